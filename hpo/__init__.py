@@ -1,0 +1,41 @@
+"""Hyperparameter search for fine-tuning language models.
+
+The public names below are imported when they are first used: `import hpo` pulls in none of torch, ray and optuna.
+
+    load_study          read a study file
+    run                 search, or go on with a search
+    FineTuneObjective   the objective for a bare `optuna.Study.optimize`
+    SearchSpace         what is searched
+    HpoError            anything hpo says in a sentence instead of a traceback
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hpo.config.study_file import StudyConfig as StudyConfig
+    from hpo.config.study_file import load_study as load_study
+    from hpo.errors import HpoError as HpoError
+    from hpo.objective import FineTuneObjective as FineTuneObjective
+    from hpo.runners.run import run as run
+    from hpo.space.search_space import SearchSpace as SearchSpace
+
+_DEFINED_IN = {
+    "FineTuneObjective": "hpo.objective",
+    "HpoError": "hpo.errors",
+    "SearchSpace": "hpo.space.search_space",
+    "StudyConfig": "hpo.config.study_file",
+    "load_study": "hpo.config.study_file",
+    "run": "hpo.runners.run",
+}
+__all__ = list(_DEFINED_IN)  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> object:
+    if name not in _DEFINED_IN:
+        raise AttributeError(f"module 'hpo' has no attribute {name!r}")
+    return getattr(import_module(_DEFINED_IN[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(_DEFINED_IN)

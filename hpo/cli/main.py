@@ -1,0 +1,56 @@
+"""The command `hpo`: its verbs, and how it ends.
+
+Exit codes: 0 done; 1 an error inside hpo; 2 bad input; 3 the store failed; 4 another process leads the study;
+5 no trial has finished; 130 interrupted, and the same command goes on.
+"""
+
+import sys
+
+import typer
+
+from hpo.cli import doctor, results, search, spaces
+from hpo.errors import HpoError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="hpo",
+    help="Hyperparameter search for fine-tuning language models.",
+    epilog="Start with `hpo demo`. "
+    "Exit codes: 0 done, 2 bad input, 3 store failed, 4 study led elsewhere, 5 nothing finished, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(search.demo)
+app.command("run", context_settings={"allow_interspersed_args": True})(search.run)
+app.command("best")(results.best)
+app.command("export")(results.export)
+app.command("studies")(results.studies)
+app.add_typer(spaces.app, name="space")
+app.command("doctor")(doctor.doctor)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and end.")) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"hpo {installed('llm-hpo')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command; an error that a user can meet becomes one sentence and an exit code."""
+    try:
+        app()
+    except HpoError as error:
+        typer.secho(f"hpo: {error}", err=True, fg=typer.colors.RED if sys.stderr.isatty() else None)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("hpo: stopped at once; the same command goes on with what is stored.", err=True)
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""`hpo demo` and `hpo run`: a search, watched while it goes."""
+
+import json
+import re
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hpo.cli import options
+from hpo.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpo.config.study_file import StudyConfig
+    from hpo.store.results import StudyResults
+
+INTERRUPTED = 130
+NOTHING_FINISHED = 5
+NEEDS = """hpo run needs a model, labelled texts, and nothing else:
+
+    hpo run --model PATH_OR_HUB_ID --train texts.csv --trials 40
+
+or a study file, with any value changed by its dotted path:
+
+    hpo run study.yaml budget.trials=40 space.learning_rate.max=10
+
+To see a whole search first, on a real model and real news texts, without an account: hpo demo"""
+
+DEMO: Mapping[str, Any] = {
+    "data": {"validation_fraction": 0.2, "test_fraction": 0.2},
+    "space": "quickstart",
+    "budget": {"trials": 12},
+}
+
+
+def demo(
+    study: options.Study = None,
+    store: options.Store = None,
+    trials: options.Trials = None,
+    seed: options.Seed = None,
+    runner: options.Runner = None,
+    output: options.Output = None,
+    as_json: options.Json = False,
+) -> None:
+    """Search over a real model and real news texts that come as packages: no hub, no account, five minutes."""
+    from hpo.config.study_file import load_study
+    from hpo.data.demo import demo_model_folder, write_demo_data
+
+    values = _merged(DEMO, _given(study or "demo", store, trials, seed, runner))
+    values["model"] = {"name": str(demo_model_folder())}
+    values["data"]["train"] = str(write_demo_data(Path("hpo-files") / "demo-data"))
+    _search(load_study(values=values), output, as_json)
+
+
+def run(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[STUDY.yaml] [PATH=VALUE]...", help="A study file, and values that replace its own."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Folder or hub id of a pretrained model.")] = None,
+    train: Annotated[Path | None, typer.Option(help="Texts to train on: CSV, TSV or JSONL.")] = None,
+    validation: Annotated[Path | None, typer.Option(help="Texts to score on; made from --train if not given.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Texts read once, after the search.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of the text; detected if not given.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the label; detected if not given.")] = None,
+    space: Annotated[str | None, typer.Option(help="A shipped space (see hpo space list) or a space file.")] = None,
+    study: options.Study = None,
+    store: options.Store = None,
+    trials: options.Trials = None,
+    seed: options.Seed = None,
+    runner: options.Runner = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse texts that are not UTF-8.")] = False,
+    output: options.Output = None,
+    as_json: options.Json = False,
+) -> None:
+    """Search for the best configuration to fine-tune a model on your texts, or go on with a search."""
+    from hpo.config.study_file import load_study
+
+    file, overrides = _study_file_and_overrides(arguments or [])
+    if file is None and not (model or train or overrides):
+        typer.echo(NEEDS)
+        raise typer.Exit(2)
+    if file is None and not (model and train):
+        missing = "--model PATH_OR_HUB_ID" if train else "--train FILE"
+        raise ConfigurationError(f"Without a study file hpo run needs {missing} too; hpo run alone shows an example.")
+    values = _given(study or (None if file else _study_name(model, train)), store, trials, seed, runner)
+    data = {
+        "train": train, "validation": validation, "test": test, "text_column": text_column,
+        "label_column": label_column, "strict": strict or None,
+    }  # fmt: skip
+    values = _merged(values, {"model": _set({"name": model}), "data": _set(data), **_set({"space": space})})
+    _search(load_study(file, values, overrides), output, as_json)
+
+
+def _search(config: "StudyConfig", output: Path | None, as_json: bool) -> None:
+    """Run a search, show it, and write down what it found."""
+    from hpo.cli.live import watcher_for
+    from hpo.cli.tables import leaderboard, summary
+    from hpo.export.configs import best_configuration, to_yaml, trial_to_json, write_text
+    from hpo.runners.run import run as run_study
+
+    stop = Event()
+    with watcher_for(sys.stderr if as_json else sys.stdout) as watcher, _stopping_tidily(stop):
+        results = run_study(config, watcher, stop)
+    path = output or Path("best.yaml")
+    found = bool(results.leaderboard)
+    if found:
+        write_text(path, to_yaml(best_configuration(results)))
+    if as_json:
+        content = {"interrupted": stop.is_set(), "trials": [trial_to_json(trial) for trial in results.trials]}
+        if found:
+            content |= {"best": best_configuration(results), "output": str(path)}
+        typer.echo(json.dumps(content, indent=2))
+    else:
+        leaderboard(results)
+        summary(results, config.store.url, path if found else None, interrupted=stop.is_set())
+    if stop.is_set():
+        raise typer.Exit(INTERRUPTED)
+    if not found:
+        raise typer.Exit(NOTHING_FINISHED)
+
+
+def _given(
+    study: str | None, store: str | None, trials: int | None, seed: int | None, runner: str | None
+) -> dict[str, Any]:
+    """Return the values of the flags that were given, nested as in a study file."""
+    values = {
+        **_set({"study": study, "seed": seed}),
+        "store": _set({"url": store}),
+        "budget": _set({"trials": trials}),
+        "compute": _set({"runner": runner}),
+    }
+    return {key: value for key, value in values.items() if value != {}}
+
+
+def _set(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: str(value) if isinstance(value, Path) else value for key, value in values.items() if value is not None}
+
+
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `first` with `second` over it, one level deep, without changing either."""
+    nested = {
+        key: {**value, **second.get(key, {})} if isinstance(value, Mapping) else second.get(key, value)
+        for key, value in first.items()
+    }
+    return {**nested, **{key: value for key, value in second.items() if key not in first}}
+
+
+def _study_file_and_overrides(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    files = [argument for argument in arguments if "=" not in argument]
+    if len(files) > 1:
+        raise ConfigurationError(
+            f"hpo run takes one study file, and then PATH=VALUE, but got {', '.join(files)}; put a value after `=`."
+        )
+    return (Path(files[0]) if files else None), [argument for argument in arguments if "=" in argument]
+
+
+def _study_name(model: str | None, train: Path | None) -> str:
+    """Name a study after its texts and its model, so that the same command means the same study."""
+    name = f"{train.stem if train else ''}-{Path(model or '').name}"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:128] or "study"
+
+
+@contextmanager
+def _stopping_tidily(stop: Event) -> Iterator[None]:
+    """Let the first Ctrl-C (or SIGTERM) end the search at the next step, and the second at once."""
+
+    def on_signal(_number: int, _frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        typer.echo("Ending at the next step; once more ends at once. The same command goes on later.", err=True)
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

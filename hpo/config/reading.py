@@ -1,0 +1,110 @@
+"""From YAML and plain mappings to typed models, every mistake told in one sentence."""
+
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from hpo.errors import ConfigurationError, nearest
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Typed(BaseModel):
+    """Base of all configuration: immutable, keyword-only, no unknown keys, fields documented beneath them."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Parse YAML 1.2, where `1e-4` is a number and `off` a string.
+
+    Args:
+        text: one YAML document.
+        source: what to call it in an error, usually its path.
+    """
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ConfigurationError(f"{source} is not valid YAML: {line}{error.problem}.") from None
+    except YAMLError as error:
+        raise ConfigurationError(f"{source} is not valid YAML: {str(error).splitlines()[0]}.") from None
+
+
+def read_yaml_mapping(path: Path) -> dict[str, Any]:
+    """Read the YAML mapping in the file `path`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"Cannot read {path}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"Cannot read {path}: it is not UTF-8 text.") from None
+    content = parse_yaml(text, str(path))
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path} must hold `key: value` lines, but holds {_kind(content)}.")
+    return content
+
+
+def write_yaml(content: Mapping[str, Any]) -> str:
+    """Return `content` as YAML 1.2 that `parse_yaml` reads back equal."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.width = 4096
+    stream = StringIO()
+    yaml.dump(dict(content), stream)
+    return stream.getvalue()
+
+
+def read_model(model: type[Model], values: Mapping[str, Any], source: str) -> Model:
+    """Validate `values` as a `model`; the first mistake becomes a `ConfigurationError` of one sentence."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigurationError(f"{source}: {_sentence(model, error.errors()[0])}") from None
+
+
+def _sentence(model: type[BaseModel], detail: ErrorDetails) -> str:
+    """Say what is wrong with one value: the rule, the value, the choices."""
+    path = [str(part) for part in detail["loc"]]
+    name, value = ".".join(path), detail["input"]
+    match detail["type"]:
+        case "extra_forbidden":
+            return f"unknown key {name!r}. {nearest(path[-1], _fields_at(model, path[:-1]))}"
+        case "missing":
+            return f"{name!r} is missing."
+        case "literal_error" | "enum":
+            expected = detail["ctx"]["expected"]
+            choices = [choice.strip("' ") for choice in expected.replace(" or ", ", ").split(",")]
+            return f"{name!r} cannot be {value!r}. {nearest(str(value), choices)}"
+        case "value_error":
+            return f"{detail['ctx']['error']}"
+        case _:
+            rule = detail["msg"][0].lower() + detail["msg"][1:]
+            return f"{name!r} is {value!r}, but {rule.replace('input should', 'it should')}."
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    """Return the field names of the model that stands at `path` below `model`."""
+    for part in path:
+        field = model.model_fields.get(part)
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def _kind(content: object) -> str:
+    return "nothing" if content is None else f"a {type(content).__name__}"

@@ -1,0 +1,83 @@
+"""Which labels cannot be trained or scored on, and how labels are named in a sentence."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from hpo.data.sources import Examples
+from hpo.errors import DataError
+
+INTEGER = re.compile(r"-?[0-9]{1,18}")
+
+TRAIN_ROWS_PER_CLASS = 2
+SHOWN_LABELS = 10
+SHOWN_CHARACTERS = 60
+
+
+def refuse_one_class(train: Examples) -> None:
+    """Refuse training rows that all have one label."""
+    names = set(train.labels)
+    if len(names) < 2:
+        raise DataError(
+            f"All {train.rows:,} training rows have the label {listed_labels(names)}; classification needs two labels."
+        )
+
+
+def refuse_rare_classes(train: Examples, made: Sequence[str]) -> None:
+    """Refuse classes that cannot give two rows to training and one to each split made from it."""
+    least = TRAIN_ROWS_PER_CLASS + len(made)
+    counts = Counter(train.labels)
+    rare = [label for label, count in counts.items() if count < least]
+    if not rare:
+        return
+    many = (
+        f" (the label column holds {len(counts):,} different values in {train.rows:,} rows: is it the right one?)"
+        if len(rare) > len(counts) / 2
+        else ""
+    )
+    purpose = f", one of them for each of {' and '.join(made)}" if made else ""
+    raise DataError(
+        f"Every label needs at least {least} training rows{purpose}, but there are fewer of "
+        f"{listed_labels(rare)}{many}; add rows, or leave such labels out."
+    )
+
+
+def refuse_unknown_labels(name: str, train: Examples, examples: Examples) -> None:
+    """Refuse a split, called `name` in the sentence, that has labels which training does not have."""
+    known = set(train.labels)
+    unknown = [label for label in examples.labels if label not in known]
+    if unknown:
+        raise DataError(
+            f"{name} has {len(unknown):,} rows with labels that training does not have: "
+            f"{listed_labels(unknown)}; training has {listed_labels(known)}."
+        )
+
+
+def refuse_unscored_classes(train: Examples, validation: Examples) -> None:
+    """Refuse classes that, once the splits are kept apart, are left without enough training or validation rows."""
+    counts = Counter(train.labels)
+    rare = [label for label, count in counts.items() if count < TRAIN_ROWS_PER_CLASS]
+    if rare:
+        raise DataError(
+            f"Only one training row is left of {listed_labels(rare)}; every label needs {TRAIN_ROWS_PER_CLASS}."
+        )
+    unscored = counts.keys() - set(validation.labels)
+    if unscored:
+        raise DataError(
+            f"Validation has no row of {listed_labels(unscored)}, so training on that label could not be "
+            "scored; add such rows, or leave the label out."
+        )
+
+
+def ordered_labels(names: Iterable[str]) -> tuple[str, ...]:
+    """Return each label once: by number where all are integers, else by name."""
+    once = sorted(set(names))
+    return tuple(sorted(once, key=int) if all(INTEGER.fullmatch(name) for name in once) else once)
+
+
+def listed_labels(names: Iterable[str]) -> str:
+    """Name a few labels, each cut where it is long and quoted so that no terminal obeys what is in it."""
+    ordered = ordered_labels(names)
+    shown = [repr(name[:SHOWN_CHARACTERS]) for name in ordered[:SHOWN_LABELS]]
+    more = len(ordered) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")

@@ -1,0 +1,144 @@
+"""Which columns of a table hold text, pair and label: as named, else by their usual names or their values."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from hpo.data.formats import Cells, Table
+from hpo.errors import DataError, nearest
+
+PAIR_NAMES = (
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("text1", "text2"),
+    ("question1", "question2"),
+    ("sentence_a", "sentence_b"),
+    ("text_a", "text_b"),
+)
+TEXT_NAMES = (
+    "text", "sentence", "content", "review", "body", "document", "message", "comment", "tweet", "post",
+    "article", "abstract", "description", "utterance", "query", "question", "title", "headline",
+)  # fmt: skip
+LABEL_NAMES = (
+    "label", "labels", "category", "class", "target", "sentiment", "intent", "topic", "gold_label", "y",
+)  # fmt: skip
+ROW_NUMBER_NAMES = ("", "unnamed: 0", "id", "idx", "index")
+
+SHOWN_COLUMNS = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Names of a table's columns."""
+
+    text: str
+    pair: str | None
+    """Column of a second text; None where the task is not about pairs."""
+    label: str
+    detected: bool
+    """Whether any of them was found rather than named by the user."""
+
+
+def find_columns(table: Table, *, text: str | None, pair: str | None, label: str | None) -> Columns:
+    """Return the columns named, and find those that are None.
+
+    A usual name comes first (pairs before single texts). Where one column is then left for one part, it is
+    taken; where two are left for both, the label is the one with fewer distinct values and shorter cells.
+
+    Raises:
+        DataError: a column named is not there, or one is not named and cannot be told.
+    """
+    named = [name for name in (text, pair, label) if name is not None]
+    _refuse_unknown(table, named)
+    free = [name for name in table.names if name not in named]
+    detected = text is None or label is None
+    label = label or _usual(LABEL_NAMES, free)
+    free = _without(free, label)
+    if text is None and pair is None:
+        text, pair = _usual_pair(free)
+    text = text or _usual(TEXT_NAMES, free)
+    text, label = _by_elimination(table, text, label, _without(free, text))
+    if text is None or label is None:
+        raise DataError(_cannot_tell(table, text, label))
+    return Columns(text=text, pair=pair, label=label, detected=detected)
+
+
+def _refuse_unknown(table: Table, named: Sequence[str]) -> None:
+    for name in named:
+        if name not in table.names:
+            raise DataError(f"{table.path} has no column {name!r}. {nearest(name, _shown(table.names))}")
+        if named.count(name) > 1:
+            raise DataError(
+                f"Column {name!r} of {table.path} is named twice; text, pair and label are different columns."
+            )
+
+
+def _usual(usual: Iterable[str], names: Sequence[str]) -> str | None:
+    """Return the first of `usual` that is among `names`, as it is written there."""
+    written = {name.casefold(): name for name in reversed(names)}
+    return next((written[name] for name in usual if name in written), None)
+
+
+def _usual_pair(names: Sequence[str]) -> tuple[str | None, str | None]:
+    for first, second in PAIR_NAMES:
+        text, pair = _usual((first,), names), _usual((second,), names)
+        if text and pair:
+            return text, pair
+    return None, None
+
+
+def _without(names: Sequence[str], taken: str | None) -> list[str]:
+    return [name for name in names if name != taken]
+
+
+def _by_elimination(
+    table: Table, text: str | None, label: str | None, free: Sequence[str]
+) -> tuple[str | None, str | None]:
+    """Give the part that is still None the only column left, or tell two columns apart by their values."""
+    free = [name for name in free if name.casefold() not in ROW_NUMBER_NAMES]
+    match text, label, free:
+        case None, str(), [only]:
+            return only, label
+        case str(), None, [only]:
+            return text, only
+        case None, None, [one, other]:
+            return _by_values(table, one, other)
+        case _:
+            return text, label
+
+
+def _by_values(table: Table, one: str, other: str) -> tuple[str | None, str | None]:
+    """Return text and label, where one column has both fewer distinct values and shorter cells."""
+    (label_values, label_length, label), (text_values, text_length, text) = sorted(
+        (*_measured(table.column(name)), name) for name in (one, other)
+    )
+    if label_values == text_values or label_length >= text_length:
+        return None, None
+    if label in {str(cell).strip() for cell in table.column(label)}:
+        raise DataError(
+            f"The first line of {table.path} looks like a row and not like column names; put a line such as "
+            "`text,label` above it."
+        )
+    return text, label
+
+
+def _measured(cells: Cells) -> tuple[int, int]:
+    """Return the number of distinct values and the length of all cells together, in characters."""
+    written = [str(cell) for cell in cells]
+    return len(set(written)), sum(map(len, written))
+
+
+def _cannot_tell(table: Table, text: str | None, label: str | None) -> str:
+    missing = {
+        "text": "--text-column (data.text_column)",
+        "label": "--label-column (data.label_column)",
+    }
+    asked = [part for part, found in (("text", text), ("label", label)) if found is None]
+    columns = ", ".join(map(repr, _shown(table.names)))
+    return (
+        f"Cannot tell which column of {table.path} holds the {' and which the '.join(asked)}; it has "
+        f"{columns}. Name it with {' and '.join(missing[part] for part in asked)}."
+    )
+
+
+def _shown(names: Sequence[str]) -> Sequence[str]:
+    return names[:SHOWN_COLUMNS]

@@ -1,0 +1,143 @@
+"""Texts into tokens, once a study: flat arrays of ragged rows, unpadded."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpo.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CHUNK_ROWS = 1000
+PARALLELISM = "TOKENIZERS_PARALLELISM"
+USERS_PARALLELISM = os.environ.get(PARALLELISM)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Tokens:
+    """Rows of tokens, one after the other in flat arrays."""
+
+    ids: NDArray[np.int32]
+    """Token numbers of all rows, shape (tokens,)."""
+    offsets: NDArray[np.int64]
+    """Row i is `ids[offsets[i]:offsets[i + 1]]`; shape (rows + 1,), from 0."""
+    types: NDArray[np.int8] | None
+    """Token types (0 in a text, 1 in its pair), shape (tokens,); None where the model has none."""
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row, at least 1; shape (rows,)."""
+        return np.diff(self.offsets)
+
+    def row(self, index: int) -> NDArray[np.int32]:
+        """Return the tokens of one row; shape (length,)."""
+        return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TokenizedSplit:
+    """One split, ready to be batched."""
+
+    tokens: Tokens
+    labels: NDArray[np.int64]
+    """Class number of each row; shape (rows,)."""
+
+
+def tokenize(
+    texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> Tokens:
+    """Turn texts into tokens with the tokenizer's special tokens in place.
+
+    Args:
+        texts: one text a row.
+        pairs: the second text of each row, or None.
+        tokenizer: the model's.
+        max_length: tokens after which a row is cut, special tokens among them; of a pair the longer is cut
+            first.
+
+    Raises:
+        DataError: the special tokens alone fill `max_length`.
+    """
+    special = tokenizer.num_special_tokens_to_add(pair=pairs is not None)
+    if special >= max_length:
+        raise DataError(
+            f"max_length is {max_length}, but the tokenizer adds {special} special tokens to each row; give "
+            f"at least {special + 1}."
+        )
+    typed = "token_type_ids" in tokenizer.model_input_names
+    ids: list[list[int]] = []
+    types: list[list[int]] = []
+    with _parallel():
+        for start in range(0, len(texts), CHUNK_ROWS):
+            chunk = slice(start, start + CHUNK_ROWS)
+            encoded = _encoded(texts[chunk], pairs[chunk] if pairs is not None else None, tokenizer, max_length, typed)
+            ids.extend(encoded["input_ids"])
+            types.extend(encoded["token_type_ids"] if typed else ())
+    return _flat(ids, types if typed else None, tokenizer)
+
+
+def _encoded(
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    typed: bool,
+) -> Any:
+    return tokenizer(
+        list(texts),
+        None if pairs is None else list(pairs),
+        truncation="longest_first",
+        max_length=max_length,
+        padding=False,
+        return_attention_mask=False,
+        return_token_type_ids=typed,
+        verbose=False,
+    )
+
+
+def _flat(ids: list[list[int]], types: list[list[int]] | None, tokenizer: "PreTrainedTokenizerBase") -> Tokens:
+    filler = _filler(tokenizer)
+    ids = [row or [filler] for row in ids]
+    lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
+    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+    return Tokens(
+        ids=_joined(ids, int(offsets[-1]), np.int32),
+        offsets=offsets,
+        types=None if types is None else _joined([row or [0] for row in types], int(offsets[-1]), np.int8),
+    )
+
+
+def _joined(rows: list[list[int]], size: int, dtype: Any) -> NDArray[Any]:
+    return np.fromiter(chain.from_iterable(rows), dtype=dtype, count=size)
+
+
+def _filler(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Return the token of a row that has none: a model pools some token, so each row needs one."""
+    known = (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
+    return next((token for token in known if token is not None), 0)
+
+
+@contextmanager
+def _parallel() -> Iterator[None]:
+    """Tokenize on all cores, and leave later forks of this process without warning or deadlock.
+
+    The tokenizers library reads the variable at each call, and warns at a fork unless it is set. A child must
+    not use the thread pool that it lost in the fork, so afterwards the variable says `false`.
+    """
+    os.environ[PARALLELISM] = USERS_PARALLELISM or "true"
+    try:
+        yield
+    finally:
+        os.environ[PARALLELISM] = USERS_PARALLELISM or "false"

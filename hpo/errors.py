@@ -1,0 +1,84 @@
+"""Every error a user can meet, in one tree.
+
+    HpoError                      anything hpo says in a sentence instead of a traceback
+    ├── ConfigurationError        a study file, an override or a hyperparameter that cannot be (exit 2)
+    │   └── SpaceError            a search space that cannot be
+    ├── DataError                 the user's texts and labels cannot be trained on (exit 2)
+    ├── ModelError                the model cannot be loaded or used (exit 2)
+    ├── StoreError                the study store cannot be opened, read or written (exit 3)
+    │   └── StudyMismatchError    the stored study was made from another space, data set or model (exit 2)
+    ├── TrainingError             a trial failed, where a single one was asked for (exit 1)
+    ├── StudyLedError             another process leads this study right now (exit 4)
+    └── NoResultError             what was asked for needs a finished trial and there is none (exit 5)
+
+Each message is one sentence a tired person understands: the rule, the value, the choices, what to do.
+Bad input is also a `ValueError`, so that library users may catch it as one.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import ClassVar
+
+
+class HpoError(Exception):
+    """Anything that hpo says in a sentence instead of a traceback."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigurationError(HpoError, ValueError):
+    """A study file, an override or a hyperparameter that cannot be."""
+
+    exit_code = 2
+
+
+class SpaceError(ConfigurationError):
+    """A search space that cannot be."""
+
+
+class DataError(HpoError, ValueError):
+    """The user's texts and labels cannot be trained on."""
+
+    exit_code = 2
+
+
+class ModelError(HpoError, ValueError):
+    """The model cannot be loaded or used."""
+
+    exit_code = 2
+
+
+class TrainingError(HpoError):
+    """A trial failed, where a single one was asked for."""
+
+
+class StoreError(HpoError):
+    """The study store cannot be opened, read or written."""
+
+    exit_code = 3
+
+
+class StudyMismatchError(StoreError, ValueError):
+    """The stored study was made from another space, data set or model."""
+
+    exit_code = 2
+
+
+class StudyLedError(HpoError):
+    """Another process leads this study right now."""
+
+    exit_code = 4
+
+
+class NoResultError(HpoError):
+    """What was asked for needs a finished trial and there is none."""
+
+    exit_code = 5
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `known` as the tail of a sentence, naming the nearest first: "did you mean 'epochs'? Known: ..."."""
+    choices = sorted(known)
+    listed = f"Known: {', '.join(choices)}."
+    close = get_close_matches(name, choices, n=1)
+    return f"Did you mean {close[0]!r}? {listed}" if close else listed

@@ -1,0 +1,160 @@
+"""What crosses a process boundary: small frozen values, never a study, a model or a database handle.
+
+The one-way flow is `Assignment -> Report* -> Outcome`; only a `Decision` flows backward. `Progress` is for the
+eyes alone and is never stored.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from hpo.config.hyperparameters import Hyperparameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Milestone:
+    """A place in a trial at which it is evaluated."""
+
+    rung: int
+    """Examples seen over the study's maximum (its longest trial), in per mille: 1 to 1000."""
+    full: bool
+    """Whether all of validation is scored; only such a report can become the trial's score."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """What a worker's free slot offers."""
+
+    worker: str
+    """Name of the worker, unique among those of a search, e.g. `inline-0`."""
+    device: str
+    """Device name as torch writes it: `cpu`, `cuda:0`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """One attempt at one trial, complete: a worker needs nothing else to train it."""
+
+    trial: int
+    """Trial number within its study, from 0."""
+    attempt: int
+    """Attempt at this trial, from 1; messages of an older attempt are dropped."""
+    hyperparameters: Hyperparameters
+    seed: int
+    """Seed of initialisation, data order and dropout."""
+    milestones: tuple[Milestone, ...]
+    """Rising in rung; the last one is full and stands at the end of the trial."""
+    maximum_epochs: int
+    """Epochs of the longest trial of the study: the 1000 per mille of its rungs."""
+    score_to_beat: float | None = None
+    """Best score of the study when this was assigned; a worker keeps the weights of what beats it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What a model scored on some rows."""
+
+    metric: str
+    """Name of the objective among `values`, e.g. `macro_f1`."""
+    values: Mapping[str, float]
+    """Every score by name; all in 0..1, higher is better, except `loss` (nats per example)."""
+    rows: int
+    """How many rows were scored."""
+    per_class: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Label name -> precision, recall, f1, support."""
+    confusion: tuple[tuple[int, ...], ...] = ()
+    """Counts, shape (classes, classes): true label by row, predicted label by column."""
+
+    @property
+    def objective(self) -> float:
+        """The value of the objective."""
+        return self.values[self.metric]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """One evaluation of a trial in training."""
+
+    trial: int
+    attempt: int
+    rung: int
+    full: bool
+    decides: bool
+    """Whether this rung may prune: warm-up is over and enough optimizer steps were taken."""
+    step: int
+    """Optimizer steps taken."""
+    epoch: float
+    """Epochs of this trial's own data seen."""
+    examples_seen: int
+    learning_rate: float
+    """The rate of the last step, schedule applied."""
+    train_loss: float
+    """Mean loss over the steps since the last report, nats per example, penalty excluded."""
+    validation: Scores
+    train: Scores | None = None
+    """Scores on a seeded sample of the training rows; full reports only."""
+    seconds: float
+    """Training and evaluation time of this attempt so far."""
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a trial stands between reports: for a live view, never stored."""
+
+    trial: int
+    attempt: int
+    examples_seen: int
+    examples_total: int
+    examples_per_second: float
+    learning_rate: float
+    train_loss: float
+
+
+class Action(StrEnum):
+    """What a decision asks of a trial."""
+
+    CONTINUE = "continue"
+    STOP = "stop"
+    PAUSE = "pause"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """The coordinator's answer to a report; takes effect at the first step boundary after it arrives."""
+
+    trial: int
+    attempt: int
+    action: Action
+
+
+class Ending(StrEnum):
+    """How an attempt ended."""
+
+    COMPLETED = "completed"
+    """Trained to its end, or to its own early stopping."""
+    PRUNED = "pruned"
+    """Stopped by a decision."""
+    PAUSED = "paused"
+    """Cut by a signal or a deadline; the trial goes on in a later attempt."""
+    DIVERGED = "diverged"
+    """The loss or a gradient was no longer a number."""
+    INFEASIBLE = "infeasible"
+    """Out of memory with nothing left to give up."""
+    FAILED = "failed"
+    """An error."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The end of an attempt."""
+
+    trial: int
+    attempt: int
+    ending: Ending
+    best: Report | None = None
+    """The best full report; None where there was none."""
+    seconds: float
+    peak_memory_bytes: int
+    reason: str = ""
+    """Why, where the ending is not `completed`: one line, no text of the user's."""

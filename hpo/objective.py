@@ -1,0 +1,83 @@
+"""The plain Optuna callable: `study.optimize(FineTuneObjective(config, space))`, with nothing else of ours."""
+
+import threading
+
+import optuna
+
+from hpo.config.study_file import StudyConfig
+from hpo.data.splits import load_splits
+from hpo.errors import TrainingError
+from hpo.messages import Action, Ending, Outcome, Report
+from hpo.search.assignments import build_assignment, seed_of
+from hpo.search.attributes import CONSTRAINT, UNTRAINABLE, VIOLATED, outcome_attributes
+from hpo.space.search_space import SearchSpace
+from hpo.space.space_file import space_of
+from hpo.training.worker import Worker, open_worker, train
+
+
+class FineTuneObjective:
+    """Fine-tunes a model under what an `optuna.Trial` suggests and returns its score on validation, to be maximised.
+
+    Scores are reported at rungs (examples seen, in per mille of the longest trial), so any pruner of Optuna's works.
+    Model and data are read at the first call, once a process; calls from several threads take turns.
+
+        study = optuna.create_study(direction="maximize")
+        study.optimize(FineTuneObjective(load_study(Path("study.yaml"))), n_trials=20)
+    """
+
+    def __init__(self, config: StudyConfig, space: SearchSpace | None = None) -> None:
+        """Take a study's configuration and, where it is not the one that `config.space` names, its space."""
+        self._config = config
+        self._space = space or space_of(config.space)
+        self._worker: Worker | None = None
+        self._turn = threading.Lock()
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        """Return the objective at the trial's best full evaluation.
+
+        Raises:
+            optuna.TrialPruned: the pruner gave the trial up, or it cannot be trained, which a violated constraint says.
+            TrainingError: training failed; says why.
+            HpoError: the model or the data cannot be used.
+        """
+        with self._turn:
+            outcome = self._trained(trial)
+        for name, value in outcome_attributes(outcome).items():
+            trial.set_user_attr(name, value)
+        if outcome.ending in UNTRAINABLE:
+            trial.set_constraint(CONSTRAINT, VIOLATED)
+            raise optuna.TrialPruned(outcome.reason)
+        if outcome.ending is Ending.PRUNED:
+            raise optuna.TrialPruned(outcome.reason)
+        if outcome.best is None:
+            raise TrainingError(f"Trial {trial.number} {outcome.ending}: {outcome.reason}")
+        return outcome.best.validation.objective
+
+    def _trained(self, trial: optuna.Trial) -> Outcome:
+        """Train one trial to its end, asking Optuna's pruner at every rung that may decide."""
+        worker = self._opened()
+        hyperparameters = self._space.hyperparameters(self._space.suggest(trial))
+        trial.set_user_attr("learning_rate", hyperparameters.learning_rate)
+        seed = seed_of(self._config, trial.number, hyperparameters)
+        assignment = build_assignment(
+            self._config, self._space, hyperparameters, trial=trial.number, attempt=1, seed=seed, score_to_beat=None
+        )
+        training = train(worker, assignment)
+        action: Action | None = None
+        try:
+            while True:
+                message = training.send(action)
+                action = self._answer(trial, message) if isinstance(message, Report) else None
+        except StopIteration as finished:
+            outcome: Outcome = finished.value
+            return outcome
+
+    def _answer(self, trial: optuna.Trial, report: Report) -> Action:
+        trial.report(report.validation.objective, report.rung)
+        return Action.STOP if report.decides and trial.should_prune() else Action.CONTINUE
+
+    def _opened(self) -> Worker:
+        if self._worker is None:
+            self._worker = open_worker(self._config, load_splits(self._config.data, self._config.seed))
+            self._worker.use(self._worker.measure().precision)
+        return self._worker

@@ -1,0 +1,101 @@
+"""Who leads a study: one process at a time, by a lease that runs on the database's clock."""
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import psutil
+
+from hpo.errors import StoreError, StudyLedError
+from hpo.store.engine import Database
+from hpo.store.studies import LeaseRecord, StudyStore, renew_lease
+
+LEASE_SECONDS = 30.0
+RENEWAL_SECONDS = 10.0
+
+_logger = logging.getLogger(__name__)
+
+
+class Leadership:
+    """This process's lease on a study. Its fence rises with each leader; a verb of an older one is refused."""
+
+    def __init__(self, store: StudyStore, fence: int) -> None:
+        self._store = store
+        self.fence = fence
+
+    def confirm(self) -> None:
+        """Renew the lease inside the store's open transaction; what follows in it is written by the leader.
+
+        Raises:
+            StudyLedError: another process has taken the lease over.
+        """
+        if not self._store.renew_lease(self.fence, LEASE_SECONDS):
+            lease = self._store.lease()
+            taken = f"is now led by {_leader(lease)}" if lease else "has been deleted"
+            raise StudyLedError(f"The study {self._store.name!r} {taken}; this search ends and writes nothing more.")
+
+    def release(self) -> None:
+        """End the lease, so that the next start need not wait for it."""
+        self._store.renew_lease(self.fence, 0.0)
+
+
+def take_lead(store: StudyStore) -> Leadership:
+    """Take the lease of `store`'s study, inside its open transaction.
+
+    Raises:
+        StudyLedError: another process leads the study; says which, since when and for how long at least.
+    """
+    lease = store.lease()
+    if lease is not None and lease.expires_at > lease.now and not _is_dead(lease):
+        raise StudyLedError(
+            f"The study {store.name!r} is led by {_leader(lease)}. Wait for it, or stop it; if it is gone, its lease "
+            f"lapses in {lease.expires_at - lease.now:.0f} seconds. Or start another study with --study NAME."
+        )
+    fence = 1 if lease is None else lease.fence + 1
+    store.take_lease(
+        fence=fence, host=socket.gethostname(), pid=os.getpid(),
+        process_started=psutil.Process().create_time(), seconds=LEASE_SECONDS,
+    )  # fmt: skip
+    return Leadership(store, fence)
+
+
+@contextlib.contextmanager
+def kept_up(database: Database, store: StudyStore, fence: int) -> Iterator[None]:
+    """Renew a lease from a thread of its own, while the block trains for longer than a lease runs."""
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(RENEWAL_SECONDS):
+            try:
+                with database.transaction() as connection:
+                    renew_lease(connection, store.study_id, fence, LEASE_SECONDS)
+            except StoreError as error:
+                # The database may be back before the lease is over; the next verb says so if not.
+                _logger.warning("The lease could not be renewed: %s", error)
+
+    thread = threading.Thread(target=renew, name="hpo-lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _is_dead(lease: LeaseRecord) -> bool:
+    """Return whether the leader ran on this host and is gone, its process number free or borne by another."""
+    if lease.host != socket.gethostname():
+        return False
+    try:
+        return bool(abs(psutil.Process(lease.pid).create_time() - lease.process_started) > 1.0)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _leader(lease: LeaseRecord) -> str:
+    since = datetime.fromtimestamp(lease.acquired_at, UTC).astimezone()
+    return f"process {lease.pid} on {lease.host} since {since:%Y-%m-%d %H:%M:%S %Z}"

@@ -1,0 +1,117 @@
+"""When a parameter is active: `when: {optimizer: [sgd, momentum]}`, and the order in which to find out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hpo.config.hyperparameters import APPLIES_TO
+from hpo.errors import SpaceError, nearest
+from hpo.space.domains import Domain, LogUniform, Uniform, Value, spelled
+from hpo.space.specs import field_value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """Holds where the parameter `parent` is active and has one of `values`."""
+
+    parent: str
+    values: tuple[Value, ...]
+
+    def holds(self, active: Mapping[str, Value]) -> bool:
+        """Return whether it holds, given the values of the active parameters."""
+        return self.parent in active and active[self.parent] in self.values
+
+    def describe(self) -> str:
+        """Return for example `optimizer is momentum or sgd`."""
+        return f"{self.parent} is {' or '.join(map(spelled, self.values))}"
+
+
+Conditions = tuple[Condition, ...]
+
+
+def read_conditions(when: Any, domains: Mapping[str, Domain], source: str) -> Conditions:
+    """Return the conditions of a spec's `when:`, all of which must hold.
+
+    Args:
+        when: a mapping from a parameter of the space to the values it must have; None for no conditions.
+        domains: the values of every parameter of the space.
+        source: what to call the spec in an error.
+
+    Raises:
+        SpaceError: an unknown parameter, one without distinct values, or a value that it cannot take.
+    """
+    if when is None:
+        return ()
+    if not isinstance(when, Mapping) or not when:
+        raise SpaceError(f"{source}: when must read like {{optimizer: [sgd, momentum]}}, but is {when!r}.")
+    return tuple(_read_condition(parent, values, domains, source) for parent, values in when.items())
+
+
+def _read_condition(parent: Any, values: Any, domains: Mapping[str, Domain], source: str) -> Condition:
+    if parent not in domains:
+        raise SpaceError(
+            f"{source}: when names {parent!r}, which is not a parameter of this space. {nearest(str(parent), domains)}"
+        )
+    if not isinstance(values, list | tuple) or not values:
+        raise SpaceError(f"{source}: when needs a list of values, as in {{{parent}: [...]}}, but has {values!r}.")
+    if isinstance(domains[parent], Uniform | LogUniform):
+        raise SpaceError(
+            f"{source}: when names {parent!r}, which takes any number of a range; "
+            "a condition needs a parameter with distinct values."
+        )
+    checked = tuple(field_value(parent, value, f"{source}, when") for value in values)
+    for value in checked:
+        if not domains[parent].contains(value):
+            raise SpaceError(
+                f"{source}: when asks for {parent} {spelled(value)}, which this space never takes: "
+                f"its values are {domains[parent].describe()}."
+            )
+    return Condition(parent=parent, values=checked)
+
+
+def parents_first(conditions: Mapping[str, Conditions], source: str) -> list[str]:
+    """Return the names in their own order, but every parameter after those that its conditions name.
+
+    Raises:
+        SpaceError: conditions that go round in a circle.
+    """
+    ordered: list[str] = []
+    while len(ordered) < len(conditions):
+        waiting = [name for name in conditions if name not in ordered]
+        ready = (name for name in waiting if all(one.parent in ordered for one in conditions[name]))
+        name = next(ready, None)
+        if name is None:
+            circle = " -> ".join(_circle(conditions, waiting))
+            raise SpaceError(f"{source}: the conditions go round in a circle, {circle}; take one of them away.")
+        ordered.append(name)
+    return ordered
+
+
+def _circle(conditions: Mapping[str, Conditions], waiting: list[str]) -> list[str]:
+    """Return a circle among `waiting`, each of which has a parent that waits too."""
+    path = [waiting[0]]
+    while path[-1] not in path[:-1]:
+        path.append(next(one.parent for one in conditions[path[-1]] if one.parent in waiting))
+    return path[path.index(path[-1]) :]
+
+
+def check_applies(name: str, conditions: Conditions, possible: tuple[Value, ...], source: str) -> None:
+    """Refuse a parameter that is active where it means nothing, such as `momentum` under adamw.
+
+    Args:
+        name: the parameter.
+        conditions: its own conditions.
+        possible: the values that the field it depends on, by `APPLIES_TO`, can take in this space.
+        source: what to call the parameter in an error.
+    """
+    parent, fitting = APPLIES_TO[name]
+    allowed = [value for one in conditions if one.parent == parent for value in one.values] or possible
+    if all(value in fitting for value in allowed):
+        return
+    rule = f"{source} applies only where {parent} is {' or '.join(fitting)}"
+    wanted = [value for value in possible if value in fitting]
+    if not wanted:
+        raise SpaceError(f"{rule}, but here it is always {' or '.join(map(spelled, possible))}; leave {name} out.")
+    lines = {one.parent: one.values for one in conditions} | {parent: tuple(wanted)}
+    when = ", ".join(f"{key}: [{', '.join(map(spelled, values))}]" for key, values in lines.items())
+    raise SpaceError(f"{rule}, but here it may be other; write `when: {{{when}}}` below {name}.")

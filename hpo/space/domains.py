@@ -1,0 +1,241 @@
+"""The values that one parameter may take: six domains, each of which can propose, check and describe them.
+
+To add one: a frozen class with the methods of the others, its place in `Domain`, and its lines in `specs`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Protocol, TypeGuard
+
+Value = str | int | float | bool | None
+Number = int | float
+
+
+class Trial(Protocol):
+    """Whoever picks the values: the part of `optuna.Trial` that a space needs."""
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """Pick a number from `low` to `high`, both included."""
+        ...
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """Pick a whole number from `low` to `high`, both included."""
+        ...
+
+    def suggest_categorical(self, name: str, choices: Sequence[Value]) -> Value:
+        """Pick one of `choices`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constant:
+    """One value, never sampled."""
+
+    value: Value
+
+    def suggest(self, trial: Trial, name: str) -> Value:  # noqa: ARG002
+        """Return the value; `trial` is not asked."""
+        return self.value
+
+    def contains(self, value: Value) -> bool:
+        """Return whether `value` is the one."""
+        return value == self.value
+
+    def middle(self) -> Value:
+        """Return the value."""
+        return self.value
+
+    def minimum(self) -> Number | None:
+        """Return the value; None where it is not a number."""
+        return self.value if is_number(self.value) else None
+
+    def maximum(self) -> Number | None:
+        """Return the value; None where it is not a number."""
+        return self.minimum()
+
+    def describe(self) -> str:
+        """Return for example `128`."""
+        return spelled(self.value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One of several values, without an order between them."""
+
+    choices: tuple[Value, ...]
+
+    def suggest(self, trial: Trial, name: str) -> Value:
+        """Ask `trial` for one of the choices."""
+        return trial.suggest_categorical(name, self.choices)
+
+    def contains(self, value: Value) -> bool:
+        """Return whether `value` is one of the choices."""
+        return value in self.choices
+
+    def middle(self) -> Value:
+        """Return the middle one where all are numbers (the upper of two), else the first."""
+        numbers = sorted(filter(is_number, self.choices))
+        return numbers[len(numbers) // 2] if len(numbers) == len(self.choices) else self.choices[0]
+
+    def minimum(self) -> Number | None:
+        """Return the smallest number among the choices; None where there is none."""
+        return min(filter(is_number, self.choices), default=None)
+
+    def maximum(self) -> Number | None:
+        """Return the largest number among the choices; None where there is none."""
+        return max(filter(is_number, self.choices), default=None)
+
+    def describe(self) -> str:
+        """Return for example `adamw, sgd`."""
+        return ", ".join(map(spelled, self.choices))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Interval:
+    """Numbers from `low` to `high`, both included."""
+
+    low: float
+    high: float
+
+    def contains(self, value: Value) -> bool:
+        """Return whether `value` lies in the range, ends included."""
+        return is_number(value) and self.low <= value <= self.high
+
+    def minimum(self) -> Number:
+        """Return the lower end."""
+        return self.low
+
+    def maximum(self) -> Number:
+        """Return the upper end."""
+        return self.high
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uniform(_Interval):
+    """Any number of the range, all equally likely."""
+
+    def suggest(self, trial: Trial, name: str) -> float:
+        """Ask `trial` for a number of the range."""
+        return trial.suggest_float(name, self.low, self.high)
+
+    def middle(self) -> float:
+        """Return the arithmetic middle."""
+        return self.low + (self.high - self.low) / 2
+
+    def describe(self) -> str:
+        """Return for example `0 … 0.3, uniform`."""
+        return f"{spelled(self.low)} … {spelled(self.high)}, uniform"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogUniform(_Interval):
+    """Any number of the range, which lies above 0; its logarithms are equally likely."""
+
+    def suggest(self, trial: Trial, name: str) -> float:
+        """Ask `trial` for a number of the range."""
+        return trial.suggest_float(name, self.low, self.high, log=True)
+
+    def middle(self) -> float:
+        """Return the geometric middle."""
+        middle = math.sqrt(self.low) * math.sqrt(self.high)
+        return min(max(middle, self.low), self.high)
+
+    def describe(self) -> str:
+        """Return for example `0.03 … 30, log-uniform`."""
+        return f"{spelled(self.low)} … {spelled(self.high)}, log-uniform"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntUniform(_Interval):
+    """Any whole number of the range, all equally likely."""
+
+    low: int
+    high: int
+
+    def suggest(self, trial: Trial, name: str) -> int:
+        """Ask `trial` for a whole number of the range."""
+        return trial.suggest_int(name, self.low, self.high)
+
+    def contains(self, value: Value) -> bool:
+        """Return whether `value` is a whole number of the range, ends included."""
+        return is_number(value) and self.low <= value <= self.high and value % 1 == 0
+
+    def middle(self) -> int:
+        """Return the middle, the lower of two."""
+        return (self.low + self.high) // 2
+
+    def describe(self) -> str:
+        """Return for example `1 … 5, whole numbers`."""
+        return f"{self.low} … {self.high}, whole numbers"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantized:
+    """`low`, `low + q`, `low + 2q` and so on up to `high` (Optuna's `step`), all equally likely.
+
+    `low`, `high` and `q` are all int, and so are the values then, or all float.
+    """
+
+    low: Number
+    high: Number
+    q: Number
+
+    def suggest(self, trial: Trial, name: str) -> Number:
+        """Ask `trial` for a number of the grid."""
+        # Optuna warns about an upper end off the grid, so it is given the last number on it.
+        if isinstance(self.low, int) and isinstance(self.q, int):
+            return trial.suggest_int(name, self.low, int(self.maximum()), step=self.q)
+        return trial.suggest_float(name, self.low, self.maximum(), step=self.q)
+
+    def contains(self, value: Value) -> bool:
+        """Return whether `value` is a number of the grid, but for rounding."""
+        if not is_number(value) or not self.low <= value <= self.maximum():
+            return False
+        steps = (value - self.low) / self.q
+        return abs(steps - round(steps)) < 1e-8
+
+    def middle(self) -> Number:
+        """Return the middle of the grid, the lower of two."""
+        return self._at(self._steps() // 2)
+
+    def minimum(self) -> Number:
+        """Return the lower end."""
+        return self.low
+
+    def maximum(self) -> Number:
+        """Return the largest number of the grid: `high`, or what is just below it."""
+        return self._at(self._steps())
+
+    def describe(self) -> str:
+        """Return for example `0 … 0.5 in steps of 0.1`."""
+        return f"{spelled(self.low)} … {spelled(self.maximum())} in steps of {spelled(self.q)}"
+
+    def _steps(self) -> int:
+        return int((_decimal(self.high) - _decimal(self.low)) / _decimal(self.q))
+
+    def _at(self, step: int) -> Number:
+        return type(self.low)(_decimal(self.low) + step * _decimal(self.q))
+
+
+Domain = Constant | Choice | Uniform | LogUniform | IntUniform | Quantized
+
+
+def is_number(value: Value) -> TypeGuard[Number]:
+    """Return whether `value` is a number; true and false are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def spelled(value: Value) -> str:
+    """Return `value` as a person writes it in YAML: `null`, `30` for 30.0, every other digit kept."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def _decimal(number: Number) -> Decimal:
+    """Return `number` as it is written, so that 0.1 + 2 x 0.1 is 0.3; Optuna reckons the same way."""
+    return Decimal(str(number))

@@ -1,0 +1,88 @@
+"""What a sampled learning rate is a multiple of: the base rate of the trial's own optimizer and method.
+
+One log-scaled multiplier stays in a sampler's joint model; a range for each optimizer would fall out of it.
+"""
+
+from collections.abc import Mapping
+from itertools import product
+from math import prod
+from typing import Any
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.errors import SpaceError, nearest
+from hpo.space.domains import Value, spelled
+from hpo.space.specs import field_value
+
+# Field -> its value -> factor; the base rate is the product of one factor for each field.
+Factors = Mapping[str, Mapping[str, float]]
+
+SAMPLED_NAME = "learning_rate_multiplier"
+
+
+def read_factors(relative_to: Any, source: str) -> Factors:
+    """Return the factors of a `relative_to:`, `{adamw: 3e-5, ...}` or `{optimizer: {...}, method: {...}}`.
+
+    Raises:
+        SpaceError: another shape, a field whose values are not names, an unknown name, a factor not above 0.
+    """
+    if not isinstance(relative_to, Mapping) or not relative_to:
+        raise SpaceError(f"{source}: relative_to must read like {{adamw: 3e-5, sgd: 1e-2}}, but is {relative_to!r}.")
+    nested = any(isinstance(table, Mapping) for table in relative_to.values())
+    tables = relative_to if nested else {"optimizer": relative_to}
+    return {field: _read_table(field, table, source) for field, table in tables.items()}
+
+
+def _read_table(field: Any, table: Any, source: str) -> dict[str, float]:
+    named = [name for name, info in Hyperparameters.model_fields.items() if isinstance(info.default, str)]
+    if field not in named:
+        raise SpaceError(f"{source}: relative_to cannot follow {field!r}. {nearest(str(field), named)}")
+    if not isinstance(table, Mapping):
+        raise SpaceError(f"{source}: relative_to needs a rate for each {field}, but has {table!r}.")
+    return {
+        str(field_value(field, value, f"{source}, relative_to")): _read_factor(value, factor, source)
+        for value, factor in table.items()
+    }
+
+
+def _read_factor(value: str, factor: Any, source: str) -> float:
+    # Any factor above 0 is a possible learning rate, and so is checked as one.
+    checked = field_value("learning_rate", factor, f"{source}, relative_to {value}")
+    assert isinstance(checked, float)
+    return checked
+
+
+def base_rate(factors: Factors, values: Mapping[str, Value], source: str) -> float:
+    """Return what the multiplier is multiplied by under `values`; other fields have their typed defaults.
+
+    Raises:
+        SpaceError: a value without a factor.
+    """
+    defaults = Hyperparameters.model_fields
+    chosen = {field: values.get(field, defaults[field].default) for field in factors}
+    for field, value in chosen.items():
+        if value not in factors[field]:
+            raise SpaceError(
+                f"{source}: relative_to gives no rate for {field} {value}, which this space can take; "
+                f"add `{value}: ...` to it."
+            )
+    return prod(factors[field][str(value)] for field, value in chosen.items())
+
+
+def base_rates(factors: Factors, possible: Mapping[str, tuple[Value, ...]], source: str) -> list[float]:
+    """Return every base rate that a trial can have; raises as `base_rate` does.
+
+    Args:
+        factors: what `read_factors` returned.
+        possible: for each field of `factors` the values that it can take in this space.
+        source: what to call the parameter in an error.
+    """
+    combinations = product(*(possible[field] for field in factors))
+    return [base_rate(factors, dict(zip(factors, values, strict=True)), source) for values in combinations]
+
+
+def describe_factors(factors: Factors) -> str:
+    """Return for example `3e-05 (adamw), 0.01 (sgd)`, the fields set apart by a multiplication sign."""
+    tables = (
+        ", ".join(f"{spelled(factor)} ({value})" for value, factor in table.items()) for table in factors.values()
+    )
+    return " × ".join(tables)

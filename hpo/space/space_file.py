@@ -1,0 +1,87 @@
+"""Where spaces are read from: YAML files, those in `search_spaces/` being shipped and found by name."""
+
+from pathlib import Path
+from typing import Any
+
+from hpo.config.reading import read_yaml_mapping
+from hpo.errors import SpaceError, nearest
+from hpo.space.search_space import SearchSpace
+
+_PACKAGE = Path(__file__).parents[1]
+
+# What a W&B sweep file says besides its parameters, and where that goes here.
+_ELSEWHERE = {
+    "method": ", it belongs under `search: {sampler: ...}` of the study file",
+    "metric": ", it belongs under `task: {metric: ...}` of the study file",
+    "early_terminate": ", it belongs under `search: {pruner: ...}` of the study file",
+    "run_cap": ", it belongs under `budget: {trials: ...}` of the study file",
+    "name": ": a space is called by its file's name",
+    "program": ": hpo itself trains",
+    "command": ": hpo itself trains",
+}
+
+
+def shipped_spaces() -> dict[str, Path]:
+    """Return the shipped files by name: inside the installed package, or beside it in a checkout."""
+    installed = _PACKAGE / "search_spaces"
+    folder = installed if installed.is_dir() else _PACKAGE.parent / "search_spaces"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def read_space(name_or_path: str) -> dict[str, Any]:
+    """Return what stands under `parameters:` in a space file, as it is written.
+
+    Args:
+        name_or_path: name of a shipped space, or the path of a file.
+
+    Raises:
+        SpaceError: neither of the two, or a file with other keys than `parameters:` and `description:`.
+        ConfigurationError: a file that cannot be read or is not YAML.
+    """
+    parameters: dict[str, Any] = _read_file(name_or_path)["parameters"]
+    return parameters
+
+
+def space_description(name_or_path: str) -> str:
+    """Return the line `description:` of a space file; empty where it has none."""
+    return str(_read_file(name_or_path).get("description", ""))
+
+
+def load_space(name_or_path: str) -> SearchSpace:
+    """Return the shipped space of that name, or that of the file; raises as `read_space` does."""
+    return SearchSpace.from_mapping(read_space(name_or_path), Path(name_or_path).stem)
+
+
+def _read_file(name_or_path: str) -> dict[str, Any]:
+    """Return the content of a space file, known to hold parameters and nothing foreign."""
+    path = _find(name_or_path)
+    content = read_yaml_mapping(path)
+    for key in content:
+        if key in _ELSEWHERE:
+            raise SpaceError(f"{path}: a space holds parameters only; take {key!r} out{_ELSEWHERE[key]}.")
+    unknown = [key for key in content if key not in ("description", "parameters")]
+    if "parameters" not in content:
+        hint = f", but starts with {unknown[0]!r}; indent the parameters below it" if unknown else ""
+        raise SpaceError(f"{path} must hold the hyperparameters to search under `parameters:`{hint}.")
+    if unknown:
+        raise SpaceError(
+            f"{path}: unknown key {unknown[0]!r}. {nearest(str(unknown[0]), ('description', 'parameters'))}"
+        )
+    if not isinstance(content["parameters"], dict):
+        raise SpaceError(
+            f"{path}: parameters must map hyperparameters to their values, but is {content['parameters']!r}."
+        )
+    return content
+
+
+def _find(name_or_path: str) -> Path:
+    shipped = shipped_spaces()
+    if name_or_path in shipped:
+        return shipped[name_or_path]
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise SpaceError(
+            f"No search space {name_or_path!r}: it is neither a shipped one nor a file. "
+            f"{nearest(name_or_path, shipped)}"
+        )
+    return path

@@ -1,0 +1,212 @@
+"""How the values of a parameter are written: the keys of W&B sweeps, read into a domain and written back.
+
+Every value is held against the field of `Hyperparameters` that it is for; no text is taken for a number.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+from pydantic import ConfigDict, create_model
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.reading import Typed, read_model
+from hpo.errors import ConfigurationError, SpaceError, nearest
+from hpo.space.domains import (
+    Choice,
+    Constant,
+    Domain,
+    IntUniform,
+    LogUniform,
+    Number,
+    Quantized,
+    Uniform,
+    Value,
+    is_number,
+    spelled,
+)
+
+# The keys that each `distribution:` is made of.
+KEYS: dict[str, tuple[str, ...]] = {
+    "constant": ("value",),
+    "categorical": ("values",),
+    "uniform": ("min", "max"),
+    "log_uniform_values": ("min", "max"),
+    "int_uniform": ("min", "max"),
+    "q_uniform": ("min", "max", "q"),
+}
+DOMAIN_KEYS = ("distribution", "value", "values", "min", "max", "q")
+
+
+def read_domain(name: str, spec: Mapping[str, Any], source: str) -> Domain:
+    """Return the values that `spec` gives the hyperparameter `name`.
+
+    Args:
+        name: a field of `Hyperparameters`.
+        spec: of its keys only `DOMAIN_KEYS` are read.
+        source: what to call the spec in an error.
+
+    Raises:
+        SpaceError: keys that do not go together, an empty range, a value that the field cannot have.
+    """
+    kind = _distribution(spec, source)
+    given = [key for key in DOMAIN_KEYS[1:] if key in spec]
+    if set(given) != set(KEYS[kind]):
+        raise SpaceError(
+            f"{source} is {kind}, which is made of {_listed(KEYS[kind])}, but has {_listed(given)}; "
+            "keep to one way of giving its values."
+        )
+    return _READERS[kind](name, spec, source)
+
+
+def domain_spec(domain: Domain) -> dict[str, Any]:
+    """Return the plain keys and values that `read_domain` reads back as an equal domain."""
+    match domain:
+        case Constant():
+            return {"value": domain.value}
+        case Choice():
+            return {"values": list(domain.choices)}
+        case Uniform():
+            kind = "uniform"
+        case LogUniform():
+            kind = "log_uniform_values"
+        case IntUniform():
+            kind = "int_uniform"
+        case Quantized():
+            return {"distribution": "q_uniform", "min": domain.low, "max": domain.high, "q": domain.q}
+    return {"distribution": kind, "min": domain.low, "max": domain.high}
+
+
+def field_value(name: str, value: Any, source: str) -> Value:
+    """Return `value` as the field `name` holds it (1 as 1.0 where it is a float), or raise a `SpaceError`."""
+    try:
+        checked: Value = getattr(read_model(_strict_field(name), {name: value}, source), name)
+    except ConfigurationError as error:
+        raise SpaceError(str(error)) from None
+    return checked
+
+
+@cache
+def _strict_field(name: str) -> type[Typed]:
+    """Return a model of that one field, so that a value is checked without the others."""
+    field = Hyperparameters.model_fields[name]
+    return create_model(name, __base__=_Strict, **{name: (field.annotation, field)})  # type: ignore[call-overload, no-any-return]
+
+
+class _Strict(Typed):
+    """No `"8"` for 8, no `true` for 1."""
+
+    model_config = ConfigDict(strict=True)
+
+
+def _distribution(spec: Mapping[str, Any], source: str) -> str:
+    """Return the distribution of `spec`, named or, as in W&B, told from its keys."""
+    if "distribution" in spec:
+        return _named_distribution(spec["distribution"], source)
+    if "value" in spec:
+        return "constant"
+    if "values" in spec:
+        return "categorical"
+    if "min" not in spec and "max" not in spec:
+        raise SpaceError(f"{source} has no values; give it `value:`, `values:`, or `min:` and `max:`.")
+    whole = type(spec.get("min")) is int and type(spec.get("max")) is int
+    return "int_uniform" if whole else "uniform"
+
+
+def _named_distribution(kind: Any, source: str) -> str:
+    if kind == "log_uniform":
+        raise SpaceError(
+            f"{source}: W&B's log_uniform takes exponents of e, which is seldom meant; write "
+            "`distribution: log_uniform_values`, with min and max the smallest and largest value."
+        )
+    if str(kind) not in KEYS:
+        raise SpaceError(f"{source}: unknown distribution {kind!r}. {nearest(str(kind), KEYS)}")
+    return str(kind)
+
+
+def _read_constant(name: str, spec: Mapping[str, Any], source: str) -> Constant:
+    return Constant(value=field_value(name, spec["value"], source))
+
+
+def _read_choice(name: str, spec: Mapping[str, Any], source: str) -> Choice:
+    values = spec["values"]
+    if not isinstance(values, list | tuple) or not values:
+        raise SpaceError(f"{source}: values must be a list of at least one value, but is {values!r}.")
+    choices = tuple(field_value(name, value, source) for value in values)
+    twice = [value for index, value in enumerate(choices) if value in choices[:index]]
+    if twice:
+        raise SpaceError(f"{source}: values has {spelled(twice[0])} twice; leave one out.")
+    return Choice(choices=choices)
+
+
+def _read_uniform(name: str, spec: Mapping[str, Any], source: str) -> Uniform:
+    low, high = _real_bounds(name, spec, source)
+    return Uniform(low=low, high=high)
+
+
+def _read_log_uniform(name: str, spec: Mapping[str, Any], source: str) -> LogUniform:
+    low, high = _real_bounds(name, spec, source)
+    if low <= 0:
+        raise SpaceError(
+            f"{source}: log_uniform_values needs a min above 0, but min is {spelled(low)}; "
+            "take a small one instead, which acts like 0."
+        )
+    return LogUniform(low=low, high=high)
+
+
+def _read_int_uniform(name: str, spec: Mapping[str, Any], source: str) -> IntUniform:
+    low, high = _bounds(name, spec, source)
+    if low % 1 or high % 1:
+        raise SpaceError(
+            f"{source}: int_uniform needs a whole min and max, but has {spelled(low)} and {spelled(high)}; "
+            "write `distribution: uniform` for the numbers between."
+        )
+    return IntUniform(low=int(low), high=int(high))
+
+
+def _read_quantized(name: str, spec: Mapping[str, Any], source: str) -> Quantized:
+    low, high = _bounds(name, spec, source)
+    q = spec["q"]
+    if not is_number(q) or not 0 < q <= high - low:
+        raise SpaceError(f"{source}: q must be a number above 0 and at most max - min, but is {q!r}.")
+    if isinstance(low, int) and not isinstance(q, int):
+        raise SpaceError(f"{source}: {name!r} takes whole numbers, so q must be one, but is {q!r}.")
+    return Quantized(low=low, high=high, q=type(low)(q))
+
+
+_READERS: dict[str, Callable[[str, Mapping[str, Any], str], Domain]] = {
+    "constant": _read_constant,
+    "categorical": _read_choice,
+    "uniform": _read_uniform,
+    "log_uniform_values": _read_log_uniform,
+    "int_uniform": _read_int_uniform,
+    "q_uniform": _read_quantized,
+}
+
+
+def _bounds(name: str, spec: Mapping[str, Any], source: str) -> tuple[Number, Number]:
+    """Return min and max, both int or both float as the field has it."""
+    low, high = (field_value(name, spec[key], f"{source}, {key}") for key in ("min", "max"))
+    if not is_number(low) or not is_number(high):
+        raise SpaceError(f"{source}: min and max must be numbers, but are {spelled(low)} and {spelled(high)}.")
+    if low >= high:
+        raise SpaceError(
+            f"{source}: min must be below max, but they are {spelled(low)} and {spelled(high)}; "
+            f"for a single value write `value: {spelled(low)}`."
+        )
+    return low, high
+
+
+def _real_bounds(name: str, spec: Mapping[str, Any], source: str) -> tuple[float, float]:
+    """Return min and max of a field that takes the numbers between."""
+    low, high = _bounds(name, spec, source)
+    if isinstance(low, int):
+        raise SpaceError(
+            f"{source}: {name!r} takes whole numbers; write `distribution: int_uniform`, "
+            "`q_uniform` with a whole q, or `values:`."
+        )
+    return low, high
+
+
+def _listed(keys: list[str] | tuple[str, ...]) -> str:
+    return " and ".join(keys) or "none of them"

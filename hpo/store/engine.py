@@ -1,0 +1,271 @@
+"""Opens a study database: SQLite in WAL or PostgreSQL, with Optuna's storage inside our transactions.
+
+Optuna commits every call by itself. Here its sessions join the transaction that is open in their thread, so that
+Optuna's rows and ours are committed together or not at all; outside of one they behave as in plain Optuna.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import sqlalchemy as sa
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+from hpo.errors import StoreError
+from hpo.store.migrations.upgrade import is_current, upgrade
+
+SUPPORTED = "sqlite:///FILE on a local disk, or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
+NETWORK_FILE_SYSTEMS = frozenset(
+    [
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb",
+        "smb3",
+        "smbfs",
+        "afs",
+        "9p",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "ceph",
+        "glusterfs",
+        "ncpfs",
+        "orangefs",
+        "wekafs",
+        "fuse.sshfs",
+        "fuse.glusterfs",
+        "fuse.s3fs",
+        "fuse.gcsfuse",
+        "fuse.ceph",
+    ]
+)
+LOCK_TIMEOUT_SECONDS = 60
+
+
+class JoiningSessions:
+    """What Optuna takes its sessions from: that of this thread's open transaction, or a session of its own."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._own = scoped_session(sessionmaker(bind=engine))
+        self._thread = threading.local()
+
+    def __call__(self) -> Session:
+        """Return the session that Optuna's next call works in."""
+        joined: Session | None = getattr(self._thread, "session", None)
+        return self._own() if joined is None else joined
+
+    def remove(self) -> None:
+        """Close this thread's own session, as `scoped_session.remove` does."""
+        self._own.remove()
+
+    @contextmanager
+    def joined_to(self, connection: Connection) -> Iterator[None]:
+        """Let Optuna work inside `connection`'s transaction: its commits flush, its rollbacks undo all of it."""
+        assert getattr(self._thread, "session", None) is None, "transactions do not nest"
+        self._thread.session = Session(connection, join_transaction_mode="rollback_only")
+        try:
+            yield
+        finally:
+            self._thread.session.close()
+            self._thread.session = None
+
+
+class JoiningStorage(RDBStorage):
+    """Optuna's own SQL storage over our engine. It holds no password: neither its `url` nor its pickle has one."""
+
+    def __init__(self, engine: Engine) -> None:
+        # Optuna fills `{...}` in a URL as a template and keeps it in the open, so it gets the bare dialect; the
+        # connections come from our pool.
+        super().__init__(f"{engine.url.drivername}://", engine_kwargs={"pool": engine.pool})
+        self.engine = engine
+        self.scoped_session: Any = JoiningSessions(engine)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _storage_at, (str(self.engine.url.set(password=None)),)
+
+
+class Database:
+    """One open study database."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.storage = JoiningStorage(engine)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Open a write transaction that Optuna's calls of this thread join; all is committed at its end, or nothing.
+
+        Raises:
+            StoreError: the database refused or was lost; nothing of the transaction was kept.
+        """
+        with (
+            translated(self.engine.url),
+            self.engine.begin() as connection,
+            self.storage.scoped_session.joined_to(connection),
+        ):
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Open a read transaction: one consistent picture, which on SQLite never waits for a writer."""
+        with translated(self.engine.url), self.engine.connect() as plain:
+            connection = plain.execution_options(hpo_read_only=True)
+            with connection.begin(), self.storage.scoped_session.joined_to(connection):
+                yield connection
+
+    def close(self) -> None:
+        """Give back every connection."""
+        self.storage.remove_session()
+        self.engine.dispose()
+
+
+def open_database(url: str, *, must_exist: bool = False) -> Database:
+    """Open the database at the SQLAlchemy URL `url`, with its tables made or brought up to date.
+
+    Args:
+        url: where it is.
+        must_exist: whether a SQLite file that is not there is refused instead of made.
+
+    Raises:
+        StoreError: not a URL, a kind of store that is not supported, a network file system, a folder that cannot be
+            written, a server that does not answer, or tables of a newer version.
+    """
+    parsed = _parsed(url)
+    if parsed.get_backend_name() == "sqlite":
+        _check_sqlite_path(parsed, must_exist)
+    engine = _engine(parsed)
+    with translated(parsed):
+        database = _with_optuna_tables(engine)
+    with database.reading() as connection:
+        current = is_current(connection)
+    if not current:
+        with database.transaction() as connection:
+            upgrade(connection)
+    return database
+
+
+@contextmanager
+def translated(url: URL) -> Iterator[None]:
+    """Say a database's error in one sentence that names the store without its password."""
+    try:
+        yield
+    except (DBAPIError, StorageInternalError) as error:
+        # Optuna wraps what SQLAlchemy wraps; the database's own words say most.
+        wrapped = error.__cause__ if isinstance(error, StorageInternalError) else error
+        said = str(getattr(wrapped, "orig", wrapped)).strip().splitlines()
+        name = url.render_as_string(hide_password=True)
+        raise StoreError(f"The store {name} failed: {said[0] if said else type(wrapped).__name__}.") from error
+
+
+def clock_of(connection: Connection) -> sa.ColumnElement[float]:
+    """Return the database's own clock as SQL: seconds since 1970 in UTC, whatever the time zones are."""
+    if connection.dialect.name == "sqlite":
+        return sa.literal_column("((julianday('now') - 2440587.5) * 86400.0)", sa.Double)
+    return sa.literal_column("extract(epoch from clock_timestamp())", sa.Double)
+
+
+def _storage_at(url: str) -> JoiningStorage:
+    return open_database(url).storage
+
+
+def _parsed(url: str) -> URL:
+    """Return `url` parsed and completed, if it is of a supported kind."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise StoreError(f"The store's URL cannot be read; it must be {SUPPORTED}.") from None
+    if parsed.drivername == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
+        raise StoreError(f"A store of the kind {parsed.drivername!r} is not supported; it must be {SUPPORTED}.")
+    return parsed
+
+
+def _engine(url: URL) -> Engine:
+    """Return an engine whose transactions are whole ones."""
+    try:
+        if url.get_backend_name() == "sqlite":
+            engine = sa.create_engine(url, connect_args={"timeout": LOCK_TIMEOUT_SECONDS})
+            event.listen(engine, "connect", _configure_sqlite)
+            event.listen(engine, "begin", _begin_sqlite)
+            return engine
+        return sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+    except (ModuleNotFoundError, NoSuchModuleError):
+        raise StoreError("A PostgreSQL store needs psycopg: pip install 'llm-hpo[postgresql]'.") from None
+
+
+def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    # The driver must not open transactions of its own: `_begin_sqlite` does.
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that reads and then writes fails at once under SQLite's default if another wrote in between, so a
+    # writer takes its lock first; a reader takes none.
+    read_only = connection.get_execution_options().get("hpo_read_only", False)
+    connection.exec_driver_sql("BEGIN DEFERRED" if read_only else "BEGIN IMMEDIATE")
+
+
+def _with_optuna_tables(engine: Engine) -> Database:
+    """Return a database that has Optuna's tables; of two processes that make them at once the slower tries again."""
+    try:
+        return Database(engine)
+    except (OperationalError, IntegrityError) as error:
+        if "already exists" not in str(error) and "UNIQUE" not in str(error).upper():
+            raise
+        return Database(engine)
+    except RuntimeError as error:
+        # Optuna's own check of its tables' version.
+        raise StoreError(f"The store's Optuna tables do not fit the installed Optuna: {error}") from None
+
+
+def _check_sqlite_path(url: URL, must_exist: bool) -> None:
+    """Refuse what SQLite would accept and then corrupt, or fail on with a riddle."""
+    if url.database in (None, "", ":memory:"):
+        raise StoreError("A SQLite store needs a file, as in sqlite:///hpo.db: one in memory would be lost.")
+    path = Path(str(url.database)).absolute()
+    if not path.parent.is_dir():
+        raise StoreError(f"The folder {path.parent} of the store does not exist; make it, or name another.")
+    if must_exist and not path.exists():
+        raise StoreError(f"There is no store at {path}; name it with --store, or begin a search with hpo run.")
+    kind = file_system_of(path.parent)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise StoreError(
+            f"SQLite is not safe on a network file system, and {path} is on one ({kind}); use a PostgreSQL store "
+            "(postgresql+psycopg://...), or a path on a local disk."
+        )
+    _check_writable(path)
+
+
+def _check_writable(path: Path) -> None:
+    """Open `path` for writing, without changing what is in it."""
+    existed = path.exists()
+    try:
+        with path.open("ab"):
+            pass
+    except OSError as error:
+        raise StoreError(f"The store {path} cannot be written: {error.strerror}; name another with --store.") from None
+    if existed:
+        with path.open("rb") as file:
+            start = file.read(16)
+        if start and start != b"SQLite format 3\0":
+            raise StoreError(f"The file {path} is no SQLite database; name another with --store.")
+
+
+def file_system_of(folder: Path) -> str:
+    """Return the type of the file system that `folder` is on, as the kernel names it; empty if unknown."""
+    resolved = folder.resolve()
+    mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
+    return next((mounts[place] for place in (resolved, *resolved.parents) if place in mounts), "")

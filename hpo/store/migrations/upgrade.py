@@ -1,0 +1,52 @@
+"""Brings our tables to the version of the installed hpo, inside the caller's transaction."""
+
+from pathlib import Path
+
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.engine import Connection
+
+from hpo.errors import StoreError
+
+# Optuna keeps its own version in a table `alembic_version` of the same database.
+VERSION_TABLE = "hpo_alembic_version"
+
+
+def upgrade(connection: Connection) -> None:
+    """Apply every migration that the database at `connection` lacks."""
+    if connection.dialect.name == "postgresql":
+        # Of two processes that start at once one migrates, and the other then finds it done.
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(5205180113)")
+    config = _config()
+    scripts = ScriptDirectory.from_config(config)
+    environment = EnvironmentContext(
+        config, scripts, fn=lambda revision, _context: scripts._upgrade_revs("head", revision)
+    )
+    with environment:
+        environment.configure(connection=connection, version_table=VERSION_TABLE, transactional_ddl=True)
+        environment.run_migrations()
+
+
+def is_current(connection: Connection) -> bool:
+    """Return whether the database's tables are of the newest version known here.
+
+    Raises:
+        StoreError: they were written by a newer hpo.
+    """
+    scripts = ScriptDirectory.from_config(_config())
+    found = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+    known = {script.revision for script in scripts.walk_revisions()}
+    if found is not None and found not in known:
+        raise StoreError(
+            f"The store was written by a newer hpo (its tables are of version {found}, this hpo knows up to "
+            f"{scripts.get_current_head()}); upgrade with pip install --upgrade llm-hpo, or name another store."
+        )
+    return found == scripts.get_current_head()
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    return config

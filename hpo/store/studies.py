@@ -1,0 +1,348 @@
+"""The records of one study: every write of a search, each inside one transaction with Optuna's own rows."""
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import Connection, RowMapping
+
+from hpo.errors import StoreError
+from hpo.messages import Action, Outcome, Report, Scores
+from hpo.store.engine import Database, clock_of, translated
+from hpo.store.tables import attempts, evaluations, events, leases, studies
+
+UID_ATTRIBUTE = "hpo:uid"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRecord:
+    """What a study was made from; a later start must match it."""
+
+    configuration: Mapping[str, Any]
+    space: Mapping[str, Any]
+    data_fingerprint: str
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRecord:
+    """Who leads a study; times are seconds since 1970 by the database's clock."""
+
+    fence: int
+    host: str
+    pid: int
+    process_started: float
+    acquired_at: float
+    expires_at: float
+    now: float
+    """The database's clock when this was read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """One attempt at a trial, as it was assigned."""
+
+    trial: int
+    attempt: int
+    configuration: Mapping[str, Any]
+    seed: int
+    score_to_beat: float | None
+    ended: bool
+
+
+class StudyStore:
+    """One study in one database. Every method but `transaction` must be called inside a transaction."""
+
+    def __init__(self, database: Database, name: str, sampler: BaseSampler, pruner: BasePruner) -> None:
+        """Open the study `name`, made if it is not there."""
+        self.name = name
+        self._database = database
+        self._sampler = sampler
+        self._pruner = pruner
+        self._connection: Connection | None = None
+        with _quiet_optuna():
+            self.study = self._opened()
+        self.study_id = database.storage.get_study_id_from_name(name)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Open a transaction: what the block writes, here and through `study`, is kept whole or not at all."""
+        try:
+            with self._database.transaction() as self._connection:
+                yield
+        except BaseException:
+            # Optuna caches trials as it reads them; after a rollback it would show some that never were.
+            self._connection = None
+            self._forget_what_optuna_cached()
+            raise
+        finally:
+            self._connection = None
+
+    # -- the study itself
+
+    def record(self) -> StudyRecord | None:
+        """Return what the study was made from; None if it was not recorded yet."""
+        uid = self.study.user_attrs.get(UID_ATTRIBUTE)
+        row = self._one(sa.select(studies).where(studies.c.study_id == self.study_id))
+        if row is None or row["uid"] != uid:
+            return None
+        return StudyRecord(
+            configuration=json.loads(row["configuration"]),
+            space=json.loads(row["space"]),
+            data_fingerprint=row["data_fingerprint"],
+            versions=json.loads(row["versions"]),
+        )
+
+    def create(self, record: StudyRecord, objective: str) -> None:
+        """Record what the study is made from, and name its objective for Optuna's dashboard."""
+        # Rows of an earlier study of this number, deleted with Optuna's own tools, are not ours.
+        for table in (attempts, evaluations, events, leases, studies):
+            self._write(sa.delete(table).where(table.c.study_id == self.study_id))
+        uid = uuid.uuid4().hex
+        values = {key: json.dumps(value) for key, value in asdict(record).items() if key != "data_fingerprint"}
+        self._insert(studies, uid=uid, data_fingerprint=record.data_fingerprint, created_at=self._clock, **values)
+        self.study.set_user_attr(UID_ATTRIBUTE, uid)
+        self.study.set_user_attr("hpo:metric", objective)
+        self.study.set_metric_names([objective])
+
+    def set_user_attribute(self, key: str, value: Any) -> None:
+        """Set an attribute of the study, shown by Optuna's dashboard."""
+        self.study.set_user_attr(key, value)
+
+    def measurements(self) -> dict[str, Any] | None:
+        """Return what was measured to choose precision and threads; None if nothing was."""
+        row = self._one(sa.select(studies.c.measurements).where(studies.c.study_id == self.study_id))
+        return json.loads(row["measurements"]) if row is not None and row["measurements"] else None
+
+    def set_measurements(self, measurements: Mapping[str, Any]) -> None:
+        """Keep what was measured, for every later start of the study."""
+        here = studies.c.study_id == self.study_id
+        self._write(sa.update(studies).where(here).values(measurements=json.dumps(dict(measurements))))
+
+    # -- the lease
+
+    def lease(self) -> LeaseRecord | None:
+        """Return the newest lease, in force or not, locked until the transaction ends."""
+        columns = (*leases.c, self._clock.label("now"))
+        row = self._one(sa.select(*columns).where(leases.c.study_id == self.study_id).with_for_update())
+        return None if row is None else LeaseRecord(**{k: v for k, v in row.items() if k != "study_id"})
+
+    def take_lease(self, *, fence: int, host: str, pid: int, process_started: float, seconds: float) -> None:
+        """Write a lease over whatever lease there was."""
+        self._write(sa.delete(leases).where(leases.c.study_id == self.study_id))
+        self._insert(
+            leases, fence=fence, host=host, pid=pid, process_started=process_started,
+            acquired_at=self._clock, expires_at=self._clock + seconds,
+        )  # fmt: skip
+
+    def renew_lease(self, fence: int, seconds: float) -> bool:
+        """Let the lease of `fence` run `seconds` from now; False if there is a newer one, or none."""
+        return renew_lease(self._open_connection(), self.study_id, fence, seconds)
+
+    # -- trials and their attempts
+
+    def count_trials(self) -> int:
+        """Return how many trials the study has, of any state."""
+        return len(self.study.get_trials(deepcopy=False))
+
+    def waiting_trials(self) -> list[int]:
+        """Return the numbers of the trials that wait to be begun or gone on with."""
+        return [trial.number for trial in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))]
+
+    def abandoned_attempts(self) -> list[tuple[int, int]]:
+        """Return (trial, attempt) of what is marked as running."""
+        running = [t.number for t in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
+        latest = {number: self.latest_attempt(number) for number in running}
+        return [(number, attempt) for number, attempt in latest.items() if attempt > 0]
+
+    def latest_attempt(self, trial: int) -> int:
+        """Return the number of the newest attempt at `trial`; 0 if it was never begun."""
+        newest = sa.select(sa.func.max(attempts.c.attempt)).where(self._trial(attempts, trial))
+        return int(self._execute(newest).scalar() or 0)
+
+    def attempt_of_request(self, request: str) -> AttemptRecord | None:
+        """Return the attempt that `request` was answered with; None if it is a new request."""
+        asked = sa.and_(attempts.c.study_id == self.study_id, attempts.c.request == request)
+        return _attempt(self._one(sa.select(attempts).where(asked)))
+
+    def attempt(self, trial: int, attempt: int) -> AttemptRecord | None:
+        """Return one attempt; None if there is no such attempt."""
+        which = sa.and_(self._trial(attempts, trial), attempts.c.attempt == attempt)
+        return _attempt(self._one(sa.select(attempts).where(which)))
+
+    def begin_attempt(self, record: AttemptRecord, *, request: str, worker: str, device: str) -> None:
+        """Record that `record.trial` is about to be trained."""
+        self._insert(
+            attempts, trial=record.trial, attempt=record.attempt, request=request, worker=worker, device=device,
+            configuration=json.dumps(dict(record.configuration)), seed=record.seed,
+            score_to_beat=record.score_to_beat, started_at=self._clock,
+        )  # fmt: skip
+
+    def end_attempt(self, outcome: Outcome) -> None:
+        """Record how an attempt ended."""
+        which = sa.and_(self._trial(attempts, outcome.trial), attempts.c.attempt == outcome.attempt)
+        self._write(
+            sa.update(attempts)
+            .where(which)
+            .values(
+                ended_at=self._clock,
+                ending=str(outcome.ending),
+                reason=outcome.reason,
+                seconds=outcome.seconds,
+                peak_memory_bytes=outcome.peak_memory_bytes,
+                best_rung=outcome.best.rung if outcome.best else None,
+            )
+        )
+
+    def answered(self, trial: int, attempt: int, rung: int) -> Action | None:
+        """Return what a report was answered with; None if it is a new report."""
+        which = sa.and_(self._trial(evaluations, trial), evaluations.c.attempt == attempt, evaluations.c.rung == rung)
+        action = self._execute(sa.select(evaluations.c.action).where(which)).scalar()
+        return None if action is None else Action(action)
+
+    def add_evaluation(self, report: Report, action: Action) -> None:
+        """Record one evaluation and what it was answered with."""
+        self._insert(
+            evaluations, trial=report.trial, attempt=report.attempt, rung=report.rung, is_full=report.full,
+            step=report.step, epoch=report.epoch, examples_seen=report.examples_seen,
+            learning_rate=report.learning_rate, train_loss=report.train_loss, score=report.validation.objective,
+            train_score=report.train.objective if report.train else None,
+            validation_scores=scores_to_json(report.validation),
+            train_scores=scores_to_json(report.train) if report.train else None,
+            action=str(action), seconds=report.seconds, peak_memory_bytes=report.peak_memory_bytes,
+            reported_at=self._clock,
+        )  # fmt: skip
+
+    def add_event(self, kind: str, trial: int | None = None, attempt: int | None = None, **detail: Any) -> None:
+        """Add a line to the study's log."""
+        self._insert(
+            events,
+            kind=kind,
+            trial=trial,
+            attempt=attempt,
+            happened_at=self._clock,
+            detail=json.dumps(detail),
+        )
+
+    def has_event(self, kind: str, trial: int) -> bool:
+        """Return whether the log has a line of this kind on `trial`."""
+        which = sa.and_(self._trial(events, trial), events.c.kind == kind)
+        return self._execute(sa.select(sa.func.count()).select_from(events).where(which)).scalar_one() > 0
+
+    # -- what Optuna keeps of a trial
+
+    def set_intermediate_value(self, trial: int, rung: int, score: float) -> None:
+        """Give Optuna a score at a rung; that of a later attempt replaces that of an earlier one."""
+        self._database.storage.set_trial_intermediate_value(self._optuna_id(trial), rung, score)
+
+    def should_prune(self, trial: int) -> bool:
+        """Ask the study's pruner about `trial`, whose newest score it was given."""
+        return bool(self._pruner.prune(self.study, self.frozen(trial)))
+
+    def frozen(self, trial: int) -> FrozenTrial:
+        """Return Optuna's picture of `trial`."""
+        return self._database.storage.get_trial(self._optuna_id(trial))
+
+    def set_attributes(self, trial: int, attributes: Mapping[str, Any]) -> None:
+        """Set user attributes of a trial that has not finished."""
+        trial_id = self._optuna_id(trial)
+        for key, value in attributes.items():
+            self._database.storage.set_trial_user_attr(trial_id, key, value)
+
+    def set_waiting(self, trial: int) -> None:
+        """Put a running trial back among those that wait; it keeps its parameters and is handed out first."""
+        self._database.storage.set_trial_state_values(self._optuna_id(trial), TrialState.WAITING)
+
+    # -- plumbing
+
+    @property
+    def _clock(self) -> sa.ColumnElement[float]:
+        return clock_of(self._open_connection())
+
+    def _open_connection(self) -> Connection:
+        assert self._connection is not None, "the store's records are read and written inside a transaction"
+        return self._connection
+
+    def _opened(self) -> optuna.Study:
+        with translated(self._database.engine.url):
+            return optuna.create_study(
+                storage=self._database.storage,
+                sampler=self._sampler,
+                pruner=self._pruner,
+                study_name=self.name,
+                direction="maximize",
+                load_if_exists=True,
+            )
+
+    def _forget_what_optuna_cached(self) -> None:
+        with _quiet_optuna():
+            try:
+                self.study = self._opened()
+            except StoreError:
+                # The database is away; the next transaction says so, and Optuna's picture is renewed by then.
+                self.study._storage = optuna.storages.get_storage(self._database.storage)
+
+    def _optuna_id(self, trial: int) -> int:
+        return self._database.storage.get_trial_id_from_study_id_trial_number(self.study_id, trial)
+
+    def _trial(self, table: sa.Table, trial: int) -> sa.ColumnElement[bool]:
+        return sa.and_(table.c.study_id == self.study_id, table.c.trial == trial)
+
+    def _execute(self, statement: sa.Executable) -> sa.CursorResult[Any]:
+        return self._open_connection().execute(statement)
+
+    def _one(self, statement: sa.Select[Any]) -> RowMapping | None:
+        return self._execute(statement).mappings().first()
+
+    def _write(self, statement: sa.Executable) -> int:
+        return self._execute(statement).rowcount
+
+    def _insert(self, table: sa.Table, **values: Any) -> None:
+        self._execute(sa.insert(table).values(study_id=self.study_id, **values))
+
+
+def renew_lease(connection: Connection, study_id: int, fence: int, seconds: float) -> bool:
+    """Let the lease of `fence` run `seconds` from now; False if there is a newer one, or none."""
+    ours = sa.and_(leases.c.study_id == study_id, leases.c.fence == fence)
+    renewed = sa.update(leases).where(ours).values(expires_at=clock_of(connection) + seconds)
+    return connection.execute(renewed).rowcount == 1
+
+
+def scores_to_json(scores: Scores) -> str:
+    """Return scores as JSON that `scores_from_json` reads back equal."""
+    return json.dumps(asdict(scores))
+
+
+def scores_from_json(text: str) -> Scores:
+    """Return the scores that `scores_to_json` wrote."""
+    content = json.loads(text)
+    content["confusion"] = tuple(tuple(row) for row in content["confusion"])
+    return Scores(**content)
+
+
+def _attempt(row: RowMapping | None) -> AttemptRecord | None:
+    if row is None:
+        return None
+    return AttemptRecord(
+        trial=row["trial"], attempt=row["attempt"], configuration=json.loads(row["configuration"]),
+        seed=row["seed"], score_to_beat=row["score_to_beat"], ended=row["ended_at"] is not None,
+    )  # fmt: skip
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    """Keep Optuna from announcing a study that we announce ourselves."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)

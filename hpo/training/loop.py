@@ -1,0 +1,240 @@
+"""One attempt at one trial, from its first step to its outcome."""
+
+import logging
+import math
+import time
+from collections.abc import Generator, Iterator
+
+import torch
+
+from hpo.data.batching import Batch, collate, training_batches
+from hpo.errors import HpoError
+from hpo.messages import Action, Assignment, Ending, Milestone, Outcome, Progress, Report, Scores
+from hpo.training.bench import Bench, TokenizedSplits
+from hpo.training.checkpoints import save_weights
+from hpo.training.milestones import milestone_steps, steps_per_epoch
+from hpo.training.optimization import Diverged, Optimization
+from hpo.training.out_of_memory import is_out_of_memory, peak_memory_bytes, reset_peak
+from hpo.training.randomness import RandomState
+from hpo.training.schedules import warmup_steps
+
+SECONDS_BETWEEN_PROGRESS = 1.0
+LEAST_STEPS_TO_DECIDE = 20
+LONGEST_REASON = 300
+
+Message = Report | Progress | Outcome
+End = tuple[Ending, str]
+
+logger = logging.getLogger(__name__)
+
+
+class Run:
+    """A trial in training. Each `advance` takes one optimizer step; nothing is computed before the first.
+
+    All randomness follows from the assignment's seed, and torch's random state is the run's own while it computes and
+    what it was outside: the same assignment gives the same bits on a CPU, whatever happens between two steps.
+    """
+
+    def __init__(self, assignment: Assignment, bench: Bench) -> None:
+        self.assignment = assignment
+        self._hyperparameters = assignment.hyperparameters
+        self._bench = bench
+        self._random = RandomState(assignment.seed, bench.device)
+        self._asked = Action.CONTINUE
+        self._best: Report | None = None
+        self._reports_since_best = 0
+        self._seconds = 0.0
+        self._resumed_at = 0.0
+        self._spoke_at = 0.0
+        self._spoke_of = 0
+        self._seen = 0
+        self._life = self._train()
+
+    def advance(self) -> Message | None:
+        """Take a step and return what there is to say, mostly nothing; nothing may be asked after an `Outcome`."""
+        self._resumed_at = time.perf_counter()
+        try:
+            with self._random:
+                return next(self._life)
+        except StopIteration as finished:
+            return self._outcome(*finished.value)
+        except Exception as error:
+            # Whatever a trial dies of is an outcome; the search goes on.
+            logger.debug("Trial %d failed.", self.assignment.trial, exc_info=True)
+            return self._outcome(*self._end_by(error))
+        finally:
+            self._seconds = self._elapsed()
+
+    def decide(self, action: Action) -> None:
+        """Take a decision; it has its effect before the next step."""
+        self._asked = action
+
+    def close(self) -> None:
+        """Give the run up without an outcome."""
+        self._life.close()
+
+    def _train(self) -> Generator[Report | Progress | None, None, End]:
+        data, training, milestones = self._begin()
+        for batch in self._batches(data):
+            if self._asked is not Action.CONTINUE:
+                return self._end_as_asked(training)
+            training.step(batch)
+            self._seen += batch.rows
+            if milestone := milestones.get(training.taken):
+                yield self._report(data, training, milestone)
+                if self._is_out_of_patience():
+                    break
+            else:
+                yield self._progress(training)
+        return Ending.COMPLETED, ""
+
+    def _begin(self) -> tuple[TokenizedSplits, Optimization, dict[int, Milestone]]:
+        """Put the model where this trial starts, and lay out its way."""
+        bench, hyperparameters = self._bench, self._hyperparameters
+        reset_peak(bench.device)
+        data = bench.tokenized(hyperparameters.max_length)
+        rows = data.train.tokens.rows
+        bench.model.reset(self.assignment.seed)
+        bench.model.set_dropout(hyperparameters.dropout)
+        bench.model.network.train()
+        training = Optimization(
+            bench.model,
+            bench.task,
+            hyperparameters,
+            total_steps=hyperparameters.epochs * steps_per_epoch(rows, hyperparameters.batch_size),
+            precision=bench.precision,
+        )
+        milestones = milestone_steps(
+            self.assignment.milestones,
+            maximum_epochs=self.assignment.maximum_epochs,
+            train_rows=rows,
+            batch_size=hyperparameters.batch_size,
+            epochs=hyperparameters.epochs,
+        )
+        return data, training, milestones
+
+    def _batches(self, data: TokenizedSplits) -> Iterator[Batch]:
+        hyperparameters, pad_id = self._hyperparameters, self._bench.model.pad_id
+        for epoch in range(hyperparameters.epochs):
+            rows = data.train.tokens.rows
+            for chosen in training_batches(rows, hyperparameters.batch_size, self.assignment.seed, epoch):
+                yield collate(data.train, chosen, pad_id)
+
+    def _report(self, data: TokenizedSplits, training: Optimization, milestone: Milestone) -> Report:
+        """Evaluate at a milestone; keep the weights where the trial is the study's best so far."""
+        bench = self._bench
+        train_loss = training.mean_loss()
+        validation = bench.score(data.validation, None if milestone.full else bench.validation_part)
+        _refuse_diverged(validation, training)
+        report = Report(
+            trial=self.assignment.trial,
+            attempt=self.assignment.attempt,
+            rung=milestone.rung,
+            full=milestone.full,
+            decides=self._may_decide(training),
+            step=training.taken,
+            epoch=self._seen / data.train.tokens.rows,
+            examples_seen=self._seen,
+            learning_rate=training.rate,
+            train_loss=train_loss,
+            validation=validation,
+            train=bench.score(data.train, bench.train_sample) if milestone.full else None,
+            seconds=self._elapsed(),
+            peak_memory_bytes=peak_memory_bytes(bench.device),
+        )
+        training.forget_losses()
+        self._has_spoken()
+        self._remember(report, training)
+        return report
+
+    def _progress(self, training: Optimization) -> Progress | None:
+        """Say where the trial stands, about once a second."""
+        passed = self._elapsed() - self._spoke_at
+        if passed < SECONDS_BETWEEN_PROGRESS:
+            return None
+        progress = Progress(
+            trial=self.assignment.trial,
+            attempt=self.assignment.attempt,
+            examples_seen=self._seen,
+            examples_total=self._hyperparameters.epochs * self._bench.splits.train.rows,
+            examples_per_second=(self._seen - self._spoke_of) / passed,
+            learning_rate=training.rate,
+            train_loss=training.mean_loss(),
+        )
+        self._has_spoken()
+        return progress
+
+    def _remember(self, report: Report, training: Optimization) -> None:
+        """Count full reports without a better score; keep the best one, and its weights where they may win."""
+        if not report.full:
+            return
+        self._reports_since_best += 1
+        score = report.validation.objective
+        if self._best is None or score > self._best.validation.objective:
+            self._best, self._reports_since_best = report, 0
+            to_beat = self.assignment.score_to_beat
+            if self._bench.files is not None and (to_beat is None or score > to_beat):
+                save_weights(self._bench.files, report.trial, training.parameters, _about(report))
+
+    def _is_out_of_patience(self) -> bool:
+        patience = self._hyperparameters.early_stopping_patience
+        return patience is not None and self._reports_since_best >= patience
+
+    def _may_decide(self, training: Optimization) -> bool:
+        warmup = warmup_steps(self._hyperparameters, training.total_steps)
+        return training.taken >= max(LEAST_STEPS_TO_DECIDE, warmup)
+
+    def _end_as_asked(self, training: Optimization) -> End:
+        if self._asked is Action.PAUSE:
+            return Ending.PAUSED, f"Paused after step {training.taken} of {training.total_steps}."
+        return Ending.PRUNED, f"Stopped after step {training.taken} of {training.total_steps}."
+
+    def _end_by(self, error: Exception) -> End:
+        hyperparameters = self._hyperparameters
+        if isinstance(error, Diverged):
+            return Ending.DIVERGED, str(error)
+        if is_out_of_memory(error):
+            return Ending.INFEASIBLE, (
+                f"Out of memory on {self._bench.device} at batch_size {hyperparameters.batch_size} and max_length "
+                f"{hyperparameters.max_length}."
+            )
+        told = str(error) if isinstance(error, HpoError) else f"{type(error).__name__}: {error}"
+        return Ending.FAILED, " ".join(told.split())[:LONGEST_REASON]
+
+    def _outcome(self, ending: Ending, reason: str) -> Outcome:
+        # An optimizer and a half-done backward pass leave gradients behind, as large as the model.
+        self._bench.model.network.zero_grad(set_to_none=True)
+        if ending is Ending.INFEASIBLE and self._bench.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return Outcome(
+            trial=self.assignment.trial,
+            attempt=self.assignment.attempt,
+            ending=ending,
+            best=self._best,
+            seconds=self._elapsed(),
+            peak_memory_bytes=peak_memory_bytes(self._bench.device),
+            reason=reason,
+        )
+
+    def _elapsed(self) -> float:
+        """Return the seconds spent inside `advance` so far, the present call among them."""
+        return self._seconds + (time.perf_counter() - self._resumed_at)
+
+    def _has_spoken(self) -> None:
+        self._spoke_at, self._spoke_of = self._elapsed(), self._seen
+
+
+def _refuse_diverged(scores: Scores, training: Optimization) -> None:
+    if not math.isfinite(scores.values["loss"]):
+        raise Diverged(f"The validation loss was no longer a number at step {training.taken}.")
+
+
+def _about(report: Report) -> dict[str, str]:
+    """Return what stands in the header of a file of weights."""
+    return {
+        "trial": str(report.trial),
+        "attempt": str(report.attempt),
+        "rung": str(report.rung),
+        "metric": report.validation.metric,
+        "score": repr(report.validation.objective),
+    }

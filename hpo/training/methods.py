@@ -1,0 +1,71 @@
+"""Which parameters a trial trains: all, the top layers and the head, or the head alone; generic over architectures.
+
+Layers are the longest `nn.ModuleList` of the model, and "above" is the order in which the model registers its
+parameters: embeddings, layers, final norm or pooler, head. Below the lowest trained parameter nothing asks for a
+gradient, so the backward pass ends there.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.errors import ConfigurationError, ModelError
+
+
+def transformer_layers(network: Any) -> tuple[str, nn.ModuleList]:
+    """Return the name and the list of the transformer layers.
+
+    Raises:
+        ModelError: the model keeps its layers in no `nn.ModuleList`.
+    """
+    lists = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise ModelError(f"{type(network).__name__} keeps no list of transformer layers, so it cannot be fine-tuned.")
+    return max(lists, key=lambda named: len(named[1]))
+
+
+def full(network: Any, fresh: frozenset[str], hyperparameters: Hyperparameters) -> set[str]:  # noqa: ARG001
+    """Name all parameters."""
+    return {name for name, _ in network.named_parameters()}
+
+
+def head(network: Any, fresh: frozenset[str], hyperparameters: Hyperparameters) -> set[str]:  # noqa: ARG001
+    """Name the freshly initialised parameters and the pooler's."""
+    return {name for name, _ in network.named_parameters() if name in fresh or "pooler" in name.split(".")}
+
+
+def top_layers(network: Any, fresh: frozenset[str], hyperparameters: Hyperparameters) -> set[str]:
+    """Name the parameters of the top `trained_layers` layers and of all above them; never embeddings.
+
+    Raises:
+        ConfigurationError: more layers than the model has.
+    """
+    wanted = 2 if hyperparameters.trained_layers is None else hyperparameters.trained_layers
+    prefix, layers = transformer_layers(network)
+    if wanted > len(layers):
+        raise ConfigurationError(
+            f"trained_layers is {wanted}, but the model has {len(layers)} layers; use at most {len(layers)}."
+        )
+    names = [name for name, _ in network.named_parameters()]
+    lowest = f"{prefix}.{len(layers) - wanted}."
+    start = next(index for index, name in enumerate(names) if name.startswith(lowest))
+    above = {name for name in names[start:] if "embed" not in name}
+    return above | head(network, fresh, hyperparameters)
+
+
+METHODS: dict[str, Callable[[Any, frozenset[str], Hyperparameters], set[str]]] = {
+    "full": full,
+    "top_layers": top_layers,
+    "head": head,
+}
+"""Name -> from a model, its freshly initialised parameters and the trial's values to the names of what trains."""
+
+
+def select_parameters(network: Any, fresh: frozenset[str], hyperparameters: Hyperparameters) -> dict[str, nn.Parameter]:
+    """Let the parameters train that the trial's method names, freeze the others; return name -> trained parameter."""
+    chosen = METHODS[hyperparameters.method](network, fresh, hyperparameters)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name in chosen)
+    return {name: parameter for name, parameter in network.named_parameters() if name in chosen}

@@ -1,0 +1,40 @@
+"""Where in a trial its milestones stand: from examples seen, per mille of the longest trial, to optimizer steps."""
+
+import math
+from collections.abc import Iterable
+
+from hpo.messages import Milestone
+
+
+def steps_per_epoch(train_rows: int, batch_size: int) -> int:
+    """Return the optimizer steps of one pass; the last batch of a pass may be smaller."""
+    return math.ceil(train_rows / batch_size)
+
+
+def examples_seen(step: int, train_rows: int, batch_size: int) -> int:
+    """Return how many examples were seen after `step` optimizer steps."""
+    epochs, rest = divmod(step, steps_per_epoch(train_rows, batch_size))
+    return epochs * train_rows + rest * batch_size
+
+
+def milestone_steps(
+    milestones: Iterable[Milestone], *, maximum_epochs: int, train_rows: int, batch_size: int, epochs: int
+) -> dict[int, Milestone]:
+    """Return step -> the milestone reached there, rising.
+
+    A milestone of rung r is reached at the first step at which `examples_seen * 1000 >= r * maximum_epochs *
+    train_rows`, never beyond the trial's last step; the last milestone is exactly at the last step. Of several that
+    fall on one step a full one wins, and among equals the later rung.
+    """
+    total = epochs * steps_per_epoch(train_rows, batch_size)
+    *earlier, last = milestones
+    places = [(min(_step_at(m.rung * maximum_epochs * train_rows, train_rows, batch_size), total), m) for m in earlier]
+    places.append((total, last))
+    places.sort(key=lambda place: (place[0], place[1].full, place[1].rung))
+    return dict(places)
+
+
+def _step_at(example_mille: int, train_rows: int, batch_size: int) -> int:
+    """Return the first step at which a thousand times the examples seen is at least `example_mille`."""
+    epochs, rest = divmod(-(-example_mille // 1000), train_rows)
+    return epochs * steps_per_epoch(train_rows, batch_size) + math.ceil(rest / batch_size)

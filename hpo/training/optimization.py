@@ -1,0 +1,107 @@
+"""One optimizer step of a trial: forward, backward, clip, regularise, update, at the scheduled rate."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.data.batching import Batch
+from hpo.tasks import Task
+from hpo.training.methods import select_parameters
+from hpo.training.models import PretrainedModel
+from hpo.training.optimizers import OPTIMIZERS
+from hpo.training.precision import Precision
+from hpo.training.regularization import Regularizer
+from hpo.training.schedules import factor
+
+CHECK_EVERY = 10
+"""Steps between looks at whether the loss is still a number: each look waits for the device."""
+
+
+class Diverged(ArithmeticError):
+    """The loss or a gradient is no longer a number."""
+
+
+class Optimization:
+    """A trial's optimizer at work on a model that was reset for it."""
+
+    def __init__(
+        self,
+        model: PretrainedModel,
+        task: Task,
+        hyperparameters: Hyperparameters,
+        *,
+        total_steps: int,
+        precision: Precision,
+    ) -> None:
+        """Choose what trains and build the stock optimizer over it.
+
+        Raises:
+            ConfigurationError: the model does not have what the hyperparameters ask for.
+        """
+        self._model, self._task, self._hyperparameters = model, task, hyperparameters
+        self._precision = precision
+        self.total_steps = total_steps
+        self.taken = 0
+        """Steps taken."""
+        self.rate = 0.0
+        """Learning rate of the last step."""
+        self.parameters = select_parameters(model.network, model.fresh, hyperparameters)
+        """Name -> trained parameter."""
+        self._trained: list[nn.Parameter] = list(self.parameters.values())
+        self._optimizer = OPTIMIZERS[hyperparameters.optimizer](self._trained, hyperparameters)
+        pulled = hyperparameters.regularize_towards == "pretrained"
+        pretrained = model.pretrained(self.parameters) if pulled else {}
+        self._regularizer = Regularizer(self.parameters, hyperparameters, pretrained)
+        # Sums stay on the device. A value that is no number makes its sum none for good, so one look finds it.
+        self._losses = torch.zeros((), device=model.device)
+        self._norms = torch.zeros((), device=model.device)
+        self._summed = 0
+
+    def step(self, batch: Batch) -> None:
+        """Train on one batch.
+
+        Raises:
+            Diverged: at a step in which it is looked for.
+        """
+        hyperparameters = self._hyperparameters
+        self.rate = hyperparameters.learning_rate * factor(self.taken, self.total_steps, hyperparameters)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.rate
+        loss = self._loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if hyperparameters.max_grad_norm is not None:
+            self._norms += nn.utils.clip_grad_norm_(self._trained, hyperparameters.max_grad_norm, foreach=True)
+        self._regularizer.before_step(self.rate)
+        self._optimizer.step()
+        self._regularizer.after_step(self.rate)
+        self._optimizer.zero_grad(set_to_none=True)
+        self._losses += loss.detach()
+        self._summed += 1
+        self.taken += 1
+        if self.taken % CHECK_EVERY == 0:
+            self.mean_loss()
+
+    def mean_loss(self) -> float:
+        """Return the mean loss since the last `forget_losses`, nats per example; waits for the device.
+
+        Raises:
+            Diverged: a loss or the norm of the gradients was no number.
+        """
+        losses, norms = float(self._losses), float(self._norms)
+        for name, value in (("loss", losses), ("norm of the gradients", norms)):
+            if not math.isfinite(value):
+                raise Diverged(f"The {name} was no longer a number by step {self.taken}.")
+        return losses / self._summed if self._summed else 0.0
+
+    def forget_losses(self) -> None:
+        """Start the mean loss anew."""
+        self._losses.zero_()
+        self._norms.zero_()
+        self._summed = 0
+
+    def _loss(self, batch: Batch) -> Tensor:
+        logits = self._model.logits(batch, self._precision)
+        labels = batch.labels.to(self._model.device, non_blocking=True)
+        return self._task.loss(logits, labels, self._hyperparameters.label_smoothing)

@@ -1,0 +1,30 @@
+"""Whether an error says that memory ran out, and how much of it was used."""
+
+import resource
+import sys
+
+import torch
+
+# The CPU allocator raises a plain RuntimeError; these words are how it is told apart.
+_CPU_SIGNS = ("DefaultCPUAllocator", "can't allocate memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether `error` is a device's or this machine's memory running out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _CPU_SIGNS)
+
+
+def reset_peak(device: torch.device) -> None:
+    """Start counting the peak of a GPU anew; a process's peak cannot be."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the peak of tensors on a GPU since `reset_peak`; on CPU, of the whole process since its start."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

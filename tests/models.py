@@ -1,0 +1,119 @@
+"""Tiny random models, synthetic labelled texts and a study over them, so that tests train in a second."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast, set_seed
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.study_file import StudyConfig
+from hpo.messages import Assignment, Milestone
+
+SPORT = ("goal", "team", "match", "ball", "coach", "win", "league", "score")
+MONEY = ("bank", "price", "market", "trade", "tax", "profit", "share", "loan")
+BOTH = ("the", "a", "of", "in", "and", "on", "new", "last", "for", "with")
+WORDS = SPORT + MONEY + BOTH
+LONGEST = 32
+
+
+def save_tiny_bert(folder: Path) -> Path:
+    """Save a 2-layer random BERT without a head, and its tokenizer; reads at most 32 tokens."""
+    set_seed(0)
+    tokenizer = _word_tokenizer("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    ).save_pretrained(folder)
+    BertModel(BertConfig(**_shape(), type_vocab_size=2)).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_llama(folder: Path) -> Path:
+    """Save a 2-layer random Llama, and its tokenizer, which has an end-of-text but no padding token."""
+    set_seed(0)
+    PreTrainedTokenizerFast(
+        tokenizer_object=_word_tokenizer("</s>", "<unk>"), eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    LlamaModel(LlamaConfig(**_shape(), num_key_value_heads=2, eos_token_id=0)).save_pretrained(folder)
+    return folder
+
+
+def write_texts(path: Path, rows: int, seed: int = 0) -> Path:
+    """Write a CSV of texts about sport or money, of 3 to 12 words, three in four of the topic's own."""
+    random = np.random.default_rng(seed)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["text", "label"])
+        for row in range(rows):
+            label, topic = (("sport", SPORT), ("money", MONEY))[row % 2]
+            lengths = random.integers(3, 13)
+            words = [random.choice(topic if random.random() < 0.75 else BOTH) for _ in range(lengths)]
+            writer.writerow([" ".join(words), label])
+    return path
+
+
+def tiny_study(model: Path, texts: Path, **values: Any) -> StudyConfig:
+    """Return a study of that model and those texts, on one CPU thread in fp32; `values` are further sections."""
+    sections: dict[str, Any] = {
+        "study": "tiny",
+        "model": {"name": str(model)},
+        "data": {"train": str(texts)},
+        "evaluation": {"rung_rows": 12},
+        "compute": {"device": "cpu", "precision": "fp32", "threads": 1},
+    }
+    return StudyConfig.model_validate(sections | values)
+
+
+def tiny_hyperparameters(**values: Any) -> Hyperparameters:
+    """Return values at which the tiny models learn within a few steps."""
+    usual: dict[str, Any] = {"learning_rate": 1e-2, "batch_size": 8, "epochs": 2, "max_length": 16}
+    return Hyperparameters.model_validate(usual | values)
+
+
+def tiny_assignment(hyperparameters: Hyperparameters | None = None, **values: Any) -> Assignment:
+    """Return an assignment with a part milestone in each epoch and a full one at its end; maximum 2 epochs."""
+    chosen = hyperparameters or tiny_hyperparameters()
+    milestones = [
+        Milestone(rung=250 * half, full=half % 2 == 0) for half in range(1, 2 * chosen.epochs + 1) if half <= 4
+    ]
+    usual: dict[str, Any] = {
+        "trial": 0,
+        "attempt": 1,
+        "hyperparameters": chosen,
+        "seed": 7,
+        "milestones": tuple(milestones),
+        "maximum_epochs": 2,
+    }
+    return Assignment(**(usual | values))
+
+
+def _word_tokenizer(*special: str) -> Tokenizer:
+    vocabulary = {word: index for index, word in enumerate((*special, *WORDS))}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=special[1]))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.add_special_tokens(list(special))
+    return tokenizer
+
+
+def _shape() -> dict[str, int]:
+    return {
+        "vocab_size": 40,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": LONGEST,
+    }

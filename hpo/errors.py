@@ -80,5 +80,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return `known` as the tail of a sentence, naming the nearest first: "did you mean 'epochs'? Known: ..."."""
     choices = sorted(known)
     listed = f"Known: {', '.join(choices)}."
-    close = get_close_matches(name, choices, n=1)
-    return f"Did you mean {close[0]!r}? {listed}" if close else listed
+    spelled = {choice.lower(): choice for choice in choices}
+    close = get_close_matches(name.lower(), spelled, n=1)
+    return f"Did you mean {spelled[close[0]]!r}? {listed}" if close else listed

@@ -10,7 +10,7 @@ from rich.text import Text
 from sqlalchemy.engine import make_url
 
 from hpo.space.search_space import SearchSpace
-from hpo.space.space_file import load_space, shipped_spaces
+from hpo.space.space_file import load_space, shipped_spaces, space_description
 from hpo.store.results import StudyResults, StudySummary, TrialResult
 
 SHOWN_TRIALS = 10
@@ -85,10 +85,10 @@ def study_list(studies: Sequence[StudySummary]) -> None:
 def space_list() -> None:
     """Print the shipped spaces."""
     table = Table(box=None, pad_edge=False)
-    for column in ("space", "parameters", "file"):
+    for column in ("space", "parameters", "for"):
         table.add_column(column)
-    for name, path in shipped_spaces().items():
-        table.add_row(name, str(len(load_space(name).parameters)), str(path))
+    for name in shipped_spaces():
+        table.add_row(name, str(len(load_space(name).parameters)), space_description(name))
     console().print(table)
 
 

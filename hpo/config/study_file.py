@@ -5,11 +5,21 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.reading import Typed, parse_yaml, read_model, read_yaml_mapping
 from hpo.errors import ConfigurationError, nearest
 from hpo.space.space_file import read_space
+
+RANGE = ("min", "max", "distribution", "q")
+# What a parameter's spec loses when an override gives it another kind of values.
+REPLACES: Mapping[str, tuple[str, ...]] = {
+    "value": ("values", "default", *RANGE),
+    "values": ("value", "default", *RANGE),
+    "min": ("value", "values"),
+    "max": ("value", "values"),
+}
 
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")]
 OneOrMore = Annotated[int, Field(ge=1)]
@@ -118,9 +128,15 @@ class StoreConfig(Typed):
     """Where results are kept."""
 
     url: str = "sqlite:///hpo.db"
-    """SQLAlchemy URL: `sqlite:///FILE` on a local disk, or `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`."""
+    """SQLAlchemy URL: `sqlite:///FILE` on a local disk (or just its path), or
+    `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`."""
     files: Path | None = None
-    """Folder of weights and logs; null for `hpo-files` beside the SQLite file, or in the working folder."""
+    """Folder of weights; null for `hpo-files` beside the SQLite file, or in the working folder."""
+
+    @field_validator("url")
+    @classmethod
+    def _path_is_sqlite(cls, url: str) -> str:
+        return url if ":" in url else f"sqlite:///{url}"
 
 
 class StudyConfig(Typed):
@@ -199,6 +215,7 @@ def _apply(target: dict[str, Any], override: str) -> None:
         )
     if path[0] == "space" and len(path) > 1:
         target["space"] = _opened_space(target.get("space", "encoder"), path[1])
+        _drop_other_kinds(target["space"].get(path[1]), path[-1])
     inner: Any = target
     for part in path[:-1]:
         inner = inner.setdefault(part, {})
@@ -207,9 +224,16 @@ def _apply(target: dict[str, Any], override: str) -> None:
     inner[path[-1]] = parse_yaml(text, f"the value of {dotted}")
 
 
+def _drop_other_kinds(spec: Any, key: str) -> None:
+    """Where `key` makes another kind of a parameter, such as a constant of a range, take the old kind out."""
+    if isinstance(spec, dict) and key in REPLACES:
+        for other in REPLACES[key]:
+            spec.pop(other, None)
+
+
 def _opened_space(space: str | dict[str, Any], parameter: str) -> dict[str, Any]:
     """Return the parameters of `space`, which must name `parameter`, as a mapping that may be changed."""
     parameters = deepcopy(space) if isinstance(space, dict) else read_space(space)
-    if parameter not in parameters:
+    if parameter not in parameters and parameter not in Hyperparameters.model_fields:
         raise ConfigurationError(f"The space has no parameter {parameter!r}. {nearest(parameter, parameters)}")
     return parameters

@@ -48,8 +48,8 @@ def refuse_unknown_labels(name: str, train: Examples, examples: Examples) -> Non
     unknown = [label for label in examples.labels if label not in known]
     if unknown:
         raise DataError(
-            f"{name} has {len(unknown):,} rows with labels that training does not have: "
-            f"{listed_labels(unknown)}; training has {listed_labels(known)}."
+            f"{name} has labels that training does not have: {listed_labels(unknown)} (rows: {len(unknown):,}); "
+            f"training has {listed_labels(known)}."
         )
 
 

@@ -98,11 +98,11 @@ def _cleaned(table: Table, columns: Columns) -> tuple[Examples, list[str]]:
         )
     blank = written.count(False)
     counted = {
-        "holding bytes that are not UTF-8 or NUL characters, which were replaced": len(repaired),
-        "without text dropped": blank,
-        "without label dropped": table.rows - blank - len(kept),
+        "rows with bytes that are not UTF-8 or with NUL characters, which were replaced": len(repaired),
+        "rows dropped for having no text": blank,
+        "rows dropped for having no label": table.rows - blank - len(kept),
     }
-    notes = [f"{table.path.name}: {count:,} rows {what}." for what, count in counted.items() if count]
+    notes = [f"{table.path.name}: {what}: {count:,}." for what, count in counted.items() if count]
     examples = Examples(texts=tuple(texts), pairs=None if pairs is None else tuple(pairs), labels=tuple(labels))
     return examples if len(kept) == table.rows else examples.take(kept), notes
 

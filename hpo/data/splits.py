@@ -189,9 +189,9 @@ def _kept_apart(train: Examples, validation: Examples, test: Examples | None) ->
     apart_train, apart_validation = _removed(train, seen), _removed(validation, tested)
     notes = []
     if count := validation.rows - apart_validation.rows:
-        notes.append(f"Removed {count:,} validation rows whose text is in the test split as well.")
+        notes.append(f"Validation rows removed because their text is in the test split as well: {count:,}.")
     if count := train.rows - apart_train.rows:
-        notes.append(f"Removed {count:,} training rows whose text is in validation or test as well.")
+        notes.append(f"Training rows removed because their text is in validation or test as well: {count:,}.")
     for name, examples in (("validation", apart_validation), ("training", apart_train)):
         if not examples.rows:
             raise DataError(f"No {name} row is left: each of its texts is in another split as well.")
@@ -217,16 +217,16 @@ def _repeated(train: Examples) -> list[str]:
         labels.setdefault(key, set()).add(label)
     notes = []
     if count := train.rows - len(labels):
-        notes.append(f"{count:,} training rows repeat the text of an earlier one; they were kept.")
+        notes.append(f"Training rows that repeat the text of an earlier one, and were kept: {count:,}.")
     if contradicted := sum(len(given) > 1 for given in labels.values()):
-        notes.append(f"{contradicted:,} training texts stand there under more than one label.")
+        notes.append(f"Training texts that stand there under more than one label: {contradicted:,}.")
     return notes
 
 
 def _summary(train: Examples, validation: Examples, test: Examples | None, names: Sequence[str]) -> str:
     tested = f", {test.rows:,} test" if test else ", no test"
     return (
-        f"{train.rows:,} training, {validation.rows:,} validation{tested} rows; "
+        f"Rows: {train.rows:,} training, {validation.rows:,} validation{tested}; "
         f"{len(names)} labels: {listed_labels(names)}."
     )
 

@@ -36,7 +36,7 @@ def run(coordinator: Coordinator, worker: Worker, watcher: Watcher, stop: Event)
 
 def _admit_next(coordinator: Coordinator, worker: Worker, watcher: Watcher, running: dict[int, int]) -> bool:
     """Fill a free slot; False if there is nothing left to train."""
-    assignment = coordinator.next_assignment(uuid.uuid4().hex, Capacity(worker="inline-0", device=worker.device_name))
+    assignment = coordinator.next_assignment(uuid.uuid4().hex, Capacity(worker="inline-0", device=worker.device))
     if assignment is None:
         return False
     running[assignment.trial] = assignment.attempt

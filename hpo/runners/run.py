@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event
@@ -83,12 +84,12 @@ def _search(
     watcher: Watcher,
     stop: Event,
 ) -> None:
-    worker = open_worker(config, splits, files=files_folder(config))
+    worker = open_worker(config, splits, files_folder(config))
     measured = coordinator.measurements()
     if measured is None:
-        measured = worker.measure()
+        measured = asdict(worker.measure())
         coordinator.record_measurements(measured)
-    worker.use(measured)
+    worker.use(measured["precision"])
     watcher.started(config.study, objective.metric, config.budget.trials, coordinator.finished_trials())
     RUNNERS[config.compute.runner](coordinator, worker, watcher, stop)
     if not stop.is_set():

@@ -64,7 +64,7 @@ def _read_condition(parent: Any, values: Any, domains: Mapping[str, Domain], sou
         if not domains[parent].contains(value):
             raise SpaceError(
                 f"{source}: when asks for {parent} {spelled(value)}, which this space never takes: "
-                f"its values are {domains[parent].describe()}."
+                f"its values are {domains[parent].describe()}; take the condition or the parameter away."
             )
     return Condition(parent=parent, values=checked)
 

@@ -174,8 +174,8 @@ class IntUniform(_Interval):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quantized:
-    """`low`, `low + q`, `low + 2q` and so on up to `high` (Optuna's `step`), all equally likely.
+class Quantized(_Interval):
+    """`low`, `low + q`, `low + 2q` and so on to `high`, which is one of them (Optuna's `step`), all equally likely.
 
     `low`, `high` and `q` are all int, and so are the values then, or all float.
     """
@@ -186,39 +186,24 @@ class Quantized:
 
     def suggest(self, trial: Trial, name: str) -> Number:
         """Ask `trial` for a number of the grid."""
-        # Optuna warns about an upper end off the grid, so it is given the last number on it.
-        if isinstance(self.low, int) and isinstance(self.q, int):
-            return trial.suggest_int(name, self.low, int(self.maximum()), step=self.q)
-        return trial.suggest_float(name, self.low, self.maximum(), step=self.q)
+        if isinstance(self.low, int) and isinstance(self.high, int) and isinstance(self.q, int):
+            return trial.suggest_int(name, self.low, self.high, step=self.q)
+        return trial.suggest_float(name, self.low, self.high, step=self.q)
 
     def contains(self, value: Value) -> bool:
         """Return whether `value` is a number of the grid, but for rounding."""
-        if not is_number(value) or not self.low <= value <= self.maximum():
+        if not is_number(value) or not self.low <= value <= self.high:
             return False
         steps = (value - self.low) / self.q
         return abs(steps - round(steps)) < 1e-8
 
     def middle(self) -> Number:
         """Return the middle of the grid, the lower of two."""
-        return self._at(self._steps() // 2)
-
-    def minimum(self) -> Number:
-        """Return the lower end."""
-        return self.low
-
-    def maximum(self) -> Number:
-        """Return the largest number of the grid: `high`, or what is just below it."""
-        return self._at(self._steps())
+        return grid_number(self.low, self.q, whole_steps(self.low, self.high, self.q) // 2)
 
     def describe(self) -> str:
         """Return for example `0 … 0.5 in steps of 0.1`."""
-        return f"{spelled(self.low)} … {spelled(self.maximum())} in steps of {spelled(self.q)}"
-
-    def _steps(self) -> int:
-        return int((_decimal(self.high) - _decimal(self.low)) / _decimal(self.q))
-
-    def _at(self, step: int) -> Number:
-        return type(self.low)(_decimal(self.low) + step * _decimal(self.q))
+        return f"{spelled(self.low)} … {spelled(self.high)} in steps of {spelled(self.q)}"
 
 
 Domain = Constant | Choice | Uniform | LogUniform | IntUniform | Quantized
@@ -234,6 +219,16 @@ def spelled(value: Value) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def whole_steps(low: Number, high: Number, q: Number) -> int:
+    """Return how many whole steps of `q` fit between `low` and `high`."""
+    return int((_decimal(high) - _decimal(low)) / _decimal(q))
+
+
+def grid_number(low: Number, q: Number, steps: int) -> Number:
+    """Return the number that lies `steps` steps of `q` above `low`."""
+    return type(low)(_decimal(low) + steps * _decimal(q))
 
 
 def _decimal(number: Number) -> Decimal:

@@ -14,16 +14,9 @@ from typing import Any, Self
 from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters
 from hpo.config.reading import read_model
 from hpo.errors import SpaceError, nearest
-from hpo.space.conditions import Condition, Conditions, check_applies, parents_first, read_conditions
+from hpo.space.conditions import Conditions, check_applies, parents_first, read_conditions
 from hpo.space.domains import Choice, Constant, Domain, Number, Trial, Value, is_number, spelled
-from hpo.space.relative_rate import (
-    SAMPLED_NAME,
-    Factors,
-    base_rate,
-    base_rates,
-    describe_factors,
-    read_factors,
-)
+from hpo.space.relative_rate import SAMPLED_NAME, Factors, base_rate, base_rates, describe_factors, read_factors
 from hpo.space.specs import DOMAIN_KEYS, domain_spec, field_value, read_domain
 
 _SPEC_KEYS = (*DOMAIN_KEYS, "default", "when", "relative_to")
@@ -213,9 +206,7 @@ def _checked_spec(name: Any, spec: Any, source: str) -> Mapping[str, Any]:
     return spec
 
 
-def _parameter(
-    name: str, spec: Mapping[str, Any], domain: Domain, when: tuple[Condition, ...], source: str
-) -> Parameter:
+def _parameter(name: str, spec: Mapping[str, Any], domain: Domain, when: Conditions, source: str) -> Parameter:
     factors = read_factors(spec["relative_to"], source) if "relative_to" in spec else {}
     default = _default(name, spec, domain, relative=bool(factors), source=source)
     return Parameter(name=name, domain=domain, default=default, when=when, relative_to=factors)
@@ -238,7 +229,8 @@ def _default(name: str, spec: Mapping[str, Any], domain: Domain, *, relative: bo
 
 def _check_with_others(parameter: Parameter, others: Mapping[str, Parameter], source: str) -> None:
     """Refuse a parameter active where it means nothing, and a multiplier that gives impossible rates."""
-    if parameter.name in APPLIES_TO:
+    # A constant null is as good as left out, which an override of a shipped space cannot do.
+    if parameter.name in APPLIES_TO and parameter.domain != Constant(value=None):
         parent, _ = APPLIES_TO[parameter.name]
         check_applies(parameter.name, parameter.when, _possible(parent, others), source)
     if parameter.relative_to:

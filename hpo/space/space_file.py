@@ -1,5 +1,6 @@
 """Where spaces are read from: YAML files, those in `search_spaces/` being shipped and found by name."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,11 @@ def space_description(name_or_path: str) -> str:
 def load_space(name_or_path: str) -> SearchSpace:
     """Return the shipped space of that name, or that of the file; raises as `read_space` does."""
     return SearchSpace.from_mapping(read_space(name_or_path), Path(name_or_path).stem)
+
+
+def space_of(space: str | Mapping[str, Any]) -> SearchSpace:
+    """Return the space that a study file names, or holds itself; raises as `load_space` does."""
+    return load_space(space) if isinstance(space, str) else SearchSpace.from_mapping(space, "of the study")
 
 
 def _read_file(name_or_path: str) -> dict[str, Any]:

@@ -22,8 +22,10 @@ from hpo.space.domains import (
     Quantized,
     Uniform,
     Value,
+    grid_number,
     is_number,
     spelled,
+    whole_steps,
 )
 
 # The keys that each `distribution:` is made of.
@@ -171,6 +173,12 @@ def _read_quantized(name: str, spec: Mapping[str, Any], source: str) -> Quantize
         raise SpaceError(f"{source}: q must be a number above 0 and at most max - min, but is {q!r}.")
     if isinstance(low, int) and not isinstance(q, int):
         raise SpaceError(f"{source}: {name!r} takes whole numbers, so q must be one, but is {q!r}.")
+    last = grid_number(low, q, whole_steps(low, high, q))
+    if last != high:
+        raise SpaceError(
+            f"{source}: steps of {spelled(q)} from {spelled(low)} do not meet max, {spelled(high)}; "
+            f"write `max: {spelled(last)}`, the last one below it."
+        )
     return Quantized(low=low, high=high, q=type(low)(q))
 
 

@@ -235,7 +235,8 @@ class StudyStore:
     def has_event(self, kind: str, trial: int) -> bool:
         """Return whether the log has a line of this kind on `trial`."""
         which = sa.and_(self._trial(events, trial), events.c.kind == kind)
-        return self._execute(sa.select(sa.func.count()).select_from(events).where(which)).scalar_one() > 0
+        count = self._execute(sa.select(sa.func.count()).select_from(events).where(which)).scalar_one()
+        return bool(count)
 
     # -- what Optuna keeps of a trial
 

@@ -66,8 +66,9 @@ class Run:
             self._seconds = self._elapsed()
 
     def decide(self, action: Action) -> None:
-        """Take a decision; it has its effect before the next step."""
-        self._asked = action
+        """Take a decision; it has its effect before the next step, and going on does not undo it."""
+        if action is not Action.CONTINUE:
+            self._asked = action
 
     def close(self) -> None:
         """Give the run up without an outcome."""

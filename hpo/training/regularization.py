@@ -39,52 +39,48 @@ class Regularizer:
             pretrained: name -> pretrained value on the parameter's device; a name that is absent is pulled to zero.
                 Read only where `regularize_towards` is `pretrained`.
         """
-        self._hyperparameters = hyperparameters
-        matrices = {name: parameter for name, parameter in parameters.items() if parameter.ndim >= 2}
-        self._weights: list[Tensor] = list(matrices.values())
-        self._references: list[Tensor] | None = None
-        if hyperparameters.regularize_towards == "pretrained":
-            self._references = [pretrained.get(name, torch.zeros_like(w)) for name, w in matrices.items()]
+        self._l1, self._l1_form = hyperparameters.l1_strength, hyperparameters.l1_form
+        self._l2, self._l2_form = hyperparameters.l2_strength, hyperparameters.l2_form
+        towards_zero = hyperparameters.regularize_towards == "zero"
+        self._weights = [
+            (weight, None if towards_zero else pretrained.get(name, torch.zeros_like(weight)))
+            for name, weight in parameters.items()
+            if weight.ndim >= 2
+        ]
 
     @torch.no_grad()
     def before_step(self, rate: float) -> None:
         """Change gradients and weights ahead of the optimizer's step at this learning rate."""
-        strength, form = self._hyperparameters.l2_strength, self._hyperparameters.l2_form
-        if strength and form == "coupled":
-            self._add_to_gradients(self._distances(), strength)
-        if self._hyperparameters.l1_strength and self._hyperparameters.l1_form == "penalty":
-            signs = list(torch._foreach_sign(self._distances()))
-            self._add_to_gradients(signs, self._hyperparameters.l1_strength)
-        if strength and form == "decoupled":
-            self._shrink(rate * strength)
+        # A weight that the model did not use has no gradient; torch's optimizers leave such weights alone as well.
+        used = [(weight, reference) for weight, reference in self._weights if weight.grad is not None]
+        if not used or not (self._l1 or self._l2):
+            return
+        weights: list[Tensor] = [weight for weight, _ in used]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        if self._l2 and self._l2_form == "coupled":
+            torch._foreach_add_(gradients, _distances(used), alpha=self._l2)
+        if self._l1 and self._l1_form == "penalty":
+            torch._foreach_add_(gradients, list(torch._foreach_sign(_distances(used))), alpha=self._l1)
+        if self._l2 and self._l2_form == "decoupled":
+            torch._foreach_add_(weights, _distances(used), alpha=-rate * self._l2)
 
     @torch.no_grad()
     def after_step(self, rate: float) -> None:
         """Threshold the weights after the optimizer's step at this learning rate."""
-        if self._hyperparameters.l1_strength and self._hyperparameters.l1_form == "proximal":
-            threshold = rate * self._hyperparameters.l1_strength
-            if self._references is None:
-                for weight in self._weights:
-                    weight.copy_(soft_threshold(weight, threshold))
+        if not self._l1 or self._l1_form != "proximal":
+            return
+        for weight, reference in self._weights:
+            if weight.grad is None:
+                continue
+            if reference is None:
+                weight.copy_(soft_threshold(weight, rate * self._l1))
             else:
-                for weight, reference in zip(self._weights, self._references, strict=True):
-                    weight.copy_(reference + soft_threshold(weight - reference, threshold))
+                weight.copy_(reference + soft_threshold(weight - reference, rate * self._l1))
 
-    def _distances(self) -> list[Tensor]:
-        if self._references is None:
-            return self._weights
-        return list(torch._foreach_sub(self._weights, self._references))
 
-    def _add_to_gradients(self, pulls: list[Tensor], strength: float) -> None:
-        # A parameter the model did not use has no gradient; torch's optimizers leave such weights alone as well.
-        pairs = [(w.grad, pull) for w, pull in zip(self._weights, pulls, strict=True) if w.grad is not None]
-        torch._foreach_add_([grad for grad, _ in pairs], [pull for _, pull in pairs], alpha=strength)
-
-    def _shrink(self, share: float) -> None:
-        if self._references is None:
-            torch._foreach_mul_(self._weights, 1.0 - share)
-        else:
-            torch._foreach_add_(self._weights, self._distances(), alpha=-share)
+def _distances(used: list[tuple[nn.Parameter, Tensor | None]]) -> list[Tensor]:
+    """Return how far each weight stands from where it is pulled."""
+    return [weight if reference is None else weight - reference for weight, reference in used]
 
 
 def soft_threshold(values: Tensor, threshold: float) -> Tensor:

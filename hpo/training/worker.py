@@ -10,7 +10,7 @@ import transformers
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.batching import collate
-from hpo.data.splits import Splits, load_splits
+from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.messages import Action, Assignment, Decision, Outcome, Progress, Report, Scores
 from hpo.metrics.classification import Objective
@@ -136,20 +136,20 @@ class Worker:
         return bench.score(test)
 
 
-def open_worker(config: StudyConfig, files: Path | None = None) -> Worker:
-    """Read the study's data and load its model, both once.
+def open_worker(config: StudyConfig, splits: Splits, files: Path | None = None) -> Worker:
+    """Load the study's model, once, to train on its data.
 
     Args:
         config: the study.
+        splits: its data, as `load_splits` read it.
         files: folder in which the weights of the best trials are kept; None for nowhere.
 
     Raises:
-        DataError, ModelError, ConfigurationError: data, model, metric or device cannot be used.
+        ModelError, ConfigurationError: the model, the metric or the device cannot be used.
     """
     device = choose_device(config.compute)
     if config.compute.threads is not None:
         torch.set_num_threads(config.compute.threads)
-    splits = load_splits(config.data, config.seed)
     task = TASKS[config.task.name].of(config.task, splits.label_names, splits.train.labels)
     model = load_model(config.model, task, device)
     return Worker(Bench(config, splits, task, model, files))

@@ -1,6 +1,7 @@
 """Text and label are found where a person would look for them; a doubtful table is refused, never guessed at."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from hpo.data.formats import Table
 from hpo.errors import DataError
 
 
-def table(**columns: list[object]) -> Table:
+def table(**columns: Any) -> Table:
     return Table(
         path=Path("rows.csv"),
         names=tuple(columns),

@@ -121,7 +121,7 @@ def test_what_cannot_be_read_is_told_in_a_sentence(tmp_path: Path, name: str, co
 
 
 def test_files_that_are_not_there_are_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="Cannot read .*gone.csv: No such file or directory"):
+    with pytest.raises(DataError, match=r"Cannot read .*gone.csv: No such file or directory"):
         read_table(tmp_path / "gone.csv", strict=False)
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(DataError, match="Is a directory"):

@@ -49,17 +49,21 @@ def test_one_and_true_are_different_labels(tmp_path: Path) -> None:
 def test_rows_without_text_or_label_are_dropped_and_counted(tmp_path: Path) -> None:
     rows = (
         b'{"text": "kept", "label": 0}\n{"text": " \\t\\n", "label": 0}\n{"text": null, "label": null}\n{"label": 1}\n'
-        b'{"text": "a", "label": null}\n{"text": "b", "label": " "}\n{"text": "c", "label": NaN}\n{"text": 5, "label": 1}\n'
+        b'{"text": "a", "label": null}\n{"text": "b", "label": " "}\n{"text": "c", "label": NaN}\n'
+        b'{"text": 5, "label": 1}\n'
     )
     source = read(tmp_path, "a.jsonl", rows)
     assert source.examples == Examples(texts=("kept", "5"), labels=("0", "1"))
-    assert source.notes[1:] == ("a.jsonl: 3 rows without text dropped.", "a.jsonl: 3 rows without label dropped.")
+    assert source.notes[1:] == (
+        "a.jsonl: rows dropped for having no text: 3.",
+        "a.jsonl: rows dropped for having no label: 3.",
+    )
 
 
 def test_a_row_cut_short_has_no_label(tmp_path: Path) -> None:
     source = read(tmp_path, "a.csv", b"text,label\nx,a\nlast row was cu")
     assert source.examples.texts == ("x",)
-    assert source.notes[-1] == "a.csv: 1 rows without label dropped."
+    assert source.notes[-1] == "a.csv: rows dropped for having no label: 1."
 
 
 def test_of_a_pair_one_text_may_be_blank(tmp_path: Path) -> None:
@@ -71,8 +75,8 @@ def test_of_a_pair_one_text_may_be_blank(tmp_path: Path) -> None:
 def test_other_bytes_and_nul_are_replaced_and_their_rows_counted(tmp_path: Path) -> None:
     source = read(tmp_path, "a.csv", b"text,label\n\xa35 and \xa36,a\nfine,b\nx\x00y,c\xe9\n")
     assert source.examples == Examples(texts=("\ufffd5 and \ufffd6", "fine", "x y"), labels=("a", "b", "c\ufffd"))
-    replaced = "2 rows holding bytes that are not UTF-8 or NUL characters, which were replaced"
-    assert source.notes[-1] == f"a.csv: {replaced}."
+    replaced = "rows with bytes that are not UTF-8 or with NUL characters, which were replaced"
+    assert source.notes[-1] == f"a.csv: {replaced}: 2."
 
 
 def test_escaped_lone_surrogates_and_nul_are_replaced_too(tmp_path: Path) -> None:
@@ -92,5 +96,5 @@ def test_a_list_is_no_label(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_whole_row_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has both a text .column 'text'. and a label .column 'label'."):
+    with pytest.raises(DataError, match=r"has both a text \(column 'text'\) and a label \(column 'label'\)"):
         read(tmp_path, "a.csv", b"text,label\n,a\nx,\n")

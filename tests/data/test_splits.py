@@ -72,7 +72,7 @@ def test_fractions_are_shares_of_all_training_rows() -> None:
     assert len(set.union(*texts_of(splits))) == 100
     assert splits.notes == (
         "Made validation and test from the training rows.",
-        "70 training, 20 validation, 10 test rows; 2 labels: 'a', 'b'.",
+        "Rows: 70 training, 20 validation, 10 test; 2 labels: 'a', 'b'.",
     )
 
 
@@ -123,8 +123,8 @@ def test_texts_of_two_splits_are_removed_from_the_lower_one() -> None:
     assert splits.validation.texts == ("in both", "v")
     assert splits.test == test
     assert splits.notes[:2] == (
-        "Removed 1 validation rows whose text is in the test split as well.",
-        "Removed 2 training rows whose text is in validation or test as well.",
+        "Validation rows removed because their text is in the test split as well: 1.",
+        "Training rows removed because their text is in validation or test as well: 2.",
     )
 
 
@@ -150,8 +150,8 @@ def test_repetitions_within_training_are_kept_and_counted() -> None:
     splits = split_examples(train, validation=Examples(texts=("x", "y"), labels=("0", "1")), seed=0)
     assert splits.train == train
     assert splits.notes[:2] == (
-        "2 training rows repeat the text of an earlier one; they were kept.",
-        "1 training texts stand there under more than one label.",
+        "Training rows that repeat the text of an earlier one, and were kept: 2.",
+        "Training texts that stand there under more than one label: 1.",
     )
 
 
@@ -178,6 +178,8 @@ def test_hostile_labels_are_quoted_and_cut_in_sentences() -> None:
     assert len(summary) < 300
 
 
+TWELVE = examples(**dict.fromkeys("abcdefghijkl", 1))
+COPIES = Examples(texts=("b 0", "b 1", "x"), labels=("b", "b", "a"))
 VALIDATION = Examples(texts=("v a", "v b"), labels=("a", "b"))
 
 
@@ -187,12 +189,12 @@ VALIDATION = Examples(texts=("v a", "v b"), labels=("a", "b"))
         (examples(a=9), VALIDATION, "All 9 training rows have the label 'a'; classification needs two labels."),
         (examples(a=9, b=1), VALIDATION, "at least 2 training rows, but there are fewer of 'b'; add rows"),
         (examples(a=9, b=2), 0.2, "at least 3 training rows, one of them for each of validation, but there are fewer"),
-        (examples(**dict.fromkeys("abcdefghijkl", 1)), 0.2, "fewer of 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j' and 2"),
-        (examples(**dict.fromkeys("abcdefghijkl", 1)), 0.2, "holds 12 different values in 12 rows: is it the right one?"),
-        (examples(a=9, c=9), VALIDATION, "Validation has 1 rows with labels that training does not have: 'b'"),
+        (TWELVE, 0.2, "fewer of 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j' and 2"),
+        (TWELVE, 0.2, "holds 12 different values in 12 rows: is it the right one?"),
+        (examples(a=9, c=9), VALIDATION, "that training does not have: 'b' (rows: 1); training has 'a', 'c'."),
         (examples(a=9, b=9, c=9), VALIDATION, "Validation has no row of 'c'"),
         (examples(a=9, b=9), examples(a=9, b=9), "No training row is left"),
-        (examples(a=9, b=3), Examples(texts=("b 0", "b 1", "x"), labels=("b", "b", "a")), "Only one training row is left of 'b'"),
+        (examples(a=9, b=3), COPIES, "Only one training row is left of 'b'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_or_scored_is_refused(
@@ -204,7 +206,7 @@ def test_what_cannot_be_trained_or_scored_is_refused(
 
 
 def test_labels_of_test_are_checked_too() -> None:
-    with pytest.raises(DataError, match="The test split has 3 rows with labels that training does not have: 'z'"):
+    with pytest.raises(DataError, match="The test split has labels that training does not have: 'z'"):
         split_examples(examples(a=9, b=9), validation=0.2, test=examples(z=3), seed=0)
 
 
@@ -222,8 +224,8 @@ def test_files_of_several_formats_make_one_study(tmp_path: Path) -> None:
     assert splits.validation.texts == ("v0", "v1")
     assert splits.notes == (
         "train.csv: text from column 'text', label from column 'label' (detected).",
-        "train.csv: 1 rows without text dropped.",
-        "8 training, 2 validation, 1 test rows; 2 labels: '0', '1'.",
+        "train.csv: rows dropped for having no text: 1.",
+        "Rows: 8 training, 2 validation, 1 test; 2 labels: '0', '1'.",
     )
 
 
@@ -231,7 +233,7 @@ def test_validation_has_the_columns_found_in_training(tmp_path: Path) -> None:
     train = write(tmp_path / "train.csv", "v1,v2\n" + "".join(f"{'ab'[row % 2]},long text {row}\n" for row in range(9)))
     validation = write(tmp_path / "dev.csv", "v1,v2\na,v\nb,w\n")
     assert load_splits(DataConfig(train=train, validation=validation), seed=0).validation.labels == ("a", "b")
-    with pytest.raises(DataError, match=r"dev.csv has no column 'v2'. Did you mean 'v3'\?"):
+    with pytest.raises(DataError, match=r"dev.csv has no column 'v2'. Known: v1, v3."):
         load_splits(DataConfig(train=train, validation=write(tmp_path / "dev.csv", "v1,v3\na,v\n")), seed=0)
 
 

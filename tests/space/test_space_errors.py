@@ -45,13 +45,17 @@ REFUSED = {
     "epochs: {min: 3, max: 1}": "min must be below max, but they are 3 and 1",
     "epochs: {min: 3, max: 3}": "for a single value write `value: 3`",
     "epochs: {min: 1.0, max: 3.0}": "'epochs' is 1.0, but it should be a valid integer",
-    "epochs: {distribution: uniform, min: 1, max: 3}": "'epochs' takes whole numbers; write `distribution: int_uniform`",
+    "epochs: {distribution: uniform, min: 1, max: 3}": "'epochs' takes whole numbers; write `distribution: int",
     "epochs: {distribution: log_uniform_values, min: 1, max: 3}": "'epochs' takes whole numbers",
     "dropout: {distribution: int_uniform, min: 0.0, max: 0.5}": "int_uniform needs a whole min and max, but has 0 and",
     "l1_strength: {distribution: log_uniform_values, min: 0, max: 1}": "needs a min above 0, but min is 0",
     "epochs: {distribution: q_uniform, min: 1, max: 9, q: 0.5}": "'epochs' takes whole numbers, so q must be one",
     "dropout: {distribution: q_uniform, min: 0, max: 0.5, q: 0}": "q must be a number above 0 and at most max - min",
     "dropout: {distribution: q_uniform, min: 0, max: 0.5, q: 0.6}": "at most max - min, but is 0.6",
+    "dropout: {distribution: q_uniform, min: 0.1, max: 0.55, q: 0.2}": (
+        "steps of 0.2 from 0.1 do not meet max, 0.55; write `max: 0.5`, the last one below it."
+    ),
+    "epochs: {distribution: q_uniform, min: 1, max: 10, q: 4}": "do not meet max, 10; write `max: 9`",
     "dropout: {distribution: q_uniform, min: 0, max: 0.5, q: a}": "q must be a number above 0",
     # defaults
     "epochs: {min: 1, max: 3, default: 4}": "the default 4 is not among its values, 1 … 3, whole numbers",
@@ -65,7 +69,7 @@ REFUSED = {
     "{optimizer: {value: sgd}, epochs: {value: 1, when: {optimizer: sgd}}}": "{optimizer: [...]}, but has 'sgd'",
     "{optimizer: {value: sgd}, epochs: {value: 1, when: {optimizer: []}}}": "when needs a list of values",
     "{optimizer: {values: [sgd, adam]}, epochs: {value: 1, when: {optimizer: [sgd, adamw]}}}": (
-        "when asks for optimizer adamw, which this space never takes: its values are sgd, adam."
+        "when asks for optimizer adamw, which this space never takes: its values are sgd, adam; take the"
     ),
     "{optimizer: {value: sgd}, epochs: {value: 1, when: {optimizer: [adamw]}}}": "which this space never takes",
     "{optimizer: {value: sgd}, epochs: {value: 1, when: {optimizer: [sdg]}}}": "'optimizer' cannot be 'sdg'. Did you",
@@ -83,13 +87,13 @@ REFUSED = {
     "{optimizer: {values: [adamw, momentum]}, momentum: {min: 0.8, max: 0.9}}": "write `when: {optimizer: [momentum]}`",
     "momentum: {min: 0.8, max: 0.9}": "but here it is always adamw; leave momentum out",
     "{method: {value: full}, trained_layers: {value: 2}}": "but here it is always full; leave trained_layers out",
-    "{method: {values: [full, top_layers]}, epochs: {values: [1, 2]}, trained_layers: {value: 2, when: {epochs: [1]}}}": (
+    "{method: {values: [full, top_layers]}, epochs: {values: [1]}, trained_layers: {value: 2, when: {epochs: [1]}}}": (
         "write `when: {epochs: [1], method: [top_layers]}` below trained_layers"
     ),
     """{method: {values: [full, head]}, optimizer: {value: momentum, when: {method: [full]}},
        momentum: {min: 0.8, max: 0.9}}""": "write `when: {optimizer: [momentum]}` below momentum",
     """{optimizer: {values: [adamw, momentum]},
-       momentum: {min: 0.8, max: 0.9, when: {optimizer: [adamw, momentum]}}}""": "write `when: {optimizer: [momentum]}`",
+       momentum: {value: 0.9, when: {optimizer: [adamw, momentum]}}}""": "write `when: {optimizer: [momentum]}`",
     # relative learning rates
     "epochs: {min: 1, max: 3, relative_to: {adamw: 1}}": "relative_to is for learning_rate only",
     "learning_rate: {min: 0.1, max: 10.0, relative_to: 3e-5}": "relative_to must read like {adamw: 3e-5, sgd: 1e-2}",
@@ -135,6 +139,7 @@ def test_refused_in_one_sentence(text: str, sentence: str) -> None:
         "{optimizer: {values: [momentum, rmsprop]}, momentum: {min: 0.8, max: 0.9}}",
         "{optimizer: {values: [adam, sgd]}, beta1: {min: 0.8, max: 0.9, when: {optimizer: [adam]}}}",
         "beta1: {min: 0.8, max: 0.9}",
+        "{method: {value: full}, trained_layers: {value: null}}",
         "{optimizer: {value: sgd}, epochs: {values: [1, 2], when: {optimizer: [sgd]}}}",
         "{epochs: {min: 1, max: 3}, batch_size: {values: [8, 16], when: {epochs: [1, 3]}}}",
         "learning_rate: {min: 0.1, max: 10.0, relative_to: {adamw: 1e-5, sgd: 1e-2}}",

@@ -13,7 +13,7 @@ from hpo.config.reading import parse_yaml
 from hpo.errors import ConfigurationError, SpaceError
 from hpo.space import space_file
 from hpo.space.search_space import SearchSpace
-from hpo.space.space_file import load_space, read_space, shipped_spaces, space_description
+from hpo.space.space_file import load_space, read_space, shipped_spaces, space_description, space_of
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "search-spaces.md"
 EXAMPLES = re.findall(r"```yaml\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -26,6 +26,13 @@ def test_a_file_is_read_as_written_and_named_by_its_stem(tmp_path: Path) -> None
     assert read_space(str(path)) == {"dropout": {"min": 0, "max": 0.1}, "epochs": {"min": 1, "max": 5}}
     assert space_description(str(path)) == "a line"
     assert load_space(str(path)).name == "mine"
+
+
+def test_a_study_names_its_space_or_spells_it_out() -> None:
+    assert space_of("quickstart") == load_space("quickstart")
+    assert space_of(read_space("quickstart")).parameters == load_space("quickstart").parameters
+    with pytest.raises(SpaceError, match="Space the study's own, epochs"):
+        space_of({"epochs": {"value": 0}})
 
 
 def test_a_file_without_a_description_has_an_empty_one(tmp_path: Path) -> None:
@@ -68,7 +75,7 @@ def test_a_parameter_written_twice_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_is_told_the_shipped_ones() -> None:
-    with pytest.raises(SpaceError, match="No search space 'encodr'.*Did you mean 'encoder'.*encoder_small, quickstart"):
+    with pytest.raises(SpaceError, match=r"No search space 'encodr'.*Did you mean 'encoder'.*encoder_small"):
         read_space("encodr")
 
 

@@ -141,7 +141,9 @@ def test_biases_and_unused_weights_are_left_alone(form):
     assert torch.equal(weights["bias"], bias)
 
 
-@pytest.mark.parametrize("form", [{"l1_strength": 0.3, "l1_form": "penalty"}, {"l2_strength": 1.0, "l2_form": "coupled"}])
+@pytest.mark.parametrize(
+    "form", [{"l1_strength": 0.3, "l1_form": "penalty"}, {"l2_strength": 1.0, "l2_form": "coupled"}]
+)
 def test_a_weight_without_gradient_gets_none(form):
     weights = {"matrix": parameters()["matrix"]}
     hyperparameters = Hyperparameters.model_validate({"l2_strength": 0.0, **form})

@@ -1,0 +1,127 @@
+"""Flat tokens equal what the tokenizer gives for each row alone, for encoders, decoders and pairs."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+
+from hpo.data import tokenization
+from hpo.data.tokenization import tokenize
+from hpo.errors import DataError
+
+WORDS = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3, "a": 4, "b": 5, "c": 6}
+
+
+def word_tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(WordLevel(WORDS, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    return tokenizer
+
+
+def encoder_tokenizer() -> Any:
+    tokenizer = word_tokenizer()
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def decoder_tokenizer(**special: str) -> Any:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=word_tokenizer(), model_input_names=["input_ids", "attention_mask"], **special
+    )
+
+
+def test_special_tokens_stand_around_a_cut_text() -> None:
+    tokens = tokenize(["a b", "a b c a b c", ""], None, encoder_tokenizer(), max_length=5)
+    assert [tokens.row(row).tolist() for row in range(tokens.rows)] == [[1, 4, 5, 2], [1, 4, 5, 6, 2], [1, 2]]
+    assert tokens.lengths.tolist() == [4, 5, 2]
+    assert tokens.types is not None
+    assert [array.dtype.name for array in (tokens.ids, tokens.offsets, tokens.types)] == ["int32", "int64", "int8"]
+
+
+def test_of_a_pair_the_longer_is_cut_first() -> None:
+    tokens = tokenize(["a"], ["b b b b b b"], encoder_tokenizer(), max_length=7)
+    assert tokens.row(0).tolist() == [1, 4, 2, 5, 5, 5, 2]
+    assert tokens.types is not None
+    assert tokens.types.tolist() == [0, 0, 0, 1, 1, 1, 1]
+
+
+def test_many_rows_equal_each_row_alone() -> None:
+    tokenizer = encoder_tokenizer()
+    texts = [" ".join("abcx"[(row * place) % 4] for place in range(row % 11)) for row in range(2500)]
+    tokens = tokenize(texts, None, tokenizer, max_length=8)
+    assert tokens.rows == 2500
+    for row in (0, 1, 999, 1000, 1001, 2499):
+        assert tokens.row(row).tolist() == tokenizer(texts[row], truncation=True, max_length=8)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("special", "filler"), [({"eos_token": "c", "pad_token": "b"}, 6), ({"pad_token": "b"}, 5), ({}, 0)]
+)
+def test_a_text_without_any_token_gets_one(special: dict[str, str], filler: int) -> None:
+    tokens = tokenize(["a", "", " \n"], None, decoder_tokenizer(**special), max_length=4)
+    assert [tokens.row(row).tolist() for row in range(3)] == [[4], [filler], [filler]]
+    assert tokens.types is None
+
+
+def test_no_rows_are_no_tokens() -> None:
+    tokens = tokenize([], None, encoder_tokenizer(), max_length=8)
+    assert (tokens.rows, tokens.ids.size, tokens.lengths.tolist()) == (0, 0, [])
+
+
+def test_a_length_that_special_tokens_fill_is_refused() -> None:
+    with pytest.raises(
+        DataError, match="max_length is 3, but the tokenizer adds 3 special tokens to each row; give at"
+    ):
+        tokenize(["a"], ["b"], encoder_tokenizer(), max_length=3)
+
+
+@pytest.mark.parametrize(("users", "during", "after"), [(None, "true", "false"), ("false",) * 3, ("true",) * 3])
+def test_all_cores_are_used_and_given_back(
+    monkeypatch: pytest.MonkeyPatch, users: str | None, during: str, after: str
+) -> None:
+    def encoded(*_: object) -> dict[str, list[list[int]]]:
+        seen.append(os.environ["TOKENIZERS_PARALLELISM"])
+        return {"input_ids": [[1]]}
+
+    seen: list[str] = []
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "left by an earlier test")
+    monkeypatch.setattr(tokenization, "USERS_PARALLELISM", users)
+    monkeypatch.setattr(tokenization, "_encoded", encoded)
+    tokenize(["a"], None, decoder_tokenizer(), max_length=4)
+    assert (seen, os.environ["TOKENIZERS_PARALLELISM"]) == ([during], after)
+
+
+FORKED = """
+import os
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+from hpo.data.tokenization import tokenize
+words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="b")))
+tokenize(["a"] * 3000, None, words, 4)
+child = os.fork()
+if child == 0:
+    words(["a"] * 3000)
+    os._exit(0)
+os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_fork_after_tokenizing_neither_warns_nor_hangs() -> None:
+    plain = {name: value for name, value in os.environ.items() if name != "TOKENIZERS_PARALLELISM"}
+    ended = subprocess.run([sys.executable, "-c", FORKED], env=plain, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, "")

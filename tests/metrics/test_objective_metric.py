@@ -1,0 +1,73 @@
+"""Which score counts, and of two classes which is positive, is decided by rules that are said aloud."""
+
+import pytest
+
+from hpo.errors import ConfigurationError
+from hpo.metrics.classification import Objective, resolve_metric
+
+THREE = ["a", "b", "c"]
+
+
+def resolved(
+    names: list[str], train: list[str], metric: str = "auto", positive: str | None = None
+) -> tuple[str, str | None]:
+    objective = resolve_metric(metric, names, train, positive)
+    return objective.metric, objective.positive
+
+
+@pytest.mark.parametrize(
+    ("names", "train", "positive"),
+    [
+        (["0", "1"], ["1", "1", "0"], "1"),
+        (["False", "True"], ["True", "True", "False"], "True"),
+        (["NO", "YES"], ["YES", "YES", "NO"], "YES"),
+        (["Positive", "negative"], ["Positive", "Positive", "negative"], "Positive"),
+        (["ham", "spam"], ["ham", "ham", "spam"], "spam"),
+        (["ham", "spam"], ["spam", "spam", "ham"], "ham"),
+        (["cat", "dog"], ["cat", "dog"], "dog"),
+    ],
+)
+def test_the_positive_class_is_told_by_name_then_by_rarity(names: list[str], train: list[str], positive: str) -> None:
+    assert resolved(names, train) == ("f1", positive)
+
+
+def test_what_is_asked_for_comes_first() -> None:
+    assert resolved(["0", "1"], ["1", "0", "0"], positive="0") == ("f1", "0")
+    assert resolved(["0", "1"], ["1", "0"], metric="macro_f1") == ("macro_f1", "1")
+    assert resolved(THREE, THREE) == ("macro_f1", None)
+    assert resolved(THREE, THREE, metric="weighted_recall") == ("weighted_recall", None)
+
+
+def test_the_reason_is_said() -> None:
+    assert resolve_metric("auto", ["ham", "spam"], ["ham", "ham", "spam"], None) == Objective(
+        metric="f1",
+        positive="spam",
+        note="The objective is F1 of the positive class 'spam' (the rarer in training).",
+    )
+    notes = {
+        resolve_metric("recall", ["0", "1"], ["0", "1"], None).note: "recall of the positive class '1' (by its name)",
+        resolve_metric("auto", ["0", "1"], ["0", "1"], "0").note: "positive class '0' (as asked)",
+        resolve_metric("auto", ["x", "y"], ["y", "x"], None).note: "'y' (the last of two equally frequent in training)",
+        resolve_metric("accuracy", ["0", "1"], ["0"], None).note: "predicted right; the positive class is '1'",
+        resolve_metric("auto", THREE, THREE, None).note: "macro_f1: mean of the classes' F1, each class counted alike.",
+    }
+    assert [part for note, part in notes.items() if part not in note] == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "names", "positive", "sentence"),
+    [
+        ("makro_f1", THREE, None, "There is no metric 'makro_f1'. Did you mean 'macro_f1'?"),
+        ("loss", THREE, None, "There is no metric 'loss'. "),
+        ("f1", THREE, None, "there are 3 classes; choose macro_f1, weighted_f1 or micro_f1."),
+        ("recall", THREE, None, "choose macro_recall, weighted_recall or micro_recall."),
+        ("auto", THREE, "a", "positive_label is 'a', but a positive class needs two classes and there are 3"),
+        ("auto", ["ham", "spam"], "spma", "There is no label 'spma'. Did you mean 'spam'?"),
+    ],
+)
+def test_what_cannot_be_the_objective_is_refused(
+    metric: str, names: list[str], positive: str | None, sentence: str
+) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        resolve_metric(metric, names, names, positive)
+    assert sentence in str(error.value)

@@ -1,0 +1,207 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from hpo.config.study_file import ModelConfig, StudyConfig
+from hpo.data.batching import collate
+from hpo.data.tokenization import TokenizedSplit, tokenize
+from hpo.errors import ModelError
+from hpo.tasks.classification import Classification
+from hpo.training.models import PretrainedModel, load_model
+from tests.models import LONGEST
+
+CPU = torch.device("cpu")
+
+
+def weights(model: PretrainedModel) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+
+
+def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name in one if not torch.equal(one[name], other[name])}
+
+
+def test_the_head_is_what_pretraining_did_not_leave(bert: PretrainedModel):
+    assert bert.fresh == {"classifier.weight", "classifier.bias"}
+    assert bert.longest == LONGEST
+    assert {parameter.dtype for parameter in bert.network.parameters()} == {torch.float32}
+    assert bert.network.config.id2label == {0: "money", 1: "sport"}
+
+
+def test_reset_puts_everything_back_in_place(bert: PretrainedModel):
+    bert.reset(5)
+    places = {name: tensor.data_ptr() for name, tensor in bert.network.state_dict().items()}
+    before = weights(bert)
+    with torch.no_grad():
+        for parameter in bert.network.parameters():
+            parameter.add_(1.0)
+    bert.network(torch.tensor([[2, 5, 3]])).logits.sum().backward()
+    bert.reset(5)
+    assert differing(weights(bert), before) == set()
+    assert {name: tensor.data_ptr() for name, tensor in bert.network.state_dict().items()} == places
+    assert all(parameter.grad is None for parameter in bert.network.parameters())
+
+
+def test_the_seed_decides_the_head_alone(bert: PretrainedModel):
+    bert.reset(5)
+    five = weights(bert)
+    bert.reset(6)
+    assert differing(weights(bert), five) == {"classifier.weight"}
+    assert five["classifier.weight"].std() == pytest.approx(bert.network.config.initializer_range, rel=0.4)
+    assert torch.equal(five["classifier.bias"], torch.zeros(2))
+
+
+def test_reset_does_not_touch_the_random_state(bert: PretrainedModel):
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    bert.reset(5)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_weights_are_the_pretrained_ones(bert: PretrainedModel, tiny_bert: Path):
+    again = AutoModelForSequenceClassification.from_pretrained(tiny_bert).bert.state_dict()
+    own = bert.network.bert.state_dict()
+    assert all(torch.equal(own[name], again[name]) for name in again)
+
+
+def test_the_head_of_another_classifier_is_not_taken_over(
+    bert: PretrainedModel, task: Classification, tmp_path: Path, tiny_bert: Path
+):
+    bert.reset(5)
+    bert.network.save_pretrained(tmp_path)
+    bert.tokenizer.save_pretrained(tmp_path)
+    model = load_model(ModelConfig(name=str(tmp_path)), task, CPU)
+    model.reset(6)
+    assert "classifier.weight" in differing(weights(model), weights(bert))
+    bert.reset(6)
+    assert differing(weights(model), weights(bert)) == set()
+
+
+def test_dropout_is_set_and_given_back(bert: PretrainedModel):
+    layers = [module for module in bert.network.modules() if isinstance(module, torch.nn.Dropout)]
+    bert.set_dropout(0.37)
+    assert {layer.p for layer in layers} == {0.37}
+    bert.set_dropout(None)
+    assert {layer.p for layer in layers} == {0.1}
+
+
+def test_the_pretrained_reference_leaves_out_the_head(bert: PretrainedModel):
+    bert.reset(5)
+    reference = bert.pretrained(dict(bert.network.named_parameters()))
+    assert "classifier.weight" not in reference
+    name = "bert.encoder.layer.0.output.dense.weight"
+    assert torch.equal(reference[name], bert.network.get_parameter(name))
+
+
+def test_weights_of_another_model_are_refused(bert: PretrainedModel):
+    for trained in ({}, {"classifier.weight": torch.zeros(3, 16), "classifier.bias": torch.zeros(3)}):
+        with pytest.raises(ModelError, match="are of another model or label set"):
+            bert.restore(trained)
+
+
+@pytest.fixture
+def llama(tiny_llama: Path, task: Classification) -> PretrainedModel:
+    model = load_model(ModelConfig(name=str(tiny_llama)), task, CPU)
+    model.reset(0)
+    model.network.eval()
+    return model
+
+
+def test_a_decoder_without_padding_token_pads_with_its_end_of_text(llama: PretrainedModel):
+    assert llama.tokenizer.pad_token == "</s>"
+    assert llama.pad_id == llama.network.config.pad_token_id == 0
+    assert llama.fresh == {"score.weight"}
+
+
+@pytest.mark.parametrize("end", ["", " </s>", " </s> </s>"])
+def test_padding_does_not_change_what_a_decoder_answers(llama: PretrainedModel, end: str):
+    texts = ["goal team", "the bank price market trade tax" + end, "profit" + end, "a new win for the team of coach"]
+    tokens = tokenize(texts, None, llama.tokenizer, 16)
+    split = TokenizedSplit(tokens=tokens, labels=torch.zeros(4, dtype=torch.int64).numpy())
+    together = llama.logits(collate(split, [0, 1, 2, 3], llama.pad_id), "fp32")
+    alone = torch.cat([llama.logits(collate(split, [row], llama.pad_id), "fp32") for row in range(4)])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+    # The pooled token is the last that is not padding: computed here from the hidden states themselves.
+    hidden = llama.network.model(torch.from_numpy(tokens.row(1)[None].astype("int64"))).last_hidden_state[0]
+    last = max(place for place, token in enumerate(tokens.row(1)) if token != llama.pad_id)
+    torch.testing.assert_close(together[1], llama.network.score(hidden[last]), rtol=1e-5, atol=1e-6)
+
+
+def refused(task: Classification, name: object, **values: str) -> str:
+    with pytest.raises(ModelError) as refusal:
+        load_model(ModelConfig(name=str(name), **values), task, CPU)
+    message = str(refusal.value)
+    assert "\n" not in message
+    return message
+
+
+def test_no_such_folder(task: Classification, tmp_path: Path):
+    assert refused(task, tmp_path / "none").startswith(f"There is no folder {tmp_path / 'none'};")
+
+
+def test_a_folder_without_a_model(task: Classification, tmp_path: Path):
+    assert "holds no config.json" in refused(task, tmp_path)
+
+
+def test_a_folder_without_weights(task: Classification, tmp_path: Path, tiny_bert: Path):
+    shutil.copy(tiny_bert / "config.json", tmp_path)
+    assert "but no weights; expected model.safetensors" in refused(task, tmp_path)
+
+
+def test_a_folder_without_tokenizer(task: Classification, tmp_path: Path, tiny_bert: Path):
+    for file in ("config.json", "model.safetensors"):
+        shutil.copy(tiny_bert / file, tmp_path)
+    assert "holds no tokenizer; expected tokenizer.json" in refused(task, tmp_path)
+
+
+def test_a_broken_weights_file(task: Classification, tmp_path: Path, tiny_bert: Path):
+    shutil.copytree(tiny_bert, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.safetensors").write_bytes(b"not weights")
+    assert f"{tmp_path} cannot be loaded" in refused(task, tmp_path)
+
+
+def test_weights_of_another_shape(task: Classification, tmp_path: Path, tiny_bert: Path):
+    shutil.copytree(tiny_bert, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
+    assert "do not fit its config.json" in refused(task, tmp_path)
+
+
+def test_an_architecture_without_a_classification_head(task: Classification, tmp_path: Path, tiny_bert: Path):
+    shutil.copytree(tiny_bert, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
+    assert "(clip) that transformers has no classification head for" in refused(task, tmp_path)
+
+
+def test_a_gguf_file_that_is_not_there(task: Classification, tiny_bert: Path):
+    assert "holds no file x.gguf" in refused(task, tiny_bert, gguf_file="x.gguf")
+
+
+def test_a_hub_that_cannot_be_reached(task: Classification, monkeypatch: pytest.MonkeyPatch):
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("We couldn't connect to the hub.\nCheck your connection.")
+
+    monkeypatch.setattr(Classification, "load", unreachable)
+    message = refused(task, "someone/some-model")
+    assert message == (
+        "There is no folder someone/some-model, and the hub gives no such model: We couldn't connect to the hub."
+    )
+
+
+def test_remote_code_is_refused_in_a_sentence(task: Classification, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object, trust_remote_code: bool, **__: object) -> None:
+        assert trust_remote_code is False
+        raise ValueError("Loading this requires code; set the option `trust_remote_code=True`.")
+
+    monkeypatch.setattr(Classification, "load", refuse)
+    assert "model.trust_remote_code: true" in refused(task, "someone/some-model")
+
+
+def test_loading_prints_nothing(study: StudyConfig, task: Classification, capfd: pytest.CaptureFixture[str]):
+    load_model(study.model, task, CPU)
+    assert capfd.readouterr() == ("", "")

@@ -65,7 +65,7 @@ def write_texts(path: Path, rows: int, seed: int = 0) -> Path:
     return path
 
 
-def tiny_study(model: Path, texts: Path, **values: Any) -> StudyConfig:
+def tiny_study(model: Path, texts: Path, /, **values: Any) -> StudyConfig:
     """Return a study of that model and those texts, on one CPU thread in fp32; `values` are further sections."""
     sections: dict[str, Any] = {
         "study": "tiny",

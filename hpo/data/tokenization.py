@@ -1,8 +1,6 @@
 """Texts into tokens, once a study: flat arrays of ragged rows, unpadded."""
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -16,8 +14,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CHUNK_ROWS = 1000
-PARALLELISM = "TOKENIZERS_PARALLELISM"
-USERS_PARALLELISM = os.environ.get(PARALLELISM)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -79,12 +75,11 @@ def tokenize(
     typed = "token_type_ids" in tokenizer.model_input_names
     ids: list[list[int]] = []
     types: list[list[int]] = []
-    with _parallel():
-        for start in range(0, len(texts), CHUNK_ROWS):
-            chunk = slice(start, start + CHUNK_ROWS)
-            encoded = _encoded(texts[chunk], pairs[chunk] if pairs is not None else None, tokenizer, max_length, typed)
-            ids.extend(encoded["input_ids"])
-            types.extend(encoded["token_type_ids"] if typed else ())
+    for start in range(0, len(texts), CHUNK_ROWS):
+        chunk = slice(start, start + CHUNK_ROWS)
+        encoded = _encoded(texts[chunk], pairs[chunk] if pairs is not None else None, tokenizer, max_length, typed)
+        ids.extend(encoded["input_ids"])
+        types.extend(encoded["token_type_ids"] if typed else ())
     return _flat(ids, types if typed else None, tokenizer)
 
 
@@ -127,17 +122,3 @@ def _filler(tokenizer: "PreTrainedTokenizerBase") -> int:
     """Return the token of a row that has none: a model pools some token, so each row needs one."""
     known = (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
     return next((token for token in known if token is not None), 0)
-
-
-@contextmanager
-def _parallel() -> Iterator[None]:
-    """Tokenize on all cores, and leave later forks of this process without warning or deadlock.
-
-    The tokenizers library reads the variable at each call, and warns at a fork unless it is set. A child must
-    not use the thread pool that it lost in the fork, so afterwards the variable says `false`.
-    """
-    os.environ[PARALLELISM] = USERS_PARALLELISM or "true"
-    try:
-        yield
-    finally:
-        os.environ[PARALLELISM] = USERS_PARALLELISM or "false"

@@ -3,12 +3,12 @@
 It owns no process, no device and no model. Runners carry its assignments to workers and their messages back.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from optuna import Trial
-from optuna.trial import TrialState
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.differences import differences
 from hpo.config.hyperparameters import Hyperparameters
@@ -37,7 +37,6 @@ class Coordinator:
         self._space = space
         self._config = config
         self._leadership = leadership
-        self._asked: dict[int, Trial] = {}
 
     # -- the three verbs
 
@@ -54,9 +53,7 @@ class Coordinator:
             StoreError: the store failed; nothing was recorded, ask again.
         """
         with self._verb():
-            attempt = self._store.attempt_of_request(request)
-            if attempt is None and self._may_begin():
-                attempt = self._begin(request, capacity)
+            attempt = self._store.attempt_of_request(request) or self._begin(request, capacity)
             return None if attempt is None else self._assignment(attempt)
 
     def observe(self, report: Report) -> Decision:
@@ -70,7 +67,7 @@ class Coordinator:
     def finish(self, outcome: Outcome) -> None:
         """Record the end of an attempt and tell Optuna; told twice, or of an older attempt, nothing changes."""
         with self._verb():
-            if not self._is_current(outcome.trial, outcome.attempt):
+            if not self._store.is_open(outcome.trial, outcome.attempt):
                 return
             self._store.end_attempt(outcome)
             self._store.add_event(
@@ -82,7 +79,6 @@ class Coordinator:
             )
             self._store.set_attributes(outcome.trial, outcome_attributes(outcome))
             self._tell(outcome)
-        self._asked.pop(outcome.trial, None)
 
     # -- what is known of the study as a whole
 
@@ -99,7 +95,7 @@ class Coordinator:
     def best(self) -> tuple[int, Hyperparameters, float] | None:
         """Return (trial, hyperparameters, score) of the best completed trial; None if there is none."""
         with self._verb():
-            finished = self._store.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            finished = self._store.trials(TrialState.COMPLETE)
             if not finished:
                 return None
             # Of equals the earlier: it was found first and the default is trial 0.
@@ -111,9 +107,8 @@ class Coordinator:
 
     def finished_trials(self) -> int:
         """Return how many trials are over, of whatever state."""
-        over = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
         with self._verb():
-            return len(self._store.study.get_trials(deepcopy=False, states=over))
+            return len(self._store.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
 
     def test_was_read(self, trial: int) -> bool:
         """Return whether the test split has been read for `trial`."""
@@ -134,12 +129,12 @@ class Coordinator:
             self._leadership.confirm()
             yield
 
-    def _may_begin(self) -> bool:
-        waiting = self._store.waiting_trials()
-        return bool(waiting) or self._store.count_trials() < self._config.budget.trials
-
-    def _begin(self, request: str, capacity: Capacity) -> AttemptRecord:
-        """Ask Optuna, which hands out waiting trials first, and record the attempt."""
+    def _begin(self, request: str, capacity: Capacity) -> AttemptRecord | None:
+        """Ask Optuna, which hands out waiting trials first, and record the attempt; None if there is none left."""
+        before = self._store.trials()
+        waiting = any(trial.state == TrialState.WAITING for trial in before)
+        if not waiting and len(before) >= self._config.budget.trials:
+            return None
         trial = self._store.study.ask()
         values = self._space.suggest(trial)
         hyperparameters = self._space.hyperparameters(values)
@@ -148,16 +143,15 @@ class Coordinator:
             attempt=self._store.latest_attempt(trial.number) + 1,
             configuration=hyperparameters.to_mapping(),
             seed=seed_of(self._config, trial.number, hyperparameters),
-            score_to_beat=self._best_score(),
+            score_to_beat=max((t.values[0] for t in before if t.state == TrialState.COMPLETE), default=None),
             ended=False,
         )
         self._store.begin_attempt(record, request=request, worker=capacity.worker, device=capacity.device)
         self._store.add_event("begun", record.trial, record.attempt, worker=capacity.worker)
         attributes: dict[str, Any] = {"learning_rate": hyperparameters.learning_rate, "seed": record.seed}
         if record.attempt == 1:
-            attributes["proposed_by"] = self._proposer(trial)
+            attributes["proposed_by"] = self._proposer(trial.number, before)
         self._store.set_attributes(record.trial, attributes)
-        self._asked[trial.number] = trial
         return record
 
     def _assignment(self, record: AttemptRecord) -> Assignment:
@@ -172,17 +166,13 @@ class Coordinator:
         )
 
     def _judge(self, report: Report) -> Action:
-        if not self._is_current(report.trial, report.attempt):
+        if not self._store.is_open(report.trial, report.attempt):
             return Action.STOP
         self._store.set_intermediate_value(report.trial, report.rung, report.validation.objective)
         prune = report.decides and self._store.should_prune(report.trial)
         action = Action.STOP if prune else Action.CONTINUE
         self._store.add_evaluation(report, action)
         return action
-
-    def _is_current(self, trial: int, attempt: int) -> bool:
-        record = self._store.attempt(trial, attempt)
-        return record is not None and not record.ended and attempt == self._store.latest_attempt(trial)
 
     def _tell(self, outcome: Outcome) -> None:
         """Give Optuna the end of a trial in its own terms."""
@@ -194,24 +184,21 @@ class Coordinator:
                 self._store.study.tell(outcome.trial, state=TrialState.PRUNED)
             case Ending.DIVERGED | Ending.INFEASIBLE:
                 # TPE learns to keep away from what violates a constraint, and from nothing that failed.
-                self._asked[outcome.trial].set_constraint(CONSTRAINT, VIOLATED)
+                self._store.set_constraint(outcome.trial, CONSTRAINT, VIOLATED)
                 self._store.study.tell(outcome.trial, state=TrialState.PRUNED)
             case Ending.FAILED:
                 self._store.study.tell(outcome.trial, state=TrialState.FAIL)
             case Ending.PAUSED:
                 self._store.set_waiting(outcome.trial)
 
-    def _best_score(self) -> float | None:
-        finished = self._store.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return max((trial.values[0] for trial in finished), default=None)
-
-    def _proposer(self, trial: Trial) -> str:
-        if "fixed_params" in self._store.frozen(trial.number).system_attrs:
-            return "default"
+    def _proposer(self, trial: int, before: Sequence[FrozenTrial]) -> str:
+        """Return who proposed `trial`, of which Optuna had the picture `before` when it was asked."""
+        if trial < len(before):
+            default = self._space.sampled(self._space.default_values())
+            return "default" if before[trial].system_attrs.get("fixed_params") == default else "enqueued"
         if self._config.search.sampler == "random":
             return "random"
-        seen = (TrialState.COMPLETE, TrialState.PRUNED)
-        finished = len(self._store.study.get_trials(deepcopy=False, states=seen))
+        finished = sum(earlier.state in (TrialState.COMPLETE, TrialState.PRUNED) for earlier in before)
         return "start-up" if finished < startup_trials(self._config) else self._config.search.sampler
 
 
@@ -252,11 +239,11 @@ def leading(
         with store.transaction():
             leadership = take_lead(store)
             _begin_or_resume(store, record, objective, config, space)
-        with kept_up(database, store, leadership.fence):
-            try:
+        try:
+            with kept_up(database, store, leadership.fence):
                 yield Coordinator(store, space, config, leadership)
-            finally:
-                _step_down(store, leadership)
+        finally:
+            _step_down(store, leadership)
     finally:
         database.close()
 
@@ -272,6 +259,7 @@ def _begin_or_resume(
 ) -> None:
     stored = store.record()
     if stored is None:
+        _refuse_foreign_study(store)
         store.create(record, objective)
         copies = 2 if config.search.repeat_default and config.budget.trials >= REPEAT_DEFAULT_FROM_TRIALS else 1
         for _ in range(copies):
@@ -283,6 +271,15 @@ def _begin_or_resume(
         store.set_waiting(trial)
         store.add_event("requeued", trial, attempt)
     store.add_event("resumed", budget=config.budget.trials)
+
+
+def _refuse_foreign_study(store: StudyStore) -> None:
+    """Raise StudyMismatchError if a study that hpo did not record is more than an empty name."""
+    if store.trials() or store.study.directions != [StudyDirection.MAXIMIZE]:
+        raise StudyMismatchError(
+            f"The study {store.name!r} is in the store, but was not made by hpo. Start a new study with --study NAME. "
+            "Nothing was changed."
+        )
 
 
 def refuse_other_study(name: str, stored: StudyRecord, now: StudyRecord) -> None:

@@ -35,7 +35,7 @@ class Leadership:
         """
         if not self._store.renew_lease(self.fence, LEASE_SECONDS):
             lease = self._store.lease()
-            taken = f"is now led by {_leader(lease)}" if lease else "has been deleted"
+            taken = f"is now led by {_leader(lease)}" if lease.fence > self.fence else "has been deleted"
             raise StudyLedError(f"The study {self._store.name!r} {taken}; this search ends and writes nothing more.")
 
     def release(self) -> None:
@@ -50,17 +50,16 @@ def take_lead(store: StudyStore) -> Leadership:
         StudyLedError: another process leads the study; says which, since when and for how long at least.
     """
     lease = store.lease()
-    if lease is not None and lease.expires_at > lease.now and not _is_dead(lease):
+    if lease.expires_at > lease.now and not _is_dead(lease):
         raise StudyLedError(
             f"The study {store.name!r} is led by {_leader(lease)}. Wait for it, or stop it; if it is gone, its lease "
             f"lapses in {lease.expires_at - lease.now:.0f} seconds. Or start another study with --study NAME."
         )
-    fence = 1 if lease is None else lease.fence + 1
     store.take_lease(
-        fence=fence, host=socket.gethostname(), pid=os.getpid(),
+        fence=lease.fence + 1, host=socket.gethostname(), pid=os.getpid(),
         process_started=psutil.Process().create_time(), seconds=LEASE_SECONDS,
     )  # fmt: skip
-    return Leadership(store, fence)
+    return Leadership(store, lease.fence + 1)
 
 
 @contextlib.contextmanager
@@ -72,7 +71,8 @@ def kept_up(database: Database, store: StudyStore, fence: int) -> Iterator[None]
         while not done.wait(RENEWAL_SECONDS):
             try:
                 with database.transaction() as connection:
-                    renew_lease(connection, store.study_id, fence, LEASE_SECONDS)
+                    if not renew_lease(connection, store.study_id, fence, LEASE_SECONDS):
+                        return  # Another leads; the next verb says who.
             except StoreError as error:
                 # The database may be back before the lease is over; the next verb says so if not.
                 _logger.warning("The lease could not be renewed: %s", error)
@@ -91,7 +91,10 @@ def _is_dead(lease: LeaseRecord) -> bool:
     if lease.host != socket.gethostname():
         return False
     try:
-        return bool(abs(psutil.Process(lease.pid).create_time() - lease.process_started) > 1.0)
+        process = psutil.Process(lease.pid)
+        # A process that was killed and not yet waited for by its parent still has its number.
+        another = abs(process.create_time() - lease.process_started) > 1.0
+        return another or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
 

@@ -1,11 +1,13 @@
 """Who proposes configurations: Optuna's samplers, each proposal's randomness fixed by study seed and trial number."""
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from optuna import Study
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
@@ -13,11 +15,19 @@ from hpo.config.study_file import StudyConfig
 
 SamplerBuilder = Callable[[int, int], BaseSampler]
 
+
+def _tpe(seed: int, startup_trials: int) -> BaseSampler:
+    """Return TPE that models conditional parameters jointly too, and keeps away from what is running."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return TPESampler(
+            seed=seed, n_startup_trials=startup_trials, multivariate=True, group=True, constant_liar=True
+        )
+
+
 # name -> (seed, start-up trials) -> sampler
 SAMPLERS: Mapping[str, SamplerBuilder] = {
-    "tpe": lambda seed, startup: TPESampler(
-        seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True
-    ),
+    "tpe": _tpe,
     "random": lambda seed, _startup: RandomSampler(seed=seed),
 }
 

@@ -5,6 +5,7 @@ Optuna's rows and ours are committed together or not at all; outside of one they
 """
 
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from hpo.errors import StoreError
@@ -50,6 +51,19 @@ NETWORK_FILE_SYSTEMS = frozenset(
     ]
 )
 LOCK_TIMEOUT_SECONDS = 60
+# Of several processes that make Optuna's tables at once, each failure of one means that another made one more.
+OPTUNA_TABLE_ATTEMPTS = 20
+
+
+class JoinedSession(Session):
+    """A session inside a transaction of ours, which remembers why Optuna rolled that back."""
+
+    failure: BaseException | None = None
+
+    def rollback(self) -> None:
+        """Undo the whole transaction; Optuna does so where it has caught an error, which it may then swallow."""
+        self.failure = self.failure or sys.exception()
+        super().rollback()
 
 
 class JoiningSessions:
@@ -61,8 +75,13 @@ class JoiningSessions:
 
     def __call__(self) -> Session:
         """Return the session that Optuna's next call works in."""
-        joined: Session | None = getattr(self._thread, "session", None)
-        return self._own() if joined is None else joined
+        joined: JoinedSession | None = getattr(self._thread, "session", None)
+        if joined is None:
+            return self._own()
+        if joined.failure is not None:
+            # Optuna would go on, or try again, in a transaction that is over.
+            raise joined.failure
+        return joined
 
     def remove(self) -> None:
         """Close this thread's own session, as `scoped_session.remove` does."""
@@ -70,14 +89,19 @@ class JoiningSessions:
 
     @contextmanager
     def joined_to(self, connection: Connection) -> Iterator[None]:
-        """Let Optuna work inside `connection`'s transaction: its commits flush, its rollbacks undo all of it."""
+        """Let Optuna work inside `connection`'s transaction: its commits flush, its rollbacks undo all of it.
+
+        What Optuna rolled back for is raised at the end, even where it was swallowed on the way.
+        """
         assert getattr(self._thread, "session", None) is None, "transactions do not nest"
-        self._thread.session = Session(connection, join_transaction_mode="rollback_only")
+        session = self._thread.session = JoinedSession(connection, join_transaction_mode="rollback_only")
         try:
             yield
         finally:
-            self._thread.session.close()
             self._thread.session = None
+            session.close()
+            if session.failure is not None:
+                raise session.failure
 
 
 class JoiningStorage(RDBStorage):
@@ -91,7 +115,7 @@ class JoiningStorage(RDBStorage):
         self.scoped_session: Any = JoiningSessions(engine)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _storage_at, (str(self.engine.url.set(password=None)),)
+        return _storage_at, (without_password(self.engine.url),)
 
 
 class Database:
@@ -117,9 +141,12 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Open a read transaction: one consistent picture, which on SQLite never waits for a writer."""
+        """Open a read transaction: one consistent picture, which never waits for a writer."""
+        options: dict[str, Any] = {"hpo_read_only": True}
+        if self.engine.dialect.name == "postgresql":
+            options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         with translated(self.engine.url), self.engine.connect() as plain:
-            connection = plain.execution_options(hpo_read_only=True)
+            connection = plain.execution_options(**options)
             with connection.begin(), self.storage.scoped_session.joined_to(connection):
                 yield connection
 
@@ -144,13 +171,17 @@ def open_database(url: str, *, must_exist: bool = False) -> Database:
     if parsed.get_backend_name() == "sqlite":
         _check_sqlite_path(parsed, must_exist)
     engine = _engine(parsed)
-    with translated(parsed):
-        database = _with_optuna_tables(engine)
-    with database.reading() as connection:
-        current = is_current(connection)
-    if not current:
-        with database.transaction() as connection:
-            upgrade(connection)
+    try:
+        with translated(parsed):
+            database = _with_optuna_tables(engine)
+        with database.reading() as connection:
+            current = is_current(connection)
+        if not current:
+            with database.transaction() as connection:
+                upgrade(connection)
+    except BaseException:
+        engine.dispose()
+        raise
     return database
 
 
@@ -159,12 +190,17 @@ def translated(url: URL) -> Iterator[None]:
     """Say a database's error in one sentence that names the store without its password."""
     try:
         yield
-    except (DBAPIError, StorageInternalError) as error:
+    except (SQLAlchemyError, StorageInternalError) as error:
         # Optuna wraps what SQLAlchemy wraps; the database's own words say most.
         wrapped = error.__cause__ if isinstance(error, StorageInternalError) else error
         said = str(getattr(wrapped, "orig", wrapped)).strip().splitlines()
-        name = url.render_as_string(hide_password=True)
-        raise StoreError(f"The store {name} failed: {said[0] if said else type(wrapped).__name__}.") from error
+        words = said[0].rstrip(".") if said else type(wrapped).__name__
+        raise StoreError(f"The store {without_password(url)} failed: {words}.") from error
+
+
+def without_password(url: URL) -> str:
+    """Return `url` as it may be shown, logged and pickled: with no password, in its front or in its query."""
+    return str(url._replace(password=None).difference_update_query(["password", "sslpassword"]))
 
 
 def clock_of(connection: Connection) -> sa.ColumnElement[float]:
@@ -184,6 +220,8 @@ def _parsed(url: str) -> URL:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         raise StoreError(f"The store's URL cannot be read; it must be {SUPPORTED}.") from None
+    if "@" in (parsed.host or ""):
+        raise StoreError("The store's URL cannot be read: write each @ of its password as %40, and each / as %2F.")
     if parsed.drivername == "postgresql":
         return parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
@@ -219,16 +257,18 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _with_optuna_tables(engine: Engine) -> Database:
-    """Return a database that has Optuna's tables; of two processes that make them at once the slower tries again."""
-    try:
-        return Database(engine)
-    except (OperationalError, IntegrityError) as error:
-        if "already exists" not in str(error) and "UNIQUE" not in str(error).upper():
-            raise
-        return Database(engine)
-    except RuntimeError as error:
-        # Optuna's own check of its tables' version.
-        raise StoreError(f"The store's Optuna tables do not fit the installed Optuna: {error}") from None
+    """Return a database that has Optuna's tables, made one by one by whichever process is first at each."""
+    for attempt in range(1, OPTUNA_TABLE_ATTEMPTS + 1):
+        try:
+            return Database(engine)
+        except DBAPIError as error:
+            made_meanwhile = "already exists" in str(error) or isinstance(error, IntegrityError)
+            if not made_meanwhile or attempt == OPTUNA_TABLE_ATTEMPTS:
+                raise
+        except RuntimeError as error:
+            # Optuna's own check of its tables' version.
+            raise StoreError(f"The store's Optuna tables do not fit the installed Optuna: {error}") from None
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _check_sqlite_path(url: URL, must_exist: bool) -> None:

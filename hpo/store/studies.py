@@ -1,20 +1,24 @@
 """The records of one study: every write of a search, each inside one transaction with Optuna's own rows."""
 
 import json
+import threading
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
 import sqlalchemy as sa
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.storages._rdb.models import StudyModel, TrialModel, TrialUserAttributeModel
+from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.exc import IntegrityError
 
-from hpo.errors import StoreError
 from hpo.messages import Action, Outcome, Report, Scores
 from hpo.store.engine import Database, clock_of, translated
 from hpo.store.tables import attempts, evaluations, events, leases, studies
@@ -59,7 +63,10 @@ class AttemptRecord:
 
 
 class StudyStore:
-    """One study in one database. Every method but `transaction` must be called inside a transaction."""
+    """One study in one database. Every method but `transaction` must be called inside a transaction.
+
+    Transactions of several threads follow one another.
+    """
 
     def __init__(self, database: Database, name: str, sampler: BaseSampler, pruner: BasePruner) -> None:
         """Open the study `name`, made if it is not there."""
@@ -68,23 +75,23 @@ class StudyStore:
         self._sampler = sampler
         self._pruner = pruner
         self._connection: Connection | None = None
-        with _quiet_optuna():
-            self.study = self._opened()
+        self._lock = threading.Lock()
+        self.study = self._opened()
         self.study_id = database.storage.get_study_id_from_name(name)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Open a transaction: what the block writes, here and through `study`, is kept whole or not at all."""
-        try:
-            with self._database.transaction() as self._connection:
-                yield
-        except BaseException:
-            # Optuna caches trials as it reads them; after a rollback it would show some that never were.
-            self._connection = None
-            self._forget_what_optuna_cached()
-            raise
-        finally:
-            self._connection = None
+        with self._lock:
+            try:
+                with self._database.transaction() as self._connection:
+                    yield
+            except BaseException:
+                # Optuna caches trials as it reads them; after a rollback it would show some that never were.
+                self.study._storage = optuna.storages.get_storage(self._database.storage)
+                raise
+            finally:
+                self._connection = None
 
     # -- the study itself
 
@@ -103,15 +110,18 @@ class StudyStore:
 
     def create(self, record: StudyRecord, objective: str) -> None:
         """Record what the study is made from, and name its objective for Optuna's dashboard."""
-        # Rows of an earlier study of this number, deleted with Optuna's own tools, are not ours.
-        for table in (attempts, evaluations, events, leases, studies):
+        # Rows of an earlier study of this number, deleted with Optuna's own tools, are not ours. The lease stays: its
+        # fence rises on, so that a leader of that study is refused.
+        for table in (attempts, evaluations, events, studies):
             self._write(sa.delete(table).where(table.c.study_id == self.study_id))
         uid = uuid.uuid4().hex
         values = {key: json.dumps(value) for key, value in asdict(record).items() if key != "data_fingerprint"}
         self._insert(studies, uid=uid, data_fingerprint=record.data_fingerprint, created_at=self._clock, **values)
         self.study.set_user_attr(UID_ATTRIBUTE, uid)
         self.study.set_user_attr("hpo:metric", objective)
-        self.study.set_metric_names([objective])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            self.study.set_metric_names([objective])
 
     def set_user_attribute(self, key: str, value: Any) -> None:
         """Set an attribute of the study, shown by Optuna's dashboard."""
@@ -129,38 +139,43 @@ class StudyStore:
 
     # -- the lease
 
-    def lease(self) -> LeaseRecord | None:
-        """Return the newest lease, in force or not, locked until the transaction ends."""
-        columns = (*leases.c, self._clock.label("now"))
-        row = self._one(sa.select(*columns).where(leases.c.study_id == self.study_id).with_for_update())
-        return None if row is None else LeaseRecord(**{k: v for k, v in row.items() if k != "study_id"})
+    def lease(self) -> LeaseRecord:
+        """Return the newest lease, in force or not, locked until the transaction ends; fence 0 is nobody's."""
+        # Of two first leaders on PostgreSQL the second waits here until the first has committed.
+        with suppress(IntegrityError), self._open_connection().begin_nested():
+            self._insert(leases, fence=0, host="", pid=0, process_started=0, acquired_at=0, expires_at=0)
+        columns = [column for column in leases.c if column is not leases.c.study_id]
+        newest = sa.select(*columns, self._clock.label("now")).where(leases.c.study_id == self.study_id)
+        return LeaseRecord(**self._execute(newest.with_for_update()).mappings().one())
 
     def take_lease(self, *, fence: int, host: str, pid: int, process_started: float, seconds: float) -> None:
-        """Write a lease over whatever lease there was."""
-        self._write(sa.delete(leases).where(leases.c.study_id == self.study_id))
-        self._insert(
-            leases, fence=fence, host=host, pid=pid, process_started=process_started,
-            acquired_at=self._clock, expires_at=self._clock + seconds,
-        )  # fmt: skip
+        """Write a lease over the newest one, which `lease` has locked."""
+        self._write(
+            sa.update(leases)
+            .where(leases.c.study_id == self.study_id)
+            .values(
+                fence=fence,
+                host=host,
+                pid=pid,
+                process_started=process_started,
+                acquired_at=self._clock,
+                expires_at=self._clock + seconds,
+            )
+        )
 
     def renew_lease(self, fence: int, seconds: float) -> bool:
-        """Let the lease of `fence` run `seconds` from now; False if there is a newer one, or none."""
+        """Let the lease of `fence` run `seconds` from now; False if there is a newer one, or no such study."""
         return renew_lease(self._open_connection(), self.study_id, fence, seconds)
 
     # -- trials and their attempts
 
-    def count_trials(self) -> int:
-        """Return how many trials the study has, of any state."""
-        return len(self.study.get_trials(deepcopy=False))
-
-    def waiting_trials(self) -> list[int]:
-        """Return the numbers of the trials that wait to be begun or gone on with."""
-        return [trial.number for trial in self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))]
+    def trials(self, *states: TrialState) -> Sequence[FrozenTrial]:
+        """Return Optuna's picture of the trials in one of `states`, or of all, by number; not to be changed."""
+        return self.study.get_trials(deepcopy=False, states=states or None)
 
     def abandoned_attempts(self) -> list[tuple[int, int]]:
         """Return (trial, attempt) of what is marked as running."""
-        running = [t.number for t in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
-        latest = {number: self.latest_attempt(number) for number in running}
+        latest = {trial.number: self.latest_attempt(trial.number) for trial in self.trials(TrialState.RUNNING)}
         return [(number, attempt) for number, attempt in latest.items() if attempt > 0]
 
     def latest_attempt(self, trial: int) -> int:
@@ -177,6 +192,20 @@ class StudyStore:
         """Return one attempt; None if there is no such attempt."""
         which = sa.and_(self._trial(attempts, trial), attempts.c.attempt == attempt)
         return _attempt(self._one(sa.select(attempts).where(which)))
+
+    def is_open(self, trial: int, attempt: int) -> bool:
+        """Return whether `attempt` is the newest at `trial`, has not ended, and its trial is running for Optuna too.
+
+        A trial that somebody ended or put back with Optuna's own tools is so by their word.
+        """
+        newest = (
+            sa.select(attempts.c.attempt, attempts.c.ended_at, TrialModel.state)
+            .join(TrialModel, (TrialModel.study_id == self.study_id) & (TrialModel.number == trial))
+            .where(self._trial(attempts, trial))
+            .order_by(attempts.c.attempt.desc())
+            .limit(1)
+        )
+        return self._execute(newest).first() == (attempt, None, TrialState.RUNNING)
 
     def begin_attempt(self, record: AttemptRecord, *, request: str, worker: str, device: str) -> None:
         """Record that `record.trial` is about to be trained."""
@@ -246,17 +275,19 @@ class StudyStore:
 
     def should_prune(self, trial: int) -> bool:
         """Ask the study's pruner about `trial`, whose newest score it was given."""
-        return bool(self._pruner.prune(self.study, self.frozen(trial)))
-
-    def frozen(self, trial: int) -> FrozenTrial:
-        """Return Optuna's picture of `trial`."""
-        return self._database.storage.get_trial(self._optuna_id(trial))
+        picture = self._database.storage.get_trial(self._optuna_id(trial))
+        return bool(self._pruner.prune(self.study, picture))
 
     def set_attributes(self, trial: int, attributes: Mapping[str, Any]) -> None:
-        """Set user attributes of a trial that has not finished."""
-        trial_id = self._optuna_id(trial)
-        for key, value in attributes.items():
-            self._database.storage.set_trial_user_attr(trial_id, key, value)
+        """Set user attributes of a trial that has not finished, all at once; Optuna takes two statements for each."""
+        trial_id, table = self._optuna_id(trial), TrialUserAttributeModel
+        self._write(sa.delete(table).where(table.trial_id == trial_id, table.key.in_(attributes)))
+        rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(attributes[key])} for key in attributes]
+        self._open_connection().execute(sa.insert(table), rows)
+
+    def set_constraint(self, trial: int, name: str, value: float) -> None:
+        """Set a constraint of a running trial; above 0 it is violated."""
+        Trial(self.study, self._optuna_id(trial)).set_constraint(name, value)
 
     def set_waiting(self, trial: int) -> None:
         """Put a running trial back among those that wait; it keeps its parameters and is handed out first."""
@@ -273,7 +304,7 @@ class StudyStore:
         return self._connection
 
     def _opened(self) -> optuna.Study:
-        with translated(self._database.engine.url):
+        with translated(self._database.engine.url), _quiet_optuna():
             return optuna.create_study(
                 storage=self._database.storage,
                 sampler=self._sampler,
@@ -283,16 +314,8 @@ class StudyStore:
                 load_if_exists=True,
             )
 
-    def _forget_what_optuna_cached(self) -> None:
-        with _quiet_optuna():
-            try:
-                self.study = self._opened()
-            except StoreError:
-                # The database is away; the next transaction says so, and Optuna's picture is renewed by then.
-                self.study._storage = optuna.storages.get_storage(self._database.storage)
-
     def _optuna_id(self, trial: int) -> int:
-        return self._database.storage.get_trial_id_from_study_id_trial_number(self.study_id, trial)
+        return self.study._storage.get_trial_id_from_study_id_trial_number(self.study_id, trial)
 
     def _trial(self, table: sa.Table, trial: int) -> sa.ColumnElement[bool]:
         return sa.and_(table.c.study_id == self.study_id, table.c.trial == trial)
@@ -311,8 +334,9 @@ class StudyStore:
 
 
 def renew_lease(connection: Connection, study_id: int, fence: int, seconds: float) -> bool:
-    """Let the lease of `fence` run `seconds` from now; False if there is a newer one, or none."""
-    ours = sa.and_(leases.c.study_id == study_id, leases.c.fence == fence)
+    """Let the lease of `fence` run `seconds` from now; False if there is a newer one, or no such study."""
+    exists = sa.exists().where(StudyModel.study_id == study_id)
+    ours = sa.and_(leases.c.study_id == study_id, leases.c.fence == fence, exists)
     renewed = sa.update(leases).where(ours).values(expires_at=clock_of(connection) + seconds)
     return connection.execute(renewed).rowcount == 1
 

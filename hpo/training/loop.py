@@ -57,13 +57,15 @@ class Run:
             with self._random:
                 return next(self._life)
         except StopIteration as finished:
-            return self._outcome(*finished.value)
+            end: End = finished.value
         except Exception as error:
             # Whatever a trial dies of is an outcome; the search goes on.
             logger.debug("Trial %d failed.", self.assignment.trial, exc_info=True)
-            return self._outcome(*self._end_by(error))
+            end = self._end_by(error)
         finally:
             self._seconds = self._elapsed()
+        # Not in the handler: as long as the error lives, so do its frames and their tensors.
+        return self._outcome(*end)
 
     def decide(self, action: Action) -> None:
         """Take a decision; it has its effect before the next step, and going on does not undo it."""
@@ -212,7 +214,7 @@ class Run:
             attempt=self.assignment.attempt,
             ending=ending,
             best=self._best,
-            seconds=self._elapsed(),
+            seconds=self._seconds,
             peak_memory_bytes=peak_memory_bytes(self._bench.device),
             reason=reason,
         )

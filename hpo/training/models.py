@@ -127,11 +127,13 @@ def load_model(config: ModelConfig, task: Task, device: torch.device) -> Pretrai
     if config.gguf_file:
         options["gguf_file"] = config.gguf_file
     source = str(Path(config.name).expanduser()) if _is_folder(config.name) else config.name
-    with _quiet(), _told(config):
-        network, found = task.load(
-            source, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+    with _quiet():
+        with _told(config, "The model"):
+            network, found = task.load(
+                source, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
+            )
+        with _told(config, "The tokenizer"):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
     _refuse_empty(config, tokenizer)
     mismatched = {key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]}
     missing = frozenset(found["missing_keys"]) | mismatched
@@ -163,17 +165,17 @@ def _refuse_incomplete(config: ModelConfig) -> None:
 
 
 @contextmanager
-def _told(config: ModelConfig) -> Iterator[None]:
-    """Say in one sentence why a model could not be loaded."""
+def _told(config: ModelConfig, part: str) -> Iterator[None]:
+    """Say in one sentence why a part of a model could not be loaded."""
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
-        raise ModelError(_why(config, error)) from error
+        raise ModelError(_why(config, part, error)) from error
 
 
-def _why(config: ModelConfig, error: Exception) -> str:
+def _why(config: ModelConfig, part: str, error: Exception) -> str:
     text = str(error)
     first = text.strip().splitlines()[0].rstrip(".") if text.strip() else type(error).__name__
     if "Unrecognized configuration class" in text:
@@ -181,11 +183,9 @@ def _why(config: ModelConfig, error: Exception) -> str:
         return f"{config.name} is a model ({kind}) that transformers has no classification head for; choose another."
     if "trust_remote_code" in text:
         return f"{config.name} runs its own Python code; where you trust it, set model.trust_remote_code: true."
-    if "tokenizer" in text:
-        return f"The tokenizer of {config.name} cannot be loaded: {first}."
     if isinstance(error, OSError) and not _is_folder(config.name):
         return f"There is no folder {config.name}, and the hub gives no such model: {first}."
-    return f"{config.name} cannot be loaded: {first}."
+    return f"{part} of {config.name} cannot be loaded: {first}."
 
 
 def _refuse_empty(config: ModelConfig, tokenizer: Any) -> None:

@@ -12,7 +12,6 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from hpo.data import tokenization
 from hpo.data.tokenization import tokenize
 from hpo.errors import DataError
 
@@ -87,22 +86,6 @@ def test_a_length_that_special_tokens_fill_is_refused() -> None:
         DataError, match="max_length is 3, but the tokenizer adds 3 special tokens to each row; give at"
     ):
         tokenize(["a"], ["b"], encoder_tokenizer(), max_length=3)
-
-
-@pytest.mark.parametrize(("users", "during", "after"), [(None, "true", "false"), ("false",) * 3, ("true",) * 3])
-def test_all_cores_are_used_and_given_back(
-    monkeypatch: pytest.MonkeyPatch, users: str | None, during: str, after: str
-) -> None:
-    def encoded(*_: object) -> dict[str, list[list[int]]]:
-        seen.append(os.environ["TOKENIZERS_PARALLELISM"])
-        return {"input_ids": [[1]]}
-
-    seen: list[str] = []
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "left by an earlier test")
-    monkeypatch.setattr(tokenization, "USERS_PARALLELISM", users)
-    monkeypatch.setattr(tokenization, "_encoded", encoded)
-    tokenize(["a"], None, decoder_tokenizer(), max_length=4)
-    assert (seen, os.environ["TOKENIZERS_PARALLELISM"]) == ([during], after)
 
 
 FORKED = """

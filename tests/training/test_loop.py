@@ -12,9 +12,8 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
 from hpo.errors import ModelError
 from hpo.messages import Action, Assignment, Decision, Ending, Milestone, Outcome, Progress, Report
-from hpo.training import loop
+from hpo.training import evaluation, loop
 from hpo.training.checkpoints import load_weights, weights_path
-from hpo.training.evaluation import score_rows
 from hpo.training.worker import Worker, open_worker, train
 from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study
 
@@ -178,8 +177,9 @@ def test_early_stopping_ends_after_that_many_full_reports_without_a_better_score
     assert outcome.best == reports[0]
 
 
-def test_an_absurd_learning_rate_diverges(worker: Worker):
-    outcome = ending(worker, learning_rate=1e6, optimizer="sgd", max_grad_norm=None, epochs=8)
+@pytest.mark.parametrize("values", [{}, {"optimizer": "sgd", "max_grad_norm": None}, {"optimizer": "rmsprop"}])
+def test_an_absurd_learning_rate_diverges(worker: Worker, values: dict[str, object]):
+    outcome = ending(worker, learning_rate=1e6, epochs=8, **values)
     assert outcome.ending is Ending.DIVERGED
     assert "no longer a number" in outcome.reason
 
@@ -286,7 +286,7 @@ def test_scores_do_not_depend_on_how_rows_are_batched(worker: Worker, monkeypatc
     bench = worker._bench
     split = bench.tokenized(16).validation
     together = bench.score(split)
-    monkeypatch.setitem(score_rows.__globals__["MOST_TOKENS"], "cpu", 1)
+    monkeypatch.setitem(evaluation.MOST_TOKENS, "cpu", 1)
     alone = bench.score(split)
     assert alone.confusion == together.confusion
     assert alone.values["loss"] == pytest.approx(together.values["loss"], rel=1e-5)

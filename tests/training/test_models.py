@@ -162,7 +162,13 @@ def test_a_folder_without_tokenizer(task: Classification, tmp_path: Path, tiny_b
 def test_a_broken_weights_file(task: Classification, tmp_path: Path, tiny_bert: Path):
     shutil.copytree(tiny_bert, tmp_path, dirs_exist_ok=True)
     (tmp_path / "model.safetensors").write_bytes(b"not weights")
-    assert f"{tmp_path} cannot be loaded" in refused(task, tmp_path)
+    assert f"The model of {tmp_path} cannot be loaded: " in refused(task, tmp_path)
+
+
+def test_a_broken_tokenizer(task: Classification, tmp_path: Path, tiny_bert: Path):
+    shutil.copytree(tiny_bert, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert f"The tokenizer of {tmp_path} cannot be loaded: " in refused(task, tmp_path)
 
 
 def test_weights_of_another_shape(task: Classification, tmp_path: Path, tiny_bert: Path):

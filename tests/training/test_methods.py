@@ -1,0 +1,88 @@
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    DebertaV2Config,
+    DistilBertConfig,
+    GPT2Config,
+    LlamaConfig,
+    ModernBertConfig,
+    RobertaConfig,
+)
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.errors import ConfigurationError, ModelError
+from hpo.training.methods import select_parameters, transformer_layers
+from hpo.training.models import PretrainedModel
+
+SMALL = {"vocab_size": 40, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "pad_token_id": 0}
+ARCHITECTURES = {
+    "roberta": RobertaConfig(**SMALL, num_hidden_layers=3),
+    "distilbert": DistilBertConfig(vocab_size=40, dim=16, n_heads=2, hidden_dim=32, n_layers=3),
+    "deberta": DebertaV2Config(**SMALL, num_hidden_layers=3, relative_attention=True, pos_att_type=["p2c"]),
+    "modernbert": ModernBertConfig(**SMALL, num_hidden_layers=3),
+    "llama": LlamaConfig(**SMALL, num_hidden_layers=3, num_key_value_heads=2),
+    "gpt2": GPT2Config(vocab_size=40, n_embd=16, n_head=2, n_layer=3, pad_token_id=0),
+}
+INPUT = torch.tensor([[2, 5, 3]])
+
+
+def chosen(network, fresh, **values) -> set[str]:
+    return set(select_parameters(network, fresh, Hyperparameters.model_validate(values)))
+
+
+def everything(network) -> set[str]:
+    return {name for name, _ in network.named_parameters()}
+
+
+def test_full_trains_everything(bert: PretrainedModel):
+    assert chosen(bert.network, bert.fresh, method="full") == everything(bert.network)
+
+
+def test_head_trains_head_and_pooler(bert: PretrainedModel):
+    names = chosen(bert.network, bert.fresh, method="head")
+    assert names == {name for name in everything(bert.network) if name.startswith(("classifier", "bert.pooler"))}
+
+
+def test_top_layers_train_two_layers_by_default_but_no_embeddings(bert: PretrainedModel):
+    names = chosen(bert.network, bert.fresh, method="top_layers")
+    assert everything(bert.network) - names == {n for n in everything(bert.network) if "embeddings" in n}
+
+
+def test_freezing_is_undone_by_the_next_trial(bert: PretrainedModel):
+    chosen(bert.network, bert.fresh, method="head")
+    chosen(bert.network, bert.fresh, method="full")
+    assert all(parameter.requires_grad for parameter in bert.network.parameters())
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_backward_never_runs_below_the_lowest_trained_layer(name: str):
+    network = AutoModelForSequenceClassification.from_config(ARCHITECTURES[name])
+    base = f"{network.base_model_prefix}."
+    fresh = frozenset(name for name in everything(network) if not name.startswith(base))
+    prefix, layers = transformer_layers(network)
+    trained = chosen(network, fresh, method="top_layers", trained_layers=1)
+    assert fresh <= trained
+    assert {n for n in everything(network) if n.startswith(f"{prefix}.2.")} <= trained
+    assert not any("embed" in n or n.startswith((f"{prefix}.0.", f"{prefix}.1.")) for n in trained)
+    asked: list[bool] = []
+    for layer in layers:
+        layer.register_forward_hook(
+            lambda _module, _inputs, output: asked.append(
+                (output[0] if isinstance(output, tuple) else output).requires_grad
+            )
+        )
+    network(INPUT, attention_mask=torch.ones_like(INPUT)).logits.sum().backward()
+    assert asked == [False, False, True]
+    graded = {n for n, parameter in network.named_parameters() if parameter.grad is not None}
+    assert graded <= trained
+
+
+def test_more_layers_than_there_are_is_refused(bert: PretrainedModel):
+    with pytest.raises(ConfigurationError, match="trained_layers is 3, but the model has 2 layers; use at most 2"):
+        chosen(bert.network, bert.fresh, method="top_layers", trained_layers=3)
+
+
+def test_a_model_without_layers_is_refused():
+    with pytest.raises(ModelError, match="Linear keeps no list of transformer layers"):
+        transformer_layers(torch.nn.Linear(2, 2))

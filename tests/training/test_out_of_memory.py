@@ -1,0 +1,23 @@
+import pytest
+import torch
+
+from hpo.training.out_of_memory import is_out_of_memory, peak_memory_bytes
+
+
+def test_the_cpu_allocators_own_error_is_known():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**60)
+    assert is_out_of_memory(error.value)
+
+
+def test_other_errors_are_not_memory():
+    assert is_out_of_memory(torch.OutOfMemoryError())
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(ValueError("DefaultCPUAllocator"))
+
+
+def test_the_peak_holds_what_was_allocated():
+    cpu = torch.device("cpu")
+    tensor = torch.ones(2**24)
+    assert peak_memory_bytes(cpu) > tensor.nbytes

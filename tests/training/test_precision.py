@@ -1,0 +1,56 @@
+import pytest
+import torch
+
+from hpo.config.study_file import StudyConfig
+from hpo.data.splits import load_splits
+from hpo.training.precision import autocast, choose, measure
+from hpo.training.worker import Worker, open_worker
+from tests.models import tiny_study
+
+CPU = torch.device("cpu")
+
+
+def test_bf16_must_pay_and_agree():
+    assert choose(1.15, 1.0, 0.01) == "bf16"
+    assert choose(1.14, 1.0, 0.01) == "fp32"
+    assert choose(3.0, 1.0, 0.06) == "fp32"
+    assert choose(3.0, 1.0, float("nan")) == "fp32"
+
+
+def test_autocast_computes_in_the_precision_asked_for():
+    layer, values = torch.nn.Linear(4, 4), torch.ones(1, 4)
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        with autocast(CPU, precision):
+            assert layer(values).dtype is dtype
+
+
+def test_a_difference_is_relative_to_the_logits():
+    logits = {"fp32": torch.tensor([[3.0, 4.0]]), "bf16": torch.tensor([[3.0, 4.5]])}
+    measurement = measure(lambda precision: logits[precision], 1, CPU, asked="bf16")
+    assert measurement.difference == pytest.approx(0.1)
+    assert measurement.precision == "bf16"
+
+
+@pytest.fixture(scope="module")
+def worker(study: StudyConfig) -> Worker:
+    config = tiny_study(study.model.name, study.data.train, compute={"device": "cpu", "threads": 1})
+    return open_worker(config, load_splits(config.data, config.seed))
+
+
+def test_measuring_leaves_weights_and_gradients_as_they_were(worker: Worker):
+    network = worker._bench.model.network
+    worker._bench.model.reset(0)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    measurement = worker.measure()
+    assert measurement.fp32_seconds > 0
+    assert measurement.bf16_seconds > 0
+    assert 0 < measurement.difference < 0.05
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_what_is_asked_for_is_used(worker: Worker):
+    assert worker.facts()["precision"] == "fp32"
+    worker.use("bf16")
+    assert worker.facts()["precision"] == "bf16"
+    worker.use("fp32")

@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpo.config.study_file import ComputeConfig, StudyConfig
+from hpo.data.splits import load_splits
+from hpo.errors import ConfigurationError, NoResultError
+from hpo.training.worker import choose_device, open_worker
+from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study
+
+
+def test_what_a_worker_says_of_itself(study: StudyConfig):
+    splits = load_splits(study.data, study.seed)
+    worker = open_worker(study, splits)
+    assert worker.splits is splits
+    assert (worker.objective.metric, worker.objective.positive) == ("f1", "sport")
+    assert (worker.device, worker.longest, worker.free_slots, worker.idle) == ("cpu", LONGEST, 1, True)
+    facts = worker.facts()
+    assert facts["torch"] == torch.__version__
+    assert facts["threads"] == "1"
+    assert facts["device"].startswith("cpu")
+
+
+def test_a_slot_is_taken_and_freed(study: StudyConfig):
+    worker = open_worker(study, load_splits(study.data, study.seed))
+    assert worker.advance() == []
+    worker.admit(tiny_assignment())
+    assert (worker.free_slots, worker.idle) == (0, False)
+    with pytest.raises(AssertionError, match="free slot"):
+        worker.admit(tiny_assignment(trial=1))
+    while not worker.idle:
+        worker.advance()
+    assert worker.free_slots == 1
+
+
+def test_parts_of_the_data_are_fixed_by_the_study(study: StudyConfig):
+    splits = load_splits(study.data, study.seed)
+    one, two = (open_worker(study, splits)._bench for _ in range(2))
+    assert one.validation_part.tolist() == two.validation_part.tolist()
+    assert len(one.validation_part) == len(one.train_sample) == 12
+    wide = tiny_study(study.model.name, study.data.train, evaluation={"rung_rows": 1000})
+    bench = open_worker(wide, splits)._bench
+    assert bench.validation_part.tolist() == list(range(16))
+    assert len(bench.train_sample) == 16
+
+
+def test_a_split_is_tokenized_once(study: StudyConfig):
+    bench = open_worker(study, load_splits(study.data, study.seed))._bench
+    assert bench.tokenized(8) is bench.tokenized(8)
+    assert max(bench.tokenized(8).train.tokens.lengths) == 8
+
+
+def test_test_scores_need_a_test_split_and_weights(tiny_bert: Path, texts: Path, tmp_path: Path):
+    without = tiny_study(tiny_bert, texts)
+    splits = load_splits(without.data, 0)
+    with pytest.raises(NoResultError, match="no test split"):
+        open_worker(without, splits, tmp_path).test_scores(0, tiny_hyperparameters())
+    config = tiny_study(tiny_bert, texts, data={"train": str(texts), "test_fraction": 0.2})
+    splits = load_splits(config.data, 0)
+    with pytest.raises(NoResultError, match="No weights of trial 5 were kept"):
+        open_worker(config, splits, tmp_path).test_scores(5, tiny_hyperparameters())
+    with pytest.raises(NoResultError, match="opened without a folder"):
+        open_worker(config, splits).test_scores(5, tiny_hyperparameters())
+
+
+def test_the_device(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device(ComputeConfig(device="auto")) == torch.device("cpu")
+    with pytest.raises(ConfigurationError, match="torch sees no GPU; choose auto or cpu"):
+        choose_device(ComputeConfig(device="cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device(ComputeConfig(device="auto")) == torch.device("cuda:0")
+    assert choose_device(ComputeConfig(device="cpu")) == torch.device("cpu")

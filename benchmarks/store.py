@@ -5,8 +5,6 @@ median pruner, and tell; both write to SQLite in WAL with synchronous=FULL. They
 else the machine does falls on both alike.
 """
 
-import cProfile
-import pstats
 import sqlite3
 import sys
 import tempfile
@@ -28,11 +26,6 @@ from hpo.space.search_space import SearchSpace
 RUNGS = (125, 500, 1000)
 BLOCK = 10
 BAR = 1.2
-# Prefixes of what a profile is summed up by.
-PARTS = {
-    "waiting for the disk and SQLite": ("method 'execute' of 'sqlite3", "method 'executemany' of 'sqlite3"),
-    "commits": ("method 'commit' of 'sqlite3",),
-}
 SPACE = {
     "learning_rate": {"distribution": "log_uniform_values", "min": 1e-6, "max": 1e-3},
     "batch_size": {"values": [8, 16, 32]},
@@ -45,53 +38,72 @@ SPACE = {
 }
 
 
+VERBS = ("next_assignment", "observe", "finish")
+
+Parts = dict[str, float]
+
+
 def main(trials: int) -> None:
-    """Print milliseconds a trial of both sides, and their ratio."""
+    """Print milliseconds a trial of both sides, what ours are made of, and their ratio."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with tempfile.TemporaryDirectory() as folder, _coordinator(Path(folder), trials) as coordinator:
         study = _plain_study(Path(folder))
         ours, plain = _alternate(trials, lambda: _our_trial(coordinator), lambda: _plain_trial(study))
-    ratio = median(ours) / median(plain)
-    print(f"{trials} trials a side, in blocks of {BLOCK}, SQLite in WAL with synchronous=FULL")
-    print(f"plain Optuna  {median(plain):6.1f} ms a trial")
-    print(f"hpo           {median(ours):6.1f} ms a trial, with leases, attempts, evaluations and events")
-    print(f"ratio         {ratio:6.2f}   (bar: at most {BAR})")
+    our_trial, plain_trial = (median(sum(parts.values()) for parts in taken) for taken in (ours, plain))
+    print(f"{trials} trials a side, in blocks of {BLOCK}, SQLite in WAL with synchronous=FULL; medians a trial")
+    print(f"plain Optuna       {plain_trial:6.1f} ms")
+    print(f"hpo                {our_trial:6.1f} ms, with lease, attempt, evaluations and events")
+    for verb in VERBS:
+        print(f"  {verb:<17}{median(parts[verb] for parts in ours):6.1f} ms")
+    print(f"ratio              {our_trial / plain_trial:6.2f}    (bar: at most {BAR})")
 
 
-def _alternate(trials: int, first: Callable[[], None], second: Callable[[], None]) -> tuple[list[float], list[float]]:
-    """Run both `trials` times, in turns of a block each; return the milliseconds of every run."""
-    taken: tuple[list[float], list[float]] = ([], [])
+def _alternate(trials: int, first: Callable[[], Parts], second: Callable[[], Parts]) -> tuple[list[Parts], list[Parts]]:
+    """Run both `trials` times, in turns of a block each; return the milliseconds of every run by part."""
+    taken: tuple[list[Parts], list[Parts]] = ([], [])
     for _ in range(trials // BLOCK):
-        for run, times in zip((first, second), taken, strict=True):
-            times += [_milliseconds(run) for _ in range(BLOCK)]
+        for run, parts in zip((first, second), taken, strict=True):
+            parts += [run() for _ in range(BLOCK)]
     return taken
 
 
-def _milliseconds(run: Callable[[], None]) -> float:
+@contextmanager
+def _timed(parts: Parts, name: str) -> Iterator[None]:
     start = time.perf_counter()
-    run()
-    return 1000 * (time.perf_counter() - start)
+    yield
+    parts[name] = parts.get(name, 0.0) + 1000 * (time.perf_counter() - start)
 
 
-def _our_trial(coordinator: Coordinator) -> None:
-    assignment = coordinator.next_assignment(uuid.uuid4().hex, Capacity(worker="w", device="cpu"))
+def _our_trial(coordinator: Coordinator) -> Parts:
+    parts: Parts = {}
+    with _timed(parts, "next_assignment"):
+        assignment = coordinator.next_assignment(uuid.uuid4().hex, Capacity(worker="w", device="cpu"))
     assert assignment is not None
     reports = [_report(assignment.trial, rung) for rung in RUNGS]
-    for report in reports:
-        coordinator.observe(report)
-    coordinator.finish(
-        Outcome(
-            trial=assignment.trial,
-            attempt=1,
-            ending=Ending.COMPLETED,
-            best=reports[-1],
-            seconds=1.0,
-            peak_memory_bytes=1,
-        )  # fmt: skip
+    with _timed(parts, "observe"):
+        for report in reports:
+            coordinator.observe(report)
+    outcome = Outcome(
+        trial=assignment.trial,
+        attempt=1,
+        ending=Ending.COMPLETED,
+        best=reports[-1],
+        seconds=1.0,
+        peak_memory_bytes=1,
     )
+    with _timed(parts, "finish"):
+        coordinator.finish(outcome)
+    return parts
 
 
-def _plain_trial(study: optuna.Study) -> None:
+def _plain_trial(study: optuna.Study) -> Parts:
+    parts: Parts = {}
+    with _timed(parts, "all"):
+        _run_plainly(study)
+    return parts
+
+
+def _run_plainly(study: optuna.Study) -> None:
     trial = study.ask()
     trial.suggest_float("learning_rate", 1e-6, 1e-3, log=True)
     trial.suggest_categorical("batch_size", [8, 16, 32])

@@ -1,4 +1,7 @@
-"""Databases to test on: SQLite in the test's own folder, and a real PostgreSQL that runs for the session."""
+"""Databases to test on: SQLite in the test's own folder, and a real PostgreSQL that runs for the session.
+
+`..._url` has its tables and no study; `empty_..._url` has nothing yet. Both are the test's own.
+"""
 
 import importlib.util
 import itertools
@@ -11,12 +14,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
-NewDatabase = Callable[[], str]
+from hpo.store.engine import open_database
+
+NewDatabase = Callable[[str], str]
 
 
 @pytest.fixture(scope="session")
 def new_postgresql() -> Iterator[NewDatabase]:
-    """Makes an empty database on a PostgreSQL server of the session's own and returns its URL."""
+    """Makes a copy of a database on a PostgreSQL server of the session's own, and returns its URL."""
     if importlib.util.find_spec("pgserver") is None:
         pytest.skip("pgserver is not installed: it has no wheel for this Python")
     import psycopg
@@ -24,8 +29,10 @@ def new_postgresql() -> Iterator[NewDatabase]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # It warns of a variable that a bare machine has not set.
         import pgserver
-    # Not below pytest's folder, which a server that was started by root cannot enter as the user it becomes.
-    folder = Path(tempfile.mkdtemp(prefix="hpo-test-"))
+    # In memory where there is room. Not below pytest's folder: a server started by root may not enter that.
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 4 * 2**30
+    folder = Path(tempfile.mkdtemp(prefix="hpo-test-", dir=memory if roomy else None))
     server = pgserver.get_server(folder, cleanup_mode="delete")
     try:
         with psycopg.connect(server.get_uri(), autocommit=True) as connection:
@@ -34,9 +41,9 @@ def new_postgresql() -> Iterator[NewDatabase]:
             connection.execute("SELECT pg_reload_conf()")
             numbers = itertools.count()
 
-            def new() -> str:
+            def new(template: str) -> str:
                 name = f"test{next(numbers)}"
-                connection.execute(f"CREATE DATABASE {name}")
+                connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
                 url = make_url(server.get_uri()).set(drivername="postgresql+psycopg", database=name)
                 return url.render_as_string(hide_password=False)
 
@@ -47,16 +54,47 @@ def new_postgresql() -> Iterator[NewDatabase]:
 
 
 @pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
+def empty_sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'hpo.db'}"
 
 
 @pytest.fixture
-def postgresql_url(new_postgresql: NewDatabase) -> str:
-    return new_postgresql()
+def empty_postgresql_url(new_postgresql: NewDatabase) -> str:
+    return new_postgresql("template0")
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "hpo.db"
+    open_database(f"sqlite:///{path}").close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgresql_template(new_postgresql: NewDatabase) -> str:
+    url = new_postgresql("template0")
+    open_database(url).close()
+    return str(make_url(url).database)
+
+
+@pytest.fixture
+def sqlite_url(empty_sqlite_url: str, sqlite_template: Path) -> str:
+    shutil.copy(sqlite_template, str(make_url(empty_sqlite_url).database))
+    return empty_sqlite_url
+
+
+@pytest.fixture
+def postgresql_url(new_postgresql: NewDatabase, postgresql_template: str) -> str:
+    return new_postgresql(postgresql_template)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
     url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database_url(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(f"empty_{request.param}_url")
     return url

@@ -12,6 +12,7 @@ from hpo.config.reading import Typed
 
 Method = Literal["full", "top_layers", "head"]
 OptimizerName = Literal["sgd", "momentum", "adam", "adamw", "rmsprop"]
+L2Form = Literal["coupled", "decoupled"]
 ScheduleName = Literal["constant", "linear", "cosine", "step"]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -28,6 +29,11 @@ APPLIES_TO: dict[str, tuple[str, tuple[str, ...]]] = {
     "decay_every": ("schedule", ("step",)),
     "decay_factor": ("schedule", ("step",)),
 }
+
+
+def usual_l2_form(values: dict[str, Any]) -> L2Form:
+    """Return the form of L2 that the optimizer among `values` is known by."""
+    return "decoupled" if values.get("optimizer") == "adamw" else "coupled"
 
 
 class Hyperparameters(Typed):
@@ -68,15 +74,16 @@ class Hyperparameters(Typed):
     """A penalty in the loss, or a soft threshold after each step, which alone gives exact zeros."""
     l2_strength: Annotated[float, Field(ge=0)] = 0.01
     """Strength of L2 regularisation, as `weight_decay` in torch; 0 is none."""
-    l2_form: Literal["coupled", "decoupled"] = "decoupled"
-    """Added to the gradient as in Adam, or shrinking the weights apart from it as in AdamW."""
+    l2_form: L2Form = Field(default_factory=usual_l2_form)
+    """Added to the gradient, or shrinking the weights apart from it; `decoupled` for `adamw` if not given, `coupled`
+    for the others, as in torch."""
     regularize_towards: Literal["zero", "pretrained"] = "zero"
     """Where L1 and L2 pull: to zero, or to the pretrained weights (L2-SP, Li et al. 2018)."""
 
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Global gradient norm above which gradients are scaled down; null for no clipping."""
     dropout: OpenFraction | None = None
-    """Dropout of the hidden layers and the head; null for the model's own."""
+    """Dropout of every layer that has one, attention's too, and of the head; null for the model's own."""
     label_smoothing: OpenFraction = 0.0
     """Probability mass taken from the true class and spread over all (Szegedy et al. 2016)."""
 

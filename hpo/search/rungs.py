@@ -8,7 +8,8 @@ def milestones(*, epochs: int, maximum_epochs: int, rungs: int, full_reports: in
 
     A rung is examples seen over those of the study's longest trial, in per mille, so trials of other batch sizes and
     epochs compare at it. Full evaluations are spread evenly over the trial's own length, as many in every trial: a
-    trial that is looked at more often has the luckier maximum. Between them stand the study's common rungs.
+    trial that is looked at more often has the luckier maximum. (Of a trial shorter than `full_reports` per mille some
+    fall together.) Between them stand the study's common rungs.
 
     Args:
         epochs: epochs of this trial, at most `maximum_epochs`.

@@ -20,9 +20,7 @@ def _tpe(seed: int, startup_trials: int) -> BaseSampler:
     """Return TPE that models conditional parameters jointly too, and keeps away from what is running."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return TPESampler(
-            seed=seed, n_startup_trials=startup_trials, multivariate=True, group=True, constant_liar=True
-        )
+        return TPESampler(seed=seed, n_startup_trials=startup_trials, multivariate=True, group=True, constant_liar=True)
 
 
 # name -> (seed, start-up trials) -> sampler

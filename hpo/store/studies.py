@@ -274,9 +274,12 @@ class StudyStore:
         self._database.storage.set_trial_intermediate_value(self._optuna_id(trial), rung, score)
 
     def should_prune(self, trial: int) -> bool:
-        """Ask the study's pruner about `trial`, whose newest score it was given."""
+        """Ask the study's pruner about `trial`, whose newest score it was given.
+
+        An enqueued trial, such as the default, is never given up: it is what the others are measured against.
+        """
         picture = self._database.storage.get_trial(self._optuna_id(trial))
-        return bool(self._pruner.prune(self.study, picture))
+        return "fixed_params" not in picture.system_attrs and bool(self._pruner.prune(self.study, picture))
 
     def set_attributes(self, trial: int, attributes: Mapping[str, Any]) -> None:
         """Set user attributes of a trial that has not finished, all at once; Optuna takes two statements for each."""

@@ -185,7 +185,8 @@ class Run:
 
     def _may_decide(self, training: Optimization) -> bool:
         warmup = warmup_steps(self._hyperparameters, training.total_steps)
-        return training.taken >= max(LEAST_STEPS_TO_DECIDE, warmup)
+        # At the end nothing is left to give up.
+        return max(LEAST_STEPS_TO_DECIDE, warmup) <= training.taken < training.total_steps
 
     def _end_as_asked(self, training: Optimization) -> End:
         if self._asked is Action.PAUSE:

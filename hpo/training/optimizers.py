@@ -1,7 +1,7 @@
 """Which update rule a trial steps by: torch's own optimizers, never with their own weight decay.
 
 Regularisation is `regularization.py`'s, the same for every optimizer. Hence `adam` and `adamw` take the same step here;
-what told them apart, coupled against decoupled decay, is the hyperparameter `l2_form`.
+what tells them apart is the form of L2 they come with (`l2_form`): coupled and decoupled.
 """
 
 from collections.abc import Callable, Iterable

@@ -23,7 +23,7 @@ Curve = Callable[[Assignment, int], float]
 
 
 def study_at(url: str, **changes: Any) -> StudyConfig:
-    """Return a study of 6 trials, drawn at random and never pruned, in the store at `url`, with `changes` over it."""
+    """Return a study of 4 trials, drawn at random and never pruned, in the store at `url`, with `changes` over it."""
     values: dict[str, Any] = {
         "study": "scripted",
         "model": {"name": "none"},
@@ -31,7 +31,7 @@ def study_at(url: str, **changes: Any) -> StudyConfig:
         "space": SPACE,
         "search": {"sampler": "random", "pruner": "none"},
         "evaluation": {"rungs": 4, "first_rung": 250},
-        "budget": {"trials": 6},
+        "budget": {"trials": 4},
         "store": {"url": url},
     }
     for section, inner in changes.items():

@@ -7,18 +7,21 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.search.killed import lead_until, search_until
-from tests.search.scripted import everything, led, plain_trials, rows, search, study_at
+from tests.search.scripted import led, plain_trials, rows, search, study_at
 
-# Where the leader dies: the n-th call of a method of the store. A trial has a call of each, and more of the second row.
+# Where the leader dies: at the end of the n-th call of a method of the store, in a search of 4 trials.
 POINTS = [
-    ("create", 1),
-    ("begin_attempt", 1),
-    ("begin_attempt", 3),
-    ("set_attributes", 3),
-    ("set_intermediate_value", 2),
-    ("add_evaluation", 7),
-    ("end_attempt", 2),
-    ("set_attributes", 4),
+    ("sqlite", "create", 1),
+    ("sqlite", "begin_attempt", 3),
+    ("sqlite", "set_attributes", 3),
+    ("sqlite", "set_intermediate_value", 2),
+    ("sqlite", "add_evaluation", 7),
+    ("sqlite", "end_attempt", 2),
+    ("sqlite", "set_attributes", 4),
+    ("postgresql", "create", 1),
+    ("postgresql", "set_attributes", 3),
+    ("postgresql", "add_evaluation", 7),
+    ("postgresql", "set_attributes", 4),
 ]
 
 
@@ -30,7 +33,7 @@ def processes() -> ForkServerContext:
     return context
 
 
-@pytest.mark.parametrize(("method", "calls"), POINTS)
+@pytest.mark.parametrize(("database_url", "method", "calls"), POINTS, indirect=["database_url"])
 def test_the_next_start_goes_on_after_a_kill(
     database_url: str, processes: ForkServerContext, method: str, calls: int
 ) -> None:
@@ -46,28 +49,30 @@ def test_the_next_start_goes_on_after_a_kill(
         search(coordinator, name="second")
     assert torn(database_url) == []
     trials = plain_trials(database_url)
-    assert [trial.number for trial in trials] == [0, 1, 2, 3, 4, 5]
+    assert [trial.number for trial in trials] == [0, 1, 2, 3]
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
     for number, parameters in unfinished.items():
         assert trials[number].params == parameters
         assert [attempt for (attempt,) in attempts_at(database_url, number)] == [1, 2]
 
 
-def test_of_leaders_that_start_at_once_exactly_one_leads(database_url: str, processes: ForkServerContext) -> None:
-    """On a store that is not there yet: its tables are made by all of them at once, and its first lease is fought for."""
-    start, stop, answers = processes.Event(), processes.Event(), processes.Queue()
-    leaders = [processes.Process(target=lead_until, args=(database_url, start, stop, answers)) for _ in range(4)]
-    for leader in leaders:
-        leader.start()
-    start.set()
-    said = sorted(answers.get(timeout=60) for _ in leaders)
-    stop.set()
-    for leader in leaders:
-        leader.join()
-    assert [leader.exitcode for leader in leaders] == [0, 0, 0, 0]
-    assert said.count("leads") == 1
-    assert all("is led by process" in sentence for sentence in said if sentence != "leads")
-    assert len(everything(database_url)["hpo_studies"]) == 1
+def test_of_leaders_that_start_at_once_exactly_one_leads(empty_database_url: str, processes: ForkServerContext) -> None:
+    """First on a store whose tables all of them make at once, then on one whose last lease has ended."""
+    for fence in (1, 2):
+        start, stop, answers = processes.Event(), processes.Event(), processes.Queue()
+        arguments = (empty_database_url, start, stop, answers)
+        leaders = [processes.Process(target=lead_until, args=arguments) for _ in range(4)]
+        for leader in leaders:
+            leader.start()
+        start.set()
+        said = [answers.get(timeout=60) for _ in leaders]
+        stop.set()
+        for leader in leaders:
+            leader.join()
+        assert [leader.exitcode for leader in leaders] == [0, 0, 0, 0]
+        assert said.count("leads") == 1
+        assert sum("is led by process" in sentence for sentence in said) == 3
+        assert rows(empty_database_url, "SELECT fence FROM hpo_leases") == [(fence,)]
 
 
 def torn(url: str) -> list[str]:

@@ -11,7 +11,7 @@ from optuna.storages import RDBStorage
 from hpo.errors import StoreError
 from hpo.messages import Ending
 from hpo.search.coordinator import Coordinator
-from hpo.store.engine import Database, open_database
+from hpo.store.engine import open_database
 from hpo.store.studies import StudyStore
 from tests.search.scripted import CPU, ended, everything, led, plain_trials, report_at, search, study_at, train
 
@@ -103,30 +103,33 @@ def test_an_exception_in_a_verb_leaves_no_row_on_postgresql(
         assert [trial.state.name for trial in coordinator._store.study.trials] == ["COMPLETE"]
 
 
-def test_an_error_that_optuna_swallows_inside_a_verb_is_raised_and_nothing_is_kept(database_url: str) -> None:
-    """Optuna ignores an IntegrityError of an attribute after rolling back: the verb must not pass for done."""
+AFTERWARDS: list[Callable[[optuna.Study, sa.Connection], object]] = [
+    lambda study, connection: None,
+    lambda study, connection: study.ask(),
+    lambda study, connection: connection.execute(sa.text("SELECT 1")),
+]
+
+
+@pytest.mark.parametrize("afterwards", AFTERWARDS, ids=["the end", "a call of Optuna's", "a statement of ours"])
+def test_an_error_that_optuna_swallows_in_a_transaction_is_raised_and_nothing_is_kept(
+    database_url: str, afterwards: Callable[[optuna.Study, sa.Connection], object]
+) -> None:
+    """Optuna rolls back and goes on where it meets a row that is there already: that must not pass for done."""
     database = open_database(database_url)
     study = optuna.create_study(storage=database.storage, study_name="s", direction="maximize")
+    distribution = optuna.distributions.FloatDistribution(0, 1)
+
+    def verb() -> None:
+        with database.transaction() as connection:
+            trial_id = study.ask()._trial_id
+            for _ in range(2):
+                database.storage.set_trial_param(trial_id, "x", 0.5, distribution)
+            afterwards(study, connection)
+
     before = everything(database_url)
-    with pytest.raises(StoreError, match="failed: .*(UNIQUE|unique)"), database.transaction() as connection:
-        trial = study.ask()
-        swallow_a_duplicate(database, trial._trial_id)
-        assert not connection.in_transaction() or not connection.get_transaction().is_active  # type: ignore[union-attr]
+    with pytest.raises(StoreError, match=r"failed: .*(UNIQUE|unique)"):
+        verb()
     assert everything(database_url) == before
-    database.close()
-
-
-def test_after_optuna_rolled_back_its_next_call_names_the_first_error(sqlite_url: str) -> None:
-    database = open_database(sqlite_url)
-    study = optuna.create_study(storage=database.storage, study_name="s", direction="maximize")
-    with pytest.raises(StoreError, match="UNIQUE"), database.transaction():
-        trial = study.ask()
-        swallow_a_duplicate(database, trial._trial_id)
-        study.ask()
-    with pytest.raises(StoreError, match="UNIQUE"), database.transaction() as connection:
-        trial = study.ask()
-        swallow_a_duplicate(database, trial._trial_id)
-        connection.execute(sa.text("SELECT 1"))
     database.close()
 
 
@@ -136,10 +139,3 @@ def test_an_error_of_the_database_is_one_sentence_that_names_the_store(sqlite_ur
         connection.execute(sa.text("SELECT * FROM nowhere"))
     assert str(error.value) == f"The store {sqlite_url} failed: no such table: nowhere."
     database.close()
-
-
-def swallow_a_duplicate(database: Database, trial_id: int) -> None:
-    """Make Optuna meet a broken uniqueness in a call that ignores such an error."""
-    distribution = optuna.distributions.FloatDistribution(0, 1)
-    for _ in range(2):
-        database.storage.set_trial_param(trial_id, "x", 0.5, distribution)

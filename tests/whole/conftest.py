@@ -1,0 +1,85 @@
+"""A tiny model, texts with odd column names, and the command line run in this process."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpo.cli.main import main
+from hpo.config.study_file import StudyConfig, load_study
+from tests.models import save_tiny_bert, write_texts
+
+SPACE = {
+    "learning_rate": {"distribution": "log_uniform_values", "min": 1e-3, "max": 1e-1, "default": 1e-2},
+    "batch_size": {"values": [8, 16], "default": 8},
+    "epochs": {"value": 2},
+    "max_length": {"value": 16},
+}
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_bert(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def texts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV whose columns have names that nothing detects."""
+    path = write_texts(tmp_path_factory.mktemp("texts") / "post.csv", rows=120)
+    path.write_text(path.read_text().replace("text,label", "was gesagt wurde,worüber", 1))
+    return path
+
+
+@pytest.fixture
+def config(model_folder: Path, texts_file: Path, tmp_path: Path) -> StudyConfig:
+    torch.set_num_threads(1)
+    return load_study(
+        values={
+            "study": "tiny",
+            "model": {"name": str(model_folder)},
+            "data": {
+                "train": str(texts_file),
+                "text_column": "was gesagt wurde",
+                "label_column": "worüber",
+                "test_fraction": 0.2,
+            },
+            "space": SPACE,
+            "search": {"sampler": "random", "pruner": "none"},
+            "evaluation": {"rung_rows": 12, "rungs": 4, "first_rung": 250},
+            "compute": {"device": "cpu", "precision": "fp32", "threads": 1},
+            "budget": {"trials": 3},
+            "store": {"url": f"sqlite:///{tmp_path / 'hpo.db'}"},
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def hpo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Answer]:
+    """Run `hpo` with these words in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["hpo", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0
+        shown = capsys.readouterr()
+        return Answer(code, shown.out, shown.err)
+
+    return run

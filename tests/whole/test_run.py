@@ -1,0 +1,217 @@
+"""Whole searches over a tiny model: what ends up in the store is what was trained, once, and goes on."""
+
+from pathlib import Path
+from threading import Event
+
+import optuna
+import pytest
+
+from hpo.config.reading import parse_yaml
+from hpo.config.study_file import StudyConfig
+from hpo.errors import StudyMismatchError
+from hpo.export.configs import FORMATS, best_configuration
+from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Report
+from hpo.objective import FineTuneObjective
+from hpo.runners.run import run
+from hpo.runners.watcher import Watcher
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class Recorder(Watcher):
+    def __init__(self) -> None:
+        self.assigned_trials: list[tuple[int, int]] = []
+        self.reports: list[Report] = []
+        self.outcomes: list[Outcome] = []
+        self.tested_trials: list[int] = []
+        self.notes: list[str] = []
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+    def assigned(self, assignment: Assignment) -> None:
+        self.assigned_trials.append((assignment.trial, assignment.attempt))
+
+    def reported(self, report: Report, decision: Decision) -> None:
+        self.reports.append(report)
+
+    def ended(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    def tested(self, trial: int, scores: object) -> None:
+        self.tested_trials.append(trial)
+
+
+def with_changes(config: StudyConfig, **sections: object) -> StudyConfig:
+    content = config.model_dump()
+    for name, values in sections.items():
+        content[name] = content[name] | values if isinstance(values, dict) and name != "space" else values
+    return StudyConfig.model_validate(content)
+
+
+def test_a_search_trains_its_budget_and_hands_back_the_best(config: StudyConfig) -> None:
+    seen = Recorder()
+    results = run(config, seen)
+    assert [trial.number for trial in results.trials] == [0, 1, 2]
+    assert {trial.state for trial in results.trials} == {"COMPLETE"}
+    assert results.best.score == max(trial.score or 0 for trial in results.trials)
+    assert results.trials[0].proposed_by == "default"
+    assert results.trials[0].configuration["learning_rate"] == 1e-2
+    assert results.best.seconds is not None
+    assert results.best.seconds > 0
+
+
+def test_every_report_of_a_search_is_in_the_store_as_optuna_reads_it(config: StudyConfig) -> None:
+    seen = Recorder()
+    run(config, seen)
+    study = optuna.load_study(study_name="tiny", storage=config.store.url)
+    for trial in study.trials:
+        reports = [report for report in seen.reports if report.trial == trial.number]
+        assert trial.intermediate_values == {r.rung: r.validation.objective for r in reports}
+        full = [report.validation.objective for report in reports if report.full]
+        assert trial.value == max(full)
+        assert len(full) == 2
+        assert trial.user_attrs["learning_rate"] == trial.params["learning_rate"]
+        assert {"seconds", "peak_memory_bytes", "best_epoch", "validation_accuracy", "train_f1"} <= set(trial.user_attrs)
+
+
+def test_the_same_command_goes_on_up_to_its_trials_in_all(config: StudyConfig) -> None:
+    before = run(config)
+    seen = Recorder()
+    after = run(with_changes(config, budget={"trials": 5}), seen)
+    assert [number for number, _ in seen.assigned_trials] == [3, 4]
+    assert after.trials[:3] == before.trials
+    proposed = [tuple(sorted(trial.configuration.items(), key=str)) for trial in after.trials]
+    assert len(set(map(str, proposed))) == 5
+
+
+def test_an_interrupted_search_goes_on_with_the_same_trial_and_ends_the_same(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    undisturbed = run(with_changes(config, store={"url": f"sqlite:///{tmp_path / 'other.db'}"}))
+    stop = Event()
+
+    class Stopper(Recorder):
+        def reported(self, report: Report, decision: Decision) -> None:
+            super().reported(report, decision)
+            if report.trial == 1:
+                stop.set()
+
+    seen = Stopper()
+    cut = run(config, seen, stop)
+    assert seen.outcomes[-1].ending is Ending.PAUSED
+    assert [trial.state for trial in cut.trials] == ["COMPLETE", "WAITING"]
+    again = Recorder()
+    whole = run(config, again)
+    assert again.assigned_trials == [(1, 2), (2, 1)]
+    assert [trial.score for trial in whole.trials] == [trial.score for trial in undisturbed.trials]
+    assert [trial.configuration for trial in whole.trials] == [trial.configuration for trial in undisturbed.trials]
+
+
+def test_the_test_split_is_read_once_for_the_winner_and_recorded(config: StudyConfig) -> None:
+    first, second = Recorder(), Recorder()
+    results = run(config, first)
+    run(config, second)
+    assert first.tested_trials == [results.best.number]
+    assert second.tested_trials == []
+    assert results.test[results.best.number].rows == 24
+
+
+def test_an_interrupted_search_leaves_the_test_split_alone(config: StudyConfig) -> None:
+    stop, seen = Event(), Recorder()
+    stop.set()
+    run(config, seen, stop)
+    assert seen.tested_trials == []
+    assert seen.assigned_trials == []
+
+
+def test_a_changed_space_is_explained_before_anything_runs(config: StudyConfig) -> None:
+    run(config)
+    space = {**dict(config.space), "learning_rate": {"min": 1e-3, "max": 1.0, "distribution": "log_uniform_values"}}  # type: ignore[arg-type]
+    seen = Recorder()
+    with pytest.raises(StudyMismatchError, match=r"space\.learning_rate\.max: 0\.1 before, 1\.0 now"):
+        run(with_changes(config, space=space), seen)
+    assert seen.assigned_trials == []
+
+
+def test_changed_texts_are_noticed(config: StudyConfig, tmp_path: Path) -> None:
+    run(config)
+    other = tmp_path / "other.csv"
+    lines = Path(config.data.train).read_text().splitlines()
+    other.write_text("\n".join(lines[:-2]) + "\n")
+    with pytest.raises(StudyMismatchError, match="texts, labels or splits"):
+        run(with_changes(config, data={"train": other}))
+
+
+def test_a_rate_at_which_training_diverges_is_pruned_with_a_reason_and_never_the_best(config: StudyConfig) -> None:
+    space = {**dict(config.space), "learning_rate": {"values": [1e-2, 1e9], "default": 1e9}}  # type: ignore[arg-type]
+    results = run(with_changes(config, space=space, budget={"trials": 1}))
+    trial = optuna.load_study(study_name="tiny", storage=config.store.url).trials[0]
+    assert results.leaderboard == ()
+    assert trial.state.name == "PRUNED"
+    assert trial.constraints == {"trainable": 1.0}
+    assert "no longer" in results.trials[0].reason
+
+
+def test_the_plain_objective_gives_what_the_search_gives_for_the_same_configuration(config: StudyConfig) -> None:
+    searched = run(with_changes(config, budget={"trials": 1}))
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=1))
+    study.enqueue_trial({"learning_rate": 1e-2, "batch_size": 8})
+    study.optimize(FineTuneObjective(config), n_trials=2)
+    assert study.trials[0].value == searched.trials[0].score
+    assert study.trials[0].user_attrs["learning_rate"] == 1e-2
+    assert list(study.trials[0].intermediate_values) == [250, 500, 750, 1000]
+    assert study.trials[1].state.name == "COMPLETE"
+
+
+def test_the_plain_objective_asks_optunas_pruner_and_prunes(config: StudyConfig) -> None:
+    class Always(optuna.pruners.BasePruner):
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            return True
+
+    # Batches of 2 make 20 steps before the end, which is the least that may decide.
+    small = with_changes(config, space={**dict(config.space), "batch_size": {"value": 2}})  # type: ignore[arg-type]
+    study = optuna.create_study(direction="maximize", pruner=Always())
+    study.optimize(FineTuneObjective(small), n_trials=1)
+    assert study.trials[0].state.name == "PRUNED"
+    assert max(study.trials[0].intermediate_values) < 1000
+
+
+def test_the_plain_objective_tells_optuna_of_what_cannot_be_trained(config: StudyConfig) -> None:
+    space = {**dict(config.space), "learning_rate": {"value": 1e9}}  # type: ignore[arg-type]
+    study = optuna.create_study(direction="maximize")
+    study.optimize(FineTuneObjective(with_changes(config, space=space)), n_trials=1)
+    assert study.trials[0].state.name == "PRUNED"
+    assert study.trials[0].constraints == {"trainable": 1.0}
+
+
+def test_the_best_configuration_is_read_back_from_each_format(config: StudyConfig) -> None:
+    content = best_configuration(run(config))
+    for name, to_text in FORMATS.items():
+        assert parse_yaml(to_text(content), name) == content
+    assert content["hyperparameters"]["learning_rate"] > 0
+    assert content["data"]["fingerprint"]
+
+
+def test_decisions_reach_the_worker(config: StudyConfig) -> None:
+    pruning = with_changes(
+        config,
+        search={"pruner": "median", "pruner_startup_trials": 1, "sampler": "random"},
+        space={**dict(config.space), "batch_size": {"value": 2}},  # type: ignore[arg-type]
+        budget={"trials": 8},
+    )
+    decided: list[tuple[int, int]] = []
+
+    class Watch(Recorder):
+        def reported(self, report: Report, decision: Decision) -> None:
+            super().reported(report, decision)
+            if decision.action is Action.STOP:
+                decided.append((report.trial, report.rung))
+
+    seen = Watch()
+    results = run(pruning, seen)
+    assert decided, "the median pruner gives up one of eight random trials"
+    pruned = {trial.number: trial for trial in results.trials if trial.state == "PRUNED"}
+    assert set(pruned) == {trial for trial, _ in decided}
+    for trial, rung in decided:
+        assert pruned[trial].rung == rung, "nothing is reported after the decision"

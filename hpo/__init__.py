@@ -28,7 +28,7 @@ _DEFINED_IN = {
     "load_study": "hpo.config.study_file",
     "run": "hpo.runners.run",
 }
-__all__ = list(_DEFINED_IN)  # noqa: PLE0604
+__all__ = list(_DEFINED_IN)
 
 
 def __getattr__(name: str) -> object:

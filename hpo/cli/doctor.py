@@ -86,6 +86,7 @@ def _store(url: str) -> str:
         return f"{url} is not there yet; hpo run makes it"
     database = open_database(url, must_exist=True)
     try:
-        return f"{database.engine.url.render_as_string(hide_password=True)} answers, {len(read_studies(database))} studies"
+        name = database.engine.url.render_as_string(hide_password=True)
+        return f"{name} answers, {len(read_studies(database))} studies"
     finally:
         database.close()

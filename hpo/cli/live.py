@@ -32,6 +32,7 @@ class Tally(Watcher):
     """Counts a search as it goes; what both views show."""
 
     def __init__(self) -> None:
+        self.study = ""
         self.metric = ""
         self.budget = 0
         self.endings: dict[Ending, int] = dict.fromkeys(Ending, 0)
@@ -41,7 +42,7 @@ class Tally(Watcher):
 
     def started(self, study: str, metric: str, trials: int, finished: int) -> None:
         """Begin to count."""
-        self.metric, self.budget, self._finished_before = metric, trials, finished
+        self.study, self.metric, self.budget, self._finished_before = study, metric, trials, finished
         self._started_at = time.monotonic()
 
     def ended(self, outcome: Outcome) -> None:
@@ -155,6 +156,8 @@ class LiveView(Tally):
     def reported(self, report: Report, decision: Decision) -> None:
         """Show a trial's newest score."""
         self._scores[report.trial] = report.validation.objective
+        if decision.action is Action.STOP:
+            self._console.print(f"trial {report.trial} is given up at rung {report.rung}", style="dim")
 
     def ended(self, outcome: Outcome) -> None:
         """Print how a trial ended."""
@@ -170,9 +173,9 @@ class LiveView(Tally):
     def _drawn(self) -> Group:
         if not self.metric:
             return Group(Text("reading the model and the texts ...", style="dim"))
-        best = f"best {self.metric} {self.best[0]:.4f} (trial {self.best[1]})" if self.best else "no trial completed yet"
+        best = f"best {self.metric} {self.best[0]:.4f} (trial {self.best[1]})" if self.best else "none completed yet"
         left = "" if self.seconds_left is None else f", about {clock(self.seconds_left)} left"
-        head = Text(f"{self.counts()}, {best}; {clock(self.seconds)}{left}", style="bold")
+        head = Text(f"{self.study}: {self.counts()}, {best}; {clock(self.seconds)}{left}", style="bold")
         table = Table(box=None, pad_edge=False, show_header=False)
         for trial, progress in self._running.items():
             table.add_row(*self._row(trial, progress))
@@ -201,8 +204,8 @@ def _described(assignment: Assignment) -> str:
     values = assignment.hyperparameters
     again = f", attempt {assignment.attempt}" if assignment.attempt > 1 else ""
     return (
-        f"trial {assignment.trial} begins{again}: {values.method}, {values.optimizer}, rate {values.learning_rate:.3g}, "
-        f"{values.schedule}, batch {values.batch_size}, {values.epochs} epochs"
+        f"trial {assignment.trial} begins{again}: {values.method}, {values.optimizer}, "
+        f"rate {values.learning_rate:.3g}, {values.schedule}, batch {values.batch_size}, epochs {values.epochs}"
     )
 
 

@@ -14,6 +14,6 @@ Trials = Annotated[int | None, typer.Option("--trials", min=1, help="Trials in a
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of splits, proposals and trials.")]
 Runner = Annotated[str | None, typer.Option("--runner", help="Who carries trials to devices: inline.")]
 Output = Annotated[Path | None, typer.Option("--output", metavar="PATH", help="Where the configuration is written.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
 
 DEFAULT_STORE = "sqlite:///hpo.db"

@@ -17,7 +17,6 @@ from hpo.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpo.config.study_file import StudyConfig
-    from hpo.store.results import StudyResults
 
 INTERRUPTED = 130
 NOTHING_FINISHED = 5

@@ -16,7 +16,9 @@ def list_() -> None:
 
 
 @app.command()
-def check(space: Annotated[str, typer.Argument(metavar="FILE", help="A space file, or the name of a shipped space.")]) -> None:
+def check(
+    space: Annotated[str, typer.Argument(metavar="FILE", help="A space file, or the name of a shipped space.")],
+) -> None:
     """Read a space and show what it says, parameter by parameter."""
     from hpo.cli.tables import space_table
     from hpo.space.space_file import load_space

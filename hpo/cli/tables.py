@@ -25,7 +25,8 @@ def leaderboard(results: StudyResults) -> None:
     """Print the best completed trials, and a line on the others."""
     shown = results.leaderboard[:SHOWN_TRIALS]
     varied = _varied(shown)
-    table = Table(title=f"{results.name}: {results.metric} on validation", title_justify="left", box=None, pad_edge=False)
+    title = Text(f"{results.name}: {results.metric} on validation")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("trial", "score", "train", "epoch", "seconds", "from"):
         table.add_column(column, justify="left" if column == "from" else "right")
     for name in varied:
@@ -49,7 +50,7 @@ def summary(results: StudyResults, store: str, output: Path | None, *, interrupt
         out.print(f"\nBest: trial {best.number}, {results.metric} {best.score:.4f} on validation.")
         if best.number in results.test:
             test = results.test[best.number]
-            out.print(f"Test split, read once after the search: {test.metric} {test.objective:.4f} on {test.rows} texts.")
+            out.print(f"Test split, read once after the search: {test.metric} {test.objective:.4f}, {test.rows} texts.")
     else:
         out.print("\nNo trial has completed, so there is no best configuration.")
     out.print(f"Store: {_place(store)}", soft_wrap=True)

@@ -11,10 +11,10 @@ from hpo.config.reading import write_yaml
 from hpo.errors import ConfigurationError
 from hpo.store.results import StudyResults, TrialResult
 
-HEADER = (
-    "# The best configuration of a search by hpo. `hyperparameters` holds the real learning rate; the score is that of\n"
-    "# the best of the trial's full evaluations, so train with the weights of the best evaluation kept, not the last.\n"
-)
+HEADER = """\
+# The best configuration of a search by hpo. `hyperparameters` holds the real learning rate. The score is that of
+# the best of the trial's full evaluations: to train it elsewhere, keep the weights of the best one, not the last.
+"""
 
 
 def best_configuration(results: StudyResults) -> dict[str, Any]:

@@ -29,9 +29,15 @@ def run(coordinator: Coordinator, worker: Worker, watcher: Watcher, stop: Event)
                 case Outcome():
                     coordinator.finish(message)
                     running.pop(message.trial)
+                    worker.keep_weights(running.keys() | _winner(coordinator))
                     watcher.ended(message)
                 case Progress():
                     watcher.progressed(message)
+
+
+def _winner(coordinator: Coordinator) -> set[int]:
+    winner = coordinator.winner()
+    return set() if winner is None else {winner.trial}
 
 
 def _admit_next(coordinator: Coordinator, worker: Worker, watcher: Watcher, running: dict[int, int]) -> bool:

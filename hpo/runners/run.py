@@ -11,6 +11,7 @@ from sqlalchemy.engine import make_url
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits, load_splits
+from hpo.messages import Progress
 from hpo.metrics.classification import Objective, resolve_metric
 from hpo.runners import inline
 from hpo.runners.watcher import Watcher
@@ -18,7 +19,7 @@ from hpo.search.coordinator import Coordinator, leading
 from hpo.space.space_file import space_of
 from hpo.store.engine import open_database
 from hpo.store.results import StudyResults, read_results
-from hpo.training.worker import Worker, open_worker
+from hpo.training.worker import Worker, open_worker, train
 
 Runner = Callable[[Coordinator, Worker, Watcher, Event], None]
 RUNNERS: Mapping[str, Runner] = {"inline": inline.run}
@@ -92,18 +93,20 @@ def _search(
     worker.use(measured["precision"])
     watcher.started(config.study, objective.metric, config.budget.trials, coordinator.finished_trials())
     RUNNERS[config.compute.runner](coordinator, worker, watcher, stop)
-    if not stop.is_set():
-        _read_test_once(coordinator, worker, splits, watcher)
+    if splits.test is not None and not stop.is_set():
+        _read_test_once(coordinator, worker, watcher)
 
 
-def _read_test_once(coordinator: Coordinator, worker: Worker, splits: Splits, watcher: Watcher) -> None:
+def _read_test_once(coordinator: Coordinator, worker: Worker, watcher: Watcher) -> None:
     """Score the winner on the test split, unless that was done before."""
-    winner = coordinator.best()
-    if winner is None or splits.test is None:
+    winner = coordinator.winner()
+    if winner is None or coordinator.test_was_read(winner.trial):
         return
-    trial, hyperparameters, _score = winner
-    if coordinator.test_was_read(trial):
-        return
-    scores = worker.test_scores(trial, hyperparameters)
-    coordinator.record_test(trial, scores)
-    watcher.tested(trial, scores)
+    if not worker.has_weights(winner.trial):
+        watcher.note(f"The weights of trial {winner.trial} are no longer here; it is trained again for the test split.")
+        for message in train(worker, winner):
+            if isinstance(message, Progress):
+                watcher.progressed(message)
+    scores = worker.test_scores(winner.trial, winner.hyperparameters)
+    coordinator.record_test(winner.trial, scores)
+    watcher.tested(winner.trial, scores)

@@ -5,6 +5,7 @@ It owns no process, no device and no model. Runners carry its assignments to wor
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from optuna.study import StudyDirection
@@ -92,18 +93,18 @@ class Coordinator:
         with self._verb():
             self._store.set_measurements(measurements)
 
-    def best(self) -> tuple[int, Hyperparameters, float] | None:
-        """Return (trial, hyperparameters, score) of the best completed trial; None if there is none."""
+    def winner(self) -> Assignment | None:
+        """Return the best completed trial as it was assigned, to train again; None if there is none."""
         with self._verb():
             finished = self._store.trials(TrialState.COMPLETE)
             if not finished:
                 return None
             # Of equals the earlier: it was found first and the default is trial 0.
-            winner = max(finished, key=lambda trial: (trial.values[0], -trial.number))
-            attempt = self._store.attempt(winner.number, self._store.latest_attempt(winner.number))
+            best = max(finished, key=lambda trial: (trial.values[0], -trial.number))
+            attempt = self._store.attempt(best.number, self._store.latest_attempt(best.number))
             if attempt is None:
-                raise NoResultError(f"Trial {winner.number} was not trained by hpo, so its configuration is not known.")
-            return winner.number, Hyperparameters(**attempt.configuration), float(winner.values[0])
+                raise NoResultError(f"Trial {best.number} was not trained by hpo, so its configuration is not known.")
+            return replace(self._assignment(attempt), score_to_beat=None)
 
     def finished_trials(self) -> int:
         """Return how many trials are over, of whatever state."""

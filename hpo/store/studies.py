@@ -1,10 +1,11 @@
 """The records of one study: every write of a search, each inside one transaction with Optuna's own rows."""
 
+import copy
 import json
 import threading
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -169,7 +170,7 @@ class StudyStore:
 
     # -- trials and their attempts
 
-    def trials(self, *states: TrialState) -> Sequence[FrozenTrial]:
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Return Optuna's picture of the trials in one of `states`, or of all, by number; not to be changed."""
         return self.study.get_trials(deepcopy=False, states=states or None)
 
@@ -278,8 +279,9 @@ class StudyStore:
 
         An enqueued trial, such as the default, is never given up: it is what the others are measured against.
         """
-        picture = self._database.storage.get_trial(self._optuna_id(trial))
-        return "fixed_params" not in picture.system_attrs and bool(self._pruner.prune(self.study, picture))
+        trials = self.trials()
+        enqueued = "fixed_params" in trials[trial].system_attrs
+        return not enqueued and bool(self._pruner.prune(_ReadStudy(self.study, trials), trials[trial]))
 
     def set_attributes(self, trial: int, attributes: Mapping[str, Any]) -> None:
         """Set user attributes of a trial that has not finished, all at once; Optuna takes two statements for each."""
@@ -334,6 +336,19 @@ class StudyStore:
 
     def _insert(self, table: sa.Table, **values: Any) -> None:
         self._execute(sa.insert(table).values(study_id=self.study_id, **values))
+
+
+class _ReadStudy(optuna.Study):
+    """A study whose trials have just been read, for a pruner that would read them once more."""
+
+    def __init__(self, study: optuna.Study, trials: list[FrozenTrial]) -> None:
+        vars(self).update(vars(study))
+        self._trials = trials
+
+    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+        """Return the trials as they were read, those in one of `states` or all."""
+        chosen = [trial for trial in self._trials if states is None or trial.state in states]
+        return copy.deepcopy(chosen) if deepcopy else chosen
 
 
 def renew_lease(connection: Connection, study_id: int, fence: int, seconds: float) -> bool:

@@ -1,7 +1,7 @@
 """What trains in a process: opened once, then handed assignment after assignment."""
 
 import platform
-from collections.abc import Generator
+from collections.abc import Generator, Set
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from hpo.messages import Action, Assignment, Decision, Outcome, Progress, Report
 from hpo.metrics.classification import Objective
 from hpo.tasks import TASKS
 from hpo.training.bench import Bench
-from hpo.training.checkpoints import load_weights
+from hpo.training.checkpoints import keep_only, load_weights, weights_path
 from hpo.training.loop import Message
 from hpo.training.methods import select_parameters
 from hpo.training.models import load_model
@@ -118,6 +118,15 @@ class Worker:
     def drop(self, trial: int) -> None:
         """Give up a trial without an outcome."""
         self._pack.drop(trial)
+
+    def has_weights(self, trial: int) -> bool:
+        """Return whether the weights of `trial` were kept here."""
+        return self._bench.files is not None and weights_path(self._bench.files, trial).is_file()
+
+    def keep_weights(self, trials: Set[int]) -> None:
+        """Remove the weights of every trial but `trials`."""
+        if self._bench.files is not None:
+            keep_only(self._bench.files, trials)
 
     def test_scores(self, trial: int, hyperparameters: Hyperparameters) -> Scores:
         """Score the test split with the weights that were kept of `trial`; to be called once, after the search.

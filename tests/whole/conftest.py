@@ -66,9 +66,7 @@ class Answer:
 
 
 @pytest.fixture
-def hpo(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Answer]:
+def hpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
     """Run `hpo` with these words in an empty folder."""
     monkeypatch.chdir(tmp_path)
 

@@ -72,7 +72,8 @@ def test_every_report_of_a_search_is_in_the_store_as_optuna_reads_it(config: Stu
         assert trial.value == max(full)
         assert len(full) == 2
         assert trial.user_attrs["learning_rate"] == trial.params["learning_rate"]
-        assert {"seconds", "peak_memory_bytes", "best_epoch", "validation_accuracy", "train_f1"} <= set(trial.user_attrs)
+        named = {"seconds", "peak_memory_bytes", "best_epoch", "validation_accuracy", "train_f1"}
+        assert named <= set(trial.user_attrs)
 
 
 def test_the_same_command_goes_on_up_to_its_trials_in_all(config: StudyConfig) -> None:
@@ -215,3 +216,25 @@ def test_decisions_reach_the_worker(config: StudyConfig) -> None:
     assert set(pruned) == {trial for trial, _ in decided}
     for trial, rung in decided:
         assert pruned[trial].rung == rung, "nothing is reported after the decision"
+
+
+def test_only_the_winners_weights_are_kept(config: StudyConfig, tmp_path: Path) -> None:
+    results = run(config)
+    kept = [path.parent.name for path in tmp_path.rglob("*.safetensors")]
+    assert kept == [f"trial-{results.best.number:04d}"]
+
+
+def test_a_winner_whose_weights_are_gone_is_trained_again_for_the_test_split(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    expected = run(with_changes(config, store={"url": f"sqlite:///{tmp_path / 'other.db'}"}))
+
+    class Remover(Recorder):
+        def ended(self, outcome: Outcome) -> None:
+            for path in tmp_path.rglob("*.safetensors"):
+                path.unlink()
+
+    seen = Remover()
+    results = run(config, seen)
+    assert any("trained again" in note for note in seen.notes)
+    assert results.test == expected.test

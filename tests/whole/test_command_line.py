@@ -1,0 +1,219 @@
+"""The command line as a user meets it: what it does, what it says to wrong input, and how it ends."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hpo.config.reading import parse_yaml, write_yaml
+from hpo.config.study_file import StudyConfig
+from tests.whole.conftest import SPACE, Answer
+
+Hpo = Callable[..., Answer]
+
+
+@pytest.fixture
+def study_file(config: StudyConfig, tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(write_yaml(config.model_dump(mode="json")))
+    return path
+
+
+@pytest.fixture
+def finished(hpo: Hpo, study_file: Path) -> Path:
+    """A folder in which a search has ended."""
+    assert hpo("run", study_file).code == 0
+    return study_file.parent
+
+
+def test_run_with_nothing_says_what_it_needs(hpo: Hpo) -> None:
+    answer = hpo("run")
+    assert answer.code == 2
+    assert "--model" in answer.out
+    assert "--train" in answer.out
+    assert "hpo demo" in answer.out
+
+
+def test_a_table_of_ones_own_with_odd_column_names(hpo: Hpo, model_folder: Path, texts_file: Path) -> None:
+    space = Path("space.yaml")
+    space.write_text(write_yaml({"parameters": SPACE}))
+    words = ("run", "--model", model_folder, "--train", texts_file, "--space", space, "--trials", 2)
+    columns = ("--text-column", "was gesagt wurde", "--label-column", "worüber")
+    answer = hpo(*words, *columns)
+    assert answer.code == 0, answer.err
+    assert "2 trials in all" in answer.out
+    assert f"Store: {Path('hpo.db').absolute()}" in answer.out
+    best = parse_yaml(Path("best.yaml").read_text(), "best.yaml")
+    assert best["study"] == f"post-{model_folder.name}"
+    assert 1e-3 <= best["hyperparameters"]["learning_rate"] <= 1e-1
+
+
+def test_a_study_file_with_values_changed_by_their_path(hpo: Hpo, study_file: Path) -> None:
+    answer = hpo("run", study_file, "budget.trials=2", "space.learning_rate.max=0.02", "--output", "won.yaml")
+    assert answer.code == 0, answer.err
+    best = parse_yaml(Path("won.yaml").read_text(), "won.yaml")
+    assert best["hyperparameters"]["learning_rate"] <= 0.02
+
+
+def test_json_is_all_that_is_printed_on_standard_output(hpo: Hpo, study_file: Path) -> None:
+    answer = hpo("run", study_file, "--json")
+    content = json.loads(answer.out)
+    assert [trial["trial"] for trial in content["trials"]] == [0, 1, 2]
+    assert content["best"]["score"] == max(trial["score"] for trial in content["trials"])
+    assert "trial 0 begins" in answer.err
+
+
+def test_what_a_store_holds(hpo: Hpo, finished: Path) -> None:
+    assert "tiny" in hpo("studies").out
+    assert json.loads(hpo("studies", "--json").out)[0]["completed"] == 3
+    best = hpo("best")
+    assert "learning_rate" in best.out
+    exported = parse_yaml(hpo("export").out, "export")
+    assert exported == json.loads(hpo("export", "--format", "json").out) == json.loads(hpo("best", "--json").out)
+    assert hpo("export", "--output", "mine.yaml").code == 0
+    assert parse_yaml(Path("mine.yaml").read_text(), "mine.yaml") == exported
+
+
+def test_nothing_finished_has_an_exit_code_of_its_own(hpo: Hpo, study_file: Path) -> None:
+    values = "space.learning_rate={values: [1e9]}"
+    answer = hpo("run", study_file, values, "budget.trials=1")
+    assert answer.code == 5
+    assert "No trial has completed" in answer.out
+    assert hpo("best").code == 5
+
+
+def test_the_shipped_spaces_are_listed_and_checked(hpo: Hpo) -> None:
+    listed = hpo("space", "list").out
+    for name in ("quickstart", "encoder", "encoder_small"):
+        assert name in listed
+        checked = hpo("space", "check", name)
+        assert checked.code == 0
+        assert "learning_rate" in checked.out
+
+
+def test_doctor_looks_at_everything_and_makes_nothing(hpo: Hpo, tmp_path: Path) -> None:
+    answer = hpo("doctor", "--json")
+    found = json.loads(answer.out)
+    assert {"python", "torch", "device", "memory", "disk", "store"} <= set(found)
+    assert list(tmp_path.iterdir()) == []
+
+
+def write(text: str | bytes, name: str = "texts.csv") -> Path:
+    Path(name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    return Path(name)
+
+
+ROWS = "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(20))
+GOOD = "text,label\n" + ROWS
+WRONG_SPACES = {
+    "unknown parameter": ({"learning_rat": {"value": 1}}, "learning_rate"),
+    "minimum above maximum": ({"learning_rate": {"min": 1.0, "max": 0.5}}, "0.5"),
+    "logarithm of zero": (
+        {"l2_strength": {"distribution": "log_uniform_values", "min": 0.0, "max": 1.0}},
+        "above 0",
+    ),
+    "condition on an unknown parameter": (
+        {"momentum": {"min": 0.1, "max": 0.9, "when": {"optimiser": ["sgd"]}}},
+        "optimiser",
+    ),
+    "conditions in a circle": (
+        {
+            "optimizer": {"values": ["sgd", "adamw"], "when": {"schedule": ["step"]}},
+            "schedule": {"values": ["step", "linear"], "when": {"optimizer": ["sgd"]}},
+        },
+        "circle",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_SPACES)
+def test_a_wrong_space_is_a_sentence(hpo: Hpo, name: str) -> None:
+    space, word = WRONG_SPACES[name]
+    write(write_yaml({"parameters": space}), "space.yaml")
+    refused(hpo("space", "check", "space.yaml"), 2, word)
+
+
+WRONG_TEXTS: dict[str, tuple[str, str | bytes, str]] = {
+    "no such column": ("texts.csv", "txt,label\n" + ROWS, "txt"),
+    "one class": ("texts.csv", "text,label\n" + "x,a\n" * 9, "two labels"),
+    "broken JSONL": ("texts.jsonl", '{"text": "x", "label": "a"}\n{"text": \n', "line 2"),
+    "unknown ending": ("texts.xlsx", "x", ".jsonl"),
+    "header alone": ("texts.csv", "text,label\n", "texts.csv"),
+    "not UTF-8": ("texts.csv", GOOD.encode() + b"caf\xe9,a\n", "UTF-8"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TEXTS)
+def test_wrong_texts_are_a_sentence(hpo: Hpo, model_folder: Path, name: str) -> None:
+    file, content, word = WRONG_TEXTS[name]
+    path = write(content, file)
+    columns = ("--text-column", "text") if name == "no such column" else ()
+    refused(hpo("run", "--model", model_folder, "--train", path, "--strict", *columns), 2, word)
+
+
+def test_a_class_without_validation_rows_is_a_sentence(hpo: Hpo, model_folder: Path) -> None:
+    train, validation = write(GOOD), write("text,label\nx,a\ny,a\n", "validation.csv")
+    refused(hpo("run", "--model", model_folder, "--train", train, "--validation", validation), 2, "'b'")
+
+
+WRONG_RUNS: dict[str, tuple[tuple[str, ...], int, str]] = {
+    "no such file": (("--train", "missing.csv"), 2, "missing.csv"),
+    "a store of an unsupported kind": (("--train", "texts.csv", "--store", "mysql://host/x"), 3, "postgresql"),
+    "a store that does not answer": (
+        ("--train", "texts.csv", "--store", "postgresql+psycopg://u:secret@127.0.0.1:9/x"), 3, "127.0.0.1",
+    ),
+    "a store in a folder that is not there": (("--train", "texts.csv", "--store", "sqlite:///no/hpo.db"), 3, "no"),
+    "no such space": (("--train", "texts.csv", "--space", "encodr"), 2, "encoder"),
+    "an unknown key": (("--train", "texts.csv", "budget.trails=3"), 2, "trials"),
+    "a value of the wrong kind": (("--train", "texts.csv", "budget.trials=many"), 2, "budget.trials"),
+    "no such runner": (("--train", "texts.csv", "--runner", "cloud"), 2, "inline"),
+    "two study files": (("one.yaml", "two.yaml"), 2, "one study file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG_RUNS)
+def test_a_wrong_command_is_a_sentence(hpo: Hpo, model_folder: Path, name: str) -> None:
+    words, code, expected = WRONG_RUNS[name]
+    write(GOOD)
+    answer = hpo("run", "--model", model_folder, *words)
+    refused(answer, code, expected)
+    assert "secret" not in answer.out + answer.err
+
+
+def test_a_model_folder_without_weights_is_a_sentence(hpo: Hpo, model_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in model_folder.iterdir():
+        if file.suffix == ".json":
+            (folder / file.name).write_bytes(file.read_bytes())
+    refused(hpo("run", "--model", folder, "--train", write(GOOD)), 2, "weights")
+
+
+def test_the_demo_without_its_extra_says_how_to_get_it(hpo: Hpo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpo.data.demo.find_spec", lambda _name: None)
+    refused(hpo("demo"), 2, "llm-hpo[demo]")
+
+
+def test_reading_commands_make_no_store(hpo: Hpo, tmp_path: Path) -> None:
+    for verb in ("best", "export", "studies"):
+        refused(hpo(verb), 3, "no store at")
+    assert list(tmp_path.iterdir()) == []
+
+
+def refused(answer: Answer, code: int, word: str) -> None:
+    """The command ended with `code` and one sentence that has `word` in it, not with a traceback."""
+    assert answer.code == code, answer
+    assert answer.err.startswith("hpo: ")
+    assert answer.err.count("\n") == 1, answer.err
+    assert word in answer.err, answer.err
+
+
+@pytest.mark.parametrize("statement", ["import hpo", "import hpo.cli.main", "from hpo import load_study, SearchSpace"])
+def test_what_is_light_stays_light(statement: str) -> None:
+    heavy = ("torch", "ray", "optuna", "transformers")
+    code = f"import sys\n{statement}\nprint([name for name in {heavy} if name in sys.modules])"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"

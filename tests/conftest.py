@@ -12,11 +12,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
+from optuna.storages._rdb.storage import _VersionManager
 from sqlalchemy.engine import make_url
 
 from hpo.store.engine import open_database
 
 NewDatabase = Callable[[str], str]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _optuna_reads_its_own_migrations_once() -> Iterator[None]:
+    """Not at every opening of a store, which would take a third of these tests' time."""
+    original, made = _VersionManager._create_alembic_script, []
+
+    def once(manager: _VersionManager) -> ScriptDirectory:
+        if not made:
+            made.append(original(manager))
+        return made[0]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_VersionManager, "_create_alembic_script", once)
+        yield
 
 
 @pytest.fixture(scope="session")

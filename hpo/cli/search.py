@@ -1,6 +1,7 @@
 """`hpo demo` and `hpo run`: a search, watched while it goes."""
 
 import json
+import os
 import re
 import signal
 import sys
@@ -31,8 +32,10 @@ or a study file, with any value changed by its dotted path:
 To see a whole search first, on a real model and real news texts, without an account: hpo demo"""
 
 DEMO: Mapping[str, Any] = {
-    "data": {"validation_fraction": 0.2, "test_fraction": 0.2},
+    "data": {"validation_fraction": 0.15, "test_fraction": 0.2},
     "space": "quickstart",
+    "search": {"startup_trials": 4, "pruner": "successive_halving"},
+    "evaluation": {"rungs": 4, "first_rung": 250, "rung_rows": 100},
     "budget": {"trials": 12},
 }
 
@@ -173,7 +176,8 @@ def _stopping_tidily(stop: Event) -> Iterator[None]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
-        typer.echo("Ending at the next step; once more ends at once. The same command goes on later.", err=True)
+        # Not through Python's streams: the signal may have come in the middle of a write to one.
+        os.write(2, b"\nEnding at the next step; once more ends at once. The same command goes on later.\n")
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

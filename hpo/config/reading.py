@@ -39,7 +39,7 @@ def parse_yaml(text: str, source: str) -> Any:
     except MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ConfigurationError(f"{source} is not valid YAML: {line}{error.problem}.") from None
-    except YAMLError as error:
+    except (YAMLError, ValueError, RecursionError) as error:  # also a date of no calendar, lists a thousand deep
         raise ConfigurationError(f"{source} is not valid YAML: {str(error).splitlines()[0]}.") from None
 
 

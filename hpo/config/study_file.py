@@ -186,7 +186,7 @@ def load_study(
         ConfigurationError: an unknown key, a bad value, or an override that leads nowhere.
     """
     merged = read_yaml_mapping(path) if path else {}
-    _merge(merged, values or {})
+    _merge(merged, deepcopy(values or {}))
     for override in overrides:
         _apply(merged, override)
     return read_model(StudyConfig, merged, str(path) if path else "study")

@@ -23,7 +23,8 @@ from hpo.search.pruners import build_pruner
 from hpo.search.samplers import build_sampler, startup_trials
 from hpo.space.search_space import SearchSpace
 from hpo.store.engine import open_database
-from hpo.store.studies import AttemptRecord, StudyRecord, StudyStore, scores_to_json
+from hpo.store.records import AttemptRecord, StudyRecord, scores_to_json
+from hpo.store.studies import StudyStore
 
 REPEAT_DEFAULT_FROM_TRIALS = 20
 # What a later start of the same study may change.

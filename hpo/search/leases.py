@@ -12,7 +12,8 @@ import psutil
 
 from hpo.errors import StoreError, StudyLedError
 from hpo.store.engine import Database
-from hpo.store.studies import LeaseRecord, StudyStore, renew_lease
+from hpo.store.records import LeaseRecord
+from hpo.store.studies import StudyStore, renew_lease
 
 LEASE_SECONDS = 30.0
 RENEWAL_SECONDS = 10.0

@@ -203,13 +203,6 @@ def without_password(url: URL) -> str:
     return str(url._replace(password=None).difference_update_query(["password", "sslpassword"]))
 
 
-def clock_of(connection: Connection) -> sa.ColumnElement[float]:
-    """Return the database's own clock as SQL: seconds since 1970 in UTC, whatever the time zones are."""
-    if connection.dialect.name == "sqlite":
-        return sa.literal_column("((julianday('now') - 2440587.5) * 86400.0)", sa.Double)
-    return sa.literal_column("extract(epoch from clock_timestamp())", sa.Double)
-
-
 def _storage_at(url: str) -> JoiningStorage:
     return open_database(url).storage
 
@@ -222,6 +215,8 @@ def _parsed(url: str) -> URL:
         raise StoreError(f"The store's URL cannot be read; it must be {SUPPORTED}.") from None
     if "@" in (parsed.host or ""):
         raise StoreError("The store's URL cannot be read: write each @ of its password as %40, and each / as %2F.")
+    if isinstance(password := parsed.query.get("password"), str):
+        parsed = parsed.set(password=password).difference_update_query(["password"])
     if parsed.drivername == "postgresql":
         return parsed.set(drivername="postgresql+psycopg")
     if parsed.drivername not in ("sqlite", "postgresql+psycopg"):

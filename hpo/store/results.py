@@ -12,7 +12,8 @@ from sqlalchemy.engine import Connection
 from hpo.errors import NoResultError, StoreError, nearest
 from hpo.messages import Scores
 from hpo.store.engine import Database
-from hpo.store.studies import UID_ATTRIBUTE, scores_from_json
+from hpo.store.records import scores_from_json
+from hpo.store.studies import UID_ATTRIBUTE
 from hpo.store.tables import attempts, evaluations, events, studies
 
 

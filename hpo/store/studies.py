@@ -7,7 +7,7 @@ import uuid
 import warnings
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import optuna
@@ -15,52 +15,17 @@ import sqlalchemy as sa
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from optuna.storages._rdb.models import StudyModel, TrialModel, TrialUserAttributeModel
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from hpo.messages import Action, Outcome, Report, Scores
-from hpo.store.engine import Database, clock_of, translated
-from hpo.store.tables import attempts, evaluations, events, leases, studies
+from hpo.messages import Action, Outcome, Report
+from hpo.store import statements
+from hpo.store.engine import Database, translated
+from hpo.store.records import AttemptRecord, LeaseRecord, StudyRecord, read_attempt, scores_to_json
+from hpo.store.tables import attempts, clock, evaluations, events, leases, studies
 
 UID_ATTRIBUTE = "hpo:uid"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StudyRecord:
-    """What a study was made from; a later start must match it."""
-
-    configuration: Mapping[str, Any]
-    space: Mapping[str, Any]
-    data_fingerprint: str
-    versions: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseRecord:
-    """Who leads a study; times are seconds since 1970 by the database's clock."""
-
-    fence: int
-    host: str
-    pid: int
-    process_started: float
-    acquired_at: float
-    expires_at: float
-    now: float
-    """The database's clock when this was read."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptRecord:
-    """One attempt at a trial, as it was assigned."""
-
-    trial: int
-    attempt: int
-    configuration: Mapping[str, Any]
-    seed: int
-    score_to_beat: float | None
-    ended: bool
 
 
 class StudyStore:
@@ -99,7 +64,7 @@ class StudyStore:
     def record(self) -> StudyRecord | None:
         """Return what the study was made from; None if it was not recorded yet."""
         uid = self.study.user_attrs.get(UID_ATTRIBUTE)
-        row = self._one(sa.select(studies).where(studies.c.study_id == self.study_id))
+        row = self._execute(sa.select(studies).where(studies.c.study_id == self.study_id)).mappings().first()
         if row is None or row["uid"] != uid:
             return None
         return StudyRecord(
@@ -114,10 +79,10 @@ class StudyStore:
         # Rows of an earlier study of this number, deleted with Optuna's own tools, are not ours. The lease stays: its
         # fence rises on, so that a leader of that study is refused.
         for table in (attempts, evaluations, events, studies):
-            self._write(sa.delete(table).where(table.c.study_id == self.study_id))
+            self._execute(sa.delete(table).where(table.c.study_id == self.study_id))
         uid = uuid.uuid4().hex
         values = {key: json.dumps(value) for key, value in asdict(record).items() if key != "data_fingerprint"}
-        self._insert(studies, uid=uid, data_fingerprint=record.data_fingerprint, created_at=self._clock, **values)
+        self._insert(studies, uid=uid, data_fingerprint=record.data_fingerprint, **values)
         self.study.set_user_attr(UID_ATTRIBUTE, uid)
         self.study.set_user_attr("hpo:metric", objective)
         with warnings.catch_warnings():
@@ -130,13 +95,14 @@ class StudyStore:
 
     def measurements(self) -> dict[str, Any] | None:
         """Return what was measured to choose precision and threads; None if nothing was."""
-        row = self._one(sa.select(studies.c.measurements).where(studies.c.study_id == self.study_id))
-        return json.loads(row["measurements"]) if row is not None and row["measurements"] else None
+        here = studies.c.study_id == self.study_id
+        measured = self._execute(sa.select(studies.c.measurements).where(here)).scalar()
+        return json.loads(measured) if measured else None
 
     def set_measurements(self, measurements: Mapping[str, Any]) -> None:
         """Keep what was measured, for every later start of the study."""
         here = studies.c.study_id == self.study_id
-        self._write(sa.update(studies).where(here).values(measurements=json.dumps(dict(measurements))))
+        self._execute(sa.update(studies).where(here).values(measurements=json.dumps(dict(measurements))))
 
     # -- the lease
 
@@ -146,12 +112,12 @@ class StudyStore:
         with suppress(IntegrityError), self._open_connection().begin_nested():
             self._insert(leases, fence=0, host="", pid=0, process_started=0, acquired_at=0, expires_at=0)
         columns = [column for column in leases.c if column is not leases.c.study_id]
-        newest = sa.select(*columns, self._clock.label("now")).where(leases.c.study_id == self.study_id)
+        newest = sa.select(*columns, clock().label("now")).where(leases.c.study_id == self.study_id)
         return LeaseRecord(**self._execute(newest.with_for_update()).mappings().one())
 
     def take_lease(self, *, fence: int, host: str, pid: int, process_started: float, seconds: float) -> None:
         """Write a lease over the newest one, which `lease` has locked."""
-        self._write(
+        self._execute(
             sa.update(leases)
             .where(leases.c.study_id == self.study_id)
             .values(
@@ -159,8 +125,8 @@ class StudyStore:
                 host=host,
                 pid=pid,
                 process_started=process_started,
-                acquired_at=self._clock,
-                expires_at=self._clock + seconds,
+                acquired_at=clock(),
+                expires_at=clock() + seconds,
             )
         )
 
@@ -181,49 +147,43 @@ class StudyStore:
 
     def latest_attempt(self, trial: int) -> int:
         """Return the number of the newest attempt at `trial`; 0 if it was never begun."""
-        newest = sa.select(sa.func.max(attempts.c.attempt)).where(self._trial(attempts, trial))
-        return int(self._execute(newest).scalar() or 0)
+        newest = self._execute(statements.LATEST_ATTEMPT, of_study=self.study_id, of_trial=trial)
+        return int(newest.scalar() or 0)
 
     def attempt_of_request(self, request: str) -> AttemptRecord | None:
         """Return the attempt that `request` was answered with; None if it is a new request."""
-        asked = sa.and_(attempts.c.study_id == self.study_id, attempts.c.request == request)
-        return _attempt(self._one(sa.select(attempts).where(asked)))
+        asked = self._execute(statements.ATTEMPT_OF_REQUEST, of_study=self.study_id, of_request=request)
+        return read_attempt(asked.mappings().first())
 
     def attempt(self, trial: int, attempt: int) -> AttemptRecord | None:
         """Return one attempt; None if there is no such attempt."""
-        which = sa.and_(self._trial(attempts, trial), attempts.c.attempt == attempt)
-        return _attempt(self._one(sa.select(attempts).where(which)))
+        which = self._execute(statements.ATTEMPT, of_study=self.study_id, of_trial=trial, of_attempt=attempt)
+        return read_attempt(which.mappings().first())
 
     def is_open(self, trial: int, attempt: int) -> bool:
         """Return whether `attempt` is the newest at `trial`, has not ended, and its trial is running for Optuna too.
 
         A trial that somebody ended or put back with Optuna's own tools is so by their word.
         """
-        newest = (
-            sa.select(attempts.c.attempt, attempts.c.ended_at, TrialModel.state)
-            .join(TrialModel, (TrialModel.study_id == self.study_id) & (TrialModel.number == trial))
-            .where(self._trial(attempts, trial))
-            .order_by(attempts.c.attempt.desc())
-            .limit(1)
-        )
-        return self._execute(newest).first() == (attempt, None, TrialState.RUNNING)
+        standing = self._execute(statements.STANDING, of_study=self.study_id, of_trial=trial)
+        return standing.first() == (attempt, None, TrialState.RUNNING)
 
     def begin_attempt(self, record: AttemptRecord, *, request: str, worker: str, device: str) -> None:
         """Record that `record.trial` is about to be trained."""
         self._insert(
             attempts, trial=record.trial, attempt=record.attempt, request=request, worker=worker, device=device,
             configuration=json.dumps(dict(record.configuration)), seed=record.seed,
-            score_to_beat=record.score_to_beat, started_at=self._clock,
+            score_to_beat=record.score_to_beat,
         )  # fmt: skip
 
     def end_attempt(self, outcome: Outcome) -> None:
         """Record how an attempt ended."""
         which = sa.and_(self._trial(attempts, outcome.trial), attempts.c.attempt == outcome.attempt)
-        self._write(
+        self._execute(
             sa.update(attempts)
             .where(which)
             .values(
-                ended_at=self._clock,
+                ended_at=clock(),
                 ending=str(outcome.ending),
                 reason=outcome.reason,
                 seconds=outcome.seconds,
@@ -234,9 +194,10 @@ class StudyStore:
 
     def answered(self, trial: int, attempt: int, rung: int) -> Action | None:
         """Return what a report was answered with; None if it is a new report."""
-        which = sa.and_(self._trial(evaluations, trial), evaluations.c.attempt == attempt, evaluations.c.rung == rung)
-        action = self._execute(sa.select(evaluations.c.action).where(which)).scalar()
-        return None if action is None else Action(action)
+        answer = self._execute(
+            statements.ANSWER, of_study=self.study_id, of_trial=trial, of_attempt=attempt, of_rung=rung
+        ).scalar()
+        return None if answer is None else Action(answer)
 
     def add_evaluation(self, report: Report, action: Action) -> None:
         """Record one evaluation and what it was answered with."""
@@ -248,19 +209,11 @@ class StudyStore:
             validation_scores=scores_to_json(report.validation),
             train_scores=scores_to_json(report.train) if report.train else None,
             action=str(action), seconds=report.seconds, peak_memory_bytes=report.peak_memory_bytes,
-            reported_at=self._clock,
         )  # fmt: skip
 
     def add_event(self, kind: str, trial: int | None = None, attempt: int | None = None, **detail: Any) -> None:
         """Add a line to the study's log."""
-        self._insert(
-            events,
-            kind=kind,
-            trial=trial,
-            attempt=attempt,
-            happened_at=self._clock,
-            detail=json.dumps(detail),
-        )
+        self._insert(events, kind=kind, trial=trial, attempt=attempt, detail=json.dumps(detail))
 
     def has_event(self, kind: str, trial: int) -> bool:
         """Return whether the log has a line of this kind on `trial`."""
@@ -285,10 +238,10 @@ class StudyStore:
 
     def set_attributes(self, trial: int, attributes: Mapping[str, Any]) -> None:
         """Set user attributes of a trial that has not finished, all at once; Optuna takes two statements for each."""
-        trial_id, table = self._optuna_id(trial), TrialUserAttributeModel
-        self._write(sa.delete(table).where(table.trial_id == trial_id, table.key.in_(attributes)))
+        trial_id = self._optuna_id(trial)
+        self._execute(statements.FORGET_ATTRIBUTES, of_trial_id=trial_id, keys=list(attributes))
         rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(attributes[key])} for key in attributes]
-        self._open_connection().execute(sa.insert(table), rows)
+        self._open_connection().execute(statements.ADD_ATTRIBUTES, rows)
 
     def set_constraint(self, trial: int, name: str, value: float) -> None:
         """Set a constraint of a running trial; above 0 it is violated."""
@@ -299,10 +252,6 @@ class StudyStore:
         self._database.storage.set_trial_state_values(self._optuna_id(trial), TrialState.WAITING)
 
     # -- plumbing
-
-    @property
-    def _clock(self) -> sa.ColumnElement[float]:
-        return clock_of(self._open_connection())
 
     def _open_connection(self) -> Connection:
         assert self._connection is not None, "the store's records are read and written inside a transaction"
@@ -325,17 +274,11 @@ class StudyStore:
     def _trial(self, table: sa.Table, trial: int) -> sa.ColumnElement[bool]:
         return sa.and_(table.c.study_id == self.study_id, table.c.trial == trial)
 
-    def _execute(self, statement: sa.Executable) -> sa.CursorResult[Any]:
-        return self._open_connection().execute(statement)
-
-    def _one(self, statement: sa.Select[Any]) -> RowMapping | None:
-        return self._execute(statement).mappings().first()
-
-    def _write(self, statement: sa.Executable) -> int:
-        return self._execute(statement).rowcount
+    def _execute(self, statement: sa.Executable, **parameters: Any) -> sa.CursorResult[Any]:
+        return self._open_connection().execute(statement, parameters)
 
     def _insert(self, table: sa.Table, **values: Any) -> None:
-        self._execute(sa.insert(table).values(study_id=self.study_id, **values))
+        self._execute(sa.insert(table), study_id=self.study_id, **values)
 
 
 class _ReadStudy(optuna.Study):
@@ -353,31 +296,8 @@ class _ReadStudy(optuna.Study):
 
 def renew_lease(connection: Connection, study_id: int, fence: int, seconds: float) -> bool:
     """Let the lease of `fence` run `seconds` from now; False if there is a newer one, or no such study."""
-    exists = sa.exists().where(StudyModel.study_id == study_id)
-    ours = sa.and_(leases.c.study_id == study_id, leases.c.fence == fence, exists)
-    renewed = sa.update(leases).where(ours).values(expires_at=clock_of(connection) + seconds)
-    return connection.execute(renewed).rowcount == 1
-
-
-def scores_to_json(scores: Scores) -> str:
-    """Return scores as JSON that `scores_from_json` reads back equal."""
-    return json.dumps(asdict(scores))
-
-
-def scores_from_json(text: str) -> Scores:
-    """Return the scores that `scores_to_json` wrote."""
-    content = json.loads(text)
-    content["confusion"] = tuple(tuple(row) for row in content["confusion"])
-    return Scores(**content)
-
-
-def _attempt(row: RowMapping | None) -> AttemptRecord | None:
-    if row is None:
-        return None
-    return AttemptRecord(
-        trial=row["trial"], attempt=row["attempt"], configuration=json.loads(row["configuration"]),
-        seed=row["seed"], score_to_beat=row["score_to_beat"], ended=row["ended_at"] is not None,
-    )  # fmt: skip
+    parameters = {"of_study": study_id, "of_fence": fence, "seconds": seconds}
+    return connection.execute(statements.RENEW_LEASE, parameters).rowcount == 1
 
 
 @contextmanager

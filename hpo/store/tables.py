@@ -4,6 +4,8 @@ No foreign key points into Optuna's tables: a lock of ours must never wait for o
 study with Optuna's own tools must succeed. `hpo_studies.uid` tells a study from a later one of the same number.
 """
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -17,6 +19,26 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+
+class clock(FunctionElement[float]):  # noqa: N801 (it is an SQL function)
+    """The database's own clock: seconds since 1970 in UTC, whatever the time zones of server and session are."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(clock, "sqlite")
+def _sqlite_clock(*_: Any, **__: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(clock, "postgresql")
+def _postgresql_clock(*_: Any, **__: Any) -> str:
+    return "extract(epoch from clock_timestamp())"
+
 
 metadata = MetaData()
 # SQLite numbers rows by itself only in a column that it knows as INTEGER.
@@ -32,7 +54,7 @@ studies = Table(
     Column("data_fingerprint", String(64), nullable=False),
     Column("versions", Text, nullable=False),  # JSON: package -> version
     Column("measurements", Text),  # JSON: what was measured to choose precision and threads
-    Column("created_at", Double, nullable=False),
+    Column("created_at", Double, nullable=False, default=clock()),
 )
 
 leases = Table(
@@ -59,7 +81,7 @@ attempts = Table(
     Column("configuration", Text, nullable=False),  # JSON: the hyperparameters trained, real learning rate
     Column("seed", RowNumber, nullable=False),
     Column("score_to_beat", Double),
-    Column("started_at", Double, nullable=False),
+    Column("started_at", Double, nullable=False, default=clock()),
     Column("ended_at", Double),
     Column("ending", String(16)),
     Column("reason", Text),
@@ -90,7 +112,7 @@ evaluations = Table(
     Column("action", String(16), nullable=False),  # what the coordinator answered
     Column("seconds", Double, nullable=False),
     Column("peak_memory_bytes", BigInteger, nullable=False),
-    Column("reported_at", Double, nullable=False),
+    Column("reported_at", Double, nullable=False, default=clock()),
     PrimaryKeyConstraint("study_id", "trial", "attempt", "rung"),
 )
 
@@ -99,7 +121,7 @@ events = Table(
     metadata,
     Column("event_id", RowNumber, primary_key=True, autoincrement=True),
     Column("study_id", Integer, nullable=False, index=True),
-    Column("happened_at", Double, nullable=False),
+    Column("happened_at", Double, nullable=False, default=clock()),
     Column("kind", String(32), nullable=False),
     Column("trial", Integer),
     Column("attempt", Integer),

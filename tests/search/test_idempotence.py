@@ -107,7 +107,13 @@ def test_messages_of_an_attempt_that_a_dead_leader_left_are_dropped(sqlite_url: 
         coordinator.finish(ended(left, Ending.COMPLETED, report))
         coordinator.finish(ended(replace(left, trial=99), Ending.FAILED))
         assert without_lease(sqlite_url) == before
-        assert begun(coordinator, "again").attempt == 2
+        again = begun(coordinator, "again")
+        assert again.attempt == 2
+        before = without_lease(sqlite_url)
+        assert coordinator.observe(report).action is Action.STOP
+        coordinator.finish(ended(left, Ending.COMPLETED, report))
+        assert without_lease(sqlite_url) == before
+        assert coordinator.observe(report_at(again, again.milestones[0], 0.9)).action is Action.CONTINUE
 
 
 def test_what_somebody_ended_with_optunas_own_tools_stays_as_they_said(database_url: str) -> None:

@@ -119,14 +119,13 @@ def test_what_cannot_be_trained_is_pruned_with_a_violated_constraint_and_never_b
 
 def test_best_is_the_best_completed_trial_and_of_equals_the_earlier(sqlite_url: str) -> None:
     with led(study_at(sqlite_url, budget={"trials": 3})) as coordinator:
-        assert coordinator.best() is None
+        assert coordinator.winner() is None
         for number, scores in enumerate(([0.7, 0.7, 0.7], [0.6, 0.8, 0.6], [0.8, 0.8, 0.8])):
             complete(coordinator, begun(coordinator, number), scores)
-        best = coordinator.best()
-        assert best is not None
-        trial, hyperparameters, score = best
-    assert (trial, score) == (1, 0.8)
-    assert hyperparameters.learning_rate == plain_trials(sqlite_url)[1].user_attrs["learning_rate"]
+        winner = coordinator.winner()
+        assert winner is not None
+    assert (winner.trial, winner.attempt, winner.score_to_beat) == (1, 1, None)
+    assert winner.hyperparameters.learning_rate == plain_trials(sqlite_url)[1].user_attrs["learning_rate"]
 
 
 def test_an_assignment_carries_the_score_to_beat(sqlite_url: str) -> None:

@@ -31,7 +31,7 @@ def test_a_file_is_read_as_written_and_named_by_its_stem(tmp_path: Path) -> None
 def test_a_study_names_its_space_or_spells_it_out() -> None:
     assert space_of("quickstart") == load_space("quickstart")
     assert space_of(read_space("quickstart")).parameters == load_space("quickstart").parameters
-    with pytest.raises(SpaceError, match="Space the study's own, epochs"):
+    with pytest.raises(SpaceError, match="Space of the study, epochs"):
         space_of({"epochs": {"value": 0}})
 
 

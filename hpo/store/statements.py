@@ -1,0 +1,58 @@
+"""The statements of every verb, built once: building one in SQLAlchemy takes several times as long as running it."""
+
+import sqlalchemy as sa
+from optuna.storages._rdb.models import StudyModel, TrialModel, TrialUserAttributeModel
+
+from hpo.store.tables import attempts, clock, evaluations, leases
+
+# What each is about; the names differ from those of columns, which an UPDATE would take for new values.
+_STUDY = sa.bindparam("of_study", type_=sa.Integer)
+_TRIAL = sa.bindparam("of_trial", type_=sa.Integer)
+_ATTEMPT = sa.bindparam("of_attempt", type_=sa.Integer)
+
+_trial_attempts = sa.and_(attempts.c.study_id == _STUDY, attempts.c.trial == _TRIAL)
+
+RENEW_LEASE = (
+    sa.update(leases)
+    .where(leases.c.study_id == _STUDY, leases.c.fence == sa.bindparam("of_fence"))
+    .where(sa.exists().where(StudyModel.study_id == _STUDY))
+    .values(expires_at=clock() + sa.bindparam("seconds", type_=sa.Double))
+)
+"""Takes of_study, of_fence, seconds; meets no row if the lease is another's or the study has been deleted."""
+
+ATTEMPT_OF_REQUEST = sa.select(attempts).where(
+    attempts.c.study_id == _STUDY, attempts.c.request == sa.bindparam("of_request")
+)
+"""Takes of_study, of_request."""
+
+ATTEMPT = sa.select(attempts).where(_trial_attempts, attempts.c.attempt == _ATTEMPT)
+"""Takes of_study, of_trial, of_attempt."""
+
+LATEST_ATTEMPT = sa.select(sa.func.max(attempts.c.attempt)).where(_trial_attempts)
+"""Takes of_study, of_trial."""
+
+STANDING = (
+    sa.select(attempts.c.attempt, attempts.c.ended_at, TrialModel.state)
+    .join(TrialModel, sa.and_(TrialModel.study_id == _STUDY, TrialModel.number == _TRIAL))
+    .where(_trial_attempts)
+    .order_by(attempts.c.attempt.desc())
+    .limit(1)
+)
+"""Takes of_study, of_trial; gives the newest attempt, when it ended, and the state that Optuna has of the trial."""
+
+ANSWER = sa.select(evaluations.c.action).where(
+    evaluations.c.study_id == _STUDY,
+    evaluations.c.trial == _TRIAL,
+    evaluations.c.attempt == _ATTEMPT,
+    evaluations.c.rung == sa.bindparam("of_rung"),
+)
+"""Takes of_study, of_trial, of_attempt, of_rung."""
+
+FORGET_ATTRIBUTES = sa.delete(TrialUserAttributeModel).where(
+    TrialUserAttributeModel.trial_id == sa.bindparam("of_trial_id"),
+    TrialUserAttributeModel.key.in_(sa.bindparam("keys", expanding=True)),
+)
+"""Takes of_trial_id, keys."""
+
+ADD_ATTRIBUTES = sa.insert(TrialUserAttributeModel)
+"""Takes rows of trial_id, key, value_json."""

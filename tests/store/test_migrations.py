@@ -1,0 +1,105 @@
+"""The migrations make what `tables.py` says, once, and a store of a newer version is left alone."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from optuna.storages._rdb.models import BaseModel
+from sqlalchemy import event
+
+from hpo.errors import StoreError
+from hpo.store.engine import Database, open_database
+from hpo.store.migrations.upgrade import VERSION_TABLE, _config
+from hpo.store.tables import metadata
+from tests.search.scripted import everything, rows, written
+
+
+@pytest.fixture
+def database(empty_database_url: str) -> Iterator[Database]:
+    opened = open_database(empty_database_url)
+    yield opened
+    opened.close()
+
+
+def ours(name: str | None, kind: str, _parents: object) -> bool:
+    """Return whether a thing of the database is one of our tables, or in one."""
+    return kind != "table" or (name is not None and name.startswith("hpo_") and name != VERSION_TABLE)
+
+
+def test_the_migrations_make_the_tables_that_the_code_uses(database: Database) -> None:
+    options = {"include_name": ours, "compare_type": True, "compare_server_default": True}
+    with database.reading() as connection:
+        context = MigrationContext.configure(connection, opts=options)
+        assert compare_metadata(context, metadata) == []
+        names = set(sa.inspect(connection).get_table_names())
+    assert set(metadata.tables) | {VERSION_TABLE, "alembic_version", "trials"} <= names
+
+
+def test_our_version_and_optunas_stand_side_by_side(database: Database, empty_database_url: str) -> None:
+    assert rows(empty_database_url, f"SELECT version_num FROM {VERSION_TABLE}") == [("0001",)]
+    assert rows(empty_database_url, "SELECT version_num FROM alembic_version") == [("v3.2.0.a",)]
+
+
+def test_tables_that_another_process_makes_at_the_same_time_are_found_made(
+    empty_sqlite_url: str, request: pytest.FixtureRequest
+) -> None:
+    """The worst that can be: it is ahead by one table whenever Optuna has found that table missing here."""
+    faster = sa.create_engine(empty_sqlite_url, poolclass=sa.NullPool)
+    made: list[str] = []
+
+    def make_first(table: sa.Table, connection: sa.Connection, **_: object) -> None:
+        if connection.engine is not faster and table.name not in made:
+            made.append(table.name)
+            table.create(faster)
+
+    for table in BaseModel.metadata.tables.values():
+        event.listen(table, "before_create", make_first)
+        request.addfinalizer(partial(event.remove, table, "before_create", make_first))
+    open_database(empty_sqlite_url).close()
+    assert sorted(made) == sorted(BaseModel.metadata.tables)
+
+
+def test_versions_follow_one_another_in_a_line() -> None:
+    scripts = ScriptDirectory.from_config(_config())
+    assert len(scripts.get_heads()) == len(scripts.get_bases()) == 1
+
+
+def test_a_store_of_a_newer_version_is_refused_and_left_alone(database_url: str) -> None:
+    written(database_url, f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    before = everything(database_url)
+    with pytest.raises(StoreError) as error:
+        open_database(database_url)
+    assert str(error.value) == (
+        "The store was written by a newer hpo (its tables are of version 9999, this hpo knows up to 0001); "
+        "upgrade with pip install --upgrade llm-hpo, or name another store."
+    )
+    assert everything(database_url) == before
+
+
+def test_a_store_of_another_optuna_is_refused_and_left_alone(database_url: str) -> None:
+    written(database_url, "UPDATE alembic_version SET version_num = 'v9.0.0.a'")
+    before = everything(database_url)
+    with pytest.raises(StoreError, match="Optuna tables do not fit the installed Optuna"):
+        open_database(database_url)
+    assert everything(database_url) == before
+
+
+def test_a_store_without_our_tables_gets_them_and_keeps_the_rest(database_url: str) -> None:
+    written(database_url, "DROP VIEW hpo_leaderboard", *(f"DROP TABLE {name}" for name in [*metadata.tables]))
+    written(database_url, f"DROP TABLE {VERSION_TABLE}")
+    open_database(database_url).close()
+    assert set(metadata.tables) <= set(everything(database_url))
+    assert rows(database_url, "SELECT * FROM hpo_leaderboard") == []
+
+
+def test_an_upgrade_that_fails_leaves_nothing_half_made(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(database_url, "DROP VIEW hpo_leaderboard", *(f"DROP TABLE {name}" for name in [*metadata.tables]))
+    written(database_url, f"DROP TABLE {VERSION_TABLE}", "CREATE TABLE hpo_events (other INTEGER)")
+    before = everything(database_url)
+    with pytest.raises(StoreError, match="hpo_events"):
+        open_database(database_url)
+    assert everything(database_url) == before

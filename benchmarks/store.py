@@ -20,7 +20,8 @@ from sqlalchemy import event
 
 from hpo.config.study_file import load_study
 from hpo.messages import Capacity, Ending, Outcome, Report, Scores
-from hpo.search.coordinator import Coordinator, leading
+from hpo.search.coordinator import Coordinator
+from hpo.search.leading import leading
 from hpo.space.search_space import SearchSpace
 
 RUNGS = (125, 500, 1000)
@@ -147,7 +148,8 @@ def _coordinator(folder: Path, trials: int) -> Iterator[Coordinator]:
         }
     )
     space = SearchSpace.from_mapping(SPACE, "benchmark")
-    with leading(config, space, data_fingerprint="none", objective="macro_f1", versions={}) as coordinator:
+    with leading(config, space, data_fingerprint="none") as coordinator:
+        coordinator.begin(objective="macro_f1", versions={})
         yield coordinator
 
 

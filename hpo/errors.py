@@ -7,9 +7,9 @@
     ├── ModelError                the model cannot be loaded or used (exit 2)
     ├── StoreError                the study store cannot be opened, read or written (exit 3)
     │   └── StudyMismatchError    the stored study was made from another space, data set or model (exit 2)
-    ├── TrainingError             a trial failed, where a single one was asked for (exit 1)
+    ├── TrainingError             training fails whatever the configuration (exit 1)
     ├── StudyLedError             another process leads this study right now (exit 4)
-    └── NoResultError             what was asked for needs a finished trial and there is none (exit 5)
+    └── NoResultError             what was asked for needs a completed trial and there is none (exit 5)
 
 Each message is one sentence a tired person understands: the rule, the value, the choices, what to do.
 Bad input is also a `ValueError`, so that library users may catch it as one.
@@ -49,7 +49,7 @@ class ModelError(HpoError, ValueError):
 
 
 class TrainingError(HpoError):
-    """A trial failed, where a single one was asked for."""
+    """Training fails: the one trial that was asked for, or several in a row."""
 
 
 class StoreError(HpoError):
@@ -71,13 +71,13 @@ class StudyLedError(HpoError):
 
 
 class NoResultError(HpoError):
-    """What was asked for needs a finished trial and there is none."""
+    """What was asked for needs a completed trial and there is none."""
 
     exit_code = 5
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `known` as the tail of a sentence, naming the nearest first: "did you mean 'epochs'? Known: ..."."""
+    """Return the end of a message, the nearest first: `Did you mean 'epochs'? Known: batch_size, epochs.`"""
     choices = sorted(known)
     listed = f"Known: {', '.join(choices)}."
     spelled = {choice.lower(): choice for choice in choices}

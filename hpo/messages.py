@@ -128,6 +128,23 @@ class Decision:
     action: Action
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How a study stands: trials that are over, by how they ended, and the best."""
+
+    completed: int
+    pruned: int
+    """Given up at a rung, or not trainable at all: diverged, or out of memory."""
+    failed: int
+    best: tuple[float, int] | None
+    """(score, trial) of the best completed trial."""
+
+    @property
+    def finished(self) -> int:
+        """Trials that are over."""
+        return self.completed + self.pruned + self.failed
+
+
 class Ending(StrEnum):
     """How an attempt ended."""
 
@@ -136,11 +153,11 @@ class Ending(StrEnum):
     PRUNED = "pruned"
     """Stopped by a decision."""
     PAUSED = "paused"
-    """Cut by a signal or a deadline; the trial goes on in a later attempt."""
+    """Cut by a signal; the trial is trained again, first, in a later attempt."""
     DIVERGED = "diverged"
     """The loss or a gradient was no longer a number."""
     INFEASIBLE = "infeasible"
-    """Out of memory with nothing left to give up."""
+    """Out of memory."""
     FAILED = "failed"
     """An error."""
 

@@ -46,10 +46,9 @@ class FineTuneObjective:
             trial.set_user_attr(name, value)
         if outcome.ending in UNTRAINABLE:
             trial.set_constraint(CONSTRAINT, VIOLATED)
+        if outcome.ending in UNTRAINABLE or outcome.ending is Ending.PRUNED:
             raise optuna.TrialPruned(outcome.reason)
-        if outcome.ending is Ending.PRUNED:
-            raise optuna.TrialPruned(outcome.reason)
-        if outcome.best is None:
+        if outcome.ending is not Ending.COMPLETED or outcome.best is None:
             raise TrainingError(f"Trial {trial.number} {outcome.ending}: {outcome.reason}")
         return outcome.best.validation.objective
 
@@ -79,5 +78,5 @@ class FineTuneObjective:
     def _opened(self) -> Worker:
         if self._worker is None:
             self._worker = open_worker(self._config, load_splits(self._config.data, self._config.seed))
-            self._worker.use(self._worker.measure().precision)
+            self._worker.use(self._worker.measure(int(self._space.largest("max_length"))).precision)
         return self._worker

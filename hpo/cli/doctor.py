@@ -29,7 +29,7 @@ def doctor(store: options.Store = None, as_json: options.Json = False) -> None:
         **{name: lambda name=name: version(name) for name in PACKAGES},  # type: ignore[misc]
         **{name: lambda name=name: _optional(name) for name in OPTIONAL},  # type: ignore[misc]
         "device": _device,
-        "cpu": lambda: f"{os.cpu_count()} cores, {'has' if _has_bf16() else 'without'} bf16 instructions",
+        "cpu": lambda: f"{os.cpu_count()} cores, {'with' if _has_bf16() else 'without'} bf16 instructions",
         "memory": _memory,
         "disk": lambda: f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free in {Path.cwd()}",
         "store": lambda: _store(store or options.DEFAULT_STORE),
@@ -79,14 +79,14 @@ def _memory() -> str:
 
 
 def _store(url: str) -> str:
-    from hpo.store.engine import open_database
+    from hpo.store.engine import open_database, sqlite_path, without_password
     from hpo.store.results import read_studies
 
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+    file = sqlite_path(url)
+    if file is not None and not file.exists():
         return f"{url} is not there yet; hpo run makes it"
     database = open_database(url, must_exist=True)
     try:
-        name = database.engine.url.render_as_string(hide_password=True)
-        return f"{name} answers, {len(read_studies(database))} studies"
+        return f"{without_password(database.engine.url)} answers, {len(read_studies(database))} studies"
     finally:
         database.close()

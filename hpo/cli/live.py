@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import TextIO
 
@@ -13,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Progress, Report, Scores
+from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Progress, Report, Scores, Standing
 from hpo.runners.watcher import Watcher
 
 
@@ -29,29 +30,35 @@ def watcher_for(stream: TextIO) -> Iterator[Watcher]:
 
 
 class Tally(Watcher):
-    """Counts a search as it goes; what both views show."""
+    """Counts a search as it goes, from how the study stood at its start; what both views show."""
 
     def __init__(self) -> None:
         self.study = ""
         self.metric = ""
         self.budget = 0
-        self.endings: dict[Ending, int] = dict.fromkeys(Ending, 0)
-        self.best: tuple[float, int] | None = None
+        self.standing = Standing(completed=0, pruned=0, failed=0, best=None)
         self._finished_before = 0
         self._started_at = time.monotonic()
 
-    def started(self, study: str, metric: str, trials: int, finished: int) -> None:
+    def started(self, study: str, metric: str, trials: int, standing: Standing) -> None:
         """Begin to count."""
-        self.study, self.metric, self.budget, self._finished_before = study, metric, trials, finished
+        self.study, self.metric, self.budget, self.standing = study, metric, trials, standing
+        self._finished_before = standing.finished
         self._started_at = time.monotonic()
 
     def ended(self, outcome: Outcome) -> None:
-        """Count an ending."""
-        self.endings[outcome.ending] += 1
-        if outcome.ending is Ending.COMPLETED and outcome.best is not None:
-            found = (outcome.best.validation.objective, outcome.trial)
-            if self.best is None or found[0] > self.best[0]:
-                self.best = found
+        """Count an ending, as the store counts it: what cannot be trained is pruned."""
+        now = self.standing
+        match outcome.ending:
+            case Ending.COMPLETED:
+                score = outcome.best.validation.objective if outcome.best else 0.0
+                better = now.best is None or score > now.best[0]
+                best = (score, outcome.trial) if better else now.best
+                self.standing = replace(now, completed=now.completed + 1, best=best)
+            case Ending.PRUNED | Ending.DIVERGED | Ending.INFEASIBLE:
+                self.standing = replace(now, pruned=now.pruned + 1)
+            case Ending.FAILED:
+                self.standing = replace(now, failed=now.failed + 1)
 
     @property
     def seconds(self) -> float:
@@ -59,22 +66,16 @@ class Tally(Watcher):
         return time.monotonic() - self._started_at
 
     @property
-    def finished(self) -> int:
-        """Trials that are over, those of earlier runs among them."""
-        over = sum(count for ending, count in self.endings.items() if ending is not Ending.PAUSED)
-        return self._finished_before + over
-
-    @property
     def seconds_left(self) -> float | None:
         """Seconds to the end of the budget at the pace so far; None before the first trial is over."""
-        here = self.finished - self._finished_before
-        return self.seconds / here * (self.budget - self.finished) if here else None
+        here = self.standing.finished - self._finished_before
+        return self.seconds / here * (self.budget - self.standing.finished) if here else None
 
     def counts(self) -> str:
         """Return the tally as words."""
-        failed = self.endings[Ending.FAILED] + self.endings[Ending.DIVERGED] + self.endings[Ending.INFEASIBLE]
-        words = f"{self.finished} of {self.budget} done, {self.endings[Ending.PRUNED]} pruned"
-        return words + (f", {failed} failed" if failed else "")
+        now = self.standing
+        words = f"{now.finished} of {self.budget} done, {now.pruned} pruned"
+        return words + (f", {now.failed} failed" if now.failed else "")
 
 
 class LineLog(Tally):
@@ -88,10 +89,10 @@ class LineLog(Tally):
         """Write what was found."""
         self._line(sentence)
 
-    def started(self, study: str, metric: str, trials: int, finished: int) -> None:
+    def started(self, study: str, metric: str, trials: int, standing: Standing) -> None:
         """Write what is searched."""
-        super().started(study, metric, trials, finished)
-        goes_on = f", going on after {finished}" if finished else ""
+        super().started(study, metric, trials, standing)
+        goes_on = f", going on after {standing.finished}" if standing.finished else ""
         self._line(f"study {study}: {trials} trials in all{goes_on}, maximising {metric}")
 
     def assigned(self, assignment: Assignment) -> None:
@@ -110,7 +111,8 @@ class LineLog(Tally):
     def ended(self, outcome: Outcome) -> None:
         """Write how a trial ended, and how the search stands."""
         super().ended(outcome)
-        best = f", best {self.best[0]:.4f} (trial {self.best[1]})" if self.best else ""
+        found = self.standing.best
+        best = f", best {found[0]:.4f} (trial {found[1]})" if found else ""
         left = "" if self.seconds_left is None else f", about {clock(self.seconds_left)} left"
         self._line(f"{_ending(outcome)}; {self.counts()}{best}{left}")
 
@@ -119,8 +121,10 @@ class LineLog(Tally):
         self._line(f"test split read for trial {trial}: {scores.metric} {scores.objective:.4f}")
 
     def _line(self, text: str) -> None:
-        self._stream.write(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S} {text}\n")
-        self._stream.flush()
+        # Whoever reads the log may have gone; the search goes on.
+        with suppress(OSError):
+            self._stream.write(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S} {text}\n")
+            self._stream.flush()
 
 
 class LiveView(Tally):
@@ -163,7 +167,7 @@ class LiveView(Tally):
         """Print how a trial ended."""
         super().ended(outcome)
         self._running.pop(outcome.trial, None)
-        style = {Ending.COMPLETED: "green", Ending.PRUNED: "yellow"}.get(outcome.ending, "red")
+        style = {Ending.COMPLETED: "green", Ending.PRUNED: "yellow", Ending.PAUSED: "dim"}.get(outcome.ending, "red")
         self._console.print(escape(_ending(outcome)), style=style)
 
     def tested(self, trial: int, scores: Scores) -> None:
@@ -173,7 +177,8 @@ class LiveView(Tally):
     def _drawn(self) -> Group:
         if not self.metric:
             return Group(Text("reading the model and the texts ...", style="dim"))
-        best = f"best {self.metric} {self.best[0]:.4f} (trial {self.best[1]})" if self.best else "none completed yet"
+        found = self.standing.best
+        best = f"best {self.metric} {found[0]:.4f} (trial {found[1]})" if found else "none completed yet"
         left = "" if self.seconds_left is None else f", about {clock(self.seconds_left)} left"
         head = Text(f"{self.study}: {self.counts()}, {best}; {clock(self.seconds)}{left}", style="bold")
         table = Table(box=None, pad_edge=False, show_header=False)
@@ -186,7 +191,7 @@ class LiveView(Tally):
         if progress is None:
             return f"trial {trial}", ProgressBar(total=1, completed=0, width=24), score, "", ""
         bar = ProgressBar(total=progress.examples_total, completed=progress.examples_seen, width=24)
-        rate = f"rate {progress.learning_rate:.2e}"
+        rate = f"lr {progress.learning_rate:.2e}"
         return f"trial {trial}", bar, score, rate, f"{progress.examples_per_second:.0f} texts/s"
 
 
@@ -205,7 +210,7 @@ def _described(assignment: Assignment) -> str:
     again = f", attempt {assignment.attempt}" if assignment.attempt > 1 else ""
     return (
         f"trial {assignment.trial} begins{again}: {values.method}, {values.optimizer}, "
-        f"rate {values.learning_rate:.3g}, {values.schedule}, batch {values.batch_size}, epochs {values.epochs}"
+        f"lr {values.learning_rate:.3g}, {values.schedule}, batch {values.batch_size}, epochs {values.epochs}"
     )
 
 

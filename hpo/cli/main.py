@@ -1,7 +1,7 @@
 """The command `hpo`: its verbs, and how it ends.
 
 Exit codes: 0 done; 1 an error inside hpo; 2 bad input; 3 the store failed; 4 another process leads the study;
-5 no trial has finished; 130 interrupted, and the same command goes on.
+5 no trial has completed; 130 interrupted, and the same command goes on.
 """
 
 import sys
@@ -11,13 +11,12 @@ import typer
 from hpo.cli import doctor, results, search, spaces
 from hpo.errors import HpoError
 
-INTERRUPTED = 130
-
 app = typer.Typer(
     name="hpo",
     help="Hyperparameter search for fine-tuning language models.",
     epilog="Start with `hpo demo`. "
-    "Exit codes: 0 done, 2 bad input, 3 store failed, 4 study led elsewhere, 5 nothing finished, 130 interrupted.",
+    "Exit codes: 0 done, 1 error inside hpo, 2 bad input, 3 store failed, 4 study led elsewhere, 5 no trial completed, "
+    "130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -47,9 +46,6 @@ def main() -> None:
     except HpoError as error:
         typer.secho(f"hpo: {error}", err=True, fg=typer.colors.RED if sys.stderr.isatty() else None)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("hpo: stopped at once; the same command goes on with what is stored.", err=True)
-        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

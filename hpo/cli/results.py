@@ -33,13 +33,16 @@ def best(study: options.Study = None, store: options.Store = None, as_json: opti
 def export(
     study: options.Study = None,
     store: options.Store = None,
-    format_: Annotated[str, typer.Option("--format", help="yaml or json.")] = "yaml",
+    format_: Annotated[
+        str | None, typer.Option("--format", help="yaml or json; by the ending of --output if not given.")
+    ] = None,
     output: options.Output = None,
 ) -> None:
     """Write the best configuration to a file, or to standard output where no --output is given."""
     from hpo.export.configs import FORMATS, best_configuration, write_text
     from hpo.store.results import read_results
 
+    format_ = format_ or ("json" if output and output.suffix == ".json" else "yaml")
     if format_ not in FORMATS:
         raise ConfigurationError(f"--format cannot be {format_!r}. {nearest(format_, FORMATS)}")
     with _opened(store) as database:

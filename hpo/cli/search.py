@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo.cli import options
-from hpo.errors import ConfigurationError
+from hpo.errors import ConfigurationError, NoResultError
 
 if TYPE_CHECKING:
     from hpo.config.study_file import StudyConfig
 
 INTERRUPTED = 130
-NOTHING_FINISHED = 5
 NEEDS = """hpo run needs a model, labelled texts, and nothing else:
 
     hpo run --model PATH_OR_HUB_ID --train texts.csv --trials 40
@@ -31,12 +30,18 @@ or a study file, with any value changed by its dotted path:
 
 To see a whole search first, on a real model and real news texts, without an account: hpo demo"""
 
-DEMO: Mapping[str, Any] = {
-    "data": {"validation_fraction": 0.15, "test_fraction": 0.2},
+DEMO_DATA = Path("hpo-files", "demo-data")
+DEMO: dict[str, Any] = {
+    "study": "demo",
+    "data.validation_fraction": 0.15,
+    "data.test_fraction": 0.2,
     "space": "quickstart",
-    "search": {"startup_trials": 4, "pruner": "successive_halving"},
-    "evaluation": {"rungs": 4, "first_rung": 250, "rung_rows": 100},
-    "budget": {"trials": 12},
+    "search.startup_trials": 4,
+    "search.pruner": "successive_halving",
+    "evaluation.rungs": 4,
+    "evaluation.first_rung": 250,
+    "evaluation.rung_rows": 100,
+    "budget.trials": 12,
 }
 
 
@@ -53,10 +58,9 @@ def demo(
     from hpo.config.study_file import load_study
     from hpo.data.demo import demo_model_folder, write_demo_data
 
-    values = _merged(DEMO, _given(study or "demo", store, trials, seed, runner))
-    values["model"] = {"name": str(demo_model_folder())}
-    values["data"]["train"] = str(write_demo_data(Path("hpo-files") / "demo-data"))
-    _search(load_study(values=values), output, as_json)
+    given = {key: value for key, value in _shared(study, store, trials, seed, runner).items() if value is not None}
+    material = {"model.name": demo_model_folder(), "data.train": write_demo_data(DEMO_DATA)}
+    _search(load_study(values=_nested(DEMO | material | given)), output, as_json)
 
 
 def run(
@@ -84,32 +88,35 @@ def run(
     from hpo.config.study_file import load_study
 
     file, overrides = _study_file_and_overrides(arguments or [])
-    if file is None and not (model or train or overrides):
+    values = {
+        "model.name": model, "data.train": train, "data.validation": validation, "data.test": test,
+        "data.text_column": text_column, "data.label_column": label_column, "data.strict": strict or None,
+        "space": space, **_shared(study, store, trials, seed, runner),
+    }  # fmt: skip
+    if file is None and not overrides and all(value is None for value in values.values()):
         typer.echo(NEEDS)
         raise typer.Exit(2)
-    if file is None and not (model and train):
-        missing = "--model PATH_OR_HUB_ID" if train else "--train FILE"
-        raise ConfigurationError(f"Without a study file hpo run needs {missing} too; hpo run alone shows an example.")
-    values = _given(study or (None if file else _study_name(model, train)), store, trials, seed, runner)
-    data = {
-        "train": train, "validation": validation, "test": test, "text_column": text_column,
-        "label_column": label_column, "strict": strict or None,
-    }  # fmt: skip
-    values = _merged(values, {"model": _set({"name": model}), "data": _set(data), **_set({"space": space})})
-    _search(load_study(file, values, overrides), output, as_json)
+    if file is None and study is None:
+        values["study"] = _study_name(model, train)
+    _search(load_study(file, _nested(values), overrides), output, as_json)
 
 
 def _search(config: "StudyConfig", output: Path | None, as_json: bool) -> None:
     """Run a search, show it, and write down what it found."""
     from hpo.cli.live import watcher_for
     from hpo.cli.tables import leaderboard, summary
-    from hpo.export.configs import best_configuration, to_yaml, trial_to_json, write_text
+    from hpo.export.configs import best_configuration, check_writable, to_yaml, trial_to_json, write_text
     from hpo.runners.run import run as run_study
 
-    stop = Event()
-    with watcher_for(sys.stderr if as_json else sys.stdout) as watcher, _stopping_tidily(stop):
-        results = run_study(config, watcher, stop)
     path = output or Path("best.yaml")
+    check_writable(path)
+    stop = Event()
+    try:
+        with watcher_for(sys.stderr if as_json else sys.stdout) as watcher, _stopping_tidily(stop):
+            results = run_study(config, watcher, stop)
+    except KeyboardInterrupt:
+        typer.echo("hpo: stopped at once; the same command goes on with what is stored.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
     found = bool(results.leaderboard)
     if found:
         write_text(path, to_yaml(best_configuration(results)))
@@ -124,33 +131,27 @@ def _search(config: "StudyConfig", output: Path | None, as_json: bool) -> None:
     if stop.is_set():
         raise typer.Exit(INTERRUPTED)
     if not found:
-        raise typer.Exit(NOTHING_FINISHED)
+        raise typer.Exit(NoResultError.exit_code)
 
 
-def _given(
+def _shared(
     study: str | None, store: str | None, trials: int | None, seed: int | None, runner: str | None
 ) -> dict[str, Any]:
-    """Return the values of the flags that were given, nested as in a study file."""
-    values = {
-        **_set({"study": study, "seed": seed}),
-        "store": _set({"url": store}),
-        "budget": _set({"trials": trials}),
-        "compute": _set({"runner": runner}),
-    }
-    return {key: value for key, value in values.items() if value != {}}
+    """Return the flags that `demo` and `run` share, by the paths of what they set."""
+    return {"study": study, "store.url": store, "budget.trials": trials, "seed": seed, "compute.runner": runner}
 
 
-def _set(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: str(value) if isinstance(value, Path) else value for key, value in values.items() if value is not None}
-
-
-def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `first` with `second` over it, one level deep, without changing either."""
-    nested = {
-        key: {**value, **second.get(key, {})} if isinstance(value, Mapping) else second.get(key, value)
-        for key, value in first.items()
-    }
-    return {**nested, **{key: value for key, value in second.items() if key not in first}}
+def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flags that were given, nested as in a study file."""
+    values: dict[str, Any] = {}
+    for dotted, value in flags.items():
+        if value is not None:
+            *path, key = dotted.split(".")
+            inner = values
+            for part in path:
+                inner = inner.setdefault(part, {})
+            inner[key] = str(value) if isinstance(value, Path) else value
+    return values
 
 
 def _study_file_and_overrides(arguments: list[str]) -> tuple[Path | None, list[str]]:

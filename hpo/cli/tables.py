@@ -6,39 +6,45 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 from sqlalchemy.engine import make_url
 
+from hpo.messages import Scores
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space, shipped_spaces, space_description
-from hpo.store.results import StudyResults, StudySummary, TrialResult
+from hpo.store.engine import sqlite_path, without_password
+from hpo.store.results import StudyResults, StudySummary
 
 SHOWN_TRIALS = 10
+RESULT_COLUMNS_WIDTH = 52
+PARAMETER_COLUMN_WIDTH = 12
 
 
 def console() -> Console:
     """Return standard output as rich writes to it: a pipe gets wide plain lines."""
-    return Console(width=None if os.isatty(1) else 200, highlight=False, soft_wrap=False)
+    return Console(width=None if os.isatty(1) else 200, highlight=False, markup=False)
 
 
 def leaderboard(results: StudyResults) -> None:
-    """Print the best completed trials, and a line on the others."""
+    """Print the best completed trials, what the search varied as far as there is room, and a line on the others."""
+    out = console()
     shown = results.leaderboard[:SHOWN_TRIALS]
-    varied = _varied(shown)
-    title = Text(f"{results.name}: {results.metric} on validation")
+    varied = list(dict.fromkeys(name for trial in shown for name in trial.sampled))
+    fitting = varied[: max(0, (out.width - RESULT_COLUMNS_WIDTH) // PARAMETER_COLUMN_WIDTH)]
+    title = f"{results.name}: {results.metric} on validation"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("trial", "score", "train", "epoch", "seconds", "from"):
-        table.add_column(column, justify="left" if column == "from" else "right")
-    for name in varied:
-        table.add_column(name.replace("_", " "), overflow="fold")
+        table.add_column(column, justify="left" if column == "from" else "right", no_wrap=True)
+    for name in fitting:
+        table.add_column(name.replace("_", " "))
     for trial in shown:
         table.add_row(
             str(trial.number), _number(trial.score, 4), _number(trial.train_score, 4), _number(trial.best_epoch, 2),
-            _number(trial.seconds, 1), trial.proposed_by, *(_value(trial.configuration.get(name)) for name in varied),
+            _number(trial.seconds, 1), trial.proposed_by, *(_value(trial.configuration.get(name)) for name in fitting),
         )  # fmt: skip
-    out = console()
     out.print()
     out.print(table)
+    if len(fitting) < len(varied):
+        out.print(f"Also varied: {', '.join(varied[len(fitting) :])}; hpo best --json has every value.")
     out.print(_others(results))
 
 
@@ -61,15 +67,30 @@ def summary(results: StudyResults, store: str, output: Path | None, *, interrupt
 
 
 def winner(results: StudyResults) -> None:
-    """Print the best trial's scores and hyperparameters."""
+    """Print the best trial's scores, class by class, and its hyperparameters."""
     best, out = results.best, console()
-    out.print(f"Trial {best.number} of study {Text(results.name)}: {results.metric} {best.score:.4f} on validation")
+    out.print(f"Trial {best.number} of study {results.name}: {results.metric} {best.score:.4f} on validation")
     if best.train_score is not None:
         out.print(f"  on training texts {best.train_score:.4f}, at epoch {best.best_epoch:.2f}")
     if best.number in results.test:
         out.print(f"  on the test split {results.test[best.number].objective:.4f}")
+    if best.validation is not None:
+        _scores(out, best.validation)
+    out.print("Hyperparameters:")
     for name, value in best.configuration.items():
         out.print(f"  {name}: {_value(value)}", style="bold" if name in best.sampled else "dim")
+
+
+def _scores(out: Console, scores: Scores) -> None:
+    """Print every score, and how each class fared."""
+    out.print("  " + ", ".join(f"{name} {value:.4f}" for name, value in scores.values.items()))
+    table = Table(box=None, pad_edge=False)
+    for column in ("class", "precision", "recall", "F1", "texts", *(f"as {label}" for label in scores.per_class)):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for (label, row), counts in zip(scores.per_class.items(), scores.confusion, strict=True):
+        ratios = (f"{row[name]:.4f}" for name in ("precision", "recall", "f1"))
+        table.add_row(label, *ratios, f"{row['support']:.0f}", *map(str, counts))
+    out.print(table)
 
 
 def study_list(studies: Sequence[StudySummary]) -> None:
@@ -79,7 +100,7 @@ def study_list(studies: Sequence[StudySummary]) -> None:
         table.add_column(column, justify="left" if column in ("study", "metric") else "right")
     for study in studies:
         counts = (study.trials, study.completed, study.pruned, study.failed, study.unfinished)
-        table.add_row(Text(study.name), study.metric or "-", _number(study.best, 4), *map(str, counts))
+        table.add_row(study.name, study.metric or "-", _number(study.best, 4), *map(str, counts))
     console().print(table if studies else "The store holds no study yet.")
 
 
@@ -95,17 +116,12 @@ def space_list() -> None:
 
 def space_table(space: SearchSpace) -> None:
     """Print a space, a parameter a line."""
-    table = Table(title=Text(f"Space {space.name}"), title_justify="left", box=None, pad_edge=False)
+    table = Table(title=f"Space {space.name}", title_justify="left", box=None, pad_edge=False)
     for column in ("hyperparameter", "values", "only when", "default"):
         table.add_column(column, overflow="fold")
     for row in space.rows():
-        table.add_row(Text(row.name), Text(row.values), Text(row.condition), Text(row.default))
+        table.add_row(row.name, row.values, row.condition, row.default)
     console().print(table)
-
-
-def _varied(trials: Sequence[TrialResult]) -> list[str]:
-    """Return the hyperparameters that the search varied, in the order of the space."""
-    return list(dict.fromkeys(name for trial in trials for name in trial.sampled))
 
 
 def _others(results: StudyResults) -> str:
@@ -117,10 +133,8 @@ def _others(results: StudyResults) -> str:
 
 
 def _place(store: str) -> str:
-    url = make_url(store)
-    if url.get_backend_name() == "sqlite":
-        return str(Path(str(url.database)).absolute())
-    return url.render_as_string(hide_password=True)
+    file = sqlite_path(store)
+    return without_password(make_url(store)) if file is None else str(file.absolute())
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -4,9 +4,10 @@ A search space names some of these fields; the others keep their defaults. The d
 fine-tuning a pretrained encoder with AdamW (Devlin et al. 2019, table 8; Liu et al. 2019, table 10).
 """
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from hpo.config.reading import Typed
 
@@ -18,16 +19,16 @@ ScheduleName = Literal["constant", "linear", "cosine", "step"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 OpenFraction = Annotated[float, Field(ge=0, lt=1)]
 
-# Fields that mean something only for some values of another: field -> (other field, those values).
-APPLIES_TO: dict[str, tuple[str, tuple[str, ...]]] = {
-    "trained_layers": ("method", ("top_layers",)),
-    "momentum": ("optimizer", ("momentum", "rmsprop")),
-    "beta1": ("optimizer", ("adam", "adamw")),
-    "beta2": ("optimizer", ("adam", "adamw")),
-    "alpha": ("optimizer", ("rmsprop",)),
-    "epsilon": ("optimizer", ("adam", "adamw", "rmsprop")),
-    "decay_every": ("schedule", ("step",)),
-    "decay_factor": ("schedule", ("step",)),
+# Fields that mean something only for some values of another: field -> (other field, that value -> the usual one here).
+APPLIES_TO: Mapping[str, tuple[str, Mapping[str, float]]] = {
+    "trained_layers": ("method", {"top_layers": 2}),
+    "momentum": ("optimizer", {"momentum": 0.9, "rmsprop": 0.0}),
+    "beta1": ("optimizer", {"adam": 0.9, "adamw": 0.9}),
+    "beta2": ("optimizer", {"adam": 0.999, "adamw": 0.999}),
+    "alpha": ("optimizer", {"rmsprop": 0.99}),
+    "epsilon": ("optimizer", {"adam": 1e-8, "adamw": 1e-8, "rmsprop": 1e-8}),
+    "decay_every": ("schedule", {"step": 1 / 3}),
+    "decay_factor": ("schedule", {"step": 0.1}),
 }
 
 
@@ -37,36 +38,39 @@ def usual_l2_form(values: dict[str, Any]) -> L2Form:
 
 
 class Hyperparameters(Typed):
-    """The values one trial trains under. None in an optimizer's own field means that optimizer's usual value."""
+    """The values one trial trains under. A field of `APPLIES_TO` is None where it means nothing, and only there."""
+
+    # So that a field that is not given is filled in too.
+    model_config = ConfigDict(validate_default=True)
 
     method: Method = "full"
     """What is trained: all weights, the top transformer layers and the head, or the head alone."""
     trained_layers: Annotated[int, Field(ge=1)] | None = None
-    """How many transformer layers `top_layers` trains, counted from the head; 2 if not given."""
+    """How many transformer layers `top_layers` trains, counted from the head."""
 
     optimizer: OptimizerName = "adamw"
     """The update rule; `sgd` is plain gradient descent, `momentum` is heavy-ball."""
     learning_rate: Annotated[float, Field(gt=0)] = 3e-5
     """Peak learning rate, reached at the end of warm-up."""
     momentum: OpenFraction | None = None
-    """Momentum of `momentum` (0.9 if not given) and `rmsprop` (0 if not given)."""
+    """Momentum of `momentum` and `rmsprop`."""
     beta1: OpenFraction | None = None
-    """Decay of the first moment of `adam` and `adamw`; 0.9 if not given."""
+    """Decay of the first moment of `adam` and `adamw`."""
     beta2: OpenFraction | None = None
-    """Decay of the second moment of `adam` and `adamw`; 0.999 if not given."""
+    """Decay of the second moment of `adam` and `adamw`."""
     alpha: OpenFraction | None = None
-    """Decay of the squared-gradient average of `rmsprop`; 0.99 if not given."""
+    """Decay of the squared-gradient average of `rmsprop`."""
     epsilon: Annotated[float, Field(gt=0)] | None = None
-    """Added to the denominator of `adam`, `adamw` and `rmsprop`; 1e-8 if not given."""
+    """Added to the denominator of `adam`, `adamw` and `rmsprop`."""
 
     schedule: ScheduleName = "linear"
     """How the rate falls after warm-up, over the trial's full length."""
     warmup_ratio: OpenFraction = 0.06
     """Fraction of the optimizer steps over which the rate rises linearly from zero."""
     decay_every: Annotated[float, Field(gt=0, le=1)] | None = None
-    """`step`: the rate is cut each time this fraction of the steps after warm-up has passed; 1/3 if not given."""
+    """`step`: the rate is cut each time this fraction of the steps after warm-up has passed."""
     decay_factor: Annotated[float, Field(gt=0, le=1)] | None = None
-    """`step`: what the rate is multiplied by at each cut; 0.1 if not given."""
+    """`step`: what the rate is multiplied by at each cut."""
 
     l1_strength: Annotated[float, Field(ge=0)] = 0.0
     """Strength of L1 regularisation; 0 is none."""
@@ -98,18 +102,24 @@ class Hyperparameters(Typed):
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Seed of initialisation, data order and dropout; null to derive it from the study's and the trial's number."""
 
-    @model_validator(mode="after")
-    def _fields_fit(self) -> Self:
-        for name, (other, values) in APPLIES_TO.items():
-            if getattr(self, name) is not None and getattr(self, other) not in values:
-                raise ValueError(
-                    f"{name!r} is {getattr(self, name)!r}, but it applies only where {other!r} is "
-                    f"{' or '.join(values)}, and here it is {getattr(self, other)}; leave it out, or put it under "
-                    f"`when: {{{other}: [{', '.join(values)}]}}`."
-                )
-        return self
+    @field_validator(*APPLIES_TO)
+    @classmethod
+    def _usual_where_it_applies(cls, value: float | None, info: ValidationInfo) -> float | None:
+        """Fill in the usual value where the field applies; refuse any value where it does not."""
+        assert info.field_name is not None
+        other, usual = APPLIES_TO[info.field_name]
+        # Absent where it could not be: that is the mistake to tell.
+        chosen = info.data.get(other)
+        if value is None:
+            return usual.get(chosen) if chosen else None
+        if chosen and chosen not in usual:
+            raise ValueError(
+                f"{info.field_name!r} is {value!r}, but it applies only where {other!r} is {' or '.join(usual)}, and "
+                f"here it is {chosen}; leave it out, or put it under `when: {{{other}: [{', '.join(usual)}]}}`."
+            )
+        return value
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the values that are set, as plain YAML values; `Hyperparameters(**mapping)` gives an equal one."""
+        """Return the values that apply, as plain YAML values; `Hyperparameters(**mapping)` gives an equal one."""
         always = {name for name in type(self).model_fields if name not in APPLIES_TO}
         return {name: value for name, value in self.model_dump().items() if value is not None or name in always}

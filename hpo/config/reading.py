@@ -14,6 +14,9 @@ from hpo.errors import ConfigurationError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 
+SECRET = "store"
+"""Key below which no error shows a value: a store's URL holds a password."""
+
 
 class Typed(BaseModel):
     """Base of all configuration: immutable, keyword-only, no unknown keys, fields documented beneath them."""
@@ -78,32 +81,38 @@ def read_model(model: type[Model], values: Mapping[str, Any], source: str) -> Mo
 
 def _sentence(model: type[BaseModel], detail: ErrorDetails) -> str:
     """Say what is wrong with one value: the rule, the value, the choices."""
-    path = [str(part) for part in detail["loc"]]
+    path, known = _place(model, detail["loc"])
     name, value = ".".join(path), detail["input"]
+    shown = "(not shown)" if path[:1] == [SECRET] else repr(value)
     match detail["type"]:
         case "extra_forbidden":
-            return f"unknown key {name!r}. {nearest(path[-1], _fields_at(model, path[:-1]))}"
+            return f"unknown key {name!r}. {nearest(path[-1], known)}"
         case "missing":
             return f"{name!r} is missing."
         case "literal_error" | "enum":
             expected = detail["ctx"]["expected"]
             choices = [choice.strip("' ") for choice in expected.replace(" or ", ", ").split(",")]
-            return f"{name!r} cannot be {value!r}. {nearest(str(value), choices)}"
+            return f"{name!r} cannot be {shown}. {nearest(str(value), choices)}"
         case "value_error":
             return f"{detail['ctx']['error']}"
         case _:
             rule = detail["msg"][0].lower() + detail["msg"][1:]
-            return f"{name!r} is {value!r}, but {rule.replace('input should', 'it should')}."
+            return f"{name!r} is {shown}, but {rule.replace('input should', 'it should')}."
 
 
-def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    """Return the field names of the model that stands at `path` below `model`."""
-    for part in path:
+def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
+    """Return the keys that lead to a mistake, and the fields known beside the last of them.
+
+    What follows the key of a single value is left out: pydantic adds which member of a union it tried.
+    """
+    path: list[str] = []
+    for part in map(str, location):
+        path.append(part)
         field = model.model_fields.get(part)
         if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
-            return []
+            break
         model = field.annotation
-    return list(model.model_fields)
+    return path, list(model.model_fields)
 
 
 def _kind(content: object) -> str:

@@ -1,11 +1,12 @@
 """The study file: model, data, task, search, budget, compute and store, typed and torch-free."""
 
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.reading import Typed, parse_yaml, read_model, read_yaml_mapping
@@ -15,13 +16,23 @@ from hpo.space.space_file import read_space
 RANGE = ("min", "max", "distribution", "q")
 # What a parameter's spec loses when an override gives it another kind of values.
 REPLACES: Mapping[str, tuple[str, ...]] = {
-    "value": ("values", "default", *RANGE),
-    "values": ("value", "default", *RANGE),
+    "value": ("values", "default", "relative_to", *RANGE),
+    "values": ("value", "default", "relative_to", *RANGE),
     "min": ("value", "values"),
     "max": ("value", "values"),
 }
 
-Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")]
+
+def _study_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._-]*", name):
+        raise ValueError(
+            f"'study' is {name!r}, but a study's name is made of letters, digits, space . _ - and starts with a letter "
+            "or a digit."
+        )
+    return name
+
+
+Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_study_name)]
 OneOrMore = Annotated[int, Field(ge=1)]
 
 
@@ -128,15 +139,10 @@ class StoreConfig(Typed):
     """Where results are kept."""
 
     url: str = "sqlite:///hpo.db"
-    """SQLAlchemy URL: `sqlite:///FILE` on a local disk (or just its path), or
+    """Path of a SQLite file on a local disk, or a SQLAlchemy URL: `sqlite:///FILE`,
     `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`."""
     files: Path | None = None
     """Folder of weights; null for `hpo-files` beside the SQLite file, or in the working folder."""
-
-    @field_validator("url")
-    @classmethod
-    def _path_is_sqlite(cls, url: str) -> str:
-        return url if ":" in url else f"sqlite:///{url}"
 
 
 class StudyConfig(Typed):
@@ -158,6 +164,12 @@ class StudyConfig(Typed):
     budget: BudgetConfig = BudgetConfig()
     compute: ComputeConfig = ComputeConfig()
     store: StoreConfig = StoreConfig()
+    """Where results are kept; a text alone is its `url`."""
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _text_is_url(cls, store: Any) -> Any:
+        return {"url": store} if isinstance(store, str) else store
 
     @model_validator(mode="after")
     def _fractions_leave_training_rows(self) -> Self:
@@ -202,16 +214,16 @@ def _merge(target: dict[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def _apply(target: dict[str, Any], override: str) -> None:
-    """Apply one `dotted.path=value` to `target`."""
+    """Apply one `dotted.path=value` to `target`; no error shows the value, which may be a store's URL."""
     dotted, separator, text = override.partition("=")
     path = dotted.strip().split(".")
     if not separator or not all(path):
         raise ConfigurationError(
-            f"An override reads `dotted.path=value`, as in budget.trials=40, but got {override!r}."
+            f"An override reads `dotted.path=value`, as in budget.trials=40, but got {dotted + separator!r}."
         )
     if path[0] not in StudyConfig.model_fields:
         raise ConfigurationError(
-            f"Unknown key {path[0]!r} in {override!r}. {nearest(path[0], StudyConfig.model_fields)}"
+            f"Unknown key {path[0]!r} in the override of {dotted!r}. {nearest(path[0], StudyConfig.model_fields)}"
         )
     if path[0] == "space" and len(path) > 1:
         target["space"] = _opened_space(target.get("space", "encoder"), path[1])
@@ -220,7 +232,9 @@ def _apply(target: dict[str, Any], override: str) -> None:
     for part in path[:-1]:
         inner = inner.setdefault(part, {})
         if not isinstance(inner, dict):
-            raise ConfigurationError(f"{override!r} leads into {part!r}, which is a single value and has no keys.")
+            raise ConfigurationError(
+                f"The override of {dotted!r} leads into {part!r}, which is a single value and has no keys."
+            )
     inner[path[-1]] = parse_yaml(text, f"the value of {dotted}")
 
 
@@ -231,9 +245,16 @@ def _drop_other_kinds(spec: Any, key: str) -> None:
             spec.pop(other, None)
 
 
-def _opened_space(space: str | dict[str, Any], parameter: str) -> dict[str, Any]:
-    """Return the parameters of `space`, which must name `parameter`, as a mapping that may be changed."""
+def _opened_space(space: Any, parameter: str) -> dict[str, Any]:
+    """Return the parameters of `space` as a mapping that may be changed, known to have room for `parameter`."""
+    if not isinstance(space, str | dict):
+        raise ConfigurationError(
+            f"'space' is {space!r}, so it has no {parameter!r} to override; give it the name of a shipped space, the "
+            "path of a file, or parameters."
+        )
     parameters = deepcopy(space) if isinstance(space, dict) else read_space(space)
     if parameter not in parameters and parameter not in Hyperparameters.model_fields:
-        raise ConfigurationError(f"The space has no parameter {parameter!r}. {nearest(parameter, parameters)}")
+        raise ConfigurationError(
+            f"The space has no parameter {parameter!r}. {nearest(parameter, map(str, parameters))}"
+        )
     return parameters

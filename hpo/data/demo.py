@@ -1,5 +1,4 @@
-"""The material of the demonstration, from Python packages: a small pretrained encoder and the BBC news "
-"corpus."""
+"""The material of the demonstration, from Python packages: a small pretrained encoder and the BBC news corpus."""
 
 import json
 import os

@@ -2,8 +2,8 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def best_configuration(results: StudyResults) -> dict[str, Any]:
         "trial": winner.number,
         "metric": results.metric,
         "score": winner.score,
+        "validation": dict(winner.validation.values) if winner.validation else {},
         "best_epoch": winner.best_epoch,
         "seed": winner.seed,
         "hyperparameters": dict(winner.configuration),
@@ -59,19 +60,33 @@ def to_json(content: Mapping[str, Any]) -> str:
 FORMATS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"yaml": to_yaml, "json": to_json}
 
 
+def check_writable(path: Path) -> None:
+    """Refuse, before a night of work, a place that `write_text` could not write to.
+
+    Raises:
+        ConfigurationError: it is a folder, or is in a folder that is not there or cannot be written.
+    """
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        wrong = "it is a folder" if path.is_dir() else f"the folder {folder} is not there or cannot be written"
+        raise ConfigurationError(f"Cannot write {path}: {wrong}; name another place with --output.")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` whole or not at all.
 
     Raises:
         ConfigurationError: the folder is not there or cannot be written.
     """
+    check_writable(path)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.absolute().parent, delete=False) as file:
-            file.write(text)
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
     except OSError as error:
         raise ConfigurationError(f"Cannot write {path}: {error.strerror}; name another place with --output.") from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def trial_to_json(trial: TrialResult) -> dict[str, Any]:
@@ -81,6 +96,7 @@ def trial_to_json(trial: TrialResult) -> dict[str, Any]:
         "state": trial.state,
         "score": trial.score,
         "train_score": trial.train_score,
+        "validation": asdict(trial.validation) if trial.validation else None,
         "best_epoch": trial.best_epoch,
         "seconds": trial.seconds,
         "proposed_by": trial.proposed_by,

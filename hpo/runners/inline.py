@@ -3,49 +3,81 @@
 import uuid
 from threading import Event
 
-from hpo.messages import Action, Capacity, Decision, Outcome, Progress, Report
+from hpo.errors import TrainingError
+from hpo.messages import Action, Capacity, Decision, Ending, Outcome, Progress, Report
 from hpo.runners.watcher import Watcher
 from hpo.search.coordinator import Coordinator
 from hpo.training.worker import Worker
 
+MOST_FAILURES = 3
+"""Trials that fail one after the other, after which the search ends: it is then the machine, not the configuration."""
+
 
 def run(coordinator: Coordinator, worker: Worker, watcher: Watcher, stop: Event) -> None:
-    """Train trials until the budget is spent, or until `stop` is set and what was running is paused."""
-    running: dict[int, int] = {}
-    while True:
-        while worker.free_slots and not stop.is_set() and _admit_next(coordinator, worker, watcher, running):
-            pass
-        if worker.idle:
-            return
-        if stop.is_set():
-            for trial, attempt in running.items():
-                worker.apply(Decision(trial=trial, attempt=attempt, action=Action.PAUSE))
-        for message in worker.advance():
-            match message:
-                case Report():
-                    decision = coordinator.observe(message)
-                    worker.apply(decision)
-                    watcher.reported(message, decision)
-                case Outcome():
-                    coordinator.finish(message)
-                    running.pop(message.trial)
-                    worker.keep_weights(running.keys() | _winner(coordinator))
-                    watcher.ended(message)
-                case Progress():
-                    watcher.progressed(message)
+    """Train trials until the budget is spent, or until `stop` is set and what was running is paused.
+
+    Raises:
+        TrainingError: three trials failed one after the other; says why the last did.
+    """
+    InlineRun(coordinator, worker, watcher, stop).run()
 
 
-def _winner(coordinator: Coordinator) -> set[int]:
-    winner = coordinator.winner()
-    return set() if winner is None else {winner.trial}
+class InlineRun:
+    """One run of a search in this process."""
 
+    def __init__(self, coordinator: Coordinator, worker: Worker, watcher: Watcher, stop: Event) -> None:
+        self._coordinator = coordinator
+        self._worker = worker
+        self._watcher = watcher
+        self._stop = stop
+        self._attempts: dict[int, int] = {}
+        self._failures = 0
 
-def _admit_next(coordinator: Coordinator, worker: Worker, watcher: Watcher, running: dict[int, int]) -> bool:
-    """Fill a free slot; False if there is nothing left to train."""
-    assignment = coordinator.next_assignment(uuid.uuid4().hex, Capacity(worker="inline-0", device=worker.device))
-    if assignment is None:
-        return False
-    running[assignment.trial] = assignment.attempt
-    worker.admit(assignment)
-    watcher.assigned(assignment)
-    return True
+    def run(self) -> None:
+        """Keep the worker's slots filled, and carry what it says, until there is nothing left to train."""
+        self._fill()
+        while not self._worker.idle:
+            if self._stop.is_set():
+                self._pause()
+            for message in self._worker.advance():
+                self._carry(message)
+            self._fill()
+
+    def _fill(self) -> None:
+        """Admit assignments while there are free slots and trials left."""
+        capacity = Capacity(worker="inline-0", device=self._worker.device)
+        while self._worker.free_slots and not self._stop.is_set():
+            assignment = self._coordinator.next_assignment(uuid.uuid4().hex, capacity)
+            if assignment is None:
+                return
+            self._attempts[assignment.trial] = assignment.attempt
+            self._worker.admit(assignment)
+            self._watcher.assigned(assignment)
+
+    def _pause(self) -> None:
+        for trial, attempt in self._attempts.items():
+            self._worker.apply(Decision(trial=trial, attempt=attempt, action=Action.PAUSE))
+
+    def _carry(self, message: Report | Progress | Outcome) -> None:
+        match message:
+            case Report():
+                decision = self._coordinator.observe(message)
+                self._worker.apply(decision)
+                self._watcher.reported(message, decision)
+            case Outcome():
+                self._end(message)
+            case Progress():
+                self._watcher.progressed(message)
+
+    def _end(self, outcome: Outcome) -> None:
+        self._coordinator.finish(outcome)
+        del self._attempts[outcome.trial]
+        winner = self._coordinator.winner()
+        self._worker.keep_weights(self._attempts.keys() | (set() if winner is None else {winner.trial}))
+        self._watcher.ended(outcome)
+        self._failures = self._failures + 1 if outcome.ending is Ending.FAILED else 0
+        if self._failures == MOST_FAILURES:
+            raise TrainingError(
+                f"{MOST_FAILURES} trials in a row failed, so the search has ended; the last one's reason: "
+                f"{outcome.reason} When it is mended, the same command goes on, with a larger --trials if need be."
+            )

@@ -7,22 +7,24 @@ from importlib.metadata import version
 from pathlib import Path
 from threading import Event
 
-from sqlalchemy.engine import make_url
-
 from hpo.config.study_file import StudyConfig
-from hpo.data.splits import Splits, load_splits
-from hpo.messages import Progress
-from hpo.metrics.classification import Objective, resolve_metric
+from hpo.data.splits import load_splits
+from hpo.errors import StudyMismatchError
+from hpo.messages import Action, Assignment, Ending, Outcome, Progress
 from hpo.runners import inline
 from hpo.runners.watcher import Watcher
-from hpo.search.coordinator import Coordinator, leading
+from hpo.search.coordinator import Coordinator
+from hpo.search.leading import leading
+from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import space_of
-from hpo.store.engine import open_database
+from hpo.store.engine import open_database, sqlite_path
 from hpo.store.results import StudyResults, read_results
+from hpo.training.precision import Precision
 from hpo.training.worker import Worker, open_worker, train
 
 Runner = Callable[[Coordinator, Worker, Watcher, Event], None]
 RUNNERS: Mapping[str, Runner] = {"inline": inline.run}
+NOTED_CUT_SHARE = 0.1
 RECORDED_PACKAGES = ("llm-hpo", "optuna", "torch", "transformers", "scikit-learn", "numpy", "sqlalchemy")
 
 
@@ -45,17 +47,13 @@ def run(config: StudyConfig, watcher: Watcher | None = None, stop: Event | None 
     watcher, stop = watcher or Watcher(), stop or Event()
     space = space_of(config.space)
     splits = load_splits(config.data, config.seed)
-    objective = resolve_metric(config.task.metric, splits.label_names, splits.train.labels, config.task.positive_label)
-    for sentence in (*splits.notes, objective.note):
+    for sentence in splits.notes:
         watcher.note(sentence)
-    with leading(
-        config,
-        space,
-        data_fingerprint=splits.fingerprint,
-        objective=objective.metric,
-        versions=installed_versions(),
-    ) as coordinator:
-        _search(coordinator, config, splits, objective, watcher, stop)
+    with leading(config, space, data_fingerprint=splits.fingerprint) as coordinator:
+        worker = open_worker(config, splits, files_folder(config))
+        _look_ahead(worker, space, watcher)
+        coordinator.begin(objective=worker.objective.metric, versions=installed_versions() | worker.facts())
+        _search(coordinator, config, worker, space, watcher, stop)
     database = open_database(config.store.url)
     try:
         return read_results(database, config.study)
@@ -67,9 +65,9 @@ def files_folder(config: StudyConfig) -> Path:
     """Return the folder of a study's weights: beside a SQLite store, unless the study file names another."""
     if config.store.files is not None:
         return config.store.files / config.study
-    url = make_url(config.store.url)
-    beside = Path(str(url.database)).parent if url.get_backend_name() == "sqlite" else Path()
-    return beside / "hpo-files" / config.study
+    database = sqlite_path(config.store.url)
+    beside = Path("hpo-files") if database is None else database.with_name(f"{database.stem}-files")
+    return beside / config.study
 
 
 def installed_versions() -> dict[str, str]:
@@ -77,36 +75,75 @@ def installed_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in RECORDED_PACKAGES}}
 
 
+def _look_ahead(worker: Worker, space: SearchSpace, watcher: Watcher) -> None:
+    """Refuse before the first trial what every trial would fail on, and say what is lost of the texts."""
+    layers = {parameter.name for parameter in space.parameters} & {"trained_layers"}
+    worker.refuse_unfit(
+        max_length=int(space.largest("max_length")),
+        trained_layers=int(space.largest("trained_layers")) if layers else None,
+        varies_dropout=any(parameter.name == "dropout" for parameter in space.parameters),
+    )
+    watcher.note(worker.objective.note)
+    longest = int(space.largest("max_length"))
+    cut = worker.cut_share(longest)
+    if cut > NOTED_CUT_SHARE:
+        watcher.note(
+            f"{cut:.0%} of the training texts are longer than max_length, {longest} tokens, and are cut there."
+        )
+
+
 def _search(
-    coordinator: Coordinator,
-    config: StudyConfig,
-    splits: Splits,
-    objective: Objective,
-    watcher: Watcher,
-    stop: Event,
+    coordinator: Coordinator, config: StudyConfig, worker: Worker, space: SearchSpace, watcher: Watcher, stop: Event
 ) -> None:
-    worker = open_worker(config, splits, files_folder(config))
+    worker.use(_precision(coordinator, config, worker, space))
+    standing = coordinator.standing()
+    watcher.started(config.study, worker.objective.metric, config.budget.trials, standing)
+    RUNNERS[config.compute.runner](coordinator, worker, watcher, stop)
+    if worker.splits.test is not None and not stop.is_set():
+        _read_test_once(coordinator, worker, watcher, stop)
+
+
+def _precision(coordinator: Coordinator, config: StudyConfig, worker: Worker, space: SearchSpace) -> Precision:
+    """Return the study's precision: measured at its first start, and the same for every later one."""
     measured = coordinator.measurements()
     if measured is None:
-        measured = asdict(worker.measure())
+        measured = asdict(worker.measure(int(space.largest("max_length"))))
         coordinator.record_measurements(measured)
-    worker.use(measured["precision"])
-    watcher.started(config.study, objective.metric, config.budget.trials, coordinator.finished_trials())
-    RUNNERS[config.compute.runner](coordinator, worker, watcher, stop)
-    if splits.test is not None and not stop.is_set():
-        _read_test_once(coordinator, worker, watcher)
+    precision: Precision = measured["precision"]
+    asked = config.compute.precision
+    if asked not in ("auto", precision):
+        raise StudyMismatchError(
+            f"compute.precision is {asked}, but the study {config.study!r} was begun in {precision}, and its results "
+            "would not compare; leave it out, or start a new study with --study NAME."
+        )
+    return precision
 
 
-def _read_test_once(coordinator: Coordinator, worker: Worker, watcher: Watcher) -> None:
+def _read_test_once(coordinator: Coordinator, worker: Worker, watcher: Watcher, stop: Event) -> None:
     """Score the winner on the test split, unless that was done before."""
     winner = coordinator.winner()
     if winner is None or coordinator.test_was_read(winner.trial):
         return
     if not worker.has_weights(winner.trial):
         watcher.note(f"The weights of trial {winner.trial} are no longer here; it is trained again for the test split.")
-        for message in train(worker, winner):
-            if isinstance(message, Progress):
-                watcher.progressed(message)
+        outcome = _trained_again(worker, winner, watcher, stop)
+        if outcome.ending is not Ending.COMPLETED:
+            watcher.note(f"The test split was not read: trial {winner.trial} {outcome.ending}. {outcome.reason}")
+            return
     scores = worker.test_scores(winner.trial, winner.hyperparameters)
     coordinator.record_test(winner.trial, scores)
     watcher.tested(winner.trial, scores)
+
+
+def _trained_again(worker: Worker, assignment: Assignment, watcher: Watcher, stop: Event) -> Outcome:
+    training = train(worker, assignment)
+    action: Action | None = None
+    try:
+        while True:
+            message = training.send(action)
+            if isinstance(message, Progress):
+                watcher.progressed(message)
+            action = Action.PAUSE if stop.is_set() else Action.CONTINUE
+    except StopIteration as finished:
+        outcome: Outcome = finished.value
+        return outcome

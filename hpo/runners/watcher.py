@@ -1,6 +1,6 @@
-"""Who is told of a search as it goes: a live view, a log, a test. Nothing it does changes the search."""
+"""Who is told of a search as it goes: a live view, a log, a test. It decides nothing."""
 
-from hpo.messages import Assignment, Decision, Outcome, Progress, Report, Scores
+from hpo.messages import Assignment, Decision, Outcome, Progress, Report, Scores, Standing
 
 
 class Watcher:
@@ -9,8 +9,8 @@ class Watcher:
     def note(self, sentence: str) -> None:
         """Something the user should read, such as what was found in the data."""
 
-    def started(self, study: str, metric: str, trials: int, finished: int) -> None:
-        """The search begins, or goes on after `finished` trials."""
+    def started(self, study: str, metric: str, trials: int, standing: Standing) -> None:
+        """The search begins, or goes on from `standing`, up to `trials` in all."""
 
     def assigned(self, assignment: Assignment) -> None:
         """A trial is about to be trained."""

@@ -4,40 +4,43 @@ It owns no process, no device and no model. Runners carry its assignments to wor
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.config.differences import differences
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
-from hpo.errors import NoResultError, StoreError, StudyMismatchError
-from hpo.messages import Action, Assignment, Capacity, Decision, Ending, Outcome, Report, Scores
+from hpo.messages import Action, Assignment, Capacity, Decision, Ending, Outcome, Report, Scores, Standing
 from hpo.search.assignments import build_assignment, seed_of
 from hpo.search.attributes import CONSTRAINT, VIOLATED, outcome_attributes
-from hpo.search.leases import Leadership, kept_up, take_lead
-from hpo.search.pruners import build_pruner
-from hpo.search.samplers import build_sampler, startup_trials
+from hpo.search.leases import Leadership
+from hpo.search.samplers import startup_trials
 from hpo.space.search_space import SearchSpace
-from hpo.store.engine import open_database
 from hpo.store.records import AttemptRecord, StudyRecord, scores_to_json
 from hpo.store.studies import StudyStore
 
 REPEAT_DEFAULT_FROM_TRIALS = 20
-# What a later start of the same study may change.
-CHANGEABLE = ("budget", "compute", "store", "search", "data", "space")
+MOST_DEATHS = 3
+"""Attempts at a trial in each of which its process died, after which it is not tried again."""
 
 
 class Coordinator:
     """Leads one study. Every verb is one transaction, and asking it twice gives the same answer."""
 
-    def __init__(self, store: StudyStore, space: SearchSpace, config: StudyConfig, leadership: Leadership) -> None:
+    def __init__(
+        self,
+        store: StudyStore,
+        space: SearchSpace,
+        config: StudyConfig,
+        made_from: StudyRecord,
+        leadership: Leadership,
+    ) -> None:
         self._store = store
         self._space = space
         self._config = config
+        self._made_from = made_from
         self._leadership = leadership
 
     # -- the three verbs
@@ -69,23 +72,40 @@ class Coordinator:
     def finish(self, outcome: Outcome) -> None:
         """Record the end of an attempt and tell Optuna; told twice, or of an older attempt, nothing changes."""
         with self._verb():
-            if not self._store.is_open(outcome.trial, outcome.attempt):
-                return
-            self._store.end_attempt(outcome)
-            self._store.add_event(
-                str(outcome.ending),
-                outcome.trial,
-                outcome.attempt,
-                reason=outcome.reason,
-                seconds=outcome.seconds,
-            )
-            self._store.set_attributes(outcome.trial, outcome_attributes(outcome))
-            self._tell(outcome)
+            if self._store.is_open(outcome.trial, outcome.attempt):
+                self._end(outcome)
 
-    # -- what is known of the study as a whole
+    # -- the study as a whole
+
+    def begin(self, *, objective: str, versions: Mapping[str, str]) -> None:
+        """Record what the study is made from and enqueue its default; or take up what a dead leader left running.
+
+        To be called before the first verb, when it is known that the model and the texts can be used.
+
+        Args:
+            objective: name of the score that is maximised.
+            versions: package -> version, and what else a result depends on.
+        """
+        with self._verb():
+            if self._store.record() is None:
+                self._create(objective, versions)
+            else:
+                self._take_up()
+
+    def standing(self) -> Standing:
+        """Return how the study stands."""
+        with self._verb():
+            states = [trial.state for trial in self._store.trials()]
+            best = self._best()
+            return Standing(
+                completed=states.count(TrialState.COMPLETE),
+                pruned=states.count(TrialState.PRUNED),
+                failed=states.count(TrialState.FAIL),
+                best=None if best is None else (best.values[0], best.number),
+            )
 
     def measurements(self) -> dict[str, Any] | None:
-        """Return what an earlier start measured to choose precision and threads; None if this is the first."""
+        """Return what an earlier start measured to choose the precision; None if this is the first."""
         with self._verb():
             return self._store.measurements()
 
@@ -97,20 +117,11 @@ class Coordinator:
     def winner(self) -> Assignment | None:
         """Return the best completed trial as it was assigned, to train again; None if there is none."""
         with self._verb():
-            finished = self._store.trials(TrialState.COMPLETE)
-            if not finished:
+            best = self._best()
+            if best is None:
                 return None
-            # Of equals the earlier: it was found first and the default is trial 0.
-            best = max(finished, key=lambda trial: (trial.values[0], -trial.number))
             attempt = self._store.attempt(best.number, self._store.latest_attempt(best.number))
-            if attempt is None:
-                raise NoResultError(f"Trial {best.number} was not trained by hpo, so its configuration is not known.")
-            return replace(self._assignment(attempt), score_to_beat=None)
-
-    def finished_trials(self) -> int:
-        """Return how many trials are over, of whatever state."""
-        with self._verb():
-            return len(self._store.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
+            return None if attempt is None else replace(self._assignment(attempt), score_to_beat=None)
 
     def test_was_read(self, trial: int) -> bool:
         """Return whether the test split has been read for `trial`."""
@@ -130,6 +141,31 @@ class Coordinator:
         with self._store.transaction():
             self._leadership.confirm()
             yield
+
+    def _create(self, objective: str, versions: Mapping[str, str]) -> None:
+        self._store.create(replace(self._made_from, versions=versions), objective)
+        search = self._config.search
+        # A seed that the space names would be the same for both.
+        twice = search.repeat_default and self._config.budget.trials >= REPEAT_DEFAULT_FROM_TRIALS
+        values = self._space.default_values()
+        for _ in range(2 if twice and "seed" not in values else 1):
+            self._store.study.enqueue_trial(self._space.sampled(values))
+        self._store.add_event("created")
+
+    def _take_up(self) -> None:
+        """Put trials that a dead leader left running back among those that wait, to be the first."""
+        for trial, attempt, deaths in self._store.abandoned_attempts():
+            if deaths < MOST_DEATHS:
+                self._store.set_waiting(trial)
+                self._store.add_event("requeued", trial, attempt)
+                continue
+            # It may be what kills the process, such as the kernel when memory is short.
+            reason = f"Its process died in {deaths} attempts."
+            ended = Outcome(
+                trial=trial, attempt=attempt, ending=Ending.FAILED, seconds=0.0, peak_memory_bytes=0, reason=reason
+            )
+            self._end(ended)
+        self._store.add_event("resumed", budget=self._config.budget.trials)
 
     def _begin(self, request: str, capacity: Capacity) -> AttemptRecord | None:
         """Ask Optuna, which hands out waiting trials first, and record the attempt; None if there is none left."""
@@ -176,6 +212,18 @@ class Coordinator:
         self._store.add_evaluation(report, action)
         return action
 
+    def _end(self, outcome: Outcome) -> None:
+        self._store.end_attempt(outcome)
+        reason, seconds = outcome.reason, outcome.seconds
+        self._store.add_event(str(outcome.ending), outcome.trial, outcome.attempt, reason=reason, seconds=seconds)
+        self._store.set_attributes(outcome.trial, outcome_attributes(outcome))
+        self._tell(outcome)
+
+    def _best(self) -> FrozenTrial | None:
+        """Return the best trial of those that hpo trained to their end; of equals the earlier."""
+        trained = [trial for trial in self._store.trials(TrialState.COMPLETE) if "seed" in trial.user_attrs]
+        return max(trained, key=lambda trial: (trial.values[0], -trial.number), default=None)
+
     def _tell(self, outcome: Outcome) -> None:
         """Give Optuna the end of a trial in its own terms."""
         match outcome.ending:
@@ -202,104 +250,3 @@ class Coordinator:
             return "random"
         finished = sum(earlier.state in (TrialState.COMPLETE, TrialState.PRUNED) for earlier in before)
         return "start-up" if finished < startup_trials(self._config) else self._config.search.sampler
-
-
-@contextmanager
-def leading(
-    config: StudyConfig,
-    space: SearchSpace,
-    *,
-    data_fingerprint: str,
-    objective: str,
-    versions: Mapping[str, str],
-) -> Iterator[Coordinator]:
-    """Lead the study that `config` names, made if it is not there, until the block ends.
-
-    Trials that a dead leader left running are put back among those that wait, and are the first to go on.
-
-    Args:
-        config: the study.
-        space: its space.
-        data_fingerprint: what the splits were made of, as `Splits.fingerprint`.
-        objective: name of the score that is maximised.
-        versions: package -> version, recorded with the study.
-
-    Raises:
-        StudyLedError: another process leads it.
-        StudyMismatchError: the stored study was made from another space, data set or model; nothing was changed.
-        StoreError: the store cannot be opened or written.
-    """
-    database = open_database(config.store.url)
-    try:
-        store = StudyStore(database, config.study, build_sampler(config), build_pruner(config))
-        record = StudyRecord(
-            configuration=_recorded(config),
-            space=space.to_mapping(),
-            data_fingerprint=data_fingerprint,
-            versions=versions,
-        )
-        with store.transaction():
-            leadership = take_lead(store)
-            _begin_or_resume(store, record, objective, config, space)
-        try:
-            with kept_up(database, store, leadership.fence):
-                yield Coordinator(store, space, config, leadership)
-        finally:
-            _step_down(store, leadership)
-    finally:
-        database.close()
-
-
-def _step_down(store: StudyStore, leadership: Leadership) -> None:
-    """Give the lease back; where the store cannot be reached, it lapses by itself."""
-    with suppress(StoreError), store.transaction():
-        leadership.release()
-
-
-def _begin_or_resume(
-    store: StudyStore, record: StudyRecord, objective: str, config: StudyConfig, space: SearchSpace
-) -> None:
-    stored = store.record()
-    if stored is None:
-        _refuse_foreign_study(store)
-        store.create(record, objective)
-        copies = 2 if config.search.repeat_default and config.budget.trials >= REPEAT_DEFAULT_FROM_TRIALS else 1
-        for _ in range(copies):
-            store.study.enqueue_trial(space.sampled(space.default_values()))
-        store.add_event("created")
-        return
-    refuse_other_study(store.name, stored, record)
-    for trial, attempt in store.abandoned_attempts():
-        store.set_waiting(trial)
-        store.add_event("requeued", trial, attempt)
-    store.add_event("resumed", budget=config.budget.trials)
-
-
-def _refuse_foreign_study(store: StudyStore) -> None:
-    """Raise StudyMismatchError if a study that hpo did not record is more than an empty name."""
-    if store.trials() or store.study.directions != [StudyDirection.MAXIMIZE]:
-        raise StudyMismatchError(
-            f"The study {store.name!r} is in the store, but was not made by hpo. Start a new study with --study NAME. "
-            "Nothing was changed."
-        )
-
-
-def refuse_other_study(name: str, stored: StudyRecord, now: StudyRecord) -> None:
-    """Raise StudyMismatchError if a study recorded as `stored` cannot be gone on with as `now`."""
-    changed = differences(stored.space, now.space, "space.")
-    old, new = (
-        {key: value for key, value in record.configuration.items() if key not in CHANGEABLE} for record in (stored, now)
-    )
-    changed += differences(old, new)
-    if stored.data_fingerprint != now.data_fingerprint:
-        changed.append("data: the texts, labels or splits are not the same")
-    if changed:
-        raise StudyMismatchError(
-            f"The study {name!r} was begun otherwise, and its results would not compare: {'; '.join(changed)}. "
-            "Start a new study with --study NAME, or go back to what it was begun with. Nothing was changed."
-        )
-
-
-def _recorded(config: StudyConfig) -> dict[str, Any]:
-    """Return the study file's content as plain values, without the store's address and password."""
-    return config.model_dump(mode="json", exclude={"store", "space"})

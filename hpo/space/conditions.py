@@ -12,7 +12,7 @@ from hpo.space.specs import field_value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """Holds where the parameter `parent` is active and has one of `values`."""
+    """Holds where the parameter `parent` is active and has one of `values`; nowhere if there are none."""
 
     parent: str
     values: tuple[Value, ...]
@@ -32,13 +32,16 @@ Conditions = tuple[Condition, ...]
 def read_conditions(when: Any, domains: Mapping[str, Domain], source: str) -> Conditions:
     """Return the conditions of a spec's `when:`, all of which must hold.
 
+    Values that the parent can have in some space, but not in this one, are dropped: so a space stays whole where an
+    override fixes the parent.
+
     Args:
         when: a mapping from a parameter of the space to the values it must have; None for no conditions.
         domains: the values of every parameter of the space.
         source: what to call the spec in an error.
 
     Raises:
-        SpaceError: an unknown parameter, one without distinct values, or a value that it cannot take.
+        SpaceError: an unknown parameter, one without distinct values, or a value that it can have in no space.
     """
     if when is None:
         return ()
@@ -60,13 +63,7 @@ def _read_condition(parent: Any, values: Any, domains: Mapping[str, Domain], sou
             "a condition needs a parameter with distinct values."
         )
     checked = tuple(field_value(parent, value, f"{source}, when") for value in values)
-    for value in checked:
-        if not domains[parent].contains(value):
-            raise SpaceError(
-                f"{source}: when asks for {parent} {spelled(value)}, which this space never takes: "
-                f"its values are {domains[parent].describe()}; take the condition or the parameter away."
-            )
-    return Condition(parent=parent, values=checked)
+    return Condition(parent=parent, values=tuple(value for value in checked if domains[parent].contains(value)))
 
 
 def parents_first(conditions: Mapping[str, Conditions], source: str) -> list[str]:

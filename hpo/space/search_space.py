@@ -7,7 +7,7 @@ Three forms of one configuration, told apart by name throughout:
     Hyperparameters   what is trained: the real learning rate, typed defaults for all that is not searched
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -97,7 +97,12 @@ class SearchSpace:
             key: read_conditions(spec.get("when"), domains, _source(name, key)) for key, spec in specs.items()
         }
         ordered = parents_first(conditions, f"Space {name}")
-        read = {key: _parameter(key, specs[key], domains[key], conditions[key], _source(name, key)) for key in ordered}
+        read: dict[str, Parameter] = {}
+        for key in ordered:
+            parameter = _parameter(key, specs[key], domains, conditions[key], _source(name, key))
+            # What can never be active in this space is no parameter of it.
+            if all(condition.values and condition.parent in read for condition in parameter.when):
+                read[key] = parameter
         for key, parameter in read.items():
             _check_with_others(parameter, read, _source(name, key))
         return cls(name=name, parameters=tuple(read.values()))
@@ -206,17 +211,30 @@ def _checked_spec(name: Any, spec: Any, source: str) -> Mapping[str, Any]:
     return spec
 
 
-def _parameter(name: str, spec: Mapping[str, Any], domain: Domain, when: Conditions, source: str) -> Parameter:
+def _parameter(
+    name: str, spec: Mapping[str, Any], domains: Mapping[str, Domain], when: Conditions, source: str
+) -> Parameter:
+    domain = domains[name]
     factors = read_factors(spec["relative_to"], source) if "relative_to" in spec else {}
-    default = _default(name, spec, domain, relative=bool(factors), source=source)
+    usual = (1.0,) if factors else _usual_values(name, when, domains)
+    default = _default(name, spec, domain, usual, source)
     return Parameter(name=name, domain=domain, default=default, when=when, relative_to=factors)
 
 
-def _default(name: str, spec: Mapping[str, Any], domain: Domain, *, relative: bool, source: str) -> Value:
-    """Return the given default, else the typed one (1 for a multiplier) if in range, else the middle."""
+def _usual_values(name: str, when: Conditions, domains: Mapping[str, Domain]) -> list[Value]:
+    """Return what the hyperparameter is trained with where nothing is said, under those conditions."""
+    if name not in APPLIES_TO:
+        return [_FIELDS[name].default]
+    parent, usual = APPLIES_TO[name]
+    named = [value for condition in when if condition.parent == parent for value in condition.values]
+    possible = named or [value for value in usual if parent not in domains or domains[parent].contains(value)]
+    return [usual[value] for value in usual if value in possible]
+
+
+def _default(name: str, spec: Mapping[str, Any], domain: Domain, usual: Sequence[Value], source: str) -> Value:
+    """Return the given default, else the first usual value that is in range, else the middle."""
     if "default" not in spec:
-        usual = 1.0 if relative else _FIELDS[name].default
-        return usual if usual is not None and domain.contains(usual) else domain.middle()
+        return next((value for value in usual if value is not None and domain.contains(value)), domain.middle())
     if isinstance(domain, Constant):
         raise SpaceError(f"{source} is a constant and needs no default; leave it out.")
     default = field_value(name, spec["default"], f"{source}, default")
@@ -229,8 +247,7 @@ def _default(name: str, spec: Mapping[str, Any], domain: Domain, *, relative: bo
 
 def _check_with_others(parameter: Parameter, others: Mapping[str, Parameter], source: str) -> None:
     """Refuse a parameter active where it means nothing, and a multiplier that gives impossible rates."""
-    # A constant null is as good as left out, which an override of a shipped space cannot do.
-    if parameter.name in APPLIES_TO and parameter.domain != Constant(value=None):
+    if parameter.name in APPLIES_TO:
         parent, _ = APPLIES_TO[parameter.name]
         check_applies(parameter.name, parameter.when, _possible(parent, others), source)
     if parameter.relative_to:

@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from hpo.errors import StoreError
 from hpo.store.migrations.upgrade import is_current, upgrade
 
-SUPPORTED = "sqlite:///FILE on a local disk, or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
+SUPPORTED = "sqlite:///FILE (or just FILE) on a local disk, or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
 NETWORK_FILE_SYSTEMS = frozenset(
     [
         "nfs",
@@ -207,10 +207,16 @@ def _storage_at(url: str) -> JoiningStorage:
     return open_database(url).storage
 
 
+def sqlite_path(url: str) -> Path | None:
+    """Return the file of a SQLite store; None for another kind of store."""
+    parsed = _parsed(url)
+    return Path(str(parsed.database)) if parsed.get_backend_name() == "sqlite" else None
+
+
 def _parsed(url: str) -> URL:
     """Return `url` parsed and completed, if it is of a supported kind."""
     try:
-        parsed = make_url(url)
+        parsed = make_url(url if ":" in url else f"sqlite:///{url}")
     except (ArgumentError, ValueError):
         raise StoreError(f"The store's URL cannot be read; it must be {SUPPORTED}.") from None
     if "@" in (parsed.host or ""):

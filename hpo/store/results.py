@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection
 
-from hpo.errors import NoResultError, StoreError, nearest
+from hpo.errors import ConfigurationError, NoResultError, StoreError, nearest
 from hpo.messages import Scores
 from hpo.store.engine import Database
 from hpo.store.records import scores_from_json
@@ -42,6 +42,8 @@ class TrialResult:
     score: float | None
     """Objective of a completed trial at its best full evaluation; else its newest one, if any."""
     train_score: float | None
+    validation: Scores | None
+    """Every score of its best full evaluation."""
     best_epoch: float | None
     rung: int | None
     """Where its newest evaluation stands, in per mille of the longest trial."""
@@ -107,7 +109,9 @@ def read_results(database: Database, name: str | None = None) -> StudyResults:
         name: the study; None for the only one of the store.
 
     Raises:
-        StoreError: no such study, several where none was named, or one that hpo did not make.
+        ConfigurationError: no such study, or several where none was named.
+        NoResultError: there is no study yet.
+        StoreError: a study that hpo did not make.
     """
     with database.reading() as connection:
         study_id, name = _chosen(database, name)
@@ -132,11 +136,11 @@ def _chosen(database: Database, name: str | None) -> tuple[int, str]:
     if name is None and len(ids) == 1:
         name = next(iter(ids))
     if not ids:
-        raise StoreError("The store holds no study yet; begin one with hpo run, or try hpo demo.")
+        raise NoResultError("The store holds no study yet; begin one with hpo run, or try hpo demo.")
     if name is None:
-        raise StoreError(f"The store holds several studies; name one with --study: {', '.join(ids)}.")
+        raise ConfigurationError(f"The store holds several studies; name one with --study: {', '.join(ids)}.")
     if name not in ids:
-        raise StoreError(f"The store holds no study {name!r}. {nearest(name, ids)}")
+        raise ConfigurationError(f"The store holds no study {name!r}. {nearest(name, ids)}")
     return ids[name], name
 
 
@@ -166,6 +170,7 @@ def _trials(connection: Connection, study_id: int, frozen: Sequence[FrozenTrial]
         evaluations.c.attempt,
         evaluations.c.rung,
         evaluations.c.train_score,
+        evaluations.c.validation_scores,
         evaluations.c.epoch,
     )
     for row in connection.execute(sa.select(*columns).where(evaluations.c.study_id == study_id)).mappings():
@@ -183,6 +188,7 @@ def _trial(
         state=trial.state.name,
         score=trial.values[0] if trial.values else newest,
         train_score=at_best.get("train_score"),
+        validation=scores_from_json(at_best["validation_scores"]) if at_best else None,
         best_epoch=at_best.get("epoch"),
         rung=trial.last_step,
         seconds=attempt.get("seconds"),

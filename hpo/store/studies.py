@@ -140,10 +140,17 @@ class StudyStore:
         """Return Optuna's picture of the trials in one of `states`, or of all, by number; not to be changed."""
         return self.study.get_trials(deepcopy=False, states=states or None)
 
-    def abandoned_attempts(self) -> list[tuple[int, int]]:
-        """Return (trial, attempt) of what is marked as running."""
-        latest = {trial.number: self.latest_attempt(trial.number) for trial in self.trials(TrialState.RUNNING)}
-        return [(number, attempt) for number, attempt in latest.items() if attempt > 0]
+    def abandoned_attempts(self) -> list[tuple[int, int, int]]:
+        """Return (trial, its newest attempt, how many of its attempts never ended) of what is marked as running."""
+        running = [trial.number for trial in self.trials(TrialState.RUNNING)]
+        newest, unended = sa.func.max(attempts.c.attempt), sa.func.count() - sa.func.count(attempts.c.ended_at)
+        found = (
+            sa.select(attempts.c.trial, newest.label("newest"), unended.label("unended"))
+            .where(attempts.c.study_id == self.study_id, attempts.c.trial.in_(running))
+            .group_by(attempts.c.trial)
+            .order_by(attempts.c.trial)
+        )
+        return [(row.trial, row.newest, row.unended) for row in self._execute(found)]
 
     def latest_attempt(self, trial: int) -> int:
         """Return the number of the newest attempt at `trial`; 0 if it was never begun."""

@@ -68,8 +68,8 @@ class Run:
         return self._outcome(*end)
 
     def decide(self, action: Action) -> None:
-        """Take a decision; it has its effect before the next step, and going on does not undo it."""
-        if action is not Action.CONTINUE:
+        """Take a decision; it has its effect before the next step. Going on undoes nothing, nor a pause a stop."""
+        if action is not Action.CONTINUE and self._asked is not Action.STOP:
             self._asked = action
 
     def close(self) -> None:

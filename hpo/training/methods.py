@@ -42,17 +42,24 @@ def top_layers(network: Any, fresh: frozenset[str], hyperparameters: Hyperparame
     Raises:
         ConfigurationError: more layers than the model has.
     """
-    wanted = 2 if hyperparameters.trained_layers is None else hyperparameters.trained_layers
+    wanted = hyperparameters.trained_layers
+    assert wanted is not None
+    refuse_trained_layers(network, wanted)
     prefix, layers = transformer_layers(network)
-    if wanted > len(layers):
-        raise ConfigurationError(
-            f"trained_layers is {wanted}, but the model has {len(layers)} layers; use at most {len(layers)}."
-        )
     names = [name for name, _ in network.named_parameters()]
     lowest = f"{prefix}.{len(layers) - wanted}."
     start = next(index for index, name in enumerate(names) if name.startswith(lowest))
     above = {name for name in names[start:] if "embed" not in name}
     return above | head(network, fresh, hyperparameters)
+
+
+def refuse_trained_layers(network: Any, wanted: int) -> None:
+    """Raise a `ConfigurationError` where the model has fewer than `wanted` transformer layers."""
+    _, layers = transformer_layers(network)
+    if wanted > len(layers):
+        raise ConfigurationError(
+            f"trained_layers is {wanted}, but the model has {len(layers)} layers; use at most {len(layers)}."
+        )
 
 
 METHODS: dict[str, Callable[[Any, frozenset[str], Hyperparameters], set[str]]] = {

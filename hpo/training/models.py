@@ -90,19 +90,24 @@ class PretrainedModel:
         """Set every dropout layer to `probability`; None for the model's own.
 
         Raises:
-            ModelError: a probability for a model that has no dropout layers.
+            ModelError: a probability, and the model has no dropout layers.
         """
-        if probability is not None and not self._dropouts:
-            raise ModelError(
-                f"dropout is {probability}, but {type(self.network).__name__} has no dropout layers; leave dropout "
-                "out of the space."
-            )
+        if probability is not None:
+            self.refuse_dropout()
         for module, own in self._dropouts:
             module.p = own if probability is None else probability
 
     def pretrained(self, names: Mapping[str, object]) -> dict[str, Tensor]:
         """Return name -> pretrained weight on the device, for those of `names` that pretraining left; read only."""
         return {name: self._pretrained[name].to(self.device) for name in names if name not in self.fresh}
+
+    def refuse_dropout(self) -> None:
+        """Raise a `ModelError` where the model has no dropout layers to set."""
+        if not self._dropouts:
+            raise ModelError(
+                f"dropout is given, but {type(self.network).__name__} has no dropout layers; leave dropout out of the "
+                "space."
+            )
 
     def refuse_length(self, max_length: int) -> None:
         """Raise a `ModelError` where texts of `max_length` tokens are longer than the model can read."""

@@ -12,8 +12,8 @@ from hpo.config.hyperparameters import Hyperparameters
 
 Parameters = Iterable[nn.Parameter]
 
-
-# `fused` is one pass over the weights, on CPU too: ten times faster there than torch's default loop for AdamW.
+# `fused=True` below: a step is one pass over all weights, on a CPU too, where torch's default loops over many small
+# operations. RMSprop has no such form.
 
 
 def sgd(parameters: Parameters, hyperparameters: Hyperparameters) -> optim.Optimizer:
@@ -23,7 +23,7 @@ def sgd(parameters: Parameters, hyperparameters: Hyperparameters) -> optim.Optim
 
 def momentum(parameters: Parameters, hyperparameters: Hyperparameters) -> optim.Optimizer:
     """Build heavy-ball gradient descent (Polyak 1964, in torch's form: the rate scales the whole velocity)."""
-    heaviness = _given(hyperparameters.momentum, 0.9)
+    heaviness = _applying(hyperparameters.momentum)
     return optim.SGD(parameters, lr=hyperparameters.learning_rate, momentum=heaviness, fused=True)
 
 
@@ -32,8 +32,8 @@ def adam(parameters: Parameters, hyperparameters: Hyperparameters) -> optim.Opti
     return optim.Adam(
         parameters,
         lr=hyperparameters.learning_rate,
-        betas=(_given(hyperparameters.beta1, 0.9), _given(hyperparameters.beta2, 0.999)),
-        eps=_given(hyperparameters.epsilon, 1e-8),
+        betas=(_applying(hyperparameters.beta1), _applying(hyperparameters.beta2)),
+        eps=_applying(hyperparameters.epsilon),
         fused=True,
     )
 
@@ -43,8 +43,8 @@ def adamw(parameters: Parameters, hyperparameters: Hyperparameters) -> optim.Opt
     return optim.AdamW(
         parameters,
         lr=hyperparameters.learning_rate,
-        betas=(_given(hyperparameters.beta1, 0.9), _given(hyperparameters.beta2, 0.999)),
-        eps=_given(hyperparameters.epsilon, 1e-8),
+        betas=(_applying(hyperparameters.beta1), _applying(hyperparameters.beta2)),
+        eps=_applying(hyperparameters.epsilon),
         weight_decay=0.0,
         fused=True,
     )
@@ -55,9 +55,9 @@ def rmsprop(parameters: Parameters, hyperparameters: Hyperparameters) -> optim.O
     return optim.RMSprop(
         parameters,
         lr=hyperparameters.learning_rate,
-        alpha=_given(hyperparameters.alpha, 0.99),
-        eps=_given(hyperparameters.epsilon, 1e-8),
-        momentum=_given(hyperparameters.momentum, 0.0),
+        alpha=_applying(hyperparameters.alpha),
+        eps=_applying(hyperparameters.epsilon),
+        momentum=_applying(hyperparameters.momentum),
     )
 
 
@@ -70,5 +70,7 @@ OPTIMIZERS: dict[str, Callable[[Parameters, Hyperparameters], optim.Optimizer]] 
 }
 
 
-def _given(value: float | None, usual: float) -> float:
-    return usual if value is None else value
+def _applying(value: float | None) -> float:
+    """Return a field that applies to the trial's optimizer, and so is never None."""
+    assert value is not None
+    return value

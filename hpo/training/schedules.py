@@ -28,8 +28,9 @@ def cosine(progress: float, hyperparameters: Hyperparameters) -> float:  # noqa:
 
 def step(progress: float, hyperparameters: Hyperparameters) -> float:
     """Return the factor that is multiplied by `decay_factor` each time `decay_every` of the progress has passed."""
-    every = 1 / 3 if hyperparameters.decay_every is None else hyperparameters.decay_every
-    cut = 0.1 if hyperparameters.decay_factor is None else hyperparameters.decay_factor
+    every, cut = hyperparameters.decay_every, hyperparameters.decay_factor
+    assert every is not None
+    assert cut is not None
     # 0.3 / 0.1 is a hair below 3 in floating point, yet three periods have passed.
     return cut ** math.floor(progress / every + 1e-9)
 

@@ -18,12 +18,12 @@ from hpo.tasks import TASKS
 from hpo.training.bench import Bench
 from hpo.training.checkpoints import keep_only, load_weights, weights_path
 from hpo.training.loop import Message
-from hpo.training.methods import select_parameters
+from hpo.training.methods import refuse_trained_layers, select_parameters
 from hpo.training.models import load_model
 from hpo.training.pack import Pack
 from hpo.training.precision import Measurement, Precision, measure
 
-MEASURED_ROWS = 8
+MEASURED_ROWS = 16
 
 
 class Worker:
@@ -75,17 +75,53 @@ class Worker:
             "precision": self._bench.precision,
         }
 
-    def measure(self) -> Measurement:
-        """Time training in fp32 and bf16 on a few training texts, and choose; takes seconds, changes nothing."""
+    def refuse_unfit(self, *, max_length: int, trained_layers: int | None, varies_dropout: bool) -> None:
+        """Refuse, before any trial, what the model cannot do; in the sentences of a trial that would fail of it.
+
+        Args:
+            max_length: the largest that a trial may have, tokens.
+            trained_layers: the largest that a trial may have; None where no trial trains top layers only.
+            varies_dropout: whether a trial may set dropout.
+
+        Raises:
+            ModelError: the model cannot read as many tokens, or has no dropout layers.
+            ConfigurationError: the model has fewer layers.
+        """
+        model = self._bench.model
+        model.refuse_length(max_length)
+        if trained_layers is not None:
+            refuse_trained_layers(model.network, trained_layers)
+        if varies_dropout:
+            model.refuse_dropout()
+
+    def cut_share(self, max_length: int) -> float:
+        """Return the share of training texts, in 0..1, that fill `max_length` tokens: longer ones are cut there.
+
+        Raises:
+            ModelError: the model cannot read as many tokens.
+        """
+        return float((self._bench.tokenized(max_length).train.tokens.lengths >= max_length).mean())
+
+    def measure(self, max_length: int) -> Measurement:
+        """Time training of all weights in fp32 and bf16 on a few training texts, and choose; takes seconds.
+
+        The model keeps no trace of it: each trial resets its weights.
+
+        Args:
+            max_length: tokens after which the texts are cut; best the largest of the space, at which trials need
+                the same tokens.
+
+        Raises:
+            ModelError: the model cannot read as many tokens.
+        """
         assert self.idle, "measure before trials train"
-        bench, usual = self._bench, Hyperparameters()
-        length = min(usual.max_length, self.longest or usual.max_length)
-        split = bench.tokenized(length).train
+        bench = self._bench
+        split = bench.tokenized(max_length).train
         batch = collate(split, bench.train_sample[:MEASURED_ROWS], bench.model.pad_id)
         labels = batch.labels.to(bench.device)
         network = bench.model.network
         bench.model.reset(0)
-        select_parameters(network, bench.model.fresh, usual)
+        select_parameters(network, bench.model.fresh, Hyperparameters(method="full"))
         # Without dropout, so that the logits of both precisions can be compared.
         network.eval()
 

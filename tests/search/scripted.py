@@ -9,7 +9,8 @@ import sqlalchemy as sa
 
 from hpo.config.study_file import StudyConfig, load_study
 from hpo.messages import Action, Assignment, Capacity, Ending, Milestone, Outcome, Report, Scores
-from hpo.search.coordinator import Coordinator, leading
+from hpo.search.coordinator import Coordinator
+from hpo.search.leading import leading
 from hpo.space.search_space import SearchSpace
 
 CPU = Capacity(worker="scripted-0", device="cpu")
@@ -45,8 +46,8 @@ def led(config: StudyConfig, *, data: str = "fingerprint", objective: str = "mac
     """Lead the study of `config`."""
     assert isinstance(config.space, dict)
     space = SearchSpace.from_mapping(config.space, "scripted")
-    versions = {"hpo": "test"}
-    with leading(config, space, data_fingerprint=data, objective=objective, versions=versions) as coordinator:
+    with leading(config, space, data_fingerprint=data) as coordinator:
+        coordinator.begin(objective=objective, versions={"hpo": "test"})
         yield coordinator
 
 

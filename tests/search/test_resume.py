@@ -90,7 +90,7 @@ def test_a_paused_trial_goes_on_first_as_itself(database_url: str) -> None:
         coordinator.observe(report_at(paused, paused.milestones[0], 0.6))
         coordinator.finish(ended(paused, Ending.PAUSED, reason="the search was stopped"))
         train(coordinator, other)
-        assert coordinator.finished_trials() == 2
+        assert coordinator.standing().finished == 2
     [waiting] = [trial for trial in plain_trials(database_url) if trial.state == TrialState.WAITING]
     assert waiting.number == paused.trial
     assert waiting.intermediate_values == {paused.milestones[0].rung: 0.6}
@@ -129,6 +129,20 @@ def test_what_a_dead_leader_left_running_goes_on_first(database_url: str) -> Non
     assert [one.hyperparameters for one in again] == [one.hyperparameters for one in left]
     requeued = rows(database_url, "SELECT trial, attempt FROM hpo_events WHERE kind = 'requeued' ORDER BY event_id")
     assert requeued == [(0, 1), (1, 1)]
+
+
+def test_a_trial_whose_process_dies_again_and_again_is_given_up(database_url: str) -> None:
+    """Its attempts that were paused do not count: those ended as they were told to."""
+    with led(study_at(database_url)) as coordinator:
+        coordinator.finish(ended(assigned(coordinator, 0), Ending.PAUSED))
+    for attempt in (2, 3, 4):
+        with led(study_at(database_url)) as coordinator:
+            deadly = assigned(coordinator, attempt)
+            assert (deadly.trial, deadly.attempt) == (0, attempt)
+    with led(study_at(database_url)) as coordinator:
+        assert assigned(coordinator, 5).trial == 1
+    failed = plain_trials(database_url)[0]
+    assert (failed.state, failed.user_attrs["reason"]) == (TrialState.FAIL, "Its process died in 3 attempts.")
 
 
 MISMATCHES = [

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import optuna
 import pytest
 from optuna.trial import FrozenTrial
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.messages import Assignment, Ending, Report
+from hpo.messages import Assignment, Ending, Report, Standing
 from hpo.search.coordinator import Coordinator
 from hpo.store.engine import Database, open_database
 from hpo.store.results import read_results, read_studies
@@ -117,15 +118,23 @@ def test_what_cannot_be_trained_is_pruned_with_a_violated_constraint_and_never_b
         assert {trial.number for trial in study.best_trials} == {0}
 
 
-def test_best_is_the_best_completed_trial_and_of_equals_the_earlier(sqlite_url: str) -> None:
+def test_the_winner_is_the_best_completed_trial_and_of_equals_the_earlier(sqlite_url: str) -> None:
     with led(study_at(sqlite_url, budget={"trials": 3})) as coordinator:
         assert coordinator.winner() is None
+        assert coordinator.standing() == Standing(completed=0, pruned=0, failed=0, best=None)
+        assigned = []
         for number, scores in enumerate(([0.7, 0.7, 0.7], [0.6, 0.8, 0.6], [0.8, 0.8, 0.8])):
-            complete(coordinator, begun(coordinator, number), scores)
-        winner = coordinator.winner()
-        assert winner is not None
-    assert (winner.trial, winner.attempt, winner.score_to_beat) == (1, 1, None)
-    assert winner.hyperparameters.learning_rate == plain_trials(sqlite_url)[1].user_attrs["learning_rate"]
+            assigned.append(begun(coordinator, number))
+            complete(coordinator, assigned[-1], scores)
+        assert coordinator.standing() == Standing(completed=3, pruned=0, failed=0, best=(0.8, 1))
+        # As it was assigned, but that nothing is to be beaten when it is trained again.
+        assert coordinator.winner() == replace(assigned[1], score_to_beat=None)
+
+
+def test_the_standing_tells_trials_that_are_over_by_how_they_ended(url: str) -> None:
+    with led(study_at(url, budget={"trials": 8})) as coordinator:
+        assert coordinator.standing() == Standing(completed=2, pruned=3, failed=1, best=(0.8, 0))
+        assert coordinator.standing().finished == 6
 
 
 def test_an_assignment_carries_the_score_to_beat(sqlite_url: str) -> None:

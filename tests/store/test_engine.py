@@ -101,7 +101,7 @@ def test_a_wrong_password_is_one_sentence(postgresql_url: str) -> None:
     [
         ("mysql://user:s3cret@host/db", "A store of the kind 'mysql' is not supported; it must be sqlite:///FILE"),
         ("sqlite+aiosqlite:///x.db", "A store of the kind 'sqlite+aiosqlite' is not supported"),
-        ("hpo.db", "The store's URL cannot be read; it must be sqlite:///FILE"),
+        ("postgresql:/host/db", "The store's URL cannot be read; it must be sqlite:///FILE"),
         ("postgresql://user:s3cret@host:port/db", "The store's URL cannot be read"),
         ("sqlite://", "A SQLite store needs a file, as in sqlite:///hpo.db"),
         ("sqlite:///:memory:", "A SQLite store needs a file"),
@@ -173,6 +173,12 @@ def test_a_url_may_hold_braces_and_percent_signs(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["hpo.db"]
 
 
+def test_a_bare_path_is_a_sqlite_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    open_database("night.db").close()
+    assert [path.name for path in tmp_path.iterdir()] == ["night.db"]
+
+
 def test_the_short_name_of_postgresql_is_understood(postgresql_url: str) -> None:
     database = open_database(postgresql_url.replace("postgresql+psycopg://", "postgresql://"))
     assert database.engine.dialect.driver == "psycopg"
@@ -194,7 +200,7 @@ def test_plain_optuna_and_hpo_share_a_file(empty_sqlite_url: str) -> None:
     storage.remove_session()
     storage.engine.dispose()
     with led(study_at(empty_sqlite_url)) as coordinator:
-        assert coordinator.finished_trials() == 0
+        assert coordinator.standing().finished == 0
     names = rows(empty_sqlite_url, "SELECT study_name FROM studies ORDER BY study_id")
     assert names == [("earlier",), ("scripted",)]
 

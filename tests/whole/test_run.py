@@ -8,7 +8,7 @@ import pytest
 
 from hpo.config.reading import parse_yaml
 from hpo.config.study_file import StudyConfig
-from hpo.errors import StudyMismatchError
+from hpo.errors import ModelError, StudyMismatchError, TrainingError
 from hpo.export.configs import FORMATS, best_configuration
 from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Report
 from hpo.objective import FineTuneObjective
@@ -238,3 +238,63 @@ def test_a_winner_whose_weights_are_gone_is_trained_again_for_the_test_split(
     results = run(config, seen)
     assert any("trained again" in note for note in seen.notes)
     assert results.test == expected.test
+
+
+class Sabotage(Watcher):
+    """Breaks training from the second report on, as a full disk or a sick device would."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+
+    def reported(self, report: Report, decision: Decision) -> None:
+        def broken(*_arguments: object) -> None:
+            raise RuntimeError("device lost")
+
+        self._monkeypatch.setattr("hpo.training.optimization.Optimization.step", broken)
+
+
+def test_three_failures_in_a_row_end_the_search_and_leave_the_rest_of_its_budget(
+    config: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(TrainingError, match="3 trials in a row failed.*device lost"):
+        run(with_changes(config, budget={"trials": 9}), Sabotage(monkeypatch))
+    trials = optuna.load_study(study_name="tiny", storage=config.store.url).trials
+    assert [trial.state.name for trial in trials] == ["FAIL", "FAIL", "FAIL"]
+    assert "device lost" in trials[0].user_attrs["reason"]
+
+
+def test_a_trial_that_fails_after_a_full_report_is_no_score_of_the_plain_objective(
+    config: StudyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = FineTuneObjective(config)
+    study = optuna.create_study(direction="maximize")
+    taken = []
+
+    def failing_late(optimization: object, batch: object) -> None:
+        taken.append(batch)
+        if len(taken) > 12:
+            raise RuntimeError("device lost")
+
+    monkeypatch.setattr("hpo.training.optimization.Optimization.step", failing_late)
+    study.optimize(objective, n_trials=1, catch=(TrainingError,))
+    assert study.trials[0].state.name == "FAIL"
+
+
+def test_another_precision_than_the_study_was_begun_in_is_refused(config: StudyConfig) -> None:
+    run(with_changes(config, budget={"trials": 1}))
+    with pytest.raises(StudyMismatchError, match="bf16, but the study 'tiny' was begun in fp32"):
+        run(with_changes(config, compute={"precision": "bf16"}))
+
+
+def test_what_no_trial_could_train_is_refused_before_the_first(config: StudyConfig) -> None:
+    too_long = with_changes(config, space={**dict(config.space), "max_length": {"value": 4096}})  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="4096"):
+        run(too_long)
+    assert run(config).trials[0].number == 0, "the corrected study is not taken for another one"
+
+
+def test_texts_that_are_cut_are_told(config: StudyConfig) -> None:
+    short = with_changes(config, space={**dict(config.space), "max_length": {"value": 6}}, budget={"trials": 1})  # type: ignore[arg-type]
+    seen = Recorder()
+    run(short, seen)
+    assert any("longer than max_length" in note for note in seen.notes)

@@ -1,5 +1,6 @@
 """Brings our tables to the version of the installed hpo, inside the caller's transaction."""
 
+from functools import cache
 from pathlib import Path
 
 from alembic.config import Config
@@ -19,10 +20,9 @@ def upgrade(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         # Of two processes that start at once one migrates, and the other then finds it done.
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(5205180113)")
-    config = _config()
-    scripts = ScriptDirectory.from_config(config)
+    scripts = migrations()
     environment = EnvironmentContext(
-        config, scripts, fn=lambda revision, _context: scripts._upgrade_revs("head", revision)
+        Config(), scripts, fn=lambda revision, _context: scripts._upgrade_revs("head", revision)
     )
     with environment:
         environment.configure(connection=connection, version_table=VERSION_TABLE, transactional_ddl=True)
@@ -35,7 +35,7 @@ def is_current(connection: Connection) -> bool:
     Raises:
         StoreError: they were written by a newer hpo.
     """
-    scripts = ScriptDirectory.from_config(_config())
+    scripts = migrations()
     found = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
     known = {script.revision for script in scripts.walk_revisions()}
     if found is not None and found not in known:
@@ -46,7 +46,7 @@ def is_current(connection: Connection) -> bool:
     return found == scripts.get_current_head()
 
 
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-    return config
+@cache
+def migrations() -> ScriptDirectory:
+    """Return the migrations of this folder."""
+    return ScriptDirectory(str(Path(__file__).parent))

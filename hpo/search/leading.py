@@ -1,0 +1,94 @@
+"""Takes the lead of a study, and refuses one that was begun otherwise before anything runs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from optuna.study import StudyDirection
+
+from hpo.config.differences import differences
+from hpo.config.study_file import StudyConfig
+from hpo.errors import StoreError, StudyMismatchError
+from hpo.search.coordinator import Coordinator
+from hpo.search.leases import Leadership, kept_up, take_lead
+from hpo.search.pruners import build_pruner
+from hpo.search.samplers import build_sampler
+from hpo.space.search_space import SearchSpace
+from hpo.store.engine import open_database
+from hpo.store.records import StudyRecord
+from hpo.store.studies import StudyStore
+
+# What a later start of the same study may change; texts and space are compared by their content.
+CHANGEABLE = ("budget", "compute", "store", "search", "data", "space")
+
+
+@contextmanager
+def leading(config: StudyConfig, space: SearchSpace, *, data_fingerprint: str) -> Iterator[Coordinator]:
+    """Lead the study that `config` names until the block ends; `Coordinator.begin` then begins it or goes on with it.
+
+    Args:
+        config: the study.
+        space: its space.
+        data_fingerprint: what the splits were made of, as `Splits.fingerprint`.
+
+    Raises:
+        StudyLedError: another process leads it.
+        StudyMismatchError: the stored study was made from another space, data set or model; nothing was changed.
+        StoreError: the store cannot be opened or written.
+    """
+    made_from = StudyRecord(
+        configuration=_recorded(config), space=space.to_mapping(), data_fingerprint=data_fingerprint, versions={}
+    )
+    database = open_database(config.store.url)
+    try:
+        store = StudyStore(database, config.study, build_sampler(config), build_pruner(config))
+        with store.transaction():
+            leadership = take_lead(store)
+            stored = store.record()
+            if stored is None:
+                _refuse_foreign_study(store)
+            else:
+                refuse_other_study(store.name, stored, made_from)
+        try:
+            with kept_up(database, store, leadership.fence):
+                yield Coordinator(store, space, config, made_from, leadership)
+        finally:
+            _step_down(store, leadership)
+    finally:
+        database.close()
+
+
+def _step_down(store: StudyStore, leadership: Leadership) -> None:
+    """Give the lease back; where the store cannot be reached, it lapses by itself."""
+    with suppress(StoreError), store.transaction():
+        leadership.release()
+
+
+def _refuse_foreign_study(store: StudyStore) -> None:
+    """Raise StudyMismatchError if a study that hpo did not record is more than an empty name."""
+    if store.trials() or store.study.directions != [StudyDirection.MAXIMIZE]:
+        raise StudyMismatchError(
+            f"The study {store.name!r} is in the store, but was not made by hpo. Start a new study with --study NAME. "
+            "Nothing was changed."
+        )
+
+
+def refuse_other_study(name: str, stored: StudyRecord, now: StudyRecord) -> None:
+    """Raise StudyMismatchError if a study recorded as `stored` cannot be gone on with as `now`."""
+    changed = differences(stored.space, now.space, "space.")
+    old, new = (
+        {key: value for key, value in record.configuration.items() if key not in CHANGEABLE} for record in (stored, now)
+    )
+    changed += differences(old, new)
+    if stored.data_fingerprint != now.data_fingerprint:
+        changed.append("data: the texts, labels or splits are not the same")
+    if changed:
+        raise StudyMismatchError(
+            f"The study {name!r} was begun otherwise, and its results would not compare: {'; '.join(changed)}. "
+            "Start a new study with --study NAME, or go back to what it was begun with. Nothing was changed."
+        )
+
+
+def _recorded(config: StudyConfig) -> dict[str, Any]:
+    """Return the study file's content as plain values, without the store's address and password."""
+    return config.model_dump(mode="json", exclude={"store", "space"})

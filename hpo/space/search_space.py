@@ -227,8 +227,8 @@ def _usual_values(name: str, when: Conditions, domains: Mapping[str, Domain]) ->
         return [_FIELDS[name].default]
     parent, usual = APPLIES_TO[name]
     named = [value for condition in when if condition.parent == parent for value in condition.values]
-    possible = named or [value for value in usual if parent not in domains or domains[parent].contains(value)]
-    return [usual[value] for value in usual if value in possible]
+    possible = domains.get(parent, Constant(value=_FIELDS[parent].default))
+    return [usual[value] for value in usual if (value in named if named else possible.contains(value))]
 
 
 def _default(name: str, spec: Mapping[str, Any], domain: Domain, usual: Sequence[Value], source: str) -> Value:

@@ -1,14 +1,18 @@
 """Reading a study: YAML 1.2, defaults, overrides by dotted path, and every mistake in one sentence."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import optuna
 import pytest
 
+from hpo.config.hyperparameters import APPLIES_TO, Method, OptimizerName, ScheduleName
 from hpo.config.study_file import StudyConfig, load_study
 from hpo.errors import ConfigurationError
+from hpo.space.space_file import read_space, shipped_spaces, space_of
 
 MINIMAL: dict[str, Any] = {"study": "s", "model": {"name": "m"}, "data": {"train": "t.csv"}}
+URL = "postgresql+psycopg://user:secret@host/database"
 SPACE = {"learning_rate": {"min": 1e-5, "max": 1e-3}, "epochs": {"min": 1, "max": 3}}
 
 
@@ -94,6 +98,46 @@ def test_an_override_reaches_into_a_named_space() -> None:
     assert study.space["optimizer"]["values"] == ["adamw", "momentum"]  # type: ignore[index]
 
 
+@pytest.mark.parametrize("name", sorted(shipped_spaces()))
+@pytest.mark.parametrize(
+    ("override", "rates"),
+    [
+        ("space.learning_rate.value=3e-5", (3e-5,)),
+        ("space.learning_rate={value: 3e-5}", (3e-5,)),
+        ("space.learning_rate.values=[1e-5, 3e-5]", (1e-5, 3e-5)),
+    ],
+)
+def test_an_override_gives_a_relative_rate_real_values(name: str, override: str, rates: tuple[float, ...]) -> None:
+    space = space_of(load_study(values=MINIMAL | {"space": name}, overrides=[override]).space)
+    values = space.default_values()
+    assert {space.hyperparameters(values | {"learning_rate": rate}).learning_rate for rate in rates} == set(rates)
+    assert space.largest("learning_rate") == 3e-5
+
+
+@pytest.mark.parametrize("name", sorted(shipped_spaces()))
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        (field, value)
+        for field, names in {"optimizer": OptimizerName, "method": Method, "schedule": ScheduleName}.items()
+        for value in get_args(names)
+    ],
+)
+def test_an_override_fixes_any_choice_of_a_shipped_space(name: str, field: str, value: str) -> None:
+    overrides = [f"space.{field}={{value: {value}}}"]
+    factors = read_space(name)["learning_rate"]["relative_to"]
+    if field == "optimizer" and value not in factors.get("optimizer", factors):
+        overrides.append(f"space.learning_rate.relative_to.{value}=1e-2")
+    space = space_of(load_study(values=MINIMAL | {"space": name}, overrides=overrides).space)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        values = space.suggest(study.ask())
+        assert getattr(space.hyperparameters(values), field) == value
+    assert getattr(space.hyperparameters(space.default_values()), field) == value
+    left_out = {name for name, (other, fitting) in APPLIES_TO.items() if other == field and value not in fitting}
+    assert not left_out & {parameter.name for parameter in space.parameters}
+
+
 def test_what_is_given_is_not_changed() -> None:
     values = MINIMAL | {"budget": {"trials": 3}, "space": SPACE}
     before = repr(values)
@@ -110,8 +154,17 @@ def test_what_is_given_is_not_changed() -> None:
         ({"budget": {"trials": "many"}}, "study: 'budget.trials' is 'many', but it should be a valid integer"),
         ({"budget": 3}, "study: 'budget' is 3, but it should be a valid dictionary"),
         ({"search": {"sampler": "tpee"}}, "study: 'search.sampler' cannot be 'tpee'. Did you mean 'tpe'? Known: "),
-        ({"study": "../up"}, "study: 'study' is '../up', but string should match pattern"),
-        ({"study": "a\x00b"}, "study: 'study' is 'a\\x00b', but string should match pattern"),
+        (
+            {"study": "../up"},
+            "study: 'study' is '../up', but a study's name is made of letters, digits, space . _ - and",
+        ),
+        (
+            {"study": "a\x00b"},
+            "study: 'study' is 'a\\x00b', but a study's name is made of letters, digits, space . _ - and",
+        ),
+        ({"study": "a/b"}, "study: 'study' is 'a/b', but a study's name is made of letters, digits, space . _ - and"),
+        ({"study": ""}, "study: 'study' is '', but string should have at least 1 character."),
+        ({"space": 3}, "study: 'space' is 3, but it should be a valid string."),
         ({"study": "n" * 129}, "study: 'study' is "),
         ({"data": {}}, "study: 'data.train' is missing."),
         (
@@ -133,12 +186,15 @@ def test_a_mistake_is_told_in_one_sentence(values: dict[str, Any], said: str) ->
         ("budget.trials", "An override reads `dotted.path=value`, as in budget.trials=40, but got 'budget.trials'."),
         ("=3", "An override reads `dotted.path=value`"),
         ("budget..trials=3", "An override reads `dotted.path=value`"),
-        ("bugdet.trials=3", "Unknown key 'bugdet' in 'bugdet.trials=3'. Did you mean 'budget'?"),
+        ("bugdet.trials=3", "Unknown key 'bugdet' in the override of 'bugdet.trials'. Did you mean 'budget'?"),
         ("budget.trails=3", "study: unknown key 'budget.trails'. Did you mean 'trials'?"),
-        ("seed.of=3", "'seed.of=3' leads into 'seed', which is a single value and has no keys."),
+        ("seed.of=3", "The override of 'seed.of' leads into 'seed', which is a single value and has no keys."),
         ("budget.trials={", "the value of budget.trials is not valid YAML"),
         ("space.learning_rat.max=1", "The space has no parameter 'learning_rat'. Did you mean 'learning_rate'?"),
-        ("space.learning_rate.max.x=1", "'space.learning_rate.max.x=1' leads into 'max', which is a single value"),
+        (
+            "space.learning_rate.max.x=1",
+            "The override of 'space.learning_rate.max.x' leads into 'max', which is a single value",
+        ),
     ],
 )
 def test_a_bad_override_is_told_in_one_sentence(override: str, said: str) -> None:
@@ -146,6 +202,59 @@ def test_a_bad_override_is_told_in_one_sentence(override: str, said: str) -> Non
         load_study(values=MINIMAL | {"seed": 1, "space": SPACE}, overrides=[override])
     assert str(error.value).startswith(said)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("space", [["learning_rate"], 3, None])
+def test_an_override_into_a_space_that_is_none_is_told_in_one_sentence(space: object) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        load_study(values=MINIMAL | {"space": space}, overrides=["space.epochs.max=3"])
+    assert str(error.value).startswith(f"'space' is {space!r}, so it has no 'epochs' to override; give it the name")
+
+
+@pytest.mark.parametrize(
+    ("values", "override", "said"),
+    [
+        ({"store": {"url": [URL]}}, None, "study: 'store.url' is (not shown), but it should be a valid string."),
+        ({"store": {"ulr": URL}}, None, "study: unknown key 'store.ulr'. Did you mean 'url'?"),
+        ({"store": [URL]}, None, "study: 'store' is (not shown), but it should be a valid dictionary"),
+        ({}, f"stroe={URL}", "Unknown key 'stroe' in the override of 'stroe'. Did you mean 'store'?"),
+        ({"store": URL}, f"store.url={URL}", "The override of 'store.url' leads into 'store', which is a single value"),
+        ({}, f"store..url={URL}", "An override reads `dotted.path=value`"),
+        ({}, f"store.url=[{URL}", "the value of store.url is not valid YAML"),
+    ],
+)
+def test_no_mistake_shows_the_password_of_a_store(values: dict[str, Any], override: str | None, said: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        load_study(values=MINIMAL | values, overrides=[override] if override else [])
+    assert str(error.value).startswith(said)
+    assert "secret" not in str(error.value)
+
+
+def test_a_store_may_be_its_url_alone() -> None:
+    alone = load_study(values=MINIMAL | {"store": URL})
+    assert alone == load_study(values=MINIMAL | {"store": {"url": URL}})
+    assert load_study(values=MINIMAL, overrides=[f"store={URL}"]) == alone
+
+
+@pytest.mark.parametrize(
+    ("values", "overrides"),
+    [
+        ({"store": {"url": ["postgresql://user:s3cret@host/db"]}}, []),
+        ({"store": {"urll": "postgresql://user:s3cret@host/db"}}, []),
+        ({}, ["store.url.x=postgresql://user:s3cret@host/db"]),
+        ({}, ["stor.url=postgresql://user:s3cret@host/db"]),
+        ({}, ["store..url=postgresql://user:s3cret@host/db"]),
+        ({}, ["store.url={postgresql://user:s3cret@host/db"]),
+    ],
+)
+def test_no_error_shows_the_password_of_a_store(values: dict[str, Any], overrides: list[str]) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        load_study(values=MINIMAL | {"store": {"url": "x.db"}} | values, overrides=overrides)
+    assert "s3cret" not in str(error.value)
+
+
+def test_a_store_may_be_given_by_its_url_alone() -> None:
+    assert load_study(values=MINIMAL | {"store": "night.db"}).store.url == "night.db"
 
 
 def test_a_study_cannot_be_changed() -> None:

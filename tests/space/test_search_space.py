@@ -182,6 +182,38 @@ def test_a_condition_may_name_a_constant() -> None:
     assert fixed.suggest(random_trial(0)).keys() == {"optimizer", "momentum"}
 
 
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("{optimizer: {value: adamw}, momentum: {value: 0.9, when: {optimizer: [momentum]}}}", {"optimizer": None}),
+        (
+            "{optimizer: {values: [sgd, momentum]}, l2_form: {value: coupled, when: {optimizer: [sgd, adam]}}}",
+            {"optimizer": None, "l2_form": ("sgd",)},
+        ),
+        (
+            "{epochs: {min: 1, max: 3}, batch_size: {value: 8, when: {epochs: [3, 4]}}}",
+            {"epochs": None, "batch_size": (3,)},
+        ),
+        # What depends on a parameter that is left out goes with it, though it stand before it.
+        (
+            """{epochs: {value: 1, when: {momentum: [0.9]}}, optimizer: {value: sgd},
+                momentum: {value: 0.9, when: {optimizer: [momentum]}}, batch_size: {value: 8}}""",
+            {"optimizer": None, "batch_size": None},
+        ),
+        # One of two conditions is enough.
+        (
+            """{optimizer: {value: sgd}, epochs: {min: 1, max: 3},
+                batch_size: {value: 8, when: {epochs: [1], optimizer: [adam]}}}""",
+            {"optimizer": None, "epochs": None},
+        ),
+    ],
+)
+def test_what_can_never_be_active_is_left_out(text: str, kept: dict[str, tuple[object, ...] | None]) -> None:
+    left = space(text)
+    assert {one.name: one.when[0].values if one.when else None for one in left.parameters} == kept
+    assert SearchSpace.from_mapping(left.to_mapping(), name="s") == left
+
+
 def test_inactive_parameters_keep_their_typed_defaults() -> None:
     values = {"max_length": 64, "optimizer": "adamw", "learning_rate": 1.0, "method": "full"}
     trained = NESTED.hyperparameters(values)
@@ -244,10 +276,30 @@ def test_values_that_no_trial_can_train_under_are_refused() -> None:
         ("learning_rate: {min: 0.1, max: 9.0, relative_to: {adamw: 3e-5}, default: 2}", 2.0),
         ("learning_rate: {min: 4.0, max: 9.0, relative_to: {adamw: 3e-5}}", 6.5),
         ("learning_rate: {values: [1e-5, 3e-5, 5e-5]}", 3e-5),
+        ("beta2: {min: 0.9, max: 0.9999}", 0.999),  # adamw's
+        ("epsilon: {distribution: log_uniform_values, min: 1e-9, max: 1e-5}", 1e-8),
     ],
 )
 def test_the_default_is_given_or_typed_or_the_middle(text: str, default: object) -> None:
     assert list(space(text).default_values().values()) == [default]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "momentum", "default"),
+    [
+        ("{values: [momentum, rmsprop]}", "{min: 0.0, max: 0.98, when: {optimizer: [momentum]}}", 0.9),
+        ("{values: [rmsprop, momentum]}", "{min: 0.0, max: 0.98, when: {optimizer: [rmsprop]}}", 0.0),
+        ("{value: rmsprop}", "{min: 0.0, max: 0.98}", 0.0),
+        ("{value: momentum}", "{min: 0.0, max: 0.98}", 0.9),
+        ("{value: momentum}", "{min: 0.0, max: 0.5}", 0.25),  # 0.9 is outside: the middle
+        ("{value: rmsprop}", "{min: 0.0, max: 0.98, when: {optimizer: [momentum, rmsprop]}}", 0.0),
+    ],
+)
+def test_the_default_of_an_optimizers_own_field_is_its_usual_value(
+    optimizer: str, momentum: str, default: float
+) -> None:
+    own = space(f"{{optimizer: {optimizer}, momentum: {momentum}}}")
+    assert {parameter.name: parameter.default for parameter in own.parameters}["momentum"] == default
 
 
 def test_the_default_configuration_has_active_parameters_only() -> None:
@@ -331,7 +383,7 @@ def test_rows_show_values_conditions_and_defaults() -> None:
         name="decay_factor",
         values="0.1 … 0.9, uniform",
         condition="schedule is step and momentum is 0.8 or 0.9",
-        default="0.5",
+        default="0.1",
     )
     assert rows["learning_rate"].values == (
         "0.1 … 10, log-uniform, times 3e-05 (adamw), 0.003 (momentum) × 1 (full), 30 (head)"

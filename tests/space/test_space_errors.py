@@ -68,12 +68,8 @@ REFUSED = {
     "{optimizer: {value: sgd}, epochs: {value: 1, when: {optimiser: [sgd]}}}": "Did you mean 'optimizer'?",
     "{optimizer: {value: sgd}, epochs: {value: 1, when: {optimizer: sgd}}}": "{optimizer: [...]}, but has 'sgd'",
     "{optimizer: {value: sgd}, epochs: {value: 1, when: {optimizer: []}}}": "when needs a list of values",
-    "{optimizer: {values: [sgd, adam]}, epochs: {value: 1, when: {optimizer: [sgd, adamw]}}}": (
-        "when asks for optimizer adamw, which this space never takes: its values are sgd, adam; take the"
-    ),
-    "{optimizer: {value: sgd}, epochs: {value: 1, when: {optimizer: [adamw]}}}": "which this space never takes",
     "{optimizer: {value: sgd}, epochs: {value: 1, when: {optimizer: [sdg]}}}": "'optimizer' cannot be 'sdg'. Did you",
-    "{epochs: {min: 1, max: 3}, batch_size: {value: 8, when: {epochs: [4]}}}": "never takes: its values are 1 … 3",
+    "{epochs: {min: 1, max: 3}, batch_size: {value: 8, when: {epochs: [0]}}}": "'epochs' is 0, but it should be",
     "{dropout: {min: 0.0, max: 0.3}, epochs: {value: 1, when: {dropout: [0.1]}}}": "takes any number of a range",
     "epochs: {min: 1, max: 3, when: {epochs: [1]}}": "in a circle, epochs -> epochs",
     # a circle of two, and one that hangs from it
@@ -87,6 +83,7 @@ REFUSED = {
     "{optimizer: {values: [adamw, momentum]}, momentum: {min: 0.8, max: 0.9}}": "write `when: {optimizer: [momentum]}`",
     "momentum: {min: 0.8, max: 0.9}": "but here it is always adamw; leave momentum out",
     "{method: {value: full}, trained_layers: {value: 2}}": "but here it is always full; leave trained_layers out",
+    "{method: {value: full}, trained_layers: {value: null}}": "but here it is always full; leave trained_layers out",
     "{method: {values: [full, top_layers]}, epochs: {values: [1]}, trained_layers: {value: 2, when: {epochs: [1]}}}": (
         "write `when: {epochs: [1], method: [top_layers]}` below trained_layers"
     ),
@@ -139,7 +136,7 @@ def test_refused_in_one_sentence(text: str, sentence: str) -> None:
         "{optimizer: {values: [momentum, rmsprop]}, momentum: {min: 0.8, max: 0.9}}",
         "{optimizer: {values: [adam, sgd]}, beta1: {min: 0.8, max: 0.9, when: {optimizer: [adam]}}}",
         "beta1: {min: 0.8, max: 0.9}",
-        "{method: {value: full}, trained_layers: {value: null}}",
+        "{method: {value: full}, trained_layers: {value: 2, when: {method: [top_layers]}}}",
         "{optimizer: {value: sgd}, epochs: {values: [1, 2], when: {optimizer: [sgd]}}}",
         "{epochs: {min: 1, max: 3}, batch_size: {values: [8, 16], when: {epochs: [1, 3]}}}",
         "learning_rate: {min: 0.1, max: 10.0, relative_to: {adamw: 1e-5, sgd: 1e-2}}",

@@ -80,11 +80,11 @@ def test_the_rate_reported_is_that_of_the_last_step(worker: Worker):
     assert [r.learning_rate for r in reports] == pytest.approx([1e-2 * (1 - step / 16) for step in (3, 7, 11, 15)])
 
 
-def test_rungs_decide_after_twenty_steps_and_warmup(worker: Worker):
+def test_rungs_decide_after_twenty_steps_and_warmup_but_not_at_the_end(worker: Worker):
     chosen = tiny_hyperparameters(batch_size=2, warmup_ratio=0.0)
-    assert [r.decides for r in finished(worker, tiny_assignment(chosen))[0]] == [False, True, True, True]
+    assert [r.decides for r in finished(worker, tiny_assignment(chosen))[0]] == [False, True, True, False]
     warming = tiny_hyperparameters(batch_size=2, warmup_ratio=0.6)
-    assert [r.decides for r in finished(worker, tiny_assignment(warming))[0]] == [False, False, True, True]
+    assert [r.decides for r in finished(worker, tiny_assignment(warming))[0]] == [False, False, True, False]
 
 
 DEMANDING = {
@@ -153,12 +153,24 @@ def test_a_decision_of_another_attempt_or_trial_has_no_effect(worker: Worker):
     assert messages[-1].ending is Ending.COMPLETED
 
 
-def test_going_on_does_not_undo_a_stop(worker: Worker):
+@pytest.mark.parametrize(
+    ("actions", "expected"),
+    [
+        ((Action.STOP, Action.CONTINUE), Ending.PRUNED),
+        ((Action.STOP, Action.PAUSE), Ending.PRUNED),
+        ((Action.STOP, Action.PAUSE, Action.CONTINUE), Ending.PRUNED),
+        ((Action.PAUSE, Action.CONTINUE), Ending.PAUSED),
+        ((Action.PAUSE, Action.STOP), Ending.PRUNED),
+    ],
+)
+def test_a_later_decision_never_undoes_a_stop_nor_going_on_a_pause(
+    worker: Worker, actions: tuple[Action, ...], expected: Ending
+):
     worker.admit(tiny_assignment())
-    worker.apply(Decision(trial=0, attempt=1, action=Action.STOP))
-    worker.apply(Decision(trial=0, attempt=1, action=Action.CONTINUE))
+    for action in actions:
+        worker.apply(Decision(trial=0, attempt=1, action=action))
     [outcome] = worker.advance()
-    assert outcome.ending is Ending.PRUNED
+    assert outcome.ending is expected
 
 
 def test_a_stop_after_the_last_step_finds_the_trial_complete(worker: Worker):

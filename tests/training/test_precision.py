@@ -2,10 +2,12 @@ import pytest
 import torch
 
 from hpo.config.study_file import StudyConfig
+from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
-from hpo.training.precision import autocast, choose, measure
+from hpo.errors import ModelError
+from hpo.training.precision import Precision, autocast, choose, measure
 from hpo.training.worker import Worker, open_worker
-from tests.models import tiny_study
+from tests.models import LONGEST, tiny_study
 
 CPU = torch.device("cpu")
 
@@ -33,7 +35,9 @@ def test_a_difference_is_relative_to_the_logits():
 
 @pytest.fixture(scope="module")
 def worker(study: StudyConfig) -> Worker:
-    config = tiny_study(study.model.name, study.data.train, compute={"device": "cpu", "threads": 1})
+    config = tiny_study(
+        study.model.name, study.data.train, compute={"device": "cpu", "threads": 1}, evaluation={"rung_rows": 100}
+    )
     return open_worker(config, load_splits(config.data, config.seed))
 
 
@@ -41,12 +45,30 @@ def test_measuring_leaves_weights_and_gradients_as_they_were(worker: Worker):
     network = worker._bench.model.network
     worker._bench.model.reset(0)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    measurement = worker.measure()
+    measurement = worker.measure(16)
     assert measurement.fp32_seconds > 0
     assert measurement.bf16_seconds > 0
     assert 0 < measurement.difference < 0.05
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_measuring_reads_the_texts_as_trials_will(worker: Worker, monkeypatch: pytest.MonkeyPatch):
+    bench = worker._bench
+    bench._tokenized.clear()
+    shapes: set[tuple[int, ...]] = set()
+    logits = bench.model.logits
+
+    def seen(batch: Batch, precision: Precision) -> torch.Tensor:
+        shapes.add(tuple(batch.input_ids.shape))
+        return logits(batch, precision)
+
+    monkeypatch.setattr(bench.model, "logits", seen)
+    worker.measure(8)
+    assert list(bench._tokenized) == [8]
+    assert shapes == {(16, 8)}
+    with pytest.raises(ModelError, match="max_length is 33, but the model reads at most 32 tokens"):
+        worker.measure(LONGEST + 1)
 
 
 def test_what_is_asked_for_is_used(worker: Worker):

@@ -1,12 +1,15 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import load_splits
-from hpo.errors import ConfigurationError, NoResultError
-from hpo.training.worker import choose_device, open_worker
+from hpo.errors import ConfigurationError, ModelError, NoResultError
+from hpo.messages import Ending, Outcome
+from hpo.training.checkpoints import save_weights
+from hpo.training.worker import Worker, choose_device, open_worker
 from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study
 
 
@@ -62,6 +65,59 @@ def test_test_scores_need_a_test_split_and_weights(tiny_bert: Path, texts: Path,
         open_worker(config, splits, tmp_path).test_scores(5, tiny_hyperparameters())
     with pytest.raises(NoResultError, match="opened without a folder"):
         open_worker(config, splits).test_scores(5, tiny_hyperparameters())
+
+
+@pytest.fixture(scope="module")
+def worker(study: StudyConfig) -> Worker:
+    return open_worker(study, load_splits(study.data, study.seed))
+
+
+def test_the_share_of_texts_that_are_cut_is_that_of_those_that_fill_the_length(worker: Worker):
+    tokens = np.array([len(text.split()) + 2 for text in worker.splits.train.texts])
+    for max_length in (5, 8, LONGEST):
+        assert worker.cut_share(max_length) == np.mean(tokens >= max_length)
+    assert 0 < worker.cut_share(8) < 1
+    assert worker.cut_share(LONGEST) == 0
+
+
+def test_what_fits_the_model_is_not_refused(worker: Worker):
+    worker.refuse_unfit(max_length=LONGEST, trained_layers=2, varies_dropout=True)
+
+
+def test_what_no_trial_could_train_is_refused_in_the_words_of_a_trial(worker: Worker, tiny_llama: Path, texts: Path):
+    with pytest.raises(ModelError) as too_long:
+        worker.refuse_unfit(max_length=LONGEST + 1, trained_layers=None, varies_dropout=False)
+    assert str(too_long.value) == reason(worker, max_length=LONGEST + 1)
+    with pytest.raises(ConfigurationError) as too_many:
+        worker.refuse_unfit(max_length=8, trained_layers=3, varies_dropout=False)
+    assert str(too_many.value) == reason(worker, method="top_layers", trained_layers=3)
+    config = tiny_study(tiny_llama, texts)
+    llama = open_worker(config, load_splits(config.data, config.seed))
+    with pytest.raises(ModelError) as no_dropout:
+        llama.refuse_unfit(max_length=8, trained_layers=2, varies_dropout=True)
+    assert str(no_dropout.value) == reason(llama, dropout=0.1)
+
+
+def reason(worker: Worker, **values: object) -> str:
+    """Return what a trial under these values fails of."""
+    worker.admit(tiny_assignment(tiny_hyperparameters(**values)))
+    [outcome] = worker.advance()
+    assert isinstance(outcome, Outcome)
+    assert outcome.ending is Ending.FAILED
+    return outcome.reason
+
+
+def test_weights_are_kept_of_the_trials_that_are_named(study: StudyConfig, tmp_path: Path):
+    splits = load_splits(study.data, study.seed)
+    worker = open_worker(study, splits, tmp_path)
+    for trial in (0, 1, 2):
+        save_weights(tmp_path, trial, {"weight": torch.ones(1)}, {})
+    worker.keep_weights({1, 7})
+    assert [worker.has_weights(trial) for trial in (0, 1, 2, 7)] == [False, True, False, False]
+    nowhere = open_worker(study, splits)
+    nowhere.keep_weights({2})
+    assert not nowhere.has_weights(1)
+    assert worker.has_weights(1)
 
 
 def test_the_device(monkeypatch: pytest.MonkeyPatch):

@@ -38,10 +38,11 @@ DEMO: dict[str, Any] = {
     "space": "quickstart",
     "search.startup_trials": 4,
     "search.pruner": "successive_halving",
+    "search.reduction_factor": 2,
     "evaluation.rungs": 4,
     "evaluation.first_rung": 250,
     "evaluation.rung_rows": 100,
-    "budget.trials": 12,
+    "budget.trials": 11,
 }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 Precision = Literal["fp32", "bf16"]
 
-ROUNDS = 5
+ROUNDS = 3
 LEAST_GAIN = 1.15
 """How many times faster bf16 must be to be worth its rounding."""
 MOST_DIFFERENCE = 0.05

@@ -7,6 +7,7 @@ Optuna's rows and ours are committed together or not at all; outside of one they
 import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -246,8 +247,22 @@ def _engine(url: URL) -> Engine:
 def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     # The driver must not open transactions of its own: `_begin_sqlite` does.
     connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode = WAL")
+    _switch_to_wal(connection)
     connection.execute("PRAGMA synchronous = FULL")
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Switch to WAL; several processes that open a new file at once take turns."""
+    until = time.monotonic() + LOCK_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            # The one statement at which SQLite fails at once instead of waiting for the lock.
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+        time.sleep(0.02)
 
 
 def _begin_sqlite(connection: Connection) -> None:

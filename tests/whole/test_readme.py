@@ -15,10 +15,10 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 SECTIONS = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
 # The flags whose names users' scripts rely on.
-FLAGS = (
-    "--model --train --validation --test --text-column --label-column --space --study --store --trials --seed --runner "
-    "--output --json"
-).split()
+FLAGS = {
+    "--model", "--train", "--validation", "--test", "--text-column", "--label-column", "--space", "--study", "--store",
+    "--trials", "--seed", "--runner", "--output", "--json",
+}  # fmt: skip
 
 
 def test_every_command_is_a_verb() -> None:
@@ -50,7 +50,7 @@ def test_its_yaml_is_read(number: int) -> None:
 def test_the_flags_of_run_keep_their_names() -> None:
     run = get_command(app).commands["run"]  # type: ignore[attr-defined]
     offered = {name for parameter in run.params for name in parameter.opts}
-    assert set(FLAGS) <= offered
+    assert offered >= FLAGS
 
 
 def test_nothing_is_left_to_fill_in() -> None:

@@ -27,8 +27,8 @@ from hpo.store.migrations.upgrade import is_current, upgrade
 
 SUPPORTED = "sqlite:///FILE (or just FILE) on a local disk, or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
 NETWORK_FILE_SYSTEMS = {
-    "nfs", "nfs4", "cifs", "smb", "smb3", "smbfs", "afs", "9p", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "ncpfs",
-    "orangefs", "wekafs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.ceph",
+    "nfs", "nfs4", "cifs", "smb", "smb3", "smbfs", "afs", "9p", "lustre", "gpfs", "beegfs", "ceph", "glusterfs",
+    "ncpfs", "orangefs", "wekafs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.ceph",
 }  # fmt: skip
 LOCK_TIMEOUT_SECONDS = 60
 # Of several processes that make Optuna's tables at once, each failure of one means that another made one more.

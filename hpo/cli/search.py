@@ -97,6 +97,10 @@ def run(
     if file is None and not overrides and all(value is None for value in values.values()):
         typer.echo(NEEDS)
         raise typer.Exit(2)
+    for flag, section in (("--model PATH_OR_HUB_ID", "model."), ("--train FILE", "data.")):
+        given = any(path.startswith(section) and value for path, value in values.items() if path != "data.strict")
+        if file is None and not given and not any(override.startswith(section) for override in overrides):
+            raise ConfigurationError(f"Without a study file hpo run needs {flag} too; hpo run alone shows an example.")
     if file is None and study is None:
         values["study"] = _study_name(model, train)
     _search(load_study(file, _nested(values), overrides), output, as_json)
@@ -106,10 +110,17 @@ def _search(config: "StudyConfig", output: Path | None, as_json: bool) -> None:
     """Run a search, show it, and write down what it found."""
     from hpo.cli.live import watcher_for
     from hpo.cli.tables import leaderboard, summary
-    from hpo.export.configs import best_configuration, check_writable, to_yaml, trial_to_json, write_text
+    from hpo.export.configs import (
+        best_configuration,
+        check_writable,
+        default_output,
+        to_yaml,
+        trial_to_json,
+        write_text,
+    )
     from hpo.runners.run import run as run_study
 
-    path = output or Path("best.yaml")
+    path = output or default_output(config.study)
     check_writable(path)
     stop = Event()
     try:

@@ -62,6 +62,7 @@ def summary(results: StudyResults, store: str, output: Path | None, *, interrupt
     out.print(f"Store: {_place(store)}", soft_wrap=True)
     if output is not None:
         out.print(f"Best configuration: {output.absolute()}", soft_wrap=True)
+        out.print(f"To see it again: hpo best --store {_place(store)} --study '{results.name}'", soft_wrap=True)
     if interrupted:
         out.print("Interrupted; the same command goes on.")
 

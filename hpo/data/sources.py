@@ -98,7 +98,9 @@ def _cleaned(table: Table, columns: Columns) -> tuple[Examples, list[str]]:
         )
     blank = written.count(False)
     counted = {
-        "rows with bytes that are not UTF-8 or with NUL characters, which were replaced": len(repaired),
+        "rows with bytes that are not UTF-8 or with NUL characters, which were replaced (--strict refuses them)": len(
+            repaired
+        ),
         "rows dropped for having no text": blank,
         "rows dropped for having no label": table.rows - blank - len(kept),
     }

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hpo.config.reading import write_yaml
+from hpo.config.reading import parse_yaml, write_yaml
 from hpo.errors import ConfigurationError
 from hpo.store.results import StudyResults, TrialResult
 
@@ -58,6 +58,17 @@ def to_json(content: Mapping[str, Any]) -> str:
 
 
 FORMATS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"yaml": to_yaml, "json": to_json}
+
+
+def default_output(study: str) -> Path:
+    """Return `best.yaml`, or a name of the study's own where that holds the winner of another study."""
+    path = Path("best.yaml")
+    try:
+        other = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError, ConfigurationError):
+        return path
+    mine = not isinstance(other, dict) or other.get("study", study) == study
+    return path if mine else Path(f"best-{study}.yaml")
 
 
 def check_writable(path: Path) -> None:

@@ -18,6 +18,7 @@ from hpo.store.engine import open_database
 from hpo.store.records import StudyRecord
 from hpo.store.studies import StudyStore
 
+MOST_NAMED = 6
 # What a later start of the same study may change; texts and space are compared by their content.
 CHANGEABLE = ("budget", "compute", "store", "search", "data", "space")
 
@@ -83,9 +84,12 @@ def refuse_other_study(name: str, stored: StudyRecord, now: StudyRecord) -> None
     if stored.data_fingerprint != now.data_fingerprint:
         changed.append("data: the texts, labels or splits are not the same")
     if changed:
+        more = f"; and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
         raise StudyMismatchError(
-            f"The study {name!r} was begun otherwise, and its results would not compare: {'; '.join(changed)}. "
-            "Start a new study with --study NAME, or go back to what it was begun with. Nothing was changed."
+            f"The study {name!r} was begun otherwise, and its results would not compare; start a new study with "
+            "--study NAME, or go back to what it was begun with, its PATH=VALUE overrides too. Nothing was changed. "
+            "What differs: "
+            f"{'; '.join(changed[:MOST_NAMED])}{more}."
         )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection
 
@@ -97,7 +98,7 @@ def read_studies(database: Database) -> list[StudySummary]:
         storage = database.storage
         return [
             _summary(study.study_name, study.user_attrs.get("hpo:metric"), storage.get_all_trials(study._study_id))
-            for study in storage.get_all_studies()
+            for study in _begun_studies(database)
         ]
 
 
@@ -131,8 +132,17 @@ def read_results(database: Database, name: str | None = None) -> StudyResults:
         )
 
 
+def _begun_studies(database: Database) -> list[FrozenStudy]:
+    """Return every study but those whose first start was refused before it began, which are names alone."""
+    return [
+        study
+        for study in database.storage.get_all_studies()
+        if study.user_attrs or database.storage.get_n_trials(study._study_id)
+    ]
+
+
 def _chosen(database: Database, name: str | None) -> tuple[int, str]:
-    ids = {study.study_name: study._study_id for study in database.storage.get_all_studies()}
+    ids = {study.study_name: study._study_id for study in _begun_studies(database)}
     if name is None and len(ids) == 1:
         name = next(iter(ids))
     if not ids:

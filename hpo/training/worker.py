@@ -64,7 +64,7 @@ class Worker:
         return self._pack.idle
 
     def facts(self) -> dict[str, str]:
-        """Return what a result depends on beside its configuration: versions, device, threads, precision."""
+        """Return what a result depends on beside its configuration: versions, device, threads."""
         gpu = self._bench.device.type == "cuda"
         return {
             "python": platform.python_version(),
@@ -72,7 +72,6 @@ class Worker:
             "transformers": transformers.__version__,
             "device": torch.cuda.get_device_name(self._bench.device) if gpu else f"cpu {platform.machine()}",
             "threads": str(torch.get_num_threads()),
-            "precision": self._bench.precision,
         }
 
     def refuse_unfit(self, *, max_length: int, trained_layers: int | None, varies_dropout: bool) -> None:

@@ -75,7 +75,7 @@ def test_of_a_pair_one_text_may_be_blank(tmp_path: Path) -> None:
 def test_other_bytes_and_nul_are_replaced_and_their_rows_counted(tmp_path: Path) -> None:
     source = read(tmp_path, "a.csv", b"text,label\n\xa35 and \xa36,a\nfine,b\nx\x00y,c\xe9\n")
     assert source.examples == Examples(texts=("\ufffd5 and \ufffd6", "fine", "x y"), labels=("a", "b", "c\ufffd"))
-    replaced = "rows with bytes that are not UTF-8 or with NUL characters, which were replaced"
+    replaced = "rows with bytes that are not UTF-8 or with NUL characters, which were replaced (--strict refuses them)"
     assert source.notes[-1] == f"a.csv: {replaced}: 2."
 
 

@@ -5,9 +5,10 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
 from hpo.errors import ModelError
+from hpo.messages import Report
 from hpo.training.precision import Precision, autocast, choose, measure
-from hpo.training.worker import Worker, open_worker
-from tests.models import LONGEST, tiny_study
+from hpo.training.worker import Worker, open_worker, train
+from tests.models import LONGEST, tiny_assignment, tiny_study
 
 CPU = torch.device("cpu")
 
@@ -72,7 +73,13 @@ def test_measuring_reads_the_texts_as_trials_will(worker: Worker, monkeypatch: p
 
 
 def test_what_is_asked_for_is_used(worker: Worker):
-    assert worker.facts()["precision"] == "fp32"
-    worker.use("bf16")
-    assert worker.facts()["precision"] == "bf16"
-    worker.use("fp32")
+    scores = [trained_in(worker, precision) for precision in ("fp32", "bf16", "fp32")]
+    assert scores[0] == scores[2]
+    assert scores[0] != scores[1]
+
+
+def trained_in(worker: Worker, precision: Precision) -> float:
+    """Return the training loss of a short trial computed in `precision`."""
+    worker.use(precision)
+    reports = [message for message in train(worker, tiny_assignment()) if isinstance(message, Report)]
+    return reports[-1].train_loss

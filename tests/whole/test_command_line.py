@@ -242,3 +242,16 @@ def test_what_is_light_stays_light(statement: str) -> None:
     code = f"import sys\n{statement}\nprint([name for name in {heavy} if name in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"
+
+
+def test_another_studys_best_configuration_is_not_written_over(hpo: Hpo, finished: Path) -> None:
+    before = Path("best.yaml").read_text()
+    assert hpo("run", "study.yaml", "--study", "other", "budget.trials=1").code == 0
+    assert Path("best.yaml").read_text() == before
+    assert parse_yaml(Path("best-other.yaml").read_text(), "")["study"] == "other"
+
+
+def test_a_study_that_never_began_is_not_in_the_way(hpo: Hpo, finished: Path) -> None:
+    refused(hpo("run", "study.yaml", "--study", "typo", "model.name=nowhere/at/all"), 2, "nowhere/at/all")
+    assert "typo" not in hpo("studies").out
+    assert hpo("best").code == 0

@@ -97,9 +97,9 @@ def run(
     if file is None and not overrides and all(value is None for value in values.values()):
         typer.echo(NEEDS)
         raise typer.Exit(2)
-    for flag, section in (("--model PATH_OR_HUB_ID", "model."), ("--train FILE", "data.")):
-        given = any(path.startswith(section) and value for path, value in values.items() if path != "data.strict")
-        if file is None and not given and not any(override.startswith(section) for override in overrides):
+    for flag, path in (("--model PATH_OR_HUB_ID", "model.name"), ("--train FILE", "data.train")):
+        sections = tuple(override.partition("=")[0].partition(".")[0] for override in overrides)
+        if file is None and values[path] is None and path.partition(".")[0] not in sections:
             raise ConfigurationError(f"Without a study file hpo run needs {flag} too; hpo run alone shows an example.")
     if file is None and study is None:
         values["study"] = _study_name(model, train)

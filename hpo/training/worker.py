@@ -5,7 +5,6 @@ from collections.abc import Generator, Set
 from pathlib import Path
 
 import torch
-import transformers
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import ComputeConfig, StudyConfig
@@ -64,12 +63,9 @@ class Worker:
         return self._pack.idle
 
     def facts(self) -> dict[str, str]:
-        """Return what a result depends on beside its configuration: versions, device, threads."""
+        """Return what of this process a result depends on: its device and threads."""
         gpu = self._bench.device.type == "cuda"
         return {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
             "device": torch.cuda.get_device_name(self._bench.device) if gpu else f"cpu {platform.machine()}",
             "threads": str(torch.get_num_threads()),
         }

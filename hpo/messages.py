@@ -16,9 +16,9 @@ class Milestone:
     """A place in a trial at which it is evaluated."""
 
     rung: int
-    """Examples seen over the study's maximum (its longest trial), in per mille: 1 to 1000."""
+    """Examples seen over the study's maximum (its longest trial), in per mille: 1 to 1000. With folds, folds scored."""
     full: bool
-    """Whether all of validation is scored; only such a report can become the trial's score."""
+    """Whether all of validation is scored, or this is the mean of all folds: what can become the trial's score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +44,30 @@ class Assignment:
     """Seed of initialisation, data order and dropout."""
     milestones: tuple[Milestone, ...]
     """Rising in rung; the last one is full and stands at the end of the trial."""
-    maximum_epochs: int
-    """Epochs of the longest trial of the study: the 1000 per mille of its rungs."""
+    maximum_passes: float
+    """Passes over all training texts in the study's longest trial: the 1000 per mille of its rungs."""
     score_to_beat: float | None = None
     """Best score of the study when this was assigned; a worker keeps the weights of what beats it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demands:
+    """The most that any trial of a study asks of its model, so that a worker can refuse before the first."""
+
+    max_length: int
+    """Tokens of a text."""
+    trained_layers: int | None
+    """None where no trial trains top layers alone."""
+    kept_layers: int | None
+    """None where every trial keeps all layers."""
+    dropout: bool
+    """Whether a trial may set dropout."""
+    attention_dropout: bool
+    """Whether a trial may set that of attention apart."""
+    token_masking: bool
+    """Whether a trial may mask tokens."""
+    word_swap: bool
+    """Whether a trial may swap words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +77,8 @@ class Scores:
     metric: str
     """Name of the objective among `values`, e.g. `macro_f1`."""
     values: Mapping[str, float]
-    """Every score by name; all in 0..1, higher is better, except `loss` (nats per example)."""
+    """Every score by name; higher is better, except for `loss` (nats per example). In 0..1, but `matthews` in -1..1,
+    `neg_calibration_error` in -1..0, `neg_log_loss` at most 0, and a function of the user's own anywhere."""
     rows: int
     """How many rows were scored."""
     per_class: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

@@ -77,6 +77,8 @@ class FineTuneObjective:
 
     def _opened(self) -> Worker:
         if self._worker is None:
-            self._worker = open_worker(self._config, load_splits(self._config.data, self._config.seed))
+            self._worker = open_worker(
+                self._config, load_splits(self._config.data, self._config.seed, folds=self._config.evaluation.folds)
+            )
             self._worker.use(self._worker.measure(int(self._space.largest("max_length"))).precision)
         return self._worker

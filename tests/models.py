@@ -22,10 +22,11 @@ WORDS = SPORT + MONEY + BOTH
 LONGEST = 32
 
 
-def save_tiny_bert(folder: Path) -> Path:
-    """Save a 2-layer random BERT without a head, and its tokenizer; reads at most 32 tokens."""
+def save_tiny_bert(folder: Path, *, layers: int = 2, longest: int = LONGEST) -> Path:
+    """Save a random BERT without a head, and its tokenizer."""
     set_seed(0)
     tokenizer = _word_tokenizer("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+    tokenizer.add_special_tokens(["[MASK]"])
     tokenizer.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
@@ -35,9 +36,11 @@ def save_tiny_bert(folder: Path) -> Path:
         unk_token="[UNK]",
         cls_token="[CLS]",
         sep_token="[SEP]",
+        mask_token="[MASK]",
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     ).save_pretrained(folder)
-    BertModel(BertConfig(**_shape(), type_vocab_size=2)).save_pretrained(folder)
+    shape = _shape() | {"num_hidden_layers": layers, "max_position_embeddings": longest}
+    BertModel(BertConfig(**shape, type_vocab_size=2)).save_pretrained(folder)
     return folder
 
 
@@ -95,7 +98,7 @@ def tiny_assignment(hyperparameters: Hyperparameters | None = None, **values: An
         "hyperparameters": chosen,
         "seed": 7,
         "milestones": tuple(milestones),
-        "maximum_epochs": 2,
+        "maximum_passes": 2,
     }
     return Assignment(**(usual | values))
 

@@ -51,7 +51,8 @@ class Tally(Watcher):
         now = self.standing
         match outcome.ending:
             case Ending.COMPLETED:
-                score = outcome.best.validation.objective if outcome.best else 0.0
+                assert outcome.best is not None, "a trial that trained to its end has a full report"
+                score = outcome.best.validation.objective
                 better = now.best is None or score > now.best[0]
                 best = (score, outcome.trial) if better else now.best
                 self.standing = replace(now, completed=now.completed + 1, best=best)

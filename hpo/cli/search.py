@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
@@ -67,12 +67,21 @@ def demo(
 def run(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[STUDY.yaml] [PATH=VALUE]...", help="A study file, and values that replace its own."),
+        typer.Argument(
+            metavar="[STUDY.yaml] [PATH=VALUE]...",
+            help="A study or W&B sweep file, and values that replace its own.",
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Folder or hub id of a pretrained model.")] = None,
-    train: Annotated[Path | None, typer.Option(help="Texts to train on: CSV, TSV or JSONL.")] = None,
-    validation: Annotated[Path | None, typer.Option(help="Texts to score on; made from --train if not given.")] = None,
-    test: Annotated[Path | None, typer.Option(help="Texts read once, after the search.")] = None,
+    train: Annotated[
+        str | None,
+        typer.Option(
+            help="Texts to train on: a CSV, TSV, JSONL or Parquet file, a pattern of several, a folder that `datasets` "
+            "saved, or hf://OWNER/NAME on the hub."
+        ),
+    ] = None,
+    validation: Annotated[str | None, typer.Option(help="Texts to score on; made from --train if not given.")] = None,
+    test: Annotated[str | None, typer.Option(help="Texts read once, after the search.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the text; detected if not given.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the label; detected if not given.")] = None,
     space: Annotated[str | None, typer.Option(help="A shipped space (see hpo space list) or a space file.")] = None,
@@ -86,7 +95,7 @@ def run(
     as_json: options.Json = False,
 ) -> None:
     """Search for the best configuration to fine-tune a model on your texts, or go on with a search."""
-    from hpo.config.study_file import load_study
+    from hpo.config.study_file import load_study, sweep_notes
 
     file, overrides = _study_file_and_overrides(arguments or [])
     values = {
@@ -103,11 +112,12 @@ def run(
             raise ConfigurationError(f"Without a study file hpo run needs {flag} too; hpo run alone shows an example.")
     if file is None and study is None:
         values["study"] = _study_name(model, train)
-    _search(load_study(file, _nested(values), overrides), output, as_json)
+    config = load_study(file, _nested(values), overrides)
+    _search(config, output, as_json, notes=sweep_notes(file) if file else ())
 
 
-def _search(config: "StudyConfig", output: Path | None, as_json: bool) -> None:
-    """Run a search, show it, and write down what it found."""
+def _search(config: "StudyConfig", output: Path | None, as_json: bool, notes: Sequence[str] = ()) -> None:
+    """Run a search, show it, and write down what it found; `notes` are said first."""
     from hpo.cli.live import watcher_for
     from hpo.cli.tables import leaderboard, summary
     from hpo.export.configs import (
@@ -125,6 +135,8 @@ def _search(config: "StudyConfig", output: Path | None, as_json: bool) -> None:
     stop = Event()
     try:
         with watcher_for(sys.stderr if as_json else sys.stdout) as watcher, _stopping_tidily(stop):
+            for sentence in notes:
+                watcher.note(sentence)
             results = run_study(config, watcher, stop)
     except KeyboardInterrupt:
         typer.echo("hpo: stopped at once; the same command goes on with what is stored.", err=True)
@@ -175,9 +187,10 @@ def _study_file_and_overrides(arguments: list[str]) -> tuple[Path | None, list[s
     return (Path(files[0]) if files else None), [argument for argument in arguments if "=" in argument]
 
 
-def _study_name(model: str | None, train: Path | None) -> str:
+def _study_name(model: str | None, train: str | None) -> str:
     """Name a study after its texts and its model, so that the same command means the same study."""
-    name = f"{train.stem if train else ''}-{Path(model or '').name}"
+    texts = Path((train or "").partition("?")[0]).name.partition(".")[0]
+    name = f"{texts}-{Path(model or '').name}"
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:128] or "study"
 
 

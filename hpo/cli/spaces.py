@@ -1,10 +1,11 @@
-"""`hpo space list` and `hpo space check`: what a search varies."""
+"""`hpo space list`, `hpo space check` and `hpo space plot`: what a search varies."""
 
 from typing import Annotated
 
 import typer
 
 app = typer.Typer(help="Search spaces: list the shipped ones, check one of your own.", no_args_is_help=True)
+Space = Annotated[str, typer.Argument(metavar="FILE", help="A space file, or the name of a shipped space.")]
 
 
 @app.command("list")
@@ -16,11 +17,19 @@ def list_() -> None:
 
 
 @app.command()
-def check(
-    space: Annotated[str, typer.Argument(metavar="FILE", help="A space file, or the name of a shipped space.")],
-) -> None:
+def check(space: Space) -> None:
     """Read a space and show what it says, parameter by parameter."""
     from hpo.cli.tables import space_table
     from hpo.space.space_file import load_space
 
     space_table(load_space(space))
+
+
+@app.command()
+def plot(space: Space) -> None:
+    """Draw the learning rate over a trial, for each schedule that a space can take."""
+    from hpo.cli.curves import charts
+    from hpo.space.space_file import load_space
+
+    for chart in charts(load_space(space)):
+        typer.echo(chart)

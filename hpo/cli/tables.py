@@ -116,12 +116,15 @@ def space_list() -> None:
 
 
 def space_table(space: SearchSpace) -> None:
-    """Print a space, a parameter a line."""
+    """Print a space, a parameter a line; where its ranges come from if it says so."""
+    rows = space.rows()
+    columns = ["hyperparameter", "values", "only when", "default"]
+    columns += ["source"] if any(row.source for row in rows) else []
     table = Table(title=f"Space {space.name}", title_justify="left", box=None, pad_edge=False)
-    for column in ("hyperparameter", "values", "only when", "default"):
+    for column in columns:
         table.add_column(column, overflow="fold")
-    for row in space.rows():
-        table.add_row(row.name, row.values, row.condition, row.default)
+    for row in rows:
+        table.add_row(*(row.name, row.values, row.condition, row.default, row.source)[: len(columns)])
     console().print(table)
 
 

@@ -5,36 +5,93 @@ fine-tuning a pretrained encoder with AdamW (Devlin et al. 2019, table 8; Liu et
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from hpo.config.reading import Typed
+from hpo.config.refusals import REFUSALS
 
 Method = Literal["full", "top_layers", "head"]
-OptimizerName = Literal["sgd", "momentum", "adam", "adamw", "rmsprop"]
+OptimizerName = Literal[
+    "sgd", "momentum", "nesterov", "adam", "adamw", "nadam", "radam", "adamax", "adagrad", "adadelta", "adafactor",
+    "rmsprop", "lion", "schedule_free_adamw", "muon",
+]  # fmt: skip
+ScheduleName = Literal[
+    "constant", "linear", "polynomial", "exponential", "inverse_sqrt", "cosine", "cosine_restarts", "step", "one_cycle",
+    "warmup_stable_decay", "reduce_on_plateau",
+]  # fmt: skip
+L1Form = Literal["penalty", "proximal"]
 L2Form = Literal["coupled", "decoupled"]
-ScheduleName = Literal["constant", "linear", "cosine", "step"]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 OpenFraction = Annotated[float, Field(ge=0, lt=1)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+OneOrMore = Annotated[int, Field(ge=1)]
 
 # Fields that mean something only for some values of another: field -> (other field, that value -> the usual one here).
 APPLIES_TO: Mapping[str, tuple[str, Mapping[str, float]]] = {
     "trained_layers": ("method", {"top_layers": 2}),
-    "momentum": ("optimizer", {"momentum": 0.9, "rmsprop": 0.0}),
-    "beta1": ("optimizer", {"adam": 0.9, "adamw": 0.9}),
-    "beta2": ("optimizer", {"adam": 0.999, "adamw": 0.999}),
+    "momentum": ("optimizer", {"momentum": 0.9, "nesterov": 0.9, "rmsprop": 0.0, "muon": 0.95}),
+    "beta1": (
+        "optimizer",
+        {
+            "adam": 0.9, "adamw": 0.9, "nadam": 0.9, "radam": 0.9, "adamax": 0.9, "lion": 0.9,
+            "schedule_free_adamw": 0.9, "muon": 0.9,
+        },
+    ),
+    "beta2": (
+        "optimizer",
+        {
+            "adam": 0.999, "adamw": 0.999, "nadam": 0.999, "radam": 0.999, "adamax": 0.999, "lion": 0.99,
+            "schedule_free_adamw": 0.999, "muon": 0.999,
+        },
+    ),
     "alpha": ("optimizer", {"rmsprop": 0.99}),
-    "epsilon": ("optimizer", {"adam": 1e-8, "adamw": 1e-8, "rmsprop": 1e-8}),
+    "rho": ("optimizer", {"adadelta": 0.9}),
+    "epsilon": (
+        "optimizer",
+        {
+            "adam": 1e-8, "adamw": 1e-8, "nadam": 1e-8, "radam": 1e-8, "adamax": 1e-8, "rmsprop": 1e-8,
+            "adagrad": 1e-10, "adadelta": 1e-6, "schedule_free_adamw": 1e-8, "muon": 1e-8,
+        },
+    ),
+    "momentum_decay": ("optimizer", {"nadam": 4e-3}),
+    "decay_rate": ("optimizer", {"adafactor": -0.8}),
+    "clip_threshold": ("optimizer", {"adafactor": 1.0}),
+    "newton_schulz_steps": ("optimizer", {"muon": 5}),
+    "final_rate_ratio": (
+        "schedule",
+        {
+            "linear": 0.0, "polynomial": 0.0, "exponential": 0.01, "inverse_sqrt": 0.25, "cosine": 0.0,
+            "cosine_restarts": 0.0, "step": 0.0, "one_cycle": 0.0, "warmup_stable_decay": 0.0, "reduce_on_plateau": 0.0,
+        },
+    ),
+    "initial_rate_ratio": ("schedule", {"one_cycle": 0.04}),
+    "power": ("schedule", {"polynomial": 2.0}),
+    "cycles": ("schedule", {"cosine_restarts": 2}),
     "decay_every": ("schedule", {"step": 1 / 3}),
-    "decay_factor": ("schedule", {"step": 0.1}),
-}
+    "decay_factor": ("schedule", {"step": 0.1, "reduce_on_plateau": 0.5}),
+    "decay_fraction": ("schedule", {"warmup_stable_decay": 0.2}),
+    "plateau_patience": ("schedule", {"reduce_on_plateau": 1}),
+}  # fmt: skip
 
 
-def usual_l2_form(values: dict[str, Any]) -> L2Form:
+def usual_schedule(values: Mapping[str, Any]) -> ScheduleName:
+    """Return the schedule that the optimizer among `values` is used with."""
+    return "constant" if values.get("optimizer") == "schedule_free_adamw" else "linear"
+
+
+def usual_l1_form(values: Mapping[str, Any]) -> L1Form:
+    """Return the form of L1 that suits the optimizer among `values`."""
+    return "penalty" if values.get("optimizer") == "schedule_free_adamw" else "proximal"
+
+
+def usual_l2_form(values: Mapping[str, Any]) -> L2Form:
     """Return the form of L2 that the optimizer among `values` is known by."""
-    return "decoupled" if values.get("optimizer") == "adamw" else "coupled"
+    decoupled = ("adamw", "adafactor", "lion", "schedule_free_adamw", "muon")
+    return "decoupled" if values.get("optimizer") in decoupled else "coupled"
 
 
 class Hyperparameters(Typed):
@@ -45,59 +102,97 @@ class Hyperparameters(Typed):
 
     method: Method = "full"
     """What is trained: all weights, the top transformer layers and the head, or the head alone."""
-    trained_layers: Annotated[int, Field(ge=1)] | None = None
+    trained_layers: OneOrMore | None = None
     """How many transformer layers `top_layers` trains, counted from the head."""
+    kept_layers: OneOrMore | None = None
+    """How many transformer layers the model keeps, counted from the embeddings; null for all."""
 
     optimizer: OptimizerName = "adamw"
     """The update rule; `sgd` is plain gradient descent, `momentum` is heavy-ball."""
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-5
+    learning_rate: Positive = 3e-5
     """Peak learning rate, reached at the end of warm-up."""
+    layerwise_rate_decay: PositiveFraction = 1.0
+    """What each layer's rate is multiplied by, going down from the head; 1 for one rate."""
     momentum: OpenFraction | None = None
-    """Momentum of `momentum` and `rmsprop`."""
+    """Momentum of `momentum`, `nesterov`, `rmsprop` and `muon`."""
     beta1: OpenFraction | None = None
-    """Decay of the first moment of `adam` and `adamw`."""
+    """Decay of the first moment of Adam's family and `lion`; what `schedule_free_adamw` interpolates by."""
     beta2: OpenFraction | None = None
-    """Decay of the second moment of `adam` and `adamw`."""
+    """Decay of the second moment of Adam's family; of the first, between steps, of `lion`."""
     alpha: OpenFraction | None = None
     """Decay of the squared-gradient average of `rmsprop`."""
-    epsilon: Annotated[float, Field(gt=0)] | None = None
-    """Added to the denominator of `adam`, `adamw` and `rmsprop`."""
+    rho: OpenFraction | None = None
+    """Decay of both squared averages of `adadelta`."""
+    epsilon: Positive | None = None
+    """Added to the denominator of Adam's family, `rmsprop`, `adagrad` and `adadelta`."""
+    momentum_decay: Annotated[float, Field(ge=0)] | None = None
+    """How fast the momentum of `nadam` rises to `beta1`."""
+    decay_rate: Annotated[float, Field(ge=-1, lt=0)] | None = None
+    """Exponent of the step in the second-moment decay of `adafactor`."""
+    clip_threshold: Annotated[float, Field(ge=1)] | None = None
+    """Root mean square of the update of a matrix above which `adafactor` scales it down."""
+    newton_schulz_steps: Annotated[int, Field(ge=1, le=20)] | None = None
+    """Iterations by which `muon` makes an update orthogonal."""
 
-    schedule: ScheduleName = "linear"
-    """How the rate falls after warm-up, over the trial's full length."""
+    schedule: ScheduleName = Field(default_factory=usual_schedule)
+    """How the rate falls after warm-up, over the trial's full length; `linear` if not given, `constant` for
+    `schedule_free_adamw`."""
     warmup_ratio: OpenFraction = 0.06
-    """Fraction of the optimizer steps over which the rate rises linearly from zero."""
-    decay_every: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Fraction of the optimizer steps over which the rate rises."""
+    final_rate_ratio: Fraction | None = None
+    """The rate at the end, or below which it does not fall, over the peak; of every schedule but `constant`."""
+    initial_rate_ratio: Fraction | None = None
+    """`one_cycle`: the rate that its rise begins with, over the peak."""
+    power: Positive | None = None
+    """`polynomial`: the power of what is left of the trial; 1 is linear."""
+    cycles: OneOrMore | None = None
+    """`cosine_restarts`: how many times the rate falls."""
+    decay_every: PositiveFraction | None = None
     """`step`: the rate is cut each time this fraction of the steps after warm-up has passed."""
-    decay_factor: Annotated[float, Field(gt=0, le=1)] | None = None
-    """`step`: what the rate is multiplied by at each cut."""
+    decay_factor: PositiveFraction | None = None
+    """`step` and `reduce_on_plateau`: what the rate is multiplied by at each cut."""
+    decay_fraction: PositiveFraction | None = None
+    """`warmup_stable_decay`: fraction of the steps after warm-up, the last ones, over which the rate falls."""
+    plateau_patience: Annotated[int, Field(ge=0)] | None = None
+    """`reduce_on_plateau`: full evaluations in a row without a better score that are borne before a cut."""
 
     l1_strength: Annotated[float, Field(ge=0)] = 0.0
     """Strength of L1 regularisation; 0 is none."""
-    l1_form: Literal["penalty", "proximal"] = "proximal"
-    """A penalty in the loss, or a soft threshold after each step, which alone gives exact zeros."""
+    l1_form: L1Form = Field(default_factory=usual_l1_form)
+    """A penalty in the loss, or a soft threshold after each step, which alone gives exact zeros; `proximal` if not
+    given, `penalty` for `schedule_free_adamw`."""
     l2_strength: Annotated[float, Field(ge=0)] = 0.01
     """Strength of L2 regularisation, as `weight_decay` in torch; 0 is none."""
     l2_form: L2Form = Field(default_factory=usual_l2_form)
-    """Added to the gradient, or shrinking the weights apart from it; `decoupled` for `adamw` if not given, `coupled`
-    for the others, as in torch."""
+    """Added to the gradient, or shrinking the weights apart from it; if not given `decoupled` for `adamw`, `adafactor`,
+    `lion`, `schedule_free_adamw` and `muon`, `coupled` for the others, as in torch."""
     regularize_towards: Literal["zero", "pretrained"] = "zero"
     """Where L1 and L2 pull: to zero, or to the pretrained weights (L2-SP, Li et al. 2018)."""
 
-    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    max_grad_norm: Positive | None = 1.0
     """Global gradient norm above which gradients are scaled down; null for no clipping."""
     dropout: OpenFraction | None = None
-    """Dropout of every layer that has one, attention's too, and of the head; null for the model's own."""
+    """Dropout of every layer that has one, and of the head; null for the model's own."""
+    attention_dropout: OpenFraction | None = None
+    """Dropout of the attention weights; null for that of `dropout`, or the model's own."""
     label_smoothing: OpenFraction = 0.0
     """Probability mass taken from the true class and spread over all (Szegedy et al. 2016)."""
+    class_weights: Literal["equal", "balanced"] = "equal"
+    """Whether each text counts alike in the loss, or each class: rows / (classes * rows of the class)."""
+    token_masking: OpenFraction = 0.0
+    """Probability with which each token of a training text is replaced by the mask token, anew each epoch."""
+    word_swap: OpenFraction = 0.0
+    """Swaps of two random words in a training text, over its words, anew each epoch (EDA, Wei and Zou 2019)."""
+    data_fraction: PositiveFraction = 1.0
+    """Stratified share of the training texts that is trained on; a larger one holds every smaller one."""
 
-    batch_size: Annotated[int, Field(ge=1)] = 16
+    batch_size: OneOrMore = 16
     """Texts in one optimizer step."""
-    epochs: Annotated[int, Field(ge=1)] = 3
+    epochs: OneOrMore = 3
     """Passes over the training texts."""
     max_length: Annotated[int, Field(ge=4)] = 128
     """Tokens after which a text is cut."""
-    early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
+    early_stopping_patience: OneOrMore | None = None
     """Full evaluations in a row without a better score after which a trial ends itself; null for never."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Seed of initialisation, data order and dropout; null to derive it from the study's and the trial's number."""
@@ -118,6 +213,15 @@ class Hyperparameters(Typed):
                 f"here it is {chosen}; leave it out, or put it under `when: {{{other}: [{', '.join(usual)}]}}`."
             )
         return value
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        """Refuse values that cannot be together."""
+        values = dict(self)
+        for refusal in REFUSALS:
+            if refusal.concerns(values):
+                raise ValueError(refusal.sentence(values))
+        return self
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values that apply, as plain YAML values; `Hyperparameters(**mapping)` gives an equal one."""

@@ -6,21 +6,12 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.reading import Typed, parse_yaml, read_model, read_yaml_mapping
-from hpo.errors import ConfigurationError, nearest
-from hpo.space.space_file import read_space
-
-RANGE = ("min", "max", "distribution", "q")
-# What a parameter's spec loses when an override gives it another kind of values.
-REPLACES: Mapping[str, tuple[str, ...]] = {
-    "value": ("values", "default", "relative_to", *RANGE),
-    "values": ("value", "default", "relative_to", *RANGE),
-    "min": ("value", "values"),
-    "max": ("value", "values"),
-}
+from hpo.config.overrides import apply, merge
+from hpo.config.reading import Typed, read_model, read_yaml_mapping
+from hpo.config.sweep_file import Sweep, read_sweep
+from hpo.errors import ConfigurationError
 
 
 def _study_name(name: str) -> str:
@@ -32,7 +23,14 @@ def _study_name(name: str) -> str:
     return name
 
 
+Pruner = Literal[
+    "auto", "median", "percentile", "successive_halving", "hyperband", "patient", "threshold", "wilcoxon", "none"
+]
+OF_FOLDS = ("wilcoxon", "threshold", "none")
+"""Pruners that may judge a trial by its folds; the others compare learning curves."""
+
 Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_study_name)]
+Source = Annotated[str, BeforeValidator(lambda source: str(source) if isinstance(source, Path) else source)]
 OneOrMore = Annotated[int, Field(ge=1)]
 
 
@@ -50,13 +48,14 @@ class ModelConfig(Typed):
 
 
 class DataConfig(Typed):
-    """Labelled texts: CSV, TSV or JSONL, by the file's ending."""
+    """Labelled texts. A source is a file (its ending tells the format), a pattern of several such as `part-*.csv`, a
+    folder that `datasets` saved, or `hf://OWNER/NAME?configuration=NAME&split=NAME` on the hub."""
 
-    train: Path
+    train: Source
     """Texts to train on."""
-    validation: Path | None = None
-    """Texts to score trials on; taken from `train` where there is no such file."""
-    test: Path | None = None
+    validation: Source | None = None
+    """Texts to score trials on; taken from `train` where there is no such source."""
+    test: Source | None = None
     """Texts read once, after the search; taken from `train` where `test_fraction` asks for it."""
     text_column: str | None = None
     """Column of the text; detected if not given."""
@@ -64,6 +63,8 @@ class DataConfig(Typed):
     """Column of a second text, where the task is about pairs."""
     label_column: str | None = None
     """Column of the label; detected if not given."""
+    group_column: str | None = None
+    """Column that says which texts belong together, such as those of one document: no group is in two splits."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the training rows made into validation, where there is no file of it."""
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -78,7 +79,10 @@ class TaskConfig(Typed):
     name: Literal["classification"] = "classification"
     """The kind of task."""
     metric: str = "auto"
-    """The objective; `auto` is F1 of the positive class for two classes and macro F1 for more."""
+    """The objective, always maximised; `auto` is F1 of the positive class for two classes and macro F1 for more. Or
+    `module:function`, which is called with the true and the predicted labels."""
+    beta: Annotated[float, Field(gt=0)] = 2.0
+    """How many times as much as precision recall counts in `fbeta` and its kin."""
     positive_label: str | None = None
     """Of two labels the one whose F1 counts; else 1, true, yes or positive, else the rarer in training."""
 
@@ -86,16 +90,25 @@ class TaskConfig(Typed):
 class SearchConfig(Typed):
     """How configurations are proposed and given up."""
 
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["tpe", "random", "gp", "cmaes", "qmc", "grid", "brute_force"] = "tpe"
     """Who proposes configurations."""
     startup_trials: OneOrMore | None = None
-    """Random trials before TPE proposes; null for a quarter of the budget, between 4 and 10."""
-    pruner: Literal["median", "successive_halving", "none"] = "median"
-    """Who gives trials up at a rung."""
+    """Random trials before TPE, GP or CMA-ES proposes; null for a quarter of the budget, between 4 and 10."""
+    pruner: Pruner = "auto"
+    """Who gives trials up at a rung; `auto` is `median`, and `wilcoxon` where `evaluation.folds` is given."""
     pruner_startup_trials: OneOrMore = 4
-    """Finished trials before the median pruner gives any up."""
+    """Finished trials before the median or the percentile pruner gives any up."""
+    percentile: Annotated[float, Field(gt=0, lt=100)] = 25.0
+    """`percentile`: keeps a trial that is among this best part, in per cent, of the trials at its rung."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
-    """Successive halving keeps one of this many at each of its rungs."""
+    """`successive_halving` and `hyperband` keep one of this many at each of their rungs."""
+    patience: OneOrMore = 2
+    """`patient`: evaluations in a row, each worse than the best before them, that are borne until the median pruner is
+    asked."""
+    lowest_score: float | None = None
+    """`threshold`: score on validation below which a trial is given up."""
+    p_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """`wilcoxon`: p value, of the trial being worse than the best one, below which it is given up."""
     repeat_default: bool = True
     """Whether the default configuration is trained once more on a second seed, for the noise floor, where there
     are at least 20 trials."""
@@ -113,6 +126,9 @@ class EvaluationConfig(Typed):
     """Per mille of the longest trial before which nothing is given up."""
     rung_rows: OneOrMore = 200
     """Validation rows scored between full evaluations, and training rows scored at each."""
+    folds: Annotated[int, Field(ge=2, le=50)] | None = None
+    """For small data: each trial trains on this many folds of the training texts in turn, each time scored at its end
+    on the fold left out. Its score is the mean, each fold a step of the pruner. Null for one validation split."""
 
 
 class BudgetConfig(Typed):
@@ -171,9 +187,42 @@ class StudyConfig(Typed):
     def _text_is_url(cls, store: Any) -> Any:
         return {"url": store} if isinstance(store, str) else store
 
+    @property
+    def pruner(self) -> Pruner:
+        """The pruner that is used: never `auto`."""
+        if self.search.pruner != "auto":
+            return self.search.pruner
+        return "wilcoxon" if self.evaluation.folds else "median"
+
+    @model_validator(mode="after")
+    def _pruner_fits(self) -> Self:
+        folds = self.evaluation.folds
+        if folds and self.pruner not in OF_FOLDS:
+            raise ValueError(
+                f"search.pruner is {self.pruner}, which judges learning curves, but with evaluation.folds a trial's "
+                f"steps are folds; choose {' or '.join(OF_FOLDS)}."
+            )
+        if not folds and self.pruner == "wilcoxon":
+            raise ValueError(
+                "search.pruner is wilcoxon, which compares trials fold by fold; give evaluation.folds, or choose "
+                "median."
+            )
+        if self.pruner == "threshold" and self.search.lowest_score is None:
+            raise ValueError("search.pruner is threshold; give search.lowest_score, the score below which it prunes.")
+        return self
+
+    @model_validator(mode="after")
+    def _folds_make_validation(self) -> Self:
+        if self.evaluation.folds and self.data.validation:
+            raise ValueError(
+                "evaluation.folds makes validation from data.train, fold by fold, so data.validation must be left out; "
+                "put its rows into data.train, or leave the folds out."
+            )
+        return self
+
     @model_validator(mode="after")
     def _fractions_leave_training_rows(self) -> Self:
-        made = 0.0 if self.data.validation else self.data.validation_fraction
+        made = 0.0 if self.data.validation or self.evaluation.folds else self.data.validation_fraction
         made += 0.0 if self.data.test else self.data.test_fraction
         if made > 0.9:
             raise ValueError(
@@ -189,7 +238,7 @@ def load_study(
     """Read a study: the file at `path`, then `values` over it, then `overrides` such as `budget.trials=40`.
 
     Args:
-        path: a YAML study file; relative paths in it are taken from the working folder.
+        path: a YAML study file, or a W&B sweep file; relative paths in it are taken from the working folder.
         values: nested values that replace those of the file.
         overrides: `dotted.path=value`, the value in YAML. Below `space.` they reach into the named space, as in
             `space.learning_rate.max=10`.
@@ -197,64 +246,32 @@ def load_study(
     Raises:
         ConfigurationError: an unknown key, a bad value, or an override that leads nowhere.
     """
-    merged = read_yaml_mapping(path) if path else {}
-    _merge(merged, deepcopy(values or {}))
+    content = read_yaml_mapping(path) if path else {}
+    sweep = _as_sweep(content, path)
+    merged = sweep.values if sweep else content
+    merge(merged, deepcopy(values or {}))
     for override in overrides:
-        _apply(merged, override)
+        apply(merged, override, StudyConfig.model_fields)
+    if sweep and not {"model", "data"} <= merged.keys():
+        raise ConfigurationError(
+            f"{path} is a W&B sweep, which says neither the model nor the texts; add --model PATH_OR_HUB_ID and "
+            "--train FILE."
+        )
     return read_model(StudyConfig, merged, str(path) if path else "study")
 
 
-def _merge(target: dict[str, Any], values: Mapping[str, Any]) -> None:
-    """Put `values` into `target`, descending into mappings that both have."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
-            _merge(target[key], value)
-        else:
-            target[key] = value
+def sweep_notes(path: Path) -> tuple[str, ...]:
+    """Return in sentences what `load_study` leaves unused of the file at `path`: nothing but of a W&B sweep.
+
+    Raises:
+        ConfigurationError: as `load_study` does.
+    """
+    sweep = _as_sweep(read_yaml_mapping(path), path)
+    return sweep.notes if sweep else ()
 
 
-def _apply(target: dict[str, Any], override: str) -> None:
-    """Apply one `dotted.path=value` to `target`; no error shows the value, which may be a store's URL."""
-    dotted, separator, text = override.partition("=")
-    path = dotted.strip().split(".")
-    if not separator or not all(path):
-        raise ConfigurationError(
-            f"An override reads `dotted.path=value`, as in budget.trials=40, but got {dotted + separator!r}."
-        )
-    if path[0] not in StudyConfig.model_fields:
-        raise ConfigurationError(
-            f"Unknown key {path[0]!r} in the override of {dotted!r}. {nearest(path[0], StudyConfig.model_fields)}"
-        )
-    if path[0] == "space" and len(path) > 1:
-        target["space"] = _opened_space(target.get("space", "encoder"), path[1])
-        _drop_other_kinds(target["space"].get(path[1]), path[-1])
-    inner: Any = target
-    for part in path[:-1]:
-        inner = inner.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise ConfigurationError(
-                f"The override of {dotted!r} leads into {part!r}, which is a single value and has no keys."
-            )
-    inner[path[-1]] = parse_yaml(text, f"the value of {dotted}")
-
-
-def _drop_other_kinds(spec: Any, key: str) -> None:
-    """Where `key` makes another kind of a parameter, such as a constant of a range, take the old kind out."""
-    if isinstance(spec, dict) and key in REPLACES:
-        for other in REPLACES[key]:
-            spec.pop(other, None)
-
-
-def _opened_space(space: Any, parameter: str) -> dict[str, Any]:
-    """Return the parameters of `space` as a mapping that may be changed, known to have room for `parameter`."""
-    if not isinstance(space, str | dict):
-        raise ConfigurationError(
-            f"'space' is {space!r}, so it has no {parameter!r} to override; give it the name of a shipped space, the "
-            "path of a file, or parameters."
-        )
-    parameters = deepcopy(space) if isinstance(space, dict) else read_space(space)
-    if parameter not in parameters and parameter not in Hyperparameters.model_fields:
-        raise ConfigurationError(
-            f"The space has no parameter {parameter!r}. {nearest(parameter, map(str, parameters))}"
-        )
-    return parameters
+def _as_sweep(content: Mapping[str, Any], path: Path | None) -> Sweep | None:
+    """Return the content of the file at `path` where that is a W&B sweep, told by `parameters` and no key of ours."""
+    if path is None or "parameters" not in content or content.keys() & StudyConfig.model_fields.keys():
+        return None
+    return read_sweep(content, str(path), path.stem)

@@ -1,9 +1,10 @@
-"""From the user's files to batches of tokens.
+"""From the user's texts to batches of tokens.
 
-`formats` reads a file into columns, `columns` finds text and label among them, `sources` cleans the rows,
-`splits` makes training, validation and test, `tokenization` turns texts into tokens once, `batching` lays
-rows side by side.
+`locations` finds a source: files, which `formats` reads by their ending (`delimited`, `json_lines`, `arrow`, opened by
+`archives`), or a data set that `hub` loads. Each becomes a `table`; `columns` finds text and label in it, `sources`
+cleans the rows. `splits` makes training, validation and test, kept `apart`, `groups` whole, or `folds`; `tokenization`
+turns texts into tokens once, `augmentation` varies them, `batching` lays rows side by side.
 
-To add a file format: a reader in `formats.py` that returns a `Table`, its ending in `FORMATS`, and a hostile
-file of that format in `tests/data/test_data_formats.py`.
+To add a file format: a function from a path to a `Table`, its ending in `formats.FORMATS`, and how the hostile table
+is written in it in `KNOWN_ANSWERS` of `tests/data/test_data_formats.py`.
 """

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from hpo.data.groups import group_numbers
 from hpo.data.sources import Examples
 from hpo.errors import DataError
 
@@ -40,6 +41,36 @@ def refuse_rare_classes(train: Examples, made: Sequence[str]) -> None:
         f"Every label needs at least {least} training rows{purpose}, but there are fewer of "
         f"{listed_labels(rare)}{many}; add rows, or leave such labels out."
     )
+
+
+def refuse_undividable_groups(train: Examples, made: Sequence[str]) -> None:
+    """Refuse groups of which training and the splits made from it cannot each have one, or one of every label."""
+    if train.groups is None or not made:
+        return
+    splits = " and ".join(made)
+    least = 1 + len(made)
+    numbers = group_numbers(train.groups).tolist()
+    groups = dict(zip(numbers, train.groups, strict=True))
+    if len(groups) == 1:
+        raise DataError(
+            f"All {train.rows:,} training rows are of the group {listed_labels(groups.values())}, so {splits} cannot "
+            "be made from them; name another data.group_column, or give a source of its own."
+        )
+    if len(groups) < least:
+        raise DataError(
+            f"The training rows are of {len(groups)} groups ({listed_labels(groups.values())}), but {least} are needed "
+            f"to make {splits} from them; add groups, or give a source of its own."
+        )
+    held: dict[str, set[int]] = {}
+    for label, number in zip(train.labels, numbers, strict=True):
+        held.setdefault(label, set()).add(number)
+    for label, inside in held.items():
+        if len(inside) < least:
+            raise DataError(
+                f"The label {listed_labels([label])} is in {len(inside)} of the groups only "
+                f"({listed_labels(groups[number] for number in inside)}), so it cannot be in training and in {splits}; "
+                "add such texts of other groups, or leave the label out."
+            )
 
 
 def refuse_unknown_labels(name: str, train: Examples, examples: Examples) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hpo.data.formats import Cells, Table
+from hpo.data.table import Cells, Table
 from hpo.errors import DataError, nearest
 
 PAIR_NAMES = (
@@ -34,42 +34,62 @@ class Columns:
     pair: str | None
     """Column of a second text; None where the task is not about pairs."""
     label: str
+    group: str | None = None
+    """Column that says which rows belong together; None where each stands alone."""
     detected: bool
     """Whether any of them was found rather than named by the user."""
 
 
-def find_columns(table: Table, *, text: str | None, pair: str | None, label: str | None) -> Columns:
-    """Return the columns named, and find those that are None.
+def find_columns(
+    table: Table, *, text: str | None, pair: str | None, label: str | None, group: str | None = None
+) -> Columns:
+    """Return the columns named, and find those of text, pair and label that are None.
 
     A usual name comes first (pairs before single texts). Where one column is then left for one part, it is
     taken; where two are left for both, the label is the one with fewer distinct values and shorter cells.
+    The group may be the text or its pair as well: pairs of one premise belong together.
 
     Raises:
         DataError: a column named is not there, or one is not named and cannot be told.
     """
     named = [name for name in (text, pair, label) if name is not None]
     _refuse_unknown(table, named)
+    _refuse_unfit_group(table, group, label)
     free = [name for name in table.names if name not in named]
     detected = text is None or label is None
-    label = label or _usual(LABEL_NAMES, free)
+    label = label or _usual(LABEL_NAMES, _without(free, group))
     free = _without(free, label)
     if text is None and pair is None:
         text, pair = _usual_pair(free)
+    free = _without(free, group)
     text = text or _usual(TEXT_NAMES, free)
     text, label = _by_elimination(table, text, label, _without(free, text))
     if text is None or label is None:
         raise DataError(_cannot_tell(table, text, label))
-    return Columns(text=text, pair=pair, label=label, detected=detected)
+    return Columns(text=text, pair=pair, label=label, group=group, detected=detected)
 
 
 def _refuse_unknown(table: Table, named: Sequence[str]) -> None:
     for name in named:
-        if name not in table.names:
-            raise DataError(f"{table.path} has no column {name!r}. {nearest(name, _shown(table.names))}")
+        _refuse_missing(table, name)
         if named.count(name) > 1:
             raise DataError(
-                f"Column {name!r} of {table.path} is named twice; text, pair and label are different columns."
+                f"Column {name!r} of {table.source} is named twice; text, pair and label are different columns."
             )
+
+
+def _refuse_unfit_group(table: Table, group: str | None, label: str | None) -> None:
+    if group is not None:
+        _refuse_missing(table, group)
+    if group is not None and group == label:
+        raise DataError(
+            f"Column {group!r} of {table.source} is named as label and as group; they are different columns."
+        )
+
+
+def _refuse_missing(table: Table, name: str) -> None:
+    if name not in table.names:
+        raise DataError(f"{table.source} has no column {name!r}. {nearest(name, _shown(table.names))}")
 
 
 def _usual(usual: Iterable[str], names: Sequence[str]) -> str | None:
@@ -115,7 +135,7 @@ def _by_values(table: Table, one: str, other: str) -> tuple[str | None, str | No
         return None, None
     if label in {str(cell).strip() for cell in table.column(label)}:
         raise DataError(
-            f"The first line of {table.path} looks like a row and not like column names; put a line such as "
+            f"The first line of {table.source} looks like a row and not like column names; put a line such as "
             "`text,label` above it."
         )
     return text, label
@@ -135,7 +155,7 @@ def _cannot_tell(table: Table, text: str | None, label: str | None) -> str:
     asked = [part for part, found in (("text", text), ("label", label)) if found is None]
     columns = ", ".join(map(repr, _shown(table.names)))
     return (
-        f"Cannot tell which column of {table.path} holds the {' and which the '.join(asked)}; it has "
+        f"Cannot tell which column of {table.source} holds the {' and which the '.join(asked)}; it has "
         f"{columns}. Name it with {' and '.join(missing[part] for part in asked)}."
     )
 

@@ -1,13 +1,14 @@
-"""Labelled texts from a file: the right columns, cleaned, every repair counted in a note for the user."""
+"""Labelled texts from a source: the right columns, cleaned, every repair counted in a note for the user."""
 
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from hpo.data.columns import Columns, find_columns
-from hpo.data.formats import Table, as_unicode, read_table
+from hpo.data.hub import Role
+from hpo.data.locations import read_source
+from hpo.data.table import Table, as_unicode
 from hpo.errors import DataError
 
 WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,18})\.0+")
@@ -21,6 +22,8 @@ class Examples:
     pairs: tuple[str, ...] | None = None
     """The second text of each row; None where the task is not about pairs."""
     labels: tuple[str, ...]
+    groups: tuple[str, ...] | None = None
+    """Rows of one group belong together; a row whose group is empty stands alone. None where all rows do."""
 
     @property
     def rows(self) -> int:
@@ -33,12 +36,13 @@ class Examples:
             texts=tuple(self.texts[row] for row in rows),
             pairs=None if self.pairs is None else tuple(self.pairs[row] for row in rows),
             labels=tuple(self.labels[row] for row in rows),
+            groups=None if self.groups is None else tuple(self.groups[row] for row in rows),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What was read from one file."""
+    """What was read from one source."""
 
     examples: Examples
     columns: Columns
@@ -47,66 +51,93 @@ class Source:
 
 
 def read_examples(
-    path: Path,
+    source: str,
+    role: Role = "train",
     *,
     text_column: str | None = None,
     text_pair_column: str | None = None,
     label_column: str | None = None,
+    group_column: str | None = None,
     strict: bool = False,
 ) -> Source:
-    """Read a CSV, TSV or JSONL file of labelled texts.
+    """Read labelled texts from a file, a pattern of files, a saved folder or the hub.
 
-    Labels become strings: whole numbers without a fraction (`1.0` is `1`), truth values as `true` and
+    Labels and groups become strings: whole numbers without a fraction (`1.0` is `1`), truth values as `true` and
     `false`. Rows without text or without label are dropped; bytes that are not UTF-8 and NUL characters are
     replaced.
 
     Args:
-        path: the file; its ending tells the format.
+        source: as `read_source` takes it.
+        role: the split that is meant where the source has several.
         text_column: column of the text; found if None.
         text_pair_column: column of a second text.
         label_column: column of the label; found if None.
-        strict: refuse bytes that are not UTF-8 instead of replacing them.
+        group_column: column that says which rows belong together; None where each stands alone.
+        strict: refuse what would be replaced.
 
     Raises:
-        DataError: the file, its columns or a row cannot be read, or no row is left.
+        DataError: the source, its columns or a row cannot be read, or no row is left.
     """
-    table = read_table(path, strict=strict)
-    columns = find_columns(table, text=text_column, pair=text_pair_column, label=label_column)
-    examples, notes = _cleaned(table, columns)
-    found = (_columns_note(path, columns),) if columns.detected else ()
+    table = read_source(source, role, strict=strict)
+    columns = find_columns(table, text=text_column, pair=text_pair_column, label=label_column, group=group_column)
+    examples, notes = _cleaned(table, columns, strict=strict)
+    found = (_columns_note(table, columns),) if columns.detected else ()
     return Source(examples=examples, columns=columns, notes=(*found, *table.notes, *notes))
 
 
-def _columns_note(path: Path, columns: Columns) -> str:
+def _columns_note(table: Table, columns: Columns) -> str:
     texts = repr(columns.text) if columns.pair is None else f"{columns.text!r} and {columns.pair!r}"
-    return f"{path.name}: text from column {texts}, label from column {columns.label!r} (detected)."
+    return f"{table.called}: text from column {texts}, label from column {columns.label!r} (detected)."
 
 
-def _cleaned(table: Table, columns: Columns) -> tuple[Examples, list[str]]:
+def _cleaned(table: Table, columns: Columns, *, strict: bool) -> tuple[Examples, list[str]]:
     """Return the rows that have text and label, and a note on each kind of repair."""
     repaired: set[int] = set()
-    texts = _strings(table, columns.text, repaired)
-    pairs = None if columns.pair is None else _strings(table, columns.pair, repaired)
-    labels = [_label(label) for label in _strings(table, columns.label, repaired)]
-    written = [not _is_blank(text) for text in texts]
-    if pairs is not None:
-        written = [known or not _is_blank(pair) for known, pair in zip(written, pairs, strict=True)]
-    kept = [row for row, (known, label) in enumerate(zip(written, labels, strict=True)) if known and label]
+    every = _examples(table, columns, repaired)
+    if strict and repaired:
+        raise DataError(
+            f"Row {min(repaired) + 1} of {table.source} holds bytes that are not UTF-8, or NUL characters; mend it, or "
+            "leave out `strict` to have them replaced and counted."
+        )
+    written = _with_text(every)
+    kept = [row for row in written if every.labels[row]]
     if not kept:
         raise DataError(
-            f"No row of {table.path} has both a text (column {columns.text!r}) and a label (column {columns.label!r})."
+            f"No row of {table.source} has both a text (column {columns.text!r}) and a label (column "
+            f"{columns.label!r})."
         )
-    blank = written.count(False)
+    examples = every if len(kept) == table.rows else every.take(kept)
     counted = {
         "rows with bytes that are not UTF-8 or with NUL characters, which were replaced (--strict refuses them)": len(
             repaired
         ),
-        "rows dropped for having no text": blank,
-        "rows dropped for having no label": table.rows - blank - len(kept),
+        "rows dropped for having no text": table.rows - len(written),
+        "rows dropped for having no label": len(written) - len(kept),
+        f"rows without a group (column {columns.group!r}), each of which stands alone": (examples.groups or ()).count(
+            ""
+        ),
     }
-    notes = [f"{table.path.name}: {what}: {count:,}." for what, count in counted.items() if count]
-    examples = Examples(texts=tuple(texts), pairs=None if pairs is None else tuple(pairs), labels=tuple(labels))
-    return examples if len(kept) == table.rows else examples.take(kept), notes
+    return examples, [f"{table.called}: {what}: {count:,}." for what, count in counted.items() if count]
+
+
+def _examples(table: Table, columns: Columns, repaired: set[int]) -> Examples:
+    """Return all rows, those without text or label among them."""
+
+    def column(name: str) -> tuple[str, ...]:
+        return tuple(_strings(table, name, repaired))
+
+    return Examples(
+        texts=column(columns.text),
+        pairs=None if columns.pair is None else column(columns.pair),
+        labels=tuple(map(_one_spelling, column(columns.label))),
+        groups=None if columns.group is None else tuple(map(_one_spelling, column(columns.group))),
+    )
+
+
+def _with_text(examples: Examples) -> list[int]:
+    """Return the rows that have a text; of a pair, one of the two is enough."""
+    columns = [column for column in (examples.texts, examples.pairs) if column is not None]
+    return [row for row, texts in enumerate(zip(*columns, strict=True)) if not all(map(_is_blank, texts))]
 
 
 def _strings(table: Table, name: str, repaired: set[int]) -> list[str]:
@@ -115,8 +146,8 @@ def _strings(table: Table, name: str, repaired: set[int]) -> list[str]:
     for row, cell in enumerate(table.column(name)):
         if isinstance(cell, list | dict):
             raise DataError(
-                f"Row {row + 1} of {table.path} holds a {type(cell).__name__} in column {name!r}; a text or "
-                "a label is one value."
+                f"Row {row + 1} of {table.source} holds a {type(cell).__name__} in column {name!r}; a text, a "
+                "label or a group is one value."
             )
         string = cell if isinstance(cell, str) else _written(cell)
         if not _is_sound(string):
@@ -152,9 +183,9 @@ def _written(value: object) -> str:
             return str(value)
 
 
-def _label(string: str) -> str:
+def _one_spelling(string: str) -> str:
     """Write equal labels equally, whatever wrote the file: `1.0` as `1`, `True` as `true`."""
-    label = string.strip()
-    if whole := WHOLE_NUMBER.fullmatch(label):
+    written = string.strip()
+    if whole := WHOLE_NUMBER.fullmatch(written):
         return whole[1]
-    return label.lower() if label in ("True", "False", "TRUE", "FALSE") else label
+    return written.lower() if written in ("True", "False", "TRUE", "FALSE") else written

@@ -2,62 +2,69 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpo.config.study_file import DataConfig
+from hpo.data.apart import kept_apart, repetitions
 from hpo.data.checks import (
     listed_labels,
     ordered_labels,
     refuse_one_class,
     refuse_rare_classes,
+    refuse_undividable_groups,
     refuse_unknown_labels,
     refuse_unscored_classes,
 )
+from hpo.data.folds import Fold, make_folds
+from hpo.data.groups import apportioned, group_numbers
+from hpo.data.hub import Role
 from hpo.data.sources import Examples, Source, read_examples
-from hpo.errors import DataError
-
-Key = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Splits:
-    """The data of a study: no text stands in two splits, and each label is in training and validation."""
+    """The data of a study: no text and no group stands in two splits, each label is in training and validation."""
 
     train: Examples
     validation: Examples
+    """With folds, the training rows themselves."""
     test: Examples | None
+    folds: tuple[Fold, ...] = ()
+    """Parts of the training rows that are trained and scored on in turn; none where there is a validation split."""
     label_names: tuple[str, ...]
     """In the order of the classes: by number where all are integers, else by name."""
     notes: tuple[str, ...]
     """Sentences for the user: what was found, dropped and made."""
     fingerprint: str
-    """SHA-256, hexadecimal, over the rows of all splits in their order."""
+    """SHA-256, hexadecimal, over the rows of all splits in their order, and the folds."""
 
 
-def load_splits(config: DataConfig, seed: int) -> Splits:
-    """Read the files of `config`, make the splits that it does not name, and check them.
+def load_splits(config: DataConfig, seed: int, *, folds: int | None = None) -> Splits:
+    """Read the sources of `config`, make the splits that it does not name, and check them.
 
     Args:
-        config: which files, columns and fractions.
+        config: which sources, columns and fractions.
         seed: decides which training rows become validation and test; the same on every machine.
+        folds: how many folds to make of the training rows in place of a validation split; None for such a split.
 
     Raises:
-        DataError: a file cannot be read, or the splits cannot be trained and scored on.
+        DataError: a source cannot be read, or the splits cannot be trained and scored on.
     """
-    train = _read(config, config.train, None)
-    validation = _read(config, config.validation, train) if config.validation else None
-    test = _read(config, config.test, train) if config.test else None
+    assert not (folds and config.validation), "a study has folds or a validation source"
+    train = _read(config, config.train, "train", None)
+    validation = _read(config, config.validation, "validation", train) if config.validation else None
+    test = _read(config, config.test, "test", train) if config.test else None
     sources = [source for source in (train, validation, test) if source is not None]
     return split_examples(
         train.examples,
         validation=validation.examples if validation else config.validation_fraction,
         test=test.examples if test else config.test_fraction,
         seed=seed,
+        folds=folds,
         notes=tuple(note for source in sources for note in source.notes),
     )
 
@@ -68,32 +75,35 @@ def split_examples(
     validation: Examples | float,
     test: Examples | float = 0.0,
     seed: int,
+    folds: int | None = None,
     notes: tuple[str, ...] = (),
 ) -> Splits:
     """Make splits of examples in memory.
 
     Args:
         train: rows to train on, and to make the other splits from.
-        validation: its rows, or the share of `train`, above 0, to make it from.
+        validation: its rows, or the share of `train`, above 0, to make it from; not read where there are folds.
         test: its rows, or the share of `train` to make it from; 0 for no test split.
         seed: decides which rows are taken.
+        folds: how many folds to make of what is left of `train`, in place of validation.
         notes: what the user should be told before the notes made here.
 
     Raises:
         DataError: the splits cannot be trained and scored on.
     """
     refuse_one_class(train)
-    shares = {"validation": validation, "test": test}
-    made = [name for name, share in shares.items() if not isinstance(share, Examples) and share > 0]
-    refuse_rare_classes(train, made)
-    rest = np.arange(train.rows)
-    if not isinstance(test, Examples):
-        test, rest = _part(train, rest, test, seed)
-    if not isinstance(validation, Examples):
-        validation, rest = _part(train, rest, validation, seed + 1)
-    kept = train.take(rest.tolist()) if made else train
-    made_note = (f"Made {' and '.join(made)} from the training rows.",) if made else ()
-    return _checked(kept, validation, test if test.rows else None, (*notes, *made_note))
+    asked = {"test": test} if folds else {"validation": validation, "test": test}
+    shares = {name: part for name, part in asked.items() if not isinstance(part, Examples) and part > 0}
+    parts = {name: part for name, part in asked.items() if isinstance(part, Examples)}
+    refuse_rare_classes(train, list(shares))
+    refuse_undividable_groups(train, list(shares))
+    if shares:
+        parts |= {name: train.take(rows.tolist()) for name, rows in _divided(train, shares, seed).items()}
+        whole = ", no group divided" if train.groups else ""
+        notes = (*notes, f"Made {' and '.join(shares)} from the training rows{whole}.")
+    if folds:
+        return _folded(parts.get("train", train), parts.get("test"), folds, seed, notes)
+    return _checked(parts.get("train", train), parts["validation"], parts.get("test"), notes)
 
 
 def label_numbers(labels: Sequence[str], label_names: Sequence[str]) -> NDArray[np.int64]:
@@ -141,99 +151,91 @@ def _quotas(counts: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
     return quotas
 
 
-def _read(config: DataConfig, path: Path, train: Source | None) -> Source:
-    """Read one file; validation and test have the columns that were found in training."""
+def _read(config: DataConfig, name: str, role: Role, train: Source | None) -> Source:
+    """Read one source; validation and test have the columns that were found in training."""
     columns = train.columns if train else None
     return read_examples(
-        path,
+        name,
+        role,
         text_column=columns.text if columns else config.text_column,
         text_pair_column=columns.pair if columns else config.text_pair_column,
         label_column=columns.label if columns else config.label_column,
+        group_column=config.group_column,
         strict=config.strict,
     )
 
 
-def _part(train: Examples, available: NDArray[np.int64], share: float, seed: int) -> tuple[Examples, NDArray[np.int64]]:
-    """Take a share of all rows out of those `available`; return it, and which rows are left."""
+def _divided(train: Examples, shares: Mapping[str, float], seed: int) -> dict[str, NDArray[np.int64]]:
+    """Return the rows of each split that is made as a share of all rows, and those that are left under `train`."""
     names = sorted(set(train.labels))
-    rows = max(round(train.rows * share), len(names)) if share else 0
-    labels = label_numbers(train.labels, names)[available]
-    taken = stratified_part(labels, rows, seed)
-    return train.take(available[taken].tolist()), np.delete(available, taken)
+    labels = label_numbers(train.labels, names)
+    if train.groups:
+        rest = 1 - sum(shares.values())
+        part = apportioned(labels, group_numbers(train.groups), [rest, *shares.values()], seed)
+        return {name: np.flatnonzero(part == number) for number, name in enumerate(("train", *shares))}
+    rows: dict[str, NDArray[np.int64]] = {"train": np.arange(train.rows)}
+    for name, own_seed in (("test", seed), ("validation", seed + 1)):
+        if name in shares:
+            available = rows["train"]
+            wanted = max(round(train.rows * shares[name]), len(names))
+            taken = stratified_part(labels[available], wanted, own_seed)
+            rows |= {name: available[taken], "train": np.delete(available, taken)}
+    return rows
 
 
 def _checked(train: Examples, validation: Examples, test: Examples | None, notes: tuple[str, ...]) -> Splits:
     """Keep the splits apart, refuse what cannot be trained or scored, and sum up."""
-    train, validation, apart_notes = _kept_apart(train, validation, test)
-    scored = {"Validation": validation} | ({"The test split": test} if test else {})
+    validation, validation_notes = kept_apart("validation", validation, [test] if test else [], "the test split")
+    later = [validation, test] if test else [validation]
+    train, train_notes = kept_apart("training", train, later, "validation or test")
     refuse_one_class(train)
-    for name, examples in scored.items():
-        refuse_unknown_labels(name, train, examples)
+    refuse_unknown_labels("Validation", train, validation)
+    if test:
+        refuse_unknown_labels("The test split", train, test)
     refuse_unscored_classes(train, validation)
-    label_names = ordered_labels(train.labels)
-    notes = (*notes, *apart_notes, *_repeated(train), _summary(train, validation, test, label_names))
+    rows = f"Rows: {train.rows:,} training, {validation.rows:,} validation"
+    return _summed_up(train, validation, test, (), (*notes, *validation_notes, *train_notes), rows)
+
+
+def _folded(train: Examples, test: Examples | None, folds: int, seed: int, notes: tuple[str, ...]) -> Splits:
+    """Keep training apart from test, and make folds of it."""
+    train, apart_notes = kept_apart("training", train, [test] if test else [], "the test split")
+    refuse_one_class(train)
+    if test:
+        refuse_unknown_labels("The test split", train, test)
+    made = make_folds(train, folds, seed)
+    return _summed_up(train, train, test, made, (*notes, *apart_notes), f"{train.rows:,} rows in {folds} folds")
+
+
+def _summed_up(
+    train: Examples,
+    validation: Examples,
+    test: Examples | None,
+    folds: tuple[Fold, ...],
+    notes: tuple[str, ...],
+    rows: str,
+) -> Splits:
+    names = ordered_labels(train.labels)
+    tested = f"{test.rows:,} test" if test else "no test"
+    summary = f"{rows}, {tested}; {len(names)} labels: {listed_labels(names)}."
     return Splits(
         train=train,
         validation=validation,
         test=test,
-        label_names=label_names,
-        notes=notes,
-        fingerprint=_fingerprint(train, validation, test),
+        folds=folds,
+        label_names=names,
+        notes=(*notes, *repetitions(train), summary),
+        fingerprint=_fingerprint(train, None if folds else validation, test, folds),
     )
 
 
-def _kept_apart(train: Examples, validation: Examples, test: Examples | None) -> tuple[Examples, Examples, list[str]]:
-    """Remove from validation the texts of test, and from training those of either."""
-    tested = set(_keys(test)) if test else set()
-    seen = tested | set(_keys(validation))
-    apart_train, apart_validation = _removed(train, seen), _removed(validation, tested)
-    notes = []
-    if count := validation.rows - apart_validation.rows:
-        notes.append(f"Validation rows removed because their text is in the test split as well: {count:,}.")
-    if count := train.rows - apart_train.rows:
-        notes.append(f"Training rows removed because their text is in validation or test as well: {count:,}.")
-    for name, examples in (("validation", apart_validation), ("training", apart_train)):
-        if not examples.rows:
-            raise DataError(f"No {name} row is left: each of its texts is in another split as well.")
-    return apart_train, apart_validation, notes
-
-
-def _removed(examples: Examples, keys: set[Key]) -> Examples:
-    kept = [row for row, key in enumerate(_keys(examples)) if key not in keys]
-    return examples if len(kept) == examples.rows else examples.take(kept)
-
-
-def _keys(examples: Examples) -> list[Key]:
-    """Return what makes rows equal: the text and its pair, whatever their spacing."""
-    columns = [examples.texts] if examples.pairs is None else [examples.texts, examples.pairs]
-    spaced = [[" ".join(text.split()) for text in column] for column in columns]
-    return list(zip(*spaced, strict=True))
-
-
-def _repeated(train: Examples) -> list[str]:
-    """Tell of texts that stand in training more than once; they stay."""
-    labels: dict[Key, set[str]] = {}
-    for key, label in zip(_keys(train), train.labels, strict=True):
-        labels.setdefault(key, set()).add(label)
-    notes = []
-    if count := train.rows - len(labels):
-        notes.append(f"Training rows that repeat the text of an earlier one, and were kept: {count:,}.")
-    if contradicted := sum(len(given) > 1 for given in labels.values()):
-        notes.append(f"Training texts that stand there under more than one label: {contradicted:,}.")
-    return notes
-
-
-def _summary(train: Examples, validation: Examples, test: Examples | None, names: Sequence[str]) -> str:
-    tested = f", {test.rows:,} test" if test else ", no test"
-    return (
-        f"Rows: {train.rows:,} training, {validation.rows:,} validation{tested}; "
-        f"{len(names)} labels: {listed_labels(names)}."
-    )
-
-
-def _fingerprint(train: Examples, validation: Examples, test: Examples | None) -> str:
+def _fingerprint(train: Examples, validation: Examples | None, test: Examples | None, folds: tuple[Fold, ...]) -> str:
     digest = hashlib.sha256()
     for examples in (train, validation, test):
         rows = None if examples is None else [examples.texts, examples.pairs, examples.labels]
+        if rows and examples and examples.groups:
+            rows.append(examples.groups)
         digest.update(json.dumps(rows).encode())
+    if folds:
+        digest.update(json.dumps([fold.validation.tolist() for fold in folds]).encode())
     return digest.hexdigest()

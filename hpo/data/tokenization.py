@@ -1,6 +1,6 @@
 """Texts into tokens, once a study: flat arrays of ragged rows, unpadded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -75,31 +75,59 @@ def tokenize(
     typed = "token_type_ids" in tokenizer.model_input_names
     ids: list[list[int]] = []
     types: list[list[int]] = []
-    for start in range(0, len(texts), CHUNK_ROWS):
-        chunk = slice(start, start + CHUNK_ROWS)
-        encoded = _encoded(texts[chunk], pairs[chunk] if pairs is not None else None, tokenizer, max_length, typed)
+    for encoded in _chunks(texts, pairs, tokenizer, max_length):
         ids.extend(encoded["input_ids"])
         types.extend(encoded["token_type_ids"] if typed else ())
     return _flat(ids, types if typed else None, tokenizer)
 
 
-def _encoded(
-    texts: Sequence[str],
-    pairs: Sequence[str] | None,
-    tokenizer: "PreTrainedTokenizerBase",
-    max_length: int,
-    typed: bool,
-) -> Any:
-    return tokenizer(
-        list(texts),
-        None if pairs is None else list(pairs),
-        truncation="longest_first",
-        max_length=max_length,
-        padding=False,
-        return_attention_mask=False,
-        return_token_type_ids=typed,
-        verbose=False,
-    )
+def word_numbers(
+    texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> NDArray[np.int32]:
+    """Tell which tokens are of one word: the pieces that the tokenizer cuts a text into before it looks them up.
+
+    Args:
+        texts: as `tokenize` was given.
+        pairs: likewise.
+        tokenizer: a fast one.
+        max_length: likewise.
+
+    Returns:
+        Aligned with `Tokens.ids`, shape (tokens,). Twice the place of its word in the text, from 0; one more than that
+        in the pair, so that the even numbers are the text's and the odd ones the pair's; -1 for a special token.
+    """
+    rows = [
+        _words(encoded.word_ids(row), encoded.sequence_ids(row))
+        for encoded in _chunks(texts, pairs, tokenizer, max_length)
+        for row in range(len(encoded["input_ids"]))
+    ]
+    return _joined(rows, sum(map(len, rows)), np.int32)
+
+
+def _words(places: list[int | None], halves: list[int | None]) -> list[int]:
+    """Number the words of one row; a row without tokens gets a filler, which is of no word."""
+    return [
+        -1 if place is None or half is None else 2 * place + half for place, half in zip(places, halves, strict=True)
+    ] or [-1]
+
+
+def _chunks(
+    texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> Iterator[Any]:
+    """Yield what the tokenizer says of so many rows at a time that memory stays small."""
+    typed = "token_type_ids" in tokenizer.model_input_names
+    for start in range(0, len(texts), CHUNK_ROWS):
+        chunk = slice(start, start + CHUNK_ROWS)
+        yield tokenizer(
+            list(texts[chunk]),
+            None if pairs is None else list(pairs[chunk]),
+            truncation="longest_first",
+            max_length=max_length,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=typed,
+            verbose=False,
+        )
 
 
 def _flat(ids: list[list[int]], types: list[list[int]] | None, tokenizer: "PreTrainedTokenizerBase") -> Tokens:

@@ -1,34 +1,143 @@
-"""Accuracy, precision, recall and F1, all from one confusion matrix, and which of them is the objective."""
+"""The scores of a classification, and the one among them that a study maximises."""
 
-from collections import Counter
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from hpo.errors import ConfigurationError, nearest
 from hpo.messages import Scores
+from hpo.metrics.own_metric import OwnMetric
+from hpo.metrics.tally import Floats, Integers, Tally, tally
 
-METRICS: dict[str, str] = {
-    "accuracy": "share of the rows that are predicted right",
-    "f1": "harmonic mean of precision and recall of the positive class (two classes only)",
-    "precision": "share of the rows predicted positive that are positive (two classes only)",
-    "recall": "share of the positive rows that are predicted positive (two classes only)",
-    "macro_f1": "mean of the classes' F1, each class counted alike",
-    "macro_precision": "mean of the classes' precision, each class counted alike",
-    "macro_recall": "mean of the classes' recall, each class counted alike",
-    "micro_f1": "F1 of all decisions pooled; equals accuracy where each row has one label",
-    "micro_precision": "precision of all decisions pooled; equals accuracy where each row has one label",
-    "micro_recall": "recall of all decisions pooled; equals accuracy where each row has one label",
-    "weighted_f1": "mean of the classes' F1, each class counted by its rows",
-    "weighted_precision": "mean of the classes' precision, each class counted by its rows",
-    "weighted_recall": "mean of the classes' recall, each class counted by its rows",
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A score; more is better."""
+
+    description: str
+    source: str
+    of: Callable[[Tally], float]
+    """Its value."""
+    of_positive_class: bool = False
+    """Whether it is that of the positive class of two, and there is none for more classes."""
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric(
+        description="share of the rows that are predicted right",
+        source="sklearn.metrics.accuracy_score",
+        of=lambda t: t.accuracy,
+    ),
+    "balanced_accuracy": Metric(
+        description="mean recall of the classes that have a row",
+        source="sklearn.metrics.balanced_accuracy_score",
+        of=lambda t: t.of_present(t.recall),
+    ),
+    "f1": Metric(
+        description="harmonic mean of precision and recall of the positive class (two classes only)",
+        source="sklearn.metrics.f1_score",
+        of=lambda t: t.of_positive(t.f1),
+        of_positive_class=True,
+    ),
+    "fbeta": Metric(
+        description="F score of the positive class in which recall counts `beta` times as much (two classes only)",
+        source="sklearn.metrics.fbeta_score",
+        of=lambda t: t.of_positive(t.fbeta),
+        of_positive_class=True,
+    ),
+    "precision": Metric(
+        description="share of the rows predicted positive that are positive (two classes only)",
+        source="sklearn.metrics.precision_score",
+        of=lambda t: t.of_positive(t.precision),
+        of_positive_class=True,
+    ),
+    "recall": Metric(
+        description="share of the positive rows that are predicted positive (two classes only)",
+        source="sklearn.metrics.recall_score",
+        of=lambda t: t.of_positive(t.recall),
+        of_positive_class=True,
+    ),
+    "macro_f1": Metric(
+        description="mean of the classes' F1, each class counted alike",
+        source="sklearn.metrics.f1_score",
+        of=lambda t: t.f1.mean(),
+    ),
+    "macro_fbeta": Metric(
+        description="mean of the classes' `fbeta`, each class counted alike",
+        source="sklearn.metrics.fbeta_score",
+        of=lambda t: t.fbeta.mean(),
+    ),
+    "macro_precision": Metric(
+        description="mean of the classes' precision, each class counted alike",
+        source="sklearn.metrics.precision_score",
+        of=lambda t: t.precision.mean(),
+    ),
+    "macro_recall": Metric(
+        description="mean of the classes' recall, each class counted alike",
+        source="sklearn.metrics.recall_score",
+        of=lambda t: t.recall.mean(),
+    ),
+    # Each row has one label, so a false positive of one class is a false negative of another: pooled, all are alike.
+    "micro_f1": Metric(
+        description="F1 of all decisions pooled; equals accuracy where each row has one label",
+        source="sklearn.metrics.f1_score",
+        of=lambda t: t.accuracy,
+    ),
+    "micro_precision": Metric(
+        description="precision of all decisions pooled; equals accuracy where each row has one label",
+        source="sklearn.metrics.precision_score",
+        of=lambda t: t.accuracy,
+    ),
+    "micro_recall": Metric(
+        description="recall of all decisions pooled; equals accuracy where each row has one label",
+        source="sklearn.metrics.recall_score",
+        of=lambda t: t.accuracy,
+    ),
+    "weighted_f1": Metric(
+        description="mean of the classes' F1, each class counted by its rows",
+        source="sklearn.metrics.f1_score",
+        of=lambda t: t.weighted(t.f1),
+    ),
+    "weighted_fbeta": Metric(
+        description="mean of the classes' `fbeta`, each class counted by its rows",
+        source="sklearn.metrics.fbeta_score",
+        of=lambda t: t.weighted(t.fbeta),
+    ),
+    "weighted_precision": Metric(
+        description="mean of the classes' precision, each class counted by its rows",
+        source="sklearn.metrics.precision_score",
+        of=lambda t: t.weighted(t.precision),
+    ),
+    "weighted_recall": Metric(
+        description="mean of the classes' recall, each class counted by its rows",
+        source="sklearn.metrics.recall_score",
+        of=lambda t: t.weighted(t.recall),
+    ),
+    "matthews": Metric(
+        description="correlation of true and predicted classes, from -1 to 1 (MCC)",
+        source="Gorodkin 2004",
+        of=lambda t: t.matthews,
+    ),
+    "roc_auc": Metric(
+        description="area under the ROC curve of the positive class, or the mean over classes against the rest",
+        source="sklearn.metrics.roc_auc_score",
+        of=lambda t: t.one_against_rest(t.roc_auc),
+    ),
+    "average_precision": Metric(
+        description="average precision of the positive class, or the mean over classes against the rest",
+        source="sklearn.metrics.average_precision_score",
+        of=lambda t: t.one_against_rest(t.average_precision),
+    ),
+    "neg_log_loss": Metric(
+        description="minus the mean cross-entropy, in nats",
+        source="sklearn.metrics.log_loss",
+        of=lambda t: -t.loss,
+    ),
+    "neg_calibration_error": Metric(
+        description="minus the expected calibration error of the likeliest class, in 15 bins",
+        source="Guo et al. 2017",
+        of=lambda t: -t.calibration_error,
+    ),
 }
-OF_POSITIVE_CLASS = ("f1", "precision", "recall")
-POSITIVE_NAMES = ("1", "true", "yes", "positive")
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,144 +145,62 @@ class Objective:
     """The score that a study maximises."""
 
     metric: str
-    """One of `METRICS`."""
+    """One of `METRICS`, or `module:function`."""
     positive: str | None
     """The positive class of two; None where there are more."""
     note: str
     """A sentence for the user: what it is and why."""
+    own: OwnMetric | None = None
+    """The user's function, where `metric` names one."""
 
 
 def classification_scores(
-    true: NDArray[np.int64],
-    predicted: NDArray[np.int64],
+    true: Integers,
+    probabilities: Floats,
+    loss: float,
+    *,
     label_names: Sequence[str],
-    metric: str,
-    positive: str | None,
-    loss: float | None = None,
+    objective: Objective,
+    beta: float,
 ) -> Scores:
-    """Score predictions.
+    """Score predictions by every metric that these classes have, and by the user's own.
 
-    A ratio without anything to count (no row predicted as a class, or none of it) is 0. Macro means run over
-    all of `label_names`, whether or not a class stands among these rows. The formulas are in
-    `docs/metrics.md`.
+    The formulas, and what they are where there is nothing to count, are in `docs/metrics.md`.
 
     Args:
         true: class numbers, shape (rows,), at least one row.
-        predicted: class numbers, shape (rows,).
+        probabilities: shape (rows, classes), columns in the order of `label_names`.
+        loss: mean cross-entropy of these rows in nats; passed through to the values.
         label_names: name of each class number.
-        metric: name of the objective, one of `METRICS`.
-        positive: the positive class, where there are two; adds its precision, recall and F1.
-        loss: mean loss in nats per example, passed through to the values.
-    """
-    # Here, because importing scikit-learn takes a second that the command line need not pay.
-    from sklearn.metrics import confusion_matrix
+        objective: which score counts, and the positive class, where there are two.
+        beta: how many times as much as precision recall counts in `fbeta` and its kin.
 
-    confusion = confusion_matrix(true, predicted, labels=np.arange(len(label_names)))
-    support = confusion.sum(axis=1)
-    of_class = _of_class(np.diagonal(confusion), confusion.sum(axis=0), support)
-    values = {"accuracy": float(np.trace(confusion) / support.sum())} | _averages(of_class, support)
-    # Each row has one label, so a false positive of one class is a false negative of another: pooled, all are alike.
-    values |= {f"micro_{name}": values["accuracy"] for name in of_class}
-    if positive is not None:
-        values |= {name: float(of_class[name][label_names.index(positive)]) for name in OF_POSITIVE_CLASS}
-    if loss is not None:
-        values["loss"] = loss
+    Raises:
+        TrainingError: the user's own metric fails on these rows.
+    """
+    positive = None if objective.positive is None else label_names.index(objective.positive)
+    counted = tally(true, probabilities, loss, positive=positive, beta=beta)
+    fit = {name: metric for name, metric in METRICS.items() if positive is not None or not metric.of_positive_class}
+    values = {name: float(metric.of(counted)) for name, metric in fit.items()} | {"loss": loss}
+    if objective.own is not None:
+        # Of a model that diverged there is nothing to ask the user's function about.
+        values[objective.metric] = objective.own(true, probabilities) if math.isfinite(loss) else math.nan
     return Scores(
-        metric=metric,
+        metric=objective.metric,
         values=values,
-        rows=int(support.sum()),
-        per_class=_per_class(of_class, support, label_names),
-        confusion=tuple(map(tuple, confusion.tolist())),
+        rows=counted.rows,
+        per_class=_per_class(counted, label_names),
+        confusion=tuple(map(tuple, counted.confusion.tolist())),
     )
 
 
-def resolve_metric(
-    metric: str, label_names: Sequence[str], train_labels: Sequence[str], positive_label: str | None
-) -> Objective:
-    """Decide which score counts, and of two classes which one is positive.
-
-    Args:
-        metric: one of `METRICS`, or `auto`: `f1` for two classes, `macro_f1` for more.
-        label_names: the classes.
-        train_labels: label of each training row.
-        positive_label: the positive class; None to have it told by its name (one of `POSITIVE_NAMES`), else
-            to take the rarer in training, of equals the last.
-
-    Raises:
-        ConfigurationError: no such metric, or one that these classes do not have; no such label, or more than
-            two.
-    """
-    two = len(label_names) == 2
-    if metric == "auto":
-        metric = "f1" if two else "macro_f1"
-    if metric not in METRICS:
-        raise ConfigurationError(f"There is no metric {metric!r}. {nearest(metric, ['auto', *METRICS])}")
-    if metric in OF_POSITIVE_CLASS and not two:
-        raise ConfigurationError(
-            f"{metric!r} is that of one positive class of two, but there are {len(label_names)} classes; "
-            f"choose macro_{metric}, weighted_{metric} or micro_{metric}."
-        )
-    if not two:
-        _refuse_positive(label_names, positive_label)
-        return Objective(metric=metric, positive=None, note=f"The objective is {metric}: {METRICS[metric]}.")
-    positive, reason = _positive(label_names, train_labels, positive_label)
-    if metric in OF_POSITIVE_CLASS:
-        spoken = "F1" if metric == "f1" else metric
-        note = f"The objective is {spoken} of the positive class {positive!r} ({reason})."
-    else:
-        note = f"The objective is {metric}: {METRICS[metric]}; the positive class is {positive!r} ({reason})."
-    return Objective(metric=metric, positive=positive, note=note)
-
-
-def _of_class(hits: NDArray[np.int64], predicted: NDArray[np.int64], support: NDArray[np.int64]) -> dict[str, Floats]:
-    """Return precision, recall and F1 of each class; arrays of shape (classes,)."""
-    return {
-        "precision": _ratio(hits, predicted),
-        "recall": _ratio(hits, support),
-        "f1": _ratio(2 * hits, predicted + support),
+def _per_class(counted: Tally, label_names: Sequence[str]) -> dict[str, dict[str, float]]:
+    columns = {
+        "precision": counted.precision.tolist(),
+        "recall": counted.recall.tolist(),
+        "f1": counted.f1.tolist(),
+        "support": counted.support.tolist(),
     }
-
-
-def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> Floats:
-    return np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
-
-
-def _averages(of_class: dict[str, Floats], support: NDArray[np.int64]) -> dict[str, float]:
-    """Return the macro and the weighted mean of each score over the classes."""
-    macro = {f"macro_{name}": float(scores.mean()) for name, scores in of_class.items()}
-    weighted = {f"weighted_{name}": float(scores @ support / support.sum()) for name, scores in of_class.items()}
-    return macro | weighted
-
-
-def _per_class(
-    of_class: dict[str, Floats], support: NDArray[np.int64], label_names: Sequence[str]
-) -> dict[str, dict[str, float]]:
-    columns = {name: scores.tolist() for name, scores in of_class.items()} | {"support": support.tolist()}
     return {
         label: {name: column[number] for name, column in columns.items()} for number, label in enumerate(label_names)
     }
-
-
-def _refuse_positive(label_names: Sequence[str], positive_label: str | None) -> None:
-    if positive_label is not None:
-        raise ConfigurationError(
-            f"positive_label is {positive_label!r}, but a positive class needs two classes and there are "
-            f"{len(label_names)}; leave it out."
-        )
-
-
-def _positive(label_names: Sequence[str], train_labels: Sequence[str], positive_label: str | None) -> tuple[str, str]:
-    """Return the positive class of two, and why it is that."""
-    if positive_label is not None:
-        if positive_label not in label_names:
-            raise ConfigurationError(f"There is no label {positive_label!r}. {nearest(positive_label, label_names)}")
-        return positive_label, "as asked"
-    named = {name.casefold(): name for name in label_names}
-    for name in POSITIVE_NAMES:
-        if name in named:
-            return named[name], "by its name"
-    counts = Counter(train_labels)
-    first, last = label_names
-    if counts[first] == counts[last]:
-        return last, "the last of two equally frequent in training"
-    return min(label_names, key=counts.__getitem__), "the rarer in training"

@@ -13,8 +13,10 @@ from hpo.errors import StudyMismatchError
 from hpo.messages import Action, Assignment, Ending, Outcome, Progress
 from hpo.runners import inline
 from hpo.runners.watcher import Watcher
+from hpo.search.assignments import demands_of
 from hpo.search.coordinator import Coordinator
 from hpo.search.leading import leading
+from hpo.search.preflight import refuse_unfit_search, search_notes
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import space_of
 from hpo.store.engine import open_database, sqlite_path
@@ -46,8 +48,9 @@ def run(config: StudyConfig, watcher: Watcher | None = None, stop: Event | None 
     """
     watcher, stop = watcher or Watcher(), stop or Event()
     space = space_of(config.space)
-    splits = load_splits(config.data, config.seed)
-    for sentence in splits.notes:
+    refuse_unfit_search(config, space)
+    splits = load_splits(config.data, config.seed, folds=config.evaluation.folds)
+    for sentence in (*splits.notes, *search_notes(config, space)):
         watcher.note(sentence)
     with leading(config, space, data_fingerprint=splits.fingerprint) as coordinator:
         worker = open_worker(config, splits, files_folder(config))
@@ -77,12 +80,7 @@ def installed_versions() -> dict[str, str]:
 
 def _look_ahead(worker: Worker, space: SearchSpace, watcher: Watcher) -> None:
     """Refuse before the first trial what every trial would fail on, and say what is lost of the texts."""
-    layers = {parameter.name for parameter in space.parameters} & {"trained_layers"}
-    worker.refuse_unfit(
-        max_length=int(space.largest("max_length")),
-        trained_layers=int(space.largest("trained_layers")) if layers else None,
-        varies_dropout=any(parameter.name == "dropout" for parameter in space.parameters),
-    )
+    worker.refuse_unfit(demands_of(space))
     watcher.note(worker.objective.note)
     longest = int(space.largest("max_length"))
     cut = worker.cut_share(longest)

@@ -2,9 +2,10 @@
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
-from hpo.messages import Assignment
-from hpo.search.rungs import milestones
+from hpo.messages import Assignment, Demands, Milestone
+from hpo.search.rungs import fold_milestones, milestones
 from hpo.search.samplers import derived_seed
+from hpo.space.domains import Number
 from hpo.space.search_space import SearchSpace
 
 
@@ -19,20 +20,46 @@ def build_assignment(
     score_to_beat: float | None,
 ) -> Assignment:
     """Return one attempt at `trial`, complete."""
-    maximum_epochs = int(space.largest("epochs"))
+    maximum_passes = space.largest("epochs") * space.largest("data_fraction")
     return Assignment(
         trial=trial,
         attempt=attempt,
         hyperparameters=hyperparameters,
         seed=seed,
-        milestones=milestones(
-            epochs=hyperparameters.epochs,
-            maximum_epochs=maximum_epochs,
-            rungs=config.evaluation.rungs,
-            full_reports=config.evaluation.full_reports or maximum_epochs,
-        ),
-        maximum_epochs=maximum_epochs,
+        milestones=_milestones(config, space, hyperparameters, maximum_passes),
+        maximum_passes=maximum_passes,
         score_to_beat=score_to_beat,
+    )
+
+
+def demands_of(space: SearchSpace) -> Demands:
+    """Return the most that a configuration of `space` asks of the model."""
+
+    def most(name: str) -> Number | None:
+        return next((one.domain.maximum() for one in space.parameters if one.name == name), None)
+
+    layers = {name: most(name) for name in ("trained_layers", "kept_layers")}
+    return Demands(
+        max_length=int(space.largest("max_length")),
+        **{name: None if number is None else int(number) for name, number in layers.items()},
+        dropout=most("dropout") is not None,
+        attention_dropout=most("attention_dropout") is not None,
+        token_masking=bool(most("token_masking")),
+        word_swap=bool(most("word_swap")),
+    )
+
+
+def _milestones(
+    config: StudyConfig, space: SearchSpace, hyperparameters: Hyperparameters, maximum_passes: float
+) -> tuple[Milestone, ...]:
+    evaluation = config.evaluation
+    if evaluation.folds:
+        return fold_milestones(evaluation.folds)
+    return milestones(
+        passes=hyperparameters.epochs * hyperparameters.data_fraction,
+        maximum_passes=maximum_passes,
+        rungs=evaluation.rungs,
+        full_reports=evaluation.full_reports or int(space.largest("epochs")),
     )
 
 

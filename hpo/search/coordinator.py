@@ -15,8 +15,9 @@ from hpo.config.study_file import StudyConfig
 from hpo.messages import Action, Assignment, Capacity, Decision, Ending, Outcome, Report, Scores, Standing
 from hpo.search.assignments import build_assignment, seed_of
 from hpo.search.attributes import CONSTRAINT, VIOLATED, outcome_attributes
+from hpo.search.enumeration import EnumeratingSampler
 from hpo.search.leases import Leadership
-from hpo.search.samplers import startup_trials
+from hpo.search.samplers import SAMPLERS, startup_trials
 from hpo.space.search_space import SearchSpace
 from hpo.store.records import AttemptRecord, StudyRecord, scores_to_json
 from hpo.store.studies import StudyStore
@@ -46,7 +47,7 @@ class Coordinator:
     # -- the three verbs
 
     def next_assignment(self, request: str, capacity: Capacity) -> Assignment | None:
-        """Return what a free slot is to train next; None if the study's budget is spent.
+        """Return what a free slot is to train next; None if the budget is spent or every combination was tried.
 
         Args:
             request: the asker's name for this request, at most 64 characters; asked again under the same name, the
@@ -171,7 +172,7 @@ class Coordinator:
         """Ask Optuna, which hands out waiting trials first, and record the attempt; None if there is none left."""
         before = self._store.trials()
         waiting = any(trial.state == TrialState.WAITING for trial in before)
-        if not waiting and len(before) >= self._config.budget.trials:
+        if not waiting and (len(before) >= self._config.budget.trials or self._has_tried_all(before)):
             return None
         trial = self._store.study.ask()
         values = self._space.suggest(trial)
@@ -241,12 +242,17 @@ class Coordinator:
             case Ending.PAUSED:
                 self._store.set_waiting(outcome.trial)
 
+    def _has_tried_all(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Return whether the sampler tries every combination once, and has."""
+        sampler = self._store.study.sampler
+        return isinstance(sampler, EnumeratingSampler) and sampler.enumeration.following(trials) is None
+
     def _proposer(self, trial: int, before: Sequence[FrozenTrial]) -> str:
         """Return who proposed `trial`, of which Optuna had the picture `before` when it was asked."""
         if trial < len(before):
             default = self._space.sampled(self._space.default_values())
             return "default" if before[trial].system_attrs.get("fixed_params") == default else "enqueued"
-        if self._config.search.sampler == "random":
-            return "random"
-        finished = sum(earlier.state in (TrialState.COMPLETE, TrialState.PRUNED) for earlier in before)
-        return "start-up" if finished < startup_trials(self._config) else self._config.search.sampler
+        name = self._config.search.sampler
+        waits_for = SAMPLERS[name].waits_for
+        known = sum(earlier.state in waits_for for earlier in before)
+        return "start-up" if waits_for and known < startup_trials(self._config) else name

@@ -42,7 +42,7 @@ def leading(config: StudyConfig, space: SearchSpace, *, data_fingerprint: str) -
     )
     database = open_database(config.store.url)
     try:
-        store = StudyStore(database, config.study, build_sampler(config), build_pruner(config))
+        store = StudyStore(database, config.study, build_sampler(config, space), build_pruner(config))
         with store.transaction():
             leadership = take_lead(store)
             stored = store.record()

@@ -1,33 +1,26 @@
-"""Who proposes configurations: Optuna's samplers, each proposal's randomness fixed by study seed and trial number."""
+"""Who proposes configurations: Optuna's samplers and the two enumerations, by name.
+
+What is random in a proposal is fixed by the study's seed and the trial's number.
+"""
 
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
 from typing import Any
 
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study_file import StudyConfig
-
-SamplerBuilder = Callable[[int, int], BaseSampler]
-
-
-def _tpe(seed: int, startup_trials: int) -> BaseSampler:
-    """Return TPE that models conditional parameters jointly too, and keeps away from what is running."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        return TPESampler(seed=seed, n_startup_trials=startup_trials, multivariate=True, group=True, constant_liar=True)
-
-
-# name -> (seed, start-up trials) -> sampler
-SAMPLERS: Mapping[str, SamplerBuilder] = {
-    "tpe": _tpe,
-    "random": lambda seed, _startup: RandomSampler(seed=seed),
-}
+from hpo.search.enumeration import EnumeratingSampler, Enumeration
+from hpo.space.conditions import Condition
+from hpo.space.domains import Choice, Continuous
+from hpo.space.parameters import Parameter
+from hpo.space.search_space import SearchSpace
 
 
 class PerTrialSampler(BaseSampler):
@@ -35,22 +28,41 @@ class PerTrialSampler(BaseSampler):
 
     A seeded Optuna sampler proposes the same again when a search is started again: two `TPESampler(seed=0)` on one
     store proposed the same five trials. Here a trial's randomness is its own, whoever asks and however often.
+
+    What the sampler did at the end of a trial would be lost with it, so it is not called then: Optuna's samplers learn
+    from the study as they find it.
     """
 
-    def __init__(self, build: SamplerBuilder, *, study_seed: int, startup_trials: int) -> None:
+    def __init__(
+        self, build: Callable[[int], BaseSampler], *, study_seed: int, together: Set[str] | None = None
+    ) -> None:
+        """Take what makes a sampler.
+
+        Args:
+            build: seed -> sampler.
+            study_seed: the study's seed.
+            together: what it proposes together, by the names that Optuna samples under, which every trial must have;
+                None to let it find that out itself.
+        """
         self._build = build
         self._study_seed = study_seed
-        self._startup_trials = startup_trials
-        self._current = build(derived_seed(study_seed, "sampler"), startup_trials)
+        self._together = together
+        self._current = self._made("sampler")
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Make the sampler of `trial`."""
-        self._current = self._build(derived_seed(self._study_seed, "sampler", trial.number), self._startup_trials)
+        self._current = self._made("sampler", trial.number)
         self._current.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the parameters that are proposed together."""
-        return self._current.infer_relative_search_space(study, trial)
+        if self._together is None:
+            return self._current.infer_relative_search_space(study, trial)
+        # Optuna would take what finished trials have in common, which for a while may be a conditional parameter too:
+        # CMA-ES stops for good where that changes, and a quasi-random sequence begins anew.
+        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        known = next((one.distributions for one in trials if self._together <= one.distributions.keys()), {})
+        return {name: known[name] for name in sorted(known) if name in self._together and not known[name].single()}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -64,24 +76,157 @@ class PerTrialSampler(BaseSampler):
         """Propose one parameter by itself."""
         return self._current.sample_independent(study, trial, param_name, param_distribution)
 
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Let the sampler see how `trial` ended."""
-        self._current.after_trial(study, trial, state, values)
+    def _made(self, *purpose: object) -> BaseSampler:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return self._build(derived_seed(self._study_seed, *purpose))
 
 
-def build_sampler(config: StudyConfig) -> BaseSampler:
-    """Return the study's sampler."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampler:
+    """One way to propose configurations."""
+
+    description: str
+    source: str
+    build: Callable[[StudyConfig, SearchSpace], BaseSampler]
+    waits_for: frozenset[TrialState] = frozenset()
+    """States of the trials of which there must be `startup_trials` before it models any; empty for no start-up."""
+
+
+def _tpe(config: StudyConfig, _space: SearchSpace) -> BaseSampler:
+    """Return TPE that models conditional parameters jointly too, and keeps away from what is running."""
+    startup = startup_trials(config)
     return PerTrialSampler(
-        SAMPLERS[config.search.sampler], study_seed=config.seed, startup_trials=startup_trials(config)
+        lambda seed: TPESampler(
+            seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True
+        ),
+        study_seed=config.seed,
+    )  # fmt: skip
+
+
+def _random(config: StudyConfig, _space: SearchSpace) -> BaseSampler:
+    return PerTrialSampler(lambda seed: RandomSampler(seed=seed), study_seed=config.seed)
+
+
+def _gp(config: StudyConfig, space: SearchSpace) -> BaseSampler:
+    startup = startup_trials(config)
+    return PerTrialSampler(
+        lambda seed: GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False),
+        study_seed=config.seed,
+        together=_names_of(proposed_together("gp", space)),
     )
 
 
+def _cmaes(config: StudyConfig, space: SearchSpace) -> BaseSampler:
+    startup = startup_trials(config)
+    return PerTrialSampler(
+        lambda seed: CmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False),
+        study_seed=config.seed,
+        together=_names_of(proposed_together("cmaes", space)),
+    )
+
+
+def _qmc(config: StudyConfig, space: SearchSpace) -> BaseSampler:
+    """Return a sampler that goes along one scrambled sequence, its place in it kept in the store."""
+    sequence = derived_seed(config.seed, "sequence")
+
+    def build(seed: int) -> BaseSampler:
+        independent = RandomSampler(seed=seed)
+        return QMCSampler(
+            qmc_type="sobol", scramble=True, seed=sequence, independent_sampler=independent,
+            warn_independent_sampling=False,
+        )  # fmt: skip
+
+    return PerTrialSampler(build, study_seed=config.seed, together=_names_of(proposed_together("qmc", space)))
+
+
+def _grid(config: StudyConfig, space: SearchSpace) -> BaseSampler:
+    return EnumeratingSampler(Enumeration(space), otherwise=_random(config, space))
+
+
+def _brute_force(config: StudyConfig, space: SearchSpace) -> BaseSampler:
+    order = derived_seed(config.seed, "order")
+    return EnumeratingSampler(Enumeration(space, shuffled_by=order), otherwise=_random(config, space))
+
+
+SAMPLERS: Mapping[str, Sampler] = {
+    "tpe": Sampler(
+        description="models where the better trials lie, conditional parameters too",
+        source="Bergstra et al. 2011; Optuna's TPESampler",
+        build=_tpe,
+        waits_for=frozenset({TrialState.COMPLETE, TrialState.PRUNED}),
+    ),
+    "random": Sampler(
+        description="every trial by itself, at random",
+        source="Bergstra and Bengio 2012; Optuna's RandomSampler",
+        build=_random,
+    ),
+    "gp": Sampler(
+        description="a Gaussian process and its expected improvement; for few, costly trials",
+        source="Jones et al. 1998; Optuna's GPSampler",
+        build=_gp,
+        waits_for=frozenset({TrialState.COMPLETE}),
+    ),
+    "cmaes": Sampler(
+        description="a normal distribution that moves towards the better trials; for numbers, and many trials",
+        source="Hansen and Ostermeier 2001; Optuna's CmaEsSampler",
+        build=_cmaes,
+        waits_for=frozenset({TrialState.COMPLETE}),
+    ),
+    "qmc": Sampler(
+        description="a scrambled Sobol sequence, which fills the space more evenly than chance",
+        source="Sobol 1967; Owen 1998; Optuna's QMCSampler",
+        build=_qmc,
+    ),
+    "grid": Sampler(
+        description="every combination once, in the order written",
+        source="hpo",
+        build=_grid,
+    ),
+    "brute_force": Sampler(
+        description="every combination once, in random order",
+        source="hpo",
+        build=_brute_force,
+    ),
+}
+
+
+def build_sampler(config: StudyConfig, space: SearchSpace) -> BaseSampler:
+    """Return the study's sampler for its space."""
+    return SAMPLERS[config.search.sampler].build(config, space)
+
+
 def startup_trials(config: StudyConfig) -> int:
-    """Return how many trials are drawn at random before TPE proposes.
+    """Return how many trials are drawn at random before TPE, GP or CMA-ES proposes.
 
     A quarter of the budget, between 4 and 10: Optuna's fixed 10 would leave a search of 10 trials wholly random.
     """
     return config.search.startup_trials or min(10, max(4, config.budget.trials // 4))
+
+
+def proposed_together(sampler: str, space: SearchSpace) -> tuple[Parameter, ...]:
+    """Return the parameters of `space` that `gp`, `cmaes` or `qmc` proposes together: those that every trial has.
+
+    CMA-ES takes numbers only. What else there is, each of them draws at random.
+    """
+    always: dict[str, Parameter] = {}
+    for parameter in space.parameters:
+        # A condition that this space always meets makes nothing conditional.
+        if all(one.parent in always and _holds_always(one, always[one.parent]) for one in parameter.when):
+            always[parameter.name] = parameter
+    numbers_only = sampler == "cmaes"
+    return tuple(
+        one for one in always.values() if one.is_sampled and not (numbers_only and isinstance(one.domain, Choice))
+    )
+
+
+def _holds_always(condition: Condition, parent: Parameter) -> bool:
+    assert not isinstance(parent.domain, Continuous), "a condition names a parameter of distinct values"
+    return all(value in condition.values for value in parent.domain.values())
+
+
+def _names_of(parameters: tuple[Parameter, ...]) -> frozenset[str]:
+    return frozenset(parameter.sampled_name for parameter in parameters)
 
 
 def derived_seed(study_seed: int, *purpose: object) -> int:

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hpo.config.hyperparameters import APPLIES_TO
 from hpo.errors import SpaceError, nearest
-from hpo.space.domains import Domain, LogUniform, Uniform, Value, spelled
+from hpo.space.domains import Continuous, Domain, Value, same, spelled
 from hpo.space.specs import field_value
 
 
@@ -19,7 +18,7 @@ class Condition:
 
     def holds(self, active: Mapping[str, Value]) -> bool:
         """Return whether it holds, given the values of the active parameters."""
-        return self.parent in active and active[self.parent] in self.values
+        return self.parent in active and any(same(active[self.parent], value) for value in self.values)
 
     def describe(self) -> str:
         """Return for example `optimizer is momentum or sgd`."""
@@ -57,7 +56,7 @@ def _read_condition(parent: Any, values: Any, domains: Mapping[str, Domain], sou
         )
     if not isinstance(values, list | tuple) or not values:
         raise SpaceError(f"{source}: when needs a list of values, as in {{{parent}: [...]}}, but has {values!r}.")
-    if isinstance(domains[parent], Uniform | LogUniform):
+    if isinstance(domains[parent], Continuous):
         raise SpaceError(
             f"{source}: when names {parent!r}, which takes any number of a range; "
             "a condition needs a parameter with distinct values."
@@ -90,25 +89,3 @@ def _circle(conditions: Mapping[str, Conditions], waiting: list[str]) -> list[st
     while path[-1] not in path[:-1]:
         path.append(next(one.parent for one in conditions[path[-1]] if one.parent in waiting))
     return path[path.index(path[-1]) :]
-
-
-def check_applies(name: str, conditions: Conditions, possible: tuple[Value, ...], source: str) -> None:
-    """Refuse a parameter that is active where it means nothing, such as `momentum` under adamw.
-
-    Args:
-        name: the parameter.
-        conditions: its own conditions.
-        possible: the values that the field it depends on, by `APPLIES_TO`, can take in this space.
-        source: what to call the parameter in an error.
-    """
-    parent, fitting = APPLIES_TO[name]
-    allowed = [value for one in conditions if one.parent == parent for value in one.values] or possible
-    if all(value in fitting for value in allowed):
-        return
-    rule = f"{source} applies only where {parent} is {' or '.join(fitting)}"
-    wanted = [value for value in possible if value in fitting]
-    if not wanted:
-        raise SpaceError(f"{rule}, but here it is always {' or '.join(map(spelled, possible))}; leave {name} out.")
-    lines = {one.parent: one.values for one in conditions} | {parent: tuple(wanted)}
-    when = ", ".join(f"{key}: [{', '.join(map(spelled, values))}]" for key, values in lines.items())
-    raise SpaceError(f"{rule}, but here it may be other; write `when: {{{when}}}` below {name}.")

@@ -1,10 +1,11 @@
 """The values that one parameter may take: six domains, each of which can propose, check and describe them.
 
-To add one: a frozen class with the methods of the others, its place in `Domain`, and its lines in `specs`.
+To add one: a frozen class with the methods of the others, its place in `Domain`, and its lines in `specs`. Those that
+are not `Continuous` also count their values and name them all.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Protocol, TypeGuard
@@ -45,6 +46,14 @@ class Constant:
         """Return whether `value` is the one."""
         return value == self.value
 
+    def count(self) -> int:
+        """Return 1."""
+        return 1
+
+    def values(self) -> Iterator[Value]:
+        """Return the value alone."""
+        return iter((self.value,))
+
     def middle(self) -> Value:
         """Return the value."""
         return self.value
@@ -75,6 +84,14 @@ class Choice:
     def contains(self, value: Value) -> bool:
         """Return whether `value` is one of the choices."""
         return value in self.choices
+
+    def count(self) -> int:
+        """Return how many choices there are."""
+        return len(self.choices)
+
+    def values(self) -> Iterator[Value]:
+        """Return the choices, as written."""
+        return iter(self.choices)
 
     def middle(self) -> Value:
         """Return the middle one where all are numbers (the upper of two), else the first."""
@@ -164,6 +181,14 @@ class IntUniform(_Interval):
         """Return whether `value` is a whole number of the range, ends included."""
         return is_number(value) and self.low <= value <= self.high and value % 1 == 0
 
+    def count(self) -> int:
+        """Return how many whole numbers the range has."""
+        return self.high - self.low + 1
+
+    def values(self) -> Iterator[int]:
+        """Return the whole numbers of the range, upwards."""
+        return iter(range(self.low, self.high + 1))
+
     def middle(self) -> int:
         """Return the middle, the lower of two."""
         return (self.low + self.high) // 2
@@ -197,6 +222,14 @@ class Quantized(_Interval):
         steps = (value - self.low) / self.q
         return abs(steps - round(steps)) < 1e-8
 
+    def count(self) -> int:
+        """Return how many numbers the grid has."""
+        return whole_steps(self.low, self.high, self.q) + 1
+
+    def values(self) -> Iterator[Number]:
+        """Return the numbers of the grid, upwards."""
+        return (grid_number(self.low, self.q, steps) for steps in range(self.count()))
+
     def middle(self) -> Number:
         """Return the middle of the grid, the lower of two."""
         return grid_number(self.low, self.q, whole_steps(self.low, self.high, self.q) // 2)
@@ -206,12 +239,19 @@ class Quantized(_Interval):
         return f"{spelled(self.low)} … {spelled(self.high)} in steps of {spelled(self.q)}"
 
 
-Domain = Constant | Choice | Uniform | LogUniform | IntUniform | Quantized
+Continuous = Uniform | LogUniform
+"""Any number of a range; the other domains have values that can be counted."""
+Domain = Constant | Choice | IntUniform | Quantized | Continuous
 
 
 def is_number(value: Value) -> TypeGuard[Number]:
     """Return whether `value` is a number; true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def same(one: Value, other: Value) -> bool:
+    """Return whether the two are equal but for rounding: of a grid, Optuna has 0.15000000000000002 for 0.15."""
+    return one == other or (is_number(one) and is_number(other) and math.isclose(one, other))
 
 
 def spelled(value: Value) -> str:

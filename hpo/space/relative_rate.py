@@ -4,14 +4,14 @@ One log-scaled multiplier stays in a sampler's joint model; a range for each opt
 """
 
 from collections.abc import Mapping
-from itertools import product
 from math import prod
-from typing import Any
+from typing import Any, Literal, get_origin
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import SpaceError, nearest
 from hpo.space.domains import Value, spelled
 from hpo.space.specs import field_value
+from hpo.space.trained_values import trained_value
 
 # Field -> its value -> factor; the base rate is the product of one factor for each field.
 Factors = Mapping[str, Mapping[str, float]]
@@ -33,7 +33,8 @@ def read_factors(relative_to: Any, source: str) -> Factors:
 
 
 def _read_table(field: Any, table: Any, source: str) -> dict[str, float]:
-    named = [name for name, info in Hyperparameters.model_fields.items() if isinstance(info.default, str)]
+    fields = Hyperparameters.model_fields.items()
+    named = [name for name, info in fields if get_origin(info.annotation) is Literal]
     if field not in named:
         raise SpaceError(f"{source}: relative_to cannot follow {field!r}. {nearest(str(field), named)}")
     if not isinstance(table, Mapping):
@@ -52,13 +53,12 @@ def _read_factor(value: str, factor: Any, source: str) -> float:
 
 
 def base_rate(factors: Factors, values: Mapping[str, Value], source: str) -> float:
-    """Return what the multiplier is multiplied by under `values`; other fields have their typed defaults.
+    """Return what the multiplier is multiplied by under `values`; other fields have their usual values.
 
     Raises:
         SpaceError: a value without a factor.
     """
-    defaults = Hyperparameters.model_fields
-    chosen = {field: values.get(field, defaults[field].default) for field in factors}
+    chosen = {field: trained_value(field, values) for field in factors}
     for field, value in chosen.items():
         if value not in factors[field]:
             raise SpaceError(
@@ -68,21 +68,11 @@ def base_rate(factors: Factors, values: Mapping[str, Value], source: str) -> flo
     return prod(factors[field][str(value)] for field, value in chosen.items())
 
 
-def base_rates(factors: Factors, possible: Mapping[str, tuple[Value, ...]], source: str) -> list[float]:
-    """Return every base rate that a trial can have; raises as `base_rate` does.
-
-    Args:
-        factors: what `read_factors` returned.
-        possible: for each field of `factors` the values that it can take in this space.
-        source: what to call the parameter in an error.
-    """
-    combinations = product(*(possible[field] for field in factors))
-    return [base_rate(factors, dict(zip(factors, values, strict=True)), source) for values in combinations]
-
-
 def describe_factors(factors: Factors) -> str:
-    """Return for example `3e-05 (adamw), 0.01 (sgd)`, the fields set apart by a multiplication sign."""
-    tables = (
-        ", ".join(f"{spelled(factor)} ({value})" for value, factor in table.items()) for table in factors.values()
-    )
-    return " × ".join(tables)
+    """Return for example `3e-05 (adam, adamw), 0.01 (sgd)`, the fields set apart by a multiplication sign."""
+    return " × ".join(_described(table) for table in factors.values())
+
+
+def _described(table: Mapping[str, float]) -> str:
+    sharing = {factor: [value for value in table if table[value] == factor] for factor in table.values()}
+    return ", ".join(f"{spelled(factor)} ({', '.join(values)})" for factor, values in sharing.items())

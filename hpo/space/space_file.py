@@ -64,7 +64,10 @@ def _read_file(name_or_path: str) -> dict[str, Any]:
     content = read_yaml_mapping(path)
     for key in content:
         if key in _ELSEWHERE:
-            raise SpaceError(f"{path}: a space holds parameters only; take {key!r} out{_ELSEWHERE[key]}.")
+            raise SpaceError(
+                f"{path}: a space holds parameters only; take {key!r} out{_ELSEWHERE[key]}. Or run the sweep itself: "
+                f"hpo run {path} --model PATH_OR_HUB_ID --train FILE."
+            )
     unknown = [key for key in content if key not in ("description", "parameters")]
     if "parameters" not in content:
         hint = f", but starts with {unknown[0]!r}; indent the parameters below it" if unknown else ""

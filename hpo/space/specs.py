@@ -3,6 +3,7 @@
 Every value is held against the field of `Hyperparameters` that it is for; no text is taken for a number.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -39,6 +40,31 @@ KEYS: dict[str, tuple[str, ...]] = {
 }
 DOMAIN_KEYS = ("distribution", "value", "values", "min", "max", "q")
 
+_ENDS = "which has no smallest and no largest value; write `min:` and `max:`, or the `values:`"
+_EXPONENTS = "which takes exponents; write `distribution: log_uniform_values` with the smallest and the largest value"
+_LOG_STEPS = "which is not known here; write the `values:`, or `distribution: log_uniform_values` for a real number"
+_BETA = "which is not known here; write `min: 0.0` and `max: 1.0`"
+# W&B's other distributions: why each cannot be, and what to write.
+_REFUSED: dict[str, str] = {
+    "log_uniform": _EXPONENTS,
+    "inv_log_uniform": _EXPONENTS,
+    "inv_log_uniform_values": "which is the same as log_uniform_values; write that",
+    "q_log_uniform": _LOG_STEPS,
+    "q_log_uniform_values": _LOG_STEPS,
+    "normal": _ENDS,
+    "q_normal": _ENDS,
+    "log_normal": _ENDS,
+    "q_log_normal": _ENDS,
+    "beta": _BETA,
+    "q_beta": _BETA,
+    "categorical_w_probabilities": "but every value is as likely as the others here; leave distribution out",
+}
+# W&B's other keys, likewise.
+_REFUSED_KEYS: dict[str, str] = {
+    "probabilities": "but every value is as likely as the others here; leave it out",
+    "parameters": "but hyperparameters are not nested here; write those in it one level up",
+}
+
 
 def read_domain(name: str, spec: Mapping[str, Any], source: str) -> Domain:
     """Return the values that `spec` gives the hyperparameter `name`.
@@ -59,6 +85,30 @@ def read_domain(name: str, spec: Mapping[str, Any], source: str) -> Domain:
             "keep to one way of giving its values."
         )
     return _READERS[kind](name, spec, source)
+
+
+def refuse_foreign(spec: Mapping[str, Any], source: str) -> None:
+    """Refuse the distributions and keys of W&B sweeps that a space does not have, each with what to write instead.
+
+    Raises:
+        SpaceError: the first of them.
+    """
+    for key, why in _REFUSED_KEYS.items():
+        if key in spec:
+            raise SpaceError(f"{source} has {key}, {why}.")
+    kind = str(spec.get("distribution"))
+    if kind in _REFUSED:
+        raise SpaceError(f"{source} has W&B's distribution {kind}, {_REFUSED[kind]}{_exponentials(kind, spec)}.")
+
+
+def _exponentials(kind: str, spec: Mapping[str, Any]) -> str:
+    """Return what the exponents of a `log_uniform` come to, if they can be told: ``, here `min: 1e-05` and ...``."""
+    # e**709 is the largest number there is.
+    exponents = [end for end in (spec.get("min"), spec.get("max")) if is_number(end) and abs(end) <= 709]
+    if kind != "log_uniform" or len(exponents) < 2:
+        return ""
+    low, high = (spelled(float(f"{math.exp(end):.3g}")) for end in exponents)
+    return f", here `min: {low}` and `max: {high}`"
 
 
 def domain_spec(domain: Domain) -> dict[str, Any]:
@@ -116,11 +166,6 @@ def _distribution(spec: Mapping[str, Any], source: str) -> str:
 
 
 def _named_distribution(kind: Any, source: str) -> str:
-    if kind == "log_uniform":
-        raise SpaceError(
-            f"{source}: W&B's log_uniform takes exponents of e, which is seldom meant; write "
-            "`distribution: log_uniform_values`, with min and max the smallest and largest value."
-        )
     if str(kind) not in KEYS:
         raise SpaceError(f"{source}: unknown distribution {kind!r}. {nearest(str(kind), KEYS)}")
     return str(kind)
@@ -169,7 +214,7 @@ def _read_int_uniform(name: str, spec: Mapping[str, Any], source: str) -> IntUni
 def _read_quantized(name: str, spec: Mapping[str, Any], source: str) -> Quantized:
     low, high = _bounds(name, spec, source)
     q = spec["q"]
-    if not is_number(q) or not 0 < q <= high - low:
+    if not is_number(q) or not q > 0 or whole_steps(low, high, q) < 1:
         raise SpaceError(f"{source}: q must be a number above 0 and at most max - min, but is {q!r}.")
     if isinstance(low, int) and not isinstance(q, int):
         raise SpaceError(f"{source}: {name!r} takes whole numbers, so q must be one, but is {q!r}.")

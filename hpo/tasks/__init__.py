@@ -1,4 +1,4 @@
-"""What is learned: how a task loads its model, its loss, its decoding and its scores.
+"""What is learned: how a task loads its model, its loss, its probabilities and its scores.
 
 To add a task: a file with a class shaped like `Classification`, its line in `TASKS`, and its name in `TaskConfig`.
 """

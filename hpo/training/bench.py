@@ -3,11 +3,16 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
+from hpo.data.augmentation import Augmentation, augmentation, refuse_word_swap
 from hpo.data.batching import Rows
 from hpo.data.sources import Examples
 from hpo.data.splits import Splits, label_numbers, stratified_part
-from hpo.data.tokenization import TokenizedSplit, tokenize
+from hpo.data.tokenization import TokenizedSplit, tokenize, word_numbers
 from hpo.messages import Scores
 from hpo.tasks import Task
 from hpo.training.evaluation import score_rows
@@ -36,11 +41,12 @@ class Bench:
         """Where weights are kept; None for nowhere."""
         self.precision: Precision = "fp32" if config.compute.precision == "auto" else config.compute.precision
         self._tokenized: dict[int, TokenizedSplits] = {}
-        rows = min(config.evaluation.rung_rows, splits.validation.rows)
-        self.validation_part = self._part(splits.validation, rows)
+        self._words: dict[int, NDArray[np.int32]] = {}
+        self.train_labels = label_numbers(splits.train.labels, task.label_names)
+        """Class of each training row; shape (rows,)."""
+        validation_labels = label_numbers(splits.validation.labels, task.label_names)
+        self.validation_part = stratified_part(validation_labels, config.evaluation.rung_rows, config.seed)
         """Rows of validation that are scored between full evaluations; the same for every trial."""
-        self.train_sample = self._part(splits.train, rows)
-        """Rows of training that are scored at full evaluations; the same for every trial."""
 
     def tokenized(self, max_length: int) -> TokenizedSplits:
         """Return the splits cut at `max_length` tokens; tokenized once.
@@ -50,11 +56,12 @@ class Bench:
         """
         self.model.refuse_length(max_length)
         if max_length not in self._tokenized:
-            test = self.splits.test
+            splits = self.splits
+            train = self._tokenize(splits.train, max_length)
             self._tokenized[max_length] = TokenizedSplits(
-                train=self._tokenize(self.splits.train, max_length),
-                validation=self._tokenize(self.splits.validation, max_length),
-                test=None if test is None else self._tokenize(test, max_length),
+                train=train,
+                validation=train if splits.folds else self._tokenize(splits.validation, max_length),
+                test=None if splits.test is None else self._tokenize(splits.test, max_length),
             )
         return self._tokenized[max_length]
 
@@ -62,10 +69,24 @@ class Bench:
         """Score the model as it stands on `rows` of a split, or on all of it."""
         return score_rows(self.model, self.task, split, rows, self.precision)
 
+    def augmentation(self, hyperparameters: Hyperparameters) -> Augmentation | None:
+        """Return what a trial does to its training batches; None where that is nothing.
+
+        Raises:
+            ModelError: the tokenizer cannot do it.
+        """
+        tokens = self.tokenized(hyperparameters.max_length).train.tokens
+        words = self._word_numbers(hyperparameters.max_length) if hyperparameters.word_swap else None
+        return augmentation(hyperparameters, tokens, words, self.model.tokenizer)
+
+    def _word_numbers(self, max_length: int) -> NDArray[np.int32]:
+        """Return the word of each training token; found once."""
+        if max_length not in self._words:
+            train = self.splits.train
+            refuse_word_swap(self.model.tokenizer)
+            self._words[max_length] = word_numbers(train.texts, train.pairs, self.model.tokenizer, max_length)
+        return self._words[max_length]
+
     def _tokenize(self, examples: Examples, max_length: int) -> TokenizedSplit:
         tokens = tokenize(examples.texts, examples.pairs, self.model.tokenizer, max_length)
         return TokenizedSplit(tokens=tokens, labels=label_numbers(examples.labels, self.task.label_names))
-
-    def _part(self, examples: Examples, rows: int) -> Rows:
-        labels = label_numbers(examples.labels, self.task.label_names)
-        return stratified_part(labels, rows, self.config.seed)

@@ -24,19 +24,20 @@ def score_rows(
     batches = evaluation_batches(
         split.tokens.lengths[chosen], max_tokens=MOST_TOKENS[model.device.type], max_rows=MOST_ROWS
     )
-    predicted, losses = [], []
+    gathered, losses = [], []
     training = model.network.training
     model.network.eval()
     try:
         for places in batches:
             batch = collate(split, chosen[places], model.pad_id)
             logits = model.logits(batch, precision)
-            predicted.append(task.decode(logits))
+            gathered.append(logits)
             losses.append(task.loss(logits, batch.labels.to(model.device)) * batch.rows)
     finally:
         model.network.train(training)
     # Only here does the processor wait for the device.
-    ordered = np.empty(len(chosen), dtype=np.int64)
-    ordered[np.concatenate(batches)] = torch.cat(predicted).cpu().numpy()
+    together = torch.cat(gathered).cpu()
+    ordered = torch.empty_like(together)
+    ordered[np.concatenate(batches)] = together
     loss = float(torch.stack(losses).double().sum()) / len(chosen)
-    return task.scores(split.labels[chosen], ordered, loss)
+    return task.scores(split.labels[chosen], task.probabilities(ordered), loss)

@@ -3,16 +3,18 @@
 import logging
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Sequence
+from dataclasses import replace
 
 import torch
 
-from hpo.data.batching import Batch, collate, training_batches
 from hpo.errors import HpoError
 from hpo.messages import Action, Assignment, Ending, Milestone, Outcome, Progress, Report, Scores
-from hpo.training.bench import Bench, TokenizedSplits
+from hpo.metrics.averaging import mean_scores
+from hpo.training.bench import Bench
 from hpo.training.checkpoints import save_weights
-from hpo.training.milestones import milestone_steps, steps_per_epoch
+from hpo.training.course import Course, courses
+from hpo.training.milestones import examples_seen
 from hpo.training.optimization import Diverged, Optimization
 from hpo.training.out_of_memory import is_out_of_memory, peak_memory_bytes, reset_peak
 from hpo.training.randomness import RandomState
@@ -48,6 +50,7 @@ class Run:
         self._spoke_at = 0.0
         self._spoke_of = 0
         self._seen = 0
+        self._total = 0
         self._life = self._train()
 
     def advance(self) -> Message | None:
@@ -77,76 +80,85 @@ class Run:
         self._life.close()
 
     def _train(self) -> Generator[Report | Progress | None, None, End]:
-        data, training, milestones = self._begin()
-        for batch in self._batches(data):
-            if self._asked is not Action.CONTINUE:
-                return self._end_as_asked(training)
-            training.step(batch)
-            self._seen += batch.rows
-            if milestone := milestones.get(training.taken):
-                yield self._report(data, training, milestone)
-                if self._is_out_of_patience():
-                    break
-            else:
-                yield self._progress(training)
+        reset_peak(self._bench.device)
+        way = courses(self.assignment, self._bench)
+        self._total = sum(self._hyperparameters.epochs * course.rows.size for course in way)
+        of_folds: list[Report] = []
+        for course in way:
+            training = self._begin(course)
+            for batch in course.batches(self.assignment, self._bench):
+                if self._asked is not Action.CONTINUE:
+                    return self._end_as_asked(training)
+                training.step(batch)
+                self._seen += batch.rows
+                if milestone := course.milestones.get(training.taken):
+                    report = self._report(course, training, milestone)
+                    of_folds += [report] if course.fold else []
+                    yield report
+                    if self._is_out_of_patience():
+                        break
+                else:
+                    yield self._progress(training)
+        if of_folds:
+            yield self._mean_report(of_folds, training)
         return Ending.COMPLETED, ""
 
-    def _begin(self) -> tuple[TokenizedSplits, Optimization, dict[int, Milestone]]:
-        """Put the model where this trial starts, and lay out its way."""
+    def _begin(self, course: Course) -> Optimization:
+        """Put the model where every training starts, and build the optimizer over it."""
         bench, hyperparameters = self._bench, self._hyperparameters
-        reset_peak(bench.device)
-        data = bench.tokenized(hyperparameters.max_length)
-        rows = data.train.tokens.rows
-        bench.model.reset(self.assignment.seed)
-        bench.model.set_dropout(hyperparameters.dropout)
+        bench.model.reset(course.seed)
+        bench.model.keep_layers(hyperparameters.kept_layers)
+        bench.model.set_dropout(hyperparameters.dropout, hyperparameters.attention_dropout)
         bench.model.network.train()
-        training = Optimization(
-            bench.model,
-            bench.task,
-            hyperparameters,
-            total_steps=hyperparameters.epochs * steps_per_epoch(rows, hyperparameters.batch_size),
-            precision=bench.precision,
+        return Optimization(
+            bench.model, bench.task, hyperparameters, total_steps=course.total_steps, precision=bench.precision
         )
-        milestones = milestone_steps(
-            self.assignment.milestones,
-            maximum_epochs=self.assignment.maximum_epochs,
-            train_rows=rows,
-            batch_size=hyperparameters.batch_size,
-            epochs=hyperparameters.epochs,
-        )
-        return data, training, milestones
 
-    def _batches(self, data: TokenizedSplits) -> Iterator[Batch]:
-        hyperparameters, pad_id = self._hyperparameters, self._bench.model.pad_id
-        for epoch in range(hyperparameters.epochs):
-            rows = data.train.tokens.rows
-            for chosen in training_batches(rows, hyperparameters.batch_size, self.assignment.seed, epoch):
-                yield collate(data.train, chosen, pad_id)
-
-    def _report(self, data: TokenizedSplits, training: Optimization, milestone: Milestone) -> Report:
+    def _report(self, course: Course, training: Optimization, milestone: Milestone) -> Report:
         """Evaluate at a milestone; keep the weights where the trial is the study's best so far."""
-        bench = self._bench
+        bench, data = self._bench, course.data
         train_loss = training.mean_loss()
-        validation = bench.score(data.validation, None if milestone.full else bench.validation_part)
-        _refuse_diverged(validation, training)
+        with training.evaluating():
+            validation = bench.score(data.validation, None if milestone.full else course.validation_part)
+            _refuse_diverged(validation, training)
+            scores_train = milestone.full or course.fold
+            train = bench.score(data.train, course.train_sample) if scores_train else None
+        rows = course.rows.size
         report = Report(
             trial=self.assignment.trial,
             attempt=self.assignment.attempt,
             rung=milestone.rung,
             full=milestone.full,
-            decides=self._may_decide(training),
+            decides=self._may_decide(course, training),
             step=training.taken,
-            epoch=self._seen / data.train.tokens.rows,
+            epoch=examples_seen(training.taken, rows, self._hyperparameters.batch_size) / rows,
             examples_seen=self._seen,
             learning_rate=training.rate,
             train_loss=train_loss,
             validation=validation,
-            train=bench.score(data.train, bench.train_sample) if milestone.full else None,
+            train=train,
             seconds=self._elapsed(),
             peak_memory_bytes=peak_memory_bytes(bench.device),
         )
         training.forget_losses()
         self._has_spoken()
+        if milestone.full:
+            training.observe(validation.objective)
+            self._remember(report, training)
+        return report
+
+    def _mean_report(self, of_folds: Sequence[Report], training: Optimization) -> Report:
+        """Return the trial's one full report: the mean over its folds; the weights kept are those of the last."""
+        train = [report.train for report in of_folds if report.train is not None]
+        report = replace(
+            of_folds[-1],
+            rung=self.assignment.milestones[-1].rung,
+            full=True,
+            decides=False,
+            train_loss=sum(report.train_loss for report in of_folds) / len(of_folds),
+            validation=mean_scores([report.validation for report in of_folds]),
+            train=mean_scores(train),
+        )
         self._remember(report, training)
         return report
 
@@ -159,7 +171,7 @@ class Run:
             trial=self.assignment.trial,
             attempt=self.assignment.attempt,
             examples_seen=self._seen,
-            examples_total=self._hyperparameters.epochs * self._bench.splits.train.rows,
+            examples_total=self._total,
             examples_per_second=(self._seen - self._spoke_of) / passed,
             learning_rate=training.rate,
             train_loss=training.mean_loss(),
@@ -169,24 +181,26 @@ class Run:
 
     def _remember(self, report: Report, training: Optimization) -> None:
         """Count full reports without a better score; keep the best one, and its weights where they may win."""
-        if not report.full:
-            return
         self._reports_since_best += 1
         score = report.validation.objective
         if self._best is None or score > self._best.validation.objective:
             self._best, self._reports_since_best = report, 0
             to_beat = self.assignment.score_to_beat
             if self._bench.files is not None and (to_beat is None or score > to_beat):
-                save_weights(self._bench.files, report.trial, training.parameters, _about(report))
+                with training.evaluating():
+                    save_weights(self._bench.files, report.trial, training.parameters, _about(report))
 
     def _is_out_of_patience(self) -> bool:
         patience = self._hyperparameters.early_stopping_patience
         return patience is not None and self._reports_since_best >= patience
 
-    def _may_decide(self, training: Optimization) -> bool:
+    def _may_decide(self, course: Course, training: Optimization) -> bool:
+        """Return whether the trial has shown what it can, and something of it is left to give up."""
+        ended = training.taken == training.total_steps
+        if course.fold:
+            return ended and not course.last
         warmup = warmup_steps(self._hyperparameters, training.total_steps)
-        # At the end nothing is left to give up.
-        return max(LEAST_STEPS_TO_DECIDE, warmup) <= training.taken < training.total_steps
+        return training.taken >= max(LEAST_STEPS_TO_DECIDE, warmup) and not ended
 
     def _end_as_asked(self, training: Optimization) -> End:
         if self._asked is Action.PAUSE:

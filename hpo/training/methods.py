@@ -1,8 +1,8 @@
 """Which parameters a trial trains: all, the top layers and the head, or the head alone; generic over architectures.
 
-Layers are the longest `nn.ModuleList` of the model, and "above" is the order in which the model registers its
-parameters: embeddings, layers, final norm or pooler, head. Below the lowest trained parameter nothing asks for a
-gradient, so the backward pass ends there.
+Layers are the `nn.ModuleList` that is as long as the model's config says, else the longest. "Above" is the order in
+which the model registers its parameters: embeddings, layers, final norm or pooler, head. Below the lowest trained
+parameter nothing asks for a gradient, so the backward pass ends there.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from hpo.errors import ConfigurationError, ModelError
 
 
 def transformer_layers(network: Any) -> tuple[str, nn.ModuleList]:
-    """Return the name and the list of the transformer layers.
+    """Return the name and the list of the transformer layers, those that are kept.
 
     Raises:
         ModelError: the model keeps its layers in no `nn.ModuleList`.
@@ -23,7 +23,10 @@ def transformer_layers(network: Any) -> tuple[str, nn.ModuleList]:
     lists = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.ModuleList)]
     if not lists:
         raise ModelError(f"{type(network).__name__} keeps no list of transformer layers, so it cannot be fine-tuned.")
-    return max(lists, key=lambda named: len(named[1]))
+    config = getattr(network, "config", None)
+    declared = getattr(config.get_text_config(), "num_hidden_layers", None) if config else None
+    # A model cut to few layers may hold a longer list, such as experts; one of shared layers has none as long as told.
+    return max(lists, key=lambda named: (len(named[1]) == declared, len(named[1])))
 
 
 def full(network: Any, fresh: frozenset[str], hyperparameters: Hyperparameters) -> set[str]:  # noqa: ARG001

@@ -18,23 +18,31 @@ def examples_seen(step: int, train_rows: int, batch_size: int) -> int:
 
 
 def milestone_steps(
-    milestones: Iterable[Milestone], *, maximum_epochs: int, train_rows: int, batch_size: int, epochs: int
+    milestones: Iterable[Milestone], *, maximum_examples: float, train_rows: int, batch_size: int, epochs: int
 ) -> dict[int, Milestone]:
     """Return step -> the milestone reached there, rising.
 
-    A milestone of rung r is reached at the first step at which `examples_seen * 1000 >= r * maximum_epochs *
-    train_rows`, never beyond the trial's last step; the last milestone is exactly at the last step. Of several that
-    fall on one step a full one wins, and among equals the later rung.
+    A milestone of rung r is reached at the first step at which `examples_seen * 1000 >= r * maximum_examples`, never
+    beyond the trial's last step; the last milestone is exactly at the last step. Of several that fall on one step a
+    full one wins, and among equals the later rung.
+
+    Args:
+        milestones: of the trial, rising in rung.
+        maximum_examples: examples that the study's longest trial sees.
+        train_rows: rows that this trial trains on in each epoch.
+        batch_size: of this trial.
+        epochs: of this trial.
     """
     total = epochs * steps_per_epoch(train_rows, batch_size)
     *earlier, last = milestones
-    places = [(min(_step_at(m.rung * maximum_epochs * train_rows, train_rows, batch_size), total), m) for m in earlier]
+    places = [(min(_step_at(m.rung * maximum_examples, train_rows, batch_size), total), m) for m in earlier]
     places.append((total, last))
     places.sort(key=lambda place: (place[0], place[1].full, place[1].rung))
     return dict(places)
 
 
-def _step_at(example_mille: int, train_rows: int, batch_size: int) -> int:
+def _step_at(example_mille: float, train_rows: int, batch_size: int) -> int:
     """Return the first step at which a thousand times the examples seen is at least `example_mille`."""
-    epochs, rest = divmod(-(-example_mille // 1000), train_rows)
+    # Products of fractions lie a hair beside the whole numbers that they mean.
+    epochs, rest = divmod(math.ceil(example_mille / 1000 - 1e-6), train_rows)
     return epochs * steps_per_epoch(train_rows, batch_size) + math.ceil(rest / batch_size)

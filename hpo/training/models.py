@@ -16,6 +16,8 @@ from hpo.config.study_file import ModelConfig
 from hpo.data.batching import Batch
 from hpo.errors import ModelError
 from hpo.tasks import Task
+from hpo.training.dropout import Dropouts
+from hpo.training.layers import LayerStack
 from hpo.training.methods import transformer_layers
 from hpo.training.out_of_memory import is_out_of_memory
 from hpo.training.precision import Precision, autocast
@@ -41,14 +43,19 @@ class PretrainedModel:
         """Names of parameters that each trial initialises anew: the head, and what pretraining did not leave."""
         self._pretrained = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         self._fresh_modules = _copies_of_owners(network, self.fresh)
-        self._dropouts = [(m, m.p) for m in network.modules() if isinstance(m, nn.Dropout)]
+        self._layers = LayerStack(network)
+        self._dropouts = Dropouts(network)
         self.tokenizer = tokenizer
         self.network = network.to(device)
         self.device = device
 
     @torch.no_grad()
     def reset(self, seed: int) -> None:
-        """Put the pretrained weights back, in place, and initialise the head from `seed`: the same on every device."""
+        """Put the pretrained weights back, in place, and initialise the head from `seed`: the same on every device.
+
+        The model has all its layers then; `keep_layers` is to follow where a trial keeps fewer.
+        """
+        self.keep_layers(None)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for module in self._fresh_modules.values():
@@ -61,19 +68,33 @@ class PretrainedModel:
         self.network.load_state_dict(self._pretrained | {name: fresh[name] for name in self.fresh})
         self.network.zero_grad(set_to_none=True)
 
-    def restore(self, trained: Mapping[str, Tensor]) -> None:
-        """Put a trial's trained weights, in place, over the pretrained ones.
+    def keep_layers(self, count: int | None) -> None:
+        """Keep the bottom `count` transformer layers, in place; None for all.
+
+        Raises:
+            ConfigurationError: more layers than the model has.
+            ModelError: its layers are not one plain stack.
+        """
+        self._layers.keep(count)
+
+    def restore(self, trained: Mapping[str, Tensor], kept_layers: int | None = None) -> None:
+        """Put a trial's trained weights, in place, over the pretrained ones, in a model of as many layers.
+
+        Args:
+            trained: name -> weight, as the trial's `Optimization.parameters` were.
+            kept_layers: the trial's.
 
         Raises:
             ModelError: they are of another model.
         """
+        self.reset(0)
+        self.keep_layers(kept_layers)
         own = self.network.state_dict()
         strange = [name for name, tensor in trained.items() if name not in own or own[name].shape != tensor.shape]
         if strange or not self.fresh <= trained.keys():
             raise ModelError(
                 "The trained weights are of another model or label set; give the study that model, or train again."
             )
-        self.reset(0)
         self.network.load_state_dict(dict(trained), strict=False)
 
     def logits(self, batch: Batch, precision: Precision) -> Tensor:
@@ -86,16 +107,17 @@ class PretrainedModel:
             answer: Tensor = self.network(**placed).logits
         return answer.float()
 
-    def set_dropout(self, probability: float | None) -> None:
-        """Set every dropout layer to `probability`; None for the model's own.
+    def set_dropout(self, probability: float | None, attention: float | None = None) -> None:
+        """Set every dropout layer to `probability`, and the dropout of attention weights to `attention`.
+
+        Args:
+            probability: in [0, 1); None for the model's own.
+            attention: in [0, 1); None for `probability` where it is a layer, else the model's own.
 
         Raises:
-            ModelError: a probability, and the model has no dropout layers.
+            ModelError: a probability where the model has no such dropout.
         """
-        if probability is not None:
-            self.refuse_dropout()
-        for module, own in self._dropouts:
-            module.p = own if probability is None else probability
+        self._dropouts.put(probability, attention)
 
     def pretrained(self, names: Mapping[str, object]) -> dict[str, Tensor]:
         """Return name -> pretrained weight on the device, for those of `names` that pretraining left; read only."""
@@ -103,11 +125,11 @@ class PretrainedModel:
 
     def refuse_dropout(self) -> None:
         """Raise a `ModelError` where the model has no dropout layers to set."""
-        if not self._dropouts:
-            raise ModelError(
-                f"dropout is given, but {type(self.network).__name__} has no dropout layers; leave dropout out of the "
-                "space."
-            )
+        self._dropouts.refuse()
+
+    def refuse_attention_dropout(self) -> None:
+        """Raise a `ModelError` where the model has no dropout of attention weights to set."""
+        self._dropouts.refuse_attention()
 
     def refuse_length(self, max_length: int) -> None:
         """Raise a `ModelError` where texts of `max_length` tokens are longer than the model can read."""

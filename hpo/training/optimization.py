@@ -1,6 +1,8 @@
 """One optimizer step of a trial: forward, backward, clip, regularise, update, at the scheduled rate."""
 
 import math
+from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -8,12 +10,13 @@ from torch import Tensor, nn
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.batching import Batch
 from hpo.tasks import Task
+from hpo.training.layer_rates import parameter_groups, rate_factors
 from hpo.training.methods import select_parameters
 from hpo.training.models import PretrainedModel
 from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.precision import Precision
 from hpo.training.regularization import Regularizer
-from hpo.training.schedules import factor
+from hpo.training.schedules import Plateau, factor, warmup_steps
 
 CHECK_EVERY = 10
 """Steps between looks at whether the loss is still a number: each look waits for the device."""
@@ -46,14 +49,23 @@ class Optimization:
         self.taken = 0
         """Steps taken."""
         self.rate = 0.0
-        """Learning rate of the last step."""
+        """Learning rate of the last step, that of the head where each layer has its own."""
         self.parameters = select_parameters(model.network, model.fresh, hyperparameters)
         """Name -> trained parameter."""
         self._trained: list[nn.Parameter] = list(self.parameters.values())
-        self._optimizer = OPTIMIZERS[hyperparameters.optimizer](self._trained, hyperparameters)
-        pulled = hyperparameters.regularize_towards == "pretrained"
-        pretrained = model.pretrained(self.parameters) if pulled else {}
-        self._regularizer = Regularizer(self.parameters, hyperparameters, pretrained)
+        factors = rate_factors(model.network, self.parameters, hyperparameters.layerwise_rate_decay)
+        self._kind = OPTIMIZERS[hyperparameters.optimizer]
+        self._optimizer = self._kind.build(parameter_groups(model.network, self.parameters, factors), hyperparameters)
+        self._regularizer = Regularizer(
+            self.parameters,
+            hyperparameters,
+            model.pretrained(self.parameters) if hyperparameters.regularize_towards == "pretrained" else {},
+            factors,
+            partial(self._kind.shift, self._optimizer),
+        )
+        self._plateau = Plateau(hyperparameters) if hyperparameters.schedule == "reduce_on_plateau" else None
+        balanced = hyperparameters.class_weights == "balanced"
+        self._class_weights = torch.tensor(task.class_weights, device=model.device) if balanced else None
         # Sums stay on the device. A value that is no number makes its sum none for good, so one look finds it.
         self._losses = torch.zeros((), device=model.device)
         self._norms = torch.zeros((), device=model.device)
@@ -66,9 +78,9 @@ class Optimization:
             Diverged: at a step in which it is looked for.
         """
         hyperparameters = self._hyperparameters
-        self.rate = hyperparameters.learning_rate * factor(self.taken, self.total_steps, hyperparameters)
+        self.rate = hyperparameters.learning_rate * self._factor()
         for group in self._optimizer.param_groups:
-            group["lr"] = self.rate
+            group["lr"] = self.rate * group["rate_factor"]
         loss = self._loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]
         if hyperparameters.max_grad_norm is not None:
@@ -82,6 +94,15 @@ class Optimization:
         self.taken += 1
         if self.taken % CHECK_EVERY == 0:
             self.mean_loss()
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Return a context in which the weights are those to be scored and saved, such as their average."""
+        return self._kind.evaluating(self._optimizer)
+
+    def observe(self, score: float) -> None:
+        """Take in the objective of a full evaluation, higher is better: it may cut the rate once warm-up is over."""
+        if self._plateau and self.taken >= warmup_steps(self._hyperparameters, self.total_steps):
+            self._plateau.observe(score)
 
     def mean_loss(self) -> float:
         """Return the mean loss since the last `forget_losses`, nats per example; waits for the device.
@@ -101,7 +122,11 @@ class Optimization:
         self._norms.zero_()
         self._summed = 0
 
+    def _factor(self) -> float:
+        scheduled = factor(self.taken, self.total_steps, self._hyperparameters)
+        return scheduled * self._plateau.factor if self._plateau else scheduled
+
     def _loss(self, batch: Batch) -> Tensor:
         logits = self._model.logits(batch, self._precision)
         labels = batch.labels.to(self._model.device, non_blocking=True)
-        return self._task.loss(logits, labels, self._hyperparameters.label_smoothing)
+        return self._task.loss(logits, labels, self._hyperparameters.label_smoothing, self._class_weights)

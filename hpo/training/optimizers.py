@@ -1,59 +1,150 @@
-"""Which update rule a trial steps by: torch's own optimizers, never with their own weight decay.
+"""Which update rule a trial steps by: the known libraries' optimizers, never with their own weight decay.
 
 Regularisation is `regularization.py`'s, the same for every optimizer. Hence `adam` and `adamw` take the same step here;
 what tells them apart is the form of L2 they come with (`l2_form`): coupled and decoupled.
+
+To add an optimizer: a function that builds it, its entry in `OPTIMIZERS`, its name in `OptimizerName`, and the values
+it takes in `APPLIES_TO`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from torch import nn, optim
+import torch
+from lion_pytorch.foreach import Lion
+from torch import Tensor, optim
 
 from hpo.config.hyperparameters import Hyperparameters
+from hpo.training import schedule_free
+from hpo.training.layer_rates import Group
+from hpo.training.muon import muon_with_adamw
 
-Parameters = Iterable[nn.Parameter]
+Groups = Sequence[Group]
+
+
+class Stepper(Protocol):
+    """What is asked of an optimizer at work: torch's own have it all."""
+
+    @property
+    def param_groups(self) -> list[Group]:
+        """The groups it was built over, each with its `lr`."""
+
+    def step(self) -> Any:
+        """Update the weights by their gradients."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a later step depends on but the weights."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Take over what `state_dict` returned."""
+
+
+def add_to_weights(_: Any, weights: list[Tensor], directions: list[Tensor], amount: float) -> None:
+    """Add `amount` times `directions` to the weights, in place."""
+    torch._foreach_add_(weights, directions, alpha=amount)
+
+
+def weights_as_they_are(_: Any) -> AbstractContextManager[None]:
+    """Leave the weights alone."""
+    return nullcontext()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimizer:
+    """A kind of optimizer."""
+
+    description: str
+    """What it does, in a short phrase."""
+    source: str
+    """Who published it."""
+    build: Callable[[Groups, Hyperparameters], Stepper]
+    """From the groups of `layer_rates.parameter_groups` and the trial's values to the optimizer."""
+    shift: Callable[[Any, list[Tensor], list[Tensor], float], None] = add_to_weights
+    """Moves weights of an optimizer, between its steps, by a number times directions of their shapes."""
+    evaluating: Callable[[Any], AbstractContextManager[None]] = weights_as_they_are
+    """Of an optimizer a context in which its weights are those that are scored and saved."""
+
 
 # `fused=True` below: a step is one pass over all weights, on a CPU too, where torch's default loops over many small
-# operations. RMSprop has no such form.
+# operations. Optimizers that have no such form loop over lists of weights on a GPU, by torch's own choice.
 
 
-def sgd(parameters: Parameters, hyperparameters: Hyperparameters) -> optim.Optimizer:
+def sgd(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
     """Build plain gradient descent."""
-    return optim.SGD(parameters, lr=hyperparameters.learning_rate, fused=True)
+    return optim.SGD(groups, lr=hyperparameters.learning_rate, fused=True)
 
 
-def momentum(parameters: Parameters, hyperparameters: Hyperparameters) -> optim.Optimizer:
-    """Build heavy-ball gradient descent (Polyak 1964, in torch's form: the rate scales the whole velocity)."""
+def momentum(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+    """Build heavy-ball gradient descent, in torch's form: the rate scales the whole velocity."""
+    return optim.SGD(groups, lr=hyperparameters.learning_rate, momentum=_applying(hyperparameters.momentum), fused=True)
+
+
+def nesterov(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+    """Build Nesterov's accelerated gradient, in torch's form; without momentum it is plain gradient descent."""
     heaviness = _applying(hyperparameters.momentum)
-    return optim.SGD(parameters, lr=hyperparameters.learning_rate, momentum=heaviness, fused=True)
+    return optim.SGD(groups, lr=hyperparameters.learning_rate, momentum=heaviness, nesterov=heaviness > 0, fused=True)
 
 
-def adam(parameters: Parameters, hyperparameters: Hyperparameters) -> optim.Optimizer:
-    """Build Adam (Kingma and Ba 2015)."""
-    return optim.Adam(
-        parameters,
+def adam(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+    """Build Adam."""
+    return optim.Adam(groups, **_of_adam(hyperparameters), fused=True)
+
+
+def adamw(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+    """Build AdamW less its decay, which `l2_form: decoupled` applies."""
+    return optim.AdamW(groups, **_of_adam(hyperparameters), weight_decay=0.0, fused=True)
+
+
+def nadam(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+    """Build NAdam, Adam with Nesterov's momentum."""
+    return optim.NAdam(groups, **_of_adam(hyperparameters), momentum_decay=_applying(hyperparameters.momentum_decay))
+
+
+def radam(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+    """Build RAdam, Adam whose first steps are held back."""
+    return optim.RAdam(groups, **_of_adam(hyperparameters))
+
+
+def adamax(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+    """Build AdaMax, Adam with the largest gradient in place of the second moment."""
+    return optim.Adamax(groups, **_of_adam(hyperparameters))
+
+
+def adagrad(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+    """Build Adagrad."""
+    return optim.Adagrad(groups, lr=hyperparameters.learning_rate, eps=_applying(hyperparameters.epsilon), fused=True)
+
+
+def adadelta(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+    """Build Adadelta; its steps are multiplied by the rate, which in the paper is 1."""
+    return optim.Adadelta(
+        groups,
         lr=hyperparameters.learning_rate,
-        betas=(_applying(hyperparameters.beta1), _applying(hyperparameters.beta2)),
+        rho=_applying(hyperparameters.rho),
         eps=_applying(hyperparameters.epsilon),
-        fused=True,
     )
 
 
-def adamw(parameters: Parameters, hyperparameters: Hyperparameters) -> optim.Optimizer:
-    """Build AdamW (Loshchilov and Hutter 2019) less its decay, which `l2_form: decoupled` applies."""
-    return optim.AdamW(
-        parameters,
+def adafactor(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+    """Build Adafactor in torch's form: no momentum, a step of at most the rate times the size of the weights."""
+    # Torch's default form, the slow one: the fast one holds another copy of the weights, and memory is what it is for.
+    return optim.Adafactor(
+        groups,
         lr=hyperparameters.learning_rate,
-        betas=(_applying(hyperparameters.beta1), _applying(hyperparameters.beta2)),
-        eps=_applying(hyperparameters.epsilon),
-        weight_decay=0.0,
-        fused=True,
+        beta2_decay=_applying(hyperparameters.decay_rate),
+        d=_applying(hyperparameters.clip_threshold),
     )
 
 
-def rmsprop(parameters: Parameters, hyperparameters: Hyperparameters) -> optim.Optimizer:
-    """Build RMSprop (Tieleman and Hinton 2012)."""
+def rmsprop(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+    """Build RMSprop."""
     return optim.RMSprop(
-        parameters,
+        groups,
         lr=hyperparameters.learning_rate,
         alpha=_applying(hyperparameters.alpha),
         eps=_applying(hyperparameters.epsilon),
@@ -61,13 +152,127 @@ def rmsprop(parameters: Parameters, hyperparameters: Hyperparameters) -> optim.O
     )
 
 
-OPTIMIZERS: dict[str, Callable[[Parameters, Hyperparameters], optim.Optimizer]] = {
-    "sgd": sgd,
-    "momentum": momentum,
-    "adam": adam,
-    "adamw": adamw,
-    "rmsprop": rmsprop,
+def lion(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+    """Build Lion."""
+    built: Stepper = Lion(groups, lr=hyperparameters.learning_rate, betas=_betas(hyperparameters))
+    return built
+
+
+def schedule_free_adamw(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+    """Build schedule-free AdamW."""
+    built: Stepper = schedule_free.schedule_free_adamw(
+        groups,
+        rate=hyperparameters.learning_rate,
+        betas=_betas(hyperparameters),
+        epsilon=_applying(hyperparameters.epsilon),
+    )
+    return built
+
+
+def muon(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+    """Build Muon for the hidden matrices with AdamW for all else; without hidden matrices it is AdamW."""
+    return muon_with_adamw(
+        groups,
+        rate=hyperparameters.learning_rate,
+        momentum=_applying(hyperparameters.momentum),
+        newton_schulz_steps=int(_applying(hyperparameters.newton_schulz_steps)),
+        betas=_betas(hyperparameters),
+        epsilon=_applying(hyperparameters.epsilon),
+    )
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "sgd": Optimizer(
+        description="plain gradient descent",
+        source="Robbins and Monro 1951",
+        build=sgd,
+    ),
+    "momentum": Optimizer(
+        description="heavy-ball gradient descent",
+        source="Polyak 1964",
+        build=momentum,
+    ),
+    "nesterov": Optimizer(
+        description="gradient descent with momentum that looks ahead",
+        source="Nesterov 1983; Sutskever et al. 2013",
+        build=nesterov,
+    ),
+    "adam": Optimizer(
+        description="steps scaled by both moments of the gradient; L2 in the gradient",
+        source="Kingma and Ba 2015",
+        build=adam,
+    ),
+    "adamw": Optimizer(
+        description="Adam with L2 apart from the gradient",
+        source="Loshchilov and Hutter 2019",
+        build=adamw,
+    ),
+    "nadam": Optimizer(
+        description="Adam with Nesterov's momentum",
+        source="Dozat 2016",
+        build=nadam,
+    ),
+    "radam": Optimizer(
+        description="Adam whose first steps are held back while its second moment is uncertain",
+        source="Liu et al. 2020",
+        build=radam,
+    ),
+    "adamax": Optimizer(
+        description="Adam with the largest recent gradient in place of the second moment",
+        source="Kingma and Ba 2015",
+        build=adamax,
+    ),
+    "adagrad": Optimizer(
+        description="steps scaled by the sum of all squared gradients",
+        source="Duchi et al. 2011",
+        build=adagrad,
+    ),
+    "adadelta": Optimizer(
+        description="steps scaled by recent gradients and recent steps; rates near 1",
+        source="Zeiler 2012",
+        build=adadelta,
+    ),
+    "adafactor": Optimizer(
+        description="second moment by rows and columns, little memory; steps relative to the weights",
+        source="Shazeer and Stern 2018",
+        build=adafactor,
+    ),
+    "rmsprop": Optimizer(
+        description="steps scaled by recent squared gradients",
+        source="Tieleman and Hinton 2012",
+        build=rmsprop,
+    ),
+    "lion": Optimizer(
+        description="the sign of the momentum; rates 3 to 10 times below Adam's",
+        source="Chen et al. 2023",
+        build=lion,
+    ),
+    "schedule_free_adamw": Optimizer(
+        description="AdamW that averages its weights in place of a falling rate",
+        source="Defazio et al. 2024",
+        build=schedule_free_adamw,
+        shift=schedule_free.shift,
+        evaluating=schedule_free.averaged,
+    ),
+    "muon": Optimizer(
+        description="orthogonal updates of the layers' matrices, AdamW for all else",
+        source="Jordan et al. 2024; Liu et al. 2025",
+        build=muon,
+    ),
 }
+
+
+def _of_adam(hyperparameters: Hyperparameters) -> dict[str, Any]:
+    """Return the arguments that Adam and its kin share."""
+    return {
+        "lr": hyperparameters.learning_rate,
+        "betas": _betas(hyperparameters),
+        "eps": _applying(hyperparameters.epsilon),
+    }
+
+
+def _betas(hyperparameters: Hyperparameters) -> tuple[float, float]:
+    return _applying(hyperparameters.beta1), _applying(hyperparameters.beta2)
 
 
 def _applying(value: float | None) -> float:

@@ -7,41 +7,163 @@ the last. A trial stopped early has followed the first part of this curve, never
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from hpo.config.hyperparameters import Hyperparameters
 
+Curve = Callable[[float, Hyperparameters], float]
+"""Factor in 0..1 at a progress in 0..1."""
 
-def constant(progress: float, hyperparameters: Hyperparameters) -> float:  # noqa: ARG001 - a schedule's signature
+
+def linear_rise(progress: float, hyperparameters: Hyperparameters) -> float:  # noqa: ARG001 - a curve's signature
+    """Return the factor that rises from 0 to 1 on a straight line."""
+    return progress
+
+
+def cosine_rise(progress: float, hyperparameters: Hyperparameters) -> float:
+    """Return the factor that rises from `initial_rate_ratio` to 1 on half a cosine."""
+    start = _given(hyperparameters.initial_rate_ratio)
+    return start + (1.0 - start) * _half_cosine(1.0 - progress)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """A rate's way up and down, each as what the peak rate is multiplied by."""
+
+    description: str
+    source: str
+    fall: Curve
+    """By the fraction of the steps after warm-up that were taken; 1 at 0."""
+    rise: Curve = linear_rise
+    """By the fraction of the warm-up steps that were taken; it ends at 1, the first value of `fall`."""
+
+
+def constant(progress: float, hyperparameters: Hyperparameters) -> float:  # noqa: ARG001 - a curve's signature
     """Return 1: the peak rate throughout."""
     return 1.0
 
 
-def linear(progress: float, hyperparameters: Hyperparameters) -> float:  # noqa: ARG001 - a schedule's signature
-    """Return the factor that falls from 1 to 0 on a straight line."""
-    return 1.0 - progress
+def linear(progress: float, hyperparameters: Hyperparameters) -> float:
+    """Return the factor that falls on a straight line."""
+    return _down_to_final(1.0 - progress, hyperparameters)
 
 
-def cosine(progress: float, hyperparameters: Hyperparameters) -> float:  # noqa: ARG001 - a schedule's signature
-    """Return the factor that falls from 1 to 0 on half a cosine (Loshchilov and Hutter 2017, without restarts)."""
-    return 0.5 * (1.0 + math.cos(math.pi * progress))
+def polynomial(progress: float, hyperparameters: Hyperparameters) -> float:
+    """Return the factor that falls as the `power` of what is left."""
+    return _down_to_final((1.0 - progress) ** _given(hyperparameters.power), hyperparameters)
+
+
+def exponential(progress: float, hyperparameters: Hyperparameters) -> float:
+    """Return the factor that falls by an equal ratio each step, to `final_rate_ratio` at the end."""
+    return math.pow(_given(hyperparameters.final_rate_ratio), progress)
+
+
+def inverse_sqrt(progress: float, hyperparameters: Hyperparameters) -> float:
+    """Return 1 / sqrt(1 + progress * (1 / final**2 - 1)), which ends at `final_rate_ratio`.
+
+    Where that is sqrt(`warmup_ratio`) it is sqrt(w / t) at step t after w warm-up steps (Vaswani et al. 2017).
+    """
+    final = _given(hyperparameters.final_rate_ratio)
+    # The same, without the square of a tiny ratio in a denominator.
+    return final / math.hypot(final, math.sqrt(progress * (1.0 - final * final)))
+
+
+def cosine(progress: float, hyperparameters: Hyperparameters) -> float:
+    """Return the factor that falls on half a cosine."""
+    return _down_to_final(_half_cosine(progress), hyperparameters)
+
+
+def cosine_restarts(progress: float, hyperparameters: Hyperparameters) -> float:
+    """Return the factor that falls on half a cosine `cycles` times, jumping back to the peak between."""
+    within = _given(hyperparameters.cycles) * progress % 1.0 if progress < 1.0 else 1.0
+    return _down_to_final(_half_cosine(within), hyperparameters)
 
 
 def step(progress: float, hyperparameters: Hyperparameters) -> float:
     """Return the factor that is multiplied by `decay_factor` each time `decay_every` of the progress has passed."""
-    every, cut = hyperparameters.decay_every, hyperparameters.decay_factor
-    assert every is not None
-    assert cut is not None
     # 0.3 / 0.1 is a hair below 3 in floating point, yet three periods have passed.
-    return cut ** math.floor(progress / every + 1e-9)
+    cuts = math.floor(progress / _given(hyperparameters.decay_every) + 1e-9)
+    return max(_given(hyperparameters.decay_factor) ** cuts, _given(hyperparameters.final_rate_ratio))
 
 
-SCHEDULES: dict[str, Callable[[float, Hyperparameters], float]] = {
-    "constant": constant,
-    "linear": linear,
-    "cosine": cosine,
-    "step": step,
+def warmup_stable_decay(progress: float, hyperparameters: Hyperparameters) -> float:
+    """Return 1 until the last `decay_fraction` of the progress, then the factor that falls on a straight line."""
+    left = min(1.0, (1.0 - progress) / _given(hyperparameters.decay_fraction))
+    return _down_to_final(left, hyperparameters)
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "constant": Schedule(
+        fall=constant, description="stays at the peak", source="transformers.get_constant_schedule_with_warmup"
+    ),
+    "linear": Schedule(
+        fall=linear, description="falls on a straight line", source="transformers.get_linear_schedule_with_warmup"
+    ),
+    "polynomial": Schedule(
+        fall=polynomial,
+        description="falls as a power of what is left",
+        source="transformers.get_polynomial_decay_schedule_with_warmup",
+    ),
+    "exponential": Schedule(
+        fall=exponential,
+        description="falls by an equal ratio each step",
+        source="torch.optim.lr_scheduler.ExponentialLR",
+    ),
+    "inverse_sqrt": Schedule(
+        fall=inverse_sqrt, description="falls as one over the square root of the step", source="Vaswani et al. 2017"
+    ),
+    "cosine": Schedule(fall=cosine, description="falls on half a cosine", source="Loshchilov and Hutter 2017"),
+    "cosine_restarts": Schedule(
+        fall=cosine_restarts,
+        description="falls on half a cosine several times, each time from the peak",
+        source="Loshchilov and Hutter 2017",
+    ),
+    "step": Schedule(
+        fall=step, description="is cut by a factor at even distances", source="torch.optim.lr_scheduler.StepLR"
+    ),
+    "one_cycle": Schedule(
+        fall=cosine,
+        rise=cosine_rise,
+        description="rises on half a cosine, falls on half a cosine",
+        source="Smith and Topin 2019",
+    ),
+    "warmup_stable_decay": Schedule(
+        fall=warmup_stable_decay,
+        description="stays at the peak, then falls on a straight line at the end",
+        source="Hu et al. 2024",
+    ),
+    "reduce_on_plateau": Schedule(
+        fall=constant,
+        description="is cut by a factor where the score no longer rises",
+        source="torch.optim.lr_scheduler.ReduceLROnPlateau",
+    ),
 }
-"""Name -> factor in 0..1 at a progress in 0..1, the fraction of the steps after warm-up that were taken."""
+
+
+class Plateau:
+    """What `reduce_on_plateau` multiplies the rate by, told the score of each full evaluation.
+
+    As torch's `ReduceLROnPlateau(mode="max", threshold=0, eps=0)` with `min_lr` the rate times `final_rate_ratio`.
+    """
+
+    def __init__(self, hyperparameters: Hyperparameters) -> None:
+        self.factor = 1.0
+        """From 1 down to `final_rate_ratio`."""
+        self._cut = _given(hyperparameters.decay_factor)
+        self._lowest = _given(hyperparameters.final_rate_ratio)
+        self._patience = _given(hyperparameters.plateau_patience)
+        self._best = -math.inf
+        self._without_better = 0
+
+    def observe(self, score: float) -> None:
+        """Take in the objective of a full evaluation; cut after more than `plateau_patience` without a better one."""
+        if score > self._best:
+            self._best, self._without_better = score, 0
+            return
+        self._without_better += 1
+        if self._without_better > self._patience:
+            self.factor = max(self.factor * self._cut, self._lowest)
+            self._without_better = 0
 
 
 def warmup_steps(hyperparameters: Hyperparameters, total_steps: int) -> int:
@@ -52,13 +174,30 @@ def warmup_steps(hyperparameters: Hyperparameters, total_steps: int) -> int:
 def factor(taken: int, total_steps: int, hyperparameters: Hyperparameters) -> float:
     """Return what the peak rate is multiplied by in the step after `taken` steps, in 0..1.
 
+    Of `reduce_on_plateau` this is the part that does not depend on scores; `Plateau` has the other.
+
     Args:
         taken: optimizer steps already taken, 0 to `total_steps`.
         total_steps: optimizer steps of the whole trial, at least 1.
         hyperparameters: names the schedule and its warm-up.
     """
-    warmup = warmup_steps(hyperparameters, total_steps)
+    schedule, warmup = SCHEDULES[hyperparameters.schedule], warmup_steps(hyperparameters, total_steps)
     if taken < warmup:
-        return taken / warmup
-    progress = (taken - warmup) / max(1, total_steps - warmup)
-    return SCHEDULES[hyperparameters.schedule](progress, hyperparameters)
+        return schedule.rise(taken / warmup, hyperparameters)
+    return schedule.fall((taken - warmup) / max(1, total_steps - warmup), hyperparameters)
+
+
+def _down_to_final(shape: float, hyperparameters: Hyperparameters) -> float:
+    """Return `shape`, which falls from 1 to 0, as one that falls from 1 to `final_rate_ratio`."""
+    final = _given(hyperparameters.final_rate_ratio)
+    return final + (1.0 - final) * shape
+
+
+def _half_cosine(progress: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def _given(value: float | None) -> float:
+    """Return a field of the schedule, which `Hyperparameters` fills in where it applies."""
+    assert value is not None
+    return value

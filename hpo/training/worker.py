@@ -8,14 +8,16 @@ import torch
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import ComputeConfig, StudyConfig
+from hpo.data.augmentation import refuse_token_masking, refuse_word_swap
 from hpo.data.batching import collate
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError, NoResultError
-from hpo.messages import Action, Assignment, Decision, Outcome, Progress, Report, Scores
+from hpo.messages import Action, Assignment, Decision, Demands, Outcome, Progress, Report, Scores
 from hpo.metrics.classification import Objective
 from hpo.tasks import TASKS
 from hpo.training.bench import Bench
 from hpo.training.checkpoints import keep_only, load_weights, weights_path
+from hpo.training.layers import refuse_kept_layers
 from hpo.training.loop import Message
 from hpo.training.methods import refuse_trained_layers, select_parameters
 from hpo.training.models import load_model
@@ -70,24 +72,27 @@ class Worker:
             "threads": str(torch.get_num_threads()),
         }
 
-    def refuse_unfit(self, *, max_length: int, trained_layers: int | None, varies_dropout: bool) -> None:
+    def refuse_unfit(self, demands: Demands) -> None:
         """Refuse, before any trial, what the model cannot do; in the sentences of a trial that would fail of it.
 
-        Args:
-            max_length: the largest that a trial may have, tokens.
-            trained_layers: the largest that a trial may have; None where no trial trains top layers only.
-            varies_dropout: whether a trial may set dropout.
-
         Raises:
-            ModelError: the model cannot read as many tokens, or has no dropout layers.
+            ModelError: the model cannot read as many tokens, has no such dropout, or its tokenizer cannot augment.
             ConfigurationError: the model has fewer layers.
         """
         model = self._bench.model
-        model.refuse_length(max_length)
-        if trained_layers is not None:
-            refuse_trained_layers(model.network, trained_layers)
-        if varies_dropout:
+        model.refuse_length(demands.max_length)
+        if demands.trained_layers is not None:
+            refuse_trained_layers(model.network, demands.trained_layers)
+        if demands.kept_layers is not None:
+            refuse_kept_layers(model.network, demands.kept_layers)
+        if demands.dropout:
             model.refuse_dropout()
+        if demands.attention_dropout:
+            model.refuse_attention_dropout()
+        if demands.token_masking:
+            refuse_token_masking(model.tokenizer)
+        if demands.word_swap:
+            refuse_word_swap(model.tokenizer)
 
     def cut_share(self, max_length: int) -> float:
         """Return the share of training texts, in 0..1, that fill `max_length` tokens: longer ones are cut there.
@@ -112,7 +117,7 @@ class Worker:
         assert self.idle, "measure before trials train"
         bench = self._bench
         split = bench.tokenized(max_length).train
-        batch = collate(split, bench.train_sample[:MEASURED_ROWS], bench.model.pad_id)
+        batch = collate(split, range(min(MEASURED_ROWS, split.tokens.rows)), bench.model.pad_id)
         labels = batch.labels.to(bench.device)
         network = bench.model.network
         bench.model.reset(0)
@@ -172,7 +177,7 @@ class Worker:
             raise NoResultError("There is no test split to score; name data.test or give data.test_fraction.")
         if bench.files is None:
             raise NoResultError("No weights were kept, because the worker was opened without a folder for them.")
-        bench.model.restore(load_weights(bench.files, trial))
+        bench.model.restore(load_weights(bench.files, trial), hyperparameters.kept_layers)
         return bench.score(test)
 
 

@@ -1,18 +1,17 @@
 """Text and label are found where a person would look for them; a doubtful table is refused, never guessed at."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hpo.data.columns import LABEL_NAMES, TEXT_NAMES, Columns, find_columns
-from hpo.data.formats import Table
+from hpo.data.table import Table
 from hpo.errors import DataError
 
 
 def table(**columns: Any) -> Table:
     return Table(
-        path=Path("rows.csv"),
+        source="rows.csv",
         names=tuple(columns),
         rows=len(next(iter(columns.values()))),
         column=lambda name: columns[name],
@@ -20,9 +19,10 @@ def table(**columns: Any) -> Table:
 
 
 def found(
-    source: Table, text: str | None = None, pair: str | None = None, label: str | None = None
+    source: Table, text: str | None = None, pair: str | None = None, label: str | None = None, group: str | None = None
 ) -> tuple[str, str | None, str]:
-    columns = find_columns(source, text=text, pair=pair, label=label)
+    columns = find_columns(source, text=text, pair=pair, label=label, group=group)
+    assert columns.group == group
     return columns.text, columns.pair, columns.label
 
 
@@ -56,6 +56,18 @@ def test_two_unnamed_columns_are_told_apart_by_their_values() -> None:
     assert found(source) == ("v2", None, "v1")
 
 
+def test_the_group_is_neither_text_nor_label_of_a_single_text() -> None:
+    assert found(table(document=["d"], snippet=["s"], label=["0"]), group="document") == ("snippet", None, "label")
+    assert found(table(topic=["t"], text=["s"], mood=["0"]), group="topic") == ("text", None, "mood")
+    assert found(table(words=["x"], mood=["0"], writer=["w"]), label="mood", group="writer") == ("words", None, "mood")
+
+
+def test_the_group_may_be_the_first_of_a_pair() -> None:
+    source = table(premise=["p"], hypothesis=["h"], label=["0"])
+    assert found(source, group="premise") == ("premise", "hypothesis", "label")
+    assert found(source, text="premise", pair="hypothesis", group="premise") == ("premise", "hypothesis", "label")
+
+
 @pytest.mark.parametrize(
     ("source", "wanted", "sentence"),
     [
@@ -66,6 +78,12 @@ def test_two_unnamed_columns_are_told_apart_by_their_values() -> None:
         (table(a=["ham", "spam"], b=["x", "x"]), {"text": "c"}, "has no column 'c'. Known: a, b."),
         (table(texts=["x"], b=["y"]), {"text": "text"}, "Did you mean 'texts'?"),
         (table(a=["x"], b=["y"]), {"text": "a", "label": "a"}, "Column 'a' of rows.csv is named twice"),
+        (table(a=["x"], b=["y"]), {"text": "a", "group": "writer"}, "rows.csv has no column 'writer'. Known: a, b."),
+        (
+            table(a=["x"], b=["y"]),
+            {"label": "b", "group": "b"},
+            "Column 'b' of rows.csv is named as label and as group",
+        ),
         (table(good=["bad", "good"] * 2, fine=["so bad", "so good", "so so", "well"]), {}, "looks like a row"),
     ],
 )

@@ -2,13 +2,17 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpo.data.formats import Table, read_table
+from hpo.data.formats import FORMATS, read_table
+from hpo.data.table import Table
 from hpo.errors import DataError
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
@@ -18,6 +22,59 @@ def read(folder: Path, name: str, content: bytes, strict: bool = False) -> Table
     path = folder / name
     path.write_bytes(content)
     return read_table(path, strict=strict)
+
+
+TEXTS = [
+    'say "hi"',
+    "a,b;c\td",
+    "one\r\ntwo\n",
+    " <b>&amp;</b> ",
+    "\u2028\u0085\x1b[2J",
+    "\ufeff\U0001f600e\u0301",
+    "null",
+]
+LABELS = ["1", "0", "1.0", "true", "NaN", "-1", ""]
+
+
+def write_quoted(path: Path, delimiter: str) -> None:
+    cells = [["text", "label"], *map(list, zip(TEXTS, LABELS, strict=True))]
+    lines = (delimiter.join('"' + cell.replace('"', '""') + '"' for cell in row) for row in cells)
+    path.write_bytes("\r\n".join(lines).encode())
+
+
+def write_objects(path: Path) -> None:
+    objects = [{"text": text, "label": label} for text, label in zip(TEXTS, LABELS, strict=True)]
+    path.write_bytes("\n".join(json.dumps(row, ensure_ascii=row["label"] != "1") for row in objects).encode())
+
+
+def write_arrow(path: Path) -> None:
+    pq.write_table(pa.table({"text": TEXTS, "label": pa.array(LABELS).dictionary_encode()}), path)
+
+
+KNOWN_ANSWERS: dict[str, Callable[[Path], None]] = {
+    ".csv": lambda path: write_quoted(path, ","),
+    ".tsv": lambda path: write_quoted(path, "\t"),
+    ".jsonl": write_objects,
+    ".ndjson": write_objects,
+    ".parquet": write_arrow,
+}
+"""How the table of `TEXTS` and `LABELS` is written in each format."""
+
+
+def test_every_format_has_a_known_answer() -> None:
+    assert KNOWN_ANSWERS.keys() == FORMATS.keys()
+    assert all(entry.description and entry.source for entry in FORMATS.values())
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_the_same_hostile_table_reads_back_equal_in_each_format(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"rows{ending.upper()}"
+    KNOWN_ANSWERS[ending](path)
+    table = read_table(path, strict=True)
+    assert (table.source, table.called, table.names, table.rows) == (str(path), path.name, ("text", "label"), 7)
+    assert table.column("text") == TEXTS
+    assert table.column("label") == LABELS
+    assert table.notes == ()
 
 
 @settings(max_examples=60, deadline=None)
@@ -98,7 +155,12 @@ def test_tsv_with_stray_quotes_is_read_as_plain_characters_and_says_so(tmp_path:
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("a.xlsx", b"x", "known are .csv, .tsv, .jsonl, .ndjson"),
+        ("a.xlsx", b"x", "known are .csv, .tsv, .jsonl, .ndjson, .parquet, and text compressed as .gz, .bz2, .xz."),
+        ("a.csv.zst", b"x", "is compressed with Zstandard, which is not read; decompress it, or compress it as .gz or"),
+        ("a.parquet.gz", b"x", "is a compressed .parquet, which is compressed already; decompress it."),
+        ("a.gz", b"x", "Cannot tell the format of"),
+        ("a.parquet", b"", "is empty"),
+        ("a.parquet", b"PAR1 but not really PAR1", "is cut short, damaged or no Parquet file; write or copy it again."),
         ("a.csv", b"", "is empty"),
         ("a.csv", b"\n\r\n\n", "holds only blank lines"),
         ("a.jsonl", b"\n  \n", "holds only blank lines"),

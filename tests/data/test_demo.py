@@ -13,7 +13,7 @@ from hpo.errors import DataError
 
 def test_the_corpus_goes_through_the_ordinary_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_demo_data(tmp_path / "cache")
-    splits = load_splits(DataConfig(train=path, test_fraction=0.2, strict=True), seed=0)
+    splits = load_splits(DataConfig(train=str(path), test_fraction=0.2, strict=True), seed=0)
     assert splits.test is not None
     assert splits.label_names == ("business", "entertainment", "politics", "sports", "tech")
     parts = [{" ".join(text.split()) for text in part.texts} for part in (splits.train, splits.validation, splits.test)]

@@ -11,7 +11,7 @@ from hpo.errors import DataError
 def read(folder: Path, name: str, content: bytes, **options: str | bool) -> Source:
     path = folder / name
     path.write_bytes(content)
-    return read_examples(path, **options)  # type: ignore[arg-type]
+    return read_examples(str(path), **options)  # type: ignore[arg-type]
 
 
 def test_what_was_detected_is_told(tmp_path: Path) -> None:

@@ -210,9 +210,9 @@ def test_labels_of_test_are_checked_too() -> None:
         split_examples(examples(a=9, b=9), validation=0.2, test=examples(z=3), seed=0)
 
 
-def write(path: Path, text: str) -> Path:
+def write(path: Path, text: str) -> str:
     path.write_text(text, encoding="utf-8")
-    return path
+    return str(path)
 
 
 def test_files_of_several_formats_make_one_study(tmp_path: Path) -> None:

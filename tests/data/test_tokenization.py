@@ -5,6 +5,7 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -12,8 +13,9 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from hpo.data.tokenization import tokenize
+from hpo.data.tokenization import tokenize, word_numbers
 from hpo.errors import DataError
+from tests.data.tokenizers_of_pieces import byte_level, wordpiece
 
 WORDS = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3, "a": 4, "b": 5, "c": 6}
 
@@ -86,6 +88,44 @@ def test_a_length_that_special_tokens_fill_is_refused() -> None:
         DataError, match="max_length is 3, but the tokenizer adds 3 special tokens to each row; give at"
     ):
         tokenize(["a"], ["b"], encoder_tokenizer(), max_length=3)
+
+
+def test_pieces_of_one_word_have_one_number() -> None:
+    texts = ["unwanted goals!", "a", ""]
+    assert word_numbers(texts, None, wordpiece(), 16).tolist() == [-1, 0, 0, 0, 2, 2, 4, -1, -1, 0, -1, -1, -1]
+    tokens = [token for text in texts for token in wordpiece()(text)["input_ids"]]
+    assert tokenize(texts, None, wordpiece(), 16).ids.tolist() == tokens
+
+
+def test_words_of_a_pair_are_odd() -> None:
+    numbers = word_numbers(["unwanted a"], ["b goals"], wordpiece(), 16)
+    assert numbers.tolist() == [-1, 0, 0, 0, 2, -1, 1, 3, 3, -1]
+    assert word_numbers(["go b"], ["a c!"], byte_level(), 16).tolist() == [-1, 0, 2, 2, -1, -1, 1, 3, 3, 5, -1]
+
+
+def test_words_are_cut_where_tokens_are() -> None:
+    assert word_numbers(["unwanted goals"], ["a b c d e f g h"], wordpiece(), 9).tolist() == [
+        -1, 0, 0, 0, -1, 1, 3, 5, -1
+    ]  # fmt: skip
+
+
+def test_a_text_without_any_token_has_no_word() -> None:
+    texts = ["a", "", "b"]
+    assert word_numbers(texts, None, decoder_tokenizer(), 4).tolist() == [0, -1, 0]
+    assert tokenize(texts, None, decoder_tokenizer(), 4).ids.tolist() == [4, 0, 5]
+
+
+@pytest.mark.parametrize("tokenizer", [wordpiece(), byte_level()], ids=["wordpiece", "byte_level"])
+def test_words_stand_beside_their_tokens_over_many_rows(tokenizer: Any) -> None:
+    texts = [
+        " ".join(("unwanted", "goal", "!", "a")[(row * place) % 4] for place in range(row % 9)) for row in range(2500)
+    ]
+    pairs = [text[::-1] for text in texts]
+    tokens, words = tokenize(texts, pairs, tokenizer, 14), word_numbers(texts, pairs, tokenizer, 14)
+    assert words.dtype == np.int32
+    assert words.shape == tokens.ids.shape
+    special = np.isin(tokens.ids, tokenizer("")["input_ids"])
+    assert np.array_equal(words < 0, special)
 
 
 FORKED = """

@@ -3,7 +3,8 @@
 import pytest
 
 from hpo.errors import ConfigurationError
-from hpo.metrics.classification import Objective, resolve_metric
+from hpo.metrics.classification import METRICS, Objective
+from hpo.metrics.objective import NEGATED, resolve_metric
 
 THREE = ["a", "b", "c"]
 
@@ -38,6 +39,16 @@ def test_what_is_asked_for_comes_first() -> None:
     assert resolved(THREE, THREE, metric="weighted_recall") == ("weighted_recall", None)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_may_be_the_objective_of_two_classes(metric: str) -> None:
+    assert resolved(["0", "1"], ["0", "1"], metric=metric) == (metric, "1")
+
+
+@pytest.mark.parametrize("metric", [name for name, metric in METRICS.items() if not metric.of_positive_class])
+def test_those_without_a_positive_class_may_be_that_of_more(metric: str) -> None:
+    assert resolved(THREE, THREE, metric=metric) == (metric, None)
+
+
 def test_the_reason_is_said() -> None:
     assert resolve_metric("auto", ["ham", "spam"], ["ham", "ham", "spam"], None) == Objective(
         metric="f1",
@@ -49,6 +60,7 @@ def test_the_reason_is_said() -> None:
         resolve_metric("auto", ["0", "1"], ["0", "1"], "0").note: "positive class '0' (as asked)",
         resolve_metric("auto", ["x", "y"], ["y", "x"], None).note: "'y' (the last of two equally frequent in training)",
         resolve_metric("accuracy", ["0", "1"], ["0"], None).note: "predicted right; the positive class is '1'",
+        resolve_metric("roc_auc", ["0", "1"], ["0"], None).note: "roc_auc: area under the ROC curve of the positive",
         resolve_metric("auto", THREE, THREE, None).note: "macro_f1: mean of the classes' F1, each class counted alike.",
     }
     assert [part for note, part in notes.items() if part not in note] == []
@@ -58,16 +70,26 @@ def test_the_reason_is_said() -> None:
     ("metric", "names", "positive", "sentence"),
     [
         ("makro_f1", THREE, None, "There is no metric 'makro_f1'. Did you mean 'macro_f1'?"),
-        ("loss", THREE, None, "There is no metric 'loss'. "),
         ("f1", THREE, None, "there are 3 classes; choose macro_f1, weighted_f1 or micro_f1."),
         ("recall", THREE, None, "choose macro_recall, weighted_recall or micro_recall."),
+        ("fbeta", THREE, None, "'fbeta' is that of one positive class of two, but there are 3 classes; choose "
+                               "macro_fbeta or weighted_fbeta."),
+        ("log_loss", THREE, None, "task.metric is 'log_loss', which is better where it is lower, but the objective is "
+                                  "maximised; choose neg_log_loss."),
+        ("loss", ["0", "1"], None, "choose neg_log_loss."),
+        ("calibration_error", THREE, None, "choose neg_calibration_error."),
         ("auto", THREE, "a", "positive_label is 'a', but a positive class needs two classes and there are 3"),
         ("auto", ["ham", "spam"], "spma", "There is no label 'spma'. Did you mean 'spam'?"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_the_objective_is_refused(
     metric: str, names: list[str], positive: str | None, sentence: str
 ) -> None:
     with pytest.raises(ConfigurationError) as error:
         resolve_metric(metric, names, names, positive)
     assert sentence in str(error.value)
+
+
+def test_what_is_named_instead_of_a_loss_exists() -> None:
+    assert set(NEGATED.values()) <= METRICS.keys()
+    assert not NEGATED.keys() & METRICS.keys()

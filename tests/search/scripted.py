@@ -69,7 +69,7 @@ def report_at(assignment: Assignment, milestone: Milestone, score: float, *, dec
         full=milestone.full,
         decides=decides,
         step=milestone.rung,
-        epoch=milestone.rung * assignment.maximum_epochs / 1000,
+        epoch=milestone.rung * assignment.maximum_passes / 1000,
         examples_seen=16 * milestone.rung,
         learning_rate=assignment.hyperparameters.learning_rate,
         train_loss=0.5,

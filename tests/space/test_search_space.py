@@ -1,26 +1,18 @@
-"""A space reads back equal, samples only valid configurations, and keeps its three forms of one apart."""
+"""Conditions, relative rates, defaults and what Optuna holds, by known answers."""
 
-from typing import Any
-
-import optuna
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from hpo.cli.tables import space_table
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.reading import parse_yaml, write_yaml
+from hpo.config.reading import parse_yaml
 from hpo.errors import ConfigurationError, SpaceError
-from hpo.space.search_space import Row, SearchSpace
-
-OPTIMIZERS = ["adam", "adamw", "momentum", "rmsprop", "sgd"]
+from hpo.space.parameters import Row
+from hpo.space.search_space import SearchSpace
+from tests.space.random_spaces import random_trial
 
 
 def space(text: str) -> SearchSpace:
     return SearchSpace.from_mapping(parse_yaml(text, "the test"), name="s")
-
-
-def random_trial(seed: int) -> optuna.Trial:
-    return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed)).ask()
 
 
 NESTED = space("""
@@ -36,126 +28,6 @@ learning_rate:
   max: 10.0
 method: {values: [full, head]}
 """)
-
-
-# Random spaces
-
-FRACTIONS = st.floats(0, 0.99)
-BOUNDS = st.tuples(FRACTIONS, FRACTIONS).map(sorted).filter(lambda ends: ends[0] < ends[1])
-WHOLE_BOUNDS = st.tuples(st.integers(4, 50), st.integers(51, 99))
-
-
-@st.composite
-def real_specs(draw: st.DrawFn) -> dict[str, Any]:
-    low, high = draw(BOUNDS)
-    kind = draw(st.sampled_from(["value", "values", "uniform", "log_uniform_values", "q_uniform", "unnamed"]))
-    match kind:
-        case "value":
-            return {"value": low}
-        case "values":
-            return {"values": draw(st.permutations([low, high, 0.995]))}
-        case "log_uniform_values":
-            return {"distribution": kind, "min": low + 1e-6, "max": high + 1e-3}
-        case "q_uniform":
-            return {
-                "distribution": kind,
-                "min": 0.1,
-                "max": 0.9,
-                "q": draw(st.sampled_from([0.05, 0.1, 0.2, 0.4, 0.8])),
-            }
-        case "uniform":
-            return {"distribution": kind, "min": low, "max": high, "default": high}
-    return {"min": low, "max": high}
-
-
-@st.composite
-def whole_specs(draw: st.DrawFn) -> dict[str, Any]:
-    low, high = draw(WHOLE_BOUNDS)
-    return draw(
-        st.sampled_from(
-            [
-                {"value": low},
-                {"values": [high, low]},
-                {"min": low, "max": high},
-                {"min": low, "max": high, "default": high},
-                {"distribution": "q_uniform", "min": low, "max": low + 3 * high, "q": high},
-            ]
-        )
-    )
-
-
-def name_specs(names: list[str]) -> st.SearchStrategy[dict[str, Any]]:
-    chosen = st.lists(st.sampled_from(names), min_size=1, unique=True)
-    return st.one_of(
-        st.sampled_from(names).map(lambda name: {"value": name}), chosen.map(lambda some: {"values": some})
-    )
-
-
-@st.composite
-def mappings(draw: st.DrawFn) -> dict[str, Any]:
-    """A space of random parameters in random order, some under random conditions on an earlier one."""
-    names = {"optimizer": name_specs(OPTIMIZERS), "schedule": name_specs(["constant", "linear", "cosine"])}
-    reals = ["dropout", "warmup_ratio", "l2_strength", "l1_strength", "label_smoothing"]
-    known = names | dict.fromkeys(reals, real_specs()) | dict.fromkeys(["epochs", "batch_size"], whole_specs())
-    specs = {name: dict(draw(known[name])) for name in draw(st.lists(st.sampled_from(list(known)), unique=True))}
-    for index, name in enumerate(specs):
-        parents = [one for one in list(specs)[:index] if one in (*names, "epochs")]
-        if parents and draw(st.booleans()):
-            parent = draw(st.sampled_from(parents))
-            specs[name]["when"] = {parent: [_first(specs[parent])]}
-    factors = dict.fromkeys(OPTIMIZERS, 3e-5) | {"sgd": 1e-2}
-    specs["learning_rate"] = draw(
-        st.sampled_from([{"min": 1e-6, "max": 1e-3}, {"min": 0.1, "max": 9, "relative_to": factors}])
-    )
-    return {name: specs[name] for name in draw(st.permutations(list(specs)))}
-
-
-def _first(spec: dict[str, Any]) -> Any:
-    return spec.get("value", spec.get("values", [spec.get("min")])[0])
-
-
-@given(mapping=mappings())
-def test_written_and_read_back_it_is_equal_through_yaml_too(mapping: dict[str, Any]) -> None:
-    first = SearchSpace.from_mapping(mapping, name="s")
-    written = first.to_mapping()
-    assert SearchSpace.from_mapping(written, name="s") == first
-    again = parse_yaml(write_yaml(written), "the test")
-    assert again == written
-    assert SearchSpace.from_mapping(again, name="s").to_mapping() == written
-
-
-@given(mapping=mappings(), seed=st.integers(0, 2**31))
-def test_what_is_suggested_is_valid_and_is_found_again_from_what_optuna_holds(
-    mapping: dict[str, Any], seed: int
-) -> None:
-    random_space, trial = SearchSpace.from_mapping(mapping, name="s"), random_trial(seed)
-    values = random_space.suggest(trial)
-    assert random_space.sampled(values) == trial.params
-    assert random_space.from_sampled(trial.params) == values
-    trained = random_space.hyperparameters(values)
-    for name in values.keys() - {"learning_rate"}:
-        assert getattr(trained, name) == values[name]
-    for name in ("epochs", "batch_size", "dropout", "l2_strength", "learning_rate"):
-        if getattr(trained, name) is not None:
-            assert getattr(trained, name) <= random_space.largest(name) * (1 + 1e-12)
-
-
-@given(mapping=mappings())
-def test_the_default_configuration_is_one_that_optuna_takes_as_it_is(mapping: dict[str, Any]) -> None:
-    random_space = SearchSpace.from_mapping(mapping, name="s")
-    values = random_space.default_values()
-    study = optuna.create_study()
-    study.enqueue_trial(random_space.sampled(values))
-    assert random_space.suggest(study.ask()) == values
-    assert random_space.hyperparameters(values)
-
-
-@given(mapping=mappings())
-def test_parents_come_before_their_children(mapping: dict[str, Any]) -> None:
-    seen: list[str] = []
-    for parameter in SearchSpace.from_mapping(mapping, name="s").parameters:
-        assert all(condition.parent in seen for condition in parameter.when)
-        seen.append(parameter.name)
 
 
 # Conditions
@@ -384,8 +256,34 @@ def test_rows_show_values_conditions_and_defaults() -> None:
         values="0.1 … 0.9, uniform",
         condition="schedule is step and momentum is 0.8 or 0.9",
         default="0.1",
+        source="",
     )
     assert rows["learning_rate"].values == (
         "0.1 … 10, log-uniform, times 3e-05 (adamw), 0.003 (momentum) × 1 (full), 30 (head)"
     )
+    assert {row.source for row in rows.values()} == {""}
     assert (rows["max_length"].values, rows["max_length"].condition, rows["max_length"].default) == ("64", "", "64")
+
+
+def test_optimizers_that_share_a_base_rate_are_shown_together() -> None:
+    [row] = space("learning_rate: {min: 0.1, max: 9.0, relative_to: {adamw: 3e-5, sgd: 0.01, adam: 3e-5}}").rows()
+    assert row.values == "0.1 … 9, uniform, times 3e-05 (adamw, adam), 0.01 (sgd)"
+
+
+def test_where_a_range_comes_from_is_shown_and_is_no_part_of_the_search() -> None:
+    sourced = space("{epochs: {min: 1, max: 3, source: Devlin et al. 2019}, batch_size: {value: 8}}")
+    assert [row.source for row in sourced.rows()] == ["Devlin et al. 2019", ""]
+    assert sourced.parameters[0].source == "Devlin et al. 2019"
+    silent = space("{epochs: {min: 1, max: 3}, batch_size: {value: 8}}")
+    assert sourced == silent
+    assert sourced.to_mapping() == silent.to_mapping()
+
+
+def test_a_table_has_a_column_of_sources_where_there_are_any(capsys: pytest.CaptureFixture[str]) -> None:
+    space_table(space("{epochs: {min: 1, max: 3, source: Devlin et al. 2019}, batch_size: {value: 8}}"))
+    title, head, first, _ = capsys.readouterr().out.splitlines()
+    assert title.split() == ["Space", "s"]
+    assert head.split() == ["hyperparameter", "values", "only", "when", "default", "source"]
+    assert first.endswith("Devlin et al. 2019")
+    space_table(NESTED)
+    assert "source" not in capsys.readouterr().out

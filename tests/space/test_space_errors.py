@@ -23,7 +23,7 @@ REFUSED = {
     "dropout: {min: 0.0, max: 0.5, q: 0.1}": "is uniform, which is made of min and max, but has min and max and q",
     "epochs: {distribution: constant}": "but has none of them",
     "epochs: {distribution: int_unifrom, min: 1, max: 3}": "distribution 'int_unifrom'. Did you mean 'int_uniform'?",
-    "epochs: {distribution: normal, mu: 1}": "unknown key 'mu'",
+    "epochs: {distribution: uniform, mu: 1}": "unknown key 'mu'",
     "epochs: {distribution: [uniform], min: 1, max: 3}": "unknown distribution ['uniform']",
     "l2_strength: {distribution: log_uniform, min: -9, max: -2}": "write `distribution: log_uniform_values`",
     # values against the hyperparameter
@@ -61,6 +61,11 @@ REFUSED = {
     "epochs: {min: 1, max: 3, default: 4}": "the default 4 is not among its values, 1 … 3, whole numbers",
     "epochs: {min: 1, max: 3, default: 2.5}": "Space s, epochs, default: 'epochs' is 2.5",
     "epochs: {value: 1, default: 1}": "is a constant and needs no default",
+    # sources
+    "epochs: {value: 1, source: 3}": "source is 3, but must be one line of text that says where the range comes from",
+    "epochs: {value: 1, source: [a paper]}": "source is ['a paper'], but must be one line of text",
+    'epochs: {value: 1, source: "a paper\\nand another"}': "but must be one line of text",
+    "epochs: {value: 1, sorce: a paper}": "unknown key 'sorce'. Did you mean 'source'?",
     # conditions
     "epochs: {value: 1, when: [sgd]}": "when must read like {optimizer: [sgd, momentum]}, but is ['sgd']",
     "epochs: {value: 1, when: {}}": "when must read like",
@@ -77,13 +82,13 @@ REFUSED = {
        method: {values: [full], when: {epochs: [1]}}}""": "in a circle, epochs -> method -> epochs; take one",
     # hyperparameters that mean something only for some values of another
     "{optimizer: {values: [adamw, momentum, rmsprop, sgd]}, momentum: {min: 0.8, max: 0.9}}": (
-        "Space s, momentum applies only where optimizer is momentum or rmsprop, but here it may be other; "
-        "write `when: {optimizer: [momentum, rmsprop]}` below momentum."
+        "Space s, momentum applies only where optimizer is momentum or nesterov or rmsprop or muon, but here it may be "
+        "other; write `when: {optimizer: [momentum, rmsprop]}` below momentum."
     ),
     "{optimizer: {values: [adamw, momentum]}, momentum: {min: 0.8, max: 0.9}}": "write `when: {optimizer: [momentum]}`",
-    "momentum: {min: 0.8, max: 0.9}": "but here it is always adamw; leave momentum out",
-    "{method: {value: full}, trained_layers: {value: 2}}": "but here it is always full; leave trained_layers out",
-    "{method: {value: full}, trained_layers: {value: null}}": "but here it is always full; leave trained_layers out",
+    "momentum: {min: 0.8, max: 0.9}": "but here it is adamw; leave momentum out",
+    "{method: {value: full}, trained_layers: {value: 2}}": "but here it is full; leave trained_layers out",
+    "{method: {value: full}, trained_layers: {value: null}}": "but here it is full; leave trained_layers out",
     "{method: {values: [full, top_layers]}, epochs: {values: [1]}, trained_layers: {value: 2, when: {epochs: [1]}}}": (
         "write `when: {epochs: [1], method: [top_layers]}` below trained_layers"
     ),

@@ -112,13 +112,13 @@ def test_a_shipped_space_gives_valid_configurations_in_200_draws(name: str) -> N
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_space_says_when_to_use_it_where_it_is_from_and_what_its_default_is(name: str) -> None:
     head = shipped_spaces()[name].read_text(encoding="utf-8").split("description:")[0]
-    assert head.startswith("# For ")
-    assert "Where the ranges come from" in head
+    assert head.startswith(("# For ", "# Every "))
     description = space_description(name)
     assert description.endswith(".")
     assert "\n" not in description
     for parameter, spec in read_space(name).items():
         assert "value" in spec or "default" in spec, parameter
+        assert "min" not in spec or spec.get("source"), parameter
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,18 @@ def test_an_example_of_the_document_is_a_space(example: str) -> None:
 
 def test_the_document_has_an_example_of_every_key_and_names_every_shipped_space() -> None:
     everything = "\n".join(EXAMPLES)
-    for word in ("value:", "values:", "min:", "max:", "q:", "default:", "when:", "relative_to:", "distribution:"):
+    for word in (
+        "value:",
+        "values:",
+        "min:",
+        "max:",
+        "q:",
+        "default:",
+        "when:",
+        "relative_to:",
+        "distribution:",
+        "source:",
+    ):
         assert word in everything
     document = DOCUMENT.read_text(encoding="utf-8")
     assert len(EXAMPLES) >= 6

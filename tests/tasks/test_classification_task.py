@@ -1,8 +1,12 @@
+"""A classification's loss, probabilities, weights and scores are what their definitions say."""
+
 import math
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 
 from hpo.config.study_file import TaskConfig
 from hpo.errors import ConfigurationError
@@ -14,8 +18,8 @@ LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 3.0]])
 TARGETS = torch.tensor([0, 1])
 
 
-def task() -> Classification:
-    return Classification.of(TaskConfig(), LABELS, ["a", "b", "c"])
+def task(**config: Any) -> Classification:
+    return Classification.of(TaskConfig(**config), LABELS, ["a", "b", "c", "a"])
 
 
 def log_softmax(row: list[float]) -> list[float]:
@@ -23,33 +27,75 @@ def log_softmax(row: list[float]) -> list[float]:
     return [value - total for value in row]
 
 
-def test_the_loss_is_the_mean_cross_entropy():
+def smoothed(row: list[float], true: int, mass: float) -> float:
+    return -(1 - mass) * row[true] - mass * sum(row) / 3
+
+
+def test_the_loss_is_the_mean_cross_entropy() -> None:
     rows = [log_softmax(row) for row in LOGITS.tolist()]
     assert float(task().loss(LOGITS, TARGETS)) == pytest.approx(-(rows[0][0] + rows[1][1]) / 2)
 
 
-def test_label_smoothing_spreads_mass_over_all_labels():
+def test_label_smoothing_spreads_mass_over_all_labels() -> None:
     rows = [log_softmax(row) for row in LOGITS.tolist()]
-    expected = -sum(0.7 * row[true] + 0.3 * sum(row) / 3 for row, true in zip(rows, (0, 1), strict=True)) / 2
+    expected = (smoothed(rows[0], 0, 0.3) + smoothed(rows[1], 1, 0.3)) / 2
     assert float(task().loss(LOGITS, TARGETS, label_smoothing=0.3)) == pytest.approx(expected)
 
 
-def test_decoding_takes_the_most_likely():
-    assert task().decode(LOGITS).tolist() == [0, 2]
+@pytest.mark.parametrize("mass", [0.0, 0.3])
+def test_weights_multiply_the_rows_of_their_label(mass: float) -> None:
+    rows = [log_softmax(row) for row in LOGITS.tolist()]
+    expected = (0.5 * smoothed(rows[0], 0, mass) + 4.0 * smoothed(rows[1], 1, mass)) / 2
+    loss = task().loss(LOGITS, TARGETS, label_smoothing=mass, weights=torch.tensor([0.5, 4.0, 9.0]))
+    assert float(loss) == pytest.approx(expected)
 
 
-def test_scores_carry_objective_and_loss():
-    scores = task().scores(np.array([0, 1, 2]), np.array([0, 1, 1]), 0.7)
+def test_weighted_batches_add_up_to_the_weighted_loss_of_all_rows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(12, 3, generator=generator), torch.arange(12) % 3
+    weights = torch.tensor([0.2, 1.0, 3.0])
+    parts = [slice(start, start + 4) for start in (0, 4, 8)]
+    batches = [task().loss(logits[rows], labels[rows], 0.1, weights) for rows in parts]
+    assert float(sum(batches) / 3) == pytest.approx(float(task().loss(logits, labels, 0.1, weights)))
+
+
+def test_class_weights_count_labels_alike() -> None:
+    train = ["b", "c", "a", "c", "c", "b"]
+    weights = Classification.of(TaskConfig(), LABELS, train).class_weights
+    assert weights == pytest.approx(compute_class_weight("balanced", classes=np.array(LABELS), y=train))
+    assert [weight * train.count(label) for weight, label in zip(weights, LABELS, strict=True)] == pytest.approx(
+        [2] * 3
+    )
+
+
+def test_probabilities_are_the_softmax_in_float64() -> None:
+    probabilities = task().probabilities(LOGITS)
+    assert probabilities.dtype == np.float64
+    assert np.log(probabilities).tolist() == [pytest.approx(log_softmax(row)) for row in LOGITS.tolist()]
+
+
+def test_near_certain_labels_keep_their_order() -> None:
+    confident = task().probabilities(torch.tensor([[20.0, 0.0, 0.0], [25.0, 0.0, 0.0], [30.0, 0.0, 0.0]]))
+    assert np.all(np.diff(confident[:, 0]) > 0)
+
+
+def test_scores_carry_objective_and_loss() -> None:
+    scores = task().scores(np.array([0, 1, 2]), np.eye(3)[[0, 1, 1]], 0.7)
     assert scores.metric == "macro_f1"
     assert scores.objective == pytest.approx((1 + 2 / 3 + 0) / 3)
-    assert scores.values["loss"] == 0.7
+    assert scores.values["loss"] == -scores.values["neg_log_loss"] == 0.7
     assert scores.rows == 3
 
 
-def test_a_metric_that_cannot_be_is_refused():
+def test_beta_is_the_studys() -> None:
+    scores = task(metric="macro_fbeta", beta=0.5).scores(np.array([0, 1, 2]), np.eye(3)[[0, 1, 1]], 0.7)
+    assert scores.objective == pytest.approx((1 + 1.25 / (1.25 + 1) + 0) / 3)
+
+
+def test_a_metric_that_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="3 classes"):
-        Classification.of(TaskConfig(metric="f1"), LABELS, ["a", "b", "c"])
+        task(metric="f1")
 
 
-def test_every_task_that_can_be_named_exists():
-    assert set(TASKS) == set(TaskConfig.model_fields["name"].annotation.__args__)
+def test_every_task_that_can_be_named_exists() -> None:
+    assert set(TASKS) == set(get_args(TaskConfig.model_fields["name"].annotation))

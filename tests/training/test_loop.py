@@ -69,7 +69,7 @@ def test_a_trial_reports_its_milestones_and_completes(worker: Worker):
 
 
 def test_training_learns(worker: Worker):
-    reports, _ = finished(worker, tiny_assignment(tiny_hyperparameters(epochs=8), maximum_epochs=8))
+    reports, _ = finished(worker, tiny_assignment(tiny_hyperparameters(epochs=8), maximum_passes=8))
     assert reports[-1].train_loss < 0.5 * reports[0].train_loss
     assert reports[-1].validation.objective > 0.8
 
@@ -182,7 +182,7 @@ def test_early_stopping_ends_after_that_many_full_reports_without_a_better_score
     # At a rate of almost nothing every full report has the same score: the first is best, the next two are no better.
     milestones = tuple(Milestone(rung=200 * place, full=place != 2) for place in range(1, 6))
     chosen = tiny_hyperparameters(learning_rate=1e-30, epochs=5, early_stopping_patience=2)
-    assignment = tiny_assignment(chosen, milestones=milestones, maximum_epochs=5)
+    assignment = tiny_assignment(chosen, milestones=milestones, maximum_passes=5)
     reports, outcome = finished(worker, assignment)
     assert [r.rung for r in reports] == [200, 400, 600, 800]
     assert outcome.ending is Ending.COMPLETED
@@ -278,7 +278,7 @@ def test_test_scores_are_those_of_the_best_full_report(study: StudyConfig, tmp_p
     splits = load_splits(study.data, study.seed)
     worker = open_worker(study, replace(splits, test=splits.validation), tmp_path)
     chosen = tiny_hyperparameters(epochs=4, **values)
-    assignment = tiny_assignment(chosen, maximum_epochs=4)
+    assignment = tiny_assignment(chosen, maximum_passes=4)
     outcome = finished(worker, assignment)[1]
     # Another trial in between: nothing of it may remain.
     finished(worker, tiny_assignment(trial=1, score_to_beat=2.0))

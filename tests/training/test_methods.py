@@ -1,29 +1,12 @@
 import pytest
 import torch
-from transformers import (
-    AutoModelForSequenceClassification,
-    DebertaV2Config,
-    DistilBertConfig,
-    GPT2Config,
-    LlamaConfig,
-    ModernBertConfig,
-    RobertaConfig,
-)
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import ConfigurationError, ModelError
 from hpo.training.methods import select_parameters, transformer_layers
 from hpo.training.models import PretrainedModel
+from tests.training.architectures import ARCHITECTURES, tiny_network
 
-SMALL = {"vocab_size": 40, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "pad_token_id": 0}
-ARCHITECTURES = {
-    "roberta": RobertaConfig(**SMALL, num_hidden_layers=3),
-    "distilbert": DistilBertConfig(vocab_size=40, dim=16, n_heads=2, hidden_dim=32, n_layers=3),
-    "deberta": DebertaV2Config(**SMALL, num_hidden_layers=3, relative_attention=True, pos_att_type=["p2c"]),
-    "modernbert": ModernBertConfig(**SMALL, num_hidden_layers=3),
-    "llama": LlamaConfig(**SMALL, num_hidden_layers=3, num_key_value_heads=2),
-    "gpt2": GPT2Config(vocab_size=40, n_embd=16, n_head=2, n_layer=3, pad_token_id=0),
-}
 INPUT = torch.tensor([[2, 5, 3]])
 
 
@@ -57,7 +40,7 @@ def test_freezing_is_undone_by_the_next_trial(bert: PretrainedModel):
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_backward_never_runs_below_the_lowest_trained_layer(name: str):
-    network = AutoModelForSequenceClassification.from_config(ARCHITECTURES[name])
+    network = tiny_network(name)
     base = f"{network.base_model_prefix}."
     fresh = frozenset(name for name in everything(network) if not name.startswith(base))
     prefix, layers = transformer_layers(network)
@@ -86,3 +69,9 @@ def test_more_layers_than_there_are_is_refused(bert: PretrainedModel):
 def test_a_model_without_layers_is_refused():
     with pytest.raises(ModelError, match="Linear keeps no list of transformer layers"):
         transformer_layers(torch.nn.Linear(2, 2))
+
+
+def test_a_longer_list_of_something_else_is_not_the_layers():
+    network = tiny_network("bert", layers=2)
+    network.bert.experts = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(8))
+    assert transformer_layers(network)[0] == "bert.encoder.layer"

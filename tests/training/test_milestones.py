@@ -7,7 +7,9 @@ from hpo.training.milestones import examples_seen, milestone_steps, steps_per_ep
 
 def places(rungs, *, rows=100, batch=10, epochs=2, maximum=2, full=()):
     milestones = tuple(Milestone(rung=rung, full=rung in full or rung == rungs[-1]) for rung in rungs)
-    return milestone_steps(milestones, maximum_epochs=maximum, train_rows=rows, batch_size=batch, epochs=epochs)
+    return milestone_steps(
+        milestones, maximum_examples=maximum * rows, train_rows=rows, batch_size=batch, epochs=epochs
+    )
 
 
 def test_known_places():
@@ -38,14 +40,38 @@ def test_on_one_step_the_full_one_wins_and_then_the_later():
 def plans(draw):
     rungs = draw(st.lists(st.integers(1, 1000), min_size=1, max_size=8, unique=True).map(sorted))
     milestones = tuple(Milestone(rung=rung, full=draw(st.booleans())) for rung in rungs[:-1])
-    maximum = draw(st.integers(1, 5))
+    maximum, rows = draw(st.integers(1, 5)), draw(st.integers(1, 60))
     return {
         "milestones": (*milestones, Milestone(rung=rungs[-1], full=True)),
-        "maximum_epochs": maximum,
-        "train_rows": draw(st.integers(1, 60)),
+        "maximum_examples": maximum * rows,
+        "train_rows": rows,
         "batch_size": draw(st.integers(1, 70)),
         "epochs": draw(st.integers(1, maximum)),
     }
+
+
+def test_a_trial_on_a_fraction_is_measured_by_the_longest_trial():
+    # Of a study of 4 passes over 100 texts, 10 texts in 4 epochs are a tenth: 100 per mille.
+    found = milestone_steps(
+        (Milestone(rung=50, full=False), Milestone(rung=100, full=True)),
+        maximum_examples=4 * 100,
+        train_rows=10,
+        batch_size=5,
+        epochs=4,
+    )
+    assert {step: milestone.rung for step, milestone in found.items()} == {4: 50, 8: 100}
+
+
+def test_a_product_of_fractions_is_not_a_hair_too_much():
+    # 0.1 + 0.2 is more than 0.3 in binary; the rung is reached with the third text all the same.
+    found = milestone_steps(
+        (Milestone(rung=1000, full=False), Milestone(rung=1000, full=True)),
+        maximum_examples=(0.1 + 0.2) * 10,
+        train_rows=10,
+        batch_size=1,
+        epochs=1,
+    )
+    assert list(found) == [3, 10]
 
 
 @given(plans())
@@ -59,7 +85,7 @@ def test_places_follow_from_counting_examples(plan):
     expected: dict[int, Milestone] = {}
     *earlier, last = plan["milestones"]
     for milestone in earlier:
-        goal = milestone.rung * plan["maximum_epochs"] * rows
+        goal = milestone.rung * plan["maximum_examples"]
         step = next((s for s in range(total + 1) if seen[s] * 1000 >= goal), total)
         if step not in expected or milestone.full >= expected[step].full:
             expected[step] = milestone

@@ -88,6 +88,10 @@ def test_dropout_is_set_and_given_back(bert: PretrainedModel):
     assert {layer.p for layer in layers} == {0.37}
     bert.set_dropout(None)
     assert {layer.p for layer in layers} == {0.1}
+    bert.set_dropout(0.37, attention=0.2)
+    assert {layer.p for layer in layers} == {0.37, 0.2}
+    bert.refuse_dropout()
+    bert.refuse_attention_dropout()
 
 
 def test_the_pretrained_reference_leaves_out_the_head(bert: PretrainedModel):

@@ -7,7 +7,7 @@ import torch
 from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import load_splits
 from hpo.errors import ConfigurationError, ModelError, NoResultError
-from hpo.messages import Ending, Outcome
+from hpo.messages import Demands, Ending, Outcome
 from hpo.training.checkpoints import save_weights
 from hpo.training.worker import Worker, choose_device, open_worker
 from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study
@@ -40,11 +40,9 @@ def test_parts_of_the_data_are_fixed_by_the_study(study: StudyConfig):
     splits = load_splits(study.data, study.seed)
     one, two = (open_worker(study, splits)._bench for _ in range(2))
     assert one.validation_part.tolist() == two.validation_part.tolist()
-    assert len(one.validation_part) == len(one.train_sample) == 12
-    wide = tiny_study(study.model.name, study.data.train, evaluation={"rung_rows": 1000})
-    bench = open_worker(wide, splits)._bench
-    assert bench.validation_part.tolist() == list(range(16))
-    assert len(bench.train_sample) == 16
+    assert len(one.validation_part) == 12
+    wide = tiny_study(study.model.name, Path(study.data.train), evaluation={"rung_rows": 1000})
+    assert open_worker(wide, splits)._bench.validation_part.tolist() == list(range(16))
 
 
 def test_a_split_is_tokenized_once(study: StudyConfig):
@@ -79,22 +77,40 @@ def test_the_share_of_texts_that_are_cut_is_that_of_those_that_fill_the_length(w
     assert worker.cut_share(LONGEST) == 0
 
 
+def demands(**values: object) -> Demands:
+    nothing = {
+        "max_length": 8, "trained_layers": None, "kept_layers": None, "dropout": False, "attention_dropout": False,
+        "token_masking": False, "word_swap": False,
+    }  # fmt: skip
+    return Demands(**(nothing | values))
+
+
 def test_what_fits_the_model_is_not_refused(worker: Worker):
-    worker.refuse_unfit(max_length=LONGEST, trained_layers=2, varies_dropout=True)
+    most = {"max_length": LONGEST, "trained_layers": 2, "kept_layers": 2}
+    worker.refuse_unfit(demands(**most, dropout=True, attention_dropout=True, token_masking=True, word_swap=True))
 
 
-def test_what_no_trial_could_train_is_refused_in_the_words_of_a_trial(worker: Worker, tiny_llama: Path, texts: Path):
-    with pytest.raises(ModelError) as too_long:
-        worker.refuse_unfit(max_length=LONGEST + 1, trained_layers=None, varies_dropout=False)
-    assert str(too_long.value) == reason(worker, max_length=LONGEST + 1)
-    with pytest.raises(ConfigurationError) as too_many:
-        worker.refuse_unfit(max_length=8, trained_layers=3, varies_dropout=False)
-    assert str(too_many.value) == reason(worker, method="top_layers", trained_layers=3)
+@pytest.mark.parametrize(
+    ("asked", "values"),
+    [
+        ({"max_length": LONGEST + 1}, {"max_length": LONGEST + 1}),
+        ({"trained_layers": 3}, {"method": "top_layers", "trained_layers": 3}),
+        ({"kept_layers": 3}, {"kept_layers": 3}),
+    ],
+)
+def test_what_no_trial_could_train_is_refused_in_the_words_of_a_trial(worker: Worker, asked, values):
+    with pytest.raises((ModelError, ConfigurationError)) as refused:
+        worker.refuse_unfit(demands(**asked))
+    assert str(refused.value) == reason(worker, **values)
+
+
+@pytest.mark.parametrize("asked", [{"dropout": 0.1}, {"token_masking": 0.1}])
+def test_what_a_decoder_cannot_do_is_refused_in_the_words_of_a_trial(tiny_llama: Path, texts: Path, asked):
     config = tiny_study(tiny_llama, texts)
     llama = open_worker(config, load_splits(config.data, config.seed))
-    with pytest.raises(ModelError) as no_dropout:
-        llama.refuse_unfit(max_length=8, trained_layers=2, varies_dropout=True)
-    assert str(no_dropout.value) == reason(llama, dropout=0.1)
+    with pytest.raises(ModelError) as refused:
+        llama.refuse_unfit(demands(**dict.fromkeys(asked, True)))
+    assert str(refused.value) == reason(llama, **asked)
 
 
 def reason(worker: Worker, **values: object) -> str:

@@ -1,0 +1,115 @@
+"""Writes docs/vocabulary.md from the registries and the shipped spaces: `python docs/make_vocabulary.py`."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import PydanticUndefined
+
+from hpo.cli.curves import curve_line
+from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters
+from hpo.data.formats import FORMATS
+from hpo.metrics.classification import METRICS
+from hpo.search.pruners import PRUNERS
+from hpo.search.samplers import SAMPLERS
+from hpo.space.domains import spelled
+from hpo.space.search_space import Parameter, SearchSpace
+from hpo.space.space_file import load_space, shipped_spaces
+from hpo.training.methods import METHODS
+from hpo.training.optimizers import OPTIMIZERS
+from hpo.training.schedules import SCHEDULES
+
+PAGE = Path(__file__).with_name("vocabulary.md")
+HEAD = """\
+# Vocabulary
+
+Everything that can be searched or chosen, by the names that study files and search spaces use. This page is made by
+`make docs` from the registries in the code and the shipped spaces; a test compares them.
+"""
+WIDTH = 24
+
+Row = Sequence[str]
+
+
+def page() -> str:
+    """Return the page as Markdown."""
+    spaces = {name: load_space(name) for name in shipped_spaces()}
+    parts = [
+        HEAD,
+        _section("Optimizers", "`optimizer`; never with a weight decay of their own, which is `l2_strength`'s."),
+        _table(("name", "what it is", "own parameters", "source"), _entries(OPTIMIZERS, "optimizer")),
+        _section("Schedules", "`schedule`; the curves begin with a warm-up of a tenth, and end at `final_rate_ratio`."),
+        _table(("name", "rate", "what it is", "own parameters", "source"), _schedules()),
+        _section("Methods", "`method`: which weights train."),
+        _table(("name", "what it is", "own parameters", "source"), _entries(METHODS, "method")),
+        _section("Hyperparameters", "Every field, its default, its ranges in the shipped spaces and their source."),
+        _table(("name", "what it is", "default", "ranges"), _hyperparameters(spaces)),
+        _section("Samplers", "`search.sampler` in a study file."),
+        _table(("name", "what it is", "source"), _plain(SAMPLERS)),
+        _section("Pruners", "`search.pruner` in a study file."),
+        _table(("name", "what it is", "source"), _plain(PRUNERS)),
+        _section("Metrics", "`task.metric` in a study file, always maximised; formulas in [metrics.md](metrics.md)."),
+        _table(("name", "what it is", "source"), _plain(METRICS)),
+        _section("Data formats", "By the ending of `data.train`, `data.validation` and `data.test`."),
+        _table(("ending", "what it is", "source"), _plain(FORMATS)),
+    ]
+    return "\n".join(parts)
+
+
+def _section(title: str, sentence: str) -> str:
+    return f"\n## {title}\n\n{sentence}\n"
+
+
+def _table(head: Row, rows: Iterable[Row]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines) + "\n"
+
+
+def _plain(registry: Mapping[str, Any]) -> list[Row]:
+    return [(f"`{name}`", entry.description, entry.source) for name, entry in registry.items()]
+
+
+def _entries(registry: Mapping[str, Any], field: str) -> list[Row]:
+    return [(f"`{name}`", entry.description, _own(field, name), entry.source) for name, entry in registry.items()]
+
+
+def _schedules() -> list[Row]:
+    return [
+        (f"`{name}`", f"`{_curve(name)}`", entry.description, _own("schedule", name), entry.source)
+        for name, entry in SCHEDULES.items()
+    ]
+
+
+def _curve(name: str) -> str:
+    values: dict[str, Any] = {"schedule": name, "warmup_ratio": 0.1}
+    return curve_line(Hyperparameters(**values), WIDTH)
+
+
+def _own(field: str, name: str) -> str:
+    """Return the fields that mean something only for this entry, with the usual value of each."""
+    own = {key: usual[name] for key, (other, usual) in APPLIES_TO.items() if other == field and name in usual}
+    return ", ".join(f"`{key}` {value:g}" for key, value in own.items())
+
+
+def _hyperparameters(spaces: Mapping[str, SearchSpace]) -> Iterable[Row]:
+    for name, field in Hyperparameters.model_fields.items():
+        found = {space.name: one for space in spaces.values() for one in space.parameters if one.name == name}
+        ranges = "<br>".join(f"{space}: {_range(one)}" for space, one in found.items())
+        yield f"`{name}`", " ".join((field.description or "").split()), _default(name, field.default), ranges
+
+
+def _default(name: str, default: Any) -> str:
+    if name in APPLIES_TO:
+        other, _ = APPLIES_TO[name]
+        return f"by `{other}`"
+    return "by `optimizer`" if default is PydanticUndefined else spelled(default)
+
+
+def _range(parameter: Parameter) -> str:
+    source = f" ({parameter.source})" if parameter.source else ""
+    return parameter.domain.describe() + source
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"Wrote {PAGE.name}.")

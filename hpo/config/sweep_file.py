@@ -1,0 +1,190 @@
+"""W&B sweep files, run as they are: what one says, as the values of a study file.
+
+The keys are those of W&B's sweep configuration (docs.wandb.ai, "Sweep configuration options"). What hpo would do
+otherwise is refused; what it has no need of is left unused and told.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hpo.errors import ConfigurationError, nearest
+from hpo.space.search_space import SearchSpace
+
+METHODS: Mapping[str, dict[str, Any]] = {
+    "bayes": {"sampler": "tpe"},
+    "random": {"sampler": "random"},
+    # A grid is its combinations, each once.
+    "grid": {"sampler": "grid", "repeat_default": False},
+}
+LOSSES = ("loss", "log_loss", "cross_entropy")
+
+_USED = ("method", "metric", "parameters", "early_terminate", "run_cap", "name")
+_SILENT = ("description", "project", "entity", "apiVersion", "kind")
+_NOTED = ("program", "command")
+_REFUSED: Mapping[str, str] = {
+    "controller": "hpo itself proposes the trials",
+    "scheduler": "`method` alone says who proposes the trials",
+    "job": "hpo itself trains",
+    "image_uri": "hpo itself trains",
+    "imageUri": "hpo itself trains",
+    "prefix": "parameters are called by their own names",
+    "metrics": "a study has one objective, named under `metric`",
+}
+_NOTED_OF_METRIC: Mapping[str, str] = {
+    "target": "the search goes on to the end of its budget",
+    "impute": "a failed trial has no score here",
+    "impute_while_running": "a running trial has no score here but its own",
+}
+_EARLY_KEYS = ("type", "min_iter", "max_iter", "s", "eta")
+_PART_OF_VALIDATION = re.compile(r"^(?:val|valid|validation|eval|evaluation|dev)[/_.]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """A sweep file, understood."""
+
+    values: dict[str, Any]
+    """What it says, as a study file says it; model and data are in no sweep."""
+    notes: tuple[str, ...]
+    """What in it is not used, in sentences."""
+
+
+def read_sweep(content: Mapping[str, Any], source: str, name: str) -> Sweep:
+    """Return what a sweep file says.
+
+    Args:
+        content: the file's keys and values.
+        source: what to call it in an error, usually its path.
+        name: what to call the study where the sweep has no name.
+
+    Raises:
+        ConfigurationError: a key or a value that hpo would not do as W&B does it.
+        SpaceError: parameters that are no search space.
+    """
+    _check_keys(content, source)
+    method = _method(content, source)
+    space = SearchSpace.from_mapping(_mapping(content, "parameters", source), source)
+    values: dict[str, Any] = {
+        "study": _study_name(str(content.get("name", name))),
+        "space": content["parameters"],
+        "search": METHODS[method] | {"pruner": "none"},
+    }
+    if "metric" in content:
+        values["task"] = {"metric": _metric(_mapping(content, "metric", source), source)}
+    if "early_terminate" in content:
+        early = _mapping(content, "early_terminate", source)
+        eta = _eta(early, source)
+        values["search"] |= {"pruner": "hyperband", "reduction_factor": eta}
+        # The longest trial has a score for each of its epochs, and rungs are per mille of it.
+        first = round(1000 * _first_score(early, eta, source) / space.largest("epochs"))
+        values["evaluation"] = {"first_rung": min(1000, max(1, first))}
+    if "run_cap" in content:
+        values["budget"] = {"trials": content["run_cap"]}
+    elif method == "grid":
+        values["budget"] = {"trials": space.size()}
+    return Sweep(values=values, notes=tuple(_notes(content)))
+
+
+def _check_keys(content: Mapping[str, Any], source: str) -> None:
+    for key in content:
+        if key in _REFUSED:
+            raise ConfigurationError(f"{source}: {key!r} is not for hpo, since {_REFUSED[key]}; take it out.")
+        known = (*_USED, *_SILENT, *_NOTED)
+        if key not in known:
+            raise ConfigurationError(f"{source}: unknown key {key!r} of a W&B sweep. {nearest(str(key), known)}")
+
+
+def _mapping(content: Mapping[str, Any], key: str, source: str) -> Mapping[str, Any]:
+    """Return the mapping under `key`; an empty one where there is no such key."""
+    inner = content.get(key, {})
+    if not isinstance(inner, Mapping):
+        raise ConfigurationError(f"{source}: {key!r} must be keys and values, but is {inner!r}.")
+    return inner
+
+
+def _method(content: Mapping[str, Any], source: str) -> str:
+    """Return the strategy, without which W&B takes no sweep, and which a space file does not have."""
+    if "method" not in content:
+        raise ConfigurationError(
+            f"{source} has parameters but no `method: {' | '.join(METHODS)}`, as a W&B sweep has; a file of parameters "
+            f"alone is a search space, given as `--space {source}`."
+        )
+    method = str(content["method"])
+    if method not in METHODS:
+        raise ConfigurationError(f"{source}: method {method!r} is not for hpo. {nearest(method, METHODS)}")
+    return method
+
+
+def _metric(metric: Mapping[str, Any], source: str) -> str:
+    """Return the objective, which hpo scores on validation and maximises."""
+    known = ("name", "goal", *_NOTED_OF_METRIC)
+    unknown = [key for key in metric if key not in known]
+    if unknown:
+        raise ConfigurationError(f"{source}: unknown key {unknown[0]!r} of metric. {nearest(str(unknown[0]), known)}")
+    if not isinstance(metric.get("name"), str):
+        raise ConfigurationError(f"{source}: metric needs a `name:`, such as macro_f1.")
+    name = _PART_OF_VALIDATION.sub("", metric["name"])
+    goal = metric.get("goal", "minimize")
+    if goal not in ("minimize", "maximize"):
+        raise ConfigurationError(f"{source}: metric.goal cannot be {goal!r}. Known: maximize, minimize.")
+    if goal == "maximize":
+        return name
+    if name in LOSSES:
+        return "neg_log_loss"
+    usual = "" if "goal" in metric else ", which is W&B's usual goal"
+    raise ConfigurationError(
+        f"{source}: metric {metric['name']!r} is to be minimised{usual}, but hpo maximises, and minimises "
+        f"{' or '.join(LOSSES)} alone; write `goal: maximize`, or name another metric."
+    )
+
+
+def _eta(early: Mapping[str, Any], source: str) -> int:
+    """Return how many trials hyperband keeps one of, all of `early_terminate` being known to be understood."""
+    if early.get("type") != "hyperband":
+        raise ConfigurationError(f"{source}: early_terminate.type must be hyperband, but is {early.get('type')!r}.")
+    unknown = [key for key in early if key not in _EARLY_KEYS]
+    if unknown:
+        raise ConfigurationError(
+            f"{source}: early_terminate has {unknown[0]!r}, which hpo's hyperband does not have; take it out. "
+            f"{nearest(str(unknown[0]), _EARLY_KEYS)}"
+        )
+    return _whole(early, "eta", 2, source) if "eta" in early else 3
+
+
+def _first_score(early: Mapping[str, Any], eta: int, source: str) -> float:
+    """Return after how many scores W&B first ends runs."""
+    given = {"min_iter", "max_iter", "s"} & early.keys()
+    if given == {"min_iter"}:
+        return _whole(early, "min_iter", 1, source)
+    if given == {"max_iter", "s"}:
+        # W&B drops what would come before the first score.
+        return max(1.0, _whole(early, "max_iter", 1, source) * float(eta) ** -_whole(early, "s", 1, source))
+    raise ConfigurationError(
+        f"{source}: early_terminate needs min_iter, or max_iter and s, but has "
+        f"{' and '.join(sorted(given)) or 'none of them'}; keep to one way."
+    )
+
+
+def _whole(early: Mapping[str, Any], key: str, least: int, source: str) -> int:
+    value = early[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < least or value % 1:
+        raise ConfigurationError(
+            f"{source}: early_terminate.{key} must be a whole number of at least {least}, but is {value!r}."
+        )
+    return int(value)
+
+
+def _study_name(name: str) -> str:
+    """Return `name` in the characters that a study's name may have."""
+    return re.sub(r"[^A-Za-z0-9 ._-]+", "-", name).lstrip(" ._-").rstrip()[:128] or "sweep"
+
+
+def _notes(content: Mapping[str, Any]) -> Iterator[str]:
+    unused = [key for key in _NOTED if key in content]
+    if unused:
+        yield f"The sweep's {' and '.join(unused)} {'is' if len(unused) == 1 else 'are'} not used: hpo itself trains."
+    for key, why in _NOTED_OF_METRIC.items():
+        if key in content.get("metric", ()):
+            yield f"The sweep's metric.{key} is not used: {why}."

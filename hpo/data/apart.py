@@ -1,0 +1,61 @@
+"""Keeps splits apart: no text and no group stands in two of them."""
+
+from collections.abc import Sequence
+
+from hpo.data.sources import Examples
+from hpo.errors import DataError
+
+Key = tuple[str, ...]
+
+
+def text_keys(examples: Examples) -> list[Key]:
+    """Return what makes rows equal: the text and its pair, whatever their spacing."""
+    columns = [examples.texts] if examples.pairs is None else [examples.texts, examples.pairs]
+    spaced = [[" ".join(text.split()) for text in column] for column in columns]
+    return list(zip(*spaced, strict=True))
+
+
+def kept_apart(name: str, examples: Examples, others: Sequence[Examples], where: str) -> tuple[Examples, list[str]]:
+    """Remove the rows whose text or group is in another split.
+
+    Args:
+        name: what a sentence calls the split, in lower case.
+        examples: its rows.
+        others: the splits that keep theirs.
+        where: what a sentence calls those.
+
+    Returns:
+        The rows that are left, and a note on each reason for which some were removed.
+
+    Raises:
+        DataError: no row is left.
+    """
+    texts = {key for other in others for key in text_keys(other)}
+    groups = {group for other in others for group in other.groups or () if group}
+    repeated = [key in texts for key in text_keys(examples)]
+    related = [group in groups for group in examples.groups or ("",) * examples.rows]
+    kept = [row for row in range(examples.rows) if not repeated[row] and not related[row]]
+    if not kept:
+        raise DataError(
+            f"No {name} row is left: each of its texts{' or groups' if groups else ''} is in another split as well."
+        )
+    counted = {"text": sum(repeated), "group": sum(related) - sum(map(min, repeated, related))}
+    notes = [
+        f"{name.capitalize()} rows removed because their {what} is in {where} as well: {count:,}."
+        for what, count in counted.items()
+        if count
+    ]
+    return (examples.take(kept) if notes else examples), notes
+
+
+def repetitions(examples: Examples) -> list[str]:
+    """Tell of texts that stand in training more than once; they stay."""
+    labels: dict[Key, set[str]] = {}
+    for key, label in zip(text_keys(examples), examples.labels, strict=True):
+        labels.setdefault(key, set()).add(label)
+    notes = []
+    if count := examples.rows - len(labels):
+        notes.append(f"Training rows that repeat the text of an earlier one, and were kept: {count:,}.")
+    if contradicted := sum(len(given) > 1 for given in labels.values()):
+        notes.append(f"Training texts that stand there under more than one label: {contradicted:,}.")
+    return notes

@@ -1,0 +1,97 @@
+"""Reads Arrow columns, which is what Parquet files and the data sets of `datasets` hold."""
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from hpo.data.table import Cells, Table
+from hpo.errors import DataError
+
+
+def read_parquet(path: Path) -> Table:
+    """Read a Parquet file; columns that `datasets` wrote as class labels become the labels' names.
+
+    Raises:
+        DataError: pyarrow is not installed, or the file is damaged.
+    """
+    pyarrow, parquet = optional("pyarrow", str(path)), optional("pyarrow.parquet", str(path))
+    try:
+        with path.open("rb") as stream:
+            content = parquet.ParquetFile(stream).read()
+    except (OSError, pyarrow.ArrowException) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise
+        raise DataError(f"{path} is cut short, damaged or no Parquet file; write or copy it again.") from None
+    written_by_datasets = b"huggingface" in (content.schema.metadata or {})
+    features = optional("datasets", str(path)).Features.from_arrow_schema(content.schema) if written_by_datasets else {}
+    return arrow_table(str(path), content.column_names, content.num_rows, content.column, features)
+
+
+def arrow_table(
+    source: str, names: Sequence[str], rows: int, column: Callable[[str], Any], features: Mapping[str, Any]
+) -> Table:
+    """Make a table of Arrow columns.
+
+    Args:
+        source: where they are from, as the user names it.
+        names: of the columns.
+        rows: how many there are.
+        column: from a name to a `pyarrow.ChunkedArray`.
+        features: name -> feature of `datasets`, where that is known.
+
+    Raises:
+        DataError: no rows; or, when cells are asked for, a column of lists, bytes or images.
+    """
+
+    def cells(name: str) -> Cells:
+        array = column(name)
+        _refuse_nested(source, name, array.type)
+        written = _plain(array)
+        classes = getattr(features.get(name), "names", None)
+        return [_class_name(classes, cell) for cell in written] if classes else written
+
+    return Table(source=source, names=tuple(names), rows=rows, column=cells)
+
+
+def optional(module: str, source: str) -> Any:
+    """Import a module of the extra `datasets`.
+
+    Raises:
+        DataError: it is not installed, so `source` cannot be read.
+    """
+    try:
+        return import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise DataError(
+            f"Reading {source} needs the package {package!r}, which is not installed; run "
+            "`pip install 'llm-hpo[datasets]'`."
+        ) from None
+
+
+def _refuse_nested(source: str, name: str, kind: Any) -> None:
+    types = import_module("pyarrow").types
+    value = kind.value_type if types.is_dictionary(kind) else kind
+    allowed = (
+        types.is_primitive, types.is_string, types.is_large_string, types.is_string_view, types.is_decimal,
+        types.is_null,
+    )  # fmt: skip
+    if not any(is_such(value) for is_such in allowed):
+        raise DataError(
+            f"Column {name!r} of {source} holds {kind}; a text, a label or a group is one string or number a row."
+        )
+
+
+def _plain(array: Any) -> Cells:
+    try:
+        cells: Cells = array.to_pylist()
+    except UnicodeDecodeError:  # a writer may call any bytes a string
+        bytes_of_cells = array.cast(import_module("pyarrow").large_binary()).to_pylist()
+        return [cell if cell is None else cell.decode(errors="surrogateescape") for cell in bytes_of_cells]
+    return cells
+
+
+def _class_name(classes: Sequence[str], cell: Any) -> str | None:
+    """Return the name of class number `cell`; -1, as `datasets` writes it, is no label."""
+    return None if cell is None or cell < 0 else classes[cell]

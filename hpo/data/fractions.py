@@ -1,0 +1,27 @@
+"""Parts of the training rows, each holding every smaller one: what a curve over the amount of data is made of."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpo.data.batching import Rows
+
+
+def stratified_beginning(labels: NDArray[np.int64], rows: int, seed: int) -> Rows:
+    """Return positions within `labels`, rising: the first `rows` of an order whose every beginning is stratified.
+
+    The order, which follows from `seed` alone, begins with one row of each class. After that the i-th row of a class
+    of n stands where (i + 1/2) / n of all rows have passed.
+
+    Args:
+        labels: class of each row.
+        rows: how many to take, at most all.
+        seed: 0 or more.
+    """
+    shuffled = np.random.Generator(np.random.PCG64(seed)).permutation(labels.size)
+    _, members, counts = np.unique(labels[shuffled], return_inverse=True, return_counts=True)
+    place = np.empty(labels.size)
+    for member, count in enumerate(counts):
+        place[members == member] = (np.arange(count) + 0.5) / count
+        place[np.argmax(members == member)] = 0.0
+    order: Rows = shuffled[np.argsort(place, kind="stable")]
+    return np.sort(order[:rows])

@@ -1,0 +1,101 @@
+"""Which score counts, and of two classes which is the positive one."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from hpo.errors import ConfigurationError, nearest
+from hpo.metrics.classification import METRICS, Objective
+from hpo.metrics.own_metric import load_own_metric
+
+POSITIVE_NAMES = ("1", "true", "yes", "positive")
+NEGATED = {
+    "loss": "neg_log_loss",
+    "log_loss": "neg_log_loss",
+    "cross_entropy": "neg_log_loss",
+    "calibration_error": "neg_calibration_error",
+    "expected_calibration_error": "neg_calibration_error",
+}
+"""What one would minimise -> the metric that is maximised instead."""
+
+
+def resolve_metric(
+    metric: str, label_names: Sequence[str], train_labels: Sequence[str], positive_label: str | None
+) -> Objective:
+    """Decide which score counts, and of two classes which one is positive.
+
+    Args:
+        metric: one of `METRICS`; or `module:function`; or `auto`: `f1` for two classes, `macro_f1` for more.
+        label_names: the classes.
+        train_labels: label of each training row.
+        positive_label: the positive class; None to have it told by its name (one of `POSITIVE_NAMES`), else
+            to take the rarer in training, of equals the last.
+
+    Raises:
+        ConfigurationError: no such metric, or one that these classes do not have; no such label, or more than
+            two; a function that cannot be found or fails on a try.
+    """
+    two = len(label_names) == 2
+    if metric == "auto":
+        metric = "f1" if two else "macro_f1"
+    own = load_own_metric(metric, label_names) if ":" in metric else None
+    if own is None:
+        _refuse_unfit(metric, len(label_names))
+    positive, reason = None, ""
+    if two:
+        positive, reason = _positive(label_names, train_labels, positive_label)
+    else:
+        _refuse_positive(label_names, positive_label)
+    return Objective(metric=metric, positive=positive, note=_note(metric, positive, reason), own=own)
+
+
+def _note(metric: str, positive: str | None, reason: str) -> str:
+    """Say what the objective is, and which class is positive and why."""
+    entry = METRICS.get(metric)
+    if entry is not None and entry.of_positive_class:
+        spoken = "F1" if metric == "f1" else metric
+        return f"The objective is {spoken} of the positive class {positive!r} ({reason})."
+    description = entry.description if entry else "a function of your own, maximised"
+    about_positive = "" if positive is None else f"; the positive class is {positive!r} ({reason})"
+    return f"The objective is {metric}: {description}{about_positive}."
+
+
+def _refuse_unfit(metric: str, classes: int) -> None:
+    """Refuse what is no metric, or not one of so many classes."""
+    if metric in NEGATED:
+        raise ConfigurationError(
+            f"task.metric is {metric!r}, which is better where it is lower, but the objective is maximised; choose "
+            f"{NEGATED[metric]}."
+        )
+    if metric not in METRICS:
+        raise ConfigurationError(f"There is no metric {metric!r}. {nearest(metric, ['auto', *METRICS])}")
+    if METRICS[metric].of_positive_class and classes != 2:
+        means = [name for name in (f"macro_{metric}", f"weighted_{metric}", f"micro_{metric}") if name in METRICS]
+        raise ConfigurationError(
+            f"{metric!r} is that of one positive class of two, but there are {classes} classes; "
+            f"choose {', '.join(means[:-1])} or {means[-1]}."
+        )
+
+
+def _refuse_positive(label_names: Sequence[str], positive_label: str | None) -> None:
+    if positive_label is not None:
+        raise ConfigurationError(
+            f"positive_label is {positive_label!r}, but a positive class needs two classes and there are "
+            f"{len(label_names)}; leave it out."
+        )
+
+
+def _positive(label_names: Sequence[str], train_labels: Sequence[str], positive_label: str | None) -> tuple[str, str]:
+    """Return the positive class of two, and why it is that."""
+    if positive_label is not None:
+        if positive_label not in label_names:
+            raise ConfigurationError(f"There is no label {positive_label!r}. {nearest(positive_label, label_names)}")
+        return positive_label, "as asked"
+    named = {name.casefold(): name for name in label_names}
+    for name in POSITIVE_NAMES:
+        if name in named:
+            return named[name], "by its name"
+    counts = Counter(train_labels)
+    first, last = label_names
+    if counts[first] == counts[last]:
+        return last, "the last of two equally frequent in training"
+    return min(label_names, key=counts.__getitem__), "the rarer in training"

@@ -1,0 +1,99 @@
+"""What is told of a search before its first trial: what cannot be, and what the sampler will not do."""
+
+from hpo.config.study_file import StudyConfig
+from hpo.errors import SpaceError
+from hpo.search.samplers import proposed_together
+from hpo.space.search_space import SearchSpace
+
+MOST_COMBINATIONS = 10_000
+"""Combinations that are listed and gone through at each proposal, at most."""
+ENUMERATIONS = ("grid", "brute_force")
+"""Samplers that try every combination once."""
+JOINT = ("gp", "cmaes")
+"""Samplers that model what every trial has, from what was trained to its end, and draw the rest at random."""
+
+
+def refuse_unfit_search(config: StudyConfig, space: SearchSpace) -> None:
+    """Refuse a space that the study's sampler or its folds cannot do.
+
+    Raises:
+        SpaceError: says what does not go together, and what to do.
+    """
+    sampler = config.search.sampler
+    if sampler in ENUMERATIONS:
+        _refuse_too_many(sampler, space)
+    if sampler in JOINT and not proposed_together(sampler, space):
+        raise SpaceError(
+            f"search.sampler is {sampler}, which models {_models(sampler)}, but space {space.name} has none, so that "
+            "it would draw everything at random; choose tpe."
+        )
+    if config.evaluation.folds:
+        _refuse_of_folds(space)
+
+
+def search_notes(config: StudyConfig, space: SearchSpace) -> list[str]:
+    """Return what a person should know of how this sampler will search this space, in sentences."""
+    sampler = config.search.sampler
+    if sampler in ENUMERATIONS:
+        return [_note_on_combinations(sampler, space.size(), config.budget.trials)]
+    if sampler not in JOINT:
+        return []
+    unlearned = (
+        f"Sampler {sampler} does not learn from trials that diverged or ran out of memory, and may propose their like "
+        "again; tpe keeps away from them."
+    )
+    return [_note_on_the_rest(sampler, space), unlearned]
+
+
+def _refuse_too_many(sampler: str, space: SearchSpace) -> None:
+    rule = f"search.sampler is {sampler}, which tries every combination"
+    try:
+        size = space.size()
+    except SpaceError as error:
+        raise SpaceError(f"{rule}, but there is no end of them. {error}") from None
+    if size > MOST_COMBINATIONS:
+        raise SpaceError(
+            f"{rule}, but space {space.name} has {size:,} of them, more than {MOST_COMBINATIONS:,}; fix some "
+            "parameters, give them fewer values, or choose tpe."
+        )
+
+
+def _refuse_of_folds(space: SearchSpace) -> None:
+    """Refuse what follows the score of one training from evaluation to evaluation: a fold is scored at its end only."""
+    rule = "With evaluation.folds a fold is scored at its end only"
+    parameters = {parameter.name: parameter for parameter in space.parameters}
+    if "schedule" in parameters and parameters["schedule"].domain.contains("reduce_on_plateau"):
+        raise SpaceError(
+            f"{rule}, so schedule reduce_on_plateau never sees a score, but space {space.name} can take it; take it "
+            "out of the values of `schedule`."
+        )
+    stopping = parameters.get("early_stopping_patience")
+    if stopping is not None and stopping.domain.maximum() is not None:
+        raise SpaceError(
+            f"{rule}, so a trial cannot stop itself early, but space {space.name} gives early_stopping_patience; "
+            "leave it out."
+        )
+
+
+def _note_on_the_rest(sampler: str, space: SearchSpace) -> str:
+    modelled = {parameter.name for parameter in proposed_together(sampler, space)}
+    rest = [one.name for one in space.parameters if one.is_sampled and one.name not in modelled]
+    if not rest:
+        return f"Sampler {sampler} models every parameter of space {space.name}."
+    return (
+        f"Sampler {sampler} models {_models(sampler)}, and draws the others of space {space.name} at random: "
+        f"{', '.join(rest)}."
+    )
+
+
+def _note_on_combinations(sampler: str, size: int, budget: int) -> str:
+    has = f"The space has {size:,} {'combination' if size == 1 else 'combinations'}, the budget {budget:,} trials"
+    if size <= budget:
+        return f"{has}: the search ends when each was tried."
+    first = "the first in the order written" if sampler == "grid" else "a random part of them"
+    better = "; brute_force tries a random part of them instead" if sampler == "grid" else ""
+    return f"{has}: only {first} will be tried{better}."
+
+
+def _models(sampler: str) -> str:
+    return "the numbers that every trial has" if sampler == "cmaes" else "the parameters that every trial has"

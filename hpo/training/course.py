@@ -1,0 +1,104 @@
+"""What a trial trains on and is scored on, from the pretrained weights on: once, or once for each fold."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpo.data.batching import Batch, Rows, collate, training_batches
+from hpo.data.fractions import stratified_beginning
+from hpo.data.splits import stratified_part
+from hpo.messages import Assignment, Milestone
+from hpo.training.bench import Bench, TokenizedSplits
+from hpo.training.milestones import milestone_steps, steps_per_epoch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Course:
+    """One training: its rows, its seed, and where it is scored on what."""
+
+    data: TokenizedSplits
+    rows: Rows
+    """Training rows it sees in each epoch."""
+    train_sample: Rows
+    """Those of them that are scored."""
+    validation_part: Rows
+    """Validation rows scored at a milestone that is not full; of a fold all that it left out."""
+    milestones: dict[int, Milestone]
+    """Optimizer step -> the milestone reached there."""
+    total_steps: int
+    seed: int
+    """Of initialisation and data order."""
+    fold: bool
+    """Whether it is one of several folds."""
+    last: bool
+    """Whether the trial ends with it."""
+
+    def batches(self, assignment: Assignment, bench: Bench) -> Iterator[Batch]:
+        """Return its batches in their order, augmented as the trial asks for."""
+        hyperparameters = assignment.hyperparameters
+        augment = bench.augmentation(hyperparameters)
+        for epoch in range(hyperparameters.epochs):
+            chosen = training_batches(self.rows.size, hyperparameters.batch_size, self.seed, epoch)
+            for number, places in enumerate(chosen):
+                rows = self.rows[places]
+                batch = collate(self.data.train, rows, bench.model.pad_id)
+                if augment is not None:
+                    # From 1 on: numpy takes a 0 at the end for nothing, and that seed is the epoch's order.
+                    batch = augment.apply(batch, rows, np.random.default_rng([self.seed, epoch, number + 1]))
+                yield batch
+
+
+def courses(assignment: Assignment, bench: Bench) -> list[Course]:
+    """Return the trainings that a trial is made of: one, or one for each fold.
+
+    Raises:
+        ModelError: the model cannot read texts as long as the trial asks for.
+    """
+    folds = bench.splits.folds
+    if not folds:
+        everything = np.arange(bench.splits.train.rows)
+        return [_course(assignment, bench, _part(assignment, bench, everything), bench.validation_part)]
+    return [
+        _course(assignment, bench, _part(assignment, bench, fold.train), fold.validation, number)
+        for number, fold in enumerate(folds)
+    ]
+
+
+def _course(assignment: Assignment, bench: Bench, rows: Rows, validation_part: Rows, fold: int | None = None) -> Course:
+    hyperparameters = assignment.hyperparameters
+    total = hyperparameters.epochs * steps_per_epoch(rows.size, hyperparameters.batch_size)
+    milestones = (
+        milestone_steps(
+            assignment.milestones,
+            maximum_examples=assignment.maximum_passes * bench.splits.train.rows,
+            train_rows=rows.size,
+            batch_size=hyperparameters.batch_size,
+            epochs=hyperparameters.epochs,
+        )
+        if fold is None
+        else {total: assignment.milestones[fold]}
+    )
+    # No more than are scored of validation, so that the two scores are about as sure.
+    scored = bench.splits.validation.rows if fold is None else validation_part.size
+    sample = min(bench.config.evaluation.rung_rows, scored)
+    return Course(
+        data=bench.tokenized(hyperparameters.max_length),
+        rows=rows,
+        train_sample=rows[stratified_part(bench.train_labels[rows], sample, bench.config.seed)],
+        validation_part=validation_part,
+        milestones=milestones,
+        total_steps=total,
+        seed=(assignment.seed + (fold or 0)) % 2**31,
+        fold=fold is not None,
+        last=fold is None or fold == len(bench.splits.folds) - 1,
+    )
+
+
+def _part(assignment: Assignment, bench: Bench, rows: Rows) -> Rows:
+    """Return the trial's share of these training rows, at least one of each class; the same for every trial."""
+    fraction = assignment.hyperparameters.data_fraction
+    if fraction == 1:
+        return rows
+    wanted = max(round(fraction * rows.size), len(bench.task.label_names))
+    return rows[stratified_beginning(bench.train_labels[rows], wanted, bench.config.seed)]

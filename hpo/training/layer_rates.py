@@ -1,0 +1,69 @@
+"""How fast each trained parameter learns: the rate decays layer by layer, going down from the head.
+
+With decay d and n transformer layers, counted from 0 at the bottom, the rate of layer i is multiplied by d**(n - i),
+that of the embeddings and all else below the layers by d**(n + 1), and that of the head and all above them by 1: the
+convention of BEiT (Bao et al. 2022); the idea is Howard and Ruder's (2018), ELECTRA's form Clark et al.'s (2020).
+"Above" and "below" are as in `methods.py`: the order in which the model registers its parameters.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from hpo.training.methods import transformer_layers
+
+Group = dict[str, Any]
+"""A parameter group of torch's: `params`, a list of parameters; `rate_factor`, what the trial's rate is multiplied by
+for them; `hidden`, whether they are matrices of the transformer layers."""
+
+
+def heights(network: Any) -> dict[str, int]:
+    """Return name -> height of each parameter of a model of n layers: 0 below them, 1 to n in them, n + 1 above.
+
+    Raises:
+        ModelError: the model keeps its layers in no `nn.ModuleList`.
+    """
+    prefix, layers = transformer_layers(network)
+    found: dict[str, int] = {}
+    passed = False
+    for name, _ in network.named_parameters():
+        if name.startswith(f"{prefix}."):
+            found[name] = int(name.removeprefix(f"{prefix}.").split(".")[0]) + 1
+            passed = True
+        else:
+            # Some models register embeddings of relative positions after the layers that read them.
+            found[name] = len(layers) + 1 if passed and "embed" not in name else 0
+    return found
+
+
+def rate_factors(network: Any, names: Iterable[str], decay: float) -> dict[str, float]:
+    """Return name -> what the trial's learning rate is multiplied by for that parameter, above 0 and at most 1.
+
+    Args:
+        network: a transformers model.
+        names: of its parameters.
+        decay: what the rate is multiplied by at each layer going down, above 0 and at most 1.
+    """
+    found = heights(network)
+    top = max(found.values())
+    return {name: decay ** (top - found[name]) for name in names}
+
+
+def parameter_groups(network: Any, parameters: Mapping[str, nn.Parameter], factors: Mapping[str, float]) -> list[Group]:
+    """Return groups for an optimizer, each parameter in one: those of one rate, hidden matrices apart from the others.
+
+    Args:
+        network: a transformers model.
+        parameters: name -> trained parameter of it.
+        factors: name -> its factor, by `rate_factors`.
+    """
+    found = heights(network)
+    top = max(found.values())
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        hidden = parameter.ndim == 2 and 0 < found[name] < top
+        groups.setdefault((factors[name], hidden), []).append(parameter)
+    return [
+        {"params": members, "rate_factor": factor, "hidden": hidden} for (factor, hidden), members in groups.items()
+    ]

@@ -1,0 +1,136 @@
+"""What is refused before the first trial, and what is said of the search: sentence by sentence."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from hpo.config.study_file import StudyConfig
+from hpo.errors import SpaceError
+from hpo.search.preflight import refuse_unfit_search, search_notes
+from hpo.search.samplers import SAMPLERS
+from hpo.space.search_space import SearchSpace
+from tests.search.scripted import SPACE, study_at
+
+DISTINCT = {
+    "optimizer": {"values": ["adamw", "momentum"]},
+    "momentum": {"values": [0.8, 0.9], "when": {"optimizer": ["momentum"]}},
+    "epochs": {"min": 1, "max": 3},
+}
+
+
+def made(sampler: str, space: Mapping[str, Any], **changes: Any) -> tuple[StudyConfig, SearchSpace]:
+    values = {"search": {"sampler": sampler, "pruner": "none"}, "space": space} | changes
+    return study_at("sqlite:///unused.db", **values), SearchSpace.from_mapping(space, "mine")
+
+
+def refusal(sampler: str, space: Mapping[str, Any], **changes: Any) -> str:
+    with pytest.raises(SpaceError) as refused:
+        refuse_unfit_search(*made(sampler, space, **changes))
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_takes_a_space_of_distinct_values(sampler: str) -> None:
+    refuse_unfit_search(*made(sampler, DISTINCT))
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS.keys() - {"grid", "brute_force"}))
+def test_only_enumerations_refuse_a_range_of_any_number(sampler: str) -> None:
+    refuse_unfit_search(*made(sampler, SPACE))
+
+
+@pytest.mark.parametrize("sampler", ["grid", "brute_force"])
+def test_an_enumeration_of_any_number_is_refused_with_the_remedy(sampler: str) -> None:
+    said = refusal(sampler, SPACE)
+    assert said.startswith(f"search.sampler is {sampler}, which tries every combination, but there is no end of them. ")
+    assert "learning_rate" in said
+    assert "values:" in said
+
+
+def test_more_combinations_than_can_be_gone_through_are_refused_with_their_number() -> None:
+    space = {"batch_size": {"min": 1, "max": 100}, "max_length": {"min": 101, "max": 200}}
+    refuse_unfit_search(*made("grid", space))
+    assert refusal("grid", space | {"epochs": {"min": 1, "max": 3}}) == (
+        "search.sampler is grid, which tries every combination, but space mine has 30,000 of them, more than 10,000; "
+        "fix some parameters, give them fewer values, or choose tpe."
+    )
+
+
+def test_a_sampler_that_would_model_nothing_is_refused() -> None:
+    assert refusal("cmaes", {"optimizer": {"values": ["adamw", "adam"]}}) == (
+        "search.sampler is cmaes, which models the numbers that every trial has, but space mine has none, so that it "
+        "would draw everything at random; choose tpe."
+    )
+
+
+FOLDS = {"evaluation": {"folds": 5}}
+
+
+@pytest.mark.parametrize("schedule", [{"values": ["linear", "reduce_on_plateau"]}, {"value": "reduce_on_plateau"}])
+def test_folds_refuse_a_schedule_that_follows_the_score(schedule: dict[str, Any]) -> None:
+    assert refusal("tpe", {"schedule": schedule}, **FOLDS) == (
+        "With evaluation.folds a fold is scored at its end only, so schedule reduce_on_plateau never sees a score, but "
+        "space mine can take it; take it out of the values of `schedule`."
+    )
+    refuse_unfit_search(*made("tpe", {"schedule": schedule}))
+
+
+@pytest.mark.parametrize("patience", [{"value": 3}, {"min": 1, "max": 3}, {"values": [2, None]}])
+def test_folds_refuse_trials_that_stop_themselves(patience: dict[str, Any]) -> None:
+    assert refusal("tpe", {"early_stopping_patience": patience}, **FOLDS) == (
+        "With evaluation.folds a fold is scored at its end only, so a trial cannot stop itself early, but space mine "
+        "gives early_stopping_patience; leave it out."
+    )
+    refuse_unfit_search(*made("tpe", {"early_stopping_patience": patience}))
+
+
+def test_folds_take_other_schedules_and_no_early_stopping() -> None:
+    space = {"schedule": {"values": ["linear", "cosine"]}, "early_stopping_patience": {"value": None}}
+    refuse_unfit_search(*made("tpe", space, **FOLDS))
+
+
+UNLEARNED = (
+    "does not learn from trials that diverged or ran out of memory, and may propose their like again; tpe keeps away "
+    "from them."
+)
+BOTH_SIDES = "The space has 9 combinations, the budget 4 trials: only"
+NOTES = {
+    "tpe": [],
+    "random": [],
+    "qmc": [],
+    "gp": [
+        "Sampler gp models the parameters that every trial has, and draws the others of space mine at random: "
+        "momentum.",
+        f"Sampler gp {UNLEARNED}",
+    ],
+    "cmaes": [
+        "Sampler cmaes models the numbers that every trial has, and draws the others of space mine at random: "
+        "optimizer, momentum.",
+        f"Sampler cmaes {UNLEARNED}",
+    ],
+    "grid": [f"{BOTH_SIDES} the first in the order written will be tried; brute_force tries a random part of them "
+             "instead."],
+    "brute_force": [f"{BOTH_SIDES} a random part of them will be tried."],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_what_a_sampler_will_not_do_is_said(sampler: str) -> None:
+    assert search_notes(*made(sampler, DISTINCT)) == NOTES[sampler]
+
+
+def test_a_sampler_that_models_everything_says_so() -> None:
+    notes = search_notes(*made("gp", {"epochs": {"min": 1, "max": 3}, "max_length": {"value": 64}}))
+    assert notes[0] == "Sampler gp models every parameter of space mine."
+
+
+@pytest.mark.parametrize("sampler", ["grid", "brute_force"])
+def test_an_enumeration_within_the_budget_says_when_it_ends(sampler: str) -> None:
+    said = "the search ends when each was tried."
+    assert search_notes(*made(sampler, DISTINCT, budget={"trials": 9})) == [
+        f"The space has 9 combinations, the budget 9 trials: {said}"
+    ]
+    assert search_notes(*made(sampler, {"optimizer": {"value": "sgd"}}, budget={"trials": 9})) == [
+        f"The space has 1 combination, the budget 9 trials: {said}"
+    ]

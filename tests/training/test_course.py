@@ -1,0 +1,193 @@
+"""What a trial trains on and is scored on: fractions, augmented texts, fold after fold."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpo.config.study_file import StudyConfig
+from hpo.data.splits import load_splits
+from hpo.messages import Action, Ending, Outcome, Report, Scores
+from hpo.metrics.averaging import mean_scores
+from hpo.search.rungs import fold_milestones
+from hpo.training.bench import Bench
+from hpo.training.checkpoints import load_weights
+from hpo.training.course import courses
+from hpo.training.worker import Worker, open_worker, train
+from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study
+
+FOLDS = 4
+
+
+@pytest.fixture(scope="module")
+def bench(study: StudyConfig) -> Bench:
+    return open_worker(study, load_splits(study.data, study.seed))._bench
+
+
+@pytest.fixture(scope="module")
+def of_folds(tiny_bert: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Worker:
+    config = tiny_study(tiny_bert, texts, evaluation={"folds": FOLDS, "rung_rows": 12})
+    splits = load_splits(config.data, config.seed, folds=FOLDS)
+    return open_worker(config, splits, tmp_path_factory.mktemp("files"))
+
+
+def in_folds(**values: object):
+    return tiny_assignment(tiny_hyperparameters(**values), milestones=fold_milestones(FOLDS))
+
+
+def trained(worker: Worker, assignment, answers: dict[int, Action] | None = None) -> tuple[list[Report], Outcome]:
+    """Train to the end, answering the report at a rung with its action."""
+    reports: list[Report] = []
+    training = train(worker, assignment)
+    answer = None
+    while True:
+        try:
+            message = training.send(answer)
+        except StopIteration as end:
+            return reports, end.value
+        answer = None
+        if isinstance(message, Report):
+            reports.append(message)
+            answer = (answers or {}).get(message.rung)
+
+
+def test_a_fraction_of_the_texts_is_stratified_and_the_same_for_every_trial(bench: Bench):
+    halves = [courses(tiny_assignment(tiny_hyperparameters(data_fraction=0.5), seed=seed), bench)[0] for seed in (1, 2)]
+    assert halves[0].rows.tolist() == halves[1].rows.tolist()
+    assert np.bincount(bench.train_labels[halves[0].rows]).tolist() == [16, 16]
+    (quarter,) = courses(tiny_assignment(tiny_hyperparameters(data_fraction=0.25)), bench)
+    assert set(quarter.rows) < set(halves[0].rows)
+    assert set(quarter.train_sample) <= set(quarter.rows)
+    (least,) = courses(tiny_assignment(tiny_hyperparameters(data_fraction=1e-6)), bench)
+    assert sorted(bench.train_labels[least.rows]) == [0, 1]
+
+
+def test_a_trial_on_half_of_the_texts_takes_half_the_steps_and_ends_at_half_the_rung(bench: Bench):
+    half = tiny_hyperparameters(data_fraction=0.5)
+    milestones = tiny_assignment(tiny_hyperparameters(epochs=1)).milestones
+    (course,) = courses(tiny_assignment(half, milestones=milestones), bench)
+    # 32 texts in batches of 8, twice; its end is that of one whole epoch of two: 500 per mille.
+    assert course.total_steps == 8
+    assert {step: milestone.rung for step, milestone in course.milestones.items()} == {4: 250, 8: 500}
+
+
+def test_the_default_batches_are_the_texts_as_they_are(bench: Bench):
+    assignment = tiny_assignment()
+    (course,) = courses(assignment, bench)
+    plain = list(course.batches(assignment, bench))
+    assert sum(batch.rows for batch in plain) == 2 * bench.splits.train.rows
+    lengths = bench.tokenized(16).train.tokens.lengths
+    assert sum(batch.tokens for batch in plain) == 2 * lengths.sum()
+
+
+def test_augmented_batches_follow_from_seed_epoch_and_batch(bench: Bench):
+    def batches(**values: object):
+        assignment = tiny_assignment(tiny_hyperparameters(token_masking=0.3, word_swap=0.2), **values)
+        (course,) = courses(assignment, bench)
+        return [batch.input_ids.tolist() for batch in course.batches(assignment, bench)]
+
+    assert batches() == batches()
+    assert batches() != batches(seed=8)
+    mask = bench.model.tokenizer.mask_token_id
+    shares = [np.mean([token == mask for row in batch for token in row]) for batch in batches()]
+    assert min(shares) > 0
+    assert len(set(shares)) > 1
+
+
+def test_every_fold_is_scored_where_it_did_not_train_and_the_trial_by_their_mean(of_folds: Worker):
+    reports, outcome = trained(of_folds, in_folds())
+    assert [(r.rung, r.full) for r in reports] == [
+        (250, False), (500, False), (750, False), (999, False), (1000, True),
+    ]  # fmt: skip
+    *folds, mean = reports
+    assert [r.validation.rows for r in folds] == [20] * 4
+    assert mean.validation.rows == 80
+    assert mean.validation.objective == pytest.approx(np.mean([r.validation.objective for r in folds]))
+    assert mean.train is not None
+    assert np.sum(mean.validation.confusion) == 80
+    assert outcome.ending is Ending.COMPLETED
+    assert outcome.best == mean
+    # Two epochs of 60 texts in each.
+    assert [r.examples_seen for r in folds] == [120, 240, 360, 480]
+    assert [r.decides for r in reports] == [True, True, True, False, False]
+    assert {r.epoch for r in reports} == {2.0}
+
+
+def test_folds_start_alike_and_train_apart(of_folds: Worker):
+    bench = of_folds._bench
+    made = courses(in_folds(), bench)
+    assert [course.last for course in made] == [False, False, False, True]
+    assert len({course.seed for course in made}) == FOLDS
+    for course in made:
+        assert set(course.rows).isdisjoint(course.validation_part)
+        assert set(course.train_sample) <= set(course.rows)
+    assert sorted(np.concatenate([course.validation_part for course in made])) == list(range(80))
+
+
+def test_a_trial_in_folds_is_the_same_again_and_can_be_given_up_after_a_fold(of_folds: Worker):
+    whole, _ = trained(of_folds, in_folds())
+    cut, outcome = trained(of_folds, in_folds(), {500: Action.STOP})
+    assert [r.validation for r in cut] == [r.validation for r in whole[:2]]
+    assert (outcome.ending, outcome.best) == (Ending.PRUNED, None)
+
+
+def test_the_weights_kept_of_a_trial_in_folds_are_those_of_its_last(of_folds: Worker):
+    bench = of_folds._bench
+    trained(of_folds, in_folds())
+    kept = {name: tensor.clone() for name, tensor in bench.model.network.state_dict().items()}
+    stored = load_weights(bench.files, 0)
+    assert stored
+    assert all(np.array_equal(stored[name], kept[name]) for name in stored)
+
+
+def test_less_model_is_scored_and_kept_as_it_was_trained(tiny_bert: Path, texts: Path, tmp_path: Path):
+    config = tiny_study(tiny_bert, texts, data={"train": str(texts), "test_fraction": 0.2})
+    worker = open_worker(config, load_splits(config.data, 0), tmp_path)
+    chosen = tiny_hyperparameters(kept_layers=1, attention_dropout=0.2, class_weights="balanced")
+    _, outcome = trained(worker, tiny_assignment(chosen))
+    assert outcome.ending is Ending.COMPLETED
+    stored = load_weights(tmp_path, 0)
+    assert not any("layer.1." in name for name in stored)
+    first = worker.test_scores(0, chosen)
+    trained(worker, tiny_assignment(tiny_hyperparameters(epochs=1), trial=1))
+    assert worker.test_scores(0, chosen) == first
+
+
+def test_schedule_free_weights_are_kept_as_they_were_scored(tiny_bert: Path, texts: Path, tmp_path: Path):
+    config = tiny_study(tiny_bert, texts, evaluation={"rung_rows": 12})
+    worker = open_worker(config, load_splits(config.data, 0), tmp_path)
+    chosen = tiny_hyperparameters(optimizer="schedule_free_adamw")
+    reports, _ = trained(worker, tiny_assignment(chosen))
+    best = max((r for r in reports if r.full), key=lambda r: r.validation.objective)
+    bench = worker._bench
+    bench.model.restore(load_weights(tmp_path, 0))
+    again = bench.score(bench.tokenized(chosen.max_length).validation)
+    assert again.values == best.validation.values
+
+
+def test_reduce_on_plateau_lowers_the_rate_of_a_trial_that_does_not_improve(bench: Bench, study: StudyConfig):
+    worker = open_worker(study, load_splits(study.data, study.seed))
+    # So small a rate that no prediction ever changes: every evaluation after the first is one without a better score.
+    values = {"schedule": "reduce_on_plateau", "plateau_patience": 0, "decay_factor": 0.5, "learning_rate": 1e-12}
+    chosen = tiny_hyperparameters(**values, warmup_ratio=0.0, epochs=4)
+    reports, _ = trained(worker, tiny_assignment(chosen, maximum_passes=4, milestones=_each_epoch(4)))
+    assert [r.learning_rate for r in reports] == pytest.approx([1e-12, 1e-12, 5e-13, 2.5e-13])
+
+
+def _each_epoch(epochs: int):
+    (last,) = tiny_assignment(tiny_hyperparameters(epochs=2)).milestones[-1:]
+    return tuple(replace(last, rung=1000 * epoch // epochs) for epoch in range(1, epochs + 1))
+
+
+def test_scores_of_folds_are_averaged_each_fold_alike():
+    def scores(f1: float, rows: int) -> Scores:
+        per_class = {"a": {"precision": f1, "support": float(rows)}}
+        return Scores(metric="f1", values={"f1": f1, "loss": 1 - f1}, rows=rows, per_class=per_class,
+                      confusion=((rows, 0), (0, 1)))  # fmt: skip
+
+    mean = mean_scores([scores(0.5, 10), scores(1.0, 30)])
+    assert mean.values == {"f1": 0.75, "loss": 0.25}
+    assert mean.rows == 40
+    assert mean.per_class == {"a": {"precision": 0.75, "support": 40.0}}
+    assert mean.confusion == ((40, 0), (0, 2))

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: quickstart test test-all check format benchmarks clean
+.PHONY: quickstart test test-all check format docs benchmarks clean
 
 quickstart: $(VENV)/.demo  ## search over a real model and real news texts, in five minutes
 	$(BIN)/hpo demo
@@ -24,6 +24,9 @@ check: $(VENV)/.dev  ## style, types and the floors between packages
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: $(VENV)/.dev  ## docs/vocabulary.md, from the registries
+	$(BIN)/python docs/make_vocabulary.py
 
 benchmarks: $(VENV)/.dev  ## the figures of the README
 	$(BIN)/python benchmarks/step_overhead.py

@@ -8,12 +8,15 @@ from pydantic_core import PydanticUndefined
 
 from hpo.cli.curves import curve_line
 from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters
+from hpo.config.study_file import SearchConfig
+from hpo.data.archives import COMPRESSIONS
 from hpo.data.formats import FORMATS
 from hpo.metrics.classification import METRICS
 from hpo.search.pruners import PRUNERS
 from hpo.search.samplers import SAMPLERS
 from hpo.space.domains import spelled
-from hpo.space.search_space import Parameter, SearchSpace
+from hpo.space.parameters import Parameter
+from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space, shipped_spaces
 from hpo.training.methods import METHODS
 from hpo.training.optimizers import OPTIMIZERS
@@ -27,6 +30,9 @@ Everything that can be searched or chosen, by the names that study files and sea
 `make docs` from the registries in the code and the shipped spaces; a test compares them.
 """
 WIDTH = 24
+ALL_OPTIMIZERS = "optimizers_and_schedules"
+
+CHOICES = ("sampler", "pruner")
 
 Row = Sequence[str]
 
@@ -36,8 +42,12 @@ def page() -> str:
     spaces = {name: load_space(name) for name in shipped_spaces()}
     parts = [
         HEAD,
-        _section("Optimizers", "`optimizer`; never with a weight decay of their own, which is `l2_strength`'s."),
-        _table(("name", "what it is", "own parameters", "source"), _entries(OPTIMIZERS, "optimizer")),
+        _section(
+            "Optimizers",
+            "`optimizer`; never with a weight decay of their own, which is `l2_strength`'s. The rates are peaks, "
+            f"those of the space `{ALL_OPTIMIZERS}`, of which `python benchmarks/base_rates.py` is the source.",
+        ),
+        _table(("name", "what it is", "rates", "own parameters", "source"), _optimizers(spaces[ALL_OPTIMIZERS])),
         _section("Schedules", "`schedule`; the curves begin with a warm-up of a tenth, and end at `final_rate_ratio`."),
         _table(("name", "rate", "what it is", "own parameters", "source"), _schedules()),
         _section("Methods", "`method`: which weights train."),
@@ -45,19 +55,21 @@ def page() -> str:
         _section("Hyperparameters", "Every field, its default, its ranges in the shipped spaces and their source."),
         _table(("name", "what it is", "default", "ranges"), _hyperparameters(spaces)),
         _section("Samplers", "`search.sampler` in a study file."),
-        _table(("name", "what it is", "source"), _plain(SAMPLERS)),
+        _table(("name", "what it is", "settings under `search`", "source"), _with_settings(SAMPLERS)),
         _section("Pruners", "`search.pruner` in a study file."),
-        _table(("name", "what it is", "source"), _plain(PRUNERS)),
+        _table(("name", "what it is", "settings under `search`", "source"), _with_settings(PRUNERS)),
         _section("Metrics", "`task.metric` in a study file, always maximised; formulas in [metrics.md](metrics.md)."),
         _table(("name", "what it is", "source"), _plain(METRICS)),
         _section("Data formats", "By the ending of `data.train`, `data.validation` and `data.test`."),
         _table(("ending", "what it is", "source"), _plain(FORMATS)),
+        _section("Compression", "After the ending of a text format, as in `texts.csv.gz`."),
+        _table(("ending", "what it is", "source"), _plain(COMPRESSIONS)),
     ]
-    return "\n".join(parts)
+    return "".join(parts)
 
 
 def _section(title: str, sentence: str) -> str:
-    return f"\n## {title}\n\n{sentence}\n"
+    return f"\n## {title}\n\n{sentence}\n\n"
 
 
 def _table(head: Row, rows: Iterable[Row]) -> str:
@@ -71,6 +83,26 @@ def _plain(registry: Mapping[str, Any]) -> list[Row]:
 
 def _entries(registry: Mapping[str, Any], field: str) -> list[Row]:
     return [(f"`{name}`", entry.description, _own(field, name), entry.source) for name, entry in registry.items()]
+
+
+def _optimizers(space: SearchSpace) -> list[Row]:
+    (rate,) = (one for one in space.parameters if one.name == "learning_rate")
+    low, high, bases = rate.domain.minimum(), rate.domain.maximum(), rate.relative_to["optimizer"]
+    assert low is not None
+    assert high is not None
+    rates = {name: f"{low * base:.0e} … {high * base:.0e}" for name, base in bases.items()}
+    return [(name, what, rates[name.strip("`")], *rest) for name, what, *rest in _entries(OPTIMIZERS, "optimizer")]
+
+
+def _with_settings(registry: Mapping[str, Any]) -> list[Row]:
+    return [(f"`{name}`", entry.description, _settings(name), entry.source) for name, entry in registry.items()]
+
+
+def _settings(name: str) -> str:
+    """Return the settings of a search whose description names this entry, with the default of each."""
+    settings = {key: field for key, field in SearchConfig.model_fields.items() if key not in CHOICES}
+    own = (key for key, field in settings.items() if f"`{name}`" in (field.description or ""))
+    return ", ".join(f"`{key}` {spelled(settings[key].default)}" for key in own)
 
 
 def _schedules() -> list[Row]:

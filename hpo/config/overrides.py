@@ -10,12 +10,12 @@ from hpo.errors import ConfigurationError, nearest
 from hpo.space.space_file import read_space
 
 RANGE = ("min", "max", "distribution", "q")
-# What a parameter's spec loses when an override gives it another kind of values.
+# What a parameter's spec loses when an override gives it other values: other kinds, and where the old ones came from.
 REPLACES: Mapping[str, tuple[str, ...]] = {
-    "value": ("values", "default", "relative_to", *RANGE),
-    "values": ("value", "default", "relative_to", *RANGE),
-    "min": ("value", "values"),
-    "max": ("value", "values"),
+    "value": ("values", "default", "relative_to", "source", *RANGE),
+    "values": ("value", "default", "relative_to", "source", *RANGE),
+    "min": ("value", "values", "source"),
+    "max": ("value", "values", "source"),
 }
 
 

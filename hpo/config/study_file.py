@@ -93,11 +93,11 @@ class SearchConfig(Typed):
     sampler: Literal["tpe", "random", "gp", "cmaes", "qmc", "grid", "brute_force"] = "tpe"
     """Who proposes configurations."""
     startup_trials: OneOrMore | None = None
-    """Random trials before TPE, GP or CMA-ES proposes; null for a quarter of the budget, between 4 and 10."""
+    """Random trials before `tpe`, `gp` or `cmaes` proposes; null for a quarter of the budget, between 4 and 10."""
     pruner: Pruner = "auto"
     """Who gives trials up at a rung; `auto` is `median`, and `wilcoxon` where `evaluation.folds` is given."""
     pruner_startup_trials: OneOrMore = 4
-    """Finished trials before the median or the percentile pruner gives any up."""
+    """Finished trials before `median`, `percentile` or `patient` gives any up."""
     percentile: Annotated[float, Field(gt=0, lt=100)] = 25.0
     """`percentile`: keeps a trial that is among this best part, in per cent, of the trials at its rung."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3

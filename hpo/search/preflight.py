@@ -1,5 +1,7 @@
 """What is told of a search before its first trial: what cannot be, and what the sampler will not do."""
 
+import math
+
 from hpo.config.study_file import StudyConfig
 from hpo.errors import SpaceError
 from hpo.search.samplers import proposed_together
@@ -33,6 +35,22 @@ def refuse_unfit_search(config: StudyConfig, space: SearchSpace) -> None:
 
 def search_notes(config: StudyConfig, space: SearchSpace) -> list[str]:
     """Return what a person should know of how this sampler will search this space, in sentences."""
+    return [*_sampler_notes(config, space), *_pruner_notes(config)]
+
+
+def _pruner_notes(config: StudyConfig) -> list[str]:
+    """Say where Wilcoxon's test has too few folds: its p value after n of them is never below 1 / 2**n."""
+    folds, threshold = config.evaluation.folds, config.search.p_threshold
+    # After the last fold nothing is left to give up.
+    if config.pruner != "wilcoxon" or folds is None or 0.5 ** (folds - 1) < threshold:
+        return []
+    return [
+        f"With {folds} folds pruner wilcoxon, at p_threshold {threshold:g}, can give no trial up before its last fold; "
+        f"it needs {math.floor(-math.log2(threshold)) + 2} folds or more."
+    ]
+
+
+def _sampler_notes(config: StudyConfig, space: SearchSpace) -> list[str]:
     sampler = config.search.sampler
     if sampler in ENUMERATIONS:
         return [_note_on_combinations(sampler, space.size(), config.budget.trials)]

@@ -6,12 +6,23 @@ parameter nothing asks for a gradient, so the backward pass ends there.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import ConfigurationError, ModelError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A choice of what a trial trains."""
+
+    description: str
+    source: str
+    choose: Callable[[Any, frozenset[str], Hyperparameters], set[str]]
+    """From a model, its freshly initialised parameters and the trial's values to the names of what trains."""
 
 
 def transformer_layers(network: Any) -> tuple[str, nn.ModuleList]:
@@ -65,17 +76,28 @@ def refuse_trained_layers(network: Any, wanted: int) -> None:
         )
 
 
-METHODS: dict[str, Callable[[Any, frozenset[str], Hyperparameters], set[str]]] = {
-    "full": full,
-    "top_layers": top_layers,
-    "head": head,
+METHODS: dict[str, Method] = {
+    "full": Method(
+        description="all weights",
+        source="Devlin et al. 2019",
+        choose=full,
+    ),
+    "top_layers": Method(
+        description="the top transformer layers, all above them, and the head",
+        source="Howard and Ruder 2018; Lee et al. 2019",
+        choose=top_layers,
+    ),
+    "head": Method(
+        description="the head, and the pooler below it",
+        source="Peters et al. 2019",
+        choose=head,
+    ),
 }
-"""Name -> from a model, its freshly initialised parameters and the trial's values to the names of what trains."""
 
 
 def select_parameters(network: Any, fresh: frozenset[str], hyperparameters: Hyperparameters) -> dict[str, nn.Parameter]:
     """Let the parameters train that the trial's method names, freeze the others; return name -> trained parameter."""
-    chosen = METHODS[hyperparameters.method](network, fresh, hyperparameters)
+    chosen = METHODS[hyperparameters.method].choose(network, fresh, hyperparameters)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in chosen)
     return {name: parameter for name, parameter in network.named_parameters() if name in chosen}

@@ -134,3 +134,17 @@ def test_an_enumeration_within_the_budget_says_when_it_ends(sampler: str) -> Non
     assert search_notes(*made(sampler, {"optimizer": {"value": "sgd"}}, budget={"trials": 9})) == [
         f"The space has 1 combination, the budget 9 trials: {said}"
     ]
+
+
+@pytest.mark.parametrize(("folds", "p_threshold", "needed"), [(4, 0.1, 5), (2, 0.3, 3), (3, 0.25, 4)])
+def test_too_few_folds_for_wilcoxon_are_said(folds: int, p_threshold: float, needed: int) -> None:
+    def notes(count: int) -> list[str]:
+        search = {"sampler": "random", "p_threshold": p_threshold}
+        return search_notes(*made("random", SPACE, search=search, evaluation={"folds": count}))
+
+    (said,) = notes(folds)
+    assert said == (
+        f"With {folds} folds pruner wilcoxon, at p_threshold {p_threshold:g}, can give no trial up before its last "
+        f"fold; it needs {needed} folds or more."
+    )
+    assert notes(needed) == []

@@ -220,12 +220,14 @@ def test_cma_es_goes_on_from_what_the_store_holds(database_url: str) -> None:
 
 def test_cma_es_does_not_stop_where_a_conditional_parameter_was_in_every_trial_so_far(sqlite_url: str) -> None:
     """Left to itself it takes it in, and proposes nothing more from the first trial on that does not have it."""
-    with led(config_of("cmaes", sqlite_url, budget={"trials": 20})) as coordinator:
-        for _ in range(5):
+    space = NUMBERS | {"optimizer": {"values": ["adamw", "momentum"], "default": "momentum"}}
+    with led(config_of("cmaes", sqlite_url, budget={"trials": 24}, space=space)) as coordinator:
+        # Its state of as many numbers is stored after a whole population, of eight for four numbers.
+        for _ in range(16):
             coordinator._store.study.enqueue_trial({"optimizer": "momentum"})
         coordinator._store.study.enqueue_trial({"optimizer": "adamw"})
-        assert all(trained(coordinator, number) for number in range(20))
-    assert all("cma:generation" in trial.system_attrs for trial in plain_trials(sqlite_url)[7:])
+        assert all(trained(coordinator, number) for number in range(24))
+    assert all("cma:generation" in trial.system_attrs for trial in plain_trials(sqlite_url)[6:])
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

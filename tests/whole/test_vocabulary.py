@@ -1,0 +1,106 @@
+"""Every entry of a registry has its known answer in a test and its row in the docs; what a space can name is in one."""
+
+import importlib.util
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_args
+
+import pytest
+
+from hpo.config.hyperparameters import Hyperparameters, Method, OptimizerName, ScheduleName
+from hpo.config.study_file import Pruner, SearchConfig
+from hpo.data.archives import COMPRESSIONS
+from hpo.data.formats import FORMATS
+from hpo.metrics.classification import METRICS
+from hpo.search.pruners import PRUNERS
+from hpo.search.samplers import SAMPLERS
+from hpo.space.space_file import load_space, shipped_spaces
+from hpo.training.methods import METHODS
+from hpo.training.optimizers import OPTIMIZERS
+from hpo.training.schedules import SCHEDULES
+
+ROOT = Path(__file__).parents[2]
+# Registry -> the test module whose KNOWN_ANSWERS prove its entries.
+PROVED_IN: Mapping[str, tuple[Mapping[str, Any], str]] = {
+    "optimizers": (OPTIMIZERS, "training/test_optimizers.py"),
+    "schedules": (SCHEDULES, "training/test_schedules.py"),
+    "methods": (METHODS, "training/test_methods.py"),
+    "samplers": (SAMPLERS, "search/test_samplers.py"),
+    "pruners": (PRUNERS, "search/test_pruners.py"),
+    "metrics": (METRICS, "metrics/test_classification_scores.py"),
+    "formats": (FORMATS, "data/test_data_formats.py"),
+    "compressions": (COMPRESSIONS, "data/test_archives.py"),
+}
+# Hyperparameters that are how a trial is run rather than what is searched.
+NOT_SEARCHED = {"early_stopping_patience", "seed"}
+
+
+@pytest.mark.parametrize("kind", PROVED_IN)
+def test_every_entry_has_a_known_answer_and_no_answer_is_of_nothing(kind: str) -> None:
+    registry, module = PROVED_IN[kind]
+    assert loaded(ROOT / "tests" / module).KNOWN_ANSWERS.keys() == registry.keys()
+
+
+@pytest.mark.parametrize("kind", PROVED_IN)
+def test_every_entry_says_what_it_is_and_where_it_comes_from(kind: str) -> None:
+    registry, _ = PROVED_IN[kind]
+    for name, entry in registry.items():
+        assert entry.description, name
+        assert entry.source, name
+        assert "\n" not in entry.description + entry.source, name
+
+
+@pytest.mark.parametrize("kind", PROVED_IN)
+def test_every_entry_has_a_row_in_the_docs(kind: str) -> None:
+    registry, _ = PROVED_IN[kind]
+    rows = (ROOT / "docs" / "vocabulary.md").read_text(encoding="utf-8").splitlines()
+    for name, entry in registry.items():
+        assert any(row.startswith(f"| `{name}` |") and entry.source in row for row in rows), name
+
+
+def test_the_docs_are_what_their_script_makes_of_the_registries() -> None:
+    made = loaded(ROOT / "docs" / "make_vocabulary.py").page()
+    written = (ROOT / "docs" / "vocabulary.md").read_text(encoding="utf-8")
+    assert made == written, "docs/vocabulary.md is out of date; run: make docs"
+
+
+@pytest.mark.parametrize(("field", "names"), [("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("method", METHODS)])
+def test_every_entry_that_a_space_can_name_is_in_a_shipped_one(field: str, names: Iterable[str]) -> None:
+    offered: set[object] = set()
+    for space in shipped_spaces():
+        for parameter in load_space(space).parameters:
+            offered |= set(parameter.to_mapping().get("values", ())) if parameter.name == field else set()
+    assert set(names) - offered == set()
+
+
+def test_every_hyperparameter_is_in_a_shipped_space() -> None:
+    named = {parameter.name for space in shipped_spaces() for parameter in load_space(space).parameters}
+    assert Hyperparameters.model_fields.keys() - named == NOT_SEARCHED
+
+
+@pytest.mark.parametrize(
+    ("names", "registry"),
+    [
+        (OptimizerName, OPTIMIZERS),
+        (ScheduleName, SCHEDULES),
+        (Method, METHODS),
+        (SearchConfig.model_fields["sampler"].annotation, SAMPLERS),
+    ],
+)
+def test_what_may_be_written_is_what_there_is(names: Any, registry: Mapping[str, Any]) -> None:
+    assert set(get_args(names)) == registry.keys()
+
+
+def test_every_pruner_may_be_written_and_auto_beside_them() -> None:
+    assert set(get_args(Pruner)) == {"auto", *PRUNERS}
+
+
+def loaded(path: Path) -> ModuleType:
+    """Return the module in the file `path`, whatever folders Python knows."""
+    spec = importlib.util.spec_from_file_location(f"of_vocabulary_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

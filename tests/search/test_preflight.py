@@ -139,7 +139,7 @@ def test_an_enumeration_within_the_budget_says_when_it_ends(sampler: str) -> Non
 @pytest.mark.parametrize(("folds", "p_threshold", "needed"), [(4, 0.1, 5), (2, 0.3, 3), (3, 0.25, 4)])
 def test_too_few_folds_for_wilcoxon_are_said(folds: int, p_threshold: float, needed: int) -> None:
     def notes(count: int) -> list[str]:
-        search = {"sampler": "random", "p_threshold": p_threshold}
+        search = {"sampler": "random", "pruner": "auto", "p_threshold": p_threshold}
         return search_notes(*made("random", SPACE, search=search, evaluation={"folds": count}))
 
     (said,) = notes(folds)

@@ -37,8 +37,9 @@ STRONGEST, WEAKER = 0.4, 0.7
 TOO_HIGH = 3.0
 """How many times as much a rate that is too high harms as one that is too low."""
 OF_DISTINCT_VALUES = ("grid", "brute_force")
-SHIPPED = "tpe, relative rate"
-PLAIN = "Optuna's default, a rate for each optimizer"
+RELATIVE, FOR_EACH = "relative rate", "a rate for each optimizer"
+SHIPPED = f"tpe, {RELATIVE}"
+PLAIN = f"Optuna's default, {FOR_EACH}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,17 +143,18 @@ class Contestant:
 
 
 def contestants(space: SearchSpace, space_name: str, samplers: Sequence[str], trials: int) -> list[Contestant]:
-    """Return those of `samplers` with the relative rate, and TPE with a rate for each optimizer."""
+    """Return each of `samplers` with the relative rate and with a rate for each optimizer, and plain Optuna."""
 
     def builds(name: str) -> Callable[[int], BaseSampler]:
         return lambda seed: build_sampler(study(space_name, name, seed, trials), space)
 
-    relative = [Contestant(name=f"{name}, relative rate", build=builds(name)) for name in samplers]
-    if "tpe" not in samplers:
-        return relative
-    ours = Contestant(name="tpe, a rate for each optimizer", build=builds("tpe"), for_each_optimizer=True)
+    ours = [
+        Contestant(name=f"{name}, {form}", build=builds(name), for_each_optimizer=form == FOR_EACH)
+        for name in samplers
+        for form in (RELATIVE, FOR_EACH)
+    ]
     plain = Contestant(name=PLAIN, build=lambda seed: TPESampler(seed=seed), for_each_optimizer=True)
-    return [*relative, ours, plain]
+    return [*ours, plain] if "tpe" in samplers else ours
 
 
 def study(space_name: str, sampler: str, seed: int, trials: int) -> StudyConfig:

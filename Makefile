@@ -31,6 +31,9 @@ docs: $(VENV)/.dev  ## docs/vocabulary.md, from the registries
 benchmarks: $(VENV)/.dev  ## the figures of the README
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/store.py
+	for space in encoder encoder_small optimizers_and_schedules; do $(BIN)/python benchmarks/samplers.py --space $$space; done
+	$(BIN)/python benchmarks/samplers.py --space encoder_small --samplers gp
+	$(BIN)/python benchmarks/base_rates.py
 
 clean:
 	rm -rf $(VENV)

@@ -1,15 +1,17 @@
 """The plain Optuna callable: `study.optimize(FineTuneObjective(config, space))`, with nothing else of ours."""
 
 import threading
+from functools import partial
 
 import optuna
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
 from hpo.errors import TrainingError
-from hpo.messages import Action, Ending, Outcome, Report
-from hpo.search.assignments import build_assignment, seed_of
+from hpo.messages import Action, Ending, Outcome, Progress, Report
+from hpo.search.assignments import build_assignment, demands_of, seed_of
 from hpo.search.attributes import CONSTRAINT, UNTRAINABLE, VIOLATED, outcome_attributes
+from hpo.search.preflight import refuse_unfit_of_folds
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import space_of
 from hpo.training.worker import Worker, open_worker, train
@@ -19,6 +21,8 @@ class FineTuneObjective:
     """Fine-tunes a model under what an `optuna.Trial` suggests and returns its score on validation, to be maximised.
 
     Scores are reported at rungs (examples seen, in per mille of the longest trial), so any pruner of Optuna's works.
+    With `evaluation.folds` they are reported after each fold: use a pruner that takes steps for no learning curve, such
+    as Wilcoxon's.
     Model and data are read at the first call, once a process; calls from several threads take turns.
 
         study = optuna.create_study(direction="maximize")
@@ -26,9 +30,14 @@ class FineTuneObjective:
     """
 
     def __init__(self, config: StudyConfig, space: SearchSpace | None = None) -> None:
-        """Take a study's configuration and, where it is not the one that `config.space` names, its space."""
+        """Take a study's configuration and, where it is not the one that `config.space` names, its space.
+
+        Raises:
+            SpaceError: the study's folds cannot serve this space.
+        """
         self._config = config
         self._space = space or space_of(config.space)
+        refuse_unfit_of_folds(config, self._space)
         self._worker: Worker | None = None
         self._turn = threading.Lock()
 
@@ -61,24 +70,21 @@ class FineTuneObjective:
         assignment = build_assignment(
             self._config, self._space, hyperparameters, trial=trial.number, attempt=1, seed=seed, score_to_beat=None
         )
-        training = train(worker, assignment)
-        action: Action | None = None
-        try:
-            while True:
-                message = training.send(action)
-                action = self._answer(trial, message) if isinstance(message, Report) else None
-        except StopIteration as finished:
-            outcome: Outcome = finished.value
-            return outcome
-
-    def _answer(self, trial: optuna.Trial, report: Report) -> Action:
-        trial.report(report.validation.objective, report.rung)
-        return Action.STOP if report.decides and trial.should_prune() else Action.CONTINUE
+        return train(worker, assignment, partial(_answer, trial))
 
     def _opened(self) -> Worker:
         if self._worker is None:
-            self._worker = open_worker(
-                self._config, load_splits(self._config.data, self._config.seed, folds=self._config.evaluation.folds)
-            )
-            self._worker.use(self._worker.measure(int(self._space.largest("max_length"))).precision)
+            config = self._config
+            worker = open_worker(config, load_splits(config.data, config.seed, folds=config.evaluation.folds))
+            worker.refuse_unfit(demands_of(self._space))
+            worker.use(worker.measure(int(self._space.largest("max_length"))).precision)
+            # Only now: a worker that was refused is no worker for the next call either.
+            self._worker = worker
         return self._worker
+
+
+def _answer(trial: optuna.Trial, message: Report | Progress) -> Action:
+    if isinstance(message, Progress):
+        return Action.CONTINUE
+    trial.report(message.validation.objective, message.rung)
+    return Action.STOP if message.decides and trial.should_prune() else Action.CONTINUE

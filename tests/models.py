@@ -1,6 +1,7 @@
 """Tiny random models, synthetic labelled texts and a study over them, so that tests train in a second."""
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrai
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
-from hpo.messages import Assignment, Milestone
+from hpo.messages import Action, Assignment, Milestone, Outcome, Progress, Report
+from hpo.training.worker import Worker, train
 
 SPORT = ("goal", "team", "match", "ball", "coach", "win", "league", "score")
 MONEY = ("bank", "price", "market", "trade", "tax", "profit", "share", "loan")
@@ -101,6 +103,21 @@ def tiny_assignment(hyperparameters: Hyperparameters | None = None, **values: An
         "maximum_passes": 2,
     }
     return Assignment(**(usual | values))
+
+
+def trained(
+    worker: Worker, assignment: Assignment, answers: Mapping[int, Action] | None = None
+) -> tuple[list[Report], Outcome]:
+    """Train to the end, answering the report at a rung with its action; return the reports and the outcome."""
+    reports: list[Report] = []
+
+    def answer(message: Report | Progress) -> Action:
+        if isinstance(message, Progress):
+            return Action.CONTINUE
+        reports.append(message)
+        return (answers or {}).get(message.rung, Action.CONTINUE)
+
+    return reports, train(worker, assignment, answer)
 
 
 def _word_tokenizer(*special: str) -> Tokenizer:

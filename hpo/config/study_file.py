@@ -81,7 +81,7 @@ class TaskConfig(Typed):
     metric: str = "auto"
     """The objective, always maximised; `auto` is F1 of the positive class for two classes and macro F1 for more. Or
     `module:function`, which is called with the true and the predicted labels."""
-    beta: Annotated[float, Field(gt=0)] = 2.0
+    beta: Annotated[float, Field(gt=0, le=100)] = 2.0
     """How many times as much as precision recall counts in `fbeta` and its kin."""
     positive_label: str | None = None
     """Of two labels the one whose F1 counts; else 1, true, yes or positive, else the rarer in training."""

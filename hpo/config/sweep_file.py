@@ -4,6 +4,7 @@ The keys are those of W&B's sweep configuration (docs.wandb.ai, "Sweep configura
 otherwise is refused; what it has no need of is left unused and told.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ def read_sweep(content: Mapping[str, Any], source: str, name: str) -> Sweep:
     method = _method(content, source)
     space = SearchSpace.from_mapping(_mapping(content, "parameters", source), source)
     values: dict[str, Any] = {
-        "study": _study_name(str(content.get("name", name))),
+        "study": _study_name(str(content.get("name") or name)),
         "space": content["parameters"],
         "search": METHODS[method] | {"pruner": "none"},
     }
@@ -76,9 +77,11 @@ def read_sweep(content: Mapping[str, Any], source: str, name: str) -> Sweep:
     if "early_terminate" in content:
         early = _mapping(content, "early_terminate", source)
         eta = _eta(early, source)
-        values["search"] |= {"pruner": "hyperband", "reduction_factor": eta}
-        # The longest trial has a score for each of its epochs, and rungs are per mille of it.
-        first = round(1000 * _first_score(early, eta, source) / space.largest("epochs"))
+        # What W&B calls hyperband has one bracket: the first cut, and the distance between cuts, are every run's.
+        values["search"] |= {"pruner": "successive_halving", "reduction_factor": eta}
+        # The longest trial has a score for each of its epochs, and rungs are per mille of it. Rounded down: later cuts
+        # are multiples of the first, and are to come with their score, not with the one after.
+        first = math.floor(1000 * _first_score(early, eta, source) / space.largest("epochs"))
         values["evaluation"] = {"first_rung": min(1000, max(1, first))}
     if "run_cap" in content:
         values["budget"] = {"trials": content["run_cap"]}
@@ -141,26 +144,27 @@ def _metric(metric: Mapping[str, Any], source: str) -> str:
 
 
 def _eta(early: Mapping[str, Any], source: str) -> int:
-    """Return how many trials hyperband keeps one of, all of `early_terminate` being known to be understood."""
+    """Return how many trials W&B's hyperband keeps one of, all of `early_terminate` being known to be understood."""
     if early.get("type") != "hyperband":
         raise ConfigurationError(f"{source}: early_terminate.type must be hyperband, but is {early.get('type')!r}.")
     unknown = [key for key in early if key not in _EARLY_KEYS]
     if unknown:
         raise ConfigurationError(
-            f"{source}: early_terminate has {unknown[0]!r}, which hpo's hyperband does not have; take it out. "
+            f"{source}: early_terminate has {unknown[0]!r}, which hpo does not do; take it out. "
             f"{nearest(str(unknown[0]), _EARLY_KEYS)}"
         )
     return _whole(early, "eta", 2, source) if "eta" in early else 3
 
 
-def _first_score(early: Mapping[str, Any], eta: int, source: str) -> float:
+def _first_score(early: Mapping[str, Any], eta: int, source: str) -> int:
     """Return after how many scores W&B first ends runs."""
     given = {"min_iter", "max_iter", "s"} & early.keys()
     if given == {"min_iter"}:
         return _whole(early, "min_iter", 1, source)
     if given == {"max_iter", "s"}:
-        # W&B drops what would come before the first score.
-        return max(1.0, _whole(early, "max_iter", 1, source) * float(eta) ** -_whole(early, "s", 1, source))
+        first = _whole(early, "max_iter", 1, source) * float(eta) ** -_whole(early, "s", 1, source)
+        # W&B drops what would come before the first score. A quotient may lie a hair below the whole number it means.
+        return max(1, math.floor(first + 1e-9))
     raise ConfigurationError(
         f"{source}: early_terminate needs min_iter, or max_iter and s, but has "
         f"{' and '.join(sorted(given)) or 'none of them'}; keep to one way."

@@ -23,9 +23,22 @@ def read_parquet(path: Path) -> Table:
         if isinstance(error, OSError) and error.strerror:
             raise
         raise DataError(f"{path} is cut short, damaged or no Parquet file; write or copy it again.") from None
-    written_by_datasets = b"huggingface" in (content.schema.metadata or {})
-    features = optional("datasets", str(path)).Features.from_arrow_schema(content.schema) if written_by_datasets else {}
+    features = _features(str(path), content.schema)
     return arrow_table(str(path), content.column_names, content.num_rows, content.column, features)
+
+
+def _features(source: str, schema: Any) -> Mapping[str, Any]:
+    """Return what `datasets`, where it wrote the file, says of its columns."""
+    if b"huggingface" not in (schema.metadata or {}):
+        return {}
+    try:
+        features: Mapping[str, Any] = optional("datasets", source).Features.from_arrow_schema(schema)
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{source} says of its columns what the installed datasets does not understand ({error}); install the "
+            "version that wrote it, or write it again."
+        ) from None
+    return features
 
 
 def arrow_table(
@@ -49,7 +62,7 @@ def arrow_table(
         _refuse_nested(source, name, array.type)
         written = _plain(array)
         classes = getattr(features.get(name), "names", None)
-        return [_class_name(classes, cell) for cell in written] if classes else written
+        return _class_names(source, name, classes, written) if classes else written
 
     return Table(source=source, names=tuple(names), rows=rows, column=cells)
 
@@ -92,6 +105,12 @@ def _plain(array: Any) -> Cells:
     return cells
 
 
-def _class_name(classes: Sequence[str], cell: Any) -> str | None:
-    """Return the name of class number `cell`; -1, as `datasets` writes it, is no label."""
-    return None if cell is None or cell < 0 else classes[cell]
+def _class_names(source: str, name: str, classes: Sequence[str], numbers: Sequence[Any]) -> Cells:
+    """Return the name of each class number; -1, as `datasets` writes it, is no label."""
+    unnamed = next((number for number in numbers if number is not None and number >= len(classes)), None)
+    if unnamed is not None:
+        raise DataError(
+            f"Column {name!r} of {source} holds class {unnamed}, but names classes 0 to {len(classes) - 1} only; write "
+            "it again with a name for each class."
+        )
+    return [None if number is None or number < 0 else classes[number] for number in numbers]

@@ -90,7 +90,8 @@ def refuse_unscored_classes(train: Examples, validation: Examples) -> None:
     rare = [label for label, count in counts.items() if count < TRAIN_ROWS_PER_CLASS]
     if rare:
         raise DataError(
-            f"Only one training row is left of {listed_labels(rare)}; every label needs {TRAIN_ROWS_PER_CLASS}."
+            f"Only one training row is left of {listed_labels(rare)}, but every label needs {TRAIN_ROWS_PER_CLASS}; "
+            "add rows, or leave such labels out."
         )
     unscored = counts.keys() - set(validation.labels)
     if unscored:

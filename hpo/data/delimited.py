@@ -16,21 +16,40 @@ def read_csv(path: Path) -> Table:
     """Read a table whose cells are divided by comma, semicolon or tab, whichever the header holds most of."""
     with open_text(path, newline="") as stream:
         header = next((line for line in stream if line.strip()), "")
-    return _read_delimited(path, max(",;\t", key=header.count), csv.QUOTE_MINIMAL)
+    return _table(path, *_delimited_rows(path, max(",;\t", key=header.count), csv.QUOTE_MINIMAL))
 
 
 def read_tsv(path: Path) -> Table:
-    """Read a table whose cells are divided by tabs, quoted or not."""
+    """Read a table whose cells are divided by tabs, quoted or not.
+
+    Many such files, GLUE's among them, were written without any quoting.
+    """
     try:
-        return _read_delimited(path, "\t", csv.QUOTE_MINIMAL)
-    except DataError:  # many TSV files, GLUE's among them, were written without any quoting
-        note = f"{path.name}: the quotation marks do not match in pairs, so they were read as plain characters."
-        return _read_delimited(path, "\t", csv.QUOTE_NONE, (note,))
+        names, rows = _delimited_rows(path, "\t", csv.QUOTE_MINIMAL)
+        if not (_holds_lines(rows) and _every_line_is_a_row(path)):
+            return _table(path, names, rows)
+        why = "would make one row of several"
+    except DataError:
+        why = "do not match in pairs"
+    note = f"{path.name}: the quotation marks {why}, so they were read as plain characters."
+    return _table(path, *_delimited_rows(path, "\t", csv.QUOTE_NONE), (note,))
 
 
-def _read_delimited(path: Path, delimiter: str, quoting: Quoting, notes: tuple[str, ...] = ()) -> Table:
-    """Read rows of cells under a header line; blank lines are no rows."""
-    names, rows = _delimited_rows(path, delimiter, quoting)
+def _holds_lines(rows: list[list[str]]) -> bool:
+    return any("\n" in cell or "\r" in cell for row in rows for cell in row)
+
+
+def _every_line_is_a_row(path: Path) -> bool:
+    """Return whether each line, quotation marks being plain characters, has a cell for each column."""
+    try:
+        names, rows = _delimited_rows(path, "\t", csv.QUOTE_NONE)
+    except DataError:
+        return False
+    return all(len(row) == len(names) for row in rows)
+
+
+def _table(path: Path, names: list[str], rows: list[list[str]], notes: tuple[str, ...] = ()) -> Table:
+    """Return rows of cells under their names as a table."""
     if not names:
         raise DataError(f"{path} holds only blank lines.")
     position = {name: index for index, name in enumerate(names)}
@@ -43,7 +62,7 @@ def _read_delimited(path: Path, delimiter: str, quoting: Quoting, notes: tuple[s
 
 
 def _delimited_rows(path: Path, delimiter: str, quoting: Quoting) -> tuple[list[str], list[list[str]]]:
-    """Return the header's names and the rows below it."""
+    """Return the header's names and the rows below it; blank lines are no rows."""
     csv.field_size_limit(sys.maxsize)
     names: list[str] = []
     rows: list[list[str]] = []

@@ -82,11 +82,8 @@ def tally(true: Integers, probabilities: Floats, loss: float, *, positive: int |
         positive: the positive class of two; None where there are more.
         beta: how many times as much as precision recall counts in `fbeta`.
     """
-    # Here, because importing scikit-learn takes a second that the command line need not pay.
-    from sklearn.metrics import confusion_matrix
-
-    predicted = probabilities.argmax(axis=1)
-    confusion = confusion_matrix(true, predicted, labels=np.arange(probabilities.shape[1]))
+    predicted, classes = probabilities.argmax(axis=1), probabilities.shape[1]
+    confusion = np.bincount(true * classes + predicted, minlength=classes**2).reshape(classes, classes)
     hits, guesses, support = np.diagonal(confusion), confusion.sum(axis=0), confusion.sum(axis=1)
     ranked = [_ranked(true == number, column) for number, column in enumerate(probabilities.T)]
     return Tally(

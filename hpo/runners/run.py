@@ -10,7 +10,7 @@ from threading import Event
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
 from hpo.errors import StudyMismatchError
-from hpo.messages import Action, Assignment, Ending, Outcome, Progress
+from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report
 from hpo.runners import inline
 from hpo.runners.watcher import Watcher
 from hpo.search.assignments import demands_of
@@ -85,9 +85,7 @@ def _look_ahead(worker: Worker, space: SearchSpace, watcher: Watcher) -> None:
     longest = int(space.largest("max_length"))
     cut = worker.cut_share(longest)
     if cut > NOTED_CUT_SHARE:
-        watcher.note(
-            f"{cut:.0%} of the training texts are longer than max_length, {longest} tokens, and are cut there."
-        )
+        watcher.note(f"{cut:.0%} of the training texts fill max_length, {longest} tokens; what is longer is cut there.")
 
 
 def _search(
@@ -134,14 +132,9 @@ def _read_test_once(coordinator: Coordinator, worker: Worker, watcher: Watcher, 
 
 
 def _trained_again(worker: Worker, assignment: Assignment, watcher: Watcher, stop: Event) -> Outcome:
-    training = train(worker, assignment)
-    action: Action | None = None
-    try:
-        while True:
-            message = training.send(action)
-            if isinstance(message, Progress):
-                watcher.progressed(message)
-            action = Action.PAUSE if stop.is_set() else Action.CONTINUE
-    except StopIteration as finished:
-        outcome: Outcome = finished.value
-        return outcome
+    def answer(message: Report | Progress) -> Action:
+        if isinstance(message, Progress):
+            watcher.progressed(message)
+        return Action.PAUSE if stop.is_set() else Action.CONTINUE
+
+    return train(worker, assignment, answer)

@@ -5,8 +5,9 @@ from hpo.config.study_file import StudyConfig
 from hpo.messages import Assignment, Demands, Milestone
 from hpo.search.rungs import fold_milestones, milestones
 from hpo.search.samplers import derived_seed
-from hpo.space.domains import Number
 from hpo.space.search_space import SearchSpace
+
+REPEAT_DEFAULT_FROM_TRIALS = 20
 
 
 def build_assignment(
@@ -34,10 +35,7 @@ def build_assignment(
 
 def demands_of(space: SearchSpace) -> Demands:
     """Return the most that a configuration of `space` asks of the model."""
-
-    def most(name: str) -> Number | None:
-        return next((one.domain.maximum() for one in space.parameters if one.name == name), None)
-
+    most = space.largest_if_any
     layers = {name: most(name) for name in ("trained_layers", "kept_layers")}
     return Demands(
         max_length=int(space.largest("max_length")),
@@ -61,6 +59,12 @@ def _milestones(
         rungs=evaluation.rungs,
         full_reports=evaluation.full_reports or int(space.largest("epochs")),
     )
+
+
+def repeats_default(config: StudyConfig, space: SearchSpace) -> bool:
+    """Return whether the default configuration is trained on a second seed: not where the space names the seed."""
+    enough = config.budget.trials >= REPEAT_DEFAULT_FROM_TRIALS
+    return config.search.repeat_default and enough and "seed" not in space.default_values()
 
 
 def seed_of(config: StudyConfig, trial: int, hyperparameters: Hyperparameters) -> int:

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Action, Assignment, Capacity, Decision, Ending, Outcome, Report, Scores, Standing
-from hpo.search.assignments import build_assignment, seed_of
+from hpo.search.assignments import build_assignment, repeats_default, seed_of
 from hpo.search.attributes import CONSTRAINT, VIOLATED, outcome_attributes
 from hpo.search.enumeration import EnumeratingSampler
 from hpo.search.leases import Leadership
@@ -22,7 +22,6 @@ from hpo.space.search_space import SearchSpace
 from hpo.store.records import AttemptRecord, StudyRecord, scores_to_json
 from hpo.store.studies import StudyStore
 
-REPEAT_DEFAULT_FROM_TRIALS = 20
 MOST_DEATHS = 3
 """Attempts at a trial in each of which its process died, after which it is not tried again."""
 
@@ -145,12 +144,9 @@ class Coordinator:
 
     def _create(self, objective: str, versions: Mapping[str, str]) -> None:
         self._store.create(replace(self._made_from, versions=versions), objective)
-        search = self._config.search
-        # A seed that the space names would be the same for both.
-        twice = search.repeat_default and self._config.budget.trials >= REPEAT_DEFAULT_FROM_TRIALS
-        values = self._space.default_values()
-        for _ in range(2 if twice and "seed" not in values else 1):
-            self._store.study.enqueue_trial(self._space.sampled(values))
+        default = self._space.sampled(self._space.default_values())
+        for _ in range(2 if repeats_default(self._config, self._space) else 1):
+            self._store.study.enqueue_trial(default)
         self._store.add_event("created")
 
     def _take_up(self) -> None:

@@ -85,4 +85,7 @@ class EnumeratingSampler(BaseSampler):
 
 
 def _key(point: Mapping[str, Any]) -> Hashable:
-    return frozenset(point.items())
+    # Other samplers, and Optuna for what an enqueued trial leaves open, have 0.15000000000000002 for 0.15.
+    return frozenset(
+        (name, float(f"{value:.12g}") if isinstance(value, float) else value) for name, value in point.items()
+    )

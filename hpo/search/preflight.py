@@ -4,6 +4,7 @@ import math
 
 from hpo.config.study_file import StudyConfig
 from hpo.errors import SpaceError
+from hpo.search.assignments import repeats_default
 from hpo.search.samplers import proposed_together
 from hpo.space.search_space import SearchSpace
 
@@ -29,8 +30,30 @@ def refuse_unfit_search(config: StudyConfig, space: SearchSpace) -> None:
             f"search.sampler is {sampler}, which models {_models(sampler)}, but space {space.name} has none, so that "
             "it would draw everything at random; choose tpe."
         )
-    if config.evaluation.folds:
-        _refuse_of_folds(space)
+    refuse_unfit_of_folds(config, space)
+
+
+def refuse_unfit_of_folds(config: StudyConfig, space: SearchSpace) -> None:
+    """Refuse, where a study has folds, what follows a training from score to score: a fold is scored at its end only.
+
+    Raises:
+        SpaceError: says what does not go together, and what to do.
+    """
+    if not config.evaluation.folds:
+        return
+    rule = "With evaluation.folds a fold is scored at its end only"
+    parameters = {parameter.name: parameter for parameter in space.parameters}
+    if "schedule" in parameters and parameters["schedule"].domain.contains("reduce_on_plateau"):
+        raise SpaceError(
+            f"{rule}, so schedule reduce_on_plateau never sees a score, but space {space.name} can take it; take it "
+            "out of the values of `schedule`."
+        )
+    stopping = parameters.get("early_stopping_patience")
+    if stopping is not None and stopping.domain.maximum() is not None:
+        raise SpaceError(
+            f"{rule}, so a trial cannot stop itself early, but space {space.name} gives early_stopping_patience; "
+            "leave it out."
+        )
 
 
 def search_notes(config: StudyConfig, space: SearchSpace) -> list[str]:
@@ -39,21 +62,22 @@ def search_notes(config: StudyConfig, space: SearchSpace) -> list[str]:
 
 
 def _pruner_notes(config: StudyConfig) -> list[str]:
-    """Say where Wilcoxon's test has too few folds: its p value after n of them is never below 1 / 2**n."""
+    """Say where Wilcoxon's test has too few folds: it needs two, and its p value after n is never below 1 / 2**n."""
     folds, threshold = config.evaluation.folds, config.search.p_threshold
-    # After the last fold nothing is left to give up.
-    if config.pruner != "wilcoxon" or folds is None or 0.5 ** (folds - 1) < threshold:
+    # One more, since after the last fold nothing is left to give up.
+    needed = max(2, math.floor(-math.log2(threshold)) + 1) + 1
+    if config.pruner != "wilcoxon" or folds is None or folds >= needed:
         return []
     return [
         f"With {folds} folds pruner wilcoxon, at p_threshold {threshold:g}, can give no trial up before its last fold; "
-        f"it needs {math.floor(-math.log2(threshold)) + 2} folds or more."
+        f"it needs {needed} folds or more."
     ]
 
 
 def _sampler_notes(config: StudyConfig, space: SearchSpace) -> list[str]:
     sampler = config.search.sampler
     if sampler in ENUMERATIONS:
-        return [_note_on_combinations(sampler, space.size(), config.budget.trials)]
+        return [_note_on_combinations(config, space)]
     if sampler not in JOINT:
         return []
     unlearned = (
@@ -76,23 +100,6 @@ def _refuse_too_many(sampler: str, space: SearchSpace) -> None:
         )
 
 
-def _refuse_of_folds(space: SearchSpace) -> None:
-    """Refuse what follows the score of one training from evaluation to evaluation: a fold is scored at its end only."""
-    rule = "With evaluation.folds a fold is scored at its end only"
-    parameters = {parameter.name: parameter for parameter in space.parameters}
-    if "schedule" in parameters and parameters["schedule"].domain.contains("reduce_on_plateau"):
-        raise SpaceError(
-            f"{rule}, so schedule reduce_on_plateau never sees a score, but space {space.name} can take it; take it "
-            "out of the values of `schedule`."
-        )
-    stopping = parameters.get("early_stopping_patience")
-    if stopping is not None and stopping.domain.maximum() is not None:
-        raise SpaceError(
-            f"{rule}, so a trial cannot stop itself early, but space {space.name} gives early_stopping_patience; "
-            "leave it out."
-        )
-
-
 def _note_on_the_rest(sampler: str, space: SearchSpace) -> str:
     modelled = {parameter.name for parameter in proposed_together(sampler, space)}
     rest = [one.name for one in space.parameters if one.is_sampled and one.name not in modelled]
@@ -104,9 +111,14 @@ def _note_on_the_rest(sampler: str, space: SearchSpace) -> str:
     )
 
 
-def _note_on_combinations(sampler: str, size: int, budget: int) -> str:
-    has = f"The space has {size:,} {'combination' if size == 1 else 'combinations'}, the budget {budget:,} trials"
-    if size <= budget:
+def _note_on_combinations(config: StudyConfig, space: SearchSpace) -> str:
+    sampler, size, budget = config.search.sampler, space.size(), config.budget.trials
+    again = repeats_default(config, space)
+    has = (
+        f"The space has {size:,} {'combination' if size == 1 else 'combinations'}, the budget {budget:,} trials"
+        f"{', one of them the default once more' if again else ''}"
+    )
+    if size + again <= budget:
         return f"{has}: the search ends when each was tried."
     first = "the first in the order written" if sampler == "grid" else "a random part of them"
     better = "; brute_force tries a random part of them instead" if sampler == "grid" else ""

@@ -115,11 +115,15 @@ class SearchSpace:
         known = Hyperparameters.model_fields
         if name not in known:
             raise SpaceError(f"Unknown hyperparameter {name!r}. {nearest(name, known)}")
-        found = [trained_value(name, self._trained(values)) for values in cases(self.parameters, (name,))]
-        numbers = list(filter(is_number, found))
-        if not numbers:
+        most = self.largest_if_any(name)
+        if most is None:
             raise SpaceError(f"Space {self.name} has no largest {name}: it is not a number there.")
-        return max(numbers)
+        return most
+
+    def largest_if_any(self, name: str) -> Number | None:
+        """Return the largest number that the hyperparameter `name` can be in this space; None if it is never one."""
+        trained = (trained_value(name, self._trained(values)) for values in cases(self.parameters, (name,)))
+        return max(filter(is_number, trained), default=None)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain YAML values, the same for equal spaces, which `from_mapping` reads back equal."""

@@ -3,7 +3,7 @@
 With decay d and n transformer layers, counted from 0 at the bottom, the rate of layer i is multiplied by d**(n - i),
 that of the embeddings and all else below the layers by d**(n + 1), and that of the head and all above them by 1: the
 convention of BEiT (Bao et al. 2022); the idea is Howard and Ruder's (2018), ELECTRA's form Clark et al.'s (2020).
-"Above" and "below" are as in `methods.py`: the order in which the model registers its parameters.
+What is above the layers is what `methods.above_layers` names.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from hpo.training.methods import transformer_layers
+from hpo.training.methods import above_layers, transformer_layers
 
 Group = dict[str, Any]
 """A parameter group of torch's: `params`, a list of parameters; `rate_factor`, what the trial's rate is multiplied by
@@ -25,15 +25,9 @@ def heights(network: Any) -> dict[str, int]:
         ModelError: the model keeps its layers in no `nn.ModuleList`.
     """
     prefix, layers = transformer_layers(network)
-    found: dict[str, int] = {}
-    passed = False
-    for name, _ in network.named_parameters():
-        if name.startswith(f"{prefix}."):
-            found[name] = int(name.removeprefix(f"{prefix}.").split(".")[0]) + 1
-            passed = True
-        else:
-            # Some models register embeddings of relative positions after the layers that read them.
-            found[name] = len(layers) + 1 if passed and "embed" not in name else 0
+    found = {name: 0 for name, _ in network.named_parameters()} | dict.fromkeys(above_layers(network), len(layers) + 1)
+    for number, layer in enumerate(layers):
+        found |= {f"{prefix}.{number}.{name}": number + 1 for name, _ in layer.named_parameters()}
     return found
 
 

@@ -1,8 +1,8 @@
 """Which parameters a trial trains: all, the top layers and the head, or the head alone; generic over architectures.
 
-Layers are the `nn.ModuleList` that is as long as the model's config says, else the longest. "Above" is the order in
-which the model registers its parameters: embeddings, layers, final norm or pooler, head. Below the lowest trained
-parameter nothing asks for a gradient, so the backward pass ends there.
+Layers are the `nn.ModuleList` that is as long as the model's config says, else the longest. What is above them is told
+by the order in which the model registers its parameters: embeddings, layers, final norm or pooler, head. Below the
+lowest trained parameter nothing asks for a gradient, so the backward pass ends there.
 """
 
 from collections.abc import Callable
@@ -40,6 +40,25 @@ def transformer_layers(network: Any) -> tuple[str, nn.ModuleList]:
     return max(lists, key=lambda named: (len(named[1]) == declared, len(named[1])))
 
 
+def above_layers(network: Any) -> set[str]:
+    """Name the parameters above the transformer layers: those registered behind them, but for what the layers read.
+
+    A model of relative positions may hold their embeddings behind its layers, in the same module; all that it holds
+    there is then read by the layers, such as the norm and the convolution of DeBERTa-v3.
+
+    Raises:
+        ModelError: the model keeps its layers in no `nn.ModuleList`.
+    """
+    prefix, _ = transformer_layers(network)
+    holder = f"{prefix.rpartition('.')[0]}."
+    names = [name for name, _ in network.named_parameters()]
+    start = next((index for index, name in enumerate(names) if name.startswith(f"{prefix}.")), len(names))
+    behind = [name for name in names[start:] if not name.startswith(f"{prefix}.")]
+    owners = [network.get_submodule(name.rpartition(".")[0]) for name in behind if name.startswith(holder)]
+    relative = any(isinstance(owner, nn.Embedding) for owner in owners)
+    return {name for name in behind if "embed" not in name and not (relative and name.startswith(holder))}
+
+
 def full(network: Any, fresh: frozenset[str], hyperparameters: Hyperparameters) -> set[str]:  # noqa: ARG001
     """Name all parameters."""
     return {name for name, _ in network.named_parameters()}
@@ -60,11 +79,9 @@ def top_layers(network: Any, fresh: frozenset[str], hyperparameters: Hyperparame
     assert wanted is not None
     refuse_trained_layers(network, wanted)
     prefix, layers = transformer_layers(network)
-    names = [name for name, _ in network.named_parameters()]
-    lowest = f"{prefix}.{len(layers) - wanted}."
-    start = next(index for index, name in enumerate(names) if name.startswith(lowest))
-    above = {name for name in names[start:] if "embed" not in name}
-    return above | head(network, fresh, hyperparameters)
+    top = tuple(f"{prefix}.{number}." for number in range(len(layers) - wanted, len(layers)))
+    within = {name for name, _ in network.named_parameters() if name.startswith(top)}
+    return within | above_layers(network) | head(network, fresh, hyperparameters)
 
 
 def refuse_trained_layers(network: Any, wanted: int) -> None:

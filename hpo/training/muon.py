@@ -4,7 +4,6 @@ Both step at one learning rate: a matrix's update is scaled to the root mean squ
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import optim
 
@@ -31,19 +30,6 @@ class Together:
         """Forget the gradients."""
         for part in self._parts:
             part.zero_grad(set_to_none)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state of all parts, as `load_state_dict` takes it."""
-        return {"parts": [part.state_dict() for part in self._parts]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the state of optimizers built alike.
-
-        Raises:
-            ValueError: it is of other parameter groups.
-        """
-        for part, its_state in zip(self._parts, state["parts"], strict=True):
-            part.load_state_dict(its_state)
 
 
 def muon_with_adamw(

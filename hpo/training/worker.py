@@ -1,7 +1,7 @@
 """What trains in a process: opened once, then handed assignment after assignment."""
 
 import platform
-from collections.abc import Generator, Set
+from collections.abc import Callable, Set
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.augmentation import refuse_token_masking, refuse_word_swap
 from hpo.data.batching import collate
-from hpo.data.splits import Splits
+from hpo.data.splits import Splits, stratified_part
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.messages import Action, Assignment, Decision, Demands, Outcome, Progress, Report, Scores
 from hpo.metrics.classification import Objective
@@ -117,7 +117,9 @@ class Worker:
         assert self.idle, "measure before trials train"
         bench = self._bench
         split = bench.tokenized(max_length).train
-        batch = collate(split, range(min(MEASURED_ROWS, split.tokens.rows)), bench.model.pad_id)
+        # Not simply the first: a file may be in the order of its texts' lengths.
+        rows = stratified_part(bench.train_labels, MEASURED_ROWS, bench.config.seed)
+        batch = collate(split, rows, bench.model.pad_id)
         labels = batch.labels.to(bench.device)
         network = bench.model.network
         bench.model.reset(0)
@@ -211,16 +213,18 @@ def choose_device(compute: ComputeConfig) -> torch.device:
     return torch.device("cpu" if compute.device == "cpu" or not torch.cuda.is_available() else "cuda:0")
 
 
-def train(worker: Worker, assignment: Assignment) -> Generator[Report | Progress, Action | None, Outcome]:
-    """Train one assignment on an idle worker: yields what it says, takes the action to answer with, returns its end."""
+def train(worker: Worker, assignment: Assignment, answer: Callable[[Report | Progress], Action]) -> Outcome:
+    """Train one assignment on an idle worker to its end; `answer` is told what it says, and decides.
+
+    Where `answer` raises, the trial is given up, and the worker is free for another.
+    """
     worker.admit(assignment)
     try:
         while True:
             for message in worker.advance():
                 if isinstance(message, Outcome):
                     return message
-                action = yield message
-                if action is not None:
-                    worker.apply(Decision(trial=assignment.trial, attempt=assignment.attempt, action=action))
+                action = answer(message)
+                worker.apply(Decision(trial=assignment.trial, attempt=assignment.attempt, action=action))
     finally:
         worker.drop(assignment.trial)

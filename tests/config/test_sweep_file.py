@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from hpo.config.reading import parse_yaml, write_yaml
 from hpo.config.study_file import StudyConfig, load_study, sweep_notes
 from hpo.errors import ConfigurationError
+from hpo.search.pruners import build_pruner
 from hpo.space.space_file import read_space, space_of
 
 MATERIAL: dict[str, Any] = {"model": {"name": "m"}, "data": {"train": "t.csv"}}
@@ -59,13 +61,32 @@ def read(folder: Path, content: str | dict[str, Any]) -> StudyConfig:
 def test_a_bayesian_sweep_with_hyperband(tmp_path: Path) -> None:
     study = read(tmp_path, BAYES)
     assert study.study == "BERT- night -2"
-    assert (study.search.sampler, study.pruner, study.search.reduction_factor) == ("tpe", "hyperband", 2)
+    assert (study.search.sampler, study.pruner, study.search.reduction_factor) == ("tpe", "successive_halving", 2)
     assert (study.task.metric, study.budget.trials) == ("macro_f1", 60)
     # After two of eight scores.
     assert study.evaluation.first_rung == 250
     assert study.space == parse_yaml(BAYES, "the sweep")["parameters"]
     space = space_of(study.space)
     assert space.hyperparameters(space.default_values()).optimizer == "adamw"
+
+
+def test_hyperband_begins_to_cut_every_run_where_wandb_does(tmp_path: Path) -> None:
+    """W&B has one series of cuts for all runs; of Optuna's Hyperband many a run belongs to a later bracket."""
+    parameters = PARAMETERS | {"epochs": {"value": 9}}
+    early = {"type": "hyperband", "min_iter": 1}
+    study = read(tmp_path, MINIMAL | {"early_terminate": early, "parameters": parameters})
+    search = optuna.create_study(direction="maximize", pruner=build_pruner(study))
+    ended = []
+    for run in range(12):
+        # Each worse than all before it: never among the better third, as W&B counts too.
+        trial, score = search.ask(), 0.9 - run / 100
+        for epoch in range(1, 9):
+            trial.report(score, round(1000 * epoch / 9))
+            if trial.should_prune():
+                break
+        ended.append(epoch)
+        search.tell(trial, score)
+    assert ended == [8, *[1] * 11]
 
 
 def test_a_grid_is_tried_whole_and_nothing_twice(tmp_path: Path) -> None:
@@ -155,6 +176,10 @@ def test_a_metric_is_found_by_its_name(tmp_path: Path, metric: dict[str, Any], e
         ({"max_iter": 27, "s": 2}, 27, 3, 111),
         ({"max_iter": 16, "s": 3, "eta": 2.0}, 20, 2, 100),
         ({"max_iter": 4, "s": 100}, 10, 3, 100),
+        # Of 7 scores the fourth is at 571 per mille, where 4 times 143 would not be reached.
+        ({"min_iter": 1, "eta": 2}, 7, 2, 142),
+        ({"max_iter": 10, "s": 1}, 10, 3, 300),
+        ({"max_iter": 243, "s": 5}, 10, 3, 100),
     ],
 )
 def test_the_first_cut_is_that_of_wandb(
@@ -173,6 +198,7 @@ def test_the_first_cut_is_that_of_wandb(
         ("Größe/Länge", "Gr-e-L-nge"),
         ("../up", "up"),
         ("  ", "sweep"),
+        (None, "sweep"),
         ("n" * 200, "n" * 128),
         (3, "3"),
     ],
@@ -220,7 +246,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "strict": (
         {"early_terminate": {"type": "hyperband", "min_iter": 1, "strict": True}},
-        ": early_terminate has 'strict', which hpo's hyperband does not have; take it out. Known: eta, max_iter,",
+        ": early_terminate has 'strict', which hpo does not do; take it out. Known: eta, max_iter,",
     ),
     "no first cut": (
         {"early_terminate": {"type": "hyperband"}},

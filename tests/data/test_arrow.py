@@ -32,6 +32,26 @@ def test_class_labels_that_datasets_wrote_become_their_names(tmp_path: Path) -> 
     assert source.notes[-1] == "rows.parquet: rows dropped for having no label: 2."
 
 
+def test_a_class_without_a_name_is_told(tmp_path: Path) -> None:
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["neg", "pos"]))
+    schema = features.arrow_schema
+    pq.write_table(pa.table({"text": ["a", "b"], "label": [1, 2]}, schema=schema), tmp_path / "rows.parquet")
+    with pytest.raises(DataError) as error:
+        read_table(tmp_path / "rows.parquet", strict=False).column("label")
+    assert str(error.value) == (
+        f"Column 'label' of {tmp_path / 'rows.parquet'} holds class 2, but names classes 0 to 1 only; write it again "
+        "with a name for each class."
+    )
+
+
+def test_columns_of_a_kind_that_datasets_does_not_know_are_told(tmp_path: Path) -> None:
+    described = {b"huggingface": b'{"info": {"features": {"label": {"_type": "OfTheFuture"}}}}'}
+    table = pa.table({"text": ["a"], "label": [0]}).replace_schema_metadata(described)
+    pq.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"what the installed datasets does not understand .*OfTheFuture.*; install"):
+        read_table(tmp_path / "rows.parquet", strict=False)
+
+
 def test_numbers_truth_values_and_dates_are_cells(tmp_path: Path) -> None:
     day = datetime.date(2024, 2, 29)
     table = read(tmp_path, {"a": [1, None], "b": [1.0, 2.5], "c": [True, False], "d": [day, day], "e": [None, None]})

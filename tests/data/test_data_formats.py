@@ -152,6 +152,18 @@ def test_tsv_with_stray_quotes_is_read_as_plain_characters_and_says_so(tmp_path:
     assert read(tmp_path, "b.tsv", b'text\tlabel\n"tab\there"\t1\n').column("text") == ["tab\there"]
 
 
+def test_stray_quotes_of_a_tsv_that_match_by_chance_do_not_make_one_row_of_several(tmp_path: Path) -> None:
+    content = b'text\tlabel\n"Open and shut\t1\nfine\t0\nagain"\t1\n"quoted"\t0\n'
+    table = read(tmp_path, "a.tsv", content)
+    assert table.column("text") == ['"Open and shut', "fine", 'again"', '"quoted"']
+    assert table.column("label") == ["1", "0", "1", "0"]
+    assert table.notes == (
+        "a.tsv: the quotation marks would make one row of several, so they were read as plain characters.",
+    )
+    quoted = read(tmp_path, "b.tsv", b'text\tlabel\n"one\n\ntwo"\t1\n"tab\tand\nline"\t0\n')
+    assert (quoted.column("text"), quoted.notes) == (["one\n\ntwo", "tab\tand\nline"], ())
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [

@@ -194,7 +194,7 @@ VALIDATION = Examples(texts=("v a", "v b"), labels=("a", "b"))
         (examples(a=9, c=9), VALIDATION, "that training does not have: 'b' (rows: 1); training has 'a', 'c'."),
         (examples(a=9, b=9, c=9), VALIDATION, "Validation has no row of 'c'"),
         (examples(a=9, b=9), examples(a=9, b=9), "No training row is left"),
-        (examples(a=9, b=3), COPIES, "Only one training row is left of 'b'"),
+        (examples(a=9, b=3), COPIES, "Only one training row is left of 'b', but every label needs 2; add "),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_or_scored_is_refused(

@@ -147,6 +147,22 @@ def test_combinations_of_many_trials_are_told_apart_by_their_numbers_as_optuna_k
     assert len(tried) == len(set(tried)) == 4 * 5
 
 
+def test_what_another_sampler_drew_is_not_tried_again(sqlite_url: str) -> None:
+    """A study may go on under another sampler, and a drawn 0.15 is 0.15000000000000002 in the store."""
+    space = {
+        "warmup_ratio": {"distribution": "q_uniform", "min": 0.0, "max": 0.2, "q": 0.05, "default": 0.0},
+        "epochs": {"value": 3},
+    }
+    drawn = Enumeration(SearchSpace.from_mapping(space, "test"))
+    with led(config_at(sqlite_url, "random", space=space, budget={"trials": 12})) as coordinator:
+        search(coordinator, name="drawn")
+    assert 0.15000000000000002 in {trial.params["warmup_ratio"] for trial in plain_trials(sqlite_url)}
+    left = 5 - len({round(trial.params["warmup_ratio"], 9) for trial in plain_trials(sqlite_url)})
+    assert (drawn.following(plain_trials(sqlite_url)) is None) == (left == 0)
+    with led(config_at(sqlite_url, "grid", space=space)) as coordinator:
+        assert len(search(coordinator, name="grid")) == left
+
+
 def test_of_ten_thousand_combinations_the_trials_are_gone_through_once_for_a_proposal() -> None:
     """One look at each trial, not one for each parameter or each combination."""
     space = SearchSpace.from_mapping(

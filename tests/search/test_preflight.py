@@ -136,7 +136,20 @@ def test_an_enumeration_within_the_budget_says_when_it_ends(sampler: str) -> Non
     ]
 
 
-@pytest.mark.parametrize(("folds", "p_threshold", "needed"), [(4, 0.1, 5), (2, 0.3, 3), (3, 0.25, 4)])
+def test_an_enumeration_that_the_repeated_default_keeps_from_its_end_says_so() -> None:
+    space = {"epochs": {"min": 1, "max": 20}}
+    assert search_notes(*made("brute_force", space, budget={"trials": 20})) == [
+        "The space has 20 combinations, the budget 20 trials, one of them the default once more: only a random part of "
+        "them will be tried."
+    ]
+    assert search_notes(*made("brute_force", space, budget={"trials": 21}))[0].endswith("ends when each was tried.")
+    once = {"sampler": "brute_force", "pruner": "none", "repeat_default": False}
+    assert search_notes(*made("brute_force", space, budget={"trials": 20}, search=once)) == [
+        "The space has 20 combinations, the budget 20 trials: the search ends when each was tried."
+    ]
+
+
+@pytest.mark.parametrize(("folds", "p_threshold", "needed"), [(4, 0.1, 5), (2, 0.3, 3), (3, 0.25, 4), (2, 0.9, 3)])
 def test_too_few_folds_for_wilcoxon_are_said(folds: int, p_threshold: float, needed: int) -> None:
     def notes(count: int) -> list[str]:
         search = {"sampler": "random", "pruner": "auto", "p_threshold": p_threshold}

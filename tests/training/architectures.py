@@ -12,6 +12,7 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     ModernBertConfig,
+    MPNetConfig,
     Qwen2Config,
     RobertaConfig,
     set_seed,
@@ -26,6 +27,19 @@ ARCHITECTURES: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "distilbert": (DistilBertConfig, NUMBERS | {"vocab_size": 40, "dim": 16, "n_heads": 2, "hidden_dim": 32}),
     "deberta": (DebertaConfig, SMALL),
     "deberta_v2": (DebertaV2Config, SMALL | {"relative_attention": True, "pos_att_type": ["p2c"]}),
+    "deberta_v3": (
+        DebertaV2Config,
+        SMALL
+        | {
+            "relative_attention": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "position_buckets": 8,
+            "conv_kernel_size": 3,
+        },
+    ),
+    "mpnet": (MPNetConfig, SMALL),
     "modernbert": (ModernBertConfig, SMALL),
     "llama": (LlamaConfig, SMALL | {"num_key_value_heads": 2}),
     "qwen2": (Qwen2Config, SMALL | {"num_key_value_heads": 2}),

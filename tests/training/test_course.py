@@ -8,14 +8,14 @@ import pytest
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
-from hpo.messages import Action, Ending, Outcome, Report, Scores
+from hpo.messages import Action, Ending, Scores
 from hpo.metrics.averaging import mean_scores
 from hpo.search.rungs import fold_milestones
 from hpo.training.bench import Bench
 from hpo.training.checkpoints import load_weights
 from hpo.training.course import courses
-from hpo.training.worker import Worker, open_worker, train
-from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study
+from hpo.training.worker import Worker, open_worker
+from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, trained
 
 FOLDS = 4
 
@@ -34,22 +34,6 @@ def of_folds(tiny_bert: Path, texts: Path, tmp_path_factory: pytest.TempPathFact
 
 def in_folds(**values: object):
     return tiny_assignment(tiny_hyperparameters(**values), milestones=fold_milestones(FOLDS))
-
-
-def trained(worker: Worker, assignment, answers: dict[int, Action] | None = None) -> tuple[list[Report], Outcome]:
-    """Train to the end, answering the report at a rung with its action."""
-    reports: list[Report] = []
-    training = train(worker, assignment)
-    answer = None
-    while True:
-        try:
-            message = training.send(answer)
-        except StopIteration as end:
-            return reports, end.value
-        answer = None
-        if isinstance(message, Report):
-            reports.append(message)
-            answer = (answers or {}).get(message.rung)
 
 
 def test_a_fraction_of_the_texts_is_stratified_and_the_same_for_every_trial(bench: Bench):

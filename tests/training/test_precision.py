@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -5,10 +7,9 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
 from hpo.errors import ModelError
-from hpo.messages import Report
 from hpo.training.precision import Precision, autocast, choose, measure
-from hpo.training.worker import Worker, open_worker, train
-from tests.models import LONGEST, tiny_assignment, tiny_study
+from hpo.training.worker import Worker, open_worker
+from tests.models import LONGEST, tiny_assignment, tiny_study, trained
 
 CPU = torch.device("cpu")
 
@@ -72,6 +73,18 @@ def test_measuring_reads_the_texts_as_trials_will(worker: Worker, monkeypatch: p
         worker.measure(LONGEST + 1)
 
 
+def test_it_is_measured_on_texts_from_all_over_the_file(study: StudyConfig, monkeypatch: pytest.MonkeyPatch):
+    splits = load_splits(study.data, study.seed)
+    by_label = sorted(range(splits.train.rows), key=lambda row: splits.train.labels[row])
+    texts, labels = (tuple(column[row] for row in by_label) for column in (splits.train.texts, splits.train.labels))
+    worker = open_worker(study, replace(splits, train=replace(splits.train, texts=texts, labels=labels)))
+    model, seen = worker._bench.model, []
+    logits = model.logits
+    monkeypatch.setattr(model, "logits", lambda batch, precision: seen.append(batch.labels) or logits(batch, precision))
+    worker.measure(8)
+    assert {tuple(labels.tolist()) for labels in seen} == {(0,) * 8 + (1,) * 8}
+
+
 def test_what_is_asked_for_is_used(worker: Worker):
     scores = [trained_in(worker, precision) for precision in ("fp32", "bf16", "fp32")]
     assert scores[0] == scores[2]
@@ -81,5 +94,5 @@ def test_what_is_asked_for_is_used(worker: Worker):
 def trained_in(worker: Worker, precision: Precision) -> float:
     """Return the training loss of a short trial computed in `precision`."""
     worker.use(precision)
-    reports = [message for message in train(worker, tiny_assignment()) if isinstance(message, Report)]
+    reports, _ = trained(worker, tiny_assignment())
     return reports[-1].train_loss

@@ -297,4 +297,4 @@ def test_texts_that_are_cut_are_told(config: StudyConfig) -> None:
     short = with_changes(config, space={**dict(config.space), "max_length": {"value": 6}}, budget={"trials": 1})  # type: ignore[arg-type]
     seen = Recorder()
     run(short, seen)
-    assert any("longer than max_length" in note for note in seen.notes)
+    assert any("what is longer is cut there" in note for note in seen.notes)

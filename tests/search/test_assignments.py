@@ -1,0 +1,51 @@
+"""What a study asks of its model, and which trial is trained twice, follows from all that its space can propose."""
+
+from typing import Any
+
+import pytest
+
+from hpo.messages import Demands
+from hpo.search.assignments import demands_of, repeats_default
+from hpo.space.search_space import SearchSpace
+from tests.search.scripted import study_at
+
+NOTHING: dict[str, Any] = {
+    "max_length": 128, "trained_layers": None, "kept_layers": None, "dropout": False, "attention_dropout": False,
+    "token_masking": False, "word_swap": False,
+}  # fmt: skip
+TOP = {"method": {"values": ["full", "top_layers"]}}
+
+
+@pytest.mark.parametrize(
+    ("space", "demanded"),
+    [
+        ({"epochs": {"value": 1}}, {}),
+        ({"max_length": {"values": [64, 512, 256]}}, {"max_length": 512}),
+        # What is not said is the usual number of layers, and so is null.
+        (TOP, {"trained_layers": 2}),
+        (TOP | {"trained_layers": {"values": [1, None], "when": {"method": ["top_layers"]}}}, {"trained_layers": 2}),
+        (TOP | {"trained_layers": {"min": 1, "max": 4, "when": {"method": ["top_layers"]}}}, {"trained_layers": 4}),
+        ({"kept_layers": {"values": [None, 3]}}, {"kept_layers": 3}),
+        ({"dropout": {"value": 0.0}}, {"dropout": True}),
+        ({"dropout": {"value": None}, "attention_dropout": {"values": [None, 0.1]}}, {"attention_dropout": True}),
+        ({"token_masking": {"min": 0.0, "max": 0.1}, "word_swap": {"value": 0.0}}, {"token_masking": True}),
+    ],
+)
+def test_the_most_that_a_trial_asks_of_its_model(space: dict[str, Any], demanded: dict[str, Any]) -> None:
+    assert demands_of(SearchSpace.from_mapping(space, "mine")) == Demands(**(NOTHING | demanded))
+
+
+@pytest.mark.parametrize(
+    ("trials", "asked", "space", "repeated"),
+    [
+        (20, True, {"epochs": {"value": 1}}, True),
+        (19, True, {"epochs": {"value": 1}}, False),
+        (20, False, {"epochs": {"value": 1}}, False),
+        (20, True, {"seed": {"values": [1, 2]}}, False),
+    ],
+)
+def test_the_default_is_trained_twice_where_it_tells_something(
+    trials: int, asked: bool, space: dict[str, Any], repeated: bool
+) -> None:
+    config = study_at("sqlite:///unused.db", budget={"trials": trials}, search={"repeat_default": asked})
+    assert repeats_default(config, SearchSpace.from_mapping(space, "mine")) is repeated

@@ -25,8 +25,8 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-docs: $(VENV)/.dev  ## docs/vocabulary.md, from the registries
-	$(BIN)/python docs/make_vocabulary.py
+docs: $(VENV)/.dev  ## the pages of docs that are made from the code
+	$(BIN)/python docs/make_pages.py
 
 benchmarks: $(VENV)/.dev  ## the figures of the README
 	$(BIN)/python benchmarks/step_overhead.py

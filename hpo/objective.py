@@ -4,10 +4,12 @@ import threading
 from functools import partial
 
 import optuna
+from optuna.pruners import HyperbandPruner, PatientPruner, PercentilePruner, SuccessiveHalvingPruner
+from optuna.study import StudyDirection
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
-from hpo.errors import TrainingError
+from hpo.errors import ConfigurationError, TrainingError
 from hpo.messages import Action, Ending, Outcome, Progress, Report
 from hpo.search.assignments import build_assignment, demands_of, seed_of
 from hpo.search.attributes import CONSTRAINT, UNTRAINABLE, VIOLATED, outcome_attributes
@@ -15,6 +17,9 @@ from hpo.search.preflight import refuse_unfit_of_folds
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import space_of
 from hpo.training.worker import Worker, open_worker, train
+
+OF_LEARNING_CURVES = (PercentilePruner, SuccessiveHalvingPruner, HyperbandPruner, PatientPruner)
+"""Optuna's pruners, MedianPruner among them, that take a trial's steps for a learning curve."""
 
 
 class FineTuneObjective:
@@ -45,10 +50,12 @@ class FineTuneObjective:
         """Return the objective at the trial's best full evaluation.
 
         Raises:
+            ConfigurationError: the study minimises, or its pruner takes folds for a learning curve.
             optuna.TrialPruned: the pruner gave the trial up, or it cannot be trained, which a violated constraint says.
             TrainingError: training failed; says why.
             HpoError: the model or the data cannot be used.
         """
+        self._refuse_unfit_study(trial.study)
         with self._turn:
             outcome = self._trained(trial)
         for name, value in outcome_attributes(outcome).items():
@@ -61,12 +68,25 @@ class FineTuneObjective:
             raise TrainingError(f"Trial {trial.number} {outcome.ending}: {outcome.reason}")
         return outcome.best.validation.objective
 
+    def _refuse_unfit_study(self, study: optuna.Study) -> None:
+        if study.directions != [StudyDirection.MAXIMIZE]:
+            raise ConfigurationError(
+                "Scores are higher where they are better, but the Optuna study minimises; make it with "
+                'create_study(direction="maximize").'
+            )
+        if self._config.evaluation.folds and isinstance(study.pruner, OF_LEARNING_CURVES):
+            raise ConfigurationError(
+                f"With evaluation.folds a trial's steps are folds, but {type(study.pruner).__name__} judges learning "
+                "curves; give create_study a WilcoxonPruner, a ThresholdPruner or a NopPruner."
+            )
+
     def _trained(self, trial: optuna.Trial) -> Outcome:
         """Train one trial to its end, asking Optuna's pruner at every rung that may decide."""
         worker = self._opened()
         hyperparameters = self._space.hyperparameters(self._space.suggest(trial))
         trial.set_user_attr("learning_rate", hyperparameters.learning_rate)
         seed = seed_of(self._config, trial.number, hyperparameters)
+        trial.set_user_attr("seed", seed)
         assignment = build_assignment(
             self._config, self._space, hyperparameters, trial=trial.number, attempt=1, seed=seed, score_to_beat=None
         )

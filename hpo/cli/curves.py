@@ -1,5 +1,6 @@
 """Draws how a schedule moves the learning rate, in block characters: a line of text, or a chart of several."""
 
+import math
 from collections.abc import Iterator, Mapping
 
 from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters
@@ -47,7 +48,7 @@ def charts(space: SearchSpace) -> Iterator[str]:
 
 def _curve(hyperparameters: Hyperparameters, points: int) -> list[float]:
     """Return the factor of the peak rate at so many steps, evenly spaced from the start to the end."""
-    return [factor(round(point * STEPS / (points - 1)), STEPS, hyperparameters) for point in range(points)]
+    return [factor(math.ceil(point * (STEPS - 1) / (points - 1)), STEPS, hyperparameters) for point in range(points)]
 
 
 def _defaults_under(case: Mapping[str, Value], space: SearchSpace) -> dict[str, Value]:

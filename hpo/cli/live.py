@@ -93,8 +93,12 @@ class LineLog(Tally):
     def started(self, study: str, metric: str, trials: int, standing: Standing) -> None:
         """Write what is searched."""
         super().started(study, metric, trials, standing)
+        if standing.finished >= trials:
+            self._line(f"study {study}: nothing is left to train of {trials} trials; for more, raise --trials")
+            return
         goes_on = f", going on after {standing.finished}" if standing.finished else ""
-        self._line(f"study {study}: {trials} trials in all{goes_on}, maximising {metric}")
+        counted = "1 trial" if trials == 1 else f"{trials} trials"
+        self._line(f"study {study}: {counted} in all{goes_on}, maximising {metric}")
 
     def assigned(self, assignment: Assignment) -> None:
         """Write what is trained."""
@@ -217,5 +221,5 @@ def _described(assignment: Assignment) -> str:
 
 def _ending(outcome: Outcome) -> str:
     score = f" with {outcome.best.validation.objective:.4f}" if outcome.best else ""
-    why = f": {outcome.reason}" if outcome.reason else ""
+    why = f": {outcome.reason.rstrip('.')}" if outcome.reason else ""
     return f"trial {outcome.trial} {outcome.ending} after {clock(outcome.seconds)}{score}{why}"

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Search spaces: list the shipped ones, check one of your own.", no_args_is_help=True)
+app = typer.Typer(help="Search spaces: list the shipped ones, check or plot one of your own.", no_args_is_help=True)
 Space = Annotated[str, typer.Argument(metavar="FILE", help="A space file, or the name of a shipped space.")]
 
 

@@ -15,6 +15,7 @@ from hpo.store.engine import sqlite_path, without_password
 from hpo.store.results import StudyResults, StudySummary
 
 SHOWN_TRIALS = 10
+ABSENT = "-"
 RESULT_COLUMNS_WIDTH = 52
 PARAMETER_COLUMN_WIDTH = 12
 
@@ -39,10 +40,12 @@ def leaderboard(results: StudyResults) -> None:
     for trial in shown:
         table.add_row(
             str(trial.number), _number(trial.score, 4), _number(trial.train_score, 4), _number(trial.best_epoch, 2),
-            _number(trial.seconds, 1), trial.proposed_by, *(_value(trial.configuration.get(name)) for name in fitting),
+            _number(trial.seconds, 1), trial.proposed_by,
+            *(_value(trial.configuration.get(name, ABSENT)) for name in fitting),
         )  # fmt: skip
     out.print()
-    out.print(table)
+    if shown:
+        out.print(table)
     if len(fitting) < len(varied):
         out.print(f"Also varied: {', '.join(varied[len(fitting) :])}; hpo best --json has every value.")
     out.print(_others(results))
@@ -56,7 +59,8 @@ def summary(results: StudyResults, store: str, output: Path | None, *, interrupt
         out.print(f"\nBest: trial {best.number}, {results.metric} {best.score:.4f} on validation.")
         if best.number in results.test:
             test = results.test[best.number]
-            out.print(f"Test split, read once after the search: {test.metric} {test.objective:.4f}, {test.rows} texts.")
+            read = "once after the search" if len(results.test) == 1 else f"for {len(results.test)} winners so far"
+            out.print(f"Test split, read {read}: {test.metric} {test.objective:.4f}, {test.rows} texts.")
     else:
         out.print("\nNo trial has completed, so there is no best configuration.")
     out.print(f"Store: {_place(store)}", soft_wrap=True)
@@ -147,5 +151,5 @@ def _number(value: float | None, digits: int) -> str:
 
 def _value(value: object) -> str:
     if value is None:
-        return "-"
+        return "null"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

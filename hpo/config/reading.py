@@ -41,7 +41,9 @@ def parse_yaml(text: str, source: str) -> Any:
         return YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise ConfigurationError(f"{source} is not valid YAML: {line}{error.problem}.") from None
+        # Of a key that is there twice it also gives the values, as objects in Python.
+        problem = str(error.problem).partition(" with value ")[0]
+        raise ConfigurationError(f"{source} is not valid YAML: {line}{problem}.") from None
     except (YAMLError, ValueError, RecursionError) as error:  # also a date of no calendar, lists a thousand deep
         raise ConfigurationError(f"{source} is not valid YAML: {str(error).splitlines()[0]}.") from None
 

@@ -13,12 +13,8 @@ from typing import Any
 from hpo.errors import ConfigurationError, nearest
 from hpo.space.search_space import SearchSpace
 
-METHODS: Mapping[str, dict[str, Any]] = {
-    "bayes": {"sampler": "tpe"},
-    "random": {"sampler": "random"},
-    # A grid is its combinations, each once.
-    "grid": {"sampler": "grid", "repeat_default": False},
-}
+SAMPLERS: Mapping[str, str] = {"bayes": "tpe", "random": "random", "grid": "grid"}
+"""W&B's method -> the sampler that does it."""
 LOSSES = ("loss", "log_loss", "cross_entropy")
 
 _USED = ("method", "metric", "parameters", "early_terminate", "run_cap", "name")
@@ -70,7 +66,7 @@ def read_sweep(content: Mapping[str, Any], source: str, name: str) -> Sweep:
     values: dict[str, Any] = {
         "study": _study_name(str(content.get("name") or name)),
         "space": content["parameters"],
-        "search": METHODS[method] | {"pruner": "none"},
+        "search": {"sampler": SAMPLERS[method], "pruner": "none"},
     }
     if "metric" in content:
         values["task"] = {"metric": _metric(_mapping(content, "metric", source), source)}
@@ -111,12 +107,12 @@ def _method(content: Mapping[str, Any], source: str) -> str:
     """Return the strategy, without which W&B takes no sweep, and which a space file does not have."""
     if "method" not in content:
         raise ConfigurationError(
-            f"{source} has parameters but no `method: {' | '.join(METHODS)}`, as a W&B sweep has; a file of parameters "
-            f"alone is a search space, given as `--space {source}`."
+            f"{source} has parameters but no `method: {' | '.join(SAMPLERS)}`, as a W&B sweep has; a file of "
+            f"parameters alone is a search space, given as `--space {source}`."
         )
     method = str(content["method"])
-    if method not in METHODS:
-        raise ConfigurationError(f"{source}: method {method!r} is not for hpo. {nearest(method, METHODS)}")
+    if method not in SAMPLERS:
+        raise ConfigurationError(f"{source}: method {method!r} is not for hpo. {nearest(method, SAMPLERS)}")
     return method
 
 

@@ -65,5 +65,6 @@ def told(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.strerror:
             raise DataError(f"Cannot read {path}: {error.strerror}.") from None
         raise DataError(
-            f"{path} is cut short or damaged, and cannot be decompressed; write or copy it again."
+            f"{path} cannot be decompressed: it is cut short, damaged, or not what its ending says; write or copy it "
+            "again."
         ) from None

@@ -4,7 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -84,7 +84,14 @@ def read_saved(folder: str, role: Role) -> Table:
     datasets = optional("datasets", folder)
     with _quiet(), _told(folder):
         loaded = datasets.load_from_disk(folder)
-    return _table(folder, _split(folder, loaded, role) if isinstance(loaded, datasets.DatasetDict) else loaded)
+    if not isinstance(loaded, datasets.DatasetDict):
+        return _table(folder, loaded)
+    table = _table(folder, _split(folder, loaded, role))
+    if len(loaded) == 1:
+        return table
+    others = [name for name in loaded if name != role]
+    note = f"{folder}: the split {role!r} is read; its others ({', '.join(others)}) only where named, as {folder}/NAME."
+    return replace(table, notes=(*table.notes, note))
 
 
 def _split(folder: str, splits: Mapping[str, Any], role: Role) -> Any:

@@ -84,14 +84,18 @@ def check_writable(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` whole or not at all.
+    """Write `text` to `path` whole or not at all; a link stays one, and a pipe or a device is written into.
 
     Raises:
         ConfigurationError: the folder is not there or cannot be written.
     """
     check_writable(path)
+    path = path.resolve()
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+            return
         part.write_text(text, encoding="utf-8")
         part.replace(path)
     except OSError as error:

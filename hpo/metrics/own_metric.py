@@ -58,21 +58,27 @@ class OwnMetric:
 
 
 def load_own_metric(spec: str, label_names: Sequence[str]) -> OwnMetric:
-    """Find `module:function`, also in the working folder, and try it on a few rows that are all predicted right.
+    """Find `module:function`, also in the working folder, and try it on a few rows, all predicted right and all wrong.
 
     Raises:
-        ConfigurationError: there is no such module or function, or the function fails on the try.
+        ConfigurationError: there is no such module or function, it fails on the try, or is higher for what is wrong.
     """
     function = _function(spec)
     metric = OwnMetric(spec=spec, function=function, label_names=tuple(label_names), parameters=_parameters(function))
     certain = np.eye(len(label_names)).repeat(TRIED_ROWS, axis=0)
+    true = certain.argmax(axis=1)
     try:
-        metric(certain.argmax(axis=1), certain)
+        right, wrong = metric(true, certain), metric(true, np.roll(certain, TRIED_ROWS, axis=0))
     except TrainingError as error:
         raise ConfigurationError(
-            f"{error} That was a try with {TRIED_ROWS} rows of each label, all predicted right; it is called as "
-            "function(true, predicted), with arrays of label names."
+            f"{error} That was a try with {TRIED_ROWS} rows of each label, all predicted right, then all wrong; it is "
+            "called as function(true, predicted), with arrays of label names."
         ) from error
+    if wrong > right:
+        raise ConfigurationError(
+            f"task.metric {spec!r} is {right:g} where all labels are predicted right and {wrong:g} where all are "
+            "wrong, but the objective is maximised; name a function that returns the negative of it."
+        )
     return metric
 
 

@@ -15,6 +15,7 @@ from hpo.runners import inline
 from hpo.runners.watcher import Watcher
 from hpo.search.assignments import demands_of
 from hpo.search.coordinator import Coordinator
+from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.leading import leading
 from hpo.search.preflight import refuse_unfit_search, search_notes
 from hpo.space.search_space import SearchSpace
@@ -91,18 +92,25 @@ def _look_ahead(worker: Worker, space: SearchSpace, watcher: Watcher) -> None:
 def _search(
     coordinator: Coordinator, config: StudyConfig, worker: Worker, space: SearchSpace, watcher: Watcher, stop: Event
 ) -> None:
-    worker.use(_precision(coordinator, config, worker, space))
+    worker.use(_precision(coordinator, config, worker, space, watcher))
     standing = coordinator.standing()
-    watcher.started(config.study, worker.objective.metric, config.budget.trials, standing)
+    trials = config.budget.trials
+    if config.search.sampler in ENUMERATIONS:
+        trials = min(trials, space.size())
+    watcher.started(config.study, worker.objective.metric, trials, standing)
     RUNNERS[config.compute.runner](coordinator, worker, watcher, stop)
     if worker.splits.test is not None and not stop.is_set():
         _read_test_once(coordinator, worker, watcher, stop)
 
 
-def _precision(coordinator: Coordinator, config: StudyConfig, worker: Worker, space: SearchSpace) -> Precision:
+def _precision(
+    coordinator: Coordinator, config: StudyConfig, worker: Worker, space: SearchSpace, watcher: Watcher
+) -> Precision:
     """Return the study's precision: measured at its first start, and the same for every later one."""
     measured = coordinator.measurements()
     if measured is None:
+        if config.compute.precision == "auto":
+            watcher.note("Measuring whether bf16 pays here; it is done once for the study.")
         measured = asdict(worker.measure(int(space.largest("max_length"))))
         coordinator.record_measurements(measured)
     precision: Precision = measured["precision"]

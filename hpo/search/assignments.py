@@ -3,6 +3,7 @@
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Assignment, Demands, Milestone
+from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.rungs import fold_milestones, milestones
 from hpo.search.samplers import derived_seed
 from hpo.space.search_space import SearchSpace
@@ -62,8 +63,11 @@ def _milestones(
 
 
 def repeats_default(config: StudyConfig, space: SearchSpace) -> bool:
-    """Return whether the default configuration is trained on a second seed: not where the space names the seed."""
-    enough = config.budget.trials >= REPEAT_DEFAULT_FROM_TRIALS
+    """Return whether the default configuration is trained on a second seed.
+
+    Not where the space names the seed, nor where each combination is tried once.
+    """
+    enough = config.budget.trials >= REPEAT_DEFAULT_FROM_TRIALS and config.search.sampler not in ENUMERATIONS
     return config.search.repeat_default and enough and "seed" not in space.default_values()
 
 

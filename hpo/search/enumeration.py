@@ -21,6 +21,9 @@ from hpo.space.search_space import SearchSpace
 Point = dict[str, Value]
 """One combination as Optuna holds it: without constants, by the names that it samples under."""
 
+ENUMERATIONS = ("grid", "brute_force")
+"""Samplers that try every combination once."""
+
 
 class Enumeration:
     """The combinations of a space, in the order in which they are tried."""

@@ -1,17 +1,28 @@
 """What is told of a search before its first trial: what cannot be, and what the sampler will not do."""
 
 import math
+from collections.abc import Mapping
 
 from hpo.config.study_file import StudyConfig
 from hpo.errors import SpaceError
-from hpo.search.assignments import repeats_default
+from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.samplers import proposed_together
 from hpo.space.search_space import SearchSpace
 
 MOST_COMBINATIONS = 10_000
 """Combinations that are listed and gone through at each proposal, at most."""
-ENUMERATIONS = ("grid", "brute_force")
-"""Samplers that try every combination once."""
+SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "sampler": {"startup_trials": ("tpe", "gp", "cmaes")},
+    "pruner": {
+        "pruner_startup_trials": ("median", "percentile", "patient"),
+        "percentile": ("percentile",),
+        "reduction_factor": ("successive_halving", "hyperband"),
+        "patience": ("patient",),
+        "lowest_score": ("threshold",),
+        "p_threshold": ("wilcoxon",),
+    },
+}
+"""The settings of a search that not every sampler or pruner has a use for, and which have."""
 JOINT = ("gp", "cmaes")
 """Samplers that model what every trial has, from what was trained to its end, and draw the rest at random."""
 
@@ -58,7 +69,23 @@ def refuse_unfit_of_folds(config: StudyConfig, space: SearchSpace) -> None:
 
 def search_notes(config: StudyConfig, space: SearchSpace) -> list[str]:
     """Return what a person should know of how this sampler will search this space, in sentences."""
-    return [*_sampler_notes(config, space), *_pruner_notes(config)]
+    return [*_sampler_notes(config, space), *_pruner_notes(config), *_unused_settings(config)]
+
+
+def _unused_settings(config: StudyConfig) -> list[str]:
+    """Say which settings were given a value although this sampler or pruner has no use for them."""
+    chosen = {"sampler": config.search.sampler, "pruner": config.pruner}
+    unused = [
+        (setting, kind, users)
+        for kind, settings in SETTINGS.items()
+        for setting, users in settings.items()
+        if chosen[kind] not in users
+        and getattr(config.search, setting) != type(config.search).model_fields[setting].default
+    ]
+    return [
+        f"search.{setting} is for {kind} {' or '.join(users)} and is not used, since the {kind} is {chosen[kind]}."
+        for setting, kind, users in unused
+    ]
 
 
 def _pruner_notes(config: StudyConfig) -> list[str]:
@@ -113,12 +140,8 @@ def _note_on_the_rest(sampler: str, space: SearchSpace) -> str:
 
 def _note_on_combinations(config: StudyConfig, space: SearchSpace) -> str:
     sampler, size, budget = config.search.sampler, space.size(), config.budget.trials
-    again = repeats_default(config, space)
-    has = (
-        f"The space has {size:,} {'combination' if size == 1 else 'combinations'}, the budget {budget:,} trials"
-        f"{', one of them the default once more' if again else ''}"
-    )
-    if size + again <= budget:
+    has = f"The space has {size:,} {'combination' if size == 1 else 'combinations'}, the budget {budget:,} trials"
+    if size <= budget:
         return f"{has}: the search ends when each was tried."
     first = "the first in the order written" if sampler == "grid" else "a random part of them"
     better = "; brute_force tries a random part of them instead" if sampler == "grid" else ""

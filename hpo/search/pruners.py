@@ -111,7 +111,7 @@ PRUNERS: Mapping[str, Pruner] = {
         build=_threshold,
     ),
     "wilcoxon": Pruner(
-        description="gives up what is worse than the best trial fold by fold, by a signed-rank test",
+        description="gives up what a signed-rank test finds worse than the best trial, from five folds on",
         source="Wilcoxon 1945; Optuna's WilcoxonPruner",
         build=_wilcoxon,
     ),

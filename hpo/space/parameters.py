@@ -12,6 +12,31 @@ from hpo.space.relative_rate import SAMPLED_NAME, Factors, base_rate, describe_f
 from hpo.space.specs import DOMAIN_KEYS, domain_spec, field_value, read_domain, refuse_foreign
 from hpo.space.trained_values import decided_by, trained_value
 
+# Names that other libraries have for what is called otherwise here.
+ELSEWHERE: Mapping[str, str] = {
+    "lr": "learning_rate",
+    "weight_decay": "l2_strength",
+    "wd": "l2_strength",
+    "optim": "optimizer",
+    "scheduler": "schedule",
+    "lr_scheduler": "schedule",
+    "lr_scheduler_type": "schedule",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "train_batch_size": "batch_size",
+    "per_device_train_batch_size": "batch_size",
+    "warmup": "warmup_ratio",
+    "max_seq_length": "max_length",
+    "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+    "max_norm": "max_grad_norm",
+    "label_smoothing_factor": "label_smoothing",
+    "adam_beta1": "beta1",
+    "adam_beta2": "beta2",
+    "adam_epsilon": "epsilon",
+    "eps": "epsilon",
+    "layerwise_lr_decay": "layerwise_rate_decay",
+}
 _SPEC_KEYS = (*DOMAIN_KEYS, "default", "when", "relative_to", "source")
 _FIELDS = Hyperparameters.model_fields
 
@@ -134,7 +159,9 @@ def read_parameters(parameters: Mapping[str, Any], space: str) -> tuple[Paramete
 def _checked_spec(name: Any, spec: Any, place: str) -> Mapping[str, Any]:
     """Return `spec`, known to be a mapping of known keys for a known hyperparameter."""
     if name not in _FIELDS:
-        raise SpaceError(f"{place}: unknown hyperparameter {name!r}. {nearest(str(name), _FIELDS)}")
+        known_as = ELSEWHERE.get(str(name))
+        advice = f"Here it is {known_as}." if known_as else nearest(str(name), _FIELDS)
+        raise SpaceError(f"{place}: unknown hyperparameter {name!r}. {advice}")
     if not isinstance(spec, Mapping):
         raise SpaceError(f"{place} is {spec!r}, but must be keys and values; for a constant write `value: {spec}`.")
     refuse_foreign(spec, place)

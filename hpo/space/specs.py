@@ -107,6 +107,8 @@ def _exponentials(kind: str, spec: Mapping[str, Any]) -> str:
     exponents = [end for end in (spec.get("min"), spec.get("max")) if is_number(end) and abs(end) <= 709]
     if kind != "log_uniform" or len(exponents) < 2:
         return ""
+    if 0 < min(exponents) < max(exponents) < 1:
+        return ", here the same `min` and `max`, if they are rates and not exponents"
     low, high = (spelled(float(f"{math.exp(end):.3g}")) for end in exponents)
     return f", here `min: {low}` and `max: {high}`"
 

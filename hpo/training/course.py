@@ -29,8 +29,8 @@ class Course:
     total_steps: int
     seed: int
     """Of initialisation and data order."""
-    fold: bool
-    """Whether it is one of several folds."""
+    fold: int | None
+    """Which of several folds it is, from 0; None where there are none."""
     last: bool
     """Whether the trial ends with it."""
 
@@ -90,7 +90,7 @@ def _course(assignment: Assignment, bench: Bench, rows: Rows, validation_part: R
         milestones=milestones,
         total_steps=total,
         seed=(assignment.seed + (fold or 0)) % 2**31,
-        fold=fold is not None,
+        fold=fold,
         last=fold is None or fold == len(bench.splits.folds) - 1,
     )
 

@@ -12,13 +12,13 @@ from hpo.errors import HpoError
 from hpo.messages import Action, Assignment, Ending, Milestone, Outcome, Progress, Report, Scores
 from hpo.metrics.averaging import mean_scores
 from hpo.training.bench import Bench
-from hpo.training.checkpoints import save_weights
 from hpo.training.course import Course, courses
 from hpo.training.milestones import examples_seen
 from hpo.training.optimization import Diverged, Optimization
 from hpo.training.out_of_memory import is_out_of_memory, peak_memory_bytes, reset_peak
 from hpo.training.randomness import RandomState
 from hpo.training.schedules import warmup_steps
+from hpo.training.weights import save_weights
 
 SECONDS_BETWEEN_PROGRESS = 1.0
 LEAST_STEPS_TO_DECIDE = 20
@@ -88,12 +88,12 @@ class Run:
             training = self._begin(course)
             for batch in course.batches(self.assignment, self._bench):
                 if self._asked is not Action.CONTINUE:
-                    return self._end_as_asked(training)
+                    return self._end_as_asked(course, training)
                 training.step(batch)
                 self._seen += batch.rows
                 if milestone := course.milestones.get(training.taken):
                     report = self._report(course, training, milestone)
-                    of_folds += [report] if course.fold else []
+                    of_folds += [report] if course.fold is not None else []
                     yield report
                     if self._is_out_of_patience():
                         break
@@ -121,7 +121,7 @@ class Run:
         with training.evaluating():
             validation = bench.score(data.validation, None if milestone.full else course.validation_part)
             _refuse_diverged(validation, training)
-            scores_train = milestone.full or course.fold
+            scores_train = milestone.full or course.fold is not None
             train = bench.score(data.train, course.train_sample) if scores_train else None
         rows = course.rows.size
         report = Report(
@@ -197,15 +197,18 @@ class Run:
     def _may_decide(self, course: Course, training: Optimization) -> bool:
         """Return whether the trial has shown what it can, and something of it is left to give up."""
         ended = training.taken == training.total_steps
-        if course.fold:
+        if course.fold is not None:
             return ended and not course.last
         warmup = warmup_steps(self._hyperparameters, training.total_steps)
         return training.taken >= max(LEAST_STEPS_TO_DECIDE, warmup) and not ended
 
-    def _end_as_asked(self, training: Optimization) -> End:
+    def _end_as_asked(self, course: Course, training: Optimization) -> End:
+        where = f"step {training.taken} of {training.total_steps}"
+        if course.fold is not None:
+            where = f"{where} of fold {course.fold + 1} of {len(self._bench.splits.folds)}"
         if self._asked is Action.PAUSE:
-            return Ending.PAUSED, f"Paused after step {training.taken} of {training.total_steps}."
-        return Ending.PRUNED, f"Stopped after step {training.taken} of {training.total_steps}."
+            return Ending.PAUSED, f"Paused after {where}."
+        return Ending.PRUNED, f"Stopped after {where}."
 
     def _end_by(self, error: Exception) -> End:
         hyperparameters = self._hyperparameters

@@ -16,13 +16,13 @@ from hpo.messages import Action, Assignment, Decision, Demands, Outcome, Progres
 from hpo.metrics.classification import Objective
 from hpo.tasks import TASKS
 from hpo.training.bench import Bench
-from hpo.training.checkpoints import keep_only, load_weights, weights_path
 from hpo.training.layers import refuse_kept_layers
 from hpo.training.loop import Message
 from hpo.training.methods import refuse_trained_layers, select_parameters
 from hpo.training.models import load_model
 from hpo.training.pack import Pack
 from hpo.training.precision import Measurement, Precision, measure
+from hpo.training.weights import keep_only, load_weights, weights_path
 
 MEASURED_ROWS = 16
 

@@ -92,7 +92,7 @@ def test_hyperband_begins_to_cut_every_run_where_wandb_does(tmp_path: Path) -> N
 def test_a_grid_is_tried_whole_and_nothing_twice(tmp_path: Path) -> None:
     study = read(tmp_path, GRID)
     assert study.study == "sweep"
-    assert (study.search.sampler, study.search.repeat_default) == ("grid", False)
+    assert study.search.sampler == "grid"
     assert study.budget.trials == 27
     assert study.task.metric == "neg_log_loss"
     assert read(tmp_path, GRID + "run_cap: 5\n").budget.trials == 5

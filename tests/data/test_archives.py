@@ -40,7 +40,10 @@ def test_an_archive_cut_short_is_one_sentence(tmp_path: Path, ending: str, share
     whole = KNOWN_ANSWERS[ending](ROWS.encode())
     path = tmp_path / f"rows.csv{ending}"
     path.write_bytes(whole[: max(3, int(len(whole) * share))])
-    with pytest.raises(DataError, match=r"rows.csv\.\w+ is cut short or damaged, and cannot be decompressed; write"):
+    with pytest.raises(
+        DataError,
+        match=r"rows.csv\.\w+ cannot be decompressed: it is cut short, damaged, or not what its ending says; write",
+    ):
         read_table(path, strict=strict)
 
 
@@ -51,7 +54,7 @@ def test_a_damaged_archive_and_one_of_another_kind_are_one_sentence(tmp_path: Pa
     path = tmp_path / f"rows.jsonl{ending}"
     for content in (bytes(whole), ROWS.encode()):
         path.write_bytes(content)
-        with pytest.raises(DataError, match="is cut short or damaged"):
+        with pytest.raises(DataError, match="it is cut short, damaged"):
             read_table(path, strict=False)
 
 

@@ -162,6 +162,15 @@ def test_of_saved_splits_the_one_of_the_role_or_the_only_one_is_read(tmp_path: P
     assert read_source(str(tmp_path / "one"), role, strict=False).column("text") == ["other 0", "other 1"]
 
 
+def test_splits_of_a_folder_that_are_not_read_are_told(tmp_path: Path) -> None:
+    datasets.DatasetDict(train=rows("a", 2), validation=rows("b", 2)).save_to_disk(tmp_path / "saved")
+    folder = str(tmp_path / "saved")
+    assert read_source(folder, "train", strict=False).notes == (
+        f"{folder}: the split 'train' is read; its others (validation) only where named, as {folder}/NAME.",
+    )
+    assert read_source(f"{folder}/validation", "validation", strict=False).notes == ()
+
+
 def test_folders_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     datasets.DatasetDict(train=rows("a", 2), dev=rows("b", 2)).save_to_disk(tmp_path / "saved")
     with pytest.raises(DataError, match=r"none that is called 'validation'. Known: dev, train. Name the folder of one"):

@@ -55,11 +55,13 @@ def test_a_function_in_the_working_folder_is_given_what_it_asks_for(folder: Path
         "seen = []\n"
         "def score(true, predicted, *, labels, probabilities):\n"
         "    seen.append((list(true), list(predicted), labels, probabilities))\n"
-        "    return len(seen)\n"
+        "    return 2\n"
     )
     assert scored("kept:score").objective == 2.0
-    (tried_true, tried, _, certain), (true, predicted, labels, probabilities) = sys.modules["kept"].seen
+    right, wrong, (true, predicted, labels, probabilities) = sys.modules["kept"].seen
+    tried_true, tried, _, certain = right
     assert tried_true == tried == ["a", "a", "b", "b", "c", "c"]
+    assert wrong[:2] == (tried_true, ["c", "c", "a", "a", "b", "b"])
     assert np.array_equal(certain, np.repeat(np.eye(3), 2, axis=0))
     assert (true, predicted, labels) == (["a", "b", "c", "c"], PREDICTED_NAMES, NAMES)
     assert np.array_equal(probabilities, PROBABILITIES)
@@ -108,7 +110,7 @@ def needs_mistakes(true, predicted): return 1 / (true != predicted).sum().item()
         ("bad:constant", "task.metric is 'bad:constant', but that is 0.5; name a function that is called as function("),
         ("bad:math", "but that is a value of type module; name a function"),
         ("bad:raises", "task.metric 'bad:raises' raised ValueError on 6 rows: no way. That was a try with 2 rows of "
-                       "each label, all predicted right; it is called as function(true, predicted), with arrays"),
+                       "each label, all predicted right, then all wrong; it is called as function("),
         ("bad:lists", "must return one finite number, but on 6 rows it returned a value of type list."),
         ("bad:nothing", "must return one finite number, but on 6 rows it returned None."),
         ("bad:endless", "must return one finite number, but on 6 rows it returned inf."),
@@ -131,7 +133,7 @@ def test_what_cannot_be_used_is_refused_before_any_training(folder: Path, spec: 
 
 
 def test_what_fails_on_some_rows_later_is_said_in_a_sentence(folder: Path) -> None:
-    (folder / "late.py").write_text("def score(true, predicted):\n    return 1 / (true == predicted).all().item()\n")
+    (folder / "late.py").write_text("def score(true, predicted):\n    return 1 / (len(true) - 4)\n")
     with pytest.raises(TrainingError) as error:
         scored("late:score")
     assert str(error.value) == "task.metric 'late:score' raised ZeroDivisionError on 4 rows: division by zero."
@@ -139,3 +141,8 @@ def test_what_fails_on_some_rows_later_is_said_in_a_sentence(folder: Path) -> No
 
 def test_no_name_of_ours_can_be_mistaken_for_a_users() -> None:
     assert not [name for name in METRICS if ":" in name]
+
+
+def test_a_function_that_is_higher_for_what_is_wrong_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="is 0 where all labels are predicted right and 1 where all are wrong"):
+        load_own_metric("sklearn.metrics:zero_one_loss", ("a", "b"))

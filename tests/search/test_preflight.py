@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from hpo.config.study_file import StudyConfig
+from hpo.config.study_file import SearchConfig, StudyConfig
 from hpo.errors import SpaceError
-from hpo.search.preflight import refuse_unfit_search, search_notes
+from hpo.search.preflight import SETTINGS, refuse_unfit_search, search_notes
+from hpo.search.pruners import PRUNERS
 from hpo.search.samplers import SAMPLERS
 from hpo.space.search_space import SearchSpace
 from tests.search.scripted import SPACE, study_at
@@ -136,19 +137,6 @@ def test_an_enumeration_within_the_budget_says_when_it_ends(sampler: str) -> Non
     ]
 
 
-def test_an_enumeration_that_the_repeated_default_keeps_from_its_end_says_so() -> None:
-    space = {"epochs": {"min": 1, "max": 20}}
-    assert search_notes(*made("brute_force", space, budget={"trials": 20})) == [
-        "The space has 20 combinations, the budget 20 trials, one of them the default once more: only a random part of "
-        "them will be tried."
-    ]
-    assert search_notes(*made("brute_force", space, budget={"trials": 21}))[0].endswith("ends when each was tried.")
-    once = {"sampler": "brute_force", "pruner": "none", "repeat_default": False}
-    assert search_notes(*made("brute_force", space, budget={"trials": 20}, search=once)) == [
-        "The space has 20 combinations, the budget 20 trials: the search ends when each was tried."
-    ]
-
-
 @pytest.mark.parametrize(("folds", "p_threshold", "needed"), [(4, 0.1, 5), (2, 0.3, 3), (3, 0.25, 4), (2, 0.9, 3)])
 def test_too_few_folds_for_wilcoxon_are_said(folds: int, p_threshold: float, needed: int) -> None:
     def notes(count: int) -> list[str]:
@@ -161,3 +149,18 @@ def test_too_few_folds_for_wilcoxon_are_said(folds: int, p_threshold: float, nee
         f"fold; it needs {needed} folds or more."
     )
     assert notes(needed) == []
+
+
+def test_settings_that_nothing_uses_are_said() -> None:
+    search = {"sampler": "random", "pruner": "none", "startup_trials": 3, "percentile": 10.0}
+    assert search_notes(*made("random", SPACE, search=search)) == [
+        "search.startup_trials is for sampler tpe or gp or cmaes and is not used, since the sampler is random.",
+        "search.percentile is for pruner percentile and is not used, since the pruner is none.",
+    ]
+
+
+def test_every_setting_of_a_search_is_of_known_samplers_and_pruners() -> None:
+    assert {user for users in SETTINGS["sampler"].values() for user in users} <= SAMPLERS.keys()
+    assert {user for users in SETTINGS["pruner"].values() for user in users} <= PRUNERS.keys()
+    named = {name for settings in SETTINGS.values() for name in settings}
+    assert SearchConfig.model_fields.keys() - named == {"sampler", "pruner", "repeat_default"}

@@ -2,8 +2,10 @@
 
 import pytest
 
+from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.reading import parse_yaml
 from hpo.errors import SpaceError
+from hpo.space.parameters import ELSEWHERE
 from hpo.space.search_space import SearchSpace
 
 REFUSED = {
@@ -149,3 +151,14 @@ def test_refused_in_one_sentence(text: str, sentence: str) -> None:
 )
 def test_the_neighbours_of_what_is_refused_are_not(text: str) -> None:
     assert SearchSpace.from_mapping(parse_yaml(text, "the test"), name="s").parameters
+
+
+@pytest.mark.parametrize(("elsewhere", "here"), [("weight_decay", "l2_strength"), ("lr", "learning_rate")])
+def test_the_names_of_other_libraries_are_known(elsewhere, here):
+    with pytest.raises(SpaceError, match=f"unknown hyperparameter '{elsewhere}'. Here it is {here}."):
+        SearchSpace.from_mapping({elsewhere: {"value": 0.1}}, "mine")
+
+
+def test_every_name_of_another_library_is_of_something_here():
+    assert set(ELSEWHERE.values()) <= Hyperparameters.model_fields.keys()
+    assert not ELSEWHERE.keys() & Hyperparameters.model_fields.keys()

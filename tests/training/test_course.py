@@ -12,8 +12,8 @@ from hpo.messages import Action, Ending, Scores
 from hpo.metrics.averaging import mean_scores
 from hpo.search.rungs import fold_milestones
 from hpo.training.bench import Bench
-from hpo.training.checkpoints import load_weights
 from hpo.training.course import courses
+from hpo.training.weights import load_weights
 from hpo.training.worker import Worker, open_worker
 from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, trained
 

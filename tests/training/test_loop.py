@@ -13,7 +13,7 @@ from hpo.data.splits import load_splits
 from hpo.errors import ModelError
 from hpo.messages import Action, Decision, Ending, Milestone, Outcome, Progress, Report
 from hpo.training import evaluation, loop
-from hpo.training.checkpoints import load_weights, weights_path
+from hpo.training.weights import load_weights, weights_path
 from hpo.training.worker import Worker, open_worker, train
 from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study, trained
 

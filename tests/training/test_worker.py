@@ -8,7 +8,7 @@ from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import load_splits
 from hpo.errors import ConfigurationError, ModelError, NoResultError
 from hpo.messages import Demands, Ending, Outcome
-from hpo.training.checkpoints import save_weights
+from hpo.training.weights import save_weights
 from hpo.training.worker import Worker, choose_device, open_worker
 from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study
 

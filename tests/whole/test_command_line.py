@@ -1,9 +1,11 @@
 """The command line as a user meets it: what it does, what it says to wrong input, and how it ends."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -263,3 +265,29 @@ def test_what_is_missing_may_come_as_an_override(hpo: Hpo, model_folder: Path) -
     refused(hpo("run", "--model", model_folder), 2, "--train")
     answer = hpo("run", "--train", train, f"model={{name: {model_folder}}}", "space={learning_rate: {value: 1e-2}}")
     assert "max_length" in answer.err, "it got as far as the model, which reads fewer tokens than the default"
+
+
+def test_a_place_that_is_no_plain_file_is_written_into(hpo: Hpo, finished: Path) -> None:
+    real, link, pipe = finished / "real.yaml", finished / "link.yaml", finished / "pipe"
+    real.write_text("old")
+    link.symlink_to(real)
+    assert hpo("export", "--output", link).code == 0
+    assert link.is_symlink()
+    assert parse_yaml(real.read_text(), "real.yaml")["study"] == "tiny"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(pipe.read_text)
+        assert hpo("export", "--output", pipe).code == 0
+        assert read.result(timeout=30) == real.read_text()
+    assert pipe.is_fifo()
+
+
+def test_a_finished_study_says_that_nothing_is_left(hpo: Hpo, study_file: Path, finished: Path) -> None:
+    assert "nothing is left to train of 3 trials; for more, raise --trials" in hpo("run", study_file).out
+
+
+def test_a_second_look_at_the_test_split_is_told(hpo: Hpo, study_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Test split, read once after the search" in hpo("run", study_file, "budget.trials=1").out
+    out = hpo("run", study_file, "budget.trials=6").out
+    looks = out.count("test split read for trial")
+    assert ("for 2 winners so far" in out) == (looks == 1)

@@ -10,6 +10,7 @@ import pytest
 
 from hpo.config.reading import parse_yaml, write_yaml
 from hpo.config.study_file import StudyConfig
+from hpo.errors import ConfigurationError
 from hpo.objective import FineTuneObjective
 from hpo.runners.run import run
 from hpo.search.pruners import PRUNERS
@@ -137,3 +138,16 @@ def test_a_bare_optuna_study_may_have_folds(config: StudyConfig) -> None:
     study.optimize(FineTuneObjective(with_changes(config, space=SPACE, evaluation={"folds": 2})), n_trials=1)
     values = study.trials[0].intermediate_values
     assert study.best_value == values[1000] == pytest.approx((values[500] + values[999]) / 2)
+
+
+@pytest.mark.parametrize("pruner", [optuna.pruners.MedianPruner(), optuna.pruners.HyperbandPruner()])
+def test_a_bare_study_whose_pruner_judges_curves_is_refused_folds(config: StudyConfig, pruner) -> None:
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    objective = FineTuneObjective(with_changes(config, evaluation={"folds": 2}))
+    with pytest.raises(ConfigurationError, match=rf"{type(pruner).__name__} judges learning curves; give create_study"):
+        study.optimize(objective, n_trials=1)
+
+
+def test_a_bare_study_that_minimises_is_refused(config: StudyConfig) -> None:
+    with pytest.raises(ConfigurationError, match="the Optuna study minimises; make it with"):
+        optuna.create_study().optimize(FineTuneObjective(config), n_trials=1)

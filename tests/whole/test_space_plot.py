@@ -29,8 +29,8 @@ def test_a_line_is_as_documented() -> None:
 
 def test_a_line_of_known_heights() -> None:
     steps = Hyperparameters(schedule="step", warmup_ratio=0.0, decay_every=0.25, decay_factor=0.5)
-    # 1, 1/2, 1/4, 1/8 and 1/16 of seven levels above the lowest.
-    assert curve_line(steps, 5) == "█▅▃▂▁"
+    # 1, 1/2, 1/4 and 1/8 of seven levels above the lowest; the last step still is before the fourth cut.
+    assert curve_line(steps, 5) == "█▅▃▂▂"
     assert curve_line(Hyperparameters(schedule="constant", warmup_ratio=0.0), 3) == "███"
 
 

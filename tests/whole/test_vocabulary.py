@@ -59,10 +59,11 @@ def test_every_entry_has_a_row_in_the_docs(kind: str) -> None:
         assert any(row.startswith(f"| `{name}` |") and entry.source in row for row in rows), name
 
 
-def test_the_docs_are_what_their_script_makes_of_the_registries() -> None:
-    made = loaded(ROOT / "docs" / "make_vocabulary.py").page()
-    written = (ROOT / "docs" / "vocabulary.md").read_text(encoding="utf-8")
-    assert made == written, "docs/vocabulary.md is out of date; run: make docs"
+def test_the_docs_are_what_their_script_makes_of_the_code() -> None:
+    pages = loaded(ROOT / "docs" / "make_pages.py").PAGES
+    assert {path.name for path in pages} == {"vocabulary.md", "study-file.md"}
+    for path, make in pages.items():
+        assert make() == path.read_text(encoding="utf-8"), f"{path.name} is out of date; run: make docs"
 
 
 @pytest.mark.parametrize(("field", "names"), [("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("method", METHODS)])

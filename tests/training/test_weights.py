@@ -5,8 +5,8 @@ import safetensors
 import torch
 
 from hpo.errors import NoResultError
-from hpo.training import checkpoints
-from hpo.training.checkpoints import keep_only, load_weights, save_weights, weights_path
+from hpo.training import weights
+from hpo.training.weights import keep_only, load_weights, save_weights, weights_path
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, 2).T}
 
@@ -28,7 +28,7 @@ def test_a_write_that_fails_leaves_the_earlier_file_and_no_remains(tmp_path: Pat
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "_flush", full_disk)
+    monkeypatch.setattr(weights, "_flush", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_weights(tmp_path, 1, {"a": torch.zeros(1)}, {})
     assert path.read_bytes() == before

@@ -1,14 +1,16 @@
-"""Writes docs/vocabulary.md from the registries and the shipped spaces: `python docs/make_vocabulary.py`."""
+"""Writes the pages that say what the code says, vocabulary.md and study-file.md: `python docs/make_pages.py`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from hpo.cli.curves import curve_line
 from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters
-from hpo.config.study_file import SearchConfig
+from hpo.config.study_file import SearchConfig, StudyConfig
 from hpo.data.archives import COMPRESSIONS
 from hpo.data.formats import FORMATS
 from hpo.metrics.classification import METRICS
@@ -22,7 +24,14 @@ from hpo.training.methods import METHODS
 from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.schedules import SCHEDULES
 
-PAGE = Path(__file__).with_name("vocabulary.md")
+FOLDER = Path(__file__).parent
+STUDY_FILE_HEAD = """\
+# Study files
+
+Every key of a study file and what it is where it is left out. Any of them can also be given on the command line by its
+dotted path, `hpo run study.yaml budget.trials=80`. This page is made by `make docs` from `hpo/config/study_file.py`.
+
+"""
 HEAD = """\
 # Vocabulary
 
@@ -142,6 +151,39 @@ def _range(parameter: Parameter) -> str:
     return parameter.domain.describe() + source
 
 
+def study_file_page() -> str:
+    """Return the page on the keys of a study file as Markdown."""
+    return STUDY_FILE_HEAD + "".join(_keys(StudyConfig, ""))
+
+
+def _keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    """Return a table of the single keys of `model`, and then a section for each key that has keys of its own."""
+    inner = {key: kind for key, field in model.model_fields.items() if (kind := _section_kind(field.annotation))}
+    single = {key: field for key, field in model.model_fields.items() if key not in inner}
+    rows = [
+        (f"`{prefix}{key}`", " ".join((field.description or "").split()), _default_of(field))
+        for key, field in single.items()
+    ]
+    yield _table(("key", "what it is", "default"), rows)
+    for key, kind in inner.items():
+        yield _section(key, " ".join((kind.__doc__ or "").split()))
+        yield from _keys(kind, f"{prefix}{key}.")
+
+
+def _section_kind(annotation: Any) -> type[BaseModel] | None:
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _default_of(field: FieldInfo) -> str:
+    return "must be given" if field.is_required() else spelled(field.default)
+
+
+PAGES: Mapping[Path, Callable[[], str]] = {
+    FOLDER / "vocabulary.md": page,
+    FOLDER / "study-file.md": study_file_page,
+}
+
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
-    print(f"Wrote {PAGE.name}.")
+    for path, make in PAGES.items():
+        path.write_text(make(), encoding="utf-8")
+        print(f"Wrote {path.name}.")

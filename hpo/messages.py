@@ -115,7 +115,7 @@ class Report:
     train: Scores | None = None
     """Scores on a seeded sample of the training rows; full reports only."""
     seconds: float
-    """Training and evaluation time of this attempt so far."""
+    """Training and evaluation time of the trial so far; of an attempt that began anew, of that attempt."""
     peak_memory_bytes: int
 
 
@@ -174,7 +174,7 @@ class Ending(StrEnum):
     PRUNED = "pruned"
     """Stopped by a decision."""
     PAUSED = "paused"
-    """Cut by a signal; the trial is trained again, first, in a later attempt."""
+    """Cut by a signal; the trial goes on, first, in a later attempt."""
     DIVERGED = "diverged"
     """The loss or a gradient was no longer a number."""
     INFEASIBLE = "infeasible"
@@ -193,6 +193,9 @@ class Outcome:
     best: Report | None = None
     """The best full report; None where there was none."""
     seconds: float
+    """Training and evaluation time of the trial; of an attempt that began anew, of that attempt."""
     peak_memory_bytes: int
+    resumed_examples: int = 0
+    """Examples seen at the checkpoint that the attempt went on from; 0 where it began anew."""
     reason: str = ""
     """Why, where the ending is not `completed`: one line, no text of the user's."""

@@ -72,8 +72,7 @@ class InlineRun:
     def _end(self, outcome: Outcome) -> None:
         self._coordinator.finish(outcome)
         del self._attempts[outcome.trial]
-        winner = self._coordinator.winner()
-        self._worker.keep_weights(self._attempts.keys() | (set() if winner is None else {winner.trial}))
+        self._worker.keep_files(self._coordinator.trials_to_keep())
         self._watcher.ended(outcome)
         self._failures = self._failures + 1 if outcome.ending is Ending.FAILED else 0
         if self._failures == MOST_FAILURES:

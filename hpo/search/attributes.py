@@ -16,6 +16,8 @@ def outcome_attributes(outcome: Outcome) -> dict[str, Any]:
         "seconds": round(outcome.seconds, 3),
         "peak_memory_bytes": outcome.peak_memory_bytes,
     }
+    if outcome.resumed_examples:
+        attributes["resumed_examples"] = outcome.resumed_examples
     if outcome.reason:
         attributes["reason"] = outcome.reason
     return attributes | (_scores(outcome.best) if outcome.best else {})

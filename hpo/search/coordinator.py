@@ -123,6 +123,13 @@ class Coordinator:
             attempt = self._store.attempt(best.number, self._store.latest_attempt(best.number))
             return None if attempt is None else replace(self._assignment(attempt), score_to_beat=None)
 
+    def trials_to_keep(self) -> set[int]:
+        """Return the trials whose files are still needed: the winner, and those that are running or wait."""
+        with self._verb():
+            best = self._best()
+            unfinished = self._store.trials(TrialState.RUNNING, TrialState.WAITING)
+            return {trial.number for trial in unfinished} | (set() if best is None else {best.number})
+
     def test_was_read(self, trial: int) -> bool:
         """Return whether the test split has been read for `trial`."""
         with self._verb():

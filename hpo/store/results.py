@@ -191,7 +191,7 @@ def _trials(connection: Connection, study_id: int, frozen: Sequence[FrozenTrial]
 def _trial(
     trial: FrozenTrial, attempt: Mapping[str, Any], best: Mapping[tuple[int, int, int], Mapping[str, Any]]
 ) -> TrialResult:
-    at_best = best.get((trial.number, attempt.get("attempt", 0), attempt.get("best_rung") or 0), {})
+    at_best = best.get((trial.number, attempt.get("best_attempt") or 0, attempt.get("best_rung") or 0), {})
     newest = trial.intermediate_values.get(trial.last_step) if trial.last_step is not None else None
     return TrialResult(
         number=trial.number,

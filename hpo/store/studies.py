@@ -196,6 +196,7 @@ class StudyStore:
                 seconds=outcome.seconds,
                 peak_memory_bytes=outcome.peak_memory_bytes,
                 best_rung=outcome.best.rung if outcome.best else None,
+                best_attempt=outcome.best.attempt if outcome.best else None,
             )
         )
 

@@ -88,6 +88,7 @@ attempts = Table(
     Column("seconds", Double),
     Column("peak_memory_bytes", BigInteger),
     Column("best_rung", Integer),
+    Column("best_attempt", Integer),  # an earlier one, where this went on from its checkpoint
     PrimaryKeyConstraint("study_id", "trial", "attempt"),
     UniqueConstraint("study_id", "request"),
 )

@@ -1,5 +1,7 @@
 """What a process holds for all its trials: the study's data and its pretrained model, read once."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from hpo.data.batching import Rows
 from hpo.data.sources import Examples
 from hpo.data.splits import Splits, label_numbers, stratified_part
 from hpo.data.tokenization import TokenizedSplit, tokenize, word_numbers
-from hpo.messages import Scores
+from hpo.messages import Assignment, Scores
 from hpo.tasks import Task
 from hpo.training.evaluation import score_rows
 from hpo.training.models import PretrainedModel
@@ -47,6 +49,23 @@ class Bench:
         validation_labels = label_numbers(splits.validation.labels, task.label_names)
         self.validation_part = stratified_part(validation_labels, config.evaluation.rung_rows, config.seed)
         """Rows of validation that are scored between full evaluations; the same for every trial."""
+
+    def identity(self, assignment: Assignment) -> str:
+        """Return what a checkpoint of `assignment` depends on, as a digest: going on from another would be untrue."""
+        config = self.config
+        parts = [
+            assignment.hyperparameters.to_mapping(),
+            assignment.seed,
+            [[milestone.rung, milestone.full] for milestone in assignment.milestones],
+            assignment.maximum_passes,
+            self.splits.fingerprint,
+            config.model.model_dump(mode="json"),
+            config.task.model_dump(mode="json"),
+            config.evaluation.model_dump(mode="json"),
+            config.seed,
+            self.precision,
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def tokenized(self, max_length: int) -> TokenizedSplits:
         """Return the splits cut at `max_length` tokens; tokenized once.

@@ -34,14 +34,15 @@ class Course:
     last: bool
     """Whether the trial ends with it."""
 
-    def batches(self, assignment: Assignment, bench: Bench) -> Iterator[Batch]:
-        """Return its batches in their order, augmented as the trial asks for."""
+    def batches(self, assignment: Assignment, bench: Bench, taken: int = 0) -> Iterator[Batch]:
+        """Return its batches in their order, augmented as the trial asks for, without the first `taken`."""
         hyperparameters = assignment.hyperparameters
         augment = bench.augmentation(hyperparameters)
-        for epoch in range(hyperparameters.epochs):
+        first_epoch, begun = divmod(taken, steps_per_epoch(self.rows.size, hyperparameters.batch_size))
+        for epoch in range(first_epoch, hyperparameters.epochs):
             chosen = training_batches(self.rows.size, hyperparameters.batch_size, self.seed, epoch)
-            for number, places in enumerate(chosen):
-                rows = self.rows[places]
+            for number in range(begun if epoch == first_epoch else 0, len(chosen)):
+                rows = self.rows[chosen[number]]
                 batch = collate(self.data.train, rows, bench.model.pad_id)
                 if augment is not None:
                     # From 1 on: numpy takes a 0 at the end for nothing, and that seed is the epoch's order.

@@ -3,8 +3,9 @@
 import logging
 import math
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -12,13 +13,15 @@ from hpo.errors import HpoError
 from hpo.messages import Action, Assignment, Ending, Milestone, Outcome, Progress, Report, Scores
 from hpo.metrics.averaging import mean_scores
 from hpo.training.bench import Bench
+from hpo.training.checkpoints import Checkpoints
 from hpo.training.course import Course, courses
 from hpo.training.milestones import examples_seen
 from hpo.training.optimization import Diverged, Optimization
 from hpo.training.out_of_memory import is_out_of_memory, peak_memory_bytes, reset_peak
+from hpo.training.place import Place
 from hpo.training.randomness import RandomState
 from hpo.training.schedules import warmup_steps
-from hpo.training.weights import save_weights
+from hpo.training.weights import save_weights, trial_folder
 
 SECONDS_BETWEEN_PROGRESS = 1.0
 LEAST_STEPS_TO_DECIDE = 20
@@ -43,19 +46,19 @@ class Run:
         self._bench = bench
         self._random = RandomState(assignment.seed, bench.device)
         self._asked = Action.CONTINUE
-        self._best: Report | None = None
-        self._reports_since_best = 0
-        self._seconds = 0.0
-        self._resumed_at = 0.0
+        self._place = Place()
+        folder = None if bench.files is None else trial_folder(bench.files, assignment.trial)
+        self._checkpoints = Checkpoints(folder, bench.identity(assignment))
+        self._resumed_examples = 0
+        self._began_at = 0.0
         self._spoke_at = 0.0
         self._spoke_of = 0
-        self._seen = 0
         self._total = 0
         self._life = self._train()
 
     def advance(self) -> Message | None:
         """Take a step and return what there is to say, mostly nothing; nothing may be asked after an `Outcome`."""
-        self._resumed_at = time.perf_counter()
+        self._began_at = time.perf_counter()
         try:
             with self._random:
                 return next(self._life)
@@ -66,7 +69,7 @@ class Run:
             logger.debug("Trial %d failed.", self.assignment.trial, exc_info=True)
             end = self._end_by(error)
         finally:
-            self._seconds = self._elapsed()
+            self._place.seconds = self._elapsed()
         # Not in the handler: as long as the error lives, so do its frames and their tensors.
         return self._outcome(*end)
 
@@ -83,25 +86,51 @@ class Run:
         reset_peak(self._bench.device)
         way = courses(self.assignment, self._bench)
         self._total = sum(self._hyperparameters.epochs * course.rows.size for course in way)
-        of_folds: list[Report] = []
-        for course in way:
+        state = self._resumed_state()
+        for number in range(self._place.course, len(way)):
+            course, self._place.course = way[number], number
             training = self._begin(course)
-            for batch in course.batches(self.assignment, self._bench):
+            if state is not None:
+                training.resume(state["training"])
+                self._random.adopt(state["random"])
+                state = None
+            for batch in course.batches(self.assignment, self._bench, training.taken):
                 if self._asked is not Action.CONTINUE:
                     return self._end_as_asked(course, training)
+                if self._checkpoints.is_due(self._elapsed(), training.state_bytes):
+                    self._save(training)
                 training.step(batch)
-                self._seen += batch.rows
+                self._place.seen += batch.rows
                 if milestone := course.milestones.get(training.taken):
                     report = self._report(course, training, milestone)
-                    of_folds += [report] if course.fold is not None else []
+                    self._place.of_folds += [report] if course.fold is not None else []
                     yield report
                     if self._is_out_of_patience():
                         break
                 else:
                     yield self._progress(training)
-        if of_folds:
-            yield self._mean_report(of_folds, training)
+        if self._place.of_folds:
+            yield self._mean_report(self._place.of_folds, training)
         return Ending.COMPLETED, ""
+
+    def _resumed_state(self) -> Mapping[str, Any] | None:
+        """Take the place of an earlier attempt's checkpoint and return the rest of it; None where there is none."""
+        state = self._checkpoints.load() if self.assignment.attempt > 1 else None
+        if state is None:
+            return None
+        seconds = self._elapsed()
+        self._place = Place.from_state(state["place"])
+        self._place.seconds += seconds
+        self._resumed_examples = self._place.seen
+        self._began_at = time.perf_counter()
+        self._has_spoken()
+        return state
+
+    def _save(self, training: Optimization) -> None:
+        """Write a checkpoint: between two steps, when all that was reported has been told."""
+        place = replace(self._place, seconds=self._elapsed())
+        state = {"seen": place.seen, "place": place.to_state(), "training": training.state()}
+        self._checkpoints.save({**state, "random": self._random.current()}, self._elapsed())
 
     def _begin(self, course: Course) -> Optimization:
         """Put the model where every training starts, and build the optimizer over it."""
@@ -132,7 +161,7 @@ class Run:
             decides=self._may_decide(course, training),
             step=training.taken,
             epoch=examples_seen(training.taken, rows, self._hyperparameters.batch_size) / rows,
-            examples_seen=self._seen,
+            examples_seen=self._place.seen,
             learning_rate=training.rate,
             train_loss=train_loss,
             validation=validation,
@@ -170,9 +199,9 @@ class Run:
         progress = Progress(
             trial=self.assignment.trial,
             attempt=self.assignment.attempt,
-            examples_seen=self._seen,
+            examples_seen=self._place.seen,
             examples_total=self._total,
-            examples_per_second=(self._seen - self._spoke_of) / passed,
+            examples_per_second=(self._place.seen - self._spoke_of) / passed,
             learning_rate=training.rate,
             train_loss=training.mean_loss(),
         )
@@ -181,10 +210,10 @@ class Run:
 
     def _remember(self, report: Report, training: Optimization) -> None:
         """Count full reports without a better score; keep the best one, and its weights where they may win."""
-        self._reports_since_best += 1
-        score = report.validation.objective
-        if self._best is None or score > self._best.validation.objective:
-            self._best, self._reports_since_best = report, 0
+        place, score = self._place, report.validation.objective
+        place.reports_since_best += 1
+        if place.best is None or score > place.best.validation.objective:
+            place.best, place.reports_since_best = report, 0
             to_beat = self.assignment.score_to_beat
             if self._bench.files is not None and (to_beat is None or score > to_beat):
                 with training.evaluating():
@@ -192,7 +221,7 @@ class Run:
 
     def _is_out_of_patience(self) -> bool:
         patience = self._hyperparameters.early_stopping_patience
-        return patience is not None and self._reports_since_best >= patience
+        return patience is not None and self._place.reports_since_best >= patience
 
     def _may_decide(self, course: Course, training: Optimization) -> bool:
         """Return whether the trial has shown what it can, and something of it is left to give up."""
@@ -207,6 +236,7 @@ class Run:
         if course.fold is not None:
             where = f"{where} of fold {course.fold + 1} of {len(self._bench.splits.folds)}"
         if self._asked is Action.PAUSE:
+            self._save(training)
             return Ending.PAUSED, f"Paused after {where}."
         return Ending.PRUNED, f"Stopped after {where}."
 
@@ -227,22 +257,25 @@ class Run:
         self._bench.model.network.zero_grad(set_to_none=True)
         if ending is Ending.INFEASIBLE and self._bench.device.type == "cuda":
             torch.cuda.empty_cache()
+        if ending is not Ending.PAUSED:
+            self._checkpoints.remove()
         return Outcome(
             trial=self.assignment.trial,
             attempt=self.assignment.attempt,
             ending=ending,
-            best=self._best,
-            seconds=self._seconds,
+            best=self._place.best,
+            seconds=self._place.seconds,
+            resumed_examples=self._resumed_examples,
             peak_memory_bytes=peak_memory_bytes(self._bench.device),
             reason=reason,
         )
 
     def _elapsed(self) -> float:
-        """Return the seconds spent inside `advance` so far, the present call among them."""
-        return self._seconds + (time.perf_counter() - self._resumed_at)
+        """Return the seconds spent inside `advance` so far, the present call and earlier attempts among them."""
+        return self._place.seconds + (time.perf_counter() - self._began_at)
 
     def _has_spoken(self) -> None:
-        self._spoke_at, self._spoke_of = self._elapsed(), self._seen
+        self._spoke_at, self._spoke_of = self._elapsed(), self._place.seen
 
 
 def _refuse_diverged(scores: Scores, training: Optimization) -> None:

@@ -4,6 +4,7 @@ Both step at one learning rate: a matrix's update is scaled to the root mean squ
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import optim
 
@@ -30,6 +31,15 @@ class Together:
         """Forget the gradients."""
         for part in self._parts:
             part.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of all parts, as `load_state_dict` takes it."""
+        return {"parts": [part.state_dict() for part in self._parts]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the state of optimizers built alike."""
+        for part, its_state in zip(self._parts, state["parts"], strict=True):
+            part.load_state_dict(its_state)
 
 
 def muon_with_adamw(

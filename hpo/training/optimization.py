@@ -1,8 +1,10 @@
 """One optimizer step of a trial: forward, backward, clip, regularise, update, at the scheduled rate."""
 
 import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +105,36 @@ class Optimization:
         """Take in the objective of a full evaluation, higher is better: it may cut the rate once warm-up is over."""
         if self._plateau and self.taken >= warmup_steps(self._hyperparameters, self.total_steps):
             self._plateau.observe(score)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the tensors of `state`, about: the weights, and two more numbers for each in most optimizers."""
+        return 3 * sum(weight.numel() * weight.element_size() for weight in self._trained)
+
+    def state(self) -> dict[str, Any]:
+        """Return, between steps, all that the next depends on but the random state; tensors are the live ones."""
+        return {
+            "taken": self.taken,
+            "rate": self.rate,
+            "weights": {name: weight.detach() for name, weight in self.parameters.items()},
+            "optimizer": self._optimizer.state_dict(),
+            "plateau": self._plateau.state() if self._plateau else None,
+            "losses": self._losses,
+            "norms": self._norms,
+            "summed": self._summed,
+        }
+
+    @torch.no_grad()
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned of a trial begun alike."""
+        self.taken, self.rate, self._summed = state["taken"], state["rate"], state["summed"]
+        for name, weight in self.parameters.items():
+            weight.copy_(state["weights"][name])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._plateau:
+            self._plateau.resume(state["plateau"])
+        self._losses.copy_(state["losses"])
+        self._norms.copy_(state["norms"])
 
     def mean_loss(self) -> float:
         """Return the mean loss since the last `forget_losses`, nats per example; waits for the device.

@@ -37,6 +37,12 @@ class Stepper(Protocol):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a later step depends on but the weights."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Take over what `state_dict` returned."""
+
 
 def add_to_weights(_: Any, weights: list[Tensor], directions: list[Tensor], amount: float) -> None:
     """Add `amount` times `directions` to the weights, in place."""

@@ -27,6 +27,14 @@ class RandomState:
         self._own = self._capture()
         self._restore(self._outer)
 
+    def current(self) -> list[Tensor]:
+        """Return the state of torch's generators as it is now, for a checkpoint."""
+        return self._capture()
+
+    def adopt(self, states: list[Tensor]) -> None:
+        """Go on, inside the `with`, from a state that `current` returned."""
+        self._restore(states)
+
     def _capture(self) -> list[Tensor]:
         states = [torch.get_rng_state()]
         return [*states, torch.cuda.get_rng_state(self._device)] if self._device.type == "cuda" else states

@@ -6,7 +6,7 @@ the last. A trial stopped early has followed the first part of this curve, never
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from hpo.config.hyperparameters import Hyperparameters
@@ -154,6 +154,15 @@ class Plateau:
         self._patience = _given(hyperparameters.plateau_patience)
         self._best = -math.inf
         self._without_better = 0
+
+    def state(self) -> dict[str, float]:
+        """Return what later factors depend on, as `resume` takes it."""
+        return {"factor": self.factor, "best": self._best, "without_better": self._without_better}
+
+    def resume(self, state: Mapping[str, float]) -> None:
+        """Go on from what `state` returned."""
+        self.factor, self._best = state["factor"], state["best"]
+        self._without_better = int(state["without_better"])
 
     def observe(self, score: float) -> None:
         """Take in the objective of a full evaluation; cut after more than `plateau_patience` without a better one."""

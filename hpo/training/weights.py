@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hpo.errors import NoResultError
+from hpo.training.checkpoints import remove_checkpoints
 
 FOLDER = re.compile(r"trial-(\d{4,})")
 FILE = "weights.safetensors"
@@ -16,7 +17,12 @@ FILE = "weights.safetensors"
 
 def weights_path(folder: Path, trial: int) -> Path:
     """Return where the weights of `trial` are kept below the study's files folder."""
-    return folder / f"trial-{trial:04d}" / FILE
+    return trial_folder(folder, trial) / FILE
+
+
+def trial_folder(folder: Path, trial: int) -> Path:
+    """Return the folder of `trial` below the study's files folder: its weights, and its checkpoints."""
+    return folder / f"trial-{trial:04d}"
 
 
 def save_weights(folder: Path, trial: int, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:
@@ -54,13 +60,12 @@ def load_weights(folder: Path, trial: int) -> dict[str, Tensor]:
 
 
 def keep_only(folder: Path, trials: Set[int]) -> None:
-    """Remove the weights of every trial but `trials`."""
+    """Remove the weights and checkpoints of every trial but `trials`."""
     for path in folder.glob("trial-*"):
         named = FOLDER.fullmatch(path.name)
         if named and int(named[1]) not in trials:
             (path / FILE).unlink(missing_ok=True)
-            if not any(path.iterdir()):
-                path.rmdir()
+            remove_checkpoints(path)
 
 
 def _flush(path: Path) -> None:

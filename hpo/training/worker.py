@@ -161,8 +161,8 @@ class Worker:
         """Return whether the weights of `trial` were kept here."""
         return self._bench.files is not None and weights_path(self._bench.files, trial).is_file()
 
-    def keep_weights(self, trials: Set[int]) -> None:
-        """Remove the weights of every trial but `trials`."""
+    def keep_files(self, trials: Set[int]) -> None:
+        """Remove the weights and checkpoints of every trial but `trials`."""
         if self._bench.files is not None:
             keep_only(self._bench.files, trials)
 

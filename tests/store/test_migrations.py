@@ -39,7 +39,7 @@ def test_the_migrations_make_the_tables_that_the_code_uses(database: Database) -
 
 
 def test_our_version_and_optunas_stand_side_by_side(database: Database, empty_database_url: str) -> None:
-    assert rows(empty_database_url, f"SELECT version_num FROM {VERSION_TABLE}") == [("0001",)]
+    assert rows(empty_database_url, f"SELECT version_num FROM {VERSION_TABLE}") == [("0002",)]
     assert rows(empty_database_url, "SELECT version_num FROM alembic_version") == [("v3.2.0.a",)]
 
 
@@ -72,7 +72,7 @@ def test_a_store_of_a_newer_version_is_refused_and_left_alone(database_url: str)
     with pytest.raises(StoreError) as error:
         open_database(database_url)
     assert str(error.value) == (
-        "The store was written by a newer hpo (its tables are of version 9999, this hpo knows up to 0001); "
+        "The store was written by a newer hpo (its tables are of version 9999, this hpo knows up to 0002); "
         "upgrade with pip install --upgrade llm-hpo, or name another store."
     )
     assert everything(database_url) == before

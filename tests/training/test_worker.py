@@ -127,10 +127,10 @@ def test_weights_are_kept_of_the_trials_that_are_named(study: StudyConfig, tmp_p
     worker = open_worker(study, splits, tmp_path)
     for trial in (0, 1, 2):
         save_weights(tmp_path, trial, {"weight": torch.ones(1)}, {})
-    worker.keep_weights({1, 7})
+    worker.keep_files({1, 7})
     assert [worker.has_weights(trial) for trial in (0, 1, 2, 7)] == [False, True, False, False]
     nowhere = open_worker(study, splits)
-    nowhere.keep_weights({2})
+    nowhere.keep_files({2})
     assert not nowhere.has_weights(1)
     assert worker.has_weights(1)
 

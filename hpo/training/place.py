@@ -1,0 +1,44 @@
+"""Where a trial in training stands: what it must remember, beside weights and optimizer, to go on from there."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from hpo.messages import Report, Scores
+
+
+@dataclass(slots=True, kw_only=True)
+class Place:
+    """How far a trial has come, and what it has seen on the way."""
+
+    course: int = 0
+    """Which of its trainings it is in: the fold, or 0."""
+    seen: int = 0
+    """Examples seen, those of earlier folds among them."""
+    seconds: float = 0.0
+    """Training and evaluation time."""
+    best: Report | None = None
+    """The best full report."""
+    reports_since_best: int = 0
+    """Full reports after it."""
+    of_folds: list[Report] = field(default_factory=list)
+    """A report of each fold that is over."""
+
+    def to_state(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Place":
+        """Return what `to_state` was called on."""
+        best = None if state["best"] is None else _report(state["best"])
+        return cls(**{**state, "best": best, "of_folds": [_report(one) for one in state["of_folds"]]})
+
+
+def _report(values: Mapping[str, Any]) -> Report:
+    train = None if values["train"] is None else _scores(values["train"])
+    return Report(**{**values, "validation": _scores(values["validation"]), "train": train})
+
+
+def _scores(values: Mapping[str, Any]) -> Scores:
+    return Scores(**{**values, "confusion": tuple(map(tuple, values["confusion"]))})

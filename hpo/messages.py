@@ -197,5 +197,7 @@ class Outcome:
     peak_memory_bytes: int
     resumed_examples: int = 0
     """Examples seen at the checkpoint that the attempt went on from; 0 where it began anew."""
+    rows_at_once: int | None = None
+    """Rows of a batch that went through the model at once, where memory did not suffice for all; None where it did."""
     reason: str = ""
     """Why, where the ending is not `completed`: one line, no text of the user's."""

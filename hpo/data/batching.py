@@ -4,7 +4,7 @@ Padding stands on the right for every model: classification heads of decoders po
 padding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,19 @@ class Batch:
     def rows(self) -> int:
         """How many examples are in it."""
         return int(self.labels.shape[0])
+
+    def parts(self, rows: int) -> Iterator["Batch"]:
+        """Return it in parts of at most so many rows, in their order, each padded no further than it needs."""
+        for start in range(0, self.rows, rows):
+            mask = self.attention_mask[start : start + rows]
+            width = int(mask.sum(dim=1).max())
+            types = self.token_type_ids
+            yield Batch(
+                input_ids=self.input_ids[start : start + rows, :width],
+                attention_mask=mask[:, :width],
+                token_type_ids=None if types is None else types[start : start + rows, :width],
+                labels=self.labels[start : start + rows],
+            )
 
     @property
     def tokens(self) -> int:

@@ -19,6 +19,7 @@ from hpo.messages import Assignment, Scores
 from hpo.tasks import Task
 from hpo.training.evaluation import score_rows
 from hpo.training.models import PretrainedModel
+from hpo.training.passes import Passes, Size, size_of
 from hpo.training.precision import Precision
 
 
@@ -44,6 +45,7 @@ class Bench:
         self.precision: Precision = "fp32" if config.compute.precision == "auto" else config.compute.precision
         self._tokenized: dict[int, TokenizedSplits] = {}
         self._words: dict[int, NDArray[np.int32]] = {}
+        self._passes: dict[Size, Passes] = {}
         self.train_labels = label_numbers(splits.train.labels, task.label_names)
         """Class of each training row; shape (rows,)."""
         validation_labels = label_numbers(splits.validation.labels, task.label_names)
@@ -83,6 +85,10 @@ class Bench:
                 test=None if splits.test is None else self._tokenize(splits.test, max_length),
             )
         return self._tokenized[max_length]
+
+    def passes(self, hyperparameters: Hyperparameters) -> Passes:
+        """Return how many rows at once are taken in trials of this size: what an earlier one came to."""
+        return self._passes.setdefault(size_of(hyperparameters), Passes())
 
     def score(self, split: TokenizedSplit, rows: Rows | None = None) -> Scores:
         """Score the model as it stands on `rows` of a split, or on all of it."""

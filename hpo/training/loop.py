@@ -140,7 +140,12 @@ class Run:
         bench.model.set_dropout(hyperparameters.dropout, hyperparameters.attention_dropout)
         bench.model.network.train()
         return Optimization(
-            bench.model, bench.task, hyperparameters, total_steps=course.total_steps, precision=bench.precision
+            bench.model,
+            bench.task,
+            hyperparameters,
+            total_steps=course.total_steps,
+            precision=bench.precision,
+            passes=bench.passes(hyperparameters),
         )
 
     def _report(self, course: Course, training: Optimization, milestone: Milestone) -> Report:
@@ -245,9 +250,10 @@ class Run:
         if isinstance(error, Diverged):
             return Ending.DIVERGED, str(error)
         if is_out_of_memory(error):
+            rows = self._bench.passes(hyperparameters).at_once(hyperparameters.batch_size)
             return Ending.INFEASIBLE, (
-                f"Out of memory on {self._bench.device} at batch_size {hyperparameters.batch_size} and max_length "
-                f"{hyperparameters.max_length}."
+                f"Out of memory on {self._bench.device} with {rows} of a batch's {hyperparameters.batch_size} texts at "
+                f"once, max_length {hyperparameters.max_length}."
             )
         told = str(error) if isinstance(error, HpoError) else f"{type(error).__name__}: {error}"
         return Ending.FAILED, " ".join(told.split())[:LONGEST_REASON]
@@ -266,6 +272,7 @@ class Run:
             best=self._place.best,
             seconds=self._place.seconds,
             resumed_examples=self._resumed_examples,
+            rows_at_once=self._bench.passes(self._hyperparameters).rows,
             peak_memory_bytes=peak_memory_bytes(self._bench.device),
             reason=reason,
         )

@@ -16,6 +16,8 @@ from hpo.training.layer_rates import parameter_groups, rate_factors
 from hpo.training.methods import select_parameters
 from hpo.training.models import PretrainedModel
 from hpo.training.optimizers import OPTIMIZERS
+from hpo.training.out_of_memory import is_out_of_memory
+from hpo.training.passes import Passes
 from hpo.training.precision import Precision
 from hpo.training.regularization import Regularizer
 from hpo.training.schedules import Plateau, factor, warmup_steps
@@ -39,14 +41,18 @@ class Optimization:
         *,
         total_steps: int,
         precision: Precision,
+        passes: Passes | None = None,
     ) -> None:
         """Choose what trains and build the stock optimizer over it.
+
+        Where memory runs out, batches go through in the parts that `passes` says, and it is lowered.
 
         Raises:
             ConfigurationError: the model does not have what the hyperparameters ask for.
         """
         self._model, self._task, self._hyperparameters = model, task, hyperparameters
         self._precision = precision
+        self.passes = passes or Passes()
         self.total_steps = total_steps
         self.taken = 0
         """Steps taken."""
@@ -83,15 +89,14 @@ class Optimization:
         self.rate = hyperparameters.learning_rate * self._factor()
         for group in self._optimizer.param_groups:
             group["lr"] = self.rate * group["rate_factor"]
-        loss = self._loss(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self._loss_and_gradients(batch)
         if hyperparameters.max_grad_norm is not None:
             self._norms += nn.utils.clip_grad_norm_(self._trained, hyperparameters.max_grad_norm, foreach=True)
         self._regularizer.before_step(self.rate)
         self._optimizer.step()
         self._regularizer.after_step(self.rate)
         self._optimizer.zero_grad(set_to_none=True)
-        self._losses += loss.detach()
+        self._losses += loss
         self._summed += 1
         self.taken += 1
         if self.taken % CHECK_EVERY == 0:
@@ -122,6 +127,7 @@ class Optimization:
             "losses": self._losses,
             "norms": self._norms,
             "summed": self._summed,
+            "rows_at_once": self.passes.rows,
         }
 
     @torch.no_grad()
@@ -133,6 +139,8 @@ class Optimization:
         self._optimizer.load_state_dict(state["optimizer"])
         if self._plateau:
             self._plateau.resume(state["plateau"])
+        if state["rows_at_once"] is not None:
+            self.passes.rows = state["rows_at_once"]
         self._losses.copy_(state["losses"])
         self._norms.copy_(state["norms"])
 
@@ -157,6 +165,32 @@ class Optimization:
     def _factor(self) -> float:
         scheduled = factor(self.taken, self.total_steps, self._hyperparameters)
         return scheduled * self._plateau.factor if self._plateau else scheduled
+
+    def _loss_and_gradients(self, batch: Batch) -> Tensor:
+        """Return the mean loss of a batch, its gradients ready; in smaller and smaller parts until memory suffices."""
+        while True:
+            rows = self.passes.at_once(batch.rows)
+            try:
+                return self._pass(batch) if rows == batch.rows else self._passes_in_parts(batch, rows)
+            except (RuntimeError, MemoryError) as error:
+                if rows == 1 or not is_out_of_memory(error):
+                    raise
+            # Not in the handler: as long as the error lives, so do its frames and their tensors.
+            self._optimizer.zero_grad(set_to_none=True)
+            self.passes.halve(rows)
+            if self._model.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _passes_in_parts(self, batch: Batch, rows: int) -> Tensor:
+        """Return the mean loss of a batch of which so many rows go through at once."""
+        shares = [self._pass(part, part.rows / batch.rows) for part in batch.parts(rows)]
+        return torch.stack(shares).sum()
+
+    def _pass(self, batch: Batch, share: float = 1.0) -> Tensor:
+        """Add the gradients of `share` times the mean loss of these rows, and return it."""
+        loss = self._loss(batch) * share if share != 1.0 else self._loss(batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
 
     def _loss(self, batch: Batch) -> Tensor:
         logits = self._model.logits(batch, self._precision)

@@ -206,7 +206,7 @@ def test_out_of_memory_is_infeasible(worker: Worker, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(loop.Optimization, "step", fail)
     outcome = ending(worker)
     assert outcome.ending is Ending.INFEASIBLE
-    assert outcome.reason == "Out of memory on cpu at batch_size 8 and max_length 16."
+    assert outcome.reason == "Out of memory on cpu with 8 of a batch's 8 texts at once, max_length 16."
     assert worker.idle
 
 

@@ -1,0 +1,32 @@
+"""How many rows go through the model at once: all of a batch, or fewer where memory ran out.
+
+A step stays the step it is: its batch goes through in parts, and their gradients add up to the batch's. Only dropout
+masks are drawn for other shapes, so with dropout the distribution is kept and not each number.
+"""
+
+from dataclasses import dataclass
+
+from hpo.config.hyperparameters import Hyperparameters
+
+Size = tuple[str, int]
+
+
+@dataclass(slots=True)
+class Passes:
+    """Of one kind of trial; shared by all of that kind in a process, so that the next begins where this one came to."""
+
+    rows: int | None = None
+    """Most rows at once; None for whole batches."""
+
+    def at_once(self, batch_rows: int) -> int:
+        """Return how many rows of a batch of so many go through at once."""
+        return batch_rows if self.rows is None else min(self.rows, batch_rows)
+
+    def halve(self, rows: int) -> None:
+        """Take at most half of `rows`, at which memory ran out; at least one."""
+        self.rows = max(1, rows // 2)
+
+
+def size_of(hyperparameters: Hyperparameters) -> Size:
+    """Return what the memory of a pass depends on most: trials that are equal in it share their `Passes`."""
+    return hyperparameters.method, hyperparameters.max_length

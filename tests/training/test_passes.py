@@ -1,0 +1,152 @@
+"""Where memory runs out, a batch goes through the model in parts: the step stays the step it is."""
+
+import multiprocessing
+import resource
+from multiprocessing.queues import Queue
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hpo.data.batching import Batch, collate
+from hpo.data.splits import load_splits
+from hpo.data.tokenization import TokenizedSplit, Tokens
+from hpo.messages import Ending
+from hpo.tasks.classification import Classification
+from hpo.training.models import PretrainedModel
+from hpo.training.optimization import Optimization
+from hpo.training.passes import Passes
+from hpo.training.worker import Worker, open_worker
+from tests.models import save_tiny_bert, tiny_assignment, tiny_hyperparameters, tiny_study, trained, write_texts
+
+
+def ragged(rows: int) -> Batch:
+    lengths = np.arange(2, 2 + rows)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    ids = np.random.default_rng(0).integers(5, 30, offsets[-1]).astype(np.int32)
+    tokens = Tokens(ids=ids, offsets=offsets, types=np.zeros(offsets[-1], dtype=np.int8))
+    return collate(TokenizedSplit(tokens=tokens, labels=np.arange(rows) % 2), range(rows), 0)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 7])
+def test_parts_hold_every_row_once_and_no_more_padding_than_they_need(rows: int) -> None:
+    batch = ragged(7)
+    parts = list(batch.parts(rows))
+    assert [part.rows for part in parts][:-1] == [rows] * (len(parts) - 1)
+    assert sum(part.rows for part in parts) == 7
+    assert sum(part.tokens for part in parts) == batch.tokens
+    for part in parts:
+        assert part.attention_mask[:, -1].any()
+    told = [
+        row[mask.bool()].tolist()
+        for part in parts
+        for row, mask in zip(part.input_ids, part.attention_mask, strict=True)
+    ]
+    assert told == [row[mask.bool()].tolist() for row, mask in zip(batch.input_ids, batch.attention_mask, strict=True)]
+
+
+@pytest.fixture
+def room_for(monkeypatch: pytest.MonkeyPatch):
+    """Let memory run out, in the CPU allocator's words, where more rows than these go through the model at once."""
+
+    def limit(rows: int) -> None:
+        original = PretrainedModel.logits
+
+        def logits(self: PretrainedModel, batch: Batch, precision):
+            if torch.is_grad_enabled() and batch.rows > rows:
+                raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+            return original(self, batch, precision)
+
+        monkeypatch.setattr(PretrainedModel, "logits", logits)
+
+    return limit
+
+
+@pytest.mark.parametrize("values", [{}, {"class_weights": "balanced"}, {"label_smoothing": 0.1}, {"l1_strength": 1e-3}])
+def test_a_step_in_parts_is_the_step_to_rounding(values, bert: PretrainedModel, task: Classification, room_for) -> None:
+    hyperparameters = tiny_hyperparameters(**values, dropout=0.0)
+
+    def after_three_steps() -> tuple[float, dict[str, torch.Tensor], int | None]:
+        bert.reset(0)
+        bert.set_dropout(0.0)
+        training = Optimization(bert, task, hyperparameters, total_steps=3, precision="fp32")
+        for _ in range(3):
+            training.step(ragged(7))
+        weights = {name: weight.detach().clone() for name, weight in training.parameters.items()}
+        return training.mean_loss(), weights, training.passes.rows
+
+    loss, expected, whole = after_three_steps()
+    room_for(2)
+    in_parts, found, rows = after_three_steps()
+    assert (whole, rows) == (None, 1)
+    assert in_parts == pytest.approx(loss, rel=1e-5)
+    for name, weight in found.items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=1e-5)
+
+
+def test_the_next_trial_of_that_size_begins_where_the_last_came_to(worker: Worker, room_for, monkeypatch) -> None:
+    room_for(4)
+    _, outcome = trained(worker, tiny_assignment())
+    assert (outcome.ending, outcome.rows_at_once) == (Ending.COMPLETED, 4)
+    halved: list[int] = []
+    monkeypatch.setattr(Passes, "halve", lambda _self, rows: halved.append(rows))
+    _, outcome = trained(worker, tiny_assignment(trial=1))
+    assert (outcome.ending, outcome.rows_at_once, halved) == (Ending.COMPLETED, 4, [])
+
+
+def test_where_one_row_is_too_much_the_trial_cannot_be_trained(worker: Worker, room_for) -> None:
+    room_for(0)
+    _, outcome = trained(worker, tiny_assignment())
+    assert outcome.ending is Ending.INFEASIBLE
+    assert outcome.reason == "Out of memory on cpu with 1 of a batch's 8 texts at once, max_length 16."
+
+
+@pytest.fixture
+def worker(tiny_bert: Path, texts: Path, tmp_path: Path) -> Worker:
+    config = tiny_study(tiny_bert, texts)
+    return open_worker(config, load_splits(config.data, config.seed))
+
+
+def train_within(
+    model: Path, texts: Path, megabytes: int | None, answers: "Queue[tuple[float, int | None, str]]"
+) -> None:
+    """Train a trial in a process that may take so much more memory than it has at its start; answer how it ended."""
+    config = tiny_study(model, texts)
+    worker = open_worker(config, load_splits(config.data, config.seed))
+    chosen = tiny_hyperparameters(batch_size=1024, max_length=128, dropout=0.0, epochs=1)
+    worker.cut_share(128)
+    if megabytes is not None:
+        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + megabytes * 2**20, resource.RLIM_INFINITY))
+    assignment = tiny_assignment(
+        chosen, maximum_passes=1, milestones=tiny_assignment(tiny_hyperparameters(epochs=1)).milestones
+    )
+    _, outcome = trained(worker, assignment)
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    score = outcome.best.validation.values["loss"] if outcome.best else float("nan")
+    answers.put((score, outcome.rows_at_once, outcome.reason))
+
+
+def test_a_real_limit_of_memory_gives_the_run_that_had_room(tmp_path: Path) -> None:
+    model = save_tiny_bert(tmp_path / "model", longest=128)
+    texts = write_texts(tmp_path / "texts.csv", rows=1280)
+    long = texts.read_text().splitlines()
+    texts.write_text(
+        "\n".join(
+            [long[0], *(" ".join([line.partition(",")[0]] * 14) + "," + line.partition(",")[2] for line in long[1:])]
+        )
+    )
+    context = multiprocessing.get_context("spawn")
+    found = []
+    for megabytes in (None, 160):
+        answers = context.Queue()
+        process = context.Process(target=train_within, args=(model, texts, megabytes, answers))
+        process.start()
+        found.append(answers.get(timeout=120))
+        process.join(60)
+    (expected, whole, _), (loss, rows, reason) = found
+    assert whole is None
+    assert rows is not None, reason
+    assert rows < 1024
+    assert loss == pytest.approx(expected, rel=1e-4)

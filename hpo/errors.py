@@ -6,6 +6,7 @@
     ├── DataError                 the user's texts and labels cannot be trained on (exit 2)
     ├── ModelError                the model cannot be loaded or used (exit 2)
     ├── StoreError                the study store cannot be opened, read or written (exit 3)
+    │   ├── StoreUnavailableError it may answer again: a server that restarts, a full disk (exit 3)
     │   └── StudyMismatchError    the stored study was made from another space, data set or model (exit 2)
     ├── TrainingError             training fails whatever the configuration (exit 1)
     ├── StudyLedError             another process leads this study right now (exit 4)
@@ -56,6 +57,10 @@ class StoreError(HpoError):
     """The study store cannot be opened, read or written."""
 
     exit_code = 3
+
+
+class StoreUnavailableError(StoreError):
+    """The store does not answer now and may answer again: a server that restarts, a full disk, a lock."""
 
 
 class StudyMismatchError(StoreError, ValueError):

@@ -47,7 +47,34 @@ class Assignment:
     maximum_passes: float
     """Passes over all training texts in the study's longest trial: the 1000 per mille of its rungs."""
     score_to_beat: float | None = None
-    """Best score of the study when this was assigned; a worker keeps the weights of what beats it."""
+    """Score that the least of the study's kept weights had when this was assigned; a worker keeps the weights of what
+    beats it. None while there is room."""
+    rows_at_once: int | None = None
+    """Rows of a batch that go through the model at once, as an earlier trial of this size came to; None for all."""
+    limit_seconds: float | None = None
+    """Training and evaluation time beyond which the trial is given up as not trainable; None for no limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What a few steps of one configuration cost on a device."""
+
+    feasible: bool
+    """Whether one row at a time fits into memory; if not, the other numbers are 0."""
+    rows_at_once: int | None
+    """Rows of a batch that fit at once; None for all."""
+    seconds_per_step: float
+    """The fastest optimizer step."""
+    rows_per_step: int
+    seconds_per_scored_row: float
+    """Of an evaluation."""
+    peak_memory_bytes: int
+    checkpoint_bytes: int
+    """Size of one checkpoint, of which a trial in training has two."""
+    weights_bytes: int
+    """Size of a trial's trained weights."""
+    first_loss: float
+    """Loss at the first step, nats per example; about the log of the number of classes unless something is wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,9 +205,11 @@ class Ending(StrEnum):
     DIVERGED = "diverged"
     """The loss or a gradient was no longer a number."""
     INFEASIBLE = "infeasible"
-    """Out of memory."""
+    """Out of memory with one row at once, or over the limit of its time."""
     FAILED = "failed"
     """An error."""
+    DIED = "died"
+    """Its process died or was killed; the trial goes on in a later attempt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -11,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from hpo.config.overrides import apply, merge
 from hpo.config.reading import Typed, read_model, read_yaml_mapping
 from hpo.config.sweep_file import Sweep, read_sweep
+from hpo.config.times import moment_of, seconds_of
 from hpo.errors import ConfigurationError
 
 
@@ -22,6 +24,23 @@ def _study_name(name: str) -> str:
         )
     return name
 
+
+def _duration(text: str) -> str:
+    seconds_of(text)
+    return text
+
+
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, datetime) else value
+
+
+def _moment(text: str) -> str:
+    # What is past when the file is read may have been ahead when the study began; the start refuses it.
+    moment_of(text, datetime.min.replace(year=2, tzinfo=UTC))
+    return text
+
+
+USUAL_TRIALS = 40
 
 Pruner = Literal[
     "auto", "median", "percentile", "successive_halving", "hyperband", "patient", "threshold", "wilcoxon", "none"
@@ -132,23 +151,48 @@ class EvaluationConfig(Typed):
 
 
 class BudgetConfig(Typed):
-    """When the search ends."""
+    """When the search ends: with whichever comes first."""
 
-    trials: OneOrMore = 40
-    """Trials of the study in all, those of earlier runs among them."""
+    trials: OneOrMore | None = None
+    """Trials of the study in all, those of earlier runs among them; null for 40, or where a time is given for as many
+    as fit into it."""
+    time: Annotated[str, AfterValidator(_duration)] | None = None
+    """How long the search may take, from its start: `8h`, `90m`, `1h30m`."""
+    until: Annotated[str, BeforeValidator(_as_text), AfterValidator(_moment)] | None = None
+    """When it is over: the next `07:30`, or `2026-11-23 07:30`."""
+    gpu_hours: Annotated[float, Field(gt=0)] | None = None
+    """Hours of training, summed over all devices and earlier runs; on a CPU those of all workers."""
+    trial_time: Annotated[str, AfterValidator(_duration)] | None = None
+    """How long one trial may take: beyond it, it is given up as not trainable. Null for no such limit."""
+    patience: OneOrMore | None = None
+    """Finished trials without an improvement above the noise floor after which the search ends; null for no such
+    end."""
+
+    @property
+    def most_trials(self) -> int | None:
+        """Trials of the study in all; None for as many as fit into the time."""
+        timed = (self.time, self.until, self.gpu_hours) != (None, None, None)
+        return self.trials or (None if timed else USUAL_TRIALS)
 
 
 class ComputeConfig(Typed):
     """Where and how trials are trained."""
 
-    runner: Literal["inline"] = "inline"
-    """Who carries trials to devices: `inline` trains them one after the other in this process."""
+    runner: Literal["auto", "inline", "processes"] = "auto"
+    """Who carries trials to devices: `inline` trains them one after the other in this process, `processes` in a warm
+    worker process for each device; `auto` is `processes` where there is more than one device or `workers` is given."""
+    workers: OneOrMore | None = None
+    """Trials side by side, of `processes`; null for one on each GPU, or on a CPU one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where trials train; `auto` is the GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of the forward pass; `auto` is bf16 where a measurement says that it pays."""
     threads: OneOrMore | None = None
-    """CPU threads of one trial; null for all cores."""
+    """CPU threads of one trial; null for all cores, shared evenly by the workers."""
+    hang_minutes: Annotated[float, Field(gt=0)] = 30.0
+    """Minutes without a word from a worker process after which it is killed and its trial begun again."""
+    grace_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds that trials have to reach their next step and write a checkpoint, when the search is told to end."""
 
 
 class StoreConfig(Typed):
@@ -158,7 +202,12 @@ class StoreConfig(Typed):
     """Path of a SQLite file on a local disk, or a SQLAlchemy URL: `sqlite:///FILE`,
     `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`."""
     files: Path | None = None
-    """Folder of weights; null for `hpo-files` beside the SQLite file, or in the working folder."""
+    """Folder of weights and checkpoints; null for `STORE-files` beside the SQLite file `STORE.db`, or `hpo-files` in
+    the working folder."""
+    keep_weights: Annotated[int, Field(ge=0)] | None = None
+    """How many of the best trials' weights are kept after the search; null for 1, but none of full fine-tunes."""
+    disk_gib: Annotated[float, Field(gt=0)] | None = None
+    """Most GiB of weights and checkpoints in that folder; null for as much as is free."""
 
 
 class StudyConfig(Typed):
@@ -181,6 +230,9 @@ class StudyConfig(Typed):
     compute: ComputeConfig = ComputeConfig()
     store: StoreConfig = StoreConfig()
     """Where results are kept; a text alone is its `url`."""
+    notify: tuple[str, ...] = ()
+    """Who is told that the search has finished, of its first failure, a new best, a device left out: URLs of apprise
+    (`ntfy://TOPIC`, `mailto://...`), or `command:` and a command, which gets the sentence as its last argument."""
 
     @field_validator("store", mode="before")
     @classmethod

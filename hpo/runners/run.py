@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from threading import Event
 
-from hpo.config.study_file import StudyConfig
+from hpo.config.study_file import USUAL_TRIALS, StudyConfig
 from hpo.data.splits import load_splits
 from hpo.errors import StudyMismatchError
 from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report
@@ -94,11 +94,11 @@ def _search(
 ) -> None:
     worker.use(_precision(coordinator, config, worker, space, watcher))
     standing = coordinator.standing()
-    trials = config.budget.trials
+    trials = config.budget.most_trials or USUAL_TRIALS
     if config.search.sampler in ENUMERATIONS:
         trials = min(trials, space.size())
     watcher.started(config.study, worker.objective.metric, trials, standing)
-    RUNNERS[config.compute.runner](coordinator, worker, watcher, stop)
+    RUNNERS["inline"](coordinator, worker, watcher, stop)
     if worker.splits.test is not None and not stop.is_set():
         _read_test_once(coordinator, worker, watcher, stop)
 

@@ -67,7 +67,8 @@ def repeats_default(config: StudyConfig, space: SearchSpace) -> bool:
 
     Not where the space names the seed, nor where each combination is tried once.
     """
-    enough = config.budget.trials >= REPEAT_DEFAULT_FROM_TRIALS and config.search.sampler not in ENUMERATIONS
+    trials = config.budget.most_trials
+    enough = (trials is None or trials >= REPEAT_DEFAULT_FROM_TRIALS) and config.search.sampler not in ENUMERATIONS
     return config.search.repeat_default and enough and "seed" not in space.default_values()
 
 

@@ -169,13 +169,15 @@ class Coordinator:
                 trial=trial, attempt=attempt, ending=Ending.FAILED, seconds=0.0, peak_memory_bytes=0, reason=reason
             )
             self._end(ended)
-        self._store.add_event("resumed", budget=self._config.budget.trials)
+        self._store.add_event("resumed", budget=self._config.budget.most_trials)
 
     def _begin(self, request: str, capacity: Capacity) -> AttemptRecord | None:
         """Ask Optuna, which hands out waiting trials first, and record the attempt; None if there is none left."""
         before = self._store.trials()
         waiting = any(trial.state == TrialState.WAITING for trial in before)
-        if not waiting and (len(before) >= self._config.budget.trials or self._has_tried_all(before)):
+        if not waiting and (
+            len(before) >= (self._config.budget.most_trials or len(before) + 1) or self._has_tried_all(before)
+        ):
             return None
         trial = self._store.study.ask()
         values = self._space.suggest(trial)

@@ -139,8 +139,11 @@ def _note_on_the_rest(sampler: str, space: SearchSpace) -> str:
 
 
 def _note_on_combinations(config: StudyConfig, space: SearchSpace) -> str:
-    sampler, size, budget = config.search.sampler, space.size(), config.budget.trials
-    has = f"The space has {size:,} {'combination' if size == 1 else 'combinations'}, the budget {budget:,} trials"
+    sampler, size, budget = config.search.sampler, space.size(), config.budget.most_trials
+    has = f"The space has {size:,} {'combination' if size == 1 else 'combinations'}"
+    if budget is None:
+        return f"{has}: the search ends when each was tried, or its time is over."
+    has += f", the budget {budget:,} trials"
     if size <= budget:
         return f"{has}: the search ends when each was tried."
     first = "the first in the order written" if sampler == "grid" else "a random part of them"

@@ -22,6 +22,8 @@ from hpo.space.domains import Choice, Continuous
 from hpo.space.parameters import Parameter
 from hpo.space.search_space import SearchSpace
 
+MOST_STARTUP_TRIALS = 10
+
 
 class PerTrialSampler(BaseSampler):
     """A sampler made afresh for each trial, seeded by (study seed, trial number).
@@ -201,7 +203,9 @@ def startup_trials(config: StudyConfig) -> int:
 
     A quarter of the budget, between 4 and 10: Optuna's fixed 10 would leave a search of 10 trials wholly random.
     """
-    return config.search.startup_trials or min(10, max(4, config.budget.trials // 4))
+    trials = config.budget.most_trials
+    usual = MOST_STARTUP_TRIALS if trials is None else min(MOST_STARTUP_TRIALS, max(4, trials // 4))
+    return config.search.startup_trials or usual
 
 
 def proposed_together(sampler: str, space: SearchSpace) -> tuple[Parameter, ...]:

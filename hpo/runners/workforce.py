@@ -1,0 +1,129 @@
+"""What carries assignments to workers, as the dispatch sees it: in this process, over processes, in a replay."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.messages import Assignment, Capacity, Decision, Demands, Outcome, Probe, Progress, Report, Scores
+from hpo.metrics.classification import Objective
+from hpo.training.precision import Measurement, Precision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """A worker's process has died or was killed, and with it what it held; the workforce has begun to replace it."""
+
+    reason: str
+    """Why, in a sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfit:
+    """A worker cannot be started, or not again; it is not among the workforce's capacities any more."""
+
+    reason: str
+    """Why, in a sentence."""
+
+
+Said = Report | Progress | Outcome | Lost | Unfit
+
+
+class LeadWorker(Protocol):
+    """A worker that is asked before and after the search; `hpo.training.worker.Worker` is one, in this process."""
+
+    @property
+    def objective(self) -> Objective:
+        """The metric trials are compared by, resolved for these labels."""
+        ...
+
+    def facts(self) -> dict[str, str]:
+        """Return what of its process a result depends on."""
+        ...
+
+    def refuse_unfit(self, demands: Demands) -> None:
+        """Refuse what its model cannot do."""
+        ...
+
+    def cut_share(self, max_length: int) -> float:
+        """Return the share of training texts that are cut at so many tokens."""
+        ...
+
+    def measure(self, max_length: int) -> Measurement:
+        """Time both precisions and choose."""
+        ...
+
+    def use(self, precision: Precision) -> None:
+        """Compute in this precision from the next trial on."""
+        ...
+
+    def probe(self, hyperparameters: Hyperparameters, steps: int) -> Probe:
+        """Take a few steps and say what they cost."""
+        ...
+
+    def has_weights(self, report: Report) -> bool:
+        """Return whether the weights of that evaluation were kept."""
+        ...
+
+    def test_scores(self, trial: int, hyperparameters: Hyperparameters) -> Scores:
+        """Score the test split with a trial's kept weights."""
+        ...
+
+    # Training again, outside of the search: as `hpo.training.worker.train` does.
+
+    def admit(self, assignment: Assignment) -> None:
+        """Put an assignment into a free slot."""
+        ...
+
+    def advance(self) -> Sequence[Report | Progress | Outcome]:
+        """Train until a trial has something to say."""
+        ...
+
+    def apply(self, decision: Decision) -> None:
+        """Hand a decision to its trial."""
+        ...
+
+    def drop(self, trial: int) -> None:
+        """Give up a trial without an outcome."""
+        ...
+
+
+class Workforce(Protocol):
+    """Workers by name. A worker trains one assignment after another, in the order in which it was given them."""
+
+    ahead: int
+    """Assignments that a worker may hold beside the one it trains, so that it never waits for the next."""
+
+    @property
+    def lead(self) -> LeadWorker:
+        """The worker that is asked before and after the search; while the search runs it is one of the others."""
+        ...
+
+    @property
+    def capacities(self) -> Mapping[str, Capacity]:
+        """What may be given assignments now, by the worker's name."""
+        ...
+
+    def begin(self, precision: Precision) -> None:
+        """Start all workers, to compute in `precision`."""
+        ...
+
+    def give(self, worker: str, assignment: Assignment) -> None:
+        """Hand over an assignment, to be trained after those that the worker holds."""
+        ...
+
+    def apply(self, worker: str, decision: Decision) -> None:
+        """Hand over a decision; about an assignment that was not begun, a pause gives it back at once."""
+        ...
+
+    def listen(self, seconds: float) -> Sequence[tuple[str, Said]]:
+        """Return what workers have said, with their names; wait at most so long for the first of it."""
+        ...
+
+    def kill(self, worker: str, reason: str) -> None:
+        """Kill a worker, which then says that it is `Lost`, and replace it."""
+        ...
+
+    def discard(self, worker: str) -> None:
+        """Do without a worker from now on; what it held is not told again."""
+        ...

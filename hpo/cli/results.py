@@ -1,9 +1,9 @@
 """`hpo best`, `hpo export`, `hpo studies`: what a store holds."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +12,9 @@ from hpo.cli import options
 from hpo.errors import ConfigurationError, nearest
 
 if TYPE_CHECKING:
-    from hpo.store.engine import Database
+    from hpo.store.results import StudyResults
+
+studies = typer.Typer()
 
 
 def best(study: options.Study = None, store: options.Store = None, as_json: options.Json = False) -> None:
@@ -21,7 +23,7 @@ def best(study: options.Study = None, store: options.Store = None, as_json: opti
     from hpo.export.configs import best_configuration, to_json
     from hpo.store.results import read_results
 
-    with _opened(store) as database:
+    with options.opened(store) as database:
         results = read_results(database, study)
     if as_json:
         typer.echo(to_json(best_configuration(results)), nl=False)
@@ -45,7 +47,7 @@ def export(
     format_ = format_ or ("json" if output and output.suffix == ".json" else "yaml")
     if format_ not in FORMATS:
         raise ConfigurationError(f"--format cannot be {format_!r}. {nearest(format_, FORMATS)}")
-    with _opened(store) as database:
+    with options.opened(store) as database:
         text = FORMATS[format_](best_configuration(read_results(database, study)))
     if output is None:
         typer.echo(text, nl=False)
@@ -54,12 +56,15 @@ def export(
         typer.echo(f"Wrote {output}.")
 
 
-def studies(store: options.Store = None, as_json: options.Json = False) -> None:
-    """List the studies of a store."""
+@studies.callback(invoke_without_command=True)
+def list_studies(context: typer.Context, store: options.Store = None, as_json: options.Json = False) -> None:
+    """List the studies of a store, or delete one of them."""
+    if context.invoked_subcommand is not None:
+        return
     from hpo.cli.tables import study_list
     from hpo.store.results import read_studies
 
-    with _opened(store) as database:
+    with options.opened(store) as database:
         found = read_studies(database)
     if as_json:
         typer.echo(json.dumps([asdict(study) for study in found], indent=2))
@@ -67,12 +72,51 @@ def studies(store: options.Store = None, as_json: options.Json = False) -> None:
         study_list(found)
 
 
-@contextmanager
-def _opened(store: str | None) -> "Iterator[Database]":
-    from hpo.store.engine import open_database
+@studies.command("delete")
+def delete(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of the study.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
+    store: options.Store = None,
+) -> None:
+    """Delete a study: its trials, and the folder of its weights and checkpoints."""
+    from hpo.search.steering import refuse_led
+    from hpo.store.deletion import delete_study
+    from hpo.store.results import read_results
 
-    database = open_database(store or options.DEFAULT_STORE, must_exist=True)
+    url = store or (context.parent.params["store"] if context.parent else None) or options.DEFAULT_STORE
+    with options.opened(url) as database:
+        results = read_results(database, name)
+        folder = _files_folder(results, url)
+        if not yes and not _confirmed(f"Delete the study {name!r}, its {len(results.trials)} trials and {folder}?"):
+            typer.echo("Nothing was deleted.")
+            raise typer.Exit(1)
+        delete_study(database, name, refuse=refuse_led)
+    typer.echo(f"Deleted the study {name!r} with {len(results.trials)} trials.")
+    _delete_folder(folder)
+
+
+def _files_folder(results: "StudyResults", url: str) -> Path:
+    """Return the folder of a study's weights, where its study file named no other: that is not in the store."""
+    from hpo.config.study_file import StudyConfig
+    from hpo.runners.run import files_folder
+
+    return files_folder(StudyConfig.model_validate({**results.configuration, "store": url}))
+
+
+def _delete_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        typer.echo(f"There is no folder {folder}; where the study file names another (store.files), that is left.")
+        return
     try:
-        yield database
-    finally:
-        database.close()
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise ConfigurationError(f"The folder {folder} could not be deleted: {error.strerror}; delete it.") from None
+    typer.echo(f"Deleted {folder}.")
+
+
+def _confirmed(question: str) -> bool:
+    try:
+        return typer.confirm(question)
+    except typer.Abort:
+        raise ConfigurationError("hpo studies delete was not answered, so nothing was deleted; or add --yes.") from None

@@ -1,12 +1,10 @@
 """`hpo demo` and `hpo run`: a search, watched while it goes."""
 
 import json
-import os
 import re
-import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +16,7 @@ from hpo.errors import ConfigurationError, NoResultError
 
 if TYPE_CHECKING:
     from hpo.config.study_file import StudyConfig
+    from hpo.store.results import StudyResults
 
 INTERRUPTED = 130
 NEEDS = """hpo run needs a model, labelled texts, and nothing else:
@@ -50,8 +49,14 @@ def demo(
     study: options.Study = None,
     store: options.Store = None,
     trials: options.Trials = None,
+    for_: options.For = None,
+    until: options.Until = None,
+    gpu_hours: options.GpuHours = None,
     seed: options.Seed = None,
     runner: options.Runner = None,
+    workers: options.Workers = None,
+    keep_weights: options.KeepWeights = None,
+    notify: options.Notify = None,
     output: options.Output = None,
     as_json: options.Json = False,
 ) -> None:
@@ -59,7 +64,12 @@ def demo(
     from hpo.config.study_file import load_study
     from hpo.data.demo import demo_model_folder, write_demo_data
 
-    given = {key: value for key, value in _shared(study, store, trials, seed, runner).items() if value is not None}
+    flags = {
+        "study": study, "store.url": store, "budget.trials": trials, "budget.time": for_, "budget.until": until,
+        "budget.gpu_hours": gpu_hours, "seed": seed, "compute.runner": runner, "compute.workers": workers,
+        "store.keep_weights": keep_weights, "notify": notify or None,
+    }  # fmt: skip
+    given = {path: value for path, value in flags.items() if value is not None}
     material = {"model.name": demo_model_folder(), "data.train": write_demo_data(DEMO_DATA)}
     _search(load_study(values=_nested(DEMO | material | given)), output, as_json)
 
@@ -88,8 +98,14 @@ def run(
     study: options.Study = None,
     store: options.Store = None,
     trials: options.Trials = None,
+    for_: options.For = None,
+    until: options.Until = None,
+    gpu_hours: options.GpuHours = None,
     seed: options.Seed = None,
     runner: options.Runner = None,
+    workers: options.Workers = None,
+    keep_weights: options.KeepWeights = None,
+    notify: options.Notify = None,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse texts that are not UTF-8.")] = False,
     output: options.Output = None,
     as_json: options.Json = False,
@@ -101,7 +117,10 @@ def run(
     values = {
         "model.name": model, "data.train": train, "data.validation": validation, "data.test": test,
         "data.text_column": text_column, "data.label_column": label_column, "data.strict": strict or None,
-        "space": space, **_shared(study, store, trials, seed, runner),
+        "space": space,
+        "study": study, "store.url": store, "budget.trials": trials, "budget.time": for_, "budget.until": until,
+        "budget.gpu_hours": gpu_hours, "seed": seed, "compute.runner": runner, "compute.workers": workers,
+        "store.keep_weights": keep_weights, "notify": notify or None,
     }  # fmt: skip
     if file is None and not overrides and all(value is None for value in values.values()):
         typer.echo(NEEDS)
@@ -119,50 +138,59 @@ def run(
 def _search(config: "StudyConfig", output: Path | None, as_json: bool, notes: Sequence[str] = ()) -> None:
     """Run a search, show it, and write down what it found; `notes` are said first."""
     from hpo.cli.live import watcher_for
-    from hpo.cli.tables import leaderboard, summary
-    from hpo.export.configs import (
-        best_configuration,
-        check_writable,
-        default_output,
-        to_yaml,
-        trial_to_json,
-        write_text,
-    )
+    from hpo.cli.log import log_path, logged_to
+    from hpo.cli.notifications import Notifier, recipients_of
+    from hpo.cli.signals import ending_tidily
+    from hpo.config.times import HERE
+    from hpo.export.configs import check_writable, default_output
     from hpo.runners.run import run as run_study
+    from hpo.runners.watcher import Watchers
+    from hpo.search.budget import limits_of
 
+    limits_of(config.budget, datetime.now(HERE))  # Refuses an end that is past, before anything is read.
     path = output or default_output(config.study)
     check_writable(path)
+    recipients = recipients_of(config.notify)
     stop = Event()
     try:
-        with watcher_for(sys.stderr if as_json else sys.stdout) as watcher, _stopping_tidily(stop):
+        with (
+            ending_tidily(stop, config.compute.grace_seconds) as signals,
+            watcher_for(sys.stderr if as_json else sys.stdout) as screen,
+            logged_to(log_path(config.store.url, config.study), screen) as log,
+            Notifier(config.study, recipients, Watchers(screen, log).note) as notifier,
+        ):
+            watcher = Watchers(screen, log, notifier)
             for sentence in notes:
                 watcher.note(sentence)
             results = run_study(config, watcher, stop)
+            signals.end_timer()
+            notifier.finished(interrupted=signals.came)
     except KeyboardInterrupt:
         typer.echo("hpo: stopped at once; the same command goes on with what is stored.", err=True)
         raise typer.Exit(INTERRUPTED) from None
+    _tell(config, results, path, as_json, interrupted=signals.came)
+    if signals.came:
+        raise typer.Exit(INTERRUPTED)
+    if not results.leaderboard:
+        raise typer.Exit(NoResultError.exit_code)
+
+
+def _tell(config: "StudyConfig", results: "StudyResults", path: Path, as_json: bool, *, interrupted: bool) -> None:
+    """Write the best configuration to `path`, and print what the search found."""
+    from hpo.cli.tables import leaderboard, summary
+    from hpo.export.configs import best_configuration, to_yaml, trial_to_json, write_text
+
     found = bool(results.leaderboard)
     if found:
         write_text(path, to_yaml(best_configuration(results)))
     if as_json:
-        content = {"interrupted": stop.is_set(), "trials": [trial_to_json(trial) for trial in results.trials]}
+        content = {"interrupted": interrupted, "trials": [trial_to_json(trial) for trial in results.trials]}
         if found:
             content |= {"best": best_configuration(results), "output": str(path)}
         typer.echo(json.dumps(content, indent=2))
     else:
         leaderboard(results)
-        summary(results, config.store.url, path if found else None, interrupted=stop.is_set())
-    if stop.is_set():
-        raise typer.Exit(INTERRUPTED)
-    if not found:
-        raise typer.Exit(NoResultError.exit_code)
-
-
-def _shared(
-    study: str | None, store: str | None, trials: int | None, seed: int | None, runner: str | None
-) -> dict[str, Any]:
-    """Return the flags that `demo` and `run` share, by the paths of what they set."""
-    return {"study": study, "store.url": store, "budget.trials": trials, "seed": seed, "compute.runner": runner}
+        summary(results, config.store.url, path if found else None, interrupted=interrupted)
 
 
 def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,22 +220,3 @@ def _study_name(model: str | None, train: str | None) -> str:
     texts = Path((train or "").partition("?")[0]).name.partition(".")[0]
     name = f"{texts}-{Path(model or '').name}"
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:128] or "study"
-
-
-@contextmanager
-def _stopping_tidily(stop: Event) -> Iterator[None]:
-    """Let the first Ctrl-C (or SIGTERM) end the search at the next step, and the second at once."""
-
-    def on_signal(_number: int, _frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        # Not through Python's streams: the signal may have come in the middle of a write to one.
-        os.write(2, b"\nEnding at the next step; once more ends at once. The same command goes on later.\n")
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

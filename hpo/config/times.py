@@ -1,23 +1,33 @@
-"""How long and until when, as people write it: `8h`, `1h30m`, `07:30`."""
+"""How long and until when, as people write it and are told it: `8h`, `1h30m`, `07:30`, `3 min 20 s`."""
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
-SECONDS_OF = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-_PARTS = re.compile(r"(\d+(?:\.\d+)?)\s*(d|h|m|s)[a-z]*\s*")
-_DURATION = re.compile(rf"(?:{_PARTS.pattern})+")
-_CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
+UNITS = {
+    86400: ("d", "day", "days"),
+    3600: ("h", "hr", "hrs", "hour", "hours"),
+    60: ("m", "min", "mins", "minute", "minutes"),
+    1: ("s", "sec", "secs", "second", "seconds"),
+}
+"""Seconds -> how that unit is written."""
+LONGEST = 10 * 365 * 86400
+_SECONDS_OF = {name: seconds for seconds, names in UNITS.items() for name in names}
+_PART = re.compile(rf"([0-9]+(?:\.[0-9]+)?)\s*({'|'.join(sorted(_SECONDS_OF, key=len, reverse=True))})(?![a-z])\s*")
+_DURATION = re.compile(rf"(?:{_PART.pattern})+")
+_CLOCK = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
 
 
 def seconds_of(duration: str) -> float:
-    """Return the seconds of a duration such as `8h`, `90m`, `1h30m` or `2 days`.
+    """Return the seconds of a duration such as `8h`, `90m`, `1h30m` or `2 days`: more than 0, ten years at most.
 
     Raises:
-        ValueError: not a duration, or none at all.
+        ValueError: not a duration, none at all, or longer than ten years.
     """
     text = duration.strip().lower()
-    parts = _PARTS.findall(text) if _DURATION.fullmatch(text) else []
-    seconds = sum(float(number) * SECONDS_OF[unit] for number, unit in parts)
+    parts = _PART.findall(text) if _DURATION.fullmatch(text) else []
+    seconds = sum(float(number) * _SECONDS_OF[unit] for number, unit in parts)
+    if seconds > LONGEST:
+        raise ValueError(f"{duration!r} is longer than ten years; write it as 8h, 90m, 1h30m or 45s.")
     if seconds <= 0:
         raise ValueError(f"{duration!r} is no length of time; write it as 8h, 90m, 1h30m or 45s.")
     return seconds
@@ -28,7 +38,7 @@ def moment_of(until: str, now: datetime) -> datetime:
 
     Args:
         until: a time of day, or a date and time, in the time zone of `now` where it names none.
-        now: with its time zone.
+        now: with its time zone; one that knows when clocks are put back, such as `HERE`, so that 07:30 is right then.
 
     Raises:
         ValueError: neither, or in the past.
@@ -44,3 +54,34 @@ def moment_of(until: str, now: datetime) -> datetime:
     if moment <= now:
         raise ValueError(f"{until!r} is past: it is {now:%Y-%m-%d %H:%M} now; name a time to come.")
     return moment
+
+
+def spoken(seconds: float) -> str:
+    """Return a finite duration, 0 or more, as people say it: `45 s`, `3 min 20 s`, `7 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class _SystemZone(tzinfo):
+    """The zone of this machine with its changes of the clock, which the fixed offset of `astimezone()` forgets."""
+
+    def utcoffset(self, moment: datetime | None) -> timedelta | None:
+        return None if moment is None else moment.replace(tzinfo=None).astimezone().utcoffset()
+
+    def dst(self, moment: datetime | None) -> timedelta | None:  # noqa: ARG002
+        return None
+
+    def tzname(self, moment: datetime | None) -> str | None:
+        return None if moment is None else moment.replace(tzinfo=None).astimezone().tzname()
+
+    def fromutc(self, moment: datetime) -> datetime:
+        # Unlike `astimezone()` it says which of the two is meant of an hour that comes twice.
+        return datetime.fromtimestamp(moment.replace(tzinfo=UTC).timestamp()).replace(tzinfo=self)
+
+
+HERE: tzinfo = _SystemZone()
+"""The time zone of this machine: `datetime.now(HERE)`."""

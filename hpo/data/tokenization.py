@@ -1,6 +1,8 @@
 """Texts into tokens, once a study: flat arrays of ragged rows, unpadded."""
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -36,6 +38,16 @@ class Tokens:
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, at least 1; shape (rows,)."""
         return np.diff(self.offsets)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what it is made of, by name: `Tokens.of` makes it again."""
+        types = {} if self.types is None else {"types": self.types}
+        return {"ids": self.ids, "offsets": self.offsets, **types}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, NDArray[Any]]) -> "Tokens":
+        """Return what `arrays` was asked of."""
+        return cls(ids=arrays["ids"], offsets=arrays["offsets"], types=arrays.get("types"))
 
     def row(self, index: int) -> NDArray[np.int32]:
         """Return the tokens of one row; shape (length,)."""
@@ -79,6 +91,18 @@ def tokenize(
         ids.extend(encoded["input_ids"])
         types.extend(encoded["token_type_ids"] if typed else ())
     return _flat(ids, types if typed else None, tokenizer)
+
+
+def tokenizer_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Return SHA-256, hexadecimal, over all that the tokens of a text follow from, beside the texts and their length.
+
+    Args:
+        tokenizer: as it was loaded: the use of it leaves traces in what it says of itself.
+    """
+    inside = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
+    # Of both kinds `repr` tells the class, the special tokens and on which side a text is cut.
+    parts = [repr(tokenizer), tokenizer.model_input_names, inside]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def word_numbers(

@@ -1,19 +1,29 @@
 """A whole search, from a study's configuration to its results: what `hpo run` does, and `hpo.run` in Python."""
 
+import math
 import platform
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from contextlib import AbstractContextManager, suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event
 
-from hpo.config.study_file import USUAL_TRIALS, StudyConfig
-from hpo.data.splits import load_splits
-from hpo.errors import StudyMismatchError
+from hpo.config.study_file import StudyConfig
+from hpo.config.times import spoken
+from hpo.data.splits import Splits, load_splits
+from hpo.errors import HpoError, StoreError, StudyMismatchError
 from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report
-from hpo.runners import inline
+from hpo.runners.dispatch import Dispatch
+from hpo.runners.inline import open_inline
+from hpo.runners.processes import open_processes, runner_of
+from hpo.runners.short_check import short_check
 from hpo.runners.watcher import Watcher
+from hpo.runners.workforce import LeadWorker, Workforce
 from hpo.search.assignments import demands_of
+from hpo.search.budget import refuse_too_short
 from hpo.search.coordinator import Coordinator
 from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.leading import leading
@@ -23,10 +33,13 @@ from hpo.space.space_file import space_of
 from hpo.store.engine import open_database, sqlite_path
 from hpo.store.results import StudyResults, read_results
 from hpo.training.precision import Precision
-from hpo.training.worker import Worker, open_worker, train
+from hpo.training.weights import keep_only
+from hpo.training.worker import train
 
-Runner = Callable[[Coordinator, Worker, Watcher, Event], None]
-RUNNERS: Mapping[str, Runner] = {"inline": inline.run}
+OPENERS: Mapping[str, Callable[[StudyConfig, Splits, Path], AbstractContextManager[Workforce]]] = {
+    "inline": open_inline,
+    "processes": open_processes,
+}
 NOTED_CUT_SHARE = 0.1
 RECORDED_PACKAGES = ("llm-hpo", "optuna", "torch", "transformers", "scikit-learn", "numpy", "sqlalchemy")
 
@@ -53,16 +66,25 @@ def run(config: StudyConfig, watcher: Watcher | None = None, stop: Event | None 
     splits = load_splits(config.data, config.seed, folds=config.evaluation.folds)
     for sentence in (*splits.notes, *search_notes(config, space)):
         watcher.note(sentence)
-    with leading(config, space, data_fingerprint=splits.fingerprint) as coordinator:
-        worker = open_worker(config, splits, files_folder(config))
-        _look_ahead(worker, space, watcher)
-        coordinator.begin(objective=worker.objective.metric, versions=installed_versions() | worker.facts())
-        _search(coordinator, config, worker, space, watcher, stop)
+    with (
+        leading(config, space, data_fingerprint=splits.fingerprint) as coordinator,
+        opened_workforce(config, splits) as workforce,
+    ):
+        _Night(config, space, splits, coordinator, workforce, watcher, stop).run()
     database = open_database(config.store.url)
     try:
         return read_results(database, config.study)
     finally:
         database.close()
+
+
+def opened_workforce(config: StudyConfig, splits: Splits) -> AbstractContextManager[Workforce]:
+    """Open what trains the study's trials, as `compute.runner` says.
+
+    Raises:
+        ModelError, ConfigurationError: the model, the metric or the device cannot be used.
+    """
+    return OPENERS[runner_of(config.compute)](config, splits, files_folder(config))
 
 
 def files_folder(config: StudyConfig) -> Path:
@@ -79,70 +101,130 @@ def installed_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in RECORDED_PACKAGES}}
 
 
-def _look_ahead(worker: Worker, space: SearchSpace, watcher: Watcher) -> None:
-    """Refuse before the first trial what every trial would fail on, and say what is lost of the texts."""
-    worker.refuse_unfit(demands_of(space))
-    watcher.note(worker.objective.note)
-    longest = int(space.largest("max_length"))
-    cut = worker.cut_share(longest)
-    if cut > NOTED_CUT_SHARE:
-        watcher.note(f"{cut:.0%} of the training texts fill max_length, {longest} tokens; what is longer is cut there.")
+@dataclass(frozen=True, slots=True)
+class _Night:
+    """One run of a search, from the look ahead to the test split."""
 
+    config: StudyConfig
+    space: SearchSpace
+    splits: Splits
+    coordinator: Coordinator
+    workforce: Workforce
+    watcher: Watcher
+    stop: Event
 
-def _search(
-    coordinator: Coordinator, config: StudyConfig, worker: Worker, space: SearchSpace, watcher: Watcher, stop: Event
-) -> None:
-    worker.use(_precision(coordinator, config, worker, space, watcher))
-    standing = coordinator.standing()
-    trials = config.budget.most_trials or USUAL_TRIALS
-    if config.search.sampler in ENUMERATIONS:
-        trials = min(trials, space.size())
-    watcher.started(config.study, worker.objective.metric, trials, standing)
-    RUNNERS["inline"](coordinator, worker, watcher, stop)
-    if worker.splits.test is not None and not stop.is_set():
-        _read_test_once(coordinator, worker, watcher, stop)
+    def run(self) -> None:
+        lead = self.workforce.lead
+        self._look_ahead(lead)
+        self.coordinator.begin(objective=lead.objective.metric, versions=installed_versions() | lead.facts())
+        try:
+            self._search(lead)
+        except HpoError as error:
+            with suppress(StoreError):
+                self.coordinator.end(str(error))
+            raise
+        self.coordinator.end("stopped" if self.stop.is_set() else self.coordinator.ended_because or "finished")
 
+    def _look_ahead(self, lead: LeadWorker) -> None:
+        """Refuse before the first trial what every trial would fail on, and say what is lost of the texts."""
+        lead.refuse_unfit(demands_of(self.space))
+        self.watcher.note(lead.objective.note)
+        longest = int(self.space.largest("max_length"))
+        cut = lead.cut_share(longest)
+        if cut > NOTED_CUT_SHARE:
+            self.watcher.note(
+                f"{cut:.0%} of the training texts fill max_length, {longest} tokens; what is longer is cut there."
+            )
 
-def _precision(
-    coordinator: Coordinator, config: StudyConfig, worker: Worker, space: SearchSpace, watcher: Watcher
-) -> Precision:
-    """Return the study's precision: measured at its first start, and the same for every later one."""
-    measured = coordinator.measurements()
-    if measured is None:
-        if config.compute.precision == "auto":
-            watcher.note("Measuring whether bf16 pays here; it is done once for the study.")
-        measured = asdict(worker.measure(int(space.largest("max_length"))))
-        coordinator.record_measurements(measured)
-    precision: Precision = measured["precision"]
-    asked = config.compute.precision
-    if asked not in ("auto", precision):
-        raise StudyMismatchError(
-            f"compute.precision is {asked}, but the study {config.study!r} was begun in {precision}, and its results "
-            "would not compare; leave it out, or start a new study with --study NAME."
-        )
-    return precision
+    def _search(self, lead: LeadWorker) -> None:
+        precision = self._precision(lead)
+        lead.use(precision)
+        self._expect(lead)
+        trials = self.config.budget.most_trials
+        if self.config.search.sampler in ENUMERATIONS:
+            size = self.space.size()
+            trials = size if trials is None else min(trials, size)
+        self.watcher.started(self.config.study, lead.objective.metric, trials, self.coordinator.standing())
+        self.workforce.begin(precision)
+        files = files_folder(self.config)
+        Dispatch(
+            self.coordinator,
+            self.workforce,
+            self.watcher,
+            self.stop,
+            compute=self.config.compute,
+            files=files,
+        ).run()
+        if self.coordinator.ended_because:
+            self.watcher.note(self.coordinator.ended_because)
+        if not self.stop.is_set():
+            self._read_test_once()
+            keep_only(files, *self._files_after())
 
+    def _expect(self, lead: LeadWorker) -> None:
+        """Take a few steps at both ends of the space: what fits into memory and time is known before it counts."""
+        short = short_check(lead, self.config, self.space, self.splits)
+        for sentence in short.notes:
+            self.watcher.note(sentence)
+        refuse_too_short(self.coordinator.limits, time.time(), short.cheapest.seconds, short.reserve)
+        self.coordinator.expect((short.dearest, short.cheapest), short.reserve)
+        if (deadline := self.coordinator.limits.deadline) is not None:
+            at = datetime.fromtimestamp(deadline).astimezone()
+            self.watcher.note(f"The search ends at {at:%Y-%m-%d %H:%M:%S}, in {spoken(deadline - time.time())}.")
 
-def _read_test_once(coordinator: Coordinator, worker: Worker, watcher: Watcher, stop: Event) -> None:
-    """Score the winner on the test split, unless that was done before."""
-    winner = coordinator.winner()
-    if winner is None or coordinator.test_was_read(winner.trial):
-        return
-    if not worker.has_weights(winner.trial):
-        watcher.note(f"The weights of trial {winner.trial} are no longer here; it is trained again for the test split.")
-        outcome = _trained_again(worker, winner, watcher, stop)
-        if outcome.ending is not Ending.COMPLETED:
-            watcher.note(f"The test split was not read: trial {winner.trial} {outcome.ending}. {outcome.reason}")
+    def _precision(self, lead: LeadWorker) -> Precision:
+        """Return the study's precision: measured at its first start, and the same for every later one."""
+        measured = self.coordinator.measurements()
+        asked = self.config.compute.precision
+        if measured is None:
+            if asked == "auto":
+                self.watcher.note("Measuring whether bf16 pays here; it is done once for the study.")
+            measured = asdict(lead.measure(int(self.space.largest("max_length"))))
+            self.coordinator.record_measurements(measured)
+        precision: Precision = measured["precision"]
+        if asked not in ("auto", precision):
+            raise StudyMismatchError(
+                f"compute.precision is {asked}, but the study {self.config.study!r} was begun in {precision}, and its "
+                "results would not compare; leave it out, or start a new study with --study NAME."
+            )
+        return precision
+
+    def _read_test_once(self) -> None:
+        """Score the winner on the test split, unless that was done before."""
+        found = self.coordinator.winner() if self.splits.test is not None else None
+        if found is None or self.coordinator.test_was_read(found[0].trial):
             return
-    scores = worker.test_scores(winner.trial, winner.hyperparameters)
-    coordinator.record_test(winner.trial, scores)
-    watcher.tested(winner.trial, scores)
+        winner, report = found
+        lead = self.workforce.lead
+        if not lead.has_weights(report):
+            self.watcher.note(
+                f"The weights of trial {winner.trial} are no longer here; it is trained again for the test split."
+            )
+            outcome = self._trained_again(lead, winner)
+            if outcome.ending is not Ending.COMPLETED:
+                self.watcher.note(
+                    f"The test split was not read: trial {winner.trial} {outcome.ending}. {outcome.reason}"
+                )
+                return
+        scores = lead.test_scores(winner.trial, winner.hyperparameters)
+        self.coordinator.record_test(winner.trial, scores)
+        self.watcher.tested(winner.trial, scores)
 
+    def _trained_again(self, lead: LeadWorker, assignment: Assignment) -> Outcome:
+        until = self.coordinator.limits.deadline or math.inf
 
-def _trained_again(worker: Worker, assignment: Assignment, watcher: Watcher, stop: Event) -> Outcome:
-    def answer(message: Report | Progress) -> Action:
-        if isinstance(message, Progress):
-            watcher.progressed(message)
-        return Action.PAUSE if stop.is_set() else Action.CONTINUE
+        def answer(message: Report | Progress) -> Action:
+            if isinstance(message, Progress):
+                self.watcher.progressed(message)
+            return Action.PAUSE if self.stop.is_set() or time.time() > until else Action.CONTINUE
 
-    return train(worker, assignment, answer)
+        return train(lead, assignment, answer)
+
+    def _files_after(self) -> tuple[set[int], set[int]]:
+        """Return the trials whose checkpoints and whose weights stay after the search."""
+        unfinished, best = self.coordinator.files_needed()
+        asked = self.config.store.keep_weights
+        found = self.coordinator.winner()
+        full = found is not None and found[0].hyperparameters.method == "full"
+        none_stay = asked == 0 or (asked is None and full)
+        return unfinished, set() if none_stay else best

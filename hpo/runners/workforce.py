@@ -1,6 +1,6 @@
 """What carries assignments to workers, as the dispatch sees it: in this process, over processes, in a replay."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -95,6 +95,11 @@ class Workforce(Protocol):
     """Assignments that a worker may hold beside the one it trains, so that it never waits for the next."""
 
     @property
+    def workers(self) -> Collection[str]:
+        """Names of all, those that are still starting among them; without those that were discarded or are unfit."""
+        ...
+
+    @property
     def lead(self) -> LeadWorker:
         """The worker that is asked before and after the search; while the search runs it is one of the others."""
         ...
@@ -108,22 +113,22 @@ class Workforce(Protocol):
         """Start all workers, to compute in `precision`."""
         ...
 
-    def give(self, worker: str, assignment: Assignment) -> None:
+    def give(self, worker: str, assignment: Assignment, /) -> None:
         """Hand over an assignment, to be trained after those that the worker holds."""
         ...
 
-    def apply(self, worker: str, decision: Decision) -> None:
+    def apply(self, worker: str, decision: Decision, /) -> None:
         """Hand over a decision; about an assignment that was not begun, a pause gives it back at once."""
         ...
 
-    def listen(self, seconds: float) -> Sequence[tuple[str, Said]]:
+    def listen(self, seconds: float, /) -> Sequence[tuple[str, Said]]:
         """Return what workers have said, with their names; wait at most so long for the first of it."""
         ...
 
-    def kill(self, worker: str, reason: str) -> None:
+    def kill(self, worker: str, reason: str, /) -> None:
         """Kill a worker, which then says that it is `Lost`, and replace it."""
         ...
 
-    def discard(self, worker: str) -> None:
+    def discard(self, worker: str, /) -> None:
         """Do without a worker from now on; what it held is not told again."""
         ...

@@ -20,18 +20,32 @@ def build_assignment(
     attempt: int,
     seed: int,
     score_to_beat: float | None,
+    rows_at_once: int | None = None,
+    limit_seconds: float | None = None,
 ) -> Assignment:
     """Return one attempt at `trial`, complete."""
-    maximum_passes = space.largest("epochs") * space.largest("data_fraction")
+    most = maximum_passes(space)
     return Assignment(
         trial=trial,
         attempt=attempt,
         hyperparameters=hyperparameters,
         seed=seed,
-        milestones=_milestones(config, space, hyperparameters, maximum_passes),
-        maximum_passes=maximum_passes,
+        milestones=_milestones(config, space, hyperparameters, most),
+        maximum_passes=most,
         score_to_beat=score_to_beat,
+        rows_at_once=rows_at_once,
+        limit_seconds=limit_seconds,
     )
+
+
+def last_rung(config: StudyConfig, space: SearchSpace, hyperparameters: Hyperparameters) -> int:
+    """Return where a trial ends, in per mille of the study's longest."""
+    return _milestones(config, space, hyperparameters, maximum_passes(space))[-1].rung
+
+
+def maximum_passes(space: SearchSpace) -> float:
+    """Return the passes over all training texts of the study's longest trial."""
+    return space.largest("epochs") * space.largest("data_fraction")
 
 
 def demands_of(space: SearchSpace) -> Demands:
@@ -49,14 +63,14 @@ def demands_of(space: SearchSpace) -> Demands:
 
 
 def _milestones(
-    config: StudyConfig, space: SearchSpace, hyperparameters: Hyperparameters, maximum_passes: float
+    config: StudyConfig, space: SearchSpace, hyperparameters: Hyperparameters, most: float
 ) -> tuple[Milestone, ...]:
     evaluation = config.evaluation
     if evaluation.folds:
         return fold_milestones(evaluation.folds)
     return milestones(
         passes=hyperparameters.epochs * hyperparameters.data_fraction,
-        maximum_passes=maximum_passes,
+        maximum_passes=most,
         rungs=evaluation.rungs,
         full_reports=evaluation.full_reports or int(space.largest("epochs")),
     )

@@ -3,31 +3,71 @@
 It owns no process, no device and no model. Runners carry its assignments to workers and their messages back.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
+import math
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
-from hpo.messages import Action, Assignment, Capacity, Decision, Ending, Outcome, Report, Scores, Standing
-from hpo.search.assignments import build_assignment, repeats_default, seed_of
-from hpo.search.attributes import CONSTRAINT, VIOLATED, outcome_attributes
-from hpo.search.enumeration import EnumeratingSampler
+from hpo.messages import Action, Assignment, Capacity, Decision, Outcome, Report, Scores, Standing
+from hpo.search.assignments import build_assignment, repeats_default
+from hpo.search.budget import Limits, seconds_left
+from hpo.search.costs import Seen
+from hpo.search.endings import Endings
+from hpo.search.expectations import Expectations
+from hpo.search.faults import Faults
 from hpo.search.leases import Leadership
-from hpo.search.samplers import SAMPLERS, startup_trials
+from hpo.search.persistence import persistently
+from hpo.search.proposals import Proposals, Room, weights_kept
 from hpo.space.search_space import SearchSpace
 from hpo.store.records import AttemptRecord, StudyRecord, scores_to_json
 from hpo.store.studies import StudyStore
 
-MOST_DEATHS = 3
-"""Attempts at a trial in each of which its process died, after which it is not tried again."""
+LONGEST_OUTAGE = 3600.0
+"""Seconds that the store may be away before the search ends; where a deadline is nearer, until then."""
+LEAST_OUTAGE = 60.0
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steering:
+    """What somebody asked of a running search from outside."""
+
+    stop: bool
+    trials: frozenset[int]
+    """Trials to be given up."""
+
+
+def verb(
+    method: Callable[Concatenate["Coordinator", Arguments], Result],
+) -> Callable[Concatenate["Coordinator", Arguments], Result]:
+    """Make a method one transaction of the leader's, asked again while the store is away."""
+
+    @wraps(method)
+    def inside(self: "Coordinator", /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        def once() -> Result:
+            with self._store.transaction():
+                self._leadership.confirm()
+                return method(self, *args, **kwargs)
+
+        return persistently(once, self._longest_outage())
+
+    return inside
 
 
 class Coordinator:
-    """Leads one study. Every verb is one transaction, and asking it twice gives the same answer."""
+    """Leads one study. Every verb is one transaction, and asking it twice gives the same answer.
+
+    Each raises `StudyLedError` where another process leads the study now, and `StoreError` where the store failed, or
+    was away for too long; nothing was recorded then.
+    """
 
     def __init__(
         self,
@@ -36,47 +76,85 @@ class Coordinator:
         config: StudyConfig,
         made_from: StudyRecord,
         leadership: Leadership,
+        *,
+        limits: Limits,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._space = space
         self._config = config
         self._made_from = made_from
         self._leadership = leadership
+        self._clock = clock
+        self._faults = Faults(())
+        self._expectations = Expectations(config, space)
+        self._endings = Endings(store, self._faults)
+        self._proposals = Proposals(store, space, config, self._expectations)
+        self._reserve = 0.0
+        self._steered_to = 0
+        self.limits = limits
+        """When the search ends."""
 
     # -- the three verbs
 
-    def next_assignment(self, request: str, capacity: Capacity) -> Assignment | None:
-        """Return what a free slot is to train next; None if the budget is spent or every combination was tried.
+    @verb
+    def next_assignment(self, request: str, capacity: Capacity, *, starts_in: float = 0.0) -> Assignment | None:
+        """Return what a worker is to train next; None if there is nothing for it now.
 
         Args:
             request: the asker's name for this request, at most 64 characters; asked again under the same name, the
                 same assignment is returned.
-            capacity: what the free slot offers.
-
-        Raises:
-            StudyLedError: another process leads the study now.
-            StoreError: the store failed; nothing was recorded, ask again.
+            capacity: who asks.
+            starts_in: seconds until it will begin.
         """
-        with self._verb():
-            attempt = self._store.attempt_of_request(request) or self._begin(request, capacity)
-            return None if attempt is None else self._assignment(attempt)
+        known = self._store.attempt_of_request(request)
+        if known is None and capacity.worker in self._faults.quarantined:
+            return None
+        begun = known or self._proposals.next(request, capacity, self._room(capacity.worker, starts_in))
+        return None if begun is None else self._assignment(begun)
 
+    @verb
     def observe(self, report: Report) -> Decision:
         """Record an evaluation and return whether its trial goes on. A report of an older attempt is dropped."""
-        with self._verb():
-            action = self._store.answered(report.trial, report.attempt, report.rung)
-            if action is None:
-                action = self._judge(report)
-            return Decision(trial=report.trial, attempt=report.attempt, action=action)
+        action = self._store.answered(report.trial, report.attempt, report.rung)
+        if action is None:
+            action = self._judge(report)
+        return Decision(trial=report.trial, attempt=report.attempt, action=action)
 
+    @verb
     def finish(self, outcome: Outcome) -> None:
         """Record the end of an attempt and tell Optuna; told twice, or of an older attempt, nothing changes."""
-        with self._verb():
-            if self._store.is_open(outcome.trial, outcome.attempt):
-                self._end(outcome)
+        if self._store.is_open(outcome.trial, outcome.attempt):
+            self._endings.end(outcome)
+            self._expectations.ended(outcome)
+
+    # -- workers
+
+    def enlist(self, workers: Collection[str]) -> None:
+        """Take in the names of the workers of this run: what failed on one may be tried on another."""
+        self._faults = Faults(workers)
+        self._endings = Endings(self._store, self._faults)
+
+    @verb
+    def leave_out(self, worker: str, reason: str) -> None:
+        """Record that a worker gets no more trials, because it cannot be started."""
+        if worker not in self._faults.quarantined:
+            self._faults.leave_out(worker, reason)
+            self._store.add_event("quarantined", worker=worker, reason=reason)
+
+    @property
+    def quarantined(self) -> Mapping[str, str]:
+        """Workers that get no more trials, and why."""
+        return self._faults.quarantined
+
+    @property
+    def verdict(self) -> str | None:
+        """Why the search must end at once, such as one error everywhere; None where it need not."""
+        return self._faults.verdict()
 
     # -- the study as a whole
 
+    @verb
     def begin(self, *, objective: str, versions: Mapping[str, str]) -> None:
         """Record what the study is made from and enqueue its default; or take up what a dead leader left running.
 
@@ -86,68 +164,105 @@ class Coordinator:
             objective: name of the score that is maximised.
             versions: package -> version, and what else a result depends on.
         """
-        with self._verb():
-            if self._store.record() is None:
-                self._create(objective, versions)
-            else:
-                self._take_up()
+        if self._store.record() is None:
+            self._create(objective, versions)
+        else:
+            self._endings.take_up()
+            self._keep_deadline()
+        self._expectations.learn(self._store.reached(), self._store.rows_at_once())
+        self._store.add_event(
+            "run_begun", deadline=self.limits.deadline, time=self._config.budget.time, trials=self.limits.trials
+        )
+        self._steered_to = self._store.newest_event()
 
+    @verb
+    def end(self, reason: str) -> None:
+        """Record that this run is over, and why."""
+        self._store.add_event("run_ended", reason=reason)
+
+    @verb
+    def steering(self) -> Steering:
+        """Return what somebody has asked for since the last time, or since the run began."""
+        asked = self._store.events_after(self._steered_to, ("stop_asked",))
+        self._steered_to = max((event.number for event in asked), default=self._steered_to)
+        trials = frozenset(event.trial for event in asked if event.trial is not None)
+        waiting = {trial.number for trial in self._store.trials(TrialState.WAITING)} if trials else set()
+        for number in trials & waiting:
+            self._endings.give_up_waiting(number)
+        return Steering(stop=any(event.trial is None for event in asked), trials=trials - waiting)
+
+    def expect(self, expected: Sequence[Seen], reserve: float) -> None:
+        """Take in what a probe said of trials to come, and the seconds to keep for what follows the last of them."""
+        self._expectations.expected, self._reserve = expected, reserve
+
+    def expected_seconds(self, assignment: Assignment) -> float | None:
+        """Return what an assignment will take, less what its trial has done already; None where nothing is known."""
+        if self._expectations.seconds(assignment.hyperparameters) is None:
+            return None
+        return self._expectations.seconds_left(assignment.trial, assignment.hyperparameters)
+
+    @property
+    def trains_until(self) -> float:
+        """When trials must have ended, in seconds since 1970; infinite without a deadline."""
+        return math.inf if self.limits.deadline is None else self.limits.deadline - self._reserve
+
+    @property
+    def ended_because(self) -> str | None:
+        """Why there is nothing more to train, where that is not for the number of trials."""
+        return self._proposals.ended_because
+
+    @verb
     def standing(self) -> Standing:
         """Return how the study stands."""
-        with self._verb():
-            states = [trial.state for trial in self._store.trials()]
-            best = self._best()
-            return Standing(
-                completed=states.count(TrialState.COMPLETE),
-                pruned=states.count(TrialState.PRUNED),
-                failed=states.count(TrialState.FAIL),
-                best=None if best is None else (best.values[0], best.number),
-            )
+        states = [trial.state for trial in self._store.trials()]
+        best = self._best()
+        return Standing(
+            completed=states.count(TrialState.COMPLETE),
+            pruned=states.count(TrialState.PRUNED),
+            failed=states.count(TrialState.FAIL),
+            best=(best[0].values[0], best[0].number) if best else None,
+        )
 
+    @verb
     def measurements(self) -> dict[str, Any] | None:
         """Return what an earlier start measured to choose the precision; None if this is the first."""
-        with self._verb():
-            return self._store.measurements()
+        return self._store.measurements()
 
+    @verb
     def record_measurements(self, measurements: Mapping[str, Any]) -> None:
         """Keep what was measured, so that every later start, retry and reproduction uses the same."""
-        with self._verb():
-            self._store.set_measurements(measurements)
+        self._store.set_measurements(measurements)
 
-    def winner(self) -> Assignment | None:
-        """Return the best completed trial as it was assigned, to train again; None if there is none."""
-        with self._verb():
-            best = self._best()
-            if best is None:
-                return None
-            attempt = self._store.attempt(best.number, self._store.latest_attempt(best.number))
-            return None if attempt is None else replace(self._assignment(attempt), score_to_beat=None)
+    @verb
+    def winner(self) -> tuple[Assignment, Report] | None:
+        """Return the best completed trial as it was assigned, to train again, and its best evaluation."""
+        best = self._best()
+        if not best:
+            return None
+        attempt = self._store.attempt(best[0].number, self._store.latest_attempt(best[0].number))
+        report = self._store.best_report(best[0].number)
+        assert attempt is not None, "a completed trial was attempted"
+        assert report is not None, "a completed trial has a full report"
+        return replace(self._assignment(attempt), score_to_beat=None, limit_seconds=None), report
 
-    def trials_to_keep(self) -> set[int]:
-        """Return the trials whose files are still needed: the winner, and those that are running or wait."""
-        with self._verb():
-            best = self._best()
-            unfinished = self._store.trials(TrialState.RUNNING, TrialState.WAITING)
-            return {trial.number for trial in unfinished} | (set() if best is None else {best.number})
+    @verb
+    def files_needed(self) -> tuple[set[int], set[int]]:
+        """Return the trials that are not over, which need their checkpoints, and the best, which need their weights."""
+        unfinished = {trial.number for trial in self._store.trials(TrialState.RUNNING, TrialState.WAITING)}
+        return unfinished, {trial.number for trial in self._best()[: weights_kept(self._config)]}
 
+    @verb
     def test_was_read(self, trial: int) -> bool:
         """Return whether the test split has been read for `trial`."""
-        with self._verb():
-            return self._store.has_event("test_read", trial)
+        return self._store.has_event("test_read", trial)
 
+    @verb
     def record_test(self, trial: int, scores: Scores) -> None:
         """Record that the test split was read for `trial`, and what it scored."""
-        with self._verb():
-            self._store.add_event("test_read", trial, metric=scores.metric, scores=scores_to_json(scores))
-            self._store.set_user_attribute(f"hpo:test:trial-{trial}", dict(scores.values))
+        self._store.add_event("test_read", trial, metric=scores.metric, scores=scores_to_json(scores))
+        self._store.set_user_attribute(f"hpo:test:trial-{trial}", dict(scores.values))
 
     # -- how the verbs do it
-
-    @contextmanager
-    def _verb(self) -> Iterator[None]:
-        with self._store.transaction():
-            self._leadership.confirm()
-            yield
 
     def _create(self, objective: str, versions: Mapping[str, str]) -> None:
         self._store.create(replace(self._made_from, versions=versions), objective)
@@ -156,57 +271,41 @@ class Coordinator:
             self._store.study.enqueue_trial(default)
         self._store.add_event("created")
 
-    def _take_up(self) -> None:
-        """Put trials that a dead leader left running back among those that wait, to be the first."""
-        for trial, attempt, deaths in self._store.abandoned_attempts():
-            if deaths < MOST_DEATHS:
-                self._store.set_waiting(trial)
-                self._store.add_event("requeued", trial, attempt)
-                continue
-            # It may be what kills the process, such as the kernel when memory is short.
-            reason = f"Its process died in {deaths} attempts."
-            ended = Outcome(
-                trial=trial, attempt=attempt, ending=Ending.FAILED, seconds=0.0, peak_memory_bytes=0, reason=reason
-            )
-            self._end(ended)
-        self._store.add_event("resumed", budget=self._config.budget.most_trials)
+    def _keep_deadline(self) -> None:
+        """Keep to the deadline of an earlier run that was cut: its night is this one."""
+        runs = self._store.events_after(0, ("run_begun", "run_ended"))
+        cut = runs[-1].detail if runs and runs[-1].kind == "run_begun" else None
+        now = self._clock()
+        if cut and cut["deadline"] and cut["time"] == self._config.budget.time and cut["deadline"] > now:
+            deadline = min(cut["deadline"], self.limits.deadline or math.inf)
+            self.limits = replace(self.limits, deadline=deadline)
 
-    def _begin(self, request: str, capacity: Capacity) -> AttemptRecord | None:
-        """Ask Optuna, which hands out waiting trials first, and record the attempt; None if there is none left."""
-        before = self._store.trials()
-        waiting = any(trial.state == TrialState.WAITING for trial in before)
-        if not waiting and (
-            len(before) >= (self._config.budget.most_trials or len(before) + 1) or self._has_tried_all(before)
-        ):
-            return None
-        trial = self._store.study.ask()
-        values = self._space.suggest(trial)
-        hyperparameters = self._space.hyperparameters(values)
-        record = AttemptRecord(
-            trial=trial.number,
-            attempt=self._store.latest_attempt(trial.number) + 1,
-            configuration=hyperparameters.to_mapping(),
-            seed=seed_of(self._config, trial.number, hyperparameters),
-            score_to_beat=max((t.values[0] for t in before if t.state == TrialState.COMPLETE), default=None),
-            ended=False,
-        )
-        self._store.begin_attempt(record, request=request, worker=capacity.worker, device=capacity.device)
-        self._store.add_event("begun", record.trial, record.attempt, worker=capacity.worker)
-        attributes: dict[str, Any] = {"learning_rate": hyperparameters.learning_rate, "seed": record.seed}
-        if record.attempt == 1:
-            attributes["proposed_by"] = self._proposer(trial.number, before)
-        self._store.set_attributes(record.trial, attributes)
-        return record
+    def _room(self, worker: str, starts_in: float) -> Room:
+        """Return what a trial that `worker` begins may take, and which it should not be given."""
+        return Room(seconds=self._seconds_left(self._clock() + starts_in), avoids=lambda trial: worker in self._faults.avoid(trial))
+
+    def _seconds_left(self, now: float) -> float:
+        limits = self.limits
+        spent = committed = 0.0
+        if limits.device_seconds is not None:
+            spent = self._store.device_seconds()
+            running = self._store.trials(TrialState.RUNNING)
+            committed = sum(self._expectations.seconds_of_trial(trial.number) for trial in running)
+        return seconds_left(limits, now=now, reserve=self._reserve, spent=spent, committed=committed)
 
     def _assignment(self, record: AttemptRecord) -> Assignment:
+        hyperparameters = Hyperparameters(**record.configuration)
+        self._expectations.begun(record.trial, hyperparameters)
         return build_assignment(
             self._config,
             self._space,
-            Hyperparameters(**record.configuration),
+            hyperparameters,
             trial=record.trial,
             attempt=record.attempt,
             seed=record.seed,
             score_to_beat=record.score_to_beat,
+            rows_at_once=record.rows_at_once,
+            limit_seconds=self.limits.trial_seconds,
         )
 
     def _judge(self, report: Report) -> Action:
@@ -216,48 +315,14 @@ class Coordinator:
         prune = report.decides and self._store.should_prune(report.trial)
         action = Action.STOP if prune else Action.CONTINUE
         self._store.add_evaluation(report, action)
+        self._expectations.reported(report)
         return action
 
-    def _end(self, outcome: Outcome) -> None:
-        self._store.end_attempt(outcome)
-        reason, seconds = outcome.reason, outcome.seconds
-        self._store.add_event(str(outcome.ending), outcome.trial, outcome.attempt, reason=reason, seconds=seconds)
-        self._store.set_attributes(outcome.trial, outcome_attributes(outcome))
-        self._tell(outcome)
-
-    def _best(self) -> FrozenTrial | None:
-        """Return the best trial of those that hpo trained to their end; of equals the earlier."""
+    def _best(self) -> list[FrozenTrial]:
+        """Return the trials that hpo trained to their end, the best first; of equals the earlier."""
         trained = [trial for trial in self._store.trials(TrialState.COMPLETE) if "seed" in trial.user_attrs]
-        return max(trained, key=lambda trial: (trial.values[0], -trial.number), default=None)
+        return sorted(trained, key=lambda trial: (-trial.values[0], trial.number))
 
-    def _tell(self, outcome: Outcome) -> None:
-        """Give Optuna the end of a trial in its own terms."""
-        match outcome.ending:
-            case Ending.COMPLETED:
-                assert outcome.best is not None, "a trial that trained to its end has a full report"
-                self._store.study.tell(outcome.trial, outcome.best.validation.objective)
-            case Ending.PRUNED:
-                self._store.study.tell(outcome.trial, state=TrialState.PRUNED)
-            case Ending.DIVERGED | Ending.INFEASIBLE:
-                # TPE learns to keep away from what violates a constraint, and from nothing that failed.
-                self._store.set_constraint(outcome.trial, CONSTRAINT, VIOLATED)
-                self._store.study.tell(outcome.trial, state=TrialState.PRUNED)
-            case Ending.FAILED:
-                self._store.study.tell(outcome.trial, state=TrialState.FAIL)
-            case Ending.PAUSED:
-                self._store.set_waiting(outcome.trial)
-
-    def _has_tried_all(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Return whether the sampler tries every combination once, and has."""
-        sampler = self._store.study.sampler
-        return isinstance(sampler, EnumeratingSampler) and sampler.enumeration.following(trials) is None
-
-    def _proposer(self, trial: int, before: Sequence[FrozenTrial]) -> str:
-        """Return who proposed `trial`, of which Optuna had the picture `before` when it was asked."""
-        if trial < len(before):
-            default = self._space.sampled(self._space.default_values())
-            return "default" if before[trial].system_attrs.get("fixed_params") == default else "enqueued"
-        name = self._config.search.sampler
-        waits_for = SAMPLERS[name].waits_for
-        known = sum(earlier.state in waits_for for earlier in before)
-        return "start-up" if waits_for and known < startup_trials(self._config) else name
+    def _longest_outage(self) -> float:
+        until = self.limits.deadline
+        return LONGEST_OUTAGE if until is None else min(LONGEST_OUTAGE, max(LEAST_OUTAGE, until - self._clock()))

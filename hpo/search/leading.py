@@ -1,14 +1,18 @@
 """Takes the lead of a study, and refuses one that was begun otherwise before anything runs."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from typing import Any
 
 from optuna.study import StudyDirection
 
 from hpo.config.differences import differences
 from hpo.config.study_file import StudyConfig
+from hpo.config.times import HERE
 from hpo.errors import StoreError, StudyMismatchError
+from hpo.search.budget import limits_of
 from hpo.search.coordinator import Coordinator
 from hpo.search.leases import Leadership, kept_up, take_lead
 from hpo.search.pruners import build_pruner
@@ -20,19 +24,23 @@ from hpo.store.studies import StudyStore
 
 MOST_NAMED = 6
 # What a later start of the same study may change; texts and space are compared by their content.
-CHANGEABLE = ("budget", "compute", "store", "search", "data", "space")
+CHANGEABLE = ("budget", "compute", "store", "search", "data", "space", "notify")
 
 
 @contextmanager
-def leading(config: StudyConfig, space: SearchSpace, *, data_fingerprint: str) -> Iterator[Coordinator]:
+def leading(
+    config: StudyConfig, space: SearchSpace, *, data_fingerprint: str, clock: Callable[[], float] = time.time
+) -> Iterator[Coordinator]:
     """Lead the study that `config` names until the block ends; `Coordinator.begin` then begins it or goes on with it.
 
     Args:
         config: the study.
         space: its space.
         data_fingerprint: what the splits were made of, as `Splits.fingerprint`.
+        clock: seconds since 1970, for what the budget says of time; the lease runs on the database's own.
 
     Raises:
+        ConfigurationError: the budget's deadline is past.
         StudyLedError: another process leads it.
         StudyMismatchError: the stored study was made from another space, data set or model; nothing was changed.
         StoreError: the store cannot be opened or written.
@@ -40,6 +48,7 @@ def leading(config: StudyConfig, space: SearchSpace, *, data_fingerprint: str) -
     made_from = StudyRecord(
         configuration=_recorded(config), space=space.to_mapping(), data_fingerprint=data_fingerprint, versions={}
     )
+    limits = limits_of(config.budget, datetime.fromtimestamp(clock(), HERE))
     database = open_database(config.store.url)
     try:
         store = StudyStore(database, config.study, build_sampler(config, space), build_pruner(config))
@@ -52,7 +61,7 @@ def leading(config: StudyConfig, space: SearchSpace, *, data_fingerprint: str) -
                 refuse_other_study(store.name, stored, made_from)
         try:
             with kept_up(database, store, leadership.fence):
-                yield Coordinator(store, space, config, made_from, leadership)
+                yield Coordinator(store, space, config, made_from, leadership, limits=limits, clock=clock)
         finally:
             _step_down(store, leadership)
     finally:
@@ -94,5 +103,5 @@ def refuse_other_study(name: str, stored: StudyRecord, now: StudyRecord) -> None
 
 
 def _recorded(config: StudyConfig) -> dict[str, Any]:
-    """Return the study file's content as plain values, without the store's address and password."""
-    return config.model_dump(mode="json", exclude={"store", "space"})
+    """Return the study file's content as plain values, without the store's address and others that may be secret."""
+    return config.model_dump(mode="json", exclude={"store", "space", "notify"})

@@ -51,9 +51,9 @@ def take_lead(store: StudyStore) -> Leadership:
         StudyLedError: another process leads the study; says which, since when and for how long at least.
     """
     lease = store.lease()
-    if lease.expires_at > lease.now and not _is_dead(lease):
+    if leader := leader_of(lease):
         raise StudyLedError(
-            f"The study {store.name!r} is led by {_leader(lease)}. Wait for it, or stop it; if it is gone, its lease "
+            f"The study {store.name!r} is led by {leader}. Wait for it, or stop it; if it is gone, its lease "
             f"lapses in {lease.expires_at - lease.now:.0f} seconds. Or start another study with --study NAME."
         )
     store.take_lease(
@@ -85,6 +85,11 @@ def kept_up(database: Database, store: StudyStore, fence: int) -> Iterator[None]
     finally:
         done.set()
         thread.join()
+
+
+def leader_of(lease: LeaseRecord) -> str | None:
+    """Return who leads a study and since when, for a sentence; None if nobody does."""
+    return _leader(lease) if lease.expires_at > lease.now and not _is_dead(lease) else None
 
 
 def _is_dead(lease: LeaseRecord) -> bool:

@@ -19,10 +19,19 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    InternalError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from hpo.errors import StoreError
+from hpo.errors import StoreError, StoreUnavailableError
 from hpo.store.migrations.upgrade import is_current, upgrade
 
 SUPPORTED = "sqlite:///FILE (or just FILE) on a local disk, or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
@@ -175,7 +184,16 @@ def translated(url: URL) -> Iterator[None]:
         wrapped = error.__cause__ if isinstance(error, StorageInternalError) else error
         said = str(getattr(wrapped, "orig", wrapped)).strip().splitlines()
         words = said[0].rstrip(".") if said else type(wrapped).__name__
-        raise StoreError(f"The store {without_password(url)} failed: {words}.") from error
+        kind = StoreUnavailableError if _may_pass(wrapped, words) else StoreError
+        raise kind(f"The store {without_password(url)} failed: {words}.") from error
+
+
+def _may_pass(error: BaseException | None, words: str) -> bool:
+    """Return whether the store may answer again: the connection was lost, the disk is full, a lock was held too long.
+
+    SQLite says also of a table that is not there that it is operational.
+    """
+    return isinstance(error, OperationalError | InterfaceError | InternalError) and "no such" not in words
 
 
 def without_password(url: URL) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy.engine import RowMapping
 
-from hpo.messages import Scores
+from hpo.messages import Report, Scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,41 @@ class AttemptRecord:
     configuration: Mapping[str, Any]
     seed: int
     score_to_beat: float | None
+    rows_at_once: int | None
     ended: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptEnd:
+    """How an attempt at a trial ended."""
+
+    attempt: int
+    worker: str
+    ending: str | None
+    """None where it never did: whoever led the study died with it."""
+    seen: int
+    """Examples seen at its newest evaluation; 0 where there was none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """How far an attempt came."""
+
+    trial: int
+    rung: int
+    seconds: float
+    """Of training and evaluation, to there."""
+    configuration: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A line of a study's log."""
+
+    number: int
+    kind: str
+    trial: int | None
+    detail: Mapping[str, Any]
 
 
 def scores_to_json(scores: Scores) -> str:
@@ -64,5 +98,21 @@ def read_attempt(row: RowMapping | None) -> AttemptRecord | None:
         return None
     return AttemptRecord(
         trial=row["trial"], attempt=row["attempt"], configuration=json.loads(row["configuration"]),
-        seed=row["seed"], score_to_beat=row["score_to_beat"], ended=row["ended_at"] is not None,
+        seed=row["seed"], score_to_beat=row["score_to_beat"], rows_at_once=row["rows_at_once"],
+        ended=row["ended_at"] is not None,
     )  # fmt: skip
+
+
+def read_report(row: RowMapping) -> Report:
+    """Return a row of evaluations as it was reported, but for whether it might decide."""
+    names = (
+        "trial", "attempt", "rung", "step", "epoch", "examples_seen", "learning_rate", "train_loss", "seconds",
+        "peak_memory_bytes",
+    )  # fmt: skip
+    return Report(
+        **{name: row[name] for name in names},
+        full=row["is_full"],
+        decides=False,
+        validation=scores_from_json(row["validation_scores"]),
+        train=scores_from_json(row["train_scores"]) if row["train_scores"] else None,
+    )

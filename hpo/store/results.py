@@ -115,7 +115,7 @@ def read_results(database: Database, name: str | None = None) -> StudyResults:
         StoreError: a study that hpo did not make.
     """
     with database.reading() as connection:
-        study_id, name = _chosen(database, name)
+        study_id, name = chosen_study(database, name)
         uid = database.storage.get_study_user_attrs(study_id).get(UID_ATTRIBUTE)
         row = connection.execute(sa.select(studies).where(studies.c.study_id == study_id)).mappings().first()
         if row is None or row["uid"] != uid:
@@ -141,7 +141,8 @@ def _begun_studies(database: Database) -> list[FrozenStudy]:
     ]
 
 
-def _chosen(database: Database, name: str | None) -> tuple[int, str]:
+def chosen_study(database: Database, name: str | None) -> tuple[int, str]:
+    """Return (number, name) of a study, inside a transaction; raises as `read_results` does where it is not there."""
     ids = {study.study_name: study._study_id for study in _begun_studies(database)}
     if name is None and len(ids) == 1:
         name = next(iter(ids))

@@ -2,62 +2,30 @@
 
 import copy
 import json
-import threading
 import uuid
 import warnings
-from collections.abc import Container, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Container, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 import optuna
 import sqlalchemy as sa
 from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from hpo.messages import Action, Outcome, Report
 from hpo.store import statements
-from hpo.store.engine import Database, translated
-from hpo.store.records import AttemptRecord, LeaseRecord, StudyRecord, read_attempt, scores_to_json
+from hpo.store.attempts import AttemptStore
+from hpo.store.records import LeaseRecord, StudyRecord
 from hpo.store.tables import attempts, clock, evaluations, events, leases, studies
 
 UID_ATTRIBUTE = "hpo:uid"
 
 
-class StudyStore:
-    """One study in one database. Every method but `transaction` must be called inside a transaction.
-
-    Transactions of several threads follow one another.
-    """
-
-    def __init__(self, database: Database, name: str, sampler: BaseSampler, pruner: BasePruner) -> None:
-        """Open the study `name`, made if it is not there."""
-        self.name = name
-        self._database = database
-        self._sampler = sampler
-        self._pruner = pruner
-        self._connection: Connection | None = None
-        self._lock = threading.Lock()
-        self.study = self._opened()
-        self.study_id = database.storage.get_study_id_from_name(name)
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Open a transaction: what the block writes, here and through `study`, is kept whole or not at all."""
-        with self._lock:
-            try:
-                with self._database.transaction() as self._connection:
-                    yield
-            except BaseException:
-                # Optuna caches trials as it reads them; after a rollback it would show some that never were.
-                self.study._storage = optuna.storages.get_storage(self._database.storage)
-                raise
-            finally:
-                self._connection = None
+class StudyStore(AttemptStore):
+    """A study: what it was made from, who leads it, its attempts, and its trials as Optuna has them."""
 
     # -- the study itself
 
@@ -134,102 +102,15 @@ class StudyStore:
         """Let the lease of `fence` run `seconds` from now; False if there is a newer one, or no such study."""
         return renew_lease(self._open_connection(), self.study_id, fence, seconds)
 
-    # -- trials and their attempts
+    # -- trials, as Optuna has them
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Return Optuna's picture of the trials in one of `states`, or of all, by number; not to be changed."""
         return self.study.get_trials(deepcopy=False, states=states or None)
 
-    def abandoned_attempts(self) -> list[tuple[int, int, int]]:
-        """Return (trial, its newest attempt, how many of its attempts never ended) of what is marked as running."""
-        running = [trial.number for trial in self.trials(TrialState.RUNNING)]
-        newest, unended = sa.func.max(attempts.c.attempt), sa.func.count() - sa.func.count(attempts.c.ended_at)
-        found = (
-            sa.select(attempts.c.trial, newest.label("newest"), unended.label("unended"))
-            .where(attempts.c.study_id == self.study_id, attempts.c.trial.in_(running))
-            .group_by(attempts.c.trial)
-            .order_by(attempts.c.trial)
-        )
-        return [(row.trial, row.newest, row.unended) for row in self._execute(found)]
-
-    def latest_attempt(self, trial: int) -> int:
-        """Return the number of the newest attempt at `trial`; 0 if it was never begun."""
-        newest = self._execute(statements.LATEST_ATTEMPT, of_study=self.study_id, of_trial=trial)
-        return int(newest.scalar() or 0)
-
-    def attempt_of_request(self, request: str) -> AttemptRecord | None:
-        """Return the attempt that `request` was answered with; None if it is a new request."""
-        asked = self._execute(statements.ATTEMPT_OF_REQUEST, of_study=self.study_id, of_request=request)
-        return read_attempt(asked.mappings().first())
-
-    def attempt(self, trial: int, attempt: int) -> AttemptRecord | None:
-        """Return one attempt; None if there is no such attempt."""
-        which = self._execute(statements.ATTEMPT, of_study=self.study_id, of_trial=trial, of_attempt=attempt)
-        return read_attempt(which.mappings().first())
-
-    def is_open(self, trial: int, attempt: int) -> bool:
-        """Return whether `attempt` is the newest at `trial`, has not ended, and its trial is running for Optuna too.
-
-        A trial that somebody ended or put back with Optuna's own tools is so by their word.
-        """
-        standing = self._execute(statements.STANDING, of_study=self.study_id, of_trial=trial)
-        return standing.first() == (attempt, None, TrialState.RUNNING)
-
-    def begin_attempt(self, record: AttemptRecord, *, request: str, worker: str, device: str) -> None:
-        """Record that `record.trial` is about to be trained."""
-        self._insert(
-            attempts, trial=record.trial, attempt=record.attempt, request=request, worker=worker, device=device,
-            configuration=json.dumps(dict(record.configuration)), seed=record.seed,
-            score_to_beat=record.score_to_beat,
-        )  # fmt: skip
-
-    def end_attempt(self, outcome: Outcome) -> None:
-        """Record how an attempt ended."""
-        which = sa.and_(self._trial(attempts, outcome.trial), attempts.c.attempt == outcome.attempt)
-        self._execute(
-            sa.update(attempts)
-            .where(which)
-            .values(
-                ended_at=clock(),
-                ending=str(outcome.ending),
-                reason=outcome.reason,
-                seconds=outcome.seconds,
-                peak_memory_bytes=outcome.peak_memory_bytes,
-                best_rung=outcome.best.rung if outcome.best else None,
-                best_attempt=outcome.best.attempt if outcome.best else None,
-            )
-        )
-
-    def answered(self, trial: int, attempt: int, rung: int) -> Action | None:
-        """Return what a report was answered with; None if it is a new report."""
-        answer = self._execute(
-            statements.ANSWER, of_study=self.study_id, of_trial=trial, of_attempt=attempt, of_rung=rung
-        ).scalar()
-        return None if answer is None else Action(answer)
-
-    def add_evaluation(self, report: Report, action: Action) -> None:
-        """Record one evaluation and what it was answered with."""
-        self._insert(
-            evaluations, trial=report.trial, attempt=report.attempt, rung=report.rung, is_full=report.full,
-            step=report.step, epoch=report.epoch, examples_seen=report.examples_seen,
-            learning_rate=report.learning_rate, train_loss=report.train_loss, score=report.validation.objective,
-            train_score=report.train.objective if report.train else None,
-            validation_scores=scores_to_json(report.validation),
-            train_scores=scores_to_json(report.train) if report.train else None,
-            action=str(action), seconds=report.seconds, peak_memory_bytes=report.peak_memory_bytes,
-        )  # fmt: skip
-
-    def add_event(self, kind: str, trial: int | None = None, attempt: int | None = None, **detail: Any) -> None:
-        """Add a line to the study's log."""
-        self._insert(events, kind=kind, trial=trial, attempt=attempt, detail=json.dumps(detail))
-
-    def has_event(self, kind: str, trial: int) -> bool:
-        """Return whether the log has a line of this kind on `trial`."""
-        which = sa.and_(self._trial(events, trial), events.c.kind == kind)
-        count = self._execute(sa.select(sa.func.count()).select_from(events).where(which)).scalar_one()
-        return bool(count)
-
-    # -- what Optuna keeps of a trial
+    def ask(self, waiting: int | None) -> Trial:
+        """Return a trial to suggest parameters for, running from now on: one that waits, or a new one."""
+        return _AskedStudy(self.study, None if waiting is None else self._optuna_id(waiting)).ask()
 
     def set_intermediate_value(self, trial: int, rung: int, score: float) -> None:
         """Give Optuna a score at a rung; that of a later attempt replaces that of an earlier one."""
@@ -259,34 +140,21 @@ class StudyStore:
         """Put a running trial back among those that wait; it keeps its parameters and is handed out first."""
         self._database.storage.set_trial_state_values(self._optuna_id(trial), TrialState.WAITING)
 
-    # -- plumbing
-
-    def _open_connection(self) -> Connection:
-        assert self._connection is not None, "the store's records are read and written inside a transaction"
-        return self._connection
-
-    def _opened(self) -> optuna.Study:
-        with translated(self._database.engine.url), _quiet_optuna():
-            return optuna.create_study(
-                storage=self._database.storage,
-                sampler=self._sampler,
-                pruner=self._pruner,
-                study_name=self.name,
-                direction="maximize",
-                load_if_exists=True,
-            )
-
     def _optuna_id(self, trial: int) -> int:
         return self.study._storage.get_trial_id_from_study_id_trial_number(self.study_id, trial)
 
-    def _trial(self, table: sa.Table, trial: int) -> sa.ColumnElement[bool]:
-        return sa.and_(table.c.study_id == self.study_id, table.c.trial == trial)
 
-    def _execute(self, statement: sa.Executable, **parameters: Any) -> sa.CursorResult[Any]:
-        return self._open_connection().execute(statement, parameters)
+class _AskedStudy(optuna.Study):
+    """A study that is asked for one trial in particular; Optuna would hand out the first that waits."""
 
-    def _insert(self, table: sa.Table, **values: Any) -> None:
-        self._execute(sa.insert(table), study_id=self.study_id, **values)
+    def __init__(self, study: optuna.Study, waiting: int | None) -> None:
+        vars(self).update(vars(study))
+        self._waiting = waiting
+
+    def _pop_waiting_trial_id(self) -> int | None:
+        if self._waiting is not None:
+            self._storage.set_trial_state_values(self._waiting, TrialState.RUNNING)
+        return self._waiting
 
 
 class _ReadStudy(optuna.Study):
@@ -306,14 +174,3 @@ def renew_lease(connection: Connection, study_id: int, fence: int, seconds: floa
     """Let the lease of `fence` run `seconds` from now; False if there is a newer one, or no such study."""
     parameters = {"of_study": study_id, "of_fence": fence, "seconds": seconds}
     return connection.execute(statements.RENEW_LEASE, parameters).rowcount == 1
-
-
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    """Keep Optuna from announcing a study that we announce ourselves."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)

@@ -89,6 +89,8 @@ attempts = Table(
     Column("peak_memory_bytes", BigInteger),
     Column("best_rung", Integer),
     Column("best_attempt", Integer),  # an earlier one, where this went on from its checkpoint
+    Column("rows_at_once", Integer),  # rows of a batch, where memory did not suffice for all
+    Column("resumed_examples", BigInteger),  # seen at the checkpoint that it went on from
     PrimaryKeyConstraint("study_id", "trial", "attempt"),
     UniqueConstraint("study_id", "request"),
 )

@@ -2,25 +2,32 @@
 
 import hashlib
 import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.data.augmentation import Augmentation, augmentation, refuse_word_swap
-from hpo.data.batching import Rows
+from hpo.data.batching import Batch, Rows, collate
 from hpo.data.sources import Examples
 from hpo.data.splits import Splits, label_numbers, stratified_part
-from hpo.data.tokenization import TokenizedSplit, tokenize, word_numbers
+from hpo.data.tokenization import TokenizedSplit, Tokens, tokenize, tokenizer_digest, word_numbers
 from hpo.messages import Assignment, Scores
 from hpo.tasks import Task
 from hpo.training.evaluation import score_rows
 from hpo.training.models import PretrainedModel
+from hpo.training.optimization import Optimization
 from hpo.training.passes import Passes, Size, size_of
 from hpo.training.precision import Precision
+from hpo.training.shared import SharedFiles
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,13 +43,21 @@ class Bench:
     """Data, model and settings that every trial of a process shares; only `precision` changes, between trials."""
 
     def __init__(
-        self, config: StudyConfig, splits: Splits, task: Task, model: PretrainedModel, files: Path | None
+        self,
+        config: StudyConfig,
+        splits: Splits,
+        task: Task,
+        model: PretrainedModel,
+        files: Path | None,
+        shared: SharedFiles | None = None,
     ) -> None:
         self.config, self.splits, self.task, self.model = config, splits, task, model
         self.device = model.device
         self.files = files
         """Where weights are kept; None for nowhere."""
         self.precision: Precision = "fp32" if config.compute.precision == "auto" else config.compute.precision
+        self._shared = shared
+        self._tokenizer_digest = tokenizer_digest(model.tokenizer) if shared else ""
         self._tokenized: dict[int, TokenizedSplits] = {}
         self._words: dict[int, NDArray[np.int32]] = {}
         self._passes: dict[Size, Passes] = {}
@@ -66,8 +81,21 @@ class Bench:
             config.evaluation.model_dump(mode="json"),
             config.seed,
             self.precision,
+            # The random state of one is nothing to the other.
+            self.device.type,
+            version("llm-hpo"),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    def circumstances(self) -> dict[str, str]:
+        """Return what else the last bits of a trial depend on: gone on with under others it is the same to rounding."""
+        gpu = self.device.type == "cuda"
+        return {
+            "device": torch.cuda.get_device_name(self.device) if gpu else f"cpu {platform.machine()}",
+            "threads": str(torch.get_num_threads()),
+            "torch": version("torch"),
+            "precision": self.precision,
+        }
 
     def tokenized(self, max_length: int) -> TokenizedSplits:
         """Return the splits cut at `max_length` tokens; tokenized once.
@@ -78,11 +106,11 @@ class Bench:
         self.model.refuse_length(max_length)
         if max_length not in self._tokenized:
             splits = self.splits
-            train = self._tokenize(splits.train, max_length)
+            train = self._tokenize("train", splits.train, max_length)
             self._tokenized[max_length] = TokenizedSplits(
                 train=train,
-                validation=train if splits.folds else self._tokenize(splits.validation, max_length),
-                test=None if splits.test is None else self._tokenize(splits.test, max_length),
+                validation=train if splits.folds else self._tokenize("validation", splits.validation, max_length),
+                test=None if splits.test is None else self._tokenize("test", splits.test, max_length),
             )
         return self._tokenized[max_length]
 
@@ -90,16 +118,41 @@ class Bench:
         """Return how many rows at once are taken in trials of this size: what an earlier one came to."""
         return self._passes.setdefault(size_of(hyperparameters), Passes())
 
+    def begin(self, hyperparameters: Hyperparameters, seed: int, total_steps: int) -> Optimization:
+        """Put the model where every training under these values starts, and return the optimizer over it.
+
+        Raises:
+            ModelError, ConfigurationError: the model does not have what the hyperparameters ask for.
+        """
+        self.model.reset(seed)
+        self.model.keep_layers(hyperparameters.kept_layers)
+        self.model.set_dropout(hyperparameters.dropout, hyperparameters.attention_dropout)
+        self.model.network.train()
+        return Optimization(
+            self.model,
+            self.task,
+            hyperparameters,
+            total_steps=total_steps,
+            precision=self.precision,
+            passes=self.passes(hyperparameters),
+        )
+
+    def training_batch(self, hyperparameters: Hyperparameters, rows: Rows, seed: Sequence[int]) -> Batch:
+        """Return training rows side by side, augmented as the trial asks for; an equal seed gives an equal batch.
+
+        Raises:
+            ModelError: the tokenizer cannot augment so.
+        """
+        batch = collate(self.tokenized(hyperparameters.max_length).train, rows, self.model.pad_id)
+        augment = self._augmentation(hyperparameters)
+        return batch if augment is None else augment.apply(batch, rows, np.random.default_rng(seed))
+
     def score(self, split: TokenizedSplit, rows: Rows | None = None) -> Scores:
         """Score the model as it stands on `rows` of a split, or on all of it."""
         return score_rows(self.model, self.task, split, rows, self.precision)
 
-    def augmentation(self, hyperparameters: Hyperparameters) -> Augmentation | None:
-        """Return what a trial does to its training batches; None where that is nothing.
-
-        Raises:
-            ModelError: the tokenizer cannot do it.
-        """
+    def _augmentation(self, hyperparameters: Hyperparameters) -> Augmentation | None:
+        """Return what a trial does to its training batches; None where that is nothing."""
         tokens = self.tokenized(hyperparameters.max_length).train.tokens
         words = self._word_numbers(hyperparameters.max_length) if hyperparameters.word_swap else None
         return augmentation(hyperparameters, tokens, words, self.model.tokenizer)
@@ -109,9 +162,23 @@ class Bench:
         if max_length not in self._words:
             train = self.splits.train
             refuse_word_swap(self.model.tokenizer)
-            self._words[max_length] = word_numbers(train.texts, train.pairs, self.model.tokenizer, max_length)
+            made = self._held(
+                f"train-words-{max_length}",
+                lambda: {"words": word_numbers(train.texts, train.pairs, self.model.tokenizer, max_length)},
+            )
+            self._words[max_length] = made["words"]
         return self._words[max_length]
 
-    def _tokenize(self, examples: Examples, max_length: int) -> TokenizedSplit:
-        tokens = tokenize(examples.texts, examples.pairs, self.model.tokenizer, max_length)
-        return TokenizedSplit(tokens=tokens, labels=label_numbers(examples.labels, self.task.label_names))
+    def _tokenize(self, split: str, examples: Examples, max_length: int) -> TokenizedSplit:
+        made = self._held(
+            f"{split}-tokens-{max_length}",
+            lambda: tokenize(examples.texts, examples.pairs, self.model.tokenizer, max_length).arrays(),
+        )
+        return TokenizedSplit(tokens=Tokens.of(made), labels=label_numbers(examples.labels, self.task.label_names))
+
+    def _held(self, name: str, make: Callable[[], Mapping[str, NDArray[Any]]]) -> Mapping[str, NDArray[Any]]:
+        """Return arrays of the texts, in the memory of this process or, read only, in that of all workers."""
+        if self._shared is None:
+            return make()
+        model = self.config.model.model_dump(mode="json")
+        return self._shared.arrays(name, [name, self.splits.fingerprint, model, self._tokenizer_digest], make)

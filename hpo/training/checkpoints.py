@@ -1,27 +1,34 @@
 """Where a trial in training can be gone on with: its whole state, in files that are found out when torn or altered.
 
-Two files stand side by side, each with a digest of its content, and are written in turns: if a crash tears one, the one
-before it is used. A checkpoint is used only for what it was made of: the same assignment, texts, model and precision.
+Two files, each with a digest at its end, are written in turns: if one is damaged, the one before it is used. A
+checkpoint is used only for what it was made of: the same assignment, texts, model and precision. Writing and reading
+one takes no memory beside the live tensors: they are streamed to the disk, and mapped from it.
 """
 
 import hashlib
-import io
 import logging
-import os
 import pickle
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
+from torch import Tensor
+
+from hpo.training.disk import can_go_without, refuse_full, remove_remains, replacing, why_not_written
 
 FILES = ("checkpoint-a.pt", "checkpoint-b.pt")
+# Behind torch's archive, which is read from its front: how far the trial had come, and a digest of all before it.
+SEEN_BYTES = 8
 DIGEST_BYTES = 32
+READ_BYTES = 2**20
 MOST_OF_TIME = 0.03
 """Share of the training time that checkpoints may take."""
 ASSUMED_BYTES_PER_SECOND = 100e6
 """How fast a checkpoint is taken to be written, until one was."""
+SECONDS_TO_RETRY = 60.0
+"""Of training, after one that could not be written."""
 
 State = Mapping[str, Any]
 
@@ -31,101 +38,177 @@ logger = logging.getLogger(__name__)
 class Checkpoints:
     """Those of one trial: when the next is due, and where they are."""
 
-    def __init__(self, folder: Path | None, identity: str) -> None:
-        """Keep them in `folder`, the trial's own, or nowhere.
+    def __init__(self, folder: Path | None, identity: str, most_gib: float | None = None) -> None:
+        """Keep them in `folder`, the trial's own in that of the study, or nowhere.
 
         Args:
             folder: made with the first checkpoint.
             identity: what must be the same to go on from one.
+            most_gib: GiB that all weights and checkpoints of the study may take; None for as much as is free.
         """
-        self._folder, self._identity = folder, identity
+        self._folder, self._identity, self._most_gib = folder, identity, most_gib
         self._due: float | None = None
+        self._newest: str | None = None
+        self._has_told = False
 
     def is_due(self, seconds: float, tensor_bytes: int) -> bool:
         """Return whether, after so many seconds of training, writing `tensor_bytes` costs little beside them."""
+        if self._folder is None:
+            return False
         if self._due is None:
             self._due = seconds + tensor_bytes / ASSUMED_BYTES_PER_SECOND / MOST_OF_TIME
-        return self._folder is not None and seconds >= self._due
+        return seconds >= self._due
 
     def save(self, state: State, seconds: float) -> None:
-        """Write `state`, which holds `seen`, how far the trial has come; a full disk is told and trying goes on.
+        """Write `state` over the older of the two; where there is no room, that is told once and trying goes on.
 
         Args:
-            state: tensors, numbers, strings, and lists and mappings of them.
+            state: tensors, numbers, strings, and lists and mappings of them; under `seen`, how far the trial has come.
             seconds: of training so far.
         """
         if self._folder is None:
             return
         began = time.perf_counter()
         try:
-            write_checkpoint(self._folder, self._identity, state)
-        except OSError as error:
-            # The trial can go on without; the last good checkpoint is as it was.
-            logger.warning("No checkpoint was written to %s: %s.", self._folder, error.strerror)
-        self._due = seconds + (time.perf_counter() - began) / MOST_OF_TIME
+            self._write(self._folder, state)
+        except (OSError, MemoryError, RuntimeError) as error:
+            if not can_go_without(error):
+                raise
+            self._tell(error)
+            self._due = seconds + SECONDS_TO_RETRY
+        else:
+            self._due = seconds + (time.perf_counter() - began) / MOST_OF_TIME
 
     def load(self) -> State | None:
-        """Return the furthest sound checkpoint that is of this trial, its tensors on the CPU; None without one."""
+        """Return the furthest sound checkpoint that is of this trial, its tensors mapped from the file; None without.
+
+        What is kept of a tensor must be a copy, or the file's room on the disk is not free until it is forgotten.
+        """
         if self._folder is None:
             return None
-        return next((state for _, state in _sound(self._folder) if state["identity"] == self._identity), None)
+        remove_remains(self._folder)
+        for path in sorted((self._folder / name for name in FILES), key=_seen, reverse=True):
+            state = _read(path)
+            if state is not None and state["identity"] == self._identity:
+                self._newest = path.name
+                return state
+        return None
 
     def remove(self) -> None:
-        """Remove them."""
+        """Remove them, and what is left of files half written."""
         if self._folder is not None:
             remove_checkpoints(self._folder)
 
+    def _write(self, folder: Path, state: State) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / next(name for name in FILES if name != self._newest)
+        freed = path.stat().st_size if path.exists() else 0
+        refuse_full(folder.parent, _tensor_bytes(state), self._most_gib, freed)
+        # Not written into: tensors may be mapped from it. Not kept until the new one is whole: that would be three.
+        path.unlink(missing_ok=True)
+        write_checkpoint(path, {"identity": self._identity, **state})
+        self._newest = path.name
 
-def write_checkpoint(folder: Path, identity: str, state: State) -> None:
-    """Write a checkpoint over the older of the two in `folder`, whole or not at all.
+    def _tell(self, error: Exception) -> None:
+        if not self._has_told:
+            logger.warning("No checkpoint was written to %s: %s.", self._folder, why_not_written(error))
+        self._has_told = True
+
+
+def write_checkpoint(path: Path, state: State) -> None:
+    """Write `state` to a file, whole or not at all, without a copy of its tensors but one at a time of a GPU's.
 
     Raises:
-        OSError: it cannot be written; both that were there are as they were.
+        OSError: it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    torch.save({"identity": identity, **state}, buffer)
-    content = buffer.getbuffer()
-    newest = next((name for name, _ in _sound(folder)), None)
-    path = folder / next(name for name in FILES if name != newest)
-    part = path.with_suffix(".part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(hashlib.sha256(content).digest())
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part, part.open("wb") as file:
+        hashed = _Hashed(file)
+        try:
+            torch.save(state, hashed)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            # torch ends its archive even where the disk is full, and fails of that anew.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        hashed.write(state["seen"].to_bytes(SEEN_BYTES, "big"))
+        file.write(hashed.digest())
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints in `folder`, and the folder if nothing else is in it."""
+    """Remove the checkpoints in `folder`, what is left of files half written, and it if nothing else is in it."""
     for name in FILES:
         (folder / name).unlink(missing_ok=True)
+    remove_remains(folder)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
 
-def _sound(folder: Path) -> list[tuple[str, State]]:
-    """Return name and content of each checkpoint that is what was written, the furthest first."""
-    found = [(name, state) for name in FILES if (state := _read(folder / name)) is not None]
-    return sorted(found, key=lambda one: -one[1]["seen"])
+class _Hashed:
+    """What torch writes an archive to: a file, and a digest of all that went into it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._hash = file, hashlib.sha256()
+
+    def write(self, content: bytes | memoryview) -> int:
+        self._hash.update(content)
+        return self._file.write(content)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def digest(self) -> bytes:
+        return self._hash.digest()
+
+
+def _tensor_bytes(value: Any) -> int:
+    """Return the bytes of all tensors in lists and mappings of lists and mappings."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return sum(map(_tensor_bytes, value.values()))
+    return sum(map(_tensor_bytes, value)) if isinstance(value, list | tuple) else 0
+
+
+def _seen(path: Path) -> int:
+    """Return how far the trial had come, as the end of a file says that may be damaged; -1 without."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-SEEN_BYTES - DIGEST_BYTES, 2)
+            return int.from_bytes(file.read(SEEN_BYTES), "big")
+    except OSError:
+        return -1
 
 
 def _read(path: Path) -> State | None:
-    """Return what is in a file; None where it is not there, or not what was written."""
+    """Return what is in a file; None where it is not there, or not what was written, which is told."""
     try:
-        content = path.read_bytes()
-    except OSError:
+        sound = _is_sound(path)
+    except FileNotFoundError:
         return None
-    digest, payload = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
-    if hashlib.sha256(payload).digest() != digest:
+    except OSError as error:
+        logger.warning("The checkpoint %s cannot be read: %s.", path, why_not_written(error))
+        return None
+    if not sound:
+        logger.warning("The checkpoint %s is damaged, and is not used.", path)
         return None
     try:
-        state: State = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError):
-        # It is whole, so it is of another version of torch.
+        state: State = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        why = str(error).partition("\n")[0].rstrip(".")
+        logger.warning("The checkpoint %s is whole, but this version of torch does not read it: %s.", path, why)
         return None
     return state
+
+
+def _is_sound(path: Path) -> bool:
+    """Return whether the digest at the end of a file is that of all before it."""
+    left = path.stat().st_size - DIGEST_BYTES
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while left > 0:
+            chunk = file.read(min(left, READ_BYTES))
+            if not chunk:
+                return False
+            found.update(chunk)
+            left -= len(chunk)
+        return file.read() == found.digest()

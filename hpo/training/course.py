@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpo.data.batching import Batch, Rows, collate, training_batches
+from hpo.data.batching import Batch, Rows, training_batches
 from hpo.data.fractions import stratified_beginning
 from hpo.data.splits import stratified_part
 from hpo.messages import Assignment, Milestone
@@ -37,17 +37,12 @@ class Course:
     def batches(self, assignment: Assignment, bench: Bench, taken: int = 0) -> Iterator[Batch]:
         """Return its batches in their order, augmented as the trial asks for, without the first `taken`."""
         hyperparameters = assignment.hyperparameters
-        augment = bench.augmentation(hyperparameters)
         first_epoch, begun = divmod(taken, steps_per_epoch(self.rows.size, hyperparameters.batch_size))
         for epoch in range(first_epoch, hyperparameters.epochs):
             chosen = training_batches(self.rows.size, hyperparameters.batch_size, self.seed, epoch)
             for number in range(begun if epoch == first_epoch else 0, len(chosen)):
-                rows = self.rows[chosen[number]]
-                batch = collate(self.data.train, rows, bench.model.pad_id)
-                if augment is not None:
-                    # From 1 on: numpy takes a 0 at the end for nothing, and that seed is the epoch's order.
-                    batch = augment.apply(batch, rows, np.random.default_rng([self.seed, epoch, number + 1]))
-                yield batch
+                # From 1 on: numpy takes a 0 at the end for nothing, and that seed is the epoch's order.
+                yield bench.training_batch(hyperparameters, self.rows[chosen[number]], [self.seed, epoch, number + 1])
 
 
 def courses(assignment: Assignment, bench: Bench) -> list[Course]:

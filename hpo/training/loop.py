@@ -3,25 +3,26 @@
 import logging
 import math
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
+from hpo.config.times import spoken
 from hpo.errors import HpoError
 from hpo.messages import Action, Assignment, Ending, Milestone, Outcome, Progress, Report, Scores
-from hpo.metrics.averaging import mean_scores
 from hpo.training.bench import Bench
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.course import Course, courses
 from hpo.training.milestones import examples_seen
 from hpo.training.optimization import Diverged, Optimization
-from hpo.training.out_of_memory import is_out_of_memory, peak_memory_bytes, reset_peak
-from hpo.training.place import Place
+from hpo.training.out_of_memory import OutOfMemoryInEvaluation, is_out_of_memory, peak_memory_bytes, reset_peak
+from hpo.training.passes import Passes
+from hpo.training.place import Place, mean_report
 from hpo.training.randomness import RandomState
 from hpo.training.schedules import warmup_steps
-from hpo.training.weights import save_weights, trial_folder
+from hpo.training.weights import Weights, trial_folder
 
 SECONDS_BETWEEN_PROGRESS = 1.0
 LEAST_STEPS_TO_DECIDE = 20
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class Run:
-    """A trial in training. Each `advance` takes one optimizer step; nothing is computed before the first.
+    """A trial in training. The first `advance` makes it ready and says so; each after it takes one optimizer step.
 
     All randomness follows from the assignment's seed, and torch's random state is the run's own while it computes and
     what it was outside: the same assignment gives the same bits on a CPU, whatever happens between two steps.
@@ -47,10 +48,13 @@ class Run:
         self._random = RandomState(assignment.seed, bench.device)
         self._asked = Action.CONTINUE
         self._place = Place()
+        most_gib = bench.config.store.disk_gib
         folder = None if bench.files is None else trial_folder(bench.files, assignment.trial)
-        self._checkpoints = Checkpoints(folder, bench.identity(assignment))
+        self._checkpoints = Checkpoints(folder, bench.identity(assignment), most_gib)
+        self._weights = Weights(bench.files, assignment.trial, most_gib)
         self._resumed_examples = 0
         self._began_at = 0.0
+        self._is_ready = False
         self._spoke_at = 0.0
         self._spoke_of = 0
         self._total = 0
@@ -84,19 +88,23 @@ class Run:
 
     def _train(self) -> Generator[Report | Progress | None, None, End]:
         reset_peak(self._bench.device)
+        self._passes.lower(self.assignment.rows_at_once)
         way = courses(self.assignment, self._bench)
         self._total = sum(self._hyperparameters.epochs * course.rows.size for course in way)
         state = self._resumed_state()
         for number in range(self._place.course, len(way)):
             course, self._place.course = way[number], number
-            training = self._begin(course)
+            training = self._bench.begin(self._hyperparameters, course.seed, course.total_steps)
             if state is not None:
                 training.resume(state["training"])
                 self._random.adopt(state["random"])
                 state = None
             for batch in course.batches(self.assignment, self._bench, training.taken):
-                if self._asked is not Action.CONTINUE:
-                    return self._end_as_asked(course, training)
+                if not self._is_ready:
+                    self._is_ready = True
+                    yield self._progress(training)
+                if end := self._cut(course, training):
+                    return end
                 if self._checkpoints.is_due(self._elapsed(), training.state_bytes):
                     self._save(training)
                 training.step(batch)
@@ -108,22 +116,31 @@ class Run:
                     if self._is_out_of_patience():
                         break
                 else:
-                    yield self._progress(training)
+                    yield self._progress(training) if self._is_time_to_speak() else None
         if self._place.of_folds:
-            yield self._mean_report(self._place.of_folds, training)
+            report = mean_report(self._place.of_folds, self.assignment.milestones[-1].rung)
+            # The weights are those of the last fold.
+            self._remember(report, training)
+            yield report
         return Ending.COMPLETED, ""
 
     def _resumed_state(self) -> Mapping[str, Any] | None:
-        """Take the place of an earlier attempt's checkpoint and return the rest of it; None where there is none."""
+        """Take the place of an earlier attempt's checkpoint and return the rest of it; None where there is none.
+
+        What else lies in the trial's folder is removed: an earlier study of that name may have left it, or an attempt
+        that was further than its last checkpoint.
+        """
+        if self.assignment.attempt == 1:
+            self._checkpoints.remove()
         state = self._checkpoints.load() if self.assignment.attempt > 1 else None
-        if state is None:
-            return None
-        seconds = self._elapsed()
-        self._place = Place.from_state(state["place"])
-        self._place.seconds += seconds
-        self._resumed_examples = self._place.seen
-        self._began_at = time.perf_counter()
-        self._has_spoken()
+        if state is not None:
+            seconds = self._elapsed()
+            self._place = Place.from_state(state["place"])
+            self._place.seconds += seconds
+            self._resumed_examples = self._place.seen
+            self._began_at = time.perf_counter()
+            self._has_spoken()
+        self._weights.keep_only_of(self._place.best)
         return state
 
     def _save(self, training: Optimization) -> None:
@@ -131,22 +148,6 @@ class Run:
         place = replace(self._place, seconds=self._elapsed())
         state = {"seen": place.seen, "place": place.to_state(), "training": training.state()}
         self._checkpoints.save({**state, "random": self._random.current()}, self._elapsed())
-
-    def _begin(self, course: Course) -> Optimization:
-        """Put the model where every training starts, and build the optimizer over it."""
-        bench, hyperparameters = self._bench, self._hyperparameters
-        bench.model.reset(course.seed)
-        bench.model.keep_layers(hyperparameters.kept_layers)
-        bench.model.set_dropout(hyperparameters.dropout, hyperparameters.attention_dropout)
-        bench.model.network.train()
-        return Optimization(
-            bench.model,
-            bench.task,
-            hyperparameters,
-            total_steps=course.total_steps,
-            precision=bench.precision,
-            passes=bench.passes(hyperparameters),
-        )
 
     def _report(self, course: Course, training: Optimization, milestone: Milestone) -> Report:
         """Evaluate at a milestone; keep the weights where the trial is the study's best so far."""
@@ -181,32 +182,17 @@ class Run:
             self._remember(report, training)
         return report
 
-    def _mean_report(self, of_folds: Sequence[Report], training: Optimization) -> Report:
-        """Return the trial's one full report: the mean over its folds; the weights kept are those of the last."""
-        train = [report.train for report in of_folds if report.train is not None]
-        report = replace(
-            of_folds[-1],
-            rung=self.assignment.milestones[-1].rung,
-            full=True,
-            decides=False,
-            train_loss=sum(report.train_loss for report in of_folds) / len(of_folds),
-            validation=mean_scores([report.validation for report in of_folds]),
-            train=mean_scores(train),
-        )
-        self._remember(report, training)
-        return report
+    def _is_time_to_speak(self) -> bool:
+        return self._elapsed() - self._spoke_at >= SECONDS_BETWEEN_PROGRESS
 
-    def _progress(self, training: Optimization) -> Progress | None:
-        """Say where the trial stands, about once a second."""
-        passed = self._elapsed() - self._spoke_at
-        if passed < SECONDS_BETWEEN_PROGRESS:
-            return None
+    def _progress(self, training: Optimization) -> Progress:
+        """Say where the trial stands."""
         progress = Progress(
             trial=self.assignment.trial,
             attempt=self.assignment.attempt,
             examples_seen=self._place.seen,
             examples_total=self._total,
-            examples_per_second=(self._place.seen - self._spoke_of) / passed,
+            examples_per_second=(self._place.seen - self._spoke_of) / (self._elapsed() - self._spoke_at),
             learning_rate=training.rate,
             train_loss=training.mean_loss(),
         )
@@ -214,15 +200,15 @@ class Run:
         return progress
 
     def _remember(self, report: Report, training: Optimization) -> None:
-        """Count full reports without a better score; keep the best one, and its weights where they may win."""
-        place, score = self._place, report.validation.objective
-        place.reports_since_best += 1
-        if place.best is None or score > place.best.validation.objective:
-            place.best, place.reports_since_best = report, 0
-            to_beat = self.assignment.score_to_beat
-            if self._bench.files is not None and (to_beat is None or score > to_beat):
-                with training.evaluating():
-                    save_weights(self._bench.files, report.trial, training.parameters, _about(report))
+        """Take in a full report; keep the weights of a new best in the place of those before it, where they may win."""
+        if not self._place.remember(report):
+            return
+        to_beat = self.assignment.score_to_beat
+        if to_beat is None or report.validation.objective > to_beat:
+            with training.evaluating():
+                self._weights.keep(report, training.parameters)
+        else:
+            self._weights.remove()
 
     def _is_out_of_patience(self) -> bool:
         patience = self._hyperparameters.early_stopping_patience
@@ -236,35 +222,43 @@ class Run:
         warmup = warmup_steps(self._hyperparameters, training.total_steps)
         return training.taken >= max(LEAST_STEPS_TO_DECIDE, warmup) and not ended
 
-    def _end_as_asked(self, course: Course, training: Optimization) -> End:
+    def _cut(self, course: Course, training: Optimization) -> End | None:
+        """Return the end of a trial that does not go on: it was asked not to, or its time is over."""
         where = f"step {training.taken} of {training.total_steps}"
         if course.fold is not None:
             where = f"{where} of fold {course.fold + 1} of {len(self._bench.splits.folds)}"
         if self._asked is Action.PAUSE:
             self._save(training)
             return Ending.PAUSED, f"Paused after {where}."
-        return Ending.PRUNED, f"Stopped after {where}."
+        if self._asked is Action.STOP:
+            return Ending.PRUNED, f"Stopped after {where}."
+        limit = self.assignment.limit_seconds
+        if limit is not None and self._elapsed() > limit:
+            return Ending.INFEASIBLE, f"Over its limit of {spoken(limit)} after {where}."
+        return None
 
     def _end_by(self, error: Exception) -> End:
-        hyperparameters = self._hyperparameters
         if isinstance(error, Diverged):
             return Ending.DIVERGED, str(error)
         if is_out_of_memory(error):
-            rows = self._bench.passes(hyperparameters).at_once(hyperparameters.batch_size)
-            return Ending.INFEASIBLE, (
-                f"Out of memory on {self._bench.device} with {rows} of a batch's {hyperparameters.batch_size} texts at "
-                f"once, max_length {hyperparameters.max_length}."
-            )
+            return Ending.INFEASIBLE, self._where_memory_ran_out(error)
         told = str(error) if isinstance(error, HpoError) else f"{type(error).__name__}: {error}"
         return Ending.FAILED, " ".join(told.split())[:LONGEST_REASON]
+
+    def _where_memory_ran_out(self, error: Exception) -> str:
+        hyperparameters = self._hyperparameters
+        rows = self._passes.at_once(hyperparameters.batch_size)
+        at_once = f"training with {rows} of a batch's {hyperparameters.batch_size} texts at once"
+        if isinstance(error, OutOfMemoryInEvaluation):
+            at_once = "evaluation with one text at once"
+        return f"Out of memory on {self._bench.device} in {at_once}, max_length {hyperparameters.max_length}."
 
     def _outcome(self, ending: Ending, reason: str) -> Outcome:
         # An optimizer and a half-done backward pass leave gradients behind, as large as the model.
         self._bench.model.network.zero_grad(set_to_none=True)
         if ending is Ending.INFEASIBLE and self._bench.device.type == "cuda":
             torch.cuda.empty_cache()
-        if ending is not Ending.PAUSED:
-            self._checkpoints.remove()
+        rows = self._passes.at_once(self._hyperparameters.batch_size)
         return Outcome(
             trial=self.assignment.trial,
             attempt=self.assignment.attempt,
@@ -272,10 +266,14 @@ class Run:
             best=self._place.best,
             seconds=self._place.seconds,
             resumed_examples=self._resumed_examples,
-            rows_at_once=self._bench.passes(self._hyperparameters).rows,
+            rows_at_once=rows if rows < self._hyperparameters.batch_size else None,
             peak_memory_bytes=peak_memory_bytes(self._bench.device),
             reason=reason,
         )
+
+    @property
+    def _passes(self) -> Passes:
+        return self._bench.passes(self._hyperparameters)
 
     def _elapsed(self) -> float:
         """Return the seconds spent inside `advance` so far, the present call and earlier attempts among them."""
@@ -288,14 +286,3 @@ class Run:
 def _refuse_diverged(scores: Scores, training: Optimization) -> None:
     if not math.isfinite(scores.values["loss"]):
         raise Diverged(f"The validation loss was no longer a number at step {training.taken}.")
-
-
-def _about(report: Report) -> dict[str, str]:
-    """Return what stands in the header of a file of weights."""
-    return {
-        "trial": str(report.trial),
-        "attempt": str(report.attempt),
-        "rung": str(report.rung),
-        "metric": report.validation.metric,
-        "score": repr(report.validation.objective),
-    }

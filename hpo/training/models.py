@@ -21,12 +21,20 @@ from hpo.training.layers import LayerStack
 from hpo.training.methods import transformer_layers
 from hpo.training.out_of_memory import is_out_of_memory
 from hpo.training.precision import Precision, autocast
+from hpo.training.shared import SharedFiles, content_digest
 
 
 class PretrainedModel:
     """A model on its device with its tokenizer and a copy of its pretrained weights."""
 
-    def __init__(self, network: Any, tokenizer: Any, missing: frozenset[str], device: torch.device) -> None:
+    def __init__(
+        self,
+        network: Any,
+        tokenizer: Any,
+        missing: frozenset[str],
+        device: torch.device,
+        shared: SharedFiles | None = None,
+    ) -> None:
         """Take over a loaded model that is still on the CPU.
 
         Args:
@@ -34,6 +42,7 @@ class PretrainedModel:
             tokenizer: its tokenizer.
             missing: names of parameters that the pretrained weights did not hold.
             device: where it shall train.
+            shared: where the pretrained weights are held for all worker processes; None to hold them here.
         """
         self.pad_id = _set_padding(network, tokenizer)
         self.longest = _longest(network, tokenizer)
@@ -41,7 +50,7 @@ class PretrainedModel:
         base = f"{network.base_model_prefix}."
         self.fresh = missing | {name for name, _ in network.named_parameters() if not name.startswith(base)}
         """Names of parameters that each trial initialises anew: the head, and what pretraining did not leave."""
-        self._pretrained = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        self._pretrained = _kept({n: t for n, t in network.state_dict().items() if n not in self.fresh}, shared)
         self._fresh_modules = _copies_of_owners(network, self.fresh)
         self._layers = LayerStack(network)
         self._dropouts = Dropouts(network)
@@ -65,7 +74,7 @@ class PretrainedModel:
             for owner, module in self._fresh_modules.items()
             for name, tensor in module.named_parameters(recurse=False)
         }
-        self.network.load_state_dict(self._pretrained | {name: fresh[name] for name in self.fresh})
+        self.network.load_state_dict({**self._pretrained, **{name: fresh[name] for name in self.fresh}})
         self.network.zero_grad(set_to_none=True)
 
     def keep_layers(self, count: int | None) -> None:
@@ -140,8 +149,16 @@ class PretrainedModel:
             )
 
 
-def load_model(config: ModelConfig, task: Task, device: torch.device) -> PretrainedModel:
+def load_model(
+    config: ModelConfig, task: Task, device: torch.device, shared: SharedFiles | None = None
+) -> PretrainedModel:
     """Load model and tokenizer in fp32, from a folder or the hub.
+
+    Args:
+        config: which.
+        task: gives it its head.
+        device: where it shall train.
+        shared: where its weights are held for all worker processes of the machine; None to hold them here.
 
     Raises:
         ModelError: no such folder or hub model, no weights or tokenizer in it, or an architecture that the task has
@@ -165,7 +182,7 @@ def load_model(config: ModelConfig, task: Task, device: torch.device) -> Pretrai
     mismatched = {key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]}
     missing = frozenset(found["missing_keys"]) | mismatched
     _refuse_foreign(config, network, missing)
-    return PretrainedModel(network, tokenizer, missing, device)
+    return PretrainedModel(network, tokenizer, missing, device, shared)
 
 
 def _is_folder(name: str) -> bool:
@@ -261,6 +278,16 @@ def _longest(network: Any, tokenizer: Any) -> int | None:
         paddings = [table.padding_idx for table in tables if getattr(table, "padding_idx", None) is not None]
         limits.append(positions - max((padding + 1 for padding in paddings), default=0))
     return min(limits, default=None)
+
+
+def _kept(weights: Mapping[str, Tensor], shared: SharedFiles | None) -> Mapping[str, Tensor]:
+    """Return what of `weights` stays as it is while they are trained, in this process's memory or all workers'."""
+
+    def copies() -> dict[str, Tensor]:
+        return {name: tensor.clone() for name, tensor in weights.items()}
+
+    # Known by their content alone: whatever a folder or a hub id stood for before, these are the weights now.
+    return copies() if shared is None else shared.tensors("weights", [content_digest(weights)], copies)
 
 
 def _copies_of_owners(network: Any, names: frozenset[str]) -> dict[str, nn.Module]:

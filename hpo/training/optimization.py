@@ -78,6 +78,8 @@ class Optimization:
         self._losses = torch.zeros((), device=model.device)
         self._norms = torch.zeros((), device=model.device)
         self._summed = 0
+        self.state_bytes = 3 * sum(weight.nbytes for weight in self._trained)
+        """Bytes of the tensors of `state`, about: the weights, and two more numbers for each in most optimizers."""
 
     def step(self, batch: Batch) -> None:
         """Train on one batch.
@@ -111,11 +113,6 @@ class Optimization:
         if self._plateau and self.taken >= warmup_steps(self._hyperparameters, self.total_steps):
             self._plateau.observe(score)
 
-    @property
-    def state_bytes(self) -> int:
-        """Bytes of the tensors of `state`, about: the weights, and two more numbers for each in most optimizers."""
-        return 3 * sum(weight.numel() * weight.element_size() for weight in self._trained)
-
     def state(self) -> dict[str, Any]:
         """Return, between steps, all that the next depends on but the random state; tensors are the live ones."""
         return {
@@ -132,7 +129,7 @@ class Optimization:
 
     @torch.no_grad()
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned of a trial begun alike."""
+        """Go on from what `state` returned of a trial begun alike; nothing of it is held, tensors are copied."""
         self.taken, self.rate, self._summed = state["taken"], state["rate"], state["summed"]
         for name, weight in self.parameters.items():
             weight.copy_(state["weights"][name])
@@ -196,3 +193,15 @@ class Optimization:
         logits = self._model.logits(batch, self._precision)
         labels = batch.labels.to(self._model.device, non_blocking=True)
         return self._task.loss(logits, labels, self._hyperparameters.label_smoothing, self._class_weights)
+
+
+def _owned(state: Any, device: torch.device) -> Any:
+    """Return an optimizer's state that, loaded on `device`, shares no memory with this one, such as a file's pages.
+
+    Optimizers copy what they load to a GPU, except for counts of steps, and on a CPU nothing.
+    """
+    if isinstance(state, Tensor):
+        return state.clone() if device.type == "cpu" or state.dim() == 0 else state
+    if isinstance(state, Mapping):
+        return {name: _owned(value, device) for name, value in state.items()}
+    return [_owned(value, device) for value in state] if isinstance(state, list) else state

@@ -9,6 +9,10 @@ import torch
 _CPU_SIGNS = ("DefaultCPUAllocator", "can't allocate memory")
 
 
+class OutOfMemoryInEvaluation(MemoryError):
+    """Memory does not suffice to score one row."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether `error` is a device's or this machine's memory running out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):

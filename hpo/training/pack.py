@@ -43,7 +43,10 @@ class Pack:
         return messages
 
     def apply(self, decision: Decision) -> None:
-        """Hand a decision to its trial; one about a trial that has ended, or an older attempt, has no effect."""
+        """Hand a decision to its trial; one about a trial that has ended, or an older attempt, has no effect.
+
+        From any thread: beside `advance` it only looks a trial up, and sets what its run looks at between two steps.
+        """
         run = self._runs.get(decision.trial)
         if run is not None and run.assignment.attempt == decision.attempt:
             run.decide(decision.action)

@@ -22,6 +22,11 @@ class Passes:
         """Return how many rows of a batch of so many go through at once."""
         return batch_rows if self.rows is None else min(self.rows, batch_rows)
 
+    def lower(self, rows: int | None) -> None:
+        """Take at most `rows`; None for as many as now."""
+        if rows is not None:
+            self.rows = self.at_once(rows)
+
     def halve(self, rows: int) -> None:
         """Take at most half of `rows`, at which memory ran out; at least one."""
         self.rows = max(1, rows // 2)

@@ -1,10 +1,11 @@
 """Where a trial in training stands: what it must remember, beside weights and optimizer, to go on from there."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from hpo.messages import Report, Scores
+from hpo.metrics.averaging import mean_scores
 
 
 @dataclass(slots=True, kw_only=True)
@@ -24,6 +25,14 @@ class Place:
     of_folds: list[Report] = field(default_factory=list)
     """A report of each fold that is over."""
 
+    def remember(self, report: Report) -> bool:
+        """Take in a full report; return whether it is the best so far."""
+        if self.best is not None and report.validation.objective <= self.best.validation.objective:
+            self.reports_since_best += 1
+            return False
+        self.best, self.reports_since_best = report, 0
+        return True
+
     def to_state(self) -> dict[str, Any]:
         """Return it as plain values."""
         return asdict(self)
@@ -33,6 +42,19 @@ class Place:
         """Return what `to_state` was called on."""
         best = None if state["best"] is None else _report(state["best"])
         return cls(**{**state, "best": best, "of_folds": [_report(one) for one in state["of_folds"]]})
+
+
+def mean_report(of_folds: Sequence[Report], rung: int) -> Report:
+    """Return the one full report of a trial in folds: the mean over them, told at `rung`."""
+    return replace(
+        of_folds[-1],
+        rung=rung,
+        full=True,
+        decides=False,
+        train_loss=sum(report.train_loss for report in of_folds) / len(of_folds),
+        validation=mean_scores([report.validation for report in of_folds]),
+        train=mean_scores([report.train for report in of_folds if report.train is not None]),
+    )
 
 
 def _report(values: Mapping[str, Any]) -> Report:

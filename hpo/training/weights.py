@@ -1,18 +1,75 @@
 """Where a trial's trained weights are kept: one safetensors file a trial, written whole or not at all."""
 
-import os
+import logging
 import re
 from collections.abc import Mapping, Set
+from contextlib import suppress
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hpo.errors import NoResultError
+from hpo.messages import Report
 from hpo.training.checkpoints import remove_checkpoints
+from hpo.training.disk import can_go_without, refuse_full, replacing, why_not_written
 
 FOLDER = re.compile(r"trial-(\d{4,})")
 FILE = "weights.safetensors"
+
+logger = logging.getLogger(__name__)
+
+
+class Weights:
+    """Those of one trial: of its best full report so far, or none."""
+
+    def __init__(self, folder: Path | None, trial: int, most_gib: float | None = None) -> None:
+        """Keep them below `folder`, the study's files folder, or nowhere.
+
+        Args:
+            folder: made where it is not there.
+            trial: the trial's number.
+            most_gib: GiB that all weights and checkpoints of the study may take; None for as much as is free.
+        """
+        self._folder, self._trial, self._most_gib = folder, trial, most_gib
+        self._has_told = False
+
+    def keep(self, report: Report, tensors: Mapping[str, Tensor]) -> None:
+        """Put these in the place of earlier ones; where there is no room, that is told once and there are none.
+
+        Args:
+            report: the evaluation of exactly these weights.
+            tensors: name -> trained parameter.
+        """
+        if self._folder is None:
+            return
+        try:
+            save_weights(self._folder, self._trial, tensors, header_of(report), most_gib=self._most_gib)
+        except (OSError, MemoryError, RuntimeError) as error:
+            if not can_go_without(error):
+                raise
+            self._tell(error)
+            # On a disk that has become read-only they stay; their header says of what they are.
+            with suppress(OSError):
+                self.remove()
+
+    def keep_only_of(self, best: Report | None) -> None:
+        """Remove them unless they are of this report: an earlier attempt, or another study, left others."""
+        if self._folder is not None and (best is None or not weights_are_of(self._folder, best)):
+            self.remove()
+
+    def remove(self) -> None:
+        """Remove them."""
+        if self._folder is not None:
+            weights_path(self._folder, self._trial).unlink(missing_ok=True)
+
+    def _tell(self, error: Exception) -> None:
+        if not self._has_told:
+            logger.warning(
+                "No weights of trial %d were kept in %s: %s.", self._trial, self._folder, why_not_written(error)
+            )
+        self._has_told = True
 
 
 def weights_path(folder: Path, trial: int) -> Path:
@@ -25,7 +82,9 @@ def trial_folder(folder: Path, trial: int) -> Path:
     return folder / f"trial-{trial:04d}"
 
 
-def save_weights(folder: Path, trial: int, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> Path:
+def save_weights(
+    folder: Path, trial: int, tensors: Mapping[str, Tensor], about: Mapping[str, str], *, most_gib: float | None = None
+) -> Path:
     """Write the trained weights of a trial, replacing earlier ones at once or leaving them whole; return the file.
 
     Args:
@@ -33,17 +92,19 @@ def save_weights(folder: Path, trial: int, tensors: Mapping[str, Tensor], about:
         trial: the trial's number.
         tensors: name -> trained parameter; what was frozen is the pretrained model's.
         about: facts for whoever finds the file, stored in its header.
+        most_gib: GiB that all weights and checkpoints of the study may take; None for as much as is free.
+
+    Raises:
+        OSError: it cannot be written.
     """
     path = weights_path(folder, trial)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{FILE}.{os.getpid()}.part")
-    try:
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part, dict(about))
-        _flush(part)
-        part.replace(path)
-        _flush(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
+    refuse_full(folder, sum(tensor.nbytes for tensor in tensors.values()), most_gib)
+    with replacing(path) as part:
+        try:
+            save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, part, dict(about))
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
     return path
 
 
@@ -59,19 +120,44 @@ def load_weights(folder: Path, trial: int) -> dict[str, Tensor]:
     return load_file(path)
 
 
-def keep_only(folder: Path, trials: Set[int]) -> None:
-    """Remove the weights and checkpoints of every trial but `trials`."""
+def header_of(report: Report) -> dict[str, str]:
+    """Return what stands in the header of a file of weights that scored as `report` says."""
+    return {
+        "trial": str(report.trial),
+        "attempt": str(report.attempt),
+        "rung": str(report.rung),
+        "metric": report.validation.metric,
+        "score": repr(report.validation.objective),
+    }
+
+
+def weights_are_of(folder: Path, report: Report) -> bool:
+    """Return whether the weights that are kept of a trial are those of this evaluation, not of another one of it.
+
+    Args:
+        folder: the study's files folder.
+        report: a full report, as it came from the worker: its attempt, rung and score to the last bit.
+    """
+    try:
+        with safe_open(weights_path(folder, report.trial), "pt") as file:
+            return (file.metadata() or {}) == header_of(report)
+    except (OSError, SafetensorError):
+        # None were kept, or what is there is no whole file of weights.
+        return False
+
+
+def keep_only(folder: Path, trials: Set[int], weights_of: Set[int]) -> None:
+    """Remove the files of all other trials.
+
+    Args:
+        folder: the study's files folder.
+        trials: those that are not over: theirs are left alone, as a worker may write them now.
+        weights_of: those that are over and of which the weights are kept, without checkpoints.
+    """
     for path in folder.glob("trial-*"):
         named = FOLDER.fullmatch(path.name)
-        if named and int(named[1]) not in trials:
+        if named is None or int(named[1]) in trials:
+            continue
+        if int(named[1]) not in weights_of:
             (path / FILE).unlink(missing_ok=True)
-            remove_checkpoints(path)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or the entries of a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        remove_checkpoints(path)

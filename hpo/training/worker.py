@@ -1,7 +1,6 @@
 """What trains in a process: opened once, then handed assignment after assignment."""
 
-import platform
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from hpo.data.augmentation import refuse_token_masking, refuse_word_swap
 from hpo.data.batching import collate
 from hpo.data.splits import Splits, stratified_part
 from hpo.errors import ConfigurationError, NoResultError
-from hpo.messages import Action, Assignment, Decision, Demands, Outcome, Progress, Report, Scores
+from hpo.messages import Action, Assignment, Decision, Demands, Outcome, Probe, Progress, Report, Scores
 from hpo.metrics.classification import Objective
 from hpo.tasks import TASKS
 from hpo.training.bench import Bench
@@ -22,7 +21,9 @@ from hpo.training.methods import refuse_trained_layers, select_parameters
 from hpo.training.models import load_model
 from hpo.training.pack import Pack
 from hpo.training.precision import Measurement, Precision, measure
-from hpo.training.weights import keep_only, load_weights, weights_path
+from hpo.training.probe import probe
+from hpo.training.shared import FOLDER, SharedFiles
+from hpo.training.weights import load_weights, weights_are_of
 
 MEASURED_ROWS = 16
 
@@ -66,11 +67,8 @@ class Worker:
 
     def facts(self) -> dict[str, str]:
         """Return what of this process a result depends on: its device and threads."""
-        gpu = self._bench.device.type == "cuda"
-        return {
-            "device": torch.cuda.get_device_name(self._bench.device) if gpu else f"cpu {platform.machine()}",
-            "threads": str(torch.get_num_threads()),
-        }
+        circumstances = self._bench.circumstances()
+        return {name: circumstances[name] for name in ("device", "threads")}
 
     def refuse_unfit(self, demands: Demands) -> None:
         """Refuse, before any trial, what the model cannot do; in the sentences of a trial that would fail of it.
@@ -136,6 +134,17 @@ class Worker:
         asked = bench.config.compute.precision
         return measure(step, batch.rows, bench.device, None if asked == "auto" else asked)
 
+    def probe(self, hyperparameters: Hyperparameters, steps: int) -> Probe:
+        """Take a few steps under these values, `steps` of them timed, and say what they cost; takes seconds.
+
+        The model keeps no trace of it. How many rows at once memory bears is known to later trials of that size.
+
+        Raises:
+            ModelError, ConfigurationError: the model does not have what the hyperparameters ask for.
+        """
+        assert self.idle, "probe between trials"
+        return probe(self._bench, hyperparameters, steps)
+
     def use(self, precision: Precision) -> None:
         """Compute in this precision from the next trial on."""
         assert self.idle, "a trial keeps its precision to its end"
@@ -150,21 +159,19 @@ class Worker:
         return self._pack.advance()
 
     def apply(self, decision: Decision) -> None:
-        """Hand a decision to its trial; it has its effect before the trial's next step."""
+        """Hand a decision to its trial; it has its effect before the trial's next step.
+
+        May be called while another thread is in `advance`: it looks the trial up and sets one attribute of it.
+        """
         self._pack.apply(decision)
 
     def drop(self, trial: int) -> None:
         """Give up a trial without an outcome."""
         self._pack.drop(trial)
 
-    def has_weights(self, trial: int) -> bool:
-        """Return whether the weights of `trial` were kept here."""
-        return self._bench.files is not None and weights_path(self._bench.files, trial).is_file()
-
-    def keep_files(self, trials: Set[int]) -> None:
-        """Remove the weights and checkpoints of every trial but `trials`."""
-        if self._bench.files is not None:
-            keep_only(self._bench.files, trials)
+    def has_weights(self, report: Report) -> bool:
+        """Return whether weights were kept of its trial, and at this very evaluation."""
+        return self._bench.files is not None and weights_are_of(self._bench.files, report)
 
     def test_scores(self, trial: int, hyperparameters: Hyperparameters) -> Scores:
         """Score the test split with the weights that were kept of `trial`; to be called once, after the search.
@@ -183,23 +190,35 @@ class Worker:
         return bench.score(test)
 
 
-def open_worker(config: StudyConfig, splits: Splits, files: Path | None = None) -> Worker:
+def open_worker(
+    config: StudyConfig,
+    splits: Splits,
+    files: Path | None = None,
+    *,
+    device: torch.device | None = None,
+    shared: bool = False,
+) -> Worker:
     """Load the study's model, once, to train on its data.
 
     Args:
         config: the study.
         splits: its data, as `load_splits` read it.
         files: folder in which the weights of the best trials are kept; None for nowhere.
+        device: where trials train, taken as it is; None for what the study asks for.
+        shared: whether pretrained weights and tokens lie in files below `files`, so that all worker processes of the
+            machine hold them in memory once; otherwise in the memory of this process.
 
     Raises:
         ModelError, ConfigurationError: the model, the metric or the device cannot be used.
     """
-    device = choose_device(config.compute)
+    device = device or choose_device(config.compute)
+    assert files or not shared, "what is shared lies below the folder of files"
+    sharing = SharedFiles(files / FOLDER) if files and shared else None
     if config.compute.threads is not None:
         torch.set_num_threads(config.compute.threads)
     task = TASKS[config.task.name].of(config.task, splits.label_names, splits.train.labels)
-    model = load_model(config.model, task, device)
-    return Worker(Bench(config, splits, task, model, files))
+    model = load_model(config.model, task, device, sharing)
+    return Worker(Bench(config, splits, task, model, files, sharing))
 
 
 def choose_device(compute: ComputeConfig) -> torch.device:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from hpo.data.tokenization import tokenize, word_numbers
+from hpo.data.tokenization import Tokens, tokenize, tokenizer_digest, word_numbers
 from hpo.errors import DataError
 from tests.data.tokenizers_of_pieces import byte_level, wordpiece
 
@@ -51,6 +52,26 @@ def test_special_tokens_stand_around_a_cut_text() -> None:
     assert tokens.lengths.tolist() == [4, 5, 2]
     assert tokens.types is not None
     assert [array.dtype.name for array in (tokens.ids, tokens.offsets, tokens.types)] == ["int32", "int64", "int8"]
+
+
+@pytest.mark.parametrize("tokenizer", [encoder_tokenizer(), decoder_tokenizer(pad_token="b")])
+def test_tokens_are_made_again_of_their_arrays(tokenizer: Any) -> None:
+    tokens = tokenize(["a b", "", "c"], None, tokenizer, max_length=5)
+    arrays = tokens.arrays()
+    again = Tokens.of(arrays)
+    assert ("types" in arrays) == (again.types is not None) == (tokens.types is not None)
+    assert all(np.array_equal(again.arrays()[name], array) for name, array in arrays.items())
+
+
+def test_a_digest_of_a_tokenizer_tells_what_tokens_follow_from() -> None:
+    assert tokenizer_digest(encoder_tokenizer()) == tokenizer_digest(encoder_tokenizer())
+    cut_on_the_left, lower, without_types = (encoder_tokenizer() for _ in range(3))
+    cut_on_the_left.truncation_side = "left"
+    lower.backend_tokenizer.normalizer = Lowercase()
+    without_types.model_input_names = ["input_ids"]
+    pads = [decoder_tokenizer(pad_token=token) for token in ("a", "b")]
+    others = [cut_on_the_left, lower, without_types, *pads, wordpiece(), byte_level()]
+    assert len({tokenizer_digest(tokenizer) for tokenizer in (encoder_tokenizer(), *others)}) == 8
 
 
 def test_of_a_pair_the_longer_is_cut_first() -> None:

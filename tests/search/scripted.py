@@ -1,5 +1,6 @@
 """A study driven by a script of scores: the coordinator's verbs without a model, and all tables as plain rows."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -42,11 +43,17 @@ def study_at(url: str, **changes: Any) -> StudyConfig:
 
 
 @contextmanager
-def led(config: StudyConfig, *, data: str = "fingerprint", objective: str = "macro_f1") -> Iterator[Coordinator]:
+def led(
+    config: StudyConfig,
+    *,
+    data: str = "fingerprint",
+    objective: str = "macro_f1",
+    clock: Callable[[], float] = time.time,
+) -> Iterator[Coordinator]:
     """Lead the study of `config`."""
     assert isinstance(config.space, dict)
     space = SearchSpace.from_mapping(config.space, "scripted")
-    with leading(config, space, data_fingerprint=data) as coordinator:
+    with leading(config, space, data_fingerprint=data, clock=clock) as coordinator:
         coordinator.begin(objective=objective, versions={"hpo": "test"})
         yield coordinator
 

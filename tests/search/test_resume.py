@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 from hpo.errors import StudyMismatchError
 from hpo.messages import Assignment, Ending
 from hpo.search.coordinator import Coordinator
+from hpo.search.endings import MOST_LOST_RUNS
 from tests.search.scripted import (
     CPU,
     SPACE,
@@ -131,18 +132,19 @@ def test_what_a_dead_leader_left_running_goes_on_first(database_url: str) -> Non
     assert requeued == [(0, 1), (1, 1)]
 
 
-def test_a_trial_whose_process_dies_again_and_again_is_given_up(database_url: str) -> None:
+def test_a_trial_with_which_the_search_dies_again_and_again_is_given_up(sqlite_url: str) -> None:
     """Its attempts that were paused do not count: those ended as they were told to."""
-    with led(study_at(database_url)) as coordinator:
+    with led(study_at(sqlite_url)) as coordinator:
         coordinator.finish(ended(assigned(coordinator, 0), Ending.PAUSED))
-    for attempt in (2, 3, 4):
-        with led(study_at(database_url)) as coordinator:
+    for attempt in range(2, MOST_LOST_RUNS + 2):
+        with led(study_at(sqlite_url)) as coordinator:
             deadly = assigned(coordinator, attempt)
             assert (deadly.trial, deadly.attempt) == (0, attempt)
-    with led(study_at(database_url)) as coordinator:
-        assert assigned(coordinator, 5).trial == 1
-    failed = plain_trials(database_url)[0]
-    assert (failed.state, failed.user_attrs["reason"]) == (TrialState.FAIL, "Its process died in 3 attempts.")
+    with led(study_at(sqlite_url)) as coordinator:
+        assert assigned(coordinator, 99).trial == 1
+    failed = plain_trials(sqlite_url)[0]
+    reason = "The search died with it in 10 attempts."
+    assert (failed.state, failed.user_attrs["reason"]) == (TrialState.FAIL, reason)
 
 
 MISMATCHES = [

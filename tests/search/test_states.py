@@ -122,13 +122,13 @@ def test_the_winner_is_the_best_completed_trial_and_of_equals_the_earlier(sqlite
     with led(study_at(sqlite_url, budget={"trials": 3})) as coordinator:
         assert coordinator.winner() is None
         assert coordinator.standing() == Standing(completed=0, pruned=0, failed=0, best=None)
-        assigned = []
+        assigned, reports = [], []
         for number, scores in enumerate(([0.7, 0.7, 0.7], [0.6, 0.8, 0.6], [0.8, 0.8, 0.8])):
             assigned.append(begun(coordinator, number))
-            complete(coordinator, assigned[-1], scores)
+            reports.append(complete(coordinator, assigned[-1], scores))
         assert coordinator.standing() == Standing(completed=3, pruned=0, failed=0, best=(0.8, 1))
         # As it was assigned, but that nothing is to be beaten when it is trained again.
-        assert coordinator.winner() == replace(assigned[1], score_to_beat=None)
+        assert coordinator.winner() == (replace(assigned[1], score_to_beat=None), replace(reports[1], decides=False))
 
 
 def test_the_standing_tells_trials_that_are_over_by_how_they_ended(url: str) -> None:
@@ -161,7 +161,7 @@ def test_results_are_what_optuna_holds(url: str, database: Database) -> None:
     results = read_results(database)
     trials = plain_trials(url)
     assert (results.name, results.metric, results.data_fingerprint) == ("scripted", "macro_f1", "fingerprint")
-    assert results.configuration["budget"] == {"trials": 8}
+    assert results.configuration["budget"]["trials"] == 8
     assert [trial.state for trial in results.trials] == STATES
     assert [trial.number for trial in results.leaderboard] == [0, 1]
     assert results.best.number == 0

@@ -300,7 +300,7 @@ def test_a_lost_server_is_a_sentence_and_the_next_verb_goes_on(postgresql_url: s
         others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
         def cut_off() -> None:
-            with coordinator._verb():
+            with coordinator._store.transaction():
                 coordinator._store.study.ask()
                 rows(postgresql_url, f"SELECT pg_terminate_backend(pid) {others}")
                 coordinator._store.study.ask()

@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from hpo.store.migrations.versions.v0001_first_tables import LEADERBOARD
 from optuna.storages._rdb.models import BaseModel
 from sqlalchemy import event
 
@@ -14,7 +15,7 @@ from hpo.errors import StoreError
 from hpo.store.engine import Database, open_database
 from hpo.store.migrations.upgrade import VERSION_TABLE, migrations
 from hpo.store.tables import metadata
-from tests.search.scripted import everything, rows, written
+from tests.search.scripted import everything, led, rows, search, study_at, written
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_the_migrations_make_the_tables_that_the_code_uses(database: Database) -
 
 
 def test_our_version_and_optunas_stand_side_by_side(database: Database, empty_database_url: str) -> None:
-    assert rows(empty_database_url, f"SELECT version_num FROM {VERSION_TABLE}") == [("0002",)]
+    assert rows(empty_database_url, f"SELECT version_num FROM {VERSION_TABLE}") == [("0003",)]
     assert rows(empty_database_url, "SELECT version_num FROM alembic_version") == [("v3.2.0.a",)]
 
 
@@ -72,7 +73,7 @@ def test_a_store_of_a_newer_version_is_refused_and_left_alone(database_url: str)
     with pytest.raises(StoreError) as error:
         open_database(database_url)
     assert str(error.value) == (
-        "The store was written by a newer hpo (its tables are of version 9999, this hpo knows up to 0002); "
+        "The store was written by a newer hpo (its tables are of version 9999, this hpo knows up to 0003); "
         "upgrade with pip install --upgrade llm-hpo, or name another store."
     )
     assert everything(database_url) == before
@@ -101,3 +102,26 @@ def test_an_upgrade_that_fails_leaves_nothing_half_made(database_url: str, monke
     with pytest.raises(StoreError, match="hpo_events"):
         open_database(database_url)
     assert everything(database_url) == before
+
+
+def test_a_store_of_the_first_version_is_brought_up_to_date_with_its_rows(
+    database_url: str,
+) -> None:
+    """The best evaluation of an attempt was its own, until attempts went on from those before them."""
+    with led(study_at(database_url, budget={"trials": 2})) as coordinator:
+        outcomes = search(coordinator)
+    expected = rows(database_url, "SELECT * FROM hpo_leaderboard ORDER BY trial")
+    written(
+        database_url,
+        "DROP VIEW hpo_leaderboard",
+        "ALTER TABLE hpo_attempts DROP COLUMN best_attempt",
+        "ALTER TABLE hpo_attempts DROP COLUMN rows_at_once",
+        "ALTER TABLE hpo_attempts DROP COLUMN resumed_examples",
+        LEADERBOARD,
+        f"UPDATE {VERSION_TABLE} SET version_num = '0001'",
+    )
+    assert [len(row) for row in rows(database_url, "SELECT train_score FROM hpo_leaderboard")] == [1, 1]
+    open_database(database_url).close()
+    assert rows(database_url, f"SELECT version_num FROM {VERSION_TABLE}") == [("0003",)]
+    assert rows(database_url, "SELECT * FROM hpo_leaderboard ORDER BY trial") == expected
+    assert rows(database_url, "SELECT best_attempt FROM hpo_attempts") == [(1,)] * len(outcomes)

@@ -13,6 +13,7 @@ from hpo.data.splits import load_splits
 from hpo.errors import ModelError
 from hpo.messages import Action, Decision, Ending, Milestone, Outcome, Progress, Report
 from hpo.training import evaluation, loop
+from hpo.training.loop import Message
 from hpo.training.weights import load_weights, weights_path
 from hpo.training.worker import Worker, open_worker, train
 from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study, trained
@@ -153,8 +154,11 @@ def test_a_later_decision_never_undoes_a_stop_nor_going_on_a_pause(
     worker.admit(tiny_assignment())
     for action in actions:
         worker.apply(Decision(trial=0, attempt=1, action=action))
-    [outcome] = worker.advance()
-    assert outcome.ending is expected
+    messages: list[Message] = []
+    while not worker.idle:
+        messages += worker.advance()
+    assert [type(message) for message in messages] == [Progress, Outcome]
+    assert messages[-1].ending is expected
 
 
 def test_a_stop_after_the_last_step_finds_the_trial_complete(worker: Worker):
@@ -206,7 +210,7 @@ def test_out_of_memory_is_infeasible(worker: Worker, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(loop.Optimization, "step", fail)
     outcome = ending(worker)
     assert outcome.ending is Ending.INFEASIBLE
-    assert outcome.reason == "Out of memory on cpu with 8 of a batch's 8 texts at once, max_length 16."
+    assert outcome.reason == "Out of memory on cpu in training with 8 of a batch's 8 texts at once, max_length 16."
     assert worker.idle
 
 
@@ -239,9 +243,28 @@ def test_progress_is_told_each_second(worker: Worker, monkeypatch: pytest.Monkey
 
     train(worker, tiny_assignment(), answer)
     told = [message for message in messages if isinstance(message, Progress)]
-    assert [p.examples_seen for p in told] == [8 * step for step in range(1, 17) if step % 4]
+    assert [p.examples_seen for p in told] == [8 * step for step in range(17) if step % 4 or step == 0]
     assert {p.examples_total for p in told} == {128}
-    assert all(p.examples_per_second > 0 for p in told)
+    assert told[0].examples_per_second == 0
+    assert all(p.examples_per_second > 0 for p in told[1:])
+
+
+def test_a_trial_that_passes_its_limit_is_given_up_as_not_trainable(worker: Worker):
+    worker.admit(tiny_assignment(limit_seconds=1800.0))
+    run = worker._pack._runs[0]
+    for _ in range(6):
+        run.advance()
+    run._place.seconds = 1800.1
+    outcome = run.advance()
+    worker.drop(0)
+    assert isinstance(outcome, Outcome)
+    assert outcome.ending is Ending.INFEASIBLE
+    assert outcome.reason == "Over its limit of 30 min 00 s after step 5 of 16."
+    assert outcome.seconds >= 1800.1
+
+
+def test_a_trial_within_its_limit_completes(worker: Worker):
+    assert trained(worker, tiny_assignment(limit_seconds=1800.0))[1].ending is Ending.COMPLETED
 
 
 def test_weights_are_kept_where_the_score_beats_the_study(worker: Worker):
@@ -251,6 +274,22 @@ def test_weights_are_kept_where_the_score_beats_the_study(worker: Worker):
     assert not weights_path(files, 3).exists()
     trained(worker, tiny_assignment(trial=3, score_to_beat=0.01))
     assert weights_path(files, 3).exists()
+
+
+def test_a_budget_of_the_disk_that_is_spent_does_not_fail_the_trial(
+    tiny_bert: Path, texts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(loop.Checkpoints, "is_due", lambda *_: True)
+    config = tiny_study(tiny_bert, texts, store={"disk_gib": 0.0001})
+    worker = open_worker(config, load_splits(config.data, config.seed), tmp_path)
+    outcome = trained(worker, tiny_assignment(tiny_hyperparameters(epochs=4), maximum_passes=4))[1]
+    assert outcome.ending is Ending.COMPLETED
+    room = f"0.00 GiB are needed, and of store.disk_gib, 0.0001 GiB, 0.00 GiB are left in {tmp_path}."
+    assert caplog.messages == [
+        f"No checkpoint was written to {tmp_path / 'trial-0000'}: {room}",
+        f"No weights of trial 0 were kept in {tmp_path}: {room}",
+    ]
+    assert not list(tmp_path.rglob("*.*"))
 
 
 def test_only_trained_parameters_are_kept(worker: Worker):

@@ -14,9 +14,10 @@ from hpo.data.splits import load_splits
 from hpo.data.tokenization import TokenizedSplit, Tokens
 from hpo.messages import Ending
 from hpo.tasks.classification import Classification
+from hpo.training import evaluation
 from hpo.training.models import PretrainedModel
 from hpo.training.optimization import Optimization
-from hpo.training.passes import Passes
+from hpo.training.passes import Passes, size_of
 from hpo.training.worker import Worker, open_worker
 from tests.models import save_tiny_bert, tiny_assignment, tiny_hyperparameters, tiny_study, trained, write_texts
 
@@ -50,11 +51,11 @@ def test_parts_hold_every_row_once_and_no_more_padding_than_they_need(rows: int)
 def room_for(monkeypatch: pytest.MonkeyPatch):
     """Let memory run out, in the CPU allocator's words, where more rows than these go through the model at once."""
 
-    def limit(rows: int) -> None:
+    def limit(rows: int, *, training: bool = True) -> None:
         original = PretrainedModel.logits
 
         def logits(self: PretrainedModel, batch: Batch, precision):
-            if torch.is_grad_enabled() and batch.rows > rows:
+            if torch.is_grad_enabled() is training and batch.rows > rows:
                 raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
             return original(self, batch, precision)
 
@@ -99,7 +100,56 @@ def test_where_one_row_is_too_much_the_trial_cannot_be_trained(worker: Worker, r
     room_for(0)
     _, outcome = trained(worker, tiny_assignment())
     assert outcome.ending is Ending.INFEASIBLE
-    assert outcome.reason == "Out of memory on cpu with 1 of a batch's 8 texts at once, max_length 16."
+    assert outcome.reason == "Out of memory on cpu in training with 1 of a batch's 8 texts at once, max_length 16."
+
+
+def test_an_evaluation_goes_through_in_smaller_batches_and_so_does_the_next(
+    worker: Worker, room_for, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 16 rows of validation 3 fit at once; it is a trial's outcome that shows it did not matter."""
+    expected, _ = trained(worker, tiny_assignment())
+    room_for(3, training=False)
+    batches: list[int] = []
+    original = evaluation.collate
+
+    def noting(split, rows, pad_id: int) -> Batch:
+        batches.append(len(rows))
+        return original(split, rows, pad_id)
+
+    monkeypatch.setattr(evaluation, "collate", noting)
+    reports, outcome = trained(worker, tiny_assignment())
+    assert (outcome.ending, outcome.rows_at_once) == (Ending.COMPLETED, None)
+    for report, wanted in zip(reports, expected, strict=True):
+        assert report.validation.confusion == wanted.validation.confusion
+        assert report.validation.values["loss"] == pytest.approx(wanted.validation.values["loss"], rel=1e-5)
+    failed = [rows for rows in batches if rows > 3]
+    assert failed
+    batches.clear()
+    trained(worker, tiny_assignment(trial=1))
+    assert batches
+    assert max(batches) <= 3
+
+
+def test_where_one_row_is_too_much_to_score_it_is_the_evaluation_that_is_named(worker: Worker, room_for) -> None:
+    room_for(0, training=False)
+    reports, outcome = trained(worker, tiny_assignment())
+    assert reports == []
+    assert outcome.ending is Ending.INFEASIBLE
+    assert outcome.reason == "Out of memory on cpu in evaluation with one text at once, max_length 16."
+    assert worker.idle
+
+
+def test_a_trial_begins_with_what_another_worker_came_to_and_never_with_more(worker: Worker) -> None:
+    passes = worker._bench.passes(tiny_hyperparameters())
+    for told, begun_with, outcome_says in ((4, 4, 4), (6, 4, 4), (None, 4, 4), (2, 2, 2)):
+        _, outcome = trained(worker, tiny_assignment(rows_at_once=told))
+        assert (passes.rows, outcome.rows_at_once) == (begun_with, outcome_says)
+
+
+def test_rows_at_once_are_told_only_where_they_are_fewer_than_a_batch(worker: Worker) -> None:
+    assert size_of(tiny_hyperparameters(batch_size=4)) == size_of(tiny_hyperparameters(batch_size=8))
+    assert trained(worker, tiny_assignment(rows_at_once=4))[1].rows_at_once == 4
+    assert trained(worker, tiny_assignment(tiny_hyperparameters(batch_size=4), trial=1))[1].rows_at_once is None
 
 
 @pytest.fixture

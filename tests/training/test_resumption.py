@@ -1,20 +1,18 @@
 """A trial that is cut goes on from its checkpoint, and ends as if it had never been cut, to the last bit."""
 
 import hashlib
-import io
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from hpo.data.splits import load_splits
-from hpo.messages import Action, Decision, Ending, Outcome, Report
+from hpo.messages import Action, Decision, Ending, Outcome, Progress, Report
 from hpo.search.rungs import fold_milestones
 from hpo.training import checkpoints
-from hpo.training.checkpoints import FILES, Checkpoints, write_checkpoint
+from hpo.training.checkpoints import FILES
 from hpo.training.optimizers import OPTIMIZERS
-from hpo.training.weights import trial_folder
+from hpo.training.weights import keep_only, trial_folder, weights_are_of, weights_path
 from hpo.training.worker import Worker, open_worker
 from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study
 
@@ -37,10 +35,11 @@ def trained(worker: Worker, assignment, *, stop_after: int | None = None) -> tup
     worker.admit(assignment)
     reports: list[Report] = []
     run = worker._pack._runs[assignment.trial]
-    step = 0
-    while stop_after is None or step < stop_after:
+    # The first time it only says that it is ready.
+    advanced = -1
+    while stop_after is None or advanced < stop_after:
         message = run.advance()
-        step += 1
+        advanced += 1
         if isinstance(message, Report):
             reports.append(message)
         if isinstance(message, Outcome):
@@ -78,7 +77,6 @@ def compare(model: Path, texts: Path, folder: Path, assignment, *, cut: int, fol
     assert outcome.best is not None
     assert outcome.best.validation == ending.best.validation
     assert digest(second) == digest(uncut)
-    assert not any((trial_folder(folder / "cut", 0) / name).exists() for name in FILES)
 
 
 @pytest.mark.usefixtures("always_due")
@@ -120,7 +118,7 @@ def test_a_paused_trial_goes_on_where_it_was_paused(tiny_bert: Path, texts: Path
     worker = opened(tiny_bert, texts, tmp_path / "cut")
     worker.admit(tiny_assignment())
     run = worker._pack._runs[0]
-    for _ in range(5):
+    for _ in range(6):
         run.advance()
     worker.apply(Decision(trial=0, attempt=1, action=Action.PAUSE))
     paused = run.advance()
@@ -150,62 +148,92 @@ def test_a_checkpoint_of_something_else_is_not_gone_on_from(tiny_bert: Path, tex
         trained(worker, tiny_assignment(), stop_after=6)
 
 
-def sound(folder: Path) -> int | None:
-    state = Checkpoints(folder, "this").load()
-    return None if state is None else state["seen"]
-
-
-def test_a_torn_or_altered_checkpoint_is_found_out_and_the_one_before_used(tmp_path: Path) -> None:
-    for seen in (1, 2, 3):
-        write_checkpoint(tmp_path, "this", {"seen": seen, "tensor": torch.full((4,), float(seen))})
-    assert sound(tmp_path) == 3
-    newest = max((tmp_path / name for name in FILES), key=lambda path: path.stat().st_mtime_ns)
-    content = newest.read_bytes()
-    newest.write_bytes(content[: len(content) // 2])
-    assert sound(tmp_path) == 2
-    newest.write_bytes(bytes([*content[:-1], content[-1] ^ 1]))
-    assert sound(tmp_path) == 2
-    write_checkpoint(tmp_path, "this", {"seen": 4})
-    assert sound(tmp_path) == 4
-    for name in FILES:
-        (tmp_path / name).write_bytes(b"")
-    assert sound(tmp_path) is None
-
-
-def test_the_older_of_two_is_written_over(tmp_path: Path) -> None:
-    for seen in range(1, 5):
-        write_checkpoint(tmp_path, "this", {"seen": seen})
-        payloads = (path.read_bytes()[checkpoints.DIGEST_BYTES :] for path in tmp_path.glob("*.pt"))
-        kept = {torch.load(io.BytesIO(payload))["seen"] for payload in payloads}
-        assert kept == ({seen, seen - 1} if seen > 1 else {1})
-
-
-def test_a_full_disk_is_told_and_leaves_the_last_good_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.usefixtures("always_due")
+def test_a_first_attempt_leaves_nothing_of_an_earlier_study_of_its_name(
+    tiny_bert: Path, texts: Path, tmp_path: Path
 ) -> None:
-    kept = Checkpoints(tmp_path, "this")
-    kept.save({"seen": 1}, 0.0)
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoints.os, "fsync", full)
-    kept.save({"seen": 2}, 0.0)
-    assert f"No checkpoint was written to {tmp_path}: No space left on device." in caplog.text
-    assert sound(tmp_path) == 1
-    assert not list(tmp_path.glob("*.part"))
+    worker = opened(tiny_bert, texts, tmp_path)
+    trained(worker, tiny_assignment(), stop_after=12)
+    folder = trial_folder(tmp_path, 0)
+    (folder / "checkpoint-a.pt.17.part").write_bytes(b"half")
+    (folder / "weights.safetensors.17.part").write_bytes(b"half")
+    (folder / ".tmp8VNenJ").write_bytes(b"what safetensors had half written")
+    assert len(list(folder.iterdir())) == 6
+    trained(worker, tiny_assignment(seed=8, score_to_beat=2.0), stop_after=0)
+    assert not list(folder.iterdir())
 
 
-def test_checkpoints_are_as_far_apart_as_they_cost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A write of 3 seconds may come once in a hundred seconds of training; before the first, the size says."""
-    kept = Checkpoints(tmp_path, "this")
-    a_second_of_writing = int(checkpoints.ASSUMED_BYTES_PER_SECOND)
-    assert not kept.is_due(10.0, a_second_of_writing)
-    assert not kept.is_due(43.0, a_second_of_writing)
-    assert kept.is_due(43.4, a_second_of_writing)
-    clock = iter((0.0, 3.0))
-    monkeypatch.setattr(checkpoints.time, "perf_counter", lambda: next(clock))
-    kept.save({"seen": 1}, 50.0)
-    assert not kept.is_due(149.9, a_second_of_writing)
-    assert kept.is_due(150.1, a_second_of_writing)
-    assert not Checkpoints(None, "this").is_due(1e9, 0)
+@pytest.mark.usefixtures("always_due")
+def test_weights_of_what_came_after_the_checkpoint_are_not_the_trials(
+    tiny_bert: Path, texts: Path, tmp_path: Path
+) -> None:
+    """An attempt is killed behind its first full report: its checkpoint knows nothing of it."""
+    worker = opened(tiny_bert, texts, tmp_path)
+    reports, _ = trained(worker, tiny_assignment(), stop_after=8)
+    assert [report.full for report in reports] == [False, True]
+    assert weights_are_of(tmp_path, reports[-1])
+    trained(worker, tiny_assignment(attempt=2), stop_after=0)
+    assert not weights_path(tmp_path, 0).exists()
+
+
+@pytest.mark.usefixtures("always_due")
+def test_weights_of_the_best_that_the_checkpoint_knows_stay(tiny_bert: Path, texts: Path, tmp_path: Path) -> None:
+    worker = opened(tiny_bert, texts, tmp_path)
+    reports, _ = trained(worker, tiny_assignment(), stop_after=11)
+    trained(worker, tiny_assignment(attempt=2), stop_after=0)
+    assert weights_are_of(tmp_path, reports[1])
+
+
+def test_without_a_checkpoint_an_attempt_begins_anew_and_earlier_weights_go(
+    tiny_bert: Path, texts: Path, tmp_path: Path
+) -> None:
+    worker = opened(tiny_bert, texts, tmp_path)
+    trained(worker, tiny_assignment(), stop_after=10)
+    assert weights_path(tmp_path, 0).exists()
+    trained(worker, tiny_assignment(attempt=2), stop_after=0)
+    assert not weights_path(tmp_path, 0).exists()
+
+
+@pytest.mark.usefixtures("always_due")
+def test_an_attempt_says_first_where_it_stands(tiny_bert: Path, texts: Path, tmp_path: Path) -> None:
+    """So that whoever watches for hangs hears of it as soon as it is ready."""
+    worker = opened(tiny_bert, texts, tmp_path)
+    for attempt, seen in ((1, 0), (2, 40)):
+        worker.admit(tiny_assignment(attempt=attempt))
+        [first] = worker.advance()
+        assert isinstance(first, Progress)
+        assert (first.attempt, first.examples_seen, first.examples_total) == (attempt, seen, 128)
+        run = worker._pack._runs[0]
+        for _ in range(6):
+            run.advance()
+        worker.drop(0)
+
+
+@pytest.mark.usefixtures("always_due")
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists what a process maps")
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_nothing_of_a_checkpoint_is_held_once_it_was_gone_on_from(
+    optimizer: str, tiny_bert: Path, texts: Path, tmp_path: Path
+) -> None:
+    worker = opened(tiny_bert, texts, tmp_path)
+    chosen = tiny_hyperparameters(optimizer=optimizer)
+    trained(worker, tiny_assignment(chosen), stop_after=7)
+    worker.admit(tiny_assignment(chosen, attempt=2))
+    run = worker._pack._runs[0]
+    run.advance()
+    run.advance()
+    assert run._place.seen == 56
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
+def test_what_has_ended_is_removed_by_whoever_records_it(tiny_bert: Path, texts: Path, tmp_path: Path) -> None:
+    """Were the process to die before the end is recorded, the trial would have to begin anew."""
+    worker = opened(tiny_bert, texts, tmp_path)
+    worker.admit(tiny_assignment())
+    run = worker._pack._runs[0]
+    run._checkpoints.is_due = lambda *_: run._place.seen == 120  # type: ignore[method-assign,assignment]
+    while not worker.idle:
+        worker.advance()
+    assert (trial_folder(tmp_path, 0) / FILES[0]).exists()
+    keep_only(tmp_path, set(), {0})
+    assert [path.name for path in trial_folder(tmp_path, 0).iterdir()] == ["weights.safetensors"]

@@ -1,3 +1,5 @@
+import resource
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -5,10 +7,35 @@ import safetensors
 import torch
 
 from hpo.errors import NoResultError
-from hpo.training import weights
-from hpo.training.weights import keep_only, load_weights, save_weights, weights_path
+from hpo.messages import Report, Scores
+from hpo.training import disk
+from hpo.training.weights import (
+    Weights,
+    header_of,
+    keep_only,
+    load_weights,
+    save_weights,
+    trial_folder,
+    weights_are_of,
+    weights_path,
+)
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, 2).T}
+REPORT = Report(
+    trial=1,
+    attempt=2,
+    rung=500,
+    full=True,
+    decides=False,
+    step=8,
+    epoch=1.0,
+    examples_seen=64,
+    learning_rate=1e-3,
+    train_loss=0.5,
+    validation=Scores(metric="macro_f1", values={"macro_f1": 0.1 + 0.2}, rows=16),
+    seconds=1.0,
+    peak_memory_bytes=0,
+)
 
 
 def test_what_is_saved_is_read_back(tmp_path: Path):
@@ -28,7 +55,7 @@ def test_a_write_that_fails_leaves_the_earlier_file_and_no_remains(tmp_path: Pat
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights, "_flush", full_disk)
+    monkeypatch.setattr(disk, "_flush", full_disk)
     with pytest.raises(OSError, match="No space left"):
         save_weights(tmp_path, 1, {"a": torch.zeros(1)}, {})
     assert path.read_bytes() == before
@@ -40,13 +67,114 @@ def test_missing_weights_are_said(tmp_path: Path):
         load_weights(tmp_path, 7)
 
 
-def test_keep_only_removes_other_trials_weights_and_nothing_else(tmp_path: Path):
-    for trial in (1, 2, 10000):
+def test_weights_are_those_of_one_evaluation(tmp_path: Path):
+    assert not weights_are_of(tmp_path, REPORT)
+    save_weights(tmp_path, 1, TENSORS, header_of(REPORT))
+    assert weights_are_of(tmp_path, REPORT)
+    barely_other = replace(REPORT.validation, values={"macro_f1": 0.3})
+    for other in (
+        replace(REPORT, trial=2),
+        replace(REPORT, attempt=1),
+        replace(REPORT, rung=1000),
+        replace(REPORT, validation=barely_other),
+    ):
+        assert not weights_are_of(tmp_path, other)
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights at all", b"torn"])
+def test_a_file_that_is_no_whole_file_of_weights_is_of_no_evaluation(content: bytes, tmp_path: Path):
+    path = save_weights(tmp_path, 1, TENSORS, header_of(REPORT))
+    path.write_bytes(path.read_bytes()[:-1] if content == b"torn" else content)
+    assert not weights_are_of(tmp_path, REPORT)
+
+
+def test_weights_without_a_header_are_of_no_evaluation(tmp_path: Path):
+    weights_path(tmp_path, 1).parent.mkdir()
+    safetensors.torch.save_file({"a": torch.ones(1)}, weights_path(tmp_path, 1))
+    assert not weights_are_of(tmp_path, REPORT)
+
+
+def test_a_trial_keeps_the_weights_of_its_best_report_only(tmp_path: Path):
+    kept = Weights(tmp_path, 1)
+    kept.keep(REPORT, TENSORS)
+    kept.keep_only_of(REPORT)
+    assert weights_are_of(tmp_path, REPORT)
+    kept.keep_only_of(replace(REPORT, rung=1000))
+    assert not weights_path(tmp_path, 1).exists()
+    kept.keep(REPORT, TENSORS)
+    kept.keep_only_of(None)
+    assert not weights_path(tmp_path, 1).exists()
+
+
+def test_without_a_folder_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    nowhere = Weights(None, 1)
+    nowhere.keep(REPORT, TENSORS)
+    nowhere.keep_only_of(REPORT)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_the_disk_has_no_room_for_are_told_once_and_earlier_ones_go(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """What is there would else be taken for the new best's."""
+    kept = Weights(tmp_path, 1)
+    kept.keep(REPORT, TENSORS)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        for rung in (750, 1000):
+            kept.keep(replace(REPORT, rung=rung), {"a": torch.ones(1000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    [message] = caplog.messages
+    assert message.startswith(f"No weights of trial 1 were kept in {tmp_path}: ")
+    assert "File too large" in message
+    assert not list(trial_folder(tmp_path, 1).iterdir())
+
+
+def test_no_weights_are_kept_past_the_budget(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    kept = Weights(tmp_path, 1, most_gib=0.002)
+    kept.keep(REPORT, {"a": torch.ones(2 * 10**5)})
+    assert weights_are_of(tmp_path, REPORT)
+    other = replace(REPORT, trial=2)
+    Weights(tmp_path, 2, most_gib=0.002).keep(other, {"a": torch.ones(2 * 10**5)})
+    assert not weights_path(tmp_path, 2).exists()
+    assert weights_are_of(tmp_path, REPORT)
+    assert caplog.messages == [
+        f"No weights of trial 2 were kept in {tmp_path}: 0.00 GiB are needed, and of store.disk_gib, 0.002 GiB, "
+        f"0.00 GiB are left in {tmp_path}."
+    ]
+
+
+def test_memory_that_runs_out_costs_the_weights_and_not_the_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("hpo.training.weights.save_file", fail)
+    Weights(tmp_path, 1).keep(REPORT, TENSORS)
+    assert caplog.messages == [f"No weights of trial 1 were kept in {tmp_path}: memory ran out."]
+
+
+CHECKPOINT = "checkpoint-a.pt"
+HALF_WRITTEN = ("checkpoint-b.pt.17.part", "weights.safetensors.17.part", ".tmp8VNenJ")
+
+
+def test_keep_only_removes_what_is_over_and_leaves_alone_what_is_not(tmp_path: Path):
+    for trial in (1, 2, 3, 10000):
         save_weights(tmp_path, trial, TENSORS, {})
-    (tmp_path / "trial-0001" / "log.txt").write_text("kept")
+        for name in (CHECKPOINT, *HALF_WRITTEN):
+            (trial_folder(tmp_path, trial) / name).write_bytes(b"")
+    (trial_folder(tmp_path, 1) / "log.txt").write_text("kept")
     (tmp_path / "trial-notes").mkdir()
-    keep_only(tmp_path, {2})
-    assert weights_path(tmp_path, 2).exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["trial-0001", "trial-0002", "trial-notes"]
-    assert [path.name for path in (tmp_path / "trial-0001").iterdir()] == ["log.txt"]
-    keep_only(tmp_path / "none", {2})
+    keep_only(tmp_path, {2}, {3})
+    left = {path.name: sorted(file.name for file in path.iterdir()) for path in tmp_path.iterdir()}
+    assert left == {
+        "trial-0001": ["log.txt"],
+        "trial-0002": sorted(["weights.safetensors", CHECKPOINT, *HALF_WRITTEN]),
+        "trial-0003": ["weights.safetensors"],
+        "trial-notes": [],
+    }
+    keep_only(tmp_path / "none", {2}, set())

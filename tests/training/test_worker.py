@@ -1,16 +1,21 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
 import torch
 
 from hpo.config.study_file import ComputeConfig, StudyConfig
+from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
 from hpo.errors import ConfigurationError, ModelError, NoResultError
-from hpo.messages import Demands, Ending, Outcome
-from hpo.training.weights import save_weights
+from hpo.messages import Action, Decision, Demands, Ending, Outcome
+from hpo.training.optimization import Optimization
 from hpo.training.worker import Worker, choose_device, open_worker
-from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study
+from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study, trained
 
 
 def test_what_a_worker_says_of_itself(study: StudyConfig):
@@ -122,17 +127,105 @@ def reason(worker: Worker, **values: object) -> str:
     return outcome.reason
 
 
-def test_weights_are_kept_of_the_trials_that_are_named(study: StudyConfig, tmp_path: Path):
+def test_weights_are_those_of_the_evaluation_at_which_they_were_kept(study: StudyConfig, tmp_path: Path):
     splits = load_splits(study.data, study.seed)
     worker = open_worker(study, splits, tmp_path)
-    for trial in (0, 1, 2):
-        save_weights(tmp_path, trial, {"weight": torch.ones(1)}, {})
-    worker.keep_files({1, 7})
-    assert [worker.has_weights(trial) for trial in (0, 1, 2, 7)] == [False, True, False, False]
-    nowhere = open_worker(study, splits)
-    nowhere.keep_files({2})
-    assert not nowhere.has_weights(1)
-    assert worker.has_weights(1)
+    reports, outcome = trained(worker, tiny_assignment())
+    assert outcome.best is not None
+    assert worker.has_weights(outcome.best)
+    for other in (
+        *(report for report in reports if report != outcome.best),
+        replace(outcome.best, trial=1),
+        replace(outcome.best, attempt=2),
+    ):
+        assert not worker.has_weights(other)
+    assert not open_worker(study, splits).has_weights(outcome.best)
+
+
+def test_a_decision_from_another_thread_has_its_effect_before_the_next_step(
+    study: StudyConfig, monkeypatch: pytest.MonkeyPatch
+):
+    worker = open_worker(study, load_splits(study.data, study.seed))
+    step = Optimization.step
+
+    def step_while_another_thread_decides(training: Optimization, batch: Batch) -> None:
+        step(training, batch)
+        if training.taken == 3:
+            decision = Decision(trial=0, attempt=1, action=Action.STOP)
+            other = Thread(target=worker.apply, args=(decision,))
+            other.start()
+            other.join()
+
+    monkeypatch.setattr(Optimization, "step", step_while_another_thread_decides)
+    reports, outcome = trained(worker, tiny_assignment())
+    assert (reports, outcome.ending, outcome.reason) == ([], Ending.PRUNED, "Stopped after step 3 of 16.")
+
+
+def test_a_device_that_is_given_is_used_as_it_is(study: StudyConfig):
+    # Of a study that asks for a GPU, which is not asked about.
+    config = tiny_study(study.model.name, Path(study.data.train), compute={"device": "cuda", "threads": 1})
+    worker = open_worker(config, load_splits(config.data, config.seed), device=torch.device("cpu"))
+    assert worker.device == "cpu"
+
+
+def test_a_worker_without_a_folder_has_nothing_to_share(study: StudyConfig):
+    with pytest.raises(AssertionError, match="below the folder of files"):
+        open_worker(study, load_splits(study.data, study.seed), shared=True)
+
+
+def test_circumstances_are_what_the_last_bits_depend_on(worker: Worker):
+    found = worker._bench.circumstances()
+    assert found.keys() == {"device", "threads", "torch", "precision"}
+    assert (found["threads"], found["torch"], found["precision"]) == ("1", torch.__version__, "fp32")
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_trial_goes_on_under_other_threads(study: StudyConfig, texts: Path, tmp_path: Path):
+    splits = load_splits(study.data, study.seed)
+    expected, _ = trained(open_worker(study, splits), tiny_assignment())
+    before, paused = trained(open_worker(study, splits, tmp_path), tiny_assignment(), {500: Action.PAUSE})
+    assert paused.ending is Ending.PAUSED
+    with threads(2):
+        wide = tiny_study(study.model.name, texts, compute={"device": "cpu", "precision": "fp32", "threads": 2})
+        second = open_worker(wide, splits, tmp_path)
+        assert second.facts()["threads"] == "2"
+        after, outcome = trained(second, tiny_assignment(attempt=2))
+    assert outcome.resumed_examples == before[-1].examples_seen
+    for found, report in zip([*before, *after], expected, strict=True):
+        assert found.rung == report.rung
+        assert found.validation.values["loss"] == pytest.approx(report.validation.values["loss"], rel=1e-4)
+
+
+def test_what_a_checkpoint_is_of(study: StudyConfig, texts: Path):
+    def identity(threads_: int = 1, **values: object) -> str:
+        config = tiny_study(study.model.name, texts, **values)
+        bench = open_worker(config, load_splits(config.data, config.seed))._bench
+        with threads(threads_):
+            return bench.identity(tiny_assignment())
+
+    usual = identity()
+    assert identity(threads_=2) == usual
+    assert identity(compute={"device": "cpu", "precision": "bf16", "threads": 1}) != usual
+    assert identity(data={"train": str(texts), "validation_fraction": 0.3}) != usual
+    bench = open_worker(study, load_splits(study.data, study.seed))._bench
+    # What an assignment says of this attempt alone, and not of the trial.
+    same = tiny_assignment(attempt=2, score_to_beat=0.5, rows_at_once=2, limit_seconds=60.0)
+    assert bench.identity(same) == usual
+    assert bench.identity(tiny_assignment(seed=8)) != usual
+    bench.device = torch.device("cuda:1")
+    on_a_gpu = bench.identity(tiny_assignment())
+    assert on_a_gpu != usual
+    bench.device = torch.device("cuda:0")
+    assert bench.identity(tiny_assignment()) == on_a_gpu
 
 
 def test_the_device(monkeypatch: pytest.MonkeyPatch):

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -11,6 +12,7 @@ import pytest
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Ending
 from hpo.runners.run import run
+from hpo.training import disk
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.loop import Run
 from tests.whole.test_run import Recorder, with_changes
@@ -32,8 +34,25 @@ def search_until(config: StudyConfig, steps: int) -> None:
     run(config)
 
 
-def killed(config: StudyConfig, steps: int) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=search_until, args=(config, steps))
+def search_until_written(config: StudyConfig, files: int) -> None:
+    """Search with a checkpoint before every step, and die with so many files written and another half written."""
+    Checkpoints.is_due = lambda *_: True  # type: ignore[method-assign,assignment]
+    flush, left = disk._flush, files
+
+    def deadly(path: Path) -> None:
+        nonlocal left
+        left -= path.suffix == ".part"
+        if left < 0:
+            os.truncate(path, path.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        flush(path)
+
+    disk._flush = deadly
+    run(config)
+
+
+def killed(config: StudyConfig, count: int, search: Callable[[StudyConfig, int], None] = search_until) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=search, args=(config, count))
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
@@ -59,3 +78,18 @@ def test_killed_twice_it_ends_as_if_it_had_not_been(folds: int | None, config: S
     assert [trial.number for trial in study.trials] == [0, 1, 2]
     assert {trial.state for trial in study.trials} == {optuna.trial.TrialState.COMPLETE}
     assert not list(tmp_path.glob("killed-files/**/checkpoint-*"))
+
+
+def test_killed_while_a_checkpoint_is_written_it_ends_as_if_it_had_not_been(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    expected = run(config)
+    cut = with_changes(config, store={"url": f"sqlite:///{tmp_path / 'killed.db'}"})
+    killed(cut, 7, search_until_written)
+    assert len(list(tmp_path.glob("killed-files/**/*.part"))) == 1
+    seen = Recorder()
+    found = run(cut, seen)
+    assert seen.outcomes[0].resumed_examples > 0
+    assert [trial.score for trial in found.trials] == [trial.score for trial in expected.trials]
+    assert found.test == expected.test
+    assert [path.name for path in tmp_path.glob("killed-files/**/trial-*/*")] == ["weights.safetensors"]

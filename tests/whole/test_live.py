@@ -1,11 +1,19 @@
-"""What a search looks like: both views count as the store counts, also when a study goes on."""
+"""What a search looks like: views and log count as the store counts, also when a study goes on."""
 
+import errno
+import logging
 from io import StringIO
+from pathlib import Path
 
+import pytest
 from rich.console import Console
 
-from hpo.cli.live import LineLog, LiveView, clock
-from hpo.messages import Action, Decision, Ending, Outcome, Progress, Report, Scores, Standing
+from hpo.cli.live import LineLog, LiveView
+from hpo.cli.log import log_path, logged_to
+from hpo.errors import StoreError
+from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Progress, Report, Scores, Standing
+from hpo.runners.watcher import Watcher
+from tests.models import tiny_assignment
 
 BEFORE = Standing(completed=2, pruned=3, failed=0, best=(0.9, 1))
 
@@ -33,6 +41,22 @@ def outcome(trial: int, ending: Ending, score: float | None = None, reason: str 
     return Outcome(trial=trial, attempt=1, ending=ending, best=best, seconds=65.0, peak_memory_bytes=1, reason=reason)
 
 
+def progress(trial: int, seen: int) -> Progress:
+    return Progress(
+        trial=trial,
+        attempt=1,
+        examples_seen=seen,
+        examples_total=100,
+        examples_per_second=42.0,
+        learning_rate=1e-4,
+        train_loss=0.5,
+    )
+
+
+def assignment(trial: int, attempt: int = 1) -> Assignment:
+    return tiny_assignment(trial=trial, attempt=attempt)
+
+
 def test_lines_count_from_how_the_study_stood() -> None:
     stream = StringIO()
     log = LineLog(stream)
@@ -52,12 +76,53 @@ def test_lines_count_from_how_the_study_stood() -> None:
     assert "best 0.9500 (trial 8)" in lines[5]
 
 
+def test_a_trial_that_goes_on_is_not_over() -> None:
+    stream = StringIO()
+    log = LineLog(stream)
+    log.started("news", "macro_f1", 10, BEFORE)
+    log.ended(outcome(5, Ending.PAUSED, reason="Cut by a signal."))
+    log.ended(outcome(6, Ending.DIED, reason="Killed by signal 9."))
+    log.ended(outcome(7, Ending.FAILED, reason="The device is lost."))
+    assert log.standing.failed == 1
+    log.assigned(assignment(7, attempt=2))
+    assert log.standing == BEFORE
+    assert log.seconds_left is None
+    log.ended(outcome(7, Ending.COMPLETED, 0.7))
+    assert (log.standing.completed, log.standing.failed) == (3, 0)
+    lines = stream.getvalue().splitlines()
+    assert "Cut by a signal; it goes on later; 5 of 10 done" in lines[1]
+    assert "Killed by signal 9; it goes on later; 5 of 10 done" in lines[2]
+    assert "1 failed" in lines[3]
+
+
+def test_a_search_for_a_time_has_no_number_of_trials() -> None:
+    stream = StringIO()
+    log = LineLog(stream)
+    log.started("news", "macro_f1", None, BEFORE)
+    log.ended(outcome(5, Ending.COMPLETED, 0.8))
+    lines = stream.getvalue().splitlines()
+    assert "as many trials as there is time for, going on after 5" in lines[0]
+    assert "; 6 done, 3 pruned, best 0.9000 (trial 1)" in lines[1]
+    assert "left" not in lines[1]
+
+
+def test_what_was_enqueued_beyond_the_budget_is_counted() -> None:
+    log = LineLog(StringIO())
+    log.started("news", "macro_f1", 5, BEFORE)
+    log.ended(outcome(5, Ending.COMPLETED, 0.8))
+    assert log.counts() == "6 of 6 done, 3 pruned"
+    assert log.seconds_left == 0
+
+
 def test_a_log_that_nobody_reads_any_more_does_not_end_the_search() -> None:
     class Gone(StringIO):
         def write(self, _text: str) -> int:
-            raise BrokenPipeError
+            raise OSError(errno.EIO, "the terminal was closed")
 
     LineLog(Gone()).note("anything")
+    view = LiveView(Console(file=Gone(), force_terminal=True))
+    view.note("anything")
+    view.__exit__()
 
 
 def test_the_live_view_shows_each_running_trial() -> None:
@@ -65,30 +130,93 @@ def test_the_live_view_shows_each_running_trial() -> None:
     view = LiveView(Console(file=stream, force_terminal=True, width=120))
     with view:
         view.started("news", "macro_f1", 10, BEFORE)
+        for trial in (5, 6, 7, 8):
+            view.assigned(assignment(trial))
         view.reported(report(5, 0.8123), Decision(trial=5, attempt=1, action=Action.CONTINUE))
-        view.progressed(
-            Progress(
-                trial=5,
-                attempt=1,
-                examples_seen=50,
-                examples_total=100,
-                examples_per_second=42.0,
-                learning_rate=1e-4,
-                train_loss=0.5,
-            )
-        )
+        view.progressed(progress(6, seen=20))
+        view.progressed(progress(5, seen=50))
         view._live.refresh()
     shown = stream.getvalue()
     for part in (
         "5 of 10 done, 3 pruned",
         "best macro_f1 0.9000 (trial 1)",
-        "trial 5",
         "0.8123",
         "1.00e-04",
         "42 texts/s",
+        "to begin: 7, 8",
     ):
         assert part in shown
+    last = shown[shown.rindex("5 of 10 done") :]
+    assert last.index("trial 5") < last.index("trial 6") < last.index("to begin")
 
 
-def test_durations_read_as_people_say_them() -> None:
-    assert [clock(seconds) for seconds in (45, 200, 25500)] == ["45 s", "3 min 20 s", "7 h 05 min"]
+def test_a_worker_that_is_left_out_is_shown_with_its_reason() -> None:
+    lines, screen = StringIO(), StringIO()
+    LineLog(lines).left_out("cuda:1", "Three trials failed on it.")
+    LiveView(Console(file=screen, width=120)).left_out("cuda:1", "Three trials failed on it.")
+    for shown in (lines, screen):
+        assert "cuda:1 gets no more trials: Three trials failed on it\n" in shown.getvalue()
+
+
+# -- the log file
+
+
+class Heard(Watcher):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+
+def test_the_log_is_beside_the_store() -> None:
+    assert log_path("sqlite:////data/nights/hpo.db", "news") == Path("/data/nights/hpo-news.log")
+    assert log_path("mine.db", "news") == Path("mine-news.log")
+    assert log_path("postgresql+psycopg://u:secret@host/base", "news") == Path("hpo-news.log")
+
+
+def test_the_log_is_added_to_and_has_what_the_loggers_say(tmp_path: Path) -> None:
+    path, screen = tmp_path / "hpo-news.log", Heard()
+    logger = logging.getLogger("hpo.search.somewhere")
+    before = logging.getLogger("hpo").level
+    for _ in range(2):
+        with logged_to(path, screen) as log:
+            log.ended(outcome(5, Ending.PRUNED))
+            logger.debug("Detail %d.", 7)
+            logger.warning("The store does not answer.")
+    logger.warning("After the end.")
+    lines = path.read_text().splitlines()
+    assert len(lines) == 6
+    assert "trial 5 pruned" in lines[0]
+    assert lines[1].endswith("debug: Detail 7.")
+    assert lines[2].endswith("warning: The store does not answer.")
+    assert screen.notes == ["The store does not answer."] * 2
+    assert logging.getLogger("hpo").level == before
+
+
+def test_what_ends_a_search_is_the_logs_last_line(tmp_path: Path) -> None:
+    path = tmp_path / "hpo-news.log"
+    for error in (StoreError("The store was away for an hour."), KeyboardInterrupt()):
+        with pytest.raises(type(error)), logged_to(path, Heard()):
+            raise error
+    first, second = path.read_text().splitlines()
+    assert first.endswith("The search ended: The store was away for an hour.")
+    assert second.endswith("The search ended with KeyboardInterrupt.")
+
+
+def test_a_full_disk_does_not_end_the_search() -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("there is no /dev/full here")
+    with logged_to(full, Heard()) as log:
+        for _ in range(1000):
+            log.note("A sentence that does not fit." * 10)
+
+
+def test_a_log_that_cannot_be_written_is_noted(tmp_path: Path) -> None:
+    screen = Heard()
+    with logged_to(tmp_path / "nowhere" / "hpo.log", screen) as log:
+        log.note("anything")
+    assert screen.notes == [
+        f"There is no log file: {tmp_path}/nowhere/hpo.log cannot be written (No such file or directory)."
+    ]

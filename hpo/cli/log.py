@@ -1,0 +1,76 @@
+"""The log file of a search, beside its store: what happened and when, also where no terminal was watched."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from hpo.cli.live import LineLog
+from hpo.errors import HpoError
+from hpo.runners.watcher import Watcher
+from hpo.store.engine import sqlite_path
+
+LOGGER = "hpo"
+
+
+def log_path(url: str, study: str) -> Path:
+    """Return where the log of a study is: `STORE-STUDY.log` beside a SQLite store, else in the working folder."""
+    database = sqlite_path(url)
+    return Path(f"hpo-{study}.log") if database is None else database.with_name(f"{database.stem}-{study}.log")
+
+
+@contextmanager
+def logged_to(path: Path, screen: Watcher) -> Iterator[Watcher]:
+    """Yield what writes a search's events to the end of the file `path`; a disk that is full does not end the search.
+
+    The file also gets what the Python loggers below `hpo` say in the block, and what the block fails with; what they
+    warn of is noted on `screen` too.
+    """
+    try:
+        # Closed below, where an error may be borne.
+        stream = path.open("a", encoding="utf-8")
+    except OSError as error:
+        screen.note(f"There is no log file: {path} cannot be written ({error.strerror}).")
+        yield Watcher()
+        return
+    log = LineLog(stream)
+    try:
+        with _python_loggers(log, screen):
+            yield log
+    except HpoError as error:
+        log.note(f"The search ended: {error}")
+        raise
+    except BaseException as error:
+        # Its words may hold a text of the user's.
+        log.note(f"The search ended with {type(error).__name__}.")
+        raise
+    finally:
+        with suppress(OSError):
+            stream.close()
+
+
+class _Notes(logging.Handler):
+    """Turns what is logged into notes."""
+
+    def __init__(self, log: Watcher, screen: Watcher) -> None:
+        super().__init__()
+        self._log, self._screen = log, screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        said = record.getMessage()
+        self._log.note(f"{record.levelname.lower()}: {said}")
+        if record.levelno >= logging.WARNING:
+            self._screen.note(said)
+
+
+@contextmanager
+def _python_loggers(log: Watcher, screen: Watcher) -> Iterator[None]:
+    logger, handler = logging.getLogger(LOGGER), _Notes(log, screen)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

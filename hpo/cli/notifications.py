@@ -1,0 +1,191 @@
+"""Tells a phone, a mailbox or a command of a search's end, its first failure, a new best, a device left out.
+
+Sentences are sent from a thread of their own. What cannot be sent is noted and never ends the search. A URL holds
+secrets: nothing of it but its scheme is shown or logged.
+"""
+
+import logging
+import shlex
+import subprocess
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from hpo.cli.live import Tally
+from hpo.errors import ConfigurationError, HpoError
+from hpo.messages import Ending, Outcome
+
+COMMAND = "command"
+KNOWN = "ntfy://TOPIC, mailto://USER:PASSWORD@HOST, slack://..., tgram://..., discord://..., or command:PROGRAM ARGS"
+SEND_SECONDS = 10.0
+FLUSH_SECONDS = 15.0
+NEW_BEST_SECONDS = 60.0
+MOST_UNSENT = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipient:
+    """Somebody who is told."""
+
+    shown: str
+    """What to call it: no secret."""
+    send: Callable[[str], str]
+    """Sends one sentence; returns why that failed, or nothing."""
+
+
+def recipients_of(urls: Sequence[str]) -> tuple[Recipient, ...]:
+    """Return who is told at `urls`.
+
+    Raises:
+        ConfigurationError: a kind that is not known, or one that lacks something; the URL is not repeated.
+    """
+    return tuple(_command(url) if url.startswith(f"{COMMAND}:") else _service(url) for url in urls)
+
+
+class Notifier(Tally):
+    """Sends sentences to `recipients`, from entering it until a while after leaving it."""
+
+    def __init__(self, study: str, recipients: Sequence[Recipient], note: Callable[[str], None]) -> None:
+        """Take who is told of which study, and what to do with a sentence on what could not be sent."""
+        super().__init__()
+        self._prefix = f"hpo, study {study}: "
+        self._recipients = recipients
+        self._note = note
+        self._changed = threading.Condition()
+        self._unsent: deque[str] = deque()
+        self._new_best: str | None = None
+        self._next_best_at = 0.0
+        self._closed = False
+        self._has_failed = False
+        self._thread = threading.Thread(target=self._send_all, name="hpo-notifications", daemon=True)
+
+    def __enter__(self) -> Self:
+        if self._recipients:
+            self._thread.start()
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, Exception) and self.metric:
+            # The words of what is no sentence of ours may hold a text of the user's.
+            said = str(error) if isinstance(error, HpoError) else type(error).__name__
+            self._say(f"{self._prefix}the search ended with an error: {said}")
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if not self._recipients or isinstance(error, KeyboardInterrupt):
+            return
+        self._thread.join(FLUSH_SECONDS)
+        if self._thread.is_alive():
+            self._note(f"Not all notifications could be sent within {FLUSH_SECONDS:.0f} seconds.")
+
+    def finished(self, *, interrupted: bool) -> None:
+        """Tell that the search is over, and what it found."""
+        found = (
+            f"best {self.metric} {self._best[0]:.4f} (trial {self._best[1]})" if self._best else "no trial completed"
+        )
+        over = "interrupted; the same command goes on" if interrupted else "finished"
+        with self._changed:
+            self._new_best = None  # It is told here.
+        self._say(f"{self._prefix}{over}. {self.counts()}, {found}.")
+
+    def ended(self, outcome: Outcome) -> None:
+        """Tell of a new best and of the first failure."""
+        best = self._best
+        super().ended(outcome)
+        if outcome.ending is Ending.FAILED and not self._has_failed:
+            self._has_failed = True
+            self._say(f"{self._prefix}trial {outcome.trial} failed, the first to do so: {outcome.reason}")
+        if self._best is not None and self._best != best:
+            with self._changed:
+                self._new_best = f"{self._prefix}new best {self.metric} {self._best[0]:.4f} (trial {self._best[1]})."
+                self._changed.notify()
+
+    def left_out(self, worker: str, reason: str) -> None:
+        """Tell of a device that gets no more trials."""
+        self._say(f"{self._prefix}{worker} gets no more trials: {reason}")
+
+    def _say(self, sentence: str) -> None:
+        with self._changed:
+            if len(self._unsent) < MOST_UNSENT:
+                self._unsent.append(sentence)
+                self._changed.notify()
+
+    def _send_all(self) -> None:
+        while (sentence := self._next()) is not None:
+            for recipient in self._recipients:
+                if reason := recipient.send(sentence):
+                    self._note(f"The notification to {recipient.shown} could not be sent: {reason}.")
+
+    def _next(self) -> str | None:
+        """Wait for what is to be sent next and return it; None when all is sent and nothing more will come."""
+        with self._changed:
+            while not self._unsent and not self._closed:
+                wait = None if self._new_best is None else self._next_best_at - time.monotonic()
+                if wait is not None and wait <= 0:
+                    sentence, self._new_best = self._new_best, None
+                    self._next_best_at = time.monotonic() + NEW_BEST_SECONDS
+                    return sentence
+                self._changed.wait(wait)
+            return self._unsent.popleft() if self._unsent else None
+
+
+def _command(url: str) -> Recipient:
+    """Return a command as a recipient: run without a shell, the sentence as its last argument."""
+    try:
+        words = shlex.split(url.removeprefix(f"{COMMAND}:"))
+    except ValueError:
+        words = []
+    if not words:
+        raise ConfigurationError(
+            "--notify command: needs a program and its arguments, quoted as in a shell, as in "
+            "--notify 'command:notify-send hpo'."
+        )
+
+    def send(sentence: str) -> str:
+        try:
+            # Of a session of its own, so that a Ctrl-C meant for the search does not reach it.
+            done = subprocess.run(
+                [*words, sentence], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                timeout=SEND_SECONDS, start_new_session=True, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return f"it took longer than {SEND_SECONDS:.0f} seconds"
+        except OSError as error:
+            return str(error.strerror)
+        return f"it ended with exit code {done.returncode}" if done.returncode else ""
+
+    return Recipient(shown=f"{COMMAND}:{words[0]}", send=send)
+
+
+def _service(url: str) -> Recipient:
+    """Return what apprise knows how to reach as a recipient."""
+    # Apprise logs the URLs that it cannot use.
+    logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Some of its plug-ins warn of modules that they import.
+            from apprise import Apprise
+
+            plugin = Apprise.instantiate(url)
+    except ModuleNotFoundError:
+        raise ConfigurationError("--notify with a URL needs apprise: pip install 'llm-hpo[notify]'.") from None
+    scheme, separator, _ = url.partition("://")
+    shown = f"{scheme}://..." if separator else "that"
+    if plugin is None:
+        raise ConfigurationError(
+            f"--notify cannot send to {shown}: its kind is not known, or something is missing in it. Known are "
+            f"{KNOWN}; all kinds are listed in the documentation of apprise (pip install 'llm-hpo[notify]')."
+        )
+    plugin.socket_connect_timeout = plugin.socket_read_timeout = SEND_SECONDS
+
+    def send(sentence: str) -> str:
+        try:
+            return "" if plugin.notify(body=sentence) else "the service did not take it"
+        except Exception as error:  # noqa: BLE001 (whatever a plug-in fails with, the search goes on)
+            return f"its plug-in failed with {type(error).__name__}"
+
+    return Recipient(shown=shown, send=send)

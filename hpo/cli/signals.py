@@ -1,0 +1,78 @@
+"""How a search is told to end by a signal: at the first at its next step, at the second at once."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Event
+
+from hpo.config.times import spoken
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Signals:
+    """What signals have asked for."""
+
+    def __init__(self, stop: Event, grace_seconds: float) -> None:
+        self.came = False
+        """Whether the search was told to end."""
+        self._stop = stop
+        self._grace_seconds = grace_seconds
+        self._timer = threading.Timer(grace_seconds, _interrupt_main_thread)
+        self._timer.daemon = True
+
+    def on_signal(self, number: int, _frame: object) -> None:
+        """Set `stop` at the first signal; at the second, which the timer may be, raise KeyboardInterrupt."""
+        if number == signal.SIGHUP:
+            _forget_terminal()
+        if self.came:
+            self.end_timer()
+            raise KeyboardInterrupt
+        self.came = True
+        self._stop.set()
+        self._timer.start()
+        # Not through Python's streams: the signal may have come in the middle of a write to one.
+        with suppress(OSError):
+            os.write(2, _ENDING.format(spoken(self._grace_seconds)).encode())
+
+    def end_timer(self) -> None:
+        """Let it end in its own time: it has come to its end, or is ending."""
+        self._timer.cancel()
+
+
+_ENDING = "\nEnding at the next step, or at once in {}; once more ends at once. The same command goes on later.\n"
+
+
+@contextmanager
+def ending_tidily(stop: Event, grace_seconds: float) -> Iterator[Signals]:
+    """Let the first Ctrl-C, SIGTERM or closed terminal set `stop`, and the second raise KeyboardInterrupt.
+
+    When `grace_seconds` have passed since the first, it is as if the second had come. What is ignored stays so: a
+    hang-up under nohup, Ctrl-C in a job that a script has put in the background.
+    """
+    signals = Signals(stop, grace_seconds)
+    ignored = {number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_IGN}
+    before = {number: signal.signal(number, signals.on_signal) for number in SIGNALS if number not in ignored}
+    try:
+        yield signals
+    finally:
+        signals.end_timer()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt_main_thread() -> None:
+    main = threading.main_thread().ident
+    assert main is not None, "the main thread has begun"
+    signal.pthread_kill(main, signal.SIGTERM)
+
+
+def _forget_terminal() -> None:
+    """Let what is still written to a terminal that was closed go nowhere, instead of failing."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (1, 2):
+        if os.isatty(stream):
+            os.dup2(nowhere, stream)
+    os.close(nowhere)

@@ -1,0 +1,193 @@
+"""`hpo simulate` and `hpo curves export`: nights in seconds, over learning curves that were recorded or made up."""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hpo.cli import options
+from hpo.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpo.config.study_file import StudyConfig
+    from hpo.runners.comparison import Compared, Estimate, Setting
+    from hpo.runners.curves import Curve, Recording, Source
+    from hpo.runners.simulation import Night
+
+GENERATED = "generated"
+
+curves_app = typer.Typer(help="Learning curves of a study, to simulate searches over.", no_args_is_help=True)
+
+
+@curves_app.callback()
+def _curves() -> None:
+    """Let `export` be a verb of its own: of a single one typer would make the whole command."""
+
+
+@curves_app.command()
+def export(
+    output: Annotated[
+        Path, typer.Option("--output", metavar="FILE", help="Where the curves are written, as JSON Lines.")
+    ],
+    study: options.Study = None,
+    store: options.Store = None,
+) -> None:
+    """Write the learning curves of a study to a file: hyperparameters, scores and seconds, no text."""
+    from hpo.export.configs import write_text
+    from hpo.runners.curves import export_curves, to_lines
+    from hpo.store.engine import open_database
+
+    database = open_database(store or options.DEFAULT_STORE, must_exist=True)
+    try:
+        recording = export_curves(database, study)
+    finally:
+        database.close()
+    write_text(output, to_lines(recording))
+    typer.echo(f"Wrote {len(recording.curves)} curves of study {recording.study} to {output}.")
+
+
+def simulate(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(metavar="STUDY.yaml [PATH=VALUE]...", help="A study file, and values that replace its own."),
+    ],
+    curves: Annotated[
+        str, typer.Option("--curves", metavar="FILE", help="What hpo curves export wrote, or `generated`.")
+    ],
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vary",
+            metavar="PATH=VALUE,VALUE...",
+            help="What is compared, e.g. compute.workers=1,4,8; of several every combination; else four pruners.",
+        ),
+    ] = None,
+    nights: Annotated[int, typer.Option("--nights", min=1, help="Nights under each setting, with other seeds.")] = 20,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Nights side by side; one a core if not given.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Compare pruners, samplers, worker counts or deadlines by nights of seconds; nothing is trained."""
+    from hpo.runners.comparison import compare, verdict
+
+    configs = _configs(arguments, vary)
+    source_of, metric = _source(curves, next(iter(configs.values())))
+    compared = compare(
+        configs,
+        source_of,
+        nights=nights,
+        metric=metric,
+        jobs=min(jobs or os.cpu_count() or 1, nights * len(configs)),
+        # A date in `budget.until` is meant from now.
+        starts_at=time.time(),
+        told=_told,
+    )
+    if as_json:
+        typer.echo(
+            json.dumps({"verdict": verdict(compared), "settings": [_to_json(one) for one in compared]}, indent=2)
+        )
+        return
+    _print_table(compared, metric)
+    typer.echo(verdict(compared))
+
+
+def _configs(arguments: Sequence[str], vary: Sequence[str] | None) -> "Mapping[Setting, StudyConfig]":
+    """Return the study under each setting."""
+    from hpo.config.study_file import load_study
+    from hpo.runners.comparison import SHIPPED, SHIPPED_FOR_FOLDS, settings_of
+
+    files = [argument for argument in arguments if "=" not in argument]
+    overrides = [argument for argument in arguments if "=" in argument]
+    if len(files) != 1:
+        raise ConfigurationError(f"hpo simulate takes one study file, and then PATH=VALUE, but got {len(files)} files.")
+    if not vary:
+        folds = load_study(Path(files[0]), None, overrides).evaluation.folds
+        vary = [SHIPPED_FOR_FOLDS if folds else SHIPPED]
+    return {setting: load_study(Path(files[0]), None, [*overrides, *setting]) for setting in settings_of(vary)}
+
+
+def _source(curves: str, config: "StudyConfig") -> "tuple[Callable[[int], Source], str]":
+    """Return what makes the curves of a night from its seed, and what their scores are called."""
+    from hpo.runners.curves import read_curves
+    from hpo.runners.generated_curves import Generated
+
+    if curves == GENERATED:
+        return Generated, "score"
+    recording = read_curves(Path(curves))
+    _note_unknown(recording, config)
+    return partial(_recorded, recording.curves), recording.metric
+
+
+def _recorded(curves: "Sequence[Curve]", _seed: int) -> "Source":
+    from hpo.runners.recorded_curves import Recorded
+
+    return Recorded(curves)
+
+
+def _note_unknown(recording: "Recording", config: "StudyConfig") -> None:
+    """Say which parameters of the space the curves know nothing of."""
+    from hpo.space.space_file import space_of
+
+    varied = [parameter.name for parameter in space_of(config.space).parameters if parameter.is_sampled]
+    unknown = [name for name in varied if name not in recording.parameters]
+    if unknown:
+        typer.echo(
+            f"The curves know nothing of {', '.join(unknown)}: proposals that differ in that alone are equal.", err=True
+        )
+
+
+def _told(done: int, every: int) -> None:
+    if sys.stderr.isatty():
+        typer.echo(f"\r{done} of {every} nights{'' if done < every else chr(10)}", nl=False, err=True)
+
+
+COLUMNS: "Mapping[str, Callable[[Night], float | None]]" = {
+    "true score": lambda night: night.true_score,
+    "score": lambda night: night.best_score,
+    "found at, h": lambda night: None if night.found_at is None else night.found_at / 3600,
+    "begun": lambda night: night.begun,
+    "completed": lambda night: night.completed,
+    "pruned": lambda night: night.pruned,
+    "busy, %": lambda night: 100 * night.busy_share,
+    "took, h": lambda night: night.seconds / 3600,
+    "of, h": lambda night: None if night.given_seconds is None else night.given_seconds / 3600,
+}
+DIGITS = {"true score": 4, "score": 4, "found at, h": 2, "took, h": 2, "of, h": 2}
+
+
+def _print_table(compared: "Sequence[Compared]", metric: str) -> None:
+    from rich.table import Table
+
+    from hpo.cli.tables import console
+    from hpo.runners.comparison import spoken_setting
+
+    nights = len(compared[0].nights)
+    title = f"{metric}, mean of {nights} {'night' if nights == 1 else 'nights'} ± standard error"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("setting")
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    for one in compared:
+        cells = (_spoken(one.over_nights(what), DIGITS.get(column, 1)) for column, what in COLUMNS.items())
+        table.add_row(spoken_setting(one.setting), *cells)
+    console().print(table)
+
+
+def _spoken(estimate: "Estimate | None", digits: int) -> str:
+    if estimate is None:
+        return "-"
+    error = "" if math.isnan(estimate.error) else f" ± {estimate.error:.{digits}f}"
+    return f"{estimate.mean:.{digits}f}{error}"
+
+
+def _to_json(compared: "Compared") -> dict[str, Any]:
+    return {"setting": list(compared.setting), "nights": [asdict(night) for night in compared.nights]}

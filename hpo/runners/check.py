@@ -1,0 +1,271 @@
+"""The two minutes before leaving: a few real steps at the ends of the space, and what they say of the night.
+
+Nothing is written to the store, and what lay on the disk meanwhile is removed.
+"""
+
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+import torch
+
+from hpo.config.study_file import StudyConfig
+from hpo.config.times import HERE
+from hpo.data.splits import Splits, load_splits
+from hpo.errors import ConfigurationError, StoreError
+from hpo.runners import doubts
+from hpo.runners.forecast import Forecast, Probed, reading_seconds
+from hpo.runners.run import files_folder, opened_workforce
+from hpo.runners.short_check import probed
+from hpo.runners.watcher import Watcher
+from hpo.runners.workforce import LeadWorker, Workforce
+from hpo.search.assignments import demands_of
+from hpo.search.budget import Limits, limits_of, refuse_too_short
+from hpo.search.corners import cheapest, dearest, slowest
+from hpo.search.enumeration import ENUMERATIONS
+from hpo.search.preflight import refuse_unfit_search, search_notes
+from hpo.search.proposals import weights_kept
+from hpo.space.search_space import SearchSpace
+from hpo.space.space_file import space_of
+from hpo.store.engine import sqlite_path
+from hpo.training.precision import Precision
+
+STEPS = 3
+# The dearest first: how many rows at once memory bears is found there.
+ENDS = {"dearest": dearest, "slowest": slowest, "cheapest": cheapest}
+COMMITS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """What a few steps say of a whole search."""
+
+    study: str
+    device: str
+    precision: Precision
+    forecast: Forecast
+    disk_free: int
+    """Bytes that there are for checkpoints and weights."""
+    doubts: tuple[str, ...]
+    """What looks wrong, in sentences."""
+    refusals: tuple[str, ...]
+    """Why the search, or some of its trials, cannot run; none where all can."""
+
+
+def check(config: StudyConfig, watcher: Watcher | None = None) -> Check:
+    """Take a few steps at the ends of a study's space, and say what a search over it will take and lack.
+
+    Args:
+        config: the study; where it has begun already, it is judged as if it had not.
+        watcher: is told what was found in the data.
+
+    Raises:
+        HpoError: the study cannot be begun at all, with the sentence that `hpo run` would end with.
+    """
+    watcher = watcher or Watcher()
+    limits_of(config.budget, datetime.now(HERE))  # Refuses an end that is past, before anything is read.
+    space = space_of(config.space)
+    refuse_unfit_search(config, space)
+    splits = load_splits(config.data, config.seed, folds=config.evaluation.folds)
+    for sentence in (*splits.notes, *search_notes(config, space)):
+        watcher.note(sentence)
+    with _nothing_kept(config) as aside, opened_workforce(aside, splits) as workforce:
+        watcher.note(workforce.lead.objective.note)
+        watcher.note("Taking a few steps at the ends of the space.")
+        found = _found(config, space, splits, workforce)
+    # Its time begins when the search does, and that is not before now.
+    return _concluded(config, space, splits, found, datetime.now(HERE))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """What the workers have said."""
+
+    device: str
+    workers: int
+    precision: Precision
+    cut_share: float
+    ends: Mapping[str, Probed]
+
+
+def _found(config: StudyConfig, space: SearchSpace, splits: Splits, workforce: Workforce) -> _Found:
+    lead = workforce.lead
+    lead.refuse_unfit(demands_of(space))
+    longest = int(space.largest("max_length"))
+    precision = _used_precision(lead, config, longest)
+    return _Found(
+        device=lead.facts()["device"],
+        workers=len(workforce.workers),
+        precision=precision,
+        cut_share=lead.cut_share(longest),
+        ends=_ends(config, space, splits, lead),
+    )
+
+
+def _ends(config: StudyConfig, space: SearchSpace, splits: Splits, lead: LeadWorker) -> Mapping[str, Probed]:
+    """Probe each end, once where two are the same configuration."""
+    ends: dict[str, Probed] = {}
+    for name, end in ENDS.items():
+        hyperparameters = end(space)
+        known = next((one for one in ends.values() if one.hyperparameters == hyperparameters), None)
+        ends[name] = known or probed(lead, config, space, splits, hyperparameters, STEPS)
+    return ends
+
+
+def _used_precision(lead: LeadWorker, config: StudyConfig, max_length: int) -> Precision:
+    """Compute in what is asked for, or what a measurement chooses, and return it."""
+    asked = config.compute.precision
+    precision = lead.measure(max_length).precision if asked == "auto" else asked
+    lead.use(precision)
+    return precision
+
+
+def _concluded(config: StudyConfig, space: SearchSpace, splits: Splits, found: _Found, now: datetime) -> Check:
+    """Return what follows from what was found for a search that begins `now`."""
+    limits = limits_of(config.budget, now)
+    fitting = [end.probe for end in found.ends.values() if end.fits]
+    reserve = reading_seconds(fitting, splits.test.rows if splits.test else 0)
+    forecast = Forecast(
+        ends=found.ends,
+        workers=found.workers,
+        trials=_trials(config, space),
+        seconds_left=None if limits.deadline is None else max(0.0, limits.deadline - reserve - now.timestamp()),
+        device_seconds=limits.device_seconds,
+        kept_weights=weights_kept(config),
+    )
+    free = _free_bytes(config)
+    refusals = [*_unfit_ends(found.ends), *_too_short(forecast, limits, now.timestamp(), reserve)]
+    sentences = (
+        *(doubts.on_first_loss(probe, len(splits.label_names)) for probe in fitting),
+        doubts.on_cut_texts(found.cut_share, int(space.largest("max_length"))),
+        doubts.on_rare_classes(splits),
+        doubts.on_few_trials(forecast, int(space.largest("epochs"))),
+        doubts.on_trial_time(forecast, limits.trial_seconds),
+        doubts.on_disk(forecast.disk_bytes, free, str(files_folder(config))),
+        *_doubts_of_machine(config, found, forecast),
+    )
+    return Check(
+        study=config.study,
+        device=found.device,
+        precision=found.precision,
+        forecast=forecast,
+        disk_free=free,
+        doubts=tuple(dict.fromkeys(one for one in sentences if one is not None and one not in refusals)),
+        refusals=tuple(refusals),
+    )
+
+
+def _trials(config: StudyConfig, space: SearchSpace) -> int | None:
+    """Return how many trials there will be at most."""
+    asked = config.budget.most_trials
+    if config.search.sampler not in ENUMERATIONS:
+        return asked
+    return space.size() if asked is None else min(asked, space.size())
+
+
+def _unfit_ends(ends: Mapping[str, Probed]) -> list[str]:
+    """Say what does not go through the model, or comes out as no number; once, for what ends have in common."""
+    if not ends["cheapest"].fits:
+        return [doubts.no_room("cheapest", ends["cheapest"].hyperparameters)]
+    unfit = [doubts.no_room(name, end.hyperparameters) for name, end in ends.items() if not end.fits][:1]
+    diverged = any(not math.isfinite(end.probe.first_loss) for end in ends.values() if end.fits)
+    return unfit + ([doubts.NO_NUMBER] if diverged else [])
+
+
+def _too_short(forecast: Forecast, limits: Limits, now: float, reserve: float) -> list[str]:
+    """Say that not even the shortest trial fits into the time."""
+    if forecast.trial_seconds is None:
+        return []
+    try:
+        refuse_too_short(limits, now, forecast.trial_seconds[0], reserve)
+    except ConfigurationError as error:
+        # It is told beside all else that was found.
+        return [str(error)]
+    return []
+
+
+def _doubts_of_machine(config: StudyConfig, found: _Found, forecast: Forecast) -> list[str | None]:
+    """Look at the machine this runs on, and say what it lacks."""
+    battery = psutil.sensors_battery()
+    gpus = torch.cuda.device_count()
+    on_cpu = found.device.startswith("cpu")
+    sharing = found.workers if on_cpu else math.ceil(found.workers / gpus)
+    total = psutil.virtual_memory().total if on_cpu else torch.cuda.get_device_properties(0).total_memory
+    return [
+        doubts.on_memory(forecast.peak_memory_bytes, sharing, total, "this machine" if on_cpu else "the GPU"),
+        doubts.on_unused_gpu(gpus, config.compute.device),
+        doubts.on_battery(battery is not None and battery.power_plugged is False),
+        *_doubts_of_store(config.store.url),
+    ]
+
+
+def _doubts_of_store(url: str) -> list[str | None]:
+    """Look at the disk of a SQLite file."""
+    file = sqlite_path(url)
+    if file is None:
+        return []
+    folder = _existing(file.absolute().parent)
+    return [
+        doubts.on_full_store(shutil.disk_usage(folder).free, str(folder)),
+        doubts.on_slow_store(_commit_seconds(folder), str(folder)),
+    ]
+
+
+def _commit_seconds(folder: Path) -> float:
+    """Return how long the disk takes to hold a few bytes for certain, which a store waits for at every write.
+
+    Raises:
+        StoreError: the folder cannot be written to.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            began = time.perf_counter()
+            for _ in range(COMMITS):
+                file.write(bytes(4096))
+                file.flush()
+                os.fsync(file.fileno())
+            return (time.perf_counter() - began) / COMMITS
+    except OSError as error:
+        raise StoreError(
+            f"The store cannot be written to {folder}: {error.strerror}; name another place by --store."
+        ) from None
+
+
+def _free_bytes(config: StudyConfig) -> int:
+    """Return how much room the study's files have, within what they may take."""
+    free = shutil.disk_usage(_existing(files_folder(config).absolute())).free
+    most = config.store.disk_gib
+    return free if most is None else min(free, int(most * doubts.GIB))
+
+
+@contextmanager
+def _nothing_kept(config: StudyConfig) -> Iterator[StudyConfig]:
+    """Yield the study with its files in a folder beside the real one, which is removed at the end.
+
+    Raises:
+        StoreError: there can be no such folder.
+    """
+    beside = _existing(files_folder(config).absolute().parent)
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=".hpo-check-", dir=beside)
+    except OSError as error:
+        raise StoreError(
+            f"Checkpoints and weights cannot be written to {beside}: {error.strerror}; name another folder by "
+            "store.files."
+        ) from None
+    with folder as aside:
+        store = config.store.model_copy(update={"files": Path(aside)})
+        yield config.model_copy(update={"store": store})
+
+
+def _existing(folder: Path) -> Path:
+    """Return the nearest of `folder` and those above it that is there."""
+    return next(path for path in (folder, *folder.parents) if path.is_dir())

@@ -1,0 +1,232 @@
+"""Keeps workers busy: carries assignments to them, and what they say back, until the search is over."""
+
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event
+
+from hpo.config.study_file import ComputeConfig
+from hpo.errors import TrainingError
+from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Progress, Report
+from hpo.runners.watcher import Watcher
+from hpo.runners.workforce import Lost, Said, Unfit, Workforce
+from hpo.search.coordinator import Coordinator
+from hpo.training.weights import keep_only
+
+LISTENS_SECONDS = 1.0
+STEERS_EVERY = 2.0
+"""Seconds between looks at what was asked for from outside."""
+ASKS_AHEAD_SECONDS = 5.0
+"""How long before a trial's expected end the next one is asked for: as late as it may be, since what is asked earlier
+knows less."""
+
+
+class Dispatch:
+    """One run of a search over a workforce."""
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        workforce: Workforce,
+        watcher: Watcher,
+        stop: Event,
+        *,
+        compute: ComputeConfig | None = None,
+        files: Path | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Take what there is to carry between.
+
+        Args:
+            coordinator: of the study, which has begun.
+            workforce: which has begun.
+            watcher: is told of everything.
+            stop: set from elsewhere, it ends the search tidily: what is running waits in the store for the next run.
+            compute: when a worker hangs, and how long it has to end.
+            files: the study's folder of weights and checkpoints, cleared of those that are not needed any more.
+            clock: seconds since 1970.
+        """
+        self._coordinator, self._workforce, self._watcher, self._stop = coordinator, workforce, watcher, stop
+        self._compute = compute or ComputeConfig()
+        self._files, self._clock = files, clock
+        self._held: dict[str, list[Assignment]] = {}
+        """Worker -> what it trains, and what it trains next."""
+        self._ends_at: dict[str, float] = {}
+        """Worker -> when the trial that it trains is expected to end."""
+        self._heard_at: dict[str, float] = {}
+        self._nothing_for: set[str] = set()
+        """Workers that there was nothing for, until something changes."""
+        self._steered_at = clock()
+        self._pausing_since: float | None = None
+        self._failure: str | None = None
+
+    def run(self) -> None:
+        """Train until the budget is spent, its time is over, or the search is told to end.
+
+        Raises:
+            TrainingError: training fails whatever is tried; says why.
+        """
+        self._coordinator.enlist(self._workforce.workers)
+        while self._goes_on():
+            for worker, said in self._workforce.listen(LISTENS_SECONDS):
+                self._carry(worker, said)
+            self._kill_silent()
+        if self._failure is not None:
+            raise TrainingError(self._failure)
+
+    def _goes_on(self) -> bool:
+        """Steer, hand out what there is, and return whether something is to be waited for."""
+        self._steer()
+        if self._pausing_since is None:
+            self._fill()
+        if any(self._held.values()):
+            return True
+        starting = set(self._workforce.workers) - self._workforce.capacities.keys()
+        return self._pausing_since is None and bool(starting)
+
+    # -- to the workers
+
+    def _fill(self) -> None:
+        for worker in list(self._workforce.capacities):
+            held = self._held.setdefault(worker, [])
+            if not held:
+                self._ask(worker, 0.0)
+            elif len(held) <= self._workforce.ahead and worker in self._ends_at:
+                left = self._ends_at[worker] - self._clock()
+                if left <= ASKS_AHEAD_SECONDS:
+                    self._ask(worker, max(0.0, left))
+
+    def _ask(self, worker: str, starts_in: float) -> None:
+        if worker in self._nothing_for:
+            return
+        capacity = self._workforce.capacities[worker]
+        assignment = self._coordinator.next_assignment(uuid.uuid4().hex, capacity, starts_in=starts_in)
+        if assignment is None:
+            self._nothing_for.add(worker)
+            return
+        self._held[worker].append(assignment)
+        self._workforce.give(worker, assignment)
+        self._watcher.assigned(assignment)
+        if len(self._held[worker]) == 1:
+            self._begins(worker)
+
+    def _begins(self, worker: str) -> None:
+        """Take in that a worker begins with the first of what it holds."""
+        self._heard_at[worker] = self._clock()
+        self._ends_at.pop(worker, None)
+        if self._held[worker] and self._workforce.ahead:
+            expected = self._coordinator.expected_seconds(self._held[worker][0])
+            if expected is not None:
+                self._ends_at[worker] = self._clock() + expected
+
+    def _steer(self) -> None:
+        """Do what the stop event, the deadline or somebody outside asks for."""
+        now = self._clock()
+        if self._pausing_since is None:
+            if now - self._steered_at >= STEERS_EVERY:
+                self._steered_at = now
+                self._heed_steering()
+            if self._stop.is_set() or self._failure is not None or now >= self._coordinator.trains_until:
+                self._pause()
+        elif now - self._pausing_since > self._compute.grace_seconds:
+            for worker in [worker for worker, held in self._held.items() if held]:
+                self._workforce.kill(worker, "It did not reach its next step in time.")
+
+    def _heed_steering(self) -> None:
+        asked = self._coordinator.steering()
+        if asked.stop:
+            self._stop.set()
+        for worker, held in self._held.items():
+            for assignment in held:
+                if assignment.trial in asked.trials:
+                    self._decide(worker, assignment, Action.STOP)
+
+    def _pause(self) -> None:
+        self._pausing_since = self._clock()
+        for worker, held in self._held.items():
+            for assignment in held:
+                self._decide(worker, assignment, Action.PAUSE)
+
+    def _decide(self, worker: str, assignment: Assignment, action: Action) -> None:
+        self._workforce.apply(worker, Decision(trial=assignment.trial, attempt=assignment.attempt, action=action))
+
+    def _kill_silent(self) -> None:
+        """Kill workers that train and have said nothing for too long; their trials go on elsewhere."""
+        longest = 60 * self._compute.hang_minutes
+        for worker, held in self._held.items():
+            if held and self._clock() - self._heard_at[worker] > longest:
+                self._heard_at[worker] = self._clock()
+                self._workforce.kill(worker, f"It said nothing for {self._compute.hang_minutes:g} minutes.")
+
+    # -- from the workers
+
+    def _carry(self, worker: str, said: Said) -> None:
+        self._heard_at[worker] = self._clock()
+        match said:
+            case Report():
+                decision = self._coordinator.observe(said)
+                self._workforce.apply(worker, decision)
+                self._watcher.reported(said, decision)
+            case Progress():
+                self._expect(worker, said)
+                self._watcher.progressed(said)
+            case Outcome():
+                self._end(worker, said)
+            case Lost():
+                self._lose(worker, said.reason)
+            case Unfit():
+                self._coordinator.leave_out(worker, said.reason)
+                self._lose(worker, said.reason)
+                self._leave_out_quarantined()
+
+    def _expect(self, worker: str, progress: Progress) -> None:
+        """Take the expected end of a trial from its own pace."""
+        held = self._held.get(worker)
+        if held and held[0].trial == progress.trial and progress.examples_per_second > 0:
+            left = (progress.examples_total - progress.examples_seen) / progress.examples_per_second
+            self._ends_at[worker] = self._clock() + left
+
+    def _end(self, worker: str, outcome: Outcome) -> None:
+        held = self._held.get(worker, [])
+        was_first = bool(held) and held[0].trial == outcome.trial
+        self._held[worker] = [one for one in held if one.trial != outcome.trial]
+        if was_first:
+            self._begins(worker)
+        self._finish(outcome)
+
+    def _finish(self, outcome: Outcome) -> None:
+        self._coordinator.finish(outcome)
+        self._watcher.ended(outcome)
+        self._nothing_for.clear()
+        if self._files is not None:
+            keep_only(self._files, *self._coordinator.files_needed())
+        self._leave_out_quarantined()
+        self._failure = self._failure or self._coordinator.verdict
+
+    def _lose(self, worker: str, reason: str) -> None:
+        """End what a dead worker held: the first was in training, the others were not begun."""
+        for place, assignment in enumerate(self._held.pop(worker, [])):
+            ending = Ending.DIED if place == 0 else Ending.PAUSED
+            self._finish(_cut(assignment, ending, reason))
+
+    def _leave_out_quarantined(self) -> None:
+        """Do without workers that failed on several trials; what they hold is trained elsewhere, uncharged."""
+        for worker, reason in self._coordinator.quarantined.items():
+            if worker not in self._workforce.workers and worker not in self._held:
+                continue
+            self._workforce.discard(worker)
+            self._watcher.left_out(worker, reason)
+            for assignment in self._held.pop(worker, []):
+                self._coordinator.finish(_cut(assignment, Ending.PAUSED, "Its worker was left out."))
+
+
+def _cut(assignment: Assignment, ending: Ending, reason: str) -> Outcome:
+    return Outcome(
+        trial=assignment.trial,
+        attempt=assignment.attempt,
+        ending=ending,
+        seconds=0.0,
+        peak_memory_bytes=0,
+        reason=reason,
+    )

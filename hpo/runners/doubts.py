@@ -1,0 +1,143 @@
+"""What looks wrong before a search, in sentences: each a pure function of what was found, None where all is well."""
+
+import math
+from collections import Counter
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.times import spoken
+from hpo.data.splits import Splits
+from hpo.messages import Probe
+from hpo.runners.forecast import Forecast
+
+MOST_OFF = 0.5
+"""Share of the expected first loss by which it may be off: a new head knows nothing, and so says every class alike."""
+MOST_CUT = 0.1
+LEAST_ROWS = 10
+LEAST_TRIALS = 10
+LEAST_STORE_BYTES = 2**30
+SLOW_COMMIT_SECONDS = 0.1
+GIB = 2**30
+
+NO_NUMBER = (
+    "The loss at the first step is not a number: the model cannot compute in this precision, or its weights are "
+    "broken; try compute.precision=fp32, and look at the model's files."
+)
+
+
+def no_room(which: str, hyperparameters: Hyperparameters) -> str:
+    """Say that not even one text of a configuration goes through the model."""
+    method = hyperparameters.method
+    lighter = f" take {method} out of the values of method," if method != "head" else ""
+    return (
+        f"Memory does not suffice for the {which} configuration of the space, not even for one text at a time: method "
+        f"{method}, max_length {hyperparameters.max_length}, optimizer {hyperparameters.optimizer}. Lower max_length,"
+        f"{lighter} or choose a smaller model."
+    )
+
+
+def on_first_loss(probe: Probe, classes: int) -> str | None:
+    """Doubt a loss at the first step, nats per example, that is not about the log of the number of classes."""
+    expected = math.log(classes)
+    if not math.isfinite(probe.first_loss):
+        return NO_NUMBER
+    if abs(probe.first_loss - expected) <= MOST_OFF * expected:
+        return None
+    return (
+        f"The loss at the first step is {probe.first_loss:.2f}, but of a head that knows nothing yet it should be "
+        f"about {expected:.2f}, the log of {classes} classes: look whether the model and its tokenizer belong together."
+    )
+
+
+def on_cut_texts(share: float, max_length: int) -> str | None:
+    """Doubt a length at which much is cut off; `share` of the training texts is."""
+    if share <= MOST_CUT:
+        return None
+    return f"{share:.0%} of the training texts fill max_length, {max_length} tokens; what is longer is cut there."
+
+
+def on_rare_classes(splits: Splits) -> str | None:
+    """Doubt scores of classes that hardly any row tells about."""
+    counts = Counter(splits.validation.labels)
+    rare = {name: counts[name] for name in splits.label_names if counts[name] < LEAST_ROWS}
+    if not rare:
+        return None
+    listed = ", ".join(f"{name} ({count})" for name, count in list(rare.items())[:5])
+    more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
+    return (
+        f"Fewer than {LEAST_ROWS} validation rows tell about {listed}{more}, so that their scores are mostly chance; "
+        "give more rows, a larger data.validation_fraction, or evaluation.folds."
+    )
+
+
+def on_few_trials(forecast: Forecast, epochs: int) -> str | None:
+    """Doubt a time in which so few trials fit, were each as long as the longest, which has so many epochs."""
+    if forecast.fitting is None or forecast.fitting[1] >= LEAST_TRIALS:
+        return None
+    return (
+        f"If all trials were as long as the longest, {forecast.fitting[1]} would fit into the time, and a search needs "
+        f"{LEAST_TRIALS} or more; give it more time, or lower the largest epochs, now {epochs}, or data_fraction."
+    )
+
+
+def on_trial_time(forecast: Forecast, limit_seconds: float | None) -> str | None:
+    """Doubt a limit of each trial's time that the longest configurations pass."""
+    if limit_seconds is None or forecast.trial_seconds is None or forecast.trial_seconds[1] <= limit_seconds:
+        return None
+    return (
+        f"The longest trial takes about {spoken(forecast.trial_seconds[1])}, beyond budget.trial_time, "
+        f"{spoken(limit_seconds)}, so such trials will be given up; raise it, or lower the largest epochs."
+    )
+
+
+def on_disk(needed: int, free: int, folder: str) -> str | None:
+    """Doubt a disk that has `free` bytes for checkpoints and weights that need more."""
+    if needed <= free:
+        return None
+    return (
+        f"Checkpoints and weights need up to {gib(needed)}, but there are {gib(free)} for {folder}; make room, name "
+        "another folder by store.files, or give store.keep_weights or compute.workers a smaller number."
+    )
+
+
+def on_memory(peak: int, workers: int, total: int, where: str) -> str | None:
+    """Doubt that so many workers, each of which takes `peak` bytes, have room in the `total` of where they train."""
+    if workers * peak <= total:
+        return None
+    return (
+        f"{workers} workers need up to {gib(workers * peak)} of memory, but {where} has {gib(total)}; give "
+        "compute.workers a smaller number."
+    )
+
+
+def on_full_store(free: int, folder: str) -> str | None:
+    """Doubt a SQLite file on a disk that is nearly full."""
+    if free >= LEAST_STORE_BYTES:
+        return None
+    return f"The store's disk has only {gib(free)} left at {folder}, and a full one holds the search up; make room."
+
+
+def on_slow_store(commit_seconds: float, folder: str) -> str | None:
+    """Doubt a SQLite file on a disk that takes long to hold a few bytes for certain."""
+    if commit_seconds <= SLOW_COMMIT_SECONDS:
+        return None
+    return (
+        f"The disk at {folder} takes {commit_seconds:.2f} s to write down a few bytes, which a store waits for several "
+        "times in each trial; put it on a local disk by --store."
+    )
+
+
+def on_unused_gpu(gpus: int, device: str) -> str | None:
+    """Doubt training on a CPU beside GPUs."""
+    if not gpus or device != "cpu":
+        return None
+    return "This machine has a GPU, but compute.device is cpu; take auto or cuda to use it."
+
+
+def on_battery(on_battery: bool) -> str | None:
+    """Doubt a night on a battery."""
+    return "This machine runs on its battery; plug it in, or it may not see the morning." if on_battery else None
+
+
+def gib(size: int) -> str:
+    """Return so many bytes as people say it: `0.5 GiB`, `13 GiB`."""
+    return f"{size / GIB:.2g} GiB" if size < 10 * GIB else f"{size / GIB:.0f} GiB"

@@ -1,0 +1,104 @@
+"""What a search will take, reckoned from a few steps at the ends of its space."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.messages import Probe
+from hpo.search.costs import Seen, expected_seconds
+from hpo.search.extent import Extent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    """A configuration, how much it has to do, and what a few of its steps cost."""
+
+    hyperparameters: Hyperparameters
+    extent: Extent
+    probe: Probe
+
+    @property
+    def fits(self) -> bool:
+        """Whether it goes through the model, if need be row by row."""
+        return self.probe.feasible
+
+    @property
+    def seconds(self) -> float:
+        """What a trial of it takes, if it fits."""
+        return expected_seconds(self.probe, steps=self.extent.steps, scored_rows=self.extent.scored_rows)
+
+    @property
+    def seen(self) -> Seen:
+        """The same as if a trial had said it."""
+        return Seen(hyperparameters=self.hyperparameters, rung=self.extent.rung, seconds=self.seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """A search over trials that lie between some ends. Of a pair the first is as if all were as short as the shortest
+    of them, the second as if all were as long as the longest; None where no end fits into memory."""
+
+    ends: Mapping[str, Probed]
+    """The ends of the space by name."""
+    workers: int
+    """Trials side by side."""
+    trials: int | None
+    """Trials in all; None for as many as fit into the time."""
+    seconds_left: float | None
+    """Until trials must have ended; None without a deadline."""
+    device_seconds: float | None
+    """Seconds of training, summed over the workers; None without such a limit."""
+    kept_weights: int
+    """Of how many trials the weights are kept while the search runs."""
+
+    @property
+    def probes(self) -> Sequence[Probe]:
+        """Those of the ends that fit into memory."""
+        return [end.probe for end in self.ends.values() if end.fits]
+
+    @property
+    def trial_seconds(self) -> tuple[float, float] | None:
+        """What a trial takes."""
+        seconds = [end.seconds for end in self.ends.values() if end.fits]
+        return (min(seconds), max(seconds)) if seconds else None
+
+    @property
+    def fitting(self) -> tuple[int, int] | None:
+        """Trials that fit into the time, were there no limit to their number; None also where there is no such time."""
+        each = self.trial_seconds
+        if each is None or (self.seconds_left is None and self.device_seconds is None):
+            return None
+        return self._fitting(each[0]), self._fitting(each[1])
+
+    @property
+    def search_seconds(self) -> tuple[float, float] | None:
+        """What all trials take, if none is given up; None also where their number has no limit."""
+        if self.trials is None or self.trial_seconds is None:
+            return None
+        rounds = math.ceil(self.trials / self.workers)
+        return rounds * self.trial_seconds[0], rounds * self.trial_seconds[1]
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Of one worker."""
+        return max((probe.peak_memory_bytes for probe in self.probes), default=0)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Most that lies on the disk: two checkpoints of each worker's trial, the weights it writes, and those kept."""
+        checkpoint = max((probe.checkpoint_bytes for probe in self.probes), default=0)
+        weights = max((probe.weights_bytes for probe in self.probes), default=0)
+        return 2 * self.workers * checkpoint + (self.workers + self.kept_weights) * weights
+
+    def _fitting(self, each: float) -> int:
+        of_time = math.inf if self.seconds_left is None else self.workers * (self.seconds_left // each)
+        of_devices = math.inf if self.device_seconds is None else self.device_seconds // each
+        return int(min(of_time, of_devices))
+
+
+def reading_seconds(probes: Sequence[Probe], test_rows: int) -> float:
+    """Return what scoring so many rows of the test split takes, with ample room; 0 for none."""
+    if not test_rows:
+        return 0.0
+    return 2 * test_rows * max((probe.seconds_per_scored_row for probe in probes), default=0.0) + 1.0

@@ -1,0 +1,103 @@
+"""The worker that a replay asks before and after a search: it knows what its source of curves knows."""
+
+import math
+from collections.abc import Sequence
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.messages import Assignment, Decision, Demands, Ending, Milestone, Outcome, Probe, Progress, Report, Scores
+from hpo.metrics.classification import Objective
+from hpo.runners.curves import LAST_RUNG, Source, passes_of
+from hpo.runners.replayed_attempt import PEAK_MEMORY_BYTES, Place, ReplayedAttempt, scores_of, steps_of
+from hpo.runners.workforce import Lost
+from hpo.training.precision import Measurement, Precision
+
+WEIGHTS_BYTES = 2**20
+
+
+class ReplayLead:
+    """A `LeadWorker` without a model: nothing is measured, and what it trains takes no time."""
+
+    def __init__(self, source: Source, metric: str) -> None:
+        self._source = source
+        self._metric = metric
+        self._training: ReplayedAttempt | None = None
+
+    @property
+    def objective(self) -> Objective:
+        """What the scores are called."""
+        return Objective(metric=self._metric, positive=None, note=f"The objective is {self._metric}, as replayed.")
+
+    def facts(self) -> dict[str, str]:
+        """Return that nothing was trained."""
+        return {"device": "replay"}
+
+    def refuse_unfit(self, demands: Demands) -> None:
+        """Refuse nothing."""
+
+    def cut_share(self, max_length: int) -> float:  # noqa: ARG002
+        """Return 0: there are no texts."""
+        return 0.0
+
+    def measure(self, max_length: int) -> Measurement:  # noqa: ARG002
+        """Return that bf16 does not pay."""
+        return Measurement(fp32_seconds=1.0, bf16_seconds=1.0, difference=0.0, precision="fp32")
+
+    def use(self, precision: Precision) -> None:
+        """Go on as before: curves know no precision."""
+
+    def probe(self, hyperparameters: Hyperparameters, steps: int) -> Probe:  # noqa: ARG002
+        """Return what a whole trial would cost, evaluations among it, spread evenly over its steps."""
+        curve = self._source.curve(_whole_trial(hyperparameters))
+        feasible = curve.ending is not Ending.INFEASIBLE
+        return Probe(
+            feasible=feasible,
+            rows_at_once=None,
+            seconds_per_step=curve.seconds / steps_of(hyperparameters) if feasible else 0.0,
+            rows_per_step=hyperparameters.batch_size if feasible else 0,
+            seconds_per_scored_row=0.0,
+            peak_memory_bytes=PEAK_MEMORY_BYTES if feasible else 0,
+            checkpoint_bytes=WEIGHTS_BYTES if feasible else 0,
+            weights_bytes=WEIGHTS_BYTES if feasible else 0,
+            first_loss=1.0 if feasible else 0.0,
+        )
+
+    def has_weights(self, report: Report) -> bool:  # noqa: ARG002
+        """Return True: a curve can be read again."""
+        return True
+
+    def test_scores(self, trial: int, hyperparameters: Hyperparameters) -> Scores:  # noqa: ARG002
+        """Return what the configuration scores apart from the luck of one seed."""
+        return scores_of(self._metric, self._source.true_score(_whole_trial(hyperparameters)), full=True)
+
+    def admit(self, assignment: Assignment) -> None:
+        """Take an assignment, to be trained at once."""
+        curve = self._source.curve(assignment)
+        self._training = ReplayedAttempt(
+            assignment, curve, Place(), began=0.0, speaks_every=math.inf, metric=self._metric
+        )
+
+    def advance(self) -> Sequence[Report | Progress | Outcome]:
+        """Return the next thing that it says; an `Outcome` is the last."""
+        assert self._training is not None, "admit before advancing"
+        said = self._training.speak()
+        assert not isinstance(said, Lost), "nothing goes wrong here"
+        return (said,)
+
+    def apply(self, decision: Decision) -> None:
+        """Go on: what takes no time needs not be given up."""
+
+    def drop(self, trial: int) -> None:  # noqa: ARG002
+        """Forget what it trained."""
+        self._training = None
+
+
+def _whole_trial(hyperparameters: Hyperparameters) -> Assignment:
+    """Return an assignment that is evaluated at its end alone."""
+    return Assignment(
+        trial=0,
+        attempt=1,
+        hyperparameters=hyperparameters,
+        seed=0,
+        milestones=(Milestone(rung=LAST_RUNG, full=True),),
+        maximum_passes=passes_of(hyperparameters),
+    )

@@ -1,0 +1,179 @@
+"""A whole night on a virtual clock: the real coordinator and dispatch over curves instead of training."""
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+from hpo.config.study_file import StoreConfig, StudyConfig
+from hpo.messages import Assignment, Ending, Outcome
+from hpo.runners.curves import Source
+from hpo.runners.dispatch import Dispatch
+from hpo.runners.mishaps import Mishaps
+from hpo.runners.replay import EVENING, SPEAKS_EVERY_SECONDS, ReplayWorkforce, VirtualClock
+from hpo.runners.replayed_attempt import steps_of
+from hpo.runners.watcher import Watcher, Watchers
+from hpo.runners.workforce import LeadWorker, Said
+from hpo.search.assignments import last_rung
+from hpo.search.budget import refuse_too_short
+from hpo.search.coordinator import Coordinator
+from hpo.search.corners import cheapest, dearest
+from hpo.search.costs import Seen, expected_seconds
+from hpo.search.leading import leading
+from hpo.search.preflight import refuse_unfit_search
+from hpo.space.search_space import SearchSpace
+from hpo.space.space_file import space_of
+
+LOOKS_EVERY_SECONDS = 60.0
+"""How long a simulated night waits for somebody to speak: nobody asks anything of it from outside."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Night:
+    """What a search came to."""
+
+    best_score: float | None
+    """The winner's score on validation; None where no trial was completed."""
+    true_score: float | None
+    """What the winner's configuration scores apart from the luck of its seed."""
+    found_at: float | None
+    """Seconds from the start until the winner was found."""
+    begun: int
+    """Trials that were begun."""
+    completed: int
+    pruned: int
+    """Trials given up at a rung, or not trainable."""
+    busy_share: float
+    """Share of the workers' time in which they trained, 0 to 1."""
+    seconds: float
+    """What the search took."""
+    given_seconds: float | None
+    """What it was given; None without a deadline."""
+
+
+def simulate(
+    config: StudyConfig,
+    source: Source,
+    *,
+    metric: str = "score",
+    mishaps: Mishaps | None = None,
+    starts_at: float = EVENING,
+    watcher: Watcher | None = None,
+) -> Night:
+    """Run the search that `config` describes along the curves of `source`, over a store that is thrown away.
+
+    Neither the model nor the texts that it names are read. Without `compute.workers` there is one worker.
+
+    Args:
+        config: the study.
+        source: what each trial would show.
+        metric: what the source's scores are called.
+        mishaps: what goes wrong; None for nothing.
+        starts_at: when the night begins, in seconds since 1970.
+        watcher: is told of everything too.
+
+    Raises:
+        ConfigurationError: a space or a budget that cannot be.
+        TrainingError: with `mishaps`, where training fails whatever is tried.
+    """
+    space = space_of(config.space)
+    refuse_unfit_search(config, space)
+    clock = VirtualClock(starts_at)
+    workers = config.compute.workers or 1
+    workforce = _Unhurried(
+        workers,
+        source,
+        clock,
+        # An assignment that is asked for when a worker is free knows most, and here it takes no time to come.
+        ahead=0,
+        mishaps=mishaps,
+        metric=metric,
+        speaks_every=min(SPEAKS_EVERY_SECONDS, 60 * config.compute.hang_minutes / 2),
+    )
+    diary = _Diary(clock, watcher or Watcher())
+    with (
+        tempfile.TemporaryDirectory(prefix="hpo-night-") as folder,
+        leading(_stored_in(folder, config), space, data_fingerprint="replay", clock=clock) as coordinator,
+    ):
+        coordinator.begin(objective=metric, versions={})
+        _expect(coordinator, workforce.lead, config, space, starts_at)
+        workforce.until = coordinator.trains_until
+        Dispatch(coordinator, workforce, diary, Event(), compute=config.compute, clock=clock).run()
+        deadline = coordinator.limits.deadline
+    seconds, best = clock() - starts_at, diary.best
+    return Night(
+        best_score=best and best[0],
+        true_score=best and source.true_score(diary.assignments[best[1]]),
+        found_at=best and diary.found_at - starts_at,
+        begun=len(diary.assignments),
+        completed=diary.count(Ending.COMPLETED),
+        pruned=diary.count(Ending.PRUNED, Ending.DIVERGED, Ending.INFEASIBLE),
+        busy_share=workforce.trained_seconds / (workers * seconds) if seconds else 0.0,
+        seconds=seconds,
+        given_seconds=None if deadline is None else deadline - starts_at,
+    )
+
+
+class _Unhurried(ReplayWorkforce):
+    """Waits longer than it is asked to, but never beyond `until`: a night has many seconds and few events."""
+
+    until = math.inf
+
+    def listen(self, seconds: float) -> Sequence[tuple[str, Said]]:
+        """Return what workers say next."""
+        return super().listen(max(seconds, min(LOOKS_EVERY_SECONDS, self.until - self._clock())))
+
+
+class _Diary(Watchers):
+    """Keeps what a night is judged by."""
+
+    def __init__(self, clock: VirtualClock, *watchers: Watcher) -> None:
+        super().__init__(*watchers)
+        self._clock = clock
+        self.assignments: dict[int, Assignment] = {}
+        self.best: tuple[float, int] | None = None
+        """(score, trial) of the winner."""
+        self.found_at = 0.0
+        self._endings: dict[int, Ending] = {}
+
+    def assigned(self, assignment: Assignment) -> None:
+        """Keep what was assigned."""
+        super().assigned(assignment)
+        self.assignments[assignment.trial] = assignment
+
+    def ended(self, outcome: Outcome) -> None:
+        """Keep how a trial ended, and when the best of them did."""
+        super().ended(outcome)
+        self._endings[outcome.trial] = outcome.ending
+        if outcome.ending is Ending.COMPLETED and outcome.best is not None:
+            score = outcome.best.validation.objective
+            if self.best is None or score > self.best[0]:
+                self.best, self.found_at = (score, outcome.trial), self._clock()
+
+    def count(self, *endings: Ending) -> int:
+        """Return how many trials ended last in one of these ways."""
+        return sum(ending in endings for ending in self._endings.values())
+
+
+def _stored_in(folder: str, config: StudyConfig) -> StudyConfig:
+    return config.model_copy(update={"store": StoreConfig(url=f"sqlite:///{Path(folder, 'hpo.db')}")})
+
+
+def _expect(coordinator: Coordinator, lead: LeadWorker, config: StudyConfig, space: SearchSpace, now: float) -> None:
+    """Let the coordinator know, as at a real start, what the ends of the space cost."""
+    corners = [corner(space) for corner in (dearest, cheapest)]
+    probes = [(hyperparameters, lead.probe(hyperparameters, steps=1)) for hyperparameters in corners]
+    seen = [
+        Seen(
+            hyperparameters=hyperparameters,
+            rung=last_rung(config, space, hyperparameters),
+            seconds=expected_seconds(probe, steps=steps_of(hyperparameters), scored_rows=0),
+        )
+        for hyperparameters, probe in probes
+        if probe.feasible
+    ]
+    if seen:
+        refuse_too_short(coordinator.limits, now, seen[-1].seconds, 0.0)
+    coordinator.expect(seen, 0.0)

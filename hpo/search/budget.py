@@ -1,0 +1,124 @@
+"""When a search ends: how many trials, until when, how much time of devices, and after how long without improvement."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from hpo.config.study_file import BudgetConfig
+from hpo.config.times import moment_of, seconds_of, spoken
+from hpo.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a run of the search may use; None is no limit."""
+
+    trials: int | None
+    """Trials of the study in all."""
+    deadline: float | None
+    """When everything is to be over, in seconds since 1970."""
+    device_seconds: float | None
+    """Seconds of training and evaluation, summed over all devices and earlier runs."""
+    trial_seconds: float | None
+    """Those of one trial."""
+    patience: int | None
+    """Finished trials without an improvement."""
+
+
+def limits_of(budget: BudgetConfig, now: datetime) -> Limits:
+    """Return the limits of a run that starts at `now`; of two deadlines the earlier one.
+
+    Args:
+        budget: as the study file has it.
+        now: with the time zone that `budget.until` is in, such as `hpo.config.times.HERE`.
+
+    Raises:
+        ConfigurationError: `budget.until` is past.
+    """
+    deadlines = []
+    if budget.time is not None:
+        deadlines.append(now.timestamp() + seconds_of(budget.time))
+    if budget.until is not None:
+        deadlines.append(_timestamp_of(budget.until, now))
+    return Limits(
+        trials=budget.most_trials,
+        deadline=min(deadlines, default=None),
+        device_seconds=None if budget.gpu_hours is None else 3600 * budget.gpu_hours,
+        trial_seconds=None if budget.trial_time is None else seconds_of(budget.trial_time),
+        patience=budget.patience,
+    )
+
+
+def seconds_left(limits: Limits, *, now: float, reserve: float, spent: float, committed: float) -> float:
+    """Return what a trial begun at `now` may take at most, in seconds; infinite without limits, and never below 0.
+
+    The limit of a single trial is none of these: a trial that goes beyond it is given up, not put off.
+
+    Args:
+        limits: those of the run.
+        now: seconds since 1970.
+        reserve: seconds before the deadline that are kept for what follows the last trial.
+        spent: device seconds of all trials so far, earlier runs among them.
+        committed: device seconds that running trials will still take.
+    """
+    of_time = math.inf if limits.deadline is None else limits.deadline - reserve - now
+    of_devices = math.inf if limits.device_seconds is None else limits.device_seconds - spent - committed
+    return max(0.0, min(of_time, of_devices))
+
+
+def has_stalled(scores: Sequence[float | None], noise: float, patience: int) -> bool:
+    """Return whether the last `patience` trials brought no best that is more than `noise` above the best before them.
+
+    Args:
+        scores: of the trials that are over, in the order in which they ended; None for one without a score.
+        noise: how far the scores of equal trials are apart; 0 or more.
+        patience: trials that are waited for; at least 1. Until more than these are over, nothing has stalled.
+    """
+    if len(scores) <= patience:
+        return False
+    before, last = _best(scores[:-patience]), _best(scores[-patience:])
+    if before is None or last is None:
+        return last is None
+    return last <= before + noise
+
+
+def refuse_too_short(limits: Limits, now: float, cheapest_seconds: float, reserve: float) -> None:
+    """Refuse a budget into which not even the cheapest trial fits.
+
+    Args:
+        limits: those of the run.
+        now: seconds since 1970.
+        cheapest_seconds: what the shortest trial of the space takes.
+        reserve: seconds before the deadline that are kept for what follows the last trial.
+
+    Raises:
+        ConfigurationError: says which limit is too short, and by how much.
+    """
+    takes = f"the shortest trial of this space takes about {spoken(cheapest_seconds)} here"
+    ending = f", and what follows the last one {spoken(reserve)}" if reserve >= 1 else ""
+    if limits.deadline is not None and (missing := now + cheapest_seconds + reserve - limits.deadline) > 0:
+        left, more = max(0.0, limits.deadline - now), 60 * math.ceil(missing / 60)
+        raise ConfigurationError(
+            f"The search may take {spoken(left)}, but {takes}{ending}; give it at least {spoken(more)} more."
+        )
+    hours, minutes = math.ceil(cheapest_seconds / 36) / 100, math.ceil(cheapest_seconds / 60)
+    for key, limit, enough in (
+        ("gpu_hours", limits.device_seconds, f"{hours:g}"),
+        ("trial_time", limits.trial_seconds, f"{minutes}m"),
+    ):
+        if limit is not None and limit < cheapest_seconds:
+            raise ConfigurationError(
+                f"budget.{key} allows {spoken(limit)} of training, but {takes}; give at least {enough}."
+            )
+
+
+def _timestamp_of(until: str, now: datetime) -> float:
+    try:
+        return moment_of(until, now).timestamp()
+    except ValueError as error:
+        raise ConfigurationError(f"budget.until: {error}") from None
+
+
+def _best(scores: Sequence[float | None]) -> float | None:
+    return max((score for score in scores if score is not None), default=None)

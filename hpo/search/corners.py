@@ -1,0 +1,110 @@
+"""The ends of a search space: real configurations of it that ask the most and the least of a device.
+
+What a trial costs is compared field by field, in the order of `COSTS`: first what it trains, as far as memory goes the
+largest difference, then the size of a batch and the length of a trial, then what the optimizer keeps.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.space.domains import Choice, Constant, Continuous, Value, is_number
+from hpo.space.enumeration import Values
+from hpo.space.parameters import Parameter
+from hpo.space.search_space import SearchSpace
+from hpo.space.trained_values import trained_value
+
+STATES: Mapping[str, int] = {
+    "sgd": 0, "adafactor": 0, "momentum": 1, "nesterov": 1, "lion": 1, "adagrad": 1, "rmsprop": 1, "muon": 1,
+    "adam": 2, "adamw": 2, "nadam": 2, "radam": 2, "adamax": 2, "adadelta": 2, "schedule_free_adamw": 2,
+}  # fmt: skip
+"""Numbers that an optimizer keeps for each weight; Adafactor's two for each row and column are few."""
+
+
+def _number_or_all(value: Value) -> float:
+    """Take null, which stands for all of them, for more than any number."""
+    return float(value) if is_number(value) else math.inf
+
+
+COSTS: Mapping[str, Callable[[Value], float]] = {
+    "method": lambda value: ("head", "top_layers", "full").index(str(value)),
+    "max_length": _number_or_all,
+    "kept_layers": _number_or_all,
+    "trained_layers": _number_or_all,
+    "batch_size": _number_or_all,
+    "epochs": _number_or_all,
+    "data_fraction": _number_or_all,
+    "optimizer": lambda value: STATES[str(value)],
+}
+"""Field -> how dear a value of it is, among the others; what decides most stands first."""
+
+Signs = Mapping[str, int]
+_MOST: Signs = dict.fromkeys(COSTS, 1)
+_LEAST: Signs = dict.fromkeys(COSTS, -1)
+
+
+def dearest(space: SearchSpace) -> Hyperparameters:
+    """Return the configuration of `space` that takes the most memory, and the most work."""
+    return _corner(space, _MOST)
+
+
+def slowest(space: SearchSpace) -> Hyperparameters:
+    """Return the dearest configuration but for its batch, the smallest: the most steps, which may leave a GPU idle."""
+    return _corner(space, {**_MOST, "batch_size": -1})
+
+
+def cheapest(space: SearchSpace) -> Hyperparameters:
+    """Return the configuration of `space` that takes the least memory, and the least work."""
+    return _corner(space, _LEAST)
+
+
+def _corner(space: SearchSpace, signs: Signs) -> Hyperparameters:
+    """Return the configuration that is furthest in the direction of `signs`.
+
+    A parameter that a condition on the way to a cost names takes each of its values, every other one its furthest.
+    That they go together is the space's own promise: it has refused whatever could not.
+    """
+    deciding = _deciding(space)
+    ways: list[Values] = [{}]
+    for parameter in space.parameters:
+        values_of = _every_value if parameter.name in deciding else partial(_furthest, signs=signs)
+        ways = [further for way in ways for further in _extended(way, parameter, values_of)]
+    furthest = max(ways, key=lambda values: tuple(_distance(name, values, signs) for name in COSTS))
+    return space.hyperparameters(furthest)
+
+
+def _deciding(space: SearchSpace) -> set[str]:
+    """Name the parameters that conditions of a costly one name, and of those that decide about these."""
+    deciding: set[str] = set()
+    # Backwards, since a parameter stands behind those that its conditions name.
+    for parameter in reversed(space.parameters):
+        if parameter.name in COSTS or parameter.name in deciding:
+            deciding |= {condition.parent for condition in parameter.when}
+    return deciding
+
+
+def _extended(
+    way: Values, parameter: Parameter, values_of: Callable[[Parameter, Values], Iterable[Value]]
+) -> list[Values]:
+    if not parameter.active(way):
+        return [way]
+    return [way | {parameter.name: value} for value in values_of(parameter, way)]
+
+
+def _every_value(parameter: Parameter, _way: Values) -> Iterable[Value]:
+    assert not isinstance(parameter.domain, Continuous), "conditions name distinct values"
+    return parameter.domain.values()
+
+
+def _furthest(parameter: Parameter, way: Values, signs: Signs) -> Iterable[Value]:
+    """Return the value at the end that `signs` point to; of equals, and where none costs more, the default."""
+    name, domain = parameter.name, parameter.domain
+    if name not in COSTS:
+        return (parameter.default,)
+    ends = domain.values() if isinstance(domain, Constant | Choice) else (domain.low, domain.high)
+    return (max((parameter.default, *ends), key=lambda value: _distance(name, way | {name: value}, signs)),)
+
+
+def _distance(name: str, values: Values, signs: Signs) -> float:
+    return signs[name] * COSTS[name](trained_value(name, values))

@@ -1,0 +1,136 @@
+"""How an attempt's end is recorded, told to Optuna, and whether its trial goes on: once, whatever it died of."""
+
+from dataclasses import dataclass, field, replace
+
+from optuna.trial import TrialState
+
+from hpo.messages import Ending, Outcome
+from hpo.search.attributes import CONSTRAINT, VIOLATED, outcome_attributes
+from hpo.search.faults import Fault, Faults
+from hpo.store.records import AttemptEnd
+from hpo.store.studies import StudyStore
+
+MOST_DEATHS = 3
+"""Attempts at a trial, without progress, in each of which its worker's process died, after which it fails: it may be
+what kills the process, such as the kernel when memory is short."""
+MOST_LOST_RUNS = 10
+"""The same where the leader died with it: more, because that is mostly not the trial's doing."""
+
+
+@dataclass(slots=True)
+class Endings:
+    """Ends attempts inside the store's open transaction."""
+
+    store: StudyStore
+    faults: Faults
+    _judged: dict[tuple[int, int], Fault] = field(default_factory=dict)
+    """Judged once, also where a transaction is asked again."""
+
+    def end(self, outcome: Outcome) -> None:
+        """Record the end of an open attempt and tell Optuna."""
+        ends = self.store.attempt_ends(outcome.trial)
+        worker = ends[-1].worker
+        before = dict(self.faults.quarantined)
+        goes_on = self._goes_on(outcome, ends)
+        if outcome.ending is Ending.DIED and not goes_on:
+            outcome = replace(outcome, reason=f"{outcome.reason} It was so in {MOST_DEATHS} attempts.")
+        self._record(outcome)
+        if goes_on:
+            self.store.set_waiting(outcome.trial)
+        else:
+            self._tell(outcome)
+        if outcome.ending in (Ending.FAILED, Ending.DIED) and goes_on:
+            self.store.add_event("requeued", outcome.trial, outcome.attempt, worker=worker, why=str(outcome.ending))
+        for name, reason in self.faults.quarantined.items():
+            if name not in before:
+                self.store.add_event("quarantined", worker=name, reason=reason)
+
+    def take_up(self) -> None:
+        """Put trials that a dead leader left running back among those that wait, to be the first."""
+        for trial in self.store.trials(TrialState.RUNNING):
+            ends = self.store.attempt_ends(trial.number)
+            attempt = ends[-1].attempt if ends else 0
+            lost = deaths(ends, None)
+            if lost < MOST_LOST_RUNS:
+                self.store.set_waiting(trial.number)
+                self.store.add_event("requeued", trial.number, attempt, why="the search was cut")
+                continue
+            reason = f"The search died with it in {lost} attempts."
+            self._record(_failed(trial.number, attempt, reason))
+            self.store.study.tell(trial.number, state=TrialState.FAIL)
+
+    def give_up_waiting(self, trial: int) -> None:
+        """End a trial that waits, as somebody asked for: given up, with the scores that it has."""
+        attempt = self.store.latest_attempt(trial)
+        self.store.ask(trial)
+        self.store.add_event(str(Ending.PRUNED), trial, attempt or None, reason="Stopped as asked for.")
+        self.store.study.tell(trial, state=TrialState.PRUNED)
+
+    def _goes_on(self, outcome: Outcome, ends: list[AttemptEnd]) -> bool:
+        """Return whether the trial is to be trained on, in a later attempt."""
+        worker = ends[-1].worker
+        match outcome.ending:
+            case Ending.PAUSED:
+                return True
+            case Ending.FAILED:
+                return self._fault(outcome, worker) is Fault.ELSEWHERE
+            case Ending.DIED:
+                # This attempt is still open, so it is not among them.
+                goes_on = deaths(ends, Ending.DIED) + 1 < MOST_DEATHS
+                self._fault(outcome if goes_on else replace(outcome, ending=Ending.FAILED), worker)
+                return goes_on
+            case _:
+                self._fault(outcome, worker)
+                return False
+
+    def _fault(self, outcome: Outcome, worker: str) -> Fault:
+        key = outcome.trial, outcome.attempt
+        if key not in self._judged:
+            self._judged[key] = self._judge(outcome, worker)
+        return self._judged[key]
+
+    def _judge(self, outcome: Outcome, worker: str) -> Fault:
+        if outcome.ending is Ending.FAILED:
+            return self.faults.failed(outcome.trial, worker, outcome.reason)
+        if outcome.ending is Ending.DIED:
+            self.faults.died(outcome.trial, worker)
+            return Fault.ELSEWHERE
+        self.faults.ended_well(outcome.trial, worker)
+        return Fault.TRIAL
+
+    def _record(self, outcome: Outcome) -> None:
+        self.store.end_attempt(outcome)
+        reason, seconds = outcome.reason, outcome.seconds
+        self.store.add_event(str(outcome.ending), outcome.trial, outcome.attempt, reason=reason, seconds=seconds)
+        self.store.set_attributes(outcome.trial, outcome_attributes(outcome))
+
+    def _tell(self, outcome: Outcome) -> None:
+        """Give Optuna the end of a trial in its own terms."""
+        match outcome.ending:
+            case Ending.COMPLETED:
+                assert outcome.best is not None, "a trial that trained to its end has a full report"
+                self.store.study.tell(outcome.trial, outcome.best.validation.objective)
+            case Ending.PRUNED:
+                self.store.study.tell(outcome.trial, state=TrialState.PRUNED)
+            case Ending.DIVERGED | Ending.INFEASIBLE:
+                # TPE learns to keep away from what violates a constraint, and from nothing that failed.
+                self.store.set_constraint(outcome.trial, CONSTRAINT, VIOLATED)
+                self.store.study.tell(outcome.trial, state=TrialState.PRUNED)
+            case Ending.FAILED | Ending.DIED:
+                self.store.study.tell(outcome.trial, state=TrialState.FAIL)
+            case Ending.PAUSED:
+                raise AssertionError("a paused trial goes on")
+
+
+def deaths(ends: list[AttemptEnd], ending: Ending | None) -> int:
+    """Return how many attempts ended so since one came further than those before it; None for those that never did."""
+    furthest, count = 0, 0
+    for end in ends:
+        if end.seen > furthest:
+            furthest, count = end.seen, 0
+        count += end.ending == ending
+    return count
+
+
+def _failed(trial: int, attempt: int, reason: str) -> Outcome:
+    return Outcome(trial=trial, attempt=attempt, ending=Ending.FAILED, seconds=0.0, peak_memory_bytes=0, reason=reason)

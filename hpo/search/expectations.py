@@ -1,0 +1,90 @@
+"""What is known of trials to come: what they will take in time, and how many rows of a batch fit at once."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.study_file import StudyConfig
+from hpo.messages import Outcome, Report
+from hpo.search.assignments import last_rung, maximum_passes
+from hpo.search.costs import Costs, Seen
+from hpo.space.search_space import SearchSpace
+from hpo.store.records import AttemptRecord, Reached
+from hpo.training.passes import Size, size_of
+
+
+@dataclass(slots=True)
+class Expectations:
+    """Learned from the store at the start, then from each report; so a proposal costs no reading of all of them."""
+
+    config: StudyConfig
+    space: SearchSpace
+    expected: Sequence[Seen] = ()
+    """What a probe said, until trials have."""
+    _begun: dict[int, Hyperparameters] = field(default_factory=dict)
+    """Trial -> what it trains."""
+    _seen: dict[int, Seen] = field(default_factory=dict)
+    """Trial -> how far it came, in what time."""
+    _rows: dict[Size, int] = field(default_factory=dict)
+
+    def learn(self, reached: Iterable[Reached], short_of_memory: Iterable[AttemptRecord]) -> None:
+        """Take in what earlier runs have stored."""
+        for one in reached:
+            self._see(one.trial, Hyperparameters(**one.configuration), one.rung, one.seconds)
+        for record in short_of_memory:
+            if record.rows_at_once is not None:
+                self._lower(Hyperparameters(**record.configuration), record.rows_at_once)
+
+    def begun(self, trial: int, hyperparameters: Hyperparameters) -> None:
+        """Take in what a trial trains."""
+        self._begun[trial] = hyperparameters
+
+    def reported(self, report: Report) -> None:
+        """Take in how far a trial has come."""
+        if (trained := self._begun.get(report.trial)) is not None:
+            self._see(report.trial, trained, report.rung, report.seconds)
+
+    def ended(self, outcome: Outcome) -> None:
+        """Take in how many rows went at once."""
+        trained = self._begun.get(outcome.trial)
+        if outcome.rows_at_once is not None and trained is not None:
+            self._lower(trained, outcome.rows_at_once)
+
+    def rows_at_once(self, hyperparameters: Hyperparameters) -> int | None:
+        """Return how many rows of a batch go through the model at once; None for all."""
+        return self._rows.get(size_of(hyperparameters))
+
+    def seconds(self, hyperparameters: Hyperparameters) -> float | None:
+        """Return what a trial will take from its start to its end; None where nothing is known."""
+        costs = Costs(list(self._seen.values()), self.expected)
+        return costs.seconds(hyperparameters, self._work(hyperparameters, 1.0))
+
+    def seconds_left(self, trial: int, hyperparameters: Hyperparameters) -> float:
+        """Return what a trial, which may have come some way, will still take; 0 where nothing is known."""
+        whole = self.seconds(hyperparameters)
+        if whole is None:
+            return 0.0
+        seen = self._seen.get(trial)
+        done = seen.rung / self._work(hyperparameters, 1.0) if seen else 0.0
+        return whole * max(0.0, 1.0 - done)
+
+    def seconds_of_trial(self, trial: int) -> float:
+        """Return what a trial that was begun will still take; 0 where nothing is known."""
+        return self.seconds_left(trial, self._begun[trial]) if trial in self._begun else 0.0
+
+    def _see(self, trial: int, hyperparameters: Hyperparameters, rung: int, seconds: float) -> None:
+        done = rung / last_rung(self.config, self.space, hyperparameters)
+        work = self._work(hyperparameters, done)
+        self._seen[trial] = Seen(hyperparameters=hyperparameters, rung=work, seconds=seconds)
+
+    def _work(self, hyperparameters: Hyperparameters, done: float) -> int:
+        """Return passes over the texts, of a trial that is so far done, per mille of those of the longest trial.
+
+        Its rungs say the same, but for trials in folds, which all end at 1000.
+        """
+        passes = hyperparameters.epochs * hyperparameters.data_fraction
+        return max(1, round(1000 * done * passes / maximum_passes(self.space)))
+
+    def _lower(self, hyperparameters: Hyperparameters, rows: int) -> None:
+        size = size_of(hyperparameters)
+        self._rows[size] = min(rows, self._rows.get(size, rows))

@@ -1,0 +1,145 @@
+"""Whose fault a failure is: the trial's, its worker's, or everyone's.
+
+- **The trial's**: it fails on two workers, or there is no other one to try it on. What it had said against the first
+  is taken back.
+- **The worker's**: two trials fail on it and on no other. It is left out from then on, unless it is the last.
+- **Everyone's**: the same error three times running, on more than one worker, or any three errors running on the only
+  one. The search ends, and no worker is blamed for it.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import takewhile
+from types import MappingProxyType
+
+STRIKES_OUT = 2
+"""Trials against a worker after which it is left out."""
+RUN_OF_FAILURES = 3
+"""Failures running after which the search ends."""
+DEATH = "its process died"
+_NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|[-+]?\d+(?:[.,]\d+)*(?:[eE][-+]?\d+)?")
+
+Worker = str
+Trial = int
+
+
+class Fault(StrEnum):
+    """What becomes of a trial that failed."""
+
+    TRIAL = "trial"
+    """It fails for good."""
+    ELSEWHERE = "elsewhere"
+    """It is to be tried on another worker, as if it had not been begun."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failure:
+    worker: Worker
+    reason: str
+
+    @property
+    def wording(self) -> str:
+        """The reason without its numbers and addresses, which differ from one to the next of the same error."""
+        return _NUMBER.sub("#", self.reason)
+
+
+@dataclass(slots=True)
+class Faults:
+    """What happened on the workers of a run, and what follows from it."""
+
+    workers: Collection[Worker]
+    _failed_on: dict[Trial, dict[Worker, str]] = field(default_factory=dict)
+    """Of trials that are not over: where each failed, and why."""
+    _confirmed: dict[Worker, dict[Trial, str]] = field(default_factory=dict)
+    """Trials that failed on a worker, and why, and then ended well on another."""
+    _running: list[_Failure] = field(default_factory=list)
+    """The failures since a trial last ended well."""
+    _left_out: dict[Worker, str] = field(default_factory=dict)
+    _breaker: str | None = None
+    """Why the search ends, once it does."""
+
+    @property
+    def quarantined(self) -> Mapping[Worker, str]:
+        """Workers that get no more trials, and why, in a sentence."""
+        return MappingProxyType(self._left_out)
+
+    def failed(self, trial: Trial, worker: Worker, reason: str) -> Fault:
+        """Take in that a trial failed, and say what becomes of it."""
+        self._running.append(_Failure(worker=worker, reason=reason))
+        self._breaker = self._breaker or self._everyones()
+        failed_on = self._failed_on.setdefault(trial, {})
+        failed_on[worker] = reason
+        if len(failed_on) > 1 or not self._in_play - failed_on.keys():
+            del self._failed_on[trial]
+            return Fault.TRIAL
+        self._leave_out_if_struck(worker)
+        return Fault.ELSEWHERE
+
+    def died(self, trial: Trial, worker: Worker) -> None:
+        """Take in that a worker's process died under a trial: against the worker it says what a failure says."""
+        self._failed_on.setdefault(trial, {})[worker] = DEATH
+        self._leave_out_if_struck(worker)
+
+    def ended_well(self, trial: Trial, worker: Worker) -> None:
+        """Take in that a trial ended as trials do: where it failed before, that was not its own fault."""
+        self._running.clear()
+        for other, reason in self._failed_on.pop(trial, {}).items():
+            if other != worker:
+                self._confirmed.setdefault(other, {})[trial] = reason
+                self._leave_out_if_struck(other)
+
+    def leave_out(self, worker: Worker, reason: str) -> None:
+        """Take in that a worker cannot be used, be it the last one."""
+        self._left_out.setdefault(worker, reason)
+
+    def avoid(self, trial: Trial) -> frozenset[Worker]:
+        """Return the workers on which a trial failed; none where no other one is left."""
+        failed_on = self._failed_on.get(trial, {}).keys()
+        return frozenset(failed_on) if self._in_play - failed_on else frozenset()
+
+    def verdict(self) -> str | None:
+        """Return why the search must end at once, in a sentence; None while it may go on."""
+        if self._breaker or not self._left_out or self._in_play:
+            return self._breaker
+        worker, reason = list(self._left_out.items())[-1]
+        return f"No worker is left to train on; the last one was {worker}: {reason}"
+
+    @property
+    def _in_play(self) -> set[Worker]:
+        return set(self.workers) - self._left_out.keys()
+
+    def _strikes(self, worker: Worker) -> dict[Trial, str]:
+        """Return the trials that speak against a worker, and why each failed: on it, and on no other."""
+        suspected = {
+            trial: failed_on[worker] for trial, failed_on in self._failed_on.items() if failed_on.keys() == {worker}
+        }
+        return self._confirmed.get(worker, {}) | suspected
+
+    def _leave_out_if_struck(self, worker: Worker) -> None:
+        strikes = self._strikes(worker)
+        if self._breaker or len(strikes) < STRIKES_OUT or self._in_play <= {worker}:
+            return
+        trials = " and ".join(map(str, sorted(strikes)))
+        reason = strikes[max(strikes)]
+        self.leave_out(worker, f"Trials {trials} failed on {worker}: {_without_stop(reason)}.")
+
+    def _everyones(self) -> str | None:
+        """Return why the failures running are everyone's; None while they need not be."""
+        last = self._running[-1]
+        backwards = self._running[::-1]
+        alike = list(takewhile(lambda failure: failure.wording == last.wording, backwards))
+        here = list(takewhile(lambda failure: failure.worker == last.worker, backwards))
+        places = {failure.worker for failure in alike}
+        if len(alike) >= RUN_OF_FAILURES and len(places) > 1:
+            where = f"the same error {len(alike)} times running, on {' and '.join(sorted(places))}"
+        elif self._in_play <= {last.worker} and len(here) >= RUN_OF_FAILURES:
+            where = f"the last of {RUN_OF_FAILURES} failures running"
+        else:
+            return None
+        return f"{_without_stop(last.reason)}: {where}, so the search ends; mend it, and the same command goes on."
+
+
+def _without_stop(reason: str) -> str:
+    return reason.rstrip(" .:")

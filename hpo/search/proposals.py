@@ -1,0 +1,161 @@
+"""Which trial is trained next: one that waits, or a new proposal, if there is still time for it."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.study_file import StudyConfig
+from hpo.messages import Capacity
+from hpo.search.assignments import seed_of
+from hpo.search.budget import has_stalled
+from hpo.search.enumeration import EnumeratingSampler
+from hpo.search.expectations import Expectations
+from hpo.search.samplers import SAMPLERS, startup_trials
+from hpo.space.search_space import SearchSpace
+from hpo.store.records import AttemptRecord
+from hpo.store.studies import StudyStore
+
+MOST_PROPOSALS = 8
+"""Proposals in a row that take longer than there is time, after which no more are asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What a worker that asks can be given."""
+
+    seconds: float
+    """What a trial may take at most; infinite without a deadline."""
+    avoids: Callable[[int], bool]
+    """Whether a trial is to be tried on another worker."""
+
+
+@dataclass(slots=True)
+class Proposals:
+    """Proposes inside the store's open transaction; what it remembers only saves asking again."""
+
+    store: StudyStore
+    space: SearchSpace
+    config: StudyConfig
+    expectations: Expectations
+    ended_because: str | None = None
+    """Why there is nothing more to train, where that is not for the number of trials."""
+    _put_aside: dict[int, Hyperparameters] = field(default_factory=dict)
+    """Trials that were too long for the time that was left."""
+
+    def next(self, request: str, capacity: Capacity, room: Room) -> AttemptRecord | None:
+        """Begin an attempt at the first trial that fits; None if there is none."""
+        before = self.store.trials()
+        for waiting in self._candidates(before, room):
+            trial = self.store.ask(waiting)
+            values = self.space.suggest(trial)
+            hyperparameters = self.space.hyperparameters(values)
+            if self._fits(trial.number, hyperparameters, room):
+                return self._begun(trial.number, hyperparameters, before, request, capacity)
+            self._put_back(trial.number, hyperparameters)
+        return None
+
+    def _candidates(self, before: Sequence[FrozenTrial], room: Room) -> Iterator[int | None]:
+        """Yield the trials that wait, those that were begun first, and then None for each new one to propose."""
+        waiting = [trial.number for trial in before if trial.state == TrialState.WAITING]
+        waiting.sort(key=lambda number: (self.store.latest_attempt(number) == 0, number))
+        for number in waiting:
+            known = self._put_aside.get(number)
+            if not room.avoids(number) and (known is None or self._fits(number, known, room)):
+                yield number
+        most = self.config.budget.most_trials
+        allowed = MOST_PROPOSALS if most is None else min(MOST_PROPOSALS, most - len(before))
+        if allowed <= 0 or self._has_stalled(before):
+            return
+        for _ in range(allowed):
+            if self._has_tried_all(self.store.trials()):
+                return
+            yield None
+        self.ended_because = "The time that is left is too short for another trial."
+
+    def _begun(
+        self,
+        number: int,
+        hyperparameters: Hyperparameters,
+        before: Sequence[FrozenTrial],
+        request: str,
+        capacity: Capacity,
+    ) -> AttemptRecord:
+        record = AttemptRecord(
+            trial=number,
+            attempt=self.store.latest_attempt(number) + 1,
+            configuration=hyperparameters.to_mapping(),
+            seed=seed_of(self.config, number, hyperparameters),
+            score_to_beat=self._score_to_beat(before),
+            rows_at_once=self.expectations.rows_at_once(hyperparameters),
+            ended=False,
+        )
+        self.store.begin_attempt(record, request=request, worker=capacity.worker, device=capacity.device)
+        self.store.add_event("begun", record.trial, record.attempt, worker=capacity.worker)
+        attributes: dict[str, Any] = {"learning_rate": hyperparameters.learning_rate, "seed": record.seed}
+        if record.attempt == 1:
+            attributes["proposed_by"] = self._proposer(number, before)
+        self.store.set_attributes(record.trial, attributes)
+        return record
+
+    def _fits(self, number: int, hyperparameters: Hyperparameters, room: Room) -> bool:
+        return math.isinf(room.seconds) or self.expectations.seconds_left(number, hyperparameters) <= room.seconds
+
+    def _put_back(self, number: int, hyperparameters: Hyperparameters) -> None:
+        """Let a trial wait for shorter ones to be known, or for the next run; it keeps its parameters."""
+        if number not in self._put_aside:
+            self.store.add_event("too_long", number)
+        self._put_aside[number] = hyperparameters
+        self.store.set_waiting(number)
+
+    def _score_to_beat(self, before: Sequence[FrozenTrial]) -> float | None:
+        """Return the score of the last of those trials whose weights are kept; None while there is room."""
+        scores = sorted((trial.values[0] for trial in before if trial.state == TrialState.COMPLETE), reverse=True)
+        kept = weights_kept(self.config)
+        return scores[kept - 1] if len(scores) >= kept else None
+
+    def _has_tried_all(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Return whether the sampler tries every combination once, and has."""
+        sampler = self.store.study.sampler
+        return isinstance(sampler, EnumeratingSampler) and sampler.enumeration.following(trials) is None
+
+    def _has_stalled(self, trials: Sequence[FrozenTrial]) -> bool:
+        patience = self.config.budget.patience
+        if patience is None:
+            return False
+        over = [trial for trial in trials if trial.state.is_finished()]
+        over.sort(key=lambda trial: (trial.datetime_complete, trial.number))
+        scores = [trial.values[0] if trial.state == TrialState.COMPLETE else None for trial in over]
+        stalled = has_stalled(scores, noise_floor(trials), patience)
+        if stalled:
+            self.ended_because = f"The last {patience} trials brought no improvement above the noise floor."
+        return stalled
+
+    def _proposer(self, trial: int, before: Sequence[FrozenTrial]) -> str:
+        """Return who proposed `trial`, of which Optuna had the picture `before` when it was asked."""
+        if trial < len(before):
+            fixed = before[trial].system_attrs.get("fixed_params")
+            if fixed is not None:
+                return "default" if fixed == self.space.sampled(self.space.default_values()) else "enqueued"
+        name = self.config.search.sampler
+        waits_for = SAMPLERS[name].waits_for
+        known = sum(earlier.state in waits_for for earlier in before)
+        return "start-up" if waits_for and known < startup_trials(self.config) else name
+
+
+def weights_kept(config: StudyConfig) -> int:
+    """Return of how many of the best trials the weights are kept while the search runs: the winner's are scored."""
+    return max(1, config.store.keep_weights or 0)
+
+
+def noise_floor(trials: Sequence[FrozenTrial]) -> float:
+    """Return how far the default configuration's scores on two seeds are apart; 0 where it was not trained on two."""
+    scores = [
+        trial.values[0]
+        for trial in trials
+        if trial.state == TrialState.COMPLETE and trial.user_attrs.get("proposed_by") == "default"
+    ]
+    return max(scores) - min(scores) if len(scores) > 1 else 0.0

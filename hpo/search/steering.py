@@ -1,0 +1,169 @@
+"""What a person says to a search from beside its leader: try this next, end, give that trial up.
+
+Each is one transaction. The leader reads `stop_asked` from the study's log; what is enqueued waits in Optuna's rows.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.pruners import NopPruner
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
+
+from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters
+from hpo.errors import ConfigurationError, StoreError, StudyLedError, nearest
+from hpo.search.leases import leader_of
+from hpo.space.domains import Constant, Continuous, Domain, Value, is_number, same, spelled
+from hpo.space.parameters import ELSEWHERE, Parameter
+from hpo.space.relative_rate import base_rate
+from hpo.space.search_space import SearchSpace
+from hpo.space.specs import field_value
+from hpo.store.engine import Database
+from hpo.store.records import LeaseRecord
+from hpo.store.results import chosen_study
+from hpo.store.studies import StudyStore
+
+UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
+
+
+def enqueue(
+    database: Database, study: str | None, given: Mapping[str, Any], source: str
+) -> tuple[int, dict[str, Value]]:
+    """Put a configuration before whatever the sampler proposes; return its trial, and the values that others may vary.
+
+    Args:
+        database: the store.
+        study: the study's name; None for the only one of the store.
+        given: hyperparameter -> value, the real learning rate among them; what it leaves out is as in the default
+            configuration of the study's space.
+        source: what to call `given` in an error, usually its path.
+
+    Raises:
+        ConfigurationError: no such study, or a configuration that its space cannot propose.
+    """
+    store = _opened(database, study)
+    with store.transaction():
+        record = store.record()
+        if record is None:
+            raise StoreError(f"The study {store.name!r} was not made by hpo, which does not know its space.")
+        space = SearchSpace.from_mapping(record.space, f"of the study {store.name}")
+        values = fitted(space, given, source)
+        store.study.enqueue_trial(space.sampled(values))
+        trial = store.trials()[-1].number
+        store.add_event("enqueued", trial)
+        made = space.hyperparameters(values)
+        varied = [parameter.name for parameter in space.parameters if parameter.is_sampled]
+        return trial, {name: getattr(made, name) for name in varied if name in values}
+
+
+def ask_to_stop(database: Database, study: str | None, trial: int | None = None) -> tuple[str, str]:
+    """Ask the leader of a study to end its search, or to give `trial` up; return the study's name and who leads it.
+
+    Raises:
+        ConfigurationError: nobody leads the study, it has no such trial, or that is over.
+    """
+    store = _opened(database, study)
+    with store.transaction():
+        leader = leader_of(store.lease())
+        if leader is None:
+            raise ConfigurationError(f"Nobody leads the study {store.name!r} now, so there is nothing to stop.")
+        if trial is not None:
+            _refuse_finished(store, trial)
+        store.add_event("stop_asked", trial)
+        return store.name, leader
+
+
+def refuse_led(study: str, lease: LeaseRecord) -> None:
+    """Raise StudyLedError where `lease` is in force."""
+    if leader := leader_of(lease):
+        raise StudyLedError(f"The study {study!r} is led by {leader}; end that search first, with hpo stop.")
+
+
+def fitted(space: SearchSpace, given: Mapping[str, Any], source: str) -> dict[str, Value]:
+    """Return the values of `space` under which exactly what `given` says is trained.
+
+    Raises:
+        ConfigurationError: a hyperparameter that is not known, out of range, or fixed to something else.
+    """
+    wanted = _read(given, source)
+    values: dict[str, Value] = {}
+    # A multiplier is told from the rate by the optimizer and the method, so the others come first.
+    for parameter in sorted(space.parameters, key=lambda parameter: bool(parameter.relative_to)):
+        if parameter.active(values):
+            values[parameter.name] = _placed(parameter, wanted, values, source)
+    made = space.hyperparameters(values)
+    for name, value in wanted.items():
+        if not same(getattr(made, name), value):
+            raise ConfigurationError(
+                f"{source}: {name} is {spelled(value)}, but with the rest of it the study trains with "
+                f"{name} {spelled(getattr(made, name))} and varies it no further; write that, or leave {name} out."
+            )
+    return values
+
+
+def _opened(database: Database, study: str | None) -> StudyStore:
+    with database.reading():
+        name = chosen_study(database, study)[1]
+    return StudyStore(database, name, RandomSampler(), NopPruner())
+
+
+def _refuse_finished(store: StudyStore, trial: int) -> None:
+    states = {known.number: known.state for known in store.trials()}
+    if trial not in states:
+        raise ConfigurationError(
+            f"The study {store.name!r} has no trial {trial}; those in it are 0 to {len(states) - 1}."
+        )
+    if states[trial] not in UNFINISHED:
+        unfinished = ", ".join(str(number) for number, state in states.items() if state in UNFINISHED)
+        raise ConfigurationError(
+            f"Trial {trial} of the study {store.name!r} is over already ({states[trial].name}); "
+            + (f"not over are {unfinished}." if unfinished else "so are all others.")
+        )
+
+
+def _read(given: Mapping[str, Any], source: str) -> dict[str, Value]:
+    """Return the known values of `given`, typed; nothing for those that are null because they do not apply."""
+    fields = Hyperparameters.model_fields
+    for name in given:
+        if name not in fields:
+            known_as = ELSEWHERE.get(str(name))
+            advice = f"Here it is {known_as}." if known_as else nearest(str(name), fields)
+            raise ConfigurationError(f"{source}: unknown hyperparameter {name!r}. {advice}")
+    return {
+        name: field_value(name, value, source)
+        for name, value in given.items()
+        if value is not None or name not in APPLIES_TO
+    }
+
+
+def _placed(parameter: Parameter, wanted: Mapping[str, Value], values: Mapping[str, Value], source: str) -> Value:
+    """Return the value of `parameter` for what is wanted: a multiplier for a rate; its default where nothing is."""
+    if parameter.name not in wanted or isinstance(parameter.domain, Constant):
+        return parameter.default
+    value, factor = wanted[parameter.name], 1.0
+    if parameter.relative_to:
+        assert is_number(value)
+        factor = base_rate(parameter.relative_to, values, source)
+        value = value / factor
+    for known in _as_proposed(parameter.domain, value):
+        return known
+    raise ConfigurationError(
+        f"{source}: {parameter.name} is {spelled(wanted[parameter.name])}, but the study tries "
+        f"{_range(parameter, factor)}; take one of these, or leave it out."
+    )
+
+
+def _as_proposed(domain: Domain, value: Value) -> list[Value]:
+    """Return `value` as `domain` itself has it, equal but for rounding; nothing where it lies outside."""
+    known = (domain.low, domain.high) if isinstance(domain, Continuous) else domain.values()
+    found: list[Value] = [one for one in known if same(one, value)]
+    return found or ([value] if domain.contains(value) else [])
+
+
+def _range(parameter: Parameter, factor: float) -> str:
+    if not parameter.relative_to:
+        return parameter.domain.describe()
+    low, high = parameter.domain.minimum(), parameter.domain.maximum()
+    assert low is not None, "a multiplier is a number"
+    assert high is not None, "a multiplier is a number"
+    return f"{low * factor:.3g} … {high * factor:.3g} with this optimizer and method"

@@ -1,0 +1,204 @@
+"""Reads how a study stands now: who leads it, what trains, what waits and why, what happened last. Writes nothing."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import Connection, RowMapping
+
+from hpo.messages import Standing
+from hpo.store.engine import Database
+from hpo.store.records import LeaseRecord
+from hpo.store.results import chosen_study
+from hpo.store.tables import attempts, clock, evaluations, events, leases
+
+SHOWN_EVENTS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningTrial:
+    """A trial that a worker was given; times are seconds since 1970 by the database's clock."""
+
+    trial: int
+    attempt: int
+    worker: str
+    device: str
+    begun_at: float
+    rung: int | None
+    """Of its newest evaluation in this attempt; None where there was none yet."""
+    score: float | None
+    reported_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingTrial:
+    """A trial that waits to begin, or to go on."""
+
+    trial: int
+    last: str
+    """Kind of the newest event on it, such as `paused`; empty where nothing has happened to it."""
+    reason: str
+    """What that event gives as a reason, in words or one word; empty where it gives none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedEvent:
+    """A line of a study's log."""
+
+    happened_at: float
+    kind: str
+    trial: int | None
+    attempt: int | None
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyState:
+    """How a study stands at one moment; times are seconds since 1970 by the database's clock."""
+
+    name: str
+    metric: str
+    now: float
+    lease: LeaseRecord | None
+    """The newest, in force or not."""
+    standing: Standing
+    running: tuple[RunningTrial, ...]
+    waiting: tuple[WaitingTrial, ...]
+    device_seconds: float
+    """Of training and evaluation in all attempts that are over, summed over all devices."""
+    run_begun: LoggedEvent | None
+    """The beginning of the newest run: its detail has its `deadline`, and its `workers`."""
+    run_ended: LoggedEvent | None
+    """Its end; None while it goes on, or where it had none: its process died."""
+    events: tuple[LoggedEvent, ...]
+    """The last ones, the newest last."""
+
+
+def read_state(database: Database, name: str | None = None) -> StudyState:
+    """Return how a study stands now.
+
+    Args:
+        database: the store.
+        name: the study; None for the only one of the store.
+
+    Raises:
+        ConfigurationError: no such study, or several where none was named.
+        NoResultError: there is no study yet.
+    """
+    with database.reading() as connection:
+        study_id, name = chosen_study(database, name)
+        trials = database.storage.get_all_trials(study_id, deepcopy=False)
+        running = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
+        waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
+        begun, ended = _newest_run(connection, study_id)
+        return StudyState(
+            name=name,
+            metric=database.storage.get_study_user_attrs(study_id).get("hpo:metric", "score"),
+            now=connection.execute(sa.select(clock())).scalar_one(),
+            lease=read_lease(connection, study_id),
+            standing=_standing(trials),
+            running=_running(connection, study_id, running),
+            waiting=_waiting(connection, study_id, waiting),
+            device_seconds=_device_seconds(connection, study_id),
+            run_begun=begun,
+            run_ended=ended,
+            events=tuple(reversed(_events(connection, events.c.study_id == study_id, SHOWN_EVENTS))),
+        )
+
+
+def read_lease(connection: Connection, study_id: int, *, lock: bool = False) -> LeaseRecord | None:
+    """Return the newest lease of a study; None if nobody ever led it. `lock` holds it until the transaction ends."""
+    columns = [column for column in leases.c if column is not leases.c.study_id]
+    newest = sa.select(*columns, clock().label("now")).where(leases.c.study_id == study_id)
+    row = connection.execute(newest.with_for_update() if lock else newest).mappings().first()
+    return None if row is None else LeaseRecord(**row)
+
+
+def _standing(trials: Sequence[FrozenTrial]) -> Standing:
+    """Count, and find the best of those that hpo trained to their end; of equals the earlier."""
+    states = [trial.state for trial in trials]
+    trained = [trial for trial in trials if trial.state == TrialState.COMPLETE and "seed" in trial.user_attrs]
+    best = max(trained, key=lambda trial: (trial.values[0], -trial.number), default=None)
+    return Standing(
+        completed=states.count(TrialState.COMPLETE),
+        pruned=states.count(TrialState.PRUNED),
+        failed=states.count(TrialState.FAIL),
+        best=None if best is None else (best.values[0], best.number),
+    )
+
+
+def _running(connection: Connection, study_id: int, trials: Sequence[int]) -> tuple[RunningTrial, ...]:
+    newest: dict[int, RowMapping] = {}
+    which = sa.and_(attempts.c.study_id == study_id, attempts.c.trial.in_(trials))
+    for row in connection.execute(sa.select(attempts).where(which).order_by(attempts.c.attempt)).mappings():
+        newest[row["trial"]] = row
+    which = sa.and_(evaluations.c.study_id == study_id, evaluations.c.trial.in_(trials))
+    columns = [evaluations.c[name] for name in ("trial", "attempt", "rung", "score", "reported_at")]
+    reported = {
+        (row["trial"], row["attempt"]): row
+        for row in connection.execute(sa.select(*columns).where(which).order_by(evaluations.c.rung)).mappings()
+    }
+    return tuple(
+        _running_trial(newest[trial], reported.get((trial, newest[trial]["attempt"])))
+        for trial in trials
+        if trial in newest
+    )
+
+
+def _running_trial(attempt: RowMapping, report: RowMapping | None) -> RunningTrial:
+    return RunningTrial(
+        trial=attempt["trial"],
+        attempt=attempt["attempt"],
+        worker=attempt["worker"],
+        device=attempt["device"],
+        begun_at=attempt["started_at"],
+        rung=report["rung"] if report else None,
+        score=report["score"] if report else None,
+        reported_at=report["reported_at"] if report else None,
+    )
+
+
+def _waiting(connection: Connection, study_id: int, trials: Sequence[int]) -> tuple[WaitingTrial, ...]:
+    which = sa.and_(events.c.study_id == study_id, events.c.trial.in_(trials), events.c.kind != "stop_asked")
+    rows = connection.execute(sa.select(events).where(which).order_by(events.c.event_id)).mappings()
+    last = {row["trial"]: (row["kind"], json.loads(row["detail"])) for row in rows}
+    return tuple(
+        WaitingTrial(trial=trial, last=kind, reason=str(detail.get("reason") or detail.get("why") or ""))
+        for trial, (kind, detail) in ((trial, last.get(trial, ("", {}))) for trial in trials)
+    )
+
+
+def _device_seconds(connection: Connection, study_id: int) -> float:
+    """Return each second once: an attempt that went on from a checkpoint tells those of the one before it too."""
+    columns = [attempts.c[name] for name in ("trial", "attempt", "seconds", "resumed_examples")]
+    rows = connection.execute(sa.select(*columns).where(attempts.c.study_id == study_id)).all()
+    gone_on = {(row.trial, row.attempt - 1) for row in rows if row.resumed_examples}
+    return sum(row.seconds or 0.0 for row in rows if (row.trial, row.attempt) not in gone_on)
+
+
+def _newest_run(connection: Connection, study_id: int) -> tuple[LoggedEvent | None, LoggedEvent | None]:
+    """Return how the newest run began, and how it ended if that came after."""
+    which = sa.and_(events.c.study_id == study_id, events.c.kind.in_(("run_begun", "run_ended")))
+    newest = _events(connection, which, 2)
+    if newest and newest[0].kind == "run_begun":
+        return newest[0], None
+    ended, begun = (*newest, None, None)[:2]
+    return begun, ended
+
+
+def _events(connection: Connection, which: sa.ColumnElement[bool], most: int) -> list[LoggedEvent]:
+    """Return the newest events first."""
+    rows = connection.execute(sa.select(events).where(which).order_by(events.c.event_id.desc()).limit(most))
+    return [
+        LoggedEvent(
+            happened_at=row["happened_at"],
+            kind=row["kind"],
+            trial=row["trial"],
+            attempt=row["attempt"],
+            detail=json.loads(row["detail"]),
+        )
+        for row in rows.mappings()
+    ]

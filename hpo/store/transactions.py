@@ -1,0 +1,81 @@
+"""One study in one database, and the transactions in which its rows are read and written."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from sqlalchemy.engine import Connection
+
+from hpo.store.engine import Database, translated
+
+
+class StudyTransactions:
+    """One study in one database. Every method but `transaction` must be called inside a transaction.
+
+    Transactions of several threads follow one another.
+    """
+
+    def __init__(self, database: Database, name: str, sampler: BaseSampler, pruner: BasePruner) -> None:
+        """Open the study `name`, made if it is not there."""
+        self.name = name
+        self._database = database
+        self._sampler = sampler
+        self._pruner = pruner
+        self._connection: Connection | None = None
+        self._lock = threading.Lock()
+        self.study = self._opened()
+        self.study_id = database.storage.get_study_id_from_name(name)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Open a transaction: what the block writes, here and through `study`, is kept whole or not at all."""
+        with self._lock:
+            try:
+                with self._database.transaction() as self._connection:
+                    yield
+            except BaseException:
+                # Optuna caches trials as it reads them; after a rollback it would show some that never were.
+                self.study._storage = optuna.storages.get_storage(self._database.storage)
+                raise
+            finally:
+                self._connection = None
+
+    def _open_connection(self) -> Connection:
+        assert self._connection is not None, "the store's records are read and written inside a transaction"
+        return self._connection
+
+    def _opened(self) -> optuna.Study:
+        with translated(self._database.engine.url), _quiet_optuna():
+            return optuna.create_study(
+                storage=self._database.storage,
+                sampler=self._sampler,
+                pruner=self._pruner,
+                study_name=self.name,
+                direction="maximize",
+                load_if_exists=True,
+            )
+
+    def _trial(self, table: sa.Table, trial: int) -> sa.ColumnElement[bool]:
+        return sa.and_(table.c.study_id == self.study_id, table.c.trial == trial)
+
+    def _execute(self, statement: sa.Executable, **parameters: Any) -> sa.CursorResult[Any]:
+        return self._open_connection().execute(statement, parameters)
+
+    def _insert(self, table: sa.Table, **values: Any) -> None:
+        self._execute(sa.insert(table), study_id=self.study_id, **values)
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    """Keep Optuna from announcing a study that we announce ourselves."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)

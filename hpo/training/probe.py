@@ -1,0 +1,123 @@
+"""What trials of one configuration will cost, from a few real steps: seconds, memory, bytes on the disk."""
+
+import time
+from contextlib import suppress
+
+import numpy as np
+import torch
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.data.batching import Rows, evaluation_batches
+from hpo.data.splits import stratified_part
+from hpo.data.tokenization import TokenizedSplit
+from hpo.messages import Probe
+from hpo.training.bench import Bench
+from hpo.training.evaluation import MOST_ROWS, MOST_TOKENS
+from hpo.training.optimization import Diverged, Optimization
+from hpo.training.out_of_memory import is_out_of_memory, peak_memory_bytes, reset_peak
+from hpo.training.randomness import RandomState
+
+INFEASIBLE = Probe(
+    feasible=False,
+    rows_at_once=None,
+    seconds_per_step=0.0,
+    rows_per_step=0,
+    seconds_per_scored_row=0.0,
+    peak_memory_bytes=0,
+    checkpoint_bytes=0,
+    weights_bytes=0,
+    first_loss=0.0,
+)
+
+
+def probe(bench: Bench, hyperparameters: Hyperparameters, steps: int) -> Probe:
+    """Train on the longest texts, which memory must bear, then time `steps` steps and an evaluation of typical ones.
+
+    Where memory runs out, batches go through in parts, and later trials of that size begin with those. The model is
+    left with its pretrained weights, torch's random state as it was.
+
+    Args:
+        bench: no trial trains at it.
+        hyperparameters: of which learning rate and epochs do not matter.
+        steps: at least 1.
+
+    Returns:
+        Its `first_loss` is nan where the loss was no number.
+
+    Raises:
+        ModelError, ConfigurationError: the model does not have what the hyperparameters ask for.
+    """
+    assert steps >= 1, "probe at least one step"
+    try:
+        with RandomState(bench.config.seed, bench.device):
+            return _cost(bench, hyperparameters, steps)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    finally:
+        bench.model.reset(0)
+        if bench.device.type == "cuda":
+            torch.cuda.empty_cache()
+    return INFEASIBLE
+
+
+def _cost(bench: Bench, hyperparameters: Hyperparameters, steps: int) -> Probe:
+    reset_peak(bench.device)
+    seed = bench.config.seed
+    training = bench.begin(hyperparameters, seed, total_steps=2 + steps)
+
+    def step_seconds(rows: Rows) -> float:
+        began = time.perf_counter()
+        # That it diverges is for its trial to say: the step was taken all the same.
+        with suppress(Diverged):
+            training.step(bench.training_batch(hyperparameters, rows, [seed]))
+            # Only this waits for the device.
+            training.mean_loss()
+        return time.perf_counter() - began
+
+    longest = _longest_rows(bench.tokenized(hyperparameters.max_length).train, hyperparameters.batch_size)
+    step_seconds(longest)
+    first_loss = _mean_loss(training)
+    # Again: the optimizer's own numbers came with its first step, so the second needs the most.
+    step_seconds(longest)
+    typical = stratified_part(bench.train_labels, hyperparameters.batch_size, seed)
+    seconds = [step_seconds(typical) for _ in range(steps)]
+    rows_at_once = training.passes.at_once(hyperparameters.batch_size)
+    with training.evaluating():
+        seconds_per_scored_row = _scored_row_seconds(bench, hyperparameters.max_length)
+    return Probe(
+        feasible=True,
+        rows_at_once=rows_at_once if rows_at_once < hyperparameters.batch_size else None,
+        # The fastest: whatever else the machine does only ever adds.
+        seconds_per_step=min(seconds),
+        rows_per_step=typical.size,
+        seconds_per_scored_row=seconds_per_scored_row,
+        peak_memory_bytes=peak_memory_bytes(bench.device),
+        checkpoint_bytes=training.state_bytes,
+        weights_bytes=sum(weight.nbytes for weight in training.parameters.values()),
+        first_loss=first_loss,
+    )
+
+
+def _mean_loss(training: Optimization) -> float:
+    try:
+        return training.mean_loss()
+    except Diverged:
+        return float("nan")
+
+
+def _scored_row_seconds(bench: Bench, max_length: int) -> float:
+    """Score the longest texts of validation, which memory must bear, and return how long a typical one takes."""
+    validation = bench.tokenized(max_length).validation
+    lengths = validation.tokens.lengths
+    longest, *_ = evaluation_batches(lengths, max_tokens=MOST_TOKENS[bench.device.type], max_rows=MOST_ROWS)
+    bench.score(validation, longest)
+    typical = stratified_part(validation.labels, longest.size, bench.config.seed)
+    began = time.perf_counter()
+    bench.score(validation, typical)
+    return (time.perf_counter() - began) / typical.size
+
+
+def _longest_rows(split: TokenizedSplit, rows: int) -> Rows:
+    longest: Rows = np.argsort(-split.tokens.lengths, kind="stable")[:rows]
+    return longest

@@ -1,0 +1,171 @@
+"""Every doubt speaks where something is wrong and is silent where not; what a forecast says, by hand."""
+
+import math
+from typing import Any
+
+import pytest
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.data.sources import Examples
+from hpo.data.splits import Splits, split_examples
+from hpo.messages import Probe
+from hpo.runners import doubts
+from hpo.runners.forecast import Forecast, Probed, reading_seconds
+from hpo.search.extent import Extent
+
+GIB = 2**30
+FULL, HEAD = Hyperparameters(epochs=6), Hyperparameters(method="head", epochs=2)
+
+
+def probe(**values: Any) -> Probe:
+    usual: dict[str, Any] = {
+        "feasible": True, "rows_at_once": None, "seconds_per_step": 0.5, "rows_per_step": 16,
+        "seconds_per_scored_row": 0.01, "peak_memory_bytes": 3 * GIB, "checkpoint_bytes": 2 * GIB,
+        "weights_bytes": GIB, "first_loss": math.log(2),
+    }  # fmt: skip
+    return Probe(**usual | values)
+
+
+def probed(hyperparameters: Hyperparameters, steps: int, **values: Any) -> Probed:
+    extent = Extent(steps=steps, scored_rows=1000, rung=1000)
+    return Probed(hyperparameters=hyperparameters, extent=extent, probe=probe(**values))
+
+
+def forecast(**values: Any) -> Forecast:
+    """A trial takes 60 s at the cheap end, and 260 s at the dear one."""
+    ends = {"dearest": probed(FULL, 500), "cheapest": probed(HEAD, 100, checkpoint_bytes=5)}
+    usual: dict[str, Any] = {
+        "ends": ends, "workers": 2, "trials": 40, "seconds_left": 3600.0, "device_seconds": None, "kept_weights": 3,
+    }  # fmt: skip
+    return Forecast(**usual | values)
+
+
+def splits(sport: int, money: int) -> Splits:
+    """Splits of distinct texts, with so many of each class in validation."""
+    labels = ("sport",) * 20 + ("money",) * 20
+    validation = ("sport",) * sport + ("money",) * money
+    return split_examples(
+        Examples(texts=tuple(f"text {n}" for n in range(40)), labels=labels),
+        validation=Examples(texts=tuple(f"other {n}" for n in range(sport + money)), labels=validation),
+        seed=0,
+    )
+
+
+# The forecast
+
+
+def test_a_trial_takes_its_steps_and_its_evaluations() -> None:
+    assert forecast().trial_seconds == (60.0, 260.0)
+    assert probed(FULL, 500).seen.seconds == 260.0
+
+
+def test_each_worker_ends_its_trials_within_the_time() -> None:
+    assert forecast().fitting == (2 * 60, 2 * 13)
+    assert forecast(seconds_left=100.0).fitting == (2, 0)
+    assert forecast(seconds_left=None).fitting is None
+
+
+def test_device_time_is_shared_by_the_workers() -> None:
+    assert forecast(seconds_left=None, device_seconds=600.0).fitting == (10, 2)
+    assert forecast(device_seconds=600.0).fitting == (10, 2)
+
+
+def test_all_trials_take_as_many_rounds_as_workers_need() -> None:
+    assert forecast(trials=5).search_seconds == (3 * 60.0, 3 * 260.0)
+    assert forecast(trials=None).search_seconds is None
+
+
+def test_the_disk_holds_two_checkpoints_a_worker_and_weights_kept_and_in_writing() -> None:
+    assert forecast().disk_bytes == (2 * 2 * 2 + (2 + 3) * 1) * GIB
+
+
+def test_what_does_not_fit_tells_nothing() -> None:
+    unfit = probed(FULL, 500, feasible=False, peak_memory_bytes=0)
+    some = forecast(ends={"dearest": unfit, "cheapest": probed(HEAD, 100)})
+    assert some.trial_seconds == (60.0, 60.0)
+    none = forecast(ends={"dearest": unfit, "cheapest": unfit})
+    assert (none.trial_seconds, none.fitting, none.search_seconds, none.disk_bytes) == (None, None, None, 0)
+
+
+def test_reading_the_test_split_is_given_twice_its_time_and_a_second() -> None:
+    assert reading_seconds([probe(), probe(seconds_per_scored_row=0.02)], 100) == pytest.approx(5.0)
+    assert reading_seconds([probe()], 0) == 0
+
+
+# Doubts
+
+
+@pytest.mark.parametrize(("loss", "doubted"), [(1.01, False), (1.05, True), (0.36, False), (0.3, True)])
+def test_the_first_loss_is_within_half_of_the_log_of_the_classes(loss: float, doubted: bool) -> None:
+    sentence = doubts.on_first_loss(probe(first_loss=loss), 2)
+    assert (sentence is not None) == doubted
+    assert sentence is None or f"is {loss:.2f}, but" in sentence
+    assert doubts.on_first_loss(probe(first_loss=loss), 3) is None or loss < 0.55
+
+
+def test_a_loss_that_is_no_number_is_told_as_such() -> None:
+    assert doubts.on_first_loss(probe(first_loss=math.nan), 2) == doubts.NO_NUMBER
+
+
+def test_texts_that_are_cut() -> None:
+    assert doubts.on_cut_texts(0.1, 128) is None
+    assert "12% of the training texts" in (doubts.on_cut_texts(0.12, 128) or "")
+
+
+def test_classes_that_few_rows_tell_about() -> None:
+    assert doubts.on_rare_classes(splits(10, 10)) is None
+    assert "about sport (9), so" in (doubts.on_rare_classes(splits(9, 10)) or "")
+
+
+def test_a_time_for_fewer_than_ten_trials() -> None:
+    assert doubts.on_few_trials(forecast(), 6) is None
+    assert doubts.on_few_trials(forecast(seconds_left=None), 6) is None
+    sentence = doubts.on_few_trials(forecast(seconds_left=1299.0), 6)
+    assert sentence is not None
+    assert "longest, 8 would fit" in sentence
+    assert "epochs, now 6" in sentence
+
+
+def test_trials_beyond_their_own_limit() -> None:
+    assert doubts.on_trial_time(forecast(), None) is None
+    assert doubts.on_trial_time(forecast(), 260.0) is None
+    assert "takes about 4 min 20 s, beyond budget.trial_time, 2 min 00 s" in (
+        doubts.on_trial_time(forecast(), 120.0) or ""
+    )
+
+
+def test_a_disk_too_small() -> None:
+    assert doubts.on_disk(GIB, GIB, "files") is None
+    assert "need up to 13 GiB, but there are 1.5 GiB for files;" in (
+        doubts.on_disk(13 * GIB, 3 * GIB // 2, "files") or ""
+    )
+
+
+def test_a_memory_too_small_for_all_workers() -> None:
+    assert doubts.on_memory(GIB, 4, 4 * GIB, "this machine") is None
+    sentence = doubts.on_memory(GIB, 5, 4 * GIB, "this machine")
+    assert sentence is not None
+    assert sentence.startswith("5 workers need up to 5 GiB of memory, but this machine has 4 GiB;")
+
+
+def test_a_store_on_a_disk_that_is_nearly_full_or_slow() -> None:
+    assert doubts.on_full_store(GIB, "/data") is None
+    assert "only 0.5 GiB left at /data" in (doubts.on_full_store(GIB // 2, "/data") or "")
+    assert doubts.on_slow_store(0.1, "/data") is None
+    assert "takes 0.25 s" in (doubts.on_slow_store(0.25, "/data") or "")
+
+
+def test_a_gpu_left_idle_and_a_battery() -> None:
+    assert doubts.on_unused_gpu(1, "auto") is None
+    assert doubts.on_unused_gpu(0, "cpu") is None
+    assert "has a GPU" in (doubts.on_unused_gpu(1, "cpu") or "")
+    assert doubts.on_battery(False) is None
+    assert "battery" in (doubts.on_battery(True) or "")
+
+
+def test_what_does_not_fit_says_which_configuration_and_what_to_do() -> None:
+    sentence = doubts.no_room("dearest", FULL)
+    assert "the dearest configuration" in sentence
+    assert "max_length 128" in sentence
+    assert "take full out" in sentence
+    assert "out of the values" not in doubts.no_room("cheapest", HEAD)

@@ -1,0 +1,503 @@
+"""Worker processes as the dispatch sees them: real processes, most of them with a worker that only counts."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from hpo.config.study_file import ComputeConfig, StudyConfig
+from hpo.data.splits import Splits, load_splits
+from hpo.errors import ConfigurationError, ModelError, NoResultError, StoreError, TrainingError
+from hpo.messages import Action, Assignment, Capacity, Decision, Ending, Outcome, Progress, Report
+from hpo.runners.child import Post
+from hpo.runners.conversation import Opener, Study
+from hpo.runners.processes import ProcessWorkforce, open_processes, posts_of, runner_of, workers_of
+from hpo.runners.workforce import Lost, Said, Unfit
+from hpo.training.worker import open_worker
+from tests.models import save_tiny_bert, tiny_assignment, tiny_hyperparameters, tiny_study, trained, write_texts
+from tests.runners.openers import (
+    SENTENCE,
+    open_counting,
+    open_dying,
+    open_first_alone,
+    open_refused,
+)
+
+PASSWORD = "sw0rdfish"
+URL = f"postgresql+psycopg://night:{PASSWORD}@nowhere/studies"
+PATIENCE = 60.0
+"""Seconds after which a test gives up on a process."""
+
+Opened = Callable[..., AbstractContextManager[ProcessWorkforce]]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
+    folder = tmp_path_factory.mktemp("study")
+    model, texts = save_tiny_bert(folder / "bert"), write_texts(folder / "texts.csv", rows=80)
+    data = {"train": str(texts), "test_fraction": 0.2}
+    return tiny_study(model, texts, data=data, store={"url": URL}, notify=(f"mailto://night:{PASSWORD}@nowhere",))
+
+
+@pytest.fixture(scope="module")
+def splits(study: StudyConfig) -> Splits:
+    return load_splits(study.data, study.seed)
+
+
+def with_workers(study: StudyConfig, workers: int, **compute: float) -> StudyConfig:
+    sections = {**study.compute.model_dump(), "workers": workers, **compute}
+    return study.model_copy(update={"compute": ComputeConfig.model_validate(sections)})
+
+
+@pytest.fixture
+def opened(study: StudyConfig, splits: Splits, tmp_path: Path) -> Iterator[Opened]:
+    """Opens as many workers, of which none is left when the test is over."""
+    before = psutil.Process().children()
+
+    def open_with(opener: Opener = open_counting, workers: int = 1, **compute: float) -> object:
+        return open_processes(with_workers(study, workers, **compute), splits, tmp_path, opener=opener)
+
+    yield open_with
+    assert psutil.Process().children() == before
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("files")
+
+
+@pytest.fixture(scope="module")
+def begun_with_one(study: StudyConfig, splits: Splits, files: Path) -> Iterator[ProcessWorkforce]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("STORE_OF_STUDIES", URL)
+        with open_processes(with_workers(study, 1), splits, files, opener=open_counting) as workforce:
+            workforce.begin("bf16")
+            yield workforce
+
+
+@pytest.fixture
+def one(begun_with_one: ProcessWorkforce) -> Iterator[ProcessWorkforce]:
+    """A workforce of one worker that counts; it is as free after the test."""
+    yield begun_with_one
+    ready(begun_with_one, "cpu-0")
+    assert begun_with_one.lead.facts()["precision"] == "bf16"
+    assert begun_with_one.listen(0) == []
+
+
+def heard(workforce: ProcessWorkforce, enough: Callable[[list[tuple[str, Said]]], bool]) -> list[tuple[str, Said]]:
+    """Listen until that is enough; return what was said, beside progress."""
+    said: list[tuple[str, Said]] = []
+    until = time.monotonic() + PATIENCE
+    while not enough(said):
+        assert time.monotonic() < until, f"only {said} was said"
+        said += [one for one in workforce.listen(1.0) if not isinstance(one[1], Progress)]
+    return said
+
+
+def outcomes(workforce: ProcessWorkforce, number: int) -> dict[int, Outcome]:
+    """Listen until so many trials have ended, and return how."""
+    said = heard(workforce, lambda said: sum(isinstance(one, Outcome) for _, one in said) == number)
+    return {one.trial: one for _, one in said if isinstance(one, Outcome)}
+
+
+def ready(workforce: ProcessWorkforce, *names: str) -> None:
+    heard(workforce, lambda _: workforce.capacities.keys() == set(names))
+
+
+def trial(number: int, seed: int = 3) -> Assignment:
+    return tiny_assignment(trial=number, seed=seed)
+
+
+LONG = 10_000
+"""A seed to which counting takes minutes."""
+
+
+def in_training(workforce: ProcessWorkforce) -> None:
+    """Wait until a trial is in training."""
+    until = time.monotonic() + PATIENCE
+    while not any(isinstance(said, Progress) for _, said in workforce.listen(1.0)):
+        assert time.monotonic() < until
+
+
+def process_of(workforce: ProcessWorkforce, worker: str = "cpu-0") -> psutil.Process:
+    return psutil.Process(workforce._children[worker]._process.pid)
+
+
+# -- with the real worker
+
+
+def alike(messages: tuple[list[Report], Outcome]) -> list[Report | Outcome]:
+    return [timeless(message) for message in (*messages[0], messages[1])]
+
+
+def in_process(study: StudyConfig, splits: Splits, files: Path, assignment: Assignment) -> tuple[list[Report], Outcome]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return trained(open_worker(study, splits, files), assignment)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def timeless(message: Report | Outcome) -> Report | Outcome:
+    """Leave out of it what no two runs have in common."""
+    best = message.best if isinstance(message, Outcome) else None
+    changed = {"best": timeless(best)} if best else {}
+    return replace(message, seconds=0.0, peak_memory_bytes=0, **changed)
+
+
+def test_processes_train_to_the_bits_of_this_one(
+    opened: Opened, study: StudyConfig, splits: Splits, tmp_path: Path
+) -> None:
+    assignments = [tiny_assignment(tiny_hyperparameters(dropout=0.1), trial=n, seed=n) for n in range(3)]
+    carried = list(zip(assignments, ("cpu-0", "cpu-1", "cpu-0"), strict=True))
+    expected = [in_process(study, splits, tmp_path / "here", assignment) for assignment in assignments]
+    here = open_worker(study, splits, tmp_path / "here")
+    with opened(open_worker, workers=2) as workforce:
+        lead = workforce.lead
+        assert (lead.objective, lead.cut_share(8)) == (here.objective, here.cut_share(8))
+        assert lead.facts()["threads"] == "1"
+        with pytest.raises(NoResultError, match="No weights of trial 5"):
+            lead.test_scores(5, tiny_hyperparameters())
+        # As the winner is trained again: call by call.
+        reports, outcome = trained(lead, assignments[1])  # type: ignore[arg-type]
+        assert [timeless(message) for message in (*reports, outcome)] == alike(expected[1])
+        workforce.begin("fp32")
+        ready(workforce, "cpu-0", "cpu-1")
+        for assignment, worker in carried:
+            workforce.give(worker, assignment)
+        said = heard(workforce, lambda said: sum(isinstance(one, Outcome) for _, one in said) == 3)
+        for (assignment, worker), message in zip(carried, expected, strict=True):
+            told = [timeless(one) for name, one in said if (name, one.trial) == (worker, assignment.trial)]
+            assert told == alike(message)
+        assert lead.has_weights(expected[1][1].best)
+        assert lead.test_scores(1, tiny_hyperparameters()) == here.test_scores(1, tiny_hyperparameters())
+
+
+# -- one process
+
+
+def test_pauses_reach_what_is_in_training_and_what_waits(one: ProcessWorkforce) -> None:
+    for number in range(2):
+        one.give("cpu-0", trial(number, LONG))
+    in_training(one)
+    for number in (1, 0):
+        one.apply("cpu-0", Decision(trial=number, attempt=1, action=Action.PAUSE))
+    ended = outcomes(one, 2)
+    assert list(ended) == [1, 0]
+    assert {outcome.ending for outcome in ended.values()} == {Ending.PAUSED}
+    assert ended[1].seconds == 0 < ended[0].seconds
+    one.give("cpu-0", trial(2))
+    assert outcomes(one, 1)[2].ending is Ending.COMPLETED
+
+
+def test_signals_to_the_group_are_the_parents_affair(one: ProcessWorkforce) -> None:
+    one.give("cpu-0", trial(0, 50))
+    in_training(one)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        process_of(one).send_signal(number)
+    assert outcomes(one, 1)[0].ending is Ending.COMPLETED
+
+
+def test_no_secret_reaches_a_process(one: ProcessWorkforce, study: StudyConfig, splits: Splits, files: Path) -> None:
+    assert PASSWORD.encode() in pickle.dumps(study)
+    assert PASSWORD.encode() not in pickle.dumps(Study.of(study, splits, files, open_counting))
+    process = process_of(one)
+    assert PASSWORD in os.environ["STORE_OF_STUDIES"]
+    assert PASSWORD not in str(process.environ())
+    assert PASSWORD not in str(process.cmdline())
+
+
+def test_the_environment_of_a_process_is_its_own(one: ProcessWorkforce) -> None:
+    environment = process_of(one).environ()
+    own = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "TOKENIZERS_PARALLELISM")
+    assert [environment[name] for name in own] == ["1", "", "false"]
+    assert environment["PATH"] == os.environ["PATH"]
+
+
+def test_calls_raise_here_what_they_raised_there(one: ProcessWorkforce, files: Path) -> None:
+    with pytest.raises(ModelError) as refused:
+        one.lead.measure(8)
+    assert str(refused.value) == SENTENCE
+    with pytest.raises(TrainingError) as carried:
+        one.lead.cut_share(8)
+    assert str(carried.value) == "Unportable: 8 of reasons"
+    assert "Traceback" in (files / "workers" / "cpu-0.log").read_text()
+
+
+def test_a_call_that_its_process_dies_of_is_told_in_a_sentence(one: ProcessWorkforce) -> None:
+    with pytest.raises(TrainingError, match=r"asked to cut_share: .*ended with exit status 7; its last words are in"):
+        one.lead.cut_share(0)
+    assert one.lead.facts()["threads"] == "1"
+    [(_, lost)] = one.listen(0)
+    assert isinstance(lost, Lost)
+
+
+def test_a_killed_process_is_told_once_after_all_it_said_and_replaced(one: ProcessWorkforce, files: Path) -> None:
+    one.give("cpu-0", trial(0))
+    one.give("cpu-0", trial(1, LONG))
+    # Not listened to until it has said that it trains the second.
+    connection, told = one._children["cpu-0"].connection, one._said
+    until = time.monotonic() + PATIENCE
+    while not any(isinstance(said, Progress) and said.trial == 1 for _, said in told):
+        assert time.monotonic() < until
+        connection.poll(0.1)
+        told += [("cpu-0", said) for said in one._children["cpu-0"].heard()]
+    process_of(one).kill()
+    said = heard(one, lambda said: isinstance(said[-1][1], Lost) if said else False)
+    assert [type(message) for _, message in said] == [Outcome, Lost]
+    assert said[-1] == (
+        "cpu-0",
+        Lost(
+            reason="The process of worker cpu-0 was killed by signal 9, as the kernel does where memory is short; its "
+            f"last words are in {files / 'workers' / 'cpu-0.log'}."
+        ),
+    )
+    assert list(one.workers) == ["cpu-0"]
+    assert one.capacities == {}
+    ready(one, "cpu-0")
+    one.give("cpu-0", trial(1))
+    assert outcomes(one, 1)[1].ending is Ending.COMPLETED
+
+
+def test_killed_for_a_reason_that_is_what_is_told(one: ProcessWorkforce) -> None:
+    one.give("cpu-0", trial(0, LONG))
+    one.kill("cpu-0", "It said nothing for 30 minutes.")
+    one.kill("cpu-0", "Nobody asks twice.")
+    assert heard(one, bool) == [("cpu-0", Lost(reason="It said nothing for 30 minutes."))]
+
+
+def test_a_process_whose_gpu_is_broken_is_replaced_without_a_loss(one: ProcessWorkforce, files: Path) -> None:
+    before = one.lead.facts()["pid"]
+    (files / "broken-gpu").touch()
+    for number in range(2):
+        one.give("cpu-0", trial(number))
+    ended = outcomes(one, 2)
+    (files / "broken-gpu").unlink()
+    assert {number: outcome.ending for number, outcome in ended.items()} == {0: Ending.FAILED, 1: Ending.PAUSED}
+    assert heard(one, lambda _: "cpu-0" in one.capacities and one.lead.facts()["pid"] != before) == []
+    one.give("cpu-0", trial(1))
+    assert outcomes(one, 1)[1].ending is Ending.COMPLETED
+
+
+# -- two
+
+
+def test_one_is_open_at_first_the_others_when_the_search_begins_and_each_can_be_done_without(opened: Opened) -> None:
+    with opened(workers=2) as workforce:
+        assert list(workforce.workers) == ["cpu-0", "cpu-1"]
+        assert workforce.capacities == {"cpu-0": Capacity(worker="cpu-0", device="cpu")}
+        workforce.begin("bf16")
+        ready(workforce, "cpu-0", "cpu-1")
+        workforce.give("cpu-0", trial(0, LONG))
+        in_training(workforce)
+        for _ in range(2):
+            workforce.discard("cpu-0")
+        assert (list(workforce.workers), list(workforce.capacities)) == (["cpu-1"], ["cpu-1"])
+        # What is said to one that is not there is said to nobody.
+        workforce.apply("cpu-0", Decision(trial=0, attempt=1, action=Action.PAUSE))
+        workforce.kill("cpu-0", "It is not there.")
+        assert workforce.listen(0.01) == []
+        # The next leads, and computes as it was told when it was started.
+        assert workforce.lead.facts()["precision"] == "bf16"
+        workforce.discard("cpu-1")
+        assert workforce.listen(0.01) == []
+        with pytest.raises(TrainingError, match="No worker process is left"):
+            workforce.lead.facts()
+
+
+# -- processes that cannot be started
+
+
+def test_what_the_first_worker_refuses_is_raised_here(opened: Opened) -> None:
+    with pytest.raises(ModelError) as refused, opened(open_refused):
+        raise AssertionError
+    assert str(refused.value) == SENTENCE
+
+
+def test_a_first_worker_that_dies_at_every_start_is_told_in_a_sentence(opened: Opened) -> None:
+    with (
+        pytest.raises(TrainingError, match=r"cpu-0 ended with exit status 3; .*cpu-0.log. It was started 3 times."),
+        opened(open_dying),
+    ):
+        raise AssertionError
+
+
+def test_a_worker_that_refuses_is_done_without(opened: Opened, tmp_path: Path) -> None:
+    (tmp_path / "then").write_text("refuse")
+    with opened(open_first_alone, workers=2) as workforce:
+        workforce.begin("fp32")
+        assert heard(workforce, bool) == [("cpu-1", Unfit(reason=SENTENCE))]
+        assert list(workforce.workers) == ["cpu-0"]
+        workforce.give("cpu-0", trial(0))
+        assert outcomes(workforce, 1)[0].ending is Ending.COMPLETED
+
+
+def test_a_worker_that_hangs_before_it_is_open_is_killed(opened: Opened, tmp_path: Path) -> None:
+    (tmp_path / "then").write_text("hang")
+    with opened(open_first_alone, workers=2, hang_minutes=0.001) as workforce:
+        workforce.begin("fp32")
+        [(_, unfit)] = heard(workforce, bool)
+        assert unfit == Unfit(
+            reason="The process of worker cpu-1 did not open its model in 0.06 seconds. It was started 3 times."
+        )
+
+
+def test_where_no_process_can_be_had_a_worker_is_done_without(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object, **__: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    with opened(workers=2) as workforce:
+        monkeypatch.setattr("hpo.runners.child.Popen", no_memory)
+        workforce.begin("fp32")
+        [(worker, unfit)] = workforce.listen(1.0)
+        assert (worker, unfit) == (
+            "cpu-1",
+            Unfit(
+                reason="The process of worker cpu-1 cannot be started: Cannot allocate memory. It was started 3 times."
+            ),
+        )
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_a_sentence(
+    study: StudyConfig, splits: Splits, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(StoreError, match=r"Nothing can be written to .*; name another folder by store\.files\."),
+        open_processes(study, splits, tmp_path / "file"),
+    ):
+        raise AssertionError
+
+
+# -- the end
+
+
+def test_an_error_here_leaves_no_process(opened: Opened) -> None:
+    with pytest.raises(ZeroDivisionError), opened():
+        raise ZeroDivisionError
+
+
+ORPHANS = """
+import sys, time
+from pathlib import Path
+import psutil
+from hpo.data.splits import load_splits
+from hpo.runners.processes import open_processes
+from tests.models import tiny_assignment, tiny_study
+from tests.runners.openers import open_counting
+config = tiny_study("none", Path(sys.argv[1]))
+with open_processes(config, load_splits(config.data, 0), Path(sys.argv[2]), opener=open_counting) as workforce:
+    workforce.give("cpu-0", tiny_assignment(seed=10_000))
+    print(*[child.pid for child in psutil.Process().children()], flush=True)
+    time.sleep(600)
+"""
+
+
+def gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_processes_die_with_a_parent_that_is_killed(study: StudyConfig, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ORPHANS, study.data.train, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        children = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+        assert len(children) == 1
+        parent.kill()
+    until = time.monotonic() + PATIENCE
+    while not all(map(gone, children)):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_a_closed_connection_ends_a_process_in_the_middle_of_a_trial(opened: Opened) -> None:
+    with opened() as workforce:
+        workforce.give("cpu-0", trial(0, LONG))
+        in_training(workforce)
+        child = workforce._children.pop("cpu-0")
+        child.connection.close()
+        assert child._process.wait(PATIENCE) == 0
+
+
+# -- what a process is told
+
+
+def test_what_is_kept_of_a_study_is_what_trains(study: StudyConfig, splits: Splits, tmp_path: Path) -> None:
+    kept = pickle.loads(pickle.dumps(Study.of(study, splits, tmp_path, open_worker)))
+    assert (kept.files, kept.opener, kept.splits.fingerprint) == (tmp_path, open_worker, splits.fingerprint)
+    assert kept.config.model_copy(update={"store": study.store, "notify": study.notify}) == study
+
+
+# -- how many, and where
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Pretends that torch sees so many GPUs."""
+
+    def see(number: int) -> None:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+
+    return see
+
+
+@pytest.mark.parametrize(
+    ("seen", "compute", "runner", "workers"),
+    [
+        (0, {}, "inline", 1),
+        (1, {}, "inline", 1),
+        (4, {}, "processes", 4),
+        (4, {"device": "cpu"}, "inline", 1),
+        (0, {"workers": 2}, "processes", 2),
+        (4, {"workers": 1}, "processes", 1),
+        (4, {"runner": "inline"}, "inline", 4),
+        (0, {"runner": "processes"}, "processes", 1),
+    ],
+)
+def test_who_carries_trials_and_how_many(gpus, seen: int, compute: dict[str, object], runner: str, workers: int):
+    gpus(seen)
+    config = ComputeConfig.model_validate(compute)
+    assert (runner_of(config), workers_of(config)) == (runner, workers)
+
+
+def test_a_gpu_that_is_not_there_is_refused(gpus):
+    gpus(0)
+    with pytest.raises(ConfigurationError, match="torch sees no GPU"):
+        workers_of(ComputeConfig(device="cuda"))
+
+
+def test_more_workers_than_gpus_share_them_in_turns(gpus):
+    gpus(2)
+    posts = posts_of(ComputeConfig(workers=3), {})
+    assert posts == (
+        Post(worker="gpu-0", device="cuda:0", visible="0", threads=5),
+        Post(worker="gpu-1", device="cuda:1", visible="1", threads=5),
+        Post(worker="gpu-2", device="cuda:0", visible="0", threads=5),
+    )
+
+
+def test_gpus_that_were_chosen_from_outside_are_the_ones_used(gpus):
+    gpus(2)
+    posts = posts_of(ComputeConfig(threads=3), {"CUDA_VISIBLE_DEVICES": "5, GPU-8f"})
+    assert [(post.device, post.visible, post.threads) for post in posts] == [
+        ("cuda:0", "5", 3),
+        ("cuda:1", "GPU-8f", 3),
+    ]
+
+
+def test_a_process_without_a_gpu_has_its_share_of_the_cores(gpus):
+    gpus(0)
+    assert posts_of(ComputeConfig(workers=32), {})[31] == Post(worker="cpu-31", device="cpu", visible="", threads=1)

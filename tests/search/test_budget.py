@@ -1,0 +1,207 @@
+"""When a search ends: limits by hand, what is left of them, and when no improvement is expected any more."""
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpo.config.study_file import USUAL_TRIALS, BudgetConfig
+from hpo.errors import ConfigurationError
+from hpo.search.budget import Limits, has_stalled, limits_of, refuse_too_short, seconds_left
+
+EVENING = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
+NOW = EVENING.timestamp()
+NONE: dict[str, Any] = dict.fromkeys(("trials", "deadline", "device_seconds", "trial_seconds", "patience"))
+
+spans = st.floats(0, 1e6)
+scores = st.lists(st.none() | st.floats(-1, 1), max_size=30)
+
+
+def limits(**given_ones: float) -> Limits:
+    """Return limits, none but those given."""
+    return Limits(**NONE | given_ones)
+
+
+# -- limits
+
+
+def test_without_a_budget_there_are_the_usual_trials_and_no_other_limit() -> None:
+    assert limits_of(BudgetConfig(), EVENING) == limits(trials=USUAL_TRIALS)
+
+
+def test_every_limit_is_read() -> None:
+    budget = BudgetConfig(trials=12, time="8h", gpu_hours=1.5, trial_time="20m", patience=9)
+    assert limits_of(budget, EVENING) == Limits(
+        trials=12, deadline=NOW + 28800, device_seconds=5400, trial_seconds=1200, patience=9
+    )
+
+
+@pytest.mark.parametrize(
+    ("time", "until", "hours"),
+    [("8h", "07:30", 8), ("16h", "07:30", 13.5), (None, "2026-11-22 19:00", 1), ("1h", "2026-11-22T20:00+01:00", 1)],
+)
+def test_of_two_deadlines_the_earlier_counts_and_trials_are_as_many_as_fit(
+    time: str | None, until: str, hours: float
+) -> None:
+    read = limits_of(BudgetConfig(time=time, until=until), EVENING)
+    assert read == limits(deadline=NOW + 3600 * hours)
+
+
+def test_a_deadline_in_the_past_is_refused_by_its_key() -> None:
+    with pytest.raises(ConfigurationError, match=r"^budget\.until: '2026-11-22 07:30' is past: it is 2026-11-22 18:00"):
+        limits_of(BudgetConfig(until="2026-11-22 07:30", time="8h"), EVENING)
+
+
+# -- what is left
+
+
+@pytest.mark.parametrize(
+    ("given_ones", "left"),
+    [
+        ({}, math.inf),
+        ({"trials": 3, "patience": 2, "trial_seconds": 5}, math.inf),
+        ({"deadline": NOW + 100}, 70),
+        ({"device_seconds": 1000}, 350),
+        ({"deadline": NOW + 100, "device_seconds": 1000}, 70),
+        ({"deadline": NOW + 10_000, "device_seconds": 1000}, 350),
+        ({"deadline": NOW + 20}, 0),
+        ({"deadline": NOW - 20}, 0),
+        ({"device_seconds": 600}, 0),
+    ],
+)
+def test_what_is_left_by_hand(given_ones: dict[str, float], left: float) -> None:
+    assert seconds_left(limits(**given_ones), now=NOW, reserve=30, spent=500, committed=150) == left
+
+
+@given(spans, spans, spans, spans, spans)
+def test_what_takes_no_longer_than_is_left_ends_in_time_and_within_the_device_hours(
+    deadline: float, reserve: float, devices: float, spent: float, committed: float
+) -> None:
+    left = seconds_left(
+        limits(deadline=deadline, device_seconds=devices), now=0, reserve=reserve, spent=spent, committed=committed
+    )
+    assert left >= 0
+    if left:
+        assert left + reserve <= deadline + 1e-6
+        assert left + spent + committed <= devices + 1e-6
+
+
+@given(spans, spans, spans, spans)
+def test_less_is_left_as_time_goes_and_devices_are_used(
+    deadline: float, devices: float, early: float, more: float
+) -> None:
+    both = limits(deadline=deadline, device_seconds=devices)
+    first = seconds_left(both, now=early, reserve=1, spent=early, committed=1)
+    assert seconds_left(both, now=early + more, reserve=1, spent=early, committed=1) <= first
+    assert seconds_left(both, now=early, reserve=1 + more, spent=early, committed=1) <= first
+    assert seconds_left(both, now=early, reserve=1, spent=early + more, committed=1) <= first
+    assert seconds_left(both, now=early, reserve=1, spent=early, committed=1 + more) <= first
+
+
+# -- stalling
+
+
+@pytest.mark.parametrize(
+    ("ended", "noise", "stalled"),
+    [
+        ([0.5], 0.0, False),
+        ([0.5, 0.5, 0.5], 0.0, False),
+        ([0.5, 0.5, 0.5, 0.5], 0.0, True),
+        ([0.5, 0.4, 0.51, 0.4], 0.0, False),
+        ([0.5, 0.4, 0.51, 0.4], 0.01, True),
+        ([0.5, 0.4, 0.52, 0.4], 0.01, False),
+        ([0.5, 0.6, 0.4, 0.4, 0.4], 0.0, True),
+        ([0.5, None, None, None], 0.0, True),
+        ([0.5, None, 0.6, None], 0.0, False),
+        ([None, None, None, 0.1], 0.0, False),
+        ([None, None, None, None], 0.0, True),
+        ([], 0.0, False),
+    ],
+)
+def test_a_search_stalls_after_three_trials_that_are_no_better_than_the_noise(
+    ended: list[float | None], noise: float, stalled: bool
+) -> None:
+    assert has_stalled(ended, noise, patience=3) is stalled
+
+
+@given(scores, st.floats(0, 1), st.integers(1, 10))
+def test_a_new_best_far_above_the_noise_is_always_waited_on(
+    ended: list[float | None], noise: float, patience: int
+) -> None:
+    assert not has_stalled([*ended, 3.0], noise, patience)
+
+
+@given(scores, st.floats(0, 1), st.integers(1, 10))
+def test_trials_that_bring_nothing_stall_every_search_in_the_end(
+    ended: list[float | None], noise: float, patience: int
+) -> None:
+    assert has_stalled([*ended, 0.0, *[None] * patience], noise, patience)
+
+
+@given(scores, st.floats(0, 1), st.floats(0, 1), st.integers(1, 10))
+def test_with_more_noise_a_search_stalls_no_later(
+    ended: list[float | None], noise: float, more: float, patience: int
+) -> None:
+    assert has_stalled(ended, noise + more, patience) >= has_stalled(ended, noise, patience)
+
+
+@given(scores, st.integers(1, 10))
+def test_nothing_stalls_before_more_than_patience_have_ended(ended: list[float | None], patience: int) -> None:
+    assert not has_stalled(ended[:patience], 0.0, patience)
+
+
+# -- too short for one trial
+
+
+TAKES = "the shortest trial of this space takes about 5 min 20 s here"
+
+
+@pytest.mark.parametrize(
+    ("given_ones", "reserve", "sentence"),
+    [
+        ({"deadline": NOW + 60}, 0, f"The search may take 1 min 00 s, but {TAKES}; give it at least 5 min 00 s more."),
+        (
+            {"deadline": NOW + 330},
+            30,
+            f"The search may take 5 min 30 s, but {TAKES}, and what follows the last one 30 s; give it at least "
+            "1 min 00 s more.",
+        ),
+        ({"deadline": NOW - 5}, 0, f"The search may take 0 s, but {TAKES}; give it at least 6 min 00 s more."),
+        ({"device_seconds": 36}, 0, f"budget.gpu_hours allows 36 s of training, but {TAKES}; give at least 0.09."),
+        (
+            {"trial_seconds": 300, "deadline": NOW + 9999},
+            0,
+            f"budget.trial_time allows 5 min 00 s of training, but {TAKES}; give at least 6m.",
+        ),
+    ],
+)
+def test_a_budget_too_short_for_any_trial_is_refused(
+    given_ones: dict[str, float], reserve: float, sentence: str
+) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        refuse_too_short(limits(**given_ones), NOW, 320, reserve)
+    assert str(refused.value) == sentence
+
+
+@pytest.mark.parametrize(
+    "given_ones", [{}, {"deadline": NOW + 350}, {"device_seconds": 320, "trial_seconds": 320, "deadline": NOW + 1e4}]
+)
+def test_a_budget_into_which_one_trial_fits_is_not_refused(given_ones: dict[str, float]) -> None:
+    refuse_too_short(limits(**given_ones), NOW, 320, 30)
+
+
+@given(st.floats(0, 1e5), st.floats(0.1, 1e5), st.floats(0, 1e3))
+def test_what_is_refused_is_exactly_what_leaves_too_little_for_one_trial(
+    deadline: float, cheapest: float, reserve: float
+) -> None:
+    timed = limits(deadline=deadline)
+    fits = deadline >= cheapest + reserve
+    try:
+        refuse_too_short(timed, 0, cheapest, reserve)
+    except ConfigurationError:
+        assert not fits
+    else:
+        assert fits

@@ -1,0 +1,287 @@
+"""What a person says to a search from beside its leader: it ends in the store as if the leader had written it."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from hpo.errors import ConfigurationError, HpoError, StudyLedError
+from hpo.messages import Ending
+from hpo.search.steering import ask_to_stop, enqueue, fitted, refuse_led
+from hpo.space.search_space import SearchSpace
+from hpo.store.deletion import delete_study
+from hpo.store.engine import open_database
+from hpo.store.standing import StudyState, read_state
+from tests.search.scripted import (
+    CPU,
+    ended,
+    everything,
+    led,
+    plain_trials,
+    report_at,
+    rows,
+    search,
+    study_at,
+    train,
+)
+
+RELATIVE = {
+    "learning_rate": {
+        "relative_to": {"optimizer": {"adamw": 3e-5, "momentum": 1e-2}, "method": {"full": 1, "head": 10}},
+        "distribution": "log_uniform_values",
+        "min": 0.03,
+        "max": 30,
+    },
+    "optimizer": {"values": ["adamw", "momentum"]},
+    "momentum": {"min": 0.5, "max": 0.99, "when": {"optimizer": ["momentum"]}},
+    "method": {"values": ["full", "head"]},
+    "dropout": {"distribution": "q_uniform", "min": 0.0, "max": 0.5, "q": 0.05, "default": 0.1},
+    "batch_size": {"value": 16},
+    "epochs": {"min": 1, "max": 3, "default": 2},
+}
+SPACE = SearchSpace.from_mapping(RELATIVE, "relative")
+
+
+def told(url: str, action: Any, *args: Any, **words: Any) -> Any:
+    database = open_database(url, must_exist=True)
+    try:
+        return action(database, *args, **words)
+    finally:
+        database.close()
+
+
+def state_of(url: str) -> StudyState:
+    state = told(url, read_state)
+    assert isinstance(state, StudyState)
+    return state
+
+
+# -- a configuration is fitted into a space
+
+
+def test_every_configuration_that_a_space_proposes_fits_into_it_as_it_was() -> None:
+    """What `hpo export` writes of a trial names every hyperparameter, and its real rate."""
+    for optimizer in ({"optimizer": "adamw"}, {"optimizer": "momentum", "momentum": 0.7}):
+        for multiplier in (0.03, 1.0, 7.123456789, 30.0):
+            for method in ("full", "head"):
+                values = SPACE.default_values() | optimizer | {"learning_rate": multiplier, "method": method}
+                made = SPACE.hyperparameters(values)
+                found = fitted(SPACE, made.to_mapping(), "best.yaml")
+                assert SPACE.hyperparameters(found) == made
+                assert SPACE.sampled(found).keys() == SPACE.sampled(values).keys()
+                assert found["learning_rate"] == pytest.approx(multiplier, rel=1e-12)
+                assert 0.03 <= float(found["learning_rate"] or 0) <= 30.0
+
+
+def test_the_rate_is_turned_into_the_multiplier_of_its_own_optimizer_and_method() -> None:
+    given = {"learning_rate": 0.2, "optimizer": "momentum", "method": "head"}
+    assert fitted(SPACE, given, "mine")["learning_rate"] == pytest.approx(2.0)
+
+
+def test_what_is_not_given_is_as_in_the_default_configuration() -> None:
+    assert fitted(SPACE, {"dropout": 0.15}, "mine") == SPACE.default_values() | {"dropout": 0.15}
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"lr": 1e-4}, "mine: unknown hyperparameter 'lr'. Here it is learning_rate."),
+    ({"epoch": 1}, "Did you mean 'epochs'?"),
+    ({"epochs": "two"}, "'epochs' is 'two'"),
+    ({"epochs": 4}, "mine: epochs is 4, but the study tries 1 … 3, whole numbers; take one of these"),
+    ({"dropout": 0.07}, "dropout is 0.07, but the study tries 0 … 0.5 in steps of 0.05"),
+    ({"learning_rate": 1.0}, "learning_rate is 1, but the study tries 9e-07 … 0.0009 with this optimizer and method"),
+    ({"optimizer": "adamw", "learning_rate": 1e-2}, "learning_rate is 0.01"),
+    ({"batch_size": 32}, "batch_size is 32, but with the rest of it the study trains with batch_size 16"),
+    ({"schedule": "cosine"}, "schedule is cosine, but with the rest of it the study trains with schedule linear"),
+    ({"momentum": 0.7}, "momentum is 0.7, but with the rest of it the study trains with momentum null"),
+]
+
+
+@pytest.mark.parametrize(("given", "said"), REFUSED)
+def test_what_a_space_cannot_propose_is_refused_in_a_sentence(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        fitted(SPACE, given, "mine")
+    assert said in str(error.value)
+
+
+# -- enqueue
+
+
+def test_an_enqueued_configuration_is_trained_before_what_the_sampler_proposes(database_url: str) -> None:
+    with led(study_at(database_url, space=RELATIVE)) as leader:
+        train_default = leader.next_assignment("default", CPU)
+        assert train_default is not None
+        train(leader, train_default)
+        given = {"learning_rate": 1.5e-4, "optimizer": "adamw", "epochs": 3}
+        trial, varied = told(database_url, enqueue, None, given, "mine")
+        taken = leader.next_assignment("next", CPU)
+        assert taken is not None
+        assert taken.trial == trial == 1
+        assert varied == {name: getattr(taken.hyperparameters, name) for name in varied}
+        assert given == {name: pytest.approx(varied[name]) for name in given}
+        assert varied["method"] == "full", "as in the default configuration"
+        train(leader, taken)
+        assert len(search(leader, name="rest")) == 2
+    trials = plain_trials(database_url)
+    assert [trial.user_attrs["proposed_by"] for trial in trials][:3] == ["default", "enqueued", "random"]
+    assert rows(database_url, "SELECT trial FROM hpo_events WHERE kind = 'enqueued'") == [(1,)]
+
+
+def test_what_is_refused_leaves_nothing(database_url: str) -> None:
+    with led(study_at(database_url, space=RELATIVE)):
+        pass
+    before = everything(database_url)
+    for study, given in ((None, {"epochs": 9}), ("script", {"epochs": 1})):
+        with pytest.raises(ConfigurationError):
+            told(database_url, enqueue, study, given, "mine")
+    assert everything(database_url) == before
+
+
+# -- stop
+
+
+def test_the_leader_hears_what_was_asked_since_its_run_began_and_hears_it_once(database_url: str) -> None:
+    with led(study_at(database_url)) as leader:
+        told(database_url, ask_to_stop, "scripted")
+    with led(study_at(database_url)) as leader:
+        assert not leader.steering().stop
+        running = leader.next_assignment("first", CPU)
+        assert running is not None
+        name, by = told(database_url, ask_to_stop, None, running.trial)
+        assert name == "scripted"
+        assert by.startswith("process ")
+        assert leader.steering().trials == {running.trial}
+        assert leader.steering().trials == frozenset()
+        told(database_url, ask_to_stop, None)
+        assert leader.steering().stop
+        assert not leader.steering().stop
+
+
+def test_what_cannot_be_stopped_is_refused(database_url: str) -> None:
+    with led(study_at(database_url)) as leader:
+        first = leader.next_assignment("first", CPU)
+        assert first is not None
+        train(leader, first)
+        before = everything(database_url)["hpo_events"]
+        with pytest.raises(ConfigurationError, match=r"Trial 0 of the study 'scripted' is over already \(COMPLETE\)"):
+            told(database_url, ask_to_stop, None, 0)
+        with pytest.raises(ConfigurationError, match="has no trial 7"):
+            told(database_url, ask_to_stop, None, 7)
+        assert everything(database_url)["hpo_events"] == before
+    with pytest.raises(ConfigurationError, match="Nobody leads the study 'scripted' now"):
+        told(database_url, ask_to_stop, None)
+
+
+# -- delete
+
+
+def test_a_deleted_study_leaves_only_its_lease_and_another_study_is_whole(database_url: str) -> None:
+    for name in ("scripted", "other"):
+        with led(study_at(database_url, study=name)) as leader:
+            search(leader)
+    told(database_url, delete_study, "scripted", refuse=refuse_led)
+    assert rows(database_url, "SELECT study_name FROM studies") == [("other",)]
+    [(other,)] = rows(database_url, "SELECT study_id FROM studies")
+    for table in ("hpo_studies", "hpo_attempts", "hpo_evaluations", "hpo_events", "trials"):
+        assert {found for (found,) in rows(database_url, f"SELECT study_id FROM {table}")} == {other}
+    assert len(rows(database_url, "SELECT study_id FROM hpo_leases")) == 2
+    assert len(rows(database_url, "SELECT trial_id FROM trial_values")) == 4
+    with led(study_at(database_url, seed=3)) as leader:
+        assert len(search(leader)) == 4
+
+
+def test_a_study_that_is_led_is_not_deleted(database_url: str) -> None:
+    with led(study_at(database_url)) as leader:
+        search(leader)
+        before = everything(database_url)
+        with pytest.raises(StudyLedError, match=r"is led by process .*; end that search first, with hpo stop"):
+            told(database_url, delete_study, "scripted", refuse=refuse_led)
+        after = everything(database_url)
+        assert {table: after[table] for table in after if table != "hpo_leases"} == {
+            table: before[table] for table in before if table != "hpo_leases"
+        }
+    with pytest.raises(ConfigurationError, match="no study 'typo'"):
+        told(database_url, delete_study, "typo", refuse=refuse_led)
+
+
+def test_a_verb_of_the_leader_of_a_deleted_study_is_refused(sqlite_url: str) -> None:
+    """It had been suspended for longer than its lease, say."""
+    with led(study_at(sqlite_url)) as leader:
+        told(sqlite_url, delete_study, "scripted", refuse=lambda _name, _lease: None)
+        with pytest.raises(HpoError, match="has been deleted"):
+            leader.next_assignment("late", CPU)
+        assert rows(sqlite_url, "SELECT 1 FROM trials") == []
+
+
+# -- the state of a study
+
+
+def test_the_state_says_what_runs_what_waits_and_what_was(database_url: str) -> None:
+    config = study_at(database_url, budget={"trials": 6})
+    with led(config) as leader:
+        done, paused, running = (leader.next_assignment(name, CPU) for name in ("a", "b", "c"))
+        assert done is not None
+        assert paused is not None
+        assert running is not None
+        best = train(leader, done)
+        leader.finish(ended(paused, Ending.PAUSED, reason="Cut by a signal."))
+        leader.observe(report_at(running, running.milestones[0], 0.61))
+        leader.observe(report_at(running, running.milestones[1], 0.62))
+        trial, _ = told(database_url, enqueue, None, {"epochs": 1}, "mine")
+        state = state_of(database_url)
+    assert best.best is not None
+    assert (state.name, state.metric) == ("scripted", "macro_f1")
+    assert state.standing.best == (best.best.validation.objective, 0)
+    assert (state.standing.completed, state.standing.pruned, state.standing.failed) == (1, 0, 0)
+    [one] = state.running
+    assert (one.trial, one.attempt, one.worker, one.device) == (running.trial, 1, CPU.worker, "cpu")
+    assert (one.rung, one.score) == (running.milestones[1].rung, 0.62)
+    assert one.reported_at is not None
+    assert 0 <= state.now - one.reported_at < 60
+    assert [(waiting.trial, waiting.last) for waiting in state.waiting] == [
+        (paused.trial, "paused"),
+        (trial, "enqueued"),
+    ]
+    assert state.waiting[0].reason == "Cut by a signal."
+    assert state.device_seconds == 25.0
+    assert state.lease is not None
+    assert state.run_begun is not None
+    assert "deadline" in state.run_begun.detail
+    assert state.run_ended is None
+    assert state.events[-1].kind == "enqueued"
+    assert len(state.events) <= 10
+
+
+def test_seconds_of_a_trial_that_went_on_from_its_checkpoint_count_once(sqlite_url: str) -> None:
+    with led(study_at(sqlite_url)) as leader:
+        for attempt in (1, 2):
+            assignment = leader.next_assignment(f"attempt-{attempt}", CPU)
+            assert assignment is not None
+            assert (assignment.trial, assignment.attempt) == (0, attempt)
+            outcome = ended(assignment, Ending.PAUSED)
+            leader.finish(replace(outcome, resumed_examples=100 * (attempt - 1)))
+    assert state_of(sqlite_url).device_seconds == 12.5
+
+
+def test_how_the_last_run_ended_is_known(sqlite_url: str) -> None:
+    with led(study_at(sqlite_url)) as leader:
+        leader.end("stopped")
+    state = state_of(sqlite_url)
+    assert state.run_ended is not None
+    assert state.run_ended.detail == {"reason": "stopped"}
+    with led(study_at(sqlite_url)):
+        assert state_of(sqlite_url).run_ended is None
+
+
+def test_reading_writes_nothing_and_waits_for_no_writer(database_url: str) -> None:
+    with led(study_at(database_url)) as leader:
+        search(leader)
+    before = everything(database_url)
+    database = open_database(database_url, must_exist=True)
+    try:
+        with database.transaction():
+            assert told(database_url, read_state).standing.completed == 4
+    finally:
+        database.close()
+    assert everything(database_url) == before
+    assert {trial.state for trial in plain_trials(database_url)} == {TrialState.COMPLETE}

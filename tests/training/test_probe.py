@@ -1,0 +1,164 @@
+"""What a few steps say of the cost of a trial, and that they leave no trace."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hpo.data.batching import Batch
+from hpo.data.splits import load_splits
+from hpo.errors import ConfigurationError
+from hpo.training.models import PretrainedModel
+from hpo.training.optimization import Optimization
+from hpo.training.optimizers import OPTIMIZERS
+from hpo.training.probe import INFEASIBLE
+from hpo.training.weights import load_weights
+from hpo.training.worker import Worker, open_worker
+from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, trained
+
+STEPS = 3
+
+
+@pytest.fixture
+def worker(tiny_bert: Path, texts: Path, tmp_path: Path) -> Worker:
+    config = tiny_study(tiny_bert, texts)
+    return open_worker(config, load_splits(config.data, config.seed), tmp_path)
+
+
+@pytest.fixture
+def trained_on(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
+    """The batches of all steps from now on."""
+    batches: list[Batch] = []
+    step = Optimization.step
+
+    def noted(training: Optimization, batch: Batch) -> None:
+        batches.append(batch)
+        step(training, batch)
+
+    monkeypatch.setattr(Optimization, "step", noted)
+    return batches
+
+
+def test_what_a_trial_will_cost(worker: Worker, tmp_path: Path) -> None:
+    found = worker.probe(tiny_hyperparameters(), STEPS)
+    assert (found.feasible, found.rows_at_once, found.rows_per_step) == (True, None, 8)
+    assert found.seconds_per_step > 0
+    assert found.seconds_per_scored_row > 0
+    assert found.peak_memory_bytes > found.checkpoint_bytes
+    assert found.first_loss == pytest.approx(math.log(2), abs=0.3)
+    trained(worker, tiny_assignment())
+    assert found.weights_bytes == sum(tensor.nbytes for tensor in load_weights(tmp_path, 0).values())
+    assert found.checkpoint_bytes >= found.weights_bytes
+
+
+def test_memory_is_tried_on_the_longest_texts_and_time_on_typical_ones(worker: Worker, trained_on: list[Batch]) -> None:
+    worker.probe(tiny_hyperparameters(), STEPS)
+    lengths = np.sort(worker._bench.tokenized(16).train.tokens.lengths)[::-1]
+    # Twice, since the first step is without what the optimizer keeps.
+    assert [batch.tokens for batch in trained_on[:2]] == [lengths[:8].sum()] * 2
+    typical = [batch.tokens for batch in trained_on[2:]]
+    assert len(typical) == STEPS
+    assert lengths[-8:].sum() < typical[0] < lengths[:8].sum()
+    assert set(typical) == {typical[0]}
+    assert trained_on[-1].labels.bincount().tolist() == [4, 4]
+
+
+def test_it_leaves_no_trace(worker: Worker, tiny_bert: Path, texts: Path) -> None:
+    config = tiny_study(tiny_bert, texts)
+    untouched = open_worker(config, load_splits(config.data, config.seed))
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    worker.probe(tiny_hyperparameters(dropout=0.3, kept_layers=1, optimizer="sgd"), STEPS)
+    assert torch.equal(torch.rand(1), expected)
+    untouched._bench.model.reset(0)
+    left, reset = (one._bench.model.network.state_dict() for one in (worker, untouched))
+    assert left.keys() == reset.keys()
+    assert all(torch.equal(left[name], reset[name]) for name in reset)
+    assert all(parameter.grad is None for parameter in worker._bench.model.network.parameters())
+    reports, _ = trained(worker, tiny_assignment())
+    alone, _ = trained(untouched, tiny_assignment())
+    assert [report.validation for report in reports] == [report.validation for report in alone]
+    assert worker._bench.passes(tiny_hyperparameters()).rows is None
+
+
+@pytest.fixture
+def room_for(monkeypatch: pytest.MonkeyPatch):
+    """Let memory run out, in the CPU allocator's words, where more tokens than these are trained on at once."""
+
+    def limit(tokens: int) -> None:
+        original = PretrainedModel.logits
+
+        def logits(self: PretrainedModel, batch: Batch, precision):
+            if torch.is_grad_enabled() and batch.attention_mask.numel() > tokens:
+                raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+            return original(self, batch, precision)
+
+        monkeypatch.setattr(PretrainedModel, "logits", logits)
+
+    return limit
+
+
+def test_the_next_trial_of_that_size_begins_with_the_rows_that_fit(worker: Worker, room_for, monkeypatch) -> None:
+    longest = int(worker._bench.tokenized(16).train.tokens.lengths.max())
+    room_for(3 * longest)
+    found = worker.probe(tiny_hyperparameters(), STEPS)
+    assert (found.feasible, found.rows_at_once, found.rows_per_step) == (True, 2, 8)
+    monkeypatch.setattr("hpo.training.passes.Passes.halve", None)
+    _, outcome = trained(worker, tiny_assignment())
+    assert outcome.rows_at_once == 2
+    # Of a smaller batch those are all.
+    assert worker.probe(tiny_hyperparameters(batch_size=2), STEPS).rows_at_once is None
+
+
+def test_where_one_row_is_too_much_no_trial_of_it_is_feasible(worker: Worker, room_for) -> None:
+    longest = int(worker._bench.tokenized(16).train.tokens.lengths.max())
+    room_for(longest - 1)
+    assert worker.probe(tiny_hyperparameters(), STEPS) == INFEASIBLE
+    assert all(parameter.grad is None for parameter in worker._bench.model.network.parameters())
+    assert worker.probe(tiny_hyperparameters(max_length=longest - 1), STEPS).feasible
+
+
+def test_what_diverges_has_a_cost_all_the_same(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    blown = tiny_hyperparameters(learning_rate=1e25, warmup_ratio=0.0, max_grad_norm=None, optimizer="sgd")
+    found = worker.probe(blown, 12)
+    assert found.feasible
+    assert found.first_loss == pytest.approx(math.log(2), abs=0.3)
+    monkeypatch.setattr(PretrainedModel, "logits", lambda self, batch, _: _no_numbers(self, batch))
+    found = worker.probe(tiny_hyperparameters(), 1)
+    assert found.feasible
+    assert math.isnan(found.first_loss)
+
+
+def _no_numbers(model: PretrainedModel, batch: Batch) -> torch.Tensor:
+    return torch.full((batch.rows, 2), float("nan")) * next(model.network.parameters()).sum()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"token_masking": 0.3, "word_swap": 0.2},
+        {"method": "top_layers", "trained_layers": 1, "kept_layers": 1},
+        {"batch_size": 1024},
+        *({"optimizer": optimizer} for optimizer in OPTIMIZERS),
+    ],
+    ids=lambda values: "-".join(map(str, values.items())),
+)
+def test_whatever_a_trial_trains_under(values, worker: Worker) -> None:
+    found = worker.probe(tiny_hyperparameters(**values), 1)
+    assert found.feasible
+    assert found.rows_per_step == min(values.get("batch_size", 8), worker.splits.train.rows)
+
+
+def test_in_folds(tiny_bert: Path, texts: Path) -> None:
+    config = tiny_study(tiny_bert, texts, evaluation={"folds": 4})
+    worker = open_worker(config, load_splits(config.data, config.seed, folds=4))
+    assert worker.probe(tiny_hyperparameters(), 1).feasible
+
+
+def test_what_the_model_does_not_have_is_said(worker: Worker) -> None:
+    with pytest.raises(ConfigurationError, match="kept_layers is 3"):
+        worker.probe(tiny_hyperparameters(kept_layers=3), 1)
+    assert worker.probe(tiny_hyperparameters(), 1).feasible

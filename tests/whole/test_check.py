@@ -1,0 +1,271 @@
+"""The check before the night: what it says of a real tiny model, that it keeps nothing, and when it refuses."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.reading import write_yaml
+from hpo.config.study_file import StudyConfig, load_study
+from hpo.data.splits import load_splits
+from hpo.errors import ConfigurationError, DataError, StoreError
+from hpo.messages import Probe
+from hpo.runners import check as checking
+from hpo.runners.check import check
+from hpo.runners.short_check import ShortCheck, short_check
+from hpo.runners.watcher import Watcher
+from hpo.runners.workforce import LeadWorker
+from hpo.search.costs import Costs
+from hpo.space.search_space import SearchSpace
+from hpo.training.worker import Worker
+from tests.whole.conftest import SPACE, Answer
+
+Hpo = Callable[..., Answer]
+EASY = Probe(
+    feasible=True,
+    rows_at_once=None,
+    seconds_per_step=2.0,
+    rows_per_step=8,
+    seconds_per_scored_row=0.1,
+    peak_memory_bytes=1000,
+    checkpoint_bytes=300,
+    weights_bytes=100,
+    first_loss=math.log(2),
+)
+NO_ROOM = replace(EASY, feasible=False, seconds_per_step=0.0, seconds_per_scored_row=0.0)
+
+
+def changed(config: StudyConfig, *overrides: str, **values: Any) -> StudyConfig:
+    return load_study(values=config.model_dump(mode="json") | values, overrides=overrides)
+
+
+def files_below(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+@pytest.fixture
+def probes(monkeypatch: pytest.MonkeyPatch) -> dict[int, Probe]:
+    """What the real worker's probe answers, by batch size, to be filled in; 16 is the dearest, 8 the cheapest."""
+    answers: dict[int, Probe] = {}
+
+    def probe(_worker: Worker, hyperparameters: Hyperparameters, steps: int) -> Probe:
+        assert steps == checking.STEPS
+        return answers[hyperparameters.batch_size]
+
+    monkeypatch.setattr(Worker, "probe", probe)
+    return answers
+
+
+# What it says
+
+
+def test_a_study_that_is_well_has_nothing_wrong(config: StudyConfig, tmp_path: Path) -> None:
+    before = files_below(tmp_path)
+    found = check(config)
+    assert found.refusals == ()
+    assert found.doubts == ()
+    assert files_below(tmp_path) == before, "it keeps nothing"
+    ends = found.forecast.ends
+    assert [ends[name].hyperparameters.batch_size for name in ("dearest", "slowest", "cheapest")] == [16, 8, 8]
+    # 72 of the 120 texts are trained on, for two epochs.
+    assert [ends[name].extent.steps for name in ("dearest", "slowest", "cheapest")] == [10, 18, 18]
+    assert ends["slowest"] is ends["cheapest"], "one configuration is probed once"
+    assert all(end.fits and end.seconds > 0 for end in ends.values())
+    assert found.forecast.trial_seconds is not None
+    assert found.forecast.search_seconds == tuple(3 * seconds for seconds in found.forecast.trial_seconds)
+    assert found.forecast.fitting is None
+    assert 0 < found.forecast.disk_bytes < found.disk_free
+    assert found.precision == "fp32"
+
+
+def test_two_worker_processes_are_counted_and_leave_nothing(config: StudyConfig, tmp_path: Path) -> None:
+    before = files_below(tmp_path)
+    found = check(changed(config, "compute.workers=2"))
+    assert found.forecast.workers == 2
+    assert found.forecast.search_seconds == tuple(2 * seconds for seconds in found.forecast.trial_seconds or ())
+    assert files_below(tmp_path) == before
+
+
+def test_the_data_is_told_of_as_a_run_tells_it(config: StudyConfig) -> None:
+    notes: list[str] = []
+
+    class Notes(Watcher):
+        def note(self, sentence: str) -> None:
+            notes.append(sentence)
+
+    check(config, Notes())
+    assert any(note.startswith("Made ") for note in notes)
+
+
+def test_doubts_are_of_what_was_measured(config: StudyConfig, probes: dict[int, Probe]) -> None:
+    probes |= {16: replace(EASY, first_loss=3.0), 8: EASY}
+    found = check(changed(config, "space.max_length.value=4", "budget.time=7m", "budget.trial_time=40s"))
+    assert [one.partition(",")[0] for one in found.doubts] == [
+        "The loss at the first step is 3.00",
+        "100% of the training texts fill max_length",
+        "If all trials were as long as the longest",
+        "The longest trial takes about 46 s",
+    ]
+    assert "longest, 9 would fit" in found.doubts[2]
+    assert found.refusals == ()
+
+
+# When it refuses
+
+
+def test_a_dearest_configuration_that_does_not_fit(config: StudyConfig, probes: dict[int, Probe]) -> None:
+    probes |= {16: NO_ROOM, 8: EASY}
+    found = check(config)
+    assert len(found.refusals) == 1
+    assert "does not suffice for the dearest configuration" in found.refusals[0]
+    assert found.forecast.trial_seconds is not None
+
+
+def test_nothing_fits_at_all(config: StudyConfig, probes: dict[int, Probe]) -> None:
+    probes |= {16: NO_ROOM, 8: NO_ROOM}
+    found = check(changed(config, "budget.time=10m"))
+    assert len(found.refusals) == 1
+    assert "does not suffice for the cheapest configuration" in found.refusals[0]
+    assert found.forecast.fitting is None
+
+
+def test_a_loss_that_is_no_number_cannot_run(config: StudyConfig, probes: dict[int, Probe]) -> None:
+    probes |= {16: replace(EASY, first_loss=math.nan), 8: EASY}
+    found = check(config)
+    assert [sentence.partition(":")[0] for sentence in found.refusals] == ["The loss at the first step is not a number"]
+    assert found.doubts == ()
+
+
+def test_a_time_shorter_than_the_shortest_trial(config: StudyConfig, probes: dict[int, Probe]) -> None:
+    probes |= {16: EASY, 8: EASY}
+    found = check(changed(config, "budget.time=20s"))
+    assert len(found.refusals) == 1
+    assert "the shortest trial of this space takes about" in found.refusals[0]
+    assert found.forecast.fitting == (0, 0)
+
+
+def test_bad_data_ends_it_as_it_ends_a_run(config: StudyConfig, tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        check(changed(config, f"data.train={tmp_path / 'none.csv'}"))
+
+
+def test_a_place_that_cannot_be_written(config: StudyConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(**_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", refused)
+    with pytest.raises(StoreError, match=r"cannot be written to .*: Permission denied; name another"):
+        check(config)
+
+
+# The short form, that a run begins with
+
+
+def shortly(config: StudyConfig, answer: Callable[[Hyperparameters], Probe]) -> ShortCheck:
+    """Check with a lead worker of which only the probe is real enough."""
+
+    class Lead:
+        def probe(self, hyperparameters: Hyperparameters, steps: int) -> Probe:
+            assert steps in (1, 2)
+            return answer(hyperparameters)
+
+    space = SearchSpace.from_mapping(SPACE, "tiny")
+    return short_check(cast(LeadWorker, Lead()), config, space, load_splits(config.data, config.seed))
+
+
+def test_both_ends_tell_what_trials_will_take(config: StudyConfig) -> None:
+    short = shortly(config, lambda values: EASY)
+    # 10 steps of 16 and 18 of 8; four rungs, of which two are full: 2 x (24 + 12) + 2 x 12 rows.
+    assert short.dearest.seconds == pytest.approx(10 * 2.0 + 96 * 0.1)
+    assert short.cheapest.seconds == pytest.approx(18 * 2.0 + 96 * 0.1)
+    assert (short.dearest.rung, short.cheapest.rung) == (1000, 1000)
+    assert short.reserve == pytest.approx(24 * 0.1 * 2 + 1)
+    assert short.notes == ()
+    costs = Costs((), (short.dearest, short.cheapest))
+    assert costs.seconds(short.dearest.hyperparameters, 500) is not None
+
+
+def test_without_a_test_split_nothing_is_kept_for_it(config: StudyConfig) -> None:
+    assert shortly(changed(config, "data.test_fraction=0"), lambda values: EASY).reserve == 0
+
+
+def test_what_does_not_fit_is_noted_and_the_cheap_end_speaks_for_both(config: StudyConfig) -> None:
+    short = shortly(config, lambda values: NO_ROOM if values.batch_size == 16 else EASY)
+    assert short.dearest == short.cheapest
+    assert len(short.notes) == 1
+    assert "dearest" in short.notes[0]
+
+
+def test_where_nothing_fits_a_run_does_not_begin(config: StudyConfig) -> None:
+    with pytest.raises(ConfigurationError, match="the cheapest configuration"):
+        shortly(config, lambda values: NO_ROOM)
+
+
+def test_one_doubt_is_noted_once(config: StudyConfig) -> None:
+    assert len(shortly(config, lambda values: replace(EASY, first_loss=9.0)).notes) == 1
+
+
+# The command
+
+
+@pytest.fixture
+def study_file(config: StudyConfig, tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(write_yaml(config.model_dump(mode="json")))
+    return path
+
+
+def test_the_command_prints_both_ends_and_stores_nothing(hpo: Hpo, study_file: Path) -> None:
+    answer = hpo("check", study_file, "budget.trials=7", "--for", "1h")
+    assert answer.code == 0, answer.err
+    for shown in (
+        "dearest",
+        "slowest and cheapest",
+        "batch size",
+        "7 trials take",
+        "trials fit into 1 h 00 min",
+        "Nothing looks",
+    ):
+        assert shown in answer.out
+    assert {path.name for path in study_file.parent.iterdir()} == {"study.yaml"}
+
+
+def test_the_command_takes_what_run_takes(hpo: Hpo, model_folder: Path, texts_file: Path, tmp_path: Path) -> None:
+    space = Path("space.yaml")
+    space.write_text(write_yaml({"parameters": SPACE}))
+    words = ("check", "--model", model_folder, "--train", texts_file, "--space", space, "--trials", 2)
+    answer = hpo(*words, "--text-column", "was gesagt wurde", "--label-column", "worüber")
+    assert answer.code == 0, answer.err
+    assert f"Study post-{model_folder.name}" in answer.out
+
+
+def test_json_is_the_whole_check_and_nothing_else(hpo: Hpo, study_file: Path) -> None:
+    answer = hpo("check", study_file, "--json")
+    content = json.loads(answer.out)
+    assert content["ends"]["dearest"]["hyperparameters"]["batch_size"] == 16
+    assert content["ends"]["dearest"]["trial_seconds"] > 0
+    assert content["refusals"] == []
+    assert content["trials"] == 3
+
+
+def test_what_cannot_run_has_the_code_of_bad_input_and_its_sentence(
+    hpo: Hpo, study_file: Path, probes: dict[int, Probe]
+) -> None:
+    probes |= {16: NO_ROOM, 8: EASY}
+    answer = hpo("check", study_file)
+    assert answer.code == 2
+    assert "not even 1" in answer.out
+    assert answer.err.startswith("hpo: Memory does not suffice for the dearest configuration")
+    assert hpo("check", study_file, "--json").code == 2
+
+
+def test_a_time_that_is_past_and_a_study_that_is_not_said_are_refused_at_once(hpo: Hpo, study_file: Path) -> None:
+    past = hpo("check", study_file, "--until", "2020-01-01 07:30")
+    assert (past.code, "is past" in past.err) == (2, True)
+    nothing = hpo("check", "--trials", 3)
+    assert (nothing.code, "hpo check needs --model" in nothing.err) == (2, True)

@@ -1,0 +1,237 @@
+"""Simulated nights: the real coordinator and dispatch over curves, by hand and by the command line."""
+
+import json
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from hpo.cli.simulate import curves_app
+from hpo.cli.simulate import simulate as simulate_verb
+from hpo.config.study_file import StudyConfig, load_study
+from hpo.errors import ConfigurationError, HpoError
+from hpo.messages import Assignment, Ending
+from hpo.runners.comparison import Compared, compare, settings_of, verdict
+from hpo.runners.curves import Curve, Point
+from hpo.runners.generated_curves import Generated
+from hpo.runners.mishaps import Mishap, MishapKind, Mishaps
+from hpo.runners.simulation import Night, simulate
+from tests.search.scripted import led, search, study_at
+
+SPACE = {
+    "learning_rate": {"distribution": "log_uniform_values", "min": 1e-6, "max": 1e-3, "default": 3e-5},
+    "epochs": {"value": 2},
+}
+
+
+def study_of(**changes: Any) -> StudyConfig:
+    return study_at("sqlite:///unused.db", space=SPACE, **changes)
+
+
+class Fixed:
+    """Trial n takes the n-th of some seconds, and scores what `score` says of it at each rung."""
+
+    def __init__(self, *seconds: float, score: Callable[[int, int], float] = lambda trial, rung: rung / 1000) -> None:
+        self._seconds, self._score = seconds, score
+
+    def curve(self, assignment: Assignment) -> Curve:
+        trial, whole = assignment.trial, self._seconds[assignment.trial]
+        points = tuple(
+            Point(rung=m.rung, score=self._score(trial, m.rung), seconds=whole * m.rung / 1000)
+            for m in assignment.milestones
+        )
+        return Curve(
+            hyperparameters=assignment.hyperparameters,
+            length=1000,
+            points=points,
+            ending=Ending.COMPLETED,
+            seconds=whole,
+        )
+
+    def true_score(self, assignment: Assignment) -> float:
+        return assignment.trial / 10
+
+
+# -- one night
+
+
+def test_three_workers_take_as_long_as_counting_by_hand_says() -> None:
+    night = simulate(
+        study_of(budget={"trials": 5}, compute={"workers": 3}),
+        Fixed(50.0, 20.0, 30.0, 40.0, 10.0, score=lambda trial, rung: rung / 2000 + (trial == 3) / 10),
+    )
+    assert night == Night(
+        best_score=0.6, true_score=0.3, found_at=pytest.approx(60.0), begun=5, completed=5, pruned=0,
+        busy_share=pytest.approx(150 / 180), seconds=pytest.approx(60.0), given_seconds=None,
+    )  # fmt: skip
+
+
+def test_nothing_is_begun_that_would_end_after_the_deadline() -> None:
+    night = simulate(study_of(budget={"trials": 9, "time": "250s"}), Fixed(*[100.0] * 9))
+    assert (night.completed, night.begun, night.seconds, night.given_seconds) == (2, 2, pytest.approx(200.0), 250.0)
+
+
+def test_a_trial_is_given_up_at_the_moment_of_the_rung_at_which_it_is_too_bad() -> None:
+    config = study_of(budget={"trials": 3}, search={"pruner": "threshold", "lowest_score": 0.5})
+    night = simulate(config, Fixed(*[100.0] * 3, score=lambda trial, rung: 0.1))
+    # The default is never given up; the others are at 250 per mille.
+    assert (night.completed, night.pruned, night.seconds) == (1, 2, pytest.approx(100.0 + 25.0 + 25.0))
+
+
+def test_a_night_survives_workers_that_die_and_hang() -> None:
+    script = (
+        Mishap(kind=MishapKind.DIE, trial=1, attempt=1, share=0.6),
+        Mishap(kind=MishapKind.HANG, trial=2, attempt=1, share=0.6),
+    )
+    config = study_of(budget={"trials": 4}, compute={"workers": 2, "hang_minutes": 10})
+    night = simulate(config, Fixed(*[100.0] * 4), mishaps=Mishaps(script=script))
+    assert (night.begun, night.completed) == (4, 4)
+    assert 600 < night.seconds < 1000
+
+
+def test_the_same_night_comes_to_the_same() -> None:
+    config = study_of(budget={"time": "3h"}, compute={"workers": 2}, search={"sampler": "tpe", "pruner": "median"})
+    one, again, other = (simulate(config, Generated(seed)) for seed in (1, 1, 2))
+    assert one == again != other
+    assert one.seconds <= 3 * 3600
+    assert one.completed + one.pruned == one.begun > 8
+    assert one.pruned > 0
+    assert one.busy_share > 0.5
+
+
+def test_a_time_too_short_for_any_trial_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="The search may take 30 s"):
+        simulate(study_of(budget={"time": "30s"}), Fixed(*[100.0] * 9))
+
+
+# -- several
+
+
+def test_every_combination_is_a_setting() -> None:
+    assert settings_of(["search.pruner=median, none", "compute.workers=1,4"]) == [
+        ("search.pruner=median", "compute.workers=1"),
+        ("search.pruner=median", "compute.workers=4"),
+        ("search.pruner=none", "compute.workers=1"),
+        ("search.pruner=none", "compute.workers=4"),
+    ]
+
+
+@pytest.mark.parametrize("vary", [["search.pruner"], ["search.pruner="], ["=none"], ["a.b=1,,2"], ["a.b=1", "a.b=2"]])
+def test_what_varies_must_be_a_path_and_its_values(vary: list[str]) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape("--vary is a dotted path and its values")):
+        settings_of(vary)
+
+
+def night_of(true_score: float | None) -> Night:
+    return Night(
+        best_score=true_score, true_score=true_score, found_at=true_score and 1.0, begun=3, completed=2, pruned=1,
+        busy_share=1.0, seconds=10.0, given_seconds=None,
+    )  # fmt: skip
+
+
+def compared(name: str, *true_scores: float | None) -> Compared:
+    return Compared(setting=(f"search.pruner={name}",), nights=tuple(map(night_of, true_scores)))
+
+
+def test_the_verdict_goes_by_the_differences_night_by_night() -> None:
+    # Differences of 0.02 and 0.04: 0.03, with a standard error of 0.0141 / sqrt 2 = 0.01.
+    sure = verdict([compared("none", 0.5, 0.7), compared("median", 0.52, 0.74)])
+    assert sure == (
+        "Choose search.pruner=median: true score 0.6300, 0.0300 ± 0.0100 above search.pruner=none, which is beyond the "
+        "noise."
+    )
+    unsure = verdict([compared("none", 0.5, 0.7), compared("median", 0.49, 0.74)])
+    assert "0.0150 ± 0.0250 above search.pruner=none, which is within the noise" in unsure
+
+
+def test_a_setting_that_finds_nothing_in_some_nights_is_not_chosen() -> None:
+    said = verdict([compared("none", 0.9, None), compared("median", 0.5, 0.6)])
+    assert said.startswith("Choose search.pruner=median: true score 0.5500, the only one with a winner")
+    assert verdict([compared("none", None)]).startswith("No night has completed a trial")
+
+
+def test_a_single_night_is_within_the_noise() -> None:
+    assert "within the noise" in verdict([compared("none", 0.5), compared("median", 0.9)])
+
+
+def test_nights_side_by_side_are_those_one_after_the_other() -> None:
+    configs = {(): study_of(budget={"trials": 3})}
+    both = [compare(configs, Generated, nights=2, jobs=jobs) for jobs in (1, 2)]
+    assert both[0] == both[1]
+    assert both[0][0].nights[0] != both[0][0].nights[1]
+
+
+# -- the commands
+
+app = typer.Typer()
+app.command("simulate")(simulate_verb)
+app.add_typer(curves_app, name="curves")
+commanded = partial(CliRunner().invoke, app)
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> Path:
+    """A study whose model and texts are not there."""
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "study: night\nmodel: {name: no-such-model}\ndata: {train: no-such-file.csv}\nspace: quickstart\n"
+        "evaluation: {rungs: 4, first_rung: 250}\nbudget: {trials: 4}\n"
+    )
+    return path
+
+
+def test_pruners_are_compared_over_generated_curves(study_file: Path) -> None:
+    answer = commanded(["simulate", str(study_file), "--curves", "generated", "--nights", "2", "--jobs", "1"])
+    assert answer.exception is None
+    for pruner in ("median", "successive_halving", "hyperband", "none"):
+        assert f"search.pruner={pruner}" in answer.stdout
+    assert "true score" in answer.stdout
+    assert answer.stdout.splitlines()[-1].startswith("Choose search.pruner=")
+
+
+def test_a_store_s_curves_are_exported_and_simulated_over(study_file: Path, tmp_path: Path) -> None:
+    url, curves = f"sqlite:///{tmp_path / 'hpo.db'}", tmp_path / "curves.jsonl"
+    with led(study_at(url)) as coordinator:
+        search(coordinator)
+    wrote = commanded(["curves", "export", "--store", url, "--study", "scripted", "--output", str(curves)])
+    assert wrote.stdout == f"Wrote 4 curves of study scripted to {curves}.\n"
+    words = ["simulate", str(study_file), "budget.trials=2", "--curves", str(curves), "--vary", "compute.workers=1,2"]
+    answer = commanded([*words, "--nights", "1", "--jobs", "1", "--json"])
+    assert answer.exception is None
+    content = json.loads(answer.stdout)
+    assert [one["setting"] for one in content["settings"]] == [["compute.workers=1"], ["compute.workers=2"]]
+    assert all(night["begun"] == 2 for one in content["settings"] for night in one["nights"])
+    assert content["verdict"].startswith("Choose compute.workers=")
+    assert "The curves know nothing of schedule, warmup_ratio, batch_size, l2_strength" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--curves", "no-such.jsonl"], "Cannot read no-such.jsonl"),
+        (["--curves", "generated", "--vary", "search.pruner=mean"], "'search.pruner' cannot be 'mean'"),
+        (["--curves", "generated", "second.yaml"], "takes one study file"),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused_in_a_sentence(study_file: Path, words: list[str], says: str) -> None:
+    answer = commanded(["simulate", str(study_file), *words])
+    assert isinstance(answer.exception, HpoError)
+    assert says in str(answer.exception)
+
+
+def test_with_folds_the_pruners_of_folds_are_compared(study_file: Path) -> None:
+    words = ["simulate", str(study_file), "--curves", "generated", "evaluation.folds=3", "budget.trials=2"]
+    answer = commanded([*words, "--nights", "1", "--jobs", "1", "--json"])
+    assert answer.exception is None
+    settings = [one["setting"] for one in json.loads(answer.stdout)["settings"]]
+    assert settings == [["search.pruner=wilcoxon"], ["search.pruner=none"]]
+
+
+def test_a_study_file_that_is_not_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError):
+        load_study(tmp_path / "absent.yaml")

@@ -1,0 +1,346 @@
+"""What a person says to a search at night: by a signal, from another terminal, through Slurm."""
+
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Event
+
+import optuna
+import pytest
+
+from hpo.cli.live import LineLog
+from hpo.cli.signals import ending_tidily
+from hpo.config.reading import parse_yaml, write_yaml
+from hpo.config.study_file import StudyConfig
+from hpo.errors import ConfigurationError
+from hpo.messages import Assignment, Report
+from hpo.search.steering import ask_to_stop
+from hpo.store.engine import open_database
+from tests.search.scripted import led, study_at
+from tests.whole.conftest import Answer
+
+Hpo = Callable[..., Answer]
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def study_file(config: StudyConfig, tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(write_yaml(config.model_dump(mode="json", exclude={"store"})))
+    return path
+
+
+@pytest.fixture
+def finished(hpo: Hpo, study_file: Path) -> Path:
+    """A folder in which a search has ended."""
+    assert hpo("run", study_file).code == 0
+    return study_file.parent
+
+
+def at_the_first_report(monkeypatch: pytest.MonkeyPatch, action: Callable[[], None]) -> None:
+    """Do something from within a search, when its first trial has been evaluated for the first time."""
+    reported, done = LineLog.reported, Event()
+
+    def acting(self: LineLog, report: Report, decision: object) -> None:
+        reported(self, report, decision)  # type: ignore[arg-type]
+        if not done.is_set():
+            done.set()
+            action()
+
+    monkeypatch.setattr(LineLog, "reported", acting)
+
+
+# -- signals
+
+
+@pytest.fixture
+def handlers_restored() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+@pytest.mark.usefixtures("handlers_restored")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_first_signal_ends_at_the_next_step_and_the_second_at_once(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stop = Event()
+
+    def told_twice() -> None:
+        with ending_tidily(stop, grace_seconds=600) as signals:
+            assert not signals.came
+            os.kill(os.getpid(), number)
+            assert stop.is_set()
+            assert signals.came
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(KeyboardInterrupt):
+        told_twice()
+    assert "Ending at the next step, or at once in 10 min 00 s; once more ends at once." in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("handlers_restored")
+def test_after_the_grace_it_ends_at_once_by_itself() -> None:
+    def told_once() -> None:
+        with ending_tidily(Event(), grace_seconds=0.05):
+            os.kill(os.getpid(), signal.SIGTERM)
+            Event().wait(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        told_once()
+
+
+@pytest.mark.usefixtures("handlers_restored")
+def test_what_ends_in_time_is_not_interrupted_later() -> None:
+    with ending_tidily(Event(), grace_seconds=600):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer) and not _ends(thread)]
+
+
+def _ends(timer: threading.Timer) -> bool:
+    timer.join(10)
+    return not timer.is_alive()
+
+
+@pytest.mark.usefixtures("handlers_restored")
+def test_under_nohup_a_closed_terminal_is_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ending_tidily(Event(), grace_seconds=600) as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not signals.came
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_what_is_written_after_the_terminal_was_closed_goes_nowhere(tmp_path: Path) -> None:
+    """Otherwise the next line of the view would fail, and with it the checkpoints."""
+    code = """
+import os, signal, sys
+from pathlib import Path
+from threading import Event
+from hpo.cli.signals import ending_tidily
+with ending_tidily(Event(), 600):
+    sys.stdin.read(1)
+    os.kill(os.getpid(), signal.SIGHUP)
+    for stream in (sys.stdout, sys.stderr):
+        stream.write("to nobody")
+        stream.flush()
+    Path(sys.argv[1]).write_text("got here")
+"""
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-c", code, str(tmp_path / "reached")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        os.close(ours)
+        assert process.stdin is not None
+        process.stdin.write(b"x")
+        process.stdin.close()
+        assert process.wait(60) == 0
+    assert (tmp_path / "reached").read_text() == "got here"
+
+
+def test_an_interrupted_search_says_so_and_goes_on(
+    hpo: Hpo, study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        at_the_first_report(patched, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        cut = hpo("run", study_file, "--notify", f"command:{sys.executable} -c 'import sys'")
+    assert cut.code == 130
+    assert "trial 0 paused" in cut.out
+    assert "it goes on later" in cut.out
+    shown = hpo("status").out
+    assert "the last run ended" in shown
+    assert "trial 0 waits: paused; goes on first" in shown
+    assert hpo("run", study_file).code == 0
+    [log] = tmp_path.glob("*.log")
+    assert log.name == "hpo-tiny.log"
+    assert "trial 0 begins, attempt 2" in log.read_text()
+    trials = optuna.load_study(study_name="tiny", storage="sqlite:///hpo.db").trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
+
+
+# -- the end of its time
+
+
+def test_a_search_that_its_deadline_ended_is_a_success(
+    hpo: Hpo, study_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A day passes while the second trial trains."""
+    import hpo.runners.dispatch as dispatch
+
+    real, late = dispatch.time.time, Event()
+    begun: list[int] = []
+    assigned = LineLog.assigned
+
+    def counting(self: LineLog, assignment: Assignment) -> None:
+        assigned(self, assignment)
+        begun.append(assignment.trial)
+        if 1 in begun:
+            late.set()
+
+    monkeypatch.setattr(LineLog, "assigned", counting)
+    monkeypatch.setattr("time.time", lambda: real() + (86400 if late.is_set() else 0))
+    answer = hpo("run", study_file, "--for", "12h", "budget.trials=3")
+    monkeypatch.undo()
+    assert answer.code == 0, answer
+    assert set(begun) == {0, 1}
+    assert "Interrupted" not in answer.out
+
+
+REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
+    "an end that is past": (("--until", "2020-01-01 07:30"), "is past"),
+    "an end that is no time": (("--until", "late"), "'late' is no time"),
+    "no length of time": (("--for", "8"), "write it as 8h"),
+    "no hours": (("--gpu-hours", "0"), "gpu_hours"),
+    "nobody's kind of URL": (("--notify", "nfty://my-secret-topic"), "nfty://..."),
+    "no such runner": (("--runner", "cloud"), "processes"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_is_refused_before_anything_is_read(hpo: Hpo, study_file: Path, name: str) -> None:
+    words, said = REFUSED[name]
+    answer = hpo("run", study_file, "data.train=not-there.csv", *words)
+    assert answer.code == 2, answer
+    assert said in answer.err
+    assert "secret" not in answer.err
+    assert answer.err.count("\n") == 1
+    assert not Path("hpo.db").exists()
+
+
+def test_the_flags_set_what_they_name(hpo: Hpo, study_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[StudyConfig] = []
+    monkeypatch.setattr("hpo.cli.search._search", lambda config, *_args, **_words: taken.append(config))
+    flags = ("--for", "8h", "--until", "07:30", "--gpu-hours", "2.5", "--workers", "3", "--keep-weights", "2")
+    told = ("--notify", "ntfy://one", "--notify", "command:true", "--runner", "processes")
+    assert hpo("run", study_file, *flags, *told).code == 0
+    [config] = taken
+    assert (config.budget.time, config.budget.until, config.budget.gpu_hours) == ("8h", "07:30", 2.5)
+    assert (config.compute.workers, config.compute.runner, config.store.keep_weights) == (3, "processes", 2)
+    assert config.notify == ("ntfy://one", "command:true")
+
+
+# -- from another terminal
+
+
+def test_a_search_is_ended_from_another_terminal(hpo: Hpo, study_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpo.runners.dispatch.STEERS_EVERY", 0.0)
+
+    def stop() -> None:
+        database = open_database("sqlite:///hpo.db", must_exist=True)
+        try:
+            ask_to_stop(database, None)
+        finally:
+            database.close()
+
+    at_the_first_report(monkeypatch, stop)
+    answer = hpo("run", study_file)
+    assert answer.out.count("begins") == 1
+    assert "trial 0 paused" in answer.out
+    assert answer.code == 5, "nothing has completed; it is no interruption that a batch system should requeue"
+
+
+def test_the_winner_of_one_study_is_enqueued_in_another(hpo: Hpo, study_file: Path, finished: Path) -> None:
+    best = parse_yaml(Path("best.yaml").read_text(), "best.yaml")["hyperparameters"]
+    assert hpo("run", study_file, "--study", "other", "budget.trials=1").code == 0
+    answer = hpo("enqueue", "best.yaml", "batch_size=16", "--study", "other")
+    assert answer.code == 0, answer.err
+    assert "Trial 1 waits" in answer.out
+    assert f"learning_rate: {best['learning_rate']}" in answer.out
+    assert "trial 1 waits: enqueued" in hpo("status", "--study", "other").out
+    assert hpo("run", study_file, "--study", "other", "budget.trials=1").code == 0
+    trials = optuna.load_study(study_name="other", storage="sqlite:///hpo.db").trials
+    assert trials[1].params == {"learning_rate": best["learning_rate"], "batch_size": 16}
+    assert trials[1].state.name == "COMPLETE"
+
+
+def test_what_cannot_be_enqueued_or_stopped_is_a_sentence(hpo: Hpo, finished: Path) -> None:
+    for words, code, said in (
+        (("enqueue",), 2, "needs a configuration"),
+        (("enqueue", "one.yaml", "two.yaml"), 2, "takes one configuration"),
+        (("enqueue", "no.yaml"), 2, "no.yaml"),
+        (("enqueue", "best.yaml", "batch_size=12"), 2, "batch_size is 12"),
+        (("enqueue", "batch=16"), 2, "'batch_size'"),
+        (("stop",), 2, "Nobody leads"),
+        (("stop", "--trial", 0), 2, "Nobody leads"),
+    ):
+        answer = hpo(*words)
+        assert answer.code == code, answer
+        assert said in answer.err
+        assert answer.err.startswith("hpo: ")
+
+
+def test_stop_says_who_was_asked(hpo: Hpo, sqlite_url: str) -> None:
+    with led(study_at(sqlite_url)) as leader:
+        answer = hpo("stop", "--store", sqlite_url, "--trial", 0)
+        assert f"Trial 0 of 'scripted', led by process {os.getpid()} on" in answer.out
+        answer = hpo("stop", "--store", sqlite_url)
+        assert "ends at its next step" in answer.out
+        assert leader.steering().stop
+
+
+def test_a_study_is_deleted_with_its_files_after_asking(
+    hpo: Hpo, study_file: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hpo("run", study_file, "--study", "other", "budget.trials=1").code == 0
+    folder = Path("hpo-files", "tiny")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "weights").write_text("many")
+
+    def nobody(_question: str) -> bool:
+        raise ConfigurationError("not answered")
+
+    monkeypatch.setattr("hpo.cli.results._confirmed", nobody)
+    assert hpo("studies", "delete", "tiny").code == 2
+    monkeypatch.setattr("hpo.cli.results._confirmed", lambda _question: False)
+    assert hpo("studies", "delete", "tiny").code == 1
+    assert folder.is_dir()
+    assert "tiny" in hpo("studies").out
+    assert hpo("studies", "delete", "tiny", "--yes").code == 0
+    assert not folder.exists()
+    assert "tiny" not in hpo("studies").out
+    assert "other" in hpo("studies").out
+    assert hpo("studies", "delete", "tiny", "--yes").code == 2
+
+
+# -- Slurm
+
+FAKES = {
+    "hpo": """#!/bin/bash
+trap 'sleep 0.2; exit "$ENDS_WITH"' TERM
+echo "search $*"
+echo > begun
+while true; do sleep 0.05; done
+""",
+    "scontrol": '#!/bin/bash\necho "scontrol $*"\n',
+}
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(130, True), (0, False), (3, False)])
+def test_the_slurm_script_requeues_what_was_interrupted_and_nothing_else(
+    tmp_path: Path, code: int, requeued: bool
+) -> None:
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("there is no bash here")
+    os.mkfifo(tmp_path / "begun")
+    for name, text in FAKES.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    surroundings = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17", "ENDS_WITH": str(code)}
+    words = [bash, EXAMPLES / "slurm.sh", "study.yaml", "--study", "a b"]
+    with subprocess.Popen(words, cwd=tmp_path, env=surroundings, stdout=subprocess.PIPE, text=True) as job:
+        (tmp_path / "begun").read_text()
+        job.send_signal(signal.SIGTERM)
+        out, _ = job.communicate(timeout=60)
+    assert job.returncode == code
+    assert "search run study.yaml --study a b" in out
+    assert ("scontrol requeue 17" in out) == requeued

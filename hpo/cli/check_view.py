@@ -7,7 +7,7 @@ from rich.table import Table
 from hpo.cli.tables import console
 from hpo.config.times import spoken
 from hpo.runners.check import Check
-from hpo.runners.doubts import gib
+from hpo.runners.doubts import size
 from hpo.runners.forecast import Probed
 
 SHOWN = ("method", "optimizer", "batch_size", "max_length", "kept_layers", "epochs", "data_fraction")
@@ -57,7 +57,7 @@ def _at_once(end: Probed) -> str:
 
 
 CELLS: Mapping[str, Callable[[Probed], str]] = {
-    "memory": lambda end: gib(end.probe.peak_memory_bytes),
+    "memory": lambda end: size(end.probe.peak_memory_bytes),
     "steps": lambda end: str(end.extent.steps),
     "a step": lambda end: f"{1000 * end.probe.seconds_per_step:.0f} ms",
     "a trial": lambda end: spoken(end.seconds),
@@ -75,7 +75,7 @@ def _conclusions(checked: Check) -> Iterator[str]:
         shortest, longest = forecast.fitting
         time = "the time" if forecast.seconds_left is None else spoken(forecast.seconds_left)
         yield f"{_between(str(longest), str(shortest))} trials fit into {time}, if none is given up early."
-    yield f"Checkpoints and weights take up to {gib(forecast.disk_bytes)}; there are {gib(checked.disk_free)} for them."
+    yield f"Checkpoints and weights take up to {size(forecast.disk_bytes)} of {size(checked.disk_free)} that are free."
 
 
 def _between(least: str, most: str) -> str:

@@ -138,7 +138,7 @@ class LineLog(Tally):
         """Write how a trial ended, and how the search stands."""
         super().ended(outcome)
         best = f", best {self._best[0]:.4f} (trial {self._best[1]})" if self._best else ""
-        left = "" if self.seconds_left is None else f", about {spoken(self.seconds_left)} left"
+        left = f", about {spoken(self.seconds_left)} left" if self.seconds_left else ""
         self._line(f"{_ending(outcome)}; {self.counts()}{best}{left}")
 
     def left_out(self, worker: str, reason: str) -> None:
@@ -218,7 +218,7 @@ class LiveView(Tally):
         if not self.metric:
             return Group(Text("reading the model and the texts ...", style="dim"))
         best = f"best {self.metric} {self._best[0]:.4f} (trial {self._best[1]})" if self._best else "none completed yet"
-        left = "" if self.seconds_left is None else f", about {spoken(self.seconds_left)} left"
+        left = f", about {spoken(self.seconds_left)} left" if self.seconds_left else ""
         head = Text(f"{self.study}: {self.counts()}, {best}; {spoken(self.seconds)}{left}", style="bold")
         table = Table(box=None, pad_edge=False, show_header=False)
         begun = sorted(self._begun.items())

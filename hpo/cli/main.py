@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from hpo.cli import doctor, results, search, spaces, status, steering
+from hpo.cli import check, doctor, results, search, simulate, spaces, status, steering
 from hpo.errors import HpoError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.command("demo")(search.demo)
 app.command("run", context_settings={"allow_interspersed_args": True})(search.run)
+app.command("check", context_settings={"allow_interspersed_args": True})(check.check)
 app.command("status")(status.status)
 app.command("enqueue")(steering.enqueue)
 app.command("stop")(steering.stop)
@@ -30,6 +31,8 @@ app.command("best")(results.best)
 app.command("export")(results.export)
 app.add_typer(results.studies, name="studies")
 app.add_typer(spaces.app, name="space")
+app.command("simulate")(simulate.simulate)
+app.add_typer(simulate.curves_app, name="curves")
 app.command("doctor")(doctor.doctor)
 
 

@@ -20,13 +20,15 @@ class Signals:
         """Whether the search was told to end."""
         self._stop = stop
         self._grace_seconds = grace_seconds
+        # Asked now: one that was closed does not say that it is a terminal any more.
+        self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
         self._timer = threading.Timer(grace_seconds, _interrupt_main_thread)
         self._timer.daemon = True
 
     def on_signal(self, number: int, _frame: object) -> None:
         """Set `stop` at the first signal; at the second, which the timer may be, raise KeyboardInterrupt."""
         if number == signal.SIGHUP:
-            _forget_terminal()
+            self._forget_terminal()
         if self.came:
             self.end_timer()
             raise KeyboardInterrupt
@@ -40,6 +42,13 @@ class Signals:
     def end_timer(self) -> None:
         """Let it end in its own time: it has come to its end, or is ending."""
         self._timer.cancel()
+
+    def _forget_terminal(self) -> None:
+        """Let what is still written to the terminal that was closed go nowhere, instead of failing."""
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in self._terminals:
+            os.dup2(nowhere, stream)
+        os.close(nowhere)
 
 
 _ENDING = "\nEnding at the next step, or at once in {}; once more ends at once. The same command goes on later.\n"
@@ -67,12 +76,3 @@ def _interrupt_main_thread() -> None:
     main = threading.main_thread().ident
     assert main is not None, "the main thread has begun"
     signal.pthread_kill(main, signal.SIGTERM)
-
-
-def _forget_terminal() -> None:
-    """Let what is still written to a terminal that was closed go nowhere, instead of failing."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for stream in (1, 2):
-        if os.isatty(stream):
-            os.dup2(nowhere, stream)
-    os.close(nowhere)

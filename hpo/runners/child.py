@@ -176,9 +176,12 @@ class Child:
 
 
 def end(children: Sequence[Child]) -> None:
-    """Ask processes to end, kill those that have not after `SECONDS_TO_END`, and clear their places away."""
+    """Ask processes to end, kill those that have not after `SECONDS_TO_END`, and wait until all are dead."""
     for child in children:
-        child.send(End())
+        if child.ready:
+            child.send(End())
+        else:
+            child.kill("It is not needed any more.")
     until = time.monotonic() + SECONDS_TO_END
     for child in children:
         child.bury(max(0.0, until - time.monotonic()))

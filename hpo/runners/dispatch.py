@@ -14,9 +14,6 @@ from hpo.runners.workforce import Lost, Said, Unfit, Workforce
 from hpo.search.coordinator import Coordinator
 from hpo.training.weights import keep_only
 
-LISTENS_SECONDS = 1.0
-STEERS_EVERY = 2.0
-"""Seconds between looks at what was asked for from outside."""
 ASKS_AHEAD_SECONDS = 5.0
 """How long before a trial's expected end the next one is asked for: as late as it may be, since what is asked earlier
 knows less."""
@@ -35,6 +32,8 @@ class Dispatch:
         compute: ComputeConfig | None = None,
         files: Path | None = None,
         clock: Callable[[], float] = time.time,
+        listens_seconds: float = 1.0,
+        steers_every: float = 2.0,
     ) -> None:
         """Take what there is to carry between.
 
@@ -46,10 +45,13 @@ class Dispatch:
             compute: when a worker hangs, and how long it has to end.
             files: the study's folder of weights and checkpoints, cleared of those that are not needed any more.
             clock: seconds since 1970.
+            listens_seconds: how long workers are listened to at a time, at most.
+            steers_every: seconds between looks at what was asked for from outside.
         """
         self._coordinator, self._workforce, self._watcher, self._stop = coordinator, workforce, watcher, stop
         self._compute = compute or ComputeConfig()
         self._files, self._clock = files, clock
+        self._listens_seconds, self._steers_every = listens_seconds, steers_every
         self._held: dict[str, list[Assignment]] = {}
         """Worker -> what it trains, and what it trains next."""
         self._ends_at: dict[str, float] = {}
@@ -69,7 +71,7 @@ class Dispatch:
         """
         self._coordinator.enlist(self._workforce.workers)
         while self._goes_on():
-            for worker, said in self._workforce.listen(LISTENS_SECONDS):
+            for worker, said in self._workforce.listen(self._patience()):
                 self._carry(worker, said)
             self._kill_silent()
         if self._failure is not None:
@@ -84,6 +86,12 @@ class Dispatch:
             return True
         starting = set(self._workforce.workers) - self._workforce.capacities.keys()
         return self._pausing_since is None and bool(starting)
+
+    def _patience(self) -> float:
+        """Return for how long to listen: not beyond the deadline."""
+        if self._pausing_since is not None:
+            return self._listens_seconds
+        return max(0.0, min(self._listens_seconds, self._coordinator.trains_until - self._clock()))
 
     # -- to the workers
 
@@ -124,7 +132,7 @@ class Dispatch:
         """Do what the stop event, the deadline or somebody outside asks for."""
         now = self._clock()
         if self._pausing_since is None:
-            if now - self._steered_at >= STEERS_EVERY:
+            if now - self._steered_at >= self._steers_every:
                 self._steered_at = now
                 self._heed_steering()
             if self._stop.is_set() or self._failure is not None or now >= self._coordinator.trains_until:

@@ -94,7 +94,7 @@ def on_disk(needed: int, free: int, folder: str) -> str | None:
     if needed <= free:
         return None
     return (
-        f"Checkpoints and weights need up to {gib(needed)}, but there are {gib(free)} for {folder}; make room, name "
+        f"Checkpoints and weights need up to {size(needed)}, but there are {size(free)} for {folder}; make room, name "
         "another folder by store.files, or give store.keep_weights or compute.workers a smaller number."
     )
 
@@ -104,7 +104,7 @@ def on_memory(peak: int, workers: int, total: int, where: str) -> str | None:
     if workers * peak <= total:
         return None
     return (
-        f"{workers} workers need up to {gib(workers * peak)} of memory, but {where} has {gib(total)}; give "
+        f"{workers} workers need up to {size(workers * peak)} of memory, but {where} has {size(total)}; give "
         "compute.workers a smaller number."
     )
 
@@ -113,7 +113,7 @@ def on_full_store(free: int, folder: str) -> str | None:
     """Doubt a SQLite file on a disk that is nearly full."""
     if free >= LEAST_STORE_BYTES:
         return None
-    return f"The store's disk has only {gib(free)} left at {folder}, and a full one holds the search up; make room."
+    return f"The store's disk has only {size(free)} left at {folder}, and a full one holds the search up; make room."
 
 
 def on_slow_store(commit_seconds: float, folder: str) -> str | None:
@@ -138,6 +138,8 @@ def on_battery(on_battery: bool) -> str | None:
     return "This machine runs on its battery; plug it in, or it may not see the morning." if on_battery else None
 
 
-def gib(size: int) -> str:
-    """Return so many bytes as people say it: `0.5 GiB`, `13 GiB`."""
-    return f"{size / GIB:.2g} GiB" if size < 10 * GIB else f"{size / GIB:.0f} GiB"
+def size(count: int) -> str:
+    """Return so many bytes as people say it: `3 MiB`, `1.5 GiB`, `13 GiB`."""
+    if count < GIB:
+        return f"{count / 2**20:.0f} MiB"
+    return f"{count / GIB:.1f} GiB" if count < 10 * GIB else f"{count / GIB:.0f} GiB"

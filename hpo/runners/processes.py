@@ -134,7 +134,7 @@ class ProcessWorkforce:
     @property
     def workers(self) -> Collection[str]:
         """Names of all, the lead first: also of those that are not started yet; not of those that will not be again."""
-        return self._posts.keys()
+        return tuple(self._posts)
 
     @property
     def lead(self) -> RemoteWorker:

@@ -17,6 +17,7 @@ from hpo.data.splits import Splits, load_splits
 from hpo.errors import HpoError, StoreError, StudyMismatchError
 from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report
 from hpo.runners.dispatch import Dispatch
+from hpo.runners.doubts import on_cut_texts
 from hpo.runners.inline import open_inline
 from hpo.runners.processes import open_processes, runner_of
 from hpo.runners.short_check import short_check
@@ -40,7 +41,6 @@ OPENERS: Mapping[str, Callable[[StudyConfig, Splits, Path], AbstractContextManag
     "inline": open_inline,
     "processes": open_processes,
 }
-NOTED_CUT_SHARE = 0.1
 RECORDED_PACKAGES = ("llm-hpo", "optuna", "torch", "transformers", "scikit-learn", "numpy", "sqlalchemy")
 
 
@@ -130,11 +130,8 @@ class _Night:
         lead.refuse_unfit(demands_of(self.space))
         self.watcher.note(lead.objective.note)
         longest = int(self.space.largest("max_length"))
-        cut = lead.cut_share(longest)
-        if cut > NOTED_CUT_SHARE:
-            self.watcher.note(
-                f"{cut:.0%} of the training texts fill max_length, {longest} tokens; what is longer is cut there."
-            )
+        if doubt := on_cut_texts(lead.cut_share(longest), longest):
+            self.watcher.note(doubt)
 
     def _search(self, lead: LeadWorker) -> None:
         precision = self._precision(lead)
@@ -166,7 +163,8 @@ class _Night:
         short = short_check(lead, self.config, self.space, self.splits)
         for sentence in short.notes:
             self.watcher.note(sentence)
-        refuse_too_short(self.coordinator.limits, time.time(), short.cheapest.seconds, short.reserve)
+        shortest = min(short.cheapest.seconds, short.dearest.seconds)
+        refuse_too_short(self.coordinator.limits, time.time(), shortest, short.reserve)
         self.coordinator.expect((short.dearest, short.cheapest), short.reserve)
         if (deadline := self.coordinator.limits.deadline) is not None:
             at = datetime.fromtimestamp(deadline).astimezone()

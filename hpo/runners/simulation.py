@@ -2,7 +2,6 @@
 
 import math
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -15,7 +14,7 @@ from hpo.runners.mishaps import Mishaps
 from hpo.runners.replay import EVENING, SPEAKS_EVERY_SECONDS, ReplayWorkforce, VirtualClock
 from hpo.runners.replayed_attempt import steps_of
 from hpo.runners.watcher import Watcher, Watchers
-from hpo.runners.workforce import LeadWorker, Said
+from hpo.runners.workforce import LeadWorker
 from hpo.search.assignments import last_rung
 from hpo.search.budget import refuse_too_short
 from hpo.search.coordinator import Coordinator
@@ -82,7 +81,7 @@ def simulate(
     refuse_unfit_search(config, space)
     clock = VirtualClock(starts_at)
     workers = config.compute.workers or 1
-    workforce = _Unhurried(
+    workforce = ReplayWorkforce(
         workers,
         source,
         clock,
@@ -99,8 +98,16 @@ def simulate(
     ):
         coordinator.begin(objective=metric, versions={})
         _expect(coordinator, workforce.lead, config, space, starts_at)
-        workforce.until = coordinator.trains_until
-        Dispatch(coordinator, workforce, diary, Event(), compute=config.compute, clock=clock).run()
+        Dispatch(
+            coordinator,
+            workforce,
+            diary,
+            Event(),
+            compute=config.compute,
+            clock=clock,
+            listens_seconds=LOOKS_EVERY_SECONDS,
+            steers_every=math.inf,
+        ).run()
         deadline = coordinator.limits.deadline
     seconds, best = clock() - starts_at, diary.best
     return Night(
@@ -114,16 +121,6 @@ def simulate(
         seconds=seconds,
         given_seconds=None if deadline is None else deadline - starts_at,
     )
-
-
-class _Unhurried(ReplayWorkforce):
-    """Waits longer than it is asked to, but never beyond `until`: a night has many seconds and few events."""
-
-    until = math.inf
-
-    def listen(self, seconds: float) -> Sequence[tuple[str, Said]]:
-        """Return what workers say next."""
-        return super().listen(max(seconds, min(LOOKS_EVERY_SECONDS, self.until - self._clock())))
 
 
 class _Diary(Watchers):

@@ -282,7 +282,8 @@ class Coordinator:
 
     def _room(self, worker: str, starts_in: float) -> Room:
         """Return what a trial that `worker` begins may take, and which it should not be given."""
-        return Room(seconds=self._seconds_left(self._clock() + starts_in), avoids=lambda trial: worker in self._faults.avoid(trial))
+        left = self._seconds_left(self._clock() + starts_in)
+        return Room(seconds=left, avoids=lambda trial: worker in self._faults.avoid(trial))
 
     def _seconds_left(self, now: float) -> float:
         limits = self.limits

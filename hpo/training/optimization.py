@@ -133,7 +133,7 @@ class Optimization:
         self.taken, self.rate, self._summed = state["taken"], state["rate"], state["summed"]
         for name, weight in self.parameters.items():
             weight.copy_(state["weights"][name])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizer.load_state_dict(_owned(state["optimizer"], self._model.device))
         if self._plateau:
             self._plateau.resume(state["plateau"])
         if state["rows_at_once"] is not None:

@@ -7,6 +7,8 @@ import torch
 
 # The CPU allocator raises a plain RuntimeError; these words are how it is told apart.
 _CPU_SIGNS = ("DefaultCPUAllocator", "can't allocate memory")
+# All that oneDNN says where there is no memory for its code; what it cannot compute at all is a "primitive descriptor".
+_ONEDNN_SIGN = "could not create a primitive"
 
 
 class OutOfMemoryInEvaluation(MemoryError):
@@ -17,7 +19,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether `error` is a device's or this machine's memory running out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _CPU_SIGNS)
+    told = str(error)
+    return isinstance(error, RuntimeError) and (told == _ONEDNN_SIGN or any(sign in told for sign in _CPU_SIGNS))
 
 
 def reset_peak(device: torch.device) -> None:

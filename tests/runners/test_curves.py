@@ -217,7 +217,7 @@ def test_a_curve_is_stretched_to_the_proposal_s_length_and_its_seconds_by_the_pa
     # A quarter of the way is half way to the first point; three quarters lie between the two.
     assert [point.score for point in curve.points] == pytest.approx([0.4, 0.5, 0.6])
     assert [point.seconds for point in curve.points] == pytest.approx([10.0, 40.0, 60.0])
-    assert (curve.length, curve.ending, curve.seconds) == (1000, Ending.COMPLETED, pytest.approx(60.0))
+    assert (curve.length, curve.ending, curve.seconds) == (1000, Ending.COMPLETED, 60.0)
 
 
 def test_a_curve_that_was_given_up_goes_on_beside_the_nearest_completed_one() -> None:

@@ -100,7 +100,6 @@ def test_the_first_loss_is_within_half_of_the_log_of_the_classes(loss: float, do
     sentence = doubts.on_first_loss(probe(first_loss=loss), 2)
     assert (sentence is not None) == doubted
     assert sentence is None or f"is {loss:.2f}, but" in sentence
-    assert doubts.on_first_loss(probe(first_loss=loss), 3) is None or loss < 0.55
 
 
 def test_a_loss_that_is_no_number_is_told_as_such() -> None:
@@ -145,12 +144,12 @@ def test_a_memory_too_small_for_all_workers() -> None:
     assert doubts.on_memory(GIB, 4, 4 * GIB, "this machine") is None
     sentence = doubts.on_memory(GIB, 5, 4 * GIB, "this machine")
     assert sentence is not None
-    assert sentence.startswith("5 workers need up to 5 GiB of memory, but this machine has 4 GiB;")
+    assert sentence.startswith("5 workers need up to 5.0 GiB of memory, but this machine has 4.0 GiB;")
 
 
 def test_a_store_on_a_disk_that_is_nearly_full_or_slow() -> None:
     assert doubts.on_full_store(GIB, "/data") is None
-    assert "only 0.5 GiB left at /data" in (doubts.on_full_store(GIB // 2, "/data") or "")
+    assert "only 512 MiB left at /data" in (doubts.on_full_store(GIB // 2, "/data") or "")
     assert doubts.on_slow_store(0.1, "/data") is None
     assert "takes 0.25 s" in (doubts.on_slow_store(0.25, "/data") or "")
 

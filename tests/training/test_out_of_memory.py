@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hpo.training.out_of_memory import is_out_of_memory, peak_memory_bytes
+from hpo.training.out_of_memory import OutOfMemoryInEvaluation, is_out_of_memory, peak_memory_bytes
 
 
 def test_the_cpu_allocators_own_error_is_known():
@@ -15,6 +15,13 @@ def test_other_errors_are_not_memory():
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not is_out_of_memory(ValueError("DefaultCPUAllocator"))
+    assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for a matmul primitive"))
+
+
+def test_onednns_own_words_are_known():
+    """Seen under a limit of memory, where nothing else was wrong: the same step in smaller parts went through."""
+    assert is_out_of_memory(RuntimeError("could not create a primitive"))
+    assert is_out_of_memory(OutOfMemoryInEvaluation())
 
 
 def test_the_peak_holds_what_was_allocated():

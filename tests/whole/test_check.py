@@ -228,7 +228,7 @@ def test_the_command_prints_both_ends_and_stores_nothing(hpo: Hpo, study_file: P
         "slowest and cheapest",
         "batch size",
         "7 trials take",
-        "trials fit into 1 h 00 min",
+        "trials fit into 59 min",
         "Nothing looks",
     ):
         assert shown in answer.out

@@ -84,7 +84,7 @@ def test_killed_while_a_checkpoint_is_written_it_ends_as_if_it_had_not_been(
     config: StudyConfig, tmp_path: Path
 ) -> None:
     expected = run(config)
-    cut = with_changes(config, store={"url": f"sqlite:///{tmp_path / 'killed.db'}"})
+    cut = with_changes(config, store={"url": f"sqlite:///{tmp_path / 'killed.db'}", "keep_weights": 1})
     killed(cut, 7, search_until_written)
     assert len(list(tmp_path.glob("killed-files/**/*.part"))) == 1
     seen = Recorder()

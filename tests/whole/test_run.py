@@ -218,10 +218,21 @@ def test_decisions_reach_the_worker(config: StudyConfig) -> None:
         assert pruned[trial].rung == rung, "nothing is reported after the decision"
 
 
-def test_only_the_winners_weights_are_kept(config: StudyConfig, tmp_path: Path) -> None:
-    results = run(config)
-    kept = [path.parent.name for path in tmp_path.rglob("*.safetensors")]
-    assert kept == [f"trial-{results.best.number:04d}"]
+HEAD_ALONE = {"method": {"value": "head"}}
+
+
+@pytest.mark.parametrize(
+    ("keep", "space", "kept"),
+    [(None, {}, 0), (0, {}, 0), (1, {}, 1), (2, {}, 2), (None, HEAD_ALONE, 1), (0, HEAD_ALONE, 0)],
+)
+def test_the_weights_of_the_best_are_kept_but_by_themselves_none_of_full_fine_tunes(
+    keep: int | None, space: dict[str, object], kept: int, config: StudyConfig, tmp_path: Path
+) -> None:
+    asked = with_changes(config, space={**dict(config.space), **space}, store={"keep_weights": keep})  # type: ignore[arg-type]
+    results = run(asked)
+    found = {path.parent.name for path in tmp_path.rglob("*.safetensors")}
+    assert found == {f"trial-{trial.number:04d}" for trial in results.leaderboard[:kept]}
+    assert results.test, "the test split was read before they went"
 
 
 def test_a_winner_whose_weights_are_gone_is_trained_again_for_the_test_split(
@@ -256,7 +267,7 @@ class Sabotage(Watcher):
 def test_three_failures_in_a_row_end_the_search_and_leave_the_rest_of_its_budget(
     config: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(TrainingError, match=r"3 trials in a row failed.*device lost"):
+    with pytest.raises(TrainingError, match=r"^RuntimeError: device lost: the last of 3 failures running, so the search ends"):
         run(with_changes(config, budget={"trials": 9}), Sabotage(monkeypatch))
     trials = optuna.load_study(study_name="tiny", storage=config.store.url).trials
     assert [trial.state.name for trial in trials] == ["FAIL", "FAIL", "FAIL"]

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from hpo.cli.simulate import curves_app
 from hpo.cli.simulate import simulate as simulate_verb
-from hpo.config.study_file import StudyConfig, load_study
+from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, HpoError
 from hpo.messages import Assignment, Ending
-from hpo.runners.comparison import Compared, compare, settings_of, verdict
+from hpo.runners.comparison import Compared, Setting, compare, settings_of, verdict
 from hpo.runners.curves import Curve, Point
 from hpo.runners.generated_curves import Generated
 from hpo.runners.mishaps import Mishap, MishapKind, Mishaps
@@ -65,22 +65,21 @@ def test_three_workers_take_as_long_as_counting_by_hand_says() -> None:
         study_of(budget={"trials": 5}, compute={"workers": 3}),
         Fixed(50.0, 20.0, 30.0, 40.0, 10.0, score=lambda trial, rung: rung / 2000 + (trial == 3) / 10),
     )
-    assert night == Night(
-        best_score=0.6, true_score=0.3, found_at=pytest.approx(60.0), begun=5, completed=5, pruned=0,
-        busy_share=pytest.approx(150 / 180), seconds=pytest.approx(60.0), given_seconds=None,
-    )  # fmt: skip
+    assert (night.best_score, night.true_score, night.begun, night.completed, night.pruned) == (0.6, 0.3, 5, 5, 0)
+    assert (night.seconds, night.found_at, night.given_seconds) == (60.0, 60.0, None)
+    assert night.busy_share == pytest.approx(150 / 180)
 
 
 def test_nothing_is_begun_that_would_end_after_the_deadline() -> None:
     night = simulate(study_of(budget={"trials": 9, "time": "250s"}), Fixed(*[100.0] * 9))
-    assert (night.completed, night.begun, night.seconds, night.given_seconds) == (2, 2, pytest.approx(200.0), 250.0)
+    assert (night.completed, night.begun, night.seconds, night.given_seconds) == (2, 2, 200.0, 250.0)
 
 
 def test_a_trial_is_given_up_at_the_moment_of_the_rung_at_which_it_is_too_bad() -> None:
     config = study_of(budget={"trials": 3}, search={"pruner": "threshold", "lowest_score": 0.5})
     night = simulate(config, Fixed(*[100.0] * 3, score=lambda trial, rung: 0.1))
     # The default is never given up; the others are at 250 per mille.
-    assert (night.completed, night.pruned, night.seconds) == (1, 2, pytest.approx(100.0 + 25.0 + 25.0))
+    assert (night.completed, night.pruned, night.seconds) == (1, 2, 100.0 + 25.0 + 25.0)
 
 
 def test_a_night_survives_workers_that_die_and_hang() -> None:
@@ -95,7 +94,9 @@ def test_a_night_survives_workers_that_die_and_hang() -> None:
 
 
 def test_the_same_night_comes_to_the_same() -> None:
-    config = study_of(budget={"time": "3h"}, compute={"workers": 2}, search={"sampler": "tpe", "pruner": "median"})
+    config = study_of(
+        budget={"trials": None, "time": "3h"}, compute={"workers": 2}, search={"sampler": "tpe", "pruner": "median"}
+    )
     one, again, other = (simulate(config, Generated(seed)) for seed in (1, 1, 2))
     assert one == again != other
     assert one.seconds <= 3 * 3600
@@ -159,8 +160,9 @@ def test_a_single_night_is_within_the_noise() -> None:
     assert "within the noise" in verdict([compared("none", 0.5), compared("median", 0.9)])
 
 
+@pytest.mark.slow
 def test_nights_side_by_side_are_those_one_after_the_other() -> None:
-    configs = {(): study_of(budget={"trials": 3})}
+    configs: dict[Setting, StudyConfig] = {(): study_of(budget={"trials": 3})}
     both = [compare(configs, Generated, nights=2, jobs=jobs) for jobs in (1, 2)]
     assert both[0] == both[1]
     assert both[0][0].nights[0] != both[0][0].nights[1]
@@ -230,8 +232,3 @@ def test_with_folds_the_pruners_of_folds_are_compared(study_file: Path) -> None:
     assert answer.exception is None
     settings = [one["setting"] for one in json.loads(answer.stdout)["settings"]]
     assert settings == [["search.pruner=wilcoxon"], ["search.pruner=none"]]
-
-
-def test_a_study_file_that_is_not_one_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError):
-        load_study(tmp_path / "absent.yaml")

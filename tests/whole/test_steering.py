@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -20,6 +21,8 @@ from hpo.config.reading import parse_yaml, write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError
 from hpo.messages import Assignment, Report
+from hpo.runners.dispatch import Dispatch
+from hpo.search.coordinator import Coordinator
 from hpo.search.steering import ask_to_stop
 from hpo.store.engine import open_database
 from tests.search.scripted import led, study_at
@@ -128,17 +131,20 @@ from pathlib import Path
 from threading import Event
 from hpo.cli.signals import ending_tidily
 with ending_tidily(Event(), 600):
+    Path(sys.argv[1]).write_text("begun")
     sys.stdin.read(1)
     os.kill(os.getpid(), signal.SIGHUP)
     for stream in (sys.stdout, sys.stderr):
         stream.write("to nobody")
         stream.flush()
-    Path(sys.argv[1]).write_text("got here")
+    Path(sys.argv[2]).write_text("got here")
 """
     ours, theirs = pty.openpty()
-    words = [sys.executable, "-c", code, str(tmp_path / "reached")]
+    os.mkfifo(tmp_path / "begun")
+    words = [sys.executable, "-c", code, str(tmp_path / "begun"), str(tmp_path / "reached")]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
+        assert (tmp_path / "begun").read_text() == "begun"
         os.close(ours)
         assert process.stdin is not None
         process.stdin.write(b"x")
@@ -173,26 +179,24 @@ def test_an_interrupted_search_says_so_and_goes_on(
 def test_a_search_that_its_deadline_ended_is_a_success(
     hpo: Hpo, study_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A day passes while the second trial trains."""
-    import hpo.runners.dispatch as dispatch
-
-    real, late = dispatch.time.time, Event()
+    """The deadline comes while the second trial trains."""
     begun: list[int] = []
-    assigned = LineLog.assigned
+    assigned, until = LineLog.assigned, Coordinator.trains_until
 
     def counting(self: LineLog, assignment: Assignment) -> None:
         assigned(self, assignment)
         begun.append(assignment.trial)
-        if 1 in begun:
-            late.set()
 
     monkeypatch.setattr(LineLog, "assigned", counting)
-    monkeypatch.setattr("time.time", lambda: real() + (86400 if late.is_set() else 0))
-    answer = hpo("run", study_file, "--for", "12h", "budget.trials=3")
-    monkeypatch.undo()
+    is_late = property(lambda self: 0.0 if 1 in begun else until.fget(self))  # type: ignore[attr-defined]
+    monkeypatch.setattr(Coordinator, "trains_until", is_late)
+    answer = hpo("run", study_file, "--for", "12h")
     assert answer.code == 0, answer
     assert set(begun) == {0, 1}
+    assert "The search ends at 20" in answer.out
+    assert "trial 1 paused" in answer.out
     assert "Interrupted" not in answer.out
+    assert "trial 1 waits: paused; goes on first" in hpo("status").out
 
 
 REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
@@ -232,7 +236,7 @@ def test_the_flags_set_what_they_name(hpo: Hpo, study_file: Path, monkeypatch: p
 
 
 def test_a_search_is_ended_from_another_terminal(hpo: Hpo, study_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpo.runners.dispatch.STEERS_EVERY", 0.0)
+    monkeypatch.setattr("hpo.runners.run.Dispatch", partial(Dispatch, steers_every=0.0))
 
     def stop() -> None:
         database = open_database("sqlite:///hpo.db", must_exist=True)

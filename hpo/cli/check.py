@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo.cli import options
-from hpo.cli.search import _nested, _study_file_and_overrides, _study_name
+from hpo.cli.study_arguments import studied
 from hpo.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ AsOfRun = Annotated[str | None, typer.Option(help="As of hpo run.")]
 
 
 def check(
+    context: typer.Context,
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
@@ -53,26 +54,12 @@ def check(
     """Take a few steps at the ends of the space: what fits, how long it takes, what looks wrong. Stores nothing."""
     from hpo.cli.check_view import show
     from hpo.cli.notifications import recipients_of
-    from hpo.config.study_file import load_study, sweep_notes
     from hpo.export.configs import check_writable, default_output
 
-    file, overrides = _study_file_and_overrides(arguments or [])
-    values = {
-        "model.name": model, "data.train": train, "data.validation": validation, "data.test": test,
-        "data.text_column": text_column, "data.label_column": label_column, "data.strict": strict or None,
-        "space": space,
-        "study": study, "store.url": store, "budget.trials": trials, "budget.time": for_, "budget.until": until,
-        "budget.gpu_hours": gpu_hours, "seed": seed, "compute.runner": runner, "compute.workers": workers,
-        "store.keep_weights": keep_weights, "notify": notify or None,
-    }  # fmt: skip
-    if file is None and None in (model, train):
-        raise ConfigurationError("Without a study file hpo check needs --model PATH_OR_HUB_ID and --train FILE.")
-    if file is None and study is None:
-        values["study"] = _study_name(model, train)
-    config = load_study(file, _nested(values), overrides)
+    config, notes = studied(context.params, "hpo check")
     check_writable(output or default_output(config.study))
     recipients_of(config.notify)  # Refuses what cannot be told.
-    checked = _watched(config, sweep_notes(file) if file else (), as_json)
+    checked = _watched(config, notes, as_json)
     if as_json:
         typer.echo(json.dumps(to_mapping(checked), indent=2))
     else:

@@ -1,9 +1,8 @@
 """`hpo demo` and `hpo run`: a search, watched while it goes."""
 
 import json
-import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from threading import Event
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo.cli import options
-from hpo.errors import ConfigurationError, NoResultError
+from hpo.cli.study_arguments import given_values, nested, studied
+from hpo.errors import NoResultError
 
 if TYPE_CHECKING:
     from hpo.config.study_file import StudyConfig
@@ -46,6 +46,7 @@ DEMO: dict[str, Any] = {
 
 
 def demo(
+    context: typer.Context,
     study: options.Study = None,
     store: options.Store = None,
     trials: options.Trials = None,
@@ -64,17 +65,12 @@ def demo(
     from hpo.config.study_file import load_study
     from hpo.data.demo import demo_model_folder, write_demo_data
 
-    flags = {
-        "study": study, "store.url": store, "budget.trials": trials, "budget.time": for_, "budget.until": until,
-        "budget.gpu_hours": gpu_hours, "seed": seed, "compute.runner": runner, "compute.workers": workers,
-        "store.keep_weights": keep_weights, "notify": notify or None,
-    }  # fmt: skip
-    given = {path: value for path, value in flags.items() if value is not None}
     material = {"model.name": demo_model_folder(), "data.train": write_demo_data(DEMO_DATA)}
-    _search(load_study(values=_nested(DEMO | material | given)), output, as_json)
+    _search(load_study(values=nested(DEMO | material | given_values(context.params))), output, as_json)
 
 
 def run(
+    context: typer.Context,
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
@@ -111,28 +107,11 @@ def run(
     as_json: options.Json = False,
 ) -> None:
     """Search for the best configuration to fine-tune a model on your texts, or go on with a search."""
-    from hpo.config.study_file import load_study, sweep_notes
-
-    file, overrides = _study_file_and_overrides(arguments or [])
-    values = {
-        "model.name": model, "data.train": train, "data.validation": validation, "data.test": test,
-        "data.text_column": text_column, "data.label_column": label_column, "data.strict": strict or None,
-        "space": space,
-        "study": study, "store.url": store, "budget.trials": trials, "budget.time": for_, "budget.until": until,
-        "budget.gpu_hours": gpu_hours, "seed": seed, "compute.runner": runner, "compute.workers": workers,
-        "store.keep_weights": keep_weights, "notify": notify or None,
-    }  # fmt: skip
-    if file is None and not overrides and all(value is None for value in values.values()):
+    if not arguments and not given_values(context.params):
         typer.echo(NEEDS)
         raise typer.Exit(2)
-    for flag, path in (("--model PATH_OR_HUB_ID", "model.name"), ("--train FILE", "data.train")):
-        sections = tuple(override.partition("=")[0].partition(".")[0] for override in overrides)
-        if file is None and values[path] is None and path.partition(".")[0] not in sections:
-            raise ConfigurationError(f"Without a study file hpo run needs {flag} too; hpo run alone shows an example.")
-    if file is None and study is None:
-        values["study"] = _study_name(model, train)
-    config = load_study(file, _nested(values), overrides)
-    _search(config, output, as_json, notes=sweep_notes(file) if file else ())
+    config, notes = studied(context.params, "hpo run")
+    _search(config, output, as_json, notes)
 
 
 def _search(config: "StudyConfig", output: Path | None, as_json: bool, notes: Sequence[str] = ()) -> None:
@@ -191,32 +170,3 @@ def _tell(config: "StudyConfig", results: "StudyResults", path: Path, as_json: b
     else:
         leaderboard(results)
         summary(results, config.store.url, path if found else None, interrupted=interrupted)
-
-
-def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the flags that were given, nested as in a study file."""
-    values: dict[str, Any] = {}
-    for dotted, value in flags.items():
-        if value is not None:
-            *path, key = dotted.split(".")
-            inner = values
-            for part in path:
-                inner = inner.setdefault(part, {})
-            inner[key] = str(value) if isinstance(value, Path) else value
-    return values
-
-
-def _study_file_and_overrides(arguments: list[str]) -> tuple[Path | None, list[str]]:
-    files = [argument for argument in arguments if "=" not in argument]
-    if len(files) > 1:
-        raise ConfigurationError(
-            f"hpo run takes one study file, and then PATH=VALUE, but got {', '.join(files)}; put a value after `=`."
-        )
-    return (Path(files[0]) if files else None), [argument for argument in arguments if "=" in argument]
-
-
-def _study_name(model: str | None, train: str | None) -> str:
-    """Name a study after its texts and its model, so that the same command means the same study."""
-    texts = Path((train or "").partition("?")[0]).name.partition(".")[0]
-    name = f"{texts}-{Path(model or '').name}"
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:128] or "study"

@@ -14,8 +14,8 @@ from hpo.errors import ConfigurationError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 
-SECRET = "store"
-"""Key below which no error shows a value: a store's URL holds a password."""
+SECRETS = ("store", "notify")
+"""Keys below which no error shows a value: a store's URL holds a password, and so does one that notes are sent to."""
 
 
 class Typed(BaseModel):
@@ -85,7 +85,7 @@ def _sentence(model: type[BaseModel], detail: ErrorDetails) -> str:
     """Say what is wrong with one value: the rule, the value, the choices."""
     path, known = _place(model, detail["loc"])
     name, value = ".".join(path), detail["input"]
-    shown = "(not shown)" if path[:1] == [SECRET] else repr(value)
+    shown = "(not shown)" if path and path[0] in SECRETS else repr(value)
     match detail["type"]:
         case "extra_forbidden":
             return f"unknown key {name!r}. {nearest(path[-1], known)}"

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedKFold
 
 from hpo.data.apart import text_keys
 from hpo.data.checks import listed_labels
@@ -54,6 +53,9 @@ def _parts(classes: NDArray[np.int64], units: NDArray[np.int64], folds: int, see
     """Return the fold of each row."""
     if units.max() + 1 < units.size:
         return apportioned(classes, units, [1 / folds] * folds, seed)
+    # Not at the top: every worker process would import it, and none makes folds.
+    from sklearn.model_selection import StratifiedKFold
+
     parts = np.empty(units.size, dtype=np.int64)
     for fold, (_, rows) in enumerate(StratifiedKFold(folds, shuffle=True, random_state=seed).split(units, classes)):
         parts[rows] = fold

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, Literal
 
 import torch
@@ -21,6 +22,7 @@ from hpo.runners.conversation import Call, Opener, Study
 from hpo.runners.remote_worker import RemoteWorker
 from hpo.runners.workforce import Lost, Said, Unfit
 from hpo.training.precision import Precision
+from hpo.training.shared import FOLDER
 from hpo.training.worker import choose_device, open_worker
 
 LOGS = "workers"
@@ -100,6 +102,8 @@ def open_processes(
                 "store.files."
             ) from None
         workforce = ProcessWorkforce(posts, study, logs, secret=config.store.url, hang=60 * config.compute.hang_minutes)
+        # What workers share is made anew by the next run, and may be as large as the model.
+        closing.callback(rmtree, files / FOLDER, ignore_errors=True)
         closing.callback(workforce.close)
         workforce.open_lead()
         yield workforce

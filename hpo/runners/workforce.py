@@ -8,6 +8,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.messages import Assignment, Capacity, Decision, Demands, Outcome, Probe, Progress, Report, Scores
 from hpo.metrics.classification import Objective
 from hpo.training.precision import Measurement, Precision
+from hpo.training.worker import Trains
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,7 @@ class Unfit:
 Said = Report | Progress | Outcome | Lost | Unfit
 
 
-class LeadWorker(Protocol):
+class LeadWorker(Trains, Protocol):
     """A worker that is asked before and after the search; `hpo.training.worker.Worker` is one, in this process."""
 
     @property
@@ -67,24 +68,6 @@ class LeadWorker(Protocol):
 
     def test_scores(self, trial: int, hyperparameters: Hyperparameters) -> Scores:
         """Score the test split with a trial's kept weights."""
-        ...
-
-    # Training again, outside of the search: as `hpo.training.worker.train` does.
-
-    def admit(self, assignment: Assignment) -> None:
-        """Put an assignment into a free slot."""
-        ...
-
-    def advance(self) -> Sequence[Report | Progress | Outcome]:
-        """Train until a trial has something to say."""
-        ...
-
-    def apply(self, decision: Decision) -> None:
-        """Hand a decision to its trial."""
-        ...
-
-    def drop(self, trial: int) -> None:
-        """Give up a trial without an outcome."""
         ...
 
 

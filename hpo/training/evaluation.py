@@ -12,7 +12,7 @@ from hpo.data.tokenization import TokenizedSplit
 from hpo.messages import Scores
 from hpo.tasks import Task
 from hpo.training.models import PretrainedModel
-from hpo.training.out_of_memory import OutOfMemoryInEvaluation, is_out_of_memory
+from hpo.training.out_of_memory import OutOfMemoryInEvaluation, is_out_of_memory, release
 from hpo.training.precision import Precision
 
 MOST_TOKENS = {"cpu": 4096, "cuda": 16384}
@@ -50,8 +50,7 @@ def score_rows(
             raise OutOfMemoryInEvaluation(f"Out of memory on {model.device} in evaluation, with one text at once.")
         # The first row of each is its longest.
         _fitting[model] = max(len(places) * int(lengths[places[0]]) for places in batches) // 2
-        if model.device.type == "cuda":
-            torch.cuda.empty_cache()
+        release(model.device)
     ordered = torch.empty_like(logits)
     ordered[np.concatenate(batches)] = logits
     return task.scores(split.labels[chosen], task.probabilities(ordered), loss)

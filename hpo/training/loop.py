@@ -7,8 +7,6 @@ from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from hpo.config.times import spoken
 from hpo.errors import HpoError
 from hpo.messages import Action, Assignment, Ending, Milestone, Outcome, Progress, Report, Scores
@@ -17,7 +15,7 @@ from hpo.training.checkpoints import Checkpoints
 from hpo.training.course import Course, courses
 from hpo.training.milestones import examples_seen
 from hpo.training.optimization import Diverged, Optimization
-from hpo.training.out_of_memory import OutOfMemoryInEvaluation, is_out_of_memory, peak_memory_bytes, reset_peak
+from hpo.training.out_of_memory import OutOfMemoryInEvaluation, is_out_of_memory, peak_memory_bytes, release, reset_peak
 from hpo.training.passes import Passes
 from hpo.training.place import Place, mean_report
 from hpo.training.randomness import RandomState
@@ -256,8 +254,8 @@ class Run:
     def _outcome(self, ending: Ending, reason: str) -> Outcome:
         # An optimizer and a half-done backward pass leave gradients behind, as large as the model.
         self._bench.model.network.zero_grad(set_to_none=True)
-        if ending is Ending.INFEASIBLE and self._bench.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if ending is Ending.INFEASIBLE:
+            release(self._bench.device)
         rows = self._passes.at_once(self._hyperparameters.batch_size)
         return Outcome(
             trial=self.assignment.trial,

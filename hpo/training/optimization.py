@@ -16,7 +16,7 @@ from hpo.training.layer_rates import parameter_groups, rate_factors
 from hpo.training.methods import select_parameters
 from hpo.training.models import PretrainedModel
 from hpo.training.optimizers import OPTIMIZERS
-from hpo.training.out_of_memory import is_out_of_memory
+from hpo.training.out_of_memory import is_out_of_memory, release
 from hpo.training.passes import Passes
 from hpo.training.precision import Precision
 from hpo.training.regularization import Regularizer
@@ -175,8 +175,7 @@ class Optimization:
             # Not in the handler: as long as the error lives, so do its frames and their tensors.
             self._optimizer.zero_grad(set_to_none=True)
             self.passes.halve(rows)
-            if self._model.device.type == "cuda":
-                torch.cuda.empty_cache()
+            release(self._model.device)
 
     def _passes_in_parts(self, batch: Batch, rows: int) -> Tensor:
         """Return the mean loss of a batch of which so many rows go through at once."""

@@ -1,5 +1,6 @@
 """Whether an error says that memory ran out, and how much of it was used."""
 
+import gc
 import resource
 import sys
 
@@ -21,6 +22,14 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     told = str(error)
     return isinstance(error, RuntimeError) and (told == _ONEDNN_SIGN or any(sign in told for sign in _CPU_SIGNS))
+
+
+def release(device: torch.device) -> None:
+    """Give back what nobody holds any more, after memory ran out; not to be called while the error still lives."""
+    # Frames that failed may hold each other, and with them their tensors.
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def reset_peak(device: torch.device) -> None:

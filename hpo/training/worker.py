@@ -1,15 +1,15 @@
 """What trains in a process: opened once, then handed assignment after assignment."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.augmentation import refuse_token_masking, refuse_word_swap
-from hpo.data.batching import collate
-from hpo.data.splits import Splits, stratified_part
+from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.messages import Action, Assignment, Decision, Demands, Outcome, Probe, Progress, Report, Scores
 from hpo.metrics.classification import Objective
@@ -17,15 +17,14 @@ from hpo.tasks import TASKS
 from hpo.training.bench import Bench
 from hpo.training.layers import refuse_kept_layers
 from hpo.training.loop import Message
-from hpo.training.methods import refuse_trained_layers, select_parameters
+from hpo.training.methods import refuse_trained_layers
 from hpo.training.models import load_model
 from hpo.training.pack import Pack
-from hpo.training.precision import Measurement, Precision, measure
+from hpo.training.precision import Measurement, Precision
+from hpo.training.precision_of_study import measured_precision
 from hpo.training.probe import probe
 from hpo.training.shared import FOLDER, SharedFiles
 from hpo.training.weights import load_weights, weights_are_of
-
-MEASURED_ROWS = 16
 
 
 class Worker:
@@ -113,26 +112,7 @@ class Worker:
             ModelError: the model cannot read as many tokens.
         """
         assert self.idle, "measure before trials train"
-        bench = self._bench
-        split = bench.tokenized(max_length).train
-        # Not simply the first: a file may be in the order of its texts' lengths.
-        rows = stratified_part(bench.train_labels, MEASURED_ROWS, bench.config.seed)
-        batch = collate(split, rows, bench.model.pad_id)
-        labels = batch.labels.to(bench.device)
-        network = bench.model.network
-        bench.model.reset(0)
-        select_parameters(network, bench.model.fresh, Hyperparameters(method="full"))
-        # Without dropout, so that the logits of both precisions can be compared.
-        network.eval()
-
-        def step(precision: Precision) -> torch.Tensor:
-            logits = bench.model.logits(batch, precision)
-            bench.task.loss(logits, labels).backward()  # type: ignore[no-untyped-call]
-            network.zero_grad(set_to_none=True)
-            return logits.detach()
-
-        asked = bench.config.compute.precision
-        return measure(step, batch.rows, bench.device, None if asked == "auto" else asked)
+        return measured_precision(self._bench, max_length)
 
     def probe(self, hyperparameters: Hyperparameters, steps: int) -> Probe:
         """Take a few steps under these values, `steps` of them timed, and say what they cost; takes seconds.
@@ -232,7 +212,27 @@ def choose_device(compute: ComputeConfig) -> torch.device:
     return torch.device("cpu" if compute.device == "cpu" or not torch.cuda.is_available() else "cuda:0")
 
 
-def train(worker: Worker, assignment: Assignment, answer: Callable[[Report | Progress], Action]) -> Outcome:
+class Trains(Protocol):
+    """What `train` needs of a worker, wherever that is."""
+
+    def admit(self, assignment: Assignment) -> None:
+        """Put an assignment into a free slot."""
+        ...
+
+    def advance(self) -> Sequence[Message]:
+        """Train until there is something to say."""
+        ...
+
+    def apply(self, decision: Decision) -> None:
+        """Hand a decision to its trial."""
+        ...
+
+    def drop(self, trial: int) -> None:
+        """Give up a trial without an outcome."""
+        ...
+
+
+def train(worker: Trains, assignment: Assignment, answer: Callable[[Report | Progress], Action]) -> Outcome:
     """Train one assignment on an idle worker to its end; `answer` is told what it says, and decides.
 
     Where `answer` raises, the trial is given up, and the worker is free for another.

@@ -1,0 +1,138 @@
+"""Workers and leaders killed at named points: nothing is lost, nothing is there twice, and the weights are the same."""
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import chaos_material as material
+import psutil
+from chaos_points import FOLDER, OF_LEADERS, OF_WORKERS, doom_leader, killed, ledger, open_doomed, write_schedule
+
+from hpo.config.study_file import StudyConfig
+from hpo.runners import run as runner
+from hpo.runners.processes import open_processes
+from hpo.search.assignments import REPEAT_DEFAULT_FROM_TRIALS
+from hpo.store.engine import open_database
+
+TRIALS, SHORT_TRIALS = 100, 12
+KILLS = {"worker": 50, "leader": 20}
+SHORT_KILLS = {"worker": 3, "leader": 1}
+SEED = 7
+LEADER = str(Path(__file__).with_name("chaos.py"))
+
+
+def kills(folder: Path, short: bool) -> list[material.Figure]:
+    """Kill workers and leaders of one search until the schedule is through; hold it against one that nobody killed."""
+    trials, planned = (SHORT_TRIALS, SHORT_KILLS) if short else (TRIALS, KILLS)
+    undisturbed, cut = (prepared(folder / name, trials, asked) for name, asked in (("whole", {}), ("cut", planned)))
+    lead_to_the_end(undisturbed)
+    deaths, orphans = lead_to_the_end(cut)
+    return [*of_kills(cut, planned, deaths, orphans), *of_results(undisturbed, cut, trials)]
+
+
+def prepared(folder: Path, trials: int, planned: dict[str, int]) -> Path:
+    """Write a study and its schedules into `folder`."""
+    config = material.study_in(folder, budget={"trials": trials})
+    points = runner.files_folder(config) / FOLDER
+    points.mkdir(parents=True)
+    for who, of in (("worker", OF_WORKERS), ("leader", OF_LEADERS)):
+        # In a short search each comes as early as it may, so that there are trials enough for all.
+        within = of if trials == TRIALS else {name: (least, least) for name, (least, _) in of.items()}
+        write_schedule(points, who, within, planned.get(who, 0), SEED)
+    (folder / "study.json").write_text(config.model_dump_json())
+    return folder
+
+
+def study_of(folder: Path) -> StudyConfig:
+    """Return the study that `prepared` wrote."""
+    return StudyConfig.model_validate(json.loads((folder / "study.json").read_text()))
+
+
+def lead(folder: Path) -> None:
+    """Lead the study in this process, which may die of it."""
+    config = study_of(folder)
+    doom_leader(runner.files_folder(config) / FOLDER)
+    runner.OPENERS = {"processes": partial(open_processes, opener=open_doomed)}
+    runner.run(config)
+
+
+def lead_to_the_end(folder: Path) -> tuple[int, int]:
+    """Start leaders until one ends by itself; return how many were killed, and how many workers outlived theirs."""
+    deaths = orphans = 0
+    while True:
+        command = [sys.executable, LEADER, "--lead", str(folder)]
+        with (folder / "leader.log").open("ab") as log:
+            leader = subprocess.Popen(command, stdout=log, stderr=log)
+            workers: dict[int, psutil.Process] = {}
+            while leader.poll() is None:
+                try:
+                    found = psutil.Process(leader.pid).children()
+                except psutil.NoSuchProcess:
+                    found = []
+                workers |= {process.pid: process for process in found}
+                time.sleep(0.05)
+        _, alive = psutil.wait_procs(list(workers.values()), timeout=3)
+        orphans += len(alive)
+        if leader.returncode == 0:
+            return deaths, orphans
+        if leader.returncode != -9:
+            raise RuntimeError(f"The leader ended with {leader.returncode}: see {folder / 'leader.log'}.")
+        deaths += 1
+
+
+def of_kills(folder: Path, planned: dict[str, int], deaths: int, orphans: int) -> list[material.Figure]:
+    """Return what was killed where."""
+    points = runner.files_folder(study_of(folder)) / FOLDER
+    workers, leaders = Counter(killed(points, "worker")), Counter(killed(points, "leader"))
+    return [
+        figure("worker kills", describe(workers), workers.total() == planned["worker"]),
+        figure("leader kills", describe(leaders), leaders.total() == planned["leader"] == deaths),
+        figure("workers that outlived their leader", str(orphans), orphans == 0),
+    ]
+
+
+def of_results(undisturbed: Path, cut: Path, trials: int) -> list[material.Figure]:
+    """Return how the search that was cut compares with the one that was not."""
+    expected, found = (runner.files_folder(study_of(folder)) / FOLDER for folder in (undisturbed, cut))
+    config = study_of(cut)
+    database = open_database(config.store.url)
+    try:
+        stored = database.storage.get_all_trials(database.storage.get_study_id_from_name(config.study))
+    finally:
+        database.close()
+    states = Counter(trial.state.name for trial in stored)
+    told = {line["trial"]: line["score"] for line in ledger(found / "stored.jsonl")}
+    kept = {trial.number: trial.value for trial in stored if trial.state.name == "COMPLETE"}
+    proposals = Counter(json.dumps(trial.params, sort_keys=True) for trial in stored)
+    repeated = sum(proposals.values()) - len(proposals)
+    on_two = int(trials >= REPEAT_DEFAULT_FROM_TRIALS)
+    trained = ledger(found / "trained.jsonl")
+    weights = {line["trial"]: line["weights"] for line in ledger(expected / "trained.jsonl")}
+    same = sum(line["weights"] == weights[line["trial"]] for line in trained)
+    resumed = sum(line["resumed"] > 0 for line in trained)
+    return [
+        figure("states in the store", describe(states), states == {"COMPLETE": trials}),
+        figure("numbers", f"0 to {max(kept)}", [trial.number for trial in stored] == list(range(trials))),
+        figure(
+            "results told as stored, and there with that score",
+            f"{sum(kept.get(number) == score for number, score in told.items())} of {len(told)}",
+            told.items() <= kept.items(),
+        ),
+        figure("proposals repeated, the default's second seed apart", str(repeated - on_two), repeated == on_two),
+        figure("trials that went on from a checkpoint", str(resumed), resumed > 0),
+        figure("final weights equal to the last bit", f"{same} of {len(trained)}", same == len(trained) >= trials),
+    ]
+
+
+def describe(counts: Counter[str]) -> str:
+    """Return counts as words."""
+    return f"{counts.total()}: " + ", ".join(f"{name} {number}" for name, number in sorted(counts.items()))
+
+
+def figure(name: str, measured: str, good: bool) -> material.Figure:
+    """Return a figure."""
+    return material.Figure(name=name, measured=measured, good=good)

@@ -1,0 +1,94 @@
+"""From the words after `hpo run`, `hpo check` and `hpo demo` to a study."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpo.config.study_file import StudyConfig
+
+PATHS: Mapping[str, str] = {
+    "model": "model.name",
+    "train": "data.train",
+    "validation": "data.validation",
+    "test": "data.test",
+    "text_column": "data.text_column",
+    "label_column": "data.label_column",
+    "strict": "data.strict",
+    "space": "space",
+    "study": "study",
+    "store": "store.url",
+    "trials": "budget.trials",
+    "for_": "budget.time",
+    "until": "budget.until",
+    "gpu_hours": "budget.gpu_hours",
+    "seed": "seed",
+    "runner": "compute.runner",
+    "workers": "compute.workers",
+    "keep_weights": "store.keep_weights",
+    "notify": "notify",
+}
+"""Parameter of a verb -> the key of a study file that it sets."""
+NEEDED = (("model", "--model PATH_OR_HUB_ID"), ("train", "--train FILE"))
+
+
+def given_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a verb's parameters was given, by the keys of a study file that it sets."""
+    given = {PATHS[name]: value for name, value in parameters.items() if name in PATHS}
+    # A flag that was not given is False, and one that may be repeated an empty list.
+    return {path: value for path, value in given.items() if value not in (None, False, [], ())}
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by dotted path as a study file has them."""
+    content: dict[str, Any] = {}
+    for dotted, value in values.items():
+        *path, key = dotted.split(".")
+        inner = content
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[key] = str(value) if isinstance(value, Path) else value
+    return content
+
+
+def studied(parameters: Mapping[str, Any], verb: str) -> "tuple[StudyConfig, tuple[str, ...]]":
+    """Return the study that a verb's parameters describe, and what is to be said of its file.
+
+    Raises:
+        ConfigurationError: too little, too much, or what cannot be.
+    """
+    from hpo.config.study_file import load_study, sweep_notes
+
+    file, overrides = _file_and_overrides(parameters["arguments"] or [], verb)
+    values = given_values(parameters)
+    if file is None:
+        _refuse_missing(values, overrides, verb)
+        values.setdefault("study", study_name(parameters["model"], parameters["train"]))
+    return load_study(file, nested(values), overrides), sweep_notes(file) if file else ()
+
+
+def study_name(model: str | None, train: str | None) -> str:
+    """Name a study after its texts and its model, so that the same command means the same study."""
+    texts = Path((train or "").partition("?")[0]).name.partition(".")[0]
+    name = f"{texts}-{Path(model or '').name}"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:128] or "study"
+
+
+def _refuse_missing(values: Mapping[str, Any], overrides: list[str], verb: str) -> None:
+    sections = tuple(override.partition("=")[0].partition(".")[0] for override in overrides)
+    for name, flag in NEEDED:
+        path = PATHS[name]
+        if path not in values and path.partition(".")[0] not in sections:
+            raise ConfigurationError(f"Without a study file {verb} needs {flag} too; hpo run alone shows an example.")
+
+
+def _file_and_overrides(arguments: list[str], verb: str) -> tuple[Path | None, list[str]]:
+    files = [argument for argument in arguments if "=" not in argument]
+    if len(files) > 1:
+        raise ConfigurationError(
+            f"{verb} takes one study file, and then PATH=VALUE, but got {', '.join(files)}; put a value after `=`."
+        )
+    return (Path(files[0]) if files else None), [argument for argument in arguments if "=" in argument]

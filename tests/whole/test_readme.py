@@ -17,7 +17,8 @@ SECTIONS = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
 # The flags whose names users' scripts rely on.
 FLAGS = {
     "--model", "--train", "--validation", "--test", "--text-column", "--label-column", "--space", "--study", "--store",
-    "--trials", "--seed", "--runner", "--output", "--json",
+    "--trials", "--seed", "--runner", "--output", "--json", "--for", "--until", "--gpu-hours", "--workers",
+    "--keep-weights", "--notify",
 }  # fmt: skip
 
 

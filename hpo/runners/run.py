@@ -200,13 +200,17 @@ class _Night:
             )
             outcome = self._trained_again(lead, winner)
             if outcome.ending is not Ending.COMPLETED:
-                self.watcher.note(
-                    f"The test split was not read: trial {winner.trial} {outcome.ending}. {outcome.reason}"
-                )
+                self._not_read(f"trial {winner.trial} {outcome.ending}. {outcome.reason}")
+                return
+            if outcome.best is None or not lead.has_weights(outcome.best):
+                self._not_read(f"there was no room for the weights of trial {winner.trial}.")
                 return
         scores = lead.test_scores(winner.trial, winner.hyperparameters)
         self.coordinator.record_test(winner.trial, scores)
         self.watcher.tested(winner.trial, scores)
+
+    def _not_read(self, why: str) -> None:
+        self.watcher.note(f"The test split was not read: {why} The same command reads it later.")
 
     def _trained_again(self, lead: LeadWorker, assignment: Assignment) -> Outcome:
         until = self.coordinator.limits.deadline or math.inf

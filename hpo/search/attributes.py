@@ -18,6 +18,8 @@ def outcome_attributes(outcome: Outcome) -> dict[str, Any]:
     }
     if outcome.resumed_examples:
         attributes["resumed_examples"] = outcome.resumed_examples
+    if outcome.changes:
+        attributes["not_bit_equal"] = list(outcome.changes)
     if outcome.rows_at_once is not None:
         attributes["rows_at_once"] = outcome.rows_at_once
     if outcome.reason:

@@ -45,7 +45,7 @@ class Run:
         self._bench = bench
         self._random = RandomState(assignment.seed, bench.device)
         self._asked = Action.CONTINUE
-        self._place = Place()
+        self._place = Place(circumstances=bench.circumstances())
         most_gib = bench.config.store.disk_gib
         folder = None if bench.files is None else trial_folder(bench.files, assignment.trial)
         self._checkpoints = Checkpoints(folder, bench.identity(assignment), most_gib)
@@ -135,6 +135,7 @@ class Run:
             seconds = self._elapsed()
             self._place = Place.from_state(state["place"])
             self._place.seconds += seconds
+            self._place.go_on_under(self._bench.circumstances())
             self._resumed_examples = self._place.seen
             self._began_at = time.perf_counter()
             self._has_spoken()
@@ -264,6 +265,7 @@ class Run:
             best=self._place.best,
             seconds=self._place.seconds,
             resumed_examples=self._resumed_examples,
+            changes=tuple(self._place.changes),
             rows_at_once=rows if rows < self._hyperparameters.batch_size else None,
             peak_memory_bytes=peak_memory_bytes(self._bench.device),
             reason=reason,

@@ -1,6 +1,5 @@
 """Whether an error says that memory ran out, and how much of it was used."""
 
-import gc
 import resource
 import sys
 
@@ -25,9 +24,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release(device: torch.device) -> None:
-    """Give back what nobody holds any more, after memory ran out; not to be called while the error still lives."""
-    # Frames that failed may hold each other, and with them their tensors.
-    gc.collect()
+    """Give back what torch keeps of a GPU's memory for later; after the error, whose frames hold their tensors."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
 

@@ -24,6 +24,20 @@ class Place:
     """Full reports after it."""
     of_folds: list[Report] = field(default_factory=list)
     """A report of each fold that is over."""
+    circumstances: dict[str, str] = field(default_factory=dict)
+    """What the last bits depend on beside the assignment: device, threads, versions."""
+    changes: list[str] = field(default_factory=list)
+    """What of that was another when it went on: from there on it is the same to rounding, not to the last bit."""
+
+    def go_on_under(self, circumstances: Mapping[str, str]) -> None:
+        """Take in what a trial goes on under, and what of it has changed."""
+        before = self.circumstances
+        self.changes += [
+            f"{name}: {before[name]} before, {now} now"
+            for name, now in circumstances.items()
+            if before.get(name, now) != now
+        ]
+        self.circumstances = dict(circumstances)
 
     def remember(self, report: Report) -> bool:
         """Take in a full report; return whether it is the best so far."""

@@ -8,8 +8,10 @@ import pytest
 
 from hpo.data.splits import load_splits
 from hpo.messages import Action, Decision, Ending, Outcome, Progress, Report
+from hpo.search.attributes import outcome_attributes
 from hpo.search.rungs import fold_milestones
 from hpo.training import checkpoints
+from hpo.training.bench import Bench
 from hpo.training.checkpoints import FILES
 from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.weights import keep_only, trial_folder, weights_are_of, weights_path
@@ -237,3 +239,19 @@ def test_what_has_ended_is_removed_by_whoever_records_it(tiny_bert: Path, texts:
     assert (trial_folder(tmp_path, 0) / FILES[0]).exists()
     keep_only(tmp_path, set(), {0})
     assert [path.name for path in trial_folder(tmp_path, 0).iterdir()] == ["weights.safetensors"]
+
+
+@pytest.mark.usefixtures("always_due")
+def test_what_was_another_when_it_went_on_is_told(
+    tiny_bert: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(opened(tiny_bert, texts, tmp_path), tiny_assignment(), stop_after=3)
+    _, same = trained(opened(tiny_bert, texts, tmp_path), tiny_assignment(attempt=2), stop_after=2)
+    assert same is None
+    now = Bench.circumstances
+    monkeypatch.setattr(Bench, "circumstances", lambda bench: now(bench) | {"threads": "64"})
+    _, outcome = trained(opened(tiny_bert, texts, tmp_path), tiny_assignment(attempt=3))
+    assert outcome is not None
+    assert outcome.resumed_examples > 0
+    assert outcome.changes == ("threads: 1 before, 64 now",)
+    assert outcome_attributes(outcome)["not_bit_equal"] == ["threads: 1 before, 64 now"]

@@ -1,0 +1,216 @@
+"""The dispatch over replayed nights: workers are kept busy, and whatever happens to them no trial is lost."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from hpo.config.study_file import ComputeConfig
+from hpo.errors import TrainingError
+from hpo.messages import Assignment, Ending, Outcome
+from hpo.runners.dispatch import Dispatch
+from hpo.runners.generated_curves import Generated
+from hpo.runners.mishaps import Mishap, MishapKind, Mishaps
+from hpo.runners.replay import EVENING, ReplayWorkforce, VirtualClock
+from hpo.runners.watcher import Watcher
+from hpo.search.coordinator import Coordinator
+from tests.search.scripted import led, plain_trials, rows, study_at, written
+
+HOUR = 3600.0
+
+
+class Seen(Watcher):
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+        self.begun: list[Assignment] = []
+        self.out: dict[str, str] = {}
+
+    def assigned(self, assignment: Assignment) -> None:
+        self.begun.append(assignment)
+
+    def ended(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    def left_out(self, worker: str, reason: str) -> None:
+        assert worker not in self.out, "told once"
+        self.out[worker] = reason
+
+    def endings(self, ending: Ending) -> list[int]:
+        return [outcome.trial for outcome in self.outcomes if outcome.ending is ending]
+
+
+class Night:
+    """One run over a virtual clock."""
+
+    def __init__(
+        self, coordinator: Coordinator, clock: VirtualClock, workers: int, mishaps: Mishaps | None, ahead: int
+    ):
+        self.coordinator, self.clock, self.seen, self.stop = coordinator, clock, Seen(), Event()
+        self.workforce = ReplayWorkforce(workers, Generated(3), clock, ahead=ahead, mishaps=mishaps, metric="macro_f1")
+
+    def run(self, compute: ComputeConfig | None = None) -> None:
+        Dispatch(
+            self.coordinator,
+            self.workforce,
+            self.seen,
+            self.stop,
+            compute=compute,
+            clock=self.clock,
+            listens_seconds=60.0,
+            steers_every=300.0,
+        ).run()
+
+    @property
+    def seconds(self) -> float:
+        return self.clock() - EVENING
+
+
+@contextmanager
+def night(
+    url: str,
+    *,
+    workers: int = 2,
+    mishaps: Mishaps | None = None,
+    clock: VirtualClock | None = None,
+    ahead: int = 1,
+    **sections: Any,
+) -> Iterator[Night]:
+    clock = clock or VirtualClock()
+    with led(study_at(url, **sections), clock=clock) as coordinator:
+        yield Night(coordinator, clock, workers, mishaps, ahead)
+
+
+def states(url: str) -> list[TrialState]:
+    return [trial.state for trial in plain_trials(url)]
+
+
+def test_every_trial_is_trained_once_on_several_workers(sqlite_url: str) -> None:
+    with night(sqlite_url, workers=3, budget={"trials": 10}) as one:
+        one.run()
+    assert states(sqlite_url) == [TrialState.COMPLETE] * 10
+    assert sorted(one.seen.endings(Ending.COMPLETED)) == list(range(10))
+    assert one.workforce.trained_seconds > 0.6 * 3 * one.seconds
+
+
+def test_what_is_asked_for_ahead_is_asked_for_late_and_leaves_no_gap(sqlite_url: str) -> None:
+    """One worker: each trial begins the moment the last one ended, and the tenth was not asked for at the start."""
+    with night(sqlite_url, workers=1, budget={"trials": 6}) as one:
+        one.run()
+    assert one.workforce.trained_seconds == pytest.approx(one.seconds)
+    begun = rows(
+        sqlite_url, "SELECT trial, kind FROM hpo_events WHERE kind IN ('begun', 'completed') ORDER BY event_id"
+    )
+    for trial in range(2, 6):
+        assert begun.index((trial, "begun")) > begun.index((trial - 2, "completed"))
+
+
+def test_at_the_deadline_what_trains_is_paused_and_is_the_first_to_go_on(sqlite_url: str) -> None:
+    budget = {"trials": None, "time": "2h"}
+    with night(sqlite_url, workers=4, budget=budget) as one:
+        one.run()
+        assert one.seconds <= 2 * HOUR
+        assert one.coordinator.ended_because or one.seen.endings(Ending.PAUSED)
+    paused = sorted(set(one.seen.endings(Ending.PAUSED)))
+    assert TrialState.RUNNING not in states(sqlite_url)
+    with night(sqlite_url, workers=4, budget=budget, clock=VirtualClock(EVENING + 24 * HOUR)) as another:
+        another.run()
+    assert sorted(assignment.trial for assignment in another.seen.begun[: len(paused)]) == paused
+
+
+def test_the_stop_event_pauses_and_nothing_new_is_begun(sqlite_url: str) -> None:
+    class Stopping(Seen):
+        def ended(self, outcome: Outcome) -> None:
+            super().ended(outcome)
+            one.stop.set()
+
+    with night(sqlite_url, workers=3, budget={"trials": 20}) as one:
+        one.seen = Stopping()
+        one.run()
+    found = states(sqlite_url)
+    assert found.count(TrialState.COMPLETE) == 1
+    assert TrialState.RUNNING not in found
+    assert len(found) < 10
+
+
+def test_a_stop_from_outside_ends_the_search_and_one_of_a_trial_gives_it_up(sqlite_url: str) -> None:
+    class Asking(Seen):
+        def assigned(self, assignment: Assignment) -> None:
+            super().assigned(assignment)
+            if assignment.trial in (2, 5):
+                asked = "2" if assignment.trial == 2 else "NULL"
+                written(
+                    sqlite_url,
+                    "INSERT INTO hpo_events (study_id, happened_at, kind, trial, detail) "
+                    f"SELECT study_id, 0, 'stop_asked', {asked}, '{{}}' FROM hpo_studies",
+                )
+
+    with night(sqlite_url, budget={"trials": 30}) as one:
+        one.seen = Asking()
+        one.run()
+        assert one.stop.is_set()
+    found = states(sqlite_url)
+    assert found[2] == TrialState.PRUNED
+    assert TrialState.RUNNING not in found
+    assert len(found) < 12
+
+
+def test_a_worker_that_dies_costs_no_trial(sqlite_url: str) -> None:
+    mishaps = Mishaps(rates={MishapKind.DIE: 0.3}, seed=5)
+    with night(sqlite_url, workers=3, mishaps=mishaps, budget={"trials": 15}) as one:
+        one.run()
+    assert len(one.seen.endings(Ending.DIED)) > 3
+    assert states(sqlite_url) == [TrialState.COMPLETE] * 15
+    assert rows(sqlite_url, "SELECT count(*) FROM hpo_events WHERE kind = 'completed'") == [(15,)]
+
+
+def test_a_worker_that_hangs_is_killed_and_its_trial_goes_on(sqlite_url: str) -> None:
+    mishaps = Mishaps(script=(Mishap(kind=MishapKind.HANG, trial=1, attempt=1),))
+    with night(sqlite_url, mishaps=mishaps, budget={"trials": 6}) as one:
+        one.run(ComputeConfig(hang_minutes=45))
+    assert one.seen.endings(Ending.DIED) == [1]
+    [lost] = [outcome for outcome in one.seen.outcomes if outcome.ending is Ending.DIED]
+    assert lost.reason == "It said nothing for 45 minutes."
+    assert states(sqlite_url) == [TrialState.COMPLETE] * 6
+
+
+def test_a_device_on_which_trials_fail_is_left_out_and_its_trials_go_on_elsewhere(sqlite_url: str) -> None:
+    mishaps = Mishaps(script=(Mishap(kind=MishapKind.FAIL, worker="replay-1"),))
+    with night(sqlite_url, workers=3, mishaps=mishaps, budget={"trials": 12}) as one:
+        one.run()
+    assert list(one.seen.out) == ["replay-1"]
+    assert states(sqlite_url) == [TrialState.COMPLETE] * 12
+
+
+def test_the_same_error_everywhere_ends_the_search_with_that_error_first(sqlite_url: str) -> None:
+    mishaps = Mishaps(rates={MishapKind.FAIL: 1.0})
+    with (
+        night(sqlite_url, workers=3, mishaps=mishaps, budget={"trials": 40}) as one,
+        pytest.raises(TrainingError) as told,
+    ):
+        one.run()
+    assert "times running" in str(told.value)
+    assert not str(told.value).startswith("The")
+    assert not one.seen.out, "no device is blamed for what is everyone's"
+    assert TrialState.RUNNING not in states(sqlite_url)
+    assert len(plain_trials(sqlite_url)) < 10
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_goes_wrong_nothing_is_lost_and_nothing_is_there_twice(seed: int, sqlite_url: str) -> None:
+    rates = {MishapKind.DIE: 0.15, MishapKind.FAIL: 0.1, MishapKind.HANG: 0.05}
+    config: dict[str, Any] = {"budget": {"trials": 20}, "search": {"sampler": "tpe", "pruner": "median"}}
+    with night(sqlite_url, workers=4, mishaps=Mishaps(rates=rates, seed=seed), **config) as one:
+        one.run()
+    trials = plain_trials(sqlite_url)
+    assert [trial.number for trial in trials] == list(range(20))
+    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL}
+    told = rows(
+        sqlite_url,
+        "SELECT trial, count(*) FROM hpo_events WHERE kind IN ('completed', 'pruned', 'diverged', 'infeasible') "
+        "GROUP BY trial HAVING count(*) > 1",
+    )
+    assert told == []
+    assert rows(sqlite_url, "SELECT count(*) FROM hpo_attempts WHERE ending IS NULL") == [(0,)]

@@ -19,8 +19,8 @@ from hpo.space.search_space import SearchSpace
 from hpo.store.records import AttemptRecord
 from hpo.store.studies import StudyStore
 
-MOST_PROPOSALS = 8
-"""Proposals in a row that take longer than there is time, after which no more are asked for."""
+MOST_PUT_ASIDE = 8
+"""Proposals that wait because they take longer than there is time; where there are as many, no more are asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +67,14 @@ class Proposals:
             if not room.avoids(number) and (known is None or self._fits(number, known, room)):
                 yield number
         most = self.config.budget.most_trials
-        allowed = MOST_PROPOSALS if most is None else min(MOST_PROPOSALS, most - len(before))
-        if allowed <= 0 or self._has_stalled(before):
+        allowed = math.inf if most is None else most - len(before)
+        if self._has_stalled(before):
             return
-        for _ in range(allowed):
-            if self._has_tried_all(self.store.trials()):
+        while len(self._put_aside) < MOST_PUT_ASIDE:
+            if allowed <= 0 or self._has_tried_all(self.store.trials()):
                 return
             yield None
+            allowed -= 1
         self.ended_because = "The time that is left is too short for another trial."
 
     def _begun(
@@ -84,6 +85,7 @@ class Proposals:
         request: str,
         capacity: Capacity,
     ) -> AttemptRecord:
+        self._put_aside.pop(number, None)
         record = AttemptRecord(
             trial=number,
             attempt=self.store.latest_attempt(number) + 1,

@@ -6,31 +6,29 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
-import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 from chaos_material import ROOT, TIMED, Figure, study_in
+from chaos_postgresql import postgresql_server, stop_server
 from chaos_search import Conditions, Search, searching
 from chaos_stored import all_once, completed, figure, stored, tables_of
-from sqlalchemy.engine import make_url
 
 from hpo.config.study_file import StudyConfig
 from hpo.runners.run import files_folder, run
 from hpo.store.engine import sqlite_path
 
-if TYPE_CHECKING:
-    from pgserver.postgres_server import PostgresServer
-
 LED = 4
 """How a start ends where another process leads."""
 AN_HOUR = 3600.0
+NIGHT = 14.0
+"""Seconds of a search that has a deadline."""
 VISITORS = str(Path(__file__).with_name("chaos_visitors.py"))
 
 
@@ -55,15 +53,16 @@ def postgresql(folder: Path, short: bool) -> list[Figure]:
         found = stored(url)
     undisturbed = study_in(folder / "undisturbed", rows=1000, budget={"trials": trials}, compute={"runner": "inline"})
     run(undisturbed)
-    expected = stored(undisturbed.store.url).scores
+    expected = stored(undisturbed.store.url).results
     waits = search.said.count("The store answers again")
-    same = sum(found.scores.get(number) == scores for number, scores in expected.items())
+    results = found.results
+    same = sum(results.get(number) == result for number, result in expected.items())
     return [
         figure("outages while it searched", f"{outages} of {len(away)}", outages == len(away)),
         ended(search, status, 0),
         figure("times that it said it waited", str(waits), waits > 0),
         *all_once(found, trials),
-        figure("scores as on SQLite undisturbed", f"{same} of {trials}", same == trials == len(expected)),
+        figure("results equal to those on SQLite, undisturbed", f"{same} of {trials}", same == trials == len(expected)),
     ]
 
 
@@ -103,45 +102,67 @@ def sqlite(folder: Path, short: bool) -> list[Figure]:
 
 def leaders(folder: Path, short: bool) -> list[Figure]:
     """Start twice at once; then stop the leader until another has taken over and finished, and wake it."""
-    conditions = Conditions(timed=True, lease_seconds=3.0 if short else 30.0)
+    conditions = Conditions(timed=True, lease_seconds=3.0 if short else 30.0, begins_with="begin")
     config = timed(study_in(folder, compute={"workers": 1 if short else 2}, budget={"trials": 12}), 0.5)
     with ExitStack() as stack:
         starts = [stack.enter_context(searching(config, folder, name, conditions)) for name in ("one", "other")]
+        second = stack.enter_context(searching(config, folder, "second", replace(conditions, begins_with="lapsed")))
+        (folder / "begin").touch()
         starts[0].comes_to(lambda: not starts[1].lives)
         refused, first = sorted(starts, key=lambda search: search.lives)
         first.comes_to(partial(has_completed, config.store.url, 3))
         stop_outside_of_transactions(first, config)
         figures = [
             ended(refused, refused.ends(), LED, f"is led by process {first.process.pid} on"),
-            *taken_over(first, config, folder, conditions),
+            *taken_over(first, second, config, folder / "lapsed"),
         ]
-    return figures if short else figures + stopped_in_a_transaction(folder / "transaction")
+    if short:
+        return figures
+    return [*figures, from_another_container(folder / "container"), *stopped_in_a_transaction(folder / "transaction")]
+
+
+def from_another_container(folder: Path) -> Figure:
+    """Start a second time from a container that has the host's name and cannot see its processes."""
+    container = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+    if shutil.which("unshare") is None or subprocess.run([*container, "true"], check=False).returncode != 0:
+        return figure("a start from another container", "this process may make none", True)
+    config = timed(study_in(folder, budget={"trials": 40}, compute={"workers": 1}), 0.5)
+    waiting = Conditions(timed=True, begins_with="go")
+    with (
+        searching(config, folder, conditions=Conditions(timed=True)) as leader,
+        searching(config, folder, "in a container", waiting, before=container) as start,
+    ):
+        leader.comes_to(partial(has_completed, config.store.url, 3))
+        (folder / "go").touch()
+        return ended(start, start.ends(60), LED, f"is led by process {leader.process.pid} on")
 
 
 def stopped_in_a_transaction(folder: Path) -> list[Figure]:
     """Stop a leader that holds locks of PostgreSQL, as a machine that hangs does, and have another take over."""
-    conditions = Conditions(timed=True, lease_seconds=3.0, stops_with=str(folder / "stop"))
+    conditions = Conditions(timed=True, lease_seconds=3.0)
     with postgresql_server() as (_, url):
         config = timed(study_in(folder, url=url, budget={"trials": 12}), 0.5)
-        with searching(config, folder, conditions=conditions) as first:
+        with (
+            searching(config, folder, "first", replace(conditions, stops_with="stop")) as first,
+            searching(config, folder, "second", replace(conditions, begins_with="lapsed")) as second,
+        ):
             first.comes_to(partial(has_completed, url, 3))
-            Path(conditions.stops_with).touch()
+            (folder / "stop").touch()
             first.comes_to(lambda: psutil.Process(first.process.pid).status() == psutil.STATUS_STOPPED)
-            figures = taken_over(first, config, folder, Conditions(timed=True, lease_seconds=3.0))
+            figures = taken_over(first, second, config, folder / "lapsed")
     return [figure(f"stopped in a transaction: {one.name}", one.measured, one.good) for one in figures]
 
 
-def taken_over(first: Search, config: StudyConfig, folder: Path, conditions: Conditions) -> list[Figure]:
+def taken_over(first: Search, second: Search, config: StudyConfig, lapsed: Path) -> list[Figure]:
     """Return what comes of it where a stopped leader's lease lapses, another finishes the search, and it is woken."""
-    assert conditions.lease_seconds is not None, "how long to wait"
-    workers = psutil.Process(first.process.pid).children()
-    time.sleep(conditions.lease_seconds + 1)
-    with searching(config, folder, "second", conditions) as second:
-        status = second.ends()
-    before = tables_of(config.store.url)
+    url, workers = config.store.url, psutil.Process(first.process.pid).children()
+    time.sleep(first.conditions.lease_seconds + 1)
+    lapsed.touch()
+    status = second.ends()
+    before = tables_of(url)
     first.process.send_signal(signal.SIGCONT)
     ending = ended(first, first.ends(60), LED, f"is now led by process {second.process.pid} on")
-    after = tables_of(config.store.url)
+    after = tables_of(url)
     _, orphans = psutil.wait_procs(workers, timeout=5)
     changed = [name for name in after if after[name] != before.get(name)]
     return [
@@ -149,56 +170,58 @@ def taken_over(first: Search, config: StudyConfig, folder: Path, conditions: Con
         ending,
         figure("tables that it changed when it woke", ", ".join(changed) or "0", not changed),
         figure("workers that outlived it", str(len(orphans)), not orphans),
-        *all_once(stored(config.store.url), 12, attempts=2),
+        *all_once(stored(url), 12, attempts=2),
     ]
 
 
 def clocks(folder: Path, short: bool) -> list[Figure]:
     """Have a leader's clock an hour behind and every time zone another, and start a second time meanwhile."""
-    put_right = Conditions(timed=True, clock_off=-AN_HOUR, right_with=str(folder / "right" / "now"))
-    figures = night_by(put_right, folder / "right", ended_off=0.0)
+    put_right = Conditions(timed=True, clock_off=-AN_HOUR, right_with="right")
+    figures = night_by(put_right, folder / "put right", budget=AN_HOUR + NIGHT, off_in_the_end=0.0)
     if short:
         return figures
     if shutil.which("faketime") is None:
         return [*figures, figure("by faketime", "it is not installed", True)]
-    behind = night_by(
-        Conditions(timed=True), folder / "behind", ended_off=-AN_HOUR, before=("faketime", "-f", f"-{AN_HOUR:.0f}s")
-    )
+    before = ("faketime", "-f", f"{-AN_HOUR:.0f}s")
+    behind = night_by(Conditions(timed=True), folder / "behind", budget=NIGHT, off_in_the_end=-AN_HOUR, before=before)
     return figures + [figure(f"by faketime: {one.name}", one.measured, one.good) for one in behind]
 
 
-def night_by(conditions: Conditions, folder: Path, *, ended_off: float, before: tuple[str, ...] = ()) -> list[Figure]:
-    """Search for 12 seconds by the leader's clock, with a second start in the middle of them.
+def night_by(
+    conditions: Conditions, folder: Path, *, budget: float, off_in_the_end: float, before: tuple[str, ...] = ()
+) -> list[Figure]:
+    """Search until a deadline by the leader's clock, with a second start in the middle.
 
     Args:
         conditions: of the leader; its clock is put right before the second start, if it is to be.
         folder: of the search.
-        ended_off: seconds by which the leader's clock is ahead at its end.
+        budget: seconds of the search.
+        off_in_the_end: seconds by which the leader's clock is then ahead.
         before: words before the leader's command.
     """
-    seconds = 12 + ended_off - conditions.clock_off
     zones = {"TZ": "Pacific/Auckland", "PGTZ": "Asia/Kolkata", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    waiting = Conditions(timed=True, begins_with="right")
     with postgresql_server("America/St_Johns") as (_, url):
-        budget = {"trials": None, "time": f"{seconds:.0f}s"}
-        config = timed(study_in(folder, url=url, budget=budget), 0.5)
-        with searching(config, folder, conditions=conditions, environment=zones, before=before) as leader:
+        config = timed(study_in(folder, url=url, budget={"trials": None, "time": f"{budget:.0f}s"}), 0.5)
+        with (
+            searching(config, folder, "leader", conditions, environment=zones, before=before) as leader,
+            searching(config, folder, "second", waiting, environment={"TZ": "America/Los_Angeles"}) as second,
+        ):
             leader.comes_to(partial(has_completed, url, 3))
-            if conditions.right_with:
-                Path(conditions.right_with).touch()
-            second_zones = {"TZ": "America/Los_Angeles"}
-            with searching(config, folder, "second", Conditions(timed=True), environment=second_zones) as second:
-                refused = ended(second, second.ends(), LED, "is led by process")
-            ending = ended(leader, leader.ends(), 0)
+            (folder / "right").touch()
+            endings = [ended(second, second.ends(60), LED, "is led by process"), ended(leader, leader.ends(), 0)]
         found = stored(url)
     begun, over = (found.events(kind)[0] for kind in ("run_begun", "run_ended"))
-    late = over["happened_at"] + ended_off - json.loads(begun["detail"])["deadline"]
+    late = over["happened_at"] + off_in_the_end - json.loads(begun["detail"])["deadline"]
     states = {trial.state.name for trial in found.trials}
+    cut = Counter(row["ending"] for row in found.tables["hpo_attempts"] if row["ending"] != "completed")
     return [
-        refused,
-        ending,
+        *endings,
         figure("end after the deadline by the leader's clock", f"{late:.1f} s", -3 < late < 3),
         figure("states", ", ".join(sorted(states)), states <= {"COMPLETE", "WAITING"} and "COMPLETE" in states),
-        figure("attempts that were cut", str(len(found.cut)), {row["ending"] for row in found.cut} <= {"paused"}),
+        figure(
+            "attempts that were cut", ", ".join(f"{cut[end]} {end}" for end in cut) or "0", cut.keys() <= {"paused"}
+        ),
     ]
 
 
@@ -247,28 +270,3 @@ def visiting(folder: Path, name: str, arguments: list[str]) -> Iterator[subproce
     finally:
         process.kill()
         process.wait()
-
-
-@contextmanager
-def postgresql_server(timezone: str = "UTC") -> Iterator[tuple["PostgresServer", str]]:
-    """Run a PostgreSQL of our own, and yield it with the URL of an empty database."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # It warns of a variable that a bare machine has not set.
-        import pgserver
-    # Not below a section's folder: a server that root starts runs as another user, who may not enter that.
-    folder = tempfile.mkdtemp(prefix="hpo-postgresql-")
-    server = pgserver.get_server(folder, cleanup_mode="delete")
-    try:
-        server.psql(f"ALTER SYSTEM SET timezone = '{timezone}'; SELECT pg_reload_conf();")
-        url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
-        yield server, url.render_as_string(hide_password=False)
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def stop_server(server: "PostgresServer", how: str) -> None:
-    """Stop PostgreSQL: `fast` with a word to its clients, `immediate` as by a crash."""
-    from pgserver._commands import pg_ctl
-
-    pg_ctl(["-w", "-m", how, "stop"], pgdata=server.pgdata, user=server.system_user)

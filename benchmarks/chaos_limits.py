@@ -1,195 +1,84 @@
-"""Disks that fill, memory that does not suffice, nights that must end, and what a search costs beside its training."""
+"""Memory that does not suffice, nights that must end, and what a search costs beside its training."""
 
-import errno
+import math
 import multiprocessing
 import os
 import resource
-import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing.queues import Queue
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from unittest.mock import patch
 
 import numpy as np
-from chaos_databases import ended, timed
+import torch
+from chaos_databases import timed
 from chaos_material import Figure, open_timed, study_in
-from chaos_search import Search, searching
-from chaos_stored import all_once, completed, figure, stored
+from chaos_stored import figure, stored
 from numpy.typing import NDArray
 
 from hpo.config.study_file import StudyConfig, load_study
 from hpo.data.splits import load_splits
-from hpo.messages import Assignment, Decision, Ending, Outcome, Progress, Report
+from hpo.messages import Assignment, Decision, Outcome, Progress, Report
 from hpo.runners import run as runner
 from hpo.runners.generated_curves import Generated
 from hpo.runners.processes import open_processes
 from hpo.runners.simulation import simulate
 from hpo.runners.watcher import Watcher
-from hpo.store.engine import open_database
-from hpo.store.results import read_results
-from hpo.training import checkpoints
 from hpo.training.worker import open_worker
 from tests.models import save_tiny_bert, tiny_assignment, tiny_hyperparameters, tiny_study, trained, write_texts
 
 MIB = 2**20
 BALLAST = "ballast"
 
-# -- disks
-
-STORE_MIB = 8
-FILES_MIB = 300
-"""More than the 256 MiB that are always left free."""
-STORE_IS_AWAY = "database or disk is full. It is asked again until it answers"
-NO_CHECKPOINT, NO_WEIGHTS = "No checkpoint was written to", "No weights of trial"
-
-
-def disks(folder: Path, short: bool) -> list[Figure]:
-    """Fill the disk of the store, then that of checkpoints and weights, in the middle of a search, and make room."""
-    trials = 12 if short else 30
-    try:
-        with small_disk(folder / "store", STORE_MIB) as store, small_disk(folder / "files", FILES_MIB) as files:
-            config = study_in(
-                folder, url=f"sqlite:///{store / 'hpo.db'}", rows=3000, data={"test_fraction": 0.1},
-                budget={"trials": trials}, store={"files": str(files), "keep_weights": trials},
-            )  # fmt: skip
-            with searching(config, folder) as search:
-                figures = [*full_store(config, search, store), *full_files(config, search, files)]
-                status = search.ends()
-            return [*figures, *at_the_end(config, search, status, trials)]
-    except subprocess.CalledProcessError as error:
-        return [figure("small disks", f"not tried: they cannot be mounted ({error.stderr.strip()})", True)]
-
-
-def full_store(config: StudyConfig, search: Search, disk: Path) -> list[Figure]:
-    """Fill the disk under the store until the search says so, read all of it meanwhile, and make room."""
-    search.comes_to(lambda: completed(config.store.url) >= 2)
-    before = scores_of(config)
-    fill(disk)
-    told = search.comes_to(lambda: STORE_IS_AWAY in search.said)
-    meanwhile = scores_of(config)
-    (disk / BALLAST).unlink()
-    again = search.comes_to(lambda: "The store answers again" in search.said, 30)
-    kept = before.items() <= meanwhile.items()
-    return [
-        figure("full disk of the store: said", STORE_IS_AWAY if told else search.said[-300:], told),
-        figure("earlier results read meanwhile", f"{len(before)} of {len(meanwhile)}", bool(before) and kept),
-        figure("went on by itself when there was room", str(again), again),
-    ]
-
-
-def full_files(config: StudyConfig, search: Search, disk: Path) -> list[Figure]:
-    """Fill the disk of checkpoints and weights until both are missed, look at those that are there, and make room."""
-    files = runner.files_folder(config)
-    search.comes_to(lambda: newest(files, "weights.safetensors") > 0 and newest(files, "checkpoint-*.pt") > 0)
-    before = scores_of(config)
-    fill(disk)
-    told = search.comes_to(lambda: all(words in said_by_all(search, files) for words in (NO_CHECKPOINT, NO_WEIGHTS)), 30)
-    sound = [checkpoints._is_sound(path) for path in files.glob("trial-*/checkpoint-*.pt")]
-    meanwhile = scores_of(config)
-    (disk / BALLAST).unlink()
-    room_at = time.time()
-    again = search.comes_to(lambda: min(newest(files, name) for name in ("weights.safetensors", "checkpoint-*.pt")) > room_at)
-    kept = before.items() <= meanwhile.items()
-    return [
-        figure("full disk of checkpoints and weights: said", f"{NO_CHECKPOINT} ..., {NO_WEIGHTS} ...", told),
-        figure("checkpoints sound meanwhile", f"{sum(sound)} of {len(sound)}", all(sound) and bool(sound)),
-        figure("earlier results there meanwhile", f"{len(before)}", bool(before) and kept),
-        figure("both written again when there was room", str(again), again),
-    ]
-
-
-def at_the_end(config: StudyConfig, search: Search, status: int, trials: int) -> list[Figure]:
-    """Return how the search has ended."""
-    tested = stored(config.store.url).events("test_read")
-    return [
-        ended(search, status, 0),
-        *all_once(stored(config.store.url), trials),
-        figure("the winner's weights were there, or made again, for the test split", str(len(tested)), len(tested) == 1),
-    ]
-
-
-@contextmanager
-def small_disk(folder: Path, mib: int) -> Iterator[Path]:
-    """Mount a disk of so many MiB."""
-    folder.mkdir(parents=True)
-    size = f"size={mib}m"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "hpo-chaos", folder], check=True, capture_output=True, text=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-def fill(disk: Path) -> None:
-    """Write to a disk until nothing more goes on it."""
-    with (disk / BALLAST).open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(MIB))
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-
-
-def scores_of(config: StudyConfig) -> dict[int, float | None]:
-    """Return the scores of the trials that were completed, as hpo's own verbs read them."""
-    database = open_database(config.store.url, must_exist=True)
-    try:
-        return {trial.number: trial.score for trial in read_results(database).leaderboard}
-    finally:
-        database.close()
-
-
-def newest(files: Path, name: str) -> float:
-    """Return when the newest of the trials' files of that name was written; 0 where there is none."""
-    times = [0.0]
-    for path in files.glob(f"trial-*/{name}"):
-        try:
-            times.append(path.stat().st_mtime)
-        except FileNotFoundError:
-            continue
-    return max(times)
-
-
-def said_by_all(search: Search, files: Path) -> str:
-    """Return what the search has said, and its workers."""
-    return search.said + "".join(path.read_text(errors="replace") for path in (files / "workers").glob("*.log"))
-
-
 # -- memory
 
 LIMIT_MIB = 160
 BATCH = 512
-Trained = tuple[list[float], int | None, str, Mapping[str, NDArray[np.float32]]]
-"""Losses on validation, rows at once, how it ended, final weights."""
+DROPOUTS = (0.0, 0.2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What came of a trial."""
+
+    ending: str
+    rows: int
+    """Of a batch, that went through the model at once."""
+    losses: list[float]
+    """On validation, one a report."""
+    weights: Mapping[str, NDArray[np.float32]]
+    """At its end."""
+
+    def __str__(self) -> str:
+        first, last = self.losses[0], self.losses[-1]
+        return f"loss on validation {first:.6f} to {last:.6f} with {self.rows} of {BATCH} rows at once ({self.ending})"
 
 
 def memory(folder: Path, short: bool) -> list[Figure]:
     """Train within a real limit of memory, and with room: the same without dropout, and it trains with it."""
+    del short  # It is as short as it can be.
     model, texts = save_tiny_bert(folder / "model", longest=128), long_texts(folder / "texts.csv")
+    context = multiprocessing.get_context("spawn")
     # The limit is one of addresses: what is freed must go back at once, and not wait in the heap for its like.
-    with patch.dict(os.environ, {"MALLOC_MMAP_THRESHOLD_": "65536"}):
-        runs = {
-            (dropout, limit): in_a_process(model, texts, dropout, limit)
-            for dropout in (0.0, 0.2)
-            for limit in (None, LIMIT_MIB)
-        }
-    (whole, all_rows, _, expected), (losses, rows, ending, weights) = runs[0.0, None], runs[0.0, LIMIT_MIB]
-    apart = max((float(np.abs(weights[name] - expected[name]).max()) for name in expected), default=0.0)
-    off = max(abs(one - other) for one, other in zip(losses, whole, strict=True)) if losses else float("inf")
-    room, (masked, masked_rows, masked_ending, _) = runs[0.2, None][0], runs[0.2, LIMIT_MIB]
+    with patch.dict(os.environ, {"MALLOC_MMAP_THRESHOLD_": "65536"}), ProcessPoolExecutor(2, context) as processes:
+        runs = [processes.submit(trained_within, model, texts, limit) for limit in (None, LIMIT_MIB)]
+        (room, masked_room), (limited, masked_limited) = (run.result(120) for run in runs)
+    apart = max(float(np.abs(limited.weights[name] - weight).max()) for name, weight in room.weights.items())
+    off = max(abs(one - other) for one, other in zip(limited.losses, room.losses, strict=True))
+    learned = masked_limited.losses[-1] < masked_limited.losses[0]
     return [
-        figure("rows at once, with room and without", f"{all_rows or BATCH} and {rows} ({ending})", all_rows is None and rows is not None),
-        figure("largest difference of final weights, without dropout", f"{apart:.1e}", apart < 1e-5),
-        figure("losses on validation", f"{shown(whole)} with room, {shown(losses)} without: {off:.1e} apart", off < 1e-5),
-        figure("with dropout", f"{shown(room)} with room, {shown(masked)} with {masked_rows} rows at once ({masked_ending})", masked_rows is not None and masked[-1:] < masked[:1]),
+        figure("with room", str(room), room.rows == BATCH),
+        figure("in the limit", str(limited), limited.rows < BATCH),
+        figure("largest difference of final weights", f"{apart:.1e}", apart < 1e-5),
+        figure("largest difference of losses", f"{off:.1e}", off < 1e-5),
+        figure("with dropout, with room", str(masked_room), masked_room.rows == BATCH),
+        figure("with dropout, in the limit", str(masked_limited), masked_limited.rows < BATCH and learned),
     ]
 
 
@@ -201,36 +90,189 @@ def long_texts(path: Path) -> Path:
     return path
 
 
-def in_a_process(model: Path, texts: Path, dropout: float, mib: int | None) -> Trained:
-    """Train a trial in a process of its own, which may take so much more memory than it has when its model is open."""
-    context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
-    process = context.Process(target=train_within, args=(model, texts, dropout, mib, answers))
-    process.start()
-    try:
-        found: Trained = answers.get(timeout=120)
-    finally:
-        process.join(10)
-        process.kill()
-    return found
-
-
-def train_within(model: Path, texts: Path, dropout: float, mib: int | None, answers: "Queue[Trained]") -> None:
-    """Train, and answer what came of it."""
+def trained_within(model: Path, texts: Path, mib: int | None) -> list[Trained]:
+    """Train a trial for each dropout in this process, which may take so much more memory than with its model open."""
+    torch.set_num_threads(1)
     config = tiny_study(model, texts)
     worker = open_worker(config, load_splits(config.data, config.seed))
     worker.cut_share(128)
     if mib is not None:
         now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (now + mib * MIB, resource.RLIM_INFINITY))
-    chosen = tiny_hyperparameters(batch_size=BATCH, max_length=128, dropout=dropout, epochs=2)
-    reports, outcome = trained(worker, tiny_assignment(chosen))
+    found = []
+    for dropout in DROPOUTS:
+        chosen = tiny_hyperparameters(batch_size=BATCH, max_length=128, dropout=dropout, epochs=2)
+        reports, outcome = trained(worker, tiny_assignment(chosen))
+        weights = worker._bench.model.network.state_dict()
+        found.append(
+            Trained(
+                ending=outcome.reason or outcome.ending,
+                rows=outcome.rows_at_once or BATCH,
+                losses=[report.validation.values["loss"] for report in reports] or [math.nan],
+                weights={name: weight.numpy().copy() for name, weight in weights.items()},
+            )
+        )
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    weights = {name: weight.numpy() for name, weight in worker._bench.model.network.state_dict().items()}
-    losses = [report.validation.values["loss"] for report in reports]
-    answers.put((losses, outcome.rows_at_once, outcome.reason or str(outcome.ending), weights))
+    return found
 
 
-def shown(losses: list[float]) -> str:
-    """Return a first and a last loss in words."""
-    return f"{losses[0]:.6f} to {losses[-1]:.6f}" if losses else "none"
+# -- deadlines
+
+NIGHTS, SHORT_NIGHTS = 20, 4
+WORKERS, SHORT_WORKERS = (1, 2, 4, 8), (1, 2)
+"""Nights of many workers take minutes."""
+LEAST_SHARE, MOST_SHARE = 0.90, 1.02
+
+
+def deadlines(folder: Path, short: bool) -> list[Figure]:
+    """Replay nights, and meanwhile search for real: each ends when it was told to."""
+    nights, workers, seconds = (SHORT_NIGHTS, SHORT_WORKERS, 40) if short else (NIGHTS, WORKERS, 90)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context) as processes:
+        shares = processes.map(night_share, range(nights), [workers[night % len(workers)] for night in range(nights)])
+        real, trials = real_share(folder, seconds)
+        replayed = list(shares)
+    return [
+        figure(
+            f"{nights} nights of 8 h with {', '.join(map(str, workers))} workers, share of the time given",
+            f"{min(replayed):.1%} to {max(replayed):.1%}",
+            min(replayed) >= LEAST_SHARE and max(replayed) <= MOST_SHARE,
+        ),
+        figure(
+            f"a real search of {seconds} s, from call to return, with {trials} trials",
+            f"{real:.1%}",
+            LEAST_SHARE <= real <= MOST_SHARE,
+        ),
+    ]
+
+
+def night_share(night: int, workers: int) -> float:
+    """Replay a night, and return what it took of the time that it was given."""
+    values = {
+        "study": f"night-{night}",
+        "seed": night,
+        "model": {"name": "none"},
+        "data": {"train": "none.csv"},
+        "space": "encoder",
+        "search": {"sampler": "tpe", "pruner": "median"},
+        "budget": {"time": "8h"},
+        "compute": {"workers": workers},
+    }
+    found = simulate(load_study(values=values), Generated(night))
+    assert found.given_seconds is not None, "it was given 8 hours"
+    return found.seconds / found.given_seconds
+
+
+def real_share(folder: Path, seconds: int) -> tuple[float, int]:
+    """Search over real workers for so long; return what it took of that, and how many trials were completed."""
+    config = study_in(folder, budget={"trials": None, "time": f"{seconds}s"}, data={"test_fraction": 0.1})
+    began = time.monotonic()
+    results = runner.run(config)
+    return (time.monotonic() - began) / seconds, len(results.leaderboard)
+
+
+# -- overhead
+
+LEAST_BUSY = 0.95
+MOST_BETWEEN = 0.01
+LONG_SECONDS = 60.0
+MOST_TO_FIRST_STEP = 1.0
+
+
+@dataclass(slots=True)
+class Diary(Watcher):
+    """When each trial of a search was given, was ready for its first step, was last heard of; and how long it took."""
+
+    given: dict[int, float] = field(default_factory=dict)
+    ready: dict[int, float] = field(default_factory=dict)
+    over: dict[int, float] = field(default_factory=dict)
+    seconds: dict[int, float] = field(default_factory=dict)
+    lanes: list[list[int]] = field(default_factory=list)
+    """The trials of each worker, in order."""
+
+    def assigned(self, assignment: Assignment) -> None:
+        """Note when."""
+        self.given[assignment.trial] = time.monotonic()
+
+    def progressed(self, progress: Progress) -> None:
+        """Note when a trial first says something, which is before its first step."""
+        self.ready.setdefault(progress.trial, time.monotonic())
+
+    def reported(self, report: Report, decision: Decision) -> None:
+        """Note when: at its last report a trial is over."""
+        self.over[report.trial] = time.monotonic()
+
+    def ended(self, outcome: Outcome) -> None:
+        """Note how long it took."""
+        self.seconds[outcome.trial] = outcome.seconds
+
+
+def overhead(folder: Path, short: bool) -> list[Figure]:
+    """Search with trials of a fixed time, and with real ones: what is not training is little."""
+    trials, long = (10, 10.0) if short else (40, LONG_SECONDS)
+    # Trials of a fixed time sleep, so that the long ones can be beside the others.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as processes:
+        sleeping = processes.submit(searched, study_in(folder / "slow", budget={"trials": 4}), long)
+        quick = searched(study_in(folder / "quick", budget={"trials": trials}), 1.0)
+        real = searched(study_in(folder / "real"), None)
+        slow = sleeping.result()
+    between = gap(slow) / LONG_SECONDS
+    starts = [
+        real.ready[trial] - max(real.given[trial], real.over[before])
+        for lane in real.lanes
+        for before, trial in pairwise(lane)
+    ]
+    return [
+        figure(
+            f"{trials} trials of 1 s on 2 workers, that they were busy from the first given to the last outcome",
+            f"{busy(quick):.1%} ({start_up(quick):.1f} s until both did, {1000 * gap(quick):.0f} ms between trials)",
+            busy(quick) >= LEAST_BUSY,
+        ),
+        figure(
+            f"time between trials of {long:.0f} s, as a share of 60 s",
+            f"{between:.2%} ({1000 * gap(slow):.0f} ms)",
+            between < MOST_BETWEEN,
+        ),
+        figure(
+            f"to the first step of a real trial on a warm worker, {len(starts)} of them",
+            f"{1000 * median(starts):.0f} ms, at most {1000 * max(starts):.0f} ms",
+            max(starts) < MOST_TO_FIRST_STEP,
+        ),
+    ]
+
+
+def searched(config: StudyConfig, seconds: float | None) -> Diary:
+    """Search, with trials that take so long, or with real ones; return when what happened."""
+    openers = dict(runner.OPENERS)
+    if seconds is not None:
+        openers["processes"] = partial(open_processes, opener=open_timed)  # type: ignore[arg-type]
+        timed(config, seconds)
+    diary = Diary()
+    with patch.object(runner, "OPENERS", openers):
+        runner.run(config, diary)
+    lanes = defaultdict(list)
+    for row in stored(config.store.url).tables["hpo_attempts"]:
+        lanes[row["worker"]].append(row["trial"])
+    diary.lanes = [sorted(lane, key=diary.over.__getitem__) for lane in lanes.values()]
+    return diary
+
+
+def busy(diary: Diary) -> float:
+    """Return the share of the time of two workers in which trials were trained."""
+    return sum(diary.seconds.values()) / (2 * (max(diary.over.values()) - min(diary.given.values())))
+
+
+def start_up(diary: Diary) -> float:
+    """Return the seconds from the first trial given until the last worker began to train."""
+    firsts = [lane[0] for lane in diary.lanes]
+    return max(diary.over[trial] - diary.seconds[trial] for trial in firsts) - min(diary.given.values())
+
+
+def gap(diary: Diary) -> float:
+    """Return the mean seconds between two trials on a worker."""
+    gaps = [
+        diary.over[trial] - diary.seconds[trial] - diary.over[before]
+        for lane in diary.lanes
+        for before, trial in pairwise(lane)
+    ]
+    return sum(gaps) / len(gaps)

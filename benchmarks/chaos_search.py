@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 class Conditions:
     """What is otherwise than in an ordinary `hpo run`."""
 
+    begins_with: str = ""
+    """File that it waits for when all is imported, so that it begins at once when it is to."""
     timed: bool = False
     """Whether its workers train nothing, and take as long as the study's files say."""
-    lease_seconds: float | None = None
-    """How long a lease runs; None for as long as it does."""
+    lease_seconds: float = 30.0
+    """How long a lease runs."""
     clock_off: float = 0.0
     """Seconds by which the clock of the machine is ahead, as this process sees it."""
     right_with: str = ""
@@ -39,11 +41,15 @@ class Conditions:
     """File with which the process stops, as by SIGSTOP, in the middle of the next transaction that begins a trial."""
 
 
+ORDINARY = Conditions()
+
+
 @dataclass(frozen=True, slots=True)
 class Search:
     """A search that was started."""
 
     process: subprocess.Popen[bytes]
+    conditions: Conditions
     log: Path
     """What it wrote on both of its streams."""
 
@@ -80,7 +86,7 @@ def searching(
     config: "StudyConfig",
     folder: Path,
     name: str = "search",
-    conditions: Conditions | None = None,
+    conditions: Conditions = ORDINARY,
     *,
     environment: Mapping[str, str] | None = None,
     before: Sequence[str] = (),
@@ -91,13 +97,13 @@ def searching(
         config: the study.
         folder: its working folder, in which `NAME.txt` is what it says.
         name: of this start.
-        conditions: None for the ordinary ones.
+        conditions: its files are in `folder`.
         environment: variables over those of this process.
         before: words before its command, such as those of `faketime`.
     """
     study, log = folder / f"{name}.json", folder / f"{name}.txt"
     study.write_text(config.model_dump_json())
-    given = json.dumps(asdict(conditions or Conditions()))
+    given = json.dumps(asdict(conditions))
     command = [*before, sys.executable, __file__, given, "run", str(study), "--output", f"{name}.yaml"]
     with log.open("wb") as stream:
         process = subprocess.Popen(
@@ -105,7 +111,7 @@ def searching(
             env=os.environ | (environment or {}),
         )  # fmt: skip
     try:
-        yield Search(process, log)
+        yield Search(process, conditions, log)
     finally:
         process.kill()
         process.wait()
@@ -128,10 +134,11 @@ def main() -> None:
         # It has all that is asked of it, and no weights, so it never reads the test split.
         opener = partial(open_processes, opener=cast("Opener", material.open_timed))
         runner.OPENERS = {"processes": opener}
-    if conditions.lease_seconds:
-        leases.LEASE_SECONDS, leases.RENEWAL_SECONDS = conditions.lease_seconds, conditions.lease_seconds / 3
+    leases.LEASE_SECONDS, leases.RENEWAL_SECONDS = conditions.lease_seconds, conditions.lease_seconds / 3
     if conditions.stops_with:
         stop_in_transaction(StudyStore, Path(conditions.stops_with))
+    while conditions.begins_with and not Path(conditions.begins_with).exists():
+        time.sleep(0.02)
     command()
 
 

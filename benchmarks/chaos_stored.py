@@ -26,14 +26,14 @@ class Stored:
     tables: Tables
 
     @property
-    def scores(self) -> dict[int, Any]:
-        """Of each trial what was tried, and what it scored at each rung and in the end."""
-        return {trial.number: (trial.params, trial.intermediate_values, trial.value) for trial in self.trials}
+    def results(self) -> dict[int, Any]:
+        """Of each trial what was tried, its score, and all scores and losses of its evaluations."""
+        return {trial.number: (trial.params, trial.value, self._evaluations(trial.number)) for trial in self.trials}
 
-    @property
-    def cut(self) -> list[Row]:
-        """Attempts that ended in another way than completed."""
-        return [row for row in self.tables["hpo_attempts"] if row["ending"] != "completed"]
+    def _evaluations(self, trial: int) -> list[tuple[Any, ...]]:
+        columns = ("rung", "step", "learning_rate", "train_loss", "validation_scores", "train_scores")
+        rows = [row for row in self.tables["hpo_evaluations"] if row["trial"] == trial]
+        return sorted(tuple(row[column] for column in columns) for row in rows)
 
     def events(self, kind: str) -> list[Row]:
         """The lines of this kind in the study's log."""

@@ -13,8 +13,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from chaos_databases import clocks, leaders, postgresql, sqlite
+from chaos_disks import disks
 from chaos_kills import kills, lead
-from chaos_limits import deadlines, disks, memory, overhead
+from chaos_limits import deadlines, memory, overhead
 from chaos_material import Figure
 
 SECTIONS: Mapping[str, Callable[[Path, bool], list[Figure]]] = {

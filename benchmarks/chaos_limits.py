@@ -26,15 +26,14 @@ from hpo.config.study_file import StudyConfig, load_study
 from hpo.data.splits import load_splits
 from hpo.messages import Assignment, Decision, Outcome, Progress, Report
 from hpo.runners import run as runner
-from hpo.runners.generated_curves import Generated
 from hpo.runners.processes import open_processes
-from hpo.runners.simulation import simulate
+from hpo.runners.simulation.generated_curves import Generated
+from hpo.runners.simulation.night import simulate
 from hpo.runners.watcher import Watcher
 from hpo.training.worker import open_worker
 from tests.models import save_tiny_bert, tiny_assignment, tiny_hyperparameters, tiny_study, trained, write_texts
 
 MIB = 2**20
-BALLAST = "ballast"
 
 # -- memory
 
@@ -70,7 +69,7 @@ def memory(folder: Path, short: bool) -> list[Figure]:
         runs = [processes.submit(trained_within, model, texts, limit) for limit in (None, LIMIT_MIB)]
         (room, masked_room), (limited, masked_limited) = (run.result(120) for run in runs)
     apart = max(float(np.abs(limited.weights[name] - weight).max()) for name, weight in room.weights.items())
-    off = max(abs(one - other) for one, other in zip(limited.losses, room.losses, strict=True))
+    off = max(abs(one - other) for one, other in zip(limited.losses, room.losses, strict=False))
     learned = masked_limited.losses[-1] < masked_limited.losses[0]
     return [
         figure("with room", str(room), room.rows == BATCH),

@@ -145,7 +145,7 @@ def open_doomed(config: StudyConfig, splits: Splits, files: Path, *, device: tor
                 note(folder / "trained.jsonl", trial=outcome.trial, weights=weights, resumed=outcome.resumed_examples)
             doom.passes("before the finish")
 
-    Checkpoints.is_due = is_due  # type: ignore[method-assign]
+    Checkpoints.is_due = is_due  # type: ignore[method-assign,assignment]
     after(Worker, "admit", lambda *_: doom.passes("after the ask"))
     before(Run, "advance", lambda: doom.passes("in a step"))
     before(checkpoints._Hashed, "write", lambda: doom.passes("while saving"))

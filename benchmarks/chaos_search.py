@@ -20,7 +20,7 @@ from psutil import _pslinux
 
 if TYPE_CHECKING:
     from hpo.config.study_file import StudyConfig
-    from hpo.runners.conversation import Opener
+    from hpo.runners.worker_process.conversation import Opener
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from hpo.errors import ConfigurationError
 if TYPE_CHECKING:
     from hpo.config.study_file import StudyConfig
     from hpo.runners.check import Check
-    from hpo.runners.forecast import Probed
+    from hpo.runners.checking.forecast import Probed
 
 AsOfRun = Annotated[str | None, typer.Option(help="As of hpo run.")]
 

@@ -7,8 +7,8 @@ from rich.table import Table
 from hpo.cli.tables import console
 from hpo.config.times import spoken
 from hpo.runners.check import Check
-from hpo.runners.doubts import size
-from hpo.runners.forecast import Probed
+from hpo.runners.checking.doubts import size
+from hpo.runners.checking.forecast import Probed
 
 SHOWN = ("method", "optimizer", "batch_size", "max_length", "kept_layers", "epochs", "data_fraction")
 

@@ -18,9 +18,9 @@ from hpo.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpo.config.study_file import StudyConfig
-    from hpo.runners.comparison import Compared, Estimate, Setting
-    from hpo.runners.curves import Curve, Recording, Source
-    from hpo.runners.simulation import Night
+    from hpo.runners.simulation.comparison import Compared, Estimate, Setting
+    from hpo.runners.simulation.curves import Curve, Recording, Source
+    from hpo.runners.simulation.night import Night
 
 GENERATED = "generated"
 
@@ -42,7 +42,7 @@ def export(
 ) -> None:
     """Write the learning curves of a study to a file: hyperparameters, scores and seconds, no text."""
     from hpo.export.configs import write_text
-    from hpo.runners.curves import export_curves, to_lines
+    from hpo.runners.simulation.curves import export_curves, to_lines
     from hpo.store.engine import open_database
 
     database = open_database(store or options.DEFAULT_STORE, must_exist=True)
@@ -77,7 +77,7 @@ def simulate(
     as_json: options.Json = False,
 ) -> None:
     """Compare pruners, samplers, worker counts or deadlines by nights of seconds; nothing is trained."""
-    from hpo.runners.comparison import compare, verdict
+    from hpo.runners.simulation.comparison import compare, verdict
 
     configs = _configs(arguments, vary)
     source_of, metric = _source(curves, next(iter(configs.values())))
@@ -103,7 +103,7 @@ def simulate(
 def _configs(arguments: Sequence[str], vary: Sequence[str] | None) -> "Mapping[Setting, StudyConfig]":
     """Return the study under each setting."""
     from hpo.config.study_file import load_study
-    from hpo.runners.comparison import SHIPPED, SHIPPED_FOR_FOLDS, settings_of
+    from hpo.runners.simulation.comparison import SHIPPED, SHIPPED_FOR_FOLDS, settings_of
 
     files = [argument for argument in arguments if "=" not in argument]
     overrides = [argument for argument in arguments if "=" in argument]
@@ -117,8 +117,8 @@ def _configs(arguments: Sequence[str], vary: Sequence[str] | None) -> "Mapping[S
 
 def _source(curves: str, config: "StudyConfig") -> "tuple[Callable[[int], Source], str]":
     """Return what makes the curves of a night from its seed, and what their scores are called."""
-    from hpo.runners.curves import read_curves
-    from hpo.runners.generated_curves import Generated
+    from hpo.runners.simulation.curves import read_curves
+    from hpo.runners.simulation.generated_curves import Generated
 
     if curves == GENERATED:
         return Generated, "score"
@@ -128,7 +128,7 @@ def _source(curves: str, config: "StudyConfig") -> "tuple[Callable[[int], Source
 
 
 def _recorded(curves: "Sequence[Curve]", _seed: int) -> "Source":
-    from hpo.runners.recorded_curves import Recorded
+    from hpo.runners.simulation.recorded_curves import Recorded
 
     return Recorded(curves)
 
@@ -168,7 +168,7 @@ def _print_table(compared: "Sequence[Compared]", metric: str) -> None:
     from rich.table import Table
 
     from hpo.cli.tables import console
-    from hpo.runners.comparison import spoken_setting
+    from hpo.runners.simulation.comparison import spoken_setting
 
     nights = len(compared[0].nights)
     title = f"{metric}, mean of {nights} {'night' if nights == 1 else 'nights'} ± standard error"

@@ -38,8 +38,12 @@ NEEDED = (("model", "--model PATH_OR_HUB_ID"), ("train", "--train FILE"))
 def given_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a verb's parameters was given, by the keys of a study file that it sets."""
     given = {PATHS[name]: value for name, value in parameters.items() if name in PATHS}
-    # A flag that was not given is False, and one that may be repeated an empty list.
-    return {path: value for path, value in given.items() if value not in (None, False, [], ())}
+    # A switch that was not given is False, and a flag that may be repeated is empty; a number that was given may be 0.
+    return {
+        path: value
+        for path, value in given.items()
+        if value is not None and value is not False and value not in ([], ())
+    }
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:

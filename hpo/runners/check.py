@@ -21,10 +21,10 @@ from hpo.config.study_file import StudyConfig
 from hpo.config.times import HERE
 from hpo.data.splits import Splits, load_splits
 from hpo.errors import ConfigurationError, StoreError
-from hpo.runners import doubts
-from hpo.runners.forecast import Forecast, Probed, reading_seconds
+from hpo.runners.checking import doubts
+from hpo.runners.checking.forecast import Forecast, Probed, reading_seconds
+from hpo.runners.checking.short_check import probed
 from hpo.runners.run import files_folder, opened_workforce
-from hpo.runners.short_check import probed
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import LeadWorker, Workforce
 from hpo.search.assignments import demands_of

@@ -17,9 +17,9 @@ from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits
 from hpo.errors import HpoError, StoreError, TrainingError
 from hpo.messages import Assignment, Capacity, Decision
-from hpo.runners.child import Child, Post, end
-from hpo.runners.conversation import Call, Opener, Study
-from hpo.runners.remote_worker import RemoteWorker
+from hpo.runners.worker_process.child import Child, Post, end
+from hpo.runners.worker_process.conversation import Call, Opener, Study
+from hpo.runners.worker_process.remote_worker import RemoteWorker
 from hpo.runners.workforce import Lost, Said, Unfit
 from hpo.training.precision import Precision
 from hpo.training.shared import FOLDER

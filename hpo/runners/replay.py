@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hpo.messages import Action, Assignment, Capacity, Decision, Ending, Outcome
-from hpo.runners.curves import Source
-from hpo.runners.mishaps import Mishaps
-from hpo.runners.replay_lead import ReplayLead
-from hpo.runners.replayed_attempt import Place, ReplayedAttempt
+from hpo.runners.simulation.attempt import Place, ReplayedAttempt
+from hpo.runners.simulation.curves import Source
+from hpo.runners.simulation.lead import ReplayLead
+from hpo.runners.simulation.mishaps import Mishaps
 from hpo.runners.workforce import Lost, Said
 from hpo.training.precision import Precision
 

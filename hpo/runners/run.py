@@ -16,11 +16,11 @@ from hpo.config.times import spoken
 from hpo.data.splits import Splits, load_splits
 from hpo.errors import HpoError, StoreError, StudyMismatchError
 from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report
+from hpo.runners.checking.doubts import on_cut_texts
+from hpo.runners.checking.short_check import short_check
 from hpo.runners.dispatch import Dispatch
-from hpo.runners.doubts import on_cut_texts
 from hpo.runners.inline import open_inline
 from hpo.runners.processes import open_processes, runner_of
-from hpo.runners.short_check import short_check
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import LeadWorker, Workforce
 from hpo.search.assignments import demands_of

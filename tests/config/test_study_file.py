@@ -51,7 +51,14 @@ def test_what_is_not_given_has_its_default() -> None:
     study = load_study(values=MINIMAL)
     assert (study.space, study.search.sampler, study.search.pruner) == ("encoder", "tpe", "auto")
     assert (study.evaluation.folds, study.data.group_column) == (None, None)
-    assert (study.budget.trials, study.task.metric, study.compute.device) == (40, "auto", "auto")
+    assert (study.budget.trials, study.budget.most_trials) == (None, 40)
+    assert (study.task.metric, study.compute.device, study.compute.runner) == ("auto", "auto", "auto")
+
+
+@pytest.mark.parametrize("limit", [{"time": "8h"}, {"until": "07:30"}, {"gpu_hours": 2}])
+def test_where_a_time_is_given_alone_as_many_trials_as_fit_into_it(limit: dict[str, object]) -> None:
+    assert load_study(values=MINIMAL | {"budget": limit}).budget.most_trials is None
+    assert load_study(values=MINIMAL | {"budget": limit | {"trials": 7}}).budget.most_trials == 7
 
 
 def test_values_replace_those_of_the_file_key_by_key(tmp_path: Path) -> None:
@@ -180,7 +187,7 @@ def test_what_is_given_is_not_changed() -> None:
     ("values", "said"),
     [
         ({"bugdet": {"trials": 3}}, "study: unknown key 'bugdet'. Did you mean 'budget'? Known: "),
-        ({"budget": {"trails": 3}}, "study: unknown key 'budget.trails'. Did you mean 'trials'? Known: trials."),
+        ({"budget": {"trails": 3}}, "study: unknown key 'budget.trails'. Did you mean 'trials'? Known: gpu_hours, "),
         ({"budget": {"trials": 0}}, "study: 'budget.trials' is 0, but it should be greater than or equal to 1."),
         ({"budget": {"trials": "many"}}, "study: 'budget.trials' is 'many', but it should be a valid integer"),
         ({"budget": 3}, "study: 'budget' is 3, but it should be a valid dictionary"),

@@ -12,9 +12,9 @@ from hpo.config.study_file import ComputeConfig
 from hpo.errors import TrainingError
 from hpo.messages import Assignment, Ending, Outcome
 from hpo.runners.dispatch import Dispatch
-from hpo.runners.generated_curves import Generated
-from hpo.runners.mishaps import Mishap, MishapKind, Mishaps
 from hpo.runners.replay import EVENING, ReplayWorkforce, VirtualClock
+from hpo.runners.simulation.generated_curves import Generated
+from hpo.runners.simulation.mishaps import Mishap, MishapKind, Mishaps
 from hpo.runners.watcher import Watcher
 from hpo.search.coordinator import Coordinator
 from tests.search.scripted import led, plain_trials, rows, study_at, written

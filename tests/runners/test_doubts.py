@@ -10,7 +10,7 @@ from hpo.data.sources import Examples
 from hpo.data.splits import Splits, split_examples
 from hpo.messages import Probe
 from hpo.runners import doubts
-from hpo.runners.forecast import Forecast, Probed, reading_seconds
+from hpo.runners.checking.forecast import Forecast, Probed, reading_seconds
 from hpo.search.extent import Extent
 
 GIB = 2**30

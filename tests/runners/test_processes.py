@@ -19,9 +19,9 @@ from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits, load_splits
 from hpo.errors import ConfigurationError, ModelError, NoResultError, StoreError, TrainingError
 from hpo.messages import Action, Assignment, Capacity, Decision, Ending, Outcome, Progress, Report
-from hpo.runners.child import Post
-from hpo.runners.conversation import Opener, Study
 from hpo.runners.processes import ProcessWorkforce, open_processes, posts_of, runner_of, workers_of
+from hpo.runners.worker_process.child import Post
+from hpo.runners.worker_process.conversation import Opener, Study
 from hpo.runners.workforce import Lost, Said, Unfit
 from hpo.training.worker import open_worker
 from tests.models import save_tiny_bert, tiny_assignment, tiny_hyperparameters, tiny_study, trained, write_texts
@@ -358,7 +358,7 @@ def test_where_no_process_can_be_had_a_worker_is_done_without(opened: Opened, mo
         raise OSError(12, "Cannot allocate memory")
 
     with opened(workers=2) as workforce:
-        monkeypatch.setattr("hpo.runners.child.Popen", no_memory)
+        monkeypatch.setattr("hpo.runners.worker_process.child.Popen", no_memory)
         workforce.begin("fp32")
         [(worker, unfit)] = workforce.listen(1.0)
         assert (worker, unfit) == (

@@ -9,9 +9,9 @@ import pytest
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.messages import Action, Assignment, Decision, Ending, Milestone, Outcome, Progress, Report
-from hpo.runners.curves import Curve, Point
-from hpo.runners.mishaps import Mishap, MishapKind, Mishaps
 from hpo.runners.replay import EVENING, ReplayWorkforce, VirtualClock
+from hpo.runners.simulation.curves import Curve, Point
+from hpo.runners.simulation.mishaps import Mishap, MishapKind, Mishaps
 from hpo.runners.workforce import Lost, Said, Workforce
 
 HOUR = 3600.0

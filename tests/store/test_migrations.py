@@ -7,13 +7,13 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from hpo.store.migrations.versions.v0001_first_tables import LEADERBOARD
 from optuna.storages._rdb.models import BaseModel
 from sqlalchemy import event
 
 from hpo.errors import StoreError
 from hpo.store.engine import Database, open_database
 from hpo.store.migrations.upgrade import VERSION_TABLE, migrations
+from hpo.store.migrations.versions.v0001_first_tables import LEADERBOARD
 from hpo.store.tables import metadata
 from tests.search.scripted import everything, led, rows, search, study_at, written
 

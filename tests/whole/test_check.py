@@ -17,7 +17,7 @@ from hpo.errors import ConfigurationError, DataError, StoreError
 from hpo.messages import Probe
 from hpo.runners import check as checking
 from hpo.runners.check import check
-from hpo.runners.short_check import ShortCheck, short_check
+from hpo.runners.checking.short_check import ShortCheck, short_check
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import LeadWorker
 from hpo.search.costs import Costs

@@ -267,7 +267,9 @@ class Sabotage(Watcher):
 def test_three_failures_in_a_row_end_the_search_and_leave_the_rest_of_its_budget(
     config: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(TrainingError, match=r"^RuntimeError: device lost: the last of 3 failures running, so the search ends"):
+    with pytest.raises(
+        TrainingError, match=r"^RuntimeError: device lost: the last of 3 failures running, so the search ends"
+    ):
         run(with_changes(config, budget={"trials": 9}), Sabotage(monkeypatch))
     trials = optuna.load_study(study_name="tiny", storage=config.store.url).trials
     assert [trial.state.name for trial in trials] == ["FAIL", "FAIL", "FAIL"]

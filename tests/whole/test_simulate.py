@@ -16,11 +16,11 @@ from hpo.cli.simulate import simulate as simulate_verb
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, HpoError
 from hpo.messages import Assignment, Ending
-from hpo.runners.comparison import Compared, Setting, compare, settings_of, verdict
-from hpo.runners.curves import Curve, Point
-from hpo.runners.generated_curves import Generated
-from hpo.runners.mishaps import Mishap, MishapKind, Mishaps
-from hpo.runners.simulation import Night, simulate
+from hpo.runners.simulation.comparison import Compared, Setting, compare, settings_of, verdict
+from hpo.runners.simulation.curves import Curve, Point
+from hpo.runners.simulation.generated_curves import Generated
+from hpo.runners.simulation.mishaps import Mishap, MishapKind, Mishaps
+from hpo.runners.simulation.night import Night, simulate
 from tests.search.scripted import led, search, study_at
 
 SPACE = {

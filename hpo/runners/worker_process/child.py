@@ -14,7 +14,7 @@ from typing import Any
 
 from hpo.errors import HpoError
 from hpo.messages import Assignment, Capacity, Outcome
-from hpo.runners.conversation import Answer, End, Ready, Refused, Start, Worn
+from hpo.runners.worker_process.conversation import Answer, End, Ready, Refused, Start, Worn
 from hpo.runners.workforce import Said
 from hpo.training.precision import Precision
 
@@ -22,8 +22,8 @@ from hpo.training.precision import Precision
 # no guard around its main part.
 BEGIN = (
     "import sys; sys.path[:] = sys.argv[4:]; "
-    "from hpo.runners.parentage import belong_to_parent; belong_to_parent(); "
-    "from hpo.runners.worker_process import main; main(int(sys.argv[2]), int(sys.argv[3]))"
+    "from hpo.runners.worker_process.parentage import belong_to_parent; belong_to_parent(); "
+    "from hpo.runners.worker_process.service import main; main(int(sys.argv[2]), int(sys.argv[3]))"
 )
 SECONDS_TO_END = 5.0
 """Time that processes which are asked to end have until they are killed."""

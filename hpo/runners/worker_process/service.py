@@ -21,8 +21,8 @@ import torch
 
 from hpo.errors import HpoError, TrainingError
 from hpo.messages import Action, Assignment, Decision, Ending, Outcome
-from hpo.runners.conversation import Answer, Call, End, Ready, Refused, ServedWorker, Start, Study, Worn
-from hpo.runners.wear import Memory, wear
+from hpo.runners.worker_process.conversation import Answer, Call, End, Ready, Refused, ServedWorker, Start, Study, Worn
+from hpo.runners.worker_process.wear import Memory, wear
 
 Say = Callable[[object], None]
 Attempt = tuple[int, int]

@@ -11,9 +11,9 @@ from statistics import fmean, stdev
 
 from hpo.config.study_file import OF_FOLDS, StudyConfig
 from hpo.errors import ConfigurationError
-from hpo.runners.curves import Source
 from hpo.runners.replay import EVENING
-from hpo.runners.simulation import Night, simulate
+from hpo.runners.simulation.curves import Source
+from hpo.runners.simulation.night import Night, simulate
 
 SHIPPED = "search.pruner=median,successive_halving,hyperband,none"
 SHIPPED_FOR_FOLDS = f"search.pruner={','.join(name for name in OF_FOLDS if name != 'threshold')}"

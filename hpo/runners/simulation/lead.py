@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.messages import Assignment, Decision, Demands, Ending, Milestone, Outcome, Probe, Progress, Report, Scores
 from hpo.metrics.classification import Objective
-from hpo.runners.curves import LAST_RUNG, Source, passes_of
-from hpo.runners.replayed_attempt import PEAK_MEMORY_BYTES, Place, ReplayedAttempt, scores_of, steps_of
+from hpo.runners.simulation.attempt import PEAK_MEMORY_BYTES, Place, ReplayedAttempt, scores_of, steps_of
+from hpo.runners.simulation.curves import LAST_RUNG, Source, passes_of
 from hpo.runners.workforce import Lost
 from hpo.training.precision import Measurement, Precision
 

@@ -6,8 +6,8 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError
-from hpo.runners.doubts import no_room, on_first_loss
-from hpo.runners.forecast import Probed, reading_seconds
+from hpo.runners.checking.doubts import no_room, on_first_loss
+from hpo.runners.checking.forecast import Probed, reading_seconds
 from hpo.runners.workforce import LeadWorker
 from hpo.search.corners import cheapest, dearest
 from hpo.search.costs import Seen

@@ -8,8 +8,8 @@ import numpy as np
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report, Scores
-from hpo.runners.curves import Curve
-from hpo.runners.mishaps import Mishap, MishapKind
+from hpo.runners.simulation.curves import Curve
+from hpo.runners.simulation.mishaps import Mishap, MishapKind
 from hpo.runners.workforce import Lost
 from hpo.training.loop import LEAST_STEPS_TO_DECIDE
 from hpo.training.milestones import steps_per_epoch

@@ -8,11 +8,11 @@ from threading import Event
 
 from hpo.config.study_file import StoreConfig, StudyConfig
 from hpo.messages import Assignment, Ending, Outcome
-from hpo.runners.curves import Source
 from hpo.runners.dispatch import Dispatch
-from hpo.runners.mishaps import Mishaps
 from hpo.runners.replay import EVENING, SPEAKS_EVERY_SECONDS, ReplayWorkforce, VirtualClock
-from hpo.runners.replayed_attempt import steps_of
+from hpo.runners.simulation.attempt import steps_of
+from hpo.runners.simulation.curves import Source
+from hpo.runners.simulation.mishaps import Mishaps
 from hpo.runners.watcher import Watcher, Watchers
 from hpo.runners.workforce import LeadWorker
 from hpo.search.assignments import last_rung

@@ -7,7 +7,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.times import spoken
 from hpo.data.splits import Splits
 from hpo.messages import Probe
-from hpo.runners.forecast import Forecast
+from hpo.runners.checking.forecast import Forecast
 
 MOST_OFF = 0.5
 """Share of the expected first loss by which it may be off: a new head knows nothing, and so says every class alike."""

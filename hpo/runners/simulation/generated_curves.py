@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from hpo.config.hyperparameters import Hyperparameters, Method, OptimizerName
 from hpo.messages import Assignment, Ending, Milestone
-from hpo.runners.curves import Curve, Point, passes_of
+from hpo.runners.simulation.curves import Curve, Point, passes_of
 from hpo.search.samplers import derived_seed
 
 ADAMW_RATE = 3e-5

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import ConfigurationError
 from hpo.messages import Assignment, Ending
-from hpo.runners.curves import Curve, Point, passes_of
+from hpo.runners.simulation.curves import Curve, Point, passes_of
 
 DECADE = 10.0
 """Largest value over smallest from which a positive hyperparameter is compared on its log scale."""

@@ -9,7 +9,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.sources import Examples
 from hpo.data.splits import Splits, split_examples
 from hpo.messages import Probe
-from hpo.runners import doubts
+from hpo.runners.checking import doubts
 from hpo.runners.checking.forecast import Forecast, Probed, reading_seconds
 from hpo.search.extent import Extent
 

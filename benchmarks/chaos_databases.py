@@ -1,7 +1,7 @@
 """Databases that restart or are crowded, two who would lead, clocks that are wrong: what a search makes of them."""
 
 import json
-import shutil
+import math
 import signal
 import sqlite3
 import subprocess
@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -124,8 +124,8 @@ def leaders(folder: Path, short: bool) -> list[Figure]:
 def from_another_container(folder: Path) -> Figure:
     """Start a second time from a container that has the host's name and cannot see its processes."""
     container = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
-    if shutil.which("unshare") is None or subprocess.run([*container, "true"], check=False).returncode != 0:
-        return figure("a start from another container", "this process may make none", True)
+    if not works(*container, "true"):
+        return figure("a start from another container", "none can be made here", True)
     config = timed(study_in(folder, budget={"trials": 40}, compute={"workers": 1}), 0.5)
     waiting = Conditions(timed=True, begins_with="go")
     with (
@@ -180,9 +180,10 @@ def clocks(folder: Path, short: bool) -> list[Figure]:
     figures = night_by(put_right, folder / "put right", budget=AN_HOUR + NIGHT, off_in_the_end=0.0)
     if short:
         return figures
-    if shutil.which("faketime") is None:
-        return [*figures, figure("by faketime", "it is not installed", True)]
-    before = ("faketime", "-f", f"{-AN_HOUR:.0f}s")
+    before = ("env", "FAKETIME_DONT_FAKE_MONOTONIC=1", "faketime", "-f", f"{-AN_HOUR:.0f}s")
+    if not works(*before, sys.executable, "-c", "import time; time.sleep(0.1)"):
+        # That of 2022 breaks the sleep of Python from 3.11 on.
+        return [*figures, figure("by faketime", "it is not installed, or breaks this Python's sleep", True)]
     behind = night_by(Conditions(timed=True), folder / "behind", budget=NIGHT, off_in_the_end=-AN_HOUR, before=before)
     return figures + [figure(f"by faketime: {one.name}", one.measured, one.good) for one in behind]
 
@@ -199,7 +200,7 @@ def night_by(
         off_in_the_end: seconds by which the leader's clock is then ahead.
         before: words before the leader's command.
     """
-    zones = {"TZ": "Pacific/Auckland", "PGTZ": "Asia/Kolkata", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    zones = {"TZ": "Pacific/Auckland", "PGTZ": "Asia/Kolkata"}
     waiting = Conditions(timed=True, begins_with="right")
     with postgresql_server("America/St_Johns") as (_, url):
         config = timed(study_in(folder, url=url, budget={"trials": None, "time": f"{budget:.0f}s"}), 0.5)
@@ -211,8 +212,9 @@ def night_by(
             (folder / "right").touch()
             endings = [ended(second, second.ends(60), LED, "is led by process"), ended(leader, leader.ends(), 0)]
         found = stored(url)
-    begun, over = (found.events(kind)[0] for kind in ("run_begun", "run_ended"))
-    late = over["happened_at"] + off_in_the_end - json.loads(begun["detail"])["deadline"]
+    (begun, *_), over = found.events("run_begun"), found.events("run_ended")
+    end = over[0]["happened_at"] + off_in_the_end if over else math.inf
+    late = end - json.loads(begun["detail"])["deadline"]
     states = {trial.state.name for trial in found.trials}
     cut = Counter(row["ending"] for row in found.tables["hpo_attempts"] if row["ending"] != "completed")
     return [
@@ -228,6 +230,13 @@ def night_by(
 def has_completed(url: str, trials: int) -> bool:
     """Return whether so many trials are completed."""
     return completed(url) >= trials
+
+
+def works(*command: str) -> bool:
+    """Return whether a command can be run here."""
+    with suppress(FileNotFoundError):
+        return subprocess.run(command, check=False, capture_output=True).returncode == 0
+    return False
 
 
 def ended(search: Search, status: int, expected: int, words: str = "") -> Figure:

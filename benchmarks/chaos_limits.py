@@ -223,7 +223,7 @@ def overhead(folder: Path, short: bool) -> list[Figure]:
     ]
     return [
         figure(
-            f"{trials} trials of 1 s on 2 workers, that they were busy from the first given to the last outcome",
+            f"{trials} trials of 1 s on 2 workers, that they were busy while both had trials",
             f"{busy(quick):.1%} ({start_up(quick):.1f} s until both did, {1000 * gap(quick):.0f} ms between trials)",
             busy(quick) >= LEAST_BUSY,
         ),
@@ -257,8 +257,18 @@ def searched(config: StudyConfig, seconds: float | None) -> Diary:
 
 
 def busy(diary: Diary) -> float:
-    """Return the share of the time of two workers in which trials were trained."""
-    return sum(diary.seconds.values()) / (2 * (max(diary.over.values()) - min(diary.given.values())))
+    """Return the share of two workers' time in which trials were trained, while both had trials.
+
+    From when the last of them began, which tells the start of processes apart, to when the first had no more.
+    """
+    begins = max(diary.over[lane[0]] - diary.seconds[lane[0]] for lane in diary.lanes)
+    ends = min(diary.over[lane[-1]] for lane in diary.lanes)
+    trained = sum(
+        max(0.0, min(ends, diary.over[trial]) - max(begins, diary.over[trial] - diary.seconds[trial]))
+        for lane in diary.lanes
+        for trial in lane
+    )
+    return trained / (len(diary.lanes) * (ends - begins))
 
 
 def start_up(diary: Diary) -> float:

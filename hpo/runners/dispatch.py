@@ -10,7 +10,7 @@ from hpo.config.study_file import ComputeConfig
 from hpo.errors import TrainingError
 from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Progress, Report
 from hpo.runners.watcher import Watcher
-from hpo.runners.workforce import Lost, Said, Unfit, Workforce
+from hpo.runners.workforce import Lost, Note, Said, Unfit, Workforce
 from hpo.search.coordinator import Coordinator
 from hpo.training.weights import keep_only
 
@@ -59,6 +59,7 @@ class Dispatch:
         self._heard_at: dict[str, float] = {}
         self._nothing_for: set[str] = set()
         """Workers that there was nothing for, until something changes."""
+        self._left_out: set[str] = set()
         self._steered_at = clock()
         self._pausing_since: float | None = None
         self._failure: str | None = None
@@ -72,7 +73,9 @@ class Dispatch:
         self._coordinator.enlist(self._workforce.workers)
         while self._goes_on():
             for worker, said in self._workforce.listen(self._patience()):
-                self._carry(worker, said)
+                # What a worker had said in the moment in which it was left out: its trial goes on elsewhere.
+                if worker not in self._left_out:
+                    self._carry(worker, said)
             self._kill_silent()
         if self._failure is not None:
             raise TrainingError(self._failure)
@@ -181,6 +184,8 @@ class Dispatch:
                 self._watcher.progressed(said)
             case Outcome():
                 self._end(worker, said)
+            case Note():
+                self._watcher.note(f"{worker}: {said.sentence}")
             case Lost():
                 self._lose(worker, said.reason)
             case Unfit():
@@ -210,7 +215,6 @@ class Dispatch:
         if self._files is not None:
             keep_only(self._files, *self._coordinator.files_needed())
         self._leave_out_quarantined()
-        self._failure = self._failure or self._coordinator.verdict
 
     def _lose(self, worker: str, reason: str) -> None:
         """End what a dead worker held: the first was in training, the others were not begun."""
@@ -221,12 +225,16 @@ class Dispatch:
     def _leave_out_quarantined(self) -> None:
         """Do without workers that failed on several trials; what they hold is trained elsewhere, uncharged."""
         for worker, reason in self._coordinator.quarantined.items():
-            if worker not in self._workforce.workers and worker not in self._held:
+            if worker in self._left_out:
                 continue
+            self._left_out.add(worker)
             self._workforce.discard(worker)
             self._watcher.left_out(worker, reason)
             for assignment in self._held.pop(worker, []):
                 self._coordinator.finish(_cut(assignment, Ending.PAUSED, "Its worker was left out."))
+            # What had failed on all others may be tried on them again.
+            self._nothing_for.clear()
+        self._failure = self._failure or self._coordinator.verdict
 
 
 def _cut(assignment: Assignment, ending: Ending, reason: str) -> Outcome:

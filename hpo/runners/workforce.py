@@ -12,6 +12,13 @@ from hpo.training.worker import Trains
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """A warning that the user should read, such as a checkpoint that could not be written."""
+
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:
     """A worker's process has died or was killed, and with it what it held; the workforce has begun to replace it."""
 
@@ -27,7 +34,7 @@ class Unfit:
     """Why, in a sentence."""
 
 
-Said = Report | Progress | Outcome | Lost | Unfit
+Said = Report | Progress | Outcome | Note | Lost | Unfit
 
 
 class LeadWorker(Trains, Protocol):

@@ -23,6 +23,7 @@ from hpo.errors import HpoError, TrainingError
 from hpo.messages import Action, Assignment, Decision, Ending, Outcome
 from hpo.runners.worker_process.conversation import Answer, Call, End, Ready, Refused, ServedWorker, Start, Study, Worn
 from hpo.runners.worker_process.wear import Memory, wear
+from hpo.runners.workforce import Note
 
 Say = Callable[[object], None]
 Attempt = tuple[int, int]
@@ -47,10 +48,13 @@ def main(connection_handle: int, study_handle: int) -> None:
     study = Study.read(study_handle)
     torch.set_num_threads(start.threads)
     mouth = Mouth(connection)
+    logging.getLogger("hpo").addHandler(_Telling(mouth.say))
     try:
         _serve(connection, mouth.say, start, study)
     finally:
         mouth.close()
+    # Not through the interpreter's own end: taking torch down takes seconds, for which a deadline would have to wait.
+    os._exit(0)
 
 
 def _serve(connection: "Connection[Any, Any]", say: Say, start: Start, study: Study) -> None:
@@ -79,6 +83,19 @@ def _hear(connection: "Connection[Any, Any]", inbox: "Inbox") -> None:
         # A process that no longer hears would have to be waited for.
         logger.exception("What the parent said was not taken in.")
         os._exit(1)
+
+
+class _Telling(logging.Handler):
+    """Tells the parent of warnings too: the log of a process is not where they are looked for."""
+
+    def __init__(self, say: Say) -> None:
+        super().__init__(logging.WARNING)
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say the warning; an error of a call is raised in the parent itself."""
+        if record.exc_info is None:
+            self._say(Note(sentence=record.getMessage()))
 
 
 class Mouth:

@@ -150,8 +150,9 @@ class LineLog(Tally):
         self._line(f"test split read for trial {trial}: {scores.metric} {scores.objective:.4f}")
 
     def _line(self, text: str) -> None:
-        # Whoever reads the log may have gone, or the disk be full; the search goes on.
-        with self._lock, suppress(OSError):
+        # Whoever reads the log may have gone, or the disk be full; the search goes on. And whoever is slow to be told
+        # of it may fail when it is over and the log closed, which is a ValueError.
+        with self._lock, suppress(OSError, ValueError):
             self._stream.write(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S} {text}\n")
             self._stream.flush()
 

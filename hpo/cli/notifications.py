@@ -5,7 +5,9 @@ secrets: nothing of it but its scheme is shown or logged.
 """
 
 import logging
+import os
 import shlex
+import signal
 import subprocess
 import threading
 import time
@@ -146,17 +148,22 @@ def _command(url: str) -> Recipient:
         )
 
     def send(sentence: str) -> str:
+        nowhere = subprocess.DEVNULL
         try:
             # Of a session of its own, so that a Ctrl-C meant for the search does not reach it.
-            done = subprocess.run(
-                [*words, sentence], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                timeout=SEND_SECONDS, start_new_session=True, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return f"it took longer than {SEND_SECONDS:.0f} seconds"
+            process = subprocess.Popen(
+                [*words, sentence], stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True
+            )
         except OSError as error:
             return str(error.strerror)
-        return f"it ended with exit code {done.returncode}" if done.returncode else ""
+        try:
+            code = process.wait(SEND_SECONDS)
+        except subprocess.TimeoutExpired:
+            # With what it has begun itself, as a script does.
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return f"it took longer than {SEND_SECONDS:.0f} seconds"
+        return f"it ended with exit code {code}" if code else ""
 
     return Recipient(shown=f"{COMMAND}:{words[0]}", send=send)
 

@@ -4,15 +4,12 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from hpo.cli import options
 from hpo.errors import ConfigurationError, nearest
-
-if TYPE_CHECKING:
-    from hpo.store.results import StudyResults
 
 studies = typer.Typer()
 
@@ -87,7 +84,7 @@ def delete(
     url = store or (context.parent.params["store"] if context.parent else None) or options.DEFAULT_STORE
     with options.opened(url) as database:
         results = read_results(database, name)
-        folder = _files_folder(results, url)
+        folder = _files_folder(name, url)
         if not yes and not _confirmed(f"Delete the study {name!r}, its {len(results.trials)} trials and {folder}?"):
             typer.echo("Nothing was deleted.")
             raise typer.Exit(1)
@@ -96,12 +93,14 @@ def delete(
     _delete_folder(folder)
 
 
-def _files_folder(results: "StudyResults", url: str) -> Path:
+def _files_folder(study: str, url: str) -> Path:
     """Return the folder of a study's weights, where its study file named no other: that is not in the store."""
     from hpo.config.study_file import StudyConfig
     from hpo.runners.run import files_folder
 
-    return files_folder(StudyConfig.model_validate({**results.configuration, "store": url}))
+    # The rest does not matter. What the store has of it may be of another version of hpo, which this cannot read.
+    rest = {"model": {"name": "any"}, "data": {"train": "any"}}
+    return files_folder(StudyConfig.model_validate({"study": study, "store": url, **rest}))
 
 
 def _delete_folder(folder: Path) -> None:

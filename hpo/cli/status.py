@@ -15,6 +15,7 @@ from rich.text import Text
 
 from hpo.cli import options
 from hpo.config.times import spoken
+from hpo.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpo.store.engine import Database
@@ -47,8 +48,10 @@ def status(
     """Show how a study stands: who leads it, what trains, what waits and why, what happened last."""
     from hpo.store.standing import read_state
 
+    if watch and as_json:
+        raise ConfigurationError("hpo status takes --watch, which draws, or --json, which prints once; not both.")
     with options.opened(store) as database:
-        if watch and not as_json:
+        if watch:
             _watch(database, study)
             return
         state = read_state(database, study)

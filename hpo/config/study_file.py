@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -31,7 +31,7 @@ def _duration(text: str) -> str:
 
 
 def _as_text(value: object) -> object:
-    return str(value) if isinstance(value, datetime) else value
+    return str(value) if isinstance(value, date) else value
 
 
 def _moment(text: str) -> str:

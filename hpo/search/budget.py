@@ -1,9 +1,10 @@
 """When a search ends: how many trials, until when, how much time of devices, and after how long without improvement."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from hpo.config.study_file import BudgetConfig
 from hpo.config.times import moment_of, seconds_of, spoken
@@ -65,6 +66,23 @@ def seconds_left(limits: Limits, *, now: float, reserve: float, spent: float, co
     of_time = math.inf if limits.deadline is None else limits.deadline - reserve - now
     of_devices = math.inf if limits.device_seconds is None else limits.device_seconds - spent - committed
     return max(0.0, min(of_time, of_devices))
+
+
+def kept_deadline(limits: Limits, budget: BudgetConfig, cut: Mapping[str, Any], now: float) -> Limits:
+    """Return the limits of a run that follows one that was cut: its night is this one, if its time is said alike.
+
+    A clock time needs no keeping, since it is the same at every start.
+
+    Args:
+        limits: of the run that starts.
+        budget: what they are of.
+        cut: `deadline`, `time` and `until` of the run that was cut.
+        now: seconds since 1970.
+    """
+    alike = budget.time is not None and (cut["time"], cut.get("until")) == (budget.time, budget.until)
+    if not alike or not cut["deadline"] or cut["deadline"] <= now:
+        return limits
+    return replace(limits, deadline=min(cut["deadline"], limits.deadline or math.inf))
 
 
 def has_stalled(scores: Sequence[float | None], noise: float, patience: int) -> bool:

@@ -16,7 +16,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Action, Assignment, Capacity, Decision, Outcome, Report, Scores, Standing
 from hpo.search.assignments import build_assignment, repeats_default
-from hpo.search.budget import Limits, seconds_left
+from hpo.search.budget import Limits, kept_deadline, seconds_left
 from hpo.search.costs import Seen
 from hpo.search.endings import Endings
 from hpo.search.expectations import Expectations
@@ -78,8 +78,10 @@ class Coordinator:
         leadership: Leadership,
         *,
         limits: Limits,
+        heard: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """Lead; `heard` is the newest line of the study's log when the lead was taken: what follows is for this run."""
         self._store = store
         self._space = space
         self._config = config
@@ -91,7 +93,7 @@ class Coordinator:
         self._endings = Endings(store, self._faults)
         self._proposals = Proposals(store, space, config, self._expectations)
         self._reserve = 0.0
-        self._steered_to = 0
+        self._heard = heard
         self.limits = limits
         """When the search ends."""
 
@@ -135,12 +137,11 @@ class Coordinator:
         self._faults = Faults(workers)
         self._endings = Endings(self._store, self._faults)
 
-    @verb
     def leave_out(self, worker: str, reason: str) -> None:
         """Record that a worker gets no more trials, because it cannot be started."""
         if worker not in self._faults.quarantined:
+            self._log("quarantined", {"worker": worker, "reason": reason})
             self._faults.leave_out(worker, reason)
-            self._store.add_event("quarantined", worker=worker, reason=reason)
 
     @property
     def quarantined(self) -> Mapping[str, str]:
@@ -170,26 +171,20 @@ class Coordinator:
             self._endings.take_up()
             self._keep_deadline()
         self._expectations.learn(self._store.reached(), self._store.rows_at_once())
+        limits, budget = self.limits, self._config.budget
         self._store.add_event(
-            "run_begun", deadline=self.limits.deadline, time=self._config.budget.time, trials=self.limits.trials
+            "run_begun", deadline=limits.deadline, time=budget.time, until=budget.until, trials=limits.trials
         )
-        self._steered_to = self._store.newest_event()
 
-    @verb
     def end(self, reason: str) -> None:
         """Record that this run is over, and why."""
-        self._store.add_event("run_ended", reason=reason)
+        self._log("run_ended", {"reason": reason})
 
-    @verb
     def steering(self) -> Steering:
-        """Return what somebody has asked for since the last time, or since the run began."""
-        asked = self._store.events_after(self._steered_to, ("stop_asked",))
-        self._steered_to = max((event.number for event in asked), default=self._steered_to)
-        trials = frozenset(event.trial for event in asked if event.trial is not None)
-        waiting = {trial.number for trial in self._store.trials(TrialState.WAITING)} if trials else set()
-        for number in trials & waiting:
-            self._endings.give_up_waiting(number)
-        return Steering(stop=any(event.trial is None for event in asked), trials=trials - waiting)
+        """Return what somebody has asked for since the last time, or since this process took the lead."""
+        # Taken for heard once that is committed: a transaction that is lost is asked again.
+        steering, self._heard = self._asked_after(self._heard)
+        return steering
 
     def expect(self, expected: Sequence[Seen], reserve: float) -> None:
         """Take in what a probe said of trials to come, and the seconds to keep for what follows the last of them."""
@@ -266,19 +261,31 @@ class Coordinator:
 
     def _create(self, objective: str, versions: Mapping[str, str]) -> None:
         self._store.create(replace(self._made_from, versions=versions), objective)
+        self._heard = 0  # With the log of an earlier study of this number its numbering has gone.
         default = self._space.sampled(self._space.default_values())
         for _ in range(2 if repeats_default(self._config, self._space) else 1):
             self._store.study.enqueue_trial(default)
         self._store.add_event("created")
 
     def _keep_deadline(self) -> None:
-        """Keep to the deadline of an earlier run that was cut: its night is this one."""
         runs = self._store.events_after(0, ("run_begun", "run_ended"))
-        cut = runs[-1].detail if runs and runs[-1].kind == "run_begun" else None
-        now = self._clock()
-        if cut and cut["deadline"] and cut["time"] == self._config.budget.time and cut["deadline"] > now:
-            deadline = min(cut["deadline"], self.limits.deadline or math.inf)
-            self.limits = replace(self.limits, deadline=deadline)
+        if runs and runs[-1].kind == "run_begun":
+            self.limits = kept_deadline(self.limits, self._config.budget, runs[-1].detail, self._clock())
+
+    @verb
+    def _log(self, kind: str, detail: Mapping[str, Any]) -> None:
+        self._store.add_event(kind, **detail)
+
+    @verb
+    def _asked_after(self, heard: int) -> tuple[Steering, int]:
+        """Return what was asked for after a line of the log, and the last such line; give up what waits."""
+        asked = self._store.events_after(heard, ("stop_asked",))
+        trials = frozenset(event.trial for event in asked if event.trial is not None)
+        waiting = {trial.number for trial in self._store.trials(TrialState.WAITING)} if trials else set()
+        for number in trials & waiting:
+            self._endings.give_up_waiting(number)
+        steering = Steering(stop=any(event.trial is None for event in asked), trials=trials - waiting)
+        return steering, max((event.number for event in asked), default=heard)
 
     def _room(self, worker: str, starts_in: float) -> Room:
         """Return what a trial that `worker` begins may take, and which it should not be given."""
@@ -291,12 +298,12 @@ class Coordinator:
         if limits.device_seconds is not None:
             spent = self._store.device_seconds()
             running = self._store.trials(TrialState.RUNNING)
-            committed = sum(self._expectations.seconds_of_trial(trial.number) for trial in running)
+            committed = sum(self._expectations.seconds_of_attempt(trial.number) for trial in running)
         return seconds_left(limits, now=now, reserve=self._reserve, spent=spent, committed=committed)
 
     def _assignment(self, record: AttemptRecord) -> Assignment:
         hyperparameters = Hyperparameters(**record.configuration)
-        self._expectations.begun(record.trial, hyperparameters)
+        self._expectations.begun(record.trial, record.attempt, hyperparameters)
         return build_assignment(
             self._config,
             self._space,

@@ -1,5 +1,6 @@
 """How an attempt's end is recorded, told to Optuna, and whether its trial goes on: once, whatever it died of."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from optuna.trial import TrialState
@@ -17,20 +18,26 @@ MOST_LOST_RUNS = 10
 """The same where the leader died with it: more, because that is mostly not the trial's doing."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Judgement:
+    fault: Fault
+    left_out: Mapping[str, str]
+    """Workers that are left out for it, and why."""
+
+
 @dataclass(slots=True)
 class Endings:
     """Ends attempts inside the store's open transaction."""
 
     store: StudyStore
     faults: Faults
-    _judged: dict[tuple[int, int], Fault] = field(default_factory=dict)
-    """Judged once, also where a transaction is asked again."""
+    _judged: dict[tuple[int, int], _Judgement] = field(default_factory=dict)
+    """(trial, attempt) -> what was judged of its end: once, also where a transaction is asked again."""
 
     def end(self, outcome: Outcome) -> None:
         """Record the end of an open attempt and tell Optuna."""
         ends = self.store.attempt_ends(outcome.trial)
         worker = ends[-1].worker
-        before = dict(self.faults.quarantined)
         goes_on = self._goes_on(outcome, ends)
         if outcome.ending is Ending.DIED and not goes_on:
             outcome = replace(outcome, reason=f"{outcome.reason} It was so in {MOST_DEATHS} attempts.")
@@ -41,9 +48,9 @@ class Endings:
             self._tell(outcome)
         if outcome.ending in (Ending.FAILED, Ending.DIED) and goes_on:
             self.store.add_event("requeued", outcome.trial, outcome.attempt, worker=worker, why=str(outcome.ending))
-        for name, reason in self.faults.quarantined.items():
-            if name not in before:
-                self.store.add_event("quarantined", worker=name, reason=reason)
+        judged = self._judged.get((outcome.trial, outcome.attempt))
+        for name, reason in judged.left_out.items() if judged else ():
+            self.store.add_event("quarantined", worker=name, reason=reason)
 
     def take_up(self) -> None:
         """Put trials that a dead leader left running back among those that wait, to be the first."""
@@ -86,8 +93,11 @@ class Endings:
     def _fault(self, outcome: Outcome, worker: str) -> Fault:
         key = outcome.trial, outcome.attempt
         if key not in self._judged:
-            self._judged[key] = self._judge(outcome, worker)
-        return self._judged[key]
+            before = set(self.faults.quarantined)
+            fault = self._judge(outcome, worker)
+            left_out = {name: why for name, why in self.faults.quarantined.items() if name not in before}
+            self._judged[key] = _Judgement(fault, left_out)
+        return self._judged[key].fault
 
     def _judge(self, outcome: Outcome, worker: str) -> Fault:
         if outcome.ending is Ending.FAILED:

@@ -13,6 +13,14 @@ from hpo.store.records import AttemptRecord, Reached
 from hpo.training.passes import Size, size_of
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    attempt: int
+    hyperparameters: Hyperparameters
+    seconds_before: float
+    """What the attempts before it had taken."""
+
+
 @dataclass(slots=True)
 class Expectations:
     """Learned from the store at the start, then from each report; so a proposal costs no reading of all of them."""
@@ -21,8 +29,8 @@ class Expectations:
     space: SearchSpace
     expected: Sequence[Seen] = ()
     """What a probe said, until trials have."""
-    _begun: dict[int, Hyperparameters] = field(default_factory=dict)
-    """Trial -> what it trains."""
+    _begun: dict[int, _Begun] = field(default_factory=dict)
+    """Trial -> its newest attempt."""
     _seen: dict[int, Seen] = field(default_factory=dict)
     """Trial -> how far it came, in what time."""
     _rows: dict[Size, int] = field(default_factory=dict)
@@ -35,20 +43,22 @@ class Expectations:
             if record.rows_at_once is not None:
                 self._lower(Hyperparameters(**record.configuration), record.rows_at_once)
 
-    def begun(self, trial: int, hyperparameters: Hyperparameters) -> None:
-        """Take in what a trial trains."""
-        self._begun[trial] = hyperparameters
+    def begun(self, trial: int, attempt: int, hyperparameters: Hyperparameters) -> None:
+        """Take in what an attempt trains; told twice, nothing changes."""
+        known, seen = self._begun.get(trial), self._seen.get(trial)
+        if known is None or known.attempt != attempt:
+            self._begun[trial] = _Begun(attempt, hyperparameters, seen.seconds if seen else 0.0)
 
     def reported(self, report: Report) -> None:
         """Take in how far a trial has come."""
-        if (trained := self._begun.get(report.trial)) is not None:
-            self._see(report.trial, trained, report.rung, report.seconds)
+        if (begun := self._begun.get(report.trial)) is not None:
+            self._see(report.trial, begun.hyperparameters, report.rung, report.seconds)
 
     def ended(self, outcome: Outcome) -> None:
         """Take in how many rows went at once."""
-        trained = self._begun.get(outcome.trial)
-        if outcome.rows_at_once is not None and trained is not None:
-            self._lower(trained, outcome.rows_at_once)
+        begun = self._begun.get(outcome.trial)
+        if outcome.rows_at_once is not None and begun is not None:
+            self._lower(begun.hyperparameters, outcome.rows_at_once)
 
     def rows_at_once(self, hyperparameters: Hyperparameters) -> int | None:
         """Return how many rows of a batch go through the model at once; None for all."""
@@ -68,13 +78,23 @@ class Expectations:
         done = seen.rung / self._work(hyperparameters, 1.0) if seen else 0.0
         return whole * max(0.0, 1.0 - done)
 
-    def seconds_of_trial(self, trial: int) -> float:
-        """Return what a trial that was begun will still take; 0 where nothing is known."""
-        return self.seconds_left(trial, self._begun[trial]) if trial in self._begun else 0.0
+    def seconds_of_attempt(self, trial: int) -> float:
+        """Return what a trial's running attempt will have taken at its end: what it has, and what it still will.
+
+        0 where nothing is known. The store counts an attempt's seconds once it is over.
+        """
+        if (begun := self._begun.get(trial)) is None:
+            return 0.0
+        seen = self._seen.get(trial)
+        taken = seen.seconds - begun.seconds_before if seen else 0.0
+        # One that began anew tells its own seconds alone, at first fewer than were taken before it.
+        spent = taken if seen is None or taken >= 0 else seen.seconds
+        return spent + self.seconds_left(trial, begun.hyperparameters)
 
     def _see(self, trial: int, hyperparameters: Hyperparameters, rung: int, seconds: float) -> None:
         done = rung / last_rung(self.config, self.space, hyperparameters)
         work = self._work(hyperparameters, done)
+        self._seen.pop(trial, None)  # The last seen is to be at the end.
         self._seen[trial] = Seen(hyperparameters=hyperparameters, rung=work, seconds=seconds)
 
     def _work(self, hyperparameters: Hyperparameters, done: float) -> int:

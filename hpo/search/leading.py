@@ -54,6 +54,7 @@ def leading(
         store = StudyStore(database, config.study, build_sampler(config, space), build_pruner(config))
         with store.transaction():
             leadership = take_lead(store)
+            heard = store.newest_event()
             stored = store.record()
             if stored is None:
                 _refuse_foreign_study(store)
@@ -61,7 +62,7 @@ def leading(
                 refuse_other_study(store.name, stored, made_from)
         try:
             with kept_up(database, store, leadership.fence):
-                yield Coordinator(store, space, config, made_from, leadership, limits=limits, clock=clock)
+                yield Coordinator(store, space, config, made_from, leadership, limits=limits, heard=heard, clock=clock)
         finally:
             _step_down(store, leadership)
     finally:

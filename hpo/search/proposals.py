@@ -21,6 +21,7 @@ from hpo.store.studies import StudyStore
 
 MOST_PUT_ASIDE = 8
 """Proposals that wait because they take longer than there is time; where there are as many, no more are asked for."""
+TOO_LITTLE_TIME = "The time that is left is too short for another trial."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,8 @@ class Proposals:
     def next(self, request: str, capacity: Capacity, room: Room) -> AttemptRecord | None:
         """Begin an attempt at the first trial that fits; None if there is none."""
         before = self.store.trials()
+        self._forget_what_does_not_wait(before)
+        self.ended_because = None
         for waiting in self._candidates(before, room):
             trial = self.store.ask(waiting)
             values = self.space.suggest(trial)
@@ -56,7 +59,14 @@ class Proposals:
             if self._fits(trial.number, hyperparameters, room):
                 return self._begun(trial.number, hyperparameters, before, request, capacity)
             self._put_back(trial.number, hyperparameters)
+        if self._put_aside and self.ended_because is None:
+            self.ended_because = TOO_LITTLE_TIME
         return None
+
+    def _forget_what_does_not_wait(self, before: Sequence[FrozenTrial]) -> None:
+        """Forget proposals that somebody gave up, and those of a transaction that was lost: they never were."""
+        waiting = {trial.number for trial in before if trial.state == TrialState.WAITING}
+        self._put_aside = {number: known for number, known in self._put_aside.items() if number in waiting}
 
     def _candidates(self, before: Sequence[FrozenTrial], room: Room) -> Iterator[int | None]:
         """Yield the trials that wait, those that were begun first, and then None for each new one to propose."""
@@ -75,7 +85,6 @@ class Proposals:
                 return
             yield None
             allowed -= 1
-        self.ended_because = "The time that is left is too short for another trial."
 
     def _begun(
         self,

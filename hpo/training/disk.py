@@ -84,10 +84,12 @@ def why_not_written(error: BaseException) -> str:
 def _used(folder: Path) -> int:
     """Return the bytes of all files of trials in a study's folder."""
     used = 0
-    for path in folder.glob("trial-*/*"):
-        # Another worker may remove its own meanwhile.
-        with suppress(FileNotFoundError):
-            used += path.stat().st_size
+    for trial in folder.glob("trial-*"):
+        # Another worker may remove its own meanwhile, of which `walk` takes a folder, and this a file, for empty.
+        for parent, _, names in os.walk(trial):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    used += Path(parent, name).stat().st_size
     return used
 
 

@@ -48,8 +48,9 @@ def score_rows(
         # Not in the handler: as long as the error lives, so do its frames and their tensors.
         if all(len(places) == 1 for places in batches):
             raise OutOfMemoryInEvaluation(f"Out of memory on {model.device} in evaluation, with one text at once.")
-        # The first row of each is its longest.
-        _fitting[model] = max(len(places) * int(lengths[places[0]]) for places in batches) // 2
+        # The first row of each is its longest. One alone cannot be halved, however long it is.
+        tokens = [len(places) * int(lengths[places[0]]) for places in batches if len(places) > 1]
+        _fitting[model] = max(tokens) // 2
         release(model.device)
     ordered = torch.empty_like(logits)
     ordered[np.concatenate(batches)] = logits

@@ -147,17 +147,24 @@ def weights_are_of(folder: Path, report: Report) -> bool:
 
 
 def keep_only(folder: Path, trials: Set[int], weights_of: Set[int]) -> None:
-    """Remove the files of all other trials.
+    """Remove the files of all other trials; what cannot be removed is told, and stays.
 
     Args:
         folder: the study's files folder.
         trials: those that are not over: theirs are left alone, as a worker may write them now.
         weights_of: those that are over and of which the weights are kept, without checkpoints.
     """
+    failure: OSError | None = None
     for path in folder.glob("trial-*"):
         named = FOLDER.fullmatch(path.name)
         if named is None or int(named[1]) in trials:
             continue
-        if int(named[1]) not in weights_of:
-            (path / FILE).unlink(missing_ok=True)
-        remove_checkpoints(path)
+        try:
+            if int(named[1]) not in weights_of:
+                (path / FILE).unlink(missing_ok=True)
+            remove_checkpoints(path)
+        except OSError as error:
+            failure = error
+    if failure is not None:
+        # Only room on the disk is lost by it, and the next ending tries again.
+        logger.warning("%s could not be removed: %s.", failure.filename or folder, why_not_written(failure))

@@ -61,6 +61,13 @@ def test_where_a_time_is_given_alone_as_many_trials_as_fit_into_it(limit: dict[s
     assert load_study(values=MINIMAL | {"budget": limit | {"trials": 7}}).budget.most_trials == 7
 
 
+@pytest.mark.parametrize("until", ["07:30", "2026-11-23", "2026-11-23 07:30", "2026-11-23T07:30:00+02:00"])
+def test_an_end_needs_no_quotes(tmp_path: Path, until: str) -> None:
+    """YAML makes dates and times of some of them."""
+    study = load_study(study_file(tmp_path, WHOLE.replace("{trials: 12}", f"\n  until: {until}")))
+    assert study.budget.until == until.replace("T", " ")
+
+
 def test_values_replace_those_of_the_file_key_by_key(tmp_path: Path) -> None:
     values = {"budget": {"trials": 3}, "data": {"test_fraction": 0.1}}
     study = load_study(study_file(tmp_path, WHOLE), values)

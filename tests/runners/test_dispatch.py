@@ -1,6 +1,6 @@
 """The dispatch over replayed nights: workers are kept busy, and whatever happens to them no trial is lost."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event
 from typing import Any
@@ -16,6 +16,7 @@ from hpo.runners.replay import EVENING, ReplayWorkforce, VirtualClock
 from hpo.runners.simulation.generated_curves import Generated
 from hpo.runners.simulation.mishaps import Mishap, MishapKind, Mishaps
 from hpo.runners.watcher import Watcher
+from hpo.runners.workforce import Lost, Said, Unfit
 from hpo.search.coordinator import Coordinator
 from tests.search.scripted import led, plain_trials, rows, study_at, written
 
@@ -183,6 +184,59 @@ def test_a_device_on_which_trials_fail_is_left_out_and_its_trials_go_on_elsewher
         one.run()
     assert list(one.seen.out) == ["replay-1"]
     assert states(sqlite_url) == [TrialState.COMPLETE] * 12
+
+
+class Failing(ReplayWorkforce):
+    """One in which some workers, once their process has died, cannot be started again."""
+
+    unfit: frozenset[str] = frozenset()
+
+    def listen(self, seconds: float) -> Sequence[tuple[str, Said]]:
+        said: list[tuple[str, Said]] = []
+        for worker, message in super().listen(seconds):
+            said.append((worker, message))
+            if isinstance(message, Lost) and worker in self.unfit:
+                self.discard(worker)
+                said.append((worker, Unfit(reason="No memory.")))
+        return said
+
+
+def failing(one: Night, workers: int, mishaps: Mishaps, unfit: set[str]) -> None:
+    one.workforce = Failing(workers, Generated(3), one.clock, ahead=1, mishaps=mishaps, metric="macro_f1")
+    one.workforce.unfit = frozenset(unfit)
+
+
+def test_a_worker_that_cannot_be_started_again_is_told_once_and_its_trials_go_on_elsewhere(sqlite_url: str) -> None:
+    mishaps = Mishaps(script=(Mishap(kind=MishapKind.DIE, worker="replay-1"),))
+    with night(sqlite_url, budget={"trials": 6}) as one:
+        failing(one, 2, mishaps, {"replay-1"})
+        one.run()
+    assert one.seen.out == {"replay-1": "No memory."}
+    assert states(sqlite_url) == [TrialState.COMPLETE] * 6
+
+
+def test_the_last_trial_is_tried_again_where_it_failed_when_no_other_worker_is_left(sqlite_url: str) -> None:
+    """It fails on the one; the other, for which it waits, dies of another trial and cannot be started again."""
+    mishaps = Mishaps(
+        script=(
+            Mishap(kind=MishapKind.FAIL, trial=1, attempt=1),
+            Mishap(kind=MishapKind.DIE, worker="replay-0", trial=0),
+        )
+    )
+    with night(sqlite_url, budget={"trials": 2}, ahead=0) as one:
+        failing(one, 2, mishaps, {"replay-0"})
+        one.run()
+    assert states(sqlite_url) == [TrialState.COMPLETE] * 2
+
+
+def test_a_search_without_a_worker_left_ends_with_why(sqlite_url: str) -> None:
+    mishaps = Mishaps(rates={MishapKind.DIE: 1.0})
+    with night(sqlite_url, budget={"trials": 6}) as one:
+        failing(one, 2, mishaps, {"replay-0", "replay-1"})
+        with pytest.raises(TrainingError, match="No worker is left"):
+            one.run()
+    assert set(one.seen.out) == {"replay-0", "replay-1"}
+    assert TrialState.RUNNING not in states(sqlite_url)
 
 
 def test_the_same_error_everywhere_ends_the_search_with_that_error_first(sqlite_url: str) -> None:

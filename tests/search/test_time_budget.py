@@ -10,8 +10,12 @@ from hpo.errors import ConfigurationError
 from hpo.messages import Assignment, Ending
 from hpo.search.coordinator import Coordinator, Steering
 from hpo.search.costs import Seen
+from hpo.search.leading import leading
+from hpo.search.proposals import MOST_PUT_ASIDE, TOO_LITTLE_TIME
+from hpo.space.search_space import SearchSpace
 from tests.search.scripted import (
     CPU,
+    SPACE,
     ended,
     led,
     plain_study,
@@ -118,6 +122,27 @@ def test_device_hours_are_spent_by_all_runs_together(sqlite_url: str) -> None:
     assert 57 - SECONDS_OF_LONGEST - 12.5 < spent <= 57 + 12.5
 
 
+def seconds_left(coordinator: Coordinator) -> float:
+    with coordinator._store.transaction():
+        return coordinator._seconds_left(START)
+
+
+def test_what_a_running_trial_has_taken_counts_as_it_goes(sqlite_url: str) -> None:
+    """Near its end it has little left to take, and is in no sum of trials that are over yet."""
+    config = study_at(sqlite_url, budget={"trials": None, "gpu_hours": 16 / 3600})
+    with led(config) as coordinator:
+        running = asked(coordinator, "a")  # two epochs of three: 6.67 seconds
+        for milestone in running.milestones[:-1]:
+            coordinator.observe(report_at(running, milestone, 0.5))
+        other = asked(coordinator, "b")
+        coordinator.observe(report_at(other, other.milestones[0], 0.5))
+        taken = length(running) + length(other)
+        assert seconds_left(coordinator) == pytest.approx(16 - taken)
+        coordinator.finish(replace(ended(running, Ending.PAUSED), seconds=5.0))
+        assert asked(coordinator, "on").trial == running.trial
+        assert seconds_left(coordinator) == pytest.approx(16 - taken, abs=0.01)
+
+
 def test_an_attempt_that_went_on_from_a_checkpoint_counts_its_seconds_once(sqlite_url: str) -> None:
     with led(study_at(sqlite_url)) as coordinator:
         first = asked(coordinator, "a")
@@ -155,6 +180,25 @@ def test_a_run_that_was_cut_keeps_its_deadline(sqlite_url: str, clock: Clock) ->
         assert coordinator.limits.deadline == clock.now + 8 * 3600
     with led(study_at(sqlite_url, budget={"time": "2h"}), clock=clock) as coordinator:
         assert coordinator.limits.deadline == clock.now + 2 * 3600
+
+
+def test_a_run_that_was_cut_ends_when_it_is_told_to_now(sqlite_url: str, clock: Clock) -> None:
+    """Only the same words are kept: another end, or none, is what somebody wants now."""
+    until = {"until": "2027-01-16 07:30"}
+    with led(study_at(sqlite_url, budget=until), clock=clock) as coordinator:
+        kept = coordinator.limits.deadline
+    with led(study_at(sqlite_url), clock=clock) as coordinator:
+        assert coordinator.limits.deadline is None
+    with led(study_at(sqlite_url, budget=until), clock=clock) as coordinator:
+        assert coordinator.limits.deadline == kept
+    with led(study_at(sqlite_url, budget={"until": "2027-01-16 09:30"}), clock=clock) as coordinator:
+        assert coordinator.limits.deadline == kept + 7200
+    both = {"time": "8h", **until}
+    with led(study_at(sqlite_url, budget=both), clock=clock) as coordinator:
+        first = coordinator.limits.deadline
+    clock.now += 60
+    with led(study_at(sqlite_url, budget=both), clock=clock) as coordinator:
+        assert coordinator.limits.deadline == first
 
 
 def test_it_ends_when_nothing_has_improved_for_long_enough(sqlite_url: str) -> None:
@@ -205,6 +249,46 @@ def test_what_is_asked_from_outside_is_told_once_and_only_of_this_run(database_u
         assert running is not None
         asks_to_stop(database_url, running.trial)
         assert coordinator.steering() == Steering(stop=False, trials=frozenset({running.trial}))
+
+
+def test_a_stop_that_is_asked_for_while_a_run_still_loads_its_model_is_heard(sqlite_url: str) -> None:
+    config = study_at(sqlite_url)
+    with led(config):
+        pass
+    space = SearchSpace.from_mapping(SPACE, "scripted")
+    with leading(config, space, data_fingerprint="fingerprint") as coordinator:
+        asks_to_stop(sqlite_url, None)
+        coordinator.begin(objective="macro_f1", versions={})
+        assert coordinator.steering().stop
+
+
+def test_a_trial_put_aside_and_then_given_up_makes_room_for_another(sqlite_url: str, clock: Clock) -> None:
+    with led(study_at(sqlite_url, budget={"trials": None, "time": "1m"}), clock=clock) as coordinator:
+        train(coordinator, asked(coordinator, "default"))
+        clock.now += 60 - 2  # nothing fits
+        assert asked(coordinator, "late") is None
+        aside = [trial.number for trial in plain_trials(sqlite_url) if trial.state == TrialState.WAITING]
+        assert len(aside) == MOST_PUT_ASIDE
+        asks_to_stop(sqlite_url, aside[0])
+        coordinator.steering()
+        assert asked(coordinator, "later") is None
+        waiting = [trial for trial in plain_trials(sqlite_url) if trial.state == TrialState.WAITING]
+        assert len(waiting) == MOST_PUT_ASIDE
+
+
+def test_why_it_ended_is_what_holds_at_the_end(sqlite_url: str, clock: Clock) -> None:
+    """What was too long while another trial ran is trained when that has taken less than was expected."""
+    budget = {"trials": 2, "gpu_hours": 10 / 3600}
+    with led(study_at(sqlite_url, budget=budget, search={"repeat_default": False}), clock=clock) as coordinator:
+        running = asked(coordinator, "a")
+        coordinator.expect((Seen(hyperparameters=running.hyperparameters, rung=1000, seconds=12.0),), reserve=0.0)
+        assert asked(coordinator, "b") is None
+        assert coordinator.ended_because == TOO_LITTLE_TIME
+        coordinator.finish(replace(ended(running, Ending.PRUNED), seconds=1.0))
+        coordinator.expect((Seen(hyperparameters=running.hyperparameters, rung=1000, seconds=6.0),), reserve=0.0)
+        train(coordinator, asked(coordinator, "c"))
+        assert asked(coordinator, "d") is None
+        assert coordinator.ended_because is None
 
 
 def test_a_waiting_trial_that_is_to_be_stopped_is_given_up(sqlite_url: str) -> None:

@@ -17,6 +17,7 @@ from hpo.tasks.classification import Classification
 from hpo.training import evaluation
 from hpo.training.models import PretrainedModel
 from hpo.training.optimization import Optimization
+from hpo.training.out_of_memory import OutOfMemoryInEvaluation
 from hpo.training.passes import Passes, size_of
 from hpo.training.worker import Worker, open_worker
 from tests.models import save_tiny_bert, tiny_assignment, tiny_hyperparameters, tiny_study, trained, write_texts
@@ -137,6 +138,16 @@ def test_where_one_row_is_too_much_to_score_it_is_the_evaluation_that_is_named(w
     assert outcome.ending is Ending.INFEASIBLE
     assert outcome.reason == "Out of memory on cpu in evaluation with one text at once, max_length 16."
     assert worker.idle
+
+
+def test_a_long_text_among_short_ones_does_not_keep_an_evaluation_from_its_end(worker: Worker, room_for) -> None:
+    """It stays a batch of its own, as large as before; only batches of several texts become smaller."""
+    room_for(0, training=False)
+    lengths = np.array([64, 2, 2, 2])
+    ids = np.full(lengths.sum(), 5, dtype=np.int32)
+    tokens = Tokens(ids=ids, offsets=np.concatenate([[0], np.cumsum(lengths)]), types=np.zeros_like(ids, dtype=np.int8))
+    with pytest.raises(OutOfMemoryInEvaluation):
+        worker._bench.score(TokenizedSplit(tokens=tokens, labels=np.zeros(4, dtype=np.int64)))
 
 
 def test_a_trial_begins_with_what_another_worker_came_to_and_never_with_more(worker: Worker) -> None:

@@ -1,3 +1,4 @@
+import os
 import resource
 from dataclasses import replace
 from pathlib import Path
@@ -178,3 +179,35 @@ def test_keep_only_removes_what_is_over_and_leaves_alone_what_is_not(tmp_path: P
         "trial-notes": [],
     }
     keep_only(tmp_path / "none", {2}, set())
+
+
+def test_what_cannot_be_removed_is_told_and_neither_ends_the_search_nor_keeps_the_rest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """A folder stands where a file is to be removed."""
+    stuck = trial_folder(tmp_path, 2) / CHECKPOINT
+    stuck.mkdir(parents=True)
+    for trial in (1, 3):
+        save_weights(tmp_path, trial, TENSORS, {})
+    keep_only(tmp_path, set(), set())
+    assert [path.name for path in tmp_path.iterdir()] == ["trial-0002"]
+    [message] = caplog.messages
+    assert message.startswith(f"{stuck} could not be removed: ")
+
+
+def test_the_room_that_is_used_can_be_told_while_another_worker_removes_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    save_weights(tmp_path, 1, TENSORS, {})
+    going = trial_folder(tmp_path, 2)
+    going.mkdir()
+    scandir = os.scandir
+
+    def removing(path: Path | str):
+        if Path(path) == going and going.exists():
+            going.rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", removing)
+    save_weights(tmp_path, 3, TENSORS, {}, most_gib=1)
+    assert not going.exists()

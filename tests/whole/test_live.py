@@ -194,6 +194,14 @@ def test_the_log_is_added_to_and_has_what_the_loggers_say(tmp_path: Path) -> Non
     assert logging.getLogger("hpo").level == before
 
 
+def test_who_speaks_after_the_end_does_not_fail_of_it(tmp_path: Path) -> None:
+    """As the thread that sends notifications does, where they could not be sent in time."""
+    with logged_to(tmp_path / "hpo-news.log", Heard()) as log:
+        pass
+    log.note("The notification to ntfy://... could not be sent.")
+    assert (tmp_path / "hpo-news.log").read_text() == ""
+
+
 def test_what_ends_a_search_is_the_logs_last_line(tmp_path: Path) -> None:
     path = tmp_path / "hpo-news.log"
     for error in (StoreError("The store was away for an hour."), KeyboardInterrupt()):

@@ -103,6 +103,12 @@ def test_watching_ends_with_ctrl_c(hpo: Hpo, sqlite_url: str, monkeypatch: pytes
     assert "Traceback" not in answer.err
 
 
+def test_watching_is_no_json(hpo: Hpo) -> None:
+    answer = hpo("status", "--watch", "--json")
+    assert (answer.code, answer.out) == (2, "")
+    assert "not both" in answer.err
+
+
 def test_a_study_that_is_not_there_is_told(hpo: Hpo, sqlite_url: str) -> None:
     answer = hpo("status", "--store", sqlite_url)
     assert (answer.code, answer.err.count("\n")) == (5, 1)

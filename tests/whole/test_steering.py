@@ -25,7 +25,7 @@ from hpo.runners.dispatch import Dispatch
 from hpo.search.coordinator import Coordinator
 from hpo.search.steering import ask_to_stop
 from hpo.store.engine import open_database
-from tests.search.scripted import led, study_at
+from tests.search.scripted import led, study_at, written
 from tests.whole.conftest import Answer
 
 Hpo = Callable[..., Answer]
@@ -313,6 +313,13 @@ def test_a_study_is_deleted_with_its_files_after_asking(
     assert "tiny" not in hpo("studies").out
     assert "other" in hpo("studies").out
     assert hpo("studies", "delete", "tiny", "--yes").code == 2
+
+
+def test_a_study_that_another_version_has_made_is_deleted(hpo: Hpo, sqlite_url: str) -> None:
+    with led(study_at(sqlite_url)):
+        pass
+    written(sqlite_url, """UPDATE hpo_studies SET configuration = '{"of_another": "version"}'""".replace(":", "\\:"))
+    assert hpo("studies", "delete", "scripted", "--yes", "--store", sqlite_url).code == 0
 
 
 # -- Slurm

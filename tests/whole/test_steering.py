@@ -232,6 +232,15 @@ def test_the_flags_set_what_they_name(hpo: Hpo, study_file: Path, monkeypatch: p
     assert config.notify == ("ntfy://one", "command:true")
 
 
+def test_a_flag_that_is_zero_was_given(hpo: Hpo, study_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[StudyConfig] = []
+    monkeypatch.setattr("hpo.cli.search._search", lambda config, *_args, **_words: taken.append(config))
+    assert hpo("run", study_file, "seed=7", "--keep-weights", "0").code == 0
+    study_file.write_text(study_file.read_text().replace("seed: 0", "seed: 7"))
+    assert hpo("run", study_file, "--seed", "0").code == 0
+    assert [(config.seed, config.store.keep_weights) for config in taken] == [(7, 0), (0, None)]
+
+
 # -- from another terminal
 
 

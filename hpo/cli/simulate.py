@@ -1,7 +1,6 @@
 """`hpo simulate` and `hpo curves export`: nights in seconds, over learning curves that were recorded or made up."""
 
 import json
-import math
 import os
 import sys
 import time
@@ -18,7 +17,7 @@ from hpo.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpo.config.study_file import StudyConfig
-    from hpo.runners.simulation.comparison import Compared, Estimate, Setting
+    from hpo.runners.simulation.comparison import Compared, Setting
     from hpo.runners.simulation.curves import Curve, Recording, Source
     from hpo.runners.simulation.night import Night
 
@@ -168,7 +167,7 @@ def _print_table(compared: "Sequence[Compared]", metric: str) -> None:
     from rich.table import Table
 
     from hpo.cli.tables import console
-    from hpo.runners.simulation.comparison import spoken_setting
+    from hpo.runners.simulation.comparison import spoken_estimate, spoken_setting
 
     nights = len(compared[0].nights)
     title = f"{metric}, mean of {nights} {'night' if nights == 1 else 'nights'} ± standard error"
@@ -177,16 +176,13 @@ def _print_table(compared: "Sequence[Compared]", metric: str) -> None:
     for column in COLUMNS:
         table.add_column(column, justify="right")
     for one in compared:
-        cells = (_spoken(one.over_nights(what), DIGITS.get(column, 1)) for column, what in COLUMNS.items())
+        found = {column: one.over_nights(what) for column, what in COLUMNS.items()}
+        cells = (
+            spoken_estimate(estimated, DIGITS.get(column, 1)) if estimated else "-"
+            for column, estimated in found.items()
+        )
         table.add_row(spoken_setting(one.setting), *cells)
     console().print(table)
-
-
-def _spoken(estimate: "Estimate | None", digits: int) -> str:
-    if estimate is None:
-        return "-"
-    error = "" if math.isnan(estimate.error) else f" ± {estimate.error:.{digits}f}"
-    return f"{estimate.mean:.{digits}f}{error}"
 
 
 def _to_json(compared: "Compared") -> dict[str, Any]:

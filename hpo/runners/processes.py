@@ -18,7 +18,7 @@ from hpo.data.splits import Splits
 from hpo.errors import HpoError, StoreError, TrainingError
 from hpo.messages import Assignment, Capacity, Decision
 from hpo.runners.worker_process.child import Child, Post, end
-from hpo.runners.worker_process.conversation import Call, Opener, Study
+from hpo.runners.worker_process.conversation import Answer, Call, Opener, Study
 from hpo.runners.worker_process.remote_worker import RemoteWorker
 from hpo.runners.workforce import Lost, Said, Unfit
 from hpo.training.precision import Precision
@@ -29,6 +29,8 @@ LOGS = "workers"
 """Folder, below the study's files, of what worker processes print."""
 MOST_STARTS = 3
 """Starts in a row that end before the worker is open, after which it is not started again."""
+HEARS_EVERY_SECONDS = 1.0
+"""How long one process is listened to at a time, at most, while it alone is waited for."""
 
 
 def runner_of(compute: ComputeConfig) -> Literal["inline", "processes"]:
@@ -161,9 +163,7 @@ class ProcessWorkforce:
         while lead not in self.capacities:
             if lead in self._unfit:
                 raise self._unfit[lead]
-            child = self._children[lead]
-            wait([child.connection])
-            self._hear(child)
+            self._await(self._children[lead])
 
     def begin(self, precision: Precision) -> None:
         """Start the other workers; all that are open now or later compute in `precision`."""
@@ -262,18 +262,31 @@ class ProcessWorkforce:
 
     def _ask(self, method: str, arguments: tuple[Any, ...]) -> Any:
         """Call a method of the lead, and return or raise what it does."""
+        call = Call(number=next(self._numbers), method=method, arguments=arguments)
         child = self._lead_child()
-        number = next(self._numbers)
-        child.send(Call(number=number, method=method, arguments=arguments))
-        while number not in child.answers and not child.over:
-            wait([child.connection])
-            self._hear(child)
-        if number not in child.answers:
+        answer = self._answer(child, call)
+        while answer is None and child.done:
+            # It asked to be replaced before it came to the call, as after the last trial of a search.
+            child = self._lead_child()
+            answer = self._answer(child, call)
+        if answer is None:
             raise child.refusal or TrainingError(f"A worker was lost when it was asked to {method}: {child.fate}")
-        answer = child.answers.pop(number)
         if answer.error is not None:
             raise answer.error
         return answer.result
+
+    def _answer(self, child: Child, call: Call) -> Answer | None:
+        """Return what a process answers; None where it ends, or is replaced, before it does."""
+        child.send(call)
+        while call.number not in child.answers and child in self._children.values():
+            self._await(child)
+        return child.answers.pop(call.number, None)
+
+    def _await(self, child: Child) -> None:
+        """Hear what a process says next, or that it has ended or does not open its model."""
+        wait([child.connection], HEARS_EVERY_SECONDS)
+        self._hear(child)
+        self._kill_if_overdue(child)
 
     def _lead_child(self) -> Child:
         for worker in self._posts:

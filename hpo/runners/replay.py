@@ -100,7 +100,7 @@ class ReplayWorkforce:
     def trained_seconds(self) -> float:
         """Seconds of training that the workers have done so far, summed over them, those for nothing among them."""
         running = (worker.training for worker in self._workers.values())
-        return self._trained_seconds + sum(self._clock() - attempt.began for attempt in running if attempt)
+        return self._trained_seconds + sum(self._spent_on(attempt) for attempt in running if attempt)
 
     def begin(self, precision: Precision) -> None:
         """Start nothing: the workers are there, and curves know no precision."""
@@ -191,8 +191,12 @@ class ReplayWorkforce:
         """End what a worker trains, and keep where it stands."""
         attempt, worker.training = worker.training, None
         if attempt is not None:
-            self._trained_seconds += max(0.0, self._clock() - attempt.began)
+            self._trained_seconds += self._spent_on(attempt)
             self._places[attempt.assignment.trial] = attempt.place
+
+    def _spent_on(self, attempt: ReplayedAttempt) -> float:
+        # A worker that is being replaced begins later.
+        return max(0.0, self._clock() - attempt.began)
 
 
 def _is_about(decision: Decision, assignment: Assignment) -> bool:

@@ -42,6 +42,11 @@ class Counting:
             os._exit(7)
         raise Unportable(max_length, "reasons")
 
+    def has_weights(self, report: object) -> bool:
+        """Take a while to look."""
+        time.sleep(0.3)
+        return True
+
     def measure(self, max_length: int) -> None:
         raise ModelError(SENTENCE)
 
@@ -105,10 +110,6 @@ def open_counting(config: StudyConfig, splits: Splits, files: Path, **_: Any) ->
 
 def open_refused(config: StudyConfig, splits: Splits, files: Path, **_: Any) -> Counting:
     raise ModelError(SENTENCE)
-
-
-def open_dying(config: StudyConfig, splits: Splits, files: Path, **_: Any) -> Counting:
-    os._exit(3)
 
 
 def open_first_alone(config: StudyConfig, splits: Splits, files: Path, **_: Any) -> Counting:

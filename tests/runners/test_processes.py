@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
@@ -25,13 +26,7 @@ from hpo.runners.worker_process.conversation import Opener, Study
 from hpo.runners.workforce import Lost, Said, Unfit
 from hpo.training.worker import open_worker
 from tests.models import save_tiny_bert, tiny_assignment, tiny_hyperparameters, tiny_study, trained, write_texts
-from tests.runners.openers import (
-    SENTENCE,
-    open_counting,
-    open_dying,
-    open_first_alone,
-    open_refused,
-)
+from tests.runners.openers import SENTENCE, open_counting, open_first_alone, open_refused
 
 PASSWORD = "sw0rdfish"
 URL = f"postgresql+psycopg://night:{PASSWORD}@nowhere/studies"
@@ -80,6 +75,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def begun_with_one(study: StudyConfig, splits: Splits, files: Path) -> Iterator[ProcessWorkforce]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("STORE_OF_STUDIES", URL)
+        patched.setenv("PGPASSWORD", PASSWORD)
         with open_processes(with_workers(study, 1), splits, files, opener=open_counting) as workforce:
             workforce.begin("bf16")
             yield workforce
@@ -156,6 +152,7 @@ def timeless(message: Report | Outcome) -> Report | Outcome:
     return replace(message, seconds=0.0, peak_memory_bytes=0, **changed)
 
 
+@pytest.mark.slow
 def test_processes_train_to_the_bits_of_this_one(
     opened: Opened, study: StudyConfig, splits: Splits, tmp_path: Path
 ) -> None:
@@ -214,6 +211,7 @@ def test_no_secret_reaches_a_process(one: ProcessWorkforce, study: StudyConfig, 
     assert PASSWORD.encode() not in pickle.dumps(Study.of(study, splits, files, open_counting))
     process = process_of(one)
     assert PASSWORD in os.environ["STORE_OF_STUDIES"]
+    assert PASSWORD in os.environ["PGPASSWORD"]
     assert PASSWORD not in str(process.environ())
     assert PASSWORD not in str(process.cmdline())
 
@@ -290,6 +288,19 @@ def test_a_process_whose_gpu_is_broken_is_replaced_without_a_loss(one: ProcessWo
     assert outcomes(one, 1)[1].ending is Ending.COMPLETED
 
 
+def test_a_call_to_a_process_that_is_replaced_is_answered_by_the_one_in_its_place(
+    one: ProcessWorkforce, files: Path
+) -> None:
+    before = one.lead.facts()["pid"]
+    (files / "broken-gpu").touch()
+    one.give("cpu-0", trial(0))
+    # As the test split is read after the last trial: the process asks to be replaced before it comes to the call.
+    assert one.lead.has_weights(cast(Report, None))
+    (files / "broken-gpu").unlink()
+    assert one.lead.facts()["pid"] != before
+    assert outcomes(one, 1)[0].ending is Ending.FAILED
+
+
 # -- two
 
 
@@ -325,10 +336,25 @@ def test_what_the_first_worker_refuses_is_raised_here(opened: Opened) -> None:
     assert str(refused.value) == SENTENCE
 
 
-def test_a_first_worker_that_dies_at_every_start_is_told_in_a_sentence(opened: Opened) -> None:
+def test_a_first_worker_that_dies_at_every_start_is_told_in_a_sentence(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpo.runners.worker_process.child.BEGIN", "raise SystemExit(3)")
     with (
         pytest.raises(TrainingError, match=r"cpu-0 ended with exit status 3; .*cpu-0.log. It was started 3 times."),
-        opened(open_dying),
+        opened(),
+    ):
+        raise AssertionError
+
+
+def test_a_first_worker_that_hangs_at_every_start_is_told_in_a_sentence(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpo.runners.worker_process.child.BEGIN", "import time; time.sleep(600)")
+    monkeypatch.setattr("hpo.runners.processes.HEARS_EVERY_SECONDS", 0.05)
+    with (
+        pytest.raises(TrainingError, match=r"cpu-0 did not open its model in 0.06 seconds. It was started 3 times."),
+        opened(hang_minutes=0.001),
     ):
         raise AssertionError
 

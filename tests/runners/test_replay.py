@@ -273,6 +273,19 @@ def test_a_successor_begins_when_it_has_started() -> None:
     assert endings(all_said(workforce, clock)) == [(5.0 + 15.0 + 10.0, "replay-0", 1, Ending.COMPLETED)]
 
 
+def test_a_pause_before_a_successor_has_started_takes_no_time_back() -> None:
+    workforce, _ = workforce_of(10.0, mishaps=Mishaps(restart_seconds=15.0))
+    workforce.kill("replay-0", "It was time.")
+    workforce.listen(HOUR)
+    workforce.give("replay-0", attempt_at(0))
+    workforce.listen(5.0)
+    assert workforce.trained_seconds == 0.0
+    workforce.apply("replay-0", Decision(trial=0, attempt=1, action=Action.PAUSE))
+    [(_, paused)] = workforce.listen(HOUR)
+    assert isinstance(paused, Outcome)
+    assert (paused.ending, paused.seconds, paused.reason) == (Ending.PAUSED, 0.0, "Paused after step 0 of 500.")
+
+
 def test_a_trial_that_always_dies_comes_no_further() -> None:
     workforce, clock = workforce_of(100.0, mishaps=mishap(MishapKind.DIE, trial=0, share=0.8))
     resumed: list[float] = []

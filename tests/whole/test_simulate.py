@@ -1,8 +1,10 @@
 """Simulated nights: the real coordinator and dispatch over curves, by hand and by the command line."""
 
 import json
+import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typer.testing import CliRunner
 from hpo.cli.simulate import curves_app
 from hpo.cli.simulate import simulate as simulate_verb
 from hpo.config.study_file import StudyConfig
-from hpo.errors import ConfigurationError, HpoError
+from hpo.errors import ConfigurationError, HpoError, TrainingError
 from hpo.messages import Assignment, Ending
 from hpo.runners.simulation.comparison import Compared, Setting, compare, settings_of, verdict
 from hpo.runners.simulation.curves import Curve, Point
@@ -105,6 +107,19 @@ def test_the_same_night_comes_to_the_same() -> None:
     assert one.busy_share > 0.5
 
 
+def test_a_time_in_which_only_the_dearest_configuration_fits_is_used() -> None:
+    # The truth of a night may make what should be dear the quicker.
+    class Quick(Fixed):
+        def curve(self, assignment: Assignment) -> Curve:
+            whole = 20.0 if assignment.hyperparameters.batch_size == 32 else 100.0
+            return replace(super().curve(assignment), seconds=whole, points=())
+
+    space = SPACE | {"batch_size": {"values": [16, 32], "default": 16}}
+    config = study_at("sqlite:///unused.db", space=space, budget={"trials": 4, "time": "50s"})
+    with_time = simulate(config, Quick(*[100.0] * 9))
+    assert with_time.given_seconds == 50.0
+
+
 def test_a_time_too_short_for_any_trial_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="The search may take 30 s"):
         simulate(study_of(budget={"time": "30s"}), Fixed(*[100.0] * 9))
@@ -157,7 +172,8 @@ def test_a_setting_that_finds_nothing_in_some_nights_is_not_chosen() -> None:
 
 
 def test_a_single_night_is_within_the_noise() -> None:
-    assert "within the noise" in verdict([compared("none", 0.5), compared("median", 0.9)])
+    said = verdict([compared("none", 0.5), compared("median", 0.9)])
+    assert "0.4000 above search.pruner=none, which is within the noise" in said
 
 
 @pytest.mark.slow
@@ -166,6 +182,19 @@ def test_nights_side_by_side_are_those_one_after_the_other() -> None:
     both = [compare(configs, Generated, nights=2, jobs=jobs) for jobs in (1, 2)]
     assert both[0] == both[1]
     assert both[0][0].nights[0] != both[0][0].nights[1]
+
+
+class Killed:
+    """Curves of which a process dies."""
+
+    def __init__(self, seed: int) -> None:
+        os._exit(9)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_told_in_a_sentence() -> None:
+    with pytest.raises(TrainingError, match=r"was killed, .*give --jobs a smaller number\."):
+        compare({(): study_of(budget={"trials": 3})}, Killed, nights=2, jobs=2)
 
 
 # -- the commands

@@ -78,7 +78,8 @@ class ReplayedAttempt:
         return say(moment)
 
     def decide(self, action: Action, now: float) -> Outcome | None:
-        """Take a decision at its next step, which is now; return the end that it makes, if it does."""
+        """Take a decision at its next step, which is now or its first; return the end that it makes, if it does."""
+        now = max(now, self.began)
         if action is Action.CONTINUE or now >= self._ends_at():
             return None
         work = self._work_at(now)

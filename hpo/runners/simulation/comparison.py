@@ -5,12 +5,13 @@ import math
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from hpo.config.study_file import OF_FOLDS, StudyConfig
-from hpo.errors import ConfigurationError
+from hpo.errors import ConfigurationError, TrainingError
 from hpo.runners.replay import EVENING
 from hpo.runners.simulation.curves import Source
 from hpo.runners.simulation.night import Night, simulate
@@ -104,6 +105,7 @@ def compare(
 
     Raises:
         ConfigurationError: a study that cannot be run.
+        TrainingError: one of the processes was killed.
     """
     tasks = [
         _Task(
@@ -143,8 +145,13 @@ def verdict(compared: Sequence[Compared]) -> str:
     gain = estimate([one - other for one, other in _together(best, ranked[1])] or [math.nan])
     beyond = gain.mean > BEYOND_NOISE * gain.error
     judged = "beyond the noise" if beyond else "within the noise, so that one would do as well"
-    next_ = spoken_setting(ranked[1].setting)
-    return f"{chosen}, {gain.mean:.4f} ± {gain.error:.4f} above {next_}, which is {judged}."
+    return f"{chosen}, {spoken_estimate(gain, 4)} above {spoken_setting(ranked[1].setting)}, which is {judged}."
+
+
+def spoken_estimate(estimated: Estimate, digits: int) -> str:
+    """Return a mean as `0.0300 ± 0.0100`; without the error where a single night has none."""
+    error = "" if math.isnan(estimated.error) else f" ± {estimated.error:.{digits}f}"
+    return f"{estimated.mean:.{digits}f}{error}"
 
 
 def spoken_setting(setting: Setting) -> str:
@@ -178,6 +185,11 @@ def _mapping(jobs: int) -> Iterator[Callable[[Callable[[_Task], Night], Sequence
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             yield pool.map
+        except BrokenProcessPool:
+            raise TrainingError(
+                "A process that simulated nights was killed, as the kernel does where memory is short; give --jobs a "
+                "smaller number."
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
+from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StoreConfig, StudyConfig
 from hpo.messages import Assignment, Ending, Outcome
+from hpo.runners.checking.forecast import Probed
 from hpo.runners.dispatch import Dispatch
 from hpo.runners.replay import EVENING, SPEAKS_EVERY_SECONDS, ReplayWorkforce, VirtualClock
 from hpo.runners.simulation.attempt import steps_of
@@ -19,7 +21,7 @@ from hpo.search.assignments import last_rung
 from hpo.search.budget import refuse_too_short
 from hpo.search.coordinator import Coordinator
 from hpo.search.corners import cheapest, dearest
-from hpo.search.costs import Seen, expected_seconds
+from hpo.search.extent import Extent
 from hpo.search.leading import leading
 from hpo.search.preflight import refuse_unfit_search
 from hpo.space.search_space import SearchSpace
@@ -160,17 +162,14 @@ def _stored_in(folder: str, config: StudyConfig) -> StudyConfig:
 
 def _expect(coordinator: Coordinator, lead: LeadWorker, config: StudyConfig, space: SearchSpace, now: float) -> None:
     """Let the coordinator know, as at a real start, what the ends of the space cost."""
-    corners = [corner(space) for corner in (dearest, cheapest)]
-    probes = [(hyperparameters, lead.probe(hyperparameters, steps=1)) for hyperparameters in corners]
-    seen = [
-        Seen(
-            hyperparameters=hyperparameters,
-            rung=last_rung(config, space, hyperparameters),
-            seconds=expected_seconds(probe, steps=steps_of(hyperparameters), scored_rows=0),
-        )
-        for hyperparameters, probe in probes
-        if probe.feasible
-    ]
+    ends = [_probed(lead, config, space, corner(space)) for corner in (dearest, cheapest)]
+    seen = [end.seen for end in ends if end.fits]
     if seen:
-        refuse_too_short(coordinator.limits, now, seen[-1].seconds, 0.0)
+        refuse_too_short(coordinator.limits, now, min(one.seconds for one in seen), 0.0)
     coordinator.expect(seen, 0.0)
+
+
+def _probed(lead: LeadWorker, config: StudyConfig, space: SearchSpace, hyperparameters: Hyperparameters) -> Probed:
+    """Probe a configuration; its evaluations are among the seconds of its steps."""
+    extent = Extent(steps=steps_of(hyperparameters), scored_rows=0, rung=last_rung(config, space, hyperparameters))
+    return Probed(hyperparameters=hyperparameters, extent=extent, probe=lead.probe(hyperparameters, steps=1))

@@ -25,6 +25,8 @@ BEGIN = (
     "from hpo.runners.worker_process.parentage import belong_to_parent; belong_to_parent(); "
     "from hpo.runners.worker_process.service import main; main(int(sys.argv[2]), int(sys.argv[3]))"
 )
+PASSWORD = "PGPASSWORD"
+"""Variable in which PostgreSQL's own library looks for a password that no URL holds."""
 SECONDS_TO_END = 5.0
 """Time that processes which are asked to end have until they are killed."""
 
@@ -46,8 +48,8 @@ class Post:
         return Capacity(worker=self.worker, device=self.device)
 
     def environment(self, inherited: Mapping[str, str], secret: str) -> dict[str, str]:
-        """Return the variables of the process: set before it imports torch, and none that holds `secret`."""
-        kept = {name: value for name, value in inherited.items() if secret not in value}
+        """Return the variables of the process: set before it imports torch, without a password or `secret`."""
+        kept = {name: value for name, value in inherited.items() if name != PASSWORD and secret not in value}
         own = {"CUDA_VISIBLE_DEVICES": self.visible, "OMP_NUM_THREADS": str(self.threads)}
         # A process that was forked off a tokenizer's threads would say so at length.
         return kept | own | {"TOKENIZERS_PARALLELISM": "false"}

@@ -123,7 +123,13 @@ class _Night:
             with suppress(StoreError):
                 self.coordinator.end(str(error))
             raise
-        self.coordinator.end("stopped" if self.stop.is_set() else self.coordinator.ended_because or "finished")
+        self.coordinator.end(self._ended_because())
+
+    def _ended_because(self) -> str:
+        if self.stop.is_set():
+            return "stopped"
+        over = time.time() >= self.coordinator.trains_until
+        return self.coordinator.ended_because or ("its time was over" if over else "finished")
 
     def _look_ahead(self, lead: LeadWorker) -> None:
         """Refuse before the first trial what every trial would fail on, and say what is lost of the texts."""

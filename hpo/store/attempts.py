@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from optuna.trial import TrialState
+from sqlalchemy.engine import Connection
 
 from hpo.messages import Action, Outcome, Report
 from hpo.store import statements
@@ -150,21 +151,8 @@ class AttemptStore(StudyTransactions):
         return [record for record in found if record is not None]
 
     def device_seconds(self) -> float:
-        """Return the seconds of training of all attempts that ended, each second once.
-
-        An attempt that went on from a checkpoint tells those of the one before it too.
-        """
-        gone_on = attempts.alias("gone_on")
-        follows = sa.and_(
-            gone_on.c.study_id == attempts.c.study_id,
-            gone_on.c.trial == attempts.c.trial,
-            gone_on.c.attempt == attempts.c.attempt + 1,
-            gone_on.c.resumed_examples > 0,
-        )
-        total = sa.select(sa.func.sum(attempts.c.seconds)).where(
-            attempts.c.study_id == self.study_id, ~sa.exists().where(follows)
-        )
-        return float(self._execute(total).scalar() or 0.0)
+        """Return the seconds of training of all attempts that ended, each second once."""
+        return device_seconds(self._open_connection(), self.study_id)
 
     # -- the log
 
@@ -191,3 +179,27 @@ class AttemptStore(StudyTransactions):
         """Return the number of the newest line; 0 if there is none."""
         newest = sa.select(sa.func.max(events.c.event_id)).where(events.c.study_id == self.study_id)
         return int(self._execute(newest).scalar() or 0)
+
+
+def device_seconds(connection: Connection, study_id: int) -> float:
+    """Return the seconds of training of all attempts of a study that ended, each second once.
+
+    An attempt that went on from a checkpoint tells those before it too: of the last attempt that told any, since one
+    whose process died tells none.
+    """
+    later, next_told = attempts.alias("later"), attempts.alias("next_told")
+    number_of_next = (
+        sa.select(sa.func.min(later.c.attempt))
+        .where(later.c.study_id == attempts.c.study_id, later.c.trial == attempts.c.trial)
+        .where(later.c.attempt > attempts.c.attempt, later.c.seconds > 0)
+        .correlate(attempts)
+        .scalar_subquery()
+    )
+    tells_it_too = sa.exists().where(
+        next_told.c.study_id == attempts.c.study_id,
+        next_told.c.trial == attempts.c.trial,
+        next_told.c.attempt == number_of_next,
+        next_told.c.resumed_examples > 0,
+    )
+    total = sa.select(sa.func.sum(attempts.c.seconds)).where(attempts.c.study_id == study_id, ~tells_it_too)
+    return float(connection.execute(total).scalar() or 0.0)

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection, RowMapping
 
 from hpo.messages import Standing
+from hpo.store.attempts import device_seconds
 from hpo.store.engine import Database
 from hpo.store.records import LeaseRecord
 from hpo.store.results import chosen_study
@@ -102,7 +103,7 @@ def read_state(database: Database, name: str | None = None) -> StudyState:
             standing=_standing(trials),
             running=_running(connection, study_id, running),
             waiting=_waiting(connection, study_id, waiting),
-            device_seconds=_device_seconds(connection, study_id),
+            device_seconds=device_seconds(connection, study_id),
             run_begun=begun,
             run_ended=ended,
             events=tuple(reversed(_events(connection, events.c.study_id == study_id, SHOWN_EVENTS))),
@@ -169,14 +170,6 @@ def _waiting(connection: Connection, study_id: int, trials: Sequence[int]) -> tu
         WaitingTrial(trial=trial, last=kind, reason=str(detail.get("reason") or detail.get("why") or ""))
         for trial, (kind, detail) in ((trial, last.get(trial, ("", {}))) for trial in trials)
     )
-
-
-def _device_seconds(connection: Connection, study_id: int) -> float:
-    """Return each second once: an attempt that went on from a checkpoint tells those of the one before it too."""
-    columns = [attempts.c[name] for name in ("trial", "attempt", "seconds", "resumed_examples")]
-    rows = connection.execute(sa.select(*columns).where(attempts.c.study_id == study_id)).all()
-    gone_on = {(row.trial, row.attempt - 1) for row in rows if row.resumed_examples}
-    return sum(row.seconds or 0.0 for row in rows if (row.trial, row.attempt) not in gone_on)
 
 
 def _newest_run(connection: Connection, study_id: int) -> tuple[LoggedEvent | None, LoggedEvent | None]:

@@ -149,6 +149,8 @@ def test_an_attempt_that_went_on_from_a_checkpoint_counts_its_seconds_once(sqlit
         coordinator.finish(ended(first, Ending.PAUSED))
         again = asked(coordinator, "b")
         best = report_at(again, again.milestones[-1], 0.5)
+        coordinator.finish(replace(ended(again, Ending.DIED), seconds=0.0))
+        again = asked(coordinator, "b again")
         coordinator.finish(replace(ended(again, Ending.COMPLETED, best), seconds=20.0, resumed_examples=100))
         anew = asked(coordinator, "c")
         coordinator.finish(ended(anew, Ending.PAUSED))

@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 quickstart: $(VENV)/.demo  ## search over a real model and real news texts, in five minutes
 	$(BIN)/hpo demo
 
-test: $(VENV)/.dev  ## the tests, in under eight minutes
+test: $(VENV)/.dev  ## the tests, in under ten minutes
 	$(BIN)/python -m pytest -m "not slow"
 
 test-all: $(VENV)/.dev $(VENV)/.decoder  ## all tests, also the slow ones
@@ -34,6 +34,7 @@ benchmarks: $(VENV)/.dev  ## the figures of the README
 	for space in encoder encoder_small optimizers_and_schedules; do $(BIN)/python benchmarks/samplers.py --space $$space; done
 	$(BIN)/python benchmarks/samplers.py --space encoder_small --samplers gp
 	$(BIN)/python benchmarks/base_rates.py
+	$(BIN)/python benchmarks/chaos.py
 
 clean:
 	rm -rf $(VENV)

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import psutil
 from chaos_material import ROOT, TIMED, Figure, study_in
-from chaos_postgresql import postgresql_server, stop_server
+from chaos_postgresql import cut_transactions, postgresql_server, stop_server
 from chaos_search import Conditions, Search, searching
-from chaos_stored import all_once, completed, figure, stored, tables_of
+from chaos_stored import Stored, all_once, completed, figure, stored, tables_of
 
 from hpo.config.study_file import StudyConfig
 from hpo.runners.run import files_folder, run
@@ -33,39 +33,53 @@ VISITORS = str(Path(__file__).with_name("chaos_visitors.py"))
 
 
 def postgresql(folder: Path, short: bool) -> list[Figure]:
-    """Restart PostgreSQL while a search writes to it, and have it away for a while."""
+    """Cut a search's connections to PostgreSQL in the middle of transactions, restart it, and have it away a while."""
     # After how many trials, how it is stopped, for how many seconds.
-    away = [(2, "immediate", 0), (5, "fast", 5)] if short else [
+    away = [(3, "immediate", 0), (6, "fast", 5)] if short else [
         (3, "fast", 0), (8, "immediate", 0), (13, "fast", 0), (18, "fast", 30),
     ]  # fmt: skip
-    trials = 10 if short else 30
+    trials = 12 if short else 60
     # Workers that nobody listens to while the store is away have not hung.
     compute = {"hang_minutes": 0.4}
     with postgresql_server() as (server, url):
         config = study_in(folder, url=url, rows=1000, budget={"trials": trials}, compute=compute)
+        cut = Counter[str]()
+
+        def reaches(trials: int) -> bool:
+            cut["transactions"] += cut_transactions(url)
+            return has_completed(url, trials)
+
         with searching(config, folder) as search:
-            outages = 0
+            # Who starts a search while the store is away is told so, and starts it again.
+            search.comes_to(partial(has_completed, url, 1))
             for after, how, seconds in away:
-                if search.comes_to(partial(has_completed, url, after)):
+                if search.comes_to(partial(reaches, after)):
                     stop_server(server, how)
                     time.sleep(seconds)
                     server.ensure_postgres_running()
-                    outages += search.lives and completed(url) < trials
+                    cut["outages"] += search.lives and not has_completed(url, trials)
+            search.comes_to(partial(reaches, trials))
             status = search.ends()
         found = stored(url)
-    undisturbed = study_in(folder / "undisturbed", rows=1000, budget={"trials": trials}, compute={"runner": "inline"})
-    run(undisturbed)
-    expected = stored(undisturbed.store.url).results
     waits = search.said.count("The store answers again")
-    results = found.results
-    same = sum(results.get(number) == result for number, result in expected.items())
     return [
-        figure("outages while it searched", f"{outages} of {len(away)}", outages == len(away)),
+        figure("transactions cut", str(cut["transactions"]), cut["transactions"] > 0),
+        figure("outages while it searched", f"{cut['outages']} of {len(away)}", cut["outages"] == len(away)),
         ended(search, status, 0),
         figure("times that it said it waited", str(waits), waits > 0),
         *all_once(found, trials),
-        figure("results equal to those on SQLite, undisturbed", f"{same} of {trials}", same == trials == len(expected)),
+        as_undisturbed(found, folder / "undisturbed", trials),
     ]
+
+
+def as_undisturbed(found: Stored, folder: Path, trials: int) -> Figure:
+    """Return whether the results are those of a search on SQLite, in one process, that nobody disturbed."""
+    config = study_in(folder, rows=1000, budget={"trials": trials}, compute={"runner": "inline"})
+    run(config)
+    expected, results = stored(config.store.url).results, found.results
+    same = sum(results.get(number) == result for number, result in expected.items())
+    good = same == trials == len(expected)
+    return figure("results equal to those on SQLite, undisturbed", f"{same} of {trials}", good)
 
 
 def sqlite(folder: Path, short: bool) -> list[Figure]:

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import sqlalchemy as sa
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import NullPool
 
 if TYPE_CHECKING:
     from pgserver.postgres_server import PostgresServer
@@ -36,3 +39,14 @@ def stop_server(server: "PostgresServer", how: str) -> None:
     from pgserver._commands import pg_ctl
 
     pg_ctl(["-w", "-m", how, "stop"], pgdata=server.pgdata, user=server.system_user)
+
+
+def cut_transactions(url: str) -> int:
+    """Cut the connections that are in a transaction right now, and return how many they were."""
+    others = "datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"
+    cut = sa.text(f"SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {others}")
+    try:
+        with sa.create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT").connect() as connection:
+            return int(connection.execute(cut).scalar_one())
+    except OperationalError:
+        return 0

@@ -153,7 +153,7 @@ class ProcessWorkforce:
         return {name: child.post.capacity for name, child in self._children.items() if child.free}
 
     def open_lead(self) -> None:
-        """Start the first worker and wait until it is open.
+        """Start the first worker and wait until it is open, however long that takes: it may be fetching the model.
 
         Raises:
             HpoError: it cannot be opened.
@@ -163,7 +163,9 @@ class ProcessWorkforce:
         while lead not in self.capacities:
             if lead in self._unfit:
                 raise self._unfit[lead]
-            self._await(self._children[lead])
+            child = self._children[lead]
+            wait([child.connection])
+            self._hear(child)
 
     def begin(self, precision: Precision) -> None:
         """Start the other workers; all that are open now or later compute in `precision`."""

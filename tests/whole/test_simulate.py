@@ -107,7 +107,7 @@ def test_the_same_night_comes_to_the_same() -> None:
     assert one.busy_share > 0.5
 
 
-def test_a_time_in_which_only_the_dearest_configuration_fits_is_used() -> None:
+def test_a_time_is_too_short_where_neither_end_of_the_space_fits_as_in_a_run() -> None:
     # The truth of a night may make what should be dear the quicker.
     class Quick(Fixed):
         def curve(self, assignment: Assignment) -> Curve:
@@ -116,7 +116,7 @@ def test_a_time_in_which_only_the_dearest_configuration_fits_is_used() -> None:
 
     space = SPACE | {"batch_size": {"values": [16, 32], "default": 16}}
     config = study_at("sqlite:///unused.db", space=space, budget={"trials": 4, "time": "50s"})
-    assert simulate(config, Quick(*[100.0] * 9)).begun > 0
+    assert simulate(config, Quick(*[100.0] * 9)).given_seconds == 50.0
 
 
 def test_a_time_too_short_for_any_trial_is_refused() -> None:

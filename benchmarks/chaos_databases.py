@@ -257,9 +257,10 @@ def works(*command: str) -> bool:
 
 def ended(search: Search, status: int, expected: int, words: str = "") -> Figure:
     """Return how a search has ended, and where `words` are expected of it, whether it said them."""
-    good = status == expected and words in search.said and "Traceback" not in search.said
-    last = "" if good and not words else f": {search.said.rpartition('hpo: ')[2][-300:]}"
-    return figure(f"end of the start {search.log.stem!r}", f"{status}{last}", good)
+    said, traceback = search.said, search.said.find("Traceback")
+    good = status == expected and words in said and traceback < 0
+    last = said.rpartition("hpo: ")[2][-300:] if traceback < 0 else said[max(0, traceback - 200) :][:1000]
+    return figure(f"end of the start {search.log.stem!r}", f"{status}{'' if good and not words else f': {last}'}", good)
 
 
 def timed(config: StudyConfig, seconds: float) -> StudyConfig:

@@ -7,6 +7,7 @@ secrets: nothing of it but its scheme is shown or logged.
 import logging
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import threading
@@ -145,6 +146,11 @@ def _command(url: str) -> Recipient:
         raise ConfigurationError(
             "--notify command: needs a program and its arguments, quoted as in a shell, as in "
             "--notify 'command:notify-send hpo'."
+        )
+
+    if shutil.which(words[0]) is None:
+        raise ConfigurationError(
+            f"--notify command: names the program {words[0]}, which is not there or may not be run; give its path."
         )
 
     def send(sentence: str) -> str:

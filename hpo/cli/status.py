@@ -109,9 +109,18 @@ def _head(state: "StudyState", leader: str | None) -> list[str]:
     return [
         f"study {state.name}: {f'led by {leader}' if leader else f'nobody leads it; {_last_run(state)}'}",
         f"{now.finished} trials are over: {counts}; {best}",
-        f"{len(state.running)} running, {len(state.waiting)} waiting; {state.device_seconds / 3600:.2f} device-hours"
+        f"{_at_work(state, leader)}, {len(state.waiting)} waiting; {state.device_seconds / 3600:.2f} device-hours"
         + (_deadline(state) if leader else ""),
     ]
+
+
+def _at_work(state: "StudyState", leader: str | None) -> str:
+    """Count what workers were given: each trains the first of it, and the next is asked for ahead."""
+    training = len({trial.worker for trial in state.running})
+    ahead = len(state.running) - training
+    if leader is None and state.running:
+        return f"{training} were training and go on"
+    return f"{training} running" + (f" and {ahead} next" if ahead else "")
 
 
 def _last_run(state: "StudyState") -> str:

@@ -168,7 +168,6 @@ def test_a_command_gets_the_sentence_as_its_last_argument_and_no_shell(tmp_path:
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
-        ("no-such-program --token=secret", "No such file or directory"),
         ("false --token=secret", "it ended with exit code 1"),
         ("sleep 20 secret", "it ended with exit code 1"),
     ],
@@ -241,6 +240,7 @@ REFUSED = {
     "user:secret@host": "--notify cannot send to that:",
     "command:": "--notify command: needs a program",
     "command:'unclosed secret": "--notify command: needs a program",
+    "command:no-such-program --token=secret": "--notify command: names the program no-such-program, which is not there",
 }
 
 

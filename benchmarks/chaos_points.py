@@ -10,6 +10,7 @@ import os
 import random
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ OF_LEADERS: Mapping[str, tuple[int, int]] = {
     "after the finish": (2, 4),
 }
 
+# Lines for each kill: a worker whose leader is killed first takes its own to the grave.
+SPARE = 3
+
 Line = tuple[str, int]
 
 
@@ -54,7 +58,7 @@ def write_schedule(folder: Path, who: str, points: Mapping[str, tuple[int, int]]
     lines = [
         (names[number % len(names)], drawn.randint(*points[names[number % len(names)]])) for number in range(kills)
     ]
-    (folder / f"{who}.json").write_text(json.dumps(lines))
+    (folder / f"{who}.json").write_text(json.dumps({"kills": kills, "lines": lines}))
 
 
 def killed(folder: Path, who: str) -> list[str]:
@@ -69,13 +73,15 @@ class Doom:
         """Take the next line that no process has taken."""
         self._folder, self._who = folder, who
         self._line: Line | None = None
-        schedule: Sequence[Line] = json.loads((folder / f"{who}.json").read_text())
-        for number, line in enumerate(schedule):
+        schedule = json.loads((folder / f"{who}.json").read_text())
+        self._kills: int = schedule["kills"]
+        lines: Sequence[Line] = schedule["lines"]
+        for number, line in enumerate(lines):
             try:
                 (folder / f"{who}-taken-{number}").touch(exist_ok=False)
             except FileExistsError:
                 continue
-            self._line, self._number, self._left = line, number, line[1]
+            self._line, self._left = line, line[1]
             return
 
     def passes(self, point: str) -> None:
@@ -83,9 +89,16 @@ class Doom:
         if self._line is None or self._line[0] != point:
             return
         self._left -= 1
-        if self._left == 0:
-            (self._folder / f"{self._who}-killed-{self._number}").write_text(point)
+        if self._left == 0 and self._is_counted(point):
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def _is_counted(self, point: str) -> bool:
+        """Write the kill down, unless there were as many as were planned."""
+        for number in range(self._kills):
+            with suppress(FileExistsError), (self._folder / f"{self._who}-killed-{number}").open("x") as file:
+                file.write(point)
+                return True
+        return False
 
 
 def before(owner: Any, name: str, told: Callable[[], None]) -> None:

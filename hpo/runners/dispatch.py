@@ -118,7 +118,6 @@ class Dispatch:
             return
         self._held[worker].append(assignment)
         self._workforce.give(worker, assignment)
-        self._watcher.assigned(assignment)
         if len(self._held[worker]) == 1:
             self._begins(worker)
 
@@ -126,7 +125,10 @@ class Dispatch:
         """Take in that a worker begins with the first of what it holds."""
         self._heard_at[worker] = self._clock()
         self._ends_at.pop(worker, None)
-        if self._held[worker] and self._workforce.ahead:
+        if not self._held[worker]:
+            return
+        self._watcher.assigned(self._held[worker][0])
+        if self._workforce.ahead:
             expected = self._coordinator.expected_seconds(self._held[worker][0])
             if expected is not None:
                 self._ends_at[worker] = self._clock() + expected
@@ -204,9 +206,10 @@ class Dispatch:
         held = self._held.get(worker, [])
         was_first = bool(held) and held[0].trial == outcome.trial
         self._held[worker] = [one for one in held if one.trial != outcome.trial]
-        if was_first:
-            self._begins(worker)
         self._finish(outcome)
+        # It may have been left out for that.
+        if was_first and worker in self._held:
+            self._begins(worker)
 
     def _finish(self, outcome: Outcome) -> None:
         self._coordinator.finish(outcome)

@@ -158,7 +158,9 @@ class _Night:
             compute=self.config.compute,
             files=files,
         ).run()
-        if self.coordinator.ended_because:
+        if self.stop.is_set():
+            self.watcher.note("The search was told to end; the same command goes on with what was training.")
+        elif self.coordinator.ended_because:
             self.watcher.note(self.coordinator.ended_because)
         if not self.stop.is_set():
             self._read_test_once()

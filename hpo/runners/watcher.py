@@ -13,7 +13,7 @@ class Watcher:
         """The search begins, or goes on from `standing`, up to `trials` in all; None for as many as its time allows."""
 
     def assigned(self, assignment: Assignment) -> None:
-        """A trial is about to be trained."""
+        """A trial is about to be trained, by a worker that has nothing else to do before it."""
 
     def progressed(self, progress: Progress) -> None:
         """A trial has come further."""

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event
 
@@ -32,6 +32,7 @@ class Dispatch:
         compute: ComputeConfig | None = None,
         files: Path | None = None,
         clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
         listens_seconds: float = 1.0,
         steers_every: float = 2.0,
     ) -> None:
@@ -44,19 +45,23 @@ class Dispatch:
             stop: set from elsewhere, it ends the search tidily: what is running waits in the store for the next run.
             compute: when a worker hangs, and how long it has to end.
             files: the study's folder of weights and checkpoints, cleared of those that are not needed any more.
-            clock: seconds since 1970.
+            clock: seconds since 1970, for the deadline.
+            ticks: seconds from anywhere, which no setting of a clock changes.
             listens_seconds: how long workers are listened to at a time, at most.
             steers_every: seconds between looks at what was asked for from outside.
         """
         self._coordinator, self._workforce, self._watcher, self._stop = coordinator, workforce, watcher, stop
         self._compute = compute or ComputeConfig()
-        self._files, self._clock = files, clock
+        self._files, self._clock, self._ticks = files, clock, ticks
         self._listens_seconds, self._steers_every = listens_seconds, steers_every
         self._held: dict[str, list[Assignment]] = {}
         """Worker -> what it trains, and what it trains next."""
         self._ends_at: dict[str, float] = {}
         """Worker -> when the trial that it trains is expected to end."""
+        self._listened = 0.0
+        """Seconds of listening: no worker is silent while the store or a suspended machine keeps this from it."""
         self._heard_at: dict[str, float] = {}
+        """Worker -> when it last said something, in those."""
         self._nothing_for: set[str] = set()
         """Workers that there was nothing for, until something changes."""
         self._left_out: set[str] = set()
@@ -72,7 +77,7 @@ class Dispatch:
         """
         self._coordinator.enlist(self._workforce.workers)
         while self._goes_on():
-            for worker, said in self._workforce.listen(self._patience()):
+            for worker, said in self._listen():
                 # What a worker had said in the moment in which it was left out: its trial goes on elsewhere.
                 if worker not in self._left_out:
                     self._carry(worker, said)
@@ -89,6 +94,12 @@ class Dispatch:
             return True
         starting = set(self._workforce.workers) - self._workforce.capacities.keys()
         return self._pausing_since is None and bool(starting)
+
+    def _listen(self) -> Sequence[tuple[str, Said]]:
+        began = self._ticks()
+        heard = self._workforce.listen(self._patience())
+        self._listened += self._ticks() - began
+        return heard
 
     def _patience(self) -> float:
         """Return for how long to listen: not beyond the deadline."""
@@ -123,7 +134,7 @@ class Dispatch:
 
     def _begins(self, worker: str) -> None:
         """Take in that a worker begins with the first of what it holds."""
-        self._heard_at[worker] = self._clock()
+        self._heard_at[worker] = self._listened
         self._ends_at.pop(worker, None)
         if not self._held[worker]:
             return
@@ -142,7 +153,7 @@ class Dispatch:
                 self._heed_steering()
             if self._stop.is_set() or self._failure is not None or now >= self._coordinator.trains_until:
                 self._pause()
-        elif now - self._pausing_since > self._compute.grace_seconds:
+        elif self._ticks() - self._pausing_since > self._compute.grace_seconds:
             for worker in [worker for worker, held in self._held.items() if held]:
                 self._workforce.kill(worker, "It did not reach its next step in time.")
 
@@ -156,7 +167,7 @@ class Dispatch:
                     self._decide(worker, assignment, Action.STOP)
 
     def _pause(self) -> None:
-        self._pausing_since = self._clock()
+        self._pausing_since = self._ticks()
         for worker, held in self._held.items():
             for assignment in held:
                 self._decide(worker, assignment, Action.PAUSE)
@@ -168,14 +179,14 @@ class Dispatch:
         """Kill workers that train and have said nothing for too long; their trials go on elsewhere."""
         longest = 60 * self._compute.hang_minutes
         for worker, held in self._held.items():
-            if held and self._clock() - self._heard_at[worker] > longest:
-                self._heard_at[worker] = self._clock()
+            if held and self._listened - self._heard_at[worker] > longest:
+                self._heard_at[worker] = self._listened
                 self._workforce.kill(worker, f"It said nothing for {self._compute.hang_minutes:g} minutes.")
 
     # -- from the workers
 
     def _carry(self, worker: str, said: Said) -> None:
-        self._heard_at[worker] = self._clock()
+        self._heard_at[worker] = self._listened
         match said:
             case Report():
                 decision = self._coordinator.observe(said)

@@ -25,9 +25,10 @@ from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import LeadWorker, Workforce
 from hpo.search.assignments import demands_of
 from hpo.search.budget import refuse_too_short
-from hpo.search.coordinator import Coordinator
+from hpo.search.coordinator import LEAST_OUTAGE, Coordinator
 from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.leading import leading
+from hpo.search.persistence import persistently
 from hpo.search.preflight import refuse_unfit_search, search_notes
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import space_of
@@ -71,6 +72,10 @@ def run(config: StudyConfig, watcher: Watcher | None = None, stop: Event | None 
         opened_workforce(config, splits) as workforce,
     ):
         _Night(config, space, splits, coordinator, workforce, watcher, stop).run()
+    return persistently(lambda: _results(config), LEAST_OUTAGE)
+
+
+def _results(config: StudyConfig) -> StudyResults:
     database = open_database(config.store.url)
     try:
         return read_results(database, config.study)

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import psutil
 
@@ -58,7 +59,7 @@ def take_lead(store: StudyStore) -> Leadership:
         )
     store.take_lease(
         fence=lease.fence + 1, host=socket.gethostname(), pid=os.getpid(),
-        process_started=psutil.Process().create_time(), seconds=LEASE_SECONDS,
+        process_started=_started(psutil.Process()), machine=this_machine(), seconds=LEASE_SECONDS,
     )  # fmt: skip
     return Leadership(store, lease.fence + 1)
 
@@ -93,13 +94,13 @@ def leader_of(lease: LeaseRecord) -> str | None:
 
 
 def _is_dead(lease: LeaseRecord) -> bool:
-    """Return whether the leader ran on this host and is gone, its process number free or borne by another."""
-    if lease.host != socket.gethostname():
+    """Return whether the leader ran on this machine and is gone, its process number free or borne by another."""
+    if lease.machine != this_machine():
         return False
     try:
         process = psutil.Process(lease.pid)
         # A process that was killed and not yet waited for by its parent still has its number.
-        another = abs(process.create_time() - lease.process_started) > 1.0
+        another = abs(_started(process) - lease.process_started) > 1.0
         return another or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
@@ -108,3 +109,20 @@ def _is_dead(lease: LeaseRecord) -> bool:
 def _leader(lease: LeaseRecord) -> str:
     since = datetime.fromtimestamp(lease.acquired_at, UTC).astimezone()
     return f"process {lease.pid} on {lease.host} since {since:%Y-%m-%d %H:%M:%S %Z}"
+
+
+def this_machine() -> str:
+    """Return what a process number is good for: this boot of this machine, and its own numbers where it is a container.
+
+    Containers may share their host's name, and a machine that was started again gives the same numbers anew.
+    """
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(str(Path("/proc/self/ns/pid").stat().st_ino))
+    return "/".join(parts)[:128]
+
+
+def _started(process: psutil.Process) -> float:
+    """Return when a process was started, in seconds since its machine was: setting the clock does not change that."""
+    return process.create_time() - psutil.boot_time()

@@ -27,6 +27,7 @@ from sqlalchemy.exc import (
     InternalError,
     NoSuchModuleError,
     OperationalError,
+    PendingRollbackError,
     SQLAlchemyError,
 )
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
@@ -40,6 +41,8 @@ NETWORK_FILE_SYSTEMS = {
     "ncpfs", "orangefs", "wekafs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.ceph",
 }  # fmt: skip
 LOCK_TIMEOUT_SECONDS = 60
+IDLE_TIMEOUT_SECONDS = 90
+"""Of a transaction on PostgreSQL in which nothing is asked; a sampler may take long to propose in one."""
 # Of several processes that make Optuna's tables at once, each failure of one means that another made one more.
 OPTUNA_TABLE_ATTEMPTS = 20
 
@@ -191,9 +194,11 @@ def translated(url: URL) -> Iterator[None]:
 def _may_pass(error: BaseException | None, words: str) -> bool:
     """Return whether the store may answer again: the connection was lost, the disk is full, a lock was held too long.
 
-    SQLite says also of a table that is not there that it is operational.
+    SQLite says also of a table that is not there that it is operational. Where Optuna swallows that a connection was
+    lost and asks on, SQLAlchemy says that the transaction waits to be rolled back.
     """
-    return isinstance(error, OperationalError | InterfaceError | InternalError) and "no such" not in words
+    passing = OperationalError | InterfaceError | InternalError | PendingRollbackError
+    return isinstance(error, passing) and "no such" not in words
 
 
 def without_password(url: URL) -> str:
@@ -236,9 +241,17 @@ def _engine(url: URL) -> Engine:
             event.listen(engine, "connect", _configure_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
             return engine
-        return sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+        engine = sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+        event.listen(engine, "connect", _limit_idleness)
+        return engine
     except (ModuleNotFoundError, NoSuchModuleError):
         raise StoreError("A PostgreSQL store needs psycopg: pip install 'llm-hpo[postgresql]'.") from None
+
+
+def _limit_idleness(connection: Any, _record: object) -> None:
+    """Let the server end a transaction whose process was suspended: it would hold the lease's row for good."""
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_TIMEOUT_SECONDS}s'")
+    connection.commit()
 
 
 def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:

@@ -28,6 +28,9 @@ class LeaseRecord:
     host: str
     pid: int
     process_started: float
+    """Seconds after its machine was started."""
+    machine: str | None
+    """What its process number is good for: see `leases.this_machine`."""
     acquired_at: float
     expires_at: float
     now: float

@@ -83,7 +83,9 @@ class StudyStore(AttemptStore):
         newest = sa.select(*columns, clock().label("now")).where(leases.c.study_id == self.study_id)
         return LeaseRecord(**self._execute(newest.with_for_update()).mappings().one())
 
-    def take_lease(self, *, fence: int, host: str, pid: int, process_started: float, seconds: float) -> None:
+    def take_lease(
+        self, *, fence: int, host: str, machine: str, pid: int, process_started: float, seconds: float
+    ) -> None:
         """Write a lease over the newest one, which `lease` has locked."""
         self._execute(
             sa.update(leases)
@@ -91,6 +93,7 @@ class StudyStore(AttemptStore):
             .values(
                 fence=fence,
                 host=host,
+                machine=machine,
                 pid=pid,
                 process_started=process_started,
                 acquired_at=clock(),

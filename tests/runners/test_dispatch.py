@@ -60,6 +60,7 @@ class Night:
             self.stop,
             compute=compute,
             clock=self.clock,
+            ticks=self.clock,
             listens_seconds=60.0,
             steers_every=300.0,
         ).run()

@@ -106,17 +106,33 @@ def test_a_leader_of_this_host_that_is_gone_is_succeeded_at_once(sqlite_url: str
         pass
     in_force = f"expires_at = {NOW['sqlite']} + 30"
     free = max(psutil.pids()) + 100_000
-    started = psutil.Process().create_time()
+    started = leases._started(psutil.Process())
     for fence, (pid, when) in enumerate([(free, started), (os.getpid(), started - 60)], start=2):
         written(sqlite_url, f"UPDATE hpo_leases SET pid = {pid}, process_started = {when}, {in_force}")
         with led(study_at(sqlite_url)):
             assert lease_of(sqlite_url)[0] == fence
     with subprocess.Popen(["true"]) as corpse:
         os.waitid(os.P_PID, corpse.pid, os.WEXITED | os.WNOWAIT)
-        started = psutil.Process(corpse.pid).create_time()
+        started = leases._started(psutil.Process(corpse.pid))
         written(sqlite_url, f"UPDATE hpo_leases SET pid = {corpse.pid}, process_started = {started}, {in_force}")
         with led(study_at(sqlite_url)):
             assert lease_of(sqlite_url)[0] == 4
+
+
+def test_a_leader_is_not_dead_for_a_clock_that_was_set_or_a_container_of_the_same_name(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Setting the clock moves when the kernel says that the machine was started, and with it every process."""
+    with led(study_at(sqlite_url)):
+        started, booted = psutil.Process.create_time, psutil.boot_time
+        monkeypatch.setattr(psutil.Process, "create_time", lambda process: started(process) + 3600)
+        monkeypatch.setattr(psutil, "boot_time", lambda: booted() + 3600)
+        with pytest.raises(StudyLedError), led(study_at(sqlite_url)):
+            pass
+        elsewhere = leases.this_machine() + "/another container"
+        written(sqlite_url, f"UPDATE hpo_leases SET pid = 999999, machine = '{elsewhere}'")
+        with pytest.raises(StudyLedError), led(study_at(sqlite_url)):
+            pass
 
 
 def test_a_lease_is_kept_up_while_no_verb_is_asked(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

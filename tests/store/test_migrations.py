@@ -114,6 +114,7 @@ def test_a_store_of_the_first_version_is_brought_up_to_date_with_its_rows(
     written(
         database_url,
         "DROP VIEW hpo_leaderboard",
+        "ALTER TABLE hpo_leases DROP COLUMN machine",
         "ALTER TABLE hpo_attempts DROP COLUMN best_attempt",
         "ALTER TABLE hpo_attempts DROP COLUMN rows_at_once",
         "ALTER TABLE hpo_attempts DROP COLUMN resumed_examples",

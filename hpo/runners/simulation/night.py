@@ -107,6 +107,7 @@ def simulate(
             Event(),
             compute=config.compute,
             clock=clock,
+            ticks=clock,
             listens_seconds=LOOKS_EVERY_SECONDS,
             steers_every=math.inf,
         ).run()

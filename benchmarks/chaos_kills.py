@@ -18,7 +18,7 @@ from hpo.runners.processes import open_processes
 from hpo.search.assignments import REPEAT_DEFAULT_FROM_TRIALS
 from hpo.store.engine import open_database
 
-TRIALS, SHORT_TRIALS = 130, 12
+TRIALS, SHORT_TRIALS = 220, 12
 KILLS = {"worker": 50, "leader": 20}
 SHORT_KILLS = {"worker": 3, "leader": 1}
 SEED = 7

@@ -64,9 +64,7 @@ leases = Table(
     Column("fence", RowNumber, nullable=False),  # rises with each leader; a verb of an older one is refused
     Column("host", String(255), nullable=False),
     Column("pid", Integer, nullable=False),
-    Column(
-        "process_started", Double, nullable=False
-    ),  # seconds after its machine: a pid has many bearers
+    Column("process_started", Double, nullable=False),  # seconds after its machine: a pid has many bearers
     Column("machine", String(128)),  # which boot of which machine, and whose process numbers
     Column("acquired_at", Double, nullable=False),
     Column("expires_at", Double, nullable=False),

@@ -1,5 +1,6 @@
 """One worker process, seen from its parent: started, spoken to, heard, ended."""
 
+import os
 import signal
 import socket
 import sys
@@ -21,8 +22,8 @@ from hpo.training.precision import Precision
 # Where modules are found is taken over before anything is imported, and no script of the user's is run again: it needs
 # no guard around its main part.
 BEGIN = (
-    "import sys; sys.path[:] = sys.argv[4:]; "
-    "from hpo.runners.worker_process.parentage import belong_to_parent; belong_to_parent(); "
+    "import sys; sys.path[:] = sys.argv[5:]; "
+    "from hpo.runners.worker_process.parentage import belong_to; belong_to(int(sys.argv[4])); "
     "from hpo.runners.worker_process.service import main; main(int(sys.argv[2]), int(sys.argv[3]))"
 )
 PASSWORD = "PGPASSWORD"
@@ -94,7 +95,7 @@ class Child:
         with theirs, log.open("ab") as stream:
             handles = (theirs.fileno(), study)
             self._process = Popen(
-                [sys.executable, "-c", BEGIN, post.worker, *map(str, handles), *sys.path],
+                [sys.executable, "-c", BEGIN, post.worker, *map(str, (*handles, os.getpid())), *sys.path],
                 stdin=DEVNULL, stdout=stream, stderr=stream, pass_fds=handles, env=dict(environment),
             )  # fmt: skip
         device = "cuda:0" if post.visible else "cpu"

@@ -3,6 +3,7 @@ both. Light to import, so that it is done first.
 """
 
 import ctypes
+import os
 import signal
 import sys
 
@@ -12,7 +13,7 @@ OF_THE_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a scheduler and a terminal that closes signal a whole group; what to do about it the parent decides."""
 
 
-def belong_to_parent() -> None:
+def belong_to(parent: int) -> None:
     """Ignore what the parent answers to, and on Linux have this process killed when the parent dies.
 
     A closed connection tells a worker of its parent's death too, unless it is stuck in a driver; the kernel reaches it
@@ -23,3 +24,6 @@ def belong_to_parent() -> None:
     if sys.platform == "linux":
         # A sandbox may refuse it; then the connection is what remains.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        # It died before it could be asked for that.
+        os._exit(0)

@@ -1,16 +1,16 @@
 """Named points of a search at which a process kills itself, as by `kill -9`, once and by a seeded schedule.
 
-Each process takes the next line of its schedule when it starts: a point, and at which time that it comes by there it
-dies. What the schedule has no line for lives. What finished is written down independently of the store.
+Each process takes a free line of its schedule when it starts: a point, and at which time that it comes by there it
+dies. Whom the schedule has no line for lives. What finished is written down independently of the store.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import random
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,60 +45,50 @@ OF_LEADERS: Mapping[str, tuple[int, int]] = {
     "after the finish": (2, 4),
 }
 
-# Lines for each kill: a worker whose leader is killed first takes its own to the grave.
-SPARE = 3
-
-Line = tuple[str, int]
-
 
 def write_schedule(folder: Path, who: str, points: Mapping[str, tuple[int, int]], kills: int, seed: int) -> None:
-    """Write the schedule of `who`, its points in turns."""
+    """Write the schedule of `who`, its points in turns, a file for each kill."""
     drawn = random.Random(seed)
     names = list(points)
-    lines = [
-        (names[number % len(names)], drawn.randint(*points[names[number % len(names)]])) for number in range(kills)
-    ]
-    (folder / f"{who}.json").write_text(json.dumps({"kills": kills, "lines": lines}))
+    for number in range(kills):
+        name = names[number % len(names)]
+        (folder / f"{who}-{number:03d}.json").write_text(json.dumps((name, drawn.randint(*points[name]))))
 
 
 def killed(folder: Path, who: str) -> list[str]:
     """Return the points at which `who` was killed."""
-    return [path.read_text() for path in folder.glob(f"{who}-killed-*")]
+    return [path.read_text() for path in folder.glob(f"{who}-*.killed")]
 
 
 class Doom:
-    """A process's line of the schedule."""
+    """A process's line of the schedule, held while it lives: one that dies of something else leaves it to the next."""
 
     def __init__(self, folder: Path, who: str) -> None:
-        """Take the next line that no process has taken."""
-        self._folder, self._who = folder, who
-        self._line: Line | None = None
-        schedule = json.loads((folder / f"{who}.json").read_text())
-        self._kills: int = schedule["kills"]
-        lines: Sequence[Line] = schedule["lines"]
-        for number, line in enumerate(lines):
+        """Take the first line that nobody has died by and nobody holds, if there is one."""
+        self._point, self._left = "", 0
+        for path in sorted(folder.glob(f"{who}-*.json")):
+            killed = path.with_suffix(".killed")
+            held = path.open("r+")
             try:
-                (folder / f"{who}-taken-{number}").touch(exist_ok=False)
-            except FileExistsError:
+                fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.close()
                 continue
-            self._line, self._left = line, line[1]
+            if killed.exists():
+                held.close()
+                continue
+            self._held, self._killed = held, killed
+            self._point, self._left = json.load(held)
             return
 
     def passes(self, point: str) -> None:
         """Die here, if it is the point and the time."""
-        if self._line is None or self._line[0] != point:
+        if self._point != point:
             return
         self._left -= 1
-        if self._left == 0 and self._is_counted(point):
+        if self._left == 0:
+            self._killed.write_text(point)
             os.kill(os.getpid(), signal.SIGKILL)
-
-    def _is_counted(self, point: str) -> bool:
-        """Write the kill down, unless there were as many as were planned."""
-        for number in range(self._kills):
-            with suppress(FileExistsError), (self._folder / f"{self._who}-killed-{number}").open("x") as file:
-                file.write(point)
-                return True
-        return False
 
 
 def before(owner: Any, name: str, told: Callable[[], None]) -> None:

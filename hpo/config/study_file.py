@@ -51,6 +51,7 @@ OF_FOLDS = ("wilcoxon", "threshold", "none")
 Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_study_name)]
 Source = Annotated[str, BeforeValidator(lambda source: str(source) if isinstance(source, Path) else source)]
 OneOrMore = Annotated[int, Field(ge=1)]
+FilesUrl = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]+://.+")]
 
 
 class ModelConfig(Typed):
@@ -178,21 +179,55 @@ class BudgetConfig(Typed):
 class ComputeConfig(Typed):
     """Where and how trials are trained."""
 
-    runner: Literal["auto", "inline", "processes"] = "auto"
+    runner: Literal["auto", "inline", "processes", "ray_tune"] = "auto"
     """Who carries trials to devices: `inline` trains them one after the other in this process, `processes` in a warm
-    worker process for each device; `auto` is `processes` where there is more than one device or `workers` is given."""
+    worker process for each device of this machine, `ray_tune` in those of a cluster; `auto` is `processes` where there
+    is more than one device or `workers` is given, else `inline`."""
     workers: OneOrMore | None = None
-    """Trials side by side, of `processes`; null for one on each GPU, or on a CPU one."""
+    """Trials side by side; null for as many as there are GPUs for (of `processes` on a CPU one, of `ray_tune` as many
+    as the cluster has room for)."""
+    gpus_per_trial: Annotated[float, Field(gt=0)] | None = None
+    """GPUs of one trial: 2 trains each trial on two, 0.5 puts two trials on each; null for one of each rank."""
+    cpus_per_trial: OneOrMore | None = None
+    """CPU cores that one trial takes of a cluster's, of `ray_tune`; null for `threads` of each rank, or one."""
+    ranks: OneOrMore | None = None
+    """Processes that train one trial together, each with its part of every batch, on a GPU of its own or on the CPU;
+    null for `gpus_per_trial` where that is more than one, else for one."""
+    ray_address: str | None = None
+    """Cluster of `ray_tune`: `auto` for the one that this machine is part of, or HOST:PORT of its head; null for one
+    that is started on this machine, for this search."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where trials train; `auto` is the GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of the forward pass; `auto` is bf16 where a measurement says that it pays."""
     threads: OneOrMore | None = None
-    """CPU threads of one trial; null for all cores, shared evenly by the workers."""
+    """CPU threads of one rank of a trial; null for all cores, shared evenly by the workers."""
     hang_minutes: Annotated[float, Field(gt=0)] = 30.0
     """Minutes without a word from a worker process after which it is killed and its trial begun again."""
     grace_seconds: Annotated[float, Field(gt=0)] = 30.0
     """Seconds that trials have to reach their next step and write a checkpoint, when the search is told to end."""
+
+    @property
+    def ranks_of_trial(self) -> int:
+        """How many processes train one trial."""
+        return self.ranks or max(1, int(self.gpus_per_trial or 1))
+
+    @model_validator(mode="after")
+    def _gpus_are_for_ranks(self) -> Self:
+        gpus = self.gpus_per_trial
+        if gpus is None:
+            return self
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(
+                f"compute.gpus_per_trial is {gpus:g}, but several GPUs of a trial are whole ones; give a whole number, "
+                "or at most 1."
+            )
+        if self.ranks is not None and self.ranks != max(1.0, gpus):
+            raise ValueError(
+                f"compute.gpus_per_trial is {gpus:g} and compute.ranks is {self.ranks}, but each rank has a GPU of its "
+                "own; leave one of the two out."
+            )
+        return self
 
 
 class StoreConfig(Typed):
@@ -201,9 +236,10 @@ class StoreConfig(Typed):
     url: str = "sqlite:///hpo.db"
     """Path of a SQLite file on a local disk, or a SQLAlchemy URL: `sqlite:///FILE`,
     `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`."""
-    files: Path | None = None
-    """Folder of weights and checkpoints; null for `STORE-files` beside the SQLite file `STORE.db`, or `hpo-files` in
-    the working folder."""
+    files: Annotated[FilesUrl | Path, Field(union_mode="left_to_right")] | None = None
+    """Folder of weights and checkpoints, or a URL of one such as `s3://BUCKET/FOLDER`, `gs://...`; null for
+    `STORE-files` beside the SQLite file `STORE.db`, or `hpo-files` in the working folder. Trials on several machines
+    need a folder that all of them share, or a URL."""
     keep_weights: Annotated[int, Field(ge=0)] | None = None
     """How many of the best trials' weights are kept after the search; null for 1, but none of full fine-tunes."""
     disk_gib: Annotated[float, Field(gt=0)] | None = None

@@ -33,7 +33,7 @@ HEARS_EVERY_SECONDS = 1.0
 """How long one process is listened to at a time, at most, while it alone is waited for."""
 
 
-def runner_of(compute: ComputeConfig) -> Literal["inline", "processes"]:
+def runner_of(compute: ComputeConfig) -> Literal["inline", "processes", "ray_tune"]:
     """Return who carries trials to devices, where that is left open.
 
     Raises:

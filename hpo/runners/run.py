@@ -94,7 +94,7 @@ def opened_workforce(config: StudyConfig, splits: Splits) -> AbstractContextMana
 
 def files_folder(config: StudyConfig) -> Path:
     """Return the folder of a study's weights: beside a SQLite store, unless the study file names another."""
-    if config.store.files is not None:
+    if isinstance(config.store.files, Path):
         return config.store.files / config.study
     database = sqlite_path(config.store.url)
     beside = Path("hpo-files") if database is None else database.with_name(f"{database.stem}-files")

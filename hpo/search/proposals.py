@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.hyperparameters import Hyperparameters
@@ -12,15 +13,17 @@ from hpo.config.study_file import StudyConfig
 from hpo.messages import Capacity
 from hpo.search.assignments import seed_of
 from hpo.search.budget import has_stalled
-from hpo.search.enumeration import EnumeratingSampler
+from hpo.search.enumeration import ENUMERATIONS, EnumeratingSampler
 from hpo.search.expectations import Expectations
-from hpo.search.samplers import SAMPLERS, startup_trials
+from hpo.search.samplers import SAMPLERS, derived_seed, startup_trials
+from hpo.search.short_draws import short_draw
 from hpo.space.search_space import SearchSpace
 from hpo.store.records import AttemptRecord
 from hpo.store.studies import StudyStore
 
 MOST_PUT_ASIDE = 8
-"""Proposals that wait because they take longer than there is time; where there are as many, no more are asked for."""
+"""Proposals that wait because they take longer than there is time; where there are as many, no more are asked for, and
+one that fits is drawn at random."""
 TOO_LITTLE_TIME = "The time that is left is too short for another trial."
 
 
@@ -52,8 +55,10 @@ class Proposals:
         before = self.store.trials()
         self._forget_what_does_not_wait(before)
         self.ended_because = None
-        for waiting in self._candidates(before, room):
-            trial = self.store.ask(waiting)
+        for waiting, sampler in self._candidates(before, room):
+            trial = self.store.ask(waiting, sampler)
+            if sampler is not None:
+                self.store.set_attributes(trial.number, {"proposed_by": "random"})
             values = self.space.suggest(trial)
             hyperparameters = self.space.hyperparameters(values)
             if self._fits(trial.number, hyperparameters, room):
@@ -68,14 +73,17 @@ class Proposals:
         waiting = {trial.number for trial in before if trial.state == TrialState.WAITING}
         self._put_aside = {number: known for number, known in self._put_aside.items() if number in waiting}
 
-    def _candidates(self, before: Sequence[FrozenTrial], room: Room) -> Iterator[int | None]:
-        """Yield the trials that wait, those that were begun first, and then None for each new one to propose."""
+    def _candidates(self, before: Sequence[FrozenTrial], room: Room) -> Iterator[tuple[int | None, BaseSampler | None]]:
+        """Yield the trials that wait, those that were begun first, and then None for each new one to propose.
+
+        Beside it stands the sampler that is asked, None for the study's own.
+        """
         waiting = [trial.number for trial in before if trial.state == TrialState.WAITING]
         waiting.sort(key=lambda number: (self.store.latest_attempt(number) == 0, number))
         for number in waiting:
             known = self._put_aside.get(number)
             if not room.avoids(number) and (known is None or self._fits(number, known, room)):
-                yield number
+                yield number, None
         most = self.config.budget.most_trials
         allowed = math.inf if most is None else most - len(before)
         if self._has_stalled(before):
@@ -83,8 +91,16 @@ class Proposals:
         while len(self._put_aside) < MOST_PUT_ASIDE:
             if allowed <= 0 or self._has_tried_all(self.store.trials()):
                 return
-            yield None
+            yield None, None
             allowed -= 1
+        if allowed > 0 and (short := self._short_draw(len(self.store.trials()), room)):
+            yield None, short
+
+    def _short_draw(self, number: int, room: Room) -> BaseSampler | None:
+        if self.config.search.sampler in ENUMERATIONS:
+            return None
+        seed = derived_seed(self.config.seed, "short", number)
+        return short_draw(self.space, seed, lambda drawn: self._fits(number, drawn, room))
 
     def _begun(
         self,
@@ -148,6 +164,8 @@ class Proposals:
     def _proposer(self, trial: int, before: Sequence[FrozenTrial]) -> str:
         """Return who proposed `trial`, of which Optuna had the picture `before` when it was asked."""
         if trial < len(before):
+            if (known := before[trial].user_attrs.get("proposed_by")) is not None:
+                return str(known)
             fixed = before[trial].system_attrs.get("fixed_params")
             if fixed is not None:
                 return "default" if fixed == self.space.sampled(self.space.default_values()) else "enqueued"

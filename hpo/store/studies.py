@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
@@ -111,9 +112,15 @@ class StudyStore(AttemptStore):
         """Return Optuna's picture of the trials in one of `states`, or of all, by number; not to be changed."""
         return self.study.get_trials(deepcopy=False, states=states or None)
 
-    def ask(self, waiting: int | None) -> Trial:
-        """Return a trial to suggest parameters for, running from now on: one that waits, or a new one."""
-        return _AskedStudy(self.study, None if waiting is None else self._optuna_id(waiting)).ask()
+    def ask(self, waiting: int | None, sampler: BaseSampler | None = None) -> Trial:
+        """Return a trial to suggest parameters for, running from now on: one that waits, or a new one.
+
+        Args:
+            waiting: the trial's number; None for a new one.
+            sampler: in the place of the study's own; None for that.
+        """
+        waits = None if waiting is None else self._optuna_id(waiting)
+        return _AskedStudy(self.study, waits, sampler or self.study.sampler).ask()
 
     def set_intermediate_value(self, trial: int, rung: int, score: float) -> None:
         """Give Optuna a score at a rung; that of a later attempt replaces that of an earlier one."""
@@ -150,9 +157,9 @@ class StudyStore(AttemptStore):
 class _AskedStudy(optuna.Study):
     """A study that is asked for one trial in particular; Optuna would hand out the first that waits."""
 
-    def __init__(self, study: optuna.Study, waiting: int | None) -> None:
+    def __init__(self, study: optuna.Study, waiting: int | None, sampler: BaseSampler) -> None:
         vars(self).update(vars(study))
-        self._waiting = waiting
+        self._waiting, self.sampler = waiting, sampler
 
     def _pop_waiting_trial_id(self) -> int | None:
         if self._waiting is not None:

@@ -50,7 +50,7 @@ class StudyTransactions:
         return self._connection
 
     def _opened(self) -> optuna.Study:
-        with translated(self._database.engine.url), _quiet_optuna():
+        with translated(self._database.engine.url), quiet_optuna():
             return optuna.create_study(
                 storage=self._database.storage,
                 sampler=self._sampler,
@@ -71,7 +71,7 @@ class StudyTransactions:
 
 
 @contextmanager
-def _quiet_optuna() -> Iterator[None]:
+def quiet_optuna() -> Iterator[None]:
     """Keep Optuna from announcing a study that we announce ourselves."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)

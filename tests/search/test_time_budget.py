@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from optuna.samplers import PartialFixedSampler, RandomSampler
 from optuna.trial import TrialState
 
 from hpo.errors import ConfigurationError
@@ -12,6 +13,7 @@ from hpo.search.coordinator import Coordinator, Steering
 from hpo.search.costs import Seen
 from hpo.search.leading import leading
 from hpo.search.proposals import MOST_PUT_ASIDE, TOO_LITTLE_TIME
+from hpo.search.samplers import SAMPLERS, Sampler
 from hpo.space.search_space import SearchSpace
 from tests.search.scripted import (
     CPU,
@@ -276,6 +278,35 @@ def test_a_trial_put_aside_and_then_given_up_makes_room_for_another(sqlite_url: 
         assert asked(coordinator, "later") is None
         waiting = [trial for trial in plain_trials(sqlite_url) if trial.state == TrialState.WAITING]
         assert len(waiting) == MOST_PUT_ASIDE
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_where_the_sampler_favours_what_is_too_long_a_short_one_is_drawn(
+    sqlite_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = PartialFixedSampler({"epochs": 3}, RandomSampler(seed=0))
+    favours = Sampler(description="the longest", source="", build=lambda config, space: long)
+    monkeypatch.setitem(SAMPLERS, "random", favours)  # type: ignore[arg-type]
+    with led(study_at(sqlite_url, budget={"trials": None, "time": "1m"}), clock=clock) as coordinator:
+        train(coordinator, asked(coordinator, "default"))
+        clock.now += 60 - 4  # only trials of one epoch of three fit
+        assignment = asked(coordinator, "late")
+        assert assignment is not None
+        assert assignment.hyperparameters.epochs == 1
+        train(coordinator, assignment)
+    trials = plain_trials(sqlite_url)
+    assert sum(trial.state == TrialState.WAITING for trial in trials) == MOST_PUT_ASIDE
+    assert trials[assignment.trial].user_attrs["proposed_by"] == "random"
+
+
+def test_what_is_tried_in_order_is_not_drawn(sqlite_url: str, clock: Clock) -> None:
+    """A grid has a combination for each trial: one drawn beside it would be tried twice."""
+    space = {"epochs": {"values": [2, 3]}, "batch_size": {"values": [1, 2, 4, 8]}}
+    config = study_at(sqlite_url, space=space, search={"sampler": "grid"}, budget={"trials": None, "time": "1m"})
+    with led(config, clock=clock) as coordinator:
+        train(coordinator, asked(coordinator, "default"))
+        clock.now += 60 - 1
+        assert asked(coordinator, "late") is None
 
 
 def test_why_it_ended_is_what_holds_at_the_end(sqlite_url: str, clock: Clock) -> None:

@@ -65,6 +65,7 @@ class Dispatch:
         self._nothing_for: set[str] = set()
         """Workers that there was nothing for, until something changes."""
         self._left_out: set[str] = set()
+        self._enlisted: frozenset[str] = frozenset()
         self._steered_at = clock()
         self._pausing_since: float | None = None
         self._failure: str | None = None
@@ -75,7 +76,6 @@ class Dispatch:
         Raises:
             TrainingError: training fails whatever is tried; says why.
         """
-        self._coordinator.enlist(self._workforce.workers)
         while self._goes_on():
             for worker, said in self._listen():
                 # What a worker had said in the moment in which it was left out: its trial goes on elsewhere.
@@ -87,6 +87,7 @@ class Dispatch:
 
     def _goes_on(self) -> bool:
         """Steer, hand out what there is, and return whether something is to be waited for."""
+        self._enlist()
         self._steer()
         if self._pausing_since is None:
             self._fill()
@@ -94,6 +95,13 @@ class Dispatch:
             return True
         starting = set(self._workforce.workers) - self._workforce.capacities.keys()
         return self._pausing_since is None and bool(starting)
+
+    def _enlist(self) -> None:
+        """Tell which workers there are, where that has changed: a cluster may grow and shrink."""
+        workers = frozenset(self._workforce.workers)
+        if workers != self._enlisted:
+            self._coordinator.enlist(workers)
+            self._enlisted = workers
 
     def _listen(self) -> Sequence[tuple[str, Said]]:
         began = self._ticks()

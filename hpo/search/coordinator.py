@@ -133,9 +133,8 @@ class Coordinator:
     # -- workers
 
     def enlist(self, workers: Collection[str]) -> None:
-        """Take in the names of the workers of this run: what failed on one may be tried on another."""
-        self._faults = Faults(workers)
-        self._endings = Endings(self._store, self._faults)
+        """Take in the names of the workers there are now: what failed on one may be tried on another."""
+        self._faults.workers = workers
 
     def leave_out(self, worker: str, reason: str) -> None:
         """Record that a worker gets no more trials, because it cannot be started."""

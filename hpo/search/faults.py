@@ -50,6 +50,7 @@ class Faults:
     """What happened on the workers of a run, and what follows from it."""
 
     workers: Collection[Worker]
+    """Those there are; more may come, and some be lost."""
     _failed_on: dict[Trial, dict[Worker, str]] = field(default_factory=dict)
     """Of trials that are not over: where each failed, and why."""
     _confirmed: dict[Worker, dict[Trial, str]] = field(default_factory=dict)

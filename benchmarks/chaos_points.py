@@ -23,6 +23,7 @@ from hpo.search.coordinator import Coordinator
 from hpo.store.studies import StudyStore
 from hpo.training import checkpoints
 from hpo.training.checkpoints import Checkpoints
+from hpo.training.gang import Seat
 from hpo.training.loop import Run
 from hpo.training.worker import Worker, open_worker
 
@@ -129,11 +130,13 @@ def ledger(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def open_doomed(config: StudyConfig, splits: Splits, files: Path, *, device: torch.device, shared: bool) -> Worker:
+def open_doomed(
+    config: StudyConfig, splits: Splits, files: Path, *, device: torch.device, shared: bool, seat: Seat | None
+) -> Worker:
     """Open a real worker that often writes a checkpoint, writes down what it finished, and dies by its schedule."""
     folder = files / FOLDER
     doom = Doom(folder, "worker")
-    worker = open_worker(config, splits, files, device=device, shared=shared)
+    worker = open_worker(config, splits, files, device=device, shared=shared, seat=seat)
     step = 0
 
     def is_due(*_: object) -> bool:

@@ -44,6 +44,7 @@ def check(
     gpu_hours: options.GpuHours = None,
     seed: options.Seed = None,
     runner: options.Runner = None,
+    ray_address: options.RayAddress = None,
     workers: options.Workers = None,
     keep_weights: options.KeepWeights = None,
     notify: options.Notify = None,

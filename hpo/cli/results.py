@@ -76,20 +76,26 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
     store: options.Store = None,
 ) -> None:
-    """Delete a study: its trials, and the folder of its weights and checkpoints."""
+    """Delete a study: its trials, and its weights and checkpoints, in their folder and at their URL."""
     from hpo.search.steering import refuse_led
     from hpo.store.deletion import delete_study
     from hpo.store.results import read_results
+    from hpo.training.mirror import UrlMirror, shown_url, twin_of
 
     url = store or (context.parent.params["store"] if context.parent else None) or options.DEFAULT_STORE
     with options.opened(url) as database:
         results = read_results(database, name)
         folder = _files_folder(name, url)
-        if not yes and not _confirmed(f"Delete the study {name!r}, its {len(results.trials)} trials and {folder}?"):
+        sent_to = twin_of(folder)
+        files = f"{folder}" if sent_to is None else f"{folder} and {shown_url(sent_to, name)}"
+        if not yes and not _confirmed(f"Delete the study {name!r}, its {len(results.trials)} trials and {files}?"):
             typer.echo("Nothing was deleted.")
             raise typer.Exit(1)
         delete_study(database, name, refuse=refuse_led)
     typer.echo(f"Deleted the study {name!r} with {len(results.trials)} trials.")
+    if sent_to is not None:
+        UrlMirror(sent_to, name, folder).delete()
+        typer.echo(f"Deleted {shown_url(sent_to, name)}.")
     _delete_folder(folder)
 
 

@@ -27,6 +27,7 @@ PATHS: Mapping[str, str] = {
     "gpu_hours": "budget.gpu_hours",
     "seed": "seed",
     "runner": "compute.runner",
+    "ray_address": "compute.ray_address",
     "workers": "compute.workers",
     "keep_weights": "store.keep_weights",
     "notify": "notify",

@@ -237,9 +237,10 @@ class StoreConfig(Typed):
     """Path of a SQLite file on a local disk, or a SQLAlchemy URL: `sqlite:///FILE`,
     `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`."""
     files: Annotated[FilesUrl | Path, Field(union_mode="left_to_right")] | None = None
-    """Folder of weights and checkpoints, or a URL of one such as `s3://BUCKET/FOLDER`, `gs://...`; null for
-    `STORE-files` beside the SQLite file `STORE.db`, or `hpo-files` in the working folder. Trials on several machines
-    need a folder that all of them share, or a URL."""
+    """Folder of weights and checkpoints, or a URL of one such as `s3://BUCKET/FOLDER`, `gs://...`, without a key or a
+    password; null for `STORE-files` beside the SQLite file `STORE.db`, or `hpo-files` in the working folder, which is
+    also where files are written that go to a URL. Trials on several machines need a folder that all of them share, or
+    a URL."""
     keep_weights: Annotated[int, Field(ge=0)] | None = None
     """How many of the best trials' weights are kept after the search; null for 1, but none of full fine-tunes."""
     disk_gib: Annotated[float, Field(gt=0)] | None = None

@@ -36,6 +36,7 @@ from hpo.search.proposals import weights_kept
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import space_of
 from hpo.store.engine import sqlite_path
+from hpo.training.mirror import open_mirror
 from hpo.training.precision import Precision
 
 STEPS = 3
@@ -251,8 +252,9 @@ def _nothing_kept(config: StudyConfig) -> Iterator[StudyConfig]:
     """Yield the study with its files in a folder beside the real one, which is removed at the end.
 
     Raises:
-        StoreError: there can be no such folder.
+        StoreError: there can be no such folder, or the files' URL cannot be reached or written.
     """
+    open_mirror(config, files_folder(config))
     beside = _existing(files_folder(config).absolute().parent)
     try:
         folder = tempfile.TemporaryDirectory(prefix=".hpo-check-", dir=beside)

@@ -12,6 +12,7 @@ from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Progress
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import Lost, Note, Said, Unfit, Workforce
 from hpo.search.coordinator import Coordinator
+from hpo.training.mirror import NO_MIRROR, Mirror
 from hpo.training.weights import keep_only
 
 ASKS_AHEAD_SECONDS = 5.0
@@ -31,6 +32,7 @@ class Dispatch:
         *,
         compute: ComputeConfig | None = None,
         files: Path | None = None,
+        mirror: Mirror = NO_MIRROR,
         clock: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
         listens_seconds: float = 1.0,
@@ -45,6 +47,7 @@ class Dispatch:
             stop: set from elsewhere, it ends the search tidily: what is running waits in the store for the next run.
             compute: when a worker hangs, and how long it has to end.
             files: the study's folder of weights and checkpoints, cleared of those that are not needed any more.
+            mirror: of that folder, cleared likewise.
             clock: seconds since 1970, for the deadline.
             ticks: seconds from anywhere, which no setting of a clock changes.
             listens_seconds: how long workers are listened to at a time, at most.
@@ -52,7 +55,7 @@ class Dispatch:
         """
         self._coordinator, self._workforce, self._watcher, self._stop = coordinator, workforce, watcher, stop
         self._compute = compute or ComputeConfig()
-        self._files, self._clock, self._ticks = files, clock, ticks
+        self._files, self._mirror, self._clock, self._ticks = files, mirror, clock, ticks
         self._listens_seconds, self._steers_every = listens_seconds, steers_every
         self._held: dict[str, list[Assignment]] = {}
         """Worker -> what it trains, and what it trains next."""
@@ -235,7 +238,7 @@ class Dispatch:
         self._watcher.ended(outcome)
         self._nothing_for.clear()
         if self._files is not None:
-            keep_only(self._files, *self._coordinator.files_needed())
+            keep_only(self._files, *self._coordinator.files_needed(), self._mirror)
         self._leave_out_quarantined()
 
     def _lose(self, worker: str, reason: str) -> None:

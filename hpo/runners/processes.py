@@ -1,4 +1,7 @@
-"""A workforce of warm worker processes, one on each GPU, or as many as asked for; dead ones are replaced."""
+"""A workforce of warm worker processes, one on each GPU, or as many as asked for; dead ones are replaced.
+
+A worker that is a gang has a process for each of its ranks, and is replaced as a whole.
+"""
 
 import itertools
 import os
@@ -11,19 +14,18 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any, Literal
 
-import torch
-
 from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits
-from hpo.errors import HpoError, StoreError, TrainingError
+from hpo.errors import ConfigurationError, HpoError, StoreError, TrainingError
 from hpo.messages import Assignment, Capacity, Decision
-from hpo.runners.worker_process.child import Child, Post, end
+from hpo.runners.worker_process.child import Child, end
 from hpo.runners.worker_process.conversation import Answer, Call, Opener, Study
+from hpo.runners.worker_process.posts import Post, posts_of, workers_of
 from hpo.runners.worker_process.remote_worker import RemoteWorker
 from hpo.runners.workforce import Lost, Said, Unfit
 from hpo.training.precision import Precision
 from hpo.training.shared import FOLDER
-from hpo.training.worker import choose_device, open_worker
+from hpo.training.worker import open_worker
 
 LOGS = "workers"
 """Folder, below the study's files, of what worker processes print."""
@@ -37,43 +39,17 @@ def runner_of(compute: ComputeConfig) -> Literal["inline", "processes", "ray_tun
     """Return who carries trials to devices, where that is left open.
 
     Raises:
-        ConfigurationError: a GPU is asked for and torch sees none.
+        ConfigurationError: a GPU is asked for and torch sees none, or this process would have to be several ranks.
     """
+    ranks = compute.ranks_of_trial
+    if compute.runner == "inline" and ranks > 1:
+        raise ConfigurationError(
+            f"compute.runner is inline, which trains in one process, but a trial is to be trained by {ranks}; choose "
+            "processes or ray_tune."
+        )
     if compute.runner != "auto":
         return compute.runner
-    return "processes" if compute.workers is not None or _gpus(compute) > 1 else "inline"
-
-
-def workers_of(compute: ComputeConfig) -> int:
-    """Return how many worker processes there are to be: one on each GPU, or on the CPU, where that is left open.
-
-    Raises:
-        ConfigurationError: a GPU is asked for and torch sees none.
-    """
-    return compute.workers or max(1, _gpus(compute))
-
-
-def posts_of(compute: ComputeConfig, environment: Mapping[str, str]) -> tuple[Post, ...]:
-    """Return what the worker processes are started for; more workers than GPUs share them in turns.
-
-    Raises:
-        ConfigurationError: a GPU is asked for and torch sees none.
-    """
-    workers, gpus = workers_of(compute), _gpus(compute)
-    threads = compute.threads or max(1, torch.get_num_threads() // workers)
-    if not gpus:
-        return tuple(Post(worker=f"cpu-{n}", device="cpu", visible="", threads=threads) for n in range(workers))
-    named = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
-    visible = [name.strip() for name in named.split(",")]
-    return tuple(
-        Post(worker=f"gpu-{n}", device=f"cuda:{n % gpus}", visible=visible[n % gpus], threads=threads)
-        for n in range(workers)
-    )
-
-
-def _gpus(compute: ComputeConfig) -> int:
-    # Counting does not set a GPU up, which would take memory of it for a process that never trains.
-    return torch.cuda.device_count() if choose_device(compute).type == "cuda" else 0
+    return "processes" if compute.workers is not None or ranks > 1 or workers_of(compute) > 1 else "inline"
 
 
 @contextmanager
@@ -164,7 +140,7 @@ class ProcessWorkforce:
             if lead in self._unfit:
                 raise self._unfit[lead]
             child = self._children[lead]
-            wait([child.connection])
+            wait(child.connections)
             self._hear(child)
 
     def begin(self, precision: Precision) -> None:
@@ -187,7 +163,7 @@ class ProcessWorkforce:
     def listen(self, seconds: float) -> Sequence[tuple[str, Said]]:
         """Return what workers have said; at most after so many seconds, and as soon as one is open."""
         if not self._said:
-            wait([child.connection for child in self._children.values()], seconds)
+            wait([connection for child in self._children.values() for connection in child.connections], seconds)
         for child in list(self._children.values()):
             self._hear(child)
             self._kill_if_overdue(child)
@@ -212,12 +188,10 @@ class ProcessWorkforce:
         self._children.clear()
 
     def _start(self, worker: str) -> None:
-        """Start a worker's process; where that cannot be, it is as one that has ended at once."""
+        """Start a worker's processes; where that cannot be, it is as one that has ended at once."""
         post = self._posts[worker]
-        environment = post.environment(os.environ, self._secret)
-        log = self._logs / f"{worker}.log"
         try:
-            self._children[worker] = Child(post, self._study, log, self._precision, environment)
+            self._children[worker] = Child(post, self._study, self._logs, self._precision, self._secret)
         except OSError as error:
             self._start_again(worker, f"The process of worker {worker} cannot be started: {error.strerror}.")
 
@@ -286,7 +260,7 @@ class ProcessWorkforce:
 
     def _await(self, child: Child) -> None:
         """Hear what a process says next, or that it has ended or does not open its model."""
-        wait([child.connection], HEARS_EVERY_SECONDS)
+        wait(child.connections, HEARS_EVERY_SECONDS)
         self._hear(child)
         self._kill_if_overdue(child)
 

@@ -18,6 +18,7 @@ from hpo.errors import HpoError, StoreError, StudyMismatchError
 from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report
 from hpo.runners.checking.doubts import on_cut_texts
 from hpo.runners.checking.short_check import short_check
+from hpo.runners.cluster import open_ray_tune
 from hpo.runners.dispatch import Dispatch
 from hpo.runners.inline import open_inline
 from hpo.runners.processes import open_processes, runner_of
@@ -34,6 +35,7 @@ from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import space_of
 from hpo.store.engine import open_database, sqlite_path
 from hpo.store.results import StudyResults, read_results
+from hpo.training.mirror import open_mirror
 from hpo.training.precision import Precision
 from hpo.training.weights import keep_only
 from hpo.training.worker import train
@@ -41,6 +43,7 @@ from hpo.training.worker import train
 OPENERS: Mapping[str, Callable[[StudyConfig, Splits, Path], AbstractContextManager[Workforce]]] = {
     "inline": open_inline,
     "processes": open_processes,
+    "ray_tune": open_ray_tune,
 }
 RECORDED_PACKAGES = ("llm-hpo", "optuna", "torch", "transformers", "scikit-learn", "numpy", "sqlalchemy")
 
@@ -93,7 +96,10 @@ def opened_workforce(config: StudyConfig, splits: Splits) -> AbstractContextMana
 
 
 def files_folder(config: StudyConfig) -> Path:
-    """Return the folder of a study's weights: beside a SQLite store, unless the study file names another."""
+    """Return the local folder of a study's weights: beside a SQLite store, unless the study file names another.
+
+    Where it names a URL, they are written to that folder first, and sent.
+    """
     if isinstance(config.store.files, Path):
         return config.store.files / config.study
     database = sqlite_path(config.store.url)
@@ -155,6 +161,8 @@ class _Night:
         self.watcher.started(self.config.study, lead.objective.metric, trials, self.coordinator.standing())
         self.workforce.begin(precision)
         files = files_folder(self.config)
+        mirror = open_mirror(self.config, files)
+        mirror.leave_address()
         Dispatch(
             self.coordinator,
             self.workforce,
@@ -162,6 +170,7 @@ class _Night:
             self.stop,
             compute=self.config.compute,
             files=files,
+            mirror=mirror,
         ).run()
         if self.stop.is_set():
             self.watcher.note("The search was told to end; the same command goes on with what was training.")
@@ -169,7 +178,7 @@ class _Night:
             self.watcher.note(self.coordinator.ended_because)
         if not self.stop.is_set():
             self._read_test_once()
-            keep_only(files, *self._files_after())
+            keep_only(files, *self._files_after(), mirror)
 
     def _expect(self, lead: LeadWorker) -> None:
         """Take a few steps at both ends of the space: what fits into memory and time is known before it counts."""

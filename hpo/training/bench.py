@@ -23,6 +23,8 @@ from hpo.data.tokenization import TokenizedSplit, Tokens, tokenize, tokenizer_di
 from hpo.messages import Assignment, Scores
 from hpo.tasks import Task
 from hpo.training.evaluation import score_rows
+from hpo.training.gang import ALONE, Gang
+from hpo.training.mirror import NO_MIRROR, open_mirror
 from hpo.training.models import PretrainedModel
 from hpo.training.optimization import Optimization
 from hpo.training.passes import Passes, Size, size_of
@@ -50,11 +52,13 @@ class Bench:
         model: PretrainedModel,
         files: Path | None,
         shared: SharedFiles | None = None,
+        gang: Gang = ALONE,
     ) -> None:
         self.config, self.splits, self.task, self.model = config, splits, task, model
-        self.device = model.device
+        self.device, self.gang = model.device, gang
         self.files = files
         """Where weights are kept; None for nowhere."""
+        self.mirror = NO_MIRROR if files is None else open_mirror(config, files)
         self.precision: Precision = "fp32" if config.compute.precision == "auto" else config.compute.precision
         self._shared = shared
         self._tokenizer_digest = tokenizer_digest(model.tokenizer) if shared else ""
@@ -93,6 +97,7 @@ class Bench:
         return {
             "device": torch.cuda.get_device_name(self.device) if gpu else f"cpu {platform.machine()}",
             "threads": str(torch.get_num_threads()),
+            "ranks": str(self.gang.ranks),
             "torch": version("torch"),
             "precision": self.precision,
         }
@@ -135,6 +140,7 @@ class Bench:
             total_steps=total_steps,
             precision=self.precision,
             passes=self.passes(hyperparameters),
+            gang=self.gang,
         )
 
     def training_batch(self, hyperparameters: Hyperparameters, rows: Rows, seed: Sequence[int]) -> Batch:

@@ -2,7 +2,8 @@
 
 Two files, each with a digest at its end, are written in turns: if one is damaged, the one before it is used. A
 checkpoint is used only for what it was made of: the same assignment, texts, model and precision. Writing and reading
-one takes no memory beside the live tensors: they are streamed to the disk, and mapped from it.
+one takes no memory beside the live tensors: they are streamed to the disk, and mapped from it. Where the study's files
+have a mirror, each is sent there once it is whole, and a trial goes on from the furthest sound one of both places.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hpo.training.disk import can_go_without, refuse_full, remove_remains, replacing, why_not_written
+from hpo.training.mirror import NO_MIRROR, Mirror
 
 FILES = ("checkpoint-a.pt", "checkpoint-b.pt")
 # Behind torch's archive, which is read from its front: how far the trial had come, and a digest of all before it.
@@ -28,7 +30,7 @@ MOST_OF_TIME = 0.03
 ASSUMED_BYTES_PER_SECOND = 100e6
 """How fast a checkpoint is taken to be written, until one was."""
 SECONDS_TO_RETRY = 60.0
-"""Of training, after one that could not be written."""
+"""Of training, after one that could not be written, or not be sent."""
 
 State = Mapping[str, Any]
 
@@ -38,15 +40,18 @@ logger = logging.getLogger(__name__)
 class Checkpoints:
     """Those of one trial: when the next is due, and where they are."""
 
-    def __init__(self, folder: Path | None, identity: str, most_gib: float | None = None) -> None:
+    def __init__(
+        self, folder: Path | None, identity: str, most_gib: float | None = None, mirror: Mirror = NO_MIRROR
+    ) -> None:
         """Keep them in `folder`, the trial's own in that of the study, or nowhere.
 
         Args:
             folder: made with the first checkpoint.
             identity: what must be the same to go on from one.
             most_gib: GiB that all weights and checkpoints of the study may take; None for as much as is free.
+            mirror: of the study's folder.
         """
-        self._folder, self._identity, self._most_gib = folder, identity, most_gib
+        self._folder, self._identity, self._most_gib, self._mirror = folder, identity, most_gib, mirror
         self._due: float | None = None
         self._newest: str | None = None
         self._has_told = False
@@ -60,7 +65,7 @@ class Checkpoints:
         return seconds >= self._due
 
     def save(self, state: State, seconds: float) -> None:
-        """Write `state` over the older of the two; where there is no room, that is told once and trying goes on.
+        """Write `state` over the older of the two, and send it; what cannot be is told once, and trying goes on.
 
         Args:
             state: tensors, numbers, strings, and lists and mappings of them; under `seen`, how far the trial has come.
@@ -70,14 +75,14 @@ class Checkpoints:
             return
         began = time.perf_counter()
         try:
-            self._write(self._folder, state)
+            done = self._mirror.send(self._write(self._folder, state))
         except (OSError, MemoryError, RuntimeError) as error:
             if not can_go_without(error):
                 raise
             self._tell(error)
-            self._due = seconds + SECONDS_TO_RETRY
-        else:
-            self._due = seconds + (time.perf_counter() - began) / MOST_OF_TIME
+            done = False
+        apart = (time.perf_counter() - began) / MOST_OF_TIME
+        self._due = seconds + (apart if done else max(apart, SECONDS_TO_RETRY))
 
     def load(self) -> State | None:
         """Return the furthest sound checkpoint that is of this trial, its tensors mapped from the file; None without.
@@ -87,8 +92,12 @@ class Checkpoints:
         if self._folder is None:
             return None
         remove_remains(self._folder)
-        for path in sorted((self._folder / name for name in FILES), key=_seen, reverse=True):
-            state = _read(path)
+        paths = [self._folder / name for name in FILES]
+        here = [(_seen(path), _read, path) for path in paths]
+        there = [(self._mirror.look(path, _seen_in, -1), self._fetched, path) for path in paths]
+        # Of two that are as far the one that is here: the order of equal ones stays.
+        for _, read, path in sorted([*here, *there], key=lambda found: found[0], reverse=True):
+            state = read(path)
             if state is not None and state["identity"] == self._identity:
                 self._newest = path.name
                 return state
@@ -98,8 +107,24 @@ class Checkpoints:
         """Remove them, and what is left of files half written."""
         if self._folder is not None:
             remove_checkpoints(self._folder)
+            self._mirror.remove(self._folder, FILES)
 
-    def _write(self, folder: Path, state: State) -> None:
+    def release(self) -> None:
+        """Remove from the folder what was sent: the trial may go on elsewhere, and none would clear this disk."""
+        if self._folder is not None:
+            for name in FILES:
+                self._mirror.release(self._folder / name)
+
+    def _fetched(self, path: Path) -> State | None:
+        """Return what is in a file's twin; None without. It is mapped from a file without a name."""
+        fetched = path.with_name(f"{path.name}.fetched.part")
+        try:
+            return _read(fetched, self._mirror.shown(path)) if self._mirror.fetch(path, fetched) else None
+        finally:
+            fetched.unlink(missing_ok=True)
+
+    def _write(self, folder: Path, state: State) -> Path:
+        """Write the next file, and return it."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / next(name for name in FILES if name != self._newest)
         freed = path.stat().st_size if path.exists() else 0
@@ -108,6 +133,7 @@ class Checkpoints:
         path.unlink(missing_ok=True)
         write_checkpoint(path, {"identity": self._identity, **state})
         self._newest = path.name
+        return path
 
     def _tell(self, error: Exception) -> None:
         if not self._has_told:
@@ -173,29 +199,38 @@ def _seen(path: Path) -> int:
     """Return how far the trial had come, as the end of a file says that may be damaged; -1 without."""
     try:
         with path.open("rb") as file:
-            file.seek(-SEEN_BYTES - DIGEST_BYTES, 2)
-            return int.from_bytes(file.read(SEEN_BYTES), "big")
+            return _seen_in(file)
     except OSError:
         return -1
 
 
-def _read(path: Path) -> State | None:
-    """Return what is in a file; None where it is not there, or not what was written, which is told."""
+def _seen_in(file: IO[bytes]) -> int:
+    """Return how far the trial had come, as the end of an open file says; -1 where it is too short."""
+    end = file.seek(0, 2) - SEEN_BYTES - DIGEST_BYTES
+    if end < 0:
+        return -1
+    file.seek(end)
+    return int.from_bytes(file.read(SEEN_BYTES), "big")
+
+
+def _read(path: Path, shown: Path | str | None = None) -> State | None:
+    """Return what is in a file; None where it is not there, or not what was written, which is told of `shown`."""
+    shown = shown or path
     try:
         sound = _is_sound(path)
     except FileNotFoundError:
         return None
     except OSError as error:
-        logger.warning("The checkpoint %s cannot be read: %s.", path, why_not_written(error))
+        logger.warning("The checkpoint %s cannot be read: %s.", shown, why_not_written(error))
         return None
     if not sound:
-        logger.warning("The checkpoint %s is damaged, and is not used.", path)
+        logger.warning("The checkpoint %s is damaged, and is not used.", shown)
         return None
     try:
         state: State = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (RuntimeError, pickle.UnpicklingError) as error:
         why = str(error).partition("\n")[0].rstrip(".")
-        logger.warning("The checkpoint %s is whole, but this version of torch does not read it: %s.", path, why)
+        logger.warning("The checkpoint %s is whole, but this version of torch does not read it: %s.", shown, why)
         return None
     return state
 

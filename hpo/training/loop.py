@@ -5,14 +5,15 @@ import math
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from hpo.config.times import spoken
-from hpo.errors import HpoError
 from hpo.messages import Action, Assignment, Ending, Milestone, Outcome, Progress, Report, Scores
 from hpo.training.bench import Bench
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.course import Course, courses
+from hpo.training.gang import EndedElsewhere, told_of
 from hpo.training.milestones import examples_seen
 from hpo.training.optimization import Diverged, Optimization
 from hpo.training.out_of_memory import OutOfMemoryInEvaluation, is_out_of_memory, peak_memory_bytes, release, reset_peak
@@ -24,7 +25,6 @@ from hpo.training.weights import Weights, trial_folder
 
 SECONDS_BETWEEN_PROGRESS = 1.0
 LEAST_STEPS_TO_DECIDE = 20
-LONGEST_REASON = 300
 
 Message = Report | Progress | Outcome
 End = tuple[Ending, str]
@@ -37,19 +37,22 @@ class Run:
 
     All randomness follows from the assignment's seed, and torch's random state is the run's own while it computes and
     what it was outside: the same assignment gives the same bits on a CPU, whatever happens between two steps.
+
+    Each rank of a gang has the same run. What only rank 0 can know, the others hear of it.
     """
 
     def __init__(self, assignment: Assignment, bench: Bench) -> None:
         self.assignment = assignment
         self._hyperparameters = assignment.hyperparameters
         self._bench = bench
-        self._random = RandomState(assignment.seed, bench.device)
+        self._gang = bench.gang
+        self._random = RandomState(assignment.seed, bench.device, self._gang.rank)
         self._asked = Action.CONTINUE
         self._place = Place(circumstances=bench.circumstances())
         most_gib = bench.config.store.disk_gib
         folder = None if bench.files is None else trial_folder(bench.files, assignment.trial)
-        self._checkpoints = Checkpoints(folder, bench.identity(assignment), most_gib)
-        self._weights = Weights(bench.files, assignment.trial, most_gib)
+        self._checkpoints = Checkpoints(folder, bench.identity(assignment), most_gib, bench.mirror)
+        self._weights = Weights(bench.files, assignment.trial, most_gib, bench.mirror)
         self._resumed_examples = 0
         self._began_at = 0.0
         self._is_ready = False
@@ -73,6 +76,7 @@ class Run:
         finally:
             self._place.seconds = self._elapsed()
         # Not in the handler: as long as the error lives, so do its frames and their tensors.
+        self._gang.end(*end)
         return self._outcome(*end)
 
     def decide(self, action: Action) -> None:
@@ -83,6 +87,7 @@ class Run:
     def close(self) -> None:
         """Give the run up without an outcome."""
         self._life.close()
+        self._gang.end(Ending.PAUSED, "It was given up.")
 
     def _train(self) -> Generator[Report | Progress | None, None, End]:
         reset_peak(self._bench.device)
@@ -101,10 +106,11 @@ class Run:
                 if not self._is_ready:
                     self._is_ready = True
                     yield self._progress(training)
-                if end := self._cut(course, training):
-                    return end
-                if self._checkpoints.is_due(self._elapsed(), training.state_bytes):
+                saves, end = self._gang.of_lead(partial(self._next, course, training))
+                if saves:
                     self._save(training)
+                if end:
+                    return end
                 training.step(batch)
                 self._place.seen += batch.rows
                 if milestone := course.milestones.get(training.taken):
@@ -128,9 +134,9 @@ class Run:
         What else lies in the trial's folder is removed: an earlier study of that name may have left it, or an attempt
         that was further than its last checkpoint.
         """
-        if self.assignment.attempt == 1:
+        if self.assignment.attempt == 1 and self._gang.leads:
             self._checkpoints.remove()
-        state = self._checkpoints.load() if self.assignment.attempt > 1 else None
+        state = self._loaded() if self.assignment.attempt > 1 else None
         if state is not None:
             seconds = self._elapsed()
             self._place = Place.from_state(state["place"])
@@ -139,17 +145,44 @@ class Run:
             self._resumed_examples = self._place.seen
             self._began_at = time.perf_counter()
             self._has_spoken()
-        self._weights.keep_only_of(self._place.best)
+        if self._gang.leads:
+            self._weights.keep_only_of(self._place.best)
+        return state
+
+    def _loaded(self) -> Mapping[str, Any] | None:
+        """Return the checkpoint that all ranks can go on from; None where there is none."""
+        # Ranks of one machine may fetch it to one folder.
+        state = self._gang.in_turns(self._checkpoints.load)
+        seen = self._gang.meet(None if state is None else state["seen"])
+        if any(one != seen[0] for one in seen):
+            logger.warning(
+                "Trial %d begins anew: not all its ranks read the same checkpoint; let store.files be a folder that "
+                "they share, or a URL.",
+                self.assignment.trial,
+            )
+            return None
         return state
 
     def _save(self, training: Optimization) -> None:
         """Write a checkpoint: between two steps, when all that was reported has been told."""
+        random = self._gang.meet(self._random.current())
+        if not self._gang.leads:
+            return
         place = replace(self._place, seconds=self._elapsed())
-        state = {"seen": place.seen, "place": place.to_state(), "training": training.state()}
-        self._checkpoints.save({**state, "random": self._random.current()}, self._elapsed())
+        state = {"seen": place.seen, "place": place.to_state(), "training": training.state(), "random": random}
+        self._checkpoints.save(state, self._elapsed())
 
     def _report(self, course: Course, training: Optimization, milestone: Milestone) -> Report:
         """Evaluate at a milestone; keep the weights where the trial is the study's best so far."""
+        report = self._gang.of_lead(partial(self._evaluated, course, training, milestone))
+        training.forget_losses()
+        self._has_spoken()
+        if milestone.full:
+            training.observe(report.validation.objective)
+            self._remember(report, training)
+        return report
+
+    def _evaluated(self, course: Course, training: Optimization, milestone: Milestone) -> Report:
         bench, data = self._bench, course.data
         train_loss = training.mean_loss()
         with training.evaluating():
@@ -158,7 +191,7 @@ class Run:
             scores_train = milestone.full or course.fold is not None
             train = bench.score(data.train, course.train_sample) if scores_train else None
         rows = course.rows.size
-        report = Report(
+        return Report(
             trial=self.assignment.trial,
             attempt=self.assignment.attempt,
             rung=milestone.rung,
@@ -174,12 +207,6 @@ class Run:
             seconds=self._elapsed(),
             peak_memory_bytes=peak_memory_bytes(bench.device),
         )
-        training.forget_losses()
-        self._has_spoken()
-        if milestone.full:
-            training.observe(validation.objective)
-            self._remember(report, training)
-        return report
 
     def _is_time_to_speak(self) -> bool:
         return self._elapsed() - self._spoke_at >= SECONDS_BETWEEN_PROGRESS
@@ -200,7 +227,7 @@ class Run:
 
     def _remember(self, report: Report, training: Optimization) -> None:
         """Take in a full report; keep the weights of a new best in the place of those before it, where they may win."""
-        if not self._place.remember(report):
+        if not self._place.remember(report) or not self._gang.leads:
             return
         to_beat = self.assignment.score_to_beat
         if to_beat is None or report.validation.objective > to_beat:
@@ -221,13 +248,19 @@ class Run:
         warmup = warmup_steps(self._hyperparameters, training.total_steps)
         return training.taken >= max(LEAST_STEPS_TO_DECIDE, warmup) and not ended
 
+    def _next(self, course: Course, training: Optimization) -> tuple[bool, End | None]:
+        """Return whether a checkpoint is to be written now, and the end of a trial that does not go on."""
+        end = self._cut(course, training)
+        if end is not None:
+            return end[0] is Ending.PAUSED, end
+        return self._checkpoints.is_due(self._elapsed(), training.state_bytes), None
+
     def _cut(self, course: Course, training: Optimization) -> End | None:
         """Return the end of a trial that does not go on: it was asked not to, or its time is over."""
         where = f"step {training.taken} of {training.total_steps}"
         if course.fold is not None:
             where = f"{where} of fold {course.fold + 1} of {len(self._bench.splits.folds)}"
         if self._asked is Action.PAUSE:
-            self._save(training)
             return Ending.PAUSED, f"Paused after {where}."
         if self._asked is Action.STOP:
             return Ending.PRUNED, f"Stopped after {where}."
@@ -237,16 +270,17 @@ class Run:
         return None
 
     def _end_by(self, error: Exception) -> End:
+        if isinstance(error, EndedElsewhere):
+            return error.ending, error.reason
         if isinstance(error, Diverged):
             return Ending.DIVERGED, str(error)
         if is_out_of_memory(error):
             return Ending.INFEASIBLE, self._where_memory_ran_out(error)
-        told = str(error) if isinstance(error, HpoError) else f"{type(error).__name__}: {error}"
-        return Ending.FAILED, " ".join(told.split())[:LONGEST_REASON]
+        return Ending.FAILED, told_of(error)
 
     def _where_memory_ran_out(self, error: Exception) -> str:
         hyperparameters = self._hyperparameters
-        rows = self._passes.at_once(hyperparameters.batch_size)
+        rows = self._passes.at_once(self._gang.widest(hyperparameters.batch_size))
         at_once = f"training with {rows} of a batch's {hyperparameters.batch_size} texts at once"
         if isinstance(error, OutOfMemoryInEvaluation):
             at_once = "evaluation with one text at once"
@@ -257,6 +291,8 @@ class Run:
         self._bench.model.network.zero_grad(set_to_none=True)
         if ending is Ending.INFEASIBLE:
             release(self._bench.device)
+        self._checkpoints.release()
+        self._weights.release()
         rows = self._passes.at_once(self._hyperparameters.batch_size)
         return Outcome(
             trial=self.assignment.trial,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.batching import Batch
 from hpo.tasks import Task
+from hpo.training.gang import ALONE, Gang
 from hpo.training.layer_rates import parameter_groups, rate_factors
 from hpo.training.methods import select_parameters
 from hpo.training.models import PretrainedModel
@@ -42,16 +43,18 @@ class Optimization:
         total_steps: int,
         precision: Precision,
         passes: Passes | None = None,
+        gang: Gang = ALONE,
     ) -> None:
         """Choose what trains and build the stock optimizer over it.
 
-        Where memory runs out, batches go through in the parts that `passes` says, and it is lowered.
+        Where memory runs out, batches go through in the parts that `passes` says, and it is lowered. Each rank of
+        `gang` is to begin alike and to take the same steps.
 
         Raises:
             ConfigurationError: the model does not have what the hyperparameters ask for.
         """
         self._model, self._task, self._hyperparameters = model, task, hyperparameters
-        self._precision = precision
+        self._precision, self._gang = precision, gang
         self.passes = passes or Passes()
         self.total_steps = total_steps
         self.taken = 0
@@ -165,24 +168,38 @@ class Optimization:
 
     def _loss_and_gradients(self, batch: Batch) -> Tensor:
         """Return the mean loss of a batch, its gradients ready; in smaller and smaller parts until memory suffices."""
+        mine = self._gang.part(batch)
         while True:
-            rows = self.passes.at_once(batch.rows)
-            try:
-                return self._pass(batch) if rows == batch.rows else self._passes_in_parts(batch, rows)
-            except (RuntimeError, MemoryError) as error:
-                if rows == 1 or not is_out_of_memory(error):
-                    raise
-            # Not in the handler: as long as the error lives, so do its frames and their tensors.
+            rows = self.passes.at_once(self._gang.widest(batch.rows))
+            loss = self._loss_where_memory_suffices(mine, rows, batch.rows)
+            if self._gang.add_up(loss, self._trained) and loss is not None:
+                return loss
+            if rows == 1:
+                raise MemoryError("Out of memory with one text at once.")
             self._optimizer.zero_grad(set_to_none=True)
             self.passes.halve(rows)
             release(self._model.device)
 
-    def _passes_in_parts(self, batch: Batch, rows: int) -> Tensor:
-        """Return the mean loss of a batch of which so many rows go through at once."""
-        shares = [self._pass(part, part.rows / batch.rows) for part in batch.parts(rows)]
+    def _loss_where_memory_suffices(self, part: Batch | None, rows: int, of_rows: int) -> Tensor | None:
+        """Return a rank's share of a batch's mean loss, its gradients ready; None where memory runs out."""
+        if part is None:
+            return torch.zeros((), device=self._model.device)
+        try:
+            return self._passes_in_parts(part, rows, of_rows)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Not in the handler: as long as the error lives, so do its frames and their tensors.
+        return None
+
+    def _passes_in_parts(self, batch: Batch, rows: int, of_rows: int) -> Tensor:
+        """Return what this part adds to the mean loss of `of_rows`, so many of its rows going through at once."""
+        if batch.rows <= rows:
+            return self._pass(batch, batch.rows / of_rows)
+        shares = [self._pass(part, part.rows / of_rows) for part in batch.parts(rows)]
         return torch.stack(shares).sum()
 
-    def _pass(self, batch: Batch, share: float = 1.0) -> Tensor:
+    def _pass(self, batch: Batch, share: float) -> Tensor:
         """Add the gradients of `share` times the mean loss of these rows, and return it."""
         loss = self._loss(batch) * share if share != 1.0 else self._loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]

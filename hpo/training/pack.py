@@ -56,3 +56,8 @@ class Pack:
         run = self._runs.pop(trial, None)
         if run is not None:
             run.close()
+
+    def close(self) -> None:
+        """Give up all trials without an outcome."""
+        for trial in list(self._runs):
+            self.drop(trial)

@@ -10,9 +10,11 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.batching import Rows, evaluation_batches
 from hpo.data.splits import stratified_part
 from hpo.data.tokenization import TokenizedSplit
-from hpo.messages import Probe
+from hpo.errors import TrainingError
+from hpo.messages import Ending, Probe
 from hpo.training.bench import Bench
 from hpo.training.evaluation import MOST_ROWS, MOST_TOKENS
+from hpo.training.gang import EndedElsewhere
 from hpo.training.optimization import Diverged, Optimization
 from hpo.training.out_of_memory import is_out_of_memory, peak_memory_bytes, reset_peak
 from hpo.training.randomness import RandomState
@@ -37,7 +39,7 @@ def probe(bench: Bench, hyperparameters: Hyperparameters, steps: int) -> Probe:
     left with its pretrained weights, torch's random state as it was.
 
     Args:
-        bench: no trial trains at it.
+        bench: no trial trains at it; each rank of its gang is to probe the same.
         hyperparameters: of which learning rate and epochs do not matter.
         steps: at least 1.
 
@@ -46,11 +48,15 @@ def probe(bench: Bench, hyperparameters: Hyperparameters, steps: int) -> Probe:
 
     Raises:
         ModelError, ConfigurationError: the model does not have what the hyperparameters ask for.
+        TrainingError: another rank failed.
     """
     assert steps >= 1, "probe at least one step"
     try:
-        with RandomState(bench.config.seed, bench.device):
+        with RandomState(bench.config.seed, bench.device), bench.gang.together():
             return _cost(bench, hyperparameters, steps)
+    except EndedElsewhere as ended:
+        if ended.ending is not Ending.INFEASIBLE:
+            raise TrainingError(ended.reason) from None
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -84,7 +90,7 @@ def _cost(bench: Bench, hyperparameters: Hyperparameters, steps: int) -> Probe:
     seconds = [step_seconds(typical) for _ in range(steps)]
     rows_at_once = training.passes.at_once(hyperparameters.batch_size)
     with training.evaluating():
-        seconds_per_scored_row = _scored_row_seconds(bench, hyperparameters.max_length)
+        seconds_per_scored_row = bench.gang.of_lead(lambda: _scored_row_seconds(bench, hyperparameters.max_length))
     return Probe(
         feasible=True,
         rows_at_once=rows_at_once if rows_at_once < hyperparameters.batch_size else None,

@@ -1,19 +1,26 @@
 """A trial's own random state, so that nothing outside it changes a bit of it, and it changes nothing outside."""
 
+from collections.abc import Sequence
 from types import TracebackType
 
+import numpy as np
 import torch
 from torch import Tensor
+
+
+def seed_of_rank(seed: int, rank: int) -> int:
+    """Return what the dropout masks of a rank are drawn from, each rank others: on rank 0 the trial's `seed` itself."""
+    return int(np.random.SeedSequence([seed, rank]).generate_state(1)[0]) if rank else seed
 
 
 class RandomState:
     """torch's generators as one trial left them: `with state:` around its computation swaps them in and out."""
 
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, seed: int, device: torch.device, rank: int = 0) -> None:
+        self._device, self._rank = device, rank
         self._outer: list[Tensor] = []
         outside = self._capture()
-        torch.manual_seed(seed)
+        torch.manual_seed(seed_of_rank(seed, rank))
         self._own = self._capture()
         self._restore(outside)
 
@@ -31,9 +38,10 @@ class RandomState:
         """Return the state of torch's generators as it is now, for a checkpoint."""
         return self._capture()
 
-    def adopt(self, states: list[Tensor]) -> None:
-        """Go on, inside the `with`, from a state that `current` returned."""
-        self._restore(states)
+    def adopt(self, of_ranks: Sequence[list[Tensor]]) -> None:
+        """Go on, inside the `with`, from what `current` returned on this rank; where it was none, as it is."""
+        if self._rank < len(of_ranks):
+            self._restore(of_ranks[self._rank])
 
     def _capture(self) -> list[Tensor]:
         states = [torch.get_rng_state()]

@@ -1,5 +1,6 @@
 """What trains in a process: opened once, then handed assignment after assignment."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +16,8 @@ from hpo.messages import Action, Assignment, Decision, Demands, Outcome, Probe, 
 from hpo.metrics.classification import Objective
 from hpo.tasks import TASKS
 from hpo.training.bench import Bench
+from hpo.training.gang import Probing, Seat, Training
+from hpo.training.gang_of_several import join
 from hpo.training.layers import refuse_kept_layers
 from hpo.training.loop import Message
 from hpo.training.methods import refuse_trained_layers
@@ -24,11 +27,17 @@ from hpo.training.precision import Measurement, Precision
 from hpo.training.precision_of_study import measured_precision
 from hpo.training.probe import probe
 from hpo.training.shared import FOLDER, SharedFiles
-from hpo.training.weights import load_weights, weights_are_of
+from hpo.training.weights import fetch_weights_of, load_weights
+
+logger = logging.getLogger(__name__)
 
 
 class Worker:
-    """A process's data, model and pack of trials. It knows no study store and no search: only assignments."""
+    """A process's data, model and pack of trials. It knows no study store and no search: only assignments.
+
+    In a gang of several ranks that of rank 0 is given everything; those of the others `follow` it, and are told nothing
+    else. A method of it raises `hpo.training.gang.GangLost` where another rank is gone: its process is then to end.
+    """
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
@@ -123,6 +132,7 @@ class Worker:
             ModelError, ConfigurationError: the model does not have what the hyperparameters ask for.
         """
         assert self.idle, "probe between trials"
+        self._bench.gang.invite(Probing(hyperparameters=hyperparameters, steps=steps, precision=self._bench.precision))
         return probe(self._bench, hyperparameters, steps)
 
     def use(self, precision: Precision) -> None:
@@ -132,6 +142,7 @@ class Worker:
 
     def admit(self, assignment: Assignment) -> None:
         """Put an assignment into a free slot."""
+        self._bench.gang.invite(Training(assignment=assignment, precision=self._bench.precision))
         self._pack.admit(assignment)
 
     def advance(self) -> list[Message]:
@@ -150,8 +161,8 @@ class Worker:
         self._pack.drop(trial)
 
     def has_weights(self, report: Report) -> bool:
-        """Return whether weights were kept of its trial, and at this very evaluation."""
-        return self._bench.files is not None and weights_are_of(self._bench.files, report)
+        """Return whether weights were kept of its trial, and at this very evaluation; they are fetched if need be."""
+        return self._bench.files is not None and fetch_weights_of(self._bench.files, report, self._bench.mirror)
 
     def test_scores(self, trial: int, hyperparameters: Hyperparameters) -> Scores:
         """Score the test split with the weights that were kept of `trial`; to be called once, after the search.
@@ -166,8 +177,38 @@ class Worker:
             raise NoResultError("There is no test split to score; name data.test or give data.test_fraction.")
         if bench.files is None:
             raise NoResultError("No weights were kept, because the worker was opened without a folder for them.")
-        bench.model.restore(load_weights(bench.files, trial), hyperparameters.kept_layers)
+        bench.model.restore(load_weights(bench.files, trial, bench.mirror), hyperparameters.kept_layers)
         return bench.score(test)
+
+    def follow(self) -> None:
+        """Take part in all that the worker of rank 0 trains, until it is closed.
+
+        Raises:
+            GangLost: another rank is gone.
+        """
+        bench = self._bench
+        while (task := bench.gang.hear()) is not None:
+            bench.precision = task.precision
+            match task:
+                case Training():
+                    self._pack.admit(task.assignment)
+                    while not self._pack.idle:
+                        self._pack.advance()
+                case Probing():
+                    self._probe_along(task)
+        bench.gang.close()
+
+    def close(self) -> None:
+        """Give up what is in training, and let the other ranks go; to be called on rank 0, after all else."""
+        self._pack.close()
+        self._bench.gang.close()
+
+    def _probe_along(self, task: Probing) -> None:
+        try:
+            probe(self._bench, task.hyperparameters, task.steps)
+        except Exception:
+            # Rank 0 has come to the same end, and tells of it.
+            logger.debug("A probe failed.", exc_info=True)
 
 
 def open_worker(
@@ -177,8 +218,9 @@ def open_worker(
     *,
     device: torch.device | None = None,
     shared: bool = False,
+    seat: Seat | None = None,
 ) -> Worker:
-    """Load the study's model, once, to train on its data.
+    """Load the study's model, once, to train on its data; in a gang of several ranks wait until all have.
 
     Args:
         config: the study.
@@ -187,9 +229,11 @@ def open_worker(
         device: where trials train, taken as it is; None for what the study asks for.
         shared: whether pretrained weights and tokens lie in files below `files`, so that all worker processes of the
             machine hold them in memory once; otherwise in the memory of this process.
+        seat: the place of this process in a gang; None where it trains alone.
 
     Raises:
         ModelError, ConfigurationError: the model, the metric or the device cannot be used.
+        GangLost: the other ranks have not come within the study's `hang_minutes`.
     """
     device = device or choose_device(config.compute)
     assert files or not shared, "what is shared lies below the folder of files"
@@ -198,7 +242,9 @@ def open_worker(
         torch.set_num_threads(config.compute.threads)
     task = TASKS[config.task.name].of(config.task, splits.label_names, splits.train.labels)
     model = load_model(config.model, task, device, sharing)
-    return Worker(Bench(config, splits, task, model, files, sharing))
+    # Last: the ranks wait for each other only when nothing is left that one of them may be refused for.
+    gang = join(seat, device, 60 * config.compute.hang_minutes)
+    return Worker(Bench(config, splits, task, model, files, sharing, gang))
 
 
 def choose_device(compute: ComputeConfig) -> torch.device:

@@ -53,6 +53,13 @@ class Counting:
     def admit(self, assignment: Assignment) -> None:
         self._assignment, self._counted, self._asked = assignment, 0, Action.CONTINUE
 
+    def follow(self) -> None:
+        """Follow, without a word, for as long as nobody ends it."""
+        time.sleep(600)
+
+    def close(self) -> None:
+        """Leave nothing."""
+
     def apply(self, decision: Decision) -> None:
         self._asked = decision.action
 

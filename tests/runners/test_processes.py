@@ -20,9 +20,9 @@ from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits, load_splits
 from hpo.errors import ConfigurationError, ModelError, NoResultError, StoreError, TrainingError
 from hpo.messages import Action, Assignment, Capacity, Decision, Ending, Outcome, Progress, Report
-from hpo.runners.processes import ProcessWorkforce, open_processes, posts_of, runner_of, workers_of
-from hpo.runners.worker_process.child import Post
+from hpo.runners.processes import ProcessWorkforce, open_processes, runner_of
 from hpo.runners.worker_process.conversation import Opener, Study
+from hpo.runners.worker_process.posts import Post, posts_of, workers_of
 from hpo.runners.workforce import Lost, Said, Unfit
 from hpo.training.worker import open_worker
 from tests.models import save_tiny_bert, tiny_assignment, tiny_hyperparameters, tiny_study, trained, write_texts
@@ -126,7 +126,7 @@ def in_training(workforce: ProcessWorkforce) -> None:
 
 
 def process_of(workforce: ProcessWorkforce, worker: str = "cpu-0") -> psutil.Process:
-    return psutil.Process(workforce._children[worker]._process.pid)
+    return psutil.Process(workforce._children[worker].processes[0].process.pid)
 
 
 # -- with the real worker
@@ -245,7 +245,7 @@ def test_a_killed_process_is_told_once_after_all_it_said_and_replaced(one: Proce
     one.give("cpu-0", trial(0))
     one.give("cpu-0", trial(1, LONG))
     # Not listened to until it has said that it trains the second.
-    connection, told = one._children["cpu-0"].connection, one._said
+    connection, told = one._children["cpu-0"].connections[0], one._said
     until = time.monotonic() + PATIENCE
     while not any(isinstance(said, Progress) and said.trial == 1 for _, said in told):
         assert time.monotonic() < until
@@ -410,7 +410,8 @@ from hpo.data.splits import load_splits
 from hpo.runners.processes import open_processes
 from tests.models import tiny_assignment, tiny_study
 from tests.runners.openers import open_counting
-config = tiny_study("none", Path(sys.argv[1]))
+compute = {"device": "cpu", "threads": 1, "ranks": int(sys.argv[3])}
+config = tiny_study("none", Path(sys.argv[1]), compute=compute)
 with open_processes(config, load_splits(config.data, 0), Path(sys.argv[2]), opener=open_counting) as workforce:
     workforce.give("cpu-0", tiny_assignment(seed=10_000))
     print(*[child.pid for child in psutil.Process().children()], flush=True)
@@ -422,12 +423,13 @@ def gone(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-def test_processes_die_with_a_parent_that_is_killed(study: StudyConfig, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", ORPHANS, study.data.train, str(tmp_path)]
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_processes_die_with_a_parent_that_is_killed(ranks: int, study: StudyConfig, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ORPHANS, study.data.train, str(tmp_path), str(ranks)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         children = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
-        assert len(children) == 1
+        assert len(children) == ranks
         parent.kill()
     until = time.monotonic() + PATIENCE
     while not all(map(gone, children)):
@@ -440,8 +442,8 @@ def test_a_closed_connection_ends_a_process_in_the_middle_of_a_trial(opened: Ope
         workforce.give("cpu-0", trial(0, LONG))
         in_training(workforce)
         child = workforce._children.pop("cpu-0")
-        child.connection.close()
-        assert child._process.wait(PATIENCE) == 0
+        child.connections[0].close()
+        assert child.processes[0].process.wait(PATIENCE) == 0
 
 
 # -- what a process is told
@@ -497,21 +499,23 @@ def test_more_workers_than_gpus_share_them_in_turns(gpus):
     gpus(2)
     posts = posts_of(ComputeConfig(workers=3), {})
     assert posts == (
-        Post(worker="gpu-0", device="cuda:0", visible="0", threads=5),
-        Post(worker="gpu-1", device="cuda:1", visible="1", threads=5),
-        Post(worker="gpu-2", device="cuda:0", visible="0", threads=5),
+        Post(worker="gpu-0", devices=("cuda:0",), visible=("0",), threads=5),
+        Post(worker="gpu-1", devices=("cuda:1",), visible=("1",), threads=5),
+        Post(worker="gpu-2", devices=("cuda:0",), visible=("0",), threads=5),
     )
 
 
 def test_gpus_that_were_chosen_from_outside_are_the_ones_used(gpus):
     gpus(2)
     posts = posts_of(ComputeConfig(threads=3), {"CUDA_VISIBLE_DEVICES": "5, GPU-8f"})
-    assert [(post.device, post.visible, post.threads) for post in posts] == [
-        ("cuda:0", "5", 3),
-        ("cuda:1", "GPU-8f", 3),
+    assert [(post.devices, post.visible, post.threads) for post in posts] == [
+        (("cuda:0",), ("5",), 3),
+        (("cuda:1",), ("GPU-8f",), 3),
     ]
 
 
 def test_a_process_without_a_gpu_has_its_share_of_the_cores(gpus):
     gpus(0)
-    assert posts_of(ComputeConfig(workers=32), {})[31] == Post(worker="cpu-31", device="cpu", visible="", threads=1)
+    assert posts_of(ComputeConfig(workers=32), {})[31] == Post(
+        worker="cpu-31", devices=("cpu",), visible=("",), threads=1
+    )

@@ -17,7 +17,8 @@ from hpo.messages import Action, Assignment, Decision, Ending, Outcome
 from hpo.metrics.classification import Objective
 from hpo.metrics.own_metric import OwnMetric
 from hpo.runners.worker_process.conversation import Answer, Call, End, Worn
-from hpo.runners.worker_process.service import Inbox, Mouth, Service
+from hpo.runners.worker_process.inbox import Inbox
+from hpo.runners.worker_process.service import Mouth, Service
 from tests.models import tiny_assignment
 from tests.runners.openers import SENTENCE, Counting
 

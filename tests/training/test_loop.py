@@ -13,6 +13,7 @@ from hpo.data.splits import load_splits
 from hpo.errors import ModelError
 from hpo.messages import Action, Decision, Ending, Milestone, Outcome, Progress, Report
 from hpo.training import evaluation, loop
+from hpo.training.gang import LONGEST_REASON
 from hpo.training.loop import Message
 from hpo.training.weights import load_weights, weights_path
 from hpo.training.worker import Worker, open_worker, train
@@ -222,7 +223,7 @@ def test_any_other_error_fails_the_trial_in_one_line(worker: Worker, monkeypatch
     outcome = ending(worker)
     assert outcome.ending is Ending.FAILED
     assert outcome.reason.startswith("RuntimeError: one two")
-    assert len(outcome.reason) == loop.LONGEST_REASON
+    assert len(outcome.reason) == LONGEST_REASON
 
 
 def test_hyperparameters_that_the_model_cannot_have_fail_in_a_sentence(worker: Worker):

@@ -175,7 +175,7 @@ def test_a_worker_without_a_folder_has_nothing_to_share(study: StudyConfig):
 
 def test_circumstances_are_what_the_last_bits_depend_on(worker: Worker):
     found = worker._bench.circumstances()
-    assert found.keys() == {"device", "threads", "torch", "precision"}
+    assert found.keys() == {"device", "threads", "ranks", "torch", "precision"}
     assert (found["threads"], found["torch"], found["precision"]) == ("1", torch.__version__, "fp32")
 
 

@@ -340,13 +340,19 @@ echo "search $*"
 echo > begun
 while true; do sleep 0.05; done
 """,
-    "scontrol": '#!/bin/bash\necho "scontrol $*"\n',
+    "scontrol": """#!/bin/bash
+if [ "$1" = show ]; then echo node1; echo node2; else echo "scontrol $*"; fi
+""",
+    "srun": '#!/bin/bash\necho "srun $*"\n',
+    "ray": "#!/bin/bash\nexit 0\n",
 }
+NODES = {"SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "8"}
 
 
+@pytest.mark.parametrize("script", ["slurm.sh", "slurm_ray.sh"])
 @pytest.mark.parametrize(("code", "requeued"), [(130, True), (0, False), (3, False)])
 def test_the_slurm_script_requeues_what_was_interrupted_and_nothing_else(
-    tmp_path: Path, code: int, requeued: bool
+    tmp_path: Path, script: str, code: int, requeued: bool
 ) -> None:
     bash = shutil.which("bash")
     if bash is None:
@@ -355,8 +361,8 @@ def test_the_slurm_script_requeues_what_was_interrupted_and_nothing_else(
     for name, text in FAKES.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
-    surroundings = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17", "ENDS_WITH": str(code)}
-    words = [bash, EXAMPLES / "slurm.sh", "study.yaml", "--study", "a b"]
+    surroundings = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17", "ENDS_WITH": str(code), **NODES}
+    words = [bash, EXAMPLES / script, "study.yaml", "--study", "a b"]
     with subprocess.Popen(words, cwd=tmp_path, env=surroundings, stdout=subprocess.PIPE, text=True) as job:
         (tmp_path / "begun").read_text()
         job.send_signal(signal.SIGTERM)
@@ -364,3 +370,7 @@ def test_the_slurm_script_requeues_what_was_interrupted_and_nothing_else(
     assert job.returncode == code
     assert "search run study.yaml --study a b" in out
     assert ("scontrol requeue 17" in out) == requeued
+    if script == "slurm_ray.sh":
+        assert "srun --nodes=1 --ntasks=1 --nodelist=node1" in out
+        assert "srun --nodes=1 --ntasks=1 --exclude=node1" in out
+        assert "--runner ray_tune --ray-address node1:20017" in out

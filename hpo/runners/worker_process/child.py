@@ -1,4 +1,7 @@
-"""One worker process, seen from its parent: started, spoken to, heard, ended."""
+"""One worker, seen from the parent of its processes: started, spoken to, heard, ended.
+
+It has a process for each rank of its gang, mostly one. Rank 0 talks; the others are only started, and end with it.
+"""
 
 import os
 import signal
@@ -7,16 +10,17 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from subprocess import DEVNULL, Popen, TimeoutExpired
 from typing import Any
 
 from hpo.errors import HpoError
-from hpo.messages import Assignment, Capacity, Outcome
-from hpo.runners.worker_process.conversation import Answer, End, Ready, Refused, Start, Worn
+from hpo.messages import Assignment, Outcome
+from hpo.runners.worker_process.conversation import GANG_LOST, Answer, End, Ready, Refused, Start, Worn
+from hpo.runners.worker_process.posts import Post
 from hpo.runners.workforce import Said
+from hpo.training.gang import Seat, free_address
 from hpo.training.precision import Precision
 
 # Where modules are found is taken over before anything is imported, and no script of the user's is run again: it needs
@@ -28,48 +32,85 @@ BEGIN = (
 )
 PASSWORD = "PGPASSWORD"
 """Variable in which PostgreSQL's own library looks for a password that no URL holds."""
+INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+"""Variables that name the network by which the ranks of a gang talk."""
 SECONDS_TO_END = 5.0
 """Time that processes which are asked to end have until they are killed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Post:
-    """What a worker process is started for; one that takes another's place has the same."""
+class RankProcess:
+    """The process of one rank. It ends with its parent."""
 
-    worker: str
-    device: str
-    """As torch writes it in the parent: `cpu`, `cuda:1`."""
-    visible: str
-    """The process's CUDA_VISIBLE_DEVICES: the one GPU that it sees, as its first; empty for none."""
-    threads: int
+    def __init__(self, name: str, start: Start, study: int, log: Path, environment: Mapping[str, str]) -> None:
+        """Start it.
+
+        Args:
+            name: as it is told of.
+            start: what it is told first.
+            study: handle of the file that `Study.written` made.
+            log: file to which what it prints is appended.
+            environment: its variables.
+
+        Raises:
+            OSError: there is no memory, process or file to be had.
+        """
+        self._name, self._log = name, log
+        ours, theirs = socket.socketpair()
+        self.connection = Connection(ours.detach())
+        with theirs, log.open("ab") as stream:
+            handles = (theirs.fileno(), study)
+            self.process = Popen(
+                [sys.executable, "-c", BEGIN, start.worker, *map(str, (*handles, os.getpid())), *sys.path],
+                stdin=DEVNULL, stdout=stream, stderr=stream, pass_fds=handles, env=dict(environment),
+            )  # fmt: skip
+        self.send(start)
 
     @property
-    def capacity(self) -> Capacity:
-        """What the coordinator is told."""
-        return Capacity(worker=self.worker, device=self.device)
+    def ended(self) -> bool:
+        """Whether it is dead."""
+        return self.process.poll() is not None
 
-    def environment(self, inherited: Mapping[str, str], secret: str) -> dict[str, str]:
-        """Return the variables of the process: set before it imports torch, without a password or `secret`."""
-        kept = {name: value for name, value in inherited.items() if name != PASSWORD and secret not in value}
-        own = {"CUDA_VISIBLE_DEVICES": self.visible, "OMP_NUM_THREADS": str(self.threads)}
-        # A process that was forked off a tokenizer's threads would say so at length.
-        return kept | own | {"TOKENIZERS_PARALLELISM": "false"}
+    @property
+    def fell(self) -> bool:
+        """Whether it died of itself, and not because another rank did, or it was told to end."""
+        return self.process.poll() not in (None, 0, GANG_LOST)
+
+    def send(self, message: object) -> None:
+        """Say something; to a dead process, whose end is heard, nothing."""
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send(message)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it has ended, at most so long."""
+        with suppress(TimeoutExpired):
+            self.process.wait(seconds)
+
+    @property
+    def fate(self) -> str:
+        """How it ended, in a sentence."""
+        code = self.process.poll()
+        if code is None:
+            return f"The process of {self._name} did not end."
+        if code < 0:
+            memory = ", as the kernel does where memory is short" if code == -signal.SIGKILL else ""
+            how = f"was killed by signal {-code}{memory}"
+        else:
+            how = f"ended with exit status {code}"
+        return f"The process of {self._name} {how}; its last words are in {self._log}."
 
 
 class Child:
-    """A worker process. It trains on however late it is listened to, and ends with its parent."""
+    """A worker in processes of its own. It trains on however late it is listened to, and ends with its parent."""
 
-    def __init__(
-        self, post: Post, study: int, log: Path, precision: Precision | None, environment: Mapping[str, str]
-    ) -> None:
-        """Start it; it says that it is ready when its model is loaded.
+    def __init__(self, post: Post, study: int, logs: Path, precision: Precision | None, secret: str) -> None:
+        """Start it; it says that it is ready when its model is loaded, on all ranks.
 
         Args:
-            post: its name, device and threads.
+            post: its name, devices and threads.
             study: handle of the file that `Study.written` made.
-            log: file to which what it prints is appended.
+            logs: folder of the files to which what its processes print is appended.
             precision: in which it computes; None where that is not yet chosen.
-            environment: its variables.
+            secret: what no process may find in its environment.
 
         Raises:
             OSError: there is no memory, process or file to be had.
@@ -89,17 +130,28 @@ class Child:
         self.answers: dict[int, Answer] = {}
         self._held: set[tuple[int, int]] = set()
         self._killed_for: str | None = None
-        self._log = log
-        ours, theirs = socket.socketpair()
-        self.connection = Connection(ours.detach())
-        with theirs, log.open("ab") as stream:
-            handles = (theirs.fileno(), study)
-            self._process = Popen(
-                [sys.executable, "-c", BEGIN, post.worker, *map(str, (*handles, os.getpid())), *sys.path],
-                stdin=DEVNULL, stdout=stream, stderr=stream, pass_fds=handles, env=dict(environment),
-            )  # fmt: skip
-        device = "cuda:0" if post.visible else "cpu"
-        self.send(Start(worker=post.worker, device=device, threads=post.threads, precision=precision))
+        self.processes: list[RankProcess] = []
+        """By rank."""
+        address = free_address() if post.ranks > 1 else ""
+        try:
+            for rank in range(post.ranks):
+                start, environment = (
+                    _start(post, rank, precision, address),
+                    environment_of(post, rank, os.environ, secret),
+                )
+                name = f"rank {rank} of worker {post.worker}" if post.ranks > 1 else f"worker {post.worker}"
+                log = logs / (f"{post.worker}-rank-{rank}.log" if rank else f"{post.worker}.log")
+                self.processes.append(RankProcess(name, start, study, log, environment))
+        except OSError:
+            if self.processes:
+                self.kill("Not all of it can be started.")
+                self.bury()
+            raise
+
+    @property
+    def connections(self) -> list["Connection[Any, Any]"]:
+        """Where it is heard, by rank: a rank above 0 says nothing, unless its worker cannot be opened."""
+        return [one.connection for one in self.processes]
 
     @property
     def free(self) -> bool:
@@ -117,21 +169,21 @@ class Child:
         self.send(assignment)
 
     def send(self, message: object) -> None:
-        """Say something; to a dead process, whose end is heard, nothing."""
-        with suppress(BrokenPipeError, ConnectionResetError):
-            self.connection.send(message)
+        """Say something to rank 0; where it is dead, which is heard, nothing."""
+        self.processes[0].send(message)
 
     def heard(self) -> list[Said]:
         """Return what it has said of its trials, and take in what it has said of itself."""
         said: list[Said] = []
         # Asked first: what it had said before it ended is then in the connection.
-        ended = self._killed_for is not None or self._process.poll() is not None
-        try:
-            while self.connection.poll():
-                said += self._taken_in(self.connection.recv())
-            self.over = ended
-        except (EOFError, OSError):
-            self.over = True
+        ended = self._killed_for is not None or any(one.ended for one in self.processes)
+        self.over = ended
+        for connection in self.connections:
+            try:
+                while connection.poll():
+                    said += self._taken_in(connection.recv())
+            except (EOFError, OSError):
+                self.over = True
         return said
 
     def _taken_in(self, message: Any) -> Sequence[Said]:
@@ -154,28 +206,27 @@ class Child:
     def kill(self, reason: str) -> None:
         """Kill it, at once."""
         self._killed_for = self._killed_for or reason
-        self._process.kill()
+        for one in self.processes:
+            one.process.kill()
 
     def bury(self, patience: float = SECONDS_TO_END) -> None:
-        """Wait until it has ended, killing it after `patience` seconds, and take down how it did."""
-        try:
-            self._process.wait(patience)
-        except TimeoutExpired:
-            self.kill(f"The process of worker {self.post.worker} did not end.")
-            # One that is stuck in a driver dies when the driver lets go of it; nobody waits for that.
-            with suppress(TimeoutExpired):
-                self._process.wait(SECONDS_TO_END)
-        self.connection.close()
-        self.fate = self._killed_for or self._how_it_ended()
+        """Wait until all its processes have ended, killing them after `patience` seconds, and take down how it did."""
+        fallen = self._fallen()
+        until = time.monotonic() + patience
+        for one in self.processes:
+            # Where one has died of itself, nothing is to be expected of the others.
+            one.wait(0.0 if fallen else max(0.0, until - time.monotonic()))
+        fallen = fallen or self._fallen() or self.processes[0]
+        self.fate = self._killed_for or fallen.fate
+        for one in self.processes:
+            if not one.ended:
+                one.process.kill()
+                # One that is stuck in a driver dies when the driver lets go of it; nobody waits for that.
+                one.wait(SECONDS_TO_END)
+            one.connection.close()
 
-    def _how_it_ended(self) -> str:
-        code = self._process.returncode
-        if code < 0:
-            memory = ", as the kernel does where memory is short" if code == -signal.SIGKILL else ""
-            how = f"was killed by signal {-code}{memory}"
-        else:
-            how = f"ended with exit status {code}"
-        return f"The process of worker {self.post.worker} {how}; its last words are in {self._log}."
+    def _fallen(self) -> RankProcess | None:
+        return next((one for one in self.processes if one.fell), None)
 
 
 def end(children: Sequence[Child]) -> None:
@@ -188,3 +239,20 @@ def end(children: Sequence[Child]) -> None:
     until = time.monotonic() + SECONDS_TO_END
     for child in children:
         child.bury(max(0.0, until - time.monotonic()))
+
+
+def environment_of(post: Post, rank: int, inherited: Mapping[str, str], secret: str) -> dict[str, str]:
+    """Return the variables of the process of a rank: set before it imports torch, without a password or `secret`."""
+    kept = {name: value for name, value in inherited.items() if name != PASSWORD and secret not in value}
+    own = {"CUDA_VISIBLE_DEVICES": post.visible[rank], "OMP_NUM_THREADS": str(post.threads)}
+    # A process that was forked off a tokenizer's threads would say so at length.
+    own["TOKENIZERS_PARALLELISM"] = "false"
+    # The ranks of a gang are all on this machine, whatever its name resolves to.
+    return kept | own | (dict.fromkeys(INTERFACES, "lo") if post.ranks > 1 else {})
+
+
+def _start(post: Post, rank: int, precision: Precision | None, address: str) -> Start:
+    """Return what a process is told first; at `address` the ranks meet."""
+    seat = Seat(rank=rank, ranks=post.ranks, address=address) if post.ranks > 1 else None
+    device = "cuda:0" if post.visible[rank] else "cpu"
+    return Start(worker=post.worker, device=device, threads=post.threads, precision=precision, seat=seat)

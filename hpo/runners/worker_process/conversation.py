@@ -19,7 +19,11 @@ from hpo.config.study_file import StoreConfig, StudyConfig
 from hpo.data.splits import Splits
 from hpo.errors import HpoError
 from hpo.runners.workforce import LeadWorker
+from hpo.training.gang import Seat
 from hpo.training.precision import Precision
+
+GANG_LOST = 43
+"""Exit status of a process that ends because another rank of its gang is gone."""
 
 
 class ServedWorker(LeadWorker, Protocol):
@@ -30,14 +34,32 @@ class ServedWorker(LeadWorker, Protocol):
         """How many assignments may be admitted."""
         ...
 
+    def follow(self) -> None:
+        """Take part in what rank 0 of its gang trains, until that is closed."""
+        ...
+
+    def close(self) -> None:
+        """Give up what is in training, and let the other ranks go."""
+        ...
+
 
 class Opener(Protocol):
     """How a process opens its worker: `hpo.training.worker.open_worker`, or another function of a module."""
 
     def __call__(
-        self, config: StudyConfig, splits: Splits, files: Path, *, device: torch.device, shared: bool
+        self,
+        config: StudyConfig,
+        splits: Splits,
+        files: Path,
+        *,
+        device: torch.device,
+        shared: bool,
+        seat: Seat | None,
     ) -> ServedWorker:
-        """Return a worker on `device`, which shares read-only files with the other workers where it is `shared`."""
+        """Return a worker on `device`, which shares read-only files with the other workers where it is `shared`.
+
+        Where it has a `seat` in a gang, it is returned when all ranks are there.
+        """
         ...
 
 
@@ -89,6 +111,8 @@ class Start:
     threads: int
     precision: Precision | None
     """None where it is not yet chosen."""
+    seat: Seat | None = None
+    """Its place in a gang; None where it trains alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,31 +9,49 @@ import gc
 import logging
 import os
 import pickle
-from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
-from threading import Condition, Thread
-from typing import Any
+from threading import Thread
+from typing import Any, Protocol
 
 import torch
 
 from hpo.errors import HpoError, TrainingError
-from hpo.messages import Action, Assignment, Decision, Ending, Outcome
-from hpo.runners.worker_process.conversation import Answer, Call, End, Ready, Refused, ServedWorker, Start, Study, Worn
+from hpo.messages import Ending, Outcome
+from hpo.runners.worker_process.conversation import (
+    GANG_LOST,
+    Answer,
+    Call,
+    Ready,
+    Refused,
+    ServedWorker,
+    Start,
+    Study,
+    Worn,
+)
+from hpo.runners.worker_process.inbox import Attempt, Inbox, Say, attempt_of
 from hpo.runners.worker_process.wear import Memory, wear
 from hpo.runners.workforce import Note
-
-Say = Callable[[object], None]
-Attempt = tuple[int, int]
-"""Trial and attempt."""
+from hpo.training.gang import GangLost
 
 logger = logging.getLogger(__name__)
 
 
+class Ears(Protocol):
+    """Where a worker hears what it is told, such as a connection."""
+
+    def recv(self) -> Any:
+        """Return the next message; wait for it.
+
+        Raises:
+            EOFError, ConnectionResetError: whoever says them is gone.
+        """
+        ...
+
+
 def main(connection_handle: int, study_handle: int) -> None:
-    """Serve the parent until it says that this is the end.
+    """Serve the parent, or follow rank 0, until it says that this is the end.
 
     Args:
         connection_handle: of this process's end of the connection.
@@ -47,22 +65,59 @@ def main(connection_handle: int, study_handle: int) -> None:
     start: Start = connection.recv()
     study = Study.read(study_handle)
     torch.set_num_threads(start.threads)
-    mouth = Mouth(connection)
-    logging.getLogger("hpo").addHandler(_Telling(mouth.say))
     try:
-        _serve(connection, mouth.say, start, study)
-    finally:
-        mouth.close()
+        if start.seat is not None and start.seat.rank > 0:
+            _follow(connection, start, study)
+        else:
+            _talk(connection, start, study)
+    except GangLost as lost:
+        logger.error("Worker %s ends. %s", start.worker, lost)
+        os._exit(GANG_LOST)
     # Not through the interpreter's own end: taking torch down takes seconds, for which a deadline would have to wait.
     os._exit(0)
 
 
-def _serve(connection: "Connection[Any, Any]", say: Say, start: Start, study: Study) -> None:
-    inbox = Inbox(say)
-    Thread(target=_hear, args=(connection, inbox), name="hears", daemon=True).start()
+def _talk(connection: "Connection[Any, Any]", start: Start, study: Study) -> None:
+    mouth = Mouth(connection)
+    logging.getLogger("hpo").addHandler(_Telling(mouth.say))
     try:
-        device = torch.device(start.device)
-        worker = study.opener(study.config, study.splits, study.files, device=device, shared=True)
+        serve(connection, mouth.say, start, study)
+    finally:
+        mouth.close()
+
+
+def _follow(connection: "Connection[Any, Any]", start: Start, study: Study) -> None:
+    # Nothing is said to it; it hears that the parent is dead.
+    Thread(target=_hear, args=(connection, Inbox(connection.send)), name="hears", daemon=True).start()
+    try:
+        worker = opened(start, study)
+    except HpoError as error:
+        connection.send(Refused(error=error))
+        return
+    worker.follow()
+
+
+def opened(start: Start, study: Study) -> ServedWorker:
+    """Open the worker that a process is started for.
+
+    Raises:
+        HpoError: it cannot be opened.
+        GangLost: the other ranks of its gang do not come.
+    """
+    device = torch.device(start.device)
+    return study.opener(study.config, study.splits, study.files, device=device, shared=True, seat=start.seat)
+
+
+def serve(ears: Ears, say: Say, start: Start, study: Study) -> None:
+    """Open the worker of rank 0, and train with it what `ears` hear, until that is `End`.
+
+    Raises:
+        GangLost: another rank of its gang is gone.
+    """
+    inbox = Inbox(say)
+    Thread(target=_hear, args=(ears, inbox), name="hears", daemon=True).start()
+    try:
+        worker = opened(start, study)
     except HpoError as error:
         say(Refused(error=error))
         return
@@ -70,13 +125,14 @@ def _serve(connection: "Connection[Any, Any]", say: Say, start: Start, study: St
         worker.use(start.precision)
     say(Ready())
     Service(worker, inbox, say).run()
+    worker.close()
 
 
-def _hear(connection: "Connection[Any, Any]", inbox: "Inbox") -> None:
+def _hear(ears: Ears, inbox: Inbox) -> None:
     """Take in what the parent says; where it is dead, end the process in the middle of whatever it does."""
     try:
         while True:
-            inbox.take(connection.recv())
+            inbox.take(ears.recv())
     except (EOFError, ConnectionResetError):
         os._exit(0)
     except Exception:
@@ -124,59 +180,6 @@ class Mouth:
             os._exit(0)
 
 
-class Inbox:
-    """What the parent has asked for and is not begun. One thread fills it, another empties it."""
-
-    def __init__(self, say: Say) -> None:
-        self.changed = Condition()
-        """Guards everything here, and the worker's slots."""
-        self.assignments: deque[Assignment] = deque()
-        self.calls: deque[Call] = deque()
-        self.early: dict[Attempt, Decision] = {}
-        """What was decided of assignments that are not begun."""
-        self.ending = False
-        self.closed = False
-        """Whether assignments are given back as they come."""
-        self.worker: ServedWorker | None = None
-        self._say = say
-
-    def take(self, message: Assignment | Decision | Call | End) -> None:
-        """Take in what the parent says."""
-        with self.changed:
-            match message:
-                case Assignment():
-                    self.assignments.append(message)
-                    self._give_back_if_closed()
-                case Decision():
-                    self._decide(message)
-                case Call():
-                    self.calls.append(message)
-                case End():
-                    self.ending = True
-            self.changed.notify()
-
-    def close(self) -> None:
-        """Give back what is not begun, and whatever comes."""
-        with self.changed:
-            self.closed = True
-            self._give_back_if_closed()
-
-    def _give_back_if_closed(self) -> None:
-        while self.closed and self.assignments:
-            self._say(_not_begun(self.assignments.popleft()))
-
-    def _decide(self, decision: Decision) -> None:
-        waiting = next((one for one in self.assignments if _attempt(one) == _attempt(decision)), None)
-        if waiting is None:
-            if self.worker is not None:
-                self.worker.apply(decision)
-        elif decision.action is Action.PAUSE:
-            self.assignments.remove(waiting)
-            self._say(_not_begun(waiting))
-        else:
-            self.early[_attempt(decision)] = decision
-
-
 class Service:
     """Keeps a worker's slots filled, carries what it says, and answers calls when nothing is in training."""
 
@@ -210,8 +213,8 @@ class Service:
             assignment = inbox.assignments.popleft()
             self._before = Memory.now()
             self._worker.admit(assignment)
-            self._training.add(_attempt(assignment))
-            if early := inbox.early.pop(_attempt(assignment), None):
+            self._training.add(attempt_of(assignment))
+            if early := inbox.early.pop(attempt_of(assignment), None):
                 self._worker.apply(early)
 
     def _advance(self) -> None:
@@ -221,7 +224,7 @@ class Service:
                 self._end(message)
 
     def _end(self, outcome: Outcome) -> None:
-        self._training.discard(_attempt(outcome))
+        self._training.discard(attempt_of(outcome))
         if outcome.ending is Ending.INFEASIBLE:
             # An error's frames hold tensors as long as nothing has broken their cycles.
             gc.collect()
@@ -247,21 +250,6 @@ class Service:
             # A function of the user's own stays here: the parent may not find its module.
             return replace(self._worker.objective, own=None)
         return getattr(self._worker, call.method)(*call.arguments)
-
-
-def _not_begun(assignment: Assignment) -> Outcome:
-    return Outcome(
-        trial=assignment.trial,
-        attempt=assignment.attempt,
-        ending=Ending.PAUSED,
-        seconds=0.0,
-        peak_memory_bytes=0,
-        reason="Not begun.",
-    )
-
-
-def _attempt(message: Assignment | Decision | Outcome) -> Attempt:
-    return message.trial, message.attempt
 
 
 def _carried(error: Exception) -> Exception:

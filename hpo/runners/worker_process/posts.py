@@ -1,0 +1,94 @@
+"""What workers of this machine are started for: how many there are, and on which GPUs the ranks of each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from hpo.config.study_file import ComputeConfig
+from hpo.errors import ConfigurationError
+from hpo.messages import Capacity
+from hpo.training.worker import choose_device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Post:
+    """What a worker's processes are started for, one for each rank; those that take others' place have the same."""
+
+    worker: str
+    devices: tuple[str, ...]
+    """Of each rank, as torch writes it in the parent: `cpu`, `cuda:1`."""
+    visible: tuple[str, ...]
+    """CUDA_VISIBLE_DEVICES of each rank's process: the one GPU that it sees, as its first; empty for none."""
+    threads: int
+    """Of one rank."""
+
+    @property
+    def ranks(self) -> int:
+        """How many processes there are."""
+        return len(self.devices)
+
+    @property
+    def capacity(self) -> Capacity:
+        """What the coordinator is told."""
+        more = f" and {self.ranks - 1} more" if self.ranks > 1 else ""
+        return Capacity(worker=self.worker, device=f"{self.devices[0]}{more}")
+
+
+def workers_of(compute: ComputeConfig) -> int:
+    """Return how many workers there are to be: as many as there are GPUs for, on the CPU one, where that is left open.
+
+    Raises:
+        ConfigurationError: a GPU is asked for and torch sees none, or more for a trial than there are.
+    """
+    gpus = _gpus(compute)
+    _refuse_too_few(compute, gpus)
+    if compute.workers is not None:
+        return compute.workers
+    of_trial = compute.gpus_per_trial or compute.ranks_of_trial
+    # Of a GPU that several share each has the same part, and none a part of another GPU.
+    return max(1, gpus // int(of_trial) if of_trial >= 1 else gpus * int(1 / of_trial))
+
+
+def posts_of(compute: ComputeConfig, environment: Mapping[str, str]) -> tuple[Post, ...]:
+    """Return what the workers are started for; where they have more ranks than there are GPUs they share in turns.
+
+    Raises:
+        ConfigurationError: a GPU is asked for and torch sees none, or more for a trial than there are.
+    """
+    workers, ranks, gpus = workers_of(compute), compute.ranks_of_trial, _gpus(compute)
+    threads = compute.threads or max(1, torch.get_num_threads() // (workers * ranks))
+    if not gpus:
+        return tuple(
+            Post(worker=f"cpu-{n}", devices=("cpu",) * ranks, visible=("",) * ranks, threads=threads)
+            for n in range(workers)
+        )
+    named = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+    visible = [name.strip() for name in named.split(",")]
+    dealt = [[(n * ranks + rank) % gpus for rank in range(ranks)] for n in range(workers)]
+    return tuple(
+        Post(
+            worker=f"gpu-{n}",
+            devices=tuple(f"cuda:{gpu}" for gpu in own),
+            visible=tuple(visible[gpu] for gpu in own),
+            threads=threads,
+        )
+        for n, own in enumerate(dealt)
+    )
+
+
+def _refuse_too_few(compute: ComputeConfig, gpus: int) -> None:
+    """Refuse what a trial takes of this machine's GPUs where there are fewer; ranks alone can do without any."""
+    name, asked = "gpus_per_trial", compute.gpus_per_trial or 0
+    if gpus and compute.ranks is not None:
+        name, asked = "ranks", compute.ranks
+    if asked > gpus:
+        raise ConfigurationError(
+            f"compute.{name} is {asked:g}, but the GPUs of this machine that trials can train on are {gpus}; lower it, "
+            "or choose compute.runner ray_tune to train on a cluster."
+        )
+
+
+def _gpus(compute: ComputeConfig) -> int:
+    # Counting does not set a GPU up, which would take memory of it for a process that never trains.
+    return torch.cuda.device_count() if choose_device(compute).type == "cuda" else 0

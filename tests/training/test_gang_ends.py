@@ -1,0 +1,81 @@
+"""Gangs that come to their end: let go, or lost."""
+
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpo.config.study_file import StudyConfig
+from hpo.data.splits import load_splits
+from hpo.messages import Ending
+from hpo.search.rungs import fold_milestones
+from hpo.training.gang import ALONE, GangLost, Seat, free_address
+from hpo.training.gang_of_several import join
+from hpo.training.worker import open_worker
+from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, trained
+from tests.training.gangs import PATIENCE, befall, opened_gang
+
+
+def test_three_ranks_train_folds_as_one_does(tiny_bert: Path, texts: Path, tmp_path: Path) -> None:
+    config = tiny_study(tiny_bert, texts, evaluation={"rung_rows": 12, "folds": 3})
+    chosen = tiny_hyperparameters(dropout=0.0, learning_rate=1e-3, batch_size=16, epochs=1)
+    assignment = tiny_assignment(chosen, milestones=fold_milestones(3), maximum_passes=1)
+    one = open_worker(config, load_splits(config.data, config.seed, folds=3), tmp_path / "one")
+    wanted, _ = trained(one, assignment)
+    with opened_gang(config, tmp_path / "three", tmp_path, ranks=3) as (three, others):
+        found, outcome = trained(three, assignment)
+        three.close()
+        for other in others:
+            other.join(PATIENCE)
+        assert [other.exitcode for other in others] == [0, 0]
+    assert outcome.ending is Ending.COMPLETED
+    assert [report.rung for report in found] == [report.rung for report in wanted]
+    for report, expected in zip(found, wanted, strict=True):
+        assert report.train_loss == pytest.approx(expected.train_loss, rel=1e-4)
+        assert report.validation.values["loss"] == pytest.approx(expected.validation.values["loss"], rel=1e-4)
+
+
+def test_closed_in_the_middle_of_a_trial_it_lets_the_others_go(study: StudyConfig, tmp_path: Path) -> None:
+    with opened_gang(study, tmp_path / "files", tmp_path) as (worker, [other]):
+        worker.admit(tiny_assignment())
+        worker.advance()
+        worker.close()
+        other.join(PATIENCE)
+        assert other.exitcode == 0
+
+
+def test_where_a_rank_dies_the_others_end(study: StudyConfig, tmp_path: Path) -> None:
+    with opened_gang(study, tmp_path / "files", tmp_path, ranks=3) as (worker, others):
+        befall(tmp_path, 2, "death")
+        with pytest.raises(GangLost, match="A rank is gone, or does not answer"):
+            trained(worker, tiny_assignment())
+        for other in others:
+            other.join(PATIENCE)
+        assert sorted(other.exitcode for other in others) == [-9, 3]
+
+
+def test_where_rank_0_leaves_without_a_word_the_other_ends(study: StudyConfig, tmp_path: Path) -> None:
+    with opened_gang(study, tmp_path / "files", tmp_path) as (worker, [other]):
+        trained(worker, tiny_assignment())
+        torch.distributed.destroy_process_group()
+        other.join(PATIENCE)
+        assert other.exitcode == 3
+
+
+def test_an_address_at_which_nobody_can_listen_is_a_lost_gang() -> None:
+    seat = Seat(rank=0, ranks=2, address=free_address())
+    host, _, port = seat.address.partition(":")
+    with socket.create_server((host, int(port))), pytest.raises(GangLost, match="in use"):
+        join(seat, torch.device("cpu"), 1.0)
+
+
+def test_a_gang_whose_others_do_not_come_is_lost() -> None:
+    with pytest.raises(GangLost):
+        join(Seat(rank=0, ranks=2, address=free_address()), torch.device("cpu"), 0.2)
+
+
+def test_one_rank_is_no_gang() -> None:
+    cpu = torch.device("cpu")
+    assert join(None, cpu, 1.0) is ALONE
+    assert join(Seat(rank=0, ranks=1, address="nowhere:1"), cpu, 1.0) is ALONE

@@ -69,6 +69,11 @@ class FineTuneObjective:
         return outcome.best.validation.objective
 
     def _refuse_unfit_study(self, study: optuna.Study) -> None:
+        if self._config.compute.ranks_of_trial > 1:
+            raise ConfigurationError(
+                f"compute.ranks is {self._config.compute.ranks_of_trial}, but a plain objective trains in this process "
+                "alone; leave it and compute.gpus_per_trial out, or search with hpo run."
+            )
         if study.directions != [StudyDirection.MAXIMIZE]:
             raise ConfigurationError(
                 "Scores are higher where they are better, but the Optuna study minimises; make it with "

@@ -104,7 +104,7 @@ def _found(config: StudyConfig, space: SearchSpace, splits: Splits, workforce: W
     precision = _used_precision(lead, config, longest)
     return _Found(
         device=lead.facts()["device"],
-        workers=len(workforce.workers),
+        workers=workforce.size,
         precision=precision,
         cut_share=lead.cut_share(longest),
         ends=_ends(config, space, splits, lead),
@@ -195,13 +195,17 @@ def _too_short(forecast: Forecast, limits: Limits, now: float, reserve: float) -
 
 def _doubts_of_machine(config: StudyConfig, found: _Found, forecast: Forecast) -> list[str | None]:
     """Look at the machine this runs on, and say what it lacks."""
+    if config.compute.runner == "ray_tune":
+        # Trials train on others.
+        return _doubts_of_store(config.store.url)
     battery = psutil.sensors_battery()
     gpus = torch.cuda.device_count()
     on_cpu = found.device.startswith("cpu")
+    ranks = config.compute.ranks_of_trial if on_cpu else 1
     sharing = found.workers if on_cpu else math.ceil(found.workers / gpus)
     total = psutil.virtual_memory().total if on_cpu else torch.cuda.get_device_properties(0).total_memory
     return [
-        doubts.on_memory(forecast.peak_memory_bytes, sharing, total, "this machine" if on_cpu else "the GPU"),
+        doubts.on_memory(forecast.peak_memory_bytes, sharing * ranks, total, "this machine" if on_cpu else "the GPU"),
         doubts.on_unused_gpu(gpus, config.compute.device),
         doubts.on_battery(battery is not None and battery.power_plugged is False),
         *_doubts_of_store(config.store.url),

@@ -28,6 +28,11 @@ class InlineWorkforce:
         return (NAME,)
 
     @property
+    def size(self) -> int:
+        """One."""
+        return 1
+
+    @property
     def lead(self) -> Worker:
         """The one."""
         return self._worker

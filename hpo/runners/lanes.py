@@ -105,15 +105,16 @@ class LaneWorkforce:
 
     ahead = 1
 
-    def __init__(self, carrier: Carrier, *, most: int | None, hang: float) -> None:
+    def __init__(self, carrier: Carrier, *, room: int, most: int | None, hang: float) -> None:
         """Open none yet.
 
         Args:
             carrier: brings messages to them.
+            room: for how many there is room now.
             most: lanes side by side; None for as many as there is room for.
             hang: seconds after which a lane that has not opened its worker is killed.
         """
-        self._carrier, self._most, self._hang = carrier, most, hang
+        self._carrier, self._room, self._most, self._hang = carrier, room, most, hang
         self._heard: SimpleQueue[tuple[LaneId, Any]] = SimpleQueue()
         self._lock = Lock()
         self._open: set[LaneId] = set()
@@ -172,6 +173,11 @@ class LaneWorkforce:
         """Names of those that have arrived; without any, of the one that is awaited."""
         names = [lane.name for lane in self._lanes.values() if not lane.idle_for_good]
         return names or ([AWAITED] if self._wanted and not self._closing else [])
+
+    @property
+    def size(self) -> int:
+        """As many as there was room for at the start, or as were asked for."""
+        return min(self._room, self._most or self._room)
 
     @property
     def lead(self) -> RemoteWorker:

@@ -119,6 +119,11 @@ class ProcessWorkforce:
         return tuple(self._posts)
 
     @property
+    def size(self) -> int:
+        """As many as there are posts."""
+        return len(self._posts)
+
+    @property
     def lead(self) -> RemoteWorker:
         """The first of the workers that are left. A call to it raises `TrainingError` where it dies of it."""
         return self._lead

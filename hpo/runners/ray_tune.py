@@ -477,7 +477,9 @@ def open_ray_tune(
         study = Study.of(config, splits, files.absolute(), opener)
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="hpo-tune-")))
         carrier = TuneCarrier()
-        workforce = LaneWorkforce(carrier, most=compute.workers, hang=60 * compute.hang_minutes)
+        workforce = LaneWorkforce(
+            carrier, room=demand.fits(machines), most=compute.workers, hang=60 * compute.hang_minutes
+        )
         threads = compute.threads or int(demand.rank["CPU"])
         thread = carrier.start(workforce, demand, study, threads, folder)
         closing.callback(_end, workforce, thread)

@@ -92,6 +92,11 @@ class ReplayWorkforce:
         return self._workers.keys()
 
     @property
+    def size(self) -> int:
+        """All."""
+        return len(self._workers)
+
+    @property
     def capacities(self) -> Mapping[str, Capacity]:
         """What may be given assignments now, by the worker's name; one that is being replaced begins them later."""
         return {name: worker.capacity for name, worker in self._workers.items()}

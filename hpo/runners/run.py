@@ -35,7 +35,7 @@ from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import space_of
 from hpo.store.engine import open_database, sqlite_path
 from hpo.store.results import StudyResults, read_results
-from hpo.training.mirror import open_mirror
+from hpo.training.mirror import Mirror, open_mirror
 from hpo.training.precision import Precision
 from hpo.training.weights import keep_only
 from hpo.training.worker import train
@@ -67,6 +67,7 @@ def run(config: StudyConfig, watcher: Watcher | None = None, stop: Event | None 
     watcher, stop = watcher or Watcher(), stop or Event()
     space = space_of(config.space)
     refuse_unfit_search(config, space)
+    mirror = open_mirror(config, files_folder(config))
     splits = load_splits(config.data, config.seed, folds=config.evaluation.folds)
     for sentence in (*splits.notes, *search_notes(config, space)):
         watcher.note(sentence)
@@ -74,7 +75,7 @@ def run(config: StudyConfig, watcher: Watcher | None = None, stop: Event | None 
         leading(config, space, data_fingerprint=splits.fingerprint) as coordinator,
         opened_workforce(config, splits) as workforce,
     ):
-        _Night(config, space, splits, coordinator, workforce, watcher, stop).run()
+        _Night(config, space, splits, coordinator, workforce, mirror, watcher, stop).run()
     return persistently(lambda: _results(config), LEAST_OUTAGE)
 
 
@@ -121,6 +122,7 @@ class _Night:
     splits: Splits
     coordinator: Coordinator
     workforce: Workforce
+    mirror: Mirror
     watcher: Watcher
     stop: Event
 
@@ -161,8 +163,7 @@ class _Night:
         self.watcher.started(self.config.study, lead.objective.metric, trials, self.coordinator.standing())
         self.workforce.begin(precision)
         files = files_folder(self.config)
-        mirror = open_mirror(self.config, files)
-        mirror.leave_address()
+        self.mirror.leave_address()
         Dispatch(
             self.coordinator,
             self.workforce,
@@ -170,7 +171,7 @@ class _Night:
             self.stop,
             compute=self.config.compute,
             files=files,
-            mirror=mirror,
+            mirror=self.mirror,
         ).run()
         if self.stop.is_set():
             self.watcher.note("The search was told to end; the same command goes on with what was training.")
@@ -178,7 +179,7 @@ class _Night:
             self.watcher.note(self.coordinator.ended_because)
         if not self.stop.is_set():
             self._read_test_once()
-            keep_only(files, *self._files_after(), mirror)
+            keep_only(files, *self._files_after(), self.mirror)
 
     def _expect(self, lead: LeadWorker) -> None:
         """Take a few steps at both ends of the space: what fits into memory and time is known before it counts."""

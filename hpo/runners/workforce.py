@@ -90,6 +90,11 @@ class Workforce(Protocol):
         ...
 
     @property
+    def size(self) -> int:
+        """How many workers there are to be, as far as that is known."""
+        ...
+
+    @property
     def lead(self) -> LeadWorker:
         """The worker that is asked before and after the search; while the search runs it is one of the others."""
         ...

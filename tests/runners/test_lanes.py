@@ -37,7 +37,7 @@ def cluster() -> Cluster:
 
 
 def workforce_on(cluster: Cluster, *, most: int | None = None) -> LaneWorkforce:
-    cluster.workforce = LaneWorkforce(cluster, most=most, hang=60)
+    cluster.workforce = LaneWorkforce(cluster, room=3, most=most, hang=60)
     return cluster.workforce
 
 

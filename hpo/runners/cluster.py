@@ -17,6 +17,8 @@ from hpo.runners.workforce import Workforce
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    # A thread of Tune's that is late at the end must not start a Ray of its own.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     # What raylets say goes to Ray's own logs, not between our lines: of a machine that dies that is a page.
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

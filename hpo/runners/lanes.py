@@ -326,7 +326,9 @@ class LaneWorkforce:
             del self._ids[lane.name]
         if lane is not None and lane.ready:
             if not lane.worn and not lane.idle_for_good:
-                self._said.append((lane.name, Lost(reason=lane.killed_for or gone.reason)))
+                self._said.append(
+                    (lane.name, Lost(reason=lane.killed_for or f"The worker {lane.name} is lost. {gone.reason}"))
+                )
             return
         if self._closing or (lane is not None and lane.idle_for_good):
             return

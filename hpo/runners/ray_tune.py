@@ -352,11 +352,6 @@ class LaneSearcher(_NotCarried, Searcher):
         self._workforce.opened(trial_id)
         return {"lane": trial_id, "precision": self._workforce.precision}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Take in that a lane has ended, or could not begin."""
-        how = "was lost" if error else "has ended"
-        self._workforce.said(trial_id, Gone(reason=f"The process of lane {trial_id} {how}."))
-
 
 class LaneScheduler(_NotCarried, FIFOScheduler):
     """Passes on to the dispatch what lanes say; none of them is given up for what it says."""
@@ -374,9 +369,25 @@ class LaneScheduler(_NotCarried, FIFOScheduler):
         return str(TrialScheduler.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        """Pass on the last words, which Tune does not show to `on_trial_result`."""
+        """Pass on the last words, which Tune does not show to `on_trial_result`, and that the lane is no more."""
         for message in pickle.loads(result.get("said", pickle.dumps([]))):
             self._workforce.said(trial.trial_id, message)
+        self._workforce.said(trial.trial_id, Gone(reason="Its process has ended."))
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Pass on that a lane is no more, and what it died of."""
+        error = trial.get_pickled_error()
+        told = "" if isinstance(error, RayActorError) else f" {_last_line(error)}"
+        self._workforce.said(trial.trial_id, Gone(reason=f"Its process is gone.{told}"))
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        """Pass on that a lane was not opened in the end."""
+        self._workforce.said(trial.trial_id, Gone(reason="It was not opened."))
+
+
+def _last_line(error: object) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else ""
 
 
 class AtClosing(_NotCarried, tune.Stopper):
@@ -466,6 +477,9 @@ def open_ray_tune(
     """
     compute = config.compute
     with ExitStack() as closing:
+        # Last, because Tune may write there as long as there is a Ray.
+        temporary = tempfile.TemporaryDirectory(prefix="hpo-tune-", ignore_cleanup_errors=True)
+        folder = Path(closing.enter_context(temporary))
         closing.enter_context(joined_cluster(compute.ray_address, config.store.url))
         machines = machines_of_cluster()
         demand = demand_of(compute, machines)
@@ -475,7 +489,6 @@ def open_ray_tune(
         closing.callback((files / SEEN).unlink, missing_ok=True)
         closing.callback(rmtree, files / FOLDER, ignore_errors=True)
         study = Study.of(config, splits, files.absolute(), opener)
-        folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="hpo-tune-")))
         carrier = TuneCarrier()
         workforce = LaneWorkforce(
             carrier, room=demand.fits(machines), most=compute.workers, hang=60 * compute.hang_minutes

@@ -118,7 +118,8 @@ def test_a_worker_is_named_after_where_it_is(cluster: Cluster) -> None:
 def test_while_no_lane_is_there_one_is_awaited(cluster: Cluster) -> None:
     workforce = begun(cluster)
     workforce.said("lead", Gone(reason="Its machine died."))
-    assert workforce.listen(0) == [("10.0.0.1/cpu-0", Lost(reason="Its machine died."))]
+    lost = Lost(reason="The worker 10.0.0.1/cpu-0 is lost. Its machine died.")
+    assert workforce.listen(0) == [("10.0.0.1/cpu-0", lost)]
     assert list(workforce.workers) == [AWAITED]
     assert not workforce.capacities
 

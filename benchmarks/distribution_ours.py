@@ -75,7 +75,7 @@ def ray_tune(config: StudyConfig, splits: Splits, files: Path) -> AbstractContex
     """Open lanes of such workers."""
     set_up_ray()
     # As for any search: Ray reads when it is imported what was set up.
-    from hpo.runners.ray_tune import open_ray_tune
+    from hpo.runners.ray_tune.tuning import open_ray_tune
 
     return open_ray_tune(config, splits, files, opener=open_noting)  # type: ignore[arg-type]
 

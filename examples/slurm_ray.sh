@@ -25,11 +25,17 @@ head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # A port of the job's own, should another job share the node.
 port=$((20000 + SLURM_JOB_ID % 20000))
 export RAY_USAGE_STATS_ENABLED=0
+# Steps of a job do not take this over from it by themselves: all workers of a node would share one core.
+export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
 
 # The store's password is the search's alone.
 srun --nodes=1 --ntasks=1 --nodelist="$head" --overlap env -u PGPASSWORD \
     ray start --head --block --port="$port" --num-cpus="$SLURM_CPUS_PER_TASK" &
-until ray status --address="$head:$port" >/dev/null 2>&1; do sleep 1; done
+started=$!
+until ray status --address="$head:$port" >/dev/null 2>&1; do
+    kill -0 "$started" || exit 1 # Ray could not be started: see above.
+    sleep 1
+done
 if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
     srun --nodes=$((SLURM_JOB_NUM_NODES - 1)) --ntasks=$((SLURM_JOB_NUM_NODES - 1)) --exclude="$head" --overlap \
         env -u PGPASSWORD ray start --block --address="$head:$port" --num-cpus="$SLURM_CPUS_PER_TASK" &

@@ -1,5 +1,6 @@
 """A real object store for tests: moto's server, which speaks S3's protocol, in this process; and what is in it."""
 
+import itertools
 import logging
 import warnings
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 BUCKET = "bucket"
+NUMBERS = itertools.count()
+"""Of folders: what is in moto's buckets is one for all servers of a process."""
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
@@ -39,6 +42,10 @@ class ObjectStore:
 
     def url(self, folder: str) -> str:
         return f"s3://{BUCKET}/{folder}?{self.options}"
+
+    def fresh_url(self) -> str:
+        """Return the URL of a folder in which nothing is."""
+        return self.url(f"files-{next(NUMBERS)}")
 
     def stop(self) -> None:
         self._server.stop()

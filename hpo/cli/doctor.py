@@ -42,7 +42,7 @@ def doctor(
 
     With `--runner ray_tune` also what the cluster offers, and how many trials have room side by side.
     """
-    compute = _compute(arguments or [], runner, ray_address)
+    compute, url = _asked_for(arguments or [], store, runner, ray_address)
     checks: dict[str, Callable[[], str]] = {
         "python": platform.python_version,
         **{name: lambda name=name: version(name) for name in PACKAGES},  # type: ignore[misc]
@@ -51,7 +51,7 @@ def doctor(
         "cpu": lambda: f"{os.cpu_count()} cores, {'with' if _has_bf16() else 'without'} bf16 instructions",
         "memory": _memory,
         "disk": lambda: f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free in {Path.cwd()}",
-        "store": lambda: _store(store or options.DEFAULT_STORE),
+        "store": lambda: _store(url),
     }
     if compute.runner == "ray_tune":
         checks["cluster"] = lambda: _cluster(compute)
@@ -70,20 +70,26 @@ def doctor(
     raise typer.Exit(1 if wrong else 0)
 
 
-def _compute(arguments: list[str], runner: str | None, ray_address: str | None) -> "ComputeConfig":
+def _asked_for(
+    arguments: list[str], store: str | None, runner: str | None, ray_address: str | None
+) -> "tuple[ComputeConfig, str]":
+    """Return who would train, and the URL of the store: of a study, where one is named."""
     from hpo.cli.study_arguments import studied
     from hpo.config.reading import read_model
     from hpo.config.study_file import ComputeConfig
 
     given = {"runner": runner, "ray_address": ray_address}
     if arguments:
-        parameters = {"arguments": arguments, "model": None, "train": None, **given}
-        return studied(parameters, "hpo doctor")[0].compute
-    return read_model(ComputeConfig, {key: value for key, value in given.items() if value is not None}, "compute")
+        parameters = {"arguments": arguments, "model": None, "train": None, "store": store, **given}
+        study = studied(parameters, "hpo doctor")[0]
+        return study.compute, study.store.url
+    compute = read_model(ComputeConfig, {key: value for key, value in given.items() if value is not None}, "compute")
+    return compute, store or options.DEFAULT_STORE
 
 
 def _cluster(compute: "ComputeConfig") -> str:
-    from hpo.runners.cluster import described, machines_at
+    from hpo.runners.cluster import machines_at
+    from hpo.runners.demand import described
 
     return described(compute, machines_at(compute.ray_address))
 

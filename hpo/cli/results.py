@@ -80,23 +80,27 @@ def delete(
     from hpo.search.steering import refuse_led
     from hpo.store.deletion import delete_study
     from hpo.store.results import read_results
-    from hpo.training.mirror import UrlMirror, shown_url, twin_of
+    from hpo.training.mirror import UrlMirror, twin_of
 
     url = store or (context.parent.params["store"] if context.parent else None) or options.DEFAULT_STORE
     with options.opened(url) as database:
         results = read_results(database, name)
         folder = _files_folder(name, url)
         sent_to = twin_of(folder)
-        files = f"{folder}" if sent_to is None else f"{folder} and {shown_url(sent_to, name)}"
+        # Ahead of the rows: where its URL is of no use to this machine, the study can still be deleted from another.
+        twin = None if sent_to is None else UrlMirror(sent_to, name, folder)
+        files = f"{folder}" if twin is None else f"{folder} and {twin.place}"
         if not yes and not _confirmed(f"Delete the study {name!r}, its {len(results.trials)} trials and {files}?"):
             typer.echo("Nothing was deleted.")
             raise typer.Exit(1)
         delete_study(database, name, refuse=refuse_led)
     typer.echo(f"Deleted the study {name!r} with {len(results.trials)} trials.")
-    if sent_to is not None:
-        UrlMirror(sent_to, name, folder).delete()
-        typer.echo(f"Deleted {shown_url(sent_to, name)}.")
-    _delete_folder(folder)
+    try:
+        if twin is not None:
+            twin.delete()
+            typer.echo(f"Deleted {twin.place}.")
+    finally:
+        _delete_folder(folder)
 
 
 def _files_folder(study: str, url: str) -> Path:

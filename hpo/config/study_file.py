@@ -217,6 +217,10 @@ class ComputeConfig(Typed):
         gpus = self.gpus_per_trial
         if gpus is None:
             return self
+        if self.device == "cpu":
+            raise ValueError(
+                f"compute.gpus_per_trial is {gpus:g}, but compute.device is cpu; leave one of the two out."
+            )
         if gpus > 1 and gpus != int(gpus):
             raise ValueError(
                 f"compute.gpus_per_trial is {gpus:g}, but several GPUs of a trial are whole ones; give a whole number, "

@@ -24,6 +24,7 @@ from hpo.errors import ConfigurationError, StoreError
 from hpo.runners.checking import doubts
 from hpo.runners.checking.forecast import Forecast, Probed, reading_seconds
 from hpo.runners.checking.short_check import probed
+from hpo.runners.cluster import refuse_unusable
 from hpo.runners.run import files_folder, opened_workforce
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import LeadWorker, Workforce
@@ -75,6 +76,7 @@ def check(config: StudyConfig, watcher: Watcher | None = None) -> Check:
     limits_of(config.budget, datetime.now(HERE))  # Refuses an end that is past, before anything is read.
     space = space_of(config.space)
     refuse_unfit_search(config, space)
+    refuse_unusable(config.compute)
     splits = load_splits(config.data, config.seed, folds=config.evaluation.folds)
     for sentence in (*splits.notes, *search_notes(config, space)):
         watcher.note(sentence)
@@ -259,6 +261,10 @@ def _nothing_kept(config: StudyConfig) -> Iterator[StudyConfig]:
         StoreError: there can be no such folder, or the files' URL cannot be reached or written.
     """
     open_mirror(config, files_folder(config))
+    if config.compute.runner == "ray_tune" and isinstance(config.store.files, str):
+        # Workers use folders of their own machines, and send nothing of a few steps. A local one would not be theirs.
+        yield config
+        return
     beside = _existing(files_folder(config).absolute().parent)
     try:
         folder = tempfile.TemporaryDirectory(prefix=".hpo-check-", dir=beside)

@@ -1,19 +1,19 @@
-"""What a trial takes of a cluster and how many have room there; and how Ray is set up before it is imported."""
+"""The way of a search to a cluster: Ray is set up before anything of it is imported."""
 
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import socket
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from importlib.util import find_spec
-from math import ceil
 from pathlib import Path
 
 from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError
+from hpo.runners.demand import Machine
 from hpo.runners.workforce import Workforce
 
+MOST_PORT = 65535
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -29,91 +29,71 @@ ENVIRONMENT = {
 }
 """Ray reads some of these when it is imported. What the user has set stays."""
 
-KINDS = ("CPU", "GPU")
-Machine = Mapping[str, float]
-"""What a machine offers in all, or a rank takes of one: `CPU`, `GPU`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
-    """What a trial takes of a cluster."""
-
-    rank: Machine
-    ranks: int
-
-    def fits(self, machines: Sequence[Machine]) -> int:
-        """Return how many trials have room side by side on machines with nothing else to do."""
-        return sum(self._ranks_on(machine) for machine in machines) // self.ranks
-
-    def _ranks_on(self, machine: Machine) -> int:
-        # Ray counts in ten-thousandths: three thirds of a GPU are one.
-        return min(int(machine.get(name, 0.0) / need + 1e-4) for name, need in self.rank.items())
-
-    def __str__(self) -> str:
-        rank = ", ".join(f"{need:g} {name}" for name, need in self.rank.items())
-        return rank if self.ranks == 1 else f"{self.ranks} times {rank}"
-
-
-def demand_of(compute: ComputeConfig, machines: Sequence[Machine]) -> Demand:
-    """Return what a trial takes: a GPU for each rank where the cluster has any, and CPU cores for its threads."""
-    ranks = compute.ranks_of_trial
-    cpus = ceil(compute.cpus_per_trial / ranks) if compute.cpus_per_trial else compute.threads or 1
-    has_gpus = any(machine.get("GPU", 0.0) for machine in machines)
-    wants_gpus = compute.device == "cuda" or compute.gpus_per_trial is not None or has_gpus
-    if compute.device == "cpu" or not wants_gpus:
-        return Demand(rank={"CPU": cpus}, ranks=ranks)
-    return Demand(rank={"CPU": cpus, "GPU": min(1.0, compute.gpus_per_trial or 1.0)}, ranks=ranks)
-
-
-def refuse_unplaceable(demand: Demand, machines: Sequence[Machine]) -> None:
-    """Refuse a trial for which a cluster has no room at all: it would be waited for all night.
-
-    Raises:
-        ConfigurationError: there is none.
-    """
-    if demand.fits(machines):
-        return
-    offered = "; ".join(", ".join(f"{machine.get(name, 0.0):g} {name}" for name in demand.rank) for machine in machines)
-    raise ConfigurationError(
-        f"A trial takes {demand}, and the cluster has no room for that; its machines have {offered or 'nothing'}. "
-        "Lower compute.gpus_per_trial, compute.ranks, compute.cpus_per_trial or compute.threads, or start other "
-        "machines."
-    )
-
-
-def described(compute: ComputeConfig, machines: Sequence[Machine]) -> str:
-    """Return in a sentence what a cluster offers, and how many trials have room on it."""
-    demand = demand_of(compute, machines)
-    offers = Counter(
-        ", ".join(f"{machine[name]:g} {name}" for name in KINDS if machine.get(name)) for machine in machines
-    )
-    offered = "; ".join(f"{count} of {offer or 'nothing'}" for offer, count in offers.items())
-    return f"machines: {offered}; trials side by side: {demand.fits(machines)}, each with {demand}"
-
 
 def machines_at(address: str | None) -> Sequence[Machine]:
-    """Return what the machines of a cluster offer: see `hpo.runners.ray_tune.joined_cluster`.
+    """Return what the machines of a cluster offer: see `hpo.runners.ray_tune.joining`.
 
     Raises:
         ConfigurationError: Ray is not installed, or there is no cluster.
     """
     set_up_ray()
-    from hpo.runners.ray_tune import joined_cluster, machines_of_cluster
+    from hpo.runners.ray_tune.joining import joined_cluster, machines_of_cluster
 
     with joined_cluster(address):
         return machines_of_cluster()
 
 
 def open_ray_tune(config: StudyConfig, splits: Splits, files: Path) -> AbstractContextManager[Workforce]:
-    """Set Ray up, and open a workforce on its cluster: see `hpo.runners.ray_tune.open_ray_tune`.
+    """Set Ray up, and open a workforce on its cluster: see `hpo.runners.ray_tune.tuning`.
 
     Raises:
         ConfigurationError: Ray is not installed.
     """
     set_up_ray()
-    from hpo.runners.ray_tune import open_ray_tune as opened
+    from hpo.runners.ray_tune.tuning import open_ray_tune as opened
 
     return opened(config, splits, files)
+
+
+def refuse_unusable(compute: ComputeConfig) -> None:
+    """Refuse, before anything else is read or loaded, what no search could be carried by.
+
+    Raises:
+        ConfigurationError: Ray is not installed, or nothing answers at the cluster's address.
+    """
+    if compute.runner == "ray_tune":
+        set_up_ray()
+        refuse_unusable_address(compute.ray_address)
+
+
+def refuse_unusable_address(address: str | None) -> None:
+    """Refuse at once what Ray would try for most of a minute, with warnings in between.
+
+    Raises:
+        ConfigurationError: it is no address of a cluster, or nothing answers there.
+    """
+    if address is None or address == "auto":
+        return
+    if "://" in address:
+        raise ConfigurationError(
+            f"compute.ray_address is {address}, which goes through Ray Client; start the search on a machine of the "
+            "cluster, with auto or HOST:PORT of its head."
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > MOST_PORT:
+        raise no_cluster(address, "it is not HOST:PORT")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise no_cluster(address, error.strerror or str(error)) from None
+
+
+def no_cluster(address: str | None, reason: str) -> ConfigurationError:
+    """Return the error of an address at which there is none."""
+    return ConfigurationError(
+        f"There is no Ray cluster at {address or 'this machine'}: {reason.rstrip('.')}. Give compute.ray_address as "
+        "auto or HOST:PORT of its head, such as 10.0.0.1:6379, or leave it out to start Ray on this machine."
+    )
 
 
 def set_up_ray() -> None:

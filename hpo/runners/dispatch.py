@@ -105,6 +105,10 @@ class Dispatch:
         if workers != self._enlisted:
             self._coordinator.enlist(workers)
             self._enlisted = workers
+            # What waited for another worker may be for those that are left.
+            self._nothing_for.clear()
+            none_left = None if workers else "No worker is left to train on, and no other comes."
+            self._failure = self._failure or self._coordinator.verdict or none_left
 
     def _listen(self) -> Sequence[tuple[str, Said]]:
         began = self._ticks()
@@ -214,6 +218,8 @@ class Dispatch:
                 self._lose(worker, said.reason)
             case Unfit():
                 self._coordinator.leave_out(worker, said.reason)
+                # Whether any is left is judged by those there are now.
+                self._enlist()
                 self._lose(worker, said.reason)
                 self._leave_out_quarantined()
 

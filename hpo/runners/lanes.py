@@ -28,6 +28,7 @@ LONGEST_PAUSE_SECONDS = 60.0
 AWAITED = "the next lane"
 """Name of a worker that there is not yet, where there is no other."""
 SECONDS_TO_END = 10.0
+"""Time that a lane which is left out has to give back what it holds, until it is killed."""
 
 LaneId = str
 
@@ -114,7 +115,8 @@ class LaneWorkforce:
             most: lanes side by side; None for as many as there is room for.
             hang: seconds after which a lane that has not opened its worker is killed.
         """
-        self._carrier, self._room, self._most, self._hang = carrier, room, most, hang
+        self._carrier, self._most, self._hang = carrier, most, hang
+        self._room, self._room_now = room, room
         self._heard: SimpleQueue[tuple[LaneId, Any]] = SimpleQueue()
         self._lock = Lock()
         self._open: set[LaneId] = set()
@@ -124,6 +126,8 @@ class LaneWorkforce:
         self._lanes: dict[LaneId, Lane] = {}
         """Those that have arrived."""
         self._ids: dict[str, LaneId] = {}
+        self._left_out: set[str] = set()
+        """Names; a lane that is placed later where one of them was is left out too."""
         self._said: list[tuple[str, Said]] = []
         self._bad_starts = 0
         self._not_before = 0.0
@@ -151,6 +155,7 @@ class LaneWorkforce:
         One more than there is room for is opened and waits: so a machine that joins at midnight is used.
         """
         with self._lock:
+            self._room_now = room
             wanted = not self._closing and len(self._open) < min(self._wanted, room + 1)
             return wanted and time.monotonic() >= self._not_before
 
@@ -172,7 +177,7 @@ class LaneWorkforce:
     def workers(self) -> Collection[str]:
         """Names of those that have arrived; without any, of the one that is awaited."""
         names = [lane.name for lane in self._lanes.values() if not lane.idle_for_good]
-        return names or ([AWAITED] if self._wanted and not self._closing else [])
+        return names or ([AWAITED] if self._may_come() else [])
 
     @property
     def size(self) -> int:
@@ -193,9 +198,11 @@ class LaneWorkforce:
         """Wait until the first lane is open, however long that takes: a cluster may have no room yet.
 
         Raises:
-            HpoError: its worker cannot be opened.
+            HpoError: its worker cannot be opened, or there is none left.
         """
         while not self.capacities:
+            if not self.workers:
+                raise TrainingError("No worker is left to be asked.")
             self._await(1.0)
             if self._refusal is not None:
                 raise self._refusal
@@ -232,9 +239,10 @@ class LaneWorkforce:
 
     def discard(self, worker: str) -> None:
         """Do without a worker from now on; it keeps its place, so that no other is put on what it failed on."""
-        self._said = [(name, said) for name, said in self._said if name != worker]
+        self._left_out.add(worker)
         if worker in self._ids:
             self._hold_back(self._lanes[self._ids[worker]])
+        self._said = [(name, said) for name, said in self._said if name != worker]
 
     def close(self) -> None:
         """Open no more lanes, and ask all to end."""
@@ -243,6 +251,12 @@ class LaneWorkforce:
             lanes = list(self._open)
         for lane in lanes:
             self._carrier.tell(lane, End())
+
+    def _may_come(self) -> bool:
+        """Return whether a lane may come where all that there are, if any, are left out: these keep their places."""
+        if not self._lanes:
+            return self._wanted > 0 and not self._closing
+        return not self._closing and len(self._lanes) < min(self._wanted, self._room_now)
 
     def _await(self, seconds: float) -> None:
         """Take in what was said; wait at most so long for the first of it."""
@@ -253,11 +267,16 @@ class LaneWorkforce:
         self._kill_overdue()
 
     def _hold_back(self, lane: Lane) -> None:
+        """Have a lane give back what it holds: others are about to train it, and two would write the same files."""
         lane.idle_for_good = True
-        # What it holds is told to others: it is to train none of it.
+        lane_id = self._ids[lane.name]
         for trial, attempt in lane.held:
-            pause = Decision(trial=trial, attempt=attempt, action=Action.PAUSE)
-            self._carrier.tell(self._ids[lane.name], pause)
+            self._carrier.tell(lane_id, Decision(trial=trial, attempt=attempt, action=Action.PAUSE))
+        until = time.monotonic() + SECONDS_TO_END
+        while lane.held and lane_id in self._lanes and (left := until - time.monotonic()) > 0:
+            self._await(left)
+        if lane.held and lane_id in self._lanes:
+            self._carrier.kill(lane_id)
 
     def _take(self, lane_id: LaneId, message: object) -> None:
         if isinstance(message, Broken):
@@ -275,14 +294,17 @@ class LaneWorkforce:
         name = self._name(message)
         device = f"cuda:{'+'.join(message.gpus)}" if message.gpus else "cpu"
         device += f" and {message.ranks - 1} more" if message.ranks > 1 else ""
-        self._lanes[lane_id] = Lane(name=name, device=device, began=time.monotonic())
+        left_out = name in self._left_out
+        self._lanes[lane_id] = Lane(name=name, device=device, began=time.monotonic(), idle_for_good=left_out)
         self._ids[name] = lane_id
 
     def _name(self, arrived: Arrived) -> str:
         """Return a name that says where a lane is, and is no other's."""
         stem = f"{arrived.host}/gpu-{'+'.join(arrived.gpus)}" if arrived.gpus else f"{arrived.host}/cpu-0"
         names = (f"{arrived.host}/cpu-{n}" if not arrived.gpus else f"{stem}.{n}" for n in itertools.count(1))
-        return next(name for name in itertools.chain([stem], names) if name not in self._ids)
+        # Whose last words are not yet heard would be taken for this one's.
+        taken = self._ids.keys() | {name for name, _ in self._said}
+        return next(name for name in itertools.chain([stem], names) if name not in taken)
 
     def _hear(self, lane: Lane, message: object) -> None:
         match message:
@@ -313,8 +335,10 @@ class LaneWorkforce:
         if not self.capacities and self._precision is None:
             self._refusal = error
             return
+        if not lane.idle_for_good:
+            self._said.append((lane.name, Unfit(reason=str(error))))
         lane.idle_for_good = True
-        self._said.append((lane.name, Unfit(reason=str(error))))
+        self._left_out.add(lane.name)
 
     def _replace_if_empty(self, lane: Lane) -> None:
         if lane.worn and not lane.held:
@@ -325,7 +349,7 @@ class LaneWorkforce:
         if lane is not None:
             del self._ids[lane.name]
         if lane is not None and lane.ready:
-            if not lane.worn and not lane.idle_for_good:
+            if (lane.held or not lane.worn) and not lane.idle_for_good:
                 self._said.append(
                     (lane.name, Lost(reason=lane.killed_for or f"The worker {lane.name} is lost. {gone.reason}"))
                 )

@@ -18,7 +18,7 @@ from hpo.errors import HpoError, StoreError, StudyMismatchError
 from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report
 from hpo.runners.checking.doubts import on_cut_texts
 from hpo.runners.checking.short_check import short_check
-from hpo.runners.cluster import open_ray_tune
+from hpo.runners.cluster import open_ray_tune, refuse_unusable
 from hpo.runners.dispatch import Dispatch
 from hpo.runners.inline import open_inline
 from hpo.runners.processes import open_processes, runner_of
@@ -67,10 +67,15 @@ def run(config: StudyConfig, watcher: Watcher | None = None, stop: Event | None 
     watcher, stop = watcher or Watcher(), stop or Event()
     space = space_of(config.space)
     refuse_unfit_search(config, space)
+    refuse_unusable(config.compute)
     mirror = open_mirror(config, files_folder(config))
     splits = load_splits(config.data, config.seed, folds=config.evaluation.folds)
     for sentence in (*splits.notes, *search_notes(config, space)):
         watcher.note(sentence)
+    if config.compute.runner == "ray_tune":
+        watcher.note(
+            f"Going to the Ray cluster {config.compute.ray_address or 'of this machine'} for the first worker."
+        )
     with (
         leading(config, space, data_fingerprint=splits.fingerprint) as coordinator,
         opened_workforce(config, splits) as workforce,

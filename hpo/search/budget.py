@@ -85,20 +85,20 @@ def kept_deadline(limits: Limits, budget: BudgetConfig, cut: Mapping[str, Any], 
     return replace(limits, deadline=min(cut["deadline"], limits.deadline or math.inf))
 
 
-def has_stalled(scores: Sequence[float | None], noise: float, patience: int) -> bool:
+def has_stalled(bests: Sequence[float | None], noise: float, patience: int) -> bool:
     """Return whether the last `patience` trials brought no best that is more than `noise` above the best before them.
 
     Args:
-        scores: of the trials that are over, in the order in which they ended; None for one without a score.
+        bests: the best score after each trial that is over, in the order in which they ended; None until there was one.
         noise: how far the scores of equal trials are apart; 0 or more.
         patience: trials that are waited for; at least 1. Until more than these are over, nothing has stalled.
     """
-    if len(scores) <= patience:
+    if len(bests) <= patience:
         return False
-    before, last = _best(scores[:-patience]), _best(scores[-patience:])
-    if before is None or last is None:
-        return last is None
-    return last <= before + noise
+    before, now = bests[-patience - 1], bests[-1]
+    if before is None or now is None:
+        return now is None
+    return now <= before + noise
 
 
 def refuse_too_short(limits: Limits, now: float, cheapest_seconds: float, reserve: float) -> None:
@@ -136,7 +136,3 @@ def _timestamp_of(until: str, now: datetime) -> float:
         return moment_of(until, now).timestamp()
     except ValueError as error:
         raise ConfigurationError(f"budget.until: {error}") from None
-
-
-def _best(scores: Sequence[float | None]) -> float | None:
-    return max((score for score in scores if score is not None), default=None)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
@@ -208,13 +208,12 @@ class Coordinator:
     @verb
     def standing(self) -> Standing:
         """Return how the study stands."""
-        states = [trial.state for trial in self._store.trials()]
-        best = self._best()
+        tally = self._store.tally()
         return Standing(
-            completed=states.count(TrialState.COMPLETE),
-            pruned=states.count(TrialState.PRUNED),
-            failed=states.count(TrialState.FAIL),
-            best=(best[0].values[0], best[0].number) if best else None,
+            completed=tally.states[TrialState.COMPLETE],
+            pruned=tally.states[TrialState.PRUNED],
+            failed=tally.states[TrialState.FAIL],
+            best=next(iter(tally.best(1)), None),
         )
 
     @verb
@@ -230,11 +229,12 @@ class Coordinator:
     @verb
     def winner(self) -> tuple[Assignment, Report] | None:
         """Return the best completed trial as it was assigned, to train again, and its best evaluation."""
-        best = self._best()
+        best = self._store.tally().best(1)
         if not best:
             return None
-        attempt = self._store.attempt(best[0].number, self._store.latest_attempt(best[0].number))
-        report = self._store.best_report(best[0].number)
+        _, number = best[0]
+        attempt = self._store.attempt(number, self._store.latest_attempt(number))
+        report = self._store.best_report(number)
         assert attempt is not None, "a completed trial was attempted"
         assert report is not None, "a completed trial has a full report"
         return replace(self._assignment(attempt), score_to_beat=None, limit_seconds=None), report
@@ -243,7 +243,7 @@ class Coordinator:
     def files_needed(self) -> tuple[set[int], set[int]]:
         """Return the trials that are not over, which need their checkpoints, and the best, which need their weights."""
         unfinished = {trial.number for trial in self._store.trials(TrialState.RUNNING, TrialState.WAITING)}
-        return unfinished, {trial.number for trial in self._best()[: weights_kept(self._config)]}
+        return unfinished, {number for _, number in self._store.tally().best(weights_kept(self._config))}
 
     @verb
     def test_was_read(self, trial: int) -> bool:
@@ -324,11 +324,6 @@ class Coordinator:
         self._store.add_evaluation(report, action)
         self._expectations.reported(report)
         return action
-
-    def _best(self) -> list[FrozenTrial]:
-        """Return the trials that hpo trained to their end, the best first; of equals the earlier."""
-        trained = [trial for trial in self._store.trials(TrialState.COMPLETE) if "seed" in trial.user_attrs]
-        return sorted(trained, key=lambda trial: (-trial.values[0], trial.number))
 
     def _longest_outage(self) -> float:
         until = self.limits.deadline

@@ -12,6 +12,9 @@ from hpo.space.search_space import SearchSpace
 from hpo.store.records import AttemptRecord, Reached
 from hpo.training.passes import Size, size_of
 
+MOST_OF_A_SIZE = 128
+"""Trials of a size, the last seen, among which the most alike are looked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
@@ -33,7 +36,15 @@ class Expectations:
     """Trial -> its newest attempt."""
     _seen: dict[int, Seen] = field(default_factory=dict)
     """Trial -> how far it came, in what time."""
+    _expected: dict[int, float | None] = field(default_factory=dict)
+    """Trial -> what all of it takes, as was expected when it last began or reported."""
+    _last_seen: dict[Size, dict[int, Seen]] = field(default_factory=dict)
+    """Of each size the last of these."""
     _rows: dict[Size, int] = field(default_factory=dict)
+    _most_passes: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._most_passes = maximum_passes(self.space)
 
     def learn(self, reached: Iterable[Reached], short_of_memory: Iterable[AttemptRecord]) -> None:
         """Take in what earlier runs have stored."""
@@ -48,11 +59,13 @@ class Expectations:
         known, seen = self._begun.get(trial), self._seen.get(trial)
         if known is None or known.attempt != attempt:
             self._begun[trial] = _Begun(attempt, hyperparameters, seen.seconds if seen else 0.0)
+            self._expected[trial] = self.seconds(hyperparameters)
 
     def reported(self, report: Report) -> None:
         """Take in how far a trial has come."""
         if (begun := self._begun.get(report.trial)) is not None:
             self._see(report.trial, begun.hyperparameters, report.rung, report.seconds)
+            self._expected[report.trial] = self.seconds(begun.hyperparameters)
 
     def ended(self, outcome: Outcome) -> None:
         """Take in how many rows went at once."""
@@ -66,17 +79,13 @@ class Expectations:
 
     def seconds(self, hyperparameters: Hyperparameters) -> float | None:
         """Return what a trial will take from its start to its end; None where nothing is known."""
-        costs = Costs(list(self._seen.values()), self.expected)
+        seen = self._last_seen.get(size_of(hyperparameters)) or self._seen
+        costs = Costs(list(seen.values()), self.expected)
         return costs.seconds(hyperparameters, self._work(hyperparameters, 1.0))
 
     def seconds_left(self, trial: int, hyperparameters: Hyperparameters) -> float:
         """Return what a trial, which may have come some way, will still take; 0 where nothing is known."""
-        whole = self.seconds(hyperparameters)
-        if whole is None:
-            return 0.0
-        seen = self._seen.get(trial)
-        done = seen.rung / self._work(hyperparameters, 1.0) if seen else 0.0
-        return whole * max(0.0, 1.0 - done)
+        return self._left(trial, hyperparameters, self.seconds(hyperparameters))
 
     def seconds_of_attempt(self, trial: int) -> float:
         """Return what a trial's running attempt will have taken at its end: what it has, and what it still will.
@@ -89,13 +98,28 @@ class Expectations:
         taken = seen.seconds - begun.seconds_before if seen else 0.0
         # One that began anew tells its own seconds alone, at first fewer than were taken before it.
         spent = taken if seen is None or taken >= 0 else seen.seconds
-        return spent + self.seconds_left(trial, begun.hyperparameters)
+        # Expected anew of every trial in training, that would be most of what a proposal costs.
+        whole = self._expected.get(trial) or self.seconds(begun.hyperparameters)
+        return spent + self._left(trial, begun.hyperparameters, whole)
+
+    def _left(self, trial: int, hyperparameters: Hyperparameters, whole: float | None) -> float:
+        """Return what is left of the `whole` that a trial takes."""
+        if whole is None:
+            return 0.0
+        seen = self._seen.get(trial)
+        done = seen.rung / self._work(hyperparameters, 1.0) if seen else 0.0
+        return whole * max(0.0, 1.0 - done)
 
     def _see(self, trial: int, hyperparameters: Hyperparameters, rung: int, seconds: float) -> None:
         done = rung / last_rung(self.config, self.space, hyperparameters)
         work = self._work(hyperparameters, done)
-        self._seen.pop(trial, None)  # The last seen is to be at the end.
-        self._seen[trial] = Seen(hyperparameters=hyperparameters, rung=work, seconds=seconds)
+        seen = Seen(hyperparameters=hyperparameters, rung=work, seconds=seconds)
+        of_size = self._last_seen.setdefault(size_of(hyperparameters), {})
+        for known in (self._seen, of_size):
+            known.pop(trial, None)  # The last seen is to be at the end.
+            known[trial] = seen
+        if len(of_size) > MOST_OF_A_SIZE:
+            del of_size[next(iter(of_size))]
 
     def _work(self, hyperparameters: Hyperparameters, done: float) -> int:
         """Return passes over the texts, of a trial that is so far done, per mille of those of the longest trial.
@@ -103,7 +127,7 @@ class Expectations:
         Its rungs say the same, but for trials in folds, which all end at 1000.
         """
         passes = hyperparameters.epochs * hyperparameters.data_fraction
-        return max(1, round(1000 * done * passes / maximum_passes(self.space)))
+        return max(1, round(1000 * done * passes / self._most_passes))
 
     def _lower(self, hyperparameters: Hyperparameters, rows: int) -> None:
         size = size_of(hyperparameters)

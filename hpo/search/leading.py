@@ -77,7 +77,7 @@ def _step_down(store: StudyStore, leadership: Leadership) -> None:
 
 def _refuse_foreign_study(store: StudyStore) -> None:
     """Raise StudyMismatchError if a study that hpo did not record is more than an empty name."""
-    if store.trials() or store.study.directions != [StudyDirection.MAXIMIZE]:
+    if store.states() or store.study.directions != [StudyDirection.MAXIMIZE]:
         raise StudyMismatchError(
             f"The study {store.name!r} is in the store, but was not made by hpo. Start a new study with --study NAME. "
             "Nothing was changed."

@@ -52,48 +52,47 @@ class Proposals:
 
     def next(self, request: str, capacity: Capacity, room: Room) -> AttemptRecord | None:
         """Begin an attempt at the first trial that fits; None if there is none."""
-        before = self.store.trials()
-        self._forget_what_does_not_wait(before)
+        waits = self.store.trials(TrialState.WAITING)
+        self._forget_what_does_not_wait(waits)
         self.ended_because = None
-        for waiting, sampler in self._candidates(before, room):
+        for waiting, sampler in self._candidates(waits, room):
             trial = self.store.ask(waiting, sampler)
             if sampler is not None:
                 self.store.set_attributes(trial.number, {"proposed_by": "random"})
             values = self.space.suggest(trial)
             hyperparameters = self.space.hyperparameters(values)
             if self._fits(trial.number, hyperparameters, room):
-                return self._begun(trial.number, hyperparameters, before, request, capacity)
+                return self._begun(trial.number, hyperparameters, request, capacity)
             self._put_back(trial.number, hyperparameters)
         if self._put_aside and self.ended_because is None:
             self.ended_because = TOO_LITTLE_TIME
         return None
 
-    def _forget_what_does_not_wait(self, before: Sequence[FrozenTrial]) -> None:
+    def _forget_what_does_not_wait(self, waits: Sequence[FrozenTrial]) -> None:
         """Forget proposals that somebody gave up, and those of a transaction that was lost: they never were."""
-        waiting = {trial.number for trial in before if trial.state == TrialState.WAITING}
+        waiting = {trial.number for trial in waits}
         self._put_aside = {number: known for number, known in self._put_aside.items() if number in waiting}
 
-    def _candidates(self, before: Sequence[FrozenTrial], room: Room) -> Iterator[tuple[int | None, BaseSampler | None]]:
+    def _candidates(self, waits: Sequence[FrozenTrial], room: Room) -> Iterator[tuple[int | None, BaseSampler | None]]:
         """Yield the trials that wait, those that were begun first, and then None for each new one to propose.
 
         Beside it stands the sampler that is asked, None for the study's own.
         """
-        waiting = [trial.number for trial in before if trial.state == TrialState.WAITING]
-        waiting.sort(key=lambda number: (self.store.latest_attempt(number) == 0, number))
-        for number in waiting:
+        # What was begun has its seed among its attributes.
+        for number in [trial.number for trial in sorted(waits, key=lambda trial: "seed" not in trial.user_attrs)]:
             known = self._put_aside.get(number)
             if not room.avoids(number) and (known is None or self._fits(number, known, room)):
                 yield number, None
         most = self.config.budget.most_trials
-        allowed = math.inf if most is None else most - len(before)
-        if self._has_stalled(before):
+        allowed = math.inf if most is None else most - self.store.size()
+        if self._has_stalled():
             return
         while len(self._put_aside) < MOST_PUT_ASIDE:
-            if allowed <= 0 or self._has_tried_all(self.store.trials()):
+            if allowed <= 0 or self._has_tried_all():
                 return
             yield None, None
             allowed -= 1
-        if allowed > 0 and (short := self._short_draw(len(self.store.trials()), room)):
+        if allowed > 0 and (short := self._short_draw(self.store.size(), room)):
             yield None, short
 
     def _short_draw(self, number: int, room: Room) -> BaseSampler | None:
@@ -102,21 +101,14 @@ class Proposals:
         seed = derived_seed(self.config.seed, "short", number)
         return short_draw(self.space, seed, lambda drawn: self._fits(number, drawn, room))
 
-    def _begun(
-        self,
-        number: int,
-        hyperparameters: Hyperparameters,
-        before: Sequence[FrozenTrial],
-        request: str,
-        capacity: Capacity,
-    ) -> AttemptRecord:
+    def _begun(self, number: int, hyperparameters: Hyperparameters, request: str, capacity: Capacity) -> AttemptRecord:
         self._put_aside.pop(number, None)
         record = AttemptRecord(
             trial=number,
             attempt=self.store.latest_attempt(number) + 1,
             configuration=hyperparameters.to_mapping(),
             seed=seed_of(self.config, number, hyperparameters),
-            score_to_beat=self._score_to_beat(before),
+            score_to_beat=self._score_to_beat(),
             rows_at_once=self.expectations.rows_at_once(hyperparameters),
             ended=False,
         )
@@ -124,7 +116,7 @@ class Proposals:
         self.store.add_event("begun", record.trial, record.attempt, worker=capacity.worker)
         attributes: dict[str, Any] = {"learning_rate": hyperparameters.learning_rate, "seed": record.seed}
         if record.attempt == 1:
-            attributes["proposed_by"] = self._proposer(number, before)
+            attributes["proposed_by"] = self._proposer(number)
         self.store.set_attributes(record.trial, attributes)
         return record
 
@@ -138,41 +130,39 @@ class Proposals:
         self._put_aside[number] = hyperparameters
         self.store.set_waiting(number)
 
-    def _score_to_beat(self, before: Sequence[FrozenTrial]) -> float | None:
+    def _score_to_beat(self) -> float | None:
         """Return the score of the last of those trials whose weights are kept; None while there is room."""
-        scores = sorted((trial.values[0] for trial in before if trial.state == TrialState.COMPLETE), reverse=True)
         kept = weights_kept(self.config)
-        return scores[kept - 1] if len(scores) >= kept else None
+        best = self.store.tally().best(kept)
+        return best[-1][0] if len(best) == kept else None
 
-    def _has_tried_all(self, trials: Sequence[FrozenTrial]) -> bool:
+    def _has_tried_all(self) -> bool:
         """Return whether the sampler tries every combination once, and has."""
         sampler = self.store.study.sampler
-        return isinstance(sampler, EnumeratingSampler) and sampler.enumeration.following(trials) is None
+        return isinstance(sampler, EnumeratingSampler) and sampler.enumeration.following(self.store.trials()) is None
 
-    def _has_stalled(self, trials: Sequence[FrozenTrial]) -> bool:
+    def _has_stalled(self) -> bool:
         patience = self.config.budget.patience
         if patience is None:
             return False
-        over = [trial for trial in trials if trial.state.is_finished()]
-        over.sort(key=lambda trial: (trial.datetime_complete, trial.number))
-        scores = [trial.values[0] if trial.state == TrialState.COMPLETE else None for trial in over]
-        stalled = has_stalled(scores, noise_floor(trials), patience)
+        tally = self.store.tally()
+        stalled = has_stalled(tally.bests, noise_floor(tally.default_values), patience)
         if stalled:
             self.ended_because = f"The last {patience} trials brought no improvement above the noise floor."
         return stalled
 
-    def _proposer(self, trial: int, before: Sequence[FrozenTrial]) -> str:
-        """Return who proposed `trial`, of which Optuna had the picture `before` when it was asked."""
-        if trial < len(before):
-            if (known := before[trial].user_attrs.get("proposed_by")) is not None:
-                return str(known)
-            fixed = before[trial].system_attrs.get("fixed_params")
-            if fixed is not None:
-                return "default" if fixed == self.space.sampled(self.space.default_values()) else "enqueued"
+    def _proposer(self, number: int) -> str:
+        """Return who proposed a trial that is about to begin."""
+        trial = self.store.trial(number)
+        if (known := trial.user_attrs.get("proposed_by")) is not None:
+            return str(known)
+        fixed = trial.system_attrs.get("fixed_params")
+        if fixed is not None:
+            return "default" if fixed == self.space.sampled(self.space.default_values()) else "enqueued"
         name = self.config.search.sampler
-        waits_for = SAMPLERS[name].waits_for
-        known = sum(earlier.state in waits_for for earlier in before)
-        return "start-up" if waits_for and known < startup_trials(self.config) else name
+        waits_for, ended = SAMPLERS[name].waits_for, self.store.tally().states
+        start_up = waits_for and sum(ended[state] for state in waits_for) < startup_trials(self.config)
+        return "start-up" if start_up else name
 
 
 def weights_kept(config: StudyConfig) -> int:
@@ -180,11 +170,6 @@ def weights_kept(config: StudyConfig) -> int:
     return max(1, config.store.keep_weights or 0)
 
 
-def noise_floor(trials: Sequence[FrozenTrial]) -> float:
+def noise_floor(default_scores: Sequence[float]) -> float:
     """Return how far the default configuration's scores on two seeds are apart; 0 where it was not trained on two."""
-    scores = [
-        trial.values[0]
-        for trial in trials
-        if trial.state == TrialState.COMPLETE and trial.user_attrs.get("proposed_by") == "default"
-    ]
-    return max(scores) - min(scores) if len(scores) > 1 else 0.0
+    return max(default_scores) - min(default_scores) if len(default_scores) > 1 else 0.0

@@ -17,12 +17,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study_file import StudyConfig
 from hpo.search.enumeration import EnumeratingSampler, Enumeration
+from hpo.search.windows import SeenStudy, Window
 from hpo.space.conditions import Condition
 from hpo.space.domains import Choice, Continuous
 from hpo.space.parameters import Parameter
 from hpo.space.search_space import SearchSpace
 
 MOST_STARTUP_TRIALS = 10
+TPE_WINDOW = Window(best=25, others=475)
+"""TPE takes the best 25 for good, however many there are; the others it only has to know the density of."""
 
 
 class PerTrialSampler(BaseSampler):
@@ -36,7 +39,12 @@ class PerTrialSampler(BaseSampler):
     """
 
     def __init__(
-        self, build: Callable[[int], BaseSampler], *, study_seed: int, together: Set[str] | None = None
+        self,
+        build: Callable[[int], BaseSampler],
+        *,
+        study_seed: int,
+        together: Set[str] | None = None,
+        window: Window | None = None,
     ) -> None:
         """Take what makes a sampler.
 
@@ -45,21 +53,25 @@ class PerTrialSampler(BaseSampler):
             study_seed: the study's seed.
             together: what it proposes together, by the names that Optuna samples under, which every trial must have;
                 None to let it find that out itself.
+            window: what it sees of the finished trials; None for all, read anew whenever it looks.
         """
         self._build = build
         self._study_seed = study_seed
         self._together = together
+        self._window = window
+        self._seen: Study | None = None
         self._current = self._made("sampler")
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Make the sampler of `trial`."""
         self._current = self._made("sampler", trial.number)
+        self._seen = None if self._window is None else SeenStudy(study, self._window)
         self._current.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the parameters that are proposed together."""
         if self._together is None:
-            return self._current.infer_relative_search_space(study, trial)
+            return self._current.infer_relative_search_space(self._seen or study, trial)
         # Optuna would take what finished trials have in common, which for a while may be a conditional parameter too:
         # CMA-ES stops for good where that changes, and a quasi-random sequence begins anew.
         trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
@@ -70,13 +82,13 @@ class PerTrialSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Propose the parameters of `search_space` together."""
-        return self._current.sample_relative(study, trial, search_space)
+        return self._current.sample_relative(self._seen or study, trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Propose one parameter by itself."""
-        return self._current.sample_independent(study, trial, param_name, param_distribution)
+        return self._current.sample_independent(self._seen or study, trial, param_name, param_distribution)
 
     def _made(self, *purpose: object) -> BaseSampler:
         with warnings.catch_warnings():
@@ -103,6 +115,7 @@ def _tpe(config: StudyConfig, _space: SearchSpace) -> BaseSampler:
             seed=seed, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True
         ),
         study_seed=config.seed,
+        window=TPE_WINDOW,
     )  # fmt: skip
 
 

@@ -48,8 +48,7 @@ def enqueue(
             raise StoreError(f"The study {store.name!r} was not made by hpo, which does not know its space.")
         space = SearchSpace.from_mapping(record.space, f"of the study {store.name}")
         values = fitted(space, given, source)
-        store.study.enqueue_trial(space.sampled(values))
-        trial = store.trials()[-1].number
+        trial = store.enqueue(space.sampled(values))
         store.add_event("enqueued", trial)
         made = space.hyperparameters(values)
         varied = [parameter.name for parameter in space.parameters if parameter.is_sampled]
@@ -108,7 +107,7 @@ def _opened(database: Database, study: str | None) -> StudyStore:
 
 
 def _refuse_finished(store: StudyStore, trial: int) -> None:
-    states = {known.number: known.state for known in store.trials()}
+    states = store.states()
     if trial not in states:
         raise ConfigurationError(
             f"The study {store.name!r} has no trial {trial}; those in it are 0 to {len(states) - 1}."

@@ -26,6 +26,9 @@ from hpo.store.transactions import StudyTransactions
 class AttemptStore(StudyTransactions):
     """Attempts at the trials of a study: begun, evaluated, ended."""
 
+    _device_seconds: float | None = None
+    """Of all attempts that ended; None until that was asked for."""
+
     def latest_attempt(self, trial: int) -> int:
         """Return the number of the newest attempt at `trial`; 0 if it was never begun."""
         newest = self._execute(statements.LATEST_ATTEMPT, of_study=self.study_id, of_trial=trial)
@@ -89,7 +92,10 @@ class AttemptStore(StudyTransactions):
         }
         if outcome.rows_at_once is not None:
             values["rows_at_once"] = outcome.rows_at_once
+        before = self._trial_seconds(outcome.trial)
         self._execute(sa.update(attempts).where(which).values(values))
+        if self._device_seconds is not None:
+            self._device_seconds += self._trial_seconds(outcome.trial) - before
 
     def answered(self, trial: int, attempt: int, rung: int) -> Action | None:
         """Return what a report was answered with; None if it is a new report."""
@@ -152,7 +158,19 @@ class AttemptStore(StudyTransactions):
 
     def device_seconds(self) -> float:
         """Return the seconds of training of all attempts that ended, each second once."""
-        return device_seconds(self._open_connection(), self.study_id)
+        if self._device_seconds is None:
+            self._device_seconds = device_seconds(self._open_connection(), self.study_id)
+        return self._device_seconds
+
+    def _trial_seconds(self, trial: int) -> float:
+        """Return the device seconds of one trial; 0 where nobody asks for those of the study."""
+        if self._device_seconds is None:
+            return 0.0
+        return device_seconds(self._open_connection(), self.study_id, trial)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._device_seconds = None
 
     # -- the log
 
@@ -181,25 +199,18 @@ class AttemptStore(StudyTransactions):
         return int(self._execute(newest).scalar() or 0)
 
 
-def device_seconds(connection: Connection, study_id: int) -> float:
-    """Return the seconds of training of all attempts of a study that ended, each second once.
+def device_seconds(connection: Connection, study_id: int, trial: int | None = None) -> float:
+    """Return the seconds of training of all attempts at `trial`, or of a study, that ended, each second once.
 
     An attempt that went on from a checkpoint tells those before it too: of the last attempt that told any, since one
     whose process died tells none.
     """
-    later, next_told = attempts.alias("later"), attempts.alias("next_told")
-    number_of_next = (
-        sa.select(sa.func.min(later.c.attempt))
-        .where(later.c.study_id == attempts.c.study_id, later.c.trial == attempts.c.trial)
-        .where(later.c.attempt > attempts.c.attempt, later.c.seconds > 0)
-        .correlate(attempts)
-        .scalar_subquery()
+    which = sa.and_(attempts.c.study_id == study_id, attempts.c.seconds > 0)
+    if trial is not None:
+        which &= attempts.c.trial == trial
+    next_one = sa.func.lead(attempts.c.resumed_examples).over(
+        partition_by=attempts.c.trial, order_by=attempts.c.attempt
     )
-    tells_it_too = sa.exists().where(
-        next_told.c.study_id == attempts.c.study_id,
-        next_told.c.trial == attempts.c.trial,
-        next_told.c.attempt == number_of_next,
-        next_told.c.resumed_examples > 0,
-    )
-    total = sa.select(sa.func.sum(attempts.c.seconds)).where(attempts.c.study_id == study_id, ~tells_it_too)
+    told = sa.select(attempts.c.seconds, next_one.label("told_by_the_next")).where(which).subquery()
+    total = sa.select(sa.func.sum(told.c.seconds)).where(sa.func.coalesce(told.c.told_by_the_next, 0) == 0)
     return float(connection.execute(total).scalar() or 0.0)

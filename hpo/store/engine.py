@@ -8,7 +8,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ import psutil
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
+from optuna.storages._rdb.models import StudyModel
+from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import (
@@ -34,6 +37,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from hpo.errors import StoreError, StoreUnavailableError
 from hpo.store.migrations.upgrade import is_current, upgrade
+from hpo.store.trial_rows import of_study, read_trials
 
 SUPPORTED = "sqlite:///FILE (or just FILE) on a local disk, or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
 NETWORK_FILE_SYSTEMS = {
@@ -105,6 +109,17 @@ class JoiningStorage(RDBStorage):
         super().__init__(f"{engine.url.drivername}://", engine_kwargs={"pool": engine.pool})
         self.engine = engine
         self.scoped_session: Any = JoiningSessions(engine)
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        with _create_scoped_session(self.scoped_session) as session:
+            StudyModel.find_or_raise_by_id(study_id, session)
+            return read_trials(session, of_study(study_id, states, included_trial_ids, trial_id_greater_than))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _storage_at, (without_password(self.engine.url),)

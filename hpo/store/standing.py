@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.trial import FrozenTrial, TrialState
+from optuna.storages._rdb.models import TrialModel, TrialValueModel
+from optuna.trial import TrialState
 from sqlalchemy.engine import Connection, RowMapping
 
 from hpo.messages import Standing
@@ -14,6 +15,7 @@ from hpo.store.attempts import device_seconds
 from hpo.store.engine import Database
 from hpo.store.records import LeaseRecord
 from hpo.store.results import chosen_study
+from hpo.store.statements import UNFINISHED
 from hpo.store.tables import attempts, clock, evaluations, events, leases
 
 SHOWN_EVENTS = 10
@@ -91,16 +93,14 @@ def read_state(database: Database, name: str | None = None) -> StudyState:
     """
     with database.reading() as connection:
         study_id, name = chosen_study(database, name)
-        trials = database.storage.get_all_trials(study_id, deepcopy=False)
-        running = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
-        waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
+        running, waiting = (_numbers(connection, study_id, state) for state in (TrialState.RUNNING, TrialState.WAITING))
         begun, ended = _newest_run(connection, study_id)
         return StudyState(
             name=name,
             metric=database.storage.get_study_user_attrs(study_id).get("hpo:metric", "score"),
             now=connection.execute(sa.select(clock())).scalar_one(),
             lease=read_lease(connection, study_id),
-            standing=_standing(trials),
+            standing=_standing(connection, study_id),
             running=_running(connection, study_id, running),
             waiting=_waiting(connection, study_id, waiting),
             device_seconds=device_seconds(connection, study_id),
@@ -118,16 +118,30 @@ def read_lease(connection: Connection, study_id: int, *, lock: bool = False) -> 
     return None if row is None else LeaseRecord(**row)
 
 
-def _standing(trials: Sequence[FrozenTrial]) -> Standing:
+def _numbers(connection: Connection, study_id: int, state: TrialState) -> list[int]:
+    which = sa.and_(TrialModel.study_id == study_id, UNFINISHED, TrialModel.state == state)
+    return list(connection.execute(sa.select(TrialModel.number).where(which).order_by(TrialModel.number)).scalars())
+
+
+def _standing(connection: Connection, study_id: int) -> Standing:
     """Count, and find the best of those that hpo trained to their end; of equals the earlier."""
-    states = [trial.state for trial in trials]
-    trained = [trial for trial in trials if trial.state == TrialState.COMPLETE and "seed" in trial.user_attrs]
-    best = max(trained, key=lambda trial: (trial.values[0], -trial.number), default=None)
+    here, value = TrialModel.study_id == study_id, TrialValueModel.value
+    counted = sa.select(TrialModel.state, sa.func.count()).where(here).group_by(TrialModel.state)
+    states: dict[TrialState, int] = dict(connection.execute(counted).all())
+    attempted = sa.exists().where(attempts.c.study_id == study_id, attempts.c.trial == TrialModel.number)
+    best = (
+        sa.select(value, TrialModel.number)
+        .join(TrialModel, TrialModel.trial_id == TrialValueModel.trial_id)
+        .where(here, TrialModel.state == TrialState.COMPLETE, attempted, value.is_not(None))
+        .order_by(value.desc(), TrialModel.number)
+        .limit(1)
+    )
+    row = connection.execute(best).first()
     return Standing(
-        completed=states.count(TrialState.COMPLETE),
-        pruned=states.count(TrialState.PRUNED),
-        failed=states.count(TrialState.FAIL),
-        best=None if best is None else (best.values[0], best.number),
+        completed=states.get(TrialState.COMPLETE, 0),
+        pruned=states.get(TrialState.PRUNED, 0),
+        failed=states.get(TrialState.FAIL, 0),
+        best=None if row is None else (row[0], row[1]),
     )
 
 
@@ -163,6 +177,8 @@ def _running_trial(attempt: RowMapping, report: RowMapping | None) -> RunningTri
 
 
 def _waiting(connection: Connection, study_id: int, trials: Sequence[int]) -> tuple[WaitingTrial, ...]:
+    if not trials:
+        return ()
     which = sa.and_(events.c.study_id == study_id, events.c.trial.in_(trials), events.c.kind != "stop_asked")
     rows = connection.execute(sa.select(events).where(which).order_by(events.c.event_id)).mappings()
     last = {row["trial"]: (row["kind"], json.loads(row["detail"])) for row in rows}

@@ -56,3 +56,16 @@ FORGET_ATTRIBUTES = sa.delete(TrialUserAttributeModel).where(
 
 ADD_ATTRIBUTES = sa.insert(TrialUserAttributeModel)
 """Takes rows of trial_id, key, value_json."""
+
+UNFINISHED = sa.literal_column("trials.state IN ('RUNNING', 'WAITING')", sa.Boolean)
+"""In the words of the index on those trials, which PostgreSQL would not use for parameters."""
+
+_STATE = sa.select(TrialModel.trial_id, sa.cast(TrialModel.state, sa.String(16))).where(TrialModel.study_id == _STUDY)
+STATES = sa.union(_STATE.where(UNFINISHED), _STATE.where(TrialModel.number >= _TRIAL))
+"""Takes of_study, of_trial; gives row and state of trials that are not over, and of all from of_trial on."""
+
+NEWEST_TRIAL = sa.select(sa.func.max(TrialModel.number)).where(TrialModel.study_id == _STUDY)
+"""Takes of_study."""
+
+TRIAL_STATES = sa.select(TrialModel.number, TrialModel.state).where(TrialModel.study_id == _STUDY)
+"""Takes of_study."""

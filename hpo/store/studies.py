@@ -1,10 +1,9 @@
 """The records of one study: every write of a search, each inside one transaction with Optuna's own rows."""
 
-import copy
 import json
 import uuid
 import warnings
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -21,6 +20,7 @@ from hpo.store import statements
 from hpo.store.attempts import AttemptStore
 from hpo.store.records import LeaseRecord, StudyRecord
 from hpo.store.tables import attempts, clock, evaluations, events, leases, studies
+from hpo.store.tally import Tally
 
 UID_ATTRIBUTE = "hpo:uid"
 
@@ -109,8 +109,34 @@ class StudyStore(AttemptStore):
     # -- trials, as Optuna has them
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
-        """Return Optuna's picture of the trials in one of `states`, or of all, by number; not to be changed."""
+        """Return the trials in one of `states`, or all, by number; not to be changed.
+
+        Those that are finished make it a list as long as the study: where a few of them are asked for, see `tally`.
+        """
         return self.study.get_trials(deepcopy=False, states=states or None)
+
+    def trial(self, number: int) -> FrozenTrial:
+        """Return one trial, not to be changed."""
+        return self._picture.get_trial(self._optuna_id(number))
+
+    def size(self) -> int:
+        """Return how many trials the study has."""
+        return self._picture.size()
+
+    def tally(self) -> Tally:
+        """Return what the finished trials come to."""
+        return self._picture.tally()
+
+    def states(self) -> dict[int, TrialState]:
+        """Return the state of every trial, read for itself."""
+        rows = self._execute(statements.TRIAL_STATES, of_study=self.study_id)
+        return {row.number: row.state for row in rows}
+
+    def enqueue(self, parameters: Mapping[str, Any]) -> int:
+        """Make a trial that waits with these parameters, and return its number."""
+        self.study.enqueue_trial(dict(parameters))
+        # Optuna holds the study's row from there to the end of the transaction, so no later one can have been made.
+        return int(self._execute(statements.NEWEST_TRIAL, of_study=self.study_id).scalar_one())
 
     def ask(self, waiting: int | None, sampler: BaseSampler | None = None) -> Trial:
         """Return a trial to suggest parameters for, running from now on: one that waits, or a new one.
@@ -124,16 +150,16 @@ class StudyStore(AttemptStore):
 
     def set_intermediate_value(self, trial: int, rung: int, score: float) -> None:
         """Give Optuna a score at a rung; that of a later attempt replaces that of an earlier one."""
-        self._database.storage.set_trial_intermediate_value(self._optuna_id(trial), rung, score)
+        self._picture.set_trial_intermediate_value(self._optuna_id(trial), rung, score)
 
     def should_prune(self, trial: int) -> bool:
         """Ask the study's pruner about `trial`, whose newest score it was given.
 
         An enqueued trial, such as the default, is never given up: it is what the others are measured against.
         """
-        trials = self.trials()
-        enqueued = "fixed_params" in trials[trial].system_attrs
-        return not enqueued and bool(self._pruner.prune(_ReadStudy(self.study, trials), trials[trial]))
+        judged = self.trial(trial)
+        enqueued = "fixed_params" in judged.system_attrs
+        return not enqueued and bool(self._pruner.prune(self.study, judged))
 
     def set_attributes(self, trial: int, attributes: Mapping[str, Any]) -> None:
         """Set user attributes of a trial that has not finished, all at once; Optuna takes two statements for each."""
@@ -141,6 +167,7 @@ class StudyStore(AttemptStore):
         self._execute(statements.FORGET_ATTRIBUTES, of_trial_id=trial_id, keys=list(attributes))
         rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(attributes[key])} for key in attributes]
         self._open_connection().execute(statements.ADD_ATTRIBUTES, rows)
+        self._picture.wrote_attributes(trial_id, attributes)
 
     def set_constraint(self, trial: int, name: str, value: float) -> None:
         """Set a constraint of a running trial; above 0 it is violated."""
@@ -148,10 +175,10 @@ class StudyStore(AttemptStore):
 
     def set_waiting(self, trial: int) -> None:
         """Put a running trial back among those that wait; it keeps its parameters and is handed out first."""
-        self._database.storage.set_trial_state_values(self._optuna_id(trial), TrialState.WAITING)
+        self._picture.set_trial_state_values(self._optuna_id(trial), TrialState.WAITING)
 
     def _optuna_id(self, trial: int) -> int:
-        return self.study._storage.get_trial_id_from_study_id_trial_number(self.study_id, trial)
+        return self._picture.get_trial_id_from_study_id_trial_number(self.study_id, trial)
 
 
 class _AskedStudy(optuna.Study):
@@ -165,19 +192,6 @@ class _AskedStudy(optuna.Study):
         if self._waiting is not None:
             self._storage.set_trial_state_values(self._waiting, TrialState.RUNNING)
         return self._waiting
-
-
-class _ReadStudy(optuna.Study):
-    """A study whose trials have just been read, for a pruner that would read them once more."""
-
-    def __init__(self, study: optuna.Study, trials: list[FrozenTrial]) -> None:
-        vars(self).update(vars(study))
-        self._trials = trials
-
-    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
-        """Return the trials as they were read, those in one of `states` or all."""
-        chosen = [trial for trial in self._trials if states is None or trial.state in states]
-        return copy.deepcopy(chosen) if deepcopy else chosen
 
 
 def renew_lease(connection: Connection, study_id: int, fence: int, seconds: float) -> bool:

@@ -11,6 +11,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     Double,
+    Index,
     Integer,
     MetaData,
     PrimaryKeyConstraint,
@@ -124,10 +125,11 @@ events = Table(
     "hpo_events",
     metadata,
     Column("event_id", RowNumber, primary_key=True, autoincrement=True),
-    Column("study_id", Integer, nullable=False, index=True),
+    Column("study_id", Integer, nullable=False),
     Column("happened_at", Double, nullable=False, default=clock()),
     Column("kind", String(32), nullable=False),
     Column("trial", Integer),
     Column("attempt", Integer),
     Column("detail", Text, nullable=False),  # JSON
+    Index("hpo_events_by_kind", "study_id", "kind", "event_id"),
 )

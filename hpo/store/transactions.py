@@ -12,6 +12,7 @@ from optuna.samplers import BaseSampler
 from sqlalchemy.engine import Connection
 
 from hpo.store.engine import Database, translated
+from hpo.store.picture import Picture
 
 
 class StudyTransactions:
@@ -30,20 +31,27 @@ class StudyTransactions:
         self._lock = threading.Lock()
         self.study = self._opened()
         self.study_id = database.storage.get_study_id_from_name(name)
+        self._picture = Picture(database.storage, self.study_id)
+        self.study._storage = self._picture
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Open a transaction: what the block writes, here and through `study`, is kept whole or not at all."""
         with self._lock:
+            self._picture.within(True)
             try:
                 with self._database.transaction() as self._connection:
                     yield
             except BaseException:
-                # Optuna caches trials as it reads them; after a rollback it would show some that never were.
-                self.study._storage = optuna.storages.get_storage(self._database.storage)
+                self._forget()
                 raise
             finally:
                 self._connection = None
+                self._picture.within(False)
+
+    def _forget(self) -> None:
+        """Forget what is remembered of the rows: after a rollback some of it never was."""
+        self._picture.forget()
 
     def _open_connection(self) -> Connection:
         assert self._connection is not None, "the store's records are read and written inside a transaction"

@@ -12,6 +12,7 @@ from hpo.config.times import spoken
 from hpo.messages import Action, Assignment, Ending, Milestone, Outcome, Progress, Report, Scores
 from hpo.training.bench import Bench
 from hpo.training.checkpoints import Checkpoints
+from hpo.training.checkpoints_of_gang import load_of_gang, save_of_gang
 from hpo.training.course import Course, courses
 from hpo.training.gang import EndedElsewhere, told_of
 from hpo.training.milestones import examples_seen
@@ -108,7 +109,8 @@ class Run:
                     yield self._progress(training)
                 saves, end = self._gang.of_lead(partial(self._next, course, training))
                 if saves:
-                    self._save(training)
+                    place = replace(self._place, seconds=self._elapsed())
+                    save_of_gang(self._gang, self._checkpoints, place, training, self._random)
                 if end:
                     return end
                 training.step(batch)
@@ -136,7 +138,9 @@ class Run:
         """
         if self.assignment.attempt == 1 and self._gang.leads:
             self._checkpoints.remove()
-        state = self._loaded() if self.assignment.attempt > 1 else None
+        state = None
+        if self.assignment.attempt > 1:
+            state = load_of_gang(self._gang, self._checkpoints, self.assignment.trial)
         if state is not None:
             seconds = self._elapsed()
             self._place = Place.from_state(state["place"])
@@ -148,29 +152,6 @@ class Run:
         if self._gang.leads:
             self._weights.keep_only_of(self._place.best)
         return state
-
-    def _loaded(self) -> Mapping[str, Any] | None:
-        """Return the checkpoint that all ranks can go on from; None where there is none."""
-        # Ranks of one machine may fetch it to one folder.
-        state = self._gang.in_turns(self._checkpoints.load)
-        seen = self._gang.meet(None if state is None else state["seen"])
-        if any(one != seen[0] for one in seen):
-            logger.warning(
-                "Trial %d begins anew: not all its ranks read the same checkpoint; let store.files be a folder that "
-                "they share, or a URL.",
-                self.assignment.trial,
-            )
-            return None
-        return state
-
-    def _save(self, training: Optimization) -> None:
-        """Write a checkpoint: between two steps, when all that was reported has been told."""
-        random = self._gang.meet(self._random.current())
-        if not self._gang.leads:
-            return
-        place = replace(self._place, seconds=self._elapsed())
-        state = {"seen": place.seen, "place": place.to_state(), "training": training.state(), "random": random}
-        self._checkpoints.save(state, self._elapsed())
 
     def _report(self, course: Course, training: Optimization, milestone: Milestone) -> Report:
         """Evaluate at a milestone; keep the weights where the trial is the study's best so far."""

@@ -79,7 +79,7 @@ class UrlMirror(Mirror):
             ConfigurationError: there is no such file system, the URL holds a secret, or pyarrow is missing.
             StoreError: it cannot be reached.
         """
-        self.folder, self._url, self._shown = folder, url, shown_url(url, study)
+        self.folder, self.place, self._url = folder, shown_url(url, study), url
         self._files, root = file_system(url)
         self._arrow = pyarrow()
         self._root = f"{root.rstrip('/')}/{study}"
@@ -105,7 +105,7 @@ class UrlMirror(Mirror):
             self._files.delete_file(twin)
         except self._failures as error:
             raise StoreError(
-                f"Checkpoints and weights cannot be written to {self._shown}: {why_failed(error)}; see "
+                f"Checkpoints and weights cannot be written to {self.place}: {why_failed(error)}; see "
                 "that the bucket or folder is there and that this machine may read, write and delete in it (of s3, by "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile), or name another place by store.files."
             ) from None
@@ -124,8 +124,9 @@ class UrlMirror(Mirror):
     def release(self, path: Path, /) -> None:
         """Remove a file that was sent, and its folder if nothing else is in it."""
         if path in self._sent:
-            path.unlink(missing_ok=True)
+            # Where it cannot be removed only room is lost, and no trial is to end of that.
             with suppress(OSError):
+                path.unlink(missing_ok=True)
                 path.parent.rmdir()
 
     def fetch(self, path: Path, to: Path, /) -> bool:
@@ -189,7 +190,7 @@ class UrlMirror(Mirror):
         except FileNotFoundError:
             return
         except self._failures as error:
-            raise StoreError(f"{self._shown} could not be deleted: {why_failed(error)}; delete it.") from None
+            raise StoreError(f"{self.place} could not be deleted: {why_failed(error)}; delete it.") from None
 
     def leave_address(self) -> None:
         """Write into the folder where its twin is.
@@ -205,7 +206,7 @@ class UrlMirror(Mirror):
 
     def shown(self, path: Path, /) -> str:
         """Return the URL of a file's twin."""
-        return f"{self._shown}/{path.relative_to(self.folder).as_posix()}"
+        return f"{self.place}/{path.relative_to(self.folder).as_posix()}"
 
     def _asked(self, ask: Callable[[], T], otherwise: T) -> T:
         """Return what `ask` does; `otherwise` where there is nothing, or the URL fails or has failed a moment ago."""
@@ -227,7 +228,7 @@ class UrlMirror(Mirror):
             logger.warning(
                 "Files could not be exchanged with %s: %s. Training goes on with what lies in %s, and it is tried "
                 "again.",
-                self._shown,
+                self.place,
                 why_failed(error),
                 self.folder,
             )

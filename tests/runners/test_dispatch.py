@@ -1,6 +1,6 @@
 """The dispatch over replayed nights: workers are kept busy, and whatever happens to them no trial is lost."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Event
 from typing import Any
@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from hpo.config.study_file import ComputeConfig
 from hpo.errors import TrainingError
-from hpo.messages import Assignment, Ending, Outcome
+from hpo.messages import Assignment, Capacity, Ending, Outcome
 from hpo.runners.dispatch import Dispatch
 from hpo.runners.replay import EVENING, ReplayWorkforce, VirtualClock
 from hpo.runners.simulation.generated_curves import Generated
@@ -228,6 +228,41 @@ def test_the_last_trial_is_tried_again_where_it_failed_when_no_other_worker_is_l
         failing(one, 2, mishaps, {"replay-0"})
         one.run()
     assert states(sqlite_url) == [TrialState.COMPLETE] * 2
+
+
+class Wearing(ReplayWorkforce):
+    """One in which a worker is worn after its first trial, and a moment later gone without a word."""
+
+    worn: str = "replay-0"
+    is_worn = False
+
+    @property
+    def capacities(self) -> Mapping[str, Capacity]:
+        return {name: one for name, one in super().capacities.items() if not (self.is_worn and name == self.worn)}
+
+    def listen(self, seconds: float) -> Sequence[tuple[str, Said]]:
+        if self.is_worn:
+            self.discard(self.worn)
+        said = super().listen(seconds)
+        self.is_worn = self.is_worn or any(
+            worker == self.worn and isinstance(message, Outcome) for worker, message in said
+        )
+        return said
+
+
+def test_what_waits_for_a_worker_that_is_gone_is_for_those_that_are_left(sqlite_url: str) -> None:
+    mishaps = Mishaps(script=(Mishap(kind=MishapKind.FAIL, trial=1, attempt=1, share=0.1),))
+    with night(sqlite_url, budget={"trials": 2}, ahead=0) as one:
+        one.workforce = Wearing(2, Generated(3), one.clock, ahead=0, mishaps=mishaps, metric="macro_f1")
+        one.run()
+    assert states(sqlite_url) == [TrialState.COMPLETE] * 2
+
+
+def test_a_search_whose_workers_are_gone_for_good_does_not_end_as_if_it_were_done(sqlite_url: str) -> None:
+    with night(sqlite_url, budget={"trials": 2}) as one:
+        one.workforce = Wearing(1, Generated(3), one.clock, ahead=0, metric="macro_f1")
+        with pytest.raises(TrainingError, match=r"No worker is left to train on, and no other comes\."):
+            one.run()
 
 
 def test_a_search_without_a_worker_left_ends_with_why(sqlite_url: str) -> None:

@@ -158,13 +158,67 @@ def test_one_that_is_left_out_keeps_its_place_and_is_not_heard(cluster: Cluster)
     workforce = begun(cluster, most=2)
     be_ready(workforce, "other", host="10.0.0.2")
     workforce.give("10.0.0.1/cpu-0", an_assignment())
+    workforce.said("lead", an_outcome())
     workforce.discard("10.0.0.1/cpu-0")
     assert ("lead", Decision(trial=0, attempt=1, action=Action.PAUSE)) in cluster.told
-    workforce.said("lead", an_outcome())
     assert not workforce.listen(0)
     assert list(workforce.workers) == ["10.0.0.2/cpu-0"]
     assert not cluster.killed
     assert not workforce.wants_lane(room=9)
+
+
+def test_one_that_is_left_out_and_gives_nothing_back_is_killed_before_others_train_it(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "SECONDS_TO_END", 0.05)
+    workforce = begun(cluster)
+    workforce.give("10.0.0.1/cpu-0", an_assignment())
+    workforce.discard("10.0.0.1/cpu-0")
+    assert cluster.killed == ["lead"]
+
+
+def test_one_that_comes_where_another_was_left_out_is_left_out_too(cluster: Cluster) -> None:
+    workforce = begun(cluster)
+    workforce.discard("10.0.0.1/cpu-0")
+    workforce.said("lead", Gone(reason="Its machine died."))
+    be_ready(workforce, "lead again")
+    assert not workforce.capacities
+    assert list(workforce.workers) == [AWAITED]
+
+
+def test_where_all_places_are_those_of_left_out_ones_none_is_awaited(cluster: Cluster) -> None:
+    workforce = begun(cluster)
+    be_ready(workforce, "other", host="10.0.0.2")
+    workforce.wants_lane(room=2)
+    workforce.discard("10.0.0.1/cpu-0")
+    workforce.said("other", Gone(reason="It died."))
+    workforce.listen(0)
+    assert list(workforce.workers) == [AWAITED], "there is room for one in the place of the other"
+    arrive(workforce, "another", host="10.0.0.2")
+    workforce.said("another", Refused(error=ModelError("There is no such model.")))
+    workforce.listen(0)
+    assert not workforce.workers
+    with pytest.raises(TrainingError, match="No worker is left to be asked"):
+        workforce.lead.facts()
+    workforce.wants_lane(room=3)
+    assert list(workforce.workers) == [AWAITED], "a machine has joined"
+
+
+def test_a_worn_one_that_dies_with_what_it_holds_is_lost(cluster: Cluster) -> None:
+    workforce = begun(cluster)
+    workforce.give("10.0.0.1/cpu-0", an_assignment())
+    workforce.said("lead", Worn())
+    workforce.said("lead", Gone(reason="Its machine died."))
+    lost = Lost(reason="The worker 10.0.0.1/cpu-0 is lost. Its machine died.")
+    assert workforce.listen(0) == [("10.0.0.1/cpu-0", lost)]
+
+
+def test_the_name_of_one_whose_loss_is_not_yet_heard_is_not_given_again(cluster: Cluster) -> None:
+    workforce = begun(cluster)
+    workforce.said("lead", Gone(reason="It died."))
+    arrive(workforce, "next")
+    workforce.listen(0)
+    assert list(workforce.workers) == ["10.0.0.1/cpu-1"]
 
 
 def test_one_whose_worker_cannot_be_opened_is_unfit_and_keeps_its_place(cluster: Cluster) -> None:

@@ -206,6 +206,7 @@ class Killer(Watcher):
         self.outcomes.append(outcome)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_nothing_left")
 def test_a_search_on_two_ranks_is_the_one_on_one(
     material: dict[str, object], folder: Path, inline: StudyResults
@@ -217,7 +218,7 @@ def test_a_search_on_two_ranks_is_the_one_on_one(
 
 
 @pytest.mark.usefixtures("_nothing_left")
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_rank_that_is_killed_is_replaced_with_its_whole_gang(
     rank: int, material: dict[str, object], folder: Path, inline: StudyResults
 ) -> None:
@@ -239,6 +240,7 @@ def splits(material: dict[str, object], folder: Path) -> Splits:
     return load_splits(config.data, config.seed)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_nothing_left")
 def test_what_rank_0_refuses_is_raised_here(material: dict[str, object], splits: Splits, tmp_path: Path) -> None:
     config = study_at(material, tmp_path / "none.db", ranks=2)
@@ -267,6 +269,7 @@ def open_rank_0_or_refuse(config: StudyConfig, splits: Splits, files: Path, *, s
     time.sleep(600)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_nothing_left")
 def test_a_rank_that_cannot_be_opened_is_told_by_its_number(
     material: dict[str, object], splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -286,6 +289,7 @@ def open_rank_0_alone(config: StudyConfig, splits: Splits, files: Path, *, seat:
     time.sleep(600)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_nothing_left")
 def test_a_rank_that_dies_while_its_worker_waits_takes_it_along(
     material: dict[str, object], splits: Splits, tmp_path: Path

@@ -1,6 +1,5 @@
 """With files at a URL a trial goes on, and a winner is read, on a machine whose own folder is empty."""
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,8 +31,6 @@ from tests.object_store import ObjectStore, names_at, running_object_store
 from tests.training.test_resumption import digest, scores, trained
 from tests.training.test_weights import REPORT, TENSORS
 
-NUMBERS = itertools.count()
-
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[ObjectStore]:
@@ -43,12 +40,12 @@ def store() -> Iterator[ObjectStore]:
 
 @pytest.fixture(params=["s3", "file"])
 def url(request: pytest.FixtureRequest, store: ObjectStore, tmp_path: Path) -> str:
-    return store.url(f"files-{next(NUMBERS)}") if request.param == "s3" else f"file://{tmp_path}/far"
+    return store.fresh_url() if request.param == "s3" else f"file://{tmp_path}/far"
 
 
 @pytest.fixture
 def s3_url(store: ObjectStore) -> str:
-    return store.url(f"files-{next(NUMBERS)}")
+    return store.fresh_url()
 
 
 @pytest.fixture

@@ -39,6 +39,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pair(odd_study: StudyConfig, folder: Path) -> Iterator[tuple[Worker, list[SpawnProcess]]]:
     with opened_gang(odd_study, folder / "files", folder) as (worker, others):
         yield worker, others
+        # Closed in the middle of a trial, as when a search is told to end, it lets the others go.
+        worker.admit(tiny_assignment())
+        worker.advance()
         worker.close()
         others[0].join(PATIENCE)
         assert others[0].exitcode == 0

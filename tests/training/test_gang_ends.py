@@ -1,6 +1,7 @@
 """Gangs that come to their end: let go, or lost."""
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, trai
 from tests.training.gangs import PATIENCE, befall, opened_gang
 
 
-def test_three_ranks_train_folds_as_one_does(tiny_bert: Path, texts: Path, tmp_path: Path) -> None:
+def test_three_ranks_train_folds_as_one_does_and_end_where_one_dies(
+    tiny_bert: Path, texts: Path, tmp_path: Path
+) -> None:
     config = tiny_study(tiny_bert, texts, evaluation={"rung_rows": 12, "folds": 3})
     chosen = tiny_hyperparameters(dropout=0.0, learning_rate=1e-3, batch_size=16, epochs=1)
     assignment = tiny_assignment(chosen, milestones=fold_milestones(3), maximum_passes=1)
@@ -25,10 +28,12 @@ def test_three_ranks_train_folds_as_one_does(tiny_bert: Path, texts: Path, tmp_p
     wanted, _ = trained(one, assignment)
     with opened_gang(config, tmp_path / "three", tmp_path, ranks=3) as (three, others):
         found, outcome = trained(three, assignment)
-        three.close()
+        befall(tmp_path, 2, "death")
+        with pytest.raises(GangLost, match="A rank is gone, or does not answer"):
+            trained(three, replace(assignment, trial=1))
         for other in others:
             other.join(PATIENCE)
-        assert [other.exitcode for other in others] == [0, 0]
+        assert [other.exitcode for other in others] == [3, -9]
     assert outcome.ending is Ending.COMPLETED
     assert [report.rung for report in found] == [report.rung for report in wanted]
     for report, expected in zip(found, wanted, strict=True):
@@ -36,25 +41,7 @@ def test_three_ranks_train_folds_as_one_does(tiny_bert: Path, texts: Path, tmp_p
         assert report.validation.values["loss"] == pytest.approx(expected.validation.values["loss"], rel=1e-4)
 
 
-def test_closed_in_the_middle_of_a_trial_it_lets_the_others_go(study: StudyConfig, tmp_path: Path) -> None:
-    with opened_gang(study, tmp_path / "files", tmp_path) as (worker, [other]):
-        worker.admit(tiny_assignment())
-        worker.advance()
-        worker.close()
-        other.join(PATIENCE)
-        assert other.exitcode == 0
-
-
-def test_where_a_rank_dies_the_others_end(study: StudyConfig, tmp_path: Path) -> None:
-    with opened_gang(study, tmp_path / "files", tmp_path, ranks=3) as (worker, others):
-        befall(tmp_path, 2, "death")
-        with pytest.raises(GangLost, match="A rank is gone, or does not answer"):
-            trained(worker, tiny_assignment())
-        for other in others:
-            other.join(PATIENCE)
-        assert sorted(other.exitcode for other in others) == [-9, 3]
-
-
+@pytest.mark.slow
 def test_where_rank_0_leaves_without_a_word_the_other_ends(study: StudyConfig, tmp_path: Path) -> None:
     with opened_gang(study, tmp_path / "files", tmp_path) as (worker, [other]):
         trained(worker, tiny_assignment())

@@ -1,6 +1,6 @@
 """A folder's mirror at a URL: files are sent whole or not at all, and a URL that fails costs only what was not sent."""
 
-import itertools
+import errno
 import json
 import subprocess
 import sys
@@ -17,7 +17,6 @@ from hpo.training import urls
 from hpo.training.mirror import ADDRESS, NO_MIRROR, UrlMirror, open_mirror, shown_url, twin_of
 from tests.object_store import BUCKET, ObjectStore, names_at, running_object_store
 
-NUMBERS = itertools.count()
 NAME = "trial-0001/checkpoint-a.pt"
 
 
@@ -29,7 +28,7 @@ def store() -> Iterator[ObjectStore]:
 
 @pytest.fixture(params=["s3", "file"])
 def url(request: pytest.FixtureRequest, store: ObjectStore, tmp_path: Path) -> str:
-    return store.url(f"files-{next(NUMBERS)}") if request.param == "s3" else f"file://{tmp_path}/far%20away"
+    return store.fresh_url() if request.param == "s3" else f"file://{tmp_path}/far%20away"
 
 
 @pytest.fixture
@@ -81,6 +80,19 @@ def test_only_what_was_sent_as_it_is_leaves_the_folder(here: UrlMirror) -> None:
     here.release(unsent)
     assert not unsent.parent.exists()
     assert content_of(here) == b"1"
+
+
+def test_what_cannot_leave_the_folder_stays_and_ends_no_trial(here: UrlMirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = written(here, b"1")
+    assert here.send(sent)
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", read_only)
+        here.release(sent)
+    assert sent.exists()
 
 
 def test_files_are_removed_by_name_and_a_folder_with_the_last(here: UrlMirror, url: str) -> None:

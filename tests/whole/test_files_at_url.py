@@ -1,6 +1,5 @@
 """Whole searches whose files lie in an object store end as those do whose files lie in a folder."""
 
-import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
@@ -17,8 +16,6 @@ from hpo.runners.watcher import Watcher
 from tests.object_store import ObjectStore, names_at, running_object_store
 from tests.whole.conftest import Answer
 
-NUMBERS = itertools.count()
-
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[ObjectStore]:
@@ -28,7 +25,7 @@ def store() -> Iterator[ObjectStore]:
 
 @pytest.fixture
 def url(store: ObjectStore) -> str:
-    return store.url(f"files-{next(NUMBERS)}")
+    return store.fresh_url()
 
 
 def with_changes(config: StudyConfig, **sections: dict[str, Any]) -> StudyConfig:
@@ -40,7 +37,7 @@ def kept_at(url: str) -> list[str]:
     return [name for name in names_at(url) if "trial-" in name]
 
 
-@pytest.mark.parametrize("runner", ["inline", "processes"])
+@pytest.mark.parametrize("runner", ["inline", pytest.param("processes", marks=pytest.mark.slow)])
 def test_a_search_ends_as_it_does_with_a_folder(runner: str, config: StudyConfig, url: str, tmp_path: Path) -> None:
     compute = {"runner": runner, "workers": 1 if runner == "processes" else None}
     expected = run(with_changes(config, store={"url": f"sqlite:///{tmp_path / 'other.db'}", "keep_weights": 1}))
@@ -121,3 +118,23 @@ def test_what_cannot_be_deleted_at_the_url_is_said(
     assert answer.code == 3
     assert "/tiny could not be deleted: AWS Error NETWORK_CONNECTION" in answer.err
     assert answer.err.count("Traceback") == 0
+    assert f"Deleted {files_folder(kept)}." in answer.out, "no second answer would be given: the study is gone"
+
+
+def test_a_study_whose_url_is_of_no_use_here_is_not_deleted(
+    hpo: Callable[..., Answer], config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = with_changes(config, store={"files": f"file://{tmp_path}/far", "keep_weights": 1}, budget={"trials": 1})
+    run(kept)
+
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    delete = ("studies", "delete", "tiny", "--yes", "--store", kept.store.url)
+    with monkeypatch.context() as patched:
+        patched.setattr("hpo.training.urls.import_module", missing)
+        answer = hpo(*delete)
+    assert (answer.code, "needs pyarrow" in answer.err, answer.out) == (2, True, "")
+    assert files_folder(kept).exists()
+    assert hpo(*delete).code == 0
+    assert not (tmp_path / "far" / "tiny").exists()

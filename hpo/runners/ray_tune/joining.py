@@ -1,0 +1,80 @@
+"""Being part of a Ray cluster: of one that runs, or of one that is started for a search."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from ray.exceptions import RayError
+
+from hpo.errors import ConfigurationError
+from hpo.runners.cluster import no_cluster, refuse_unusable_address
+from hpo.runners.demand import Machine
+from hpo.runners.worker_process.child import PASSWORD
+
+LEAST_VERSION = (2, 52)
+"""Before it a web page open in a browser on the machine could run code in the cluster (CVE-2025-62593)."""
+
+
+def machines_of_cluster() -> list[Machine]:
+    """Return what each machine of the cluster offers in all."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+@contextmanager
+def joined_cluster(address: str | None, secret: str = "") -> Iterator[None]:
+    """Be part of a Ray cluster: of the one at `address`, or of one that is started on this machine and ends with this.
+
+    Args:
+        address: `auto` for the one that this machine is part of, HOST:PORT of its head, or None.
+        secret: what no process of a cluster that is started here may find in its environment.
+
+    Raises:
+        ConfigurationError: there is no cluster there, or the installed Ray is not safe.
+    """
+    refuse_unusable_address(address)
+    _refuse_unsafe()
+    if ray.is_initialized():
+        # Of whoever has called us, such as a notebook; it stays.
+        yield
+        return
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with _without(secret):
+            local = {} if address else {"include_dashboard": False}
+            ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        reason = "none runs here" if address == "auto" else str(error).strip().partition("\n")[0]
+        raise no_cluster(address, reason) from None
+    if threading.current_thread() is threading.main_thread():
+        # Ray puts its own in the place of that of the command line.
+        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _refuse_unsafe() -> None:
+    if tuple(map(int, ray.__version__.split(".")[:2])) < LEAST_VERSION:
+        least = ".".join(map(str, LEAST_VERSION))
+        raise ConfigurationError(
+            f"Ray {ray.__version__} is installed, and before {least} a web page in a browser could run code in the "
+            f"cluster (CVE-2025-62593); pip install 'ray[tune]>={least}' on all its machines."
+        )
+
+
+@contextmanager
+def _without(secret: str) -> Iterator[None]:
+    """Take out of this process's environment what the processes that are started would inherit."""
+    hidden = {name: value for name, value in os.environ.items() if name == PASSWORD or (secret and secret in value)}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ |= hidden

@@ -1,0 +1,235 @@
+"""A lane, from inside: a worker in a process of the cluster, what it says to Tune, and the desk where it is told."""
+
+import asyncio
+import fcntl
+import logging
+import os
+import pickle
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from shutil import rmtree
+from typing import Any
+
+import ray
+import torch
+from psutil import net_if_addrs
+from ray import tune
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from hpo.errors import ConfigurationError, HpoError
+from hpo.runners.demand import Demand
+from hpo.runners.lanes import Arrived, Fell
+from hpo.runners.worker_process.child import INTERFACES
+from hpo.runners.worker_process.conversation import End, Refused, Start, Study
+from hpo.training.gang import Seat, free_address
+
+PULSE_SECONDS = 5.0
+"""After so long without a word of a lane Tune hears that it is alive."""
+logger = logging.getLogger(__name__)
+
+
+class Desk:
+    """Where lanes ask for what they are told; an actor on the machine of the search."""
+
+    def __init__(self) -> None:
+        self._boxes: dict[str, asyncio.Queue[object]] = {}
+
+    async def tell(self, lane: str, message: bytes) -> None:
+        """Keep a message for a lane."""
+        self._box(lane).put_nowait(message)
+
+    async def hear(self, lane: str) -> list[object]:
+        """Return what there is for a lane, as soon as there is something."""
+        box = self._box(lane)
+        messages = [await box.get()]
+        while not box.empty():
+            messages.append(box.get_nowait())
+        return messages
+
+    def _box(self, lane: str) -> "asyncio.Queue[object]":
+        return self._boxes.setdefault(lane, asyncio.Queue())
+
+
+class LaneTrainable(tune.Trainable):
+    """A lane: Tune's trial, our worker. It trains on a thread of its own, and a step of Tune's is something it says."""
+
+    def setup(
+        self, config: dict[str, Any], *, study: Study, desk: ActorHandle, threads: int, demand: Demand, folder: Path
+    ) -> None:
+        """Say where this is, and begin to open the worker."""
+        self._folder = folder
+        self._said: SimpleQueue[object] = SimpleQueue()
+        gpus = _own_gpus()
+        self._said.put(Arrived(host=_own_host(), gpus=gpus, ranks=demand.ranks))
+        # Ray lets a process see its own GPUs alone.
+        device = "cuda:0" if gpus else "cpu"
+        start = Start(worker=config["lane"], device=device, threads=threads, precision=config["precision"])
+        ears = _Ears(desk, config["lane"], self._said.put)
+        self._run("trains", lambda: self._serve(ears, start, study, demand))
+
+    def step(self) -> dict[str, Any]:
+        """Return what the worker has said, as soon as there is something."""
+        said = []
+        with suppress(Empty):
+            said.append(self._said.get(timeout=PULSE_SECONDS))
+            while True:
+                said.append(self._said.get_nowait())
+        over = None in said
+        heard = [message for message in said if message is not None]
+        first = {"actor": ray.get_runtime_context().current_actor} if self.iteration == 0 else {}
+        return {"said": pickle.dumps(heard), "done": over, **first}
+
+    def cleanup(self) -> None:
+        """End this process a moment later: taking torch down by itself takes seconds, which a deadline has not."""
+        threading.Timer(0.1, os._exit, (0,)).start()
+
+    def _run(self, name: str, do: Callable[[], None]) -> None:
+        """Do something on a thread of its own; where that falls, so does the lane: it would be waited for."""
+
+        def told() -> None:
+            try:
+                do()
+            except HpoError as error:
+                self._said.put(Refused(error=error))
+            except BaseException as error:
+                logger.exception("The worker of a lane ended.")
+                self._said.put(Fell(reason=" ".join(f"{type(error).__name__}: {error}".split())))
+                self._said.put(None)
+
+        threading.Thread(target=told, name=name, daemon=True).start()
+
+    def _serve(self, ears: "_Ears", start: Start, study: Study, demand: Demand) -> None:
+        from hpo.runners.worker_process.service import serve
+
+        if demand.ranks > 1:
+            start = self._with_gang(start, study, demand)
+        with _ready_here(study, start, self._folder) as study_here:
+            serve(ears, self._said.put, start, study_here)
+
+    def _with_gang(self, start: Start, study: Study, demand: Demand) -> Start:
+        """Start the other ranks beside this one, in what Ray has set aside for all of them; return this one's start."""
+        address = free_address(_own_host())
+        group = ray.util.get_current_placement_group()
+        cpus, gpus = demand.rank["CPU"], demand.rank.get("GPU", 0)
+        followers = []
+        for rank in range(1, demand.ranks):
+            place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
+            actor = ray.remote(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=place)(Follower).remote()
+            seat = Seat(rank=rank, ranks=demand.ranks, address=address)
+            followers.append(actor.follow.remote(replace(start, seat=seat), study, self._folder))
+        # Those that end without an error were let go by this one.
+        self._run("watches", lambda: _raising_its_own(followers))
+        return replace(start, seat=Seat(rank=0, ranks=demand.ranks, address=address))
+
+
+class Follower:
+    """Another rank of a gang than the first, in an actor of its own; it ends with its lane."""
+
+    def follow(self, start: Start, study: Study, folder: Path) -> None:
+        """Take part in what rank 0 trains, until that is closed."""
+        from hpo.runners.worker_process.service import opened
+
+        with _ready_here(study, start, folder) as study_here:
+            opened(start, study_here).follow()
+
+
+def _raising_its_own(results: list[Any]) -> None:
+    """Wait for what actors do; raise what one of them raised, without Ray's page about it, which no pickle holds."""
+    try:
+        ray.get(results)
+    except RayTaskError as error:
+        raise error.cause from None
+
+
+def _own_gpus() -> tuple[str, ...]:
+    return tuple(str(number) for number in ray.get_gpu_ids())
+
+
+def _own_host() -> str:
+    return str(ray.util.get_node_ip_address())
+
+
+@contextmanager
+def _ready_here(study: Study, start: Start, folder: Path) -> Iterator[Study]:
+    """Make this process ready to open a worker; return the study with its files as they are on this machine.
+
+    Where this machine has the folder in which the search works, relative paths of the study are taken from it.
+    """
+    if folder.is_dir():
+        os.chdir(folder)
+    torch.set_num_threads(start.threads)
+    if start.seat is not None:
+        network = next(name for name, known in net_if_addrs().items() if _own_host() in {one.address for one in known})
+        for variable in INTERFACES:
+            os.environ.setdefault(variable, network)
+    if isinstance(study.config.store.files, str):
+        with _scratch(study.config.study) as folder:
+            yield replace(study, files=folder)
+    else:
+        refuse_unshared(study)
+        yield study
+
+
+@contextmanager
+def _scratch(study: str) -> Iterator[Path]:
+    """Return a folder of this machine that all lanes of this search on it use; the last of them removes it."""
+    folder = Path(tempfile.gettempdir(), f"hpo-{ray.get_runtime_context().get_job_id()}-{os.getuid()}", study)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / "in-use").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        try:
+            yield folder
+        finally:
+            with suppress(BlockingIOError):
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                rmtree(folder, ignore_errors=True)
+
+
+class _Ears:
+    """What a lane hears, as a connection has it."""
+
+    def __init__(self, desk: ActorHandle, lane: str, say: Callable[[None], None]) -> None:
+        self._desk, self._lane, self._say = desk, lane, say
+        self._heard: deque[bytes] = deque()
+
+    def recv(self) -> Any:
+        """Return the next message; wait for it.
+
+        Raises:
+            EOFError: whoever sends them is no more.
+        """
+        try:
+            while not self._heard:
+                self._heard += ray.get(self._desk.hear.remote(self._lane))
+        except RayActorError:
+            raise EOFError from None
+        message = pickle.loads(self._heard.popleft())
+        if isinstance(message, End):
+            # The worker may still be opening its model: that is not waited for.
+            self._say(None)
+        return message
+
+
+SEEN = "seen-by-all"
+
+
+def refuse_unshared(study: Study) -> None:
+    """Refuse a folder of files that is another one on this machine than on that of the search.
+
+    Raises:
+        ConfigurationError: it is.
+    """
+    if not (study.files / SEEN).exists():
+        raise ConfigurationError(
+            f"{study.files} on {_own_host()} is not the folder that the machine of the search has "
+            "there, so a trial could not go on elsewhere; name one that all machines share by store.files, or a URL "
+            "such as s3://BUCKET/FOLDER."
+        )

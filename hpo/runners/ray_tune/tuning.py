@@ -1,0 +1,235 @@
+"""Tune at work for a search: it is proposed lanes, places them, and what they say is passed on."""
+
+import pickle
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import ray
+from ray import tune
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from hpo.config.study_file import StudyConfig
+from hpo.data.splits import Splits
+from hpo.errors import StoreError
+from hpo.runners.demand import Demand, demand_of, refuse_unplaceable
+from hpo.runners.lanes import Broken, Gone, LaneWorkforce
+from hpo.runners.ray_tune.joining import joined_cluster, machines_of_cluster
+from hpo.runners.ray_tune.lane import SEEN, Desk, LaneTrainable
+from hpo.runners.worker_process.conversation import Opener, Study
+from hpo.training.shared import FOLDER
+from hpo.training.worker import open_worker
+
+SECONDS_TO_END = 3.0
+"""For which Tune is waited for at the end; leaving the cluster ends what is left of it."""
+
+
+class _NotCarried:
+    """What Ray pickles of it is nothing: it holds what belongs to this process."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class LaneSearcher(_NotCarried, Searcher):
+    """Proposes to Tune one lane after another, while there is room and use for one more."""
+
+    def __init__(self, workforce: LaneWorkforce, demand: Demand) -> None:
+        super().__init__(metric=None, mode="max")
+        self._workforce, self._demand = workforce, demand
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return a lane to be placed, None for none now, `FINISHED` at the end."""
+        if self._workforce.closing:
+            return str(Searcher.FINISHED)
+        if not self._workforce.wants_lane(self._demand.fits(machines_of_cluster())):
+            return None
+        self._workforce.opened(trial_id)
+        return {"lane": trial_id, "precision": self._workforce.precision}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Do nothing: the scheduler tells of it. Without this method Tune would end with the first lane that does."""
+
+
+class LaneScheduler(_NotCarried, FIFOScheduler):
+    """Passes on to the dispatch what lanes say; none of them is given up for what it says."""
+
+    def __init__(self, workforce: LaneWorkforce, actors: dict[str, ActorHandle]) -> None:
+        super().__init__()
+        self._workforce, self._actors = workforce, actors
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Pass on what a lane has said."""
+        if (actor := result.get("actor")) is not None:
+            self._actors[trial.trial_id] = actor
+        for message in pickle.loads(result["said"]):
+            self._workforce.said(trial.trial_id, message)
+        return str(TrialScheduler.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """Pass on the last words, which Tune does not show to `on_trial_result`, and that the lane is no more."""
+        for message in pickle.loads(result.get("said", pickle.dumps([]))):
+            self._workforce.said(trial.trial_id, message)
+        self._workforce.said(trial.trial_id, Gone(reason="Its process has ended."))
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Pass on that a lane is no more, and what it died of."""
+        error = trial.get_pickled_error()
+        told = "" if error is None or isinstance(error, RayActorError) else f" {_last_line(error)}"
+        self._workforce.said(trial.trial_id, Gone(reason=f"Its process is gone.{told}"))
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        """Pass on that a lane was not opened in the end."""
+        self._workforce.said(trial.trial_id, Gone(reason="It was not opened."))
+
+
+def _last_line(error: object) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else ""
+
+
+class AtClosing(_NotCarried, tune.Stopper):
+    """Tells Tune when it is over, also for lanes that still wait for room."""
+
+    def __init__(self, workforce: LaneWorkforce) -> None:
+        self._workforce = workforce
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """End no single lane."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Return whether all is over."""
+        return self._workforce.closing
+
+
+class TuneCarrier:
+    """Tune at work on a thread of its own, and the desk by which lanes are told."""
+
+    def __init__(self) -> None:
+        self.actors: dict[str, ActorHandle] = {}
+        # On the machine of the search: on another one all lanes would be lost with that.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.desk: ActorHandle = ray.remote(num_cpus=0, scheduling_strategy=here)(Desk).remote()
+
+    def tell(self, lane: str, message: object) -> None:
+        """Leave a message at the desk."""
+        self.desk.tell.remote(lane, pickle.dumps(message))
+
+    def kill(self, lane: str) -> None:
+        """Kill the process of a lane, which Tune then finds gone."""
+        if lane in self.actors:
+            ray.kill(self.actors[lane])
+
+    def start(
+        self, workforce: LaneWorkforce, demand: Demand, study: Study, threads: int, folder: Path
+    ) -> threading.Thread:
+        """Have Tune place the lanes that `workforce` wants, until it closes."""
+        trainable = tune.with_resources(
+            tune.with_parameters(
+                LaneTrainable, study=study, desk=self.desk, threads=threads, demand=demand, folder=Path.cwd()
+            ),
+            tune.PlacementGroupFactory([dict(demand.rank)] * demand.ranks),
+        )
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=LaneSearcher(workforce, demand),
+                scheduler=LaneScheduler(workforce, self.actors),
+                num_samples=-1,
+            ),
+            run_config=tune.RunConfig(
+                name="lanes",
+                storage_path=str(folder),
+                verbose=0,
+                stop=AtClosing(workforce),
+                failure_config=tune.FailureConfig(max_failures=0),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        )
+        thread = threading.Thread(target=_tune, args=(tuner, workforce), name="ray-tune", daemon=True)
+        thread.start()
+        return thread
+
+
+def _tune(tuner: tune.Tuner, workforce: LaneWorkforce) -> None:
+    try:
+        tuner.fit()
+        reason = "It found nothing more to do."
+    except BaseException as error:  # noqa: BLE001 - a thread that ends would be waited for.
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+    # After the closing nobody listens any more.
+    workforce.said("", Broken(reason=f"Ray Tune has ended. {reason}"))
+
+
+@contextmanager
+def open_ray_tune(
+    config: StudyConfig, splits: Splits, files: Path, *, opener: Opener = open_worker
+) -> Iterator[LaneWorkforce]:
+    """Join or start the cluster, open the first lane, and in the end close all.
+
+    Args:
+        config: the study; where its store is and who is notified is told to no process.
+        splits: its data.
+        files: the study's folder of weights and checkpoints, which all machines must share.
+        opener: opens the worker of a lane; to be found by name in a module.
+
+    Raises:
+        ConfigurationError: no such cluster, or one without room for a trial; or a folder that is not shared.
+        StoreError: nothing can be written to `files`.
+        HpoError: what `opener` raises.
+    """
+    compute = config.compute
+    with ExitStack() as closing:
+        # Last, because Tune may write there as long as there is a Ray.
+        temporary = tempfile.TemporaryDirectory(prefix="hpo-tune-", ignore_cleanup_errors=True)
+        folder = Path(closing.enter_context(temporary))
+        closing.enter_context(joined_cluster(compute.ray_address, config.store.url))
+        machines = machines_of_cluster()
+        demand = demand_of(compute, machines)
+        refuse_unplaceable(demand, machines)
+        if not isinstance(config.store.files, str):
+            closing.enter_context(_shown_to_all(files))
+        study = Study.of(config, splits, files.absolute(), opener)
+        carrier = TuneCarrier()
+        workforce = LaneWorkforce(
+            carrier, room=demand.fits(machines), most=compute.workers, hang=60 * compute.hang_minutes
+        )
+        threads = compute.threads or int(demand.rank["CPU"])
+        thread = carrier.start(workforce, demand, study, threads, folder)
+        closing.callback(_end, workforce, thread)
+        workforce.open_lead()
+        yield workforce
+
+
+@contextmanager
+def _shown_to_all(files: Path) -> Iterator[None]:
+    """Leave in the study's folder what workers know it by."""
+    try:
+        files.mkdir(parents=True, exist_ok=True)
+        (files / SEEN).touch()
+    except OSError as error:
+        raise StoreError(
+            f"Nothing can be written to the study's files in {files}: {error.strerror}; name another folder by "
+            "store.files."
+        ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            (files / SEEN).unlink()
+        rmtree(files / FOLDER, ignore_errors=True)
+
+
+def _end(workforce: LaneWorkforce, thread: threading.Thread) -> None:
+    workforce.close()
+    thread.join(SECONDS_TO_END)

@@ -1,0 +1,182 @@
+"""Optuna's trials of one study in memory: read once, and then kept by what is written through it.
+
+Optuna's own cache reads every unfinished trial with all of its rows, whenever anything is read; with many in training
+that is most of what a verb costs. Here a transaction asks once which trials others have changed, and reads those.
+"""
+
+import copy
+from collections.abc import Container, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.storages import RDBStorage
+from optuna.storages._cached_storage import _CachedStorage
+from optuna.storages._rdb.storage import _create_scoped_session
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.store import statements
+from hpo.store.tally import Tally
+
+_NO_LATER = 2**31 - 1
+"""Above every number that Optuna gives a trial's row."""
+
+
+class Picture(_CachedStorage):
+    """Optuna's storage for one study, in the place of its cache. A trial in it is never changed, only replaced.
+
+    What is written counts as written at once; after a rollback, everything is to be forgotten.
+    """
+
+    def __init__(self, backend: RDBStorage, study_id: int) -> None:
+        super().__init__(backend)
+        self._study_id = study_id
+        self._in_transaction = False
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget what was read and written."""
+        self._trials: dict[int, FrozenTrial] = {}
+        self._numbers: dict[int, int] = {}
+        self._unfinished: set[int] = set()
+        self._unread: set[int] = set()
+        self._tally = Tally()
+        self._distributions: dict[str, BaseDistribution] = {}
+        self._is_read = self._is_current = False
+        # Trials from this one on may be unknown: another process may have made one just before one of ours.
+        self._known_to = 0
+
+    def within(self, transaction: bool) -> None:
+        """Take in that a transaction begins or has ended: until now, or from now on, others may write."""
+        self._in_transaction, self._is_current = transaction, False
+
+    # -- what is read
+
+    def tally(self) -> Tally:
+        """Return what the finished trials come to."""
+        self._read()
+        return self._tally
+
+    def size(self) -> int:
+        """Return how many trials there are."""
+        self._read()
+        return len(self._trials)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Return the trials in one of `states`, or all, by number."""
+        assert study_id == self._study_id, "a picture is of one study"
+        self._read()
+        if states is None:
+            trials = list(self._trials.values())
+        elif any(state in states for state in TrialState if state.is_finished()):
+            trials = [trial for trial in self._trials.values() if trial.state in states]
+        else:
+            unfinished = (self._trials[number] for number in sorted(self._unfinished))
+            trials = [trial for trial in unfinished if trial.state in states]
+        return copy.deepcopy(trials) if deepcopy else trials
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """Return one trial; in a transaction as it was last known, since whoever writes it looks at its row first."""
+        if not self._in_transaction or trial_id in self._unread or trial_id not in self._numbers:
+            self._read()
+        number = self._numbers.get(trial_id)
+        return self._backend.get_trial(trial_id) if number is None else self._trials[number]
+
+    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
+        """Return the number of a trial's row."""
+        known = self._trials.get(trial_number)
+        return known._trial_id if known else super().get_trial_id_from_study_id_trial_number(study_id, trial_number)
+
+    # -- what is written
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """Make a trial."""
+        trial = self._backend._create_new_trial(study_id, template_trial)
+        if template_trial is None and self._is_read:
+            self._take([trial])
+        else:
+            self._unread.add(trial._trial_id)
+        return trial._trial_id
+
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
+    ) -> None:
+        """Set a parameter."""
+        known = self._distributions.get(param_name)
+        self._backend._set_trial_param(trial_id, param_name, param_value_internal, distribution, known)
+        self._distributions.setdefault(param_name, distribution)
+        self._add(trial_id, "params", {param_name: distribution.to_external_repr(param_value_internal)})
+        self._add(trial_id, "distributions", {param_name: distribution})
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """Set a state; Optuna sets the time with it and does not tell which, so that the trial is read again."""
+        self._unread.add(trial_id)
+        return super().set_trial_state_values(trial_id, state, values)
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        """Set the value at a step."""
+        super().set_trial_intermediate_value(trial_id, step, intermediate_value)
+        self._add(trial_id, "intermediate_values", {step: intermediate_value})
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Set an attribute."""
+        super().set_trial_user_attr(trial_id, key, value)
+        self.wrote_attributes(trial_id, {key: value})
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Set an attribute of Optuna's own."""
+        super().set_trial_system_attr(trial_id, key, value)
+        self._add(trial_id, "system_attrs", {key: value})
+
+    def wrote_attributes(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
+        """Take in attributes that were written past this storage."""
+        self._add(trial_id, "user_attrs", attributes)
+
+    # -- how it is kept
+
+    def _read(self) -> None:
+        """Read what others may have changed, once in a transaction, and what is to be read again."""
+        if not self._is_read:
+            self._take(self._backend._get_trials(self._study_id, None, set(), -1))
+            self._is_read, self._unread = True, set()
+        elif not self._is_current:
+            self._unread |= self._changed()
+        if self._unread:
+            self._take(self._backend._get_trials(self._study_id, None, self._unread, _NO_LATER))
+            self._unread = set()
+        self._is_current = self._in_transaction
+        self._known_to = len(self._trials)
+
+    def _changed(self) -> set[int]:
+        """Return the rows of trials that are not as they are known."""
+        parameters = {"of_study": self._study_id, "of_trial": self._known_to}
+        with _create_scoped_session(self._backend.scoped_session) as session:
+            now = {(row, state) for row, state in session.execute(statements.STATES, parameters)}
+        unfinished = (self._trials[number] for number in self._unfinished)
+        return {row for row, _ in now ^ {(trial._trial_id, trial.state.name) for trial in unfinished}}
+
+    def _take(self, trials: Iterable[FrozenTrial]) -> None:
+        """Take in trials as they were read."""
+        ended = []
+        for trial in trials:
+            number = trial.number
+            if trial.state.is_finished() and (number not in self._trials or number in self._unfinished):
+                ended.append(trial)
+            in_order = number in self._trials or number >= len(self._trials)
+            self._trials[number] = trial
+            if not in_order:
+                self._trials = dict(sorted(self._trials.items()))
+            self._numbers[trial._trial_id] = number
+            (self._unfinished.discard if trial.state.is_finished() else self._unfinished.add)(number)
+        for trial in sorted(ended, key=lambda one: (one.datetime_complete or datetime.min, one.number)):
+            self._tally.add(trial)
+
+    def _add(self, trial_id: int, field: str, values: Mapping[Any, Any]) -> None:
+        """Replace a trial by one in which `values` are added to a field."""
+        number = self._numbers.get(trial_id)
+        if number is not None:
+            trial = copy.copy(self._trials[number])
+            setattr(trial, field, getattr(trial, field) | values)
+            self._trials[number] = trial

@@ -1,0 +1,44 @@
+"""A gang's checkpoints: rank 0 writes them, with the random state of each rank, and all go on from the same one."""
+
+import logging
+
+from hpo.training.checkpoints import Checkpoints, State
+from hpo.training.gang import Gang
+from hpo.training.optimization import Optimization
+from hpo.training.place import Place
+from hpo.training.randomness import RandomState
+
+logger = logging.getLogger(__name__)
+
+
+def save_of_gang(
+    gang: Gang, checkpoints: Checkpoints, place: Place, training: Optimization, random: RandomState
+) -> None:
+    """Write a checkpoint: between two steps, when all that was reported has been told.
+
+    Args:
+        gang: each rank of which is to call this.
+        checkpoints: the trial's.
+        place: where it stands, with its seconds up to now.
+        training: in which it is.
+        random: of this rank.
+    """
+    of_ranks = gang.meet(random.current())
+    if gang.leads:
+        state = {"seen": place.seen, "place": place.to_state(), "training": training.state(), "random": of_ranks}
+        checkpoints.save(state, place.seconds)
+
+
+def load_of_gang(gang: Gang, checkpoints: Checkpoints, trial: int) -> State | None:
+    """Return the checkpoint that all ranks can go on from; None where there is none."""
+    # Ranks of one machine may fetch it to one folder.
+    state = gang.in_turns(checkpoints.load)
+    seen = gang.meet(None if state is None else state["seen"])
+    if any(one != seen[0] for one in seen):
+        logger.warning(
+            "Trial %d begins anew: not all its ranks read the same checkpoint; let store.files be a folder that they "
+            "share, or a URL.",
+            trial,
+        )
+        return None
+    return state

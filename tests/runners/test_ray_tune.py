@@ -1,0 +1,100 @@
+"""What is between the search and Ray, without a cluster: errors of it, and the folder that all machines share."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpo.errors import ConfigurationError, ModelError, StoreError
+from hpo.runners.cluster import set_up_ray
+from hpo.runners.demand import Demand, described
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'llm-hpo[ray]'")
+set_up_ray()
+
+from ray.exceptions import AuthenticationError, RayTaskError  # noqa: E402
+
+from hpo.config.study_file import ComputeConfig  # noqa: E402
+from hpo.runners.lanes import Broken, LaneWorkforce  # noqa: E402
+from hpo.runners.ray_tune import joining, lane, tuning  # noqa: E402
+
+
+class Deaf:
+    """A carrier that carries nothing."""
+
+    def tell(self, _lane: str, _message: object) -> None: ...
+
+    def kill(self, _lane: str) -> None: ...
+
+
+class Ending:
+    """A tuner that ends at once: with an error, or as if all were done."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self._error = error
+
+    def fit(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("no memory"), SystemExit(1)])
+def test_a_tune_that_ends_before_the_search_is_told_and_not_waited_for(
+    error: BaseException | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workforce = LaneWorkforce(Deaf(), room=1, most=None, hang=60)
+    said: list[Any] = []
+    monkeypatch.setattr(workforce, "said", lambda lane, message: said.append(message))
+    tuning._tune(Ending(error), workforce)
+    [broken] = said
+    assert isinstance(broken, Broken)
+    assert broken.reason.startswith("Ray Tune has ended. ")
+
+
+def test_tune_may_tell_the_searcher_that_a_lane_has_ended() -> None:
+    workforce = LaneWorkforce(Deaf(), room=1, most=None, hang=60)
+    searcher = tuning.LaneSearcher(workforce, Demand(rank={"CPU": 1}, ranks=1))
+    searcher.on_trial_complete(trial_id="lane", result=None, error=True)
+
+
+def test_what_a_rank_on_another_machine_refuses_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = RayTaskError("follow", "Traceback ...", ModelError("There is no such model."))
+
+    def get(_results: object) -> None:
+        raise page.as_instanceof_cause()
+
+    monkeypatch.setattr(lane.ray, "get", get)
+    with pytest.raises(ModelError) as told:
+        lane._raising_its_own([])
+    assert str(pickle.loads(pickle.dumps(told.value))) == "There is no such model."
+
+
+@pytest.mark.parametrize("error", [AuthenticationError("The token is wrong"), PermissionError(13, "Permission denied")])
+def test_a_cluster_that_cannot_be_joined_is_refused_in_a_sentence(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(joining.ray, "init", init)
+    with pytest.raises(ConfigurationError, match="There is no Ray cluster at"), joining.joined_cluster(None):
+        raise AssertionError
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"store\.files"), tuning._shown_to_all(tmp_path / "file" / "study"):
+        raise AssertionError
+
+
+def test_what_was_left_for_workers_is_removed(tmp_path: Path) -> None:
+    with tuning._shown_to_all(tmp_path / "study"):
+        assert (tmp_path / "study" / lane.SEEN).exists()
+    assert not list((tmp_path / "study").iterdir())
+
+
+def test_a_cluster_without_room_for_a_trial_is_not_described_as_one_with_none_beside_another() -> None:
+    assert "trials side by side: 2" in described(ComputeConfig(), [{"CPU": 2.0}])
+    with pytest.raises(ConfigurationError, match="has no room for that"):
+        described(ComputeConfig(ranks=4, threads=1), [{"CPU": 2.0}])

@@ -1,0 +1,101 @@
+"""A sampler that sees a window of a long study: what is in it, and that a short study is seen whole."""
+
+import math
+from itertools import pairwise
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.samplers import TPESampler
+from optuna.samplers._tpe.sampler import _split_trials, default_gamma
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hpo.search.samplers import TPE_WINDOW, PerTrialSampler
+from hpo.search.windows import SeenStudy, Window
+
+STATES = st.sampled_from(TrialState)
+
+
+def trial_of(number: int, state: TrialState, value: float) -> FrozenTrial:
+    trial = create_trial(state=state, value=value if state == TrialState.COMPLETE else None)
+    trial.number = number
+    return trial
+
+
+kinds = st.lists(st.tuples(STATES, st.floats(0, 1)), max_size=40)
+
+
+@given(kinds, st.integers(0, 5), st.integers(1, 8))
+def test_a_window_shows_the_best_an_even_part_and_all_that_is_not_over(
+    kinds: list[tuple[TrialState, float]], best: int, others: int
+) -> None:
+    trials = [trial_of(number, *kind) for number, kind in enumerate(kinds)]
+    seen = Window(best=best, others=others).of(trials)
+    ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    if len(ended) <= best + others:
+        assert seen == trials
+        return
+    complete = sorted((one for one in ended if one.state == TrialState.COMPLETE), key=lambda one: -one.values[0])
+    unfinished = [trial for trial in trials if not trial.state.is_finished()]
+    numbers = {trial.number for trial in seen}
+    assert {trial.number for trial in (*complete[:best], ended[-1], *unfinished)} <= numbers
+    assert len(numbers) <= best + others + len(unfinished)
+    gaps = [place for place, trial in enumerate(ended) if trial.number in numbers]
+    assert max(b - a for a, b in pairwise([-1, *gaps])) <= math.ceil(len(ended) / others)
+    assert seen == sorted(seen, key=lambda trial: trial.number)
+
+
+def searched(sampler: optuna.samplers.BaseSampler, trials: int) -> optuna.Study:
+    """Search a space with a condition; every fifth trial is left running, every seventh is given up."""
+    study = optuna.create_study(sampler=sampler, direction="maximize")
+    for number in range(trials):
+        trial = study.ask()
+        loss = abs(trial.suggest_float("x", 0, 1) - 0.3)
+        if trial.suggest_categorical("kind", ["a", "b"]) == "b":
+            loss += abs(trial.suggest_float("y", 0, 1) - 0.6)
+        if number % 7 == 6:
+            study.tell(trial, state=TrialState.PRUNED)
+        elif number % 5 != 4:
+            study.tell(trial, 1 - loss)
+    return study
+
+
+def tpe(window: Window | None) -> PerTrialSampler:
+    def build(seed: int) -> TPESampler:
+        return TPESampler(seed=seed, n_startup_trials=5, group=True, multivariate=True)
+
+    return PerTrialSampler(build, study_seed=3, window=window)
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_study_that_fits_into_the_window_is_searched_as_without_one() -> None:
+    without, within = (searched(tpe(window), 60) for window in (None, TPE_WINDOW))
+    assert [trial.params for trial in within.trials] == [trial.params for trial in without.trials]
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_longer_study_is_searched_through_the_window() -> None:
+    without, within = (searched(tpe(window), 60) for window in (None, Window(best=5, others=15)))
+    params = [[trial.params for trial in study.trials] for study in (without, within)]
+    assert params[0][:20] == params[1][:20]
+    assert params[0] != params[1]
+
+
+def test_of_a_long_study_tpe_takes_the_same_trials_for_good_as_it_would_of_all() -> None:
+    study = optuna.create_study(direction="maximize")
+    distributions = {"x": FloatDistribution(0, 1), "c": CategoricalDistribution(["a", "b"])}
+    study.add_trials(
+        [
+            create_trial(value=(number * 7919) % 1009 / 1009, params={"x": 0.5, "c": "a"}, distributions=distributions)
+            for number in range(700)
+        ]
+    )
+    good = []
+    for seen in (study, SeenStudy(study, TPE_WINDOW)):
+        trials = seen._get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        below, _ = _split_trials(seen, trials, default_gamma(len(trials)))
+        good.append([trial.number for trial in below])
+    assert good[0] == good[1]
+    assert len(good[0]) == TPE_WINDOW.best

@@ -1,0 +1,231 @@
+"""What is held in memory of a study's trials is what the store has: after our writes, others' writes, and rollbacks."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import optuna
+import pytest
+import sqlalchemy as sa
+from optuna.distributions import FloatDistribution
+from optuna.pruners import NopPruner
+from optuna.samplers import RandomSampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from hpo.store.engine import Database, open_database
+from hpo.store.studies import StudyStore
+from tests.search.scripted import plain_study, plain_trials
+
+Write = Callable[[StudyStore], object]
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[StudyStore]:
+    database = open_database(database_url)
+    yield StudyStore(database, "scripted", RandomSampler(seed=0), NopPruner())
+    database.close()
+
+
+def suggested(store: StudyStore, value: float | None = None) -> optuna.Trial:
+    """Ask for a new trial as a verb does: with parameters, attributes and a score."""
+    trial = store.ask(None)
+    trial.suggest_float("x", 0, 1)
+    trial.suggest_categorical("c", ["a", None])
+    store.set_attributes(trial.number, {"seed": 1, "proposed_by": "default" if trial.number == 0 else "random"})
+    if value is not None:
+        store.set_intermediate_value(trial.number, 500, value)
+    return trial
+
+
+def finished(store: StudyStore, value: float = 0.5) -> None:
+    store.study.tell(suggested(store, value).number, value)
+
+
+def pruned(store: StudyStore) -> None:
+    store.study.tell(suggested(store, 0.1).number, state=TrialState.PRUNED)
+
+
+def paused(store: StudyStore) -> None:
+    store.set_waiting(suggested(store, 0.2).number)
+
+
+def gone_on(store: StudyStore) -> None:
+    for trial in store.trials(TrialState.WAITING):
+        store.ask(trial.number)
+
+
+def constrained(store: StudyStore) -> None:
+    store.set_constraint(suggested(store).number, "trainable", 1.0)
+
+
+OURS: list[Write] = [suggested, finished, pruned, paused, gone_on, constrained, lambda store: store.enqueue({"x": 0.5})]
+
+
+def held(store: StudyStore) -> list[FrozenTrial]:
+    with store.transaction():
+        return store.trials()
+
+
+def recounted(trials: list[FrozenTrial]) -> tuple[dict[TrialState, int], list[tuple[float, int]]]:
+    ended = Counter(trial.state for trial in trials if trial.state.is_finished())
+    complete = [(trial.values[0], trial.number) for trial in trials if trial.state == TrialState.COMPLETE]
+    return dict(ended), sorted(complete, key=lambda one: (-one[0], one[1]))
+
+
+class Lost(Exception):
+    pass
+
+
+def lose(store: StudyStore, write: Write) -> None:
+    """Write, look at what was written, and lose it."""
+    with store.transaction():
+        write(store)
+        assert store.tally().bests
+        raise Lost
+
+
+def test_our_own_writes_are_held_as_they_are_stored(store: StudyStore, database_url: str) -> None:
+    held(store)
+    for write in OURS:
+        with store.transaction():
+            write(store)
+            within = store.trials()
+        assert within == held(store) == plain_trials(database_url)
+
+
+def test_within_a_transaction_what_it_wrote_counts(store: StudyStore, database_url: str) -> None:
+    with store.transaction():
+        for write in OURS:
+            write(store)
+        within, size = store.trials(), store.size()
+    assert size == len(within)
+    assert within == plain_trials(database_url)
+
+
+def test_what_was_rolled_back_never_was(store: StudyStore, database_url: str) -> None:
+    with store.transaction():
+        finished(store)
+        paused(store)
+    before = held(store)
+    for write in OURS:
+        with pytest.raises(Lost):
+            lose(store, write)
+        assert held(store) == before == plain_trials(database_url)
+        with store.transaction():
+            assert store.tally().states == {TrialState.COMPLETE: 1}
+
+
+OTHERS: list[Callable[[optuna.Study], object]] = [
+    lambda study: study.tell(1, 0.9),
+    lambda study: study.tell(1, state=TrialState.FAIL),
+    lambda study: study._storage.set_trial_state_values(study.trials[1]._trial_id, TrialState.WAITING),
+    lambda study: study.enqueue_trial({"x": 0.1}),
+    lambda study: study.ask({"x": FloatDistribution(0, 1)}),
+    lambda study: study.add_trial(create_trial(value=0.7, params={}, distributions={})),
+]
+
+
+@pytest.mark.parametrize("write", OTHERS)
+def test_what_another_program_writes_is_seen_by_the_next_transaction(
+    store: StudyStore, database_url: str, write: Callable[[optuna.Study], object]
+) -> None:
+    with store.transaction():
+        finished(store)
+        suggested(store, 0.3)
+    held(store)
+    with plain_study(database_url) as study:
+        write(study)
+    trials = plain_trials(database_url)
+    assert held(store) == trials
+    with store.transaction():
+        assert dict(store.tally().states) == recounted(trials)[0]
+        assert store.size() == len(trials)
+
+
+def test_a_trial_that_another_makes_just_before_ours_is_seen(store: StudyStore, database_url: str) -> None:
+    """It is numbered before ours, of which we know already: what is looked for is not only what comes after that."""
+    with store.transaction():
+        finished(store)
+    held(store)
+    with store.transaction():
+        store.trials()
+        # As it is where it waited for the other's commit on PostgreSQL.
+        store._picture._backend.create_new_trial(store.study_id)
+        ours = suggested(store)
+    assert ours.number == 2
+    assert [trial.number for trial in held(store)] == [0, 1, 2]
+    assert held(store) == plain_trials(database_url)
+
+
+def test_the_tally_is_what_a_recount_gives(store: StudyStore) -> None:
+    values = [0.5, 0.7, 0.6, 0.7]
+    with store.transaction():
+        finished(store, values[0])
+        pruned(store)
+    for value in values[1:]:
+        with store.transaction():
+            finished(store, value)
+            suggested(store)
+    with store.transaction():
+        kept = store.tally()
+    states, best = recounted(held(store))
+    assert dict(kept.states) == states
+    assert kept.best(10) == best
+    assert [number for _, number in kept.best(2)] == [2, 6]
+    assert kept.default_values == [0.5]
+    store._picture.forget()
+    with store.transaction():
+        assert store.tally() == kept
+
+
+def test_the_best_so_far_is_told_in_the_order_in_which_trials_ended(store: StudyStore) -> None:
+    with store.transaction():
+        first, second, third = (suggested(store, 0.4) for _ in range(3))
+    for trial, value in ((third, 0.6), (first, 0.5)):
+        with store.transaction():
+            store.study.tell(trial.number, value)
+    with store.transaction():
+        store.study.tell(second.number, state=TrialState.PRUNED)
+    for _ in range(2):
+        with store.transaction():
+            assert store.tally().bests == [0.6, 0.6, 0.6]
+        store._picture.forget()
+
+
+def test_a_trial_that_only_another_program_trained_can_not_be_the_best(store: StudyStore, database_url: str) -> None:
+    with store.transaction():
+        finished(store, 0.5)
+    with plain_study(database_url) as study:
+        study.add_trial(create_trial(value=0.9))
+    with store.transaction():
+        assert store.tally().best(2) == [(0.5, 0)]
+        assert store.tally().bests == [0.5, 0.9]
+
+
+def statements_of(database: Database, read: Callable[[], object]) -> list[str]:
+    asked: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if not statement.startswith("BEGIN"):
+            asked.append(statement)
+
+    sa.event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        read()
+    finally:
+        sa.event.remove(database.engine, "before_cursor_execute", note)
+    return asked
+
+
+def test_what_trains_is_not_read_again_and_again(store: StudyStore) -> None:
+    with store.transaction():
+        for _ in range(5):
+            suggested(store, 0.3)
+    held(store)
+
+    def read_twice() -> None:
+        with store.transaction():
+            store.trials()
+            store.trials(TrialState.RUNNING)
+
+    [asked] = statements_of(store._database, read_twice)
+    assert "trial_params" not in asked

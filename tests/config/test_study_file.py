@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from hpo.config.hyperparameters import APPLIES_TO, Method, OptimizerName, ScheduleName
-from hpo.config.study_file import StudyConfig, load_study
+from hpo.config.study_file import ComputeConfig, StudyConfig, load_study
 from hpo.errors import ConfigurationError
 from hpo.space.space_file import read_space, shipped_spaces, space_of
 
@@ -333,3 +333,24 @@ def test_every_field_is_documented() -> None:
 def test_a_recorded_study_is_the_same_study() -> None:
     study = load_study(values=MINIMAL | {"space": SPACE})
     assert StudyConfig.model_validate(study.model_dump(mode="json")) == study
+
+
+@pytest.mark.parametrize(
+    ("compute", "sentence"),
+    [
+        ({"gpus_per_trial": 1.5}, "several GPUs of a trial are whole ones"),
+        ({"gpus_per_trial": 2, "ranks": 3}, "each rank has a GPU of its own"),
+        ({"gpus_per_trial": 0.5, "ranks": 2}, "each rank has a GPU of its own"),
+        ({"gpus_per_trial": 2, "device": "cpu"}, "but compute.device is cpu"),
+    ],
+)
+def test_gpus_that_no_trial_could_have_are_refused(compute: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        ComputeConfig.model_validate(compute)
+
+
+def test_a_trial_has_a_rank_for_each_of_its_gpus() -> None:
+    assert ComputeConfig().ranks_of_trial == 1
+    assert ComputeConfig(gpus_per_trial=0.5).ranks_of_trial == 1
+    assert ComputeConfig(gpus_per_trial=2).ranks_of_trial == 2
+    assert ComputeConfig(ranks=3).ranks_of_trial == 3

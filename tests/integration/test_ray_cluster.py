@@ -193,8 +193,9 @@ def test_a_machine_that_joins_is_used(
 def test_a_gang_of_two_ends_as_one_process_does_to_rounding(
     cluster: Any, study: Callable[..., dict[str, Any]], sqlite: Callable[[str], str], tmp_path: Path
 ) -> None:
-    """Dropout off: the ranks of a gang draw other masks than one process."""
-    space = {**study("")["space"], "dropout": {"value": 0.0}}
+    """Dropout off: the ranks of a gang draw other masks than one process; rates at which rounding does not grow."""
+    rates = {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-3, "default": 1e-3}
+    space = {**study("")["space"], "dropout": {"value": 0.0}, "learning_rate": rates, "epochs": {"value": 1}}
     budget = {"trials": 3}
     values = study(sqlite("ray"), space=space, budget=budget, compute={"ranks": 2})
     found = Search(tmp_path, values, "--runner", "ray_tune", "--ray-address", cluster.address).ended()

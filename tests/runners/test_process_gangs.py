@@ -108,7 +108,6 @@ def test_ranks_on_a_cpu_share_its_cores(gpus) -> None:
         (2, {"gpus_per_trial": 4, "workers": 1}, "compute.gpus_per_trial is 4, but the GPUs .* are 2"),
         (2, {"ranks": 3}, "compute.ranks is 3, but the GPUs .* are 2"),
         (0, {"gpus_per_trial": 2}, "compute.gpus_per_trial is 2, but the GPUs .* are 0"),
-        (4, {"gpus_per_trial": 2, "device": "cpu"}, "compute.gpus_per_trial is 2, but the GPUs .* are 0"),
     ],
 )
 def test_more_gpus_for_a_trial_than_there_are_is_refused(gpus, seen: int, compute: dict, told: str) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 CHAOS = Path(__file__).parents[2] / "benchmarks" / "chaos.py"
-QUICK = ("kills", "memory")
-SLOW = ("postgresql", "sqlite", "leaders", "clocks", "disks", "deadlines", "overhead")
+QUICK = ("kills",)
+SLOW = ("memory", "postgresql", "sqlite", "leaders", "clocks", "disks", "deadlines", "overhead")
 
 
 @pytest.mark.timeout(600)

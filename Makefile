@@ -35,6 +35,8 @@ benchmarks: $(VENV)/.dev  ## the figures of the README
 	$(BIN)/python benchmarks/samplers.py --space encoder_small --samplers gp
 	$(BIN)/python benchmarks/base_rates.py
 	$(BIN)/python benchmarks/chaos.py
+	$(BIN)/python benchmarks/distribution.py
+	$(BIN)/python benchmarks/scale.py
 
 clean:
 	rm -rf $(VENV)

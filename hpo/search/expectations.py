@@ -12,7 +12,7 @@ from hpo.space.search_space import SearchSpace
 from hpo.store.records import AttemptRecord, Reached
 from hpo.training.passes import Size, size_of
 
-MOST_OF_A_SIZE = 128
+MOST_OF_A_SIZE = 64
 """Trials of a size, the last seen, among which the most alike are looked for."""
 
 

@@ -89,7 +89,7 @@ def test_of_a_long_study_tpe_takes_the_same_trials_for_good_as_it_would_of_all()
     study.add_trials(
         [
             create_trial(value=(number * 7919) % 1009 / 1009, params={"x": 0.5, "c": "a"}, distributions=distributions)
-            for number in range(700)
+            for number in range(1500)
         ]
     )
     good = []

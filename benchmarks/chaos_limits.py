@@ -22,7 +22,7 @@ from chaos_material import Figure, open_timed, study_in
 from chaos_stored import figure, stored
 from numpy.typing import NDArray
 
-from hpo.config.study_file import StudyConfig, load_study
+from hpo.config.study_file import StudyConfig, load_config
 from hpo.data.splits import load_splits
 from hpo.messages import Assignment, Decision, Outcome, Progress, Report
 from hpo.runners import run as runner
@@ -154,10 +154,11 @@ def night_share(night: int, workers: int) -> float:
         "data": {"train": "none.csv"},
         "space": "encoder",
         "search": {"sampler": "tpe", "pruner": "median"},
+        "confirmation": {"finalists": 0, "audit": 0},
         "budget": {"time": "8h"},
         "compute": {"workers": workers},
     }
-    found = simulate(load_study(values=values), Generated(night))
+    found = simulate(load_config(values=values), Generated(night))
     assert found.given_seconds is not None, "it was given 8 hours"
     return found.seconds / found.given_seconds
 

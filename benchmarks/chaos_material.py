@@ -11,7 +11,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from hpo.config.study_file import StudyConfig, load_study  # noqa: E402
+from hpo.config.study_file import StudyConfig, load_config  # noqa: E402
 from hpo.data.splits import Splits  # noqa: E402
 from hpo.messages import Action, Assignment, Decision, Demands, Ending, Outcome, Probe, Report, Scores  # noqa: E402
 from hpo.metrics.classification import Objective  # noqa: E402
@@ -64,12 +64,13 @@ def study_in(folder: Path, *, url: str | None = None, rows: int = 300, **section
         "search": {"sampler": "random", "pruner": "none"},
         "evaluation": {"rung_rows": 30, "rungs": 4},
         "compute": {"device": "cpu", "precision": "fp32", "threads": 1, "runner": "processes", "workers": 2},
+        "confirmation": {"finalists": 0, "audit": 0},
         "budget": {"trials": 12},
         "store": {"url": url or f"sqlite:///{folder / 'hpo.db'}", "files": str(folder / "files")},
     }
     for name, section in sections.items():
         values[name] = values.get(name, {}) | dict(section)
-    return load_study(values=values)
+    return load_config(values=values)
 
 
 class Timed:

@@ -32,6 +32,7 @@ def searched(asked: Asked, *, name: Literal["processes", "ray_tune"]) -> Measure
         evaluation={"rungs": asked.reports},
         compute={"runner": name, "workers": asked.workers, "ray_address": asked.cluster},
         budget={"trials": MORE_THAN_THERE_IS_TIME_FOR},
+        confirmation={"finalists": 0, "audit": 0},
     )
     files = runner.files_folder(config)
     files.mkdir(parents=True)

@@ -23,7 +23,7 @@ from statistics import mean, stdev
 import optuna
 from optuna.samplers import BaseSampler, TPESampler
 
-from hpo.config.study_file import StudyConfig, load_study
+from hpo.config.study_file import StudyConfig, load_config
 from hpo.search.samplers import SAMPLERS, build_sampler
 from hpo.space.domains import Choice, Constant, Domain, LogUniform, Number, Trial, Value, is_number
 from hpo.space.parameters import Parameter
@@ -159,7 +159,7 @@ def contestants(space: SearchSpace, space_name: str, samplers: Sequence[str], tr
 
 def study(space_name: str, sampler: str, seed: int, trials: int) -> StudyConfig:
     """Return the study that hpo would search."""
-    return load_study(
+    return load_config(
         values={
             "study": "benchmark", "seed": seed, "model": {"name": "none"}, "data": {"train": "none.csv"},
             "space": space_name, "search": {"sampler": sampler}, "budget": {"trials": trials},

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import optuna
 
-from hpo.config.study_file import StudyConfig, load_study
+from hpo.config.study_file import StudyConfig, load_config
 from hpo.messages import Action, Assignment, Capacity, Ending, Outcome, Report, Scores
 from hpo.search.coordinator import Coordinator
 from hpo.search.leading import leading
@@ -35,11 +35,12 @@ Result = TypeVar("Result")
 
 def study_at(url: str, *, sampler: str = "random", pruner: str = "none") -> StudyConfig:
     """Return a study over the space `encoder`, with every limit set that a proposal may have to look at."""
-    return load_study(
+    return load_config(
         values={
             "study": "scale", "model": {"name": "none"}, "data": {"train": "none.csv"}, "space": "encoder",
             "search": {"sampler": sampler, "pruner": pruner},
             "evaluation": {"rungs": REPORTS, "first_rung": 100, "full_reports": 1},
+            "confirmation": {"finalists": 0, "audit": 0},
             "budget": {"time": "900h", "gpu_hours": 1e6, "patience": 100_000},
             "store": {"url": url, "keep_weights": 3},
         }

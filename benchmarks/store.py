@@ -18,7 +18,7 @@ from statistics import median
 import optuna
 from sqlalchemy import event
 
-from hpo.config.study_file import load_study
+from hpo.config.study_file import load_config
 from hpo.messages import Capacity, Ending, Outcome, Report, Scores
 from hpo.search.coordinator import Coordinator
 from hpo.search.leading import leading
@@ -137,7 +137,7 @@ def _report(trial: int, rung: int) -> Report:
 
 @contextmanager
 def _coordinator(folder: Path, trials: int) -> Iterator[Coordinator]:
-    config = load_study(
+    config = load_config(
         values={
             "study": "benchmark",
             "model": {"name": "none"},

@@ -2,8 +2,9 @@
 
 The public names below are imported when they are first used: `import hpo` pulls in none of torch, ray and optuna.
 
-    load_study          read a study file
-    run                 search, or go on with a search
+    load_config         read a study file
+    run                 search, or go on with a search, and confirm its best
+    load_study          what a store holds of a study, as pandas frames and figures
     FineTuneObjective   the objective for a bare `optuna.Study.optimize`
     SearchSpace         what is searched
     HpoError            anything hpo says in a sentence instead of a traceback
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hpo.config.study_file import StudyConfig as StudyConfig
-    from hpo.config.study_file import load_study as load_study
+    from hpo.config.study_file import load_config as load_config
     from hpo.errors import HpoError as HpoError
     from hpo.objective import FineTuneObjective as FineTuneObjective
+    from hpo.report.notebook import load_study as load_study
     from hpo.runners.run import run as run
     from hpo.space.search_space import SearchSpace as SearchSpace
 
@@ -25,7 +27,8 @@ _DEFINED_IN = {
     "HpoError": "hpo.errors",
     "SearchSpace": "hpo.space.search_space",
     "StudyConfig": "hpo.config.study_file",
-    "load_study": "hpo.config.study_file",
+    "load_config": "hpo.config.study_file",
+    "load_study": "hpo.report.notebook",
     "run": "hpo.runners.run",
 }
 __all__ = list(_DEFINED_IN)

@@ -51,6 +51,9 @@ class Assignment:
     beats it. None while there is room."""
     rows_at_once: int | None = None
     """Rows of a batch that go through the model at once, as an earlier trial of this size came to; None for all."""
+    confirms: int | None = None
+    """The trial of the search that this one confirms, in a study beside it: it is judged by a `Reading`, and its files
+    lie apart. None in a search."""
     limit_seconds: float | None = None
     """Training and evaluation time beyond which the trial is given up as not trainable; None for no limit."""
 
@@ -120,6 +123,29 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """F1 on some of the rows: of the positive class, or of more classes the mean over those among them."""
+
+    by: str
+    """What the rows have in common: `length` or `group`."""
+    name: str
+    """Which of them: `at most 31 tokens`, or the name of a group."""
+    rows: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What a trained model scored on rows that it is judged by, and how much of that is the choice of rows."""
+
+    scores: Scores
+    deviations: tuple[float, ...]
+    """How the objective departs with each group of rows (jackknife): the sum of their squares is its variance over
+    examples, that of products its covariance with another reading of the same rows."""
+    slices: tuple[Slice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """One evaluation of a trial in training."""
 
@@ -141,9 +167,16 @@ class Report:
     validation: Scores
     train: Scores | None = None
     """Scores on a seeded sample of the training rows; full reports only."""
+    reading: Reading | None = None
+    """Of a trial that confirms another, at a new best: what it is judged by."""
     seconds: float
     """Training and evaluation time of the trial so far; of an attempt that began anew, of that attempt."""
     peak_memory_bytes: int
+
+    @property
+    def score(self) -> float:
+        """The objective that a trial is judged by at this report."""
+        return (self.validation if self.reading is None else self.reading.scores).objective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

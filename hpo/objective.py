@@ -31,7 +31,7 @@ class FineTuneObjective:
     Model and data are read at the first call, once a process; calls from several threads take turns.
 
         study = optuna.create_study(direction="maximize")
-        study.optimize(FineTuneObjective(load_study(Path("study.yaml"))), n_trials=20)
+        study.optimize(FineTuneObjective(load_config(Path("study.yaml"))), n_trials=20)
     """
 
     def __init__(self, config: StudyConfig, space: SearchSpace | None = None) -> None:

@@ -71,12 +71,16 @@ def write_texts(path: Path, rows: int, seed: int = 0) -> Path:
 
 
 def tiny_study(model: Path, texts: Path, /, **values: Any) -> StudyConfig:
-    """Return a study of that model and those texts, on one CPU thread in fp32; `values` are further sections."""
+    """Return a study of that model and those texts, on one CPU thread in fp32, without a confirmation.
+
+    `values` are further sections.
+    """
     sections: dict[str, Any] = {
         "study": "tiny",
         "model": {"name": str(model)},
         "data": {"train": str(texts)},
         "evaluation": {"rung_rows": 12},
+        "confirmation": {"finalists": 0, "audit": 0},
         "compute": {"device": "cpu", "precision": "fp32", "threads": 1},
     }
     return StudyConfig.model_validate(sections | values)

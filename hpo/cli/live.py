@@ -1,7 +1,7 @@
 """What a search looks like while it goes: a live view on a terminal, plain dated lines elsewhere."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from threading import Lock
@@ -48,7 +48,7 @@ class Tally(Watcher):
     def started(self, study: str, metric: str, trials: int | None, standing: Standing) -> None:
         """Begin to count."""
         self.study, self.metric, self.budget = study, metric, trials
-        self._before, self._best = standing, standing.best
+        self._before, self._best, self._over = standing, standing.best, {}
         self._started_at = time.monotonic()
 
     def assigned(self, assignment: Assignment) -> None:
@@ -62,7 +62,7 @@ class Tally(Watcher):
         self._over[outcome.trial] = outcome.ending
         if outcome.ending is Ending.COMPLETED:
             assert outcome.best is not None, "a trial that trained to its end has a full report"
-            score = outcome.best.validation.objective
+            score = outcome.best.score
             if self._best is None or score > self._best[0]:
                 self._best = score, outcome.trial
 
@@ -144,6 +144,11 @@ class LineLog(Tally):
     def left_out(self, worker: str, reason: str) -> None:
         """Write which worker gets no more trials, and why."""
         self._line(_left_out(worker, reason))
+
+    def judged(self, sentences: Sequence[str]) -> None:
+        """Write the verdict."""
+        for sentence in sentences:
+            self._line(sentence)
 
     def tested(self, trial: int, scores: Scores) -> None:
         """Write the test score."""
@@ -249,14 +254,15 @@ def _left_out(worker: str, reason: str) -> str:
 def _described(assignment: Assignment) -> str:
     values = assignment.hyperparameters
     again = f", attempt {assignment.attempt}" if assignment.attempt > 1 else ""
+    confirms = "" if assignment.confirms is None else f", which confirms trial {assignment.confirms},"
     return (
-        f"trial {assignment.trial} begins{again}: {values.method}, {values.optimizer}, "
+        f"trial {assignment.trial}{confirms} begins{again}: {values.method}, {values.optimizer}, "
         f"lr {values.learning_rate:.3g}, {values.schedule}, batch {values.batch_size}, epochs {values.epochs}"
     )
 
 
 def _ending(outcome: Outcome) -> str:
-    score = f" with {outcome.best.validation.objective:.4f}" if outcome.best else ""
+    score = f" with {outcome.best.score:.4f}" if outcome.best else ""
     why = f": {outcome.reason.rstrip('.')}" if outcome.reason else ""
     goes_on = "; it goes on later" if outcome.ending in GO_ON else ""
     return f"trial {outcome.trial} {outcome.ending} after {spoken(outcome.seconds)}{score}{why}{goes_on}"

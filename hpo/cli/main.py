@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from hpo.cli import check, doctor, results, search, simulate, spaces, status, steering
+from hpo.cli import check, dashboard, doctor, export, report, results, search, simulate, spaces, status, steering, train
 from hpo.errors import HpoError
 
 app = typer.Typer(
@@ -24,11 +24,16 @@ app = typer.Typer(
 app.command("demo")(search.demo)
 app.command("run", context_settings={"allow_interspersed_args": True})(search.run)
 app.command("check", context_settings={"allow_interspersed_args": True})(check.check)
+app.command("confirm", context_settings={"allow_interspersed_args": True})(search.confirm)
 app.command("status")(status.status)
+app.command("dashboard")(dashboard.dashboard)
 app.command("enqueue")(steering.enqueue)
 app.command("stop")(steering.stop)
 app.command("best")(results.best)
-app.command("export")(results.export)
+app.command("report")(report.report)
+app.command("export")(export.export)
+app.command("reproduce", context_settings={"allow_interspersed_args": True})(train.reproduce)
+app.command("train", context_settings={"allow_interspersed_args": True})(train.train)
 app.add_typer(results.studies, name="studies")
 app.add_typer(spaces.app, name="space")
 app.command("simulate")(simulate.simulate)

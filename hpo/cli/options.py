@@ -10,6 +10,26 @@ import typer
 if TYPE_CHECKING:
     from hpo.store.engine import Database
 
+StudyWords = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[STUDY.yaml] [PATH=VALUE]...", help="A study or W&B sweep file, and values that replace its own."
+    ),
+]
+Model = Annotated[str | None, typer.Option(help="Folder or hub id of a pretrained model.")]
+Train = Annotated[
+    str | None,
+    typer.Option(
+        help="Texts to train on: a CSV, TSV, JSONL or Parquet file, a pattern of several, a folder that `datasets` "
+        "saved, or hf://OWNER/NAME on the hub."
+    ),
+]
+Validation = Annotated[str | None, typer.Option(help="Texts to score on; made from --train if not given.")]
+Test = Annotated[str | None, typer.Option(help="Texts read once, after the search.")]
+TextColumn = Annotated[str | None, typer.Option(help="Column of the text; detected if not given.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of the label; detected if not given.")]
+Space = Annotated[str | None, typer.Option(help="A shipped space (see hpo space list) or a space file.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse texts that are not UTF-8.")]
 Study = Annotated[str | None, typer.Option("--study", metavar="NAME", help="Name of the study in the store.")]
 Store = Annotated[
     str | None,

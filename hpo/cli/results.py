@@ -1,4 +1,4 @@
-"""`hpo best`, `hpo export`, `hpo studies`: what a store holds."""
+"""`hpo best`, `hpo studies`: what a store holds."""
 
 import json
 import shutil
@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 
 from hpo.cli import options
-from hpo.errors import ConfigurationError, nearest
+from hpo.errors import ConfigurationError
 
 studies = typer.Typer()
 
 
 def best(study: options.Study = None, store: options.Store = None, as_json: options.Json = False) -> None:
     """Show the best configuration of a study and its leaderboard."""
-    from hpo.cli.tables import leaderboard, winner
+    from hpo.cli.tables import leaderboard, verdict_of, winner
     from hpo.export.configs import best_configuration, to_json
     from hpo.store.results import read_results
 
@@ -27,30 +27,8 @@ def best(study: options.Study = None, store: options.Store = None, as_json: opti
         return
     winner(results)
     leaderboard(results)
-
-
-def export(
-    study: options.Study = None,
-    store: options.Store = None,
-    format_: Annotated[
-        str | None, typer.Option("--format", help="yaml or json; by the ending of --output if not given.")
-    ] = None,
-    output: options.Output = None,
-) -> None:
-    """Write the best configuration to a file, or to standard output where no --output is given."""
-    from hpo.export.configs import FORMATS, best_configuration, write_text
-    from hpo.store.results import read_results
-
-    format_ = format_ or ("json" if output and output.suffix == ".json" else "yaml")
-    if format_ not in FORMATS:
-        raise ConfigurationError(f"--format cannot be {format_!r}. {nearest(format_, FORMATS)}")
-    with options.opened(store) as database:
-        text = FORMATS[format_](best_configuration(read_results(database, study)))
-    if output is None:
-        typer.echo(text, nl=False)
-    else:
-        write_text(output, text)
-        typer.echo(f"Wrote {output}.")
+    if results.confirmation:
+        verdict_of(results)
 
 
 @studies.callback(invoke_without_command=True)

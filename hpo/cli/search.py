@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from hpo.cli import options
 from hpo.cli.study_arguments import given_values, nested, studied
-from hpo.errors import NoResultError
+from hpo.errors import ConfigurationError, NoResultError
 
 if TYPE_CHECKING:
     from hpo.config.study_file import StudyConfig
@@ -63,35 +63,23 @@ def demo(
     as_json: options.Json = False,
 ) -> None:
     """Search over a real model and real news texts that come as packages: no hub, no account, five minutes."""
-    from hpo.config.study_file import load_study
+    from hpo.config.study_file import load_config
     from hpo.data.demo import demo_model_folder, write_demo_data
 
     material = {"model.name": demo_model_folder(), "data.train": write_demo_data(DEMO_DATA)}
-    _search(load_study(values=nested(DEMO | material | given_values(context.params))), output, as_json)
+    _search(load_config(values=nested(DEMO | material | given_values(context.params))), output, as_json)
 
 
 def run(
     context: typer.Context,
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[STUDY.yaml] [PATH=VALUE]...",
-            help="A study or W&B sweep file, and values that replace its own.",
-        ),
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Folder or hub id of a pretrained model.")] = None,
-    train: Annotated[
-        str | None,
-        typer.Option(
-            help="Texts to train on: a CSV, TSV, JSONL or Parquet file, a pattern of several, a folder that `datasets` "
-            "saved, or hf://OWNER/NAME on the hub."
-        ),
-    ] = None,
-    validation: Annotated[str | None, typer.Option(help="Texts to score on; made from --train if not given.")] = None,
-    test: Annotated[str | None, typer.Option(help="Texts read once, after the search.")] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of the text; detected if not given.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the label; detected if not given.")] = None,
-    space: Annotated[str | None, typer.Option(help="A shipped space (see hpo space list) or a space file.")] = None,
+    arguments: options.StudyWords = None,
+    model: options.Model = None,
+    train: options.Train = None,
+    validation: options.Validation = None,
+    test: options.Test = None,
+    text_column: options.TextColumn = None,
+    label_column: options.LabelColumn = None,
+    space: options.Space = None,
     study: options.Study = None,
     store: options.Store = None,
     trials: options.Trials = None,
@@ -104,7 +92,7 @@ def run(
     workers: options.Workers = None,
     keep_weights: options.KeepWeights = None,
     notify: options.Notify = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse texts that are not UTF-8.")] = False,
+    strict: options.Strict = False,
     output: options.Output = None,
     as_json: options.Json = False,
 ) -> None:
@@ -116,7 +104,44 @@ def run(
     _search(config, output, as_json, notes)
 
 
-def _search(config: "StudyConfig", output: Path | None, as_json: bool, notes: Sequence[str] = ()) -> None:
+def confirm(
+    context: typer.Context,
+    arguments: options.StudyWords = None,
+    model: options.Model = None,
+    train: options.Train = None,
+    validation: options.Validation = None,
+    test: options.Test = None,
+    text_column: options.TextColumn = None,
+    label_column: options.LabelColumn = None,
+    space: options.Space = None,
+    study: options.Study = None,
+    store: options.Store = None,
+    trials: options.Trials = None,
+    for_: options.For = None,
+    until: options.Until = None,
+    seed: options.Seed = None,
+    runner: options.Runner = None,
+    ray_address: options.RayAddress = None,
+    workers: options.Workers = None,
+    strict: options.Strict = False,
+    output: options.Output = None,
+    as_json: options.Json = False,
+) -> None:
+    """Train the best of a search and its default again on fresh seeds, and say which to take: hpo run's last part."""
+    config, notes = studied(context.params, "hpo confirm")
+    if not config.confirmation.finalists:
+        raise ConfigurationError("confirmation.finalists is 0, so nothing is to be confirmed; give 1 or more.")
+    _search(config, output, as_json, notes, searches=False)
+
+
+def _search(
+    config: "StudyConfig",
+    output: Path | None,
+    as_json: bool,
+    notes: Sequence[str] = (),
+    *,
+    searches: bool = True,
+) -> None:
     """Run a search, show it, and write down what it found; `notes` are said first."""
     from hpo.cli.live import watcher_for
     from hpo.cli.log import log_path, logged_to
@@ -143,7 +168,7 @@ def _search(config: "StudyConfig", output: Path | None, as_json: bool, notes: Se
             watcher = Watchers(screen, log, notifier)
             for sentence in notes:
                 watcher.note(sentence)
-            results = run_study(config, watcher, stop)
+            results = run_study(config, watcher, stop, searches=searches)
             signals.end_timer()
             notifier.finished(interrupted=signals.came)
     except KeyboardInterrupt:
@@ -159,16 +184,18 @@ def _search(config: "StudyConfig", output: Path | None, as_json: bool, notes: Se
 def _tell(config: "StudyConfig", results: "StudyResults", path: Path, as_json: bool, *, interrupted: bool) -> None:
     """Write the best configuration to `path`, and print what the search found."""
     from hpo.cli.tables import leaderboard, summary
-    from hpo.export.configs import best_configuration, to_yaml, trial_to_json, write_text
+    from hpo.export.configs import configuration_of, to_yaml, trial_to_json, write_text
+    from hpo.verdict.judgement import judged
 
-    found = bool(results.leaderboard)
-    if found:
-        write_text(path, to_yaml(best_configuration(results)))
+    verdict = judged(results) if results.confirmation else None
+    taken = configuration_of(results, verdict) if results.leaderboard else None
+    if taken is not None:
+        write_text(path, to_yaml(taken))
     if as_json:
         content = {"interrupted": interrupted, "trials": [trial_to_json(trial) for trial in results.trials]}
-        if found:
-            content |= {"best": best_configuration(results), "output": str(path)}
+        if taken is not None:
+            content |= {"best": taken, "output": str(path)}
         typer.echo(json.dumps(content, indent=2))
     else:
         leaderboard(results)
-        summary(results, config.store.url, path if found else None, interrupted=interrupted)
+        summary(results, verdict, config.store.url, path if taken else None, interrupted=interrupted)

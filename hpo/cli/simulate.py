@@ -101,7 +101,7 @@ def simulate(
 
 def _configs(arguments: Sequence[str], vary: Sequence[str] | None) -> "Mapping[Setting, StudyConfig]":
     """Return the study under each setting."""
-    from hpo.config.study_file import load_study
+    from hpo.config.study_file import load_config
     from hpo.runners.simulation.comparison import SHIPPED, SHIPPED_FOR_FOLDS, settings_of
 
     files = [argument for argument in arguments if "=" not in argument]
@@ -109,9 +109,9 @@ def _configs(arguments: Sequence[str], vary: Sequence[str] | None) -> "Mapping[S
     if len(files) != 1:
         raise ConfigurationError(f"hpo simulate takes one study file, and then PATH=VALUE, but got {len(files)} files.")
     if not vary:
-        folds = load_study(Path(files[0]), None, overrides).evaluation.folds
+        folds = load_config(Path(files[0]), None, overrides).evaluation.folds
         vary = [SHIPPED_FOR_FOLDS if folds else SHIPPED]
-    return {setting: load_study(Path(files[0]), None, [*overrides, *setting]) for setting in settings_of(vary)}
+    return {setting: load_config(Path(files[0]), None, [*overrides, *setting]) for setting in settings_of(vary)}
 
 
 def _source(curves: str, config: "StudyConfig") -> "tuple[Callable[[int], Source], str]":

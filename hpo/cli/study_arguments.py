@@ -65,14 +65,14 @@ def studied(parameters: Mapping[str, Any], verb: str) -> "tuple[StudyConfig, tup
     Raises:
         ConfigurationError: too little, too much, or what cannot be.
     """
-    from hpo.config.study_file import load_study, sweep_notes
+    from hpo.config.study_file import load_config, sweep_notes
 
     file, overrides = _file_and_overrides(parameters["arguments"] or [], verb)
     values = given_values(parameters)
     if file is None:
         _refuse_missing(values, overrides, verb)
         values.setdefault("study", study_name(parameters["model"], parameters["train"]))
-    return load_study(file, nested(values), overrides), sweep_notes(file) if file else ()
+    return load_config(file, nested(values), overrides), sweep_notes(file) if file else ()
 
 
 def study_name(model: str | None, train: str | None) -> str:

@@ -13,6 +13,7 @@ from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space, shipped_spaces, space_description
 from hpo.store.engine import sqlite_path, without_password
 from hpo.store.results import StudyResults, StudySummary
+from hpo.verdict.findings import Verdict
 
 SHOWN_TRIALS = 10
 ABSENT = "-"
@@ -51,24 +52,50 @@ def leaderboard(results: StudyResults) -> None:
     out.print(_others(results))
 
 
-def summary(results: StudyResults, store: str, output: Path | None, *, interrupted: bool) -> None:
-    """Print what a search ended with: the winner, its test score, and where everything is."""
+def summary(
+    results: StudyResults, verdict: Verdict | None, store: str, output: Path | None, *, interrupted: bool
+) -> None:
+    """Print what a search ended with: the verdict, the test score, and where everything is."""
     out = console()
-    if results.leaderboard:
+    out.print()
+    if verdict is not None:
+        for sentence in verdict.sentences:
+            out.print(sentence, soft_wrap=True)
+    elif results.leaderboard:
         best = results.best
-        out.print(f"\nBest: trial {best.number}, {results.metric} {best.score:.4f} on validation.")
-        if best.number in results.test:
-            test = results.test[best.number]
-            read = "once after the search" if len(results.test) == 1 else f"for {len(results.test)} winners so far"
-            out.print(f"Test split, read {read}: {test.metric} {test.objective:.4f}, {test.rows} texts.")
+        out.print(f"Best: trial {best.number}, {results.metric} {best.score:.4f} on validation, not confirmed.")
     else:
-        out.print("\nNo trial has completed, so there is no best configuration.")
+        out.print("No trial has completed, so there is no best configuration.")
+    if results.test:
+        _tested(out, results)
     out.print(f"Store: {_place(store)}", soft_wrap=True)
     if output is not None:
-        out.print(f"Best configuration: {output.absolute()}", soft_wrap=True)
-        out.print(f"To see it again: hpo best --store {_place(store)} --study '{results.name}'", soft_wrap=True)
+        out.print(f"Configuration to take: {output.absolute()}", soft_wrap=True)
+        named = f"--store {_place(store)} --study '{results.name}'"
+        out.print(f"All of it, with figures: hpo report {named}", soft_wrap=True)
     if interrupted:
         out.print("Interrupted; the same command goes on.")
+
+
+def verdict_of(results: StudyResults) -> None:
+    """Print what the confirmation has shown."""
+    from hpo.verdict.judgement import judged
+
+    verdict = judged(results)
+    out = console()
+    out.print()
+    for sentence in verdict.sentences if verdict else ("What was confirmed does not suffice for a verdict yet.",):
+        out.print(sentence, soft_wrap=True)
+
+
+def _tested(out: Console, results: StudyResults) -> None:
+    """Print the last look at the test split, and whether it was the first."""
+    last, looks = results.test[-1], len(results.test)
+    read = (
+        "read once" if looks == 1 else f"read {looks} times, for another trial each time: only the first was unbiased"
+    )
+    score = f"{last.scores.metric} {last.scores.objective:.4f}"
+    out.print(f"Test split, {read}: trial {last.trial}, {score}, {last.scores.rows} texts.", soft_wrap=True)
 
 
 def winner(results: StudyResults) -> None:
@@ -77,8 +104,9 @@ def winner(results: StudyResults) -> None:
     out.print(f"Trial {best.number} of study {results.name}: {results.metric} {best.score:.4f} on validation")
     if best.train_score is not None:
         out.print(f"  on training texts {best.train_score:.4f}, at epoch {best.best_epoch:.2f}")
-    if best.number in results.test:
-        out.print(f"  on the test split {results.test[best.number].objective:.4f}")
+    for look in results.test:
+        if look.trial == best.number:
+            out.print(f"  on the test split {look.scores.objective:.4f}")
     if best.validation is not None:
         _scores(out, best.validation)
     out.print("Hyperparameters:")

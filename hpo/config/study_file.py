@@ -176,6 +176,22 @@ class BudgetConfig(Typed):
         return self.trials or (None if timed else USUAL_TRIALS)
 
 
+class ConfirmationConfig(Typed):
+    """How the best of a search are tried again when it is over, for a verdict that is not luck."""
+
+    finalists: Annotated[int, Field(ge=0)] = 3
+    """How many of the best trials are trained again on fresh seeds, beside the default; 0 for no confirmation."""
+    seeds: Annotated[int, Field(ge=2, le=100)] = 5
+    """Most seeds of each; those that fall behind get fewer."""
+    share: Annotated[float, Field(gt=0, le=0.5)] = 0.25
+    """Share of the budget that it may take: of the time, and of the number of trials, but at least four runs."""
+    validation_share: Annotated[float, Field(ge=0, le=0.5)] = 1 / 3
+    """Share of validation that the search never sees, where at least 200 rows remain on each side: what the verdict is
+    about. 0 for none: then it is about the rows that the search chose by."""
+    audit: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of the trials given up by the pruner that are trained to their end all the same, to see what it costs."""
+
+
 class ComputeConfig(Typed):
     """Where and how trials are trained."""
 
@@ -268,6 +284,7 @@ class StudyConfig(Typed):
     search: SearchConfig = SearchConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     budget: BudgetConfig = BudgetConfig()
+    confirmation: ConfirmationConfig = ConfirmationConfig()
     compute: ComputeConfig = ComputeConfig()
     store: StoreConfig = StoreConfig()
     """Where results are kept; a text alone is its `url`."""
@@ -325,7 +342,7 @@ class StudyConfig(Typed):
         return self
 
 
-def load_study(
+def load_config(
     path: Path | None = None, values: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()
 ) -> StudyConfig:
     """Read a study: the file at `path`, then `values` over it, then `overrides` such as `budget.trials=40`.
@@ -340,6 +357,11 @@ def load_study(
         ConfigurationError: an unknown key, a bad value, or an override that leads nowhere.
     """
     content = read_yaml_mapping(path) if path else {}
+    if "hyperparameters" in content:
+        raise ConfigurationError(
+            f"{path} holds one configuration, as hpo export writes it, and no study; train it with "
+            f"`hpo train {path} --output FOLDER`, or see whether it gives its score again with `hpo reproduce {path}`."
+        )
     sweep = _as_sweep(content, path)
     merged = sweep.values if sweep else content
     merge(merged, deepcopy(values or {}))
@@ -354,10 +376,10 @@ def load_study(
 
 
 def sweep_notes(path: Path) -> tuple[str, ...]:
-    """Return in sentences what `load_study` leaves unused of the file at `path`: nothing but of a W&B sweep.
+    """Return in sentences what `load_config` leaves unused of the file at `path`: nothing but of a W&B sweep.
 
     Raises:
-        ConfigurationError: as `load_study` does.
+        ConfigurationError: as `load_config` does.
     """
     sweep = _as_sweep(read_yaml_mapping(path), path)
     return sweep.notes if sweep else ()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.config.study_file import DataConfig
+from hpo.config.study_file import DataConfig, StudyConfig
 from hpo.data.apart import kept_apart, repetitions
 from hpo.data.checks import (
     listed_labels,
@@ -24,6 +24,9 @@ from hpo.data.groups import apportioned, group_numbers
 from hpo.data.hub import Role
 from hpo.data.sources import Examples, Source, read_examples
 
+LEAST_ROWS_OF_A_SIDE = 200
+"""Rows of validation that must remain for the search, and as many that it never sees, or none are kept from it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Splits:
@@ -33,6 +36,9 @@ class Splits:
     validation: Examples
     """With folds, the training rows themselves."""
     test: Examples | None
+    confirmation: Examples | None = None
+    """Rows of validation that no trial of a search is scored on, kept for what confirms the best of them; None where
+    there are too few."""
     folds: tuple[Fold, ...] = ()
     """Parts of the training rows that are trained and scored on in turn; none where there is a validation split."""
     label_names: tuple[str, ...]
@@ -43,13 +49,21 @@ class Splits:
     """SHA-256, hexadecimal, over the rows of all splits in their order, and the folds."""
 
 
-def load_splits(config: DataConfig, seed: int, *, folds: int | None = None) -> Splits:
+def splits_of(config: StudyConfig) -> Splits:
+    """Read the data of a study; raises as `load_splits` does."""
+    confirmation = config.confirmation
+    kept = confirmation.validation_share if confirmation.finalists else 0.0
+    return load_splits(config.data, config.seed, folds=config.evaluation.folds, kept=kept)
+
+
+def load_splits(config: DataConfig, seed: int, *, folds: int | None = None, kept: float = 0.0) -> Splits:
     """Read the sources of `config`, make the splits that it does not name, and check them.
 
     Args:
         config: which sources, columns and fractions.
         seed: decides which training rows become validation and test; the same on every machine.
         folds: how many folds to make of the training rows in place of a validation split; None for such a split.
+        kept: share of validation that is kept for the confirmation, where enough rows remain on each side.
 
     Raises:
         DataError: a source cannot be read, or the splits cannot be trained and scored on.
@@ -65,6 +79,7 @@ def load_splits(config: DataConfig, seed: int, *, folds: int | None = None) -> S
         test=test.examples if test else config.test_fraction,
         seed=seed,
         folds=folds,
+        kept=kept,
         notes=tuple(note for source in sources for note in source.notes),
     )
 
@@ -76,6 +91,7 @@ def split_examples(
     test: Examples | float = 0.0,
     seed: int,
     folds: int | None = None,
+    kept: float = 0.0,
     notes: tuple[str, ...] = (),
 ) -> Splits:
     """Make splits of examples in memory.
@@ -86,6 +102,7 @@ def split_examples(
         test: its rows, or the share of `train` to make it from; 0 for no test split.
         seed: decides which rows are taken.
         folds: how many folds to make of what is left of `train`, in place of validation.
+        kept: share of validation that is kept for the confirmation, where enough rows remain on each side.
         notes: what the user should be told before the notes made here.
 
     Raises:
@@ -103,7 +120,7 @@ def split_examples(
         notes = (*notes, f"Made {' and '.join(shares)} from the training rows{whole}.")
     if folds:
         return _folded(parts.get("train", train), parts.get("test"), folds, seed, notes)
-    return _checked(parts.get("train", train), parts["validation"], parts.get("test"), notes)
+    return _checked(parts.get("train", train), parts["validation"], parts.get("test"), notes, kept, seed)
 
 
 def label_numbers(labels: Sequence[str], label_names: Sequence[str]) -> NDArray[np.int64]:
@@ -183,7 +200,9 @@ def _divided(train: Examples, shares: Mapping[str, float], seed: int) -> dict[st
     return rows
 
 
-def _checked(train: Examples, validation: Examples, test: Examples | None, notes: tuple[str, ...]) -> Splits:
+def _checked(
+    train: Examples, validation: Examples, test: Examples | None, notes: tuple[str, ...], kept: float, seed: int
+) -> Splits:
     """Keep the splits apart, refuse what cannot be trained or scored, and sum up."""
     validation, validation_notes = kept_apart("validation", validation, [test] if test else [], "the test split")
     later = [validation, test] if test else [validation]
@@ -193,8 +212,30 @@ def _checked(train: Examples, validation: Examples, test: Examples | None, notes
     if test:
         refuse_unknown_labels("The test split", train, test)
     refuse_unscored_classes(train, validation)
+    validation, confirmation = _parted(validation, kept, seed)
     rows = f"Rows: {train.rows:,} training, {validation.rows:,} validation"
-    return _summed_up(train, validation, test, (), (*notes, *validation_notes, *train_notes), rows)
+    if confirmation is not None:
+        rows += f", {confirmation.rows:,} of validation kept for the confirmation"
+    notes = (*notes, *validation_notes, *train_notes)
+    return _summed_up(train, validation, test, (), notes, rows, confirmation)
+
+
+def _parted(validation: Examples, share: float, seed: int) -> tuple[Examples, Examples | None]:
+    """Return the rows that a search is scored on, and those that it never sees: none where either would be too few."""
+    if round(validation.rows * min(share, 1 - share)) < LEAST_ROWS_OF_A_SIDE:
+        return validation, None
+    labels = label_numbers(validation.labels, sorted(set(validation.labels)))
+    if validation.groups:
+        of_kept = apportioned(labels, group_numbers(validation.groups), [1 - share, share], seed) == 1
+    else:
+        of_kept = np.zeros(validation.rows, dtype=bool)
+        of_kept[stratified_part(labels, round(validation.rows * share), seed + 2)] = True
+    sides = [np.flatnonzero(~of_kept), np.flatnonzero(of_kept)]
+    whole = set(labels.tolist())
+    if any(rows.size < LEAST_ROWS_OF_A_SIDE or set(labels[rows].tolist()) != whole for rows in sides):
+        return validation, None
+    searched, unseen = (validation.take(rows.tolist()) for rows in sides)
+    return searched, unseen
 
 
 def _folded(train: Examples, test: Examples | None, folds: int, seed: int, notes: tuple[str, ...]) -> Splits:
@@ -214,6 +255,7 @@ def _summed_up(
     folds: tuple[Fold, ...],
     notes: tuple[str, ...],
     rows: str,
+    confirmation: Examples | None = None,
 ) -> Splits:
     names = ordered_labels(train.labels)
     tested = f"{test.rows:,} test" if test else "no test"
@@ -222,16 +264,23 @@ def _summed_up(
         train=train,
         validation=validation,
         test=test,
+        confirmation=confirmation,
         folds=folds,
         label_names=names,
         notes=(*notes, *repetitions(train), summary),
-        fingerprint=_fingerprint(train, None if folds else validation, test, folds),
+        fingerprint=_fingerprint(train, None if folds else validation, test, folds, confirmation),
     )
 
 
-def _fingerprint(train: Examples, validation: Examples | None, test: Examples | None, folds: tuple[Fold, ...]) -> str:
+def _fingerprint(
+    train: Examples,
+    validation: Examples | None,
+    test: Examples | None,
+    folds: tuple[Fold, ...],
+    confirmation: Examples | None,
+) -> str:
     digest = hashlib.sha256()
-    for examples in (train, validation, test):
+    for examples in (train, validation, test, *([confirmation] if confirmation else [])):
         rows = None if examples is None else [examples.texts, examples.pairs, examples.labels]
         if rows and examples and examples.groups:
             rows.append(examples.groups)

@@ -1,50 +1,141 @@
-"""Writes the winning configuration, with all that it takes to train it again, as YAML or JSON."""
+"""Writes the configuration to take, with all that it takes to train it again, as YAML or JSON."""
 
 import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
-from hpo.config.reading import parse_yaml, write_yaml
-from hpo.errors import ConfigurationError
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.reading import parse_yaml, read_model, write_yaml
+from hpo.config.study_file import StudyConfig
+from hpo.errors import ConfigurationError, NoResultError
+from hpo.search.assignments import build_assignment
+from hpo.space.search_space import SearchSpace
 from hpo.store.results import StudyResults, TrialResult
+from hpo.verdict.findings import Verdict
 
 HEADER = """\
-# The best configuration of a search by hpo. `hyperparameters` holds the real learning rate. The score is that of
-# the best of the trial's full evaluations: to train it elsewhere, keep the weights of the best one, not the last.
+# One configuration of a search by hpo. `hyperparameters` holds the real learning rate. `score` is that of the best of
+# the trial's full evaluations, and lucky where the trial was chosen for it; `confirmed` is on fresh seeds. Keep the
+# weights of the best evaluation, not the last:
+#   hpo reproduce FILE                  does it give this score again?
+#   hpo train FILE --output FOLDER      the model
 """
+UNCARVED = {"finalists": 0, "validation_share": 0.0}
 
 
-def best_configuration(results: StudyResults) -> dict[str, Any]:
-    """Return the winner of a study as plain values.
+def best_configuration(results: StudyResults, trial: int | None = None) -> dict[str, Any]:
+    """Return a configuration of a study, with all that it takes to train it again, as plain values.
+
+    Args:
+        results: the study.
+        trial: which; None for the one that the verdict recommends, or for the search's best where there is no verdict.
 
     Raises:
-        NoResultError: no trial has completed.
+        NoResultError: no trial has completed, or not this one.
+        ConfigurationError: there is no such trial.
     """
-    winner = results.best
-    study = results.configuration
-    content: dict[str, Any] = {
+    if not results.confirmation:
+        return configuration_of(results, None, trial)
+    # Only where there is something to judge: it simulates, and takes its time.
+    from hpo.verdict.judgement import judged
+
+    return configuration_of(results, judged(results), trial)
+
+
+def configuration_of(results: StudyResults, verdict: Verdict | None, trial: int | None = None) -> dict[str, Any]:
+    """Return what `best_configuration` does, under this verdict."""
+    if trial is not None:
+        chosen, chosen_by = _completed(results, trial), "user"
+    elif verdict is not None:
+        chosen, chosen_by = _completed(results, verdict.recommended), "verdict"
+    else:
+        chosen, chosen_by = results.best, "search"
+    return {
         "study": results.name,
-        "trial": winner.number,
+        "trial": chosen.number,
+        "chosen_by": chosen_by,
         "metric": results.metric,
-        "score": winner.score,
-        "validation": dict(winner.validation.values) if winner.validation else {},
-        "best_epoch": winner.best_epoch,
-        "seed": winner.seed,
-        "hyperparameters": dict(winner.configuration),
+        "score": chosen.score,
+        "confirmed": _confirmed(verdict, chosen.number),
+        "seed_noise": verdict.seed_noise if verdict else _noise_of_default(results),
+        "verdict": list(verdict.sentences) if verdict else [],
+        "validation": dict(chosen.validation.values) if chosen.validation else {},
+        "test": _first_look(results, chosen.number),
+        "best_epoch": chosen.best_epoch,
+        "seed": chosen.seed,
+        "hyperparameters": dict(chosen.configuration),
+        **_circumstances(results, chosen),
+    }
+
+
+def _circumstances(results: StudyResults, chosen: TrialResult) -> dict[str, Any]:
+    """Return under what a trial was trained: model, texts, where it was scored, precision, versions."""
+    study = results.configuration
+    config = read_model(StudyConfig, study, f"the study {results.name}")
+    space = SearchSpace.from_mapping(results.space, f"of the study {results.name}")
+    hyperparameters = Hyperparameters.model_validate(chosen.configuration)
+    assignment = build_assignment(
+        config, space, hyperparameters, trial=chosen.number, attempt=1, seed=chosen.seed or 0, score_to_beat=None
+    )
+    return {
         "model": study["model"],
         "task": study["task"],
         "data": {**study["data"], "fingerprint": results.data_fingerprint},
         "study_seed": study["seed"],
         "evaluation": study["evaluation"],
+        # A study that is older than confirmation has kept no rows for it.
+        "confirmation": study.get("confirmation", UNCARVED),
+        "milestones": [asdict(milestone) for milestone in assignment.milestones],
+        "maximum_passes": assignment.maximum_passes,
+        "ranks": config.compute.ranks_of_trial,
         "measurements": dict(results.measurements),
         "versions": dict(results.versions),
     }
-    if winner.number in results.test:
-        content["test"] = dict(results.test[winner.number].values)
-    return content
+
+
+def _completed(results: StudyResults, number: int) -> TrialResult:
+    found = next((trial for trial in results.trials if trial.number == number), None)
+    if found is None:
+        raise ConfigurationError(
+            f"The study {results.name!r} has no trial {number}; its trials are 0 to {len(results.trials) - 1}."
+        )
+    if found not in results.leaderboard:
+        raise NoResultError(
+            f"Trial {number} of the study {results.name!r} is {found.state}, so it has no score to train towards; name "
+            "a completed one, as hpo best lists them."
+        )
+    return found
+
+
+def _confirmed(verdict: Verdict | None, trial: int) -> dict[str, Any] | None:
+    """Return how a trial did on fresh seeds; None where it was not confirmed."""
+    if verdict is None or (found := next((c for c in verdict.confirmed if c.trial == trial), None)) is None:
+        return None
+    return {
+        "score": found.score,
+        "low": found.interval.low,
+        "high": found.interval.high,
+        "scores": list(found.scores),
+        "rows": verdict.rows,
+        "unseen": verdict.unseen,
+    }
+
+
+def _noise_of_default(results: StudyResults) -> float | None:
+    """Return the standard deviation over seeds that two trials of the default tell; None where there are not two."""
+    defaults = (trial for trial in results.leaderboard if trial.proposed_by == "default")
+    scores = [trial.score for trial in defaults if trial.score is not None]
+    return stdev(scores) or None if len(scores) > 1 else None
+
+
+def _first_look(results: StudyResults, trial: int) -> dict[str, float]:
+    """Return what a trial scored on the test split when that was first read for it."""
+    found = next((reading for reading in results.test if reading.trial == trial), None)
+    return dict(found.scores.values) if found else {}
 
 
 def to_yaml(content: Mapping[str, Any]) -> str:

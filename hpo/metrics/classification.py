@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from hpo.messages import Scores
 from hpo.metrics.own_metric import OwnMetric
-from hpo.metrics.tally import Floats, Integers, Tally, tally
+from hpo.metrics.predictions import Predictions
+from hpo.metrics.tally import Tally, tally
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +141,10 @@ METRICS: dict[str, Metric] = {
 }
 
 
+OF_RANKS = ("roc_auc", "average_precision")
+"""Those that sort the rows, class by class, which takes longer than all else."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
     """The score that a study maximises."""
@@ -155,22 +160,14 @@ class Objective:
 
 
 def classification_scores(
-    true: Integers,
-    probabilities: Floats,
-    loss: float,
-    *,
-    label_names: Sequence[str],
-    objective: Objective,
-    beta: float,
+    predictions: Predictions, *, label_names: Sequence[str], objective: Objective, beta: float
 ) -> Scores:
     """Score predictions by every metric that these classes have, and by the user's own.
 
     The formulas, and what they are where there is nothing to count, are in `docs/metrics.md`.
 
     Args:
-        true: class numbers, shape (rows,), at least one row.
-        probabilities: shape (rows, classes), columns in the order of `label_names`.
-        loss: mean cross-entropy of these rows in nats; passed through to the values.
+        predictions: of at least one row, columns in the order of `label_names`.
         label_names: name of each class number.
         objective: which score counts, and the positive class, where there are two.
         beta: how many times as much as precision recall counts in `fbeta` and its kin.
@@ -178,13 +175,12 @@ def classification_scores(
     Raises:
         TrainingError: the user's own metric fails on these rows.
     """
-    positive = None if objective.positive is None else label_names.index(objective.positive)
-    counted = tally(true, probabilities, loss, positive=positive, beta=beta)
+    positive = _positive(objective, label_names)
+    counted = tally(predictions, positive=positive, beta=beta)
     fit = {name: metric for name, metric in METRICS.items() if positive is not None or not metric.of_positive_class}
-    values = {name: float(metric.of(counted)) for name, metric in fit.items()} | {"loss": loss}
+    values = {name: float(metric.of(counted)) for name, metric in fit.items()} | {"loss": predictions.loss}
     if objective.own is not None:
-        # Of a model that diverged there is nothing to ask the user's function about.
-        values[objective.metric] = objective.own(true, probabilities) if math.isfinite(loss) else math.nan
+        values[objective.metric] = _own_score(objective.own, predictions)
     return Scores(
         metric=objective.metric,
         values=values,
@@ -192,6 +188,38 @@ def classification_scores(
         per_class=_per_class(counted, label_names),
         confusion=tuple(map(tuple, counted.confusion.tolist())),
     )
+
+
+def objective_score(
+    predictions: Predictions, *, label_names: Sequence[str], objective: Objective, beta: float
+) -> float:
+    """Score predictions by the objective alone; takes and raises what `classification_scores` does."""
+    if objective.own is not None:
+        return _own_score(objective.own, predictions)
+    metric = METRICS[objective.metric]
+    ranks = objective.metric in OF_RANKS
+    return float(metric.of(tally(predictions, positive=_positive(objective, label_names), beta=beta, ranks=ranks)))
+
+
+def f1_among(predictions: Predictions, *, label_names: Sequence[str], objective: Objective) -> float:
+    """Return F1 of the positive class of two, or of more classes the mean over those that are there.
+
+    On a part of the rows a class may be missing; one that is neither true nor predicted has no F1.
+    """
+    counted = tally(predictions, positive=_positive(objective, label_names), beta=1.0, ranks=False)
+    if counted.positive is not None:
+        return counted.of_positive(counted.f1)
+    there = (counted.support > 0) | (counted.confusion.sum(axis=0) > 0)
+    return float(counted.f1[there].mean())
+
+
+def _positive(objective: Objective, label_names: Sequence[str]) -> int | None:
+    return None if objective.positive is None else label_names.index(objective.positive)
+
+
+def _own_score(own: OwnMetric, predictions: Predictions) -> float:
+    # Of a model that diverged there is nothing to ask the user's function about.
+    return own(predictions.true, predictions.probabilities) if math.isfinite(predictions.loss) else math.nan
 
 
 def _per_class(counted: Tally, label_names: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hpo.metrics.predictions import Predictions
+
 CALIBRATION_BINS = 15
 """Guo et al. 2017."""
 
@@ -70,22 +72,22 @@ class Tally:
         return self.of_present(of_class) if self.positive is None else self.of_positive(of_class)
 
 
-def tally(true: Integers, probabilities: Floats, loss: float, *, positive: int | None, beta: float) -> Tally:
+def tally(predictions: Predictions, *, positive: int | None, beta: float, ranks: bool = True) -> Tally:
     """Count predictions; the class predicted is the likeliest, of equals the first.
 
     A model that diverged, whose probabilities are no numbers, is counted like any other.
 
     Args:
-        true: class numbers, shape (rows,), at least one row.
-        probabilities: shape (rows, classes).
-        loss: mean cross-entropy of these rows in nats.
+        predictions: of at least one row.
         positive: the positive class of two; None where there are more.
         beta: how many times as much as precision recall counts in `fbeta`.
+        ranks: whether `roc_auc` and `average_precision` are computed; else they are empty.
     """
+    true, probabilities = predictions.true, predictions.probabilities
     predicted, classes = probabilities.argmax(axis=1), probabilities.shape[1]
     confusion = np.bincount(true * classes + predicted, minlength=classes**2).reshape(classes, classes)
     hits, guesses, support = np.diagonal(confusion), confusion.sum(axis=0), confusion.sum(axis=1)
-    ranked = [_ranked(true == number, column) for number, column in enumerate(probabilities.T)]
+    ranked = [_ranked(true == number, column) for number, column in enumerate(probabilities.T)] if ranks else []
     return Tally(
         confusion=confusion,
         support=support,
@@ -96,7 +98,7 @@ def tally(true: Integers, probabilities: Floats, loss: float, *, positive: int |
         roc_auc=np.array([area for area, _ in ranked]),
         average_precision=np.array([precision for _, precision in ranked]),
         calibration_error=_calibration_error(true == predicted, probabilities.max(axis=1)),
-        loss=loss,
+        loss=predictions.loss,
         positive=positive,
     )
 

@@ -19,7 +19,7 @@ import torch
 
 from hpo.config.study_file import StudyConfig
 from hpo.config.times import HERE
-from hpo.data.splits import Splits, load_splits
+from hpo.data.splits import Splits, splits_of
 from hpo.errors import ConfigurationError, StoreError
 from hpo.runners.checking import doubts
 from hpo.runners.checking.forecast import Forecast, Probed, reading_seconds
@@ -77,7 +77,7 @@ def check(config: StudyConfig, watcher: Watcher | None = None) -> Check:
     space = space_of(config.space)
     refuse_unfit_search(config, space)
     refuse_unusable(config.compute)
-    splits = load_splits(config.data, config.seed, folds=config.evaluation.folds)
+    splits = splits_of(config)
     for sentence in (*splits.notes, *search_notes(config, space)):
         watcher.note(sentence)
     with _nothing_kept(config) as aside, opened_workforce(aside, splits) as workforce:

@@ -13,12 +13,13 @@ from threading import Event
 
 from hpo.config.study_file import StudyConfig
 from hpo.config.times import spoken
-from hpo.data.splits import Splits, load_splits
-from hpo.errors import HpoError, StoreError, StudyMismatchError
+from hpo.data.splits import Splits, splits_of
+from hpo.errors import HpoError, NoResultError, StoreError, StudyMismatchError
 from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report
 from hpo.runners.checking.doubts import on_cut_texts
 from hpo.runners.checking.short_check import short_check
 from hpo.runners.cluster import open_ray_tune, refuse_unusable
+from hpo.runners.confirmation import Confirmation, confirming_limits, confirming_seconds
 from hpo.runners.dispatch import Dispatch
 from hpo.runners.inline import open_inline
 from hpo.runners.processes import open_processes, runner_of
@@ -39,6 +40,9 @@ from hpo.training.mirror import Mirror, open_mirror
 from hpo.training.precision import Precision
 from hpo.training.weights import keep_only
 from hpo.training.worker import train
+from hpo.verdict.entrants import race_of
+from hpo.verdict.judgement import judged
+from hpo.verdict.race import Race
 
 OPENERS: Mapping[str, Callable[[StudyConfig, Splits, Path], AbstractContextManager[Workforce]]] = {
     "inline": open_inline,
@@ -48,8 +52,10 @@ OPENERS: Mapping[str, Callable[[StudyConfig, Splits, Path], AbstractContextManag
 RECORDED_PACKAGES = ("llm-hpo", "optuna", "torch", "transformers", "scikit-learn", "numpy", "sqlalchemy")
 
 
-def run(config: StudyConfig, watcher: Watcher | None = None, stop: Event | None = None) -> StudyResults:
-    """Search until the study's budget is spent, then read the test split once for the winner.
+def run(
+    config: StudyConfig, watcher: Watcher | None = None, stop: Event | None = None, *, searches: bool = True
+) -> StudyResults:
+    """Search until the study's budget is spent, confirm the best, then read the test split once for what to take.
 
     A study that is already in the store is gone on with.
 
@@ -57,6 +63,7 @@ def run(config: StudyConfig, watcher: Watcher | None = None, stop: Event | None 
         config: the study.
         watcher: is told of everything as it happens.
         stop: set from elsewhere, it ends the search tidily: what is running waits in the store for the next run.
+        searches: whether new trials are trained; otherwise what there is is confirmed.
 
     Returns:
         What the study has given so far.
@@ -69,7 +76,7 @@ def run(config: StudyConfig, watcher: Watcher | None = None, stop: Event | None 
     refuse_unfit_search(config, space)
     refuse_unusable(config.compute)
     mirror = open_mirror(config, files_folder(config))
-    splits = load_splits(config.data, config.seed, folds=config.evaluation.folds)
+    splits = splits_of(config)
     for sentence in (*splits.notes, *search_notes(config, space)):
         watcher.note(sentence)
     if config.compute.runner == "ray_tune":
@@ -80,7 +87,7 @@ def run(config: StudyConfig, watcher: Watcher | None = None, stop: Event | None 
         leading(config, space, data_fingerprint=splits.fingerprint) as coordinator,
         opened_workforce(config, splits) as workforce,
     ):
-        _Night(config, space, splits, coordinator, workforce, mirror, watcher, stop).run()
+        _Night(config, space, splits, coordinator, workforce, mirror, watcher, stop, searches).run()
     return persistently(lambda: _results(config), LEAST_OUTAGE)
 
 
@@ -130,18 +137,26 @@ class _Night:
     mirror: Mirror
     watcher: Watcher
     stop: Event
+    searches: bool
 
     def run(self) -> None:
         lead = self.workforce.lead
+        if not self.searches and not self.coordinator.has_begun():
+            raise NoResultError(f"The store holds no study {self.config.study!r} to confirm; begin it with hpo run.")
         self._look_ahead(lead)
-        self.coordinator.begin(objective=lead.objective.metric, versions=installed_versions() | lead.facts())
+        self.coordinator.begin(objective=lead.objective.metric, versions=self._versions(lead))
         try:
-            self._search(lead)
+            reserve = self._search(lead)
+            if not self.stop.is_set():
+                self._confirm_and_test(reserve)
         except HpoError as error:
             with suppress(StoreError):
                 self.coordinator.end(str(error))
             raise
         self.coordinator.end(self._ended_because())
+
+    def _versions(self, lead: LeadWorker) -> dict[str, str]:
+        return installed_versions() | lead.facts()
 
     def _ended_because(self) -> str:
         if self.stop.is_set():
@@ -157,46 +172,107 @@ class _Night:
         if doubt := on_cut_texts(lead.cut_share(longest), longest):
             self.watcher.note(doubt)
 
-    def _search(self, lead: LeadWorker) -> None:
+    def _search(self, lead: LeadWorker) -> float:
+        """Search, and return the seconds to be kept for reading the test split."""
         precision = self._precision(lead)
         lead.use(precision)
-        self._expect(lead)
-        trials = self.config.budget.most_trials
-        if self.config.search.sampler in ENUMERATIONS:
-            size = self.space.size()
-            trials = size if trials is None else min(trials, size)
-        self.watcher.started(self.config.study, lead.objective.metric, trials, self.coordinator.standing())
+        reserve = self._expect(lead)
+        if self.searches:
+            trials = self.config.budget.most_trials
+            if self.config.search.sampler in ENUMERATIONS:
+                size = self.space.size()
+                trials = size if trials is None else min(trials, size)
+            self.watcher.started(self.config.study, lead.objective.metric, trials, self.coordinator.standing())
         self.workforce.begin(precision)
-        files = files_folder(self.config)
         self.mirror.leave_address()
-        Dispatch(
-            self.coordinator,
-            self.workforce,
-            self.watcher,
-            self.stop,
-            compute=self.config.compute,
-            files=files,
-            mirror=self.mirror,
-        ).run()
+        if self.searches:
+            Dispatch(
+                self.coordinator,
+                self.workforce,
+                self.watcher,
+                self.stop,
+                compute=self.config.compute,
+                files=self._files,
+                mirror=self.mirror,
+            ).run()
         if self.stop.is_set():
             self.watcher.note("The search was told to end; the same command goes on with what was training.")
         elif self.coordinator.ended_because:
             self.watcher.note(self.coordinator.ended_because)
-        if not self.stop.is_set():
-            self._read_test_once()
-            keep_only(files, *self._files_after(), self.mirror)
+        return reserve
 
-    def _expect(self, lead: LeadWorker) -> None:
+    @property
+    def _files(self) -> Path:
+        return files_folder(self.config)
+
+    def _confirm_and_test(self, reserve: float) -> None:
+        """Confirm the best, where that is asked for, and read the test split with what is to be taken.
+
+        Args:
+            reserve: seconds to be kept for reading the test split.
+        """
+        results = persistently(lambda: _results(self.config), LEAST_OUTAGE)
+        race = race_of(results, self.config.confirmation, self.config.budget.most_trials)
+        if race is not None:
+            self._confirm(results, race, reserve)
+        else:
+            if self.config.confirmation.finalists:
+                self.watcher.note("There is no verdict: no configuration but the default has completed.")
+            self._read_test(self.coordinator.winner())
+        if not self.stop.is_set():
+            keep_only(self._files, *self._files_after(), self.mirror)
+
+    def _confirm(self, results: StudyResults, race: Race, reserve: float) -> None:
+        confirmation = Confirmation(
+            config=self.config,
+            space=self.space,
+            splits=self.splits,
+            results=results,
+            race=race,
+            workforce=self.workforce,
+            mirror=self.mirror,
+            watcher=self.watcher,
+            stop=self.stop,
+            files=self._files,
+        )
+        confirmation.read_baselines(self.coordinator)
+        limits = confirming_limits(self.coordinator.limits, self.coordinator.device_seconds())
+        with confirmation.led(limits) as led:
+            confirmation.run(self.coordinator, led, self._versions(self.workforce.lead), reserve)
+            if self.stop.is_set():
+                self.watcher.note("The confirmation was told to end; the same command goes on with it.")
+                return
+            self._conclude(led)
+            unfinished, _ = led.files_needed()
+            keep_only(confirmation.folder, unfinished, set(), self.mirror)
+
+    def _conclude(self, led: Coordinator) -> None:
+        """Say the verdict, and read the test split with what it says to take."""
+        results = persistently(lambda: _results(self.config), LEAST_OUTAGE)
+        verdict = judged(results)
+        if verdict is None:
+            self.watcher.note("There is no verdict: there was no time to confirm the best and the default.")
+            self._read_test(self.coordinator.winner())
+            return
+        self.watcher.judged(verdict.sentences)
+        first = min(run.trial for run in results.confirmation if run.confirms == verdict.recommended)
+        self._read_test(led.trained(first), of=verdict.recommended)
+
+    def _expect(self, lead: LeadWorker) -> float:
         """Take a few steps at both ends of the space: what fits into memory and time is known before it counts."""
         short = short_check(lead, self.config, self.space, self.splits)
         for sentence in short.notes:
             self.watcher.note(sentence)
         shortest = min(short.cheapest.seconds, short.dearest.seconds)
         refuse_too_short(self.coordinator.limits, time.time(), shortest, short.reserve)
-        self.coordinator.expect((short.dearest, short.cheapest), short.reserve)
+        for_confirmation = confirming_seconds(
+            self.config, self.coordinator.limits, short.dearest.seconds, self.workforce.size
+        )
+        self.coordinator.expect((short.dearest, short.cheapest), short.reserve + for_confirmation)
         if (deadline := self.coordinator.limits.deadline) is not None:
             at = datetime.fromtimestamp(deadline).astimezone()
             self.watcher.note(f"The search ends at {at:%Y-%m-%d %H:%M:%S}, in {spoken(deadline - time.time())}.")
+        return short.reserve
 
     def _precision(self, lead: LeadWorker) -> Precision:
         """Return the study's precision: measured at its first start, and the same for every later one."""
@@ -215,27 +291,34 @@ class _Night:
             )
         return precision
 
-    def _read_test_once(self) -> None:
-        """Score the winner on the test split, unless that was done before."""
-        found = self.coordinator.winner() if self.splits.test is not None else None
-        if found is None or self.coordinator.test_was_read(found[0].trial):
+    def _read_test(self, found: tuple[Assignment, Report] | None, of: int | None = None) -> None:
+        """Read the test split with a trial's weights, unless that was done before.
+
+        Args:
+            found: the trial, and its best evaluation.
+            of: the trial of the search that it confirms; None for itself.
+        """
+        if self.splits.test is None or found is None:
             return
-        winner, report = found
+        assignment, report = found
+        trial = assignment.trial if of is None else of
+        if self.coordinator.test_was_read(trial):
+            return
         lead = self.workforce.lead
         if not lead.has_weights(report):
             self.watcher.note(
-                f"The weights of trial {winner.trial} are no longer here; it is trained again for the test split."
+                f"The weights of trial {trial} are no longer here; it is trained again for the test split."
             )
-            outcome = self._trained_again(lead, winner)
+            outcome = self._trained_again(lead, assignment)
             if outcome.ending is not Ending.COMPLETED:
-                self._not_read(f"trial {winner.trial} {outcome.ending}. {outcome.reason}")
+                self._not_read(f"trial {trial} {outcome.ending}. {outcome.reason}")
                 return
             if outcome.best is None or not lead.has_weights(outcome.best):
-                self._not_read(f"there was no room for the weights of trial {winner.trial}.")
+                self._not_read(f"there was no room for the weights of trial {trial}.")
                 return
-        scores = lead.test_scores(winner.trial, winner.hyperparameters)
-        self.coordinator.record_test(winner.trial, scores)
-        self.watcher.tested(winner.trial, scores)
+        reading = lead.test_reading(assignment)
+        self.coordinator.record_test(trial, reading)
+        self.watcher.tested(trial, reading.scores)
 
     def _not_read(self, why: str) -> None:
         self.watcher.note(f"The test split was not read: {why} The same command reads it later.")

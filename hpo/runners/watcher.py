@@ -1,5 +1,7 @@
 """Who is told of a search as it goes: a live view, a log, a test. It decides nothing."""
 
+from collections.abc import Sequence
+
 from hpo.messages import Assignment, Decision, Outcome, Progress, Report, Scores, Standing
 
 
@@ -26,6 +28,9 @@ class Watcher:
 
     def left_out(self, worker: str, reason: str) -> None:
         """A worker gets no more trials; what it failed on is tried elsewhere."""
+
+    def judged(self, sentences: Sequence[str]) -> None:
+        """The best were confirmed, and these are the verdict."""
 
     def tested(self, trial: int, scores: Scores) -> None:
         """The test split was read for `trial`."""
@@ -71,6 +76,11 @@ class Watchers(Watcher):
         """Tell them."""
         for watcher in self._watchers:
             watcher.left_out(worker, reason)
+
+    def judged(self, sentences: Sequence[str]) -> None:
+        """Tell them."""
+        for watcher in self._watchers:
+            watcher.judged(sentences)
 
     def tested(self, trial: int, scores: Scores) -> None:
         """Tell them."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.messages import Assignment, Capacity, Decision, Demands, Outcome, Probe, Progress, Report, Scores
+from hpo.messages import Assignment, Capacity, Decision, Demands, Outcome, Probe, Progress, Reading, Report
 from hpo.metrics.classification import Objective
 from hpo.training.precision import Measurement, Precision
 from hpo.training.worker import Trains
@@ -73,8 +73,12 @@ class LeadWorker(Trains, Protocol):
         """Return whether the weights of that evaluation were kept."""
         ...
 
-    def test_scores(self, trial: int, hyperparameters: Hyperparameters) -> Scores:
-        """Score the test split with a trial's kept weights."""
+    def test_reading(self, assignment: Assignment) -> Reading:
+        """Read the test split with a trial's kept weights."""
+        ...
+
+    def baseline(self, name: str, max_length: int) -> Reading:
+        """Train and read a baseline."""
         ...
 
 

@@ -22,6 +22,7 @@ def build_assignment(
     score_to_beat: float | None,
     rows_at_once: int | None = None,
     limit_seconds: float | None = None,
+    confirms: int | None = None,
 ) -> Assignment:
     """Return one attempt at `trial`, complete."""
     most = maximum_passes(space)
@@ -35,6 +36,7 @@ def build_assignment(
         score_to_beat=score_to_beat,
         rows_at_once=rows_at_once,
         limit_seconds=limit_seconds,
+        confirms=confirms,
     )
 
 

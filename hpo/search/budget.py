@@ -15,6 +15,8 @@ from hpo.errors import ConfigurationError
 class Limits:
     """What a run of the search may use; None is no limit."""
 
+    begun: float
+    """When the run began, or the one that was cut and that it goes on with, in seconds since 1970."""
     trials: int | None
     """Trials of the study in all."""
     deadline: float | None
@@ -43,6 +45,7 @@ def limits_of(budget: BudgetConfig, now: datetime) -> Limits:
     if budget.until is not None:
         deadlines.append(_timestamp_of(budget.until, now))
     return Limits(
+        begun=now.timestamp(),
         trials=budget.most_trials,
         deadline=min(deadlines, default=None),
         device_seconds=None if budget.gpu_hours is None else 3600 * budget.gpu_hours,
@@ -76,13 +79,14 @@ def kept_deadline(limits: Limits, budget: BudgetConfig, cut: Mapping[str, Any], 
     Args:
         limits: of the run that starts.
         budget: what they are of.
-        cut: `deadline`, `time` and `until` of the run that was cut.
+        cut: `begun`, `deadline`, `time` and `until` of the run that was cut.
         now: seconds since 1970.
     """
     alike = budget.time is not None and (cut["time"], cut.get("until")) == (budget.time, budget.until)
     if not alike or not cut["deadline"] or cut["deadline"] <= now:
         return limits
-    return replace(limits, deadline=min(cut["deadline"], limits.deadline or math.inf))
+    deadline = min(cut["deadline"], limits.deadline or math.inf)
+    return replace(limits, deadline=deadline, begun=cut.get("begun", limits.begun))
 
 
 def has_stalled(bests: Sequence[float | None], noise: float, patience: int) -> bool:

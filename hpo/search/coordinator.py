@@ -14,8 +14,8 @@ from optuna.trial import TrialState
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
-from hpo.messages import Action, Assignment, Capacity, Decision, Outcome, Report, Scores, Standing
-from hpo.search.assignments import build_assignment, repeats_default
+from hpo.messages import Action, Assignment, Capacity, Decision, Outcome, Reading, Report, Standing
+from hpo.search.assignments import build_assignment
 from hpo.search.budget import Limits, kept_deadline, seconds_left
 from hpo.search.costs import Seen
 from hpo.search.endings import Endings
@@ -23,15 +23,17 @@ from hpo.search.expectations import Expectations
 from hpo.search.faults import Faults
 from hpo.search.leases import Leadership
 from hpo.search.persistence import persistently
-from hpo.search.proposals import Proposals, Room, weights_kept
+from hpo.search.proposals import Proposals, Proposing, Room
+from hpo.search.samplers import SEEDS, derived_seed
 from hpo.space.search_space import SearchSpace
-from hpo.store.records import AttemptRecord, StudyRecord, scores_to_json
+from hpo.store.records import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT, AttemptRecord, StudyRecord, reading_to_json
 from hpo.store.studies import StudyStore
 
 LONGEST_OUTAGE = 3600.0
 """Seconds that the store may be away before the search ends; where a deadline is nearer, until then."""
 LEAST_OUTAGE = 60.0
 
+Proposes = Callable[[StudyStore, SearchSpace, StudyConfig, Expectations], Proposing]
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -80,6 +82,7 @@ class Coordinator:
         limits: Limits,
         heard: int,
         clock: Callable[[], float] = time.time,
+        proposes: Proposes = Proposals,
     ) -> None:
         """Lead; `heard` is the newest line of the study's log when the lead was taken: what follows is for this run."""
         self._store = store
@@ -91,7 +94,7 @@ class Coordinator:
         self._faults = Faults(())
         self._expectations = Expectations(config, space)
         self._endings = Endings(store, self._faults)
-        self._proposals = Proposals(store, space, config, self._expectations)
+        self._proposals = proposes(store, space, config, self._expectations)
         self._reserve = 0.0
         self._heard = heard
         self.limits = limits
@@ -172,8 +175,18 @@ class Coordinator:
         self._expectations.learn(self._store.reached(), self._store.rows_at_once())
         limits, budget = self.limits, self._config.budget
         self._store.add_event(
-            "run_begun", deadline=limits.deadline, time=budget.time, until=budget.until, trials=limits.trials
+            "run_begun",
+            begun=limits.begun,
+            deadline=limits.deadline,
+            time=budget.time,
+            until=budget.until,
+            trials=limits.trials,
         )
+
+    @verb
+    def has_begun(self) -> bool:
+        """Return whether the study is in the store."""
+        return self._store.record() is not None
 
     def end(self, reason: str) -> None:
         """Record that this run is over, and why."""
@@ -189,11 +202,25 @@ class Coordinator:
         """Take in what a probe said of trials to come, and the seconds to keep for what follows the last of them."""
         self._expectations.expected, self._reserve = expected, reserve
 
+    def seen(self) -> Sequence[Seen]:
+        """Return what trials took, for a confirmation of the best of them."""
+        return self._expectations.seen
+
     def expected_seconds(self, assignment: Assignment) -> float | None:
         """Return what an assignment will take, less what its trial has done already; None where nothing is known."""
         if self._expectations.seconds(assignment.hyperparameters) is None:
             return None
         return self._expectations.seconds_left(assignment.trial, assignment.hyperparameters)
+
+    @property
+    def study(self) -> str:
+        """Name of the study."""
+        return self._store.name
+
+    @verb
+    def device_seconds(self) -> float:
+        """Return the seconds of training of all attempts that are over."""
+        return self._store.device_seconds()
 
     @property
     def trains_until(self) -> float:
@@ -228,42 +255,43 @@ class Coordinator:
 
     @verb
     def winner(self) -> tuple[Assignment, Report] | None:
-        """Return the best completed trial as it was assigned, to train again, and its best evaluation."""
+        """Return the best completed trial as it was assigned, to train it again, and its best evaluation."""
         best = self._store.tally().best(1)
-        if not best:
-            return None
-        _, number = best[0]
-        attempt = self._store.attempt(number, self._store.latest_attempt(number))
-        report = self._store.best_report(number)
-        assert attempt is not None, "a completed trial was attempted"
-        assert report is not None, "a completed trial has a full report"
-        return replace(self._assignment(attempt), score_to_beat=None, limit_seconds=None), report
+        return self._trained(best[0][1]) if best else None
+
+    @verb
+    def trained(self, trial: int) -> tuple[Assignment, Report]:
+        """Return a completed trial likewise."""
+        return self._trained(trial)
 
     @verb
     def files_needed(self) -> tuple[set[int], set[int]]:
-        """Return the trials that are not over, which need their checkpoints, and the best, which need their weights."""
+        """Return the trials that are not over, which need their checkpoints, and those that need their weights."""
         unfinished = {trial.number for trial in self._store.trials(TrialState.RUNNING, TrialState.WAITING)}
-        return unfinished, {number for _, number in self._store.tally().best(weights_kept(self._config))}
+        return unfinished, self._proposals.with_weights()
 
     @verb
     def test_was_read(self, trial: int) -> bool:
         """Return whether the test split has been read for `trial`."""
-        return self._store.has_event("test_read", trial)
+        return self._store.has_event(TEST_EVENT, trial)
 
     @verb
-    def record_test(self, trial: int, scores: Scores) -> None:
+    def record_test(self, trial: int, reading: Reading) -> None:
         """Record that the test split was read for `trial`, and what it scored."""
-        self._store.add_event("test_read", trial, metric=scores.metric, scores=scores_to_json(scores))
-        self._store.set_user_attribute(f"hpo:test:trial-{trial}", dict(scores.values))
+        self._store.add_event(TEST_EVENT, trial, reading=reading_to_json(reading))
+        self._store.set_user_attribute(f"hpo:test:trial-{trial}", dict(reading.scores.values))
+
+    @verb
+    def record_baseline(self, name: str, reading: Reading) -> None:
+        """Record what a baseline scored on the rows of the confirmation; told again, the newest counts."""
+        self._store.add_event(BASELINE_EVENT, name=name, reading=reading_to_json(reading))
 
     # -- how the verbs do it
 
     def _create(self, objective: str, versions: Mapping[str, str]) -> None:
         self._store.create(replace(self._made_from, versions=versions), objective)
         self._heard = 0  # With the log of an earlier study of this number its numbering has gone.
-        default = self._space.sampled(self._space.default_values())
-        for _ in range(2 if repeats_default(self._config, self._space) else 1):
-            self._store.study.enqueue_trial(default)
+        self._proposals.begin()
         self._store.add_event("created")
 
     def _keep_deadline(self) -> None:
@@ -313,17 +341,32 @@ class Coordinator:
             score_to_beat=record.score_to_beat,
             rows_at_once=record.rows_at_once,
             limit_seconds=self.limits.trial_seconds,
+            confirms=record.confirms,
         )
+
+    def _trained(self, number: int) -> tuple[Assignment, Report]:
+        attempt = self._store.attempt(number, self._store.latest_attempt(number))
+        report = self._store.best_report(number)
+        assert attempt is not None, "a completed trial was attempted"
+        assert report is not None, "a completed trial has a full report"
+        return replace(self._assignment(attempt), score_to_beat=None, limit_seconds=None), report
 
     def _judge(self, report: Report) -> Action:
         if not self._store.is_open(report.trial, report.attempt):
             return Action.STOP
         self._store.set_intermediate_value(report.trial, report.rung, report.validation.objective)
         prune = report.decides and self._store.should_prune(report.trial)
-        action = Action.STOP if prune else Action.CONTINUE
+        action = Action.STOP if prune and not self._is_audited(report.trial) else Action.CONTINUE
         self._store.add_evaluation(report, action)
         self._expectations.reported(report)
         return action
+
+    def _is_audited(self, trial: int) -> bool:
+        """Return whether a trial that the pruner gives up is trained to its end, to see what that costs."""
+        drawn = derived_seed(self._config.seed, "audit", trial) < self._config.confirmation.audit * SEEDS
+        if drawn and not self._store.has_event(AUDIT_EVENT, trial):
+            self._store.add_event(AUDIT_EVENT, trial)
+        return drawn
 
     def _longest_outage(self) -> float:
         until = self.limits.deadline

@@ -119,7 +119,7 @@ class Endings:
         match outcome.ending:
             case Ending.COMPLETED:
                 assert outcome.best is not None, "a trial that trained to its end has a full report"
-                self.store.study.tell(outcome.trial, outcome.best.validation.objective)
+                self.store.study.tell(outcome.trial, outcome.best.score)
             case Ending.PRUNED:
                 self.store.study.tell(outcome.trial, state=TrialState.PRUNED)
             case Ending.DIVERGED | Ending.INFEASIBLE:

@@ -46,6 +46,11 @@ class Expectations:
     def __post_init__(self) -> None:
         self._most_passes = maximum_passes(self.space)
 
+    @property
+    def seen(self) -> list[Seen]:
+        """How far each trial came, in what time."""
+        return list(self._seen.values())
+
     def learn(self, reached: Iterable[Reached], short_of_memory: Iterable[AttemptRecord]) -> None:
         """Take in what earlier runs have stored."""
         for one in reached:

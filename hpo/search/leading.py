@@ -12,9 +12,10 @@ from hpo.config.differences import differences
 from hpo.config.study_file import StudyConfig
 from hpo.config.times import HERE
 from hpo.errors import StoreError, StudyMismatchError
-from hpo.search.budget import limits_of
-from hpo.search.coordinator import Coordinator
+from hpo.search.budget import Limits, limits_of
+from hpo.search.coordinator import Coordinator, Proposes
 from hpo.search.leases import Leadership, kept_up, take_lead
+from hpo.search.proposals import Proposals
 from hpo.search.pruners import build_pruner
 from hpo.search.samplers import build_sampler
 from hpo.space.search_space import SearchSpace
@@ -24,12 +25,18 @@ from hpo.store.studies import StudyStore
 
 MOST_NAMED = 6
 # What a later start of the same study may change; texts and space are compared by their content.
-CHANGEABLE = ("budget", "compute", "store", "search", "data", "space", "notify")
+CHANGEABLE = ("budget", "compute", "store", "search", "data", "space", "notify", "confirmation")
 
 
 @contextmanager
 def leading(
-    config: StudyConfig, space: SearchSpace, *, data_fingerprint: str, clock: Callable[[], float] = time.time
+    config: StudyConfig,
+    space: SearchSpace,
+    *,
+    data_fingerprint: str,
+    clock: Callable[[], float] = time.time,
+    limits: Limits | None = None,
+    proposes: Proposes = Proposals,
 ) -> Iterator[Coordinator]:
     """Lead the study that `config` names until the block ends; `Coordinator.begin` then begins it or goes on with it.
 
@@ -38,6 +45,8 @@ def leading(
         space: its space.
         data_fingerprint: what the splits were made of, as `Splits.fingerprint`.
         clock: seconds since 1970, for what the budget says of time; the lease runs on the database's own.
+        limits: of this run; None for what the budget says.
+        proposes: makes who says what is trained next.
 
     Raises:
         ConfigurationError: the budget's deadline is past.
@@ -48,7 +57,7 @@ def leading(
     made_from = StudyRecord(
         configuration=_recorded(config), space=space.to_mapping(), data_fingerprint=data_fingerprint, versions={}
     )
-    limits = limits_of(config.budget, datetime.fromtimestamp(clock(), HERE))
+    limits = limits or limits_of(config.budget, datetime.fromtimestamp(clock(), HERE))
     database = open_database(config.store.url)
     try:
         store = StudyStore(database, config.study, build_sampler(config, space), build_pruner(config))
@@ -62,7 +71,17 @@ def leading(
                 refuse_other_study(store.name, stored, made_from)
         try:
             with kept_up(database, store, leadership.fence):
-                yield Coordinator(store, space, config, made_from, leadership, limits=limits, heard=heard, clock=clock)
+                yield Coordinator(
+                    store,
+                    space,
+                    config,
+                    made_from,
+                    leadership,
+                    limits=limits,
+                    heard=heard,
+                    clock=clock,
+                    proposes=proposes,
+                )
         finally:
             _step_down(store, leadership)
     finally:

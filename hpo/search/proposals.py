@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Capacity
-from hpo.search.assignments import seed_of
+from hpo.search.assignments import repeats_default, seed_of
 from hpo.search.budget import has_stalled
 from hpo.search.enumeration import ENUMERATIONS, EnumeratingSampler
 from hpo.search.expectations import Expectations
@@ -37,6 +37,27 @@ class Room:
     """Whether a trial is to be tried on another worker."""
 
 
+class Proposing(Protocol):
+    """Who says what is trained next: a search's `Proposals`, or the race of a confirmation."""
+
+    @property
+    def ended_because(self) -> str | None:
+        """Why there is nothing more to train, where that is not for the number of trials."""
+        ...
+
+    def begin(self) -> None:
+        """Put into a new study what it begins with."""
+        ...
+
+    def next(self, request: str, capacity: Capacity, room: Room) -> AttemptRecord | None:
+        """Begin an attempt at the first trial that fits; None if there is none."""
+        ...
+
+    def with_weights(self) -> set[int]:
+        """Return the trials that are over and whose weights are needed still."""
+        ...
+
+
 @dataclass(slots=True)
 class Proposals:
     """Proposes inside the store's open transaction; what it remembers only saves asking again."""
@@ -49,6 +70,12 @@ class Proposals:
     """Why there is nothing more to train, where that is not for the number of trials."""
     _put_aside: dict[int, Hyperparameters] = field(default_factory=dict)
     """Trials that were too long for the time that was left."""
+
+    def begin(self) -> None:
+        """Enqueue the default configuration, where there is room for it on two seeds."""
+        default = self.space.sampled(self.space.default_values())
+        for _ in range(2 if repeats_default(self.config, self.space) else 1):
+            self.store.study.enqueue_trial(default)
 
     def next(self, request: str, capacity: Capacity, room: Room) -> AttemptRecord | None:
         """Begin an attempt at the first trial that fits; None if there is none."""
@@ -67,6 +94,10 @@ class Proposals:
         if self._put_aside and self.ended_because is None:
             self.ended_because = TOO_LITTLE_TIME
         return None
+
+    def with_weights(self) -> set[int]:
+        """Return the best so far, as many as are kept."""
+        return {number for _, number in self.store.tally().best(weights_kept(self.config))}
 
     def _forget_what_does_not_wait(self, waits: Sequence[FrozenTrial]) -> None:
         """Forget proposals that somebody gave up, and those of a transaction that was lost: they never were."""

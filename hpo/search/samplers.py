@@ -246,7 +246,10 @@ def _names_of(parameters: tuple[Parameter, ...]) -> frozenset[str]:
     return frozenset(parameter.sampled_name for parameter in parameters)
 
 
+SEEDS = 2**31
+
+
 def derived_seed(study_seed: int, *purpose: object) -> int:
-    """Return a seed in 0 .. 2**31 - 1 that depends on nothing but its arguments, equal in every process."""
+    """Return a seed in 0 .. `SEEDS` - 1 that depends on nothing but its arguments, equal in every process."""
     text = "/".join(str(part) for part in (study_seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

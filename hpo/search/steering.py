@@ -20,7 +20,7 @@ from hpo.space.search_space import SearchSpace
 from hpo.space.specs import field_value
 from hpo.store.engine import Database
 from hpo.store.records import LeaseRecord
-from hpo.store.results import chosen_study
+from hpo.store.results import chosen_study, confirmation_of
 from hpo.store.studies import StudyStore
 
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
@@ -64,12 +64,23 @@ def ask_to_stop(database: Database, study: str | None, trial: int | None = None)
     store = _opened(database, study)
     with store.transaction():
         leader = leader_of(store.lease())
+        if leader is not None and trial is None:
+            _ask_confirmation_to_stop(database, store.name)
         if leader is None:
             raise ConfigurationError(f"Nobody leads the study {store.name!r} now, so there is nothing to stop.")
         if trial is not None:
             _refuse_finished(store, trial)
         store.add_event("stop_asked", trial)
         return store.name, leader
+
+
+def _ask_confirmation_to_stop(database: Database, study: str) -> None:
+    """Ask it beside the search, which leads both and listens to the one that it trains for."""
+    name = confirmation_of(study)
+    if name in {known.study_name for known in database.storage.get_all_studies()}:
+        confirmation = _opened(database, name)
+        with confirmation.transaction():
+            confirmation.add_event("stop_asked", None)
 
 
 def refuse_led(study: str, lease: LeaseRecord) -> None:

@@ -17,6 +17,7 @@ from hpo.store.records import (
     Reached,
     read_attempt,
     read_report,
+    reading_to_json,
     scores_to_json,
 )
 from hpo.store.tables import attempts, clock, evaluations, events
@@ -74,7 +75,7 @@ class AttemptStore(StudyTransactions):
         self._insert(
             attempts, trial=record.trial, attempt=record.attempt, request=request, worker=worker, device=device,
             configuration=json.dumps(dict(record.configuration)), seed=record.seed,
-            score_to_beat=record.score_to_beat, rows_at_once=record.rows_at_once,
+            score_to_beat=record.score_to_beat, rows_at_once=record.rows_at_once, confirms=record.confirms,
         )  # fmt: skip
 
     def end_attempt(self, outcome: Outcome) -> None:
@@ -113,6 +114,7 @@ class AttemptStore(StudyTransactions):
             train_score=report.train.objective if report.train else None,
             validation_scores=scores_to_json(report.validation),
             train_scores=scores_to_json(report.train) if report.train else None,
+            reading=reading_to_json(report.reading) if report.reading else None,
             action=str(action), seconds=report.seconds, peak_memory_bytes=report.peak_memory_bytes,
         )  # fmt: skip
 

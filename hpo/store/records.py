@@ -5,9 +5,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import TypeAdapter
 from sqlalchemy.engine import RowMapping
 
-from hpo.messages import Report, Scores
+from hpo.messages import Reading, Report, Scores
+
+AUDIT_EVENT = "audited"
+BASELINE_EVENT = "baseline"
+TEST_EVENT = "test_read"
+_READING = TypeAdapter(Reading)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +54,8 @@ class AttemptRecord:
     score_to_beat: float | None
     rows_at_once: int | None
     ended: bool
+    confirms: int | None = None
+    """The trial of the search that it confirms; None of a search's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +103,16 @@ def scores_from_json(text: str) -> Scores:
     return Scores(**content)
 
 
+def reading_to_json(reading: Reading) -> str:
+    """Return a reading as JSON that `reading_from_json` reads back equal."""
+    return json.dumps(asdict(reading))
+
+
+def reading_from_json(text: str) -> Reading:
+    """Return the reading that `reading_to_json` wrote."""
+    return _READING.validate_json(text)
+
+
 def read_attempt(row: RowMapping | None) -> AttemptRecord | None:
     """Return a row of attempts as a value."""
     if row is None:
@@ -102,7 +120,7 @@ def read_attempt(row: RowMapping | None) -> AttemptRecord | None:
     return AttemptRecord(
         trial=row["trial"], attempt=row["attempt"], configuration=json.loads(row["configuration"]),
         seed=row["seed"], score_to_beat=row["score_to_beat"], rows_at_once=row["rows_at_once"],
-        ended=row["ended_at"] is not None,
+        ended=row["ended_at"] is not None, confirms=row["confirms"],
     )  # fmt: skip
 
 
@@ -118,4 +136,5 @@ def read_report(row: RowMapping) -> Report:
         decides=False,
         validation=scores_from_json(row["validation_scores"]),
         train=scores_from_json(row["train_scores"]) if row["train_scores"] else None,
+        reading=reading_from_json(row["reading"]) if row["reading"] else None,
     )

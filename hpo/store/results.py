@@ -1,20 +1,21 @@
 """Reads what a store holds: studies, their trials as a leaderboard, and the record of a trial. Writes nothing."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
+from optuna.storages._rdb.models import StudyModel
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, RowMapping
 
 from hpo.errors import ConfigurationError, NoResultError, StoreError, nearest
-from hpo.messages import Scores
+from hpo.messages import Ending, Reading, Scores, Slice
 from hpo.store.engine import Database
-from hpo.store.records import scores_from_json
-from hpo.store.studies import UID_ATTRIBUTE
+from hpo.store.records import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT, reading_from_json, scores_from_json
+from hpo.store.studies import CONFIRMS_ATTRIBUTE, UID_ATTRIBUTE, UNSEEN_ATTRIBUTE
 from hpo.store.tables import attempts, evaluations, events, studies
 
 
@@ -40,6 +41,8 @@ class TrialResult:
     number: int
     state: str
     """COMPLETE, PRUNED, FAIL, RUNNING or WAITING, as Optuna names them."""
+    ending: str | None
+    """Of its newest attempt, as `hpo.messages.Ending`; None where that is not over."""
     score: float | None
     """Objective of a completed trial at its best full evaluation; else its newest one, if any."""
     train_score: float | None
@@ -54,8 +57,42 @@ class TrialResult:
     reason: str
     configuration: Mapping[str, Any]
     """Its hyperparameters, with the real learning rate; empty if hpo did not train it."""
-    sampled: tuple[str, ...]
-    """Names of the hyperparameters that the search varied."""
+    parameters: Mapping[str, Any]
+    """What the search varied, as Optuna has it: the learning rate as a multiplier."""
+
+    @property
+    def sampled(self) -> tuple[str, ...]:
+        """Names of the hyperparameters that the search varied."""
+        return tuple(name.removesuffix("_multiplier") for name in self.parameters)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfirmingRun:
+    """A trial of the search, trained again on a fresh seed; it is over."""
+
+    trial: int
+    """Its own number, in the study of the confirmation."""
+    confirms: int
+    """Trial of the search."""
+    seed: int
+    reading: Reading
+    """On the rows of the confirmation."""
+    validation: Scores
+    """On the rows that the search chose by, at the same epoch."""
+    train: Scores | None
+    epoch: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestReading:
+    """One look at the test split."""
+
+    trial: int
+    scores: Scores
+    slices: tuple[Slice, ...]
+    read_at: float
+    """Seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,19 +101,34 @@ class StudyResults:
 
     name: str
     configuration: Mapping[str, Any]
+    space: Mapping[str, Any] = field(default_factory=dict)
+    """Its search space, as a space file has it."""
     data_fingerprint: str
     versions: Mapping[str, str]
     measurements: Mapping[str, Any]
     metric: str
     trials: tuple[TrialResult, ...]
-    test: Mapping[int, Scores]
-    """Trial -> what it scored on the test split, where that was read."""
+    confirmation: tuple[ConfirmingRun, ...]
+    """In the order in which they ended."""
+    confirmed_on_unseen: bool
+    """Whether rows of validation were kept for the confirmation."""
+    audited: frozenset[int]
+    """Trials that the pruner gave up, drawn at random, and that were trained to their end all the same."""
+    baselines: Mapping[str, Reading]
+    """Name of a baseline -> what it scored on the rows of the confirmation."""
+    test: tuple[TestReading, ...]
+    """In the order in which the test split was read: only the first was unbiased."""
 
     @property
     def leaderboard(self) -> tuple[TrialResult, ...]:
         """Completed trials from best to worst; of equals the earlier first."""
         completed = (trial for trial in self.trials if trial.state == "COMPLETE" and trial.score is not None)
         return tuple(sorted(completed, key=lambda trial: (-(trial.score or 0.0), trial.number)))
+
+    @property
+    def default(self) -> TrialResult | None:
+        """The first trial of the default configuration; None where the study has none."""
+        return next((trial for trial in self.trials if trial.proposed_by == "default"), None)
 
     @property
     def best(self) -> TrialResult:
@@ -90,6 +142,11 @@ class StudyResults:
                 f"The study {self.name!r} has no completed trial yet (it has {len(self.trials)} in all); let it run on."
             )
         return self.leaderboard[0]
+
+
+def confirmation_of(study: str) -> str:
+    """Return the name of the study that confirms another; no study file can give one such a name."""
+    return f"{study} (confirmation)"
 
 
 def read_studies(database: Database) -> list[StudySummary]:
@@ -123,12 +180,16 @@ def read_results(database: Database, name: str | None = None) -> StudyResults:
         return StudyResults(
             name=name,
             configuration=json.loads(row["configuration"]),
+            space=json.loads(row["space"]),
             data_fingerprint=row["data_fingerprint"],
             versions=json.loads(row["versions"]),
             measurements=json.loads(row["measurements"] or "{}"),
             metric=database.storage.get_study_user_attrs(study_id)["hpo:metric"],
             trials=_trials(connection, study_id, database.storage.get_all_trials(study_id)),
-            test=_test_scores(connection, study_id),
+            **_confirmation(database, connection, name),
+            audited=frozenset(trial for trial, _, _ in _logged(connection, study_id, AUDIT_EVENT)),
+            baselines=_baselines(connection, study_id),
+            test=_test_readings(connection, study_id),
         )
 
 
@@ -143,13 +204,15 @@ def _begun_studies(database: Database) -> list[FrozenStudy]:
 
 def chosen_study(database: Database, name: str | None) -> tuple[int, str]:
     """Return (number, name) of a study, inside a transaction; raises as `read_results` does where it is not there."""
-    ids = {study.study_name: study._study_id for study in _begun_studies(database)}
-    if name is None and len(ids) == 1:
-        name = next(iter(ids))
+    begun = _begun_studies(database)
+    ids = {study.study_name: study._study_id for study in begun}
+    searches = [study.study_name for study in begun if CONFIRMS_ATTRIBUTE not in study.user_attrs]
+    if name is None and len(searches) == 1:
+        name = searches[0]
     if not ids:
         raise NoResultError("The store holds no study yet; begin one with hpo run, or try hpo demo.")
     if name is None:
-        raise ConfigurationError(f"The store holds several studies; name one with --study: {', '.join(ids)}.")
+        raise ConfigurationError(f"The store holds several studies; name one with --study: {', '.join(searches)}.")
     if name not in ids:
         raise ConfigurationError(f"The store holds no study {name!r}. {nearest(name, ids)}")
     return ids[name], name
@@ -197,6 +260,7 @@ def _trial(
     return TrialResult(
         number=trial.number,
         state=trial.state.name,
+        ending=attempt.get("ending"),
         score=trial.values[0] if trial.values else newest,
         train_score=at_best.get("train_score"),
         validation=scores_from_json(at_best["validation_scores"]) if at_best else None,
@@ -207,11 +271,64 @@ def _trial(
         proposed_by=trial.user_attrs.get("proposed_by", ""),
         reason=attempt.get("reason") or "",
         configuration=json.loads(attempt["configuration"]) if attempt else {},
-        sampled=tuple(name.removesuffix("_multiplier") for name in trial.params),
+        parameters=dict(trial.params),
     )
 
 
-def _test_scores(connection: Connection, study_id: int) -> dict[int, Scores]:
-    which = sa.and_(events.c.study_id == study_id, events.c.kind == "test_read")
-    rows = connection.execute(sa.select(events.c.trial, events.c.detail).where(which).order_by(events.c.event_id))
-    return {row.trial: scores_from_json(json.loads(row.detail)["scores"]) for row in rows}
+def _confirmation(database: Database, connection: Connection, name: str) -> dict[str, Any]:
+    """Return the runs that confirm trials of a study, and whether on rows that its search never saw."""
+    storage = database.storage
+    named = sa.select(StudyModel.study_id).where(StudyModel.study_name == confirmation_of(name))
+    study_id = connection.execute(named).scalar()
+    if study_id is None:
+        return {"confirmation": (), "confirmed_on_unseen": False}
+    unseen = storage.get_study_user_attrs(study_id).get(UNSEEN_ATTRIBUTE, False)
+    best = sa.and_(
+        attempts.c.study_id == evaluations.c.study_id,
+        attempts.c.trial == evaluations.c.trial,
+        attempts.c.best_attempt == evaluations.c.attempt,
+        attempts.c.best_rung == evaluations.c.rung,
+        attempts.c.ending == str(Ending.COMPLETED),
+    )
+    columns = (evaluations, attempts.c.seed, attempts.c.seconds.label("of_run"))
+    rows = sa.select(*columns).join(attempts, best).where(attempts.c.study_id == study_id).order_by(attempts.c.ended_at)
+    confirms = {trial.number: trial.user_attrs.get(CONFIRMS_ATTRIBUTE) for trial in storage.get_all_trials(study_id)}
+    return {
+        "confirmation": tuple(_run(row, confirms[row["trial"]]) for row in connection.execute(rows).mappings()),
+        "confirmed_on_unseen": bool(unseen),
+    }
+
+
+def _run(row: RowMapping, confirms: Any) -> ConfirmingRun:
+    return ConfirmingRun(
+        trial=row["trial"],
+        confirms=confirms,
+        seed=row["seed"],
+        reading=reading_from_json(row["reading"]),
+        validation=scores_from_json(row["validation_scores"]),
+        train=scores_from_json(row["train_scores"]) if row["train_scores"] else None,
+        epoch=row["epoch"],
+        seconds=row["of_run"],
+    )
+
+
+def _baselines(connection: Connection, study_id: int) -> dict[str, Reading]:
+    return {
+        detail["name"]: reading_from_json(detail["reading"])
+        for _, detail, _ in _logged(connection, study_id, BASELINE_EVENT)
+    }
+
+
+def _test_readings(connection: Connection, study_id: int) -> tuple[TestReading, ...]:
+    found = []
+    for trial, detail, happened_at in _logged(connection, study_id, TEST_EVENT):
+        reading = reading_from_json(detail["reading"])
+        found.append(TestReading(trial=trial, scores=reading.scores, slices=reading.slices, read_at=happened_at))
+    return tuple(found)
+
+
+def _logged(connection: Connection, study_id: int, kind: str) -> Iterator[tuple[int, dict[str, Any], float]]:
+    """Yield (trial, detail, when) of a study's events of one kind, in their order."""
+    which = sa.and_(events.c.study_id == study_id, events.c.kind == kind)
+    for row in connection.execute(sa.select(events).where(which).order_by(events.c.event_id)):
+        yield row.trial, json.loads(row.detail), row.happened_at

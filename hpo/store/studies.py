@@ -23,6 +23,10 @@ from hpo.store.tables import attempts, clock, evaluations, events, leases, studi
 from hpo.store.tally import Tally
 
 UID_ATTRIBUTE = "hpo:uid"
+CONFIRMS_ATTRIBUTE = "hpo:confirms"
+"""Of a study the one that it confirms, of a trial of it the trial there."""
+UNSEEN_ATTRIBUTE = "hpo:unseen"
+"""Whether a study that confirms another does so on rows that the other never saw."""
 
 
 class StudyStore(AttemptStore):

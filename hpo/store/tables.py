@@ -93,6 +93,7 @@ attempts = Table(
     Column("best_attempt", Integer),  # an earlier one, where this went on from its checkpoint
     Column("rows_at_once", Integer),  # rows of a batch, where memory did not suffice for all
     Column("resumed_examples", BigInteger),  # seen at the checkpoint that it went on from
+    Column("confirms", Integer),  # the trial of another study that this one is judged in the place of
     PrimaryKeyConstraint("study_id", "trial", "attempt"),
     UniqueConstraint("study_id", "request"),
 )
@@ -114,6 +115,7 @@ evaluations = Table(
     Column("train_score", Double),  # the objective on a sample of the training rows
     Column("validation_scores", Text, nullable=False),  # JSON
     Column("train_scores", Text),  # JSON
+    Column("reading", Text),  # JSON: what a trial that confirms another is judged by
     Column("action", String(16), nullable=False),  # what the coordinator answered
     Column("seconds", Double, nullable=False),
     Column("peak_memory_bytes", BigInteger, nullable=False),

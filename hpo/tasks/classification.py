@@ -12,8 +12,9 @@ from transformers import AutoModelForSequenceClassification
 
 from hpo.config.study_file import TaskConfig
 from hpo.messages import Scores
-from hpo.metrics.classification import Objective, classification_scores
+from hpo.metrics.classification import Objective, classification_scores, f1_among, objective_score
 from hpo.metrics.objective import resolve_metric
+from hpo.metrics.predictions import Predictions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,17 +85,27 @@ class Classification:
         probabilities: NDArray[np.float64] = logits.cpu().double().softmax(dim=-1).numpy()
         return probabilities
 
-    def scores(self, true: NDArray[np.int64], probabilities: NDArray[np.float64], loss: float) -> Scores:
-        """Score the probabilities of rows, shape (rows, labels), against their true label ids.
-
-        `loss` is the mean cross-entropy of these rows.
+    def scores(self, predictions: Predictions) -> Scores:
+        """Score what was said of some rows, by every metric.
 
         Raises:
             TrainingError: the user's own metric fails on these rows.
         """
         return classification_scores(
-            true, probabilities, loss, label_names=self.label_names, objective=self.objective, beta=self.beta
+            predictions, label_names=self.label_names, objective=self.objective, beta=self.beta
         )
+
+    def objective_on(self, predictions: Predictions) -> float:
+        """Score what was said of some rows by the objective alone.
+
+        Raises:
+            TrainingError: the user's own metric fails on these rows.
+        """
+        return objective_score(predictions, label_names=self.label_names, objective=self.objective, beta=self.beta)
+
+    def f1_among(self, predictions: Predictions) -> float:
+        """Return F1 of the positive class, or of more the mean over those that are there, true or predicted."""
+        return f1_among(predictions, label_names=self.label_names, objective=self.objective)
 
 
 def _balanced(label_names: Sequence[str], train_labels: Sequence[str]) -> tuple[float, ...]:

@@ -20,9 +20,11 @@ from hpo.data.batching import Batch, Rows, collate
 from hpo.data.sources import Examples
 from hpo.data.splits import Splits, label_numbers, stratified_part
 from hpo.data.tokenization import TokenizedSplit, Tokens, tokenize, tokenizer_digest, word_numbers
-from hpo.messages import Assignment, Scores
+from hpo.messages import Assignment, Reading, Scores
+from hpo.metrics.predictions import Predictions
 from hpo.tasks import Task
-from hpo.training.evaluation import score_rows
+from hpo.tasks.reading import Judged, read
+from hpo.training.evaluation import predictions
 from hpo.training.gang import ALONE, Gang
 from hpo.training.mirror import NO_MIRROR, open_mirror
 from hpo.training.models import PretrainedModel
@@ -30,6 +32,9 @@ from hpo.training.optimization import Optimization
 from hpo.training.passes import Passes, Size, size_of
 from hpo.training.precision import Precision
 from hpo.training.shared import SharedFiles
+
+CONFIRMATION = "confirmation"
+"""In a study's folder of files: that of the trials which confirm its best."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,6 +44,8 @@ class TokenizedSplits:
     train: TokenizedSplit
     validation: TokenizedSplit
     test: TokenizedSplit | None
+    confirmation: TokenizedSplit | None
+    """Rows of validation that no trial of the search is scored on."""
 
 
 class Bench:
@@ -65,6 +72,7 @@ class Bench:
         self._tokenized: dict[int, TokenizedSplits] = {}
         self._words: dict[int, NDArray[np.int32]] = {}
         self._passes: dict[Size, Passes] = {}
+        self._known: dict[int, Judged] = {}
         self.train_labels = label_numbers(splits.train.labels, task.label_names)
         """Class of each training row; shape (rows,)."""
         validation_labels = label_numbers(splits.validation.labels, task.label_names)
@@ -115,7 +123,8 @@ class Bench:
             self._tokenized[max_length] = TokenizedSplits(
                 train=train,
                 validation=train if splits.folds else self._tokenize("validation", splits.validation, max_length),
-                test=None if splits.test is None else self._tokenize("test", splits.test, max_length),
+                test=self._tokenize_if_any("test", splits.test, max_length),
+                confirmation=self._tokenize_if_any("confirmation", splits.confirmation, max_length),
             )
         return self._tokenized[max_length]
 
@@ -153,9 +162,29 @@ class Bench:
         augment = self._augmentation(hyperparameters)
         return batch if augment is None else augment.apply(batch, rows, np.random.default_rng(seed))
 
+    def predict(self, split: TokenizedSplit, rows: Rows | None = None) -> Predictions:
+        """Ask the model as it stands about `rows` of a split, or about all of it."""
+        return predictions(self.model, self.task, split, rows, self.precision)
+
     def score(self, split: TokenizedSplit, rows: Rows | None = None) -> Scores:
         """Score the model as it stands on `rows` of a split, or on all of it."""
-        return score_rows(self.model, self.task, split, rows, self.precision)
+        return self.task.scores(self.predict(split, rows))
+
+    def read(self, examples: Examples, said: Predictions, rows: Rows | None = None) -> Reading:
+        """Return the reading of what was said of `rows` of these examples, or of all of them."""
+        known = self._judged(examples)
+        return read(self.task, said, known if rows is None else known.take(rows))
+
+    def files_of(self, *, confirms: bool) -> Path | None:
+        """Return where the weights and checkpoints of trials lie, those of a confirmation apart; None for nowhere."""
+        return self.files / CONFIRMATION if self.files is not None and confirms else self.files
+
+    def _judged(self, examples: Examples) -> Judged:
+        """Return what is known of examples beside their labels; counted once."""
+        if id(examples) not in self._known:
+            words = np.array([len(text.split()) for text in examples.texts])
+            self._known[id(examples)] = Judged(words=words, groups=examples.groups or (), seed=self.config.seed)
+        return self._known[id(examples)]
 
     def _augmentation(self, hyperparameters: Hyperparameters) -> Augmentation | None:
         """Return what a trial does to its training batches; None where that is nothing."""
@@ -174,6 +203,9 @@ class Bench:
             )
             self._words[max_length] = made["words"]
         return self._words[max_length]
+
+    def _tokenize_if_any(self, split: str, examples: Examples | None, max_length: int) -> TokenizedSplit | None:
+        return None if examples is None else self._tokenize(split, examples, max_length)
 
     def _tokenize(self, split: str, examples: Examples, max_length: int) -> TokenizedSplit:
         made = self._held(

@@ -1,15 +1,15 @@
-"""What a model scores on some rows."""
+"""What a model says of some rows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hpo.data.batching import Rows, collate, evaluation_batches
+from hpo.data.batching import Batch, Rows, collate, evaluation_batches
 from hpo.data.tokenization import TokenizedSplit
-from hpo.messages import Scores
+from hpo.metrics.predictions import Predictions
 from hpo.tasks import Task
 from hpo.training.models import PretrainedModel
 from hpo.training.out_of_memory import OutOfMemoryInEvaluation, is_out_of_memory, release
@@ -23,24 +23,37 @@ _fitting: WeakKeyDictionary[PretrainedModel, int] = WeakKeyDictionary()
 """Tokens of one batch by model, where memory ran out at more: the next evaluation begins there."""
 
 
-@torch.inference_mode()
-def score_rows(
+def predictions(
     model: PretrainedModel, task: Task, split: TokenizedSplit, rows: Rows | None, precision: Precision
-) -> Scores:
-    """Score the model as it stands, dropout off, on `rows` of a split, or on all of it where that is None.
-
-    Where memory runs out, batches are halved, in later evaluations too: the scores are the same to rounding.
+) -> Predictions:
+    """Ask the model as it stands, dropout off, about `rows` of a split, or about all of it where that is None.
 
     Raises:
         OutOfMemoryInEvaluation: memory does not suffice for one row at a time.
     """
     chosen = np.arange(split.tokens.rows) if rows is None else rows
-    lengths = split.tokens.lengths[chosen]
+    logits = answers(model, split, chosen, lambda batch: model.logits(batch, precision))
+    true = split.labels[chosen]
+    # In float64, as the probabilities are.
+    loss = float(task.loss(logits.double(), torch.from_numpy(true)))
+    return Predictions(true=true, probabilities=task.probabilities(logits), loss=loss)
+
+
+@torch.inference_mode()
+def answers(model: PretrainedModel, split: TokenizedSplit, rows: Rows, ask: Callable[[Batch], Tensor]) -> Tensor:
+    """Return what `ask` gives for batches of these rows, dropout off, on the CPU in their order; shape (rows, ...).
+
+    Where memory runs out, batches are halved, in later evaluations too: the answers are the same to rounding.
+
+    Raises:
+        OutOfMemoryInEvaluation: memory does not suffice for one row at a time.
+    """
+    lengths = split.tokens.lengths[rows]
     while True:
         most_tokens = _fitting.get(model, MOST_TOKENS[model.device.type])
         batches = evaluation_batches(lengths, max_tokens=most_tokens, max_rows=MOST_ROWS)
         try:
-            logits, loss = _logits_and_loss(model, task, split, [chosen[places] for places in batches], precision)
+            gathered = _gathered(model, split, [rows[places] for places in batches], ask)
             break
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -52,26 +65,20 @@ def score_rows(
         tokens = [len(places) * int(lengths[places[0]]) for places in batches if len(places) > 1]
         _fitting[model] = max(tokens) // 2
         release(model.device)
-    ordered = torch.empty_like(logits)
-    ordered[np.concatenate(batches)] = logits
-    return task.scores(split.labels[chosen], task.probabilities(ordered), loss)
+    ordered = torch.empty_like(gathered)
+    ordered[np.concatenate(batches)] = gathered
+    return ordered
 
 
-def _logits_and_loss(
-    model: PretrainedModel, task: Task, split: TokenizedSplit, batches: Sequence[Rows], precision: Precision
-) -> tuple[Tensor, float]:
-    """Return the logits of all rows on the CPU, in the order of the batches, and their mean loss."""
-    gathered, losses = [], []
+def _gathered(
+    model: PretrainedModel, split: TokenizedSplit, batches: Sequence[Rows], ask: Callable[[Batch], Tensor]
+) -> Tensor:
+    """Return the answers to all batches, one after the other, on the CPU."""
     training = model.network.training
     model.network.eval()
     try:
-        for rows in batches:
-            batch = collate(split, rows, model.pad_id)
-            logits = model.logits(batch, precision)
-            gathered.append(logits)
-            losses.append(task.loss(logits, batch.labels.to(model.device)) * batch.rows)
+        answered = [ask(collate(split, rows, model.pad_id)) for rows in batches]
     finally:
         model.network.train(training)
     # Only here does the processor wait for the device.
-    together = torch.cat(gathered).cpu()
-    return together, float(torch.stack(losses).double().sum()) / len(together)
+    return torch.cat(answered).cpu()

@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from hpo.config.times import spoken
-from hpo.messages import Action, Assignment, Ending, Milestone, Outcome, Progress, Report, Scores
+from hpo.messages import Action, Assignment, Ending, Milestone, Outcome, Progress, Reading, Report, Scores
+from hpo.metrics.predictions import Predictions
 from hpo.training.bench import Bench
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.checkpoints_of_gang import load_of_gang, save_of_gang
@@ -51,9 +52,10 @@ class Run:
         self._asked = Action.CONTINUE
         self._place = Place(circumstances=bench.circumstances())
         most_gib = bench.config.store.disk_gib
-        folder = None if bench.files is None else trial_folder(bench.files, assignment.trial)
+        files = bench.files_of(confirms=assignment.confirms is not None)
+        folder = None if files is None else trial_folder(files, assignment.trial)
         self._checkpoints = Checkpoints(folder, bench.identity(assignment), most_gib, bench.mirror)
-        self._weights = Weights(bench.files, assignment.trial, most_gib, bench.mirror)
+        self._weights = Weights(files, assignment.trial, most_gib, bench.mirror)
         self._resumed_examples = 0
         self._began_at = 0.0
         self._is_ready = False
@@ -167,8 +169,10 @@ class Run:
         bench, data = self._bench, course.data
         train_loss = training.mean_loss()
         with training.evaluating():
-            validation = bench.score(data.validation, None if milestone.full else course.validation_part)
+            said = bench.predict(data.validation, None if milestone.full else course.validation_part)
+            validation = bench.task.scores(said)
             _refuse_diverged(validation, training)
+            reading = self._reading(course, said) if self._is_read(course, milestone, validation) else None
             scores_train = milestone.full or course.fold is not None
             train = bench.score(data.train, course.train_sample) if scores_train else None
         rows = course.rows.size
@@ -185,9 +189,25 @@ class Run:
             train_loss=train_loss,
             validation=validation,
             train=train,
+            reading=reading,
             seconds=self._elapsed(),
             peak_memory_bytes=peak_memory_bytes(bench.device),
         )
+
+    def _is_read(self, course: Course, milestone: Milestone, validation: Scores) -> bool:
+        """Return whether the trial confirms another and may be judged as it stands: at a new best, or by folds."""
+        if self.assignment.confirms is None:
+            return False
+        return course.fold is not None or (milestone.full and self._place.would_be_best(validation))
+
+    def _reading(self, course: Course, said: Predictions) -> Reading:
+        """Read the rows that the search never saw, or where there are none those that it was scored on."""
+        bench, kept = self._bench, self._bench.splits.confirmation
+        if kept is not None:
+            assert course.data.confirmation is not None, "it is tokenized where there is one"
+            return bench.read(kept, bench.predict(course.data.confirmation))
+        rows = None if course.fold is None else course.validation_part
+        return bench.read(bench.splits.validation, said, rows)
 
     def _is_time_to_speak(self) -> bool:
         return self._elapsed() - self._spoke_at >= SECONDS_BETWEEN_PROGRESS

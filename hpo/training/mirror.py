@@ -51,8 +51,8 @@ class Mirror:
         """Return what `look` finds in the twin of a path, open for reading; `otherwise` where there is none."""
         return otherwise
 
-    def folders(self) -> Set[Path]:
-        """Return the folders, below the study's, that have a twin with something in it."""
+    def folders(self, _folder: Path, /) -> Set[Path]:
+        """Return the folders, directly below this one, that have a twin with something in it."""
         return frozenset()
 
     def remove(self, _folder: Path, _names: Collection[str], /) -> None:
@@ -154,12 +154,13 @@ class UrlMirror(Mirror):
 
         return self._asked(looked, otherwise)
 
-    def folders(self) -> Set[Path]:
+    def folders(self, folder: Path, /) -> Set[Path]:
         """Return the folders that have a twin, at the price of one listing."""
 
         def listed() -> Set[Path]:
             kind = self._arrow.fs.FileType.Directory
-            return frozenset(self.folder / found.base_name for found in self._listed(self._root) if found.type == kind)
+            found = self._listed(self._twin(folder))
+            return frozenset(folder / one.base_name for one in found if one.type == kind)
 
         return self._asked(listed, frozenset())
 
@@ -260,7 +261,8 @@ class UrlMirror(Mirror):
         return self._files.get_file_info(self._arrow.fs.FileSelector(folder, allow_not_found=True))
 
     def _twin(self, path: Path) -> str:
-        return f"{self._root}/{path.relative_to(self.folder).as_posix()}"
+        below = path.relative_to(self.folder).as_posix()
+        return self._root if below == "." else f"{self._root}/{below}"
 
 
 def open_mirror(config: StudyConfig, folder: Path) -> Mirror:

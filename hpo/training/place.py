@@ -4,8 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from hpo.messages import Report, Scores
 from hpo.metrics.averaging import mean_scores
+from hpo.tasks.reading import mean_reading
+
+_REPORT = TypeAdapter(Report)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,11 +46,15 @@ class Place:
 
     def remember(self, report: Report) -> bool:
         """Take in a full report; return whether it is the best so far."""
-        if self.best is not None and report.validation.objective <= self.best.validation.objective:
+        if not self.would_be_best(report.validation):
             self.reports_since_best += 1
             return False
         self.best, self.reports_since_best = report, 0
         return True
+
+    def would_be_best(self, validation: Scores) -> bool:
+        """Return whether a full report of these scores would be the best so far."""
+        return self.best is None or validation.objective > self.best.validation.objective
 
     def to_state(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -60,6 +69,7 @@ class Place:
 
 def mean_report(of_folds: Sequence[Report], rung: int) -> Report:
     """Return the one full report of a trial in folds: the mean over them, told at `rung`."""
+    readings = [report.reading for report in of_folds if report.reading is not None]
     return replace(
         of_folds[-1],
         rung=rung,
@@ -68,13 +78,9 @@ def mean_report(of_folds: Sequence[Report], rung: int) -> Report:
         train_loss=sum(report.train_loss for report in of_folds) / len(of_folds),
         validation=mean_scores([report.validation for report in of_folds]),
         train=mean_scores([report.train for report in of_folds if report.train is not None]),
+        reading=mean_reading(readings) if readings else None,
     )
 
 
 def _report(values: Mapping[str, Any]) -> Report:
-    train = None if values["train"] is None else _scores(values["train"])
-    return Report(**{**values, "validation": _scores(values["validation"]), "train": train})
-
-
-def _scores(values: Mapping[str, Any]) -> Scores:
-    return Scores(**{**values, "confusion": tuple(map(tuple, values["confusion"]))})
+    return _REPORT.validate_python(values)

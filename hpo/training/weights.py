@@ -197,13 +197,13 @@ def keep_only(folder: Path, trials: Set[int], weights_of: Set[int], mirror: Mirr
     """Remove the files of all other trials, here and there; what cannot be removed is told, and stays.
 
     Args:
-        folder: the study's files folder.
+        folder: the study's files folder, or that of its confirmation.
         trials: those that are not over: theirs are left alone, as a worker may write them now.
         weights_of: those that are over and of which the weights are kept, without checkpoints.
         mirror: of the folder.
     """
     failure: OSError | None = None
-    for path in {*folder.glob("trial-*"), *mirror.folders()}:
+    for path in {*folder.glob("trial-*"), *mirror.folders(folder)}:
         named = FOLDER.fullmatch(path.name)
         if named is None or int(named[1]) in trials:
             continue

@@ -12,9 +12,10 @@ from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.augmentation import refuse_token_masking, refuse_word_swap
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError, NoResultError
-from hpo.messages import Action, Assignment, Decision, Demands, Outcome, Probe, Progress, Report, Scores
+from hpo.messages import Action, Assignment, Decision, Demands, Outcome, Probe, Progress, Reading, Report
 from hpo.metrics.classification import Objective
 from hpo.tasks import TASKS
+from hpo.training.baselines import read_baseline
 from hpo.training.bench import Bench
 from hpo.training.gang import Probing, Seat, Training
 from hpo.training.gang_of_several import join
@@ -162,23 +163,34 @@ class Worker:
 
     def has_weights(self, report: Report) -> bool:
         """Return whether weights were kept of its trial, and at this very evaluation; they are fetched if need be."""
-        return self._bench.files is not None and fetch_weights_of(self._bench.files, report, self._bench.mirror)
+        files = self._bench.files_of(confirms=report.reading is not None)
+        return files is not None and fetch_weights_of(files, report, self._bench.mirror)
 
-    def test_scores(self, trial: int, hyperparameters: Hyperparameters) -> Scores:
-        """Score the test split with the weights that were kept of `trial`; to be called once, after the search.
+    def test_reading(self, assignment: Assignment) -> Reading:
+        """Read the test split with the weights that were kept of a trial; to be called once, after the search.
 
         Raises:
             NoResultError: there is no test split, or no weights of that trial were kept.
         """
         assert self.idle, "the test split is read after the search"
-        bench = self._bench
+        bench, hyperparameters = self._bench, assignment.hyperparameters
         test = bench.tokenized(hyperparameters.max_length).test
-        if test is None:
+        files = bench.files_of(confirms=assignment.confirms is not None)
+        if test is None or bench.splits.test is None:
             raise NoResultError("There is no test split to score; name data.test or give data.test_fraction.")
-        if bench.files is None:
+        if files is None:
             raise NoResultError("No weights were kept, because the worker was opened without a folder for them.")
-        bench.model.restore(load_weights(bench.files, trial, bench.mirror), hyperparameters.kept_layers)
-        return bench.score(test)
+        bench.model.restore(load_weights(files, assignment.trial, bench.mirror), hyperparameters.kept_layers)
+        return bench.read(bench.splits.test, bench.predict(test))
+
+    def baseline(self, name: str, max_length: int) -> Reading:
+        """Train and read a baseline of `hpo.training.baselines`; takes seconds to minutes.
+
+        Raises:
+            ModelError: the model cannot read as many tokens.
+        """
+        assert self.idle, "baselines are for between trials"
+        return read_baseline(self._bench, name, max_length)
 
     def follow(self) -> None:
         """Take part in all that the worker of rank 0 trains, until it is closed.

@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from hpo.config.hyperparameters import APPLIES_TO, Method, OptimizerName, ScheduleName
-from hpo.config.study_file import ComputeConfig, StudyConfig, load_study
+from hpo.config.study_file import ComputeConfig, StudyConfig, load_config
 from hpo.errors import ConfigurationError
 from hpo.space.space_file import read_space, shipped_spaces, space_of
 
@@ -39,7 +39,7 @@ store: {url: "sqlite:///night.db"}
 
 def test_a_file_is_read_as_yaml_1_2(tmp_path: Path) -> None:
     """`1e-1` is a number, and `off` and `no` are names."""
-    study = load_study(study_file(tmp_path, WHOLE))
+    study = load_config(study_file(tmp_path, WHOLE))
     assert study.study == "off"
     assert study.data.label_column == "no"
     assert study.data.validation_fraction == 0.1
@@ -48,7 +48,7 @@ def test_a_file_is_read_as_yaml_1_2(tmp_path: Path) -> None:
 
 
 def test_what_is_not_given_has_its_default() -> None:
-    study = load_study(values=MINIMAL)
+    study = load_config(values=MINIMAL)
     assert (study.space, study.search.sampler, study.search.pruner) == ("encoder", "tpe", "auto")
     assert (study.evaluation.folds, study.data.group_column) == (None, None)
     assert (study.budget.trials, study.budget.most_trials) == (None, 40)
@@ -57,20 +57,20 @@ def test_what_is_not_given_has_its_default() -> None:
 
 @pytest.mark.parametrize("limit", [{"time": "8h"}, {"until": "07:30"}, {"gpu_hours": 2}])
 def test_where_a_time_is_given_alone_as_many_trials_as_fit_into_it(limit: dict[str, object]) -> None:
-    assert load_study(values=MINIMAL | {"budget": limit}).budget.most_trials is None
-    assert load_study(values=MINIMAL | {"budget": limit | {"trials": 7}}).budget.most_trials == 7
+    assert load_config(values=MINIMAL | {"budget": limit}).budget.most_trials is None
+    assert load_config(values=MINIMAL | {"budget": limit | {"trials": 7}}).budget.most_trials == 7
 
 
 @pytest.mark.parametrize("until", ["07:30", "2026-11-23", "2026-11-23 07:30", "2026-11-23T07:30:00+02:00"])
 def test_an_end_needs_no_quotes(tmp_path: Path, until: str) -> None:
     """YAML makes dates and times of some of them."""
-    study = load_study(study_file(tmp_path, WHOLE.replace("{trials: 12}", f"\n  until: {until}")))
+    study = load_config(study_file(tmp_path, WHOLE.replace("{trials: 12}", f"\n  until: {until}")))
     assert study.budget.until == until.replace("T", " ")
 
 
 def test_values_replace_those_of_the_file_key_by_key(tmp_path: Path) -> None:
     values = {"budget": {"trials": 3}, "data": {"test_fraction": 0.1}}
-    study = load_study(study_file(tmp_path, WHOLE), values)
+    study = load_config(study_file(tmp_path, WHOLE), values)
     assert study.budget.trials == 3
     assert study.data.test_fraction == 0.1
     assert study.data.label_column == "no"
@@ -78,7 +78,7 @@ def test_values_replace_those_of_the_file_key_by_key(tmp_path: Path) -> None:
 
 def test_overrides_win_the_later_over_the_earlier(tmp_path: Path) -> None:
     overrides = ["budget.trials=5", "budget.trials=6", "model.name=other=model", "task.metric=off", "seed=1"]
-    study = load_study(study_file(tmp_path, WHOLE), {"budget": {"trials": 3}}, overrides)
+    study = load_config(study_file(tmp_path, WHOLE), {"budget": {"trials": 3}}, overrides)
     assert study.budget.trials == 6
     assert study.model.name == "other=model"
     assert study.task.metric == "off"
@@ -96,18 +96,18 @@ def test_overrides_win_the_later_over_the_earlier(tmp_path: Path) -> None:
     ],
 )
 def test_an_overrides_value_is_yaml(override: str, path: tuple[str, str], expected: object) -> None:
-    study = load_study(values=MINIMAL, overrides=[override])
+    study = load_config(values=MINIMAL, overrides=[override])
     assert getattr(getattr(study, path[0]), path[1]) == expected
 
 
 def test_an_override_reaches_into_a_space_of_the_file() -> None:
-    study = load_study(values=MINIMAL | {"space": SPACE}, overrides=["space.learning_rate.max=10"])
+    study = load_config(values=MINIMAL | {"space": SPACE}, overrides=["space.learning_rate.max=10"])
     assert study.space["learning_rate"] == {"min": 1e-5, "max": 10}  # type: ignore[index]
 
 
 def test_an_override_reaches_into_a_named_space() -> None:
-    named = load_study(values=MINIMAL | {"space": "quickstart"})
-    study = load_study(values=MINIMAL | {"space": "quickstart"}, overrides=["space.epochs.max=5"])
+    named = load_config(values=MINIMAL | {"space": "quickstart"})
+    study = load_config(values=MINIMAL | {"space": "quickstart"}, overrides=["space.epochs.max=5"])
     assert named.space == "quickstart"
     assert study.space["epochs"]["max"] == 5  # type: ignore[index]
     assert study.space["optimizer"]["values"] == ["adamw", "momentum"]  # type: ignore[index]
@@ -123,7 +123,7 @@ def test_an_override_reaches_into_a_named_space() -> None:
     ],
 )
 def test_an_override_gives_a_relative_rate_real_values(name: str, override: str, rates: tuple[float, ...]) -> None:
-    space = space_of(load_study(values=MINIMAL | {"space": name}, overrides=[override]).space)
+    space = space_of(load_config(values=MINIMAL | {"space": name}, overrides=[override]).space)
     values = space.default_values()
     assert {space.hyperparameters(values | {"learning_rate": rate}).learning_rate for rate in rates} == set(rates)
     assert space.largest("learning_rate") == 3e-5
@@ -150,7 +150,7 @@ def test_an_override_fixes_any_choice_of_a_shipped_space(name: str, field: str, 
             overrides += ["space.schedule={value: constant}", "space.l1_form={value: penalty}"]
     if field == "schedule" and "schedule_free_adamw" in str(written.get("optimizer")):
         overrides.append("space.optimizer={value: sgd}")
-    space = space_of(load_study(values=MINIMAL | {"space": name}, overrides=overrides).space)
+    space = space_of(load_config(values=MINIMAL | {"space": name}, overrides=overrides).space)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(20):
         values = space.suggest(study.ask())
@@ -172,21 +172,21 @@ def test_an_override_fixes_any_choice_of_a_shipped_space(name: str, field: str, 
     ],
 )
 def test_the_pruner_is_the_usual_one_or_as_asked(values: dict[str, Any], pruner: str) -> None:
-    assert load_study(values=MINIMAL | values).pruner == pruner
+    assert load_config(values=MINIMAL | values).pruner == pruner
 
 
 def test_fractions_count_only_where_rows_are_made() -> None:
     """Of folds validation is made row by row, and a source of its own takes nothing from training."""
     fractions = {"train": "t.csv", "validation_fraction": 0.6, "test_fraction": 0.4}
-    assert load_study(values=MINIMAL | {"data": fractions, "evaluation": {"folds": 2}}).data.test_fraction == 0.4
-    assert load_study(values=MINIMAL | {"data": fractions | {"validation": "v.csv"}}).data.validation == "v.csv"
-    assert load_study(values=MINIMAL | {"data": fractions | {"test": "e.csv"}}).data.test == "e.csv"
+    assert load_config(values=MINIMAL | {"data": fractions, "evaluation": {"folds": 2}}).data.test_fraction == 0.4
+    assert load_config(values=MINIMAL | {"data": fractions | {"validation": "v.csv"}}).data.validation == "v.csv"
+    assert load_config(values=MINIMAL | {"data": fractions | {"test": "e.csv"}}).data.test == "e.csv"
 
 
 def test_what_is_given_is_not_changed() -> None:
     values = MINIMAL | {"budget": {"trials": 3}, "space": SPACE}
     before = repr(values)
-    load_study(values=values, overrides=["budget.trials=5", "space.epochs.max=4", "model.name=x"])
+    load_config(values=values, overrides=["budget.trials=5", "space.epochs.max=4", "model.name=x"])
     assert repr(values) == before
 
 
@@ -247,7 +247,7 @@ def test_what_is_given_is_not_changed() -> None:
 )
 def test_a_mistake_is_told_in_one_sentence(values: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError) as error:
-        load_study(values=MINIMAL | values)
+        load_config(values=MINIMAL | values)
     assert str(error.value).startswith(said)
     assert "\n" not in str(error.value)
 
@@ -271,7 +271,7 @@ def test_a_mistake_is_told_in_one_sentence(values: dict[str, Any], said: str) ->
 )
 def test_a_bad_override_is_told_in_one_sentence(override: str, said: str) -> None:
     with pytest.raises(ConfigurationError) as error:
-        load_study(values=MINIMAL | {"seed": 1, "space": SPACE}, overrides=[override])
+        load_config(values=MINIMAL | {"seed": 1, "space": SPACE}, overrides=[override])
     assert str(error.value).startswith(said)
     assert "\n" not in str(error.value)
 
@@ -279,7 +279,7 @@ def test_a_bad_override_is_told_in_one_sentence(override: str, said: str) -> Non
 @pytest.mark.parametrize("space", [["learning_rate"], 3, None])
 def test_an_override_into_a_space_that_is_none_is_told_in_one_sentence(space: object) -> None:
     with pytest.raises(ConfigurationError) as error:
-        load_study(values=MINIMAL | {"space": space}, overrides=["space.epochs.max=3"])
+        load_config(values=MINIMAL | {"space": space}, overrides=["space.epochs.max=3"])
     assert str(error.value).startswith(f"'space' is {space!r}, so it has no 'epochs' to override; give it the name")
 
 
@@ -299,19 +299,19 @@ def test_an_override_into_a_space_that_is_none_is_told_in_one_sentence(space: ob
 )
 def test_no_mistake_shows_the_password_of_a_store(values: dict[str, Any], override: str | None, said: str) -> None:
     with pytest.raises(ConfigurationError) as error:
-        load_study(values=MINIMAL | values, overrides=[override] if override else [])
+        load_config(values=MINIMAL | values, overrides=[override] if override else [])
     assert str(error.value).startswith(said)
     assert "secret" not in str(error.value)
 
 
 def test_a_store_may_be_its_url_alone() -> None:
-    alone = load_study(values=MINIMAL | {"store": URL})
-    assert alone == load_study(values=MINIMAL | {"store": {"url": URL}})
-    assert load_study(values=MINIMAL, overrides=[f"store={URL}"]) == alone
+    alone = load_config(values=MINIMAL | {"store": URL})
+    assert alone == load_config(values=MINIMAL | {"store": {"url": URL}})
+    assert load_config(values=MINIMAL, overrides=[f"store={URL}"]) == alone
 
 
 def test_a_study_cannot_be_changed() -> None:
-    study = load_study(values=MINIMAL)
+    study = load_config(values=MINIMAL)
     with pytest.raises(ValueError, match="frozen"):
         study.seed = 3  # type: ignore[misc]
 
@@ -331,7 +331,7 @@ def test_every_field_is_documented() -> None:
 
 
 def test_a_recorded_study_is_the_same_study() -> None:
-    study = load_study(values=MINIMAL | {"space": SPACE})
+    study = load_config(values=MINIMAL | {"space": SPACE})
     assert StudyConfig.model_validate(study.model_dump(mode="json")) == study
 
 

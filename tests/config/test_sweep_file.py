@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from hpo.config.reading import parse_yaml, write_yaml
-from hpo.config.study_file import StudyConfig, load_study, sweep_notes
+from hpo.config.study_file import StudyConfig, load_config, sweep_notes
 from hpo.errors import ConfigurationError
 from hpo.search.pruners import build_pruner
 from hpo.space.space_file import read_space, space_of
@@ -55,7 +55,7 @@ def sweep_file(folder: Path, content: str | dict[str, Any]) -> Path:
 
 
 def read(folder: Path, content: str | dict[str, Any]) -> StudyConfig:
-    return load_study(sweep_file(folder, content), MATERIAL)
+    return load_config(sweep_file(folder, content), MATERIAL)
 
 
 def test_a_bayesian_sweep_with_hyperband(tmp_path: Path) -> None:
@@ -101,13 +101,13 @@ def test_a_grid_is_tried_whole_and_nothing_twice(tmp_path: Path) -> None:
 def test_a_random_sweep_that_ends_no_run_early(tmp_path: Path) -> None:
     study = read(tmp_path, MINIMAL)
     assert (study.search.sampler, study.pruner, study.task.metric) == ("random", "none", "auto")
-    assert study.budget.trials == load_study(values=MATERIAL | {"study": "s"}).budget.trials
+    assert study.budget.trials == load_config(values=MATERIAL | {"study": "s"}).budget.trials
 
 
 def test_values_and_overrides_go_over_a_sweep(tmp_path: Path) -> None:
     values = MATERIAL | {"study": "mine", "budget": {"trials": 3}}
     overrides = ["space.learning_rate.max=1e-3", "search.pruner=median"]
-    study = load_study(sweep_file(tmp_path, BAYES), values, overrides)
+    study = load_config(sweep_file(tmp_path, BAYES), values, overrides)
     assert (study.study, study.budget.trials, study.pruner) == ("mine", 3, "median")
     assert study.space["learning_rate"]["max"] == 1e-3  # type: ignore[index]
 
@@ -116,12 +116,12 @@ def test_a_sweep_needs_a_model_and_texts(tmp_path: Path) -> None:
     path = sweep_file(tmp_path, MINIMAL)
     for values in ({}, {"model": {"name": "m"}}):
         with pytest.raises(ConfigurationError) as error:
-            load_study(path, values)
+            load_config(path, values)
         assert str(error.value) == (
             f"{path} is a W&B sweep, which says neither the model nor the texts; add --model PATH_OR_HUB_ID and "
             "--train FILE."
         )
-    assert load_study(path, overrides=["model.name=m", "data.train=t.csv"]).model.name == "m"
+    assert load_config(path, overrides=["model.name=m", "data.train=t.csv"]).model.name == "m"
 
 
 def test_what_a_sweep_leaves_unused_is_told(tmp_path: Path) -> None:
@@ -140,10 +140,10 @@ def test_what_a_sweep_leaves_unused_is_told(tmp_path: Path) -> None:
 
 def test_a_study_file_is_no_sweep_and_has_no_such_notes(tmp_path: Path) -> None:
     path = sweep_file(tmp_path, MATERIAL | {"study": "s"})
-    assert load_study(path).study == "s"
+    assert load_config(path).study == "s"
     assert sweep_notes(path) == ()
     with pytest.raises(ConfigurationError, match="unknown key 'parameters'"):
-        load_study(sweep_file(tmp_path, MATERIAL | {"study": "s", "parameters": PARAMETERS}))
+        load_config(sweep_file(tmp_path, MATERIAL | {"study": "s", "parameters": PARAMETERS}))
 
 
 @pytest.mark.parametrize(

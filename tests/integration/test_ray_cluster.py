@@ -15,7 +15,7 @@ import psutil
 import pytest
 from sqlalchemy.engine import make_url
 
-from hpo.config.study_file import load_study
+from hpo.config.study_file import load_config
 from hpo.runners.run import run
 from hpo.store.engine import open_database
 from hpo.store.results import StudyResults, read_results
@@ -62,6 +62,7 @@ def study(tmp_path: Path) -> Callable[..., dict[str, Any]]:
             "evaluation": {"rung_rows": 60, "rungs": 4},
             "compute": {"device": "cpu", "precision": "fp32", "threads": 1},
             "budget": {"trials": 12},
+            "confirmation": {"finalists": 0, "audit": 0},
             "store": {"url": store, "files": str(tmp_path / Path(store).stem)},
         }
         for name, section in sections.items():
@@ -139,7 +140,7 @@ def test_with_a_machine_killed_in_the_middle_of_a_trial_it_ends_as_in_one_proces
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
     found = search.ended()
     assert endings(search.url).get("died") == 1
-    expected = run(load_study(values=study(sqlite("inline"), compute={"runner": "inline"})))
+    expected = run(load_config(values=study(sqlite("inline"), compute={"runner": "inline"})))
     assert comparable(found) == comparable(expected)
     assert [trial.number for trial in found.trials] == list(range(12))
 
@@ -172,7 +173,7 @@ def test_workers_and_the_search_itself_killed_it_goes_on_as_in_one_process(
     _, alive = psutil.wait_procs(lanes_below(os.getpid()), timeout=60)
     assert not alive, "lanes outlive their search"
     found = Search(tmp_path, values, *words).ended()
-    expected = run(load_study(values=study(sqlite("inline"), compute={"runner": "inline"})))
+    expected = run(load_config(values=study(sqlite("inline"), compute={"runner": "inline"})))
     assert comparable(found) == comparable(expected)
     assert endings(search.url)["died"] >= 1
 
@@ -200,7 +201,7 @@ def test_a_gang_of_two_ends_as_one_process_does_to_rounding(
     values = study(sqlite("ray"), space=space, budget=budget, compute={"ranks": 2})
     found = Search(tmp_path, values, "--runner", "ray_tune", "--ray-address", cluster.address).ended()
     one = study(sqlite("inline"), space=space, budget=budget, compute={"runner": "inline"})
-    expected = run(load_study(values=one))
+    expected = run(load_config(values=one))
     for trial, alone in zip(found.trials, expected.trials, strict=True):
         assert trial.configuration == alone.configuration
         assert trial.validation is not None

@@ -12,6 +12,7 @@ from sklearn import metrics as reference
 
 from hpo.messages import Scores
 from hpo.metrics.classification import METRICS, Objective, classification_scores
+from hpo.metrics.predictions import Predictions
 from hpo.metrics.tally import Floats, Integers
 
 PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
@@ -51,9 +52,7 @@ def scored(
     names = [f"class {number}" for number in range(probabilities.shape[1])]
     rows = probabilities[np.arange(len(true)), true]
     return classification_scores(
-        true,
-        probabilities,
-        -float(np.log(rows).mean()),
+        Predictions(true=true, probabilities=probabilities, loss=-float(np.log(rows).mean())),
         label_names=names,
         objective=Objective(metric=metric, positive=positive, note=""),
         beta=beta,

@@ -14,6 +14,7 @@ from hpo.messages import Scores
 from hpo.metrics.classification import METRICS, classification_scores
 from hpo.metrics.objective import resolve_metric
 from hpo.metrics.own_metric import load_own_metric
+from hpo.metrics.predictions import Predictions
 
 NAMES = ["a", "b", "c"]
 TRUE = np.array([0, 1, 2, 2])
@@ -32,7 +33,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def scored(spec: str, loss: float = 0.5) -> Scores:
     objective = resolve_metric(spec, NAMES, NAMES, None)
-    return classification_scores(TRUE, PROBABILITIES, loss, label_names=NAMES, objective=objective, beta=2.0)
+    predictions = Predictions(true=TRUE, probabilities=PROBABILITIES, loss=loss)
+    return classification_scores(predictions, label_names=NAMES, objective=objective, beta=2.0)
 
 
 def test_a_function_of_scikit_learn_works_as_it_is() -> None:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 import torch
 
-from hpo.config.study_file import ComputeConfig, StudyConfig, load_study
+from hpo.config.study_file import ComputeConfig, StudyConfig, load_config
 from hpo.data.splits import Splits, load_splits
 from hpo.errors import ConfigurationError, ModelError, TrainingError
 from hpo.messages import Capacity, Decision, Ending, Outcome, Report
@@ -146,12 +146,13 @@ def material(folder: Path) -> dict[str, object]:
         "search": {"sampler": "random", "pruner": "none"},
         "evaluation": {"rung_rows": 12, "rungs": 4, "first_rung": 250},
         "budget": {"trials": 3},
+        "confirmation": {"finalists": 0, "audit": 0},
     }
 
 
 def study_at(material: dict[str, object], store: Path, **compute: object) -> StudyConfig:
     computes = {"device": "cpu", "precision": "fp32", "threads": 1, **compute}
-    return load_study(values={**material, "compute": computes, "store": {"url": f"sqlite:///{store}"}})
+    return load_config(values={**material, "compute": computes, "store": {"url": f"sqlite:///{store}"}})
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 
-from hpo.config.study_file import StudyConfig, load_study
+from hpo.config.study_file import StudyConfig, load_config
 from hpo.messages import Action, Assignment, Capacity, Ending, Milestone, Outcome, Report, Scores
 from hpo.search.coordinator import Coordinator
 from hpo.search.leading import leading
@@ -34,12 +34,13 @@ def study_at(url: str, **changes: Any) -> StudyConfig:
         "search": {"sampler": "random", "pruner": "none"},
         "evaluation": {"rungs": 4, "first_rung": 250},
         "budget": {"trials": 4},
+        "confirmation": {"finalists": 0, "audit": 0},
         "store": {"url": url},
     }
     for section, inner in changes.items():
         both = isinstance(inner, Mapping) and section != "space"
         values[section] = values.get(section, {}) | inner if both else inner
-    return load_study(values=values)
+    return load_config(values=values)
 
 
 @contextmanager
@@ -130,7 +131,7 @@ def plain_study(url: str) -> Iterator[optuna.Study]:
     """Open the study with plain Optuna, as its dashboard does."""
     storage = optuna.storages.RDBStorage(url)
     try:
-        yield optuna.load_study(study_name="scripted", storage=storage)
+        yield optuna.load_config(study_name="scripted", storage=storage)
     finally:
         storage.remove_session()
         storage.engine.dispose()

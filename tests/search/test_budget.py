@@ -22,7 +22,7 @@ scores = st.lists(st.none() | st.floats(-1, 1), max_size=30)
 
 def limits(**given_ones: float) -> Limits:
     """Return limits, none but those given."""
-    return Limits(**NONE | given_ones)
+    return Limits(**{"begun": NOW} | NONE | given_ones)
 
 
 # -- limits
@@ -35,7 +35,7 @@ def test_without_a_budget_there_are_the_usual_trials_and_no_other_limit() -> Non
 def test_every_limit_is_read() -> None:
     budget = BudgetConfig(trials=12, time="8h", gpu_hours=1.5, trial_time="20m", patience=9)
     assert limits_of(budget, EVENING) == Limits(
-        trials=12, deadline=NOW + 28800, device_seconds=5400, trial_seconds=1200, patience=9
+        begun=NOW, trials=12, deadline=NOW + 28800, device_seconds=5400, trial_seconds=1200, patience=9
     )
 
 

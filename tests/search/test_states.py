@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import FrozenTrial
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.messages import Assignment, Ending, Report, Standing
+from hpo.messages import Assignment, Ending, Reading, Report, Standing
 from hpo.search.coordinator import Coordinator
 from hpo.store.engine import Database, open_database
 from hpo.store.results import read_results, read_studies
@@ -187,11 +187,11 @@ def test_the_test_split_is_recorded_once_read(database_url: str) -> None:
     with led(study_at(database_url)) as coordinator:
         best = complete(coordinator, begun(coordinator, 0), [0.5, 0.8, 0.7])
         assert not coordinator.test_was_read(0)
-        coordinator.record_test(0, best.validation)
+        coordinator.record_test(0, Reading(scores=best.validation, deviations=()))
         assert coordinator.test_was_read(0)
         assert not coordinator.test_was_read(1)
     opened = open_database(database_url)
-    assert read_results(opened).test == {0: best.validation}
+    assert [(one.trial, one.scores) for one in read_results(opened).test] == [(0, best.validation)]
     opened.close()
     with plain_study(database_url) as study:
         assert study.user_attrs["hpo:test:trial-0"] == dict(best.validation.values)

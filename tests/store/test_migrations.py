@@ -40,7 +40,7 @@ def test_the_migrations_make_the_tables_that_the_code_uses(database: Database) -
 
 
 def test_our_version_and_optunas_stand_side_by_side(database: Database, empty_database_url: str) -> None:
-    assert rows(empty_database_url, f"SELECT version_num FROM {VERSION_TABLE}") == [("0004",)]
+    assert rows(empty_database_url, f"SELECT version_num FROM {VERSION_TABLE}") == [("0005",)]
     assert rows(empty_database_url, "SELECT version_num FROM alembic_version") == [("v3.2.0.a",)]
 
 
@@ -73,7 +73,7 @@ def test_a_store_of_a_newer_version_is_refused_and_left_alone(database_url: str)
     with pytest.raises(StoreError) as error:
         open_database(database_url)
     assert str(error.value) == (
-        "The store was written by a newer hpo (its tables are of version 9999, this hpo knows up to 0004); "
+        "The store was written by a newer hpo (its tables are of version 9999, this hpo knows up to 0005); "
         "upgrade with pip install --upgrade llm-hpo, or name another store."
     )
     assert everything(database_url) == before
@@ -122,11 +122,13 @@ def test_a_store_of_the_first_version_is_brought_up_to_date_with_its_rows(
         "ALTER TABLE hpo_attempts DROP COLUMN best_attempt",
         "ALTER TABLE hpo_attempts DROP COLUMN rows_at_once",
         "ALTER TABLE hpo_attempts DROP COLUMN resumed_examples",
+        "ALTER TABLE hpo_attempts DROP COLUMN confirms",
+        "ALTER TABLE hpo_evaluations DROP COLUMN reading",
         LEADERBOARD,
         f"UPDATE {VERSION_TABLE} SET version_num = '0001'",
     )
     assert [len(row) for row in rows(database_url, "SELECT train_score FROM hpo_leaderboard")] == [1, 1]
     open_database(database_url).close()
-    assert rows(database_url, f"SELECT version_num FROM {VERSION_TABLE}") == [("0004",)]
+    assert rows(database_url, f"SELECT version_num FROM {VERSION_TABLE}") == [("0005",)]
     assert rows(database_url, "SELECT * FROM hpo_leaderboard ORDER BY trial") == expected
     assert rows(database_url, "SELECT best_attempt FROM hpo_attempts") == [(1,)] * len(outcomes)

@@ -10,12 +10,14 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from hpo.config.study_file import TaskConfig
 from hpo.errors import ConfigurationError
+from hpo.metrics.predictions import Predictions
 from hpo.tasks import TASKS
 from hpo.tasks.classification import Classification
 
 LABELS = ("a", "b", "c")
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 3.0]])
 TARGETS = torch.tensor([0, 1])
+SAID = Predictions(true=np.array([0, 1, 2]), probabilities=np.eye(3)[[0, 1, 1]], loss=0.7)
 
 
 def task(**config: Any) -> Classification:
@@ -80,7 +82,7 @@ def test_near_certain_labels_keep_their_order() -> None:
 
 
 def test_scores_carry_objective_and_loss() -> None:
-    scores = task().scores(np.array([0, 1, 2]), np.eye(3)[[0, 1, 1]], 0.7)
+    scores = task().scores(SAID)
     assert scores.metric == "macro_f1"
     assert scores.objective == pytest.approx((1 + 2 / 3 + 0) / 3)
     assert scores.values["loss"] == -scores.values["neg_log_loss"] == 0.7
@@ -88,7 +90,7 @@ def test_scores_carry_objective_and_loss() -> None:
 
 
 def test_beta_is_the_studys() -> None:
-    scores = task(metric="macro_fbeta", beta=0.5).scores(np.array([0, 1, 2]), np.eye(3)[[0, 1, 1]], 0.7)
+    scores = task(metric="macro_fbeta", beta=0.5).scores(SAID)
     assert scores.objective == pytest.approx((1 + 1.25 / (1.25 + 1) + 0) / 3)
 
 

@@ -90,9 +90,9 @@ def test_a_trial_cut_on_one_machine_goes_on_on_another_to_the_same_bits(
     c = on_machine(tiny_bert, texts, tmp_path / "c", url)
     assert c.has_weights(outcome.best)
     assert not c.has_weights(replace(outcome.best, rung=1))
-    found = c.test_scores(0, assignment.hyperparameters)
+    found = c.test_reading(assignment)
     assert uncut.has_weights(ending.best)
-    assert found == uncut.test_scores(0, assignment.hyperparameters)
+    assert found == uncut.test_reading(assignment)
 
 
 @pytest.mark.usefixtures("always_due")
@@ -339,7 +339,7 @@ def test_what_is_over_is_removed_in_both_places(url: str, tmp_path: Path, caplog
     assert sorted(str(path.relative_to(tmp_path / "a")) for path in (tmp_path / "a").rglob("*.*")) == left
     keep_only(tmp_path / "a", set(), set(), mirror)
     assert names_at(url) == []
-    assert mirror.folders() == set()
+    assert mirror.folders(mirror.folder) == set()
     assert not caplog.messages
 
 

@@ -65,7 +65,7 @@ def test_what_is_not_there_is_told_from_what_fails(here: UrlMirror, caplog: pyte
     path = here.folder / NAME
     assert not here.fetch(path, path)
     assert content_of(here) is None
-    assert here.folders() == set()
+    assert here.folders(here.folder) == set()
     here.remove(path.parent, {path.name})
     here.delete()
     assert not caplog.messages
@@ -99,11 +99,11 @@ def test_files_are_removed_by_name_and_a_folder_with_the_last(here: UrlMirror, u
     for name in (NAME, "trial-0001/weights.safetensors", "trial-0001/note.txt", "trial-0001/x.5f.part", "trial-0002/x"):
         assert here.send(written(here, b"1", name))
     folder = here.folder / "trial-0001"
-    assert here.folders() == {folder, here.folder / "trial-0002"}
+    assert here.folders(here.folder) == {folder, here.folder / "trial-0002"}
     here.remove(folder, {"checkpoint-a.pt", "checkpoint-b.pt"})
     assert names_at(url) == ["tiny/trial-0001/note.txt", "tiny/trial-0001/weights.safetensors", "tiny/trial-0002/x"]
     here.remove(folder, {"note.txt", "weights.safetensors"})
-    assert here.folders() == {here.folder / "trial-0002"}
+    assert here.folders(here.folder) == {here.folder / "trial-0002"}
     other = UrlMirror(url, "other", here.folder)
     assert other.send(written(other, b"1"))
     here.delete()

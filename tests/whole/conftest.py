@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hpo.cli.main import main
-from hpo.config.study_file import StudyConfig, load_study
+from hpo.config.study_file import StudyConfig, load_config
 from tests.models import save_tiny_bert, write_texts
 
 SPACE = {
@@ -36,7 +36,7 @@ def texts_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(model_folder: Path, texts_file: Path, tmp_path: Path) -> StudyConfig:
     torch.set_num_threads(1)
-    return load_study(
+    return load_config(
         values={
             "study": "tiny",
             "model": {"name": str(model_folder)},
@@ -51,6 +51,7 @@ def config(model_folder: Path, texts_file: Path, tmp_path: Path) -> StudyConfig:
             "evaluation": {"rung_rows": 12, "rungs": 4, "first_rung": 250},
             "compute": {"device": "cpu", "precision": "fp32", "threads": 1},
             "budget": {"trials": 3},
+            "confirmation": {"finalists": 0, "audit": 0},
             "store": {"url": f"sqlite:///{tmp_path / 'hpo.db'}"},
         }
     )

@@ -11,7 +11,7 @@ import pytest
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.reading import write_yaml
-from hpo.config.study_file import StudyConfig, load_study
+from hpo.config.study_file import StudyConfig, load_config
 from hpo.data.splits import load_splits
 from hpo.errors import ConfigurationError, DataError, StoreError
 from hpo.messages import Probe
@@ -41,7 +41,7 @@ NO_ROOM = replace(EASY, feasible=False, seconds_per_step=0.0, seconds_per_scored
 
 
 def changed(config: StudyConfig, *overrides: str, **values: Any) -> StudyConfig:
-    return load_study(values=config.model_dump(mode="json") | values, overrides=overrides)
+    return load_config(values=config.model_dump(mode="json") | values, overrides=overrides)
 
 
 def files_below(folder: Path) -> set[Path]:

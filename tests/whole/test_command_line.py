@@ -238,7 +238,7 @@ def refused(answer: Answer, code: int, word: str) -> None:
     assert word in answer.err, answer.err
 
 
-@pytest.mark.parametrize("statement", ["import hpo", "import hpo.cli.main", "from hpo import load_study, SearchSpace"])
+@pytest.mark.parametrize("statement", ["import hpo", "import hpo.cli.main", "from hpo import load_config, SearchSpace"])
 def test_what_is_light_stays_light(statement: str) -> None:
     heavy = ("torch", "ray", "optuna", "transformers")
     code = f"import sys\n{statement}\nprint([name for name in {heavy} if name in sys.modules])"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.messages import Assignment, Decision, Demands, Ending, Milestone, Outcome, Probe, Progress, Report, Scores
+from hpo.messages import Assignment, Decision, Demands, Ending, Milestone, Outcome, Probe, Progress, Reading, Report
 from hpo.metrics.classification import Objective
 from hpo.runners.simulation.attempt import PEAK_MEMORY_BYTES, Place, ReplayedAttempt, scores_of, steps_of
 from hpo.runners.simulation.curves import LAST_RUNG, Source, passes_of
@@ -65,9 +65,14 @@ class ReplayLead:
         """Return True: a curve can be read again."""
         return True
 
-    def test_scores(self, trial: int, hyperparameters: Hyperparameters) -> Scores:  # noqa: ARG002
+    def test_reading(self, assignment: Assignment) -> Reading:
         """Return what the configuration scores apart from the luck of one seed."""
-        return scores_of(self._metric, self._source.true_score(_whole_trial(hyperparameters)), full=True)
+        truth = self._source.true_score(_whole_trial(assignment.hyperparameters))
+        return Reading(scores=scores_of(self._metric, truth, full=True), deviations=())
+
+    def baseline(self, name: str, max_length: int) -> Reading:
+        """Not to be asked: a curve says nothing of baselines."""
+        raise AssertionError(f"a replay has no {name}, of whatever length ({max_length})")
 
     def admit(self, assignment: Assignment) -> None:
         """Take an assignment, to be trained at once."""

@@ -158,7 +158,10 @@ class _Diary(Watchers):
 
 
 def _stored_in(folder: str, config: StudyConfig) -> StudyConfig:
-    return config.model_copy(update={"store": StoreConfig(url=f"sqlite:///{Path(folder, 'hpo.db')}")})
+    # What a pruner costs is seen by comparing nights; a trial that it gives up and is trained on would blur that.
+    confirmation = config.confirmation.model_copy(update={"finalists": 0, "audit": 0.0})
+    store = StoreConfig(url=f"sqlite:///{Path(folder, 'hpo.db')}")
+    return config.model_copy(update={"store": store, "confirmation": confirmation})
 
 
 def _expect(coordinator: Coordinator, lead: LeadWorker, config: StudyConfig, space: SearchSpace, now: float) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.messages import Assignment, Decision, Demands, Outcome, Probe, Progress, Report, Scores
+from hpo.messages import Assignment, Decision, Demands, Outcome, Probe, Progress, Reading, Report
 from hpo.metrics.classification import Objective
 from hpo.runners.workforce import LeadWorker
 from hpo.training.precision import Measurement, Precision
@@ -54,9 +54,13 @@ class RemoteWorker:
         """Return whether the weights of that evaluation were kept."""
         return self._call(LeadWorker.has_weights, report)
 
-    def test_scores(self, trial: int, hyperparameters: Hyperparameters) -> Scores:
-        """Score the test split with a trial's kept weights."""
-        return self._call(LeadWorker.test_scores, trial, hyperparameters)
+    def test_reading(self, assignment: Assignment) -> Reading:
+        """Read the test split with a trial's kept weights."""
+        return self._call(LeadWorker.test_reading, assignment)
+
+    def baseline(self, name: str, max_length: int) -> Reading:
+        """Train and read a baseline."""
+        return self._call(LeadWorker.baseline, name, max_length)
 
     def admit(self, assignment: Assignment) -> None:
         """Put an assignment into a free slot."""

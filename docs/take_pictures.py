@@ -1,0 +1,88 @@
+"""Takes the pictures of the docs: `python docs/take_pictures.py`. Needs Chromium and its driver."""
+
+import base64
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1])]
+
+from selenium.webdriver import Chrome  # noqa: E402
+from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
+
+from hpo.report.material import gathered  # noqa: E402
+from hpo.report.page import page  # noqa: E402
+from hpo.store.engine import open_database  # noqa: E402
+from tests.browser import browser, preferring  # noqa: E402
+from tests.search.scripted import led, search, study_at  # noqa: E402
+
+FOLDER = Path(__file__).parent / "pictures"
+WIDTH, HEIGHT = 1100, 1400
+DRAWN_SECONDS = 60
+
+
+def main() -> None:
+    """Take each picture anew."""
+    FOLDER.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="hpo-pictures-") as folder, browser(width=WIDTH, height=HEIGHT) as driver:
+        url = _searched(Path(folder))
+        for name, take in PICTURES.items():
+            (FOLDER / name).write_bytes(take(driver, url))
+            print(f"Wrote {FOLDER / name}.")
+
+
+def report(driver: Chrome, url: str) -> bytes:
+    """Return the head of a report."""
+    _open_report(driver, url)
+    return _photographed(driver, 0)
+
+
+def report_in_the_dark(driver: Chrome, url: str) -> bytes:
+    """Return what the hyperparameters did, as a reader sees it who prefers the dark."""
+    preferring(driver, scheme="dark")
+    _open_report(driver, url)
+    top = driver.execute_script("return document.querySelector('#hyperparameters').offsetTop")
+    return _photographed(driver, top)
+
+
+PICTURES: Mapping[str, Callable[[Chrome, str], bytes]] = {
+    "report.png": report,
+    "report-dark.png": report_in_the_dark,
+}
+
+
+def _searched(folder: Path) -> str:
+    """Return the URL of a store with a study of 60 trials, by a script of scores instead of a model."""
+    url = f"sqlite:///{folder / 'hpo.db'}"
+    with led(study_at(url, budget={"trials": 60}, search={"sampler": "tpe", "pruner": "median"})) as coordinator:
+        search(coordinator)
+    return url
+
+
+def _open_report(driver: Chrome, url: str) -> None:
+    database = open_database(url, must_exist=True)
+    try:
+        text = page(gathered(database))
+    finally:
+        database.close()
+    with tempfile.NamedTemporaryFile("w", suffix=".html", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        driver.get(Path(file.name).as_uri())
+        WebDriverWait(driver, DRAWN_SECONDS).until(_is_drawn)
+
+
+def _is_drawn(driver: Chrome) -> bool:
+    undrawn = "return [...document.querySelectorAll('.plot')].filter(plot => !plot.querySelector('.main-svg')).length"
+    return bool(driver.execute_script(undrawn) == 0)
+
+
+def _photographed(driver: Chrome, top: int) -> bytes:
+    clip = {"x": 0, "y": top, "width": WIDTH, "height": HEIGHT, "scale": 1}
+    answer = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
+    return base64.b64decode(answer["data"])
+
+
+if __name__ == "__main__":
+    main()

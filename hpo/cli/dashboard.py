@@ -1,0 +1,42 @@
+"""`hpo dashboard`: the studies of a store in a browser, while they run and afterwards."""
+
+import warnings
+from typing import Annotated
+
+import typer
+
+from hpo.cli import options
+
+
+def dashboard(
+    study: options.Study = None,
+    store: options.Store = None,
+    port: Annotated[
+        int, typer.Option("--port", metavar="N", min=0, max=65535, help="Port on this machine; 0 for any that is free.")
+    ] = 8080,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="Let notes be written and studies deleted; else it only reads.")
+    ] = False,
+) -> None:
+    """Show the studies of a store in a browser on this machine, until Ctrl-C."""
+    from hpo.dashboard.server import serving
+
+    _silence_optuna()
+    with (
+        options.opened(store) as database,
+        serving(database, study=study, port=port, allow_changes=allow_changes) as (server, url),
+    ):
+        may = "notes can be written and studies deleted" if allow_changes else "it only reads"
+        typer.echo(f"The dashboard is open until Ctrl-C; {may}. Only this address lets a browser in:\n{url}")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            typer.echo("The dashboard is closed.")
+
+
+def _silence_optuna() -> None:
+    """Keep to itself what Optuna says of its figures, such as that a parameter had one value so far."""
+    import optuna
+
+    warnings.filterwarnings("ignore", module="optuna")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -1,0 +1,64 @@
+"""`hpo export`: the configuration to take, for hpo itself, for people, and for other trainers."""
+
+from typing import Annotated
+
+import typer
+
+from hpo.cli import options
+from hpo.errors import ConfigurationError, nearest
+
+BY_ENDING = {".json": "json", ".py": "python"}
+FORMATS = ("yaml", "json", "training-arguments", "python")
+
+
+def export(
+    study: options.Study = None,
+    store: options.Store = None,
+    trial: Annotated[
+        int | None,
+        typer.Option("--trial", min=0, help="A completed trial; if not given the verdict's, else the search's best."),
+    ] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="yaml, json, training-arguments or python; by the ending of --output if not given."
+        ),
+    ] = None,
+    output: options.Output = None,
+) -> None:
+    """Write the configuration to take to a file, or to standard output where no --output is given."""
+    from hpo.export.configs import best_configuration, write_text
+    from hpo.store.results import read_results
+
+    format_ = format_ or (BY_ENDING.get(output.suffix, "yaml") if output else "yaml")
+    if format_ not in FORMATS:
+        raise ConfigurationError(f"--format cannot be {format_!r}. {nearest(format_, FORMATS)}")
+    with options.opened(store) as database:
+        content = best_configuration(read_results(database, study), trial)
+    text = _written(content, format_)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        write_text(output, text)
+        typer.echo(f"Wrote {output}.")
+
+
+def _written(content: dict[str, object], format_: str) -> str:
+    """Return a configuration in a format; what else is to be known of it goes to standard error."""
+    from hpo.export import configs
+
+    if format_ in configs.FORMATS:
+        return configs.FORMATS[format_](content)
+    from hpo.config.reading import read_model
+    from hpo.export.exported import Exported
+
+    exported = read_model(Exported, content, "the configuration")
+    if format_ == "python":
+        from hpo.export.python_script import to_python
+
+        return to_python(exported)
+    from hpo.export.training_arguments import left_to_do, to_training_arguments
+
+    for sentence in left_to_do(exported):
+        typer.echo(sentence, err=True)
+    return configs.to_json(to_training_arguments(exported))

@@ -1,0 +1,27 @@
+"""`hpo report`: a study as one HTML file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpo.cli import options
+
+
+def report(
+    study: options.Study = None,
+    store: options.Store = None,
+    output: Annotated[Path, typer.Option("--output", metavar="PATH", help="Where the report is written.")] = Path(
+        "report.html"
+    ),
+) -> None:
+    """Write what a study gave to one HTML file, which opens anywhere and needs no network."""
+    from hpo.export.configs import check_writable, write_text
+    from hpo.report.material import gathered
+    from hpo.report.page import page
+
+    check_writable(output)
+    with options.opened(store) as database:
+        material = gathered(database, study)
+    write_text(output, page(material))
+    typer.echo(f"Wrote {output}: {'the search still runs' if material.led_by else 'open it in a browser'}.")

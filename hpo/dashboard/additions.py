@@ -1,0 +1,108 @@
+"""What hpo knows of a study, added to what optuna-dashboard tells its pages, without a word written into the store."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from hpo.dashboard.notes import study_note, trial_notes
+from hpo.errors import HpoError
+from hpo.report.drawing import GREY
+from hpo.report.figures import FIGURES
+from hpo.report.material import Material, gathered
+from hpo.store.engine import Database
+from hpo.store.tables import events
+
+FIGURES_SHOWN = {
+    "confusion_matrix": "What texts of each label are taken for (%)",
+    "over_time": "Best score over time",
+    "learning_curves": "Learning curves",
+    "by_group": "Score by group",
+    "by_length": "Score by length",
+}
+"""Name in `FIGURES` -> title. Of the others optuna-dashboard has its own."""
+GRID = "rgba(138,143,152,0.25)"
+LAYOUT = {
+    "height": 450,  # what optuna-dashboard's pages give a figure
+    "margin": {"t": 60},
+    "template": "none",
+    # To be legible on its light pages and on its dark ones.
+    "paper_bgcolor": "rgba(0,0,0,0)",
+    "plot_bgcolor": "rgba(0,0,0,0)",
+    "font": {"color": GREY},
+    # The same at every update, which keeps what a reader has zoomed into.
+    "uirevision": "hpo",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Additions:
+    """What is added to the pages of one study."""
+
+    note: str = ""
+    """Markdown."""
+    trial_notes: Mapping[int, str] = field(default_factory=dict)
+    """Trial -> Markdown."""
+    figures: Mapping[str, str] = field(default_factory=dict)
+    """Name -> plotly's JSON."""
+
+
+class Adding:
+    """Adds to what pages are told of studies; made anew when something has happened in the store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._made: dict[str, tuple[int, Additions]] = {}
+        # Every open page asks for its study every few seconds, each in a thread of its own.
+        self._lock = threading.Lock()
+
+    def to(self, page: dict[str, Any]) -> dict[str, Any]:
+        """Return the page of a study with notes, where the user has none, and figures added."""
+        additions = self._of(page["name"])
+        page["note"] = _unless_written(page["note"], additions.note)
+        for trial in (*page["trials"], *page["best_trials"]):
+            trial["note"] = _unless_written(trial["note"], additions.trial_notes.get(trial["number"], ""))
+        page["plotly_graph_objects"] += [
+            {"id": f"hpo-{name}", "graph_object": drawn} for name, drawn in additions.figures.items()
+        ]
+        return page
+
+    def _of(self, study: str) -> Additions:
+        with self._lock:
+            newest = self._newest_event()
+            if self._made.get(study, (None,))[0] != newest:
+                self._made[study] = (newest, self._anew(study))
+            return self._made[study][1]
+
+    def _newest_event(self) -> int:
+        with self._database.reading() as connection:
+            return connection.execute(sa.select(sa.func.max(events.c.event_id))).scalar() or 0
+
+    def _anew(self, study: str) -> Additions:
+        try:
+            return additions_to(gathered(self._database, study))
+        except HpoError as error:
+            # Such as a study that hpo did not make: optuna-dashboard shows it all the same.
+            return Additions(note=f"hpo has nothing to add: {error}")
+
+
+def additions_to(material: Material) -> Additions:
+    """Return what is added to the pages of a study."""
+    return Additions(note=study_note(material), trial_notes=trial_notes(material), figures=_drawn(material))
+
+
+def _drawn(material: Material) -> dict[str, str]:
+    drawn = {}
+    for name, title in FIGURES_SHOWN.items():
+        figure = FIGURES[name](material)
+        if not isinstance(figure, str):
+            figure.update_layout(LAYOUT, title=title).update_xaxes(gridcolor=GRID).update_yaxes(gridcolor=GRID)
+            drawn[name] = str(figure.to_json())
+    return drawn
+
+
+def _unless_written(note: dict[str, Any], ours: str) -> dict[str, Any]:
+    """Return the user's own note, which has a version, or else ours, over which the user's first may be written."""
+    return note if note["version"] else {"version": 0, "body": ours}

@@ -1,0 +1,148 @@
+"""Lets only whoever has the printed address in: a WSGI wrapper around pages that are served on this machine alone.
+
+A page of another site can make a browser ask this server for things, under the name of any host. So a request must name
+this server by an address of this machine, bring the token or the cookie that the token was exchanged for, come from a
+page of this server's own, and, to change anything, say so in its Origin.
+"""
+
+import json
+import secrets
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+HOSTS = ("127.0.0.1", "localhost", "[::1]")
+READING = ("GET", "HEAD", "OPTIONS")
+PAGE_POLICY = (
+    "default-src 'self'; base-uri 'none'; object-src 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "img-src 'self' data: blob:; style-src 'self' data: 'unsafe-inline'; "
+    # Parallel coordinates are drawn by code that is made on the way.
+    "script-src 'self' 'unsafe-eval'"
+)
+# A file that a trial left is shown, but is of no origin and runs nothing.
+ELSEWHERE_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
+EVERYWHERE = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+class Guard:
+    """A WSGI application that lets requests through to another, or answers 403 with a sentence.
+
+    Args:
+        application: what is guarded.
+        port: the port it is served on.
+        home: path of the page that the printed address leads to.
+        allow_changes: whether other methods than GET, HEAD and OPTIONS are let through.
+    """
+
+    def __init__(
+        self, application: "WSGIApplication", *, port: int, home: str = "/", allow_changes: bool = False
+    ) -> None:
+        self._application = application
+        self._home = home
+        self._allow_changes = allow_changes
+        self._token = secrets.token_urlsafe(32)
+        self._hosts = tuple(f"{host}:{port}" for host in HOSTS)
+        # Browsers keep one set of cookies for all ports of a host.
+        self._cookie = f"hpo_dashboard_{port}"
+        self.url = f"http://{self._hosts[0]}/?token={self._token}"
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """Answer one request."""
+        start = _with_headers(start_response, environ.get("PATH_INFO", ""))
+        if reason := self._foreign(environ):
+            return _refused(environ, start, reason)
+        if self._brings_token(environ):
+            return self._welcomed(start)
+        if not self._has_cookie(environ):
+            return _refused(environ, start, "Open the address that hpo dashboard printed: it lets this browser in.")
+        if reason := self._forbidden_change(environ):
+            return _refused(environ, start, reason)
+        return self._application(environ, start)
+
+    def _foreign(self, environ: "WSGIEnvironment") -> str | None:
+        """Return why a request cannot be from this server's own pages or from its reader; None where it can."""
+        if environ.get("HTTP_HOST") not in self._hosts:
+            return (
+                f"This dashboard is at {' or '.join(self._hosts)} and nowhere else; "
+                "through a tunnel, take the same port on both sides."
+            )
+        opened = (environ.get("HTTP_SEC_FETCH_MODE"), environ.get("HTTP_SEC_FETCH_DEST")) == ("navigate", "document")
+        if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin") and not opened:
+            return "Only the dashboard's own pages may ask for this, and another site's page did."
+        return None
+
+    def _brings_token(self, environ: "WSGIEnvironment") -> bool:
+        given = parse_qs(environ.get("QUERY_STRING", "")).get("token", [""])[0]
+        return environ["REQUEST_METHOD"] == "GET" and _same(given, self._token)
+
+    def _has_cookie(self, environ: "WSGIEnvironment") -> bool:
+        # Not by http.cookies, which drops all where another server of this host has set an odd one.
+        cookies = environ.get("HTTP_COOKIE", "").split(";")
+        return any(_same(cookie.strip(), f"{self._cookie}={self._token}") for cookie in cookies)
+
+    def _welcomed(self, start_response: "StartResponse") -> Iterable[bytes]:
+        """Exchange the token for a cookie, and lead to an address without it.
+
+        Not by a status of 303: a browser that came by a link of another site would leave a strict cookie out then.
+        """
+        cookie = f"{self._cookie}={self._token}; Path=/; HttpOnly; SameSite=Strict"
+        headers = [("Set-Cookie", cookie), ("Refresh", f"0; url={self._home}")]
+        return _answered(start_response, "200 OK", "text/plain", "Opening the dashboard.", headers)
+
+    def _forbidden_change(self, environ: "WSGIEnvironment") -> str | None:
+        if environ["REQUEST_METHOD"] in READING:
+            return None
+        if not self._allow_changes:
+            return "This dashboard only reads; start it with hpo dashboard --allow-changes to change something."
+        if environ.get("HTTP_ORIGIN") not in [f"http://{host}" for host in self._hosts]:
+            return "Only the dashboard's own pages may change something, and this was asked from elsewhere."
+        return None
+
+
+def _same(given: str, expected: str) -> bool:
+    return secrets.compare_digest(given.encode(), expected.encode())
+
+
+def _with_headers(start_response: "StartResponse", path: str) -> "StartResponse":
+    """Return `start_response` with the headers that forbid what a page of this server never needs."""
+    ours = EVERYWHERE | {"Content-Security-Policy": PAGE_POLICY if _is_page(path) else ELSEWHERE_POLICY}
+    replaced = {name.lower() for name in ours}
+
+    def start(status: str, headers: list[tuple[str, str]], *error: object) -> Callable[[bytes], object]:
+        kept = [
+            (name, value)
+            for name, value in headers
+            if name.lower() not in replaced and not name.lower().startswith("access-control-")
+        ]
+        return start_response(status, [*kept, *ours.items()], *error)  # type: ignore[arg-type]
+
+    return start
+
+
+def _is_page(path: str) -> bool:
+    return path in ("", "/", "/dashboard") or path.startswith("/dashboard/")
+
+
+def _refused(environ: "WSGIEnvironment", start_response: "StartResponse", reason: str) -> Iterable[bytes]:
+    """Say why not, in the form that the dashboard's pages show, or to be read as it is."""
+    if environ.get("PATH_INFO", "").startswith("/api/"):
+        return _answered(start_response, "403 Forbidden", "application/json", json.dumps({"reason": reason}))
+    return _answered(start_response, "403 Forbidden", "text/plain", reason)
+
+
+def _answered(
+    start_response: "StartResponse", status: str, kind: str, text: str, headers: Iterable[tuple[str, str]] = ()
+) -> Iterable[bytes]:
+    body = f"{text}\n".encode()
+    start_response(status, [("Content-Type", f"{kind}; charset=utf-8"), ("Content-Length", str(len(body))), *headers])
+    return [body]

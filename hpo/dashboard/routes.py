@@ -1,0 +1,110 @@
+"""Which of optuna-dashboard's routes are let through to the store, in one transaction of ours each."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from bottle import Route, response  # type: ignore[import-untyped]
+from optuna_dashboard import wsgi
+
+from hpo.dashboard.additions import Adding
+from hpo.errors import HpoError, StoreError
+from hpo.search.steering import refuse_led
+from hpo.store.deletion import delete_study
+from hpo.store.engine import Database
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+Callback = Callable[..., Any]
+
+STUDY = "/api/studies/<study_id:int>"
+NOTES = (f"{STUDY}/note", f"{STUDY}/<trial_id:int>/note")
+WITH_THE_STORE = ("/api/", "/csv/", "/artifacts/")
+NOT_THERE = "The store holds no such study or trial now."
+REFUSED = (
+    "Here notes can be changed and studies deleted, nothing else: trials, names and files of a study are written by "
+    "its search alone."
+)
+
+
+def pages(database: Database) -> "WSGIApplication":
+    """Return optuna-dashboard over a store, unguarded."""
+    application = wsgi(database.storage)
+    application.install(Transactions(database))
+    return application  # type: ignore[no-any-return]
+
+
+class Transactions:
+    """A plugin of Bottle: reads are consistent and lock nothing, changes are whole, all others are refused."""
+
+    name = "transactions"
+    api = 2
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._adding = Adding(database)
+
+    def apply(self, callback: Callback, route: Route) -> Callback:
+        """Return what is called for `route` instead of `callback`."""
+        if route.method == "GET":
+            if not route.rule.startswith(WITH_THE_STORE):
+                return callback
+            read = _translated(self._within(self._database.reading, callback))
+            return self._with_additions(read) if route.rule == STUDY else read
+        if route.method == "PUT" and route.rule in NOTES:
+            return _translated(self._within(self._database.transaction, callback))
+        if route.method == "DELETE" and route.rule == STUDY:
+            return _translated(self._delete)
+        return _refuse
+
+    def _within(self, opened: Callable[[], Any], callback: Callback) -> Callback:
+        def within(**arguments: Any) -> Any:
+            try:
+                with opened():
+                    return callback(**arguments)
+            except KeyError:
+                # So Optuna says it, and a transaction in which it did is over, even where its dashboard has an answer.
+                return _answer(404, NOT_THERE)
+
+        return within
+
+    def _with_additions(self, read: Callback) -> Callback:
+        def shown(**arguments: Any) -> Any:
+            page = read(**arguments)
+            # A refusal has a reason and no trials.
+            return _translated(self._adding.to)(page) if isinstance(page, dict) and "trials" in page else page
+
+        return shown
+
+    def _delete(self, study_id: int) -> dict[str, Any]:
+        """Delete a study as `hpo studies delete` does, its files left: not one that is being searched."""
+        with self._database.reading():
+            names = {study._study_id: study.study_name for study in self._database.storage.get_all_studies()}
+        if study_id not in names:
+            return _answer(404, NOT_THERE)
+        delete_study(self._database, names[study_id], refuse=refuse_led)
+        response.status = 204
+        return {}
+
+
+def _refuse(**_: Any) -> dict[str, str]:
+    return _answer(403, REFUSED)
+
+
+def _translated(callback: Callback) -> Callback:
+    """Let an error of hpo's be the sentence that the pages show."""
+
+    def answered(*arguments: Any, **named: Any) -> Any:
+        try:
+            return callback(*arguments, **named)
+        except StoreError as error:
+            return _answer(503, str(error))
+        except HpoError as error:
+            return _answer(409, str(error))
+
+    return answered
+
+
+def _answer(status: int, reason: str) -> dict[str, str]:
+    response.status = status
+    return {"reason": reason}

@@ -1,0 +1,101 @@
+"""Serves the dashboard of a store to this machine alone."""
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from hpo.dashboard.guard import Guard
+from hpo.errors import ConfigurationError, NoResultError
+from hpo.store.engine import Database
+from hpo.store.results import chosen_study
+
+LOOPBACK = "127.0.0.1"
+PORT = 8080
+LOWEST_PORT = 1024
+SILENCE_SECONDS = 60
+
+
+class Server(ThreadingMixIn, WSGIServer):
+    """A server with a thread for each request, so that a slow one holds up no other."""
+
+    daemon_threads = True
+    # Two that listen at one port would take each other's requests.
+    allow_reuse_port = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a browser that went away."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
+
+
+class Handler(WSGIRequestHandler):
+    """Keeps no log, which would have the token in it, and waits for nobody for long."""
+
+    timeout = SILENCE_SECONDS
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the library's own name)
+        """Keep no log."""
+
+
+@contextmanager
+def serving(
+    database: Database, *, study: str | None = None, port: int = PORT, allow_changes: bool = False
+) -> Iterator[tuple[Server, str]]:
+    """Open the dashboard; give the server, whose `serve_forever` is to be called, and the address that lets one in.
+
+    Args:
+        database: the store.
+        study: the study that the address leads to; None for the only one, or the list of them.
+        port: where on this machine, 1024 to 65535; 0 for any that is free.
+        allow_changes: whether notes can be written and studies deleted.
+
+    Raises:
+        ConfigurationError: no such study, a port that cannot be had, or optuna-dashboard is not installed.
+    """
+    home = _home(database, study)
+    application = _pages(database)
+    with _bound(port) as server:
+        guard = Guard(application, port=server.server_port, home=home, allow_changes=allow_changes)
+        server.set_app(guard)
+        yield server, guard.url
+
+
+def _pages(database: Database) -> Any:
+    try:
+        from hpo.dashboard.routes import pages
+    except ModuleNotFoundError as error:
+        if error.name not in ("bottle", "optuna_dashboard"):
+            raise
+        raise ConfigurationError("hpo dashboard needs optuna-dashboard: pip install 'llm-hpo[dashboard]'.") from None
+    return pages(database)
+
+
+def _home(database: Database, study: str | None) -> str:
+    """Return the path of the first page."""
+    try:
+        with database.reading():
+            study_id, _ = chosen_study(database, study)
+    except (ConfigurationError, NoResultError):
+        if study is not None:
+            raise
+        return "/dashboard"
+    return f"/dashboard/studies/{study_id}"
+
+
+def _bound(port: int) -> Server:
+    if 0 < port < LOWEST_PORT:
+        raise ConfigurationError(
+            f"--port cannot be {port}: it must be from {LOWEST_PORT} to 65535, or 0 for any that is free."
+        )
+    try:
+        return Server((LOOPBACK, port), Handler)
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        why = "is in use, maybe by another dashboard" if taken else f"cannot be had: {error.strerror}"
+        raise ConfigurationError(
+            f"The port {port} {why}; name another with --port, or 0 for any that is free."
+        ) from None

@@ -1,0 +1,156 @@
+"""Reads what `hpo export` wrote: one configuration, and all that it takes to train it again."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.overrides import apply
+from hpo.config.reading import Typed, read_model, read_yaml_mapping
+from hpo.config.study_file import (
+    ComputeConfig,
+    ConfirmationConfig,
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    StudyConfig,
+    TaskConfig,
+)
+from hpo.errors import ConfigurationError
+from hpo.messages import Assignment, Milestone
+from hpo.training.precision import Precision
+
+MOVABLE = ("model", "data")
+"""What may lie elsewhere where a file is used, so that an override may say so; the rest is what was exported."""
+
+
+class ExportedData(DataConfig):
+    """Where the texts are, and what tells whether they are the same."""
+
+    fingerprint: str
+    """As `Splits.fingerprint`."""
+
+
+class Confirmation(Typed):
+    """How a configuration did on fresh seeds."""
+
+    score: float
+    """Mean over the seeds."""
+    low: float
+    """Lower end of its 95% interval."""
+    high: float
+    """Upper end of its 95% interval."""
+    scores: tuple[float, ...]
+    """Of each seed."""
+    rows: int
+    """Rows that were scored."""
+    unseen: bool
+    """Whether the search never saw them."""
+
+
+class Place(Typed):
+    """A milestone of the trial, as `hpo.messages.Milestone`."""
+
+    rung: Annotated[int, Field(ge=1, le=1000)]
+    full: bool
+
+
+class Exported(Typed):
+    """One configuration of a search; every key is required, so that a file of an older version is found out."""
+
+    study: str
+    trial: int
+    chosen_by: Literal["verdict", "search", "user"]
+    """What it was taken for: recommended by the verdict, the search's best, or asked for."""
+    metric: str
+    score: float
+    """The objective on validation in the search, at its best full evaluation; lucky where it was chosen for it."""
+    confirmed: Confirmation | None
+    seed_noise: float | None
+    """Standard deviation of the objective over seeds; None where it is not known."""
+    verdict: tuple[str, ...]
+    """The verdict on the search in words; none where nothing was confirmed."""
+    validation: Mapping[str, float]
+    test: Mapping[str, float]
+    """What it scored on the test split; nothing where that was not read for it."""
+    best_epoch: float
+    """Epochs of its own data after which the score was reached."""
+    seed: int
+    hyperparameters: Hyperparameters
+    model: ModelConfig
+    task: TaskConfig
+    data: ExportedData
+    study_seed: int
+    """Decided the splits."""
+    evaluation: EvaluationConfig
+    confirmation: ConfirmationConfig
+    milestones: Annotated[tuple[Place, ...], Field(min_length=1)]
+    maximum_passes: float
+    ranks: int
+    """Processes that trained it together."""
+    measurements: Mapping[str, Any]
+    versions: dict[str, str]
+    """Package -> version; the device and the threads of the search's first worker."""
+
+    @property
+    def precision(self) -> Precision:
+        """What its forward passes were computed in."""
+        return "bf16" if self.measurements.get("precision") == "bf16" else "fp32"
+
+    @property
+    def best_milestone(self) -> Milestone:
+        """The full milestone at which it had its score."""
+        passes = self.best_epoch * self.hyperparameters.data_fraction
+        # Reached at the first step that is far enough, so never before its rung.
+        full = [place for place in self.milestones if place.full]
+        nearest = min(full, key=lambda place: abs(place.rung - 1000 * passes / self.maximum_passes))
+        return Milestone(rung=nearest.rung, full=True)
+
+    def study_config(self, compute: ComputeConfig) -> StudyConfig:
+        """Return the study as far as one training depends on it, to be computed as `compute` says."""
+        return StudyConfig(
+            study=self.study,
+            seed=self.study_seed,
+            model=self.model,
+            data=DataConfig.model_validate(self.data.model_dump(exclude={"fingerprint"})),
+            task=self.task,
+            evaluation=self.evaluation,
+            confirmation=self.confirmation,
+            compute=compute,
+        )
+
+    def assignment(self, milestones: Sequence[Milestone] | None = None) -> Assignment:
+        """Return the trial as the search gave it to a worker, or scored at other milestones."""
+        own = tuple(Milestone(rung=place.rung, full=place.full) for place in self.milestones)
+        return Assignment(
+            trial=self.trial,
+            attempt=1,
+            hyperparameters=self.hyperparameters,
+            seed=self.seed,
+            milestones=own if milestones is None else tuple(milestones),
+            maximum_passes=self.maximum_passes,
+        )
+
+
+def read_exported(path: Path, overrides: Sequence[str] = ()) -> Exported:
+    """Read a file that `hpo export` wrote as YAML or JSON.
+
+    Args:
+        path: the file.
+        overrides: `dotted.path=value` of what lies elsewhere here, such as `data.train=texts.csv`.
+
+    Raises:
+        ConfigurationError: it is no such file, or one of an older version; or an override that leads nowhere.
+    """
+    content = read_yaml_mapping(path)
+    for override in overrides:
+        apply(content, override, MOVABLE)
+    if "hyperparameters" not in content:
+        raise ConfigurationError(f"{path} holds no `hyperparameters`; name a file that hpo export wrote.")
+    if missing := [name for name in Exported.model_fields if name not in content]:
+        raise ConfigurationError(
+            f"{path} has no {', '.join(missing)}: an older hpo wrote it, or it was cut; write it again with hpo export."
+        )
+    return read_model(Exported, content, str(path))

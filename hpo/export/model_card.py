@@ -1,0 +1,93 @@
+"""The README.md of a trained model: what it is, how it scored and how sure that is, and how it is used."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from hpo.config.reading import write_yaml
+from hpo.export.exported import Exported
+from hpo.messages import Scores
+
+FRONT_MATTER = """\
+---
+library_name: transformers
+pipeline_tag: text-classification
+tags: [hpo]
+---
+"""
+MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<>|#"})
+
+
+def model_card(exported: Exported, how: str, scores: Scores | None) -> str:
+    """Return the card in Markdown.
+
+    Args:
+        exported: what was trained.
+        how: a sentence on what it was trained on.
+        scores: of this very model on validation; None where no row was left to score.
+    """
+    return "\n".join(
+        [
+            FRONT_MATTER,
+            f"# {written(exported.study)}, trial {exported.trial}\n",
+            f"{written(exported.model.name)}, fine-tuned for text classification by a search of hpo. {how}\n",
+            _usage(exported),
+            _verdict(exported),
+            _scores(exported, scores),
+            "## Hyperparameters\n",
+            _fenced(exported.hyperparameters.to_mapping() | {"seed": exported.seed}),
+            "## Texts and versions\n",
+            f"SHA-256 over the rows of all splits: `{exported.data.fingerprint}`\n",
+            _fenced({"search": dict(exported.versions), "training": {"llm-hpo": version("llm-hpo")}}),
+        ]
+    )
+
+
+def written(text: str) -> str:
+    """Return text as Markdown shows it, whatever is in it."""
+    return " ".join(text.split()).translate(MARKS)
+
+
+def _usage(exported: Exported) -> str:
+    second = exported.data.text_pair_column is not None
+    text = '{"text": "A text of yours.", "text_pair": "And its second."}' if second else '"A text of yours."'
+    length = exported.hyperparameters.max_length
+    return f"""## Use
+
+In this folder, or with its path in place of the dot:
+
+```python
+from transformers import pipeline
+
+folder = "."
+classify = pipeline("text-classification", model=folder, tokenizer=folder)
+print(classify({text}, truncation=True, max_length={length}))
+```
+"""
+
+
+def _verdict(exported: Exported) -> str:
+    if not exported.verdict:
+        return (
+            "## Verdict\n\nNone: nothing was confirmed on fresh seeds, so the score of the search is that of the "
+            "luckiest of its trials.\n"
+        )
+    return "## Verdict\n\n" + "\n".join(f"- {written(sentence)}" for sentence in exported.verdict) + "\n"
+
+
+def _scores(exported: Exported, scores: Scores | None) -> str:
+    rows = [("in the search, on validation", f"{exported.score:.4f}")]
+    if scores is not None:
+        rows.append(("this model, on validation", f"{scores.objective:.4f}"))
+    if (confirmed := exported.confirmed) is not None:
+        where = f"{confirmed.rows:,} rows, {'unseen by' if confirmed.unseen else 'those of'} the search"
+        interval = f"{confirmed.score:.4f} (95%: {confirmed.low:.4f} to {confirmed.high:.4f})"
+        rows.append((f"confirmed on {len(confirmed.scores)} fresh seeds, {where}", interval))
+    if exported.metric in exported.test:
+        rows.append(("the search's trial, on the test split", f"{exported.test[exported.metric]:.4f}"))
+    lines = [f"| | {written(exported.metric)} |", "|---|---|", *(f"| {name} | {score} |" for name, score in rows)]
+    return "## Scores\n\n" + "\n".join(lines) + "\n"
+
+
+def _fenced(values: Mapping[str, Any]) -> str:
+    return f"```yaml\n{write_yaml(values)}```\n"

@@ -1,0 +1,93 @@
+"""Trains one exported configuration again, as the search did, without a store."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpo.config.study_file import ComputeConfig, StudyConfig
+from hpo.data.splits import Splits, splits_of
+from hpo.errors import ConfigurationError, DataError, TrainingError
+from hpo.export.exported import Exported
+from hpo.messages import Action, Assignment, Ending, Progress, Report
+from hpo.training.worker import Worker, open_worker, train
+
+Said = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Here:
+    """What a configuration is trained on where it is used."""
+
+    config: StudyConfig
+    splits: Splits
+
+
+def compute_of(exported: Exported, *, device: str | None = None, threads: int | None = None) -> ComputeConfig:
+    """Return how to compute as the search did, as far as this machine can; `device` and `threads` are asked for.
+
+    Raises:
+        ConfigurationError: a device that is not there.
+    """
+    recorded = exported.versions.get("threads", "")
+    usual = min(int(recorded), os.cpu_count() or 1) if recorded.isdigit() else None
+    on_cpu = exported.versions.get("device", "").startswith("cpu")
+    return ComputeConfig.model_validate(
+        {
+            "device": device or ("cpu" if on_cpu else "auto"),
+            "threads": threads or usual,
+            "precision": exported.precision,
+        }
+    )
+
+
+def here(exported: Exported, compute: ComputeConfig) -> Here:
+    """Read the texts of an exported configuration.
+
+    Raises:
+        DataError: they cannot be read, or are others than those of the search.
+    """
+    config = exported.study_config(compute)
+    splits = splits_of(config)
+    if splits.fingerprint != exported.data.fingerprint:
+        raise DataError(
+            f"The texts, labels or splits of {config.data.train} are not those of the study {exported.study!r}, so no "
+            "score would compare; give the same texts, as data.train=FILE where they lie elsewhere."
+        )
+    return Here(config=config, splits=splits)
+
+
+def opened(exported: Exported, place: Here, files: Path | None = None) -> Worker:
+    """Return a worker that trains in the search's precision, and keeps weights below `files`.
+
+    Raises:
+        ModelError, ConfigurationError: the model, the metric or the device cannot be used.
+    """
+    worker = open_worker(place.config, place.splits, files)
+    if worker.objective.metric != exported.metric:
+        raise ConfigurationError(
+            f"The score in the file is {exported.metric}, but its task asks for {worker.objective.metric}; write the "
+            "file again with hpo export."
+        )
+    worker.use(exported.precision)
+    return worker
+
+
+def trained(worker: Worker, assignment: Assignment, say: Said, stop_at: int | None = None) -> Report:
+    """Train to the end, or to the full evaluation at rung `stop_at`; return the best full evaluation.
+
+    Raises:
+        TrainingError: it failed, diverged, or memory ran out.
+    """
+
+    def answer(message: Report | Progress) -> Action:
+        if isinstance(message, Progress) or not message.full:
+            return Action.CONTINUE
+        say(f"epoch {message.epoch:.2f}: {message.validation.metric} {message.validation.objective:.4f}")
+        return Action.STOP if message.rung == stop_at else Action.CONTINUE
+
+    outcome = train(worker, assignment, answer)
+    wanted = Ending.COMPLETED if stop_at is None else Ending.PRUNED
+    if outcome.ending is not wanted or outcome.best is None:
+        raise TrainingError(f"The training {outcome.ending}: {outcome.reason or 'nothing was scored.'}")
+    return outcome.best

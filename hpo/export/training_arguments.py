@@ -1,0 +1,200 @@
+"""A configuration as keyword arguments of `transformers.TrainingArguments`; what they cannot say is refused by name."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.export.exported import Exported
+from hpo.export.expressible import WRITTEN_WITH_ITS_KIND, Field, only, refuse_inexpressible, study_wide
+
+Arguments = dict[str, Any]
+Writer = Callable[[Hyperparameters], Arguments]
+TARGET = "TrainingArguments"
+
+
+def _sgd(values: Hyperparameters) -> Arguments:
+    if not values.momentum:
+        return {"optim": "sgd"}
+    return {"optim": "sgd", "optim_args": f"momentum={values.momentum},nesterov={values.optimizer == 'nesterov'}"}
+
+
+def _adamw(values: Hyperparameters) -> Arguments:
+    return {
+        "optim": "adamw_torch",
+        "adam_beta1": values.beta1,
+        "adam_beta2": values.beta2,
+        "adam_epsilon": values.epsilon,
+    }
+
+
+def _adagrad(values: Hyperparameters) -> Arguments:
+    return {"optim": "adagrad", "optim_args": f"eps={values.epsilon}"}
+
+
+def _rmsprop(values: Hyperparameters) -> Arguments:
+    said = f"alpha={values.alpha},eps={values.epsilon},momentum={values.momentum}"
+    return {"optim": "rmsprop", "optim_args": said}
+
+
+OPTIMIZERS: Mapping[str, Writer] = {
+    "sgd": _sgd,
+    "momentum": _sgd,
+    "nesterov": _sgd,
+    "adam": _adamw,
+    "adamw": _adamw,
+    "adagrad": _adagrad,
+    "rmsprop": _rmsprop,
+}
+DECOUPLED = ("adam", "adamw")
+"""Those whose `weight_decay` is apart from the gradient there; that of the others is in it."""
+
+
+def _constant(_: Hyperparameters) -> Arguments:
+    return {"lr_scheduler_type": "constant_with_warmup"}
+
+
+def _linear(values: Hyperparameters) -> Arguments:
+    return _polynomial(values, 1.0) if values.final_rate_ratio else {"lr_scheduler_type": "linear"}
+
+
+def _polynomial(values: Hyperparameters, power: float | None = None) -> Arguments:
+    end = values.learning_rate * (values.final_rate_ratio or 0.0)
+    said = {"lr_end": end, "power": values.power if power is None else power}
+    return {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": said}
+
+
+def _cosine(values: Hyperparameters) -> Arguments:
+    if not values.final_rate_ratio:
+        return {"lr_scheduler_type": "cosine"}
+    return {
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr_rate": values.final_rate_ratio},
+    }
+
+
+def _cosine_restarts(values: Hyperparameters) -> Arguments:
+    return {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": values.cycles}}
+
+
+SCHEDULES: Mapping[str, Writer] = {
+    "constant": _constant,
+    "linear": _linear,
+    "polynomial": _polynomial,
+    "cosine": _cosine,
+    "cosine_restarts": _cosine_restarts,
+}
+BELONGS = Field(how=WRITTEN_WITH_ITS_KIND)
+
+
+def _l2_fits(values: Hyperparameters) -> bool:
+    decoupled = values.optimizer in DECOUPLED
+    return values.l2_strength == 0 or values.optimizer not in OPTIMIZERS or (values.l2_form == "decoupled") is decoupled
+
+
+FIELDS: Mapping[str, Field] = {
+    "method": only("full", "method", "full, or freeze the layers of the model that is handed to Trainer"),
+    "trained_layers": only(None, "trained_layers", "freeze the layers of the model that is handed to Trainer"),
+    "kept_layers": only(None, "kept_layers", "cut the model and save it, then train that"),
+    "optimizer": Field(
+        how="optim, optim_args, adam_*",
+        fits=lambda h: h.optimizer in OPTIMIZERS,
+        nearest="the optimizer itself as `optimizers` of Trainer, or --format python",
+    ),
+    "learning_rate": Field(how="learning_rate"),
+    "layerwise_rate_decay": only(1.0, "layerwise_rate_decay", "1, or parameter groups as `optimizers` of Trainer"),
+    **dict.fromkeys(("momentum", "beta1", "beta2", "alpha", "epsilon"), BELONGS),
+    **dict.fromkeys(("rho", "momentum_decay", "decay_rate", "clip_threshold", "newton_schulz_steps"), BELONGS),
+    "schedule": Field(
+        how="lr_scheduler_type, lr_scheduler_kwargs",
+        fits=lambda h: h.schedule in SCHEDULES,
+        nearest="linear or cosine, or --format python",
+    ),
+    "warmup_ratio": Field(how="warmup_steps, where a number below 1 is a share"),
+    "final_rate_ratio": Field(
+        how="lr_scheduler_kwargs",
+        fits=lambda h: h.schedule != "cosine_restarts" or not h.final_rate_ratio,
+        nearest="0 with restarts, or --format python",
+    ),
+    **dict.fromkeys(("initial_rate_ratio", "power", "cycles", "decay_every", "decay_factor"), BELONGS),
+    **dict.fromkeys(("decay_fraction", "plateau_patience"), BELONGS),
+    "l1_strength": only(0.0, "l1_strength", "0, or a penalty added in compute_loss of Trainer"),
+    "l1_form": Field(how="with l1_strength, which is 0"),
+    "l2_strength": Field(how="weight_decay"),
+    "l2_form": Field(how="that of the optimizer", fits=_l2_fits, nearest="the other form, or --format python"),
+    "regularize_towards": Field(
+        how="zero, as weight_decay does",
+        fits=lambda h: h.regularize_towards == "zero" or not (h.l1_strength or h.l2_strength),
+        nearest="zero",
+    ),
+    "max_grad_norm": Field(how="max_grad_norm, 0 for none"),
+    "dropout": only(None, "dropout", "hidden_dropout_prob and its kin in the model's config, or --format python"),
+    "attention_dropout": only(None, "attention_dropout", "attention_probs_dropout_prob in the model's config"),
+    "label_smoothing": Field(how="label_smoothing_factor"),
+    "class_weights": only("equal", "class_weights", "compute_loss_func of Trainer, or --format python"),
+    "token_masking": only(0.0, "token_masking", "a data collator of one's own"),
+    "word_swap": only(0.0, "word_swap", "augmented texts of one's own"),
+    "data_fraction": only(1.0, "data_fraction", "train on a stratified share of the texts, or --format python"),
+    "batch_size": Field(how="per_device_train_batch_size, on one device"),
+    "epochs": Field(how="num_train_epochs"),
+    "max_length": Field(how="said beside it, as the tokenizer takes it"),
+    "early_stopping_patience": only(
+        None, "early_stopping_patience", "EarlyStoppingCallback of Trainer, or --format python"
+    ),
+    "seed": Field(how="seed, the trial's"),
+}
+"""Every hyperparameter -> how it is written."""
+
+
+def to_training_arguments(exported: Exported) -> Arguments:
+    """Return keyword arguments of `transformers.TrainingArguments`, but for those that name folders.
+
+    Raises:
+        ConfigurationError: they cannot say all of the configuration; names what.
+    """
+    refuse_inexpressible(TARGET, FIELDS, exported, study_wide(exported))
+    values = exported.hyperparameters
+    return {
+        "output_dir": "model",
+        "learning_rate": values.learning_rate,
+        **OPTIMIZERS[values.optimizer](values),
+        **SCHEDULES[values.schedule](values),
+        "warmup_steps": values.warmup_ratio,
+        "weight_decay": values.l2_strength,
+        "max_grad_norm": values.max_grad_norm or 0.0,
+        "label_smoothing_factor": values.label_smoothing,
+        "per_device_train_batch_size": values.batch_size,
+        "num_train_epochs": values.epochs,
+        **_evaluations(exported),
+        "load_best_model_at_end": True,
+        "metric_for_best_model": exported.metric,
+        "greater_is_better": True,
+        **_precision(exported),
+        "seed": exported.seed,
+        "report_to": "none",
+    }
+
+
+def left_to_do(exported: Exported) -> list[str]:
+    """Return in sentences what of a training no TrainingArguments say, and so is to be done beside them."""
+    return [
+        f"Beside TrainingArguments: texts are cut at {exported.hyperparameters.max_length} tokens; labels are numbered "
+        f"by name, or by number where all are integers; compute_metrics is to return {exported.metric!r}; one device.",
+        f"The model is {exported.model.name}; the texts are those of {exported.data.train}.",
+    ]
+
+
+def _precision(exported: Exported) -> Arguments:
+    """Return the number format; of bf16 on a CPU they want to be told that it is one."""
+    if exported.precision == "fp32":
+        return {"bf16": False}
+    return {"bf16": True, "use_cpu": exported.versions.get("device", "").startswith("cpu")}
+
+
+def _evaluations(exported: Exported) -> Arguments:
+    """Return when to evaluate: after each epoch, or as often in even parts."""
+    full = sum(place.full for place in exported.milestones)
+    if full == exported.hyperparameters.epochs:
+        return {"eval_strategy": "epoch", "save_strategy": "epoch"}
+    # A number below 1 is a share of all steps, and 1 is one step.
+    share = 1 / full if full > 1 else 0.999999
+    return {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": share, "save_steps": share}

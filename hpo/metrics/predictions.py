@@ -1,0 +1,32 @@
+"""What a model, or a baseline, says of some rows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Predictions:
+    """Labels and probabilities side by side."""
+
+    true: NDArray[np.int64]
+    """Class numbers, shape (rows,)."""
+    probabilities: NDArray[np.float64]
+    """Shape (rows, classes), each row summing to 1."""
+    loss: float
+    """Mean cross-entropy in nats."""
+
+    @classmethod
+    def of(cls, true: NDArray[np.int64], probabilities: NDArray[np.float64]) -> "Predictions":
+        """Return these with the loss that follows from the probabilities; what is impossible costs no more than 36."""
+        told = probabilities[np.arange(len(true)), true]
+        return cls(true=true, probabilities=probabilities, loss=float(-np.log(np.maximum(told, SMALLEST)).mean()))
+
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Predictions":
+        """Return those of some rows."""
+        return Predictions.of(self.true[rows], self.probabilities[rows])
+
+
+SMALLEST = float(np.finfo(np.float64).eps)
+"""A probability below which a log says nothing more."""

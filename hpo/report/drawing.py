@@ -1,0 +1,104 @@
+"""What all figures share: colours that are legible on light and dark, text made safe for plotly, an empty figure."""
+
+import html
+import math
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+BLUE, ORANGE, GREEN, RED, VIOLET, GREY = "#3b7dd8", "#d9822b", "#2f9e6e", "#d9534f", "#8b6fd0", "#8a8f98"
+SERIES = (BLUE, ORANGE, GREEN, VIOLET, RED, "#2a9db0", "#b5892e", "#c05a9b", "#6b8e3d", GREY)
+RISING = ("#8a8f98", "#7c8bb0", "#6f86c9", "#b08a6f", "#d9822b")
+"""Colours from the worst score to the best."""
+LOGARITHMIC = {"type": "log", "dtick": 1, "exponentformat": "power"}
+"""Settings of an axis with powers of ten."""
+LONGEST_TEXT = 40
+
+
+def blank(height: int, **layout: Any) -> "Figure":
+    """Return a figure with nothing in it yet, that is as wide as where it stands and `height` pixels high."""
+    from plotly.graph_objects import Figure
+
+    margin = {"l": 10, "r": 10, "t": 30, "b": 10}
+    legend = {"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0}
+    return Figure(layout={"height": height, "margin": margin, "legend": legend, "hovermode": "closest"} | layout)
+
+
+def safe(text: object, longest: int = LONGEST_TEXT) -> str:
+    """Return text of the user's as plotly shows it letter by letter: it would take `<b>` and `&amp;` for markup.
+
+    Control and direction characters are shown as a middle dot, and what is longer than `longest` is cut.
+    """
+    plain = "".join("·" if unicodedata.category(letter) in ("Cc", "Cf", "Cs") else letter for letter in str(text))
+    cut = plain if len(plain) <= longest else plain[: longest - 1] + "…"
+    return html.escape(cut, quote=False)  # Plotly reads `&quot;` letter by letter.
+
+
+def spelled(value: object) -> str:
+    """Return the value of a hyperparameter or of a score, floats to four digits."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def rounded(value: float) -> float:
+    """Return `value` to six significant digits: more are not seen, and make a large study's file larger."""
+    return float(f"{value:.6g}")
+
+
+def axis_title(name: str) -> str:
+    """Return a name such as `macro_f1` in words."""
+    return safe(name.replace("_", " "))
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether `value` has a place on an axis of numbers."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def spans_decades(values: Iterable[float]) -> bool:
+    """Return whether numbers are better seen on a logarithmic axis: all above 0, the largest 20 times the smallest."""
+    known = list(values)
+    return bool(known) and min(known) > 0 and max(known) / min(known) >= 20
+
+
+class Scale:
+    """Values of one hyperparameter as places on an axis: numbers as they are, or their logarithms, others in a row."""
+
+    def __init__(self, values: Sequence[object]) -> None:
+        """Make the axis of all `values`; there is at least one."""
+        numbers = [float(value) for value in values if is_number(value)]
+        self.names: tuple[str, ...] = ()
+        """Names in their order along the axis; none where it is of numbers."""
+        if len(numbers) < len(values):
+            self.names = tuple(sorted({spelled(value) for value in values}))
+        self.logarithmic = not self.names and spans_decades(numbers)
+        self.ends = (0.0, float(len(self.names) - 1)) if self.names else (min(numbers), max(numbers))
+
+    def place(self, value: object) -> float:
+        """Return where `value` is: a number as it is, another value as the number of its name."""
+        if self.names:
+            return float(self.names.index(spelled(value)))
+        assert is_number(value)
+        return rounded(float(value))
+
+    def share(self, value: object) -> float:
+        """Return how far along the axis `value` is, from 0 to 1; 0.5 where all values are the same."""
+        low, high, here = (self._stretched(one) for one in (*self.ends, self.place(value)))
+        return 0.5 if high <= low else min(1.0, max(0.0, (here - low) / (high - low)))
+
+    def axis(self) -> dict[str, Any]:
+        """Return the settings of a plotly axis for `place`."""
+        if self.names:
+            shown = [safe(name, 20) for name in self.names]
+            room = [-0.5, len(shown) - 0.5]
+            return {"type": "linear", "tickvals": list(range(len(shown))), "ticktext": shown, "range": room}
+        return dict(LOGARITHMIC) if self.logarithmic else {"type": "linear"}
+
+    def _stretched(self, place: float) -> float:
+        return math.log(place) if self.logarithmic else place

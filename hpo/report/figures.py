@@ -1,0 +1,24 @@
+"""Every figure by name: functions of a study's material, which give a sentence where there is nothing to draw."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from hpo.report.answers import by_group, by_length, confusion_matrix
+from hpo.report.hyperparameters import importances, learning_rate_by_optimizer, parallel_coordinates, slices
+from hpo.report.material import Material
+from hpo.report.progress import learning_curves, over_time
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+FIGURES: "Mapping[str, Callable[[Material], Figure | str]]" = {
+    "over_time": over_time,
+    "learning_curves": learning_curves,
+    "parallel_coordinates": parallel_coordinates,
+    "slices": slices,
+    "importances": importances,
+    "learning_rate_by_optimizer": learning_rate_by_optimizer,
+    "confusion_matrix": confusion_matrix,
+    "by_group": by_group,
+    "by_length": by_length,
+}

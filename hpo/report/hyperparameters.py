@@ -1,0 +1,222 @@
+"""Figures of what the hyperparameters did, by the completed trials: as lines, as points, and how much each mattered."""
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hpo.report.drawing import (
+    BLUE,
+    GREY,
+    ORANGE,
+    RISING,
+    SERIES,
+    Scale,
+    axis_title,
+    blank,
+    rounded,
+    safe,
+    spelled,
+)
+from hpo.report.material import Material
+from hpo.store.results import TrialResult
+from hpo.store.transactions import quiet_optuna
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+COLUMNS = 3
+UNUSED_PLACE = -0.12
+"""Where a trial crosses the axis of a hyperparameter that it does not have."""
+MOST_NAMES = 9
+FEWEST_TRIALS = 4
+SURE_TRIALS = 40
+"""Completed trials below which importances come with a caution."""
+
+
+def varied(trials: Sequence[TrialResult]) -> tuple[str, ...]:
+    """Return the hyperparameters that the search varied and that took more than one value in `trials`."""
+    names = dict.fromkeys(name for trial in trials for name in trial.sampled)
+    return tuple(name for name in names if len({spelled(trial.configuration.get(name)) for trial in trials}) > 1)
+
+
+def parallel_coordinates(material: Material) -> "Figure | str":
+    """Draw each completed trial as a line through the values of its hyperparameters to its score."""
+    trials = material.results.leaderboard
+    names = varied(trials)
+    if len(trials) < 2 or not names:
+        return _too_little(trials)
+    figure = blank(460, xaxis={"visible": False}, yaxis={"visible": False, "range": [-0.32, 1.16]})
+    scales = {name: Scale([trial.configuration.get(name) for trial in _having(trials, name)]) for name in names}
+    scores = Scale([trial.score for trial in trials])
+    for band in range(len(RISING)):
+        chosen = [trial for trial in reversed(trials) if _band(scores.share(trial.score)) == band]
+        _add_paths(figure, chosen, scales, scores, band)
+    _add_axes(figure, scales, scores, material.results.metric)
+    return figure
+
+
+def slices(material: Material) -> "Figure | str":
+    """Draw the score of completed trials against each hyperparameter that the search varied."""
+    from plotly.subplots import make_subplots
+
+    trials = material.results.leaderboard
+    names = varied(trials)
+    if len(trials) < 2 or not names:
+        return _too_little(trials)
+    rows = -(-len(names) // COLUMNS)
+    titles = [axis_title(name) for name in names]
+    grid = make_subplots(
+        rows, COLUMNS, shared_yaxes=True, subplot_titles=titles, vertical_spacing=0.28 / rows, horizontal_spacing=0.04
+    )
+    grid.update_layout(blank(60 + 210 * rows).layout, showlegend=False)
+    for place, name in enumerate(names):
+        _add_slice(grid, _having(trials, name), name, place // COLUMNS + 1, place % COLUMNS + 1, material.taken)
+    return grid
+
+
+def learning_rate_by_optimizer(material: Material) -> "Figure | str":
+    """Draw the score of completed trials against the real peak learning rate, each optimizer in a colour of its own."""
+    trials = [
+        trial for trial in material.results.leaderboard if {"learning_rate", "optimizer"} <= trial.configuration.keys()
+    ]
+    rates = [float(trial.configuration["learning_rate"]) for trial in trials]
+    if len(set(rates)) < 2:
+        return "Fewer than two learning rates have completed, so there is nothing to compare."
+    figure = blank(380, xaxis=Scale(rates).axis() | {"title": "peak learning rate"})
+    figure.update_yaxes(title=axis_title(material.results.metric))
+    optimizers = dict.fromkeys(trial.configuration["optimizer"] for trial in trials)
+    for place, optimizer in enumerate(sorted(optimizers, key=str)):
+        chosen = [trial for trial in trials if trial.configuration["optimizer"] == optimizer]
+        figure.add_scatter(
+            x=[rounded(trial.configuration["learning_rate"]) for trial in chosen],
+            y=[rounded(trial.score or 0.0) for trial in chosen],
+            text=[_pointed(trial, "learning_rate") for trial in chosen],
+            hoverinfo="text", mode="markers", name=safe(optimizer), showlegend=True,
+            marker={"color": SERIES[place % len(SERIES)], "size": 8, "symbol": place // len(SERIES)},
+        )  # fmt: skip
+    return figure
+
+
+def importances(material: Material) -> "Figure | str":
+    """Draw how much of the difference between completed trials each hyperparameter explains (PED-ANOVA)."""
+    shares = _importances(material)
+    if isinstance(shares, str):
+        return shares
+    trials = len(material.course.completed)
+    figure = blank(70 + 24 * len(shares), xaxis={"title": "share of the importance", "rangemode": "tozero"})
+    if trials < SURE_TRIALS:
+        caution = f"From {trials} trials only: read this as a hint."
+        figure.update_layout(title={"text": caution, "font": {"size": 13}, "x": 0, "xanchor": "left"})
+    ordered = sorted(shares.items(), key=lambda pair: pair[1])
+    names = [safe(name.removesuffix("_multiplier").replace("_", " ")) for name, _ in ordered]
+    figure.add_bar(
+        y=list(range(len(names))), x=[rounded(share) for _, share in ordered], orientation="h", marker={"color": BLUE},
+        text=[f"{share:.0%}" for _, share in ordered], hoverinfo="skip",
+    )  # fmt: skip
+    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, automargin=True)
+    return figure
+
+
+def _importances(material: Material) -> dict[str, float] | str:
+    """Return hyperparameter -> share of the importance, or why there is none; of the multiplier for a relative rate."""
+    import optuna
+
+    trials = material.course.completed
+    if len(trials) < FEWEST_TRIALS:
+        return f"Importances need at least {FEWEST_TRIALS} completed trials; there are {len(trials)}."
+    if len({trial.values[0] for trial in trials}) < 2:
+        return "All completed trials score the same, so no hyperparameter is more important than another."
+    try:
+        with warnings.catch_warnings(), quiet_optuna():
+            warnings.simplefilter("ignore")  # That it is experimental.
+            study = optuna.create_study(direction="maximize")
+            study.add_trials(trials)
+            shares = optuna.importance.get_param_importances(study)
+    except (ValueError, RuntimeError) as error:
+        return f"Importances could not be computed from these trials: {error}"
+    known = {name: share for name, share in shares.items() if share == share}
+    return known or "The search varied no hyperparameter, so none has an importance."
+
+
+def _too_little(trials: Sequence[TrialResult]) -> str:
+    if len(trials) < 2:
+        return "Fewer than two trials have completed, so there is nothing to compare."
+    return "The completed trials differ in no hyperparameter that the search varied, so there is nothing to compare."
+
+
+def _having(trials: Sequence[TrialResult], name: str) -> list[TrialResult]:
+    """Return the trials that the hyperparameter was drawn for: it means nothing in the others."""
+    return [trial for trial in trials if name in trial.sampled]
+
+
+def _pointed(trial: TrialResult, name: str | None = None) -> str:
+    """Return what is said where a trial is pointed at, with the value of the hyperparameter `name`."""
+    value = "" if name is None else f"{axis_title(name)} {safe(spelled(trial.configuration.get(name)))}, "
+    return f"trial {trial.number}: {value}score {spelled(trial.score)}"
+
+
+def _crossing(trial: TrialResult, name: str, scale: Scale) -> float:
+    return rounded(scale.share(trial.configuration.get(name))) if name in trial.sampled else UNUSED_PLACE
+
+
+def _band(share: float) -> int:
+    return min(len(RISING) - 1, int(share * len(RISING)))
+
+
+def _add_paths(
+    figure: "Figure", trials: Sequence[TrialResult], scales: dict[str, Scale], scores: Scale, band: int
+) -> None:
+    """Add trials of one band of scores as one trace, with gaps in between."""
+    if not trials:
+        return
+    points: list[tuple[float | None, float | None, str]] = []
+    for trial in trials:
+        points += [
+            (place, _crossing(trial, name, scales[name]), _pointed(trial, name)) for place, name in enumerate(scales)
+        ]
+        points += [(len(scales), rounded(scores.share(trial.score)), _pointed(trial)), (None, None, "")]
+    x, y, text = zip(*points[:-1], strict=True)
+    figure.add_scatter(
+        x=x, y=y, text=text, mode="lines", hoverinfo="text", showlegend=False,
+        line={"color": RISING[band], "width": 1 + band / 2}, opacity=0.35 + 0.13 * band,
+    )  # fmt: skip
+
+
+def _add_axes(figure: "Figure", scales: dict[str, Scale], scores: Scale, metric: str) -> None:
+    """Add a vertical line for each axis, its name below, and what is at its places."""
+    for place, (name, scale) in enumerate([*scales.items(), (metric, scores)]):
+        figure.add_shape(type="line", x0=place, x1=place, y0=0, y1=1, line={"color": GREY, "width": 1}, layer="below")
+        label = {"x": place, "showarrow": False, "bgcolor": "rgba(127,127,127,0.12)", "font": {"size": 10}}
+        for share, text in _ticks(scale):
+            figure.add_annotation(y=share, text=text, **label)
+        upright = {"textangle": -30, "xanchor": "right", "yanchor": "top", "font": {"size": 11}}
+        figure.add_annotation(x=place, y=-0.14, text=axis_title(name), showarrow=False, **upright)
+
+
+def _ticks(scale: Scale) -> list[tuple[float, str]]:
+    """Return (how far along the axis, text): the ends of numbers, all names where there are few."""
+    if not scale.names:
+        low, high = scale.ends
+        return [(0.5, spelled(low))] if low == high else [(0.0, spelled(low)), (1.0, spelled(high))]
+    shown = scale.names if len(scale.names) <= MOST_NAMES else (scale.names[0], scale.names[-1])
+    return [(scale.share(name), safe(name, 16)) for name in shown]
+
+
+def _add_slice(
+    grid: "Figure", trials: Sequence[TrialResult], name: str, row: int, column: int, taken: TrialResult | None
+) -> None:
+    scale = Scale([trial.configuration.get(name) for trial in trials])
+    chosen = [taken is not None and trial.number == taken.number for trial in trials]
+    grid.add_scatter(
+        x=[scale.place(trial.configuration.get(name)) for trial in trials],
+        y=[rounded(trial.score or 0.0) for trial in trials],
+        text=[_pointed(trial, name) for trial in trials],
+        mode="markers", hoverinfo="text", row=row, col=column,
+        marker={
+            "color": [ORANGE if one else BLUE for one in chosen],
+            "size": [10 if one else 6 for one in chosen],
+            "opacity": 0.75,
+            "line": {"width": 0},
+        },
+    )  # fmt: skip
+    grid.update_xaxes(scale.axis(), row=row, col=column)

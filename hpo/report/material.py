@@ -1,0 +1,140 @@
+"""What a report is made from: everything that the store knows of a study, read once."""
+
+from dataclasses import dataclass
+
+from hpo.errors import NoResultError
+from hpo.messages import Scores, Slice
+from hpo.store.engine import Database
+from hpo.store.evaluations import Course, read_course
+from hpo.store.results import StudyResults, TrialResult, read_results
+from hpo.store.standing import StudyState, read_state
+from hpo.verdict.findings import Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """How one configuration did, on the rows that say most about it."""
+
+    trial: int
+    source: str
+    """In words, to stand after "on": `the test split`, `the rows of the confirmation, mean of 5 seeds`."""
+    scores: Scores
+    slices: tuple[Slice, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """A study, as read from its store."""
+
+    results: StudyResults
+    state: StudyState
+    course: Course
+    verdict: Verdict | None
+    """None where nothing was confirmed."""
+    audit: str | None
+    """What the pruner may have cost, in a sentence; None where it gave nothing up."""
+    advice: tuple[str, ...]
+    """In sentences."""
+    led_by: str | None
+    """Who leads the study now; None where its search does not run."""
+
+    @property
+    def taken(self) -> TrialResult | None:
+        """The trial to take: by the verdict, or else the best of the search; None where no trial has completed."""
+        if self.verdict is not None:
+            recommended = self.verdict.recommended
+            return next((trial for trial in self.results.trials if trial.number == recommended), None)
+        try:
+            return self.results.best
+        except NoResultError:
+            return None
+
+    @property
+    def judged(self) -> Judged | None:
+        """How the trial to take did: on the test split, or when it was confirmed, or in the search."""
+        return judged(self.results, self.taken)
+
+
+def gathered(database: Database, name: str | None = None) -> Material:
+    """Read a study.
+
+    Args:
+        database: the store.
+        name: the study; None for the only one of the store.
+
+    Raises:
+        ConfigurationError: no such study, or several where none was named.
+        NoResultError: there is no study yet.
+        StoreError: a study that hpo did not make.
+    """
+    from hpo.search.leases import leader_of
+    from hpo.verdict.audit import audited
+    from hpo.verdict.judgement import judged as verdict_on
+
+    results = read_results(database, name)
+    audit = audited(results)
+    state = read_state(database, results.name)
+    return Material(
+        results=results,
+        state=state,
+        course=read_course(database, results.name),
+        verdict=verdict_on(results),
+        audit=audit.sentence if audit else None,
+        advice=(),
+        led_by=None if state.lease is None else leader_of(state.lease),
+    )
+
+
+def judged(results: StudyResults, trial: TrialResult | None) -> Judged | None:
+    """Return how `trial` did on the rows that say most about it; None where it was never scored."""
+    if trial is None:
+        return None
+    number = trial.number
+    if first_look := next((reading for reading in results.test if reading.trial == number), None):
+        return Judged(trial=number, source="the test split", scores=first_look.scores, slices=first_look.slices)
+    readings = [run.reading for run in results.confirmation if run.confirms == number]
+    if readings:
+        seeds = f"mean of {len(readings)} seeds" if len(readings) > 1 else "one seed"
+        return Judged(
+            trial=number,
+            source=f"the rows of the confirmation, {seeds}",
+            scores=_mean_scores([reading.scores for reading in readings]),
+            slices=_mean_slices([reading.slices for reading in readings]),
+        )
+    if trial.validation is None:
+        return None
+    return Judged(trial=number, source="validation, in the search", scores=trial.validation, slices=())
+
+
+def _mean_scores(several: list[Scores]) -> Scores:
+    """Return the mean of scores on the same rows; of confusions the sum."""
+    first = several[0]
+    per_class = {
+        label: {name: _mean([scores.per_class[label][name] for scores in several]) for name in row}
+        for label, row in first.per_class.items()
+    }
+    confusion = tuple(
+        tuple(sum(scores.confusion[true][guess] for scores in several) for guess in range(len(row)))
+        for true, row in enumerate(first.confusion)
+    )
+    return Scores(
+        metric=first.metric,
+        values={name: _mean([scores.values[name] for scores in several]) for name in first.values},
+        rows=first.rows,
+        per_class=per_class,
+        confusion=confusion,
+    )
+
+
+def _mean_slices(several: list[tuple[Slice, ...]]) -> tuple[Slice, ...]:
+    scores: dict[tuple[str, str], list[float]] = {}
+    for slices in several:
+        for one in slices:
+            scores.setdefault((one.by, one.name), []).append(one.score)
+    return tuple(
+        Slice(by=one.by, name=one.name, rows=one.rows, score=_mean(scores[one.by, one.name])) for one in several[0]
+    )
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,146 @@
+"""A study in a notebook: its trials, evaluations and verdict as frames, its figures by name.
+
+study = load_study("sqlite:///hpo.db")
+study.trials.sort_values("score")
+study.figure("learning_curves")
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from hpo.errors import ConfigurationError, NoResultError, nearest
+from hpo.report.figures import FIGURES
+from hpo.report.material import Material, gathered
+from hpo.store.engine import open_database
+from hpo.store.evaluations import Evaluation
+from hpo.store.results import StudyResults, TrialResult
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from plotly.graph_objects import Figure
+
+ABOUT_TRIAL = (
+    "number",
+    "state",
+    "score",
+    "train_score",
+    "best_epoch",
+    "rung",
+    "seconds",
+    "seed",
+    "proposed_by",
+    "reason",
+)
+ABOUT_VERDICT = ("name", "trial", "score", "low", "high", "seeds", "lucky", "seconds", "recommended")
+
+
+class Study:
+    """A study as it was when it was read."""
+
+    def __init__(self, material: Material) -> None:
+        self.material = material
+
+    @property
+    def results(self) -> StudyResults:
+        """What the study was made from and what its trials gave, as values."""
+        return self.material.results
+
+    @property
+    def trials(self) -> "DataFrame":
+        """One row a trial: how it ended, its score, `validation_...` at its best, and its hyperparameters.
+
+        Raises:
+            ConfigurationError: pandas is not installed.
+        """
+        names = list(dict.fromkeys(name for trial in self.results.trials for name in trial.configuration))
+        return _frame((_of_trial(trial) for trial in self.results.trials), (*ABOUT_TRIAL, *names))
+
+    @property
+    def evaluations(self) -> "DataFrame":
+        """One row an evaluation, by trial and rung.
+
+        Raises:
+            ConfigurationError: pandas is not installed.
+        """
+        return _frame(map(asdict, self.material.course.evaluations), Evaluation.__slots__)
+
+    @property
+    def verdict(self) -> "DataFrame":
+        """One row a configuration that was confirmed, from best to worst, then one a baseline; none without a verdict.
+
+        Raises:
+            ConfigurationError: pandas is not installed.
+        """
+        return _frame(_of_verdict(self.material), ABOUT_VERDICT)
+
+    def figure(self, name: str) -> "Figure":
+        """Return a figure of the report.
+
+        Raises:
+            ConfigurationError: there is no figure of that name.
+            NoResultError: the study has nothing to draw there.
+        """
+        if name not in FIGURES:
+            raise ConfigurationError(f"There is no figure {name!r}. {nearest(name, FIGURES)}")
+        drawn = FIGURES[name](self.material)
+        if isinstance(drawn, str):
+            raise NoResultError(drawn)
+        caution = drawn.layout.title.text
+        title = name.replace("_", " ")
+        return drawn.update_layout(title={"text": f"{title}. {caution}" if caution else title}, margin={"t": 80})
+
+
+def load_study(url: str, name: str | None = None) -> Study:
+    """Read a study from the store at `url`.
+
+    Args:
+        url: path of a SQLite file, or a SQLAlchemy URL.
+        name: the study; None for the only one of the store.
+
+    Raises:
+        ConfigurationError: no such study, or several where none was named.
+        NoResultError: there is no study yet.
+        StoreError: the store is not there, cannot be read, or is of a newer version.
+    """
+    database = open_database(url, must_exist=True)
+    try:
+        return Study(gathered(database, name))
+    finally:
+        database.close()
+
+
+def _frame(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> "DataFrame":
+    """Return rows as a frame, these columns first, which it has without a row too."""
+    try:
+        from pandas import DataFrame
+    except ImportError:
+        raise ConfigurationError("Frames need pandas: pip install 'llm-hpo[notebook]'.") from None
+    listed = list(rows)
+    names = dict.fromkeys((*columns, *(name for row in listed for name in row)))
+    return DataFrame(listed, columns=list(names))
+
+
+def _of_trial(trial: TrialResult) -> dict[str, Any]:
+    scores = trial.validation.values if trial.validation else {}
+    validation = {f"validation_{name}": value for name, value in scores.items()}
+    return {name: getattr(trial, name) for name in ABOUT_TRIAL} | dict(trial.configuration) | validation
+
+
+def _of_verdict(material: Material) -> list[dict[str, Any]]:
+    verdict = material.verdict
+    if verdict is None:
+        return []
+    confirmed = [
+        {
+            "name": f"trial {one.trial}", "trial": one.trial, "score": one.score, "low": one.interval.low,
+            "high": one.interval.high, "seeds": len(one.scores), "lucky": one.lucky, "seconds": one.seconds,
+            "recommended": one.trial == verdict.recommended,
+        }
+        for one in verdict.confirmed
+    ]  # fmt: skip
+    ladder = [
+        {"name": rung.name, "score": rung.score, "low": rung.interval.low, "high": rung.interval.high}
+        for rung in verdict.ladder
+    ]
+    return confirmed + [rung | {"recommended": False} for rung in ladder]

@@ -1,0 +1,93 @@
+"""Writes the report: one HTML file that asks no host for anything and runs no script but its own."""
+
+import base64
+import hashlib
+import json
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from hpo.config.reading import write_yaml
+from hpo.report import tables
+from hpo.report.drawing import spelled
+from hpo.report.figures import FIGURES
+from hpo.report.material import Material
+from hpo.report.tables import dated
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+POLICY = (
+    "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
+    "base-uri 'none'; form-action 'none'"
+)
+"""Nothing is fetched from anywhere, and only the scripts of these digests run: not one that came in with a label."""
+
+
+def page(material: Material) -> str:
+    """Return the report on a study as HTML."""
+    from plotly.offline import get_plotlyjs
+
+    scripts = [get_plotlyjs(), files("hpo.report").joinpath("page.js").read_text(encoding="utf-8")]
+    loader = PackageLoader("hpo.report", package_path="")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters |= {"dated": dated, "spelled": spelled, "signed": tables.signed}
+    text = environment.get_template("page.html.jinja").render(
+        policy=POLICY.format(scripts=" ".join(map(_digest, scripts))),
+        plotly=Markup(scripts[0]),
+        script=Markup(scripts[1]),
+        style=Markup(files("hpo.report").joinpath("page.css").read_text(encoding="utf-8")),
+        figures={name: _embedded(draw(material)) for name, draw in FIGURES.items()},
+        **_content(material),
+    )
+    # A label may hold half a surrogate pair, which no file can.
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _content(material: Material) -> dict[str, Any]:
+    """Return everything that the page says, beside its figures."""
+    results = material.results
+    return {
+        "results": results,
+        "state": material.state,
+        "led_by": material.led_by,
+        "verdict": material.verdict,
+        "advice": material.advice,
+        "audit": material.audit,
+        "taken": material.taken,
+        "judged": material.judged,
+        "unsure": tables.unsure(material),
+        "counts": tables.counts(results),
+        "confirmed": tables.confirmed(material.verdict) if material.verdict else None,
+        "ladder": tables.ladder(material),
+        "differences": tables.differences(material.verdict) if material.verdict else None,
+        "test": tables.test_readings(results),
+        "leaderboard": tables.leaderboard(results),
+        "hyperparameters": tables.hyperparameters(material.taken),
+        "classes": tables.classes(material.judged),
+        "failures": tables.failures(material),
+        "costs": tables.costs(material),
+        "versions": tables.Table(head=("package", "version"), rows=tuple(results.versions.items())),
+        "configuration": write_yaml(results.configuration),
+        "space": write_yaml(results.space) if results.space else "",
+        "measurements": write_yaml(results.measurements) if results.measurements else "",
+    }
+
+
+def _digest(script: str) -> str:
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+
+
+def _embedded(figure: "Figure | str") -> str | Markup:
+    """Return a figure as JSON that can stand inside a script element; a sentence as it is."""
+    if isinstance(figure, str):
+        return figure
+    content = json.loads(figure.to_json())
+    content["layout"].pop("template", None)  # The page has its own, for light and for dark.
+    text = json.dumps(content, separators=(",", ":"))
+    for letter in "<>&":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return Markup(text)

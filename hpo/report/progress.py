@@ -1,0 +1,124 @@
+"""Figures of how a search went: the best score over time, and every trial's learning curve."""
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, groupby
+from typing import TYPE_CHECKING
+
+from hpo.report.drawing import BLUE, GREEN, GREY, ORANGE, RED, VIOLET, axis_title, blank, rounded, safe, spelled
+from hpo.report.material import Material
+from hpo.store.evaluations import Evaluation
+from hpo.store.results import TrialResult
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+Point = tuple[float, float, str]
+"""Place on both axes, and what is said when it is pointed at."""
+GAP = (None, None, "")
+UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
+
+
+def over_time(material: Material) -> "Figure | str":
+    """Draw the score of each finished trial, the best so far, and what the winner has to beat."""
+    finished = _finished(material)
+    if not finished:
+        return "No trial has completed yet, so there is no score over time."
+    last = max(finished[-1][0], _since(material, material.state.now) if material.led_by else 0.0)
+    unit, seconds = next(((name, size) for name, size in UNITS if last >= 2 * size), UNITS[-1])
+    figure = blank(380, xaxis={"title": f"{unit} since the first trial began"})
+    figure.update_yaxes(title=axis_title(material.results.metric))
+    times = [rounded(ended / seconds) for ended, _ in finished]
+    scores = [rounded(trial.score or 0.0) for _, trial in finished]
+    best = list(accumulate(scores, max))
+    text = [f"trial {trial.number}: {spelled(trial.score)}" for _, trial in finished]
+    figure.add_scatter(
+        x=times, y=scores, text=text, hoverinfo="text", mode="markers", name="completed trials",
+        marker={"color": GREY, "size": 6},
+    )  # fmt: skip
+    figure.add_scatter(
+        x=[*times, rounded(last / seconds)], y=[*best, best[-1]], mode="lines", name="best so far", hoverinfo="skip",
+        line={"color": BLUE, "shape": "hv", "width": 2.5},
+    )  # fmt: skip
+    _add_ladder(figure, material)
+    return figure
+
+
+def learning_curves(material: Material) -> "Figure | str":
+    """Draw the score of every trial over the examples it had seen; those that were given up are drawn faintly."""
+    trials = {trial.number: trial for trial in material.results.trials}
+    curves = {
+        number: list(told)
+        for number, told in groupby(material.course.evaluations, key=lambda one: one.trial)
+        if number in trials
+    }
+    if not curves:
+        return "No trial has been evaluated yet, so there are no learning curves."
+    figure = blank(420, xaxis={"title": "share of the longest trial that was seen, in %"})
+    figure.update_yaxes(title=axis_title(material.results.metric))
+    taken = material.taken
+    for name, states, look in (
+        ("given up or failed", ("PRUNED", "FAIL"), {"color": GREY, "width": 1, "opacity": 0.35}),
+        ("completed", ("COMPLETE",), {"color": BLUE, "width": 1.4, "opacity": 0.6}),
+        ("in training or waiting", ("RUNNING", "WAITING"), {"color": GREEN, "width": 1.4, "opacity": 0.8}),
+    ):
+        kept = [told for number, told in curves.items() if trials[number].state in states]
+        _add_lines(figure, kept, name, **look)  # type: ignore[arg-type]
+    if taken is not None and taken.number in curves:
+        _add_lines(figure, [curves[taken.number]], f"trial {taken.number}", color=ORANGE, width=3, opacity=1.0)
+    return figure
+
+
+def _add_lines(
+    figure: "Figure", curves: Sequence[Sequence[Evaluation]], name: str, *, color: str, width: float, opacity: float
+) -> None:
+    """Add all `curves` as one trace, with gaps in between: a trace of each would be slow to draw and heavy."""
+    if not curves:
+        return
+    points = [point for told in curves for point in (*(_point(one) for one in told), GAP)][:-1]
+    x, y, text = zip(*points, strict=True)
+    lonely = max(len(told) for told in curves) == 1
+    figure.add_scatter(
+        x=x, y=y, text=text, hoverinfo="text", name=name, mode="markers" if lonely else "lines", opacity=opacity,
+        line={"color": color, "width": width}, marker={"color": color},
+    )  # fmt: skip
+
+
+def _point(one: Evaluation) -> Point:
+    return one.rung / 10, rounded(one.score), f"trial {one.trial}, epoch {one.epoch:.2g}: {spelled(one.score)}"
+
+
+def _finished(material: Material) -> list[tuple[float, TrialResult]]:
+    """Return (seconds since the first trial began, trial) of completed trials, in the order in which they ended."""
+    ended: Mapping[int, float | None] = {one.trial: one.ended_at for one in material.course.last_attempts}
+    completed = ((ended.get(trial.number), trial) for trial in material.results.leaderboard)
+    timed = [(_since(material, when), trial) for when, trial in completed if when is not None]
+    return sorted(timed, key=lambda pair: (pair[0], pair[1].number))
+
+
+def _since(material: Material, moment: float) -> float:
+    return max(0.0, (moment - (material.course.begun_at or moment)))
+
+
+def _add_ladder(figure: "Figure", material: Material) -> None:
+    """Add a line for the default and for each baseline, and the confirmed score with its interval."""
+    default, verdict = material.results.default, material.verdict
+    lines = [] if default is None or default.state != "COMPLETE" else [("the default", default.score, RED)]
+    ladder = [(rung.name, rung.score) for rung in verdict.ladder] if verdict else _baselines(material)
+    lines += [(name, score, VIOLET) for name, score in ladder]
+    for name, score, color in lines:
+        assert score is not None
+        figure.add_hline(
+            y=rounded(score), line={"color": color, "dash": "dot", "width": 1.5},
+            annotation={"text": safe(name), "font": {"color": color, "size": 11}, "xanchor": "right"},
+        )  # fmt: skip
+    for one in verdict.confirmed if verdict else ():
+        if verdict and one.trial == verdict.recommended:
+            figure.add_hrect(
+                y0=rounded(one.interval.low), y1=rounded(one.interval.high), fillcolor=GREEN, opacity=0.2, line_width=0,
+                annotation={"text": f"trial {one.trial}, confirmed", "font": {"color": GREEN, "size": 11}},
+                annotation_position="bottom left",
+            )  # fmt: skip
+
+
+def _baselines(material: Material) -> list[tuple[str, float]]:
+    return [(name, reading.scores.objective) for name, reading in material.results.baselines.items()]

@@ -1,0 +1,213 @@
+"""The tables and sentences of a report, as plain values; whoever writes them into a page escapes them."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from hpo.config.times import spoken
+from hpo.messages import Ending
+from hpo.report.drawing import spelled
+from hpo.report.material import Judged, Material
+from hpo.store.results import StudyResults, TrialResult
+from hpo.verdict.findings import Interval, Verdict
+
+SHOWN_TRIALS = 20
+SHOWN_REASONS = 30
+FAILURES: Mapping[str, str] = {
+    Ending.FAILED: "failed", Ending.DIED: "its process died", Ending.DIVERGED: "diverged",
+    Ending.INFEASIBLE: "not trainable",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows of texts under their headings."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    marked: int | None = None
+    """Row that is set off from the others."""
+
+
+def dated(moment: float) -> str:
+    """Return seconds since 1970 as a date and a time in UTC."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def signed(number: float) -> str:
+    """Return a difference with its sign."""
+    return f"{number:+.4f}"
+
+
+def counts(results: StudyResults) -> str:
+    """Return how many trials there are and how they ended, in words."""
+    states = Counter(trial.state for trial in results.trials)
+    named = (
+        ("COMPLETE", "completed"), ("PRUNED", "given up early"), ("FAIL", "failed"), ("RUNNING", "in training"),
+        ("WAITING", "waiting"),
+    )  # fmt: skip
+    said = [f"{states[state]} {name}" for state, name in named if states[state] or state == "COMPLETE"]
+    return f"{_trials(len(results.trials))}: {', '.join(said)}"
+
+
+def unsure(material: Material) -> tuple[str, ...]:
+    """Return in sentences what cannot be said where nothing was confirmed; none where there is a verdict."""
+    if material.verdict is not None:
+        return ()
+    taken, results = material.taken, material.results
+    if taken is None:
+        return (f"No trial has completed, so there is no configuration to take: {counts(results)}.",)
+    first = (
+        f"Trial {taken.number} scored best in the search: {results.metric} {_score(taken.score)} on validation. It was "
+        f"chosen for that among {_trials(len(results.leaderboard))}, so part of it is luck."
+    )
+    default = results.default
+    if default is None or default.score is None or default.state != "COMPLETE":
+        second = "The search did not train the default configuration to its end, so there is nothing to compare with."
+    elif default.number == taken.number:
+        second = "It is the default configuration: the search has found nothing that scored better."
+    else:
+        lead = (taken.score or 0.0) - default.score
+        second = f"The default configuration scored {_score(default.score)}, which is {_score(lead)} less."
+    return first, second, "Whether it is better than the default on new texts, and by how much, was not confirmed."
+
+
+def confirmed(verdict: Verdict) -> Table:
+    """Return the configurations that were trained again on fresh seeds, from best to worst."""
+    rows = tuple(
+        (
+            f"{one.trial}{' (the default)' if one.is_default else ''}", _score(one.score), _between(one.interval),
+            str(len(one.scores)), _score(one.lucky), spoken(one.seconds),
+        )
+        for one in verdict.confirmed
+    )  # fmt: skip
+    marked = next((place for place, one in enumerate(verdict.confirmed) if one.trial == verdict.recommended), None)
+    return Table(
+        head=("trial", "confirmed", "95% interval", "seeds", "in the search", "time"), rows=rows, marked=marked
+    )
+
+
+def ladder(material: Material) -> Table | None:
+    """Return what simple methods score; None where they were not tried."""
+    if material.verdict is not None and material.verdict.ladder:
+        rows = tuple((rung.name, _score(rung.score), _between(rung.interval)) for rung in material.verdict.ladder)
+        return Table(head=("baseline", "score", "95% interval"), rows=rows)
+    baselines = material.results.baselines
+    unjudged = tuple((name, _score(reading.scores.objective)) for name, reading in baselines.items())
+    return Table(head=("baseline", "score"), rows=unjudged) if unjudged else None
+
+
+def differences(verdict: Verdict) -> Table:
+    """Return by how much the winner scores higher than others."""
+    rows = tuple(
+        (one.than, signed(one.points), _between(one.interval, signed_ends=True), "yes" if one.told_apart else "no")
+        for one in verdict.differences
+    )
+    head = (f"trial {verdict.winner} against", "difference", "95% interval", "told apart")
+    return Table(head=head, rows=rows)
+
+
+def test_readings(results: StudyResults) -> Table | None:
+    """Return every look at the test split; None where there was none."""
+    rows = tuple(
+        (str(one.trial), _score(one.scores.objective), str(one.scores.rows), dated(one.read_at)) for one in results.test
+    )
+    return Table(head=("trial", "score", "texts", "read"), rows=rows) if rows else None
+
+
+def leaderboard(results: StudyResults) -> Table | None:
+    """Return the best completed trials with what the search varied; None where none has completed."""
+    shown = results.leaderboard[:SHOWN_TRIALS]
+    varied = tuple(dict.fromkeys(name for trial in shown for name in trial.sampled))
+    rows = tuple(
+        (
+            str(trial.number), _score(trial.score), _score(trial.train_score), _or_dash(trial.best_epoch),
+            "–" if trial.seconds is None else spoken(trial.seconds), trial.proposed_by,
+            *(spelled(trial.configuration[name]) if name in trial.sampled else "–" for name in varied),
+        )
+        for trial in shown
+    )  # fmt: skip
+    head = ("trial", "score", "on training texts", "best epoch", "time", "from", *(_words(name) for name in varied))
+    return Table(head=head, rows=rows) if rows else None
+
+
+def hyperparameters(trial: TrialResult | None) -> Table | None:
+    """Return the values that a trial was trained with, those first that the search varied."""
+    if trial is None or not trial.configuration:
+        return None
+    ordered = sorted(trial.configuration.items(), key=lambda pair: pair[0] not in trial.sampled)
+    rows = tuple((name, _exact(value), "searched" if name in trial.sampled else "") for name, value in ordered)
+    return Table(head=("hyperparameter", "value", ""), rows=rows)
+
+
+def classes(judged: Judged | None) -> Table | None:
+    """Return how each label fared; None where there are no such scores."""
+    if judged is None or not judged.scores.per_class:
+        return None
+    rows = tuple(
+        (label, *(_score(row[name]) for name in ("precision", "recall", "f1")), f"{row['support']:.0f}")
+        for label, row in judged.scores.per_class.items()
+    )
+    return Table(head=("label", "precision", "recall", "F1", "texts"), rows=rows)
+
+
+def failures(material: Material) -> Table | None:
+    """Return what could not be trained and why, the most frequent first; None where everything could."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for trial in material.results.trials:
+        how = FAILURES.get(trial.ending or "", "failed" if trial.state == "FAIL" else None)
+        if how is not None and trial.state in ("FAIL", "PRUNED"):
+            found.setdefault((how, trial.reason or "no reason was recorded"), []).append(trial.number)
+    ordered = sorted(found.items(), key=lambda pair: (-len(pair[1]), pair[1]))
+    rows = tuple((str(len(trials)), how, why, _some(trials)) for (how, why), trials in ordered[:SHOWN_REASONS])
+    return Table(head=("times", "what", "why", "trials"), rows=rows) if rows else None
+
+
+def costs(material: Material) -> Table:
+    """Return what the study took."""
+    search, runs = material.state.device_seconds, material.results.confirmation
+    rows = [("training and evaluation in the search, summed over all devices", _device_hours(search))]
+    if runs:
+        again = sum(run.seconds for run in runs)
+        rows += [(f"confirmation, {len(runs)} runs", _device_hours(again)), ("in all", _device_hours(search + again))]
+    devices = sorted({one.device for one in material.course.last_attempts})
+    rows += [("devices", ", ".join(devices))] if devices else []
+    if material.course.begun_at is not None:
+        rows.append(("first trial begun", dated(material.course.begun_at)))
+    return Table(head=("what", "how much"), rows=tuple(rows))
+
+
+def _device_hours(seconds: float) -> str:
+    return f"{seconds / 3600:.2f} device hours ({spoken(seconds)})"
+
+
+def _trials(number: int) -> str:
+    return f"{number} trial" if number == 1 else f"{number} trials"
+
+
+def _some(trials: Sequence[int]) -> str:
+    shown = ", ".join(map(str, trials[:10]))
+    return f"{shown} and {len(trials) - 10} more" if len(trials) > 10 else shown
+
+
+def _between(interval: Interval, *, signed_ends: bool = False) -> str:
+    low, high = (signed(end) if signed_ends else _score(end) for end in (interval.low, interval.high))
+    return f"{low} to {high}"
+
+
+def _score(score: float | None) -> str:
+    return "–" if score is None else f"{score:.4f}"
+
+
+def _or_dash(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _exact(value: object) -> str:
+    """Return a value with all its digits."""
+    return repr(value) if isinstance(value, float) else spelled(value)

@@ -1,0 +1,145 @@
+"""What follows a search: its best configurations and the default are trained again on fresh seeds, beside baselines."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.study_file import StudyConfig
+from hpo.data.splits import Splits
+from hpo.runners.dispatch import Dispatch
+from hpo.runners.watcher import Watcher
+from hpo.runners.workforce import Workforce
+from hpo.search.budget import Limits
+from hpo.search.confirming import Confirming, Entrant
+from hpo.search.coordinator import Coordinator
+from hpo.search.leading import leading
+from hpo.space.search_space import SearchSpace
+from hpo.store.results import StudyResults, confirmation_of
+from hpo.training.baselines import BASELINES
+from hpo.training.bench import CONFIRMATION
+from hpo.training.mirror import Mirror
+from hpo.verdict.race import Race, most_runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """The race of one search, over its workers, which have nothing else to do."""
+
+    config: StudyConfig
+    space: SearchSpace
+    splits: Splits
+    results: StudyResults
+    race: Race
+    workforce: Workforce
+    mirror: Mirror
+    watcher: Watcher
+    stop: Event
+    files: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where the weights and checkpoints of its runs lie."""
+        return self.files / CONFIRMATION
+
+    def led(self, limits: Limits) -> AbstractContextManager[Coordinator]:
+        """Lead the study beside the search, in which the runs are; see `leading`."""
+        proposes = partial(
+            Confirming,
+            search=self.config.study,
+            race=self.race,
+            entrants=self._entrants(),
+            unseen=self.splits.confirmation is not None,
+        )
+        return leading(
+            confirming_config(self.config),
+            self.space,
+            data_fingerprint=self.splits.fingerprint,
+            limits=limits,
+            proposes=proposes,
+        )
+
+    def run(self, search: Coordinator, led: Coordinator, versions: Mapping[str, str], reserve: float) -> None:
+        """Race until it is over, or its time is.
+
+        Args:
+            search: of the study that is confirmed.
+            led: of the study of the runs.
+            versions: package -> version.
+            reserve: seconds before the deadline that are kept for what follows.
+        """
+        lead = self.workforce.lead
+        led.begin(objective=lead.objective.metric, versions=versions)
+        led.expect(search.seen(), reserve)
+        self.watcher.started(led.study, lead.objective.metric, self.race.runs, led.standing())
+        Dispatch(
+            led,
+            self.workforce,
+            self.watcher,
+            self.stop,
+            compute=self.config.compute,
+            files=self.folder,
+            mirror=self.mirror,
+        ).run()
+        led.end("stopped" if self.stop.is_set() else led.ended_because or "finished")
+
+    def read_baselines(self, search: Coordinator) -> None:
+        """Train and read the baselines that the store does not have."""
+        max_length = self.space.hyperparameters(self.space.default_values()).max_length
+        for name in BASELINES:
+            if name not in self.results.baselines and not self.stop.is_set():
+                search.record_baseline(name, self.workforce.lead.baseline(name, max_length))
+
+    def _entrants(self) -> dict[int, Entrant]:
+        trials = {trial.number: trial for trial in self.results.trials}
+        return {
+            number: _entrant(trials[number].parameters, trials[number].configuration) for number in self.race.entrants
+        }
+
+
+def confirming_config(config: StudyConfig) -> StudyConfig:
+    """Return the study in which the runs of a confirmation are."""
+    search = config.search.model_copy(update={"sampler": "random", "pruner": "none"})
+    budget = config.budget.model_copy(update={"trials": None, "patience": None})
+    return config.model_copy(
+        update={"study": confirmation_of(config.study), "search": search, "budget": budget, "notify": ()}
+    )
+
+
+def confirming_limits(limits: Limits, spent: float) -> Limits:
+    """Return the limits of a confirmation, once a search has spent so many device seconds of its own."""
+    left = None if limits.device_seconds is None else max(0.0, limits.device_seconds - spent)
+    return replace(limits, trials=None, patience=None, trial_seconds=None, device_seconds=left)
+
+
+def confirming_seconds(config: StudyConfig, limits: Limits, trial_seconds: float, workers: int) -> float:
+    """Return the seconds that a search keeps for its confirmation: what it needs, at most its share of the time.
+
+    Args:
+        config: the study.
+        limits: of the search.
+        trial_seconds: of a long trial.
+        workers: that train side by side.
+
+    Returns:
+        0 where nothing is confirmed, there is no deadline, or so little time that the search needs all of it.
+    """
+    asked = config.confirmation
+    if limits.deadline is None or not asked.finalists:
+        return 0.0
+    rounds = -(-most_runs(asked.finalists, asked.seeds) // max(1, workers))
+    share = asked.share * (limits.deadline - limits.begun)
+    least = LEAST_ROUNDS * trial_seconds
+    return 0.0 if share < least else min(share, rounds * trial_seconds)
+
+
+LEAST_ROUNDS = 2
+"""Trials that must fit into the share of a confirmation, one after the other, or it is left to what time remains."""
+
+
+def _entrant(parameters: Mapping[str, Any], configuration: Mapping[str, Any]) -> Entrant:
+    return Entrant(parameters=parameters, hyperparameters=Hyperparameters(**configuration))

@@ -1,0 +1,147 @@
+"""Which configuration is confirmed next: a race over fresh seeds in the place of a sampler.
+
+The runs are trials of a study of their own, which its coordinator leads as it does a search; each has the parameters
+of the trial that it confirms.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.study_file import StudyConfig
+from hpo.messages import Capacity
+from hpo.search.expectations import Expectations
+from hpo.search.proposals import TOO_LITTLE_TIME, Room
+from hpo.search.samplers import derived_seed
+from hpo.space.domains import Value
+from hpo.space.search_space import SearchSpace
+from hpo.store.records import AttemptRecord
+from hpo.store.studies import CONFIRMS_ATTRIBUTE, UNSEEN_ATTRIBUTE, StudyStore
+from hpo.verdict.race import Course, Race, following
+
+SEED_ATTRIBUTE = "race_seed"
+"""Of a run: the number of its seed in the race, from 0."""
+NO_SCORE = -math.inf
+"""Of a run that ended without one: its configuration is behind all others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entrant:
+    """A trial of the search that is trained again."""
+
+    parameters: Mapping[str, Value]
+    """As Optuna has them."""
+    hyperparameters: Hyperparameters
+
+
+@dataclass(slots=True)
+class Confirming:
+    """Proposes inside the store's open transaction, as `Proposals` does."""
+
+    store: StudyStore
+    space: SearchSpace
+    config: StudyConfig
+    expectations: Expectations
+    search: str
+    """Name of the study that is confirmed."""
+    race: Race
+    entrants: Mapping[int, Entrant]
+    """Those of the race, by their trial of the search."""
+    unseen: bool
+    """Whether the runs are judged on rows that the search never saw."""
+    ended_because: str | None = None
+    """Why there is nothing more to train, where that is not for the end of the race."""
+
+    def begin(self) -> None:
+        """Say in the store what this study is."""
+        self.store.set_user_attribute(CONFIRMS_ATTRIBUTE, self.search)
+        self.store.set_user_attribute(UNSEEN_ATTRIBUTE, self.unseen)
+
+    def next(self, request: str, capacity: Capacity, room: Room) -> AttemptRecord | None:
+        """Begin an attempt at a run that waits, or at the next of the race; None if there is none that fits."""
+        self.ended_because = None
+        for trial in self._candidates(room):
+            entrant = self.entrants[trial.user_attrs[CONFIRMS_ATTRIBUTE]]
+            left = self.expectations.seconds_left(trial.number, entrant.hyperparameters)
+            if math.isinf(room.seconds) or left <= room.seconds:
+                return self._begun(trial, entrant.hyperparameters, request, capacity)
+            self.ended_because = TOO_LITTLE_TIME
+        return None
+
+    def with_weights(self) -> set[int]:
+        """Return the first run of each configuration: the test split is read with those of the one to be taken."""
+        over = self.store.trials(TrialState.COMPLETE)
+        return {trial.number for trial in over if trial.user_attrs.get(SEED_ATTRIBUTE) == 0}
+
+    def _candidates(self, room: Room) -> Iterator[FrozenTrial]:
+        """Yield the runs that wait, and then the next one that the race asks for, which waits from then on."""
+        waiting = self.store.trials(TrialState.WAITING)
+        known = [trial for trial in waiting if trial.user_attrs.get(CONFIRMS_ATTRIBUTE) in self.entrants]
+        yield from (trial for trial in known if not room.avoids(trial.number))
+        # What did not fit waits already: another seed of it would not fit either.
+        if not known:
+            confirms = following(self.race, self._course())
+            if confirms is not None:
+                yield self._enqueued(confirms)
+
+    def _enqueued(self, confirms: int) -> FrozenTrial:
+        number = self.store.enqueue(self.entrants[confirms].parameters)
+        seed = self._course().begun.get(confirms, 0)
+        self.store.set_attributes(number, {CONFIRMS_ATTRIBUTE: confirms, SEED_ATTRIBUTE: seed})
+        return self.store.trial(number)
+
+    def _begun(
+        self, trial: FrozenTrial, hyperparameters: Hyperparameters, request: str, capacity: Capacity
+    ) -> AttemptRecord:
+        number = trial.number
+        self.space.suggest(self.store.ask(number))
+        confirms, seed = trial.user_attrs[CONFIRMS_ATTRIBUTE], trial.user_attrs[SEED_ATTRIBUTE]
+        record = AttemptRecord(
+            trial=number,
+            attempt=self.store.latest_attempt(number) + 1,
+            configuration=hyperparameters.to_mapping(),
+            seed=derived_seed(self.config.seed, "confirmation", seed),
+            # Of each configuration the weights of its first run are kept until the test split is read.
+            score_to_beat=None if seed == 0 else math.inf,
+            rows_at_once=self.expectations.rows_at_once(hyperparameters),
+            ended=False,
+            confirms=confirms,
+        )
+        self.store.begin_attempt(record, request=request, worker=capacity.worker, device=capacity.device)
+        self.store.add_event("begun", number, record.attempt, worker=capacity.worker)
+        self.store.set_attributes(
+            number,
+            {
+                "learning_rate": hyperparameters.learning_rate,
+                "seed": record.seed,
+                "proposed_by": f"trial {confirms}",
+            },
+        )
+        return record
+
+    def _course(self) -> Course:
+        """Return how the race stands."""
+        metric = self.store.study.user_attrs["hpo:metric"]
+        begun: dict[int, int] = {}
+        scores: dict[int, dict[int, float]] = {}
+        for trial in self.store.trials():
+            confirms = trial.user_attrs.get(CONFIRMS_ATTRIBUTE)
+            if confirms is None:
+                continue
+            begun[confirms] = begun.get(confirms, 0) + 1
+            if trial.state.is_finished():
+                complete = trial.state == TrialState.COMPLETE
+                score = trial.user_attrs[f"validation_{metric}"] if complete else NO_SCORE
+                scores.setdefault(confirms, {})[trial.user_attrs[SEED_ATTRIBUTE]] = score
+        return Course(ended={trial: _as_far_as_known(of_seed) for trial, of_seed in scores.items()}, begun=begun)
+
+
+def _as_far_as_known(of_seed: Mapping[int, float]) -> list[float]:
+    """Return the scores of seeds 0, 1, ... up to the first that is not over."""
+    known: list[float] = []
+    while len(known) in of_seed:
+        known.append(of_seed[len(known)])
+    return known

@@ -1,0 +1,92 @@
+"""What a model is judged by at the end: its scores, how much of that is the choice of rows, and where it fails."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpo.data.groups import group_numbers
+from hpo.messages import Reading, Slice
+from hpo.metrics.averaging import mean_scores
+from hpo.metrics.jackknife import deviations, leave_out_groups
+from hpo.metrics.predictions import Predictions
+from hpo.tasks import Task
+
+LEAST_SLICE_ROWS = 20
+MOST_GROUPS = 20
+PARTS_BY_LENGTH = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Judged:
+    """What is known of the rows that are read, beside their labels."""
+
+    words: NDArray[np.int64]
+    """Words of each text, shape (rows,)."""
+    groups: Sequence[str]
+    """Of each row, shape (rows,); empty where there are none."""
+    seed: int
+    """Of the jackknife's groups."""
+
+    def take(self, rows: NDArray[np.int64]) -> "Judged":
+        """Return it of some rows."""
+        groups = [self.groups[row] for row in rows] if self.groups else ()
+        return Judged(words=self.words[rows], groups=groups, seed=self.seed)
+
+
+def read(task: Task, predictions: Predictions, judged: Judged) -> Reading:
+    """Return the reading of predictions.
+
+    Raises:
+        TrainingError: the user's own metric fails on some of the rows.
+    """
+    units = group_numbers(judged.groups) if judged.groups else np.arange(len(predictions.true))
+    apart = leave_out_groups(units, judged.seed)
+    return Reading(
+        scores=task.scores(predictions),
+        deviations=deviations(lambda kept: task.objective_on(predictions.take(kept)), apart),
+        slices=tuple(_slices(task, predictions, judged)),
+    )
+
+
+def mean_reading(of_folds: Sequence[Reading]) -> Reading:
+    """Return the reading of the mean over folds, each of which was read on rows of its own."""
+    parts = len(of_folds)
+    slices: dict[tuple[str, str], list[Slice]] = {}
+    for one in (one for reading in of_folds for one in reading.slices):
+        slices.setdefault((one.by, one.name), []).append(one)
+    return Reading(
+        scores=mean_scores([reading.scores for reading in of_folds]),
+        deviations=tuple(deviation / parts for reading in of_folds for deviation in reading.deviations),
+        slices=tuple(_pooled(same) for same in slices.values()),
+    )
+
+
+def _slices(task: Task, predictions: Predictions, judged: Judged) -> Iterator[Slice]:
+    for by, name, rows in (*_by_length(judged.words), *_by_group(judged.groups)):
+        if len(rows) >= LEAST_SLICE_ROWS:
+            score = task.f1_among(predictions.take(rows))
+            yield Slice(by=by, name=name, rows=len(rows), score=score)
+
+
+def _by_length(words: NDArray[np.int64]) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
+    """Yield the rows in parts of like size, from the shortest texts to the longest."""
+    ends = np.unique(np.quantile(words, np.arange(1, PARTS_BY_LENGTH + 1) / PARTS_BY_LENGTH, method="higher"))
+    start = 0
+    for end in ends.tolist():
+        yield "length", f"{start} to {end} words", np.flatnonzero((words >= start) & (words <= end))
+        start = end + 1
+
+
+def _by_group(groups: Sequence[str]) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
+    """Yield the rows of the largest groups."""
+    names, counts = np.unique(np.array(groups, dtype=object).astype(str), return_counts=True)
+    for name in names[np.argsort(-counts, kind="stable")[:MOST_GROUPS]].tolist():
+        if name:
+            yield "group", name, np.flatnonzero(np.array(groups) == name)
+
+
+def _pooled(same: Sequence[Slice]) -> Slice:
+    rows = sum(one.rows for one in same)
+    return Slice(by=same[0].by, name=same[0].name, rows=rows, score=sum(one.rows * one.score for one in same) / rows)

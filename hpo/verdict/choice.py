@@ -1,0 +1,84 @@
+"""Which of the confirmed configurations to take: the arithmetic of the verdict, without its words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from hpo.verdict.comparison import Runs, SeedNoise, difference, seed_noise
+from hpo.verdict.findings import Interval
+from hpo.verdict.race import Course, Race, in_contention, ranked
+
+LIKELY = 0.8
+"""Coverage of the interval that must lie above 0 for the winner to be taken for the default: then it is better in nine
+cases of ten. To be called better, all of the 95% interval must."""
+MUCH_LESS_TIME = 2 / 3
+"""Of the winner's training time: what cannot be told from it and takes at most so much is taken in its place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What follows from the runs of a race."""
+
+    winner: int
+    """The finalist that is left."""
+    recommended: int
+    """The trial to take."""
+    differences: Mapping[int, tuple[float, Interval]]
+    """Trial -> by how much the winner scores higher than it; for the default and all other finalists with runs."""
+    noise: SeedNoise
+
+
+def choose(
+    race: Race, course: Course, runs: Mapping[int, Runs], seconds: Mapping[int, float], bias: float = 0.0
+) -> Choice | None:
+    """Return what to take; None where no finalist, or the default of a race with one, has a run.
+
+    The default is taken unless the winner is likely better; a faster finalist is taken for the winner if it cannot be
+    told from it, and is likely better than the default too.
+
+    Args:
+        race: that was run.
+        course: how it stands, by the rows that the race is decided on.
+        runs: of each trial, on the rows that the verdict is about.
+        seconds: mean training time of a run of each trial.
+        bias: by how much the lead of the winner is overrated.
+    """
+    raced = [trial for trial in race.finalists if trial in runs]
+    if not raced or (race.default is not None and race.default not in runs):
+        return None
+    left = [trial for trial in in_contention(race, course) if trial in raced]
+    winner = ranked(left or raced, course)[0]
+    noise = seed_noise(list(runs.values()))
+    others = [trial for trial in race.entrants if trial in runs and trial != winner]
+    differences = {
+        trial: difference(runs[winner], runs[trial], noise, bias if trial == race.default else 0.0) for trial in others
+    }
+    choice = Choice(winner=winner, recommended=winner, differences=differences, noise=noise)
+    return _recommending(choice, race.default, runs, seconds, bias, raced)
+
+
+def _recommending(
+    choice: Choice,
+    default: int | None,
+    runs: Mapping[int, Runs],
+    seconds: Mapping[int, float],
+    bias: float,
+    raced: Sequence[int],
+) -> Choice:
+    def beats_default(trial: int) -> bool:
+        if default is None:
+            return True
+        _, interval = difference(runs[trial], runs[default], choice.noise, bias, LIKELY)
+        return interval.low > 0
+
+    winner = choice.winner
+    if default is not None and not beats_default(winner):
+        return replace(choice, recommended=default)
+    like = [
+        trial
+        for trial in raced
+        if trial != winner
+        and choice.differences[trial][1].low <= 0
+        and seconds[trial] <= MUCH_LESS_TIME * seconds[winner]
+        and beats_default(trial)
+    ]
+    return replace(choice, recommended=min(like, key=seconds.__getitem__, default=winner))

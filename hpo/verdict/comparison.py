@@ -1,0 +1,105 @@
+"""How far two configurations are apart, with what is known of it: a 95% interval over examples and seeds.
+
+A configuration is trained under several seeds, and each run scored on the same rows. Its mean score is uncertain for
+two reasons: other rows, and other seeds. The first is told by a jackknife over rows, paired between configurations,
+which is why the variance of a difference is that of the differences of their deviations. The second is told by how far
+runs are apart that differ in their seed alone, pooled over all configurations, as each has few seeds. Runs differ
+under other seeds partly because they err on other rows, which both of these would count: so it is taken off once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from hpo.verdict.findings import Interval
+
+COVERAGE = 0.95
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Runs:
+    """What one configuration scored on the same rows under several seeds."""
+
+    scores: NDArray[np.float64]
+    """The objective, shape (seeds,)."""
+    deviations: NDArray[np.float64]
+    """Those of `hpo.messages.Reading`, shape (seeds, groups of rows)."""
+    seeded: bool = True
+    """Whether another seed would give another score; a baseline's is the same."""
+
+    @property
+    def mean(self) -> float:
+        """Mean score over seeds."""
+        return float(self.scores.mean())
+
+    @property
+    def share_of_seeds(self) -> float:
+        """By what the variance over seeds is multiplied in that of the mean."""
+        return 1 / len(self.scores) if self.seeded else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SeedNoise:
+    """How far runs of one configuration are apart for their seeds."""
+
+    variance: float
+    """Of the objective on these rows, pooled over the configurations."""
+    of_rows: float
+    """How much of that is runs erring on other rows, which would even out over more rows."""
+    degrees: int
+    """Of freedom; 0 where no configuration has two seeds, and nothing is known."""
+
+    @property
+    def lasting(self) -> float:
+        """Variance over seeds that more rows would not even out."""
+        return max(0.0, self.variance - self.of_rows)
+
+
+def seed_noise(all_runs: Sequence[Runs]) -> SeedNoise:
+    """Pool the variance over seeds of all configurations that have several."""
+    several = [runs for runs in all_runs if runs.seeded and len(runs.scores) > 1]
+    degrees = sum(len(runs.scores) - 1 for runs in several)
+    if degrees == 0:
+        return SeedNoise(0.0, 0.0, 0)
+    scores = sum(float(((runs.scores - runs.mean) ** 2).sum()) for runs in several)
+    rows = sum(float(((runs.deviations - runs.deviations.mean(axis=0)) ** 2).sum()) for runs in several)
+    return SeedNoise(scores / degrees, rows / degrees, degrees)
+
+
+def difference(
+    of: Runs, than: Runs, noise: SeedNoise, bias: float = 0.0, coverage: float = COVERAGE
+) -> tuple[float, Interval]:
+    """Return by how much one configuration scores higher than another, and the interval of it.
+
+    Args:
+        of: runs on some rows.
+        than: runs on the same rows.
+        noise: of these and others.
+        bias: what is taken off, and about as much of which is uncertain as it is itself.
+        coverage: of the interval, 0 to 1.
+    """
+    points = of.mean - than.mean - bias
+    deviations = of.deviations.mean(axis=0) - than.deviations.mean(axis=0)
+    return points, _interval(points, deviations, noise, of.share_of_seeds + than.share_of_seeds, bias, coverage)
+
+
+def interval_of(runs: Runs, noise: SeedNoise) -> Interval:
+    """Return the interval of a configuration's mean score."""
+    return _interval(runs.mean, runs.deviations.mean(axis=0), noise, runs.share_of_seeds, 0.0, COVERAGE)
+
+
+def _interval(
+    middle: float, deviations: NDArray[np.float64], noise: SeedNoise, share: float, bias: float, coverage: float
+) -> Interval:
+    """Return a t interval; its degrees of freedom by Welch (1947) and Satterthwaite (1946)."""
+    examples = float((deviations**2).sum())
+    variance = examples + share * noise.lasting + bias**2
+    uncertain = examples**2 / max(1, len(deviations) - 1)
+    if noise.degrees:
+        uncertain += (share * noise.variance) ** 2 / noise.degrees
+    degrees = max(1.0, variance**2 / uncertain) if uncertain else np.inf
+    half = float(stats.t.ppf((1 + coverage) / 2, degrees)) * variance**0.5
+    return Interval(low=middle - half, high=middle + half)

@@ -1,0 +1,83 @@
+"""The verdict on a search, as values: what was confirmed, how it compares, and what to take."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A 95% interval, over examples and seeds."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmed:
+    """One configuration, trained again on fresh seeds."""
+
+    trial: int
+    """Of the search."""
+    is_default: bool
+    scores: tuple[float, ...]
+    """The objective of each seed, on the rows of the confirmation."""
+    score: float
+    """Their mean: the confirmed score."""
+    interval: Interval
+    lucky: float
+    """What it scored in the search, where it was chosen for that."""
+    seconds: float
+    """Mean training time of a run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """One step of the ladder of baselines."""
+
+    name: str
+    """`majority class`, `TF-IDF and logistic regression`, `frozen features and logistic regression`."""
+    score: float
+    interval: Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """By how much the winner scores higher than something else."""
+
+    than: str
+    """`the default`, `trial 9`, or the name of a baseline."""
+    trial: int | None
+    """None for a baseline."""
+    points: float
+    """Winner less the other, in the objective's own unit, corrected for the luck of the rows (`Verdict.bias`)."""
+    interval: Interval
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return self.interval.low > 0 or self.interval.high < 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the confirmation of a search has shown."""
+
+    metric: str
+    rows: int
+    """Rows it was scored on."""
+    unseen: bool
+    """Whether the search never saw these rows."""
+    bias: float
+    """How much of the winner's lead is likely luck of the rows, by simulation; 0 where they were unseen."""
+    seed_noise: float
+    """Standard deviation of the objective over seeds, pooled over the confirmed configurations."""
+    confirmed: tuple[Confirmed, ...]
+    """From best to worst."""
+    ladder: tuple[Rung, ...]
+    differences: tuple[Difference, ...]
+    """Winner against the default, every other configuration that was confirmed, and each baseline, in that order."""
+    winner: int
+    """The finalist that won the race over fresh seeds; the default may still be better."""
+    recommended: int
+    """Trial to take: the winner, one that cannot be told from it and trains in much less time, or the default."""
+    sentences: tuple[str, ...]
+    """The verdict in words, the most important first."""

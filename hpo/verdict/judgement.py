@@ -1,0 +1,154 @@
+"""The verdict on a search, from what its confirmation has stored; computed anew whenever it is asked for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpo.messages import Reading
+from hpo.store.results import ConfirmingRun, StudyResults
+from hpo.verdict.choice import Choice, choose
+from hpo.verdict.comparison import Runs, SeedNoise, difference, interval_of, seed_noise
+from hpo.verdict.entrants import distinct
+from hpo.verdict.findings import Confirmed, Difference, Rung, Verdict
+from hpo.verdict.luck import luck_of_rows
+from hpo.verdict.race import Course, Race
+from hpo.verdict.wording import sentences
+
+
+def judged(results: StudyResults) -> Verdict | None:
+    """Return the verdict; None where no finalist was confirmed, or the default was to be and was not."""
+    runs = {trial: _runs(of_trial) for trial, of_trial in _by_trial(results).items()}
+    race, course = _race(results), _course(results)
+    noise = seed_noise(list(runs.values()))
+    bias = 0.0 if results.confirmed_on_unseen else _bias(results, race, runs, noise)
+    seconds = {trial: fmean(run.seconds for run in of_trial) for trial, of_trial in _by_trial(results).items()}
+    choice = choose(race, course, runs, seconds, bias)
+    return None if choice is None else _verdict(results, race, runs, seconds, choice, bias)
+
+
+def _verdict(
+    results: StudyResults,
+    race: Race,
+    runs: Mapping[int, Runs],
+    seconds: Mapping[int, float],
+    choice: Choice,
+    bias: float,
+) -> Verdict:
+    scores = {trial.number: trial.score or 0.0 for trial in results.trials}
+    confirmed = [
+        Confirmed(
+            trial=trial,
+            is_default=trial == race.default,
+            scores=tuple(of_trial.scores.tolist()),
+            score=of_trial.mean,
+            interval=interval_of(of_trial, choice.noise),
+            lucky=scores[trial],
+            seconds=seconds[trial],
+        )
+        for trial, of_trial in runs.items()
+    ]
+    ladder = {name: _baseline(reading) for name, reading in results.baselines.items()}
+    verdict = Verdict(
+        metric=results.metric,
+        rows=results.confirmation[0].reading.scores.rows,
+        unseen=results.confirmed_on_unseen,
+        bias=bias,
+        seed_noise=choice.noise.variance**0.5,
+        confirmed=tuple(sorted(confirmed, key=lambda one: -one.score)),
+        ladder=tuple(
+            Rung(name=name, score=runs_of.mean, interval=interval_of(runs_of, choice.noise))
+            for name, runs_of in ladder.items()
+        ),
+        differences=(*_from_trials(race, choice), *_from_baselines(runs[choice.winner], ladder, choice.noise, bias)),
+        winner=choice.winner,
+        recommended=choice.recommended,
+        sentences=(),
+    )
+    return replace(verdict, sentences=sentences(verdict))
+
+
+def _from_trials(race: Race, choice: Choice) -> list[Difference]:
+    return [
+        Difference(
+            than="the default" if trial == race.default else f"trial {trial}",
+            trial=trial,
+            points=points,
+            interval=interval,
+        )
+        for trial, (points, interval) in choice.differences.items()
+    ]
+
+
+def _from_baselines(winner: Runs, ladder: Mapping[str, Runs], noise: SeedNoise, bias: float) -> list[Difference]:
+    found = []
+    for name, runs in ladder.items():
+        points, interval = difference(winner, runs, noise, bias)
+        found.append(Difference(than=name, trial=None, points=points, interval=interval))
+    return found
+
+
+def _by_trial(results: StudyResults) -> dict[int, list[ConfirmingRun]]:
+    found: dict[int, list[ConfirmingRun]] = {}
+    for run in sorted(results.confirmation, key=lambda run: run.trial):
+        found.setdefault(run.confirms, []).append(run)
+    return found
+
+
+def _runs(of_trial: Sequence[ConfirmingRun]) -> Runs:
+    return Runs(
+        np.array([run.reading.scores.objective for run in of_trial]),
+        np.array([run.reading.deviations for run in of_trial]),
+    )
+
+
+def _baseline(reading: Reading) -> Runs:
+    return Runs(np.array([reading.scores.objective]), np.array([reading.deviations]), seeded=False)
+
+
+def _race(results: StudyResults) -> Race:
+    """Return the race as far as it was run: who took part in it."""
+    took_part = {run.confirms for run in results.confirmation}
+    default = results.default.number if results.default is not None and results.default.number in took_part else None
+    ranked = [trial.number for trial in distinct(results)]
+    finalists = tuple(number for number in ranked if number in took_part)
+    return Race(finalists=finalists, default=default, runs=len(results.confirmation), seeds=len(results.confirmation))
+
+
+def _course(results: StudyResults) -> Course:
+    """Return how the race went, by the rows that the search chose by: the others are for the verdict alone."""
+    ended = {trial: [run.validation.objective for run in of_trial] for trial, of_trial in _by_trial(results).items()}
+    return Course(ended=ended, begun={trial: len(scores) for trial, scores in ended.items()})
+
+
+def _bias(results: StudyResults, race: Race, runs: Mapping[int, Runs], noise: SeedNoise) -> float:
+    """Return by how much the winner is likely overrated on rows that the search chose by."""
+    finalists = [runs[trial] for trial in race.finalists if trial in runs]
+    if not finalists:
+        return 0.0
+    scores = [trial.score for trial in results.leaderboard if trial.score is not None]
+    of_rows = spread_of_rows(finalists, list(runs.values()), noise)
+    seeds = max(len(of_trial.scores) for of_trial in finalists)
+    return luck_of_rows(scores, of_rows, noise.variance**0.5, len(finalists), seeds)
+
+
+def spread_of_rows(finalists: Sequence[Runs], all_runs: Sequence[Runs], noise: SeedNoise) -> float:
+    """Return the standard deviation of a configuration's score over sets of rows, less what all of them share.
+
+    Half the mean variance of the differences between two of them, less what is for their seeds and evens out; not more
+    than that of the finalists' own scores.
+    """
+    pairs = [
+        _squares(one.deviations.mean(axis=0) - other.deviations.mean(axis=0))
+        - noise.of_rows * (one.share_of_seeds + other.share_of_seeds)
+        for one, other in combinations(all_runs, 2)
+    ]
+    own = fmean(_squares(runs.deviations.mean(axis=0)) for runs in finalists)
+    return min(own, max(0.0, fmean(pairs) / 2)) ** 0.5 if pairs else 0.0
+
+
+def _squares(deviations: NDArray[np.float64]) -> float:
+    return float((deviations**2).sum())

@@ -1,0 +1,132 @@
+"""The verdict in words: each sentence with its figure, the most important first."""
+
+from hpo.metrics.classification import METRICS
+from hpo.verdict.findings import Confirmed, Difference, Interval, Verdict
+
+FEW_SEEDS = 3
+UNBOUNDED = ("neg_log_loss",)
+SHOWN_AS = {"f1": "F1", "macro_f1": "macro F1", "micro_f1": "micro F1", "weighted_f1": "weighted F1"}
+
+
+def sentences(verdict: Verdict) -> tuple[str, ...]:
+    """Return the verdict in words; that of `verdict` itself is not looked at."""
+    words = _Words(verdict)
+    said = (words.against_default(), words.to_take(), words.confirmed(), words.worth_it(), words.rows(), words.seeds())
+    return tuple(sentence for sentence in said if sentence)
+
+
+class _Words:
+    def __init__(self, verdict: Verdict) -> None:
+        self._verdict = verdict
+        self._confirmed = {one.trial: one for one in verdict.confirmed}
+        self._differences = {one.trial: one for one in verdict.differences if one.trial is not None}
+        self._default = next((one for one in verdict.confirmed if one.is_default), None)
+
+    @property
+    def _winner(self) -> str:
+        return f"Trial {self._verdict.winner}"
+
+    def against_default(self) -> str:
+        """Say whether the winner is better than the default."""
+        if self._default is None:
+            return f"{self._winner} won; the default was not confirmed, so it cannot be said whether it is better."
+        found = self._differences[self._default.trial]
+        by = self._by(found)
+        if found.interval.low > 0:
+            return f"{self._winner} beats the default by {by}."
+        if found.interval.high < 0:
+            return f"The default beats {self._winner.lower()}, the best of the search, by {self._by(found, -1)}."
+        if self._verdict.recommended != self._default.trial:
+            return f"{self._winner} is likely better than the default, by {by}, but not beyond doubt."
+        return f"{self._winner}, the best of the search, cannot be told from the default: the difference is {by}."
+
+    def to_take(self) -> str:
+        """Say what to take, and why where that is not the winner."""
+        verdict = self._verdict
+        if self._default is not None and verdict.recommended == self._default.trial:
+            return f"Take the default, trial {verdict.recommended}."
+        if verdict.recommended == verdict.winner:
+            alike = [one.trial for one in self._finalists() if not self._differences[one.trial].told_apart]
+            told = f", though it cannot be told from {_listed(alike)}" if alike else ""
+            return f"Take trial {verdict.winner}{told}."
+        taken, winner = self._confirmed[verdict.recommended], self._confirmed[verdict.winner]
+        share = taken.seconds / winner.seconds
+        return (
+            f"{self._winner} cannot be told from trial {taken.trial}, which trains in {share:.0%} of the time: "
+            f"take trial {taken.trial}."
+        )
+
+    def confirmed(self) -> str:
+        """Hold the confirmed score against the lucky one."""
+        one = self._confirmed[self._verdict.recommended]
+        luck = one.lucky - one.score
+        less = "less" if luck >= 0 else "more"
+        held = f"{self._amount(abs(luck))} {less} than the {one.lucky:.4f} that it had in the search"
+        return (
+            f"Trained again on {len(one.scores)} fresh seeds trial {one.trial} scores {one.score:.4f} "
+            f"{_shown(one.interval)}, {held}."
+        )
+
+    def worth_it(self) -> str:
+        """Hold the winner against the best baseline."""
+        if not self._verdict.ladder:
+            return ""
+        best = max(self._verdict.ladder, key=lambda rung: rung.score)
+        found = next(one for one in self._verdict.differences if one.than == best.name)
+        if found.interval.low > 0:
+            return f"Fine-tuning was worth it: {self._winner.lower()} beats {best.name} by {self._by(found)}."
+        return (
+            f"Fine-tuning may not have been worth it: {self._winner.lower()} cannot be shown to beat {best.name} "
+            f"({best.score:.4f}); the difference is {self._by(found)}."
+        )
+
+    def rows(self) -> str:
+        """Say which rows all this is about, and what is left of luck."""
+        verdict = self._verdict
+        if verdict.unseen:
+            return f"All of this is on {verdict.rows:,} validation rows that the search never saw."
+        return (
+            f"All of this is on the {verdict.rows:,} rows that the search chose by, as there were too few to keep some "
+            f"from it: by simulation {self._amount(verdict.bias)} of the winner's lead are their luck, and were taken off."
+        )
+
+    def seeds(self) -> str:
+        """Say how far seeds are apart, and where they are few."""
+        fewest = min(len(one.scores) for one in self._compared())
+        noise = f"Seeds alone move a score by {self._amount(self._verdict.seed_noise)} (standard deviation)"
+        if fewest >= FEW_SEEDS:
+            return f"{noise}."
+        return f"{noise}; from {fewest} seeds of each that is rough: hpo confirm with confirmation.share=0.5 says more."
+
+    def _finalists(self) -> list[Confirmed]:
+        return [one for one in self._verdict.confirmed if not one.is_default and one.trial != self._verdict.winner]
+
+    def _compared(self) -> list[Confirmed]:
+        compared = [self._confirmed[self._verdict.winner]]
+        return compared if self._default is None else [*compared, self._default]
+
+    def _amount(self, value: float) -> str:
+        metric = self._verdict.metric
+        name = SHOWN_AS.get(metric, metric.replace("_", " "))
+        return f"{100 * value:.1f} {name} points" if _is_share(metric) else f"{value:.4f} of {name}"
+
+    def _by(self, found: Difference, sign: int = 1) -> str:
+        """Return a difference, or its negative, with its interval."""
+        ends = sorted((sign * found.interval.low, sign * found.interval.high))
+        scale, digits = (100, 1) if _is_share(self._verdict.metric) else (1, 4)
+        low, high = (f"{scale * end:.{digits}f}" for end in ends)
+        return f"{self._amount(sign * found.points)} [{low}, {high}]"
+
+
+def _is_share(metric: str) -> bool:
+    """Return whether a metric is shown in points of a hundred."""
+    return metric in METRICS and metric not in UNBOUNDED
+
+
+def _shown(interval: Interval) -> str:
+    return f"[{interval.low:.4f}, {interval.high:.4f}]"
+
+
+def _listed(trials: list[int]) -> str:
+    *first, last = (f"trial {trial}" for trial in trials)
+    return f"{', '.join(first)} and {last}" if first else last

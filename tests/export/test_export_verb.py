@@ -1,0 +1,77 @@
+"""`hpo export`: a format by its name or by the ending of the file, and nothing on standard output but that."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hpo.cli.main import main
+from hpo.config.study_file import StudyConfig
+from hpo.export.exported import read_exported
+from hpo.store.results import StudyResults
+
+Export = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def export(
+    results: StudyResults,
+    config: StudyConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Export:
+    """Export from the store in which `results` are."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["hpo", "export", "--store", config.store.url, *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run
+
+
+def test_a_trial_of_ones_own_choice(export: Export, results: StudyResults, tmp_path: Path) -> None:
+    last = results.leaderboard[-1]
+    assert export("--trial", last.number, "--output", "one.json")[0] == 0
+    found = read_exported(tmp_path / "one.json")
+    assert (found.trial, found.chosen_by, found.score) == (last.number, "user", last.score)
+    assert export("--trial", 77)[0] == 2
+
+
+def test_what_cannot_be_said_ends_with_a_sentence_and_writes_nothing(export: Export, tmp_path: Path) -> None:
+    # The space of this search varies the dropout, of which TrainingArguments know nothing.
+    code, out, err = export("--format", "training-arguments", "--output", "arguments.json")
+    assert (code, out) == (2, "")
+    assert "dropout 0." in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_script_by_the_ending_of_its_file(export: Export, tmp_path: Path) -> None:
+    code, _, err = export("--output", "train.py")
+    assert code == 0, err
+    compile((tmp_path / "train.py").read_text(), "train.py", "exec")
+
+
+def test_arguments_are_all_that_is_on_standard_output(
+    export: Export, monkeypatch: pytest.MonkeyPatch, results: StudyResults
+) -> None:
+    monkeypatch.setattr("hpo.export.training_arguments.FIELDS", {})
+    code, out, err = export("--format", "training-arguments")
+    assert code == 0, err
+    assert json.loads(out)["learning_rate"] == results.best.configuration["learning_rate"]
+    assert err.startswith("Beside TrainingArguments: texts are cut at 16 tokens")
+
+
+def test_no_such_format(export: Export) -> None:
+    code, _, err = export("--format", "pyton")
+    assert code == 2
+    assert "Did you mean 'python'? Known: json, python, training-arguments, yaml." in err

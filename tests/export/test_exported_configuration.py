@@ -1,0 +1,143 @@
+"""What is exported, which trial it is of, and that it is read back equal or refused."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpo.config.reading import parse_yaml
+from hpo.config.study_file import StudyConfig, load_config
+from hpo.errors import ConfigurationError, NoResultError
+from hpo.export.configs import FORMATS, best_configuration, configuration_of, to_yaml
+from hpo.export.exported import Exported, read_exported
+from hpo.messages import Milestone
+from hpo.search.assignments import build_assignment
+from hpo.space.space_file import space_of
+from hpo.store.results import StudyResults
+from hpo.verdict.findings import Confirmed, Interval, Verdict
+
+
+def verdict(recommended: int) -> Verdict:
+    confirmed = Confirmed(
+        trial=recommended,
+        is_default=False,
+        scores=(0.8, 0.9),
+        score=0.85,
+        interval=Interval(low=0.75, high=0.95),
+        lucky=0.97,
+        seconds=1.0,
+    )
+    return Verdict(
+        metric="f1",
+        rows=300,
+        unseen=True,
+        bias=0.0,
+        seed_noise=0.07,
+        confirmed=(confirmed,),
+        ladder=(),
+        differences=(),
+        winner=recommended,
+        recommended=recommended,
+        sentences=("Take it.",),
+    )
+
+
+def worst(results: StudyResults) -> int:
+    return results.leaderboard[-1].number
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_format_is_read_back_equal(content: dict[str, Any], name: str, tmp_path: Path) -> None:
+    text = FORMATS[name](content)
+    assert parse_yaml(text, name) == content
+    path = tmp_path / f"best.{name}"
+    path.write_text(text)
+    assert read_exported(path) == Exported.model_validate(content)
+
+
+def test_without_a_verdict_the_search_s_best_is_taken(results: StudyResults) -> None:
+    found = best_configuration(results)
+    assert (found["trial"], found["chosen_by"], found["confirmed"]) == (results.best.number, "search", None)
+    assert found["score"] == results.best.score
+
+
+def test_a_verdict_s_trial_is_taken_with_its_confirmed_score(results: StudyResults) -> None:
+    found = configuration_of(results, verdict(worst(results)))
+    assert (found["trial"], found["chosen_by"], found["seed_noise"]) == (worst(results), "verdict", 0.07)
+    assert found["confirmed"] == {
+        "score": 0.85, "low": 0.75, "high": 0.95, "scores": [0.8, 0.9], "rows": 300, "unseen": True,
+    }  # fmt: skip
+    assert found["verdict"] == ["Take it."]
+    assert Exported.model_validate(found).confirmed is not None
+
+
+def test_a_trial_asked_for_is_taken_whatever_the_verdict(results: StudyResults) -> None:
+    asked = results.best.number
+    found = configuration_of(results, verdict(worst(results)), trial=asked)
+    assert (found["trial"], found["chosen_by"], found["confirmed"]) == (asked, "user", None)
+
+
+def test_a_trial_that_is_not_there_or_has_no_score_is_refused(results: StudyResults) -> None:
+    with pytest.raises(ConfigurationError, match="no trial 9; its trials are 0 to 2"):
+        best_configuration(results, 9)
+    given_up = replace(results, trials=(*results.trials[:2], replace(results.trials[2], state="PRUNED")))
+    with pytest.raises(NoResultError, match="Trial 2 of the study 'tiny' is PRUNED"):
+        best_configuration(given_up, 2)
+
+
+def test_it_is_the_assignment_that_the_search_gave(exported: Exported, config: StudyConfig) -> None:
+    built = build_assignment(
+        config,
+        space_of(config.space),
+        exported.hyperparameters,
+        trial=exported.trial,
+        attempt=1,
+        seed=exported.seed,
+        score_to_beat=None,
+    )
+    assert exported.assignment() == built
+
+
+def test_the_seed_noise_is_that_of_the_default_s_two_trials(results: StudyResults) -> None:
+    first, second, *rest = results.trials
+    twice = (
+        replace(first, proposed_by="default", score=0.8),
+        replace(second, proposed_by="default", score=0.9),
+        *rest,
+    )
+    assert configuration_of(replace(results, trials=twice), None)["seed_noise"] == pytest.approx(0.1 / 2**0.5)
+    assert configuration_of(results, None)["seed_noise"] is None
+
+
+def test_the_best_milestone_is_the_one_that_its_epoch_tells(exported: Exported) -> None:
+    for epoch, rung in ((1.0, 333), (2.0, 667), (3.0, 1000)):
+        found = exported.model_copy(update={"best_epoch": epoch}).best_milestone
+        assert found == Milestone(rung=rung, full=True)
+
+
+def test_a_file_of_an_older_version_is_refused_by_what_it_lacks(content: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "old.yaml"
+    old = {key: value for key, value in content.items() if key not in ("milestones", "maximum_passes")}
+    path.write_text(to_yaml(old))
+    with pytest.raises(ConfigurationError, match=r"old\.yaml has no milestones, maximum_passes: an older hpo wrote it"):
+        read_exported(path)
+
+
+def test_what_is_no_export_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("study: x\n")
+    with pytest.raises(ConfigurationError, match="a file that hpo export wrote"):
+        read_exported(path)
+
+
+def test_model_and_texts_may_lie_elsewhere_and_nothing_else(best_file: Path) -> None:
+    found = read_exported(best_file, ["data.train=/there/texts.csv", "model.name=/there/model"])
+    assert (found.data.train, found.model.name) == ("/there/texts.csv", "/there/model")
+    with pytest.raises(ConfigurationError, match=r"Unknown key 'seed'.*Known: data, model"):
+        read_exported(best_file, ["seed=3"])
+
+
+def test_hpo_run_sends_such_a_file_to_the_verbs_for_it(best_file: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"hpo train .*best\.yaml --output FOLDER.*hpo reproduce"):
+        load_config(best_file)

@@ -1,0 +1,120 @@
+"""An exported configuration gives its score again, to the last bit; and what is said where it does not."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpo.cli.main import main
+from hpo.errors import DataError
+from hpo.export.configs import configuration_of
+from hpo.export.exported import Confirmation, Exported
+from hpo.export.reproduction import compared, differing
+from hpo.export.retraining import compute_of, here, opened, trained
+from hpo.store.results import StudyResults
+from tests.models import write_texts
+
+Hpo = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def hpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Hpo:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["hpo", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run
+
+
+def test_every_trial_of_the_search_gives_its_score_again_to_the_last_bit(results: StudyResults) -> None:
+    for trial in results.trials:
+        exported = Exported.model_validate(configuration_of(results, None, trial=trial.number))
+        place = here(exported, compute_of(exported))
+        report = trained(opened(exported, place), exported.assignment(), lambda _: None)
+        assert trial.validation is not None
+        assert report.validation.values == trial.validation.values
+        assert report.epoch == trial.best_epoch
+
+
+def test_the_verb_says_so_and_writes_nothing(hpo: Hpo, best_file: Path) -> None:
+    before = sorted(best_file.parent.rglob("*"))
+    code, out, err = hpo("reproduce", best_file)
+    assert (code, out.startswith("Reproduced to the last bit: f1 ")) == (0, True), err
+    assert "epoch 3.00: f1" in err
+    assert sorted(best_file.parent.rglob("*")) == before
+
+
+def test_another_score_is_not_reproduced_and_has_an_exit_code_of_its_own(
+    hpo: Hpo, best_file: Path, content: dict[str, Any]
+) -> None:
+    best_file.write_text(json.dumps(content | {"score": 0.25, "seed_noise": 0.01}))
+    code, out, _ = hpo("reproduce", best_file, "--json")
+    found = json.loads(out)
+    assert code == 1
+    assert (found["expected"], found["reproduced"], found["to_the_last_bit"]) == (0.25, False, False)
+    assert "outside twice the seed noise, 0.0200. Nothing that is recorded differs" in found["sentence"]
+
+
+def test_other_texts_are_refused(exported: Exported, tmp_path: Path) -> None:
+    others = write_texts(tmp_path / "others.csv", rows=150, seed=1)
+    elsewhere = exported.model_copy(update={"data": exported.data.model_copy(update={"train": str(others)})})
+    with pytest.raises(DataError, match="are not those of the study 'tiny'"):
+        here(elsewhere, compute_of(elsewhere))
+
+
+def with_score(exported: Exported, **values: Any) -> Exported:
+    return exported.model_copy(update={"score": 0.9, "metric": "f1", **values})
+
+
+CONFIRMED = Confirmation(score=0.8, low=0.77, high=0.83, scores=(0.8,), rows=100, unseen=False)
+
+
+@pytest.mark.parametrize(
+    ("score", "values", "reproduced", "words"),
+    [
+        (0.9, {}, True, "to the last bit"),
+        (0.9000001, {}, False, "cannot be told"),
+        (0.92, {"seed_noise": 0.011}, True, "within twice the seed noise, 0.0220. What differs: torch: 1 before, 2"),
+        (0.93, {"seed_noise": 0.011}, False, "Not reproduced: f1 is 0.930000, in the file 0.900000, outside"),
+        # As near to the file's score as the interval reaches, or inside of it: the file's score may be a lucky one.
+        (0.92, {"confirmed": CONFIRMED}, True, "within the confirmed score's interval, 0.7700 to 0.8300"),
+        (0.78, {"confirmed": CONFIRMED}, True, "within"),
+        (0.85, {"confirmed": CONFIRMED, "seed_noise": 1.0}, False, "outside"),
+    ],
+)
+def test_how_near_is_near_enough(
+    exported: Exported, score: float, values: dict[str, Any], reproduced: bool, words: str
+) -> None:
+    found = compared(with_score(exported, **values), score, ["torch: 1 before, 2 now"])
+    assert found.reproduced is reproduced
+    assert words in found.sentence
+
+
+def test_what_differs_is_named_but_for_what_has_no_part_in_training(exported: Exported) -> None:
+    now = exported.versions | {"torch": "9.9", "threads": "7", "optuna": "0.1"}
+    found = differing(exported.model_copy(update={"ranks": 2}), now)
+    assert found == (
+        f"torch: {exported.versions['torch']} before, 9.9 now", "threads: 1 before, 7 now", "ranks: 2 before, 1 now",
+    )  # fmt: skip
+    assert differing(exported, exported.versions) == ()
+
+
+def test_it_computes_as_the_search_did_unless_told_otherwise(exported: Exported) -> None:
+    assert compute_of(exported).model_dump(include={"device", "threads", "precision"}) == {
+        "device": "cpu", "threads": 1, "precision": "fp32",
+    }  # fmt: skip
+    assert compute_of(exported, threads=2).threads == 2
+    on_gpu = exported.model_copy(update={"versions": exported.versions | {"device": "NVIDIA H200", "threads": "9999"}})
+    assert compute_of(on_gpu).device == "auto"
+    assert (compute_of(on_gpu).threads or 0) < 9999

@@ -1,0 +1,63 @@
+"""A study in a notebook: frames with a row for everything there is, figures by name, errors as sentences."""
+
+import sys
+
+import pytest
+
+from hpo.errors import ConfigurationError, NoResultError
+from hpo.report.figures import FIGURES
+from hpo.report.material import Material
+from hpo.report.notebook import Study
+from tests.report.studies import material, several, trial, verdict
+
+
+def test_trials_have_a_row_each_with_scores_and_hyperparameters() -> None:
+    frame = Study(material([*several(4), trial(4, state="FAIL", reason="RuntimeError")])).trials
+    assert list(frame.number) == [0, 1, 2, 3, 4]
+    assert list(frame.columns[:4]) == ["number", "state", "score", "train_score"]
+    assert frame.loc[1, "optimizer"] == "momentum"
+    assert frame.loc[0, "validation_accuracy"] == frame.loc[0, "score"]
+    assert frame.loc[4, "reason"] == "RuntimeError"
+
+
+def test_evaluations_have_a_row_each() -> None:
+    frame = Study(material(several(3))).evaluations
+    assert len(frame) == 12
+    assert {"trial", "rung", "score", "learning_rate", "train_loss"} <= set(frame.columns)
+
+
+def test_the_verdict_has_a_row_for_each_configuration_and_each_baseline() -> None:
+    frame = Study(material(several(4), verdict=verdict(3))).verdict
+    assert list(frame.name) == ["trial 3", "trial 0", "majority class"]
+    assert list(frame.recommended) == [True, False, False]
+
+
+@pytest.mark.parametrize("study", [material([]), material([trial(0, state="RUNNING")])], ids=["empty", "running"])
+def test_frames_without_a_row_have_their_columns(study: Material) -> None:
+    frames = Study(study)
+    assert len(frames.verdict) == 0
+    assert "score" in frames.trials.columns
+    assert "rung" in frames.evaluations.columns
+    assert "interval" not in frames.verdict.columns
+    assert "low" in frames.verdict.columns
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_has_its_name_as_its_title_or_raises_why_not(name: str) -> None:
+    study = Study(material(several(8)))
+    if name.startswith("by_"):
+        with pytest.raises(NoResultError, match="this one was neither"):
+            study.figure(name)
+    else:
+        assert study.figure(name).layout.title.text.startswith(name.replace("_", " "))
+
+
+def test_an_unknown_figure_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigurationError, match="Did you mean 'slices'"):
+        Study(material([])).figure("slice")
+
+
+def test_without_pandas_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ConfigurationError, match=r"llm-hpo\[notebook\]"):
+        _ = Study(material([])).trials

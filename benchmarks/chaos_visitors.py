@@ -37,7 +37,7 @@ def read(storage: optuna.storages.RDBStorage) -> None:
 
 def enqueue(storage: optuna.storages.RDBStorage, study: str) -> None:
     """Have the newest trial's parameters tried once more."""
-    opened = optuna.load_config(study_name=study, storage=storage)
+    opened = optuna.load_study(study_name=study, storage=storage)
     newest = [trial for trial in opened.trials if trial.params]
     if newest:
         opened.enqueue_trial(newest[-1].params)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.config.study_file import DataConfig, StudyConfig
-from hpo.data.apart import kept_apart, repetitions
+from hpo.data.apart import kept_apart, repetitions, text_keys
 from hpo.data.checks import (
     listed_labels,
     ordered_labels,
@@ -212,30 +212,38 @@ def _checked(
     if test:
         refuse_unknown_labels("The test split", train, test)
     refuse_unscored_classes(train, validation)
+    whole = validation.rows
     validation, confirmation = _parted(validation, kept, seed)
     rows = f"Rows: {train.rows:,} training, {validation.rows:,} validation"
-    if confirmation is not None:
-        rows += f", {confirmation.rows:,} of validation kept for the confirmation"
     notes = (*notes, *validation_notes, *train_notes)
+    if confirmation is not None:
+        rows += f", {confirmation.rows:,} kept for the confirmation"
+        if left_out := whole - validation.rows - confirmation.rows:
+            notes = (*notes, f"Validation rows left out because their text is kept for the confirmation: {left_out:,}.")
     return _summed_up(train, validation, test, (), notes, rows, confirmation)
 
 
 def _parted(validation: Examples, share: float, seed: int) -> tuple[Examples, Examples | None]:
-    """Return the rows that a search is scored on, and those that it never sees: none where either would be too few."""
+    """Return the rows that a search is scored on, and those that it never sees: none where either would be too few.
+
+    Of a text that is there several times the search sees none where one of them is kept from it.
+    """
     if round(validation.rows * min(share, 1 - share)) < LEAST_ROWS_OF_A_SIDE:
         return validation, None
-    labels = label_numbers(validation.labels, sorted(set(validation.labels)))
+    names = sorted(set(validation.labels))
+    labels = label_numbers(validation.labels, names)
     if validation.groups:
-        of_kept = apportioned(labels, group_numbers(validation.groups), [1 - share, share], seed) == 1
+        unseen = apportioned(labels, group_numbers(validation.groups), [1 - share, share], seed) == 1
     else:
-        of_kept = np.zeros(validation.rows, dtype=bool)
-        of_kept[stratified_part(labels, round(validation.rows * share), seed + 2)] = True
-    sides = [np.flatnonzero(~of_kept), np.flatnonzero(of_kept)]
-    whole = set(labels.tolist())
-    if any(rows.size < LEAST_ROWS_OF_A_SIDE or set(labels[rows].tolist()) != whole for rows in sides):
-        return validation, None
-    searched, unseen = (validation.take(rows.tolist()) for rows in sides)
-    return searched, unseen
+        unseen = np.zeros(validation.rows, dtype=bool)
+        unseen[stratified_part(labels, round(validation.rows * share), seed + 2)] = True
+    keys = text_keys(validation)
+    kept = {keys[row] for row in np.flatnonzero(unseen)}
+    seen = np.array([key not in kept for key in keys])
+    for side in (seen, unseen):
+        if side.sum() < LEAST_ROWS_OF_A_SIDE or len(set(labels[side].tolist())) < len(names):
+            return validation, None
+    return validation.take(np.flatnonzero(seen).tolist()), validation.take(np.flatnonzero(unseen).tolist())
 
 
 def _folded(train: Examples, test: Examples | None, folds: int, seed: int, notes: tuple[str, ...]) -> Splits:

@@ -1,5 +1,6 @@
 """What follows a search: its best configurations and the default are trained again on fresh seeds, beside baselines."""
 
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -87,11 +88,11 @@ class Confirmation:
         ).run()
         led.end("stopped" if self.stop.is_set() else led.ended_because or "finished")
 
-    def read_baselines(self, search: Coordinator) -> None:
-        """Train and read the baselines that the store does not have."""
+    def read_baselines(self, search: Coordinator, until: float) -> None:
+        """Train and read the baselines that the store lacks; begin none after `until`, in seconds since 1970."""
         max_length = self.space.hyperparameters(self.space.default_values()).max_length
         for name in BASELINES:
-            if name not in self.results.baselines and not self.stop.is_set():
+            if name not in self.results.baselines and not self.stop.is_set() and time.time() < until:
                 search.record_baseline(name, self.workforce.lead.baseline(name, max_length))
 
     def _entrants(self) -> dict[int, Entrant]:
@@ -116,13 +117,16 @@ def confirming_limits(limits: Limits, spent: float) -> Limits:
     return replace(limits, trials=None, patience=None, trial_seconds=None, device_seconds=left)
 
 
-def confirming_seconds(config: StudyConfig, limits: Limits, trial_seconds: float, workers: int) -> float:
+def confirming_seconds(
+    config: StudyConfig, limits: Limits, trial_seconds: float, baseline_seconds: float, workers: int
+) -> float:
     """Return the seconds that a search keeps for its confirmation: what it needs, at most its share of the time.
 
     Args:
         config: the study.
         limits: of the search.
         trial_seconds: of a long trial.
+        baseline_seconds: of all baselines.
         workers: that train side by side.
 
     Returns:
@@ -134,9 +138,12 @@ def confirming_seconds(config: StudyConfig, limits: Limits, trial_seconds: float
     rounds = -(-most_runs(asked.finalists, asked.seeds) // max(1, workers))
     share = asked.share * (limits.deadline - limits.begun)
     least = LEAST_ROUNDS * trial_seconds
-    return 0.0 if share < least else min(share, rounds * trial_seconds)
+    return 0.0 if share < least else min(share, AMPLY * rounds * trial_seconds + baseline_seconds + OPENING_SECONDS)
 
 
+AMPLY = 1.2
+OPENING_SECONDS = 3.0
+"""Until the last trial of a search has been told and the first run has begun."""
 LEAST_ROUNDS = 2
 """Trials that must fit into the share of a confirmation, one after the other, or it is left to what time remains."""
 

@@ -17,7 +17,7 @@ from hpo.data.splits import Splits, splits_of
 from hpo.errors import HpoError, NoResultError, StoreError, StudyMismatchError
 from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report
 from hpo.runners.checking.doubts import on_cut_texts
-from hpo.runners.checking.short_check import short_check
+from hpo.runners.checking.short_check import ShortCheck, short_check
 from hpo.runners.cluster import open_ray_tune, refuse_unusable
 from hpo.runners.confirmation import Confirmation, confirming_limits, confirming_seconds
 from hpo.runners.dispatch import Dispatch
@@ -146,9 +146,9 @@ class _Night:
         self._look_ahead(lead)
         self.coordinator.begin(objective=lead.objective.metric, versions=self._versions(lead))
         try:
-            reserve = self._search(lead)
+            short = self._search(lead)
             if not self.stop.is_set():
-                self._confirm_and_test(reserve)
+                self._confirm_and_test(short)
         except HpoError as error:
             with suppress(StoreError):
                 self.coordinator.end(str(error))
@@ -172,11 +172,11 @@ class _Night:
         if doubt := on_cut_texts(lead.cut_share(longest), longest):
             self.watcher.note(doubt)
 
-    def _search(self, lead: LeadWorker) -> float:
-        """Search, and return the seconds to be kept for reading the test split."""
+    def _search(self, lead: LeadWorker) -> ShortCheck:
+        """Search, and return what was expected of it."""
         precision = self._precision(lead)
         lead.use(precision)
-        reserve = self._expect(lead)
+        short = self._expect(lead)
         if self.searches:
             trials = self.config.budget.most_trials
             if self.config.search.sampler in ENUMERATIONS:
@@ -199,22 +199,18 @@ class _Night:
             self.watcher.note("The search was told to end; the same command goes on with what was training.")
         elif self.coordinator.ended_because:
             self.watcher.note(self.coordinator.ended_because)
-        return reserve
+        return short
 
     @property
     def _files(self) -> Path:
         return files_folder(self.config)
 
-    def _confirm_and_test(self, reserve: float) -> None:
-        """Confirm the best, where that is asked for, and read the test split with what is to be taken.
-
-        Args:
-            reserve: seconds to be kept for reading the test split.
-        """
+    def _confirm_and_test(self, short: ShortCheck) -> None:
+        """Confirm the best, where that is asked for, and read the test split with what is to be taken."""
         results = persistently(lambda: _results(self.config), LEAST_OUTAGE)
         race = race_of(results, self.config.confirmation, self.config.budget.most_trials)
         if race is not None:
-            self._confirm(results, race, reserve)
+            self._confirm(results, race, short)
         else:
             if self.config.confirmation.finalists:
                 self.watcher.note("There is no verdict: no configuration but the default has completed.")
@@ -222,7 +218,7 @@ class _Night:
         if not self.stop.is_set():
             keep_only(self._files, *self._files_after(), self.mirror)
 
-    def _confirm(self, results: StudyResults, race: Race, reserve: float) -> None:
+    def _confirm(self, results: StudyResults, race: Race, short: ShortCheck) -> None:
         confirmation = Confirmation(
             config=self.config,
             space=self.space,
@@ -235,10 +231,11 @@ class _Night:
             stop=self.stop,
             files=self._files,
         )
-        confirmation.read_baselines(self.coordinator)
         limits = confirming_limits(self.coordinator.limits, self.coordinator.device_seconds())
         with confirmation.led(limits) as led:
-            confirmation.run(self.coordinator, led, self._versions(self.workforce.lead), reserve)
+            versions = self._versions(self.workforce.lead)
+            confirmation.run(self.coordinator, led, versions, short.reserve + short.baselines)
+            confirmation.read_baselines(self.coordinator, (limits.deadline or math.inf) - short.reserve)
             if self.stop.is_set():
                 self.watcher.note("The confirmation was told to end; the same command goes on with it.")
                 return
@@ -258,7 +255,7 @@ class _Night:
         first = min(run.trial for run in results.confirmation if run.confirms == verdict.recommended)
         self._read_test(led.trained(first), of=verdict.recommended)
 
-    def _expect(self, lead: LeadWorker) -> float:
+    def _expect(self, lead: LeadWorker) -> ShortCheck:
         """Take a few steps at both ends of the space: what fits into memory and time is known before it counts."""
         short = short_check(lead, self.config, self.space, self.splits)
         for sentence in short.notes:
@@ -266,13 +263,13 @@ class _Night:
         shortest = min(short.cheapest.seconds, short.dearest.seconds)
         refuse_too_short(self.coordinator.limits, time.time(), shortest, short.reserve)
         for_confirmation = confirming_seconds(
-            self.config, self.coordinator.limits, short.dearest.seconds, self.workforce.size
+            self.config, self.coordinator.limits, short.dearest.seconds, short.baselines, self.workforce.size
         )
         self.coordinator.expect((short.dearest, short.cheapest), short.reserve + for_confirmation)
         if (deadline := self.coordinator.limits.deadline) is not None:
             at = datetime.fromtimestamp(deadline).astimezone()
             self.watcher.note(f"The search ends at {at:%Y-%m-%d %H:%M:%S}, in {spoken(deadline - time.time())}.")
-        return short.reserve
+        return short
 
     def _precision(self, lead: LeadWorker) -> Precision:
         """Return the study's precision: measured at its first start, and the same for every later one."""

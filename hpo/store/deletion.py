@@ -6,13 +6,15 @@ import sqlalchemy as sa
 
 from hpo.store.engine import Database
 from hpo.store.records import LeaseRecord
-from hpo.store.results import chosen_study
+from hpo.store.results import chosen_study, confirmation_of
 from hpo.store.standing import read_lease
 from hpo.store.tables import attempts, evaluations, events, studies
 
 
 def delete_study(database: Database, name: str, *, refuse: Callable[[str, LeaseRecord], None]) -> None:
-    """Delete all rows of a study but its lease, whose fence refuses who led it by the next study of its number.
+    """Delete all rows of a study and of its confirmation, but for their leases.
+
+    The fence of a lease refuses who led the study by the next one of its number.
 
     Args:
         database: the store.
@@ -23,10 +25,14 @@ def delete_study(database: Database, name: str, *, refuse: Callable[[str, LeaseR
         ConfigurationError: there is no such study.
     """
     with database.transaction() as connection:
-        study_id, _ = chosen_study(database, name)
-        lease = read_lease(connection, study_id, lock=True)
-        if lease is not None:
-            refuse(name, lease)
-        for table in (attempts, evaluations, events, studies):
-            connection.execute(sa.delete(table).where(table.c.study_id == study_id))
-        database.storage.delete_study(study_id)
+        chosen_study(database, name)
+        ids = {study.study_name: study._study_id for study in database.storage.get_all_studies()}
+        for each in (name, confirmation_of(name)):
+            if each not in ids:
+                continue
+            lease = read_lease(connection, ids[each], lock=True)
+            if lease is not None:
+                refuse(each, lease)
+            for table in (attempts, evaluations, events, studies):
+                connection.execute(sa.delete(table).where(table.c.study_id == ids[each]))
+            database.storage.delete_study(ids[each])

@@ -183,9 +183,9 @@ def assert_alike(found: StudyResults, wanted: StudyResults) -> None:
         assert one.validation is not None
         assert other.validation is not None
         assert dict(one.validation.values) == pytest.approx(dict(other.validation.values), rel=1e-5, abs=1e-5)
-    assert found.test.keys() == wanted.test.keys()
-    for trial, scores in wanted.test.items():
-        assert dict(found.test[trial].values) == pytest.approx(dict(scores.values), rel=1e-5, abs=1e-5)
+    for one, other in zip(found.test, wanted.test, strict=True):
+        assert one.trial == other.trial
+        assert dict(one.scores.values) == pytest.approx(dict(other.scores.values), rel=1e-5, abs=1e-5)
 
 
 class Killer(Watcher):

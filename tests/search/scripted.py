@@ -131,7 +131,7 @@ def plain_study(url: str) -> Iterator[optuna.Study]:
     """Open the study with plain Optuna, as its dashboard does."""
     storage = optuna.storages.RDBStorage(url)
     try:
-        yield optuna.load_config(study_name="scripted", storage=storage)
+        yield optuna.load_study(study_name="scripted", storage=storage)
     finally:
         storage.remove_session()
         storage.engine.dispose()

@@ -242,7 +242,7 @@ def test_a_transaction_is_its_threads_own(postgresql_url: str) -> None:
     seen: list[int] = []
 
     def another() -> None:
-        other = optuna.load_config(study_name="s", storage=database.storage)
+        other = optuna.load_study(study_name="s", storage=database.storage)
         seen.append(len(other.trials))
         database.storage.remove_session()
 

@@ -287,7 +287,7 @@ def test_a_finished_study_says_that_nothing_is_left(hpo: Hpo, study_file: Path, 
 
 
 def test_a_second_look_at_the_test_split_is_told(hpo: Hpo, study_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "Test split, read once after the search" in hpo("run", study_file, "budget.trials=1").out
+    assert "Test split, read once: trial 0" in hpo("run", study_file, "budget.trials=1").out
     out = hpo("run", study_file, "budget.trials=6").out
     looks = out.count("test split read for trial")
-    assert ("for 2 winners so far" in out) == (looks == 1)
+    assert ("read 2 times, for another trial each time: only the first was unbiased" in out) == (looks == 1)

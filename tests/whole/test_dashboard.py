@@ -33,7 +33,7 @@ def test_the_dashboard_shows_a_search_while_it_runs(config: StudyConfig) -> None
     class Look(Watcher):
         def ended(self, outcome: Outcome) -> None:
             if outcome.trial == 1:
-                study = optuna.load_config(study_name="tiny", storage=config.store.url)
+                study = optuna.load_study(study_name="tiny", storage=config.store.url)
                 shown.append(asked(config.store.url, f"/api/studies/{study._study_id}"))
 
     run(config, Look())

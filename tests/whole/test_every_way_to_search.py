@@ -38,7 +38,7 @@ def study_file(config: StudyConfig, tmp_path: Path) -> Path:
 
 def test_a_relative_rate_is_the_real_one_wherever_it_is_shown(hpo: Hpo, study_file: Path, tmp_path: Path) -> None:
     told = json.loads(hpo("run", study_file, "--json").out)
-    study = optuna.load_config(study_name="tiny", storage=f"sqlite:///{tmp_path / 'hpo.db'}")
+    study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{tmp_path / 'hpo.db'}")
     real = {
         trial.number: trial.params["learning_rate_multiplier"] * BASES[trial.params["optimizer"]]
         for trial in study.trials
@@ -63,7 +63,7 @@ def test_folds_are_scored_by_their_mean_and_gone_on_with(config: StudyConfig, tm
     seen = Recorder()
     results = run(of_folds, seen)
     assert any("96 rows in 3 folds" in note for note in seen.notes), seen.notes
-    study = optuna.load_config(study_name="tiny", storage=f"sqlite:///{tmp_path / 'hpo.db'}")
+    study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{tmp_path / 'hpo.db'}")
     for trial, result in zip(study.trials, results.trials, strict=True):
         *folds, mean = [trial.intermediate_values[rung] for rung in sorted(trial.intermediate_values)]
         assert sorted(trial.intermediate_values) == [333, 667, 999, 1000]

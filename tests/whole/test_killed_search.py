@@ -74,7 +74,7 @@ def test_killed_twice_it_ends_as_if_it_had_not_been(folds: int | None, config: S
     assert found.test == expected.test
     assert seen.outcomes[0].resumed_examples > 0
     assert {outcome.ending for outcome in seen.outcomes} == {Ending.COMPLETED}
-    study = optuna.load_config(study_name=config.study, storage=url)
+    study = optuna.load_study(study_name=config.study, storage=url)
     assert [trial.number for trial in study.trials] == [0, 1, 2]
     assert {trial.state for trial in study.trials} == {optuna.trial.TrialState.COMPLETE}
     assert not list(tmp_path.glob("killed-files/**/checkpoint-*"))

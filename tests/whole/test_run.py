@@ -64,7 +64,7 @@ def test_a_search_trains_its_budget_and_hands_back_the_best(config: StudyConfig)
 def test_every_report_of_a_search_is_in_the_store_as_optuna_reads_it(config: StudyConfig) -> None:
     seen = Recorder()
     run(config, seen)
-    study = optuna.load_config(study_name="tiny", storage=config.store.url)
+    study = optuna.load_study(study_name="tiny", storage=config.store.url)
     for trial in study.trials:
         reports = [report for report in seen.reports if report.trial == trial.number]
         assert trial.intermediate_values == {r.rung: r.validation.objective for r in reports}
@@ -115,7 +115,7 @@ def test_the_test_split_is_read_once_for_the_winner_and_recorded(config: StudyCo
     run(config, second)
     assert first.tested_trials == [results.best.number]
     assert second.tested_trials == []
-    assert results.test[results.best.number].rows == 24
+    assert [(look.trial, look.scores.rows) for look in results.test] == [(results.best.number, 24)]
 
 
 def test_an_interrupted_search_leaves_the_test_split_alone(config: StudyConfig) -> None:
@@ -147,7 +147,7 @@ def test_changed_texts_are_noticed(config: StudyConfig, tmp_path: Path) -> None:
 def test_a_rate_at_which_training_diverges_is_pruned_with_a_reason_and_never_the_best(config: StudyConfig) -> None:
     space = {**dict(config.space), "learning_rate": {"values": [1e-2, 1e9], "default": 1e9}}  # type: ignore[arg-type]
     results = run(with_changes(config, space=space, budget={"trials": 1}))
-    trial = optuna.load_config(study_name="tiny", storage=config.store.url).trials[0]
+    trial = optuna.load_study(study_name="tiny", storage=config.store.url).trials[0]
     assert results.leaderboard == ()
     assert trial.state.name == "PRUNED"
     assert trial.constraints == {"trainable": 1.0}
@@ -271,7 +271,7 @@ def test_three_failures_in_a_row_end_the_search_and_leave_the_rest_of_its_budget
         TrainingError, match=r"^RuntimeError: device lost: the last of 3 failures running, so the search ends"
     ):
         run(with_changes(config, budget={"trials": 9}), Sabotage(monkeypatch))
-    trials = optuna.load_config(study_name="tiny", storage=config.store.url).trials
+    trials = optuna.load_study(study_name="tiny", storage=config.store.url).trials
     assert [trial.state.name for trial in trials] == ["FAIL", "FAIL", "FAIL"]
     assert "device lost" in trials[0].user_attrs["reason"]
 

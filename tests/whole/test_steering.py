@@ -169,7 +169,7 @@ def test_an_interrupted_search_says_so_and_goes_on(
     [log] = tmp_path.glob("*.log")
     assert log.name == "hpo-tiny.log"
     assert "trial 0 begins, attempt 2" in log.read_text()
-    trials = optuna.load_config(study_name="tiny", storage="sqlite:///hpo.db").trials
+    trials = optuna.load_study(study_name="tiny", storage="sqlite:///hpo.db").trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
 
 
@@ -270,7 +270,7 @@ def test_the_winner_of_one_study_is_enqueued_in_another(hpo: Hpo, study_file: Pa
     assert f"learning_rate: {best['learning_rate']}" in answer.out
     assert "trial 1 waits: enqueued" in hpo("status", "--study", "other").out
     assert hpo("run", study_file, "--study", "other", "budget.trials=1").code == 0
-    trials = optuna.load_config(study_name="other", storage="sqlite:///hpo.db").trials
+    trials = optuna.load_study(study_name="other", storage="sqlite:///hpo.db").trials
     assert trials[1].params == {"learning_rate": best["learning_rate"], "batch_size": 16}
     assert trials[1].state.name == "COMPLETE"
 

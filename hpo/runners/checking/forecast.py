@@ -8,6 +8,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.messages import Probe
 from hpo.search.costs import Seen, expected_seconds
 from hpo.search.extent import Extent
+from hpo.training.baselines import MOST_TRAIN_ROWS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,3 +103,14 @@ def reading_seconds(probes: Sequence[Probe], test_rows: int) -> float:
     if not test_rows:
         return 0.0
     return 2 * test_rows * max((probe.seconds_per_scored_row for probe in probes), default=0.0) + 1.0
+
+
+SECONDS_OF_LINEAR_MODELS = 5.0
+LINEAR_SECONDS_PER_ROW = 0.002
+
+
+def baseline_seconds(probes: Sequence[Probe], train_rows: int, read_rows: int) -> float:
+    """Return what the baselines take, with ample room: features of all rows, and the linear models over them."""
+    trained = min(train_rows, MOST_TRAIN_ROWS)
+    linear = SECONDS_OF_LINEAR_MODELS + LINEAR_SECONDS_PER_ROW * trained
+    return reading_seconds(probes, trained + read_rows) + linear

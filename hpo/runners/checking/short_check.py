@@ -7,7 +7,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError
 from hpo.runners.checking.doubts import no_room, on_first_loss
-from hpo.runners.checking.forecast import Probed, reading_seconds
+from hpo.runners.checking.forecast import Probed, baseline_seconds, reading_seconds
 from hpo.runners.workforce import LeadWorker
 from hpo.search.corners import cheapest, dearest
 from hpo.search.costs import Seen
@@ -27,6 +27,8 @@ class ShortCheck:
     """What a trial takes at the cheap end."""
     reserve: float
     """Seconds to be kept for reading the test split after the search; 0 without one."""
+    baselines: float
+    """Seconds that the baselines of a confirmation may take."""
     notes: tuple[str, ...]
     """Sentences for the user."""
 
@@ -47,10 +49,13 @@ def short_check(
         None if dear.fits else no_room("dearest", dear.hyperparameters),
         *(on_first_loss(end.probe, len(splits.label_names)) for end in fitting),
     )
+    probes = [end.probe for end in fitting]
+    read = splits.confirmation or splits.validation
     return ShortCheck(
         dearest=fitting[0].seen,
         cheapest=cheap.seen,
-        reserve=reading_seconds([end.probe for end in fitting], splits.test.rows if splits.test else 0),
+        reserve=reading_seconds(probes, splits.test.rows if splits.test else 0),
+        baselines=baseline_seconds(probes, splits.train.rows, read.rows),
         notes=tuple(dict.fromkeys(note for note in notes if note is not None)),
     )
 

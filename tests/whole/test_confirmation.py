@@ -1,0 +1,298 @@
+"""What follows a search: its best trained again on fresh seeds, baselines, a verdict, one look at the test split."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+
+import pytest
+import yaml
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.reading import write_yaml
+from hpo.config.study_file import StudyConfig
+from hpo.data.splits import splits_of
+from hpo.errors import NoResultError
+from hpo.messages import Action, Assignment
+from hpo.runners.run import run
+from hpo.runners.watcher import Watcher
+from hpo.search.assignments import build_assignment
+from hpo.space.space_file import space_of
+from hpo.store.engine import open_database
+from hpo.store.results import StudyResults, confirmation_of, read_results, read_studies
+from hpo.training.worker import open_worker, train
+from hpo.verdict.judgement import judged
+from tests.models import write_texts
+from tests.whole.conftest import Answer
+
+CONFIRMS = {"finalists": 2, "seeds": 3, "share": 0.5, "audit": 0}
+
+
+@pytest.fixture
+def confirmed(config: StudyConfig) -> StudyConfig:
+    """A study of ten trials, at whose end at most five runs confirm the best."""
+    return changed(config, budget={"trials": 10}, confirmation=CONFIRMS)
+
+
+def changed(config: StudyConfig, **sections: dict[str, object]) -> StudyConfig:
+    values = config.model_dump(mode="json")
+    for name, section in sections.items():
+        values[name] = values[name] | section
+    return StudyConfig.model_validate(values)
+
+
+@contextmanager
+def results_of(config: StudyConfig, name: str | None = None) -> Iterator[StudyResults]:
+    database = open_database(config.store.url)
+    try:
+        yield read_results(database, name or config.study)
+    finally:
+        database.close()
+
+
+class Diary(Watcher):
+    """Keeps what it is told; stops the search at the confirming run of that number."""
+
+    def __init__(self, stop: Event | None = None, at: int | None = None) -> None:
+        self.assigned_ones: list[Assignment] = []
+        self.sentences: tuple[str, ...] = ()
+        self.looks: list[int] = []
+        self._stop, self._at = stop, at
+
+    def assigned(self, assignment: Assignment) -> None:
+        self.assigned_ones.append(assignment)
+        if self._stop and assignment.confirms is not None and assignment.trial == self._at:
+            self._stop.set()
+
+    def judged(self, sentences: tuple[str, ...]) -> None:
+        self.sentences = tuple(sentences)
+
+    def tested(self, trial: int, scores: object) -> None:
+        self.looks.append(trial)
+
+
+def test_a_search_ends_with_its_best_and_its_default_trained_again_on_common_fresh_seeds(
+    confirmed: StudyConfig,
+) -> None:
+    diary = Diary()
+    results = run(confirmed, diary)
+    default = results.default
+    assert default is not None
+    runs = results.confirmation
+    # Five runs are too few for two finalists; the fifth is the default's third.
+    assert len(runs) == 5
+    best = next(trial.number for trial in results.leaderboard if trial.configuration != default.configuration)
+    assert {run.confirms for run in runs} == {default.number, best}
+    seeds = {trial: [run.seed for run in runs if run.confirms == trial] for trial in (default.number, best)}
+    assert (len(seeds[default.number]), len(seeds[best])) == (3, 2)
+    assert seeds[default.number][:2] == seeds[best]
+    assert not {trial.seed for trial in results.trials} & set(seeds[best])
+    verdict = judged(results)
+    assert verdict is not None
+    assert diary.sentences == verdict.sentences
+    assert diary.looks == [verdict.recommended] == [look.trial for look in results.test]
+    assert set(results.baselines) == {
+        "majority class", "TF-IDF and logistic regression", "frozen features and logistic regression"
+    }  # fmt: skip
+
+
+def test_a_confirming_run_is_the_training_of_its_configuration_under_its_seed(
+    confirmed: StudyConfig, tmp_path: Path
+) -> None:
+    """Trained by hand from what the store says of it, it gives the same scores to the last bit."""
+    results = run(confirmed)
+    space, one = space_of(confirmed.space), results.confirmation[-1]
+    configuration = next(trial for trial in results.trials if trial.number == one.confirms).configuration
+    assignment = build_assignment(
+        confirmed, space, Hyperparameters(**configuration), trial=0, attempt=1, seed=one.seed, score_to_beat=None,
+        confirms=one.confirms,
+    )  # fmt: skip
+    worker = open_worker(confirmed, splits_of(confirmed), tmp_path)
+    worker.use("fp32")
+    outcome = train(worker, assignment, lambda _: Action.CONTINUE)
+    assert outcome.best is not None
+    assert outcome.best.reading == one.reading
+    assert outcome.best.validation == one.validation
+
+
+def test_a_confirmation_is_a_study_of_its_own_which_other_commands_pass_over(
+    confirmed: StudyConfig, hpo: Callable[..., Answer], tmp_path: Path
+) -> None:
+    run(confirmed)
+    url = confirmed.store.url
+    database = open_database(url)
+    names = [study.name for study in read_studies(database)]
+    database.close()
+    assert names == ["tiny", confirmation_of("tiny")]
+    with results_of(confirmed) as search, results_of(confirmed, confirmation_of("tiny")) as runs:
+        of_runs = {trial.score for trial in runs.trials}
+        assert of_runs == {one.reading.scores.objective for one in search.confirmation}
+    assert hpo("best", "--store", url).code == 0
+    answer = hpo("studies", "delete", "tiny", "--yes", "--store", url)
+    assert answer.code == 0
+    assert hpo("studies", "--store", url, "--json").out.strip() == "[]"
+
+
+def test_rows_that_are_kept_are_neither_trained_on_nor_chosen_by(confirmed: StudyConfig, tmp_path: Path) -> None:
+    texts = write_texts(tmp_path / "more.csv", rows=1500)
+    config = changed(
+        confirmed,
+        data={"train": str(texts), "text_column": "text", "label_column": "label", "validation_fraction": 0.6},
+        budget={"trials": 3},
+    )
+    splits = splits_of(config)
+    kept = splits.confirmation
+    assert kept is not None
+    assert min(kept.rows, splits.validation.rows) >= 200
+    assert not set(kept.texts) & (set(splits.validation.texts) | set(splits.train.texts))
+    results = run(config)
+    assert results.confirmed_on_unseen
+    assert {one.reading.scores.rows for one in results.confirmation} == {kept.rows}
+    assert {trial.validation.rows for trial in results.trials if trial.validation} == {splits.validation.rows}
+    assert {one.validation.rows for one in results.confirmation} == {splits.validation.rows}
+    assert results.baselines["majority class"].scores.rows == kept.rows
+    verdict = judged(results)
+    assert verdict is not None
+    assert (verdict.unseen, verdict.bias, verdict.rows) == (True, 0.0, kept.rows)
+
+
+def test_a_confirmation_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(
+    confirmed: StudyConfig, tmp_path: Path
+) -> None:
+    undisturbed = run(changed(confirmed, store={"url": f"sqlite:///{tmp_path / 'other.db'}"}))
+    stop = Event()
+    cut = run(confirmed, Diary(stop, at=1), stop)
+    assert len(cut.confirmation) < len(undisturbed.confirmation)
+    assert judged(cut) is None or cut.test == ()
+    results = run(confirmed, searches=False)
+
+    def told(results: StudyResults) -> dict[tuple[int, int], object]:
+        return {(one.confirms, one.seed): one.reading for one in results.confirmation}
+
+    assert told(results) == told(undisturbed)
+    assert [look.scores for look in results.test] == [look.scores for look in undisturbed.test]
+    assert len(results.trials) == 10
+
+
+def test_asked_for_again_nothing_is_trained_or_read_twice(confirmed: StudyConfig) -> None:
+    first = run(confirmed)
+    diary = Diary()
+    again = run(confirmed, diary, searches=False)
+    assert diary.assigned_ones == []
+    assert diary.looks == []
+    assert again == first
+    more = run(changed(confirmed, confirmation={"seeds": 4, "share": 0.5}, budget={"trials": 16}), searches=False)
+    assert len(more.confirmation) == 8
+    assert len(more.trials) == 10
+    assert all(one in more.confirmation for one in first.confirmation)
+
+
+def test_worker_processes_confirm_what_one_process_does(confirmed: StudyConfig, tmp_path: Path) -> None:
+    inline = run(confirmed)
+    apart = changed(
+        confirmed, compute={"runner": "processes", "workers": 2}, store={"url": f"sqlite:///{tmp_path / 'apart.db'}"}
+    )
+    processes = run(apart)
+    assert {one.seed: one.reading for one in processes.confirmation if one.confirms == 0} == {
+        one.seed: one.reading for one in inline.confirmation if one.confirms == 0
+    }
+    assert judged(processes) is not None
+    assert len(processes.test) == 1
+
+
+def test_folds_are_confirmed_by_their_mean(confirmed: StudyConfig) -> None:
+    config = changed(confirmed, evaluation={"folds": 3}, budget={"trials": 4})
+    results = run(config)
+    rows = splits_of(config).train.rows
+    assert {one.reading.scores.rows for one in results.confirmation} == {rows}
+    assert {one.reading.scores.objective for one in results.confirmation} == {
+        one.validation.objective for one in results.confirmation
+    }
+    assert {reading.scores.rows for reading in results.baselines.values()} == {rows}
+    assert judged(results) is not None
+
+
+def test_where_only_the_default_has_completed_there_is_no_verdict_and_the_test_split_is_read(
+    confirmed: StudyConfig,
+) -> None:
+    results = run(changed(confirmed, budget={"trials": 1}))
+    assert results.confirmation == ()
+    assert judged(results) is None
+    assert [look.trial for look in results.test] == [0]
+
+
+def test_time_is_kept_for_the_confirmation_and_the_end_is_kept(confirmed: StudyConfig) -> None:
+    config = changed(confirmed, budget={"trials": None, "time": "20s"}, data={"test_fraction": 0.2})
+    began = time.time()
+    results = run(config)
+    assert time.time() - began < 20 + config.compute.grace_seconds
+    assert judged(results) is not None
+    assert len(results.test) == 1
+
+
+def test_hpo_confirm_says_the_verdict_and_writes_what_to_take(
+    config: StudyConfig, hpo: Callable[..., Answer], tmp_path: Path
+) -> None:
+    values = config.model_dump(mode="json")
+    (tmp_path / "study.yaml").write_text(write_yaml(values))
+    assert hpo("confirm", "study.yaml").err.startswith("hpo: confirmation.finalists is 0")
+    words = ("study.yaml", "budget.trials=6", "confirmation.finalists=1")
+    refused = hpo("confirm", *words)
+    assert refused.code == NoResultError.exit_code
+    assert "The store holds no study 'tiny' to confirm; begin it with hpo run." in refused.err
+    assert hpo("run", "study.yaml", "budget.trials=6").code == 0
+    answer = hpo("confirm", *words, "--output", "taken.yaml")
+    assert answer.code == 0
+    with results_of(config) as results:
+        verdict = judged(results)
+        assert verdict is not None
+        assert len(results.trials) == 6
+    for sentence in verdict.sentences:
+        assert sentence in answer.out
+    taken = yaml.safe_load((tmp_path / "taken.yaml").read_text())
+    assert (taken["trial"], taken["chosen_by"]) == (verdict.recommended, "verdict")
+    best = hpo("best", "--store", config.store.url)
+    assert verdict.sentences[0] in best.out
+
+
+def test_a_search_killed_in_its_confirmation_goes_on_where_it_was(confirmed: StudyConfig, tmp_path: Path) -> None:
+    undisturbed = run(changed(confirmed, store={"url": f"sqlite:///{tmp_path / 'other.db'}"}))
+    study = tmp_path / "study.yaml"
+    study.write_text(write_yaml(confirmed.model_dump(mode="json")))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hpo.cli.main", "run", str(study)], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "which confirms" in line:
+            process.kill()
+            break
+    process.stdout.close()
+    process.wait()
+    results = run(confirmed)
+    assert {(one.confirms, one.seed): one.reading for one in results.confirmation} == {
+        (one.confirms, one.seed): one.reading for one in undisturbed.confirmation
+    }
+    assert [look.scores for look in results.test] == [look.scores for look in undisturbed.test]
+
+
+def test_a_trial_that_the_pruner_gives_up_may_be_trained_on_to_see_what_that_costs(confirmed: StudyConfig) -> None:
+    pruned = changed(
+        confirmed, search={"pruner": "threshold", "lowest_score": 0.9}, confirmation={"finalists": 0},
+        budget={"trials": 12},
+    )  # fmt: skip
+    without = run(pruned)
+    given_up = [trial.number for trial in without.trials if trial.state == "PRUNED"]
+    assert given_up
+    assert without.audited == frozenset()
+    everything = changed(
+        pruned, confirmation={"finalists": 0, "audit": 1.0}, store={"url": pruned.store.url.replace("hpo.db", "all.db")}
+    )
+    audited = run(everything)
+    assert not [trial for trial in audited.trials if trial.state == "PRUNED"]
+    assert given_up[0] in audited.audited
+    states = {trial.number: trial.state for trial in audited.trials}
+    assert {states[number] for number in audited.audited} == {"COMPLETE"}

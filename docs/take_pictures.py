@@ -1,5 +1,9 @@
-"""Takes the pictures of the docs: `python docs/take_pictures.py`. Needs Chromium and its driver."""
+"""Takes the pictures of the docs: `hpo demo`, and then `python docs/take_pictures.py --store sqlite:///hpo.db`.
 
+Needs Chromium and its driver.
+"""
+
+import argparse
 import base64
 import sys
 import tempfile
@@ -15,7 +19,7 @@ from hpo.report.material import gathered  # noqa: E402
 from hpo.report.page import page  # noqa: E402
 from hpo.store.engine import open_database  # noqa: E402
 from tests.browser import browser, preferring  # noqa: E402
-from tests.search.scripted import led, search, study_at  # noqa: E402
+from tests.dashboard.visiting import dashboard_at  # noqa: E402
 
 FOLDER = Path(__file__).parent / "pictures"
 WIDTH, HEIGHT = 1100, 1400
@@ -24,9 +28,11 @@ DRAWN_SECONDS = 60
 
 def main() -> None:
     """Take each picture anew."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--store", default="sqlite:///hpo.db")
+    url = parser.parse_args().store
     FOLDER.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="hpo-pictures-") as folder, browser(width=WIDTH, height=HEIGHT) as driver:
-        url = _searched(Path(folder))
+    with browser(width=WIDTH, height=HEIGHT) as driver:
         for name, take in PICTURES.items():
             (FOLDER / name).write_bytes(take(driver, url))
             print(f"Wrote {FOLDER / name}.")
@@ -46,18 +52,21 @@ def report_in_the_dark(driver: Chrome, url: str) -> bytes:
     return _photographed(driver, top)
 
 
+def dashboard(driver: Chrome, url: str) -> bytes:
+    """Return the page of a study."""
+    preferring(driver, scheme="light")
+    with dashboard_at(url) as address:
+        driver.get(address)
+        shown = "return document.querySelectorAll('.main-svg').length > 2 && document.body.innerText.includes('Take ')"
+        WebDriverWait(driver, DRAWN_SECONDS).until(lambda driver: driver.execute_script(shown))
+        return _photographed(driver, 0)
+
+
 PICTURES: Mapping[str, Callable[[Chrome, str], bytes]] = {
     "report.png": report,
     "report-dark.png": report_in_the_dark,
+    "dashboard.png": dashboard,
 }
-
-
-def _searched(folder: Path) -> str:
-    """Return the URL of a store with a study of 60 trials, by a script of scores instead of a model."""
-    url = f"sqlite:///{folder / 'hpo.db'}"
-    with led(study_at(url, budget={"trials": 60}, search={"sampler": "tpe", "pruner": "median"})) as coordinator:
-        search(coordinator)
-    return url
 
 
 def _open_report(driver: Chrome, url: str) -> None:

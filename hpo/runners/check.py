@@ -22,9 +22,10 @@ from hpo.config.times import HERE
 from hpo.data.splits import Splits, splits_of
 from hpo.errors import ConfigurationError, StoreError
 from hpo.runners.checking import doubts
-from hpo.runners.checking.forecast import Forecast, Probed, reading_seconds
+from hpo.runners.checking.forecast import Forecast, Probed, baseline_seconds, reading_seconds
 from hpo.runners.checking.short_check import probed
 from hpo.runners.cluster import refuse_unusable
+from hpo.runners.confirmation import confirming_seconds, searching_limits
 from hpo.runners.run import files_folder, opened_workforce
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import LeadWorker, Workforce
@@ -136,12 +137,13 @@ def _concluded(config: StudyConfig, space: SearchSpace, splits: Splits, found: _
     limits = limits_of(config.budget, now)
     fitting = [end.probe for end in found.ends.values() if end.fits]
     reserve = reading_seconds(fitting, splits.test.rows if splits.test else 0)
+    kept = reserve + _confirming_seconds(config, splits, found, limits)
     forecast = Forecast(
         ends=found.ends,
         workers=found.workers,
         trials=_trials(config, space),
-        seconds_left=None if limits.deadline is None else max(0.0, limits.deadline - reserve - now.timestamp()),
-        device_seconds=limits.device_seconds,
+        seconds_left=None if limits.deadline is None else max(0.0, limits.deadline - kept - now.timestamp()),
+        device_seconds=searching_limits(config, limits).device_seconds,
         kept_weights=weights_kept(config),
     )
     free = _free_bytes(config)
@@ -164,6 +166,16 @@ def _concluded(config: StudyConfig, space: SearchSpace, splits: Splits, found: _
         doubts=tuple(dict.fromkeys(one for one in sentences if one is not None and one not in refusals)),
         refusals=tuple(refusals),
     )
+
+
+def _confirming_seconds(config: StudyConfig, splits: Splits, found: _Found, limits: Limits) -> float:
+    """Return the seconds that the search will keep for its confirmation."""
+    fitting = [end for end in found.ends.values() if end.fits]
+    if not fitting:
+        return 0.0
+    read = splits.confirmation or splits.validation
+    baselines = baseline_seconds([end.probe for end in fitting], splits.train.rows, read.rows)
+    return confirming_seconds(config, limits, max(end.seconds for end in fitting), baselines, found.workers)
 
 
 def _trials(config: StudyConfig, space: SearchSpace) -> int | None:

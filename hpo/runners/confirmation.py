@@ -111,9 +111,17 @@ def confirming_config(config: StudyConfig) -> StudyConfig:
     )
 
 
-def confirming_limits(limits: Limits, spent: float) -> Limits:
-    """Return the limits of a confirmation, once a search has spent so many device seconds of its own."""
-    left = None if limits.device_seconds is None else max(0.0, limits.device_seconds - spent)
+def searching_limits(config: StudyConfig, limits: Limits) -> Limits:
+    """Return the limits of a search that leaves a confirmation its share of the device hours."""
+    if limits.device_seconds is None or not config.confirmation.finalists:
+        return limits
+    return replace(limits, device_seconds=(1 - config.confirmation.share) * limits.device_seconds)
+
+
+def confirming_limits(config: StudyConfig, limits: Limits, spent: float) -> Limits:
+    """Return the limits of a confirmation, once its search has spent so many device seconds."""
+    hours = config.budget.gpu_hours
+    left = None if hours is None else max(0.0, 3600 * hours - spent)
     return replace(limits, trials=None, patience=None, trial_seconds=None, device_seconds=left)
 
 

@@ -12,21 +12,21 @@ from pathlib import Path
 from threading import Event
 
 from hpo.config.study_file import StudyConfig
-from hpo.config.times import spoken
+from hpo.config.times import HERE, spoken
 from hpo.data.splits import Splits, splits_of
 from hpo.errors import HpoError, NoResultError, StoreError, StudyMismatchError
 from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report
 from hpo.runners.checking.doubts import on_cut_texts
 from hpo.runners.checking.short_check import ShortCheck, short_check
 from hpo.runners.cluster import open_ray_tune, refuse_unusable
-from hpo.runners.confirmation import Confirmation, confirming_limits, confirming_seconds
+from hpo.runners.confirmation import Confirmation, confirming_limits, confirming_seconds, searching_limits
 from hpo.runners.dispatch import Dispatch
 from hpo.runners.inline import open_inline
 from hpo.runners.processes import open_processes, runner_of
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import LeadWorker, Workforce
 from hpo.search.assignments import demands_of
-from hpo.search.budget import refuse_too_short
+from hpo.search.budget import limits_of, refuse_too_short
 from hpo.search.coordinator import LEAST_OUTAGE, Coordinator
 from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.leading import leading
@@ -83,8 +83,9 @@ def run(
         watcher.note(
             f"Going to the Ray cluster {config.compute.ray_address or 'of this machine'} for the first worker."
         )
+    limits = searching_limits(config, limits_of(config.budget, datetime.now(HERE)))
     with (
-        leading(config, space, data_fingerprint=splits.fingerprint) as coordinator,
+        leading(config, space, data_fingerprint=splits.fingerprint, limits=limits) as coordinator,
         opened_workforce(config, splits) as workforce,
     ):
         _Night(config, space, splits, coordinator, workforce, mirror, watcher, stop, searches).run()
@@ -231,7 +232,7 @@ class _Night:
             stop=self.stop,
             files=self._files,
         )
-        limits = confirming_limits(self.coordinator.limits, self.coordinator.device_seconds())
+        limits = confirming_limits(self.config, self.coordinator.limits, self.coordinator.device_seconds())
         with confirmation.led(limits) as led:
             versions = self._versions(self.workforce.lead)
             confirmation.run(self.coordinator, led, versions, short.reserve + short.baselines)

@@ -41,13 +41,18 @@ def read(task: Task, predictions: Predictions, judged: Judged) -> Reading:
     Raises:
         TrainingError: the user's own metric fails on some of the rows.
     """
-    units = group_numbers(judged.groups) if judged.groups else np.arange(len(predictions.true))
-    apart = leave_out_groups(units, judged.seed)
+    apart = leave_out_groups(_units(judged, len(predictions.true)), judged.seed)
     return Reading(
         scores=task.scores(predictions),
         deviations=deviations(lambda kept: task.objective_on(predictions.take(kept)), apart),
         slices=tuple(_slices(task, predictions, judged)),
     )
+
+
+def _units(judged: Judged, rows: int) -> NDArray[np.int64]:
+    """Return what each row is left out together with: its group, where there are several."""
+    units = group_numbers(judged.groups) if judged.groups else np.arange(rows)
+    return units if units.max() > 0 else np.arange(rows)
 
 
 def mean_reading(of_folds: Sequence[Reading]) -> Reading:

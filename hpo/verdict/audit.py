@@ -21,31 +21,34 @@ class Audit:
     trained_on: int
     among_the_best: int
     """Of these, that came among the best three of the study."""
-    probability: float
-    """That the pruner would have discarded one of the final best three."""
+    probability: float | None
+    """That the pruner would have discarded at least one of the final best three; None where none was trained on."""
     interval: Interval
+    """Of that probability."""
 
     @property
     def sentence(self) -> str:
         """It in words."""
-        if not self.trained_on:
+        if self.probability is None:
             return (
-                f"The pruner gave up {self.given_up} trials, none of which was drawn to be trained on, so what that cost "
-                "cannot be said; confirmation.audit says how many are drawn."
+                f"The pruner gave up {_counted(self.given_up)}, none of which was drawn to be trained on, so what that "
+                "cost cannot be said; confirmation.audit says how many are drawn."
             )
+        was = "was" if self.trained_on == 1 else "were"
+        between = f"[{self.interval.low:.2f}, {self.interval.high:.2f}]"
         return (
-            f"Of {self.given_up} trials that the pruner gave up {self.trained_on}, drawn at random, were trained to their "
-            f"end, and {self.among_the_best} came among the best {TOP}: this pruner would have discarded one of the final "
-            f"top {TOP} with probability {self.probability:.2f} [{self.interval.low:.2f}, {self.interval.high:.2f}]."
+            f"Of {_counted(self.given_up)} that the pruner gave up {self.trained_on}, drawn at random, {was} trained "
+            f"to the end, and {self.among_the_best} came among the best {TOP}: this pruner would have discarded one of "
+            f"the final top {TOP} with probability {self.probability:.2f} {between}."
         )
 
 
 def audited(results: StudyResults) -> Audit | None:
     """Return what the pruner may have cost; None where it gave nothing up.
 
-    Each trial that was given up would have come among the best with the same unknown probability q, of which the share
-    among those trained on is an estimate with the exact interval of Clopper and Pearson (1934); that at least one of all
-    would have is 1 - (1 - q)^n.
+    Each trial that was given up would have come among the best with the same unknown probability q, of which the
+    share among those trained on is an estimate with the exact interval of Clopper and Pearson (1934); that at least
+    one of all n would have is 1 - (1 - q)^n.
     """
     over = {trial.number for trial in results.trials if trial.ending == Ending.COMPLETED}
     trained_on = results.audited & over
@@ -66,9 +69,13 @@ def _audit(given_up: int, trained_on: int, among_the_best: int) -> Audit:
         given_up=given_up,
         trained_on=trained_on,
         among_the_best=among_the_best,
-        probability=any_of_all(among_the_best / trained_on) if trained_on else 0.5,
+        probability=any_of_all(among_the_best / trained_on) if trained_on else None,
         interval=Interval(low=any_of_all(low), high=any_of_all(high)),
     )
+
+
+def _counted(trials: int) -> str:
+    return f"{trials} trial{'' if trials == 1 else 's'}"
 
 
 def _clopper_pearson(hits: int, tries: int) -> tuple[float, float]:

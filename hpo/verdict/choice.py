@@ -7,9 +7,9 @@ from hpo.verdict.comparison import Runs, SeedNoise, difference, seed_noise
 from hpo.verdict.findings import Interval
 from hpo.verdict.race import Course, Race, in_contention, ranked
 
-LIKELY = 0.8
-"""Coverage of the interval that must lie above 0 for the winner to be taken for the default: then it is better in nine
-cases of ten. To be called better, all of the 95% interval must."""
+LIKELY = 0.9
+"""Coverage of the interval that must lie above 0 for the winner to be taken for the default: of winners that are no
+better at most one in twenty is. To be called better, all of the 95% interval must."""
 MUCH_LESS_TIME = 2 / 3
 """Of the winner's training time: what cannot be told from it and takes at most so much is taken in its place."""
 
@@ -30,7 +30,7 @@ class Choice:
 def choose(
     race: Race, course: Course, runs: Mapping[int, Runs], seconds: Mapping[int, float], bias: float = 0.0
 ) -> Choice | None:
-    """Return what to take; None where no finalist, or the default of a race with one, has a run.
+    """Return what to take; None where no finalist has a run, or nothing has two, which is to know nothing of seeds.
 
     The default is taken unless the winner is likely better; a faster finalist is taken for the winner if it cannot be
     told from it, and is likely better than the default too.
@@ -43,11 +43,13 @@ def choose(
         bias: by how much the lead of the winner is overrated.
     """
     raced = [trial for trial in race.finalists if trial in runs]
-    if not raced or (race.default is not None and race.default not in runs):
+    noise = seed_noise(list(runs.values()))
+    if not raced or not noise.degrees:
         return None
     left = [trial for trial in in_contention(race, course) if trial in raced]
-    winner = ranked(left or raced, course)[0]
-    noise = seed_noise(list(runs.values()))
+    # Those with fewer runs than others that are left were cut short, or failed under a seed: no recommendation.
+    most = max(len(course.ended[trial]) for trial in left)
+    winner = ranked([trial for trial in left if len(course.ended[trial]) == most], course)[0]
     others = [trial for trial in race.entrants if trial in runs and trial != winner]
     differences = {
         trial: difference(runs[winner], runs[trial], noise, bias if trial == race.default else 0.0) for trial in others

@@ -1,5 +1,7 @@
 """Who takes part in a confirmation: the best few configurations of a search, and its default."""
 
+import json
+
 from hpo.config.study_file import ConfirmationConfig
 from hpo.store.results import StudyResults, TrialResult
 from hpo.verdict.race import Race, finalists_for, most_runs
@@ -32,11 +34,10 @@ def race_of(results: StudyResults, config: ConfirmationConfig, trials: int | Non
 
 
 def distinct(results: StudyResults) -> list[TrialResult]:
-    """Return the completed trials from best to worst, each configuration once, without the default's."""
-    seen = [] if results.default is None else [results.default.configuration]
-    found = []
-    for trial in results.leaderboard:
-        if trial.configuration not in seen:
-            seen.append(trial.configuration)
-            found.append(trial)
-    return found
+    """Return completed trials that hpo trained, from best to worst: each configuration once, without the default's."""
+    default = [] if results.default is None else [results.default]
+    first: dict[str, TrialResult] = {}
+    for trial in (*default, *results.leaderboard):
+        if trial.configuration:
+            first.setdefault(json.dumps(trial.configuration, sort_keys=True), trial)
+    return [trial for trial in first.values() if trial not in default]

@@ -2,29 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations
 from statistics import fmean
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hpo.messages import Reading
 from hpo.store.results import ConfirmingRun, StudyResults
 from hpo.verdict.choice import Choice, choose
-from hpo.verdict.comparison import Runs, SeedNoise, difference, interval_of, seed_noise
-from hpo.verdict.entrants import distinct
+from hpo.verdict.comparison import Runs, SeedNoise, difference, interval_of
 from hpo.verdict.findings import Confirmed, Difference, Rung, Verdict
-from hpo.verdict.luck import luck_of_rows
+from hpo.verdict.luck import bias_of_choice
 from hpo.verdict.race import Course, Race
 from hpo.verdict.wording import sentences
 
 
 def judged(results: StudyResults) -> Verdict | None:
-    """Return the verdict; None where no finalist was confirmed, or the default was to be and was not."""
+    """Return the verdict; None where no finalist was confirmed, or none of what was has two runs."""
     runs = {trial: _runs(of_trial) for trial, of_trial in _by_trial(results).items()}
     race, course = _race(results), _course(results)
-    noise = seed_noise(list(runs.values()))
-    bias = 0.0 if results.confirmed_on_unseen else _bias(results, race, runs, noise)
+    bias = 0.0 if results.confirmed_on_unseen else _bias(results, race, runs)
     seconds = {trial: fmean(run.seconds for run in of_trial) for trial, of_trial in _by_trial(results).items()}
     choice = choose(race, course, runs, seconds, bias)
     return None if choice is None else _verdict(results, race, runs, seconds, choice, bias)
@@ -113,8 +109,8 @@ def _race(results: StudyResults) -> Race:
     """Return the race as far as it was run: who took part in it."""
     took_part = {run.confirms for run in results.confirmation}
     default = results.default.number if results.default is not None and results.default.number in took_part else None
-    ranked = [trial.number for trial in distinct(results)]
-    finalists = tuple(number for number in ranked if number in took_part)
+    ranked = [trial.number for trial in results.leaderboard]
+    finalists = tuple(number for number in ranked if number in took_part and number != default)
     return Race(finalists=finalists, default=default, runs=len(results.confirmation), seeds=len(results.confirmation))
 
 
@@ -124,31 +120,7 @@ def _course(results: StudyResults) -> Course:
     return Course(ended=ended, begun={trial: len(scores) for trial, scores in ended.items()})
 
 
-def _bias(results: StudyResults, race: Race, runs: Mapping[int, Runs], noise: SeedNoise) -> float:
+def _bias(results: StudyResults, race: Race, runs: Mapping[int, Runs]) -> float:
     """Return by how much the winner is likely overrated on rows that the search chose by."""
-    finalists = [runs[trial] for trial in race.finalists if trial in runs]
-    if not finalists:
-        return 0.0
     scores = [trial.score for trial in results.leaderboard if trial.score is not None]
-    of_rows = spread_of_rows(finalists, list(runs.values()), noise)
-    seeds = max(len(of_trial.scores) for of_trial in finalists)
-    return luck_of_rows(scores, of_rows, noise.variance**0.5, len(finalists), seeds)
-
-
-def spread_of_rows(finalists: Sequence[Runs], all_runs: Sequence[Runs], noise: SeedNoise) -> float:
-    """Return the standard deviation of a configuration's score over sets of rows, less what all of them share.
-
-    Half the mean variance of the differences between two of them, less what is for their seeds and evens out; not more
-    than that of the finalists' own scores.
-    """
-    pairs = [
-        _squares(one.deviations.mean(axis=0) - other.deviations.mean(axis=0))
-        - noise.of_rows * (one.share_of_seeds + other.share_of_seeds)
-        for one, other in combinations(all_runs, 2)
-    ]
-    own = fmean(_squares(runs.deviations.mean(axis=0)) for runs in finalists)
-    return min(own, max(0.0, fmean(pairs) / 2)) ** 0.5 if pairs else 0.0
-
-
-def _squares(deviations: NDArray[np.float64]) -> float:
-    return float((deviations**2).sum())
+    return bias_of_choice(scores, [runs[trial] for trial in race.finalists], list(runs.values()))

@@ -62,10 +62,8 @@ class _Words:
         luck = one.lucky - one.score
         less = "less" if luck >= 0 else "more"
         held = f"{self._amount(abs(luck))} {less} than the {one.lucky:.4f} that it had in the search"
-        return (
-            f"Trained again on {len(one.scores)} fresh seeds trial {one.trial} scores {one.score:.4f} "
-            f"{_shown(one.interval)}, {held}."
-        )
+        seeds = _seeds(len(one.scores), "fresh seed")
+        return f"Trained again on {seeds} trial {one.trial} scores {one.score:.4f} {_shown(one.interval)}, {held}."
 
     def worth_it(self) -> str:
         """Hold the winner against the best baseline."""
@@ -86,8 +84,8 @@ class _Words:
         if verdict.unseen:
             return f"All of this is on {verdict.rows:,} validation rows that the search never saw."
         return (
-            f"All of this is on the {verdict.rows:,} rows that the search chose by, as there were too few to keep some "
-            f"from it: by simulation {self._amount(verdict.bias)} of the winner's lead are their luck, and were taken off."
+            f"All of this is on the {verdict.rows:,} rows that the search chose by, of which none were kept from it: "
+            f"by simulation {self._amount(verdict.bias)} of the winner's lead are their luck, and were taken off."
         )
 
     def seeds(self) -> str:
@@ -96,7 +94,9 @@ class _Words:
         noise = f"Seeds alone move a score by {self._amount(self._verdict.seed_noise)} (standard deviation)"
         if fewest >= FEW_SEEDS:
             return f"{noise}."
-        return f"{noise}; from {fewest} seeds of each that is rough: hpo confirm with confirmation.share=0.5 says more."
+        return (
+            f"{noise}; from {_seeds(fewest)} of each that is rough: hpo confirm with confirmation.share=0.5 says more."
+        )
 
     def _finalists(self) -> list[Confirmed]:
         return [one for one in self._verdict.confirmed if not one.is_default and one.trial != self._verdict.winner]
@@ -125,6 +125,10 @@ def _is_share(metric: str) -> bool:
 
 def _shown(interval: Interval) -> str:
     return f"[{interval.low:.4f}, {interval.high:.4f}]"
+
+
+def _seeds(count: int, name: str = "seed") -> str:
+    return f"{count} {name}{'' if count == 1 else 's'}"
 
 
 def _listed(trials: list[int]) -> str:

@@ -171,8 +171,8 @@ def _ready_here(study: Study, start: Start, folder: Path) -> Iterator[Study]:
         for variable in INTERFACES:
             os.environ.setdefault(variable, network)
     if isinstance(study.config.store.files, str):
-        with _scratch(study.config.study) as folder:
-            yield replace(study, files=folder)
+        with _scratch(study.config.study) as scratch:
+            yield replace(study, files=scratch)
     else:
         refuse_unshared(study)
         yield study

@@ -1,8 +1,10 @@
 """Tune at work for a search: it is proposed lanes, places them, and what they say is passed on."""
 
+import math
 import pickle
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -29,6 +31,8 @@ from hpo.runners.worker_process.conversation import Opener, Study
 from hpo.training.shared import FOLDER
 from hpo.training.worker import open_worker
 
+SECONDS_BETWEEN_LOOKS = 2.0
+"""At the machines of a cluster."""
 SECONDS_TO_END = 3.0
 """For which Tune is waited for at the end; leaving the cluster ends what is left of it."""
 
@@ -46,15 +50,23 @@ class LaneSearcher(_NotCarried, Searcher):
     def __init__(self, workforce: LaneWorkforce, demand: Demand) -> None:
         super().__init__(metric=None, mode="max")
         self._workforce, self._demand = workforce, demand
+        self._room = 0
+        self._looked_at = -math.inf
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return a lane to be placed, None for none now, `FINISHED` at the end."""
         if self._workforce.closing:
             return str(Searcher.FINISHED)
-        if not self._workforce.wants_lane(self._demand.fits(machines_of_cluster())):
+        if not self._workforce.wants_lane(self._room_now()):
             return None
         self._workforce.opened(trial_id)
         return {"lane": trial_id, "precision": self._workforce.precision}
+
+    def _room_now(self) -> int:
+        """Return for how many lanes there is room; Tune asks many times a second, the cluster is asked seldom."""
+        if time.monotonic() - self._looked_at > SECONDS_BETWEEN_LOOKS:
+            self._room, self._looked_at = self._demand.fits(machines_of_cluster()), time.monotonic()
+        return self._room
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: the scheduler tells of it. Without this method Tune would end with the first lane that does."""

@@ -2,7 +2,7 @@
 
 Run: python benchmarks/verdict.py [--searches 1000] [--workers 2]
 
-The model is that of `verdict_searches.py`. What it leaves out: seeds that move one configuration more than another, runs
+The model is that of `verdict_searches.py`. It leaves out: seeds that move one configuration more than another, runs
 that fail, scores that are the best of several epochs, classes of unequal size, and rows that come in groups. Lines
 without a mark are context. The end is 1 where a figure is not as it should be.
 """

@@ -1,5 +1,6 @@
 """What a model is judged by at the end: its scores, how much of that is the choice of rows, and where it fails."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -28,11 +29,18 @@ class Judged:
     """Of each row, shape (rows,); empty where there are none."""
     seed: int
     """Of the jackknife's groups."""
+    longest: tuple[int, ...] = ()
+    """Words of the longest text of each part by length; empty where these are all rows, and it follows from them."""
 
     def take(self, rows: NDArray[np.int64]) -> "Judged":
-        """Return it of some rows."""
+        """Return it of some rows, with the parts by length of all."""
         groups = [self.groups[row] for row in rows] if self.groups else ()
-        return Judged(words=self.words[rows], groups=groups, seed=self.seed)
+        return Judged(words=self.words[rows], groups=groups, seed=self.seed, longest=self.parts_by_length())
+
+    def parts_by_length(self) -> tuple[int, ...]:
+        """Return how many words the longest text of each part has; the parts are of like size, as far as can be."""
+        shares = np.arange(1, PARTS_BY_LENGTH + 1) / PARTS_BY_LENGTH
+        return self.longest or tuple(np.unique(np.quantile(self.words, shares, method="higher")).tolist())
 
 
 def read(task: Task, predictions: Predictions, judged: Judged) -> Reading:
@@ -69,27 +77,26 @@ def mean_reading(of_folds: Sequence[Reading]) -> Reading:
 
 
 def _slices(task: Task, predictions: Predictions, judged: Judged) -> Iterator[Slice]:
-    for by, name, rows in (*_by_length(judged.words), *_by_group(judged.groups)):
+    for by, name, rows in (*_by_length(judged), *_by_group(judged.groups)):
         if len(rows) >= LEAST_SLICE_ROWS:
             score = task.f1_among(predictions.take(rows))
             yield Slice(by=by, name=name, rows=len(rows), score=score)
 
 
-def _by_length(words: NDArray[np.int64]) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
-    """Yield the rows in parts of like size, from the shortest texts to the longest."""
-    ends = np.unique(np.quantile(words, np.arange(1, PARTS_BY_LENGTH + 1) / PARTS_BY_LENGTH, method="higher"))
+def _by_length(judged: Judged) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
+    """Yield the rows in parts, from the shortest texts to the longest."""
     start = 0
-    for end in ends.tolist():
-        yield "length", f"{start} to {end} words", np.flatnonzero((words >= start) & (words <= end))
+    for end in judged.parts_by_length():
+        yield "length", f"{start} to {end} words", np.flatnonzero((judged.words >= start) & (judged.words <= end))
         start = end + 1
 
 
 def _by_group(groups: Sequence[str]) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
-    """Yield the rows of the largest groups."""
-    names, counts = np.unique(np.array(groups, dtype=object).astype(str), return_counts=True)
-    for name in names[np.argsort(-counts, kind="stable")[:MOST_GROUPS]].tolist():
-        if name:
-            yield "group", name, np.flatnonzero(np.array(groups) == name)
+    """Yield the rows of the largest groups that have a name."""
+    largest = Counter(name for name in groups if name).most_common(MOST_GROUPS)
+    of_row = np.array(groups, dtype=object)
+    for name, _ in largest:
+        yield "group", name, np.flatnonzero(of_row == name)
 
 
 def _pooled(same: Sequence[Slice]) -> Slice:

@@ -106,19 +106,23 @@ class _Words:
         return compared if self._default is None else [*compared, self._default]
 
     def _amount(self, value: float) -> str:
-        metric = self._verdict.metric
-        name = SHOWN_AS.get(metric, metric.replace("_", " "))
-        return f"{100 * value:.1f} {name} points" if _is_share(metric) else f"{value:.4f} of {name}"
+        return amount(self._verdict.metric, value)
 
     def _by(self, found: Difference, sign: int = 1) -> str:
         """Return a difference, or its negative, with its interval."""
         ends = sorted((sign * found.interval.low, sign * found.interval.high))
-        scale, digits = (100, 1) if _is_share(self._verdict.metric) else (1, 4)
+        scale, digits = (100, 1) if is_share(self._verdict.metric) else (1, 4)
         low, high = (f"{scale * end:.{digits}f}" for end in ends)
         return f"{self._amount(sign * found.points)} [{low}, {high}]"
 
 
-def _is_share(metric: str) -> bool:
+def amount(metric: str, value: float) -> str:
+    """Return a difference of scores in words."""
+    name = SHOWN_AS.get(metric, metric.replace("_", " "))
+    return f"{100 * value:.1f} {name} points" if is_share(metric) else f"{value:.4f} of {name}"
+
+
+def is_share(metric: str) -> bool:
     """Return whether a metric is shown in points of a hundred."""
     return metric in METRICS and metric not in UNBOUNDED
 

@@ -1,0 +1,220 @@
+"""What the trials of a search say about the next one: sentences with figures, none where there is nothing to say."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from hpo.space.domains import Choice, Constant, Continuous, Domain, LogUniform, is_number, spelled
+from hpo.space.parameters import Parameter
+from hpo.space.search_space import SearchSpace
+from hpo.store.results import StudyResults, TrialResult
+from hpo.verdict.judgement import judged
+from hpo.verdict.wording import amount, is_share
+
+ENOUGH_TRIALS = 12
+"""Completed trials below which nothing is said of how hyperparameters and scores go together."""
+MANY_TRIALS = 50
+"""Below which that comes with a caution."""
+CHANCE = 0.05
+"""That any of what is said to go together does so by chance alone; shared by all that were looked at (Bonferroni)."""
+WIDE_GAP, NARROW_GAP, NEARLY_ALL = 0.05, 0.01, 0.95
+HOLD_BACK = (
+    "l1_strength", "l2_strength", "dropout", "attention_dropout", "kept_layers", "trained_layers", "data_fraction",
+)  # fmt: skip
+"""Hyperparameters that decide how closely a model can fit its training texts."""
+BEST = 5
+"""Trials that are looked at for ends of ranges."""
+OUTER_PART = 0.1
+"""Of a range, in its own scale: what is at its end."""
+CHANCE_OF_END = 0.01
+NATURAL_ENDS = (0, 1)
+"""Beyond which there is mostly nothing: no dropout is below 0, no share above 1, no number of epochs below 1."""
+PARTS = 4
+"""Into as many parts of like size the values of a number are divided, to see whether scores differ between them."""
+MOST_NAMED = 3
+
+
+def advice(results: StudyResults) -> tuple[str, ...]:
+    """Return what to do about the next search, the most important first."""
+    said = (*_fit(results), *_ends(results), *_last_third(results), *_importances(results), *_little_data(results))
+    return tuple(said)
+
+
+def _fit(results: StudyResults) -> list[str]:
+    """Say whether the best trial over- or underfits, and what the gap goes with."""
+    scored = [trial for trial in results.leaderboard if trial.train_score is not None]
+    if not scored or not is_share(results.metric) or results.metric == "neg_calibration_error":
+        return []
+    best = scored[0]
+    of_best, of_better = _gap(best), median(map(_gap, scored[: -(-len(scored) // 4)]))
+    figures = (
+        f"Trial {best.number} scores {best.train_score:.4f} on training rows and {best.score:.4f} on validation, "
+        f"{amount(results.metric, of_best)} apart ({100 * of_better:.1f} in the middle of the better quarter of trials)"
+    )
+    if min(of_best, of_better) >= WIDE_GAP:
+        return [f"{figures}: it overfits.{_what_narrows(scored)}"]
+    if max(of_best, of_better) <= NARROW_GAP and (best.train_score or 0.0) < NEARLY_ALL:
+        return [f"{figures}: it hardly fits its training rows better, so there is room for more or longer training."]
+    return []
+
+
+def _what_narrows(scored: Sequence[TrialResult]) -> str:
+    found = _going_together(scored, HOLD_BACK, [_gap(trial) for trial in scored])
+    if not found:
+        return ""
+    named = ", ".join(
+        f"{'smaller' if along < 0 else 'larger'} with more {name} ({along:+.2f})" for name, along in found.items()
+    )
+    return f" Over {len(scored)} completed trials the gap is {named}, by rank correlation."
+
+
+def _gap(trial: TrialResult) -> float:
+    return (trial.train_score or 0.0) - (trial.score or 0.0)
+
+
+def _going_together(trials: Sequence[TrialResult], names: Sequence[str], figures: Sequence[float]) -> dict[str, float]:
+    """Return the rank correlation (Spearman 1904) of figures with those numbers that they go with beyond chance."""
+    tried: dict[str, tuple[float, float]] = {}
+    for name in names:
+        pairs = [
+            (value, figure)
+            for trial, figure in zip(trials, figures, strict=True)
+            if is_number(value := trial.configuration.get(name))
+        ]
+        if len(pairs) >= ENOUGH_TRIALS and all(len(set(side)) > 1 for side in zip(*pairs, strict=True)):
+            found = stats.spearmanr(*zip(*pairs, strict=True))
+            tried[name] = float(found.statistic), float(found.pvalue)
+    return {name: along for name, (along, chance) in tried.items() if chance * len(tried) < CHANCE}
+
+
+def _ends(results: StudyResults) -> list[str]:
+    """Say at which ends of its ranges the best trials lie."""
+    best = results.leaderboard[:BEST]
+    if len(results.leaderboard) < ENOUGH_TRIALS or not results.space:
+        return []
+    space = SearchSpace.from_mapping(results.space, results.name)
+    said = (_end(parameter, best, upper) for parameter in space.parameters for upper in (False, True))
+    return [sentence for sentence in said if sentence]
+
+
+def _end(parameter: Parameter, best: Sequence[TrialResult], upper: bool) -> str:
+    domain = parameter.domain
+    if isinstance(domain, Constant | Choice):
+        return ""
+    limit = domain.high if upper else domain.low
+    places = [
+        _place(domain, trial.parameters[parameter.sampled_name])
+        for trial in best
+        if parameter.sampled_name in trial.parameters
+    ]
+    part = OUTER_PART if isinstance(domain, Continuous) else max(OUTER_PART, 1 / domain.count())
+    there = sum((1 - place if upper else place) <= OUTER_PART for place in places)
+    by_chance = float(stats.binom.sf(there - 1, len(places), part))
+    if not there or limit in NATURAL_ENDS or by_chance > CHANCE_OF_END:
+        return ""
+    end = f"{'upper' if upper else 'lower'} end, {spelled(limit)}"
+    return (
+        f"{there} of the best {len(places)} trials have {parameter.sampled_name} at its {end}, of {domain.describe()}: "
+        "a wider range may hold better ones."
+    )
+
+
+def _place(domain: Domain, value: Any) -> float:
+    """Return where a value lies in a range, in its own scale: 0 to 1."""
+    assert not isinstance(domain, Constant | Choice), "a range has two ends"
+    if domain.high == domain.low:
+        return 0.5
+    low, high, at = (
+        (np.log(number) for number in (domain.low, domain.high, value))
+        if isinstance(domain, LogUniform)
+        else (domain.low, domain.high, value)
+    )
+    return float((at - low) / (high - low))
+
+
+def _last_third(results: StudyResults) -> list[str]:
+    """Say what the last third of the trials brought, against how far seeds alone move a score."""
+    over = [trial for trial in results.trials if trial.state in ("COMPLETE", "PRUNED")]
+    noise = _noise(results)
+    before = {trial.number for trial in over[: len(over) - len(over) // 3]}
+    first = [trial for trial in results.leaderboard if trial.number in before]
+    if len(over) < ENOUGH_TRIALS or noise is None or not first:
+        return []
+    brought = (results.best.score or 0.0) - (first[0].score or 0.0)
+    figures = (
+        f"The last third of {len(over)} trials brought {amount(results.metric, brought)}, where {noise[1]} "
+        f"{amount(results.metric, noise[0])}"
+    )
+    if brought <= noise[0]:
+        return [f"{figures}: more trials of this kind would hardly find better ones."]
+    return [f"{figures}: the search was still finding better ones, and more trials may go on to."]
+
+
+def _noise(results: StudyResults) -> tuple[float, str] | None:
+    """Return how far seeds alone move a score, and from what that is known; None where it is not."""
+    verdict = judged(results)
+    if verdict is not None:
+        return verdict.seed_noise, "seeds alone move a score by"
+    default = results.default
+    if default is None:
+        return None
+    again = [trial.score or 0.0 for trial in results.leaderboard if trial.configuration == default.configuration]
+    return (max(again) - min(again), "two seeds of the default are apart by") if len(again) > 1 else None
+
+
+def _importances(results: StudyResults) -> list[str]:
+    """Say what the score went with most, each hyperparameter looked at alone."""
+    trials = results.leaderboard
+    names = dict.fromkeys(name for trial in trials for name in trial.parameters)
+    tried = {name: found for name in names if (found := _explained(trials, name)) is not None}
+    shares = {name: share for name, (share, chance) in tried.items() if chance * len(tried) < CHANCE and share > 0}
+    if not shares:
+        return []
+    named = ", ".join(
+        f"{name} ({shares[name]:.0%})" for name in sorted(shares, key=shares.__getitem__, reverse=True)[:MOST_NAMED]
+    )
+    rough = "" if len(trials) >= MANY_TRIALS else "; from so few trials these are rough"
+    return [
+        f"Of how {len(trials)} completed trials rank, most goes with {named}, each looked at alone, in parts of its "
+        f"range{rough}."
+    ]
+
+
+def _explained(trials: Sequence[TrialResult], name: str) -> tuple[float, float] | None:
+    """Return (share of the variance of ranks that lies between parts of a hyperparameter's values, its p-value).
+
+    By the test of Kruskal and Wallis (1952): (H - k + 1) / (n - k) of k parts of n trials (Tomczak and Tomczak 2014).
+    """
+    parts = [part for part in _parts(trials, name) if len(part) > 1]
+    count = sum(map(len, parts))
+    if len(parts) < 2 or count < ENOUGH_TRIALS or len({score for part in parts for score in part}) < 2:
+        return None
+    found = stats.kruskal(*parts)
+    return float((found.statistic - len(parts) + 1) / (count - len(parts))), float(found.pvalue)
+
+
+def _parts(trials: Sequence[TrialResult], name: str) -> list[list[float]]:
+    """Return the scores of trials, apart by the value of a hyperparameter; by a part of its range for many numbers."""
+    pairs = [(trial.parameters[name], trial.score or 0.0) for trial in trials if name in trial.parameters]
+    values = [value for value, _ in pairs]
+    if not all(map(is_number, values)) or len(set(values)) <= PARTS:
+        return [[score for other, score in pairs if other == value] for value in dict.fromkeys(values)]
+    ranked = sorted(pairs)
+    edges = [round(place * len(ranked) / PARTS) for place in range(PARTS + 1)]
+    return [[score for _, score in ranked[low:high]] for low, high in pairwise(edges)]
+
+
+def _little_data(results: StudyResults) -> list[str]:
+    """Say whether scores rise with the share of the training texts, where that was searched."""
+    trials = results.leaderboard
+    found = _going_together(trials, ("data_fraction",), [trial.score or 0.0 for trial in trials])
+    if found.get("data_fraction", 0.0) <= 0:
+        return []
+    return [
+        f"Over {len(trials)} completed trials scores rise with data_fraction (rank correlation "
+        f"{found['data_fraction']:+.2f}): more training texts would likely help."
+    ]

@@ -1,0 +1,137 @@
+"""What a model is judged by: its scores, how much of them is the choice of rows, and the slices on which it fails."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score
+
+from hpo.config.study_file import TaskConfig
+from hpo.metrics.predictions import Predictions
+from hpo.tasks.classification import Classification
+from hpo.tasks.reading import LEAST_SLICE_ROWS, MOST_GROUPS, Judged, mean_reading, read
+
+LABELS = ("no", "yes")
+ROWS = 400
+
+
+def task(metric: str = "accuracy") -> Classification:
+    return Classification.of(TaskConfig(metric=metric, positive_label="yes"), LABELS, ["no", "yes"])
+
+
+def said(right: NDArray[np.bool_]) -> Predictions:
+    true = np.arange(len(right)) % 2
+    return Predictions.of(true, np.eye(2)[np.where(right, true, 1 - true)] * 0.8 + 0.1)
+
+
+def judged(rows: int = ROWS, groups: Sequence[str] = (), words: Sequence[int] | None = None) -> Judged:
+    return Judged(words=np.array(words if words is not None else [5] * rows), groups=groups, seed=3)
+
+
+RIGHT = np.random.default_rng(0).random(ROWS) < 0.8
+"""Which rows are answered correctly."""
+
+
+def variance(deviations: Sequence[float]) -> float:
+    return sum(one**2 for one in deviations)
+
+
+def test_scores_are_those_of_the_task_and_deviations_the_variance_of_its_objective() -> None:
+    reading = read(task(), said(RIGHT), judged())
+
+    share = RIGHT.mean()
+    assert reading.scores == task().scores(said(RIGHT))
+    assert reading.scores.objective == pytest.approx(share)
+    assert variance(reading.deviations) == pytest.approx(share * (1 - share) / ROWS, rel=0.2)
+
+
+def test_rows_of_a_group_are_left_out_together() -> None:
+    groups = [f"document {row // 10}" for row in range(ROWS)]
+    together = np.repeat(np.random.default_rng(1).random(ROWS // 10) < 0.7, 10)
+
+    reading = read(task(), said(together), judged(groups=groups))
+
+    share = together.mean()
+    assert len(reading.deviations) == ROWS // 10
+    assert variance(reading.deviations) == pytest.approx(share * (1 - share) / (ROWS // 10 - 1))
+
+
+def test_of_a_single_group_rows_are_left_out() -> None:
+    """Nothing would be left to score with the only group left out."""
+    reading = read(task(), said(RIGHT), judged(groups=["one"] * ROWS))
+
+    assert reading.deviations == read(task(), said(RIGHT), judged()).deviations
+
+
+def test_rows_without_a_group_are_left_out_by_themselves() -> None:
+    reading = read(task(), said(RIGHT), judged(groups=["", *["one"] * 199, "", *["two"] * 199]))
+
+    assert len(reading.deviations) == 4
+
+
+def test_two_models_are_read_with_the_same_rows_left_out() -> None:
+    one, other = (read(task(), said(RIGHT), judged()) for _ in range(2))
+
+    assert one.deviations == other.deviations
+
+
+def test_slices_by_length_are_of_like_size_and_have_the_f1_of_their_rows() -> None:
+    words = np.random.default_rng(2).integers(1, 1000, ROWS)
+
+    reading = read(task(), said(RIGHT), judged(words=words.tolist()))
+
+    predictions = said(RIGHT)
+    assert [one.by for one in reading.slices] == ["length"] * 4
+    assert all(90 <= one.rows <= 110 for one in reading.slices)
+    assert sum(one.rows for one in reading.slices) == ROWS
+    first = reading.slices[0]
+    shortest = words <= int(first.name.split()[2])
+    expected = f1_score(predictions.true[shortest], predictions.probabilities[shortest].argmax(axis=1))
+    assert first.score == pytest.approx(expected)
+
+
+def test_texts_of_one_length_are_one_slice() -> None:
+    assert [(one.name, one.rows) for one in read(task(), said(RIGHT), judged()).slices] == [("0 to 5 words", ROWS)]
+
+
+def test_slices_by_group_are_the_largest_named_ones_with_enough_rows() -> None:
+    sizes = {f"group {place:02}": LEAST_SLICE_ROWS + place for place in range(MOST_GROUPS + 2)}
+    groups = [name for name, size in sizes.items() for _ in range(size)] + ["small"] * 5 + [""] * 100
+    right = np.random.default_rng(0).random(len(groups)) < 0.8
+
+    slices = read(task(), said(right), judged(len(groups), groups)).slices
+
+    named = {one.name: one.rows for one in slices if one.by == "group"}
+    assert named == {name: size for name, size in sizes.items() if size > LEAST_SLICE_ROWS + 1}
+
+
+def test_the_mean_over_folds_has_the_variance_of_a_mean() -> None:
+    parts = [np.arange(ROWS)[start::4] for start in range(4)]
+    known = judged()
+    readings = [read(task(), said(RIGHT).take(rows), known.take(rows)) for rows in parts]
+
+    mean = mean_reading(readings)
+
+    assert mean.scores.objective == pytest.approx(np.mean([one.scores.objective for one in readings]))
+    assert mean.scores.rows == ROWS
+    assert variance(mean.deviations) == pytest.approx(sum(variance(one.deviations) for one in readings) / 16)
+
+
+def test_folds_have_the_same_slices_by_length() -> None:
+    words = np.random.default_rng(4).integers(1, 1000, ROWS).tolist()
+    known = judged(words=words)
+    parts = [np.arange(ROWS)[start::2] for start in range(2)]
+
+    mean = mean_reading([read(task(), said(RIGHT).take(rows), known.take(rows)) for rows in parts])
+
+    whole = read(task(), said(RIGHT), known)
+    assert [(one.name, one.rows) for one in mean.slices] == [(one.name, one.rows) for one in whole.slices]
+
+
+def test_rows_keep_their_words_and_groups_when_some_are_taken() -> None:
+    some = judged(4, ["a", "b", "c", "d"], [1, 2, 3, 4]).take(np.array([3, 1]))
+
+    assert some.words.tolist() == [4, 2]
+    assert list(some.groups) == ["d", "b"]
+    assert some.seed == 3

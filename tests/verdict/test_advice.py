@@ -1,0 +1,167 @@
+"""Advice on the next search: each sentence where there is something to say, and none where there is not."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hpo.verdict.advice import advice
+from tests.verdict.confirmed import confirming, numbered, study, trial
+
+RANDOM = np.random.default_rng(0)
+SPREAD = [0.7 + 0.004 * ((place * 7) % 20) for place in range(20)]
+"""Twenty scores in no order, the best at place 17."""
+
+
+def range_of(low: float, high: float, distribution: str = "uniform", **rest: Any) -> dict[str, Any]:
+    return {"distribution": distribution, "min": low, "max": high} | rest
+
+
+def told(trials: list[Any], **rest: Any) -> str:
+    return " ".join(advice(study(trials, **rest)))
+
+
+def test_of_an_empty_study_and_of_one_trial_there_is_nothing_to_say() -> None:
+    assert advice(study([])) == ()
+    assert advice(study([trial(0, 0.8)])) == ()
+
+
+def test_of_a_search_in_which_nothing_goes_with_anything_there_is_nothing_to_say() -> None:
+    values = {"dropout": RANDOM.random(20).tolist()}
+
+    assert told(numbered(values, SPREAD, train_score=[score + 0.03 for score in SPREAD])) == ""
+
+
+def test_overfitting_is_told_with_what_narrows_the_gap() -> None:
+    dropout = [place / 40 for place in range(20)]
+    train = [score + 0.2 - value / 4 for score, value in zip(SPREAD, dropout, strict=True)]
+
+    whole = told(numbered({"dropout": dropout, "l1_strength": [0.0] * 20}, SPREAD, train_score=train))
+
+    assert "it overfits" in whole
+    assert whole.startswith(
+        "Trial 17 scores 0.8698 on training rows and 0.7760 on validation, 9.4 macro F1 points apart"
+    )
+    assert "Over 20 completed trials the gap is smaller with more dropout (-1.00), by rank correlation." in whole
+    assert "l1_strength" not in whole
+
+
+def test_overfitting_of_a_few_trials_is_told_without_correlations() -> None:
+    few = numbered({"dropout": [0.1, 0.2, 0.3]}, [0.8, 0.81, 0.82], train_score=[0.95, 0.94, 0.93])
+
+    assert told(few) == (
+        "Trial 2 scores 0.9300 on training rows and 0.8200 on validation, 11.0 macro F1 points apart "
+        "(11.0 in the middle of the better quarter of trials): it overfits."
+    )
+
+
+def test_underfitting_is_told_but_not_at_the_ceiling() -> None:
+    low = numbered({}, [0.80, 0.81], train_score=[0.80, 0.812])
+    high = numbered({}, [0.98, 0.97], train_score=[0.982, 0.975])
+
+    assert "hardly fits its training rows better" in told(low)
+    assert told(high) == ""
+
+
+def test_a_gap_of_a_metric_that_is_no_share_is_not_judged() -> None:
+    trials = numbered({}, [-0.8, -0.7], train_score=[-0.1, -0.1])
+
+    assert advice(study(trials, metric="neg_log_loss")) == ()
+
+
+def test_an_end_of_a_range_at_which_the_best_lie_is_named() -> None:
+    space = {"l2_strength": range_of(1e-4, 0.1, "log_uniform_values", default=0.01)}
+    best = sorted(range(20), key=lambda place: -SPREAD[place])[:3]
+    values = [0.08 if place in best else 0.001 for place in range(20)]
+
+    assert "3 of the best 5 trials have l2_strength at its upper end, 0.1, of 0.0001 … 0.1, log-uniform" in told(
+        numbered({"l2_strength": values}, SPREAD), space=space
+    )
+
+
+def test_what_is_at_the_end_of_a_plain_range_may_be_in_the_middle_of_a_log_one() -> None:
+    values = [0.001 + 0.00002 * place for place in range(20)]
+    trials = numbered({"l2_strength": values}, SPREAD)
+
+    plain = told(trials, space={"l2_strength": range_of(0.0005, 0.1, default=0.01)})
+    log = told(trials, space={"l2_strength": range_of(1e-5, 0.1, "log_uniform_values", default=0.01)})
+
+    assert "5 of the best 5 trials have l2_strength at its lower end, 0.0005" in plain
+    assert "end" not in log
+
+
+def test_the_natural_end_of_a_range_is_not_named() -> None:
+    values = [0.0001 * place for place in range(20)]
+
+    assert "end" not in told(numbered({"dropout": values}, SPREAD), space={"dropout": range_of(0, 0.5, default=0.1)})
+
+
+def test_a_few_whole_numbers_are_at_an_end_only_where_all_of_the_best_are() -> None:
+    space = {"epochs": {"min": 2, "max": 4, "default": 3}}
+    best = sorted(range(20), key=lambda place: -SPREAD[place])[:5]
+    all_at_end = [4 if place in best else 3 for place in range(20)]
+    three_of_five = [4 if place in best[:3] else 3 for place in range(20)]
+
+    assert "5 of the best 5 trials have epochs at its upper end, 4" in told(
+        numbered({"epochs": all_at_end}, SPREAD), space=space
+    )
+    assert "end" not in told(numbered({"epochs": three_of_five}, SPREAD), space=space)
+
+
+def test_the_last_third_is_held_against_seeds() -> None:
+    rising = [trial(number, 0.5 + number / 100) for number in range(18)]
+    level = [trial(number, 0.5 + min(number, 10) / 100) for number in range(18)]
+    runs = confirming(0, [0.5, 0.51]), confirming(17, [0.67, 0.68])
+
+    assert "The last third of 18 trials brought 6.0 macro F1 points, where seeds alone move a score by 0.7" in " ".join(
+        advice(study(rising, *runs))
+    )
+    assert "brought 0.0 macro F1 points" in " ".join(advice(study(level, *runs)))
+    assert "hardly find better ones" in " ".join(advice(study(level, *runs)))
+
+
+def test_without_a_confirmation_two_seeds_of_the_default_tell_the_noise() -> None:
+    default = trial(0, 0.50)
+    again = trial(1, 0.53, configuration=default.configuration)
+    others = [trial(number, 0.55) for number in range(2, 18)]
+
+    assert "where two seeds of the default are apart by 3.0 macro F1 points" in told([default, again, *others])
+    assert "last third" not in told([default, *others])
+
+
+def test_what_the_score_goes_with_is_named_with_a_caution_where_trials_are_few() -> None:
+    names = ["adamw" if score > 0.74 else "sgd" for score in SPREAD]
+    values = {"optimizer": names, "dropout": RANDOM.random(20).tolist()}
+
+    whole = told(numbered(values, SPREAD))
+
+    assert "Of how 20 completed trials rank, most goes with optimizer (" in whole
+    assert "dropout" not in whole
+    assert "from so few trials these are rough" in whole
+
+
+def test_a_best_value_in_the_middle_is_found_as_well() -> None:
+    rates = np.linspace(0, 1, 60)
+    trials = numbered({"dropout": rates.tolist()}, (0.8 - (rates - 0.5) ** 2).tolist())
+
+    whole = told(trials)
+
+    assert "most goes with dropout (" in whole
+    assert "rough" not in whole
+
+
+def test_more_data_is_advised_where_scores_rise_with_it() -> None:
+    shares = [0.5 + score / 10 for score in SPREAD]
+    against = [0.9 - score / 10 for score in SPREAD]
+
+    assert "scores rise with data_fraction (rank correlation +1.00)" in told(
+        numbered({"data_fraction": shares}, SPREAD)
+    )
+    assert "rise with data_fraction" not in told(numbered({"data_fraction": against}, SPREAD))
+
+
+@pytest.mark.parametrize("value", [None, "auto"])
+def test_values_that_are_no_numbers_go_with_nothing(value: object) -> None:
+    trials = numbered({"dropout": [value] * 20}, SPREAD, train_score=[score + 0.1 for score in SPREAD])
+
+    assert "by rank correlation" not in told(trials)

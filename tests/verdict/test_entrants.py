@@ -1,0 +1,69 @@
+"""Who takes part in a confirmation."""
+
+from typing import Any
+
+import pytest
+
+from hpo.config.study_file import ConfirmationConfig
+from hpo.verdict.entrants import distinct, race_of
+from hpo.verdict.race import Race
+from tests.verdict.confirmed import study, trial
+
+MANY = [trial(number, 0.5 + number / 100) for number in range(10)]
+
+
+def race(trials: Any = MANY, budget: int | None = 40, **asked: Any) -> Race | None:
+    return race_of(study(trials), ConfirmationConfig(**asked), budget)
+
+
+def test_the_best_three_meet_the_default_in_a_quarter_of_the_budget() -> None:
+    assert race() == Race(finalists=(9, 8, 7), default=0, runs=10, seeds=5)
+
+
+def test_without_a_number_of_trials_the_race_is_run_to_its_end() -> None:
+    assert race(budget=None) == Race(finalists=(9, 8, 7), default=0, runs=12, seeds=5)
+
+
+@pytest.mark.parametrize(("budget", "runs", "finalists"), [(1, 4, 1), (16, 4, 1), (28, 7, 2), (32, 8, 3)])
+def test_of_a_small_budget_there_are_fewer_rivals(budget: int, runs: int, finalists: int) -> None:
+    found = race(budget=budget)
+
+    assert found is not None
+    assert found.runs == runs
+    assert len(found.finalists) == finalists
+
+
+def test_a_race_of_one_rival_asks_for_no_more_runs_than_it_takes() -> None:
+    assert race([trial(0, 0.5), trial(1, 0.6)]) == Race(finalists=(1,), default=0, runs=10, seeds=5)
+
+
+def test_none_is_run_where_none_is_asked_for_or_nothing_but_the_default_completed() -> None:
+    assert race(finalists=0) is None
+    assert race([trial(0, 0.5), trial(1, 0.4, state="PRUNED")]) is None
+    assert race([]) is None
+
+
+def test_a_default_that_did_not_complete_takes_no_part() -> None:
+    found = race([trial(0, None, state="FAIL"), *MANY[1:]])
+
+    assert found is not None
+    assert found.default is None
+
+
+def test_each_configuration_counts_once_and_the_default_not_at_all() -> None:
+    repeated = [
+        *MANY,
+        trial(10, 0.99, configuration=MANY[0].configuration),
+        trial(11, 0.98, configuration=MANY[5].configuration),
+        trial(12, 0.97, configuration=MANY[5].configuration),
+    ]
+
+    assert [one.number for one in distinct(study(repeated))][:2] == [11, 9]
+    assert len(distinct(study(repeated))) == 9
+
+
+def test_a_trial_that_hpo_did_not_train_cannot_be_trained_again() -> None:
+    foreign = trial(10, 0.99)
+    object.__setattr__(foreign, "configuration", {})
+
+    assert distinct(study([*MANY, foreign]))[0].number == 9

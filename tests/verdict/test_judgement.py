@@ -1,0 +1,108 @@
+"""The verdict on studies that were made by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+from hpo.messages import Ending
+from hpo.store.results import StudyResults
+from hpo.verdict.findings import Verdict
+from hpo.verdict.judgement import judged
+from tests.verdict.confirmed import confirming, reading, study, trial
+
+TRIALS = [trial(0, 0.80), trial(1, 0.85), trial(2, 0.90), trial(3, 0.88)]
+CONFIRMED = confirming(0, [0.800, 0.802, 0.801]), confirming(2, [0.880, 0.882, 0.881]), confirming(3, [0.86])
+
+
+def verdict(results: StudyResults) -> Verdict:
+    found = judged(results)
+    assert found is not None
+    return found
+
+
+def test_a_confirmed_search_has_a_winner_and_differences_in_their_order() -> None:
+    baselines = {"majority class": reading(0.4), "TF-IDF and logistic regression": reading(0.7)}
+
+    found = verdict(study(TRIALS, *CONFIRMED, baselines=baselines))
+
+    assert (found.winner, found.recommended, found.metric, found.rows) == (2, 2, "macro_f1", 400)
+    assert [one.than for one in found.differences] == ["the default", "trial 3", *baselines]
+    assert found.differences[0].points == pytest.approx(0.08)
+    assert found.differences[0].told_apart
+    assert [(rung.name, rung.score) for rung in found.ladder] == [
+        (name, one.scores.objective) for name, one in baselines.items()
+    ]
+    assert found.sentences[0].startswith("Trial 2 beats the default by 8.0 macro F1 points")
+
+
+def test_what_was_confirmed_is_ranked_by_its_confirmed_score_beside_the_lucky_one() -> None:
+    found = verdict(study(TRIALS, *CONFIRMED))
+
+    assert [one.trial for one in found.confirmed] == [2, 3, 0]
+    best, _, default = found.confirmed
+    assert (best.score, best.lucky, best.scores) == (pytest.approx(0.881), 0.90, (0.880, 0.882, 0.881))
+    assert default.is_default
+    assert best.interval.low < best.score < best.interval.high
+
+
+def test_seed_noise_is_pooled_over_what_has_several_seeds() -> None:
+    assert verdict(study(TRIALS, *CONFIRMED)).seed_noise == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [(), (confirming(0, [0.8, 0.81]),), (confirming(0, [0.8]), confirming(2, [0.9]))],
+    ids=["nothing", "only the default", "no two seeds of anything"],
+)
+def test_there_is_none_where_too_little_was_confirmed(runs: tuple[list, ...]) -> None:  # type: ignore[type-arg]
+    assert judged(study(TRIALS, *runs)) is None
+
+
+def test_without_the_default_it_says_so() -> None:
+    found = verdict(study(TRIALS, *CONFIRMED[1:]))
+
+    assert found.recommended == 2
+    assert "the default was not confirmed" in found.sentences[0]
+
+
+def test_the_winner_is_who_won_on_the_rows_of_the_search() -> None:
+    """The other rows are for the verdict alone: chosen by them, they would flatter."""
+    better_unseen = [
+        replace(run, validation=replace(run.validation, values={"macro_f1": 0.7}))
+        for run in confirming(3, [0.95, 0.95])
+    ]
+
+    assert verdict(study(TRIALS, CONFIRMED[0], CONFIRMED[1], better_unseen)).winner == 2
+
+
+def test_a_trial_that_was_confirmed_counts_though_a_later_one_repeats_it() -> None:
+    repeated = [*TRIALS, trial(9, 0.95, configuration=TRIALS[2].configuration)]
+
+    assert verdict(study(repeated, *CONFIRMED)).winner == 2
+
+
+def test_luck_of_the_rows_is_taken_off_only_where_the_search_chose_by_them() -> None:
+    uneven = [
+        confirming(of, [score, score + 0.002], deviations=(0.01, sign * 0.01))
+        for of, score, sign in ((0, 0.88, 1), (2, 0.885, -1), (3, 0.882, 1))
+    ]
+    equal = [trial(number, 0.88 + number / 1000) for number in range(20)]
+
+    unseen, seen = (verdict(study(equal, *uneven, confirmed_on_unseen=unseen)) for unseen in (True, False))
+
+    assert unseen.bias == 0
+    assert seen.bias > 0
+    assert unseen.differences[0].points - seen.differences[0].points == pytest.approx(seen.bias)
+    assert [one.score for one in seen.confirmed] == [one.score for one in unseen.confirmed]
+
+
+def test_the_same_study_is_judged_the_same_again() -> None:
+    results = study(TRIALS, *CONFIRMED, confirmed_on_unseen=False)
+
+    assert judged(results) == judged(results)
+
+
+def test_trials_that_did_not_complete_stay_out() -> None:
+    given_up = trial(5, 0.99, state="PRUNED", ending=str(Ending.PRUNED))
+
+    assert verdict(study([*TRIALS, given_up], *CONFIRMED)).winner == 2

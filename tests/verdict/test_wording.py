@@ -1,0 +1,138 @@
+"""The verdict in words: a sentence for every way it can come out, each with its figure."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from hpo.verdict.findings import Confirmed, Difference, Interval, Rung, Verdict
+from hpo.verdict.wording import amount, sentences
+
+DEFAULT, WINNER, OTHER = 0, 7, 4
+
+
+def confirmed(trial: int, score: float, *, seeds: int = 3, seconds: float = 100.0, lucky: float = 0.92) -> Confirmed:
+    return Confirmed(
+        trial=trial, is_default=trial == DEFAULT, scores=(score,) * seeds, score=score,
+        interval=Interval(low=score - 0.01, high=score + 0.01), lucky=lucky, seconds=seconds,
+    )  # fmt: skip
+
+
+def apart(than: str, trial: int | None, low: float, high: float) -> Difference:
+    return Difference(than=than, trial=trial, points=(low + high) / 2, interval=Interval(low=low, high=high))
+
+
+AHEAD = apart("the default", DEFAULT, 0.01, 0.03)
+UNSURE = apart("the default", DEFAULT, -0.01, 0.03)
+BEHIND = apart("the default", DEFAULT, -0.03, -0.01)
+
+
+def verdict(*differences: Difference, **rest: Any) -> Verdict:
+    fields: dict[str, Any] = {
+        "metric": "macro_f1", "rows": 2000, "unseen": True, "bias": 0.0, "seed_noise": 0.006,
+        "confirmed": (confirmed(WINNER, 0.90), confirmed(DEFAULT, 0.88)), "ladder": (), "differences": differences,
+        "winner": WINNER, "recommended": WINNER, "sentences": (),
+    }  # fmt: skip
+    return Verdict(**fields | rest)
+
+
+def said(*differences: Difference, **rest: Any) -> str:
+    return " ".join(sentences(verdict(*differences, **rest)))
+
+
+def test_a_winner_beats_the_default_by_so_much() -> None:
+    assert sentences(verdict(AHEAD))[0] == "Trial 7 beats the default by 2.0 macro F1 points [1.0, 3.0]."
+
+
+def test_the_default_beats_the_winner_by_so_much() -> None:
+    first = sentences(verdict(BEHIND, recommended=DEFAULT))[0]
+
+    assert first == "The default beats trial 7, the best of the search, by 2.0 macro F1 points [1.0, 3.0]."
+
+
+def test_a_winner_that_is_taken_though_not_beyond_doubt_is_likely_better() -> None:
+    assert "Trial 7 is likely better than the default, by 1.0 macro F1 points [-1.0, 3.0]" in said(UNSURE)
+
+
+def test_a_winner_that_is_not_taken_cannot_be_told_from_the_default() -> None:
+    whole = said(UNSURE, recommended=DEFAULT)
+
+    assert "Trial 7, the best of the search, cannot be told from the default" in whole
+    assert "Take the default, trial 0." in whole
+
+
+def test_without_a_default_nothing_is_said_against_it() -> None:
+    whole = said(confirmed=(confirmed(WINNER, 0.90),))
+
+    assert "Trial 7 won; the default was not confirmed" in whole
+    assert "Take trial 7." in whole
+
+
+def test_those_that_cannot_be_told_from_what_is_taken_are_named() -> None:
+    three = (confirmed(WINNER, 0.9), confirmed(OTHER, 0.89), confirmed(5, 0.89), confirmed(DEFAULT, 0.88))
+    rest = [apart(f"trial {trial}", trial, -0.01, 0.02) for trial in (OTHER, 5)]
+
+    assert "Take trial 7, though it cannot be told from trial 4 and trial 5." in said(AHEAD, *rest, confirmed=three)
+
+
+def test_a_faster_one_is_taken_for_the_share_of_the_time() -> None:
+    three = (confirmed(WINNER, 0.9), confirmed(OTHER, 0.89, seconds=25.0), confirmed(DEFAULT, 0.88))
+    rest = apart("trial 4", OTHER, -0.01, 0.02)
+
+    whole = said(AHEAD, rest, confirmed=three, recommended=OTHER)
+
+    assert "Trial 7 cannot be told from trial 4, which trains in 25% of the time: take trial 4." in whole
+    assert "Trained again on 3 fresh seeds trial 4 scores" in whole
+
+
+@pytest.mark.parametrize(("lucky", "held"), [(0.92, "2.0 macro F1 points less"), (0.89, "1.0 macro F1 points more")])
+def test_the_confirmed_score_is_held_against_the_lucky_one(lucky: float, held: str) -> None:
+    both = (confirmed(WINNER, 0.90, lucky=lucky), confirmed(DEFAULT, 0.88))
+
+    assert f"scores 0.9000 [0.8900, 0.9100], {held} than the {lucky:.4f} that it had in the search" in said(
+        AHEAD, confirmed=both
+    )
+
+
+def test_the_best_baseline_says_whether_it_was_worth_it() -> None:
+    ladder = tuple(
+        Rung(name=name, score=score, interval=Interval(low=score - 0.01, high=score + 0.01))
+        for name, score in (("majority class", 0.4), ("TF-IDF and logistic regression", 0.85))
+    )
+    beaten = apart("TF-IDF and logistic regression", None, 0.04, 0.06)
+    unbeaten = apart("TF-IDF and logistic regression", None, -0.01, 0.06)
+
+    assert "worth it: trial 7 beats TF-IDF and logistic regression by 5.0 macro F1" in said(
+        AHEAD, beaten, ladder=ladder
+    )
+    whole = said(AHEAD, unbeaten, ladder=ladder)
+    assert (
+        "may not have been worth it: trial 7 cannot be shown to beat TF-IDF and logistic regression (0.8500)" in whole
+    )
+
+
+def test_it_says_which_rows_it_is_about() -> None:
+    assert "on 2,000 validation rows that the search never saw" in said(AHEAD)
+    whole = said(AHEAD, unseen=False, rows=400, bias=0.004)
+    assert "on the 400 rows that the search chose by" in whole
+    assert "0.4 macro F1 points of the winner's lead are their luck" in whole
+
+
+def test_few_seeds_come_with_what_would_say_more() -> None:
+    one = (confirmed(WINNER, 0.90, seeds=1), confirmed(DEFAULT, 0.88, seeds=2))
+
+    assert said(AHEAD).endswith("Seeds alone move a score by 0.6 macro F1 points (standard deviation).")
+    assert "from 1 seed of each that is rough: hpo confirm" in said(AHEAD, confirmed=one)
+    assert "on 1 fresh seed trial 7" in said(AHEAD, confirmed=one)
+
+
+def test_of_a_metric_that_is_no_share_the_unit_is_its_own() -> None:
+    assert "by 0.0200 of neg log loss [0.0100, 0.0300]" in said(AHEAD, metric="neg_log_loss")
+    assert "by 0.0200 of my cost [0.0100, 0.0300]" in said(AHEAD, metric="my_cost")
+    assert amount("accuracy", 0.0123) == "1.2 accuracy points"
+
+
+def test_what_was_said_before_does_not_matter() -> None:
+    once = verdict(AHEAD)
+
+    assert sentences(replace(once, sentences=("Something else.",))) == sentences(once)

@@ -37,6 +37,8 @@ benchmarks: $(VENV)/.dev  ## the figures of the README
 	$(BIN)/python benchmarks/chaos.py
 	$(BIN)/python benchmarks/distribution.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/verdict.py
+	$(BIN)/python benchmarks/report.py
 
 clean:
 	rm -rf $(VENV)

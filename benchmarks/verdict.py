@@ -88,7 +88,7 @@ def of_handing_over(by_truth: Mapping[str, Sequence[Found]], rows: Rows) -> Iter
     lost = mean(by_truth["default best"], lambda one: min(0.0, one.gain))
     yield Figure(
         name="at least as good as the default is handed over, at least 99%",
-        measured=f"{as_good:.1%} ({each}; where the default is best {-100 * lost:.3f} points are lost)",
+        measured=f"{as_good:.1%} ({each}; where the default is best {100 * abs(lost):.3f} points are lost)",
         good=as_good >= 0.99 if barred else None,
     )
     found = by_truth["mixture"]

@@ -57,7 +57,7 @@ def dashboard(driver: Chrome, url: str) -> bytes:
     preferring(driver, scheme="light")
     with dashboard_at(url) as address:
         driver.get(address)
-        shown = "return document.querySelectorAll('.main-svg').length > 2 && document.body.innerText.includes('Take ')"
+        shown = "return [...document.querySelectorAll('.gtitle')].some(one => one.textContent == 'Learning curves')"
         WebDriverWait(driver, DRAWN_SECONDS).until(lambda driver: driver.execute_script(shown))
         return _photographed(driver, 0)
 

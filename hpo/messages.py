@@ -129,7 +129,7 @@ class Slice:
     by: str
     """What the rows have in common: `length` or `group`."""
     name: str
-    """Which of them: `at most 31 tokens`, or the name of a group."""
+    """Which of them: `0 to 31 words`, or the name of a group."""
     rows: int
     score: float
 

@@ -68,6 +68,7 @@ def gathered(database: Database, name: str | None = None) -> Material:
         StoreError: a study that hpo did not make.
     """
     from hpo.search.leases import leader_of
+    from hpo.verdict.advice import advice
     from hpo.verdict.audit import audited
     from hpo.verdict.judgement import judged as verdict_on
 
@@ -80,7 +81,7 @@ def gathered(database: Database, name: str | None = None) -> Material:
         course=read_course(database, results.name),
         verdict=verdict_on(results),
         audit=audit.sentence if audit else None,
-        advice=(),
+        advice=advice(results),
         led_by=None if state.lease is None else leader_of(state.lease),
     )
 

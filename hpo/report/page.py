@@ -51,6 +51,8 @@ def _content(material: Material) -> dict[str, Any]:
     results = material.results
     return {
         "results": results,
+        # Of a folder what tells it apart; the whole path stands with the configuration.
+        "model": "/".join(str(results.configuration["model"]["name"]).split("/")[-2:]),
         "state": material.state,
         "led_by": material.led_by,
         "verdict": material.verdict,

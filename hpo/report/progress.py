@@ -1,7 +1,7 @@
 """Figures of how a search went: the best score over time, and every trial's learning curve."""
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, groupby
+from itertools import accumulate, cycle, groupby
 from typing import TYPE_CHECKING
 
 from hpo.report.drawing import BLUE, GREEN, GREY, ORANGE, RED, VIOLET, axis_title, blank, rounded, safe, spelled
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 Point = tuple[float, float, str]
 """Place on both axes, and what is said when it is pointed at."""
 GAP = (None, None, "")
+DASHES = ("dot", "dashdot", "longdash")
+"""Of the baselines' lines."""
+FAR_BELOW = 2.0
+"""How many times as far below the lowest trial as the best line is above it."""
 UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 
 
@@ -39,7 +43,7 @@ def over_time(material: Material) -> "Figure | str":
         x=[*times, rounded(last / seconds)], y=[*best, best[-1]], mode="lines", name="best so far", hoverinfo="skip",
         line={"color": BLUE, "shape": "hv", "width": 2.5},
     )  # fmt: skip
-    _add_ladder(figure, material)
+    _add_ladder(figure, material, (0.0, rounded(last / seconds)), min(scores))
     return figure
 
 
@@ -99,25 +103,35 @@ def _since(material: Material, moment: float) -> float:
     return max(0.0, (moment - (material.course.begun_at or moment)))
 
 
-def _add_ladder(figure: "Figure", material: Material) -> None:
-    """Add a line for the default and for each baseline, and the confirmed score with its interval."""
+def _add_ladder(figure: "Figure", material: Material, ends: tuple[float, float], lowest: float) -> None:
+    """Add lines for the default, each baseline, and the confirmed score with its interval.
+
+    What is far below all trials would press them together: it is in the legend, to be switched on.
+
+    Args:
+        figure: of scores over time.
+        material: the study.
+        ends: of the time axis.
+        lowest: score of a completed trial.
+    """
     default, verdict = material.results.default, material.verdict
-    lines = [] if default is None or default.state != "COMPLETE" else [("the default", default.score, RED)]
+    lines: list[tuple[str, float, str, str]] = []
+    if default is not None and default.state == "COMPLETE" and default.score is not None:
+        lines.append(("the default", default.score, RED, "dash"))
     ladder = [(rung.name, rung.score) for rung in verdict.ladder] if verdict else _baselines(material)
-    lines += [(name, score, VIOLET) for name, score in ladder]
-    for name, score, color in lines:
-        assert score is not None
-        figure.add_hline(
-            y=rounded(score), line={"color": color, "dash": "dot", "width": 1.5},
-            annotation={"text": safe(name), "font": {"color": color, "size": 11}, "xanchor": "right"},
+    lines += [(name, score, VIOLET, dash) for (name, score), dash in zip(ladder, cycle(DASHES), strict=False)]
+    if verdict is not None:
+        taken = next(one for one in verdict.confirmed if one.trial == verdict.recommended)
+        lines.append((f"trial {taken.trial}, confirmed", taken.score, GREEN, "solid"))
+        low, high = rounded(taken.interval.low), rounded(taken.interval.high)
+        figure.add_hrect(y0=low, y1=high, fillcolor=GREEN, opacity=0.15, line_width=0)
+    far = lowest - FAR_BELOW * max(score - lowest for _, score, _, _ in lines) if lines else lowest
+    for name, score, color, dash in lines:
+        figure.add_scatter(
+            x=list(ends), y=[rounded(score)] * 2, mode="lines", name=f"{safe(name)} {spelled(score)}",
+            line={"color": color, "dash": dash, "width": 1.5}, hoverinfo="name",
+            visible="legendonly" if score < far else True,
         )  # fmt: skip
-    for one in verdict.confirmed if verdict else ():
-        if verdict and one.trial == verdict.recommended:
-            figure.add_hrect(
-                y0=rounded(one.interval.low), y1=rounded(one.interval.high), fillcolor=GREEN, opacity=0.2, line_width=0,
-                annotation={"text": f"trial {one.trial}, confirmed", "font": {"color": GREEN, "size": 11}},
-                annotation_position="bottom left",
-            )  # fmt: skip
 
 
 def _baselines(material: Material) -> list[tuple[str, float]]:

@@ -1,4 +1,4 @@
-"""What a sampler sees of a long study: the best trials and an even part of the others, as many however long it is."""
+"""What a sampler sees of a long study: the best trials and an even part of the others, no more however long it is."""
 
 import copy
 import heapq
@@ -18,7 +18,8 @@ class Window:
 
     best: int
     others: int
-    """Every second one, or every third, and so on: as many of the early ones as of the late."""
+    """At most: every second one, or every third, and so on, as many of the early ones as of the late. So there are half
+    as many or more, fewest when the study has just outgrown the window."""
 
     def of(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Return those of `trials` that are seen, in their order; what trains or waits is always."""

@@ -43,7 +43,7 @@ class Picture(_CachedStorage):
         self._tally = Tally()
         self._distributions: dict[str, BaseDistribution] = {}
         self._is_read = self._is_current = False
-        # Trials from this one on may be unknown: another process may have made one just before one of ours.
+        # The first trial that is not known. Later ones may be: another process may have made it just before one of ours.
         self._known_to = 0
 
     def within(self, transaction: bool) -> None:
@@ -147,7 +147,8 @@ class Picture(_CachedStorage):
             self._take(self._backend._get_trials(self._study_id, None, self._unread, _NO_LATER))
             self._unread = set()
         self._is_current = self._in_transaction
-        self._known_to = len(self._trials)
+        while self._known_to in self._trials:
+            self._known_to += 1
 
     def _changed(self) -> set[int]:
         """Return the rows of trials that are not as they are known."""
@@ -164,14 +165,23 @@ class Picture(_CachedStorage):
             number = trial.number
             if trial.state.is_finished() and (number not in self._trials or number in self._unfinished):
                 ended.append(trial)
-            in_order = number in self._trials or number >= len(self._trials)
+            in_order = number in self._trials or number > next(reversed(self._trials), -1)
             self._trials[number] = trial
             if not in_order:
                 self._trials = dict(sorted(self._trials.items()))
             self._numbers[trial._trial_id] = number
             (self._unfinished.discard if trial.state.is_finished() else self._unfinished.add)(number)
+        trained = self._trained([trial.number for trial in ended if trial.state == TrialState.COMPLETE])
         for trial in sorted(ended, key=lambda one: (one.datetime_complete or datetime.min, one.number)):
-            self._tally.add(trial)
+            self._tally.add(trial, trained=trial.number in trained)
+
+    def _trained(self, complete: Sequence[int]) -> set[int]:
+        """Return which trials are complete because hpo trained them to their end, and not by the word of another."""
+        if not complete:
+            return set()
+        parameters = {"of_study": self._study_id, "of_trial": min(complete), "to_trial": max(complete)}
+        with _create_scoped_session(self._backend.scoped_session) as session:
+            return set(session.execute(statements.TRAINED, parameters).scalars())
 
     def _add(self, trial_id: int, field: str, values: Mapping[Any, Any]) -> None:
         """Replace a trial by one in which `values` are added to a field."""

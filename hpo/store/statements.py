@@ -3,6 +3,7 @@
 import sqlalchemy as sa
 from optuna.storages._rdb.models import StudyModel, TrialModel, TrialUserAttributeModel
 
+from hpo.messages import Ending
 from hpo.store.tables import attempts, clock, evaluations, leases
 
 # What each is about; the names differ from those of columns, which an UPDATE would take for new values.
@@ -57,12 +58,20 @@ FORGET_ATTRIBUTES = sa.delete(TrialUserAttributeModel).where(
 ADD_ATTRIBUTES = sa.insert(TrialUserAttributeModel)
 """Takes rows of trial_id, key, value_json."""
 
-UNFINISHED = sa.literal_column("trials.state IN ('RUNNING', 'WAITING')", sa.Boolean)
-"""In the words of the index on those trials, which PostgreSQL would not use for parameters."""
+UNFINISHED = sa.text("trials.state IN ('RUNNING', 'WAITING')")
+"""In the words of the index on those trials: PostgreSQL would not use it for parameters, nor SQLite for a column that is
+Boolean, behind which SQLAlchemy writes `= 1`."""
 
 _STATE = sa.select(TrialModel.trial_id, sa.cast(TrialModel.state, sa.String(16))).where(TrialModel.study_id == _STUDY)
 STATES = sa.union(_STATE.where(UNFINISHED), _STATE.where(TrialModel.number >= _TRIAL))
 """Takes of_study, of_trial; gives row and state of trials that are not over, and of all from of_trial on."""
+
+TRAINED = (
+    sa.select(attempts.c.trial)
+    .where(attempts.c.study_id == _STUDY, attempts.c.ending == str(Ending.COMPLETED))
+    .where(attempts.c.trial.between(_TRIAL, sa.bindparam("to_trial", type_=sa.Integer)))
+)
+"""Takes of_study, of_trial, to_trial; gives the trials from of_trial to to_trial that hpo trained to their end."""
 
 NEWEST_TRIAL = sa.select(sa.func.max(TrialModel.number)).where(TrialModel.study_id == _STUDY)
 """Takes of_study."""

@@ -20,14 +20,14 @@ class Tally:
     _ranked: list[tuple[float, int]] = field(default_factory=list)
     """(value turned round, trial) of those that hpo trained to their end, rising."""
 
-    def add(self, trial: FrozenTrial) -> None:
-        """Take in a trial that has just ended."""
+    def add(self, trial: FrozenTrial, *, trained: bool) -> None:
+        """Take in a trial that has just ended; `trained` says whether hpo trained it to its end."""
         self.states[trial.state] += 1
         best = self.bests[-1] if self.bests else None
         if trial.state == TrialState.COMPLETE:
             value = trial.values[0]
             best = value if best is None else max(best, value)
-            if "seed" in trial.user_attrs:
+            if trained:
                 bisect.insort(self._ranked, (-value, trial.number))
             if trial.user_attrs.get("proposed_by") == "default":
                 self.default_values.append(value)

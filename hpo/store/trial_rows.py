@@ -38,6 +38,11 @@ def read_trials(session: Session, which: sa.ColumnElement[bool]) -> list[FrozenT
             found[trial_id][key] = read(*rest)
         return found
 
+    trial = TrialModel
+    rows = sa.select(trial.trial_id, trial.number, trial.state, trial._datetime_start_utc, trial._datetime_complete_utc)
+    # First: on PostgreSQL each statement sees what is committed by then. Read last, a trial that was told in between
+    # would seem to have ended with nothing, and what has ended is not read again.
+    made = session.execute(rows.where(which).order_by(trial.trial_id)).all()
     param, value, step = TrialParamModel, TrialValueModel, TrialIntermediateValueModel
     user, system = TrialUserAttributeModel, TrialSystemAttributeModel
     params = fields(
@@ -50,8 +55,6 @@ def read_trials(session: Session, which: sa.ColumnElement[bool]) -> list[FrozenT
     )
     user_attrs = fields(user.key, user.value_json, read=json.loads)
     system_attrs = fields(system.key, system.value_json, read=json.loads)
-    trial = TrialModel
-    rows = sa.select(trial.trial_id, trial.number, trial.state, trial._datetime_start_utc, trial._datetime_complete_utc)
     return [
         FrozenTrial(
             number=number,
@@ -67,7 +70,7 @@ def read_trials(session: Session, which: sa.ColumnElement[bool]) -> list[FrozenT
             intermediate_values=steps[row],
             trial_id=row,
         )
-        for row, number, state, started, completed in session.execute(rows.where(which).order_by(trial.trial_id))
+        for row, number, state, started, completed in made
     ]
 
 

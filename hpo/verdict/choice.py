@@ -8,8 +8,8 @@ from hpo.verdict.findings import Interval
 from hpo.verdict.race import Course, Race, in_contention, ranked
 
 LIKELY = 0.9
-"""Coverage of the interval that must lie above 0 for the winner to be taken for the default: of winners that are no
-better at most one in twenty is. To be called better, all of the 95% interval must."""
+"""Coverage of the interval that must lie above 0 for the winner to be taken for the default; docs/verdict.md has what
+others would give away, and what they would risk. To be called better, all of the 95% interval must."""
 MUCH_LESS_TIME = 2 / 3
 """Of the winner's training time: what cannot be told from it and takes at most so much is taken in its place."""
 
@@ -33,7 +33,7 @@ def choose(
     """Return what to take; None where no finalist has a run, or nothing has two, which is to know nothing of seeds.
 
     The default is taken unless the winner is likely better; a faster finalist is taken for the winner if it cannot be
-    told from it, and is likely better than the default too.
+    told from it, scores no further below than seeds alone move a score, and is likely better than the default too.
 
     Args:
         race: that was run.
@@ -75,11 +75,14 @@ def _recommending(
     winner = choice.winner
     if default is not None and not beats_default(winner):
         return replace(choice, recommended=default)
+    # An interval around a single run holds almost anything, so the score itself is to be near too.
+    within = choice.noise.variance**0.5
     like = [
         trial
         for trial in raced
         if trial != winner
         and choice.differences[trial][1].low <= 0
+        and choice.differences[trial][0] <= within
         and seconds[trial] <= MUCH_LESS_TIME * seconds[winner]
         and beats_default(trial)
     ]

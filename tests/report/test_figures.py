@@ -47,9 +47,15 @@ def test_the_best_so_far_never_falls_and_stands_above_every_trial() -> None:
 
 
 def test_score_over_time_has_the_default_the_baselines_and_what_was_confirmed() -> None:
-    ladder = annotations(drawn("over_time", material(several(5), verdict=verdict())))
+    found = traces(drawn("over_time", material(several(5), verdict=verdict())))
+    ladder = [name.rpartition(" ")[0] for name in found][2:]
     assert ladder == ["the default", "majority class", "trial 3, confirmed"]
-    assert annotations(drawn("over_time", material([trial(1, 0.5)]))) == []
+    assert {trace.visible for trace in list(found.values())[2:]} == {True}
+    given = verdict()
+    far_below = replace(given, ladder=(replace(given.ladder[0], score=-9.0),))
+    last = traces(drawn("over_time", material(several(5), verdict=far_below)))["majority class -9"]
+    assert last.visible == "legendonly", "beside it the trials could not be told apart"
+    assert list(traces(drawn("over_time", material([trial(1, 0.5)])))) == ["completed trials", "best so far"]
 
 
 def test_trials_given_up_are_fainter_than_the_others_and_the_one_to_take_stands_out() -> None:

@@ -423,7 +423,7 @@ def gone(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_processes_die_with_a_parent_that_is_killed(ranks: int, study: StudyConfig, tmp_path: Path) -> None:
     command = [sys.executable, "-c", ORPHANS, study.data.train, str(tmp_path), str(ranks)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:

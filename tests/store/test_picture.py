@@ -11,9 +11,12 @@ from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from hpo.messages import Ending, Outcome
+from hpo.store import statements
 from hpo.store.engine import Database, open_database
+from hpo.store.records import AttemptRecord
 from hpo.store.studies import StudyStore
-from tests.search.scripted import plain_study, plain_trials
+from tests.search.scripted import CPU, led, plain_study, plain_trials, study_at
 
 Write = Callable[[StudyStore], object]
 
@@ -36,8 +39,23 @@ def suggested(store: StudyStore, value: float | None = None) -> optuna.Trial:
     return trial
 
 
+def begun(store: StudyStore, value: float) -> int:
+    """Begin an attempt at a new trial, as a verb does."""
+    number = suggested(store, value).number
+    record = AttemptRecord(
+        trial=number, attempt=1, configuration={}, seed=1, score_to_beat=None, rows_at_once=None, ended=False
+    )
+    store.begin_attempt(record, request=f"request-{number}", worker="cpu", device="cpu")
+    return number
+
+
 def finished(store: StudyStore, value: float = 0.5) -> None:
-    store.study.tell(suggested(store, value).number, value)
+    """Train a new trial to its end."""
+    number = begun(store, value)
+    store.end_attempt(
+        Outcome(trial=number, attempt=1, ending=Ending.COMPLETED, seconds=1.0, peak_memory_bytes=1, reason="")
+    )
+    store.study.tell(number, value)
 
 
 def pruned(store: StudyStore) -> None:
@@ -141,19 +159,48 @@ def test_what_another_program_writes_is_seen_by_the_next_transaction(
         assert store.size() == len(trials)
 
 
-def test_a_trial_that_another_makes_just_before_ours_is_seen(store: StudyStore, database_url: str) -> None:
+@pytest.mark.parametrize("made", [None, create_trial(value=0.7)])
+def test_a_trial_that_another_makes_just_before_ours_is_seen(
+    store: StudyStore, database_url: str, made: FrozenTrial | None
+) -> None:
     """It is numbered before ours, of which we know already: what is looked for is not only what comes after that."""
     with store.transaction():
         finished(store)
     held(store)
     with store.transaction():
         store.trials()
-        # As it is where it waited for the other's commit on PostgreSQL.
-        store._picture._backend.create_new_trial(store.study_id)
+        # As it is where ours waited for the other's commit on PostgreSQL.
+        store._picture._backend.create_new_trial(store.study_id, made)
+        store.enqueue({"x": 0.5})
         ours = suggested(store)
-    assert ours.number == 2
-    assert [trial.number for trial in held(store)] == [0, 1, 2]
+        store.trials()
+    assert ours.number == 3
+    assert [trial.number for trial in held(store)] == [0, 1, 2, 3]
     assert held(store) == plain_trials(database_url)
+
+
+def test_a_trial_that_another_tells_while_it_is_read_does_not_end_with_nothing(postgresql_url: str) -> None:
+    """On SQLite a writer is alone; on PostgreSQL every statement sees what is committed by then."""
+    database = open_database(postgresql_url)
+    store = StudyStore(database, "scripted", RandomSampler(seed=0), NopPruner())
+    with store.transaction():
+        suggested(store, 0.3)
+    store._picture.forget()
+    told: list[float] = []
+
+    def tell(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "FROM trial_values" in statement and not told:
+            told.append(0.9)
+            with plain_study(postgresql_url) as study:
+                study.tell(0, 0.9)
+
+    sa.event.listen(database.engine, "after_cursor_execute", tell)
+    held(store)
+    assert told
+    assert held(store) == plain_trials(postgresql_url)
+    with store.transaction():
+        assert store.tally().bests == told
+    database.close()
 
 
 def test_the_tally_is_what_a_recount_gives(store: StudyStore) -> None:
@@ -191,14 +238,27 @@ def test_the_best_so_far_is_told_in_the_order_in_which_trials_ended(store: Study
         store._picture.forget()
 
 
-def test_a_trial_that_only_another_program_trained_can_not_be_the_best(store: StudyStore, database_url: str) -> None:
+def test_a_trial_that_another_program_trained_or_told_can_not_be_the_best(store: StudyStore, database_url: str) -> None:
     with store.transaction():
         finished(store, 0.5)
+        begun(store, 0.3)
     with plain_study(database_url) as study:
         study.add_trial(create_trial(value=0.9))
+        study.tell(1, 0.95)
     with store.transaction():
-        assert store.tally().best(2) == [(0.5, 0)]
-        assert store.tally().bests == [0.5, 0.9]
+        assert store.tally().best(3) == [(0.5, 0)]
+        assert store.tally().bests == [0.5, 0.9, 0.95]
+
+
+def test_a_trial_told_in_the_midst_of_its_training_is_no_winner_without_weights(sqlite_url: str) -> None:
+    with led(study_at(sqlite_url)) as coordinator:
+        assignment = coordinator.next_assignment("request", CPU)
+        assert assignment is not None
+        with plain_study(sqlite_url) as study:
+            study.tell(assignment.trial, 0.9)
+        assert coordinator.standing().completed == 1
+        assert coordinator.files_needed() == (set(), set())
+        assert coordinator.winner() is None
 
 
 def statements_of(database: Database, read: Callable[[], object]) -> list[str]:
@@ -229,3 +289,13 @@ def test_what_trains_is_not_read_again_and_again(store: StudyStore) -> None:
 
     [asked] = statements_of(store._database, read_twice)
     assert "trial_params" not in asked
+
+
+def test_what_others_have_changed_is_found_by_the_indexes(sqlite_url: str) -> None:
+    database = open_database(sqlite_url)
+    asked = str(statements.STATES.compile(database.engine))
+    with database.reading() as connection:
+        plan = " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked}", (1, 1, 5)))
+    database.close()
+    assert "hpo_trials_unfinished (study_id=?)" in plan
+    assert "hpo_trials_by_number (study_id=? AND number>?)" in plan

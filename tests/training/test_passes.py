@@ -189,6 +189,7 @@ def train_within(
     answers.put((score, outcome.rows_at_once, outcome.reason))
 
 
+@pytest.mark.slow
 def test_a_real_limit_of_memory_gives_the_run_that_had_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The limit is one of addresses: what is freed must go back at once, and not wait in the heap for its like.
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 CHAOS = Path(__file__).parents[2] / "benchmarks" / "chaos.py"
-QUICK = ("kills",)
-SLOW = ("memory", "postgresql", "sqlite", "leaders", "clocks", "disks", "deadlines", "overhead")
+SECTIONS = ("kills", "memory", "postgresql", "sqlite", "leaders", "clocks", "disks", "deadlines", "overhead")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("section", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize("section", SECTIONS)
 def test_its_figures_are_as_they_should_be(section: str) -> None:
     if section == "postgresql" and importlib.util.find_spec("pgserver") is None:
         pytest.skip("pgserver is not installed: it has no wheel for this Python")
@@ -26,4 +26,4 @@ def test_its_figures_are_as_they_should_be(section: str) -> None:
 def test_every_section_is_tried() -> None:
     listed = subprocess.run([sys.executable, str(CHAOS), "--help"], capture_output=True, text=True, check=True).stdout
     sections = listed.partition("{")[2].partition("}")[0].split(",")
-    assert sorted(sections) == sorted((*QUICK, *SLOW))
+    assert sorted(sections) == sorted(SECTIONS)

@@ -225,10 +225,10 @@ def test_where_only_the_default_has_completed_there_is_no_verdict_and_the_test_s
 
 
 def test_time_is_kept_for_the_confirmation_and_the_end_is_kept(confirmed: StudyConfig) -> None:
-    config = changed(confirmed, budget={"trials": None, "time": "20s"}, data={"test_fraction": 0.2})
+    config = changed(confirmed, budget={"trials": None, "time": "14s"}, data={"test_fraction": 0.2})
     began = time.time()
     results = run(config)
-    assert time.time() - began < 20 + config.compute.grace_seconds
+    assert time.time() - began < 14 + config.compute.grace_seconds
     assert judged(results) is not None
     assert len(results.test) == 1
 

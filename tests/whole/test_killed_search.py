@@ -58,7 +58,7 @@ def killed(config: StudyConfig, count: int, search: Callable[[StudyConfig, int],
     assert process.exitcode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("folds", [None, 3])
+@pytest.mark.parametrize("folds", [None, pytest.param(3, marks=pytest.mark.slow)])
 def test_killed_twice_it_ends_as_if_it_had_not_been(folds: int | None, config: StudyConfig, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'killed.db'}"
     uncut = with_changes(config, evaluation={"folds": folds})

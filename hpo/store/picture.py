@@ -43,7 +43,7 @@ class Picture(_CachedStorage):
         self._tally = Tally()
         self._distributions: dict[str, BaseDistribution] = {}
         self._is_read = self._is_current = False
-        # The first trial that is not known. Later ones may be: another process may have made it just before one of ours.
+        # The first trial that is not known; later ones may be: another process may make one just before one of ours.
         self._known_to = 0
 
     def within(self, transaction: bool) -> None:

@@ -59,8 +59,8 @@ ADD_ATTRIBUTES = sa.insert(TrialUserAttributeModel)
 """Takes rows of trial_id, key, value_json."""
 
 UNFINISHED = sa.text("trials.state IN ('RUNNING', 'WAITING')")
-"""In the words of the index on those trials: PostgreSQL would not use it for parameters, nor SQLite for a column that is
-Boolean, behind which SQLAlchemy writes `= 1`."""
+"""In the words of the index on those trials: PostgreSQL would not use it for parameters, nor SQLite with the `= 1` that
+SQLAlchemy writes behind a Boolean column."""
 
 _STATE = sa.select(TrialModel.trial_id, sa.cast(TrialModel.state, sa.String(16))).where(TrialModel.study_id == _STUDY)
 STATES = sa.union(_STATE.where(UNFINISHED), _STATE.where(TrialModel.number >= _TRIAL))

@@ -24,7 +24,7 @@ from hpo.space.parameters import Parameter
 from hpo.space.search_space import SearchSpace
 
 MOST_STARTUP_TRIALS = 10
-TPE_WINDOW = Window(best=25, others=975)
+TPE_WINDOW = Window(best=25, others=900)
 """TPE takes the best 25 for good, however many there are; the others it only has to know the density of."""
 
 

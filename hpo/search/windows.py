@@ -2,7 +2,6 @@
 
 import copy
 import heapq
-import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
@@ -18,8 +17,7 @@ class Window:
 
     best: int
     others: int
-    """At most: every second one, or every third, and so on, as many of the early ones as of the late. So there are half
-    as many or more, fewest when the study has just outgrown the window."""
+    """Spread evenly over all that ended, as many of the early ones as of the late."""
 
     def of(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """Return those of `trials` that are seen, in their order; what trains or waits is always."""
@@ -29,7 +27,7 @@ class Window:
         complete = (trial for trial in ended if trial.state == TrialState.COMPLETE)
         best = heapq.nlargest(self.best, complete, key=lambda trial: trial.values[0])
         # From the newest on backwards, so that it is among them.
-        others = ended[:: -math.ceil(len(ended) / self.others)]
+        others = (ended[-1 - place * len(ended) // self.others] for place in range(self.others))
         seen = {trial.number for trial in (*best, *others)}
         return [trial for trial in trials if trial.number in seen or not trial.state.is_finished()]
 

@@ -180,6 +180,12 @@ class LiveView(Tally):
         with suppress(OSError):
             self._live.stop()
 
+    def started(self, study: str, metric: str, trials: int | None, standing: Standing) -> None:
+        """Begin to show a study, whose trials have the numbers of those of the one before."""
+        super().started(study, metric, trials, standing)
+        self._begun.clear()
+        self._scores.clear()
+
     def note(self, sentence: str) -> None:
         """Print what was found above the live lines."""
         self._print(sentence, style="")

@@ -20,7 +20,7 @@ from typing import Self
 
 from hpo.cli.live import Tally
 from hpo.errors import ConfigurationError, HpoError
-from hpo.messages import Ending, Outcome
+from hpo.messages import Assignment, Ending, Outcome, Standing
 
 COMMAND = "command"
 KNOWN = "ntfy://TOPIC, mailto://USER:PASSWORD@HOST, slack://..., tgram://..., discord://..., or command:PROGRAM ARGS"
@@ -56,6 +56,9 @@ class Notifier(Tally):
         """Take who is told of which study, and what to do with a sentence on what could not be sent."""
         super().__init__()
         self._prefix = f"hpo, study {study}: "
+        self._searches = study
+        self._confirms = False
+        self._verdict: tuple[str, ...] = ()
         self._recipients = recipients
         self._note = note
         self._changed = threading.Condition()
@@ -93,12 +96,29 @@ class Notifier(Tally):
         over = "interrupted; the same command goes on" if interrupted else "finished"
         with self._changed:
             self._new_best = None  # It is told here.
-        self._say(f"{self._prefix}{over}. {self.counts()}, {found}.")
+        self._say(f"{self._prefix}{over}. {' '.join(self._verdict) or f'{self.counts()}, {found}.'}")
+
+    def started(self, study: str, metric: str, trials: int | None, standing: Standing) -> None:
+        """Begin to count; not a confirmation, whose trials have numbers of their own: of it the verdict is told."""
+        self._confirms = study != self._searches
+        self.metric = metric
+        if not self._confirms:
+            super().started(study, metric, trials, standing)
+
+    def assigned(self, assignment: Assignment) -> None:
+        """Take back what was counted, in a search."""
+        if not self._confirms:
+            super().assigned(assignment)
+
+    def judged(self, sentences: Sequence[str]) -> None:
+        """Keep the verdict's first sentences, by how much what is better and what to take, for the end."""
+        self._verdict = tuple(sentences[:2])
 
     def ended(self, outcome: Outcome) -> None:
         """Tell of a new best and of the first failure."""
         best = self._best
-        super().ended(outcome)
+        if not self._confirms:
+            super().ended(outcome)
         if outcome.ending is Ending.FAILED and not self._has_failed:
             self._has_failed = True
             self._say(f"{self._prefix}trial {outcome.trial} failed, the first to do so: {outcome.reason}")

@@ -55,11 +55,13 @@ def status(
             _watch(database, study)
             return
         state = read_state(database, study)
+        confirming = _confirming(database, state)
     leader = _leader(state)
     if as_json:
-        typer.echo(json.dumps(asdict(state) | {"led_by": leader}, indent=2))
+        more = {"led_by": leader, "confirmation": None if confirming is None else asdict(confirming)}
+        typer.echo(json.dumps(asdict(state) | more, indent=2))
     else:
-        _console().print(drawn(state, leader))
+        _console().print(_drawn_together(state, leader, confirming))
 
 
 def drawn(state: "StudyState", leader: str | None) -> RenderableType:
@@ -72,6 +74,25 @@ def drawn(state: "StudyState", leader: str | None) -> RenderableType:
     return Group(*sections)
 
 
+def _drawn_together(state: "StudyState", leader: str | None, confirming: "StudyState | None") -> RenderableType:
+    """Return how a study is shown, and while its best are confirmed the study in which that happens."""
+    if confirming is None:
+        return drawn(state, leader)
+    return Group(drawn(state, leader), Text(""), drawn(confirming, leader))
+
+
+def _confirming(database: "Database", state: "StudyState") -> "StudyState | None":
+    """Return how the confirmation of a study stands while it goes on; None at other times."""
+    from hpo.store.results import confirmation_of, study_names
+    from hpo.store.standing import read_state
+
+    name = confirmation_of(state.name)
+    if _leader(state) is None or name not in study_names(database):
+        return None
+    confirming = read_state(database, name)
+    return None if _leader(confirming) is None else confirming
+
+
 def _watch(database: "Database", study: str | None) -> None:
     """Draw the study anew until nobody leads it, or until Ctrl-C."""
     from hpo.store.standing import read_state
@@ -82,7 +103,7 @@ def _watch(database: "Database", study: str | None) -> None:
             while True:
                 state = read_state(database, study)
                 leader = _leader(state)
-                live.update(drawn(state, leader), refresh=True)
+                live.update(_drawn_together(state, leader, _confirming(database, state)), refresh=True)
                 if leader is None:
                     break
                 time.sleep(REDRAWN_SECONDS)

@@ -19,8 +19,8 @@ FIGURES_SHOWN = {
     "confusion_matrix": "What texts of each label are taken for (%)",
     "over_time": "Best score over time",
     "learning_curves": "Learning curves",
-    "by_group": "Score by group",
-    "by_length": "Score by length",
+    "by_group": "F1 by group",
+    "by_length": "F1 by length",
 }
 """Name in `FIGURES` -> title. Of the others optuna-dashboard has its own."""
 GRID = "rgba(138,143,152,0.25)"

@@ -22,7 +22,7 @@ PAGE_POLICY = (
     # Parallel coordinates are drawn by code that is made on the way.
     "script-src 'self' 'unsafe-eval'"
 )
-# A file that a trial left is shown, but is of no origin and runs nothing.
+# What is no page, such as a file that a trial left, is of no origin and runs nothing.
 ELSEWHERE_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 EVERYWHERE = {
     "Cache-Control": "no-store",

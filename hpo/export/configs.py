@@ -166,8 +166,10 @@ def check_writable(path: Path) -> None:
     """Refuse, before a night of work, a place that `write_text` could not write to.
 
     Raises:
-        ConfigurationError: it is a folder, or is in a folder that is not there or cannot be written.
+        ConfigurationError: it is a folder, or is to be made in one that is not there or cannot be written.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        return
     folder = path.absolute().parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         wrong = "it is a folder" if path.is_dir() else f"the folder {folder} is not there or cannot be written"
@@ -181,14 +183,16 @@ def write_text(path: Path, text: str) -> None:
         ConfigurationError: the folder is not there or cannot be written.
     """
     check_writable(path)
-    path = path.resolve()
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    # Before links are followed: what /dev/stdout leads to may have no path.
+    special = path.exists() and not path.is_file()
+    target = Path(os.path.realpath(path))
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
-        if path.exists() and not path.is_file():
+        if special:
             path.write_text(text, encoding="utf-8")
             return
         part.write_text(text, encoding="utf-8")
-        part.replace(path)
+        part.replace(target)
     except OSError as error:
         raise ConfigurationError(f"Cannot write {path}: {error.strerror}; name another place with --output.") from None
     finally:

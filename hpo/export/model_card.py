@@ -69,8 +69,8 @@ print(classify({text}, truncation=True, max_length={length}))
 def _verdict(exported: Exported) -> str:
     if not exported.verdict:
         return (
-            "## Verdict\n\nNone: nothing was confirmed on fresh seeds, so the score of the search is that of the "
-            "luckiest of its trials.\n"
+            "## Verdict\n\nNone: nothing was confirmed on fresh seeds, so the score of the search is lucky where the "
+            "trial was chosen for it.\n"
         )
     return "## Verdict\n\n" + "\n".join(f"- {written(sentence)}" for sentence in exported.verdict) + "\n"
 
@@ -84,7 +84,7 @@ def _scores(exported: Exported, scores: Scores | None) -> str:
         interval = f"{confirmed.score:.4f} (95%: {confirmed.low:.4f} to {confirmed.high:.4f})"
         rows.append((f"confirmed on {len(confirmed.scores)} fresh seeds, {where}", interval))
     if exported.metric in exported.test:
-        rows.append(("the search's trial, on the test split", f"{exported.test[exported.metric]:.4f}"))
+        rows.append(("this configuration, on the test split", f"{exported.test[exported.metric]:.4f}"))
     lines = [f"| | {written(exported.metric)} |", "|---|---|", *(f"| {name} | {score} |" for name, score in rows)]
     return "## Scores\n\n" + "\n".join(lines) + "\n"
 

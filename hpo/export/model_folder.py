@@ -157,11 +157,15 @@ def made_whole(output: Path) -> Iterator[Path]:
         ConfigurationError: `output` is something already, or cannot be written.
     """
     _refuse_taken(output)
+    output = output.resolve()
     try:
-        part = Path(tempfile.mkdtemp(prefix=f".{output.name}-", suffix=".part", dir=output.absolute().parent))
+        part = Path(tempfile.mkdtemp(prefix=f".{output.name}-", suffix=".part", dir=output.parent))
     except OSError as error:
         raise _unwritable(output, error) from None
     try:
+        if output.is_dir():
+            # To know it before hours of training: where a disk is mounted nothing can take the place of a folder.
+            output.rename(part / "empty").rename(output)
         yield part
         os.replace(part / "model", output)
     except OSError as error:

@@ -46,15 +46,14 @@ def compared(exported: Exported, score: float, differs: Sequence[str]) -> Reprod
     if score == expected:
         is_same, told = True, f"Reproduced to the last bit: {exported.metric} {score:.4f}."
     elif confirmed is not None:
-        is_same = (
-            abs(score - expected) <= (confirmed.high - confirmed.low) / 2 or confirmed.low <= score <= confirmed.high
-        )
-        within = f"the confirmed score's interval, {confirmed.low:.4f} to {confirmed.high:.4f}"
-        told = f"{_verb(is_same)}: {_numbers(exported, score)}, {_side(is_same)} {within}. {why}"
+        half = (confirmed.high - confirmed.low) / 2
+        is_same = abs(score - expected) <= half or confirmed.low <= score <= confirmed.high
+        near = f"half the confirmed score's interval, {half:.4f}, or in it, {confirmed.low:.4f} to {confirmed.high:.4f}"
+        told = f"{_verb(is_same)}: {_numbers(exported, score)}, {_within(is_same)} {near}. {why}"
     elif noise:
         is_same = abs(score - expected) <= 2 * noise
-        told = f"{_verb(is_same)}: {_numbers(exported, score)}, {_side(is_same)} twice the seed noise, {2 * noise:.4f}."
-        told = f"{told} {why}"
+        near = f"twice the seed noise, {2 * noise:.4f}"
+        told = f"{_verb(is_same)}: {_numbers(exported, score)}, {_within(is_same)} {near}. {why}"
     else:
         is_same = False
         told = (
@@ -68,8 +67,8 @@ def _verb(is_same: bool) -> str:
     return "Reproduced, though not to the last bit" if is_same else "Not reproduced"
 
 
-def _side(is_same: bool) -> str:
-    return "within" if is_same else "outside"
+def _within(is_same: bool) -> str:
+    return "within" if is_same else "not within"
 
 
 def _numbers(exported: Exported, score: float) -> str:

@@ -64,14 +64,14 @@ def made_splits(exported: Exported) -> str:
 
 
 def unseen_rows(exported: Exported) -> str:
-    """Return the lines that take out of validation the rows that were kept for the confirmation."""
+    """Return the lines that take out of validation the rows kept for the confirmation, and others of their texts."""
     share = exported.confirmation.validation_share
     lines = [
         "names = sorted({row[-1] for row in validation})",
         "numbers = [names.index(row[-1]) for row in validation]",
         f"chosen = set(stratified_part(numbers, round(len(validation) * {share}), SPLIT_SEED + 2).tolist())",
         "unseen = [row for number, row in enumerate(validation) if number in chosen]",
-        "validation = [row for number, row in enumerate(validation) if number not in chosen]",
+        "validation = without(validation, unseen)",
     ]
     return "".join(f"    {line}\n" for line in lines)
 

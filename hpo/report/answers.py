@@ -39,14 +39,14 @@ def confusion_matrix(material: Material) -> "Figure | str":
 
 
 def by_group(material: Material) -> "Figure | str":
-    """Draw the score in each group of texts, the worst first."""
+    """Draw F1 in each group of texts, the worst first."""
     if material.results.configuration.get("data", {}).get("group_column") is None:
         return "The texts have no groups; data.group_column names a column of them."
     return _of_slices(material.judged, "group")
 
 
 def by_length(material: Material) -> "Figure | str":
-    """Draw the score on short and on long texts."""
+    """Draw F1 on short and on long texts."""
     return _of_slices(material.judged, "length")
 
 
@@ -61,12 +61,14 @@ def _of_slices(judged: Judged | None, by: str) -> "Figure | str":
         slices = sorted(largest, key=lambda one: one.score)
     names = [f"{safe(one.name)} ({one.rows})" for one in slices]
     places = list(range(len(names)))
-    figure = blank(90 + 26 * len(names), xaxis={"title": axis_title(judged.scores.metric)})
+    # Whatever the objective is: slices are scored by F1, of the positive class of two or else the mean over classes.
+    metric = "f1" if "f1" in judged.scores.values else "macro_f1"
+    figure = blank(90 + 26 * len(names), xaxis={"title": axis_title(metric)})
     figure.add_bar(
         y=places, x=[rounded(one.score) for one in slices], orientation="h", marker={"color": BLUE}, hoverinfo="skip",
         text=[f"{one.score:.3f}" for one in slices],
     )  # fmt: skip
-    figure.add_vline(x=rounded(judged.scores.objective), line={"dash": "dot", "width": 1.5, "color": "#d9822b"})
+    figure.add_vline(x=rounded(judged.scores.values[metric]), line={"dash": "dot", "width": 1.5, "color": "#d9822b"})
     figure.update_yaxes(tickvals=places, ticktext=names, automargin=True, autorange="reversed")
     return figure
 

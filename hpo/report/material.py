@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-from hpo.errors import NoResultError
+from hpo.errors import ConfigurationError, NoResultError
 from hpo.messages import Scores, Slice
 from hpo.store.engine import Database
 from hpo.store.evaluations import Course, read_course
-from hpo.store.results import StudyResults, TrialResult, read_results
+from hpo.store.results import StudyResults, TrialResult, chosen_study, read_results
 from hpo.store.standing import StudyState, read_state
+from hpo.store.studies import CONFIRMS_ATTRIBUTE
 from hpo.verdict.findings import Verdict
 
 
@@ -63,7 +64,7 @@ def gathered(database: Database, name: str | None = None) -> Material:
         name: the study; None for the only one of the store.
 
     Raises:
-        ConfigurationError: no such study, or several where none was named.
+        ConfigurationError: no such study, several where none was named, or one that confirms another.
         NoResultError: there is no study yet.
         StoreError: a study that hpo did not make.
     """
@@ -73,6 +74,7 @@ def gathered(database: Database, name: str | None = None) -> Material:
     from hpo.verdict.judgement import judged as verdict_on
 
     results = read_results(database, name)
+    _refuse_confirmation(database, results.name)
     audit = audited(results)
     state = read_state(database, results.name)
     return Material(
@@ -84,6 +86,18 @@ def gathered(database: Database, name: str | None = None) -> Material:
         advice=advice(results),
         led_by=None if state.lease is None else leader_of(state.lease),
     )
+
+
+def _refuse_confirmation(database: Database, name: str) -> None:
+    """Raise where a study holds the runs that confirm another: of itself it has nothing to say that would be true."""
+    with database.reading():
+        study_id, _ = chosen_study(database, name)
+        search = database.storage.get_study_user_attrs(study_id).get(CONFIRMS_ATTRIBUTE)
+    if search is not None:
+        raise ConfigurationError(
+            f"The study {name!r} holds the runs that confirm trials of {search!r}, which has the verdict; "
+            f"name that one: --study {search!r}."
+        )
 
 
 def judged(results: StudyResults, trial: TrialResult | None) -> Judged | None:

@@ -57,7 +57,9 @@ def learning_curves(material: Material) -> "Figure | str":
     }
     if not curves:
         return "No trial has been evaluated yet, so there are no learning curves."
-    figure = blank(420, xaxis={"title": "share of the longest trial that was seen, in %"})
+    in_folds = material.results.configuration["evaluation"].get("folds") is not None
+    seen = "folds that were scored, the last their mean" if in_folds else "longest trial that was seen"
+    figure = blank(420, xaxis={"title": f"share of the {seen}, in %"})
     figure.update_yaxes(title=axis_title(material.results.metric))
     taken = material.taken
     for name, states, look in (

@@ -124,12 +124,18 @@ def leaderboard(results: StudyResults) -> Table | None:
         (
             str(trial.number), _score(trial.score), _score(trial.train_score), _or_dash(trial.best_epoch),
             "–" if trial.seconds is None else spoken(trial.seconds), trial.proposed_by,
-            *(spelled(trial.configuration[name]) if name in trial.sampled else "–" for name in varied),
+            *(_sampled(trial, name) for name in varied),
         )
         for trial in shown
     )  # fmt: skip
     head = ("trial", "score", "on training texts", "best epoch", "time", "from", *(_words(name) for name in varied))
     return Table(head=head, rows=rows) if rows else None
+
+
+def _sampled(trial: TrialResult, name: str) -> str:
+    """Return a value that was searched; a dash where it means nothing, or hpo did not train the trial."""
+    found = name in trial.sampled and name in trial.configuration
+    return spelled(trial.configuration[name]) if found else "–"
 
 
 def hyperparameters(trial: TrialResult | None) -> Table | None:

@@ -25,7 +25,7 @@ from hpo.runners.checking import doubts
 from hpo.runners.checking.forecast import Forecast, Probed, baseline_seconds, reading_seconds
 from hpo.runners.checking.short_check import probed
 from hpo.runners.cluster import refuse_unusable
-from hpo.runners.confirmation import confirming_seconds, searching_limits
+from hpo.runners.confirmation import confirming_seconds, searching_limits, searching_share
 from hpo.runners.run import files_folder, opened_workforce
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import LeadWorker, Workforce
@@ -134,7 +134,7 @@ def _used_precision(lead: LeadWorker, config: StudyConfig, max_length: int) -> P
 
 def _concluded(config: StudyConfig, space: SearchSpace, splits: Splits, found: _Found, now: datetime) -> Check:
     """Return what follows from what was found for a search that begins `now`."""
-    limits = limits_of(config.budget, now)
+    limits = searching_limits(config, limits_of(config.budget, now))
     fitting = [end.probe for end in found.ends.values() if end.fits]
     reserve = reading_seconds(fitting, splits.test.rows if splits.test else 0)
     kept = reserve + _confirming_seconds(config, splits, found, limits)
@@ -143,11 +143,14 @@ def _concluded(config: StudyConfig, space: SearchSpace, splits: Splits, found: _
         workers=found.workers,
         trials=_trials(config, space),
         seconds_left=None if limits.deadline is None else max(0.0, limits.deadline - kept - now.timestamp()),
-        device_seconds=searching_limits(config, limits).device_seconds,
+        device_seconds=limits.device_seconds,
         kept_weights=weights_kept(config),
     )
     free = _free_bytes(config)
-    refusals = [*_unfit_ends(found.ends), *_too_short(forecast, limits, now.timestamp(), reserve)]
+    refusals = [
+        *_unfit_ends(found.ends),
+        *_too_short(config, forecast, limits, now.timestamp(), reserve),
+    ]
     sentences = (
         *(doubts.on_first_loss(probe, len(splits.label_names)) for probe in fitting),
         doubts.on_cut_texts(found.cut_share, int(space.largest("max_length"))),
@@ -195,12 +198,13 @@ def _unfit_ends(ends: Mapping[str, Probed]) -> list[str]:
     return unfit + ([doubts.NO_NUMBER] if diverged else [])
 
 
-def _too_short(forecast: Forecast, limits: Limits, now: float, reserve: float) -> list[str]:
+def _too_short(config: StudyConfig, forecast: Forecast, limits: Limits, now: float, reserve: float) -> list[str]:
     """Say that not even the shortest trial fits into the time."""
     if forecast.trial_seconds is None:
         return []
+    shortest, share = forecast.trial_seconds[0], searching_share(config)
     try:
-        refuse_too_short(limits, now, forecast.trial_seconds[0], reserve)
+        refuse_too_short(limits, now, shortest, reserve, share_of_devices=share)
     except ConfigurationError as error:
         # It is told beside all else that was found.
         return [str(error)]

@@ -12,6 +12,7 @@ from typing import Any
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
+from hpo.errors import TrainingError
 from hpo.runners.dispatch import Dispatch
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import Workforce
@@ -76,7 +77,8 @@ class Confirmation:
         lead = self.workforce.lead
         led.begin(objective=lead.objective.metric, versions=versions)
         led.expect(search.seen(), reserve)
-        self.watcher.started(led.study, lead.objective.metric, self.race.runs, led.standing())
+        self._heed(search)
+        self.watcher.started(led.study, lead.objective.metric, self.race.runs + self._runs_of_others(), led.standing())
         Dispatch(
             led,
             self.workforce,
@@ -92,8 +94,26 @@ class Confirmation:
         """Train and read the baselines that the store lacks; begin none after `until`, in seconds since 1970."""
         max_length = self.space.hyperparameters(self.space.default_values()).max_length
         for name in BASELINES:
+            self._heed(search)
             if name not in self.results.baselines and not self.stop.is_set() and time.time() < until:
-                search.record_baseline(name, self.workforce.lead.baseline(name, max_length))
+                try:
+                    reading = self.workforce.lead.baseline(name, max_length)
+                except TrainingError as error:
+                    # What was confirmed is to be judged all the same.
+                    self.watcher.note(f"The verdict goes without a baseline. {error}")
+                    continue
+                search.record_baseline(name, reading)
+
+    def _heed(self, search: Coordinator) -> None:
+        """Take in that the search was told to end while no dispatch listened to it."""
+        if search.steering().stop:
+            self.stop.set()
+
+    def _runs_of_others(self) -> int:
+        """Return how many runs there are of trials that took part once, before the search found better ones."""
+        confirmed = [run.confirms for run in self.results.confirmation]
+        failed = [run.confirms for run in self.results.failed_runs]
+        return sum(trial not in self.race.entrants for trial in confirmed + failed)
 
     def _entrants(self) -> dict[int, Entrant]:
         trials = {trial.number: trial for trial in self.results.trials}
@@ -105,7 +125,8 @@ class Confirmation:
 def confirming_config(config: StudyConfig) -> StudyConfig:
     """Return the study in which the runs of a confirmation are."""
     search = config.search.model_copy(update={"sampler": "random", "pruner": "none"})
-    budget = config.budget.model_copy(update={"trials": None, "patience": None})
+    # Without `time`, as a run that was cut: its end is that of the search, which keeps its own.
+    budget = config.budget.model_copy(update={"trials": None, "time": None, "patience": None})
     return config.model_copy(
         update={"study": confirmation_of(config.study), "search": search, "budget": budget, "notify": ()}
     )
@@ -113,9 +134,14 @@ def confirming_config(config: StudyConfig) -> StudyConfig:
 
 def searching_limits(config: StudyConfig, limits: Limits) -> Limits:
     """Return the limits of a search that leaves a confirmation its share of the device hours."""
-    if limits.device_seconds is None or not config.confirmation.finalists:
+    if limits.device_seconds is None:
         return limits
-    return replace(limits, device_seconds=(1 - config.confirmation.share) * limits.device_seconds)
+    return replace(limits, device_seconds=searching_share(config) * limits.device_seconds)
+
+
+def searching_share(config: StudyConfig) -> float:
+    """Return how much of the device hours is for the search, 0..1."""
+    return 1 - config.confirmation.share if config.confirmation.finalists else 1.0
 
 
 def confirming_limits(config: StudyConfig, limits: Limits, spent: float) -> Limits:

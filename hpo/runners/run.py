@@ -19,7 +19,13 @@ from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report
 from hpo.runners.checking.doubts import on_cut_texts
 from hpo.runners.checking.short_check import ShortCheck, short_check
 from hpo.runners.cluster import open_ray_tune, refuse_unusable
-from hpo.runners.confirmation import Confirmation, confirming_limits, confirming_seconds, searching_limits
+from hpo.runners.confirmation import (
+    Confirmation,
+    confirming_limits,
+    confirming_seconds,
+    searching_limits,
+    searching_share,
+)
 from hpo.runners.dispatch import Dispatch
 from hpo.runners.inline import open_inline
 from hpo.runners.processes import open_processes, runner_of
@@ -32,8 +38,10 @@ from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.leading import leading
 from hpo.search.persistence import persistently
 from hpo.search.preflight import refuse_unfit_search, search_notes
+from hpo.search.steering import refuse_led
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import space_of
+from hpo.store.deletion import delete_confirmation
 from hpo.store.engine import open_database, sqlite_path
 from hpo.store.results import StudyResults, read_results
 from hpo.training.mirror import Mirror, open_mirror
@@ -100,6 +108,15 @@ def _results(config: StudyConfig) -> StudyResults:
         database.close()
 
 
+def _forget_confirmation(config: StudyConfig) -> None:
+    """Delete the runs that confirm an earlier study of this name, which was deleted with Optuna's own tools."""
+    database = open_database(config.store.url)
+    try:
+        delete_confirmation(database, config.study, refuse=refuse_led)
+    finally:
+        database.close()
+
+
 def opened_workforce(config: StudyConfig, splits: Splits) -> AbstractContextManager[Workforce]:
     """Open what trains the study's trials, as `compute.runner` says.
 
@@ -145,16 +162,24 @@ class _Night:
         if not self.searches and not self.coordinator.has_begun():
             raise NoResultError(f"The store holds no study {self.config.study!r} to confirm; begin it with hpo run.")
         self._look_ahead(lead)
+        if not self.coordinator.has_begun():
+            persistently(lambda: _forget_confirmation(self.config), LEAST_OUTAGE)
         self.coordinator.begin(objective=lead.objective.metric, versions=self._versions(lead))
         try:
             short = self._search(lead)
-            if not self.stop.is_set():
+            if not self._is_stopped():
                 self._confirm_and_test(short)
         except HpoError as error:
             with suppress(StoreError):
                 self.coordinator.end(str(error))
             raise
         self.coordinator.end(self._ended_because())
+
+    def _is_stopped(self) -> bool:
+        """Return whether all is to end, by a signal or, heard where no dispatch listens, by somebody outside."""
+        if self.coordinator.steering().stop:
+            self.stop.set()
+        return self.stop.is_set()
 
     def _versions(self, lead: LeadWorker) -> dict[str, str]:
         return installed_versions() | lead.facts()
@@ -237,7 +262,7 @@ class _Night:
             versions = self._versions(self.workforce.lead)
             confirmation.run(self.coordinator, led, versions, short.reserve + short.baselines)
             confirmation.read_baselines(self.coordinator, (limits.deadline or math.inf) - short.reserve)
-            if self.stop.is_set():
+            if self._is_stopped():
                 self.watcher.note("The confirmation was told to end; the same command goes on with it.")
                 return
             self._conclude(led)
@@ -249,7 +274,8 @@ class _Night:
         results = persistently(lambda: _results(self.config), LEAST_OUTAGE)
         verdict = judged(results)
         if verdict is None:
-            self.watcher.note("There is no verdict: there was no time to confirm the best and the default.")
+            failed = f"; {len(results.failed_runs)} ended without" if results.failed_runs else ""
+            self.watcher.note(f"There is no verdict: too few runs of the confirmation have a score{failed}.")
             self._read_test(self.coordinator.winner())
             return
         self.watcher.judged(verdict.sentences)
@@ -262,7 +288,8 @@ class _Night:
         for sentence in short.notes:
             self.watcher.note(sentence)
         shortest = min(short.cheapest.seconds, short.dearest.seconds)
-        refuse_too_short(self.coordinator.limits, time.time(), shortest, short.reserve)
+        share = searching_share(self.config)
+        refuse_too_short(self.coordinator.limits, time.time(), shortest, short.reserve, share_of_devices=share)
         for_confirmation = confirming_seconds(
             self.config, self.coordinator.limits, short.dearest.seconds, short.baselines, self.workforce.size
         )

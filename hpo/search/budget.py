@@ -105,7 +105,9 @@ def has_stalled(bests: Sequence[float | None], noise: float, patience: int) -> b
     return now <= before + noise
 
 
-def refuse_too_short(limits: Limits, now: float, cheapest_seconds: float, reserve: float) -> None:
+def refuse_too_short(
+    limits: Limits, now: float, cheapest_seconds: float, reserve: float, *, share_of_devices: float = 1.0
+) -> None:
     """Refuse a budget into which not even the cheapest trial fits.
 
     Args:
@@ -113,6 +115,7 @@ def refuse_too_short(limits: Limits, now: float, cheapest_seconds: float, reserv
         now: seconds since 1970.
         cheapest_seconds: what the shortest trial of the space takes.
         reserve: seconds before the deadline that are kept for what follows the last trial.
+        share_of_devices: how much of the device hours asked for `limits` has; the rest is for the confirmation.
 
     Raises:
         ConfigurationError: says which limit is too short, and by how much.
@@ -124,14 +127,15 @@ def refuse_too_short(limits: Limits, now: float, cheapest_seconds: float, reserv
         raise ConfigurationError(
             f"The search may take {spoken(left)}, but {takes}{ending}; give it at least {spoken(more)} more."
         )
-    hours, minutes = math.ceil(cheapest_seconds / 36) / 100, math.ceil(cheapest_seconds / 60)
+    hours, minutes = math.ceil(cheapest_seconds / share_of_devices / 36) / 100, math.ceil(cheapest_seconds / 60)
     for key, limit, enough in (
         ("gpu_hours", limits.device_seconds, f"{hours:g}"),
         ("trial_time", limits.trial_seconds, f"{minutes}m"),
     ):
         if limit is not None and limit < cheapest_seconds:
+            taken_off = ", a confirmation's share taken off" if key == "gpu_hours" and share_of_devices < 1 else ""
             raise ConfigurationError(
-                f"budget.{key} allows {spoken(limit)} of training, but {takes}; give at least {enough}."
+                f"budget.{key} allows {spoken(limit)} of training{taken_off}, but {takes}; give at least {enough}."
             )
 
 

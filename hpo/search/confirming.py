@@ -20,12 +20,10 @@ from hpo.space.domains import Value
 from hpo.space.search_space import SearchSpace
 from hpo.store.records import AttemptRecord
 from hpo.store.studies import CONFIRMS_ATTRIBUTE, UNSEEN_ATTRIBUTE, StudyStore
-from hpo.verdict.race import Course, Race, following
+from hpo.verdict.race import NO_SCORE, Course, Race, following
 
 SEED_ATTRIBUTE = "race_seed"
 """Of a run: the number of its seed in the race, from 0."""
-NO_SCORE = -math.inf
-"""Of a run that ended without one: its configuration is behind all others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Takes the lead of a study, and refuses one that was begun otherwise before anything runs."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
@@ -111,7 +111,7 @@ def refuse_other_study(name: str, stored: StudyRecord, now: StudyRecord) -> None
     )
     changed += differences(old, new)
     if stored.data_fingerprint != now.data_fingerprint:
-        changed.append("data: the texts, labels or splits are not the same")
+        changed.append(_other_data(stored.configuration, now.configuration))
     if changed:
         more = f"; and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
         raise StudyMismatchError(
@@ -120,6 +120,21 @@ def refuse_other_study(name: str, stored: StudyRecord, now: StudyRecord) -> None
             "What differs: "
             f"{'; '.join(changed[:MOST_NAMED])}{more}."
         )
+
+
+def _other_data(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say that the data differ, and what is known of why: an earlier version kept no rows from its searches."""
+    said = "data: the texts, labels or splits are not the same"
+    before, after = _kept_share(stored), _kept_share(now)
+    if before == after:
+        return said
+    kept = f"{before:.3g} of validation was kept for the confirmation, now {after:.3g} would be"
+    return f"{said}: {kept}, by confirmation.validation_share (0 where finalists is 0)"
+
+
+def _kept_share(configuration: Mapping[str, Any]) -> float:
+    confirmation = configuration.get("confirmation") or {"finalists": 0}
+    return float(confirmation["validation_share"]) if confirmation["finalists"] else 0.0
 
 
 def _recorded(config: StudyConfig) -> dict[str, Any]:

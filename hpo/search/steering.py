@@ -1,6 +1,7 @@
 """What a person says to a search from beside its leader: try this next, end, give that trial up.
 
-Each is one transaction. The leader reads `stop_asked` from the study's log; what is enqueued waits in Optuna's rows.
+Each is one transaction, for a confirmation beside it another. The leader reads `stop_asked` from the study's log; what
+is enqueued waits in Optuna's rows.
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from hpo.space.search_space import SearchSpace
 from hpo.space.specs import field_value
 from hpo.store.engine import Database
 from hpo.store.records import LeaseRecord
-from hpo.store.results import chosen_study, confirmation_of
+from hpo.store.results import chosen_study, confirmation_of, study_names
 from hpo.store.studies import StudyStore
 
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
@@ -64,23 +65,21 @@ def ask_to_stop(database: Database, study: str | None, trial: int | None = None)
     store = _opened(database, study)
     with store.transaction():
         leader = leader_of(store.lease())
-        if leader is not None and trial is None:
-            _ask_confirmation_to_stop(database, store.name)
         if leader is None:
             raise ConfigurationError(f"Nobody leads the study {store.name!r} now, so there is nothing to stop.")
         if trial is not None:
             _refuse_finished(store, trial)
         store.add_event("stop_asked", trial)
-        return store.name, leader
+    # Only then: whoever begins a confirmation looks whether the search was told to end before.
+    if trial is None and (confirmation := confirmation_of(store.name)) in study_names(database):
+        _ask_confirmation_to_stop(_opened(database, confirmation))
+    return store.name, leader
 
 
-def _ask_confirmation_to_stop(database: Database, study: str) -> None:
-    """Ask it beside the search, which leads both and listens to the one that it trains for."""
-    name = confirmation_of(study)
-    if name in {known.study_name for known in database.storage.get_all_studies()}:
-        confirmation = _opened(database, name)
-        with confirmation.transaction():
-            confirmation.add_event("stop_asked", None)
+def _ask_confirmation_to_stop(confirmation: StudyStore) -> None:
+    """Ask it beside the search, as one process leads both and listens to the one that it trains for."""
+    with confirmation.transaction():
+        confirmation.add_event("stop_asked", None)
 
 
 def refuse_led(study: str, lease: LeaseRecord) -> None:

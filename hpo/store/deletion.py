@@ -1,8 +1,9 @@
 """Deletes a study: Optuna's rows and ours in one transaction."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from hpo.store.engine import Database
 from hpo.store.records import LeaseRecord
@@ -10,8 +11,10 @@ from hpo.store.results import chosen_study, confirmation_of
 from hpo.store.standing import read_lease
 from hpo.store.tables import attempts, evaluations, events, studies
 
+Refuse = Callable[[str, LeaseRecord], None]
 
-def delete_study(database: Database, name: str, *, refuse: Callable[[str, LeaseRecord], None]) -> None:
+
+def delete_study(database: Database, name: str, *, refuse: Refuse) -> None:
     """Delete all rows of a study and of its confirmation, but for their leases.
 
     The fence of a lease refuses who led the study by the next one of its number.
@@ -26,13 +29,23 @@ def delete_study(database: Database, name: str, *, refuse: Callable[[str, LeaseR
     """
     with database.transaction() as connection:
         chosen_study(database, name)
-        ids = {study.study_name: study._study_id for study in database.storage.get_all_studies()}
-        for each in (name, confirmation_of(name)):
-            if each not in ids:
-                continue
-            lease = read_lease(connection, ids[each], lock=True)
-            if lease is not None:
-                refuse(each, lease)
-            for table in (attempts, evaluations, events, studies):
-                connection.execute(sa.delete(table).where(table.c.study_id == ids[each]))
-            database.storage.delete_study(ids[each])
+        _delete(database, connection, (name, confirmation_of(name)), refuse)
+
+
+def delete_confirmation(database: Database, name: str, *, refuse: Refuse) -> None:
+    """Delete the confirmation of a study, where there is one, likewise: of a study that was deleted without it."""
+    with database.transaction() as connection:
+        _delete(database, connection, (confirmation_of(name),), refuse)
+
+
+def _delete(database: Database, connection: Connection, names: Sequence[str], refuse: Refuse) -> None:
+    ids = {study.study_name: study._study_id for study in database.storage.get_all_studies()}
+    for name in names:
+        if name not in ids:
+            continue
+        lease = read_lease(connection, ids[name], lock=True)
+        if lease is not None:
+            refuse(name, lease)
+        for table in (attempts, evaluations, events, studies):
+            connection.execute(sa.delete(table).where(table.c.study_id == ids[name]))
+        database.storage.delete_study(ids[name])

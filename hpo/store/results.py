@@ -85,6 +85,16 @@ class ConfirmingRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FailedRun:
+    """A confirming run that is over and has no score: it diverged, was out of memory, failed or was given up."""
+
+    trial: int
+    """Its own number, in the study of the confirmation."""
+    confirms: int
+    """Trial of the search."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TestReading:
     """One look at the test split."""
 
@@ -110,6 +120,8 @@ class StudyResults:
     trials: tuple[TrialResult, ...]
     confirmation: tuple[ConfirmingRun, ...]
     """In the order in which they ended."""
+    failed_runs: tuple[FailedRun, ...] = ()
+    """By their numbers."""
     confirmed_on_unseen: bool
     """Whether rows of validation were kept for the confirmation."""
     audited: frozenset[int]
@@ -127,8 +139,10 @@ class StudyResults:
 
     @property
     def default(self) -> TrialResult | None:
-        """The first trial of the default configuration; None where the study has none."""
-        return next((trial for trial in self.trials if trial.proposed_by == "default"), None)
+        """The first trial of the default configuration, of those that have not failed if any; None without one."""
+        of_default = [trial for trial in self.trials if trial.proposed_by == "default"]
+        sound = [trial for trial in of_default if trial.state not in ("FAIL", "PRUNED")]
+        return next(iter(sound or of_default), None)
 
     @property
     def best(self) -> TrialResult:
@@ -157,6 +171,12 @@ def read_studies(database: Database) -> list[StudySummary]:
             _summary(study.study_name, study.user_attrs.get("hpo:metric"), storage.get_all_trials(study._study_id))
             for study in _begun_studies(database)
         ]
+
+
+def study_names(database: Database) -> list[str]:
+    """Return the names of the studies of a store, confirmations among them."""
+    with database.reading():
+        return [study.study_name for study in _begun_studies(database)]
 
 
 def read_results(database: Database, name: str | None = None) -> StudyResults:
@@ -276,12 +296,12 @@ def _trial(
 
 
 def _confirmation(database: Database, connection: Connection, name: str) -> dict[str, Any]:
-    """Return the runs that confirm trials of a study, and whether on rows that its search never saw."""
+    """Return the runs that confirm trials of a study, those without a score, and whether the rows were unseen."""
     storage = database.storage
     named = sa.select(StudyModel.study_id).where(StudyModel.study_name == confirmation_of(name))
     study_id = connection.execute(named).scalar()
     if study_id is None:
-        return {"confirmation": (), "confirmed_on_unseen": False}
+        return {"confirmation": (), "failed_runs": (), "confirmed_on_unseen": False}
     unseen = storage.get_study_user_attrs(study_id).get(UNSEEN_ATTRIBUTE, False)
     best = sa.and_(
         attempts.c.study_id == evaluations.c.study_id,
@@ -292,9 +312,15 @@ def _confirmation(database: Database, connection: Connection, name: str) -> dict
     )
     columns = (evaluations, attempts.c.seed, attempts.c.seconds.label("of_run"))
     rows = sa.select(*columns).join(attempts, best).where(attempts.c.study_id == study_id).order_by(attempts.c.ended_at)
-    confirms = {trial.number: trial.user_attrs.get(CONFIRMS_ATTRIBUTE) for trial in storage.get_all_trials(study_id)}
+    runs = storage.get_all_trials(study_id)
+    confirms = {trial.number: trial.user_attrs.get(CONFIRMS_ATTRIBUTE) for trial in runs}
     return {
         "confirmation": tuple(_run(row, confirms[row["trial"]]) for row in connection.execute(rows).mappings()),
+        "failed_runs": tuple(
+            FailedRun(trial=trial.number, confirms=trial.user_attrs[CONFIRMS_ATTRIBUTE])
+            for trial in runs
+            if trial.state in (TrialState.FAIL, TrialState.PRUNED) and CONFIRMS_ATTRIBUTE in trial.user_attrs
+        ),
         "confirmed_on_unseen": bool(unseen),
     }
 

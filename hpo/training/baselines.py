@@ -4,29 +4,34 @@ Each is trained on the study's training rows and read on the rows that its verdi
 shaped like `_majority`, and its line in `BASELINES`.
 """
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hpo.data.batching import Rows
 from hpo.data.sources import Examples
 from hpo.data.splits import label_numbers, stratified_part
 from hpo.data.tokenization import TokenizedSplit
+from hpo.errors import HpoError, TrainingError
 from hpo.messages import Reading
 from hpo.metrics.predictions import Predictions
 from hpo.tasks.reading import mean_reading
 from hpo.training.bench import Bench
 from hpo.training.evaluation import answers
+from hpo.training.gang import told_of
 
 MOST_TRAIN_ROWS = 20_000
 """Rows that a baseline is trained on, a stratified part where there are more: it is to take minutes at most."""
 MOST_ITERATIONS = 1000
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,15 +52,14 @@ def _majority(bench: Bench, _max_length: int, material: Material) -> NDArray[np.
     return np.tile(shares, (len(material.read_rows), 1))
 
 
-def _tf_idf(_bench: Bench, _max_length: int, material: Material) -> NDArray[np.float64]:
+def _tf_idf(bench: Bench, _max_length: int, material: Material) -> NDArray[np.float64]:
     """Return what a linear model over words and pairs of words says (Joachims 1998; Wang and Manning 2012)."""
     model = make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, token_pattern=r"(?u)\S+"),
         LogisticRegression(C=10.0, max_iter=MOST_ITERATIONS),
     )
     model.fit(_texts(material.train, material.train_rows), material.train_labels)
-    said: NDArray[np.float64] = model.predict_proba(_texts(material.read, material.read_rows))
-    return said
+    return _said(model, _texts(material.read, material.read_rows), bench)
 
 
 def _frozen_features(bench: Bench, max_length: int, material: Material) -> NDArray[np.float64]:
@@ -74,7 +78,13 @@ def _frozen_features(bench: Bench, max_length: int, material: Material) -> NDArr
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=MOST_ITERATIONS))
     model.fit(features(splits.train, material.train_rows), material.train_labels)
     read = splits.confirmation or splits.validation
-    said: NDArray[np.float64] = model.predict_proba(features(read, material.read_rows))
+    return _said(model, features(read, material.read_rows), bench)
+
+
+def _said(model: Pipeline, rows: Sequence[str] | NDArray[np.float64], bench: Bench) -> NDArray[np.float64]:
+    """Return what a fitted model says of rows; a class that it was not shown, as in a fold of groups, has 0."""
+    said = np.zeros((len(rows), len(bench.task.label_names)))
+    said[:, model.classes_] = model.predict_proba(rows)
     return said
 
 
@@ -96,9 +106,16 @@ def read_baseline(bench: Bench, name: str, max_length: int) -> Reading:
 
     Raises:
         ModelError: the model cannot read as many tokens.
+        TrainingError: it cannot be had of these texts or this model: no word stands in two texts, or memory ran out.
     """
-    materials = _materials(bench)
-    readings = [_read(bench, name, max_length, material) for material in materials]
+    try:
+        readings = [_read(bench, name, max_length, material) for material in _materials(bench)]
+    except HpoError:
+        raise
+    except Exception as error:
+        # Whatever it dies of, as with a trial: the verdict can do without it.
+        logger.debug("The baseline %s failed.", name, exc_info=True)
+        raise TrainingError(f"The baseline {name} failed: {told_of(error)}") from None
     return mean_reading(readings) if len(readings) > 1 else readings[0]
 
 

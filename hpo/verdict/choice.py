@@ -46,7 +46,8 @@ def choose(
     noise = seed_noise(list(runs.values()))
     if not raced or not noise.degrees:
         return None
-    left = [trial for trial in in_contention(race, course) if trial in raced]
+    # Where all runs of those that are left have failed, what another had before it fell behind says more.
+    left = [trial for trial in in_contention(race, course) if trial in raced] or raced
     # Those with fewer runs than others that are left were cut short, or failed under a seed: no recommendation.
     most = max(len(course.ended[trial]) for trial in left)
     winner = ranked([trial for trial in left if len(course.ended[trial]) == most], course)[0]

@@ -1,6 +1,7 @@
 """The verdict on a search, as values: what was confirmed, how it compares, and what to take."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,3 +82,5 @@ class Verdict:
     """Trial to take: the winner, one that cannot be told from it and trains in much less time, or the default."""
     sentences: tuple[str, ...]
     """The verdict in words, the most important first."""
+    failures: Mapping[int, int] = field(default_factory=dict)
+    """Trial -> how many of its runs have no score, having diverged or failed; without those that have all."""

@@ -1,5 +1,6 @@
 """The verdict on a search, from what its confirmation has stored; computed anew whenever it is asked for."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
@@ -12,7 +13,7 @@ from hpo.verdict.choice import Choice, choose
 from hpo.verdict.comparison import Runs, SeedNoise, difference, interval_of
 from hpo.verdict.findings import Confirmed, Difference, Rung, Verdict
 from hpo.verdict.luck import bias_of_choice
-from hpo.verdict.race import Course, Race
+from hpo.verdict.race import NO_SCORE, Course, Race
 from hpo.verdict.wording import sentences
 
 
@@ -63,6 +64,7 @@ def _verdict(
         winner=choice.winner,
         recommended=choice.recommended,
         sentences=(),
+        failures=dict(Counter(run.confirms for run in results.failed_runs)),
     )
     return replace(verdict, sentences=sentences(verdict))
 
@@ -107,20 +109,25 @@ def _baseline(reading: Reading) -> Runs:
 
 def _race(results: StudyResults) -> Race:
     """Return the race as far as it was run: who took part in it."""
-    took_part = {run.confirms for run in results.confirmation}
-    default = results.default.number if results.default is not None and results.default.number in took_part else None
+    took_part = {run.confirms for run in results.confirmation} | {run.confirms for run in results.failed_runs}
+    of_default = None if results.default is None else results.default.number
+    default = of_default if any(run.confirms == of_default for run in results.confirmation) else None
     ranked = [trial.number for trial in results.leaderboard]
-    finalists = tuple(number for number in ranked if number in took_part and number != default)
+    finalists = tuple(number for number in ranked if number in took_part and number != of_default)
     return Race(finalists=finalists, default=default, runs=len(results.confirmation), seeds=len(results.confirmation))
 
 
 def _course(results: StudyResults) -> Course:
     """Return how the race went, by the rows that the search chose by: the others are for the verdict alone."""
-    ended = {trial: [run.validation.objective for run in of_trial] for trial, of_trial in _by_trial(results).items()}
-    return Course(ended=ended, begun={trial: len(scores) for trial, scores in ended.items()})
+    scores = {(run.confirms, run.trial): run.validation.objective for run in results.confirmation}
+    scores |= {(run.confirms, run.trial): NO_SCORE for run in results.failed_runs}
+    ended: dict[int, list[float]] = {}
+    for trial, run in sorted(scores):
+        ended.setdefault(trial, []).append(scores[trial, run])
+    return Course(ended=ended, begun={trial: len(of_trial) for trial, of_trial in ended.items()})
 
 
 def _bias(results: StudyResults, race: Race, runs: Mapping[int, Runs]) -> float:
     """Return by how much the winner is likely overrated on rows that the search chose by."""
     scores = [trial.score for trial in results.leaderboard if trial.score is not None]
-    return bias_of_choice(scores, [runs[trial] for trial in race.finalists], list(runs.values()))
+    return bias_of_choice(scores, [runs[trial] for trial in race.finalists if trial in runs], list(runs.values()))

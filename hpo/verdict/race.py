@@ -5,10 +5,14 @@ the next, and so on until one is left, which goes on alone. The default runs und
 with. Seeds are common to all.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+NO_SCORE = -math.inf
+"""Of a run that ended without one: its configuration is behind all others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +24,7 @@ class Race:
     default: int | None
     """The trial of the default configuration; None where it takes no part."""
     runs: int
-    """Most runs in all."""
+    """Most runs of those that take part; what others had when they did counts no more."""
     seeds: int
     """Most runs of one."""
 
@@ -45,7 +49,7 @@ def following(race: Race, course: Course) -> int | None:
 
     A worker that finds nothing to do in this round goes ahead to the next, of those still in contention.
     """
-    if sum(course.begun.values()) >= race.runs:
+    if sum(course.begun.get(trial, 0) for trial in race.entrants) >= race.runs:
         return None
     open_ones = [trial for trial in in_contention(race, course) if course.begun.get(trial, 0) < race.seeds]
     return min(open_ones, key=lambda trial: course.begun.get(trial, 0), default=None)

@@ -1,5 +1,7 @@
 """The verdict in words: each sentence with its figure, the most important first."""
 
+from collections import Counter
+
 from hpo.metrics.classification import METRICS
 from hpo.verdict.findings import Confirmed, Difference, Interval, Verdict
 
@@ -11,7 +13,15 @@ SHOWN_AS = {"f1": "F1", "macro_f1": "macro F1", "micro_f1": "micro F1", "weighte
 def sentences(verdict: Verdict) -> tuple[str, ...]:
     """Return the verdict in words; that of `verdict` itself is not looked at."""
     words = _Words(verdict)
-    said = (words.against_default(), words.to_take(), words.confirmed(), words.worth_it(), words.rows(), words.seeds())
+    said = (
+        words.against_default(),
+        words.to_take(),
+        words.confirmed(),
+        words.worth_it(),
+        words.failures(),
+        words.rows(),
+        words.seeds(),
+    )
     return tuple(sentence for sentence in said if sentence)
 
 
@@ -76,6 +86,18 @@ class _Words:
         return (
             f"Fine-tuning may not have been worth it: {self._winner.lower()} cannot be shown to beat {best.name} "
             f"({best.score:.4f}); the difference is {self._by(found)}."
+        )
+
+    def failures(self) -> str:
+        """Say which configurations could not always be trained again: the scores are of the runs that were."""
+        failed = self._verdict.failures
+        if not failed:
+            return ""
+        runs = Counter({trial: len(one.scores) for trial, one in self._confirmed.items()}) + Counter(failed)
+        told = "; ".join(f"{count} of {runs[trial]} of trial {trial}" for trial, count in sorted(failed.items()))
+        return (
+            f"Runs that diverged, were out of memory, failed or were given up, and count in no score: {told}. Such a "
+            "configuration may do so again."
         )
 
     def rows(self) -> str:

@@ -1,6 +1,7 @@
 """`hpo export`: a format by its name or by the ending of the file, and nothing on standard output but that."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -75,3 +76,14 @@ def test_no_such_format(export: Export) -> None:
     code, _, err = export("--format", "pyton")
     assert code == 2
     assert "Did you mean 'python'? Known: json, python, training-arguments, yaml." in err
+
+
+def test_standard_output_by_its_name_and_a_link_that_leads_to_itself(
+    export: Export, config: StudyConfig, tmp_path: Path
+) -> None:
+    words = [sys.executable, "-m", "hpo.cli.main", "export", "--store", config.store.url, "--output", "/dev/stdout"]
+    piped = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert piped.stdout.startswith("# One configuration of a search")
+    (tmp_path / "loop").symlink_to("loop")
+    assert export("--output", "loop")[0] == 0
+    assert read_exported(tmp_path / "loop").study == "tiny"

@@ -1,5 +1,6 @@
 """The final model: opens with from_pretrained, scores what the search scored, is written whole or not at all."""
 
+import errno
 import os
 import re
 import signal
@@ -99,7 +100,7 @@ def test_its_card_says_how_it_was_chosen_and_how_sure_that_is(exported: Exported
     card = model_card(sure, "", None)
     assert "| confirmed on 2 fresh seeds, 1,234 rows, unseen by the search | 0.8000 (95%: 0.7000 to 0.9000) |" in card
     assert r"- Take \[it\](http://x) \<b\>now\</b\>." in card
-    assert "| the search's trial, on the test split | 0.7500 |" in card
+    assert "| this configuration, on the test split | 0.7500 |" in card
 
 
 def test_names_cannot_break_out_of_a_card() -> None:
@@ -196,6 +197,30 @@ def test_a_folder_that_is_taken_or_cannot_be_written_is_refused_before_training(
         refuse()
     with pytest.raises(ConfigurationError, match="No such file or directory"), made_whole(tmp_path / "no" / "model"):
         refuse()
+
+
+def test_a_folder_that_no_other_can_take_the_place_of_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that a disk is mounted on."""
+
+    def busy(*_: object) -> Path:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    (tmp_path / "model").mkdir()
+    monkeypatch.setattr(Path, "rename", busy)
+    with pytest.raises(ConfigurationError, match="Device or resource busy"), made_whole(tmp_path / "model"):
+        refuse()
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_the_current_folder_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with made_whole(Path()) as part:
+        (part / "model").mkdir()
+        (part / "model" / "config.json").touch()
+    assert os.listdir(tmp_path / "here") == ["config.json"]
 
 
 def test_an_empty_folder_is_filled(train: Train, tmp_path: Path) -> None:

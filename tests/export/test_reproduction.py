@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from hpo.cli.main import main
+from hpo.config.study_file import StudyConfig
 from hpo.errors import DataError
 from hpo.export.configs import configuration_of
-from hpo.export.exported import Confirmation, Exported
+from hpo.export.exported import Confirmation, Exported, read_exported
 from hpo.export.reproduction import compared, differing
 from hpo.export.retraining import compute_of, here, opened, trained
+from hpo.runners.run import run
 from hpo.store.results import StudyResults
 from tests.models import write_texts
 
@@ -24,7 +26,7 @@ Hpo = Callable[..., tuple[int, str, str]]
 def hpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Hpo:
     monkeypatch.chdir(tmp_path)
 
-    def run(*words: object) -> tuple[int, str, str]:
+    def asked(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["hpo", *map(str, words)])
         code = 0
         try:
@@ -34,7 +36,7 @@ def hpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         shown = capsys.readouterr()
         return code, shown.out, shown.err
 
-    return run
+    return asked
 
 
 def test_every_trial_of_the_search_gives_its_score_again_to_the_last_bit(results: StudyResults) -> None:
@@ -63,7 +65,7 @@ def test_another_score_is_not_reproduced_and_has_an_exit_code_of_its_own(
     found = json.loads(out)
     assert code == 1
     assert (found["expected"], found["reproduced"], found["to_the_last_bit"]) == (0.25, False, False)
-    assert "outside twice the seed noise, 0.0200. Nothing that is recorded differs" in found["sentence"]
+    assert "not within twice the seed noise, 0.0200. Nothing that is recorded differs" in found["sentence"]
 
 
 def test_other_texts_are_refused(exported: Exported, tmp_path: Path) -> None:
@@ -86,11 +88,16 @@ CONFIRMED = Confirmation(score=0.8, low=0.77, high=0.83, scores=(0.8,), rows=100
         (0.9, {}, True, "to the last bit"),
         (0.9000001, {}, False, "cannot be told"),
         (0.92, {"seed_noise": 0.011}, True, "within twice the seed noise, 0.0220. What differs: torch: 1 before, 2"),
-        (0.93, {"seed_noise": 0.011}, False, "Not reproduced: f1 is 0.930000, in the file 0.900000, outside"),
+        (0.93, {"seed_noise": 0.011}, False, "Not reproduced: f1 is 0.930000, in the file 0.900000, not within"),
         # As near to the file's score as the interval reaches, or inside of it: the file's score may be a lucky one.
-        (0.92, {"confirmed": CONFIRMED}, True, "within the confirmed score's interval, 0.7700 to 0.8300"),
+        (
+            0.92,
+            {"confirmed": CONFIRMED},
+            True,
+            "within half the confirmed score's interval, 0.0300, or in it, 0.7700 to 0.8300",
+        ),
         (0.78, {"confirmed": CONFIRMED}, True, "within"),
-        (0.85, {"confirmed": CONFIRMED, "seed_noise": 1.0}, False, "outside"),
+        (0.85, {"confirmed": CONFIRMED, "seed_noise": 1.0}, False, "not within half"),
     ],
 )
 def test_how_near_is_near_enough(
@@ -118,3 +125,20 @@ def test_it_computes_as_the_search_did_unless_told_otherwise(exported: Exported)
     on_gpu = exported.model_copy(update={"versions": exported.versions | {"device": "NVIDIA H200", "threads": "9999"}})
     assert compute_of(on_gpu).device == "auto"
     assert (compute_of(on_gpu).threads or 0) < 9999
+
+
+def test_what_a_verdict_recommends_gives_its_score_in_the_search_though_rows_were_kept_from_that(
+    config: StudyConfig, tmp_path: Path, hpo: Hpo
+) -> None:
+    values = config.model_dump(mode="json")
+    values["data"] |= {"train": str(write_texts(tmp_path / "many.csv", rows=1200)), "validation_fraction": 0.6}
+    values["store"] |= {"url": f"sqlite:///{tmp_path / 'kept.db'}"}
+    values |= {"confirmation": {"finalists": 1, "seeds": 2, "share": 0.5}}
+    results = run(StudyConfig.model_validate(values))
+    assert results.confirmed_on_unseen
+    assert hpo("export", "--store", values["store"]["url"], "--output", "best.yaml")[0] == 0
+    exported = read_exported(tmp_path / "best.yaml")
+    searched = next(trial.score for trial in results.trials if trial.number == exported.trial)
+    assert (exported.chosen_by, exported.score) == ("verdict", searched)
+    code, out, err = hpo("reproduce", "best.yaml")
+    assert (code, out.startswith("Reproduced to the last bit: f1 ")) == (0, True), out + err

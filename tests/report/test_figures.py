@@ -65,6 +65,13 @@ def test_trials_given_up_are_fainter_than_the_others_and_the_one_to_take_stands_
     assert looks["given up or failed"].x == (25.0, 50.0)
 
 
+def test_curves_of_folds_are_over_folds() -> None:
+    one = material(several(2))
+    configuration = dict(one.results.configuration) | {"evaluation": {"folds": 5}}
+    figure = drawn("learning_curves", material(several(2), configuration=configuration))
+    assert figure.layout.xaxis.title.text == "share of the folds that were scored, the last their mean, in %"
+
+
 def test_curves_of_many_trials_are_few_traces() -> None:
     assert len(drawn("learning_curves", material(several(100))).data) == 2
 
@@ -124,6 +131,14 @@ def test_slices_of_texts_are_of_the_test_split_or_the_mean_of_the_confirmation()
     read = material(trials, verdict=verdict(3), confirmation=confirmation, test=(look_at_test(3, 0.8, in_group(0.7)),))
     assert drawn("by_group", read).data[0].x == (0.7,)
     assert isinstance(FIGURES["by_length"](read), str), "none was taken by length"
+
+
+def test_groups_are_scored_by_f1_whatever_the_objective_is() -> None:
+    look = look_at_test(1, 0.8, Slice(by="group", name="mail", rows=20, score=0.7))
+    look = replace(look, scores=replace(look.scores, metric="accuracy", values={"accuracy": 0.95, "macro_f1": 0.8}))
+    figure = drawn("by_group", material(several(4), test=(look,)))
+    assert figure.layout.xaxis.title.text == "macro f1"
+    assert figure.layout.shapes[0].x0 == 0.8
 
 
 def test_of_many_groups_the_largest_are_shown_the_worst_first() -> None:

@@ -18,6 +18,7 @@ def test_trials_have_a_row_each_with_scores_and_hyperparameters() -> None:
     assert frame.loc[1, "optimizer"] == "momentum"
     assert frame.loc[0, "validation_accuracy"] == frame.loc[0, "score"]
     assert frame.loc[4, "reason"] == "RuntimeError"
+    assert frame.loc[0, "seed"] is not None, "each trial's own, where its configuration names none"
 
 
 def test_evaluations_have_a_row_each() -> None:

@@ -11,7 +11,8 @@ from hpo.report.material import gathered
 from hpo.report.notebook import load_study
 from hpo.store.engine import open_database
 from hpo.store.migrations.upgrade import VERSION_TABLE
-from tests.search.scripted import CPU, led, report_at, search, study_at, train, written
+from hpo.store.studies import CONFIRMS_ATTRIBUTE
+from tests.search.scripted import CPU, led, plain_study, report_at, search, study_at, train, written
 
 
 def reported(*arguments: str) -> Result:
@@ -78,6 +79,16 @@ def test_what_cannot_be_is_refused(
         search(coordinator)
     with pytest.raises(error, match=sentence):
         reported(*(argument.format(folder=tmp_path, url=sqlite_url) for argument in arguments))
+
+
+def test_the_runs_of_a_confirmation_have_no_report_of_their_own(sqlite_url: str) -> None:
+    """It would say of runs of one configuration that the best of them is the one to take."""
+    with led(study_at(sqlite_url)) as coordinator:
+        search(coordinator)
+    with plain_study(sqlite_url) as study:
+        study.set_user_attr(CONFIRMS_ATTRIBUTE, "searched")
+    with pytest.raises(ConfigurationError, match="confirm trials of 'searched', which has the verdict"):
+        reported("--store", sqlite_url, "--study", "scripted")
 
 
 def test_a_store_of_a_newer_version_is_refused(sqlite_url: str, tmp_path: Path) -> None:

@@ -55,6 +55,12 @@ def full_study() -> Material:
     return material([*several(12), *failed], verdict=verdict(), confirmation=runs)
 
 
+def test_a_trial_that_another_program_put_into_the_study_is_listed() -> None:
+    """Optuna knows what was proposed; a configuration hpo has none of."""
+    text = page(material([trial(0, 0.5), trial(1, 0.6, configuration={}, validation=None, best_epoch=None)]))
+    assert "2 trials: 2 completed" in text
+
+
 def hostile_study() -> Material:
     """Return a study in which everything that comes from outside is hostile."""
     trials = [

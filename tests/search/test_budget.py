@@ -1,6 +1,7 @@
 """When a search ends: limits by hand, what is left of them, and when no improvement is expected any more."""
 
 import math
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -190,6 +191,14 @@ def test_a_budget_too_short_for_any_trial_is_refused(
     with pytest.raises(ConfigurationError) as refused:
         refuse_too_short(limits(**given_ones), NOW, 320, reserve)
     assert str(refused.value) == sentence
+
+
+def test_device_hours_that_are_told_to_suffice_do_so_beside_the_share_of_a_confirmation() -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        refuse_too_short(limits(device_seconds=0.75 * 360), NOW, 320, 0, share_of_devices=0.75)
+    assert "4 min 30 s of training, a confirmation's share taken off, but" in str(refused.value)
+    enough = float(re.findall(r"give at least ([\d.]+)\.$", str(refused.value))[0])
+    refuse_too_short(limits(device_seconds=0.75 * 3600 * enough), NOW, 320, 0, share_of_devices=0.75)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from hpo.search.steering import ask_to_stop, enqueue, fitted, refuse_led
 from hpo.space.search_space import SearchSpace
 from hpo.store.deletion import delete_study
 from hpo.store.engine import open_database
+from hpo.store.results import confirmation_of
 from hpo.store.standing import StudyState, read_state
 from tests.search.scripted import (
     CPU,
@@ -155,6 +156,15 @@ def test_the_leader_hears_what_was_asked_since_its_run_began_and_hears_it_once(d
         told(database_url, ask_to_stop, None)
         assert leader.steering().stop
         assert not leader.steering().stop
+
+
+def test_a_search_that_confirms_hears_it_in_both_of_its_studies(database_url: str) -> None:
+    config = study_at(database_url)
+    beside = config.model_copy(update={"study": confirmation_of(config.study)})
+    with led(config) as search, led(beside) as confirmation:
+        assert told(database_url, ask_to_stop, "scripted")[0] == "scripted"
+        assert search.steering().stop
+        assert confirmation.steering().stop
 
 
 def test_what_cannot_be_stopped_is_refused(database_url: str) -> None:

@@ -67,3 +67,19 @@ def test_a_trial_that_hpo_did_not_train_cannot_be_trained_again() -> None:
     object.__setattr__(foreign, "configuration", {})
 
     assert distinct(study([*MANY, foreign]))[0].number == 9
+
+
+def test_a_default_that_failed_on_its_first_seed_takes_part_by_its_second() -> None:
+    again = trial(1, 0.5, configuration=MANY[0].configuration, proposed_by="default")
+
+    found = race([trial(0, None, state="FAIL", configuration=MANY[0].configuration), again, *MANY[2:]])
+
+    assert found is not None
+    assert found.default == 1
+    assert found.finalists == (9, 8, 7)
+
+
+def test_what_differs_in_a_seed_that_the_space_names_is_one_configuration() -> None:
+    seeds = [trial(number, 0.5 + number / 100, configuration={"batch_size": 8, "seed": number}) for number in (1, 2)]
+
+    assert [one.number for one in distinct(study([MANY[0], *seeds, trial(3, 0.4)]))] == [2, 3]

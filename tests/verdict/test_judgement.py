@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from hpo.messages import Ending
-from hpo.store.results import StudyResults
+from hpo.store.results import FailedRun, StudyResults
 from hpo.verdict.findings import Verdict
 from hpo.verdict.judgement import judged
 from tests.verdict.confirmed import confirming, reading, study, trial
@@ -106,3 +106,37 @@ def test_trials_that_did_not_complete_stay_out() -> None:
     given_up = trial(5, 0.99, state="PRUNED", ending=str(Ending.PRUNED))
 
     assert verdict(study([*TRIALS, given_up], *CONFIRMED)).winner == 2
+
+
+def failed(*of: int) -> tuple[FailedRun, ...]:
+    return tuple(FailedRun(trial=50 + place, confirms=trial) for place, trial in enumerate(of))
+
+
+def test_runs_without_a_score_are_said_and_not_passed_over() -> None:
+    found = verdict(study(TRIALS, *CONFIRMED, failed_runs=failed(2, 1, 1)))
+
+    assert found.failures == {1: 2, 2: 1}
+    assert "given up, and count in no score: 2 of 2 of trial 1; 1 of 4 of trial 2." in " ".join(found.sentences)
+    assert not verdict(study(TRIALS, *CONFIRMED)).failures
+
+
+def test_a_finalist_whose_first_run_failed_has_fallen_behind_whatever_a_later_one_scored() -> None:
+    """It had gone ahead to its second seed: taken for its first, that would put out who won on more seeds."""
+    trials = [*TRIALS, trial(4, 0.87)]
+    runs = confirming(0, [0.8] * 5), confirming(1, [0.85, 0.80]), confirming(3, [0.84] * 5), confirming(4, [0.7])
+    ahead = [replace(run, trial=run.trial + 100) for run in confirming(2, [0.95])]
+
+    assert verdict(study(trials, *runs, ahead, failed_runs=failed(2))).winner == 3
+
+
+def test_a_default_none_of_whose_runs_has_a_score_was_not_confirmed() -> None:
+    found = verdict(study(TRIALS, *CONFIRMED[1:], failed_runs=failed(0, 0)))
+
+    assert found.recommended == 2
+    assert "the default was not confirmed" in found.sentences[0]
+
+
+def test_where_all_runs_of_who_is_left_have_failed_another_may_win() -> None:
+    found = verdict(study(TRIALS, CONFIRMED[0], confirming(3, [0.9]), failed_runs=failed(2, 3)))
+
+    assert found.winner == 3

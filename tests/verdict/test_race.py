@@ -115,3 +115,10 @@ def test_rivals_are_as_many_as_leave_three_seeds_to_the_last(runs: int, finalist
 def test_at_least_one_takes_part_where_any_is_asked_for() -> None:
     assert finalists_for(1, most=3, seeds=5) == 1
     assert finalists_for(10, most=0, seeds=5) == 0
+
+
+def test_runs_of_those_who_took_part_once_leave_as_many_to_those_who_do_now() -> None:
+    """A second night has found better ones: they get a race of their own, beside the default's earlier runs."""
+    ended = {DEFAULT: [0.5] * 5, 8: [0.7] * 5, 9: [0.6] * 2}
+
+    assert following(race(3, runs=12), Course(ended, {trial: len(scores) for trial, scores in ended.items()})) == 1

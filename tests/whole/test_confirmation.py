@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from threading import Event
 
@@ -14,12 +16,17 @@ import yaml
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.reading import write_yaml
 from hpo.config.study_file import StudyConfig
+from hpo.config.times import HERE
 from hpo.data.splits import splits_of
-from hpo.errors import NoResultError
-from hpo.messages import Action, Assignment
+from hpo.errors import NoResultError, StudyMismatchError
+from hpo.messages import Action, Assignment, Outcome
+from hpo.runners.confirmation import confirming_config
 from hpo.runners.run import run
 from hpo.runners.watcher import Watcher
 from hpo.search.assignments import build_assignment
+from hpo.search.budget import limits_of
+from hpo.search.leading import leading
+from hpo.search.steering import ask_to_stop
 from hpo.space.space_file import space_of
 from hpo.store.engine import open_database
 from hpo.store.results import StudyResults, confirmation_of, read_results, read_studies
@@ -215,6 +222,22 @@ def test_folds_are_confirmed_by_their_mean(confirmed: StudyConfig) -> None:
     assert judged(results) is not None
 
 
+def test_its_state_is_shown_while_it_goes_on(confirmed: StudyConfig, hpo: Callable[..., Answer]) -> None:
+    told: dict[str, str] = {}
+
+    class Looking(Diary):
+        def assigned(self, assignment: Assignment) -> None:
+            super().assigned(assignment)
+            told["confirming" if assignment.confirms is not None else "searching"] = hpo(
+                "status", "--store", confirmed.store.url
+            ).out
+
+    run(confirmed, Looking())
+    assert "tiny (confirmation)" not in told["searching"]
+    assert "study tiny (confirmation): led by" in told["confirming"]
+    assert "tiny (confirmation)" not in hpo("status", "--store", confirmed.store.url).out
+
+
 def test_where_only_the_default_has_completed_there_is_no_verdict_and_the_test_split_is_read(
     confirmed: StudyConfig,
 ) -> None:
@@ -225,10 +248,10 @@ def test_where_only_the_default_has_completed_there_is_no_verdict_and_the_test_s
 
 
 def test_time_is_kept_for_the_confirmation_and_the_end_is_kept(confirmed: StudyConfig) -> None:
-    config = changed(confirmed, budget={"trials": None, "time": "14s"}, data={"test_fraction": 0.2})
+    config = changed(confirmed, budget={"trials": None, "time": "17s"}, data={"test_fraction": 0.2})
     began = time.time()
     results = run(config)
-    assert time.time() - began < 14 + config.compute.grace_seconds
+    assert time.time() - began < 17 + config.compute.grace_seconds
     assert judged(results) is not None
     assert len(results.test) == 1
 
@@ -301,3 +324,69 @@ def test_a_trial_that_the_pruner_gives_up_may_be_trained_on_to_see_what_that_cos
     assert set(given_up) == audited.audited
     states = {trial.number: trial.state for trial in audited.trials}
     assert {states[number] for number in audited.audited} == {"COMPLETE"}
+
+
+def test_a_baseline_that_cannot_be_had_costs_no_verdict(confirmed: StudyConfig, tmp_path: Path) -> None:
+    # No word stands in two texts, so there is nothing to count.
+    lines = [f"word{row} once{row},{'sport' if row % 2 else 'money'}" for row in range(60)]
+    (tmp_path / "apart.csv").write_text("\n".join(["text,label", *lines]))
+    data = {"train": str(tmp_path / "apart.csv"), "text_column": "text", "label_column": "label"}
+    notes: list[str] = []
+
+    class Noting(Diary):
+        def note(self, sentence: str) -> None:
+            notes.append(sentence)
+
+    results = run(changed(confirmed, data=data, budget={"trials": 3}), Noting())
+    assert set(results.baselines) == {"majority class", "frozen features and logistic regression"}
+    assert any("The baseline TF-IDF and logistic regression failed" in note for note in notes)
+    assert judged(results) is not None
+
+
+def test_what_is_asked_between_the_search_and_its_test_split_ends_it_too(confirmed: StudyConfig) -> None:
+    """After the last confirming run no worker is listened to."""
+
+    class Stopping(Diary):
+        def ended(self, outcome: Outcome) -> None:
+            if [one.confirms for one in self.assigned_ones[-5:]].count(None) == 0:
+                database = open_database(confirmed.store.url)
+                ask_to_stop(database, "tiny")
+                database.close()
+
+    results = run(changed(confirmed, compute={"runner": "inline"}), Stopping())
+    assert results.test == ()
+    assert results.baselines == {}
+
+
+def test_runs_that_confirmed_a_deleted_study_confirm_none_of_that_name(confirmed: StudyConfig) -> None:
+    """Optuna's own tools delete the one and leave the other."""
+    config = changed(confirmed, budget={"trials": 2})
+    run(config)
+    database = open_database(config.store.url)
+    database.storage.delete_study(database.storage.get_study_id_from_name("tiny"))
+    database.close()
+    other = changed(config, search={"startup_trials": 3})
+    assert run(changed(other, confirmation={"finalists": 0})).confirmation == ()
+
+
+def test_a_confirmation_ends_with_its_search_and_not_when_one_that_was_cut_was_to_end(confirmed: StudyConfig) -> None:
+    config = confirming_config(changed(confirmed, budget={"trials": None, "time": "1h"}))
+    limits = limits_of(config.budget, datetime.now(HERE))
+    for deadline in (time.time() + 100, time.time() + 1000):
+        # The first is never told to have ended.
+        with leading(
+            config, space_of(config.space), data_fingerprint="", limits=replace(limits, deadline=deadline)
+        ) as led:
+            led.begin(objective="macro_f1", versions={})
+            assert led.limits.deadline == deadline
+
+
+def test_rows_that_would_be_kept_from_a_search_that_saw_them_are_named(confirmed: StudyConfig) -> None:
+    space = space_of(confirmed.space)
+    with leading(changed(confirmed, confirmation={"finalists": 0}), space, data_fingerprint="before") as led:
+        led.begin(objective="macro_f1", versions={})
+    with (
+        pytest.raises(StudyMismatchError, match=r": 0 of validation was kept for the confirmation, now 0\.333 would"),
+        leading(confirmed, space, data_fingerprint="after"),
+    ):
+        pass

@@ -228,3 +228,15 @@ def test_a_log_that_cannot_be_written_is_noted(tmp_path: Path) -> None:
     assert screen.notes == [
         f"There is no log file: {tmp_path}/nowhere/hpo.log cannot be written (No such file or directory)."
     ]
+
+
+def test_a_trial_of_a_confirmation_does_not_show_the_score_of_that_number_in_the_search() -> None:
+    stream = StringIO()
+    view = LiveView(Console(file=stream, force_terminal=True, width=120))
+    view.started("news", "macro_f1", 10, BEFORE)
+    view.reported(report(5, 0.8123), Decision(trial=5, attempt=1, action=Action.CONTINUE))
+    view.started("news (confirmation)", "macro_f1", 10, BEFORE)
+    view.progressed(progress(5, seen=50))
+    Console(file=stream, width=120).print(view._drawn())
+    assert "trial 5" in stream.getvalue()
+    assert "0.8123" not in stream.getvalue()

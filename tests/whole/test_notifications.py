@@ -119,6 +119,21 @@ def test_of_new_bests_one_a_minute_is_told_and_then_the_newest(monkeypatch: pyte
     assert waited == [60.0]
 
 
+def test_of_a_confirmation_the_verdict_is_told_and_no_best_among_its_runs() -> None:
+    inbox = Inbox()
+    with notifier(inbox.recipient) as told:
+        told.started("news", "macro_f1", 10, NOTHING)
+        told.ended(outcome(2, Ending.COMPLETED, 0.8))
+        told.started("news (confirmation)", "macro_f1", 4, NOTHING)
+        told.ended(outcome(1, Ending.COMPLETED, 0.9))
+        told.judged(["Trial 2 beats the default by 2.0 F1 points.", "Take trial 2.", "And more."])
+        told.finished(interrupted=False)
+    assert not any("0.9" in sentence for sentence in inbox.sentences)
+    assert inbox.sentences[-1] == (
+        "hpo, study news: finished. Trial 2 beats the default by 2.0 F1 points. Take trial 2."
+    )
+
+
 def test_who_is_slow_holds_up_nothing_and_has_no_endless_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notifications, "FLUSH_SECONDS", 0.01)
     inbox, notes = Inbox(), list[str]()

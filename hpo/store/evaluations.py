@@ -19,7 +19,8 @@ class Evaluation:
     trial: int
     attempt: int
     rung: int
-    """Examples seen over those of the study's longest trial, in per mille. With folds, the share of folds scored, and 1000 for their mean."""
+    """Examples seen over those of the study's longest trial, in per mille. With folds, the share of folds scored, and
+    1000 for their mean."""
     full: bool
     """Whether all of validation was scored."""
     epoch: float

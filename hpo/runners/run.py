@@ -15,7 +15,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.config.times import HERE, spoken
 from hpo.data.splits import Splits, splits_of
 from hpo.errors import HpoError, NoResultError, StoreError, StudyMismatchError
-from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report
+from hpo.messages import Assignment, Report
 from hpo.runners.checking.doubts import on_cut_texts
 from hpo.runners.checking.short_check import ShortCheck, short_check
 from hpo.runners.cluster import open_ray_tune, refuse_unusable
@@ -28,6 +28,7 @@ from hpo.runners.confirmation import (
 )
 from hpo.runners.dispatch import Dispatch
 from hpo.runners.inline import open_inline
+from hpo.runners.last_look import LastLook
 from hpo.runners.processes import open_processes, runner_of
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import LeadWorker, Workforce
@@ -47,7 +48,6 @@ from hpo.store.results import StudyResults, read_results
 from hpo.training.mirror import Mirror, open_mirror
 from hpo.training.precision import Precision
 from hpo.training.weights import keep_only
-from hpo.training.worker import train
 from hpo.verdict.entrants import race_of
 from hpo.verdict.judgement import judged
 from hpo.verdict.race import Race
@@ -280,7 +280,7 @@ class _Night:
             return
         self.watcher.judged(verdict.sentences)
         first = min(run.trial for run in results.confirmation if run.confirms == verdict.recommended)
-        self._read_test(led.trained(first), of=verdict.recommended)
+        self._read_test(led.trained(first))
 
     def _expect(self, lead: LeadWorker) -> ShortCheck:
         """Take a few steps at both ends of the space: what fits into memory and time is known before it counts."""
@@ -316,47 +316,11 @@ class _Night:
             )
         return precision
 
-    def _read_test(self, found: tuple[Assignment, Report] | None, of: int | None = None) -> None:
-        """Read the test split with a trial's weights, unless that was done before.
-
-        Args:
-            found: the trial, and its best evaluation.
-            of: the trial of the search that it confirms; None for itself.
-        """
-        if self.splits.test is None or found is None:
-            return
-        assignment, report = found
-        trial = assignment.trial if of is None else of
-        if self.coordinator.test_was_read(trial):
-            return
-        lead = self.workforce.lead
-        if not lead.has_weights(report):
-            self.watcher.note(
-                f"The weights of trial {trial} are no longer here; it is trained again for the test split."
-            )
-            outcome = self._trained_again(lead, assignment)
-            if outcome.ending is not Ending.COMPLETED:
-                self._not_read(f"trial {trial} {outcome.ending}. {outcome.reason}")
-                return
-            if outcome.best is None or not lead.has_weights(outcome.best):
-                self._not_read(f"there was no room for the weights of trial {trial}.")
-                return
-        reading = lead.test_reading(assignment)
-        self.coordinator.record_test(trial, reading)
-        self.watcher.tested(trial, reading.scores)
-
-    def _not_read(self, why: str) -> None:
-        self.watcher.note(f"The test split was not read: {why} The same command reads it later.")
-
-    def _trained_again(self, lead: LeadWorker, assignment: Assignment) -> Outcome:
-        until = self.coordinator.limits.deadline or math.inf
-
-        def answer(message: Report | Progress) -> Action:
-            if isinstance(message, Progress):
-                self.watcher.progressed(message)
-            return Action.PAUSE if self.stop.is_set() or time.time() > until else Action.CONTINUE
-
-        return train(lead, assignment, answer)
+    def _read_test(self, found: tuple[Assignment, Report] | None) -> None:
+        """Read the test split, where there is one, with a trial and its best evaluation."""
+        if self.splits.test is not None and found is not None:
+            lead = self.workforce.lead
+            LastLook(coordinator=self.coordinator, lead=lead, watcher=self.watcher, stop=self.stop).at(*found)
 
     def _files_after(self) -> tuple[set[int], set[int]]:
         """Return the trials whose checkpoints and whose weights stay after the search."""

@@ -10,7 +10,7 @@ quickstart: $(VENV)/.demo  ## search over a real model and real news texts, in f
 	$(BIN)/hpo demo
 
 test: $(VENV)/.dev  ## the tests, in under ten minutes
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(VENV)/.dev $(VENV)/.decoder  ## all tests, also the slow ones
 	$(BIN)/python -m pytest

@@ -127,6 +127,7 @@ def test_it_computes_as_the_search_did_unless_told_otherwise(exported: Exported)
     assert (compute_of(on_gpu).threads or 0) < 9999
 
 
+@pytest.mark.slow
 def test_what_a_verdict_recommends_gives_its_score_in_the_search_though_rows_were_kept_from_that(
     config: StudyConfig, tmp_path: Path, hpo: Hpo
 ) -> None:

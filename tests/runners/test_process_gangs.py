@@ -251,6 +251,7 @@ def test_what_rank_0_refuses_is_raised_here(material: dict[str, object], splits:
         raise AssertionError
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_nothing_left")
 def test_what_another_rank_alone_refuses_is_raised_here(
     material: dict[str, object], splits: Splits, tmp_path: Path

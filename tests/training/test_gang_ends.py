@@ -18,6 +18,7 @@ from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, trai
 from tests.training.gangs import PATIENCE, befall, opened_gang
 
 
+@pytest.mark.slow
 def test_three_ranks_train_folds_as_one_does_and_end_where_one_dies(
     tiny_bert: Path, texts: Path, tmp_path: Path
 ) -> None:

@@ -281,6 +281,7 @@ def test_hpo_confirm_says_the_verdict_and_writes_what_to_take(
     assert verdict.sentences[0] in best.out
 
 
+@pytest.mark.slow
 def test_a_search_killed_in_its_confirmation_goes_on_where_it_was(confirmed: StudyConfig, tmp_path: Path) -> None:
     undisturbed = run(changed(confirmed, store={"url": f"sqlite:///{tmp_path / 'other.db'}"}))
     study = tmp_path / "study.yaml"

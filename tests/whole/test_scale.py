@@ -23,6 +23,7 @@ def test_its_figures_are_as_they_should_be() -> None:
     assert "BAD" not in found.stdout
 
 
+@pytest.mark.slow
 def test_every_section_is_tried() -> None:
     listed = subprocess.run([sys.executable, str(SCALE), "--help"], capture_output=True, text=True, check=True).stdout
     sections = listed.partition("{")[2].partition("}")[0].split(",")

@@ -4,6 +4,8 @@ Optuna commits every call by itself. Here its sessions join the transaction that
 Optuna's rows and ours are committed together or not at all; outside of one they behave as in plain Optuna.
 """
 
+import errno
+import os
 import sqlite3
 import sys
 import threading
@@ -331,18 +333,33 @@ def _check_sqlite_path(url: URL, must_exist: bool) -> None:
 
 
 def _check_writable(path: Path) -> None:
-    """Open `path` for writing, without changing what is in it."""
-    existed = path.exists()
+    """Refuse a file that cannot be written or is no database, without changing what is in it.
+
+    One that is there is not opened but by SQLite: closing any other handle of it would take from it the locks that
+    SQLite holds in this process, and the next reader to leave would delete the write-ahead log under it.
+    """
+    if not path.exists():
+        try:
+            path.open("ab").close()
+        except OSError as error:
+            raise _unwritable(path, error.errno) from None
+        return
+    if path.is_dir() or not os.access(path, os.R_OK | os.W_OK):
+        raise _unwritable(path, errno.EISDIR if path.is_dir() else errno.EACCES)
+    connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT_SECONDS)
     try:
-        with path.open("ab"):
-            pass
-    except OSError as error:
-        raise StoreError(f"The store {path} cannot be written: {error.strerror}; name another with --store.") from None
-    if existed:
-        with path.open("rb") as file:
-            start = file.read(16)
-        if start and start != b"SQLite format 3\0":
-            raise StoreError(f"The file {path} is no SQLite database; name another with --store.")
+        connection.execute("PRAGMA schema_version")
+    except sqlite3.DatabaseError as error:
+        # All else is met again, and told, when the store is opened.
+        if "not a database" in str(error):
+            raise StoreError(f"The file {path} is no SQLite database; name another with --store.") from None
+    finally:
+        connection.close()
+
+
+def _unwritable(path: Path, number: int | None) -> StoreError:
+    why = os.strerror(number or errno.EIO)
+    return StoreError(f"The store {path} cannot be written: {why}; name another with --store.")
 
 
 def file_system_of(folder: Path) -> str:

@@ -3,6 +3,8 @@
 import pickle
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +131,27 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path)
     with pytest.raises(StoreError, match="is no SQLite database"):
         open_database(f"sqlite:///{texts}")
     assert texts.read_text() == "text,label\nhello,1\n"
+
+
+def test_a_store_opened_twice_keeps_its_locks_so_that_no_reader_takes_its_log_away(tmp_path: Path) -> None:
+    """The last one to leave a SQLite file deletes its write-ahead log; who is the last is told by locks."""
+    url = f"sqlite:///{tmp_path / 'hpo.db'}"
+    leading = open_database(url)
+    with leading.transaction() as connection:
+        connection.execute(sa.text("CREATE TABLE kept (number INTEGER)"))
+    open_database(url).close()
+    path = str(tmp_path / "hpo.db")
+    reader = f"import sqlite3; print(sqlite3.connect({path!r}).execute('SELECT * FROM kept').fetchall())"
+
+    def read() -> str:
+        return subprocess.run([sys.executable, "-c", reader], check=True, capture_output=True, text=True).stdout
+
+    assert read() == "[]\n"
+    assert (tmp_path / "hpo.db-wal").exists()
+    with leading.transaction() as connection:
+        connection.execute(sa.text("INSERT INTO kept VALUES (1)"))
+    assert read() == "[(1,)]\n"
+    leading.close()
 
 
 def test_a_store_to_be_read_must_be_there(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from rich.text import Text
 from hpo.config.times import spoken
 from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Progress, Report, Scores, Standing
 from hpo.runners.watcher import Watcher
+from hpo.store.results import is_confirmation
 
 GO_ON = (Ending.PAUSED, Ending.DIED)
 """Endings of an attempt after which its trial is not over."""
@@ -38,6 +39,8 @@ class Tally(Watcher):
 
     def __init__(self) -> None:
         self.study = ""
+        self.what = "trial"
+        """What the numbers are of: trials of a search, or runs that confirm some of them."""
         self.metric = ""
         self.budget: int | None = None
         self._before = Standing(completed=0, pruned=0, failed=0, best=None)
@@ -49,6 +52,7 @@ class Tally(Watcher):
         """Begin to count."""
         self.study, self.metric, self.budget = study, metric, trials
         self._before, self._best, self._over = standing, standing.best, {}
+        self.what = "run" if is_confirmation(study) else "trial"
         self._started_at = time.monotonic()
 
     def assigned(self, assignment: Assignment) -> None:
@@ -115,7 +119,8 @@ class LineLog(Tally):
         """Write what is searched."""
         super().started(study, metric, trials, standing)
         if trials is not None and standing.finished >= trials:
-            self._line(f"study {study}: all of its {trials} trials are over; for more, raise --trials")
+            more = "confirmation.runs" if self.what == "run" else "--trials"
+            self._line(f"study {study}: all of its {trials} {self.what}s are over; for more, raise {more}")
             return
         goes_on = f", going on after {standing.finished}" if standing.finished else ""
         self._line(f"study {study}: {_planned(trials)}{goes_on}, maximising {metric}")
@@ -123,23 +128,23 @@ class LineLog(Tally):
     def assigned(self, assignment: Assignment) -> None:
         """Write what is trained."""
         super().assigned(assignment)
-        self._line(_described(assignment))
+        self._line(_described(self.what, assignment))
 
     def reported(self, report: Report, decision: Decision) -> None:
         """Write a score."""
         gives_up = ", given up" if decision.action is Action.STOP else ""
         part = "" if report.full else f" on {report.validation.rows} rows"
         self._line(
-            f"trial {report.trial}: rung {report.rung}, epoch {report.epoch:.2f}, "
+            f"{self.what} {report.trial}: rung {report.rung}, epoch {report.epoch:.2f}, "
             f"{self.metric} {report.validation.objective:.4f}{part}{gives_up}"
         )
 
     def ended(self, outcome: Outcome) -> None:
         """Write how a trial ended, and how the search stands."""
         super().ended(outcome)
-        best = f", best {self._best[0]:.4f} (trial {self._best[1]})" if self._best else ""
+        best = f", best {self._best[0]:.4f} ({self.what} {self._best[1]})" if self._best else ""
         left = f", about {spoken(self.seconds_left)} left" if self.seconds_left else ""
-        self._line(f"{_ending(outcome)}; {self.counts()}{best}{left}")
+        self._line(f"{_ending(self.what, outcome)}; {self.counts()}{best}{left}")
 
     def left_out(self, worker: str, reason: str) -> None:
         """Write which worker gets no more trials, and why."""
@@ -194,7 +199,7 @@ class LiveView(Tally):
         """Add a trial: in training, or the next of its worker."""
         super().assigned(assignment)
         self._begun[assignment.trial] = None
-        self._print(_described(assignment), style="dim")
+        self._print(_described(self.what, assignment), style="dim")
 
     def progressed(self, progress: Progress) -> None:
         """Move a trial's bar."""
@@ -204,14 +209,14 @@ class LiveView(Tally):
         """Show a trial's newest score."""
         self._scores[report.trial] = report.validation.objective
         if decision.action is Action.STOP:
-            self._print(f"trial {report.trial} is given up at rung {report.rung}", style="dim")
+            self._print(f"{self.what} {report.trial} is given up at rung {report.rung}", style="dim")
 
     def ended(self, outcome: Outcome) -> None:
         """Print how a trial ended."""
         super().ended(outcome)
         self._begun.pop(outcome.trial, None)
         styles = {Ending.COMPLETED: "green", Ending.PRUNED: "yellow", Ending.PAUSED: "dim", Ending.DIED: "yellow"}
-        self._print(_ending(outcome), style=styles.get(outcome.ending, "red"))
+        self._print(_ending(self.what, outcome), style=styles.get(outcome.ending, "red"))
 
     def left_out(self, worker: str, reason: str) -> None:
         """Print which worker gets no more trials, and why."""
@@ -229,7 +234,9 @@ class LiveView(Tally):
     def _drawn(self) -> Group:
         if not self.metric:
             return Group(Text("reading the model and the texts ...", style="dim"))
-        best = f"best {self.metric} {self._best[0]:.4f} (trial {self._best[1]})" if self._best else "none completed yet"
+        best = "none completed yet"
+        if self._best:
+            best = f"best {self.metric} {self._best[0]:.4f} ({self.what} {self._best[1]})"
         left = f", about {spoken(self.seconds_left)} left" if self.seconds_left else ""
         head = Text(f"{self.study}: {self.counts()}, {best}; {spoken(self.seconds)}{left}", style="bold")
         table = Table(box=None, pad_edge=False, show_header=False)
@@ -244,7 +251,7 @@ class LiveView(Tally):
         score = f"{self.metric} {self._scores[trial]:.4f}" if trial in self._scores else ""
         bar = ProgressBar(total=progress.examples_total, completed=progress.examples_seen, width=24)
         rate = f"lr {progress.learning_rate:.2e}"
-        return f"trial {trial}", bar, score, rate, f"{progress.examples_per_second:.0f} texts/s"
+        return f"{self.what} {trial}", bar, score, rate, f"{progress.examples_per_second:.0f} texts/s"
 
 
 def _planned(trials: int | None) -> str:
@@ -257,18 +264,18 @@ def _left_out(worker: str, reason: str) -> str:
     return f"{worker} gets no more trials: {reason.rstrip('.')}"
 
 
-def _described(assignment: Assignment) -> str:
+def _described(what: str, assignment: Assignment) -> str:
     values = assignment.hyperparameters
     again = f", attempt {assignment.attempt}" if assignment.attempt > 1 else ""
-    confirms = "" if assignment.confirms is None else f", which confirms trial {assignment.confirms},"
+    confirms = "" if assignment.confirms is None else f" (trial {assignment.confirms} again)"
     return (
-        f"trial {assignment.trial}{confirms} begins{again}: {values.method}, {values.optimizer}, "
+        f"{what} {assignment.trial}{confirms} begins{again}: {values.method}, {values.optimizer}, "
         f"lr {values.learning_rate:.3g}, {values.schedule}, batch {values.batch_size}, epochs {values.epochs}"
     )
 
 
-def _ending(outcome: Outcome) -> str:
+def _ending(what: str, outcome: Outcome) -> str:
     score = f" with {outcome.best.score:.4f}" if outcome.best else ""
     why = f": {outcome.reason.rstrip('.')}" if outcome.reason else ""
     goes_on = "; it goes on later" if outcome.ending in GO_ON else ""
-    return f"trial {outcome.trial} {outcome.ending} after {spoken(outcome.seconds)}{score}{why}{goes_on}"
+    return f"{what} {outcome.trial} {outcome.ending} after {spoken(outcome.seconds)}{score}{why}{goes_on}"

@@ -183,8 +183,10 @@ class ConfirmationConfig(Typed):
     """How many of the best trials are trained again on fresh seeds, beside the default; 0 for no confirmation."""
     seeds: Annotated[int, Field(ge=2, le=100)] = 5
     """Most seeds of each; those that fall behind get fewer."""
+    runs: Annotated[int, Field(ge=2)] | None = None
+    """Most runs in all; null for `share` of the number of trials, but at least four."""
     share: Annotated[float, Field(gt=0, le=0.5)] = 0.25
-    """Share of the budget that it may take: of the time, and of the number of trials, but at least four runs."""
+    """Share of the budget that it may take, of the time and of the number of trials; at most 0.5."""
     validation_share: Annotated[float, Field(ge=0, le=0.5)] = 1 / 3
     """Share of validation that the search never sees, where at least 200 rows remain on each side: what the verdict is
     about. 0 for none: then it is about the rows that the search chose by."""

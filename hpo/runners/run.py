@@ -14,7 +14,7 @@ from threading import Event
 from hpo.config.study_file import StudyConfig
 from hpo.config.times import HERE, spoken
 from hpo.data.splits import Splits, splits_of
-from hpo.errors import HpoError, NoResultError, StoreError, StudyMismatchError
+from hpo.errors import ConfigurationError, HpoError, StoreError, StudyMismatchError, nearest
 from hpo.messages import Assignment, Report
 from hpo.runners.checking.doubts import on_cut_texts
 from hpo.runners.checking.short_check import ShortCheck, short_check
@@ -44,7 +44,7 @@ from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import space_of
 from hpo.store.deletion import delete_confirmation
 from hpo.store.engine import open_database, sqlite_path
-from hpo.store.results import StudyResults, read_results
+from hpo.store.results import StudyResults, read_results, study_names
 from hpo.training.mirror import Mirror, open_mirror
 from hpo.training.precision import Precision
 from hpo.training.weights import keep_only
@@ -83,6 +83,8 @@ def run(
     space = space_of(config.space)
     refuse_unfit_search(config, space)
     refuse_unusable(config.compute)
+    if not searches:
+        _refuse_unsearched(config)
     mirror = open_mirror(config, files_folder(config))
     splits = splits_of(config)
     for sentence in (*splits.notes, *search_notes(config, space)):
@@ -106,6 +108,20 @@ def _results(config: StudyConfig) -> StudyResults:
         return read_results(database, config.study)
     finally:
         database.close()
+
+
+def _refuse_unsearched(config: StudyConfig) -> None:
+    """Refuse to confirm a study that is not in the store, before anything is written there."""
+    database = open_database(config.store.url, must_exist=True)
+    try:
+        known = study_names(database)
+    finally:
+        database.close()
+    if config.study not in known:
+        raise ConfigurationError(
+            f"The store holds no study {config.study!r} to confirm; begin it with hpo run. "
+            f"{nearest(config.study, known)}"
+        )
 
 
 def _forget_confirmation(config: StudyConfig) -> None:
@@ -159,8 +175,6 @@ class _Night:
 
     def run(self) -> None:
         lead = self.workforce.lead
-        if not self.searches and not self.coordinator.has_begun():
-            raise NoResultError(f"The store holds no study {self.config.study!r} to confirm; begin it with hpo run.")
         self._look_ahead(lead)
         if not self.coordinator.has_begun():
             persistently(lambda: _forget_confirmation(self.config), LEAST_OUTAGE)

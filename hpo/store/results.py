@@ -163,6 +163,11 @@ def confirmation_of(study: str) -> str:
     return f"{study} (confirmation)"
 
 
+def is_confirmation(name: str) -> bool:
+    """Return whether a study of that name confirms another."""
+    return name.endswith(confirmation_of(""))
+
+
 def read_studies(database: Database) -> list[StudySummary]:
     """Return the studies of a store, in the order in which they were made."""
     with database.reading():

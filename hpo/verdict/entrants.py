@@ -20,7 +20,7 @@ def race_of(results: StudyResults, config: ConfirmationConfig, trials: int | Non
     """
     default = results.default
     whole = most_runs(config.finalists, config.seeds)
-    runs = whole if trials is None else min(whole, max(LEAST_RUNS, int(config.share * trials)))
+    runs = min(whole, config.runs or (whole if trials is None else max(LEAST_RUNS, int(config.share * trials))))
     rivals = distinct(results)[: finalists_for(runs, config.finalists, config.seeds)]
     if not rivals:
         return None

@@ -6,6 +6,8 @@ from hpo.metrics.classification import METRICS
 from hpo.verdict.findings import Confirmed, Difference, Interval, Verdict
 
 FEW_SEEDS = 3
+MORE_RUNS = 12
+"""As many as give the last two of three finalists five seeds each."""
 UNBOUNDED = ("neg_log_loss",)
 SHOWN_AS = {"f1": "F1", "macro_f1": "macro F1", "micro_f1": "micro F1", "weighted_f1": "weighted F1"}
 
@@ -36,6 +38,13 @@ class _Words:
     def _winner(self) -> str:
         return f"Trial {self._verdict.winner}"
 
+    @property
+    def _rank(self) -> str:
+        """What the winner is beside a default that the search may have scored higher."""
+        winner = self._confirmed[self._verdict.winner]
+        others = self._default is not None and self._default.lucky >= winner.lucky
+        return "the best of the others" if others else "the best of the search"
+
     def against_default(self) -> str:
         """Say whether the winner is better than the default."""
         if self._default is None:
@@ -45,10 +54,10 @@ class _Words:
         if found.interval.low > 0:
             return f"{self._winner} beats the default by {by}."
         if found.interval.high < 0:
-            return f"The default beats {self._winner.lower()}, the best of the search, by {self._by(found, -1)}."
+            return f"The default beats {self._winner.lower()}, {self._rank}, by {self._by(found, -1)}."
         if self._verdict.recommended != self._default.trial:
             return f"{self._winner} is likely better than the default, by {by}, but not beyond doubt."
-        return f"{self._winner}, the best of the search, cannot be told from the default: the difference is {by}."
+        return f"{self._winner}, {self._rank}, cannot be told from the default: the difference is {by}."
 
     def to_take(self) -> str:
         """Say what to take, and why where that is not the winner."""
@@ -72,6 +81,8 @@ class _Words:
         luck = one.lucky - one.score
         less = "less" if luck >= 0 else "more"
         held = f"{self._amount(abs(luck))} {less} than the {one.lucky:.4f} that it had in the search"
+        if f"{one.score:.4f}" == f"{one.lucky:.4f}":
+            held = "as in the search"
         seeds = _seeds(len(one.scores), "fresh seed")
         return f"Trained again on {seeds} trial {one.trial} scores {one.score:.4f} {_shown(one.interval)}, {held}."
 
@@ -106,8 +117,8 @@ class _Words:
         if verdict.unseen:
             return f"All of this is on {verdict.rows:,} validation rows that the search never saw."
         return (
-            f"All of this is on the {verdict.rows:,} rows that the search chose by, of which none were kept from it: "
-            f"by simulation {self._amount(verdict.bias)} of the winner's lead are their luck, and were taken off."
+            f"All of this is on the {verdict.rows:,} rows that the search chose by. By simulation "
+            f"{self._amount(verdict.bias)} of the winner's lead are the luck of these rows; they were taken off."
         )
 
     def seeds(self) -> str:
@@ -117,7 +128,8 @@ class _Words:
         if fewest >= FEW_SEEDS:
             return f"{noise}."
         return (
-            f"{noise}; from {_seeds(fewest)} of each that is rough: hpo confirm with confirmation.share=0.5 says more."
+            f"{noise}; from {_seeds(fewest)} of each that is rough: hpo confirm with confirmation.runs={MORE_RUNS} "
+            "says more."
         )
 
     def _finalists(self) -> list[Confirmed]:

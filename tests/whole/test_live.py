@@ -238,5 +238,5 @@ def test_a_trial_of_a_confirmation_does_not_show_the_score_of_that_number_in_the
     view.started("news (confirmation)", "macro_f1", 10, BEFORE)
     view.progressed(progress(5, seen=50))
     Console(file=stream, width=120).print(view._drawn())
-    assert "trial 5" in stream.getvalue()
+    assert "run 5" in stream.getvalue()
     assert "0.8123" not in stream.getvalue()

@@ -1,5 +1,6 @@
 """Writes the configuration to take, with all that it takes to train it again, as YAML or JSON."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -46,6 +47,12 @@ def best_configuration(results: StudyResults, trial: int | None = None) -> dict[
     return configuration_of(results, judged(results), trial)
 
 
+def digest_of(hyperparameters: Hyperparameters, seed: int) -> str:
+    """Return what tells one configuration from another: SHA-256, hexadecimal, over its values."""
+    values = json.dumps([hyperparameters.to_mapping(), seed], sort_keys=True)
+    return hashlib.sha256(values.encode()).hexdigest()
+
+
 def configuration_of(results: StudyResults, verdict: Verdict | None, trial: int | None = None) -> dict[str, Any]:
     """Return what `best_configuration` does, under this verdict."""
     if trial is not None:
@@ -68,6 +75,7 @@ def configuration_of(results: StudyResults, verdict: Verdict | None, trial: int 
         "best_epoch": chosen.best_epoch,
         "seed": chosen.seed,
         "hyperparameters": dict(chosen.configuration),
+        "digest": digest_of(Hyperparameters.model_validate(chosen.configuration), chosen.seed or 0),
         **_circumstances(results, chosen),
     }
 

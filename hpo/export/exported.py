@@ -19,6 +19,7 @@ from hpo.config.study_file import (
     TaskConfig,
 )
 from hpo.errors import ConfigurationError
+from hpo.export.configs import digest_of
 from hpo.messages import Assignment, Milestone
 from hpo.training.precision import Precision
 
@@ -79,6 +80,8 @@ class Exported(Typed):
     """Epochs of its own data after which the score was reached."""
     seed: int
     hyperparameters: Hyperparameters
+    digest: str
+    """What the scores belong to, as `digest_of`: they are not those of a configuration that was edited since."""
     model: ModelConfig
     task: TaskConfig
     data: ExportedData
@@ -142,7 +145,8 @@ def read_exported(path: Path, overrides: Sequence[str] = ()) -> Exported:
         overrides: `dotted.path=value` of what lies elsewhere here, such as `data.train=texts.csv`.
 
     Raises:
-        ConfigurationError: it is no such file, or one of an older version; or an override that leads nowhere.
+        ConfigurationError: it is no such file, one of an older version, or one that was edited; or an override that
+            leads nowhere.
     """
     content = read_yaml_mapping(path)
     for override in overrides:
@@ -153,4 +157,10 @@ def read_exported(path: Path, overrides: Sequence[str] = ()) -> Exported:
         raise ConfigurationError(
             f"{path} has no {', '.join(missing)}: an older hpo wrote it, or it was cut; write it again with hpo export."
         )
-    return read_model(Exported, content, str(path))
+    exported = read_model(Exported, content, str(path))
+    if exported.digest != digest_of(exported.hyperparameters, exported.seed):
+        raise ConfigurationError(
+            f"The hyperparameters or the seed in {path} were changed after hpo export wrote it, so its scores are of "
+            f"another configuration; put them back, or try yours in a study with hpo enqueue {path}."
+        )
+    return exported

@@ -1,5 +1,6 @@
 """The verdict on a search, from what its confirmation has stored; computed anew whenever it is asked for."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,10 +12,13 @@ from hpo.messages import Reading
 from hpo.store.results import ConfirmingRun, StudyResults
 from hpo.verdict.choice import Choice, choose
 from hpo.verdict.comparison import Runs, SeedNoise, difference, interval_of
-from hpo.verdict.findings import Confirmed, Difference, Rung, Verdict
+from hpo.verdict.findings import Confirmed, Difference, Interval, Rung, Verdict
 from hpo.verdict.luck import bias_of_choice
 from hpo.verdict.race import NO_SCORE, Course, Race
-from hpo.verdict.wording import sentences
+from hpo.verdict.wording import is_share, sentences
+
+LIMITS: Mapping[str, tuple[float, float]] = {"matthews": (-1.0, 1.0), "neg_calibration_error": (-1.0, 0.0)}
+"""Between which a metric is, where that is not 0 and 1."""
 
 
 def judged(results: StudyResults) -> Verdict | None:
@@ -42,7 +46,7 @@ def _verdict(
             is_default=trial == race.default,
             scores=tuple(of_trial.scores.tolist()),
             score=of_trial.mean,
-            interval=interval_of(of_trial, choice.noise),
+            interval=_possible(results.metric, interval_of(of_trial, choice.noise)),
             lucky=scores[trial],
             seconds=seconds[trial],
         )
@@ -57,7 +61,7 @@ def _verdict(
         seed_noise=choice.noise.variance**0.5,
         confirmed=tuple(sorted(confirmed, key=lambda one: -one.score)),
         ladder=tuple(
-            Rung(name=name, score=runs_of.mean, interval=interval_of(runs_of, choice.noise))
+            Rung(name=name, score=runs_of.mean, interval=_possible(results.metric, interval_of(runs_of, choice.noise)))
             for name, runs_of in ladder.items()
         ),
         differences=(*_from_trials(race, choice), *_from_baselines(runs[choice.winner], ladder, choice.noise, bias)),
@@ -67,6 +71,12 @@ def _verdict(
         failures=dict(Counter(run.confirms for run in results.failed_runs)),
     )
     return replace(verdict, sentences=sentences(verdict))
+
+
+def _possible(metric: str, interval: Interval) -> Interval:
+    """Return the part of an interval in which the metric can be."""
+    low, high = LIMITS.get(metric, (0.0, 1.0)) if is_share(metric) else (-math.inf, math.inf)
+    return Interval(low=max(low, interval.low), high=min(high, interval.high))
 
 
 def _from_trials(race: Race, choice: Choice) -> list[Difference]:

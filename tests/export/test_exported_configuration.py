@@ -141,3 +141,13 @@ def test_model_and_texts_may_lie_elsewhere_and_nothing_else(best_file: Path) -> 
 def test_hpo_run_sends_such_a_file_to_the_verbs_for_it(best_file: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"hpo train .*best\.yaml --output FOLDER.*hpo reproduce"):
         load_config(best_file)
+
+
+@pytest.mark.parametrize(("key", "value"), [("learning_rate", 0.5), ("batch_size", 16)])
+def test_a_file_whose_hyperparameters_were_changed_is_refused(best_file: Path, key: str, value: float) -> None:
+    content = parse_yaml(best_file.read_text(), str(best_file))
+    assert content["hyperparameters"][key] != value
+    content["hyperparameters"][key] = value
+    best_file.write_text(to_yaml(content))
+    with pytest.raises(ConfigurationError, match="were changed after hpo export wrote it"):
+        read_exported(best_file)

@@ -140,3 +140,9 @@ def test_where_all_runs_of_who_is_left_have_failed_another_may_win() -> None:
     found = verdict(study(TRIALS, CONFIRMED[0], confirming(3, [0.9]), failed_runs=failed(2, 3)))
 
     assert found.winner == 3
+
+
+def test_an_interval_does_not_go_beyond_what_the_metric_can_be() -> None:
+    found = verdict(study(TRIALS, confirming(0, [0.2, 1.0]), confirming(2, [0.9, 1.0])))
+
+    assert {(one.interval.low, one.interval.high) for one in found.confirmed} == {(0.0, 1.0)}

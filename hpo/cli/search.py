@@ -62,7 +62,7 @@ def demo(
     output: options.Output = None,
     as_json: options.Json = False,
 ) -> None:
-    """Search over a real model and real news texts that come as packages: no hub, no account, five minutes."""
+    """Search over a real model and real news texts that come as packages: no hub, no account, eight minutes."""
     from hpo.config.study_file import load_config
     from hpo.data.demo import demo_model_folder, write_demo_data
 

@@ -1,13 +1,14 @@
 """What hpo knows of a study, added to what optuna-dashboard tells its pages, without a word written into the store."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
 from hpo.dashboard.notes import study_note, trial_notes
+from hpo.dashboard.pictures import Picture, pictures_of
 from hpo.errors import HpoError
 from hpo.report.drawing import GREY
 from hpo.report.figures import FIGURES
@@ -47,6 +48,10 @@ class Additions:
     """Trial -> Markdown."""
     figures: Mapping[str, str] = field(default_factory=dict)
     """Name -> plotly's JSON."""
+    pictures: Mapping[int, Sequence[Picture]] = field(default_factory=dict)
+    """Trial -> its pictures."""
+    material: Material | None = None
+    """What pictures are drawn from; None where hpo has nothing to add."""
 
 
 class Adding:
@@ -57,17 +62,34 @@ class Adding:
         self._made: dict[str, tuple[int, Additions]] = {}
         # Every open page asks for its study every few seconds, each in a thread of its own.
         self._lock = threading.Lock()
+        self._drawing = threading.Lock()
 
     def to(self, page: dict[str, Any]) -> dict[str, Any]:
-        """Return the page of a study with notes, where the user has none, and figures added."""
+        """Return the page of a study with notes, where the user has none, figures and pictures added."""
         additions = self._of(page["name"])
         page["note"] = _unless_written(page["note"], additions.note)
         for trial in (*page["trials"], *page["best_trials"]):
             trial["note"] = _unless_written(trial["note"], additions.trial_notes.get(trial["number"], ""))
+            trial["artifacts"] = [one.artifact for one in additions.pictures.get(trial["number"], ())]
         page["plotly_graph_objects"] += [
             {"id": f"hpo-{name}", "graph_object": drawn} for name, drawn in additions.figures.items()
         ]
         return page
+
+    def picture(self, study: str, artifact: str) -> bytes | None:
+        """Return a picture of a trial, as SVG; None where there is none of that name.
+
+        Args:
+            study: its name.
+            artifact: the identifier that `to` gave it.
+        """
+        additions = self._of(study)
+        everything = (one for pictures in additions.pictures.values() for one in pictures)
+        found = next((one for one in everything if one.artifact["artifact_id"] == artifact), None)
+        if found is None or additions.material is None:
+            return None
+        with self._drawing:
+            return found.drawn(additions.material)
 
     def _of(self, study: str) -> Additions:
         with self._lock:
@@ -90,7 +112,13 @@ class Adding:
 
 def additions_to(material: Material) -> Additions:
     """Return what is added to the pages of a study."""
-    return Additions(note=study_note(material), trial_notes=trial_notes(material), figures=_drawn(material))
+    return Additions(
+        note=study_note(material),
+        trial_notes=trial_notes(material),
+        figures=_drawn(material),
+        pictures=pictures_of(material),
+        material=material,
+    )
 
 
 def _drawn(material: Material) -> dict[str, str]:

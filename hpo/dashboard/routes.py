@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bottle import Route, response  # type: ignore[import-untyped]
+from bottle import HTTPResponse, Route, response  # type: ignore[import-untyped]
 from optuna_dashboard import wsgi
 
 from hpo.dashboard.additions import Adding
+from hpo.dashboard.pictures import KIND
 from hpo.errors import HpoError, StoreError
 from hpo.search.steering import refuse_led
 from hpo.store.deletion import delete_study
@@ -18,9 +19,13 @@ if TYPE_CHECKING:
 Callback = Callable[..., Any]
 
 STUDY = "/api/studies/<study_id:int>"
+META = "/api/meta"
+PAGE = "/dashboard<:re:(/.*)?>"
+PICTURE = "/artifacts/<study_id:int>/<trial_id:int>/<artifact_id:re:[0-9a-fA-F-]+>"
 NOTES = (f"{STUDY}/note", f"{STUDY}/<trial_id:int>/note")
 WITH_THE_STORE = ("/api/", "/csv/", "/artifacts/")
 NOT_THERE = "The store holds no such study or trial now."
+NO_UPLOADS = "<style>.MuiCard-root:has(input[type=file]) { display: none }</style>"
 REFUSED = (
     "Here notes can be changed and studies deleted, nothing else: trials, names and files of a study are written by "
     "its search alone."
@@ -47,6 +52,12 @@ class Transactions:
     def apply(self, callback: Callback, route: Route) -> Callback:
         """Return what is called for `route` instead of `callback`."""
         if route.method == "GET":
+            if route.rule == PICTURE:
+                return _translated(self._picture)
+            if route.rule == META:
+                return _with_artifacts(callback)
+            if route.rule == PAGE:
+                return _without_uploads(callback)
             if not route.rule.startswith(WITH_THE_STORE):
                 return callback
             read = _translated(self._within(self._database.reading, callback))
@@ -76,15 +87,48 @@ class Transactions:
 
         return shown
 
+    def _picture(self, study_id: int, artifact_id: str, **_: Any) -> Any:
+        drawn = self._adding.picture(name, artifact_id) if (name := self._names().get(study_id)) else None
+        if drawn is None:
+            return _answer(404, NOT_THERE)
+        return HTTPResponse(drawn, headers={"Content-Type": KIND})
+
+    def _names(self) -> dict[int, str]:
+        """Return the name of each study."""
+        with self._database.reading():
+            return {study._study_id: study.study_name for study in self._database.storage.get_all_studies()}
+
     def _delete(self, study_id: int) -> dict[str, Any]:
         """Delete a study as `hpo studies delete` does, its files left: not one that is being searched."""
-        with self._database.reading():
-            names = {study._study_id: study.study_name for study in self._database.storage.get_all_studies()}
+        names = self._names()
         if study_id not in names:
             return _answer(404, NOT_THERE)
         delete_study(self._database, names[study_id], refuse=refuse_led)
         response.status = 204
         return {}
+
+
+def _with_artifacts(callback: Callback) -> Callback:
+    """Say that there are artifacts, whose place the pages else leave out."""
+
+    def told(**arguments: Any) -> Any:
+        return callback(**arguments) | {"artifact_is_available": True}
+
+    return told
+
+
+def _without_uploads(callback: Callback) -> Callback:
+    """Hide the fields that files are uploaded by, which is refused."""
+
+    def page(**arguments: Any) -> Any:
+        answer = callback(**arguments)
+        if not hasattr(answer.body, "read"):
+            return answer  # To a request for its head alone, or for news of it.
+        with answer.body as file:
+            text = file.read().decode().replace("</head>", f"{NO_UPLOADS}</head>")
+        return HTTPResponse(text, headers={"Content-Type": "text/html; charset=UTF-8"})
+
+    return page
 
 
 def _refuse(**_: Any) -> dict[str, str]:

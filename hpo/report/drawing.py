@@ -28,13 +28,14 @@ def blank(height: int, **layout: Any) -> "Figure":
 
 
 def safe(text: object, longest: int = LONGEST_TEXT) -> str:
-    """Return text of the user's as plotly shows it letter by letter: it would take `<b>` and `&amp;` for markup.
+    """Return text of the user's as plotly shows it letter by letter: it would take `<b>` and `&amp;` for markup."""
+    return html.escape(plain_text(text, longest), quote=False)  # Plotly reads `&quot;` letter by letter.
 
-    Control and direction characters are shown as a middle dot, and what is longer than `longest` is cut.
-    """
+
+def plain_text(text: object, longest: int = LONGEST_TEXT) -> str:
+    """Return text of the user's with a middle dot for control and direction characters, cut to `longest`."""
     plain = "".join("·" if unicodedata.category(letter) in ("Cc", "Cf", "Cs") else letter for letter in str(text))
-    cut = plain if len(plain) <= longest else plain[: longest - 1] + "…"
-    return html.escape(cut, quote=False)  # Plotly reads `&quot;` letter by letter.
+    return plain if len(plain) <= longest else plain[: longest - 1] + "…"
 
 
 def spelled(value: object) -> str:

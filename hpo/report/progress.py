@@ -50,16 +50,10 @@ def over_time(material: Material) -> "Figure | str":
 def learning_curves(material: Material) -> "Figure | str":
     """Draw the score of every trial over the examples it had seen; those that were given up are drawn faintly."""
     trials = {trial.number: trial for trial in material.results.trials}
-    curves = {
-        number: list(told)
-        for number, told in groupby(material.course.evaluations, key=lambda one: one.trial)
-        if number in trials
-    }
+    curves = {number: told for number, told in curves_of(material).items() if number in trials}
     if not curves:
         return "No trial has been evaluated yet, so there are no learning curves."
-    in_folds = material.results.configuration["evaluation"].get("folds") is not None
-    seen = "folds that were scored, the last their mean" if in_folds else "longest trial that was seen"
-    figure = blank(420, xaxis={"title": f"share of the {seen}, in %"})
+    figure = blank(420, xaxis={"title": seen_title(material)})
     figure.update_yaxes(title=axis_title(material.results.metric))
     taken = material.taken
     for name, states, look in (
@@ -72,6 +66,18 @@ def learning_curves(material: Material) -> "Figure | str":
     if taken is not None and taken.number in curves:
         _add_lines(figure, [curves[taken.number]], f"trial {taken.number}", color=ORANGE, width=3, opacity=1.0)
     return figure
+
+
+def curves_of(material: Material) -> dict[int, list[Evaluation]]:
+    """Return trial -> its evaluations, of those that have any."""
+    return {number: list(told) for number, told in groupby(material.course.evaluations, key=lambda one: one.trial)}
+
+
+def seen_title(material: Material) -> str:
+    """Return the title of an axis on which an evaluation is where its rung is, in per cent."""
+    in_folds = material.results.configuration["evaluation"].get("folds") is not None
+    seen = "folds that were scored, the last their mean" if in_folds else "longest trial that was seen"
+    return f"share of the {seen}, in %"
 
 
 def _add_lines(

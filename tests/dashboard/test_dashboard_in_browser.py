@@ -2,7 +2,7 @@
 
 import multiprocessing
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -45,6 +45,11 @@ ATTACK = """
         embedded("script"), embedded("img"),
     ]).then(done);
 """
+DRAWN = "return [...document.querySelectorAll('img[src*=artifacts]')].filter(one => one.naturalWidth > 0).length"
+OFFERED = """
+    return [...document.querySelectorAll('input[type=file], [aria-label="delete artifact"]')].filter(
+        one => one.parentElement.checkVisibility()).map(one => one.outerHTML)
+"""
 ATTEMPTS = ("read", "read blindly", "delete", "write", "post", "script", "img")
 CHANGE = """
     const [method, path, body, done] = arguments;
@@ -71,13 +76,18 @@ def chrome(driver: "Chrome") -> "Iterator[Chrome]":
 
 def shows(driver: "Chrome", *texts: str) -> None:
     """Wait until the page shows every one of `texts`."""
-    from selenium.webdriver.support.ui import WebDriverWait
 
-    def all_there(_: Any) -> bool:
+    def all_there() -> bool:
         page = driver.execute_script("return document.body.innerText")
         return all(text in page for text in texts)
 
-    WebDriverWait(driver, SECONDS, 0.1).until(all_there, f"not all of {texts} were shown")
+    wait(driver, all_there, f"not all of {texts} were shown")
+
+
+def wait(driver: "Chrome", until: Callable[[], bool], otherwise: str) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(driver, SECONDS, 0.1).until(lambda _: until(), otherwise)
 
 
 @contextmanager
@@ -157,6 +167,24 @@ def test_notes_are_read_and_hostile_text_in_them_is_text(chrome: "Chrome", sqlit
         assert said(chrome) == []
 
 
+def test_pictures_of_a_trial_are_shown_and_nothing_offers_to_upload_or_delete(
+    chrome: "Chrome", sqlite_url: str
+) -> None:
+    searched_through(sqlite_url)
+    with dashboard_at(sqlite_url) as address:
+        chrome.get(address)
+        shows(chrome, "scripted")
+        home = chrome.current_url
+        chrome.get(f"{home}/trials?numbers=0")
+        shows(chrome, "learning-curve-0.svg", "confusion-matrix-0.svg")
+        wait(chrome, lambda: chrome.execute_script(DRAWN) == 2, "the pictures were not drawn")
+        for page in (home, f"{home}/trials?numbers=0", f"{home}/analytics", f"{home}/note"):
+            chrome.get(page)
+            shows(chrome, "scripted")
+            assert chrome.execute_script(OFFERED) == []
+        assert said(chrome) == []
+
+
 def test_a_change_is_refused_with_a_sentence_that_the_page_shows(chrome: "Chrome", sqlite_url: str) -> None:
     from selenium.webdriver.common.by import By
 
@@ -211,7 +239,7 @@ def test_a_page_of_another_origin_can_neither_read_nor_change(
 
 
 def test_an_html_artifact_runs_no_script(chrome: "Chrome", tmp_path: Path) -> None:
-    """Of a dashboard that has artifacts, which hpo's own has not."""
+    """Of a dashboard over a store of artifacts, which hpo's own has not: it draws them."""
     from optuna.artifacts import FileSystemArtifactStore, upload_artifact
     from optuna_dashboard import wsgi
 

@@ -1,5 +1,6 @@
 """`hpo dashboard` over a store: what it adds, what it lets through, and that it changes nothing by itself."""
 
+import json
 import socket
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from hpo.dashboard.server import LOOPBACK, serving
 from hpo.errors import ConfigurationError
 from hpo.store.engine import open_database
 from tests.dashboard.visiting import TRIALS, Visitor, dashboard_at, go_on, searched, searched_through
-from tests.search.scripted import everything, led, plain_study, written
+from tests.search.scripted import CPU, everything, led, plain_study, written
 
 # Optuna's of how little there is to draw, which the command silences.
 pytestmark = pytest.mark.filterwarnings("ignore:Target and region quantiles")
@@ -57,6 +58,34 @@ def test_pages_show_the_trials_with_notes_and_figures_of_hpo(visitor: Visitor) -
     drawn = {plot["id"]: plot["graph_object"] for plot in page["plotly_graph_objects"]}
     assert {"hpo-confusion_matrix", "hpo-learning_curves", "hpo-over_time"} <= drawn.keys()
     assert all(len(figure) < 10_000 for figure in drawn.values())
+
+
+def test_finished_trials_have_their_learning_curve_and_confusion_matrix_as_artifacts(visitor: Visitor) -> None:
+    assert json.loads(visitor.ask("GET", "/api/meta")[2])["artifact_is_available"] is True
+    completed, _, pruned, failed = visitor.page()["trials"]
+    named = [artifact["filename"] for artifact in completed["artifacts"]]
+    assert named == ["learning-curve-0.svg", "confusion-matrix-0.svg"]
+    assert pruned["artifacts"][0]["filename"] == "learning-curve-2.svg"
+    assert failed["artifacts"] == []
+    for artifact in completed["artifacts"]:
+        status, headers, body = visitor.ask("GET", f"/artifacts/1/{completed['trial_id']}/{artifact['artifact_id']}")
+        assert (status, headers["Content-Type"], "<svg" in body) == (200, "image/svg+xml", True)
+        assert headers["Content-Security-Policy"].startswith("sandbox;")
+        assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    "path", ["/artifacts/1/1/99-0", "/artifacts/1/1/0-9", "/artifacts/1/4/3-0", "/artifacts/9/1/0-0"]
+)
+def test_a_picture_that_there_is_not_is_not_found(visitor: Visitor, path: str) -> None:
+    assert visitor.ask("GET", path)[0] == 404
+
+
+def test_a_trial_in_training_has_no_artifacts_as_these_could_be_deleted_on_its_page(url: str) -> None:
+    with dashboard_at(url) as address, led(searched(url)) as coordinator:
+        assert coordinator.next_assignment("one more", CPU) is not None
+        trial = Visitor(address).page()["trials"][-1]
+    assert (trial["state"], trial["artifacts"]) == ("Running", [])
 
 
 def test_the_notes_are_made_anew_when_a_trial_has_ended(url: str) -> None:
@@ -240,7 +269,8 @@ def test_each_reason_not_to_open_is_one_sentence(
     assert "is no SQLite database" in said("--store", f"sqlite:///{tmp_path / 'text.db'}")[1]
     monkeypatch.delitem(sys.modules, "hpo.dashboard.routes", raising=False)
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
-    assert said(*at) == (2, "hpo: hpo dashboard needs optuna-dashboard: pip install 'llm-hpo[dashboard]'.\n")
+    assert said(*at) == (2, "hpo: hpo dashboard needs optuna-dashboard and matplotlib: pip install "
+        "'llm-hpo[dashboard]'.\n")  # fmt: skip
 
 
 def test_a_store_of_a_newer_version_is_refused(

@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -130,8 +131,5 @@ def _store(url: str) -> str:
     file = sqlite_path(url)
     if file is not None and not file.exists():
         return f"{url} is not there yet; hpo run makes it"
-    database = open_database(url, must_exist=True)
-    try:
+    with closing(open_database(url, must_exist=True)) as database:
         return f"{without_password(database.engine.url)} answers, {len(read_studies(database))} studies"
-    finally:
-        database.close()

@@ -1,7 +1,7 @@
 """The flags that several verbs share, so that they have one name and one meaning everywhere; the store they name."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,8 +86,5 @@ def opened(store: str | None) -> "Iterator[Database]":
     """Open the store that `--store` names, which must be there."""
     from hpo.store.engine import open_database
 
-    database = open_database(store or DEFAULT_STORE, must_exist=True)
-    try:
+    with closing(open_database(store or DEFAULT_STORE, must_exist=True)) as database:
         yield database
-    finally:
-        database.close()

@@ -42,13 +42,9 @@ def export(
     """Write the learning curves of a study to a file: hyperparameters, scores and seconds, no text."""
     from hpo.export.configs import write_text
     from hpo.runners.simulation.curves import export_curves, to_lines
-    from hpo.store.engine import open_database
 
-    database = open_database(store or options.DEFAULT_STORE, must_exist=True)
-    try:
+    with options.opened(store) as database:
         recording = export_curves(database, study)
-    finally:
-        database.close()
     write_text(output, to_lines(recording))
     typer.echo(f"Wrote {len(recording.curves)} curves of study {recording.study} to {output}.")
 

@@ -1,9 +1,11 @@
 """What a report is made from: everything that the store knows of a study, read once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.messages import Scores, Slice
+from hpo.metrics.averaging import mean_scores
 from hpo.store.engine import Database
 from hpo.store.evaluations import Course, read_course
 from hpo.store.results import StudyResults, TrialResult, chosen_study, read_results
@@ -122,23 +124,10 @@ def judged(results: StudyResults, trial: TrialResult | None) -> Judged | None:
 
 
 def _mean_scores(several: list[Scores]) -> Scores:
-    """Return the mean of scores on the same rows; of confusions the sum."""
-    first = several[0]
-    per_class = {
-        label: {name: _mean([scores.per_class[label][name] for scores in several]) for name in row}
-        for label, row in first.per_class.items()
-    }
-    confusion = tuple(
-        tuple(sum(scores.confusion[true][guess] for scores in several) for guess in range(len(row)))
-        for true, row in enumerate(first.confusion)
-    )
-    return Scores(
-        metric=first.metric,
-        values={name: _mean([scores.values[name] for scores in several]) for name in first.values},
-        rows=first.rows,
-        per_class=per_class,
-        confusion=confusion,
-    )
+    """Return the mean of scores on the same rows, which are counted once; of confusions the sum."""
+    mean, once = mean_scores(several), several[0]
+    per_class = {label: {**row, "support": once.per_class[label]["support"]} for label, row in mean.per_class.items()}
+    return replace(mean, rows=once.rows, per_class=per_class)
 
 
 def _mean_slices(several: list[tuple[Slice, ...]]) -> tuple[Slice, ...]:
@@ -147,9 +136,5 @@ def _mean_slices(several: list[tuple[Slice, ...]]) -> tuple[Slice, ...]:
         for one in slices:
             scores.setdefault((one.by, one.name), []).append(one.score)
     return tuple(
-        Slice(by=one.by, name=one.name, rows=one.rows, score=_mean(scores[one.by, one.name])) for one in several[0]
+        Slice(by=one.by, name=one.name, rows=one.rows, score=fmean(scores[one.by, one.name])) for one in several[0]
     )
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)

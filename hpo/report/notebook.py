@@ -6,6 +6,7 @@ study.figure("learning_curves")
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -103,11 +104,8 @@ def load_study(url: str, name: str | None = None) -> Study:
         NoResultError: there is no study yet.
         StoreError: the store is not there, cannot be read, or is of a newer version.
     """
-    database = open_database(url, must_exist=True)
-    try:
+    with closing(open_database(url, must_exist=True)) as database:
         return Study(gathered(database, name))
-    finally:
-        database.close()
 
 
 def _frame(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> "DataFrame":

@@ -4,7 +4,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -103,20 +103,14 @@ def run(
 
 
 def _results(config: StudyConfig) -> StudyResults:
-    database = open_database(config.store.url)
-    try:
+    with closing(open_database(config.store.url)) as database:
         return read_results(database, config.study)
-    finally:
-        database.close()
 
 
 def _refuse_unsearched(config: StudyConfig) -> None:
     """Refuse to confirm a study that is not in the store, before anything is written there."""
-    database = open_database(config.store.url, must_exist=True)
-    try:
+    with closing(open_database(config.store.url, must_exist=True)) as database:
         known = study_names(database)
-    finally:
-        database.close()
     if config.study not in known:
         raise ConfigurationError(
             f"The store holds no study {config.study!r} to confirm; begin it with hpo run. "
@@ -126,11 +120,8 @@ def _refuse_unsearched(config: StudyConfig) -> None:
 
 def _forget_confirmation(config: StudyConfig) -> None:
     """Delete the runs that confirm an earlier study of this name, which was deleted with Optuna's own tools."""
-    database = open_database(config.store.url)
-    try:
+    with closing(open_database(config.store.url)) as database:
         delete_confirmation(database, config.study, refuse=refuse_led)
-    finally:
-        database.close()
 
 
 def opened_workforce(config: StudyConfig, splits: Splits) -> AbstractContextManager[Workforce]:

@@ -7,13 +7,10 @@ shaped like `_majority`, and its line in `BASELINES`.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from hpo.data.batching import Rows
 from hpo.data.sources import Examples
@@ -27,6 +24,10 @@ from hpo.training.bench import Bench
 from hpo.training.evaluation import answers
 from hpo.training.gang import told_of
 
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
+# scikit-learn is imported where it is used: every worker imports this file, which would take it a second longer.
 MOST_TRAIN_ROWS = 20_000
 """Rows that a baseline is trained on, a stratified part where there are more: it is to take minutes at most."""
 MOST_ITERATIONS = 1000
@@ -54,6 +55,10 @@ def _majority(bench: Bench, _max_length: int, material: Material) -> NDArray[np.
 
 def _tf_idf(bench: Bench, _max_length: int, material: Material) -> NDArray[np.float64]:
     """Return what a linear model over words and pairs of words says (Joachims 1998; Wang and Manning 2012)."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
     model = make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, token_pattern=r"(?u)\S+"),
         LogisticRegression(C=10.0, max_iter=MOST_ITERATIONS),
@@ -64,6 +69,10 @@ def _tf_idf(bench: Bench, _max_length: int, material: Material) -> NDArray[np.fl
 
 def _frozen_features(bench: Bench, max_length: int, material: Material) -> NDArray[np.float64]:
     """Return what a linear model over the pretrained model's mean last layer says."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     bench.model.reset(bench.config.seed)
     splits = bench.tokenized(max_length)
 
@@ -81,7 +90,7 @@ def _frozen_features(bench: Bench, max_length: int, material: Material) -> NDArr
     return _said(model, features(read, material.read_rows), bench)
 
 
-def _said(model: Pipeline, rows: Sequence[str] | NDArray[np.float64], bench: Bench) -> NDArray[np.float64]:
+def _said(model: "Pipeline", rows: Sequence[str] | NDArray[np.float64], bench: Bench) -> NDArray[np.float64]:
     """Return what a fitted model says of rows; a class that it was not shown, as in a fold of groups, has 0."""
     said = np.zeros((len(rows), len(bench.task.label_names)))
     said[:, model.classes_] = model.predict_proba(rows)

@@ -55,9 +55,10 @@ def _standing(material: Material) -> list[str]:
     running = ["The search still runs."] if material.led_by else []
     if best is None or best.score is None:
         return ["## No trial has completed yet", *running]
+    who = "the end of the search" if material.will_confirm else "`hpo confirm`"
     said = (
         f"{plain(results.metric)} {best.score:.4f} on validation, the best of {len(results.leaderboard)} completed "
-        "trials. It was chosen for that score, so expect less of it on new texts; `hpo confirm` says how much less."
+        f"trials. It was chosen for that score, so expect less of it on new texts; {who} says how much less."
     )
     return [f"## Best so far: trial {best.number}", *running, said, *_against_default(material, best)]
 

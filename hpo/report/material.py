@@ -53,6 +53,12 @@ class Material:
             return None
 
     @property
+    def will_confirm(self) -> bool:
+        """Whether the search still runs and trains the best again at its end."""
+        asked = self.results.configuration.get("confirmation", {})
+        return self.led_by is not None and bool(asked.get("finalists"))
+
+    @property
     def judged(self) -> Judged | None:
         """How the trial to take did: on the test split, or when it was confirmed, or in the search."""
         return judged(self.results, self.taken)

@@ -62,15 +62,18 @@ def unsure(material: Material) -> tuple[str, ...]:
         f"Trial {taken.number} scored best in the search: {results.metric} {_score(taken.score)} on validation. It was "
         f"chosen for that among {_trials(len(results.leaderboard))}, so part of it is luck."
     )
+    unknown = "Whether it is better than the default on new texts, and by how much, was not confirmed."
     default = results.default
     if default is None or default.score is None or default.state != "COMPLETE":
         second = "The search did not train the default configuration to its end, so there is nothing to compare with."
     elif default.number == taken.number:
         second = "It is the default configuration: the search has found nothing that scored better."
+        unknown = "What it scores on new texts was not confirmed."
     else:
         lead = (taken.score or 0.0) - default.score
         second = f"The default configuration scored {_score(default.score)}, which is {_score(lead)} less."
-    return first, second, "Whether it is better than the default on new texts, and by how much, was not confirmed."
+    who = "The end of the search" if material.will_confirm else "hpo confirm"
+    return first, second, unknown, f"{who} trains the best again on fresh seeds, beside the default, and says it."
 
 
 def confirmed(verdict: Verdict) -> Table:

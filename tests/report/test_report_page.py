@@ -206,13 +206,15 @@ def test_the_verdict_comes_first_in_its_own_words() -> None:
 def test_where_nothing_was_confirmed_it_says_what_cannot_be_said_and_what_says_it() -> None:
     text = body(material(several(5)))
     assert "part of it is luck" in text
-    assert "hpo confirm study.yaml" in text
+    assert "Whether it is better than the default on new texts, and by how much, was not confirmed." in text
+    assert "hpo confirm trains the best again" in text
 
 
 def test_a_running_search_is_said_to_run_and_when_it_was_read() -> None:
     text = body(material([trial(0, 0.5), trial(1, state="RUNNING")], led_by="process 7 on host since 18:00"))
     assert "still runs, led by process 7 on host since 18:00: this is how it stood at 2026-01-02 18:00 UTC" in text
     assert "1 completed, 1 in training" in text
+    assert "The end of the search trains the best again" in text
     assert "still runs" not in body(material([trial(0, 0.5)]))
 
 
@@ -228,7 +230,10 @@ def test_what_the_pruner_may_have_cost_is_said_below_the_curves() -> None:
 
 
 def test_the_default_that_was_never_beaten_is_said_to_be_the_best() -> None:
-    assert "the search has found nothing that scored better" in body(material([trial(0, 0.9), trial(1, 0.8)]))
+    text = body(material([trial(0, 0.9), trial(1, 0.8)]))
+    assert "the search has found nothing that scored better" in text
+    assert "What it scores on new texts was not confirmed." in text
+    assert "better than the default" not in text
 
 
 def test_a_study_without_a_test_split_has_no_such_table() -> None:

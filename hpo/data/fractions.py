@@ -3,10 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.data.batching import Rows
 
-
-def stratified_beginning(labels: NDArray[np.int64], rows: int, seed: int) -> Rows:
+def stratified_beginning(labels: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.int64]:
     """Return positions within `labels`, rising: the first `rows` of an order whose every beginning is stratified.
 
     The order, which follows from `seed` alone, begins with one row of each class. After that the i-th row of a class
@@ -23,5 +21,5 @@ def stratified_beginning(labels: NDArray[np.int64], rows: int, seed: int) -> Row
     for member, count in enumerate(counts):
         place[members == member] = (np.arange(count) + 0.5) / count
         place[np.argmax(members == member)] = 0.0
-    order: Rows = shuffled[np.argsort(place, kind="stable")]
+    order: NDArray[np.int64] = shuffled[np.argsort(place, kind="stable")]
     return np.sort(order[:rows])

@@ -206,7 +206,9 @@ def _imports(body: str, score: str) -> str:
     """Return the imports that a script of this body needs."""
     lines = ["from __future__ import annotations", ""]
     lines += [f"import {name}" for name in MODULES if f"{name}." in body]
+    lines += ["from collections.abc import Sequence"] if "Sequence[" in body else []
     lines += ["", *(["import numpy as np"] if "np." in body else []), "import torch"]
+    lines += ["from numpy.typing import NDArray"] if "NDArray[" in body else []
     lines += [f"from sklearn.metrics import {score}", "from torch import nn"]
     used = [name for name in OF_TRANSFORMERS if re.search(rf"\b{name}[.()]", body)]
     listed = "".join(f"    {name},\n" for name in used)

@@ -42,7 +42,7 @@ def compared(exported: Exported, score: float, differs: Sequence[str]) -> Reprod
     taken for reproduced.
     """
     expected, confirmed, noise = exported.score, exported.confirmed, exported.seed_noise
-    why = f"What differs: {'; '.join(differs)}." if differs else "Nothing that is recorded differs; the processor may."
+    why = f"What differs: {'; '.join(differs)}." if differs else "Nothing that is recorded differs."
     if score == expected:
         is_same, told = True, f"Reproduced to the last bit: {exported.metric} {score:.4f}."
     elif confirmed is not None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -103,7 +104,7 @@ class Bench:
         """Return what else the last bits of a trial depend on: gone on with under others it is the same to rounding."""
         gpu = self.device.type == "cuda"
         return {
-            "device": torch.cuda.get_device_name(self.device) if gpu else f"cpu {platform.machine()}",
+            "device": torch.cuda.get_device_name(self.device) if gpu else f"cpu {_processor()}",
             "threads": str(torch.get_num_threads()),
             "ranks": str(self.gang.ranks),
             "torch": version("torch"),
@@ -220,3 +221,10 @@ class Bench:
             return make()
         model = self.config.model.model_dump(mode="json")
         return self._shared.arrays(name, [name, self.splits.fingerprint, model, self._tokenizer_digest], make)
+
+
+def _processor() -> str:
+    """Return which processor this is, and the instructions that torch chooses its sums by."""
+    about = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*:\s*(.+)$", about.read_text() if about.exists() else "", re.MULTILINE)
+    return f"{named[1] if named else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"

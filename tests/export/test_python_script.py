@@ -1,10 +1,11 @@
 """The script that is exported trains what hpo trained: the same rows, weights, steps and rates, and about its score."""
 
+import inspect
 import json
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -213,6 +214,14 @@ def test_it_sees_the_share_of_the_rows_that_the_search_saw(exported: Exported) -
     rows = script.stratified_beginning(numbers, wanted, script.SPLIT_SEED)
     course = courses(chosen.assignment(), opened(chosen, place)._bench)[0]
     assert rows.tolist() == course.rows.tolist()
+
+
+def test_all_that_its_annotations_name_is_imported(exported: Exported) -> None:
+    script = loaded(with_values(exported, data_fraction=0.4))
+    functions = [one for one in vars(script).values() if inspect.isfunction(one) and one.__module__ == script.__name__]
+    assert {"stratified_part", "stratified_beginning"} <= {one.__name__ for one in functions}
+    for function in functions:
+        get_type_hints(function)
 
 
 RUNS: dict[str, dict[str, Any]] = {

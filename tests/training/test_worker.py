@@ -176,6 +176,8 @@ def test_a_worker_without_a_folder_has_nothing_to_share(study: StudyConfig):
 def test_circumstances_are_what_the_last_bits_depend_on(worker: Worker):
     found = worker._bench.circumstances()
     assert found.keys() == {"device", "threads", "ranks", "torch", "precision"}
+    # Of two processors of one kind, a cap on instructions (ATEN_CPU_CAPABILITY) gives other bits.
+    assert found["device"].endswith(torch.backends.cpu.get_cpu_capability())
     assert (found["threads"], found["torch"], found["precision"]) == ("1", torch.__version__, "fp32")
 
 

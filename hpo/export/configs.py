@@ -111,6 +111,11 @@ def _completed(results: StudyResults, number: int) -> TrialResult:
         raise ConfigurationError(
             f"The study {results.name!r} has no trial {number}; its trials are 0 to {len(results.trials) - 1}."
         )
+    if not found.configuration:
+        raise NoResultError(
+            f"Trial {number} of the study {results.name!r} was not trained by hpo, which knows no configuration of it; "
+            "name one that hpo best lists."
+        )
     if found not in results.leaderboard:
         raise NoResultError(
             f"Trial {number} of the study {results.name!r} is {found.state}, so it has no score to train towards; name "

@@ -133,8 +133,13 @@ class StudyResults:
 
     @property
     def leaderboard(self) -> tuple[TrialResult, ...]:
-        """Completed trials from best to worst; of equals the earlier first."""
-        completed = (trial for trial in self.trials if trial.state == "COMPLETE" and trial.score is not None)
+        """Completed trials from best to worst; of equals the earlier first. What hpo did not train is not among them:
+        a score that another program has told has no configuration to take."""
+        completed = (
+            trial
+            for trial in self.trials
+            if trial.state == "COMPLETE" and trial.score is not None and trial.configuration
+        )
         return tuple(sorted(completed, key=lambda trial: (-(trial.score or 0.0), trial.number)))
 
     @property
@@ -245,7 +250,9 @@ def chosen_study(database: Database, name: str | None) -> tuple[int, str]:
 
 def _summary(name: str, metric: str | None, trials: Sequence[FrozenTrial]) -> StudySummary:
     count = {state: sum(trial.state == state for trial in trials) for state in TrialState}
-    values = [trial.values[0] for trial in trials if trial.state == TrialState.COMPLETE]
+    # In a study of hpo's, `StudyResults.leaderboard` has no others either.
+    trained = [trial for trial in trials if metric is None or "proposed_by" in trial.user_attrs]
+    values = [trial.values[0] for trial in trained if trial.state == TrialState.COMPLETE]
     return StudySummary(
         name=name,
         metric=metric,

@@ -34,13 +34,12 @@ def race_of(results: StudyResults, config: ConfirmationConfig, trials: int | Non
 
 
 def distinct(results: StudyResults) -> list[TrialResult]:
-    """Return completed trials that hpo trained, from best to worst: each configuration once, without the default's.
+    """Return completed trials, from best to worst: each configuration once, without the default's.
 
     What differs in the seed alone, where the space names it, is the same configuration: all get fresh ones.
     """
     default = [] if results.default is None else [results.default]
     first: dict[str, TrialResult] = {}
     for trial in (*default, *results.leaderboard):
-        if trial.configuration:
-            first.setdefault(json.dumps(dict(trial.configuration) | {"seed": None}, sort_keys=True), trial)
+        first.setdefault(json.dumps(dict(trial.configuration) | {"seed": None}, sort_keys=True), trial)
     return [trial for trial in first.values() if trial not in default]

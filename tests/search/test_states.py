@@ -6,13 +6,16 @@ from dataclasses import replace
 
 import optuna
 import pytest
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, create_trial
 
 from hpo.config.hyperparameters import Hyperparameters
+from hpo.errors import NoResultError
+from hpo.export.configs import configuration_of
 from hpo.messages import Assignment, Ending, Reading, Report, Standing
 from hpo.search.coordinator import Coordinator
 from hpo.store.engine import Database, open_database
 from hpo.store.results import read_results, read_studies
+from hpo.store.standing import read_state
 from tests.search.scripted import CPU, ended, led, plain_study, plain_trials, report_at, rows, study_at
 
 STATES = ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED", "PRUNED", "FAIL", "WAITING", "RUNNING"]
@@ -176,6 +179,19 @@ def test_results_are_what_optuna_holds(url: str, database: Database) -> None:
     [summary] = read_studies(database)
     assert (summary.trials, summary.completed, summary.pruned, summary.failed, summary.unfinished) == (8, 2, 3, 1, 2)
     assert summary.best == 0.8
+
+
+def test_a_score_that_another_program_has_told_is_never_the_best(url: str, database: Database) -> None:
+    """It has no configuration that could be taken, confirmed or exported."""
+    with plain_study(url) as study:
+        study.add_trial(create_trial(value=0.99))
+    results = read_results(database)
+    assert results.trials[-1].score == 0.99
+    assert [trial.number for trial in results.leaderboard] == [0, 1]
+    assert read_studies(database)[0].best == 0.8
+    assert read_state(database).standing.best == (0.8, 0)
+    with pytest.raises(NoResultError, match="Trial 8 of the study 'scripted' was not trained by hpo"):
+        configuration_of(results, None, 8)
 
 
 def check_result_against(score: float | None, trial: FrozenTrial) -> None:

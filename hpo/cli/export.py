@@ -1,5 +1,6 @@
 """`hpo export`: the configuration to take, for hpo itself, for people, and for other trainers."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,7 +8,7 @@ import typer
 from hpo.cli import options
 from hpo.errors import ConfigurationError, nearest
 
-BY_ENDING = {".json": "json", ".py": "python"}
+BY_ENDING = {"": "yaml", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".py": "python"}
 FORMATS = ("yaml", "json", "training-arguments", "python")
 
 
@@ -30,7 +31,7 @@ def export(
     from hpo.export.configs import best_configuration, write_text
     from hpo.store.results import read_results
 
-    format_ = format_ or (BY_ENDING.get(output.suffix, "yaml") if output else "yaml")
+    format_ = format_ or _format_of(output)
     if format_ not in FORMATS:
         raise ConfigurationError(f"--format cannot be {format_!r}. {nearest(format_, FORMATS)}")
     with options.opened(store) as database:
@@ -41,6 +42,17 @@ def export(
     else:
         write_text(output, text)
         typer.echo(f"Wrote {output}.")
+
+
+def _format_of(output: Path | None) -> str:
+    """Return the format that the ending of a file asks for; YAML without a file or an ending."""
+    ending = output.suffix.lower() if output else ""
+    if ending not in BY_ENDING:
+        raise ConfigurationError(
+            f"{output} does not say in which format to write; end it .yaml, .json or .py, or name one with --format: "
+            f"{', '.join(FORMATS)}."
+        )
+    return BY_ENDING[ending]
 
 
 def _written(content: dict[str, object], format_: str) -> str:

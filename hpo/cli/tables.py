@@ -110,7 +110,7 @@ def winner(results: StudyResults) -> None:
     if best.validation is not None:
         _scores(out, best.validation)
     out.print("Hyperparameters:")
-    for name, value in best.configuration.items():
+    for name, value in best.trained_with.items():
         out.print(f"  {name}: {_value(value)}", style="bold" if name in best.sampled else "dim")
 
 

@@ -20,7 +20,7 @@ from hpo.export.model_card import model_card
 from hpo.export.retraining import Here, Said, here, opened, trained
 from hpo.messages import Milestone, Report
 from hpo.tasks import TASKS
-from hpo.training.models import load_model
+from hpo.training.models import load_model, quietly
 from hpo.training.weights import load_weights, weights_path
 
 On = Literal["train", "train+validation"]
@@ -133,7 +133,8 @@ def _save(exported: Exported, place: Here, part: Path, folder: Path) -> None:
     task = TASKS[config.task.name].of(config.task, splits.label_names, splits.train.labels)
     model = load_model(config.model, task, torch.device("cpu"))
     model.restore(load_weights(part, exported.trial), exported.hyperparameters.kept_layers)
-    _plain(model.network, config.model.gguf_file).save_pretrained(folder)
+    with quietly():
+        _plain(model.network, config.model.gguf_file).save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
 
 

@@ -122,8 +122,7 @@ def _frame(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> "DataFr
 def _of_trial(trial: TrialResult) -> dict[str, Any]:
     scores = trial.validation.values if trial.validation else {}
     validation = {f"validation_{name}": value for name, value in scores.items()}
-    # A configuration has a seed too, which is null where the study gives each trial its own: that is the one to show.
-    return dict(trial.configuration) | {name: getattr(trial, name) for name in ABOUT_TRIAL} | validation
+    return {**trial.trained_with} | {name: getattr(trial, name) for name in ABOUT_TRIAL} | validation
 
 
 def _of_verdict(material: Material) -> list[dict[str, Any]]:

@@ -145,7 +145,7 @@ def hyperparameters(trial: TrialResult | None) -> Table | None:
     """Return the values that a trial was trained with, those first that the search varied."""
     if trial is None or not trial.configuration:
         return None
-    ordered = sorted(trial.configuration.items(), key=lambda pair: pair[0] not in trial.sampled)
+    ordered = sorted(trial.trained_with.items(), key=lambda pair: pair[0] not in trial.sampled)
     rows = tuple((name, _exact(value), "searched" if name in trial.sampled else "") for name, value in ordered)
     return Table(head=("hyperparameter", "value", ""), rows=rows)
 

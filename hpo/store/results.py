@@ -65,6 +65,11 @@ class TrialResult:
         """Names of the hyperparameters that the search varied."""
         return tuple(name.removesuffix("_multiplier") for name in self.parameters)
 
+    @property
+    def trained_with(self) -> Mapping[str, Any]:
+        """Its configuration with its own seed, which that leaves open unless the space has one."""
+        return {**self.configuration, "seed": self.seed} if self.configuration else {}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfirmingRun:

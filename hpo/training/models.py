@@ -181,7 +181,7 @@ def load_model(
     if config.gguf_file:
         options["gguf_file"] = config.gguf_file
     source = str(Path(config.name).expanduser()) if _is_folder(config.name) else config.name
-    with _quiet():
+    with quietly():
         with _told(config, "The model"):
             network, found = task.load(
                 source, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
@@ -307,8 +307,8 @@ def _copies_of_owners(network: Any, names: frozenset[str]) -> dict[str, nn.Modul
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and load report off the screen: what matters in them is checked here."""
+def quietly() -> Iterator[None]:
+    """Keep transformers' progress bars and load report off the screen: what matters in them is checked by hpo."""
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

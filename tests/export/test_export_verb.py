@@ -62,6 +62,19 @@ def test_a_script_by_the_ending_of_its_file(export: Export, tmp_path: Path) -> N
     compile((tmp_path / "train.py").read_text(), "train.py", "exec")
 
 
+@pytest.mark.parametrize("name", ["best.YML", "best"])
+def test_yaml_by_the_ending_of_the_file_or_without_one(export: Export, tmp_path: Path, name: str) -> None:
+    assert export("--output", name)[0] == 0
+    assert read_exported(tmp_path / name).trial >= 0
+
+
+def test_an_ending_that_names_no_format_is_refused_with_the_choices(export: Export, tmp_path: Path) -> None:
+    code, _, err = export("--output", "best.txt")
+    assert (code, list(tmp_path.iterdir())) == (2, [])
+    assert "best.txt does not say in which format to write; end it .yaml, .json or .py" in err
+    assert "--format: yaml, json, training-arguments, python." in err
+
+
 def test_arguments_are_all_that_is_on_standard_output(
     export: Export, monkeypatch: pytest.MonkeyPatch, results: StudyResults
 ) -> None:

@@ -55,7 +55,11 @@ def load_space(name_or_path: str) -> SearchSpace:
 
 def space_of(space: str | Mapping[str, Any]) -> SearchSpace:
     """Return the space that a study file names, or holds itself; raises as `load_space` does."""
-    return load_space(space) if isinstance(space, str) else SearchSpace.from_mapping(space, "of the study")
+    if isinstance(space, str):
+        return load_space(space)
+    if "parameters" in space:
+        raise SpaceError("In a study file hyperparameters stand right below `space:`; take `parameters:` out.")
+    return SearchSpace.from_mapping(space, "of the study")
 
 
 def _read_file(name_or_path: str) -> dict[str, Any]:

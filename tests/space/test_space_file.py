@@ -33,6 +33,8 @@ def test_a_study_names_its_space_or_spells_it_out() -> None:
     assert space_of(read_space("quickstart")).parameters == load_space("quickstart").parameters
     with pytest.raises(SpaceError, match="Space of the study, epochs"):
         space_of({"epochs": {"value": 0}})
+    with pytest.raises(SpaceError, match="right below `space:`; take `parameters:` out"):
+        space_of({"parameters": {"epochs": {"value": 1}}})
 
 
 def test_a_file_without_a_description_has_an_empty_one(tmp_path: Path) -> None:

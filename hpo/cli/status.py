@@ -75,22 +75,22 @@ def drawn(state: "StudyState", leader: str | None) -> RenderableType:
 
 
 def _drawn_together(state: "StudyState", leader: str | None, confirming: "StudyState | None") -> RenderableType:
-    """Return how a study is shown, and while its best are confirmed the study in which that happens."""
+    """Return how a study is shown, and while its confirmation is not over that too."""
     if confirming is None:
         return drawn(state, leader)
-    return Group(drawn(state, leader), Text(""), drawn(confirming, leader))
+    return Group(drawn(state, leader), Text(""), drawn(confirming, _leader(confirming)))
 
 
 def _confirming(database: "Database", state: "StudyState") -> "StudyState | None":
-    """Return how the confirmation of a study stands while it goes on; None at other times."""
+    """Return how the confirmation of a study stands while it goes on, or waits to; None at other times."""
     from hpo.store.results import confirmation_of, study_names
     from hpo.store.standing import read_state
 
     name = confirmation_of(state.name)
-    if _leader(state) is None or name not in study_names(database):
+    if name not in study_names(database):
         return None
     confirming = read_state(database, name)
-    return None if _leader(confirming) is None else confirming
+    return confirming if confirming.waiting or confirming.running or _leader(confirming) else None
 
 
 def _watch(database: "Database", study: str | None) -> None:

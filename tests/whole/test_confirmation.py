@@ -168,13 +168,14 @@ def test_rows_that_are_kept_are_neither_trained_on_nor_chosen_by(confirmed: Stud
 
 
 def test_a_confirmation_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(
-    confirmed: StudyConfig, tmp_path: Path
+    confirmed: StudyConfig, tmp_path: Path, hpo: Callable[..., Answer]
 ) -> None:
     undisturbed = run(changed(confirmed, store={"url": f"sqlite:///{tmp_path / 'other.db'}"}))
     stop = Event()
     cut = run(confirmed, Diary(stop, at=1), stop)
     assert len(cut.confirmation) < len(undisturbed.confirmation)
     assert judged(cut) is None or cut.test == ()
+    assert "study tiny (confirmation): nobody leads it" in hpo("status", "--store", confirmed.store.url).out
     results = run(confirmed, searches=False)
 
     def told(results: StudyResults) -> dict[tuple[int, int], object]:

@@ -1,4 +1,4 @@
-"""Databases to test on: SQLite in the test's own folder, and a real PostgreSQL that runs for the session.
+"""The command line, and databases to test on: SQLite in the test's own folder, a PostgreSQL that runs for the session.
 
 `..._url` has its tables and no study; `empty_..._url` has nothing yet. Both are the test's own.
 """
@@ -6,6 +6,7 @@
 import importlib.util
 import itertools
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,7 +17,9 @@ from alembic.script import ScriptDirectory
 from optuna.storages._rdb.storage import _VersionManager
 from sqlalchemy.engine import make_url
 
+from hpo.cli.main import main
 from hpo.store.engine import open_database
+from tests.command_line import Answer, Hpo
 
 NewDatabase = Callable[[str], str]
 
@@ -68,6 +71,24 @@ def new_postgresql() -> Iterator[NewDatabase]:
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def hpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Hpo:
+    """Run `hpo` with these words in the test's own folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["hpo", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0
+        shown = capsys.readouterr()
+        return Answer(code, shown.out, shown.err)
+
+    return run
 
 
 @pytest.fixture

@@ -5,16 +5,17 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from hpo.cli.main import main
 from hpo.dashboard.server import LOOPBACK, serving
 from hpo.errors import ConfigurationError
 from hpo.store.engine import open_database
+from tests.command_line import Hpo
 from tests.dashboard.visiting import TRIALS, Visitor, dashboard_at, go_on, searched, searched_through
 from tests.search.scripted import CPU, everything, led, plain_study, written
 
@@ -238,23 +239,18 @@ def test_it_listens_on_this_machine_alone(sqlite_url: str) -> None:
         assert url.startswith(f"http://127.0.0.1:{server.server_port}/?token=")
 
 
-def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
+def refused(hpo: Hpo, *words: object) -> tuple[int, str]:
     """Return (exit code, sentence) of `hpo dashboard` with these words."""
-    monkeypatch.setattr(sys, "argv", ["hpo", "dashboard", *map(str, words)])
-    with pytest.raises(SystemExit) as end:
-        main()
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert len(said.err.strip().splitlines()) == 1, said.err
-    return int(str(end.value.code)), said.err
+    code, out, err = hpo("dashboard", *words)
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1, err
+    return code, err
 
 
 def test_each_reason_not_to_open_is_one_sentence(
-    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    sqlite_url: str, tmp_path: Path, hpo: Hpo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def said(*words: object) -> tuple[int, str]:
-        return refused(monkeypatch, capsys, *words)
-
+    said = partial(refused, hpo)
     at = ("--store", sqlite_url)
     with socket.create_server((LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
@@ -273,34 +269,28 @@ def test_each_reason_not_to_open_is_one_sentence(
         "'llm-hpo[dashboard]'.\n")  # fmt: skip
 
 
-def test_a_store_of_a_newer_version_is_refused(
-    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_store_of_a_newer_version_is_refused(sqlite_url: str, hpo: Hpo) -> None:
     written(sqlite_url, "UPDATE hpo_alembic_version SET version_num = '9999'")
-    code, words = refused(monkeypatch, capsys, "--store", sqlite_url)
+    code, words = refused(hpo, "--store", sqlite_url)
     assert (code, "newer" in words) == (3, True), words
 
 
-def test_a_password_is_never_said(
-    postgresql_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_password_is_never_said(postgresql_url: str, hpo: Hpo) -> None:
     wrong = make_url(postgresql_url).set(username="nobody", password="geheim", host="127.0.0.1", port=1, query={})
-    code, words = refused(monkeypatch, capsys, "--store", wrong.render_as_string(hide_password=False))
+    code, words = refused(hpo, "--store", wrong.render_as_string(hide_password=False))
     assert (code, "geheim" in words) == (3, False)
 
 
 def test_the_command_prints_the_address_and_ends_at_ctrl_c(
-    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    sqlite_url: str, hpo: Hpo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hpo.dashboard.server.Server.serve_forever", interrupted)
-    monkeypatch.setattr(sys, "argv", ["hpo", "dashboard", "--store", sqlite_url, "--port", "0"])
-    with pytest.raises(SystemExit) as end:
-        main()
-    first, address, last = capsys.readouterr().out.splitlines()
-    assert not end.value.code
+    answer = hpo("dashboard", "--store", sqlite_url, "--port", "0")
+    first, address, last = answer.out.splitlines()
+    assert answer.code == 0
     assert "it only reads" in first
     assert address.startswith("http://127.0.0.1:")
     assert last == "The dashboard is closed."

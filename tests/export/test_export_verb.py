@@ -3,44 +3,24 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from hpo.cli.main import main
 from hpo.config.study_file import StudyConfig
 from hpo.export.exported import read_exported
 from hpo.store.results import StudyResults
-
-Export = Callable[..., tuple[int, str, str]]
+from tests.command_line import Hpo
 
 
 @pytest.fixture
-def export(
-    results: StudyResults,
-    config: StudyConfig,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Export:
+def export(results: StudyResults, config: StudyConfig, hpo: Hpo) -> Hpo:
     """Export from the store in which `results` are."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hpo", "export", "--store", config.store.url, *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return run
+    return partial(hpo, "export", "--store", config.store.url)
 
 
-def test_a_trial_of_ones_own_choice(export: Export, results: StudyResults, tmp_path: Path) -> None:
+def test_a_trial_of_ones_own_choice(export: Hpo, results: StudyResults, tmp_path: Path) -> None:
     last = results.leaderboard[-1]
     assert export("--trial", last.number, "--output", "one.json")[0] == 0
     found = read_exported(tmp_path / "one.json")
@@ -48,7 +28,7 @@ def test_a_trial_of_ones_own_choice(export: Export, results: StudyResults, tmp_p
     assert export("--trial", 77)[0] == 2
 
 
-def test_what_cannot_be_said_ends_with_a_sentence_and_writes_nothing(export: Export, tmp_path: Path) -> None:
+def test_what_cannot_be_said_ends_with_a_sentence_and_writes_nothing(export: Hpo, tmp_path: Path) -> None:
     # The space of this search varies the dropout, of which TrainingArguments know nothing.
     code, out, err = export("--format", "training-arguments", "--output", "arguments.json")
     assert (code, out) == (2, "")
@@ -56,19 +36,19 @@ def test_what_cannot_be_said_ends_with_a_sentence_and_writes_nothing(export: Exp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_script_by_the_ending_of_its_file(export: Export, tmp_path: Path) -> None:
+def test_a_script_by_the_ending_of_its_file(export: Hpo, tmp_path: Path) -> None:
     code, _, err = export("--output", "train.py")
     assert code == 0, err
     compile((tmp_path / "train.py").read_text(), "train.py", "exec")
 
 
 @pytest.mark.parametrize("name", ["best.YML", "best"])
-def test_yaml_by_the_ending_of_the_file_or_without_one(export: Export, tmp_path: Path, name: str) -> None:
+def test_yaml_by_the_ending_of_the_file_or_without_one(export: Hpo, tmp_path: Path, name: str) -> None:
     assert export("--output", name)[0] == 0
     assert read_exported(tmp_path / name).trial >= 0
 
 
-def test_an_ending_that_names_no_format_is_refused_with_the_choices(export: Export, tmp_path: Path) -> None:
+def test_an_ending_that_names_no_format_is_refused_with_the_choices(export: Hpo, tmp_path: Path) -> None:
     code, _, err = export("--output", "best.txt")
     assert (code, list(tmp_path.iterdir())) == (2, [])
     assert "best.txt does not say in which format to write; end it .yaml, .json or .py" in err
@@ -76,7 +56,7 @@ def test_an_ending_that_names_no_format_is_refused_with_the_choices(export: Expo
 
 
 def test_arguments_are_all_that_is_on_standard_output(
-    export: Export, monkeypatch: pytest.MonkeyPatch, results: StudyResults
+    export: Hpo, monkeypatch: pytest.MonkeyPatch, results: StudyResults
 ) -> None:
     monkeypatch.setattr("hpo.export.training_arguments.FIELDS", {})
     code, out, err = export("--format", "training-arguments")
@@ -85,14 +65,14 @@ def test_arguments_are_all_that_is_on_standard_output(
     assert err.startswith("Beside TrainingArguments: texts are cut at 16 tokens")
 
 
-def test_no_such_format(export: Export) -> None:
+def test_no_such_format(export: Hpo) -> None:
     code, _, err = export("--format", "pyton")
     assert code == 2
     assert "Did you mean 'python'? Known: json, python, training-arguments, yaml." in err
 
 
 def test_standard_output_by_its_name_and_a_link_that_leads_to_itself(
-    export: Export, config: StudyConfig, tmp_path: Path
+    export: Hpo, config: StudyConfig, tmp_path: Path
 ) -> None:
     words = [sys.executable, "-m", "hpo.cli.main", "export", "--store", config.store.url, "--output", "/dev/stdout"]
     piped = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=True)

@@ -17,7 +17,6 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from hpo.cli.main import main
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import EvaluationConfig, ModelConfig, TaskConfig
 from hpo.data.splits import Splits
@@ -30,6 +29,7 @@ from hpo.export.retraining import compute_of, here
 from hpo.messages import Milestone
 from hpo.tasks import TASKS
 from hpo.training.models import load_model
+from tests.command_line import Hpo
 from tests.models import save_tiny_llama
 
 Train = Callable[..., list[str]]
@@ -238,7 +238,7 @@ def test_a_training_that_fails_leaves_nothing(train: Train, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_training_leaves_nothing(
-    best_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: signal.Signals
+    best_file: Path, hpo: Hpo, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     original = model_folder.trained
 
@@ -252,19 +252,13 @@ def test_an_interrupted_training_leaves_nothing(
 
     monkeypatch.setattr(model_folder, "trained", interrupted)
     folder = best_file.parent / "model"
-    monkeypatch.setattr(sys, "argv", ["hpo", "train", str(best_file), "--output", str(folder)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 130
-    assert f"interrupted; nothing was written to {folder}." in capsys.readouterr().err
+    answer = hpo("train", best_file, "--output", folder)
+    assert answer.code == 130
+    assert f"interrupted; nothing was written to {folder}." in answer.err
     assert os.listdir(best_file.parent) == [best_file.name]
 
 
-def test_the_verb_takes_a_choice_of_rows_and_no_other(
-    best_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["hpo", "train", str(best_file), "--output", "model", "--on", "validation"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    assert "--on cannot be 'validation'" in capsys.readouterr().err
+def test_the_verb_takes_a_choice_of_rows_and_no_other(best_file: Path, hpo: Hpo) -> None:
+    answer = hpo("train", best_file, "--output", "model", "--on", "validation")
+    assert answer.code == 2
+    assert "--on cannot be 'validation'" in answer.err

@@ -1,14 +1,11 @@
 """An exported configuration gives its score again, to the last bit; and what is said where it does not."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hpo.cli.main import main
 from hpo.config.study_file import StudyConfig
 from hpo.errors import DataError
 from hpo.export.configs import configuration_of
@@ -17,26 +14,8 @@ from hpo.export.reproduction import compared, differing
 from hpo.export.retraining import compute_of, here, opened, trained
 from hpo.runners.run import run
 from hpo.store.results import StudyResults
+from tests.command_line import Hpo
 from tests.models import write_texts
-
-Hpo = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def hpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Hpo:
-    monkeypatch.chdir(tmp_path)
-
-    def asked(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hpo", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return asked
 
 
 def test_every_trial_of_the_search_gives_its_score_again_to_the_last_bit(results: StudyResults) -> None:

@@ -1,14 +1,10 @@
-"""A tiny model, texts with odd column names, and the command line run in this process."""
+"""A tiny model, and texts with odd column names."""
 
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-from hpo.cli.main import main
 from hpo.config.study_file import StudyConfig, load_config
 from tests.models import save_tiny_bert, write_texts
 
@@ -55,30 +51,3 @@ def config(model_folder: Path, texts_file: Path, tmp_path: Path) -> StudyConfig:
             "store": {"url": f"sqlite:///{tmp_path / 'hpo.db'}"},
         }
     )
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def hpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    """Run `hpo` with these words in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["hpo", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0
-        shown = capsys.readouterr()
-        return Answer(code, shown.out, shown.err)
-
-    return run

@@ -23,9 +23,10 @@ from hpo.runners.workforce import LeadWorker
 from hpo.search.costs import Costs
 from hpo.space.search_space import SearchSpace
 from hpo.training.worker import Worker
-from tests.whole.conftest import SPACE, Answer
+from tests.command_line import Hpo
+from tests.whole.conftest import SPACE
 
-Hpo = Callable[..., Answer]
+Hpo = Hpo
 EASY = Probe(
     feasible=True,
     rows_at_once=None,

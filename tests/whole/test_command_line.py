@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,9 +11,10 @@ import pytest
 
 from hpo.config.reading import parse_yaml, write_yaml
 from hpo.config.study_file import StudyConfig
-from tests.whole.conftest import SPACE, Answer
+from tests.command_line import Answer, Hpo
+from tests.whole.conftest import SPACE
 
-Hpo = Callable[..., Answer]
+Hpo = Hpo
 
 
 @pytest.fixture

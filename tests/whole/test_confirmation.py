@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -33,8 +33,8 @@ from hpo.store.engine import open_database
 from hpo.store.results import StudyResults, confirmation_of, read_results, read_studies
 from hpo.training.worker import open_worker, train
 from hpo.verdict.judgement import judged
+from tests.command_line import Hpo
 from tests.models import write_texts
-from tests.whole.conftest import Answer
 
 CONFIRMS = {"finalists": 2, "seeds": 3, "share": 0.5, "audit": 0}
 
@@ -127,7 +127,7 @@ def test_a_confirming_run_is_the_training_of_its_configuration_under_its_seed(
 
 
 def test_a_confirmation_is_a_study_of_its_own_which_other_commands_pass_over(
-    confirmed: StudyConfig, hpo: Callable[..., Answer], tmp_path: Path
+    confirmed: StudyConfig, hpo: Hpo, tmp_path: Path
 ) -> None:
     run(confirmed)
     url = confirmed.store.url
@@ -168,7 +168,7 @@ def test_rows_that_are_kept_are_neither_trained_on_nor_chosen_by(confirmed: Stud
 
 
 def test_a_confirmation_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(
-    confirmed: StudyConfig, tmp_path: Path, hpo: Callable[..., Answer]
+    confirmed: StudyConfig, tmp_path: Path, hpo: Hpo
 ) -> None:
     undisturbed = run(changed(confirmed, store={"url": f"sqlite:///{tmp_path / 'other.db'}"}))
     stop = Event()
@@ -224,7 +224,7 @@ def test_folds_are_confirmed_by_their_mean(confirmed: StudyConfig) -> None:
     assert judged(results) is not None
 
 
-def test_its_state_is_shown_while_it_goes_on(confirmed: StudyConfig, hpo: Callable[..., Answer]) -> None:
+def test_its_state_is_shown_while_it_goes_on(confirmed: StudyConfig, hpo: Hpo) -> None:
     told: dict[str, str] = {}
 
     class Looking(Diary):
@@ -259,9 +259,7 @@ def test_time_is_kept_for_the_confirmation_and_the_end_is_kept(confirmed: StudyC
     assert len(results.test) == 1
 
 
-def test_hpo_confirm_says_the_verdict_and_writes_what_to_take(
-    config: StudyConfig, hpo: Callable[..., Answer], tmp_path: Path
-) -> None:
+def test_hpo_confirm_says_the_verdict_and_writes_what_to_take(config: StudyConfig, hpo: Hpo, tmp_path: Path) -> None:
     values = config.model_dump(mode="json")
     (tmp_path / "study.yaml").write_text(write_yaml(values))
     assert hpo("confirm", "study.yaml").err.startswith("hpo: confirmation.finalists is 0")

@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -15,10 +14,11 @@ from hpo.objective import FineTuneObjective
 from hpo.runners.run import run
 from hpo.search.pruners import PRUNERS
 from hpo.search.samplers import SAMPLERS
-from tests.whole.conftest import SPACE, Answer
+from tests.command_line import Hpo
+from tests.whole.conftest import SPACE
 from tests.whole.test_run import Recorder, with_changes
 
-Hpo = Callable[..., Answer]
+Hpo = Hpo
 BASES = {"adamw": 1e-3, "momentum": 1e-1}
 RELATIVE = {
     "optimizer": {"values": ["adamw", "momentum"], "default": "adamw"},

@@ -1,6 +1,6 @@
 """Whole searches whose files lie in an object store end as those do whose files lie in a folder."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -13,8 +13,8 @@ from hpo.messages import Decision, Outcome, Report
 from hpo.runners.check import check
 from hpo.runners.run import files_folder, run
 from hpo.runners.watcher import Watcher
+from tests.command_line import Hpo
 from tests.object_store import ObjectStore, names_at, running_object_store
-from tests.whole.conftest import Answer
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_a_check_leaves_nothing_at_the_url(config: StudyConfig, url: str) -> Non
 
 
 def test_a_study_is_deleted_with_what_it_has_at_the_url(
-    hpo: Callable[..., Answer], config: StudyConfig, url: str, tmp_path: Path
+    hpo: Hpo, config: StudyConfig, url: str, tmp_path: Path
 ) -> None:
     kept = with_changes(config, store={"files": url, "keep_weights": 2})
     run(kept)
@@ -105,9 +105,7 @@ def test_a_study_is_deleted_with_what_it_has_at_the_url(
     assert not files_folder(kept).exists()
 
 
-def test_what_cannot_be_deleted_at_the_url_is_said(
-    hpo: Callable[..., Answer], config: StudyConfig, store: ObjectStore, url: str
-) -> None:
+def test_what_cannot_be_deleted_at_the_url_is_said(hpo: Hpo, config: StudyConfig, store: ObjectStore, url: str) -> None:
     kept = with_changes(config, store={"files": url, "keep_weights": 1}, budget={"trials": 1})
     run(kept)
     store.stop()
@@ -122,7 +120,7 @@ def test_what_cannot_be_deleted_at_the_url_is_said(
 
 
 def test_a_study_whose_url_is_of_no_use_here_is_not_deleted(
-    hpo: Callable[..., Answer], config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hpo: Hpo, config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = with_changes(config, store={"files": f"file://{tmp_path}/far", "keep_weights": 1}, budget={"trials": 1})
     run(kept)

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space
 from hpo.training.schedules import SCHEDULES
-from tests.whole.conftest import Answer
+from tests.command_line import Hpo
 
 ALL = {"schedule": {"values": list(SCHEDULES)}}
 
@@ -81,7 +80,7 @@ def test_a_curve_that_depends_on_scores_says_so() -> None:
     assert "depends on the scores" in drawn
 
 
-def test_the_command_draws_a_shipped_space_and_a_file(hpo: Callable[..., Answer], tmp_path: Path) -> None:
+def test_the_command_draws_a_shipped_space_and_a_file(hpo: Hpo, tmp_path: Path) -> None:
     answer = hpo("space", "plot", "encoder")
     assert answer.code == 0
     assert answer.out == "".join(f"{drawn}\n" for drawn in charts(load_space("encoder")))
@@ -89,7 +88,7 @@ def test_the_command_draws_a_shipped_space_and_a_file(hpo: Callable[..., Answer]
     assert hpo("space", "plot", "mine.yaml").out.startswith("one_cycle: rises on half a cosine")
 
 
-def test_the_command_refuses_what_is_no_space(hpo: Callable[..., Answer]) -> None:
+def test_the_command_refuses_what_is_no_space(hpo: Hpo) -> None:
     answer = hpo("space", "plot", "encodr")
     assert answer.code == 2
     assert "Did you mean 'encoder'?" in answer.err

@@ -2,16 +2,15 @@
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hpo.messages import Ending
+from tests.command_line import Hpo
 from tests.search.scripted import CPU, ended, led, report_at, study_at, train, written
-from tests.whole.conftest import Answer
 
-Hpo = Callable[..., Answer]
+Hpo = Hpo
 
 
 def test_a_study_that_is_led(hpo: Hpo, sqlite_url: str) -> None:

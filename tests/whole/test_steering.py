@@ -25,10 +25,10 @@ from hpo.runners.dispatch import Dispatch
 from hpo.search.coordinator import Coordinator
 from hpo.search.steering import ask_to_stop
 from hpo.store.engine import open_database
+from tests.command_line import Hpo
 from tests.search.scripted import led, study_at, written
-from tests.whole.conftest import Answer
 
-Hpo = Callable[..., Answer]
+Hpo = Hpo
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 

@@ -76,16 +76,16 @@ class Adding:
         ]
         return page
 
-    def picture(self, study: str, artifact: str) -> bytes | None:
+    def picture(self, study: str, identifier: str) -> bytes | None:
         """Return a picture of a trial, as SVG; None where there is none of that name.
 
         Args:
             study: its name.
-            artifact: the identifier that `to` gave it.
+            identifier: of the picture, by which it is among its trial's artifacts.
         """
         additions = self._of(study)
         everything = (one for pictures in additions.pictures.values() for one in pictures)
-        found = next((one for one in everything if one.artifact["artifact_id"] == artifact), None)
+        found = next((one for one in everything if one.identifier == identifier), None)
         if found is None or additions.material is None:
             return None
         with self._drawing:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from matplotlib import rc_context
+from matplotlib import style
 from matplotlib.figure import Figure
 
 from hpo.report.drawing import BLUE, GREY, ORANGE, plain_text
@@ -24,6 +24,8 @@ KIND = "image/svg+xml"
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 """Of others optuna-dashboard would offer to delete the pictures, and it asks for none twice."""
 INCHES = (4.8, 3.6)
+STYLE = ("default", {"svg.fonttype": "none"})
+"""Matplotlib's own settings, whatever the user's are: theirs may be dark, or take labels for TeX."""
 MOST_WRITTEN = 8
 """Classes up to which each cell of a confusion matrix is written out."""
 MOST_NAMED = 30
@@ -39,20 +41,24 @@ class Picture:
     """One of `DRAWN`."""
 
     @property
+    def identifier(self) -> str:
+        """What optuna-dashboard's pages ask for it by: of hexadecimal digits and hyphens, its own in the study."""
+        return f"{self.trial}-{list(DRAWN).index(self.name)}"
+
+    @property
     def artifact(self) -> dict[str, str | None]:
-        """What optuna-dashboard's pages are told of it. They ask for it by its identifier, of hexadecimal digits."""
-        identifier = f"{self.trial}-{list(DRAWN).index(self.name)}"
+        """What these pages are told of it."""
         file = f"{self.name.replace('_', '-')}-{self.trial}.svg"
-        return {"artifact_id": identifier, "filename": file, "mimetype": KIND, "encoding": None}
+        return {"artifact_id": self.identifier, "filename": file, "mimetype": KIND, "encoding": None}
 
     def drawn(self, material: Material) -> bytes:
         """Return it as SVG. Not for several threads at once: settings of matplotlib are for all of them."""
-        figure = Figure(figsize=INCHES, layout="constrained")
-        DRAWN[self.name](figure.add_subplot(), material, self.trial)
         written = io.BytesIO()
-        with rc_context({"svg.fonttype": "none"}), warnings.catch_warnings():
+        with style.context(STYLE), warnings.catch_warnings():
             # From the letters that it knows itself matplotlib only takes how wide a text is.
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            figure = Figure(figsize=INCHES, layout="constrained")
+            DRAWN[self.name](figure.add_subplot(), material, self.trial)
             figure.savefig(written, format="svg")
         return written.getvalue()
 

@@ -25,7 +25,11 @@ PICTURE = "/artifacts/<study_id:int>/<trial_id:int>/<artifact_id:re:[0-9a-fA-F-]
 NOTES = (f"{STUDY}/note", f"{STUDY}/<trial_id:int>/note")
 WITH_THE_STORE = ("/api/", "/csv/", "/artifacts/")
 NOT_THERE = "The store holds no such study or trial now."
-NO_UPLOADS = "<style>.MuiCard-root:has(input[type=file]) { display: none }</style>"
+OFFERS = (
+    ".MuiCard-root:has(input[type=file])",  # Beside artifacts.
+    ".MuiBox-root:has(> .MuiBox-root > input[type=file])",  # In the editor of a trial's note.
+    "[aria-labelledby=delete-study-dialog-title] .MuiFormControlLabel-root",  # To delete artifacts with a study.
+)
 REFUSED = (
     "Here notes can be changed and studies deleted, nothing else: trials, names and files of a study are written by "
     "its search alone."
@@ -57,7 +61,7 @@ class Transactions:
             if route.rule == META:
                 return _with_artifacts(callback)
             if route.rule == PAGE:
-                return _without_uploads(callback)
+                return _without_offers(callback)
             if not route.rule.startswith(WITH_THE_STORE):
                 return callback
             read = _translated(self._within(self._database.reading, callback))
@@ -87,7 +91,7 @@ class Transactions:
 
         return shown
 
-    def _picture(self, study_id: int, artifact_id: str, **_: Any) -> Any:
+    def _picture(self, study_id: int, artifact_id: str, **_trial: Any) -> Any:
         drawn = self._adding.picture(name, artifact_id) if (name := self._names().get(study_id)) else None
         if drawn is None:
             return _answer(404, NOT_THERE)
@@ -117,15 +121,17 @@ def _with_artifacts(callback: Callback) -> Callback:
     return told
 
 
-def _without_uploads(callback: Callback) -> Callback:
-    """Hide the fields that files are uploaded by, which is refused."""
+def _without_offers(callback: Callback) -> Callback:
+    """Hide what pages offer to do with artifacts: there are no files to upload, and none to delete."""
 
     def page(**arguments: Any) -> Any:
         answer = callback(**arguments)
         if not hasattr(answer.body, "read"):
             return answer  # To a request for its head alone, or for news of it.
         with answer.body as file:
-            text = file.read().decode().replace("</head>", f"{NO_UPLOADS}</head>")
+            text = (
+                file.read().decode().replace("</head>", f"<style>{','.join(OFFERS)} {{display: none}}</style></head>")
+            )
         return HTTPResponse(text, headers={"Content-Type": "text/html; charset=UTF-8"})
 
     return page

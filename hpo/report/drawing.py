@@ -16,6 +16,8 @@ RISING = ("#8a8f98", "#7c8bb0", "#6f86c9", "#b08a6f", "#d9822b")
 LOGARITHMIC = {"type": "log", "dtick": 1, "exponentformat": "power"}
 """Settings of an axis with powers of ten."""
 LONGEST_TEXT = 40
+NO_LETTERS = ("Cc", "Cf", "Cs", "Cn")
+"""Categories of Unicode: control, direction and the like, half a character, and none, which XML may forbid."""
 
 
 def blank(height: int, **layout: Any) -> "Figure":
@@ -33,8 +35,8 @@ def safe(text: object, longest: int = LONGEST_TEXT) -> str:
 
 
 def plain_text(text: object, longest: int = LONGEST_TEXT) -> str:
-    """Return text of the user's with a middle dot for control and direction characters, cut to `longest`."""
-    plain = "".join("·" if unicodedata.category(letter) in ("Cc", "Cf", "Cs") else letter for letter in str(text))
+    """Return text of the user's cut to `longest`, a middle dot for each character that directs or is none."""
+    plain = "".join("·" if unicodedata.category(letter) in NO_LETTERS else letter for letter in str(text))
     return plain if len(plain) <= longest else plain[: longest - 1] + "…"
 
 

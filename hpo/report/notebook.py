@@ -122,7 +122,7 @@ def _frame(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> "DataFr
 def _of_trial(trial: TrialResult) -> dict[str, Any]:
     scores = trial.validation.values if trial.validation else {}
     validation = {f"validation_{name}": value for name, value in scores.items()}
-    return {**trial.trained_with} | {name: getattr(trial, name) for name in ABOUT_TRIAL} | validation
+    return dict(trial.trained_with) | {name: getattr(trial, name) for name in ABOUT_TRIAL} | validation
 
 
 def _of_verdict(material: Material) -> list[dict[str, Any]]:

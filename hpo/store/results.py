@@ -255,7 +255,7 @@ def chosen_study(database: Database, name: str | None) -> tuple[int, str]:
 
 def _summary(name: str, metric: str | None, trials: Sequence[FrozenTrial]) -> StudySummary:
     count = {state: sum(trial.state == state for trial in trials) for state in TrialState}
-    # In a study of hpo's, `StudyResults.leaderboard` has no others either.
+    # In a study of hpo's, one that hpo did not train has no configuration to take, whatever it scores.
     trained = [trial for trial in trials if metric is None or "proposed_by" in trial.user_attrs]
     values = [trial.values[0] for trial in trained if trial.state == TrialState.COMPLETE]
     return StudySummary(

@@ -14,7 +14,8 @@ class Tally:
     states: Counter[TrialState] = field(default_factory=Counter)
     """How many trials ended so."""
     bests: list[float | None] = field(default_factory=list)
-    """The best value after each trial that ended, in the order in which they did; None until there was one."""
+    """The best value of those that hpo trained to their end, after each trial that ended, in the order in which they
+    did; None until there was one."""
     default_values: list[float] = field(default_factory=list)
     """Of trials of the default configuration."""
     _ranked: list[tuple[float, int]] = field(default_factory=list)
@@ -24,11 +25,10 @@ class Tally:
         """Take in a trial that has just ended; `trained` says whether hpo trained it to its end."""
         self.states[trial.state] += 1
         best = self.bests[-1] if self.bests else None
-        if trial.state == TrialState.COMPLETE:
+        if trained and trial.state == TrialState.COMPLETE:
             value = trial.values[0]
             best = value if best is None else max(best, value)
-            if trained:
-                bisect.insort(self._ranked, (-value, trial.number))
+            bisect.insort(self._ranked, (-value, trial.number))
             if trial.user_attrs.get("proposed_by") == "default":
                 self.default_values.append(value)
         self.bests.append(best)

@@ -170,6 +170,8 @@ def test_notes_are_read_and_hostile_text_in_them_is_text(chrome: "Chrome", sqlit
 def test_pictures_of_a_trial_are_shown_and_nothing_offers_to_upload_or_delete(
     chrome: "Chrome", sqlite_url: str
 ) -> None:
+    from selenium.webdriver.common.by import By
+
     searched_through(sqlite_url)
     with dashboard_at(sqlite_url) as address:
         chrome.get(address)
@@ -182,7 +184,27 @@ def test_pictures_of_a_trial_are_shown_and_nothing_offers_to_upload_or_delete(
             chrome.get(page)
             shows(chrome, "scripted")
             assert chrome.execute_script(OFFERED) == []
+        chrome.get(f"{home}/trials?numbers=0")
+        shows(chrome, "learning-curve-0.svg")
+        chrome.find_element(By.CSS_SELECTOR, "[data-testid=EditIcon], [data-testid=CreateIcon]").click()
+        wait(chrome, lambda: bool(chrome.find_elements(By.TAG_NAME, "textarea")), "the note cannot be edited")
+        assert chrome.find_elements(By.CSS_SELECTOR, "input[type=file]"), "there is one to hide"
+        assert chrome.execute_script(OFFERED) == []
         assert said(chrome) == []
+
+
+def test_a_study_is_deleted_without_a_word_of_artifacts(chrome: "Chrome", sqlite_url: str) -> None:
+    from selenium.webdriver.common.by import By
+
+    searched_through(sqlite_url)
+    with dashboard_at(sqlite_url, allow_changes=True) as address:
+        chrome.get(address)
+        shows(chrome, "scripted")
+        chrome.get(f"{address.partition('/?')[0]}/dashboard")
+        shows(chrome, "scripted")
+        chrome.find_element(By.CSS_SELECTOR, "[aria-label*=elete]").click()
+        shows(chrome, "Are you sure you want to delete a study")
+        assert "rtifacts" not in chrome.execute_script("return document.querySelector('[role=dialog]').innerText")
 
 
 def test_a_change_is_refused_with_a_sentence_that_the_page_shows(chrome: "Chrome", sqlite_url: str) -> None:

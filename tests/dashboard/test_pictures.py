@@ -4,13 +4,14 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib import rcParams
 
-from hpo.dashboard.pictures import DRAWN, Picture, pictures_of
+from hpo.dashboard.pictures import DRAWN, MOST_NAMED, MOST_WRITTEN, Picture, pictures_of
 from hpo.report.material import Material
 from tests.report.studies import material, scores, several, trial
 
 SVG = "{http://www.w3.org/2000/svg}"
-HOSTILE = (r"$\frac{", "<script>a</script>", 'x" onload="y', "a\nb", "&lt;", "愛 حب", "_" * 99, "")
+HOSTILE = (r"$\frac{", "<script>a</script>", 'x" onload="y', "a\nb", "a\ufffeb", "&lt;", "愛 حب", "_" * 99, "")
 
 
 def names(study: Material, number: int) -> list[str]:
@@ -60,7 +61,22 @@ def test_a_label_is_text_whatever_stands_in_it() -> None:
 @pytest.mark.parametrize("classes", [1, 9, 77])
 def test_any_number_of_classes_is_drawn(classes: int) -> None:
     study = material([replace(trial(0, 0.9), validation=scores(0.9, [f"label {place}" for place in range(classes)]))])
-    assert texts(Picture(trial=0, name="confusion_matrix").drawn(study))
+    said = texts(Picture(trial=0, name="confusion_matrix").drawn(study))
+    assert ("label 0" in said) == (classes <= MOST_NAMED)
+    assert ("100" in said) == (classes <= MOST_WRITTEN)
+
+
+def test_settings_of_the_users_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one of those who write papers, whose TeX would be given the labels."""
+    study = material([replace(trial(0, 0.9), validation=scores(0.9, HOSTILE))])
+    usual = [texts(Picture(trial=0, name=name).drawn(study)) for name in DRAWN]
+    monkeypatch.setitem(rcParams, "text.usetex", True)
+    monkeypatch.setitem(rcParams, "savefig.facecolor", "black")
+    for name, expected in zip(DRAWN, usual, strict=True):
+        drawn = Picture(trial=0, name=name).drawn(study)
+        assert texts(drawn) == expected
+        assert b"fill: #ffffff" in drawn
+    assert rcParams["text.usetex"] is True
 
 
 def test_identifiers_are_what_optuna_dashboard_can_ask_for() -> None:

@@ -1,7 +1,6 @@
 """The way of a search to a cluster: Ray is set up before anything of it is imported."""
 
 import os
-import socket
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
@@ -11,9 +10,9 @@ from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError
 from hpo.runners.demand import Machine
+from hpo.runners.ray_address import refuse_unusable_address
 from hpo.runners.workforce import Workforce
 
-MOST_PORT = 65535
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -64,36 +63,6 @@ def refuse_unusable(compute: ComputeConfig) -> None:
     if compute.runner == "ray_tune":
         set_up_ray()
         refuse_unusable_address(compute.ray_address)
-
-
-def refuse_unusable_address(address: str | None) -> None:
-    """Refuse at once what Ray would try for most of a minute, with warnings in between.
-
-    Raises:
-        ConfigurationError: it is no address of a cluster, or nothing answers there.
-    """
-    if address is None or address == "auto":
-        return
-    if "://" in address:
-        raise ConfigurationError(
-            f"compute.ray_address is {address}, which goes through Ray Client; start the search on a machine of the "
-            "cluster, with auto or HOST:PORT of its head."
-        )
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > MOST_PORT:
-        raise no_cluster(address, "it is not HOST:PORT")
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise no_cluster(address, error.strerror or str(error)) from None
-
-
-def no_cluster(address: str | None, reason: str) -> ConfigurationError:
-    """Return the error of an address at which there is none."""
-    return ConfigurationError(
-        f"There is no Ray cluster at {address or 'this machine'}: {reason.rstrip('.')}. Give compute.ray_address as "
-        "auto or HOST:PORT of its head, such as 10.0.0.1:6379, or leave it out to start Ray on this machine."
-    )
 
 
 def set_up_ray() -> None:

@@ -11,8 +11,8 @@ import ray
 from ray.exceptions import RayError
 
 from hpo.errors import ConfigurationError
-from hpo.runners.cluster import no_cluster, refuse_unusable_address
 from hpo.runners.demand import Machine
+from hpo.runners.ray_address import no_cluster, refuse_unusable_address
 from hpo.runners.worker_process.child import PASSWORD
 
 LEAST_VERSION = (2, 52)

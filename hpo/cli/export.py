@@ -9,7 +9,8 @@ from hpo.cli import options
 from hpo.errors import ConfigurationError, nearest
 
 BY_ENDING = {"": "yaml", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".py": "python"}
-FORMATS = ("yaml", "json", "training-arguments", "python")
+FORMATS = {"yaml": (".yaml", ".yml"), "json": (".json",), "training-arguments": (".json",), "python": (".py",)}
+"""Format -> how a file in it ends."""
 
 
 def export(
@@ -34,6 +35,7 @@ def export(
     format_ = format_ or _format_of(output)
     if format_ not in FORMATS:
         raise ConfigurationError(f"--format cannot be {format_!r}. {nearest(format_, FORMATS)}")
+    _refuse_other_ending(output, format_)
     with options.opened(store) as database:
         content = best_configuration(read_results(database, study), trial)
     text = _written(content, format_)
@@ -53,6 +55,16 @@ def _format_of(output: Path | None) -> str:
             f"{', '.join(FORMATS)}."
         )
     return BY_ENDING[ending]
+
+
+def _refuse_other_ending(output: Path | None, format_: str) -> None:
+    """Raise ConfigurationError where a file's ending says one format, and --format another."""
+    ending = output.suffix.lower() if output else ""
+    if ending in BY_ENDING and ending not in ("", *FORMATS[format_]):
+        raise ConfigurationError(
+            f"{output} ends as a file of {BY_ENDING[ending]} does, but --format is {format_}; end it "
+            f"{FORMATS[format_][0]}."
+        )
 
 
 def _written(content: dict[str, object], format_: str) -> str:

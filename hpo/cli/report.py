@@ -6,6 +6,9 @@ from typing import Annotated
 import typer
 
 from hpo.cli import options
+from hpo.errors import ConfigurationError
+
+ENDINGS = ("", ".html", ".htm")
 
 
 def report(
@@ -20,6 +23,8 @@ def report(
     from hpo.report.material import gathered
     from hpo.report.page import page
 
+    if output.suffix.lower() not in ENDINGS:
+        raise ConfigurationError(f"The report is HTML, but {output} ends in {output.suffix}; end it .html.")
     check_writable(output)
     with options.opened(store) as database:
         material = gathered(database, study)

@@ -152,10 +152,13 @@ def _search(
     from hpo.runners.run import run as run_study
     from hpo.runners.watcher import Watchers
     from hpo.search.budget import limits_of
+    from hpo.store.engine import sqlite_path
 
     limits_of(config.budget, datetime.now(HERE))  # Refuses an end that is past, before anything is read.
     path = output or default_output(config.study)
     check_writable(path)
+    if (database := sqlite_path(config.store.url)) is not None and database.absolute() == path.absolute():
+        raise ConfigurationError(f"--output {path} is the store itself; name another place.")
     recipients = recipients_of(config.notify)
     stop = Event()
     try:

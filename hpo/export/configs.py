@@ -25,6 +25,7 @@ HEADER = """\
 #   hpo reproduce FILE                  does it give this score again?
 #   hpo train FILE --output FOLDER      the model
 """
+SQLITE_HEADER = b"SQLite format 3\0"
 UNCARVED = {"finalists": 0, "validation_share": 0.0}
 
 
@@ -111,6 +112,10 @@ def _completed(results: StudyResults, number: int) -> TrialResult:
         raise ConfigurationError(
             f"The study {results.name!r} has no trial {number}; its trials are 0 to {len(results.trials) - 1}."
         )
+    if not found.configuration and found.state in ("WAITING", "RUNNING"):
+        raise NoResultError(
+            f"Trial {number} of the study {results.name!r} has not begun; name one that hpo best lists."
+        )
     if not found.configuration:
         raise NoResultError(
             f"Trial {number} of the study {results.name!r} was not trained by hpo, which knows no configuration of it; "
@@ -179,21 +184,32 @@ def check_writable(path: Path) -> None:
     """Refuse, before a night of work, a place that `write_text` could not write to.
 
     Raises:
-        ConfigurationError: it is a folder, or is to be made in one that is not there or cannot be written.
+        ConfigurationError: it is a folder, or is to be made in one that is not there or cannot be written; or it is a
+            SQLite database, which may well be the store.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         return
+    if path.is_file() and _is_database(path):
+        raise ConfigurationError(f"Cannot write {path}: it is a SQLite database; name another place with --output.")
     folder = path.absolute().parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         wrong = "it is a folder" if path.is_dir() else f"the folder {folder} is not there or cannot be written"
         raise ConfigurationError(f"Cannot write {path}: {wrong}; name another place with --output.")
 
 
+def _is_database(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(SQLITE_HEADER)) == SQLITE_HEADER
+    except OSError:
+        return False
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` whole or not at all; a link stays one, and a pipe or a device is written into.
 
     Raises:
-        ConfigurationError: the folder is not there or cannot be written.
+        ConfigurationError: as `check_writable` does.
     """
     check_writable(path)
     # Before links are followed: what /dev/stdout leads to may have no path.

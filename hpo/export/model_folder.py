@@ -136,6 +136,10 @@ def _save(exported: Exported, place: Here, part: Path, folder: Path) -> None:
     with quietly():
         _plain(model.network, config.model.gguf_file).save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
+    # safetensors writes for its owner alone; whoever may read the rest of the folder may read the weights too.
+    readable = (folder / "config.json").stat().st_mode
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(readable)
 
 
 def _plain(network: Any, gguf_file: str | None) -> Any:

@@ -102,13 +102,18 @@ def ladder(material: Material) -> Table | None:
 
 
 def differences(verdict: Verdict) -> Table:
-    """Return by how much the winner scores higher than others."""
+    """Return by how much the winner scores higher than others, and what is to be taken than baselines."""
     rows = tuple(
-        (one.than, signed(one.points), _between(one.interval, signed_ends=True), "yes" if one.told_apart else "no")
+        (
+            str(one.of),
+            one.than,
+            signed(one.points),
+            _between(one.interval, signed_ends=True),
+            "yes" if one.told_apart else "no",
+        )
         for one in verdict.differences
     )
-    head = (f"trial {verdict.winner} against", "difference", "95% interval", "told apart")
-    return Table(head=head, rows=rows)
+    return Table(head=("trial", "against", "difference", "95% interval", "told apart"), rows=rows)
 
 
 def test_readings(results: StudyResults) -> Table | None:

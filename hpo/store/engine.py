@@ -38,7 +38,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from hpo.errors import StoreError, StoreUnavailableError
-from hpo.store.migrations.upgrade import is_current, upgrade
+from hpo.store.migrations.upgrade import VERSION_TABLE, is_current, upgrade
 from hpo.store.trial_rows import of_study, read_trials
 
 SUPPORTED = "sqlite:///FILE (or just FILE) on a local disk, or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
@@ -170,7 +170,7 @@ def open_database(url: str, *, must_exist: bool = False) -> Database:
 
     Args:
         url: where it is.
-        must_exist: whether a SQLite file that is not there is refused instead of made.
+        must_exist: whether it is refused, and left as it is, where there is no store of hpo's yet.
 
     Raises:
         StoreError: not a URL, a kind of store that is not supported, a network file system, a folder that cannot be
@@ -181,6 +181,8 @@ def open_database(url: str, *, must_exist: bool = False) -> Database:
         _check_sqlite_path(parsed, must_exist)
     engine = _engine(parsed)
     try:
+        if must_exist:
+            _refuse_without_tables(parsed)
         with translated(parsed):
             database = _with_optuna_tables(engine)
         with database.reading() as connection:
@@ -265,6 +267,18 @@ def _engine(url: URL) -> Engine:
         raise StoreError("A PostgreSQL store needs psycopg: pip install 'llm-hpo[postgresql]'.") from None
 
 
+def _refuse_without_tables(url: URL) -> None:
+    """Refuse a database in which hpo has no tables, without a change: opened as ours, one of SQLite's turns to WAL."""
+    plain = sa.create_engine(url, poolclass=sa.NullPool)
+    with translated(url), plain.connect() as connection:
+        if sa.inspect(connection).has_table(VERSION_TABLE):
+            return
+    raise StoreError(
+        f"The database {without_password(url)} is no store of hpo's: it has none of its tables. Name another with "
+        "--store, or begin a search there with hpo run."
+    )
+
+
 def _limit_idleness(connection: Any, _record: object) -> None:
     """Let the server end a transaction whose process was suspended: it would hold the lease's row for good."""
     connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_TIMEOUT_SECONDS}s'")
@@ -319,10 +333,10 @@ def _check_sqlite_path(url: URL, must_exist: bool) -> None:
     if url.database in (None, "", ":memory:"):
         raise StoreError("A SQLite store needs a file, as in sqlite:///hpo.db: one in memory would be lost.")
     path = Path(str(url.database)).absolute()
-    if not path.parent.is_dir():
-        raise StoreError(f"The folder {path.parent} of the store does not exist; make it, or name another.")
     if must_exist and not path.exists():
         raise StoreError(f"There is no store at {path}; name it with --store, or begin a search with hpo run.")
+    if not path.parent.is_dir():
+        raise StoreError(f"The folder {path.parent} of the store does not exist; make it, or name another.")
     kind = file_system_of(path.parent)
     if kind in NETWORK_FILE_SYSTEMS:
         raise StoreError(

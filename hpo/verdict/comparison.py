@@ -5,8 +5,13 @@ two reasons: other rows, and other seeds. The first is told by a jackknife over 
 which is why the variance of a difference is that of the differences of their deviations. The second is told by how far
 runs are apart that differ in their seed alone, pooled over all configurations, as each has few seeds. Runs differ
 under other seeds partly because they err on other rows, which both of these would count: so it is taken off once.
+
+Where no row tells two apart, or none is answered wrongly, both variances are 0, which says nothing of the rows to come:
+an event that n rows have not shown may be as frequent as 3.7 / n (at 95%, two-sided; the rule of three, Hanley and
+Lippman-Hand 1983). No interval is narrower than that.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,6 +34,8 @@ class Runs:
     """Those of `hpo.messages.Reading`, shape (seeds, groups of rows)."""
     seeded: bool = True
     """Whether another seed would give another score; a baseline's is the same."""
+    of_a_row: float = 0.0
+    """By how much about one row moves the objective, answered otherwise; 0 where that may be as little as one likes."""
 
     @property
     def mean(self) -> float:
@@ -83,16 +90,17 @@ def difference(
     """
     points = of.mean - than.mean - bias
     deviations = of.deviations.mean(axis=0) - than.deviations.mean(axis=0)
-    return points, _interval(points, deviations, noise, of.share_of_seeds + than.share_of_seeds, coverage)
+    share, of_a_row = of.share_of_seeds + than.share_of_seeds, max(of.of_a_row, than.of_a_row)
+    return points, _interval(points, deviations, noise, share, of_a_row, coverage)
 
 
 def interval_of(runs: Runs, noise: SeedNoise) -> Interval:
     """Return the interval of a configuration's mean score."""
-    return _interval(runs.mean, runs.deviations.mean(axis=0), noise, runs.share_of_seeds, COVERAGE)
+    return _interval(runs.mean, runs.deviations.mean(axis=0), noise, runs.share_of_seeds, runs.of_a_row, COVERAGE)
 
 
 def _interval(
-    middle: float, deviations: NDArray[np.float64], noise: SeedNoise, share: float, coverage: float
+    middle: float, deviations: NDArray[np.float64], noise: SeedNoise, share: float, of_a_row: float, coverage: float
 ) -> Interval:
     """Return a t interval; its degrees of freedom by Welch (1947) and Satterthwaite (1946)."""
     examples = float((deviations**2).sum())
@@ -102,4 +110,5 @@ def _interval(
         uncertain += (share * noise.variance) ** 2 / noise.degrees
     degrees = max(1.0, variance**2 / uncertain) if uncertain else np.inf
     half = float(stdtrit(degrees, (1 + coverage) / 2)) * variance**0.5
+    half = max(half, math.log(2 / (1 - coverage)) * of_a_row)
     return Interval(low=middle - half, high=middle + half)

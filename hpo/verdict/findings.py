@@ -44,12 +44,14 @@ class Rung:
 class Difference:
     """By how much the winner scores higher than something else."""
 
+    of: int
+    """Trial that is compared: the winner; against baselines also what is to be taken."""
     than: str
     """`the default`, `trial 9`, or the name of a baseline."""
     trial: int | None
     """None for a baseline."""
     points: float
-    """Winner less the other, in the objective's own unit, corrected for the luck of the rows (`Verdict.bias`)."""
+    """That trial less the other, in the objective's own unit, corrected for the luck of the rows (`Verdict.bias`)."""
     interval: Interval
 
     @property
@@ -75,7 +77,8 @@ class Verdict:
     """From best to worst."""
     ladder: tuple[Rung, ...]
     differences: tuple[Difference, ...]
-    """Winner against the default, every other configuration that was confirmed, and each baseline, in that order."""
+    """Winner against the default, every other configuration that was confirmed, and each baseline, in that order; then
+    what is to be taken against each baseline, where that is another trial."""
     winner: int
     """The finalist that won the race over fresh seeds; the default may still be better."""
     recommended: int

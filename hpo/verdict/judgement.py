@@ -11,7 +11,7 @@ import numpy as np
 from hpo.messages import Reading
 from hpo.store.results import ConfirmingRun, StudyResults
 from hpo.verdict.choice import Choice, choose
-from hpo.verdict.comparison import Runs, SeedNoise, difference, interval_of
+from hpo.verdict.comparison import Runs, difference, interval_of
 from hpo.verdict.findings import Confirmed, Difference, Interval, Rung, Verdict
 from hpo.verdict.luck import bias_of_choice
 from hpo.verdict.race import NO_SCORE, Course, Race
@@ -19,6 +19,7 @@ from hpo.verdict.wording import is_share, sentences
 
 LIMITS: Mapping[str, tuple[float, float]] = {"matthews": (-1.0, 1.0), "neg_calibration_error": (-1.0, 0.0)}
 """Between which a metric is, where that is not 0 and 1."""
+ANYTHING = (-math.inf, math.inf)
 
 
 def judged(results: StudyResults) -> Verdict | None:
@@ -40,19 +41,22 @@ def _verdict(
     bias: float,
 ) -> Verdict:
     scores = {trial.number: trial.score or 0.0 for trial in results.trials}
+    low, high = limits = _limits(results.metric)
+    apart = (low - high, high - low)
     confirmed = [
         Confirmed(
             trial=trial,
             is_default=trial == race.default,
             scores=tuple(of_trial.scores.tolist()),
             score=of_trial.mean,
-            interval=_possible(results.metric, interval_of(of_trial, choice.noise)),
+            interval=_within(limits, interval_of(of_trial, choice.noise)),
             lucky=scores[trial],
             seconds=seconds[trial],
         )
         for trial, of_trial in runs.items()
     ]
-    ladder = {name: _baseline(reading) for name, reading in results.baselines.items()}
+    ladder = {name: _as_runs([reading], seeded=False) for name, reading in results.baselines.items()}
+    compared = (*_from_trials(race, choice), *_from_baselines(race, choice, runs, ladder, bias))
     verdict = Verdict(
         metric=results.metric,
         rows=results.confirmation[0].reading.scores.rows,
@@ -61,10 +65,10 @@ def _verdict(
         seed_noise=choice.noise.variance**0.5,
         confirmed=tuple(sorted(confirmed, key=lambda one: -one.score)),
         ladder=tuple(
-            Rung(name=name, score=runs_of.mean, interval=_possible(results.metric, interval_of(runs_of, choice.noise)))
-            for name, runs_of in ladder.items()
+            Rung(name=name, score=of_rung.mean, interval=_within(limits, interval_of(of_rung, choice.noise)))
+            for name, of_rung in ladder.items()
         ),
-        differences=(*_from_trials(race, choice), *_from_baselines(runs[choice.winner], ladder, choice.noise, bias)),
+        differences=tuple(replace(one, interval=_within(apart, one.interval)) for one in compared),
         winner=choice.winner,
         recommended=choice.recommended,
         sentences=(),
@@ -73,15 +77,20 @@ def _verdict(
     return replace(verdict, sentences=sentences(verdict))
 
 
-def _possible(metric: str, interval: Interval) -> Interval:
-    """Return the part of an interval in which the metric can be."""
-    low, high = LIMITS.get(metric, (0.0, 1.0)) if is_share(metric) else (-math.inf, math.inf)
+def _limits(metric: str) -> tuple[float, float]:
+    return LIMITS.get(metric, (0.0, 1.0)) if is_share(metric) else ANYTHING
+
+
+def _within(limits: tuple[float, float], interval: Interval) -> Interval:
+    """Return the part of an interval in which what it is about can be."""
+    low, high = limits
     return Interval(low=max(low, interval.low), high=min(high, interval.high))
 
 
 def _from_trials(race: Race, choice: Choice) -> list[Difference]:
     return [
         Difference(
+            of=choice.winner,
             than="the default" if trial == race.default else f"trial {trial}",
             trial=trial,
             points=points,
@@ -91,11 +100,16 @@ def _from_trials(race: Race, choice: Choice) -> list[Difference]:
     ]
 
 
-def _from_baselines(winner: Runs, ladder: Mapping[str, Runs], noise: SeedNoise, bias: float) -> list[Difference]:
+def _from_baselines(
+    race: Race, choice: Choice, runs: Mapping[int, Runs], ladder: Mapping[str, Runs], bias: float
+) -> list[Difference]:
     found = []
-    for name, runs in ladder.items():
-        points, interval = difference(winner, runs, noise, bias)
-        found.append(Difference(than=name, trial=None, points=points, interval=interval))
+    for trial in dict.fromkeys((choice.winner, choice.recommended)):
+        for name, of_rung in ladder.items():
+            # The default was not chosen for its luck.
+            luck = 0.0 if trial == race.default else bias
+            points, interval = difference(runs[trial], of_rung, choice.noise, luck)
+            found.append(Difference(of=trial, than=name, trial=None, points=points, interval=interval))
     return found
 
 
@@ -107,14 +121,18 @@ def _by_trial(results: StudyResults) -> dict[int, list[ConfirmingRun]]:
 
 
 def _runs(of_trial: Sequence[ConfirmingRun]) -> Runs:
+    return _as_runs([run.reading for run in of_trial])
+
+
+def _as_runs(readings: Sequence[Reading], *, seeded: bool = True) -> Runs:
+    scores = readings[0].scores
+    low, high = _limits(scores.metric)
     return Runs(
-        np.array([run.reading.scores.objective for run in of_trial]),
-        np.array([run.reading.deviations for run in of_trial]),
+        np.array([reading.scores.objective for reading in readings]),
+        np.array([reading.deviations for reading in readings]),
+        seeded=seeded,
+        of_a_row=0.0 if math.isinf(high) else (high - low) / scores.rows,
     )
-
-
-def _baseline(reading: Reading) -> Runs:
-    return Runs(np.array([reading.scores.objective]), np.array([reading.deviations]), seeded=False)
 
 
 def _race(results: StudyResults) -> Race:

@@ -87,15 +87,17 @@ class _Words:
         return f"Trained again on {seeds} trial {one.trial} scores {one.score:.4f} {_shown(one.interval)}, {held}."
 
     def worth_it(self) -> str:
-        """Hold the winner against the best baseline."""
+        """Hold what is to be taken against the best baseline."""
         if not self._verdict.ladder:
             return ""
         best = max(self._verdict.ladder, key=lambda rung: rung.score)
-        found = next(one for one in self._verdict.differences if one.than == best.name)
+        taken = self._verdict.recommended
+        found = next(one for one in self._verdict.differences if (one.of, one.than) == (taken, best.name))
+        name = "the default" if self._default is not None and self._default.trial == taken else f"trial {taken}"
         if found.interval.low > 0:
-            return f"Fine-tuning was worth it: {self._winner.lower()} beats {best.name} by {self._by(found)}."
+            return f"Fine-tuning was worth it: {name} beats {best.name} by {self._by(found)}."
         return (
-            f"Fine-tuning may not have been worth it: {self._winner.lower()} cannot be shown to beat {best.name} "
+            f"Fine-tuning may not have been worth it: {name} cannot be shown to beat {best.name} "
             f"({best.score:.4f}); the difference is {self._by(found)}."
         )
 
@@ -116,9 +118,11 @@ class _Words:
         verdict = self._verdict
         if verdict.unseen:
             return f"All of this is on {verdict.rows:,} validation rows that the search never saw."
+        said = f"All of this is on the {verdict.rows:,} rows that the search chose by. By simulation"
+        if self._amount(verdict.bias) == self._amount(0.0):
+            return f"{said} the winner's lead owes nothing to the luck of these rows."
         return (
-            f"All of this is on the {verdict.rows:,} rows that the search chose by. By simulation "
-            f"{self._amount(verdict.bias)} of the winner's lead are the luck of these rows; they were taken off."
+            f"{said} {self._amount(verdict.bias)} of the winner's lead are the luck of these rows; they were taken off."
         )
 
     def seeds(self) -> str:

@@ -55,6 +55,20 @@ def test_an_ending_that_names_no_format_is_refused_with_the_choices(export: Hpo,
     assert "--format: yaml, json, training-arguments, python." in err
 
 
+def test_a_store_is_not_written_over(export: Hpo, config: StudyConfig, tmp_path: Path) -> None:
+    store = Path(config.store.url.removeprefix("sqlite:///"))
+    before = store.read_bytes()
+    code, _, err = export("--format", "json", "--output", store)
+    assert (code, store.read_bytes() == before) == (2, True)
+    assert "it is a SQLite database; name another place with --output" in err
+
+
+def test_an_ending_of_another_format_is_refused(export: Hpo, tmp_path: Path) -> None:
+    code, _, err = export("--format", "json", "--output", "best.yaml")
+    assert (code, list(tmp_path.iterdir())) == (2, [])
+    assert "best.yaml ends as a file of yaml does, but --format is json; end it .json." in err
+
+
 def test_arguments_are_all_that_is_on_standard_output(
     export: Hpo, monkeypatch: pytest.MonkeyPatch, results: StudyResults
 ) -> None:

@@ -84,6 +84,9 @@ def test_a_trial_that_is_not_there_or_has_no_score_is_refused(results: StudyResu
     given_up = replace(results, trials=(*results.trials[:2], replace(results.trials[2], state="PRUNED")))
     with pytest.raises(NoResultError, match="Trial 2 of the study 'tiny' is PRUNED"):
         best_configuration(given_up, 2)
+    waiting = replace(results.trials[2], state="WAITING", configuration={})
+    with pytest.raises(NoResultError, match="Trial 2 of the study 'tiny' has not begun"):
+        best_configuration(replace(results, trials=(*results.trials[:2], waiting)), 2)
 
 
 def test_it_is_the_assignment_that_the_search_gave(exported: Exported, config: StudyConfig) -> None:

@@ -66,6 +66,7 @@ def test_it_opens_elsewhere_and_scores_what_the_search_scored(exported: Exported
     right = [told == true for told, true in zip(predicted(folder, validation.texts), validation.labels, strict=True)]
     assert sum(right) / len(right) == pytest.approx(exported.validation["accuracy"])
     assert os.listdir(tmp_path) == ["model"]
+    assert len({(folder / name).stat().st_mode for name in ("model.safetensors", "config.json", "README.md")}) == 1
 
 
 def test_the_lines_of_its_card_run(exported: Exported, train: Train, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def verdict(winner: int = 3) -> Verdict:
         trial=0, is_default=True, scores=(0.8, 0.82), score=0.81, interval=Interval(low=0.79, high=0.83), lucky=0.8,
         seconds=100.0,
     )  # fmt: skip
-    lead = Difference(than="the default", trial=0, points=0.1, interval=Interval(low=0.06, high=0.14))
+    lead = Difference(of=winner, than="the default", trial=0, points=0.1, interval=Interval(low=0.06, high=0.14))
     return Verdict(
         metric="macro_f1", rows=60, unseen=True, bias=0.0, seed_noise=0.01, confirmed=(best, default),
         ladder=(Rung(name="majority class", score=0.4, interval=Interval(low=0.35, high=0.45)),),

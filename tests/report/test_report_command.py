@@ -70,6 +70,7 @@ def test_where_every_trial_failed_the_report_says_so(sqlite_url: str, tmp_path: 
         (("--store", "{url}", "--study", "scriptd"), ConfigurationError, "Did you mean 'scripted'"),
         (("--store", "{url}", "--output", "{folder}"), ConfigurationError, "it is a folder"),
         (("--store", "{url}", "--output", "{folder}/none/report.html"), ConfigurationError, "name another place"),
+        (("--store", "{url}", "--output", "{folder}/report.pdf"), ConfigurationError, r"is HTML, but .* ends in \.pdf"),
     ],
 )
 def test_what_cannot_be_is_refused(
@@ -79,6 +80,16 @@ def test_what_cannot_be_is_refused(
         search(coordinator)
     with pytest.raises(error, match=sentence):
         reported(*(argument.format(folder=tmp_path, url=sqlite_url) for argument in arguments))
+
+
+def test_a_store_is_not_written_over_whatever_it_is_called(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("night.html").write_bytes(Path("hpo.db").read_bytes())
+    with pytest.raises(ConfigurationError, match=r"Cannot write night\.html: it is a SQLite database"):
+        reported("--store", sqlite_url, "--output", "night.html")
+    assert Path("night.html").read_bytes() == Path("hpo.db").read_bytes()
 
 
 def test_the_runs_of_a_confirmation_have_no_report_of_their_own(sqlite_url: str) -> None:

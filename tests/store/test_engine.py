@@ -160,6 +160,26 @@ def test_a_store_to_be_read_must_be_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("statements", [(), ("CREATE TABLE theirs (number INTEGER)",)], ids=["empty", "of others"])
+def test_a_file_that_is_no_store_of_ours_is_read_without_a_change(tmp_path: Path, statements: tuple[str, ...]) -> None:
+    path = tmp_path / "other.db"
+    path.touch()
+    written(f"sqlite:///{path}", *statements)
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"other\.db is no store of hpo's: it has none of its tables"):
+        open_database(f"sqlite:///{path}", must_exist=True)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_server_s_empty_database_is_read_without_a_change(empty_postgresql_url: str) -> None:
+    with pytest.raises(StoreError, match="is no store of hpo's"):
+        open_database(empty_postgresql_url, must_exist=True)
+    plain = sa.create_engine(empty_postgresql_url)
+    assert sa.inspect(plain).get_table_names() == []
+    plain.dispose()
+
+
 def test_sqlite_on_a_network_file_system_is_refused(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "file_system_of", lambda _folder: "nfs4")
     with pytest.raises(StoreError, match=r"not safe on a network file system, and .* is on one \(nfs4\)"):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from scipy.stats import binomtest
 
 from hpo.messages import Ending
 from hpo.store.results import FailedRun, StudyResults
@@ -146,3 +147,31 @@ def test_an_interval_does_not_go_beyond_what_the_metric_can_be() -> None:
     found = verdict(study(TRIALS, confirming(0, [0.2, 1.0]), confirming(2, [0.9, 1.0])))
 
     assert {(one.interval.low, one.interval.high) for one in found.confirmed} == {(0.0, 1.0)}
+    assert [(one.interval.low, one.interval.high) for one in found.differences] == [(-1.0, 1.0)]
+
+
+def test_what_was_always_right_may_be_wrong_as_often_as_so_many_rows_would_not_show() -> None:
+    """The known answer is Clopper and Pearson's, of no error in 400 rows."""
+    flawless = [confirming(of, [1.0, 1.0], deviations=(0.0, 0.0)) for of in (0, 2)]
+
+    found = verdict(study(TRIALS, *flawless))
+
+    bound = 1 - float(binomtest(400, 400).proportion_ci(0.95, "exact").low)
+    assert bound == pytest.approx(0.0092, abs=1e-4)
+    for one in found.confirmed:
+        assert (1 - one.interval.low, one.interval.high) == (pytest.approx(bound, rel=0.01), 1.0)
+    [against_default] = found.differences
+    assert (-against_default.interval.low, against_default.interval.high) == (pytest.approx(bound, rel=0.01),) * 2
+
+
+def test_baselines_are_held_against_the_winner_and_what_is_taken() -> None:
+    """Here the default: it is taken as it is, so no luck of a choice is taken off."""
+    like = [confirming(of, [0.88, 0.90]) for of in (0, 2)]
+
+    found = verdict(study(TRIALS, *like, baselines={"majority class": reading(0.4)}, confirmed_on_unseen=False))
+
+    assert (found.winner, found.recommended) == (2, 0)
+    winner, taken = (one for one in found.differences if one.than == "majority class")
+    assert (winner.of, taken.of) == (2, 0)
+    assert taken.points == pytest.approx(0.49)
+    assert winner.points == pytest.approx(0.49 - found.bias)

@@ -18,8 +18,8 @@ def confirmed(trial: int, score: float, *, seeds: int = 3, seconds: float = 100.
     )  # fmt: skip
 
 
-def apart(than: str, trial: int | None, low: float, high: float) -> Difference:
-    return Difference(than=than, trial=trial, points=(low + high) / 2, interval=Interval(low=low, high=high))
+def apart(than: str, trial: int | None, low: float, high: float, of: int = WINNER) -> Difference:
+    return Difference(of=of, than=than, trial=trial, points=(low + high) / 2, interval=Interval(low=low, high=high))
 
 
 AHEAD = apart("the default", DEFAULT, 0.01, 0.03)
@@ -111,11 +111,22 @@ def test_the_best_baseline_says_whether_it_was_worth_it() -> None:
     )
 
 
+def test_where_the_default_is_taken_it_is_what_baselines_are_held_against() -> None:
+    ladder = (Rung(name="majority class", score=0.86, interval=Interval(low=0.84, high=0.88)),)
+    both = (apart("majority class", None, 0.01, 0.03), apart("majority class", None, -0.01, 0.03, of=DEFAULT))
+
+    whole = said(UNSURE, *both, ladder=ladder, recommended=DEFAULT)
+
+    assert "the default cannot be shown to beat majority class (0.8600); the difference is 1.0" in whole
+
+
 def test_it_says_which_rows_it_is_about() -> None:
     assert "on 2,000 validation rows that the search never saw" in said(AHEAD)
     whole = said(AHEAD, unseen=False, rows=400, bias=0.004)
     assert "on the 400 rows that the search chose by" in whole
     assert "0.4 macro F1 points of the winner's lead are the luck of these rows" in whole
+    none = said(AHEAD, unseen=False, rows=400, bias=0.0004)
+    assert "By simulation the winner's lead owes nothing to the luck of these rows." in none
 
 
 def test_few_seeds_come_with_what_would_say_more() -> None:

@@ -15,8 +15,8 @@ studies = typer.Typer()
 
 
 def best(study: options.Study = None, store: options.Store = None, as_json: options.Json = False) -> None:
-    """Show the best configuration of a study and its leaderboard."""
-    from hpo.cli.tables import leaderboard, verdict_of, winner
+    """Show the verdict on a study, the configuration to take and the leaderboard."""
+    from hpo.cli.tables import leaderboard, to_take, told
     from hpo.export.configs import best_configuration, to_json
     from hpo.store.results import read_results
 
@@ -25,10 +25,15 @@ def best(study: options.Study = None, store: options.Store = None, as_json: opti
     if as_json:
         typer.echo(to_json(best_configuration(results)), nl=False)
         return
-    winner(results)
-    leaderboard(results)
+    verdict = None
     if results.confirmation:
-        verdict_of(results)
+        # Only where there is something to judge: its packages take their time.
+        from hpo.verdict.judgement import judged
+
+        verdict = judged(results)
+        told(verdict)
+    to_take(results, verdict)
+    leaderboard(results)
 
 
 @studies.callback(invoke_without_command=True)

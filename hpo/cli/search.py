@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hpo.cli import options
-from hpo.cli.study_arguments import given_values, nested, studied
+from hpo.cli.study_arguments import begun, describes_study, given_values, nested, studied
 from hpo.errors import ConfigurationError, NoResultError
 
 if TYPE_CHECKING:
@@ -127,8 +127,12 @@ def confirm(
     output: options.Output = None,
     as_json: options.Json = False,
 ) -> None:
-    """Train the best of a search and its default again on fresh seeds, and say which to take: hpo run's last part."""
-    config, notes = studied(context.params, "hpo confirm")
+    """Train the best of a search and its default again on fresh seeds, and say which to take: hpo run's last part.
+
+    Without a study file or --model and --train it is a study of the store, as it was begun.
+    """
+    described = describes_study(context.params)
+    config, notes = studied(context.params, "hpo confirm") if described else (begun(context.params), ())
     if not config.confirmation.finalists:
         raise ConfigurationError("confirmation.finalists is 0, so nothing is to be confirmed; give 1 or more.")
     _search(config, output, as_json, notes, searches=False)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,11 +76,42 @@ def studied(parameters: Mapping[str, Any], verb: str) -> "tuple[StudyConfig, tup
     return load_config(file, nested(values), overrides), sweep_notes(file) if file else ()
 
 
+def begun(parameters: Mapping[str, Any]) -> "StudyConfig":
+    """Return a study as it is in the store, with what a verb was given over it, and without the times that it had.
+
+    Raises:
+        ConfigurationError: no such study, several where none was named, or what cannot be.
+        NoResultError, StoreError: there is none.
+    """
+    from hpo.cli import options
+    from hpo.config.overrides import merge
+    from hpo.config.study_file import load_config
+    from hpo.store.results import read_results
+
+    values = given_values(parameters)
+    url = values.setdefault("store.url", options.DEFAULT_STORE)
+    with options.opened(url) as database:
+        results = read_results(database, values.get("study"))
+    content: dict[str, Any] = {**deepcopy(dict(results.configuration)), "space": dict(results.space)}
+    merge(content, {"budget": {"time": None, "until": None}})
+    merge(content, nested(values))
+    config = load_config(values=content, overrides=parameters["arguments"] or [])
+    if (config.store.url, config.study) != (url, results.name):
+        raise ConfigurationError("Without a study file the store and the study are named by --store and --study.")
+    return config
+
+
 def study_name(model: str | None, train: str | None) -> str:
     """Name a study after its texts and its model, so that the same command means the same study."""
     texts = Path((train or "").partition("?")[0]).name.partition(".")[0]
     name = f"{texts}-{Path(model or '').name}"
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:128] or "study"
+
+
+def describes_study(parameters: Mapping[str, Any]) -> bool:
+    """Return whether a verb was given a study file, or flags in the place of one."""
+    file, _ = _file_and_overrides(parameters["arguments"] or [], "")
+    return file is not None or any(parameters[name] is not None for name, _ in NEEDED)
 
 
 def _refuse_missing(values: Mapping[str, Any], overrides: list[str], verb: str) -> None:

@@ -77,15 +77,12 @@ def summary(
         out.print("Interrupted; the same command goes on.")
 
 
-def verdict_of(results: StudyResults) -> None:
-    """Print what the confirmation has shown."""
-    from hpo.verdict.judgement import judged
-
-    verdict = judged(results)
+def told(verdict: Verdict | None) -> None:
+    """Print what a confirmation has shown."""
     out = console()
-    out.print()
     for sentence in verdict.sentences if verdict else ("What was confirmed does not suffice for a verdict yet.",):
         out.print(sentence, soft_wrap=True)
+    out.print()
 
 
 def _tested(out: Console, results: StudyResults) -> None:
@@ -98,10 +95,13 @@ def _tested(out: Console, results: StudyResults) -> None:
     out.print(f"Test split, {read}: trial {last.trial}, {score}, {last.scores.rows} texts.", soft_wrap=True)
 
 
-def winner(results: StudyResults) -> None:
-    """Print the best trial's scores, class by class, and its hyperparameters."""
+def to_take(results: StudyResults, verdict: Verdict | None) -> None:
+    """Print the scores of the trial to take, class by class, and its hyperparameters."""
     best, out = results.best, console()
-    out.print(f"Trial {best.number} of study {results.name}: {results.metric} {best.score:.4f} on validation")
+    by = ""
+    if verdict is not None:
+        best, by = results.trials[verdict.recommended], ", which the verdict says to take"
+    out.print(f"Trial {best.number} of study {results.name}{by}: {results.metric} {best.score:.4f} on validation")
     if best.train_score is not None:
         out.print(f"  on training texts {best.train_score:.4f}, at epoch {best.best_epoch:.2f}")
     for look in results.test:

@@ -131,10 +131,8 @@ class _Words:
         noise = f"Seeds alone move a score by {self._amount(self._verdict.seed_noise)} (standard deviation)"
         if fewest >= FEW_SEEDS:
             return f"{noise}."
-        return (
-            f"{noise}; from {_seeds(fewest)} of each that is rough: hpo confirm with confirmation.runs={MORE_RUNS} "
-            "says more."
-        )
+        more = f"hpo confirm confirmation.runs={MORE_RUNS} says more"
+        return f"{noise}; from {_seeds(fewest)} of each that is rough: {more}."
 
     def _finalists(self) -> list[Confirmed]:
         return [one for one in self._verdict.confirmed if not one.is_default and one.trial != self._verdict.winner]

@@ -282,7 +282,29 @@ def test_hpo_confirm_says_the_verdict_and_writes_what_to_take(config: StudyConfi
     taken = yaml.safe_load((tmp_path / "taken.yaml").read_text())
     assert (taken["trial"], taken["chosen_by"]) == (verdict.recommended, "verdict")
     best = hpo("best", "--store", config.store.url)
-    assert verdict.sentences[0] in best.out
+    first, chosen = best.out.splitlines()[0], f"Trial {verdict.recommended} of study tiny, which the verdict says"
+    assert first == verdict.sentences[0]
+    assert chosen in best.out
+
+
+def test_hpo_confirm_alone_confirms_the_study_of_the_store_as_it_was_begun(
+    config: StudyConfig, hpo: Hpo, tmp_path: Path
+) -> None:
+    begun = changed(config, budget={"trials": 6, "time": "5m"}, confirmation={"finalists": 2})
+    (tmp_path / "study.yaml").write_text(write_yaml(begun.model_dump(mode="json")))
+    assert hpo("run", "study.yaml", "confirmation.finalists=0", "confirmation.validation_share=0").code == 0
+    store = ("--store", config.store.url)
+    words = ("confirmation.finalists=1", "confirmation.runs=5", "confirmation.seeds=3")
+    assert "There is no store at" in hpo("confirm", "--store", "none.db", *words).err
+    assert "Known: tiny." in hpo("confirm", *store, "--study", "tinny", *words).err
+    assert "named by --store and --study" in hpo("confirm", *store, "store.url=other.db", *words).err
+    assert "confirm needs --train" in hpo("confirm", *store, "--model", "elsewhere").err
+    answer = hpo("confirm", *store, *words)
+    assert answer.code == 0, answer.err
+    assert "The search ends at" not in answer.out, "the time that it once had is over"
+    with results_of(config) as results:
+        assert len(results.confirmation) == 5
+        assert len(results.trials) == 6
 
 
 @pytest.mark.slow

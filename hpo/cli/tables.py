@@ -163,7 +163,8 @@ def space_table(space: SearchSpace) -> None:
 def _others(results: StudyResults) -> str:
     count = {state: sum(trial.state == state for trial in results.trials) for state in ("PRUNED", "FAIL")}
     unfinished = sum(trial.state in ("RUNNING", "WAITING") for trial in results.trials)
-    line = f"{len(results.trials)} trials: {len(results.leaderboard)} completed, {count['PRUNED']} pruned"
+    said = "1 trial" if len(results.trials) == 1 else f"{len(results.trials)} trials"
+    line = f"{said}: {len(results.leaderboard)} completed, {count['PRUNED']} pruned"
     line += f", {count['FAIL']} failed" if count["FAIL"] else ""
     return line + (f", {unfinished} unfinished" if unfinished else "") + "."
 

@@ -52,6 +52,7 @@ class Guard:
         self._allow_changes = allow_changes
         self._token = secrets.token_urlsafe(32)
         self._hosts = tuple(f"{host}:{port}" for host in HOSTS)
+        self._origins = tuple(f"http://{host}" for host in self._hosts)
         # Browsers keep one set of cookies for all ports of a host.
         self._cookie = f"hpo_dashboard_{port}"
         self.url = f"http://{self._hosts[0]}/?token={self._token}"
@@ -67,6 +68,8 @@ class Guard:
             return _refused(environ, start, "Open the address that hpo dashboard printed: it lets this browser in.")
         if reason := self._forbidden_change(environ):
             return _refused(environ, start, reason)
+        # optuna-dashboard fails on a request that does not say which it takes.
+        environ.setdefault("HTTP_ACCEPT_ENCODING", "identity")
         return self._application(environ, start)
 
     def _foreign(self, environ: "WSGIEnvironment") -> str | None:
@@ -79,6 +82,8 @@ class Guard:
         opened = (environ.get("HTTP_SEC_FETCH_MODE"), environ.get("HTTP_SEC_FETCH_DEST")) == ("navigate", "document")
         if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin") and not opened:
             return "Only the dashboard's own pages may ask for this, and another site's page did."
+        if environ.get("HTTP_ORIGIN", self._origins[0]) not in self._origins:
+            return "Only the dashboard's own pages may ask for this, and a page of another origin did."
         return None
 
     def _brings_token(self, environ: "WSGIEnvironment") -> bool:
@@ -104,7 +109,7 @@ class Guard:
             return None
         if not self._allow_changes:
             return "This dashboard only reads; start it with hpo dashboard --allow-changes to change something."
-        if environ.get("HTTP_ORIGIN") not in [f"http://{host}" for host in self._hosts]:
+        if environ.get("HTTP_ORIGIN") not in self._origins:
             return "Only the dashboard's own pages may change something, and this was asked from elsewhere."
         return None
 

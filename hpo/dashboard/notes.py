@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from hpo.report.drawing import spelled
 from hpo.report.material import Material
+from hpo.report.tables import trials_in_words
 from hpo.store.results import TrialResult
 
 SIGNED = "*Written by hpo from the store. A note of yours takes its place.*"
@@ -21,18 +22,26 @@ def study_note(material: Material) -> str:
 
 def trial_notes(material: Material) -> dict[int, str]:
     """Return trial -> its note, of those that failed, were given up, or were confirmed."""
+    results = material.results
     notes = {
-        trial.number: f"**{ENDED[trial.state]}.** {verbatim(trial.reason)}"
-        for trial in material.results.trials
+        trial.number: f"**{ENDED[trial.state]}{_where(results.metric, trial)}.** {verbatim(trial.reason)}"
+        for trial in results.trials
         if trial.state in ENDED and trial.reason
     }
     for one in material.verdict.confirmed if material.verdict else ():
         seeds = f"{len(one.scores)} fresh seed{'s' if len(one.scores) > 1 else ''}"
         notes[one.trial] = (
-            f"**Confirmed** on {seeds}: {plain(material.results.metric)} {one.score:.4f} "
+            f"**Confirmed** on {seeds}: {plain(results.metric)} {one.score:.4f} "
             f"({one.interval.low:.4f} to {one.interval.high:.4f}); in the search it scored {one.lucky:.4f}."
         )
     return {number: f"{note}\n\n{SIGNED}" for number, note in notes.items()}
+
+
+def _where(metric: str, trial: TrialResult) -> str:
+    """Return how far a trial came that was given up."""
+    if trial.state != "PRUNED" or trial.score is None or trial.rung is None:
+        return ""
+    return f" at {plain(metric)} {trial.score:.4f}, {trial.rung / 10:.0f}% of the longest trial in"
 
 
 def plain(text: object) -> str:
@@ -57,8 +66,9 @@ def _standing(material: Material) -> list[str]:
         return ["## No trial has completed yet", *running]
     who = "the end of the search" if material.will_confirm else "`hpo confirm`"
     said = (
-        f"{plain(results.metric)} {best.score:.4f} on validation, the best of {len(results.leaderboard)} completed "
-        f"trials. It was chosen for that score, so expect less of it on new texts; {who} says how much less."
+        f"{plain(results.metric)} {best.score:.4f} on validation, the best of "
+        f"{trials_in_words(len(results.leaderboard))} completed. It was chosen for that score, so expect less of it on "
+        f"new texts; {who} says how much less."
     )
     return [f"## Best so far: trial {best.number}", *running, said, *_against_default(material, best)]
 

@@ -20,6 +20,8 @@ class Metric:
     """Its value."""
     of_positive_class: bool = False
     """Whether it is that of the positive class of two, and there is none for more classes."""
+    limits: tuple[float, float] = (0.0, 1.0)
+    """Between which it is."""
 
 
 METRICS: dict[str, Metric] = {
@@ -117,6 +119,7 @@ METRICS: dict[str, Metric] = {
         description="correlation of true and predicted classes, from -1 to 1 (MCC)",
         source="Gorodkin 2004",
         of=lambda t: t.matthews,
+        limits=(-1.0, 1.0),
     ),
     "roc_auc": Metric(
         description="area under the ROC curve of the positive class, or the mean over classes against the rest",
@@ -132,17 +135,24 @@ METRICS: dict[str, Metric] = {
         description="minus the mean cross-entropy, in nats",
         source="sklearn.metrics.log_loss",
         of=lambda t: -t.loss,
+        limits=(-math.inf, 0.0),
     ),
     "neg_calibration_error": Metric(
         description="minus the expected calibration error of the likeliest class, in 15 bins",
         source="Guo et al. 2017",
         of=lambda t: -t.calibration_error,
+        limits=(-1.0, 0.0),
     ),
 }
 
 
 OF_RANKS = ("roc_auc", "average_precision")
 """Those that sort the rows, class by class, which takes longer than all else."""
+
+
+def limits_of(metric: str) -> tuple[float, float]:
+    """Return between which a metric is; of a user's own nothing is known."""
+    return METRICS[metric].limits if metric in METRICS else (-math.inf, math.inf)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from hpo.metrics.classification import limits_of
+
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
@@ -57,6 +59,14 @@ def rounded(value: float) -> float:
 def axis_title(name: str) -> str:
     """Return a name such as `macro_f1` in words."""
     return safe(name.replace("_", " "))
+
+
+def score_axis(metric: str) -> dict[str, Any]:
+    """Return the settings of an axis of scores, which goes no further than the metric can."""
+    low, high = limits_of(metric)
+    margin = (high - low) / 50
+    within = {"minallowed": low - margin, "maxallowed": high + margin} if math.isfinite(margin) else {}
+    return {"title": axis_title(metric), **within}
 
 
 def is_number(value: object) -> TypeGuard[float]:

@@ -15,6 +15,7 @@ from hpo.report.drawing import (
     blank,
     rounded,
     safe,
+    score_axis,
     spelled,
 )
 from hpo.report.material import Material
@@ -83,7 +84,7 @@ def learning_rate_by_optimizer(material: Material) -> "Figure | str":
     if len(set(rates)) < 2:
         return "Fewer than two learning rates have completed, so there is nothing to compare."
     figure = blank(380, xaxis=Scale(rates).axis() | {"title": "peak learning rate"})
-    figure.update_yaxes(title=axis_title(material.results.metric))
+    figure.update_yaxes(**score_axis(material.results.metric))
     optimizers = dict.fromkeys(trial.configuration["optimizer"] for trial in trials)
     for place, optimizer in enumerate(sorted(optimizers, key=str)):
         chosen = [trial for trial in trials if trial.configuration["optimizer"] == optimizer]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate, cycle, groupby
 from typing import TYPE_CHECKING
 
-from hpo.report.drawing import BLUE, GREEN, GREY, ORANGE, RED, VIOLET, axis_title, blank, rounded, safe, spelled
+from hpo.report.drawing import BLUE, GREEN, GREY, ORANGE, RED, VIOLET, blank, rounded, safe, score_axis, spelled
 from hpo.report.material import Material
 from hpo.store.evaluations import Evaluation
 from hpo.store.results import TrialResult
@@ -30,7 +30,7 @@ def over_time(material: Material) -> "Figure | str":
     last = max(finished[-1][0], _since(material, material.state.now) if material.led_by else 0.0)
     unit, seconds = next(((name, size) for name, size in UNITS if last >= 2 * size), UNITS[-1])
     figure = blank(380, xaxis={"title": f"{unit} since the first trial began"})
-    figure.update_yaxes(title=axis_title(material.results.metric))
+    figure.update_yaxes(**score_axis(material.results.metric))
     times = [rounded(ended / seconds) for ended, _ in finished]
     scores = [rounded(trial.score or 0.0) for _, trial in finished]
     best = list(accumulate(scores, max))
@@ -54,7 +54,7 @@ def learning_curves(material: Material) -> "Figure | str":
     if not curves:
         return "No trial has been evaluated yet, so there are no learning curves."
     figure = blank(420, xaxis={"title": seen_title(material)})
-    figure.update_yaxes(title=axis_title(material.results.metric))
+    figure.update_yaxes(**score_axis(material.results.metric))
     taken = material.taken
     for name, states, look in (
         ("given up or failed", ("PRUNED", "FAIL"), {"color": GREY, "width": 1, "opacity": 0.35}),
@@ -86,13 +86,16 @@ def _add_lines(
     """Add all `curves` as one trace, with gaps in between: a trace of each would be slow to draw and heavy."""
     if not curves:
         return
-    points = [point for told in curves for point in (*(_point(one) for one in told), GAP)][:-1]
-    x, y, text = zip(*points, strict=True)
-    lonely = max(len(told) for told in curves) == 1
-    figure.add_scatter(
-        x=x, y=y, text=text, hoverinfo="text", name=name, mode="markers" if lonely else "lines", opacity=opacity,
-        line={"color": color, "width": width}, marker={"color": color},
-    )  # fmt: skip
+    lines, lonely = ([told for told in curves if (len(told) > 1) == several] for several in (True, False))
+    for mode, kept in (("lines", lines), ("markers", lonely)):
+        points = [point for told in kept for point in (*(_point(one) for one in told), GAP)][:-1]
+        if points:
+            x, y, text = zip(*points, strict=True)
+            figure.add_scatter(
+                x=x, y=y, text=text, hoverinfo="text", name=name, mode=mode, opacity=opacity,
+                line={"color": color, "width": width}, marker={"color": color},
+                legendgroup=name, showlegend=mode == "lines" or not lines,
+            )  # fmt: skip
 
 
 def _point(one: Evaluation) -> Point:

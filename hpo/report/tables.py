@@ -48,7 +48,7 @@ def counts(results: StudyResults) -> str:
         ("WAITING", "waiting"),
     )  # fmt: skip
     said = [f"{states[state]} {name}" for state, name in named if states[state] or state == "COMPLETE"]
-    return f"{_trials(len(results.trials))}: {', '.join(said)}"
+    return f"{trials_in_words(len(results.trials))}: {', '.join(said)}"
 
 
 def unsure(material: Material) -> tuple[str, ...]:
@@ -60,7 +60,7 @@ def unsure(material: Material) -> tuple[str, ...]:
         return (f"No trial has completed, so there is no configuration to take: {counts(results)}.",)
     first = (
         f"Trial {taken.number} scored best in the search: {results.metric} {_score(taken.score)} on validation. It was "
-        f"chosen for that among {_trials(len(results.leaderboard))}, so part of it is luck."
+        f"chosen for that among {trials_in_words(len(results.leaderboard))}, so part of it is luck."
     )
     unknown = "Whether it is better than the default on new texts, and by how much, was not confirmed."
     default = results.default
@@ -196,7 +196,8 @@ def _device_hours(seconds: float) -> str:
     return f"{seconds / 3600:.2f} device hours ({spoken(seconds)})"
 
 
-def _trials(number: int) -> str:
+def trials_in_words(number: int) -> str:
+    """Return a number of trials."""
     return f"{number} trial" if number == 1 else f"{number} trials"
 
 

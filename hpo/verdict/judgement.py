@@ -9,17 +9,14 @@ from statistics import fmean
 import numpy as np
 
 from hpo.messages import Reading
+from hpo.metrics.classification import limits_of
 from hpo.store.results import ConfirmingRun, StudyResults
 from hpo.verdict.choice import Choice, choose
 from hpo.verdict.comparison import Runs, difference, interval_of
 from hpo.verdict.findings import Confirmed, Difference, Interval, Rung, Verdict
 from hpo.verdict.luck import bias_of_choice
 from hpo.verdict.race import NO_SCORE, Course, Race
-from hpo.verdict.wording import is_share, sentences
-
-LIMITS: Mapping[str, tuple[float, float]] = {"matthews": (-1.0, 1.0), "neg_calibration_error": (-1.0, 0.0)}
-"""Between which a metric is, where that is not 0 and 1."""
-ANYTHING = (-math.inf, math.inf)
+from hpo.verdict.wording import sentences
 
 
 def judged(results: StudyResults) -> Verdict | None:
@@ -41,7 +38,7 @@ def _verdict(
     bias: float,
 ) -> Verdict:
     scores = {trial.number: trial.score or 0.0 for trial in results.trials}
-    low, high = limits = _limits(results.metric)
+    low, high = limits = limits_of(results.metric)
     apart = (low - high, high - low)
     confirmed = [
         Confirmed(
@@ -75,10 +72,6 @@ def _verdict(
         failures=dict(Counter(run.confirms for run in results.failed_runs)),
     )
     return replace(verdict, sentences=sentences(verdict))
-
-
-def _limits(metric: str) -> tuple[float, float]:
-    return LIMITS.get(metric, (0.0, 1.0)) if is_share(metric) else ANYTHING
 
 
 def _within(limits: tuple[float, float], interval: Interval) -> Interval:
@@ -126,12 +119,12 @@ def _runs(of_trial: Sequence[ConfirmingRun]) -> Runs:
 
 def _as_runs(readings: Sequence[Reading], *, seeded: bool = True) -> Runs:
     scores = readings[0].scores
-    low, high = _limits(scores.metric)
+    low, high = limits_of(scores.metric)
     return Runs(
         np.array([reading.scores.objective for reading in readings]),
         np.array([reading.deviations for reading in readings]),
         seeded=seeded,
-        of_a_row=0.0 if math.isinf(high) else (high - low) / scores.rows,
+        of_a_row=(high - low) / scores.rows if math.isfinite(high - low) else 0.0,
     )
 
 

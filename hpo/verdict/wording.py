@@ -1,14 +1,14 @@
 """The verdict in words: each sentence with its figure, the most important first."""
 
+import math
 from collections import Counter
 
-from hpo.metrics.classification import METRICS
+from hpo.metrics.classification import limits_of
 from hpo.verdict.findings import Confirmed, Difference, Interval, Verdict
 
 FEW_SEEDS = 3
 MORE_RUNS = 12
 """As many as give the last two of three finalists five seeds each."""
-UNBOUNDED = ("neg_log_loss",)
 SHOWN_AS = {"f1": "F1", "macro_f1": "macro F1", "micro_f1": "micro F1", "weighted_f1": "weighted F1"}
 
 
@@ -160,7 +160,7 @@ def amount(metric: str, value: float) -> str:
 
 def is_share(metric: str) -> bool:
     """Return whether a metric is shown in points of a hundred."""
-    return metric in METRICS and metric not in UNBOUNDED
+    return all(map(math.isfinite, limits_of(metric)))
 
 
 def _shown(interval: Interval) -> str:

@@ -1,5 +1,6 @@
 """The notes that hpo shows say what the store knows, and nothing in them is taken for markup."""
 
+import re
 from contextlib import closing
 from dataclasses import replace
 
@@ -92,7 +93,8 @@ def test_trials_that_ended_badly_or_were_confirmed_have_notes(material: Material
     assert notes[1].startswith(
         "**Confirmed** on 3 fresh seeds: macro\\_f1 0.8000 (0.7500 to 0.8500); in the search it scored 0.9500."
     )
-    assert notes[2].startswith("**Given up.** ` pruned at rung ")
+    where = r"\*\*Given up at macro\\_f1 0\.\d{4}, \d+% of the longest trial in\.\*\*"
+    assert re.match(rf"{where} ` pruned at rung ", notes[2])
     assert notes[3].startswith("**Failed.** `` ValueError: <img src=x ")
 
 

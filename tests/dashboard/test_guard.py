@@ -154,9 +154,10 @@ def test_a_change_that_is_allowed_must_come_from_a_page_of_this_server() -> None
         "http://evil.example",
         f"http://{HERE}.evil",
     ):
-        answer = asked(guard, "/api/studies/1", method="DELETE", **ours, HTTP_ORIGIN=origin)
-        assert (answer.status, "asked from elsewhere" in answer.body) == (403, True), origin
-    assert asked(guard, "/api/studies/1", method="DELETE", **ours).status == 403
+        for method in ("DELETE", "GET"):
+            answer = asked(guard, "/api/studies/1", method=method, **ours, HTTP_ORIGIN=origin)
+            assert (answer.status, "a page of another origin did" in answer.body) == (403, True), origin
+    assert "asked from elsewhere" in asked(guard, "/api/studies/1", method="DELETE", **ours).body
     assert asked(guard, "/api/studies/1", method="DELETE", HTTP_ORIGIN=f"http://{HERE}").status == 403
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -48,13 +49,22 @@ def writer(url: str) -> Iterator[Visitor]:
         yield Visitor(address)
 
 
+def test_who_does_not_say_which_encodings_it_takes_is_answered(visitor: Visitor) -> None:
+    connection = HTTPConnection(visitor.host, timeout=60)
+    connection.putrequest("GET", "/favicon.ico", skip_accept_encoding=True)
+    connection.putheader("Cookie", visitor.cookie)
+    connection.endheaders()
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
 def test_pages_show_the_trials_with_notes_and_figures_of_hpo(visitor: Visitor) -> None:
     page = visitor.page()
     assert [trial["state"] for trial in page["trials"]] == ["Complete", "Complete", "Pruned", "Fail"]
     assert page["note"]["version"] == 0
     assert "## Best so far: trial " in page["note"]["body"]
     assert "Failed: 1 of 4 trials" in page["note"]["body"]
-    notes = [trial["note"]["body"].partition(".** ")[0] for trial in page["trials"]]
+    notes = [trial["note"]["body"].partition(" at ")[0].partition(".**")[0] for trial in page["trials"]]
     assert notes == ["", "", "**Given up", "**Failed"]
     drawn = {plot["id"]: plot["graph_object"] for plot in page["plotly_graph_objects"]}
     assert {"hpo-confusion_matrix", "hpo-learning_curves", "hpo-over_time"} <= drawn.keys()

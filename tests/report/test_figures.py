@@ -65,6 +65,23 @@ def test_trials_given_up_are_fainter_than_the_others_and_the_one_to_take_stands_
     assert looks["given up or failed"].x == (25.0, 50.0)
 
 
+def test_a_trial_with_one_evaluation_beside_others_with_more_is_a_point() -> None:
+    """A line through one point is not seen."""
+    full = material([trial(0, 0.5), trial(1, 0.6), trial(2, 0.7)])
+    kept = tuple(one for one in full.course.evaluations if one.trial != 0 or one.rung == 250)
+    figure = drawn("learning_curves", replace(full, course=replace(full.course, evaluations=kept)))
+    [point] = [trace for trace in figure.data if trace.mode == "markers"]
+    assert (point.x, point.showlegend) == ((25.0,), False)
+    assert len(traces(figure)["completed"].x) == 1, "of two of that name the point came last"
+
+
+def test_an_axis_of_scores_goes_no_further_than_the_metric_can() -> None:
+    alike = material([trial(number, 1.0) for number in range(3)])
+    for name in ("over_time", "learning_curves"):
+        axis = drawn(name, alike).layout.yaxis
+        assert (axis.minallowed, axis.maxallowed) == (pytest.approx(-0.02), pytest.approx(1.02))
+
+
 def test_curves_of_folds_are_over_folds() -> None:
     one = material(several(2))
     configuration = dict(one.results.configuration) | {"evaluation": {"folds": 5}}

@@ -48,7 +48,12 @@ def here(exported: Exported, compute: ComputeConfig) -> Here:
         DataError: they cannot be read, or are others than those of the search.
     """
     config = exported.study_config(compute)
-    splits = splits_of(config)
+    try:
+        splits = splits_of(config)
+    except DataError as error:
+        raise DataError(
+            f"{error} The texts are sought where the search had them; where they are here is said by data.train=FILE."
+        ) from None
     if splits.fingerprint != exported.data.fingerprint:
         raise DataError(
             f"The texts, labels or splits of {config.data.train} are not those of the study {exported.study!r}, so no "

@@ -120,7 +120,7 @@ class _Words:
             return f"All of this is on {verdict.rows:,} validation rows that the search never saw."
         said = f"All of this is on the {verdict.rows:,} rows that the search chose by. By simulation"
         if self._amount(verdict.bias) == self._amount(0.0):
-            return f"{said} the winner's lead owes nothing to the luck of these rows."
+            return f"{said} the winner's lead owes next to nothing to the luck of these rows."
         return (
             f"{said} {self._amount(verdict.bias)} of the winner's lead are the luck of these rows; they were taken off."
         )

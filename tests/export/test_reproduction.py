@@ -54,6 +54,12 @@ def test_other_texts_are_refused(exported: Exported, tmp_path: Path) -> None:
         here(elsewhere, compute_of(elsewhere))
 
 
+def test_texts_that_are_not_there_are_asked_for(exported: Exported) -> None:
+    moved = exported.model_copy(update={"data": exported.data.model_copy(update={"train": "moved.csv"})})
+    with pytest.raises(DataError, match=r"Cannot read .*moved\.csv.*where they are here is said by data\.train=FILE"):
+        here(moved, compute_of(moved))
+
+
 def with_score(exported: Exported, **values: Any) -> Exported:
     return exported.model_copy(update={"score": 0.9, "metric": "f1", **values})
 

@@ -126,7 +126,7 @@ def test_it_says_which_rows_it_is_about() -> None:
     assert "on the 400 rows that the search chose by" in whole
     assert "0.4 macro F1 points of the winner's lead are the luck of these rows" in whole
     none = said(AHEAD, unseen=False, rows=400, bias=0.0004)
-    assert "By simulation the winner's lead owes nothing to the luck of these rows." in none
+    assert "By simulation the winner's lead owes next to nothing to the luck of these rows." in none
 
 
 def test_few_seeds_come_with_what_would_say_more() -> None:

@@ -93,7 +93,9 @@ def run(
         watcher.note(
             f"Going to the Ray cluster {config.compute.ray_address or 'of this machine'} for the first worker."
         )
-    limits = searching_limits(config, limits_of(config.budget, datetime.now(HERE)))
+    # By the clock that the deadline is heeded by.
+    now = datetime.fromtimestamp(time.time(), HERE)
+    limits = searching_limits(config, limits_of(config.budget, now))
     with (
         leading(config, space, data_fingerprint=splits.fingerprint, limits=limits) as coordinator,
         opened_workforce(config, splits) as workforce,

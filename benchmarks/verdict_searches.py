@@ -223,5 +223,5 @@ def _runs(answers: Sequence[Flags], labels: Flags, groups: NDArray[np.int64]) ->
     return Runs(
         np.array([f1(correct, labels) for correct in answers]),
         np.array([deviations(correct, labels, groups) for correct in answers]),
-        of_a_row=1 / len(labels),
+        of_a_unit=1 / len(labels),
     )

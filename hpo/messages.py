@@ -142,6 +142,9 @@ class Reading:
     deviations: tuple[float, ...]
     """How the objective departs with each group of rows (jackknife): the sum of their squares is its variance over
     examples, that of products its covariance with another reading of the same rows."""
+    of_a_unit: float = 0.0
+    """By how much on average the objective moves where one row, or one group of rows that belong together, that is
+    answered rightly is answered otherwise; 0 where that is not known."""
     slices: tuple[Slice, ...] = ()
 
 

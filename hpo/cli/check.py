@@ -58,7 +58,7 @@ def check(
     from hpo.export.configs import check_writable, default_output
 
     config, notes = studied(context.params, "hpo check")
-    check_writable(output or default_output(config.study))
+    check_writable(output or default_output(config.study), config.store.url)
     recipients_of(config.notify)  # Refuses what cannot be told.
     checked = _watched(config, notes, as_json)
     if as_json:

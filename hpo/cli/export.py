@@ -9,7 +9,7 @@ from hpo.cli import options
 from hpo.errors import ConfigurationError, nearest
 
 BY_ENDING = {"": "yaml", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".py": "python"}
-FORMATS = {"yaml": (".yaml", ".yml"), "json": (".json",), "training-arguments": (".json",), "python": (".py",)}
+ENDINGS = {"yaml": (".yaml", ".yml"), "json": (".json",), "training-arguments": (".json",), "python": (".py",)}
 """Format -> how a file in it ends."""
 
 
@@ -33,8 +33,8 @@ def export(
     from hpo.store.results import read_results
 
     format_ = format_ or _format_of(output)
-    if format_ not in FORMATS:
-        raise ConfigurationError(f"--format cannot be {format_!r}. {nearest(format_, FORMATS)}")
+    if format_ not in ENDINGS:
+        raise ConfigurationError(f"--format cannot be {format_!r}. {nearest(format_, ENDINGS)}")
     _refuse_other_ending(output, format_)
     with options.opened(store) as database:
         content = best_configuration(read_results(database, study), trial)
@@ -52,7 +52,7 @@ def _format_of(output: Path | None) -> str:
     if ending not in BY_ENDING:
         raise ConfigurationError(
             f"{output} does not say in which format to write; end it .yaml, .json or .py, or name one with --format: "
-            f"{', '.join(FORMATS)}."
+            f"{', '.join(ENDINGS)}."
         )
     return BY_ENDING[ending]
 
@@ -60,10 +60,10 @@ def _format_of(output: Path | None) -> str:
 def _refuse_other_ending(output: Path | None, format_: str) -> None:
     """Raise ConfigurationError where a file's ending says one format, and --format another."""
     ending = output.suffix.lower() if output else ""
-    if ending in BY_ENDING and ending not in ("", *FORMATS[format_]):
+    if ending in BY_ENDING and ending not in ("", *ENDINGS[format_]):
         raise ConfigurationError(
             f"{output} ends as a file of {BY_ENDING[ending]} does, but --format is {format_}; end it "
-            f"{FORMATS[format_][0]}."
+            f"{ENDINGS[format_][0]}."
         )
 
 

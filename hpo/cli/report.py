@@ -8,7 +8,7 @@ import typer
 from hpo.cli import options
 from hpo.errors import ConfigurationError
 
-ENDINGS = ("", ".html", ".htm")
+OTHER_ENDINGS = (".csv", ".db", ".json", ".md", ".pdf", ".png", ".svg", ".txt", ".yaml", ".yml")
 
 
 def report(
@@ -23,7 +23,7 @@ def report(
     from hpo.report.material import gathered
     from hpo.report.page import page
 
-    if output.suffix.lower() not in ENDINGS:
+    if output.suffix.lower() in OTHER_ENDINGS and (output.is_file() or not output.exists()):
         raise ConfigurationError(f"The report is HTML, but {output} ends in {output.suffix}; end it .html.")
     check_writable(output)
     with options.opened(store) as database:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hpo.cli import options
-from hpo.cli.study_arguments import begun, describes_study, given_values, nested, studied
+from hpo.cli.study_arguments import describes_study, given_values, nested, studied, study_of_store
 from hpo.errors import ConfigurationError, NoResultError
 
 if TYPE_CHECKING:
@@ -129,10 +129,10 @@ def confirm(
 ) -> None:
     """Train the best of a search and its default again on fresh seeds, and say which to take: hpo run's last part.
 
-    Without a study file or --model and --train it is a study of the store, as it was begun.
+    Without a study file or --model it is a study of the store, as it was begun; whom to --notify is not stored.
     """
-    described = describes_study(context.params)
-    config, notes = studied(context.params, "hpo confirm") if described else (begun(context.params), ())
+    described = describes_study(context.params, "hpo confirm")
+    config, notes = studied(context.params, "hpo confirm") if described else (study_of_store(context.params), ())
     if not config.confirmation.finalists:
         raise ConfigurationError("confirmation.finalists is 0, so nothing is to be confirmed; give 1 or more.")
     _search(config, output, as_json, notes, searches=False)
@@ -156,13 +156,10 @@ def _search(
     from hpo.runners.run import run as run_study
     from hpo.runners.watcher import Watchers
     from hpo.search.budget import limits_of
-    from hpo.store.engine import sqlite_path
 
     limits_of(config.budget, datetime.now(HERE))  # Refuses an end that is past, before anything is read.
     path = output or default_output(config.study)
-    check_writable(path)
-    if (database := sqlite_path(config.store.url)) is not None and database.absolute() == path.absolute():
-        raise ConfigurationError(f"--output {path} is the store itself; name another place.")
+    check_writable(path, config.store.url)
     recipients = recipients_of(config.notify)
     stop = Event()
     try:

@@ -1,4 +1,4 @@
-"""From the words after `hpo run`, `hpo check` and `hpo demo` to a study."""
+"""From the words after `hpo run` and other verbs to a study: of a file, of flags, or of the store."""
 
 import re
 from collections.abc import Mapping
@@ -76,8 +76,11 @@ def studied(parameters: Mapping[str, Any], verb: str) -> "tuple[StudyConfig, tup
     return load_config(file, nested(values), overrides), sweep_notes(file) if file else ()
 
 
-def begun(parameters: Mapping[str, Any]) -> "StudyConfig":
-    """Return a study as it is in the store, with what a verb was given over it, and without the times that it had.
+def study_of_store(parameters: Mapping[str, Any]) -> "StudyConfig":
+    """Return a study as the store says that it was begun, with what a verb was given over it.
+
+    Of what was told is not there: it may be secret, and is given again. Of its times one that is given takes the place
+    of both; else that of its first run is counted anew.
 
     Raises:
         ConfigurationError: no such study, several where none was named, or what cannot be.
@@ -93,7 +96,8 @@ def begun(parameters: Mapping[str, Any]) -> "StudyConfig":
     with options.opened(url) as database:
         results = read_results(database, values.get("study"))
     content: dict[str, Any] = {**deepcopy(dict(results.configuration)), "space": dict(results.space)}
-    merge(content, {"budget": {"time": None, "until": None}})
+    if {"budget.time", "budget.until"} & values.keys():
+        merge(content, {"budget": {"time": None, "until": None}})
     merge(content, nested(values))
     config = load_config(values=content, overrides=parameters["arguments"] or [])
     if (config.store.url, config.study) != (url, results.name):
@@ -108,10 +112,11 @@ def study_name(model: str | None, train: str | None) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:128] or "study"
 
 
-def describes_study(parameters: Mapping[str, Any]) -> bool:
-    """Return whether a verb was given a study file, or flags in the place of one."""
-    file, _ = _file_and_overrides(parameters["arguments"] or [], "")
-    return file is not None or any(parameters[name] is not None for name, _ in NEEDED)
+def describes_study(parameters: Mapping[str, Any], verb: str) -> bool:
+    """Return whether a verb was given a study file, or in its place a model."""
+    file, overrides = _file_and_overrides(parameters["arguments"] or [], verb)
+    names_model = any(override.startswith(("model.", "model=")) for override in overrides)
+    return file is not None or parameters["model"] is not None or names_model
 
 
 def _refuse_missing(values: Mapping[str, Any], overrides: list[str], verb: str) -> None:

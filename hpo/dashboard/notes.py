@@ -24,7 +24,7 @@ def trial_notes(material: Material) -> dict[int, str]:
     """Return trial -> its note, of those that failed, were given up, or were confirmed."""
     results = material.results
     notes = {
-        trial.number: f"**{ENDED[trial.state]}{_where(results.metric, trial)}.** {verbatim(trial.reason)}"
+        trial.number: f"**{ENDED[trial.state]}{_where(material, trial)}.** {verbatim(trial.reason)}"
         for trial in results.trials
         if trial.state in ENDED and trial.reason
     }
@@ -37,11 +37,12 @@ def trial_notes(material: Material) -> dict[int, str]:
     return {number: f"{note}\n\n{SIGNED}" for number, note in notes.items()}
 
 
-def _where(metric: str, trial: TrialResult) -> str:
+def _where(material: Material, trial: TrialResult) -> str:
     """Return how far a trial came that was given up."""
     if trial.state != "PRUNED" or trial.score is None or trial.rung is None:
         return ""
-    return f" at {plain(metric)} {trial.score:.4f}, {trial.rung / 10:.0f}% of the longest trial in"
+    came = f"{trial.rung / 10:.0f}% of the {'folds' if material.in_folds else 'longest trial'} in"
+    return f" at {plain(material.results.metric)} {trial.score:.4f}, {came}"
 
 
 def plain(text: object) -> str:

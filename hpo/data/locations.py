@@ -38,6 +38,11 @@ def read_source(source: str, role: Role, *, strict: bool) -> Table:
     raise DataError(_nothing_there(source))
 
 
+def is_missing(source: str) -> bool:
+    """Return whether `source` is a path of this machine, and nothing is there."""
+    return not (source.lower().startswith(HUB) or os.path.lexists(source) or has_magic(source))
+
+
 def _nothing_there(source: str) -> str:
     if other := OTHER_SCHEME.match(source):
         return f"{source} is a {other[1]} address, which is not read; download it, or name a data set of the hub {HUB}."

@@ -15,6 +15,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.search.assignments import build_assignment
 from hpo.space.search_space import SearchSpace
+from hpo.store.engine import sqlite_path
 from hpo.store.results import StudyResults, TrialResult
 from hpo.verdict.findings import Verdict
 
@@ -180,8 +181,12 @@ def default_output(study: str) -> Path:
     return path if mine else Path(f"best-{study}.yaml")
 
 
-def check_writable(path: Path) -> None:
-    """Refuse, before a night of work, a place that `write_text` could not write to.
+def check_writable(path: Path, store: str | None = None) -> None:
+    """Refuse, before a night of work, a place that `write_text` could not write to, or where the store is or will be.
+
+    Args:
+        path: where something is to be written.
+        store: URL of the store, where it is known.
 
     Raises:
         ConfigurationError: it is a folder, or is to be made in one that is not there or cannot be written; or it is a
@@ -189,6 +194,8 @@ def check_writable(path: Path) -> None:
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         return
+    if store is not None and (database := sqlite_path(store)) and os.path.realpath(database) == os.path.realpath(path):
+        raise ConfigurationError(f"Cannot write {path}: it is the store; name another place with --output.")
     if path.is_file() and _is_database(path):
         raise ConfigurationError(f"Cannot write {path}: it is a SQLite database; name another place with --output.")
     folder = path.absolute().parent
@@ -198,6 +205,7 @@ def check_writable(path: Path) -> None:
 
 
 def _is_database(path: Path) -> bool:
+    # Not for a store that this process has open: to close it here would take SQLite's locks from it.
     try:
         with path.open("rb") as file:
             return file.read(len(SQLITE_HEADER)) == SQLITE_HEADER

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpo.config.study_file import ComputeConfig, StudyConfig
+from hpo.data.locations import is_missing
 from hpo.data.splits import Splits, splits_of
 from hpo.errors import ConfigurationError, DataError, TrainingError
 from hpo.export.exported import Exported
@@ -45,15 +46,14 @@ def here(exported: Exported, compute: ComputeConfig) -> Here:
     """Read the texts of an exported configuration.
 
     Raises:
-        DataError: they cannot be read, or are others than those of the search.
+        DataError: they are not there, cannot be read, or are others than those of the search.
     """
     config = exported.study_config(compute)
-    try:
-        splits = splits_of(config)
-    except DataError as error:
-        raise DataError(
-            f"{error} The texts are sought where the search had them; where they are here is said by data.train=FILE."
-        ) from None
+    for name in ("train", "validation", "test"):
+        source = getattr(config.data, name)
+        if source is not None and is_missing(source):
+            raise DataError(f"There is nothing at {source}, where the search had its texts; say data.{name}=FILE.")
+    splits = splits_of(config)
     if splits.fingerprint != exported.data.fingerprint:
         raise DataError(
             f"The texts, labels or splits of {config.data.train} are not those of the study {exported.study!r}, so no "

@@ -23,6 +23,19 @@ class Predictions:
         told = probabilities[np.arange(len(true)), true]
         return cls(true=true, probabilities=probabilities, loss=float(-np.log(np.maximum(told, SMALLEST)).mean()))
 
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether the likeliest class, of equals the first, is the true one; shape (rows,)."""
+        right: NDArray[np.bool_] = self.probabilities.argmax(axis=1) == self.true
+        return right
+
+    def turned(self, rows: NDArray[np.bool_]) -> "Predictions":
+        """Return these with the two likeliest classes of some rows exchanged; `rows` has shape (rows,)."""
+        probabilities, which = self.probabilities.copy(), np.flatnonzero(rows)
+        order = np.argsort(-probabilities[which], axis=1, kind="stable")[:, :2]
+        probabilities[which[:, None], order] = probabilities[which[:, None], order[:, ::-1]]
+        return Predictions.of(self.true, probabilities)
+
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Predictions":
         """Return those of some rows."""
         return Predictions.of(self.true[rows], self.probabilities[rows])

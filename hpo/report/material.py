@@ -53,6 +53,11 @@ class Material:
             return None
 
     @property
+    def in_folds(self) -> bool:
+        """Whether a trial is scored on folds, one after the other, and its rungs are these."""
+        return self.results.configuration["evaluation"].get("folds") is not None
+
+    @property
     def will_confirm(self) -> bool:
         """Whether the search still runs and trains the best again at its end."""
         asked = self.results.configuration.get("confirmation", {})

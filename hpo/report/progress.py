@@ -75,8 +75,7 @@ def curves_of(material: Material) -> dict[int, list[Evaluation]]:
 
 def seen_title(material: Material) -> str:
     """Return the title of an axis on which an evaluation is where its rung is, in per cent."""
-    in_folds = material.results.configuration["evaluation"].get("folds") is not None
-    seen = "folds that were scored, the last their mean" if in_folds else "longest trial that was seen"
+    seen = "folds that were scored, the last their mean" if material.in_folds else "longest trial that was seen"
     return f"share of the {seen}, in %"
 
 

@@ -248,7 +248,8 @@ class _Night:
             if self.config.confirmation.finalists:
                 self.watcher.note("There is no verdict: no configuration but the default has completed.")
             self._read_test(self.coordinator.winner())
-        if not self.stop.is_set():
+        if self.searches and not self.stop.is_set():
+            # To confirm deletes nothing of the search: a later run of that may have asked for more weights.
             keep_only(self._files, *self._files_after(), self.mirror)
 
     def _confirm(self, results: StudyResults, race: Race, short: ShortCheck) -> None:

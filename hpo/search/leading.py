@@ -139,4 +139,4 @@ def _kept_share(configuration: Mapping[str, Any]) -> float:
 
 def _recorded(config: StudyConfig) -> dict[str, Any]:
     """Return the study file's content as plain values, without the store's address and others that may be secret."""
-    return config.model_dump(mode="json", exclude={"store", "space", "notify"})
+    return config.model_dump(mode="json", exclude={"store": {"url"}, "space": True, "notify": True})

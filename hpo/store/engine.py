@@ -47,6 +47,7 @@ NETWORK_FILE_SYSTEMS = {
     "ncpfs", "orangefs", "wekafs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.ceph",
 }  # fmt: skip
 LOCK_TIMEOUT_SECONDS = 60
+CONNECT_TIMEOUT_SECONDS = 10
 IDLE_TIMEOUT_SECONDS = 90
 """Of a transaction on PostgreSQL in which nothing is asked; a sampler may take long to propose in one."""
 # Of several processes that make Optuna's tables at once, each failure of one means that another made one more.
@@ -256,20 +257,27 @@ def _engine(url: URL) -> Engine:
     """Return an engine whose transactions are whole ones."""
     try:
         if url.get_backend_name() == "sqlite":
-            engine = sa.create_engine(url, connect_args={"timeout": LOCK_TIMEOUT_SECONDS})
+            engine = sa.create_engine(url, connect_args=_waiting(url))
             event.listen(engine, "connect", _configure_sqlite)
             event.listen(engine, "begin", _begin_sqlite)
             return engine
-        engine = sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
+        engine = sa.create_engine(url, pool_pre_ping=True, connect_args=_waiting(url))
         event.listen(engine, "connect", _limit_idleness)
         return engine
     except (ModuleNotFoundError, NoSuchModuleError):
         raise StoreError("A PostgreSQL store needs psycopg: pip install 'llm-hpo[postgresql]'.") from None
 
 
+def _waiting(url: URL) -> dict[str, int]:
+    """Return how long a driver waits, in seconds: SQLite's for a lock, PostgreSQL's for a server that says nothing."""
+    if url.get_backend_name() == "sqlite":
+        return {"timeout": LOCK_TIMEOUT_SECONDS}
+    return {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
+
+
 def _refuse_without_tables(url: URL) -> None:
     """Refuse a database in which hpo has no tables, without a change: opened as ours, one of SQLite's turns to WAL."""
-    plain = sa.create_engine(url, poolclass=sa.NullPool)
+    plain = sa.create_engine(url, poolclass=sa.NullPool, connect_args=_waiting(url))
     with translated(url), plain.connect() as connection:
         if sa.inspect(connection).has_table(VERSION_TABLE):
             return

@@ -1,8 +1,10 @@
 """What a model is judged by at the end: its scores, how much of that is the choice of rows, and where it fails."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,10 +51,12 @@ def read(task: Task, predictions: Predictions, judged: Judged) -> Reading:
     Raises:
         TrainingError: the user's own metric fails on some of the rows.
     """
-    apart = leave_out_groups(_units(judged, len(predictions.true)), judged.seed)
+    units = _units(judged, len(predictions.true))
+    apart = leave_out_groups(units, judged.seed)
     return Reading(
         scores=task.scores(predictions),
         deviations=deviations(lambda kept: task.objective_on(predictions.take(kept)), apart),
+        of_a_unit=_of_a_unit(task, predictions, apart) * len(units) / (int(units.max()) + 1),
         slices=tuple(_slices(task, predictions, judged)),
     )
 
@@ -61,6 +65,20 @@ def _units(judged: Judged, rows: int) -> NDArray[np.int64]:
     """Return what each row is left out together with: its group, where there are several."""
     units = group_numbers(judged.groups) if judged.groups else np.arange(rows)
     return units if units.max() > 0 else np.arange(rows)
+
+
+def _of_a_unit(task: Task, predictions: Predictions, apart: NDArray[np.int64]) -> float:
+    """Return by how much a row moves the objective, on average over those answered rightly, answered otherwise.
+
+    Otherwise is what was thought next likeliest. Rows of a group are turned together, as one by one would take long.
+    """
+    right = predictions.right
+    if not right.any():
+        return 0.0
+    score = task.objective_on(predictions)
+    turned = (predictions.turned((apart == group) & right) for group in range(int(apart.max()) + 1))
+    moved = sum(abs(task.objective_on(other) - score) for other in turned) / int(right.sum())
+    return moved if math.isfinite(moved) else 0.0
 
 
 def mean_reading(of_folds: Sequence[Reading]) -> Reading:
@@ -72,6 +90,7 @@ def mean_reading(of_folds: Sequence[Reading]) -> Reading:
     return Reading(
         scores=mean_scores([reading.scores for reading in of_folds]),
         deviations=tuple(deviation / parts for reading in of_folds for deviation in reading.deviations),
+        of_a_unit=fmean(reading.of_a_unit for reading in of_folds) / parts,
         slices=tuple(_pooled(same) for same in slices.values()),
     )
 

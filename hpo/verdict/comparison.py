@@ -7,8 +7,8 @@ runs are apart that differ in their seed alone, pooled over all configurations, 
 under other seeds partly because they err on other rows, which both of these would count: so it is taken off once.
 
 Where no row tells two apart, or none is answered wrongly, both variances are 0, which says nothing of the rows to come:
-an event that n rows have not shown may be as frequent as 3.7 / n (at 95%, two-sided; the rule of three, Hanley and
-Lippman-Hand 1983). No interval is narrower than that.
+an event that n rows have not shown may be as frequent as ln(2 / (1 - coverage)) / n, 3.7 / n at 95% (the rule of three,
+Hanley and Lippman-Hand 1983). No interval is narrower than what so many rows, or groups of rows, would do on average.
 """
 
 import math
@@ -34,8 +34,8 @@ class Runs:
     """Those of `hpo.messages.Reading`, shape (seeds, groups of rows)."""
     seeded: bool = True
     """Whether another seed would give another score; a baseline's is the same."""
-    of_a_row: float = 0.0
-    """By how much about one row moves the objective, answered otherwise; 0 where that may be as little as one likes."""
+    of_a_unit: float = 0.0
+    """As `hpo.messages.Reading` has it."""
 
     @property
     def mean(self) -> float:
@@ -90,17 +90,17 @@ def difference(
     """
     points = of.mean - than.mean - bias
     deviations = of.deviations.mean(axis=0) - than.deviations.mean(axis=0)
-    share, of_a_row = of.share_of_seeds + than.share_of_seeds, max(of.of_a_row, than.of_a_row)
-    return points, _interval(points, deviations, noise, share, of_a_row, coverage)
+    share, of_a_unit = of.share_of_seeds + than.share_of_seeds, max(of.of_a_unit, than.of_a_unit)
+    return points, _interval(points, deviations, noise, share, of_a_unit, coverage)
 
 
 def interval_of(runs: Runs, noise: SeedNoise) -> Interval:
     """Return the interval of a configuration's mean score."""
-    return _interval(runs.mean, runs.deviations.mean(axis=0), noise, runs.share_of_seeds, runs.of_a_row, COVERAGE)
+    return _interval(runs.mean, runs.deviations.mean(axis=0), noise, runs.share_of_seeds, runs.of_a_unit, COVERAGE)
 
 
 def _interval(
-    middle: float, deviations: NDArray[np.float64], noise: SeedNoise, share: float, of_a_row: float, coverage: float
+    middle: float, deviations: NDArray[np.float64], noise: SeedNoise, share: float, of_a_unit: float, coverage: float
 ) -> Interval:
     """Return a t interval; its degrees of freedom by Welch (1947) and Satterthwaite (1946)."""
     examples = float((deviations**2).sum())
@@ -110,5 +110,5 @@ def _interval(
         uncertain += (share * noise.variance) ** 2 / noise.degrees
     degrees = max(1.0, variance**2 / uncertain) if uncertain else np.inf
     half = float(stdtrit(degrees, (1 + coverage) / 2)) * variance**0.5
-    half = max(half, math.log(2 / (1 - coverage)) * of_a_row)
+    half = max(half, math.log(2 / (1 - coverage)) * of_a_unit)
     return Interval(low=middle - half, high=middle + half)

@@ -42,7 +42,7 @@ class Rung:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """By how much the winner scores higher than something else."""
+    """By how much a trial scores higher than something else."""
 
     of: int
     """Trial that is compared: the winner; against baselines also what is to be taken."""

@@ -1,6 +1,5 @@
 """The verdict on a search, from what its confirmation has stored; computed anew whenever it is asked for."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -118,13 +117,11 @@ def _runs(of_trial: Sequence[ConfirmingRun]) -> Runs:
 
 
 def _as_runs(readings: Sequence[Reading], *, seeded: bool = True) -> Runs:
-    scores = readings[0].scores
-    low, high = limits_of(scores.metric)
     return Runs(
         np.array([reading.scores.objective for reading in readings]),
         np.array([reading.deviations for reading in readings]),
         seeded=seeded,
-        of_a_row=(high - low) / scores.rows if math.isfinite(high - low) else 0.0,
+        of_a_unit=max(reading.of_a_unit for reading in readings),
     )
 
 

@@ -98,6 +98,12 @@ def test_trials_that_ended_badly_or_were_confirmed_have_notes(material: Material
     assert notes[3].startswith("**Failed.** `` ValueError: <img src=x ")
 
 
+def test_a_trial_given_up_on_folds_came_so_far_through_them(material: Material) -> None:
+    in_folds = dict(material.results.configuration) | {"evaluation": {"folds": 5}}
+    notes = trial_notes(replace(material, results=replace(material.results, configuration=in_folds)))
+    assert "% of the folds in.** " in notes[2]
+
+
 def test_a_study_in_which_nothing_completed_has_a_note(sqlite_url: str) -> None:
     with led(searched(sqlite_url)), closing(open_database(sqlite_url)) as database:
         assert study_note(gathered(database)).startswith("## No trial has completed yet\n\nThe search still runs.\n\n")

@@ -56,7 +56,7 @@ def test_other_texts_are_refused(exported: Exported, tmp_path: Path) -> None:
 
 def test_texts_that_are_not_there_are_asked_for(exported: Exported) -> None:
     moved = exported.model_copy(update={"data": exported.data.model_copy(update={"train": "moved.csv"})})
-    with pytest.raises(DataError, match=r"Cannot read .*moved\.csv.*where they are here is said by data\.train=FILE"):
+    with pytest.raises(DataError, match=r"nothing at moved\.csv, where the search had its texts; say data\.train=FILE"):
         here(moved, compute_of(moved))
 
 

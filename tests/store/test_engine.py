@@ -71,6 +71,16 @@ def closed_port() -> int:
         return port
 
 
+@pytest.mark.parametrize("must_exist", [False, True])
+def test_a_server_that_says_nothing_is_not_waited_for(must_exist: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its driver by itself would wait for more than two minutes; who only reads waits no longer than who writes."""
+    monkeypatch.setattr(engine, "CONNECT_TIMEOUT_SECONDS", 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(StoreError, match="timeout expired"):
+            open_database(f"postgresql+psycopg://user@127.0.0.1:{port}/db", must_exist=must_exist)
+
+
 def test_a_server_that_does_not_answer_is_named_without_its_password() -> None:
     url = f"postgresql+psycopg://user:{SECRET}@127.0.0.1:{closed_port()}/db"
     with pytest.raises(StoreError) as error:

@@ -70,6 +70,29 @@ def test_rows_without_a_group_are_left_out_by_themselves() -> None:
     assert len(reading.deviations) == 4
 
 
+def test_a_row_moves_accuracy_by_its_share_and_a_group_by_that_of_its_rows() -> None:
+    groups = [f"document {row % 12}" for row in range(ROWS)]
+
+    assert read(task(), said(RIGHT), judged()).of_a_unit == pytest.approx(1 / ROWS)
+    assert read(task(), said(RIGHT), judged(groups=groups)).of_a_unit == pytest.approx(1 / 12)
+
+
+def test_a_row_moves_f1_of_a_rare_class_by_more_than_its_share() -> None:
+    """Of 20 positives among 2,000, by 1 of 40: whether one is missed, or one more is found that is none."""
+    true = np.arange(2000) % 100 == 0
+    flawless = Predictions.of(true.astype(np.int64), np.eye(2)[true.astype(int)] * 0.8 + 0.1)
+
+    reading = read(task("f1"), flawless, judged(2000))
+
+    assert reading.scores.objective == 1.0
+    assert variance(reading.deviations) == 0.0
+    assert reading.of_a_unit == pytest.approx(1 / 40, rel=0.25)
+
+
+def test_of_a_model_that_is_never_right_nothing_can_turn_wrong() -> None:
+    assert read(task(), said(np.zeros(ROWS, dtype=np.bool_)), judged()).of_a_unit == 0.0
+
+
 def test_two_models_are_read_with_the_same_rows_left_out() -> None:
     one, other = (read(task(), said(RIGHT), judged()) for _ in range(2))
 

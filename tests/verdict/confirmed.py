@@ -18,8 +18,10 @@ def scores(objective: float, metric: str = "macro_f1") -> Scores:
     return Scores(metric=metric, values={metric: objective}, rows=ROWS)
 
 
-def reading(objective: float, deviations: Sequence[float] = (0.001, -0.001), metric: str = "macro_f1") -> Reading:
-    return Reading(scores=scores(objective, metric), deviations=tuple(deviations))
+def reading(
+    objective: float, deviations: Sequence[float] = (0.001, -0.001), metric: str = "macro_f1", of_a_unit: float = 0.0
+) -> Reading:
+    return Reading(scores=scores(objective, metric), deviations=tuple(deviations), of_a_unit=of_a_unit)
 
 
 def trial(number: int, score: float | None, *, state: str = "COMPLETE", **rest: Any) -> TrialResult:

@@ -152,7 +152,7 @@ def test_an_interval_does_not_go_beyond_what_the_metric_can_be() -> None:
 
 def test_what_was_always_right_may_be_wrong_as_often_as_so_many_rows_would_not_show() -> None:
     """The known answer is Clopper and Pearson's, of no error in 400 rows."""
-    flawless = [confirming(of, [1.0, 1.0], deviations=(0.0, 0.0)) for of in (0, 2)]
+    flawless = [confirming(of, [1.0, 1.0], deviations=(0.0, 0.0), of_a_unit=1 / 400) for of in (0, 2)]
 
     found = verdict(study(TRIALS, *flawless))
 

@@ -14,6 +14,7 @@ import optuna
 import pytest
 import yaml
 
+from hpo.cli.study_arguments import study_of_store
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.reading import write_yaml
 from hpo.config.study_file import StudyConfig
@@ -290,21 +291,51 @@ def test_hpo_confirm_says_the_verdict_and_writes_what_to_take(config: StudyConfi
 def test_hpo_confirm_alone_confirms_the_study_of_the_store_as_it_was_begun(
     config: StudyConfig, hpo: Hpo, tmp_path: Path
 ) -> None:
-    begun = changed(config, budget={"trials": 6, "time": "5m"}, confirmation={"finalists": 2})
+    begun = changed(config, budget={"trials": 6, "time": "5m"}, store={"keep_weights": 2})
     (tmp_path / "study.yaml").write_text(write_yaml(begun.model_dump(mode="json")))
-    assert hpo("run", "study.yaml", "confirmation.finalists=0", "confirmation.validation_share=0").code == 0
+    assert hpo("run", "study.yaml", "confirmation.validation_share=0").code == 0
+    weights = sorted((tmp_path / "hpo-files" / "tiny").rglob("weights.safetensors"))
+    assert len(weights) == 2
     store = ("--store", config.store.url)
     words = ("confirmation.finalists=1", "confirmation.runs=5", "confirmation.seeds=3")
     assert "There is no store at" in hpo("confirm", "--store", "none.db", *words).err
     assert "Known: tiny." in hpo("confirm", *store, "--study", "tinny", *words).err
     assert "named by --store and --study" in hpo("confirm", *store, "store.url=other.db", *words).err
     assert "confirm needs --train" in hpo("confirm", *store, "--model", "elsewhere").err
+    assert "hpo confirm takes one study file" in hpo("confirm", *store, "a.yaml", "b.yaml").err
     answer = hpo("confirm", *store, *words)
     assert answer.code == 0, answer.err
-    assert "The search ends at" not in answer.out, "the time that it once had is over"
+    assert sorted((tmp_path / "hpo-files" / "tiny").rglob("weights.safetensors")) == weights
     with results_of(config) as results:
         assert len(results.confirmation) == 5
         assert len(results.trials) == 6
+
+
+@pytest.mark.parametrize(
+    ("given", "budget"),
+    [
+        ({}, {"trials": None, "time": "8h", "until": "07:30"}),
+        ({"for_": "2h"}, {"trials": None, "time": "2h", "until": None}),
+        ({"until": "09:00"}, {"trials": None, "time": None, "until": "09:00"}),
+    ],
+)
+def test_a_study_of_the_store_is_that_of_a_night_still_whose_times_are_replaced_by_one_that_is_given(
+    config: StudyConfig, given: dict[str, str], budget: dict[str, object]
+) -> None:
+    """Without a time it would be one of 40 trials, and its race another."""
+    night = changed(config, budget={"trials": None, "time": "8h", "until": "07:30"})
+    record(night)
+    found = study_of_store({"arguments": ["store.disk_gib=3"], "store": config.store.url, **given})
+    assert found.budget.model_dump(include=budget.keys()) == budget
+    assert found.budget.most_trials is None
+    assert found.store == changed(night, store={"disk_gib": 3.0}).store
+    assert space_of(found.space).to_mapping() == space_of(night.space).to_mapping()
+
+
+def record(config: StudyConfig) -> None:
+    """Begin a study, and nothing more."""
+    with leading(config, space_of(config.space), data_fingerprint="any") as coordinator:
+        coordinator.begin(objective="macro_f1", versions={})
 
 
 @pytest.mark.slow

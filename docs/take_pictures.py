@@ -62,10 +62,24 @@ def dashboard(driver: Chrome, url: str) -> bytes:
         return _photographed(driver, 0)
 
 
+def trial_in_the_dashboard(driver: Chrome, url: str) -> bytes:
+    """Return the learning curve and the confusion matrix on the page of the default's trial."""
+    with dashboard_at(url) as address:
+        driver.get(address)
+        WebDriverWait(driver, DRAWN_SECONDS).until(lambda driver: "/studies/" in driver.current_url)
+        driver.get(f"{driver.current_url}/trials?numbers=0")
+        WebDriverWait(driver, DRAWN_SECONDS).until(lambda driver: driver.execute_script(PICTURES_DRAWN))
+        height = driver.execute_script("return document.documentElement.scrollHeight")
+        return _photographed(driver, max(0, height - HEIGHT))
+
+
+PICTURES_DRAWN = """
+    return [...document.querySelectorAll('img[src*=artifacts]')].filter(one => one.naturalWidth > 0).length == 2"""
 PICTURES: Mapping[str, Callable[[Chrome, str], bytes]] = {
     "report.png": report,
     "report-dark.png": report_in_the_dark,
     "dashboard.png": dashboard,
+    "dashboard-trial.png": trial_in_the_dashboard,
 }
 
 

@@ -80,7 +80,7 @@ def confirmed(verdict: Verdict) -> Table:
     """Return the configurations that were trained again on fresh seeds, from best to worst."""
     rows = tuple(
         (
-            f"{one.trial}{' (the default)' if one.is_default else ''}", _score(one.score), _between(one.interval),
+            _numbered(verdict, one.trial), _score(one.score), _between(one.interval),
             str(len(one.scores)), _score(one.lucky), spoken(one.seconds),
         )
         for one in verdict.confirmed
@@ -105,7 +105,7 @@ def differences(verdict: Verdict) -> Table:
     """Return by how much the winner scores higher than others, and what is to be taken than baselines."""
     rows = tuple(
         (
-            str(one.of),
+            _numbered(verdict, one.of),
             one.than,
             signed(one.points),
             _between(one.interval, signed_ends=True),
@@ -114,6 +114,11 @@ def differences(verdict: Verdict) -> Table:
         for one in verdict.differences
     )
     return Table(head=("trial", "against", "difference", "95% interval", "told apart"), rows=rows)
+
+
+def _numbered(verdict: Verdict, trial: int) -> str:
+    is_default = any(one.is_default for one in verdict.confirmed if one.trial == trial)
+    return f"{trial} (the default)" if is_default else str(trial)
 
 
 def test_readings(results: StudyResults) -> Table | None:

@@ -30,14 +30,16 @@ def export(
 ) -> None:
     """Write the configuration to take to a file, or to standard output where no --output is given."""
     from hpo.export.configs import best_configuration, write_text
-    from hpo.store.results import read_results
+    from hpo.store.results import read_results, refuse_confirmation
 
     format_ = format_ or _format_of(output)
     if format_ not in ENDINGS:
         raise ConfigurationError(f"--format cannot be {format_!r}. {nearest(format_, ENDINGS)}")
     _refuse_other_ending(output, format_)
     with options.opened(store) as database:
-        content = best_configuration(read_results(database, study), trial)
+        results = read_results(database, study)
+        refuse_confirmation(database, results.name)
+    content = best_configuration(results, trial)
     text = _written(content, format_)
     if output is None:
         typer.echo(text, nl=False)

@@ -21,11 +21,11 @@ def report(
     """Write what a study gave to one HTML file, which opens anywhere and needs no network."""
     from hpo.export.configs import check_writable, write_text
     from hpo.report.material import gathered
-    from hpo.report.page import page
+    from hpo.report.page import DOCTYPE, page
 
     if output.suffix.lower() in OTHER_ENDINGS and (output.is_file() or not output.exists()):
         raise ConfigurationError(f"The report is HTML, but {output} ends in {output.suffix}; end it .html.")
-    check_writable(output)
+    check_writable(output, DOCTYPE)
     with options.opened(store) as database:
         material = gathered(database, study)
     write_text(output, page(material))

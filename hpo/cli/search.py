@@ -152,14 +152,14 @@ def _search(
     from hpo.cli.notifications import Notifier, recipients_of
     from hpo.cli.signals import ending_tidily
     from hpo.config.times import HERE
-    from hpo.export.configs import check_writable, default_output
+    from hpo.export.configs import HEADER, check_writable, default_output
     from hpo.runners.run import run as run_study
     from hpo.runners.watcher import Watchers
     from hpo.search.budget import limits_of
 
     limits_of(config.budget, datetime.now(HERE))  # Refuses an end that is past, before anything is read.
     path = output or default_output(config.study)
-    check_writable(path, config.store.url)
+    check_writable(path, HEADER, config.store.url)
     recipients = recipients_of(config.notify)
     stop = Event()
     try:

@@ -89,12 +89,13 @@ def study_of_store(parameters: Mapping[str, Any]) -> "StudyConfig":
     from hpo.cli import options
     from hpo.config.overrides import merge
     from hpo.config.study_file import load_config
-    from hpo.store.results import read_results
+    from hpo.store.results import read_results, refuse_confirmation
 
     values = given_values(parameters)
     url = values.setdefault("store.url", options.DEFAULT_STORE)
     with options.opened(url) as database:
         results = read_results(database, values.get("study"))
+        refuse_confirmation(database, results.name)
     content: dict[str, Any] = {**deepcopy(dict(results.configuration)), "space": dict(results.space)}
     if {"budget.time", "budget.until"} & values.keys():
         merge(content, {"budget": {"time": None, "until": None}})

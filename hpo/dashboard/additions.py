@@ -28,6 +28,8 @@ GRID = "rgba(138,143,152,0.25)"
 LAYOUT = {
     "height": 450,  # what optuna-dashboard's pages give a figure
     "margin": {"t": 60},
+    # Above, where a report has it, it would lie over the title.
+    "legend": {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"},
     "template": "none",
     # To be legible on its light pages and on its dark ones.
     "paper_bgcolor": "rgba(0,0,0,0)",

@@ -26,7 +26,10 @@ HEADER = """\
 #   hpo reproduce FILE                  does it give this score again?
 #   hpo train FILE --output FOLDER      the model
 """
-SQLITE_HEADER = b"SQLite format 3\0"
+ALIKE = 12
+"""Characters by which a file is known to be of the kind that takes its place."""
+BESIDE_A_STORE = ("-wal", "-shm", "-journal")
+"""How SQLite names the files that belong to a database."""
 UNCARVED = {"finalists": 0, "validation_share": 0.0}
 
 
@@ -171,46 +174,55 @@ FORMATS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"yaml": to_yaml, "j
 
 
 def default_output(study: str) -> Path:
-    """Return `best.yaml`, or a name of the study's own where that holds the winner of another study."""
+    """Return `best.yaml`, or a name of the study's own where that holds anything but this study's winner."""
     path = Path("best.yaml")
+    if not path.exists():
+        return path
     try:
         other = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError, ConfigurationError):
-        return path
-    mine = not isinstance(other, dict) or other.get("study", study) == study
+        other = None
+    mine = isinstance(other, dict) and other.get("study") == study
     return path if mine else Path(f"best-{study}.yaml")
 
 
-def check_writable(path: Path, store: str | None = None) -> None:
-    """Refuse, before a night of work, a place that `write_text` could not write to, or where the store is or will be.
+def check_writable(path: Path, begins: str, store: str | None = None) -> None:
+    """Refuse, before a night of work, a place that `write_text` could not write to.
 
     Args:
         path: where something is to be written.
-        store: URL of the store, where it is known.
+        begins: how that begins: a file that is there is replaced if it begins alike, and else is something of the
+            user's, such as the texts or the store.
+        store: URL of the store, which may be made only later.
 
     Raises:
-        ConfigurationError: it is a folder, or is to be made in one that is not there or cannot be written; or it is a
-            SQLite database, which may well be the store.
+        ConfigurationError: it is a folder, or is to be made in one that is not there or cannot be written; it is the
+            store, or holds something else.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         return
     if store is not None and (database := sqlite_path(store)) and os.path.realpath(database) == os.path.realpath(path):
         raise ConfigurationError(f"Cannot write {path}: it is the store; name another place with --output.")
-    if path.is_file() and _is_database(path):
-        raise ConfigurationError(f"Cannot write {path}: it is a SQLite database; name another place with --output.")
+    if path.name.endswith(BESIDE_A_STORE) or (path.is_file() and not _begins(path, begins[:ALIKE])):
+        raise ConfigurationError(
+            f"Cannot write {path}: it holds something else, which would be lost; name another place with --output, or "
+            "delete it first."
+        )
     folder = path.absolute().parent
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         wrong = "it is a folder" if path.is_dir() else f"the folder {folder} is not there or cannot be written"
         raise ConfigurationError(f"Cannot write {path}: {wrong}; name another place with --output.")
 
 
-def _is_database(path: Path) -> bool:
+def _begins(path: Path, text: str) -> bool:
+    """Return whether a file is empty, or begins so."""
     # Not for a store that this process has open: to close it here would take SQLite's locks from it.
     try:
         with path.open("rb") as file:
-            return file.read(len(SQLITE_HEADER)) == SQLITE_HEADER
-    except OSError:
-        return False
+            head = file.read(len(text.encode()))
+    except OSError as error:
+        raise ConfigurationError(f"Cannot read {path}: {error.strerror}; name another place with --output.") from None
+    return head in (b"", text.encode())
 
 
 def write_text(path: Path, text: str) -> None:
@@ -219,7 +231,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         ConfigurationError: as `check_writable` does.
     """
-    check_writable(path)
+    check_writable(path, text)
     # Before links are followed: what /dev/stdout leads to may have no path.
     special = path.exists() and not path.is_file()
     target = Path(os.path.realpath(path))

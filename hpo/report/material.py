@@ -3,14 +3,13 @@
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from hpo.errors import ConfigurationError, NoResultError
+from hpo.errors import NoResultError
 from hpo.messages import Scores, Slice
 from hpo.metrics.averaging import mean_scores
 from hpo.store.engine import Database
 from hpo.store.evaluations import Course, read_course
-from hpo.store.results import StudyResults, TrialResult, chosen_study, read_results
+from hpo.store.results import StudyResults, TrialResult, read_results, refuse_confirmation
 from hpo.store.standing import StudyState, read_state
-from hpo.store.studies import CONFIRMS_ATTRIBUTE
 from hpo.verdict.findings import Verdict
 
 
@@ -87,7 +86,7 @@ def gathered(database: Database, name: str | None = None) -> Material:
     from hpo.verdict.judgement import judged as verdict_on
 
     results = read_results(database, name)
-    _refuse_confirmation(database, results.name)
+    refuse_confirmation(database, results.name)
     audit = audited(results)
     state = read_state(database, results.name)
     return Material(
@@ -99,18 +98,6 @@ def gathered(database: Database, name: str | None = None) -> Material:
         advice=advice(results),
         led_by=None if state.lease is None else leader_of(state.lease),
     )
-
-
-def _refuse_confirmation(database: Database, name: str) -> None:
-    """Raise where a study holds the runs that confirm another: of itself it has nothing to say that would be true."""
-    with database.reading():
-        study_id, _ = chosen_study(database, name)
-        search = database.storage.get_study_user_attrs(study_id).get(CONFIRMS_ATTRIBUTE)
-    if search is not None:
-        raise ConfigurationError(
-            f"The study {name!r} holds the runs that confirm trials of {search!r}, which has the verdict; "
-            f"name that one: --study {search!r}."
-        )
 
 
 def judged(results: StudyResults, trial: TrialResult | None) -> Judged | None:

@@ -19,6 +19,8 @@ from hpo.report.tables import dated
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+DOCTYPE = "<!DOCTYPE html>"
+"""How a report begins."""
 POLICY = (
     "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
     "base-uri 'none'; form-action 'none'"

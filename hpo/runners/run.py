@@ -246,7 +246,8 @@ class _Night:
             self._confirm(results, race, short)
         else:
             if self.config.confirmation.finalists:
-                self.watcher.note("There is no verdict: no configuration but the default has completed.")
+                completed = "no configuration but the default" if results.leaderboard else "no trial"
+                self.watcher.note(f"There is no verdict: {completed} has completed.")
             self._read_test(self.coordinator.winner())
         if self.searches and not self.stop.is_set():
             # To confirm deletes nothing of the search: a later run of that may have asked for more weights.

@@ -283,7 +283,7 @@ def _refuse_without_tables(url: URL) -> None:
             return
     raise StoreError(
         f"The database {without_password(url)} is no store of hpo's: it has none of its tables. Name another with "
-        "--store, or begin a search there with hpo run."
+        "--store, or begin one with hpo run."
     )
 
 

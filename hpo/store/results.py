@@ -163,7 +163,8 @@ class StudyResults:
         """
         if not self.leaderboard:
             raise NoResultError(
-                f"The study {self.name!r} has no completed trial yet (it has {len(self.trials)} in all); let it run on."
+                f"The study {self.name!r} has no completed trial yet (it has {len(self.trials)} in all); let it run "
+                "on, or go on with the same hpo run."
             )
         return self.leaderboard[0]
 
@@ -246,11 +247,24 @@ def chosen_study(database: Database, name: str | None) -> tuple[int, str]:
         name = searches[0]
     if not ids:
         raise NoResultError("The store holds no study yet; begin one with hpo run, or try hpo demo.")
+    known = searches or list(ids)
     if name is None:
-        raise ConfigurationError(f"The store holds several studies; name one with --study: {', '.join(searches)}.")
+        raise ConfigurationError(f"The store holds several studies; name one with --study: {', '.join(known)}.")
     if name not in ids:
-        raise ConfigurationError(f"The store holds no study {name!r}. {nearest(name, ids)}")
+        raise ConfigurationError(f"The store holds no study {name!r}. {nearest(name, known)}")
     return ids[name], name
+
+
+def refuse_confirmation(database: Database, name: str) -> None:
+    """Raise ConfigurationError where a study holds the runs that confirm another: of itself it has nothing to say."""
+    with database.reading():
+        study_id, _ = chosen_study(database, name)
+        search = database.storage.get_study_user_attrs(study_id).get(CONFIRMS_ATTRIBUTE)
+    if search is not None:
+        raise ConfigurationError(
+            f"The study {name!r} holds the runs that confirm trials of {search!r}, which has the verdict; "
+            f"name that one: --study {search!r}."
+        )
 
 
 def _summary(name: str, metric: str | None, trials: Sequence[FrozenTrial]) -> StudySummary:

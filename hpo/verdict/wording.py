@@ -43,7 +43,7 @@ class _Words:
         """What the winner is beside a default that the search may have scored higher."""
         winner = self._confirmed[self._verdict.winner]
         others = self._default is not None and self._default.lucky >= winner.lucky
-        return "the best of the others" if others else "the best of the search"
+        return "the best but for the default" if others else "the best of the search"
 
     def against_default(self) -> str:
         """Say whether the winner is better than the default."""
@@ -118,12 +118,11 @@ class _Words:
         verdict = self._verdict
         if verdict.unseen:
             return f"All of this is on {verdict.rows:,} validation rows that the search never saw."
-        said = f"All of this is on the {verdict.rows:,} rows that the search chose by. By simulation"
+        said = f"All of this is on the {verdict.rows:,} rows that the search chose by"
         if self._amount(verdict.bias) == self._amount(0.0):
-            return f"{said} the winner's lead owes next to nothing to the luck of these rows."
-        return (
-            f"{said} {self._amount(verdict.bias)} of the winner's lead are the luck of these rows; they were taken off."
-        )
+            return f"{said}; by simulation nothing is to be taken off for their luck."
+        luck = f"{self._amount(verdict.bias)} of the winner's lead are their luck"
+        return f"{said}. By simulation {luck}, and were taken off."
 
     def seeds(self) -> str:
         """Say how far seeds are apart, and where they are few."""

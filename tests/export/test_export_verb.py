@@ -60,7 +60,20 @@ def test_a_store_is_not_written_over(export: Hpo, config: StudyConfig, tmp_path:
     before = store.read_bytes()
     code, _, err = export("--format", "json", "--output", store)
     assert (code, store.read_bytes() == before) == (2, True)
-    assert "it is a SQLite database; name another place with --output" in err
+    assert "it holds something else, which would be lost" in err
+
+
+@pytest.mark.parametrize("name", ["best.yaml", "best.json", "train.py", "arguments.json"])
+def test_what_was_exported_is_replaced_and_nothing_else(
+    export: Hpo, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpo.export.training_arguments.FIELDS", {})
+    format_ = ("--format", "training-arguments") if name == "arguments.json" else ()
+    for _ in range(2):
+        assert export(*format_, "--output", name).code == 0
+    (tmp_path / name).write_text("text,label\nmine,a\n")
+    assert export(*format_, "--output", name).code == 2
+    assert (tmp_path / name).read_text() == "text,label\nmine,a\n"
 
 
 def test_an_ending_of_another_format_is_refused(export: Hpo, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`hpo report` over a real store: what it writes, while a search runs too, and what it refuses in a sentence."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hpo.cli.main import app
 from hpo.errors import ConfigurationError, HpoError, StoreError
 from hpo.report.material import gathered
 from hpo.report.notebook import load_study
+from hpo.report.page import DOCTYPE
 from hpo.store.engine import open_database
 from hpo.store.migrations.upgrade import VERSION_TABLE
 from hpo.store.studies import CONFIRMS_ATTRIBUTE
@@ -87,9 +89,39 @@ def test_a_store_is_not_written_over_whatever_it_is_called(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("night.html").write_bytes(Path("hpo.db").read_bytes())
-    with pytest.raises(ConfigurationError, match=r"Cannot write night\.html: it is a SQLite database"):
+    with pytest.raises(ConfigurationError, match=r"Cannot write night\.html: it holds something else"):
         reported("--store", sqlite_url, "--output", "night.html")
     assert Path("night.html").read_bytes() == Path("hpo.db").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["hpo.db-wal", "hpo.db-shm", "texts.jsonl", "notes", "old.html"])
+def test_nothing_of_the_users_is_written_over(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if name.startswith("hpo.db"):
+        keeps = sqlite3.connect("hpo.db")
+        keeps.execute("PRAGMA journal_mode = WAL")
+        keeps.execute("CREATE TABLE kept (number INTEGER)")
+    else:
+        keeps = None
+        Path(name).write_text('{"text": "mine"}\n')
+    before = Path(name).read_bytes()
+    with pytest.raises(ConfigurationError, match="name another place with --output, or delete it first"):
+        reported("--store", sqlite_url, "--output", name)
+    assert Path(name).read_bytes() == before
+    if keeps is not None:
+        keeps.close()
+
+
+def test_a_report_takes_the_place_of_an_earlier_one_and_of_an_empty_file(sqlite_url: str, tmp_path: Path) -> None:
+    with led(study_at(sqlite_url)) as coordinator:
+        search(coordinator)
+    output = tmp_path / "night.v2"
+    output.touch()
+    for _ in range(2):
+        reported("--store", sqlite_url, "--output", str(output))
+        assert output.read_text(encoding="utf-8").startswith(DOCTYPE)
 
 
 def test_the_runs_of_a_confirmation_have_no_report_of_their_own(sqlite_url: str) -> None:

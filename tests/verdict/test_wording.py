@@ -47,7 +47,7 @@ def test_a_winner_beats_the_default_by_so_much() -> None:
 def test_the_default_beats_the_winner_by_so_much() -> None:
     first = sentences(verdict(BEHIND, recommended=DEFAULT))[0]
 
-    assert first == "The default beats trial 7, the best of the others, by 2.0 macro F1 points [1.0, 3.0]."
+    assert first == "The default beats trial 7, the best but for the default, by 2.0 macro F1 points [1.0, 3.0]."
 
 
 def test_a_winner_that_is_taken_though_not_beyond_doubt_is_likely_better() -> None:
@@ -57,7 +57,7 @@ def test_a_winner_that_is_taken_though_not_beyond_doubt_is_likely_better() -> No
 def test_a_winner_that_is_not_taken_cannot_be_told_from_the_default() -> None:
     whole = said(UNSURE, recommended=DEFAULT)
 
-    assert "Trial 7, the best of the others, cannot be told from the default" in whole
+    assert "Trial 7, the best but for the default, cannot be told from the default" in whole
     assert "Take the default, trial 0." in whole
 
 
@@ -124,9 +124,9 @@ def test_it_says_which_rows_it_is_about() -> None:
     assert "on 2,000 validation rows that the search never saw" in said(AHEAD)
     whole = said(AHEAD, unseen=False, rows=400, bias=0.004)
     assert "on the 400 rows that the search chose by" in whole
-    assert "0.4 macro F1 points of the winner's lead are the luck of these rows" in whole
+    assert "By simulation 0.4 macro F1 points of the winner's lead are their luck, and were taken off." in whole
     none = said(AHEAD, unseen=False, rows=400, bias=0.0004)
-    assert "By simulation the winner's lead owes next to nothing to the luck of these rows." in none
+    assert "rows that the search chose by; by simulation nothing is to be taken off for their luck." in none
 
 
 def test_few_seeds_come_with_what_would_say_more() -> None:

@@ -269,7 +269,7 @@ def test_what_is_missing_may_come_as_an_override(hpo: Hpo, model_folder: Path) -
 
 def test_a_place_that_is_no_plain_file_is_written_into(hpo: Hpo, finished: Path) -> None:
     real, link, pipe = finished / "real.yaml", finished / "link.yaml", finished / "pipe"
-    real.write_text("old")
+    real.write_text("# One configuration of an earlier search\n")
     link.symlink_to(real)
     assert hpo("export", "--output", link).code == 0
     assert link.is_symlink()
@@ -283,7 +283,7 @@ def test_a_place_that_is_no_plain_file_is_written_into(hpo: Hpo, finished: Path)
 
 
 def test_a_finished_study_says_that_nothing_is_left(hpo: Hpo, study_file: Path, finished: Path) -> None:
-    assert "all of its 3 trials are over; for more, raise --trials" in hpo("run", study_file).out
+    assert "all of its 3 trials are over; for more, add --trials N, N above that" in hpo("run", study_file).out
 
 
 def test_a_second_look_at_the_test_split_is_told(hpo: Hpo, study_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -306,6 +306,8 @@ def test_hpo_confirm_alone_confirms_the_study_of_the_store_as_it_was_begun(
     answer = hpo("confirm", *store, *words)
     assert answer.code == 0, answer.err
     assert sorted((tmp_path / "hpo-files" / "tiny").rglob("weights.safetensors")) == weights
+    for verb in ("best", "export", "confirm", "report"):
+        assert "name that one: --study 'tiny'." in hpo(verb, *store, "--study", "tiny (confirmation)").err
     with results_of(config) as results:
         assert len(results.confirmation) == 5
         assert len(results.trials) == 6

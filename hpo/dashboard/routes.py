@@ -1,6 +1,6 @@
 """Which of optuna-dashboard's routes are let through to the store, in one transaction of ours each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bottle import HTTPResponse, Route, response  # type: ignore[import-untyped]
@@ -29,17 +29,22 @@ OFFERS = (
     ".MuiCard-root:has(input[type=file])",  # Beside artifacts.
     ".MuiBox-root:has(> .MuiBox-root > input[type=file])",  # In the editor of a trial's note.
     "[aria-labelledby=delete-study-dialog-title] .MuiFormControlLabel-root",  # To delete artifacts with a study.
+    "button:has([data-testid=AddBoxIcon])",  # To make a study.
+    "[aria-label='rename study']",
 )
+"""What pages offer to do and is refused always."""
+OFFERS_OF_CHANGES = ("button:has([data-testid=EditIcon])", "[aria-label='delete study']")
+"""What is refused where the dashboard only reads."""
 REFUSED = (
     "Here notes can be changed and studies deleted, nothing else: trials, names and files of a study are written by "
     "its search alone."
 )
 
 
-def pages(database: Database) -> "WSGIApplication":
-    """Return optuna-dashboard over a store, unguarded."""
+def pages(database: Database, *, allow_changes: bool = False) -> "WSGIApplication":
+    """Return optuna-dashboard over a store, unguarded; `allow_changes` says whether it offers any."""
     application = wsgi(database.storage)
-    application.install(Transactions(database))
+    application.install(Transactions(database, OFFERS if allow_changes else OFFERS + OFFERS_OF_CHANGES))
     return application  # type: ignore[no-any-return]
 
 
@@ -49,8 +54,9 @@ class Transactions:
     name = "transactions"
     api = 2
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, hidden: Sequence[str]) -> None:
+        """Take a store, and selectors of what pages offer and is refused."""
+        self._database, self._hidden = database, hidden
         self._adding = Adding(database)
 
     def apply(self, callback: Callback, route: Route) -> Callback:
@@ -61,7 +67,7 @@ class Transactions:
             if route.rule == META:
                 return _with_artifacts(callback)
             if route.rule == PAGE:
-                return _without_offers(callback)
+                return _without(self._hidden, callback)
             if not route.rule.startswith(WITH_THE_STORE):
                 return callback
             read = _translated(self._within(self._database.reading, callback))
@@ -121,17 +127,16 @@ def _with_artifacts(callback: Callback) -> Callback:
     return told
 
 
-def _without_offers(callback: Callback) -> Callback:
-    """Hide what pages offer to do with artifacts: there are no files to upload, and none to delete."""
+def _without(hidden: Sequence[str], callback: Callback) -> Callback:
+    """Hide parts of pages."""
 
     def page(**arguments: Any) -> Any:
         answer = callback(**arguments)
         if not hasattr(answer.body, "read"):
             return answer  # To a request for its head alone, or for news of it.
         with answer.body as file:
-            text = (
-                file.read().decode().replace("</head>", f"<style>{','.join(OFFERS)} {{display: none}}</style></head>")
-            )
+            style = f"<style>{','.join(hidden)} {{display: none !important}}</style>"
+            text = file.read().decode().replace("</head>", f"{style}</head>")
         return HTTPResponse(text, headers={"Content-Type": "text/html; charset=UTF-8"})
 
     return page

@@ -57,14 +57,14 @@ def serving(
         ConfigurationError: no such study, a port that cannot be had, or optuna-dashboard is not installed.
     """
     home = _home(database, study)
-    application = _pages(database)
+    application = _pages(database, allow_changes)
     with _bound(port) as server:
         guard = Guard(application, port=server.server_port, home=home, allow_changes=allow_changes)
         server.set_app(guard)
         yield server, guard.url
 
 
-def _pages(database: Database) -> Any:
+def _pages(database: Database, allow_changes: bool) -> Any:
     try:
         from hpo.dashboard.routes import pages
     except ModuleNotFoundError as error:
@@ -73,7 +73,7 @@ def _pages(database: Database) -> Any:
         raise ConfigurationError(
             "hpo dashboard needs optuna-dashboard and matplotlib: pip install 'llm-hpo[dashboard]'."
         ) from None
-    return pages(database)
+    return pages(database, allow_changes=allow_changes)
 
 
 def _home(database: Database, study: str | None) -> str:

@@ -23,6 +23,8 @@ from tests.dashboard.visiting import dashboard_at  # noqa: E402
 
 FOLDER = Path(__file__).parent / "pictures"
 WIDTH, HEIGHT = 1100, 1400
+WHOLE_STUDY = 2200
+"""Height of the figures on the page of a study."""
 DRAWN_SECONDS = 60
 
 
@@ -59,7 +61,7 @@ def dashboard(driver: Chrome, url: str) -> bytes:
         driver.get(address)
         shown = "return [...document.querySelectorAll('.gtitle')].some(one => one.textContent == 'Learning curves')"
         WebDriverWait(driver, DRAWN_SECONDS).until(lambda driver: driver.execute_script(shown))
-        return _photographed(driver, 0)
+        return _photographed(driver, 0, WHOLE_STUDY)
 
 
 def trial_in_the_dashboard(driver: Chrome, url: str) -> bytes:
@@ -101,8 +103,8 @@ def _is_drawn(driver: Chrome) -> bool:
     return bool(driver.execute_script(undrawn) == 0)
 
 
-def _photographed(driver: Chrome, top: int) -> bytes:
-    clip = {"x": 0, "y": top, "width": WIDTH, "height": HEIGHT, "scale": 1}
+def _photographed(driver: Chrome, top: int, height: int = HEIGHT) -> bytes:
+    clip = {"x": 0, "y": top, "width": WIDTH, "height": height, "scale": 1}
     answer = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
     return base64.b64decode(answer["data"])
 

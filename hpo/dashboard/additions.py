@@ -17,24 +17,25 @@ from hpo.store.engine import Database
 from hpo.store.tables import events
 
 FIGURES_SHOWN = {
-    "confusion_matrix": "What texts of each label are taken for (%)",
+    "confusion_matrix": "Confusion matrix (%)",
     "over_time": "Best score over time",
     "learning_curves": "Learning curves",
     "by_group": "F1 by group",
     "by_length": "F1 by length",
 }
 """Name in `FIGURES` -> title. Of the others optuna-dashboard has its own."""
-GRID = "rgba(138,143,152,0.25)"
+AXIS = {"gridcolor": "rgba(138,143,152,0.25)", "automargin": True}
 LAYOUT = {
     "height": 450,  # what optuna-dashboard's pages give a figure
     "margin": {"t": 60},
     # Above, where a report has it, it would lie over the title.
-    "legend": {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top"},
+    "legend": {"orientation": "h", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom"},
     "template": "none",
     # To be legible on its light pages and on its dark ones.
     "paper_bgcolor": "rgba(0,0,0,0)",
     "plot_bgcolor": "rgba(0,0,0,0)",
     "font": {"color": GREY},
+    "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": GREY},
     # The same at every update, which keeps what a reader has zoomed into.
     "uirevision": "hpo",
 }
@@ -128,7 +129,8 @@ def _drawn(material: Material) -> dict[str, str]:
     for name, title in FIGURES_SHOWN.items():
         figure = FIGURES[name](material)
         if not isinstance(figure, str):
-            figure.update_layout(LAYOUT, title=title).update_xaxes(gridcolor=GRID).update_yaxes(gridcolor=GRID)
+            figure.update_layout(LAYOUT, title={"text": title, "x": 0.02, "xanchor": "left"})
+            figure.update_xaxes(AXIS).update_yaxes(AXIS)
             drawn[name] = str(figure.to_json())
     return drawn
 

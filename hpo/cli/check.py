@@ -55,10 +55,11 @@ def check(
     """Take a few steps at the ends of the space: what fits, how long it takes, what looks wrong. Stores nothing."""
     from hpo.cli.check_view import show
     from hpo.cli.notifications import recipients_of
-    from hpo.export.configs import HEADER, check_writable, default_output
+    from hpo.export.configs import MARK, default_output
+    from hpo.export.writing import check_writable
 
     config, notes = studied(context.params, "hpo check")
-    check_writable(output or default_output(config.study), HEADER, config.store.url)
+    check_writable(output or default_output(config.study), MARK, config.store.url)
     recipients_of(config.notify)  # Refuses what cannot be told.
     checked = _watched(config, notes, as_json)
     if as_json:

@@ -11,6 +11,8 @@ from hpo.errors import ConfigurationError, nearest
 BY_ENDING = {"": "yaml", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".py": "python"}
 ENDINGS = {"yaml": (".yaml", ".yml"), "json": (".json",), "training-arguments": (".json",), "python": (".py",)}
 """Format -> how a file in it ends."""
+BEGINNINGS = {"json": '{\n  "study": ', "training-arguments": '{\n  "', "python": '"""Trains trial '}
+"""Format -> how what it holds begins, where that is not the mark of an export in YAML."""
 
 
 def export(
@@ -29,7 +31,8 @@ def export(
     output: options.Output = None,
 ) -> None:
     """Write the configuration to take to a file, or to standard output where no --output is given."""
-    from hpo.export.configs import best_configuration, write_text
+    from hpo.export.configs import MARK, best_configuration
+    from hpo.export.writing import write_text
     from hpo.store.results import read_results, refuse_confirmation
 
     format_ = format_ or _format_of(output)
@@ -44,7 +47,7 @@ def export(
     if output is None:
         typer.echo(text, nl=False)
     else:
-        write_text(output, text)
+        write_text(output, text, BEGINNINGS.get(format_, MARK))
         typer.echo(f"Wrote {output}.")
 
 

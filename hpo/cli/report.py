@@ -19,14 +19,14 @@ def report(
     ),
 ) -> None:
     """Write what a study gave to one HTML file, which opens anywhere and needs no network."""
-    from hpo.export.configs import check_writable, write_text
+    from hpo.export.writing import check_writable, write_text
     from hpo.report.material import gathered
-    from hpo.report.page import DOCTYPE, page
+    from hpo.report.page import MARK, page
 
     if output.suffix.lower() in OTHER_ENDINGS and (output.is_file() or not output.exists()):
         raise ConfigurationError(f"The report is HTML, but {output} ends in {output.suffix}; end it .html.")
-    check_writable(output, DOCTYPE)
+    check_writable(output, MARK)
     with options.opened(store) as database:
         material = gathered(database, study)
-    write_text(output, page(material))
+    write_text(output, page(material), MARK)
     typer.echo(f"Wrote {output}: {'the search still runs' if material.led_by else 'open it in a browser'}.")

@@ -152,14 +152,14 @@ def _search(
     from hpo.cli.notifications import Notifier, recipients_of
     from hpo.cli.signals import ending_tidily
     from hpo.config.times import HERE
-    from hpo.export.configs import HEADER, check_writable, default_output
+    from hpo.export.configs import MARK, default_output
+    from hpo.export.writing import check_writable
     from hpo.runners.run import run as run_study
     from hpo.runners.watcher import Watchers
     from hpo.search.budget import limits_of
 
     limits_of(config.budget, datetime.now(HERE))  # Refuses an end that is past, before anything is read.
-    path = output or default_output(config.study)
-    check_writable(path, HEADER, config.store.url)
+    check_writable(output or default_output(config.study), MARK, config.store.url)
     recipients = recipients_of(config.notify)
     stop = Event()
     try:
@@ -178,28 +178,40 @@ def _search(
     except KeyboardInterrupt:
         typer.echo("hpo: stopped at once; the same command goes on with what is stored.", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    _tell(config, results, path, as_json, interrupted=signals.came)
+    _tell(config, results, output, as_json, interrupted=signals.came)
     if signals.came:
         raise typer.Exit(INTERRUPTED)
     if not results.leaderboard:
         raise typer.Exit(NoResultError.exit_code)
 
 
-def _tell(config: "StudyConfig", results: "StudyResults", path: Path, as_json: bool, *, interrupted: bool) -> None:
-    """Write the best configuration to `path`, and print what the search found."""
+def _tell(
+    config: "StudyConfig", results: "StudyResults", output: Path | None, as_json: bool, *, interrupted: bool
+) -> None:
+    """Print what the search found, and write the configuration to take."""
     from hpo.cli.tables import leaderboard, summary
-    from hpo.export.configs import configuration_of, to_yaml, trial_to_json, write_text
+    from hpo.export.configs import MARK, configuration_of, default_output, to_yaml, trial_to_json
+    from hpo.export.writing import write_text
     from hpo.verdict.judgement import judged
 
     verdict = judged(results) if results.confirmation else None
     taken = configuration_of(results, verdict) if results.leaderboard else None
+    # Asked anew: another search may have ended meanwhile.
+    path = output or default_output(config.study)
+    unwritten = None
     if taken is not None:
-        write_text(path, to_yaml(taken))
+        try:
+            write_text(path, to_yaml(taken), MARK)
+        except ConfigurationError as error:
+            unwritten = error  # Whatever was put there meanwhile, what was found is told first.
     if as_json:
         content = {"interrupted": interrupted, "trials": [trial_to_json(trial) for trial in results.trials]}
         if taken is not None:
-            content |= {"best": taken, "output": str(path)}
+            content |= {"best": taken, "output": None if unwritten else str(path)}
         typer.echo(json.dumps(content, indent=2))
     else:
         leaderboard(results)
-        summary(results, verdict, config.store.url, path if taken else None, interrupted=interrupted)
+        written = path if taken is not None and unwritten is None else None
+        summary(results, verdict, config.store.url, written, interrupted=interrupted)
+    if unwritten is not None:
+        raise unwritten

@@ -40,12 +40,12 @@ def export(
     store: options.Store = None,
 ) -> None:
     """Write the learning curves of a study to a file: hyperparameters, scores and seconds, no text."""
-    from hpo.export.configs import write_text
-    from hpo.runners.simulation.curves import export_curves, to_lines
+    from hpo.export.writing import write_text
+    from hpo.runners.simulation.curves import MARK, export_curves, to_lines
 
     with options.opened(store) as database:
         recording = export_curves(database, study)
-    write_text(output, to_lines(recording))
+    write_text(output, to_lines(recording), MARK)
     typer.echo(f"Wrote {len(recording.curves)} curves of study {recording.study} to {output}.")
 
 

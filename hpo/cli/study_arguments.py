@@ -34,6 +34,7 @@ PATHS: Mapping[str, str] = {
     "notify": "notify",
 }
 """Parameter of a verb -> the key of a study file that it sets."""
+TIMES = {"budget.time", "budget.until"}
 NEEDED = (("model", "--model PATH_OR_HUB_ID"), ("train", "--train FILE"))
 
 
@@ -79,8 +80,8 @@ def studied(parameters: Mapping[str, Any], verb: str) -> "tuple[StudyConfig, tup
 def study_of_store(parameters: Mapping[str, Any]) -> "StudyConfig":
     """Return a study as the store says that it was begun, with what a verb was given over it.
 
-    Of what was told is not there: it may be secret, and is given again. Of its times one that is given takes the place
-    of both; else that of its first run is counted anew.
+    Whom to tell is not there: that may be secret, and is given again. Of its times one that is given takes the place of
+    both; else that of its first run is counted anew.
 
     Raises:
         ConfigurationError: no such study, several where none was named, or what cannot be.
@@ -97,10 +98,11 @@ def study_of_store(parameters: Mapping[str, Any]) -> "StudyConfig":
         results = read_results(database, values.get("study"))
         refuse_confirmation(database, results.name)
     content: dict[str, Any] = {**deepcopy(dict(results.configuration)), "space": dict(results.space)}
-    if {"budget.time", "budget.until"} & values.keys():
+    overrides: list[str] = parameters["arguments"] or []
+    if TIMES & {*values, *(override.partition("=")[0].strip() for override in overrides)}:
         merge(content, {"budget": {"time": None, "until": None}})
     merge(content, nested(values))
-    config = load_config(values=content, overrides=parameters["arguments"] or [])
+    config = load_config(values=content, overrides=overrides)
     if (config.store.url, config.study) != (url, results.name):
         raise ConfigurationError("Without a study file the store and the study are named by --store and --study.")
     return config

@@ -13,23 +13,21 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.reading import parse_yaml, read_model, write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, NoResultError
+from hpo.export.writing import begins_with
 from hpo.search.assignments import build_assignment
 from hpo.space.search_space import SearchSpace
-from hpo.store.engine import sqlite_path
 from hpo.store.results import StudyResults, TrialResult
 from hpo.verdict.findings import Verdict
 
-HEADER = """\
-# One configuration of a search by hpo. `hyperparameters` holds the real learning rate. `score` is that of the best of
+MARK = "# One configuration of a search by hpo."
+"""How an export in YAML begins."""
+HEADER = f"""\
+{MARK} `hyperparameters` holds the real learning rate. `score` is that of the best of
 # the trial's full evaluations, and lucky where the trial was chosen for it; `confirmed` is on fresh seeds. Keep the
 # weights of the best evaluation, not the last:
 #   hpo reproduce FILE                  does it give this score again?
 #   hpo train FILE --output FOLDER      the model
 """
-ALIKE = 12
-"""Characters by which a file is known to be of the kind that takes its place."""
-BESIDE_A_STORE = ("-wal", "-shm", "-journal")
-"""How SQLite names the files that belong to a database."""
 UNCARVED = {"finalists": 0, "validation_share": 0.0}
 
 
@@ -174,78 +172,18 @@ FORMATS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"yaml": to_yaml, "j
 
 
 def default_output(study: str) -> Path:
-    """Return `best.yaml`, or a name of the study's own where that holds anything but this study's winner."""
+    """Return `best.yaml`, or a name of the study's own where that holds anything but this study's configuration."""
     path = Path("best.yaml")
-    if not path.exists():
-        return path
     try:
-        other = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+        mine = not os.path.lexists(path) or (path.is_file() and begins_with(path, MARK) and _study_in(path) == study)
     except (OSError, UnicodeDecodeError, ConfigurationError):
-        other = None
-    mine = isinstance(other, dict) and other.get("study") == study
+        mine = False
     return path if mine else Path(f"best-{study}.yaml")
 
 
-def check_writable(path: Path, begins: str, store: str | None = None) -> None:
-    """Refuse, before a night of work, a place that `write_text` could not write to.
-
-    Args:
-        path: where something is to be written.
-        begins: how that begins: a file that is there is replaced if it begins alike, and else is something of the
-            user's, such as the texts or the store.
-        store: URL of the store, which may be made only later.
-
-    Raises:
-        ConfigurationError: it is a folder, or is to be made in one that is not there or cannot be written; it is the
-            store, or holds something else.
-    """
-    if path.exists() and not path.is_file() and not path.is_dir():
-        return
-    if store is not None and (database := sqlite_path(store)) and os.path.realpath(database) == os.path.realpath(path):
-        raise ConfigurationError(f"Cannot write {path}: it is the store; name another place with --output.")
-    if path.name.endswith(BESIDE_A_STORE) or (path.is_file() and not _begins(path, begins[:ALIKE])):
-        raise ConfigurationError(
-            f"Cannot write {path}: it holds something else, which would be lost; name another place with --output, or "
-            "delete it first."
-        )
-    folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        wrong = "it is a folder" if path.is_dir() else f"the folder {folder} is not there or cannot be written"
-        raise ConfigurationError(f"Cannot write {path}: {wrong}; name another place with --output.")
-
-
-def _begins(path: Path, text: str) -> bool:
-    """Return whether a file is empty, or begins so."""
-    # Not for a store that this process has open: to close it here would take SQLite's locks from it.
-    try:
-        with path.open("rb") as file:
-            head = file.read(len(text.encode()))
-    except OSError as error:
-        raise ConfigurationError(f"Cannot read {path}: {error.strerror}; name another place with --output.") from None
-    return head in (b"", text.encode())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` whole or not at all; a link stays one, and a pipe or a device is written into.
-
-    Raises:
-        ConfigurationError: as `check_writable` does.
-    """
-    check_writable(path, text)
-    # Before links are followed: what /dev/stdout leads to may have no path.
-    special = path.exists() and not path.is_file()
-    target = Path(os.path.realpath(path))
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        if special:
-            path.write_text(text, encoding="utf-8")
-            return
-        part.write_text(text, encoding="utf-8")
-        part.replace(target)
-    except OSError as error:
-        raise ConfigurationError(f"Cannot write {path}: {error.strerror}; name another place with --output.") from None
-    finally:
-        part.unlink(missing_ok=True)
+def _study_in(path: Path) -> object:
+    content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    return content.get("study") if isinstance(content, dict) else None
 
 
 def trial_to_json(trial: TrialResult) -> dict[str, Any]:

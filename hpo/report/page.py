@@ -19,7 +19,7 @@ from hpo.report.tables import dated
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-DOCTYPE = "<!DOCTYPE html>"
+MARK = "<!DOCTYPE html><!-- a report of hpo -->"
 """How a report begins."""
 POLICY = (
     "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
@@ -37,6 +37,7 @@ def page(material: Material) -> str:
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"dated": dated, "spelled": spelled, "signed": tables.signed}
     text = environment.get_template("page.html.jinja").render(
+        mark=Markup(MARK),
         policy=POLICY.format(scripts=" ".join(map(_digest, scripts))),
         plotly=Markup(scripts[0]),
         script=Markup(scripts[1]),

@@ -57,7 +57,7 @@ OPENERS: Mapping[str, Callable[[StudyConfig, Splits, Path], AbstractContextManag
     "processes": open_processes,
     "ray_tune": open_ray_tune,
 }
-RECORDED_PACKAGES = ("llm-hpo", "optuna", "torch", "transformers", "scikit-learn", "numpy", "sqlalchemy")
+RECORDED_PACKAGES = ("llm-hpo", "optuna", "torch", "transformers", "tokenizers", "scikit-learn", "numpy", "sqlalchemy")
 
 
 def run(

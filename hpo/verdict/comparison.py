@@ -6,9 +6,10 @@ which is why the variance of a difference is that of the differences of their de
 runs are apart that differ in their seed alone, pooled over all configurations, as each has few seeds. Runs differ
 under other seeds partly because they err on other rows, which both of these would count: so it is taken off once.
 
-Where no row tells two apart, or none is answered wrongly, both variances are 0, which says nothing of the rows to come:
-an event that n rows have not shown may be as frequent as ln(2 / (1 - coverage)) / n, 3.7 / n at 95% (the rule of three,
-Hanley and Lippman-Hand 1983). No interval is narrower than what so many rows, or groups of rows, would do on average.
+Where no row tells two apart, or none is answered wrongly, the first variance is 0, which says nothing of the rows to
+come: an event that n rows have not shown may be as frequent as ln(2 / (1 - coverage)) / n, 3.7 / n at 95% (the rule of
+three, Hanley and Lippman-Hand 1983). There no interval is narrower than what so many rows, or groups of rows, would do
+on average.
 """
 
 import math
@@ -22,6 +23,7 @@ from scipy.special import stdtrit  # What scipy.stats.t.ppf calls; scipy.stats t
 from hpo.verdict.findings import Interval
 
 COVERAGE = 0.95
+NOTHING = 1e-12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,5 +112,6 @@ def _interval(
         uncertain += (share * noise.variance) ** 2 / noise.degrees
     degrees = max(1.0, variance**2 / uncertain) if uncertain else np.inf
     half = float(stdtrit(degrees, (1 + coverage) / 2)) * variance**0.5
-    half = max(half, math.log(2 / (1 - coverage)) * of_a_unit)
+    if np.allclose(deviations, 0.0, atol=NOTHING):
+        half = max(half, math.log(2 / (1 - coverage)) * of_a_unit)
     return Interval(low=middle - half, high=middle + half)

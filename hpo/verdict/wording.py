@@ -121,8 +121,8 @@ class _Words:
         said = f"All of this is on the {verdict.rows:,} rows that the search chose by"
         if self._amount(verdict.bias) == self._amount(0.0):
             return f"{said}; by simulation nothing is to be taken off for their luck."
-        luck = f"{self._amount(verdict.bias)} of the winner's lead are their luck"
-        return f"{said}. By simulation {luck}, and were taken off."
+        luck = f"{self._amount(verdict.bias)} of the winner's lead are the luck of these rows"
+        return f"{said}. By simulation {luck}; they were taken off."
 
     def seeds(self) -> str:
         """Say how far seeds are apart, and where they are few."""

@@ -96,6 +96,18 @@ def test_the_bias_moves_the_interval_as_it_is() -> None:
     assert interval.high == pytest.approx(plain_interval.high - 0.01)
 
 
+def test_only_where_rows_have_shown_nothing_is_an_interval_that_of_what_they_may_hide() -> None:
+    """By the rule of three; a metric that moves much with a row, such as log loss, keeps the variance that it has."""
+    shown, hidden = ([[0.01, -0.01, 0.0]] * 2), ([[0.0, 0.0, 0.0]] * 2)
+    noise = SeedNoise(0.0, 0.0, 1)
+    by_rows, least = (
+        difference(runs([0.9, 0.9], one, of_a_unit=0.05), runs([0.8, 0.8], hidden), noise)[1] for one in (shown, hidden)
+    )
+
+    assert by_rows == difference(runs([0.9, 0.9], shown), runs([0.8, 0.8], hidden), noise)[1]
+    assert (least.low, least.high) == pytest.approx((0.1 - 0.05 * np.log(40), 0.1 + 0.05 * np.log(40)))
+
+
 def test_more_coverage_is_a_wider_interval_of_the_same_middle() -> None:
     one, other = runs([0.90, 0.91, 0.92]), runs([0.88, 0.89, 0.87])
     (middle, narrow), (same, wide) = (

@@ -124,7 +124,10 @@ def test_it_says_which_rows_it_is_about() -> None:
     assert "on 2,000 validation rows that the search never saw" in said(AHEAD)
     whole = said(AHEAD, unseen=False, rows=400, bias=0.004)
     assert "on the 400 rows that the search chose by" in whole
-    assert "By simulation 0.4 macro F1 points of the winner's lead are their luck, and were taken off." in whole
+    assert (
+        "By simulation 0.4 macro F1 points of the winner's lead are the luck of these rows; they were taken off."
+        in whole
+    )
     none = said(AHEAD, unseen=False, rows=400, bias=0.0004)
     assert "rows that the search chose by; by simulation nothing is to be taken off for their luck." in none
 

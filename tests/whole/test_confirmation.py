@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import optuna
 import pytest
@@ -319,15 +320,17 @@ def test_hpo_confirm_alone_confirms_the_study_of_the_store_as_it_was_begun(
         ({}, {"trials": None, "time": "8h", "until": "07:30"}),
         ({"for_": "2h"}, {"trials": None, "time": "2h", "until": None}),
         ({"until": "09:00"}, {"trials": None, "time": None, "until": "09:00"}),
+        ({"arguments": ["budget.time=1h"]}, {"trials": None, "time": "1h", "until": None}),
     ],
 )
 def test_a_study_of_the_store_is_that_of_a_night_still_whose_times_are_replaced_by_one_that_is_given(
-    config: StudyConfig, given: dict[str, str], budget: dict[str, object]
+    config: StudyConfig, given: dict[str, Any], budget: dict[str, object]
 ) -> None:
     """Without a time it would be one of 40 trials, and its race another."""
     night = changed(config, budget={"trials": None, "time": "8h", "until": "07:30"})
     record(night)
-    found = study_of_store({"arguments": ["store.disk_gib=3"], "store": config.store.url, **given})
+    arguments = [*given.pop("arguments", ()), "store.disk_gib=3"]
+    found = study_of_store({"store": config.store.url, **given, "arguments": arguments})
     assert found.budget.model_dump(include=budget.keys()) == budget
     assert found.budget.most_trials is None
     assert found.store == changed(night, store={"disk_gib": 3.0}).store

@@ -22,6 +22,8 @@ from hpo.store.recorded import RecordedTrial, read_recorded
 from hpo.store.results import read_results
 
 FORMAT = "hpo-curves"
+MARK = f'{{"format": "{FORMAT}"'
+"""How a recording begins."""
 VERSION = 1
 LAST_RUNG = 1000
 

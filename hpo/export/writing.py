@@ -1,0 +1,99 @@
+"""Writes to files that a user names: whole or not at all, and over nothing that would be lost."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from hpo.errors import ConfigurationError
+from hpo.store.engine import sqlite_path
+
+STREAMS = ("/dev/stdout", "/dev/stderr")
+FOLDERS_OF_STREAMS = ("/dev/fd", "/proc/self/fd")
+BESIDE_A_DATABASE = ("-wal", "-shm", "-journal")
+
+
+def check_writable(path: Path, begins: str, store: str | None = None) -> None:
+    """Refuse, before a night of work, a place that `write_text` could not write to.
+
+    Args:
+        path: where something is to be written.
+        begins: how that begins, whatever it is of: a file that is there is replaced if it begins alike, and else is
+            something of the user's, such as the texts or the store.
+        store: URL of the store, which may be made only later.
+
+    Raises:
+        ConfigurationError: it is a folder, or in one that is not there or cannot be written; it is the store, or holds
+            something else.
+    """
+    try:
+        if not _is_stream(path):
+            _refuse_folders(path)
+            _refuse_other_content(path, begins, store)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def write_text(path: Path, text: str, begins: str) -> None:
+    """Write `text`, which begins with `begins`, to `path`; a link stays one, and what is no plain file is written into.
+
+    Raises:
+        ConfigurationError: as `check_writable` does.
+    """
+    assert text.startswith(begins), "it could not take its own place another time"
+    check_writable(path, begins)
+    try:
+        if _is_stream(path):
+            # As the shell's >>: of a stream that leads to a file what was said before stays.
+            with path.open("a", encoding="utf-8") as stream:
+                stream.write(text)
+        else:
+            _replace(Path(os.path.realpath(path)), text)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def begins_with(path: Path, text: str) -> bool:
+    """Return whether a file begins so; not to be asked of a store that this process has open, whose locks it ends."""
+    with path.open("rb") as file:
+        return file.read(len(text.encode())) == text.encode()
+
+
+def _is_stream(path: Path) -> bool:
+    if str(path) in STREAMS or str(path.parent) in FOLDERS_OF_STREAMS:
+        return True  # Though it may lead to a file.
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _refuse_folders(path: Path) -> None:
+    folder = Path(os.path.realpath(path)).parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        wrong = "it is a folder" if path.is_dir() else f"the folder {folder} is not there or cannot be written"
+        raise ConfigurationError(f"Cannot write {path}: {wrong}; name another place with --output.")
+
+
+def _refuse_other_content(path: Path, begins: str, store: str | None) -> None:
+    if store is not None and (database := sqlite_path(store)) and os.path.realpath(database) == os.path.realpath(path):
+        raise ConfigurationError(f"Cannot write {path}: it is the store; name another place with --output.")
+    if path.name.endswith(BESIDE_A_DATABASE):
+        raise ConfigurationError(
+            f"Cannot write {path}: SQLite keeps a file of such a name beside a database; name another with --output."
+        )
+    if path.is_file() and path.stat().st_size and not begins_with(path, begins):
+        raise ConfigurationError(
+            f"Cannot write {path}: it holds something else, which would be lost; name another place with --output, or "
+            "delete it first."
+        )
+
+
+def _replace(target: Path, text: str) -> None:
+    part = target.with_name(f".hpo-{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(target)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(f"Cannot write {path}: {error.strerror}; name another place with --output.")

@@ -269,7 +269,7 @@ def test_what_is_missing_may_come_as_an_override(hpo: Hpo, model_folder: Path) -
 
 def test_a_place_that_is_no_plain_file_is_written_into(hpo: Hpo, finished: Path) -> None:
     real, link, pipe = finished / "real.yaml", finished / "link.yaml", finished / "pipe"
-    real.write_text("# One configuration of an earlier search\n")
+    real.write_text("# One configuration of a search by hpo. An earlier one.\n")
     link.symlink_to(real)
     assert hpo("export", "--output", link).code == 0
     assert link.is_symlink()

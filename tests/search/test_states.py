@@ -213,11 +213,14 @@ def test_the_test_split_is_recorded_once_read(database_url: str) -> None:
         assert study.user_attrs["hpo:test:trial-0"] == dict(best.validation.values)
 
 
-def test_the_store_holds_no_password_and_the_file_no_store(database_url: str) -> None:
-    with led(study_at(database_url)):
+def test_the_store_holds_all_of_the_study_but_its_own_address_and_whom_to_tell(database_url: str) -> None:
+    """Either may hold a password; the rest is what the study is gone on with where its file is not at hand."""
+    with led(study_at(database_url, store={"keep_weights": 2}, notify=("ntfy://secret",))):
         pass
     [(configuration,)] = rows(database_url, "SELECT configuration FROM hpo_studies")
-    assert "store" not in json.loads(configuration)
+    assert json.loads(configuration)["store"] == {"files": None, "keep_weights": 2, "disk_gib": None}
+    assert "notify" not in json.loads(configuration)
+    assert database_url not in configuration
 
 
 def test_many_studies_share_a_store(sqlite_url: str) -> None:

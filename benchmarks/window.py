@@ -54,6 +54,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=12, help="objectives, at least 2")
     parser.add_argument("--workers", type=int, default=2, help="searches side by side")
     asked = parser.parse_args()
+    if asked.window < TPE_WINDOW.best:
+        parser.error(f"--window must be at least {TPE_WINDOW.best}, the best that are always seen")
     window = Window(best=TPE_WINDOW.best, others=asked.window - TPE_WINDOW.best)
     print(f"{asked.trials} trials over {SPACE}, regret: all are seen, {asked.window} are seen, difference", flush=True)
     found = []

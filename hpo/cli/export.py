@@ -11,8 +11,6 @@ from hpo.errors import ConfigurationError, nearest
 BY_ENDING = {"": "yaml", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".py": "python"}
 ENDINGS = {"yaml": (".yaml", ".yml"), "json": (".json",), "training-arguments": (".json",), "python": (".py",)}
 """Format -> how a file in it ends."""
-BEGINNINGS = {"json": '{\n  "study": ', "training-arguments": '{\n  "', "python": '"""Trains trial '}
-"""Format -> how what it holds begins, where that is not the mark of an export in YAML."""
 
 
 def export(
@@ -31,24 +29,23 @@ def export(
     output: options.Output = None,
 ) -> None:
     """Write the configuration to take to a file, or to standard output where no --output is given."""
-    from hpo.export.configs import MARK, best_configuration
+    from hpo.export.configs import best_configuration
     from hpo.export.writing import write_text
-    from hpo.store.results import read_results, refuse_confirmation
+    from hpo.store.results import read_search
 
     format_ = format_ or _format_of(output)
     if format_ not in ENDINGS:
         raise ConfigurationError(f"--format cannot be {format_!r}. {nearest(format_, ENDINGS)}")
     _refuse_other_ending(output, format_)
     with options.opened(store) as database:
-        results = read_results(database, study)
-        refuse_confirmation(database, results.name)
+        results = read_search(database, study)
     content = best_configuration(results, trial)
-    text = _written(content, format_)
+    text, begins = _written(content, format_)
     if output is None:
         typer.echo(text, nl=False)
     else:
-        write_text(output, text, BEGINNINGS.get(format_, MARK))
-        typer.echo(f"Wrote {output}.")
+        write_text(output, text, begins)
+        typer.echo(f"Wrote {output}.", err=True)
 
 
 def _format_of(output: Path | None) -> str:
@@ -72,22 +69,24 @@ def _refuse_other_ending(output: Path | None, format_: str) -> None:
         )
 
 
-def _written(content: dict[str, object], format_: str) -> str:
-    """Return a configuration in a format; what else is to be known of it goes to standard error."""
+def _written(content: dict[str, object], format_: str) -> tuple[str, str]:
+    """Return a configuration in a format, and how such files begin; what else is to be known goes to standard error."""
     from hpo.export import configs
 
-    if format_ in configs.FORMATS:
-        return configs.FORMATS[format_](content)
+    if format_ == "yaml":
+        return configs.to_yaml(content), configs.MARK
+    if format_ == "json":
+        return configs.to_json(content), configs.JSON_MARK
     from hpo.config.reading import read_model
     from hpo.export.exported import Exported
 
     exported = read_model(Exported, content, "the configuration")
     if format_ == "python":
-        from hpo.export.python_script import to_python
+        from hpo.export import python_script
 
-        return to_python(exported)
-    from hpo.export.training_arguments import left_to_do, to_training_arguments
+        return python_script.to_python(exported), python_script.MARK
+    from hpo.export import training_arguments
 
-    for sentence in left_to_do(exported):
+    for sentence in training_arguments.left_to_do(exported):
         typer.echo(sentence, err=True)
-    return configs.to_json(to_training_arguments(exported))
+    return configs.to_json(training_arguments.to_training_arguments(exported)), training_arguments.MARK

@@ -119,8 +119,7 @@ class LineLog(Tally):
         """Write what is searched."""
         super().started(study, metric, trials, standing)
         if trials is not None and standing.finished >= trials:
-            more = "confirmation.runs=N" if self.what == "run" else "--trials N"
-            self._line(f"study {study}: all of its {trials} {self.what}s are over; for more, add {more}, N above that")
+            self._line(f"study {study}: all of its {trials} {self.what}s are over")
             return
         goes_on = f", going on after {standing.finished}" if standing.finished else ""
         self._line(f"study {study}: {_planned(trials)}{goes_on}, maximising {metric}")

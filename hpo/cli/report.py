@@ -23,10 +23,10 @@ def report(
     from hpo.report.material import gathered
     from hpo.report.page import MARK, page
 
-    if output.suffix.lower() in OTHER_ENDINGS and (output.is_file() or not output.exists()):
-        raise ConfigurationError(f"The report is HTML, but {output} ends in {output.suffix}; end it .html.")
     check_writable(output, MARK)
+    if output.suffix.lower() in OTHER_ENDINGS:
+        raise ConfigurationError(f"The report is HTML, but {output} ends in {output.suffix}; end it .html.")
     with options.opened(store) as database:
         material = gathered(database, study)
     write_text(output, page(material), MARK)
-    typer.echo(f"Wrote {output}: {'the search still runs' if material.led_by else 'open it in a browser'}.")
+    typer.echo(f"Wrote {output}: {'the search still runs' if material.led_by else 'open it in a browser'}.", err=True)

@@ -18,11 +18,10 @@ def best(study: options.Study = None, store: options.Store = None, as_json: opti
     """Show the verdict on a study, the configuration to take and the leaderboard."""
     from hpo.cli.tables import leaderboard, to_take, told
     from hpo.export.configs import best_configuration, to_json
-    from hpo.store.results import read_results, refuse_confirmation
+    from hpo.store.results import read_search
 
     with options.opened(store) as database:
-        results = read_results(database, study)
-        refuse_confirmation(database, results.name)
+        results = read_search(database, study)
     if as_json:
         typer.echo(to_json(best_configuration(results)), nl=False)
         return

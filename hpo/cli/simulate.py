@@ -46,7 +46,7 @@ def export(
     with options.opened(store) as database:
         recording = export_curves(database, study)
     write_text(output, to_lines(recording), MARK)
-    typer.echo(f"Wrote {len(recording.curves)} curves of study {recording.study} to {output}.")
+    typer.echo(f"Wrote {len(recording.curves)} curves of study {recording.study} to {output}.", err=True)
 
 
 def simulate(

@@ -90,13 +90,12 @@ def study_of_store(parameters: Mapping[str, Any]) -> "StudyConfig":
     from hpo.cli import options
     from hpo.config.overrides import merge
     from hpo.config.study_file import load_config
-    from hpo.store.results import read_results, refuse_confirmation
+    from hpo.store.results import read_search
 
     values = given_values(parameters)
     url = values.setdefault("store.url", options.DEFAULT_STORE)
     with options.opened(url) as database:
-        results = read_results(database, values.get("study"))
-        refuse_confirmation(database, results.name)
+        results = read_search(database, values.get("study"))
     content: dict[str, Any] = {**deepcopy(dict(results.configuration)), "space": dict(results.space)}
     overrides: list[str] = parameters["arguments"] or []
     if TIMES & {*values, *(override.partition("=")[0].strip() for override in overrides)}:

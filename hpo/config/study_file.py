@@ -181,8 +181,8 @@ class ConfirmationConfig(Typed):
 
     finalists: Annotated[int, Field(ge=0)] = 3
     """How many of the best trials are trained again on fresh seeds, beside the default; 0 for no confirmation."""
-    seeds: Annotated[int, Field(ge=2, le=100)] = 5
-    """Most seeds of each; those that fall behind get fewer."""
+    seeds: Annotated[int, Field(ge=3, le=100)] = 5
+    """Most seeds of each, at least 3; those that fall behind get fewer."""
     runs: Annotated[int, Field(ge=2)] | None = None
     """Most runs in all; null for `share` of the number of trials, but at least four."""
     share: Annotated[float, Field(gt=0, le=0.5)] = 0.25

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
+from optuna.storages._rdb.models import StudyModel
 
 from hpo.dashboard.notes import study_note, trial_notes
 from hpo.dashboard.pictures import Picture, pictures_of
@@ -13,8 +14,13 @@ from hpo.errors import HpoError
 from hpo.report.drawing import GREY
 from hpo.report.figures import FIGURES
 from hpo.report.material import Material, gathered
+from hpo.search.leases import leader_of
 from hpo.store.engine import Database
+from hpo.store.standing import read_lease
 from hpo.store.tables import events
+
+Seen = tuple[int | None, str | None]
+"""The newest event of the store, and who leads the study."""
 
 FIGURES_SHOWN = {
     "confusion_matrix": "Confusion matrix (%)",
@@ -58,11 +64,11 @@ class Additions:
 
 
 class Adding:
-    """Adds to what pages are told of studies; made anew when something has happened in the store."""
+    """Adds to what pages are told of studies; made anew when something happened in the store or a leader left."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._made: dict[str, tuple[int, Additions]] = {}
+        self._made: dict[str, tuple[Seen, Additions]] = {}
         # Every open page asks for its study every few seconds, each in a thread of its own.
         self._lock = threading.Lock()
         self._drawing = threading.Lock()
@@ -96,14 +102,19 @@ class Adding:
 
     def _of(self, study: str) -> Additions:
         with self._lock:
-            newest = self._newest_event()
-            if self._made.get(study, (None,))[0] != newest:
-                self._made[study] = (newest, self._anew(study))
+            seen = self._seen(study)
+            if self._made.get(study, (None,))[0] != seen:
+                self._made[study] = (seen, self._anew(study))
             return self._made[study][1]
 
-    def _newest_event(self) -> int:
+    def _seen(self, study: str) -> Seen:
         with self._database.reading() as connection:
-            return connection.execute(sa.select(sa.func.max(events.c.event_id))).scalar() or 0
+            newest = connection.execute(sa.select(sa.func.max(events.c.event_id))).scalar()
+            named = sa.select(StudyModel.study_id).where(StudyModel.study_name == study)
+            study_id = connection.execute(named).scalar()
+            lease = None if study_id is None else read_lease(connection, study_id)
+        # That a leader was killed, or gives up its lease last of all, is no event.
+        return newest, None if lease is None else leader_of(lease)
 
     def _anew(self, study: str) -> Additions:
         try:

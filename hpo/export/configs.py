@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from statistics import stdev
@@ -21,6 +21,9 @@ from hpo.verdict.findings import Verdict
 
 MARK = "# One configuration of a search by hpo."
 """How an export in YAML begins."""
+KIND = "hpo configuration"
+JSON_MARK = f'{{\n  "kind": "{KIND}",'
+"""How an export in JSON begins."""
 HEADER = f"""\
 {MARK} `hyperparameters` holds the real learning rate. `score` is that of the best of
 # the trial's full evaluations, and lucky where the trial was chosen for it; `confirmed` is on fresh seeds. Keep the
@@ -65,6 +68,7 @@ def configuration_of(results: StudyResults, verdict: Verdict | None, trial: int 
     else:
         chosen, chosen_by = results.best, "search"
     return {
+        "kind": KIND,
         "study": results.name,
         "trial": chosen.number,
         "chosen_by": chosen_by,
@@ -166,9 +170,6 @@ def to_yaml(content: Mapping[str, Any]) -> str:
 def to_json(content: Mapping[str, Any]) -> str:
     """Return a configuration as JSON."""
     return json.dumps(content, indent=2) + "\n"
-
-
-FORMATS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"yaml": to_yaml, "json": to_json}
 
 
 def default_output(study: str) -> Path:

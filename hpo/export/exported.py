@@ -61,6 +61,7 @@ class Place(Typed):
 class Exported(Typed):
     """One configuration of a search; every key is required, so that a file of an older version is found out."""
 
+    kind: Literal["hpo configuration"]
     study: str
     trial: int
     chosen_by: Literal["verdict", "search", "user"]

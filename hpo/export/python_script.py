@@ -16,6 +16,8 @@ from hpo.export.script_data import PART, columns_of, epoch_ends, full_steps, mad
 from hpo.tasks import TASKS
 
 TARGET = "A script of transformers' Trainer"
+MARK = '"""Trains trial '
+"""How a script begins."""
 TEMPLATE = Path(__file__).with_name("trainer_script.txt")
 NEEDED = ("torch", "transformers", "scikit-learn", "numpy")
 ENDINGS = (".csv", ".jsonl")

@@ -10,6 +10,8 @@ from hpo.export.expressible import WRITTEN_WITH_ITS_KIND, Field, only, refuse_in
 Arguments = dict[str, Any]
 Writer = Callable[[Hyperparameters], Arguments]
 TARGET = "TrainingArguments"
+MARK = '{\n  "output_dir": "model",\n  "learning_rate": '
+"""How they begin as JSON."""
 
 
 def _sgd(values: Hyperparameters) -> Arguments:

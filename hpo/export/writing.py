@@ -1,6 +1,8 @@
 """Writes to files that a user names: whole or not at all, and over nothing that would be lost."""
 
+import errno
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -78,6 +80,9 @@ def _refuse_other_content(path: Path, begins: str, store: str | None) -> None:
         raise ConfigurationError(
             f"Cannot write {path}: SQLite keeps a file of such a name beside a database; name another with --output."
         )
+    if path.is_file() and not os.access(path, os.W_OK):
+        # Of one that may not be written the folder would let another take the place.
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     if path.is_file() and path.stat().st_size and not begins_with(path, begins):
         raise ConfigurationError(
             f"Cannot write {path}: it holds something else, which would be lost; name another place with --output, or "
@@ -89,6 +94,8 @@ def _replace(target: Path, text: str) -> None:
     part = target.with_name(f".hpo-{os.getpid()}.part")
     try:
         part.write_text(text, encoding="utf-8")
+        if target.exists():
+            shutil.copymode(target, part)
         part.replace(target)
     finally:
         with suppress(OSError):

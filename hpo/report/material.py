@@ -8,7 +8,7 @@ from hpo.messages import Scores, Slice
 from hpo.metrics.averaging import mean_scores
 from hpo.store.engine import Database
 from hpo.store.evaluations import Course, read_course
-from hpo.store.results import StudyResults, TrialResult, read_results, refuse_confirmation
+from hpo.store.results import StudyResults, TrialResult, read_search
 from hpo.store.standing import StudyState, read_state
 from hpo.verdict.findings import Verdict
 
@@ -85,8 +85,7 @@ def gathered(database: Database, name: str | None = None) -> Material:
     from hpo.verdict.audit import audited
     from hpo.verdict.judgement import judged as verdict_on
 
-    results = read_results(database, name)
-    refuse_confirmation(database, results.name)
+    results = read_search(database, name)
     audit = audited(results)
     state = read_state(database, results.name)
     return Material(

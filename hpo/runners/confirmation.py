@@ -27,6 +27,12 @@ from hpo.training.bench import CONFIRMATION
 from hpo.training.mirror import Mirror
 from hpo.verdict.race import Race, most_runs
 
+AMPLY = 1.2
+OPENING_SECONDS = 3.0
+"""Until the last trial of a search has been told and the first run has begun."""
+LEAST_ROUNDS = 2
+"""Trials that must fit into the share of a confirmation, one after the other, or it is left to what time remains."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmation:
@@ -78,7 +84,10 @@ class Confirmation:
         led.begin(objective=lead.objective.metric, versions=versions)
         led.expect(search.seen(), reserve)
         self._heed(search)
-        self.watcher.started(led.study, lead.objective.metric, self.race.runs + self._runs_of_others(), led.standing())
+        runs, standing = self.race.runs + self._runs_of_others(), led.standing()
+        self.watcher.started(led.study, lead.objective.metric, runs, standing)
+        if standing.finished >= runs:
+            self.watcher.note(self._how_more(runs))
         Dispatch(
             led,
             self.workforce,
@@ -108,6 +117,13 @@ class Confirmation:
         """Take in that the search was told to end while no dispatch listened to it."""
         if search.steering().stop:
             self.stop.set()
+
+    def _how_more(self, runs: int) -> str:
+        """Say how a race that is over goes on: with more runs, or where all have had their seeds with more of both."""
+        more = f"confirmation.runs=N, N above {runs}"
+        if self.race.runs < most_runs(len(self.race.finalists), self.race.seeds):
+            return f"For more, add {more}."
+        return f"For more, add confirmation.seeds=N, N above {self.race.seeds}, and {more}."
 
     def _runs_of_others(self) -> int:
         """Return how many runs there are of trials that took part once, before the search found better ones."""
@@ -173,13 +189,6 @@ def confirming_seconds(
     share = asked.share * (limits.deadline - limits.begun)
     least = LEAST_ROUNDS * trial_seconds
     return 0.0 if share < least else min(share, AMPLY * rounds * trial_seconds + baseline_seconds + OPENING_SECONDS)
-
-
-AMPLY = 1.2
-OPENING_SECONDS = 3.0
-"""Until the last trial of a search has been told and the first run has begun."""
-LEAST_ROUNDS = 2
-"""Trials that must fit into the share of a confirmation, one after the other, or it is left to what time remains."""
 
 
 def _entrant(parameters: Mapping[str, Any], configuration: Mapping[str, Any]) -> Entrant:

@@ -211,11 +211,7 @@ class _Night:
         lead.use(precision)
         short = self._expect(lead)
         if self.searches:
-            trials = self.config.budget.most_trials
-            if self.config.search.sampler in ENUMERATIONS:
-                size = self.space.size()
-                trials = size if trials is None else min(trials, size)
-            self.watcher.started(self.config.study, lead.objective.metric, trials, self.coordinator.standing())
+            self._tell_start(lead.objective.metric)
         self.workforce.begin(precision)
         self.mirror.leave_address()
         if self.searches:
@@ -233,6 +229,16 @@ class _Night:
         elif self.coordinator.ended_because:
             self.watcher.note(self.coordinator.ended_because)
         return short
+
+    def _tell_start(self, metric: str) -> None:
+        """Tell what is searched, and of a search that is over how to have more."""
+        size = self.space.size() if self.config.search.sampler in ENUMERATIONS else None
+        trials = min((most for most in (self.config.budget.most_trials, size) if most is not None), default=None)
+        standing = self.coordinator.standing()
+        self.watcher.started(self.config.study, metric, trials, standing)
+        if trials is not None and standing.finished >= trials:
+            add = f"For more, add --trials N, N above {trials}."
+            self.watcher.note("Every combination of the space was tried." if trials == size else add)
 
     @property
     def _files(self) -> Path:

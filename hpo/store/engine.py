@@ -4,18 +4,13 @@ Optuna commits every call by itself. Here its sessions join the transaction that
 Optuna's rows and ours are committed together or not at all; outside of one they behave as in plain Optuna.
 """
 
-import errno
-import os
-import sqlite3
 import sys
 import threading
-import time
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
@@ -38,15 +33,11 @@ from sqlalchemy.exc import (
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from hpo.errors import StoreError, StoreUnavailableError
+from hpo.store import sqlite
 from hpo.store.migrations.upgrade import VERSION_TABLE, is_current, upgrade
 from hpo.store.trial_rows import of_study, read_trials
 
 SUPPORTED = "sqlite:///FILE (or just FILE) on a local disk, or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
-NETWORK_FILE_SYSTEMS = {
-    "nfs", "nfs4", "cifs", "smb", "smb3", "smbfs", "afs", "9p", "lustre", "gpfs", "beegfs", "ceph", "glusterfs",
-    "ncpfs", "orangefs", "wekafs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.ceph",
-}  # fmt: skip
-LOCK_TIMEOUT_SECONDS = 60
 CONNECT_TIMEOUT_SECONDS = 10
 IDLE_TIMEOUT_SECONDS = 90
 """Of a transaction on PostgreSQL in which nothing is asked; a sampler may take long to propose in one."""
@@ -179,7 +170,7 @@ def open_database(url: str, *, must_exist: bool = False) -> Database:
     """
     parsed = _parsed(url)
     if parsed.get_backend_name() == "sqlite":
-        _check_sqlite_path(parsed, must_exist)
+        sqlite.check_path(parsed.database, must_exist)
     engine = _engine(parsed)
     try:
         if must_exist:
@@ -258,8 +249,8 @@ def _engine(url: URL) -> Engine:
     try:
         if url.get_backend_name() == "sqlite":
             engine = sa.create_engine(url, connect_args=_waiting(url))
-            event.listen(engine, "connect", _configure_sqlite)
-            event.listen(engine, "begin", _begin_sqlite)
+            event.listen(engine, "connect", sqlite.configure)
+            event.listen(engine, "begin", sqlite.begin)
             return engine
         engine = sa.create_engine(url, pool_pre_ping=True, connect_args=_waiting(url))
         event.listen(engine, "connect", _limit_idleness)
@@ -271,7 +262,7 @@ def _engine(url: URL) -> Engine:
 def _waiting(url: URL) -> dict[str, int]:
     """Return how long a driver waits, in seconds: SQLite's for a lock, PostgreSQL's for a server that says nothing."""
     if url.get_backend_name() == "sqlite":
-        return {"timeout": LOCK_TIMEOUT_SECONDS}
+        return {"timeout": sqlite.LOCK_TIMEOUT_SECONDS}
     return {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
 
 
@@ -293,34 +284,6 @@ def _limit_idleness(connection: Any, _record: object) -> None:
     connection.commit()
 
 
-def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    # The driver must not open transactions of its own: `_begin_sqlite` does.
-    connection.isolation_level = None
-    _switch_to_wal(connection)
-    connection.execute("PRAGMA synchronous = FULL")
-
-
-def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """Switch to WAL; several processes that open a new file at once take turns."""
-    until = time.monotonic() + LOCK_TIMEOUT_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            # The one statement at which SQLite fails at once instead of waiting for the lock.
-            if "locked" not in str(error) or time.monotonic() > until:
-                raise
-        time.sleep(0.02)
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # A transaction that reads and then writes fails at once under SQLite's default if another wrote in between, so a
-    # writer takes its lock first; a reader takes none.
-    read_only = connection.get_execution_options().get("hpo_read_only", False)
-    connection.exec_driver_sql("BEGIN DEFERRED" if read_only else "BEGIN IMMEDIATE")
-
-
 def _with_optuna_tables(engine: Engine) -> Database:
     """Return a database that has Optuna's tables, made one by one by whichever process is first at each."""
     for attempt in range(1, OPTUNA_TABLE_ATTEMPTS + 1):
@@ -334,58 +297,3 @@ def _with_optuna_tables(engine: Engine) -> Database:
             # Optuna's own check of its tables' version.
             raise StoreError(f"The store's Optuna tables do not fit the installed Optuna: {error}") from None
     raise AssertionError("the last attempt returns or raises")
-
-
-def _check_sqlite_path(url: URL, must_exist: bool) -> None:
-    """Refuse what SQLite would accept and then corrupt, or fail on with a riddle."""
-    if url.database in (None, "", ":memory:"):
-        raise StoreError("A SQLite store needs a file, as in sqlite:///hpo.db: one in memory would be lost.")
-    path = Path(str(url.database)).absolute()
-    if must_exist and not path.exists():
-        raise StoreError(f"There is no store at {path}; name it with --store, or begin a search with hpo run.")
-    if not path.parent.is_dir():
-        raise StoreError(f"The folder {path.parent} of the store does not exist; make it, or name another.")
-    kind = file_system_of(path.parent)
-    if kind in NETWORK_FILE_SYSTEMS:
-        raise StoreError(
-            f"SQLite is not safe on a network file system, and {path} is on one ({kind}); use a PostgreSQL store "
-            "(postgresql+psycopg://...), or a path on a local disk."
-        )
-    _check_writable(path)
-
-
-def _check_writable(path: Path) -> None:
-    """Refuse a file that cannot be written or is no database, without changing what is in it.
-
-    One that is there is not opened but by SQLite: closing any other handle of it would take from it the locks that
-    SQLite holds in this process, and the next reader to leave would delete the write-ahead log under it.
-    """
-    if not path.exists():
-        try:
-            path.open("ab").close()
-        except OSError as error:
-            raise _unwritable(path, error.errno) from None
-        return
-    if path.is_dir() or not os.access(path, os.R_OK | os.W_OK):
-        raise _unwritable(path, errno.EISDIR if path.is_dir() else errno.EACCES)
-    connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT_SECONDS)
-    try:
-        connection.execute("PRAGMA schema_version")
-    except sqlite3.DatabaseError as error:
-        # All else is met again, and told, when the store is opened.
-        if "not a database" in str(error):
-            raise StoreError(f"The file {path} is no SQLite database; name another with --store.") from None
-    finally:
-        connection.close()
-
-
-def _unwritable(path: Path, number: int | None) -> StoreError:
-    why = os.strerror(number or errno.EIO)
-    return StoreError(f"The store {path} cannot be written: {why}; name another with --store.")
-
-
-def file_system_of(folder: Path) -> str:
-    """Return the type of the file system that `folder` is on, as the kernel names it; empty if unknown."""
-    resolved = folder.resolve()
-    mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
-    return next((mounts[place] for place in (resolved, *resolved.parents) if place in mounts), "")

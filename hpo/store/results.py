@@ -135,6 +135,8 @@ class StudyResults:
     """Name of a baseline -> what it scored on the rows of the confirmation."""
     test: tuple[TestReading, ...]
     """In the order in which the test split was read: only the first was unbiased."""
+    confirms: str | None = None
+    """The study whose trials its runs confirm; None for one that searched."""
 
     @property
     def leaderboard(self) -> tuple[TrialResult, ...]:
@@ -209,9 +211,9 @@ def read_results(database: Database, name: str | None = None) -> StudyResults:
     """
     with database.reading() as connection:
         study_id, name = chosen_study(database, name)
-        uid = database.storage.get_study_user_attrs(study_id).get(UID_ATTRIBUTE)
+        attributes = database.storage.get_study_user_attrs(study_id)
         row = connection.execute(sa.select(studies).where(studies.c.study_id == study_id)).mappings().first()
-        if row is None or row["uid"] != uid:
+        if row is None or row["uid"] != attributes.get(UID_ATTRIBUTE):
             raise StoreError(f"The study {name!r} was not made by hpo, which knows nothing of its configurations.")
         return StudyResults(
             name=name,
@@ -220,13 +222,30 @@ def read_results(database: Database, name: str | None = None) -> StudyResults:
             data_fingerprint=row["data_fingerprint"],
             versions=json.loads(row["versions"]),
             measurements=json.loads(row["measurements"] or "{}"),
-            metric=database.storage.get_study_user_attrs(study_id)["hpo:metric"],
+            metric=attributes["hpo:metric"],
             trials=_trials(connection, study_id, database.storage.get_all_trials(study_id)),
             **_confirmation(database, connection, name),
             audited=frozenset(trial for trial, _, _ in _logged(connection, study_id, AUDIT_EVENT)),
             baselines=_baselines(connection, study_id),
             test=_test_readings(connection, study_id),
+            confirms=attributes.get(CONFIRMS_ATTRIBUTE),
         )
+
+
+def read_search(database: Database, name: str | None = None) -> StudyResults:
+    """Return the results of a study that searched.
+
+    Raises:
+        ConfigurationError: also where it holds the runs that confirm another, and so has nothing to say of itself.
+        NoResultError, StoreError: as `read_results` does.
+    """
+    results = read_results(database, name)
+    if results.confirms is not None:
+        raise ConfigurationError(
+            f"The study {results.name!r} holds the runs that confirm trials of {results.confirms!r}, which has the "
+            f"verdict; name that one: --study {results.confirms!r}."
+        )
+    return results
 
 
 def _begun_studies(database: Database) -> list[FrozenStudy]:
@@ -247,24 +266,15 @@ def chosen_study(database: Database, name: str | None) -> tuple[int, str]:
         name = searches[0]
     if not ids:
         raise NoResultError("The store holds no study yet; begin one with hpo run, or try hpo demo.")
-    known = searches or list(ids)
-    if name is None:
-        raise ConfigurationError(f"The store holds several studies; name one with --study: {', '.join(known)}.")
-    if name not in ids:
-        raise ConfigurationError(f"The store holds no study {name!r}. {nearest(name, known)}")
-    return ids[name], name
-
-
-def refuse_confirmation(database: Database, name: str) -> None:
-    """Raise ConfigurationError where a study holds the runs that confirm another: of itself it has nothing to say."""
-    with database.reading():
-        study_id, _ = chosen_study(database, name)
-        search = database.storage.get_study_user_attrs(study_id).get(CONFIRMS_ATTRIBUTE)
-    if search is not None:
-        raise ConfigurationError(
-            f"The study {name!r} holds the runs that confirm trials of {search!r}, which has the verdict; "
-            f"name that one: --study {search!r}."
+    if name is None and not searches:
+        raise NoResultError(
+            f"The store holds only {', '.join(ids)}, runs for a search that was deleted; see hpo studies."
         )
+    if name is None:
+        raise ConfigurationError(f"The store holds several studies; name one with --study: {', '.join(searches)}.")
+    if name not in ids:
+        raise ConfigurationError(f"The store holds no study {name!r}. {nearest(name, searches or list(ids))}")
+    return ids[name], name
 
 
 def _summary(name: str, metric: str | None, trials: Sequence[FrozenTrial]) -> StudySummary:

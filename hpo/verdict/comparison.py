@@ -23,7 +23,8 @@ from scipy.special import stdtrit  # What scipy.stats.t.ppf calls; scipy.stats t
 from hpo.verdict.findings import Interval
 
 COVERAGE = 0.95
-NOTHING = 1e-12
+ROUNDING = 1e-12
+"""Of sums of deviations that are 0."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,6 +113,6 @@ def _interval(
         uncertain += (share * noise.variance) ** 2 / noise.degrees
     degrees = max(1.0, variance**2 / uncertain) if uncertain else np.inf
     half = float(stdtrit(degrees, (1 + coverage) / 2)) * variance**0.5
-    if np.allclose(deviations, 0.0, atol=NOTHING):
+    if np.allclose(deviations, 0.0, atol=ROUNDING):
         half = max(half, math.log(2 / (1 - coverage)) * of_a_unit)
     return Interval(low=middle - half, high=middle + half)

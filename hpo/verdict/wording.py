@@ -40,10 +40,13 @@ class _Words:
 
     @property
     def _rank(self) -> str:
-        """What the winner is beside a default that the search may have scored higher."""
-        winner = self._confirmed[self._verdict.winner]
-        others = self._default is not None and self._default.lucky >= winner.lucky
-        return "the best but for the default" if others else "the best of the search"
+        """What the winner of the race is, which the search need not have scored highest."""
+        lucky = self._confirmed[self._verdict.winner].lucky
+        unscored = self._verdict.failures.keys() - self._confirmed.keys()
+        if unscored or any(one.lucky > lucky for one in self._finalists()):
+            return "the best finalist on fresh seeds"
+        behind = self._default is not None and self._default.lucky >= lucky
+        return "the best but for the default" if behind else "the best of the search"
 
     def against_default(self) -> str:
         """Say whether the winner is better than the default."""

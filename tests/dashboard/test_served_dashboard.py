@@ -109,6 +109,17 @@ def test_the_notes_are_made_anew_when_a_trial_has_ended(url: str) -> None:
     assert "Failed: 2 of 5 trials" in after["note"]["body"]
 
 
+def test_that_the_leader_has_left_is_seen_though_nothing_happened_since(url: str) -> None:
+    with dashboard_at(url) as address:
+        visitor = Visitor(address)
+        with led(searched(url)) as coordinator:
+            coordinator.end("finished")
+            before = visitor.page()
+        after = visitor.page()
+    assert "The search still runs" in before["note"]["body"]
+    assert "The search still runs" not in after["note"]["body"]
+
+
 def test_no_page_writes_a_row(visitor: Visitor, url: str) -> None:
     before = everything(url)
     answers = {path: visitor.ask("GET", path)[0] for path in PAGES}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hpo.config.reading import write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.export.exported import read_exported
 from hpo.store.results import StudyResults
@@ -44,7 +45,7 @@ def test_a_script_by_the_ending_of_its_file(export: Hpo, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["best.YML", "best"])
 def test_yaml_by_the_ending_of_the_file_or_without_one(export: Hpo, tmp_path: Path, name: str) -> None:
-    assert export("--output", name)[0] == 0
+    assert export("--output", name) == (0, "", f"Wrote {name}.\n")
     assert read_exported(tmp_path / name).trial >= 0
 
 
@@ -71,9 +72,11 @@ def test_what_was_exported_is_replaced_and_nothing_else(
     format_ = ("--format", "training-arguments") if name == "arguments.json" else ()
     for _ in range(2):
         assert export(*format_, "--output", name).code == 0
-    (tmp_path / name).write_text("text,label\nmine,a\n")
-    assert export(*format_, "--output", name).code == 2
-    assert (tmp_path / name).read_text() == "text,label\nmine,a\n"
+    theirs = {"study": "mine", "model": {"name": "any"}}
+    for text in ("text,label\nmine,a\n", json.dumps(theirs, indent=2), write_yaml(theirs)):
+        (tmp_path / name).write_text(text)
+        assert export(*format_, "--output", name).code == 2
+        assert (tmp_path / name).read_text() == text
 
 
 def test_an_ending_of_another_format_is_refused(export: Hpo, tmp_path: Path) -> None:

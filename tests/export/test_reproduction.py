@@ -119,7 +119,7 @@ def test_what_a_verdict_recommends_gives_its_score_in_the_search_though_rows_wer
     values = config.model_dump(mode="json")
     values["data"] |= {"train": str(write_texts(tmp_path / "many.csv", rows=1200)), "validation_fraction": 0.6}
     values["store"] |= {"url": f"sqlite:///{tmp_path / 'kept.db'}"}
-    values |= {"confirmation": {"finalists": 1, "seeds": 2, "share": 0.5}}
+    values |= {"confirmation": {"finalists": 1, "runs": 4}}
     results = run(StudyConfig.model_validate(values))
     assert results.confirmed_on_unseen
     assert hpo("export", "--store", values["store"]["url"], "--output", "best.yaml")[0] == 0

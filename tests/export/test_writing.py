@@ -86,6 +86,21 @@ def test_best_yaml_is_where_a_study_s_own_configuration_is_or_nothing(text: str,
     check_writable(found, MARK)
 
 
+def test_whom_a_file_is_for_stays_as_it_was() -> None:
+    path = made("best.yaml", TEXT)
+    path.chmod(0o640)
+    write_text(path, TEXT, MARK)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everything; run the tests as another user")
+def test_a_file_that_may_not_be_written_is_not_replaced() -> None:
+    path = made("best.yaml", TEXT)
+    path.chmod(0o400)
+    with pytest.raises(ConfigurationError, match=r"Cannot write best\.yaml: Permission denied; name another place"):
+        check_writable(path, MARK)
+
+
 def test_a_pipe_in_the_place_of_best_yaml_is_not_waited_for() -> None:
     os.mkfifo("best.yaml")
     assert default_output("mine") == Path("best-mine.yaml")

@@ -15,8 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
 from hpo.errors import StoreError
-from hpo.store import engine
-from hpo.store.engine import Database, file_system_of, open_database, without_password
+from hpo.store import engine, sqlite
+from hpo.store.engine import Database, open_database, without_password
+from hpo.store.sqlite import file_system_of
 from tests.search.scripted import CPU, everything, led, rows, study_at, train, written
 
 SECRET = "s3cr%40t"
@@ -135,6 +136,12 @@ def test_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
         open_database(f"sqlite:///{tmp_path}/file/hpo.db")
 
 
+@pytest.mark.parametrize("must_exist", [False, True])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path, must_exist: bool) -> None:
+    with pytest.raises(StoreError, match=r"The store .* cannot be written: File name too long; name another"):
+        open_database(f"sqlite:///{tmp_path / ('x' * 300)}", must_exist=must_exist)
+
+
 def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     texts = tmp_path / "texts.csv"
     texts.write_text("text,label\nhello,1\n")
@@ -191,7 +198,7 @@ def test_a_server_s_empty_database_is_read_without_a_change(empty_postgresql_url
 
 
 def test_sqlite_on_a_network_file_system_is_refused(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "file_system_of", lambda _folder: "nfs4")
+    monkeypatch.setattr(sqlite, "file_system_of", lambda _folder: "nfs4")
     with pytest.raises(StoreError, match=r"not safe on a network file system, and .* is on one \(nfs4\)"):
         open_database(sqlite_url)
 
@@ -333,7 +340,7 @@ def test_a_reader_cannot_write_on_postgresql(postgresql_url: str) -> None:
 
 def test_two_writers_of_a_sqlite_file_wait_for_each_other(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And where one waits in vain, a sentence says so."""
-    monkeypatch.setattr(engine, "LOCK_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr(sqlite, "LOCK_TIMEOUT_SECONDS", 0.01)
     database = open_database(sqlite_url)
     other = sqlite3.connect(str(make_url(sqlite_url).database), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

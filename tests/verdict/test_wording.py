@@ -61,6 +61,23 @@ def test_a_winner_that_is_not_taken_cannot_be_told_from_the_default() -> None:
     assert "Take the default, trial 0." in whole
 
 
+@pytest.mark.parametrize(
+    ("lucky", "failures", "name"),
+    [
+        ({WINNER: 0.94, OTHER: 0.93, DEFAULT: 0.92}, {}, "the best of the search"),
+        ({WINNER: 0.94, OTHER: 0.93, DEFAULT: 0.95}, {}, "the best but for the default"),
+        ({WINNER: 0.94, OTHER: 0.97, DEFAULT: 0.92}, {}, "the best finalist on fresh seeds"),
+        ({WINNER: 0.94, OTHER: 0.93, DEFAULT: 0.92}, {9: 2}, "the best finalist on fresh seeds"),
+    ],
+)
+def test_a_winner_is_called_what_it_was_in_the_search(
+    lucky: dict[int, float], failures: dict[int, int], name: str
+) -> None:
+    three = tuple(confirmed(trial, 0.9, lucky=score) for trial, score in lucky.items())
+    first = sentences(verdict(BEHIND, confirmed=three, recommended=DEFAULT, failures=failures))[0]
+    assert first.startswith(f"The default beats trial 7, {name}, by")
+
+
 def test_without_a_default_nothing_is_said_against_it() -> None:
     whole = said(confirmed=(confirmed(WINNER, 0.90),))
 

@@ -283,7 +283,9 @@ def test_a_place_that_is_no_plain_file_is_written_into(hpo: Hpo, finished: Path)
 
 
 def test_a_finished_study_says_that_nothing_is_left(hpo: Hpo, study_file: Path, finished: Path) -> None:
-    assert "all of its 3 trials are over; for more, add --trials N, N above that" in hpo("run", study_file).out
+    out = hpo("run", study_file).out
+    assert "all of its 3 trials are over\n" in out
+    assert "For more, add --trials N, N above 3." in out
 
 
 def test_a_second_look_at_the_test_split_is_told(hpo: Hpo, study_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from hpo.config.reading import write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.config.times import HERE
 from hpo.data.splits import splits_of
-from hpo.errors import ConfigurationError, StudyMismatchError
+from hpo.errors import ConfigurationError, NoResultError, StudyMismatchError
 from hpo.messages import Action, Assignment, Outcome
 from hpo.runners.confirmation import confirming_config
 from hpo.runners.run import run
@@ -307,10 +307,16 @@ def test_hpo_confirm_alone_confirms_the_study_of_the_store_as_it_was_begun(
     answer = hpo("confirm", *store, *words)
     assert answer.code == 0, answer.err
     assert sorted((tmp_path / "hpo-files" / "tiny").rglob("weights.safetensors")) == weights
+    assert "For more, add confirmation.runs=N, N above 5." in hpo("confirm", *store, *words).out
+    for _ in range(2):
+        answer = hpo("confirm", *store, *words, "confirmation.runs=6")
+    assert "For more, add confirmation.seeds=N, N above 3, and confirmation.runs=N, N above 6." in answer.out
     for verb in ("best", "export", "confirm", "report"):
         assert "name that one: --study 'tiny'." in hpo(verb, *store, "--study", "tiny (confirmation)").err
+    drawn = hpo("curves", "export", *store, "--study", "tiny (confirmation)", "--output", "curves.jsonl")
+    assert "name that one: --study 'tiny'." in drawn.err
     with results_of(config) as results:
-        assert len(results.confirmation) == 5
+        assert len(results.confirmation) == 6
         assert len(results.trials) == 6
 
 
@@ -427,6 +433,8 @@ def test_runs_that_confirmed_a_deleted_study_confirm_none_of_that_name(confirmed
     run(config)
     database = open_database(config.store.url)
     database.storage.delete_study(database.storage.get_study_id_from_name("tiny"))
+    with pytest.raises(NoResultError, match=r"holds only tiny \(confirmation\), runs for a search that was deleted"):
+        read_results(database)
     database.close()
     other = changed(config, search={"startup_trials": 3})
     assert run(changed(other, confirmation={"finalists": 0})).confirmation == ()

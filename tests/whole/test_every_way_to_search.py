@@ -81,7 +81,9 @@ def test_a_grid_ends_when_every_combination_was_tried(config: StudyConfig) -> No
     results = run(grid)
     assert [trial.configuration["batch_size"] for trial in results.trials] == [16, 8]
     assert [trial.proposed_by for trial in results.trials] == ["default", "grid"]
-    assert run(grid).trials == results.trials
+    again = Recorder()
+    assert run(grid, again).trials == results.trials
+    assert "Every combination of the space was tried." in again.notes
 
 
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS.keys() - {"grid", "brute_force"}))

@@ -226,7 +226,7 @@ def test_a_store_s_curves_are_exported_and_simulated_over(study_file: Path, tmp_
     with led(study_at(url)) as coordinator:
         search(coordinator)
     wrote = commanded(["curves", "export", "--store", url, "--study", "scripted", "--output", str(curves)])
-    assert wrote.stdout == f"Wrote 4 curves of study scripted to {curves}.\n"
+    assert wrote.stderr == f"Wrote 4 curves of study scripted to {curves}.\n"
     words = ["simulate", str(study_file), "budget.trials=2", "--curves", str(curves), "--vary", "compute.workers=1,2"]
     answer = commanded([*words, "--nights", "1", "--jobs", "1", "--json"])
     assert answer.exception is None

@@ -19,7 +19,7 @@ from hpo.search.rungs import milestones
 from hpo.space.search_space import SearchSpace
 from hpo.store.engine import Database
 from hpo.store.recorded import RecordedTrial, read_recorded
-from hpo.store.results import read_results
+from hpo.store.results import read_search
 
 FORMAT = "hpo-curves"
 MARK = f'{{"format": "{FORMAT}"'
@@ -99,11 +99,11 @@ def export_curves(database: Database, study: str | None = None) -> Recording:
         study: its name; None for the only one of the store.
 
     Raises:
-        ConfigurationError: no such study, or several where none was named.
+        ConfigurationError: no such study, several where none was named, or one that confirms another.
         NoResultError: no trial has completed.
         StoreError: a study that hpo did not make, or the store failed.
     """
-    results = read_results(database, study)
+    results = read_search(database, study)
     recorded = read_recorded(database, results.name)
     if all(trial.ending is not Ending.COMPLETED for trial in recorded.trials):
         raise NoResultError(f"The study {results.name!r} has no completed trial yet, so no curve to export.")

@@ -52,7 +52,7 @@ $(VENV)/.torch: constraints.txt | $(BIN)/python
 	touch $@
 
 $(VENV)/.demo: pyproject.toml $(VENV)/.torch
-	$(PIP) --editable '.[demo]'
+	$(PIP) --editable '.[demo,dashboard]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch

@@ -12,7 +12,10 @@ def dashboard(
     study: options.Study = None,
     store: options.Store = None,
     port: Annotated[
-        int, typer.Option("--port", metavar="N", min=0, max=65535, help="Port on this machine; 0 for any that is free.")
+        int,
+        typer.Option(
+            "--port", metavar="N", min=0, max=65535, help="Port on this machine, from 1024; 0 for any that is free."
+        ),
     ] = 8080,
     allow_changes: Annotated[
         bool, typer.Option("--allow-changes", help="Let notes be written and studies deleted; else it only reads.")

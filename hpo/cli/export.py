@@ -40,12 +40,14 @@ def export(
     with options.opened(store) as database:
         results = read_search(database, study)
     content = best_configuration(results, trial)
-    text, begins = _written(content, format_)
+    text, begins, beside = _written(content, format_)
     if output is None:
         typer.echo(text, nl=False)
     else:
         write_text(output, text, begins)
         typer.echo(f"Wrote {output}.", err=True)
+    for sentence in beside:
+        typer.echo(sentence, err=True)
 
 
 def _format_of(output: Path | None) -> str:
@@ -69,14 +71,14 @@ def _refuse_other_ending(output: Path | None, format_: str) -> None:
         )
 
 
-def _written(content: dict[str, object], format_: str) -> tuple[str, str]:
-    """Return a configuration in a format, and how such files begin; what else is to be known goes to standard error."""
+def _written(content: dict[str, object], format_: str) -> tuple[str, str, list[str]]:
+    """Return a configuration in a format, how such files begin, and in sentences what else is to be known of it."""
     from hpo.export import configs
 
     if format_ == "yaml":
-        return configs.to_yaml(content), configs.MARK
+        return configs.to_yaml(content), configs.MARK, []
     if format_ == "json":
-        return configs.to_json(content), configs.JSON_MARK
+        return configs.to_json(content), configs.JSON_MARK, []
     from hpo.config.reading import read_model
     from hpo.export.exported import Exported
 
@@ -84,9 +86,9 @@ def _written(content: dict[str, object], format_: str) -> tuple[str, str]:
     if format_ == "python":
         from hpo.export import python_script
 
-        return python_script.to_python(exported), python_script.MARK
+        needs = f"The script needs {python_script.needed(exported)}."
+        return python_script.to_python(exported), python_script.MARK, [needs]
     from hpo.export import training_arguments
 
-    for sentence in training_arguments.left_to_do(exported):
-        typer.echo(sentence, err=True)
-    return configs.to_json(training_arguments.to_training_arguments(exported)), training_arguments.MARK
+    text = configs.to_json(training_arguments.to_training_arguments(exported))
+    return text, training_arguments.MARK, training_arguments.left_to_do(exported)

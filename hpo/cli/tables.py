@@ -9,6 +9,7 @@ from rich.table import Table
 from sqlalchemy.engine import make_url
 
 from hpo.messages import Scores
+from hpo.report.drawing import plain_text
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space, shipped_spaces, space_description
 from hpo.store.engine import sqlite_path, without_password
@@ -48,7 +49,10 @@ def leaderboard(results: StudyResults) -> None:
     if shown:
         out.print(table)
     if len(fitting) < len(varied):
-        out.print(f"Also varied: {', '.join(varied[len(fitting) :])}; hpo best --json has every value.")
+        out.print(
+            f"Also varied: {', '.join(varied[len(fitting) :])}; hpo export --trial N has all of a trial.",
+            soft_wrap=True,
+        )
     out.print(_others(results))
 
 
@@ -98,10 +102,10 @@ def _tested(out: Console, results: StudyResults) -> None:
 def to_take(results: StudyResults, verdict: Verdict | None) -> None:
     """Print the scores of the trial to take, class by class, and its hyperparameters."""
     best, out = results.best, console()
-    by = ""
+    by, sure = "", ", not confirmed"
     if verdict is not None:
-        best, by = results.trials[verdict.recommended], ", which the verdict says to take"
-    out.print(f"Trial {best.number} of study {results.name}{by}: {results.metric} {best.score:.4f} on validation")
+        best, by, sure = results.trials[verdict.recommended], ", which the verdict says to take", ""
+    out.print(f"Trial {best.number} of study {results.name}{by}: {results.metric} {best.score:.4f} on validation{sure}")
     if best.train_score is not None:
         out.print(f"  on training texts {best.train_score:.4f}, at epoch {best.best_epoch:.2f}")
     for look in results.test:
@@ -118,11 +122,18 @@ def _scores(out: Console, scores: Scores) -> None:
     """Print every score, and how each class fared."""
     out.print("  " + ", ".join(f"{name} {value:.4f}" for name, value in scores.values.items()))
     table = Table(box=None, pad_edge=False)
-    for column in ("class", "precision", "recall", "F1", "texts", *(f"as {label}" for label in scores.per_class)):
+    for column in (
+        "class",
+        "precision",
+        "recall",
+        "F1",
+        "texts",
+        *(f"as {plain_text(label)}" for label in scores.per_class),
+    ):
         table.add_column(column, justify="left" if column == "class" else "right")
     for (label, row), counts in zip(scores.per_class.items(), scores.confusion, strict=True):
         ratios = (f"{row[name]:.4f}" for name in ("precision", "recall", "f1"))
-        table.add_row(label, *ratios, f"{row['support']:.0f}", *map(str, counts))
+        table.add_row(plain_text(label), *ratios, f"{row['support']:.0f}", *map(str, counts))
     out.print(table)
 
 

@@ -30,6 +30,8 @@ FIGURES_SHOWN = {
     "by_length": "F1 by length",
 }
 """Name in `FIGURES` -> title. Of the others optuna-dashboard has its own."""
+JUDGED = ("confusion_matrix", "by_group", "by_length")
+"""Those of one reading of the trial to take."""
 AXIS = {"gridcolor": "rgba(138,143,152,0.25)", "automargin": True}
 LAYOUT = {
     "height": 450,  # what optuna-dashboard's pages give a figure
@@ -140,6 +142,8 @@ def _drawn(material: Material) -> dict[str, str]:
     for name, title in FIGURES_SHOWN.items():
         figure = FIGURES[name](material)
         if not isinstance(figure, str):
+            if name in JUDGED and material.judged is not None:
+                title = f"{title}: trial {material.judged.trial}, {material.judged.source}"
             figure.update_layout(LAYOUT, title={"text": title, "x": 0.02, "xanchor": "left"})
             figure.update_xaxes(AXIS).update_yaxes(AXIS)
             drawn[name] = str(figure.to_json())

@@ -15,6 +15,7 @@ pipeline_tag: text-classification
 tags: [hpo]
 ---
 """
+TRAINED_BY = ("llm-hpo", "torch", "transformers")
 MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<>|#"})
 
 
@@ -38,7 +39,7 @@ def model_card(exported: Exported, how: str, scores: Scores | None) -> str:
             _fenced(exported.hyperparameters.to_mapping() | {"seed": exported.seed}),
             "## Texts and versions\n",
             f"SHA-256 over the rows of all splits: `{exported.data.fingerprint}`\n",
-            _fenced({"search": dict(exported.versions), "training": {"llm-hpo": version("llm-hpo")}}),
+            _fenced({"search": dict(exported.versions), "training": {name: version(name) for name in TRAINED_BY}}),
         ]
     )
 

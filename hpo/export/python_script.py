@@ -22,7 +22,7 @@ TEMPLATE = Path(__file__).with_name("trainer_script.txt")
 NEEDED = ("torch", "transformers", "scikit-learn", "numpy")
 ENDINGS = (".csv", ".jsonl")
 BELONGS = Field(how=WRITTEN_WITH_ITS_KIND)
-MODULES = ("csv", "hashlib", "json", "math", "re", "sys")
+MODULES = ("csv", "hashlib", "json", "math", "os", "re", "sys")
 OF_TRANSFORMERS = (
     "AutoModelForSequenceClassification", "AutoTokenizer", "DataCollatorWithPadding", "EarlyStoppingCallback",
     "Trainer", "TrainerCallback", "TrainingArguments", "set_seed",
@@ -93,7 +93,7 @@ def to_python(exported: Exported) -> str:
     body = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=f"Trains trial {exported.trial} of the study {exported.study} with transformers' Trainer.",
         story=_story(exported),
-        needs=f"Needs {_needed(exported)}.",
+        needs=f"Needs {needed(exported)}; written by hpo {version('llm-hpo')}.",
         imports="$imports",
         constants="\n".join(f"{name} = {value!r}" for name, value in _constants(exported, place, after).items()),
         split_functions=split_functions(exported, place.splits),
@@ -142,9 +142,10 @@ def _story(exported: Exported) -> str:
     return told
 
 
-def _needed(exported: Exported) -> str:
+def needed(exported: Exported) -> str:
+    """Return the packages that a script needs, as it was in the search."""
     used = [f"{name} {number}" for name, number in exported.versions.items() if name in NEEDED]
-    return f"{', '.join([*used, 'accelerate'])}; written by hpo {version('llm-hpo')}"
+    return ", ".join([*used, "accelerate"])
 
 
 def _constants(exported: Exported, place: Here, after: list[int]) -> dict[str, Any]:
@@ -159,7 +160,7 @@ def _constants(exported: Exported, place: Here, after: list[int]) -> dict[str, A
         "TEST": config.data.test,
         "COLUMNS": columns_of(exported),
         "FINGERPRINT": exported.data.fingerprint,
-        "OUTPUT": "model",
+        "OUTPUT": "trainer-model",
         "LABELS": list(splits.label_names),
         "POSITIVE": None if positive is None else splits.label_names.index(positive),
         "METRIC": exported.metric,

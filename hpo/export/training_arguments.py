@@ -10,7 +10,7 @@ from hpo.export.expressible import WRITTEN_WITH_ITS_KIND, Field, only, refuse_in
 Arguments = dict[str, Any]
 Writer = Callable[[Hyperparameters], Arguments]
 TARGET = "TrainingArguments"
-MARK = '{\n  "output_dir": "model",\n  "learning_rate": '
+MARK = '{\n  "output_dir": "trainer-model",\n  "learning_rate": '
 """How they begin as JSON."""
 
 
@@ -156,7 +156,7 @@ def to_training_arguments(exported: Exported) -> Arguments:
     refuse_inexpressible(TARGET, FIELDS, exported, study_wide(exported))
     values = exported.hyperparameters
     return {
-        "output_dir": "model",
+        "output_dir": "trainer-model",
         "learning_rate": values.learning_rate,
         **OPTIMIZERS[values.optimizer](values),
         **SCHEDULES[values.schedule](values),
@@ -181,7 +181,8 @@ def left_to_do(exported: Exported) -> list[str]:
     return [
         f"Beside TrainingArguments: texts are cut at {exported.hyperparameters.max_length} tokens; labels are numbered "
         f"by name, or by number where all are integers; compute_metrics is to return {exported.metric!r}; one device.",
-        f"The model is {exported.model.name}; the texts are those of {exported.data.train}.",
+        f"The model is {exported.model.name}; the texts are those of {exported.data.train}; transformers asks for "
+        "accelerate.",
     ]
 
 

@@ -7,13 +7,14 @@ from datetime import UTC, datetime
 
 from hpo.config.times import spoken
 from hpo.messages import Ending
-from hpo.report.drawing import spelled
+from hpo.report.drawing import plain_text, spelled
 from hpo.report.material import Judged, Material
 from hpo.store.results import StudyResults, TrialResult
 from hpo.verdict.findings import Interval, Verdict
 
 SHOWN_TRIALS = 20
 SHOWN_REASONS = 30
+LONGEST_LABEL = 200
 FAILURES: Mapping[str, str] = {
     Ending.FAILED: "failed", Ending.DIED: "its process died", Ending.DIVERGED: "diverged",
     Ending.INFEASIBLE: "not trainable",
@@ -165,7 +166,11 @@ def classes(judged: Judged | None) -> Table | None:
     if judged is None or not judged.scores.per_class:
         return None
     rows = tuple(
-        (label, *(_score(row[name]) for name in ("precision", "recall", "f1")), f"{row['support']:.0f}")
+        (
+            plain_text(label, LONGEST_LABEL),
+            *(_score(row[name]) for name in ("precision", "recall", "f1")),
+            f"{row['support']:.0f}",
+        )
         for label, row in judged.scores.per_class.items()
     )
     return Table(head=("label", "precision", "recall", "F1", "texts"), rows=rows)

@@ -127,6 +127,8 @@ class StudyResults:
     """In the order in which they ended."""
     failed_runs: tuple[FailedRun, ...] = ()
     """By their numbers."""
+    unfinished_runs: int = 0
+    """Runs that confirm, have begun and are not over."""
     confirmed_on_unseen: bool
     """Whether rows of validation were kept for the confirmation."""
     audited: frozenset[int]
@@ -362,6 +364,7 @@ def _confirmation(database: Database, connection: Connection, name: str) -> dict
             for trial in runs
             if trial.state in (TrialState.FAIL, TrialState.PRUNED) and CONFIRMS_ATTRIBUTE in trial.user_attrs
         ),
+        "unfinished_runs": sum(not trial.state.is_finished() for trial in runs),
         "confirmed_on_unseen": bool(unseen),
     }
 

@@ -60,8 +60,13 @@ def _check_writable(path: Path) -> None:
     if not path.exists():
         path.open("ab").close()
         return
-    if path.is_dir() or not os.access(path, os.R_OK | os.W_OK):
-        raise _unwritable(path, errno.EISDIR if path.is_dir() else errno.EACCES)
+    if path.is_dir():
+        raise _unwritable(path, errno.EISDIR)
+    if not os.access(path, os.R_OK | os.W_OK) or not os.access(path.parent, os.W_OK):
+        raise StoreError(
+            f"The store {path} and its folder must be yours to write, which SQLite needs even to read; copy them to a "
+            "folder of yours, or name another with --store."
+        )
     connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT_SECONDS)
     try:
         connection.execute("PRAGMA schema_version")

@@ -87,3 +87,5 @@ class Verdict:
     """The verdict in words, the most important first."""
     failures: Mapping[int, int] = field(default_factory=dict)
     """Trial -> how many of its runs have no score, having diverged or failed; without those that have all."""
+    unfinished: int = 0
+    """Runs that have begun and are not over."""

@@ -69,6 +69,7 @@ def _verdict(
         recommended=choice.recommended,
         sentences=(),
         failures=dict(Counter(run.confirms for run in results.failed_runs)),
+        unfinished=results.unfinished_runs,
     )
     return replace(verdict, sentences=sentences(verdict))
 

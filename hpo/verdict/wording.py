@@ -20,6 +20,7 @@ def sentences(verdict: Verdict) -> tuple[str, ...]:
         words.to_take(),
         words.confirmed(),
         words.worth_it(),
+        words.unfinished(),
         words.failures(),
         words.rows(),
         words.seeds(),
@@ -104,6 +105,12 @@ class _Words:
             f"({best.score:.4f}); the difference is {self._by(found)}."
         )
 
+    def unfinished(self) -> str:
+        """Say that runs are not over: they train now, or were cut short."""
+        count = self._verdict.unfinished
+        runs = "1 run has" if count == 1 else f"{count} runs have"
+        return f"The confirmation may go on: {runs} begun and not ended." if count else ""
+
     def failures(self) -> str:
         """Say which configurations could not always be trained again: the scores are of the runs that were."""
         failed = self._verdict.failures
@@ -124,17 +131,20 @@ class _Words:
         said = f"All of this is on the {verdict.rows:,} rows that the search chose by"
         if self._amount(verdict.bias) == self._amount(0.0):
             return f"{said}; by simulation nothing is to be taken off for their luck."
-        luck = f"{self._amount(verdict.bias)} of the winner's lead are the luck of these rows"
-        return f"{said}. By simulation {luck}; they were taken off."
+        luck = f"{self._amount(verdict.bias)} of what the winner scores on them are their luck"
+        return f"{said}. By simulation {luck}, and were taken off."
 
     def seeds(self) -> str:
         """Say how far seeds are apart, and where they are few."""
-        fewest = min(len(one.scores) for one in self._compared())
+        compared = self._compared()
+        fewest = min(compared, key=lambda one: len(one.scores))
+        seeds = len(fewest.scores)
         noise = f"Seeds alone move a score by {self._amount(self._verdict.seed_noise)} (standard deviation)"
-        if fewest >= FEW_SEEDS:
+        if seeds >= FEW_SEEDS:
             return f"{noise}."
         more = f"hpo confirm confirmation.runs={MORE_RUNS} says more"
-        return f"{noise}; from {_seeds(fewest)} of each that is rough: {more}."
+        alike = all(len(one.scores) == seeds for one in compared)
+        return f"{noise}; from {_seeds(seeds)} of {'each' if alike else f'trial {fewest.trial}'} that is rough: {more}."
 
     def _finalists(self) -> list[Confirmed]:
         return [one for one in self._verdict.confirmed if not one.is_default and one.trial != self._verdict.winner]

@@ -252,8 +252,10 @@ def test_it_runs_and_scores_as_the_search_did(
     assert said["score"] == pytest.approx(ours.best.validation.objective, abs=0.1)
     # What tells a broken script from a working one: half of the labels are right by chance.
     assert said["score"] > 0.8
-    assert (tmp_path / "model" / "model.safetensors").is_file()
-    state = max((tmp_path / "model-checkpoints").glob("checkpoint-*/trainer_state.json"))
+    assert (tmp_path / "trainer-model" / "model.safetensors").is_file()
+    with pytest.raises(SystemExit, match="The folder trainer-model is not empty"):
+        script.main()
+    state = max((tmp_path / "trainer-model-checkpoints").glob("checkpoint-*/trainer_state.json"))
     evaluated = [entry["step"] for entry in json.loads(state.read_text())["log_history"] if "eval_loss" in entry]
     assert evaluated == [report.step for report in reports if report.full][: len(evaluated)]
     assert len(evaluated) > 1

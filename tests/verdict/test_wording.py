@@ -142,18 +142,26 @@ def test_it_says_which_rows_it_is_about() -> None:
     whole = said(AHEAD, unseen=False, rows=400, bias=0.004)
     assert "on the 400 rows that the search chose by" in whole
     assert (
-        "By simulation 0.4 macro F1 points of the winner's lead are the luck of these rows; they were taken off."
+        "By simulation 0.4 macro F1 points of what the winner scores on them are their luck, and were taken off."
         in whole
     )
     none = said(AHEAD, unseen=False, rows=400, bias=0.0004)
     assert "rows that the search chose by; by simulation nothing is to be taken off for their luck." in none
 
 
+def test_a_verdict_that_may_change_yet_says_so() -> None:
+    assert "may go on" not in said(AHEAD)
+    assert "The confirmation may go on: 1 run has begun and not ended." in said(AHEAD, unfinished=1)
+    assert "The confirmation may go on: 2 runs have begun and not ended." in said(AHEAD, unfinished=2)
+
+
 def test_few_seeds_come_with_what_would_say_more() -> None:
     one = (confirmed(WINNER, 0.90, seeds=1), confirmed(DEFAULT, 0.88, seeds=2))
 
     assert said(AHEAD).endswith("Seeds alone move a score by 0.6 macro F1 points (standard deviation).")
-    assert "from 1 seed of each that is rough: hpo confirm" in said(AHEAD, confirmed=one)
+    assert "from 1 seed of trial 7 that is rough: hpo confirm" in said(AHEAD, confirmed=one)
+    both = (confirmed(WINNER, 0.90, seeds=2), confirmed(DEFAULT, 0.88, seeds=2))
+    assert "from 2 seeds of each that is rough: hpo confirm" in said(AHEAD, confirmed=both)
     assert "on 1 fresh seed trial 7" in said(AHEAD, confirmed=one)
 
 

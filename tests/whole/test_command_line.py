@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from hpo.cli.tables import to_take
 from hpo.config.reading import parse_yaml, write_yaml
 from hpo.config.study_file import StudyConfig
 from tests.command_line import Answer, Hpo
+from tests.report.studies import material, scores, trial
 from tests.whole.conftest import SPACE
 
 Hpo = Hpo
@@ -218,6 +220,16 @@ def test_the_winner_is_shown_class_by_class(hpo: Hpo, finished: Path) -> None:
     assert "precision" in shown
     assert "money" in shown
     assert "as sport" in shown
+    assert "on validation, not confirmed" in shown
+
+
+def test_labels_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    steering = scores(0.5, ("\x1b[2J", "two\nlines"))
+    to_take(material([trial(0, 0.5, validation=steering)]).results, None)
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "as ·[2J" in shown
+    assert "two·lines" in shown
 
 
 def test_a_study_that_is_not_there_is_told_with_the_nearest(hpo: Hpo, finished: Path) -> None:

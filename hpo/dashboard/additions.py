@@ -35,7 +35,7 @@ JUDGED = ("confusion_matrix", "by_group", "by_length")
 AXIS = {"gridcolor": "rgba(138,143,152,0.25)", "automargin": True}
 LAYOUT = {
     "height": 450,  # what optuna-dashboard's pages give a figure
-    "margin": {"t": 60},
+    "margin": {"t": 70},
     # Above, where a report has it, it would lie over the title.
     "legend": {"orientation": "h", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom"},
     "template": "none",
@@ -143,7 +143,7 @@ def _drawn(material: Material) -> dict[str, str]:
         figure = FIGURES[name](material)
         if not isinstance(figure, str):
             if name in JUDGED and material.judged is not None:
-                title = f"{title}: trial {material.judged.trial}, {material.judged.source}"
+                title += f"<br><sup>Of trial {material.judged.trial}, on {material.judged.source}.</sup>"
             figure.update_layout(LAYOUT, title={"text": title, "x": 0.02, "xanchor": "left"})
             figure.update_xaxes(AXIS).update_yaxes(AXIS)
             drawn[name] = str(figure.to_json())

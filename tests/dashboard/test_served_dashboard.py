@@ -68,6 +68,7 @@ def test_pages_show_the_trials_with_notes_and_figures_of_hpo(visitor: Visitor) -
     assert notes == ["", "", "**Given up", "**Failed"]
     drawn = {plot["id"]: plot["graph_object"] for plot in page["plotly_graph_objects"]}
     assert {"hpo-confusion_matrix", "hpo-learning_curves", "hpo-over_time"} <= drawn.keys()
+    assert "on validation, in the search." in drawn["hpo-confusion_matrix"]
     assert all(len(figure) < 10_000 for figure in drawn.values())
 
 

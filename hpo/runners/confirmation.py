@@ -87,7 +87,7 @@ class Confirmation:
         runs, standing = self.race.runs + self._runs_of_others(), led.standing()
         self.watcher.started(led.study, lead.objective.metric, runs, standing)
         if standing.finished >= runs:
-            self.watcher.note(self._how_more(runs))
+            self.watcher.note(self._how_more())
         Dispatch(
             led,
             self.workforce,
@@ -118,9 +118,9 @@ class Confirmation:
         if search.steering().stop:
             self.stop.set()
 
-    def _how_more(self, runs: int) -> str:
+    def _how_more(self) -> str:
         """Say how a race that is over goes on: with more runs, or where all have had their seeds with more of both."""
-        more = f"confirmation.runs=N, N above {runs}"
+        more = f"confirmation.runs=N, N above {self.race.runs}"
         if self.race.runs < most_runs(len(self.race.finalists), self.race.seeds):
             return f"For more, add {more}."
         return f"For more, add confirmation.seeds=N, N above {self.race.seeds}, and {more}."

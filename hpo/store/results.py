@@ -364,7 +364,8 @@ def _confirmation(database: Database, connection: Connection, name: str) -> dict
             for trial in runs
             if trial.state in (TrialState.FAIL, TrialState.PRUNED) and CONFIRMS_ATTRIBUTE in trial.user_attrs
         ),
-        "unfinished_runs": sum(not trial.state.is_finished() for trial in runs),
+        # One that waits may never have begun: it did not fit into the time.
+        "unfinished_runs": sum(trial.datetime_start is not None and not trial.state.is_finished() for trial in runs),
         "confirmed_on_unseen": bool(unseen),
     }
 

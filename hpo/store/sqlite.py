@@ -62,7 +62,7 @@ def _check_writable(path: Path) -> None:
         return
     if path.is_dir():
         raise _unwritable(path, errno.EISDIR)
-    if not os.access(path, os.R_OK | os.W_OK) or not os.access(path.parent, os.W_OK):
+    if not os.access(path, os.R_OK | os.W_OK) or not os.access(path.resolve().parent, os.W_OK):
         raise StoreError(
             f"The store {path} and its folder must be yours to write, which SQLite needs even to read; copy them to a "
             "folder of yours, or name another with --store."

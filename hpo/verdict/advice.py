@@ -55,18 +55,22 @@ def _fit(results: StudyResults) -> list[str]:
         f"Trial {best.number} scores {best.train_score:.4f} on training rows and {best.score:.4f} on validation, "
         f"{amount(results.metric, of_best)} apart ({100 * of_better:.1f} in the middle of the better quarter of trials)"
     )
-    if min(of_best, of_better) >= max(WIDE_GAP, _gap_by_chance(best)):
+    if min(of_best, of_better) >= max(WIDE_GAP, _gap_by_chance(results, best)):
         return [f"{figures}: it overfits.{_what_narrows(scored)}"]
     if max(of_best, of_better) <= NARROW_GAP and (best.train_score or 0.0) < NEARLY_ALL:
         return [f"{figures}: it hardly fits its training rows better, so there is room for more or longer training."]
     return []
 
 
-def _gap_by_chance(trial: TrialResult) -> float:
-    """Return the gap that rows alone bring once in twenty (binomial, of as many training rows as of validation)."""
+def _gap_by_chance(results: StudyResults, trial: TrialResult) -> float:
+    """Return the gap that rows alone bring once in twenty, where scores are shares of them (binomial)."""
+    asked = results.configuration.get("evaluation", {})
     rows = trial.validation.rows if trial.validation else 1
-    variances = (max(0.0, score * (1 - score)) for score in (trial.train_score or 0.0, trial.score or 0.0))
-    return float(stats.norm.ppf(1 - CHANCE) * (sum(variances) / rows) ** 0.5)
+    # Of the training rows no more are scored than at a rung, in each fold.
+    of_training = min(rows, (asked.get("folds") or 1) * asked.get("rung_rows", rows))
+    scored = ((trial.train_score or 0.0, of_training), (trial.score or 0.0, rows))
+    variance = sum(max(0.0, score * (1 - score)) / count for score, count in scored)
+    return float(stats.norm.ppf(1 - CHANCE) * variance**0.5)
 
 
 def _what_narrows(scored: Sequence[TrialResult]) -> str:

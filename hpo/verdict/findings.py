@@ -79,6 +79,8 @@ class Verdict:
     differences: tuple[Difference, ...]
     """Winner against the default, every other configuration that was confirmed, and each baseline, in that order; then
     what is to be taken against each baseline, where that is another trial."""
+    best_of_search: float
+    """Highest score that the search gave to any configuration but the default."""
     winner: int
     """The finalist that won the race over fresh seeds; the default may still be better."""
     recommended: int

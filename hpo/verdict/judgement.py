@@ -12,6 +12,7 @@ from hpo.metrics.classification import limits_of
 from hpo.store.results import ConfirmingRun, StudyResults
 from hpo.verdict.choice import Choice, choose
 from hpo.verdict.comparison import Runs, difference, interval_of
+from hpo.verdict.entrants import distinct
 from hpo.verdict.findings import Confirmed, Difference, Interval, Rung, Verdict
 from hpo.verdict.luck import bias_of_choice
 from hpo.verdict.race import NO_SCORE, Course, Race
@@ -65,6 +66,7 @@ def _verdict(
             for name, of_rung in ladder.items()
         ),
         differences=tuple(replace(one, interval=_within(apart, one.interval)) for one in compared),
+        best_of_search=max(trial.score or 0.0 for trial in distinct(results)),
         winner=choice.winner,
         recommended=choice.recommended,
         sentences=(),

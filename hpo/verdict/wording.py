@@ -43,8 +43,7 @@ class _Words:
     def _rank(self) -> str:
         """What the winner of the race is, which the search need not have scored highest."""
         lucky = self._confirmed[self._verdict.winner].lucky
-        unscored = self._verdict.failures.keys() - self._confirmed.keys()
-        if unscored or any(one.lucky > lucky for one in self._finalists()):
+        if lucky < self._verdict.best_of_search:
             return "the best finalist on fresh seeds"
         behind = self._default is not None and self._default.lucky >= lucky
         return "the best but for the default" if behind else "the best of the search"
@@ -108,8 +107,8 @@ class _Words:
     def unfinished(self) -> str:
         """Say that runs are not over: they train now, or were cut short."""
         count = self._verdict.unfinished
-        runs = "1 run has" if count == 1 else f"{count} runs have"
-        return f"The confirmation may go on: {runs} begun and not ended." if count else ""
+        runs = "1 run of the confirmation has" if count == 1 else f"{count} runs of the confirmation have"
+        return f"{runs} begun and not ended." if count else ""
 
     def failures(self) -> str:
         """Say which configurations could not always be trained again: the scores are of the runs that were."""

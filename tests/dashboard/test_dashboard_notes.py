@@ -35,6 +35,7 @@ def verdict_for(trial: int) -> Verdict:
         confirmed=(confirmed,),
         ladder=(),
         differences=(),
+        best_of_search=0.9,
         winner=trial,
         recommended=trial,
         sentences=SENTENCES,

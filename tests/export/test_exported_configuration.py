@@ -38,6 +38,7 @@ def verdict(recommended: int) -> Verdict:
         confirmed=(confirmed,),
         ladder=(),
         differences=(),
+        best_of_search=0.9,
         winner=recommended,
         recommended=recommended,
         sentences=("Take it.",),

@@ -113,7 +113,7 @@ def test_texts_that_are_cut() -> None:
 
 def test_classes_that_few_rows_tell_about() -> None:
     assert doubts.on_rare_classes(splits(10, 10)) is None
-    assert "about sport (9), so" in (doubts.on_rare_classes(splits(9, 10)) or "")
+    assert "about 'sport' (9), so" in (doubts.on_rare_classes(splits(9, 10)) or "")
 
 
 def test_a_time_for_fewer_than_ten_trials() -> None:

@@ -14,7 +14,7 @@ from hpo.export.configs import configuration_of
 from hpo.messages import Assignment, Ending, Reading, Report, Standing
 from hpo.search.coordinator import Coordinator
 from hpo.store.engine import Database, open_database
-from hpo.store.results import read_results, read_studies
+from hpo.store.results import confirmation_of, read_results, read_studies
 from hpo.store.standing import read_state
 from tests.search.scripted import CPU, ended, led, plain_study, plain_trials, report_at, rows, study_at
 
@@ -221,6 +221,18 @@ def test_the_store_holds_all_of_the_study_but_its_own_address_and_whom_to_tell(d
     assert json.loads(configuration)["store"] == {"files": None, "keep_weights": 2, "disk_gib": None}
     assert "notify" not in json.loads(configuration)
     assert database_url not in configuration
+
+
+def test_a_run_that_waits_and_has_never_begun_is_none_that_is_unfinished(sqlite_url: str) -> None:
+    with led(study_at(sqlite_url, study="one")) as coordinator:
+        complete(coordinator, begun(coordinator, 0), [0.5, 0.8, 0.7])
+    runs = optuna.create_study(study_name=confirmation_of("one"), storage=sqlite_url, direction="maximize")
+    opened = open_database(sqlite_url)
+    runs.enqueue_trial({})
+    assert read_results(opened, "one").unfinished_runs == 0
+    runs.ask()
+    assert read_results(opened, "one").unfinished_runs == 1
+    opened.close()
 
 
 def test_many_studies_share_a_store(sqlite_url: str) -> None:

@@ -1,5 +1,6 @@
 """Opening a store: what is accepted, how it is refused, and that no password is ever shown or kept."""
 
+import os
 import pickle
 import socket
 import sqlite3
@@ -134,6 +135,21 @@ def test_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"The folder .*/file of the store does not exist"):
         open_database(f"sqlite:///{tmp_path}/file/hpo.db")
+
+
+def test_it_is_the_real_file_s_folder_that_must_be_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite writes its log beside the real file; root, who may run this, may write everywhere."""
+    closed, free = tmp_path / "closed", tmp_path / "free"
+    for folder, other in ((closed, free), (free, closed)):
+        folder.mkdir()
+        open_database(f"sqlite:///{folder / 'here.db'}").close()
+        (folder / "there.db").symlink_to(other / "here.db")
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda where, mode: Path(where) != closed and may(where, mode))
+    for path in (closed / "here.db", free / "there.db"):
+        with pytest.raises(StoreError, match="and its folder must be yours to write, which SQLite needs even to read"):
+            open_database(f"sqlite:///{path}", must_exist=True)
+    open_database(f"sqlite:///{closed / 'there.db'}", must_exist=True).close()
 
 
 @pytest.mark.parametrize("must_exist", [False, True])

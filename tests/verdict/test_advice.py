@@ -63,6 +63,9 @@ def test_a_gap_that_few_rows_bring_by_chance_is_no_overfitting() -> None:
         assert one.validation is not None
         few = replace(one, validation=replace(one.validation, rows=60))
         assert ("it overfits" in told([few])) is overfits
+        many = replace(one, validation=replace(one.validation, rows=5000))
+        assert ("it overfits" in told([many])) is True
+        assert ("it overfits" in told([many], configuration={"evaluation": {"rung_rows": 30}})) is overfits
 
 
 def test_underfitting_is_told_but_not_at_the_ceiling() -> None:

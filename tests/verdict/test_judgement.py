@@ -82,6 +82,13 @@ def test_a_trial_that_was_confirmed_counts_though_a_later_one_repeats_it() -> No
     assert verdict(study(repeated, *CONFIRMED)).winner == 2
 
 
+def test_the_best_of_the_search_need_not_have_been_confirmed() -> None:
+    assert verdict(study(TRIALS, *CONFIRMED)).best_of_search == 0.90
+    assert verdict(study([*TRIALS, trial(9, 0.95)], *CONFIRMED)).best_of_search == 0.95
+    repeated = [*TRIALS, trial(9, 0.99, configuration=TRIALS[0].configuration)]
+    assert verdict(study(repeated, *CONFIRMED)).best_of_search == 0.90
+
+
 def test_luck_of_the_rows_is_taken_off_only_where_the_search_chose_by_them() -> None:
     uneven = [
         confirming(of, [score, score + 0.002], deviations=(0.01, sign * 0.01))

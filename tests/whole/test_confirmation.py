@@ -175,6 +175,7 @@ def test_a_confirmation_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(
     undisturbed = run(changed(confirmed, store={"url": f"sqlite:///{tmp_path / 'other.db'}"}))
     stop = Event()
     cut = run(confirmed, Diary(stop, at=1), stop)
+    assert cut.unfinished_runs == 1
     assert len(cut.confirmation) < len(undisturbed.confirmation)
     assert judged(cut) is None or cut.test == ()
     assert "study tiny (confirmation): nobody leads it" in hpo("status", "--store", confirmed.store.url).out

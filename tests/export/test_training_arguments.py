@@ -1,6 +1,7 @@
 """What TrainingArguments say of a configuration is what hpo does; what they cannot say is refused by name."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,12 @@ from hpo.training.optimizers import OPTIMIZERS as OURS
 from hpo.training.schedules import factor
 
 STEPS = 40
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments that are constructed make their output folder where one stands."""
+    monkeypatch.chdir(tmp_path)
 
 
 def with_values(exported: Exported, **values: Any) -> Exported:

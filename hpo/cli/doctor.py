@@ -126,7 +126,7 @@ def _memory() -> str:
 
 def _store(url: str) -> str:
     from hpo.store.engine import open_database, sqlite_path, without_password
-    from hpo.store.results import read_studies
+    from hpo.store.listing import read_studies
 
     file = sqlite_path(url)
     if file is not None and not file.exists():

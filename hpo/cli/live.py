@@ -17,7 +17,7 @@ from rich.text import Text
 from hpo.config.times import spoken
 from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Progress, Report, Scores, Standing
 from hpo.runners.watcher import Watcher
-from hpo.store.results import is_confirmation
+from hpo.store.listing import is_confirmation
 
 GO_ON = (Ending.PAUSED, Ending.DIED)
 """Endings of an attempt after which its trial is not over."""

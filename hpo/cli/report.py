@@ -23,9 +23,9 @@ def report(
     from hpo.report.material import gathered
     from hpo.report.page import MARK, page
 
-    check_writable(output, MARK)
     if output.suffix.lower() in OTHER_ENDINGS:
         raise ConfigurationError(f"The report is HTML, but {output} ends in {output.suffix}; end it .html.")
+    check_writable(output, MARK)
     with options.opened(store) as database:
         material = gathered(database, study)
     write_text(output, page(material), MARK)

@@ -42,7 +42,7 @@ def list_studies(context: typer.Context, store: options.Store = None, as_json: o
     if context.invoked_subcommand is not None:
         return
     from hpo.cli.tables import study_list
-    from hpo.store.results import read_studies
+    from hpo.store.listing import read_studies
 
     with options.opened(store) as database:
         found = read_studies(database)

@@ -83,7 +83,7 @@ def _drawn_together(state: "StudyState", leader: str | None, confirming: "StudyS
 
 def _confirming(database: "Database", state: "StudyState") -> "StudyState | None":
     """Return how the confirmation of a study stands while it goes on, or waits to; None at other times."""
-    from hpo.store.results import confirmation_of, study_names
+    from hpo.store.listing import confirmation_of, study_names
     from hpo.store.standing import read_state
 
     name = confirmation_of(state.name)

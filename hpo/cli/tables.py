@@ -13,7 +13,8 @@ from hpo.report.drawing import plain_text
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space, shipped_spaces, space_description
 from hpo.store.engine import sqlite_path, without_password
-from hpo.store.results import StudyResults, StudySummary
+from hpo.store.listing import StudySummary
+from hpo.store.results import StudyResults
 from hpo.verdict.findings import Verdict
 
 SHOWN_TRIALS = 10
@@ -122,14 +123,8 @@ def _scores(out: Console, scores: Scores) -> None:
     """Print every score, and how each class fared."""
     out.print("  " + ", ".join(f"{name} {value:.4f}" for name, value in scores.values.items()))
     table = Table(box=None, pad_edge=False)
-    for column in (
-        "class",
-        "precision",
-        "recall",
-        "F1",
-        "texts",
-        *(f"as {plain_text(label)}" for label in scores.per_class),
-    ):
+    taken_for = (f"as {plain_text(label)}" for label in scores.per_class)
+    for column in ("class", "precision", "recall", "F1", "texts", *taken_for):
         table.add_column(column, justify="left" if column == "class" else "right")
     for (label, row), counts in zip(scores.per_class.items(), scores.confusion, strict=True):
         ratios = (f"{row[name]:.4f}" for name in ("precision", "recall", "f1"))

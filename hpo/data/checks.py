@@ -107,9 +107,14 @@ def ordered_labels(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(once, key=int) if all(INTEGER.fullmatch(name) for name in once) else once)
 
 
+def quoted(label: str) -> str:
+    """Return a label cut where it is long, and quoted so that no terminal obeys what is in it."""
+    return repr(label[:SHOWN_CHARACTERS])
+
+
 def listed_labels(names: Iterable[str]) -> str:
-    """Name a few labels, each cut where it is long and quoted so that no terminal obeys what is in it."""
+    """Name a few labels, each as `quoted`."""
     ordered = ordered_labels(names)
-    shown = [repr(name[:SHOWN_CHARACTERS]) for name in ordered[:SHOWN_LABELS]]
+    shown = [quoted(name) for name in ordered[:SHOWN_LABELS]]
     more = len(ordered) - len(shown)
     return ", ".join(shown) + (f" and {more:,} more" if more else "")

@@ -1,5 +1,5 @@
 """The best configuration as a file that people and other programs read.
 
-To add a format: one function from the content to text, how all such texts begin, both in `hpo.cli.export`, and a test
-that the target reads it back.
+To add a format: a module with a function from the content to text and a MARK, how all such texts begin; its name in
+`hpo.cli.export`; and a test that the target reads it back.
 """

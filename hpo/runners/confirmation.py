@@ -21,7 +21,8 @@ from hpo.search.confirming import Confirming, Entrant
 from hpo.search.coordinator import Coordinator
 from hpo.search.leading import leading
 from hpo.space.search_space import SearchSpace
-from hpo.store.results import StudyResults, confirmation_of
+from hpo.store.listing import confirmation_of
+from hpo.store.results import StudyResults
 from hpo.training.baselines import BASELINES
 from hpo.training.bench import CONFIRMATION
 from hpo.training.mirror import Mirror

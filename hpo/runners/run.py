@@ -44,7 +44,8 @@ from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import space_of
 from hpo.store.deletion import delete_confirmation
 from hpo.store.engine import open_database, sqlite_path
-from hpo.store.results import StudyResults, read_results, study_names
+from hpo.store.listing import study_names
+from hpo.store.results import StudyResults, read_results
 from hpo.training.mirror import Mirror, open_mirror
 from hpo.training.precision import Precision
 from hpo.training.weights import keep_only

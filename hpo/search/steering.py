@@ -20,8 +20,8 @@ from hpo.space.relative_rate import base_rate
 from hpo.space.search_space import SearchSpace
 from hpo.space.specs import field_value
 from hpo.store.engine import Database
+from hpo.store.listing import chosen_study, confirmation_of, study_names
 from hpo.store.records import LeaseRecord
-from hpo.store.results import chosen_study, confirmation_of, study_names
 from hpo.store.studies import StudyStore
 
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)

@@ -6,8 +6,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from hpo.store.engine import Database
+from hpo.store.listing import chosen_study, confirmation_of
 from hpo.store.records import LeaseRecord
-from hpo.store.results import chosen_study, confirmation_of
 from hpo.store.standing import read_lease
 from hpo.store.tables import attempts, evaluations, events, studies
 

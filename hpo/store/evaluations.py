@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection
 
 from hpo.store.engine import Database
-from hpo.store.results import chosen_study
+from hpo.store.listing import chosen_study
 from hpo.store.tables import attempts, evaluations
 
 

@@ -1,4 +1,4 @@
-"""Reads what a store holds: studies, their trials as a leaderboard, and the record of a trial. Writes nothing."""
+"""Reads what a study gave: trials, the runs that confirm them, baselines, looks at the test split. Writes nothing."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,31 +7,16 @@ from typing import Any
 
 import sqlalchemy as sa
 from optuna.storages._rdb.models import StudyModel
-from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection, RowMapping
 
-from hpo.errors import ConfigurationError, NoResultError, StoreError, nearest
+from hpo.errors import ConfigurationError, NoResultError, StoreError
 from hpo.messages import Ending, Reading, Scores, Slice
 from hpo.store.engine import Database
+from hpo.store.listing import chosen_study, confirmation_of
 from hpo.store.records import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT, reading_from_json, scores_from_json
 from hpo.store.studies import CONFIRMS_ATTRIBUTE, UID_ATTRIBUTE, UNSEEN_ATTRIBUTE
 from hpo.store.tables import attempts, evaluations, events, studies
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StudySummary:
-    """One study of a store."""
-
-    name: str
-    metric: str | None
-    """Its objective; None if the study was not made by hpo."""
-    trials: int
-    completed: int
-    pruned: int
-    failed: int
-    unfinished: int
-    best: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,32 +158,6 @@ class StudyResults:
         return self.leaderboard[0]
 
 
-def confirmation_of(study: str) -> str:
-    """Return the name of the study that confirms another; no study file can give one such a name."""
-    return f"{study} (confirmation)"
-
-
-def is_confirmation(name: str) -> bool:
-    """Return whether a study of that name confirms another."""
-    return name.endswith(confirmation_of(""))
-
-
-def read_studies(database: Database) -> list[StudySummary]:
-    """Return the studies of a store, in the order in which they were made."""
-    with database.reading():
-        storage = database.storage
-        return [
-            _summary(study.study_name, study.user_attrs.get("hpo:metric"), storage.get_all_trials(study._study_id))
-            for study in _begun_studies(database)
-        ]
-
-
-def study_names(database: Database) -> list[str]:
-    """Return the names of the studies of a store, confirmations among them."""
-    with database.reading():
-        return [study.study_name for study in _begun_studies(database)]
-
-
 def read_results(database: Database, name: str | None = None) -> StudyResults:
     """Return one study's results.
 
@@ -248,52 +207,6 @@ def read_search(database: Database, name: str | None = None) -> StudyResults:
             f"verdict; name that one: --study {results.confirms!r}."
         )
     return results
-
-
-def _begun_studies(database: Database) -> list[FrozenStudy]:
-    """Return every study but those whose first start was refused before it began, which are names alone."""
-    return [
-        study
-        for study in database.storage.get_all_studies()
-        if study.user_attrs or database.storage.get_n_trials(study._study_id)
-    ]
-
-
-def chosen_study(database: Database, name: str | None) -> tuple[int, str]:
-    """Return (number, name) of a study, inside a transaction; raises as `read_results` does where it is not there."""
-    begun = _begun_studies(database)
-    ids = {study.study_name: study._study_id for study in begun}
-    searches = [study.study_name for study in begun if CONFIRMS_ATTRIBUTE not in study.user_attrs]
-    if name is None and len(searches) == 1:
-        name = searches[0]
-    if not ids:
-        raise NoResultError("The store holds no study yet; begin one with hpo run, or try hpo demo.")
-    if name is None and not searches:
-        raise NoResultError(
-            f"The store holds only {', '.join(ids)}, runs for a search that was deleted; see hpo studies."
-        )
-    if name is None:
-        raise ConfigurationError(f"The store holds several studies; name one with --study: {', '.join(searches)}.")
-    if name not in ids:
-        raise ConfigurationError(f"The store holds no study {name!r}. {nearest(name, searches or list(ids))}")
-    return ids[name], name
-
-
-def _summary(name: str, metric: str | None, trials: Sequence[FrozenTrial]) -> StudySummary:
-    count = {state: sum(trial.state == state for trial in trials) for state in TrialState}
-    # In a study of hpo's, one that hpo did not train has no configuration to take, whatever it scores.
-    trained = [trial for trial in trials if metric is None or "proposed_by" in trial.user_attrs]
-    values = [trial.values[0] for trial in trained if trial.state == TrialState.COMPLETE]
-    return StudySummary(
-        name=name,
-        metric=metric,
-        trials=len(trials),
-        completed=count[TrialState.COMPLETE],
-        pruned=count[TrialState.PRUNED],
-        failed=count[TrialState.FAIL],
-        unfinished=count[TrialState.RUNNING] + count[TrialState.WAITING],
-        best=max(values, default=None),
-    )
 
 
 def _trials(connection: Connection, study_id: int, frozen: Sequence[FrozenTrial]) -> tuple[TrialResult, ...]:

@@ -13,8 +13,8 @@ from sqlalchemy.engine import Connection, RowMapping
 from hpo.messages import Standing
 from hpo.store.attempts import device_seconds
 from hpo.store.engine import Database
+from hpo.store.listing import chosen_study
 from hpo.store.records import LeaseRecord
-from hpo.store.results import chosen_study
 from hpo.store.statements import UNFINISHED
 from hpo.store.tables import attempts, clock, evaluations, events, leases
 

@@ -66,7 +66,7 @@ def _verdict(
             for name, of_rung in ladder.items()
         ),
         differences=tuple(replace(one, interval=_within(apart, one.interval)) for one in compared),
-        best_of_search=max(trial.score or 0.0 for trial in distinct(results)),
+        best_of_search=max([scores[choice.winner], *(scores[trial.number] for trial in distinct(results))]),
         winner=choice.winner,
         recommended=choice.recommended,
         sentences=(),

@@ -152,12 +152,17 @@ def test_a_running_search_is_followed_without_a_reload(chrome: "Chrome", sqlite_
         assert {url for url in asked_for(chrome) if not url.startswith(f"{origin}/")} <= {"about:blank"}
 
 
+def entered(chrome: "Chrome", address: str) -> str:
+    """Open the address that the dashboard prints; return that of the study's page, to which it leads."""
+    chrome.get(address)
+    shows(chrome, "scripted")
+    return chrome.current_url
+
+
 def test_notes_are_read_and_hostile_text_in_them_is_text(chrome: "Chrome", sqlite_url: str) -> None:
     searched_through(sqlite_url)
     with dashboard_at(sqlite_url) as address:
-        chrome.get(address)
-        shows(chrome, "scripted")
-        home = chrome.current_url
+        home = entered(chrome, address)
         chrome.get(f"{home}/note")
         shows(chrome, "Best so far: trial", "learning_rate", "Failed: 1 of 4 trials", HOSTILE)
         chrome.get(f"{home}/trials?numbers=3")
@@ -171,9 +176,7 @@ def test_notes_are_read_and_hostile_text_in_them_is_text(chrome: "Chrome", sqlit
 def test_what_is_refused_is_not_offered(chrome: "Chrome", sqlite_url: str, allow_changes: bool) -> None:
     searched_through(sqlite_url)
     with dashboard_at(sqlite_url, allow_changes=allow_changes) as address:
-        chrome.get(address)
-        shows(chrome, "scripted")
-        home = chrome.current_url
+        home = entered(chrome, address)
         chrome.get(f"{home}/note")
         shows(chrome, "Best so far")
         assert offered(chrome, "[data-testid=EditIcon]") is allow_changes
@@ -199,9 +202,7 @@ def test_pictures_of_a_trial_are_shown_and_nothing_offers_to_upload_or_delete(
 
     searched_through(sqlite_url)
     with dashboard_at(sqlite_url, allow_changes=True) as address:
-        chrome.get(address)
-        shows(chrome, "scripted")
-        home = chrome.current_url
+        home = entered(chrome, address)
         chrome.get(f"{home}/trials?numbers=0")
         shows(chrome, "learning-curve-0.svg", "confusion-matrix-0.svg")
         wait(chrome, lambda: chrome.execute_script(DRAWN) == 2, "the pictures were not drawn")
@@ -223,8 +224,7 @@ def test_a_study_is_deleted_without_a_word_of_artifacts(chrome: "Chrome", sqlite
 
     searched_through(sqlite_url)
     with dashboard_at(sqlite_url, allow_changes=True) as address:
-        chrome.get(address)
-        shows(chrome, "scripted")
+        entered(chrome, address)
         chrome.get(f"{address.partition('/?')[0]}/dashboard")
         shows(chrome, "scripted")
         chrome.find_element(By.CSS_SELECTOR, "[aria-label*=elete]").click()
@@ -237,9 +237,7 @@ def test_a_change_is_refused_with_a_sentence_that_the_page_shows(chrome: "Chrome
 
     searched_through(sqlite_url)
     with dashboard_at(sqlite_url) as address:
-        chrome.get(address)
-        shows(chrome, "scripted")
-        chrome.get(f"{chrome.current_url}/note")
+        chrome.get(f"{entered(chrome, address)}/note")
         shows(chrome, "Best so far")
         before = everything(sqlite_url)
         # It is hidden, but a page may be older than the server that answers it.

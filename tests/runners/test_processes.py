@@ -18,11 +18,10 @@ import torch
 
 from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits, load_splits
-from hpo.errors import ConfigurationError, ModelError, NoResultError, StoreError, TrainingError
+from hpo.errors import ModelError, NoResultError, StoreError, TrainingError
 from hpo.messages import Action, Assignment, Capacity, Decision, Ending, Outcome, Progress, Report
-from hpo.runners.processes import ProcessWorkforce, open_processes, runner_of
+from hpo.runners.processes import ProcessWorkforce, open_processes
 from hpo.runners.worker_process.conversation import Opener, Study
-from hpo.runners.worker_process.posts import Post, posts_of, workers_of
 from hpo.runners.workforce import Lost, Said, Unfit
 from hpo.training.worker import open_worker
 from tests.models import save_tiny_bert, tiny_assignment, tiny_hyperparameters, tiny_study, trained, write_texts
@@ -453,69 +452,3 @@ def test_what_is_kept_of_a_study_is_what_trains(study: StudyConfig, splits: Spli
     kept = pickle.loads(pickle.dumps(Study.of(study, splits, tmp_path, open_worker)))
     assert (kept.files, kept.opener, kept.splits.fingerprint) == (tmp_path, open_worker, splits.fingerprint)
     assert kept.config.model_copy(update={"store": study.store, "notify": study.notify}) == study
-
-
-# -- how many, and where
-
-
-@pytest.fixture
-def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Pretends that torch sees so many GPUs."""
-
-    def see(number: int) -> None:
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
-        monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
-
-    return see
-
-
-@pytest.mark.parametrize(
-    ("seen", "compute", "runner", "workers"),
-    [
-        (0, {}, "inline", 1),
-        (1, {}, "inline", 1),
-        (4, {}, "processes", 4),
-        (4, {"device": "cpu"}, "inline", 1),
-        (0, {"workers": 2}, "processes", 2),
-        (4, {"workers": 1}, "processes", 1),
-        (4, {"runner": "inline"}, "inline", 4),
-        (0, {"runner": "processes"}, "processes", 1),
-    ],
-)
-def test_who_carries_trials_and_how_many(gpus, seen: int, compute: dict[str, object], runner: str, workers: int):
-    gpus(seen)
-    config = ComputeConfig.model_validate(compute)
-    assert (runner_of(config), workers_of(config)) == (runner, workers)
-
-
-def test_a_gpu_that_is_not_there_is_refused(gpus):
-    gpus(0)
-    with pytest.raises(ConfigurationError, match="torch sees no GPU"):
-        workers_of(ComputeConfig(device="cuda"))
-
-
-def test_more_workers_than_gpus_share_them_in_turns(gpus):
-    gpus(2)
-    posts = posts_of(ComputeConfig(workers=3), {})
-    assert posts == (
-        Post(worker="gpu-0", devices=("cuda:0",), visible=("0",), threads=5),
-        Post(worker="gpu-1", devices=("cuda:1",), visible=("1",), threads=5),
-        Post(worker="gpu-2", devices=("cuda:0",), visible=("0",), threads=5),
-    )
-
-
-def test_gpus_that_were_chosen_from_outside_are_the_ones_used(gpus):
-    gpus(2)
-    posts = posts_of(ComputeConfig(threads=3), {"CUDA_VISIBLE_DEVICES": "5, GPU-8f"})
-    assert [(post.devices, post.visible, post.threads) for post in posts] == [
-        (("cuda:0",), ("5",), 3),
-        (("cuda:1",), ("GPU-8f",), 3),
-    ]
-
-
-def test_a_process_without_a_gpu_has_its_share_of_the_cores(gpus):
-    gpus(0)
-    assert posts_of(ComputeConfig(workers=32), {})[31] == Post(
-        worker="cpu-31", devices=("cpu",), visible=("",), threads=1
-    )

@@ -14,7 +14,8 @@ from hpo.export.configs import configuration_of
 from hpo.messages import Assignment, Ending, Reading, Report, Standing
 from hpo.search.coordinator import Coordinator
 from hpo.store.engine import Database, open_database
-from hpo.store.results import confirmation_of, read_results, read_studies
+from hpo.store.listing import confirmation_of, read_studies
+from hpo.store.results import read_results
 from hpo.store.standing import read_state
 from tests.search.scripted import CPU, ended, led, plain_study, plain_trials, report_at, rows, study_at
 

@@ -12,7 +12,7 @@ from hpo.search.steering import ask_to_stop, enqueue, fitted, refuse_led
 from hpo.space.search_space import SearchSpace
 from hpo.store.deletion import delete_study
 from hpo.store.engine import open_database
-from hpo.store.results import confirmation_of
+from hpo.store.listing import confirmation_of
 from hpo.store.standing import StudyState, read_state
 from tests.search.scripted import (
     CPU,

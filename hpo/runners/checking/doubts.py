@@ -5,7 +5,7 @@ from collections import Counter
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.times import spoken
-from hpo.data.checks import SHOWN_CHARACTERS
+from hpo.data.checks import quoted
 from hpo.data.splits import Splits
 from hpo.messages import Probe
 from hpo.runners.checking.forecast import Forecast
@@ -62,7 +62,7 @@ def on_rare_classes(splits: Splits) -> str | None:
     rare = {name: counts[name] for name in splits.label_names if counts[name] < LEAST_ROWS}
     if not rare:
         return None
-    listed = ", ".join(f"{name[:SHOWN_CHARACTERS]!r} ({count})" for name, count in list(rare.items())[:5])
+    listed = ", ".join(f"{quoted(name)} ({count})" for name, count in list(rare.items())[:5])
     more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
     return (
         f"Fewer than {LEAST_ROWS} validation rows tell about {listed}{more}, so that their scores are mostly chance; "

@@ -16,6 +16,7 @@ from hpo.store.engine import sqlite_path, without_password
 from hpo.store.listing import StudySummary
 from hpo.store.results import StudyResults
 from hpo.verdict.findings import Verdict
+from hpo.verdict.wording import NO_TEST_SPLIT
 
 SHOWN_TRIALS = 10
 ABSENT = "-"
@@ -69,6 +70,7 @@ def summary(
     elif results.leaderboard:
         best = results.best
         out.print(f"Best: trial {best.number}, {results.metric} {best.score:.4f} on validation, not confirmed.")
+        _untested(out, results)
     else:
         out.print("No trial has completed, so there is no best configuration.")
     if results.test:
@@ -100,6 +102,12 @@ def _tested(out: Console, results: StudyResults) -> None:
     out.print(f"Test split, {read}: trial {last.trial}, {score}, {last.scores.rows} texts.", soft_wrap=True)
 
 
+def _untested(out: Console, results: StudyResults) -> None:
+    """Print that there is no test split, where a verdict has not said so, and there is none."""
+    if not results.has_test_split:
+        out.print(NO_TEST_SPLIT, soft_wrap=True)
+
+
 def to_take(results: StudyResults, verdict: Verdict | None) -> None:
     """Print the scores of the trial to take, class by class, and its hyperparameters."""
     best, out = results.best, console()
@@ -112,6 +120,8 @@ def to_take(results: StudyResults, verdict: Verdict | None) -> None:
     for look in results.test:
         if look.trial == best.number:
             out.print(f"  on the test split {look.scores.objective:.4f}")
+    if verdict is None:
+        _untested(out, results)
     if best.validation is not None:
         _scores(out, best.validation)
     out.print("Hyperparameters:")

@@ -11,6 +11,7 @@ from hpo.report.drawing import plain_text, spelled
 from hpo.report.material import Judged, Material
 from hpo.store.results import StudyResults, TrialResult
 from hpo.verdict.findings import Interval, Verdict
+from hpo.verdict.wording import NO_TEST_SPLIT
 
 SHOWN_TRIALS = 20
 SHOWN_REASONS = 30
@@ -74,7 +75,8 @@ def unsure(material: Material) -> tuple[str, ...]:
         lead = (taken.score or 0.0) - default.score
         second = f"The default configuration scored {_score(default.score)}, which is {_score(lead)} less."
     who = "The end of the search" if material.will_confirm else "hpo confirm"
-    return first, second, unknown, f"{who} trains the best again on fresh seeds, beside the default, and says it."
+    says = f"{who} trains the best again on fresh seeds, beside the default, and says it."
+    return (first, second, unknown, says, *(() if results.has_test_split else (NO_TEST_SPLIT,)))
 
 
 def confirmed(verdict: Verdict) -> Table:

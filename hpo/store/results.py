@@ -126,6 +126,12 @@ class StudyResults:
     """The study whose trials its runs confirm; None for one that searched."""
 
     @property
+    def has_test_split(self) -> bool:
+        """Whether rows were set apart that nothing is chosen by."""
+        data = self.configuration.get("data", {})
+        return data.get("test") is not None or bool(data.get("test_fraction"))
+
+    @property
     def leaderboard(self) -> tuple[TrialResult, ...]:
         """Completed trials from best to worst; of equals the earlier first. What hpo did not train is not among them:
         a score that another program has told has no configuration to take."""

@@ -91,3 +91,5 @@ class Verdict:
     """Trial -> how many of its runs have no score, having diverged or failed; without those that have all."""
     unfinished: int = 0
     """Runs that have begun and are not over."""
+    has_test_split: bool = True
+    """Whether there are rows that nothing was chosen by."""

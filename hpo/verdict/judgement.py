@@ -72,6 +72,7 @@ def _verdict(
         sentences=(),
         failures=dict(Counter(run.confirms for run in results.failed_runs)),
         unfinished=results.unfinished_runs,
+        has_test_split=results.has_test_split,
     )
     return replace(verdict, sentences=sentences(verdict))
 

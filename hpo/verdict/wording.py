@@ -9,6 +9,10 @@ from hpo.verdict.findings import Confirmed, Difference, Interval, Verdict
 FEW_SEEDS = 3
 MORE_RUNS = 12
 """As many as give the last two of three finalists five seeds each."""
+NO_TEST_SPLIT = (
+    "There is no test split, so it cannot be said how the trial to take does on texts by which nothing was chosen; a "
+    "new study has one with data.test or data.test_fraction."
+)
 SHOWN_AS = {"f1": "F1", "macro_f1": "macro F1", "micro_f1": "micro F1", "weighted_f1": "weighted F1"}
 
 
@@ -23,6 +27,7 @@ def sentences(verdict: Verdict) -> tuple[str, ...]:
         words.unfinished(),
         words.failures(),
         words.rows(),
+        "" if verdict.has_test_split else NO_TEST_SPLIT,
         words.seeds(),
     )
     return tuple(sentence for sentence in said if sentence)

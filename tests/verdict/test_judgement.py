@@ -89,6 +89,15 @@ def test_the_best_of_the_search_need_not_have_been_confirmed() -> None:
     assert verdict(study(repeated, *CONFIRMED)).best_of_search == 0.90
 
 
+@pytest.mark.parametrize(
+    ("data", "has"),
+    [({"test": None, "test_fraction": 0.0}, False), ({"test_fraction": 0.2}, True), ({"test": "test.csv"}, True)],
+)
+def test_a_study_without_a_test_split_is_told_so(data: dict[str, object], has: bool) -> None:
+    found = verdict(study(TRIALS, *CONFIRMED, configuration={"data": data}))
+    assert any("There is no test split" in sentence for sentence in found.sentences) is not has
+
+
 def test_luck_of_the_rows_is_taken_off_only_where_the_search_chose_by_them() -> None:
     uneven = [
         confirming(of, [score, score + 0.002], deviations=(0.01, sign * 0.01))

@@ -146,6 +146,12 @@ def test_it_says_which_rows_it_is_about() -> None:
     assert "rows that the search chose by; by simulation nothing is to be taken off for their luck." in none
 
 
+def test_without_a_test_split_it_says_what_cannot_be_said() -> None:
+    assert "test split" not in said(AHEAD)
+    whole = said(AHEAD, has_test_split=False)
+    assert "There is no test split, so it cannot be said how the trial to take does on texts by which nothing" in whole
+
+
 def test_a_verdict_that_may_change_yet_says_so() -> None:
     assert "begun" not in said(AHEAD)
     assert "1 run of the confirmation has begun and not ended." in said(AHEAD, unfinished=1)

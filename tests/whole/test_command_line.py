@@ -221,6 +221,13 @@ def test_the_winner_is_shown_class_by_class(hpo: Hpo, finished: Path) -> None:
     assert "money" in shown
     assert "as sport" in shown
     assert "on validation, not confirmed" in shown
+    assert "There is no test split" not in shown
+
+
+def test_a_search_without_a_test_split_says_what_cannot_be_said(hpo: Hpo, study_file: Path) -> None:
+    missing = "There is no test split, so it cannot be said"
+    assert missing in hpo("run", study_file, "data.test_fraction=0").out
+    assert missing in hpo("best").out
 
 
 def test_labels_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

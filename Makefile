@@ -1,6 +1,6 @@
 # Two commands do all set-up on a fresh machine: `make quickstart` and `make test`.
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
@@ -43,8 +43,12 @@ benchmarks: $(VENV)/.dev  ## the figures of the README
 clean:
 	rm -rf $(VENV)
 
+# Debian's Python makes no whole environment without python3-venv; then uv or its own pip completes it.
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("hpo needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is " + sys.version.split()[0] + "; name another: make PYTHON=python3.13")'
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || uv venv --quiet --clear --seed --python $(PYTHON) $(VENV) 2>/dev/null \
+	    || { rm -rf $(VENV); $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --quiet --python $(VENV) install pip; } 2>/dev/null \
+	    || { $(PYTHON) -m venv --clear $(VENV); rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment: apt-get install python3-venv, or install uv; then try again." >&2; exit 1; }
 
 # torch goes first and by its exact version: a looser requirement may bring gigabytes of another build.
 $(VENV)/.torch: constraints.txt | $(BIN)/python
@@ -56,7 +60,7 @@ $(VENV)/.demo: pyproject.toml $(VENV)/.torch
 	touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch
-	$(PIP) --editable '.[demo,postgresql,dashboard,datasets,dev]'
+	$(PIP) --editable '.[all,dev]'
 	touch $@
 
 # A real decoder for the slow tests; its own requirements would compile C++ that is not needed here.

@@ -19,12 +19,14 @@ def report(
     ),
 ) -> None:
     """Write what a study gave to one HTML file, which opens anywhere and needs no network."""
+    from hpo.config.extras import refuse_missing
     from hpo.export.writing import check_writable, write_text
     from hpo.report.material import gathered
     from hpo.report.page import MARK, page
 
     if output.suffix.lower() in OTHER_ENDINGS:
         raise ConfigurationError(f"The report is HTML, but {output} ends in {output.suffix}; end it .html.")
+    refuse_missing("plotly", "hpo report")
     check_writable(output, MARK)
     with options.opened(store) as database:
         material = gathered(database, study)

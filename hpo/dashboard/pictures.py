@@ -4,28 +4,27 @@ A picture runs nothing, whatever stands in a label. Text in it is text, for the 
 It is on white, for light pages and dark ones.
 """
 
-import io
-import warnings
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from matplotlib import style
-from matplotlib.figure import Figure
+from itertools import pairwise
+from xml.etree.ElementTree import Element, SubElement, tostring
 
 from hpo.report.drawing import BLUE, GREY, ORANGE, plain_text
 from hpo.report.material import Material
 from hpo.report.progress import curves_of, seen_title
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 KIND = "image/svg+xml"
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 """Of others optuna-dashboard would offer to delete the pictures, and it asks for none twice."""
-INCHES = (4.8, 3.6)
-STYLE = ("default", {"svg.fonttype": "none"})
-"""Matplotlib's own settings, whatever the user's are: theirs may be dark, or take labels for TeX."""
+WIDTH, HEIGHT = 480, 360
+"""Pixels of a picture."""
+LEFT, TOP, RIGHT, BOTTOM = 70, 30, 460, 300
+"""Edges of the plot of a learning curve."""
+CORNER, SIDE = 140, 220
+"""Left edge of a confusion matrix, whose names stand beside it and below, and its width and height."""
+DARK = (8, 81, 156)
+"""Red, green and blue of a cell with all of its label's rows."""
 MOST_WRITTEN = 8
 """Classes up to which each cell of a confusion matrix is written out."""
 MOST_NAMED = 30
@@ -52,15 +51,13 @@ class Picture:
         return {"artifact_id": self.identifier, "filename": file, "mimetype": KIND, "encoding": None}
 
     def drawn(self, material: Material) -> bytes:
-        """Return it as SVG. Not for several threads at once: settings of matplotlib are for all of them."""
-        written = io.BytesIO()
-        with style.context(STYLE), warnings.catch_warnings():
-            # From the letters that it knows itself matplotlib only takes how wide a text is.
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")
-            figure = Figure(figsize=INCHES, layout="constrained")
-            DRAWN[self.name](figure.add_subplot(), material, self.trial)
-            figure.savefig(written, format="svg")
-        return written.getvalue()
+        """Return it as SVG."""
+        size = {"width": str(WIDTH), "height": str(HEIGHT), "viewBox": f"0 0 {WIDTH} {HEIGHT}"}
+        font = {"font-family": "sans-serif", "font-size": "11"}
+        svg = Element("svg", {"xmlns": "http://www.w3.org/2000/svg", **size, **font})
+        _add(svg, "rect", width=WIDTH, height=HEIGHT, fill="#ffffff")
+        DRAWN[self.name](svg, material, self.trial)
+        return tostring(svg)
 
 
 def pictures_of(material: Material) -> dict[int, list[Picture]]:
@@ -78,42 +75,95 @@ def pictures_of(material: Material) -> dict[int, list[Picture]]:
     }
 
 
-def _learning_curve(axes: "Axes", material: Material, trial: int) -> None:
+def _add(svg: Element, tag: str, **attributes: float | str) -> Element:
+    """Add an element; in attributes `_` stands for `-`, and numbers are rounded to a tenth of a pixel."""
+    spelled = {
+        name.replace("_", "-"): f"{value:.1f}" if isinstance(value, float) else str(value)
+        for name, value in attributes.items()
+    }
+    return SubElement(svg, tag, spelled)
+
+
+def _write(
+    svg: Element, text: object, x: float, y: float, anchor: str = "middle", turned: int = 0, fill: str = "#000000"
+) -> None:
+    """Write a text at a point, its middle, start or end there, turned clockwise by some degrees."""
+    turn = {"transform": f"rotate({turned} {x:.1f} {y:.1f})"} if turned else {}
+    _add(svg, "text", x=x, y=y, text_anchor=anchor, fill=fill, **turn).text = str(text)
+
+
+def ticks_between(low: float, high: float) -> list[float]:
+    """Return 4 to 11 round numbers between `low` and a larger `high`: multiples of 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10((high - low) / 4))
+    step = next(power * of for of in (5, 2, 1) if (high - low) / (power * of) >= 4)
+    return [step * place for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def axis_ends(scores: Iterable[float]) -> tuple[float, float]:
+    """Return the ends of an axis of scores, which are not the same, with some room."""
+    known = list(scores)
+    low, high = min(known), max(known)
+    room = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+    return low - room, high + room
+
+
+def _learning_curve(svg: Element, material: Material, trial: int) -> None:
     """Draw the score of a trial over the examples it had seen, with that of the trial to take."""
-    curves = curves_of(material)
     colors = {trial: BLUE}
     if material.taken is not None:
         colors[material.taken.number] = ORANGE
-    for number, color in colors.items():
-        if number in curves:
-            places, scores = zip(*((one.rung / 10, one.score) for one in curves[number]), strict=True)
-            axes.plot(places, scores, color=color, marker=".", label=f"trial {number}")
-    axes.set_xlabel(seen_title(material))
-    axes.set_ylabel(material.results.metric.replace("_", " "), parse_math=False)
-    axes.grid(color=GREY, alpha=0.25)
-    axes.legend()
+    curves = curves_of(material)
+    drawn = {number: curves[number] for number in colors if number in curves}
+    low, high = axis_ends(one.score for told in drawn.values() for one in told)
+
+    def place(percent: float, score: float) -> tuple[float, float]:
+        return LEFT + percent / 100 * (RIGHT - LEFT), BOTTOM - (score - low) / (high - low) * (BOTTOM - TOP)
+
+    for percent in range(0, 101, 20):
+        x, _ = place(percent, low)
+        _add(svg, "line", x1=x, y1=TOP, x2=x, y2=BOTTOM, stroke=GREY, stroke_opacity=0.25)
+        _write(svg, percent, x, BOTTOM + 16)
+    for score in ticks_between(low, high):
+        _, y = place(0, score)
+        _add(svg, "line", x1=LEFT, y1=y, x2=RIGHT, y2=y, stroke=GREY, stroke_opacity=0.25)
+        _write(svg, f"{score:.4g}", LEFT - 6, y + 4, "end")
+    for order, (number, told) in enumerate(drawn.items()):
+        places = [place(one.rung / 10, one.score) for one in told]
+        for (x1, y1), (x2, y2) in pairwise(places):
+            _add(svg, "line", x1=x1, y1=y1, x2=x2, y2=y2, stroke=colors[number], stroke_width=2)
+        for x, y in places:
+            _add(svg, "circle", cx=x, cy=y, r=3, fill=colors[number])
+        _write(svg, f"trial {number}", LEFT + 90 * order, TOP - 10, "start", fill=colors[number])
+    _write(svg, seen_title(material), (LEFT + RIGHT) / 2, BOTTOM + 40)
+    _write(svg, material.results.metric.replace("_", " "), 18, (TOP + BOTTOM) / 2, turned=-90)
 
 
-def _confusion_matrix(axes: "Axes", material: Material, trial: int) -> None:
+def _confusion_matrix(svg: Element, material: Material, trial: int) -> None:
     """Draw what validation's texts of each label were taken for, in per cent of that label's texts."""
     scores = next(one.validation for one in material.results.trials if one.number == trial)
     assert scores is not None, "there is a confusion matrix of it"
-    shares = [[100 * count / max(1, sum(row)) for count in row] for row in scores.confusion]
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-    if len(shares) <= MOST_WRITTEN:
-        for row, said in enumerate(shares):
-            for column, share in enumerate(said):
-                color = "white" if share > HALF else "black"
-                axes.text(column, row, f"{share:.0f}", ha="center", va="center", color=color)
-    if len(shares) <= MOST_NAMED:
-        names = [plain_text(label, 16) for label in scores.per_class]
-        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
-        axes.set_yticks(range(len(names)), names, parse_math=False)
-    axes.set_xlabel("taken for, in %")
-    axes.set_ylabel("label")
+    classes = len(scores.confusion)
+    cell = SIDE / classes
+    _add(svg, "rect", x=CORNER, y=TOP, width=SIDE, height=SIDE, fill="none", stroke=GREY)
+    if classes <= MOST_NAMED:
+        for order, label in enumerate(scores.per_class):
+            name, middle = plain_text(label, 16), (order + 0.5) * cell
+            _write(svg, name, CORNER - 6, TOP + middle + 4, "end")
+            _write(svg, name, CORNER + middle + 4, TOP + SIDE + 12, "end", turned=-45)
+    _write(svg, "taken for, in %", CORNER + SIDE / 2, HEIGHT - 8)
+    _write(svg, "label", 16, TOP + SIDE / 2, turned=-90)
+    for row, counts in enumerate(scores.confusion):
+        for column, count in enumerate(counts):
+            share = count / max(1, sum(counts))
+            x, y = CORNER + column * cell, TOP + row * cell
+            shade = ",".join(f"{255 - (255 - part) * share:.0f}" for part in DARK)
+            _add(svg, "rect", x=x, y=y, width=cell, height=cell, fill=f"rgb({shade})")
+            if classes <= MOST_WRITTEN:
+                color = "#ffffff" if 100 * share > HALF else "#000000"
+                _write(svg, f"{100 * share:.0f}", x + cell / 2, y + cell / 2 + 4, fill=color)
 
 
-DRAWN: "Mapping[str, Callable[[Axes, Material, int], None]]" = {
+DRAWN: Mapping[str, Callable[[Element, Material, int], None]] = {
     "learning_curve": _learning_curve,
     "confusion_matrix": _confusion_matrix,
 }

@@ -68,11 +68,9 @@ def _pages(database: Database, allow_changes: bool) -> Any:
     try:
         from hpo.dashboard.routes import pages
     except ModuleNotFoundError as error:
-        if error.name not in ("bottle", "matplotlib", "optuna_dashboard"):
+        if error.name not in ("bottle", "optuna_dashboard", "plotly"):
             raise
-        raise ConfigurationError(
-            "hpo dashboard needs optuna-dashboard and matplotlib: pip install 'llm-hpo[dashboard]'."
-        ) from None
+        raise ConfigurationError("hpo dashboard needs optuna-dashboard: pip install 'llm-hpo[dashboard]'.") from None
     return pages(database, allow_changes=allow_changes)
 
 

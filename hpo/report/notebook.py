@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from hpo.config.extras import refuse_missing
 from hpo.errors import ConfigurationError, NoResultError, nearest
 from hpo.report.figures import FIGURES
 from hpo.report.material import Material, gathered
@@ -79,11 +80,12 @@ class Study:
         """Return a figure of the report.
 
         Raises:
-            ConfigurationError: there is no figure of that name.
+            ConfigurationError: there is no figure of that name, or plotly is not installed.
             NoResultError: the study has nothing to draw there.
         """
         if name not in FIGURES:
             raise ConfigurationError(f"There is no figure {name!r}. {nearest(name, FIGURES)}")
+        refuse_missing("plotly", "A figure")
         drawn = FIGURES[name](self.material)
         if isinstance(drawn, str):
             raise NoResultError(drawn)

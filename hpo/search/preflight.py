@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from hpo.config.extras import refuse_missing
 from hpo.config.study_file import StudyConfig
 from hpo.errors import SpaceError
 from hpo.search.enumeration import ENUMERATIONS
@@ -23,17 +24,25 @@ SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
 }
 """The settings of a search that not every sampler or pruner has a use for, and which have."""
+IN_EXTRAS = {"lion": "lion_pytorch", "schedule_free_adamw": "schedulefree"}
+"""Optimizer -> the module of an extra that it is in."""
 JOINT = ("gp", "cmaes")
 """Samplers that model what every trial has, from what was trained to its end, and draw the rest at random."""
 
 
 def refuse_unfit_search(config: StudyConfig, space: SearchSpace) -> None:
-    """Refuse a space that the study's sampler or its folds cannot do.
+    """Refuse a space that the study's sampler or its folds cannot do, and one that needs what is not installed.
 
     Raises:
         SpaceError: says what does not go together, and what to do.
+        ConfigurationError: says what to install.
     """
     sampler = config.search.sampler
+    if sampler == "cmaes":
+        refuse_missing("cmaes", "search.sampler cmaes")
+    for optimizer, module in IN_EXTRAS.items():
+        if any(one.name == "optimizer" and one.domain.contains(optimizer) for one in space.parameters):
+            refuse_missing(module, f"Optimizer {optimizer} of space {space.name}")
     if sampler in ENUMERATIONS:
         _refuse_too_many(sampler, space)
     if sampler in JOINT and not proposed_together(sampler, space):

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from lion_pytorch.foreach import Lion
 from torch import Tensor, optim
 
+from hpo.config.extras import refuse_missing
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.training import schedule_free
 from hpo.training.layer_rates import Group
@@ -154,6 +154,9 @@ def rmsprop(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
 
 def lion(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
     """Build Lion."""
+    refuse_missing("lion_pytorch", "Optimizer lion")
+    from lion_pytorch.foreach import Lion
+
     built: Stepper = Lion(groups, lr=hyperparameters.learning_rate, betas=_betas(hyperparameters))
     return built
 

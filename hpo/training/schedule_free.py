@@ -9,14 +9,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from schedulefree import AdamWScheduleFree
 from torch import Tensor
 
+from hpo.config.extras import refuse_missing
 from hpo.training.layer_rates import Group
 
 
 def schedule_free_adamw(groups: Sequence[Group], *, rate: float, betas: tuple[float, float], epsilon: float) -> Any:
     """Build the optimizer, in its training mode."""
+    refuse_missing("schedulefree", "Optimizer schedule_free_adamw")
+    from schedulefree import AdamWScheduleFree
+
     optimizer = AdamWScheduleFree(groups, lr=rate, betas=betas, eps=epsilon, weight_decay=0.0, warmup_steps=0)
     # The library makes both in a weight's first step; `shift` needs the iterate before it.
     for group in optimizer.param_groups:

@@ -1,12 +1,12 @@
 """Pictures of single trials: what there is of which, and that any label is drawn as text and nothing else."""
 
 from dataclasses import replace
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
-from matplotlib import rcParams
 
-from hpo.dashboard.pictures import DRAWN, MOST_NAMED, MOST_WRITTEN, Picture, pictures_of
+from hpo.dashboard.pictures import DRAWN, MOST_NAMED, MOST_WRITTEN, Picture, axis_ends, pictures_of, ticks_between
 from hpo.report.material import Material
 from tests.report.studies import material, scores, several, trial
 
@@ -66,17 +66,16 @@ def test_any_number_of_classes_is_drawn(classes: int) -> None:
     assert ("100" in said) == (classes <= MOST_WRITTEN)
 
 
-def test_settings_of_the_users_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as one of those who write papers, whose TeX would be given the labels."""
-    study = material([replace(trial(0, 0.9), validation=scores(0.9, HOSTILE))])
-    usual = [texts(Picture(trial=0, name=name).drawn(study)) for name in DRAWN]
-    monkeypatch.setitem(rcParams, "text.usetex", True)
-    monkeypatch.setitem(rcParams, "savefig.facecolor", "black")
-    for name, expected in zip(DRAWN, usual, strict=True):
-        drawn = Picture(trial=0, name=name).drawn(study)
-        assert texts(drawn) == expected
-        assert b"fill: #ffffff" in drawn
-    assert rcParams["text.usetex"] is True
+@pytest.mark.parametrize("said", [[0.5], [0.0, 0.0], [-3.0, -0.1], [0.91, 0.9102], [1e-7, 2e-7]])
+def test_an_axis_has_round_numbers_between_its_ends(said: list[float]) -> None:
+    low, high = axis_ends(said)
+    ticks = ticks_between(low, high)
+    assert low < min(said) <= max(said) < high
+    assert 4 <= len(ticks) <= 11
+    assert low <= ticks[0] <= ticks[-1] <= high
+    steps = {f"{after - before:.2e}" for before, after in pairwise(ticks)}
+    assert len(steps) == 1
+    assert steps.pop()[0] in "125"
 
 
 def test_identifiers_are_what_optuna_dashboard_can_ask_for() -> None:

@@ -287,7 +287,7 @@ def test_each_reason_not_to_open_is_one_sentence(
     assert "is no SQLite database" in said("--store", f"sqlite:///{tmp_path / 'text.db'}")[1]
     monkeypatch.delitem(sys.modules, "hpo.dashboard.routes", raising=False)
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
-    assert said(*at) == (2, "hpo: hpo dashboard needs optuna-dashboard and matplotlib: pip install "
+    assert said(*at) == (2, "hpo: hpo dashboard needs optuna-dashboard: pip install "
         "'llm-hpo[dashboard]'.\n")  # fmt: skip
 
 

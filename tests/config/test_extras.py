@@ -1,0 +1,70 @@
+"""Optional packages: every extra named exists; what needs a missing package is refused, with what installs it."""
+
+import re
+import tomllib
+from importlib import util
+from pathlib import Path
+
+import pytest
+
+from hpo.config.extras import EXTRAS, refuse_missing
+from hpo.config.reading import read_model
+from hpo.config.study_file import StudyConfig
+from hpo.errors import ConfigurationError
+from hpo.search.preflight import refuse_unfit_search
+from hpo.space.space_file import space_of
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+OFFERED = PROJECT["optional-dependencies"]
+
+
+def lacking(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    """Let a module look as if it were not installed."""
+    found = util.find_spec
+    monkeypatch.setattr("hpo.config.extras.find_spec", lambda name: None if name == module else found(name))
+
+
+@pytest.mark.parametrize(("module", "extra"), EXTRAS.items())
+def test_an_extra_brings_the_package_that_it_is_named_for(module: str, extra: str) -> None:
+    assert module.replace("_", "-") in {re.split("[<>=]", need)[0] for need in OFFERED[extra]}
+
+
+def test_every_extra_that_a_message_or_a_page_names_exists_and_is_one_of_all() -> None:
+    files = [*(ROOT / "hpo").rglob("*.py"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    named = {extra for file in files for extra in re.findall(r"llm-hpo\[([a-z]+)\]", file.read_text())}
+    assert named <= set(OFFERED)
+    together = re.findall(r"\[(.*)\]", OFFERED["all"][0])[0].split(",")
+    assert set(OFFERED) - {"all", "dev"} == {*together, "report"}, "the dashboard brings the report's"
+
+
+@pytest.mark.parametrize(
+    ("module", "given", "said"),
+    [
+        ("cmaes", {"search": {"sampler": "cmaes"}}, "search.sampler cmaes needs cmaes: pip install 'llm-hpo.cmaes.'"),
+        (
+            "lion_pytorch",
+            {"space": {"optimizer": {"values": ["adamw", "lion"]}}},
+            "Optimizer lion of space .* needs lion-pytorch: pip install 'llm-hpo.optimizers.'",
+        ),
+        (
+            "schedulefree",
+            {"space": "optimizers_and_schedules"},
+            "Optimizer schedule_free_adamw of space optimizers_and_schedules needs schedulefree",
+        ),
+    ],
+)
+def test_a_search_that_needs_a_missing_package_is_refused_before_it_begins(
+    module: str, given: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = {"study": "s", "model": {"name": "m"}, "data": {"train": "t.csv"}, "space": "encoder", **given}
+    config = read_model(StudyConfig, content, "study")
+    space = space_of(config.space)
+    refuse_unfit_search(config, space)
+    lacking(monkeypatch, module)
+    with pytest.raises(ConfigurationError, match=said):
+        refuse_unfit_search(config, space)
+
+
+def test_what_is_installed_is_not_refused() -> None:
+    refuse_missing("plotly", "hpo report")

@@ -193,6 +193,8 @@ class Progress:
     examples_per_second: float
     learning_rate: float
     train_loss: float
+    seconds: float
+    """Training and evaluation time up to there, that of earlier attempts among it."""
 
 
 class Action(StrEnum):

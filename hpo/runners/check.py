@@ -20,7 +20,7 @@ import torch
 from hpo.config.study_file import StudyConfig
 from hpo.config.times import HERE
 from hpo.data.splits import Splits, splits_of
-from hpo.errors import ConfigurationError, StoreError
+from hpo.errors import StoreError
 from hpo.runners.checking import doubts
 from hpo.runners.checking.forecast import Forecast, Probed, baseline_seconds, reading_seconds
 from hpo.runners.checking.short_check import probed
@@ -30,7 +30,7 @@ from hpo.runners.run import files_folder, opened_workforce
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import LeadWorker, Workforce
 from hpo.search.assignments import demands_of
-from hpo.search.budget import Limits, limits_of, refuse_too_short
+from hpo.search.budget import Limits, limits_of, on_short_time
 from hpo.search.corners import cheapest, dearest, slowest
 from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.preflight import refuse_unfit_search, search_notes
@@ -147,11 +147,9 @@ def _concluded(config: StudyConfig, space: SearchSpace, splits: Splits, found: _
         kept_weights=weights_kept(config),
     )
     free = _free_bytes(config)
-    refusals = [
-        *_unfit_ends(found.ends),
-        *_too_short(config, forecast, limits, now.timestamp(), reserve),
-    ]
+    refusals = _unfit_ends(found.ends)
     sentences = (
+        _on_short_time(config, forecast, limits, now.timestamp(), reserve),
         *(doubts.on_first_loss(probe, len(splits.label_names)) for probe in fitting),
         doubts.on_cut_texts(found.cut_share, int(space.largest("max_length"))),
         doubts.on_rare_classes(splits),
@@ -198,17 +196,12 @@ def _unfit_ends(ends: Mapping[str, Probed]) -> list[str]:
     return unfit + ([doubts.NO_NUMBER] if diverged else [])
 
 
-def _too_short(config: StudyConfig, forecast: Forecast, limits: Limits, now: float, reserve: float) -> list[str]:
-    """Say that not even the shortest trial fits into the time."""
+def _on_short_time(config: StudyConfig, forecast: Forecast, limits: Limits, now: float, reserve: float) -> str | None:
+    """Doubt that even the shortest trial fits into the time."""
     if forecast.trial_seconds is None:
-        return []
-    shortest, share = forecast.trial_seconds[0], searching_share(config)
-    try:
-        refuse_too_short(limits, now, shortest, reserve, share_of_devices=share)
-    except ConfigurationError as error:
-        # It is told beside all else that was found.
-        return [str(error)]
-    return []
+        return None
+    share = searching_share(config)
+    return on_short_time(limits, now, forecast.trial_seconds[0], reserve, share_of_devices=share)
 
 
 def _doubts_of_machine(config: StudyConfig, found: _Found, forecast: Forecast) -> list[str | None]:

@@ -67,6 +67,8 @@ class Dispatch:
         """Worker -> when it last said something, in those."""
         self._nothing_for: set[str] = set()
         """Workers that there was nothing for, until something changes."""
+        self._has_reported: set[int] = set()
+        """Trials that have said what they cost; another may fit since."""
         self._left_out: set[str] = set()
         self._enlisted: frozenset[str] = frozenset()
         self._steered_at = clock()
@@ -139,6 +141,8 @@ class Dispatch:
             return
         capacity = self._workforce.capacities[worker]
         assignment = self._coordinator.next_assignment(uuid.uuid4().hex, capacity, starts_in=starts_in)
+        for sentence in self._coordinator.taken_notes():
+            self._watcher.note(sentence)
         if assignment is None:
             self._nothing_for.add(worker)
             return
@@ -207,8 +211,10 @@ class Dispatch:
                 decision = self._coordinator.observe(said)
                 self._workforce.apply(worker, decision)
                 self._watcher.reported(said, decision)
+                self._ask_again_after(said)
             case Progress():
                 self._expect(worker, said)
+                self._coordinator.progressed(said)
                 self._watcher.progressed(said)
             case Outcome():
                 self._end(worker, said)
@@ -222,6 +228,12 @@ class Dispatch:
                 self._enlist()
                 self._lose(worker, said.reason)
                 self._leave_out_quarantined()
+
+    def _ask_again_after(self, report: Report) -> None:
+        """Ask for idle workers again when a trial has told for the first time what it costs."""
+        if report.trial not in self._has_reported:
+            self._has_reported.add(report.trial)
+            self._nothing_for.clear()
 
     def _expect(self, worker: str, progress: Progress) -> None:
         """Take the expected end of a trial from its own pace."""

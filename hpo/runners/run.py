@@ -33,7 +33,7 @@ from hpo.runners.processes import open_processes, runner_of
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import LeadWorker, Workforce
 from hpo.search.assignments import demands_of
-from hpo.search.budget import limits_of, refuse_too_short
+from hpo.search.budget import limits_of, on_short_time, what_it_needs
 from hpo.search.coordinator import LEAST_OUTAGE, Coordinator
 from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.leading import leading
@@ -58,6 +58,12 @@ OPENERS: Mapping[str, Callable[[StudyConfig, Splits, Path], AbstractContextManag
     "processes": open_processes,
     "ray_tune": open_ray_tune,
 }
+MOST_OF_MEASURING = 0.05
+"""Share of a run's time that measuring before the first trial may take on a CPU."""
+PRECISION_OF_MEASURING = 0.4
+"""Share of that in which the precision is chosen; a few steps at the ends of the space have the rest."""
+MOST_RESERVED = 0.5
+"""Share of a run's time that may be kept for what follows the search."""
 RECORDED_PACKAGES = ("llm-hpo", "optuna", "torch", "transformers", "tokenizers", "scikit-learn", "numpy", "sqlalchemy")
 
 
@@ -208,9 +214,12 @@ class _Night:
 
     def _search(self, lead: LeadWorker) -> ShortCheck:
         """Search, and return what was expected of it."""
-        precision = self._precision(lead)
+        began = time.time()
+        measured_until = began + self._most_of_measuring(lead)
+        precision, row_seconds = self._precision(lead, measured_until)
         lead.use(precision)
-        short = self._expect(lead)
+        short = self._expect(lead, measured_until, row_seconds)
+        before = time.time() - began + short.reserve
         if self.searches:
             self._tell_start(lead.objective.metric)
         self.workforce.begin(precision)
@@ -229,7 +238,28 @@ class _Night:
             self.watcher.note("The search was told to end; the same command goes on with what was training.")
         elif self.coordinator.ended_because:
             self.watcher.note(self.coordinator.ended_because)
+        if self.searches and not self.stop.is_set():
+            self._tell_what_it_needs(before)
         return short
+
+    def _most_of_measuring(self, lead: LeadWorker) -> float:
+        """Return the seconds that measuring may take: on a CPU, where a few steps may take minutes, a share of all."""
+        deadline = self.coordinator.limits.deadline
+        if deadline is None or lead.facts()["device"] != "cpu":
+            return math.inf
+        return MOST_OF_MEASURING * max(0.0, deadline - time.time())
+
+    def _tell_what_it_needs(self, before: float) -> None:
+        """Tell how much time a search needs in which trials wait and none has completed.
+
+        Args:
+            before: seconds that it took and takes beside training.
+        """
+        seconds = self.coordinator.default_seconds()
+        waits, _ = self.coordinator.files_needed()
+        timed = self.coordinator.limits.deadline or self.coordinator.limits.device_seconds
+        if timed and seconds and waits and not self.coordinator.standing().completed:
+            self.watcher.note(what_it_needs(self.config.budget, seconds, before))
 
     def _tell_start(self, metric: str) -> None:
         """Tell what is searched, and of a search that is over how to have more."""
@@ -298,31 +328,47 @@ class _Night:
         first = min(run.trial for run in results.confirmation if run.confirms == verdict.recommended)
         self._read_test(led.trained(first))
 
-    def _expect(self, lead: LeadWorker) -> ShortCheck:
+    def _expect(self, lead: LeadWorker, until: float, row_seconds: float) -> ShortCheck:
         """Take a few steps at both ends of the space: what fits into memory and time is known before it counts."""
-        short = short_check(lead, self.config, self.space, self.splits)
+        most = until - time.time()
+        short = short_check(lead, self.config, self.space, self.splits, most_seconds=most, row_seconds=row_seconds)
         for sentence in short.notes:
             self.watcher.note(sentence)
         shortest = min(short.cheapest.seconds, short.dearest.seconds)
         share = searching_share(self.config)
-        refuse_too_short(self.coordinator.limits, time.time(), shortest, short.reserve, share_of_devices=share)
+        now, limits = time.time(), self.coordinator.limits
+        if self.searches and (doubt := on_short_time(limits, now, shortest, short.reserve, share_of_devices=share)):
+            self.watcher.note(doubt)
         for_confirmation = confirming_seconds(
             self.config, self.coordinator.limits, short.dearest.seconds, short.baselines, self.workforce.size
         )
-        self.coordinator.expect((short.dearest, short.cheapest), short.reserve + for_confirmation)
+        reserve = short.reserve + for_confirmation
+        if limits.deadline is not None:
+            # What follows the search is worth nothing without a trial: training has the larger part of the time.
+            reserve = min(reserve, MOST_RESERVED * max(0.0, limits.deadline - now))
+        self.coordinator.expect((short.dearest, short.cheapest), reserve)
         if (deadline := self.coordinator.limits.deadline) is not None:
             at = datetime.fromtimestamp(deadline).astimezone()
             self.watcher.note(f"The search ends at {at:%Y-%m-%d %H:%M:%S}, in {spoken(deadline - time.time())}.")
         return short
 
-    def _precision(self, lead: LeadWorker) -> Precision:
-        """Return the study's precision: measured at its first start, and the same for every later one."""
+    def _precision(self, lead: LeadWorker, until: float) -> tuple[Precision, float]:
+        """Return the study's precision, and the seconds that training on a row takes in it, 0 where that is not known.
+
+        It is measured at the first start, and the same for every later one.
+        """
         measured = self.coordinator.measurements()
         asked = self.config.compute.precision
         if measured is None:
             if asked == "auto":
                 self.watcher.note("Measuring whether bf16 pays here; it is done once for the study.")
-            measured = asdict(lead.measure(int(self.space.largest("max_length"))))
+            most = PRECISION_OF_MEASURING * (until - time.time())
+            measured = asdict(lead.measure(int(self.space.largest("max_length")), most))
+            if asked == "auto" and not measured["bf16_seconds"]:
+                self.watcher.note(
+                    "There was too little time or memory to measure whether bf16 pays, so trials compute in fp32; "
+                    "compute.precision=bf16 asks for the other."
+                )
             self.coordinator.record_measurements(measured)
         precision: Precision = measured["precision"]
         if asked not in ("auto", precision):
@@ -330,7 +376,8 @@ class _Night:
                 f"compute.precision is {asked}, but the study {self.config.study!r} was begun in {precision}, and its "
                 "results would not compare; leave it out, or start a new study with --study NAME."
             )
-        return precision
+        # Of a precision that was asked for but not measured the other one tells.
+        return precision, measured[f"{precision}_seconds"] or measured["fp32_seconds"]
 
     def _read_test(self, found: tuple[Assignment, Report] | None) -> None:
         """Read the test split, where there is one, with a trial and its best evaluation."""

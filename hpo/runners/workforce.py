@@ -1,5 +1,6 @@
 """What carries assignments to workers, as the dispatch sees it: in this process, over processes, in a replay."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -57,7 +58,7 @@ class LeadWorker(Trains, Protocol):
         """Return the share of training texts that are cut at so many tokens."""
         ...
 
-    def measure(self, max_length: int) -> Measurement:
+    def measure(self, max_length: int, most_seconds: float = math.inf) -> Measurement:
         """Time both precisions and choose."""
         ...
 
@@ -65,7 +66,7 @@ class LeadWorker(Trains, Protocol):
         """Compute in this precision from the next trial on."""
         ...
 
-    def probe(self, hyperparameters: Hyperparameters, steps: int) -> Probe:
+    def probe(self, hyperparameters: Hyperparameters, steps: int, most_seconds: float = math.inf) -> Probe:
         """Take a few steps and say what they cost."""
         ...
 

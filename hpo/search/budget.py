@@ -10,6 +10,9 @@ from hpo.config.study_file import BudgetConfig
 from hpo.config.times import moment_of, seconds_of, spoken
 from hpo.errors import ConfigurationError
 
+TRIALS_OF_A_SEARCH = 4
+"""Trials for which time is asked where there was too little for one: the default and some others."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -105,10 +108,10 @@ def has_stalled(bests: Sequence[float | None], noise: float, patience: int) -> b
     return now <= before + noise
 
 
-def refuse_too_short(
+def on_short_time(
     limits: Limits, now: float, cheapest_seconds: float, reserve: float, *, share_of_devices: float = 1.0
-) -> None:
-    """Refuse a budget into which not even the cheapest trial fits.
+) -> str | None:
+    """Doubt a budget into which, as far as a few steps tell, not even the cheapest trial fits; None where one does.
 
     Args:
         limits: those of the run.
@@ -116,17 +119,12 @@ def refuse_too_short(
         cheapest_seconds: what the shortest trial of the space takes.
         reserve: seconds before the deadline that are kept for what follows the last trial.
         share_of_devices: how much of the device hours asked for `limits` has; the rest is for the confirmation.
-
-    Raises:
-        ConfigurationError: says which limit is too short, and by how much.
     """
-    takes = f"the shortest trial of this space takes about {spoken(cheapest_seconds)} here"
+    takes = f"the shortest trial of this space seems to take about {spoken(cheapest_seconds)} here"
     ending = f", and what follows the last one {spoken(reserve)}" if reserve >= 1 else ""
     if limits.deadline is not None and (missing := now + cheapest_seconds + reserve - limits.deadline) > 0:
         left, more = max(0.0, limits.deadline - now), 60 * math.ceil(missing / 60)
-        raise ConfigurationError(
-            f"The search may take {spoken(left)}, but {takes}{ending}; give it at least {spoken(more)} more."
-        )
+        return f"The search may take {spoken(left)}, but {takes}{ending}; give it {spoken(more)} more."
     hours, minutes = math.ceil(cheapest_seconds / share_of_devices / 36) / 100, math.ceil(cheapest_seconds / 60)
     for key, limit, enough in (
         ("gpu_hours", limits.device_seconds, f"{hours:g}"),
@@ -134,9 +132,31 @@ def refuse_too_short(
     ):
         if limit is not None and limit < cheapest_seconds:
             taken_off = ", a confirmation's share taken off" if key == "gpu_hours" and share_of_devices < 1 else ""
-            raise ConfigurationError(
-                f"budget.{key} allows {spoken(limit)} of training{taken_off}, but {takes}; give at least {enough}."
-            )
+            return f"budget.{key} allows {spoken(limit)} of training{taken_off}, but {takes}; give {enough} or more."
+    return None
+
+
+def what_it_needs(budget: BudgetConfig, trial_seconds: float, beside: float) -> str:
+    """Say, of a search in which no trial has completed, what a trial takes and which budget several have room in.
+
+    Args:
+        budget: as the study file has it.
+        trial_seconds: what a trial takes from its start to its end.
+        beside: seconds of a run in which no trial trains.
+    """
+    seconds = TRIALS_OF_A_SEARCH * trial_seconds
+    minutes = math.ceil((seconds + beside) / 60)
+    if budget.time is not None:
+        # It did not suffice, whatever the forecast says.
+        enough = f"--for {max(minutes, math.ceil(1.5 * seconds_of(budget.time) / 60))}m"
+    elif budget.until is not None:
+        enough = f"--until a time at least {spoken(60 * minutes)} away"
+    else:
+        enough = f"--gpu-hours {max(math.ceil(seconds / 36) / 100, 1.5 * (budget.gpu_hours or 0.0)):.3g}"
+    return (
+        f"No trial has completed: a trial takes about {spoken(trial_seconds)} here; give {enough}, or lower epochs or "
+        "max_length. What has begun waits, and the same command goes on with it."
+    )
 
 
 def _timestamp_of(until: str, now: datetime) -> float:

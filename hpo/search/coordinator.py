@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
-from hpo.messages import Action, Assignment, Capacity, Decision, Outcome, Reading, Report, Standing
+from hpo.messages import Action, Assignment, Capacity, Decision, Outcome, Progress, Reading, Report, Standing
 from hpo.search.assignments import build_assignment
 from hpo.search.budget import Limits, kept_deadline, seconds_left
 from hpo.search.costs import Seen
@@ -22,6 +22,7 @@ from hpo.search.endings import Endings
 from hpo.search.expectations import Expectations
 from hpo.search.faults import Faults
 from hpo.search.leases import Leadership
+from hpo.search.overtime import Overtime
 from hpo.search.persistence import persistently
 from hpo.search.proposals import Proposals, Proposing, Room
 from hpo.search.samplers import SEEDS, derived_seed
@@ -96,6 +97,7 @@ class Coordinator:
         self._endings = Endings(store, self._faults)
         self._proposals = proposes(store, space, config, self._expectations)
         self._reserve = 0.0
+        self._overtime = Overtime()
         self._heard = heard
         self.limits = limits
         """When the search ends."""
@@ -115,8 +117,15 @@ class Coordinator:
         known = self._store.attempt_of_request(request)
         if known is None and capacity.worker in self._faults.quarantined:
             return None
-        begun = known or self._proposals.next(request, capacity, self._room(capacity.worker, starts_in))
-        return None if begun is None else self._assignment(begun)
+        room = self._room(capacity.worker, starts_in)
+        begun = known or self._proposals.next(request, capacity, room)
+        if begun is None:
+            return None
+        assignment = self._assignment(begun)
+        expected = self._expectations.seconds_left(assignment.trial, assignment.hyperparameters)
+        at = self._clock() + starts_in
+        self._overtime.begun(assignment.trial, expected=expected, left=room.seconds, at=at)
+        return assignment
 
     @verb
     def observe(self, report: Report) -> Decision:
@@ -132,6 +141,15 @@ class Coordinator:
         if self._store.is_open(outcome.trial, outcome.attempt):
             self._endings.end(outcome)
             self._expectations.ended(outcome)
+        self._overtime.ended(outcome)
+
+    def progressed(self, progress: Progress) -> None:
+        """Take in a trial's pace; nothing is recorded."""
+        self._expectations.progressed(progress)
+
+    def taken_notes(self) -> Sequence[str]:
+        """Return, once each, sentences for people about what was decided."""
+        return self._overtime.taken_notes()
 
     # -- workers
 
@@ -212,6 +230,10 @@ class Coordinator:
             return None
         return self._expectations.seconds_left(assignment.trial, assignment.hyperparameters)
 
+    def default_seconds(self) -> float | None:
+        """Return what a trial of the default takes from its start to its end; None where nothing is known."""
+        return self._expectations.seconds(self._space.hyperparameters(self._space.default_values()))
+
     @property
     def study(self) -> str:
         """Name of the study."""
@@ -225,7 +247,8 @@ class Coordinator:
     @property
     def trains_until(self) -> float:
         """When trials must have ended, in seconds since 1970; infinite without a deadline."""
-        return math.inf if self.limits.deadline is None else self.limits.deadline - self._reserve
+        deadline = math.inf if self.limits.deadline is None else self.limits.deadline - self._reserve
+        return min((deadline, *self._overtime.until))
 
     @property
     def ended_because(self) -> str | None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.messages import Probe
@@ -36,7 +36,7 @@ class Costs:
     seen: Sequence[Seen]
     """What trials took, the last seen at the end."""
     expected: Sequence[Seen] = ()
-    """What a probe says of some; it counts for sizes of which no trial was seen."""
+    """What a probe says of some; it counts for sizes of which no trial was seen, and no more than trials took."""
 
     def seconds(self, hyperparameters: Hyperparameters, last_rung: int) -> float | None:
         """Return what a trial takes to `last_rung`, on the high side: what is begun must end in time.
@@ -64,9 +64,19 @@ class Costs:
         size, method = size_of(hyperparameters), hyperparameters.method
         if of_size := [one for one in self.seen if size_of(one.hyperparameters) == size]:
             return of_size
-        known = [*self.expected, *self.seen]
+        known = [*self._corrected(), *self.seen]
         of_size = [one for one in known if size_of(one.hyperparameters) == size]
         return of_size or [one for one in known if one.hyperparameters.method == method] or known
+
+    def _corrected(self) -> Sequence[Seen]:
+        """Return what the probe said, less by as much as it said too much of the trials that ran since.
+
+        A busy machine makes a few steps look dear. That a trial took longer may be due to what does not grow with it.
+        """
+        probed = Costs((), self.expected)
+        said = [(one.seconds, probed.seconds(one.hyperparameters, one.rung)) for one in self.seen]
+        factor = min(1.0, max((took / expected for took, expected in said if expected), default=1.0))
+        return [replace(one, seconds=factor * one.seconds) for one in self.expected]
 
 
 def expected_seconds(probe: Probe, *, steps: int, scored_rows: int) -> float:

@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
-from hpo.messages import Outcome, Report
+from hpo.messages import Outcome, Progress, Report
 from hpo.search.assignments import last_rung, maximum_passes
 from hpo.search.costs import Costs, Seen
 from hpo.space.search_space import SearchSpace
 from hpo.store.records import AttemptRecord, Reached
 from hpo.training.passes import Size, size_of
 
+LEAST_DONE = 0.05
+"""Share of a trial from which its pace tells what all of it takes: its first steps are slow."""
 MOST_OF_A_SIZE = 64
 """Trials of a size, the last seen, among which the most alike are looked for."""
 
@@ -41,6 +43,7 @@ class Expectations:
     _last_seen: dict[Size, dict[int, Seen]] = field(default_factory=dict)
     """Of each size the last of these."""
     _rows: dict[Size, int] = field(default_factory=dict)
+    _has_report: bool = False
     _most_passes: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -54,6 +57,7 @@ class Expectations:
     def learn(self, reached: Iterable[Reached], short_of_memory: Iterable[AttemptRecord]) -> None:
         """Take in what earlier runs have stored."""
         for one in reached:
+            self._has_report = True
             self._see(one.trial, Hyperparameters(**one.configuration), one.rung, one.seconds)
         for record in short_of_memory:
             if record.rows_at_once is not None:
@@ -69,8 +73,17 @@ class Expectations:
     def reported(self, report: Report) -> None:
         """Take in how far a trial has come."""
         if (begun := self._begun.get(report.trial)) is not None:
+            self._has_report = True
             self._see(report.trial, begun.hyperparameters, report.rung, report.seconds)
             self._expected[report.trial] = self.seconds(begun.hyperparameters)
+
+    def progressed(self, progress: Progress) -> None:
+        """Take in the pace of a trial, until one has been evaluated."""
+        done = progress.examples_seen / max(1, progress.examples_total)
+        begun = self._begun.get(progress.trial)
+        if begun is not None and done >= LEAST_DONE and not self._has_report:
+            self._see_share(progress.trial, begun.hyperparameters, done, progress.seconds)
+            self._expected[progress.trial] = self.seconds(begun.hyperparameters)
 
     def ended(self, outcome: Outcome) -> None:
         """Take in how many rows went at once."""
@@ -116,7 +129,9 @@ class Expectations:
         return whole * max(0.0, 1.0 - done)
 
     def _see(self, trial: int, hyperparameters: Hyperparameters, rung: int, seconds: float) -> None:
-        done = rung / last_rung(self.config, self.space, hyperparameters)
+        self._see_share(trial, hyperparameters, rung / last_rung(self.config, self.space, hyperparameters), seconds)
+
+    def _see_share(self, trial: int, hyperparameters: Hyperparameters, done: float, seconds: float) -> None:
         work = self._work(hyperparameters, done)
         seen = Seen(hyperparameters=hyperparameters, rung=work, seconds=seconds)
         of_size = self._last_seen.setdefault(size_of(hyperparameters), {})

@@ -80,15 +80,16 @@ class Proposals:
     def next(self, request: str, capacity: Capacity, room: Room) -> AttemptRecord | None:
         """Begin an attempt at the first trial that fits; None if there is none."""
         waits = self.store.trials(TrialState.WAITING)
+        must_train = self._must_train(room)
         self._forget_what_does_not_wait(waits)
         self.ended_because = None
-        for waiting, sampler in self._candidates(waits, room):
+        for waiting, sampler in self._candidates(waits, room, must_train):
             trial = self.store.ask(waiting, sampler)
             if sampler is not None:
                 self.store.set_attributes(trial.number, {"proposed_by": "random"})
             values = self.space.suggest(trial)
             hyperparameters = self.space.hyperparameters(values)
-            if self._fits(trial.number, hyperparameters, room):
+            if must_train or self._fits(trial.number, hyperparameters, room):
                 return self._begun(trial.number, hyperparameters, request, capacity)
             self._put_back(trial.number, hyperparameters)
         if self._put_aside and self.ended_because is None:
@@ -104,14 +105,16 @@ class Proposals:
         waiting = {trial.number for trial in waits}
         self._put_aside = {number: known for number, known in self._put_aside.items() if number in waiting}
 
-    def _candidates(self, waits: Sequence[FrozenTrial], room: Room) -> Iterator[tuple[int | None, BaseSampler | None]]:
+    def _candidates(
+        self, waits: Sequence[FrozenTrial], room: Room, must_train: bool
+    ) -> Iterator[tuple[int | None, BaseSampler | None]]:
         """Yield the trials that wait, those that were begun first, and then None for each new one to propose.
 
         Beside it stands the sampler that is asked, None for the study's own.
         """
         # What was begun has its seed among its attributes.
         for number in [trial.number for trial in sorted(waits, key=lambda trial: "seed" not in trial.user_attrs)]:
-            known = self._put_aside.get(number)
+            known = None if must_train else self._put_aside.get(number)
             if not room.avoids(number) and (known is None or self._fits(number, known, room)):
                 yield number, None
         most = self.config.budget.most_trials
@@ -150,6 +153,14 @@ class Proposals:
             attributes["proposed_by"] = self._proposer(number)
         self.store.set_attributes(record.trial, attributes)
         return record
+
+    def _must_train(self, room: Room) -> bool:
+        """Return whether a trial begins however long it may take: none has completed, none runs, there is time left.
+
+        A forecast may be wrong by far on a busy machine, and what does not end in time is paused and gone on with.
+        """
+        nothing = not self.store.tally().states[TrialState.COMPLETE] and not self.store.trials(TrialState.RUNNING)
+        return nothing and room.seconds > 0
 
     def _fits(self, number: int, hyperparameters: Hyperparameters, room: Room) -> bool:
         return math.isinf(room.seconds) or self.expectations.seconds_left(number, hyperparameters) <= room.seconds

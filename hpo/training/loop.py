@@ -222,6 +222,7 @@ class Run:
             examples_per_second=(self._place.seen - self._spoke_of) / (self._elapsed() - self._spoke_at),
             learning_rate=training.rate,
             train_loss=training.mean_loss(),
+            seconds=self._elapsed(),
         )
         self._has_spoken()
         return progress

@@ -38,7 +38,11 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
 
 
 def measure(
-    step: Callable[[Precision], Tensor], rows: int, device: torch.device, asked: Precision | None = None
+    step: Callable[[Precision], Tensor],
+    rows: int,
+    device: torch.device,
+    asked: Precision | None = None,
+    has_time: Callable[[float], bool] = lambda _: True,
 ) -> Measurement:
     """Time both precisions in turns, after one round of warm-up, and choose.
 
@@ -47,13 +51,20 @@ def measure(
         rows: examples in that batch.
         device: where it runs.
         asked: what the user wants whatever is measured; None to choose.
+        has_time: whether so many seconds more may be taken; without any, fp32 is chosen.
     """
+    began = time.perf_counter()
     fp32, bf16 = step("fp32"), step("bf16")
+    round_seconds = time.perf_counter() - began
     difference = float((bf16 - fp32).norm() / fp32.norm().clamp(min=1e-12))
     seconds: dict[Precision, list[float]] = {"fp32": [], "bf16": []}
     for _ in range(ROUNDS):
+        if not has_time(round_seconds):
+            break
         for precision, taken in seconds.items():
             taken.append(_timed(step, precision, device))
+    if not seconds["fp32"]:
+        return unmeasured(asked, round_seconds / 2 / rows)
     # The fastest round: whatever else the machine does only ever adds.
     fp32_seconds, bf16_seconds = min(seconds["fp32"]), min(seconds["bf16"])
     return Measurement(
@@ -62,6 +73,11 @@ def measure(
         difference=difference,
         precision=asked or choose(fp32_seconds, bf16_seconds, difference),
     )
+
+
+def unmeasured(asked: Precision | None, fp32_seconds: float = 0.0) -> Measurement:
+    """Return what is asked for, or fp32, without a comparison: at most so many seconds of an example are known."""
+    return Measurement(fp32_seconds=fp32_seconds, bf16_seconds=0.0, difference=0.0, precision=asked or "fp32")
 
 
 def choose(fp32_seconds: float, bf16_seconds: float, difference: float) -> Precision:

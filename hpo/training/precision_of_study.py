@@ -1,26 +1,37 @@
 """Which precision a study's trials compute in: what a few of its own training texts say."""
 
+import math
+import time
+from collections.abc import Callable
+
 import torch
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.batching import collate
 from hpo.data.splits import stratified_part
+from hpo.data.tokenization import TokenizedSplit
 from hpo.training.bench import Bench
 from hpo.training.methods import select_parameters
 from hpo.training.out_of_memory import is_out_of_memory
-from hpo.training.precision import Measurement, Precision, measure
+from hpo.training.precision import Measurement, Precision, measure, unmeasured
 
 MEASURED_ROWS = 16
+LEAST_ROWS = 4
+"""Rows on which a time says something of a batch."""
+PASSES = 4
+"""Of one precision over the rows, were one of bf16 as slow: the first and three rounds."""
 
 
-def measured_precision(bench: Bench, max_length: int) -> Measurement:
+def measured_precision(bench: Bench, max_length: int, most_seconds: float = math.inf) -> Measurement:
     """Time training of all weights in both precisions, on fewer rows where memory is short, and choose.
 
-    Where not even one row fits, because no trial trains all weights, nothing is measured and fp32 is chosen.
+    Where not even one row fits, because no trial trains all weights, or there is too little time, nothing is measured
+    and fp32 is chosen.
 
     Args:
         bench: idle; its model keeps no trace of it.
         max_length: tokens after which the texts are cut.
+        most_seconds: that it takes, roughly; infinite for as long as it takes.
 
     Raises:
         ModelError: the model cannot read as many tokens.
@@ -28,35 +39,57 @@ def measured_precision(bench: Bench, max_length: int) -> Measurement:
     rows = MEASURED_ROWS
     while rows:
         try:
-            return _measured(bench, max_length, rows)
+            return _measured(bench, max_length, rows, most_seconds)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         # Not in the handler: as long as the error lives, so do its frames and their tensors.
         bench.model.network.zero_grad(set_to_none=True)
         rows //= 2
+    return unmeasured(_asked(bench))
+
+
+def _asked(bench: Bench) -> Precision | None:
     asked = bench.config.compute.precision
-    precision: Precision = "fp32" if asked == "auto" else asked
-    return Measurement(fp32_seconds=0.0, bf16_seconds=0.0, difference=0.0, precision=precision)
+    return None if asked == "auto" else asked
 
 
-def _measured(bench: Bench, max_length: int, rows: int) -> Measurement:
-    split = bench.tokenized(max_length).train
-    # Not simply the first: a file may be in the order of its texts' lengths.
-    chosen = stratified_part(bench.train_labels, rows, bench.config.seed)
-    batch = collate(split, chosen, bench.model.pad_id)
-    labels = batch.labels.to(bench.device)
-    network = bench.model.network
+def _measured(bench: Bench, max_length: int, rows: int, most_seconds: float) -> Measurement:
+    split, network, asked = bench.tokenized(max_length).train, bench.model.network, _asked(bench)
     bench.model.reset(0)
     select_parameters(network, bench.model.fresh, Hyperparameters(method="full"))
     # Without dropout, so that the logits of both precisions can be compared.
     network.eval()
+    until = time.perf_counter() + most_seconds
+    if math.isfinite(most_seconds):
+        row_seconds = _row_seconds(_step(bench, split, 1), most_seconds)
+        rows = min(rows, int(most_seconds / (2 * PASSES * row_seconds)))
+        if rows < LEAST_ROWS:
+            return unmeasured(asked, row_seconds)
+    step = _step(bench, split, rows)
+    return measure(step, rows, bench.device, asked, lambda seconds: time.perf_counter() + seconds <= until)
+
+
+def _step(bench: Bench, split: TokenizedSplit, rows: int) -> Callable[[Precision], torch.Tensor]:
+    """Return a forward and backward pass over so many rows."""
+    # Not simply the first: a file may be in the order of its texts' lengths.
+    batch = collate(split, stratified_part(bench.train_labels, rows, bench.config.seed), bench.model.pad_id)
+    labels = batch.labels.to(bench.device)
 
     def step(precision: Precision) -> torch.Tensor:
         logits = bench.model.logits(batch, precision)
         bench.task.loss(logits, labels).backward()  # type: ignore[no-untyped-call]
-        network.zero_grad(set_to_none=True)
+        bench.model.network.zero_grad(set_to_none=True)
         return logits.detach()
 
-    asked = bench.config.compute.precision
-    return measure(step, batch.rows, bench.device, None if asked == "auto" else asked)
+    return step
+
+
+def _row_seconds(step: Callable[[Precision], torch.Tensor], most_seconds: float) -> float:
+    """Return what one row takes in fp32: the faster of two passes, or the first where it is long."""
+    seconds: list[float] = []
+    while not seconds or (len(seconds) < 2 and seconds[0] < most_seconds / (2 * PASSES)):
+        began = time.perf_counter()
+        step("fp32")
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)

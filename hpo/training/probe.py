@@ -1,5 +1,6 @@
 """What trials of one configuration will cost, from a few real steps: seconds, memory, bytes on the disk."""
 
+import math
 import time
 from contextlib import suppress
 
@@ -32,7 +33,7 @@ INFEASIBLE = Probe(
 )
 
 
-def probe(bench: Bench, hyperparameters: Hyperparameters, steps: int) -> Probe:
+def probe(bench: Bench, hyperparameters: Hyperparameters, steps: int, most_seconds: float = math.inf) -> Probe:
     """Train on the longest texts, which memory must bear, then time `steps` steps and an evaluation of typical ones.
 
     Where memory runs out, batches go through in parts, and later trials of that size begin with those. The model is
@@ -42,6 +43,8 @@ def probe(bench: Bench, hyperparameters: Hyperparameters, steps: int) -> Probe:
         bench: no trial trains at it; each rank of its gang is to probe the same.
         hyperparameters: of which learning rate and epochs do not matter.
         steps: at least 1.
+        most_seconds: that it takes, roughly, as rank 0 counts them; what would take longer is left out, but the first
+            step, and told from it.
 
     Returns:
         Its `first_loss` is nan where the loss was no number.
@@ -53,7 +56,7 @@ def probe(bench: Bench, hyperparameters: Hyperparameters, steps: int) -> Probe:
     assert steps >= 1, "probe at least one step"
     try:
         with RandomState(bench.config.seed, bench.device), bench.gang.together():
-            return _cost(bench, hyperparameters, steps)
+            return _cost(bench, hyperparameters, steps, time.perf_counter() + most_seconds)
     except EndedElsewhere as ended:
         if ended.ending is not Ending.INFEASIBLE:
             raise TrainingError(ended.reason) from None
@@ -67,7 +70,7 @@ def probe(bench: Bench, hyperparameters: Hyperparameters, steps: int) -> Probe:
     return INFEASIBLE
 
 
-def _cost(bench: Bench, hyperparameters: Hyperparameters, steps: int) -> Probe:
+def _cost(bench: Bench, hyperparameters: Hyperparameters, steps: int, until: float) -> Probe:
     reset_peak(bench.device)
     seed = bench.config.seed
     training = bench.begin(hyperparameters, seed, total_steps=2 + steps)
@@ -81,23 +84,31 @@ def _cost(bench: Bench, hyperparameters: Hyperparameters, steps: int) -> Probe:
             training.mean_loss()
         return time.perf_counter() - began
 
+    def has_time(seconds: float) -> bool:
+        return bench.gang.of_lead(lambda: time.perf_counter() + seconds <= until)
+
     longest = _longest_rows(bench.tokenized(hyperparameters.max_length).train, hyperparameters.batch_size)
-    step_seconds(longest)
+    first = step_seconds(longest)
     first_loss = _mean_loss(training)
     # Again: the optimizer's own numbers came with its first step, so the second needs the most.
-    step_seconds(longest)
+    again = [step_seconds(longest)] if has_time(first) else []
     typical = stratified_part(bench.train_labels, hyperparameters.batch_size, seed)
-    seconds = [step_seconds(typical) for _ in range(steps)]
+    seconds: list[float] = []
+    while len(seconds) < steps and has_time(min(seconds, default=first)):
+        seconds.append(step_seconds(typical))
+    # The fastest: whatever else the machine does only ever adds.
+    fastest = min(seconds or again or [first])
     rows_at_once = training.passes.at_once(hyperparameters.batch_size)
+    # The backward pass takes about twice as long as the forward pass.
+    forward = fastest / typical.size / 3
     with training.evaluating():
-        seconds_per_scored_row = bench.gang.of_lead(lambda: _scored_row_seconds(bench, hyperparameters.max_length))
+        row_seconds = bench.gang.of_lead(lambda: _scored_row_seconds(bench, hyperparameters.max_length, forward, until))
     return Probe(
         feasible=True,
         rows_at_once=rows_at_once if rows_at_once < hyperparameters.batch_size else None,
-        # The fastest: whatever else the machine does only ever adds.
-        seconds_per_step=min(seconds),
+        seconds_per_step=fastest,
         rows_per_step=typical.size,
-        seconds_per_scored_row=seconds_per_scored_row,
+        seconds_per_scored_row=row_seconds,
         peak_memory_bytes=peak_memory_bytes(bench.device),
         checkpoint_bytes=training.state_bytes,
         weights_bytes=sum(weight.nbytes for weight in training.parameters.values()),
@@ -112,11 +123,16 @@ def _mean_loss(training: Optimization) -> float:
         return float("nan")
 
 
-def _scored_row_seconds(bench: Bench, max_length: int) -> float:
-    """Score the longest texts of validation, which memory must bear, and return how long a typical one takes."""
+def _scored_row_seconds(bench: Bench, max_length: int, expected: float, until: float) -> float:
+    """Score the longest texts of validation, which memory must bear, and return how long a typical one takes.
+
+    Where that would go beyond `until`, what is `expected` of a row is returned.
+    """
     validation = bench.tokenized(max_length).validation
     lengths = validation.tokens.lengths
     longest, *_ = evaluation_batches(lengths, max_tokens=MOST_TOKENS[bench.device.type], max_rows=MOST_ROWS)
+    if time.perf_counter() + 2 * longest.size * expected > until:
+        return expected
     bench.score(validation, longest)
     typical = stratified_part(validation.labels, longest.size, bench.config.seed)
     began = time.perf_counter()

@@ -1,6 +1,7 @@
 """What trains in a process: opened once, then handed assignment after assignment."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -109,7 +110,7 @@ class Worker:
         """
         return float((self._bench.tokenized(max_length).train.tokens.lengths >= max_length).mean())
 
-    def measure(self, max_length: int) -> Measurement:
+    def measure(self, max_length: int, most_seconds: float = math.inf) -> Measurement:
         """Time training of all weights in fp32 and bf16 on a few training texts, and choose; takes seconds.
 
         The model keeps no trace of it: each trial resets its weights.
@@ -117,16 +118,18 @@ class Worker:
         Args:
             max_length: tokens after which the texts are cut; best the largest of the space, at which trials need
                 the same tokens.
+            most_seconds: that it takes, roughly; where these do not suffice, fp32 is chosen.
 
         Raises:
             ModelError: the model cannot read as many tokens.
         """
         assert self.idle, "measure before trials train"
-        return measured_precision(self._bench, max_length)
+        return measured_precision(self._bench, max_length, most_seconds)
 
-    def probe(self, hyperparameters: Hyperparameters, steps: int) -> Probe:
+    def probe(self, hyperparameters: Hyperparameters, steps: int, most_seconds: float = math.inf) -> Probe:
         """Take a few steps under these values, `steps` of them timed, and say what they cost; takes seconds.
 
+        Where `most_seconds` do not suffice for all of it, fewer are taken, but at least one.
         The model keeps no trace of it. How many rows at once memory bears is known to later trials of that size.
 
         Raises:
@@ -134,7 +137,7 @@ class Worker:
         """
         assert self.idle, "probe between trials"
         self._bench.gang.invite(Probing(hyperparameters=hyperparameters, steps=steps, precision=self._bench.precision))
-        return probe(self._bench, hyperparameters, steps)
+        return probe(self._bench, hyperparameters, steps, most_seconds)
 
     def use(self, precision: Precision) -> None:
         """Compute in this precision from the next trial on."""

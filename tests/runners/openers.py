@@ -99,6 +99,7 @@ class Counting:
             examples_per_second=100.0,
             learning_rate=0.0,
             train_loss=0.0,
+            seconds=float(self._counted),
         )
 
 

@@ -7,8 +7,9 @@ import pytest
 from optuna.samplers import PartialFixedSampler, RandomSampler
 from optuna.trial import TrialState
 
+from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import ConfigurationError
-from hpo.messages import Assignment, Ending
+from hpo.messages import Assignment, Ending, Progress
 from hpo.search.coordinator import Coordinator, Steering
 from hpo.search.costs import Seen
 from hpo.search.leading import leading
@@ -108,6 +109,97 @@ def test_a_probe_speaks_until_trials_have(sqlite_url: str, clock: Clock) -> None
         assert asked(coordinator, "more") is None
         train(coordinator, default)
         assert asked(coordinator, "more") is not None
+
+
+def probed(seconds: float) -> tuple[Seen, ...]:
+    """Return what a probe says of the default, were it the longest trial."""
+    return (Seen(hyperparameters=Hyperparameters(), rung=1000, seconds=seconds),)
+
+
+def test_until_a_trial_has_completed_no_forecast_ends_the_search(sqlite_url: str, clock: Clock) -> None:
+    """The probe said ten times as much as a trial takes: one begins all the same, and then what it took counts."""
+    with led(study_at(sqlite_url, budget={"trials": None, "time": "1m"}), clock=clock) as coordinator:
+        coordinator.expect(probed(300.0), reserve=0.0)
+        first = asked(coordinator, "first")
+        assert (first.trial, coordinator.ended_because) == (0, None)
+        assert coordinator.taken_notes() == (
+            "Trial 0 may not end in time: it is expected to take 3 min 20 s, and 1 min 00 s are left. It begins all "
+            "the same, since none has completed yet; if time runs out it is paused, and the next run goes on with it.",
+        )
+        assert coordinator.taken_notes() == ()
+        assert coordinator.trains_until == START + 60
+        assert asked(coordinator, "beside it") is None
+        outcome = train(coordinator, first)
+        assert outcome.ending is Ending.COMPLETED
+        assert asked(coordinator, "then") is not None
+        clock.now += 60
+        assert asked(coordinator, "late") is None
+        assert coordinator.ended_because == TOO_LITTLE_TIME
+
+
+def test_what_was_paused_before_any_completed_is_gone_on_with_however_long_it_takes(
+    sqlite_url: str, clock: Clock
+) -> None:
+    config = study_at(sqlite_url, budget={"trials": None, "time": "1m"})
+    for night in range(2):
+        with led(config, clock=clock) as coordinator:
+            coordinator.expect(probed(3000.0), reserve=0.0)
+            assignment = asked(coordinator, f"night {night}")
+            assert assignment.trial == 0
+            coordinator.finish(ended(assignment, Ending.PAUSED))
+            coordinator.end("its time was over")
+        clock.now += 60
+    with led(config, clock=clock) as coordinator:
+        assert train(coordinator, asked(coordinator, "last")).ending is Ending.COMPLETED
+
+
+def test_a_trial_that_may_take_more_than_the_device_hours_is_paused_when_they_are_spent(
+    sqlite_url: str, clock: Clock
+) -> None:
+    config = study_at(sqlite_url, budget={"trials": None, "gpu_hours": 10 / 3600})
+    with led(config, clock=clock) as coordinator:
+        coordinator.expect(probed(300.0), reserve=0.0)
+        assignment = asked(coordinator, "first")
+        assert coordinator.trains_until == START + 10
+        coordinator.finish(ended(assignment, Ending.PAUSED))
+        assert asked(coordinator, "nothing is left of 12.5 seconds") is None
+
+
+def test_after_what_is_no_result_the_next_trial_begins(sqlite_url: str, clock: Clock) -> None:
+    with led(study_at(sqlite_url, budget={"trials": None, "time": "1m"}), clock=clock) as coordinator:
+        coordinator.expect(probed(300.0), reserve=0.0)
+        for number in range(3):
+            assignment = asked(coordinator, f"{number}")
+            assert assignment.trial == number
+            coordinator.finish(ended(assignment, Ending.DIVERGED))
+
+
+def test_the_pace_of_a_first_trial_tells_what_others_take(sqlite_url: str, clock: Clock) -> None:
+    """A tenth is done after six seconds, so all of it takes a minute; from the first report on, reports tell."""
+    with led(study_at(sqlite_url, budget={"trials": None, "time": "2m"}), clock=clock) as coordinator:
+        coordinator.expect(probed(3000.0), reserve=0.0)
+        first = asked(coordinator, "first")
+        assert coordinator.default_seconds() == pytest.approx(0.667 * 3000)
+        coordinator.progressed(pace(first, share=0.01, seconds=6.0))
+        assert coordinator.default_seconds() == pytest.approx(0.667 * 3000)
+        coordinator.progressed(pace(first, share=0.1, seconds=6.0))
+        assert coordinator.default_seconds() == pytest.approx(60, rel=0.01)
+        coordinator.observe(report_at(first, first.milestones[0], 0.5))
+        coordinator.progressed(pace(first, share=0.5, seconds=600.0))
+        assert coordinator.default_seconds() == pytest.approx(6.67)
+
+
+def pace(assignment: Assignment, share: float, seconds: float) -> Progress:
+    return Progress(
+        trial=assignment.trial,
+        attempt=assignment.attempt,
+        examples_seen=round(1000 * share),
+        examples_total=1000,
+        examples_per_second=1.0,
+        learning_rate=1e-4,
+        train_loss=0.5,
+        seconds=seconds,
+    )
 
 
 def test_device_hours_are_spent_by_all_runs_together(sqlite_url: str) -> None:

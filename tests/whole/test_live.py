@@ -50,6 +50,7 @@ def progress(trial: int, seen: int) -> Progress:
         examples_per_second=42.0,
         learning_rate=1e-4,
         train_loss=0.5,
+        seconds=1.0,
     )
 
 

@@ -1,11 +1,14 @@
 """A few steps at both ends of the space: what a search expects of its trials before it has seen one."""
 
+import math
+import time
 from dataclasses import dataclass
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError
+from hpo.messages import Probe
 from hpo.runners.checking.doubts import no_room, on_first_loss
 from hpo.runners.checking.forecast import Probed, baseline_seconds, reading_seconds
 from hpo.runners.workforce import LeadWorker
@@ -34,16 +37,42 @@ class ShortCheck:
 
 
 def short_check(
-    lead: LeadWorker, config: StudyConfig, space: SearchSpace, splits: Splits, steps: int = SHORT_STEPS
+    lead: LeadWorker,
+    config: StudyConfig,
+    space: SearchSpace,
+    splits: Splits,
+    *,
+    most_seconds: float = math.inf,
+    row_seconds: float = 0.0,
 ) -> ShortCheck:
-    """Take `steps` steps at both ends of the space, and say what they promise.
+    """Take a few steps at both ends of the space, and say what they promise.
+
+    Args:
+        lead: takes them.
+        config: the study.
+        space: its space.
+        splits: its data.
+        most_seconds: that it takes, roughly; an end of which a step would take longer is reckoned from `row_seconds`.
+        row_seconds: what is known of one row of the longest texts, forward and backward; 0 where nothing is.
 
     Raises:
         ConfigurationError: not even one text of the cheapest configuration fits into memory.
     """
-    dear, cheap = (probed(lead, config, space, splits, end(space), steps) for end in (dearest, cheapest))
+    until = time.perf_counter() + most_seconds
+
+    def looked_at(hyperparameters: Hyperparameters) -> Probed:
+        left = until - time.perf_counter()
+        if not row_seconds or row_seconds * hyperparameters.batch_size <= left:
+            return probed(lead, config, space, splits, hyperparameters, SHORT_STEPS, left)
+        extent = extent_of(config, space, splits, hyperparameters)
+        reckoned = _reckoned(hyperparameters.batch_size, row_seconds, len(splits.label_names))
+        return Probed(hyperparameters=hyperparameters, extent=extent, probe=reckoned)
+
+    # The cheapest first: where time is short, it is the one that can be had.
+    cheap = looked_at(cheapest(space))
     if not cheap.fits:
         raise ConfigurationError(no_room("cheapest", cheap.hyperparameters))
+    dear = looked_at(dearest(space))
     fitting = [end for end in (dear, cheap) if end.fits]
     notes = (
         None if dear.fits else no_room("dearest", dear.hyperparameters),
@@ -67,10 +96,27 @@ def probed(
     splits: Splits,
     hyperparameters: Hyperparameters,
     steps: int,
+    most_seconds: float = math.inf,
 ) -> Probed:
-    """Take `steps` steps of a configuration of `space`."""
+    """Take `steps` steps of a configuration of `space`, fewer where there are not so many seconds for them."""
     return Probed(
         hyperparameters=hyperparameters,
         extent=extent_of(config, space, splits, hyperparameters),
-        probe=lead.probe(hyperparameters, steps),
+        probe=lead.probe(hyperparameters, steps, most_seconds),
+    )
+
+
+def _reckoned(rows: int, row_seconds: float, classes: int) -> Probe:
+    """Return what a step of so many rows costs if each takes so long, forward and backward; the rest is not known."""
+    return Probe(
+        feasible=True,
+        rows_at_once=None,
+        seconds_per_step=rows * row_seconds,
+        rows_per_step=rows,
+        # The backward pass takes about twice as long as the forward pass.
+        seconds_per_scored_row=row_seconds / 3,
+        peak_memory_bytes=0,
+        checkpoint_bytes=0,
+        weights_bytes=0,
+        first_loss=math.log(classes),
     )

@@ -184,6 +184,7 @@ class ReplayedAttempt:
             examples_per_second=total / (self._curve.seconds * self._slowness),
             learning_rate=self.assignment.hyperparameters.learning_rate,
             train_loss=0.0 if self.place.best is None else self.place.best.train_loss,
+            seconds=self._seconds_at(moment),
         )
 
     def _end(self, moment: float) -> Outcome:

@@ -38,14 +38,19 @@ class ReplayLead:
         """Return 0: there are no texts."""
         return 0.0
 
-    def measure(self, max_length: int) -> Measurement:  # noqa: ARG002
+    def measure(self, max_length: int, most_seconds: float = math.inf) -> Measurement:  # noqa: ARG002
         """Return that bf16 does not pay."""
         return Measurement(fp32_seconds=1.0, bf16_seconds=1.0, difference=0.0, precision="fp32")
 
     def use(self, precision: Precision) -> None:
         """Go on as before: curves know no precision."""
 
-    def probe(self, hyperparameters: Hyperparameters, steps: int) -> Probe:  # noqa: ARG002
+    def probe(
+        self,
+        hyperparameters: Hyperparameters,
+        steps: int,  # noqa: ARG002
+        most_seconds: float = math.inf,  # noqa: ARG002
+    ) -> Probe:
         """Return what a whole trial would cost, evaluations among it, spread evenly over its steps."""
         curve = self._source.curve(_whole_trial(hyperparameters))
         feasible = curve.ending is not Ending.INFEASIBLE

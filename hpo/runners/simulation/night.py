@@ -18,7 +18,6 @@ from hpo.runners.simulation.mishaps import Mishaps
 from hpo.runners.watcher import Watcher, Watchers
 from hpo.runners.workforce import LeadWorker
 from hpo.search.assignments import last_rung
-from hpo.search.budget import refuse_too_short
 from hpo.search.coordinator import Coordinator
 from hpo.search.corners import cheapest, dearest
 from hpo.search.extent import Extent
@@ -99,7 +98,7 @@ def simulate(
         leading(_stored_in(folder, config), space, data_fingerprint="replay", clock=clock) as coordinator,
     ):
         coordinator.begin(objective=metric, versions={})
-        _expect(coordinator, workforce.lead, config, space, starts_at)
+        _expect(coordinator, workforce.lead, config, space)
         Dispatch(
             coordinator,
             workforce,
@@ -164,13 +163,10 @@ def _stored_in(folder: str, config: StudyConfig) -> StudyConfig:
     return config.model_copy(update={"store": store, "confirmation": confirmation})
 
 
-def _expect(coordinator: Coordinator, lead: LeadWorker, config: StudyConfig, space: SearchSpace, now: float) -> None:
+def _expect(coordinator: Coordinator, lead: LeadWorker, config: StudyConfig, space: SearchSpace) -> None:
     """Let the coordinator know, as at a real start, what the ends of the space cost."""
     ends = [_probed(lead, config, space, corner(space)) for corner in (dearest, cheapest)]
-    seen = [end.seen for end in ends if end.fits]
-    if seen:
-        refuse_too_short(coordinator.limits, now, min(one.seconds for one in seen), 0.0)
-    coordinator.expect(seen, 0.0)
+    coordinator.expect([end.seen for end in ends if end.fits], 0.0)
 
 
 def _probed(lead: LeadWorker, config: StudyConfig, space: SearchSpace, hyperparameters: Hyperparameters) -> Probed:

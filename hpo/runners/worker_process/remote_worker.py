@@ -1,5 +1,6 @@
 """A worker in another process, asked as if it were in this one."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -38,17 +39,17 @@ class RemoteWorker:
         """Return the share of training texts that are cut at so many tokens."""
         return self._call(LeadWorker.cut_share, max_length)
 
-    def measure(self, max_length: int) -> Measurement:
+    def measure(self, max_length: int, most_seconds: float = math.inf) -> Measurement:
         """Time both precisions and choose."""
-        return self._call(LeadWorker.measure, max_length)
+        return self._call(LeadWorker.measure, max_length, most_seconds)
 
     def use(self, precision: Precision) -> None:
         """Compute in this precision from the next trial on."""
         self._call(LeadWorker.use, precision)
 
-    def probe(self, hyperparameters: Hyperparameters, steps: int) -> Probe:
+    def probe(self, hyperparameters: Hyperparameters, steps: int, most_seconds: float = math.inf) -> Probe:
         """Take a few steps and say what they cost."""
-        return self._call(LeadWorker.probe, hyperparameters, steps)
+        return self._call(LeadWorker.probe, hyperparameters, steps, most_seconds)
 
     def has_weights(self, report: Report) -> bool:
         """Return whether the weights of that evaluation were kept."""

@@ -54,7 +54,7 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> dict[int, Probe]:
     """What the real worker's probe answers, by batch size, to be filled in; 16 is the dearest, 8 the cheapest."""
     answers: dict[int, Probe] = {}
 
-    def probe(_worker: Worker, hyperparameters: Hyperparameters, steps: int) -> Probe:
+    def probe(_worker: Worker, hyperparameters: Hyperparameters, steps: int, _most: float) -> Probe:
         assert steps == checking.STEPS
         return answers[hyperparameters.batch_size]
 

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -59,9 +60,13 @@ def check(
     from hpo.export.writing import check_writable
 
     config, notes = studied(context.params, "hpo check")
-    check_writable(output or default_output(config.study), MARK, config.store.url)
     recipients_of(config.notify)  # Refuses what cannot be told.
     checked = _watched(config, notes, as_json)
+    try:
+        check_writable(output or default_output(config.study, ""), MARK, config.store.url)
+    except ConfigurationError as error:
+        # This command writes no such file; hpo run does.
+        checked = replace(checked, doubts=(*checked.doubts, f"hpo run would refuse: {error}"))
     if as_json:
         typer.echo(json.dumps(to_mapping(checked), indent=2))
     else:

@@ -1,7 +1,7 @@
 """`hpo export`: the configuration to take, for hpo itself, for people, and for other trainers."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -14,6 +14,10 @@ ENDINGS = {"yaml": (".yaml", ".yml"), "json": (".json",), "training-arguments": 
 
 
 def export(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PATH=VALUE]...", help="Where model and texts are here, as data.train=FILE."),
+    ] = None,
     study: options.Study = None,
     store: options.Store = None,
     trial: Annotated[
@@ -29,24 +33,36 @@ def export(
     output: options.Output = None,
 ) -> None:
     """Write the configuration to take to a file, or to standard output where no --output is given."""
+    from hpo.config.overrides import apply
     from hpo.export.configs import best_configuration
-    from hpo.export.writing import write_text
+    from hpo.export.exported import MOVABLE
+    from hpo.export.writing import check_writable, write_text
     from hpo.store.results import read_search
 
     format_ = format_ or _format_of(output)
     if format_ not in ENDINGS:
         raise ConfigurationError(f"--format cannot be {format_!r}. {nearest(format_, ENDINGS)}")
     _refuse_other_ending(output, format_)
+    if format_ == "python" and (output is None or output.suffix.lower() != ".py"):
+        raise ConfigurationError(
+            "A script reads the .json file beside it, so it is to have a name; say --output train.py."
+        )
     with options.opened(store) as database:
         results = read_search(database, study)
     content = best_configuration(results, trial)
-    text, begins, beside = _written(content, format_)
+    for override in arguments or ():
+        apply(content, override, MOVABLE)
+    files, sentences = _written(content, format_)
     if output is None:
-        typer.echo(text, nl=False)
+        typer.echo(files[0].text, nl=False)
     else:
-        write_text(output, text, begins)
-        typer.echo(f"Wrote {output}.", err=True)
-    for sentence in beside:
+        paths = [output.with_suffix(file.ending) if file.ending else output for file in files]
+        for path, file in zip(paths, files, strict=True):
+            check_writable(path, file.begins, store or options.DEFAULT_STORE)
+        for path, file in zip(paths, files, strict=True):
+            write_text(path, file.text, file.begins)
+            typer.echo(f"Wrote {path}.", err=True)
+    for sentence in sentences:
         typer.echo(sentence, err=True)
 
 
@@ -71,14 +87,24 @@ def _refuse_other_ending(output: Path | None, format_: str) -> None:
         )
 
 
-def _written(content: dict[str, object], format_: str) -> tuple[str, str, list[str]]:
-    """Return a configuration in a format, how such files begin, and in sentences what else is to be known of it."""
+class _File(NamedTuple):
+    """What is to be written."""
+
+    text: str
+    begins: str
+    """How files of its kind begin."""
+    ending: str = ""
+    """In place of that of --output; empty for that itself."""
+
+
+def _written(content: dict[str, Any], format_: str) -> tuple[list[_File], list[str]]:
+    """Return a configuration in a format, and in sentences what else is to be known of it."""
     from hpo.export import configs
 
     if format_ == "yaml":
-        return configs.to_yaml(content), configs.MARK, []
+        return [_File(configs.to_yaml(content), configs.MARK)], []
     if format_ == "json":
-        return configs.to_json(content), configs.JSON_MARK, []
+        return [_File(configs.to_json(content), configs.JSON_MARK)], []
     from hpo.config.reading import read_model
     from hpo.export.exported import Exported
 
@@ -86,9 +112,10 @@ def _written(content: dict[str, object], format_: str) -> tuple[str, str, list[s
     if format_ == "python":
         from hpo.export import python_script
 
-        needs = f"The script needs {python_script.needed(exported)}."
-        return python_script.to_python(exported), python_script.MARK, [needs]
+        read = configs.to_json(python_script.content_of_script(content, exported))
+        files = [_File(python_script.script(), python_script.MARK), _File(read, configs.JSON_MARK, ".json")]
+        return files, [f"The script reads the other file, and needs {python_script.needed(exported)}."]
     from hpo.export import training_arguments
 
     text = configs.to_json(training_arguments.to_training_arguments(exported))
-    return text, training_arguments.MARK, training_arguments.left_to_do(exported)
+    return [_File(text, training_arguments.MARK)], training_arguments.left_to_do(exported)

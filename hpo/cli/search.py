@@ -159,7 +159,7 @@ def _search(
     from hpo.search.budget import limits_of
 
     limits_of(config.budget, datetime.now(HERE))  # Refuses an end that is past, before anything is read.
-    check_writable(output or default_output(config.study), MARK, config.store.url)
+    check_writable(output or default_output(config.study, ""), MARK, config.store.url)
     recipients = recipients_of(config.notify)
     stop = Event()
     try:
@@ -197,7 +197,7 @@ def _tell(
     verdict = judged(results) if results.confirmation else None
     taken = configuration_of(results, verdict) if results.leaderboard else None
     # Asked anew: another search may have ended meanwhile.
-    path = output or default_output(config.study)
+    path = output or default_output(config.study, results.uid)
     unwritten = None
     if taken is not None:
         try:
@@ -211,6 +211,8 @@ def _tell(
         typer.echo(json.dumps(content, indent=2))
     else:
         leaderboard(results)
+        if output is None and taken is not None and path.name != "best.yaml":
+            typer.echo("best.yaml in this folder is not of this study, and was left alone.")
         written = path if taken is not None and unwritten is None else None
         summary(results, verdict, config.store.url, written, interrupted=interrupted)
     if unwritten is not None:

@@ -70,6 +70,7 @@ def configuration_of(results: StudyResults, verdict: Verdict | None, trial: int 
     return {
         "kind": KIND,
         "study": results.name,
+        "study_uid": results.uid,
         "trial": chosen.number,
         "chosen_by": chosen_by,
         "metric": results.metric,
@@ -172,19 +173,26 @@ def to_json(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
-def default_output(study: str) -> Path:
-    """Return `best.yaml`, or a name of the study's own where that holds anything but this study's configuration."""
-    path = Path("best.yaml")
+def default_output(study: str, uid: str) -> Path:
+    """Return `best.yaml`, or a name of the study's own where that holds anything but this study's configuration.
+
+    Args:
+        study: its name.
+        uid: what tells it from a study of that name in another store; empty before it has begun.
+    """
+    paths = [Path("best.yaml"), Path(f"best-{study}.yaml"), Path(f"best-{study}-{uid[:8]}.yaml")]
+    return next((path for path in paths[:-1] if not os.path.lexists(path) or _holds(path, uid)), paths[-1])
+
+
+def _holds(path: Path, uid: str) -> bool:
+    """Return whether a file is a configuration of this study."""
     try:
-        mine = not os.path.lexists(path) or (path.is_file() and begins_with(path, MARK) and _study_in(path) == study)
+        if not path.is_file() or not begins_with(path, MARK):
+            return False
+        content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError, ConfigurationError):
-        mine = False
-    return path if mine else Path(f"best-{study}.yaml")
-
-
-def _study_in(path: Path) -> object:
-    content = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    return content.get("study") if isinstance(content, dict) else None
+        return False
+    return isinstance(content, dict) and content.get("study_uid") == uid
 
 
 def trial_to_json(trial: TrialResult) -> dict[str, Any]:

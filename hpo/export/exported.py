@@ -63,6 +63,8 @@ class Exported(Typed):
 
     kind: Literal["hpo configuration"]
     study: str
+    study_uid: str
+    """Tells it from another study of its name."""
     trial: int
     chosen_by: Literal["verdict", "search", "user"]
     """What it was taken for: recommended by the verdict, the search's best, or asked for."""

@@ -60,6 +60,8 @@ def _linear(values: Hyperparameters) -> Arguments:
 
 
 def _polynomial(values: Hyperparameters, power: float | None = None) -> Arguments:
+    if values.final_rate_ratio == 1:
+        return _constant(values)  # They refuse a fall that ends where it begins.
     end = values.learning_rate * (values.final_rate_ratio or 0.0)
     said = {"lr_end": end, "power": values.power if power is None else power}
     return {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": said}
@@ -165,6 +167,8 @@ def to_training_arguments(exported: Exported) -> Arguments:
         "max_grad_norm": values.max_grad_norm or 0.0,
         "label_smoothing_factor": values.label_smoothing,
         "per_device_train_batch_size": values.batch_size,
+        # Of several processes: each takes its part of that batch, or it is refused as not to be divided.
+        "accelerator_config": {"split_batches": True},
         "num_train_epochs": values.epochs,
         **_evaluations(exported),
         "load_best_model_at_end": True,
@@ -178,12 +182,17 @@ def to_training_arguments(exported: Exported) -> Arguments:
 
 def left_to_do(exported: Exported) -> list[str]:
     """Return in sentences what of a training no TrainingArguments say, and so is to be done beside them."""
-    return [
+    said = [
         f"Beside TrainingArguments: texts are cut at {exported.hyperparameters.max_length} tokens; labels are numbered "
-        f"by name, or by number where all are integers; compute_metrics is to return {exported.metric!r}; one device.",
-        f"The model is {exported.model.name}; the texts are those of {exported.data.train}; transformers asks for "
-        "accelerate.",
+        f"by name, or by number where all are integers; compute_metrics is to return {exported.metric!r}.",
+        f"The model is {exported.model.name}, its head drawn anew also where it has one that fits; the texts are those "
+        f"of {exported.data.train}; transformers asks for accelerate.",
+        "Where Trainer sees several GPUs in one process, it takes a whole batch on each: show it one, as with "
+        "CUDA_VISIBLE_DEVICES=0, or start a process for each with torchrun, which share a batch.",
     ]
+    if _precision(exported).get("use_cpu"):
+        said.append("The search ran in bf16 on a CPU, so they say use_cpu; leave that out to train on a GPU.")
+    return said
 
 
 def _precision(exported: Exported) -> Arguments:

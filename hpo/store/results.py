@@ -100,6 +100,8 @@ class StudyResults:
     """A study read in one transaction: what it was made from and what its trials gave."""
 
     name: str
+    uid: str = ""
+    """Tells it from another study of its name, in this store or another."""
     configuration: Mapping[str, Any]
     space: Mapping[str, Any] = field(default_factory=dict)
     """Its search space, as a space file has it."""
@@ -184,6 +186,7 @@ def read_results(database: Database, name: str | None = None) -> StudyResults:
             raise StoreError(f"The study {name!r} was not made by hpo, which knows nothing of its configurations.")
         return StudyResults(
             name=name,
+            uid=row["uid"],
             configuration=json.loads(row["configuration"]),
             space=json.loads(row["space"]),
             data_fingerprint=row["data_fingerprint"],

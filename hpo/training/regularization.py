@@ -11,7 +11,8 @@ With d = w - reference, r the weight's learning rate and s the strength, in the 
 All come after gradient clipping, where torch's own weight_decay stands: the clip bounds what the data asks for. A
 weight's rate is the scheduled one times the factor of its layer; what an optimizer further scales its steps by, weight
 by weight, holds for its steps alone.
-Biases and norm weights, which have fewer than two dimensions, are left out. Freshly initialised weights have no
+Biases (of two dimensions too, such as the relative ones of MPNet and T5: `transformers` leaves them out by their name)
+and norm weights, which have fewer than two dimensions, are left out. Freshly initialised weights have no
 pretrained value: they are pulled towards zero (L2-SP, Li et al. 2018, treats its new layer so).
 """
 
@@ -25,6 +26,11 @@ from hpo.config.hyperparameters import Hyperparameters
 
 Held = list[tuple[nn.Parameter, Tensor | None]]
 """Weights, each with what it is pulled to; None for zero."""
+
+
+def is_held(name: str, weight: Tensor) -> bool:
+    """Return whether L1 and L2 hold a weight: no bias and no norm."""
+    return weight.ndim >= 2 and "bias" not in name
 
 
 class Regularizer:
@@ -55,7 +61,7 @@ class Regularizer:
         # Those of one rate together: an operation over a list of weights takes one number for all.
         self._held: dict[float, Held] = {}
         for name, weight in parameters.items():
-            if weight.ndim >= 2:
+            if is_held(name, weight):
                 reference = None if towards_zero else pretrained.get(name, torch.zeros_like(weight))
                 self._held.setdefault(factors[name], []).append((weight, reference))
 

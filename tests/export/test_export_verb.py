@@ -1,18 +1,22 @@
 """`hpo export`: a format by its name or by the ending of the file, and nothing on standard output but that."""
 
 import json
+import shutil
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from hpo.config.reading import write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.export.exported import read_exported
 from hpo.store.results import StudyResults
 from tests.command_line import Hpo
+from tests.export.conftest import SPACE
 
 
 @pytest.fixture
@@ -37,10 +41,22 @@ def test_what_cannot_be_said_ends_with_a_sentence_and_writes_nothing(export: Hpo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_script_by_the_ending_of_its_file(export: Hpo, tmp_path: Path) -> None:
+def test_a_script_by_the_ending_of_its_file_and_what_it_reads_beside_it(export: Hpo, tmp_path: Path) -> None:
     code, _, err = export("--output", "train.py")
     assert code == 0, err
+    assert err.startswith("Wrote train.py.\nWrote train.json.\nThe script reads the other file, and needs torch ")
     compile((tmp_path / "train.py").read_text(), "train.py", "exec")
+    assert read_exported(tmp_path / "train.json").data.label_column == "label"
+
+
+def test_a_script_overwrites_neither_file_where_one_is_the_user_s(export: Hpo, tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text("{}")
+    code, _, err = export("--output", "train.py")
+    assert (code, [path.name for path in tmp_path.iterdir()]) == (2, ["train.json"])
+    assert "Cannot write train.json: it holds something else" in err
+    code, _, err = export("--format", "python")
+    assert code == 2
+    assert "A script reads the .json file beside it" in err
 
 
 @pytest.mark.parametrize("name", ["best.YML", "best"])
@@ -61,7 +77,7 @@ def test_a_store_is_not_written_over(export: Hpo, config: StudyConfig, tmp_path:
     before = store.read_bytes()
     code, _, err = export("--format", "json", "--output", store)
     assert (code, store.read_bytes() == before) == (2, True)
-    assert "it holds something else, which would be lost" in err
+    assert "it is the store; name another place" in err
 
 
 @pytest.mark.parametrize("name", ["best.yaml", "best.json", "train.py", "arguments.json"])
@@ -110,3 +126,44 @@ def test_standard_output_by_its_name_and_a_link_that_leads_to_itself(
     (tmp_path / "loop").symlink_to("loop")
     assert export("--output", "loop")[0] == 0
     assert read_exported(tmp_path / "loop").study == "tiny"
+
+
+@pytest.fixture
+def elsewhere(model_folder: Path, texts_file: Path, tmp_path: Path, hpo: Hpo, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is not that of a search, which named model and texts as they lie there, and in which they moved."""
+    there = tmp_path / "there"
+    there.mkdir()
+    monkeypatch.chdir(there)
+    shutil.copytree(model_folder, "bert")
+    shutil.copy(texts_file, "texts.csv")
+    space = {name: spec for name, spec in SPACE.items() if name != "dropout"}
+    values = ("confirmation={finalists: 0}", "compute.precision=fp32", "compute.threads=1", "evaluation.rung_rows=12")
+    words = ("--model", "./bert", "--train", "texts.csv", "--trials", 1, f"space={json.dumps(space)}")
+    assert hpo("run", *words, *values).code == 0
+    monkeypatch.chdir(tmp_path)
+    Path("there/bert").rename("model")
+    Path("there/texts.csv").rename("moved.csv")
+    return tmp_path
+
+
+def test_from_another_folder_with_other_paths_every_form_gives_the_same_score(hpo: Hpo, elsewhere: Path) -> None:
+    store, here = ("--store", "there/hpo.db"), ("data.train=moved.csv", "model.name=./model")
+    code, _, err = hpo("export", *store, "--output", "train.py")
+    assert code == 2
+    assert "there is nothing at texts.csv here; say data.train=FILE, or name both columns" in err
+    assert hpo("export", *store, *here, "--output", "train.py").code == 0
+    assert hpo("export", *store, *here, "--output", "moved.json").code == 0
+    assert hpo("reproduce", "moved.json").code == 0
+    assert "Reproduced to the last bit" in hpo("reproduce", "there/best.yaml", *here).out
+    assert hpo("train", "there/best.yaml", *here, "--output", "ours").code == 0
+    # The script as a program, texts and model moved once more.
+    Path("moved.csv").rename("again.csv")
+    Path("model").rename("again")
+    words = [sys.executable, "train.py", "--train", "again.csv", "--model", "./again", "--output", "theirs"]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    said = json.loads(ended.stdout)
+    assert said["score"] == pytest.approx(said["in_the_search"], abs=1e-9)
+    ours, theirs = (load_file(elsewhere / folder / "model.safetensors") for folder in ("ours", "theirs"))
+    for name, weight in ours.items():
+        torch.testing.assert_close(theirs[name], weight, rtol=1e-4, atol=1e-5)

@@ -1,51 +1,97 @@
-"""The script that is exported trains what hpo trained: the same rows, weights, steps and rates, and about its score."""
+"""The script that is exported trains what hpo trains: the same rows, the same steps, the same weights to rounding."""
 
-import inspect
+import importlib.util
 import json
-from collections import Counter
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
-from transformers import AutoTokenizer
+from safetensors.torch import load_file
 
 from hpo.config.hyperparameters import Hyperparameters, ScheduleName
 from hpo.config.study_file import ConfirmationConfig
 from hpo.data.splits import splits_of
 from hpo.errors import ConfigurationError
+from hpo.export import train_script
+from hpo.export.configs import to_json
 from hpo.export.exported import Exported
-from hpo.export.python_script import FIELDS, to_python
-from hpo.export.retraining import compute_of, here, opened
-from hpo.export.script_parts import OPTIMIZERS, SCHEDULES, SCORES
-from hpo.metrics.classification import Objective, classification_scores
+from hpo.export.model_folder import train_into
+from hpo.export.python_script import content_of_script, script
+from hpo.export.retraining import compute_of
+from hpo.metrics.classification import METRICS, Objective, classification_scores
+from hpo.metrics.objective import resolve_metric
 from hpo.metrics.predictions import Predictions
-from hpo.training.course import courses
-from hpo.training.optimization import Optimization
-from hpo.training.schedules import factor
-from tests.models import trained, write_texts
+from hpo.training.optimizers import OPTIMIZERS
+from hpo.training.schedules import SCHEDULES, factor
+from tests.models import write_texts
 
 STEPS = 40
 
 
 def with_values(exported: Exported, **values: Any) -> Exported:
-    usual = {"epochs": 3, "max_length": 16, "batch_size": 8, "learning_rate": 1e-2}
+    usual = {"epochs": 2, "max_length": 16, "batch_size": 16, "learning_rate": 1e-2}
     made = Hyperparameters.model_validate(usual | values)
     return exported.model_copy(update={"hyperparameters": made})
 
 
-def loaded(exported: Exported) -> ModuleType:
-    """Return the script as a module that has not run."""
-    module = ModuleType("exported_script")
-    exec(compile(to_python(exported), "exported_script.py", "exec"), module.__dict__)
+def content_of(exported: Exported) -> dict[str, Any]:
+    content = exported.model_dump(mode="json") | {"hyperparameters": exported.hyperparameters.to_mapping()}
+    return content_of_script(content, exported)
+
+
+def written(exported: Exported, folder: Path) -> ModuleType:
+    """Write script and JSON file into a folder, and return the script as a module that has not run."""
+    path = folder / "train.py"
+    path.write_text(script())
+    path.with_suffix(".json").write_text(to_json(content_of(exported)))
+    spec = importlib.util.spec_from_file_location("train", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 
-def test_every_hyperparameter_is_decided_upon() -> None:
-    assert FIELDS.keys() == Hyperparameters.model_fields.keys()
+RUNS: dict[str, dict[str, Any]] = {
+    "as most are": {},
+    "sgd": {"optimizer": "sgd", "schedule": "constant", "max_grad_norm": None},
+    "momentum": {"optimizer": "momentum", "l2_form": "decoupled", "schedule": "cosine", "dropout": 0.2},
+    "nesterov": {"optimizer": "nesterov", "schedule": "cosine_restarts", "label_smoothing": 0.1},
+    "adam": {"optimizer": "adam", "l2_strength": 0.1, "schedule": "step", "class_weights": "balanced"},
+    "adamw": {"l2_strength": 0.1, "regularize_towards": "pretrained", "layerwise_rate_decay": 0.7},
+    "nadam": {"optimizer": "nadam", "schedule": "one_cycle", "data_fraction": 0.6},
+    "radam": {"optimizer": "radam", "l1_strength": 1e-3, "schedule": "polynomial"},
+    "adamax": {"optimizer": "adamax", "l1_strength": 1e-3, "l1_form": "penalty", "schedule": "exponential"},
+    "adagrad": {"optimizer": "adagrad", "schedule": "inverse_sqrt", "method": "top_layers", "trained_layers": 1},
+    "adadelta": {"optimizer": "adadelta", "learning_rate": 1.0, "schedule": "warmup_stable_decay"},
+    "adafactor": {"optimizer": "adafactor", "early_stopping_patience": 1, "epochs": 4},
+    "rmsprop": {"optimizer": "rmsprop", "learning_rate": 1e-3, "momentum": 0.5, "method": "head"},
+    "all of L1 and L2": {
+        "l1_strength": 1e-3, "l2_strength": 0.1, "l2_form": "coupled", "regularize_towards": "pretrained",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_it_trains_the_model_that_hpo_trains(
+    exported: Exported, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = with_values(exported, **RUNS[name])
+    said: list[str] = []
+    train_into(tmp_path / "ours", chosen, compute_of(chosen), "train", said.append)
+    written(chosen, tmp_path).main(["--output", str(tmp_path / "theirs")])
+    out, err = capsys.readouterr()
+    ours, theirs = (load_file(tmp_path / folder / "model.safetensors") for folder in ("ours", "theirs"))
+    assert ours.keys() == theirs.keys()
+    for weight in ours:
+        torch.testing.assert_close(theirs[weight], ours[weight], rtol=1e-4, atol=1e-5)
+    assert [line.rpartition(" ")[2] for line in err.splitlines() if line.startswith("step ")] == [
+        sentence.rpartition(" ")[2] for sentence in said if sentence.startswith("epoch ")
+    ]
+    assert json.loads(out.splitlines()[-1])["folder"] == str(tmp_path / "theirs")
 
 
 def as_rows(examples: Any) -> list[tuple[str, ...]]:
@@ -53,13 +99,13 @@ def as_rows(examples: Any) -> list[tuple[str, ...]]:
     return list(zip(*texts, examples.labels, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["validation made", "test made too", "files", "jsonl", "some kept unseen"])
+@pytest.mark.parametrize("kind", ["validation made", "test made too", "files", "jsonl", "pairs", "some kept unseen"])
 def test_it_has_the_rows_of_the_search(exported: Exported, texts_file: Path, tmp_path: Path, kind: str) -> None:
     lines = texts_file.read_text().splitlines()
     train = tmp_path / "train.csv"
-    # Texts that stand twice, some with other spacing, and rows without a text or a label.
-    odd = [f"  {lines[1]}", lines[3], ",sport", "the last team,"]
-    train.write_text("\n".join([*lines, *odd]) + "\n")
+    # Texts that stand twice, some with other spacing, rows without a text or a label, bytes that are no text.
+    odd = [f"  {lines[1]}", lines[3], ",sport", "the last team,", "a b\udce9\udcff\0d goal,sport"]
+    train.write_text("\n".join([*lines, *odd]) + "\n", errors="surrogateescape")
     data: dict[str, Any] = {"train": str(train), "test_fraction": 0.0}
     if kind == "test made too":
         data["test_fraction"] = 0.15
@@ -67,11 +113,15 @@ def test_it_has_the_rows_of_the_search(exported: Exported, texts_file: Path, tmp
         for name, part in (("validation", lines[1:60]), ("test", lines[40:90])):
             (tmp_path / f"{name}.csv").write_text("\n".join([lines[0], *part]) + "\n")
             data[name] = str(tmp_path / f"{name}.csv")
-    if kind == "jsonl":
-        records = [dict(zip(("text", "label"), line.rsplit(",", 1), strict=True)) for line in lines[1:]]
-        for record in records:
-            record["label"] = 1.0 if record["label"] == "sport" else 0  # type: ignore[assignment]
+    if kind in ("jsonl", "pairs"):
+        records: list[dict[str, Any]] = [
+            dict(zip(("text", "label"), line.rsplit(",", 1), strict=True)) for line in lines[1:]
+        ]
+        for number, record in enumerate(records):
+            record["label"] = 1.0 if record["label"] == "sport" else 0
+            record["other"] = number % 7 or None
         data["train"] = str(tmp_path / "train.jsonl")
+        data["text_pair_column"] = "other" if kind == "pairs" else None
         Path(data["train"]).write_text("\n".join(map(json.dumps, records)) + "\n")
     if kind == "some kept unseen":
         many = write_texts(tmp_path / "many.csv", rows=1500)
@@ -84,204 +134,113 @@ def test_it_has_the_rows_of_the_search(exported: Exported, texts_file: Path, tmp
     splits = splits_of(keeping.study_config(compute_of(exported)))
     assert (splits.confirmation is not None) is (kind == "some kept unseen")
     chosen = keeping.model_copy(update={"data": moved.model_copy(update={"fingerprint": splits.fingerprint})})
-    script = loaded(chosen)
-    assert script.splits() == (as_rows(splits.train), as_rows(splits.validation))
-    assert tuple(script.LABELS) == splits.label_names
+    train_rows, validation = train_script.splits(content_of(chosen))
+    assert (train_rows, validation) == (as_rows(splits.train), as_rows(splits.validation))
+    assert tuple(train_script.label_names(train_rows)) == splits.label_names
 
 
-def test_other_texts_are_refused_by_the_script_itself(exported: Exported) -> None:
-    script = loaded(exported)
-    script.FINGERPRINT = "0" * 64
+def test_texts_that_are_others_or_not_there_are_refused(exported: Exported, tmp_path: Path) -> None:
+    content = content_of(exported)
+    content["data"]["fingerprint"] = "0" * 64
     with pytest.raises(SystemExit, match="not those of the search"):
-        script.splits()
+        train_script.splits(content)
+    content["data"]["train"] = str(tmp_path / "none.csv")
+    with pytest.raises(SystemExit, match=r"There is no file .*none\.csv, .*; say --train FILE"):
+        train_script.splits(content)
+
+
+@pytest.mark.parametrize("schedule", [name for name in SCHEDULES if name != "reduce_on_plateau"])
+def test_a_schedule_is_ours(schedule: ScheduleName) -> None:
+    for final in (0.15, 1.0):
+        ratio = {} if schedule == "constant" else {"final_rate_ratio": final}
+        values = Hyperparameters.model_validate({"schedule": schedule, "warmup_ratio": 0.11, **ratio})
+        expected = [factor(step, STEPS, values) for step in range(STEPS + 1)]
+        found = [train_script.factor(step, STEPS, values.to_mapping()) for step in range(STEPS + 1)]
+        assert found == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", sorted(train_script.METRICS))
+def test_the_score_is_ours(metric: str) -> None:
+    random = np.random.default_rng(0)
+    classes = 2 if METRICS[metric].of_positive_class else 3
+    true, probabilities = random.integers(0, classes, 60), random.dirichlet([1] * classes, 60)
+    names = ("a", "b", "c")[:classes]
+    objective = Objective(metric=metric, positive="a" if classes == 2 else None, note="")
+    predictions = Predictions.of(true, probabilities)
+    ours = classification_scores(predictions, label_names=names, objective=objective, beta=3.0)
+    found = train_script.score(metric, true, probabilities.argmax(axis=1), classes, 0 if classes == 2 else None, 3.0)
+    assert found == pytest.approx(ours.values[metric])
 
 
 @pytest.mark.parametrize(
-    "values", [{}, {"method": "head"}, {"method": "top_layers", "trained_layers": 1}, {"dropout": 0.25}]
+    ("labels", "asked"),
+    [("abb", None), ("aab", None), ("ab", None), ("aab", "a"), (["No", "Yes", "Yes"], None), ("0011", None)],
 )
-def test_the_same_weights_train_under_the_same_dropout(exported: Exported, values: dict[str, Any]) -> None:
-    chosen = with_values(exported, **values)
-    bench = opened(chosen, here(chosen, compute_of(chosen)))._bench
-    ours = bench.begin(chosen.hyperparameters, 7, STEPS)
-    script = loaded(chosen)
-    model = script.made_model(AutoTokenizer.from_pretrained(chosen.model.name))
-    theirs = {name for name, weight in model.named_parameters() if weight.requires_grad}
-    assert theirs == ours.parameters.keys()
-
-    def dropouts(network: nn.Module) -> list[float]:
-        return [module.p for module in network.modules() if isinstance(module, nn.Dropout)]
-
-    assert dropouts(model) == dropouts(bench.model.network)
-    assert model.config.id2label == bench.model.network.config.id2label
+def test_the_positive_class_is_ours(labels: Any, asked: str | None) -> None:
+    names = tuple(sorted(set(labels)))
+    found = train_script.positive_class(names, asked, [("text", label) for label in labels])
+    assert found is not None
+    assert names[found] == resolve_metric("f1", names, list(labels), asked).positive
 
 
-@pytest.mark.parametrize(("optimizer", "form"), OPTIMIZERS)
-def test_an_optimizer_takes_our_steps(exported: Exported, optimizer: str, form: str) -> None:
-    chosen = with_values(exported, optimizer=optimizer, l2_form=form, l2_strength=0.1, schedule="constant")
-    bench = opened(chosen, here(chosen, compute_of(chosen)))._bench
-    ours = bench.begin(chosen.hyperparameters, 7, STEPS)
-    weights = {name: weight.detach().clone().requires_grad_() for name, weight in ours.parameters.items()}
-    theirs = loaded(chosen).made_optimizer(_Model(weights))
-    schedule = torch.optim.lr_scheduler.LambdaLR(theirs, lambda step: factor(step, STEPS, chosen.hyperparameters))
-    taking = _Gradients(ours)
-    for step in range(4):
-        gradients = taking.step(step)
-        for name, weight in weights.items():
-            weight.grad = gradients[name]
-        theirs.step()
-        schedule.step()
-    for name, weight in weights.items():
-        torch.testing.assert_close(weight, ours.parameters[name], rtol=1e-4, atol=1e-6)
+def test_a_batch_in_parts_gives_the_same_weights_and_nothing_is_written_over(
+    exported: Exported, tmp_path: Path
+) -> None:
+    chosen = with_values(exported, dropout=0.0)
+    module = written(chosen, tmp_path)
+    for folder, more in (("whole", []), ("parts", ["--rows-at-once", "3"])):
+        module.main(["--output", str(tmp_path / folder), *more])
+    whole, parts = (load_file(tmp_path / folder / "model.safetensors") for folder in ("whole", "parts"))
+    for weight in whole:
+        torch.testing.assert_close(parts[weight], whole[weight], rtol=1e-3, atol=1e-5)
+    with pytest.raises(SystemExit, match="whole is there already, and what is in it would be lost"):
+        module.main(["--output", str(tmp_path / "whole")])
 
 
-class _Model(nn.Module):
-    def __init__(self, weights: dict[str, torch.Tensor]) -> None:
-        super().__init__()
-        self.weights = weights
-
-    def parameters(self, recurse: bool = True) -> Any:
-        return iter(self.weights.values())
+def test_several_processes_are_refused(exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = written(exported, tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit, match="Several processes would each take whole batches: start it once"):
+        module.main(["--output", str(tmp_path / "model")])
 
 
-class _Gradients:
-    """Steps our optimization under gradients that are drawn, in place of those of a batch."""
-
-    def __init__(self, optimization: Optimization) -> None:
-        self._optimization = optimization
-
-    def step(self, seed: int) -> dict[str, torch.Tensor]:
-        drawn = torch.Generator().manual_seed(seed)
-        parameters = self._optimization.parameters
-        made = {name: 1e-3 * torch.randn(weight.shape, generator=drawn) for name, weight in parameters.items()}
-
-        def put(_: object) -> torch.Tensor:
-            for name, weight in parameters.items():
-                weight.grad = made[name].clone()
-            return torch.zeros(())
-
-        self._optimization._loss_and_gradients = put  # type: ignore[method-assign,assignment]
-        self._optimization.step(None)  # type: ignore[arg-type]
-        return made
+def test_a_script_alone_says_what_it_lacks(exported: Exported, tmp_path: Path) -> None:
+    module = written(exported, tmp_path)
+    (tmp_path / "train.json").unlink()
+    with pytest.raises(SystemExit, match=r"There is no .*train\.json, which hpo export wrote beside this script"):
+        module.main([])
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_schedule_is_ours(exported: Exported, schedule: ScheduleName) -> None:
-    values: dict[str, Any] = {"schedule": schedule, "warmup_ratio": 0.11}
-    if schedule not in ("constant", "exponential"):
-        values["final_rate_ratio"] = 0.15
-    chosen = with_values(exported, **values)
-    script = loaded(chosen)
-    expected = [factor(step, STEPS, chosen.hyperparameters) for step in range(STEPS + 1)]
-    assert [script.factor(step, STEPS) for step in range(STEPS + 1)] == pytest.approx(expected, abs=1e-12)
+def test_every_hyperparameter_is_decided_upon() -> None:
+    """Read by the script, or refused by it."""
+    text = script()
+    # Those of an optimizer and a schedule that it refuses.
+    unread = ["newton_schulz_steps", "plateau_patience"]
+    assert [name for name in Hyperparameters.model_fields if f'"{name}"' not in text] == unread
 
 
-@pytest.mark.parametrize("values", [{"label_smoothing": 0.1}, {"class_weights": "balanced", "label_smoothing": 0.2}])
-def test_the_loss_is_ours(exported: Exported, values: dict[str, Any]) -> None:
-    chosen = with_values(exported, **values)
-    place = here(chosen, compute_of(chosen))
-    logits, labels = torch.randn(9, 2, generator=torch.Generator().manual_seed(1)), torch.arange(9) % 2
-    counts = Counter(place.splits.train.labels)
-    weights = [place.splits.train.rows / (2 * counts[name]) for name in place.splits.label_names]
-    task = opened(chosen, place)._bench.task
-    asked = torch.tensor(weights) if "class_weights" in values else None
-    expected = task.loss(logits, labels, chosen.hyperparameters.label_smoothing, asked)
-    outputs = type("Outputs", (), {"logits": logits})()
-    torch.testing.assert_close(loaded(chosen).loss(outputs, labels), expected)
-
-
-@pytest.mark.parametrize("metric", SCORES)
-def test_the_score_is_ours(exported: Exported, metric: str) -> None:
-    random = np.random.default_rng(0)
-    true, probabilities = random.integers(0, 2, 60), random.dirichlet([1, 1], 60)
-    task = exported.task.model_copy(update={"metric": metric})
-    script = loaded(exported.model_copy(update={"metric": metric, "task": task}))
-    positive = script.LABELS[script.POSITIVE]
-    ours = classification_scores(
-        Predictions.of(true, probabilities),
-        label_names=script.LABELS, objective=Objective(metric=metric, positive=positive, note=""), beta=2.0,
-    )  # fmt: skip
-    prediction = type("Prediction", (), {"label_ids": true, "predictions": np.log(probabilities)})()
-    assert script.scores(prediction) == {metric: pytest.approx(ours.values[metric])}
-
-
-def test_it_sees_the_share_of_the_rows_that_the_search_saw(exported: Exported) -> None:
-    chosen = with_values(exported, data_fraction=0.4)
-    place = here(chosen, compute_of(chosen))
-    script = loaded(chosen)
-    train, _ = script.splits()
-    numbers = np.array([script.LABELS.index(row[-1]) for row in train])
-    wanted = round(0.4 * len(train))
-    rows = script.stratified_beginning(numbers, wanted, script.SPLIT_SEED)
-    course = courses(chosen.assignment(), opened(chosen, place)._bench)[0]
-    assert rows.tolist() == course.rows.tolist()
-
-
-def test_all_that_its_annotations_name_is_imported(exported: Exported) -> None:
-    script = loaded(with_values(exported, data_fraction=0.4))
-    functions = [one for one in vars(script).values() if inspect.isfunction(one) and one.__module__ == script.__name__]
-    assert {"stratified_part", "stratified_beginning"} <= {one.__name__ for one in functions}
-    for function in functions:
-        get_type_hints(function)
-
-
-RUNS: dict[str, dict[str, Any]] = {
-    "as most are": {},
-    # But for frozen layers: a tiny random model learns nothing in one of them.
-    "all that it can say": {
-        "optimizer": "nadam", "l2_strength": 0.0, "schedule": "one_cycle", "dropout": 0.1,
-        "class_weights": "balanced", "label_smoothing": 0.1, "data_fraction": 0.8, "early_stopping_patience": 2,
-        "max_grad_norm": None,
+NOT_BY_IT: dict[str, dict[str, Any]] = {
+    "kept_layers": {"kept_layers": 1},
+    "schedule": {"schedule": "reduce_on_plateau"},
+    "attention_dropout": {"attention_dropout": 0.2},
+    "token_masking": {"token_masking": 0.1},
+    "word_swap": {"word_swap": 0.1},
+    **{
+        f"optimizer {name}": {"optimizer": name} for name in OPTIMIZERS if name not in train_script.OPTIMIZERS
     },
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_it_runs_and_scores_as_the_search_did(
-    exported: Exported, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", NOT_BY_IT)
+def test_what_it_cannot_do_is_refused_by_name(exported: Exported, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"{name}.*\(nearest: .+\)"):
+        content_of(with_values(exported, **NOT_BY_IT[name]))
+
+
+def test_model_texts_and_metric_that_it_cannot_do_are_refused_at_once_also_by_the_script(
+    exported: Exported, tmp_path: Path
 ) -> None:
-    torch.set_num_threads(1)
-    monkeypatch.chdir(tmp_path)
-    chosen = with_values(exported, **RUNS[name])
-    if name != "as most are":
-        chosen = chosen.model_copy(update={"measurements": {"precision": "bf16"}})
-    reports, ours = trained(opened(chosen, here(chosen, compute_of(chosen))), chosen.assignment())
-    assert ours.best is not None
-    script = loaded(chosen)
-    script.main()
-    said = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert said["score"] == pytest.approx(ours.best.validation.objective, abs=0.1)
-    # What tells a broken script from a working one: half of the labels are right by chance.
-    assert said["score"] > 0.8
-    assert (tmp_path / "trainer-model" / "model.safetensors").is_file()
-    with pytest.raises(SystemExit, match="trainer-model is there already"):
-        script.main()
-    state = max((tmp_path / "trainer-model-checkpoints").glob("checkpoint-*/trainer_state.json"))
-    evaluated = [entry["step"] for entry in json.loads(state.read_text())["log_history"] if "eval_loss" in entry]
-    assert evaluated == [report.step for report in reports if report.full][: len(evaluated)]
-    assert len(evaluated) > 1
-
-
-REFUSED: dict[str, dict[str, Any]] = {
-    "kept_layers": {"kept_layers": 1},
-    "optimizer": {"optimizer": "schedule_free_adamw"},
-    "layerwise_rate_decay": {"layerwise_rate_decay": 0.9},
-    "schedule": {"schedule": "reduce_on_plateau"},
-    "l1_strength": {"l1_strength": 1e-4},
-    "l2_form": {"optimizer": "sgd", "l2_form": "decoupled"},
-    "regularize_towards": {"regularize_towards": "pretrained"},
-    "attention_dropout": {"attention_dropout": 0.2},
-    "token_masking": {"token_masking": 0.1},
-    "word_swap": {"word_swap": 0.1},
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_said_is_refused_by_name(exported: Exported, name: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"{name} .*\(nearest: .+\)"):
-        to_python(with_values(exported, **REFUSED[name]))
-
-
-def test_model_texts_and_metric_that_it_cannot_say_are_refused_at_once(exported: Exported) -> None:
+    module = written(exported, tmp_path)
     strange = exported.model_copy(
         update={
             "metric": "roc_auc",
@@ -290,6 +249,10 @@ def test_model_texts_and_metric_that_it_cannot_say_are_refused_at_once(exported:
         }
     )
     with pytest.raises(ConfigurationError) as caught:
-        to_python(strange)
+        content_of(strange)
+    (tmp_path / "train.json").write_text(to_json(strange.model_dump(mode="json")))
+    with pytest.raises(SystemExit) as told:
+        module.main([])
     for name in ("data.train part-*.csv", "data.group_column who", "model.gguf_file", "the metric roc_auc"):
         assert name in str(caught.value)
+        assert name in str(told.value)

@@ -1,19 +1,27 @@
 """What TrainingArguments say of a configuration is what hpo does; what they cannot say is refused by name."""
 
+import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
+from sklearn.metrics import f1_score
 from torch import nn
 
 from hpo.config.hyperparameters import Hyperparameters, OptimizerName, ScheduleName
+from hpo.data.batching import epoch_order
 from hpo.errors import ConfigurationError
 from hpo.export.exported import Exported
+from hpo.export.model_folder import train_into
+from hpo.export.retraining import compute_of, here, opened
 from hpo.export.training_arguments import FIELDS, OPTIMIZERS, SCHEDULES, left_to_do, to_training_arguments
 from hpo.training.optimizers import OPTIMIZERS as OURS
+from hpo.training.regularization import is_held
 from hpo.training.schedules import factor
 
 STEPS = 40
@@ -57,7 +65,9 @@ def test_bf16_is_of_the_device_of_the_search(exported: Exported) -> None:
     halved = with_values(exported).model_copy(update={"measurements": {"precision": "bf16"}})
     made = transformers.TrainingArguments(**to_training_arguments(halved))
     assert (made.bf16, made.use_cpu) == (True, True)
+    assert any("so they say use_cpu; leave that out to train on a GPU" in sentence for sentence in left_to_do(halved))
     assert "use_cpu" not in to_training_arguments(with_values(exported))
+    assert "use_cpu" not in " ".join(left_to_do(with_values(exported)))
 
 
 def test_other_evaluations_than_one_an_epoch_are_even_parts(exported: Exported) -> None:
@@ -90,6 +100,7 @@ def test_an_optimizer_is_ours(exported: Exported, optimizer: OptimizerName) -> N
     [
         *((schedule, {}) for schedule in SCHEDULES),
         ("linear", {"final_rate_ratio": 0.2}),
+        *((schedule, {"final_rate_ratio": 1.0}) for schedule in ("linear", "polynomial", "cosine")),
         ("polynomial", {"final_rate_ratio": 0.2, "power": 3.0}),
         ("cosine", {"final_rate_ratio": 0.2}),
         ("cosine_restarts", {"cycles": 3}),
@@ -105,6 +116,100 @@ def test_a_schedule_is_ours(exported: Exported, schedule: ScheduleName, values: 
         trainer.optimizer.step()
         trainer.lr_scheduler.step()
     assert rates == pytest.approx([0.5 * factor(step, STEPS, chosen.hyperparameters) for step in range(STEPS)])
+
+
+TINY: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 40}
+MODELS = [
+    transformers.BertConfig(**TINY),
+    transformers.MPNetConfig(**TINY, intermediate_size=16),
+    transformers.DebertaV2Config(**TINY, relative_attention=True, pos_att_type=["p2c", "c2p"], intermediate_size=16),
+    transformers.T5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2),
+    transformers.LlamaConfig(**TINY, intermediate_size=16),
+]
+
+
+@pytest.mark.parametrize("of", MODELS, ids=lambda of: of.model_type)
+def test_the_same_weights_decay(exported: Exported, of: Any) -> None:
+    model = transformers.AutoModelForSequenceClassification.from_config(of)
+    trainer = transformers.Trainer(model=model, args=constructed(with_values(exported)), eval_dataset=[{}])
+    named = dict(model.named_parameters())  # Each once, where Trainer names what is tied twice.
+    held = {name for name, weight in named.items() if is_held(name, weight)}
+    assert held == named.keys() & set(trainer.get_decay_parameter_names(model))
+
+
+class _InOurOrder(torch.utils.data.Sampler[int]):
+    """Rows as a trial of ours sees them, epoch by epoch."""
+
+    def __init__(self, rows: int, seed: int) -> None:
+        self._rows, self._seed, self._epoch = rows, seed, 0
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __iter__(self) -> Any:
+        order = epoch_order(self._rows, self._seed, self._epoch)
+        self._epoch += 1
+        return iter(order.tolist())
+
+
+class _Trainer(transformers.Trainer):
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return _InOurOrder(len(train_dataset or self.train_dataset), self.args.seed)
+
+
+def without_dropout(folder: Path, where: Path) -> Path:
+    shutil.copytree(folder, where)
+    config = json.loads((where / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (where / "config.json").write_text(json.dumps(config))
+    return where
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        # A larger epsilon, so that rounding is not taken for a gradient where there is none, as of a key's bias.
+        {"label_smoothing": 0.1, "l2_strength": 0.1, "schedule": "cosine", "epsilon": 1e-4},
+        {"optimizer": "nesterov", "schedule": "polynomial", "max_grad_norm": 0.5},
+    ],
+)
+def test_trainer_trains_the_model_that_hpo_trains(exported: Exported, values: dict[str, Any], tmp_path: Path) -> None:
+    """From the same weights, in the same order, without dropout; the arguments as JSON, as they are written."""
+    model = exported.model.model_copy(update={"name": str(without_dropout(Path(exported.model.name), tmp_path / "m"))})
+    usual = {"learning_rate": 1e-2, "batch_size": 16}
+    chosen = with_values(exported, **(usual | values)).model_copy(update={"model": model})
+    said: list[str] = []
+    train_into(tmp_path / "ours", chosen, compute_of(chosen), "train", said.append)
+    begun = opened(chosen, here(chosen, compute_of(chosen)))._bench
+    begun.begin(chosen.hyperparameters, chosen.seed, STEPS)
+    data = begun.tokenized(16)
+
+    def rows(split: Any) -> list[dict[str, Any]]:
+        return [
+            {"input_ids": split.tokens.row(row).tolist(), "labels": int(split.labels[row])}
+            for row in range(split.tokens.rows)
+        ]
+
+    def f1(prediction: Any) -> dict[str, float]:
+        positive = begun.task.label_names.index(begun.task.objective.positive)
+        said = prediction.predictions.argmax(axis=-1)
+        return {"f1": float(f1_score(prediction.label_ids, said, pos_label=positive))}
+
+    arguments = json.loads(json.dumps(to_training_arguments(chosen)))
+    trainer = _Trainer(
+        model=begun.model.network,
+        args=transformers.TrainingArguments(**arguments, use_cpu=True, disable_tqdm=True),
+        train_dataset=rows(data.train),
+        eval_dataset=rows(data.validation),
+        data_collator=transformers.DataCollatorWithPadding(begun.model.tokenizer),
+        compute_metrics=f1,
+    )
+    trainer.train()
+    scored = [f"{entry['eval_f1']:.4f}" for entry in trainer.state.log_history if "eval_f1" in entry]
+    assert scored == [sentence.rpartition(" ")[2] for sentence in said if sentence.startswith("epoch ")]
+    ours = load_file(tmp_path / "ours" / "model.safetensors")
+    for name, weight in trainer.model.state_dict().items():
+        torch.testing.assert_close(weight, ours[name], rtol=1e-3, atol=1e-5)
 
 
 REFUSED: dict[str, dict[str, Any]] = {
@@ -146,5 +251,5 @@ def test_all_of_it_is_named_at_once(exported: Exported) -> None:
 
 def test_what_is_not_theirs_to_say_is_said_beside_them(exported: Exported) -> None:
     said = " ".join(left_to_do(exported))
-    for word in ("16 tokens", "labels", "'f1'", exported.model.name, exported.data.train):
+    for word in ("16 tokens", "labels", "'f1'", exported.model.name, exported.data.train, "CUDA_VISIBLE_DEVICES=0"):
         assert word in said

@@ -11,7 +11,8 @@ from hpo.errors import ConfigurationError
 from hpo.export.configs import HEADER, MARK, default_output
 from hpo.export.writing import check_writable, write_text
 
-TEXT = HEADER + "study: mine\n"
+TEXT = HEADER + "study: mine\nstudy_uid: '1234567890'\n"
+UID = "1234567890"
 
 
 @pytest.fixture(autouse=True)
@@ -71,19 +72,24 @@ def test_standard_output_that_leads_to_a_file_keeps_what_was_said_before() -> No
     ("text", "mine"),
     [
         (TEXT, True),
-        (HEADER + "study: another\n", False),
+        (HEADER + "study: another\nstudy_uid: '77'\n", False),
+        # Of a study of that name in another store, and of an older kind of file, which does not say of which.
+        (HEADER + "study: mine\nstudy_uid: '77'\n", False),
+        (HEADER + "study: mine\n", False),
         ("# My own words first.\n" + TEXT, False),
-        ("study: mine\n", False),
+        ("study: mine\nstudy_uid: '1234567890'\n", False),
         ("{", False),
         ("", False),
     ],
 )
 def test_best_yaml_is_where_a_study_s_own_configuration_is_or_nothing(text: str, mine: bool) -> None:
-    assert default_output("mine") == Path("best.yaml")
+    assert default_output("mine", UID) == Path("best.yaml")
     made("best.yaml", text)
-    found = default_output("mine")
+    found = default_output("mine", UID)
     assert found == Path("best.yaml" if mine else "best-mine.yaml")
     check_writable(found, MARK)
+    made("best-mine.yaml", text)
+    assert default_output("mine", UID) == Path("best.yaml" if mine else "best-mine-12345678.yaml")
 
 
 def test_whom_a_file_is_for_stays_as_it_was() -> None:
@@ -103,4 +109,4 @@ def test_a_file_that_may_not_be_written_is_not_replaced(monkeypatch: pytest.Monk
 
 def test_a_pipe_in_the_place_of_best_yaml_is_not_waited_for() -> None:
     os.mkfifo("best.yaml")
-    assert default_output("mine") == Path("best-mine.yaml")
+    assert default_output("mine", UID) == Path("best-mine.yaml")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -252,6 +253,18 @@ def test_json_is_the_whole_check_and_nothing_else(hpo: Hpo, study_file: Path) ->
     assert content["ends"]["dearest"]["trial_seconds"] > 0
     assert content["refusals"] == []
     assert content["trials"] == 3
+
+
+def test_where_best_yaml_cannot_be_written_it_is_a_doubt_as_the_check_writes_none(
+    hpo: Hpo, study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, may = tmp_path.resolve(), os.access
+    monkeypatch.setattr(os, "access", lambda where, mode: Path(where) != here and may(where, mode))
+    monkeypatch.chdir(here)
+    answer = hpo("check", study_file)
+    assert answer.code == 0, answer.err
+    told = " ".join(answer.out.split())
+    assert "hpo run would refuse: Cannot write best.yaml: the folder" in told
 
 
 def test_what_cannot_run_has_the_code_of_bad_input_and_its_sentence(

@@ -272,6 +272,16 @@ def test_another_studys_best_configuration_is_not_written_over(hpo: Hpo, finishe
     assert parse_yaml(Path("best-other.yaml").read_text(), "")["study"] == "other"
 
 
+def test_nor_is_that_of_a_study_of_the_same_name_in_another_store(hpo: Hpo, finished: Path) -> None:
+    before = Path("best.yaml").read_text()
+    for _ in range(2):
+        answer = hpo("run", "study.yaml", "--store", "other.db", "budget.trials=1")
+        assert answer.code == 0
+        assert "best.yaml in this folder is not of this study, and was left alone." in answer.out
+    assert Path("best.yaml").read_text() == before
+    assert sorted(path.name for path in Path().glob("best*")) == ["best-tiny.yaml", "best.yaml"]
+
+
 def test_a_study_that_never_began_is_not_in_the_way(hpo: Hpo, finished: Path) -> None:
     refused(hpo("run", "study.yaml", "--study", "typo", "model.name=nowhere/at/all"), 2, "nowhere/at/all")
     assert "typo" not in hpo("studies").out

@@ -1,0 +1,567 @@
+"""Trains one configuration that a search by hpo found, without hpo: python train.py --train texts.csv --output model
+
+All that it trains by is in the .json file of its name beside it. It takes the steps of `hpo train`, from the same
+weights over the same rows: on the same device, threads and versions it gives the same score to rounding. The weights
+are those of the best evaluation on validation, not of the last. It computes on one device, the first GPU or the CPU.
+It needs torch, transformers, scikit-learn and numpy.
+"""
+
+import argparse
+import csv
+import hashlib
+import json
+import math
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sklearn.metrics
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn, optim
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+Values = Mapping[str, Any]
+Row = tuple[str, ...]
+"""The text, its pair where there is one, and the label."""
+Integers = NDArray[np.int64]
+
+# What it does, and what it does not.
+
+OPTIMIZERS: Mapping[str, tuple[Any, Mapping[str, str]]] = {
+    "sgd": (optim.SGD, {}),
+    "momentum": (optim.SGD, {"momentum": "momentum"}),
+    "nesterov": (optim.SGD, {"momentum": "momentum"}),
+    "adam": (optim.Adam, {"eps": "epsilon"}),
+    "adamw": (optim.AdamW, {"eps": "epsilon"}),
+    "nadam": (optim.NAdam, {"eps": "epsilon", "momentum_decay": "momentum_decay"}),
+    "radam": (optim.RAdam, {"eps": "epsilon"}),
+    "adamax": (optim.Adamax, {"eps": "epsilon"}),
+    "adagrad": (optim.Adagrad, {"eps": "epsilon"}),
+    "adadelta": (optim.Adadelta, {"rho": "rho", "eps": "epsilon"}),
+    "adafactor": (optim.Adafactor, {"beta2_decay": "decay_rate", "d": "clip_threshold"}),
+    "rmsprop": (optim.RMSprop, {"alpha": "alpha", "eps": "epsilon", "momentum": "momentum"}),
+}
+"""Each with the hyperparameters that its arguments are, beside betas. None decays weights: `pull` does."""
+PLAIN = {"accuracy": "accuracy_score", "balanced_accuracy": "balanced_accuracy_score", "matthews": "matthews_corrcoef"}
+OF_CLASSES = ("f1", "fbeta", "precision", "recall")
+METRICS = {*PLAIN, *OF_CLASSES, *(f"{mean}_{name}" for mean in ("macro", "micro", "weighted") for name in OF_CLASSES)}
+METRICS -= {"micro_fbeta"}
+NEUTRAL: Mapping[str, tuple[Any, str]] = {
+    "attention_dropout": (None, "attention_probs_dropout_prob in the model's config"),
+    "kept_layers": (None, "cut the model and save it, then train that"),
+    "token_masking": (0.0, "0, or a mask drawn in `batch_of`"),
+    "word_swap": (0.0, "0, or augmented texts of one's own"),
+}
+"""Hyperparameters that it takes only at the value that changes nothing, each with what comes nearest."""
+
+
+def refusals(config: Values) -> list[tuple[str, str]]:
+    """Return what of a configuration this script cannot do, each with what comes nearest."""
+    h, data, model = config["hyperparameters"], config["data"], config["model"]
+    found = [(f"{name} {h[name]}", near) for name, (value, near) in NEUTRAL.items() if h.get(name, value) != value]
+    if h["optimizer"] not in OPTIMIZERS:
+        found.append((f"optimizer {h['optimizer']}", "adamw with a rate of its own, or the library that has it"))
+    if h["schedule"] == "reduce_on_plateau":
+        found.append(("schedule reduce_on_plateau", "step or linear, or torch's ReduceLROnPlateau after each score"))
+    sources = [(name, data[name]) for name in ("train", "validation", "test") if data[name] is not None]
+    is_file = re.compile(r"(?!.*://)[^*?\[]*\.(csv|jsonl|ndjson)").fullmatch
+    found += [(f"data.{name} {file}", "one .csv or .jsonl file") for name, file in sources if not is_file(file)]
+    if data["group_column"] is not None:
+        found.append((f"data.group_column {data['group_column']}", "training and validation as files of their own"))
+    if model["gguf_file"] is not None:
+        found.append((f"model.gguf_file {model['gguf_file']}", "the model as save_pretrained writes it"))
+    if model["trust_remote_code"]:
+        found.append(("model.trust_remote_code", "add it to each from_pretrained, where you trust the model"))
+    if config["evaluation"]["folds"]:
+        found.append((f"evaluation.folds {config['evaluation']['folds']}", "one validation split"))
+    if config["metric"] not in METRICS:
+        found.append((f"the metric {config['metric']}", "f1 or macro_f1, or its formula in `score`"))
+    return found
+
+
+# The texts: read, divided and known again as in the search.
+
+
+def read(path: str, data: Values) -> list[Row]:
+    """Return the rows of a file that have a text and a label."""
+    if not Path(path).is_file():
+        raise SystemExit(f"There is no file {path}, where the search had its texts; say --train FILE and its like.")
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        if not path.endswith(".csv"):
+            records = [json.loads(line, strict=False) for line in file.read().split("\n") if line.strip()]
+        else:
+            header = next((line for line in file if line.strip()), "")
+            file.seek(0)
+            csv.field_size_limit(sys.maxsize)
+            lines = [line for line in csv.reader(file, delimiter=max(",;\t", key=header.count)) if line]
+            names = [name.strip() for name in lines[0]]
+            records = [dict(zip(names, line, strict=False)) for line in lines[1:]]
+    columns = [data[f"{part}_column"] for part in ("text", "text_pair", "label")]
+    cells = [[written(record.get(name)) for name in columns if name is not None] for record in records]
+    rows = [(*texts, spelled(label.strip())) for *texts, label in cells]
+    return [row for row in rows if any(text.strip() for text in row[:-1]) and row[-1]]
+
+
+def written(cell: Any) -> str:
+    """Return a cell as text; bytes that are not UTF-8 are U+FFFD, a zero byte is a space."""
+    if cell is None or cell != cell:
+        return ""
+    if isinstance(cell, bool):
+        return str(cell).lower()
+    text = str(int(cell) if isinstance(cell, float) and cell.is_integer() else cell)
+    return re.sub("[\ud800-\udfff]", "\ufffd", text).replace("\0", " ")
+
+
+def spelled(label: str) -> str:
+    """Return a label in the one spelling that all files share: 1.0 as 1, True as true."""
+    whole = re.fullmatch(r"(-?[0-9]{1,18})\.0+", label)
+    label = whole[1] if whole else label
+    return label.lower() if label in ("True", "False", "TRUE", "FALSE") else label
+
+
+def without(rows: Sequence[Row], *others: Sequence[Row]) -> list[Row]:
+    """Return the rows whose texts, whatever their spacing, are in none of the others."""
+
+    def key(row: Row) -> Row:
+        return tuple(" ".join(text.split()) for text in row[:-1])
+
+    taken = {key(row) for other in others for row in other}
+    return [row for row in rows if key(row) not in taken]
+
+
+def stratified_part(labels: Integers, rows: int, seed: int) -> Integers:
+    """Return which rows to choose, so that classes stand among them as they do in all: shares by largest remainder."""
+    _, members, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if rows >= labels.size:
+        return np.arange(labels.size)
+    exact, least = counts * rows / counts.sum(), 1 if rows >= counts.size else 0
+    quotas = np.maximum(np.floor(exact).astype(np.int64), least)
+    for _ in range(rows - int(quotas.sum())):
+        quotas[np.argmax(np.where(quotas < counts, exact - quotas, -np.inf))] += 1
+    for _ in range(int(quotas.sum()) - rows):
+        quotas[np.argmax(np.where(quotas > least, quotas - exact, -np.inf))] -= 1
+    generator = np.random.Generator(np.random.PCG64(seed))
+    chosen = [generator.permutation(np.flatnonzero(members == n))[:quota] for n, quota in enumerate(quotas)]
+    return np.sort(np.concatenate(chosen))
+
+
+def stratified_beginning(labels: Integers, rows: int, seed: int) -> Integers:
+    """Return the first `rows` of an order whose every beginning is stratified, rising."""
+    shuffled = np.random.Generator(np.random.PCG64(seed)).permutation(labels.size)
+    _, members, counts = np.unique(labels[shuffled], return_inverse=True, return_counts=True)
+    place = np.empty(labels.size)
+    for member, count in enumerate(counts):
+        place[members == member] = (np.arange(count) + 0.5) / count
+        place[np.argmax(members == member)] = 0.0
+    return np.sort(shuffled[np.argsort(place, kind="stable")][:rows])
+
+
+def taken_out(rows: Sequence[Row], wanted: int, seed: int) -> tuple[list[Row], list[Row]]:
+    """Return the rows that are left, and a stratified part of them that is taken out."""
+    names = sorted({row[-1] for row in rows})
+    labels = np.array([names.index(row[-1]) for row in rows])
+    chosen = set(stratified_part(labels, wanted, seed).tolist())
+    return (
+        [row for number, row in enumerate(rows) if number not in chosen],
+        [row for number, row in enumerate(rows) if number in chosen],
+    )
+
+
+def splits(config: Values) -> tuple[list[Row], list[Row]]:
+    """Return the rows of training and validation that the search had."""
+    data, seed = config["data"], config["study_seed"]
+    train = read(data["train"], data)
+    all_rows, classes = len(train), len({row[-1] for row in train})
+    test = read(data["test"], data) if data["test"] else None
+    if test is None and data["test_fraction"]:
+        train, test = taken_out(train, max(round(all_rows * data["test_fraction"]), classes), seed)
+    if data["validation"]:
+        validation = read(data["validation"], data)
+    else:
+        train, validation = taken_out(train, max(round(all_rows * data["validation_fraction"]), classes), seed + 1)
+    validation = without(validation, test or [])
+    train = without(train, validation, test or [])
+    validation, unseen = without_unseen(validation, config["confirmation"], seed)
+    digest = hashlib.sha256()
+    for rows in (train, validation, test, *([unseen] if unseen else [])):
+        *texts, labels = zip(*rows, strict=True) if rows else ((), ())
+        columns = None if rows is None else [texts[0], texts[1] if len(texts) > 1 else None, labels]
+        digest.update(json.dumps(columns).encode())
+    if digest.hexdigest() != data["fingerprint"]:
+        raise SystemExit("The texts, labels or splits are not those of the search; its score would not compare.")
+    return train, validation
+
+
+def without_unseen(validation: list[Row], confirmation: Values, seed: int) -> tuple[list[Row], list[Row]]:
+    """Return the rows that the search was scored on, and those kept for its confirmation: none where they are few."""
+    share = confirmation["validation_share"] if confirmation["finalists"] else 0.0
+    if round(len(validation) * min(share, 1 - share)) < 200:
+        return validation, []
+    _, unseen = taken_out(validation, round(len(validation) * share), seed + 2)
+    seen, names = without(validation, unseen), {row[-1] for row in validation}
+    enough = all(len(side) >= 200 and {row[-1] for row in side} == names for side in (seen, unseen))
+    return (seen, unseen) if enough else (validation, [])
+
+
+def label_names(rows: Sequence[Row]) -> list[str]:
+    """Return the labels in the order of their classes: by number where all are integers, else by name."""
+    names = sorted({row[-1] for row in rows})
+    return sorted(names, key=int) if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in names) else names
+
+
+# The model: what begins anew, what trains, how fast.
+
+
+def loaded(model: Values, labels: Sequence[str]) -> tuple[Any, Any, set[str]]:
+    """Return model and tokenizer, and the names of the parameters that begin anew: head, and what had no weights."""
+    network, found = AutoModelForSequenceClassification.from_pretrained(
+        model["name"],
+        revision=model["revision"],
+        dtype=torch.float32,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        id2label=dict(enumerate(labels)),
+        label2id={label: number for number, label in enumerate(labels)},
+    )
+    tokenizer = AutoTokenizer.from_pretrained(model["name"], revision=model["revision"])
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    network.config.get_text_config().pad_token_id = network.config.pad_token_id = tokenizer.pad_token_id
+    network.config.use_cache = False
+    base = f"{network.base_model_prefix}."
+    mismatched = {key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]}
+    head = {name for name, _ in network.named_parameters() if not name.startswith(base)}
+    return network, tokenizer, {*found["missing_keys"], *mismatched, *head}
+
+
+@torch.no_grad()
+def begin_anew(network: Any, fresh: set[str], seed: int) -> None:
+    """Draw the parameters in `fresh` anew, also where the pretrained model had a head that fits."""
+    torch.manual_seed(seed)
+    owners = dict.fromkeys(name.rpartition(".")[0] for name, _ in network.named_parameters() if name in fresh)
+    for owner in owners:
+        drawn = deepcopy(network.get_submodule(owner))
+        network._init_weights(drawn)
+        for name, weight in drawn.named_parameters(recurse=False):
+            if f"{owner}.{name}" in fresh:
+                network.get_parameter(f"{owner}.{name}").copy_(weight)
+
+
+def layer_stack(network: Any) -> tuple[str, nn.ModuleList]:
+    """Return the name and the list of the transformer layers."""
+    lists = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.ModuleList)]
+    declared = getattr(network.config.get_text_config(), "num_hidden_layers", None)
+    return max(lists, key=lambda named: (len(named[1]) == declared, len(named[1])))
+
+
+def heights(network: Any) -> dict[str, int]:
+    """Return the height of each parameter in a model of n layers: 0 below them, 1 to n in them, n + 1 above."""
+    prefix, layers = layer_stack(network)
+    names = [name for name, _ in network.named_parameters()]
+    start = next(number for number, name in enumerate(names) if name.startswith(f"{prefix}."))
+    behind = [name for name in names[start:] if not name.startswith(f"{prefix}.")]
+    # What stands beside the layers is read by them where it is of relative positions, as in DeBERTa and MPNet.
+    beside = [name for name in behind if name.startswith(f"{prefix.rpartition('.')[0]}.")]
+    relative = any(isinstance(network.get_submodule(name.rpartition(".")[0]), nn.Embedding) for name in beside)
+    above = {name for name in behind if "embed" not in name and not (relative and name in beside)}
+    found = {name: len(layers) + 1 if name in above else 0 for name in names}
+    for number, layer in enumerate(layers):
+        found |= {f"{prefix}.{number}.{name}": number + 1 for name, _ in layer.named_parameters()}
+    return found
+
+
+def groups_of(network: Any, fresh: set[str], h: Values) -> list[dict[str, Any]]:
+    """Freeze what the method does not train, and group the rest by rate and by whether L1 and L2 hold it."""
+    found = heights(network)
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    top = max(found.values())
+    for name, weight in network.named_parameters():
+        is_head = name in fresh or "pooler" in name.split(".")
+        is_top = h["method"] == "top_layers" and found[name] > top - 1 - h["trained_layers"]
+        weight.requires_grad_(h["method"] == "full" or is_head or is_top)
+        if weight.requires_grad:
+            # Not biases, nor norms, which have one dimension.
+            key = (h["layerwise_rate_decay"] ** (top - found[name]), weight.ndim >= 2 and "bias" not in name)
+            group = groups.setdefault(key, {"params": [], "starts": [], "rate_factor": key[0], "held": key[1]})
+            from_start = key[1] and h["regularize_towards"] == "pretrained" and name not in fresh
+            group["params"].append(weight)
+            group["starts"].append(weight.detach().clone() if from_start else 0.0)
+    return list(groups.values())
+
+
+def held_back(optimizer: optim.Optimizer) -> Iterator[tuple[Tensor, Tensor | float, float]]:
+    """Yield each weight that L1 and L2 hold and that has a gradient, what they pull it to, and its learning rate."""
+    for group in optimizer.param_groups:
+        for weight, start in zip(group["params"], group["starts"], strict=True):
+            if group["held"] and weight.grad is not None:
+                yield weight, start, group["lr"]
+
+
+@torch.no_grad()
+def pull(optimizer: optim.Optimizer, h: Values) -> None:
+    """Pull weights once gradients are clipped: in the gradient (coupled, penalty) or on the weight (decoupled)."""
+    l1, l2 = h["l1_strength"], h["l2_strength"]
+    for weight, start, rate in held_back(optimizer) if l1 or l2 else ():
+        distance, gradient = weight - start, weight.grad
+        assert gradient is not None
+        if h["l2_form"] == "coupled":
+            gradient.add_(distance, alpha=l2)
+        if h["l1_form"] == "penalty":
+            gradient.add_(distance.sign(), alpha=l1)
+        if h["l2_form"] == "decoupled":
+            weight.add_(distance, alpha=-rate * l2)
+
+
+@torch.no_grad()
+def threshold(optimizer: optim.Optimizer, h: Values) -> None:
+    """Cut, after the optimizer's step, what is left of each distance by the proximal L1."""
+    for weight, start, rate in held_back(optimizer) if h["l1_strength"] and h["l1_form"] == "proximal" else ():
+        weight.copy_(start + nn.functional.softshrink(weight - start, rate * h["l1_strength"]))
+
+
+# The rate, and when it is scored.
+
+
+def factor(step: int, steps: int, h: Values) -> float:
+    """Return what the peak learning rate is multiplied by after `step` of `steps` steps."""
+    warmup, final = math.ceil(h["warmup_ratio"] * steps), float(h.get("final_rate_ratio", 1.0))
+    if step < warmup:
+        start = float(h.get("initial_rate_ratio", 0.0))
+        rising = step / warmup if h["schedule"] != "one_cycle" else 0.5 * (1 - math.cos(math.pi * step / warmup))
+        return start + (1 - start) * rising
+    progress = (step - warmup) / max(1, steps - warmup)
+    schedule = h["schedule"]
+    if schedule == "exponential":
+        return math.pow(final, progress)
+    if schedule == "inverse_sqrt":
+        return final / math.hypot(final, math.sqrt(progress * (1 - final * final)))
+    if schedule == "step":
+        return max(math.pow(h["decay_factor"], math.floor(progress / h["decay_every"] + 1e-9)), final)
+    if schedule == "constant":
+        return 1.0
+    if schedule == "cosine_restarts":
+        progress = h["cycles"] * progress % 1.0 if progress < 1 else 1.0
+    if schedule in ("cosine", "cosine_restarts", "one_cycle"):
+        left = 0.5 * (1 + math.cos(math.pi * progress))
+    else:
+        left = min(1.0, (1 - progress) / h.get("decay_fraction", 1.0)) ** h.get("power", 1.0)
+    return final + (1 - final) * left
+
+
+def made_optimizer(groups: list[dict[str, Any]], h: Values) -> optim.Optimizer:
+    """Return the optimizer over these groups."""
+    kind, takes = OPTIMIZERS[h["optimizer"]]
+    given: dict[str, Any] = {name: h[field] for name, field in takes.items()}
+    if "beta1" in h:
+        given["betas"] = (h["beta1"], h["beta2"])
+    if h["optimizer"] == "nesterov":
+        given["nesterov"] = h["momentum"] > 0
+    if kind in (optim.SGD, optim.Adam, optim.AdamW, optim.Adagrad):
+        given["fused"] = True
+    made: optim.Optimizer = kind(groups, lr=h["learning_rate"], weight_decay=0.0, **given)
+    return made
+
+
+def evaluated_after(config: Values, rows: int, all_rows: int) -> set[int]:
+    """Return the steps after which all of validation is scored, by the rungs, per mille of the longest trial's rows."""
+    h = config["hyperparameters"]
+    per_epoch = math.ceil(rows / h["batch_size"])
+    steps = {h["epochs"] * per_epoch}
+    for place in config["milestones"][:-1]:
+        seen = math.ceil(place["rung"] * config["maximum_passes"] * all_rows / 1000 - 1e-6)
+        if place["full"]:
+            steps.add(min(seen // rows * per_epoch + math.ceil(seen % rows / h["batch_size"]), max(steps)))
+    return steps
+
+
+# Training and scoring.
+
+
+def tokens_of(rows: Sequence[Row], tokenizer: Any, max_length: int) -> list[dict[str, Tensor]]:
+    """Return what the model reads of each row."""
+    encoded = tokenizer(
+        *(list(column) for column in zip(*(row[:-1] for row in rows), strict=True)),
+        truncation="longest_first",
+        max_length=max_length,
+        return_token_type_ids="token_type_ids" in tokenizer.model_input_names,
+    )
+    return [{name: torch.tensor(values[number]) for name, values in encoded.items()} for number in range(len(rows))]
+
+
+def batch_of(tokens: Sequence[Mapping[str, Tensor]], rows: Integers, network: Any) -> dict[str, Tensor]:
+    """Return rows side by side, padded on the right."""
+    batch = {}
+    for name in tokens[rows[0]]:
+        padding = network.config.pad_token_id if name == "input_ids" else 0
+        batch[name] = nn.utils.rnn.pad_sequence([tokens[row][name] for row in rows], True, padding).to(network.device)
+    return batch
+
+
+def logits_of(network: Any, batch: Mapping[str, Tensor], bf16: bool) -> Tensor:
+    """Return the model's answers in fp32, computed in bf16 where that is asked for."""
+    with torch.autocast(network.device.type, torch.bfloat16, enabled=bf16):
+        answers: Tensor = network(**batch).logits
+    return answers.float()
+
+
+@torch.no_grad()
+def predicted(network: Any, tokens: Sequence[Mapping[str, Tensor]], bf16: bool) -> Integers:
+    """Return the class that the model gives each row; rows of like length go through together."""
+    network.eval()
+    order = np.argsort([-len(row["input_ids"]) for row in tokens], kind="stable")
+    classes = np.empty(len(tokens), dtype=np.int64)
+    for rows in np.array_split(order, math.ceil(len(order) / 64)):
+        classes[rows] = logits_of(network, batch_of(tokens, rows, network), bf16).argmax(dim=-1).cpu().numpy()
+    network.train()
+    return classes
+
+
+def score(metric: str, true: Integers, said: Integers, classes: int, positive: int | None, beta: float) -> float:
+    """Return the metric; higher is better."""
+    if metric in PLAIN:
+        return float(getattr(sklearn.metrics, PLAIN[metric])(true, said))
+    mean, _, name = metric.rpartition("_")
+    more: dict[str, Any] = {"beta": beta} if name == "fbeta" else {}
+    if mean:
+        more |= {"average": mean, "labels": range(classes)}
+    return float(getattr(sklearn.metrics, f"{name}_score")(true, said, pos_label=positive, zero_division=0, **more))
+
+
+def positive_class(labels: Sequence[str], asked: str | None, rows: Sequence[Row]) -> int | None:
+    """Return which of two classes is the positive one: as asked, by its name, or the rarer; None of more."""
+    if len(labels) != 2:
+        return None
+    folded = [label.casefold() for label in labels]
+    named = [folded.index(name) for name in ("1", "true", "yes", "positive") if name in folded]
+    if asked is not None or named:
+        return labels.index(asked) if asked is not None else named[0]
+    counts = Counter(row[-1] for row in rows)
+    return 0 if counts[labels[0]] < counts[labels[1]] else 1
+
+
+def loss_of(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:
+    """Return the cross-entropy in nats, mean over rows; class weights do not change what it is divided by."""
+    of_rows = nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+    return (of_rows if weights is None else weights[labels] * of_rows).mean()
+
+
+def stepped(
+    network: Any, tokens: Sequence[Mapping[str, Tensor]], labels: Tensor, fresh: set[str], config: Values, most: int
+) -> Iterator[int]:
+    """Yield the number of each optimizer step once it is taken; at most `most` rows go through the model at once."""
+    h, bf16 = config["hyperparameters"], config["measurements"].get("precision") == "bf16"
+    optimizer = made_optimizer(groups_of(network, fresh, h), h)
+    trained = [weight for group in optimizer.param_groups for weight in group["params"]]
+    class_weights = None
+    if h["class_weights"] == "balanced":
+        counts = torch.bincount(labels)
+        class_weights = len(labels) / (len(counts) * counts)
+    step, steps = 0, h["epochs"] * math.ceil(len(tokens) / h["batch_size"])
+    network.train()
+    for epoch in range(h["epochs"]):
+        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([config["seed"], epoch])))
+        order = generator.permutation(len(tokens))
+        for begin in range(0, len(order), h["batch_size"]):
+            rows = order[begin : begin + h["batch_size"]]
+            rate = h["learning_rate"] * factor(step, steps, h)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["rate_factor"]
+            # In parts their gradients add up to those of the batch, so a step stays the same step.
+            for part in np.split(rows, range(most, len(rows), most)):
+                answers = logits_of(network, batch_of(tokens, part, network), bf16)
+                loss = loss_of(answers, labels[part], class_weights, h["label_smoothing"]) * (len(part) / len(rows))
+                loss.backward()  # type: ignore[no-untyped-call]
+            if h["max_grad_norm"] is not None:
+                nn.utils.clip_grad_norm_(trained, h["max_grad_norm"])
+            pull(optimizer, h)
+            optimizer.step()
+            threshold(optimizer, h)
+            optimizer.zero_grad()
+            step += 1
+            yield step
+
+
+def train(config: Values, output: Path, device: torch.device, most: int) -> float:
+    """Train, write model and tokenizer as they were at the best evaluation, and return its score."""
+    h, seed, metric = config["hyperparameters"], config["seed"], config["metric"]
+    rows, validation = splits(config)
+    labels = label_names(rows)
+    positive = positive_class(labels, config["task"]["positive_label"], rows)
+    numbers, true = (np.array([labels.index(row[-1]) for row in split]) for split in (rows, validation))
+    wanted = max(round(h["data_fraction"] * len(rows)), len(labels))
+    chosen = stratified_beginning(numbers, wanted, config["study_seed"])
+    network, tokenizer, fresh = loaded(config["model"], labels)
+    begin_anew(network, fresh, seed)
+    network.to(device)
+    for module in network.modules():
+        if isinstance(module, nn.Dropout) and h["dropout"] is not None:
+            module.p = h["dropout"]
+    tokens = tokens_of([rows[number] for number in chosen], tokenizer, h["max_length"])
+    scored = tokens_of(validation, tokenizer, h["max_length"])
+    evaluated = evaluated_after(config, len(tokens), len(rows))
+    torch.manual_seed(seed)  # What dropout is drawn by.
+    best, weights, without_better = -math.inf, {}, 0
+    for step in stepped(network, tokens, torch.tensor(numbers[chosen], device=device), fresh, config, most):
+        if step not in evaluated:
+            continue
+        said = predicted(network, scored, config["measurements"].get("precision") == "bf16")
+        found = score(metric, true, said, len(labels), positive, config["task"]["beta"])
+        print(f"step {step}: {metric} {found:.4f}", file=sys.stderr)
+        without_better += 1
+        if found > best:
+            best, without_better = found, 0
+            weights = {name: weight.cpu().clone() for name, weight in network.state_dict().items()}
+        if without_better == h["early_stopping_patience"]:
+            break
+    network.load_state_dict(weights)
+    network.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    return best
+
+
+def configuration(words: Sequence[str] | None) -> tuple[Values, argparse.Namespace]:
+    """Return the configuration, with the places of texts and model that were asked for, and the rest of that."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("train", "validation", "test"):
+        parser.add_argument(f"--{name}", metavar="FILE", help=f"where the texts of {name} are here")
+    parser.add_argument("--model", metavar="NAME", help="where the pretrained model is here")
+    parser.add_argument("--output", metavar="FOLDER", type=Path, default="model", help="a new folder for the model")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rows-at-once", metavar="N", type=int, help="fewer than a batch where memory is short")
+    asked, beside = parser.parse_args(words), Path(__file__).with_suffix(".json")
+    if not beside.is_file():
+        raise SystemExit(f"There is no {beside}, which hpo export wrote beside this script.")
+    config = json.loads(beside.read_text(encoding="utf-8"))
+    config["data"] |= {name: getattr(asked, name) for name in ("train", "validation", "test") if getattr(asked, name)}
+    config["model"]["name"] = asked.model or config["model"]["name"]
+    return config, asked
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Train what the file beside this says."""
+    config, asked = configuration(words)
+    if found := refusals(config):
+        raise SystemExit(
+            "This script cannot do " + "; ".join(f"{what} (nearest: {near})" for what, near in found) + "."
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SystemExit("Several processes would each take whole batches: start it once, with python, on one device.")
+    if asked.output.exists():
+        raise SystemExit(f"{asked.output} is there already, and what is in it would be lost; name another by --output.")
+    if str(config["versions"].get("threads", "")).isdigit():
+        torch.set_num_threads(min(int(config["versions"]["threads"]), os.cpu_count() or 1))
+    most = asked.rows_at_once or config["hyperparameters"]["batch_size"]
+    found_score = train(config, asked.output, torch.device(asked.device), most)
+    said = {"metric": config["metric"], "score": found_score, "in_the_search": config["score"]}
+    print(json.dumps(said | {"folder": str(asked.output)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -130,8 +130,8 @@ class SearchConfig(Typed):
     p_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """`wilcoxon`: p value, of the trial being worse than the best one, below which it is given up."""
     repeat_default: bool = True
-    """Whether the default configuration is trained once more on a second seed, for the noise floor, where there
-    are at least 20 trials."""
+    """Whether with `budget.patience` the default configuration is trained once more on a second seed, for the noise
+    floor, when 20 trials are over, or as many as `patience` says."""
 
 
 class EvaluationConfig(Typed):
@@ -166,8 +166,8 @@ class BudgetConfig(Typed):
     trial_time: Annotated[str, AfterValidator(_duration)] | None = None
     """How long one trial may take: beyond it, it is given up as not trainable. Null for no such limit."""
     patience: OneOrMore | None = None
-    """Finished trials without an improvement above the noise floor after which the search ends; null for no such
-    end."""
+    """Finished trials without an improvement after which the search ends; null for no such end. Once the default is
+    trained on two seeds (see `search.repeat_default`), only what is more than their distance counts as one."""
 
     @property
     def most_trials(self) -> int | None:

@@ -3,12 +3,9 @@
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Assignment, Demands, Milestone
-from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.rungs import fold_milestones, milestones
 from hpo.search.samplers import derived_seed
 from hpo.space.search_space import SearchSpace
-
-REPEAT_DEFAULT_FROM_TRIALS = 20
 
 
 def build_assignment(
@@ -76,16 +73,6 @@ def _milestones(
         rungs=evaluation.rungs,
         full_reports=evaluation.full_reports or int(space.largest("epochs")),
     )
-
-
-def repeats_default(config: StudyConfig, space: SearchSpace) -> bool:
-    """Return whether the default configuration is trained on a second seed.
-
-    Not where the space names the seed, nor where each combination is tried once.
-    """
-    trials = config.budget.most_trials
-    enough = (trials is None or trials >= REPEAT_DEFAULT_FROM_TRIALS) and config.search.sampler not in ENUMERATIONS
-    return config.search.repeat_default and enough and "seed" not in space.default_values()
 
 
 def seed_of(config: StudyConfig, trial: int, hyperparameters: Hyperparameters) -> int:

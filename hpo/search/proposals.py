@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Capacity
-from hpo.search.assignments import repeats_default, seed_of
+from hpo.search.assignments import seed_of
 from hpo.search.budget import has_stalled
 from hpo.search.enumeration import ENUMERATIONS, EnumeratingSampler
 from hpo.search.expectations import Expectations
@@ -24,6 +24,7 @@ from hpo.store.studies import StudyStore
 MOST_PUT_ASIDE = 8
 """Proposals that wait because they take longer than there is time; where there are as many, no more are asked for, and
 one that fits is drawn at random."""
+REPEAT_DEFAULT_AFTER_TRIALS = 20
 TOO_LITTLE_TIME = "The time that is left is too short for another trial."
 
 
@@ -72,13 +73,13 @@ class Proposals:
     """Trials that were too long for the time that was left."""
 
     def begin(self) -> None:
-        """Enqueue the default configuration, where there is room for it on two seeds."""
-        default = self.space.sampled(self.space.default_values())
-        for _ in range(2 if repeats_default(self.config, self.space) else 1):
-            self.store.study.enqueue_trial(default)
+        """Enqueue the default configuration."""
+        self.store.study.enqueue_trial(self._default())
 
     def next(self, request: str, capacity: Capacity, room: Room) -> AttemptRecord | None:
         """Begin an attempt at the first trial that fits; None if there is none."""
+        if self._lacks_noise():
+            self.store.study.enqueue_trial(self._default())
         waits = self.store.trials(TrialState.WAITING)
         must_train = self._must_train(room)
         self._forget_what_does_not_wait(waits)
@@ -183,6 +184,25 @@ class Proposals:
         sampler = self.store.study.sampler
         return isinstance(sampler, EnumeratingSampler) and sampler.enumeration.following(self.store.trials()) is None
 
+    def _default(self) -> dict[str, Any]:
+        return self.space.sampled(self.space.default_values())
+
+    def _lacks_noise(self) -> bool:
+        """Return whether the default is to be trained on a second seed now: where `budget.patience` goes by its noise.
+
+        Early that would cost a trial that may improve. Not where the space names the seed, nor where each combination
+        is tried once.
+        """
+        patience, search = self.config.budget.patience, self.config.search
+        if patience is None or self.store.tally().states.total() < max(patience, REPEAT_DEFAULT_AFTER_TRIALS):
+            return False
+        default, most = self.space.default_values(), self.config.budget.most_trials
+        if not search.repeat_default or search.sampler in ENUMERATIONS or "seed" in default:
+            return False
+        trials = self.store.trials()
+        known = sum(trial.system_attrs.get("fixed_params") == self._default() for trial in trials)
+        return known == 1 and (most is None or len(trials) < most)
+
     def _has_stalled(self) -> bool:
         patience = self.config.budget.patience
         if patience is None:
@@ -200,7 +220,7 @@ class Proposals:
             return str(known)
         fixed = trial.system_attrs.get("fixed_params")
         if fixed is not None:
-            return "default" if fixed == self.space.sampled(self.space.default_values()) else "enqueued"
+            return "default" if fixed == self._default() else "enqueued"
         name = self.config.search.sampler
         waits_for, ended = SAMPLERS[name].waits_for, self.store.tally().states
         start_up = waits_for and sum(ended[state] for state in waits_for) < startup_trials(self.config)

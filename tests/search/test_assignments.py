@@ -1,13 +1,12 @@
-"""What a study asks of its model, and which trial is trained twice, follows from all that its space can propose."""
+"""What a study asks of its model follows from all that its space can propose."""
 
 from typing import Any
 
 import pytest
 
 from hpo.messages import Demands
-from hpo.search.assignments import demands_of, repeats_default
+from hpo.search.assignments import demands_of
 from hpo.space.search_space import SearchSpace
-from tests.search.scripted import study_at
 
 NOTHING: dict[str, Any] = {
     "max_length": 128, "trained_layers": None, "kept_layers": None, "dropout": False, "attention_dropout": False,
@@ -33,19 +32,3 @@ TOP = {"method": {"values": ["full", "top_layers"]}}
 )
 def test_the_most_that_a_trial_asks_of_its_model(space: dict[str, Any], demanded: dict[str, Any]) -> None:
     assert demands_of(SearchSpace.from_mapping(space, "mine")) == Demands(**(NOTHING | demanded))
-
-
-@pytest.mark.parametrize(
-    ("trials", "asked", "space", "repeated"),
-    [
-        (20, True, {"epochs": {"value": 1}}, True),
-        (19, True, {"epochs": {"value": 1}}, False),
-        (20, False, {"epochs": {"value": 1}}, False),
-        (20, True, {"seed": {"values": [1, 2]}}, False),
-    ],
-)
-def test_the_default_is_trained_twice_where_it_tells_something(
-    trials: int, asked: bool, space: dict[str, Any], repeated: bool
-) -> None:
-    config = study_at("sqlite:///unused.db", budget={"trials": trials}, search={"repeat_default": asked})
-    assert repeats_default(config, SearchSpace.from_mapping(space, "mine")) is repeated

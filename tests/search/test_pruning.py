@@ -50,14 +50,18 @@ def test_nothing_is_given_up_where_no_rung_decides(sqlite_url: str, search: dict
 
 @pytest.mark.parametrize("search", PRUNERS, ids=lambda search: search["pruner"])
 def test_the_default_is_trained_to_its_end_both_times(sqlite_url: str, search: dict[str, Any]) -> None:
-    """Its two scores are the noise floor; successive halving would give the second up if it were a little worse."""
-    config = study_at(sqlite_url, search=search, budget={"trials": 20})
+    """Its two scores are the noise floor; the second is worse than all that came before it."""
+    config = study_at(sqlite_url, search=search, budget={"trials": 21, "patience": 5})
     with led(config) as coordinator:
-        for number in range(2):
+        for number in range(21):
             assignment = coordinator.next_assignment(f"r{number}", CPU)
             assert assignment is not None
-            assert train(coordinator, assignment, lambda _, rung: 0.5 - number / 10).ending is Ending.COMPLETED  # noqa: B023
-    assert [trial.value for trial in plain_trials(sqlite_url)[:2]] == [0.5, 0.4]
+            train(
+                coordinator,
+                assignment,
+                lambda assignment, _: 0.4 if assignment.trial == 20 else 0.5 + assignment.trial / 100,
+            )
+    assert [plain_trials(sqlite_url)[number].value for number in (0, 20)] == [0.5, 0.4]
 
 
 def test_the_median_pruner_waits_for_its_start_up_trials(sqlite_url: str) -> None:

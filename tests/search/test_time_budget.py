@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from optuna.samplers import PartialFixedSampler, RandomSampler
@@ -306,14 +307,40 @@ def test_it_ends_when_nothing_has_improved_for_long_enough(sqlite_url: str) -> N
 
 
 def test_less_than_the_noise_floor_is_no_improvement(sqlite_url: str) -> None:
-    """The default's two seeds score 0.50 and 0.56; what comes after rises by less than that."""
+    """The default scores 0.50, and on its second seed, when 20 are over, 0.56; all others rise by less than that."""
     config = study_at(sqlite_url, budget={"trials": 50, "patience": 5})
 
     def curve(assignment: Assignment, _rung: int) -> float:
-        return (0.50, 0.56)[assignment.trial] if assignment.trial < 2 else 0.57 + 0.001 * assignment.trial
+        return {0: 0.50, 20: 0.56}.get(assignment.trial, 0.57 + 0.001 * assignment.trial)
 
     with led(config) as coordinator:
-        assert len(search(coordinator, curve)) == 7
+        assert len(search(coordinator, curve)) == 21
+    assert [trial.number for trial in plain_trials(sqlite_url) if "fixed_params" in trial.system_attrs] == [0, 20]
+
+
+@pytest.mark.parametrize(
+    ("budget", "changed", "defaults"),
+    [
+        ({"trials": 40, "patience": 25}, {}, [0, 25]),
+        ({"trials": 20, "patience": 5}, {}, [0]),  # None is left for it.
+        ({"trials": 25}, {}, [0]),
+        ({"time": "1h", "trials": 25}, {}, [0]),
+        ({"trials": 25, "patience": 5}, {"search": {"repeat_default": False}}, [0]),
+        ({"trials": 25, "patience": 5}, {"space": {"seed": {"values": list(range(9))}, "epochs": {"value": 1}}}, [0]),
+    ],
+)
+def test_the_second_seed_of_the_default_costs_no_early_trial(
+    sqlite_url: str, budget: dict[str, Any], changed: dict[str, Any], defaults: list[int]
+) -> None:
+    """It serves the noise floor of `patience` alone, and comes when 20 trials are over, after a restart too."""
+    config = study_at(sqlite_url, budget=budget, **changed)
+    for name in ("first", "second"):
+        with led(config) as coordinator:
+            for number in range(21):
+                if assignment := coordinator.next_assignment(f"{name}-{number}", CPU):
+                    train(coordinator, assignment, lambda assignment, _: assignment.trial / 100)
+    enqueued = [trial.number for trial in plain_trials(sqlite_url) if "fixed_params" in trial.system_attrs]
+    assert enqueued == defaults
 
 
 def test_without_limits_nothing_is_too_long(sqlite_url: str) -> None:

@@ -8,15 +8,13 @@ import numpy as np
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report, Scores
-from hpo.runners.simulation.curves import Curve
+from hpo.runners.simulation.curves import TRAIN_ROWS, Curve
 from hpo.runners.simulation.mishaps import Mishap, MishapKind
 from hpo.runners.workforce import Lost
 from hpo.training.loop import LEAST_STEPS_TO_DECIDE
 from hpo.training.milestones import steps_per_epoch
 from hpo.training.schedules import warmup_steps
 
-TRAIN_ROWS = 2000
-"""Training texts that a replay counts in."""
 SCORED_ROWS = {True: 1000, False: 200}
 """Validation texts of an evaluation, full or not."""
 PEAK_MEMORY_BYTES = 2**30
@@ -64,7 +62,7 @@ class ReplayedAttempt:
         self._speaks_every = speaks_every
         self._spoke_at = began
         self._metric = metric
-        self._steps = steps_of(assignment.hyperparameters)
+        self._steps = steps_of(assignment.hyperparameters, curve.train_rows)
 
     @property
     def due(self) -> float:
@@ -159,7 +157,9 @@ class ReplayedAttempt:
             attempt=self.assignment.attempt,
             rung=point.rung,
             full=milestone.full,
-            decides=max(LEAST_STEPS_TO_DECIDE, warmup_steps(hyperparameters, self._steps)) <= step < self._steps,
+            decides=max(LEAST_STEPS_TO_DECIDE, warmup_steps(self._curve.hyperparameters, self._steps))
+            <= step
+            < self._steps,
             step=step,
             epoch=share * hyperparameters.epochs,
             examples_seen=self._examples(share),
@@ -215,9 +215,9 @@ class ReplayedAttempt:
         )
 
 
-def steps_of(hyperparameters: Hyperparameters) -> int:
+def steps_of(hyperparameters: Hyperparameters, train_rows: int = TRAIN_ROWS) -> int:
     """Return the optimizer steps of a trial in a replay."""
-    rows = max(1, round(TRAIN_ROWS * hyperparameters.data_fraction))
+    rows = max(1, round(train_rows * hyperparameters.data_fraction))
     return hyperparameters.epochs * steps_per_epoch(rows, hyperparameters.batch_size)
 
 

@@ -26,6 +26,8 @@ MARK = f'{{"format": "{FORMAT}"'
 """How a recording begins."""
 VERSION = 1
 LAST_RUNG = 1000
+TRAIN_ROWS = 2000
+"""Training texts that a replay counts in, where its curves do not say how many there were."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,8 @@ class Curve:
     """`completed`, `pruned`, `diverged` or `infeasible`."""
     seconds: float
     """Training and evaluation time until it ended."""
+    train_rows: int = TRAIN_ROWS
+    """Rows that an epoch trained on, which says how many optimizer steps there were."""
 
     @property
     def passes(self) -> float:

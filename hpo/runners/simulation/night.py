@@ -31,6 +31,18 @@ LOOKS_EVERY_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Winner:
+    """What a search would hand over from a moment on: the best trial completed by then."""
+
+    found_at: float
+    """Seconds from the start."""
+    score: float
+    """Its score on validation."""
+    true_score: float
+    """What its configuration scores apart from the luck of its seed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Night:
     """What a search came to."""
 
@@ -51,6 +63,8 @@ class Night:
     """What the search took."""
     given_seconds: float | None
     """What it was given; None without a deadline."""
+    winners: tuple[Winner, ...] = ()
+    """In the course of the search, rising in score."""
 
 
 def simulate(
@@ -111,17 +125,23 @@ def simulate(
             steers_every=math.inf,
         ).run()
         deadline = coordinator.limits.deadline
-    seconds, best = clock() - starts_at, diary.best
+    seconds = clock() - starts_at
+    winners = tuple(
+        Winner(found_at=moment - starts_at, score=score, true_score=source.true_score(diary.assignments[trial]))
+        for moment, score, trial in diary.winners
+    )
+    best = winners[-1] if winners else None
     return Night(
-        best_score=best and best[0],
-        true_score=best and source.true_score(diary.assignments[best[1]]),
-        found_at=best and diary.found_at - starts_at,
+        best_score=best.score if best else None,
+        true_score=best.true_score if best else None,
+        found_at=best.found_at if best else None,
         begun=len(diary.assignments),
         completed=diary.count(Ending.COMPLETED),
         pruned=diary.count(Ending.PRUNED, Ending.DIVERGED, Ending.INFEASIBLE),
         busy_share=workforce.trained_seconds / (workers * seconds) if seconds else 0.0,
         seconds=seconds,
         given_seconds=None if deadline is None else deadline - starts_at,
+        winners=winners,
     )
 
 
@@ -132,9 +152,8 @@ class _Diary(Watchers):
         super().__init__(*watchers)
         self._clock = clock
         self.assignments: dict[int, Assignment] = {}
-        self.best: tuple[float, int] | None = None
-        """(score, trial) of the winner."""
-        self.found_at = 0.0
+        self.winners: list[tuple[float, float, int]] = []
+        """(moment, score, trial) of each that was the best when it completed."""
         self._endings: dict[int, Ending] = {}
 
     def assigned(self, assignment: Assignment) -> None:
@@ -148,8 +167,8 @@ class _Diary(Watchers):
         self._endings[outcome.trial] = outcome.ending
         if outcome.ending is Ending.COMPLETED and outcome.best is not None:
             score = outcome.best.validation.objective
-            if self.best is None or score > self.best[0]:
-                self.best, self.found_at = (score, outcome.trial), self._clock()
+            if not self.winners or score > self.winners[-1][1]:
+                self.winners.append((self._clock(), score, outcome.trial))
 
     def count(self, *endings: Ending) -> int:
         """Return how many trials ended last in one of these ways."""

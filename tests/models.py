@@ -14,6 +14,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrai
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
+from hpo.data.tokenization import Tokens
 from hpo.messages import Action, Assignment, Milestone, Outcome, Progress, Report
 from hpo.training.worker import Worker, train
 
@@ -122,6 +123,19 @@ def trained(
         return (answers or {}).get(message.rung, Action.CONTINUE)
 
     return reports, train(worker, assignment, answer)
+
+
+def plain_tokens(ids: Any, lengths: Any, types: Any = None) -> Tokens:
+    """Return rows of so many tokens each, taken from `ids` one after the other, without special tokens."""
+    sizes = np.asarray(lengths, dtype=np.int64)[None]
+    return Tokens(
+        ids=np.asarray(ids, dtype=np.int32),
+        types=None if types is None else np.asarray(types, dtype=np.int8),
+        layout=(-1,),
+        begins=np.cumsum(sizes, axis=1) - sizes,
+        sizes=sizes,
+        whole=sizes,
+    )
 
 
 def _word_tokenizer(*special: str) -> Tokenizer:

@@ -53,7 +53,7 @@ class Augmentation:
         """Swap words in place: of a text among themselves, of its pair among themselves."""
         assert self.words is not None
         for place, row in enumerate(rows):
-            words = self.words[self.tokens.offsets[row] : self.tokens.offsets[row + 1]]
+            words = self.words[self.tokens.positions(np.array([row]))]
             for half in (0, 1):
                 positions = np.flatnonzero((words >= 0) & (words % 2 == half))
                 ids[place, positions] = ids[place, self._reordered(positions, words[positions], generator)]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hpo.data.tokenization import TokenizedSplit, Tokens
+from hpo.data.tokenization import TokenizedSplit
 
 Rows = NDArray[np.int64]
 
@@ -104,23 +104,16 @@ def collate(split: TokenizedSplit, indices: Rows | Sequence[int], pad_id: int, *
     """
     rows = np.asarray(indices, dtype=np.int64)
     tokens = split.tokens
-    lengths = tokens.offsets[rows + 1] - tokens.offsets[rows]
+    lengths = tokens.lengths_of(rows)
     width = -(-int(lengths.max()) // multiple_of) * multiple_of
     mask = np.arange(width) < lengths[:, None]
-    source = _positions(tokens, rows, lengths)
+    source = tokens.positions(rows)
     return Batch(
         input_ids=_filled(mask, tokens.ids[source], pad_id),
         attention_mask=torch.from_numpy(mask.astype(np.int64)),
         token_type_ids=None if tokens.types is None else _filled(mask, tokens.types[source], 0),
         labels=torch.from_numpy(split.labels[rows]),
     )
-
-
-def _positions(tokens: Tokens, rows: Rows, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return where in the flat arrays the tokens of `rows` stand, row after row."""
-    begins = np.cumsum(lengths) - lengths
-    positions: NDArray[np.int64] = np.arange(int(lengths.sum())) + np.repeat(tokens.offsets[rows] - begins, lengths)
-    return positions
 
 
 def _filled(mask: NDArray[np.bool_], values: NDArray[np.int32] | NDArray[np.int8], padding: int) -> torch.Tensor:

@@ -1,57 +1,105 @@
-"""Texts into tokens, once a study: flat arrays of ragged rows, unpadded."""
+"""Texts into tokens, once a study: flat arrays of ragged rows, unpadded, of which every `max_length` takes its part."""
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.errors import DataError
+from hpo.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CHUNK_ROWS = 1000
+CHUNK_ROWS, CHUNK_PAIRS = 1000, 100
+"""Texts that go to the tokenizer together; fewer of pairs, which come back whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Tokens:
-    """Rows of tokens, one after the other in flat arrays."""
+    """Rows of tokens: each of the special tokens of all rows, and of parts of the flat arrays that are its own."""
 
     ids: NDArray[np.int32]
-    """Token numbers of all rows, shape (tokens,)."""
-    offsets: NDArray[np.int64]
-    """Row i is `ids[offsets[i]:offsets[i + 1]]`; shape (rows + 1,), from 0."""
+    """Token numbers: the special tokens of a row, then all first texts, then all second ones; shape (tokens,)."""
     types: NDArray[np.int8] | None
     """Token types (0 in a text, 1 in its pair), shape (tokens,); None where the model has none."""
+    layout: tuple[int, ...]
+    """What a row is made of, in order: the place of a special token in `ids`, -1 for its text, -2 for the pair's."""
+    begins: NDArray[np.int64]
+    """Where in `ids` the texts of each row begin; shape (1, rows), or (2, rows) of pairs."""
+    sizes: NDArray[np.int64]
+    """How many of their tokens a row has; of the shape of `begins`."""
+    whole: NDArray[np.int64]
+    """How many they have uncut, as far as a cut depends on it; of the same shape."""
 
     @property
     def rows(self) -> int:
         """How many there are."""
-        return len(self.offsets) - 1
+        return int(self.sizes.shape[1])
+
+    @property
+    def special(self) -> int:
+        """How many special tokens each row has."""
+        return sum(part >= 0 for part in self.layout)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, at least 1; shape (rows,)."""
-        return np.diff(self.offsets)
+        return self.lengths_of(np.arange(self.rows))
+
+    def lengths_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many tokens each of `rows` has; shape (rows,)."""
+        lengths: NDArray[np.int64] = self.sizes[:, rows].sum(axis=0) + self.special
+        return lengths
+
+    def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return where in `ids` the tokens of `rows` stand, row after row; shape (tokens,)."""
+        parts = [(np.full(len(rows), part), np.ones(len(rows), dtype=np.int64)) for part in self.layout]
+        for place, part in enumerate(self.layout):
+            if part < 0:
+                parts[place] = (self.begins[-1 - part, rows], self.sizes[-1 - part, rows])
+        begins, sizes = (np.stack(of_parts, axis=1).ravel() for of_parts in zip(*parts, strict=True))
+        positions: NDArray[np.int64] = np.arange(sizes.sum()) + np.repeat(begins - (np.cumsum(sizes) - sizes), sizes)
+        return positions
+
+    def row(self, index: int) -> NDArray[np.int32]:
+        """Return the tokens of one row; shape (length,)."""
+        return self.ids[self.positions(np.array([index]))]
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what it is made of, by name: `Tokens.of` makes it again."""
         types = {} if self.types is None else {"types": self.types}
-        return {"ids": self.ids, "offsets": self.offsets, **types}
+        cut = {"begins": self.begins, "sizes": self.sizes, "whole": self.whole}
+        return {"ids": self.ids, "layout": np.array(self.layout), **cut, **types}
 
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray[Any]]) -> "Tokens":
         """Return what `arrays` was asked of."""
-        return cls(ids=arrays["ids"], offsets=arrays["offsets"], types=arrays.get("types"))
+        return cls(**{"types": None, **arrays, "layout": tuple(arrays["layout"].tolist())})
 
-    def row(self, index: int) -> NDArray[np.int32]:
-        """Return the tokens of one row; shape (length,)."""
-        return self.ids[self.offsets[index] : self.offsets[index + 1]]
+    def cut(self, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> "Tokens":
+        """Return the rows as `tokenizer` cuts them at `max_length` tokens; the flat arrays are the same.
+
+        Args:
+            tokenizer: the one that they are of.
+            max_length: tokens after which a row is cut, special tokens among them, at most what it was cut at before;
+                of a pair the longer is cut first.
+
+        Raises:
+            DataError: the special tokens alone fill `max_length`.
+        """
+        if self.special >= max_length:
+            raise DataError(
+                f"max_length is {max_length}, but the tokenizer adds {self.special} special tokens to each row; give "
+                f"at least {self.special + 1}."
+            )
+        sizes = _kept(self.whole, max_length - self.special, odd_to_first=not tokenizer.is_fast)
+        begins = self.begins + (self.sizes - sizes if tokenizer.truncation_side == "left" else 0)
+        return replace(self, begins=begins, sizes=sizes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,29 +116,87 @@ def tokenize(
 ) -> Tokens:
     """Turn texts into tokens with the tokenizer's special tokens in place.
 
+    What looks like a special token in a text is a text like any other: it is split into ordinary pieces.
+
     Args:
         texts: one text a row.
         pairs: the second text of each row, or None.
         tokenizer: the model's.
-        max_length: tokens after which a row is cut, special tokens among them; of a pair the longer is cut
-            first.
+        max_length: tokens after which a row is cut, as `Tokens.cut` does it.
 
     Raises:
         DataError: the special tokens alone fill `max_length`.
+        ModelError: the tokenizer puts something else between its special tokens than the tokens of the text.
     """
-    special = tokenizer.num_special_tokens_to_add(pair=pairs is not None)
-    if special >= max_length:
-        raise DataError(
-            f"max_length is {max_length}, but the tokenizer adds {special} special tokens to each row; give "
-            f"at least {special + 1}."
-        )
+    sides = [texts] if pairs is None else [texts, pairs]
+    layout, special, types = _layout(sides, tokenizer)
+    found = [_side(side, tokenizer, max_length, whole=pairs is not None) for side in sides]
+    whole = np.stack([lengths for _, lengths in found])
+    sizes = np.minimum(whole, max_length)
+    begins = len(special) + np.cumsum(sizes.ravel()).reshape(sizes.shape) - sizes
+    if len(layout) == len(sides):
+        # A model pools some token, so each row needs one.
+        empty = np.flatnonzero(whole.sum(axis=0) == 0)
+        begins[0, empty], sizes[0, empty], whole[0, empty] = 0, 1, 1
+    flat = [np.array(special, dtype=np.int32), *(_harmless(ids, tokenizer) for ids, _ in found)]
+    of_sides = [np.full(ids.size, of_side) for (ids, _), of_side in zip(found, types[len(special) :], strict=True)]
     typed = "token_type_ids" in tokenizer.model_input_names
-    ids: list[list[int]] = []
-    types: list[list[int]] = []
-    for encoded in _chunks(texts, pairs, tokenizer, max_length):
-        ids.extend(encoded["input_ids"])
-        types.extend(encoded["token_type_ids"] if typed else ())
-    return _flat(ids, types if typed else None, tokenizer)
+    return Tokens(
+        ids=np.concatenate(flat),
+        types=np.concatenate([types[: len(special)], *of_sides]).astype(np.int8) if typed else None,
+        layout=layout,
+        begins=begins,
+        sizes=sizes,
+        whole=whole,
+    ).cut(tokenizer, max_length)
+
+
+def _kept(whole: NDArray[np.int64], room: int, *, odd_to_first: bool) -> NDArray[np.int64]:
+    """Return how many tokens of each text stay where a row has `room` for them: transformers' `longest_first`.
+
+    Of a pair each has half, and what the other leaves. The odd one goes to the longer (of fast tokenizers, of equals to
+    the second), or always to the first.
+    """
+    if len(whole) == 1:
+        return np.minimum(whole, room)
+    first, second = whole
+    half = room // 2 + (room % 2) * ((first > second) | odd_to_first)
+    least = np.stack([half, room - half])
+    kept: NDArray[np.int64] = np.minimum(whole, np.maximum(room - whole[::-1], least))
+    return kept
+
+
+def _layout(
+    sides: Sequence[Sequence[str]], tokenizer: "PreTrainedTokenizerBase"
+) -> tuple[tuple[int, ...], list[int], list[int]]:
+    """Return the layout of a row, its special tokens, and the types of these and of each of its texts.
+
+    Without special tokens there is a filler in their place, for the rows that have no token.
+    """
+
+    def bare(text: str) -> list[int]:
+        encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return list(encoded["input_ids"])
+
+    # Whichever has tokens: the place of texts that have none does not matter.
+    tried = [next((text for text in ("one", *side) if bare(text)), "") for side in sides]
+    row = tokenizer(*tried, split_special_tokens=True, return_token_type_ids=True, verbose=False)
+    ids, types = list(row["input_ids"]), list(row["token_type_ids"])
+    layout: list[int] = []
+    of_sides: list[int] = []
+    begin = 0
+    for number, text in enumerate(tried):
+        tokens = bare(text)
+        starts = range(begin, len(ids) - len(tokens) + 1)
+        found = next((start for start in starts if ids[start : start + len(tokens)] == tokens), None)
+        if found is None:
+            raise ModelError(f"The tokenizer changes the text {text[:60]!r} where it puts special tokens around it.")
+        of_sides.append(types[found] if tokens else number)
+        del ids[found : found + len(tokens)], types[found : found + len(tokens)]
+        layout += [*range(begin, found), -1 - number]
+        begin = found
+    layout += range(begin, len(ids))
+    return tuple(layout), ids or [_filler(tokenizer)], [*(types if ids else [0]), *of_sides]
 
 
 def tokenizer_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -120,57 +226,66 @@ def word_numbers(
         Aligned with `Tokens.ids`, shape (tokens,). Twice the place of its word in the text, from 0; one more than that
         in the pair, so that the even numbers are the text's and the odd ones the pair's; -1 for a special token.
     """
-    rows = [
-        _words(encoded.word_ids(row), encoded.sequence_ids(row))
-        for encoded in _chunks(texts, pairs, tokenizer, max_length)
-        for row in range(len(encoded["input_ids"]))
-    ]
-    return _joined(rows, sum(map(len, rows)), np.int32)
+    sides = [texts] if pairs is None else [texts, pairs]
+    _, special, _ = _layout(sides, tokenizer)
+    words = [np.full(len(special), -1, dtype=np.int32)]
+    for number, side in enumerate(sides):
+        for encoded in _chunks(side, tokenizer, None if pairs else max_length):
+            places = [_end(encoded.word_ids(row), tokenizer, max_length) for row in range(len(encoded["input_ids"]))]
+            numbers = (-1 if place is None else 2 * place + number for place in chain.from_iterable(places))
+            words.append(np.fromiter(numbers, dtype=np.int32))
+    return np.concatenate(words)
 
 
-def _words(places: list[int | None], halves: list[int | None]) -> list[int]:
-    """Number the words of one row; a row without tokens gets a filler, which is of no word."""
-    return [
-        -1 if place is None or half is None else 2 * place + half for place, half in zip(places, halves, strict=True)
-    ] or [-1]
+def _side(
+    texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_length: int, *, whole: bool
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return at most `max_length` tokens of each text, one text after the other, and how many each has, if `whole`."""
+    flat, lengths = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.int64)]
+    for encoded in _chunks(texts, tokenizer, None if whole else max_length):
+        rows = encoded["input_ids"]
+        lengths.append(np.fromiter(map(len, rows), dtype=np.int64, count=len(rows)))
+        flat.append(np.fromiter(chain.from_iterable(_end(row, tokenizer, max_length) for row in rows), dtype=np.int32))
+    return np.concatenate(flat), np.concatenate(lengths)
 
 
-def _chunks(
-    texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: "PreTrainedTokenizerBase", max_length: int
-) -> Iterator[Any]:
-    """Yield what the tokenizer says of so many rows at a time that memory stays small."""
-    typed = "token_type_ids" in tokenizer.model_input_names
-    for start in range(0, len(texts), CHUNK_ROWS):
-        chunk = slice(start, start + CHUNK_ROWS)
+def _end(row: list[Any], tokenizer: "PreTrainedTokenizerBase", max_length: int) -> list[Any]:
+    """Return the end of a row that the tokenizer keeps."""
+    return row[-max_length:] if tokenizer.truncation_side == "left" else row[:max_length]
+
+
+def _chunks(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_length: int | None) -> Iterator[Any]:
+    """Yield what the tokenizer says of so many texts at a time that memory stays small; uncut for a length of None."""
+    rows = CHUNK_PAIRS if max_length is None else CHUNK_ROWS
+    for start in range(0, len(texts), rows):
         yield tokenizer(
-            list(texts[chunk]),
-            None if pairs is None else list(pairs[chunk]),
-            truncation="longest_first",
+            list(texts[start : start + rows]),
+            add_special_tokens=False,
+            split_special_tokens=True,
+            truncation=max_length is not None,
             max_length=max_length,
             padding=False,
             return_attention_mask=False,
-            return_token_type_ids=typed,
+            return_token_type_ids=False,
             verbose=False,
         )
 
 
-def _flat(ids: list[list[int]], types: list[list[int]] | None, tokenizer: "PreTrainedTokenizerBase") -> Tokens:
-    filler = _filler(tokenizer)
-    ids = [row or [filler] for row in ids]
-    lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
-    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
-    return Tokens(
-        ids=_joined(ids, int(offsets[-1]), np.int32),
-        offsets=offsets,
-        types=None if types is None else _joined([row or [0] for row in types], int(offsets[-1]), np.int8),
-    )
+def _harmless(ids: NDArray[np.int32], tokenizer: "PreTrainedTokenizerBase") -> NDArray[np.int32]:
+    """Return the tokens of texts without those that only the tokenizer itself may set: unknown ones in their place.
 
-
-def _joined(rows: list[list[int]], size: int, dtype: Any) -> NDArray[Any]:
-    return np.fromiter(chain.from_iterable(rows), dtype=dtype, count=size)
+    A unigram model finds `</s>` in a text also where special tokens are split, as it is a piece like any other to it.
+    """
+    unknown = tokenizer.unk_token_id
+    if unknown is None:
+        # It spells what it does not know in smaller pieces.
+        return ids
+    added = [number for number, token in tokenizer.added_tokens_decoder.items() if token.special]
+    control = {*tokenizer.all_special_ids, *added} - {unknown}
+    return np.where(np.isin(ids, list(control)), np.int32(unknown), ids)
 
 
 def _filler(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Return the token of a row that has none: a model pools some token, so each row needs one."""
+    """Return the token of a row that has none."""
     known = (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
     return next((token for token in known if token is not None), 0)

@@ -5,7 +5,7 @@ import json
 import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,27 @@ CONFIRMATION = "confirmation"
 class TokenizedSplits:
     """All splits of a study, cut at one length."""
 
+    max_length: int
+    """Tokens after which rows are cut."""
     train: TokenizedSplit
     validation: TokenizedSplit
     test: TokenizedSplit | None
     confirmation: TokenizedSplit | None
     """Rows of validation that no trial of the search is scored on."""
+
+    def cut(self, tokenizer: Any, max_length: int) -> "TokenizedSplits":
+        """Return the same rows cut at `max_length` tokens, no more than now; their tokens lie in memory once."""
+
+        def shorter(split: TokenizedSplit) -> TokenizedSplit:
+            return replace(split, tokens=split.tokens.cut(tokenizer, max_length))
+
+        return TokenizedSplits(
+            max_length=max_length,
+            train=shorter(self.train),
+            validation=shorter(self.validation),
+            test=shorter(self.test) if self.test else None,
+            confirmation=shorter(self.confirmation) if self.confirmation else None,
+        )
 
 
 class Bench:
@@ -70,8 +86,9 @@ class Bench:
         self.precision: Precision = "fp32" if config.compute.precision == "auto" else config.compute.precision
         self._shared = shared
         self._tokenizer_digest = tokenizer_digest(model.tokenizer) if shared else ""
-        self._tokenized: dict[int, TokenizedSplits] = {}
-        self._words: dict[int, NDArray[np.int32]] = {}
+        self._tokenized: TokenizedSplits | None = None
+        self._cut: TokenizedSplits | None = None
+        self._words: NDArray[np.int32] | None = None
         self._passes: dict[Size, Passes] = {}
         self._known: dict[int, Judged] = {}
         self.train_labels = label_numbers(splits.train.labels, task.label_names)
@@ -112,22 +129,30 @@ class Bench:
         }
 
     def tokenized(self, max_length: int) -> TokenizedSplits:
-        """Return the splits cut at `max_length` tokens; tokenized once.
+        """Return the splits cut at `max_length` tokens.
+
+        They are tokenized once for all lengths up to the next power of two, so that a searched length fills no memory.
 
         Raises:
             ModelError: the model cannot read as many tokens.
         """
         self.model.refuse_length(max_length)
-        if max_length not in self._tokenized:
-            splits = self.splits
-            train = self._tokenize("train", splits.train, max_length)
-            self._tokenized[max_length] = TokenizedSplits(
-                train=train,
-                validation=train if splits.folds else self._tokenize("validation", splits.validation, max_length),
-                test=self._tokenize_if_any("test", splits.test, max_length),
-                confirmation=self._tokenize_if_any("confirmation", splits.confirmation, max_length),
-            )
-        return self._tokenized[max_length]
+        if self._tokenized is None or self._tokenized.max_length < max_length:
+            self._tokenized, self._words = self._all_tokenized(max(16, 1 << (max_length - 1).bit_length())), None
+        if self._cut is None or self._cut.max_length != max_length:
+            self._cut = self._tokenized.cut(self.model.tokenizer, max_length)
+        return self._cut
+
+    def _all_tokenized(self, max_length: int) -> TokenizedSplits:
+        splits = self.splits
+        train = self._tokenize("train", splits.train, max_length)
+        return TokenizedSplits(
+            max_length=max_length,
+            train=train,
+            validation=train if splits.folds else self._tokenize("validation", splits.validation, max_length),
+            test=self._tokenize_if_any("test", splits.test, max_length),
+            confirmation=self._tokenize_if_any("confirmation", splits.confirmation, max_length),
+        )
 
     def passes(self, hyperparameters: Hyperparameters) -> Passes:
         """Return how many rows at once are taken in trials of this size: what an earlier one came to."""
@@ -190,20 +215,21 @@ class Bench:
     def _augmentation(self, hyperparameters: Hyperparameters) -> Augmentation | None:
         """Return what a trial does to its training batches; None where that is nothing."""
         tokens = self.tokenized(hyperparameters.max_length).train.tokens
-        words = self._word_numbers(hyperparameters.max_length) if hyperparameters.word_swap else None
+        words = self._word_numbers() if hyperparameters.word_swap else None
         return augmentation(hyperparameters, tokens, words, self.model.tokenizer)
 
-    def _word_numbers(self, max_length: int) -> NDArray[np.int32]:
-        """Return the word of each training token; found once."""
-        if max_length not in self._words:
-            train = self.splits.train
+    def _word_numbers(self) -> NDArray[np.int32]:
+        """Return the word of each training token that there is; found once."""
+        assert self._tokenized is not None, "words are those of tokens"
+        if self._words is None:
+            train, longest = self.splits.train, self._tokenized.max_length
             refuse_word_swap(self.model.tokenizer)
             made = self._held(
-                f"train-words-{max_length}",
-                lambda: {"words": word_numbers(train.texts, train.pairs, self.model.tokenizer, max_length)},
+                f"train-words-{longest}",
+                lambda: {"words": word_numbers(train.texts, train.pairs, self.model.tokenizer, longest)},
             )
-            self._words[max_length] = made["words"]
-        return self._words[max_length]
+            self._words = made["words"]
+        return self._words
 
     def _tokenize_if_any(self, split: str, examples: Examples | None, max_length: int) -> TokenizedSplit | None:
         return None if examples is None else self._tokenize(split, examples, max_length)

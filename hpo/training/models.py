@@ -187,7 +187,8 @@ def load_model(
                 source, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
             )
         with _told(config, "The tokenizer"):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+            # What looks like a special token in a text is text; the folder of a trained model says so too.
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, split_special_tokens=True, **options)
     _refuse_empty(config, tokenizer)
     mismatched = {key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]}
     missing = frozenset(found["missing_keys"]) | mismatched

@@ -7,18 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.data.batching import collate, epoch_order, evaluation_batches, training_batches
-from hpo.data.tokenization import TokenizedSplit, Tokens
+from hpo.data.tokenization import TokenizedSplit
+from tests.models import plain_tokens
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=60)
 
 
 def split_of(rows: list[list[int]], types: bool = False) -> TokenizedSplit:
     ids = np.array([token for row in rows for token in row], dtype=np.int32)
-    tokens = Tokens(
-        ids=ids,
-        offsets=np.cumsum([0, *map(len, rows)], dtype=np.int64),
-        types=(ids % 2).astype(np.int8) if types else None,
-    )
+    tokens = plain_tokens(ids, [*map(len, rows)], ids % 2 if types else None)
     return TokenizedSplit(tokens=tokens, labels=np.arange(len(rows), dtype=np.int64) * 10)
 
 

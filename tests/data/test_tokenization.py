@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.normalizers import Lowercase
@@ -16,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hpo.data.tokenization import Tokens, tokenize, tokenizer_digest, word_numbers
 from hpo.errors import DataError
-from tests.data.tokenizers_of_pieces import byte_level, wordpiece
+from tests.data.tokenizers_of_pieces import SPELLED, TOKENIZERS, byte_level, unigram, wordpiece
 
 WORDS = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3, "a": 4, "b": 5, "c": 6}
 
@@ -51,7 +53,7 @@ def test_special_tokens_stand_around_a_cut_text() -> None:
     assert [tokens.row(row).tolist() for row in range(tokens.rows)] == [[1, 4, 5, 2], [1, 4, 5, 6, 2], [1, 2]]
     assert tokens.lengths.tolist() == [4, 5, 2]
     assert tokens.types is not None
-    assert [array.dtype.name for array in (tokens.ids, tokens.offsets, tokens.types)] == ["int32", "int64", "int8"]
+    assert [array.dtype.name for array in (tokens.ids, tokens.begins, tokens.types)] == ["int32", "int64", "int8"]
 
 
 @pytest.mark.parametrize("tokenizer", [encoder_tokenizer(), decoder_tokenizer(pad_token="b")])
@@ -78,7 +80,7 @@ def test_of_a_pair_the_longer_is_cut_first() -> None:
     tokens = tokenize(["a"], ["b b b b b b"], encoder_tokenizer(), max_length=7)
     assert tokens.row(0).tolist() == [1, 4, 2, 5, 5, 5, 2]
     assert tokens.types is not None
-    assert tokens.types.tolist() == [0, 0, 0, 1, 1, 1, 1]
+    assert tokens.types[tokens.positions(np.array([0]))].tolist() == [0, 0, 0, 1, 1, 1, 1]
 
 
 def test_many_rows_equal_each_row_alone() -> None:
@@ -101,7 +103,7 @@ def test_a_text_without_any_token_gets_one(special: dict[str, str], filler: int)
 
 def test_no_rows_are_no_tokens() -> None:
     tokens = tokenize([], None, encoder_tokenizer(), max_length=8)
-    assert (tokens.rows, tokens.ids.size, tokens.lengths.tolist()) == (0, 0, [])
+    assert (tokens.rows, tokens.ids.tolist(), tokens.lengths.tolist()) == (0, [1, 2], [])
 
 
 def test_a_length_that_special_tokens_fill_is_refused() -> None:
@@ -111,29 +113,37 @@ def test_a_length_that_special_tokens_fill_is_refused() -> None:
         tokenize(["a"], ["b"], encoder_tokenizer(), max_length=3)
 
 
+def tokens_and_words(
+    texts: list[str], pairs: list[str] | None, tokenizer: Any, max_length: int
+) -> tuple[list[int], list[int]]:
+    """Return the tokens of all rows and their words, row after row."""
+    tokens, words = (make(texts, pairs, tokenizer, max_length) for make in (tokenize, word_numbers))
+    places = tokens.positions(np.arange(tokens.rows))
+    return tokens.ids[places].tolist(), words[places].tolist()
+
+
 def test_pieces_of_one_word_have_one_number() -> None:
     texts = ["unwanted goals!", "a", ""]
-    assert word_numbers(texts, None, wordpiece(), 16).tolist() == [-1, 0, 0, 0, 2, 2, 4, -1, -1, 0, -1, -1, -1]
-    tokens = [token for text in texts for token in wordpiece()(text)["input_ids"]]
-    assert tokenize(texts, None, wordpiece(), 16).ids.tolist() == tokens
+    tokens, words = tokens_and_words(texts, None, wordpiece(), 16)
+    assert words == [-1, 0, 0, 0, 2, 2, 4, -1, -1, 0, -1, -1, -1]
+    assert tokens == [token for text in texts for token in wordpiece()(text)["input_ids"]]
 
 
 def test_words_of_a_pair_are_odd() -> None:
-    numbers = word_numbers(["unwanted a"], ["b goals"], wordpiece(), 16)
-    assert numbers.tolist() == [-1, 0, 0, 0, 2, -1, 1, 3, 3, -1]
-    assert word_numbers(["go b"], ["a c!"], byte_level(), 16).tolist() == [-1, 0, 2, 2, -1, -1, 1, 3, 3, 5, -1]
+    _, words = tokens_and_words(["unwanted a"], ["b goals"], wordpiece(), 16)
+    assert words == [-1, 0, 0, 0, 2, -1, 1, 3, 3, -1]
+    _, words = tokens_and_words(["go b"], ["a c!"], byte_level(), 16)
+    assert words == [-1, 0, 2, 2, -1, -1, 1, 3, 3, 5, -1]
 
 
 def test_words_are_cut_where_tokens_are() -> None:
-    assert word_numbers(["unwanted goals"], ["a b c d e f g h"], wordpiece(), 9).tolist() == [
-        -1, 0, 0, 0, -1, 1, 3, 5, -1
-    ]  # fmt: skip
+    _, words = tokens_and_words(["unwanted goals"], ["a b c d e f g h"], wordpiece(), 9)
+    assert words == [-1, 0, 0, 0, -1, 1, 3, 5, -1]
 
 
 def test_a_text_without_any_token_has_no_word() -> None:
     texts = ["a", "", "b"]
-    assert word_numbers(texts, None, decoder_tokenizer(), 4).tolist() == [0, -1, 0]
-    assert tokenize(texts, None, decoder_tokenizer(), 4).ids.tolist() == [4, 0, 5]
+    assert tokens_and_words(texts, None, decoder_tokenizer(), 4) == ([4, 0, 5], [0, -1, 0])
 
 
 @pytest.mark.parametrize("tokenizer", [wordpiece(), byte_level()], ids=["wordpiece", "byte_level"])
@@ -147,6 +157,69 @@ def test_words_stand_beside_their_tokens_over_many_rows(tokenizer: Any) -> None:
     assert words.shape == tokens.ids.shape
     special = np.isin(tokens.ids, tokenizer("")["input_ids"])
     assert np.array_equal(words < 0, special)
+
+
+TEXTS = st.lists(st.sampled_from(["a", "b", "goal", "unwanted", "zz", *SPELLED]), max_size=12).map(" ".join)
+
+
+@settings(deadline=None)
+@given(
+    rows=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=6),
+    paired=st.booleans(),
+    kind=st.sampled_from(sorted(TOKENIZERS)),
+    side=st.sampled_from(["left", "right"]),
+    longest=st.integers(5, 40),
+    data=st.data(),
+)
+def test_a_cut_equals_what_the_tokenizer_gives_at_that_length(
+    rows: list[tuple[str, str]], paired: bool, kind: str, side: str, longest: int, data: st.DataObject
+) -> None:
+    """Also of a cut, of pairs of any lengths, of fast tokenizers and of one in Python."""
+    tokenizer = TOKENIZERS[kind]
+    tokenizer.truncation_side = side
+    texts, pairs = [text for text, _ in rows], [pair for _, pair in rows] if paired else None
+    tokens = tokenize(texts, pairs, tokenizer, longest)
+    for length in (longest, data.draw(st.integers(5, longest)), 5):
+        tokens = tokens.cut(tokenizer, length)
+        for row, (text, pair) in enumerate(rows):
+            # As lists, because one empty pair alone is taken for none.
+            expected = tokenizer(
+                [text],
+                [pair] if paired else None,
+                truncation="longest_first",
+                max_length=length,
+                split_special_tokens=True,
+                return_token_type_ids=True,
+            )
+            (ids,), (types,), found = expected["input_ids"], expected["token_type_ids"], tokens.row(row).tolist()
+            # The unigram one marks what only it may set.
+            assert kind == "unigram" or not ids or found == ids
+            assert tokens.lengths[row] == len(found) == max(1, len(ids))
+            if tokens.types is not None:
+                assert tokens.types[tokens.positions(np.array([row]))].tolist() == types
+
+
+@pytest.mark.parametrize("kind", sorted(TOKENIZERS))
+@pytest.mark.parametrize("paired", [False, True], ids=["text", "pair"])
+def test_no_text_brings_a_special_token_of_its_own(kind: str, paired: bool) -> None:
+    tokenizer = TOKENIZERS[kind]
+    texts = ["a", *SPELLED, " ".join(SPELLED), "".join(SPELLED)]
+    tokens = tokenize(texts, texts if paired else None, tokenizer, 200)
+    unknown = tokenizer.unk_token_id
+    special = [number for number in tokenizer.all_special_ids if number != unknown]
+    counts = [int(np.isin(tokens.row(row), special).sum()) for row in range(tokens.rows)]
+    assert set(counts) == {tokenizer.num_special_tokens_to_add(pair=paired)}
+    # It is text like any other, not left out.
+    assert all(tokens.lengths[1:] > counts[0])
+
+
+def test_a_piece_that_is_spelled_as_a_special_token_is_unknown() -> None:
+    """A unigram model knows `</s>` as a piece, however it is told to split special tokens."""
+    tokenizer = unigram()
+    assert (
+        tokenizer.eos_token_id in tokenizer("a</s>", split_special_tokens=True, add_special_tokens=False)["input_ids"]
+    )
+    assert tokenize(["a</s>"], None, tokenizer, 16).row(0).tolist() == [4, 0, 2]
 
 
 FORKED = """

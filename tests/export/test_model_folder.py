@@ -69,6 +69,13 @@ def test_it_opens_elsewhere_and_scores_what_the_search_scored(exported: Exported
     assert len({(folder / name).stat().st_mode for name in ("model.safetensors", "config.json", "README.md")}) == 1
 
 
+def test_its_tokenizer_takes_a_special_token_that_somebody_writes_for_text(train: Train, tmp_path: Path) -> None:
+    train()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    sep = tokenizer.sep_token_id
+    assert tokenizer("the goal [SEP] of")["input_ids"].count(sep) == tokenizer("the goal of")["input_ids"].count(sep)
+
+
 def test_the_lines_of_its_card_run(exported: Exported, train: Train, tmp_path: Path) -> None:
     train()
     card = (tmp_path / "model" / "README.md").read_text()

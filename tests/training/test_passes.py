@@ -11,7 +11,7 @@ import torch
 
 from hpo.data.batching import Batch, collate
 from hpo.data.splits import load_splits
-from hpo.data.tokenization import TokenizedSplit, Tokens
+from hpo.data.tokenization import TokenizedSplit
 from hpo.messages import Ending
 from hpo.tasks.classification import Classification
 from hpo.training import evaluation
@@ -20,14 +20,21 @@ from hpo.training.optimization import Optimization
 from hpo.training.out_of_memory import OutOfMemoryInEvaluation
 from hpo.training.passes import Passes, size_of
 from hpo.training.worker import Worker, open_worker
-from tests.models import save_tiny_bert, tiny_assignment, tiny_hyperparameters, tiny_study, trained, write_texts
+from tests.models import (
+    plain_tokens,
+    save_tiny_bert,
+    tiny_assignment,
+    tiny_hyperparameters,
+    tiny_study,
+    trained,
+    write_texts,
+)
 
 
 def ragged(rows: int) -> Batch:
     lengths = np.arange(2, 2 + rows)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    ids = np.random.default_rng(0).integers(5, 30, offsets[-1]).astype(np.int32)
-    tokens = Tokens(ids=ids, offsets=offsets, types=np.zeros(offsets[-1], dtype=np.int8))
+    ids = np.random.default_rng(0).integers(5, 30, lengths.sum())
+    tokens = plain_tokens(ids, lengths, np.zeros_like(ids))
     return collate(TokenizedSplit(tokens=tokens, labels=np.arange(rows) % 2), range(rows), 0)
 
 
@@ -144,8 +151,8 @@ def test_a_long_text_among_short_ones_does_not_keep_an_evaluation_from_its_end(w
     """It stays a batch of its own, as large as before; only batches of several texts become smaller."""
     room_for(0, training=False)
     lengths = np.array([64, 2, 2, 2])
-    ids = np.full(lengths.sum(), 5, dtype=np.int32)
-    tokens = Tokens(ids=ids, offsets=np.concatenate([[0], np.cumsum(lengths)]), types=np.zeros_like(ids, dtype=np.int8))
+    ids = np.full(lengths.sum(), 5)
+    tokens = plain_tokens(ids, lengths, np.zeros_like(ids))
     with pytest.raises(OutOfMemoryInEvaluation):
         worker._bench.score(TokenizedSplit(tokens=tokens, labels=np.zeros(4, dtype=np.int64)))
 

@@ -7,6 +7,7 @@ from threading import Thread
 import numpy as np
 import pytest
 import torch
+from transformers import BartConfig, BartModel
 
 from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.batching import Batch
@@ -15,6 +16,7 @@ from hpo.errors import ConfigurationError, ModelError, NoResultError
 from hpo.messages import Action, Decision, Demands, Ending, Outcome
 from hpo.training.optimization import Optimization
 from hpo.training.worker import Worker, choose_device, open_worker
+from tests.data.tokenizers_of_pieces import byte_level
 from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study, trained
 
 
@@ -54,6 +56,29 @@ def test_a_split_is_tokenized_once(study: StudyConfig):
     bench = open_worker(study, load_splits(study.data, study.seed))._bench
     assert bench.tokenized(8) is bench.tokenized(8)
     assert max(bench.tokenized(8).train.tokens.lengths) == 8
+
+
+def test_tokens_of_all_lengths_are_the_same_arrays(study: StudyConfig):
+    bench = open_worker(study, load_splits(study.data, study.seed))._bench
+    for length in (32, 5, 17, 8):
+        tokens = bench.tokenized(length).train.tokens
+        assert tokens.lengths.max() <= length
+        assert tokens.ids is bench.tokenized(32).train.tokens.ids
+
+
+def test_a_text_that_spells_an_end_token_trains_where_the_model_pools_by_it(tmp_path: Path):
+    """BART's head wants as many `</s>` in every row."""
+    byte_level().save_pretrained(tmp_path / "bart")
+    shape = {"vocab_size": 300, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 3, "decoder_start_token_id": 1}
+    BartModel(BartConfig(**shape, **heads, **ids, max_position_embeddings=64)).save_pretrained(tmp_path / "bart")
+    rows = [f"a goal{'</s>' * (row % 3)} {row},{'xy'[row % 2]}" for row in range(40)]
+    (tmp_path / "texts.csv").write_text("\n".join(["text,label", *rows]))
+    config = tiny_study(tmp_path / "bart", tmp_path / "texts.csv")
+    worker = open_worker(config, load_splits(config.data, config.seed))
+    _, outcome = trained(worker, tiny_assignment(tiny_hyperparameters(max_length=32)))
+    assert outcome.ending is Ending.COMPLETED
 
 
 def test_test_scores_need_a_test_split_and_weights(tiny_bert: Path, texts: Path, tmp_path: Path):

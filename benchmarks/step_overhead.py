@@ -55,10 +55,14 @@ def main() -> None:
 
 def synthetic_split(rows: int) -> TokenizedSplit:
     random = np.random.default_rng(0)
+    sizes = np.full((1, rows), LENGTH)
     tokens = Tokens(
         ids=random.integers(1000, 30000, rows * LENGTH).astype(np.int32),
-        offsets=np.arange(rows + 1, dtype=np.int64) * LENGTH,
         types=np.zeros(rows * LENGTH, dtype=np.int8),
+        layout=(-1,),
+        begins=np.arange(rows)[None] * LENGTH,
+        sizes=sizes,
+        whole=sizes,
     )
     return TokenizedSplit(tokens=tokens, labels=random.integers(0, len(LABELS), rows))
 

@@ -79,7 +79,9 @@ class Tokens:
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray[Any]]) -> "Tokens":
         """Return what `arrays` was asked of."""
-        return cls(**{"types": None, **arrays, "layout": tuple(arrays["layout"].tolist())})
+        cut = {name: arrays[name] for name in ("begins", "sizes", "whole")}
+        layout = tuple(arrays["layout"].tolist())
+        return cls(ids=arrays["ids"], types=arrays.get("types"), layout=layout, **cut)
 
     def cut(self, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> "Tokens":
         """Return the rows as `tokenizer` cuts them at `max_length` tokens; the flat arrays are the same.

@@ -9,6 +9,7 @@ import sys
 import typer
 
 from hpo.cli import check, dashboard, doctor, export, report, results, search, simulate, spaces, status, steering, train
+from hpo.cli.output import StandardStreams
 from hpo.errors import HpoError
 
 app = typer.Typer(
@@ -52,11 +53,18 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 
 def main() -> None:
     """Run the command; an error that a user can meet becomes one sentence and an exit code."""
+    streams = StandardStreams()
     try:
         app()
+        code = 0
     except HpoError as error:
         typer.secho(f"hpo: {error}", err=True, fg=typer.colors.RED if sys.stderr.isatty() else None)
-        sys.exit(error.exit_code)
+        code = error.exit_code
+    except SystemExit as end:
+        if not isinstance(end.code, int | None):
+            raise
+        code = end.code or 0
+    sys.exit(streams.exit_code(code, next(iter(sys.argv[1:]), "")))
 
 
 if __name__ == "__main__":

@@ -77,6 +77,14 @@ APPLIES_TO: Mapping[str, tuple[str, Mapping[str, float]]] = {
     "plateau_patience": ("schedule", {"reduce_on_plateau": 1}),
 }  # fmt: skip
 
+# Fields that came after configurations were stored -> the value that changes nothing, which those were trained under.
+ADDED_LATER: Mapping[str, float | None] = {"head_rate": 1.0, "head_scale": None}
+
+
+def with_what_came_later(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored configuration with the fields of `ADDED_LATER`, so that old and new compare; none of none."""
+    return {**ADDED_LATER, **stored} if stored else {}
+
 
 def usual_schedule(values: Mapping[str, Any]) -> ScheduleName:
     """Return the schedule that the optimizer among `values` is used with."""
@@ -113,6 +121,12 @@ class Hyperparameters(Typed):
     """Peak learning rate, reached at the end of warm-up."""
     layerwise_rate_decay: PositiveFraction = 1.0
     """What each layer's rate is multiplied by, going down from the head; 1 for one rate."""
+    head_rate: Positive = 1.0
+    """What the rate of the weights drawn anew is multiplied by: the head's, and those of a pooler that pretraining did
+    not leave (Howard and Ruder 2018 give each layer its own rate); 1 for the same rate."""
+    head_scale: Positive | None = None
+    """Standard deviation of the matrices drawn anew, which begin normal around 0; null for the library's own, such as
+    BERT's `initializer_range` of 0.02 (Devlin et al. 2019). Biases begin as the library has them, mostly at 0."""
     momentum: OpenFraction | None = None
     """Momentum of `momentum`, `nesterov`, `rmsprop` and `muon`."""
     beta1: OpenFraction | None = None

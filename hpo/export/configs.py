@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
-from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.hyperparameters import ADDED_LATER, Hyperparameters
 from hpo.config.reading import parse_yaml, read_model, write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, NoResultError
@@ -34,6 +34,9 @@ HEADER = f"""\
 UNCARVED = {"finalists": 0, "validation_share": 0.0}
 
 
+NEUTRAL = tuple(ADDED_LATER.items())
+
+
 def best_configuration(results: StudyResults, trial: int | None = None) -> dict[str, Any]:
     """Return a configuration of a study, with all that it takes to train it again, as plain values.
 
@@ -55,7 +58,9 @@ def best_configuration(results: StudyResults, trial: int | None = None) -> dict[
 
 def digest_of(hyperparameters: Hyperparameters, seed: int) -> str:
     """Return what tells one configuration from another: SHA-256, hexadecimal, over its values."""
-    values = json.dumps([hyperparameters.to_mapping(), seed], sort_keys=True)
+    # Without what came later and changes nothing: the digest of a file that was written before stays what it was.
+    told = {name: value for name, value in hyperparameters.to_mapping().items() if (name, value) not in NEUTRAL}
+    values = json.dumps([told, seed], sort_keys=True)
     return hashlib.sha256(values.encode()).hexdigest()
 
 

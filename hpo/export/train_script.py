@@ -242,14 +242,17 @@ def loaded(model: Values, labels: Sequence[str]) -> tuple[Any, Any, set[str]]:
 
 
 @torch.no_grad()
-def begin_anew(network: Any, fresh: set[str], seed: int) -> None:
-    """Draw the parameters in `fresh` anew, also where the pretrained model had a head that fits."""
+def begin_anew(network: Any, fresh: set[str], seed: int, scale: float | None) -> None:
+    """Draw the parameters in `fresh` anew, matrices at `scale` if given, also where the pretrained head would fit."""
     torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     owners = dict.fromkeys(name.rpartition(".")[0] for name, _ in network.named_parameters() if name in fresh)
     for owner in owners:
         drawn = deepcopy(network.get_submodule(owner))
         network._init_weights(drawn)
         for name, weight in drawn.named_parameters(recurse=False):
+            if scale is not None and weight.ndim >= 2:
+                weight.normal_(0.0, scale, generator=generator)
             if f"{owner}.{name}" in fresh:
                 network.get_parameter(f"{owner}.{name}").copy_(weight)
 
@@ -288,7 +291,10 @@ def groups_of(network: Any, fresh: set[str], h: Values) -> list[dict[str, Any]]:
         weight.requires_grad_(h["method"] == "full" or is_head or is_top)
         if weight.requires_grad:
             # Not biases, nor norms, which have one dimension.
-            key = (h["layerwise_rate_decay"] ** (top - found[name]), weight.ndim >= 2 and "bias" not in name)
+            rate = h["layerwise_rate_decay"] ** (top - found[name]) * (
+                h.get("head_rate", 1.0) if name in fresh else 1.0
+            )
+            key = (rate, weight.ndim >= 2 and "bias" not in name)
             group = groups.setdefault(key, {"params": [], "starts": [], "rate_factor": key[0], "held": key[1]})
             from_start = key[1] and h["regularize_towards"] == "pretrained" and name not in fresh
             group["params"].append(weight)
@@ -498,7 +504,7 @@ def train(config: Values, output: Path, device: torch.device, most: int) -> floa
     wanted = max(round(h["data_fraction"] * len(rows)), len(labels))
     chosen = stratified_beginning(numbers, wanted, config["study_seed"])
     network, tokenizer, fresh = loaded(config["model"], labels)
-    begin_anew(network, fresh, seed)
+    begin_anew(network, fresh, seed, h.get("head_scale"))
     network.to(device)
     for module in network.modules():
         if isinstance(module, nn.Dropout) and h["dropout"] is not None:

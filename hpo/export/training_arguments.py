@@ -106,6 +106,8 @@ FIELDS: Mapping[str, Field] = {
     ),
     "learning_rate": Field(how="learning_rate"),
     "layerwise_rate_decay": only(1.0, "layerwise_rate_decay", "1, or parameter groups as `optimizers` of Trainer"),
+    "head_rate": only(1.0, "head_rate", "1, or parameter groups as `optimizers` of Trainer, or --format python"),
+    "head_scale": only(None, "head_scale", "draw the head of the model that is handed to Trainer, or --format python"),
     **dict.fromkeys(("momentum", "beta1", "beta2", "alpha", "epsilon"), BELONGS),
     **dict.fromkeys(("rho", "momentum_decay", "decay_rate", "clip_threshold", "newton_schulz_steps"), BELONGS),
     "schedule": Field(

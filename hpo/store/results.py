@@ -10,6 +10,7 @@ from optuna.storages._rdb.models import StudyModel
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection, RowMapping
 
+from hpo.config.hyperparameters import with_what_came_later
 from hpo.errors import ConfigurationError, NoResultError, StoreError
 from hpo.messages import Ending, Reading, Scores, Slice
 from hpo.store.engine import Database
@@ -255,7 +256,7 @@ def _trial(
         seed=attempt.get("seed"),
         proposed_by=trial.user_attrs.get("proposed_by", ""),
         reason=attempt.get("reason") or "",
-        configuration=json.loads(attempt["configuration"]) if attempt else {},
+        configuration=with_what_came_later(json.loads(attempt["configuration"])) if attempt else {},
         parameters=dict(trial.params),
     )
 

@@ -164,7 +164,7 @@ class Bench:
         Raises:
             ModelError, ConfigurationError: the model does not have what the hyperparameters ask for.
         """
-        self.model.reset(seed)
+        self.model.reset(seed, hyperparameters.head_scale)
         self.model.keep_layers(hyperparameters.kept_layers)
         self.model.set_dropout(hyperparameters.dropout, hyperparameters.attention_dropout)
         self.model.network.train()

@@ -1,12 +1,16 @@
-"""How fast each trained parameter learns: the rate decays layer by layer, going down from the head.
+"""How fast each trained parameter learns: the rate decays layer by layer, and has a factor for what is drawn anew.
 
 With decay d and n transformer layers, counted from 0 at the bottom, the rate of layer i is multiplied by d**(n - i),
 that of the embeddings and all else below the layers by d**(n + 1), and that of the head and all above them by 1: the
 convention of BEiT (Bao et al. 2022); the idea is Howard and Ruder's (2018), ELECTRA's form Clark et al.'s (2020).
 What is above the layers is what `methods.above_layers` names.
+
+The factor of what is drawn anew comes on top. Random weights have further to go than pretrained ones, which a rate of
+their own spares from moving as far: discriminative fine-tuning (Howard and Ruder 2018), `lr_mult` of AutoGluon's heads,
+which is 1 unless set.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 from torch import nn
@@ -31,17 +35,21 @@ def heights(network: Any) -> dict[str, int]:
     return found
 
 
-def rate_factors(network: Any, names: Iterable[str], decay: float) -> dict[str, float]:
-    """Return name -> what the trial's learning rate is multiplied by for that parameter, above 0 and at most 1.
+def rate_factors(
+    network: Any, names: Iterable[str], decay: float, fresh: Set[str] = frozenset(), head_rate: float = 1.0
+) -> dict[str, float]:
+    """Return name -> what the trial's learning rate is multiplied by for that parameter, above 0.
 
     Args:
         network: a transformers model.
         names: of its parameters.
         decay: what the rate is multiplied by at each layer going down, above 0 and at most 1.
+        fresh: names of what is drawn anew.
+        head_rate: what their rate is further multiplied by, above 0.
     """
     found = heights(network)
     top = max(found.values())
-    return {name: decay ** (top - found[name]) for name in names}
+    return {name: decay ** (top - found[name]) * (head_rate if name in fresh else 1.0) for name in names}
 
 
 def parameter_groups(network: Any, parameters: Mapping[str, nn.Parameter], factors: Mapping[str, float]) -> list[Group]:

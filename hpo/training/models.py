@@ -59,10 +59,14 @@ class PretrainedModel:
         self.device = device
 
     @torch.no_grad()
-    def reset(self, seed: int) -> None:
+    def reset(self, seed: int, head_scale: float | None = None) -> None:
         """Put the pretrained weights back, in place, and initialise the head from `seed`: the same on every device.
 
         The model has all its layers then; `keep_layers` is to follow where a trial keeps fewer.
+
+        Args:
+            seed: of what is drawn anew; an equal one draws the same directions at every scale.
+            head_scale: standard deviation of the matrices that are drawn anew, around 0; None for the library's own.
         """
         self.keep_layers(None)
         with torch.random.fork_rng(devices=[]):
@@ -74,6 +78,11 @@ class PretrainedModel:
             for owner, module in self._fresh_modules.items()
             for name, tensor in module.named_parameters(recurse=False)
         }
+        if head_scale is not None:
+            # From the seed again: a library that draws its head so, at this scale, has drawn these very numbers.
+            generator = torch.Generator().manual_seed(seed)
+            for matrix in (tensor for tensor in fresh.values() if tensor.ndim >= 2):
+                matrix.normal_(0.0, head_scale, generator=generator)
         self.network.load_state_dict({**self._pretrained, **{name: fresh[name] for name in self.fresh}})
         self.network.zero_grad(set_to_none=True)
 

@@ -60,11 +60,12 @@ class Optimization:
         self.taken = 0
         """Steps taken."""
         self.rate = 0.0
-        """Learning rate of the last step, that of the head where each layer has its own."""
+        """Learning rate of the last step, before the factors of layers and of what is drawn anew."""
         self.parameters = select_parameters(model.network, model.fresh, hyperparameters)
         """Name -> trained parameter."""
         self._trained: list[nn.Parameter] = list(self.parameters.values())
-        factors = rate_factors(model.network, self.parameters, hyperparameters.layerwise_rate_decay)
+        decay, head_rate = hyperparameters.layerwise_rate_decay, hyperparameters.head_rate
+        factors = rate_factors(model.network, self.parameters, decay, model.fresh, head_rate)
         self._kind = OPTIMIZERS[hyperparameters.optimizer]
         self._optimizer = self._kind.build(parameter_groups(model.network, self.parameters, factors), hyperparameters)
         self._regularizer = Regularizer(

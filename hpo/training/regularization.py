@@ -9,8 +9,8 @@ With d = w - reference, r the weight's learning rate and s the strength, in the 
     L1 proximal    d <- sign(d) * max(|d| - r * s, 0)    soft threshold, exact zeros (Daubechies et al. 2004)
 
 All come after gradient clipping, where torch's own weight_decay stands: the clip bounds what the data asks for. A
-weight's rate is the scheduled one times the factor of its layer; what an optimizer further scales its steps by, weight
-by weight, holds for its steps alone.
+weight's rate is the scheduled one times its factor (`layer_rates.py`); what an optimizer further scales its steps by,
+weight by weight, holds for its steps alone.
 Biases (of two dimensions too, such as the relative ones of MPNet and T5: `transformers` leaves them out by their name)
 and norm weights, which have fewer than two dimensions, are left out. Freshly initialised weights have no
 pretrained value: they are pulled towards zero (L2-SP, Li et al. 2018, treats its new layer so).

@@ -57,6 +57,8 @@ def hyperparameters(draw: st.DrawFn) -> Hyperparameters:
         "attention_dropout": draw(st.none() | st.floats(0, 0.99)),
         "kept_layers": draw(st.none() | st.integers(24, 48)),
         "layerwise_rate_decay": draw(st.floats(0.5, 1)),
+        "head_rate": draw(st.floats(0.1, 100)),
+        "head_scale": draw(st.none() | st.floats(0.001, 1)),
         "class_weights": draw(st.sampled_from(("equal", "balanced"))),
         "data_fraction": draw(st.floats(0.01, 1)),
         "max_grad_norm": draw(st.none() | st.floats(0.1, 10)),

@@ -1,12 +1,18 @@
 """What is exported, which trial it is of, and that it is read back equal or refused."""
 
+import hashlib
+import json
+import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hpo.config.hyperparameters import ADDED_LATER
 from hpo.config.reading import parse_yaml
 from hpo.config.study_file import StudyConfig, load_config
 from hpo.errors import ConfigurationError, NoResultError
@@ -15,7 +21,8 @@ from hpo.export.exported import Exported, read_exported
 from hpo.messages import Milestone
 from hpo.search.assignments import build_assignment
 from hpo.space.space_file import space_of
-from hpo.store.results import StudyResults
+from hpo.store.engine import open_database
+from hpo.store.results import StudyResults, read_results
 from hpo.verdict.findings import Confirmed, Interval, Verdict
 
 
@@ -126,6 +133,35 @@ def test_a_file_of_an_older_version_is_refused_by_what_it_lacks(content: dict[st
     old = {key: value for key, value in content.items() if key not in ("milestones", "maximum_passes")}
     path.write_text(to_yaml(old))
     with pytest.raises(ConfigurationError, match=r"old\.yaml has no milestones, maximum_passes: an older hpo wrote it"):
+        read_exported(path)
+
+
+def test_a_study_from_before_a_hyperparameter_came_is_read_as_one_that_left_it_alone(
+    results: StudyResults, config: StudyConfig, tmp_path: Path
+) -> None:
+    """Its default is still one configuration with what is trained of it today, and its exports are today's."""
+    assert isinstance(config.store.url, str)
+    store = tmp_path / "old.db"
+    shutil.copy(config.store.url.removeprefix("sqlite:///"), store)
+    with closing(sqlite3.connect(store)) as connection, connection:
+        for rowid, stored in connection.execute("SELECT rowid, configuration FROM hpo_attempts").fetchall():
+            old = {name: value for name, value in json.loads(stored).items() if name not in ADDED_LATER}
+            assert len(old) == len(json.loads(stored)) - len(ADDED_LATER)
+            connection.execute("UPDATE hpo_attempts SET configuration = ? WHERE rowid = ?", (json.dumps(old), rowid))
+    with closing(open_database(f"sqlite:///{store}")) as database:
+        found = read_results(database)
+    assert [trial.configuration for trial in found.trials] == [trial.configuration for trial in results.trials]
+    assert configuration_of(found, None)["hyperparameters"] == configuration_of(results, None)["hyperparameters"]
+
+
+def test_a_file_from_before_a_hyperparameter_came_is_taken_as_it_is(content: dict[str, Any], tmp_path: Path) -> None:
+    old = {name: value for name, value in content["hyperparameters"].items() if name not in ADDED_LATER}
+    told = json.dumps([old | {"seed": None}, content["seed"]], sort_keys=True)
+    path = tmp_path / "best.json"
+    path.write_text(to_json(content | {"hyperparameters": old, "digest": hashlib.sha256(told.encode()).hexdigest()}))
+    assert read_exported(path) == Exported.model_validate(content)
+    path.write_text(to_json(content | {"hyperparameters": old | {"head_rate": 2.0}}))
+    with pytest.raises(ConfigurationError, match="were changed after hpo export wrote it"):
         read_exported(path)
 
 

@@ -218,6 +218,8 @@ REFUSED: dict[str, dict[str, Any]] = {
     "kept_layers": {"kept_layers": 1},
     "optimizer": {"optimizer": "muon"},
     "layerwise_rate_decay": {"layerwise_rate_decay": 0.9},
+    "head_rate": {"head_rate": 3.0},
+    "head_scale": {"head_scale": 0.05},
     "schedule": {"schedule": "step"},
     "final_rate_ratio": {"schedule": "cosine_restarts", "final_rate_ratio": 0.1},
     "l1_strength": {"l1_strength": 1e-4},

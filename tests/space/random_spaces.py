@@ -27,7 +27,8 @@ WHOLE = {
     "early_stopping_patience": (1, 5), "seed": (0, 99),
 }  # fmt: skip
 REAL = {
-    "layerwise_rate_decay": (0.5, 1.0), "momentum": (0.0, 0.98), "beta1": (0.1, 0.98), "beta2": (0.5, 0.999),
+    "layerwise_rate_decay": (0.5, 1.0), "head_rate": (1.0, 30.0), "head_scale": (0.01, 0.2), "momentum": (0.0, 0.98),
+    "beta1": (0.1, 0.98), "beta2": (0.5, 0.999),
     "alpha": (0.5, 0.99), "rho": (0.5, 0.99), "epsilon": (1e-10, 0.9), "momentum_decay": (0.0, 0.1),
     "decay_rate": (-1.0, -0.1), "clip_threshold": (1.0, 5.0), "warmup_ratio": (0.0, 0.5),
     "final_rate_ratio": (0.01, 1.0), "initial_rate_ratio": (0.0, 1.0), "power": (0.5, 4.0), "decay_every": (0.1, 1.0),

@@ -115,7 +115,7 @@ def compare(two: Worker, alone: Worker, assignment) -> tuple[list[Report], Outco
         {"batch_size": 1},
         {"batch_size": 3},
         {"optimizer": "sgd", "learning_rate": 1e-2, "label_smoothing": 0.1, "class_weights": "balanced"},
-        {"optimizer": "schedule_free_adamw", "max_grad_norm": 0.1},
+        {"optimizer": "schedule_free_adamw", "max_grad_norm": 0.1, "head_rate": 5.0, "head_scale": 0.2},
         {"schedule": "reduce_on_plateau", "plateau_patience": 0, "early_stopping_patience": 1},
         {"method": "top_layers", "trained_layers": 1, "kept_layers": 1},
         {"l1_strength": 1e-3, "l2_strength": 1e-2, "regularize_towards": "pretrained"},

@@ -60,6 +60,20 @@ def test_rates_decay_going_down_from_the_head(name):
         assert set(found.values()) == {factor}, beginning
 
 
+# What a model that has only its layers pretrained draws anew, by the beginnings of names; a pooler where it has one.
+DRAWN_ANEW = {"bert": ("bert.pooler.", "classifier."), "deberta_v3": ("pooler.", "classifier."), "llama": ("score.",)}
+
+
+@pytest.mark.parametrize("name", DRAWN_ANEW)
+def test_what_is_drawn_anew_has_a_factor_of_its_own_on_top_of_the_layers(name):
+    network = tiny_network(name)
+    fresh = {one for one in names_of(network) if one.startswith(DRAWN_ANEW[name])}
+    factors = rate_factors(network, names_of(network), DECAY, fresh, 10.0)
+    assert {factors[one] for one in fresh} == {10.0}
+    plain = rate_factors(network, names_of(network), DECAY)
+    assert {one for one in factors if factors[one] != plain[one]} == fresh
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_without_decay_every_factor_is_exactly_one(name):
     network = tiny_network(name)

@@ -120,6 +120,12 @@ def test_frozen_parameters_do_not_change(worker: Worker, method: str, moving: se
         assert torch.equal(parameter, before[name]) is not moves, name
 
 
+def test_a_trial_begins_with_a_head_of_its_scale(worker: Worker):
+    trained(worker, tiny_assignment(tiny_hyperparameters(head_scale=0.5, learning_rate=1e-9)))
+    drawn = torch.randn((2, 16), generator=torch.Generator().manual_seed(7))
+    torch.testing.assert_close(worker._bench.model.network.classifier.weight, 0.5 * drawn)
+
+
 def test_stop_prunes_and_pause_pauses_at_the_next_step(worker: Worker):
     for action, expected in ((Action.STOP, Ending.PRUNED), (Action.PAUSE, Ending.PAUSED)):
         reports, outcome = trained(worker, tiny_assignment(), {250: action})

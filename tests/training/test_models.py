@@ -13,6 +13,7 @@ from hpo.errors import ModelError
 from hpo.tasks.classification import Classification
 from hpo.training.models import PretrainedModel, load_model
 from tests.models import LONGEST
+from tests.training.architectures import ARCHITECTURES, tiny_network
 
 CPU = torch.device("cpu")
 
@@ -55,11 +56,48 @@ def test_the_seed_decides_the_head_alone(bert: PretrainedModel):
     assert torch.equal(five["classifier.bias"], torch.zeros(2))
 
 
+def test_the_head_is_drawn_at_the_scale_that_is_asked_for(bert: PretrainedModel):
+    bert.reset(5)
+    librarys = weights(bert)
+    bert.reset(5, 0.5)
+    drawn = torch.randn((2, 16), generator=torch.Generator().manual_seed(5))
+    assert torch.equal(bert.network.classifier.weight, 0.5 * drawn)
+    assert differing(weights(bert), librarys) == {"classifier.weight"}
+    assert torch.equal(bert.network.classifier.bias, torch.zeros(2))
+    again = weights(bert)
+    bert.reset(6, 0.5)
+    assert differing(weights(bert), again) == {"classifier.weight"}
+    bert.reset(5, 0.5)
+    assert differing(weights(bert), again) == set()
+
+
+def test_at_the_librarys_own_scale_the_head_is_the_librarys(bert: PretrainedModel):
+    bert.reset(5)
+    librarys = weights(bert)
+    bert.reset(5, bert.network.config.initializer_range)
+    assert differing(weights(bert), librarys) == set()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_all_that_is_drawn_anew_has_the_scale_and_nothing_else(bert: PretrainedModel, name: str):
+    network = tiny_network(name)
+    pooler = frozenset(one for one, _ in network.named_parameters() if "pooler" in one)
+    model = PretrainedModel(network, bert.tokenizer, pooler, CPU)
+    model.reset(5)
+    librarys = weights(model)
+    model.reset(5, 0.5)
+    changed = differing(weights(model), librarys)
+    assert changed == {one for one in model.fresh if librarys[one].ndim >= 2}
+    drawn = torch.cat([weights(model)[one].flatten() for one in changed])
+    # By four standard errors of a deviation.
+    assert drawn.std() == pytest.approx(0.5, rel=4 / (2 * drawn.numel()) ** 0.5)
+
+
 def test_reset_does_not_touch_the_random_state(bert: PretrainedModel):
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
-    bert.reset(5)
+    bert.reset(5, 0.5)
     assert torch.equal(torch.rand(1), expected)
 
 

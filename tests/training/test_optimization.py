@@ -92,6 +92,36 @@ def test_each_layer_moves_at_its_own_rate(bert, task, batch):
         torch.testing.assert_close(moved[0.5][name], factor * moved[1.0][name], rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_head_moves_by_its_own_rate_in_a_step_and_nothing_else_does(name, bert, task, batch):
+    values = {"optimizer": name, "learning_rate": 1e-3, "warmup_ratio": 0.0, "l2_strength": 0.0, "max_grad_norm": None}
+    moved = {}
+    for rate in (1.0, 10.0):
+        training = begin(bert, task, tiny_hyperparameters(**values, layerwise_rate_decay=0.5, head_rate=rate))
+        before = weights_of(training)
+        training.step(batch)
+        moved[rate] = {one: weight - before[one] for one, weight in weights_of(training).items()}
+    for one, distance in moved[1.0].items():
+        expected = 10 * distance if one.startswith("classifier.") else distance
+        assert distance.any() or one.endswith("key.bias") or name == "adadelta", one
+        torch.testing.assert_close(moved[10.0][one], expected, rtol=1e-3, atol=1e-7)
+
+
+def test_what_shrinks_the_head_goes_at_its_rate_too(bert, task, batch):
+    values = {"learning_rate": 1e-3, "warmup_ratio": 0.0, "l2_strength": 0.5, "method": "head", "optimizer": "sgd"}
+    ends = []
+    for rate in (10.0, 1.0):
+        learning_rate = values["learning_rate"] * 10 / rate
+        training = begin(
+            bert, task, tiny_hyperparameters(**values | {"learning_rate": learning_rate, "head_rate": rate})
+        )
+        training.step(batch)
+        ends.append(weights_of(training))
+    pooler = [one for one in ends[0] if "pooler" in one]
+    assert pooler
+    assert all(torch.equal(ends[0][one], ends[1][one]) != (one in pooler) for one in ends[0])
+
+
 @pytest.fixture
 def averaging(bert, task, batch) -> Optimization:
     """Schedule-free training, some steps in."""

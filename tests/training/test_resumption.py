@@ -84,7 +84,13 @@ def compare(model: Path, texts: Path, folder: Path, assignment, *, cut: int, fol
 @pytest.mark.usefixtures("always_due")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_it_ends_the_same_to_the_last_bit(optimizer: str, tiny_bert: Path, texts: Path, tmp_path: Path) -> None:
-    values = {"optimizer": optimizer, "learning_rate": 1e-3, "dropout": 0.2, "layerwise_rate_decay": 0.9}
+    values = {
+        "optimizer": optimizer,
+        "learning_rate": 1e-3,
+        "dropout": 0.2,
+        "layerwise_rate_decay": 0.9,
+        "head_rate": 5.0,
+    }
     compare(tiny_bert, texts, tmp_path, tiny_assignment(tiny_hyperparameters(**values)), cut=11)
 
 
@@ -95,7 +101,7 @@ def test_it_ends_the_same_to_the_last_bit(optimizer: str, tiny_bert: Path, texts
         {"schedule": "reduce_on_plateau", "plateau_patience": 0, "learning_rate": 1e-9},
         {"token_masking": 0.3, "word_swap": 0.2},
         {"data_fraction": 0.5, "class_weights": "balanced"},
-        {"method": "top_layers", "trained_layers": 1, "kept_layers": 1},
+        {"method": "top_layers", "trained_layers": 1, "kept_layers": 1, "head_scale": 0.2},
         {"l1_strength": 1e-3, "regularize_towards": "pretrained"},
         {"early_stopping_patience": 1},
     ],

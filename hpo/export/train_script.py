@@ -291,9 +291,8 @@ def groups_of(network: Any, fresh: set[str], h: Values) -> list[dict[str, Any]]:
         weight.requires_grad_(h["method"] == "full" or is_head or is_top)
         if weight.requires_grad:
             # Not biases, nor norms, which have one dimension.
-            rate = h["layerwise_rate_decay"] ** (top - found[name]) * (
-                h.get("head_rate", 1.0) if name in fresh else 1.0
-            )
+            rate = h["layerwise_rate_decay"] ** (top - found[name])
+            rate *= h.get("head_rate", 1.0) if name in fresh else 1.0
             key = (rate, weight.ndim >= 2 and "bias" not in name)
             group = groups.setdefault(key, {"params": [], "starts": [], "rate_factor": key[0], "held": key[1]})
             from_start = key[1] and h["regularize_towards"] == "pretrained" and name not in fresh

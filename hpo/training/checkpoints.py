@@ -1,6 +1,7 @@
 """Where a trial in training can be gone on with: its whole state, in files that are found out when torn or altered.
 
-Two files, each with a digest at its end, are written in turns: if one is damaged, the one before it is used. A
+Two files, each with a digest at its end, are written in turns: if one is damaged, the one before it is used. Each
+attempt has names of its own: one that is taken for dead and still writes spoils nothing of the one that goes on. A
 checkpoint is used only for what it was made of: the same assignment, texts, model and precision. Writing and reading
 one takes no memory beside the live tensors: they are streamed to the disk, and mapped from it. Where the study's files
 have a mirror, each is sent there once it is whole, and a trial goes on from the furthest sound one of both places.
@@ -9,6 +10,7 @@ have a mirror, each is sent there once it is whole, and a trial goes on from the
 import hashlib
 import logging
 import pickle
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +22,8 @@ from torch import Tensor
 from hpo.training.disk import can_go_without, refuse_full, remove_remains, replacing, why_not_written
 from hpo.training.mirror import NO_MIRROR, Mirror
 
-FILES = ("checkpoint-a.pt", "checkpoint-b.pt")
+CHECKPOINT = re.compile(r"checkpoint-(?:(\d+)-)?[ab]\.pt")
+"""Name of such a file; without an attempt it is of the first, or of an earlier version, which told none."""
 # Behind torch's archive, which is read from its front: how far the trial had come, and a digest of all before it.
 SEEN_BYTES = 8
 DIGEST_BYTES = 32
@@ -41,7 +44,12 @@ class Checkpoints:
     """Those of one trial: when the next is due, and where they are."""
 
     def __init__(
-        self, folder: Path | None, identity: str, most_gib: float | None = None, mirror: Mirror = NO_MIRROR
+        self,
+        folder: Path | None,
+        identity: str,
+        most_gib: float | None = None,
+        mirror: Mirror = NO_MIRROR,
+        attempt: int = 1,
     ) -> None:
         """Keep them in `folder`, the trial's own in that of the study, or nowhere.
 
@@ -50,10 +58,14 @@ class Checkpoints:
             identity: what must be the same to go on from one.
             most_gib: GiB that all weights and checkpoints of the study may take; None for as much as is free.
             mirror: of the study's folder.
+            attempt: which writes them; it goes on from those of earlier ones.
         """
         self._folder, self._identity, self._most_gib, self._mirror = folder, identity, most_gib, mirror
+        self._attempt, self._names = attempt, checkpoint_names(attempt)
         self._due: float | None = None
-        self._newest: str | None = None
+        self._newest: Path | None = None
+        self._has_earlier = attempt > 1
+        """Whether those of earlier attempts may have a twin."""
         self._has_told = False
 
     def is_due(self, seconds: float, tensor_bytes: int) -> bool:
@@ -75,7 +87,10 @@ class Checkpoints:
             return
         began = time.perf_counter()
         try:
+            before = self._newest
             done = self._mirror.send(self._write(self._folder, state))
+            if done and self._has_earlier:
+                self._forget_earlier(self._folder, before)
         except (OSError, MemoryError, RuntimeError) as error:
             if not can_go_without(error):
                 raise
@@ -92,14 +107,17 @@ class Checkpoints:
         if self._folder is None:
             return None
         remove_remains(self._folder)
-        paths = [self._folder / name for name in FILES]
-        here = [(_seen(path), _read, path) for path in paths]
-        there = [(self._mirror.look(path, _seen_in, -1), self._fetched, path) for path in paths]
+        here = [(_attempt(path), _seen(path), _read, path) for path in checkpoints_in(self._folder)]
+        there = [
+            (_attempt(path), self._mirror.look(path, _seen_in, -1), self._fetched, path)
+            for path in sorted(self._mirror.files(self._folder))
+            if CHECKPOINT.fullmatch(path.name)
+        ]
         # Of two that are as far the one that is here: the order of equal ones stays.
-        for _, read, path in sorted([*here, *there], key=lambda found: found[0], reverse=True):
-            state = read(path)
+        for attempt, _, read, path in sorted([*here, *there], key=lambda found: found[:2], reverse=True):
+            state = read(path) if attempt <= self._attempt else None
             if state is not None and state["identity"] == self._identity:
-                self._newest = path.name
+                self._newest = path
                 return state
         return None
 
@@ -107,13 +125,23 @@ class Checkpoints:
         """Remove them, and what is left of files half written."""
         if self._folder is not None:
             remove_checkpoints(self._folder)
-            self._mirror.remove(self._folder, FILES)
+            self._mirror.remove(self._folder, is_checkpoint)
 
     def release(self) -> None:
         """Remove from the folder what was sent: the trial may go on elsewhere, and none would clear this disk."""
         if self._folder is not None:
-            for name in FILES:
+            for name in self._names:
                 self._mirror.release(self._folder / name)
+
+    def _forget_earlier(self, folder: Path, before: Path | None) -> None:
+        """Remove the twins of earlier attempts' files, but of the one before the newest."""
+        kept = None if before is None or before.name in self._names else before.name
+        self._mirror.remove(folder, lambda name: self._is_before(name) and name != kept)
+        self._has_earlier = kept is not None
+
+    def _is_before(self, name: str) -> bool:
+        """Return whether a file is a checkpoint of an earlier attempt."""
+        return is_checkpoint(name) and _attempt(Path(name)) < self._attempt
 
     def _fetched(self, path: Path) -> State | None:
         """Return what is in a file's twin; None without. It is mapped from a file without a name."""
@@ -126,13 +154,15 @@ class Checkpoints:
     def _write(self, folder: Path, state: State) -> Path:
         """Write the next file, and return it."""
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / next(name for name in FILES if name != self._newest)
-        freed = path.stat().st_size if path.exists() else 0
-        refuse_full(folder.parent, _tensor_bytes(state), self._most_gib, freed)
+        path = next(path for path in (folder / name for name in self._names) if path != self._newest)
+        earlier = [one for one in checkpoints_in(folder) if self._is_before(one.name) and one != self._newest]
+        going = [*earlier, path] if path.exists() else earlier
+        refuse_full(folder.parent, _tensor_bytes(state), self._most_gib, sum(one.stat().st_size for one in going))
         # Not written into: tensors may be mapped from it. Not kept until the new one is whole: that would be three.
-        path.unlink(missing_ok=True)
+        for one in going:
+            one.unlink(missing_ok=True)
         write_checkpoint(path, {"identity": self._identity, **state})
-        self._newest = path.name
+        self._newest = path
         return path
 
     def _tell(self, error: Exception) -> None:
@@ -160,10 +190,33 @@ def write_checkpoint(path: Path, state: State) -> None:
         file.write(hashed.digest())
 
 
+def checkpoint_names(attempt: int) -> tuple[str, str]:
+    """Return the names of the two files that an attempt writes in turns."""
+    of = f"{attempt}-" if attempt > 1 else ""
+    return f"checkpoint-{of}a.pt", f"checkpoint-{of}b.pt"
+
+
+def is_checkpoint(name: str) -> bool:
+    """Return whether a file of that name is a checkpoint, whichever attempt wrote it."""
+    return CHECKPOINT.fullmatch(name) is not None
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Return the checkpoints of all attempts in `folder`, by name; none where it is not there."""
+    return sorted(path for path in folder.glob("checkpoint-*.pt") if is_checkpoint(path.name))
+
+
+def _attempt(path: Path) -> int:
+    """Return which attempt wrote a checkpoint."""
+    named = CHECKPOINT.fullmatch(path.name)
+    assert named is not None, "it is a checkpoint"
+    return int(named[1] or 1)
+
+
 def remove_checkpoints(folder: Path) -> None:
     """Remove the checkpoints in `folder`, what is left of files half written, and it if nothing else is in it."""
-    for name in FILES:
-        (folder / name).unlink(missing_ok=True)
+    for path in checkpoints_in(folder):
+        path.unlink(missing_ok=True)
     remove_remains(folder)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()

@@ -54,8 +54,9 @@ class Run:
         most_gib = bench.config.store.disk_gib
         files = bench.files_of(confirms=assignment.confirms is not None)
         folder = None if files is None else trial_folder(files, assignment.trial)
-        self._checkpoints = Checkpoints(folder, bench.identity(assignment), most_gib, bench.mirror)
-        self._weights = Weights(files, assignment.trial, most_gib, bench.mirror)
+        attempt = assignment.attempt
+        self._checkpoints = Checkpoints(folder, bench.identity(assignment), most_gib, bench.mirror, attempt)
+        self._weights = Weights(files, assignment.trial, most_gib, bench.mirror, attempt)
         self._resumed_examples = 0
         self._began_at = 0.0
         self._is_ready = False

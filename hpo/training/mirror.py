@@ -10,7 +10,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Collection, Set
+from collections.abc import Callable, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -55,8 +55,14 @@ class Mirror:
         """Return the folders, directly below this one, that have a twin with something in it."""
         return frozenset()
 
-    def remove(self, _folder: Path, _names: Collection[str], /) -> None:
-        """Remove these files from a folder's twin, and what is left of files half sent; and it, if nothing stays."""
+    def files(self, _folder: Path, /) -> Set[Path]:
+        """Return the files directly in this folder that have a twin."""
+        return frozenset()
+
+    def remove(self, _folder: Path, _goes: Callable[[str], bool], /) -> None:
+        """Remove files, by their names, from a folder's twin, and what is left of files half sent; and it, if nothing
+        stays.
+        """
 
     def leave_address(self) -> None:
         """Write into the folder where its twin is, for `twin_of`."""
@@ -156,21 +162,26 @@ class UrlMirror(Mirror):
 
     def folders(self, folder: Path, /) -> Set[Path]:
         """Return the folders that have a twin, at the price of one listing."""
+        return self._twins(folder, self._arrow.fs.FileType.Directory)
 
+    def files(self, folder: Path, /) -> Set[Path]:
+        """Return the files that have a twin, at the price of one listing."""
+        return self._twins(folder, self._arrow.fs.FileType.File)
+
+    def _twins(self, folder: Path, kind: Any) -> Set[Path]:
         def listed() -> Set[Path]:
-            kind = self._arrow.fs.FileType.Directory
             found = self._listed(self._twin(folder))
             return frozenset(folder / one.base_name for one in found if one.type == kind)
 
         return self._asked(listed, frozenset())
 
-    def remove(self, folder: Path, names: Collection[str], /) -> None:
+    def remove(self, folder: Path, goes: Callable[[str], bool], /) -> None:
         """Remove files from a folder's twin, at the price of one listing where there are none."""
 
         def removed() -> None:
             twin = self._twin(folder)
             found = self._listed(twin)
-            going = [file for file in found if file.base_name in names or file.base_name.endswith(".part")]
+            going = [file for file in found if goes(file.base_name) or file.base_name.endswith(".part")]
             if found and len(going) == len(found):
                 # Not file by file: object stores would be left with an empty object that stands for the folder.
                 self._files.delete_dir(twin)

@@ -1,5 +1,6 @@
-"""Where a trial's trained weights are kept: one safetensors file a trial, written whole or not at all, and then sent
-to the mirror of the study's files where there is one."""
+"""Where a trial's trained weights are kept: one safetensors file, written whole or not at all, and then sent to the
+mirror of the study's files where there is one. Its name tells the attempt: one that is taken for dead and still writes
+spoils nothing of the one that goes on."""
 
 import json
 import logging
@@ -15,12 +16,13 @@ from torch import Tensor
 
 from hpo.errors import NoResultError
 from hpo.messages import Report
-from hpo.training.checkpoints import FILES, remove_checkpoints
+from hpo.training.checkpoints import is_checkpoint, remove_checkpoints
 from hpo.training.disk import can_go_without, refuse_full, replacing, why_not_written
 from hpo.training.mirror import NO_MIRROR, Mirror
 
 FOLDER = re.compile(r"trial-(\d{4,})")
-FILE = "weights.safetensors"
+WEIGHTS = re.compile(r"weights(?:-(\d+))?\.safetensors")
+"""Name of such a file; without an attempt it is of the first, or of an earlier version, which told none."""
 # Of the format: how long its header is comes first, and may not be more.
 LENGTH_BYTES = 8
 LONGEST_HEADER = 100_000_000
@@ -32,7 +34,12 @@ class Weights:
     """Those of one trial: of its best full report so far, or none."""
 
     def __init__(
-        self, folder: Path | None, trial: int, most_gib: float | None = None, mirror: Mirror = NO_MIRROR
+        self,
+        folder: Path | None,
+        trial: int,
+        most_gib: float | None = None,
+        mirror: Mirror = NO_MIRROR,
+        attempt: int = 1,
     ) -> None:
         """Keep them below `folder`, the study's files folder, or nowhere.
 
@@ -41,8 +48,12 @@ class Weights:
             trial: the trial's number.
             most_gib: GiB that all weights and checkpoints of the study may take; None for as much as is free.
             mirror: of the study's folder.
+            attempt: which keeps them.
         """
         self._folder, self._trial, self._most_gib, self._mirror = folder, trial, most_gib, mirror
+        self._attempt = attempt
+        self._path: Path | None = None
+        """The file that is kept."""
         self._is_unsent = False
         self._has_told = False
 
@@ -58,8 +69,11 @@ class Weights:
         if self._folder is None:
             return
         try:
-            path = save_weights(self._folder, self._trial, tensors, header_of(report), most_gib=self._most_gib)
+            path = save_weights(
+                self._folder, self._trial, tensors, header_of(report), most_gib=self._most_gib, attempt=self._attempt
+            )
             self._is_unsent = not self._mirror.send(path)
+            self._stay_alone(path)
         except (OSError, MemoryError, RuntimeError) as error:
             if not can_go_without(error):
                 raise
@@ -72,30 +86,45 @@ class Weights:
         """Remove them unless they are of this report: an earlier attempt, or another study, left others."""
         if self._folder is None:
             return
-        path = weights_path(self._folder, self._trial)
-        if best is not None and weights_are_of(self._folder, best):
+        paths = [] if best is None else _paths_of(self._folder, best)
+        here = next((path for path in paths if best is not None and _header_at(path) == header_of(best)), None)
+        there = next((path for path in paths if best is not None and _is_mirrored(path, best, self._mirror)), None)
+        if here is not None:
             # A process that was killed may not have come to send them.
-            self._is_unsent = not (_is_mirrored(path, best, self._mirror) or self._mirror.send(path))
-        elif best is not None and _is_mirrored(path, best, self._mirror):
-            path.unlink(missing_ok=True)
-        else:
+            self._is_unsent = not (here == there or self._mirror.send(here))
+        if here is None and there is None:
             self.remove()
+        else:
+            self._stay_alone(here or there, also_here=here is not None)
 
     def remove(self) -> None:
         """Remove them."""
-        if self._folder is not None:
-            path = weights_path(self._folder, self._trial)
-            path.unlink(missing_ok=True)
-            self._mirror.remove(path.parent, {FILE})
-            self._is_unsent = False
+        self._path, self._is_unsent = None, False
+        self._stay_alone(None)
 
     def release(self) -> None:
         """Remove them from the folder if they were sent; what could not be is tried once more."""
-        if self._folder is not None:
-            path = weights_path(self._folder, self._trial)
+        if self._path is not None:
             if self._is_unsent:
-                self._is_unsent = not self._mirror.send(path)
-            self._mirror.release(path)
+                self._is_unsent = not self._mirror.send(self._path)
+            self._mirror.release(self._path)
+
+    def _stay_alone(self, kept: Path | None, *, also_here: bool = True) -> None:
+        """Remove what this attempt and earlier ones left beside the file that is kept, there and here."""
+        if self._folder is None:
+            return
+        self._path = kept
+
+        def goes(name: str) -> bool:
+            return _attempt(name) in range(1, self._attempt + 1) and (kept is None or name != kept.name)
+
+        folder = trial_folder(self._folder, self._trial)
+        for path in _weights_in(folder):
+            if goes(path.name) or (path == kept and not also_here):
+                path.unlink(missing_ok=True)
+        # What a first attempt keeps stands in the place of what it kept before.
+        if kept is None or self._attempt > 1:
+            self._mirror.remove(folder, goes)
 
     def _tell(self, error: Exception) -> None:
         if not self._has_told:
@@ -105,9 +134,31 @@ class Weights:
         self._has_told = True
 
 
-def weights_path(folder: Path, trial: int) -> Path:
-    """Return where the weights of `trial` are kept below the study's files folder."""
-    return trial_folder(folder, trial) / FILE
+def weights_path(folder: Path, trial: int, attempt: int = 1) -> Path:
+    """Return where an attempt at `trial` keeps its weights below the study's files folder."""
+    return trial_folder(folder, trial) / (f"weights-{attempt}.safetensors" if attempt > 1 else "weights.safetensors")
+
+
+def is_weights(name: str) -> bool:
+    """Return whether a file of that name has weights, whichever attempt wrote it."""
+    return WEIGHTS.fullmatch(name) is not None
+
+
+def _attempt(name: str) -> int:
+    """Return which attempt wrote a file of weights; 0 where it is none."""
+    named = WEIGHTS.fullmatch(name)
+    return 0 if named is None else int(named[1] or 1)
+
+
+def _weights_in(folder: Path) -> list[Path]:
+    """Return the files of weights in a trial's folder, those of the latest attempt first."""
+    found = [path for path in folder.glob("weights*.safetensors") if is_weights(path.name)]
+    return sorted(found, key=lambda path: _attempt(path.name), reverse=True)
+
+
+def _paths_of(folder: Path, report: Report) -> list[Path]:
+    """Return where the weights of an evaluation may be: an earlier version told no attempt in the name."""
+    return [weights_path(folder, report.trial, attempt) for attempt in dict.fromkeys((report.attempt, 1))]
 
 
 def trial_folder(folder: Path, trial: int) -> Path:
@@ -116,7 +167,13 @@ def trial_folder(folder: Path, trial: int) -> Path:
 
 
 def save_weights(
-    folder: Path, trial: int, tensors: Mapping[str, Tensor], about: Mapping[str, str], *, most_gib: float | None = None
+    folder: Path,
+    trial: int,
+    tensors: Mapping[str, Tensor],
+    about: Mapping[str, str],
+    *,
+    most_gib: float | None = None,
+    attempt: int = 1,
 ) -> Path:
     """Write the trained weights of a trial, replacing earlier ones at once or leaving them whole; return the file.
 
@@ -126,11 +183,12 @@ def save_weights(
         tensors: name -> trained parameter; what was frozen is the pretrained model's.
         about: facts for whoever finds the file, stored in its header.
         most_gib: GiB that all weights and checkpoints of the study may take; None for as much as is free.
+        attempt: which has trained them.
 
     Raises:
         OSError: it cannot be written.
     """
-    path = weights_path(folder, trial)
+    path = weights_path(folder, trial, attempt)
     path.parent.mkdir(parents=True, exist_ok=True)
     refuse_full(folder, sum(tensor.nbytes for tensor in tensors.values()), most_gib)
     with replacing(path) as part:
@@ -142,14 +200,20 @@ def save_weights(
 
 
 def load_weights(folder: Path, trial: int, mirror: Mirror = NO_MIRROR) -> dict[str, Tensor]:
-    """Read the trained weights of a trial, on the CPU; they are fetched where they are not in its folder.
+    """Read the trained weights of a trial, on the CPU, of the latest attempt that kept any.
+
+    They are fetched where they are not in its folder.
 
     Raises:
         NoResultError: none were kept.
     """
-    path = weights_path(folder, trial)
-    if not path.is_file() and not mirror.fetch(path, path):
-        raise NoResultError(f"No weights of trial {trial} were kept: there is no {path}; train the trial again.")
+    of_trial = trial_folder(folder, trial)
+    if here := _weights_in(of_trial):
+        return load_file(here[0])
+    there = [path for path in mirror.files(of_trial) if is_weights(path.name)]
+    path = max(there, key=lambda path: _attempt(path.name), default=None)
+    if path is None or not mirror.fetch(path, path):
+        raise NoResultError(f"No weights of trial {trial} were kept in {of_trial}; train the trial again.")
     return load_file(path)
 
 
@@ -171,12 +235,7 @@ def weights_are_of(folder: Path, report: Report) -> bool:
         folder: the study's files folder.
         report: a full report, as it came from the worker: its attempt, rung and score to the last bit.
     """
-    try:
-        with safe_open(weights_path(folder, report.trial), "pt") as file:
-            return (file.metadata() or {}) == header_of(report)
-    except (OSError, SafetensorError):
-        # None were kept, or what is there is no whole file of weights.
-        return False
+    return any(_header_at(path) == header_of(report) for path in _paths_of(folder, report))
 
 
 def fetch_weights_of(folder: Path, report: Report, mirror: Mirror) -> bool:
@@ -189,8 +248,8 @@ def fetch_weights_of(folder: Path, report: Report, mirror: Mirror) -> bool:
     """
     if weights_are_of(folder, report):
         return True
-    path = weights_path(folder, report.trial)
-    return _is_mirrored(path, report, mirror) and mirror.fetch(path, path) and weights_are_of(folder, report)
+    there = next((path for path in _paths_of(folder, report) if _is_mirrored(path, report, mirror)), None)
+    return there is not None and mirror.fetch(there, there) and weights_are_of(folder, report)
 
 
 def keep_only(folder: Path, trials: Set[int], weights_of: Set[int], mirror: Mirror = NO_MIRROR) -> None:
@@ -207,17 +266,26 @@ def keep_only(folder: Path, trials: Set[int], weights_of: Set[int], mirror: Mirr
         named = FOLDER.fullmatch(path.name)
         if named is None or int(named[1]) in trials:
             continue
-        going = FILES if int(named[1]) in weights_of else (*FILES, FILE)
-        mirror.remove(path, going)
+        keeps = int(named[1]) in weights_of
+        mirror.remove(path, is_checkpoint if keeps else lambda name: is_checkpoint(name) or is_weights(name))
         try:
-            if FILE in going:
-                (path / FILE).unlink(missing_ok=True)
+            for weights in () if keeps else _weights_in(path):
+                weights.unlink(missing_ok=True)
             remove_checkpoints(path)
         except OSError as error:
             failure = error
     if failure is not None:
         # Only room on the disk is lost by it, and the next ending tries again.
         logger.warning("%s could not be removed: %s.", failure.filename or folder, why_not_written(failure))
+
+
+def _header_at(path: Path) -> dict[str, str] | None:
+    """Return what `header_of` gave to a file of weights; None where there is no whole one."""
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError):
+        return None
 
 
 def _is_mirrored(path: Path, report: Report, mirror: Mirror) -> bool:

@@ -13,7 +13,16 @@ import pytest
 import torch
 
 from hpo.training import checkpoints, disk
-from hpo.training.checkpoints import DIGEST_BYTES, FILES, SEEN_BYTES, Checkpoints, remove_checkpoints, write_checkpoint
+from hpo.training.checkpoints import (
+    DIGEST_BYTES,
+    SEEN_BYTES,
+    Checkpoints,
+    checkpoint_names,
+    remove_checkpoints,
+    write_checkpoint,
+)
+
+FILES = checkpoint_names(1)
 
 
 def state_at(seen: int, numbers: int = 4) -> dict[str, object]:
@@ -103,6 +112,35 @@ def test_the_older_of_two_is_written_over_by_the_next_process_too(tmp_path: Path
         kept.save(state_at(seen), 0.0)
         found = {torch.load(path)["seen"] for path in folder.iterdir()}
         assert found == ({seen, seen - 1} if seen > 1 else {1})
+
+
+def test_one_that_is_taken_for_dead_and_still_writes_spoils_nothing_of_the_next_attempt(tmp_path: Path) -> None:
+    folder = tmp_path / "trial-0000"
+    first = Checkpoints(folder, "this")
+    for seen in (1, 2):
+        first.save(state_at(seen), 0.0)
+    second = Checkpoints(folder, "this", attempt=2)
+    assert second.load()["seen"] == 2
+    second.save(state_at(3), 0.0)
+    assert {torch.load(path)["seen"] for path in folder.iterdir()} == {2, 3}
+    for seen in (11, 12, 13):
+        first.save(state_at(seen), 0.0)
+    second.save(state_at(4), 0.0)
+    first.save(state_at(14), 0.0)
+    third = Checkpoints(folder, "this", attempt=3)
+    assert third.load()["seen"] == 4
+    third.save(state_at(5), 0.0)
+    assert {torch.load(path)["seen"] for path in folder.iterdir()} == {4, 5}
+    remove_checkpoints(folder)
+    assert not folder.exists()
+
+
+def test_an_attempt_reads_none_of_a_later_one(tmp_path: Path) -> None:
+    folder = tmp_path / "trial-0000"
+    Checkpoints(folder, "this", attempt=3).save(state_at(9), 0.0)
+    assert Checkpoints(folder, "this", attempt=2).load() is None
+    Checkpoints(folder, "this").remove()
+    assert not folder.exists()
 
 
 def test_no_copy_is_made_of_what_is_written_or_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,10 @@ from hpo.errors import NoResultError
 from hpo.messages import Action, Decision, Ending, Outcome, Report
 from hpo.training import checkpoints
 from hpo.training import mirror as mirrors
-from hpo.training.checkpoints import FILES, Checkpoints
+from hpo.training.checkpoints import Checkpoints, checkpoint_names
 from hpo.training.loop import Run
 from hpo.training.mirror import UrlMirror
 from hpo.training.weights import (
-    FILE,
     Weights,
     fetch_weights_of,
     keep_only,
@@ -30,6 +29,8 @@ from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study
 from tests.object_store import ObjectStore, names_at, running_object_store
 from tests.training.test_resumption import digest, scores, trained
 from tests.training.test_weights import REPORT, TENSORS
+
+FILES, FILE = checkpoint_names(1), "weights.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -352,3 +353,31 @@ def test_a_first_attempt_removes_what_an_earlier_study_left_at_the_url(
     worker = on_machine(tiny_bert, texts, tmp_path / "b", url)
     trained(worker, tiny_assignment(), stop_after=0)
     assert names_at(url) == []
+
+
+def test_attempts_on_two_machines_write_files_of_their_own_there_too(tmp_path: Path, url: str) -> None:
+    """The first is cut off, taken for dead, and goes on; the second goes on from what it had sent."""
+    a, b = tmp_path / "a" / "tiny", tmp_path / "b" / "tiny"
+    first = Checkpoints(trial_folder(a, 1), "this", mirror=mirror_at(a, url))
+    weights = Weights(a, 1, mirror=mirror_at(a, url))
+    for seen in (1, 2):
+        first.save(state_at(seen), 0.0)
+    weights.keep(REPORT, TENSORS)
+    second = Checkpoints(trial_folder(b, 1), "this", mirror=mirror_at(b, url), attempt=2)
+    successor = Weights(b, 1, mirror=mirror_at(b, url), attempt=2)
+    assert second.load()["seen"] == 2
+    better = replace(REPORT, attempt=2, rung=500)
+    for seen in (3, 4):
+        second.save(state_at(seen), 0.0)
+    successor.keep(better, {"a": torch.zeros(3)})
+    assert names_at(url) == [f"tiny/trial-0001/{name}" for name in (*checkpoint_names(2), "weights-2.safetensors")]
+    first.save(state_at(9), 0.0)
+    weights.keep(replace(REPORT, rung=750), TENSORS)
+    weights.remove()
+    c = tmp_path / "c" / "tiny"
+    third = Checkpoints(trial_folder(c, 1), "this", mirror=mirror_at(c, url), attempt=3)
+    assert third.load()["seen"] == 4
+    assert fetch_weights_of(c, better, mirror_at(c, url))
+    assert torch.equal(load_weights(c, 1)["a"], torch.zeros(3))
+    keep_only(c, set(), {1}, mirror_at(c, url))
+    assert names_at(url) == ["tiny/trial-0001/weights-2.safetensors"]

@@ -12,13 +12,14 @@ from hpo.search.attributes import outcome_attributes
 from hpo.search.rungs import fold_milestones
 from hpo.training import checkpoints
 from hpo.training.bench import Bench
-from hpo.training.checkpoints import FILES
+from hpo.training.checkpoints import checkpoint_names
 from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.weights import keep_only, trial_folder, weights_are_of, weights_path
 from hpo.training.worker import Worker, open_worker
 from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study
 
 FOLDS = 3
+FILES = checkpoint_names(1)
 
 
 @pytest.fixture

@@ -211,3 +211,29 @@ def test_the_room_that_is_used_can_be_told_while_another_worker_removes_its_fold
     monkeypatch.setattr(os, "scandir", removing)
     save_weights(tmp_path, 3, TENSORS, {}, most_gib=1)
     assert not going.exists()
+
+
+def test_one_that_is_taken_for_dead_and_still_writes_spoils_no_weights_of_the_next_attempt(tmp_path: Path) -> None:
+    first, second = Weights(tmp_path, 1), Weights(tmp_path, 1, attempt=2)
+    first.keep(REPORT, TENSORS)
+    second.keep_only_of(REPORT)
+    assert weights_are_of(tmp_path, REPORT)
+    better = replace(REPORT, attempt=2, rung=500)
+    second.keep(better, {"a": torch.zeros(3)})
+    assert [path.name for path in trial_folder(tmp_path, 1).iterdir()] == ["weights-2.safetensors"]
+    first.keep(replace(REPORT, rung=750), TENSORS)
+    assert weights_are_of(tmp_path, better)
+    assert torch.equal(load_weights(tmp_path, 1)["a"], torch.zeros(3))
+    first.remove()
+    assert weights_are_of(tmp_path, better)
+    keep_only(tmp_path, set(), set())
+    assert not trial_folder(tmp_path, 1).exists()
+
+
+def test_weights_of_a_later_attempt_under_the_name_of_an_earlier_version_are_known(tmp_path: Path) -> None:
+    later = replace(REPORT, attempt=3)
+    save_weights(tmp_path, 1, TENSORS, header_of(later))
+    assert weights_are_of(tmp_path, later)
+    Weights(tmp_path, 1, attempt=4).keep_only_of(later)
+    assert weights_are_of(tmp_path, later)
+    assert set(load_weights(tmp_path, 1)) == set(TENSORS)

@@ -199,8 +199,8 @@ class ComputeConfig(Typed):
 
     runner: Literal["auto", "inline", "processes", "ray_tune"] = "auto"
     """Who carries trials to devices: `inline` trains them one after the other in this process, `processes` in a warm
-    worker process for each device of this machine, `ray_tune` in those of a cluster; `auto` is `processes` where there
-    is more than one device or `workers` is given, else `inline`."""
+    worker process for each device of this machine, `ray_tune` in those of a cluster; `auto` is `processes` on GPUs,
+    on one too, and where `workers` is given or a trial has several ranks, else `inline`."""
     workers: OneOrMore | None = None
     """Trials side by side; null for as many as there are GPUs for (of `processes` on a CPU one, of `ray_tune` as many
     as the cluster has room for)."""

@@ -25,7 +25,7 @@ from hpo.runners.worker_process.remote_worker import RemoteWorker
 from hpo.runners.workforce import Lost, Said, Unfit
 from hpo.training.precision import Precision
 from hpo.training.shared import FOLDER
-from hpo.training.worker import open_worker
+from hpo.training.worker import choose_device, open_worker
 
 LOGS = "workers"
 """Folder, below the study's files, of what worker processes print."""
@@ -36,7 +36,7 @@ HEARS_EVERY_SECONDS = 1.0
 
 
 def runner_of(compute: ComputeConfig) -> Literal["inline", "processes", "ray_tune"]:
-    """Return who carries trials to devices, where that is left open.
+    """Return who carries trials to devices; where that is left open, processes on a GPU or for several workers.
 
     Raises:
         ConfigurationError: a GPU is asked for and torch sees none, or this process would have to be several ranks.
@@ -49,7 +49,9 @@ def runner_of(compute: ComputeConfig) -> Literal["inline", "processes", "ray_tun
         )
     if compute.runner != "auto":
         return compute.runner
-    return "processes" if compute.workers is not None or ranks > 1 or workers_of(compute) > 1 else "inline"
+    # An error of CUDA's, or a hang, is one of its process: the search is to outlive it.
+    several = compute.workers is not None or ranks > 1 or workers_of(compute) > 1
+    return "processes" if several or choose_device(compute).type == "cuda" else "inline"
 
 
 @contextmanager

@@ -27,7 +27,8 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     ("seen", "compute", "runner", "workers"),
     [
         (0, {}, "inline", 1),
-        (1, {}, "inline", 1),
+        (1, {}, "processes", 1),
+        (1, {"device": "cpu"}, "inline", 1),
         (4, {}, "processes", 4),
         (4, {"device": "cpu"}, "inline", 1),
         (0, {"workers": 2}, "processes", 2),
@@ -44,6 +45,8 @@ def test_who_carries_trials_and_how_many(gpus, seen: int, compute: dict[str, obj
 
 def test_a_gpu_that_is_not_there_is_refused(gpus):
     gpus(0)
+    with pytest.raises(ConfigurationError, match="torch sees no GPU"):
+        runner_of(ComputeConfig(device="cuda"))
     with pytest.raises(ConfigurationError, match="torch sees no GPU"):
         workers_of(ComputeConfig(device="cuda"))
 

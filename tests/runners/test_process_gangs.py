@@ -57,10 +57,10 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         (2, {"ranks": 2}, "processes", 1),
         (0, {"ranks": 2}, "processes", 1),
         (8, {"ranks": 2, "device": "cpu"}, "processes", 1),
-        (1, {"gpus_per_trial": 1}, "inline", 1),
+        (1, {"gpus_per_trial": 1}, "processes", 1),
         (1, {"gpus_per_trial": 0.5}, "processes", 2),
         (3, {"gpus_per_trial": 0.3}, "processes", 9),
-        (1, {"gpus_per_trial": 0.6}, "inline", 1),
+        (1, {"gpus_per_trial": 0.6}, "processes", 1),
         (2, {"gpus_per_trial": 0.5, "workers": 3}, "processes", 3),
     ],
 )

@@ -24,9 +24,8 @@ from scipy.special import ndtri
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
 from hpo.metrics.jackknife import leave_out_groups, scaled  # noqa: E402
-from hpo.verdict.choice import choose  # noqa: E402
+from hpo.verdict.choice import Searched, choose  # noqa: E402
 from hpo.verdict.comparison import Runs  # noqa: E402
-from hpo.verdict.luck import bias_of_choice  # noqa: E402
 from hpo.verdict.race import Course, Race, finalists_for, following  # noqa: E402
 
 Floats = NDArray[np.float64]
@@ -122,14 +121,16 @@ class Found:
 class World:
     """All that is drawn once for a search: its rows, and how they suit its configurations."""
 
-    def __init__(self, random: np.random.Generator, truth: Floats, seed_noise: float, rows: Rows) -> None:
-        self.random, self.truth, self.rows = random, truth, rows
+    def __init__(
+        self, random: np.random.Generator, truth: Floats, seed_noise: float, rows: Rows, of_run: float = OF_RUN
+    ) -> None:
+        self.random, self.truth, self.rows, self._of_run = random, truth, rows, of_run
         self.labels = random.random(rows.searched + rows.kept) < 0.5
         self.judged = slice(rows.searched, None) if rows.kept else slice(0, None)
         kept = rows.kept or rows.searched
         self.groups = leave_out_groups(np.arange(kept), 0)
         self._hard = self._normal(len(self.labels)) * OF_ROW
-        without_seed = OF_ROW**2 + OF_CONFIGURATION**2 + OF_RUN**2
+        without_seed = OF_ROW**2 + OF_CONFIGURATION**2 + of_run**2
         density = np.exp(-(ndtri(truth) ** 2) / 2) / (2 * np.pi) ** 0.5
         self._of_seed = seed_noise / density * without_seed**0.5
         self._middle = ndtri(truth) * (without_seed + self._of_seed**2) ** 0.5
@@ -147,7 +148,7 @@ class World:
     def run(self, configuration: int) -> Flags:
         """Return which rows a run of a configuration under a fresh seed answers correctly."""
         level = self._middle[configuration] + self._of_seed[configuration] * self.random.standard_normal()
-        noise = self._normal(len(self.labels)) * np.float32(OF_RUN)
+        noise = self._normal(len(self.labels)) * np.float32(self._of_run)
         correct: Flags = self._hard + self.suits(configuration) + noise > -level
         return correct
 
@@ -187,21 +188,21 @@ def raced(world: World, scores: Floats) -> tuple[Race, Course, dict[int, list[Fl
     return race, course, answers
 
 
-def search(name: str, noise: float, rows: Rows, seed: int) -> Found:
-    """Simulate a search and its verdict."""
+def search(name: str, noise: float, rows: Rows, seed: int, of_run: float = OF_RUN) -> Found:
+    """Simulate a search and its verdict; with `of_run` 0 all that seeds do lasts, whichever the rows."""
     random = np.random.default_rng([seed, 7])
     truth = TRUTHS[name](random)
-    world = World(random, truth, noise, rows)
+    world = World(random, truth, noise, rows, of_run)
     scores = world.searched()
     race, course, answers = raced(world, scores)
     labels = world.labels[world.judged]
     runs = {one: _runs([correct[world.judged] for correct in of], labels, world.groups) for one, of in answers.items()}
-    finalists = [runs[one] for one in race.finalists]
-    bias = 0.0 if rows.kept else bias_of_choice(scores.tolist(), finalists, list(runs.values()))
-    choice = choose(race, course, runs, dict.fromkeys(runs, 1.0), bias)
+    found = Searched(scores=tuple(scores.tolist()), unseen=bool(rows.kept), rows=rows.searched / len(labels))
+    choice = choose(race, course, runs, dict.fromkeys(runs, 1.0), found)
     assert choice is not None
     points, interval = choice.differences[DEFAULT]
     winner, first, second = choice.winner, answers[DEFAULT][0], answers[DEFAULT][1]
+    bias = choice.luck[winner]
     return Found(
         true=truth[winner] - truth[DEFAULT],
         points=points,
@@ -209,7 +210,7 @@ def search(name: str, noise: float, rows: Rows, seed: int) -> Found:
         high=interval.high,
         gain=truth[choice.recommended] - truth[DEFAULT],
         attainable=truth.max() - truth[DEFAULT],
-        confirmed=runs[winner].mean - truth[winner],
+        confirmed=choice.runs[winner].mean - bias - truth[winner],
         lucky=scores.max() - truth[scores.argmax()],
         bias=bias,
         of_rows=points + bias - (truth[winner] - truth[DEFAULT]),

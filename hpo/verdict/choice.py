@@ -3,15 +3,28 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hpo.verdict.comparison import Runs, SeedNoise, difference, seed_noise
+from hpo.verdict.comparison import COVERAGE, Runs, SeedNoise, difference, seed_noise
 from hpo.verdict.findings import Interval
-from hpo.verdict.race import Course, Race, in_contention, ranked
+from hpo.verdict.luck import Noise, luck_of_choice, spread_of_rows
+from hpo.verdict.race import NO_SCORE, Course, Race, winner_of
 
 LIKELY = 0.9
 """Coverage of the interval that must lie above 0 for the winner to be taken for the default; docs/verdict.md has what
 others would give away, and what they would risk. To be called better, all of the 95% interval must."""
 MUCH_LESS_TIME = 2 / 3
 """Of the winner's training time: what cannot be told from it and takes at most so much is taken in its place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Searched:
+    """How the finalists were found."""
+
+    scores: tuple[float, ...] = ()
+    """Of all trials that were in question, those that were given up among them."""
+    unseen: bool = True
+    """Whether the rows that the verdict is about took no part."""
+    rows: float = 1.0
+    """How many rows the search chose by, for each that the verdict is about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,13 +35,27 @@ class Choice:
     """The finalist that is left."""
     recommended: int
     """The trial to take."""
-    differences: Mapping[int, tuple[float, Interval]]
-    """Trial -> by how much the winner scores higher than it; for the default and all other finalists with runs."""
+    runs: Mapping[int, Runs]
+    """Trial -> those that count: of the winner not those that decided the race, where it has others."""
+    left_out: int
+    """How many of the winner's do not."""
+    luck: Mapping[int, float]
+    """Trial -> by how much the mean of its runs is likely too high, in the objective's unit."""
     noise: SeedNoise
+
+    @property
+    def differences(self) -> dict[int, tuple[float, Interval]]:
+        """Trial -> by how much the winner scores higher than it; for the default and all other finalists with runs."""
+        return {trial: self.lead(self.winner, trial) for trial in self.runs if trial != self.winner}
+
+    def lead(self, of: int, than: int, coverage: float = COVERAGE) -> tuple[float, Interval]:
+        """Return by how much one scores higher than another, and the interval of it."""
+        bias = self.luck[of] - self.luck[than]
+        return difference(self.runs[of], self.runs[than], self.noise, bias, coverage)
 
 
 def choose(
-    race: Race, course: Course, runs: Mapping[int, Runs], seconds: Mapping[int, float], bias: float = 0.0
+    race: Race, course: Course, runs: Mapping[int, Runs], seconds: Mapping[int, float], searched: Searched
 ) -> Choice | None:
     """Return what to take; None where no finalist has a run, or nothing has two, which is to know nothing of seeds.
 
@@ -38,42 +65,48 @@ def choose(
     Args:
         race: that was run.
         course: how it stands, by the rows that the race is decided on.
-        runs: of each trial, on the rows that the verdict is about.
+        runs: of each trial, on the rows that the verdict is about, in the order of `course`.
         seconds: mean training time of a run of each trial.
-        bias: by how much the lead of the winner is overrated.
+        searched: how the finalists were found.
     """
     raced = [trial for trial in race.finalists if trial in runs]
     noise = seed_noise(list(runs.values()))
     if not raced or not noise.degrees:
         return None
-    # Where all runs of those that are left have failed, what another had before it fell behind says more.
-    left = [trial for trial in in_contention(race, course) if trial in raced] or raced
-    # Those with fewer runs than others that are left were cut short, or failed under a seed: no recommendation.
-    most = max(len(course.ended[trial]) for trial in left)
-    winner = ranked([trial for trial in left if len(course.ended[trial]) == most], course)[0]
-    others = [trial for trial in race.entrants if trial in runs and trial != winner]
-    differences = {
-        trial: difference(runs[winner], runs[trial], noise, bias if trial == race.default else 0.0) for trial in others
-    }
-    choice = Choice(winner=winner, recommended=winner, differences=differences, noise=noise)
-    return _recommending(choice, race.default, runs, seconds, bias, raced)
+    winner, rounds = winner_of(race, course, raced)
+    decided = sum(score != NO_SCORE for score in course.ended[winner][:rounds])
+    left_out = decided if len(runs[winner].scores) > decided else 0
+    noises = _noises(list(runs.values()), noise, searched)
+    luck = luck_of_choice(
+        searched.scores, noises, len(raced), rounds, unseen=searched.unseen, left_out=left_out == decided
+    )
+    of_trial = dict.fromkeys(raced, luck.others) | {winner: luck.winner}
+    choice = Choice(
+        winner=winner,
+        recommended=winner,
+        runs={trial: runs[trial] for trial in race.entrants if trial in runs} | {winner: runs[winner].after(left_out)},
+        left_out=left_out,
+        luck={trial: of_trial.get(trial, 0.0) for trial in runs},
+        noise=noise,
+    )
+    return _recommending(choice, race.default, seconds, raced)
 
 
-def _recommending(
-    choice: Choice,
-    default: int | None,
-    runs: Mapping[int, Runs],
-    seconds: Mapping[int, float],
-    bias: float,
-    raced: Sequence[int],
-) -> Choice:
+def _noises(runs: Sequence[Runs], noise: SeedNoise, searched: Searched) -> Noise:
+    """Return what moves a score on the rows that the search chose by."""
+    shrunk = searched.rows**-0.5
+    return Noise(
+        rows=shrunk * spread_of_rows(runs, noise),
+        passing=shrunk * (noise.variance - noise.lasting) ** 0.5,
+        lasting=noise.lasting**0.5,
+    )
+
+
+def _recommending(choice: Choice, default: int | None, seconds: Mapping[int, float], raced: Sequence[int]) -> Choice:
     def beats_default(trial: int) -> bool:
-        if default is None:
-            return True
-        _, interval = difference(runs[trial], runs[default], choice.noise, bias, LIKELY)
-        return interval.low > 0
+        return default is None or choice.lead(trial, default, LIKELY)[1].low > 0
 
-    winner = choice.winner
+    winner, differences = choice.winner, choice.differences
     if default is not None and not beats_default(winner):
         return replace(choice, recommended=default)
     # An interval around a single run holds almost anything, so the score itself is to be near too.
@@ -82,8 +115,8 @@ def _recommending(
         trial
         for trial in raced
         if trial != winner
-        and choice.differences[trial][1].low <= 0
-        and choice.differences[trial][0] <= within
+        and differences[trial][1].low <= 0
+        and differences[trial][0] <= within
         and seconds[trial] <= MUCH_LESS_TIME * seconds[winner]
         and beats_default(trial)
     ]

@@ -14,7 +14,7 @@ on average.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,10 @@ class Runs:
     """Whether another seed would give another score; a baseline's is the same."""
     of_a_unit: float = 0.0
     """As `hpo.messages.Reading` has it."""
+
+    def after(self, count: int) -> "Runs":
+        """Return all but the first so many."""
+        return replace(self, scores=self.scores[count:], deviations=self.deviations[count:])
 
     @property
     def mean(self) -> float:
@@ -97,9 +101,11 @@ def difference(
     return points, _interval(points, deviations, noise, share, of_a_unit, coverage)
 
 
-def interval_of(runs: Runs, noise: SeedNoise) -> Interval:
-    """Return the interval of a configuration's mean score."""
-    return _interval(runs.mean, runs.deviations.mean(axis=0), noise, runs.share_of_seeds, runs.of_a_unit, COVERAGE)
+def interval_of(runs: Runs, noise: SeedNoise, bias: float = 0.0) -> Interval:
+    """Return the interval of a configuration's mean score less `bias`, in the objective's unit."""
+    return _interval(
+        runs.mean - bias, runs.deviations.mean(axis=0), noise, runs.share_of_seeds, runs.of_a_unit, COVERAGE
+    )
 
 
 def _interval(

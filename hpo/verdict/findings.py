@@ -20,9 +20,11 @@ class Confirmed:
     """Of the search."""
     is_default: bool
     scores: tuple[float, ...]
-    """The objective of each seed, on the rows of the confirmation."""
+    """The objective of each seed that counts, on the rows of the confirmation."""
+    left_out: int = 0
+    """Runs that do not count, as they decided that this one won the race."""
     score: float
-    """Their mean: the confirmed score."""
+    """The confirmed score: their mean, less what of it is likely luck (`Verdict.bias`)."""
     interval: Interval
     lucky: float
     """What it scored in the search, where it was chosen for that."""
@@ -51,7 +53,7 @@ class Difference:
     trial: int | None
     """None for a baseline."""
     points: float
-    """That trial less the other, in the objective's own unit, corrected for the luck of the rows (`Verdict.bias`)."""
+    """Confirmed score of that trial less the other, in the objective's own unit."""
     interval: Interval
 
     @property
@@ -70,7 +72,8 @@ class Verdict:
     unseen: bool
     """Whether the search never saw these rows."""
     bias: float
-    """How much of the winner's lead is likely luck of the rows, by simulation; 0 where they were unseen."""
+    """How much of what the winner's runs score is likely luck, by simulation, and was taken off: that of the rows that
+    it was chosen by, and that of the runs that decided the race where it has no others; 0 where there is neither."""
     seed_noise: float
     """Standard deviation of the objective over seeds, pooled over the confirmed configurations."""
     confirmed: tuple[Confirmed, ...]
@@ -93,3 +96,9 @@ class Verdict:
     """Runs that have begun and are not over."""
     has_test_split: bool = True
     """Whether there are rows that nothing was chosen by."""
+    tested: tuple[int, ...] = ()
+    """Trials for which the test split was read, in their order."""
+    class_rows: Mapping[str, int] = field(default_factory=dict)
+    """Label -> how many of the rows are of that class."""
+    best_epochs: bool = True
+    """Whether a run is scored at the best of several epochs."""

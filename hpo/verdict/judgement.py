@@ -7,14 +7,13 @@ from statistics import fmean
 
 import numpy as np
 
-from hpo.messages import Reading
+from hpo.messages import Ending, Reading, Scores
 from hpo.metrics.classification import limits_of
-from hpo.store.results import ConfirmingRun, StudyResults
-from hpo.verdict.choice import Choice, choose
+from hpo.store.results import ConfirmingRun, StudyResults, TrialResult
+from hpo.verdict.choice import Choice, Searched, choose
 from hpo.verdict.comparison import Runs, difference, interval_of
 from hpo.verdict.entrants import distinct
 from hpo.verdict.findings import Confirmed, Difference, Interval, Rung, Verdict
-from hpo.verdict.luck import bias_of_choice
 from hpo.verdict.race import NO_SCORE, Course, Race
 from hpo.verdict.wording import sentences
 
@@ -23,20 +22,12 @@ def judged(results: StudyResults) -> Verdict | None:
     """Return the verdict; None where no finalist was confirmed, or none of what was has two runs."""
     runs = {trial: _runs(of_trial) for trial, of_trial in _by_trial(results).items()}
     race, course = _race(results), _course(results)
-    bias = 0.0 if results.confirmed_on_unseen else _bias(results, race, runs)
     seconds = {trial: fmean(run.seconds for run in of_trial) for trial, of_trial in _by_trial(results).items()}
-    choice = choose(race, course, runs, seconds, bias)
-    return None if choice is None else _verdict(results, race, runs, seconds, choice, bias)
+    choice = choose(race, course, runs, seconds, _searched(results))
+    return None if choice is None else _verdict(results, race, seconds, choice)
 
 
-def _verdict(
-    results: StudyResults,
-    race: Race,
-    runs: Mapping[int, Runs],
-    seconds: Mapping[int, float],
-    choice: Choice,
-    bias: float,
-) -> Verdict:
+def _verdict(results: StudyResults, race: Race, seconds: Mapping[int, float], choice: Choice) -> Verdict:
     scores = {trial.number: trial.score or 0.0 for trial in results.trials}
     low, high = limits = limits_of(results.metric)
     apart = (low - high, high - low)
@@ -45,20 +36,21 @@ def _verdict(
             trial=trial,
             is_default=trial == race.default,
             scores=tuple(of_trial.scores.tolist()),
-            score=of_trial.mean,
-            interval=_within(limits, interval_of(of_trial, choice.noise)),
+            left_out=choice.left_out if trial == choice.winner else 0,
+            score=min(high, max(low, of_trial.mean - choice.luck[trial])),
+            interval=_within(limits, interval_of(of_trial, choice.noise, choice.luck[trial])),
             lucky=scores[trial],
             seconds=seconds[trial],
         )
-        for trial, of_trial in runs.items()
+        for trial, of_trial in choice.runs.items()
     ]
     ladder = {name: _as_runs([reading], seeded=False) for name, reading in results.baselines.items()}
-    compared = (*_from_trials(race, choice), *_from_baselines(race, choice, runs, ladder, bias))
+    compared = (*_from_trials(race, choice), *_from_baselines(choice, ladder))
     verdict = Verdict(
         metric=results.metric,
         rows=results.confirmation[0].reading.scores.rows,
         unseen=results.confirmed_on_unseen,
-        bias=bias,
+        bias=choice.luck[choice.winner],
         seed_noise=choice.noise.variance**0.5,
         confirmed=tuple(sorted(confirmed, key=lambda one: -one.score)),
         ladder=tuple(
@@ -73,8 +65,15 @@ def _verdict(
         failures=dict(Counter(run.confirms for run in results.failed_runs)),
         unfinished=results.unfinished_runs,
         has_test_split=results.has_test_split,
+        tested=tuple(look.trial for look in results.test),
+        class_rows=_class_rows(results.confirmation[0].reading.scores),
+        best_epochs=results.configuration.get("evaluation", {}).get("folds") is None,
     )
     return replace(verdict, sentences=sentences(verdict))
+
+
+def _class_rows(scores: Scores) -> dict[str, int]:
+    return {label: round(row["support"]) for label, row in scores.per_class.items()}
 
 
 def _within(limits: tuple[float, float], interval: Interval) -> Interval:
@@ -96,15 +95,11 @@ def _from_trials(race: Race, choice: Choice) -> list[Difference]:
     ]
 
 
-def _from_baselines(
-    race: Race, choice: Choice, runs: Mapping[int, Runs], ladder: Mapping[str, Runs], bias: float
-) -> list[Difference]:
+def _from_baselines(choice: Choice, ladder: Mapping[str, Runs]) -> list[Difference]:
     found = []
     for trial in dict.fromkeys((choice.winner, choice.recommended)):
         for name, of_rung in ladder.items():
-            # The default was not chosen for its luck.
-            luck = 0.0 if trial == race.default else bias
-            points, interval = difference(runs[trial], of_rung, choice.noise, luck)
+            points, interval = difference(choice.runs[trial], of_rung, choice.noise, choice.luck[trial])
             found.append(Difference(of=trial, than=name, trial=None, points=points, interval=interval))
     return found
 
@@ -149,7 +144,23 @@ def _course(results: StudyResults) -> Course:
     return Course(ended=ended, begun={trial: len(of_trial) for trial, of_trial in ended.items()})
 
 
-def _bias(results: StudyResults, race: Race, runs: Mapping[int, Runs]) -> float:
-    """Return by how much the winner is likely overrated on rows that the search chose by."""
+def _searched(results: StudyResults) -> Searched:
+    """Return how the finalists were found.
+
+    What was given up was in question too, and its last score is of less training. It counts as a completed trial at
+    the lower quartile: in searches of which the luck is known that tells it best, and seldom as too little.
+    """
     scores = [trial.score for trial in results.leaderboard if trial.score is not None]
-    return bias_of_choice(scores, [runs[trial] for trial in race.finalists if trial in runs], list(runs.values()))
+    begun = sum(trial.state in ("PRUNED", "RUNNING") and _might_have_won(trial) for trial in results.trials)
+    cut = [float(np.quantile(scores, 0.25))] * begun if scores else []
+    first = results.confirmation[0] if results.confirmation else None
+    return Searched(
+        scores=(*scores, *cut),
+        unseen=results.confirmed_on_unseen,
+        rows=first.validation.rows / first.reading.scores.rows if first else 1.0,
+    )
+
+
+def _might_have_won(trial: TrialResult) -> bool:
+    """Return whether a trial that did not complete was scored, and is not one that cannot be trained."""
+    return trial.score is not None and trial.ending not in (Ending.DIVERGED, Ending.INFEASIBLE)

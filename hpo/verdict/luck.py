@@ -1,30 +1,50 @@
-"""How much of a winner's lead is the luck of the rows that it was chosen by, where no others were kept."""
+"""How much of a confirmed score is luck: that of the rows that chose it, and that of the runs that decided the race.
+
+Rows that the search never saw hold none of the first. Runs of the winner that decided the race are left out of the
+verdict where it has others, so that its runs hold none of the second; those of finalists that fell behind hold bad
+luck.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.verdict.comparison import Runs, SeedNoise, seed_noise
+from hpo.verdict.comparison import Runs, SeedNoise
 
 SIMULATIONS = 2000
+DRAWS = 200_000
+"""Most scores that are drawn; of a long search fewer simulations, each of which tells more."""
 
 
-def bias_of_choice(scores: Sequence[float], finalists: Sequence[Runs], confirmed: Sequence[Runs]) -> float:
-    """Return by how much a winner is likely overrated that was chosen and confirmed on the same rows.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Luck:
+    """By how much confirmed scores are expected to be too high, in the objective's unit."""
 
-    Args:
-        scores: of the completed trials of the search.
-        finalists: what was confirmed of them, without the default.
-        confirmed: that, and the default.
-    """
-    if not finalists:
-        return 0.0
-    noise = seed_noise(confirmed)
-    seeds = max(len(runs.scores) for runs in finalists)
-    return luck_of_rows(scores, spread_of_rows(confirmed, noise), noise.variance**0.5, len(finalists), seeds)
+    winner: float = 0.0
+    others: float = 0.0
+    """Of the finalists that fell behind: below 0 where they did so for bad luck."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """Standard deviations of a score on the rows that the search chose by."""
+
+    rows: float
+    """Of a configuration, over sets of rows of this size, less what all configurations share."""
+    passing: float
+    """Of a run that errs on other rows than another of its configuration: rows that were kept have nothing of it."""
+    lasting: float
+    """Of a run under another seed, on whichever rows."""
+
+    @property
+    def of_run(self) -> float:
+        """Of a run under another seed, on these rows."""
+        return float(np.hypot(self.passing, self.lasting))
 
 
 def spread_of_rows(confirmed: Sequence[Runs], noise: SeedNoise) -> float:
@@ -40,37 +60,48 @@ def spread_of_rows(confirmed: Sequence[Runs], noise: SeedNoise) -> float:
     return float(max(0.0, fmean(pairs) / 2) ** 0.5) if pairs else 0.0
 
 
-def luck_of_rows(scores: Sequence[float], of_rows: float, of_seeds: float, finalists: int, seeds: int) -> float:
-    """Return by how much the choice is expected to overrate its winner on these rows, in the objective's unit.
+@lru_cache(maxsize=32)
+def luck_of_choice(
+    scores: tuple[float, ...], noise: Noise, finalists: int, deciding: int, *, unseen: bool, left_out: bool
+) -> Luck:
+    """Return by how much the choice is expected to overrate the winner and the finalists that fell behind.
 
     Fresh seeds do not refresh rows: of forty equal configurations the one that suits the rows best looks better than
     it is, however often it is trained again. The search is simulated on what its scores say of the truth, drawn
     together to their mean by as much as noise has spread them, and the winner chosen as it was: the best few by one
-    seed, of these the best by several. The better half of the trials is simulated: the others do not come into
-    question, and as few of them as are broken would make all that the better ones are apart look like truth.
+    seed, of these the best by the runs that decide. The better half of the trials is simulated: the others do not come
+    into question, and as few of them as are broken would make all that the better ones are apart look like truth.
 
     Args:
-        scores: of the completed trials of the search.
-        of_rows: standard deviation of a configuration's score over sets of rows of this size, less what all
-            configurations share.
-        of_seeds: standard deviation of a run's score over seeds.
+        scores: of the trials of the search.
+        noise: on the rows that the search chose by.
         finalists: how many were trained again.
-        seeds: under how many seeds each.
+        deciding: runs of each that decided between them; 0 for a finalist without rivals.
+        unseen: whether the verdict is about other rows.
+        left_out: whether these runs are left out of what the winner scores.
     """
     observed = np.sort(np.asarray(scores, dtype=np.float64))[len(scores) // 2 :]
-    if len(observed) < 2 or of_rows == 0:
-        return 0.0
+    if len(observed) < 2:
+        return Luck()
     spread = float(observed.var(ddof=1))
-    share = max(0.0, 1 - (of_rows**2 + of_seeds**2) / spread) if spread else 0.0
+    share = max(0.0, 1 - (noise.rows**2 + noise.of_run**2) / spread) if spread else 0.0
     truth = observed.mean() + share**0.5 * (observed - observed.mean())
     random = np.random.default_rng(0)
-    luck = of_rows * random.standard_normal((SIMULATIONS, len(truth)))
-    searched = truth + luck + of_seeds * random.standard_normal(luck.shape)
-    best = np.argsort(-searched, axis=1)[:, : max(1, finalists)]
-    again = np.take_along_axis(truth + luck, best, axis=1)
-    again += of_seeds / max(1, seeds) ** 0.5 * random.standard_normal(again.shape)
-    winner = np.take_along_axis(best, again.argmax(axis=1)[:, None], axis=1)
-    return max(0.0, float(np.take_along_axis(luck, winner, axis=1).mean()))
+    shape = min(SIMULATIONS, max(1, DRAWS // len(truth))), len(truth)
+    of_rows = noise.rows * random.standard_normal(shape)
+    searched = truth + of_rows + noise.of_run * random.standard_normal(shape)
+    best = np.argpartition(-searched, min(finalists, len(truth)) - 1, axis=1)[:, :finalists]
+    of_rows = np.take_along_axis(of_rows, best, axis=1)
+    runs = max(1, deciding) ** -0.5 * random.standard_normal((2, *best.shape))
+    lasting, passing = noise.lasting * runs[0], noise.passing * runs[1]
+    decided = truth[best] + of_rows + (lasting + passing if deciding else 0.0)
+    of_runs = lasting if unseen else lasting + passing
+    winner = np.arange(best.shape[1]) == decided.argmax(axis=1)[:, None]
+    of_winner = (0.0 if unseen else of_rows[winner].mean()) + (0.0 if left_out else of_runs[winner].mean())
+    if best.shape[1] == 1:
+        return Luck(winner=max(0.0, float(of_winner)))
+    fallen = of_runs if unseen else of_rows + of_runs
+    return Luck(winner=max(0.0, float(of_winner)), others=float(fallen[~winner].mean()))
 
 
 def _squares(deviations: NDArray[np.float64]) -> float:

@@ -6,7 +6,7 @@ with. Seeds are common to all.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,12 +57,35 @@ def following(race: Race, course: Course) -> int | None:
 
 def in_contention(race: Race, course: Course) -> tuple[int, ...]:
     """Return who still gets seeds: the default, and what is left of the finalists."""
+    left, _ = _halved(race, course)
+    return race.entrants[: len(race.entrants) - len(race.finalists)] + tuple(left)
+
+
+def _halved(race: Race, course: Course) -> tuple[list[int], int]:
+    """Return the finalists that are left, and after how many rounds."""
     left = list(race.finalists)
     rounds = 0
     while len(left) > 1 and all(len(course.ended.get(trial, ())) > rounds for trial in left):
         rounds += 1
         left = ranked(left, course, rounds)[: max(1, len(left) // 2)]
-    return race.entrants[: len(race.entrants) - len(race.finalists)] + tuple(left)
+    return left, rounds
+
+
+def winner_of(race: Race, course: Course, scored: Collection[int]) -> tuple[int, int]:
+    """Return the finalist that won, and how many of its runs decided that: the first so many.
+
+    Args:
+        race: that was run.
+        course: how it stands.
+        scored: finalists that have a score, at least one.
+    """
+    left, rounds = _halved(race, course)
+    # Where all runs of those that are left have failed, what another had before it fell behind says more.
+    sound = [trial for trial in left if trial in scored] or list(scored)
+    # Those with fewer runs than others that are left were cut short, or failed under a seed: no recommendation.
+    most = max(len(course.ended[trial]) for trial in sound)
+    rivals = [trial for trial in sound if len(course.ended[trial]) == most]
+    return ranked(rivals, course)[0], most if len(rivals) > 1 else rounds
 
 
 def ranked(trials: Sequence[int], course: Course, rounds: int | None = None) -> list[int]:

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 
+from hpo.data.small_classes import counts_classes, small_classes
 from hpo.metrics.classification import limits_of
 from hpo.verdict.findings import Confirmed, Difference, Interval, Verdict
 
@@ -27,7 +28,9 @@ def sentences(verdict: Verdict) -> tuple[str, ...]:
         words.unfinished(),
         words.failures(),
         words.rows(),
-        "" if verdict.has_test_split else NO_TEST_SPLIT,
+        words.epochs(),
+        small_classes(verdict.class_rows) if counts_classes(verdict.metric) else "",
+        words.test() if verdict.has_test_split else NO_TEST_SPLIT,
         words.seeds(),
     )
     return tuple(sentence for sentence in said if sentence)
@@ -92,7 +95,12 @@ class _Words:
         if f"{one.score:.4f}" == f"{one.lucky:.4f}":
             held = "as in the search"
         seeds = _seeds(len(one.scores), "fresh seed")
-        return f"Trained again on {seeds} trial {one.trial} scores {one.score:.4f} {_shown(one.interval)}, {held}."
+        runs = "the run that" if one.left_out == 1 else f"the {one.left_out} runs that"
+        apart = f"; {runs} decided between the finalists {'is' if one.left_out == 1 else 'are'} left out"
+        return (
+            f"Trained again on {seeds} trial {one.trial} scores {one.score:.4f} {_shown(one.interval)}, {held}"
+            f"{apart if one.left_out else ''}."
+        )
 
     def worth_it(self) -> str:
         """Hold what is to be taken against the best baseline."""
@@ -128,15 +136,41 @@ class _Words:
         )
 
     def rows(self) -> str:
-        """Say which rows all this is about, and what is left of luck."""
+        """Say which rows all this is about, and what was taken off for luck."""
         verdict = self._verdict
+        which = "validation rows that the search never saw" if verdict.unseen else "rows that the search chose by"
+        said = f"All of this is on {'' if verdict.unseen else 'the '}{verdict.rows:,} {which}"
+        luck = self._amount(verdict.bias)
+        if luck == self._amount(0.0):
+            return f"{said}." if verdict.unseen else f"{said}; by simulation nothing is to be taken off for their luck."
         if verdict.unseen:
-            return f"All of this is on {verdict.rows:,} validation rows that the search never saw."
-        said = f"All of this is on the {verdict.rows:,} rows that the search chose by"
-        if self._amount(verdict.bias) == self._amount(0.0):
-            return f"{said}; by simulation nothing is to be taken off for their luck."
-        luck = f"{self._amount(verdict.bias)} of what the winner scores on them are their luck"
-        return f"{said}. By simulation {luck}, and were taken off."
+            return (
+                f"{said}. The winner has no runs but those that decided the race; by simulation {luck} of what they "
+                "score are the luck of having won it, and were taken off."
+            )
+        return (
+            f"{said}. By simulation {luck} of what the winner scores on them are their luck, and were taken off: from "
+            "its score, its interval and its lead."
+        )
+
+    def epochs(self) -> str:
+        """Say what nothing was taken off for: each run is scored at the epoch that is best on these rows."""
+        if self._verdict.unseen or not self._verdict.best_epochs:
+            return ""
+        return (
+            "Each run, the default's too, is scored at its best epoch on these rows, so scores and leads over "
+            "baselines are a little too high."
+        )
+
+    def test(self) -> str:
+        """Say that the test split was first read for another trial than the one to take."""
+        tested, taken = self._verdict.tested, self._verdict.recommended
+        if not tested or tested[0] == taken:
+            return ""
+        return (
+            f"The test split was first read for trial {tested[0]}, not for trial {taken}, which is now the one to "
+            f"take: what trial {taken} scores on it is a second look, and may be too high."
+        )
 
     def seeds(self) -> str:
         """Say how far seeds are apart, and where they are few."""

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 
-from hpo.verdict.choice import Choice, choose
+import numpy as np
+import pytest
+
+from hpo.verdict.choice import Choice, Searched, choose
 from hpo.verdict.comparison import Runs
-from hpo.verdict.race import Course, Race
+from hpo.verdict.race import NO_SCORE, Course, Race
 from tests.verdict.confirmed import runs
 
 DEFAULT = 0
@@ -17,12 +20,12 @@ def chosen(
     *,
     seconds: Mapping[int, float] | None = None,
     default: int | None = DEFAULT,
-    bias: float = 0.0,
+    searched: Searched | None = None,
 ) -> Choice | None:
     finalists = tuple(trial for trial in of if trial != default)
     race = Race(finalists=finalists, default=default, runs=100, seeds=5)
     course = Course({trial: one.scores.tolist() for trial, one in of.items()}, {})
-    return choose(race, course, of, seconds or dict.fromkeys(of, 100.0), bias)
+    return choose(race, course, of, seconds or dict.fromkeys(of, 100.0), searched or Searched())
 
 
 def taken(*args: Mapping[int, Runs], **rest: object) -> int:
@@ -58,11 +61,52 @@ def test_one_that_is_likely_but_not_surely_better_is_taken() -> None:
     assert choice.recommended == 3
 
 
-def test_the_bias_counts_against_the_winner() -> None:
-    compared = {DEFAULT: higher(0.0), 3: higher(0.02)}
+def test_luck_of_the_rows_counts_against_the_winner() -> None:
+    apart = np.array([[0.01, -0.01]] * 3)
+    compared = {DEFAULT: runs([0.9, 0.902, 0.901], apart), 3: runs([0.904, 0.906, 0.905], apart[:, ::-1])}
+    equal = tuple(np.random.default_rng(0).normal(0.9, 0.01, 40).tolist())
 
-    assert taken(compared, bias=0.0) == 3
-    assert taken(compared, bias=0.02) == DEFAULT
+    unseen, seen = (chosen(compared, searched=Searched(scores=equal, unseen=unseen)) for unseen in (True, False))
+
+    assert unseen is not None
+    assert seen is not None
+    assert (unseen.luck[3], seen.luck[DEFAULT]) == (0, 0)
+    assert seen.luck[3] > 0.01
+    assert seen.differences[DEFAULT][0] == pytest.approx(unseen.differences[DEFAULT][0] - seen.luck[3])
+
+
+def test_the_run_that_decided_the_race_does_not_count_for_the_winner() -> None:
+    """Trials 3 and 4 ran once each, 3 was better and went on: its first score is high because it decided."""
+    choice = chosen({DEFAULT: higher(0.0), 3: runs([0.95, 0.90, 0.91]), 4: runs([0.94])})
+
+    assert choice is not None
+    assert (choice.winner, choice.left_out) == (3, 1)
+    assert choice.runs[3].scores.tolist() == [0.90, 0.91]
+    assert choice.differences[DEFAULT][0] == pytest.approx(0.905 - 0.901)
+    assert choice.runs[4].scores.tolist() == [0.94]
+
+
+def test_a_failed_run_that_decided_is_not_left_out_in_place_of_one_that_has_a_score() -> None:
+    race = Race(finalists=(3, 4), default=DEFAULT, runs=9, seeds=5)
+    course = Course({DEFAULT: [0.9, 0.9], 3: [NO_SCORE, 0.91], 4: [NO_SCORE]}, {})
+    of = {DEFAULT: runs([0.9, 0.9]), 3: runs([0.91])}
+
+    choice = choose(race, course, of, dict.fromkeys(of, 1.0), Searched())
+
+    assert choice is not None
+    assert (choice.winner, choice.left_out, len(choice.runs[3].scores)) == (3, 0, 1)
+
+
+def test_where_the_winner_has_no_other_run_the_luck_of_winning_is_taken_off() -> None:
+    equal = tuple(np.random.default_rng(0).normal(0.9, 0.01, 40).tolist())
+    compared = {DEFAULT: runs([0.9, 0.91, 0.92]), 3: runs([0.95]), 4: runs([0.94]), 5: runs([0.93])}
+
+    choice = chosen(compared, searched=Searched(scores=equal))
+
+    assert choice is not None
+    assert (choice.winner, choice.left_out) == (3, 0)
+    assert choice.luck[3] == pytest.approx(0.846 * 0.01, rel=0.15)
+    assert choice.luck[4] < 0
 
 
 def test_a_much_faster_one_that_cannot_be_told_from_the_winner_is_taken() -> None:

@@ -28,7 +28,7 @@ def test_a_confirmed_search_has_a_winner_and_differences_in_their_order() -> Non
 
     assert (found.winner, found.recommended, found.metric, found.rows) == (2, 2, "macro_f1", 400)
     assert [one.than for one in found.differences] == ["the default", "trial 3", *baselines]
-    assert found.differences[0].points == pytest.approx(0.08)
+    assert found.differences[0].points == pytest.approx(0.8815 - 0.801), "the run that decided the race is left out"
     assert found.differences[0].told_apart
     assert [(rung.name, rung.score) for rung in found.ladder] == [
         (name, one.scores.objective) for name, one in baselines.items()
@@ -41,7 +41,8 @@ def test_what_was_confirmed_is_ranked_by_its_confirmed_score_beside_the_lucky_on
 
     assert [one.trial for one in found.confirmed] == [2, 3, 0]
     best, _, default = found.confirmed
-    assert (best.score, best.lucky, best.scores) == (pytest.approx(0.881), 0.90, (0.880, 0.882, 0.881))
+    assert (best.score, best.lucky, best.scores) == (pytest.approx(0.8815), 0.90, (0.882, 0.881))
+    assert best.left_out == 1
     assert default.is_default
     assert best.interval.low < best.score < best.interval.high
 
@@ -110,7 +111,28 @@ def test_luck_of_the_rows_is_taken_off_only_where_the_search_chose_by_them() -> 
     assert unseen.bias == 0
     assert seen.bias > 0
     assert unseen.differences[0].points - seen.differences[0].points == pytest.approx(seen.bias)
-    assert [one.score for one in seen.confirmed] == [one.score for one in unseen.confirmed]
+    taken, was = (next(one for one in of.confirmed if one.trial == of.winner) for of in (seen, unseen))
+    assert was.score - taken.score == pytest.approx(seen.bias)
+    assert was.interval.low - taken.interval.low == pytest.approx(seen.bias)
+    assert was.scores == taken.scores
+    default = next(one for one in seen.confirmed if one.is_default)
+    assert seen.differences[0].points == pytest.approx(taken.score - default.score)
+
+
+def test_trials_that_were_given_up_were_in_question_too_but_not_what_cannot_be_trained() -> None:
+    runs = [
+        confirming(of, [score, score + 0.002], deviations=(0.01, sign * 0.01))
+        for of, score, sign in ((0, 0.88, 1), (2, 0.885, -1), (3, 0.882, 1))
+    ]
+    few = [trial(number, 0.88 + number / 1000) for number in range(6)]
+
+    def bias(ending: Ending, score: float | None = 0.5) -> float:
+        cut = [trial(number, score, state="PRUNED", ending=str(ending)) for number in range(6, 40)]
+        return verdict(study([*few, *cut], *runs, confirmed_on_unseen=False)).bias
+
+    alone = verdict(study(few, *runs, confirmed_on_unseen=False)).bias
+    assert bias(Ending.PRUNED) > 1.3 * alone > 0
+    assert bias(Ending.DIVERGED) == bias(Ending.INFEASIBLE) == bias(Ending.PRUNED, None) == alone
 
 
 def test_the_same_study_is_judged_the_same_again() -> None:

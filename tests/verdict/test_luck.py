@@ -1,35 +1,72 @@
 """How much of a lead is luck of the rows, held against searches of which the luck is known."""
 
+import tracemalloc
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import pytest
 
 from hpo.verdict.comparison import seed_noise
-from hpo.verdict.luck import bias_of_choice, luck_of_rows, spread_of_rows
-from tests.verdict.confirmed import answered, runs
+from hpo.verdict.luck import Luck, Noise, luck_of_choice, spread_of_rows
+from tests.verdict.confirmed import answered
 
 TRIALS = 40
 
 
-def luck_and_estimate(truth_spread: float, of_rows: float, of_seeds: float) -> tuple[float, float]:
-    """Return the mean luck of the winners of simulated searches, and what the estimate of it came to."""
-    lucky, estimated = [], []
+def luck_of(
+    scores: Sequence[float], of_rows: float, of_seeds: float, deciding: int = 1, *, unseen: bool = False, **rest: bool
+) -> Luck:
+    noise = Noise(rows=of_rows, passing=0.0, lasting=of_seeds)
+    return luck_of_choice(tuple(scores), noise, 3, deciding, unseen=unseen, left_out=rest.get("left_out", True))
+
+
+def simulated(truth_spread: float, of_rows: float, of_seeds: float) -> Iterator[tuple[list[float], Luck, float]]:
+    """Yield (scores of a search, the luck of its winner's rows and of the others' runs, that of the winner's run)."""
     for seed in range(60):
         random = np.random.default_rng(seed)
         truth = truth_spread * random.standard_normal(TRIALS)
         luck = of_rows * random.standard_normal(TRIALS)
         scores = truth + luck + of_seeds * random.standard_normal(TRIALS)
-        again = truth + luck + of_seeds / 2 * random.standard_normal(TRIALS)
         best = np.argsort(-scores)[:3]
-        lucky.append(luck[best[again[best].argmax()]])
-        estimated.append(luck_of_rows(scores.tolist(), of_rows, of_seeds, finalists=3, seeds=4))
-    return float(np.mean(lucky)), float(np.mean(estimated))
+        of_run = of_seeds * random.standard_normal(3)
+        won = (truth[best] + luck[best] + of_run).argmax()
+        others = np.delete(luck[best] + of_run, won).mean()
+        yield scores.tolist(), Luck(winner=luck[best[won]], others=others), of_run[won]
 
 
 @pytest.mark.parametrize(("truth_spread", "of_seeds"), [(0.0, 0.0), (0.0, 0.01), (0.01, 0.0), (0.02, 0.01)])
 def test_it_is_near_the_luck_that_there_is(truth_spread: float, of_seeds: float) -> None:
-    lucky, estimated = luck_and_estimate(truth_spread, 0.01, of_seeds)
+    there_is, found = [], []
+    for scores, luck, _ in simulated(truth_spread, 0.01, of_seeds):
+        there_is.append((luck.winner, luck.others))
+        estimate = luck_of(scores, 0.01, of_seeds)
+        found.append((estimate.winner, estimate.others))
 
-    assert 0.75 * lucky < estimated < 1.6 * lucky
+    winner, others = np.mean(there_is, axis=0)
+    of_winner, of_others = np.mean(found, axis=0)
+
+    assert 0.75 * winner < of_winner < 1.6 * winner
+    assert of_others == pytest.approx(others, abs=0.005)
+
+
+def test_on_unseen_rows_a_winner_by_the_runs_that_count_is_lucky_and_who_fell_behind_is_not() -> None:
+    """Of equal configurations: the expected largest of three normal deviates is 0.846 (Harter 1961)."""
+    equal = (0.8 + 0.01 * np.random.default_rng(0).standard_normal(TRIALS)).tolist()
+
+    counted, apart = (luck_of(equal, 0.0, 0.01, unseen=True, left_out=left_out) for left_out in (False, True))
+    of_four = luck_of(equal, 0.0, 0.01, deciding=4, unseen=True, left_out=False)
+
+    assert counted.winner == pytest.approx(0.846 * 0.01, rel=0.1)
+    assert of_four.winner == pytest.approx(0.846 * 0.01 / 2, rel=0.1)
+    assert apart.winner == 0
+    assert apart.others == counted.others == pytest.approx(-0.846 * 0.01 / 2, rel=0.1)
+
+
+def test_what_only_these_rows_make_of_a_run_is_no_luck_on_others() -> None:
+    noise = Noise(rows=0.01, passing=0.01, lasting=0.0)
+    scores = tuple(np.random.default_rng(0).normal(0.8, 0.01, TRIALS).tolist())
+
+    assert luck_of_choice(scores, noise, 3, 1, unseen=True, left_out=False) == Luck()
 
 
 def test_broken_trials_do_not_hide_it() -> None:
@@ -37,30 +74,54 @@ def test_broken_trials_do_not_hide_it() -> None:
     random = np.random.default_rng(1)
     equal = (0.88 + 0.01 * random.standard_normal(21)).tolist()
 
-    alone = luck_of_rows(equal, 0.01, 0.0, 3, 4)
-    beside_broken = luck_of_rows([*equal, *[0.5 + place / 100 for place in range(19)]], 0.01, 0.0, 3, 4)
+    alone = luck_of(equal, 0.01, 0.0).winner
+    beside_broken = luck_of([*equal, *[0.5 + place / 100 for place in range(19)]], 0.01, 0.0).winner
 
     assert beside_broken > 0.8 * alone > 0
 
 
 def test_there_is_none_where_rows_do_not_matter_or_nothing_was_chosen() -> None:
-    assert luck_of_rows([0.8, 0.9, 0.85, 0.7], 0.0, 0.01, 3, 4) == 0
-    assert luck_of_rows([0.8], 0.01, 0.01, 3, 4) == 0
-    assert luck_of_rows([], 0.01, 0.01, 3, 4) == 0
-    assert bias_of_choice([0.8, 0.9], [], [runs([0.8, 0.9])]) == 0
+    assert luck_of([0.8, 0.9, 0.85, 0.7], 0.0, 0.01).winner == 0
+    assert luck_of([0.8], 0.01, 0.01) == luck_of([], 0.01, 0.01) == Luck()
+
+
+def test_a_finalist_without_rivals_has_the_luck_of_the_search_alone() -> None:
+    noise = Noise(rows=0.01, passing=0.0, lasting=0.01)
+
+    alone = luck_of_choice(tuple(np.linspace(0.8, 0.82, 40)), noise, 1, 0, unseen=False, left_out=True)
+
+    assert alone.winner > 0
+    assert alone.others == 0
 
 
 def test_it_is_the_same_whenever_it_is_asked_for() -> None:
     scores = np.random.default_rng(0).normal(0.8, 0.01, TRIALS).tolist()
+    first = luck_of(scores, 0.01, 0.01)
+    luck_of_choice.cache_clear()
 
-    assert luck_of_rows(scores, 0.01, 0.01, 3, 4) == luck_of_rows(scores, 0.01, 0.01, 3, 4)
+    assert luck_of(scores, 0.01, 0.01) == first
 
 
 def test_less_is_luck_where_the_truth_is_further_apart() -> None:
     random = np.random.default_rng(0)
     near, far = (random.normal(0.8, spread, TRIALS).tolist() for spread in (0.01, 0.2))
 
-    assert luck_of_rows(near, 0.01, 0.0, 3, 4) > 2 * luck_of_rows(far, 0.01, 0.0, 3, 4)
+    assert luck_of(near, 0.01, 0.0).winner > 2 * luck_of(far, 0.01, 0.0).winner
+
+
+def test_ten_thousand_trials_take_little_memory_and_tell_as_much() -> None:
+    """All equal: the expected largest of the better half of 10,000, of which the best three are tried again."""
+    scores = tuple(np.random.default_rng(0).normal(0.8, 0.01, 10_000).tolist())
+    noise = Noise(rows=0.01, passing=0.0, lasting=0.0)
+    tracemalloc.start()
+
+    found = luck_of_choice(scores, noise, 3, 1, unseen=False, left_out=True)
+
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 32 * 2**20
+    largest = np.random.default_rng(1).standard_normal((400, 5000)).max(axis=1).mean()
+    assert found.winner == pytest.approx(0.01 * largest, rel=0.05)
 
 
 def test_the_spread_of_rows_is_that_of_configurations_not_of_seeds_or_hard_rows() -> None:

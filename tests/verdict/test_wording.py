@@ -138,12 +138,42 @@ def test_it_says_which_rows_it_is_about() -> None:
     assert "on 2,000 validation rows that the search never saw" in said(AHEAD)
     whole = said(AHEAD, unseen=False, rows=400, bias=0.004)
     assert "on the 400 rows that the search chose by" in whole
-    assert (
-        "By simulation 0.4 macro F1 points of what the winner scores on them are their luck, and were taken off."
-        in whole
-    )
+    assert "By simulation 0.4 macro F1 points of what the winner scores on them are their luck, and were taken" in whole
+    assert "The winner has no runs but those that decided the race; by simulation 0.4 macro" in said(AHEAD, bias=0.004)
     none = said(AHEAD, unseen=False, rows=400, bias=0.0004)
     assert "rows that the search chose by; by simulation nothing is to be taken off for their luck." in none
+
+
+def test_on_rows_that_chose_the_epochs_it_says_that_the_default_was_chosen_too() -> None:
+    """But where folds are scored at their end, and where the rows are others."""
+    told = "Each run, the default's too, is scored at its best epoch on these rows"
+
+    assert told in said(AHEAD, unseen=False)
+    assert told not in said(AHEAD, unseen=False, best_epochs=False)
+    assert told not in said(AHEAD)
+
+
+def test_it_says_where_the_test_split_was_first_read_for_another_trial_than_the_one_to_take() -> None:
+    told = "The test split was first read for trial 5, not for trial 7"
+
+    assert told in said(AHEAD, tested=(5,))
+    assert told in said(AHEAD, tested=(5, 7))
+    assert "first read" not in said(AHEAD, tested=(7, 5))
+
+
+def test_classes_of_few_rows_are_warned_of_where_the_metric_counts_them() -> None:
+    rows = {"rare": 9, "enough": 10, "many": 300, "absent": 0}
+    told = "Classes with fewer than 10 of the rows that were scored: 'rare' (9). A single row moves"
+
+    assert told in said(AHEAD, class_rows=rows)
+    assert told not in said(AHEAD, class_rows={"enough": 10})
+    assert told not in said(AHEAD, class_rows=rows, metric="accuracy")
+
+
+def test_runs_that_decided_the_race_are_said_to_be_left_out() -> None:
+    told = said(AHEAD, confirmed=(replace(confirmed(WINNER, 0.90), left_out=1), confirmed(DEFAULT, 0.88)))
+
+    assert "; the run that decided between the finalists is left out." in told
 
 
 def test_without_a_test_split_it_says_what_cannot_be_said() -> None:

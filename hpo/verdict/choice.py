@@ -70,12 +70,12 @@ def choose(
         searched: how the finalists were found.
     """
     raced = [trial for trial in race.finalists if trial in runs]
-    noise = seed_noise(list(runs.values()))
-    if not raced or not noise.degrees:
+    if not raced or not seed_noise(list(runs.values())).degrees:
         return None
     winner, rounds = winner_of(race, course, raced)
     decided = sum(score != NO_SCORE for score in course.ended[winner][:rounds])
-    left_out = decided if len(runs[winner].scores) > decided else 0
+    counted, left_out = _without(runs, winner, decided)
+    noise = seed_noise(list(counted.values()))
     noises = _noises(list(runs.values()), noise, searched)
     luck = luck_of_choice(
         searched.scores, noises, len(raced), rounds, unseen=searched.unseen, left_out=left_out == decided
@@ -84,12 +84,25 @@ def choose(
     choice = Choice(
         winner=winner,
         recommended=winner,
-        runs={trial: runs[trial] for trial in race.entrants if trial in runs} | {winner: runs[winner].after(left_out)},
+        runs={trial: counted[trial] for trial in race.entrants if trial in runs},
         left_out=left_out,
         luck={trial: of_trial.get(trial, 0.0) for trial in runs},
         noise=noise,
     )
     return _recommending(choice, race.default, seconds, raced)
+
+
+def _without(runs: Mapping[int, Runs], winner: int, decided: int) -> tuple[Mapping[int, Runs], int]:
+    """Return the runs that count, and how many of the winner's do not; all do where else too little is known.
+
+    Those that decided the race say nothing of the noise of seeds either: they are high, so runs that are high by luck
+    are near to them, and the lead would seem the surer for it.
+    """
+    if decided < len(runs[winner].scores):
+        others = {**runs, winner: runs[winner].after(decided)}
+        if seed_noise(list(others.values())).degrees:
+            return others, decided
+    return runs, 0
 
 
 def _noises(runs: Sequence[Runs], noise: SeedNoise, searched: Searched) -> Noise:

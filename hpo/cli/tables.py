@@ -14,7 +14,7 @@ from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space, shipped_spaces, space_description
 from hpo.store.engine import sqlite_path, without_password
 from hpo.store.listing import StudySummary
-from hpo.store.results import StudyResults
+from hpo.store.results import StudyResults, TestReading
 from hpo.verdict.findings import Verdict
 from hpo.verdict.wording import NO_TEST_SPLIT
 
@@ -98,8 +98,17 @@ def _tested(out: Console, results: StudyResults) -> None:
     read = (
         "read once" if looks == 1 else f"read {looks} times, for another trial each time: only the first was unbiased"
     )
-    score = f"{last.scores.metric} {last.scores.objective:.4f}"
+    score = f"{last.scores.metric} {_sure(last)}"
     out.print(f"Test split, {read}: trial {last.trial}, {score}, {last.scores.rows} texts.", soft_wrap=True)
+
+
+def _sure(look: TestReading) -> str:
+    """Return a score on the test split with its 95% interval over rows."""
+    # Only where there is one: its packages take their time.
+    from hpo.verdict.single_scores import interval_of_test
+
+    found = interval_of_test(look)
+    return f"{look.scores.objective:.4f}" + (f" [{found.low:.4f}, {found.high:.4f}]" if found else "")
 
 
 def _untested(out: Console, results: StudyResults) -> None:
@@ -117,9 +126,10 @@ def to_take(results: StudyResults, verdict: Verdict | None) -> None:
     out.print(f"Trial {best.number} of study {results.name}{by}: {results.metric} {best.score:.4f} on validation{sure}")
     if best.train_score is not None:
         out.print(f"  on training texts {best.train_score:.4f}, at epoch {best.best_epoch:.2f}")
-    for look in results.test:
+    for place, look in enumerate(results.test):
         if look.trial == best.number:
-            out.print(f"  on the test split {look.scores.objective:.4f}")
+            again = ", a second look, which may be too high" if place else ""
+            out.print(f"  on the test split {_sure(look)}{again}")
     if verdict is None:
         _untested(out, results)
     if best.validation is not None:

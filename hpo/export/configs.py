@@ -17,7 +17,8 @@ from hpo.export.writing import begins_with
 from hpo.search.assignments import build_assignment
 from hpo.space.search_space import SearchSpace
 from hpo.store.results import StudyResults, TrialResult
-from hpo.verdict.findings import Verdict
+from hpo.verdict.findings import Interval, Verdict
+from hpo.verdict.single_scores import interval_of_test, under_another_seed
 
 MARK = "# One configuration of a search by hpo."
 """How an export in YAML begins."""
@@ -84,7 +85,8 @@ def configuration_of(results: StudyResults, verdict: Verdict | None, trial: int 
         "seed_noise": verdict.seed_noise if verdict else _noise_of_default(results),
         "verdict": list(verdict.sentences) if verdict else [],
         "validation": dict(chosen.validation.values) if chosen.validation else {},
-        "test": _first_look(results, chosen.number),
+        **_first_look(results, chosen.number),
+        "another_seed": _ends(under_another_seed(results, chosen)),
         "best_epoch": chosen.best_epoch,
         "seed": chosen.seed,
         "hyperparameters": dict(chosen.configuration),
@@ -162,10 +164,18 @@ def _noise_of_default(results: StudyResults) -> float | None:
     return stdev(scores) or None if len(scores) > 1 else None
 
 
-def _first_look(results: StudyResults, trial: int) -> dict[str, float]:
-    """Return what a trial scored on the test split when that was first read for it."""
-    found = next((reading for reading in results.test if reading.trial == trial), None)
-    return dict(found.scores.values) if found else {}
+def _first_look(results: StudyResults, trial: int) -> dict[str, Any]:
+    """Return what a trial scored on the test split when that was first read for it, and how sure that is."""
+    found = next(((place, look) for place, look in enumerate(results.test, 1) if look.trial == trial), None)
+    if found is None:
+        return {"test": {}, "test_look": None}
+    place, look = found
+    sure = {"interval": _ends(interval_of_test(look)), "rows": look.scores.rows, "look": place}
+    return {"test": dict(look.scores.values), "test_look": sure}
+
+
+def _ends(interval: Interval | None) -> dict[str, float] | None:
+    return None if interval is None else asdict(interval)
 
 
 def to_yaml(content: Mapping[str, Any]) -> str:

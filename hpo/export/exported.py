@@ -51,6 +51,23 @@ class Confirmation(Typed):
     """Whether the search never saw them."""
 
 
+class Ends(Typed):
+    """Where a score lies in 95% of cases."""
+
+    low: float
+    high: float
+
+
+class TestLook(Typed):
+    """How sure the score on the test split is."""
+
+    interval: Ends | None
+    """Over rows; None where a store of an older version does not tell."""
+    rows: int
+    look: int
+    """Which reading of the split it was, from 1: only the first was unbiased."""
+
+
 class Place(Typed):
     """A milestone of the trial, as `hpo.messages.Milestone`."""
 
@@ -79,6 +96,9 @@ class Exported(Typed):
     validation: Mapping[str, float]
     test: Mapping[str, float]
     """What it scored on the test split; nothing where that was not read for it."""
+    test_look: TestLook | None
+    another_seed: Ends | None
+    """Where it scores on validation under another seed; None where that is not known."""
     best_epoch: float
     """Epochs of its own data after which the score was reached."""
     seed: int

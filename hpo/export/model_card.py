@@ -85,9 +85,22 @@ def _scores(exported: Exported, scores: Scores | None) -> str:
         interval = f"{confirmed.score:.4f} (95%: {confirmed.low:.4f} to {confirmed.high:.4f})"
         rows.append((f"confirmed on {len(confirmed.scores)} fresh seeds, {where}", interval))
     if exported.metric in exported.test:
-        rows.append(("this configuration, on the test split", f"{exported.test[exported.metric]:.4f}"))
+        rows.append(_tested(exported))
     lines = [f"| | {written(exported.metric)} |", "|---|---|", *(f"| {name} | {score} |" for name, score in rows)]
     return "## Scores\n\n" + "\n".join(lines) + "\n"
+
+
+def _tested(exported: Exported) -> tuple[str, str]:
+    name, score, look = (
+        "this configuration, on the test split",
+        f"{exported.test[exported.metric]:.4f}",
+        exported.test_look,
+    )
+    if look is None:
+        return name, score
+    sure = f" (95% over rows: {look.interval.low:.4f} to {look.interval.high:.4f})" if look.interval else ""
+    again = "" if look.look == 1 else f", look {look.look} at it: only the first was unbiased"
+    return f"{name}, {look.rows:,} rows{again}", f"{score}{sure}"
 
 
 def _fenced(values: Mapping[str, Any]) -> str:

@@ -9,9 +9,10 @@ from hpo.export.exported import Exported
 IDLE = ("optuna:", "sqlalchemy:")
 """Recorded packages that have no part in a training."""
 UNRECORDED = (
-    "Nothing that is recorded differs. On a CPU the number is the same then, unless memory ran short in the search, "
-    "the trial was trained on another machine than the study was begun on, or the pretrained weights have changed."
+    "On a CPU the number is the same then, unless memory ran short in the search, the trial was trained on another "
+    "machine than the study was begun on, or the pretrained weights have changed."
 )
+ON_GPU = "Nothing that is recorded differs, but a GPU need not add in the same order again."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,39 +41,29 @@ def differing(exported: Exported, now: Mapping[str, str]) -> tuple[str, ...]:
 def compared(exported: Exported, score: float, differs: Sequence[str]) -> Reproduction:
     """Say whether `score` is the one in the file.
 
-    To the last bit it is only on the same processor, with the same threads and versions. Elsewhere it is where it is
-    no further from the file's score than half the confirmed score's interval is wide, or lies in that interval; where
-    nothing was confirmed, no further than twice the standard deviation over seeds. Where neither is known it is not
-    taken for reproduced.
+    On a CPU it is that number to the last bit where all that is recorded is equal. Elsewhere rounding differs, which
+    soon amounts to another seed: it is reproduced where it lies where 95% of runs under another seed do, on the same
+    rows, or between these and the file's score. Where that is not known it is not taken for reproduced.
     """
-    expected, confirmed, noise = exported.score, exported.confirmed, exported.seed_noise
-    why = f"What differs: {'; '.join(differs)}." if differs else UNRECORDED
-    if score == expected:
-        is_same, told = True, f"Reproduced to the last bit: {exported.metric} {score:.4f}."
-    elif confirmed is not None:
-        half = (confirmed.high - confirmed.low) / 2
-        is_same = abs(score - expected) <= half or confirmed.low <= score <= confirmed.high
-        near = f"half the confirmed score's interval, {half:.4f}, or in it, {confirmed.low:.4f} to {confirmed.high:.4f}"
-        told = f"{_verb(is_same)}: {_numbers(exported, score)}, {_within(is_same)} {near}. {why}"
-    elif noise:
-        is_same = abs(score - expected) <= 2 * noise
-        near = f"twice the seed noise, {2 * noise:.4f}"
-        told = f"{_verb(is_same)}: {_numbers(exported, score)}, {_within(is_same)} {near}. {why}"
+    expected, near, numbers = exported.score, exported.another_seed, _numbers(exported, score)
+    exact = not differs and exported.versions.get("device", "").startswith("cpu")
+    why = f"What differs: {'; '.join(differs)}." if differs else ON_GPU
+    is_same = score == expected
+    if is_same:
+        told = f"Reproduced to the last bit: {exported.metric} {score:.4f}."
+    elif exact:
+        told = f"Not reproduced: {numbers}, though nothing that is recorded differs. {UNRECORDED}"
+    elif near is not None:
+        is_same = min(near.low, expected) <= score <= max(near.high, expected)
+        verb = "Reproduced, though not to the last bit" if is_same else "Not reproduced"
+        where = f"{'where' if is_same else 'not where'} 95% of runs under another seed lie"
+        told = f"{verb}: {numbers}, {where}, {near.low:.4f} to {near.high:.4f}. {why}"
     else:
-        is_same = False
         told = (
-            f"It cannot be told whether it is reproduced: {_numbers(exported, score)}, and how much seeds move the "
-            f"score is not known; hpo confirm tells. {why}"
+            f"It cannot be told whether it is reproduced: {numbers}, and how much seeds move the score is not known; "
+            f"hpo confirm tells. {why}"
         )
     return Reproduction(expected=expected, score=score, reproduced=is_same, differs=tuple(differs), sentence=told)
-
-
-def _verb(is_same: bool) -> str:
-    return "Reproduced, though not to the last bit" if is_same else "Not reproduced"
-
-
-def _within(is_same: bool) -> str:
-    return "within" if is_same else "not within"
 
 
 def _numbers(exported: Exported, score: float) -> str:

@@ -65,7 +65,7 @@ class Material:
     @property
     def judged(self) -> Judged | None:
         """How the trial to take did: on the test split, or when it was confirmed, or in the search."""
-        return judged(self.results, self.taken)
+        return judged(self.results, self.taken, self.verdict)
 
 
 def gathered(database: Database, name: str | None = None) -> Material:
@@ -99,20 +99,28 @@ def gathered(database: Database, name: str | None = None) -> Material:
     )
 
 
-def judged(results: StudyResults, trial: TrialResult | None) -> Judged | None:
+def judged(results: StudyResults, trial: TrialResult | None, verdict: Verdict | None = None) -> Judged | None:
     """Return how `trial` did on the rows that say most about it; None where it was never scored."""
     if trial is None:
         return None
     number = trial.number
     if first_look := next((reading for reading in results.test if reading.trial == number), None):
         return Judged(trial=number, source="the test split", scores=first_look.scores, slices=first_look.slices)
-    readings = [run.reading for run in results.confirmation if run.confirms == number]
-    if readings:
+    runs = [run for run in results.confirmation if run.confirms == number]
+    if runs:
+        one = next((one for one in verdict.confirmed if one.trial == number), None) if verdict else None
+        counted = sorted(runs, key=lambda run: run.trial)[one.left_out if one else 0 :]
+        readings = [run.reading for run in counted]
         seeds = f"mean of {len(readings)} seeds" if len(readings) > 1 else "one seed"
+        scores = _mean_scores([reading.scores for reading in readings])
+        corrected = ""
+        if one is not None and one.score != scores.objective:
+            scores = replace(scores, values={**scores.values, scores.metric: one.score})
+            corrected = f"; of these {scores.metric} alone is corrected for luck"
         return Judged(
             trial=number,
-            source=f"the rows of the confirmation, {seeds}",
-            scores=_mean_scores([reading.scores for reading in readings]),
+            source=f"the rows of the confirmation, {seeds}{corrected}",
+            scores=scores,
             slices=_mean_slices([reading.slices for reading in readings]),
         )
     if trial.validation is None:

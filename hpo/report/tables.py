@@ -11,6 +11,7 @@ from hpo.report.drawing import plain_text, spelled
 from hpo.report.material import Judged, Material
 from hpo.store.results import StudyResults, TrialResult
 from hpo.verdict.findings import Interval, Verdict
+from hpo.verdict.single_scores import interval_of_test
 from hpo.verdict.wording import NO_TEST_SPLIT
 
 SHOWN_TRIALS = 20
@@ -126,10 +127,15 @@ def _numbered(verdict: Verdict, trial: int) -> str:
 
 def test_readings(results: StudyResults) -> Table | None:
     """Return every look at the test split; None where there was none."""
+    intervals = [interval_of_test(one) for one in results.test]
     rows = tuple(
-        (str(one.trial), _score(one.scores.objective), str(one.scores.rows), dated(one.read_at)) for one in results.test
-    )
-    return Table(head=("trial", "score", "texts", "read"), rows=rows) if rows else None
+        (
+            str(one.trial), _score(one.scores.objective), "–" if interval is None else _between(interval),
+            str(one.scores.rows), dated(one.read_at),
+        )
+        for one, interval in zip(results.test, intervals, strict=True)
+    )  # fmt: skip
+    return Table(head=("trial", "score", "95% interval, over rows", "texts", "read"), rows=rows) if rows else None
 
 
 def leaderboard(results: StudyResults) -> Table | None:

@@ -94,6 +94,9 @@ class TestReading:
     slices: tuple[Slice, ...]
     read_at: float = field(compare=False)
     """Seconds since 1970."""
+    deviations: tuple[float, ...] = ()
+    """As `hpo.messages.Reading` has them."""
+    of_a_unit: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,7 +320,12 @@ def _test_readings(connection: Connection, study_id: int) -> tuple[TestReading, 
     found = []
     for trial, detail, happened_at in _logged(connection, study_id, TEST_EVENT):
         reading = reading_from_json(detail["reading"])
-        found.append(TestReading(trial=trial, scores=reading.scores, slices=reading.slices, read_at=happened_at))
+        found.append(
+            TestReading(
+                trial=trial, scores=reading.scores, slices=reading.slices, read_at=happened_at,
+                deviations=reading.deviations, of_a_unit=reading.of_a_unit,
+            )
+        )  # fmt: skip
     return tuple(found)
 
 

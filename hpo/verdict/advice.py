@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from hpo.space.domains import Choice, Constant, Continuous, Domain, LogUniform, is_number, spelled
+from hpo.messages import Ending
+from hpo.space.domains import Choice, Constant, Domain, LogUniform, is_number, spelled
 from hpo.space.parameters import Parameter
 from hpo.space.search_space import SearchSpace
 from hpo.store.results import StudyResults, TrialResult
@@ -20,7 +21,11 @@ ENOUGH_TRIALS = 12
 MANY_TRIALS = 50
 """Below which that comes with a caution."""
 CHANCE = 0.05
-"""That any of what is said to go together does so by chance alone; shared by all that were looked at (Bonferroni)."""
+"""That anything is said which chance alone has brought, of a search in which nothing matters."""
+KINDS = 5
+"""Of what chance may bring: a gap, what it goes with, ends of ranges, what the score goes with, and data."""
+CHANCE_OF_KIND = CHANCE / KINDS
+"""Shared by all that a kind looks at (Bonferroni)."""
 WIDE_GAP, NARROW_GAP, NEARLY_ALL = 0.05, 0.01, 0.95
 HOLD_BACK = (
     "l1_strength", "l2_strength", "dropout", "attention_dropout", "kept_layers", "trained_layers", "data_fraction",
@@ -30,7 +35,6 @@ BEST = 5
 """Trials that are looked at for ends of ranges."""
 OUTER_PART = 0.1
 """Of a range, in its own scale: what is at its end."""
-CHANCE_OF_END = 0.01
 NATURAL_ENDS = (0, 1)
 """Beyond which there is mostly nothing: no dropout is below 0, no share above 1, no number of epochs below 1."""
 PARTS = 4
@@ -63,14 +67,14 @@ def _fit(results: StudyResults) -> list[str]:
 
 
 def _gap_by_chance(results: StudyResults, trial: TrialResult) -> float:
-    """Return the gap that rows alone bring once in twenty, where scores are shares of them (binomial)."""
+    """Return the gap that rows alone seldom bring, where scores are shares of them (binomial)."""
     asked = results.configuration.get("evaluation", {})
     rows = trial.validation.rows if trial.validation else 1
     # Of the training rows no more are scored than at a rung, in each fold.
     of_training = min(rows, (asked.get("folds") or 1) * asked.get("rung_rows", rows))
     scored = ((trial.train_score or 0.0, of_training), (trial.score or 0.0, rows))
     variance = sum(max(0.0, score * (1 - score)) / count for score, count in scored)
-    return float(stats.norm.ppf(1 - CHANCE) * variance**0.5)
+    return float(stats.norm.ppf(1 - CHANCE_OF_KIND) * variance**0.5)
 
 
 def _what_narrows(scored: Sequence[TrialResult]) -> str:
@@ -99,39 +103,53 @@ def _going_together(trials: Sequence[TrialResult], names: Sequence[str], figures
         if len(pairs) >= ENOUGH_TRIALS and all(len(set(side)) > 1 for side in zip(*pairs, strict=True)):
             found = stats.spearmanr(*zip(*pairs, strict=True))
             tried[name] = float(found.statistic), float(found.pvalue)
-    return {name: along for name, (along, chance) in tried.items() if chance * len(tried) < CHANCE}
+    return {name: along for name, (along, chance) in tried.items() if chance * len(tried) < CHANCE_OF_KIND}
 
 
 def _ends(results: StudyResults) -> list[str]:
-    """Say at which ends of its ranges the best trials lie."""
-    best = results.leaderboard[:BEST]
+    """Say at which ends of its ranges most of the best trials lie, if those at an end rank higher than the others.
+
+    That the best lie there is not enough: a sampler proposes more of what was lucky, so of scores that are noise four
+    of the best five lie at some end of ten ranges in one search of six.
+    """
     if len(results.leaderboard) < ENOUGH_TRIALS or not results.space:
         return []
     space = SearchSpace.from_mapping(results.space, results.name)
-    said = (_end(parameter, best, upper) for parameter in space.parameters for upper in (False, True))
-    return [sentence for sentence in said if sentence]
+    ends = [(parameter, upper) for parameter in space.parameters for upper in (False, True)]
+    ranked = _ranked(results)
+    tried = [found for parameter, upper in ends if (found := _end(parameter, ranked, upper))]
+    return [sentence for sentence, chance in tried if chance * len(tried) < CHANCE_OF_KIND and sentence]
 
 
-def _end(parameter: Parameter, best: Sequence[TrialResult], upper: bool) -> str:
+def _ranked(results: StudyResults) -> list[TrialResult]:
+    """Return trials from best to worst; behind those that completed the ones that were given up, the earliest last."""
+    cut = [trial for trial in results.trials if trial.state == "PRUNED" and trial.ending == Ending.PRUNED]
+    return [*results.leaderboard, *sorted(cut, key=lambda trial: (-(trial.rung or 0), -(trial.score or 0.0)))]
+
+
+def _end(parameter: Parameter, ranked: Sequence[TrialResult], upper: bool) -> tuple[str, float] | None:
+    """Return a sentence where most of the best lie at an end, and how often chance ranks those there as high.
+
+    By the test of Mann and Whitney (1947). None where there is no such end, or nothing to hold it against.
+    """
     domain = parameter.domain
-    if isinstance(domain, Constant | Choice):
-        return ""
-    limit = domain.high if upper else domain.low
-    places = [
-        _place(domain, trial.parameters[parameter.sampled_name])
-        for trial in best
-        if parameter.sampled_name in trial.parameters
-    ]
-    part = OUTER_PART if isinstance(domain, Continuous) else max(OUTER_PART, 1 / domain.count())
-    there = sum((1 - place if upper else place) <= OUTER_PART for place in places)
-    by_chance = float(stats.binom.sf(there - 1, len(places), part))
-    if not there or limit in NATURAL_ENDS or by_chance > CHANCE_OF_END:
-        return ""
-    end = f"{'upper' if upper else 'lower'} end, {spelled(limit)}"
-    return (
-        f"{there} of the best {len(places)} trials have {parameter.sampled_name} at its {end}, of {domain.describe()}: "
-        "a wider range may hold better ones."
+    if isinstance(domain, Constant | Choice) or (domain.high if upper else domain.low) in NATURAL_ENDS:
+        return None
+    name = parameter.sampled_name
+    values = [trial.parameters[name] for trial in ranked if name in trial.parameters]
+    places = np.array([_place(domain, value) for value in values])
+    there = (1 - places if upper else places) <= OUTER_PART
+    if there.all() or not there.any():
+        return None
+    place = np.arange(len(there))
+    chance = float(stats.mannwhitneyu(place[there], place[~there], alternative="less").pvalue)
+    count = int(there[:BEST].sum())
+    end = f"{'upper' if upper else 'lower'} end, {spelled(domain.high if upper else domain.low)}"
+    sentence = (
+        f"{count} of the best {len(there[:BEST])} trials have {name} at its {end}, of {domain.describe()}, and those "
+        "there rank higher than the others: a wider range may hold better ones."
     )
+    return sentence if 2 * count > BEST else "", chance
 
 
 def _place(domain: Domain, value: Any) -> float:
@@ -182,7 +200,9 @@ def _importances(results: StudyResults) -> list[str]:
     trials = results.leaderboard
     names = dict.fromkeys(name for trial in trials for name in trial.parameters)
     tried = {name: found for name in names if (found := _explained(trials, name)) is not None}
-    shares = {name: share for name, (share, chance) in tried.items() if chance * len(tried) < CHANCE and share > 0}
+    shares = {
+        name: share for name, (share, chance) in tried.items() if chance * len(tried) < CHANCE_OF_KIND and share > 0
+    }
     if not shares:
         return []
     named = ", ".join(

@@ -18,11 +18,12 @@ from hpo.config.study_file import StudyConfig, load_config
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.export.configs import best_configuration, configuration_of, to_json, to_yaml
 from hpo.export.exported import Exported, read_exported
-from hpo.messages import Milestone
+from hpo.messages import Milestone, Scores
 from hpo.search.assignments import build_assignment
 from hpo.space.space_file import space_of
 from hpo.store.engine import open_database
 from hpo.store.results import StudyResults, read_results
+from hpo.store.results import TestReading as Look
 from hpo.verdict.findings import Confirmed, Interval, Verdict
 
 
@@ -85,6 +86,22 @@ def test_a_trial_asked_for_is_taken_whatever_the_verdict(results: StudyResults) 
     asked = results.best.number
     found = configuration_of(results, verdict(worst(results)), trial=asked)
     assert (found["trial"], found["chosen_by"], found["confirmed"]) == (asked, "user", None)
+
+
+def test_a_test_score_goes_with_its_interval_and_with_which_look_it_was(results: StudyResults) -> None:
+    first, second = (trial.number for trial in results.leaderboard[:2])
+    scores = Scores(metric="f1", values={"f1": 0.9}, rows=500)
+    apart = (0.01, -0.01)
+    looks = tuple(
+        Look(trial=trial, scores=scores, slices=(), read_at=0.0, deviations=apart) for trial in (second, first)
+    )
+
+    found = configuration_of(replace(results, test=looks), None)
+    assert (found["trial"], found["test"]) == (first, {"f1": 0.9})
+    assert found["test_look"]["look"] == 2
+    assert found["test_look"]["interval"]["low"] < 0.9 < found["test_look"]["interval"]["high"]
+    assert Exported.model_validate(found).test_look is not None
+    assert configuration_of(results, None)["test_look"] is None
 
 
 def test_a_trial_that_is_not_there_or_has_no_score_is_refused(results: StudyResults) -> None:

@@ -22,7 +22,8 @@ from hpo.config.study_file import EvaluationConfig, ModelConfig, TaskConfig
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError, TrainingError
 from hpo.export import model_folder
-from hpo.export.exported import Confirmation, Exported
+from hpo.export.exported import Confirmation, Ends, Exported
+from hpo.export.exported import TestLook as Look
 from hpo.export.model_card import model_card, written
 from hpo.export.model_folder import _plain, made_whole, plan_of, train_into
 from hpo.export.retraining import compute_of, here
@@ -109,6 +110,12 @@ def test_its_card_says_how_it_was_chosen_and_how_sure_that_is(exported: Exported
     assert "| confirmed on 2 fresh seeds, 1,234 rows, unseen by the search | 0.8000 (95%: 0.7000 to 0.9000) |" in card
     assert r"- Take \[it\](http://x) \<b\>now\</b\>." in card
     assert "| this configuration, on the test split | 0.7500 |" in card
+    look = Look(interval=Ends(low=0.7, high=0.8), rows=900, look=2)
+    again = model_card(sure.model_copy(update={"test_look": look}), "", None)
+    assert (
+        "| this configuration, on the test split, 900 rows, look 2 at it: only the first was unbiased | "
+        "0.7500 (95% over rows: 0.7000 to 0.8000) |"
+    ) in again
 
 
 def test_names_cannot_break_out_of_a_card() -> None:

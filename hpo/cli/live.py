@@ -16,6 +16,7 @@ from rich.text import Text
 
 from hpo.config.times import spoken
 from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Progress, Report, Scores, Standing
+from hpo.metrics.spread import with_spread
 from hpo.runners.watcher import Watcher
 from hpo.store.listing import is_confirmation
 
@@ -46,12 +47,13 @@ class Tally(Watcher):
         self._before = Standing(completed=0, pruned=0, failed=0, best=None)
         self._over: dict[int, Ending] = {}
         self._best: tuple[float, int] | None = None
+        self._of_best: Scores | None = None
         self._started_at = time.monotonic()
 
     def started(self, study: str, metric: str, trials: int | None, standing: Standing) -> None:
         """Begin to count."""
         self.study, self.metric, self.budget = study, metric, trials
-        self._before, self._best, self._over = standing, standing.best, {}
+        self._before, self._best, self._of_best, self._over = standing, standing.best, None, {}
         self.what = "run" if is_confirmation(study) else "trial"
         self._started_at = time.monotonic()
 
@@ -69,6 +71,7 @@ class Tally(Watcher):
             score = outcome.best.score
             if self._best is None or score > self._best[0]:
                 self._best = score, outcome.trial
+                self._of_best = outcome.best.validation
 
     @property
     def standing(self) -> Standing:
@@ -93,6 +96,11 @@ class Tally(Watcher):
         if self.budget is None or not self._over:
             return None
         return self.seconds / len(self._over) * max(0, self.budget - self.standing.finished)
+
+    def best_score(self) -> str:
+        """Return the best score so far; of one of this run with its standard deviation over rows."""
+        assert self._best is not None, "something has completed"
+        return with_spread(self._best[0], self._of_best)
 
     def counts(self) -> str:
         """Return the tally as words."""
@@ -135,13 +143,13 @@ class LineLog(Tally):
         part = "" if report.full else f" on {report.validation.rows} rows"
         self._line(
             f"{self.what} {report.trial}: rung {report.rung}, epoch {report.epoch:.2f}, "
-            f"{self.metric} {report.validation.objective:.4f}{part}{gives_up}"
+            f"{self.metric} {with_spread(report.validation.objective, report.validation)}{part}{gives_up}"
         )
 
     def ended(self, outcome: Outcome) -> None:
         """Write how a trial ended, and how the search stands."""
         super().ended(outcome)
-        best = f", best {self._best[0]:.4f} ({self.what} {self._best[1]})" if self._best else ""
+        best = f", best {self.best_score()} ({self.what} {self._best[1]})" if self._best else ""
         left = f", about {spoken(self.seconds_left)} left" if self.seconds_left else ""
         self._line(f"{_ending(self.what, outcome)}; {self.counts()}{best}{left}")
 
@@ -173,7 +181,7 @@ class LiveView(Tally):
         super().__init__()
         self._console = console
         self._begun: dict[int, Progress | None] = {}
-        self._scores: dict[int, float] = {}
+        self._scores: dict[int, str] = {}
         self._live = Live(console=console, get_renderable=self._drawn, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> "LiveView":
@@ -206,7 +214,7 @@ class LiveView(Tally):
 
     def reported(self, report: Report, decision: Decision) -> None:
         """Show a trial's newest score."""
-        self._scores[report.trial] = report.validation.objective
+        self._scores[report.trial] = with_spread(report.validation.objective, report.validation)
         if decision.action is Action.STOP:
             self._print(f"{self.what} {report.trial} is given up at rung {report.rung}", style="dim")
 
@@ -235,7 +243,7 @@ class LiveView(Tally):
             return Group(Text("reading the model and the texts ...", style="dim"))
         best = "none completed yet"
         if self._best:
-            best = f"best {self.metric} {self._best[0]:.4f} ({self.what} {self._best[1]})"
+            best = f"best {self.metric} {self.best_score()} ({self.what} {self._best[1]})"
         left = f", about {spoken(self.seconds_left)} left" if self.seconds_left else ""
         head = Text(f"{self.study}: {self.counts()}, {best}; {spoken(self.seconds)}{left}", style="bold")
         table = Table(box=None, pad_edge=False, show_header=False)
@@ -247,7 +255,7 @@ class LiveView(Tally):
         return Group(head, table, Text(f"to begin: {', '.join(coming)}" if coming else "", style="dim"))
 
     def _row(self, trial: int, progress: Progress) -> tuple[str | ProgressBar, ...]:
-        score = f"{self.metric} {self._scores[trial]:.4f}" if trial in self._scores else ""
+        score = f"{self.metric} {self._scores[trial]}" if trial in self._scores else ""
         bar = ProgressBar(total=progress.examples_total, completed=progress.examples_seen, width=24)
         rate = f"lr {progress.learning_rate:.2e}"
         return f"{self.what} {trial}", bar, score, rate, f"{progress.examples_per_second:.0f} texts/s"
@@ -274,7 +282,7 @@ def _described(what: str, assignment: Assignment) -> str:
 
 
 def _ending(what: str, outcome: Outcome) -> str:
-    score = f" with {outcome.best.score:.4f}" if outcome.best else ""
+    score = f" with {with_spread(outcome.best.score, outcome.best.validation)}" if outcome.best else ""
     why = f": {outcome.reason.rstrip('.')}" if outcome.reason else ""
     goes_on = "; it goes on later" if outcome.ending in GO_ON else ""
     return f"{what} {outcome.trial} {outcome.ending} after {spoken(outcome.seconds)}{score}{why}{goes_on}"

@@ -33,7 +33,7 @@ def best(study: options.Study = None, store: options.Store = None, as_json: opti
         verdict = judged(results)
         told(verdict)
     to_take(results, verdict)
-    leaderboard(results)
+    leaderboard(results, verdict)
 
 
 @studies.callback(invoke_without_command=True)

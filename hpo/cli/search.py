@@ -210,7 +210,7 @@ def _tell(
             content |= {"best": taken, "output": None if unwritten else str(path)}
         typer.echo(json.dumps(content, indent=2))
     else:
-        leaderboard(results)
+        leaderboard(results, verdict)
         if output is None and taken is not None and path.name != "best.yaml":
             typer.echo("best.yaml in this folder is not of this study, and was left alone.")
         written = path if taken is not None and unwritten is None else None

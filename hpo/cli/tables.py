@@ -16,11 +16,11 @@ from hpo.store.engine import sqlite_path, without_password
 from hpo.store.listing import StudySummary
 from hpo.store.results import StudyResults, TestReading
 from hpo.verdict.findings import Verdict
-from hpo.verdict.wording import NO_TEST_SPLIT
+from hpo.verdict.wording import NO_TEST_SPLIT, spread_in_words
 
 SHOWN_TRIALS = 10
 ABSENT = "-"
-RESULT_COLUMNS_WIDTH = 52
+RESULT_COLUMNS_WIDTH = 59
 PARAMETER_COLUMN_WIDTH = 12
 
 
@@ -29,13 +29,14 @@ def console() -> Console:
     return Console(width=None if os.isatty(1) else 200, highlight=False, markup=False)
 
 
-def leaderboard(results: StudyResults) -> None:
+def leaderboard(results: StudyResults, verdict: Verdict | None = None) -> None:
     """Print the best completed trials, what the search varied as far as there is room, and a line on the others."""
     out = console()
     shown = results.leaderboard[:SHOWN_TRIALS]
     varied = list(dict.fromkeys(name for trial in shown for name in trial.sampled))
     fitting = varied[: max(0, (out.width - RESULT_COLUMNS_WIDTH) // PARAMETER_COLUMN_WIDTH)]
-    title = f"{results.name}: {results.metric} on validation"
+    by = "rows and seeds" if verdict else "rows"
+    title = f"{results.name}: {results.metric} on validation, ± what other {by} move it by (one standard deviation)"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("trial", "score", "train", "epoch", "seconds", "from"):
         table.add_column(column, justify="left" if column == "from" else "right", no_wrap=True)
@@ -43,8 +44,8 @@ def leaderboard(results: StudyResults) -> None:
         table.add_column(name.replace("_", " "))
     for trial in shown:
         table.add_row(
-            str(trial.number), _number(trial.score, 4), _number(trial.train_score, 4), _number(trial.best_epoch, 2),
-            _number(trial.seconds, 1), trial.proposed_by,
+            str(trial.number), spread_in_words(results, trial, verdict), _number(trial.train_score, 4),
+            _number(trial.best_epoch, 2), _number(trial.seconds, 1), trial.proposed_by,
             *(_value(trial.configuration.get(name, ABSENT)) for name in fitting),
         )  # fmt: skip
     out.print()

@@ -8,6 +8,7 @@ from hpo.report.drawing import spelled
 from hpo.report.material import Material
 from hpo.report.tables import trials_in_words
 from hpo.store.results import TrialResult
+from hpo.verdict.wording import spread_in_words
 
 SIGNED = "*Written by hpo from the store. A note of yours takes its place.*"
 MOST_REASONS = 5
@@ -67,7 +68,8 @@ def _standing(material: Material) -> list[str]:
         return ["## No trial has completed yet", *running]
     who = "the end of the search" if material.will_confirm else "`hpo confirm`"
     said = (
-        f"{plain(results.metric)} {best.score:.4f} on validation, the best of "
+        f"{plain(results.metric)} {spread_in_words(results, best)} on validation (one standard deviation, over rows), "
+        "the best of "
         f"{trials_in_words(len(results.leaderboard))} completed. It was chosen for that score, so expect less of it on "
         f"new texts; {who} says how much less."
     )

@@ -1,6 +1,7 @@
 """What every score is computed from: predictions counted once, in one confusion matrix and one probability matrix."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,8 +87,27 @@ def tally(predictions: Predictions, *, positive: int | None, beta: float, ranks:
     true, probabilities = predictions.true, predictions.probabilities
     predicted, classes = probabilities.argmax(axis=1), probabilities.shape[1]
     confusion = np.bincount(true * classes + predicted, minlength=classes**2).reshape(classes, classes)
-    hits, guesses, support = np.diagonal(confusion), confusion.sum(axis=0), confusion.sum(axis=1)
     ranked = [_ranked(true == number, column) for number, column in enumerate(probabilities.T)] if ranks else []
+    return replace(
+        counted(confusion, confusion.sum(axis=0), confusion.sum(axis=1), positive=positive, beta=beta),
+        roc_auc=np.array([area for area, _ in ranked]),
+        average_precision=np.array([precision for _, precision in ranked]),
+        calibration_error=_calibration_error(true == predicted, probabilities.max(axis=1)),
+        loss=predictions.loss,
+    )
+
+
+def counted(confusion: Integers, guesses: Integers, support: Integers, *, positive: int | None, beta: float) -> Tally:
+    """Return what counts alone tell; what takes probabilities is empty or no number.
+
+    Args:
+        confusion: as `Tally` has it.
+        guesses: its sums over columns, shape (classes,).
+        support: its sums over rows, shape (classes,).
+        positive: as `tally` takes it.
+        beta: as `tally` takes it.
+    """
+    hits = np.diagonal(confusion)
     return Tally(
         confusion=confusion,
         support=support,
@@ -95,10 +115,10 @@ def tally(predictions: Predictions, *, positive: int | None, beta: float, ranks:
         recall=_ratio(hits, support),
         f1=_f_score(hits, guesses, support, 1.0),
         fbeta=_f_score(hits, guesses, support, beta),
-        roc_auc=np.array([area for area, _ in ranked]),
-        average_precision=np.array([precision for _, precision in ranked]),
-        calibration_error=_calibration_error(true == predicted, probabilities.max(axis=1)),
-        loss=predictions.loss,
+        roc_auc=np.empty(0),
+        average_precision=np.empty(0),
+        calibration_error=math.nan,
+        loss=math.nan,
         positive=positive,
     )
 

@@ -69,7 +69,7 @@ def _content(material: Material) -> dict[str, Any]:
         "ladder": tables.ladder(material),
         "differences": tables.differences(material.verdict) if material.verdict else None,
         "test": tables.test_readings(results),
-        "leaderboard": tables.leaderboard(results),
+        "leaderboard": tables.leaderboard(results, material.verdict),
         "hyperparameters": tables.hyperparameters(material.taken),
         "classes": tables.classes(material.judged),
         "failures": tables.failures(material),

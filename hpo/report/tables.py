@@ -12,7 +12,7 @@ from hpo.report.material import Judged, Material
 from hpo.store.results import StudyResults, TrialResult
 from hpo.verdict.findings import Interval, Verdict
 from hpo.verdict.single_scores import interval_of_test
-from hpo.verdict.wording import NO_TEST_SPLIT
+from hpo.verdict.wording import NO_TEST_SPLIT, spread_in_words
 
 SHOWN_TRIALS = 20
 SHOWN_REASONS = 30
@@ -138,19 +138,20 @@ def test_readings(results: StudyResults) -> Table | None:
     return Table(head=("trial", "score", "95% interval, over rows", "texts", "read"), rows=rows) if rows else None
 
 
-def leaderboard(results: StudyResults) -> Table | None:
+def leaderboard(results: StudyResults, verdict: Verdict | None = None) -> Table | None:
     """Return the best completed trials with what the search varied; None where none has completed."""
     shown = results.leaderboard[:SHOWN_TRIALS]
     varied = tuple(dict.fromkeys(name for trial in shown for name in trial.sampled))
     rows = tuple(
         (
-            str(trial.number), _score(trial.score), _score(trial.train_score), _or_dash(trial.best_epoch),
-            "–" if trial.seconds is None else spoken(trial.seconds), trial.proposed_by,
+            str(trial.number), spread_in_words(results, trial, verdict), _score(trial.train_score),
+            _or_dash(trial.best_epoch), "–" if trial.seconds is None else spoken(trial.seconds), trial.proposed_by,
             *(_sampled(trial, name) for name in varied),
         )
         for trial in shown
     )  # fmt: skip
-    head = ("trial", "score", "on training texts", "best epoch", "time", "from", *(_words(name) for name in varied))
+    score = f"score ± sd over {'rows and seeds' if verdict else 'rows'}"
+    head = ("trial", score, "on training texts", "best epoch", "time", "from", *(_words(name) for name in varied))
     return Table(head=head, rows=rows) if rows else None
 
 

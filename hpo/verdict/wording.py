@@ -5,6 +5,8 @@ from collections import Counter
 
 from hpo.data.small_classes import counts_classes, small_classes
 from hpo.metrics.classification import limits_of
+from hpo.metrics.spread import with_spread
+from hpo.store.results import StudyResults, TrialResult
 from hpo.verdict.findings import Confirmed, Difference, Interval, Verdict
 
 FEW_SEEDS = 3
@@ -200,6 +202,12 @@ class _Words:
         scale, digits = (100, 1) if is_share(self._verdict.metric) else (1, 4)
         low, high = (f"{scale * end:.{digits}f}" for end in ends)
         return f"{self._amount(sign * found.points)} [{low}, {high}]"
+
+
+def spread_in_words(results: StudyResults, trial: TrialResult, verdict: Verdict | None = None) -> str:
+    """Return the score of a trial in the search, with one standard deviation over rows and, once known, seeds."""
+    beta = results.configuration.get("task", {}).get("beta")
+    return with_spread(trial.score, trial.validation, beta, 0.0 if verdict is None else verdict.seed_noise)
 
 
 def amount(metric: str, value: float) -> str:

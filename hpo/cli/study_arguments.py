@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from copy import deepcopy
+from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,9 @@ PATHS: Mapping[str, str] = {
 }
 """Parameter of a verb -> the key of a study file that it sets."""
 TIMES = {"budget.time", "budget.until"}
-NEEDED = (("model", "--model PATH_OR_HUB_ID"), ("train", "--train FILE"))
+NEEDED = dict.fromkeys(("model", "model.name"), "--model PATH_OR_HUB_ID") | dict.fromkeys(
+    ("data", "data.train"), "--train FILE"
+)
 
 
 def given_values(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,14 +70,16 @@ def studied(parameters: Mapping[str, Any], verb: str) -> "tuple[StudyConfig, tup
     Raises:
         ConfigurationError: too little, too much, or what cannot be.
     """
-    from hpo.config.study_file import load_config, sweep_notes
+    from hpo.config.study_file import load_study
 
     file, overrides = _file_and_overrides(parameters["arguments"] or [], verb)
     values = given_values(parameters)
+    needed: dict[str, str] = {}
     if file is None:
-        _refuse_missing(values, overrides, verb)
-        values.setdefault("study", study_name(parameters["model"], parameters["train"]))
-    return load_config(file, nested(values), overrides), sweep_notes(file) if file else ()
+        values.setdefault("study", study_name(_model_of(parameters, overrides), parameters["train"]))
+        for path, flag in NEEDED.items():
+            needed[path] = f"Without a study file {verb} needs {flag} too; hpo run alone shows an example."
+    return load_study(file, nested(values), overrides, needed)
 
 
 def study_of_store(parameters: Mapping[str, Any]) -> "StudyConfig":
@@ -121,18 +126,23 @@ def describes_study(parameters: Mapping[str, Any], verb: str) -> bool:
     return file is not None or parameters["model"] is not None or names_model
 
 
-def _refuse_missing(values: Mapping[str, Any], overrides: list[str], verb: str) -> None:
-    sections = tuple(override.partition("=")[0].partition(".")[0] for override in overrides)
-    for name, flag in NEEDED:
-        path = PATHS[name]
-        if path not in values and path.partition(".")[0] not in sections:
-            raise ConfigurationError(f"Without a study file {verb} needs {flag} too; hpo run alone shows an example.")
+def _model_of(parameters: Mapping[str, Any], overrides: list[str]) -> str | None:
+    """Return the model's name, by its flag or by an override."""
+    given = (override.partition("=")[2] for override in overrides if override.startswith("model.name="))
+    return parameters["model"] or next(given, None)
 
 
 def _file_and_overrides(arguments: list[str], verb: str) -> tuple[Path | None, list[str]]:
-    files = [argument for argument in arguments if "=" not in argument]
+    overrides = [argument for argument in arguments if _is_override(argument)]
+    files = [argument for argument in arguments if argument not in overrides]
     if len(files) > 1:
         raise ConfigurationError(
             f"{verb} takes one study file, and then PATH=VALUE, but got {', '.join(files)}; put a value after `=`."
         )
-    return (Path(files[0]) if files else None), [argument for argument in arguments if "=" in argument]
+    return (Path(files[0]) if files else None), overrides
+
+
+def _is_override(argument: str) -> bool:
+    """Return whether it is PATH=VALUE, and no file or source that has a `=` in its name."""
+    path, separator, _ = argument.partition("=")
+    return bool(separator) and "://" not in path and not isfile(argument)

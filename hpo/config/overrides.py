@@ -5,10 +5,13 @@ from copy import deepcopy
 from typing import Any
 
 from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.naming import meaning, study_key
+from hpo.config.other_names import ACCUMULATION, Taken
 from hpo.config.reading import parse_yaml
-from hpo.errors import ConfigurationError, nearest
+from hpo.errors import ConfigurationError, misspelt, nearest
 from hpo.space.space_file import read_space
 
+FIELDS = Hyperparameters.model_fields
 RANGE = ("min", "max", "distribution", "q")
 # What a parameter's spec loses when an override gives it other values: other kinds, and where the old ones came from.
 REPLACES: Mapping[str, tuple[str, ...]] = {
@@ -28,8 +31,17 @@ def merge(target: dict[str, Any], values: Mapping[str, Any]) -> None:
             target[key] = value
 
 
-def apply(target: dict[str, Any], override: str, known: Collection[str]) -> None:
-    """Apply one `dotted.path=value` to the study `target`, whose keys are `known`.
+def fill(target: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Put of `values` into `target` what is not there, descending into mappings that both have."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
+            fill(target[key], value)
+        else:
+            target.setdefault(key, value)
+
+
+def apply(target: dict[str, Any], override: str, keys: Collection[str]) -> list[str]:
+    """Apply one `dotted.path=value` to the study `target`, whose dotted keys are `keys`; return what is to be said.
 
     Raises:
         ConfigurationError: an override that leads nowhere. It does not show the value, which may be a store's URL.
@@ -40,11 +52,11 @@ def apply(target: dict[str, Any], override: str, known: Collection[str]) -> None
         raise ConfigurationError(
             f"An override reads `dotted.path=value`, as in budget.trials=40, but got {dotted + separator!r}."
         )
-    if path[0] not in known:
-        raise ConfigurationError(f"Unknown key {path[0]!r} in the override of {dotted!r}. {nearest(path[0], known)}")
     if path[0] == "space" and len(path) > 1:
-        target["space"] = _opened_space(target.get("space", "encoder"), path[1])
+        target["space"], path = _opened_space(target.get("space", "encoder"), path)
         _drop_other_kinds(target["space"].get(path[1]), path[-1])
+    else:
+        path = _study_path(path, keys)
     inner: Any = target
     for part in path[:-1]:
         inner = inner.setdefault(part, {})
@@ -53,6 +65,27 @@ def apply(target: dict[str, Any], override: str, known: Collection[str]) -> None
                 f"The override of {dotted!r} leads into {part!r}, which is a single value and has no keys."
             )
     inner[path[-1]] = parse_yaml(text, f"the value of {dotted}")
+    said = ".".join(path)
+    return [] if said == dotted.strip() else [f"{dotted.strip()} is taken for {said}."]
+
+
+def _study_path(path: list[str], keys: Collection[str]) -> list[str]:
+    """Return the path of a study file's key as we name it; one that leads wrong further down is kept, to be refused."""
+    dotted, above = ".".join(path), ".".join(path[:-1])
+    if dotted in keys:
+        return path
+    here = {key.removeprefix(f"{above}.") if above else key: key for key in keys if key.rpartition(".")[0] == above}
+    meant = study_key(path[-1], here)
+    if meant is not None:
+        return here.get(meant, meant).split(".")
+    first = [key for key in keys if "." not in key]
+    if path[0] in first:
+        return path
+    if "space" in keys and not misspelt(dotted, keys) and isinstance(entry := meaning(dotted, FIELDS), Taken):
+        advice = f"Here it is space.{entry.ours}, as in space.{entry.ours}.value=..."
+    else:
+        advice = nearest(path[0], first, keys)
+    raise ConfigurationError(f"Unknown key {path[0]!r} in the override of {dotted!r}. {advice}")
 
 
 def _drop_other_kinds(spec: Any, key: str) -> None:
@@ -62,16 +95,32 @@ def _drop_other_kinds(spec: Any, key: str) -> None:
             spec.pop(other, None)
 
 
-def _opened_space(space: Any, parameter: str) -> dict[str, Any]:
-    """Return the parameters of `space` as a mapping that may be changed, known to have room for `parameter`."""
+def _opened_space(space: Any, path: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the parameters of `space` as a mapping that may be changed, and the path into it, by the key it has.
+
+    A name of another library leads to the parameter that it means, however that is called there.
+    """
     if not isinstance(space, str | dict):
         raise ConfigurationError(
-            f"'space' is {space!r}, so it has no {parameter!r} to override; give it the name of a shipped space, the "
+            f"'space' is {space!r}, so it has no {path[1]!r} to override; give it the name of a shipped space, the "
             "path of a file, or parameters."
         )
     parameters = deepcopy(space) if isinstance(space, dict) else read_space(space)
-    if parameter not in parameters and parameter not in Hyperparameters.model_fields:
-        raise ConfigurationError(
-            f"The space has no parameter {parameter!r}. {nearest(parameter, map(str, parameters))}"
-        )
-    return parameters
+    ours = {key: _ours(str(key), parameters) or key for key in parameters}
+    for end in range(len(path), 1, -1):
+        name = ".".join(path[1:end])
+        meant = name if name in parameters else _ours(name, parameters)
+        if meant is not None:
+            key = name if name in parameters else next((key for key, one in ours.items() if one == meant), name)
+            return parameters, ["space", key, *path[end:]]
+    raise ConfigurationError(
+        f"The space has no parameter {path[1]!r}. {nearest(path[1], map(str, parameters), FIELDS)}"
+    )
+
+
+def _ours(name: str, beside: Collection[str]) -> str | None:
+    """Return the hyperparameter that a name means; of what means none, such as a path of the script, the name."""
+    if name in FIELDS:
+        return name
+    entry = meaning(name, FIELDS, beside)
+    return str(entry.ours) if isinstance(entry, Taken) and entry is not ACCUMULATION else name if entry else None

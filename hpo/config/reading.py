@@ -1,6 +1,6 @@
 """From YAML and plain mappings to typed models, every mistake told in one sentence."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +10,8 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from hpo.errors import ConfigurationError, nearest
+from hpo.config.naming import advice
+from hpo.errors import ConfigurationError, misspelt, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -73,24 +74,66 @@ def write_yaml(content: Mapping[str, Any]) -> str:
     return stream.getvalue()
 
 
-def read_model(model: type[Model], values: Mapping[str, Any], source: str) -> Model:
-    """Validate `values` as a `model`; the first mistake becomes a `ConfigurationError` of one sentence."""
+def read_model(
+    model: type[Model], values: Mapping[str, Any], source: str, needed: Mapping[str, str] | None = None
+) -> Model:
+    """Validate `values` as a `model`.
+
+    Args:
+        model: what they are to be.
+        values: by the names of its fields.
+        source: what to call them in an error.
+        needed: what to say where a dotted key is missing.
+
+    Raises:
+        ConfigurationError: a sentence for each mistake.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigurationError(f"{source}: {_sentence(model, error.errors()[0])}") from None
+        said = dict.fromkeys(_sentences(model, error.errors(), needed or {}))
+        raise ConfigurationError(*(f"{source}: {sentence}" for sentence in said)) from None
 
 
-def _sentence(model: type[BaseModel], detail: ErrorDetails) -> str:
+def dotted_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Return every key of a model and of those within it, by its path."""
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        inner = section(field.annotation)
+        keys += [prefix + name, *(dotted_keys(inner, f"{prefix}{name}.") if inner else ())]
+    return keys
+
+
+def section(annotation: Any) -> type[BaseModel] | None:
+    """Return the model that a field holds, if it holds one."""
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _sentences(model: type[BaseModel], details: Iterable[ErrorDetails], needed: Mapping[str, str]) -> Iterable[str]:
+    """Return what is wrong, one sentence a key: nothing of what is missing because it is misspelt."""
+    keys = dotted_keys(model)
+    # A default that another field decides cannot be told while there is a mistake.
+    told = [detail for detail in details if detail["type"] != "default_factory_not_called"]
+    by_key = {".".join(_place(model, detail["loc"])[0]): detail for detail in reversed(told)}
+    meant = {
+        one for key, detail in by_key.items() if detail["type"] == "extra_forbidden" for one in misspelt(key, keys)
+    }
+    for key, detail in reversed(by_key.items()):
+        if detail["type"] != "missing":
+            yield _sentence(model, detail, keys)
+        elif not any(one == key or one.startswith(f"{key}.") for one in meant):
+            yield needed.get(key, f"{key!r} is missing.")
+
+
+def _sentence(model: type[BaseModel], detail: ErrorDetails, keys: Sequence[str]) -> str:
     """Say what is wrong with one value: the rule, the value, the choices."""
     path, known = _place(model, detail["loc"])
     name, value = ".".join(path), detail["input"]
     shown = "(not shown)" if path and path[0] in SECRETS else repr(value)
     match detail["type"]:
         case "extra_forbidden":
-            return f"unknown key {name!r}. {nearest(path[-1], known)}"
-        case "missing":
-            return f"{name!r} is missing."
+            above = name.removesuffix(path[-1])
+            return f"unknown key {name!r}. {advice(name, [above + key for key in known], keys)}"
         case "literal_error" | "enum":
             expected = detail["ctx"]["expected"]
             choices = [choice.strip("' ") for choice in expected.replace(" or ", ", ").split(",")]
@@ -111,9 +154,10 @@ def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[lis
     for part in map(str, location):
         path.append(part)
         field = model.model_fields.get(part)
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+        inner = section(field.annotation) if field else None
+        if inner is None:
             break
-        model = field.annotation
+        model = inner
     return path, list(model.model_fields)
 
 

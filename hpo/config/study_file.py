@@ -2,18 +2,15 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from hpo.config.overrides import apply, merge
-from hpo.config.reading import Typed, read_model, read_yaml_mapping
-from hpo.config.sweep_file import Sweep, read_sweep
+from hpo.config.loading import read_study
+from hpo.config.reading import Typed
 from hpo.config.times import moment_of, seconds_of
-from hpo.errors import ConfigurationError
 
 
 def _study_name(name: str) -> str:
@@ -356,39 +353,19 @@ def load_config(
             `space.learning_rate.max=10`.
 
     Raises:
-        ConfigurationError: an unknown key, a bad value, or an override that leads nowhere.
+        ConfigurationError: all unknown keys, bad values, and overrides that lead nowhere.
     """
-    content = read_yaml_mapping(path) if path else {}
-    if "hyperparameters" in content:
-        raise ConfigurationError(
-            f"{path} holds one configuration, as hpo export writes it, and no study; train it with "
-            f"`hpo train {path} --output FOLDER`, or see whether it gives its score again with `hpo reproduce {path}`."
-        )
-    sweep = _as_sweep(content, path)
-    merged = sweep.values if sweep else content
-    merge(merged, deepcopy(values or {}))
-    for override in overrides:
-        apply(merged, override, StudyConfig.model_fields)
-    if sweep and not {"model", "data"} <= merged.keys():
-        raise ConfigurationError(
-            f"{path} is a W&B sweep, which says neither the model nor the texts; add --model PATH_OR_HUB_ID and "
-            "--train FILE."
-        )
-    return read_model(StudyConfig, merged, str(path) if path else "study")
+    return load_study(path, values, overrides)[0]
 
 
-def sweep_notes(path: Path) -> tuple[str, ...]:
-    """Return in sentences what `load_config` leaves unused of the file at `path`: nothing but of a W&B sweep.
+def load_study(
+    path: Path | None = None,
+    values: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    needed: Mapping[str, str] | None = None,
+) -> tuple[StudyConfig, tuple[str, ...]]:
+    """Return the study that `load_config` does, and what was taken for ours or left out of its file, in sentences.
 
-    Raises:
-        ConfigurationError: as `load_config` does.
+    Those on its space are in the space's notes. `needed` is what to say where a dotted key is missing.
     """
-    sweep = _as_sweep(read_yaml_mapping(path), path)
-    return sweep.notes if sweep else ()
-
-
-def _as_sweep(content: Mapping[str, Any], path: Path | None) -> Sweep | None:
-    """Return the content of the file at `path` where that is a W&B sweep, told by `parameters` and no key of ours."""
-    if path is None or "parameters" not in content or content.keys() & StudyConfig.model_fields.keys():
-        return None
-    return read_sweep(content, str(path), path.stem)
+    return read_study(StudyConfig, path, values or {}, overrides, needed or {})

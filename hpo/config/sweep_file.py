@@ -1,7 +1,7 @@
 """W&B sweep files, run as they are: what one says, as the values of a study file.
 
 The keys are those of W&B's sweep configuration (docs.wandb.ai, "Sweep configuration options"). What hpo would do
-otherwise is refused; what it has no need of is left unused and told.
+otherwise is refused; what it has no need of is left unused and told. Parameters are read as those of any space.
 """
 
 import math
@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hpo.errors import ConfigurationError, nearest
+from hpo.config.naming import metric_note, metric_of
+from hpo.errors import ConfigurationError, Mistakes, nearest
 from hpo.space.search_space import SearchSpace
 
 SAMPLERS: Mapping[str, str] = {"bayes": "tpe", "random": "random", "grid": "grid"}
 """W&B's method -> the sampler that does it."""
-LOSSES = ("loss", "log_loss", "cross_entropy")
 
 _USED = ("method", "metric", "parameters", "early_terminate", "run_cap", "name")
 _SILENT = ("description", "project", "entity", "apiVersion", "kind")
@@ -35,7 +35,6 @@ _NOTED_OF_METRIC: Mapping[str, str] = {
     "impute_while_running": "a running trial has no score here but its own",
 }
 _EARLY_KEYS = ("type", "min_iter", "max_iter", "s", "eta")
-_PART_OF_VALIDATION = re.compile(r"^(?:val|valid|validation|eval|evaluation|dev)[/_.]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,54 +44,78 @@ class Sweep:
     values: dict[str, Any]
     """What it says, as a study file says it; model and data are in no sweep."""
     notes: tuple[str, ...]
-    """What in it is not used, in sentences."""
+    """What in it is not used, or is called otherwise here, in sentences."""
+    first_score: float | None = None
+    """Scores of a run before W&B first ends any; None where it ends none early."""
+
+    def of_space(self, space: SearchSpace) -> tuple[dict[str, Any], list[str]]:
+        """Return what it says of a study over `space` where nothing else is said, and what it does not do there."""
+        values: dict[str, Any] = {}
+        if self.values["search"]["sampler"] == "grid" and "budget" not in self.values:
+            values["budget"] = {"trials": space.size()}
+        if self.first_score is None:
+            return values, []
+        scores = space.largest("epochs")
+        # Rungs are per mille of the longest trial, which has a score for each of its epochs. Rounded down: later cuts
+        # are multiples of the first, and are to come with their score, not with the one after.
+        first = math.floor(1000 * self.first_score / scores)
+        values["evaluation"] = {"first_rung": min(1000, max(1, first))}
+        if self.first_score < scores:
+            return values, []
+        return values, [
+            f"The sweep's early_terminate ends no trial early here: it begins with score {self.first_score:g}, and a "
+            f"trial has {scores:g} at most, one for each epoch; min_iter counts epochs, as in min_iter: 1."
+        ]
 
 
-def read_sweep(content: Mapping[str, Any], source: str, name: str) -> Sweep:
-    """Return what a sweep file says.
+def read_sweep(
+    content: Mapping[str, Any], source: str, name: str, mistakes: Mistakes, *, metric_given: bool = False
+) -> Sweep:
+    """Return what a sweep file says, of its parameters only where they are.
 
     Args:
         content: the file's keys and values.
         source: what to call it in an error, usually its path.
         name: what to call the study where the sweep has no name.
-
-    Raises:
-        ConfigurationError: a key or a value that hpo would not do as W&B does it.
-        SpaceError: parameters that are no search space.
+        mistakes: gets a ConfigurationError for each key and value that hpo would not do as W&B does it.
+        metric_given: whether another metric takes the place of the sweep's.
     """
-    _check_keys(content, source)
-    method = _method(content, source)
-    space = SearchSpace.from_mapping(_mapping(content, "parameters", source), source)
     values: dict[str, Any] = {
         "study": _study_name(str(content.get("name") or name)),
-        "space": content["parameters"],
-        "search": {"sampler": SAMPLERS[method], "pruner": "none"},
+        "search": {"sampler": "tpe", "pruner": "none"},
     }
-    if "metric" in content:
-        values["task"] = {"metric": _metric(_mapping(content, "metric", source), source)}
+    notes = list(_notes(content))
+    first_score = None
+    for key in content:
+        with mistakes.gathered():
+            _check_key(key, source)
+    with mistakes.gathered():
+        values["search"]["sampler"] = SAMPLERS[_method(content, source)]
+    with mistakes.gathered():
+        values["space"] = _mapping(content, "parameters", source)
+    if "metric" in content and not metric_given:
+        with mistakes.gathered():
+            metric, note = _metric(_mapping(content, "metric", source), source)
+            values["task"] = {"metric": metric}
+            notes += note
     if "early_terminate" in content:
-        early = _mapping(content, "early_terminate", source)
-        eta = _eta(early, source)
-        # What W&B calls hyperband has one bracket: the first cut, and the distance between cuts, are every run's.
-        values["search"] |= {"pruner": "successive_halving", "reduction_factor": eta}
-        # The longest trial has a score for each of its epochs, and rungs are per mille of it. Rounded down: later cuts
-        # are multiples of the first, and are to come with their score, not with the one after.
-        first = math.floor(1000 * _first_score(early, eta, source) / space.largest("epochs"))
-        values["evaluation"] = {"first_rung": min(1000, max(1, first))}
+        with mistakes.gathered():
+            early = _mapping(content, "early_terminate", source)
+            eta = _eta(early, source)
+            first_score = _first_score(early, eta, source)
+            # What W&B calls hyperband has one bracket: the first cut, and the distance between cuts, are every run's.
+            values["search"] |= {"pruner": "successive_halving", "reduction_factor": eta}
     if "run_cap" in content:
         values["budget"] = {"trials": content["run_cap"]}
-    elif method == "grid":
-        values["budget"] = {"trials": space.size()}
-    return Sweep(values=values, notes=tuple(_notes(content)))
+    return Sweep(values=values, notes=tuple(notes), first_score=first_score)
 
 
-def _check_keys(content: Mapping[str, Any], source: str) -> None:
-    for key in content:
-        if key in _REFUSED:
-            raise ConfigurationError(f"{source}: {key!r} is not for hpo, since {_REFUSED[key]}; take it out.")
-        known = (*_USED, *_SILENT, *_NOTED)
-        if key not in known:
-            raise ConfigurationError(f"{source}: unknown key {key!r} of a W&B sweep. {nearest(str(key), known)}")
+def _check_key(key: str, source: str) -> None:
+    if key in _REFUSED:
+        raise ConfigurationError(f"{source}: {key!r} is not for hpo, since {_REFUSED[key]}; take it out.")
+    known = (*_USED, *_SILENT, *_NOTED)
+    if key not in known:
+        raise ConfigurationError(f"{source}: unknown key {key!r} of a W&B sweep. {nearest(str(key), known)}")
 
 
 def _mapping(content: Mapping[str, Any], key: str, source: str) -> Mapping[str, Any]:
@@ -116,26 +139,28 @@ def _method(content: Mapping[str, Any], source: str) -> str:
     return method
 
 
-def _metric(metric: Mapping[str, Any], source: str) -> str:
-    """Return the objective, which hpo scores on validation and maximises."""
+def _metric(metric: Mapping[str, Any], source: str) -> tuple[str, list[str]]:
+    """Return the objective, which hpo scores on validation and maximises, and what to say of its name."""
     known = ("name", "goal", *_NOTED_OF_METRIC)
     unknown = [key for key in metric if key not in known]
     if unknown:
-        raise ConfigurationError(f"{source}: unknown key {unknown[0]!r} of metric. {nearest(str(unknown[0]), known)}")
+        raise ConfigurationError(
+            *(f"{source}: unknown key {key!r} of metric. {nearest(str(key), known)}" for key in unknown)
+        )
     if not isinstance(metric.get("name"), str):
         raise ConfigurationError(f"{source}: metric needs a `name:`, such as macro_f1.")
-    name = _PART_OF_VALIDATION.sub("", metric["name"])
+    name, is_loss = metric_of(metric["name"])
     goal = metric.get("goal", "minimize")
     if goal not in ("minimize", "maximize"):
         raise ConfigurationError(f"{source}: metric.goal cannot be {goal!r}. Known: maximize, minimize.")
-    if goal == "maximize":
-        return name
-    if name in LOSSES:
-        return "neg_log_loss"
+    if is_loss == (goal == "minimize"):
+        return name, metric_note(metric["name"], name)
+    if is_loss:
+        raise ConfigurationError(f"{source}: metric {metric['name']!r} is a loss; write `goal: minimize`.")
     usual = "" if "goal" in metric else ", which is W&B's usual goal"
     raise ConfigurationError(
-        f"{source}: metric {metric['name']!r} is to be minimised{usual}, but hpo maximises, and minimises "
-        f"{' or '.join(LOSSES)} alone; write `goal: maximize`, or name another metric."
+        f"{source}: metric {metric['name']!r} is to be minimised{usual}, but hpo maximises, and minimises losses "
+        "alone; write `goal: maximize`, or name another metric, by task.metric=NAME on the command line too."
     )
 
 
@@ -146,8 +171,11 @@ def _eta(early: Mapping[str, Any], source: str) -> int:
     unknown = [key for key in early if key not in _EARLY_KEYS]
     if unknown:
         raise ConfigurationError(
-            f"{source}: early_terminate has {unknown[0]!r}, which hpo does not do; take it out. "
-            f"{nearest(str(unknown[0]), _EARLY_KEYS)}"
+            *(
+                f"{source}: early_terminate has {key!r}, which hpo does not do; take it out. "
+                f"{nearest(str(key), _EARLY_KEYS)}"
+                for key in unknown
+            )
         )
     return _whole(early, "eta", 2, source) if "eta" in early else 3
 

@@ -33,7 +33,7 @@ from hpo.search.assignments import demands_of
 from hpo.search.budget import Limits, limits_of, on_short_time
 from hpo.search.corners import cheapest, dearest, slowest
 from hpo.search.enumeration import ENUMERATIONS
-from hpo.search.preflight import refuse_unfit_search, search_notes
+from hpo.search.preflight import refuse_counts, refuse_unfit_search, search_notes
 from hpo.search.proposals import weights_kept
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import space_of
@@ -81,6 +81,7 @@ def check(config: StudyConfig, watcher: Watcher | None = None) -> Check:
     splits = splits_of(config)
     for sentence in (*splits.notes, *search_notes(config, space)):
         watcher.note(sentence)
+    refuse_counts(space, splits.train.rows)
     with _nothing_kept(config) as aside, opened_workforce(aside, splits) as workforce:
         watcher.note(workforce.lead.objective.note)
         watcher.note("Taking a few steps at the ends of the space.")

@@ -38,7 +38,7 @@ from hpo.search.coordinator import LEAST_OUTAGE, Coordinator
 from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.leading import leading
 from hpo.search.persistence import persistently
-from hpo.search.preflight import refuse_unfit_search, search_notes
+from hpo.search.preflight import refuse_counts, refuse_unfit_search, search_notes
 from hpo.search.steering import refuse_led
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import space_of
@@ -96,6 +96,7 @@ def run(
     splits = splits_of(config)
     for sentence in (*splits.notes, *search_notes(config, space)):
         watcher.note(sentence)
+    refuse_counts(space, splits.train.rows)
     if config.compute.runner == "ray_tune":
         watcher.note(
             f"Going to the Ray cluster {config.compute.ray_address or 'of this machine'} for the first worker."

@@ -78,7 +78,18 @@ def refuse_unfit_of_folds(config: StudyConfig, space: SearchSpace) -> None:
 
 def search_notes(config: StudyConfig, space: SearchSpace) -> list[str]:
     """Return what a person should know of how this sampler will search this space, in sentences."""
-    return [*_sampler_notes(config, space), *_pruner_notes(config), *_unused_settings(config)]
+    return [*space.notes, *_sampler_notes(config, space), *_pruner_notes(config), *_unused_settings(config)]
+
+
+def refuse_counts(space: SearchSpace, rows: int) -> None:
+    """Refuse counts of steps and the like, which are shares here, each with its share of so many training texts.
+
+    Raises:
+        SpaceError: a sentence for each.
+    """
+    if space.counted:
+        batch_sizes, epochs = (space.values_or_ends(name) for name in ("batch_size", "epochs"))
+        raise SpaceError(*(one.on(rows, batch_sizes, epochs, space.name) for one in space.counted))
 
 
 def _unused_settings(config: StudyConfig) -> list[str]:

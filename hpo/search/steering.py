@@ -12,10 +12,11 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters
-from hpo.errors import ConfigurationError, StoreError, StudyLedError, nearest
+from hpo.config.naming import advice
+from hpo.errors import ConfigurationError, StoreError, StudyLedError
 from hpo.search.leases import leader_of
 from hpo.space.domains import Constant, Continuous, Domain, Value, is_number, same, spelled
-from hpo.space.parameters import ELSEWHERE, Parameter
+from hpo.space.parameters import Parameter
 from hpo.space.relative_rate import base_rate
 from hpo.space.search_space import SearchSpace
 from hpo.space.specs import field_value
@@ -135,9 +136,7 @@ def _read(given: Mapping[str, Any], source: str) -> dict[str, Value]:
     fields = Hyperparameters.model_fields
     for name in given:
         if name not in fields:
-            known_as = ELSEWHERE.get(str(name))
-            advice = f"Here it is {known_as}." if known_as else nearest(str(name), fields)
-            raise ConfigurationError(f"{source}: unknown hyperparameter {name!r}. {advice}")
+            raise ConfigurationError(f"{source}: unknown hyperparameter {name!r}. {advice(str(name), fields)}")
     return {
         name: field_value(name, value, source)
         for name, value in given.items()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from hpo.config.hyperparameters import APPLIES_TO
 from hpo.config.refusals import REFUSALS, Refusal
-from hpo.errors import SpaceError
+from hpo.errors import Mistakes, SpaceError
 from hpo.space.domains import Value, spelled
 from hpo.space.enumeration import Values, cases
 from hpo.space.parameters import Parameter, place_of
@@ -13,15 +13,20 @@ from hpo.space.trained_values import decided_by, trained_value
 
 
 def check_together(parameters: Sequence[Parameter], space: str) -> None:
-    """Refuse, by a `SpaceError`, the first trial of the space that `Hyperparameters` would refuse."""
+    """Refuse, by a `SpaceError`, what `Hyperparameters` would refuse of the space, one trial for each reason."""
+    mistakes = Mistakes()
     for parameter in parameters:
         place = place_of(space, parameter.name)
-        if parameter.name in APPLIES_TO:
-            _check_applies(parameter, parameters, place)
-        if parameter.relative_to:
-            _check_rates(parameter, parameters, place)
+        with mistakes.gathered():
+            if parameter.name in APPLIES_TO:
+                _check_applies(parameter, parameters, place)
+        with mistakes.gathered():
+            if parameter.relative_to:
+                _check_rates(parameter, parameters, place)
     for refusal in REFUSALS:
-        _check_refusal(refusal, parameters, space)
+        with mistakes.gathered():
+            _check_refusal(refusal, parameters, space)
+    mistakes.refuse()
 
 
 def _check_applies(parameter: Parameter, parameters: Sequence[Parameter], place: str) -> None:

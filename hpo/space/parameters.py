@@ -5,38 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.errors import SpaceError, nearest
+from hpo.errors import Mistakes, SpaceError, nearest
 from hpo.space.conditions import Conditions, parents_first, read_conditions
 from hpo.space.domains import Constant, Continuous, Domain, Value, is_number, spelled
 from hpo.space.relative_rate import SAMPLED_NAME, Factors, base_rate, describe_factors, read_factors
 from hpo.space.specs import DOMAIN_KEYS, domain_spec, field_value, read_domain, refuse_foreign
 from hpo.space.trained_values import decided_by, trained_value
 
-# Names that other libraries have for what is called otherwise here.
-ELSEWHERE: Mapping[str, str] = {
-    "lr": "learning_rate",
-    "weight_decay": "l2_strength",
-    "wd": "l2_strength",
-    "optim": "optimizer",
-    "scheduler": "schedule",
-    "lr_scheduler": "schedule",
-    "lr_scheduler_type": "schedule",
-    "num_epochs": "epochs",
-    "num_train_epochs": "epochs",
-    "train_batch_size": "batch_size",
-    "per_device_train_batch_size": "batch_size",
-    "warmup": "warmup_ratio",
-    "max_seq_length": "max_length",
-    "hidden_dropout_prob": "dropout",
-    "attention_probs_dropout_prob": "attention_dropout",
-    "max_norm": "max_grad_norm",
-    "label_smoothing_factor": "label_smoothing",
-    "adam_beta1": "beta1",
-    "adam_beta2": "beta2",
-    "adam_epsilon": "epsilon",
-    "eps": "epsilon",
-    "layerwise_lr_decay": "layerwise_rate_decay",
-}
 _SPEC_KEYS = (*DOMAIN_KEYS, "default", "when", "relative_to", "source")
 _FIELDS = Hyperparameters.model_fields
 
@@ -147,45 +122,51 @@ def read_parameters(parameters: Mapping[str, Any], space: str) -> tuple[Paramete
     Raises:
         SpaceError: a spec that cannot be.
     """
-    drafts = _drafts({key: _checked_spec(key, spec, place_of(space, key)) for key, spec in parameters.items()}, space)
+    drafts = _drafts(parameters, space)
     read: dict[str, Parameter] = {}
+    mistakes = Mistakes()
     for key in parents_first({key: draft.when for key, draft in drafts.items()}, f"Space {space}"):
-        parameter = _parameter(drafts[key], drafts)
-        if all(condition.values and condition.parent in read for condition in parameter.when):
-            read[key] = parameter
+        with mistakes.gathered():
+            parameter = _parameter(drafts[key], drafts)
+            if all(condition.values and condition.parent in read for condition in parameter.when):
+                read[key] = parameter
+    mistakes.refuse()
     return tuple(read.values())
 
 
 def _checked_spec(name: Any, spec: Any, place: str) -> Mapping[str, Any]:
     """Return `spec`, known to be a mapping of known keys for a known hyperparameter."""
     if name not in _FIELDS:
-        known_as = ELSEWHERE.get(str(name))
-        advice = f"Here it is {known_as}." if known_as else nearest(str(name), _FIELDS)
-        raise SpaceError(f"{place}: unknown hyperparameter {name!r}. {advice}")
+        raise SpaceError(f"{place}: unknown hyperparameter {name!r}. {nearest(str(name), _FIELDS)}")
     if not isinstance(spec, Mapping):
         raise SpaceError(f"{place} is {spec!r}, but must be keys and values; for a constant write `value: {spec}`.")
     refuse_foreign(spec, place)
     unknown = [key for key in spec if key not in _SPEC_KEYS]
     if unknown:
-        raise SpaceError(f"{place}: unknown key {unknown[0]!r}. {nearest(str(unknown[0]), _SPEC_KEYS)}")
+        raise SpaceError(*(f"{place}: unknown key {key!r}. {nearest(str(key), _SPEC_KEYS)}" for key in unknown))
     if "relative_to" in spec and name != "learning_rate":
         raise SpaceError(f"{place}: relative_to is for learning_rate only; leave it out.")
     return spec
 
 
-def _drafts(specs: Mapping[str, Mapping[str, Any]], space: str) -> dict[str, _Draft]:
-    places = {key: place_of(space, key) for key in specs}
-    domains = {key: read_domain(key, spec, places[key]) for key, spec in specs.items()}
-    return {
-        key: _Draft(
-            name=key,
-            spec=spec,
-            domain=domains[key],
-            when=read_conditions(spec.get("when"), domains, places[key]),
-            place=places[key],
-        )
-        for key, spec in specs.items()
-    }
+def _drafts(specs: Mapping[str, Any], space: str) -> dict[str, _Draft]:
+    """Return what the specs say; all that is wrong with them is told at once."""
+    places, mistakes = {key: place_of(space, key) for key in specs}, Mistakes()
+    domains: dict[str, Domain] = {}
+    for key, spec in specs.items():
+        with mistakes.gathered():
+            domains[key] = read_domain(key, _checked_spec(key, spec, places[key]), places[key])
+    drafts: dict[str, _Draft] = {}
+    for key, domain in domains.items():
+        when = specs[key].get("when")
+        # Of a parent that is wrong itself nothing is known.
+        if isinstance(when, Mapping) and when.keys() & specs.keys() - domains.keys():
+            continue
+        with mistakes.gathered():
+            conditions = read_conditions(when, domains, places[key])
+            drafts[key] = _Draft(name=key, spec=specs[key], domain=domain, when=conditions, place=places[key])
+    mistakes.refuse()
+    return drafts
 
 
 def _parameter(draft: _Draft, drafts: Mapping[str, _Draft]) -> Parameter:

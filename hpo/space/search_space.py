@@ -8,17 +8,19 @@ Three forms of one configuration, told apart by name throughout:
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.reading import read_model
-from hpo.errors import SpaceError, nearest
+from hpo.errors import Mistakes, SpaceError, nearest
 from hpo.space.coherence import check_together
-from hpo.space.domains import Number, Trial, Value, is_number
+from hpo.space.counts import Counted
+from hpo.space.domains import Choice, Constant, Number, Trial, Value, is_number
 from hpo.space.enumeration import all_combinations, cases, number_of_combinations
 from hpo.space.parameters import Parameter, Row, place_of, read_parameters
 from hpo.space.trained_values import trained_value
+from hpo.space.translation import translated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,19 +30,28 @@ class SearchSpace:
     name: str
     parameters: tuple[Parameter, ...]
     """Every parameter after those that its conditions name; otherwise as written."""
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    """What was taken for ours of the names of other libraries, and what was left out, in sentences."""
+    counted: tuple[Counted, ...] = field(default=(), compare=False)
+    """Counts of steps and the like, for which shares are to be given before anything is trained."""
 
     @classmethod
     def from_mapping(cls, parameters: Mapping[str, Any], name: str) -> Self:
         """Read the space that `parameters` spells out, hyperparameter -> spec: see docs/search-spaces.md.
 
         Raises:
-            SpaceError: the first thing that cannot be, in one sentence.
+            SpaceError: what cannot be, a sentence for each mistake.
         """
-        if not parameters:
+        mistakes = Mistakes()
+        ours = translated(parameters, f"Space {name}", mistakes)
+        read: tuple[Parameter, ...] = ()
+        with mistakes.gathered():
+            read = read_parameters(ours.parameters, name)
+        mistakes.refuse()
+        if not read and not ours.counted:
             raise SpaceError(f"Space {name} has no parameters; name at least one hyperparameter to search.")
-        read = read_parameters(parameters, name)
         check_together(read, name)
-        return cls(name=name, parameters=read)
+        return cls(name=name, parameters=read, notes=tuple(ours.notes), counted=tuple(ours.counted))
 
     def suggest(self, trial: Trial) -> dict[str, Value]:
         """Ask `trial`, an `optuna.Trial`, for a configuration; return its values."""
@@ -51,7 +62,13 @@ class SearchSpace:
         return values
 
     def hyperparameters(self, values: Mapping[str, Value]) -> Hyperparameters:
-        """Return what is trained under `values`: multipliers resolved, the rest by typed default."""
+        """Return what is trained under `values`: multipliers resolved, the rest by typed default.
+
+        Raises:
+            SpaceError: values that cannot be together; or a count of steps is still to be made a share.
+        """
+        if self.counted:
+            raise SpaceError(*(one.formula(self.name) for one in self.counted))
         return read_model(Hyperparameters, self._trained(values), f"Space {self.name}")
 
     def default_values(self) -> dict[str, Value]:
@@ -124,6 +141,16 @@ class SearchSpace:
         """Return the largest number that the hyperparameter `name` can be in this space; None if it is never one."""
         trained = (trained_value(name, self._trained(values)) for values in cases(self.parameters, (name,)))
         return max(filter(is_number, trained), default=None)
+
+    def values_or_ends(self, name: str) -> list[Number]:
+        """Return the numbers that the hyperparameter `name` can be in this space, of a range its ends."""
+        found = next((parameter.domain for parameter in self.parameters if parameter.name == name), None)
+        if isinstance(found, Constant | Choice):
+            return sorted(value for value in found.values() if is_number(value))
+        if found is not None:
+            return [end for end in (found.minimum(), found.maximum()) if end is not None]
+        usual = trained_value(name, {})
+        return [usual] if is_number(usual) else []
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain YAML values, the same for equal spaces, which `from_mapping` reads back equal."""

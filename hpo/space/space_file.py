@@ -53,32 +53,32 @@ def load_space(name_or_path: str) -> SearchSpace:
     return SearchSpace.from_mapping(read_space(name_or_path), Path(name_or_path).stem)
 
 
-def space_of(space: str | Mapping[str, Any]) -> SearchSpace:
-    """Return the space that a study file names, or holds itself; raises as `load_space` does."""
+def space_of(space: str | Mapping[str, Any], name: str = "of the study") -> SearchSpace:
+    """Return the space that a study file names, or holds itself, then called `name`; raises as `load_space` does."""
     if isinstance(space, str):
         return load_space(space)
     if "parameters" in space:
         raise SpaceError("In a study file hyperparameters stand right below `space:`; take `parameters:` out.")
-    return SearchSpace.from_mapping(space, "of the study")
+    return SearchSpace.from_mapping(space, name)
 
 
 def _read_file(name_or_path: str) -> dict[str, Any]:
     """Return the content of a space file, known to hold parameters and nothing foreign."""
     path = _find(name_or_path)
     content = read_yaml_mapping(path)
-    for key in content:
-        if key in _ELSEWHERE:
-            raise SpaceError(
-                f"{path}: a space holds parameters only; take {key!r} out{_ELSEWHERE[key]}. Or run the sweep itself: "
-                f"hpo run {path} --model PATH_OR_HUB_ID --train FILE."
-            )
+    foreign = [f"take {key!r} out{_ELSEWHERE[key]}" for key in content if key in _ELSEWHERE]
+    if foreign:
+        raise SpaceError(
+            f"{path}: a space holds parameters only; {'; '.join(foreign)}. Or run the sweep itself: "
+            f"hpo run {path} --model PATH_OR_HUB_ID --train FILE."
+        )
     unknown = [key for key in content if key not in ("description", "parameters")]
     if "parameters" not in content:
         hint = f", but starts with {unknown[0]!r}; indent the parameters below it" if unknown else ""
         raise SpaceError(f"{path} must hold the hyperparameters to search under `parameters:`{hint}.")
     if unknown:
         raise SpaceError(
-            f"{path}: unknown key {unknown[0]!r}. {nearest(str(unknown[0]), ('description', 'parameters'))}"
+            *(f"{path}: unknown key {key!r}. {nearest(str(key), ('description', 'parameters'))}" for key in unknown)
         )
     if not isinstance(content["parameters"], dict):
         raise SpaceError(

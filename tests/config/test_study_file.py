@@ -107,7 +107,7 @@ def test_an_override_reaches_into_a_space_of_the_file() -> None:
 
 def test_an_override_reaches_into_a_named_space() -> None:
     named = load_config(values=MINIMAL | {"space": "quickstart"})
-    study = load_config(values=MINIMAL | {"space": "quickstart"}, overrides=["space.epochs.max=5"])
+    study = load_config(values=MINIMAL | {"space": "quickstart"}, overrides=["space.epochs={min: 2, max: 5}"])
     assert named.space == "quickstart"
     assert study.space["epochs"]["max"] == 5  # type: ignore[index]
     assert study.space["optimizer"]["values"] == ["adamw", "momentum"]  # type: ignore[index]
@@ -194,7 +194,10 @@ def test_what_is_given_is_not_changed() -> None:
     ("values", "said"),
     [
         ({"bugdet": {"trials": 3}}, "study: unknown key 'bugdet'. Did you mean 'budget'? Known: "),
-        ({"budget": {"trails": 3}}, "study: unknown key 'budget.trails'. Did you mean 'trials'? Known: gpu_hours, "),
+        (
+            {"budget": {"trails": 3}},
+            "study: unknown key 'budget.trails'. Did you mean 'budget.trials'? Known: budget.gpu_hours, ",
+        ),
         ({"budget": {"trials": 0}}, "study: 'budget.trials' is 0, but it should be greater than or equal to 1."),
         ({"budget": {"trials": "many"}}, "study: 'budget.trials' is 'many', but it should be a valid integer"),
         ({"budget": 3}, "study: 'budget' is 3, but it should be a valid dictionary"),
@@ -259,7 +262,7 @@ def test_a_mistake_is_told_in_one_sentence(values: dict[str, Any], said: str) ->
         ("=3", "An override reads `dotted.path=value`"),
         ("budget..trials=3", "An override reads `dotted.path=value`"),
         ("bugdet.trials=3", "Unknown key 'bugdet' in the override of 'bugdet.trials'. Did you mean 'budget'?"),
-        ("budget.trails=3", "study: unknown key 'budget.trails'. Did you mean 'trials'?"),
+        ("budget.trails=3", "study: unknown key 'budget.trails'. Did you mean 'budget.trials'?"),
         ("seed.of=3", "The override of 'seed.of' leads into 'seed', which is a single value and has no keys."),
         ("budget.trials={", "the value of budget.trials is not valid YAML"),
         ("space.learning_rat.max=1", "The space has no parameter 'learning_rat'. Did you mean 'learning_rate'?"),
@@ -277,17 +280,17 @@ def test_a_bad_override_is_told_in_one_sentence(override: str, said: str) -> Non
 
 
 @pytest.mark.parametrize("space", [["learning_rate"], 3, None])
-def test_an_override_into_a_space_that_is_none_is_told_in_one_sentence(space: object) -> None:
+def test_an_override_into_a_space_that_is_none_is_told(space: object) -> None:
     with pytest.raises(ConfigurationError) as error:
         load_config(values=MINIMAL | {"space": space}, overrides=["space.epochs.max=3"])
-    assert str(error.value).startswith(f"'space' is {space!r}, so it has no 'epochs' to override; give it the name")
+    assert f"'space' is {space!r}, so it has no 'epochs' to override; give it the name" in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("values", "override", "said"),
     [
         ({"store": {"url": [URL]}}, None, "study: 'store.url' is (not shown), but it should be a valid string."),
-        ({"store": {"ulr": URL}}, None, "study: unknown key 'store.ulr'. Did you mean 'url'?"),
+        ({"store": {"ulr": URL}}, None, "study: unknown key 'store.ulr'. Did you mean 'store.url'?"),
         ({"store": [URL]}, None, "study: 'store' is (not shown), but it should be a valid dictionary"),
         ({}, f"stroe={URL}", "Unknown key 'stroe' in the override of 'stroe'. Did you mean 'store'?"),
         ({"store": URL}, f"store.url={URL}", "The override of 'store.url' leads into 'store', which is a single value"),

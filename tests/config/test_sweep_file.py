@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from hpo.config.reading import parse_yaml, write_yaml
-from hpo.config.study_file import StudyConfig, load_config, sweep_notes
+from hpo.config.study_file import StudyConfig, load_config, load_study
 from hpo.errors import ConfigurationError
 from hpo.search.pruners import build_pruner
 from hpo.space.space_file import read_space, space_of
@@ -56,6 +56,10 @@ def sweep_file(folder: Path, content: str | dict[str, Any]) -> Path:
 
 def read(folder: Path, content: str | dict[str, Any]) -> StudyConfig:
     return load_config(sweep_file(folder, content), MATERIAL)
+
+
+def notes(path: Path, material: dict[str, Any] = MATERIAL) -> tuple[str, ...]:
+    return load_study(path, material)[1]
 
 
 def test_a_bayesian_sweep_with_hyperband(tmp_path: Path) -> None:
@@ -118,30 +122,31 @@ def test_a_sweep_needs_a_model_and_texts(tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError) as error:
             load_config(path, values)
         assert str(error.value) == (
-            f"{path} is a W&B sweep, which says neither the model nor the texts; add --model PATH_OR_HUB_ID and "
-            "--train FILE."
+            f"{path}: a W&B sweep says neither the model nor the texts; add --model PATH_OR_HUB_ID and --train FILE."
         )
     assert load_config(path, overrides=["model.name=m", "data.train=t.csv"]).model.name == "m"
 
 
 def test_what_a_sweep_leaves_unused_is_told(tmp_path: Path) -> None:
-    assert sweep_notes(sweep_file(tmp_path, BAYES)) == (
+    assert notes(sweep_file(tmp_path, BAYES)) == (
         "The sweep's program and command are not used: hpo itself trains.",
+        "The metric eval/macro_f1 is taken for macro_f1.",
     )
-    assert sweep_notes(sweep_file(tmp_path, MINIMAL)) == ()
+    assert notes(sweep_file(tmp_path, MINIMAL)) == ()
     metric = {"name": "f1", "goal": "maximize", "target": 0.9, "impute": "worst", "impute_while_running": "latest"}
-    assert sweep_notes(sweep_file(tmp_path, MINIMAL | {"program": "train.py", "metric": metric})) == (
+    assert notes(sweep_file(tmp_path, MINIMAL | {"program": "train.py", "metric": metric})) == (
         "The sweep's program is not used: hpo itself trains.",
         "The sweep's metric.target is not used: the search goes on to the end of its budget.",
         "The sweep's metric.impute is not used: a failed trial has no score here.",
         "The sweep's metric.impute_while_running is not used: a running trial has no score here but its own.",
+        "The metric f1 is taken for auto (F1 of two classes, macro F1 of more).",
     )
 
 
 def test_a_study_file_is_no_sweep_and_has_no_such_notes(tmp_path: Path) -> None:
     path = sweep_file(tmp_path, MATERIAL | {"study": "s"})
     assert load_config(path).study == "s"
-    assert sweep_notes(path) == ()
+    assert notes(path, {}) == ()
     with pytest.raises(ConfigurationError, match="unknown key 'parameters'"):
         load_config(sweep_file(tmp_path, MATERIAL | {"study": "s", "parameters": PARAMETERS}))
 
@@ -150,11 +155,11 @@ def test_a_study_file_is_no_sweep_and_has_no_such_notes(tmp_path: Path) -> None:
     ("metric", "expected"),
     [
         ({"name": "macro_f1", "goal": "maximize"}, "macro_f1"),
-        ({"name": "val/f1", "goal": "maximize"}, "f1"),
+        ({"name": "val/f1", "goal": "maximize"}, "auto"),
         ({"name": "valid_accuracy", "goal": "maximize"}, "accuracy"),
-        ({"name": "validation.f1", "goal": "maximize"}, "f1"),
-        ({"name": "eval_f1", "goal": "maximize"}, "f1"),
-        ({"name": "evaluation/f1", "goal": "maximize"}, "f1"),
+        ({"name": "validation.f1", "goal": "maximize"}, "auto"),
+        ({"name": "eval_f1", "goal": "maximize"}, "auto"),
+        ({"name": "evaluation/f1", "goal": "maximize"}, "auto"),
         ({"name": "train/f1", "goal": "maximize"}, "train/f1"),  # Refused by the task, which has no such metric.
         ({"name": "loss", "goal": "minimize"}, "neg_log_loss"),
         ({"name": "eval/loss"}, "neg_log_loss"),
@@ -233,8 +238,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a score to minimise": (
         {"metric": {"name": "val/error", "goal": "minimize"}},
-        ": metric 'val/error' is to be minimised, but hpo maximises, and minimises loss or log_loss or cross_entropy "
-        "alone; write `goal: maximize`, or name another metric.",
+        ": metric 'val/error' is to be minimised, but hpo maximises, and minimises losses "
+        "alone; write `goal: maximize`, or name another metric, by task.metric=NAME on the command line too.",
     ),
     "a score without a goal": (
         {"metric": {"name": "f1"}},
@@ -272,7 +277,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"early_terminate": {"type": "hyperband", "max_iter": 9, "s": True}},
         ": early_terminate.s must be a whole number of at least 1, but is True.",
     ),
-    "a parameter of another name": ({"parameters": {"lr": {"value": 1}}}, ", lr: unknown hyperparameter 'lr'."),
+    "a parameter of no name": ({"parameters": {"lrx": {"value": 1}}}, ", lrx: unknown hyperparameter 'lrx'."),
     "nested parameters": (
         {"parameters": {"learning_rate": {"parameters": {"value": 1}}}},
         ", learning_rate has parameters, but hyperparameters are not nested here; write those in it one level up.",
@@ -310,5 +315,6 @@ def test_a_sweep_named_as_a_space_says_how_to_run_it(tmp_path: Path) -> None:
         read_space(str(path))
     assert str(error.value) == (
         f"{path}: a space holds parameters only; take 'method' out, it belongs under `search: {{sampler: ...}}` of the "
-        f"study file. Or run the sweep itself: hpo run {path} --model PATH_OR_HUB_ID --train FILE."
+        "study file; take 'metric' out, it belongs under `task: {metric: ...}` of the study file. Or run the "
+        f"sweep itself: hpo run {path} --model PATH_OR_HUB_ID --train FILE."
     )

@@ -50,7 +50,7 @@ def test_exponents_that_come_to_no_number_are_not_reckoned(ends: dict[str, Any])
 def test_keys_of_wandb_are_refused_with_their_remedy() -> None:
     said = sentence({"values": [0.1, 0.2], "probabilities": [0.5, 0.5]})
     assert said == f"Space s, l2_strength has probabilities, {LIKELY}leave it out."
-    said = sentence({"parameters": {"beta1": {"value": 0.9}}})
+    said = sentence({"value": 0.1, "parameters": {"beta1": {"value": 0.9}}})
     assert said == (
         "Space s, l2_strength has parameters, but hyperparameters are not nested here; write those in it one level up."
     )

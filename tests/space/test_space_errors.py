@@ -2,10 +2,8 @@
 
 import pytest
 
-from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.reading import parse_yaml
 from hpo.errors import SpaceError
-from hpo.space.parameters import ELSEWHERE
 from hpo.space.search_space import SearchSpace
 
 REFUSED = {
@@ -14,7 +12,7 @@ REFUSED = {
     "lerning_rate: {value: 1}": "unknown hyperparameter 'lerning_rate'. Did you mean 'learning_rate'?",
     "1: {value: 1}": "unknown hyperparameter 1",
     "epochs: 3": "for a constant write `value: 3`",
-    "epochs: {maximum: 3, min: 1}": "unknown key 'maximum'. Did you mean 'max'?",
+    "epochs: {mxa: 3, min: 1}": "unknown key 'mxa'. Did you mean 'max'?",
     # distributions
     "epochs: {}": "has no values; give it `value:`, `values:`, or `min:` and `max:`",
     "epochs: {default: 3}": "has no values",
@@ -33,7 +31,7 @@ REFUSED = {
     "epochs: {value: '3'}": "'epochs' is '3', but it should be a valid integer",
     "epochs: {value: true}": "'epochs' is True, but it should be a valid integer",
     "epochs: {value: null}": "'epochs' is None, but it should be a valid integer",
-    "optimizer: {values: [adamw, adamv]}": "'optimizer' cannot be 'adamv'. Did you mean 'adam'?",
+    "optimizer: {values: [adamw, adamv]}": "'optimizer' cannot be 'adamv'. Did you mean 'adam' or 'adamw'?",
     "optimizer: {values: [{a: 1}]}": "'optimizer' cannot be {'a': 1}",
     "epochs: {values: []}": "values must be a list of at least one value, but is []",
     "epochs: {values: 3}": "values must be a list of at least one value, but is 3",
@@ -151,14 +149,3 @@ def test_refused_in_one_sentence(text: str, sentence: str) -> None:
 )
 def test_the_neighbours_of_what_is_refused_are_not(text: str) -> None:
     assert SearchSpace.from_mapping(parse_yaml(text, "the test"), name="s").parameters
-
-
-@pytest.mark.parametrize(("elsewhere", "here"), [("weight_decay", "l2_strength"), ("lr", "learning_rate")])
-def test_the_names_of_other_libraries_are_known(elsewhere, here):
-    with pytest.raises(SpaceError, match=f"unknown hyperparameter '{elsewhere}'. Here it is {here}."):
-        SearchSpace.from_mapping({elsewhere: {"value": 0.1}}, "mine")
-
-
-def test_every_name_of_another_library_is_of_something_here():
-    assert set(ELSEWHERE.values()) <= Hyperparameters.model_fields.keys()
-    assert not ELSEWHERE.keys() & Hyperparameters.model_fields.keys()

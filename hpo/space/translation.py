@@ -1,0 +1,291 @@
+"""The parameters of a space in the names of other libraries, made ours: taken, left out, refused, or a count."""
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, get_args
+
+from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters
+from hpo.config.naming import bare, found, meaning
+from hpo.config.other_names import ACCUMULATION, DISTRIBUTIONS, SPEC_KEYS, VALUES, Count, Given, Left, Refused, Taken
+from hpo.errors import Mistakes, SpaceError
+from hpo.space.counts import Counted
+from hpo.space.domains import is_number, spelled
+
+_FIELDS = Hyperparameters.model_fields
+_OFF = (None, False, "none", "None", "no")
+"""Values by which something that is not there is not asked for."""
+_ADAMS = ("adam", "adamw", "nadam", "radam", "adamax", "lion", "schedule_free_adamw", "muon")
+
+
+@dataclass(slots=True, kw_only=True)
+class Translation:
+    """Parameters by our names, and what is to be said of that."""
+
+    parameters: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """Sentences, one for each name or value that is another library's."""
+    counted: list[Counted] = field(default_factory=list)
+    """What is left to turn into a share, which takes the number of training texts."""
+
+
+def translated(parameters: Mapping[str, Any], place: str, mistakes: Mistakes) -> Translation:
+    """Return the parameters of a space by our names and words; what is not understood stays as it is.
+
+    Args:
+        parameters: name -> spec, as somebody wrote them.
+        place: what to call the space in an error.
+        mistakes: gets a SpaceError for what would train something else, and for two names of one hyperparameter.
+    """
+    reader = _Reader(place)
+    flat = dict(_flattened(parameters))
+    for name, spec in flat.items():
+        with mistakes.gathered():
+            reader.read(name, spec, flat)
+    with mistakes.gathered():
+        reader.refuse()
+    with mistakes.gathered():
+        reader.multiply()
+    reader.keep_to_adam()
+    reader.say()
+    return reader.done
+
+
+def _flattened(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Return each parameter, of W&B's nested ones those within."""
+    for name, spec in parameters.items():
+        inner = spec.get("parameters") if isinstance(spec, Mapping) and len(spec) == 1 else None
+        if isinstance(inner, Mapping) and all(isinstance(one, Mapping) for one in inner.values()):
+            yield from ((f"{name}.{key}", one) for key, one in _flattened(inner))
+        else:
+            yield name, spec
+
+
+class _Reader:
+    """Reads one parameter after the other."""
+
+    def __init__(self, place: str) -> None:
+        self.done = Translation()
+        self._place = place
+        self._given_as: dict[str, str] = {}
+        self._left: list[str] = []
+        self._elsewhere: list[str] = []
+        self._refused: dict[str, list[str]] = {}
+        self._factors: dict[str, Any] = {}
+
+    def read(self, name: Any, spec: Any, beside: Mapping[str, Any]) -> None:
+        entry = Taken(name) if name in _FIELDS else meaning(str(name), _FIELDS, beside)
+        match entry:
+            case Left():
+                self._left.append(name)
+            case Given():
+                self._elsewhere.append(name)
+            case Refused():
+                off = _listed_values(spec) != [] and all(value in _OFF for value in _listed_values(spec))
+                (self._left if off else self._refused.setdefault(entry.how, [])).append(name)
+            case Count():
+                self._count(name, entry, spec)
+            case _ if entry is ACCUMULATION:
+                self._factors[name] = _worded(spec)
+            case Taken():
+                self._take(name, entry, spec)
+            case None:
+                self.done.parameters[name] = spec
+
+    def _take(self, name: str, entry: Taken, spec: Any) -> None:
+        ours = str(entry.ours)
+        if ours in self._given_as:
+            raise SpaceError(f"{self._place}: {self._given_as[ours]} and {name} are both {ours}; leave one out.")
+        self._given_as[ours] = name
+        if name != ours:
+            self._note(f"{name} is taken for {ours}{_but(entry)}.")
+        self.done.parameters[ours] = self._spec(ours, spec, foreign=name != ours)
+
+    def _count(self, name: str, entry: Count, spec: Any) -> None:
+        worded = _worded(spec)
+        values = [value for value in _values_or_ends(worded) if is_number(value)]
+        if entry.of == "steps" and all(value < 0 for value in values):
+            self._left.append(name)
+        elif entry.of == "warmup_steps" and all(value < 1 for value in values):
+            self._take(name, Taken(entry.share), spec)
+        else:
+            self.done.counted.append(Counted(name=name, of=entry.of, share=entry.share, values=tuple(values)))
+
+    def refuse(self) -> None:
+        """Refuse what would train something else, a sentence for each reason."""
+        if self._refused:
+            raise SpaceError(*(f"{self._place}: {_and(names)}: {how}." for how, names in self._refused.items()))
+
+    def multiply(self) -> None:
+        """Multiply gradient accumulation into the batch size: batch_size is the texts of one optimizer step."""
+        for name, spec in self._factors.items():
+            factors = _listed_values(spec)
+            batches = _listed_values(self.done.parameters.get("batch_size"))
+            if factors == [1] or (factors and self._given_as.get("batch_size") and self._is_whole()):
+                self._left.append(name)
+                continue
+            numbers = [*factors, *batches]
+            if not factors or not batches or not all(is_number(one) and one % 1 == 0 for one in numbers):
+                raise SpaceError(
+                    f"{self._place}: {name} multiplies the batch on the device, but batch_size is the texts of one "
+                    "optimizer step; leave it out, and give the products as `batch_size: {values: [...]}`."
+                )
+            products = sorted({int(prod((factor, batch))) for factor in factors for batch in batches})
+            self.done.parameters["batch_size"] = _of_values(products)
+            self._note(
+                f"{name} times {self._given_as['batch_size']} is taken for batch_size, the texts of one optimizer "
+                f"step: {', '.join(map(str, products))}."
+            )
+
+    def _is_whole(self) -> bool:
+        """Return whether the batch size was given as that of the whole step."""
+        entry = meaning(self._given_as["batch_size"], _FIELDS)
+        return isinstance(entry, Taken) and "accumulated" in entry.but
+
+    def keep_to_adam(self) -> None:
+        """Keep Trainer's `adam_*` to the optimizers that read them, as Trainer does."""
+        optimizer = self.done.parameters.get("optimizer")
+        values = _listed_values(optimizer) if optimizer else ["adamw"]
+        for ours, name in self._given_as.items():
+            spec = self.done.parameters[ours]
+            if not bare(name).startswith("adam") or ours not in APPLIES_TO or "when" in spec:
+                continue
+            fitting = [value for value in values if value in APPLIES_TO[ours][1] and value in _ADAMS]
+            if not fitting:
+                del self.done.parameters[ours]
+                self._left.append(name)
+            elif len(fitting) < len(values):
+                self.done.parameters[ours] = {**spec, "when": {"optimizer": fitting}}
+
+    def say(self) -> None:
+        """Say what was left out, in one note, and what a fixed seed means."""
+        said = []
+        if self._left:
+            said.append(f"Left out, as it belongs to the script or is set elsewhere here: {', '.join(self._left)}.")
+        if self._elsewhere:
+            said.append(f"The model and the texts are those of --model and --train, not of {_and(self._elsewhere)}.")
+        seeds = _listed_values(self.done.parameters.get("seed"))
+        if len(seeds) == 1 and seeds != [None]:
+            said.append(f"The seed {seeds[0]} becomes that of every trial.")
+        if said:
+            self._note(" ".join(said))
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self.done.notes:
+            self.done.notes.append(sentence)
+
+    def _spec(self, name: str, spec: Any, *, foreign: bool) -> Any:
+        """Return a spec in our words: a list is `values`, an optimizer or a schedule is by its name here."""
+        if isinstance(spec, list | tuple):
+            self._note(f"The list of {name} is taken for `values`; a range would be `min` and `max`.")
+        worded = _worded(spec)
+        if not isinstance(worded, Mapping):
+            return worded
+        self._note_words(spec, worded)
+        read = dict(worded)
+        for key in ("value", "default"):
+            if key in read:
+                read[key] = self._value(name, read[key], whole=foreign)
+        if isinstance(read.get("values"), list | tuple):
+            values = [self._value(name, value, whole=foreign) for value in read["values"]]
+            distinct = [value for place, value in enumerate(values) if value not in values[:place]]
+            # What was written twice stays, to be refused; what is the same only here counts once.
+            read["values"] = distinct if values != list(read["values"]) else values
+        if isinstance(read.get("when"), Mapping):
+            read["when"] = dict(self._conditions(read["when"]))
+        return read
+
+    def _note_words(self, spec: Any, worded: Mapping[str, Any]) -> None:
+        """Say which distribution was taken for ours."""
+        said = _distribution(spec)
+        if said == "randint":
+            self._note("randint is taken for int_uniform, its upper end left out.")
+        elif said != worded.get("distribution") and "distribution" in worded:
+            self._note(f"{said or 'log: true'} is taken for {worded['distribution']}.")
+
+    def _conditions(self, when: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        for parent, values in when.items():
+            entry = None if parent in _FIELDS else meaning(str(parent), _FIELDS)
+            ours = str(entry.ours) if isinstance(entry, Taken) else parent
+            listed = isinstance(values, list | tuple)
+            yield ours, [self._value(ours, value) for value in values] if listed else values
+
+    def _value(self, name: str, value: Any, *, whole: bool = False) -> Any:
+        """Return a value as we call it; a `whole` number of another library is one also as 3.0, if it is to be."""
+        if whole and isinstance(value, float) and value % 1 == 0 and _FIELDS[name].annotation is int:
+            return int(value)
+        choices = _choices(name)
+        if value in choices or isinstance(value, list | dict):
+            return value
+        entry = found(spelled(value), VALUES.get(name, {}))
+        if entry is None and isinstance(value, str) and (ours := found(value, {one: one for one in choices})):
+            entry = Taken(ours)
+        if isinstance(entry, Refused):
+            raise SpaceError(f"{self._place}, {name}: {value}: {entry.how}.")
+        if entry is None:
+            return value
+        self._note(f"{name} {spelled(value)} is taken for {spelled(entry.ours)}{_but(entry)}.")
+        return entry.ours
+
+
+def _worded(spec: Any) -> Any:
+    """Return a spec with our keys and the names of our distributions; a list as `values`."""
+    if isinstance(spec, list | tuple):
+        return {"values": list(spec)}
+    if not isinstance(spec, Mapping):
+        return spec
+    read = {key if SPEC_KEYS.get(str(key), key) in spec else SPEC_KEYS[str(key)]: one for key, one in spec.items()}
+    said = str(read.get("distribution"))
+    if said in DISTRIBUTIONS:
+        read["distribution"] = DISTRIBUTIONS[said]
+    if isinstance(read.get("log"), bool):
+        log = read.pop("log")
+        if log and read.get("distribution") in (None, "uniform"):
+            read["distribution"] = "log_uniform_values"
+        elif log:
+            read["log"] = True
+    if said == "randint" and isinstance(read.get("max"), int):
+        read["max"] -= 1
+        if read["max"] == read.get("min"):
+            read = {"value": read["max"]}
+    if read.get("distribution") == "int_uniform" and "q" in read:
+        read["distribution"] = "q_uniform"
+    return deepcopy(read)
+
+
+def _distribution(spec: Any) -> Any:
+    """Return the distribution that a spec names, under whichever key."""
+    keys = ("distribution", *(key for key, ours in SPEC_KEYS.items() if ours == "distribution"))
+    return next((spec[key] for key in keys if isinstance(spec, Mapping) and key in spec), None)
+
+
+def _of_values(values: list[Any]) -> dict[str, Any]:
+    return {"value": values[0]} if len(values) == 1 else {"values": values}
+
+
+def _listed_values(spec: Any) -> list[Any]:
+    """Return the values of a constant or a list; none of a range."""
+    worded = _worded(spec)
+    if not isinstance(worded, Mapping):
+        return [] if worded is None else [worded]
+    values = worded.get("values", [])
+    return [worded["value"]] if "value" in worded else list(values) if isinstance(values, list | tuple) else []
+
+
+def _values_or_ends(spec: Any) -> list[Any]:
+    ends = [spec[end] for end in ("min", "max") if end in spec] if isinstance(spec, Mapping) else []
+    return _listed_values(spec) or ends
+
+
+def _choices(name: str) -> tuple[Any, ...]:
+    choices = get_args(_FIELDS[name].annotation) if name in _FIELDS else ()
+    return choices if all(isinstance(one, str) for one in choices) else ()
+
+
+def _but(entry: Taken) -> str:
+    return f", {entry.but}" if entry.but else ""
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(map(str, names[:-1])), str(names[-1]))))

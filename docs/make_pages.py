@@ -1,4 +1,4 @@
-"""Writes the pages that say what the code says, vocabulary.md and study-file.md: `python docs/make_pages.py`."""
+"""Writes the pages that say what the code says, such as vocabulary.md: `python docs/make_pages.py`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,10 +10,25 @@ from pydantic_core import PydanticUndefined
 
 from hpo.cli.curves import curve_line
 from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters
+from hpo.config.other_names import (
+    DISTRIBUTIONS,
+    NAMES,
+    PREFIXES,
+    SPEC_KEYS,
+    VALUES,
+    Count,
+    Given,
+    Left,
+    Meaning,
+    Refused,
+    Taken,
+)
+from hpo.config.other_study_names import LOSSES, METRICS, STUDY_KEYS, STUDY_VALUES
+from hpo.config.reading import section
 from hpo.config.study_file import SearchConfig, StudyConfig
 from hpo.data.archives import COMPRESSIONS
 from hpo.data.formats import FORMATS
-from hpo.metrics.classification import METRICS
+from hpo.metrics.classification import METRICS as SCORES
 from hpo.search.pruners import PRUNERS
 from hpo.search.samplers import SAMPLERS
 from hpo.space.domains import spelled
@@ -37,6 +52,14 @@ HEAD = """\
 
 Everything that can be searched or chosen, by the names that study files and search spaces use. This page is made by
 `make docs` from the registries in the code and the shipped spaces; a test compares them.
+"""
+NAMES_HEAD = """\
+# Names of other libraries
+
+What sweeps, scripts of transformers, Ray and Optuna call otherwise, and what it is here: in study files, spaces, W&B
+sweeps and overrides. Case, dashes and underscores do not count, nor a prefix that every name of a file bears. Each name
+that is taken for one of ours is said once; what belongs to the script is left out with one note; what would train
+something else is refused. This page is made by `make docs` from `hpo/config/other_names.py`.
 """
 WIDTH = 24
 ALL_OPTIMIZERS = "optimizers_and_schedules"
@@ -68,7 +91,7 @@ def page() -> str:
         _section("Pruners", "`search.pruner` in a study file."),
         _table(("name", "what it is", "settings under `search`", "source"), _with_settings(PRUNERS)),
         _section("Metrics", "`task.metric` in a study file, always maximised; formulas in [metrics.md](metrics.md)."),
-        _table(("name", "what it is", "source"), _plain(METRICS)),
+        _table(("name", "what it is", "source"), _plain(SCORES)),
         _section("Data formats", "By the ending of `data.train`, `data.validation` and `data.test`."),
         _table(("ending", "what it is", "source"), _plain(FORMATS)),
         _section("Compression", "After the ending of a text format, as in `texts.csv.gz`."),
@@ -158,7 +181,7 @@ def study_file_page() -> str:
 
 def _keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
     """Return a table of the single keys of `model`, and then a section for each key that has keys of its own."""
-    inner = {key: kind for key, field in model.model_fields.items() if (kind := _section_kind(field.annotation))}
+    inner = {key: kind for key, field in model.model_fields.items() if (kind := section(field.annotation))}
     single = {key: field for key, field in model.model_fields.items() if key not in inner}
     rows = [
         (f"`{prefix}{key}`", " ".join((field.description or "").split()), _default_of(field))
@@ -170,17 +193,77 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
         yield from _keys(kind, f"{prefix}{key}.")
 
 
-def _section_kind(annotation: Any) -> type[BaseModel] | None:
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-
-
 def _default_of(field: FieldInfo) -> str:
     return "must be given" if field.is_required() else spelled(field.default)
+
+
+def names_page() -> str:
+    """Return the page on the names of other libraries as Markdown."""
+    values = "".join(
+        f"\n### {field}\n\n" + _table(("name", "here"), _meanings(table)) for field, table in VALUES.items()
+    )
+    words = "".join(
+        f"\n### {path}\n\n" + _table(("name", "here"), _words(table)) for path, table in STUDY_VALUES.items()
+    )
+    return "".join(
+        [
+            NAMES_HEAD,
+            _section("Hyperparameters", f"Also after one of the words {', '.join(f'`{word}.`' for word in PREFIXES)}."),
+            _table(("name", "here"), _meanings(NAMES)),
+            _section("Values", "Of hyperparameters.").rstrip("\n") + "\n",
+            values,
+            _section("Keys of a parameter", "In a space, a sweep or an override."),
+            _table(("name", "here"), _words(SPEC_KEYS)),
+            _section("Distributions", "The upper end of `randint` is left out, as there. A list alone is `values`."),
+            _table(("name", "here"), _words(DISTRIBUTIONS)),
+            _section(
+                "Metrics",
+                "After `best_`, and `eval_`, `val_`, `dev_` or the like. `auto` is F1 of two classes, else macro F1.",
+            ),
+            _table(("name", "here"), _words(METRICS)),
+            _section("Losses", "With `goal: minimize` in a sweep."),
+            _table(("name", "here"), _words(LOSSES)),
+            _section("Keys of a study file", "Also of an override."),
+            _table(("name", "here"), _words(STUDY_KEYS)),
+            _section("Values of a study file", "Also of an override.").rstrip("\n") + "\n",
+            words,
+        ]
+    )
+
+
+def _meanings(table: Mapping[str, Meaning]) -> Iterator[Row]:
+    for entry in dict.fromkeys(table.values()):
+        yield _together(name for name, one in table.items() if one == entry), _meaning(entry)
+
+
+def _words(table: Mapping[str, str]) -> Iterator[Row]:
+    for ours in dict.fromkeys(table.values()):
+        yield _together(name for name, one in table.items() if one == ours), f"`{ours}`"
+
+
+def _together(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _meaning(entry: Meaning) -> str:
+    match entry:
+        case Taken():
+            return f"`{spelled(entry.ours)}`" + (f", {entry.but}" if entry.but else "")
+        case Left():
+            return f"left out: {entry.what}"
+        case Given():
+            return "left out: the model and the texts are those of `--model` and `--train`"
+        case Refused():
+            return f"refused: {entry.how}"
+        case Count():
+            taken = "; a share, below 1, is taken" if entry.of == "warmup_steps" else ""
+            return f"refused, with what it is as `{entry.share}` on these texts{taken}"
 
 
 PAGES: Mapping[Path, Callable[[], str]] = {
     FOLDER / "vocabulary.md": page,
     FOLDER / "study-file.md": study_file_page,
+    FOLDER / "names.md": names_page,
 }
 
 if __name__ == "__main__":

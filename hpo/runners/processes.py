@@ -81,7 +81,7 @@ def open_processes(
                 f"Nothing can be written to the study's files in {files}: {error.strerror}; name another folder by "
                 "store.files."
             ) from None
-        workforce = ProcessWorkforce(posts, study, logs, secret=config.store.url, hang=60 * config.compute.hang_minutes)
+        workforce = ProcessWorkforce(posts, study, logs, store=config.store.url, hang=60 * config.compute.hang_minutes)
         # What workers share is made anew by the next run, and may be as large as the model.
         closing.callback(rmtree, files / FOLDER, ignore_errors=True)
         closing.callback(workforce.close)
@@ -94,18 +94,18 @@ class ProcessWorkforce:
 
     ahead = 1
 
-    def __init__(self, posts: Sequence[Post], study: int, logs: Path, *, secret: str, hang: float) -> None:
+    def __init__(self, posts: Sequence[Post], study: int, logs: Path, *, store: str, hang: float) -> None:
         """Start none yet.
 
         Args:
             posts: what processes are started for; the first is the lead.
             study: handle of the file that `Study.written` wrote.
             logs: folder of what the processes print.
-            secret: what no process may find in its environment.
+            store: URL of the store, whose password no process may find in its environment.
             hang: seconds after which a process that has not opened its worker is killed.
         """
         self._posts = {post.worker: post for post in posts}
-        self._study, self._logs, self._secret, self._hang = study, logs, secret, hang
+        self._study, self._logs, self._store, self._hang = study, logs, store, hang
         self._children: dict[str, Child] = {}
         self._starts: Counter[str] = Counter()
         """Worker -> starts in a row after which it was not open."""
@@ -198,7 +198,7 @@ class ProcessWorkforce:
         """Start a worker's processes; where that cannot be, it is as one that has ended at once."""
         post = self._posts[worker]
         try:
-            self._children[worker] = Child(post, self._study, self._logs, self._precision, self._secret)
+            self._children[worker] = Child(post, self._study, self._logs, self._precision, self._store)
         except OSError as error:
             self._start_again(worker, f"The process of worker {worker} cannot be started: {error.strerror}.")
 

@@ -4,6 +4,7 @@ Optuna commits every call by itself. Here its sessions join the transaction that
 Optuna's rows and ours are committed together or not at all; outside of one they behave as in plain Optuna.
 """
 
+import re
 import sys
 import threading
 from collections.abc import Container, Iterator
@@ -38,6 +39,8 @@ from hpo.store.migrations.upgrade import VERSION_TABLE, is_current, upgrade
 from hpo.store.trial_rows import of_study, read_trials
 
 SUPPORTED = "sqlite:///FILE (or just FILE) on a local disk, or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
+USER_AND_PASSWORD = re.compile(r"^[\w+]+://[^:/]*(:[^@]*)?@")
+"""The front of a URL, as SQLAlchemy reads it: an @ behind it is one of a password that breaks it."""
 CONNECT_TIMEOUT_SECONDS = 10
 IDLE_TIMEOUT_SECONDS = 90
 """Of a transaction on PostgreSQL in which nothing is asked; a sampler may take long to propose in one."""
@@ -168,7 +171,7 @@ def open_database(url: str, *, must_exist: bool = False) -> Database:
         StoreError: not a URL, a kind of store that is not supported, a network file system, a folder that cannot be
             written, a server that does not answer, or tables of a newer version.
     """
-    parsed = _parsed(url)
+    parsed = parsed_url(url)
     if parsed.get_backend_name() == "sqlite":
         sqlite.check_path(parsed.database, must_exist)
     engine = _engine(parsed)
@@ -223,18 +226,25 @@ def _storage_at(url: str) -> JoiningStorage:
 
 def sqlite_path(url: str) -> Path | None:
     """Return the file of a SQLite store; None for another kind of store."""
-    parsed = _parsed(url)
+    parsed = parsed_url(url)
     return Path(str(parsed.database)) if parsed.get_backend_name() == "sqlite" else None
 
 
-def _parsed(url: str) -> URL:
-    """Return `url` parsed and completed, if it is of a supported kind."""
+def parsed_url(url: str) -> URL:
+    """Return `url` parsed and completed, if it is of a supported kind.
+
+    Raises:
+        StoreError: it is not, or cannot be read; nothing of it is said, since any part may be of its password.
+    """
+    if "://" in url and not url.startswith("sqlite") and "@" in USER_AND_PASSWORD.sub("", url, count=1):
+        raise StoreError(
+            "The store's URL cannot be read: write each @ of its password as %40, each / as %2F, each # as %23, each ? "
+            "as %3F and each % as %25, and so in all its parts; only the @ before the host stays as it is."
+        )
     try:
         parsed = make_url(url if ":" in url else f"sqlite:///{url}")
     except (ArgumentError, ValueError):
         raise StoreError(f"The store's URL cannot be read; it must be {SUPPORTED}.") from None
-    if "@" in (parsed.host or ""):
-        raise StoreError("The store's URL cannot be read: write each @ of its password as %40, and each / as %2F.")
     if isinstance(password := parsed.query.get("password"), str):
         parsed = parsed.set(password=password).difference_update_query(["password"])
     if parsed.drivername == "postgresql":

@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 from hpo.errors import ConfigurationError
 from hpo.runners.demand import Machine
 from hpo.runners.ray_address import no_cluster, refuse_unusable_address
-from hpo.runners.worker_process.child import PASSWORD
+from hpo.store.secrets import secret_names
 
 LEAST_VERSION = (2, 52)
 """Before it a web page open in a browser on the machine could run code in the cluster (CVE-2025-62593)."""
@@ -25,12 +25,12 @@ def machines_of_cluster() -> list[Machine]:
 
 
 @contextmanager
-def joined_cluster(address: str | None, secret: str = "") -> Iterator[None]:
+def joined_cluster(address: str | None, store: str = "") -> Iterator[None]:
     """Be part of a Ray cluster: of the one at `address`, or of one that is started on this machine and ends with this.
 
     Args:
         address: `auto` for the one that this machine is part of, HOST:PORT of its head, or None.
-        secret: what no process of a cluster that is started here may find in its environment.
+        store: URL of the store, whose password no process of a cluster that is started here may find.
 
     Raises:
         ConfigurationError: there is no cluster there, or the installed Ray is not safe.
@@ -44,7 +44,7 @@ def joined_cluster(address: str | None, secret: str = "") -> Iterator[None]:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        with _without(secret):
+        with _without_password(store):
             local = {} if address else {"include_dashboard": False}
             ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
     except (OSError, RuntimeError, ValueError, RayError) as error:
@@ -69,9 +69,9 @@ def _refuse_unsafe() -> None:
 
 
 @contextmanager
-def _without(secret: str) -> Iterator[None]:
+def _without_password(store: str) -> Iterator[None]:
     """Take out of this process's environment what the processes that are started would inherit."""
-    hidden = {name: value for name, value in os.environ.items() if name == PASSWORD or (secret and secret in value)}
+    hidden = {name: os.environ[name] for name in secret_names(os.environ, store)}
     for name in hidden:
         del os.environ[name]
     try:

@@ -20,6 +20,7 @@ from hpo.messages import Assignment, Outcome
 from hpo.runners.worker_process.conversation import GANG_LOST, Answer, End, Ready, Refused, Start, Worn
 from hpo.runners.worker_process.posts import Post
 from hpo.runners.workforce import Said
+from hpo.store.secrets import secret_names
 from hpo.training.gang import Seat, free_address
 from hpo.training.precision import Precision
 
@@ -30,8 +31,6 @@ BEGIN = (
     "from hpo.runners.worker_process.parentage import belong_to; belong_to(int(sys.argv[4])); "
     "from hpo.runners.worker_process.service import main; main(int(sys.argv[2]), int(sys.argv[3]))"
 )
-PASSWORD = "PGPASSWORD"
-"""Variable in which PostgreSQL's own library looks for a password that no URL holds."""
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 """Variables that name the network by which the ranks of a gang talk."""
 SECONDS_TO_END = 5.0
@@ -102,7 +101,7 @@ class RankProcess:
 class Child:
     """A worker in processes of its own. It trains on however late it is listened to, and ends with its parent."""
 
-    def __init__(self, post: Post, study: int, logs: Path, precision: Precision | None, secret: str) -> None:
+    def __init__(self, post: Post, study: int, logs: Path, precision: Precision | None, store: str) -> None:
         """Start it; it says that it is ready when its model is loaded, on all ranks.
 
         Args:
@@ -110,7 +109,7 @@ class Child:
             study: handle of the file that `Study.written` made.
             logs: folder of the files to which what its processes print is appended.
             precision: in which it computes; None where that is not yet chosen.
-            secret: what no process may find in its environment.
+            store: URL of the store, whose password no process may find in its environment.
 
         Raises:
             OSError: there is no memory, process or file to be had.
@@ -137,7 +136,7 @@ class Child:
             for rank in range(post.ranks):
                 start, environment = (
                     _start(post, rank, precision, address),
-                    environment_of(post, rank, os.environ, secret),
+                    environment_of(post, rank, os.environ, store),
                 )
                 name = f"rank {rank} of worker {post.worker}" if post.ranks > 1 else f"worker {post.worker}"
                 log = logs / (f"{post.worker}-rank-{rank}.log" if rank else f"{post.worker}.log")
@@ -241,9 +240,10 @@ def end(children: Sequence[Child]) -> None:
         child.bury(max(0.0, until - time.monotonic()))
 
 
-def environment_of(post: Post, rank: int, inherited: Mapping[str, str], secret: str) -> dict[str, str]:
-    """Return the variables of the process of a rank: set before it imports torch, without a password or `secret`."""
-    kept = {name: value for name, value in inherited.items() if name != PASSWORD and secret not in value}
+def environment_of(post: Post, rank: int, inherited: Mapping[str, str], store: str) -> dict[str, str]:
+    """Return the variables of a rank's process: set before it imports torch, without a password of the URL `store`."""
+    secret = secret_names(inherited, store)
+    kept = {name: value for name, value in inherited.items() if name not in secret}
     own = {"CUDA_VISIBLE_DEVICES": post.visible[rank], "OMP_NUM_THREADS": str(post.threads)}
     # A process that was forked off a tokenizer's threads would say so at length.
     own["TOKENIZERS_PARALLELISM"] = "false"

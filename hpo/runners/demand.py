@@ -25,12 +25,20 @@ class Demand:
         return sum(self._ranks_on(machine) for machine in machines) // self.ranks
 
     def _ranks_on(self, machine: Machine) -> int:
-        # Ray counts in ten-thousandths: three thirds of a GPU are one.
-        return min(int(machine.get(name, 0.0) / need + 1e-4) for name, need in self.rank.items())
+        return min(_parts(name, machine.get(name, 0.0), need) for name, need in self.rank.items())
 
     def __str__(self) -> str:
         rank = ", ".join(f"{need:g} {name}" for name, need in self.rank.items())
         return rank if self.ranks == 1 else f"{self.ranks} times {rank}"
+
+
+def _parts(name: str, offered: float, need: float) -> int:
+    """Return how often Ray finds `need` in `offered`: a part of a GPU on one GPU, cores wherever they are."""
+    # Ray counts in ten-thousandths: three thirds of a GPU are one.
+    if name == "GPU" and need < 1:
+        whole, rest = divmod(offered, 1.0)
+        return int(whole) * int(1 / need + 1e-4) + int(rest / need + 1e-4)
+    return int(offered / need + 1e-4)
 
 
 def demand_of(compute: ComputeConfig, machines: Sequence[Machine]) -> Demand:

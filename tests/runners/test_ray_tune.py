@@ -1,5 +1,7 @@
 """What is between the search and Ray, without a cluster: errors of it, and the folder that all machines share."""
 
+import asyncio
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -98,3 +100,50 @@ def test_a_cluster_without_room_for_a_trial_is_not_described_as_one_with_none_be
     assert "trials side by side: 2" in described(ComputeConfig(), [{"CPU": 2.0}])
     with pytest.raises(ConfigurationError, match="has no room for that"):
         described(ComputeConfig(ranks=4, threads=1), [{"CPU": 2.0}])
+
+
+@pytest.mark.parametrize(
+    ("machine", "rank", "expected"),
+    [
+        ({"GPU": 4.0}, {"GPU": 0.6}, 4),
+        ({"GPU": 4.0}, {"GPU": 0.5}, 8),
+        ({"GPU": 1.0}, {"GPU": 0.3333}, 3),
+        ({"GPU": 1.0}, {"GPU": 0.33333}, 3),
+        ({"GPU": 3.0}, {"GPU": 1.0}, 3),
+        ({"GPU": 4.0, "CPU": 6.0}, {"GPU": 0.5, "CPU": 2}, 3),
+        ({"CPU": 2.0}, {"GPU": 0.5, "CPU": 1}, 0),
+    ],
+)
+def test_a_part_of_a_gpu_is_on_one_gpu(machine: dict[str, float], rank: dict[str, float], expected: int) -> None:
+    assert Demand(rank=rank, ranks=1).fits([machine]) == expected
+    assert Demand(rank=rank, ranks=2).fits([machine, machine]) == expected
+
+
+def test_a_process_is_shown_the_gpus_that_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, seen in (([], "all"), ([2], "2"), (["GPU-5ef", "MIG-7"], "GPU-5ef,MIG-7")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "all")
+        monkeypatch.setattr(lane.ray, "get_gpu_ids", lambda given=given: given)
+        lane.see_own_gpus()
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+
+
+def test_who_waits_at_the_desk_is_sent_away_now_and_then_and_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lane that has died waits there for ever otherwise, in one of the places of those that are alive."""
+    monkeypatch.setattr(lane, "HEARS_SECONDS", 0.002)
+
+    async def asked() -> list[object]:
+        desk, heard = lane.Desk(), []
+        assert await desk.hear("lane") == []
+
+        async def tell() -> None:
+            for n in range(50):
+                await desk.tell("lane", b"%d" % n)
+                await asyncio.sleep(0.001)
+
+        telling = asyncio.create_task(tell())
+        while len(heard) < 50:
+            heard += await desk.hear("lane")
+        await telling
+        return heard
+
+    assert asyncio.run(asked()) == [b"%d" % n for n in range(50)]

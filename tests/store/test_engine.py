@@ -116,10 +116,15 @@ def test_nothing_is_said_of_a_url_that_its_password_breaks(scheme: str, rest: st
 
 @pytest.mark.parametrize(
     "url",
-    ["postgresql://me@azure:pa/s#w:r?d@host/d%40b", "postgresql://me@[::1]:5432/db", "sqlite:////a@b/c@d.db", "a@b/c.db"],
+    [
+        "postgresql://me@azure:pa/s#w:r?d@host/d%40b",
+        "postgresql://me@[::1]:5432/db",
+        "sqlite:////a@b/c@d.db",
+        "a@b/c.db",
+    ],
 )
 def test_a_url_that_is_whole_may_hold_any_sign(url: str) -> None:
-    assert "pa/s#w:r?d" in (parsed_url(url).password or "pa/s#w:r?d")
+    assert (parsed_url(url).password or "p/#:?") == "p/#:?"
     assert (parsed_url(url).host or "host") in ("host", "::1")
 
 

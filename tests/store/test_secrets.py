@@ -35,7 +35,9 @@ def test_a_random_password_is_found_in_a_url(password: str) -> None:
     assert "STORE" in secret_names({"STORE": store_of(password)}, store_of(password))
 
 
-@pytest.mark.parametrize("store", ["run", "bin", "sqlite:///lib.db", "postgresql://me@host/bin", "postgresql://me:@host/lib"])
+@pytest.mark.parametrize(
+    "store", ["run", "bin", "sqlite:///lib.db", "postgresql://me@host/bin", "postgresql://me:@host/lib"]
+)
 def test_the_name_of_a_store_is_no_secret(store: str) -> None:
     environment = {"PATH": "/usr/bin:/run/bin", "LD_LIBRARY_PATH": "/usr/lib", "RUN": "run", "EMPTY": ""}
     assert secret_names(environment, store) == set()

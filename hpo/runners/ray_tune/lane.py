@@ -1,11 +1,9 @@
 """A lane, from inside: a worker in a process of the cluster, what it says to Tune, and the desk where it is told."""
 
 import asyncio
-import fcntl
 import logging
 import os
 import pickle
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,7 +11,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from shutil import rmtree
 from typing import Any
 
 import ray
@@ -27,17 +24,26 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from hpo.errors import ConfigurationError, HpoError
 from hpo.runners.demand import Demand
 from hpo.runners.lanes import Arrived, Fell
+from hpo.runners.ray_tune.scratch import scratch
 from hpo.runners.worker_process.child import INTERFACES
 from hpo.runners.worker_process.conversation import End, Refused, Start, Study
 from hpo.training.gang import Seat, free_address
 
 PULSE_SECONDS = 5.0
 """After so long without a word of a lane Tune hears that it is alive."""
+HEARS_SECONDS = 20.0
+"""For which a lane waits at the desk until it asks again."""
+MOST_AT_DESK = 100_000
+"""Calls that the desk serves at once; Ray's own 1,000 would be taken by as many lanes that wait."""
 logger = logging.getLogger(__name__)
 
 
 class Desk:
-    """Where lanes ask for what they are told; an actor on the machine of the search."""
+    """Where lanes ask for what they are told; an actor on the machine of the search.
+
+    A call that waits holds one of the actor's places, and a lane that died leaves its own waiting: so it ends after
+    `HEARS_SECONDS`, and there are more places than a search has lanes.
+    """
 
     def __init__(self) -> None:
         self._boxes: dict[str, asyncio.Queue[object]] = {}
@@ -47,9 +53,12 @@ class Desk:
         self._box(lane).put_nowait(message)
 
     async def hear(self, lane: str) -> list[object]:
-        """Return what there is for a lane, as soon as there is something."""
+        """Return what there is for a lane, as soon as there is something; nothing after `HEARS_SECONDS`."""
         box = self._box(lane)
-        messages = [await box.get()]
+        messages: list[object] = []
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEARS_SECONDS):
+                messages.append(await box.get())
         while not box.empty():
             messages.append(box.get_nowait())
         return messages
@@ -62,14 +71,22 @@ class LaneTrainable(tune.Trainable):
     """A lane: Tune's trial, our worker. It trains on a thread of its own, and a step of Tune's is something it says."""
 
     def setup(
-        self, config: dict[str, Any], *, study: Study, desk: ActorHandle, threads: int, demand: Demand, folder: Path
+        self,
+        config: dict[str, Any],
+        *,
+        study: Study,
+        desk: ActorHandle,
+        threads: int,
+        demand: Demand,
+        folder: Path,
+        scratch_name: str,
     ) -> None:
         """Say where this is, and begin to open the worker."""
-        self._folder = folder
+        self._places = folder, scratch_name
         self._said: SimpleQueue[object] = SimpleQueue()
         gpus = _own_gpus()
         self._said.put(Arrived(host=_own_host(), gpus=gpus, ranks=demand.ranks))
-        # Ray lets a process see its own GPUs alone.
+        # A process sees its own GPUs alone.
         device = "cuda:0" if gpus else "cpu"
         start = Start(worker=config["lane"], device=device, threads=threads, precision=config["precision"])
         ears = _Ears(desk, config["lane"], self._said.put)
@@ -111,7 +128,7 @@ class LaneTrainable(tune.Trainable):
 
         if demand.ranks > 1:
             start = self._with_gang(start, study, demand)
-        with _ready_here(study, start, self._folder) as study_here:
+        with _ready_here(study, start, *self._places) as study_here:
             serve(ears, self._said.put, start, study_here)
 
     def _with_gang(self, start: Start, study: Study, demand: Demand) -> Start:
@@ -124,7 +141,7 @@ class LaneTrainable(tune.Trainable):
             place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
             actor = ray.remote(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=place)(Follower).remote()
             seat = Seat(rank=rank, ranks=demand.ranks, address=address)
-            followers.append(actor.follow.remote(replace(start, seat=seat), study, self._folder))
+            followers.append(actor.follow.remote(replace(start, seat=seat), study, *self._places))
         # Those that end without an error were let go by this one.
         self._run("watches", lambda: _raising_its_own(followers))
         return replace(start, seat=Seat(rank=0, ranks=demand.ranks, address=address))
@@ -133,11 +150,11 @@ class LaneTrainable(tune.Trainable):
 class Follower:
     """Another rank of a gang than the first, in an actor of its own; it ends with its lane."""
 
-    def follow(self, start: Start, study: Study, folder: Path) -> None:
+    def follow(self, start: Start, study: Study, folder: Path, scratch_name: str) -> None:
         """Take part in what rank 0 trains, until that is closed."""
         from hpo.runners.worker_process.service import opened
 
-        with _ready_here(study, start, folder) as study_here:
+        with _ready_here(study, start, folder, scratch_name) as study_here:
             opened(start, study_here).follow()
 
 
@@ -153,44 +170,41 @@ def _own_gpus() -> tuple[str, ...]:
     return tuple(str(number) for number in ray.get_gpu_ids())
 
 
+def see_own_gpus() -> None:
+    """Let CUDA see this process's own GPUs alone, the first of them as its first.
+
+    So Ray does too, unless it was told not to, by RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES.
+    """
+    if gpus := _own_gpus():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+
+
 def _own_host() -> str:
     return str(ray.util.get_node_ip_address())
 
 
 @contextmanager
-def _ready_here(study: Study, start: Start, folder: Path) -> Iterator[Study]:
+def _ready_here(study: Study, start: Start, folder: Path, scratch_name: str) -> Iterator[Study]:
     """Make this process ready to open a worker; return the study with its files as they are on this machine.
 
     Where this machine has the folder in which the search works, relative paths of the study are taken from it.
     """
     if folder.is_dir():
         os.chdir(folder)
+    see_own_gpus()
     torch.set_num_threads(start.threads)
     if start.seat is not None:
         network = next(name for name, known in net_if_addrs().items() if _own_host() in {one.address for one in known})
         for variable in INTERFACES:
             os.environ.setdefault(variable, network)
     if isinstance(study.config.store.files, str):
-        with _scratch(study.config.study) as scratch:
-            yield replace(study, files=scratch)
+        with scratch(scratch_name) as own:
+            files = own / study.config.study
+            files.mkdir(exist_ok=True)
+            yield replace(study, files=files)
     else:
         refuse_unshared(study)
         yield study
-
-
-@contextmanager
-def _scratch(study: str) -> Iterator[Path]:
-    """Return a folder of this machine that all lanes of this search on it use; the last of them removes it."""
-    folder = Path(tempfile.gettempdir(), f"hpo-{ray.get_runtime_context().get_job_id()}-{os.getuid()}", study)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / "in-use").open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_SH)
-        try:
-            yield folder
-        finally:
-            with suppress(BlockingIOError):
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                rmtree(folder, ignore_errors=True)
 
 
 class _Ears:

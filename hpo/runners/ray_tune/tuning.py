@@ -26,7 +26,8 @@ from hpo.errors import StoreError
 from hpo.runners.demand import Demand, demand_of, refuse_unplaceable
 from hpo.runners.lanes import Broken, Gone, LaneWorkforce
 from hpo.runners.ray_tune.joining import joined_cluster, machines_of_cluster
-from hpo.runners.ray_tune.lane import SEEN, Desk, LaneTrainable
+from hpo.runners.ray_tune.lane import MOST_AT_DESK, SEEN, Desk, LaneTrainable
+from hpo.runners.ray_tune.scratch import new_name, remove_on_all_machines
 from hpo.runners.worker_process.conversation import Opener, Study
 from hpo.training.shared import FOLDER
 from hpo.training.worker import open_worker
@@ -131,7 +132,8 @@ class TuneCarrier:
         self.actors: dict[str, ActorHandle] = {}
         # On the machine of the search: on another one all lanes would be lost with that.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.desk: ActorHandle = ray.remote(num_cpus=0, scheduling_strategy=here)(Desk).remote()
+        at_desk = ray.remote(num_cpus=0, max_concurrency=MOST_AT_DESK, scheduling_strategy=here)(Desk)
+        self.desk: ActorHandle = at_desk.remote()
 
     def tell(self, lane: str, message: object) -> None:
         """Leave a message at the desk."""
@@ -143,12 +145,18 @@ class TuneCarrier:
             ray.kill(self.actors[lane])
 
     def start(
-        self, workforce: LaneWorkforce, demand: Demand, study: Study, threads: int, folder: Path
+        self, workforce: LaneWorkforce, demand: Demand, study: Study, threads: int, folder: Path, scratch_name: str
     ) -> threading.Thread:
         """Have Tune place the lanes that `workforce` wants, until it closes."""
         trainable = tune.with_resources(
             tune.with_parameters(
-                LaneTrainable, study=study, desk=self.desk, threads=threads, demand=demand, folder=Path.cwd()
+                LaneTrainable,
+                study=study,
+                desk=self.desk,
+                threads=threads,
+                demand=demand,
+                folder=Path.cwd(),
+                scratch_name=scratch_name,
             ),
             tune.PlacementGroupFactory([dict(demand.rank)] * demand.ranks),
         )
@@ -217,7 +225,10 @@ def open_ray_tune(
             carrier, room=demand.fits(machines), most=compute.workers, hang=60 * compute.hang_minutes
         )
         threads = compute.threads or int(demand.rank["CPU"])
-        thread = carrier.start(workforce, demand, study, threads, folder)
+        scratch_name = new_name()
+        thread = carrier.start(workforce, demand, study, threads, folder, scratch_name)
+        if isinstance(config.store.files, str):
+            closing.callback(remove_on_all_machines, scratch_name)
         closing.callback(_end, workforce, thread)
         workforce.open_lead()
         yield workforce

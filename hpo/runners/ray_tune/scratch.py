@@ -1,0 +1,136 @@
+"""A folder on each machine of a cluster, for a search whose files are at a URL: its own, under a name told by it alone.
+
+Whoever uses one holds a lock on it, which the kernel lets go where its process is killed; what nobody holds is removed
+by the next that comes, and at the end of the search.
+"""
+
+import fcntl
+import os
+import secrets
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from shutil import rmtree
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from hpo.errors import StoreError
+
+PREFIX = "hpo-scratch-"
+SECONDS_TO_REMOVE = 3.0
+"""For which the removal on all machines is waited for; and for which it waits for processes that are ending."""
+
+
+def new_name() -> str:
+    """Return a name that nobody can foresee."""
+    return PREFIX + secrets.token_hex(16)
+
+
+@contextmanager
+def scratch(name: str) -> Iterator[Path]:
+    """Return the folder `name` of this machine, which all lanes of the search on it use; the last of them removes it.
+
+    Raises:
+        StoreError: it cannot be made, or another user has made it.
+    """
+    remove_unused()
+    folder = Path(tempfile.gettempdir(), name)
+    with closing(_Held(folder)) as held:
+        try:
+            yield folder
+        finally:
+            held.remove_if_last()
+
+
+class _Held:
+    """A folder that is used as long as this is open."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        while True:
+            self._handle = self._opened()
+            fcntl.flock(self._handle, fcntl.LOCK_SH)
+            if _is_at(self._handle, folder):
+                return
+            # Whoever used it last has removed it meanwhile.
+            os.close(self._handle)
+
+    def _opened(self) -> int:
+        try:
+            with suppress(FileExistsError):
+                self._folder.mkdir(mode=0o700)
+            handle = _handle_of(self._folder)
+        except OSError as error:
+            raise StoreError(f"The folder {self._folder} for files in use cannot be made: {error.strerror}.") from None
+        if not _is_private(handle):
+            os.close(handle)
+            raise StoreError(f"The folder {self._folder} for files in use is not this user's alone; remove it.")
+        return handle
+
+    def remove_if_last(self) -> None:
+        """Remove it, unless somebody else uses it too."""
+        _remove_if_unused(self._handle, self._folder)
+
+    def close(self) -> None:
+        """Use it no longer."""
+        os.close(self._handle)
+
+
+def remove_unused(name: str = f"{PREFIX}*", seconds: float = 0.0) -> None:
+    """Remove folders of this user's that nobody uses, left by processes that were killed; wait so long for the last."""
+    until = time.monotonic() + seconds
+    left = list(Path(tempfile.gettempdir()).glob(name))
+    while left := [folder for folder in left if not _is_removed(folder)]:
+        if time.monotonic() >= until:
+            return
+        time.sleep(0.1)
+
+
+def remove_on_all_machines(name: str) -> None:
+    """Remove a search's folder on all machines of the cluster, as soon as its processes have ended."""
+    remove = ray.remote(num_cpus=0, max_retries=0)(remove_unused)
+    nodes = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in ray.nodes() if node["Alive"]]
+    removed = [remove.options(scheduling_strategy=node).remote(name, SECONDS_TO_REMOVE) for node in nodes]
+    ray.wait(removed, num_returns=len(removed), timeout=2 * SECONDS_TO_REMOVE)
+
+
+def _is_removed(folder: Path) -> bool:
+    """Remove a folder if it is this user's and unused; return whether it need not be waited for."""
+    try:
+        handle = _handle_of(folder)
+    except OSError:
+        return True
+    try:
+        return not _is_private(handle) or _remove_if_unused(handle, folder)
+    finally:
+        os.close(handle)
+
+
+def _remove_if_unused(handle: int, folder: Path) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    if _is_at(handle, folder):
+        rmtree(folder, ignore_errors=True)
+    return True
+
+
+def _handle_of(folder: Path) -> int:
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+
+
+def _is_private(handle: int) -> bool:
+    found = os.fstat(handle)
+    return found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077
+
+
+def _is_at(handle: int, folder: Path) -> bool:
+    """Return whether `folder` is still what `handle` was opened as."""
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(handle), folder.lstat())
+    return False

@@ -70,6 +70,7 @@ class Confirmation:
             data_fingerprint=self.splits.fingerprint,
             limits=limits,
             proposes=proposes,
+            stop=self.stop,
         )
 
     def run(self, search: Coordinator, led: Coordinator, versions: Mapping[str, str], reserve: float) -> None:

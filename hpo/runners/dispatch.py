@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Event
 
 from hpo.config.study_file import ComputeConfig
-from hpo.errors import TrainingError
+from hpo.errors import StoreUnavailableError, TrainingError
 from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Progress, Report
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import Lost, Note, Said, Unfit, Workforce
@@ -80,13 +80,18 @@ class Dispatch:
 
         Raises:
             TrainingError: training fails whatever is tried; says why.
+            StoreUnavailableError: the store is away; what was training has been paused, and waits in its checkpoints.
         """
-        while self._goes_on():
-            for worker, said in self._listen():
-                # What a worker had said in the moment in which it was left out: its trial goes on elsewhere.
-                if worker not in self._left_out:
-                    self._carry(worker, said)
-            self._kill_silent()
+        try:
+            while self._goes_on():
+                for worker, said in self._listen():
+                    # What a worker had said in the moment in which it was left out: its trial goes on elsewhere.
+                    if worker not in self._left_out:
+                        self._carry(worker, said)
+                self._kill_silent()
+        except StoreUnavailableError:
+            self._pause_unrecorded()
+            raise
         if self._failure is not None:
             raise TrainingError(self._failure)
 
@@ -190,6 +195,17 @@ class Dispatch:
         for worker, held in self._held.items():
             for assignment in held:
                 self._decide(worker, assignment, Action.PAUSE)
+
+    def _pause_unrecorded(self) -> None:
+        """Have what trains write its checkpoints, while nothing can be recorded: the next run goes on from them."""
+        if self._pausing_since is None:
+            self._pause()
+        until = self._ticks() + self._compute.grace_seconds
+        while any(self._held.values()) and (left := until - self._ticks()) > 0:
+            for worker, said in self._workforce.listen(min(left, self._listens_seconds)):
+                ended = {said.trial} if isinstance(said, Outcome) else set()
+                held = [one for one in self._held.get(worker, []) if one.trial not in ended]
+                self._held[worker] = [] if isinstance(said, Lost | Unfit) else held
 
     def _decide(self, worker: str, assignment: Assignment, action: Action) -> None:
         self._workforce.apply(worker, Decision(trial=assignment.trial, attempt=assignment.attempt, action=action))

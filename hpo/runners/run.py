@@ -14,7 +14,7 @@ from threading import Event
 from hpo.config.study_file import StudyConfig
 from hpo.config.times import HERE, spoken
 from hpo.data.splits import Splits, splits_of
-from hpo.errors import ConfigurationError, HpoError, StoreError, StudyMismatchError, nearest
+from hpo.errors import ConfigurationError, HpoError, StoreError, StoreUnavailableError, StudyMismatchError, nearest
 from hpo.messages import Assignment, Report
 from hpo.runners.checking.doubts import on_cut_texts
 from hpo.runners.checking.short_check import ShortCheck, short_check
@@ -105,11 +105,11 @@ def run(
     now = datetime.fromtimestamp(time.time(), HERE)
     limits = searching_limits(config, limits_of(config.budget, now))
     with (
-        leading(config, space, data_fingerprint=splits.fingerprint, limits=limits) as coordinator,
+        leading(config, space, data_fingerprint=splits.fingerprint, limits=limits, stop=stop) as coordinator,
         opened_workforce(config, splits) as workforce,
     ):
         _Night(config, space, splits, coordinator, workforce, mirror, watcher, stop, searches).run()
-    return persistently(lambda: _results(config), LEAST_OUTAGE)
+    return persistently(lambda: _results(config), LEAST_OUTAGE, stop=stop)
 
 
 def _results(config: StudyConfig) -> StudyResults:
@@ -178,15 +178,17 @@ class _Night:
         lead = self.workforce.lead
         self._look_ahead(lead)
         if not self.coordinator.has_begun():
-            persistently(lambda: _forget_confirmation(self.config), LEAST_OUTAGE)
+            persistently(lambda: _forget_confirmation(self.config), LEAST_OUTAGE, stop=self.stop)
         self.coordinator.begin(objective=lead.objective.metric, versions=self._versions(lead))
         try:
             short = self._search(lead)
             if not self._is_stopped():
                 self._confirm_and_test(short)
         except HpoError as error:
-            with suppress(StoreError):
-                self.coordinator.end(str(error))
+            # A store that is away was waited for already.
+            if not isinstance(error, StoreUnavailableError):
+                with suppress(StoreError):
+                    self.coordinator.end(str(error))
             raise
         self.coordinator.end(self._ended_because())
 
@@ -278,7 +280,7 @@ class _Night:
 
     def _confirm_and_test(self, short: ShortCheck) -> None:
         """Confirm the best, where that is asked for, and read the test split with what is to be taken."""
-        results = persistently(lambda: _results(self.config), LEAST_OUTAGE)
+        results = persistently(lambda: _results(self.config), LEAST_OUTAGE, stop=self.stop)
         race = race_of(results, self.config.confirmation, self.config.budget.most_trials)
         if race is not None:
             self._confirm(results, race, short)
@@ -318,7 +320,7 @@ class _Night:
 
     def _conclude(self, led: Coordinator) -> None:
         """Say the verdict, and read the test split with what it says to take."""
-        results = persistently(lambda: _results(self.config), LEAST_OUTAGE)
+        results = persistently(lambda: _results(self.config), LEAST_OUTAGE, stop=self.stop)
         verdict = judged(results)
         if verdict is None:
             failed = f"; {len(results.failed_runs)} ended without" if results.failed_runs else ""

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
+from threading import Event
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from optuna.trial import TrialState
@@ -32,7 +33,8 @@ from hpo.store.studies import StudyStore
 
 LONGEST_OUTAGE = 3600.0
 """Seconds that the store may be away before the search ends; where a deadline is nearer, until then."""
-LEAST_OUTAGE = 60.0
+LEAST_OUTAGE = 15.0
+"""At the deadline and after it, so that what was trained until then is recorded."""
 
 Proposes = Callable[[StudyStore, SearchSpace, StudyConfig, Expectations], Proposing]
 Arguments = ParamSpec("Arguments")
@@ -60,7 +62,7 @@ def verb(
                 self._leadership.confirm()
                 return method(self, *args, **kwargs)
 
-        return persistently(once, self._longest_outage())
+        return persistently(once, self._longest_outage(), stop=self._stop)
 
     return inside
 
@@ -84,8 +86,22 @@ class Coordinator:
         heard: int,
         clock: Callable[[], float] = time.time,
         proposes: Proposes = Proposals,
+        stop: Event | None = None,
     ) -> None:
-        """Lead; `heard` is the newest line of the study's log when the lead was taken: what follows is for this run."""
+        """Lead.
+
+        Args:
+            store: of the study.
+            space: its space.
+            config: as it was asked for.
+            made_from: what is recorded of that.
+            leadership: of this process.
+            limits: when the search ends.
+            heard: the newest line of the study's log when the lead was taken: what follows is for this run.
+            clock: seconds since 1970.
+            proposes: makes who says what is trained next.
+            stop: once it is set, a store that is away is not waited for.
+        """
         self._store = store
         self._space = space
         self._config = config
@@ -98,6 +114,7 @@ class Coordinator:
         self._proposals = proposes(store, space, config, self._expectations)
         self._reserve = 0.0
         self._overtime = Overtime()
+        self._stop = stop
         self._heard = heard
         self.limits = limits
         """When the search ends."""

@@ -1,9 +1,11 @@
 """Takes the lead of a study, and refuses one that was begun otherwise before anything runs."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from threading import Event
 from typing import Any
 
 from optuna.study import StudyDirection
@@ -37,6 +39,7 @@ def leading(
     clock: Callable[[], float] = time.time,
     limits: Limits | None = None,
     proposes: Proposes = Proposals,
+    stop: Event | None = None,
 ) -> Iterator[Coordinator]:
     """Lead the study that `config` names until the block ends; `Coordinator.begin` then begins it or goes on with it.
 
@@ -47,6 +50,7 @@ def leading(
         clock: seconds since 1970, for what the budget says of time; the lease runs on the database's own.
         limits: of this run; None for what the budget says.
         proposes: makes who says what is trained next.
+        stop: once it is set, or the deadline is past, a store that is away is not waited for.
 
     Raises:
         ConfigurationError: the budget's deadline is past.
@@ -58,7 +62,11 @@ def leading(
         configuration=_recorded(config), space=space.to_mapping(), data_fingerprint=data_fingerprint, versions={}
     )
     limits = limits or limits_of(config.budget, datetime.fromtimestamp(clock(), HERE))
-    database = open_database(config.store.url)
+
+    def is_ending() -> bool:
+        return (stop is not None and stop.is_set()) or clock() >= (limits.deadline or math.inf)
+
+    database = open_database(config.store.url, is_ending=is_ending)
     try:
         store = StudyStore(database, config.study, build_sampler(config, space), build_pruner(config))
         with store.transaction():
@@ -81,6 +89,7 @@ def leading(
                     heard=heard,
                     clock=clock,
                     proposes=proposes,
+                    stop=stop,
                 )
         finally:
             _step_down(store, leadership)

@@ -7,7 +7,7 @@ Optuna's rows and ours are committed together or not at all; outside of one they
 import re
 import sys
 import threading
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,6 @@ from hpo.store.trial_rows import of_study, read_trials
 SUPPORTED = "sqlite:///FILE (or just FILE) on a local disk, or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
 USER_AND_PASSWORD = re.compile(r"^[\w+]+://[^:/]*(:[^@]*)?@")
 """The front of a URL, as SQLAlchemy reads it: an @ behind it is one of a password that breaks it."""
-CONNECT_TIMEOUT_SECONDS = 10
-IDLE_TIMEOUT_SECONDS = 90
-"""Of a transaction on PostgreSQL in which nothing is asked; a sampler may take long to propose in one."""
 # Of several processes that make Optuna's tables at once, each failure of one means that another made one more.
 OPTUNA_TABLE_ATTEMPTS = 20
 
@@ -160,12 +157,18 @@ class Database:
         self.engine.dispose()
 
 
-def open_database(url: str, *, must_exist: bool = False) -> Database:
+def never() -> bool:
+    """Return False: what asks a store is not about to end."""
+    return False
+
+
+def open_database(url: str, *, must_exist: bool = False, is_ending: Callable[[], bool] = never) -> Database:
     """Open the database at the SQLAlchemy URL `url`, with its tables made or brought up to date.
 
     Args:
         url: where it is.
         must_exist: whether it is refused, and left as it is, where there is no store of hpo's yet.
+        is_ending: says whether whoever asks is to end, so that a server which says nothing is not waited for.
 
     Raises:
         StoreError: not a URL, a kind of store that is not supported, a network file system, a folder that cannot be
@@ -174,7 +177,10 @@ def open_database(url: str, *, must_exist: bool = False) -> Database:
     parsed = parsed_url(url)
     if parsed.get_backend_name() == "sqlite":
         sqlite.check_path(parsed.database, must_exist)
-    engine = _engine(parsed)
+    engine = _engine(parsed, is_ending)
+    if parsed.get_backend_name() == "sqlite":
+        event.listen(engine, "connect", sqlite.configure)
+        event.listen(engine, "begin", sqlite.begin)
     try:
         if must_exist:
             _refuse_without_tables(parsed)
@@ -254,31 +260,21 @@ def parsed_url(url: str) -> URL:
     return parsed
 
 
-def _engine(url: URL) -> Engine:
-    """Return an engine whose transactions are whole ones."""
+def _engine(url: URL, is_ending: Callable[[], bool], **options: Any) -> Engine:
+    """Return an engine for the database at `url`, which takes `options` as SQLAlchemy does."""
+    if url.get_backend_name() == "sqlite":
+        return sa.create_engine(url, connect_args={"timeout": sqlite.LOCK_TIMEOUT_SECONDS}, **options)
     try:
-        if url.get_backend_name() == "sqlite":
-            engine = sa.create_engine(url, connect_args=_waiting(url))
-            event.listen(engine, "connect", sqlite.configure)
-            event.listen(engine, "begin", sqlite.begin)
-            return engine
-        engine = sa.create_engine(url, pool_pre_ping=True, connect_args=_waiting(url))
-        event.listen(engine, "connect", _limit_idleness)
-        return engine
+        from hpo.store.postgresql import engine_of
+
+        return engine_of(url, is_ending, **options)
     except (ModuleNotFoundError, NoSuchModuleError):
         raise StoreError("A PostgreSQL store needs psycopg: pip install 'llm-hpo[postgresql]'.") from None
 
 
-def _waiting(url: URL) -> dict[str, int]:
-    """Return how long a driver waits, in seconds: SQLite's for a lock, PostgreSQL's for a server that says nothing."""
-    if url.get_backend_name() == "sqlite":
-        return {"timeout": sqlite.LOCK_TIMEOUT_SECONDS}
-    return {"connect_timeout": CONNECT_TIMEOUT_SECONDS}
-
-
 def _refuse_without_tables(url: URL) -> None:
     """Refuse a database in which hpo has no tables, without a change: opened as ours, one of SQLite's turns to WAL."""
-    plain = sa.create_engine(url, poolclass=sa.NullPool, connect_args=_waiting(url))
+    plain = _engine(url, never, poolclass=sa.NullPool)
     with translated(url), plain.connect() as connection:
         if sa.inspect(connection).has_table(VERSION_TABLE):
             return
@@ -286,12 +282,6 @@ def _refuse_without_tables(url: URL) -> None:
         f"The database {without_password(url)} is no store of hpo's: it has none of its tables. Name another with "
         "--store, or begin one with hpo run."
     )
-
-
-def _limit_idleness(connection: Any, _record: object) -> None:
-    """Let the server end a transaction whose process was suspended: it would hold the lease's row for good."""
-    connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_TIMEOUT_SECONDS}s'")
-    connection.commit()
 
 
 def _with_optuna_tables(engine: Engine) -> Database:

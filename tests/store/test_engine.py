@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
 from hpo.errors import StoreError
-from hpo.store import engine, sqlite
+from hpo.store import postgresql, sqlite
 from hpo.store.engine import Database, open_database, parsed_url, without_password
 from hpo.store.sqlite import file_system_of
 from tests.search.scripted import CPU, everything, led, rows, study_at, train, written
@@ -77,7 +77,7 @@ def closed_port() -> int:
 @pytest.mark.parametrize("must_exist", [False, True])
 def test_a_server_that_says_nothing_is_not_waited_for(must_exist: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its driver by itself would wait for more than two minutes; who only reads waits no longer than who writes."""
-    monkeypatch.setattr(engine, "CONNECT_TIMEOUT_SECONDS", 2)
+    monkeypatch.setattr(postgresql, "CONNECT_SECONDS", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         with pytest.raises(StoreError, match="timeout expired"):

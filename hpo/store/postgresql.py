@@ -1,0 +1,86 @@
+"""What PostgreSQL asks of a store: no answer is waited for without end, and no setting outlives its transaction.
+
+A line that is cut says nothing: what is sent into it may even be acknowledged, by whatever stands in between, so that
+no setting of TCP notices. Hence each wait for an answer is bounded here. And whoever pools connections by transaction,
+as PgBouncer does, hands every transaction another session: nothing is set for one, and no statement is prepared in it.
+"""
+
+import time
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
+
+import psycopg
+import sqlalchemy as sa
+from psycopg.abc import PQGen
+from psycopg.waiting import Ready
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection, Engine
+
+CONNECT_SECONDS, ANSWER_SECONDS = 10, 15.0
+"""For which a server that says nothing is waited for: until it takes a connection, and until it answers a statement."""
+HURRIED_SECONDS = 2
+"""The same for a search that is to end."""
+IDLE_SECONDS = 90
+"""After which the server ends a transaction in which nothing is asked; a sampler may take long to propose in one."""
+TCP = {
+    "keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000,
+}  # fmt: skip
+"""By which the kernel notices a line that acknowledges nothing, seconds but for the last: milliseconds."""
+
+Result = TypeVar("Result")
+
+
+def engine_of(url: URL, is_ending: Callable[[], bool], **options: Any) -> Engine:
+    """Return an engine for the server at `url`, whose answers are waited for less long once `is_ending` says so."""
+
+    class Bounded(BoundedConnection):
+        hurries = staticmethod(is_ending)
+
+    def connected(_dialect: object, _record: object, words: list[Any], settings: dict[str, Any]) -> BoundedConnection:
+        seconds = HURRIED_SECONDS if is_ending() else CONNECT_SECONDS
+        known = TCP | {"connect_timeout": seconds, "prepare_threshold": None}
+        return Bounded.connect(*words, **(known | settings))
+
+    engine = sa.create_engine(url, pool_pre_ping=True, **options)
+    event.listen(engine, "do_connect", connected)
+    event.listen(engine, "begin", _limit_idleness)
+    return engine
+
+
+class BoundedConnection(psycopg.Connection[Any]):
+    """A connection that is given up where a statement is not answered in time."""
+
+    hurries: Callable[[], bool] = staticmethod(lambda: False)
+
+    def wait(self, gen: PQGen[Result], *args: Any, **kwargs: Any) -> Result:
+        """Return what `gen` returns, as psycopg does.
+
+        Raises:
+            OperationalError: the server has said nothing for `ANSWER_SECONDS`; the connection is closed then.
+        """
+        return super().wait(self._bounded(gen), *args, **kwargs)
+
+    def _bounded(self, gen: PQGen[Result]) -> Generator[Any, Any, Result]:
+        heard = time.monotonic()
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                seconds = HURRIED_SECONDS if self.hurries() else ANSWER_SECONDS
+                if ready != Ready.NONE:
+                    heard = time.monotonic()
+                elif time.monotonic() - heard > seconds:
+                    self.close()
+                    raise psycopg.OperationalError(f"it did not answer for {seconds:g} seconds")
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+
+
+def _limit_idleness(connection: Connection) -> None:
+    """Let the server end a transaction whose process was suspended or cut off: it would hold the lease's row for good.
+
+    For this transaction alone: the session may be another's in the next.
+    """
+    connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")

@@ -31,10 +31,8 @@ from hpo.space.search_space import SearchSpace
 from hpo.store.records import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT, AttemptRecord, StudyRecord, reading_to_json
 from hpo.store.studies import StudyStore
 
-LONGEST_OUTAGE = 3600.0
-"""Seconds that the store may be away before the search ends; where a deadline is nearer, until then."""
-LEAST_OUTAGE = 15.0
-"""At the deadline and after it, so that what was trained until then is recorded."""
+LONGEST_OUTAGE, LEAST_OUTAGE = 3600.0, 15.0
+"""Seconds that the store may be away before the search ends: at most, and near the deadline or past it at least."""
 
 Proposes = Callable[[StudyStore, SearchSpace, StudyConfig, Expectations], Proposing]
 Arguments = ParamSpec("Arguments")
@@ -88,19 +86,9 @@ class Coordinator:
         proposes: Proposes = Proposals,
         stop: Event | None = None,
     ) -> None:
-        """Lead.
+        """Lead; `heard` is the newest line of the study's log when the lead was taken: what follows is for this run.
 
-        Args:
-            store: of the study.
-            space: its space.
-            config: as it was asked for.
-            made_from: what is recorded of that.
-            leadership: of this process.
-            limits: when the search ends.
-            heard: the newest line of the study's log when the lead was taken: what follows is for this run.
-            clock: seconds since 1970.
-            proposes: makes who says what is trained next.
-            stop: once it is set, a store that is away is not waited for.
+        Once `stop` is set, a store that is away is not waited for.
         """
         self._store = store
         self._space = space
@@ -114,8 +102,7 @@ class Coordinator:
         self._proposals = proposes(store, space, config, self._expectations)
         self._reserve = 0.0
         self._overtime = Overtime()
-        self._stop = stop
-        self._heard = heard
+        self._stop, self._heard = stop, heard
         self.limits = limits
         """When the search ends."""
 

@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL, Connection, Engine
 
 CONNECT_SECONDS, ANSWER_SECONDS = 10, 15.0
 """For which a server that says nothing is waited for: until it takes a connection, and until it answers a statement."""
-HURRIED_SECONDS = 2
+HURRIED_SECONDS = 4
 """The same for a search that is to end."""
 IDLE_SECONDS = 90
 """After which the server ends a transaction in which nothing is asked; a sampler may take long to propose in one."""

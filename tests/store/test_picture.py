@@ -269,7 +269,7 @@ def statements_of(database: Database, read: Callable[[], object]) -> list[str]:
     asked: list[str] = []
 
     def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        if not statement.startswith("BEGIN"):
+        if not statement.startswith(("BEGIN", "SET LOCAL")):
             asked.append(statement)
 
     sa.event.listen(database.engine, "before_cursor_execute", note)

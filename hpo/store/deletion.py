@@ -9,7 +9,7 @@ from hpo.store.engine import Database
 from hpo.store.listing import chosen_study, confirmation_of
 from hpo.store.records import LeaseRecord
 from hpo.store.standing import read_lease
-from hpo.store.tables import attempts, evaluations, events, studies
+from hpo.store.tables import attempts, evaluations, events, studies, trials
 
 Refuse = Callable[[str, LeaseRecord], None]
 
@@ -46,6 +46,6 @@ def _delete(database: Database, connection: Connection, names: Sequence[str], re
         lease = read_lease(connection, ids[name], lock=True)
         if lease is not None:
             refuse(name, lease)
-        for table in (attempts, evaluations, events, studies):
+        for table in (attempts, evaluations, events, studies, trials):
             connection.execute(sa.delete(table).where(table.c.study_id == ids[name]))
         database.storage.delete_study(ids[name])

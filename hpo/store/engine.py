@@ -185,6 +185,7 @@ def open_database(url: str, *, must_exist: bool = False, is_ending: Callable[[],
         if must_exist:
             _refuse_without_tables(parsed)
         with translated(parsed):
+            _upgrade_older(engine)
             database = _with_optuna_tables(engine)
         with database.reading() as connection:
             current = is_current(connection)
@@ -282,6 +283,16 @@ def _refuse_without_tables(url: URL) -> None:
         f"The database {without_password(url)} is no store of hpo's: it has none of its tables. Name another with "
         "--store, or begin one with hpo run."
     )
+
+
+def _upgrade_older(engine: Engine) -> None:
+    """Bring tables of ours up to date before Optuna refuses its own: a view of an older version stands on them."""
+    with engine.connect() as plain:
+        connection = plain.execution_options(hpo_read_only=True)
+        older = sa.inspect(connection).has_table(VERSION_TABLE) and not is_current(connection)
+    if older:
+        with engine.begin() as connection:
+            upgrade(connection)
 
 
 def _with_optuna_tables(engine: Engine) -> Database:

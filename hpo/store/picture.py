@@ -32,6 +32,8 @@ class Picture(_CachedStorage):
         super().__init__(backend)
         self._study_id = study_id
         self._in_transaction = False
+        self.states_changed = False
+        """Whether in this transaction trials were made or changed their states, or were found so."""
         self.forget()
 
     def forget(self) -> None:
@@ -49,6 +51,7 @@ class Picture(_CachedStorage):
     def within(self, transaction: bool) -> None:
         """Take in that a transaction begins or has ended: until now, or from now on, others may write."""
         self._in_transaction, self._is_current = transaction, False
+        self.states_changed = False
 
     # -- what is read
 
@@ -94,6 +97,7 @@ class Picture(_CachedStorage):
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """Make a trial."""
         trial = self._backend._create_new_trial(study_id, template_trial)
+        self.states_changed = True
         if template_trial is None and self._is_read:
             self._take([trial])
         else:
@@ -113,6 +117,7 @@ class Picture(_CachedStorage):
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Set a state; Optuna sets the time with it and does not tell which, so that the trial is read again."""
         self._unread.add(trial_id)
+        self.states_changed = True
         return super().set_trial_state_values(trial_id, state, values)
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
@@ -162,6 +167,7 @@ class Picture(_CachedStorage):
         """Take in trials as they were read."""
         ended = []
         for trial in trials:
+            self.states_changed = True
             number = trial.number
             if trial.state.is_finished() and (number not in self._trials or number in self._unfinished):
                 ended.append(trial)

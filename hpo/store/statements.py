@@ -1,10 +1,10 @@
 """The statements of every verb, built once: building one in SQLAlchemy takes several times as long as running it."""
 
 import sqlalchemy as sa
-from optuna.storages._rdb.models import StudyModel, TrialModel, TrialUserAttributeModel
+from optuna.storages._rdb.models import StudyModel, TrialModel, TrialUserAttributeModel, TrialValueModel
 
 from hpo.messages import Ending
-from hpo.store.tables import attempts, clock, evaluations, leases
+from hpo.store.tables import attempts, clock, evaluations, leases, trials
 
 # What each is about; the names differ from those of columns, which an UPDATE would take for new values.
 _STUDY = sa.bindparam("of_study", type_=sa.Integer)
@@ -59,8 +59,7 @@ ADD_ATTRIBUTES = sa.insert(TrialUserAttributeModel)
 """Takes rows of trial_id, key, value_json."""
 
 UNFINISHED = sa.text("trials.state IN ('RUNNING', 'WAITING')")
-"""In the words of the index on those trials: PostgreSQL would not use it for parameters, nor SQLite with the `= 1` that
-SQLAlchemy writes behind a Boolean column."""
+"""In plain words: SQLite would use no index with the `= 1` that SQLAlchemy writes behind a Boolean column."""
 
 _STATE = sa.select(TrialModel.trial_id, sa.cast(TrialModel.state, sa.String(16))).where(TrialModel.study_id == _STUDY)
 STATES = sa.union(_STATE.where(UNFINISHED), _STATE.where(TrialModel.number >= _TRIAL))
@@ -78,3 +77,30 @@ NEWEST_TRIAL = sa.select(sa.func.max(TrialModel.number)).where(TrialModel.study_
 
 TRIAL_STATES = sa.select(TrialModel.number, TrialModel.state).where(TrialModel.study_id == _STUDY)
 """Takes of_study."""
+
+_NUMBERED = sa.and_(TrialModel.study_id == _STUDY, TrialModel.number == trials.c.trial)
+_VALUE = sa.and_(TrialValueModel.trial_id == TrialModel.trial_id, TrialValueModel.objective == 0)
+_AS_TEXT = sa.cast(TrialModel.state, sa.String(16))
+
+CHANGED_TRIALS = (
+    sa.update(trials)
+    .where(trials.c.study_id == _STUDY, sa.text("hpo_trials.state IN ('RUNNING', 'WAITING')"))
+    .where(sa.exists().where(_NUMBERED, trials.c.state != _AS_TEXT))
+    .values(
+        state=sa.select(_AS_TEXT).where(_NUMBERED).scalar_subquery(),
+        score=sa.select(TrialValueModel.value).join(TrialModel, _VALUE).where(_NUMBERED).scalar_subquery(),
+    )
+)
+"""Takes of_study; takes over what Optuna has of the trials that were not over."""
+
+NEW_TRIALS = sa.text(
+    "INSERT INTO hpo_trials (study_id, trial, state, score) "
+    "SELECT trials.study_id, trials.number, CAST(trials.state AS VARCHAR(16)), trial_values.value FROM trials "
+    "LEFT JOIN trial_values ON trial_values.trial_id = trials.trial_id AND trial_values.objective = 0 "
+    "WHERE trials.study_id = :of_study AND trials.number > "
+    "(SELECT coalesce(max(trial), -1) FROM hpo_trials WHERE study_id = :of_study) ON CONFLICT DO NOTHING"
+)
+"""Takes of_study; takes over the trials that came since, which another process may do at the same time."""
+
+GONE_TRIALS = sa.delete(trials).where(trials.c.study_id.not_in(sa.select(StudyModel.study_id)))
+"""Forgets the trials of studies that were deleted with Optuna's own tools."""

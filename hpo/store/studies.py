@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from hpo.store import statements
 from hpo.store.attempts import AttemptStore
 from hpo.store.records import LeaseRecord, StudyRecord
-from hpo.store.tables import attempts, clock, evaluations, events, leases, studies
+from hpo.store.tables import attempts, clock, evaluations, events, leases, studies, trials
 from hpo.store.tally import Tally
 
 UID_ATTRIBUTE = "hpo:uid"
@@ -51,11 +51,12 @@ class StudyStore(AttemptStore):
         """Record what the study is made from, and name its objective for Optuna's dashboard."""
         # Rows of an earlier study of this number, deleted with Optuna's own tools, are not ours. The lease stays: its
         # fence rises on, so that a leader of that study is refused.
-        for table in (attempts, evaluations, events, studies):
+        for table in (attempts, evaluations, events, studies, trials):
             self._execute(sa.delete(table).where(table.c.study_id == self.study_id))
         uid = uuid.uuid4().hex
         values = {key: json.dumps(value) for key, value in asdict(record).items() if key != "data_fingerprint"}
-        self._insert(studies, uid=uid, data_fingerprint=record.data_fingerprint, **values)
+        self._execute(statements.GONE_TRIALS)
+        self._insert(studies, name=self.name, uid=uid, data_fingerprint=record.data_fingerprint, **values)
         self.study.set_user_attr(UID_ATTRIBUTE, uid)
         self.study.set_user_attr("hpo:metric", objective)
         with warnings.catch_warnings():

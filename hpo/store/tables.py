@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -45,10 +46,13 @@ metadata = MetaData()
 # SQLite numbers rows by itself only in a column that it knows as INTEGER.
 RowNumber = BigInteger().with_variant(Integer, "sqlite")
 
+UNFINISHED = text("state IN ('RUNNING', 'WAITING')")
+
 studies = Table(
     "hpo_studies",
     metadata,
     Column("study_id", Integer, primary_key=True),
+    Column("name", String(512)),  # as Optuna has it, for the leaderboard
     Column("uid", String(32), nullable=False),
     Column("configuration", Text, nullable=False),  # JSON: the whole study file, defaults included, no password
     Column("space", Text, nullable=False),  # JSON: the parameters
@@ -69,6 +73,17 @@ leases = Table(
     Column("machine", String(128)),  # which boot of which machine, and whose process numbers
     Column("acquired_at", Double, nullable=False),
     Column("expires_at", Double, nullable=False),
+)
+
+trials = Table(
+    "hpo_trials",  # as Optuna has them, for the leaderboard: a view on its tables would keep it from changing them
+    metadata,
+    Column("study_id", Integer, nullable=False),
+    Column("trial", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("score", Double),
+    PrimaryKeyConstraint("study_id", "trial"),
+    Index("hpo_trials_open", "study_id", postgresql_where=UNFINISHED, sqlite_where=UNFINISHED),
 )
 
 attempts = Table(

@@ -11,6 +11,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from sqlalchemy.engine import Connection
 
+from hpo.store import statements
 from hpo.store.engine import Database, translated
 from hpo.store.picture import Picture
 
@@ -42,12 +43,19 @@ class StudyTransactions:
             try:
                 with self._database.transaction() as self._connection:
                     yield
+                    self._record_states()
             except BaseException:
                 self._forget()
                 raise
             finally:
                 self._connection = None
                 self._picture.within(False)
+
+    def _record_states(self) -> None:
+        """Take over into our own table how trials stand, where some may stand otherwise than before."""
+        if self._picture.states_changed:
+            self._execute(statements.CHANGED_TRIALS, of_study=self.study_id)
+            self._execute(statements.NEW_TRIALS, of_study=self.study_id)
 
     def _forget(self) -> None:
         """Forget what is remembered of the rows: after a rollback some of it never was."""

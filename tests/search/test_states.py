@@ -161,6 +161,38 @@ def test_the_leaderboard_answers_in_plain_sql(url: str) -> None:
     assert Hyperparameters(**json.loads(configuration)).learning_rate == 3e-5
 
 
+def test_the_leaderboard_follows_what_others_do_to_trials(database_url: str) -> None:
+    """With Optuna's own tools: from the next verb on, and what they delete from the next study on."""
+    optunas = """
+        SELECT number, CAST(state AS VARCHAR(16)), value FROM trials
+        LEFT JOIN trial_values ON trial_values.trial_id = trials.trial_id ORDER BY number
+    """
+    ours = "SELECT trial, state, score FROM hpo_leaderboard ORDER BY trial"
+    with led(study_at(database_url, budget={"trials": 8})) as coordinator:
+        first = begun(coordinator, 0)
+        assert rows(database_url, ours) == rows(database_url, optunas)
+        with plain_study(database_url) as study:
+            theirs = study.ask()
+            study.enqueue_trial({"learning_rate": 1e-5})
+            study.add_trial(optuna.create_trial(value=0.25))
+        complete(coordinator, first, [0.5, 0.8, 0.7])
+        # The second is theirs, and the third waits with what they enqueued.
+        begun(coordinator, 2)
+        assert rows(database_url, ours) == rows(database_url, optunas)
+        with plain_study(database_url) as study:
+            study.tell(theirs, 0.125)
+        begun(coordinator, 4)
+        assert rows(database_url, ours) == rows(database_url, optunas)
+    assert {row[1] for row in rows(database_url, ours)} >= {"COMPLETE", "RUNNING"}
+    storage = optuna.storages.RDBStorage(database_url)
+    optuna.delete_study(study_name="scripted", storage=storage)
+    storage.remove_session()
+    storage.engine.dispose()
+    with led(study_at(database_url, study="another")):
+        pass
+    assert rows(database_url, "SELECT DISTINCT study FROM hpo_leaderboard") == [("another",)]
+
+
 def test_results_are_what_optuna_holds(url: str, database: Database) -> None:
     results = read_results(database)
     trials = plain_trials(url)

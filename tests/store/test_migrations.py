@@ -2,17 +2,20 @@
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from optuna.storages._rdb.models import BaseModel
 from sqlalchemy import event
 
 from hpo.errors import StoreError
 from hpo.store.engine import Database, open_database
 from hpo.store.migrations.upgrade import VERSION_TABLE, migrations
+from hpo.store.migrations.versions import v0002_best_attempt
 from hpo.store.migrations.versions.v0001_first_tables import LEADERBOARD
 from hpo.store.tables import metadata
 from tests.search.scripted import everything, led, rows, search, study_at, written
@@ -40,7 +43,7 @@ def test_the_migrations_make_the_tables_that_the_code_uses(database: Database) -
 
 
 def test_our_version_and_optunas_stand_side_by_side(database: Database, empty_database_url: str) -> None:
-    assert rows(empty_database_url, f"SELECT version_num FROM {VERSION_TABLE}") == [("0005",)]
+    assert rows(empty_database_url, f"SELECT version_num FROM {VERSION_TABLE}") == [("0006",)]
     assert rows(empty_database_url, "SELECT version_num FROM alembic_version") == [("v3.2.0.a",)]
 
 
@@ -73,7 +76,7 @@ def test_a_store_of_a_newer_version_is_refused_and_left_alone(database_url: str)
     with pytest.raises(StoreError) as error:
         open_database(database_url)
     assert str(error.value) == (
-        "The store was written by a newer hpo (its tables are of version 9999, this hpo knows up to 0005); "
+        "The store was written by a newer hpo (its tables are of version 9999, this hpo knows up to 0006); "
         "upgrade with pip install --upgrade llm-hpo, or name another store."
     )
     assert everything(database_url) == before
@@ -115,7 +118,9 @@ def test_a_store_of_the_first_version_is_brought_up_to_date_with_its_rows(
         database_url,
         "DROP VIEW hpo_leaderboard",
         "DROP INDEX hpo_trials_by_number",
-        "DROP INDEX hpo_trials_unfinished",
+        "DROP INDEX hpo_trials_by_state",
+        "DROP TABLE hpo_trials",
+        "ALTER TABLE hpo_studies DROP COLUMN name",
         "DROP INDEX hpo_events_by_kind",
         "CREATE INDEX ix_hpo_events_study_id ON hpo_events (study_id)",
         "ALTER TABLE hpo_leases DROP COLUMN machine",
@@ -129,6 +134,57 @@ def test_a_store_of_the_first_version_is_brought_up_to_date_with_its_rows(
     )
     assert [len(row) for row in rows(database_url, "SELECT train_score FROM hpo_leaderboard")] == [1, 1]
     open_database(database_url).close()
-    assert rows(database_url, f"SELECT version_num FROM {VERSION_TABLE}") == [("0005",)]
+    assert rows(database_url, f"SELECT version_num FROM {VERSION_TABLE}") == [("0006",)]
     assert rows(database_url, "SELECT * FROM hpo_leaderboard ORDER BY trial") == expected
     assert rows(database_url, "SELECT best_attempt FROM hpo_attempts") == [(1,)] * len(outcomes)
+
+
+STATES = sa.Enum("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING", name="trialstate")
+CHANGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "another type of a state": ("trials", {"column_name": "state", "type_": sa.String(16), "existing_type": STATES}),
+    "a larger number": ("trials", {"column_name": "number", "type_": sa.BigInteger(), "existing_type": sa.Integer()}),
+    "another name of it": ("trials", {"column_name": "number", "new_column_name": "place"}),
+    "another type of a value": (
+        "trial_values", {"column_name": "value", "type_": sa.Float(24), "existing_type": sa.Float(53)}
+    ),
+    "a longer name": (
+        "studies", {"column_name": "study_name", "type_": sa.String(600), "existing_type": sa.String(512)}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_optuna_may_change_its_tables_under_a_store_of_ours(database_url: str, change: str) -> None:
+    """As its migrations do: SQLite drops a table for its copy, PostgreSQL looks for what stands on a column."""
+    with led(study_at(database_url, budget={"trials": 2})) as coordinator:
+        search(coordinator)
+    before = rows(database_url, "SELECT * FROM hpo_leaderboard")
+    table, changed = CHANGES[change]
+    engine = sa.create_engine(database_url)
+    with engine.begin() as connection:
+        operations = Operations(MigrationContext.configure(connection))
+        with operations.batch_alter_table(table) as batch:
+            batch.alter_column(**changed)
+    engine.dispose()
+    assert [row[1:4] for row in before] == [(row[1], "COMPLETE", row[3]) for row in before]
+    assert rows(database_url, "SELECT * FROM hpo_leaderboard") == before
+    if "name" not in change:
+        with led(study_at(database_url, budget={"trials": 3})) as coordinator:
+            search(coordinator)
+        assert len(rows(database_url, "SELECT * FROM hpo_leaderboard")) == 3
+
+
+def test_an_older_store_is_brought_up_to_date_before_optuna_looks_at_its_own_tables(database_url: str) -> None:
+    """Optuna, newer than the store, says how its tables are upgraded; our older view would have kept it from that."""
+    written(
+        database_url,
+        "DROP VIEW hpo_leaderboard",
+        "DROP TABLE hpo_trials",
+        "ALTER TABLE hpo_studies DROP COLUMN name",
+        v0002_best_attempt.LEADERBOARD,
+        f"UPDATE {VERSION_TABLE} SET version_num = '0005'",
+        "UPDATE alembic_version SET version_num = 'v9.0.0.a'",
+    )
+    with pytest.raises(StoreError, match="Optuna tables do not fit the installed Optuna"):
+        open_database(database_url)
+    assert rows(database_url, f"SELECT version_num FROM {VERSION_TABLE}") == [("0006",)]

@@ -301,5 +301,5 @@ def test_what_others_have_changed_is_found_by_the_indexes(sqlite_url: str) -> No
     with database.reading() as connection:
         plan = " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked}", (1, 1, 5)))
     database.close()
-    assert "hpo_trials_unfinished (study_id=?)" in plan
+    assert "hpo_trials_by_state (study_id=? AND state=?)" in plan
     assert "hpo_trials_by_number (study_id=? AND number>?)" in plan

@@ -13,6 +13,12 @@ _ATTEMPT = sa.bindparam("of_attempt", type_=sa.Integer)
 
 _trial_attempts = sa.and_(attempts.c.study_id == _STUDY, attempts.c.trial == _TRIAL)
 
+FIRST_LEASE = sa.text(
+    "INSERT INTO hpo_leases (study_id, fence, host, pid, process_started, acquired_at, expires_at) "
+    "VALUES (:of_study, 0, '', 0, 0, 0, 0) ON CONFLICT DO NOTHING"
+)
+"""Takes of_study; makes a lease that is in force for nobody where there is none, and no error in the server's log."""
+
 RENEW_LEASE = (
     sa.update(leases)
     .where(leases.c.study_id == _STUDY, leases.c.fence == sa.bindparam("of_fence"))

@@ -4,7 +4,6 @@ import json
 import uuid
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +13,6 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import IntegrityError
 
 from hpo.store import statements
 from hpo.store.attempts import AttemptStore
@@ -83,8 +81,7 @@ class StudyStore(AttemptStore):
     def lease(self) -> LeaseRecord:
         """Return the newest lease, in force or not, locked until the transaction ends; fence 0 is nobody's."""
         # Of two first leaders on PostgreSQL the second waits here until the first has committed.
-        with suppress(IntegrityError), self._open_connection().begin_nested():
-            self._insert(leases, fence=0, host="", pid=0, process_started=0, acquired_at=0, expires_at=0)
+        self._execute(statements.FIRST_LEASE, of_study=self.study_id)
         columns = [column for column in leases.c if column is not leases.c.study_id]
         newest = sa.select(*columns, clock().label("now")).where(leases.c.study_id == self.study_id)
         return LeaseRecord(**self._execute(newest.with_for_update()).mappings().one())

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import optuna
 import psutil
 import pytest
+import sqlalchemy as sa
 
 from hpo.errors import StudyLedError
 from hpo.messages import Ending
@@ -42,6 +43,23 @@ def test_a_second_start_says_who_leads_and_since_when(database_url: str) -> None
     said = str(error.value)
     assert f"'scripted' is led by process {os.getpid()} on {socket.gethostname()} since 20" in said
     assert "lapses in 30 seconds" in said or "lapses in 29 seconds" in said
+
+
+def test_a_lease_that_is_there_makes_no_error_in_the_server_s_log(postgresql_url: str) -> None:
+    failed: list[BaseException] = []
+    with led(study_at(postgresql_url)):
+        pass
+
+    def note(context: sa.ExceptionContext) -> None:
+        failed.append(context.original_exception)
+
+    sa.event.listen(sa.Engine, "handle_error", note)
+    try:
+        with led(study_at(postgresql_url)):
+            pass
+    finally:
+        sa.event.remove(sa.Engine, "handle_error", note)
+    assert "hpo_leases" not in str(failed)
 
 
 def test_a_lease_is_released_at_the_end_also_after_an_error(database_url: str) -> None:

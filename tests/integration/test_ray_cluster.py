@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -230,3 +232,29 @@ def test_no_process_of_the_cluster_and_no_file_of_ray_holds_the_password(
     search.process.wait(60)
     for path in (path for path in session.rglob("*") if path.is_file()):
         assert PASSWORD.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.slow
+def test_no_machine_keeps_the_files_in_use_of_a_search_whose_files_are_at_a_url(
+    study: Callable[..., dict[str, Any]],
+    sqlite: Callable[[str], str],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    """Also where a worker was killed, which can remove nothing, and where the search is told to end while it trains."""
+    # The sockets of Ray lie there too, whose paths may not be long.
+    temporary = Path(tempfile.mkdtemp(prefix="hpo-"))
+    request.addfinalizer(lambda: shutil.rmtree(temporary, ignore_errors=True))
+    values = study(sqlite("ray"), compute={"workers": 1}, budget={"trials": 400})
+    values["store"]["files"] = f"file://{tmp_path / 'bucket'}"
+    search = Search(tmp_path, values, "--runner", "ray_tune", TMPDIR=str(temporary))
+    search.wait_until(RUNNING)
+    [folder] = temporary.glob("hpo-scratch-*")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    lanes_below(search.process.pid)[0].kill()
+    search.wait_until("SELECT * FROM hpo_attempts WHERE ending = 'died'")
+    search.wait_until(RUNNING)
+    assert list(temporary.glob("hpo-scratch-*")) == [folder]
+    search.process.send_signal(signal.SIGTERM)
+    search.process.wait(90)
+    assert list(temporary.glob("hpo-scratch-*")) == [], search.log.read_text()

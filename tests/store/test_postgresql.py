@@ -28,7 +28,7 @@ def line(postgresql_url: str) -> Iterator[Line]:
 
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgresql, "CONNECT_SECONDS", 2)
-    monkeypatch.setattr(postgresql, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(postgresql, "ANSWER_SECONDS", 1.5)
 
 
 def test_a_line_is_noticed_to_be_cut_within_half_a_minute() -> None:
@@ -54,7 +54,7 @@ def test_a_cut_line_is_noticed_and_a_mended_one_used_again(
             if cut == "within":
                 connection.execute(sa.text("INSERT INTO kept VALUES (2)"))
 
-    with pytest.raises(StoreUnavailableError, match=r"did not answer for 0\.5 seconds|timeout expired"):
+    with pytest.raises(StoreUnavailableError, match=r"did not answer for 1\.5 seconds|timeout expired"):
         insert()
     line.mend()
     with database.reading() as connection:
@@ -75,17 +75,6 @@ def test_a_search_that_is_to_end_waits_less(line: Line, monkeypatch: pytest.Monk
 
     with pytest.raises(StoreUnavailableError, match=r"did not answer for 0\.5 seconds"):
         ask()
-    database.close()
-
-
-def test_a_server_that_computes_for_long_is_not_taken_for_a_cut_line(
-    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(postgresql, "ANSWER_SECONDS", 1.0)
-    database = open_database(postgresql_url)
-    with database.reading() as connection:
-        for _ in range(3):
-            connection.execute(sa.text("SELECT pg_sleep(0.5)"))
     database.close()
 
 

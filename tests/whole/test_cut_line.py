@@ -33,7 +33,7 @@ def line(postgresql_url: str) -> Iterator[Line]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgresql, "CONNECT_SECONDS", 2)
-    monkeypatch.setattr(postgresql, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(postgresql, "ANSWER_SECONDS", 2.0)
 
 
 class Cutting(Recorder):

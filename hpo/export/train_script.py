@@ -30,9 +30,23 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 Values = Mapping[str, Any]
 Row = tuple[str, ...]
 """The text, its pair where there is one, and the label."""
+Tokens = Sequence[Mapping[str, Tensor]]
+"""What the model reads of each row."""
 Integers = NDArray[np.int64]
 
-# What it does, and what it does not.
+
+class Lion(optim.Optimizer):
+    """Steps by the sign of the momentum (Chen et al. 2023)."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:  # noqa: ARG002 - of torch
+        """Update the weights by their gradients."""
+        for group in self.param_groups:
+            for weight in (one for one in group["params"] if one.grad is not None):
+                mean = self.state[weight].setdefault("mean", torch.zeros_like(weight))
+                weight.add_(mean.lerp(weight.grad, 1 - group["betas"][0]).sign(), alpha=-group["lr"])
+                mean.lerp_(weight.grad, 1 - group["betas"][1])
+
 
 OPTIMIZERS: Mapping[str, tuple[Any, Mapping[str, str]]] = {
     "sgd": (optim.SGD, {}),
@@ -47,43 +61,45 @@ OPTIMIZERS: Mapping[str, tuple[Any, Mapping[str, str]]] = {
     "adadelta": (optim.Adadelta, {"rho": "rho", "eps": "epsilon"}),
     "adafactor": (optim.Adafactor, {"beta2_decay": "decay_rate", "d": "clip_threshold"}),
     "rmsprop": (optim.RMSprop, {"alpha": "alpha", "eps": "epsilon", "momentum": "momentum"}),
+    "lion": (lambda groups, **given: Lion(groups, given), {}),
 }
 """Each with the hyperparameters that its arguments are, beside betas. None decays weights: `pull` does."""
 PLAIN = {"accuracy": "accuracy_score", "balanced_accuracy": "balanced_accuracy_score", "matthews": "matthews_corrcoef"}
 OF_CLASSES = ("f1", "fbeta", "precision", "recall")
 METRICS = {*PLAIN, *OF_CLASSES, *(f"{mean}_{name}" for mean in ("macro", "micro", "weighted") for name in OF_CLASSES)}
 METRICS -= {"micro_fbeta"}
-NEUTRAL: Mapping[str, tuple[Any, str]] = {
-    "attention_dropout": (None, "attention_probs_dropout_prob in the model's config"),
-    "kept_layers": (None, "cut the model and save it, then train that"),
-    "token_masking": (0.0, "0, or a mask drawn in `batch_of`"),
-    "word_swap": (0.0, "0, or augmented texts of one's own"),
-}
-"""Hyperparameters that it takes only at the value that changes nothing, each with what comes nearest."""
 
 
 def refusals(config: Values) -> list[tuple[str, str]]:
     """Return what of a configuration this script cannot do, each with what comes nearest."""
-    h, data, model = config["hyperparameters"], config["data"], config["model"]
-    found = [(f"{name} {h[name]}", near) for name, (value, near) in NEUTRAL.items() if h.get(name, value) != value]
-    if h["optimizer"] not in OPTIMIZERS:
-        found.append((f"optimizer {h['optimizer']}", "adamw with a rate of its own, or the library that has it"))
-    if h["schedule"] == "reduce_on_plateau":
-        found.append(("schedule reduce_on_plateau", "step or linear, or torch's ReduceLROnPlateau after each score"))
-    sources = [(name, data[name]) for name in ("train", "validation", "test") if data[name] is not None]
+    h, data, model, folds = (config[name] for name in ("hyperparameters", "data", "model", "evaluation"))
     is_file = re.compile(r"(?!.*://)[^*?\[]*\.(csv|jsonl|ndjson)").fullmatch
-    found += [(f"data.{name} {file}", "one .csv or .jsonl file") for name, file in sources if not is_file(file)]
-    if data["group_column"] is not None:
-        found.append((f"data.group_column {data['group_column']}", "training and validation as files of their own"))
-    if model["gguf_file"] is not None:
-        found.append((f"model.gguf_file {model['gguf_file']}", "the model as save_pretrained writes it"))
-    if model["trust_remote_code"]:
-        found.append(("model.trust_remote_code", "add it to each from_pretrained, where you trust the model"))
-    if config["evaluation"]["folds"]:
-        found.append((f"evaluation.folds {config['evaluation']['folds']}", "one validation split"))
-    if config["metric"] not in METRICS:
-        found.append((f"the metric {config['metric']}", "f1 or macro_f1, or its formula in `score`"))
-    return found
+    cases = [
+        ("kept_layers", h["kept_layers"], "cut the model and save it, then train that"),
+        ("attention_dropout", h["attention_dropout"], "attention_probs_dropout_prob in the model's config"),
+        ("token_masking", h["token_masking"], "0, or a mask drawn in `batch_of`"),
+        ("word_swap", h["word_swap"], "0, or augmented texts of one's own"),
+        ("optimizer", h["optimizer"] not in OPTIMIZERS and h["optimizer"], "adamw, or the library that has it"),
+        ("schedule", h["schedule"] == "reduce_on_plateau" and h["schedule"], "step or linear"),
+        *(
+            (
+                f"data.{name}",
+                data[name] is not None and not is_file(data[name]) and data[name],
+                "one .csv or .jsonl file",
+            )
+            for name in ("train", "validation", "test")
+        ),
+        ("data.group_column", data["group_column"], "training and validation as files of their own"),
+        ("model.gguf_file", model["gguf_file"], "the model as save_pretrained writes it"),
+        (
+            "model.trust_remote_code",
+            model["trust_remote_code"],
+            "add it to each from_pretrained, if you trust the model",
+        ),
+        ("evaluation.folds", folds["folds"], "one validation split"),
+        ("the metric", config["metric"] not in METRICS and config["metric"], "f1, or its formula in `score`"),
+    ]
+    return [(f"{name} {value}", nearest) for name, value, nearest in cases if value]
 
 
 # The texts: read, divided and known again as in the search.
@@ -230,7 +246,7 @@ def loaded(model: Values, labels: Sequence[str]) -> tuple[Any, Any, set[str]]:
         id2label=dict(enumerate(labels)),
         label2id={label: number for number, label in enumerate(labels)},
     )
-    tokenizer = AutoTokenizer.from_pretrained(model["name"], revision=model["revision"])
+    tokenizer = AutoTokenizer.from_pretrained(model["name"], revision=model["revision"], split_special_tokens=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     network.config.get_text_config().pad_token_id = network.config.pad_token_id = tokenizer.pad_token_id
@@ -257,16 +273,11 @@ def begin_anew(network: Any, fresh: set[str], seed: int, scale: float | None) ->
                 network.get_parameter(f"{owner}.{name}").copy_(weight)
 
 
-def layer_stack(network: Any) -> tuple[str, nn.ModuleList]:
-    """Return the name and the list of the transformer layers."""
-    lists = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.ModuleList)]
-    declared = getattr(network.config.get_text_config(), "num_hidden_layers", None)
-    return max(lists, key=lambda named: (len(named[1]) == declared, len(named[1])))
-
-
 def heights(network: Any) -> dict[str, int]:
     """Return the height of each parameter in a model of n layers: 0 below them, 1 to n in them, n + 1 above."""
-    prefix, layers = layer_stack(network)
+    lists = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.ModuleList)]
+    declared = getattr(network.config.get_text_config(), "num_hidden_layers", None)
+    prefix, layers = max(lists, key=lambda named: (len(named[1]) == declared, len(named[1])))
     names = [name for name, _ in network.named_parameters()]
     start = next(number for number, name in enumerate(names) if name.startswith(f"{prefix}."))
     behind = [name for name in names[start:] if not name.startswith(f"{prefix}.")]
@@ -389,18 +400,25 @@ def evaluated_after(config: Values, rows: int, all_rows: int) -> set[int]:
 # Training and scoring.
 
 
-def tokens_of(rows: Sequence[Row], tokenizer: Any, max_length: int) -> list[dict[str, Tensor]]:
-    """Return what the model reads of each row."""
+def tokens_of(rows: Sequence[Row], tokenizer: Any, max_length: int) -> Tokens:
+    """Return what the model reads of each row; what looks like a special token in a text is text."""
     encoded = tokenizer(
         *(list(column) for column in zip(*(row[:-1] for row in rows), strict=True)),
         truncation="longest_first",
         max_length=max_length,
+        split_special_tokens=True,
+        return_special_tokens_mask=True,
         return_token_type_ids="token_type_ids" in tokenizer.model_input_names,
     )
+    unknown, masks = tokenizer.unk_token_id, encoded.pop("special_tokens_mask")
+    added = (number for number, token in tokenizer.added_tokens_decoder.items() if token.special)
+    control = {*tokenizer.all_special_ids, *added} if unknown is not None else set()
+    for ids, special in zip(encoded["input_ids"], masks, strict=True):
+        ids[:] = [unknown if not own and one in control else one for one, own in zip(ids, special, strict=True)]
     return [{name: torch.tensor(values[number]) for name, values in encoded.items()} for number in range(len(rows))]
 
 
-def batch_of(tokens: Sequence[Mapping[str, Tensor]], rows: Integers, network: Any) -> dict[str, Tensor]:
+def batch_of(tokens: Tokens, rows: Integers, network: Any) -> dict[str, Tensor]:
     """Return rows side by side, padded on the right."""
     batch = {}
     for name in tokens[rows[0]]:
@@ -417,13 +435,16 @@ def logits_of(network: Any, batch: Mapping[str, Tensor], bf16: bool) -> Tensor:
 
 
 @torch.no_grad()
-def predicted(network: Any, tokens: Sequence[Mapping[str, Tensor]], bf16: bool) -> Integers:
+def predicted(network: Any, tokens: Tokens, bf16: bool) -> Integers:
     """Return the class that the model gives each row; rows of like length go through together."""
     network.eval()
     order = np.argsort([-len(row["input_ids"]) for row in tokens], kind="stable")
     classes = np.empty(len(tokens), dtype=np.int64)
     for rows in np.array_split(order, math.ceil(len(order) / 64)):
-        classes[rows] = logits_of(network, batch_of(tokens, rows, network), bf16).argmax(dim=-1).cpu().numpy()
+        logits = logits_of(network, batch_of(tokens, rows, network), bf16)
+        if not logits.isfinite().all():
+            raise SystemExit("The training diverged: the model's answers are no longer numbers.")
+        classes[rows] = logits.argmax(dim=-1).cpu().numpy()
     network.train()
     return classes
 
@@ -451,23 +472,15 @@ def positive_class(labels: Sequence[str], asked: str | None, rows: Sequence[Row]
     return 0 if counts[labels[0]] < counts[labels[1]] else 1
 
 
-def loss_of(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:
-    """Return the cross-entropy in nats, mean over rows; class weights do not change what it is divided by."""
-    of_rows = nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
-    return (of_rows if weights is None else weights[labels] * of_rows).mean()
-
-
 def stepped(
-    network: Any, tokens: Sequence[Mapping[str, Tensor]], labels: Tensor, fresh: set[str], config: Values, most: int
+    network: Any, tokens: Tokens, labels: Tensor, weights: Tensor, optimizer: optim.Optimizer, config: Values, most: int
 ) -> Iterator[int]:
-    """Yield the number of each optimizer step once it is taken; at most `most` rows go through the model at once."""
+    """Yield the number of each optimizer step once it is taken; at most `most` rows go through the model at once.
+
+    `weights` are what the rows of each class count.
+    """
     h, bf16 = config["hyperparameters"], config["measurements"].get("precision") == "bf16"
-    optimizer = made_optimizer(groups_of(network, fresh, h), h)
     trained = [weight for group in optimizer.param_groups for weight in group["params"]]
-    class_weights = None
-    if h["class_weights"] == "balanced":
-        counts = torch.bincount(labels)
-        class_weights = len(labels) / (len(counts) * counts)
     step, steps = 0, h["epochs"] * math.ceil(len(tokens) / h["batch_size"])
     network.train()
     for epoch in range(h["epochs"]):
@@ -480,9 +493,11 @@ def stepped(
                 group["lr"] = rate * group["rate_factor"]
             # In parts their gradients add up to those of the batch, so a step stays the same step.
             for part in np.split(rows, range(most, len(rows), most)):
-                answers = logits_of(network, batch_of(tokens, part, network), bf16)
-                loss = loss_of(answers, labels[part], class_weights, h["label_smoothing"]) * (len(part) / len(rows))
-                loss.backward()  # type: ignore[no-untyped-call]
+                logits, true = logits_of(network, batch_of(tokens, part, network), bf16), labels[part]
+                of_rows = nn.functional.cross_entropy(
+                    logits, true, label_smoothing=h["label_smoothing"], reduction="none"
+                )
+                ((weights[true] * of_rows).sum() / len(rows)).backward()  # type: ignore[no-untyped-call]
             if h["max_grad_norm"] is not None:
                 nn.utils.clip_grad_norm_(trained, h["max_grad_norm"])
             pull(optimizer, h)
@@ -500,6 +515,9 @@ def train(config: Values, output: Path, device: torch.device, most: int) -> floa
     labels = label_names(rows)
     positive = positive_class(labels, config["task"]["positive_label"], rows)
     numbers, true = (np.array([labels.index(row[-1]) for row in split]) for split in (rows, validation))
+    class_weights = (
+        len(rows) / (len(labels) * np.bincount(numbers)) if h["class_weights"] == "balanced" else np.ones(len(labels))
+    )
     wanted = max(round(h["data_fraction"] * len(rows)), len(labels))
     chosen = stratified_beginning(numbers, wanted, config["study_seed"])
     network, tokenizer, fresh = loaded(config["model"], labels)
@@ -511,9 +529,14 @@ def train(config: Values, output: Path, device: torch.device, most: int) -> floa
     tokens = tokens_of([rows[number] for number in chosen], tokenizer, h["max_length"])
     scored = tokens_of(validation, tokenizer, h["max_length"])
     evaluated = evaluated_after(config, len(tokens), len(rows))
+    optimizer = made_optimizer(groups_of(network, fresh, h), h)
     torch.manual_seed(seed)  # What dropout is drawn by.
     best, weights, without_better = -math.inf, {}, 0
-    for step in stepped(network, tokens, torch.tensor(numbers[chosen], device=device), fresh, config, most):
+    given = (
+        torch.tensor(numbers[chosen], device=device),
+        torch.tensor(class_weights, dtype=torch.float32, device=device),
+    )
+    for step in stepped(network, tokens, *given, optimizer, config, most):
         if step not in evaluated:
             continue
         said = predicted(network, scored, config["measurements"].get("precision") == "bf16")

@@ -169,8 +169,10 @@ def to_training_arguments(exported: Exported) -> Arguments:
         "max_grad_norm": values.max_grad_norm or 0.0,
         "label_smoothing_factor": values.label_smoothing,
         "per_device_train_batch_size": values.batch_size,
-        # Of several processes: each takes its part of that batch, or it is refused as not to be divided.
+        # Of several processes each takes its part of that batch, or it is refused as not to be divided. What their loss
+        # is averaged over would otherwise be multiplied by the processes, since a classification's is a mean already.
         "accelerator_config": {"split_batches": True},
+        "average_tokens_across_devices": False,
         "num_train_epochs": values.epochs,
         **_evaluations(exported),
         "load_best_model_at_end": True,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 from hpo.config.hyperparameters import Hyperparameters, ScheduleName
@@ -24,11 +25,14 @@ from hpo.export.retraining import compute_of
 from hpo.metrics.classification import METRICS, Objective, classification_scores
 from hpo.metrics.objective import resolve_metric
 from hpo.metrics.predictions import Predictions
+from hpo.training.layer_rates import heights, rate_factors
+from hpo.training.methods import select_parameters
 from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.schedules import SCHEDULES, factor
 from tests.models import write_texts
 
 STEPS = 40
+TINY: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 40}
 
 
 def with_values(exported: Exported, **values: Any) -> Exported:
@@ -62,13 +66,14 @@ RUNS: dict[str, dict[str, Any]] = {
     "nesterov": {"optimizer": "nesterov", "schedule": "cosine_restarts", "label_smoothing": 0.1},
     "adam": {"optimizer": "adam", "l2_strength": 0.1, "schedule": "step", "class_weights": "balanced"},
     "adamw": {"l2_strength": 0.1, "regularize_towards": "pretrained", "layerwise_rate_decay": 0.7, "head_rate": 3.0},
-    "nadam": {"optimizer": "nadam", "schedule": "one_cycle", "data_fraction": 0.6},
+    "nadam": {"optimizer": "nadam", "schedule": "one_cycle", "data_fraction": 0.6, "class_weights": "balanced"},
     "radam": {"optimizer": "radam", "l1_strength": 1e-3, "schedule": "polynomial"},
     "adamax": {"optimizer": "adamax", "l1_strength": 1e-3, "l1_form": "penalty", "schedule": "exponential"},
     "adagrad": {"optimizer": "adagrad", "schedule": "inverse_sqrt", "method": "top_layers", "trained_layers": 1},
     "adadelta": {"optimizer": "adadelta", "learning_rate": 1.0, "schedule": "warmup_stable_decay"},
     "adafactor": {"optimizer": "adafactor", "early_stopping_patience": 1, "epochs": 4},
     "rmsprop": {"optimizer": "rmsprop", "learning_rate": 1e-3, "momentum": 0.5, "method": "head", "head_scale": 0.1},
+    "lion": {"optimizer": "lion", "learning_rate": 1e-3, "max_grad_norm": 0.5},
     "all of L1 and L2": {
         "l1_strength": 1e-3, "l2_strength": 0.1, "l2_form": "coupled", "regularize_towards": "pretrained",
     },
@@ -92,6 +97,30 @@ def test_it_trains_the_model_that_hpo_trains(
         sentence.rpartition(" ")[2] for sentence in said if sentence.startswith("epoch ")
     ]
     assert json.loads(out.splitlines()[-1])["folder"] == str(tmp_path / "theirs")
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        transformers.BertConfig(**TINY),
+        transformers.MPNetConfig(**TINY, intermediate_size=16),
+        transformers.DebertaV2Config(**TINY, relative_attention=True, pos_att_type=["p2c", "c2p"], conv_kernel_size=3),
+        transformers.OPTConfig(**TINY, ffn_dim=16, word_embed_proj_dim=16),
+        transformers.T5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=16, num_layers=3, num_heads=2),
+        transformers.LlamaConfig(**TINY, intermediate_size=16),
+    ],
+    ids=lambda of: of.model_type,
+)
+def test_it_finds_the_same_layers_and_trains_the_same_of_them(of: Any) -> None:
+    network = transformers.AutoModelForSequenceClassification.from_config(of)
+    assert train_script.heights(network) == heights(network)
+    fresh = {name for name, _ in network.named_parameters() if not name.startswith(network.base_model_prefix)}
+    for values in ({"method": "top_layers", "trained_layers": 2}, {"method": "head"}, {}):
+        h = Hyperparameters.model_validate({**values, "layerwise_rate_decay": 0.5})
+        chosen = select_parameters(network, frozenset(fresh), h)
+        expected = {id(chosen[name]): rate for name, rate in rate_factors(network, chosen, 0.5).items()}
+        groups = train_script.groups_of(network, fresh, h.to_mapping())
+        assert {id(weight): group["rate_factor"] for group in groups for weight in group["params"]} == expected
 
 
 def as_rows(examples: Any) -> list[tuple[str, ...]]:

@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +212,48 @@ def test_trainer_trains_the_model_that_hpo_trains(exported: Exported, values: di
     ours = load_file(tmp_path / "ours" / "model.safetensors")
     for name, weight in trainer.model.state_dict().items():
         torch.testing.assert_close(weight, ours[name], rtol=1e-3, atol=1e-5)
+
+
+PROGRAM = """
+import json, sys
+import torch, transformers
+class Trainer(transformers.Trainer):
+    def _get_train_sampler(self, train_dataset=None):
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+model, given, output = sys.argv[1:]
+content = json.load(open(given))
+torch.manual_seed(0)
+network = transformers.AutoModelForSequenceClassification.from_pretrained(model)
+trainer = Trainer(
+    model=network, args=transformers.TrainingArguments(**content["arguments"]), train_dataset=content["rows"],
+    data_collator=transformers.DataCollatorWithPadding(transformers.AutoTokenizer.from_pretrained(model)),
+)
+trainer.train()
+if trainer.is_world_process_zero():
+    torch.save(network.state_dict(), output)
+"""
+
+
+@pytest.mark.slow
+def test_processes_take_the_steps_of_one(exported: Exported, tmp_path: Path) -> None:
+    """By default each takes a whole batch, and Trainer doubles the gradients of two."""
+    model = without_dropout(Path(exported.model.name), tmp_path / "m")
+    arguments = to_training_arguments(with_values(exported, learning_rate=1e-2, batch_size=16, epsilon=1e-4))
+    arguments |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "use_cpu": True}
+    random = torch.Generator().manual_seed(0)
+    rows = [
+        {"input_ids": torch.randint(5, 30, (6 + number % 5,), generator=random).tolist(), "labels": number % 2}
+        for number in range(64)
+    ]
+    (tmp_path / "given.json").write_text(json.dumps({"arguments": arguments, "rows": rows}))
+    (tmp_path / "program.py").write_text(PROGRAM)
+    for name, launcher in (("one", []), ("two", ["-m", "torch.distributed.run", "--nproc_per_node", "2"])):
+        words = [sys.executable, *launcher, "program.py", str(model), "given.json", name]
+        ended = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+    one, two = (torch.load(tmp_path / name) for name in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5)
 
 
 REFUSED: dict[str, dict[str, Any]] = {

@@ -67,9 +67,10 @@ def _standing(material: Material) -> list[str]:
     if best is None or best.score is None:
         return ["## No trial has completed yet", *running]
     who = "the end of the search" if material.will_confirm else "`hpo confirm`"
+    score = spread_in_words(results, best)
+    sure = " (one standard deviation, over rows)" if "±" in score else ""
     said = (
-        f"{plain(results.metric)} {spread_in_words(results, best)} on validation (one standard deviation, over rows), "
-        "the best of "
+        f"{plain(results.metric)} {score}{sure} on validation, the best of "
         f"{trials_in_words(len(results.leaderboard))} completed. It was chosen for that score, so expect less of it on "
         f"new texts; {who} says how much less."
     )

@@ -52,7 +52,8 @@ def material(sqlite_url: str) -> Material:
 def test_without_a_confirmation_the_note_says_so(material: Material) -> None:
     note = study_note(material)
     best = material.results.best
-    assert note.startswith(f"## Best so far: trial {best.number}\n\nmacro\\_f1 {best.score:.4f} on validation")
+    assert note.startswith(f"## Best so far: trial {best.number}\n\nmacro\\_f1 {best.score:.4f} ±0.0")
+    assert "(one standard deviation, over rows) on validation, the best of" in note
     assert "It was chosen for that score" in note
     assert "| learning\\_rate |" in note
     assert "### Failed: 1 of 4 trials\n\n- 1 × `` ValueError: <img" in note

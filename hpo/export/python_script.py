@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.data.locations import is_missing
-from hpo.data.sources import read_examples
+from hpo.data.splits import _read
 from hpo.errors import ConfigurationError
 from hpo.export import train_script
 from hpo.export.exported import Exported
@@ -47,11 +47,5 @@ def _columns(exported: Exported) -> dict[str, str | None]:
             f"Which columns hold text and label is told by the texts, and there is nothing at {data.train} here; say "
             "data.train=FILE, or name both columns: data.text_column=NAME data.label_column=NAME."
         )
-    found = read_examples(
-        data.train,
-        text_column=data.text_column,
-        text_pair_column=data.text_pair_column,
-        label_column=data.label_column,
-        strict=data.strict,
-    ).columns
+    found = _read(data, data.train, "train", None).columns
     return {"text_column": found.text, "text_pair_column": found.pair, "label_column": found.label}

@@ -1,12 +1,12 @@
 """From the words after `hpo run` and other verbs to a study: of a file, of flags, or of the store."""
 
-import re
 from collections.abc import Mapping
 from copy import deepcopy
 from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpo.config.study_names import as_study_name
 from hpo.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def study_name(model: str | None, train: str | None) -> str:
     """Name a study after its texts and its model, so that the same command means the same study."""
     texts = Path((train or "").partition("?")[0]).name.partition(".")[0]
     name = f"{texts}-{Path(model or '').name}"
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:128] or "study"
+    return as_study_name(name.replace(" ", "-").strip("-._"), "study")
 
 
 def describes_study(parameters: Mapping[str, Any], verb: str) -> bool:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy.engine import make_url
 
+from hpo.data.checks import quoted
 from hpo.messages import Scores
 from hpo.report.drawing import plain_text
 from hpo.space.search_space import SearchSpace
@@ -74,6 +75,8 @@ def summary(
         _untested(out, results)
     else:
         out.print("No trial has completed, so there is no best configuration.")
+    if results.leaderboard and (same := one_answer(results, verdict.recommended if verdict else results.best.number)):
+        out.print(same, soft_wrap=True)
     if results.test:
         _tested(out, results)
     out.print(f"Store: {_place(store)}", soft_wrap=True)
@@ -83,6 +86,24 @@ def summary(
         out.print(f"All of it, with figures: hpo report {named}", soft_wrap=True)
     if interrupted:
         out.print("Interrupted; the same command goes on.")
+
+
+def one_answer(results: StudyResults, number: int) -> str | None:
+    """Say that a trial predicts the same label for every row, whatever its score is; None where it does not."""
+    scores = next((trial.validation for trial in results.trials if trial.number == number), None)
+    if scores is None or not scores.confusion:
+        return None
+    predicted = [sum(column) for column in zip(*scores.confusion, strict=True)]
+    labels = [label for label, count in zip(scores.per_class, predicted, strict=True) if count]
+    if len(labels) != 1:
+        return None
+    support = {label: of_class["support"] for label, of_class in scores.per_class.items()}
+    most = [label for label, rows in support.items() if rows == max(support.values())]
+    majority = ", the majority's label" if most == labels else ""
+    return (
+        f"Trial {number} predicts {quoted(labels[0])}{majority}, for all {scores.rows:,} validation rows: it has "
+        "learned nothing of the texts. Give more rows of the other labels, more epochs, or class_weights: balanced."
+    )
 
 
 def told(verdict: Verdict | None) -> None:

@@ -1,6 +1,7 @@
 """The study file: model, data, task, search, budget, compute and store, typed and torch-free."""
 
-import re
+import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -10,16 +11,22 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 
 from hpo.config.loading import read_study
 from hpo.config.reading import Typed
+from hpo.config.study_names import MOST_BYTES, MOST_CHARACTERS, RULE, is_study_name
 from hpo.config.times import moment_of, seconds_of
 
 
 def _study_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._-]*", name):
+    name = unicodedata.normalize("NFC", name)
+    if not is_study_name(name):
         raise ValueError(
-            f"'study' is {name!r}, but a study's name is made of letters, digits, space . _ - and starts with a letter "
-            "or a digit."
+            f"'study' is {name!r}, but a study's name is made of {RULE}, and has at most {MOST_CHARACTERS} characters "
+            f"and {MOST_BYTES} bytes in UTF-8."
         )
     return name
+
+
+def _from_home(path: str) -> str:
+    return os.path.expanduser(path)
 
 
 def _duration(text: str) -> str:
@@ -37,6 +44,17 @@ def _moment(text: str) -> str:
     return text
 
 
+def _delimiter(text: str) -> str:
+    character = NAMED_DELIMITERS.get(text, text)
+    if len(character) != 1 or character.isalnum() or character in "\"'\r\n":
+        raise ValueError(
+            f"'data.delimiter' is {text!r}, but cells are divided by one character that is no letter, digit or "
+            f"quotation mark; give it in quotes, or its name: comma, semicolon, tab, pipe."
+        )
+    return character
+
+
+NAMED_DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|"}
 USUAL_TRIALS = 40
 
 Pruner = Literal[
@@ -45,16 +63,19 @@ Pruner = Literal[
 OF_FOLDS = ("wilcoxon", "threshold", "none")
 """Pruners that may judge a trial by its folds; the others compare learning curves."""
 
-Name = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_study_name)]
-Source = Annotated[str, BeforeValidator(lambda source: str(source) if isinstance(source, Path) else source)]
+Name = Annotated[str, AfterValidator(_study_name)]
+LocalPath = Annotated[str, AfterValidator(_from_home)]
+"""A path or another name; a `~` that it begins with is the home folder, as no shell reads study files."""
+Source = Annotated[LocalPath, BeforeValidator(lambda source: str(source) if isinstance(source, Path) else source)]
 OneOrMore = Annotated[int, Field(ge=1)]
+Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 FilesUrl = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]+://.+")]
 
 
 class ModelConfig(Typed):
     """The pretrained model that every trial starts from."""
 
-    name: str
+    name: LocalPath
     """A folder that `save_pretrained` wrote, or a hub id."""
     revision: str | None = None
     """Commit, tag or branch of a hub id."""
@@ -86,6 +107,11 @@ class DataConfig(Typed):
     """Share of the training rows made into validation, where there is no file of it."""
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the training rows made into a test split, where there is no file of it; 0 for none."""
+    delimiter: Annotated[str, AfterValidator(_delimiter)] | None = None
+    """Character between the cells of CSV and TSV files, or its name: comma, semicolon, tab, pipe; found if null."""
+    rare_labels: Literal["refuse", "drop", "merge"] = "refuse"
+    """What becomes of labels with too few training rows to be trained and scored on: they are refused, their rows are
+    dropped from all splits, or they become one label, `other` (dropped where that is too rare as well)."""
     strict: bool = False
     """Whether bytes that are not UTF-8 are refused; otherwise they are counted and replaced."""
 
@@ -101,7 +127,8 @@ class TaskConfig(Typed):
     beta: Annotated[float, Field(gt=0, le=100)] = 2.0
     """How many times as much as precision recall counts in `fbeta` and its kin."""
     positive_label: str | None = None
-    """Of two labels the one whose F1 counts; else 1, true, yes or positive, else the rarer in training."""
+    """Of two labels the one whose F1 counts; else the larger of two numbers, or true, yes, positive, pos or spam, else
+    the rarer in training."""
 
 
 class SearchConfig(Typed):
@@ -255,7 +282,7 @@ class StoreConfig(Typed):
     url: str = "sqlite:///hpo.db"
     """Path of a SQLite file on a local disk, or a SQLAlchemy URL: `sqlite:///FILE`,
     `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`."""
-    files: Annotated[FilesUrl | Path, Field(union_mode="left_to_right")] | None = None
+    files: Annotated[FilesUrl | Folder, Field(union_mode="left_to_right")] | None = None
     """Folder of weights and checkpoints, or a URL of one such as `s3://BUCKET/FOLDER`, `gs://...`, without a key or a
     password; null for `STORE-files` beside the SQLite file `STORE.db`, or `hpo-files` in the working folder, which is
     also where files are written that go to a URL. Trials on several machines need a folder that all of them share, or
@@ -278,7 +305,7 @@ class StudyConfig(Typed):
     data: DataConfig
     """The labelled texts."""
     task: TaskConfig = TaskConfig()
-    space: str | dict[str, Any] = "encoder"
+    space: LocalPath | dict[str, Any] = "encoder"
     """Name of a shipped space, path of a space file, or the parameters themselves."""
     search: SearchConfig = SearchConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

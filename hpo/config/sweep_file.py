@@ -5,12 +5,12 @@ otherwise is refused; what it has no need of is left unused and told. Parameters
 """
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hpo.config.naming import metric_note, metric_of
+from hpo.config.study_names import as_study_name
 from hpo.errors import ConfigurationError, Mistakes, nearest
 from hpo.space.search_space import SearchSpace
 
@@ -81,7 +81,7 @@ def read_sweep(
         metric_given: whether another metric takes the place of the sweep's.
     """
     values: dict[str, Any] = {
-        "study": _study_name(str(content.get("name") or name)),
+        "study": as_study_name(str(content.get("name") or name), "sweep"),
         "search": {"sampler": "tpe", "pruner": "none"},
     }
     notes = list(_notes(content))
@@ -202,11 +202,6 @@ def _whole(early: Mapping[str, Any], key: str, least: int, source: str) -> int:
             f"{source}: early_terminate.{key} must be a whole number of at least {least}, but is {value!r}."
         )
     return int(value)
-
-
-def _study_name(name: str) -> str:
-    """Return `name` in the characters that a study's name may have."""
-    return re.sub(r"[^A-Za-z0-9 ._-]+", "-", name).lstrip(" ._-").rstrip()[:128] or "sweep"
 
 
 def _notes(content: Mapping[str, Any]) -> Iterator[str]:

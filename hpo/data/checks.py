@@ -11,6 +11,8 @@ from hpo.errors import DataError
 INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 TRAIN_ROWS_PER_CLASS = 2
+LEAVE_OUT = "add rows, or have data.rare_labels=drop leave such labels out, or merge make them one label, 'other'"
+"""What to do about labels that are too rare."""
 SHOWN_LABELS = 10
 SHOWN_CHARACTERS = 60
 
@@ -39,7 +41,7 @@ def refuse_rare_classes(train: Examples, made: Sequence[str]) -> None:
     purpose = f", one of them for each of {' and '.join(made)}" if made else ""
     raise DataError(
         f"Every label needs at least {least} training rows{purpose}, but there are fewer of "
-        f"{listed_labels(rare)}{many}; add rows, or leave such labels out."
+        f"{listed_labels(rare)}{many}; {LEAVE_OUT}."
     )
 
 

@@ -156,8 +156,15 @@ def _cannot_tell(table: Table, text: str | None, label: str | None) -> str:
     columns = ", ".join(map(repr, _shown(table.names)))
     return (
         f"Cannot tell which column of {table.source} holds the {' and which the '.join(asked)}; it has "
-        f"{columns}. Name it with {' and '.join(missing[part] for part in asked)}."
+        f"{columns}. Name it with {' and '.join(missing[part] for part in asked)}.{_undivided(table)}"
     )
+
+
+def _undivided(table: Table) -> str:
+    """Say what else may be wrong where there is one column only."""
+    if len(table.names) > 1:
+        return ""
+    return " If another character divides its cells, name that by data.delimiter."
 
 
 def _shown(names: Sequence[str]) -> Sequence[str]:

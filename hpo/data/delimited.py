@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -12,11 +13,33 @@ from hpo.errors import DataError
 Quoting = Literal[0, 3]  # csv.QUOTE_MINIMAL, csv.QUOTE_NONE
 
 
-def read_csv(path: Path) -> Table:
-    """Read a table whose cells are divided by comma, semicolon or tab, whichever the header holds most of."""
+DELIMITERS = ",;\t|"
+TRIED_LINES = 50
+
+
+def read_csv(path: Path, delimiter: str | None = None) -> Table:
+    """Read a table whose cells are divided by `delimiter`; found among `DELIMITERS` where that is None."""
+    return _table(path, *_delimited_rows(path, delimiter or _delimiter(path), csv.QUOTE_MINIMAL))
+
+
+def _delimiter(path: Path) -> str:
+    """Return the delimiter that the header holds most of; of several one by which all rows are as wide as it."""
     with open_text(path, newline="") as stream:
-        header = next((line for line in stream if line.strip()), "")
-    return _table(path, *_delimited_rows(path, max(",;\t", key=header.count), csv.QUOTE_MINIMAL))
+        lines = list(islice((line for line in stream if line.strip()), TRIED_LINES))
+    header = lines[0] if lines else ""
+    held = sorted(filter(header.count, DELIMITERS), key=header.count, reverse=True)
+    fitting = held if len(held) == 1 else [one for one in held if _divides(lines, one)]
+    return next(iter([*fitting, *held, ","]))
+
+
+def _divides(lines: list[str], delimiter: str) -> bool:
+    """Return whether lines of a file, the last of which may be part of a row, have equally many cells."""
+    csv.field_size_limit(sys.maxsize)
+    try:
+        widths = [len(row) for row in csv.reader(lines, delimiter=delimiter)]
+    except csv.Error:
+        return False
+    return len(set(widths[:-1] or widths)) == 1
 
 
 def read_tsv(path: Path) -> Table:

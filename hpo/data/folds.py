@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.data.apart import text_keys
-from hpo.data.checks import listed_labels
+from hpo.data.checks import LEAVE_OUT, listed_labels
 from hpo.data.groups import apportioned
 from hpo.data.sources import Examples
 from hpo.errors import DataError
@@ -87,8 +87,8 @@ def _refuse_rare_classes(train: Examples, folds: int) -> None:
         fewest = min(rare, key=lambda label: (counts[label], label))
         raise DataError(
             f"Every label needs at least {folds} rows, one for each of evaluation.folds, but there are fewer of "
-            f"{listed_labels(rare)} ({counts[fewest]:,} of {listed_labels([fewest])}); lower evaluation.folds, add "
-            "rows, or leave such labels out."
+            f"{listed_labels(rare)} ({counts[fewest]:,} of {listed_labels([fewest])}); lower evaluation.folds, "
+            f"{LEAVE_OUT}."
         )
 
 

@@ -9,9 +9,8 @@ from hpo.data.arrow import read_parquet
 from hpo.data.delimited import read_csv, read_tsv
 from hpo.data.json_lines import read_jsonl
 from hpo.data.table import Table
+from hpo.data.wide_text import BEGINNING, converting, wide_encoding
 from hpo.errors import DataError
-
-UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +22,8 @@ class Format:
     source: str
     is_text: bool = True
     """Whether it is UTF-8 text, which may be compressed."""
+    of_cells: bool = False
+    """Whether its cells are divided by a character, which may be given."""
 
 
 JSON_LINES = Format(
@@ -30,10 +31,16 @@ JSON_LINES = Format(
 )
 FORMATS: dict[str, Format] = {
     ".csv": Format(
-        read=read_csv, description="a header and rows, divided by comma, semicolon or tab", source="Python's csv module"
+        read=read_csv,
+        description="a header and rows, divided by comma, semicolon, tab or |, or as data.delimiter says",
+        source="Python's csv module",
+        of_cells=True,
     ),
     ".tsv": Format(
-        read=read_tsv, description="a header and rows, divided by tabs, quoted or not", source="Python's csv module"
+        read=read_tsv,
+        description="a header and rows, divided by tabs, quoted or not",
+        source="Python's csv module",
+        of_cells=True,
     ),
     ".jsonl": JSON_LINES,
     ".ndjson": JSON_LINES,
@@ -46,12 +53,13 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def read_table(path: Path, *, strict: bool) -> Table:
+def read_table(path: Path, *, strict: bool, delimiter: str | None = None) -> Table:
     """Read the file at `path` by its ending.
 
     Args:
         path: a file whose ending is one of `FORMATS`; behind that of a text format, one of `COMPRESSIONS`.
         strict: refuse bytes that are not UTF-8.
+        delimiter: what divides the cells of CSV and TSV files; found if None.
 
     Raises:
         DataError: no such file, another ending, nothing in it, damaged, or a row that cannot be read (with its line).
@@ -61,6 +69,8 @@ def read_table(path: Path, *, strict: bool) -> Table:
         _refuse_empty(path)
         if known.is_text:
             _refuse_other_text(path, strict=strict)
+        if delimiter is not None and known.of_cells:
+            return read_csv(path, delimiter)
         return known.read(path)
 
 
@@ -88,10 +98,13 @@ def _refuse_empty(path: Path) -> None:
 
 
 def _refuse_other_text(path: Path, *, strict: bool) -> None:
-    """Refuse UTF-16, a damaged archive, and under `strict` whatever is not UTF-8."""
+    """Refuse UTF-16 and UTF-32, a damaged archive, and under `strict` whatever is not UTF-8."""
     with open_bytes(path) as stream:
-        if stream.read(2) in UTF16_MARKS:
-            raise DataError(f"{path} is UTF-16 text; save it as UTF-8.")
+        if (encoding := wide_encoding(stream.read(BEGINNING))) is not None:
+            raise DataError(
+                f"{path} holds many NUL bytes and looks like {encoding} text; texts are read as UTF-8. Convert it: "
+                f"{converting(path, encoding)}"
+            )
         # An archive is read to its end, where its checksum is: else its damage would be told as a fault of some row.
         if not strict and not compression_of(path):
             return

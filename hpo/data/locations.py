@@ -15,7 +15,7 @@ OTHER_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w-]*")
 
 
-def read_source(source: str, role: Role, *, strict: bool) -> Table:
+def read_source(source: str, role: Role, *, strict: bool, delimiter: str | None = None) -> Table:
     """Read what `source` names.
 
     Args:
@@ -23,6 +23,7 @@ def read_source(source: str, role: Role, *, strict: bool) -> Table:
             wrote, or `hf://OWNER/NAME?configuration=NAME&split=NAME&revision=REV`.
         role: the split of a data set that is meant where `source` does not say which.
         strict: refuse bytes of text files that are not UTF-8.
+        delimiter: what divides the cells of CSV and TSV files; found if None.
 
     Raises:
         DataError: nothing is there, it cannot be read, or files of a pattern differ in their columns.
@@ -32,9 +33,9 @@ def read_source(source: str, role: Role, *, strict: bool) -> Table:
     if os.path.isdir(source):
         return read_saved(source, role)
     if os.path.lexists(source):
-        return read_table(Path(source), strict=strict)
+        return read_table(Path(source), strict=strict, delimiter=delimiter)
     if has_magic(source):
-        return _read_pattern(source, strict=strict)
+        return _read_pattern(source, strict=strict, delimiter=delimiter)
     raise DataError(_nothing_there(source))
 
 
@@ -52,12 +53,12 @@ def _nothing_there(source: str) -> str:
     return f"{missing}."
 
 
-def _read_pattern(pattern: str, *, strict: bool) -> Table:
+def _read_pattern(pattern: str, *, strict: bool, delimiter: str | None) -> Table:
     """Read all files that match, in the order of their names, as one table."""
     paths = sorted(path for path in glob(pattern, recursive=True) if os.path.isfile(path))
     if not paths:
         raise DataError(f"No file matches the pattern {pattern}.")
-    tables = [read_table(Path(path), strict=strict) for path in paths]
+    tables = [read_table(Path(path), strict=strict, delimiter=delimiter) for path in paths]
     for table in tables:
         _refuse_other_columns(tables[0], table)
     return Table(

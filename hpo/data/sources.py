@@ -58,6 +58,7 @@ def read_examples(
     text_pair_column: str | None = None,
     label_column: str | None = None,
     group_column: str | None = None,
+    delimiter: str | None = None,
     strict: bool = False,
 ) -> Source:
     """Read labelled texts from a file, a pattern of files, a saved folder or the hub.
@@ -73,12 +74,13 @@ def read_examples(
         text_pair_column: column of a second text.
         label_column: column of the label; found if None.
         group_column: column that says which rows belong together; None where each stands alone.
+        delimiter: what divides the cells of CSV and TSV files; found if None.
         strict: refuse what would be replaced.
 
     Raises:
         DataError: the source, its columns or a row cannot be read, or no row is left.
     """
-    table = read_source(source, role, strict=strict)
+    table = read_source(source, role, strict=strict, delimiter=delimiter)
     columns = find_columns(table, text=text_column, pair=text_pair_column, label=label_column, group=group_column)
     examples, notes = _cleaned(table, columns, strict=strict)
     found = (_columns_note(table, columns),) if columns.detected else ()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hpo.config.study_file import DataConfig, StudyConfig
 from hpo.data.apart import kept_apart, repetitions, text_keys
 from hpo.data.checks import (
+    TRAIN_ROWS_PER_CLASS,
     listed_labels,
     ordered_labels,
     refuse_one_class,
@@ -22,6 +23,7 @@ from hpo.data.checks import (
 from hpo.data.folds import Fold, make_folds
 from hpo.data.groups import apportioned, group_numbers
 from hpo.data.hub import Role
+from hpo.data.rare_labels import without_rare
 from hpo.data.sources import Examples, Source, read_examples
 
 LEAST_ROWS_OF_A_SIDE = 200
@@ -81,6 +83,7 @@ def load_splits(config: DataConfig, seed: int, *, folds: int | None = None, kept
         folds=folds,
         kept=kept,
         notes=tuple(note for source in sources for note in source.notes),
+        rare_labels=config.rare_labels,
     )
 
 
@@ -93,6 +96,7 @@ def split_examples(
     folds: int | None = None,
     kept: float = 0.0,
     notes: tuple[str, ...] = (),
+    rare_labels: str = "refuse",
 ) -> Splits:
     """Make splits of examples in memory.
 
@@ -104,14 +108,18 @@ def split_examples(
         folds: how many folds to make of what is left of `train`, in place of validation.
         kept: share of validation that is kept for the confirmation, where enough rows remain on each side.
         notes: what the user should be told before the notes made here.
+        rare_labels: what becomes of labels with too few rows, as `hpo.data.rare_labels` takes it.
 
     Raises:
         DataError: the splits cannot be trained and scored on.
     """
-    refuse_one_class(train)
     asked = {"test": test} if folds else {"validation": validation, "test": test}
     shares = {name: part for name, part in asked.items() if not isinstance(part, Examples) and part > 0}
     parts = {name: part for name, part in asked.items() if isinstance(part, Examples)}
+    least = max(TRAIN_ROWS_PER_CLASS, folds or 0) + len(shares)
+    parts, of_rare = without_rare({"training": train, **parts}, least, rare_labels)
+    train, notes = parts.pop("training"), (*notes, *of_rare)
+    refuse_one_class(train)
     refuse_rare_classes(train, list(shares))
     refuse_undividable_groups(train, list(shares))
     if shares:
@@ -178,6 +186,7 @@ def _read(config: DataConfig, name: str, role: Role, train: Source | None) -> So
         text_pair_column=columns.pair if columns else config.text_pair_column,
         label_column=columns.label if columns else config.label_column,
         group_column=config.group_column,
+        delimiter=config.delimiter,
         strict=config.strict,
     )
 

@@ -116,7 +116,11 @@ def read(path: str, data: Values) -> list[Row]:
             header = next((line for line in file if line.strip()), "")
             file.seek(0)
             csv.field_size_limit(sys.maxsize)
-            lines = [line for line in csv.reader(file, delimiter=max(",;\t", key=header.count)) if line]
+            lines = [
+                line
+                for line in csv.reader(file, delimiter=data.get("delimiter") or max(",;\t|", key=header.count))
+                if line
+            ]
             names = [name.strip() for name in lines[0]]
             records = [dict(zip(names, line, strict=False)) for line in lines[1:]]
     columns = [data[f"{part}_column"] for part in ("text", "text_pair", "label")]
@@ -193,14 +197,14 @@ def taken_out(rows: Sequence[Row], wanted: int, seed: int) -> tuple[list[Row], l
 def splits(config: Values) -> tuple[list[Row], list[Row]]:
     """Return the rows of training and validation that the search had."""
     data, seed = config["data"], config["study_seed"]
-    train = read(data["train"], data)
+    files = [read(data[name], data) if data[name] else None for name in ("train", "validation", "test")]
+    made = (files[1] is None) + (files[2] is None and data["test_fraction"] > 0)
+    taken, validation, test = without_rare(files, 2 + made, data.get("rare_labels", "refuse"))
+    train = taken or []
     all_rows, classes = len(train), len({row[-1] for row in train})
-    test = read(data["test"], data) if data["test"] else None
     if test is None and data["test_fraction"]:
         train, test = taken_out(train, max(round(all_rows * data["test_fraction"]), classes), seed)
-    if data["validation"]:
-        validation = read(data["validation"], data)
-    else:
+    if validation is None:
         train, validation = taken_out(train, max(round(all_rows * data["validation_fraction"]), classes), seed + 1)
     validation = without(validation, test or [])
     train = without(train, validation, test or [])
@@ -213,6 +217,18 @@ def splits(config: Values) -> tuple[list[Row], list[Row]]:
     if digest.hexdigest() != data["fingerprint"]:
         raise SystemExit("The texts, labels or splits are not those of the search; its score would not compare.")
     return train, validation
+
+
+def without_rare(parts: Sequence[list[Row] | None], least: int, how: str) -> Sequence[list[Row] | None]:
+    """Return the splits, training first, without labels of fewer than `least` rows of it: dropped, or merged."""
+    for last in (False, True):
+        counts = Counter(row[-1] for row in parts[0] or [])
+        rare = {label for label, count in counts.items() if count < least}
+        if how == "merge" and not last:
+            parts = [part and [(*row[:-1], "other") if row[-1] in rare else row for row in part] for part in parts]
+        elif how != "refuse":
+            parts = [part and [row for row in part if row[-1] not in rare] for part in parts]
+    return parts
 
 
 def without_unseen(validation: list[Row], confirmation: Values, seed: int) -> tuple[list[Row], list[Row]]:
@@ -461,13 +477,21 @@ def score(metric: str, true: Integers, said: Integers, classes: int, positive: i
 
 
 def positive_class(labels: Sequence[str], asked: str | None, rows: Sequence[Row]) -> int | None:
-    """Return which of two classes is the positive one: as asked, by its name, or the rarer; None of more."""
+    """Return which of two classes is the positive one: as asked, the larger number, by its name, or the rarer."""
     if len(labels) != 2:
         return None
+    if asked is not None:
+        return labels.index(asked)
+    try:
+        numbers = [float(label) for label in labels]
+        if numbers[0] != numbers[1] and all(map(math.isfinite, numbers)):
+            return numbers.index(max(numbers))
+    except ValueError:
+        pass
     folded = [label.casefold() for label in labels]
-    named = [folded.index(name) for name in ("1", "true", "yes", "positive") if name in folded]
-    if asked is not None or named:
-        return labels.index(asked) if asked is not None else named[0]
+    named = [folded.index(name) for name in ("true", "yes", "positive", "pos", "spam") if name in folded]
+    if named:
+        return named[0]
     counts = Counter(row[-1] for row in rows)
     return 0 if counts[labels[0]] < counts[labels[1]] else 1
 

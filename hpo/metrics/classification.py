@@ -20,6 +20,8 @@ class Metric:
     """Its value."""
     of_positive_class: bool = False
     """Whether it is that of the positive class of two, and there is none for more classes."""
+    of_rows: bool = False
+    """Whether all rows count alike in it, so that a class of few rows counts little."""
     limits: tuple[float, float] = (0.0, 1.0)
     """Between which it is."""
 
@@ -29,6 +31,7 @@ METRICS: dict[str, Metric] = {
         description="share of the rows that are predicted right",
         source="sklearn.metrics.accuracy_score",
         of=lambda t: t.accuracy,
+        of_rows=True,
     ),
     "balanced_accuracy": Metric(
         description="mean recall of the classes that have a row",
@@ -84,36 +87,43 @@ METRICS: dict[str, Metric] = {
         description="F1 of all decisions pooled; equals accuracy where each row has one label",
         source="sklearn.metrics.f1_score",
         of=lambda t: t.accuracy,
+        of_rows=True,
     ),
     "micro_precision": Metric(
         description="precision of all decisions pooled; equals accuracy where each row has one label",
         source="sklearn.metrics.precision_score",
         of=lambda t: t.accuracy,
+        of_rows=True,
     ),
     "micro_recall": Metric(
         description="recall of all decisions pooled; equals accuracy where each row has one label",
         source="sklearn.metrics.recall_score",
         of=lambda t: t.accuracy,
+        of_rows=True,
     ),
     "weighted_f1": Metric(
         description="mean of the classes' F1, each class counted by its rows",
         source="sklearn.metrics.f1_score",
         of=lambda t: t.weighted(t.f1),
+        of_rows=True,
     ),
     "weighted_fbeta": Metric(
         description="mean of the classes' `fbeta`, each class counted by its rows",
         source="sklearn.metrics.fbeta_score",
         of=lambda t: t.weighted(t.fbeta),
+        of_rows=True,
     ),
     "weighted_precision": Metric(
         description="mean of the classes' precision, each class counted by its rows",
         source="sklearn.metrics.precision_score",
         of=lambda t: t.weighted(t.precision),
+        of_rows=True,
     ),
     "weighted_recall": Metric(
         description="mean of the classes' recall, each class counted by its rows",
         source="sklearn.metrics.recall_score",
         of=lambda t: t.weighted(t.recall),
+        of_rows=True,
     ),
     "matthews": Metric(
         description="correlation of true and predicted classes, from -1 to 1 (MCC)",
@@ -136,12 +146,14 @@ METRICS: dict[str, Metric] = {
         source="sklearn.metrics.log_loss",
         of=lambda t: -t.loss,
         limits=(-math.inf, 0.0),
+        of_rows=True,
     ),
     "neg_calibration_error": Metric(
         description="minus the expected calibration error of the likeliest class, in 15 bins",
         source="Guo et al. 2017",
         of=lambda t: -t.calibration_error,
         limits=(-1.0, 0.0),
+        of_rows=True,
     ),
 }
 

@@ -1,5 +1,6 @@
 """Which score counts, and of two classes which is the positive one."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -7,7 +8,7 @@ from hpo.errors import ConfigurationError, nearest
 from hpo.metrics.classification import METRICS, Objective
 from hpo.metrics.own_metric import load_own_metric
 
-POSITIVE_NAMES = ("1", "true", "yes", "positive")
+POSITIVE_NAMES = ("true", "yes", "positive", "pos", "spam")
 NEGATED = {
     "loss": "neg_log_loss",
     "log_loss": "neg_log_loss",
@@ -27,8 +28,8 @@ def resolve_metric(
         metric: one of `METRICS`; or `module:function`; or `auto`: `f1` for two classes, `macro_f1` for more.
         label_names: the classes.
         train_labels: label of each training row.
-        positive_label: the positive class; None to have it told by its name (one of `POSITIVE_NAMES`), else
-            to take the rarer in training, of equals the last.
+        positive_label: the positive class; None for the larger of two numbers, else one of `POSITIVE_NAMES`, else the
+            rarer in training, of equals the last.
 
     Raises:
         ConfigurationError: no such metric, or one that these classes do not have; no such label, or more than
@@ -90,6 +91,11 @@ def _positive(label_names: Sequence[str], train_labels: Sequence[str], positive_
         if positive_label not in label_names:
             raise ConfigurationError(f"There is no label {positive_label!r}. {nearest(positive_label, label_names)}")
         return positive_label, "as asked"
+    if numbers := _numbers(label_names):
+        # Of 0 and 1, or -1 and 1, nobody takes the other.
+        usual = max(numbers) == 1 and min(numbers) in (0, -1)
+        lower, higher = (numbers[number] for number in sorted(numbers))
+        return higher, "by its name" if usual else f"the larger number; task.positive_label={lower} takes the other"
     named = {name.casefold(): name for name in label_names}
     for name in POSITIVE_NAMES:
         if name in named:
@@ -99,3 +105,12 @@ def _positive(label_names: Sequence[str], train_labels: Sequence[str], positive_
     if counts[first] == counts[last]:
         return last, "the last of two equally frequent in training"
     return min(label_names, key=counts.__getitem__), "the rarer in training"
+
+
+def _numbers(label_names: Sequence[str]) -> dict[float, str]:
+    """Return labels by their numbers; nothing where not all are such, each another."""
+    try:
+        numbers = {float(name): name for name in label_names}
+    except ValueError:
+        return {}
+    return numbers if len(numbers) == len(label_names) and all(map(math.isfinite, numbers)) else {}

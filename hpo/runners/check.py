@@ -21,6 +21,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.config.times import HERE
 from hpo.data.splits import Splits, splits_of
 from hpo.errors import StoreError
+from hpo.metrics.classification import Objective
 from hpo.runners.checking import doubts
 from hpo.runners.checking.forecast import Forecast, Probed, baseline_seconds, reading_seconds
 from hpo.runners.checking.short_check import probed
@@ -98,6 +99,7 @@ class _Found:
     workers: int
     precision: Precision
     cut_share: float
+    objective: Objective
     ends: Mapping[str, Probed]
 
 
@@ -111,6 +113,7 @@ def _found(config: StudyConfig, space: SearchSpace, splits: Splits, workforce: W
         workers=workforce.size,
         precision=precision,
         cut_share=lead.cut_share(longest),
+        objective=lead.objective,
         ends=_ends(config, space, splits, lead),
     )
 
@@ -153,7 +156,7 @@ def _concluded(config: StudyConfig, space: SearchSpace, splits: Splits, found: _
         _on_short_time(config, forecast, limits, now.timestamp(), reserve),
         *(doubts.on_first_loss(probe, len(splits.label_names)) for probe in fitting),
         doubts.on_cut_texts(found.cut_share, int(space.largest("max_length"))),
-        doubts.on_rare_classes(splits),
+        doubts.on_rare_classes(splits, found.objective),
         doubts.on_few_trials(forecast, int(space.largest("epochs"))),
         doubts.on_trial_time(forecast, limits.trial_seconds),
         doubts.on_disk(forecast.disk_bytes, free, str(files_folder(config))),

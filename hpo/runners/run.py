@@ -16,7 +16,7 @@ from hpo.config.times import HERE, spoken
 from hpo.data.splits import Splits, splits_of
 from hpo.errors import ConfigurationError, HpoError, StoreError, StoreUnavailableError, StudyMismatchError, nearest
 from hpo.messages import Assignment, Report
-from hpo.runners.checking.doubts import on_cut_texts
+from hpo.runners.checking.doubts import on_cut_texts, on_rare_classes
 from hpo.runners.checking.short_check import ShortCheck, short_check
 from hpo.runners.cluster import open_ray_tune, refuse_unusable
 from hpo.runners.confirmation import (
@@ -208,11 +208,12 @@ class _Night:
         return self.coordinator.ended_because or ("its time was over" if over else "finished")
 
     def _look_ahead(self, lead: LeadWorker) -> None:
-        """Refuse before the first trial what every trial would fail on, and say what is lost of the texts."""
+        """Refuse before the first trial what every trial would fail on, and say what the texts cannot tell."""
         lead.refuse_unfit(demands_of(self.space))
         self.watcher.note(lead.objective.note)
         longest = int(self.space.largest("max_length"))
-        if doubt := on_cut_texts(lead.cut_share(longest), longest):
+        found = (on_cut_texts(lead.cut_share(longest), longest), on_rare_classes(self.splits, lead.objective))
+        for doubt in filter(None, found):
             self.watcher.note(doubt)
 
     def _search(self, lead: LeadWorker) -> ShortCheck:

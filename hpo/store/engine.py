@@ -252,6 +252,9 @@ def parsed_url(url: str) -> URL:
         parsed = make_url(url if ":" in url else f"sqlite:///{url}")
     except (ArgumentError, ValueError):
         raise StoreError(f"The store's URL cannot be read; it must be {SUPPORTED}.") from None
+    if parsed.drivername == "sqlite" and parsed.database:
+        # Of a study file no shell has read the `~`.
+        parsed = parsed.set(database=str(Path(parsed.database).expanduser()))
     if isinstance(password := parsed.query.get("password"), str):
         parsed = parsed.set(password=password).difference_update_query(["password"])
     if parsed.drivername == "postgresql":

@@ -63,7 +63,7 @@ def test_what_is_inside_is_checked_like_a_plain_file(tmp_path: Path, ending: str
     path = tmp_path / f"rows.csv{ending}"
     for content, sentence in (
         (b"", "is empty"),
-        ("text,label\nx,a\n".encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
+        ("text,label\nx,a\n".encode("utf-16"), "looks like UTF-16 text"),
         (b"text,label\nx,a\n\xe9,b\n", "line 3, is not UTF-8"),
         (b"text,label\nx,a,b\n", "line 2, has 3 cells where the header names 2 columns"),
     ):

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpo.config.study_file import DataConfig
 from hpo.data.formats import FORMATS, read_table
+from hpo.data.sources import read_examples
 from hpo.data.table import Table
 from hpo.errors import DataError
 
@@ -177,7 +179,7 @@ def test_stray_quotes_of_a_tsv_that_match_by_chance_do_not_make_one_row_of_sever
         ("a.csv", b"\n\r\n\n", "holds only blank lines"),
         ("a.jsonl", b"\n  \n", "holds only blank lines"),
         ("a.csv", b"text,label\n", "names columns but holds no rows"),
-        ("a.csv", "text,label\nx,a\n".encode("utf-16"), "UTF-16 text; save it as UTF-8"),
+        ("a.csv", "text,label\nx,a\n".encode("utf-16"), "looks like UTF-16 text"),
         ("a.csv", b"text,text\nx,a\n", "more than one column 'text'"),
         ("a.csv", b"text,label\nx,a\nHello, world,b\n", "line 3, has 3 cells where the header names 2 columns"),
         ("a.csv", b'text,label\n"a\nb",a\n"never closed,b\nx,c\n', "the row that starts at line 4 do not match"),
@@ -205,3 +207,39 @@ def test_files_that_are_not_there_are_told(tmp_path: Path) -> None:
 def test_strict_names_the_first_line_that_is_not_utf8(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 3, is not UTF-8"):
         read(tmp_path, "a.csv", "text,label\né,a\n".encode() + b"\xe9,b\n\xe9,c\n", strict=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "delimiter", "names"),
+    [
+        ("text|label\na, b|x\n", None, ("text", "label")),
+        ("text;label\na|b, c|d;x\n", None, ("text", "label")),
+        ("text, said|label\na, b, c|x\nd|y\n", None, ("text, said", "label")),
+        ("text|more,label\na|b|c,x\nd,y\n", None, ("text|more", "label")),
+        ('text,label\n"a\nb|c",x\n', None, ("text", "label")),
+        ("text^label\na, b^x\n", "^", ("text", "label")),
+        ("text,x;label\na,b;x\n", ";", ("text,x", "label")),
+    ],
+)
+def test_cells_are_divided_by_what_divides_all_rows_or_as_is_said(
+    content: str, delimiter: str | None, names: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    assert read_table(tmp_path / "a.csv", strict=True, delimiter=delimiter).names == names
+
+
+def test_a_single_column_asks_for_the_delimiter(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text^label\na^x\n")
+    with pytest.raises(DataError, match=r"If another character divides its cells, name that by data.delimiter"):
+        read_examples(str(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize(("told", "character"), [("pipe", "|"), ("tab", "\t"), ("\\t", "\t"), ("^", "^"), (" ", " ")])
+def test_a_delimiter_is_a_character_or_its_name(told: str, character: str) -> None:
+    assert DataConfig(train="a.csv", delimiter=told).delimiter == character
+
+
+@pytest.mark.parametrize("told", ["", "||", "a", '"', "\n"])
+def test_what_cannot_divide_cells_is_refused(told: str) -> None:
+    with pytest.raises(ValueError, match="cells are divided by one character"):
+        DataConfig(train="a.csv", delimiter=told)

@@ -115,7 +115,7 @@ def test_folds_are_made_of_what_test_leaves() -> None:
         (
             examples("a" * 9 + "bb"),
             "Every label needs at least 3 rows, one for each of evaluation.folds, but there are fewer of 'b' (2 of 'b')"
-            "; lower evaluation.folds, add rows, or leave such labels out.",
+            "; lower evaluation.folds, add rows, or have data.rare_labels=drop",
         ),
         (
             examples("ab" * 6, list("112211221122")),

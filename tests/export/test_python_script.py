@@ -128,7 +128,9 @@ def as_rows(examples: Any) -> list[tuple[str, ...]]:
     return list(zip(*texts, examples.labels, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["validation made", "test made too", "files", "jsonl", "pairs", "some kept unseen"])
+@pytest.mark.parametrize(
+    "kind", ["validation made", "test made too", "files", "jsonl", "pairs", "some kept unseen", "dropped", "merged"]
+)
 def test_it_has_the_rows_of_the_search(exported: Exported, texts_file: Path, tmp_path: Path, kind: str) -> None:
     lines = texts_file.read_text().splitlines()
     train = tmp_path / "train.csv"
@@ -152,6 +154,11 @@ def test_it_has_the_rows_of_the_search(exported: Exported, texts_file: Path, tmp
         data["train"] = str(tmp_path / "train.jsonl")
         data["text_pair_column"] = "other" if kind == "pairs" else None
         Path(data["train"]).write_text("\n".join(map(json.dumps, records)) + "\n")
+    if kind in ("dropped", "merged"):
+        train.write_text("\n".join([lines[0], *(f"{line} |rare {n}" for n, line in enumerate(lines[1:4])), *lines[1:]]))
+        content = train.read_text().replace(",sport |rare", ",rare").replace(",money |rare", ",rare")
+        train.write_text(content.replace(",", "|"))
+        data |= {"rare_labels": {"dropped": "drop", "merged": "merge"}[kind], "delimiter": "|"}
     if kind == "some kept unseen":
         many = write_texts(tmp_path / "many.csv", rows=1500)
         rows = many.read_text().splitlines()
@@ -203,7 +210,15 @@ def test_the_score_is_ours(metric: str) -> None:
 
 @pytest.mark.parametrize(
     ("labels", "asked"),
-    [("abb", None), ("aab", None), ("ab", None), ("aab", "a"), (["No", "Yes", "Yes"], None), ("0011", None)],
+    [
+        ("abb", None),
+        ("aab", None),
+        ("ab", None),
+        ("aab", "a"),
+        (["No", "Yes", "Yes"], None),
+        ("0011", None),
+        ("1122", None),
+    ],
 )
 def test_the_positive_class_is_ours(labels: Any, asked: str | None) -> None:
     names = tuple(sorted(set(labels)))

@@ -24,7 +24,14 @@ def resolved(
         (["NO", "YES"], ["YES", "YES", "NO"], "YES"),
         (["Positive", "negative"], ["Positive", "Positive", "negative"], "Positive"),
         (["ham", "spam"], ["ham", "ham", "spam"], "spam"),
-        (["ham", "spam"], ["spam", "spam", "ham"], "ham"),
+        (["ham", "spam"], ["spam", "spam", "ham"], "spam"),
+        (["neg", "pos"], ["pos", "pos", "neg"], "pos"),
+        (["1", "2"], ["2", "2", "1"], "2"),
+        (["-1", "1"], ["1", "1", "-1"], "1"),
+        (["0.5", "2"], ["2", "2", "0.5"], "2"),
+        (["10", "9"], ["10", "10", "9"], "10"),
+        (["inf", "nan"], ["inf", "inf", "nan"], "nan"),
+        (["cat", "dog"], ["dog", "dog", "cat"], "cat"),
         (["cat", "dog"], ["cat", "dog"], "dog"),
     ],
 )
@@ -53,11 +60,14 @@ def test_the_reason_is_said() -> None:
     assert resolve_metric("auto", ["ham", "spam"], ["ham", "ham", "spam"], None) == Objective(
         metric="f1",
         positive="spam",
-        note="The objective is F1 of the positive class 'spam' (the rarer in training).",
+        note="The objective is F1 of the positive class 'spam' (by its name).",
     )
     notes = {
         resolve_metric("recall", ["0", "1"], ["0", "1"], None).note: "recall of the positive class '1' (by its name)",
         resolve_metric("auto", ["0", "1"], ["0", "1"], "0").note: "positive class '0' (as asked)",
+        resolve_metric("auto", ["1", "2"], ["1", "2"], None).note: (
+            "positive class '2' (the larger number; task.positive_label=1 takes the other)."
+        ),
         resolve_metric("auto", ["x", "y"], ["y", "x"], None).note: "'y' (the last of two equally frequent in training)",
         resolve_metric("accuracy", ["0", "1"], ["0"], None).note: "predicted right; the positive class is '1'",
         resolve_metric("roc_auc", ["0", "1"], ["0"], None).note: "roc_auc: area under the ROC curve of the positive",

@@ -9,6 +9,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.sources import Examples
 from hpo.data.splits import Splits, split_examples
 from hpo.messages import Probe
+from hpo.metrics.objective import resolve_metric
 from hpo.runners.checking import doubts
 from hpo.runners.checking.forecast import Forecast, Probed, reading_seconds
 from hpo.search.extent import Extent
@@ -112,8 +113,15 @@ def test_texts_that_are_cut() -> None:
 
 
 def test_classes_that_few_rows_tell_about() -> None:
-    assert doubts.on_rare_classes(splits(10, 10)) is None
-    assert "about 'sport' (9), so" in (doubts.on_rare_classes(splits(9, 10)) or "")
+    names = ("money", "sport")
+    of_both, of_sport, of_rows = (
+        resolve_metric(metric, names, names, "sport") for metric in ("macro_f1", "f1", "accuracy")
+    )
+    assert doubts.on_rare_classes(splits(10, 10), of_both) is None
+    assert "about 'sport' (9), so" in (doubts.on_rare_classes(splits(9, 10), of_both) or "")
+    assert "about 'sport' (9), so" in (doubts.on_rare_classes(splits(9, 10), of_sport) or "")
+    assert doubts.on_rare_classes(splits(10, 9), of_sport) is None
+    assert doubts.on_rare_classes(splits(9, 9), of_rows) is None
 
 
 def test_a_time_for_fewer_than_ten_trials() -> None:

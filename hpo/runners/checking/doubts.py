@@ -2,12 +2,14 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.times import spoken
 from hpo.data.checks import quoted
 from hpo.data.splits import Splits
 from hpo.messages import Probe
+from hpo.metrics.classification import METRICS, Objective
 from hpo.runners.checking.forecast import Forecast
 
 MOST_OFF = 0.5
@@ -56,10 +58,10 @@ def on_cut_texts(share: float, max_length: int) -> str | None:
     return f"{share:.0%} of the training texts fill max_length, {max_length} tokens; what is longer is cut there."
 
 
-def on_rare_classes(splits: Splits) -> str | None:
-    """Doubt scores of classes that hardly any row tells about."""
+def on_rare_classes(splits: Splits, objective: Objective) -> str | None:
+    """Doubt scores of classes that hardly any row tells about, where the objective depends on them."""
     counts = Counter(splits.validation.labels)
-    rare = {name: counts[name] for name in splits.label_names if counts[name] < LEAST_ROWS}
+    rare = {name: counts[name] for name in _counting(splits.label_names, objective) if counts[name] < LEAST_ROWS}
     if not rare:
         return None
     listed = ", ".join(f"{quoted(name)} ({count})" for name, count in list(rare.items())[:5])
@@ -68,6 +70,14 @@ def on_rare_classes(splits: Splits) -> str | None:
         f"Fewer than {LEAST_ROWS} validation rows tell about {listed}{more}, so that their scores are mostly chance; "
         "give more rows, a larger data.validation_fraction, or evaluation.folds."
     )
+
+
+def _counting(label_names: Sequence[str], objective: Objective) -> Sequence[str]:
+    """Return the classes that an objective depends on however few rows they have."""
+    metric = METRICS.get(objective.metric)
+    if metric is not None and metric.of_positive_class and objective.positive is not None:
+        return [objective.positive]
+    return () if metric is not None and metric.of_rows else label_names
 
 
 def on_few_trials(forecast: Forecast, epochs: int) -> str | None:

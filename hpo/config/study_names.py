@@ -1,0 +1,28 @@
+"""What a study's name may be: it is also that of folders and files, on every machine."""
+
+import re
+import unicodedata
+
+MOST_CHARACTERS, MOST_BYTES = 128, 200
+"""A name of a file may have 255 bytes, its ending and what stands before it among them."""
+RULE = "letters and digits of any script, space . _ - and starts with a letter or a digit"
+
+
+def is_study_name(name: str) -> bool:
+    """Return whether a study may be called so."""
+    return bool(name) and as_study_name(name, "") == name
+
+
+def as_study_name(text: str, otherwise: str) -> str:
+    """Return the name nearest to a text: dashes for what no name has, cut where it is long."""
+    composed = unicodedata.normalize("NFC", text)
+    kept = "".join(character if _is_allowed(character) else "\0" for character in composed)
+    name = re.sub("\0+", "-", kept)
+    while name and unicodedata.category(name[0])[0] not in "LN":
+        name = name[1:]
+    return name[:MOST_CHARACTERS].encode()[:MOST_BYTES].decode(errors="ignore") or otherwise
+
+
+def _is_allowed(character: str) -> bool:
+    """Return whether it is a letter, a digit, a mark of one, or one of a few signs."""
+    return character in " ._-" or unicodedata.category(character)[0] in "LNM"

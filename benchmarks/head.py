@@ -54,8 +54,8 @@ Start = tuple[float | None, float]
 """A `head_scale`, None for the library's, and a `head_rate`."""
 LIBRARY: Start = (None, 1.0)
 STARTS: tuple[Start, ...] = (
-    LIBRARY, (0.035, 1.0), (0.05, 1.0), (0.1, 1.0), (0.2, 1.0), (None, 3.0), (None, 10.0), (None, 30.0),
-    (0.05, 3.0), (0.1, 3.0), (0.1, 10.0),
+    LIBRARY, (0.02, 1.0), (0.035, 1.0), (0.05, 1.0), (0.1, 1.0), (None, 3.0), (None, 10.0), (None, 30.0),
+    (0.035, 10.0), (0.05, 10.0), (0.1, 10.0),
 )  # fmt: skip
 Labelled = list[tuple[str, str]]
 """Texts, each with its label."""

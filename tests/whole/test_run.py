@@ -6,6 +6,7 @@ from threading import Event
 import optuna
 import pytest
 
+from hpo.cli.tables import one_answer
 from hpo.config.reading import parse_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ModelError, StudyMismatchError, TrainingError
@@ -311,3 +312,31 @@ def test_texts_that_are_cut_are_told(config: StudyConfig) -> None:
     seen = Recorder()
     run(short, seen)
     assert any("what is longer is cut there" in note for note in seen.notes)
+
+
+def test_a_class_of_few_rows_is_told_before_the_first_trial_and_one_answer_for_all_at_the_end(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    texts = tmp_path / "few.csv"
+    texts.write_text("text,label\n" + "".join(f"the goal {n},{'no' if n > 6 else 'yes'}\n" for n in range(100)))
+    seen = Recorder()
+    data = {"train": str(texts), "text_column": None, "label_column": None}
+    never = {name: {"value": value} for name, value in {"learning_rate": 1e-12, "epochs": 1, "max_length": 16}.items()}
+    results = run(with_changes(config, data=data, space=never, budget={"trials": 1}), seen)
+    assert any("Fewer than 10 validation rows tell about 'yes' (1)" in note for note in seen.notes)
+    answer = one_answer(results, 0)
+    assert answer is not None
+    assert "for all 20 validation rows: it has learned nothing" in answer
+
+
+def not_a_number(true: object, predicted: object) -> float:
+    return float("nan") if len(true) > 4 else 1.0  # type: ignore[arg-type]
+
+
+def test_a_metric_of_ones_own_that_is_no_number_fails_its_trials(config: StudyConfig) -> None:
+    seen = Recorder()
+    with pytest.raises(TrainingError, match="it returned nan: the last of 3 failures running") as told:
+        run(with_changes(config, task={"metric": f"{__name__}:not_a_number"}, budget={"trials": 9}), seen)
+    assert told.value.exit_code == 1
+    assert [outcome.ending for outcome in seen.outcomes] == [Ending.FAILED] * 3
+    assert all("must return one finite number" in outcome.reason for outcome in seen.outcomes)

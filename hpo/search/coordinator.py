@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Action, Assignment, Capacity, Decision, Outcome, Progress, Reading, Report, Standing
+from hpo.search.ahead import Wanted
 from hpo.search.assignments import build_assignment
 from hpo.search.budget import Limits, kept_deadline, seconds_left
 from hpo.search.costs import Seen
@@ -58,7 +59,9 @@ def verb(
         def once() -> Result:
             with self._store.transaction():
                 self._leadership.confirm()
-                return method(self, *args, **kwargs)
+                result = method(self, *args, **kwargs)
+                self._leadership.confirm_before_commit()
+                return result
 
         return persistently(once, self._longest_outage(), stop=self._stop)
 
@@ -100,15 +103,13 @@ class Coordinator:
         self._expectations = Expectations(config, space)
         self._endings = Endings(store, self._faults)
         self._proposals = proposes(store, space, config, self._expectations)
-        self._reserve = 0.0
-        self._overtime = Overtime()
+        self._reserve, self._overtime = 0.0, Overtime()
         self._stop, self._heard = stop, heard
         self.limits = limits
         """When the search ends."""
 
     # -- the three verbs
 
-    @verb
     def next_assignment(self, request: str, capacity: Capacity, *, starts_in: float = 0.0) -> Assignment | None:
         """Return what a worker is to train next; None if there is nothing for it now.
 
@@ -118,25 +119,28 @@ class Coordinator:
             capacity: who asks.
             starts_in: seconds until it will begin.
         """
+        while isinstance(begun := self._next_assignment(request, capacity, starts_in), Wanted):
+            begun.propose()
+        return begun
+
+    @verb
+    def _next_assignment(self, request: str, capacity: Capacity, starts_in: float) -> Assignment | Wanted | None:
         known = self._store.attempt_of_request(request)
         if known is None and capacity.worker in self._faults.quarantined:
             return None
         room = self._room(capacity.worker, starts_in)
         begun = known or self._proposals.next(request, capacity, room)
-        if begun is None:
-            return None
+        if begun is None or isinstance(begun, Wanted):
+            return begun
         assignment = self._assignment(begun)
         expected = self._expectations.seconds_left(assignment.trial, assignment.hyperparameters)
-        at = self._clock() + starts_in
-        self._overtime.begun(assignment.trial, expected=expected, left=room.seconds, at=at)
+        self._overtime.begun(assignment.trial, expected=expected, left=room.seconds, at=self._clock() + starts_in)
         return assignment
 
     @verb
     def observe(self, report: Report) -> Decision:
         """Record an evaluation and return whether its trial goes on. A report of an older attempt is dropped."""
-        action = self._store.answered(report.trial, report.attempt, report.rung)
-        if action is None:
-            action = self._judge(report)
+        action = self._store.answered(report.trial, report.attempt, report.rung) or self._judge(report)
         return Decision(trial=report.trial, attempt=report.attempt, action=action)
 
     @verb
@@ -347,13 +351,12 @@ class Coordinator:
         return Room(seconds=left, avoids=lambda trial: worker in self._faults.avoid(trial))
 
     def _seconds_left(self, now: float) -> float:
-        limits = self.limits
         spent = committed = 0.0
-        if limits.device_seconds is not None:
+        if self.limits.device_seconds is not None:
             spent = self._store.device_seconds()
             running = self._store.trials(TrialState.RUNNING)
             committed = sum(self._expectations.seconds_of_attempt(trial.number) for trial in running)
-        return seconds_left(limits, now=now, reserve=self._reserve, spent=spent, committed=committed)
+        return seconds_left(self.limits, now=now, reserve=self._reserve, spent=spent, committed=committed)
 
     def _assignment(self, record: AttemptRecord) -> Assignment:
         hyperparameters = Hyperparameters(**record.configuration)

@@ -5,6 +5,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,7 @@ class Leadership:
     def __init__(self, store: StudyStore, fence: int) -> None:
         self._store = store
         self.fence = fence
+        self._confirmed_at = time.monotonic()
 
     def confirm(self) -> None:
         """Renew the lease inside the store's open transaction; what follows in it is written by the leader.
@@ -39,6 +41,15 @@ class Leadership:
             lease = self._store.lease()
             taken = f"is now led by {_leader(lease)}" if lease.fence > self.fence else "has been deleted"
             raise StudyLedError(f"The study {self._store.name!r} {taken}; this search ends and writes nothing more.")
+        self._confirmed_at = time.monotonic()
+
+    def confirm_before_commit(self) -> None:
+        """Renew the lease once more where the transaction took long: it is not to have lapsed when that is committed.
+
+        Nobody could take it meanwhile: on PostgreSQL the lease's row is locked, on SQLite the file.
+        """
+        if time.monotonic() - self._confirmed_at > RENEWAL_SECONDS:
+            self.confirm()
 
     def release(self) -> None:
         """End the lease, so that the next start need not wait for it."""

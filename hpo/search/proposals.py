@@ -11,12 +11,13 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Capacity
+from hpo.search.ahead import Wanted, proposed_ahead
 from hpo.search.assignments import seed_of
 from hpo.search.budget import has_stalled
 from hpo.search.enumeration import ENUMERATIONS, EnumeratingSampler
 from hpo.search.expectations import Expectations
 from hpo.search.samplers import SAMPLERS, derived_seed, startup_trials
-from hpo.search.short_draws import short_draw
+from hpo.search.short_draws import given, short_draw
 from hpo.space.search_space import SearchSpace
 from hpo.store.records import AttemptRecord
 from hpo.store.studies import StudyStore
@@ -50,7 +51,7 @@ class Proposing(Protocol):
         """Put into a new study what it begins with."""
         ...
 
-    def next(self, request: str, capacity: Capacity, room: Room) -> AttemptRecord | None:
+    def next(self, request: str, capacity: Capacity, room: Room) -> AttemptRecord | Wanted | None:
         """Begin an attempt at the first trial that fits; None if there is none."""
         ...
 
@@ -71,12 +72,14 @@ class Proposals:
     """Why there is nothing more to train, where that is not for the number of trials."""
     _put_aside: dict[int, Hyperparameters] = field(default_factory=dict)
     """Trials that were too long for the time that was left."""
+    _proposed: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Trial that is next -> what a sampler that takes long has proposed for it."""
 
     def begin(self) -> None:
         """Enqueue the default configuration."""
         self.store.study.enqueue_trial(self._default())
 
-    def next(self, request: str, capacity: Capacity, room: Room) -> AttemptRecord | None:
+    def next(self, request: str, capacity: Capacity, room: Room) -> AttemptRecord | Wanted | None:
         """Begin an attempt at the first trial that fits; None if there is none."""
         if self._lacks_noise():
             self.store.study.enqueue_trial(self._default())
@@ -85,7 +88,10 @@ class Proposals:
         self._forget_what_does_not_wait(waits)
         self.ended_because = None
         for waiting, sampler in self._candidates(waits, room, must_train):
-            trial = self.store.ask(waiting, sampler)
+            if waiting is None and sampler is None and (wanted := self._wanted()):
+                return wanted
+            ahead = None if waiting is not None else self._proposed.get(self.store.size())
+            trial = self.store.ask(waiting, sampler or (ahead and given(ahead)))
             if sampler is not None:
                 self.store.set_attributes(trial.number, {"proposed_by": "random"})
             values = self.space.suggest(trial)
@@ -129,6 +135,18 @@ class Proposals:
             allowed -= 1
         if allowed > 0 and (short := self._short_draw(self.store.size(), room)):
             yield None, short
+
+    def _wanted(self) -> Wanted | None:
+        """Return that a sampler which takes long is to propose first; None where it has, or takes no time."""
+        number = self.store.size()
+        if not SAMPLERS[self.config.search.sampler].takes_long or number in self._proposed:
+            return None
+        study, trials = self.store.study, self.store.trials()
+
+        def propose() -> None:
+            self._proposed = {number: proposed_ahead(study, trials, number, self.space)}
+
+        return Wanted(propose=propose)
 
     def _short_draw(self, number: int, room: Room) -> BaseSampler | None:
         if self.config.search.sampler in ENUMERATIONS:

@@ -105,6 +105,8 @@ class Sampler:
     build: Callable[[StudyConfig, SearchSpace], BaseSampler]
     waits_for: frozenset[TrialState] = frozenset()
     """States of the trials of which there must be `startup_trials` before it models any; empty for no start-up."""
+    takes_long: bool = False
+    """Whether it may take seconds or minutes to propose."""
 
 
 def _tpe(config: StudyConfig, _space: SearchSpace) -> BaseSampler:
@@ -181,6 +183,7 @@ SAMPLERS: Mapping[str, Sampler] = {
         source="Jones et al. 1998; Optuna's GPSampler",
         build=_gp,
         waits_for=frozenset({TrialState.COMPLETE}),
+        takes_long=True,
     ),
     "cmaes": Sampler(
         description="a normal distribution that moves towards the better trials; for numbers, and many trials",

@@ -4,6 +4,7 @@ not.
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -27,7 +28,12 @@ def short_draw(space: SearchSpace, seed: int, fits: Callable[[Hyperparameters], 
     for _ in range(MOST_DRAWS):
         trial = drawn.ask()
         if fits(space.hyperparameters(space.suggest(trial))):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)
-                return PartialFixedSampler(trial.params, sampler)
+            return given(trial.params, sampler)
     return None
+
+
+def given(parameters: dict[str, Any], otherwise: BaseSampler | None = None) -> BaseSampler:
+    """Return a sampler that proposes these parameters, by the names that they are sampled under."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return PartialFixedSampler(parameters, otherwise or RandomSampler())

@@ -4,17 +4,21 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable
+from typing import Any
 
 import optuna
 import psutil
 import pytest
 import sqlalchemy as sa
+from optuna.samplers import RandomSampler
 
 from hpo.errors import StudyLedError
 from hpo.messages import Ending
 from hpo.search import leases
 from hpo.search.coordinator import Coordinator
+from hpo.search.samplers import SAMPLERS, Sampler
 from tests.search.scripted import CPU, ended, everything, led, plain_study, report_at, rows, study_at, written
 
 NOW = {
@@ -182,3 +186,70 @@ def test_a_lease_runs_on_the_databases_clock_whatever_the_time_zones(
             with pytest.raises(StudyLedError, match=r"lapses in (30|29) seconds"):
                 led(study_at(postgresql_url)).__enter__()
         assert coordinator.next_assignment("r", CPU) is not None
+
+
+# A proposal that takes longer than a lease
+
+SHORT_LEASE, LONG_PROPOSAL = 1.0, 1.6
+
+
+class Pondering(RandomSampler):
+    """A sampler that takes longer than a lease, and looks meanwhile whether another process could take the lead."""
+
+    def __init__(self, url: str, seen: list[bool]) -> None:
+        super().__init__(seed=0)
+        self._url, self._seen = url, seen
+
+    def sample_independent(self, *arguments: Any) -> Any:
+        if arguments[2] == "epochs":
+            time.sleep(LONG_PROPOSAL)
+            now = NOW[self._url.partition(":")[0].partition("+")[0]]
+            [(seconds,)] = rows(self._url, f"SELECT expires_at - {now} FROM hpo_leases")
+            self._seen.append(seconds > 0)
+        return super().sample_independent(*arguments)
+
+
+@pytest.fixture
+def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "LEASE_SECONDS", SHORT_LEASE)
+    monkeypatch.setattr(leases, "RENEWAL_SECONDS", SHORT_LEASE / 5)
+
+
+def pondering(monkeypatch: pytest.MonkeyPatch, url: str, *, takes_long: bool) -> list[bool]:
+    """Let `random` ponder; return whether the lease was in force each time after it had."""
+    seen: list[bool] = []
+    sampler = Pondering(url, seen)
+    slow = Sampler(description="slow", source="", build=lambda config, space: sampler, takes_long=takes_long)
+    monkeypatch.setitem(SAMPLERS, "random", slow)  # type: ignore[arg-type]
+    return seen
+
+
+@pytest.mark.usefixtures("short_lease")
+def test_a_sampler_that_takes_longer_than_a_lease_proposes_while_it_is_renewed(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = pondering(monkeypatch, database_url, takes_long=True)
+    with led(study_at(database_url)) as coordinator:
+        coordinator.finish(ended(coordinator.next_assignment("default", CPU), Ending.PRUNED))
+        assignment = coordinator.next_assignment("slow", CPU)
+        assert assignment.trial == 1
+        assert seen == [True]
+        assert coordinator.next_assignment("slow", CPU) == assignment
+        assert seen == [True], "asked again, it is the same"
+    with plain_study(database_url) as study:
+        assert len(study.trials) == 2
+        assert study.trials[1].params["epochs"] == assignment.hyperparameters.epochs
+
+
+@pytest.mark.usefixtures("short_lease")
+def test_a_transaction_that_took_longer_than_a_lease_leaves_it_in_force(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pondering(monkeypatch, database_url, takes_long=False)
+    monkeypatch.setattr(leases, "RENEWAL_SECONDS", 60.0)  # no thread helps
+    with led(study_at(database_url)) as coordinator:
+        coordinator.finish(ended(coordinator.next_assignment("default", CPU), Ending.PRUNED))
+        monkeypatch.setattr(leases, "RENEWAL_SECONDS", SHORT_LEASE / 5)
+        coordinator.next_assignment("slow", CPU)
+        with pytest.raises(StudyLedError, match="is led by process"), led(study_at(database_url)):
+            pass

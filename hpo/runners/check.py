@@ -36,6 +36,7 @@ from hpo.search.corners import cheapest, dearest, slowest
 from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.preflight import refuse_counts, refuse_unfit_search, search_notes
 from hpo.search.proposals import weights_kept
+from hpo.search.samplers import sampler_of
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import space_of
 from hpo.store.engine import sqlite_path
@@ -186,7 +187,7 @@ def _confirming_seconds(config: StudyConfig, splits: Splits, found: _Found, limi
 def _trials(config: StudyConfig, space: SearchSpace) -> int | None:
     """Return how many trials there will be at most."""
     asked = config.budget.most_trials
-    if config.search.sampler not in ENUMERATIONS:
+    if sampler_of(config, space) not in ENUMERATIONS:
         return asked
     return space.size() if asked is None else min(asked, space.size())
 

@@ -39,6 +39,7 @@ from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.leading import leading
 from hpo.search.persistence import persistently
 from hpo.search.preflight import refuse_counts, refuse_unfit_search, search_notes
+from hpo.search.samplers import sampler_of
 from hpo.search.steering import refuse_led
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import space_of
@@ -267,13 +268,12 @@ class _Night:
 
     def _tell_start(self, metric: str) -> None:
         """Tell what is searched, and of a search that is over how to have more."""
-        size = self.space.size() if self.config.search.sampler in ENUMERATIONS else None
+        size = self.space.size() if sampler_of(self.config, self.space) in ENUMERATIONS else None
         trials = min((most for most in (self.config.budget.most_trials, size) if most is not None), default=None)
         standing = self.coordinator.standing()
         self.watcher.started(self.config.study, metric, trials, standing)
-        if trials is not None and standing.finished >= trials:
-            add = f"For more, add --trials N, N above {trials}."
-            self.watcher.note("Every combination of the space was tried." if trials == size else add)
+        if trials is not None and standing.finished >= trials != size:
+            self.watcher.note(f"For more, add --trials N, N above {trials}.")
 
     @property
     def _files(self) -> Path:

@@ -54,6 +54,9 @@ class _KnownTrials:
         shown = [trial for trial in self._trials if states is None or trial.state in states]
         return copy.deepcopy(shown) if deepcopy else shown
 
+    def set_trial_system_attr(self, _trial_id: int, _key: str, _value: Any) -> None:
+        """Drop what is noted of a trial that is not there yet: GP notes its parameters, which it is then given."""
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._storage, name)
 

@@ -7,7 +7,7 @@ from hpo.config.extras import refuse_missing
 from hpo.config.study_file import StudyConfig
 from hpo.errors import SpaceError
 from hpo.search.enumeration import ENUMERATIONS
-from hpo.search.samplers import proposed_together
+from hpo.search.samplers import proposed_together, sampler_of
 from hpo.space.search_space import SearchSpace
 
 MOST_COMBINATIONS = 10_000
@@ -123,7 +123,7 @@ def _pruner_notes(config: StudyConfig) -> list[str]:
 
 def _sampler_notes(config: StudyConfig, space: SearchSpace) -> list[str]:
     sampler = config.search.sampler
-    if sampler in ENUMERATIONS:
+    if sampler_of(config, space) in ENUMERATIONS:
         return [_note_on_combinations(config, space)]
     if sampler not in JOINT:
         return []

@@ -16,7 +16,7 @@ from hpo.search.assignments import seed_of
 from hpo.search.budget import has_stalled
 from hpo.search.enumeration import ENUMERATIONS, EnumeratingSampler
 from hpo.search.expectations import Expectations
-from hpo.search.samplers import SAMPLERS, derived_seed, startup_trials
+from hpo.search.samplers import SAMPLERS, derived_seed, sampler_of, startup_trials
 from hpo.search.short_draws import given, short_draw
 from hpo.space.search_space import SearchSpace
 from hpo.store.records import AttemptRecord
@@ -26,6 +26,7 @@ MOST_PUT_ASIDE = 8
 """Proposals that wait because they take longer than there is time; where there are as many, no more are asked for, and
 one that fits is drawn at random."""
 REPEAT_DEFAULT_AFTER_TRIALS = 20
+USED_UP = "Every combination of the space was tried."
 TOO_LITTLE_TIME = "The time that is left is too short for another trial."
 
 
@@ -74,6 +75,11 @@ class Proposals:
     """Trials that were too long for the time that was left."""
     _proposed: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Trial that is next -> what a sampler that takes long has proposed for it."""
+    _sampler: str = field(init=False)
+    """Name of the one that proposes."""
+
+    def __post_init__(self) -> None:
+        self._sampler = sampler_of(self.config, self.space)
 
     def begin(self) -> None:
         """Enqueue the default configuration."""
@@ -129,7 +135,10 @@ class Proposals:
         if self._has_stalled():
             return
         while len(self._put_aside) < MOST_PUT_ASIDE:
-            if allowed <= 0 or self._has_tried_all():
+            if self._has_tried_all():
+                self.ended_because = None if self._put_aside else USED_UP
+                return
+            if allowed <= 0:
                 return
             yield None, None
             allowed -= 1
@@ -139,7 +148,7 @@ class Proposals:
     def _wanted(self) -> Wanted | None:
         """Return that a sampler which takes long is to propose first; None where it has, or takes no time."""
         number = self.store.size()
-        if not SAMPLERS[self.config.search.sampler].takes_long or number in self._proposed:
+        if not SAMPLERS[self._sampler].takes_long or number in self._proposed:
             return None
         study, trials = self.store.study, self.store.trials()
 
@@ -149,7 +158,7 @@ class Proposals:
         return Wanted(propose=propose)
 
     def _short_draw(self, number: int, room: Room) -> BaseSampler | None:
-        if self.config.search.sampler in ENUMERATIONS:
+        if self._sampler in ENUMERATIONS:
             return None
         seed = derived_seed(self.config.seed, "short", number)
         return short_draw(self.space, seed, lambda drawn: self._fits(number, drawn, room))
@@ -215,7 +224,7 @@ class Proposals:
         if patience is None or self.store.tally().states.total() < max(patience, REPEAT_DEFAULT_AFTER_TRIALS):
             return False
         default, most = self.space.default_values(), self.config.budget.most_trials
-        if not search.repeat_default or search.sampler in ENUMERATIONS or "seed" in default:
+        if not search.repeat_default or self._sampler in ENUMERATIONS or "seed" in default:
             return False
         trials = self.store.trials()
         known = sum(trial.system_attrs.get("fixed_params") == self._default() for trial in trials)
@@ -239,7 +248,7 @@ class Proposals:
         fixed = trial.system_attrs.get("fixed_params")
         if fixed is not None:
             return "default" if fixed == self._default() else "enqueued"
-        name = self.config.search.sampler
+        name = self._sampler
         waits_for, ended = SAMPLERS[name].waits_for, self.store.tally().states
         start_up = waits_for and sum(ended[state] for state in waits_for) < startup_trials(self.config)
         return "start-up" if start_up else name

@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, Ra
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study_file import StudyConfig
-from hpo.search.enumeration import EnumeratingSampler, Enumeration
+from hpo.search.enumeration import ENUMERATIONS, EnumeratingSampler, Enumeration
 from hpo.search.windows import SeenStudy, Window
 from hpo.space.conditions import Condition
 from hpo.space.domains import Choice, Continuous
@@ -211,7 +211,18 @@ SAMPLERS: Mapping[str, Sampler] = {
 
 def build_sampler(config: StudyConfig, space: SearchSpace) -> BaseSampler:
     """Return the study's sampler for its space."""
-    return SAMPLERS[config.search.sampler].build(config, space)
+    return SAMPLERS[sampler_of(config, space)].build(config, space)
+
+
+def sampler_of(config: StudyConfig, space: SearchSpace) -> str:
+    """Return the name of the study's sampler: the one asked for, but `brute_force` where it could try nothing else.
+
+    That is where a space has no more combinations than the search has trials, or where their number is open, than are
+    drawn at random before anything is learned: others would propose some of them several times, and others never.
+    """
+    asked, budget = config.search.sampler, config.budget.most_trials
+    most = startup_trials(config) if budget is None else budget
+    return "brute_force" if asked not in ENUMERATIONS and space.has_at_most(most) else asked
 
 
 def startup_trials(config: StudyConfig) -> int:

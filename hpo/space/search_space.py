@@ -123,6 +123,13 @@ class SearchSpace:
         """Return how many `combinations` there are, without going through them; raises as it does."""
         return number_of_combinations(self.parameters, self.name)
 
+    def has_at_most(self, combinations: int) -> bool:
+        """Return whether there are so many combinations or fewer; not where a parameter takes any number."""
+        try:
+            return self.size() <= combinations
+        except SpaceError:
+            return False
+
     def largest(self, name: str) -> Number:
         """Return the largest number that the hyperparameter `name`, such as `epochs`, can be in this space.
 

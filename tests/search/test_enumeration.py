@@ -11,7 +11,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.messages import Ending
 from hpo.search.coordinator import Coordinator
 from hpo.search.enumeration import Enumeration
-from hpo.search.samplers import build_sampler
+from hpo.search.samplers import build_sampler, sampler_of
 from hpo.space.search_space import SearchSpace
 from tests.search.scripted import CPU, ended, led, plain_study, plain_trials, report_at, search, study_at
 
@@ -153,7 +153,9 @@ def test_what_another_sampler_drew_is_not_tried_again(sqlite_url: str) -> None:
         "epochs": {"value": 3},
     }
     drawn = Enumeration(SearchSpace.from_mapping(space, "test"))
-    with led(config_at(sqlite_url, "random", space=space, budget={"trials": 12})) as coordinator:
+    with led(config_at(sqlite_url, "random", space=space, budget={"trials": 2})) as coordinator:
+        with plain_study(sqlite_url) as study:
+            study.enqueue_trial({"warmup_ratio": 0.15000000000000002})
         search(coordinator, name="drawn")
     assert 0.15000000000000002 in {trial.params["warmup_ratio"] for trial in plain_trials(sqlite_url)}
     left = 5 - len({round(trial.params["warmup_ratio"], 9) for trial in plain_trials(sqlite_url)})
@@ -204,3 +206,32 @@ def test_an_open_parameter_is_drawn_where_every_combination_was_tried() -> None:
         study.tell(study.ask({"batch_size": optuna.distributions.CategoricalDistribution([8, 16])}), 0.5)
     assert [trial.params["batch_size"] for trial in study.trials[:2]] == [8, 16]
     assert study.trials[2].params["batch_size"] in (8, 16)
+
+
+FOUR = {"epochs": {"values": [2, 3]}, "batch_size": {"values": [8, 16]}}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "qmc"])
+@pytest.mark.parametrize("trials", [4, 12])
+def test_a_space_of_fewer_combinations_than_trials_is_tried_once_whatever_proposes(
+    sqlite_url: str, sampler: str, trials: int
+) -> None:
+    """TPE by itself tried four combinations 5, 3, 2 and 2 times."""
+    config = config_at(sqlite_url, sampler, space=FOUR, budget={"trials": trials})
+    with led(config) as coordinator:
+        search(coordinator)
+        assert coordinator.ended_because == "Every combination of the space was tried."
+    tried = [(trial.params["epochs"], trial.params["batch_size"]) for trial in plain_trials(sqlite_url)]
+    assert sorted(tried) == [(2, 8), (2, 16), (3, 8), (3, 16)]
+
+
+def test_where_only_time_ends_a_search_few_combinations_are_tried_once_too(sqlite_url: str) -> None:
+    config = config_at(sqlite_url, "tpe", space=FOUR, budget={"trials": None, "time": "8h"})
+    with led(config) as coordinator:
+        assert len(search(coordinator)) == 4
+
+
+def test_a_space_of_more_combinations_than_trials_is_left_to_its_sampler() -> None:
+    space = SearchSpace.from_mapping(FOUR, "test")
+    assert sampler_of(config_at("sqlite:///x.db", "tpe", space=FOUR, budget={"trials": 3}), space) == "tpe"
+    assert sampler_of(config_at("sqlite:///x.db", "grid", space=FOUR, budget={"trials": 9}), space) == "grid"

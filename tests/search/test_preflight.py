@@ -122,7 +122,7 @@ def test_what_a_sampler_will_not_do_is_said(sampler: str) -> None:
 
 
 def test_a_sampler_that_models_everything_says_so() -> None:
-    notes = search_notes(*made("gp", {"epochs": {"min": 1, "max": 3}, "max_length": {"value": 64}}))
+    notes = search_notes(*made("gp", {"epochs": {"min": 1, "max": 9}, "max_length": {"value": 64}}))
     assert notes[0] == "Sampler gp models every parameter of space mine."
 
 

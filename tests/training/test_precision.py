@@ -73,6 +73,25 @@ def test_measuring_reads_the_texts_as_trials_will(worker: Worker, monkeypatch: p
         worker.measure(LONGEST + 1)
 
 
+def test_in_too_little_time_fp32_is_chosen_and_what_a_row_takes_is_known(worker: Worker):
+    measurement = worker.measure(16, 1e-9)
+    assert (measurement.precision, measurement.bf16_seconds) == ("fp32", 0.0)
+    assert measurement.fp32_seconds > 0
+    assert worker.measure(16, 1e9).bf16_seconds > 0
+
+
+def test_where_rounds_do_not_fit_nothing_is_compared():
+    rounds = []
+
+    def step(precision: Precision) -> torch.Tensor:
+        rounds.append(precision)
+        return torch.ones(1, 2)
+
+    assert measure(step, 1, CPU, has_time=lambda _: False).precision == "fp32"
+    assert measure(step, 1, CPU, asked="bf16", has_time=lambda _: False).precision == "bf16"
+    assert rounds == ["fp32", "bf16"] * 2
+
+
 def test_it_is_measured_on_texts_from_all_over_the_file(study: StudyConfig, monkeypatch: pytest.MonkeyPatch):
     splits = load_splits(study.data, study.seed)
     by_label = sorted(range(splits.train.rows), key=lambda row: splits.train.labels[row])

@@ -53,6 +53,13 @@ def test_what_a_trial_will_cost(worker: Worker, tmp_path: Path) -> None:
     assert found.checkpoint_bytes >= found.weights_bytes
 
 
+def test_in_too_little_time_one_step_tells_all(worker: Worker, trained_on: list[Batch]) -> None:
+    found = worker.probe(tiny_hyperparameters(), STEPS, 1e-9)
+    assert len(trained_on) == 1
+    # The forward pass is taken for a third of a step.
+    assert found.seconds_per_scored_row == pytest.approx(found.seconds_per_step / found.rows_per_step / 3)
+
+
 def test_memory_is_tried_on_the_longest_texts_and_time_on_typical_ones(worker: Worker, trained_on: list[Batch]) -> None:
     worker.probe(tiny_hyperparameters(), STEPS)
     lengths = np.sort(worker._bench.tokenized(16).train.tokens.lengths)[::-1]

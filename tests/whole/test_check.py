@@ -168,7 +168,7 @@ def test_a_place_that_cannot_be_written(config: StudyConfig, monkeypatch: pytest
 # The short form, that a run begins with
 
 
-def shortly(config: StudyConfig, answer: Callable[[Hyperparameters], Probe]) -> ShortCheck:
+def shortly(config: StudyConfig, answer: Callable[[Hyperparameters], Probe], **limits: float) -> ShortCheck:
     """Check with a lead worker of which only the probe is real enough."""
 
     class Lead:
@@ -177,7 +177,7 @@ def shortly(config: StudyConfig, answer: Callable[[Hyperparameters], Probe]) -> 
             return answer(hyperparameters)
 
     space = SearchSpace.from_mapping(SPACE, "tiny")
-    return short_check(cast(LeadWorker, Lead()), config, space, load_splits(config.data, config.seed))
+    return short_check(cast(LeadWorker, Lead()), config, space, load_splits(config.data, config.seed), **limits)
 
 
 def test_both_ends_tell_what_trials_will_take(config: StudyConfig) -> None:
@@ -190,6 +190,16 @@ def test_both_ends_tell_what_trials_will_take(config: StudyConfig) -> None:
     assert short.notes == ()
     costs = Costs((), (short.dearest, short.cheapest))
     assert costs.seconds(short.dearest.hyperparameters, 500) is not None
+
+
+def test_where_a_step_would_take_longer_than_there_is_it_is_reckoned_from_a_row(config: StudyConfig) -> None:
+    """At 2 seconds a row, 8 rows fit into 20 seconds and 16 do not; forward alone is a third."""
+    batches: list[int] = []
+    short = shortly(config, lambda values: batches.append(values.batch_size) or EASY, most_seconds=20, row_seconds=2)
+    assert batches == [8]
+    assert short.dearest.seconds == pytest.approx(10 * 16 * 2 + 96 * 2 / 3)
+    assert short.cheapest.seconds == pytest.approx(18 * 2.0 + 96 * 0.1)
+    assert short.notes == ()
 
 
 def test_without_a_test_split_nothing_is_kept_for_it(config: StudyConfig) -> None:

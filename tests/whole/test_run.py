@@ -77,6 +77,21 @@ def test_every_report_of_a_search_is_in_the_store_as_optuna_reads_it(config: Stu
         assert named <= set(trial.user_attrs)
 
 
+def test_a_search_in_which_no_trial_can_end_trains_and_says_what_it_needs(config: StudyConfig) -> None:
+    """A trial of 100,000 epochs in a few seconds, on however busy a machine."""
+    seen = Recorder()
+    space = {**dict(config.space), "epochs": {"value": 100_000}}  # type: ignore[arg-type]
+    results = run(with_changes(config, space=space, budget={"trials": None, "time": "12s"}), seen)
+    assert not results.leaderboard
+    assert any("the shortest trial of this space seems to take about" in note for note in seen.notes)
+    assert all(outcome.ending is Ending.PAUSED for outcome in seen.outcomes)
+    assert len(seen.outcomes) == len(seen.assigned_trials)
+    [needs] = [note for note in seen.notes if note.startswith("No trial has completed: a trial takes about")]
+    assert "; give --for" in needs
+    if seen.assigned_trials:
+        assert any(note.startswith("Trial 0 may not end in time") for note in seen.notes)
+
+
 def test_the_same_command_goes_on_up_to_its_trials_in_all(config: StudyConfig) -> None:
     before = run(config)
     seen = Recorder()

@@ -255,11 +255,7 @@ class _Night:
         return MOST_OF_MEASURING * max(0.0, deadline - time.time())
 
     def _tell_what_it_needs(self, before: float) -> None:
-        """Tell how much time a search needs in which trials wait and none has completed.
-
-        Args:
-            before: seconds that it took and takes beside training.
-        """
+        """Tell how much time a search needs in which trials wait and none has completed, with seconds `before` it."""
         seconds = self.coordinator.default_seconds()
         waits, _ = self.coordinator.files_needed()
         timed = self.coordinator.limits.deadline or self.coordinator.limits.device_seconds

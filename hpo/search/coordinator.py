@@ -93,12 +93,8 @@ class Coordinator:
 
         Once `stop` is set, a store that is away is not waited for.
         """
-        self._store = store
-        self._space = space
-        self._config = config
-        self._made_from = made_from
-        self._leadership = leadership
-        self._clock = clock
+        self._store, self._space, self._config = store, space, config
+        self._made_from, self._leadership, self._clock = made_from, leadership, clock
         self._faults = Faults(())
         self._expectations = Expectations(config, space)
         self._endings = Endings(store, self._faults)

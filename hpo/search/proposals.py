@@ -97,7 +97,7 @@ class Proposals:
             if waiting is None and sampler is None and (wanted := self._wanted()):
                 return wanted
             ahead = None if waiting is not None else self._proposed.get(self.store.size())
-            trial = self.store.ask(waiting, sampler or (ahead and given(ahead)))
+            trial = self.store.ask(waiting, sampler or (None if ahead is None else given(ahead)))
             if sampler is not None:
                 self.store.set_attributes(trial.number, {"proposed_by": "random"})
             values = self.space.suggest(trial)

@@ -127,7 +127,8 @@ class LineLog(Tally):
         """Write what is searched."""
         super().started(study, metric, trials, standing)
         if trials is not None and standing.finished >= trials:
-            self._line(f"study {study}: all of its {trials} {self.what}s are over")
+            over = f"its {self.what} is over" if trials == 1 else f"all of its {trials} {self.what}s are over"
+            self._line(f"study {study}: {over}")
             return
         goes_on = f", going on after {standing.finished}" if standing.finished else ""
         self._line(f"study {study}: {_planned(trials)}{goes_on}, maximising {metric}")

@@ -24,7 +24,7 @@ def logged_to(path: Path, screen: Watcher) -> Iterator[Watcher]:
     """Yield what writes a search's events to the end of the file `path`; a disk that is full does not end the search.
 
     The file also gets what the Python loggers below `hpo` say in the block, and what the block fails with; what they
-    warn of is noted on `screen` too.
+    warn of is noted on `screen` too. Of a search that is refused before it begins no new file is left.
     """
     try:
         # Closed below, where an error may be borne.
@@ -33,12 +33,14 @@ def logged_to(path: Path, screen: Watcher) -> Iterator[Watcher]:
         screen.note(f"There is no log file: {path} cannot be written ({error.strerror}).")
         yield Watcher()
         return
-    log = LineLog(stream)
+    log, is_new = LineLog(stream), stream.tell() == 0
     try:
         with _python_loggers(log, screen):
             yield log
     except HpoError as error:
         log.note(f"The search ended: {error}")
+        if is_new and not log.study and isinstance(error, ValueError):
+            path.unlink(missing_ok=True)
         raise
     except BaseException as error:
         # Its words may hold a text of the user's.

@@ -129,7 +129,7 @@ def _head(state: "StudyState", leader: str | None) -> list[str]:
     counts = f"{now.completed} completed, {now.pruned} pruned, {now.failed} failed"
     return [
         f"study {state.name}: {f'led by {leader}' if leader else f'nobody leads it; {_last_run(state)}'}",
-        f"{now.finished} trials are over: {counts}; {best}",
+        f"{now.finished} {'trial is' if now.finished == 1 else 'trials are'} over: {counts}; {best}",
         f"{_at_work(state, leader)}, {len(state.waiting)} waiting; {state.device_seconds / 3600:.2f} device-hours"
         + (_deadline(state) if leader else ""),
     ]

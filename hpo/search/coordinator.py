@@ -192,6 +192,7 @@ class Coordinator:
         if self._store.record() is None:
             self._create(objective, versions)
         else:
+            self._store.set_space(self._made_from.space)
             self._endings.take_up()
             self._keep_deadline()
         self._expectations.learn(self._store.reached(), self._store.rows_at_once())

@@ -114,7 +114,7 @@ def _refuse_foreign_study(store: StudyStore) -> None:
 
 def refuse_other_study(name: str, stored: StudyRecord, now: StudyRecord) -> None:
     """Raise StudyMismatchError if a study recorded as `stored` cannot be gone on with as `now`."""
-    changed = differences(stored.space, now.space, "space.")
+    changed = differences(_widened(stored.space, now.space), now.space, "space.")
     old, new = (
         {key: value for key, value in record.configuration.items() if key not in CHANGEABLE} for record in (stored, now)
     )
@@ -129,6 +129,23 @@ def refuse_other_study(name: str, stored: StudyRecord, now: StudyRecord) -> None
             "What differs: "
             f"{'; '.join(changed[:MOST_NAMED])}{more}."
         )
+
+
+def _widened(stored: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the stored space with those ranges of `now` that were widened since, as Optuna allows of real numbers."""
+    return {name: now[name] if _is_widened(name, spec, now.get(name)) else spec for name, spec in stored.items()}
+
+
+def _is_widened(name: str, before: Mapping[str, Any], now: Mapping[str, Any] | None) -> bool:
+    # Rungs are shares of the longest trial, which data_fraction decides with epochs and batch_size.
+    if now is None or name == "data_fraction" or before.get("distribution") not in ("uniform", "log_uniform_values"):
+        return False
+    same = {key: value for key, value in before.items() if key not in ("min", "max")}
+    return (
+        same == {key: value for key, value in now.items() if key not in ("min", "max")}
+        and now["min"] <= before["min"]
+        and before["max"] <= now["max"]
+    )
 
 
 def _other_data(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -232,9 +232,17 @@ def _storage_at(url: str) -> JoiningStorage:
 
 
 def sqlite_path(url: str) -> Path | None:
-    """Return the file of a SQLite store; None for another kind of store."""
+    """Return the file of a SQLite store; None for another kind of store.
+
+    Raises:
+        StoreError: a URL that cannot be read, or names no file, as `sqlite://hpo.db` does.
+    """
     parsed = parsed_url(url)
-    return Path(str(parsed.database)) if parsed.get_backend_name() == "sqlite" else None
+    if parsed.get_backend_name() != "sqlite":
+        return None
+    if not parsed.database:
+        raise StoreError(sqlite.NEEDS_FILE)
+    return Path(parsed.database)
 
 
 def parsed_url(url: str) -> URL:

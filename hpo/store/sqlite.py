@@ -16,6 +16,7 @@ NETWORK_FILE_SYSTEMS = {
     "ncpfs", "orangefs", "wekafs", "fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.ceph",
 }  # fmt: skip
 LOCK_TIMEOUT_SECONDS = 60
+NEEDS_FILE = "A SQLite store needs a file, as in sqlite:///hpo.db, with three slashes: one in memory would be lost."
 
 
 def check_path(database: str | None, must_exist: bool) -> None:
@@ -29,7 +30,7 @@ def check_path(database: str | None, must_exist: bool) -> None:
         StoreError: there is no such file or folder, it cannot be written, is no database, or is on a network.
     """
     if database in (None, "", ":memory:"):
-        raise StoreError("A SQLite store needs a file, as in sqlite:///hpo.db: one in memory would be lost.")
+        raise StoreError(NEEDS_FILE)
     path = Path(str(database)).absolute()
     try:
         _check(path, must_exist)

@@ -61,6 +61,11 @@ class StudyStore(AttemptStore):
             warnings.simplefilter("ignore", ExperimentalWarning)
             self.study.set_metric_names([objective])
 
+    def set_space(self, space: Mapping[str, Any]) -> None:
+        """Record the space that the study goes on over, of which some ranges may be wider than before."""
+        written = sa.update(studies).where(studies.c.study_id == self.study_id)
+        self._execute(written.values(space=json.dumps(space)))
+
     def set_user_attribute(self, key: str, value: Any) -> None:
         """Set an attribute of the study, shown by Optuna's dashboard."""
         self.study.set_user_attr(key, value)

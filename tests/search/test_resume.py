@@ -160,6 +160,44 @@ MISMATCHES = [
 ]
 
 
+WIDER = SPACE | {
+    "learning_rate": {"distribution": "log_uniform_values", "min": 1e-7, "max": 1e-2, "default": 3e-5},
+    "momentum": {"min": 0.1, "max": 0.99, "when": {"optimizer": ["momentum"]}},
+}
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_a_study_goes_on_over_a_wider_range_of_a_real_number(database_url: str, sampler: str) -> None:
+    with led(study_at(database_url)) as coordinator:
+        search(coordinator)
+    changes = {"space": WIDER, "budget": {"trials": 40}, "search": {"sampler": sampler}}
+    with led(study_at(database_url, **changes)) as coordinator:
+        search(coordinator)
+    trials = plain_trials(database_url)
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 40
+    assert all(1e-6 <= trial.params["learning_rate"] <= 1e-3 for trial in trials[:4])
+    assert any(not 1e-6 <= trial.params["learning_rate"] <= 1e-3 for trial in trials[4:])
+    with pytest.raises(StudyMismatchError, match="1e-07 before"):
+        led(study_at(database_url)).__enter__()
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        SPACE | {"learning_rate": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-2, "default": 3e-5}},
+        SPACE | {"learning_rate": {"distribution": "uniform", "min": 1e-7, "max": 1e-2, "default": 3e-5}},
+        SPACE | {"learning_rate": {"distribution": "log_uniform_values", "min": 1e-7, "max": 1e-2, "default": 1e-3}},
+        SPACE | {"optimizer": {"values": ["adamw", "momentum", "sgd"]}},
+        SPACE | {"epochs": {"min": 1, "max": 9, "default": 2}},
+    ],
+)
+def test_what_is_no_widened_range_is_refused(sqlite_url: str, space: dict[str, Any]) -> None:
+    with led(study_at(sqlite_url)):
+        pass
+    with pytest.raises(StudyMismatchError, match="space\\."):
+        led(study_at(sqlite_url, space=space)).__enter__()
+
+
 @pytest.mark.parametrize(("change", "said"), MISMATCHES)
 def test_a_study_is_not_gone_on_with_as_another(sqlite_url: str, change: dict[str, Any], said: str) -> None:
     with led(study_at(sqlite_url)) as coordinator:

@@ -175,7 +175,7 @@ NAMES: Mapping[str, Meaning] = {
     **dict.fromkeys(("step_size", "lr_step_size"), Refused("write `decay_every` of the schedule `step`, a share")),
     **dict.fromkeys(
         ("head_lr", "classifier_lr", "lr_head", "encoder_lr", "bert_lr"),
-        Refused("write `learning_rate` for all layers, and `layerwise_rate_decay` for lower rates below the head"),
+        Refused("write `learning_rate` for all, and `head_rate`, by which that of the head is multiplied"),
     ),
     **dict.fromkeys(("random_seed", "random_state", "manual_seed"), Taken("seed")),
     **dict.fromkeys(

@@ -10,7 +10,7 @@ import gzip
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,11 @@ class Table:
     def __post_init__(self) -> None:
         self._axes = {name: _axis(domain) for name, domain in self.space.items() if "value" not in domain}
         self._places = np.array([self._place(row.values) for row in self.rows])
+
+    def turned_round(self) -> "Table":
+        """Return it with the two scores in each other's place."""
+        rows = [replace(row, searched=row.judged, judged=row.searched) for row in self.rows]
+        return replace(self, rows=rows)
 
     @property
     def average_seconds(self) -> float:

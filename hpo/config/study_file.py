@@ -58,8 +58,9 @@ NAMED_DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "p
 USUAL_TRIALS = 40
 
 Pruner = Literal[
-    "auto", "median", "percentile", "successive_halving", "hyperband", "patient", "threshold", "wilcoxon", "none"
-]
+    "auto", "asynchronous_median", "median", "percentile", "successive_halving", "hyperband", "patient", "threshold",
+    "wilcoxon", "none",
+]  # fmt: skip
 OF_FOLDS = ("wilcoxon", "threshold", "none")
 """Pruners that may judge a trial by its folds; the others compare learning curves."""
 
@@ -139,9 +140,11 @@ class SearchConfig(Typed):
     startup_trials: OneOrMore | None = None
     """Random trials before `tpe`, `gp` or `cmaes` proposes; null for a quarter of the budget, between 4 and 10."""
     pruner: Pruner = "auto"
-    """Who gives trials up at a rung; `auto` is `median`, and `wilcoxon` where `evaluation.folds` is given."""
+    """Who gives trials up at a rung; `auto` is `asynchronous_median`, and `wilcoxon` where `evaluation.folds` is
+    given."""
     pruner_startup_trials: OneOrMore = 4
-    """Finished trials before `median`, `percentile` or `patient` gives any up."""
+    """Finished trials before `median`, `percentile` or `patient` gives any up; of `asynchronous_median`, other trials
+    that came to the same rung, at most 4."""
     percentile: Annotated[float, Field(gt=0, lt=100)] = 25.0
     """`percentile`: keeps a trial that is among this best part, in per cent, of the trials at its rung."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
@@ -328,7 +331,7 @@ class StudyConfig(Typed):
         """The pruner that is used: never `auto`."""
         if self.search.pruner != "auto":
             return self.search.pruner
-        return "wilcoxon" if self.evaluation.folds else "median"
+        return "wilcoxon" if self.evaluation.folds else "asynchronous_median"
 
     @model_validator(mode="after")
     def _pruner_fits(self) -> Self:
@@ -341,7 +344,7 @@ class StudyConfig(Typed):
         if not folds and self.pruner == "wilcoxon":
             raise ValueError(
                 "search.pruner is wilcoxon, which compares trials fold by fold; give evaluation.folds, or choose "
-                "median."
+                "asynchronous_median."
             )
         if self.pruner == "threshold" and self.search.lowest_score is None:
             raise ValueError("search.pruner is threshold; give search.lowest_score, the score below which it prunes.")

@@ -15,7 +15,7 @@ MOST_COMBINATIONS = 10_000
 SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "sampler": {"startup_trials": ("tpe", "gp", "cmaes")},
     "pruner": {
-        "pruner_startup_trials": ("median", "percentile", "patient"),
+        "pruner_startup_trials": ("asynchronous_median", "median", "percentile", "patient"),
         "percentile": ("percentile",),
         "reduction_factor": ("successive_halving", "hyperband"),
         "patience": ("patient",),

@@ -1,9 +1,12 @@
-"""Who gives trials up: Optuna's pruners, with explicit resources on the rung scale (per mille)."""
+"""Who gives trials up: Optuna's pruners and one of our own, with explicit resources on the rung scale (per mille)."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from statistics import median
 
+from optuna import Study
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import (
     BasePruner,
@@ -16,6 +19,7 @@ from optuna.pruners import (
     ThresholdPruner,
     WilcoxonPruner,
 )
+from optuna.trial import FrozenTrial
 
 from hpo.config.study_file import StudyConfig
 
@@ -31,6 +35,36 @@ class Pruner:
     description: str
     source: str
     build: Callable[[StudyConfig], BasePruner]
+
+
+class AsynchronousMedianPruner(BasePruner):
+    """Gives up what scores below the median of the other trials at its rung, running and pruned ones among them.
+
+    Optuna's MedianPruner compares with completed trials alone, so it gives up nothing until some have completed, and of
+    eight workers none before its second trial.
+    """
+
+    def __init__(self, *, n_min_trials: int, n_warmup_steps: int) -> None:
+        """Take how many other trials must have come to a rung, and the rung before which nothing is given up."""
+        self._n_min_trials = n_min_trials
+        self._n_warmup_steps = n_warmup_steps
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Return whether to give `trial` up at its last rung."""
+        rung = trial.last_step
+        if rung is None or rung < self._n_warmup_steps:
+            return False
+        reached = {one.number: one.intermediate_values.get(rung, math.nan) for one in study.get_trials(deepcopy=False)}
+        others = [score for number, score in reached.items() if number != trial.number and not math.isnan(score)]
+        # What is NaN is not as good as the median either.
+        return len(others) >= self._n_min_trials and not trial.intermediate_values[rung] >= median(others)
+
+
+def _asynchronous_median(config: StudyConfig) -> BasePruner:
+    return AsynchronousMedianPruner(
+        n_min_trials=min(MOST_TRIALS_AT_A_RUNG, config.search.pruner_startup_trials),
+        n_warmup_steps=config.evaluation.first_rung,
+    )
 
 
 def _median(config: StudyConfig) -> BasePruner:
@@ -80,6 +114,11 @@ def _wilcoxon(config: StudyConfig) -> BasePruner:
 
 
 PRUNERS: Mapping[str, Pruner] = {
+    "asynchronous_median": Pruner(
+        description="gives up what is below the median of the others at this rung, running and pruned ones among them",
+        source="the rule of Li et al. 2020 (ASHA) that keeps half, at every rung",
+        build=_asynchronous_median,
+    ),
     "median": Pruner(
         description="gives up what has never been as good as half of the finished trials were at this rung",
         source="Golovin et al. 2017; Optuna's MedianPruner",

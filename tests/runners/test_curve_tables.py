@@ -81,6 +81,7 @@ def test_the_nearest_row_answers_over_its_own_share_of_the_trial(tmp_path: Path)
 def test_what_is_handed_over_is_chosen_by_one_score_and_judged_by_the_other(tmp_path: Path) -> None:
     table = read_table(written(tmp_path / "t.jsonl.gz", [deberta(1e-5, 0.8)]))
     assert handed_over(table.rows[0], MILESTONES) == (pytest.approx(0.81), pytest.approx(0.71))
+    assert handed_over(table.turned_round().rows[0], MILESTONES) == (pytest.approx(0.71), pytest.approx(0.81))
 
 
 def test_what_became_nan_ends_in_the_epoch_after_its_last_evaluation(tmp_path: Path) -> None:

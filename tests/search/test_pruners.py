@@ -65,6 +65,13 @@ KNOWN_ANSWERS: dict[str, Case] = {
         given_up={3: 250},
         search={"pruner_startup_trials": 2},
     ),
+    # The median of what came to 250 is 0.5, then 0.495, where the pruned trial counts, then 0.5 and 0.5; the third is
+    # given up against the default alone, and so is the fourth, as far as it came.
+    "asynchronous_median": Case(
+        scores=[flat(0.5), flat(0.49), [0.7, 0.49, 0.7, 0.7], [0.5, 0.6, 0.4, 0.4], flat(0.55)],
+        given_up={1: 250, 2: 500, 3: 750},
+        search={"pruner_startup_trials": 1},
+    ),
     # The upper quarter begins at 0.65 between 0.5 and 0.7, and at 0.68 among 0.5, 0.66 and 0.7.
     "percentile": Case(
         scores=[flat(0.5), flat(0.7), flat(0.64), flat(0.66), [0.69, 0.1, 0.1, 0.1], flat(0.67)],
@@ -166,9 +173,24 @@ def test_ties_and_equal_folds_are_ranked_without_a_warning(sqlite_url: str) -> N
     assert (trial, rung > 500) == (1, True)
 
 
-def test_auto_is_the_median_and_with_folds_wilcoxon() -> None:
+def test_trials_side_by_side_are_compared_before_any_has_completed(sqlite_url: str) -> None:
+    """Optuna's median pruner would train all four to their end; the default goes on, whatever it scores."""
+    search = {"pruner": "asynchronous_median", "pruner_startup_trials": 2}
+    with led(study_at(sqlite_url, search=search, space=SPACE | {"epochs": {"value": 3}})) as coordinator:
+        begun = [coordinator.next_assignment(f"r{number}", CPU) for number in range(4)]
+        assert None not in begun
+        actions = {
+            one.trial: coordinator.observe(report_at(one, one.milestones[0], score, decides=True)).action
+            for one, score in zip(begun, (0.1, 0.5, 0.2, 0.4), strict=True)
+            if one is not None
+        }
+    # The third is below 0.3, in the middle of 0.1 and 0.5, and the fourth above 0.2, in that of 0.1, 0.2 and 0.5.
+    assert actions == {0: Action.CONTINUE, 1: Action.CONTINUE, 2: Action.STOP, 3: Action.CONTINUE}
+
+
+def test_auto_is_the_asynchronous_median_and_with_folds_wilcoxon() -> None:
     url = "sqlite:///unused.db"
-    assert type(build_pruner(study_at(url, search={"pruner": "auto"}))).__name__ == "MedianPruner"
+    assert type(build_pruner(study_at(url, search={"pruner": "auto"}))).__name__ == "AsynchronousMedianPruner"
     folds = study_at(url, search={"pruner": "auto"}, evaluation={"folds": 5})
     assert type(build_pruner(folds)).__name__ == "WilcoxonPruner"
 

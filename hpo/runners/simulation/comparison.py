@@ -16,7 +16,7 @@ from hpo.runners.replay import EVENING
 from hpo.runners.simulation.curves import Source
 from hpo.runners.simulation.night import Night, simulate
 
-SHIPPED = "search.pruner=median,successive_halving,hyperband,none"
+SHIPPED = "search.pruner=asynchronous_median,median,successive_halving,hyperband,none"
 SHIPPED_FOR_FOLDS = f"search.pruner={','.join(name for name in OF_FOLDS if name != 'threshold')}"
 """What is compared where nothing else is asked for; `threshold` needs a score that nobody knows beforehand."""
 BEYOND_NOISE = 2.0

@@ -258,8 +258,8 @@ def spelled(value: Value) -> str:
     """Return `value` as a person writes it in YAML: `null`, `30` for 30.0, 0.0055 for 0.0055000000000000005."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    # What is beyond twelve digits is rounding.
-    return str(float(f"{value:.12g}")).removesuffix(".0") if isinstance(value, float) else str(value)
+    # What is beyond fifteen digits is rounding.
+    return str(float(f"{value:.15g}")).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def whole_steps(low: Number, high: Number, q: Number) -> int:

@@ -82,7 +82,7 @@ def cosine_restarts(progress: float, hyperparameters: Hyperparameters) -> float:
 def step(progress: float, hyperparameters: Hyperparameters) -> float:
     """Return the factor that is multiplied by `decay_factor` each time `decay_every` of the progress has passed."""
     # 0.3 / 0.1 is a hair below 3 in floating point, yet three periods have passed.
-    cuts = math.floor(progress / _given(hyperparameters.decay_every) + 1e-9)
+    cuts = math.floor(min(progress / _given(hyperparameters.decay_every), MOST_CUTS) + 1e-9)
     return max(_given(hyperparameters.decay_factor) ** cuts, _given(hyperparameters.final_rate_ratio))
 
 
@@ -92,6 +92,8 @@ def warmup_stable_decay(progress: float, hyperparameters: Hyperparameters) -> fl
     return _down_to_final(left, hyperparameters)
 
 
+MOST_CUTS = 1e9
+"""Of the factor of `step`, which is then what it will be: periods may be as short as floats can be."""
 SCHEDULES: dict[str, Schedule] = {
     "constant": Schedule(
         fall=constant, description="stays at the peak", source="transformers.get_constant_schedule_with_warmup"

@@ -203,7 +203,7 @@ class Failing(ReplayWorkforce):
 
 
 def failing(one: Night, workers: int, mishaps: Mishaps, unfit: set[str]) -> None:
-    one.workforce = Failing(workers, Generated(3), one.clock, ahead=1, mishaps=mishaps, metric="macro_f1")
+    one.workforce = Failing(workers, Generated(6), one.clock, ahead=1, mishaps=mishaps, metric="macro_f1")
     one.workforce.unfit = frozenset(unfit)
 
 

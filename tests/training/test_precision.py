@@ -57,7 +57,7 @@ def test_measuring_leaves_weights_and_gradients_as_they_were(worker: Worker):
 
 def test_measuring_reads_the_texts_as_trials_will(worker: Worker, monkeypatch: pytest.MonkeyPatch):
     bench = worker._bench
-    bench._tokenized.clear()
+    bench._tokenized = bench._cut = None
     shapes: set[tuple[int, ...]] = set()
     logits = bench.model.logits
 
@@ -67,7 +67,8 @@ def test_measuring_reads_the_texts_as_trials_will(worker: Worker, monkeypatch: p
 
     monkeypatch.setattr(bench.model, "logits", seen)
     worker.measure(8)
-    assert list(bench._tokenized) == [8]
+    assert bench._cut is not None
+    assert bench._cut.max_length == 8
     assert shapes == {(16, 8)}
     with pytest.raises(ModelError, match="max_length is 33, but the model reads at most 32 tokens"):
         worker.measure(LONGEST + 1)

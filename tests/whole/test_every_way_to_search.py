@@ -59,7 +59,9 @@ def test_a_relative_rate_is_the_real_one_wherever_it_is_shown(hpo: Hpo, study_fi
 
 
 def test_folds_are_scored_by_their_mean_and_gone_on_with(config: StudyConfig, tmp_path: Path) -> None:
-    of_folds = with_changes(config, evaluation={"folds": 3}, search={"pruner": "wilcoxon"}, space=GRID)
+    of_folds = with_changes(
+        config, evaluation={"folds": 3}, search={"pruner": "wilcoxon"}, space=GRID | {"epochs": {"values": [1, 2]}}
+    )
     seen = Recorder()
     results = run(of_folds, seen)
     assert any("96 rows in 3 folds" in note for note in seen.notes), seen.notes

@@ -92,4 +92,4 @@ def test_killed_while_a_checkpoint_is_written_it_ends_as_if_it_had_not_been(
     assert seen.outcomes[0].resumed_examples > 0
     assert [trial.score for trial in found.trials] == [trial.score for trial in expected.trials]
     assert found.test == expected.test
-    assert [path.name for path in tmp_path.glob("killed-files/**/trial-*/*")] == ["weights.safetensors"]
+    assert [path.name for path in tmp_path.glob("killed-files/**/trial-*/*")] == ["weights-2.safetensors"]

@@ -25,7 +25,7 @@ def test_a_study_that_is_led(hpo: Hpo, sqlite_url: str) -> None:
         shown = hpo("status", "--store", sqlite_url).out
         content = json.loads(hpo("status", "--store", sqlite_url, "--json").out)
     assert "study scripted: led by process" in shown
-    assert "1 trials are over: 1 completed, 0 pruned, 0 failed; best macro_f1" in shown
+    assert "1 trial is over: 1 completed, 0 pruned, 0 failed; best macro_f1" in shown
     assert "1 running, 1 waiting; 0.01 device-hours; ends 20" in shown
     assert "in 7 h 59 min" in shown or "in 8 h 00 min" in shown
     assert "0.6125" in shown

@@ -281,7 +281,7 @@ def test_what_cannot_be_enqueued_or_stopped_is_a_sentence(hpo: Hpo, finished: Pa
         (("enqueue", "one.yaml", "two.yaml"), 2, "takes one configuration"),
         (("enqueue", "no.yaml"), 2, "no.yaml"),
         (("enqueue", "best.yaml", "batch_size=12"), 2, "batch_size is 12"),
-        (("enqueue", "batch=16"), 2, "'batch_size'"),
+        (("enqueue", "batch=16"), 2, "Here it is batch_size"),
         (("stop",), 2, "Nobody leads"),
         (("stop", "--trial", 0), 2, "Nobody leads"),
     ):

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hpo.cli import options
-from hpo.errors import ConfigurationError
+from hpo.errors import ConfigurationError, NoResultError
 
 studies = typer.Typer()
 
@@ -17,20 +17,21 @@ studies = typer.Typer()
 def best(study: options.Study = None, store: options.Store = None, as_json: options.Json = False) -> None:
     """Show the verdict on a study, the configuration to take and the leaderboard."""
     from hpo.cli.tables import leaderboard, to_take, told
-    from hpo.export.configs import best_configuration, to_json
+    from hpo.export.configs import study_to_plain, to_json
     from hpo.store.results import read_search
 
     with options.opened(store) as database:
         results = read_search(database, study)
-    if as_json:
-        typer.echo(to_json(best_configuration(results)), nl=False)
-        return
     verdict = None
     if results.confirmation:
         # Only where there is something to judge: its packages take their time.
         from hpo.verdict.judgement import judged
 
         verdict = judged(results)
+    if as_json:
+        typer.echo(to_json(study_to_plain(results, verdict)), nl=False)
+        raise typer.Exit(0 if results.leaderboard else NoResultError.exit_code)
+    if results.confirmation:
         told(verdict)
     to_take(results, verdict)
     leaderboard(results, verdict)

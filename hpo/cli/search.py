@@ -1,6 +1,5 @@
 """`hpo demo` and `hpo run`: a search, watched while it goes."""
 
-import json
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -190,7 +189,7 @@ def _tell(
 ) -> None:
     """Print what the search found, and write the configuration to take."""
     from hpo.cli.tables import leaderboard, summary
-    from hpo.export.configs import MARK, configuration_of, default_output, to_yaml, trial_to_json
+    from hpo.export.configs import MARK, configuration_of, default_output, study_to_plain, to_json, to_yaml
     from hpo.export.writing import write_text
     from hpo.verdict.judgement import judged
 
@@ -205,10 +204,8 @@ def _tell(
         except ConfigurationError as error:
             unwritten = error  # Whatever was put there meanwhile, what was found is told first.
     if as_json:
-        content = {"interrupted": interrupted, "trials": [trial_to_json(trial) for trial in results.trials]}
-        if taken is not None:
-            content |= {"best": taken, "output": None if unwritten else str(path)}
-        typer.echo(json.dumps(content, indent=2))
+        written = None if taken is None or unwritten else path
+        typer.echo(to_json(study_to_plain(results, verdict, output=written, interrupted=interrupted)), nl=False)
     else:
         leaderboard(results, verdict)
         if output is None and taken is not None and path.name != "best.yaml":

@@ -1,7 +1,8 @@
 """Prints studies, leaderboards and spaces as tables."""
 
 import os
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -21,8 +22,10 @@ from hpo.verdict.wording import NO_TEST_SPLIT, spread_in_words
 
 SHOWN_TRIALS = 10
 ABSENT = "-"
-RESULT_COLUMNS_WIDTH = 59
-PARAMETER_COLUMN_WIDTH = 12
+RESULT_COLUMNS = ("trial", "score", "train", "epoch", "seconds")
+"""Columns of numbers, which a narrow terminal must not cut."""
+GAP = 2
+"""Spaces between two columns."""
 
 
 def console() -> Console:
@@ -35,29 +38,42 @@ def leaderboard(results: StudyResults, verdict: Verdict | None = None) -> None:
     out = console()
     shown = results.leaderboard[:SHOWN_TRIALS]
     varied = list(dict.fromkeys(name for trial in shown for name in trial.sampled))
-    fitting = varied[: max(0, (out.width - RESULT_COLUMNS_WIDTH) // PARAMETER_COLUMN_WIDTH)]
+    columns = {
+        "trial": [str(trial.number) for trial in shown],
+        "score": [spread_in_words(results, trial, verdict) for trial in shown],
+        "train": [_number(trial.train_score, 4) for trial in shown],
+        "epoch": [_number(trial.best_epoch, 2) for trial in shown],
+        "seconds": [_number(trial.seconds, 1) for trial in shown],
+        "from": [trial.proposed_by for trial in shown],
+        **{name: [_value(trial.configuration.get(name, ABSENT)) for trial in shown] for name in varied},
+    }
+    fitting = _fitting(columns, out.width)
     by = "rows and seeds" if verdict else "rows"
     title = f"{results.name}: {results.metric} on validation, ± what other {by} move it by (one standard deviation)"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column in ("trial", "score", "train", "epoch", "seconds", "from"):
-        table.add_column(column, justify="left" if column == "from" else "right", no_wrap=True)
     for name in fitting:
-        table.add_column(name.replace("_", " "))
-    for trial in shown:
-        table.add_row(
-            str(trial.number), spread_in_words(results, trial, verdict), _number(trial.train_score, 4),
-            _number(trial.best_epoch, 2), _number(trial.seconds, 1), trial.proposed_by,
-            *(_value(trial.configuration.get(name, ABSENT)) for name in fitting),
-        )  # fmt: skip
+        result = name in RESULT_COLUMNS
+        table.add_column(name.replace("_", " "), justify="right" if result else "left", no_wrap=result)
+    for row in zip(*(columns[name] for name in fitting), strict=True):
+        table.add_row(*row)
     out.print()
     if shown:
         out.print(table)
-    if len(fitting) < len(varied):
-        out.print(
-            f"Also varied: {', '.join(varied[len(fitting) :])}; hpo export --trial N has all of a trial.",
-            soft_wrap=True,
-        )
+    if left_out := [name for name in varied if name not in fitting]:
+        out.print(f"Also varied: {', '.join(left_out)}; hpo export --trial N has all of a trial.", soft_wrap=True)
     out.print(_others(results))
+
+
+def _fitting(columns: Mapping[str, Sequence[str]], width: int) -> list[str]:
+    """Return the first columns that fit beside each other whole; a heading may break between its words."""
+    fitting: list[str] = []
+    left = width
+    for name, cells in columns.items():
+        left -= max(map(len, (*name.split("_"), *cells))) + (GAP if fitting else 0)
+        if left < 0:
+            break
+        fitting.append(name)
+    return fitting
 
 
 def summary(
@@ -82,7 +98,7 @@ def summary(
     out.print(f"Store: {_place(store)}", soft_wrap=True)
     if output is not None:
         out.print(f"Configuration to take: {output.absolute()}", soft_wrap=True)
-        named = f"--store {_place(store)} --study '{results.name}'"
+        named = f"--store {shlex.quote(_place(store))} --study {shlex.quote(results.name)}"
         out.print(f"All of it, with figures: hpo report {named}", soft_wrap=True)
     if interrupted:
         out.print("Interrupted; the same command goes on.")

@@ -1,5 +1,6 @@
 """From a file, values and overrides to a study: read in our words, over each other, all mistakes told at once."""
 
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -37,7 +38,8 @@ def read_study(
     if "hyperparameters" in content:
         raise ConfigurationError(
             f"{path} holds one configuration, as hpo export writes it, and no study; train it with "
-            f"`hpo train {path} --output FOLDER`, or see whether it gives its score again with `hpo reproduce {path}`."
+            f"`hpo train {shlex.quote(str(path))} --output FOLDER`, or see whether it gives its score again with "
+            f"`hpo reproduce {shlex.quote(str(path))}`."
         )
     mistakes, notes = Mistakes(), list[str]()
     sweep = _as_sweep(content, path, mistakes, overrides, model.model_fields)

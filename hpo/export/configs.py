@@ -18,8 +18,11 @@ from hpo.search.assignments import build_assignment
 from hpo.space.search_space import SearchSpace
 from hpo.store.results import StudyResults, TrialResult
 from hpo.verdict.findings import Interval, Verdict
+from hpo.verdict.plain import verdict_to_plain
 from hpo.verdict.single_scores import interval_of_test, under_another_seed
 
+SCHEMA_VERSION = 1
+"""Of `study_to_plain`; raised when a key goes or changes its meaning."""
 MARK = "# One configuration of a search by hpo."
 """How an export in YAML begins."""
 KIND = "hpo configuration"
@@ -83,7 +86,7 @@ def configuration_of(results: StudyResults, verdict: Verdict | None, trial: int 
         "score": chosen.score,
         "confirmed": _confirmed(verdict, chosen.number),
         "seed_noise": verdict.seed_noise if verdict else _noise_of_default(results),
-        "verdict": list(verdict.sentences) if verdict else [],
+        "verdict": verdict_to_plain(verdict) if verdict else None,
         "validation": dict(chosen.validation.values) if chosen.validation else {},
         **_first_look(results, chosen.number),
         "another_seed": _ends(under_another_seed(results, chosen)),
@@ -208,6 +211,29 @@ def _holds(path: Path, uid: str) -> bool:
     except (OSError, UnicodeDecodeError, ConfigurationError):
         return False
     return isinstance(content, dict) and content.get("study_uid") == uid
+
+
+def study_to_plain(
+    results: StudyResults, verdict: Verdict | None, *, output: Path | None = None, interrupted: bool = False
+) -> dict[str, Any]:
+    """Return what a study gave as plain values: what `--json` prints of it, as docs/json.md has it.
+
+    Args:
+        results: the study.
+        verdict: on it; None where nothing was confirmed.
+        output: file that the configuration to take was written to.
+        interrupted: whether the search was told to end.
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "study": results.name,
+        "metric": results.metric,
+        "interrupted": interrupted,
+        "best": configuration_of(results, verdict) if results.leaderboard else None,
+        "output": None if output is None else str(output),
+        "verdict": None if verdict is None else verdict_to_plain(verdict),
+        "trials": [trial_to_json(trial) for trial in results.trials],
+    }
 
 
 def trial_to_json(trial: TrialResult) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Reads what `hpo export` wrote: one configuration, and all that it takes to train it again."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -91,8 +92,8 @@ class Exported(Typed):
     confirmed: Confirmation | None
     seed_noise: float | None
     """Standard deviation of the objective over seeds; None where it is not known."""
-    verdict: tuple[str, ...]
-    """The verdict on the search in words; none where nothing was confirmed."""
+    verdict: Mapping[str, Any] | None
+    """The verdict on the search, as docs/json.md has it; None where nothing was confirmed."""
     validation: Mapping[str, float]
     test: Mapping[str, float]
     """What it scored on the test split; nothing where that was not read for it."""
@@ -184,6 +185,6 @@ def read_exported(path: Path, overrides: Sequence[str] = ()) -> Exported:
     if exported.digest != digest_of(exported.hyperparameters, exported.seed):
         raise ConfigurationError(
             f"The hyperparameters or the seed in {path} were changed after hpo export wrote it, so its scores are of "
-            f"another configuration; put them back, or try yours in a study with hpo enqueue {path}."
+            f"another configuration; put them back, or try yours in a study with hpo enqueue {shlex.quote(str(path))}."
         )
     return exported

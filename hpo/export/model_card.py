@@ -73,7 +73,7 @@ def _verdict(exported: Exported) -> str:
             "## Verdict\n\nNone: nothing was confirmed on fresh seeds, so the score of the search is lucky where the "
             "trial was chosen for it.\n"
         )
-    return "## Verdict\n\n" + "\n".join(f"- {written(sentence)}" for sentence in exported.verdict) + "\n"
+    return "## Verdict\n\n" + "\n".join(f"- {written(sentence)}" for sentence in exported.verdict["sentences"]) + "\n"
 
 
 def _scores(exported: Exported, scores: Scores | None) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from hpo.report.answers import by_group, by_length, confusion_matrix
+from hpo.report.differences import differences
 from hpo.report.hyperparameters import importances, learning_rate_by_optimizer, parallel_coordinates, slices
 from hpo.report.material import Material
 from hpo.report.progress import learning_curves, over_time
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 FIGURES: "Mapping[str, Callable[[Material], Figure | str]]" = {
+    "differences": differences,
     "over_time": over_time,
     "learning_curves": learning_curves,
     "parallel_coordinates": parallel_coordinates,

@@ -17,6 +17,7 @@ from hpo.report.material import Material, gathered
 from hpo.store.engine import open_database
 from hpo.store.evaluations import Evaluation
 from hpo.store.results import StudyResults, TrialResult
+from hpo.verdict.plain import verdict_to_plain
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -34,7 +35,10 @@ ABOUT_TRIAL = (
     "proposed_by",
     "reason",
 )
-ABOUT_VERDICT = ("name", "trial", "score", "low", "high", "seeds", "lucky", "seconds", "recommended")
+ABOUT_COMPARISON = (
+    "trial", "against", "against_trial", "difference", "low", "high", "decision", "take", "reason",
+)  # fmt: skip
+ABOUT_CONFIRMED = ("name", "trial", "score", "low", "high", "seeds", "lucky", "seconds", "recommended")
 
 
 class Study:
@@ -69,12 +73,24 @@ class Study:
 
     @property
     def verdict(self) -> "DataFrame":
+        """One row a comparison of the verdict, with the decision and what to take; none without a verdict.
+
+        Raises:
+            ConfigurationError: pandas is not installed.
+        """
+        verdict = None if self.material.verdict is None else verdict_to_plain(self.material.verdict)
+        shared = {} if verdict is None else {name: verdict[name] for name in ("take", "reason")}
+        rows = [one | shared for one in verdict["comparisons"]] if verdict else []
+        return _frame(rows, ABOUT_COMPARISON)
+
+    @property
+    def confirmed(self) -> "DataFrame":
         """One row a configuration that was confirmed, from best to worst, then one a baseline; none without a verdict.
 
         Raises:
             ConfigurationError: pandas is not installed.
         """
-        return _frame(_of_verdict(self.material), ABOUT_VERDICT)
+        return _frame(_confirmed(self.material), ABOUT_CONFIRMED)
 
     def figure(self, name: str) -> "Figure":
         """Return a figure of the report.
@@ -127,7 +143,7 @@ def _of_trial(trial: TrialResult) -> dict[str, Any]:
     return dict(trial.trained_with) | {name: getattr(trial, name) for name in ABOUT_TRIAL} | validation
 
 
-def _of_verdict(material: Material) -> list[dict[str, Any]]:
+def _confirmed(material: Material) -> list[dict[str, Any]]:
     verdict = material.verdict
     if verdict is None:
         return []

@@ -113,11 +113,11 @@ def differences(verdict: Verdict) -> Table:
             one.than,
             signed(one.points),
             _between(one.interval, signed_ends=True),
-            "yes" if one.told_apart else "no",
+            one.decision,
         )
         for one in verdict.differences
     )
-    return Table(head=("trial", "against", "difference", "95% interval", "told apart"), rows=rows)
+    return Table(head=("trial", "against", "difference", "95% interval", "decision"), rows=rows)
 
 
 def _numbered(verdict: Verdict, trial: int) -> str:

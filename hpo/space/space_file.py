@@ -1,5 +1,6 @@
 """Where spaces are read from: YAML files, those in `search_spaces/` being shipped and found by name."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def _read_file(name_or_path: str) -> dict[str, Any]:
     if foreign:
         raise SpaceError(
             f"{path}: a space holds parameters only; {'; '.join(foreign)}. Or run the sweep itself: "
-            f"hpo run {path} --model PATH_OR_HUB_ID --train FILE."
+            f"hpo run {shlex.quote(str(path))} --model PATH_OR_HUB_ID --train FILE."
         )
     unknown = [key for key in content if key not in ("description", "parameters")]
     if "parameters" not in content:

@@ -1,6 +1,7 @@
 """Reads what a study gave: trials, the runs that confirm them, baselines, looks at the test split. Writes nothing."""
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -217,7 +218,7 @@ def read_search(database: Database, name: str | None = None) -> StudyResults:
     if results.confirms is not None:
         raise ConfigurationError(
             f"The study {results.name!r} holds the runs that confirm trials of {results.confirms!r}, which has the "
-            f"verdict; name that one: --study {results.confirms!r}."
+            f"verdict; name that one: --study {shlex.quote(results.confirms)}."
         )
     return results
 

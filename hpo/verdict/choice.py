@@ -12,7 +12,7 @@ LIKELY = 0.9
 """Coverage of the interval that must lie above 0 for the winner to be taken for the default; docs/verdict.md has what
 others would give away, and what they would risk. To be called better, all of the 95% interval must."""
 MUCH_LESS_TIME = 2 / 3
-"""Of the winner's training time: what cannot be told from it and takes at most so much is taken in its place."""
+"""Of the winner's training time: what is not distinguishable from it and takes at most so much is taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
+
+Decision = Literal["better", "worse", "not distinguishable"]
+Reason = Literal[
+    "better than the default",
+    "likely better than the default",
+    "the default was not confirmed",
+    "faster, and not distinguishable from the winner",
+    "not distinguishable from the default",
+    "worse than the default",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +68,11 @@ class Difference:
     interval: Interval
 
     @property
-    def told_apart(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.interval.low > 0 or self.interval.high < 0
+    def decision(self) -> Decision:
+        """Whether the trial is better or worse: all of the interval is above or below 0."""
+        if self.interval.low > 0:
+            return "better"
+        return "worse" if self.interval.high < 0 else "not distinguishable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +100,7 @@ class Verdict:
     winner: int
     """The finalist that won the race over fresh seeds; the default may still be better."""
     recommended: int
-    """Trial to take: the winner, one that cannot be told from it and trains in much less time, or the default."""
+    """Trial to take: the winner, one not distinguishable from it that trains in much less time, or the default."""
     sentences: tuple[str, ...]
     """The verdict in words, the most important first."""
     failures: Mapping[int, int] = field(default_factory=dict)
@@ -102,3 +115,21 @@ class Verdict:
     """Label -> how many of the rows are of that class."""
     best_epochs: bool = True
     """Whether a run is scored at the best of several epochs."""
+
+    @property
+    def against_default(self) -> Difference | None:
+        """The winner against the default; None where that was not confirmed."""
+        default = next((one.trial for one in self.confirmed if one.is_default), None)
+        return next((one for one in self.differences if one.trial is not None and one.trial == default), None)
+
+    @property
+    def reason(self) -> Reason:
+        """Why that trial is to be taken: how the winner compares with the default, or with what is taken for it."""
+        found = self.against_default
+        if found is not None and self.recommended == found.trial:
+            return "worse than the default" if found.decision == "worse" else "not distinguishable from the default"
+        if self.recommended != self.winner:
+            return "faster, and not distinguishable from the winner"
+        if found is None:
+            return "the default was not confirmed"
+        return "better than the default" if found.decision == "better" else "likely better than the default"

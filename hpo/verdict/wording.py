@@ -60,17 +60,17 @@ class _Words:
 
     def against_default(self) -> str:
         """Say whether the winner is better than the default."""
-        if self._default is None:
+        found = self._verdict.against_default
+        if found is None:
             return f"{self._winner} won; the default was not confirmed, so it cannot be said whether it is better."
-        found = self._differences[self._default.trial]
         by = self._by(found)
-        if found.interval.low > 0:
+        if found.decision == "better":
             return f"{self._winner} beats the default by {by}."
-        if found.interval.high < 0:
+        if found.decision == "worse":
             return f"The default beats {self._winner.lower()}, {self._rank}, by {self._by(found, -1)}."
-        if self._verdict.recommended != self._default.trial:
+        if self._verdict.recommended != found.trial:
             return f"{self._winner} is likely better than the default, by {by}, but not beyond doubt."
-        return f"{self._winner}, {self._rank}, cannot be told from the default: the difference is {by}."
+        return f"{self._winner}, {self._rank}, is not distinguishable from the default: the difference is {by}."
 
     def to_take(self) -> str:
         """Say what to take, and why where that is not the winner."""
@@ -78,13 +78,15 @@ class _Words:
         if self._default is not None and verdict.recommended == self._default.trial:
             return f"Take the default, trial {verdict.recommended}."
         if verdict.recommended == verdict.winner:
-            alike = [one.trial for one in self._finalists() if not self._differences[one.trial].told_apart]
-            told = f", though it cannot be told from {_listed(alike)}" if alike else ""
+            alike = [
+                one.trial for one in self._finalists() if self._differences[one.trial].decision == "not distinguishable"
+            ]
+            told = f", though it is not distinguishable from {_listed(alike)}" if alike else ""
             return f"Take trial {verdict.winner}{told}."
         taken, winner = self._confirmed[verdict.recommended], self._confirmed[verdict.winner]
         share = taken.seconds / winner.seconds
         return (
-            f"{self._winner} cannot be told from trial {taken.trial}, which trains in {share:.0%} of the time: "
+            f"{self._winner} is not distinguishable from trial {taken.trial}, which trains in {share:.0%} of the time: "
             f"take trial {taken.trial}."
         )
 

@@ -25,6 +25,7 @@ from hpo.store.engine import open_database
 from hpo.store.results import StudyResults, read_results
 from hpo.store.results import TestReading as Look
 from hpo.verdict.findings import Confirmed, Interval, Verdict
+from hpo.verdict.plain import verdict_to_plain
 
 
 def verdict(recommended: int) -> Verdict:
@@ -78,7 +79,7 @@ def test_a_verdict_s_trial_is_taken_with_its_confirmed_score(results: StudyResul
     assert found["confirmed"] == {
         "score": 0.85, "low": 0.75, "high": 0.95, "scores": [0.8, 0.9], "rows": 300, "unseen": True,
     }  # fmt: skip
-    assert found["verdict"] == ["Take it."]
+    assert found["verdict"] == verdict_to_plain(verdict(worst(results)))
     assert Exported.model_validate(found).confirmed is not None
 
 

@@ -104,7 +104,11 @@ def test_its_card_says_how_it_was_chosen_and_how_sure_that_is(exported: Exported
     assert f"torch: {exported.versions['torch']}" in plain
     confirmed = Confirmation(score=0.8, low=0.7, high=0.9, scores=(0.7, 0.9), rows=1234, unseen=True)
     sure = exported.model_copy(
-        update={"confirmed": confirmed, "verdict": ("Take [it](http://x) <b>now</b>.",), "test": {"f1": 0.75}}
+        update={
+            "confirmed": confirmed,
+            "verdict": {"sentences": ["Take [it](http://x) <b>now</b>."]},
+            "test": {"f1": 0.75},
+        }
     )
     card = model_card(sure, "", None)
     assert "| confirmed on 2 fresh seeds, 1,234 rows, unseen by the search | 0.8000 (95%: 0.7000 to 0.9000) |" in card

@@ -265,3 +265,13 @@ def test_values_of_any_kind_have_a_place_on_an_axis(values: list[object], axis: 
 def test_what_was_sampled_and_did_not_differ_is_not_varied() -> None:
     assert varied([trial(0), trial(4)]) == ()
     assert varied([trial(0), trial(2)]) == ("learning_rate",)
+
+
+def test_the_differences_of_a_verdict_have_an_interval_each_and_a_dot_for_each_seed_of_the_winner() -> None:
+    figure = FIGURES["differences"](material(several(4), verdict=verdict(3)))
+    assert not isinstance(figure, str)
+    seeds, middles = figure.data
+    assert list(middles.x) == [10.0]
+    assert (list(middles.error_x.array), list(middles.error_x.arrayminus)) == ([4.0], [4.0])
+    assert list(seeds.x) == pytest.approx([9.0, 11.0]), "their mean is the difference"
+    assert list(figure.layout.yaxis.ticktext) == ["the default"]

@@ -27,8 +27,16 @@ def test_evaluations_have_a_row_each() -> None:
     assert {"trial", "rung", "score", "learning_rate", "train_loss"} <= set(frame.columns)
 
 
-def test_the_verdict_has_a_row_for_each_configuration_and_each_baseline() -> None:
+def test_the_verdict_has_a_row_for_each_comparison() -> None:
     frame = Study(material(several(4), verdict=verdict(3))).verdict
+    assert list(frame.against) == ["the default"]
+    assert (frame.loc[0, "difference"], frame.loc[0, "low"], frame.loc[0, "high"]) == (0.1, 0.06, 0.14)
+    assert (frame.loc[0, "decision"], frame.loc[0, "take"]) == ("better", 3)
+    assert frame.loc[0, "reason"] == "better than the default"
+
+
+def test_what_was_confirmed_has_a_row_for_each_configuration_and_each_baseline() -> None:
+    frame = Study(material(several(4), verdict=verdict(3))).confirmed
     assert list(frame.name) == ["trial 3", "trial 0", "majority class"]
     assert list(frame.recommended) == [True, False, False]
 
@@ -36,7 +44,7 @@ def test_the_verdict_has_a_row_for_each_configuration_and_each_baseline() -> Non
 @pytest.mark.parametrize("study", [material([]), material([trial(0, state="RUNNING")])], ids=["empty", "running"])
 def test_frames_without_a_row_have_their_columns(study: Material) -> None:
     frames = Study(study)
-    assert len(frames.verdict) == 0
+    assert len(frames.verdict) == len(frames.confirmed) == 0
     assert "score" in frames.trials.columns
     assert "rung" in frames.evaluations.columns
     assert "interval" not in frames.verdict.columns
@@ -46,8 +54,9 @@ def test_frames_without_a_row_have_their_columns(study: Material) -> None:
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_has_its_name_as_its_title_or_raises_why_not(name: str) -> None:
     study = Study(material(several(8)))
-    if name.startswith("by_"):
-        with pytest.raises(NoResultError, match="this one was neither"):
+    missing = {"by_group": "this one was neither", "by_length": "this one was neither", "differences": "Nothing was"}
+    if name in missing:
+        with pytest.raises(NoResultError, match=missing[name]):
             study.figure(name)
     else:
         assert study.figure(name).layout.title.text.startswith(name.replace("_", " "))

@@ -29,7 +29,7 @@ def test_a_confirmed_search_has_a_winner_and_differences_in_their_order() -> Non
     assert (found.winner, found.recommended, found.metric, found.rows) == (2, 2, "macro_f1", 400)
     assert [one.than for one in found.differences] == ["the default", "trial 3", *baselines]
     assert found.differences[0].points == pytest.approx(0.8815 - 0.801), "the run that decided the race is left out"
-    assert found.differences[0].told_apart
+    assert found.differences[0].decision == "better"
     assert [(rung.name, rung.score) for rung in found.ladder] == [
         (name, one.scores.objective) for name, one in baselines.items()
     ]

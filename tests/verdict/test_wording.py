@@ -57,7 +57,7 @@ def test_a_winner_that_is_taken_though_not_beyond_doubt_is_likely_better() -> No
 def test_a_winner_that_is_not_taken_cannot_be_told_from_the_default() -> None:
     whole = said(UNSURE, recommended=DEFAULT)
 
-    assert "Trial 7, the best but for the default, cannot be told from the default" in whole
+    assert "Trial 7, the best but for the default, is not distinguishable from the default" in whole
     assert "Take the default, trial 0." in whole
 
 
@@ -86,7 +86,9 @@ def test_those_that_cannot_be_told_from_what_is_taken_are_named() -> None:
     three = (confirmed(WINNER, 0.9), confirmed(OTHER, 0.89), confirmed(5, 0.89), confirmed(DEFAULT, 0.88))
     rest = [apart(f"trial {trial}", trial, -0.01, 0.02) for trial in (OTHER, 5)]
 
-    assert "Take trial 7, though it cannot be told from trial 4 and trial 5." in said(AHEAD, *rest, confirmed=three)
+    assert "Take trial 7, though it is not distinguishable from trial 4 and trial 5." in said(
+        AHEAD, *rest, confirmed=three
+    )
 
 
 def test_a_faster_one_is_taken_for_the_share_of_the_time() -> None:
@@ -95,7 +97,7 @@ def test_a_faster_one_is_taken_for_the_share_of_the_time() -> None:
 
     whole = said(AHEAD, rest, confirmed=three, recommended=OTHER)
 
-    assert "Trial 7 cannot be told from trial 4, which trains in 25% of the time: take trial 4." in whole
+    assert "Trial 7 is not distinguishable from trial 4, which trains in 25% of the time: take trial 4." in whole
     assert "Trained again on 3 fresh seeds trial 4 scores" in whole
 
 

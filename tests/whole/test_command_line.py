@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,8 @@ from tests.report.studies import material, scores, trial
 from tests.whole.conftest import SPACE
 
 Hpo = Hpo
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -67,6 +70,9 @@ def test_json_is_all_that_is_printed_on_standard_output(hpo: Hpo, study_file: Pa
     content = json.loads(answer.out)
     assert [trial["trial"] for trial in content["trials"]] == [0, 1, 2]
     assert content["best"]["score"] == max(trial["score"] for trial in content["trials"])
+    assert set(content) <= set(re.findall(r"`([a-z_]+)`", (ROOT / "docs" / "json.md").read_text()))
+    again = json.loads(hpo("best", "--json").out)
+    assert again == {**content, "output": None}
     assert "trial 0 begins" in answer.err
 
 
@@ -76,7 +82,9 @@ def test_what_a_store_holds(hpo: Hpo, finished: Path) -> None:
     best = hpo("best")
     assert "learning_rate" in best.out
     exported = parse_yaml(hpo("export").out, "export")
-    assert exported == json.loads(hpo("export", "--format", "json").out) == json.loads(hpo("best", "--json").out)
+    assert (
+        exported == json.loads(hpo("export", "--format", "json").out) == json.loads(hpo("best", "--json").out)["best"]
+    )
     assert hpo("export", "--output", "mine.yaml").code == 0
     assert parse_yaml(Path("mine.yaml").read_text(), "mine.yaml") == exported
 

@@ -69,9 +69,9 @@ def test_hpo_confirm_alone_confirms_the_study_of_the_store_as_it_was_begun(
         answer = hpo("confirm", *store, *words, "confirmation.runs=6")
     assert "For more, add confirmation.seeds=N, N above 3, and confirmation.runs=N, N above 6." in answer.out
     for verb in ("best", "export", "confirm", "report"):
-        assert "name that one: --study 'tiny'." in hpo(verb, *store, "--study", "tiny (confirmation)").err
+        assert "name that one: --study tiny." in hpo(verb, *store, "--study", "tiny (confirmation)").err
     drawn = hpo("curves", "export", *store, "--study", "tiny (confirmation)", "--output", "curves.jsonl")
-    assert "name that one: --study 'tiny'." in drawn.err
+    assert "name that one: --study tiny." in drawn.err
     with results_of(config) as results:
         assert len(results.confirmation) == 6
         assert len(results.trials) == 6

@@ -34,6 +34,7 @@ benchmarks: $(VENV)/.dev  ## the figures of the README
 	for space in encoder encoder_small optimizers_and_schedules; do $(BIN)/python benchmarks/samplers.py --space $$space; done
 	$(BIN)/python benchmarks/samplers.py --space encoder_small --samplers gp
 	$(BIN)/python benchmarks/base_rates.py
+	$(BIN)/python benchmarks/head.py
 	$(BIN)/python benchmarks/chaos.py
 	$(BIN)/python benchmarks/distribution.py
 	$(BIN)/python benchmarks/scale.py

@@ -47,7 +47,7 @@ class Counting:
         time.sleep(0.3)
         return True
 
-    def measure(self, max_length: int, most_seconds: float) -> None:
+    def measure(self, max_length: int, most_seconds: float = 0.0) -> None:
         raise ModelError(SENTENCE)
 
     def admit(self, assignment: Assignment) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from hpo.verdict.comparison import COVERAGE, Runs, SeedNoise, difference, seed_noise
 from hpo.verdict.findings import Interval
-from hpo.verdict.luck import Noise, luck_of_choice, spread_of_rows
+from hpo.verdict.luck import Noise, deviation_over_rows, luck_of_choice
 from hpo.verdict.race import NO_SCORE, Course, Race, winner_of
 
 LIKELY = 0.9
@@ -109,7 +109,7 @@ def _noises(runs: Sequence[Runs], noise: SeedNoise, searched: Searched) -> Noise
     """Return what moves a score on the rows that the search chose by."""
     shrunk = searched.rows**-0.5
     return Noise(
-        rows=shrunk * spread_of_rows(runs, noise),
+        rows=shrunk * deviation_over_rows(runs, noise),
         passing=shrunk * (noise.variance - noise.lasting) ** 0.5,
         lasting=noise.lasting**0.5,
     )

@@ -47,7 +47,7 @@ class Noise:
         return float(np.hypot(self.passing, self.lasting))
 
 
-def spread_of_rows(confirmed: Sequence[Runs], noise: SeedNoise) -> float:
+def deviation_over_rows(confirmed: Sequence[Runs], noise: SeedNoise) -> float:
     """Return the standard deviation of a configuration's score over sets of rows, less what all of them share.
 
     Half the mean variance of the differences between two of them, less what is for their seeds and evens out.

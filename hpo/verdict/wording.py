@@ -3,11 +3,11 @@
 import math
 from collections import Counter
 
-from hpo.data.small_classes import counts_classes, small_classes
 from hpo.metrics.classification import limits_of
 from hpo.metrics.spread import with_spread
 from hpo.store.results import StudyResults, TrialResult
 from hpo.verdict.findings import Confirmed, Difference, Interval, Verdict
+from hpo.verdict.small_classes import FEWEST_ROWS, small_classes
 
 FEW_SEEDS = 3
 MORE_RUNS = 12
@@ -31,7 +31,7 @@ def sentences(verdict: Verdict) -> tuple[str, ...]:
         words.failures(),
         words.rows(),
         words.epochs(),
-        small_classes(verdict.class_rows) if counts_classes(verdict.metric) else "",
+        words.small_classes(),
         words.test() if verdict.has_test_split else NO_TEST_SPLIT,
         words.seeds(),
     )
@@ -174,6 +174,16 @@ class _Words:
         return (
             f"The test split was first read for trial {tested[0]}, not for trial {taken}, which is now the one to "
             f"take: what trial {taken} scores on it is a second look, and may be too high."
+        )
+
+    def small_classes(self) -> str:
+        """Name the classes with too few rows, where the metric counts them."""
+        named = small_classes(self._verdict.class_rows, self._verdict.metric)
+        if not named:
+            return ""
+        return (
+            f"Classes with fewer than {FEWEST_ROWS} of the rows that were scored: {named}. A single row moves the "
+            "score of such a class much, so scores jump and their intervals are rough."
         )
 
     def seeds(self) -> str:

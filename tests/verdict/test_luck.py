@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hpo.verdict.comparison import seed_noise
-from hpo.verdict.luck import Luck, Noise, luck_of_choice, spread_of_rows
+from hpo.verdict.luck import Luck, Noise, deviation_over_rows, luck_of_choice
 from tests.verdict.confirmed import answered
 
 TRIALS = 40
@@ -133,7 +133,7 @@ def test_the_spread_of_rows_is_that_of_configurations_not_of_seeds_or_hard_rows(
     correct = hard + suits[:, None] + 1.0 * random.standard_normal((6, seeds, rows)) > -1
     compared = [answered(of) for of in correct]
 
-    found = spread_of_rows(compared, seed_noise(compared))
+    found = deviation_over_rows(compared, seed_noise(compared))
 
     # What many seeds answer on average differs between configurations for what suits them alone.
     many = (hard + suits[:, None] + random.standard_normal((6, 200, rows)) > -1).mean(axis=1)
@@ -144,5 +144,5 @@ def test_the_spread_of_rows_is_that_of_configurations_not_of_seeds_or_hard_rows(
 def test_equal_answers_have_no_spread() -> None:
     alike = answered(np.random.default_rng(0).random((1, 100)) < 0.8)
 
-    assert spread_of_rows([alike, alike], seed_noise([alike, alike])) == 0
-    assert spread_of_rows([alike], seed_noise([alike])) == 0
+    assert deviation_over_rows([alike, alike], seed_noise([alike, alike])) == 0
+    assert deviation_over_rows([alike], seed_noise([alike])) == 0

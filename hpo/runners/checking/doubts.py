@@ -2,20 +2,18 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.times import spoken
-from hpo.data.checks import quoted
 from hpo.data.splits import Splits
 from hpo.messages import Probe
-from hpo.metrics.classification import METRICS, Objective
+from hpo.metrics.classification import Objective
 from hpo.runners.checking.forecast import Forecast
+from hpo.verdict.small_classes import FEWEST_ROWS, small_classes
 
 MOST_OFF = 0.5
 """Share of the expected first loss by which it may be off: a new head knows nothing, and so says every class alike."""
 MOST_CUT = 0.1
-LEAST_ROWS = 10
 LEAST_TRIALS = 10
 LEAST_STORE_BYTES = 2**30
 SLOW_COMMIT_SECONDS = 0.1
@@ -61,23 +59,13 @@ def on_cut_texts(share: float, max_length: int) -> str | None:
 def on_rare_classes(splits: Splits, objective: Objective) -> str | None:
     """Doubt scores of classes that hardly any row tells about, where the objective depends on them."""
     counts = Counter(splits.validation.labels)
-    rare = {name: counts[name] for name in _counting(splits.label_names, objective) if counts[name] < LEAST_ROWS}
-    if not rare:
+    rows = {label: counts[label] for label in splits.label_names}
+    if not (named := small_classes(rows, objective.metric, objective.positive)):
         return None
-    listed = ", ".join(f"{quoted(name)} ({count})" for name, count in list(rare.items())[:5])
-    more = f" and {len(rare) - 5} more" if len(rare) > 5 else ""
     return (
-        f"Fewer than {LEAST_ROWS} validation rows tell about {listed}{more}, so that their scores are mostly chance; "
+        f"Fewer than {FEWEST_ROWS} validation rows tell about {named}, so that their scores are mostly chance; "
         "give more rows, a larger data.validation_fraction, or evaluation.folds."
     )
-
-
-def _counting(label_names: Sequence[str], objective: Objective) -> Sequence[str]:
-    """Return the classes that an objective depends on however few rows they have."""
-    metric = METRICS.get(objective.metric)
-    if metric is not None and metric.of_positive_class and objective.positive is not None:
-        return [objective.positive]
-    return () if metric is not None and metric.of_rows else label_names
 
 
 def on_few_trials(forecast: Forecast, epochs: int) -> str | None:

@@ -178,7 +178,9 @@ class _Words:
 
     def small_classes(self) -> str:
         """Name the classes with too few rows, where the metric counts them."""
-        named = small_classes(self._verdict.class_rows, self._verdict.metric)
+        # What no row is of moves no score here.
+        rows = {label: count for label, count in self._verdict.class_rows.items() if count}
+        named = small_classes(rows, self._verdict.metric)
         if not named:
             return ""
         return (

@@ -4,7 +4,9 @@ Exit codes: 0 done; 1 an error inside hpo; 2 bad input; 3 the store failed; 4 an
 5 no trial has completed; 130 interrupted, and the same command goes on.
 """
 
+import os
 import sys
+from collections.abc import MutableMapping
 
 import typer
 
@@ -51,8 +53,19 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
+def spin_briefly(environment: MutableMapping[str, str]) -> None:
+    """Let threads of PyTorch, here and in the processes that inherit `environment`, wait for each other idle sooner.
+
+    GNU OpenMP's threads spin 300,000 times before they sleep. Where another program has a core of theirs, that makes a
+    step on a CPU 1.7 times as long; with a tenth or less of it a step on a quiet machine is as fast as before.
+    """
+    if "OMP_WAIT_POLICY" not in environment:
+        environment.setdefault("GOMP_SPINCOUNT", "20000")
+
+
 def main() -> None:
     """Run the command; an error that a user can meet becomes one sentence and an exit code."""
+    spin_briefly(os.environ)  # Before PyTorch is imported, which reads it then.
     streams = StandardStreams()
     try:
         app()

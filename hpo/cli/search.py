@@ -31,16 +31,13 @@ To see a whole search first, on a real model and real news texts, without an acc
 DEMO_DATA = Path("hpo-files", "demo-data")
 DEMO: dict[str, Any] = {
     "study": "demo",
-    "data.validation_fraction": 0.15,
-    "data.test_fraction": 0.2,
     "space": "quickstart",
-    "search.startup_trials": 4,
-    "search.pruner": "successive_halving",
-    "search.reduction_factor": 2,
     "evaluation.rungs": 4,
-    "evaluation.first_rung": 250,
-    "evaluation.rung_rows": 100,
-    "budget.trials": 11,
+    "evaluation.full_reports": 2,
+    "budget.trials": 20,
+    "confirmation.finalists": 1,
+    "confirmation.share": 0.5,
+    "confirmation.validation_share": 0.5,
 }
 
 
@@ -65,7 +62,8 @@ def demo(
     from hpo.config.study_file import load_config
     from hpo.data.demo import demo_model_folder, write_demo_data
 
-    material = {"model.name": demo_model_folder(), "data.train": write_demo_data(DEMO_DATA)}
+    data = {f"data.{part}": path for part, path in write_demo_data(DEMO_DATA).items()}
+    material = {"model.name": demo_model_folder(), **data}
     _search(load_config(values=nested(DEMO | material | given_values(context.params))), output, as_json)
 
 

@@ -4,9 +4,17 @@ import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
+from random import Random
 
 from hpo.data.sources import Examples
 from hpo.errors import DataError
+
+LABELLED = 8
+"""Headlines of each topic in training."""
+VALIDATION = 1_000
+"""Headlines in validation."""
+Rows = list[tuple[str, str]]
+"""Texts, each with its label."""
 
 
 def demo_model_folder() -> Path:
@@ -28,26 +36,43 @@ def demo_examples() -> Examples:
     return Examples(texts=tuple(_article(path) for path in paths), labels=tuple(path.parent.name for path in paths))
 
 
-def write_demo_data(folder: Path) -> Path:
-    """Write the corpus into `folder`, once, as a JSONL file with `text` and `label`; return its path.
+def write_demo_data(folder: Path) -> dict[str, Path]:
+    """Write headlines of the corpus into `folder`, once, as JSONL files with `text` and `label`.
+
+    Headlines that come again are left out. `LABELLED` of each topic are for training, which is few; `VALIDATION` are
+    for validation and the others for the test.
+
+    Returns:
+        `train`, `validation` and `test`, each with the path of its file.
 
     Raises:
         DataError: its package is not installed, or the folder cannot be written to.
     """
-    path = folder / "bbc-news.jsonl"
-    if path.exists():
-        return path
-    examples = demo_examples()
-    rows = zip(examples.texts, examples.labels, strict=True)
-    lines = "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
-    written = path.with_suffix(f".{os.getpid()}")
+    paths = {part: folder / f"headlines-{part}.jsonl" for part in ("train", "validation", "test")}
+    if all(path.exists() for path in paths.values()):
+        return paths
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        written.write_text(lines, encoding="utf-8")
-        written.replace(path)
+        for part, rows in zip(paths, _headlines(), strict=True):
+            written = paths[part].with_suffix(f".{os.getpid()}")
+            lines = (json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
+            written.write_text("".join(lines), encoding="utf-8")
+            written.replace(paths[part])
     except OSError as error:
-        raise DataError(f"Cannot write {path}: {error.strerror}.") from None
-    return path
+        raise DataError(f"Cannot write into {folder}: {error.strerror}.") from None
+    return paths
+
+
+def _headlines() -> tuple[Rows, Rows, Rows]:
+    """Return headlines and their topics, shuffled with a seed: for training, for validation, for the test."""
+    examples = demo_examples()
+    headlines = (text.split("\n", 1)[0].strip() for text in examples.texts)
+    rows = list(dict(zip(headlines, examples.labels, strict=True)).items())
+    Random(0).shuffle(rows)
+    topics = sorted(set(examples.labels))
+    train = [row for topic in topics for row in [row for row in rows if row[1] == topic][:LABELLED]]
+    others = [row for row in rows if row not in train]
+    return train, others[:VALIDATION], others[VALIDATION:]
 
 
 def _package_folder(package: str) -> Path:

@@ -28,7 +28,7 @@ def build_assignment(
         attempt=attempt,
         hyperparameters=hyperparameters,
         seed=seed,
-        milestones=_milestones(config, space, hyperparameters, most),
+        milestones=_milestones(config, space, hyperparameters, most, is_pruned=confirms is None),
         maximum_passes=most,
         score_to_beat=score_to_beat,
         rows_at_once=rows_at_once,
@@ -62,7 +62,7 @@ def demands_of(space: SearchSpace) -> Demands:
 
 
 def _milestones(
-    config: StudyConfig, space: SearchSpace, hyperparameters: Hyperparameters, most: float
+    config: StudyConfig, space: SearchSpace, hyperparameters: Hyperparameters, most: float, *, is_pruned: bool = True
 ) -> tuple[Milestone, ...]:
     evaluation = config.evaluation
     if evaluation.folds:
@@ -70,7 +70,7 @@ def _milestones(
     return milestones(
         passes=hyperparameters.epochs * hyperparameters.data_fraction,
         maximum_passes=most,
-        rungs=evaluation.rungs,
+        rungs=evaluation.rungs if is_pruned else 0,
         full_reports=evaluation.full_reports or int(space.largest("epochs")),
     )
 

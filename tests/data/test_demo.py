@@ -1,6 +1,7 @@
 """The demonstration is an ordinary file over the real corpus, and says what to install where it is missing."""
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,16 @@ from hpo.data.splits import load_splits
 from hpo.errors import DataError
 
 
-def test_the_corpus_goes_through_the_ordinary_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_demo_data(tmp_path / "cache")
-    splits = load_splits(DataConfig(train=str(path), test_fraction=0.2, strict=True), seed=0)
+def test_the_headlines_go_through_the_ordinary_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = write_demo_data(tmp_path / "cache")
+    data = DataConfig(**{part: str(path) for part, path in paths.items()}, strict=True)  # type: ignore[arg-type]
+    splits = load_splits(data, seed=0)
     assert splits.test is not None
     assert splits.label_names == ("business", "entertainment", "politics", "sports", "tech")
-    parts = [{" ".join(text.split()) for text in part.texts} for part in (splits.train, splits.validation, splits.test)]
-    assert len(set.union(*parts)) == sum(map(len, parts))
+    assert Counter(splits.train.labels) == dict.fromkeys(splits.label_names, 8)
+    assert len(splits.validation.texts) == 1_000
+    parts = [set(part.texts) for part in (splits.train, splits.validation, splits.test)]
+    assert len(set.union(*parts)) == sum(map(len, parts)) == 40 + 1_000 + len(splits.test.texts)
     assert capsys.readouterr().out == ""
 
 
@@ -28,14 +32,15 @@ def test_the_corpus_is_whole_and_decoded() -> None:
     assert not any("\ufffd" in text for text in examples.texts)
 
 
-def test_the_file_is_written_once(tmp_path: Path) -> None:
-    (tmp_path / "bbc-news.jsonl").write_text("kept")
-    assert write_demo_data(tmp_path).read_text() == "kept"
+def test_the_files_are_written_once(tmp_path: Path) -> None:
+    train = write_demo_data(tmp_path)["train"]
+    train.write_text("kept")
+    assert write_demo_data(tmp_path)["train"].read_text() == "kept"
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="Cannot write"):
+    with pytest.raises(DataError, match="Cannot write into"):
         write_demo_data(tmp_path / "file")
 
 

@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.study_file import load_config
 from hpo.messages import Demands
-from hpo.search.assignments import demands_of
+from hpo.search.assignments import build_assignment, demands_of
 from hpo.space.search_space import SearchSpace
 
 NOTHING: dict[str, Any] = {
@@ -32,3 +34,18 @@ TOP = {"method": {"values": ["full", "top_layers"]}}
 )
 def test_the_most_that_a_trial_asks_of_its_model(space: dict[str, Any], demanded: dict[str, Any]) -> None:
     assert demands_of(SearchSpace.from_mapping(space, "mine")) == Demands(**(NOTHING | demanded))
+
+
+def test_a_run_that_confirms_is_scored_only_where_its_best_epoch_is_chosen() -> None:
+    """Nothing prunes it, so the rungs between its full evaluations would only cost time."""
+    config = load_config(values={"study": "one", "model": {"name": "none"}, "data": {"train": "none.csv"}})
+    space = SearchSpace.from_mapping({"epochs": {"value": 3}}, "mine")
+    given = Hyperparameters(learning_rate=1e-4, epochs=3)
+    searched, confirming = (
+        build_assignment(
+            config, space, given, trial=0, attempt=1, seed=0, score_to_beat=None, confirms=confirms,
+        ).milestones
+        for confirms in (None, 4)
+    )  # fmt: skip
+    assert confirming == tuple(milestone for milestone in searched if milestone.full)
+    assert len(confirming) < len(searched)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hpo.cli.main import spin_briefly
 from hpo.cli.tables import to_take
 from hpo.config.reading import parse_yaml, write_yaml
 from hpo.config.study_file import StudyConfig
@@ -42,6 +43,19 @@ def test_run_with_nothing_says_what_it_needs(hpo: Hpo) -> None:
     assert "--model" in answer.out
     assert "--train" in answer.out
     assert "hpo demo" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({}, {"GOMP_SPINCOUNT": "20000"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"OMP_WAIT_POLICY": "active"}),
+    ],
+)
+def test_threads_do_not_spin_long_unless_one_said_how_they_wait(given: dict[str, str], kept: dict[str, str]) -> None:
+    spin_briefly(given)
+    assert given == kept
 
 
 def test_a_table_of_ones_own_with_odd_column_names(hpo: Hpo, model_folder: Path, texts_file: Path) -> None:

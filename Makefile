@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 
 .PHONY: quickstart test test-all check format docs benchmarks clean
 
-quickstart: $(VENV)/.demo  ## search over a real model and real news texts, in eight minutes
+quickstart: $(VENV)/.demo  ## search over a real model and real headlines, in five minutes
 	$(BIN)/hpo demo
 
 test: $(VENV)/.dev  ## the tests, in under ten minutes

@@ -26,7 +26,7 @@ or a study file, with any value changed by its dotted path:
 
     hpo run study.yaml budget.trials=40 space.learning_rate.max=10
 
-To see a whole search first, on a real model and real news texts, without an account: hpo demo"""
+To see a whole search first, on a real model and real headlines, without an account: hpo demo"""
 
 DEMO_DATA = Path("hpo-files", "demo-data")
 DEMO: dict[str, Any] = {
@@ -58,7 +58,7 @@ def demo(
     output: options.Output = None,
     as_json: options.Json = False,
 ) -> None:
-    """Search over a real model and real news texts that come as packages: no hub, no account, eight minutes."""
+    """Search over a real model and real headlines that come as packages: no hub, no account, five minutes."""
     from hpo.config.study_file import load_config
     from hpo.data.demo import demo_model_folder, write_demo_data
 

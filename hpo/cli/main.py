@@ -54,10 +54,11 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 
 
 def spin_briefly(environment: MutableMapping[str, str]) -> None:
-    """Let threads of PyTorch, here and in the processes that inherit `environment`, wait for each other idle sooner.
+    """Let PyTorch's threads, here and in processes that inherit `environment`, sleep sooner while they wait.
 
-    GNU OpenMP's threads spin 300,000 times before they sleep. Where another program has a core of theirs, that makes a
-    step on a CPU 1.7 times as long; with a tenth or less of it a step on a quiet machine is as fast as before.
+    GNU OpenMP's threads spin 300,000 times before they sleep (`GOMP_SPINCOUNT` in the manual of libgomp). Where another
+    program takes one of their cores, that makes a step on a CPU 1.7 times as long; with 20,000 a step is as fast as
+    before on a quiet machine.
     """
     if "OMP_WAIT_POLICY" not in environment:
         environment.setdefault("GOMP_SPINCOUNT", "20000")

@@ -168,7 +168,8 @@ class EvaluationConfig(Typed):
     """Evaluations of all of validation in each trial, spread evenly; null for the space's largest `epochs`."""
     rungs: Annotated[int, Field(ge=0, le=100)] = 8
     """Places, spread evenly over the longest trial, at which a trial may be given up; those between full
-    evaluations score a fixed stratified part of validation. 0 for full evaluations only."""
+    evaluations score a fixed stratified part of validation. 0 for full evaluations only, which are all that a run of a
+    confirmation has."""
     first_rung: Annotated[int, Field(ge=1, le=1000)] = 125
     """Per mille of the longest trial before which nothing is given up."""
     rung_rows: OneOrMore = 200

@@ -13,8 +13,6 @@ LABELLED = 8
 """Headlines of each topic in training."""
 VALIDATION = 1_000
 """Headlines in validation."""
-Rows = list[tuple[str, str]]
-"""Texts, each with its label."""
 
 
 def demo_model_folder() -> Path:
@@ -53,7 +51,7 @@ def write_demo_data(folder: Path) -> dict[str, Path]:
         return paths
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for part, rows in zip(paths, _headlines(), strict=True):
+        for part, rows in _headlines().items():
             written = paths[part].with_suffix(f".{os.getpid()}")
             lines = (json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
             written.write_text("".join(lines), encoding="utf-8")
@@ -63,16 +61,16 @@ def write_demo_data(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def _headlines() -> tuple[Rows, Rows, Rows]:
-    """Return headlines and their topics, shuffled with a seed: for training, for validation, for the test."""
+def _headlines() -> dict[str, list[tuple[str, str]]]:
+    """Return headlines, each with its topic, shuffled with a seed, by what they are for."""
     examples = demo_examples()
     headlines = (text.split("\n", 1)[0].strip() for text in examples.texts)
     rows = list(dict(zip(headlines, examples.labels, strict=True)).items())
     Random(0).shuffle(rows)
     topics = sorted(set(examples.labels))
-    train = [row for topic in topics for row in [row for row in rows if row[1] == topic][:LABELLED]]
+    train = [row for topic in topics for row in [one for one in rows if one[1] == topic][:LABELLED]]
     others = [row for row in rows if row not in train]
-    return train, others[:VALIDATION], others[VALIDATION:]
+    return {"train": train, "validation": others[:VALIDATION], "test": others[VALIDATION:]}
 
 
 def _package_folder(package: str) -> Path:

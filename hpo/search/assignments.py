@@ -23,12 +23,15 @@ def build_assignment(
 ) -> Assignment:
     """Return one attempt at `trial`, complete."""
     most = maximum_passes(space)
+    # Nothing prunes a run that confirms, so it needs no rungs between its full evaluations.
     return Assignment(
         trial=trial,
         attempt=attempt,
         hyperparameters=hyperparameters,
         seed=seed,
-        milestones=_milestones(config, space, hyperparameters, most, is_pruned=confirms is None),
+        milestones=_milestones(
+            config, space, hyperparameters, most, rungs=config.evaluation.rungs if confirms is None else 0
+        ),
         maximum_passes=most,
         score_to_beat=score_to_beat,
         rows_at_once=rows_at_once,
@@ -39,7 +42,7 @@ def build_assignment(
 
 def last_rung(config: StudyConfig, space: SearchSpace, hyperparameters: Hyperparameters) -> int:
     """Return where a trial ends, in per mille of the study's longest."""
-    return _milestones(config, space, hyperparameters, maximum_passes(space))[-1].rung
+    return _milestones(config, space, hyperparameters, maximum_passes(space), rungs=0)[-1].rung
 
 
 def maximum_passes(space: SearchSpace) -> float:
@@ -62,7 +65,7 @@ def demands_of(space: SearchSpace) -> Demands:
 
 
 def _milestones(
-    config: StudyConfig, space: SearchSpace, hyperparameters: Hyperparameters, most: float, *, is_pruned: bool = True
+    config: StudyConfig, space: SearchSpace, hyperparameters: Hyperparameters, most: float, *, rungs: int
 ) -> tuple[Milestone, ...]:
     evaluation = config.evaluation
     if evaluation.folds:
@@ -70,7 +73,7 @@ def _milestones(
     return milestones(
         passes=hyperparameters.epochs * hyperparameters.data_fraction,
         maximum_passes=most,
-        rungs=evaluation.rungs if is_pruned else 0,
+        rungs=rungs,
         full_reports=evaluation.full_reports or int(space.largest("epochs")),
     )
 

@@ -1,4 +1,4 @@
-"""The demonstration is an ordinary file over the real corpus, and says what to install where it is missing."""
+"""The demonstration's headlines are ordinary files, and it says what to install where they are missing."""
 
 import sys
 from collections import Counter

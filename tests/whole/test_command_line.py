@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from hpo.cli.main import spin_briefly
-from hpo.cli.tables import to_take
+from hpo.cli.tables import leaderboard, to_take
 from hpo.config.reading import parse_yaml, write_yaml
 from hpo.config.study_file import StudyConfig
 from tests.command_line import Answer, Hpo
@@ -250,6 +251,22 @@ def test_a_search_without_a_test_split_says_what_cannot_be_said(hpo: Hpo, study_
     missing = "There is no test split, so it cannot be said"
     assert missing in hpo("run", study_file, "data.test_fraction=0").out
     assert missing in hpo("best").out
+
+
+@pytest.mark.parametrize("width", [40, 60, 200])
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    monkeypatch.setattr("hpo.cli.tables.console", lambda: Console(width=width, highlight=False, markup=False))
+    trials = [trial(0, 0.5), trial(1, 0.75), trial(12, 0.625)]
+    leaderboard(material(trials).results)
+    lines = capsys.readouterr().out.splitlines()
+    for number, score in ((1, "0.7500"), (12, "0.6250"), (0, "0.5000")):
+        assert any(line.split()[:2] == [str(number), score] and "90.0" in line for line in lines)
+    also = next((line for line in lines if line.startswith("Also varied")), "")
+    assert ("momentum" in also) == (width < 200)
+    table = [line for line in lines if not line.startswith(("Also varied", "3 trials"))]
+    assert max(map(len, table)) <= width
 
 
 def test_labels_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

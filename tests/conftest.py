@@ -6,6 +6,7 @@
 import importlib.util
 import itertools
 import shutil
+import signal
 import sys
 import tempfile
 import warnings
@@ -136,3 +137,14 @@ def database_url(request: pytest.FixtureRequest) -> str:
 def empty_database_url(request: pytest.FixtureRequest) -> str:
     url: str = request.getfixturevalue(f"empty_{request.param}_url")
     return url
+
+
+@pytest.fixture(autouse=True)
+def _signals_end_what_a_test_starts() -> Iterator[None]:
+    """Tests started in the background or by nohup ignore these signals, and so would all processes that they start."""
+    ignored = [number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)

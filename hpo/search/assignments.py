@@ -23,12 +23,12 @@ def build_assignment(
 ) -> Assignment:
     """Return one attempt at `trial`, complete."""
     most = maximum_passes(space)
-    # Nothing prunes a run that confirms, so it needs no rungs between its full evaluations.
     return Assignment(
         trial=trial,
         attempt=attempt,
         hyperparameters=hyperparameters,
         seed=seed,
+        # Nothing prunes a run that confirms, so it needs no rungs between its full evaluations.
         milestones=_milestones(
             config, space, hyperparameters, most, rungs=config.evaluation.rungs if confirms is None else 0
         ),

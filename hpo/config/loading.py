@@ -48,7 +48,7 @@ def read_study(
         lacking = "a W&B sweep says neither the model nor the texts; add --model PATH_OR_HUB_ID and --train FILE."
         needed = dict.fromkeys(("model", "data"), lacking)
     merged = sweep.values if sweep else in_our_words(content, model, notes)
-    merge(merged, deepcopy(dict(values)))
+    merge(merged, in_our_words(deepcopy(dict(values)), model, notes))
     for override in overrides:
         with mistakes.gathered():
             notes += apply(merged, override, dotted_keys(model))

@@ -8,13 +8,14 @@ from pydantic import BaseModel
 from hpo.config.naming import metric_note, metric_of, study_key, study_value
 from hpo.config.other_study_names import STUDY_VALUES
 from hpo.config.overrides import fill
-from hpo.config.reading import section
+from hpo.config.reading import dotted_keys, section
 
 
 def in_our_words(content: Mapping[str, Any], model: type[BaseModel], notes: list[str]) -> dict[str, Any]:
     """Return a study file's content with every key that is understood by our name; `notes` gets what is to be said.
 
-    A key that another library has where ours is given too stays as it is, to be refused.
+    A dotted key, `model.name`, stands for nested ones. A key that stands for ours where ours is given too stays as it
+    is, to be refused.
     """
     read: dict[str, Any] = {}
     for path, value, meant in list(_keys(content, model, ())):
@@ -24,7 +25,8 @@ def in_our_words(content: Mapping[str, Any], model: type[BaseModel], notes: list
         if meant is None or _has(content, meant.split(".")):
             inner[path[-1]] = value
             continue
-        notes.append(f"{'.'.join(path)} is taken for {meant}.")
+        if meant != ".".join(path):
+            notes.append(f"{'.'.join(path)} is taken for {meant}.")
         fill(read, _nested(meant.split("."), value))
     return read
 
@@ -41,6 +43,8 @@ def _keys(
             yield from _keys(value, inner, path)
         elif field or not isinstance(key, str):
             yield path, value, None
+        elif key in dotted_keys(model):
+            yield path, value, ".".join(path)
         else:
             meant = study_key(key, model.model_fields)
             yield path, value, ".".join((*above, meant)) if meant in model.model_fields else meant

@@ -76,6 +76,12 @@ def test_values_replace_those_of_the_file_key_by_key(tmp_path: Path) -> None:
     assert study.data.label_column == "no"
 
 
+def test_a_dotted_key_stands_for_nested_ones(tmp_path: Path) -> None:
+    content = WHOLE + "\nevaluation.full_reports: 3\n"
+    study = load_config(study_file(tmp_path, content), {"budget.trials": 7})
+    assert (study.evaluation.full_reports, study.budget.trials) == (3, 7)
+
+
 def test_overrides_win_the_later_over_the_earlier(tmp_path: Path) -> None:
     overrides = ["budget.trials=5", "budget.trials=6", "model.name=other=model", "task.metric=off", "seed=1"]
     study = load_config(study_file(tmp_path, WHOLE), {"budget": {"trials": 3}}, overrides)
@@ -241,6 +247,10 @@ def test_what_is_given_is_not_changed() -> None:
         (
             {"evaluation": {"folds": 1}},
             "study: 'evaluation.folds' is 1, but it should be greater than or equal to 2.",
+        ),
+        (
+            {"budget": {"trials": 3}, "budget.trials": 4},
+            "study: 'budget.trials' is given twice: as a dotted key, and nested.",
         ),
         (
             {"search": {"pruner": "medain"}},

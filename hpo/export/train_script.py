@@ -17,6 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -113,20 +114,26 @@ def read(path: str, data: Values) -> list[Row]:
         if not path.endswith(".csv"):
             records = [json.loads(line, strict=False) for line in file.read().split("\n") if line.strip()]
         else:
-            header = next((line for line in file if line.strip()), "")
-            file.seek(0)
             csv.field_size_limit(sys.maxsize)
-            lines = [
-                line
-                for line in csv.reader(file, delimiter=data.get("delimiter") or max(",;\t|", key=header.count))
-                if line
-            ]
+            divided_by = data.get("delimiter") or delimiter_of([*islice((line for line in file if line.strip()), 50)])
+            file.seek(0)
+            lines = [line for line in csv.reader(file, delimiter=divided_by) if line]
             names = [name.strip() for name in lines[0]]
             records = [dict(zip(names, line, strict=False)) for line in lines[1:]]
     columns = [data[f"{part}_column"] for part in ("text", "text_pair", "label")]
     cells = [[written(record.get(name)) for name in columns if name is not None] for record in records]
     rows = [(*texts, spelled(label.strip())) for *texts, label in cells]
     return [row for row in rows if any(text.strip() for text in row[:-1]) and row[-1]]
+
+
+def delimiter_of(lines: Sequence[str]) -> str:
+    """Return what the header holds most of; of several characters one by which all rows are as wide as it."""
+    header = lines[0] if lines else ""
+    held = sorted(filter(header.count, ",;\t|"), key=header.count, reverse=True)
+    widths = {one: [len(row) for row in csv.reader(lines, delimiter=one)] for one in held}
+    # The last of them may be part of a row.
+    fitting = [one for one in held if len(set(widths[one][:-1] or widths[one])) == 1]
+    return [*fitting, *held, ","][0]
 
 
 def written(cell: Any) -> str:

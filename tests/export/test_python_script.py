@@ -129,7 +129,8 @@ def as_rows(examples: Any) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["validation made", "test made too", "files", "jsonl", "pairs", "some kept unseen", "dropped", "merged"]
+    "kind",
+    ["validation made", "test made too", "files", "jsonl", "pairs", "some kept unseen", "dropped", "merged", "headed"],
 )
 def test_it_has_the_rows_of_the_search(exported: Exported, texts_file: Path, tmp_path: Path, kind: str) -> None:
     lines = texts_file.read_text().splitlines()
@@ -159,6 +160,9 @@ def test_it_has_the_rows_of_the_search(exported: Exported, texts_file: Path, tmp
         content = train.read_text().replace(",sport |rare", ",rare").replace(",money |rare", ",rare")
         train.write_text(content.replace(",", "|"))
         data |= {"rare_labels": {"dropped": "drop", "merged": "merge"}[kind], "delimiter": "|"}
+    if kind == "headed":
+        # The header holds more semicolons than commas, and the rows none.
+        train.write_text("\n".join([f"{lines[0]},by;whom;and;when", *(f"{line},me" for line in lines[1:])]))
     if kind == "some kept unseen":
         many = write_texts(tmp_path / "many.csv", rows=1500)
         rows = many.read_text().splitlines()

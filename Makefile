@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: quickstart test test-all check format docs benchmarks clean
+.PHONY: quickstart test test-all test-lowest check format docs benchmarks clean
 
 quickstart: $(VENV)/.demo  ## search over a real model and real headlines, in five minutes
 	$(BIN)/hpo demo
@@ -12,8 +12,11 @@ quickstart: $(VENV)/.demo  ## search over a real model and real headlines, in fi
 test: $(VENV)/.dev  ## the tests, in under ten minutes
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test-all: $(VENV)/.dev $(VENV)/.decoder  ## all tests, also the slow ones
+test-all: $(VENV)/.dev $(VENV)/.decoder test-lowest  ## all tests, also the slow ones
 	$(BIN)/python -m pytest
+
+test-lowest: $(VENV)/lowest/.dev  ## the tests of `make test`, with the lowest versions that pyproject.toml allows
+	$(VENV)/lowest/bin/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.dev  ## style, types and the floors between packages
 	$(BIN)/ruff check
@@ -62,6 +65,13 @@ $(VENV)/.demo: pyproject.toml $(VENV)/.torch
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch
 	$(PIP) --editable '.[all,dev]'
+	touch $@
+
+# Every version here is the lowest that is allowed, where `.dev` has those of constraints.txt.
+$(VENV)/lowest/.dev: pyproject.toml
+	$(MAKE) VENV=$(VENV)/lowest $(VENV)/lowest/bin/python
+	grep -oE '"[A-Za-z0-9_.-]+(\[[a-z0-9]+\])?>=[0-9.]+' pyproject.toml | sed -E 's/"([^[>]+)(\[[a-z0-9]+\])?>=/\1==/' > $(VENV)/lowest/lowest.txt
+	$(VENV)/lowest/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(VENV)/lowest/lowest.txt --editable '.[all,dev]'
 	touch $@
 
 # A real decoder for the slow tests; its own requirements would compile C++ that is not needed here.

@@ -28,7 +28,8 @@ OPTIONAL = {
     "plotly": "the report: pip install 'llm-hpo[report]'",
     "lion-pytorch": "optimizer lion: pip install 'llm-hpo[optimizers]'",
     "schedulefree": "optimizer schedule_free_adamw: pip install 'llm-hpo[optimizers]'",
-    "cmaes": "sampler cmaes: pip install 'llm-hpo[cmaes]'",
+    "cmaes": "sampler cmaes: pip install 'llm-hpo[samplers]'",
+    "greenlet": "a faster sampler gp: pip install 'llm-hpo[samplers]'",
     "optuna-dashboard": "the dashboard: pip install 'llm-hpo[dashboard]'",
 }
 

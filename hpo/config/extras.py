@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from hpo.errors import ConfigurationError
 
 EXTRAS = {
-    "cmaes": "cmaes",
+    "cmaes": "samplers",
     "lion_pytorch": "optimizers",
     "plotly": "report",
     "schedulefree": "optimizers",

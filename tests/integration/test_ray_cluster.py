@@ -24,7 +24,7 @@ from hpo.store.results import StudyResults, read_results
 from tests.models import save_tiny_bert, write_texts
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'llm-hpo[ray]'")
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
 
 PASSWORD = "not-to-be-seen-anywhere"
 
@@ -159,7 +159,6 @@ def _command(process: psutil.Process) -> str:
         return ""
 
 
-@pytest.mark.slow
 def test_workers_and_the_search_itself_killed_it_goes_on_as_in_one_process(
     cluster: Any, study: Callable[..., dict[str, Any]], sqlite: Callable[[str], str], tmp_path: Path
 ) -> None:
@@ -180,7 +179,6 @@ def test_workers_and_the_search_itself_killed_it_goes_on_as_in_one_process(
     assert endings(search.url)["died"] >= 1
 
 
-@pytest.mark.slow
 def test_a_machine_that_joins_is_used(
     cluster: Any, study: Callable[..., dict[str, Any]], sqlite: Callable[[str], str], tmp_path: Path
 ) -> None:
@@ -192,7 +190,6 @@ def test_a_machine_that_joins_is_used(
     assert len(search.ended().leaderboard) == 30
 
 
-@pytest.mark.slow
 def test_a_gang_of_two_ends_as_one_process_does_to_rounding(
     cluster: Any, study: Callable[..., dict[str, Any]], sqlite: Callable[[str], str], tmp_path: Path
 ) -> None:
@@ -211,7 +208,6 @@ def test_a_gang_of_two_ends_as_one_process_does_to_rounding(
         assert trial.validation.values["loss"] == pytest.approx(alone.validation.values["loss"], abs=1e-4)
 
 
-@pytest.mark.slow
 def test_no_process_of_the_cluster_and_no_file_of_ray_holds_the_password(
     study: Callable[..., dict[str, Any]], tmp_path: Path, postgresql_url: str
 ) -> None:
@@ -234,7 +230,6 @@ def test_no_process_of_the_cluster_and_no_file_of_ray_holds_the_password(
         assert PASSWORD.encode() not in path.read_bytes(), path
 
 
-@pytest.mark.slow
 def test_no_machine_keeps_the_files_in_use_of_a_search_whose_files_are_at_a_url(
     study: Callable[..., dict[str, Any]],
     sqlite: Callable[[str], str],

@@ -199,6 +199,7 @@ def test_asked_for_again_nothing_is_trained_or_read_twice(confirmed: StudyConfig
     assert all(one in more.confirmation for one in first.confirmation)
 
 
+@pytest.mark.slow
 def test_worker_processes_confirm_what_one_process_does(confirmed: StudyConfig, tmp_path: Path) -> None:
     inline = run(confirmed)
     apart = changed(

@@ -47,7 +47,11 @@ def test_letters_that_an_encoding_lacks_are_shown_by_their_numbers(encoding: str
 
 @pytest.mark.parametrize(
     ("redirected", "said"),
-    [(">&-", f"{LOST} it is closed."), ("> /dev/full", f"{LOST} No space left on device."), ("| head -2", "")],
+    [
+        ("> /dev/full", f"{LOST} No space left on device."),
+        pytest.param(">&-", f"{LOST} it is closed.", marks=pytest.mark.slow),
+        pytest.param("| head -2", "", marks=pytest.mark.slow),
+    ],
 )
 def test_a_search_that_finished_exits_with_0_whatever_became_of_its_output(
     redirected: str, said: str, config: StudyConfig, tmp_path: Path

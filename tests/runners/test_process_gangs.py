@@ -172,7 +172,8 @@ def _nothing_left() -> Iterator[None]:
 
 def processes() -> list[psutil.Process]:
     """Return the processes of workers that this one has started, in the order of their start."""
-    children = [child for child in psutil.Process().children() if "worker_process" in " ".join(child.cmdline())]
+    living = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    children = [child for child in living if "worker_process" in " ".join(child.cmdline())]
     return sorted(children, key=lambda child: child.create_time())
 
 

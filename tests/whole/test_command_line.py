@@ -46,6 +46,29 @@ def test_run_with_nothing_says_what_it_needs(hpo: Hpo) -> None:
     assert "hpo demo" in answer.out
 
 
+ENDS = """
+import atexit
+from hpo.cli import main
+
+class Heavy:
+    def __del__(self):
+        print("taken apart")
+
+def command():
+    main.heavy = Heavy()
+    atexit.register(print, "tidied up")
+    raise SystemExit(5)
+
+main.app = command
+main.console()
+"""
+
+
+def test_a_command_ends_with_its_code_and_what_was_to_be_tidied_up_without_each_object_being_freed() -> None:
+    ended = subprocess.run([sys.executable, "-c", ENDS], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (5, "tidied up\n", "")
+
+
 @pytest.mark.parametrize(
     ("given", "kept"),
     [

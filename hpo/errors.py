@@ -119,6 +119,11 @@ class Mistakes:
             raise kind(*mistakes)
 
 
+def without_credentials(text: str) -> str:
+    """Return what a user typed with no user's name and password in a URL that it may hold."""
+    return re.sub(r"(?<=://)[^/\s]*@", "***@", text)
+
+
 def nearest(name: str, known: Iterable[str], also: Iterable[str] = ()) -> str:
     """Return the end of a message, a certain misspelling first: `Did you mean 'epochs'? Known: batch_size, epochs.`
 

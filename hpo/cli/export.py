@@ -34,8 +34,9 @@ def export(
 ) -> None:
     """Write the configuration to take to a file, or to standard output where no --output is given."""
     from hpo.config.overrides import apply
+    from hpo.config.reading import read_model
     from hpo.export.configs import best_configuration
-    from hpo.export.exported import MOVABLE
+    from hpo.export.exported import MOVABLE, Exported
     from hpo.export.writing import check_writable, write_text
     from hpo.store.results import read_search
 
@@ -52,6 +53,8 @@ def export(
     content = best_configuration(results, trial)
     for override in arguments or ():
         apply(content, override, MOVABLE)
+    if arguments:
+        read_model(Exported, content, "the configuration")
     files, sentences = _written(content, format_)
     if output is None:
         typer.echo(files[0].text, nl=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.config.study_names import as_study_name
-from hpo.errors import ConfigurationError
+from hpo.errors import ConfigurationError, without_credentials
 
 if TYPE_CHECKING:
     from hpo.config.study_file import StudyConfig
@@ -137,7 +137,8 @@ def _file_and_overrides(arguments: list[str], verb: str) -> tuple[Path | None, l
     files = [argument for argument in arguments if argument not in overrides]
     if len(files) > 1:
         raise ConfigurationError(
-            f"{verb} takes one study file, and then PATH=VALUE, but got {', '.join(files)}; put a value after `=`."
+            f"{verb} takes one study file, and then PATH=VALUE, but got {without_credentials(', '.join(files))}; put a "
+            "value after `=`."
         )
     return (Path(files[0]) if files else None), overrides
 

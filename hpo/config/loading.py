@@ -47,8 +47,9 @@ def read_study(
         notes += sweep.notes
         lacking = "a W&B sweep says neither the model nor the texts; add --model PATH_OR_HUB_ID and --train FILE."
         needed = dict.fromkeys(("model", "data"), lacking)
-    merged = sweep.values if sweep else in_our_words(content, model, notes)
-    merge(merged, in_our_words(deepcopy(dict(values)), model, notes))
+    merged = sweep.values if sweep else {}
+    for given in ({} if sweep else content, deepcopy(dict(values))):
+        merge(merged, in_our_words(given, model, notes, mistakes))
     for override in overrides:
         with mistakes.gathered():
             notes += apply(merged, override, dotted_keys(model))

@@ -5,10 +5,10 @@ from copy import deepcopy
 from typing import Any
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.naming import meaning, study_key
+from hpo.config.naming import meaning, same_name, study_key
 from hpo.config.other_names import ACCUMULATION, Taken
 from hpo.config.reading import parse_yaml
-from hpo.errors import ConfigurationError, misspelt, nearest
+from hpo.errors import ConfigurationError, misspelt, nearest, without_credentials
 from hpo.space.space_file import read_space
 
 FIELDS = Hyperparameters.model_fields
@@ -47,16 +47,42 @@ def apply(target: dict[str, Any], override: str, keys: Collection[str]) -> list[
         ConfigurationError: an override that leads nowhere. It does not show the value, which may be a store's URL.
     """
     dotted, separator, text = override.partition("=")
-    path = dotted.strip().split(".")
-    if not separator or not all(path):
+    dotted = dotted.strip()
+    if not separator or not all(dotted.split(".")):
         raise ConfigurationError(
-            f"An override reads `dotted.path=value`, as in budget.trials=40, but got {dotted + separator!r}."
+            "An override reads `dotted.path=value`, as in budget.trials=40, but got "
+            f"{without_credentials(dotted + separator)!r}."
         )
-    if path[0] == "space" and len(path) > 1:
-        target["space"], path = _opened_space(target.get("space", "encoder"), path)
-        _drop_other_kinds(target["space"].get(path[1]), path[-1])
+    path = put(target, dotted, parse_yaml(text, f"the value of {dotted}"), keys)
+    return taken_for(dotted, path)
+
+
+def put(target: dict[str, Any], dotted: str, value: Any, keys: Collection[str], *, once: bool = False) -> str:
+    """Put a value into the study `target` at a dotted path; return the path that it has by our names.
+
+    Args:
+        target: a study, as a file has it.
+        dotted: the path, perhaps in another library's names.
+        value: what is put there.
+        keys: the dotted keys of a study.
+        once: refuses a path that has a value already.
+
+    Raises:
+        ConfigurationError: a path that leads nowhere. It does not show the value, which may be a store's URL.
+    """
+    path = dotted.split(".")
+    in_space = path[0] == "space" and len(path) > 1
+    given = target.get("space", "encoder")
+    if in_space:
+        target["space"], path = _opened_space(given, path)
     else:
         path = _study_path(path, keys)
+        if isinstance(value, str) and ".".join([*path, "url"]) in keys:
+            path = [*path, "url"]
+    if once and has(target if not in_space or isinstance(given, dict) else {}, path):
+        raise ConfigurationError(f"{'.'.join(path)!r} is given twice.")
+    if in_space:
+        _drop_other_kinds(target["space"].get(path[1]), path[-1])
     inner: Any = target
     for part in path[:-1]:
         inner = inner.setdefault(part, {})
@@ -64,16 +90,29 @@ def apply(target: dict[str, Any], override: str, keys: Collection[str]) -> list[
             raise ConfigurationError(
                 f"The override of {dotted!r} leads into {part!r}, which is a single value and has no keys."
             )
-    inner[path[-1]] = parse_yaml(text, f"the value of {dotted}")
-    said = ".".join(path)
-    return [] if said == dotted.strip() else [f"{dotted.strip()} is taken for {said}."]
+    inner[path[-1]] = value
+    return ".".join(path)
+
+
+def taken_for(name: str, ours: str) -> list[str]:
+    """Return what is to be said of a key that has another name here."""
+    return [] if name == ours else [f"{name} is taken for {ours}."]
+
+
+def has(content: Any, path: list[str]) -> bool:
+    """Return whether nested mappings have a value at a path."""
+    for part in path:
+        if not isinstance(content, Mapping) or part not in content:
+            return False
+        content = content[part]
+    return True
 
 
 def _study_path(path: list[str], keys: Collection[str]) -> list[str]:
     """Return the path of a study file's key as we name it; one that leads wrong further down is kept, to be refused."""
     dotted, above = ".".join(path), ".".join(path[:-1])
-    if dotted in keys:
-        return path
+    if same := same_name(dotted, keys):
+        return same.split(".")
     here = {key.removeprefix(f"{above}.") if above else key: key for key in keys if key.rpartition(".")[0] == above}
     meant = study_key(path[-1], here)
     if meant is not None:

@@ -132,8 +132,6 @@ def _sentence(model: type[BaseModel], detail: ErrorDetails, keys: Sequence[str])
     shown = "(not shown)" if path and path[0] in SECRETS else repr(value)
     match detail["type"]:
         case "extra_forbidden":
-            if name in keys:
-                return f"{name!r} is given twice: as a dotted key, and nested."
             above = name.removesuffix(path[-1])
             return f"unknown key {name!r}. {advice(name, [above + key for key in known], keys)}"
         case "literal_error" | "enum":

@@ -209,5 +209,5 @@ def _notes(content: Mapping[str, Any]) -> Iterator[str]:
     if unused:
         yield f"The sweep's {' and '.join(unused)} {'is' if len(unused) == 1 else 'are'} not used: hpo itself trains."
     for key, why in _NOTED_OF_METRIC.items():
-        if key in content.get("metric", ()):
+        if key in (content.get("metric") or ()):
             yield f"The sweep's metric.{key} is not used: {why}."

@@ -23,18 +23,18 @@ def read_csv(path: Path, delimiter: str | None = None) -> Table:
 
 
 def _delimiter(path: Path) -> str:
-    """Return the delimiter that the header holds most of; of several one by which all rows are as wide as it."""
+    """Return what divides the header into most cells; of several characters one by which all rows are as wide as it."""
     with open_text(path, newline="") as stream:
         lines = list(islice((line for line in stream if line.strip()), TRIED_LINES))
-    header = lines[0] if lines else ""
-    held = sorted(filter(header.count, DELIMITERS), key=header.count, reverse=True)
+    csv.field_size_limit(sys.maxsize)
+    cells = {one: len(next(csv.reader(lines[:1], delimiter=one), ())) for one in DELIMITERS}
+    held = sorted((one for one in DELIMITERS if cells[one] > 1), key=lambda one: cells[one], reverse=True)
     fitting = held if len(held) == 1 else [one for one in held if _divides(lines, one)]
     return next(iter([*fitting, *held, ","]))
 
 
 def _divides(lines: list[str], delimiter: str) -> bool:
     """Return whether lines of a file, the last of which may be part of a row, have equally many cells."""
-    csv.field_size_limit(sys.maxsize)
     try:
         widths = [len(row) for row in csv.reader(lines, delimiter=delimiter)]
     except csv.Error:
@@ -96,7 +96,8 @@ def _delimited_rows(path: Path, delimiter: str, quoting: Quoting) -> tuple[list[
         try:
             for row in reader:
                 if not names:
-                    names = [as_unicode(name.strip()) for name in row]
+                    # Lines before the header may hold spaces, or empty cells.
+                    names = [as_unicode(name.strip()) for name in row] if any(map(str.strip, row)) else []
                 elif row:
                     _refuse_surplus_cells(path, line, len(names), row)
                     rows.append(row)

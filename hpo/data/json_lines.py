@@ -33,11 +33,10 @@ def read_jsonl(path: Path) -> Table:
 
 def _json_object(path: Path, number: int, line: str, decode: Callable[[str], object]) -> dict[str, object]:
     try:
-        row = decode(line)
+        row = decode(line.rstrip("\r\n"))
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path}, line {number}, is not valid JSON: {error.msg.lower()} at character {error.colno}."
-        ) from None
+        what = error.msg.lower().removesuffix(" at")
+        raise DataError(f"{path}, line {number}, is not valid JSON: {what} at character {error.colno}.") from None
     except (ValueError, RecursionError):
         raise DataError(f"{path}, line {number}, holds JSON that is nested too deeply or a number too long.") from None
     if not isinstance(row, dict):

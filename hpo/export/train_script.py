@@ -117,9 +117,9 @@ def read(path: str, data: Values) -> list[Row]:
             csv.field_size_limit(sys.maxsize)
             divided_by = data.get("delimiter") or delimiter_of([*islice((line for line in file if line.strip()), 50)])
             file.seek(0)
-            lines = [line for line in csv.reader(file, delimiter=divided_by) if line]
-            names = [name.strip() for name in lines[0]]
-            records = [dict(zip(names, line, strict=False)) for line in lines[1:]]
+            lines = csv.reader(file, delimiter=divided_by)
+            names = next(([name.strip() for name in line] for line in lines if any(map(str.strip, line))), [])
+            records = [dict(zip(names, line, strict=False)) for line in lines if line]
     columns = [data[f"{part}_column"] for part in ("text", "text_pair", "label")]
     cells = [[written(record.get(name)) for name in columns if name is not None] for record in records]
     rows = [(*texts, spelled(label.strip())) for *texts, label in cells]
@@ -127,9 +127,9 @@ def read(path: str, data: Values) -> list[Row]:
 
 
 def delimiter_of(lines: Sequence[str]) -> str:
-    """Return what the header holds most of; of several characters one by which all rows are as wide as it."""
-    header = lines[0] if lines else ""
-    held = sorted(filter(header.count, ",;\t|"), key=header.count, reverse=True)
+    """Return what divides the header into most cells; of several characters one by which all rows are as wide as it."""
+    cells = {one: len(next(csv.reader(lines[:1], delimiter=one), ())) for one in ",;\t|"}
+    held = sorted((one for one in cells if cells[one] > 1), key=lambda one: cells[one], reverse=True)
     widths = {one: [len(row) for row in csv.reader(lines, delimiter=one)] for one in held}
     # The last of them may be part of a row.
     fitting = [one for one in held if len(set(widths[one][:-1] or widths[one])) == 1]

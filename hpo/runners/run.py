@@ -348,8 +348,9 @@ class _Night:
             reserve = min(reserve, MOST_RESERVED * max(0.0, limits.deadline - now))
         self.coordinator.expect((short.dearest, short.cheapest), reserve)
         if (deadline := self.coordinator.limits.deadline) is not None:
-            at = datetime.fromtimestamp(deadline).astimezone()
-            self.watcher.note(f"The search ends at {at:%Y-%m-%d %H:%M:%S}, in {spoken(deadline - time.time())}.")
+            at, left = datetime.fromtimestamp(deadline).astimezone(), deadline - time.time()
+            when = f"ends at {at:%Y-%m-%d %H:%M:%S}, in {spoken(left)}" if left > 0 else "has no time left to train"
+            self.watcher.note(f"The search {when}.")
         return short
 
     def _precision(self, lead: LeadWorker, until: float) -> tuple[Precision, float]:

@@ -155,7 +155,7 @@ def what_it_needs(budget: BudgetConfig, trial_seconds: float, beside: float) -> 
         enough = f"--gpu-hours {max(math.ceil(seconds / 36) / 100, 1.5 * (budget.gpu_hours or 0.0)):.3g}"
     return (
         f"No trial has completed: a trial takes about {spoken(trial_seconds)} here; give {enough}, or lower epochs or "
-        "max_length. What has begun waits, and the same command goes on with it."
+        "max_length. The same command goes on with what has begun."
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from hpo.config.hyperparameters import APPLIES_TO, Method, OptimizerName, ScheduleName
 from hpo.config.study_file import ComputeConfig, StudyConfig, load_config
 from hpo.errors import ConfigurationError
+from hpo.space.domains import Constant
 from hpo.space.space_file import read_space, shipped_spaces, space_of
 
 MINIMAL: dict[str, Any] = {"study": "s", "model": {"name": "m"}, "data": {"train": "t.csv"}}
@@ -250,7 +251,7 @@ def test_what_is_given_is_not_changed() -> None:
         ),
         (
             {"budget": {"trials": 3}, "budget.trials": 4},
-            "study: 'budget.trials' is given twice: as a dotted key, and nested.",
+            "'budget.trials' is given twice.",
         ),
         (
             {"search": {"pruner": "medain"}},
@@ -303,7 +304,7 @@ def test_an_override_into_a_space_that_is_none_is_told(space: object) -> None:
         ({"store": {"ulr": URL}}, None, "study: unknown key 'store.ulr'. Did you mean 'store.url'?"),
         ({"store": [URL]}, None, "study: 'store' is (not shown), but it should be a valid dictionary"),
         ({}, f"stroe={URL}", "Unknown key 'stroe' in the override of 'stroe'. Did you mean 'store'?"),
-        ({"store": URL}, f"store.url={URL}", "The override of 'store.url' leads into 'store', which is a single value"),
+        ({}, URL, "An override reads `dotted.path=value`, as in budget.trials=40, but got"),
         ({}, f"store..url={URL}", "An override reads `dotted.path=value`"),
         ({}, f"store.url=[{URL}", "the value of store.url is not valid YAML"),
         ({}, f"store.url={{{URL}", "the value of store.url is not valid YAML"),
@@ -317,10 +318,63 @@ def test_no_mistake_shows_the_password_of_a_store(values: dict[str, Any], overri
     assert "secret" not in str(error.value)
 
 
-def test_a_store_may_be_its_url_alone() -> None:
+def test_a_store_may_be_its_url_alone(tmp_path: Path) -> None:
     alone = load_config(values=MINIMAL | {"store": URL})
     assert alone == load_config(values=MINIMAL | {"store": {"url": URL}})
+    both = load_config(values=MINIMAL | {"store": {"url": URL, "keep_weights": 0}})
+    assert load_config(values=MINIMAL | {"store": URL, "store.keep_weights": 0}) == both
+    assert load_config(values=MINIMAL | {"store.keep_weights": 0, "store": URL}) == both
+    assert load_config(values=MINIMAL | {"store": URL}, overrides=["store.keep_weights=0"]) == both
+    assert load_config(values=MINIMAL, overrides=["store.keep_weights=0", f"store={URL}"]) == both
+    file = study_file(tmp_path, WHOLE.replace('{url: "sqlite:///night.db"}', URL))
+    assert load_config(file, {"store": {"keep_weights": 0}}).store == both.store
     assert load_config(values=MINIMAL, overrides=[f"store={URL}"]) == alone
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"budget.trials": 4, "n_trials": 3},
+        {"n_trials": 3, "budget.trials": 4},
+        {"n_trials": 3, "num_trials": 4},
+        {"budget": {"n_trials": 4}, "budget.trials": 3},
+        {"data": {"train": "t.csv", "text-column": "q"}, "data.text_column": "r"},
+        {"Seed": 1, "random_state": 2},
+        {"space": SPACE, "space.learning_rate.max": 1},
+        {"space.lr.max": 1, "space.learning_rate": {"value": 1}},
+    ],
+)
+def test_a_key_that_is_given_twice_in_any_words_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        load_config(values=MINIMAL | given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"space.learning_rate": {"value": 1e-5}},
+        {"space.lr.value": 1e-5},
+        {"space": {"learning_rate": {"value": 1e-5}}},
+    ],
+)
+def test_a_dotted_key_reaches_into_the_space(given: dict[str, Any]) -> None:
+    space = space_of(load_config(values=MINIMAL | given).space)
+    assert next(one for one in space.parameters if one.name == "learning_rate").domain == Constant(value=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"lr": 1e-5}, "Unknown key 'lr' in the override of 'lr'. Here it is space.learning_rate, as in space.l"),
+        ({"evaluation.steps": 10}, "study: unknown key 'evaluation.steps'. Known: evaluation."),
+        ({"Data.Trian": "t.csv"}, "Unknown key 'Data' in the override of 'Data.Trian'. Did you mean 'data'?"),
+    ],
+)
+def test_a_key_of_a_study_file_is_understood_as_an_override_is(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        load_config(values=MINIMAL | given)
+    assert str(error.value).startswith(said)
+    assert load_config(values={"study": "s", "model.name": "m", "Data.Train": "t.csv"}).data.train == "t.csv"
 
 
 def test_a_study_cannot_be_changed() -> None:

@@ -185,6 +185,11 @@ def test_stray_quotes_of_a_tsv_that_match_by_chance_do_not_make_one_row_of_sever
         ("a.csv", b'text,label\n"a\nb",a\n"never closed,b\nx,c\n', "the row that starts at line 4 do not match"),
         ("a.csv", b'text,label\n"He said "hi" twice",a\n', "write each quotation mark twice"),
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', "line 2, is not valid JSON: expecting value"),
+        (
+            "a.jsonl",
+            b'{"text": "x"}\n{"text": "y\n',
+            "line 2, is not valid JSON: unterminated string starting at character 10",
+        ),
         ("a.jsonl", b'[{"text": "x"}]\n', "line 1, must be one JSON object {...}, but is a list"),
         ("a.jsonl", b'{"a": ' + b"[" * 100_000 + b"\n", "line 1, holds JSON that is nested too deeply"),
         ("a.jsonl", b'{"a": ' + b"9" * 5_000 + b"}\n", "or a number too long"),
@@ -213,6 +218,9 @@ def test_strict_names_the_first_line_that_is_not_utf8(tmp_path: Path) -> None:
     ("content", "delimiter", "names"),
     [
         ("text|label\na, b|x\n", None, ("text", "label")),
+        ('"What, or why, or when?";"label"\ngood;x\nbad, or worse;y\n', None, ("What, or why, or when?", "label")),
+        ('"text;a;b;c",label\ngood,x\n', None, ("text;a;b;c", "label")),
+        ("   \n,,\ntext,label\ngood,x\n", None, ("text", "label")),
         ("text;label\na|b, c|d;x\n", None, ("text", "label")),
         ("text, said|label\na, b, c|x\nd|y\n", None, ("text, said", "label")),
         ("text|more,label\na|b|c,x\nd,y\n", None, ("text|more", "label")),

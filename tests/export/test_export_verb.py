@@ -41,6 +41,13 @@ def test_what_cannot_be_said_ends_with_a_sentence_and_writes_nothing(export: Hpo
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_override_is_a_known_key(export: Hpo, tmp_path: Path) -> None:
+    code, _, err = export("--output", "best.yaml", "data.trian=other.csv")
+    assert code == 2
+    assert "unknown key 'data.trian'. Did you mean 'data.train'?" in err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_script_by_the_ending_of_its_file_and_what_it_reads_beside_it(export: Hpo, tmp_path: Path) -> None:
     code, _, err = export("--output", "train.py")
     assert code == 0, err

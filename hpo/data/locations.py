@@ -9,7 +9,7 @@ from pathlib import Path
 from hpo.data.formats import read_table
 from hpo.data.hub import HUB, Role, read_hub, read_saved
 from hpo.data.table import Table
-from hpo.errors import DataError
+from hpo.errors import DataError, without_credentials
 
 OTHER_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w-]*")
@@ -46,7 +46,8 @@ def is_missing(source: str) -> bool:
 
 def _nothing_there(source: str) -> str:
     if other := OTHER_SCHEME.match(source):
-        return f"{source} is a {other[1]} address, which is not read; download it, or name a data set of the hub {HUB}."
+        shown = without_credentials(source)
+        return f"{shown} is a {other[1]} address, which is not read; download it, or name a data set of the hub {HUB}."
     missing = f"Cannot read {source!r}: No such file or directory"
     if HUB_NAME.fullmatch(source):
         return f"{missing}; for a data set of the hub write {HUB}{source}."

@@ -71,6 +71,7 @@ def test_files_of_other_columns_are_refused(tmp_path: Path) -> None:
         ("x" * 5000 + ".csv", "No such file or directory."),
         ("stanfordnlp/imdb", "for a data set of the hub write hf://stanfordnlp/imdb."),
         ("texts/gone.csv", "Cannot read 'texts/gone.csv': No such file or directory."),
+        ("https://me:secret@example.org/a.csv", "https://***@example.org/a.csv is a https address"),
         ("https://example.org/rows.csv", "is a https address, which is not read; download it, or name a data set"),
     ],
 )  # fmt: skip

@@ -53,45 +53,44 @@ def apply(target: dict[str, Any], override: str, keys: Collection[str]) -> list[
             "An override reads `dotted.path=value`, as in budget.trials=40, but got "
             f"{without_credentials(dotted + separator)!r}."
         )
-    path = put(target, dotted, parse_yaml(text, f"the value of {dotted}"), keys)
-    return taken_for(dotted, path)
+    path = path_into(target, dotted, keys)
+    put(target, path, parse_yaml(text, f"the value of {dotted}"), keys)
+    return taken_for(dotted, ".".join(path))
 
 
-def put(target: dict[str, Any], dotted: str, value: Any, keys: Collection[str], *, once: bool = False) -> str:
-    """Put a value into the study `target` at a dotted path; return the path that it has by our names.
+def path_into(target: dict[str, Any], dotted: str, keys: Collection[str]) -> list[str]:
+    """Return the path that a dotted key, perhaps in another library's names, means in the study `target`.
 
-    Args:
-        target: a study, as a file has it.
-        dotted: the path, perhaps in another library's names.
-        value: what is put there.
-        keys: the dotted keys of a study.
-        once: refuses a path that has a value already.
+    A space that it leads into is opened there: its parameters take the place of its name.
 
     Raises:
-        ConfigurationError: a path that leads nowhere. It does not show the value, which may be a store's URL.
+        ConfigurationError: a key that leads nowhere.
     """
     path = dotted.split(".")
-    in_space = path[0] == "space" and len(path) > 1
-    given = target.get("space", "encoder")
-    if in_space:
-        target["space"], path = _opened_space(given, path)
-    else:
-        path = _study_path(path, keys)
-        if isinstance(value, str) and ".".join([*path, "url"]) in keys:
-            path = [*path, "url"]
-    if once and has(target if not in_space or isinstance(given, dict) else {}, path):
-        raise ConfigurationError(f"{'.'.join(path)!r} is given twice.")
-    if in_space:
+    if path[0] == "space" and len(path) > 1:
+        target["space"], path = _opened_space(target.get("space", "encoder"), path)
+        return path
+    return _study_path(path, keys)
+
+
+def put(target: dict[str, Any], path: list[str], value: Any, keys: Collection[str]) -> None:
+    """Put a value into the study `target`; a text in place of a section that has a `url` is that.
+
+    Raises:
+        ConfigurationError: a path through a single value. It does not show the value, which may be a store's URL.
+    """
+    if path[0] == "space" and len(path) > 1:
         _drop_other_kinds(target["space"].get(path[1]), path[-1])
+    if isinstance(value, str) and ".".join([*path, "url"]) in keys:
+        path = [*path, "url"]
     inner: Any = target
     for part in path[:-1]:
         inner = inner.setdefault(part, {})
         if not isinstance(inner, dict):
             raise ConfigurationError(
-                f"The override of {dotted!r} leads into {part!r}, which is a single value and has no keys."
+                f"The override of {'.'.join(path)!r} leads into {part!r}, which is a single value and has no keys."
             )
     inner[path[-1]] = value
-    return ".".join(path)
 
 
 def taken_for(name: str, ours: str) -> list[str]:

@@ -1,6 +1,7 @@
 """A study file in the words of other libraries, made ours: its keys, and the names among its values."""
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any
 
 from pydantic import BaseModel
@@ -8,9 +9,9 @@ from pydantic import BaseModel
 from hpo.config.naming import meaning, metric_note, metric_of, study_key, study_value
 from hpo.config.other_names import Taken
 from hpo.config.other_study_names import STUDY_VALUES
-from hpo.config.overrides import FIELDS, fill, has, put, taken_for
+from hpo.config.overrides import FIELDS, fill, has, path_into, put, taken_for
 from hpo.config.reading import dotted_keys, section
-from hpo.errors import Mistakes
+from hpo.errors import ConfigurationError, Mistakes
 
 
 def in_our_words(
@@ -18,16 +19,20 @@ def in_our_words(
 ) -> dict[str, Any]:
     """Return a study's content with every key that is understood by our name; `notes` gets what is to be said.
 
-    Dotted keys that lead nowhere, or to what is given already, are left to `mistakes`.
-
-    A key that stands for ours where ours is given too stays as it is, to be refused. A text in place of a section that
-    has a `url` is that.
+    Dotted keys that lead nowhere, or to what is given already, are left to `mistakes`. A key that stands for ours where
+    ours is given too stays as it is, to be refused. A text in place of a section that has a `url` is that.
     """
     dotted = {key: value for key, value in content.items() if _is_dotted(key, model)}
-    read = _nested_keys({key: value for key, value in content.items() if key not in dotted}, model, notes)
+    given = _nested_keys({key: value for key, value in content.items() if key not in dotted}, model, notes)
+    read, paths, keys = deepcopy(given), list[list[str]](), dotted_keys(model)
     for key, value in dotted.items():
         with mistakes.gathered():
-            notes += taken_for(key, put(read, key, value, dotted_keys(model), once=True))
+            path = path_into(read, key, keys)
+            if has(given, path) or any(path[: len(one)] == one[: len(path)] for one in paths):
+                raise ConfigurationError(f"{'.'.join(path)!r} is given twice.")
+            put(read, path, value, keys)
+            notes += taken_for(key, ".".join(path))
+            paths.append(path)
     return read
 
 

@@ -362,6 +362,13 @@ def test_a_dotted_key_reaches_into_the_space(given: dict[str, Any]) -> None:
     assert next(one for one in space.parameters if one.name == "learning_rate").domain == Constant(value=1e-5)
 
 
+def test_several_dotted_keys_reach_into_one_parameter() -> None:
+    given = {"space": "encoder", "space.epochs.min": 2, "space.epochs.max": 9, "store": "a.db"}
+    by_overrides = load_config(values=MINIMAL, overrides=[f"{key}={value}" for key, value in given.items()])
+    assert load_config(values=MINIMAL | given) == by_overrides
+    assert space_of(by_overrides.space).largest("epochs") == 9
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -102,6 +102,11 @@ def test_a_grid_is_tried_whole_and_nothing_twice(tmp_path: Path) -> None:
     assert read(tmp_path, GRID + "run_cap: 5\n").budget.trials == 5
 
 
+def test_a_metric_that_says_nothing_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="'metric' must be keys and values, but is None"):
+        read(tmp_path, "method: random\nmetric:\nparameters:\n  learning_rate: {min: 0.00001, max: 0.0001}\n")
+
+
 def test_a_random_sweep_that_ends_no_run_early(tmp_path: Path) -> None:
     study = read(tmp_path, MINIMAL)
     assert (study.search.sampler, study.pruner, study.task.metric) == ("random", "none", "auto")

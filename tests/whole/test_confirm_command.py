@@ -61,6 +61,7 @@ def test_hpo_confirm_alone_confirms_the_study_of_the_store_as_it_was_begun(
     assert "named by --store and --study" in hpo("confirm", *store, "store.url=other.db", *words).err
     assert "confirm needs --train" in hpo("confirm", *store, "--model", "elsewhere").err
     assert "hpo confirm takes one study file" in hpo("confirm", *store, "a.yaml", "b.yaml").err
+    assert "secret" not in hpo("confirm", *store, "a.yaml", "store.url", "postgresql://me:secret@host/database").err
     answer = hpo("confirm", *store, *words)
     assert answer.code == 0, answer.err
     assert sorted((tmp_path / "hpo-files" / "tiny").rglob("weights.safetensors")) == weights

@@ -259,7 +259,7 @@ def ended(search: Search, status: int, expected: int, words: str = "") -> Figure
     """Return how a search has ended, and where `words` are expected of it, whether it said them."""
     said, traceback = search.said, search.said.find("Traceback")
     good = status == expected and words in said and traceback < 0
-    last = said.rpartition("hpo: ")[2][-300:] if traceback < 0 else said[max(0, traceback - 200) :][:1000]
+    last = said.rpartition("hpo: ")[2][-300:] if traceback < 0 else said[-1000:]
     return figure(f"end of the start {search.log.stem!r}", f"{status}{'' if good and not words else f': {last}'}", good)
 
 

@@ -105,14 +105,14 @@ class Timed:
         """Cut nothing."""
         return 0.0
 
-    def measure(self, max_length: int) -> Measurement:
+    def measure(self, max_length: int, most_seconds: float) -> Measurement:
         """Choose fp32."""
         return Measurement(fp32_seconds=1.0, bf16_seconds=1.0, difference=0.0, precision="fp32")
 
     def use(self, precision: str) -> None:
         """Compute in anything."""
 
-    def probe(self, hyperparameters: object, steps: int) -> Probe:
+    def probe(self, hyperparameters: object, steps: int, most_seconds: float) -> Probe:
         """Promise what a trial takes, in one step for each of its own."""
         return Probe(
             feasible=True, rows_at_once=None, seconds_per_step=self._seconds / 60, rows_per_step=8,

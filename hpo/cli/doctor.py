@@ -26,7 +26,6 @@ OPTIONAL = {
     "apprise": "notifications: pip install 'llm-hpo[notify]'",
     "ray": "searches on a cluster: pip install 'llm-hpo[ray]'",
     "plotly": "the report: pip install 'llm-hpo[report]'",
-    "lion-pytorch": "optimizer lion: pip install 'llm-hpo[optimizers]'",
     "schedulefree": "optimizer schedule_free_adamw: pip install 'llm-hpo[optimizers]'",
     "cmaes": "sampler cmaes: pip install 'llm-hpo[samplers]'",
     "greenlet": "a faster sampler gp: pip install 'llm-hpo[samplers]'",

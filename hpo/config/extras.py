@@ -6,7 +6,6 @@ from hpo.errors import ConfigurationError
 
 EXTRAS = {
     "cmaes": "samplers",
-    "lion_pytorch": "optimizers",
     "plotly": "report",
     "schedulefree": "optimizers",
 }

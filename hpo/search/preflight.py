@@ -24,7 +24,7 @@ SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
 }
 """The settings of a search that not every sampler or pruner has a use for, and which have."""
-IN_EXTRAS = {"lion": "lion_pytorch", "schedule_free_adamw": "schedulefree"}
+IN_EXTRAS = {"schedule_free_adamw": "schedulefree"}
 """Optimizer -> the module of an extra that it is in."""
 JOINT = ("gp", "cmaes")
 """Samplers that model what every trial has, from what was trained to its end, and draw the rest at random."""

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, optim
 
-from hpo.config.extras import refuse_missing
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.training import schedule_free
 from hpo.training.layer_rates import Group
@@ -154,7 +153,6 @@ def rmsprop(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
 
 def lion(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
     """Build Lion."""
-    refuse_missing("lion_pytorch", "Optimizer lion")
     from lion_pytorch.foreach import Lion
 
     built: Stepper = Lion(groups, lr=hyperparameters.learning_rate, betas=_betas(hyperparameters))

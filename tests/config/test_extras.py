@@ -38,15 +38,16 @@ def test_every_extra_that_a_message_or_a_page_names_exists_and_is_one_of_all() -
     assert set(OFFERED) - {"all", "dev"} == {*together, "report"}, "the dashboard brings the report's"
 
 
+def test_a_study_as_it_is_without_further_words_needs_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpo.config.extras.find_spec", lambda name: None)
+    config = read_model(StudyConfig, {"study": "s", "model": {"name": "m"}, "data": {"train": "t.csv"}}, "study")
+    refuse_unfit_search(config, space_of(config.space))
+
+
 @pytest.mark.parametrize(
     ("module", "given", "said"),
     [
         ("cmaes", {"search": {"sampler": "cmaes"}}, "search.sampler cmaes needs cmaes: .*'llm-hpo.samplers.'"),
-        (
-            "lion_pytorch",
-            {"space": {"optimizer": {"values": ["adamw", "lion"]}}},
-            "Optimizer lion of space .* needs lion-pytorch: pip install 'llm-hpo.optimizers.'",
-        ),
         (
             "schedulefree",
             {"space": "optimizers_and_schedules"},

@@ -241,6 +241,7 @@ def test_a_sampler_that_takes_longer_than_a_lease_proposes_while_it_is_renewed(
         assert study.trials[1].params["epochs"] == assignment.hyperparameters.epochs
 
 
+@pytest.mark.slow  # The second start must come within a short lease, which a busy machine does not promise.
 @pytest.mark.usefixtures("short_lease")
 def test_a_transaction_that_took_longer_than_a_lease_leaves_it_in_force(
     database_url: str, monkeypatch: pytest.MonkeyPatch

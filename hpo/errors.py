@@ -120,8 +120,8 @@ class Mistakes:
 
 
 def without_credentials(text: str) -> str:
-    """Return what a user typed with no user's name and password in a URL that it may hold."""
-    return re.sub(r"(?<=://)[^/\s]*@", "***@", text)
+    """Return what a user typed with no name and password in a URL that it may hold, at its front or in its query."""
+    return re.sub(r"(?<=password=)[^&\s]*", "***", re.sub(r"(?<=://)[^/\s]*@", "***@", text))
 
 
 def nearest(name: str, known: Iterable[str], also: Iterable[str] = ()) -> str:

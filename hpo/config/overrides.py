@@ -123,7 +123,7 @@ def _study_path(path: list[str], keys: Collection[str]) -> list[str]:
         advice = f"Here it is space.{entry.ours}, as in space.{entry.ours}.value=..."
     else:
         advice = nearest(path[0], first, keys)
-    raise ConfigurationError(f"Unknown key {path[0]!r} in the override of {dotted!r}. {advice}")
+    raise ConfigurationError(f"Unknown key {path[0]!r} in {dotted!r}. {advice}")
 
 
 def _drop_other_kinds(spec: Any, key: str) -> None:

@@ -93,7 +93,7 @@ def sqlite(folder: Path, short: bool) -> list[Figure]:
             stack.enter_context(visiting(folder, f"visitor-{number}", [VISITORS, task, url, config.study, str(until)]))
             for number, (task, until) in enumerate([("read", enough), ("read", enough), ("enqueue", folder / "half")])
         ]
-        command = ["-m", "hpo.cli.main", "enqueue", "learning_rate=0.01", "--store", url]
+        command = ["-m", "hpo", "enqueue", "learning_rate=0.01", "--store", url]
         by_command = [stack.enter_context(visiting(folder, f"enqueue-{number}", command)) for number in range(enqueues)]
         half_way = search.comes_to(partial(has_completed, url, trials // 2))
         (folder / "half").touch()

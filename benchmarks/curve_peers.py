@@ -3,7 +3,7 @@
 Each asks a study in memory, on the virtual clock of its workers, with the library's own defaults. A pruner's step is a
 16th (`EVALUATIONS`) of the longest trial. Optuna's tools hand over the best completed trial. Ray hands over the trial
 whose last result is best, whether it was stopped, completed or trains still, and tells TPE the last result of each as
-that of a completed trial.
+that of a completed trial. What is handed over is a configuration, judged as it is when it is trained to its end.
 """
 
 import heapq
@@ -174,7 +174,7 @@ class _Search:
             return False
         running.last = score_at(row.searched, row, share)
         if self.rule.hands_over_what_trains:
-            self._hand_over(running.trial, (running.last, score_at(row.judged, row, share)), now)
+            self._hand_over(running.trial, (running.last, handed_over(row, running.milestones)[1]), now)
         if share == 1:
             scores = handed_over(row, running.milestones)
             if not self.rule.hands_over_what_trains:

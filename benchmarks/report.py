@@ -86,7 +86,7 @@ def scored(assignment: Assignment, milestone: Milestone) -> Report:
 def timed(*arguments: str) -> float:
     """Return the seconds of a command, its start included."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "hpo.cli.main", *arguments], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "hpo", *arguments], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began
 
 

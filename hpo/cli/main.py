@@ -4,8 +4,6 @@ Exit codes: 0 done; 1 an error inside hpo; 2 bad input; 3 the store failed; 4 an
 5 no trial has completed; 130 interrupted, and the same command goes on.
 """
 
-import atexit
-import logging
 import os
 import sys
 from collections.abc import MutableMapping
@@ -81,30 +79,3 @@ def main() -> None:
             raise
         code = end.code or 0
     sys.exit(streams.exit_code(code, next(iter(sys.argv[1:]), "")))
-
-
-def console() -> None:
-    """Run the command in a process of its own, which ends without Python freeing each object.
-
-    Where PyTorch was imported, that takes a second or two, and beside other programs took minutes.
-    """
-    codes: list[int] = []
-
-    def leave() -> None:
-        if codes:
-            logging.shutdown()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(codes[0])
-
-    atexit.register(leave)  # Registered before what the command imports, it comes last.
-    try:
-        main()
-    except SystemExit as end:
-        if not isinstance(end.code, int):
-            raise
-        codes.append(end.code)
-
-
-if __name__ == "__main__":
-    console()

@@ -35,6 +35,8 @@ def best(study: options.Study = None, store: options.Store = None, as_json: opti
         told(verdict)
     to_take(results, verdict)
     leaderboard(results, verdict)
+    if not results.leaderboard:
+        raise typer.Exit(NoResultError.exit_code)
 
 
 @studies.callback(invoke_without_command=True)

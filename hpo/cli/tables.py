@@ -90,7 +90,9 @@ def summary(
         out.print(f"Best: trial {best.number}, {results.metric} {best.score:.4f} on validation, not confirmed.")
         _untested(out, results)
     else:
-        out.print("No trial has completed, so there is no best configuration.")
+        leads = results.leading
+        so_far = f" Trial {leads.number} leads, unfinished; hpo best has its configuration." if leads else ""
+        out.print(f"No trial has completed, so there is no best configuration.{so_far}", soft_wrap=True)
     if results.leaderboard and (same := one_answer(results, verdict.recommended if verdict else results.best.number)):
         out.print(same, soft_wrap=True)
     if results.test:
@@ -156,9 +158,13 @@ def _untested(out: Console, results: StudyResults) -> None:
 
 
 def to_take(results: StudyResults, verdict: Verdict | None) -> None:
-    """Print the scores of the trial to take, class by class, and its hyperparameters."""
-    best, out = results.best, console()
+    """Print the scores of the trial to take, class by class, and its hyperparameters; of the one that leads if none has
+    completed."""
+    leads = None if results.leaderboard else results.leading
+    best, out = leads or results.best, console()
     by, sure = "", ", not confirmed"
+    if leads is not None:
+        out.print("No trial has completed. Of the unfinished ones this leads, at its newest evaluation:")
     if verdict is not None:
         best, by, sure = results.trials[verdict.recommended], ", which the verdict says to take", ""
     out.print(f"Trial {best.number} of study {results.name}{by}: {results.metric} {best.score:.4f} on validation{sure}")

@@ -112,18 +112,30 @@ def read(path: str, data: Values) -> list[Row]:
         raise SystemExit(f"There is no file {path}, where the search had its texts; say --train FILE and its like.")
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         if not path.endswith(".csv"):
-            records = [json.loads(line, strict=False) for line in file.read().split("\n") if line.strip()]
+            lines = enumerate(file.read().split("\n"), 1)
+            records = [record_of(line, f"{path}, line {number}") for number, line in lines if line.strip()]
         else:
             csv.field_size_limit(sys.maxsize)
             divided_by = data.get("delimiter") or delimiter_of([*islice((line for line in file if line.strip()), 50)])
             file.seek(0)
-            lines = csv.reader(file, delimiter=divided_by)
-            names = next(([name.strip() for name in line] for line in lines if any(map(str.strip, line))), [])
-            records = [dict(zip(names, line, strict=False)) for line in lines if line]
+            cells_of = csv.reader(file, delimiter=divided_by)
+            names = next(([name.strip() for name in line] for line in cells_of if any(map(str.strip, line))), [])
+            records = [dict(zip(names, line, strict=False)) for line in cells_of if line]
     columns = [data[f"{part}_column"] for part in ("text", "text_pair", "label")]
     cells = [[written(record.get(name)) for name in columns if name is not None] for record in records]
     rows = [(*texts, spelled(label.strip())) for *texts, label in cells]
     return [row for row in rows if any(text.strip() for text in row[:-1]) and row[-1]]
+
+
+def record_of(line: str, where: str) -> Values:
+    """Return the object of a line of JSONL."""
+    try:
+        record = json.loads(line, strict=False)
+    except (ValueError, RecursionError) as error:
+        raise SystemExit(f"{where}, is not valid JSON: {error}.") from None
+    if not isinstance(record, dict):
+        raise SystemExit(f"{where}, must be one JSON object {{...}}, but is a {type(record).__name__}.")
+    return record
 
 
 def delimiter_of(lines: Sequence[str]) -> str:

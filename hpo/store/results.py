@@ -150,6 +150,12 @@ class StudyResults:
         return tuple(sorted(completed, key=lambda trial: (-(trial.score or 0.0), trial.number)))
 
     @property
+    def leading(self) -> TrialResult | None:
+        """The trial to look at before one has completed: of the unfinished ones that with the best newest score."""
+        unfinished = [one for one in self.trials if one.state in ("RUNNING", "WAITING") and one.score is not None]
+        return max(unfinished, key=lambda one: one.score or 0.0, default=None)
+
+    @property
     def default(self) -> TrialResult | None:
         """The first trial of the default configuration, of those that have not failed if any; None without one."""
         of_default = [trial for trial in self.trials if trial.proposed_by == "default"]

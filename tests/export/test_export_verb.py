@@ -127,7 +127,7 @@ def test_no_such_format(export: Hpo) -> None:
 def test_standard_output_by_its_name_and_a_link_that_leads_to_itself(
     export: Hpo, config: StudyConfig, tmp_path: Path
 ) -> None:
-    words = [sys.executable, "-m", "hpo.cli.main", "export", "--store", config.store.url, "--output", "/dev/stdout"]
+    words = [sys.executable, "-m", "hpo", "export", "--store", config.store.url, "--output", "/dev/stdout"]
     piped = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=True)
     assert piped.stdout.startswith("# One configuration of a search")
     (tmp_path / "loop").symlink_to("loop")

@@ -187,6 +187,12 @@ def test_texts_that_are_others_or_not_there_are_refused(exported: Exported, tmp_
     content["data"]["train"] = str(tmp_path / "none.csv")
     with pytest.raises(SystemExit, match=r"There is no file .*none\.csv, .*; say --train FILE"):
         train_script.splits(content)
+    broken = tmp_path / "broken.jsonl"
+    content["data"]["train"] = str(broken)
+    for line, said in (("{'text': 1}", "is not valid JSON: Expecting property name"), ("[1]", "one JSON object")):
+        broken.write_text(f'\n{{"text": "a goal", "label": "sport"}}\n{line}\n')
+        with pytest.raises(SystemExit, match=rf"broken\.jsonl, line 3, .*{said}"):
+            train_script.splits(content)
 
 
 @pytest.mark.parametrize("schedule", [name for name in SCHEDULES if name != "reduce_on_plateau"])

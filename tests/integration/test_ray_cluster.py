@@ -86,7 +86,7 @@ class Search:
         self.file = folder / "study.yaml"
         self.file.write_text(json.dumps(values))
         self.url = values["store"]["url"]
-        command = [sys.executable, "-m", "hpo.cli.main", "run", str(self.file), *words]
+        command = [sys.executable, "-m", "hpo", "run", str(self.file), *words]
         inherited = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
         self.log = folder / "search.log"
         with self.log.open("a") as log:

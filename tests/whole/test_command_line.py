@@ -17,6 +17,7 @@ from hpo.config.reading import parse_yaml, write_yaml
 from hpo.config.study_file import StudyConfig
 from tests.command_line import Answer, Hpo
 from tests.report.studies import material, scores, trial
+from tests.search.scripted import CPU, led, report_at, study_at
 from tests.whole.conftest import SPACE
 
 Hpo = Hpo
@@ -48,6 +49,7 @@ def test_run_with_nothing_says_what_it_needs(hpo: Hpo) -> None:
 
 ENDS = """
 import atexit
+from hpo.__main__ import console
 from hpo.cli import main
 
 class Heavy:
@@ -60,13 +62,32 @@ def command():
     raise SystemExit(5)
 
 main.app = command
-main.console()
+console()
 """
 
 
 def test_a_command_ends_with_its_code_and_what_was_to_be_tidied_up_without_each_object_being_freed() -> None:
     ended = subprocess.run([sys.executable, "-c", ENDS], cwd=ROOT, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (5, "tidied up\n", "")
+
+
+INTERRUPTED_IMPORT = """
+import sys
+from hpo.__main__ import console
+
+class Interrupted:
+    def find_spec(self, name, path, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+console()
+"""
+
+
+def test_ctrl_c_while_the_command_is_still_being_imported_is_no_traceback() -> None:
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTED_IMPORT], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "hpo: stopped.\n")
 
 
 @pytest.mark.parametrize(
@@ -133,6 +154,22 @@ def test_nothing_finished_has_an_exit_code_of_its_own(hpo: Hpo, study_file: Path
     assert answer.code == 5
     assert "No trial has completed" in answer.out
     assert hpo("best").code == 5
+
+
+def test_before_a_trial_has_completed_the_unfinished_one_that_leads_is_shown(hpo: Hpo) -> None:
+    with led(study_at("sqlite:///hpo.db", budget={"trials": 3})) as coordinator:
+        for worker, score in (("a", 0.3), ("b", 0.7)):
+            assignment = coordinator.next_assignment(worker, CPU)
+            coordinator.observe(report_at(assignment, assignment.milestones[0], score))
+        assert hpo("best", "--json").code == 5
+        answer = hpo("best")
+        leading = json.loads(hpo("best", "--json").out)
+        rate = assignment.hyperparameters.learning_rate
+    assert answer.code == 5
+    assert "No trial has completed. Of the unfinished ones this leads" in answer.out
+    assert "Trial 1 of study scripted: macro_f1 0.7000 on validation" in answer.out
+    assert f"learning_rate: {rate:.3g}" in answer.out
+    assert (leading["best"], leading["leading"]) == (None, 1)
 
 
 def test_the_shipped_spaces_are_listed_and_checked(hpo: Hpo) -> None:

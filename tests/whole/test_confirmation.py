@@ -266,7 +266,7 @@ def test_a_search_killed_in_its_confirmation_goes_on_where_it_was(confirmed: Stu
     study = tmp_path / "study.yaml"
     study.write_text(write_yaml(confirmed.model_dump(mode="json")))
     process = subprocess.Popen(
-        [sys.executable, "-m", "hpo.cli.main", "run", str(study)], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "hpo", "run", str(study)], cwd=tmp_path, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     for line in process.stdout:

@@ -119,7 +119,7 @@ def test_the_command_ends_by_ctrl_c_with_a_sentence(
     content = longer.model_dump(mode="json", exclude_none=True)
     (tmp_path / "study.yaml").write_text(write_yaml(content))
     log = tmp_path / "screen"
-    command = [sys.executable, "-m", "hpo.cli.main", "run", "study.yaml"]
+    command = [sys.executable, "-m", "hpo", "run", "study.yaml"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     # What was ignored where these tests were started from would be so there.
     handlers = lambda: [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)]  # noqa: E731

@@ -15,7 +15,7 @@ LOST = "hpo: standard output cannot be written to, so what was to be shown is lo
 
 def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
     """Run a line of bash in which $HPO is the command; its exit code is that of the first command of a pipe."""
-    hpo = f"{sys.executable} -m hpo.cli.main"
+    hpo = f"{sys.executable} -m hpo"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment, "HPO": hpo}
     line = f"{line}; exit ${{PIPESTATUS[0]}}"
     return subprocess.run(["bash", "-c", line], cwd=folder, env=environment, capture_output=True, timeout=200)

@@ -8,7 +8,7 @@ from threading import Event
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StoreConfig, StudyConfig
-from hpo.messages import Assignment, Ending, Outcome
+from hpo.messages import Assignment, Decision, Ending, Outcome, Report
 from hpo.runners.checking.forecast import Probed
 from hpo.runners.dispatch import Dispatch
 from hpo.runners.replay import EVENING, SPEAKS_EVERY_SECONDS, ReplayWorkforce, VirtualClock
@@ -65,6 +65,8 @@ class Night:
     """What it was given; None without a deadline."""
     winners: tuple[Winner, ...] = ()
     """In the course of the search, rising in score."""
+    leading: tuple[Winner, ...] = ()
+    """In the course of the search until a trial has completed: the unfinished trial with the best newest score."""
 
 
 def simulate(
@@ -126,9 +128,12 @@ def simulate(
         ).run()
         deadline = coordinator.limits.deadline
     seconds = clock() - starts_at
-    winners = tuple(
-        Winner(found_at=moment - starts_at, score=score, true_score=source.true_score(diary.assignments[trial]))
-        for moment, score, trial in diary.winners
+    winners, leading_trials = (
+        tuple(
+            Winner(found_at=moment - starts_at, score=score, true_score=source.true_score(diary.assignments[trial]))
+            for moment, score, trial in found
+        )
+        for found in (diary.winners, diary.leading)
     )
     best = winners[-1] if winners else None
     return Night(
@@ -142,6 +147,7 @@ def simulate(
         seconds=seconds,
         given_seconds=None if deadline is None else deadline - starts_at,
         winners=winners,
+        leading=leading_trials,
     )
 
 
@@ -154,12 +160,23 @@ class _Diary(Watchers):
         self.assignments: dict[int, Assignment] = {}
         self.winners: list[tuple[float, float, int]] = []
         """(moment, score, trial) of each that was the best when it completed."""
+        self.leading: list[tuple[float, float, int]] = []
+        """(moment, score, trial) of each that was the best so far, until a trial completed."""
+        self._newest: dict[int, float] = {}
         self._endings: dict[int, Ending] = {}
 
     def assigned(self, assignment: Assignment) -> None:
         """Keep what was assigned."""
         super().assigned(assignment)
         self.assignments[assignment.trial] = assignment
+
+    def reported(self, report: Report, decision: Decision) -> None:
+        """Keep which trial leads while none has completed."""
+        super().reported(report, decision)
+        self._newest[report.trial] = report.score
+        if not self.winners:
+            trial = max(self._newest, key=lambda number: self._newest[number])
+            self.leading.append((self._clock(), self._newest[trial], trial))
 
     def ended(self, outcome: Outcome) -> None:
         """Keep how a trial ended, and when the best of them did."""

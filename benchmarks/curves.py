@@ -7,13 +7,14 @@ nothing is run.
 
 A configuration is answered by the nearest row of the table (`curve_tables.py`). A search has the time of 64 average
 trials of the table, shared by its workers; the same configuration comes first in each. Ours is the real coordinator
-with the shipped defaults and a store on a virtual clock, the others (`curve_peers.py`) ask a study in memory. Regret
-is what the table's best row scores more than the configuration that a method would hand over at a moment: in Optuna
-that of the best completed trial, in Ray's ASHA that of the trial whose last result is best, here that of the best
-completed trial and, until there is one, of the unfinished trial that leads. A configuration is judged at its best full
-evaluation, also where its trial has not come there yet. Before there is any, it is the first one's. DeBERTa is searched on the matched validation set and judged on the mismatched one, with
-odd seeds the other way round, since the best rows of one score owe much to luck; tables with one score are searched and
-judged on that.
+with the shipped defaults and a store on a virtual clock, the others (`curve_peers.py`) ask a study in memory.
+
+Regret is what the table's best row scores more than the configuration that a method would hand over at a moment: in
+Optuna that of the best completed trial, in Ray's ASHA that of the trial whose last result is best, here that of the
+best completed trial and, until there is one, of the unfinished trial that leads. A configuration is judged at its best
+full evaluation, also where its trial has not come there yet. Before there is any, it is the first one's. DeBERTa is
+searched on the matched validation set and judged on the mismatched one, with odd seeds the other way round, since the
+best rows of one score owe much to luck; tables with one score are searched and judged on that.
 
 Ours is compared with the best of the others at each moment, seed by seed, and is BAD where it is worse by more than two
 standard errors.

@@ -133,6 +133,7 @@ def another_site(folder: Path, host: str) -> Iterator[str]:
             thread.join()
 
 
+@pytest.mark.slow
 def test_a_running_search_is_followed_without_a_reload(chrome: "Chrome", sqlite_url: str) -> None:
     with search_beside(sqlite_url) as do, dashboard_at(sqlite_url) as address:
         do("completed")
@@ -172,6 +173,7 @@ def test_notes_are_read_and_hostile_text_in_them_is_text(chrome: "Chrome", sqlit
         assert said(chrome) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("allow_changes", [False, True], ids=["reading", "with changes"])
 def test_what_is_refused_is_not_offered(chrome: "Chrome", sqlite_url: str, allow_changes: bool) -> None:
     searched_through(sqlite_url)
@@ -195,6 +197,7 @@ def offered(chrome: "Chrome", selector: str) -> bool:
     return any(found)
 
 
+@pytest.mark.slow
 def test_pictures_of_a_trial_are_shown_and_nothing_offers_to_upload_or_delete(
     chrome: "Chrome", sqlite_url: str
 ) -> None:
@@ -219,6 +222,7 @@ def test_pictures_of_a_trial_are_shown_and_nothing_offers_to_upload_or_delete(
         assert said(chrome) == []
 
 
+@pytest.mark.slow
 def test_a_study_is_deleted_without_a_word_of_artifacts(chrome: "Chrome", sqlite_url: str) -> None:
     from selenium.webdriver.common.by import By
 
@@ -232,6 +236,7 @@ def test_a_study_is_deleted_without_a_word_of_artifacts(chrome: "Chrome", sqlite
         assert "rtifacts" not in chrome.execute_script("return document.querySelector('[role=dialog]').innerText")
 
 
+@pytest.mark.slow
 def test_a_change_is_refused_with_a_sentence_that_the_page_shows(chrome: "Chrome", sqlite_url: str) -> None:
     from selenium.webdriver.common.by import By
 
@@ -255,6 +260,7 @@ def test_a_change_is_refused_with_a_sentence_that_the_page_shows(chrome: "Chrome
         assert "403 (Forbidden)" in second
 
 
+@pytest.mark.slow
 def test_with_allow_changes_a_note_is_kept(chrome: "Chrome", sqlite_url: str) -> None:
     searched_through(sqlite_url)
     with dashboard_at(sqlite_url, allow_changes=True) as address:

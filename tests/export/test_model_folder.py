@@ -77,6 +77,7 @@ def test_its_tokenizer_takes_a_special_token_that_somebody_writes_for_text(train
     assert tokenizer("the goal [SEP] of")["input_ids"].count(sep) == tokenizer("the goal of")["input_ids"].count(sep)
 
 
+@pytest.mark.slow
 def test_the_lines_of_its_card_run(exported: Exported, train: Train, tmp_path: Path) -> None:
     train()
     card = (tmp_path / "model" / "README.md").read_text()

@@ -31,6 +31,7 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.mark.slow
 def test_lanes_that_wait_at_the_desk_keep_no_message_from_it() -> None:
     """Those of lanes that have died wait there too: Ray by itself serves a thousand calls, and the next one never."""
     carrier = TuneCarrier()

@@ -139,6 +139,7 @@ def test_a_script_that_comes_in_all_the_same_does_not_run(chromium: "Chrome", tm
     assert replies in ([], ["http://example.invalid/x"]), "refused before it is sent"
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("study", [full_study, hostile_study])
 def test_a_phone_does_not_scroll_sideways(chromium: "Chrome", tmp_path: Path, study: Callable[[], Material]) -> None:
@@ -168,6 +169,7 @@ def test_a_narrow_page_breaks_no_time_and_no_number(chromium: "Chrome", tmp_path
         chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_dark_is_dark_and_paper_is_white(chromium: "Chrome", tmp_path: Path) -> None:
     try:
@@ -188,6 +190,7 @@ def test_the_dark_is_dark_and_paper_is_white(chromium: "Chrome", tmp_path: Path)
     assert said(chromium) == []
 
 
+@pytest.mark.slow
 @needs_browser
 def test_it_can_be_printed(chromium: "Chrome", tmp_path: Path) -> None:
     opened(chromium, full_study(), tmp_path)

@@ -218,6 +218,7 @@ def test_a_search_on_two_ranks_is_the_one_on_one(
     assert {outcome.ending for outcome in seen.outcomes} == {Ending.COMPLETED}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_nothing_left")
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_rank_that_is_killed_is_replaced_with_its_whole_gang(

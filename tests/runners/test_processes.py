@@ -303,6 +303,7 @@ def test_a_call_to_a_process_that_is_replaced_is_answered_by_the_one_in_its_plac
 # -- two
 
 
+@pytest.mark.slow
 def test_one_is_open_at_first_the_others_when_the_search_begins_and_each_can_be_done_without(opened: Opened) -> None:
     with opened(workers=2) as workforce:
         assert list(workforce.workers) == ["cpu-0", "cpu-1"]
@@ -346,6 +347,7 @@ def test_a_first_worker_that_dies_at_every_start_is_told_in_a_sentence(
         raise AssertionError
 
 
+@pytest.mark.slow
 def test_a_worker_that_refuses_is_done_without(opened: Opened, tmp_path: Path) -> None:
     (tmp_path / "then").write_text("refuse")
     with opened(open_first_alone, workers=2) as workforce:

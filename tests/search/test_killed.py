@@ -56,6 +56,7 @@ def test_the_next_start_goes_on_after_a_kill(
         assert [attempt for (attempt,) in attempts_at(database_url, number)] == [1, 2]
 
 
+@pytest.mark.slow
 def test_of_leaders_that_start_at_once_exactly_one_leads(empty_database_url: str, processes: ForkServerContext) -> None:
     """First on a store whose tables all of them make at once, then on one whose last lease has ended."""
     for fence in (1, 2):

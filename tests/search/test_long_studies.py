@@ -91,6 +91,7 @@ def test_without_a_pruner_no_verb_goes_through_the_finished_trials(
     assert all(states and not any(state.is_finished() for state in states) for states in asked)
 
 
+@pytest.mark.slow
 def test_a_leader_started_again_knows_what_the_one_before_it_knew(database_url: str) -> None:
     config = study_at(database_url, budget={"trials": 8})
     with led(config) as coordinator:

@@ -153,6 +153,7 @@ def test_what_is_given_up_follows_from_the_definition(sqlite_url: str, name: str
     assert states == {number: "PRUNED" if number in case.given_up else "COMPLETE" for number in states}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hyperband", "wilcoxon"])
 def test_those_that_read_the_study_themselves_do_so_on_postgresql(postgresql_url: str, name: str) -> None:
     case = KNOWN_ANSWERS[name]

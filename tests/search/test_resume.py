@@ -162,6 +162,7 @@ WIDER = SPACE | {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
 def test_a_study_goes_on_over_a_wider_range_of_a_real_number(database_url: str, sampler: str) -> None:
     with led(study_at(database_url)) as coordinator:

@@ -188,6 +188,7 @@ def test_what_is_proposed_is_in_range_and_what_the_sampler_is_known_for(
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_same_is_proposed_again_whoever_leads_and_something_else_under_another_seed(
     tmp_path: Any, name: str
@@ -201,6 +202,7 @@ def test_the_same_is_proposed_again_whoever_leads_and_something_else_under_anoth
     assert (other == first) == (name == "grid")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gp", "cmaes", "qmc", "grid", "brute_force"])
 def test_a_sampler_that_writes_or_reads_the_store_itself_works_on_postgresql(
     sqlite_url: str, postgresql_url: str, name: str

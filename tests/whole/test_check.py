@@ -85,6 +85,7 @@ def test_a_study_that_is_well_has_nothing_wrong(config: StudyConfig, tmp_path: P
     assert found.precision == "fp32"
 
 
+@pytest.mark.slow
 def test_two_worker_processes_are_counted_and_leave_nothing(config: StudyConfig, tmp_path: Path) -> None:
     before = files_below(tmp_path)
     found = check(changed(config, "compute.workers=2"))

@@ -46,6 +46,7 @@ def test_hpo_confirm_says_the_verdict_and_writes_what_to_take(config: StudyConfi
     assert chosen in best.out
 
 
+@pytest.mark.slow
 def test_hpo_confirm_alone_confirms_the_study_of_the_store_as_it_was_begun(
     config: StudyConfig, hpo: Hpo, tmp_path: Path
 ) -> None:

@@ -125,6 +125,7 @@ def test_a_confirming_run_is_the_training_of_its_configuration_under_its_seed(
     assert outcome.best.validation == one.validation
 
 
+@pytest.mark.slow
 def test_a_confirmation_is_a_study_of_its_own_which_other_commands_pass_over(
     confirmed: StudyConfig, hpo: Hpo, tmp_path: Path
 ) -> None:
@@ -143,6 +144,7 @@ def test_a_confirmation_is_a_study_of_its_own_which_other_commands_pass_over(
     assert hpo("studies", "--store", url, "--json").out.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_rows_that_are_kept_are_neither_trained_on_nor_chosen_by(confirmed: StudyConfig, tmp_path: Path) -> None:
     texts = write_texts(tmp_path / "more.csv", rows=1500)
     config = changed(
@@ -166,6 +168,7 @@ def test_rows_that_are_kept_are_neither_trained_on_nor_chosen_by(confirmed: Stud
     assert (verdict.unseen, verdict.bias, verdict.rows) == (True, 0.0, kept.rows)
 
 
+@pytest.mark.slow
 def test_a_confirmation_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(
     confirmed: StudyConfig, tmp_path: Path, hpo: Hpo
 ) -> None:
@@ -186,6 +189,7 @@ def test_a_confirmation_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(
     assert len(results.trials) == 10
 
 
+@pytest.mark.slow
 def test_asked_for_again_nothing_is_trained_or_read_twice(confirmed: StudyConfig) -> None:
     first = run(confirmed)
     diary = Diary()
@@ -213,6 +217,7 @@ def test_worker_processes_confirm_what_one_process_does(confirmed: StudyConfig, 
     assert len(processes.test) == 1
 
 
+@pytest.mark.slow
 def test_folds_are_confirmed_by_their_mean(confirmed: StudyConfig) -> None:
     config = changed(confirmed, evaluation={"folds": 3}, budget={"trials": 4})
     results = run(config)
@@ -225,6 +230,7 @@ def test_folds_are_confirmed_by_their_mean(confirmed: StudyConfig) -> None:
     assert judged(results) is not None
 
 
+@pytest.mark.slow
 def test_its_state_is_shown_while_it_goes_on(confirmed: StudyConfig, hpo: Hpo) -> None:
     told: dict[str, str] = {}
 
@@ -282,6 +288,7 @@ def test_a_search_killed_in_its_confirmation_goes_on_where_it_was(confirmed: Stu
     assert [look.scores for look in results.test] == [look.scores for look in undisturbed.test]
 
 
+@pytest.mark.slow
 def test_a_trial_that_the_pruner_gives_up_may_be_trained_on_to_see_what_that_costs(
     confirmed: StudyConfig, tmp_path: Path
 ) -> None:
@@ -323,6 +330,7 @@ def test_a_baseline_that_cannot_be_had_costs_no_verdict(confirmed: StudyConfig, 
     assert judged(results) is not None
 
 
+@pytest.mark.slow
 def test_what_is_asked_between_the_search_and_its_test_split_ends_it_too(confirmed: StudyConfig) -> None:
     """After the last confirming run no worker is listened to."""
 
@@ -338,6 +346,7 @@ def test_what_is_asked_between_the_search_and_its_test_split_ends_it_too(confirm
     assert results.baselines == {}
 
 
+@pytest.mark.slow
 def test_runs_that_confirmed_a_deleted_study_confirm_none_of_that_name(confirmed: StudyConfig) -> None:
     """Optuna's own tools delete the one and leave the other."""
     config = changed(confirmed, budget={"trials": 2})

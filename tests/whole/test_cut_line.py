@@ -51,6 +51,7 @@ class Cutting(Recorder):
                 self.stop.set()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(90)
 @pytest.mark.usefixtures("quick")
 def test_told_to_end_it_pauses_what_trains_and_the_next_run_goes_on_from_there(
@@ -92,6 +93,7 @@ def test_a_line_that_is_mended_is_used_again_and_nothing_is_recorded_twice(
     assert [outcome.trial for outcome in seen.outcomes] == [0, 1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 @pytest.mark.usefixtures("quick")
 def test_at_the_deadline_it_is_not_waited_for(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:

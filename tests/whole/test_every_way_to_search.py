@@ -95,6 +95,7 @@ def test_every_sampler_carries_a_search(sampler: str, config: StudyConfig) -> No
     assert [trial.state for trial in results.trials] == ["COMPLETE"] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pruner", sorted(PRUNERS.keys() - {"wilcoxon"}))
 def test_every_pruner_carries_a_search(pruner: str, config: StudyConfig) -> None:
     search = {"pruner": pruner, "lowest_score": 0.1}

@@ -50,6 +50,7 @@ def test_a_search_ends_as_it_does_with_a_folder(runner: str, config: StudyConfig
     assert len(list(files_folder(sent).rglob("*.safetensors"))) <= 1
 
 
+@pytest.mark.slow
 def test_a_search_that_was_cut_goes_on_from_another_machines_folder(
     config: StudyConfig, url: str, tmp_path: Path
 ) -> None:
@@ -92,6 +93,7 @@ def test_a_check_leaves_nothing_at_the_url(config: StudyConfig, url: str) -> Non
     assert names_at(url) == []
 
 
+@pytest.mark.slow
 def test_a_study_is_deleted_with_what_it_has_at_the_url(
     hpo: Hpo, config: StudyConfig, url: str, tmp_path: Path
 ) -> None:

@@ -80,6 +80,7 @@ def test_killed_twice_it_ends_as_if_it_had_not_been(folds: int | None, config: S
     assert not list(tmp_path.glob("killed-files/**/checkpoint-*"))
 
 
+@pytest.mark.slow
 def test_killed_while_a_checkpoint_is_written_it_ends_as_if_it_had_not_been(
     config: StudyConfig, tmp_path: Path
 ) -> None:

@@ -237,6 +237,7 @@ def test_decisions_reach_the_worker(config: StudyConfig) -> None:
 HEAD_ALONE = {"method": {"value": "head"}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keep", "space", "kept"),
     [(None, {}, 0), (0, {}, 0), (1, {}, 1), (2, {}, 2), (None, HEAD_ALONE, 1), (0, HEAD_ALONE, 0)],
@@ -251,6 +252,7 @@ def test_the_weights_of_the_best_are_kept_but_by_themselves_none_of_full_fine_tu
     assert results.test, "the test split was read before they went"
 
 
+@pytest.mark.slow
 def test_a_winner_whose_weights_are_gone_is_trained_again_for_the_test_split(
     config: StudyConfig, tmp_path: Path
 ) -> None:

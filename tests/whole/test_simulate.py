@@ -229,6 +229,7 @@ def study_file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_pruners_are_compared_over_generated_curves(study_file: Path) -> None:
     answer = commanded(["simulate", str(study_file), "--curves", "generated", "--nights", "2", "--jobs", "1"])
     assert answer.exception is None

@@ -261,6 +261,7 @@ def test_a_search_is_ended_from_another_terminal(hpo: Hpo, study_file: Path, mon
     assert answer.code == 5, "nothing has completed; it is no interruption that a batch system should requeue"
 
 
+@pytest.mark.slow
 def test_the_winner_of_one_study_is_enqueued_in_another(hpo: Hpo, study_file: Path, finished: Path) -> None:
     best = parse_yaml(Path("best.yaml").read_text(), "best.yaml")["hyperparameters"]
     assert hpo("run", study_file, "--study", "other", "budget.trials=1").code == 0

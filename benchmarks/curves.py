@@ -10,11 +10,11 @@ trials of the table, shared by its workers; the same configuration comes first i
 with the shipped defaults and a store on a virtual clock, the others (`curve_peers.py`) ask a study in memory.
 
 Regret is what the table's best row scores more than the configuration that a method would hand over at a moment: in
-Optuna that of the best completed trial, in Ray's ASHA that of the trial whose last result is best, here that of the
-best completed trial and, until there is one, of the unfinished trial that leads. A configuration is judged at its best
-full evaluation, also where its trial has not come there yet. Before there is any, it is the first one's. DeBERTa is
-searched on the matched validation set and judged on the mismatched one, with odd seeds the other way round, since the
-best rows of one score owe much to luck; tables with one score are searched and judged on that.
+Optuna that of the best completed trial, in Ray's ASHA that of the trial whose last result is best, here what `hpo best`
+shows: that of the best completed trial, or of an unfinished one that scores higher already. A configuration is judged
+at its best full evaluation, also where its trial has not come there yet. Before there is any, it is the first one's.
+DeBERTa is searched on the matched validation set and judged on the mismatched one, with odd seeds the other way round,
+since the best rows of one score owe much to luck; tables with one score are searched and judged on that.
 
 Ours is compared with the best of the others at each moment, seed by seed, and is BAD where it is worse by more than two
 standard errors.
@@ -81,7 +81,7 @@ def shipped(table: Table, task: Task, seconds: float) -> list[Handed]:
     if IN_MEMORY.is_dir():
         tempfile.tempdir = str(IN_MEMORY)  # A disk would be most of what the search costs, and is measured elsewhere.
     night = simulate(study(table, task, seconds), TableSource(table), metric="accuracy")
-    return [Handed(winner.found_at, winner.true_score) for winner in (*night.leading, *night.winners)]
+    return [Handed(winner.found_at, winner.true_score) for winner in night.leading]
 
 
 def study(table: Table, task: Task, seconds: float) -> StudyConfig:

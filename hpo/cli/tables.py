@@ -88,6 +88,7 @@ def summary(
     elif results.leaderboard:
         best = results.best
         out.print(f"Best: trial {best.number}, {results.metric} {best.score:.4f} on validation, not confirmed.")
+        _leading(out, results)
         _untested(out, results)
     else:
         leads = results.leading
@@ -181,6 +182,19 @@ def to_take(results: StudyResults, verdict: Verdict | None) -> None:
     out.print("Hyperparameters:")
     for name, value in best.trained_with.items():
         out.print(f"  {name}: {_value(value)}", style="bold" if name in best.sampled else "dim")
+    if leads is None:
+        _leading(out, results)
+
+
+def _leading(out: Console, results: StudyResults) -> None:
+    """Print the unfinished trial that scores higher than all that have completed, where there is one."""
+    if (leads := results.leading) is not None:
+        sampled = ", ".join(f"{name} {_value(leads.configuration[name])}" for name in leads.sampled)
+        out.print(
+            f"Trial {leads.number}, unfinished, already scores higher: {results.metric} {leads.score:.4f}, with "
+            f"{sampled}. The same hpo run goes on with it.",
+            soft_wrap=True,
+        )
 
 
 def _scores(out: Console, scores: Scores) -> None:

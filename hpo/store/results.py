@@ -151,9 +151,11 @@ class StudyResults:
 
     @property
     def leading(self) -> TrialResult | None:
-        """The trial to look at before one has completed: of the unfinished ones that with the best newest score."""
+        """The unfinished trial whose newest score is best, where no completed one scores as high; None without one."""
         unfinished = [one for one in self.trials if one.state in ("RUNNING", "WAITING") and one.score is not None]
-        return max(unfinished, key=lambda one: one.score or 0.0, default=None)
+        leads = max(unfinished, key=lambda one: one.score or 0.0, default=None)
+        beats = leads and (not self.leaderboard or (leads.score or 0.0) > (self.leaderboard[0].score or 0.0))
+        return leads if beats else None
 
     @property
     def default(self) -> TrialResult | None:

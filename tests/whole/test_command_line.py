@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ from hpo.cli.main import spin_briefly
 from hpo.cli.tables import leaderboard, to_take
 from hpo.config.reading import parse_yaml, write_yaml
 from hpo.config.study_file import StudyConfig
+from hpo.messages import Ending
 from tests.command_line import Answer, Hpo
 from tests.report.studies import material, scores, trial
-from tests.search.scripted import CPU, led, report_at, study_at
+from tests.search.scripted import CPU, ended, led, report_at, study_at
 from tests.whole.conftest import SPACE
 
 Hpo = Hpo
@@ -165,11 +167,20 @@ def test_before_a_trial_has_completed_the_unfinished_one_that_leads_is_shown(hpo
         answer = hpo("best")
         leading = json.loads(hpo("best", "--json").out)
         rate = assignment.hyperparameters.learning_rate
+        third = coordinator.next_assignment("c", CPU)
+        whole = report_at(third, third.milestones[-1], 0.6)
+        whole = replace(whole, validation=replace(whole.validation, confusion=()))
+        coordinator.observe(whole)
+        coordinator.finish(ended(third, Ending.COMPLETED, whole))
+        beside = hpo("best")
     assert answer.code == 5
     assert "No trial has completed. Of the unfinished ones this leads" in answer.out
     assert "Trial 1 of study scripted: macro_f1 0.7000 on validation" in answer.out
     assert f"learning_rate: {rate:.3g}" in answer.out
     assert (leading["best"], leading["leading"]) == (None, 1)
+    assert beside.code == 0
+    assert "Trial 2 of study scripted: macro_f1 0.6000" in beside.out
+    assert f"Trial 1, unfinished, already scores higher: macro_f1 0.7000, with learning_rate {rate:.3g}," in beside.out
 
 
 def test_the_shipped_spaces_are_listed_and_checked(hpo: Hpo) -> None:

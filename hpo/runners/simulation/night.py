@@ -3,6 +3,7 @@
 import math
 import tempfile
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from threading import Event
 
@@ -66,7 +67,7 @@ class Night:
     winners: tuple[Winner, ...] = ()
     """In the course of the search, rising in score."""
     leading: tuple[Winner, ...] = ()
-    """In the course of the search until a trial has completed: the unfinished trial with the best newest score."""
+    """In the course of the search: the trial that scores highest by then, completed or unfinished."""
 
 
 def simulate(
@@ -161,8 +162,8 @@ class _Diary(Watchers):
         self.winners: list[tuple[float, float, int]] = []
         """(moment, score, trial) of each that was the best when it completed."""
         self.leading: list[tuple[float, float, int]] = []
-        """(moment, score, trial) of each that was the best so far, until a trial completed."""
-        self._newest: dict[int, float] = {}
+        """(moment, score, trial) of each that scored highest, completed or unfinished."""
+        self._scores: dict[int, float] = {}
         self._endings: dict[int, Ending] = {}
 
     def assigned(self, assignment: Assignment) -> None:
@@ -171,12 +172,10 @@ class _Diary(Watchers):
         self.assignments[assignment.trial] = assignment
 
     def reported(self, report: Report, decision: Decision) -> None:
-        """Keep which trial leads while none has completed."""
+        """Keep which trial leads."""
         super().reported(report, decision)
-        self._newest[report.trial] = report.score
-        if not self.winners:
-            trial = max(self._newest, key=lambda number: self._newest[number])
-            self.leading.append((self._clock(), self._newest[trial], trial))
+        self._scores[report.trial] = report.score
+        self._lead()
 
     def ended(self, outcome: Outcome) -> None:
         """Keep how a trial ended, and when the best of them did."""
@@ -186,6 +185,15 @@ class _Diary(Watchers):
             score = outcome.best.validation.objective
             if not self.winners or score > self.winners[-1][1]:
                 self.winners.append((self._clock(), score, outcome.trial))
+            self._scores[outcome.trial] = score
+        elif outcome.ending is not Ending.PAUSED:
+            self._scores.pop(outcome.trial, None)
+        self._lead()
+
+    def _lead(self) -> None:
+        leads = max(self._scores.items(), key=itemgetter(1), default=None)
+        if leads is not None and (not self.leading or (leads[1], leads[0]) != self.leading[-1][1:]):
+            self.leading.append((self._clock(), leads[1], leads[0]))
 
     def count(self, *endings: Ending) -> int:
         """Return how many trials ended last in one of these ways."""

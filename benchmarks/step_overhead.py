@@ -102,13 +102,7 @@ def bare_loop(model: PretrainedModel, split: TokenizedSplit, precision: Precisio
 
 
 def inputs(batch: Batch, device: torch.device) -> dict[str, torch.Tensor]:
-    named = {
-        "input_ids": batch.input_ids,
-        "attention_mask": batch.attention_mask,
-        "token_type_ids": batch.token_type_ids,
-        "labels": batch.labels,
-    }
-    return {name: tensor.to(device) for name, tensor in named.items() if tensor is not None}
+    return {name: tensor.to(device) for name, tensor in {**batch.inputs, "labels": batch.targets}.items()}
 
 
 def median_ratio(bare: Step, ours: Step, pairs: int, device: torch.device) -> float:

@@ -41,13 +41,14 @@ class Augmentation:
             rows: rows of `tokens`, in the batch's order.
             generator: of this batch alone; an equal one gives an equal batch.
         """
-        ids = batch.input_ids.numpy().copy()
+        ids = batch.inputs["input_ids"].numpy().copy()
         if self.word_swap:
             self._swap_words(ids, rows, generator)
         if self.token_masking:
-            masked = (generator.random(ids.shape) < self.token_masking) & batch.attention_mask.numpy().astype(bool)
+            there = batch.inputs["attention_mask"].numpy().astype(bool)
+            masked = (generator.random(ids.shape) < self.token_masking) & there
             ids[masked & ~np.isin(ids, self.special_ids)] = self.mask_id
-        return replace(batch, input_ids=torch.from_numpy(ids))
+        return replace(batch, inputs={**batch.inputs, "input_ids": torch.from_numpy(ids)})
 
     def _swap_words(self, ids: NDArray[np.int64], rows: Rows, generator: np.random.Generator) -> None:
         """Swap words in place: of a text among themselves, of its pair among themselves."""

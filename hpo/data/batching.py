@@ -4,7 +4,7 @@ Padding stands on the right for every model: classification heads of decoders po
 padding.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,39 +18,71 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
-    """Rows padded to one length; all tensors int64 and on the CPU."""
+    """Examples padded to one length; all tensors on the CPU."""
 
-    input_ids: torch.Tensor
-    """Shape (rows, length)."""
-    attention_mask: torch.Tensor
-    """1 at a token, 0 at padding; shape (rows, length)."""
-    token_type_ids: torch.Tensor | None
-    """Shape (rows, length); None where the model has none."""
-    labels: torch.Tensor
-    """Class numbers; shape (rows,)."""
+    inputs: Mapping[str, torch.Tensor]
+    """What the network is called with, such as `input_ids` and `attention_mask` (1 at a token, 0 at padding); int64,
+    each of shape (rows, length)."""
+    targets: torch.Tensor
+    """What is to be learned; of classification class numbers, shape (rows,)."""
 
     @property
     def rows(self) -> int:
         """How many examples are in it."""
-        return int(self.labels.shape[0])
+        return int(self.targets.shape[0])
 
-    def parts(self, rows: int) -> Iterator["Batch"]:
-        """Return it in parts of at most so many rows, in their order, each padded no further than it needs."""
-        for start in range(0, self.rows, rows):
-            mask = self.attention_mask[start : start + rows]
-            width = int(mask.sum(dim=1).max())
-            types = self.token_type_ids
-            yield Batch(
-                input_ids=self.input_ids[start : start + rows, :width],
-                attention_mask=mask[:, :width],
-                token_type_ids=None if types is None else types[start : start + rows, :width],
-                labels=self.labels[start : start + rows],
-            )
+    @property
+    def units(self) -> int:
+        """What the sum of its losses is divided by."""
+        return self.rows
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each row, padding left out; shape (rows,)."""
+        lengths: NDArray[np.int64] = self.inputs["attention_mask"].sum(dim=1).numpy()
+        return lengths
 
     @property
     def tokens(self) -> int:
         """How many tokens are in it, padding left out."""
-        return int(self.attention_mask.sum())
+        return int(self.lengths.sum())
+
+    def take(self, rows: Rows) -> "Batch":
+        """Return some of its rows, in this order, padded no further than they need."""
+        width = int(self.lengths[rows].max())
+        chosen = torch.from_numpy(rows)
+        inputs = {name: tensor[chosen, :width] for name, tensor in self.inputs.items()}
+        return Batch(inputs=inputs, targets=self.targets[chosen])
+
+
+def parts_by_length(lengths: NDArray[np.int64], *, pass_tokens: int, most_rows: int) -> list[Rows]:
+    """Divide rows by their length into the parts that go through the model one after the other, the longest first.
+
+    Of all ways that keep rows of like length together it is the cheapest, where a part costs its tokens, padding
+    counted, and `pass_tokens` more.
+
+    Args:
+        lengths: tokens of each row, at least 1; shape (rows,), not empty.
+        pass_tokens: what a pass of any size costs, in tokens; 0 or more.
+        most_rows: of a part.
+
+    Returns:
+        Rows of each part; every row stands in exactly one.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    rows, widths = order.size, lengths[order]
+    ends = np.zeros(rows, dtype=np.int64)
+    least = np.zeros(rows + 1)  # Of the rows from each place on.
+    for start in reversed(range(rows)):
+        sizes = np.arange(1, min(most_rows, rows - start) + 1)
+        costs = sizes * widths[start] + pass_tokens + least[start + sizes]
+        # Of equals the largest part.
+        size = costs.size - int(costs[::-1].argmin())
+        ends[start], least[start] = start + size, costs[size - 1]
+    cuts = [int(ends[0])]
+    while cuts[-1] < rows:
+        cuts.append(int(ends[cuts[-1]]))
+    return np.split(order, cuts[:-1])
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> Rows:
@@ -108,12 +140,13 @@ def collate(split: TokenizedSplit, indices: Rows | Sequence[int], pad_id: int, *
     width = -(-int(lengths.max()) // multiple_of) * multiple_of
     mask = np.arange(width) < lengths[:, None]
     source = tokens.positions(rows)
-    return Batch(
-        input_ids=_filled(mask, tokens.ids[source], pad_id),
-        attention_mask=torch.from_numpy(mask.astype(np.int64)),
-        token_type_ids=None if tokens.types is None else _filled(mask, tokens.types[source], 0),
-        labels=torch.from_numpy(split.labels[rows]),
-    )
+    inputs = {
+        "input_ids": _filled(mask, tokens.ids[source], pad_id),
+        "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+    }
+    if tokens.types is not None:
+        inputs["token_type_ids"] = _filled(mask, tokens.types[source], 0)
+    return Batch(inputs=inputs, targets=torch.from_numpy(split.labels[rows]))
 
 
 def _filled(mask: NDArray[np.bool_], values: NDArray[np.int32] | NDArray[np.int8], padding: int) -> torch.Tensor:

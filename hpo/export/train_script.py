@@ -69,6 +69,8 @@ PLAIN = {"accuracy": "accuracy_score", "balanced_accuracy": "balanced_accuracy_s
 OF_CLASSES = ("f1", "fbeta", "precision", "recall")
 METRICS = {*PLAIN, *OF_CLASSES, *(f"{mean}_{name}" for mean in ("macro", "micro", "weighted") for name in OF_CLASSES)}
 METRICS -= {"micro_fbeta"}
+PASS_TOKENS = {"cpu": 64, "cuda": 8192}
+"""What a pass through the model costs beside its tokens, in tokens."""
 
 
 def refusals(config: Values) -> list[tuple[str, str]]:
@@ -453,6 +455,21 @@ def tokens_of(rows: Sequence[Row], tokenizer: Any, max_length: int) -> Tokens:
     return [{name: torch.tensor(values[number]) for name, values in encoded.items()} for number in range(len(rows))]
 
 
+def parts_of(rows: Integers, lengths: Integers, pass_tokens: int, most: int) -> list[Integers]:
+    """Return rows in parts of at most `most`, the longest first, as is cheapest with padding and `pass_tokens` each."""
+    ordered = rows[np.argsort(-lengths[rows], kind="stable")]
+    ends, least = [0] * len(rows), np.zeros(len(rows) + 1)
+    for start in reversed(range(len(rows))):
+        sizes = np.arange(1, min(most, len(rows) - start) + 1)
+        costs = sizes * lengths[ordered[start]] + pass_tokens + least[start + sizes]
+        size = len(sizes) - int(costs[::-1].argmin())
+        ends[start], least[start] = start + size, costs[size - 1]
+    cuts = [ends[0]]
+    while cuts[-1] < len(rows):
+        cuts.append(ends[cuts[-1]])
+    return np.split(ordered, cuts[:-1])
+
+
 def batch_of(tokens: Tokens, rows: Integers, network: Any) -> dict[str, Tensor]:
     """Return rows side by side, padded on the right."""
     batch = {}
@@ -525,6 +542,7 @@ def stepped(
     h, bf16 = config["hyperparameters"], config["measurements"].get("precision") == "bf16"
     trained = [weight for group in optimizer.param_groups for weight in group["params"]]
     step, steps = 0, h["epochs"] * math.ceil(len(tokens) / h["batch_size"])
+    lengths = np.array([len(row["input_ids"]) for row in tokens])
     network.train()
     for epoch in range(h["epochs"]):
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([config["seed"], epoch])))
@@ -535,7 +553,7 @@ def stepped(
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["rate_factor"]
             # In parts their gradients add up to those of the batch, so a step stays the same step.
-            for part in np.split(rows, range(most, len(rows), most)):
+            for part in parts_of(rows, lengths, PASS_TOKENS[network.device.type], most):
                 logits, true = logits_of(network, batch_of(tokens, part, network), bf16), labels[part]
                 of_rows = nn.functional.cross_entropy(
                     logits, true, label_smoothing=h["label_smoothing"], reduction="none"

@@ -54,22 +54,20 @@ class Classification:
             **options,
         )
 
-    def loss(
-        self, logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None
+    def losses(
+        self, logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None
     ) -> Tensor:
-        """Return the cross-entropy in nats, mean over rows.
+        """Return the cross-entropy of each row in nats, shape (rows,).
 
         Args:
             logits: shape (rows, labels), fp32.
-            labels: label ids, shape (rows,).
+            targets: label ids, shape (rows,).
             label_smoothing: mass taken from the true label and spread over all (Szegedy et al. 2016), 0 to 1.
-            weights: what the rows of each true label are multiplied by, shape (labels,); None for 1. The sum is
+            weights: what the rows of each true label are multiplied by, shape (labels,); None for 1. Their sum is to be
                 divided by the rows, not by their weights, so that batches add up to the weighted mean of all rows.
         """
-        if weights is None:
-            return nn.functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        of_rows = nn.functional.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
-        return (weights[labels] * of_rows).mean()
+        losses = nn.functional.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
+        return losses if weights is None else weights[targets] * losses
 
     def probabilities(self, logits: Tensor) -> NDArray[np.float64]:
         """Return the probability of each label; waits for the device.

@@ -35,7 +35,7 @@ def predictions(
     logits = answers(model, split, chosen, lambda batch: model.logits(batch, precision))
     true = split.labels[chosen]
     # In float64, as the probabilities are.
-    loss = float(task.loss(logits.double(), torch.from_numpy(true)))
+    loss = float(task.losses(logits.double(), torch.from_numpy(true)).mean())
     return Predictions(true=true, probabilities=task.probabilities(logits), loss=loss)
 
 

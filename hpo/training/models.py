@@ -125,15 +125,12 @@ class PretrainedModel:
         """Return the mean of the last layer over the tokens of each text; fp32, shape (rows, width)."""
         with autocast(self.device, precision):
             states: Tensor = self.network.base_model(**self._placed(batch)).last_hidden_state
-        mask = batch.attention_mask.to(self.device).unsqueeze(-1)
+        mask = batch.inputs["attention_mask"].to(self.device).unsqueeze(-1)
         return (states.float() * mask).sum(dim=1) / mask.sum(dim=1)
 
     def _placed(self, batch: Batch) -> dict[str, Tensor]:
         """Return the inputs of the network, on their way to the device."""
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        if batch.token_type_ids is not None:
-            inputs["token_type_ids"] = batch.token_type_ids
-        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()}
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.inputs.items()}
 
     def set_dropout(self, probability: float | None, attention: float | None = None) -> None:
         """Set every dropout layer to `probability`, and the dropout of attention weights to `attention`.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.data.batching import Batch
+from hpo.data.batching import Batch, parts_by_length
 from hpo.tasks import Task
 from hpo.training.gang import ALONE, Gang
 from hpo.training.layer_rates import parameter_groups, rate_factors
@@ -25,6 +25,10 @@ from hpo.training.schedules import Plateau, factor, warmup_steps
 
 CHECK_EVERY = 10
 """Steps between looks at whether the loss is still a number: each look waits for the device."""
+
+
+PASS_TOKENS = {"cpu": 64, "cuda": 8192}
+"""What a forward and backward pass costs beside its tokens, in tokens, by device type."""
 
 
 class Diverged(ArithmeticError):
@@ -172,7 +176,7 @@ class Optimization:
         mine = self._gang.part(batch)
         while True:
             rows = self.passes.at_once(self._gang.widest(batch.rows))
-            loss = self._loss_where_memory_suffices(mine, rows, batch.rows)
+            loss = self._loss_where_memory_suffices(mine, rows, batch.units)
             if self._gang.add_up(loss, self._trained) and loss is not None:
                 return loss
             if rows == 1:
@@ -181,35 +185,36 @@ class Optimization:
             self.passes.halve(rows)
             release(self._model.device)
 
-    def _loss_where_memory_suffices(self, part: Batch | None, rows: int, of_rows: int) -> Tensor | None:
+    def _loss_where_memory_suffices(self, part: Batch | None, rows: int, units: int) -> Tensor | None:
         """Return a rank's share of a batch's mean loss, its gradients ready; None where memory runs out."""
         if part is None:
             return torch.zeros((), device=self._model.device)
         try:
-            return self._passes_in_parts(part, rows, of_rows)
+            return self._loss_in_parts(part, rows, units)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         # Not in the handler: as long as the error lives, so do its frames and their tensors.
         return None
 
-    def _passes_in_parts(self, batch: Batch, rows: int, of_rows: int) -> Tensor:
-        """Return what this part adds to the mean loss of `of_rows`, so many of its rows going through at once."""
-        if batch.rows <= rows:
-            return self._pass(batch, batch.rows / of_rows)
-        shares = [self._pass(part, part.rows / of_rows) for part in batch.parts(rows)]
-        return torch.stack(shares).sum()
+    def _loss_in_parts(self, batch: Batch, rows: int, units: int) -> Tensor:
+        """Return the sum of these rows' losses over `units`, its gradients ready; part by part, none of more `rows`."""
+        parts = parts_by_length(batch.lengths, pass_tokens=PASS_TOKENS[self._model.device.type], most_rows=rows)
+        if len(parts) == 1:
+            return self._pass(batch, units)
+        return torch.stack([self._pass(batch.take(part), units) for part in parts]).sum()
 
-    def _pass(self, batch: Batch, share: float) -> Tensor:
-        """Add the gradients of `share` times the mean loss of these rows, and return it."""
-        loss = self._loss(batch) * share if share != 1.0 else self._loss(batch)
+    def _pass(self, batch: Batch, units: int) -> Tensor:
+        """Add the gradients of the sum of these rows' losses over `units`, and return it."""
+        loss = self._loss(batch, units)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _loss(self, batch: Batch, units: int) -> Tensor:
         logits = self._model.logits(batch, self._precision)
-        labels = batch.labels.to(self._model.device, non_blocking=True)
-        return self._task.loss(logits, labels, self._hyperparameters.label_smoothing, self._class_weights)
+        targets = batch.targets.to(self._model.device, non_blocking=True)
+        losses = self._task.losses(logits, targets, self._hyperparameters.label_smoothing, self._class_weights)
+        return losses.sum() / units
 
 
 def _owned(state: Any, device: torch.device) -> Any:

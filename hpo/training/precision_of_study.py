@@ -74,11 +74,11 @@ def _step(bench: Bench, split: TokenizedSplit, rows: int) -> Callable[[Precision
     """Return a forward and backward pass over so many rows."""
     # Not simply the first: a file may be in the order of its texts' lengths.
     batch = collate(split, stratified_part(bench.train_labels, rows, bench.config.seed), bench.model.pad_id)
-    labels = batch.labels.to(bench.device)
+    targets = batch.targets.to(bench.device)
 
     def step(precision: Precision) -> torch.Tensor:
         logits = bench.model.logits(batch, precision)
-        bench.task.loss(logits, labels).backward()  # type: ignore[no-untyped-call]
+        bench.task.losses(logits, targets).mean().backward()  # type: ignore[no-untyped-call]
         bench.model.network.zero_grad(set_to_none=True)
         return logits.detach()
 

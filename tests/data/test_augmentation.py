@@ -41,7 +41,7 @@ def augmented(
 
 def pieces(tokenizer: Any, text: str, seed: int = 0, pair: str | None = None, **values: float) -> str:
     _, after, _ = augmented(tokenizer, [text], None if pair is None else [pair], seed, **values)
-    return " ".join(tokenizer.convert_ids_to_tokens(after.input_ids[0].tolist()))
+    return " ".join(tokenizer.convert_ids_to_tokens(after.inputs["input_ids"][0].tolist()))
 
 
 def test_a_trial_that_asks_for_nothing_has_none() -> None:
@@ -64,7 +64,7 @@ def test_a_text_and_its_pair_never_mix() -> None:
 @pytest.mark.parametrize(("share", "moved"), [(0.0625, 0), (0.07, 2), (0.125, 2), (0.18, 2)])
 def test_so_many_swaps_as_the_share_of_the_words_rounded(share: float, moved: int) -> None:
     before, after, _ = augmented(TOKENIZERS["wordpiece"], ["a b c d e f g h"], None, 1, word_swap=share)
-    assert int((before.input_ids != after.input_ids).sum()) == moved
+    assert int((before.inputs["input_ids"] != after.inputs["input_ids"]).sum()) == moved
 
 
 def test_each_pair_of_words_is_as_likely() -> None:
@@ -73,7 +73,9 @@ def test_each_pair_of_words_is_as_likely() -> None:
     swaps = Augmentation(tokens=tokens, words=words, word_swap=0.25)
     batch = collate(TokenizedSplit(tokens=tokens, labels=np.zeros(1, dtype=np.int64)), [0], 0)
     generator = np.random.default_rng(0)
-    seen = Counter(tuple(swaps.apply(batch, np.array([0]), generator).input_ids[0].tolist()) for _ in range(draws))
+    seen = Counter(
+        tuple(swaps.apply(batch, np.array([0]), generator).inputs["input_ids"][0].tolist()) for _ in range(draws)
+    )
     assert len(seen) == 6
     spread = math.sqrt(draws * 1 / 6 * 5 / 6)
     assert all(abs(count - draws / 6) < 5 * spread for count in seen.values())
@@ -94,7 +96,7 @@ def test_swapping_leaves_every_word_in_its_text(
     assert made.words is not None
     for place, row in enumerate(reversed(range(len(rows)))):
         numbers = made.words[made.tokens.positions(np.array([row]))]
-        was, became = before.input_ids[place].numpy(), after.input_ids[place].numpy()
+        was, became = before.inputs["input_ids"][place].numpy(), after.inputs["input_ids"][place].numpy()
         assert (was[len(numbers) :] == became[len(numbers) :]).all()
         was, became = was[: len(numbers)], became[: len(numbers)]
         assert (was[numbers < 0] == became[numbers < 0]).all()
@@ -113,9 +115,9 @@ def test_masking_near_one_leaves_special_tokens_alone(kind: str) -> None:
     before, after, _ = augmented(
         tokenizer, ["unwanted goal", "a", ""], ["b", "goals a", "c"], 0, token_masking=0.999999
     )
-    special = torch.isin(before.input_ids, torch.tensor(tokenizer.all_special_ids))
-    assert torch.equal(after.input_ids[special], before.input_ids[special])
-    assert set(after.input_ids[~special].tolist()) == {MASK[kind]}
+    special = torch.isin(before.inputs["input_ids"], torch.tensor(tokenizer.all_special_ids))
+    assert torch.equal(after.inputs["input_ids"][special], before.inputs["input_ids"][special])
+    assert set(after.inputs["input_ids"][~special].tolist()) == {MASK[kind]}
     assert (~special).sum() > 5
 
 
@@ -124,7 +126,7 @@ def test_the_expected_share_is_masked() -> None:
     _, after, _ = augmented(TOKENIZERS["wordpiece"], texts, None, 3, token_masking=probability)
     tokens = 300 * 32
     spread = math.sqrt(tokens * probability * (1 - probability))
-    assert abs(int((after.input_ids == 4).sum()) - tokens * probability) < 4 * spread
+    assert abs(int((after.inputs["input_ids"] == 4).sum()) - tokens * probability) < 4 * spread
 
 
 def test_a_padding_token_is_never_masked_though_it_is_not_called_special() -> None:
@@ -133,7 +135,7 @@ def test_a_padding_token_is_never_masked_though_it_is_not_called_special() -> No
     made = Augmentation(tokens=tokens, token_masking=0.999999, mask_id=4).apply(
         batch, np.array([0, 1]), np.random.default_rng(0)
     )
-    assert made.input_ids.tolist() == [[4, 4, 4, 4], [4, 4, 4, 9]]
+    assert made.inputs["input_ids"].tolist() == [[4, 4, 4, 4], [4, 4, 4, 9]]
 
 
 def test_words_are_swapped_before_tokens_are_masked() -> None:
@@ -145,13 +147,13 @@ def test_words_are_swapped_before_tokens_are_masked() -> None:
 def test_all_but_the_tokens_stays_and_so_does_the_batch_given() -> None:
     texts = ["a b c d e f g h", "unwanted goals a b c"]
     before, after, made = augmented(TOKENIZERS["wordpiece"], texts, None, 0, word_swap=0.9, token_masking=0.5)
-    assert after.attention_mask is before.attention_mask
-    assert after.token_type_ids is before.token_type_ids
-    assert after.labels is before.labels
-    assert after.input_ids.dtype is torch.int64
-    assert not torch.equal(after.input_ids, before.input_ids)
+    assert after.inputs["attention_mask"] is before.inputs["attention_mask"]
+    assert after.inputs["token_type_ids"] is before.inputs["token_type_ids"]
+    assert after.targets is before.targets
+    assert after.inputs["input_ids"].dtype is torch.int64
+    assert not torch.equal(after.inputs["input_ids"], before.inputs["input_ids"])
     untouched = tokenize(texts, None, TOKENIZERS["wordpiece"], LENGTH)
-    assert before.input_ids[0][: untouched.lengths[1]].tolist() == untouched.row(1).tolist()
+    assert before.inputs["input_ids"][0][: untouched.lengths[1]].tolist() == untouched.row(1).tolist()
     assert np.array_equal(made.tokens.ids, untouched.ids)
 
 
@@ -160,7 +162,7 @@ def test_the_generator_alone_decides() -> None:
 
     def made(seed: int) -> list[list[int]]:
         _, after, _ = augmented(TOKENIZERS["wordpiece"], texts, None, seed, word_swap=0.4, token_masking=0.2)
-        rows: list[list[int]] = after.input_ids.tolist()
+        rows: list[list[int]] = after.inputs["input_ids"].tolist()
         return rows
 
     assert made(7) == made(7)

@@ -25,6 +25,7 @@ from hpo.export.retraining import compute_of
 from hpo.metrics.classification import METRICS, Objective, classification_scores
 from hpo.metrics.objective import resolve_metric
 from hpo.metrics.predictions import Predictions
+from hpo.training import optimization
 from hpo.training.layer_rates import heights, rate_factors
 from hpo.training.methods import select_parameters
 from hpo.training.optimizers import OPTIMIZERS
@@ -82,12 +83,20 @@ RUNS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_it_trains_the_model_that_hpo_trains(
-    exported: Exported, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Exported,
+    name: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     chosen = with_values(exported, **RUNS[name])
     said: list[str] = []
+    # So that batches of these short texts go through in parts.
+    monkeypatch.setitem(optimization.PASS_TOKENS, "cpu", 4)
     train_into(tmp_path / "ours", chosen, compute_of(chosen), "train", said.append)
-    written(chosen, tmp_path).main(["--output", str(tmp_path / "theirs")])
+    script = written(chosen, tmp_path)
+    monkeypatch.setitem(script.PASS_TOKENS, "cpu", 4)
+    script.main(["--output", str(tmp_path / "theirs")])
     out, err = capsys.readouterr()
     ours, theirs = (load_file(tmp_path / folder / "model.safetensors") for folder in ("ours", "theirs"))
     assert ours.keys() == theirs.keys()

@@ -69,7 +69,7 @@ def test_augmented_batches_follow_from_seed_epoch_and_batch(bench: Bench):
     def batches(**values: object):
         assignment = tiny_assignment(tiny_hyperparameters(token_masking=0.3, word_swap=0.2), **values)
         (course,) = courses(assignment, bench)
-        return [batch.input_ids.tolist() for batch in course.batches(assignment, bench)]
+        return [batch.inputs["input_ids"].tolist() for batch in course.batches(assignment, bench)]
 
     assert batches() == batches()
     assert batches() != batches(seed=8)

@@ -24,10 +24,8 @@ def batch() -> Batch:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(4, 40, (8, 6), generator=generator)
     return Batch(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        token_type_ids=torch.zeros_like(ids),
-        labels=torch.arange(8) % 2,
+        inputs={"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)},
+        targets=torch.arange(8) % 2,
     )
 
 
@@ -50,7 +48,7 @@ def same(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool
 
 def loss_of(training: Optimization, batch: Batch) -> float:
     with torch.no_grad(), training.evaluating():
-        return float(training._loss(batch))
+        return float(training._loss(batch, batch.units))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -190,7 +188,7 @@ def test_balanced_classes_count_alike_in_the_loss(bert, task, batch):
         losses[chosen] = training.mean_loss()
     bert.reset(0)
     with torch.no_grad():
-        of_rows = -bert.logits(batch, "fp32").log_softmax(-1)[torch.arange(8), batch.labels]
+        of_rows = -bert.logits(batch, "fp32").log_softmax(-1)[torch.arange(8), batch.targets]
     assert losses["equal"] == pytest.approx(float(of_rows.mean()))
-    weights = torch.tensor([0.5, 3.0])[batch.labels]
+    weights = torch.tensor([0.5, 3.0])[batch.targets]
     assert losses["balanced"] == pytest.approx(float((weights * of_rows).mean()))

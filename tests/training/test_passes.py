@@ -4,17 +4,18 @@ import multiprocessing
 import resource
 from multiprocessing.queues import Queue
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
 
-from hpo.data.batching import Batch, collate
+from hpo.data.batching import Batch, collate, training_batches
 from hpo.data.splits import load_splits
 from hpo.data.tokenization import TokenizedSplit
 from hpo.messages import Ending
 from hpo.tasks.classification import Classification
-from hpo.training import evaluation
+from hpo.training import evaluation, optimization
 from hpo.training.models import PretrainedModel
 from hpo.training.optimization import Optimization
 from hpo.training.out_of_memory import OutOfMemoryInEvaluation
@@ -36,23 +37,6 @@ def ragged(rows: int) -> Batch:
     ids = np.random.default_rng(0).integers(5, 30, lengths.sum())
     tokens = plain_tokens(ids, lengths, np.zeros_like(ids))
     return collate(TokenizedSplit(tokens=tokens, labels=np.arange(rows) % 2), range(rows), 0)
-
-
-@pytest.mark.parametrize("rows", [1, 2, 3, 5, 7])
-def test_parts_hold_every_row_once_and_no_more_padding_than_they_need(rows: int) -> None:
-    batch = ragged(7)
-    parts = list(batch.parts(rows))
-    assert [part.rows for part in parts][:-1] == [rows] * (len(parts) - 1)
-    assert sum(part.rows for part in parts) == 7
-    assert sum(part.tokens for part in parts) == batch.tokens
-    for part in parts:
-        assert part.attention_mask[:, -1].any()
-    told = [
-        row[mask.bool()].tolist()
-        for part in parts
-        for row, mask in zip(part.input_ids, part.attention_mask, strict=True)
-    ]
-    assert told == [row[mask.bool()].tolist() for row, mask in zip(batch.input_ids, batch.attention_mask, strict=True)]
 
 
 @pytest.fixture
@@ -92,6 +76,37 @@ def test_a_step_in_parts_is_the_step_to_rounding(values, bert: PretrainedModel, 
     assert in_parts == pytest.approx(loss, rel=1e-5)
     for name, weight in found.items():
         torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_hundred_steps_in_parts_by_length_have_the_losses_of_whole_batches(
+    bert: PretrainedModel, task: Classification, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = np.random.default_rng(0).integers(2, 17, 64)
+    ids = np.random.default_rng(1).integers(5, 30, lengths.sum())
+    split = TokenizedSplit(
+        tokens=plain_tokens(ids, lengths, np.zeros_like(ids)), labels=ids[np.cumsum(lengths) - 1] % 2
+    )
+
+    def losses(pass_tokens: int) -> tuple[list[float], int]:
+        monkeypatch.setitem(optimization.PASS_TOKENS, "cpu", pass_tokens)
+        bert.reset(0)
+        bert.set_dropout(0.0)
+        training = Optimization(bert, task, tiny_hyperparameters(dropout=0.0), total_steps=100, precision="fp32")
+        seen = []
+        for epoch in range(13):
+            for rows in training_batches(64, 8, seed=0, epoch=epoch)[: 100 - training.taken]:
+                training.step(collate(split, rows, 0))
+                seen.append(training.mean_loss())
+                training.forget_losses()
+        return seen, passes.call_count
+
+    passes = MagicMock(side_effect=PretrainedModel.logits)
+    monkeypatch.setattr(PretrainedModel, "logits", lambda *given: passes(*given))
+    whole, passes_of_whole = losses(10_000)
+    parts, passes_of_both = losses(2)
+    assert (len(whole), passes_of_whole) == (100, 100)
+    assert passes_of_both > 300, "batches went through in several parts"
+    assert parts == pytest.approx(whole, abs=1e-5)
 
 
 def test_the_next_trial_of_that_size_begins_where_the_last_came_to(worker: Worker, room_for, monkeypatch) -> None:

@@ -62,7 +62,7 @@ def test_measuring_reads_the_texts_as_trials_will(worker: Worker, monkeypatch: p
     logits = bench.model.logits
 
     def seen(batch: Batch, precision: Precision) -> torch.Tensor:
-        shapes.add(tuple(batch.input_ids.shape))
+        shapes.add(tuple(batch.inputs["input_ids"].shape))
         return logits(batch, precision)
 
     monkeypatch.setattr(bench.model, "logits", seen)
@@ -100,7 +100,9 @@ def test_it_is_measured_on_texts_from_all_over_the_file(study: StudyConfig, monk
     worker = open_worker(study, replace(splits, train=replace(splits.train, texts=texts, labels=labels)))
     model, seen = worker._bench.model, []
     logits = model.logits
-    monkeypatch.setattr(model, "logits", lambda batch, precision: seen.append(batch.labels) or logits(batch, precision))
+    monkeypatch.setattr(
+        model, "logits", lambda batch, precision: seen.append(batch.targets) or logits(batch, precision)
+    )
     worker.measure(8)
     assert {tuple(labels.tolist()) for labels in seen} == {(0,) * 8 + (1,) * 8}
 

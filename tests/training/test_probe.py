@@ -69,7 +69,7 @@ def test_memory_is_tried_on_the_longest_texts_and_time_on_typical_ones(worker: W
     assert len(typical) == STEPS
     assert lengths[-8:].sum() < typical[0] < lengths[:8].sum()
     assert set(typical) == {typical[0]}
-    assert trained_on[-1].labels.bincount().tolist() == [4, 4]
+    assert trained_on[-1].targets.bincount().tolist() == [4, 4]
 
 
 def test_it_leaves_no_trace(worker: Worker, tiny_bert: Path, texts: Path) -> None:
@@ -99,7 +99,7 @@ def room_for(monkeypatch: pytest.MonkeyPatch):
         original = PretrainedModel.logits
 
         def logits(self: PretrainedModel, batch: Batch, precision):
-            if torch.is_grad_enabled() and batch.attention_mask.numel() > tokens:
+            if torch.is_grad_enabled() and batch.inputs["attention_mask"].numel() > tokens:
                 raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
             return original(self, batch, precision)
 

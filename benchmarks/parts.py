@@ -111,7 +111,7 @@ def ratios_of(batches: list[Batch], model: PretrainedModel, task: Classification
 
 
 def pass_tokens(model: PretrainedModel, task: Classification, labels: np.ndarray) -> float:
-    """Return what a pass costs beside its tokens, in tokens: by a line through the seconds of passes of several sizes."""
+    """Return what a pass costs beside its tokens, in tokens, by a line through the seconds of several passes."""
     model.network.train()
     tokens, seconds = [], []
     for rows, length in SHAPES:

@@ -10,6 +10,15 @@ from enum import StrEnum
 
 from hpo.config.hyperparameters import Hyperparameters
 
+SEMANTICS = 2
+"""What a configuration and a seed are trained to; raised where a change of hpo changes scores by more than rounding.
+
+1: whole batches, dropout in frozen layers too. 2: batches in parts by length, each with dropout masks of its own;
+frozen layers in evaluation mode.
+"""
+SEMANTICS_KEY = "semantics"
+"""Its name among the versions that are recorded with a study."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Milestone:

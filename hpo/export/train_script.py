@@ -486,6 +486,19 @@ def logits_of(network: Any, batch: Mapping[str, Tensor], bf16: bool) -> Tensor:
     return answers.float()
 
 
+def to_training_mode(network: nn.Module) -> None:
+    """Put a network into training mode, but what is frozen of it into evaluation mode, so that its output is fixed."""
+    network.train()
+    for module in network.modules():
+        below = False
+        for child in module.children():
+            weights = list(child.parameters())
+            if weights or module is network:
+                below = bool(weights) and not any(weight.requires_grad for weight in weights)
+            if below:
+                child.eval()
+
+
 @torch.no_grad()
 def predicted(network: Any, tokens: Tokens, bf16: bool) -> Integers:
     """Return the class that the model gives each row; rows of like length go through together."""
@@ -497,7 +510,7 @@ def predicted(network: Any, tokens: Tokens, bf16: bool) -> Integers:
         if not logits.isfinite().all():
             raise SystemExit("The training diverged: the model's answers are no longer numbers.")
         classes[rows] = logits.argmax(dim=-1).cpu().numpy()
-    network.train()
+    to_training_mode(network)
     return classes
 
 
@@ -543,7 +556,7 @@ def stepped(
     trained = [weight for group in optimizer.param_groups for weight in group["params"]]
     step, steps = 0, h["epochs"] * math.ceil(len(tokens) / h["batch_size"])
     lengths = np.array([len(row["input_ids"]) for row in tokens])
-    network.train()
+    to_training_mode(network)
     for epoch in range(h["epochs"]):
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([config["seed"], epoch])))
         order = generator.permutation(len(tokens))

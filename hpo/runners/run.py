@@ -15,7 +15,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.config.times import HERE, spoken
 from hpo.data.splits import Splits, splits_of
 from hpo.errors import ConfigurationError, HpoError, StoreError, StoreUnavailableError, StudyMismatchError, nearest
-from hpo.messages import Assignment, Report
+from hpo.messages import SEMANTICS, SEMANTICS_KEY, Assignment, Report
 from hpo.runners.checking.doubts import on_cut_texts, on_rare_classes
 from hpo.runners.checking.short_check import ShortCheck, short_check
 from hpo.runners.cluster import open_ray_tune, refuse_unusable
@@ -106,7 +106,9 @@ def run(
     now = datetime.fromtimestamp(time.time(), HERE)
     limits = searching_limits(config, limits_of(config.budget, now))
     with (
-        leading(config, space, data_fingerprint=splits.fingerprint, limits=limits, stop=stop) as coordinator,
+        leading(
+            config, space, data_fingerprint=splits.fingerprint, limits=limits, stop=stop, searches=searches
+        ) as coordinator,
         opened_workforce(config, splits) as workforce,
     ):
         _Night(config, space, splits, coordinator, workforce, mirror, watcher, stop, searches).run()
@@ -158,7 +160,8 @@ def files_folder(config: StudyConfig) -> Path:
 
 def installed_versions() -> dict[str, str]:
     """Return the versions that decide what a trial computes."""
-    return {"python": platform.python_version(), **{name: version(name) for name in RECORDED_PACKAGES}}
+    packages = {name: version(name) for name in RECORDED_PACKAGES}
+    return {"python": platform.python_version(), **packages, SEMANTICS_KEY: str(SEMANTICS)}
 
 
 @dataclass(frozen=True, slots=True)

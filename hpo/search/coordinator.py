@@ -15,7 +15,19 @@ from optuna.trial import TrialState
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
-from hpo.messages import Action, Assignment, Capacity, Decision, Outcome, Progress, Reading, Report, Standing
+from hpo.messages import (
+    SEMANTICS,
+    SEMANTICS_KEY,
+    Action,
+    Assignment,
+    Capacity,
+    Decision,
+    Outcome,
+    Progress,
+    Reading,
+    Report,
+    Standing,
+)
 from hpo.search.ahead import Wanted
 from hpo.search.assignments import build_assignment
 from hpo.search.budget import Limits, kept_deadline, seconds_left
@@ -317,7 +329,7 @@ class Coordinator:
     # -- how the verbs do it
 
     def _create(self, objective: str, versions: Mapping[str, str]) -> None:
-        self._store.create(replace(self._made_from, versions=versions), objective)
+        self._store.create(replace(self._made_from, versions={**versions, SEMANTICS_KEY: str(SEMANTICS)}), objective)
         self._heard = 0  # With the log of an earlier study of this number its numbering has gone.
         self._proposals.begin()
         self._store.add_event("created")

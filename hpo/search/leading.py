@@ -14,6 +14,7 @@ from hpo.config.differences import differences
 from hpo.config.study_file import StudyConfig
 from hpo.config.times import HERE
 from hpo.errors import StoreError, StudyMismatchError
+from hpo.messages import SEMANTICS, SEMANTICS_KEY
 from hpo.search.budget import Limits, limits_of
 from hpo.search.coordinator import Coordinator, Proposes
 from hpo.search.leases import Leadership, kept_up, take_lead
@@ -40,6 +41,7 @@ def leading(
     limits: Limits | None = None,
     proposes: Proposes = Proposals,
     stop: Event | None = None,
+    searches: bool = True,
 ) -> Iterator[Coordinator]:
     """Lead the study that `config` names until the block ends; `Coordinator.begin` then begins it or goes on with it.
 
@@ -51,11 +53,13 @@ def leading(
         limits: of this run; None for what the budget says.
         proposes: makes who says what is trained next.
         stop: once it is set, or the deadline is past, a store that is away is not waited for.
+        searches: whether trials of the study itself are trained.
 
     Raises:
         ConfigurationError: the budget's deadline is past.
         StudyLedError: another process leads it.
-        StudyMismatchError: the stored study was made from another space, data set or model; nothing was changed.
+        StudyMismatchError: the stored study was made from another space, data set or model, or it is searched and of
+            other semantics; nothing was changed.
         StoreError: the store cannot be opened or written.
     """
     made_from = StudyRecord(
@@ -77,6 +81,8 @@ def leading(
                 _refuse_foreign_study(store)
             else:
                 refuse_other_study(store.name, stored, made_from)
+                if searches:
+                    _refuse_other_semantics(store.name, stored)
         try:
             with kept_up(database, store, leadership.fence):
                 yield Coordinator(
@@ -109,6 +115,16 @@ def _refuse_foreign_study(store: StudyStore) -> None:
         raise StudyMismatchError(
             f"The study {store.name!r} is in the store, but was not made by hpo. Start a new study with --study NAME. "
             "Nothing was changed."
+        )
+
+
+def _refuse_other_semantics(name: str, stored: StudyRecord) -> None:
+    """Raise StudyMismatchError if the study's trials were trained by an hpo under which they score otherwise."""
+    if int(stored.versions.get(SEMANTICS_KEY, 1)) != SEMANTICS:
+        raise StudyMismatchError(
+            f"The study {name!r} was begun by another version of hpo, under which the same configuration scores a "
+            "little otherwise, so new trials would not compare. hpo best, confirm, report and export work with it; to "
+            "search on, start a new study with --study NAME. Nothing was changed."
         )
 
 

@@ -21,12 +21,13 @@ from hpo.data.batching import Batch, Rows, collate
 from hpo.data.sources import Examples
 from hpo.data.splits import Splits, label_numbers, stratified_part
 from hpo.data.tokenization import TokenizedSplit, Tokens, tokenize, tokenizer_digest, word_numbers
-from hpo.messages import Assignment, Reading, Scores
+from hpo.messages import SEMANTICS, Assignment, Reading, Scores
 from hpo.metrics.predictions import Predictions
 from hpo.tasks import Task
 from hpo.tasks.reading import Judged, read
 from hpo.training.evaluation import predictions
 from hpo.training.gang import ALONE, Gang
+from hpo.training.methods import to_training_mode
 from hpo.training.mirror import NO_MIRROR, open_mirror
 from hpo.training.models import PretrainedModel
 from hpo.training.optimization import Optimization
@@ -114,6 +115,7 @@ class Bench:
             # The random state of one is nothing to the other.
             self.device.type,
             version("llm-hpo"),
+            SEMANTICS,
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -167,8 +169,7 @@ class Bench:
         self.model.reset(seed, hyperparameters.head_scale)
         self.model.keep_layers(hyperparameters.kept_layers)
         self.model.set_dropout(hyperparameters.dropout, hyperparameters.attention_dropout)
-        self.model.network.train()
-        return Optimization(
+        optimization = Optimization(
             self.model,
             self.task,
             hyperparameters,
@@ -177,6 +178,8 @@ class Bench:
             passes=self.passes(hyperparameters),
             gang=self.gang,
         )
+        to_training_mode(self.model.network)
+        return optimization
 
     def training_batch(self, hyperparameters: Hyperparameters, rows: Rows, seed: Sequence[int]) -> Batch:
         """Return training rows side by side, augmented as the trial asks for; an equal seed gives an equal batch.

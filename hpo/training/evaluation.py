@@ -74,11 +74,12 @@ def _gathered(
     model: PretrainedModel, split: TokenizedSplit, batches: Sequence[Rows], ask: Callable[[Batch], Tensor]
 ) -> Tensor:
     """Return the answers to all batches, one after the other, on the CPU."""
-    training = model.network.training
+    modes = [(module, module.training) for module in model.network.modules()]
     model.network.eval()
     try:
         answered = [ask(collate(split, rows, model.pad_id)) for rows in batches]
     finally:
-        model.network.train(training)
+        for module, training in modes:
+            module.training = training
     # Only here does the processor wait for the device.
     return torch.cat(answered).cpu()

@@ -112,6 +112,23 @@ METHODS: dict[str, Method] = {
 }
 
 
+def to_training_mode(network: nn.Module) -> None:
+    """Put a network into training mode, but what is frozen of it into evaluation mode, so that its output is fixed.
+
+    Frozen are modules whose parameters all are, and those without parameters, such as the dropout of embeddings, that
+    are registered behind a frozen one. What the network itself holds without parameters is of the head.
+    """
+    network.train()
+    for module in network.modules():
+        below = False
+        for child in module.children():
+            parameters = list(child.parameters())
+            if parameters or module is network:
+                below = bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+            if below:
+                child.eval()
+
+
 def select_parameters(network: Any, fresh: frozenset[str], hyperparameters: Hyperparameters) -> dict[str, nn.Parameter]:
     """Let the parameters train that the trial's method names, freeze the others; return name -> trained parameter."""
     chosen = METHODS[hyperparameters.method].choose(network, fresh, hyperparameters)

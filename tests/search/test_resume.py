@@ -10,6 +10,8 @@ from hpo.errors import StudyMismatchError
 from hpo.messages import Assignment, Ending
 from hpo.search.coordinator import Coordinator
 from hpo.search.endings import MOST_LOST_RUNS
+from hpo.search.leading import leading
+from hpo.space.search_space import SearchSpace
 from tests.search.scripted import (
     CPU,
     SPACE,
@@ -205,6 +207,24 @@ def test_a_study_is_not_gone_on_with_as_another(sqlite_url: str, change: dict[st
     assert said in str(error.value)
     assert str(error.value).startswith("The study 'scripted' was begun otherwise")
     assert everything(sqlite_url) == before
+
+
+@pytest.mark.parametrize("versions", ['{"hpo": "0.1.0"}', '{"semantics": "1"}', '{"semantics": "99"}'])
+def test_a_study_under_whose_version_trials_scored_otherwise_is_not_searched_on(
+    database_url: str, versions: str
+) -> None:
+    with led(study_at(database_url)) as coordinator:
+        search(coordinator)
+    written(database_url, f"UPDATE hpo_studies SET versions = '{versions}'")
+    before = everything(database_url)
+    with pytest.raises(StudyMismatchError, match=r"a little otherwise.* hpo best, confirm, report and export"):
+        led(study_at(database_url)).__enter__()
+    assert everything(database_url) == before
+    config = study_at(database_url)
+    assert isinstance(config.space, dict)
+    space = SearchSpace.from_mapping(config.space, "scripted")
+    with leading(config, space, data_fingerprint="fingerprint", searches=False) as coordinator:
+        assert coordinator.standing().completed == 4
 
 
 def test_a_study_is_not_gone_on_with_on_other_data(database_url: str) -> None:

@@ -3,7 +3,7 @@ import torch
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import ConfigurationError, ModelError
-from hpo.training.methods import select_parameters, transformer_layers
+from hpo.training.methods import select_parameters, to_training_mode, transformer_layers
 from hpo.training.models import PretrainedModel
 from tests.training.architectures import ARCHITECTURES, tiny_network
 
@@ -57,6 +57,40 @@ def test_backward_never_runs_below_the_lowest_trained_layer(name: str):
     assert asked == [False, False, True]
     graded = {n for n, parameter in network.named_parameters() if parameter.grad is not None}
     assert graded <= trained
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_frozen_layers_draw_no_dropout_and_trained_ones_do(name: str):
+    network = tiny_network(name)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    base = f"{network.base_model_prefix}."
+    fresh = frozenset(name for name in everything(network) if not name.startswith(base))
+    _, layers = transformer_layers(network)
+    chosen(network, fresh, method="top_layers", trained_layers=1)
+    to_training_mode(network)
+    assert [layer.training for layer in layers] == [False, False, True]
+    assert network.training, "what holds trained parameters too trains"
+    seen: list[torch.Tensor] = []
+    layers[1].register_forward_hook(
+        lambda _module, _inputs, output: seen.append(output[0] if isinstance(output, tuple) else output)
+    )
+    with torch.no_grad():
+        for _ in range(2):
+            network(INPUT, attention_mask=torch.ones_like(INPUT))
+    assert torch.equal(*seen)
+    chosen(network, fresh, method="full")
+    to_training_mode(network)
+    assert all(module.training for module in network.modules())
+
+
+def test_the_dropout_of_a_head_is_drawn_above_a_model_that_is_frozen_as_a_whole():
+    network = tiny_network("bert")
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith("classifier"))
+    to_training_mode(network)
+    assert (network.bert.training, network.dropout.training, network.classifier.training) == (False, True, True)
 
 
 def test_more_layers_than_there_are_is_refused(bert: PretrainedModel):

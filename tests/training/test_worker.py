@@ -264,3 +264,12 @@ def test_the_device(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device(ComputeConfig(device="auto")) == torch.device("cuda:0")
     assert choose_device(ComputeConfig(device="cpu")) == torch.device("cpu")
+
+
+def test_an_evaluation_leaves_each_module_in_its_mode(worker: Worker):
+    bench = worker._bench
+    bench.begin(tiny_hyperparameters(method="head"), seed=0, total_steps=1)
+    before = [module.training for module in bench.model.network.modules()]
+    assert set(before) == {True, False}
+    bench.score(bench.tokenized(16).validation)
+    assert [module.training for module in bench.model.network.modules()] == before

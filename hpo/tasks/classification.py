@@ -54,6 +54,15 @@ class Classification:
             **options,
         )
 
+    def head(self, network: Any) -> set[str]:
+        """Name the parameters that are drawn anew for each trial: all outside the pretrained model.
+
+        None of a class that does not say which of its parts that is, such as one of remote code.
+        """
+        prefix = f"{network.base_model_prefix}."
+        outside = {name for name, _ in network.named_parameters() if not name.startswith(prefix)}
+        return set() if network.base_model is network else outside
+
     def losses(
         self, logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, weights: Tensor | None = None
     ) -> Tensor:

@@ -18,7 +18,7 @@ from hpo.errors import ModelError
 from hpo.tasks import Task
 from hpo.training.dropout import Dropouts
 from hpo.training.layers import LayerStack
-from hpo.training.methods import transformer_layers
+from hpo.training.methods import above_layers
 from hpo.training.out_of_memory import is_out_of_memory
 from hpo.training.precision import Precision, autocast
 from hpo.training.shared import SharedFiles, content_digest
@@ -31,7 +31,7 @@ class PretrainedModel:
         self,
         network: Any,
         tokenizer: Any,
-        missing: frozenset[str],
+        fresh: frozenset[str],
         device: torch.device,
         shared: SharedFiles | None = None,
     ) -> None:
@@ -40,16 +40,15 @@ class PretrainedModel:
         Args:
             network: a transformers model with a head.
             tokenizer: its tokenizer.
-            missing: names of parameters that the pretrained weights did not hold.
+            fresh: names of parameters that each trial draws anew: the head, a pooler that pretraining did not leave.
             device: where it shall train.
             shared: where the pretrained weights are held for all worker processes; None to hold them here.
         """
         self.pad_id = _set_padding(network, tokenizer)
         self.longest = _longest(network, tokenizer)
         """Most tokens of one text; None where there is no limit."""
-        base = f"{network.base_model_prefix}."
-        self.fresh = missing | {name for name, _ in network.named_parameters() if not name.startswith(base)}
-        """Names of parameters that each trial initialises anew: the head, and what pretraining did not leave."""
+        self.fresh = fresh
+        """Names of parameters that each trial draws anew."""
         self._pretrained = _kept({n: t for n, t in network.state_dict().items() if n not in self.fresh}, shared)
         self._fresh_modules = _copies_of_owners(network, self.fresh)
         self._layers = LayerStack(network)
@@ -198,8 +197,9 @@ def load_model(
     _refuse_empty(config, tokenizer)
     mismatched = {key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]}
     missing = frozenset(found["missing_keys"]) | mismatched
-    _refuse_foreign(config, network, missing)
-    return PretrainedModel(network, tokenizer, missing, device, shared)
+    head = frozenset(task.head(network) or above_layers(network))
+    _refuse_foreign(config, missing - head)
+    return PretrainedModel(network, tokenizer, missing | head, device, shared)
 
 
 def _is_folder(name: str) -> bool:
@@ -255,10 +255,9 @@ def _refuse_empty(config: ModelConfig, tokenizer: Any) -> None:
         raise ModelError(f"{config.name} holds no tokenizer; expected tokenizer.json beside the weights.")
 
 
-def _refuse_foreign(config: ModelConfig, network: Any, missing: frozenset[str]) -> None:
-    """Raise where weights of the transformer's own layers are missing: such a model would train from noise."""
-    layers, _ = transformer_layers(network)
-    lost = sorted(name for name in missing if name.startswith(f"{layers}."))
+def _refuse_foreign(config: ModelConfig, missing: frozenset[str]) -> None:
+    """Raise where weights of the pretrained model itself are missing: it would train from noise, but for its pooler."""
+    lost = sorted(name for name in missing if "pooler" not in name.split("."))
     if lost:
         raise ModelError(
             f"The weights of {config.name} do not fit its config.json: {len(lost)} tensors are missing or of another "

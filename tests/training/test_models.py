@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from hpo.config.study_file import ModelConfig, StudyConfig
 from hpo.data.batching import collate
@@ -79,10 +80,10 @@ def test_at_the_librarys_own_scale_the_head_is_the_librarys(bert: PretrainedMode
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_all_that_is_drawn_anew_has_the_scale_and_nothing_else(bert: PretrainedModel, name: str):
+def test_all_that_is_drawn_anew_has_the_scale_and_nothing_else(bert: PretrainedModel, task: Classification, name: str):
     network = tiny_network(name)
-    pooler = frozenset(one for one, _ in network.named_parameters() if "pooler" in one)
-    model = PretrainedModel(network, bert.tokenizer, pooler, CPU)
+    pooler = {one for one, _ in network.named_parameters() if "pooler" in one}
+    model = PretrainedModel(network, bert.tokenizer, frozenset(pooler | task.head(network)), CPU)
     model.reset(5)
     librarys = weights(model)
     model.reset(5, 0.5)
@@ -218,6 +219,65 @@ def test_weights_of_another_shape(task: Classification, tmp_path: Path, tiny_ber
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
     assert "do not fit its config.json" in refused(task, tmp_path)
+
+
+def without(weights: Path, part: str, folder: Path) -> None:
+    """Write the tensors of a file, but those of one part, into a folder."""
+    kept = {name: tensor for name, tensor in load_file(weights).items() if part not in name}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_vocabulary_that_is_larger_than_the_stored_embeddings(task: Classification, tmp_path: Path, tiny_bert: Path):
+    shutil.copytree(tiny_bert, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": config["vocab_size"] + 1}))
+    said = refused(task, tmp_path)
+    assert "1 tensors are missing or of another shape, the first is bert.embeddings.word_embeddings.weight" in said
+
+
+def test_embeddings_that_are_not_in_the_file(task: Classification, tmp_path: Path, tiny_bert: Path):
+    shutil.copytree(tiny_bert, tmp_path, dirs_exist_ok=True)
+    stored = load_file(tmp_path / "model.safetensors")
+    save_file(
+        {name: tensor for name, tensor in stored.items() if "word_embeddings" not in name},
+        tmp_path / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    assert "the first is bert.embeddings.word_embeddings.weight" in refused(task, tmp_path)
+
+
+def test_a_pooler_that_is_not_in_the_file_is_drawn_anew(task: Classification, tmp_path: Path, tiny_bert: Path):
+    shutil.copytree(tiny_bert, tmp_path, dirs_exist_ok=True)
+    stored = load_file(tmp_path / "model.safetensors")
+    save_file(
+        {name: tensor for name, tensor in stored.items() if "pooler" not in name},
+        tmp_path / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    model = load_model(ModelConfig(name=str(tmp_path)), task, CPU)
+    pooler = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+    assert model.fresh == pooler | {"classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.parametrize("lost", [None, "embeddings"])
+def test_a_class_that_does_not_name_its_pretrained_part(
+    task: Classification, tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch, lost: str | None
+):
+    """As remote code may be: what stands behind the layers is its head, and all else is to be in the file."""
+    model = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
+    model.save_pretrained(tmp_path / "whole")
+    shutil.copytree(tiny_bert, tmp_path, dirs_exist_ok=True)
+    without(tmp_path / "whole" / "model.safetensors", lost or "nothing", tmp_path)
+    monkeypatch.setattr(BertForSequenceClassification, "base_model_prefix", "")
+    embeddings = property(lambda network: lambda: network.bert.embeddings.word_embeddings)
+    monkeypatch.setattr(BertForSequenceClassification, "get_input_embeddings", embeddings)
+    if lost is not None:
+        assert "the first is bert.embeddings" in refused(task, tmp_path)
+        return
+    loaded = load_model(ModelConfig(name=str(tmp_path)), task, CPU)
+    assert loaded.fresh == {
+        "bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"
+    }  # fmt: skip
 
 
 def test_an_architecture_without_a_classification_head(task: Classification, tmp_path: Path, tiny_bert: Path):

@@ -9,7 +9,11 @@ Key = tuple[str, ...]
 
 
 def text_keys(examples: Examples) -> list[Key]:
-    """Return what makes rows equal: the text and its pair, whatever their spacing."""
+    """Return what makes rows one text: it and its pair, whatever their spacing and which of them comes first."""
+    return [tuple(sorted(key)) for key in _ordered_keys(examples)]
+
+
+def _ordered_keys(examples: Examples) -> list[Key]:
     columns = [examples.texts] if examples.pairs is None else [examples.texts, examples.pairs]
     spaced = [[" ".join(text.split()) for text in column] for column in columns]
     return list(zip(*spaced, strict=True))
@@ -51,7 +55,7 @@ def kept_apart(name: str, examples: Examples, others: Sequence[Examples], where:
 def repetitions(examples: Examples) -> list[str]:
     """Tell of texts that stand in training more than once; they stay."""
     labels: dict[Key, set[str]] = {}
-    for key, label in zip(text_keys(examples), examples.labels, strict=True):
+    for key, label in zip(_ordered_keys(examples), examples.labels, strict=True):
         labels.setdefault(key, set()).add(label)
     notes = []
     if count := examples.rows - len(labels):

@@ -168,10 +168,10 @@ def spelled(label: str) -> str:
 
 
 def without(rows: Sequence[Row], *others: Sequence[Row]) -> list[Row]:
-    """Return the rows whose texts, whatever their spacing, are in none of the others."""
+    """Return the rows whose texts, whatever their spacing and order, are in none of the others."""
 
     def key(row: Row) -> Row:
-        return tuple(" ".join(text.split()) for text in row[:-1])
+        return tuple(sorted(" ".join(text.split()) for text in row[:-1]))
 
     taken = {key(row) for other in others for row in other}
     return [row for row in rows if key(row) not in taken]
@@ -604,7 +604,8 @@ def train(config: Values, output: Path, device: torch.device, most: int) -> floa
     scored = tokens_of(validation, tokenizer, h["max_length"])
     evaluated = evaluated_after(config, len(tokens), len(rows))
     optimizer = made_optimizer(groups_of(network, fresh, h), h)
-    torch.manual_seed(seed)  # What dropout is drawn by.
+    # What dropout is drawn by.
+    torch.manual_seed(int(np.random.SeedSequence([seed, 0, 1]).generate_state(1)[0]))
     best, weights, without_better = -math.inf, {}, 0
     given = (
         torch.tensor(numbers[chosen], device=device),

@@ -85,10 +85,15 @@ def _course(assignment: Assignment, bench: Bench, rows: Rows, validation_part: R
         validation_part=validation_part,
         milestones=milestones,
         total_steps=total,
-        seed=(assignment.seed + (fold or 0)) % 2**31,
+        seed=_fold_seed(assignment.seed, fold) if fold else assignment.seed,
         fold=fold,
         last=fold is None or fold == len(bench.splits.folds) - 1,
     )
+
+
+def _fold_seed(seed: int, fold: int) -> int:
+    """Return the seed of a fold; no other seed of a trial has one of its folds."""
+    return int(np.random.SeedSequence([seed, fold]).generate_state(1)[0] >> 1)
 
 
 def _part(assignment: Assignment, bench: Bench, rows: Rows) -> Rows:

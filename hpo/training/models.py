@@ -69,7 +69,8 @@ class PretrainedModel:
         """
         self.keep_layers(None)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            # Of the CPU alone: `torch.manual_seed` would seed the generators of all devices too.
+            torch.default_generator.manual_seed(seed)
             for module in self._fresh_modules.values():
                 self.network._init_weights(module)
         fresh = {

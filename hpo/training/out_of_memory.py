@@ -5,8 +5,15 @@ import sys
 
 import torch
 
-# The CPU allocator raises a plain RuntimeError; these words are how it is told apart.
-_CPU_SIGNS = ("DefaultCPUAllocator", "can't allocate memory")
+# What allocators raise as plain RuntimeErrors, or torch's AcceleratorError; these words are how it is told apart.
+_SIGNS = (
+    "DefaultCPUAllocator",
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 # All that oneDNN says where there is no memory for its code; what it cannot compute at all is a "primitive descriptor".
 _ONEDNN_SIGN = "could not create a primitive"
 
@@ -20,7 +27,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     told = str(error)
-    return isinstance(error, RuntimeError) and (told == _ONEDNN_SIGN or any(sign in told for sign in _CPU_SIGNS))
+    return isinstance(error, RuntimeError) and (told == _ONEDNN_SIGN or any(sign in told for sign in _SIGNS))
 
 
 def release(device: torch.device) -> None:

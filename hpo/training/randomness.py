@@ -7,10 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+OF_DROPOUT = 1
+"""Tells what is drawn from a trial's seed by what it is for."""
 
-def seed_of_rank(seed: int, rank: int) -> int:
-    """Return what the dropout masks of a rank are drawn from, each rank others: on rank 0 the trial's `seed` itself."""
-    return int(np.random.SeedSequence([seed, rank]).generate_state(1)[0]) if rank else seed
+
+def dropout_seed(seed: int, rank: int) -> int:
+    """Return what the dropout masks of a trial on a rank are drawn from: not what its head is, nor any other rank's."""
+    return int(np.random.SeedSequence([seed, rank, OF_DROPOUT]).generate_state(1)[0])
 
 
 class RandomState:
@@ -20,7 +23,7 @@ class RandomState:
         self._device, self._rank = device, rank
         self._outer: list[Tensor] = []
         outside = self._capture()
-        torch.manual_seed(seed_of_rank(seed, rank))
+        self._seed(dropout_seed(seed, rank))
         self._own = self._capture()
         self._restore(outside)
 
@@ -42,6 +45,13 @@ class RandomState:
         """Go on, inside the `with`, from what `current` returned on this rank; where it was none, as it is."""
         if self._rank < len(of_ranks):
             self._restore(of_ranks[self._rank])
+
+    def _seed(self, seed: int) -> None:
+        """Seed the generators of the CPU and of this device; `torch.manual_seed` would seed those of all devices."""
+        torch.default_generator.manual_seed(seed)
+        if self._device.type == "cuda":
+            with torch.cuda.device(self._device):
+                torch.cuda.manual_seed(seed)
 
     def _capture(self) -> list[Tensor]:
         states = [torch.get_rng_state()]

@@ -102,7 +102,8 @@ def test_folds_start_alike_and_train_apart(of_folds: Worker):
     bench = of_folds._bench
     made = courses(in_folds(), bench)
     assert [course.last for course in made] == [False, False, False, True]
-    assert len({course.seed for course in made}) == FOLDS
+    seeds = {course.seed for seed in range(5) for course in courses(replace(in_folds(), seed=seed), bench)}
+    assert len(seeds) == 5 * FOLDS, "of each fold of each seed another"
     for course in made:
         assert set(course.rows).isdisjoint(course.validation_part)
         assert set(course.train_sample) <= set(course.rows)

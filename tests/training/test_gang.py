@@ -12,7 +12,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
 from hpo.messages import Action, Ending, Outcome, Report
 from hpo.training.loop import Run
-from hpo.training.randomness import seed_of_rank
+from hpo.training.randomness import dropout_seed
 from hpo.training.weights import load_weights
 from hpo.training.worker import Worker, open_worker
 from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, trained, write_texts
@@ -179,8 +179,8 @@ def test_precision_and_probes_are_of_the_whole_gang(two: Worker, alone: Worker) 
 
 def test_a_rank_draws_dropout_masks_of_its_own(two: Worker, alone: Worker) -> None:
     """Were its masks those of rank 0, one row twice would go through alike on both."""
-    assert seed_of_rank(7, 0) == 7
-    assert len({seed_of_rank(seed, rank) for seed in range(50) for rank in range(8)}) == 400
+    seeds = {dropout_seed(seed, rank) for seed in range(50) for rank in range(8)}
+    assert len(seeds - set(range(50))) == 400, "nor those of a head"
     chosen = tiny_hyperparameters(dropout=0.5, learning_rate=1e-9)
     (on_two, *_), _ = trained(two, tiny_assignment(chosen))
     (on_one, *_), _ = trained(alone, tiny_assignment(chosen))

@@ -24,6 +24,25 @@ def test_onednns_own_words_are_known():
     assert is_out_of_memory(OutOfMemoryInEvaluation())
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA driver error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    ],
+    ids=str,
+)
+def test_all_forms_that_a_gpu_s_libraries_have_for_it_are_known(error: RuntimeError):
+    assert is_out_of_memory(error)
+
+
+def test_an_error_of_a_kernel_is_none_of_memory():
+    assert not is_out_of_memory(torch.AcceleratorError("CUDA error: an illegal memory access was encountered"))
+    assert not is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"))
+
+
 def test_the_peak_holds_what_was_allocated():
     cpu = torch.device("cpu")
     tensor = torch.ones(2**24)

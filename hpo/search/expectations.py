@@ -10,7 +10,7 @@ from hpo.search.assignments import last_rung, maximum_passes
 from hpo.search.costs import Costs, Seen
 from hpo.space.search_space import SearchSpace
 from hpo.store.records import AttemptRecord, Reached
-from hpo.training.passes import Size, size_of
+from hpo.training.passes import MemoryKey, Size, memory_key, size_of
 
 LEAST_DONE = 0.05
 """Share of a trial from which its pace tells what all of it takes: its first steps are slow."""
@@ -42,7 +42,7 @@ class Expectations:
     """Trial -> what all of it takes, as was expected when it last began or reported."""
     _last_seen: dict[Size, dict[int, Seen]] = field(default_factory=dict)
     """Of each size the last of these."""
-    _rows: dict[Size, int] = field(default_factory=dict)
+    _rows: dict[MemoryKey, int] = field(default_factory=dict)
     _has_report: bool = False
     _most_passes: float = field(init=False)
 
@@ -93,7 +93,7 @@ class Expectations:
 
     def rows_at_once(self, hyperparameters: Hyperparameters) -> int | None:
         """Return how many rows of a batch go through the model at once; None for all."""
-        return self._rows.get(size_of(hyperparameters))
+        return self._rows.get(memory_key(hyperparameters))
 
     def seconds(self, hyperparameters: Hyperparameters) -> float | None:
         """Return what a trial will take from its start to its end; None where nothing is known."""
@@ -150,5 +150,5 @@ class Expectations:
         return max(1, round(1000 * done * passes / self._most_passes))
 
     def _lower(self, hyperparameters: Hyperparameters, rows: int) -> None:
-        size = size_of(hyperparameters)
-        self._rows[size] = min(rows, self._rows.get(size, rows))
+        key = memory_key(hyperparameters)
+        self._rows[key] = min(rows, self._rows.get(key, rows))

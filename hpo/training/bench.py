@@ -31,7 +31,7 @@ from hpo.training.methods import to_training_mode
 from hpo.training.mirror import NO_MIRROR, open_mirror
 from hpo.training.models import PretrainedModel
 from hpo.training.optimization import Optimization
-from hpo.training.passes import Passes, Size, size_of
+from hpo.training.passes import MemoryKey, Passes, memory_key
 from hpo.training.precision import Precision
 from hpo.training.shared import SharedFiles
 
@@ -90,7 +90,7 @@ class Bench:
         self._tokenized: TokenizedSplits | None = None
         self._cut: TokenizedSplits | None = None
         self._words: NDArray[np.int32] | None = None
-        self._passes: dict[Size, Passes] = {}
+        self._passes: dict[MemoryKey, Passes] = {}
         self._known: dict[int, Judged] = {}
         self.train_labels = label_numbers(splits.train.labels, task.label_names)
         """Class of each training row; shape (rows,)."""
@@ -157,8 +157,8 @@ class Bench:
         )
 
     def passes(self, hyperparameters: Hyperparameters) -> Passes:
-        """Return how many rows at once are taken in trials of this size: what an earlier one came to."""
-        return self._passes.setdefault(size_of(hyperparameters), Passes())
+        """Return how many rows at once are taken in trials of this kind: what an earlier one came to."""
+        return self._passes.setdefault(memory_key(hyperparameters), Passes())
 
     def begin(self, hyperparameters: Hyperparameters, seed: int, total_steps: int) -> Optimization:
         """Put the model where every training under these values starts, and return the optimizer over it.

@@ -63,6 +63,7 @@ class Run:
         self._spoke_at = 0.0
         self._spoke_of = 0
         self._total = 0
+        self._rows_at_first: int | None = None
         self._life = self._train()
 
     def advance(self) -> Message | None:
@@ -96,6 +97,7 @@ class Run:
     def _train(self) -> Generator[Report | Progress | None, None, End]:
         reset_peak(self._bench.device)
         self._passes.lower(self.assignment.rows_at_once)
+        self._rows_at_first = self._passes.rows
         way = courses(self.assignment, self._bench)
         self._total = sum(self._hyperparameters.epochs * course.rows.size for course in way)
         state = self._resumed_state()
@@ -294,6 +296,8 @@ class Run:
         self._bench.model.network.zero_grad(set_to_none=True)
         if ending is Ending.INFEASIBLE:
             release(self._bench.device)
+            # What it came to was too much still, and says nothing of those that fit.
+            self._passes.rows = self._rows_at_first
         self._checkpoints.release()
         self._weights.release()
         rows = self._passes.at_once(self._hyperparameters.batch_size)
@@ -305,7 +309,7 @@ class Run:
             seconds=self._place.seconds,
             resumed_examples=self._resumed_examples,
             changes=tuple(self._place.changes),
-            rows_at_once=rows if rows < self._hyperparameters.batch_size else None,
+            rows_at_once=None if ending is Ending.INFEASIBLE or rows >= self._hyperparameters.batch_size else rows,
             peak_memory_bytes=peak_memory_bytes(self._bench.device),
             reason=reason,
         )

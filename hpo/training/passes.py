@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hpo.config.hyperparameters import Hyperparameters
 
 Size = tuple[str, int]
+MemoryKey = tuple[str, int, str, int | None, int | None]
 
 
 @dataclass(slots=True)
@@ -33,5 +34,11 @@ class Passes:
 
 
 def size_of(hyperparameters: Hyperparameters) -> Size:
-    """Return what the memory of a pass depends on most: trials that are equal in it share their `Passes`."""
+    """Return what the seconds of a step depend on most, beside its rows."""
     return hyperparameters.method, hyperparameters.max_length
+
+
+def memory_key(hyperparameters: Hyperparameters) -> MemoryKey:
+    """Return what the memory of a step depends on beside its rows: trials that are equal in it share their `Passes`."""
+    chosen = hyperparameters
+    return chosen.method, chosen.max_length, chosen.optimizer, chosen.trained_layers, chosen.kept_layers

@@ -54,6 +54,8 @@ def probe(bench: Bench, hyperparameters: Hyperparameters, steps: int, most_secon
         TrainingError: another rank failed.
     """
     assert steps >= 1, "probe at least one step"
+    passes = bench.passes(hyperparameters)
+    rows_before = passes.rows
     try:
         with RandomState(bench.config.seed, bench.device), bench.gang.together():
             return _cost(bench, hyperparameters, steps, time.perf_counter() + most_seconds)
@@ -67,6 +69,7 @@ def probe(bench: Bench, hyperparameters: Hyperparameters, steps: int, most_secon
         bench.model.reset(0)
         if bench.device.type == "cuda":
             torch.cuda.empty_cache()
+    passes.rows = rows_before
     return INFEASIBLE
 
 

@@ -19,7 +19,8 @@ from hpo.training import evaluation, optimization
 from hpo.training.models import PretrainedModel
 from hpo.training.optimization import Optimization
 from hpo.training.out_of_memory import OutOfMemoryInEvaluation
-from hpo.training.passes import Passes, size_of
+from hpo.training.passes import Passes, memory_key
+from hpo.training.probe import probe
 from hpo.training.worker import Worker, open_worker
 from tests.models import (
     plain_tokens,
@@ -124,6 +125,26 @@ def test_where_one_row_is_too_much_the_trial_cannot_be_trained(worker: Worker, r
     _, outcome = trained(worker, tiny_assignment())
     assert outcome.ending is Ending.INFEASIBLE
     assert outcome.reason == "Out of memory on cpu in training with 1 of a batch's 8 texts at once, max_length 16."
+    assert outcome.rows_at_once is None
+
+
+def test_what_one_that_cannot_be_trained_came_to_is_not_begun_with_by_the_next(
+    worker: Worker, room_for, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(PretrainedModel, "logits", MagicMock(side_effect=MemoryError))
+        assert trained(worker, tiny_assignment())[1].ending is Ending.INFEASIBLE
+        assert not probe(worker._bench, tiny_hyperparameters(), steps=1).feasible
+    assert trained(worker, tiny_assignment(trial=1))[1].rows_at_once is None
+    room_for(4)
+    assert trained(worker, tiny_assignment(trial=2))[1].rows_at_once == 4
+
+
+def test_another_optimizer_or_depth_begins_with_whole_batches(worker: Worker, room_for) -> None:
+    room_for(4)
+    assert trained(worker, tiny_assignment())[1].rows_at_once == 4
+    for values in ({"optimizer": "sgd"}, {"method": "top_layers", "trained_layers": 1}, {"kept_layers": 1}):
+        assert worker._bench.passes(tiny_hyperparameters(**values)).rows is None
 
 
 def test_an_evaluation_goes_through_in_smaller_batches_and_so_does_the_next(
@@ -180,7 +201,7 @@ def test_a_trial_begins_with_what_another_worker_came_to_and_never_with_more(wor
 
 
 def test_rows_at_once_are_told_only_where_they_are_fewer_than_a_batch(worker: Worker) -> None:
-    assert size_of(tiny_hyperparameters(batch_size=4)) == size_of(tiny_hyperparameters(batch_size=8))
+    assert memory_key(tiny_hyperparameters(batch_size=4)) == memory_key(tiny_hyperparameters(batch_size=8))
     assert trained(worker, tiny_assignment(rows_at_once=4))[1].rows_at_once == 4
     assert trained(worker, tiny_assignment(tiny_hyperparameters(batch_size=4), trial=1))[1].rows_at_once is None
 

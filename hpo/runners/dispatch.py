@@ -276,9 +276,12 @@ class Dispatch:
         self._leave_out_quarantined()
 
     def _lose(self, worker: str, reason: str) -> None:
-        """End what a dead worker held: the first was in training, the others were not begun."""
+        """End what a dead worker held: the first was in training, the others were not begun.
+
+        While trials are paused a worker that is gone was too slow for the grace, or was taken away with them.
+        """
         for place, assignment in enumerate(self._held.pop(worker, [])):
-            ending = Ending.DIED if place == 0 else Ending.PAUSED
+            ending = Ending.DIED if place == 0 and self._pausing_since is None else Ending.PAUSED
             self._finish(_cut(assignment, ending, reason))
 
     def _leave_out_quarantined(self) -> None:

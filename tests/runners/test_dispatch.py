@@ -138,6 +138,19 @@ def test_the_stop_event_pauses_and_nothing_new_is_begun(sqlite_url: str) -> None
     assert len(found) < 10
 
 
+def test_killed_at_the_end_of_the_grace_a_trial_is_paused_and_nobody_is_blamed(sqlite_url: str) -> None:
+    """Four nights in a row, as where each evaluation takes longer than the grace: more than a trial may die in."""
+    for number in range(4):
+        clock = VirtualClock(EVENING + 24 * HOUR * number)
+        with night(sqlite_url, workers=2, clock=clock, budget={"trials": None, "time": "10s"}) as one:
+            one.workforce.apply = lambda worker, decision: None  # type: ignore[method-assign]
+            one.run(ComputeConfig(grace_seconds=1))
+            assert one.seen.endings(Ending.DIED) == []
+            assert sorted(one.seen.endings(Ending.PAUSED)) == [0, 1]
+            assert one.coordinator.quarantined == {}
+    assert states(sqlite_url) == [TrialState.WAITING] * 2
+
+
 def test_a_stop_from_outside_ends_the_search_and_one_of_a_trial_gives_it_up(sqlite_url: str) -> None:
     class Asking(Seen):
         def assigned(self, assignment: Assignment) -> None:

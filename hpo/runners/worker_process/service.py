@@ -79,7 +79,6 @@ def main(connection_handle: int, study_handle: int) -> None:
 
 def _talk(connection: "Connection[Any, Any]", start: Start, study: Study) -> None:
     mouth = Mouth(connection)
-    logging.getLogger("hpo").addHandler(_Telling(mouth.say))
     try:
         serve(connection, mouth.say, start, study)
     finally:
@@ -109,11 +108,12 @@ def opened(start: Start, study: Study) -> ServedWorker:
 
 
 def serve(ears: Ears, say: Say, start: Start, study: Study) -> None:
-    """Open the worker of rank 0, and train with it what `ears` hear, until that is `End`.
+    """Open the worker of rank 0, and train with it what `ears` hear, until that is `End`; warnings are said too.
 
     Raises:
         GangLost: another rank of its gang is gone.
     """
+    logging.getLogger("hpo").addHandler(_Telling(say))
     inbox = Inbox(say)
     Thread(target=_hear, args=(ears, inbox), name="hears", daemon=True).start()
     try:

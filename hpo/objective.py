@@ -13,6 +13,7 @@ from hpo.errors import ConfigurationError, TrainingError
 from hpo.messages import Action, Ending, Outcome, Progress, Report
 from hpo.search.assignments import build_assignment, demands_of, seed_of
 from hpo.search.attributes import CONSTRAINT, UNTRAINABLE, VIOLATED, outcome_attributes
+from hpo.search.corners import dearest
 from hpo.search.preflight import refuse_unfit_of_folds
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import space_of
@@ -102,7 +103,7 @@ class FineTuneObjective:
             config = self._config
             worker = open_worker(config, load_splits(config.data, config.seed, folds=config.evaluation.folds))
             worker.refuse_unfit(demands_of(self._space))
-            worker.use(worker.measure(int(self._space.largest("max_length"))).precision)
+            worker.use(worker.measure(dearest(self._space)).precision)
             # Only now: a worker that was refused is no worker for the next call either.
             self._worker = worker
         return self._worker

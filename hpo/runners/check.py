@@ -108,7 +108,7 @@ def _found(config: StudyConfig, space: SearchSpace, splits: Splits, workforce: W
     lead = workforce.lead
     lead.refuse_unfit(demands_of(space))
     longest = int(space.largest("max_length"))
-    precision = _used_precision(lead, config, longest)
+    precision = _used_precision(lead, config, space)
     return _Found(
         device=lead.facts()["device"],
         workers=workforce.size,
@@ -129,10 +129,10 @@ def _ends(config: StudyConfig, space: SearchSpace, splits: Splits, lead: LeadWor
     return ends
 
 
-def _used_precision(lead: LeadWorker, config: StudyConfig, max_length: int) -> Precision:
+def _used_precision(lead: LeadWorker, config: StudyConfig, space: SearchSpace) -> Precision:
     """Compute in what is asked for, or what a measurement chooses, and return it."""
     asked = config.compute.precision
-    precision = lead.measure(max_length).precision if asked == "auto" else asked
+    precision = lead.measure(dearest(space)).precision if asked == "auto" else asked
     lead.use(precision)
     return precision
 

@@ -35,6 +35,7 @@ from hpo.runners.workforce import LeadWorker, Workforce
 from hpo.search.assignments import demands_of
 from hpo.search.budget import limits_of, on_short_time, what_it_needs
 from hpo.search.coordinator import LEAST_OUTAGE, Coordinator
+from hpo.search.corners import dearest
 from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.leading import leading
 from hpo.search.persistence import persistently
@@ -367,7 +368,7 @@ class _Night:
             if asked == "auto":
                 self.watcher.note("Measuring whether bf16 pays here; it is done once for the study.")
             most = PRECISION_OF_MEASURING * (until - time.time())
-            measured = asdict(lead.measure(int(self.space.largest("max_length")), most))
+            measured = asdict(lead.measure(dearest(self.space), most))
             if asked == "auto" and not measured["bf16_seconds"]:
                 self.watcher.note(
                     "There was too little time or memory to measure whether bf16 pays, so trials compute in fp32; "

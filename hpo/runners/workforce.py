@@ -58,7 +58,7 @@ class LeadWorker(Trains, Protocol):
         """Return the share of training texts that are cut at so many tokens."""
         ...
 
-    def measure(self, max_length: int, most_seconds: float = math.inf) -> Measurement:
+    def measure(self, hyperparameters: Hyperparameters, most_seconds: float = math.inf) -> Measurement:
         """Time both precisions and choose."""
         ...
 

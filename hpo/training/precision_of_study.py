@@ -22,24 +22,24 @@ PASSES = 4
 """Of one precision over the rows, were one of bf16 as slow: the first and three rounds."""
 
 
-def measured_precision(bench: Bench, max_length: int, most_seconds: float = math.inf) -> Measurement:
-    """Time training of all weights in both precisions, on fewer rows where memory is short, and choose.
+def measured_precision(bench: Bench, hyperparameters: Hyperparameters, most_seconds: float = math.inf) -> Measurement:
+    """Time training in both precisions, on fewer rows where memory is short, and choose.
 
-    Where not even one row fits, because no trial trains all weights, or there is too little time, nothing is measured
-    and fp32 is chosen.
+    Where not even one row fits, or there is too little time, nothing is measured and fp32 is chosen.
 
     Args:
         bench: idle; its model keeps no trace of it.
-        max_length: tokens after which the texts are cut.
+        hyperparameters: what is trained of the model, and after how many tokens texts are cut; on a GPU the rows too,
+            of which a few would not keep it busy.
         most_seconds: that it takes, roughly; infinite for as long as it takes.
 
     Raises:
         ModelError: the model cannot read as many tokens.
     """
-    rows = MEASURED_ROWS
+    rows = max(MEASURED_ROWS, hyperparameters.batch_size) if bench.device.type == "cuda" else MEASURED_ROWS
     while rows:
         try:
-            return _measured(bench, max_length, rows, most_seconds)
+            return _measured(bench, hyperparameters, rows, most_seconds)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -54,10 +54,11 @@ def _asked(bench: Bench) -> Precision | None:
     return None if asked == "auto" else asked
 
 
-def _measured(bench: Bench, max_length: int, rows: int, most_seconds: float) -> Measurement:
-    split, network, asked = bench.tokenized(max_length).train, bench.model.network, _asked(bench)
+def _measured(bench: Bench, hyperparameters: Hyperparameters, rows: int, most_seconds: float) -> Measurement:
+    split = bench.tokenized(hyperparameters.max_length).train
+    network, asked = bench.model.network, _asked(bench)
     bench.model.reset(0)
-    select_parameters(network, bench.model.fresh, Hyperparameters(method="full"))
+    select_parameters(network, bench.model.fresh, hyperparameters)
     # Without dropout, so that the logits of both precisions can be compared.
     network.eval()
     until = time.perf_counter() + most_seconds

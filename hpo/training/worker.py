@@ -110,21 +110,20 @@ class Worker:
         """
         return float((self._bench.tokenized(max_length).train.tokens.lengths >= max_length).mean())
 
-    def measure(self, max_length: int, most_seconds: float = math.inf) -> Measurement:
-        """Time training of all weights in fp32 and bf16 on a few training texts, and choose; takes seconds.
+    def measure(self, hyperparameters: Hyperparameters, most_seconds: float = math.inf) -> Measurement:
+        """Time training in fp32 and bf16 on a few training texts, and choose; takes seconds.
 
         The model keeps no trace of it: each trial resets its weights.
 
         Args:
-            max_length: tokens after which the texts are cut; best the largest of the space, at which trials need
-                the same tokens.
+            hyperparameters: what is trained, and after how many tokens texts are cut; best the dearest of the space.
             most_seconds: that it takes, roughly; where these do not suffice, fp32 is chosen.
 
         Raises:
             ModelError: the model cannot read as many tokens.
         """
         assert self.idle, "measure before trials train"
-        return measured_precision(self._bench, max_length, most_seconds)
+        return measured_precision(self._bench, hyperparameters, most_seconds)
 
     def probe(self, hyperparameters: Hyperparameters, steps: int, most_seconds: float = math.inf) -> Probe:
         """Take a few steps under these values, `steps` of them timed, and say what they cost; takes seconds.

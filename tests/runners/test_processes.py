@@ -224,7 +224,7 @@ def test_the_environment_of_a_process_is_its_own(one: ProcessWorkforce) -> None:
 
 def test_calls_raise_here_what_they_raised_there(one: ProcessWorkforce, files: Path) -> None:
     with pytest.raises(ModelError) as refused:
-        one.lead.measure(8)
+        one.lead.measure(tiny_hyperparameters(max_length=8))
     assert str(refused.value) == SENTENCE
     with pytest.raises(TrainingError) as carried:
         one.lead.cut_share(8)

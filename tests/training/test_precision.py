@@ -9,7 +9,7 @@ from hpo.data.splits import load_splits
 from hpo.errors import ModelError
 from hpo.training.precision import Precision, autocast, choose, measure
 from hpo.training.worker import Worker, open_worker
-from tests.models import LONGEST, tiny_assignment, tiny_study, trained
+from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study, trained
 
 CPU = torch.device("cpu")
 
@@ -47,7 +47,7 @@ def test_measuring_leaves_weights_and_gradients_as_they_were(worker: Worker):
     network = worker._bench.model.network
     worker._bench.model.reset(0)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    measurement = worker.measure(16)
+    measurement = worker.measure(tiny_hyperparameters(max_length=16))
     assert measurement.fp32_seconds > 0
     assert measurement.bf16_seconds > 0
     assert 0 < measurement.difference < 0.05
@@ -66,19 +66,33 @@ def test_measuring_reads_the_texts_as_trials_will(worker: Worker, monkeypatch: p
         return logits(batch, precision)
 
     monkeypatch.setattr(bench.model, "logits", seen)
-    worker.measure(8)
+    worker.measure(tiny_hyperparameters(max_length=8))
     assert bench._cut is not None
     assert bench._cut.max_length == 8
     assert shapes == {(16, 8)}
     with pytest.raises(ModelError, match="max_length is 33, but the model reads at most 32 tokens"):
-        worker.measure(LONGEST + 1)
+        worker.measure(tiny_hyperparameters(max_length=LONGEST + 1))
 
 
 def test_in_too_little_time_fp32_is_chosen_and_what_a_row_takes_is_known(worker: Worker):
-    measurement = worker.measure(16, 1e-9)
+    measurement = worker.measure(tiny_hyperparameters(max_length=16), 1e-9)
     assert (measurement.precision, measurement.bf16_seconds) == ("fp32", 0.0)
     assert measurement.fp32_seconds > 0
-    assert worker.measure(16, 1e9).bf16_seconds > 0
+    assert worker.measure(tiny_hyperparameters(max_length=16), 1e9).bf16_seconds > 0
+
+
+def test_a_study_that_trains_little_of_the_model_is_measured_by_that(worker: Worker, monkeypatch: pytest.MonkeyPatch):
+    """Were it measured on all weights, a model that has no room for their gradients would compute in fp32."""
+    model, logits = worker._bench.model, worker._bench.model.logits
+
+    def short(batch: Batch, precision: Precision) -> torch.Tensor:
+        if all(parameter.requires_grad for parameter in model.network.parameters()):
+            raise MemoryError
+        return logits(batch, precision)
+
+    monkeypatch.setattr(model, "logits", short)
+    assert worker.measure(tiny_hyperparameters(max_length=16, method="head")).bf16_seconds > 0
+    assert worker.measure(tiny_hyperparameters(max_length=16)).bf16_seconds == 0
 
 
 def test_where_rounds_do_not_fit_nothing_is_compared():
@@ -103,7 +117,7 @@ def test_it_is_measured_on_texts_from_all_over_the_file(study: StudyConfig, monk
     monkeypatch.setattr(
         model, "logits", lambda batch, precision: seen.append(batch.targets) or logits(batch, precision)
     )
-    worker.measure(8)
+    worker.measure(tiny_hyperparameters(max_length=8))
     assert {tuple(labels.tolist()) for labels in seen} == {(0,) * 8 + (1,) * 8}
 
 

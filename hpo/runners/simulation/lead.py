@@ -38,7 +38,11 @@ class ReplayLead:
         """Return 0: there are no texts."""
         return 0.0
 
-    def measure(self, max_length: int, most_seconds: float = math.inf) -> Measurement:  # noqa: ARG002
+    def measure(
+        self,
+        hyperparameters: Hyperparameters,  # noqa: ARG002
+        most_seconds: float = math.inf,  # noqa: ARG002
+    ) -> Measurement:
         """Return that bf16 does not pay."""
         return Measurement(fp32_seconds=1.0, bf16_seconds=1.0, difference=0.0, precision="fp32")
 

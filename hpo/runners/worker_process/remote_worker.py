@@ -39,9 +39,9 @@ class RemoteWorker:
         """Return the share of training texts that are cut at so many tokens."""
         return self._call(LeadWorker.cut_share, max_length)
 
-    def measure(self, max_length: int, most_seconds: float = math.inf) -> Measurement:
+    def measure(self, hyperparameters: Hyperparameters, most_seconds: float = math.inf) -> Measurement:
         """Time both precisions and choose."""
-        return self._call(LeadWorker.measure, max_length, most_seconds)
+        return self._call(LeadWorker.measure, hyperparameters, most_seconds)
 
     def use(self, precision: Precision) -> None:
         """Compute in this precision from the next trial on."""

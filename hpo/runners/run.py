@@ -51,6 +51,7 @@ from hpo.store.results import StudyResults, read_results
 from hpo.training.mirror import Mirror, open_mirror
 from hpo.training.precision import Precision
 from hpo.training.weights import keep_only
+from hpo.training.worker import doubt_about_gpu
 from hpo.verdict.entrants import race_of
 from hpo.verdict.judgement import judged
 from hpo.verdict.race import Race
@@ -96,7 +97,8 @@ def run(
         _refuse_unsearched(config)
     mirror = open_mirror(config, files_folder(config))
     splits = splits_of(config)
-    for sentence in (*splits.notes, *search_notes(config, space)):
+    doubts = filter(None, [doubt_about_gpu(config.compute)])
+    for sentence in (*splits.notes, *search_notes(config, space), *doubts):
         watcher.note(sentence)
     refuse_counts(space, splits.train.rows)
     if config.compute.runner == "ray_tune":

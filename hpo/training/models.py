@@ -200,7 +200,16 @@ def load_model(
     missing = frozenset(found["missing_keys"]) | mismatched
     head = frozenset(task.head(network) or above_layers(network))
     _refuse_foreign(config, missing - head)
-    return PretrainedModel(network, tokenizer, missing | head, device, shared)
+    try:
+        return PretrainedModel(network, tokenizer, missing | head, device, shared)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    size = sum(weight.nbytes for weight in network.parameters()) / 2**30
+    raise ModelError(
+        f"The weights of {config.name}, {size:.1f} GiB, do not fit into what is free of {device}; free it, or choose a "
+        "smaller model or another device."
+    )
 
 
 def _is_folder(name: str) -> bool:

@@ -33,6 +33,9 @@ from hpo.training.weights import fetch_weights_of, load_weights
 
 logger = logging.getLogger(__name__)
 
+GPU_FILE = Path("/dev/nvidia0")
+"""There where the kernel has an NVIDIA GPU."""
+
 
 class Worker:
     """A process's data, model and pack of trials. It knows no study store and no search: only assignments.
@@ -270,6 +273,20 @@ def choose_device(compute: ComputeConfig) -> torch.device:
     if compute.device == "cuda" and not torch.cuda.is_available():
         raise ConfigurationError("compute.device is cuda, but torch sees no GPU; choose auto or cpu.")
     return torch.device("cpu" if compute.device == "cpu" or not torch.cuda.is_available() else "cuda:0")
+
+
+def doubt_about_gpu(compute: ComputeConfig) -> str | None:
+    """Return in a sentence that this machine has a GPU which torch does not see; None otherwise, or for a CPU.
+
+    A build of torch for the CPU, or a driver older than its CUDA, would else make a search of GPUs one of cores.
+    """
+    if compute.device == "cpu" or torch.cuda.is_available() or not GPU_FILE.exists():
+        return None
+    why = "is a build for the CPU" if torch.version.cuda is None else f"wants a driver for CUDA {torch.version.cuda}"
+    return (
+        f"This machine has an NVIDIA GPU, but torch {torch.__version__} sees none: it {why}. Trials train on the CPU; "
+        "compute.device=cpu says that this is meant."
+    )
 
 
 class Trains(Protocol):

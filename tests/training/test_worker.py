@@ -16,7 +16,7 @@ from hpo.data.splits import load_splits
 from hpo.errors import ConfigurationError, ModelError, NoResultError
 from hpo.messages import Action, Decision, Demands, Ending, Outcome
 from hpo.training.optimization import Optimization
-from hpo.training.worker import Worker, choose_device, open_worker
+from hpo.training.worker import Worker, choose_device, doubt_about_gpu, open_worker
 from tests.data.tokenizers_of_pieces import byte_level
 from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study, trained
 
@@ -264,6 +264,31 @@ def test_the_device(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device(ComputeConfig(device="auto")) == torch.device("cuda:0")
     assert choose_device(ComputeConfig(device="cpu")) == torch.device("cpu")
+
+
+def test_a_gpu_that_torch_does_not_see_is_doubted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("hpo.training.worker.GPU_FILE", tmp_path / "nvidia0")
+    assert doubt_about_gpu(ComputeConfig()) is None
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "has an NVIDIA GPU, but torch" in (doubt_about_gpu(ComputeConfig()) or "")
+    assert "is a build for the CPU" in (doubt_about_gpu(ComputeConfig()) or "")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert "wants a driver for CUDA 13.0" in (doubt_about_gpu(ComputeConfig()) or "")
+    assert doubt_about_gpu(ComputeConfig(device="cpu")) is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert doubt_about_gpu(ComputeConfig()) is None
+
+
+def test_a_model_that_the_device_has_no_room_for_is_refused_in_a_sentence(
+    study: StudyConfig, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(ModelError, match=r"The weights of .*, 0\.0 GiB, do not fit into what is free of cpu"):
+        open_worker(study, load_splits(study.data, study.seed))
 
 
 def test_an_evaluation_leaves_each_module_in_its_mode(worker: Worker):

@@ -178,7 +178,7 @@ class Report:
     """Mean loss over the steps since the last report, nats per example, penalty excluded."""
     validation: Scores
     train: Scores | None = None
-    """Scores on a seeded sample of the training rows; full reports only."""
+    """Scores on a seeded sample of the training rows; of full reports at a new best, and at the end."""
     reading: Reading | None = None
     """Of a trial that confirms another, at a new best: what it is judged by."""
     seconds: float

@@ -176,7 +176,8 @@ class Run:
             validation = bench.task.scores(said)
             _refuse_diverged(validation, training)
             reading = self._reading(course, said) if self._is_read(course, milestone, validation) else None
-            scores_train = milestone.full or course.fold is not None
+            last = training.taken == training.total_steps
+            scores_train = last or (milestone.full and self._place.would_be_best(validation))
             train = bench.score(data.train, course.train_sample) if scores_train else None
         rows = course.rows.size
         return Report(

@@ -72,10 +72,11 @@ class Optimization:
         factors = rate_factors(model.network, self.parameters, decay, model.fresh, head_rate)
         self._kind = OPTIMIZERS[hyperparameters.optimizer]
         self._optimizer = self._kind.build(parameter_groups(model.network, self.parameters, factors), hyperparameters)
+        pulls = hyperparameters.l1_strength or hyperparameters.l2_strength
         self._regularizer = Regularizer(
             self.parameters,
             hyperparameters,
-            model.pretrained(self.parameters) if hyperparameters.regularize_towards == "pretrained" else {},
+            model.pretrained(self.parameters) if pulls and hyperparameters.regularize_towards == "pretrained" else {},
             factors,
             partial(self._kind.shift, self._optimizer),
         )

@@ -62,7 +62,7 @@ class Regularizer:
         self._held: dict[float, Held] = {}
         for name, weight in parameters.items():
             if is_held(name, weight):
-                reference = None if towards_zero else pretrained.get(name, torch.zeros_like(weight))
+                reference = None if towards_zero else pretrained.get(name)
                 self._held.setdefault(factors[name], []).append((weight, reference))
 
     @torch.no_grad()

@@ -467,7 +467,7 @@ def parts_of(rows: Integers, lengths: Integers, pass_tokens: int, most: int) -> 
     cuts = [ends[0]]
     while cuts[-1] < len(rows):
         cuts.append(ends[cuts[-1]])
-    return np.split(ordered, cuts[:-1])
+    return np.split(ordered, cuts[:-1]) if len(cuts) > 1 else [rows]
 
 
 def batch_of(tokens: Tokens, rows: Integers, network: Any) -> dict[str, Tensor]:

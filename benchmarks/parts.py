@@ -26,7 +26,7 @@ from hpo.training import optimization
 from hpo.training.models import PretrainedModel, load_model
 from hpo.training.optimization import Optimization
 
-WORDS = (8, 20, 60, 200)
+WORDS = (8, 20, 60)
 BATCH_SIZES = (8, 16, 32)
 WHOLE = 10**9
 """Tokens that a pass would have to cost so that no batch is divided."""

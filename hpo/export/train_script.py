@@ -69,7 +69,7 @@ PLAIN = {"accuracy": "accuracy_score", "balanced_accuracy": "balanced_accuracy_s
 OF_CLASSES = ("f1", "fbeta", "precision", "recall")
 METRICS = {*PLAIN, *OF_CLASSES, *(f"{mean}_{name}" for mean in ("macro", "micro", "weighted") for name in OF_CLASSES)}
 METRICS -= {"micro_fbeta"}
-PASS_TOKENS = {"cpu": 64, "cuda": 8192}
+PASS_TOKENS = {"cpu": 128, "cuda": 8192}
 """What a pass through the model costs beside its tokens, in tokens."""
 
 

@@ -27,7 +27,7 @@ CHECK_EVERY = 10
 """Steps between looks at whether the loss is still a number: each look waits for the device."""
 
 
-PASS_TOKENS = {"cpu": 64, "cuda": 8192}
+PASS_TOKENS = {"cpu": 128, "cuda": 8192}
 """What a forward and backward pass costs beside its tokens, in tokens, by device type."""
 
 

@@ -149,7 +149,9 @@ class Dispatch:
         for sentence in self._coordinator.taken_notes():
             self._watcher.note(sentence)
         if assignment is None:
-            self._nothing_for.add(worker)
+            # What there is not for an idle worker, which no trial avoids, there is for none: each ask is a transaction.
+            for_all = starts_in == 0 and not self._coordinator.is_avoided(worker)
+            self._nothing_for.update(self._workforce.capacities if for_all else [worker])
             return
         self._held[worker].append(assignment)
         self._workforce.give(worker, assignment)

@@ -179,6 +179,10 @@ class Coordinator:
             self._log("quarantined", {"worker": worker, "reason": reason})
             self._faults.leave_out(worker, reason)
 
+    def is_avoided(self, worker: str) -> bool:
+        """Return whether some trial that is not over is to be tried elsewhere than on a worker."""
+        return self._faults.is_avoided(worker)
+
     @property
     def quarantined(self) -> Mapping[str, str]:
         """Workers that get no more trials, and why."""

@@ -100,6 +100,10 @@ class Faults:
         failed_on = self._failed_on.get(trial, {}).keys()
         return frozenset(failed_on) if self._in_play - failed_on else frozenset()
 
+    def is_avoided(self, worker: Worker) -> bool:
+        """Return whether some trial, which is not over, failed on a worker."""
+        return any(worker in failed_on for failed_on in self._failed_on.values())
+
     def verdict(self) -> str | None:
         """Return why the search must end at once, in a sentence; None while it may go on."""
         if self._breaker or not self._left_out or self._in_play:

@@ -109,6 +109,22 @@ def test_what_is_asked_for_ahead_is_asked_for_late_and_leaves_no_gap(sqlite_url:
         assert begun.index((trial, "begun")) > begun.index((trial - 2, "completed"))
 
 
+def test_where_there_is_nothing_one_idle_worker_asks_for_all(sqlite_url: str) -> None:
+    with night(sqlite_url, workers=8, budget={"trials": 16}) as one:
+        ask, empty = one.coordinator.next_assignment, []
+
+        def counted(request: str, capacity: Capacity, *, starts_in: float = 0.0) -> Assignment | None:
+            assignment = ask(request, capacity, starts_in=starts_in)
+            if assignment is None:
+                empty.append(capacity.worker)
+            return assignment
+
+        one.coordinator.next_assignment = counted  # type: ignore[method-assign]
+        one.run()
+    assert states(sqlite_url) == [TrialState.COMPLETE] * 16
+    assert len(empty) <= 16, "once for each end at most, after which there may be something again"
+
+
 def test_at_the_deadline_what_trains_is_paused_and_is_the_first_to_go_on(sqlite_url: str) -> None:
     budget = {"trials": None, "time": "40m"}
     with night(sqlite_url, workers=4, budget=budget) as one:

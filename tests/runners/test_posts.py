@@ -70,6 +70,16 @@ def test_gpus_that_were_chosen_from_outside_are_the_ones_used(gpus):
     ]
 
 
+def test_each_part_of_a_gpu_that_mig_divides_has_a_worker(gpus):
+    """CUDA shows the first of them alone, so torch counts one."""
+    gpus(1)
+    parts = {"CUDA_VISIBLE_DEVICES": "MIG-5b1e,MIG-9a2c,MIG-77d0"}
+    assert workers_of(ComputeConfig(), parts) == 3
+    assert [post.visible for post in posts_of(ComputeConfig(), parts)] == [("MIG-5b1e",), ("MIG-9a2c",), ("MIG-77d0",)]
+    shared = posts_of(ComputeConfig(gpus_per_trial=0.5), parts)
+    assert [post.visible[0] for post in shared] == [*parts["CUDA_VISIBLE_DEVICES"].split(",")] * 2
+
+
 def test_a_process_without_a_gpu_has_its_share_of_the_cores(gpus):
     gpus(0)
     assert posts_of(ComputeConfig(workers=32), {})[31] == Post(

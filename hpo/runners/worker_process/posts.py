@@ -1,6 +1,7 @@
 """What workers of this machine are started for: how many there are, and on which GPUs the ranks of each."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,13 +36,13 @@ class Post:
         return Capacity(worker=self.worker, device=f"{self.devices[0]}{more}")
 
 
-def workers_of(compute: ComputeConfig) -> int:
+def workers_of(compute: ComputeConfig, environment: Mapping[str, str] = os.environ) -> int:
     """Return how many workers there are to be: as many as there are GPUs for, on the CPU one, where that is left open.
 
     Raises:
         ConfigurationError: a GPU is asked for and torch sees none, or more for a trial than there are.
     """
-    gpus = _gpus(compute)
+    gpus = len(_gpus(compute, environment))
     _refuse_too_few(compute, gpus)
     if compute.workers is not None:
         return compute.workers
@@ -56,21 +57,19 @@ def posts_of(compute: ComputeConfig, environment: Mapping[str, str]) -> tuple[Po
     Raises:
         ConfigurationError: a GPU is asked for and torch sees none, or more for a trial than there are.
     """
-    workers, ranks, gpus = workers_of(compute), compute.ranks_of_trial, _gpus(compute)
+    workers, ranks, gpus = workers_of(compute, environment), compute.ranks_of_trial, _gpus(compute, environment)
     threads = compute.threads or max(1, torch.get_num_threads() // (workers * ranks))
     if not gpus:
         return tuple(
             Post(worker=f"cpu-{n}", devices=("cpu",) * ranks, visible=("",) * ranks, threads=threads)
             for n in range(workers)
         )
-    named = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
-    visible = [name.strip() for name in named.split(",")]
-    dealt = [[(n * ranks + rank) % gpus for rank in range(ranks)] for n in range(workers)]
+    dealt = [[(n * ranks + rank) % len(gpus) for rank in range(ranks)] for n in range(workers)]
     return tuple(
         Post(
             worker=f"gpu-{n}",
             devices=tuple(f"cuda:{gpu}" for gpu in own),
-            visible=tuple(visible[gpu] for gpu in own),
+            visible=tuple(gpus[gpu] for gpu in own),
             threads=threads,
         )
         for n, own in enumerate(dealt)
@@ -89,6 +88,16 @@ def _refuse_too_few(compute: ComputeConfig, gpus: int) -> None:
         )
 
 
-def _gpus(compute: ComputeConfig) -> int:
+def _gpus(compute: ComputeConfig, environment: Mapping[str, str]) -> Sequence[str]:
+    """Return the names, as CUDA_VISIBLE_DEVICES takes them, of the GPUs that trials can train on.
+
+    Of several parts of a GPU that MIG divides, CUDA shows a process the first alone; each worker is given one.
+    """
+    if choose_device(compute).type != "cuda":
+        return ()
+    named = [name.strip() for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    if named and all(name.startswith("MIG-") for name in named):
+        return named
     # Counting does not set a GPU up, which would take memory of it for a process that never trains.
-    return torch.cuda.device_count() if choose_device(compute).type == "cuda" else 0
+    count = torch.cuda.device_count()
+    return named[:count] or [str(number) for number in range(count)]

@@ -55,9 +55,9 @@ def test_more_workers_than_gpus_share_them_in_turns(gpus):
     gpus(2)
     posts = posts_of(ComputeConfig(workers=3), {})
     assert posts == (
-        Post(worker="gpu-0", devices=("cuda:0",), visible=("0",), threads=5),
-        Post(worker="gpu-1", devices=("cuda:1",), visible=("1",), threads=5),
-        Post(worker="gpu-2", devices=("cuda:0",), visible=("0",), threads=5),
+        Post(worker="gpu-0", devices=("cuda:0",), visible=("0",), threads=5, gpu_share=0.5),
+        Post(worker="gpu-1", devices=("cuda:1",), visible=("1",), threads=5, gpu_share=0.5),
+        Post(worker="gpu-2", devices=("cuda:0",), visible=("0",), threads=5, gpu_share=0.5),
     )
 
 

@@ -88,7 +88,13 @@ class LaneTrainable(tune.Trainable):
         self._said.put(Arrived(host=_own_host(), gpus=gpus, ranks=demand.ranks))
         # A process sees its own GPUs alone.
         device = "cuda:0" if gpus else "cpu"
-        start = Start(worker=config["lane"], device=device, threads=threads, precision=config["precision"])
+        start = Start(
+            worker=config["lane"],
+            device=device,
+            threads=threads,
+            precision=config["precision"],
+            gpu_share=min(1.0, demand.rank.get("GPU", 1.0)),
+        )
         ears = _Ears(desk, config["lane"], self._said.put)
         self._run("trains", lambda: self._serve(ears, start, study, demand))
 

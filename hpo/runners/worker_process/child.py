@@ -255,4 +255,11 @@ def _start(post: Post, rank: int, precision: Precision | None, address: str) -> 
     """Return what a process is told first; at `address` the ranks meet."""
     seat = Seat(rank=rank, ranks=post.ranks, address=address) if post.ranks > 1 else None
     device = "cuda:0" if post.visible[rank] else "cpu"
-    return Start(worker=post.worker, device=device, threads=post.threads, precision=precision, seat=seat)
+    return Start(
+        worker=post.worker,
+        device=device,
+        threads=post.threads,
+        precision=precision,
+        seat=seat,
+        gpu_share=post.gpu_share,
+    )

@@ -113,6 +113,8 @@ class Start:
     """None where it is not yet chosen."""
     seat: Seat | None = None
     """Its place in a gang; None where it trains alone."""
+    gpu_share: float = 1.0
+    """Of its GPU's memory that it may take, where it shares the GPU with others of its kind; above 0, at most 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,8 @@ class Post:
     """CUDA_VISIBLE_DEVICES of each rank's process: the one GPU that it sees, as its first; empty for none."""
     threads: int
     """Of one rank."""
+    gpu_share: float = 1.0
+    """Part of a GPU's memory that is for one rank, where several share the GPU."""
 
     @property
     def ranks(self) -> int:
@@ -64,6 +66,7 @@ def posts_of(compute: ComputeConfig, environment: Mapping[str, str]) -> tuple[Po
             Post(worker=f"cpu-{n}", devices=("cpu",) * ranks, visible=("",) * ranks, threads=threads)
             for n in range(workers)
         )
+    most = max(-(-workers * ranks // len(gpus)), int(1 / min(1.0, compute.gpus_per_trial or 1.0)))
     dealt = [[(n * ranks + rank) % len(gpus) for rank in range(ranks)] for n in range(workers)]
     return tuple(
         Post(
@@ -71,6 +74,7 @@ def posts_of(compute: ComputeConfig, environment: Mapping[str, str]) -> tuple[Po
             devices=tuple(f"cuda:{gpu}" for gpu in own),
             visible=tuple(gpus[gpu] for gpu in own),
             threads=threads,
+            gpu_share=1 / most,
         )
         for n, own in enumerate(dealt)
     )

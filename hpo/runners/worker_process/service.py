@@ -104,6 +104,9 @@ def opened(start: Start, study: Study) -> ServedWorker:
         GangLost: the other ranks of its gang do not come.
     """
     device = torch.device(start.device)
+    if device.type == "cuda" and start.gpu_share < 1:
+        # A trial that takes more is to be the one that runs out of memory, and not its neighbour on the GPU.
+        torch.cuda.set_per_process_memory_fraction(start.gpu_share, device)
     return study.opener(study.config, study.splits, study.files, device=device, shared=True, seat=start.seat)
 
 

@@ -298,3 +298,19 @@ def test_an_evaluation_leaves_each_module_in_its_mode(worker: Worker):
     assert set(before) == {True, False}
     bench.score(bench.tokenized(16).validation)
     assert [module.training for module in bench.model.network.modules()] == before
+
+
+def test_what_a_module_keeps_of_an_evaluation_serves_training(worker: Worker):
+    """As rotary embeddings and masks are kept; a tensor made in inference mode cannot be saved for a backward pass."""
+    bench, kept = worker._bench, []
+
+    def keep(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
+        kept.extend([] if kept else [torch.ones(1) * 2])
+        return output * kept[0]
+
+    handle = bench.model.network.classifier.register_forward_hook(keep)
+    try:
+        bench.score(bench.tokenized(16).validation)
+        assert trained(worker, tiny_assignment())[1].ending is Ending.COMPLETED
+    finally:
+        handle.remove()

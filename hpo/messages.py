@@ -14,7 +14,7 @@ SEMANTICS = 2
 """What a configuration and a seed are trained to; raised where a change of hpo changes scores by more than rounding.
 
 1: whole batches, dropout in frozen layers too. 2: batches in parts by length, each with dropout masks of its own;
-frozen layers in evaluation mode.
+frozen layers in evaluation mode; dropout and folds have seeds of their own; a pair is one text whichever comes first.
 """
 SEMANTICS_KEY = "semantics"
 """Its name among the versions that are recorded with a study."""
@@ -178,7 +178,7 @@ class Report:
     """Mean loss over the steps since the last report, nats per example, penalty excluded."""
     validation: Scores
     train: Scores | None = None
-    """Scores on a seeded sample of the training rows; of full reports at a new best, and at the end."""
+    """Scores on a seeded sample of the training rows; of full reports at a new best, and at its last."""
     reading: Reading | None = None
     """Of a trial that confirms another, at a new best: what it is judged by."""
     seconds: float

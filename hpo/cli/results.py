@@ -71,8 +71,13 @@ def delete(
     url = store or (context.parent.params["store"] if context.parent else None) or options.DEFAULT_STORE
     with options.opened(url) as database:
         results = read_results(database, name)
-        folder = _files_folder(name, url)
+        folder = _files_folder(results.confirms or name, url)
         sent_to = twin_of(folder)
+        if results.confirms is not None:
+            from hpo.training.bench import CONFIRMATION
+
+            # What its search has at a URL stays; the next confirmation keeps there what it needs alone.
+            folder, sent_to = folder / CONFIRMATION, None
         # Ahead of the rows: where its URL is of no use to this machine, the study can still be deleted from another.
         twin = None if sent_to is None else UrlMirror(sent_to, name, folder)
         files = f"{folder}" if twin is None else f"{folder} and {twin.place}"

@@ -191,8 +191,8 @@ def _leading(out: Console, results: StudyResults) -> None:
     if (leads := results.leading) is not None:
         sampled = ", ".join(f"{name} {_value(leads.configuration[name])}" for name in leads.sampled)
         out.print(
-            f"Trial {leads.number}, unfinished, already scores higher: {results.metric} {leads.score:.4f}, with "
-            f"{sampled}. The same hpo run goes on with it.",
+            f"Trial {leads.number}, unfinished, already scores higher at its newest evaluation: {results.metric} "
+            f"{leads.score:.4f}, with {sampled}.",
             soft_wrap=True,
         )
 

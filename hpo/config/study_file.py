@@ -173,7 +173,7 @@ class EvaluationConfig(Typed):
     first_rung: Annotated[int, Field(ge=1, le=1000)] = 125
     """Per mille of the longest trial before which nothing is given up."""
     rung_rows: OneOrMore = 200
-    """Validation rows scored between full evaluations, and training rows scored at each."""
+    """Validation rows scored between full evaluations, and training rows scored at a new best and at the end."""
     folds: Annotated[int, Field(ge=2, le=50)] | None = None
     """For small data: each trial trains on this many folds of the training texts in turn, each time scored at its end
     on the fold left out. Its score is the mean, each fold a step of the pruner. Null for one validation split."""

@@ -69,8 +69,11 @@ def parts_by_length(lengths: NDArray[np.int64], *, pass_tokens: int, most_rows: 
     Returns:
         Rows of each part; every row stands in exactly one.
     """
+    rows = lengths.size
+    if rows <= most_rows and rows * int(lengths.max()) - int(lengths.sum()) <= pass_tokens:
+        return [np.arange(rows)]  # All padding together costs less than another pass.
     order = np.argsort(-lengths, kind="stable")
-    rows, widths = order.size, lengths[order]
+    widths = lengths[order]
     ends = np.zeros(rows, dtype=np.int64)
     least = np.zeros(rows + 1)  # Of the rows from each place on.
     for start in reversed(range(rows)):

@@ -556,6 +556,7 @@ def stepped(
     trained = [weight for group in optimizer.param_groups for weight in group["params"]]
     step, steps = 0, h["epochs"] * math.ceil(len(tokens) / h["batch_size"])
     lengths = np.array([len(row["input_ids"]) for row in tokens])
+    pass_tokens = PASS_TOKENS.get(network.device.type, PASS_TOKENS["cuda"])
     to_training_mode(network)
     for epoch in range(h["epochs"]):
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([config["seed"], epoch])))
@@ -566,7 +567,7 @@ def stepped(
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["rate_factor"]
             # In parts their gradients add up to those of the batch, so a step stays the same step.
-            for part in parts_of(rows, lengths, PASS_TOKENS[network.device.type], most):
+            for part in parts_of(rows, lengths, pass_tokens, most):
                 logits, true = logits_of(network, batch_of(tokens, part, network), bf16), labels[part]
                 of_rows = nn.functional.cross_entropy(
                     logits, true, label_smoothing=h["label_smoothing"], reduction="none"

@@ -280,7 +280,7 @@ class Dispatch:
     def _lose(self, worker: str, reason: str) -> None:
         """End what a dead worker held: the first was in training, the others were not begun.
 
-        While trials are paused a worker that is gone was too slow for the grace, or was taken away with them.
+        While trials are paused a worker that is gone was too slow for the grace, or its machine was taken away.
         """
         for place, assignment in enumerate(self._held.pop(worker, [])):
             ending = Ending.DIED if place == 0 and self._pausing_since is None else Ending.PAUSED

@@ -46,7 +46,8 @@ from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import space_of
 from hpo.store.deletion import delete_confirmation
 from hpo.store.engine import open_database, sqlite_path
-from hpo.store.listing import study_names
+from hpo.store.listing import confirmation_of, study_names
+from hpo.store.records import refuse_other_semantics
 from hpo.store.results import StudyResults, read_results
 from hpo.training.mirror import Mirror, open_mirror
 from hpo.training.precision import Precision
@@ -124,9 +125,12 @@ def _results(config: StudyConfig) -> StudyResults:
 
 
 def _refuse_unsearched(config: StudyConfig) -> None:
-    """Refuse to confirm a study that is not in the store, before anything is written there."""
+    """Refuse to confirm a study that is not in the store, or on other terms than before, before anything is written."""
+    runs = confirmation_of(config.study)
     with closing(open_database(config.store.url, must_exist=True)) as database:
         known = study_names(database)
+        if runs in known:
+            refuse_other_semantics(runs, read_results(database, runs).versions, confirms=config.study)
     if config.study not in known:
         raise ConfigurationError(
             f"The store holds no study {config.study!r} to confirm; begin it with hpo run. "

@@ -333,7 +333,7 @@ class Coordinator:
     # -- how the verbs do it
 
     def _create(self, objective: str, versions: Mapping[str, str]) -> None:
-        self._store.create(replace(self._made_from, versions={**versions, SEMANTICS_KEY: str(SEMANTICS)}), objective)
+        self._store.create(replace(self._made_from, versions={SEMANTICS_KEY: str(SEMANTICS), **versions}), objective)
         self._heard = 0  # With the log of an earlier study of this number its numbering has gone.
         self._proposals.begin()
         self._store.add_event("created")

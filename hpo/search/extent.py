@@ -43,7 +43,7 @@ def _of_one(config: StudyConfig, splits: Splits, assignment: Assignment) -> tupl
     )
     validation = splits.validation.rows
     part = min(config.evaluation.rung_rows, validation)
-    # With all of validation as many training rows are scored as are of a part.
+    # With all of validation as many training rows are scored as are of a part, at most: only at a new best.
     scored = sum(validation + part if milestone.full else part for milestone in reached.values())
     return hyperparameters.epochs * steps_per_epoch(rows, batch), scored
 

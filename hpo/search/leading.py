@@ -14,7 +14,6 @@ from hpo.config.differences import differences
 from hpo.config.study_file import StudyConfig
 from hpo.config.times import HERE
 from hpo.errors import StoreError, StudyMismatchError
-from hpo.messages import SEMANTICS, SEMANTICS_KEY
 from hpo.search.budget import Limits, limits_of
 from hpo.search.coordinator import Coordinator, Proposes
 from hpo.search.leases import Leadership, kept_up, take_lead
@@ -23,7 +22,7 @@ from hpo.search.pruners import build_pruner
 from hpo.search.samplers import build_sampler
 from hpo.space.search_space import SearchSpace
 from hpo.store.engine import open_database
-from hpo.store.records import StudyRecord
+from hpo.store.records import StudyRecord, refuse_other_semantics
 from hpo.store.studies import StudyStore
 
 MOST_NAMED = 6
@@ -82,7 +81,7 @@ def leading(
             else:
                 refuse_other_study(store.name, stored, made_from)
                 if searches:
-                    _refuse_other_semantics(store.name, stored)
+                    refuse_other_semantics(store.name, stored.versions)
         try:
             with kept_up(database, store, leadership.fence):
                 yield Coordinator(
@@ -115,16 +114,6 @@ def _refuse_foreign_study(store: StudyStore) -> None:
         raise StudyMismatchError(
             f"The study {store.name!r} is in the store, but was not made by hpo. Start a new study with --study NAME. "
             "Nothing was changed."
-        )
-
-
-def _refuse_other_semantics(name: str, stored: StudyRecord) -> None:
-    """Raise StudyMismatchError if the study's trials were trained by an hpo under which they score otherwise."""
-    if int(stored.versions.get(SEMANTICS_KEY, 1)) != SEMANTICS:
-        raise StudyMismatchError(
-            f"The study {name!r} was begun by another version of hpo, under which the same configuration scores a "
-            "little otherwise, so new trials would not compare. hpo best, confirm, report and export work with it; to "
-            "search on, start a new study with --study NAME. Nothing was changed."
         )
 
 

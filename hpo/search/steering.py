@@ -22,7 +22,7 @@ from hpo.space.search_space import SearchSpace
 from hpo.space.specs import field_value
 from hpo.store.engine import Database
 from hpo.store.listing import chosen_study, confirmation_of, study_names
-from hpo.store.records import LeaseRecord
+from hpo.store.records import LeaseRecord, refuse_other_semantics
 from hpo.store.studies import StudyStore
 
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
@@ -42,12 +42,14 @@ def enqueue(
 
     Raises:
         ConfigurationError: no such study, or a configuration that its space cannot propose.
+        StudyMismatchError: the study is of another version of hpo, and not searched on.
     """
     store = _opened(database, study)
     with store.transaction():
         record = store.record()
         if record is None:
             raise StoreError(f"The study {store.name!r} was not made by hpo, which does not know its space.")
+        refuse_other_semantics(store.name, record.versions)
         space = SearchSpace.from_mapping(record.space, f"of the study {store.name}")
         values = fitted(space, given, source)
         trial = store.enqueue(space.sampled(values))

@@ -1,6 +1,7 @@
 """What the store holds of a study beside Optuna's own picture, as values."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy.engine import RowMapping
 
-from hpo.messages import Reading, Report, Scores
+from hpo.errors import StudyMismatchError
+from hpo.messages import SEMANTICS, SEMANTICS_KEY, Reading, Report, Scores
 
 AUDIT_EVENT = "audited"
 BASELINE_EVENT = "baseline"
@@ -137,4 +139,26 @@ def read_report(row: RowMapping) -> Report:
         validation=scores_from_json(row["validation_scores"]),
         train=scores_from_json(row["train_scores"]) if row["train_scores"] else None,
         reading=reading_from_json(row["reading"]) if row["reading"] else None,
+    )
+
+
+def refuse_other_semantics(name: str, versions: Mapping[str, str], confirms: str | None = None) -> None:
+    """Raise StudyMismatchError if a study's trials were trained by an hpo under which they score otherwise.
+
+    Args:
+        name: the study.
+        versions: that are recorded with it.
+        confirms: the study whose trials its runs confirm; None for one that searches.
+    """
+    if int(versions.get(SEMANTICS_KEY, 1)) == SEMANTICS:
+        return
+    begun = "was begun by another version of hpo, under which the same configuration scores a little otherwise, so new"
+    if confirms is not None:
+        raise StudyMismatchError(
+            f"The confirmation of {confirms!r} {begun} runs would not compare. hpo best, report and export work with "
+            f"what it gave; to confirm anew, delete its runs first: hpo studies delete {shlex.quote(name)}"
+        )
+    raise StudyMismatchError(
+        f"The study {name!r} {begun} trials would not compare. hpo best, report and export work with it, and hpo "
+        "confirm unless it had begun; to search on, start a new study with --study NAME. Nothing was changed."
     )

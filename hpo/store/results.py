@@ -151,8 +151,17 @@ class StudyResults:
 
     @property
     def leading(self) -> TrialResult | None:
-        """The unfinished trial whose newest score is best, where no completed one scores as high; None without one."""
-        unfinished = [one for one in self.trials if one.state in ("RUNNING", "WAITING") and one.score is not None]
+        """The unfinished trial whose newest score is best, where no completed one scores as high; None without one.
+
+        None in folds too, where a newest score is that of one fold.
+        """
+        if self.configuration.get("evaluation", {}).get("folds") is not None:
+            return None
+        unfinished = [
+            one
+            for one in self.trials
+            if one.state in ("RUNNING", "WAITING") and one.score is not None and one.configuration
+        ]
         leads = max(unfinished, key=lambda one: one.score or 0.0, default=None)
         beats = leads and (not self.leaderboard or (leads.score or 0.0) > (self.leaderboard[0].score or 0.0))
         return leads if beats else None

@@ -92,7 +92,7 @@ def _course(assignment: Assignment, bench: Bench, rows: Rows, validation_part: R
 
 
 def _fold_seed(seed: int, fold: int) -> int:
-    """Return the seed of a fold; no other seed of a trial has one of its folds."""
+    """Return the seed of a fold, so that folds of two trials' seeds share no run."""
     return int(np.random.SeedSequence([seed, fold]).generate_state(1)[0] >> 1)
 
 

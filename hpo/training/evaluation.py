@@ -39,7 +39,7 @@ def predictions(
     return Predictions(true=true, probabilities=task.probabilities(logits), loss=loss)
 
 
-@torch.no_grad()  # Not inference mode: what a module keeps of a pass is then of no use in training.
+@torch.no_grad()  # Tensors that a module caches in inference mode cannot be used in autograd.
 def answers(model: PretrainedModel, split: TokenizedSplit, rows: Rows, ask: Callable[[Batch], Tensor]) -> Tensor:
     """Return what `ask` gives for batches of these rows, dropout off, on the CPU in their order; shape (rows, ...).
 

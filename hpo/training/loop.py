@@ -277,11 +277,16 @@ class Run:
 
     def _end_by(self, error: Exception) -> End:
         if isinstance(error, EndedElsewhere):
+            if error.ending is Ending.INFEASIBLE:
+                self._passes.rows = self._rows_at_first
             return error.ending, error.reason
         if isinstance(error, Diverged):
             return Ending.DIVERGED, str(error)
         if is_out_of_memory(error):
-            return Ending.INFEASIBLE, self._where_memory_ran_out(error)
+            where = self._where_memory_ran_out(error)
+            # What it came to was too much still, and says nothing of trials that fit.
+            self._passes.rows = self._rows_at_first
+            return Ending.INFEASIBLE, where
         return Ending.FAILED, told_of(error)
 
     def _where_memory_ran_out(self, error: Exception) -> str:
@@ -297,8 +302,6 @@ class Run:
         self._bench.model.network.zero_grad(set_to_none=True)
         if ending is Ending.INFEASIBLE:
             release(self._bench.device)
-            # What it came to was too much still, and says nothing of those that fit.
-            self._passes.rows = self._rows_at_first
         self._checkpoints.release()
         self._weights.release()
         rows = self._passes.at_once(self._hyperparameters.batch_size)
@@ -310,7 +313,7 @@ class Run:
             seconds=self._place.seconds,
             resumed_examples=self._resumed_examples,
             changes=tuple(self._place.changes),
-            rows_at_once=None if ending is Ending.INFEASIBLE or rows >= self._hyperparameters.batch_size else rows,
+            rows_at_once=rows if rows < self._hyperparameters.batch_size else None,
             peak_memory_bytes=peak_memory_bytes(self._bench.device),
             reason=reason,
         )

@@ -116,7 +116,8 @@ def to_training_mode(network: nn.Module) -> None:
     """Put a network into training mode, but what is frozen of it into evaluation mode, so that its output is fixed.
 
     Frozen are modules whose parameters all are, and those without parameters, such as the dropout of embeddings, that
-    are registered behind a frozen one. What the network itself holds without parameters is of the head.
+    are registered behind a frozen one. What the network itself holds without parameters is of the head. A dropout that
+    a module with trained layers applies to the embeddings itself, as in BART, T5 and XLNet, stays.
     """
     network.train()
     for module in network.modules():

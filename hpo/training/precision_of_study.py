@@ -58,6 +58,7 @@ def _measured(bench: Bench, hyperparameters: Hyperparameters, rows: int, most_se
     split = bench.tokenized(hyperparameters.max_length).train
     network, asked = bench.model.network, _asked(bench)
     bench.model.reset(0)
+    bench.model.keep_layers(hyperparameters.kept_layers)
     select_parameters(network, bench.model.fresh, hyperparameters)
     # Without dropout, so that the logits of both precisions can be compared.
     network.eval()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 OF_DROPOUT = 1
-"""Tells what is drawn from a trial's seed by what it is for."""
+"""Third number of the seed of dropout masks, by which it differs from those of heads and folds."""
 
 
 def dropout_seed(seed: int, rank: int) -> int:

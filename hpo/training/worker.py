@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -280,9 +281,14 @@ def doubt_about_gpu(compute: ComputeConfig) -> str | None:
 
     A build of torch for the CPU, or a driver older than its CUDA, would else make a search of GPUs one of cores.
     """
-    if compute.device == "cpu" or torch.cuda.is_available() or not GPU_FILE.exists():
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    elsewhere = compute.device == "cpu" or compute.runner == "ray_tune"
+    if elsewhere or hidden or torch.cuda.is_available() or not GPU_FILE.exists():
         return None
-    why = "is a build for the CPU" if torch.version.cuda is None else f"wants a driver for CUDA {torch.version.cuda}"
+    build = torch.version.cuda
+    why = (
+        "is a build for the CPU" if build is None else f"is built for CUDA {build}, for which the driver may be too old"
+    )
     return (
         f"This machine has an NVIDIA GPU, but torch {torch.__version__} sees none: it {why}. Trials train on the CPU; "
         "compute.device=cpu says that this is meant."

@@ -214,6 +214,10 @@ def test_a_schedule_is_ours(schedule: ScheduleName) -> None:
         assert found == pytest.approx(expected, abs=1e-12)
 
 
+def test_batches_are_divided_as_hpo_does() -> None:
+    assert train_script.PASS_TOKENS == optimization.PASS_TOKENS
+
+
 @pytest.mark.parametrize("metric", sorted(train_script.METRICS))
 def test_the_score_is_ours(metric: str) -> None:
     random = np.random.default_rng(0)

@@ -11,7 +11,9 @@ from hpo.messages import Assignment, Ending
 from hpo.search.coordinator import Coordinator
 from hpo.search.endings import MOST_LOST_RUNS
 from hpo.search.leading import leading
+from hpo.search.steering import enqueue
 from hpo.space.search_space import SearchSpace
+from hpo.store.engine import open_database
 from tests.search.scripted import (
     CPU,
     SPACE,
@@ -217,8 +219,15 @@ def test_a_study_under_whose_version_trials_scored_otherwise_is_not_searched_on(
         search(coordinator)
     written(database_url, f"UPDATE hpo_studies SET versions = '{versions}'")
     before = everything(database_url)
-    with pytest.raises(StudyMismatchError, match=r"a little otherwise.* hpo best, confirm, report and export"):
+    with pytest.raises(StudyMismatchError, match=r"a little otherwise.* hpo best, report and export"):
         led(study_at(database_url)).__enter__()
+    assert everything(database_url) == before
+    database = open_database(database_url)
+    try:
+        with pytest.raises(StudyMismatchError, match="start a new study"):
+            enqueue(database, None, {"epochs": 1}, "typed")
+    finally:
+        database.close()
     assert everything(database_url) == before
     config = study_at(database_url)
     assert isinstance(config.space, dict)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import optuna
 import pytest
-from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import NoResultError
@@ -218,8 +218,10 @@ def test_a_score_that_another_program_has_told_is_never_the_best(url: str, datab
     """It has no configuration that could be taken, confirmed or exported."""
     with plain_study(url) as study:
         study.add_trial(create_trial(value=0.99))
+        study.add_trial(create_trial(state=TrialState.RUNNING, intermediate_values={500: 0.9999}))
     results = read_results(database)
-    assert results.trials[-1].score == 0.99
+    assert results.leading is None
+    assert results.trials[-2].score == 0.99
     assert [trial.number for trial in results.leaderboard] == [0, 1]
     assert read_studies(database)[0].best == 0.8
     assert read_state(database).standing.best == (0.8, 0)

@@ -268,14 +268,20 @@ def test_the_device(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_gpu_that_torch_does_not_see_is_doubted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("hpo.training.worker.GPU_FILE", tmp_path / "nvidia0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert doubt_about_gpu(ComputeConfig()) is None
     (tmp_path / "nvidia0").touch()
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "has an NVIDIA GPU, but torch" in (doubt_about_gpu(ComputeConfig()) or "")
     assert "is a build for the CPU" in (doubt_about_gpu(ComputeConfig()) or "")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert "wants a driver for CUDA 13.0" in (doubt_about_gpu(ComputeConfig()) or "")
+    assert "is built for CUDA 13.0, for which the driver may be too old" in (doubt_about_gpu(ComputeConfig()) or "")
     assert doubt_about_gpu(ComputeConfig(device="cpu")) is None
+    assert doubt_about_gpu(ComputeConfig(runner="ray_tune")) is None
+    with monkeypatch.context() as hidden:
+        hidden.setenv("CUDA_VISIBLE_DEVICES", "")
+        assert doubt_about_gpu(ComputeConfig()) is None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert doubt_about_gpu(ComputeConfig()) is None
 

@@ -1,5 +1,6 @@
 """`hpo confirm`: of a study file or of the study of the store, as it was begun, and what it refuses."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hpo.search.leading import leading
 from hpo.space.space_file import space_of
 from hpo.verdict.judgement import judged
 from tests.command_line import Hpo
+from tests.search.scripted import everything, written
 from tests.whole.test_confirmation import changed, results_of
 
 
@@ -77,6 +79,19 @@ def test_hpo_confirm_alone_confirms_the_study_of_the_store_as_it_was_begun(
     with results_of(config) as results:
         assert len(results.confirmation) == 6
         assert len(results.trials) == 6
+    # As a version of hpo under which trials score otherwise has left it.
+    written(config.store.url, "UPDATE hpo_studies SET versions = '{}'")
+    before = everything(config.store.url)
+    refused = hpo("confirm", *store, *words, "confirmation.runs=8")
+    assert refused.code == 2
+    assert "The confirmation of 'tiny' was begun by another version of hpo" in refused.err
+    assert everything(config.store.url) == before
+    command = refused.err.strip().rpartition("delete its runs first: ")[2]
+    assert hpo(*shlex.split(command)[1:], *store, "--yes").code == 0
+    answer = hpo("confirm", *store, *words)
+    assert answer.code == 0, answer.err
+    with results_of(config) as results:
+        assert len(results.confirmation) == 5
 
 
 @pytest.mark.parametrize(

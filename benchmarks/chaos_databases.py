@@ -114,8 +114,8 @@ def sqlite(folder: Path, short: bool) -> list[Figure]:
     return [
         ended(search, status, 0),
         figure("looks at all of it meanwhile", str(visits[0] + visits[1]), half_way and min(visits) > 0),
-        # The default is enqueued twice.
-        figure("enqueued meanwhile", str(enqueued - 2), enqueued - 2 == visits[2] + enqueues),
+        # The default is enqueued too.
+        figure("enqueued meanwhile", str(enqueued - 1), enqueued - 1 == visits[2] + enqueues),
         figure("visitors that failed", str(len(refused)), not refused),
         figure(f'of {len(texts)} logs say "locked"', ", ".join(locked) or "0", not locked),
         *all_once(found, trials),

@@ -37,7 +37,7 @@ MIB = 2**20
 
 # -- memory
 
-LIMIT_MIB = 160
+LIMIT_MIB = 48
 BATCH = 512
 DROPOUTS = (0.0, 0.2)
 

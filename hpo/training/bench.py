@@ -90,6 +90,7 @@ class Bench:
         self._tokenized: TokenizedSplits | None = None
         self._cut: TokenizedSplits | None = None
         self._words: NDArray[np.int32] | None = None
+        self._augments: tuple[Hyperparameters, Augmentation | None] | None = None
         self._passes: dict[MemoryKey, Passes] = {}
         self._known: dict[int, Judged] = {}
         self.train_labels = label_numbers(splits.train.labels, task.label_names)
@@ -216,10 +217,12 @@ class Bench:
         return self._known[id(examples)]
 
     def _augmentation(self, hyperparameters: Hyperparameters) -> Augmentation | None:
-        """Return what a trial does to its training batches; None where that is nothing."""
-        tokens = self.tokenized(hyperparameters.max_length).train.tokens
-        words = self._word_numbers() if hyperparameters.word_swap else None
-        return augmentation(hyperparameters, tokens, words, self.model.tokenizer)
+        """Return what a trial does to its training batches, made once for it; None where that is nothing."""
+        if self._augments is None or self._augments[0] != hyperparameters:
+            tokens = self.tokenized(hyperparameters.max_length).train.tokens
+            words = self._word_numbers() if hyperparameters.word_swap else None
+            self._augments = hyperparameters, augmentation(hyperparameters, tokens, words, self.model.tokenizer)
+        return self._augments[1]
 
     def _word_numbers(self) -> NDArray[np.int32]:
         """Return the word of each training token that there is; found once."""

@@ -4,6 +4,7 @@ import asyncio
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,6 +83,23 @@ def test_a_cluster_that_cannot_be_joined_is_refused_in_a_sentence(
     monkeypatch.setattr(joining.ray, "init", init)
     with pytest.raises(ConfigurationError, match="There is no Ray cluster at"), joining.joined_cluster(None):
         raise AssertionError
+
+
+@pytest.mark.parametrize("asked", [None, "auto", "127.0.0.1:6379", "localhost:6379"])
+def test_a_process_that_is_part_of_a_cluster_stays_there(monkeypatch: pytest.MonkeyPatch, asked: str | None) -> None:
+    monkeypatch.setattr(joining.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(joining.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:6379"))
+    with joining.joined_cluster(asked):
+        pass
+
+
+@pytest.mark.parametrize("asked", ["127.0.0.1:6380", "10.0.0.1:6379", "nowhere.invalid:6379"])
+def test_a_process_that_is_part_of_a_cluster_joins_no_other(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
+    monkeypatch.setattr(joining.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(joining.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:6379"))
+    said = f"ray_address is {asked}, but this process is part of the cluster at 127.0.0.1:6379 already"
+    with pytest.raises(ConfigurationError, match=said), joining.joined_cluster(asked):
+        pass
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

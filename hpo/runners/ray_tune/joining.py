@@ -3,9 +3,10 @@
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import ray
 from ray.exceptions import RayError
@@ -33,11 +34,13 @@ def joined_cluster(address: str | None, store: str = "") -> Iterator[None]:
         store: URL of the store, whose password no process of a cluster that is started here may find.
 
     Raises:
-        ConfigurationError: there is no cluster there, or the installed Ray is not safe.
+        ConfigurationError: there is no cluster there, this process is part of another one, or the installed Ray is not
+            safe.
     """
     refuse_unusable_address(address)
     _refuse_unsafe()
     if ray.is_initialized():
+        _refuse_other_cluster(address)
         # Of whoever has called us, such as a notebook; it stays.
         yield
         return
@@ -57,6 +60,21 @@ def joined_cluster(address: str | None, store: str = "") -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _refuse_other_cluster(address: str | None) -> None:
+    """Raise ConfigurationError where this process is part of a cluster, and another one is asked for."""
+    here = ray.get_runtime_context().gcs_address
+    if address is None or address in ("auto", here):
+        return
+    host, _, port = address.rpartition(":")
+    with suppress(OSError):
+        if here == f"{socket.gethostbyname(host)}:{port}":
+            return
+    raise ConfigurationError(
+        f"compute.ray_address is {address}, but this process is part of the cluster at {here} already; leave "
+        "compute.ray_address out, or call ray.shutdown() first."
+    )
 
 
 def _refuse_unsafe() -> None:

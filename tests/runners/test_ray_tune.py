@@ -87,6 +87,7 @@ def test_a_cluster_that_cannot_be_joined_is_refused_in_a_sentence(
 
 @pytest.mark.parametrize("asked", [None, "auto", "127.0.0.1:6379", "localhost:6379"])
 def test_a_process_that_is_part_of_a_cluster_stays_there(monkeypatch: pytest.MonkeyPatch, asked: str | None) -> None:
+    monkeypatch.setattr(joining, "refuse_unusable_address", lambda _: None)
     monkeypatch.setattr(joining.ray, "is_initialized", lambda: True)
     monkeypatch.setattr(joining.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:6379"))
     with joining.joined_cluster(asked):
@@ -95,6 +96,7 @@ def test_a_process_that_is_part_of_a_cluster_stays_there(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("asked", ["127.0.0.1:6380", "10.0.0.1:6379", "nowhere.invalid:6379"])
 def test_a_process_that_is_part_of_a_cluster_joins_no_other(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
+    monkeypatch.setattr(joining, "refuse_unusable_address", lambda _: None)
     monkeypatch.setattr(joining.ray, "is_initialized", lambda: True)
     monkeypatch.setattr(joining.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:6379"))
     said = f"ray_address is {asked}, but this process is part of the cluster at 127.0.0.1:6379 already"

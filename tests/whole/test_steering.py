@@ -338,6 +338,7 @@ FAKES = {
     "hpo": """#!/bin/bash
 trap 'sleep 0.2; exit "$ENDS_WITH"' TERM
 echo "search $*"
+sleep 0.5  # Until the script that has started it heeds the signal.
 echo > begun
 while true; do sleep 0.05; done
 """,

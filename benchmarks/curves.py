@@ -81,7 +81,7 @@ def shipped(table: Table, task: Task, seconds: float) -> list[Handed]:
     if IN_MEMORY.is_dir():
         tempfile.tempdir = str(IN_MEMORY)  # A disk would be most of what the search costs, and is measured elsewhere.
     night = simulate(study(table, task, seconds), TableSource(table), metric="accuracy")
-    return [Handed(winner.found_at, winner.true_score) for winner in night.leading]
+    return [Handed(winner.found_at, winner.true_score) for winner in night.incumbents]
 
 
 def study(table: Table, task: Task, seconds: float) -> StudyConfig:

@@ -88,10 +88,10 @@ def summary(
     elif results.leaderboard:
         best = results.best
         out.print(f"Best: trial {best.number}, {results.metric} {best.score:.4f} on validation, not confirmed.")
-        _leading(out, results)
+        _best_unfinished(out, results)
         _untested(out, results)
     else:
-        leads = results.leading
+        leads = results.best_unfinished
         so_far = f" Trial {leads.number} leads, unfinished; hpo best has its configuration." if leads else ""
         out.print(f"No trial has completed, so there is no best configuration.{so_far}", soft_wrap=True)
     if results.leaderboard and (same := one_answer(results, verdict.recommended if verdict else results.best.number)):
@@ -161,7 +161,7 @@ def _untested(out: Console, results: StudyResults) -> None:
 def to_take(results: StudyResults, verdict: Verdict | None) -> None:
     """Print the scores of the trial to take, class by class, and its hyperparameters; of the one that leads if none has
     completed."""
-    leads = None if results.leaderboard else results.leading
+    leads = None if results.leaderboard else results.best_unfinished
     best, out = leads or results.best, console()
     by, sure = "", ", not confirmed"
     if leads is not None:
@@ -183,12 +183,12 @@ def to_take(results: StudyResults, verdict: Verdict | None) -> None:
     for name, value in best.trained_with.items():
         out.print(f"  {name}: {_value(value)}", style="bold" if name in best.sampled else "dim")
     if leads is None:
-        _leading(out, results)
+        _best_unfinished(out, results)
 
 
-def _leading(out: Console, results: StudyResults) -> None:
+def _best_unfinished(out: Console, results: StudyResults) -> None:
     """Print the unfinished trial that scores higher than all that have completed, where there is one."""
-    if (leads := results.leading) is not None:
+    if (leads := results.best_unfinished) is not None:
         sampled = ", ".join(f"{name} {_value(leads.configuration[name])}" for name in leads.sampled)
         out.print(
             f"Trial {leads.number}, unfinished, already scores higher at its newest evaluation: {results.metric} "

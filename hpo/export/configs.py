@@ -230,7 +230,7 @@ def study_to_plain(
         "metric": results.metric,
         "interrupted": interrupted,
         "best": configuration_of(results, verdict) if results.leaderboard else None,
-        "leading": results.leading.number if results.leading else None,
+        "best_unfinished": results.best_unfinished.number if results.best_unfinished else None,
         "output": None if output is None else str(output),
         "verdict": None if verdict is None else verdict_to_plain(verdict),
         "trials": [trial_to_json(trial) for trial in results.trials],

@@ -150,7 +150,7 @@ class StudyResults:
         return tuple(sorted(completed, key=lambda trial: (-(trial.score or 0.0), trial.number)))
 
     @property
-    def leading(self) -> TrialResult | None:
+    def best_unfinished(self) -> TrialResult | None:
         """The unfinished trial whose newest score is best, where no completed one scores as high; None without one.
 
         None in folds too, where a newest score is that of one fold.

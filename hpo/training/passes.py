@@ -40,5 +40,10 @@ def size_of(hyperparameters: Hyperparameters) -> Size:
 
 def memory_key(hyperparameters: Hyperparameters) -> MemoryKey:
     """Return what the memory of a step depends on beside its rows: trials that are equal in it share their `Passes`."""
-    chosen = hyperparameters
-    return chosen.method, chosen.max_length, chosen.optimizer, chosen.trained_layers, chosen.kept_layers
+    return (
+        hyperparameters.method,
+        hyperparameters.max_length,
+        hyperparameters.optimizer,
+        hyperparameters.trained_layers,
+        hyperparameters.kept_layers,
+    )

@@ -220,7 +220,7 @@ def test_a_score_that_another_program_has_told_is_never_the_best(url: str, datab
         study.add_trial(create_trial(value=0.99))
         study.add_trial(create_trial(state=TrialState.RUNNING, intermediate_values={500: 0.9999}))
     results = read_results(database)
-    assert results.leading is None
+    assert results.best_unfinished is None
     assert results.trials[-2].score == 0.99
     assert [trial.number for trial in results.leaderboard] == [0, 1]
     assert read_studies(database)[0].best == 0.8

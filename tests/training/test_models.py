@@ -237,23 +237,13 @@ def test_a_vocabulary_that_is_larger_than_the_stored_embeddings(task: Classifica
 
 def test_embeddings_that_are_not_in_the_file(task: Classification, tmp_path: Path, tiny_bert: Path):
     shutil.copytree(tiny_bert, tmp_path, dirs_exist_ok=True)
-    stored = load_file(tmp_path / "model.safetensors")
-    save_file(
-        {name: tensor for name, tensor in stored.items() if "word_embeddings" not in name},
-        tmp_path / "model.safetensors",
-        metadata={"format": "pt"},
-    )
+    without(tmp_path / "model.safetensors", "word_embeddings", tmp_path)
     assert "the first is bert.embeddings.word_embeddings.weight" in refused(task, tmp_path)
 
 
 def test_a_pooler_that_is_not_in_the_file_is_drawn_anew(task: Classification, tmp_path: Path, tiny_bert: Path):
     shutil.copytree(tiny_bert, tmp_path, dirs_exist_ok=True)
-    stored = load_file(tmp_path / "model.safetensors")
-    save_file(
-        {name: tensor for name, tensor in stored.items() if "pooler" not in name},
-        tmp_path / "model.safetensors",
-        metadata={"format": "pt"},
-    )
+    without(tmp_path / "model.safetensors", "pooler", tmp_path)
     model = load_model(ModelConfig(name=str(tmp_path)), task, CPU)
     pooler = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
     assert model.fresh == pooler | {"classifier.weight", "classifier.bias"}

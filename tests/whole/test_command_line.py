@@ -177,7 +177,7 @@ def test_before_a_trial_has_completed_the_unfinished_one_that_leads_is_shown(hpo
     assert "No trial has completed. Of the unfinished ones this leads" in answer.out
     assert "Trial 1 of study scripted: macro_f1 0.7000 on validation" in answer.out
     assert f"learning_rate: {rate:.3g}" in answer.out
-    assert (leading["best"], leading["leading"]) == (None, 1)
+    assert (leading["best"], leading["best_unfinished"]) == (None, 1)
     assert beside.code == 0
     assert "Trial 2 of study scripted: macro_f1 0.6000" in beside.out
     at = f"at its newest evaluation: macro_f1 0.7000, with learning_rate {rate:.3g},"

@@ -67,7 +67,7 @@ def test_the_trial_that_scores_highest_is_told_completed_or_unfinished() -> None
         study_of(budget={"trials": 2}, compute={"workers": 2}),
         Fixed(40.0, 80.0, score=lambda trial, rung: (0.5 if trial == 0 else 0.9) * rung / 1000),
     )
-    told = [(one.found_at, one.score, one.true_score) for one in night.leading]
+    told = [(one.found_at, one.score, one.true_score) for one in night.incumbents]
     first = [(10, 0.125, 0.0), (20, 0.25, 0.0), (30, 0.375, 0.0), (40, 0.5, 0.0)]
     assert told == [*first, (60, pytest.approx(0.675), 0.1), (80, 0.9, 0.1)]
     assert [one.found_at for one in night.winners] == [40, 80]

@@ -66,7 +66,7 @@ class Night:
     """What it was given; None without a deadline."""
     winners: tuple[Winner, ...] = ()
     """In the course of the search, rising in score."""
-    leading: tuple[Winner, ...] = ()
+    incumbents: tuple[Winner, ...] = ()
     """In the course of the search: the trial that scores highest by then, completed or unfinished."""
 
 
@@ -129,12 +129,12 @@ def simulate(
         ).run()
         deadline = coordinator.limits.deadline
     seconds = clock() - starts_at
-    winners, leading_trials = (
+    winners, incumbents = (
         tuple(
             Winner(found_at=moment - starts_at, score=score, true_score=source.true_score(diary.assignments[trial]))
             for moment, score, trial in found
         )
-        for found in (diary.winners, diary.leading)
+        for found in (diary.winners, diary.incumbents)
     )
     best = winners[-1] if winners else None
     return Night(
@@ -148,7 +148,7 @@ def simulate(
         seconds=seconds,
         given_seconds=None if deadline is None else deadline - starts_at,
         winners=winners,
-        leading=leading_trials,
+        incumbents=incumbents,
     )
 
 
@@ -161,7 +161,7 @@ class _Diary(Watchers):
         self.assignments: dict[int, Assignment] = {}
         self.winners: list[tuple[float, float, int]] = []
         """(moment, score, trial) of each that was the best when it completed."""
-        self.leading: list[tuple[float, float, int]] = []
+        self.incumbents: list[tuple[float, float, int]] = []
         """(moment, score, trial) of each that scored highest, completed or unfinished."""
         self._scores: dict[int, float] = {}
         self._endings: dict[int, Ending] = {}
@@ -192,8 +192,8 @@ class _Diary(Watchers):
 
     def _lead(self) -> None:
         leads = max(self._scores.items(), key=itemgetter(1), default=None)
-        if leads is not None and (not self.leading or (leads[1], leads[0]) != self.leading[-1][1:]):
-            self.leading.append((self._clock(), leads[1], leads[0]))
+        if leads is not None and (not self.incumbents or (leads[1], leads[0]) != self.incumbents[-1][1:]):
+            self.incumbents.append((self._clock(), leads[1], leads[0]))
 
     def count(self, *endings: Ending) -> int:
         """Return how many trials ended last in one of these ways."""

@@ -32,14 +32,14 @@ def reproduce(
     arguments: Arguments, threads: Threads = None, device: Device = None, as_json: options.Json = False
 ) -> None:
     """Train an exported configuration again, and say whether it gives its score; exit code 1 where it does not."""
-    _refuse_unknown("--device", device, DEVICES)
+    refuse_unknown("--device", device, DEVICES)
     from hpo.export.exported import read_exported
     from hpo.export.reproduction import compared, differing
     from hpo.export.retraining import compute_of, here, opened, trained
     from hpo.runners.run import installed_versions
 
     exported = read_exported(*_file_and_overrides(arguments))
-    with _interruptible("nothing was written."):
+    with interruptible("nothing was written."):
         place = here(exported, compute_of(exported, device=device, threads=threads))
         worker = opened(exported, place)
         report = trained(worker, exported.assignment(), _say)
@@ -60,15 +60,15 @@ def train(
     device: Device = None,
 ) -> None:
     """Train the final model by an exported configuration, into a folder that `from_pretrained` opens."""
-    _refuse_unknown("--on", on, ON)
-    _refuse_unknown("--device", device, DEVICES)
+    refuse_unknown("--on", on, ON)
+    refuse_unknown("--device", device, DEVICES)
     from hpo.export.exported import read_exported
     from hpo.export.model_folder import train_into
     from hpo.export.retraining import compute_of
 
     exported = read_exported(*_file_and_overrides(arguments))
     compute = compute_of(exported, device=device, threads=threads)
-    with _interruptible(f"nothing was written to {output}."):
+    with interruptible(f"nothing was written to {output}."):
         train_into(output, exported, compute, "train" if on == "train" else "train+validation", _say)
     typer.echo(f"Wrote {output}: model, tokenizer and README.md.")
 
@@ -77,7 +77,8 @@ def _say(sentence: str) -> None:
     typer.echo(sentence, err=True)
 
 
-def _refuse_unknown(flag: str, value: str | None, choices: tuple[str, ...]) -> None:
+def refuse_unknown(flag: str, value: str | None, choices: tuple[str, ...]) -> None:
+    """Raise a `ConfigurationError` where a flag was given and is none of these."""
     if value is not None and value not in choices:
         raise ConfigurationError(f"{flag} cannot be {value!r}. {nearest(value, choices)}")
 
@@ -92,7 +93,7 @@ def _file_and_overrides(arguments: list[str]) -> tuple[Path, list[str]]:
 
 
 @contextmanager
-def _interruptible(what_is_left: str) -> Iterator[None]:
+def interruptible(what_is_left: str) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end the block, its own tidying up done, with a sentence and the code for it."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -87,6 +87,18 @@ def _refuse_unfit_group(table: Table, group: str | None, label: str | None) -> N
         )
 
 
+def refuse_missing_texts(table: Table, text: str, pair: str | None) -> None:
+    """Refuse a table that has no column of these names, where texts are read by a model that was trained on such."""
+    keys = {"data.text_column": text, "data.text_pair_column": pair}
+    missing = {key: name for key, name in keys.items() if name is not None and name not in table.names}
+    if missing:
+        raise DataError(
+            f"{table.source} has no column {' and no column '.join(map(repr, missing.values()))}, where the model's "
+            f"texts were; it has {', '.join(map(repr, _shown(table.names)))}. Say which it is here: "
+            f"{' '.join(f'{key}=NAME' for key in missing)}.{_undivided(table)}"
+        )
+
+
 def _refuse_missing(table: Table, name: str) -> None:
     if name not in table.names:
         raise DataError(f"{table.source} has no column {name!r}. {nearest(name, _shown(table.names))}")

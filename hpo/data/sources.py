@@ -2,16 +2,17 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hpo.data.columns import Columns, find_columns
+from hpo.data.columns import Columns, find_columns, refuse_missing_texts
 from hpo.data.hub import Role
 from hpo.data.locations import read_source
 from hpo.data.table import Table, as_unicode
 from hpo.errors import DataError
 
 WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,18})\.0+")
+REPAIRED = "rows with bytes that are not UTF-8 or with NUL characters, which were replaced (--strict refuses them)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,52 @@ def read_examples(
     return Source(examples=examples, columns=columns, notes=(*found, *table.notes, *notes))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unlabelled:
+    """Texts of a source whose labels, where it has any, are not read."""
+
+    table: Table
+    texts: tuple[str, ...]
+    """One a row of the table."""
+    pairs: tuple[str, ...] | None
+    written: list[int]
+    """The rows that have a text, rising."""
+    notes: tuple[str, ...]
+
+
+def read_texts(
+    source: str,
+    role: Role,
+    *,
+    text_column: str,
+    text_pair_column: str | None = None,
+    delimiter: str | None = None,
+    strict: bool = False,
+) -> Unlabelled:
+    """Read texts as `read_examples` does, whether there is a label beside them or not; no row is dropped.
+
+    Raises:
+        DataError: the source or a row cannot be read, a column is not there, or no row has a text.
+    """
+    table = read_source(source, role, strict=strict, delimiter=delimiter)
+    refuse_missing_texts(table, text_column, text_pair_column)
+    names = [text_column] if text_pair_column is None else [text_column, text_pair_column]
+    repaired: set[int] = set()
+    sides = [tuple(_strings(table, name, repaired)) for name in names]
+    _refuse_repaired(table, repaired, strict=strict)
+    written = _with_text(*sides)
+    if not written:
+        raise DataError(f"No row of {table.source} has a text (column {' or '.join(map(repr, names))}).")
+    counted = {REPAIRED: len(repaired), "rows without a text, which have no prediction": table.rows - len(written)}
+    return Unlabelled(
+        table=table,
+        texts=sides[0],
+        pairs=sides[1] if len(sides) > 1 else None,
+        written=written,
+        notes=(*table.notes, *_counted(table, counted)),
+    )
+
+
 def _columns_note(table: Table, columns: Columns) -> str:
     texts = repr(columns.text) if columns.pair is None else f"{columns.text!r} and {columns.pair!r}"
     return f"{table.called}: text from column {texts}, label from column {columns.label!r} (detected)."
@@ -96,12 +143,8 @@ def _cleaned(table: Table, columns: Columns, *, strict: bool) -> tuple[Examples,
     """Return the rows that have text and label, and a note on each kind of repair."""
     repaired: set[int] = set()
     every = _examples(table, columns, repaired)
-    if strict and repaired:
-        raise DataError(
-            f"Row {min(repaired) + 1} of {table.source} holds bytes that are not UTF-8, or NUL characters; mend it, or "
-            "leave out `strict` to have them replaced and counted."
-        )
-    written = _with_text(every)
+    _refuse_repaired(table, repaired, strict=strict)
+    written = _with_text(every.texts, every.pairs)
     kept = [row for row in written if every.labels[row]]
     if not kept:
         raise DataError(
@@ -110,16 +153,26 @@ def _cleaned(table: Table, columns: Columns, *, strict: bool) -> tuple[Examples,
         )
     examples = every if len(kept) == table.rows else every.take(kept)
     counted = {
-        "rows with bytes that are not UTF-8 or with NUL characters, which were replaced (--strict refuses them)": len(
-            repaired
-        ),
+        REPAIRED: len(repaired),
         "rows dropped for having no text": table.rows - len(written),
         "rows dropped for having no label": len(written) - len(kept),
         f"rows without a group (column {columns.group!r}), each of which stands alone": (examples.groups or ()).count(
             ""
         ),
     }
-    return examples, [f"{table.called}: {what}: {count:,}." for what, count in counted.items() if count]
+    return examples, _counted(table, counted)
+
+
+def _refuse_repaired(table: Table, repaired: set[int], *, strict: bool) -> None:
+    if strict and repaired:
+        raise DataError(
+            f"Row {min(repaired) + 1} of {table.source} holds bytes that are not UTF-8, or NUL characters; mend it, or "
+            "leave out `strict` to have them replaced and counted."
+        )
+
+
+def _counted(table: Table, counted: Mapping[str, int]) -> list[str]:
+    return [f"{table.called}: {what}: {count:,}." for what, count in counted.items() if count]
 
 
 def _examples(table: Table, columns: Columns, repaired: set[int]) -> Examples:
@@ -136,9 +189,9 @@ def _examples(table: Table, columns: Columns, repaired: set[int]) -> Examples:
     )
 
 
-def _with_text(examples: Examples) -> list[int]:
+def _with_text(*sides: Sequence[str] | None) -> list[int]:
     """Return the rows that have a text; of a pair, one of the two is enough."""
-    columns = [column for column in (examples.texts, examples.pairs) if column is not None]
+    columns = [side for side in sides if side is not None]
     return [row for row, texts in enumerate(zip(*columns, strict=True)) if not all(map(_is_blank, texts))]
 
 

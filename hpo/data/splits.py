@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from hpo.data.checks import (
     refuse_unknown_labels,
     refuse_unscored_classes,
 )
+from hpo.data.columns import Columns
 from hpo.data.folds import Fold, make_folds
 from hpo.data.groups import apportioned, group_numbers
 from hpo.data.hub import Role
@@ -49,6 +50,8 @@ class Splits:
     """Sentences for the user: what was found, dropped and made."""
     fingerprint: str
     """SHA-256, hexadecimal, over the rows of all splits in their order, and the folds."""
+    columns: Columns | None = None
+    """Where the training rows were found; None where they were not read from a source."""
 
 
 def splits_of(config: StudyConfig) -> Splits:
@@ -75,7 +78,7 @@ def load_splits(config: DataConfig, seed: int, *, folds: int | None = None, kept
     validation = _read(config, config.validation, "validation", train) if config.validation else None
     test = _read(config, config.test, "test", train) if config.test else None
     sources = [source for source in (train, validation, test) if source is not None]
-    return split_examples(
+    splits = split_examples(
         train.examples,
         validation=validation.examples if validation else config.validation_fraction,
         test=test.examples if test else config.test_fraction,
@@ -85,6 +88,7 @@ def load_splits(config: DataConfig, seed: int, *, folds: int | None = None, kept
         notes=tuple(note for source in sources for note in source.notes),
         rare_labels=config.rare_labels,
     )
+    return replace(splits, columns=train.columns)
 
 
 def split_examples(

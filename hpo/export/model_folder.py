@@ -17,6 +17,7 @@ from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError, TrainingError
 from hpo.export.exported import Exported
 from hpo.export.model_card import model_card
+from hpo.export.prediction import KEY, TrainedModel
 from hpo.export.retraining import Here, Said, here, opened, trained
 from hpo.messages import Milestone, Report
 from hpo.tasks import TASKS
@@ -133,13 +134,26 @@ def _save(exported: Exported, place: Here, part: Path, folder: Path) -> None:
     task = TASKS[config.task.name].of(config.task, splits.label_names, splits.train.labels)
     model = load_model(config.model, task, torch.device("cpu"))
     model.restore(load_weights(part, exported.trial), exported.hyperparameters.kept_layers)
+    network = _plain(model.network, config.model.gguf_file)
+    setattr(network.config, KEY, _trained_model(exported, splits).model_dump())
     with quietly():
-        _plain(model.network, config.model.gguf_file).save_pretrained(folder)
+        network.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
     # safetensors writes for its owner alone; whoever may read the rest of the folder may read the weights too.
     readable = (folder / "config.json").stat().st_mode
     for weights in folder.glob("*.safetensors"):
         weights.chmod(readable)
+
+
+def _trained_model(exported: Exported, splits: Splits) -> TrainedModel:
+    assert splits.columns is not None, "they were read from a source"
+    return TrainedModel(
+        task=exported.task.name,
+        text_column=splits.columns.text,
+        text_pair_column=splits.columns.pair,
+        max_length=exported.hyperparameters.max_length,
+        precision=exported.precision,
+    )
 
 
 def _plain(network: Any, gguf_file: str | None) -> Any:

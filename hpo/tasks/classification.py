@@ -92,6 +92,14 @@ class Classification:
         probabilities: NDArray[np.float64] = logits.cpu().double().softmax(dim=-1).numpy()
         return probabilities
 
+    def columns(self, logits: Tensor) -> dict[str, list[str]]:
+        """Return what is written beside each row: its likeliest label, and how probable that is."""
+        probabilities = self.probabilities(logits)
+        return {
+            "prediction": [self.label_names[label] for label in probabilities.argmax(axis=1)],
+            "probability": list(map(repr, probabilities.max(axis=1).tolist())),
+        }
+
     def scores(self, predictions: Predictions) -> Scores:
         """Score what was said of some rows, by every metric.
 

@@ -166,7 +166,7 @@ class PretrainedModel:
 
 
 def load_model(
-    config: ModelConfig, task: Task, device: torch.device, shared: SharedFiles | None = None
+    config: ModelConfig, task: Task, device: torch.device, shared: SharedFiles | None = None, *, trained: bool = False
 ) -> PretrainedModel:
     """Load model and tokenizer in fp32, from a folder or the hub.
 
@@ -175,6 +175,7 @@ def load_model(
         task: gives it its head.
         device: where it shall train.
         shared: where its weights are held for all worker processes of the machine; None to hold them here.
+        trained: whether its head, too, must be among its weights.
 
     Raises:
         ModelError: no such folder or hub model, no weights or tokenizer in it, or an architecture that the task has
@@ -199,7 +200,7 @@ def load_model(
     mismatched = {key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]}
     missing = frozenset(found["missing_keys"]) | mismatched
     head = frozenset(task.head(network) or above_layers(network))
-    _refuse_foreign(config, missing - head)
+    _refuse_foreign(config, missing - (frozenset() if trained else head))
     try:
         return PretrainedModel(network, tokenizer, missing | head, device, shared)
     except (RuntimeError, MemoryError) as error:

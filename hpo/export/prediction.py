@@ -1,0 +1,176 @@
+"""Prediction: what a model of `hpo train` says of the rows of a file."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hpo.config.overrides import apply
+from hpo.config.reading import Typed, read_model
+from hpo.config.study_file import ComputeConfig, DataConfig, ModelConfig, TaskConfig
+from hpo.data.sources import Unlabelled, read_texts
+from hpo.data.table import as_unicode
+from hpo.data.tokenization import TokenizedSplit, tokenize
+from hpo.errors import ConfigurationError, DataError
+from hpo.tasks import TASKS
+from hpo.training.evaluation import answers
+from hpo.training.models import load_model
+from hpo.training.precision import Precision
+from hpo.training.worker import choose_device
+
+KEY = "hpo"
+"""In config.json: under it stands a `TrainedModel`."""
+ADDED = ("prediction", "probability")
+"""Columns that are added to those of the file."""
+GIVEN = (
+    "model.trust_remote_code", "data.text_column", "data.text_pair_column", "data.delimiter", "data.strict",
+)  # fmt: skip
+"""What may be said anew where a model is used."""
+
+
+class TrainedModel(Typed):
+    """What its predictions depend on beside weights, labels and tokenizer."""
+
+    task: str
+    text_column: str
+    """Where training had its texts."""
+    text_pair_column: str | None
+    max_length: int
+    """Tokens after which texts are cut."""
+    precision: Precision
+    """What it was evaluated in."""
+
+
+class _Sources(Typed):
+    """Which model, and where the texts are."""
+
+    model: ModelConfig
+    data: DataConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A model and the rows that it is to be asked about."""
+
+    trained: TrainedModel
+    model: ModelConfig
+    rows: Unlabelled
+
+    @property
+    def header(self) -> str:
+        """The first line of what is written."""
+        return _lines([[as_unicode(name) for name in (*self.rows.table.names, *ADDED)]])
+
+
+def prepared(folder: Path, source: str, overrides: Sequence[str] = ()) -> Prepared:
+    """Read what the folder of a model says of itself, and the rows of a source.
+
+    Args:
+        folder: one that `hpo train` wrote.
+        source: as `read_source` takes it.
+        overrides: `dotted.path=value`, of `GIVEN`.
+
+    Raises:
+        ConfigurationError: no such folder, or not one of `hpo train`; an override that leads nowhere.
+        DataError: the rows cannot be read, have no text, or have a column of a name that is to be added.
+    """
+    trained = _trained(folder)
+    content = {
+        "model": {"name": str(folder)},
+        "data": {"train": source} | trained.model_dump(include={"text_column", "text_pair_column"}),
+    }
+    for override in overrides:
+        apply(content, override, GIVEN)
+    given = read_model(_Sources, content, "the command")
+    data = given.data
+    assert data.text_column is not None, "a trained model has one"
+    rows = read_texts(
+        data.train,
+        "test",
+        text_column=data.text_column,
+        text_pair_column=data.text_pair_column,
+        delimiter=data.delimiter,
+        strict=data.strict,
+    )
+    if taken := [name for name in ADDED if name in rows.table.names]:
+        raise DataError(f"{rows.table.source} has a column {taken[0]!r} already; rename it, or leave it out.")
+    return Prepared(trained=trained, model=given.model, rows=rows)
+
+
+def _trained(folder: Path) -> TrainedModel:
+    file = folder / "config.json"
+    if not folder.is_dir():
+        raise ConfigurationError(f"There is no folder {folder}; name one that hpo train --output wrote.")
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        said = {}
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"Cannot read {file}: {error}.") from None
+    if not isinstance(said, dict) or KEY not in said:
+        raise ConfigurationError(
+            f"{folder} is not a model of hpo train, which says in config.json by which column, length and precision "
+            "its texts are read; name a folder that hpo train --output wrote."
+        )
+    return read_model(TrainedModel, said[KEY], str(file))
+
+
+def predicted(asked: Prepared, compute: ComputeConfig) -> str:
+    """Ask the model about every row that has a text, as an evaluation of hpo does; return all rows as CSV.
+
+    Raises:
+        ModelError, ConfigurationError: the model or the device cannot be used.
+        TrainingError: memory does not suffice for one row at a time.
+    """
+    if compute.threads is not None:
+        torch.set_num_threads(compute.threads)
+    rows, written = asked.rows, asked.rows.written
+    names = _label_names(asked.model)
+    task = TASKS[asked.trained.task].of(TaskConfig(), names, names)
+    model = load_model(asked.model, task, choose_device(compute), trained=True)
+    pairs = None if rows.pairs is None else [rows.pairs[row] for row in written]
+    texts = [rows.texts[row] for row in written]
+    tokens = tokenize(texts, pairs, model.tokenizer, asked.trained.max_length)
+    split = TokenizedSplit(tokens=tokens, labels=np.zeros(len(written), dtype=np.int64))
+    precision = asked.trained.precision if compute.precision == "auto" else compute.precision
+    said = answers(model, split, np.arange(len(written)), lambda batch: model.logits(batch, precision))
+    return _csv(asked, task.columns(said))
+
+
+def _label_names(model: ModelConfig) -> tuple[str, ...]:
+    said = json.loads((Path(model.name) / "config.json").read_text(encoding="utf-8"))
+    return tuple(said["id2label"][str(number)] for number in range(len(said["id2label"])))
+
+
+def _csv(asked: Prepared, added: Mapping[str, Sequence[str]]) -> str:
+    """Return the rows under their header; a row without a text has empty cells in the columns that are added."""
+    table, place = asked.rows.table, {row: number for number, row in enumerate(asked.rows.written)}
+    own = [table.column(name) for name in table.names]
+    lines = (
+        [*(_cell(cells[row]) for cells in own), *(added[name][place[row]] if row in place else "" for name in ADDED)]
+        for row in range(table.rows)
+    )
+    return asked.header + _lines(lines)
+
+
+def _lines(rows: Iterable[Sequence[str]]) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(rows)
+    return stream.getvalue()
+
+
+def _cell(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case str():
+            return as_unicode(value)
+        case bool() | list() | dict():
+            return as_unicode(json.dumps(value, ensure_ascii=False, default=str))
+        case _:
+            return str(value)

@@ -1,0 +1,208 @@
+"""`hpo predict`: what held-out evaluation and transformers say of the same rows, all in their order, or a sentence."""
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+from transformers import pipeline
+
+from hpo.export.exported import Exported
+from hpo.export.model_folder import train_into
+from hpo.export.retraining import compute_of, here, opened
+from tests.command_line import Hpo
+from tests.models import WORDS
+
+Rows = list[dict[str, str]]
+
+
+@pytest.fixture(scope="session")
+def trained_folder(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    train_into(folder, exported, compute_of(exported), "train", lambda _: None)
+    return folder
+
+
+def rows_of(text: str) -> Rows:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def written(path: Path, rows: Sequence[dict[str, object]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def some_texts(count: int) -> list[str]:
+    random = np.random.default_rng(3)
+    return [" ".join(random.choice(WORDS, size=random.integers(1, 30))) for _ in range(count)]
+
+
+def test_it_says_what_transformers_says_and_keeps_rows_and_columns(hpo: Hpo, trained_folder: Path) -> None:
+    """Of texts of any length, cut and uncut, in the order of the file, with what stands beside them as it was."""
+    given = [{"id": f"{row:03}", "text": text, "note": 'a "b", c\nd'} for row, text in enumerate(some_texts(60))]
+    answer = hpo("predict", trained_folder, written(Path("in.csv"), given), "--output", "out.csv")
+    assert answer.code == 0, answer.err
+    assert "Wrote out.csv: 60 rows." in answer.err
+    rows = rows_of(Path("out.csv").read_text())
+    assert [{name: row[name] for name in ("id", "text", "note")} for row in rows] == given
+    classify = pipeline("text-classification", model=str(trained_folder), tokenizer=str(trained_folder))
+    for row, said in zip(rows, classify([row["text"] for row in rows], truncation=True, max_length=16), strict=True):
+        assert row["prediction"] == said["label"]
+        assert float(row["probability"]) == pytest.approx(said["score"], abs=1e-5)
+    assert len({row["prediction"] for row in rows}) == 2
+
+
+def test_it_says_what_held_out_evaluation_said_of_the_same_rows_and_weights(
+    hpo: Hpo, exported: Exported, trained_folder: Path
+) -> None:
+    place = here(exported, compute_of(exported))
+    worker = opened(exported, place)
+    bench = worker._bench
+    bench.model.restore(load_file(trained_folder / "model.safetensors"))
+    said = bench.predict(bench.tokenized(exported.hyperparameters.max_length).validation)
+    texts = place.splits.validation.texts
+    answer = hpo("predict", trained_folder, written(Path("in.csv"), [{"text": text} for text in texts]))
+    rows = rows_of(answer.out)
+    names = bench.task.label_names
+    assert [row["prediction"] for row in rows] == [names[label] for label in said.probabilities.argmax(axis=1)]
+    assert [float(row["probability"]) for row in rows] == pytest.approx(said.probabilities.max(axis=1), abs=1e-9)
+
+
+def test_pairs_are_read_from_two_columns(hpo: Hpo, trained_folder: Path) -> None:
+    shutil.copytree(trained_folder, "model")
+    config = json.loads(Path("model/config.json").read_text())
+    config["hpo"]["text_pair_column"] = "second"
+    Path("model/config.json").write_text(json.dumps(config))
+    texts = some_texts(20)
+    given = [{"text": text, "second": second} for text, second in zip(texts, reversed(texts), strict=True)]
+    rows = rows_of(hpo("predict", "model", written(Path("in.csv"), given)).out)
+    classify = pipeline("text-classification", model="model", tokenizer="model")
+    for row, pair in zip(rows, given, strict=True):
+        said = classify({"text": pair["text"], "text_pair": pair["second"]}, truncation=True, max_length=16)
+        assert row["prediction"] == said["label"]
+        assert float(row["probability"]) == pytest.approx(said["score"], abs=1e-5)
+    written(Path("in.csv"), [{"text": "goal"}])
+    assert "in.csv has no column 'second'" in hpo("predict", "model", "in.csv").err
+
+
+def test_a_row_without_a_text_has_no_prediction(hpo: Hpo, trained_folder: Path) -> None:
+    source = written(Path("in.csv"), [{"text": text, "n": row} for row, text in enumerate(("goal", "", " ", "bank"))])
+    answer = hpo("predict", trained_folder, source)
+    assert [bool(row["prediction"]) for row in rows_of(answer.out)] == [True, False, False, True]
+    assert [bool(row["probability"]) for row in rows_of(answer.out)] == [True, False, False, True]
+    assert "in.csv: rows without a text, which have no prediction: 2." in answer.err
+
+
+def test_values_of_json_stay_what_they_are(hpo: Hpo, trained_folder: Path) -> None:
+    rows = [
+        {"text": "goal", "id": 7, "ok": True, "tags": ["a", "é"], "share": 0.5},
+        {"text": "bank", "id": 8, "ok": None, "tags": {"a": 1}, "share": 1.0},
+    ]
+    Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = rows_of(hpo("predict", trained_folder, "in.jsonl").out)
+    kept = [{name: row[name] for name in ("id", "ok", "tags", "share")} for row in said]
+    assert kept == [
+        {"id": "7", "ok": "true", "tags": '["a", "é"]', "share": "0.5"},
+        {"id": "8", "ok": "", "tags": '{"a": 1}', "share": "1.0"},
+    ]
+
+
+def test_texts_may_lie_in_a_column_of_another_name(hpo: Hpo, trained_folder: Path) -> None:
+    source = written(Path("in.csv"), [{"body": "goal team"}, {"body": "bank tax"}])
+    refused = hpo("predict", trained_folder, source)
+    assert refused.code == 2
+    assert "in.csv has no column 'text', where the model's texts were; it has 'body'." in refused.err
+    assert "Say which it is here: data.text_column=NAME." in refused.err
+    named = hpo("predict", trained_folder, source, "data.text_column=body")
+    assert named.code == 0, named.err
+    assert len(rows_of(named.out)) == 2
+
+
+def test_bytes_that_are_not_utf_8_are_replaced_or_refused(hpo: Hpo, trained_folder: Path) -> None:
+    Path("in.csv").write_bytes(b"text,id\ngoal \xff team,\xff\n")
+    answer = hpo("predict", trained_folder, "in.csv")
+    assert answer.code == 0, answer.err
+    assert "which were replaced" in answer.err
+    assert rows_of(answer.out)[0]["text"] == "goal \ufffd team"
+    strict = hpo("predict", trained_folder, "in.csv", "data.strict=true")
+    assert strict.code == 2
+    assert "in.csv, line 2, is not UTF-8" in strict.err
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        (None, "No such file or directory"),
+        ("", "in.csv is empty"),
+        ("text\n", "names columns but holds no rows"),
+        ("text,id\n,1\n ,2\n", "No row of in.csv has a text (column 'text')"),
+        ("text,prediction\ngoal,x\n", "in.csv has a column 'prediction' already; rename it"),
+        ("text,text\ngoal,x\n", "more than one column 'text'"),
+    ],
+)
+def test_a_file_that_cannot_be_predicted_is_told_in_a_sentence(
+    hpo: Hpo, trained_folder: Path, lines: str | None, sentence: str
+) -> None:
+    if lines is not None:
+        Path("in.csv").write_text(lines)
+    answer = hpo("predict", trained_folder, "in.csv", "--output", "out.csv")
+    assert (answer.code, answer.out) == (2, "")
+    assert sentence in answer.err
+    assert len(answer.err.splitlines()) == 1
+    assert not Path("out.csv").exists()
+
+
+def test_what_is_no_model_of_hpo_is_told_in_a_sentence(hpo: Hpo, trained_folder: Path, model_folder: Path) -> None:
+    written(Path("in.csv"), [{"text": "goal"}])
+    Path("empty").mkdir()
+    Path("torn").mkdir()
+    Path("torn/config.json").write_text("{")
+    for folder, sentence in (
+        ("none", "There is no folder none; name one that hpo train --output wrote."),
+        ("empty", "empty is not a model of hpo train"),
+        (model_folder, f"{model_folder} is not a model of hpo train"),
+        ("torn", "Cannot read torn/config.json"),
+    ):
+        answer = hpo("predict", folder, "in.csv")
+        assert (answer.code, answer.out) == (2, "")
+        assert sentence in answer.err
+        assert len(answer.err.splitlines()) == 1
+
+
+def test_a_folder_that_lacks_its_head_is_refused_and_not_drawn_at_random(hpo: Hpo, trained_folder: Path) -> None:
+    shutil.copytree(trained_folder, "model")
+    weights = load_file("model/model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith("classifier")}
+    save_file(kept, "model/model.safetensors", {"format": "pt"})
+    written(Path("in.csv"), [{"text": "goal"}])
+    answer = hpo("predict", "model", "in.csv")
+    assert answer.code == 2
+    assert "2 tensors are missing or of another shape, the first is classifier.bias" in answer.err
+
+
+def test_nothing_of_the_users_is_written_over(hpo: Hpo, trained_folder: Path) -> None:
+    source = written(Path("in.csv"), [{"text": "goal team"}])
+    for output in (source, written(Path("other.csv"), [{"text": "mine"}])):
+        before = output.read_text()
+        answer = hpo("predict", trained_folder, source, "--output", output)
+        assert answer.code == 2
+        assert f"Cannot write {output}: it holds something else" in answer.err
+        assert output.read_text() == before
+    for _ in range(2):  # What it wrote itself it may write again.
+        assert hpo("predict", trained_folder, source, "--output", "out.csv").code == 0
+    assert hpo("predict", trained_folder, source, "--output", "no/out.csv").code == 2
+
+
+def test_choices_and_overrides_that_are_none(hpo: Hpo, trained_folder: Path) -> None:
+    source = written(Path("in.csv"), [{"text": "goal"}])
+    assert "--device cannot be 'tpu'" in hpo("predict", trained_folder, source, "--device", "tpu").err
+    assert "--precision cannot be 'int8'" in hpo("predict", trained_folder, source, "--precision", "int8").err
+    assert "Unknown key 'data' in 'data.train'" in hpo("predict", trained_folder, source, "data.train=x.csv").err

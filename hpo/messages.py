@@ -32,12 +32,14 @@ class Milestone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """What a worker's free slot offers."""
+    """What a worker offers."""
 
     worker: str
     """Name of the worker, unique among those of a search, e.g. `inline-0`."""
     device: str
     """Device name as torch writes it: `cpu`, `cuda:0`."""
+    slots: int = 1
+    """Trials that it trains side by side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,16 @@ class Assignment:
     lie apart. None in a search."""
     limit_seconds: float | None = None
     """Training and evaluation time beyond which the trial is given up as not trainable; None for no limit."""
+    alone: bool = False
+    """Whether its worker trains nothing beside it: it was in training with others when their worker died."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """A worker has begun to train an attempt: until it ends, that may be what the worker dies of."""
+
+    trial: int
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

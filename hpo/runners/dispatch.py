@@ -1,14 +1,17 @@
 """Keeps workers busy: carries assignments to them, and what they say back, until the search is over."""
 
+import math
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
 from hpo.config.study_file import ComputeConfig
 from hpo.errors import StoreUnavailableError, TrainingError
-from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Progress, Report
+from hpo.messages import Action, Assignment, Begun, Capacity, Decision, Ending, Outcome, Progress, Report
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import Lost, Note, Said, Unfit, Workforce
 from hpo.search.coordinator import Coordinator
@@ -18,6 +21,30 @@ from hpo.training.weights import keep_only
 ASKS_AHEAD_SECONDS = 5.0
 """How long before a trial's expected end the next one is asked for: as late as it may be, since what is asked earlier
 knows less."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """What a worker was given and has not given back, by trial."""
+
+    training: dict[int, Assignment] = field(default_factory=dict)
+    waiting: dict[int, Assignment] = field(default_factory=dict)
+    heard_at: float = 0.0
+    """When it last said something, in seconds of listening."""
+
+    @property
+    def all(self) -> Mapping[int, Assignment]:
+        """Both."""
+        return self.training | self.waiting
+
+    def slots(self, capacity: Capacity) -> int:
+        """Return how many it trains side by side, with what it holds."""
+        return 1 if any(one.alone for one in self.all.values()) else capacity.slots
+
+    def remove(self, trial: int) -> None:
+        """Take in that a trial was given back."""
+        self.training.pop(trial, None)
+        self.waiting.pop(trial, None)
 
 
 class Dispatch:
@@ -57,14 +84,12 @@ class Dispatch:
         self._compute = compute or ComputeConfig()
         self._files, self._mirror, self._clock, self._ticks = files, mirror, clock, ticks
         self._listens_seconds, self._steers_every = listens_seconds, steers_every
-        self._held: dict[str, list[Assignment]] = {}
-        """Worker -> what it trains, and what it trains next."""
-        self._ends_at: dict[str, float] = {}
-        """Worker -> when the trial that it trains is expected to end."""
+        self._held: dict[str, _Held] = {}
+        """By worker."""
+        self._ends_at: dict[int, float] = {}
+        """Trial -> when it is expected to end."""
         self._listened = 0.0
         """Seconds of listening: no worker is silent while the store or a suspended machine keeps this from it."""
-        self._heard_at: dict[str, float] = {}
-        """Worker -> when it last said something, in those."""
         self._nothing_for: set[str] = set()
         """Workers that there was nothing for, until something changes."""
         self._has_reported: set[int] = set()
@@ -74,6 +99,9 @@ class Dispatch:
         self._steered_at = clock()
         self._pausing_since: float | None = None
         self._failure: str | None = None
+        self._with_weights: Set[int] | None = None
+        """Trials whose weights were needed when files were last removed."""
+        self._removing = ThreadPoolExecutor(1, "removes")
 
     def run(self) -> None:
         """Train until the budget is spent, its time is over, or the search is told to end.
@@ -83,12 +111,13 @@ class Dispatch:
             StoreUnavailableError: the store is away; what was training has been paused, and waits in its checkpoints.
         """
         try:
-            while self._goes_on():
-                for worker, said in self._listen():
-                    # What a worker had said in the moment in which it was left out: its trial goes on elsewhere.
-                    if worker not in self._left_out:
-                        self._carry(worker, said)
-                self._kill_silent()
+            with self._removing:
+                while self._goes_on():
+                    for worker, said in self._listen():
+                        # What a worker had said in the moment in which it was left out: its trial goes on elsewhere.
+                        if worker not in self._left_out:
+                            self._carry(worker, said)
+                    self._kill_silent()
         except StoreUnavailableError:
             self._pause_unrecorded()
             raise
@@ -101,7 +130,7 @@ class Dispatch:
         self._steer()
         if self._pausing_since is None:
             self._fill()
-        if any(self._held.values()):
+        if any(held.all for held in self._held.values()):
             return True
         starting = set(self._workforce.workers) - self._workforce.capacities.keys()
         return self._pausing_since is None and bool(starting)
@@ -132,19 +161,25 @@ class Dispatch:
     # -- to the workers
 
     def _fill(self) -> None:
-        for worker in list(self._workforce.capacities):
-            held = self._held.setdefault(worker, [])
-            if not held:
-                self._ask(worker, 0.0)
-            elif len(held) <= self._workforce.ahead and worker in self._ends_at:
-                left = self._ends_at[worker] - self._clock()
+        capacities = self._workforce.capacities
+        # Each worker has a trial before one has a second.
+        for number in range(max((capacity.slots for capacity in capacities.values()), default=0)):
+            for worker, capacity in capacities.items():
+                held = self._held.setdefault(worker, _Held())
+                if len(held.all) == number < held.slots(capacity):
+                    self._ask(capacity, held, 0.0)
+        for worker, capacity in capacities.items():
+            held = self._held[worker]
+            if 0 <= len(held.all) - held.slots(capacity) < self._workforce.ahead:
+                ends = [self._ends_at[trial] for trial in held.training if trial in self._ends_at]
+                left = min(ends, default=math.inf) - self._clock()
                 if left <= ASKS_AHEAD_SECONDS:
-                    self._ask(worker, max(0.0, left))
+                    self._ask(capacity, held, max(0.0, left))
 
-    def _ask(self, worker: str, starts_in: float) -> None:
+    def _ask(self, capacity: Capacity, held: _Held, starts_in: float) -> None:
+        worker = capacity.worker
         if worker in self._nothing_for:
             return
-        capacity = self._workforce.capacities[worker]
         assignment = self._coordinator.next_assignment(uuid.uuid4().hex, capacity, starts_in=starts_in)
         for sentence in self._coordinator.taken_notes():
             self._watcher.note(sentence)
@@ -153,22 +188,10 @@ class Dispatch:
             for_all = starts_in == 0 and not self._coordinator.is_avoided(worker)
             self._nothing_for.update(self._workforce.capacities if for_all else [worker])
             return
-        self._held[worker].append(assignment)
+        if not held.all:
+            held.heard_at = self._listened
+        held.waiting[assignment.trial] = assignment
         self._workforce.give(worker, assignment)
-        if len(self._held[worker]) == 1:
-            self._begins(worker)
-
-    def _begins(self, worker: str) -> None:
-        """Take in that a worker begins with the first of what it holds."""
-        self._heard_at[worker] = self._listened
-        self._ends_at.pop(worker, None)
-        if not self._held[worker]:
-            return
-        self._watcher.assigned(self._held[worker][0])
-        if self._workforce.ahead:
-            expected = self._coordinator.expected_seconds(self._held[worker][0])
-            if expected is not None:
-                self._ends_at[worker] = self._clock() + expected
 
     def _steer(self) -> None:
         """Do what the stop event, the deadline or somebody outside asks for."""
@@ -180,34 +203,36 @@ class Dispatch:
             if self._stop.is_set() or self._failure is not None or now >= self._coordinator.trains_until:
                 self._pause()
         elif self._ticks() - self._pausing_since > self._compute.grace_seconds:
-            for worker in [worker for worker, held in self._held.items() if held]:
+            for worker in [worker for worker, held in self._held.items() if held.all]:
                 self._workforce.kill(worker, "It did not reach its next step in time.")
 
     def _heed_steering(self) -> None:
         asked = self._coordinator.steering()
         if asked.stop:
             self._stop.set()
-        for worker, held in self._held.items():
-            for assignment in held:
-                if assignment.trial in asked.trials:
-                    self._decide(worker, assignment, Action.STOP)
+        for worker, assignment in self._given():
+            if assignment.trial in asked.trials:
+                self._decide(worker, assignment, Action.STOP)
+
+    def _given(self) -> list[tuple[str, Assignment]]:
+        return [(worker, assignment) for worker, held in self._held.items() for assignment in held.all.values()]
 
     def _pause(self) -> None:
         self._pausing_since = self._ticks()
-        for worker, held in self._held.items():
-            for assignment in held:
-                self._decide(worker, assignment, Action.PAUSE)
+        for worker, assignment in self._given():
+            self._decide(worker, assignment, Action.PAUSE)
 
     def _pause_unrecorded(self) -> None:
         """Have what trains write its checkpoints, while nothing can be recorded: the next run goes on from them."""
         if self._pausing_since is None:
             self._pause()
         until = self._ticks() + self._compute.grace_seconds
-        while any(self._held.values()) and (left := until - self._ticks()) > 0:
+        while self._given() and (left := until - self._ticks()) > 0:
             for worker, said in self._workforce.listen(min(left, self._listens_seconds)):
-                ended = {said.trial} if isinstance(said, Outcome) else set()
-                held = [one for one in self._held.get(worker, []) if one.trial not in ended]
-                self._held[worker] = [] if isinstance(said, Lost | Unfit) else held
+                if isinstance(said, Lost | Unfit):
+                    self._held.pop(worker, None)
+                elif isinstance(said, Outcome) and worker in self._held:
+                    self._held[worker].remove(said.trial)
 
     def _decide(self, worker: str, assignment: Assignment, action: Action) -> None:
         self._workforce.apply(worker, Decision(trial=assignment.trial, attempt=assignment.attempt, action=action))
@@ -216,26 +241,30 @@ class Dispatch:
         """Kill workers that train and have said nothing for too long; their trials go on elsewhere."""
         longest = 60 * self._compute.hang_minutes
         for worker, held in self._held.items():
-            if held and self._listened - self._heard_at[worker] > longest:
-                self._heard_at[worker] = self._listened
+            if held.all and self._listened - held.heard_at > longest:
+                held.heard_at = self._listened
                 self._workforce.kill(worker, f"It said nothing for {self._compute.hang_minutes:g} minutes.")
 
     # -- from the workers
 
     def _carry(self, worker: str, said: Said) -> None:
-        self._heard_at[worker] = self._listened
+        held = self._held.setdefault(worker, _Held())
+        held.heard_at = self._listened
         match said:
+            case Begun():
+                self._begin(held, said)
             case Report():
                 decision = self._coordinator.observe(said)
                 self._workforce.apply(worker, decision)
                 self._watcher.reported(said, decision)
                 self._ask_again_after(said)
             case Progress():
-                self._expect(worker, said)
+                self._expect(held, said)
                 self._coordinator.progressed(said)
                 self._watcher.progressed(said)
             case Outcome():
-                self._end(worker, said)
+                held.remove(said.trial)
+                self._finish(said)
             case Note():
                 self._watcher.note(f"{worker}: {said.sentence}")
             case Lost():
@@ -247,43 +276,59 @@ class Dispatch:
                 self._lose(worker, said.reason)
                 self._leave_out_quarantined()
 
+    def _begin(self, held: _Held, begun: Begun) -> None:
+        if (assignment := held.waiting.pop(begun.trial, None)) is None:
+            return
+        held.training[begun.trial] = assignment
+        self._watcher.assigned(assignment)
+        self._ends_at.pop(begun.trial, None)
+        expected = self._coordinator.expected_seconds(assignment) if self._workforce.ahead else None
+        if expected is not None:
+            self._ends_at[begun.trial] = self._clock() + expected
+
     def _ask_again_after(self, report: Report) -> None:
         """Ask for idle workers again when a trial has told for the first time what it costs."""
         if report.trial not in self._has_reported:
             self._has_reported.add(report.trial)
             self._nothing_for.clear()
 
-    def _expect(self, worker: str, progress: Progress) -> None:
+    def _expect(self, held: _Held, progress: Progress) -> None:
         """Take the expected end of a trial from its own pace."""
-        held = self._held.get(worker)
-        if held and held[0].trial == progress.trial and progress.examples_per_second > 0:
+        if progress.trial in held.training and progress.examples_per_second > 0:
             left = (progress.examples_total - progress.examples_seen) / progress.examples_per_second
-            self._ends_at[worker] = self._clock() + left
-
-    def _end(self, worker: str, outcome: Outcome) -> None:
-        held = self._held.get(worker, [])
-        was_first = bool(held) and held[0].trial == outcome.trial
-        self._held[worker] = [one for one in held if one.trial != outcome.trial]
-        self._finish(outcome)
-        # It may have been left out for that.
-        if was_first and worker in self._held:
-            self._begins(worker)
+            self._ends_at[progress.trial] = self._clock() + left
 
     def _finish(self, outcome: Outcome) -> None:
         self._coordinator.finish(outcome)
         self._watcher.ended(outcome)
         self._nothing_for.clear()
         if self._files is not None:
-            keep_only(self._files, *self._coordinator.files_needed(), self._mirror)
+            self._remove_files(self._files, outcome.trial)
         self._leave_out_quarantined()
 
+    def _remove_files(self, files: Path, ended: int) -> None:
+        """Remove, beside the search, what is not needed after the end of a trial; the first time of all trials."""
+        unfinished, with_weights = self._coordinator.files_needed()
+        if self._with_weights is None:
+            keep_only(files, unfinished, with_weights, self._mirror)
+        else:
+            over = ({ended} | (self._with_weights - with_weights)) - unfinished
+            self._removing.submit(keep_only, files, unfinished, with_weights, self._mirror, among=over)
+        self._with_weights = with_weights
+
     def _lose(self, worker: str, reason: str) -> None:
-        """End what a dead worker held: the first was in training, the others were not begun.
+        """End what a dead worker held; a trial is charged with its death where no other was in training beside it.
 
         While trials are paused a worker that is gone was too slow for the grace, or its machine was taken away.
         """
-        for place, assignment in enumerate(self._held.pop(worker, [])):
-            ending = Ending.DIED if place == 0 and self._pausing_since is None else Ending.PAUSED
+        held = self._held.pop(worker, _Held())
+        # One that dies before it could say what it has begun has begun the first.
+        training = held.training.keys() or set(list(held.waiting)[:1])
+        is_charged = len(training) == 1 and self._pausing_since is None
+        if len(training) > 1:
+            self._coordinator.died_together(training)
+        for trial, assignment in held.all.items():
+            ending = Ending.DIED if is_charged and trial in training else Ending.PAUSED
             self._finish(_cut(assignment, ending, reason))
 
     def _leave_out_quarantined(self) -> None:
@@ -294,7 +339,7 @@ class Dispatch:
             self._left_out.add(worker)
             self._workforce.discard(worker)
             self._watcher.left_out(worker, reason)
-            for assignment in self._held.pop(worker, []):
+            for assignment in self._held.pop(worker, _Held()).all.values():
                 self._coordinator.finish(_cut(assignment, Ending.PAUSED, "Its worker was left out."))
             # What had failed on all others may be tried on them again.
             self._nothing_for.clear()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
-from hpo.messages import Assignment, Capacity, Decision
+from hpo.messages import Assignment, Begun, Capacity, Decision
 from hpo.runners.workforce import Said
 from hpo.training.precision import Precision
 from hpo.training.worker import Worker, open_worker
@@ -20,7 +20,8 @@ class InlineWorkforce:
     ahead = 0
 
     def __init__(self, worker: Worker) -> None:
-        self._worker = worker
+        self._worker, self._slots = worker, worker.free_slots
+        self._begun: list[tuple[str, Said]] = []
 
     @property
     def workers(self) -> Collection[str]:
@@ -40,7 +41,7 @@ class InlineWorkforce:
     @property
     def capacities(self) -> Mapping[str, Capacity]:
         """What it offers."""
-        return {NAME: Capacity(worker=NAME, device=self._worker.device)}
+        return {NAME: Capacity(worker=NAME, device=self._worker.device, slots=self._slots)}
 
     def begin(self, precision: Precision) -> None:
         """Compute in `precision`."""
@@ -49,6 +50,7 @@ class InlineWorkforce:
     def give(self, _worker: str, assignment: Assignment) -> None:
         """Hand over an assignment."""
         self._worker.admit(assignment)
+        self._begun.append((NAME, Begun(trial=assignment.trial, attempt=assignment.attempt)))
 
     def apply(self, _worker: str, decision: Decision) -> None:
         """Hand over a decision."""
@@ -56,6 +58,9 @@ class InlineWorkforce:
 
     def listen(self, _seconds: float) -> Sequence[tuple[str, Said]]:
         """Train until there is something to say, for however long that takes."""
+        if self._begun:
+            begun, self._begun = self._begun, []
+            return begun
         return [(NAME, message) for message in self._worker.advance()]
 
     def kill(self, _worker: str, _reason: str) -> None:

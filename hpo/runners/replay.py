@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hpo.messages import Action, Assignment, Capacity, Decision, Ending, Outcome
+from hpo.messages import Action, Assignment, Begun, Capacity, Decision, Ending, Outcome
 from hpo.runners.simulation.attempt import Place, ReplayedAttempt
 from hpo.runners.simulation.curves import Source
 from hpo.runners.simulation.lead import ReplayLead
@@ -163,6 +163,7 @@ class ReplayWorkforce:
         for name, worker in self._workers.items():
             if worker.training is None and worker.held:
                 assignment = worker.held.popleft()
+                self._said.append((name, Begun(trial=assignment.trial, attempt=assignment.attempt)))
                 resumed = self._places.get(assignment.trial) if assignment.attempt > 1 else None
                 worker.training = ReplayedAttempt(
                     assignment,

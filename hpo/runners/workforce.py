@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.messages import Assignment, Capacity, Decision, Demands, Outcome, Probe, Progress, Reading, Report
+from hpo.messages import Assignment, Begun, Capacity, Decision, Demands, Outcome, Probe, Progress, Reading, Report
 from hpo.metrics.classification import Objective
 from hpo.training.precision import Measurement, Precision
 from hpo.training.worker import Trains
@@ -35,7 +35,7 @@ class Unfit:
     """Why, in a sentence."""
 
 
-Said = Report | Progress | Outcome | Note | Lost | Unfit
+Said = Begun | Report | Progress | Outcome | Note | Lost | Unfit
 
 
 class LeadWorker(Trains, Protocol):
@@ -84,10 +84,10 @@ class LeadWorker(Trains, Protocol):
 
 
 class Workforce(Protocol):
-    """Workers by name. A worker trains one assignment after another, in the order in which it was given them."""
+    """Workers by name. A worker begins assignments in the order in which it was given them, as its slots are free."""
 
     ahead: int
-    """Assignments that a worker may hold beside the one it trains, so that it never waits for the next."""
+    """Assignments that a worker may hold beside those it trains, so that it never waits for the next."""
 
     @property
     def workers(self) -> Collection[str]:

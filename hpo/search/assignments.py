@@ -20,6 +20,7 @@ def build_assignment(
     rows_at_once: int | None = None,
     limit_seconds: float | None = None,
     confirms: int | None = None,
+    alone: bool = False,
 ) -> Assignment:
     """Return one attempt at `trial`, complete."""
     most = maximum_passes(space)
@@ -37,6 +38,7 @@ def build_assignment(
         rows_at_once=rows_at_once,
         limit_seconds=limit_seconds,
         confirms=confirms,
+        alone=alone,
     )
 
 

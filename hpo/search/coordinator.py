@@ -183,6 +183,10 @@ class Coordinator:
         """Return whether some trial that is not over is to be tried elsewhere than on a worker."""
         return self._faults.is_avoided(worker)
 
+    def died_together(self, trials: Collection[int]) -> None:
+        """Take in that a worker died with several in training: which it died of is seen where each is trained alone."""
+        self._faults.alone.update(trials)
+
     @property
     def quarantined(self) -> Mapping[str, str]:
         """Workers that get no more trials, and why."""
@@ -385,6 +389,7 @@ class Coordinator:
             rows_at_once=record.rows_at_once,
             limit_seconds=self.limits.trial_seconds,
             confirms=record.confirms,
+            alone=record.trial in self._faults.alone,
         )
 
     def _trained(self, number: int) -> tuple[Assignment, Report]:

@@ -60,6 +60,8 @@ class Faults:
     _left_out: dict[Worker, str] = field(default_factory=dict)
     _breaker: str | None = None
     """Why the search ends, once it does."""
+    alone: set[Trial] = field(default_factory=set)
+    """Trials that were in training with others on a worker that died: each is trained alone from then on."""
 
     @property
     def quarantined(self) -> Mapping[Worker, str]:

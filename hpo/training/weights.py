@@ -252,7 +252,9 @@ def fetch_weights_of(folder: Path, report: Report, mirror: Mirror) -> bool:
     return there is not None and mirror.fetch(there, there) and weights_are_of(folder, report)
 
 
-def keep_only(folder: Path, trials: Set[int], weights_of: Set[int], mirror: Mirror = NO_MIRROR) -> None:
+def keep_only(
+    folder: Path, trials: Set[int], weights_of: Set[int], mirror: Mirror = NO_MIRROR, *, among: Set[int] | None = None
+) -> None:
     """Remove the files of all other trials, here and there; what cannot be removed is told, and stays.
 
     Args:
@@ -260,9 +262,14 @@ def keep_only(folder: Path, trials: Set[int], weights_of: Set[int], mirror: Mirr
         trials: those that are not over: theirs are left alone, as a worker may write them now.
         weights_of: those that are over and of which the weights are kept, without checkpoints.
         mirror: of the folder.
+        among: trials whose files may be there; None for all, which are then listed.
     """
     failure: OSError | None = None
-    for path in {*folder.glob("trial-*"), *mirror.folders(folder)}:
+    if among is None:
+        paths = {*folder.glob("trial-*"), *mirror.folders(folder)}
+    else:
+        paths = {trial_folder(folder, trial) for trial in among}
+    for path in paths:
         named = FOLDER.fullmatch(path.name)
         if named is None or int(named[1]) in trials:
             continue
@@ -275,7 +282,7 @@ def keep_only(folder: Path, trials: Set[int], weights_of: Set[int], mirror: Mirr
         except OSError as error:
             failure = error
     if failure is not None:
-        # Only room on the disk is lost by it, and the next ending tries again.
+        # Only room on the disk is lost by it, and the next search tries again.
         logger.warning("%s could not be removed: %s.", failure.filename or folder, why_not_written(failure))
 
 

@@ -19,7 +19,7 @@ import torch
 from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits, load_splits
 from hpo.errors import ModelError, NoResultError, StoreError, TrainingError
-from hpo.messages import Action, Assignment, Capacity, Decision, Ending, Outcome, Progress, Report
+from hpo.messages import Action, Assignment, Begun, Capacity, Decision, Ending, Outcome, Progress, Report
 from hpo.runners.processes import ProcessWorkforce, open_processes
 from hpo.runners.worker_process.conversation import Opener, Study
 from hpo.runners.workforce import Lost, Said, Unfit
@@ -95,7 +95,7 @@ def heard(workforce: ProcessWorkforce, enough: Callable[[list[tuple[str, Said]]]
     until = time.monotonic() + PATIENCE
     while not enough(said):
         assert time.monotonic() < until, f"only {said} was said"
-        said += [one for one in workforce.listen(1.0) if not isinstance(one[1], Progress)]
+        said += [one for one in workforce.listen(1.0) if not isinstance(one[1], Begun | Progress)]
     return said
 
 

@@ -1,14 +1,14 @@
 """Workers on a virtual clock: what they say and when, by hand; what a decision and a mishap do to it."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.messages import Action, Assignment, Decision, Ending, Milestone, Outcome, Progress, Report
+from hpo.messages import Action, Assignment, Begun, Decision, Ending, Milestone, Outcome, Progress, Report
 from hpo.runners.replay import EVENING, ReplayWorkforce, VirtualClock
 from hpo.runners.simulation.curves import Curve, Point
 from hpo.runners.simulation.mishaps import Mishap, MishapKind, Mishaps
@@ -58,9 +58,18 @@ def attempt_at(trial: int, attempt: int = 1, rungs: tuple[int, ...] = (500, 1000
     )
 
 
+class Unannounced(ReplayWorkforce):
+    """What is said of trials that have begun is left out."""
+
+    def listen(self, seconds: float) -> Sequence[tuple[str, Said]]:
+        heard = super().listen(seconds)
+        said = [(worker, one) for worker, one in heard if not isinstance(one, Begun)]
+        return said if said or not heard else self.listen(seconds)
+
+
 def workforce_of(*seconds: float, workers: int = 1, **options: Any) -> tuple[ReplayWorkforce, VirtualClock]:
     clock = VirtualClock()
-    return ReplayWorkforce(workers, options.pop("source", Fixed(*seconds)), clock, **options), clock
+    return Unannounced(workers, options.pop("source", Fixed(*seconds)), clock, **options), clock
 
 
 def all_said(workforce: Workforce, clock: VirtualClock, most: float = 24 * HOUR) -> list[tuple[float, str, Said]]:

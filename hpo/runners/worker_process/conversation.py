@@ -135,6 +135,9 @@ class End:
 class Ready:
     """From a worker process: its worker is open."""
 
+    slots: int = 1
+    """Trials that it trains side by side."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:

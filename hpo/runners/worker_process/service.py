@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from hpo.errors import HpoError, TrainingError
-from hpo.messages import Ending, Outcome
+from hpo.messages import Assignment, Begun, Ending, Outcome
 from hpo.runners.worker_process.conversation import (
     GANG_LOST,
     Answer,
@@ -126,7 +126,7 @@ def serve(ears: Ears, say: Say, start: Start, study: Study) -> None:
         return
     if start.precision is not None:
         worker.use(start.precision)
-    say(Ready())
+    say(Ready(slots=worker.free_slots))
     Service(worker, inbox, say).run()
     worker.close()
 
@@ -188,7 +188,7 @@ class Service:
 
     def __init__(self, worker: ServedWorker, inbox: Inbox, say: Say) -> None:
         self._worker, self._inbox, self._say = worker, inbox, say
-        self._training: set[Attempt] = set()
+        self._training: dict[Attempt, Assignment] = {}
         self._first: Memory | None = None
         """Memory after the first trial."""
         self._before = Memory.now()
@@ -212,13 +212,19 @@ class Service:
     def _admit(self) -> None:
         """Fill free slots. The inbox is held meanwhile: a decision finds its trial there or in a slot."""
         inbox = self._inbox
-        while inbox.assignments and self._worker.free_slots:
+        while inbox.assignments and self._has_slot_for(inbox.assignments[0]):
             assignment = inbox.assignments.popleft()
             self._before = Memory.now()
             self._worker.admit(assignment)
-            self._training.add(attempt_of(assignment))
+            self._training[attempt_of(assignment)] = assignment
+            self._say(Begun(trial=assignment.trial, attempt=assignment.attempt))
             if early := inbox.early.pop(attempt_of(assignment), None):
                 self._worker.apply(early)
+
+    def _has_slot_for(self, assignment: Assignment) -> bool:
+        beside = self._training.values()
+        apart = bool(beside) and (assignment.alone or any(one.alone for one in beside))
+        return self._worker.free_slots > 0 and not apart
 
     def _advance(self) -> None:
         for message in self._worker.advance():
@@ -227,13 +233,15 @@ class Service:
                 self._end(message)
 
     def _end(self, outcome: Outcome) -> None:
-        self._training.discard(attempt_of(outcome))
+        self._training.pop(attempt_of(outcome), None)
         if outcome.ending is Ending.INFEASIBLE:
             # An error's frames hold tensors as long as nothing has broken their cycles.
             gc.collect()
         after = Memory.now()
         self._first = self._first or after
-        if not self._inbox.closed and (reason := wear(outcome, first=self._first, before=self._before, after=after)):
+        # What others beside it hold is no remainder of it.
+        before = after if self._training else self._before
+        if not self._inbox.closed and (reason := wear(outcome, first=self._first, before=before, after=after)):
             logger.warning("Another process takes this one's place. %s", reason)
             self._inbox.close()
         if self._inbox.closed and not self._training:

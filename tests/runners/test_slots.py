@@ -1,0 +1,237 @@
+"""A worker with two slots, scripted, as the dispatch and the coordinator see it: admitted, pruned, lost together."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from hpo.messages import Action, Assignment, Begun, Capacity, Decision, Ending, Outcome
+from hpo.runners.dispatch import Dispatch
+from hpo.runners.watcher import Watcher
+from hpo.runners.worker_process.inbox import Inbox
+from hpo.runners.worker_process.service import Service
+from hpo.runners.workforce import LeadWorker, Lost, Said
+from hpo.training.precision import Precision
+from tests.models import tiny_assignment
+from tests.runners.openers import Counting
+from tests.search.scripted import ended, led, plain_trials, report_at, rows, study_at
+
+WORKER = "scripted-0"
+
+
+class TwoSlots:
+    """One worker that trains two trials side by side, by the script of a test: what it says when it is listened to."""
+
+    ahead = 0
+    size = 1
+
+    def __init__(self, script: Iterator[Sequence[Said]] | None = None, slots: int = 2) -> None:
+        self.slots, self.script = slots, script or iter(())
+        self.training: dict[int, Assignment] = {}
+        self.given: list[Assignment] = []
+        self.decided: list[Decision] = []
+        self.most = 0
+        self._said: list[Said] = []
+
+    @property
+    def workers(self) -> Collection[str]:
+        return [WORKER]
+
+    @property
+    def lead(self) -> LeadWorker:
+        raise AssertionError
+
+    @property
+    def capacities(self) -> Mapping[str, Capacity]:
+        return {WORKER: Capacity(worker=WORKER, device="cpu", slots=self.slots)}
+
+    def begin(self, precision: Precision) -> None: ...
+
+    def give(self, worker: str, assignment: Assignment) -> None:
+        self.given.append(assignment)
+        self.training[assignment.trial] = assignment
+        self.most = max(self.most, len(self.training))
+        self._said.append(Begun(trial=assignment.trial, attempt=assignment.attempt))
+
+    def apply(self, worker: str, decision: Decision) -> None:
+        self.decided.append(decision)
+        if decision.action is not Action.CONTINUE and decision.trial in self.training:
+            ending = Ending.PRUNED if decision.action is Action.STOP else Ending.PAUSED
+            self._said.append(ended(self.training.pop(decision.trial), ending))
+
+    def listen(self, seconds: float) -> Sequence[tuple[str, Said]]:
+        said, self._said = self._said, []
+        if not said:
+            said = list(next(self.script, ()))
+        if not said and self.training:
+            said = [self.completed(min(self.training))]
+        return [(WORKER, one) for one in said]
+
+    def kill(self, worker: str, reason: str) -> None: ...
+
+    def discard(self, worker: str) -> None: ...
+
+    def completed(self, trial: int) -> Outcome:
+        assignment = self.training.pop(trial)
+        return ended(assignment, Ending.COMPLETED, report_at(assignment, assignment.milestones[-1], 0.5 + trial / 100))
+
+    def dies(self) -> Sequence[Said]:
+        self.training.clear()
+        return [Lost(reason="It was killed.")]
+
+
+class Seen(Watcher):
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+        self.begun: list[Assignment] = []
+
+    def assigned(self, assignment: Assignment) -> None:
+        self.begun.append(assignment)
+
+    def ended(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+
+@contextmanager
+def searched(url: str, worker: TwoSlots, **sections: Any) -> Iterator[Seen]:
+    seen = Seen()
+    with led(study_at(url, **sections)) as coordinator:
+        Dispatch(coordinator, worker, seen, Event(), listens_seconds=0.0).run()
+        assert coordinator.quarantined == {}
+        yield seen
+
+
+def attempts(url: str, trial: int) -> list[str]:
+    return [row[0] for row in rows(url, f"SELECT ending FROM hpo_attempts WHERE trial = {trial} ORDER BY attempt")]
+
+
+def test_two_are_in_training_side_by_side_and_a_third_takes_the_place_of_one(sqlite_url: str) -> None:
+    worker = TwoSlots()
+    with searched(sqlite_url, worker, budget={"trials": 5}) as seen:
+        assert worker.most == 2
+    assert [one.trial for one in seen.begun] == list(range(5))
+    assert [trial.state for trial in plain_trials(sqlite_url)] == [TrialState.COMPLETE] * 5
+
+
+def test_a_report_prunes_its_own_trial_and_not_the_one_beside_it(sqlite_url: str) -> None:
+    def script() -> Iterator[Sequence[Said]]:
+        # The fifth is the first that the median rule may prune.
+        for trial in range(4):
+            assignment = worker.training[trial]
+            yield [report_at(assignment, milestone, 0.5) for milestone in assignment.milestones]
+            yield [worker.completed(trial)]
+        for milestone in (assignment := worker.training[4]).milestones[:-1]:
+            if 4 in worker.training:
+                yield [report_at(assignment, milestone, 0.1)]
+        assert list(worker.training) == [5]
+
+    worker = TwoSlots()
+    worker.script = script()
+    search = {"pruner": "median", "pruner_startup_trials": 4}
+    with searched(sqlite_url, worker, budget={"trials": 6}, search=search):
+        pass
+    assert [decision.trial for decision in worker.decided if decision.action is Action.STOP] == [4]
+    states = [trial.state for trial in plain_trials(sqlite_url)]
+    assert states == [TrialState.COMPLETE] * 4 + [TrialState.PRUNED, TrialState.COMPLETE]
+
+
+def test_lost_together_nobody_is_charged_and_each_is_tried_again_alone(sqlite_url: str) -> None:
+    """Five times over: one trial could not die as often, nor a worker."""
+
+    def script() -> Iterator[Sequence[Said]]:
+        for _ in range(5):
+            assert len(worker.training) == 2
+            yield worker.dies()
+            for _ in range(2):
+                [alone] = worker.training.values()
+                assert alone.alone
+                yield [worker.completed(alone.trial)]
+
+    worker = TwoSlots()
+    worker.script = script()
+    with searched(sqlite_url, worker, budget={"trials": 10}) as seen:
+        pass
+    assert not [outcome for outcome in seen.outcomes if outcome.ending is Ending.DIED]
+    assert [trial.state for trial in plain_trials(sqlite_url)] == [TrialState.COMPLETE] * 10
+    assert attempts(sqlite_url, 0) == ["paused", "completed"]
+
+
+def test_only_the_trial_that_dies_alone_is_charged(sqlite_url: str) -> None:
+    def script() -> Iterator[Sequence[Said]]:
+        yield worker.dies()
+        while worker.training:
+            [alone] = worker.training.values()
+            yield worker.dies() if alone.trial == 1 else [worker.completed(alone.trial)]
+
+    worker = TwoSlots()
+    worker.script = script()
+    with searched(sqlite_url, worker, budget={"trials": 2}):
+        pass
+    assert [trial.state for trial in plain_trials(sqlite_url)] == [TrialState.COMPLETE, TrialState.FAIL]
+    assert attempts(sqlite_url, 0) == ["paused", "completed"]
+    assert attempts(sqlite_url, 1) == ["paused", "died", "died", "died"]
+
+
+def test_one_that_dies_before_it_has_said_what_it_began_has_begun_the_first(sqlite_url: str) -> None:
+    class Silent(TwoSlots):
+        def give(self, worker: str, assignment: Assignment) -> None:
+            super().give(worker, assignment)
+            self._said.clear()
+
+    worker = Silent()
+    worker.script = iter([[Lost(reason="It was killed.")]])
+    with searched(sqlite_url, worker, budget={"trials": 2}):
+        pass
+    assert attempts(sqlite_url, 0) == ["died", "completed"]
+    assert attempts(sqlite_url, 1) == ["paused", "completed"]
+
+
+# -- from inside
+
+
+class Served(Counting):
+    """Counts two trials at a time; remembers which were side by side."""
+
+    def __init__(self, files: Path) -> None:
+        super().__init__(files, threads=1)
+        self.runs: dict[int, int] = {}
+        self.beside: list[set[int]] = []
+
+    @property
+    def free_slots(self) -> int:
+        return 2 - len(self.runs)
+
+    def admit(self, assignment: Assignment) -> None:
+        self.runs[assignment.trial] = assignment.seed
+
+    def advance(self) -> Any:
+        self.beside.append(set(self.runs))
+        self.runs = {trial: left - 1 for trial, left in self.runs.items()}
+        over = [trial for trial, left in self.runs.items() if left == 0]
+        return [self._outcome(trial) for trial in over]
+
+    def _outcome(self, trial: int) -> Outcome:
+        del self.runs[trial]
+        return Outcome(trial=trial, attempt=1, ending=Ending.COMPLETED, seconds=1.0, peak_memory_bytes=0)
+
+
+@pytest.mark.parametrize("alone", [0, 1, 2])
+def test_a_worker_fills_its_slots_and_trains_beside_none_what_is_to_be_alone(alone: int, tmp_path: Path) -> None:
+    said: list[Any] = []
+
+    def say(message: Any) -> None:
+        said.append(message)
+        inbox.ending = sum(isinstance(one, Outcome) for one in said) == 4
+
+    inbox, worker = Inbox(say), Served(tmp_path)
+    for trial in range(4):
+        inbox.take(tiny_assignment(trial=trial, seed=2 + trial, alone=trial == alone))
+    Service(worker, inbox, say).run()
+    begun = [one.trial for one in said if isinstance(one, Begun)]
+    assert begun == [0, 1, 2, 3]
+    assert {one for beside in worker.beside if len(beside) == 2 for one in beside} <= {0, 1, 2, 3} - {alone}
+    assert any(len(beside) == 2 for beside in worker.beside)

@@ -17,7 +17,6 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import ModelConfig, TaskConfig
 from hpo.data.batching import Batch, collate, training_batches
 from hpo.data.demo import demo_examples, demo_model_folder
-from hpo.data.splits import label_numbers
 from hpo.data.tokenization import TokenizedSplit, tokenize
 from hpo.space.space_file import load_space
 from hpo.tasks.classification import Classification
@@ -39,11 +38,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     examples = demo_examples()
-    names = tuple(sorted(set(examples.labels)))
-    task = Classification.of(TaskConfig(), names, examples.labels)
+    task = Classification.of(TaskConfig(), examples.labels)
     model = load_model(ModelConfig(name=str(demo_model_folder())), task, torch.device("cpu"))
     tokens = tokenize(examples.texts, None, model.tokenizer, LENGTH)
-    split = TokenizedSplit(tokens=tokens, labels=label_numbers(examples.labels, names))
+    split = TokenizedSplit(tokens=tokens, targets=task.targets(examples.labels))
 
     def moved(optimizer: str, rate: float) -> float:
         return distance_moved(model, task, split, optimizer, rate, options.steps)

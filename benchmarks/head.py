@@ -33,7 +33,6 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import ModelConfig, TaskConfig
 from hpo.data.batching import Batch, collate, training_batches
 from hpo.data.demo import demo_examples, demo_model_folder
-from hpo.data.splits import label_numbers
 from hpo.data.tokenization import TokenizedSplit, tokenize
 from hpo.tasks.classification import Classification
 from hpo.training.evaluation import predictions
@@ -109,10 +108,9 @@ def losses_of(
     name, kind = setting
     steps = options.steps * (3 if kind == "long" else 1)
     texts = texts_of(kind)
-    names = tuple(sorted({label for _, label in texts.train}))
-    task = Classification.of(TaskConfig(), names, [label for _, label in texts.train])
+    task = Classification.of(TaskConfig(), [label for _, label in texts.train])
     model = load_model(model_config(name, folder), task, torch.device("cpu"))
-    train, validation = (tokenized(rows, names, model) for rows in (texts.train, texts.validation))
+    train, validation = (tokenized(rows, task, model) for rows in (texts.train, texts.validation))
     for scale, rate in starts:
         values = Hyperparameters.model_validate(
             {
@@ -159,10 +157,10 @@ def batches(model: PretrainedModel, split: TokenizedSplit, seed: int) -> Iterato
             yield collate(split, rows, model.pad_id)
 
 
-def tokenized(rows: Labelled, names: tuple[str, ...], model: PretrainedModel) -> TokenizedSplit:
+def tokenized(rows: Labelled, task: Classification, model: PretrainedModel) -> TokenizedSplit:
     """Return texts as the model reads them."""
     tokens = tokenize([text for text, _ in rows], None, model.tokenizer, LENGTH)
-    return TokenizedSplit(tokens=tokens, labels=label_numbers([label for _, label in rows], names))
+    return TokenizedSplit(tokens=tokens, targets=task.targets([label for _, label in rows]))
 
 
 def texts_of(kind: str) -> Texts:

@@ -19,7 +19,6 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import ModelConfig, TaskConfig
 from hpo.data.batching import Batch, collate, parts_by_length, training_batches
 from hpo.data.demo import demo_examples, demo_model_folder
-from hpo.data.splits import label_numbers
 from hpo.data.tokenization import TokenizedSplit, tokenize
 from hpo.tasks.classification import Classification
 from hpo.training import optimization
@@ -43,10 +42,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     examples = demo_examples()
-    names = tuple(sorted(set(examples.labels)))
-    task = Classification.of(TaskConfig(), names, examples.labels)
+    task = Classification.of(TaskConfig(), examples.labels)
     model = load_model(ModelConfig(name=str(demo_model_folder())), task, torch.device(options.device))
-    labels = label_numbers(examples.labels, names)
+    labels = task.targets(examples.labels)
     print(f"a pass costs {pass_tokens(model, task, labels):.0f} tokens beside its own")
     print(
         f"{'words':>6}{'batch':>7}{'tokens':>8}{'padded':>8}{'in parts':>9}{'parts':>7}{'seconds in parts / whole':>26}"
@@ -55,7 +53,7 @@ def main() -> None:
         texts = [
             " ".join(text.split()[:length]) for text, length in zip(examples.texts, lengths_to(words), strict=False)
         ]
-        split = TokenizedSplit(tokens=tokenize(texts, None, model.tokenizer, 256), labels=labels[: len(texts)])
+        split = TokenizedSplit(tokens=tokenize(texts, None, model.tokenizer, 256), targets=labels[: len(texts)])
         for batch_size in BATCH_SIZES:
             print(row(words, batch_size, split, model, task, options.pairs), flush=True)
 
@@ -113,7 +111,7 @@ def ratios_of(batches: list[Batch], model: PretrainedModel, task: Classification
 def pass_tokens(model: PretrainedModel, task: Classification, labels: np.ndarray) -> float:
     """Return what a pass costs beside its tokens, in tokens, by a line through the seconds of several passes."""
     model.network.train()
-    tokens, seconds = [], []
+    tokens, seconds, criterion = [], [], task.criterion(None, model.device)
     for rows, length in SHAPES:
         ids = torch.randint(1000, 20_000, (rows, length), generator=torch.Generator().manual_seed(0))
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
@@ -122,7 +120,7 @@ def pass_tokens(model: PretrainedModel, task: Classification, labels: np.ndarray
         for _ in range(9):
             began = time.perf_counter()
             targets = batch.targets.to(model.device)
-            loss = task.losses(model.logits(batch, "fp32"), targets).sum()
+            loss = criterion(model.logits(batch, "fp32"), targets).sum()
             loss.backward()  # type: ignore[no-untyped-call]
             loss.item()
             taken.append(time.perf_counter() - began)

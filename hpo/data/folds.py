@@ -10,6 +10,7 @@ from hpo.data.apart import text_keys
 from hpo.data.checks import LEAVE_OUT, listed_labels
 from hpo.data.groups import apportioned
 from hpo.data.sources import Examples
+from hpo.data.targets import ONE_LABEL, Strata, Targets
 from hpo.errors import DataError
 
 
@@ -21,13 +22,14 @@ class Fold:
     validation: NDArray[np.int64]
 
 
-def make_folds(train: Examples, folds: int, seed: int) -> tuple[Fold, ...]:
+def make_folds(train: Examples, folds: int, seed: int, targets: Targets = ONE_LABEL) -> tuple[Fold, ...]:
     """Make stratified folds; rows of one group, and rows of one text, are in the same fold.
 
     Args:
-        train: rows of two labels or more.
+        train: rows of two targets or more.
         folds: how many, 2 or more.
         seed: decides which rows are in which fold.
+        targets: how the task takes the label column.
 
     Returns:
         That many; each row is in the validation of one, and in the training of the others.
@@ -35,29 +37,28 @@ def make_folds(train: Examples, folds: int, seed: int) -> tuple[Fold, ...]:
     Raises:
         DataError: a fold could not be trained or scored on.
     """
-    _refuse_rare_classes(train, folds)
-    classes = np.unique(np.array(train.labels), return_inverse=True)[1]
+    _refuse_rare_classes(train, folds, targets)
     units = _units(train)
     _refuse_few_units(int(units.max()) + 1, folds)
-    parts = _parts(classes, units, folds, seed)
+    parts = _parts(targets.strata(train.labels), units, folds, seed)
     made = tuple(
         Fold(train=np.flatnonzero(parts != fold), validation=np.flatnonzero(parts == fold)) for fold in range(folds)
     )
     for number, fold in enumerate(made, 1):
         _refuse_one_class(train, fold, number)
-        _refuse_untrained_class(train, fold, number)
+        _refuse_untrained_class(train, fold, number, targets)
     return made
 
 
-def _parts(classes: NDArray[np.int64], units: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
+def _parts(strata: Strata, units: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
     """Return the fold of each row."""
     if units.max() + 1 < units.size:
-        return apportioned(classes, units, [1 / folds] * folds, seed)
+        return apportioned(strata, units, [1 / folds] * folds, seed)
     # Not at the top: every worker process would import it, and none makes folds.
     from sklearn.model_selection import StratifiedKFold
 
     parts = np.empty(units.size, dtype=np.int64)
-    for fold, (_, rows) in enumerate(StratifiedKFold(folds, shuffle=True, random_state=seed).split(units, classes)):
+    for fold, (_, rows) in enumerate(StratifiedKFold(folds, shuffle=True, random_state=seed).split(units, strata)):
         parts[rows] = fold
     return parts
 
@@ -80,8 +81,8 @@ def _units(train: Examples) -> NDArray[np.int64]:
     return np.unique([root(row) for row in range(train.rows)], return_inverse=True)[1]
 
 
-def _refuse_rare_classes(train: Examples, folds: int) -> None:
-    counts = Counter(train.labels)
+def _refuse_rare_classes(train: Examples, folds: int, targets: Targets) -> None:
+    counts = train.counted(targets.labels_of)
     rare = [label for label, count in counts.items() if count < folds]
     if rare:
         fewest = min(rare, key=lambda label: (counts[label], label))
@@ -109,9 +110,9 @@ def _refuse_one_class(train: Examples, fold: Fold, number: int) -> None:
         )
 
 
-def _refuse_untrained_class(train: Examples, fold: Fold, number: int) -> None:
-    trained = {train.labels[row] for row in fold.train}
-    untrained = Counter(label for label in (train.labels[row] for row in fold.validation) if label not in trained)
+def _refuse_untrained_class(train: Examples, fold: Fold, number: int, targets: Targets) -> None:
+    trained, scored = (train.take(rows.tolist()).counted(targets.labels_of) for rows in (fold.train, fold.validation))
+    untrained = Counter({label: count for label, count in scored.items() if label not in trained})
     if untrained:
         raise DataError(
             f"Fold {number} has every row of {listed_labels(untrained)} (rows: {untrained.total():,}), as rows of one "

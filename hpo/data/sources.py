@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hpo.data.columns import Columns, find_columns, refuse_missing_texts
@@ -30,6 +31,10 @@ class Examples:
     def rows(self) -> int:
         """How many there are."""
         return len(self.labels)
+
+    def counted(self, labels_of: Callable[[str], tuple[str, ...]]) -> Counter[str]:
+        """Return the rows of each label; `labels_of` a cell gives those that it names."""
+        return Counter(label for cell in self.labels for label in labels_of(cell))
 
     def take(self, rows: Sequence[int]) -> "Examples":
         """Return the examples at `rows`, in that order."""

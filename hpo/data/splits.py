@@ -26,6 +26,7 @@ from hpo.data.groups import apportioned, group_numbers
 from hpo.data.hub import Role
 from hpo.data.rare_labels import without_rare
 from hpo.data.sources import Examples, Source, read_examples
+from hpo.data.targets import ONE_LABEL, TARGETS, Strata, Targets, classes_among
 
 LEAST_ROWS_OF_A_SIDE = 200
 """Rows of validation that must remain for the search, and as many that it never sees, or none are kept from it."""
@@ -58,15 +59,19 @@ def splits_of(config: StudyConfig) -> Splits:
     """Read the data of a study; raises as `load_splits` does."""
     confirmation = config.confirmation
     kept = confirmation.validation_share if confirmation.finalists else 0.0
-    return load_splits(config.data, config.seed, folds=config.evaluation.folds, kept=kept)
+    targets = TARGETS[config.task.name]
+    return load_splits(config.data, config.seed, targets, folds=config.evaluation.folds, kept=kept)
 
 
-def load_splits(config: DataConfig, seed: int, *, folds: int | None = None, kept: float = 0.0) -> Splits:
+def load_splits(
+    config: DataConfig, seed: int, targets: Targets = ONE_LABEL, *, folds: int | None = None, kept: float = 0.0
+) -> Splits:
     """Read the sources of `config`, make the splits that it does not name, and check them.
 
     Args:
         config: which sources, columns and fractions.
         seed: decides which training rows become validation and test; the same on every machine.
+        targets: how the task takes the label column.
         folds: how many folds to make of the training rows in place of a validation split; None for such a split.
         kept: share of validation that is kept for the confirmation, where enough rows remain on each side.
 
@@ -87,6 +92,7 @@ def load_splits(config: DataConfig, seed: int, *, folds: int | None = None, kept
         kept=kept,
         notes=tuple(note for source in sources for note in source.notes),
         rare_labels=config.rare_labels,
+        targets=targets,
     )
     return replace(splits, columns=train.columns)
 
@@ -101,6 +107,7 @@ def split_examples(
     kept: float = 0.0,
     notes: tuple[str, ...] = (),
     rare_labels: str = "refuse",
+    targets: Targets = ONE_LABEL,
 ) -> Splits:
     """Make splits of examples in memory.
 
@@ -113,6 +120,7 @@ def split_examples(
         kept: share of validation that is kept for the confirmation, where enough rows remain on each side.
         notes: what the user should be told before the notes made here.
         rare_labels: what becomes of labels with too few rows, as `hpo.data.rare_labels` takes it.
+        targets: how the task takes the label column.
 
     Raises:
         DataError: the splits cannot be trained and scored on.
@@ -123,16 +131,17 @@ def split_examples(
     least = max(TRAIN_ROWS_PER_CLASS, folds or 0) + len(shares)
     parts, of_rare = without_rare({"training": train, **parts}, least, rare_labels)
     train, notes = parts.pop("training"), (*notes, *of_rare)
-    refuse_one_class(train)
-    refuse_rare_classes(train, list(shares))
-    refuse_undividable_groups(train, list(shares))
+    refuse_one_class(train, targets)
+    refuse_rare_classes(train, targets, list(shares))
+    refuse_undividable_groups(train, targets, list(shares))
     if shares:
-        parts |= {name: train.take(rows.tolist()) for name, rows in _divided(train, shares, seed).items()}
+        divided = _divided(train, targets.strata(train.labels), shares, seed)
+        parts |= {name: train.take(rows.tolist()) for name, rows in divided.items()}
         whole = ", no group divided" if train.groups else ""
         notes = (*notes, f"Made {' and '.join(shares)} from the training rows{whole}.")
     if folds:
-        return _folded(parts.get("train", train), parts.get("test"), folds, seed, notes)
-    return _checked(parts.get("train", train), parts["validation"], parts.get("test"), notes, kept, seed)
+        return _folded(parts.get("train", train), parts.get("test"), targets, folds, seed, notes)
+    return _checked(parts.get("train", train), parts["validation"], parts.get("test"), targets, notes, kept, seed)
 
 
 def label_numbers(labels: Sequence[str], label_names: Sequence[str]) -> NDArray[np.int64]:
@@ -195,90 +204,96 @@ def _read(config: DataConfig, name: str, role: Role, train: Source | None) -> So
     )
 
 
-def _divided(train: Examples, shares: Mapping[str, float], seed: int) -> dict[str, NDArray[np.int64]]:
+def _divided(train: Examples, strata: Strata, shares: Mapping[str, float], seed: int) -> dict[str, NDArray[np.int64]]:
     """Return the rows of each split that is made as a share of all rows, and those that are left under `train`."""
-    names = sorted(set(train.labels))
-    labels = label_numbers(train.labels, names)
     if train.groups:
         rest = 1 - sum(shares.values())
-        part = apportioned(labels, group_numbers(train.groups), [rest, *shares.values()], seed)
+        part = apportioned(strata, group_numbers(train.groups), [rest, *shares.values()], seed)
         return {name: np.flatnonzero(part == number) for number, name in enumerate(("train", *shares))}
     rows: dict[str, NDArray[np.int64]] = {"train": np.arange(train.rows)}
     for name, own_seed in (("test", seed), ("validation", seed + 1)):
         if name in shares:
             available = rows["train"]
-            wanted = max(round(train.rows * shares[name]), len(names))
-            taken = stratified_part(labels[available], wanted, own_seed)
+            wanted = max(round(train.rows * shares[name]), classes_among(strata))
+            taken = stratified_part(strata[available], wanted, own_seed)
             rows |= {name: available[taken], "train": np.delete(available, taken)}
     return rows
 
 
 def _checked(
-    train: Examples, validation: Examples, test: Examples | None, notes: tuple[str, ...], kept: float, seed: int
+    train: Examples,
+    validation: Examples,
+    test: Examples | None,
+    targets: Targets,
+    notes: tuple[str, ...],
+    kept: float,
+    seed: int,
 ) -> Splits:
     """Keep the splits apart, refuse what cannot be trained or scored, and sum up."""
     validation, validation_notes = kept_apart("validation", validation, [test] if test else [], "the test split")
     later = [validation, test] if test else [validation]
     train, train_notes = kept_apart("training", train, later, "validation or test")
-    refuse_one_class(train)
-    refuse_unknown_labels("Validation", train, validation)
+    refuse_one_class(train, targets)
+    refuse_unknown_labels("Validation", train, validation, targets)
     if test:
-        refuse_unknown_labels("The test split", train, test)
-    refuse_unscored_classes(train, validation)
+        refuse_unknown_labels("The test split", train, test, targets)
+    refuse_unscored_classes(train, validation, targets)
     whole = validation.rows
-    validation, confirmation = _parted(validation, kept, seed)
+    validation, confirmation = _parted(validation, targets.strata(validation.labels), kept, seed)
     rows = f"Rows: {train.rows:,} training, {validation.rows:,} validation"
     notes = (*notes, *validation_notes, *train_notes)
     if confirmation is not None:
         rows += f", {confirmation.rows:,} kept for the confirmation"
         if left_out := whole - validation.rows - confirmation.rows:
             notes = (*notes, f"Validation rows left out because their text is kept for the confirmation: {left_out:,}.")
-    return _summed_up(train, validation, test, (), notes, rows, confirmation)
+    return _summed_up(train, validation, test, targets, (), notes, rows, confirmation)
 
 
-def _parted(validation: Examples, share: float, seed: int) -> tuple[Examples, Examples | None]:
+def _parted(validation: Examples, strata: Strata, share: float, seed: int) -> tuple[Examples, Examples | None]:
     """Return the rows that a search is scored on, and those that it never sees: none where either would be too few.
 
     Of a text that is there several times the search sees none where one of them is kept from it.
     """
     if round(validation.rows * min(share, 1 - share)) < LEAST_ROWS_OF_A_SIDE:
         return validation, None
-    names = sorted(set(validation.labels))
-    labels = label_numbers(validation.labels, names)
     if validation.groups:
-        unseen = apportioned(labels, group_numbers(validation.groups), [1 - share, share], seed) == 1
+        unseen = apportioned(strata, group_numbers(validation.groups), [1 - share, share], seed) == 1
     else:
         unseen = np.zeros(validation.rows, dtype=bool)
-        unseen[stratified_part(labels, round(validation.rows * share), seed + 2)] = True
+        unseen[stratified_part(strata, round(validation.rows * share), seed + 2)] = True
     keys = text_keys(validation)
     kept = {keys[row] for row in np.flatnonzero(unseen)}
     seen = np.array([key not in kept for key in keys])
     for side in (seen, unseen):
-        if side.sum() < LEAST_ROWS_OF_A_SIDE or len(set(labels[side].tolist())) < len(names):
+        if side.sum() < LEAST_ROWS_OF_A_SIDE or classes_among(strata[side]) < classes_among(strata):
             return validation, None
     return validation.take(np.flatnonzero(seen).tolist()), validation.take(np.flatnonzero(unseen).tolist())
 
 
-def _folded(train: Examples, test: Examples | None, folds: int, seed: int, notes: tuple[str, ...]) -> Splits:
+def _folded(
+    train: Examples, test: Examples | None, targets: Targets, folds: int, seed: int, notes: tuple[str, ...]
+) -> Splits:
     """Keep training apart from test, and make folds of it."""
     train, apart_notes = kept_apart("training", train, [test] if test else [], "the test split")
-    refuse_one_class(train)
+    refuse_one_class(train, targets)
     if test:
-        refuse_unknown_labels("The test split", train, test)
-    made = make_folds(train, folds, seed)
-    return _summed_up(train, train, test, made, (*notes, *apart_notes), f"{train.rows:,} rows in {folds} folds")
+        refuse_unknown_labels("The test split", train, test, targets)
+    made = make_folds(train, folds, seed, targets)
+    rows = f"{train.rows:,} rows in {folds} folds"
+    return _summed_up(train, train, test, targets, made, (*notes, *apart_notes), rows)
 
 
 def _summed_up(
     train: Examples,
     validation: Examples,
     test: Examples | None,
+    targets: Targets,
     folds: tuple[Fold, ...],
     notes: tuple[str, ...],
     rows: str,
     confirmation: Examples | None = None,
 ) -> Splits:
-    names = ordered_labels(train.labels)
+    names = ordered_labels(train.counted(targets.labels_of))
     tested = f"{test.rows:,} test" if test else "no test"
     summary = f"{rows}, {tested}; {len(names)} labels: {listed_labels(names)}."
     return Splits(

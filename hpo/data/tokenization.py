@@ -109,8 +109,8 @@ class TokenizedSplit:
     """One split, ready to be batched."""
 
     tokens: Tokens
-    labels: NDArray[np.int64]
-    """Class number of each row; shape (rows,)."""
+    targets: NDArray[Any]
+    """What the task is to learn of each row; shape (rows, ...)."""
 
 
 def tokenize(

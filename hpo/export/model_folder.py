@@ -20,7 +20,7 @@ from hpo.export.model_card import model_card
 from hpo.export.prediction import KEY, TrainedModel
 from hpo.export.retraining import Here, Said, here, opened, trained
 from hpo.messages import Milestone, Report
-from hpo.tasks import TASKS
+from hpo.tasks.registry import task_of
 from hpo.training.models import load_model, quietly
 from hpo.training.weights import load_weights, weights_path
 
@@ -131,7 +131,7 @@ def _trained(exported: Exported, place: Here, plan: Plan, part: Path, say: Said)
 def _save(exported: Exported, place: Here, part: Path, folder: Path) -> None:
     """Write the pretrained model with the trained weights in it."""
     config, splits = place.config, place.splits
-    task = TASKS[config.task.name].of(config.task, splits.label_names, splits.train.labels)
+    task = task_of(config.task, splits)
     model = load_model(config.model, task, torch.device("cpu"))
     model.restore(load_weights(part, exported.trial), exported.hyperparameters.kept_layers)
     network = _plain(model.network, config.model.gguf_file)

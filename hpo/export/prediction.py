@@ -17,7 +17,7 @@ from hpo.data.sources import Unlabelled, read_texts
 from hpo.data.table import as_unicode
 from hpo.data.tokenization import TokenizedSplit, tokenize
 from hpo.errors import ConfigurationError, DataError
-from hpo.tasks import TASKS
+from hpo.tasks.registry import TASKS
 from hpo.training.evaluation import answers
 from hpo.training.models import load_model
 from hpo.training.precision import Precision
@@ -131,15 +131,15 @@ def predicted(asked: Prepared, compute: ComputeConfig) -> str:
         torch.set_num_threads(compute.threads)
     rows, written = asked.rows, asked.rows.written
     names = _label_names(asked.model)
-    task = TASKS[asked.trained.task].of(TaskConfig(), names, names)
+    task = TASKS[asked.trained.task].of(TaskConfig(), names)
     model = load_model(asked.model, task, choose_device(compute), trained=True)
     pairs = None if rows.pairs is None else [rows.pairs[row] for row in written]
     texts = [rows.texts[row] for row in written]
     tokens = tokenize(texts, pairs, model.tokenizer, asked.trained.max_length)
-    split = TokenizedSplit(tokens=tokens, labels=np.zeros(len(written), dtype=np.int64))
+    split = TokenizedSplit(tokens=tokens, targets=np.zeros(len(written), dtype=np.int64))
     precision = asked.trained.precision if compute.precision == "auto" else compute.precision
     said = answers(model, split, np.arange(len(written)), lambda batch: model.logits(batch, precision))
-    return _csv(asked, task.columns(said))
+    return _csv(asked, task.columns(task.predictions(said)))
 
 
 def _label_names(model: ModelConfig) -> tuple[str, ...]:

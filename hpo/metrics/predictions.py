@@ -1,9 +1,37 @@
 """What a model, or a baseline, says of some rows."""
 
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Answers(Protocol):
+    """What is said of some rows, beside what is true of them."""
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def loss(self) -> float:
+        """Mean loss over the rows, as it is reported."""
+        ...
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Which rows are answered rightly, shape (rows,); none where answers are only nearer or farther."""
+        ...
+
+    def turned(self, rows: NDArray[np.bool_]) -> Self:
+        """Return these with right answers to some rows exchanged for wrong ones; `rows` has shape (rows,)."""
+        ...
+
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Self:
+        """Return those of some rows."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -22,6 +50,11 @@ class Predictions:
         """Return these with the loss that follows from the probabilities; what is impossible costs no more than 36."""
         told = probabilities[np.arange(len(true)), true]
         return cls(true=true, probabilities=probabilities, loss=float(-np.log(np.maximum(told, SMALLEST)).mean()))
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return len(self.true)
 
     @property
     def right(self) -> NDArray[np.bool_]:

@@ -23,7 +23,7 @@ from hpo.search.leading import leading
 from hpo.space.search_space import SearchSpace
 from hpo.store.listing import confirmation_of
 from hpo.store.results import StudyResults
-from hpo.training.baselines import BASELINES
+from hpo.tasks.registry import TASKS
 from hpo.training.bench import CONFIRMATION
 from hpo.training.mirror import Mirror
 from hpo.verdict.race import Race, most_runs
@@ -104,7 +104,7 @@ class Confirmation:
     def read_baselines(self, search: Coordinator, until: float) -> None:
         """Train and read the baselines that the store lacks; begin none after `until`, in seconds since 1970."""
         max_length = self.space.hyperparameters(self.space.default_values()).max_length
-        for name in BASELINES:
+        for name in TASKS[self.config.task.name].baselines:
             self._heed(search)
             if name not in self.results.baselines and not self.stop.is_set() and time.time() < until:
                 try:

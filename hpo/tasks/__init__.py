@@ -1,11 +1,5 @@
-"""What is learned: how a task loads its model, its loss, its probabilities and its scores.
+"""What is learned: how a task loads its model, its targets, its loss, its predictions and its scores.
 
-To add a task: a file with a class shaped like `Classification`, its line in `TASKS`, and its name in `TaskConfig`.
+To add a task: a file with a class shaped like `protocol.Task`, its line in `TASKS` of `registry.py`, how it takes the
+label column in `hpo/data/targets.py`, and its name in `TaskConfig`.
 """
-
-from hpo.tasks.classification import Classification
-
-Task = Classification
-"""Any of the tasks."""
-
-TASKS: dict[str, type[Task]] = {"classification": Classification}

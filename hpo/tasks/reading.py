@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,8 @@ from hpo.data.groups import group_numbers
 from hpo.messages import Reading, Slice
 from hpo.metrics.averaging import mean_scores
 from hpo.metrics.jackknife import deviations, leave_out_groups
-from hpo.metrics.predictions import Predictions
-from hpo.tasks import Task
+from hpo.metrics.predictions import Answers
+from hpo.tasks.protocol import Task
 
 LEAST_SLICE_ROWS = 20
 MOST_GROUPS = 20
@@ -45,19 +46,19 @@ class Judged:
         return self.longest or tuple(np.unique(np.quantile(self.words, shares, method="higher")).tolist())
 
 
-def read(task: Task, predictions: Predictions, judged: Judged) -> Reading:
-    """Return the reading of predictions.
+def read(task: Task[Any], answers: Answers, judged: Judged) -> Reading:
+    """Return the reading of answers.
 
     Raises:
         TrainingError: the user's own metric fails on some of the rows.
     """
-    units = _units(judged, len(predictions.true))
+    units = _units(judged, answers.rows)
     apart = leave_out_groups(units, judged.seed)
     return Reading(
-        scores=task.scores(predictions),
-        deviations=deviations(lambda kept: task.objective_on(predictions.take(kept)), apart),
-        of_a_unit=_of_a_unit(task, predictions, apart) * len(units) / (int(units.max()) + 1),
-        slices=tuple(_slices(task, predictions, judged)),
+        scores=task.scores(answers),
+        deviations=deviations(lambda kept: task.objective_on(answers.take(kept)), apart),
+        of_a_unit=_of_a_unit(task, answers, apart) * len(units) / (int(units.max()) + 1),
+        slices=tuple(_slices(task, answers, judged)),
     )
 
 
@@ -67,16 +68,16 @@ def _units(judged: Judged, rows: int) -> NDArray[np.int64]:
     return units if units.max() > 0 else np.arange(rows)
 
 
-def _of_a_unit(task: Task, predictions: Predictions, apart: NDArray[np.int64]) -> float:
+def _of_a_unit(task: Task[Any], answers: Answers, apart: NDArray[np.int64]) -> float:
     """Return by how much a row moves the objective, on average over those answered rightly, answered otherwise.
 
-    Otherwise is what was thought next likeliest. Rows of a group are turned together, as one by one would take long.
+    Rows of a group are turned together, as one by one would take long.
     """
-    right = predictions.right
+    right = answers.right
     if not right.any():
         return 0.0
-    score = task.objective_on(predictions)
-    turned = (predictions.turned((apart == group) & right) for group in range(int(apart.max()) + 1))
+    score = task.objective_on(answers)
+    turned = (answers.turned((apart == group) & right) for group in range(int(apart.max()) + 1))
     moved = sum(abs(task.objective_on(other) - score) for other in turned) / int(right.sum())
     return moved if math.isfinite(moved) else 0.0
 
@@ -95,10 +96,10 @@ def mean_reading(of_folds: Sequence[Reading]) -> Reading:
     )
 
 
-def _slices(task: Task, predictions: Predictions, judged: Judged) -> Iterator[Slice]:
+def _slices(task: Task[Any], answers: Answers, judged: Judged) -> Iterator[Slice]:
     for by, name, rows in (*_by_length(judged), *_by_group(judged.groups)):
         if len(rows) >= LEAST_SLICE_ROWS:
-            score = task.f1_among(predictions.take(rows))
+            score = task.slice_score(answers.take(rows))
             yield Slice(by=by, name=name, rows=len(rows), score=score)
 
 

@@ -1,36 +1,34 @@
-"""What a classifier scores without fine-tuning: the steps of a ladder that says whether it was worth it.
+"""What is scored without fine-tuning: the steps of a ladder that says whether it was worth it.
 
-Each is trained on the study's training rows and read on the rows that its verdict is about. To add one: a function
-shaped like `_majority`, and its line in `BASELINES`.
+Each is trained on the study's training rows and read on the rows that its verdict is about. To add one: its line among
+the `baselines` of a task.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpo.data.batching import Rows
 from hpo.data.sources import Examples
-from hpo.data.splits import label_numbers, stratified_part
+from hpo.data.splits import stratified_part
 from hpo.data.tokenization import TokenizedSplit
 from hpo.errors import HpoError, TrainingError
 from hpo.messages import Reading
-from hpo.metrics.predictions import Predictions
 from hpo.tasks.reading import mean_reading
 from hpo.training.bench import Bench
 from hpo.training.evaluation import answers
 from hpo.training.gang import told_of
 
-if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
-
 # scikit-learn is imported where it is used: every worker imports this file, which would take it a second longer.
 MOST_TRAIN_ROWS = 20_000
 """Rows that a baseline is trained on, a stratified part where there are more: it is to take minutes at most."""
-MOST_ITERATIONS = 1000
+
+Inputs = tuple[Any, ...]
+"""Two matrices: what is seen of the rows to train on, and of those to predict."""
 
 logger = logging.getLogger(__name__)
 
@@ -41,68 +39,44 @@ class Material:
 
     train: Examples
     train_rows: Rows
-    train_labels: NDArray[np.int64]
-    """Class of each of the training rows, shape (rows,)."""
     read: Examples
     read_rows: Rows
 
 
-def _majority(bench: Bench, _max_length: int, material: Material) -> NDArray[np.float64]:
-    classes = len(bench.task.label_names)
-    shares = np.bincount(material.train_labels, minlength=classes) / len(material.train_labels)
-    return np.tile(shares, (len(material.read_rows), 1))
+def _nothing(_bench: Bench, _max_length: int, material: Material) -> Inputs:
+    return tuple(np.zeros((len(rows), 1)) for rows in (material.train_rows, material.read_rows))
 
 
-def _tf_idf(bench: Bench, _max_length: int, material: Material) -> NDArray[np.float64]:
-    """Return what a linear model over words and pairs of words says (Joachims 1998; Wang and Manning 2012)."""
+def _words(_bench: Bench, _max_length: int, material: Material) -> Inputs:
+    """Return TF-IDF of words and pairs of words (Joachims 1998; Wang and Manning 2012)."""
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
 
-    model = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, token_pattern=r"(?u)\S+"),
-        LogisticRegression(C=10.0, max_iter=MOST_ITERATIONS),
-    )
-    model.fit(_texts(material.train, material.train_rows), material.train_labels)
-    return _said(model, _texts(material.read, material.read_rows), bench)
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, token_pattern=r"(?u)\S+")
+    train = vectorizer.fit_transform(_texts(material.train, material.train_rows))
+    return train, vectorizer.transform(_texts(material.read, material.read_rows))
 
 
-def _frozen_features(bench: Bench, max_length: int, material: Material) -> NDArray[np.float64]:
-    """Return what a linear model over the pretrained model's mean last layer says."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
+def _features(bench: Bench, max_length: int, material: Material) -> Inputs:
+    """Return the pretrained model's mean last layer, each of its numbers scaled to variance 1 in training."""
     from sklearn.preprocessing import StandardScaler
 
     bench.model.reset(bench.config.seed)
-    splits = bench.tokenized(max_length)
+    splits, scaler = bench.tokenized(max_length), StandardScaler()
 
     def features(split: TokenizedSplit, rows: Rows) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = (
-            answers(bench.model, split, rows, lambda batch: bench.model.features(batch, bench.precision))
-            .double()
-            .numpy()
-        )
-        return found
+        found = answers(bench.model, split, rows, lambda batch: bench.model.features(batch, bench.precision))
+        return found.double().numpy()
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=MOST_ITERATIONS))
-    model.fit(features(splits.train, material.train_rows), material.train_labels)
-    read = splits.confirmation or splits.validation
-    return _said(model, features(read, material.read_rows), bench)
+    train = scaler.fit_transform(features(splits.train, material.train_rows))
+    return train, scaler.transform(features(splits.confirmation or splits.validation, material.read_rows))
 
 
-def _said(model: "Pipeline", rows: Sequence[str] | NDArray[np.float64], bench: Bench) -> NDArray[np.float64]:
-    """Return what a fitted model says of rows; a class that it was not shown, as in a fold of groups, has 0."""
-    said = np.zeros((len(rows), len(bench.task.label_names)))
-    said[:, model.classes_] = model.predict_proba(rows)
-    return said
-
-
-BASELINES: Mapping[str, Callable[[Bench, int, Material], NDArray[np.float64]]] = {
-    "majority class": _majority,
-    "TF-IDF and logistic regression": _tf_idf,
-    "frozen features and logistic regression": _frozen_features,
+INPUTS: Mapping[str, Callable[[Bench, int, Material], Inputs]] = {
+    "nothing": _nothing,
+    "words": _words,
+    "features": _features,
 }
-"""Name -> the probabilities that it gives to the rows that are read, shape (rows, classes)."""
+"""What a baseline sees -> that of the rows to train on and of those to predict."""
 
 
 def read_baseline(bench: Bench, name: str, max_length: int) -> Reading:
@@ -110,7 +84,7 @@ def read_baseline(bench: Bench, name: str, max_length: int) -> Reading:
 
     Args:
         bench: its data and model; the model is left as pretrained.
-        name: one of `BASELINES`.
+        name: one of its task's.
         max_length: tokens after which the model's texts are cut.
 
     Raises:
@@ -137,20 +111,16 @@ def _materials(bench: Bench) -> list[Material]:
 
 
 def _material(bench: Bench, rows: Rows, read: Examples, read_rows: Rows) -> Material:
-    chosen = rows[stratified_part(bench.train_labels[rows], MOST_TRAIN_ROWS, bench.config.seed)]
-    return Material(
-        train=bench.splits.train,
-        train_rows=chosen,
-        train_labels=bench.train_labels[chosen],
-        read=read,
-        read_rows=read_rows,
-    )
+    chosen = rows[stratified_part(bench.train_strata[rows], MOST_TRAIN_ROWS, bench.config.seed)]
+    return Material(train=bench.splits.train, train_rows=chosen, read=read, read_rows=read_rows)
 
 
 def _read(bench: Bench, name: str, max_length: int, material: Material) -> Reading:
-    said = BASELINES[name](bench, max_length, material)
-    true = label_numbers(material.read.labels, bench.task.label_names)[material.read_rows]
-    return bench.read(material.read, Predictions.of(true, said), material.read_rows)
+    task, baseline = bench.task, bench.task.baselines[name]
+    of_train, of_read = INPUTS[baseline.inputs](bench, max_length, material)
+    fitted = baseline.estimator().fit(of_train, bench.train_targets[material.train_rows])
+    true = task.targets(material.read.labels)[material.read_rows]
+    return bench.read(material.read, task.answers(true, task.said(fitted, of_read)), material.read_rows)
 
 
 def _texts(examples: Examples, rows: Rows) -> list[str]:

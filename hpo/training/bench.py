@@ -19,11 +19,11 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.augmentation import Augmentation, augmentation, refuse_word_swap
 from hpo.data.batching import Batch, Rows, collate
 from hpo.data.sources import Examples
-from hpo.data.splits import Splits, label_numbers, stratified_part
+from hpo.data.splits import Splits, stratified_part
 from hpo.data.tokenization import TokenizedSplit, Tokens, tokenize, tokenizer_digest, word_numbers
 from hpo.messages import SEMANTICS, Assignment, Reading, Scores
-from hpo.metrics.predictions import Predictions
-from hpo.tasks import Task
+from hpo.metrics.predictions import Answers
+from hpo.tasks.protocol import Task
 from hpo.tasks.reading import Judged, read
 from hpo.training.evaluation import predictions
 from hpo.training.gang import ALONE, Gang
@@ -73,7 +73,7 @@ class Bench:
         self,
         config: StudyConfig,
         splits: Splits,
-        task: Task,
+        task: Task[Any],
         model: PretrainedModel,
         files: Path | None,
         shared: SharedFiles | None = None,
@@ -93,10 +93,12 @@ class Bench:
         self._augments: tuple[Hyperparameters, Augmentation | None] | None = None
         self._passes: dict[MemoryKey, Passes] = {}
         self._known: dict[int, Judged] = {}
-        self.train_labels = label_numbers(splits.train.labels, task.label_names)
-        """Class of each training row; shape (rows,)."""
-        validation_labels = label_numbers(splits.validation.labels, task.label_names)
-        self.validation_part = stratified_part(validation_labels, config.evaluation.rung_rows, config.seed)
+        self.train_targets = task.targets(splits.train.labels)
+        """What is learned of each training row; shape (rows, ...)."""
+        self.train_strata = task.strata(self.train_targets)
+        """What parts of the training rows have their share of; shape (rows, ...)."""
+        validation_strata = task.strata(task.targets(splits.validation.labels))
+        self.validation_part = stratified_part(validation_strata, config.evaluation.rung_rows, config.seed)
         """Rows of validation that are scored between full evaluations; the same for every trial."""
 
     def identity(self, assignment: Assignment) -> str:
@@ -192,7 +194,7 @@ class Bench:
         augment = self._augmentation(hyperparameters)
         return batch if augment is None else augment.apply(batch, rows, np.random.default_rng(seed))
 
-    def predict(self, split: TokenizedSplit, rows: Rows | None = None) -> Predictions:
+    def predict(self, split: TokenizedSplit, rows: Rows | None = None) -> Answers:
         """Ask the model as it stands about `rows` of a split, or about all of it."""
         return predictions(self.model, self.task, split, rows, self.precision)
 
@@ -200,7 +202,7 @@ class Bench:
         """Score the model as it stands on `rows` of a split, or on all of it."""
         return self.task.scores(self.predict(split, rows))
 
-    def read(self, examples: Examples, said: Predictions, rows: Rows | None = None) -> Reading:
+    def read(self, examples: Examples, said: Answers, rows: Rows | None = None) -> Reading:
         """Return the reading of what was said of `rows` of these examples, or of all of them."""
         known = self._judged(examples)
         return read(self.task, said, known if rows is None else known.take(rows))
@@ -210,7 +212,7 @@ class Bench:
         return self.files / CONFIRMATION if self.files is not None and confirms else self.files
 
     def _judged(self, examples: Examples) -> Judged:
-        """Return what is known of examples beside their labels; counted once."""
+        """Return what is known of examples beside their targets; counted once."""
         if id(examples) not in self._known:
             words = np.array([len(text.split()) for text in examples.texts])
             self._known[id(examples)] = Judged(words=words, groups=examples.groups or (), seed=self.config.seed)
@@ -245,7 +247,7 @@ class Bench:
             f"{split}-tokens-{max_length}",
             lambda: tokenize(examples.texts, examples.pairs, self.model.tokenizer, max_length).arrays(),
         )
-        return TokenizedSplit(tokens=Tokens.of(made), labels=label_numbers(examples.labels, self.task.label_names))
+        return TokenizedSplit(tokens=Tokens.of(made), targets=self.task.targets(examples.labels))
 
     def _held(self, name: str, make: Callable[[], Mapping[str, NDArray[Any]]]) -> Mapping[str, NDArray[Any]]:
         """Return arrays of the texts, in the memory of this process or, read only, in that of all workers."""

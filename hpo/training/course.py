@@ -8,6 +8,7 @@ import numpy as np
 from hpo.data.batching import Batch, Rows, training_batches
 from hpo.data.fractions import stratified_beginning
 from hpo.data.splits import stratified_part
+from hpo.data.targets import classes_among
 from hpo.messages import Assignment, Milestone
 from hpo.training.bench import Bench, TokenizedSplits
 from hpo.training.milestones import milestone_steps, steps_per_epoch
@@ -81,7 +82,7 @@ def _course(assignment: Assignment, bench: Bench, rows: Rows, validation_part: R
     return Course(
         data=bench.tokenized(hyperparameters.max_length),
         rows=rows,
-        train_sample=rows[stratified_part(bench.train_labels[rows], sample, bench.config.seed)],
+        train_sample=rows[stratified_part(bench.train_strata[rows], sample, bench.config.seed)],
         validation_part=validation_part,
         milestones=milestones,
         total_steps=total,
@@ -101,5 +102,6 @@ def _part(assignment: Assignment, bench: Bench, rows: Rows) -> Rows:
     fraction = assignment.hyperparameters.data_fraction
     if fraction == 1:
         return rows
-    wanted = max(round(fraction * rows.size), len(bench.task.label_names))
-    return rows[stratified_beginning(bench.train_labels[rows], wanted, bench.config.seed)]
+    strata = bench.train_strata[rows]
+    wanted = max(round(fraction * rows.size), classes_among(strata))
+    return rows[stratified_beginning(strata, wanted, bench.config.seed)]

@@ -1,6 +1,7 @@
 """What a model says of some rows."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -9,8 +10,8 @@ from torch import Tensor
 
 from hpo.data.batching import Batch, Rows, collate, evaluation_batches
 from hpo.data.tokenization import TokenizedSplit
-from hpo.metrics.predictions import Predictions
-from hpo.tasks import Task
+from hpo.metrics.predictions import Answers
+from hpo.tasks.protocol import Task
 from hpo.training.models import PretrainedModel
 from hpo.training.out_of_memory import OutOfMemoryInEvaluation, is_out_of_memory, release
 from hpo.training.precision import Precision
@@ -24,19 +25,20 @@ _fitting: WeakKeyDictionary[PretrainedModel, int] = WeakKeyDictionary()
 
 
 def predictions(
-    model: PretrainedModel, task: Task, split: TokenizedSplit, rows: Rows | None, precision: Precision
-) -> Predictions:
+    model: PretrainedModel, task: Task[Any], split: TokenizedSplit, rows: Rows | None, precision: Precision
+) -> Answers:
     """Ask the model as it stands, dropout off, about `rows` of a split, or about all of it where that is None.
 
     Raises:
         OutOfMemoryInEvaluation: memory does not suffice for one row at a time.
     """
     chosen = np.arange(split.tokens.rows) if rows is None else rows
-    logits = answers(model, split, chosen, lambda batch: model.logits(batch, precision))
-    true = split.labels[chosen]
-    # In float64, as the probabilities are.
-    loss = float(task.losses(logits.double(), torch.from_numpy(true)).mean())
-    return Predictions(true=true, probabilities=task.probabilities(logits), loss=loss)
+    outputs = answers(model, split, chosen, lambda batch: model.logits(batch, precision))
+    targets = split.targets[chosen]
+    # In float64, as the predictions are.
+    losses = task.criterion(None, outputs.device)(outputs.double(), torch.from_numpy(targets))
+    found: Answers = task.answers(targets, task.predictions(outputs), float(losses.mean()))
+    return found
 
 
 @torch.no_grad()  # Tensors that a module caches in inference mode cannot be used in autograd.

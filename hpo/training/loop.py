@@ -10,7 +10,7 @@ from typing import Any
 
 from hpo.config.times import spoken
 from hpo.messages import Action, Assignment, Ending, Milestone, Outcome, Progress, Reading, Report, Scores
-from hpo.metrics.predictions import Predictions
+from hpo.metrics.predictions import Answers
 from hpo.training.bench import Bench
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.checkpoints_of_gang import load_of_gang, save_of_gang
@@ -204,7 +204,7 @@ class Run:
             return False
         return course.fold is not None or (milestone.full and self._place.would_be_best(validation))
 
-    def _reading(self, course: Course, said: Predictions) -> Reading:
+    def _reading(self, course: Course, said: Answers) -> Reading:
         """Read the rows that the search never saw, or where there are none those that it was scored on."""
         bench, kept = self._bench, self._bench.splits.confirmation
         if kept is not None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hpo.config.study_file import ModelConfig
 from hpo.data.batching import Batch
 from hpo.errors import ModelError
-from hpo.tasks import Task
+from hpo.tasks.protocol import Task
 from hpo.training.dropout import Dropouts
 from hpo.training.layers import LayerStack
 from hpo.training.methods import above_layers
@@ -166,7 +166,12 @@ class PretrainedModel:
 
 
 def load_model(
-    config: ModelConfig, task: Task, device: torch.device, shared: SharedFiles | None = None, *, trained: bool = False
+    config: ModelConfig,
+    task: Task[Any],
+    device: torch.device,
+    shared: SharedFiles | None = None,
+    *,
+    trained: bool = False,
 ) -> PretrainedModel:
     """Load model and tokenizer in fp32, from a folder or the hub.
 

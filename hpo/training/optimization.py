@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.batching import Batch, parts_by_length
-from hpo.tasks import Task
+from hpo.tasks.protocol import Task
 from hpo.training.gang import ALONE, Gang
 from hpo.training.layer_rates import parameter_groups, rate_factors
 from hpo.training.methods import select_parameters
@@ -41,7 +41,7 @@ class Optimization:
     def __init__(
         self,
         model: PretrainedModel,
-        task: Task,
+        task: Task[Any],
         hyperparameters: Hyperparameters,
         *,
         total_steps: int,
@@ -57,7 +57,7 @@ class Optimization:
         Raises:
             ConfigurationError: the model does not have what the hyperparameters ask for.
         """
-        self._model, self._task, self._hyperparameters = model, task, hyperparameters
+        self._model, self._hyperparameters = model, hyperparameters
         self._precision, self._gang = precision, gang
         self.passes = passes or Passes()
         self.total_steps = total_steps
@@ -81,8 +81,7 @@ class Optimization:
             partial(self._kind.shift, self._optimizer),
         )
         self._plateau = Plateau(hyperparameters) if hyperparameters.schedule == "reduce_on_plateau" else None
-        balanced = hyperparameters.class_weights == "balanced"
-        self._class_weights = torch.tensor(task.class_weights, device=model.device) if balanced else None
+        self._criterion = task.criterion(hyperparameters, model.device)
         # Sums stay on the device. A value that is no number makes its sum none for good, so one look finds it.
         self._losses = torch.zeros((), device=model.device)
         self._norms = torch.zeros((), device=model.device)
@@ -214,8 +213,7 @@ class Optimization:
     def _loss(self, batch: Batch, units: int) -> Tensor:
         logits = self._model.logits(batch, self._precision)
         targets = batch.targets.to(self._model.device, non_blocking=True)
-        losses = self._task.losses(logits, targets, self._hyperparameters.label_smoothing, self._class_weights)
-        return losses.sum() / units
+        return self._criterion(logits, targets).sum() / units
 
 
 def _owned(state: Any, device: torch.device) -> Any:

@@ -75,12 +75,12 @@ def _measured(bench: Bench, hyperparameters: Hyperparameters, rows: int, most_se
 def _step(bench: Bench, split: TokenizedSplit, rows: int) -> Callable[[Precision], torch.Tensor]:
     """Return a forward and backward pass over so many rows."""
     # Not simply the first: a file may be in the order of its texts' lengths.
-    batch = collate(split, stratified_part(bench.train_labels, rows, bench.config.seed), bench.model.pad_id)
-    targets = batch.targets.to(bench.device)
+    batch = collate(split, stratified_part(bench.train_strata, rows, bench.config.seed), bench.model.pad_id)
+    targets, criterion = batch.targets.to(bench.device), bench.task.criterion(None, bench.device)
 
     def step(precision: Precision) -> torch.Tensor:
         logits = bench.model.logits(batch, precision)
-        bench.task.losses(logits, targets).mean().backward()  # type: ignore[no-untyped-call]
+        criterion(logits, targets).mean().backward()  # type: ignore[no-untyped-call]
         bench.model.network.zero_grad(set_to_none=True)
         return logits.detach()
 

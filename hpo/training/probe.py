@@ -95,7 +95,7 @@ def _cost(bench: Bench, hyperparameters: Hyperparameters, steps: int, until: flo
     first_loss = _mean_loss(training)
     # Again: the optimizer's own numbers came with its first step, so the second needs the most.
     again = [step_seconds(longest)] if has_time(first) else []
-    typical = stratified_part(bench.train_labels, hyperparameters.batch_size, seed)
+    typical = stratified_part(bench.train_strata, hyperparameters.batch_size, seed)
     seconds: list[float] = []
     while len(seconds) < steps and has_time(min(seconds, default=first)):
         seconds.append(step_seconds(typical))
@@ -143,7 +143,7 @@ def _scored_row_seconds(bench: Bench, max_length: int, expected: float, until: f
             bench.score(validation, rows)
 
     score(longest)
-    typical = stratified_part(validation.labels, longest.size, bench.config.seed)
+    typical = stratified_part(bench.task.strata(validation.targets), longest.size, bench.config.seed)
     began = time.perf_counter()
     score(typical)
     return (time.perf_counter() - began) / typical.size

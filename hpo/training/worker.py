@@ -16,7 +16,7 @@ from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.messages import Action, Assignment, Decision, Demands, Outcome, Probe, Progress, Reading, Report
 from hpo.metrics.classification import Objective
-from hpo.tasks import TASKS
+from hpo.tasks.registry import task_of
 from hpo.training.baselines import read_baseline
 from hpo.training.bench import Bench
 from hpo.training.gang import Probing, Seat, Training
@@ -258,7 +258,7 @@ def open_worker(
     sharing = SharedFiles(files / FOLDER) if files and shared else None
     if config.compute.threads is not None:
         torch.set_num_threads(config.compute.threads)
-    task = TASKS[config.task.name].of(config.task, splits.label_names, splits.train.labels)
+    task = task_of(config.task, splits)
     model = load_model(config.model, task, device, sharing)
     # Last: the ranks wait for each other only when nothing is left that one of them may be refused for.
     gang = join(seat, device, 60 * config.compute.hang_minutes)

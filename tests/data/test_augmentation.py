@@ -35,7 +35,7 @@ def augmented(
     made = augmentation(Hyperparameters.model_validate(values), tokens, words, tokenizer)
     assert made is not None
     rows = np.arange(len(texts))[::-1]
-    before = collate(TokenizedSplit(tokens=tokens, labels=np.arange(len(texts))), rows, tokenizer.pad_token_id)
+    before = collate(TokenizedSplit(tokens=tokens, targets=np.arange(len(texts))), rows, tokenizer.pad_token_id)
     return before, made.apply(before, rows, np.random.default_rng(seed)), made
 
 
@@ -71,7 +71,7 @@ def test_each_pair_of_words_is_as_likely() -> None:
     tokenizer, draws = TOKENIZERS["wordpiece"], 3000
     tokens, words = tokenize(["a b c d"], None, tokenizer, 8), word_numbers(["a b c d"], None, tokenizer, 8)
     swaps = Augmentation(tokens=tokens, words=words, word_swap=0.25)
-    batch = collate(TokenizedSplit(tokens=tokens, labels=np.zeros(1, dtype=np.int64)), [0], 0)
+    batch = collate(TokenizedSplit(tokens=tokens, targets=np.zeros(1, dtype=np.int64)), [0], 0)
     generator = np.random.default_rng(0)
     seen = Counter(
         tuple(swaps.apply(batch, np.array([0]), generator).inputs["input_ids"][0].tolist()) for _ in range(draws)
@@ -131,7 +131,7 @@ def test_the_expected_share_is_masked() -> None:
 
 def test_a_padding_token_is_never_masked_though_it_is_not_called_special() -> None:
     tokens = tokenize(["a b", "a"], None, TOKENIZERS["wordpiece"], 8)
-    batch = collate(TokenizedSplit(tokens=tokens, labels=np.zeros(2, dtype=np.int64)), [0, 1], 9)
+    batch = collate(TokenizedSplit(tokens=tokens, targets=np.zeros(2, dtype=np.int64)), [0, 1], 9)
     made = Augmentation(tokens=tokens, token_masking=0.999999, mask_id=4).apply(
         batch, np.array([0, 1]), np.random.default_rng(0)
     )

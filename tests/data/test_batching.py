@@ -18,7 +18,7 @@ LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=60)
 def split_of(rows: list[list[int]], types: bool = False) -> TokenizedSplit:
     ids = np.array([token for row in rows for token in row], dtype=np.int32)
     tokens = plain_tokens(ids, [*map(len, rows)], ids % 2 if types else None)
-    return TokenizedSplit(tokens=tokens, labels=np.arange(len(rows), dtype=np.int64) * 10)
+    return TokenizedSplit(tokens=tokens, targets=np.arange(len(rows), dtype=np.int64) * 10)
 
 
 def test_rows_are_padded_on_the_right_to_the_longest_of_the_batch() -> None:

@@ -28,7 +28,7 @@ from hpo.export.model_card import model_card, written
 from hpo.export.model_folder import _plain, made_whole, plan_of, train_into
 from hpo.export.retraining import compute_of, here
 from hpo.messages import Milestone
-from hpo.tasks import TASKS
+from hpo.tasks.registry import TASKS
 from hpo.training.models import load_model
 from tests.command_line import Hpo
 from tests.models import save_tiny_llama
@@ -190,7 +190,7 @@ def test_a_model_that_was_read_from_gguf_is_saved_as_any_other(tmp_path: Path) -
     assert package is not None
     assert package.origin is not None
     weights = next(Path(package.origin).parent.glob("*.gguf"))
-    task = TASKS["classification"].of(TaskConfig(), ("money", "sport"), ["money", "sport"])
+    task = TASKS["classification"].of(TaskConfig(), ["money", "sport"])
     config = ModelConfig(name=str(weights.parent), gguf_file=weights.name)
     network = load_model(config, task, torch.device("cpu")).network.eval()
     _plain(network, weights.name).save_pretrained(tmp_path)

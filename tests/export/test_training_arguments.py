@@ -188,7 +188,7 @@ def test_trainer_trains_the_model_that_hpo_trains(exported: Exported, values: di
 
     def rows(split: Any) -> list[dict[str, Any]]:
         return [
-            {"input_ids": split.tokens.row(row).tolist(), "labels": int(split.labels[row])}
+            {"input_ids": split.tokens.row(row).tolist(), "labels": int(split.targets[row])}
             for row in range(split.tokens.rows)
         ]
 

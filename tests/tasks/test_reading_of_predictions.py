@@ -17,7 +17,7 @@ ROWS = 400
 
 
 def task(metric: str = "accuracy") -> Classification:
-    return Classification.of(TaskConfig(metric=metric, positive_label="yes"), LABELS, ["no", "yes"])
+    return Classification.of(TaskConfig(metric=metric, positive_label="yes"), LABELS)
 
 
 def said(right: NDArray[np.bool_]) -> Predictions:

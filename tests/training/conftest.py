@@ -36,7 +36,7 @@ def study(tiny_bert: Path, texts: Path) -> StudyConfig:
 
 @pytest.fixture(scope="session")
 def task(study: StudyConfig) -> Classification:
-    return Classification.of(study.task, ("money", "sport"), ["money", "sport"])
+    return Classification.of(study.task, ["money", "sport"])
 
 
 @pytest.fixture

@@ -39,12 +39,12 @@ def in_folds(**values: object):
 def test_a_fraction_of_the_texts_is_stratified_and_the_same_for_every_trial(bench: Bench):
     halves = [courses(tiny_assignment(tiny_hyperparameters(data_fraction=0.5), seed=seed), bench)[0] for seed in (1, 2)]
     assert halves[0].rows.tolist() == halves[1].rows.tolist()
-    assert np.bincount(bench.train_labels[halves[0].rows]).tolist() == [16, 16]
+    assert np.bincount(bench.train_strata[halves[0].rows]).tolist() == [16, 16]
     (quarter,) = courses(tiny_assignment(tiny_hyperparameters(data_fraction=0.25)), bench)
     assert set(quarter.rows) < set(halves[0].rows)
     assert set(quarter.train_sample) <= set(quarter.rows)
     (least,) = courses(tiny_assignment(tiny_hyperparameters(data_fraction=1e-6)), bench)
-    assert sorted(bench.train_labels[least.rows]) == [0, 1]
+    assert sorted(bench.train_strata[least.rows]) == [0, 1]
 
 
 def test_a_trial_on_half_of_the_texts_takes_half_the_steps_and_ends_at_half_the_rung(bench: Bench):

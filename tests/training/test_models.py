@@ -165,7 +165,7 @@ def test_a_decoder_without_padding_token_pads_with_its_end_of_text(llama: Pretra
 def test_padding_does_not_change_what_a_decoder_answers(llama: PretrainedModel, end: str):
     texts = ["goal team", "the bank price market trade tax" + end, "profit" + end, "a new win for the team of coach"]
     tokens = tokenize(texts, None, llama.tokenizer, 16)
-    split = TokenizedSplit(tokens=tokens, labels=torch.zeros(4, dtype=torch.int64).numpy())
+    split = TokenizedSplit(tokens=tokens, targets=torch.zeros(4, dtype=torch.int64).numpy())
     together = llama.logits(collate(split, [0, 1, 2, 3], llama.pad_id), "fp32")
     alone = torch.cat([llama.logits(collate(split, [row], llama.pad_id), "fp32") for row in range(4)])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)

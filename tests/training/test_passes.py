@@ -37,7 +37,7 @@ def ragged(rows: int) -> Batch:
     lengths = np.arange(2, 2 + rows)
     ids = np.random.default_rng(0).integers(5, 30, lengths.sum())
     tokens = plain_tokens(ids, lengths, np.zeros_like(ids))
-    return collate(TokenizedSplit(tokens=tokens, labels=np.arange(rows) % 2), range(rows), 0)
+    return collate(TokenizedSplit(tokens=tokens, targets=np.arange(rows) % 2), range(rows), 0)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_hundred_steps_in_parts_by_length_have_the_losses_of_whole_batches(
     lengths = np.random.default_rng(0).integers(2, 17, 64)
     ids = np.random.default_rng(1).integers(5, 30, lengths.sum())
     split = TokenizedSplit(
-        tokens=plain_tokens(ids, lengths, np.zeros_like(ids)), labels=ids[np.cumsum(lengths) - 1] % 2
+        tokens=plain_tokens(ids, lengths, np.zeros_like(ids)), targets=ids[np.cumsum(lengths) - 1] % 2
     )
 
     def losses(pass_tokens: int) -> tuple[list[float], int]:
@@ -190,7 +190,7 @@ def test_a_long_text_among_short_ones_does_not_keep_an_evaluation_from_its_end(w
     ids = np.full(lengths.sum(), 5)
     tokens = plain_tokens(ids, lengths, np.zeros_like(ids))
     with pytest.raises(OutOfMemoryInEvaluation):
-        worker._bench.score(TokenizedSplit(tokens=tokens, labels=np.zeros(4, dtype=np.int64)))
+        worker._bench.score(TokenizedSplit(tokens=tokens, targets=np.zeros(4, dtype=np.int64)))
 
 
 def test_a_trial_begins_with_what_another_worker_came_to_and_never_with_more(worker: Worker) -> None:

@@ -212,7 +212,7 @@ def test_a_worker_tokenizes_nothing_that_another_has(
         assert np.array_equal(one.tokens.ids, other.tokens.ids)
         assert np.array_equal(one.tokens.lengths, other.tokens.lengths)
         assert np.array_equal(one.tokens.types, other.tokens.types)
-        assert np.array_equal(one.labels, other.labels)
+        assert np.array_equal(one.targets, other.targets)
         assert is_mapped(other.tokens.ids.ctypes.data, tmp_path)
 
 

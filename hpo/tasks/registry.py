@@ -1,0 +1,16 @@
+"""Registry of tasks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hpo.config.study_file import TaskConfig
+from hpo.data.splits import Splits
+from hpo.tasks.classification import Classification
+from hpo.tasks.protocol import Task
+
+TASKS: Mapping[str, type[Task[Any]]] = {"classification": Classification}
+
+
+def task_of(config: TaskConfig, splits: Splits) -> Task[Any]:
+    """Return the task of a study for its data; raises what `Task.of` does."""
+    return TASKS[config.name].of(config, splits.train.labels)

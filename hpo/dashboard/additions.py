@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb.models import StudyModel
 
 from hpo.dashboard.notes import study_note, trial_notes
 from hpo.dashboard.pictures import Picture, pictures_of
@@ -16,6 +15,7 @@ from hpo.report.figures import FIGURES
 from hpo.report.material import Material, gathered
 from hpo.search.leases import leader_of
 from hpo.store.engine import Database
+from hpo.store.optuna_adapter import StudyModel
 from hpo.store.standing import read_lease
 from hpo.store.tables import events
 

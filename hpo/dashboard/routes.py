@@ -12,6 +12,7 @@ from hpo.errors import HpoError, StoreError
 from hpo.search.steering import refuse_led
 from hpo.store.deletion import delete_study
 from hpo.store.engine import Database
+from hpo.store.optuna_adapter import studies_in
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -106,7 +107,7 @@ class Transactions:
     def _names(self) -> dict[int, str]:
         """Return the name of each study."""
         with self._database.reading():
-            return {study._study_id: study.study_name for study in self._database.storage.get_all_studies()}
+            return {study_id: study.study_name for study_id, study in studies_in(self._database.storage).items()}
 
     def _delete(self, study_id: int) -> dict[str, Any]:
         """Delete a study as `hpo studies delete` does, its files left: not one that is being searched."""

@@ -4,19 +4,19 @@ Inside of one it would hold the lease's row, or SQLite's file, while it computes
 PostgreSQL server ends a transaction in which nothing is asked.
 """
 
-import copy
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna import Study
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.pruners import NopPruner
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from hpo.search.windows import ShownTrials
 from hpo.space.search_space import SearchSpace
-from hpo.store.transactions import quiet_optuna
+from hpo.store.optuna_adapter import row_of, storage_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,83 +35,26 @@ def proposed_ahead(study: Study, trials: Sequence[FrozenTrial], number: int, spa
         number: of the trial to come, by which the sampler is seeded.
         space: of which the parameters are.
     """
-    with quiet_optuna():
-        drawn = optuna.create_study(sampler=_Ahead(study, trials, number))
-        trial = drawn.ask()
+    storage = _TrialToCome(storage_of(study), trials, number)
+    asked = optuna.load_study(study_name=study.study_name, storage=storage, sampler=study.sampler, pruner=NopPruner())
+    trial = Trial(asked, row_of(storage.trial))
     space.suggest(trial)
     return trial.params
 
 
-class _KnownTrials:
-    """A study's storage, which shows the trials that are known."""
+class _TrialToCome(ShownTrials):
+    """A study's storage with the trials that are known, and one that is not there yet, of which nothing is written."""
 
-    def __init__(self, storage: Any, trials: Sequence[FrozenTrial]) -> None:
-        self._storage, self._trials = storage, trials
+    def __init__(self, backend: BaseStorage, trials: Sequence[FrozenTrial], number: int) -> None:
+        super().__init__(backend, trials)
+        self.trial = create_trial(state=TrialState.RUNNING)
+        self.trial.number = number
 
-    def get_all_trials(
-        self, _study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        shown = [trial for trial in self._trials if states is None or trial.state in states]
-        return copy.deepcopy(shown) if deepcopy else shown
+    def get_trial(self, _trial_id: int) -> FrozenTrial:
+        return self.trial
 
-    def set_trial_system_attr(self, _trial_id: int, _key: str, _value: Any) -> None:
-        """Drop what is noted of a trial that is not there yet: GP notes its parameters, which it is then given."""
+    def set_trial_param(self, *_param: Any) -> None:
+        """Do nothing: whoever suggests a parameter keeps it."""
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
-
-
-class _KnownStudy(Study):
-    """A study with the trials that are known."""
-
-    def __init__(self, study: Study, trials: Sequence[FrozenTrial]) -> None:
-        vars(self).update(vars(study))
-        self._storage: Any = _KnownTrials(study._storage, trials)
-
-    def _get_trials(
-        self,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
-        use_cache: bool = False,  # noqa: ARG002 (nothing is read)
-    ) -> list[FrozenTrial]:
-        shown: list[FrozenTrial] = self._storage.get_all_trials(self._study_id, deepcopy, states)
-        return shown
-
-
-class _Ahead(BaseSampler):
-    """The sampler of one study, asked by another for a trial of the first."""
-
-    def __init__(self, study: Study, trials: Sequence[FrozenTrial], number: int) -> None:
-        self._sampler, self._study, self._number = study.sampler, _KnownStudy(study, trials), number
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:  # noqa: ARG002
-        self._sampler.before_trial(self._study, self._known(trial))
-
-    def infer_relative_search_space(
-        self,
-        study: Study,  # noqa: ARG002
-        trial: FrozenTrial,
-    ) -> dict[str, BaseDistribution]:
-        return self._sampler.infer_relative_search_space(self._study, self._known(trial))
-
-    def sample_relative(
-        self,
-        study: Study,  # noqa: ARG002
-        trial: FrozenTrial,
-        search_space: dict[str, BaseDistribution],
-    ) -> dict[str, Any]:
-        return self._sampler.sample_relative(self._study, self._known(trial), search_space)
-
-    def sample_independent(
-        self,
-        study: Study,  # noqa: ARG002
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        return self._sampler.sample_independent(self._study, self._known(trial), param_name, param_distribution)
-
-    def _known(self, trial: FrozenTrial) -> FrozenTrial:
-        known = copy.copy(trial)
-        known.number = self._number
-        return known
+    def set_trial_system_attr(self, *_attribute: Any) -> None:
+        """Do nothing: GP notes its parameters, which the trial is then given."""

@@ -56,9 +56,7 @@ class EnumeratingSampler(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Choose the combination of `trial`."""
-        # Hyperband hands over a study of one bracket, whose `get_trials` leaves out those of the others.
-        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
-        self._point = self.enumeration.following(trials) or {}
+        self._point = self.enumeration.following(study.get_trials(deepcopy=False)) or {}
         self._otherwise.before_trial(study, trial)
 
     def infer_relative_search_space(

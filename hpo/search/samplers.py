@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study_file import StudyConfig
 from hpo.search.enumeration import ENUMERATIONS, EnumeratingSampler, Enumeration
-from hpo.search.windows import SeenStudy, Window
+from hpo.search.windows import Window, seen_study
 from hpo.space.conditions import Condition
 from hpo.space.domains import Choice, Continuous
 from hpo.space.parameters import Parameter
@@ -65,7 +65,7 @@ class PerTrialSampler(BaseSampler):
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Make the sampler of `trial`."""
         self._current = self._made("sampler", trial.number)
-        self._seen = None if self._window is None else SeenStudy(study, self._window)
+        self._seen = None if self._window is None else seen_study(study, self._window)
         self._current.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -74,7 +74,7 @@ class PerTrialSampler(BaseSampler):
             return self._current.infer_relative_search_space(self._seen or study, trial)
         # Optuna would take what finished trials have in common, which for a while may be a conditional parameter too:
         # CMA-ES stops for good where that changes, and a quasi-random sequence begins anew.
-        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        trials = study.get_trials(deepcopy=False)
         known = next((one.distributions for one in trials if self._together <= one.distributions.keys()), {})
         return {name: known[name] for name in sorted(known) if name in self._together and not known[name].single()}
 

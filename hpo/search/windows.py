@@ -5,8 +5,12 @@ import heapq
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
+import optuna
 from optuna import Study
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
+
+from hpo.store.optuna_adapter import PassingStorage, storage_of
 
 LEARNED_FROM = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -32,19 +36,24 @@ class Window:
         return [trial for trial in trials if trial.number in seen or not trial.state.is_finished()]
 
 
-class SeenStudy(Study):
-    """A study through a window, its trials read once: TPE reads them anew for every group of parameters."""
+class ShownTrials(PassingStorage):  # type: ignore[misc]
+    """A study's storage in which there are these trials and no others."""
 
-    def __init__(self, study: Study, window: Window) -> None:
-        # Hyperband's study of one bracket hides most of its attributes.
-        vars(self).update(object.__getattribute__(study, "__dict__"))
-        self._seen = window.of(study._get_trials(deepcopy=False))
+    def __init__(self, backend: BaseStorage, trials: Sequence[FrozenTrial]) -> None:
+        self.backend, self.trials = backend, trials
 
-    def _get_trials(
+    def get_all_trials(
         self,
+        study_id: int,  # noqa: ARG002 (it is of one study)
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
-        use_cache: bool = False,  # noqa: ARG002 (what was read once is used always)
     ) -> list[FrozenTrial]:
-        seen = [trial for trial in self._seen if states is None or trial.state in states]
-        return copy.deepcopy(seen) if deepcopy else seen
+        """Return those in one of `states`, or all."""
+        shown = [trial for trial in self.trials if states is None or trial.state in states]
+        return copy.deepcopy(shown) if deepcopy else shown
+
+
+def seen_study(study: Study, window: Window) -> Study:
+    """Return a study through a window, its trials read once: TPE reads them anew for every group of parameters."""
+    seen = window.of(study.get_trials(deepcopy=False))
+    return optuna.load_study(study_name=study.study_name, storage=ShownTrials(storage_of(study), seen))

@@ -7,6 +7,7 @@ from sqlalchemy.engine import Connection
 
 from hpo.store.engine import Database
 from hpo.store.listing import chosen_study, confirmation_of
+from hpo.store.optuna_adapter import studies_in
 from hpo.store.records import LeaseRecord
 from hpo.store.standing import read_lease
 from hpo.store.tables import attempts, evaluations, events, studies, trials
@@ -39,7 +40,7 @@ def delete_confirmation(database: Database, name: str, *, refuse: Refuse) -> Non
 
 
 def _delete(database: Database, connection: Connection, names: Sequence[str], refuse: Refuse) -> None:
-    ids = {study.study_name: study._study_id for study in database.storage.get_all_studies()}
+    ids = {study.study_name: study_id for study_id, study in studies_in(database.storage).items()}
     for name in names:
         if name not in ids:
             continue

@@ -5,19 +5,13 @@ Optuna's rows and ours are committed together or not at all; outside of one they
 """
 
 import re
-import sys
-import threading
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
-from optuna.storages._rdb.models import StudyModel
-from optuna.storages._rdb.storage import _create_scoped_session
-from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import (
@@ -31,12 +25,11 @@ from sqlalchemy.exc import (
     PendingRollbackError,
     SQLAlchemyError,
 )
-from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from hpo.errors import StoreError, StoreUnavailableError
 from hpo.store import sqlite
 from hpo.store.migrations.upgrade import VERSION_TABLE, is_current, upgrade
-from hpo.store.trial_rows import of_study, read_trials
+from hpo.store.optuna_adapter import JoiningStorage
 
 SUPPORTED = "sqlite:///FILE (or just FILE) on a local disk, or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
 USER_AND_PASSWORD = re.compile(r"^[\w+]+://[^:/]*(:[^@]*)?@")
@@ -45,86 +38,12 @@ USER_AND_PASSWORD = re.compile(r"^[\w+]+://[^:/]*(:[^@]*)?@")
 OPTUNA_TABLE_ATTEMPTS = 20
 
 
-class JoinedSession(Session):
-    """A session inside a transaction of ours, which remembers why Optuna rolled that back."""
-
-    failure: BaseException | None = None
-
-    def rollback(self) -> None:
-        """Undo the whole transaction; Optuna does so where it has caught an error, which it may then swallow."""
-        self.failure = self.failure or sys.exception()
-        super().rollback()
-
-
-class JoiningSessions:
-    """What Optuna takes its sessions from: that of this thread's open transaction, or a session of its own."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._own = scoped_session(sessionmaker(bind=engine))
-        self._thread = threading.local()
-
-    def __call__(self) -> Session:
-        """Return the session that Optuna's next call works in."""
-        joined: JoinedSession | None = getattr(self._thread, "session", None)
-        if joined is None:
-            return self._own()
-        if joined.failure is not None:
-            # Optuna would go on, or try again, in a transaction that is over.
-            raise joined.failure
-        return joined
-
-    def remove(self) -> None:
-        """Close this thread's own session, as `scoped_session.remove` does."""
-        self._own.remove()
-
-    @contextmanager
-    def joined_to(self, connection: Connection) -> Iterator[None]:
-        """Let Optuna work inside `connection`'s transaction: its commits flush, its rollbacks undo all of it.
-
-        What Optuna rolled back for is raised at the end, even where it was swallowed on the way.
-        """
-        assert getattr(self._thread, "session", None) is None, "transactions do not nest"
-        session = self._thread.session = JoinedSession(connection, join_transaction_mode="rollback_only")
-        try:
-            yield
-        finally:
-            self._thread.session = None
-            session.close()
-            if session.failure is not None:
-                raise session.failure
-
-
-class JoiningStorage(RDBStorage):
-    """Optuna's own SQL storage over our engine. It holds no password: neither its `url` nor its pickle has one."""
-
-    def __init__(self, engine: Engine) -> None:
-        # Optuna fills `{...}` in a URL as a template and keeps it in the open, so it gets the bare dialect; the
-        # connections come from our pool.
-        super().__init__(f"{engine.url.drivername}://", engine_kwargs={"pool": engine.pool})
-        self.engine = engine
-        self.scoped_session: Any = JoiningSessions(engine)
-
-    def _get_trials(
-        self,
-        study_id: int,
-        states: Container[TrialState] | None,
-        included_trial_ids: set[int],
-        trial_id_greater_than: int,
-    ) -> list[FrozenTrial]:
-        with _create_scoped_session(self.scoped_session) as session:
-            StudyModel.find_or_raise_by_id(study_id, session)
-            return read_trials(session, of_study(study_id, states, included_trial_ids, trial_id_greater_than))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _storage_at, (without_password(self.engine.url),)
-
-
 class Database:
     """One open study database."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.storage = JoiningStorage(engine)
+        self.storage = JoiningStorage(engine, pickled=(_storage_at, (without_password(engine.url),)))
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:

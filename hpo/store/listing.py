@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import ConfigurationError, NoResultError, nearest
 from hpo.store.engine import Database
+from hpo.store.optuna_adapter import FrozenStudy, studies_in
 from hpo.store.studies import CONFIRMS_ATTRIBUTE
 
 
@@ -41,22 +41,22 @@ def read_studies(database: Database) -> list[StudySummary]:
     with database.reading():
         storage = database.storage
         return [
-            _summary(study.study_name, study.user_attrs.get("hpo:metric"), storage.get_all_trials(study._study_id))
-            for study in _begun_studies(database)
+            _summary(study.study_name, study.user_attrs.get("hpo:metric"), storage.get_all_trials(study_id))
+            for study_id, study in _begun_studies(database).items()
         ]
 
 
 def study_names(database: Database) -> list[str]:
     """Return the names of the studies of a store, confirmations among them."""
     with database.reading():
-        return [study.study_name for study in _begun_studies(database)]
+        return [study.study_name for study in _begun_studies(database).values()]
 
 
 def chosen_study(database: Database, name: str | None) -> tuple[int, str]:
     """Return (number, name) of a study, inside a transaction; raises as `read_results` does where it is not there."""
     begun = _begun_studies(database)
-    ids = {study.study_name: study._study_id for study in begun}
-    searches = [study.study_name for study in begun if CONFIRMS_ATTRIBUTE not in study.user_attrs]
+    ids = {study.study_name: study_id for study_id, study in begun.items()}
+    searches = [study.study_name for study in begun.values() if CONFIRMS_ATTRIBUTE not in study.user_attrs]
     if name is None and len(searches) == 1:
         name = searches[0]
     if not ids:
@@ -72,13 +72,13 @@ def chosen_study(database: Database, name: str | None) -> tuple[int, str]:
     return ids[name], name
 
 
-def _begun_studies(database: Database) -> list[FrozenStudy]:
-    """Return every study but those whose first start was refused before it began, which are names alone."""
-    return [
-        study
-        for study in database.storage.get_all_studies()
-        if study.user_attrs or database.storage.get_n_trials(study._study_id)
-    ]
+def _begun_studies(database: Database) -> dict[int, FrozenStudy]:
+    """Return every study by its number, but those whose first start was refused before it began: names alone."""
+    return {
+        study_id: study
+        for study_id, study in studies_in(database.storage).items()
+        if study.user_attrs or database.storage.get_n_trials(study_id)
+    }
 
 
 def _summary(name: str, metric: str | None, trials: Sequence[FrozenTrial]) -> StudySummary:

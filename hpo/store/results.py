@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb.models import StudyModel
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection, RowMapping
 
@@ -16,6 +15,7 @@ from hpo.errors import ConfigurationError, NoResultError, StoreError
 from hpo.messages import Ending, Reading, Scores, Slice
 from hpo.store.engine import Database
 from hpo.store.listing import chosen_study, confirmation_of
+from hpo.store.optuna_adapter import StudyModel
 from hpo.store.records import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT, reading_from_json, scores_from_json
 from hpo.store.studies import CONFIRMS_ATTRIBUTE, UID_ATTRIBUTE, UNSEEN_ATTRIBUTE
 from hpo.store.tables import attempts, evaluations, events, studies

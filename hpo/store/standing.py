@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.storages._rdb.models import TrialModel, TrialValueModel
 from optuna.trial import TrialState
 from sqlalchemy.engine import Connection, RowMapping
 
@@ -14,6 +13,7 @@ from hpo.messages import Standing
 from hpo.store.attempts import device_seconds
 from hpo.store.engine import Database
 from hpo.store.listing import chosen_study
+from hpo.store.optuna_adapter import TrialModel, TrialValueModel
 from hpo.store.records import LeaseRecord
 from hpo.store.statements import UNFINISHED
 from hpo.store.tables import attempts, clock, evaluations, events, leases

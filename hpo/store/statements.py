@@ -1,9 +1,9 @@
 """The statements of every verb, built once: building one in SQLAlchemy takes several times as long as running it."""
 
 import sqlalchemy as sa
-from optuna.storages._rdb.models import StudyModel, TrialModel, TrialUserAttributeModel, TrialValueModel
 
 from hpo.messages import Ending
+from hpo.store.optuna_adapter import StudyModel, TrialModel, TrialUserAttributeModel, TrialValueModel
 from hpo.store.tables import attempts, clock, evaluations, leases, trials
 
 # What each is about; the names differ from those of columns, which an UPDATE would take for new values.

@@ -10,10 +10,12 @@ from typing import Any
 import optuna
 import sqlalchemy as sa
 from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import NopPruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import Connection
 
+from hpo.errors import StoreUnavailableError
 from hpo.store import statements
 from hpo.store.attempts import AttemptStore
 from hpo.store.records import LeaseRecord, StudyRecord
@@ -152,8 +154,16 @@ class StudyStore(AttemptStore):
             waiting: the trial's number; None for a new one.
             sampler: in the place of the study's own; None for that.
         """
-        waits = None if waiting is None else self._optuna_id(waiting)
-        return _AskedStudy(self.study, waits, sampler or self.study.sampler).ask()
+        # By no pruner: all that Hyperband's would do is to hide trials from the sampler.
+        study = optuna.load_study(
+            study_name=self.name, storage=self._picture, sampler=sampler or self.study.sampler, pruner=NopPruner()
+        )
+        if waiting is None:
+            return Trial(study, self._picture.create_new_trial(self.study_id))
+        row = self._optuna_id(waiting)
+        if not self._picture.set_trial_state_values(row, TrialState.RUNNING):
+            raise StoreUnavailableError(f"Trial {waiting} waits no more: another program has begun it.")
+        return Trial(study, row)
 
     def set_intermediate_value(self, trial: int, rung: int, score: float) -> None:
         """Give Optuna a score at a rung; that of a later attempt replaces that of an earlier one."""
@@ -186,19 +196,6 @@ class StudyStore(AttemptStore):
 
     def _optuna_id(self, trial: int) -> int:
         return self._picture.get_trial_id_from_study_id_trial_number(self.study_id, trial)
-
-
-class _AskedStudy(optuna.Study):
-    """A study that is asked for one trial in particular; Optuna would hand out the first that waits."""
-
-    def __init__(self, study: optuna.Study, waiting: int | None, sampler: BaseSampler) -> None:
-        vars(self).update(vars(study))
-        self._waiting, self.sampler = waiting, sampler
-
-    def _pop_waiting_trial_id(self) -> int | None:
-        if self._waiting is not None:
-            self._storage.set_trial_state_values(self._waiting, TrialState.RUNNING)
-        return self._waiting
 
 
 def renew_lease(connection: Connection, study_id: int, fence: int, seconds: float) -> bool:

@@ -26,14 +26,14 @@ class StudyTransactions:
         """Open the study `name`, made if it is not there."""
         self.name = name
         self._database = database
-        self._sampler = sampler
         self._pruner = pruner
         self._connection: Connection | None = None
         self._lock = threading.Lock()
-        self.study = self._opened()
-        self.study_id = database.storage.get_study_id_from_name(name)
-        self._picture = Picture(database.storage, self.study_id)
-        self.study._storage = self._picture
+        with translated(database.engine.url), quiet_optuna():
+            optuna.create_study(storage=database.storage, study_name=name, direction="maximize", load_if_exists=True)
+            self._picture = Picture(database.storage, name)
+        self.study_id = self._picture.study_id
+        self.study = optuna.load_study(study_name=name, storage=self._picture, sampler=sampler, pruner=pruner)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -64,17 +64,6 @@ class StudyTransactions:
     def _open_connection(self) -> Connection:
         assert self._connection is not None, "the store's records are read and written inside a transaction"
         return self._connection
-
-    def _opened(self) -> optuna.Study:
-        with translated(self._database.engine.url), quiet_optuna():
-            return optuna.create_study(
-                storage=self._database.storage,
-                sampler=self._sampler,
-                pruner=self._pruner,
-                study_name=self.name,
-                direction="maximize",
-                load_if_exists=True,
-            )
 
     def _trial(self, table: sa.Table, trial: int) -> sa.ColumnElement[bool]:
         return sa.and_(table.c.study_id == self.study_id, table.c.trial == trial)

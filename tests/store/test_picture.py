@@ -174,7 +174,7 @@ def test_a_trial_that_another_makes_just_before_ours_is_seen(
     with store.transaction():
         store.trials()
         # As it is where ours waited for the other's commit on PostgreSQL.
-        store._picture._backend.create_new_trial(store.study_id, made)
+        store._picture.backend.create_new_trial(store.study_id, made)
         store.enqueue({"x": 0.5})
         ours = suggested(store)
         store.trials()

@@ -1,0 +1,321 @@
+"""Optuna adapter: every private name of Optuna that hpo uses, each checked when this is imported.
+
+They are used so that Optuna's calls join our transactions, and so that its trials are read by plain statements, several
+times as fast as by the objects of its ORM. An Optuna that has one of them otherwise is refused: it could store
+something else than is meant.
+"""
+
+import inspect
+import json
+import sys
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+from optuna import Study
+from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+from hpo.errors import StoreError
+
+TESTED = ">=5,<5.1"
+"""Versions of Optuna, as pyproject.toml has them."""
+
+
+def _refused(differs: str) -> StoreError:
+    return StoreError(
+        f"Optuna {optuna.__version__} is installed, and differs from the versions that hpo works with in {differs}: "
+        f"pip install 'optuna{TESTED}'."
+    )
+
+
+try:
+    from optuna.storages._rdb.models import (
+        StudyModel,
+        TrialIntermediateValueModel,
+        TrialModel,
+        TrialParamModel,
+        TrialSystemAttributeModel,
+        TrialUserAttributeModel,
+        TrialValueModel,
+    )
+    from optuna.study._frozen import FrozenStudy
+except ImportError as error:
+    raise _refused(str(error)) from None
+
+__all__ = ["FrozenStudy", "StudyModel", "TrialModel", "TrialUserAttributeModel", "TrialValueModel"]
+
+CALLS: Sequence[tuple[type, str, str, str]] = [
+    (RDBStorage, "_create_new_trial", "self study_id template_trial", "scoped_session"),
+    (RDBStorage, "_set_trial_param",
+     "self trial_id param_name param_value_internal distribution previous_distribution", "scoped_session"),
+    (RDBStorage, "_get_trials", "self study_id states included_trial_ids trial_id_greater_than", "scoped_session"),
+    (RDBStorage, "get_all_trials", "self study_id deepcopy states", "_get_trials"),
+    (RDBStorage, "set_trial_state_values", "self trial_id state values", "scoped_session"),
+    (TrialValueModel, "stored_repr_to_value", "value float_type", "TrialValueType"),
+    (TrialIntermediateValueModel, "stored_repr_to_intermediate_value", "value float_type",
+     "TrialIntermediateValueType"),
+    (Study, "__init__", "self study_name storage sampler pruner", "_storage"),
+    (FrozenStudy, "__init__", "self study_name direction user_attrs system_attrs study_id directions", "_study_id"),
+    (FrozenTrial, "__init__",
+     "self number state value datetime_start datetime_complete params distributions user_attrs system_attrs "
+     "intermediate_values trial_id values", "_trial_id"),
+]  # fmt: skip
+"""A class, a method, its parameters, and an attribute that it must read or set."""
+COLUMNS: Mapping[type, str] = {
+    StudyModel: "study_id study_name",
+    TrialModel: "trial_id number study_id state datetime_start datetime_complete",
+    TrialValueModel: "trial_id objective value value_type",
+    TrialParamModel: "trial_id param_name param_value distribution_json",
+    TrialIntermediateValueModel: "trial_id step intermediate_value intermediate_value_type",
+    TrialUserAttributeModel: "trial_id key value_json",
+    TrialSystemAttributeModel: "trial_id key value_json",
+}
+"""The columns of a table that are read or written."""
+
+
+def differences() -> list[str]:
+    """Return what of the names that hpo uses the installed Optuna has no more, or has otherwise."""
+    calls = (f"{one[0].__name__}.{one[1]}" for one in CALLS if not _is_as_tested(*one))
+    columns = (
+        f"{model.__name__}.{name}"
+        for model, names in COLUMNS.items()
+        for name in names.split()
+        if name not in sa.inspect(model).local_table.c
+    )
+    return [*calls, *columns]
+
+
+def _is_as_tested(owner: type, method: str, parameters: str, attribute: str) -> bool:
+    function = getattr(owner, method, None)
+    if function is None or list(inspect.signature(function).parameters) != parameters.split():
+        return False
+    return attribute in inspect.unwrap(function).__code__.co_names
+
+
+if _differences := differences():
+    raise _refused(", ".join(_differences))
+
+
+# -- transactions
+
+
+class JoinedSession(Session):
+    """A session inside a transaction of ours, which remembers why Optuna rolled that back."""
+
+    failure: BaseException | None = None
+
+    def rollback(self) -> None:
+        """Undo the whole transaction; Optuna does so where it has caught an error, which it may then swallow."""
+        self.failure = self.failure or sys.exception()
+        super().rollback()
+
+
+class JoiningSessions:
+    """What Optuna takes its sessions from: that of this thread's open transaction, or a session of its own."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._own = scoped_session(sessionmaker(bind=engine))
+        self._thread = threading.local()
+
+    def __call__(self) -> Session:
+        """Return the session that Optuna's next call works in."""
+        joined: JoinedSession | None = getattr(self._thread, "session", None)
+        if joined is None:
+            return self._own()
+        if joined.failure is not None:
+            # Optuna would go on, or try again, in a transaction that is over.
+            raise joined.failure
+        return joined
+
+    def remove(self) -> None:
+        """Close this thread's own session, as `scoped_session.remove` does."""
+        self._own.remove()
+
+    @contextmanager
+    def joined_to(self, connection: Connection) -> Iterator[None]:
+        """Let Optuna work inside `connection`'s transaction: its commits flush, its rollbacks undo all of it.
+
+        What Optuna rolled back for is raised at the end, even where it was swallowed on the way.
+        """
+        assert getattr(self._thread, "session", None) is None, "transactions do not nest"
+        session = self._thread.session = JoinedSession(connection, join_transaction_mode="rollback_only")
+        try:
+            yield
+        finally:
+            self._thread.session = None
+            session.close()
+            if session.failure is not None:
+                raise session.failure
+
+
+class JoiningStorage(RDBStorage):
+    """Optuna's own SQL storage over our engine; its calls join the transaction that is open in their thread."""
+
+    def __init__(self, engine: Engine, pickled: tuple[Any, ...]) -> None:
+        """Take the engine, and what is pickled in the place of this: a function and its arguments, no password."""
+        # Optuna fills `{...}` in a URL as a template and keeps it in the open, so it gets the bare dialect; the
+        # connections come from our pool.
+        super().__init__(f"{engine.url.drivername}://", engine_kwargs={"pool": engine.pool})
+        self.engine = engine
+        self.scoped_session: Any = JoiningSessions(engine)
+        self._pickled = pickled
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._pickled
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        with self.scoped_session() as session:
+            if session.get(StudyModel, study_id) is None:
+                raise KeyError(f"There is no study {study_id}.")
+            return _read_trials(session, _of_study(study_id, states, included_trial_ids, trial_id_greater_than))
+
+    def read(self, study_id: int, rows: Set[int] | None = None) -> list[FrozenTrial]:
+        """Return the trials of a study; those in `rows` alone, where these are given."""
+        return self._get_trials(study_id, None, set(rows or ()), -1 if rows is None else _NO_LATER)
+
+    def execute(self, statement: sa.Executable, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Return the rows that a statement of ours reads, in the open transaction or outside of one."""
+        with self.scoped_session() as session:
+            return [tuple(row) for row in session.execute(statement, parameters)]
+
+    def begin_trial(self, study_id: int, template: FrozenTrial | None) -> FrozenTrial:
+        """Make a trial, and return it without reading it."""
+        return self._create_new_trial(study_id, template)
+
+    def set_known_param(
+        self, trial_id: int, name: str, internal: float, distribution: BaseDistribution, known: BaseDistribution | None
+    ) -> None:
+        """Set a parameter, of whose distribution in the study nothing is read where it is known."""
+        self._set_trial_param(trial_id, name, internal, distribution, known)
+
+
+# -- rows
+
+
+_distribution: Callable[[str], BaseDistribution] = lru_cache(maxsize=1024)(json_to_distribution)
+_NO_LATER = 2**31 - 1
+"""Above every number that Optuna gives a trial's row."""
+
+
+def row_of(one: FrozenTrial) -> int:
+    """Return the number of a trial's row."""
+    return one._trial_id
+
+
+def studies_in(storage: BaseStorage) -> dict[int, FrozenStudy]:
+    """Return the studies of a storage, by their numbers."""
+    return {study._study_id: study for study in storage.get_all_studies()}
+
+
+_Fields = Mapping[int, dict[Any, Any]]
+"""Of a kind, by the row of a trial; empty where it has none."""
+
+
+def _read_trials(session: Session, which: sa.ColumnElement[bool]) -> list[FrozenTrial]:
+    """Return the trials that meet a condition on `TrialModel`, in the order in which they were made."""
+
+    def fields(*columns: Any, read: Callable[..., Any]) -> _Fields:
+        """Return what `read` makes of all columns but the first, by that one."""
+        model = columns[0].class_
+        rows = sa.select(model.trial_id, *columns).join(TrialModel, TrialModel.trial_id == model.trial_id).where(which)
+        found: dict[int, dict[Any, Any]] = defaultdict(dict)
+        for trial_id, key, *rest in session.execute(rows.order_by(sa.inspect(model).primary_key[0])):
+            found[trial_id][key] = read(*rest)
+        return found
+
+    trial = TrialModel
+    times = (sa.inspect(trial).local_table.c[name] for name in ("datetime_start", "datetime_complete"))
+    rows = sa.select(trial.trial_id, trial.number, trial.state, *times)
+    # First: on PostgreSQL each statement sees what is committed by then. Read last, a trial that was told in between
+    # would seem to have ended with nothing, and what has ended is not read again.
+    made = session.execute(rows.where(which).order_by(trial.trial_id)).all()
+    param, value, step = TrialParamModel, TrialValueModel, TrialIntermediateValueModel
+    user, system = TrialUserAttributeModel, TrialSystemAttributeModel
+    params = fields(
+        param.param_name, param.param_value, param.distribution_json,
+        read=lambda internal, text: (_distribution(text), internal),
+    )  # fmt: skip
+    values = fields(value.objective, value.value, value.value_type, read=value.stored_repr_to_value)
+    steps = fields(
+        step.step, step.intermediate_value, step.intermediate_value_type, read=step.stored_repr_to_intermediate_value
+    )
+    user_attrs = fields(user.key, user.value_json, read=json.loads)
+    system_attrs = fields(system.key, system.value_json, read=json.loads)
+    return [
+        FrozenTrial(
+            number=number,
+            state=state,
+            value=None,
+            values=[told for _, told in sorted(values[row].items())] or None,
+            datetime_start=_local(started),
+            datetime_complete=_local(completed),
+            params={name: known.to_external_repr(internal) for name, (known, internal) in params[row].items()},
+            distributions={name: known for name, (known, _) in params[row].items()},
+            user_attrs=user_attrs[row],
+            system_attrs=system_attrs[row],
+            intermediate_values=steps[row],
+            trial_id=row,
+        )
+        for row, number, state, started, completed in made
+    ]
+
+
+def _of_study(
+    study_id: int, states: Container[TrialState] | None, included: Set[int], later_than: int
+) -> sa.ColumnElement[bool]:
+    """Return the condition on the trials of a study, as Optuna's storages are asked for them.
+
+    Args:
+        study_id: the study.
+        states: those in which a trial may be; None for any.
+        included: rows of trials that are wanted.
+        later_than: so are all rows after this one; -1 for all there are.
+    """
+    which: sa.ColumnElement[bool] = TrialModel.study_id == study_id
+    if states is not None:
+        which &= TrialModel.state.in_([state for state in TrialState if state in states])
+    if later_than >= 0:
+        which &= sa.or_(TrialModel.trial_id.in_(included), TrialModel.trial_id > later_than)
+    return which
+
+
+def _local(moment: datetime | None) -> datetime | None:
+    """Return a time of day in UTC as one of here, as Optuna shows it."""
+    return None if moment is None else moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
+
+
+# -- storages over a storage
+
+
+def storage_of(study: Study) -> BaseStorage:
+    """Return what a study reads and writes."""
+    return study._storage
+
+
+def _passes_on(name: str) -> Callable[..., Any]:
+    def passed_on(storage: Any, *arguments: Any, **named: Any) -> Any:
+        return getattr(storage.backend, name)(*arguments, **named)
+
+    return passed_on
+
+
+PassingStorage: Any = type(
+    "PassingStorage", (BaseStorage,), {name: _passes_on(name) for name in BaseStorage.__abstractmethods__}
+)
+"""A storage that passes on to its `backend` what a subclass does not do itself."""

@@ -14,7 +14,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from hpo.config.study_file import StudyConfig, load_config  # noqa: E402
 from hpo.data.splits import Splits  # noqa: E402
 from hpo.messages import Action, Assignment, Decision, Demands, Ending, Outcome, Probe, Report, Scores  # noqa: E402
-from hpo.metrics.classification import Objective  # noqa: E402
+from hpo.metrics.metric import Objective  # noqa: E402
 from hpo.training.precision import Measurement  # noqa: E402
 from tests.models import save_tiny_bert, write_texts  # noqa: E402
 

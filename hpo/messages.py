@@ -145,7 +145,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """F1 on some of the rows: of the positive class, or of more classes the mean over those among them."""
+    """What some of the rows score by the metric that the task has for parts, such as F1, whatever the objective."""
 
     by: str
     """What the rows have in common: `length` or `group`."""

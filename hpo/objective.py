@@ -15,9 +15,8 @@ from hpo.messages import Action, Ending, Outcome, Progress, Report
 from hpo.search.assignments import build_assignment, demands_of, seed_of
 from hpo.search.attributes import CONSTRAINT, UNTRAINABLE, VIOLATED, outcome_attributes
 from hpo.search.corners import dearest
-from hpo.search.preflight import refuse_unfit_of_folds
+from hpo.search.preflight import refuse_unfit_of_folds, space_of_study
 from hpo.space.search_space import SearchSpace
-from hpo.space.space_file import space_of
 from hpo.training.worker import Worker, open_worker, train
 
 OF_LEARNING_CURVES = (PercentilePruner, SuccessiveHalvingPruner, HyperbandPruner, PatientPruner)
@@ -43,7 +42,7 @@ class FineTuneObjective:
             SpaceError: the study's folds cannot serve this space.
         """
         self._config = config
-        self._space = space or space_of(config.space)
+        self._space = space or space_of_study(config)
         refuse_unfit_of_folds(config, self._space)
         self._worker: Worker | None = None
         self._turn = threading.Lock()

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from hpo.config.loading import read_study
 from hpo.config.reading import Typed
 from hpo.config.study_names import MOST_BYTES, MOST_CHARACTERS, RULE, is_study_name
+from hpo.config.tasks import TASK_FACTS, no_meaning
 from hpo.config.times import moment_of, seconds_of
 
 
@@ -349,6 +350,14 @@ class StudyConfig(Typed):
             )
         if self.pruner == "threshold" and self.search.lowest_score is None:
             raise ValueError("search.pruner is threshold; give search.lowest_score, the score below which it prunes.")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_are_of_its_task(self) -> Self:
+        given = self.model_dump(exclude_defaults=True)
+        keys = [key.split(".") for key in TASK_FACTS[self.task.name].unused]
+        if unused := [f"{part}.{name}" for part, name in keys if name in given.get(part, {})]:
+            raise ValueError(no_meaning(self.task.name, unused))
         return self
 
     @model_validator(mode="after")

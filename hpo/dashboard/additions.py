@@ -26,8 +26,8 @@ FIGURES_SHOWN = {
     "confusion_matrix": "Confusion matrix (%)",
     "over_time": "Best score over time",
     "learning_curves": "Learning curves",
-    "by_group": "F1 by group",
-    "by_length": "F1 by length",
+    "by_group": "Score by group",
+    "by_length": "Score by length",
 }
 """Name in `FIGURES` -> title. Of the others optuna-dashboard has its own."""
 JUDGED = ("confusion_matrix", "by_group", "by_length")

@@ -1,30 +1,13 @@
-"""The scores of a classification, and the one among them that a study maximises."""
+"""Scores of a classification."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from hpo.messages import Scores
+from hpo.metrics.metric import Metric, Objective
 from hpo.metrics.own_metric import OwnMetric
 from hpo.metrics.predictions import Predictions
 from hpo.metrics.tally import Tally, tally
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
-    """A score; more is better."""
-
-    description: str
-    source: str
-    of: Callable[[Tally], float]
-    """Its value."""
-    of_positive_class: bool = False
-    """Whether it is that of the positive class of two, and there is none for more classes."""
-    of_rows: bool = False
-    """Whether all rows count alike in it, so that a class of few rows counts little."""
-    limits: tuple[float, float] = (0.0, 1.0)
-    """Between which it is."""
-
 
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(
@@ -160,25 +143,6 @@ METRICS: dict[str, Metric] = {
 
 OF_RANKS = ("roc_auc", "average_precision")
 """Those that sort the rows, class by class, which takes longer than all else."""
-
-
-def limits_of(metric: str) -> tuple[float, float]:
-    """Return between which a metric is; of a user's own nothing is known."""
-    return METRICS[metric].limits if metric in METRICS else (-math.inf, math.inf)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Objective:
-    """The score that a study maximises."""
-
-    metric: str
-    """One of `METRICS`, or `module:function`."""
-    positive: str | None
-    """The positive class of two; None where there are more."""
-    note: str
-    """A sentence for the user: what it is and why."""
-    own: OwnMetric | None = None
-    """The user's function, where `metric` names one."""
 
 
 def classification_scores(

@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from hpo.errors import ConfigurationError, nearest
-from hpo.metrics.classification import METRICS, Objective
+from hpo.metrics.classification import METRICS
+from hpo.metrics.metric import Objective
 from hpo.metrics.own_metric import load_own_metric
 
 POSITIVE_NAMES = ("true", "yes", "positive", "pos", "spam")

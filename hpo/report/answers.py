@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
+from hpo.config.tasks import facts_of
 from hpo.report.drawing import BLUE, axis_title, blank, rounded, safe
-from hpo.report.material import Judged, Material
+from hpo.report.material import Material
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -39,18 +40,19 @@ def confusion_matrix(material: Material) -> "Figure | str":
 
 
 def by_group(material: Material) -> "Figure | str":
-    """Draw F1 in each group of texts, the worst first."""
+    """Draw scores in each group of texts, the worst first."""
     if material.results.configuration.get("data", {}).get("group_column") is None:
         return "The texts have no groups; data.group_column names a column of them."
-    return _of_slices(material.judged, "group")
+    return _of_slices(material, "group")
 
 
 def by_length(material: Material) -> "Figure | str":
-    """Draw F1 on short and on long texts."""
-    return _of_slices(material.judged, "length")
+    """Draw scores on short and on long texts."""
+    return _of_slices(material, "length")
 
 
-def _of_slices(judged: Judged | None, by: str) -> "Figure | str":
+def _of_slices(material: Material, by: str) -> "Figure | str":
+    judged = material.judged
     if judged is None:
         return NO_TRIAL
     slices = [one for one in judged.slices if one.by == by]
@@ -61,8 +63,8 @@ def _of_slices(judged: Judged | None, by: str) -> "Figure | str":
         slices = sorted(largest, key=lambda one: one.score)
     names = [f"{safe(one.name)} ({one.rows})" for one in slices]
     places = list(range(len(names)))
-    # Whatever the objective is: slices are scored by F1, of the positive class of two or else the mean over classes.
-    metric = "f1" if "f1" in judged.scores.values else "macro_f1"
+    # Whatever the objective is.
+    metric = next(name for name in facts_of(material.results.configuration).slices if name in judged.scores.values)
     figure = blank(90 + 26 * len(names), xaxis={"title": axis_title(metric)})
     figure.add_bar(
         y=places, x=[rounded(one.score) for one in slices], orientation="h", marker={"color": BLUE}, hoverinfo="skip",

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from hpo.metrics.classification import limits_of
+from hpo.metrics.registry import limits_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -18,10 +18,11 @@ import psutil
 import torch
 
 from hpo.config.study_file import StudyConfig
+from hpo.config.tasks import TASK_FACTS
 from hpo.config.times import HERE
 from hpo.data.splits import Splits, splits_of
 from hpo.errors import StoreError
-from hpo.metrics.classification import Objective
+from hpo.metrics.metric import Objective
 from hpo.runners.checking import doubts
 from hpo.runners.checking.forecast import Forecast, Probed, baseline_seconds, reading_seconds
 from hpo.runners.checking.short_check import probed
@@ -34,11 +35,10 @@ from hpo.search.assignments import demands_of
 from hpo.search.budget import Limits, limits_of, on_short_time
 from hpo.search.corners import cheapest, dearest, slowest
 from hpo.search.enumeration import ENUMERATIONS
-from hpo.search.preflight import refuse_counts, refuse_unfit_search, search_notes
+from hpo.search.preflight import refuse_counts, refuse_unfit_search, search_notes, space_of_study
 from hpo.search.proposals import weights_kept
 from hpo.search.samplers import sampler_of
 from hpo.space.search_space import SearchSpace
-from hpo.space.space_file import space_of
 from hpo.store.engine import sqlite_path
 from hpo.training.mirror import open_mirror
 from hpo.training.precision import Precision
@@ -77,7 +77,7 @@ def check(config: StudyConfig, watcher: Watcher | None = None) -> Check:
     """
     watcher = watcher or Watcher()
     limits_of(config.budget, datetime.now(HERE))  # Refuses an end that is past, before anything is read.
-    space = space_of(config.space)
+    space = space_of_study(config)
     refuse_unfit_search(config, space)
     refuse_unusable(config.compute)
     splits = splits_of(config)
@@ -153,9 +153,10 @@ def _concluded(config: StudyConfig, space: SearchSpace, splits: Splits, found: _
     )
     free = _free_bytes(config)
     refusals = _unfit_ends(found.ends)
+    first_loss = TASK_FACTS[config.task.name].first_loss(len(splits.label_names))
     sentences = (
         _on_short_time(config, forecast, limits, now.timestamp(), reserve),
-        *(doubts.on_first_loss(probe, len(splits.label_names)) for probe in fitting),
+        *(doubts.on_first_loss(probe, first_loss) for probe in fitting),
         doubts.on_cut_texts(found.cut_share, int(space.largest("max_length"))),
         doubts.on_rare_classes(splits, found.objective),
         doubts.on_few_trials(forecast, int(space.largest("epochs"))),

@@ -39,11 +39,10 @@ from hpo.search.corners import dearest
 from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.leading import leading
 from hpo.search.persistence import persistently
-from hpo.search.preflight import refuse_counts, refuse_unfit_search, search_notes
+from hpo.search.preflight import refuse_counts, refuse_unfit_search, search_notes, space_of_study
 from hpo.search.samplers import sampler_of
 from hpo.search.steering import refuse_led
 from hpo.space.search_space import SearchSpace
-from hpo.space.space_file import space_of
 from hpo.store.deletion import delete_confirmation
 from hpo.store.engine import open_database, sqlite_path
 from hpo.store.listing import confirmation_of, study_names
@@ -91,7 +90,7 @@ def run(
         HpoError: with one sentence, as `hpo.errors` lists them; nothing that was stored is lost.
     """
     watcher, stop = watcher or Watcher(), stop or Event()
-    space = space_of(config.space)
+    space = space_of_study(config)
     refuse_unfit_search(config, space)
     refuse_unusable(config.compute)
     if not searches:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.messages import Assignment, Begun, Capacity, Decision, Demands, Outcome, Probe, Progress, Reading, Report
-from hpo.metrics.classification import Objective
+from hpo.metrics.metric import Objective
 from hpo.training.precision import Measurement, Precision
 from hpo.training.worker import Trains
 

@@ -2,13 +2,17 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from hpo.config.extras import refuse_missing
 from hpo.config.study_file import StudyConfig
+from hpo.config.tasks import no_meaning, without_meaning
 from hpo.errors import SpaceError
 from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.samplers import proposed_together, sampler_of
+from hpo.space.domains import Constant
 from hpo.space.search_space import SearchSpace
+from hpo.space.space_file import shipped_spaces, space_of
 
 MOST_COMBINATIONS = 10_000
 """Combinations that are listed and gone through at each proposal, at most."""
@@ -28,6 +32,26 @@ IN_EXTRAS = {"schedule_free_adamw": "schedulefree"}
 """Optimizer -> the module of an extra that it is in."""
 JOINT = ("gp", "cmaes")
 """Samplers that model what every trial has, from what was trained to its end, and draw the rest at random."""
+
+
+def space_of_study(config: StudyConfig) -> SearchSpace:
+    """Return a study's space; a shipped one without what means nothing to the study's task, which its notes say.
+
+    Raises:
+        SpaceError: a space of the user's own gives a hyperparameter that means nothing to the task.
+    """
+    space, task = space_of(config.space), config.task.name
+    given = {one.name: one.domain.value if isinstance(one.domain, Constant) else one for one in space.parameters}
+    idle = without_meaning(task, given)
+    if not idle:
+        return space
+    if config.space not in shipped_spaces():
+        raise SpaceError(f"Space {space.name}: {no_meaning(task, idle)}")
+    return replace(
+        space,
+        parameters=tuple(one for one in space.parameters if one.name not in idle),
+        notes=(*space.notes, f"Space {space.name} goes without {', '.join(idle)}, which {task} has no use for."),
+    )
 
 
 def refuse_unfit_search(config: StudyConfig, space: SearchSpace) -> None:

@@ -17,7 +17,8 @@ from hpo.config.study_file import TaskConfig
 from hpo.data.checks import ordered_labels
 from hpo.data.splits import label_numbers
 from hpo.messages import Scores
-from hpo.metrics.classification import Objective, classification_scores, f1_among, objective_score
+from hpo.metrics.classification import classification_scores, f1_among, objective_score
+from hpo.metrics.metric import Objective
 from hpo.metrics.objective import resolve_metric
 from hpo.metrics.predictions import Predictions
 from hpo.tasks.protocol import Baseline, Criterion

@@ -12,7 +12,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import TaskConfig
 from hpo.data.targets import Strata
 from hpo.messages import Scores
-from hpo.metrics.classification import Objective
+from hpo.metrics.metric import Objective
 from hpo.metrics.predictions import Answers
 
 A = TypeVar("A", bound=Answers)

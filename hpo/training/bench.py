@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
+from hpo.config.tasks import no_meaning, without_meaning
 from hpo.data.augmentation import Augmentation, augmentation, refuse_word_swap
 from hpo.data.batching import Batch, Rows, collate
 from hpo.data.sources import Examples
 from hpo.data.splits import Splits, stratified_part
 from hpo.data.tokenization import TokenizedSplit, Tokens, tokenize, tokenizer_digest, word_numbers
+from hpo.errors import ConfigurationError
 from hpo.messages import SEMANTICS, Assignment, Reading, Scores
 from hpo.metrics.predictions import Answers
 from hpo.tasks.protocol import Task
@@ -167,8 +169,12 @@ class Bench:
         """Put the model where every training under these values starts, and return the optimizer over it.
 
         Raises:
-            ModelError, ConfigurationError: the model does not have what the hyperparameters ask for.
+            ModelError, ConfigurationError: the model does not have what the hyperparameters ask for, or one of these
+                means nothing to the task.
         """
+        task = self.config.task.name
+        if idle := without_meaning(task, dict(hyperparameters)):
+            raise ConfigurationError(no_meaning(task, idle))
         self.model.reset(seed, hyperparameters.head_scale)
         self.model.keep_layers(hyperparameters.kept_layers)
         self.model.set_dropout(hyperparameters.dropout, hyperparameters.attention_dropout)

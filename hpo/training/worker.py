@@ -15,7 +15,7 @@ from hpo.data.augmentation import refuse_token_masking, refuse_word_swap
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.messages import Action, Assignment, Decision, Demands, Outcome, Probe, Progress, Reading, Report
-from hpo.metrics.classification import Objective
+from hpo.metrics.metric import Objective
 from hpo.tasks.registry import task_of
 from hpo.training.baselines import read_baseline
 from hpo.training.bench import Bench

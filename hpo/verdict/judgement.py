@@ -8,7 +8,7 @@ from statistics import fmean
 import numpy as np
 
 from hpo.messages import Ending, Reading, Scores
-from hpo.metrics.classification import limits_of
+from hpo.metrics.registry import limits_of
 from hpo.store.results import ConfirmingRun, StudyResults, TrialResult
 from hpo.verdict.choice import Choice, Searched, choose
 from hpo.verdict.comparison import Runs, difference, interval_of

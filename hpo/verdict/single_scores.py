@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.special import stdtrit
 
-from hpo.metrics.classification import limits_of
+from hpo.metrics.registry import limits_of
 from hpo.store.results import StudyResults, TestReading, TrialResult
 from hpo.verdict.comparison import COVERAGE, Runs, SeedNoise, interval_of, seed_noise
 from hpo.verdict.findings import Interval

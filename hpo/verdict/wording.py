@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 
-from hpo.metrics.classification import limits_of
+from hpo.metrics.registry import limits_of
 from hpo.metrics.spread import with_spread
 from hpo.store.results import StudyResults, TrialResult
 from hpo.verdict.findings import Confirmed, Difference, Interval, Verdict

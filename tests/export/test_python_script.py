@@ -22,7 +22,8 @@ from hpo.export.exported import Exported
 from hpo.export.model_folder import train_into
 from hpo.export.python_script import content_of_script, script
 from hpo.export.retraining import compute_of
-from hpo.metrics.classification import METRICS, Objective, classification_scores
+from hpo.metrics.classification import METRICS, classification_scores
+from hpo.metrics.metric import Objective
 from hpo.metrics.objective import resolve_metric
 from hpo.metrics.predictions import Predictions
 from hpo.training import optimization

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 
 from hpo.messages import Scores
-from hpo.metrics.classification import METRICS, Objective, classification_scores
+from hpo.metrics.classification import METRICS, classification_scores
+from hpo.metrics.metric import Objective
 from hpo.metrics.predictions import Predictions
 from hpo.metrics.tally import Floats, Integers
 

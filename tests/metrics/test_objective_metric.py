@@ -3,7 +3,8 @@
 import pytest
 
 from hpo.errors import ConfigurationError
-from hpo.metrics.classification import METRICS, Objective
+from hpo.metrics.classification import METRICS
+from hpo.metrics.metric import Objective
 from hpo.metrics.objective import NEGATED, resolve_metric
 
 THREE = ["a", "b", "c"]

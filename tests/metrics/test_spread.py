@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from hpo.messages import Scores
-from hpo.metrics.classification import METRICS, Objective, classification_scores, objective_score
+from hpo.metrics.classification import METRICS, classification_scores, objective_score
 from hpo.metrics.jackknife import deviations
+from hpo.metrics.metric import Objective
 from hpo.metrics.predictions import Predictions
 from hpo.metrics.spread import OF_PROBABILITIES, spread_of_rows, with_spread
 

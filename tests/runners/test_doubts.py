@@ -98,13 +98,13 @@ def test_reading_the_test_split_is_given_twice_its_time_and_a_second() -> None:
 
 @pytest.mark.parametrize(("loss", "doubted"), [(1.01, False), (1.05, True), (0.36, False), (0.3, True)])
 def test_the_first_loss_is_within_half_of_the_log_of_the_classes(loss: float, doubted: bool) -> None:
-    sentence = doubts.on_first_loss(probe(first_loss=loss), 2)
+    sentence = doubts.on_first_loss(probe(first_loss=loss), math.log(2))
     assert (sentence is not None) == doubted
     assert sentence is None or f"is {loss:.2f}, but" in sentence
 
 
 def test_a_loss_that_is_no_number_is_told_as_such() -> None:
-    assert doubts.on_first_loss(probe(first_loss=math.nan), 2) == doubts.NO_NUMBER
+    assert doubts.on_first_loss(probe(first_loss=math.nan), math.log(2)) == doubts.NO_NUMBER
 
 
 def test_texts_that_are_cut() -> None:

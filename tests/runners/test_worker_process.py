@@ -14,7 +14,7 @@ import pytest
 from hpo import errors
 from hpo.errors import HpoError, ModelError, TrainingError
 from hpo.messages import Action, Assignment, Decision, Ending, Outcome
-from hpo.metrics.classification import Objective
+from hpo.metrics.metric import Objective
 from hpo.metrics.own_metric import OwnMetric
 from hpo.runners.worker_process.conversation import Answer, Call, End, Worn
 from hpo.runners.worker_process.inbox import Inbox

@@ -7,7 +7,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.times import spoken
 from hpo.data.splits import Splits
 from hpo.messages import Probe
-from hpo.metrics.classification import Objective
+from hpo.metrics.metric import Objective
 from hpo.runners.checking.forecast import Forecast
 from hpo.verdict.small_classes import FEWEST_ROWS, small_classes
 
@@ -36,16 +36,15 @@ def no_room(which: str, hyperparameters: Hyperparameters) -> str:
     )
 
 
-def on_first_loss(probe: Probe, classes: int) -> str | None:
-    """Doubt a loss at the first step, nats per example, that is not about the log of the number of classes."""
-    expected = math.log(classes)
+def on_first_loss(probe: Probe, expected: float | None) -> str | None:
+    """Doubt a mean loss at the first step that is not about the one `expected`; of None only what is no number."""
     if not math.isfinite(probe.first_loss):
         return NO_NUMBER
-    if abs(probe.first_loss - expected) <= MOST_OFF * expected:
+    if expected is None or abs(probe.first_loss - expected) <= MOST_OFF * expected:
         return None
     return (
         f"The loss at the first step is {probe.first_loss:.2f}, but of a head that knows nothing yet it should be "
-        f"about {expected:.2f}, the log of {classes} classes: look whether the model and its tokenizer belong together."
+        f"about {expected:.2f}: look whether the model and its tokenizer belong together."
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
+from hpo.config.tasks import TASK_FACTS
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError
 from hpo.messages import Probe
@@ -59,13 +60,14 @@ def short_check(
         ConfigurationError: not even one text of the cheapest configuration fits into memory.
     """
     until = time.perf_counter() + most_seconds
+    expected = TASK_FACTS[config.task.name].first_loss(len(splits.label_names))
 
     def looked_at(hyperparameters: Hyperparameters) -> Probed:
         left = until - time.perf_counter()
         if not row_seconds or row_seconds * hyperparameters.batch_size <= left:
             return probed(lead, config, space, splits, hyperparameters, SHORT_STEPS, left)
         extent = extent_of(config, space, splits, hyperparameters)
-        reckoned = _reckoned(hyperparameters.batch_size, row_seconds, len(splits.label_names))
+        reckoned = _reckoned(hyperparameters.batch_size, row_seconds, expected)
         return Probed(hyperparameters=hyperparameters, extent=extent, probe=reckoned)
 
     # The cheapest first: where time is short, it is the one that can be had.
@@ -76,7 +78,7 @@ def short_check(
     fitting = [end for end in (dear, cheap) if end.fits]
     notes = (
         None if dear.fits else no_room("dearest", dear.hyperparameters),
-        *(on_first_loss(end.probe, len(splits.label_names)) for end in fitting),
+        *(on_first_loss(end.probe, expected) for end in fitting),
     )
     probes = [end.probe for end in fitting]
     read = splits.confirmation or splits.validation
@@ -106,7 +108,7 @@ def probed(
     )
 
 
-def _reckoned(rows: int, row_seconds: float, classes: int) -> Probe:
+def _reckoned(rows: int, row_seconds: float, first_loss: float | None) -> Probe:
     """Return what a step of so many rows costs if each takes so long, forward and backward; the rest is not known."""
     return Probe(
         feasible=True,
@@ -118,5 +120,5 @@ def _reckoned(rows: int, row_seconds: float, classes: int) -> Probe:
         peak_memory_bytes=0,
         checkpoint_bytes=0,
         weights_bytes=0,
-        first_loss=math.log(classes),
+        first_loss=first_loss or 0.0,
     )

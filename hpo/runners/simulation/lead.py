@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.messages import Assignment, Decision, Demands, Ending, Milestone, Outcome, Probe, Progress, Reading, Report
-from hpo.metrics.classification import Objective
+from hpo.metrics.metric import Objective
 from hpo.runners.simulation.attempt import PEAK_MEMORY_BYTES, Place, ReplayedAttempt, scores_of, steps_of
 from hpo.runners.simulation.curves import LAST_RUNG, Source, passes_of
 from hpo.runners.workforce import Lost

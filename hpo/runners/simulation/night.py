@@ -23,9 +23,8 @@ from hpo.search.coordinator import Coordinator
 from hpo.search.corners import cheapest, dearest
 from hpo.search.extent import Extent
 from hpo.search.leading import leading
-from hpo.search.preflight import refuse_unfit_search
+from hpo.search.preflight import refuse_unfit_search, space_of_study
 from hpo.space.search_space import SearchSpace
-from hpo.space.space_file import space_of
 
 LOOKS_EVERY_SECONDS = 60.0
 """How long a simulated night waits for somebody to speak: nobody asks anything of it from outside."""
@@ -95,7 +94,7 @@ def simulate(
         ConfigurationError: a space or a budget that cannot be.
         TrainingError: with `mishaps`, where training fails whatever is tried.
     """
-    space = space_of(config.space)
+    space = space_of_study(config)
     refuse_unfit_search(config, space)
     clock = VirtualClock(starts_at)
     workers = config.compute.workers or 1

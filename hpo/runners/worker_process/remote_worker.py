@@ -6,7 +6,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.messages import Assignment, Decision, Demands, Outcome, Probe, Progress, Reading, Report
-from hpo.metrics.classification import Objective
+from hpo.metrics.metric import Objective
 from hpo.runners.workforce import LeadWorker
 from hpo.training.precision import Measurement, Precision
 

@@ -1,0 +1,44 @@
+"""Task facts: what the study file, the space and a report must know of each task, without torch."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFacts:
+    """What has no meaning for a task, and what is expected of it."""
+
+    without: str = ""
+    """What it has none of, so that keys and hyperparameters that are about it mean nothing."""
+    unused: tuple[str, ...] = ()
+    """Such keys of a study file, dotted."""
+    fixed: Mapping[str, Any]
+    """Such hyperparameters -> the value that each keeps."""
+    slices: tuple[str, ...]
+    """What rows that have something in common are scored by: the first of these metrics that a study has."""
+    first_loss: Callable[[int], float | None]
+    """The loss of a head that knows nothing yet, of so many labels; None where it is not known."""
+
+
+TASK_FACTS: Mapping[str, TaskFacts] = {
+    "classification": TaskFacts(fixed={}, slices=("f1", "macro_f1"), first_loss=math.log),
+}
+"""Name of a task -> its facts."""
+
+
+def facts_of(configuration: Mapping[str, Any]) -> TaskFacts:
+    """Return the facts of the task of a stored study."""
+    return TASK_FACTS[configuration.get("task", {}).get("name", "classification")]
+
+
+def without_meaning(task: str, values: Mapping[str, Any]) -> list[str]:
+    """Return which of these hyperparameters have another value than the one that they keep under a task."""
+    fixed = TASK_FACTS[task].fixed
+    return [name for name, value in values.items() if name in fixed and value != fixed[name]]
+
+
+def no_meaning(task: str, names: Iterable[str]) -> str:
+    """Say that what has these names means nothing to a task, and what to do."""
+    return f"task.name is {task}, which has no {TASK_FACTS[task].without}: leave out {', '.join(names)}."

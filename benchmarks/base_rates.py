@@ -20,9 +20,12 @@ from hpo.data.demo import demo_examples, demo_model_folder
 from hpo.data.tokenization import TokenizedSplit, tokenize
 from hpo.space.space_file import load_space
 from hpo.tasks.classification import Classification
-from hpo.training.models import PretrainedModel, load_model
-from hpo.training.optimization import Optimization
+from hpo.training.backbone import Backbone
+from hpo.training.gradients import Gradients
+from hpo.training.models import load_model
+from hpo.training.optimizer_step import OptimizerStep
 from hpo.training.optimizers import OPTIMIZERS
+from hpo.training.trial_model import TrialModel
 
 ROWS, LENGTH = 16, 32
 CLOSE_ENOUGH = 1.1
@@ -77,18 +80,22 @@ def sought(
 
 
 def distance_moved(
-    model: PretrainedModel, task: Classification, split: TokenizedSplit, optimizer: str, rate: float, steps: int
+    model: Backbone, task: Classification, split: TokenizedSplit, optimizer: str, rate: float, steps: int
 ) -> float:
     """Return the root mean square distance of the layers' matrices from their pretrained values after `steps`."""
-    model.reset(0)
-    model.network.train()
-    model.set_dropout(0.0)
     values = Hyperparameters.model_validate(
-        {"optimizer": optimizer, "learning_rate": rate, "schedule": "constant", "warmup_ratio": 0.0, "l2_strength": 0.0}
+        {
+            "optimizer": optimizer,
+            "learning_rate": rate,
+            "schedule": "constant",
+            "warmup_ratio": 0.0,
+            "l2_strength": 0.0,
+            "dropout": 0.0,
+        }
     )
-    training = Optimization(model, task, values, total_steps=steps, precision="fp32")
+    gradients, training = Gradients(), OptimizerStep(TrialModel(model, task, values, seed=0), steps)
     for batch in batches(model, split, steps):
-        training.step(batch)
+        training.take(gradients.of(training.model, batch))
     with training.evaluating(), torch.no_grad():
         before = model.pretrained(training.parameters)
         distances = [
@@ -99,7 +106,7 @@ def distance_moved(
         return float(torch.cat(distances).mean().sqrt())
 
 
-def batches(model: PretrainedModel, split: TokenizedSplit, steps: int) -> Iterator[Batch]:
+def batches(model: Backbone, split: TokenizedSplit, steps: int) -> Iterator[Batch]:
     order = training_batches(split.tokens.rows, ROWS, seed=0, epoch=0)
     return (collate(split, rows, model.pad_id) for rows in order[:steps])
 

@@ -35,9 +35,12 @@ from hpo.data.batching import Batch, collate, training_batches
 from hpo.data.demo import demo_examples, demo_model_folder
 from hpo.data.tokenization import TokenizedSplit, tokenize
 from hpo.tasks.classification import Classification
+from hpo.training.backbone import Backbone
 from hpo.training.evaluation import predictions
-from hpo.training.models import PretrainedModel, load_model
-from hpo.training.optimization import Optimization
+from hpo.training.gradients import Gradients
+from hpo.training.models import load_model
+from hpo.training.optimizer_step import OptimizerStep
+from hpo.training.trial_model import TrialModel
 
 ROWS, LENGTH, CHARACTERS = 8, 16, 200
 VALIDATION = 20
@@ -130,7 +133,7 @@ def losses_of(
 
 
 def loss_after(
-    model: PretrainedModel,
+    model: Backbone,
     task: Classification,
     splits: tuple[TokenizedSplit, TokenizedSplit],
     values: Hyperparameters,
@@ -140,24 +143,20 @@ def loss_after(
 ) -> float:
     """Return the validation loss in nats after so many steps under these values."""
     train, validation = splits
-    model.reset(seed, values.head_scale)
-    model.keep_layers(values.kept_layers)
-    model.network.train()
-    torch.manual_seed(seed)
-    training = Optimization(model, task, values, total_steps=steps, precision="fp32")
+    gradients, training = Gradients(), OptimizerStep(TrialModel(model, task, values, seed=seed), steps)
     for batch in islice(batches(model, train, seed), steps):
-        training.step(batch)
+        training.take(gradients.of(training.model, batch))
     return predictions(model, task, validation, None, "fp32").loss
 
 
-def batches(model: PretrainedModel, split: TokenizedSplit, seed: int) -> Iterator[Batch]:
+def batches(model: Backbone, split: TokenizedSplit, seed: int) -> Iterator[Batch]:
     """Yield the batches of one epoch after another, without end."""
     for epoch in count():
         for rows in training_batches(split.tokens.rows, ROWS, seed, epoch):
             yield collate(split, rows, model.pad_id)
 
 
-def tokenized(rows: Labelled, task: Classification, model: PretrainedModel) -> TokenizedSplit:
+def tokenized(rows: Labelled, task: Classification, model: Backbone) -> TokenizedSplit:
     """Return texts as the model reads them."""
     tokens = tokenize([text for text, _ in rows], None, model.tokenizer, LENGTH)
     return TokenizedSplit(tokens=tokens, targets=task.targets([label for _, label in rows]))

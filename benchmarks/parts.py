@@ -2,7 +2,7 @@
 
 Both take the same steps of MiniLM over BBC news articles cut at so many words, with AdamW, in turns, step by step, so
 that whatever else the machine does slows both alike. Printed are tokens of a batch with its padding, and the median
-ratio of seconds; and what a pass of any size costs, in tokens, which `PASS_TOKENS` in hpo/training/optimization.py is
+ratio of seconds; and what a pass of any size costs, in tokens, which `PASS_TOKENS` in hpo/training/gradients.py is
 to be near.
 
 Run: python benchmarks/parts.py [--pairs 40] [--threads 1] [--device cpu]
@@ -21,9 +21,11 @@ from hpo.data.batching import Batch, collate, parts_by_length, training_batches
 from hpo.data.demo import demo_examples, demo_model_folder
 from hpo.data.tokenization import TokenizedSplit, tokenize
 from hpo.tasks.classification import Classification
-from hpo.training import optimization
-from hpo.training.models import PretrainedModel, load_model
-from hpo.training.optimization import Optimization
+from hpo.training import gradients
+from hpo.training.backbone import Backbone
+from hpo.training.models import load_model
+from hpo.training.optimizer_step import OptimizerStep
+from hpo.training.trial_model import TrialModel
 
 WORDS = (8, 20, 60)
 BATCH_SIZES = (8, 16, 32)
@@ -63,11 +65,9 @@ def lengths_to(words: int) -> list[int]:
     return [max(2, int(words * share)) for share in np.random.default_rng(0).beta(2, 2, 1000)]
 
 
-def row(
-    words: int, batch_size: int, split: TokenizedSplit, model: PretrainedModel, task: Classification, pairs: int
-) -> str:
+def row(words: int, batch_size: int, split: TokenizedSplit, model: Backbone, task: Classification, pairs: int) -> str:
     """Measure texts of one length in batches of one size."""
-    cost = optimization.PASS_TOKENS[model.device.type]
+    cost = gradients.PASS_TOKENS[model.device.type]
     batches = [
         collate(split, rows, model.pad_id) for rows in training_batches(split.tokens.rows, batch_size, seed=0, epoch=0)
     ]
@@ -84,20 +84,20 @@ def row(
     return f"{words:>6}{batch_size:>7}{told}{fmean(map(len, divided)):>7.1f}{middle:>26}"
 
 
-def ratios_of(batches: list[Batch], model: PretrainedModel, task: Classification, pairs: int) -> list[float]:
+def ratios_of(batches: list[Batch], model: Backbone, task: Classification, pairs: int) -> list[float]:
     """Return seconds in parts over seconds of whole batches, of a step each; each goes first in turn."""
-    model.network.train()
-    training = Optimization(model, task, Hyperparameters(), total_steps=10_000, precision="fp32")
+    training = OptimizerStep(TrialModel(model, task, Hyperparameters(), seed=0), 10_000)
+    compute = gradients.Gradients()
     device = model.device.type
-    usual = optimization.PASS_TOKENS[device]
+    usual = gradients.PASS_TOKENS[device]
 
     def seconds(batch: Batch, cost: int) -> float:
-        optimization.PASS_TOKENS[device] = cost
+        gradients.PASS_TOKENS[device] = cost
         began = time.perf_counter()
-        training.step(batch)
+        training.take(compute.of(training.model, batch))
         training.mean_loss()
         taken = time.perf_counter() - began
-        optimization.PASS_TOKENS[device] = usual
+        gradients.PASS_TOKENS[device] = usual
         return taken
 
     ratios = []
@@ -108,7 +108,7 @@ def ratios_of(batches: list[Batch], model: PretrainedModel, task: Classification
     return ratios[2:]
 
 
-def pass_tokens(model: PretrainedModel, task: Classification, labels: np.ndarray) -> float:
+def pass_tokens(model: Backbone, task: Classification, labels: np.ndarray) -> float:
     """Return what a pass costs beside its tokens, in tokens, by a line through the seconds of several passes."""
     model.network.train()
     tokens, seconds, criterion = [], [], task.criterion(None, model.device)

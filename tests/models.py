@@ -4,6 +4,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -14,8 +15,15 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrai
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
+from hpo.data.batching import Batch
 from hpo.data.tokenization import Tokens
 from hpo.messages import Action, Assignment, Milestone, Outcome, Progress, Report
+from hpo.tasks.protocol import Task
+from hpo.training import loop
+from hpo.training.backbone import Backbone
+from hpo.training.gradients import Gradients
+from hpo.training.optimizer_step import OptimizerStep
+from hpo.training.trial_model import TrialModel
 from hpo.training.worker import Worker, train
 
 SPORT = ("goal", "team", "match", "ball", "coach", "win", "league", "score")
@@ -123,6 +131,26 @@ def trained(
         return (answers or {}).get(message.rung, Action.CONTINUE)
 
     return reports, train(worker, assignment, answer)
+
+
+def stepped(worker: Worker) -> Report | Progress | Outcome:
+    """Let a worker's one trial get ready, or take one step; return what it says then."""
+    with patch.object(loop, "SECONDS_BETWEEN_PROGRESS", 0.0):
+        [said] = worker.advance()
+    return said
+
+
+class Training(OptimizerStep):
+    """A trial that is trained batch by batch, alone."""
+
+    def __init__(self, backbone: Backbone, task: Task[Any], hyperparameters: Hyperparameters, total_steps: int) -> None:
+        """Put the backbone where it starts."""
+        super().__init__(TrialModel(backbone, task, hyperparameters, seed=0), total_steps)
+        self.gradients = Gradients()
+
+    def step(self, batch: Batch) -> None:
+        """Train on one batch."""
+        self.take(self.gradients.of(self.model, batch))
 
 
 def plain_tokens(ids: Any, lengths: Any, types: Any = None) -> Tokens:

@@ -22,6 +22,7 @@ from hpo.export.retraining import Here, Said, here, opened, trained
 from hpo.messages import Milestone, Report
 from hpo.tasks.registry import task_of
 from hpo.training.models import load_model, quietly
+from hpo.training.trial_model import TrialModel
 from hpo.training.weights import load_weights, weights_path
 
 On = Literal["train", "train+validation"]
@@ -133,7 +134,7 @@ def _save(exported: Exported, place: Here, part: Path, folder: Path) -> None:
     config, splits = place.config, place.splits
     task = task_of(config.task, splits)
     model = load_model(config.model, task, torch.device("cpu"))
-    model.restore(load_weights(part, exported.trial), exported.hyperparameters.kept_layers)
+    TrialModel(model, task, exported.hyperparameters, seed=0).load(load_weights(part, exported.trial))
     network = _plain(model.network, config.model.gguf_file)
     setattr(network.config, KEY, _trained_model(exported, splits).model_dump())
     with quietly():

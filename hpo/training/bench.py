@@ -27,15 +27,16 @@ from hpo.messages import SEMANTICS, Assignment, Reading, Scores
 from hpo.metrics.predictions import Answers
 from hpo.tasks.protocol import Task
 from hpo.tasks.reading import Judged, read
+from hpo.training.backbone import Backbone
 from hpo.training.evaluation import predictions
 from hpo.training.gang import ALONE, Gang
-from hpo.training.methods import to_training_mode
+from hpo.training.gradients import Gradients
 from hpo.training.mirror import NO_MIRROR, open_mirror
-from hpo.training.models import PretrainedModel
-from hpo.training.optimization import Optimization
-from hpo.training.passes import MemoryKey, Passes, memory_key
+from hpo.training.optimizer_step import OptimizerStep
 from hpo.training.precision import Precision
+from hpo.training.randomness import RandomState
 from hpo.training.shared import SharedFiles
+from hpo.training.trial_model import TrialModel
 
 CONFIRMATION = "confirmation"
 """In a study's folder of files: that of the trials which confirm its best."""
@@ -76,13 +77,13 @@ class Bench:
         config: StudyConfig,
         splits: Splits,
         task: Task[Any],
-        model: PretrainedModel,
+        model: Backbone,
         files: Path | None,
         shared: SharedFiles | None = None,
         gang: Gang = ALONE,
     ) -> None:
         self.config, self.splits, self.task, self.model = config, splits, task, model
-        self.device, self.gang = model.device, gang
+        self.device, self.gang, self.gradients = model.device, gang, Gradients(gang)
         self.files = files
         """Where weights are kept; None for nowhere."""
         self.mirror = NO_MIRROR if files is None else open_mirror(config, files)
@@ -93,7 +94,6 @@ class Bench:
         self._cut: TokenizedSplits | None = None
         self._words: NDArray[np.int32] | None = None
         self._augments: tuple[Hyperparameters, Augmentation | None] | None = None
-        self._passes: dict[MemoryKey, Passes] = {}
         self._known: dict[int, Judged] = {}
         self.train_targets = task.targets(splits.train.labels)
         """What is learned of each training row; shape (rows, ...)."""
@@ -161,12 +161,12 @@ class Bench:
             confirmation=self._tokenize_if_any("confirmation", splits.confirmation, max_length),
         )
 
-    def passes(self, hyperparameters: Hyperparameters) -> Passes:
-        """Return how many rows at once are taken in trials of this kind: what an earlier one came to."""
-        return self._passes.setdefault(memory_key(hyperparameters), Passes())
-
-    def begin(self, hyperparameters: Hyperparameters, seed: int, total_steps: int) -> Optimization:
+    def begin(
+        self, hyperparameters: Hyperparameters, seed: int, total_steps: int, random: RandomState | None = None
+    ) -> OptimizerStep:
         """Put the model where every training under these values starts, and return the optimizer over it.
+
+        Dropout masks are drawn from `random`, or from generators of its own.
 
         Raises:
             ModelError, ConfigurationError: the model does not have what the hyperparameters ask for, or one of these
@@ -175,20 +175,8 @@ class Bench:
         task = self.config.task.name
         if idle := without_meaning(task, dict(hyperparameters)):
             raise ConfigurationError(no_meaning(task, idle))
-        self.model.reset(seed, hyperparameters.head_scale)
-        self.model.keep_layers(hyperparameters.kept_layers)
-        self.model.set_dropout(hyperparameters.dropout, hyperparameters.attention_dropout)
-        optimization = Optimization(
-            self.model,
-            self.task,
-            hyperparameters,
-            total_steps=total_steps,
-            precision=self.precision,
-            passes=self.passes(hyperparameters),
-            gang=self.gang,
-        )
-        to_training_mode(self.model.network)
-        return optimization
+        model = TrialModel(self.model, self.task, hyperparameters, seed=seed, random=random, precision=self.precision)
+        return OptimizerStep(model, total_steps)
 
     def training_batch(self, hyperparameters: Hyperparameters, rows: Rows, seed: Sequence[int]) -> Batch:
         """Return training rows side by side, augmented as the trial asks for; an equal seed gives an equal batch.

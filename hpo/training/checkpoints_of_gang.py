@@ -4,15 +4,14 @@ import logging
 
 from hpo.training.checkpoints import Checkpoints, State
 from hpo.training.gang import Gang
-from hpo.training.optimization import Optimization
+from hpo.training.optimizer_step import OptimizerStep
 from hpo.training.place import Place
-from hpo.training.randomness import RandomState
 
 logger = logging.getLogger(__name__)
 
 
 def save_of_gang(
-    gang: Gang, checkpoints: Checkpoints, place: Place, training: Optimization, random: RandomState
+    gang: Gang, checkpoints: Checkpoints, place: Place, training: OptimizerStep, rows_at_once: int | None
 ) -> None:
     """Write a checkpoint: between two steps, when all that was reported has been told.
 
@@ -21,11 +20,17 @@ def save_of_gang(
         checkpoints: the trial's.
         place: where it stands, with its seconds up to now.
         training: in which it is.
-        random: of this rank.
+        rows_at_once: what its batches came to.
     """
-    of_ranks = gang.meet(random.current())
+    of_ranks = gang.meet(training.model.random.current())
     if gang.leads:
-        state = {"seen": place.seen, "place": place.to_state(), "training": training.state(), "random": of_ranks}
+        state = {
+            "seen": place.seen,
+            "place": place.to_state(),
+            "training": training.state(),
+            "rows_at_once": rows_at_once,
+            "random": of_ranks,
+        }
         checkpoints.save(state, place.seconds)
 
 

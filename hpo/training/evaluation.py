@@ -12,7 +12,7 @@ from hpo.data.batching import Batch, Rows, collate, evaluation_batches
 from hpo.data.tokenization import TokenizedSplit
 from hpo.metrics.predictions import Answers
 from hpo.tasks.protocol import Task
-from hpo.training.models import PretrainedModel
+from hpo.training.backbone import Backbone
 from hpo.training.out_of_memory import OutOfMemoryInEvaluation, is_out_of_memory, release
 from hpo.training.precision import Precision
 
@@ -20,12 +20,12 @@ MOST_TOKENS = {"cpu": 4096, "cuda": 16384}
 """Tokens of one batch by device type, padding counted: a CPU's cache is small, a GPU wants much at once."""
 MOST_ROWS = 512
 
-_fitting: WeakKeyDictionary[PretrainedModel, int] = WeakKeyDictionary()
+_fitting: WeakKeyDictionary[Backbone, int] = WeakKeyDictionary()
 """Tokens of one batch by model, where memory ran out at more: the next evaluation begins there."""
 
 
 def predictions(
-    model: PretrainedModel, task: Task[Any], split: TokenizedSplit, rows: Rows | None, precision: Precision
+    model: Backbone, task: Task[Any], split: TokenizedSplit, rows: Rows | None, precision: Precision
 ) -> Answers:
     """Ask the model as it stands, dropout off, about `rows` of a split, or about all of it where that is None.
 
@@ -42,7 +42,7 @@ def predictions(
 
 
 @torch.no_grad()  # Tensors that a module caches in inference mode cannot be used in autograd.
-def answers(model: PretrainedModel, split: TokenizedSplit, rows: Rows, ask: Callable[[Batch], Tensor]) -> Tensor:
+def answers(model: Backbone, split: TokenizedSplit, rows: Rows, ask: Callable[[Batch], Tensor]) -> Tensor:
     """Return what `ask` gives for batches of these rows, dropout off, on the CPU in their order; shape (rows, ...).
 
     Where memory runs out, batches are halved, in later evaluations too: the answers are the same to rounding.
@@ -73,7 +73,7 @@ def answers(model: PretrainedModel, split: TokenizedSplit, rows: Rows, ask: Call
 
 
 def _gathered(
-    model: PretrainedModel, split: TokenizedSplit, batches: Sequence[Rows], ask: Callable[[Batch], Tensor]
+    model: Backbone, split: TokenizedSplit, batches: Sequence[Rows], ask: Callable[[Batch], Tensor]
 ) -> Tensor:
     """Return the answers to all batches, one after the other, on the CPU."""
     modes = [(module, module.training) for module in model.network.modules()]

@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from hpo.config.times import spoken
 from hpo.messages import Action, Assignment, Ending, Milestone, Outcome, Progress, Reading, Report, Scores
 from hpo.metrics.predictions import Answers
@@ -16,8 +18,9 @@ from hpo.training.checkpoints import Checkpoints
 from hpo.training.checkpoints_of_gang import load_of_gang, save_of_gang
 from hpo.training.course import Course, courses
 from hpo.training.gang import EndedElsewhere, told_of
+from hpo.training.gradients import SlotBatch
 from hpo.training.milestones import examples_seen
-from hpo.training.optimization import Diverged, Optimization
+from hpo.training.optimizer_step import Diverged, OptimizerStep
 from hpo.training.out_of_memory import OutOfMemoryInEvaluation, is_out_of_memory, peak_memory_bytes, release, reset_peak
 from hpo.training.passes import Passes
 from hpo.training.place import Place, mean_report
@@ -34,8 +37,28 @@ End = tuple[Ending, str]
 logger = logging.getLogger(__name__)
 
 
+class Clock:
+    """Seconds spent within its `with`: it stands still while whoever trains is told, and answers."""
+
+    def __init__(self) -> None:
+        self._seconds, self._since = 0.0, 0.0
+
+    def __enter__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds = self.seconds
+
+    @property
+    def seconds(self) -> float:
+        """Up to now; to be asked within the `with`."""
+        return self._seconds + (time.perf_counter() - self._since)
+
+
 class Run:
-    """A trial in training. The first `advance` makes it ready and says so; each after it takes one optimizer step.
+    """A trial in training: it says what there is to say, and asks for the gradients of batch after batch.
+
+    The first `advance` makes it ready and says so; the answer to a `SlotBatch` is the `advance` with its mean loss.
 
     All randomness follows from the assignment's seed, and torch's random state is the run's own while it computes and
     what it was outside: the same assignment gives the same bits on a CPU, whatever happens between two steps.
@@ -43,8 +66,9 @@ class Run:
     Each rank of a gang has the same run. What only rank 0 can know, the others hear of it.
     """
 
-    def __init__(self, assignment: Assignment, bench: Bench) -> None:
+    def __init__(self, assignment: Assignment, bench: Bench, clock: Clock) -> None:
         self.assignment = assignment
+        self._clock, self._began_at = clock, 0.0
         self._hyperparameters = assignment.hyperparameters
         self._bench = bench
         self._gang = bench.gang
@@ -58,28 +82,27 @@ class Run:
         self._checkpoints = Checkpoints(folder, bench.identity(assignment), most_gib, bench.mirror, attempt)
         self._weights = Weights(files, assignment.trial, most_gib, bench.mirror, attempt)
         self._resumed_examples = 0
-        self._began_at = 0.0
-        self._is_ready = False
         self._spoke_at = 0.0
         self._spoke_of = 0
         self._total = 0
         self._rows_at_first: int | None = None
         self._life = self._train()
 
-    def advance(self) -> Message | None:
-        """Take a step and return what there is to say, mostly nothing; nothing may be asked after an `Outcome`."""
-        self._began_at = time.perf_counter()
+    def advance(self, answer: Tensor | Exception | None = None) -> Message | SlotBatch:
+        """Return what there is to say, or the batch that is waited for; nothing may be asked after an `Outcome`.
+
+        Args:
+            answer: the mean loss of the batch that was asked for, its gradients ready, or why there is none.
+        """
         try:
             with self._random:
-                return next(self._life)
+                return self._life.throw(answer) if isinstance(answer, Exception) else self._life.send(answer)
         except StopIteration as finished:
             end: End = finished.value
         except Exception as error:
             # Whatever a trial dies of is an outcome; the search goes on.
             logger.debug("Trial %d failed.", self.assignment.trial, exc_info=True)
             end = self._end_by(error)
-        finally:
-            self._place.seconds = self._elapsed()
         # Not in the handler: as long as the error lives, so do its frames and their tensors.
         self._gang.end(*end)
         return self._outcome(*end)
@@ -94,31 +117,33 @@ class Run:
         self._life.close()
         self._gang.end(Ending.PAUSED, "It was given up.")
 
-    def _train(self) -> Generator[Report | Progress | None, None, End]:
+    def _train(self) -> Generator[Message | SlotBatch, Any, End]:
+        self._began_at = self._clock.seconds
         reset_peak(self._bench.device)
         self._passes.lower(self.assignment.rows_at_once)
         self._rows_at_first = self._passes.rows
         way = courses(self.assignment, self._bench)
         self._total = sum(self._hyperparameters.epochs * course.rows.size for course in way)
         state = self._resumed_state()
+        is_ready = False
         for number in range(self._place.course, len(way)):
             course, self._place.course = way[number], number
-            training = self._bench.begin(self._hyperparameters, course.seed, course.total_steps)
+            training = self._bench.begin(self._hyperparameters, course.seed, course.total_steps, self._random)
             if state is not None:
                 training.resume(state["training"])
+                self._passes.rows = state["rows_at_once"] or self._passes.rows
                 self._random.adopt(state["random"])
                 state = None
             for batch in course.batches(self.assignment, self._bench, training.taken):
-                if not self._is_ready:
-                    self._is_ready = True
+                if not is_ready:
+                    is_ready = True
                     yield self._progress(training)
                 saves, end = self._gang.of_lead(partial(self._next, course, training))
                 if saves:
-                    place = replace(self._place, seconds=self._elapsed())
-                    save_of_gang(self._gang, self._checkpoints, place, training, self._random)
+                    self._save(training)
                 if end:
                     return end
-                training.step(batch)
+                training.take((yield SlotBatch(model=training.model, batch=batch)))
                 self._place.seen += batch.rows
                 if milestone := course.milestones.get(training.taken):
                     report = self._report(course, training, milestone)
@@ -126,14 +151,18 @@ class Run:
                     yield report
                     if self._is_out_of_patience():
                         break
-                else:
-                    yield self._progress(training) if self._is_time_to_speak() else None
+                elif self._is_time_to_speak():
+                    yield self._progress(training)
         if self._place.of_folds:
             report = mean_report(self._place.of_folds, self.assignment.milestones[-1].rung)
             # The weights are those of the last fold.
             self._remember(report, training)
             yield report
         return Ending.COMPLETED, ""
+
+    def _save(self, training: OptimizerStep) -> None:
+        place = replace(self._place, seconds=self._elapsed())
+        save_of_gang(self._gang, self._checkpoints, place, training, self._passes.rows)
 
     def _resumed_state(self) -> Mapping[str, Any] | None:
         """Take the place of an earlier attempt's checkpoint and return the rest of it; None where there is none.
@@ -147,18 +176,15 @@ class Run:
         if self.assignment.attempt > 1:
             state = load_of_gang(self._gang, self._checkpoints, self.assignment.trial)
         if state is not None:
-            seconds = self._elapsed()
             self._place = Place.from_state(state["place"])
-            self._place.seconds += seconds
             self._place.go_on_under(self._bench.circumstances())
             self._resumed_examples = self._place.seen
-            self._began_at = time.perf_counter()
             self._has_spoken()
         if self._gang.leads:
             self._weights.keep_only_of(self._place.best)
         return state
 
-    def _report(self, course: Course, training: Optimization, milestone: Milestone) -> Report:
+    def _report(self, course: Course, training: OptimizerStep, milestone: Milestone) -> Report:
         """Evaluate at a milestone; keep the weights where the trial is the study's best so far."""
         report = self._gang.of_lead(partial(self._evaluated, course, training, milestone))
         training.forget_losses()
@@ -168,7 +194,7 @@ class Run:
             self._remember(report, training)
         return report
 
-    def _evaluated(self, course: Course, training: Optimization, milestone: Milestone) -> Report:
+    def _evaluated(self, course: Course, training: OptimizerStep, milestone: Milestone) -> Report:
         bench, data = self._bench, course.data
         train_loss = training.mean_loss()
         with training.evaluating():
@@ -216,7 +242,7 @@ class Run:
     def _is_time_to_speak(self) -> bool:
         return self._elapsed() - self._spoke_at >= SECONDS_BETWEEN_PROGRESS
 
-    def _progress(self, training: Optimization) -> Progress:
+    def _progress(self, training: OptimizerStep) -> Progress:
         """Say where the trial stands."""
         progress = Progress(
             trial=self.assignment.trial,
@@ -231,7 +257,7 @@ class Run:
         self._has_spoken()
         return progress
 
-    def _remember(self, report: Report, training: Optimization) -> None:
+    def _remember(self, report: Report, training: OptimizerStep) -> None:
         """Take in a full report; keep the weights of a new best in the place of those before it, where they may win."""
         if not self._place.remember(report) or not self._gang.leads:
             return
@@ -246,7 +272,7 @@ class Run:
         patience = self._hyperparameters.early_stopping_patience
         return patience is not None and self._place.reports_since_best >= patience
 
-    def _may_decide(self, course: Course, training: Optimization) -> bool:
+    def _may_decide(self, course: Course, training: OptimizerStep) -> bool:
         """Return whether the trial has shown what it can, and something of it is left to give up."""
         ended = training.taken == training.total_steps
         if course.fold is not None:
@@ -254,14 +280,14 @@ class Run:
         warmup = warmup_steps(self._hyperparameters, training.total_steps)
         return training.taken >= max(LEAST_STEPS_TO_DECIDE, warmup) and not ended
 
-    def _next(self, course: Course, training: Optimization) -> tuple[bool, End | None]:
+    def _next(self, course: Course, training: OptimizerStep) -> tuple[bool, End | None]:
         """Return whether a checkpoint is to be written now, and the end of a trial that does not go on."""
         end = self._cut(course, training)
         if end is not None:
             return end[0] is Ending.PAUSED, end
         return self._checkpoints.is_due(self._elapsed(), training.state_bytes), None
 
-    def _cut(self, course: Course, training: Optimization) -> End | None:
+    def _cut(self, course: Course, training: OptimizerStep) -> End | None:
         """Return the end of a trial that does not go on: it was asked not to, or its time is over."""
         where = f"step {training.taken} of {training.total_steps}"
         if course.fold is not None:
@@ -310,7 +336,7 @@ class Run:
             attempt=self.assignment.attempt,
             ending=ending,
             best=self._place.best,
-            seconds=self._place.seconds,
+            seconds=self._elapsed(),
             resumed_examples=self._resumed_examples,
             changes=tuple(self._place.changes),
             rows_at_once=rows if rows < self._hyperparameters.batch_size else None,
@@ -320,16 +346,16 @@ class Run:
 
     @property
     def _passes(self) -> Passes:
-        return self._bench.passes(self._hyperparameters)
+        return self._bench.gradients.passes(self._hyperparameters)
 
     def _elapsed(self) -> float:
-        """Return the seconds spent inside `advance` so far, the present call and earlier attempts among them."""
-        return self._place.seconds + (time.perf_counter() - self._began_at)
+        """Return the seconds in training so far, those of earlier attempts among them."""
+        return self._place.seconds + self._clock.seconds - self._began_at
 
     def _has_spoken(self) -> None:
         self._spoke_at, self._spoke_of = self._elapsed(), self._place.seen
 
 
-def _refuse_diverged(scores: Scores, training: Optimization) -> None:
+def _refuse_diverged(scores: Scores, training: OptimizerStep) -> None:
     if not math.isfinite(scores.values["loss"]):
         raise Diverged(f"The validation loss was no longer a number at step {training.taken}.")

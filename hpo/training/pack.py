@@ -1,8 +1,11 @@
 """The trials that one worker trains side by side: slots that are filled, advanced together, and free again."""
 
+from torch import Tensor
+
 from hpo.messages import Assignment, Decision, Outcome
 from hpo.training.bench import Bench
-from hpo.training.loop import Message, Run
+from hpo.training.gradients import SlotBatch
+from hpo.training.loop import Clock, Message, Run
 
 SLOTS = 1
 """How many trials train over one model; each rewrites its weights, so one, until trials share a frozen backbone."""
@@ -13,7 +16,10 @@ class Pack:
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
+        self._clock = Clock()
         self._runs: dict[int, Run] = {}
+        self._waiting: dict[int, SlotBatch] = {}
+        self._answers: dict[int, Tensor | Exception] = {}
 
     @property
     def free_slots(self) -> int:
@@ -28,18 +34,30 @@ class Pack:
     def admit(self, assignment: Assignment) -> None:
         """Put an assignment into a free slot; it is read and its model reset at the next `advance`."""
         assert self.free_slots, "admit only into a free slot"
-        self._runs[assignment.trial] = Run(assignment, self._bench)
+        self._runs[assignment.trial] = Run(assignment, self._bench, self._clock)
 
     def advance(self) -> list[Message]:
         """Train all slots, step by step, until at least one has something to say; an `Outcome` frees its slot."""
         messages: list[Message] = []
-        while self._runs and not messages:
-            for trial, run in list(self._runs.items()):
-                message = run.advance()
-                if message is not None:
-                    messages.append(message)
-                if isinstance(message, Outcome):
-                    del self._runs[trial]
+        with self._clock:
+            while self._runs and not messages:
+                messages = self._said()
+                if not messages:
+                    found = self._bench.gradients.of_slots(list(self._waiting.values()))
+                    self._answers, self._waiting = dict(zip(self._waiting, found, strict=True)), {}
+        return messages
+
+    def _said(self) -> list[Message]:
+        """Let each run go on to its next batch, unless it waits for one, and return what is said on the way."""
+        messages: list[Message] = []
+        for trial in [trial for trial in self._runs if trial not in self._waiting]:
+            said = self._runs[trial].advance(self._answers.pop(trial, None))
+            if isinstance(said, SlotBatch):
+                self._waiting[trial] = said
+                continue
+            messages.append(said)
+            if isinstance(said, Outcome):
+                del self._runs[trial]
         return messages
 
     def apply(self, decision: Decision) -> None:
@@ -54,6 +72,8 @@ class Pack:
     def drop(self, trial: int) -> None:
         """Give up a trial without an outcome, where whoever carried it is gone."""
         run = self._runs.pop(trial, None)
+        self._waiting.pop(trial, None)
+        self._answers.pop(trial, None)
         if run is not None:
             run.close()
 

@@ -16,7 +16,7 @@ from hpo.messages import Ending, Probe
 from hpo.training.bench import Bench
 from hpo.training.evaluation import MOST_ROWS, MOST_TOKENS
 from hpo.training.gang import EndedElsewhere
-from hpo.training.optimization import Diverged, Optimization
+from hpo.training.optimizer_step import Diverged, OptimizerStep
 from hpo.training.out_of_memory import is_out_of_memory, peak_memory_bytes, reset_peak
 from hpo.training.randomness import RandomState
 
@@ -54,7 +54,7 @@ def probe(bench: Bench, hyperparameters: Hyperparameters, steps: int, most_secon
         TrainingError: another rank failed.
     """
     assert steps >= 1, "probe at least one step"
-    passes = bench.passes(hyperparameters)
+    passes = bench.gradients.passes(hyperparameters)
     rows_before = passes.rows
     try:
         with RandomState(bench.config.seed, bench.device), bench.gang.together():
@@ -76,13 +76,14 @@ def probe(bench: Bench, hyperparameters: Hyperparameters, steps: int, most_secon
 def _cost(bench: Bench, hyperparameters: Hyperparameters, steps: int, until: float) -> Probe:
     reset_peak(bench.device)
     seed = bench.config.seed
-    training = bench.begin(hyperparameters, seed, total_steps=2 + steps)
+    training = bench.begin(hyperparameters, seed, 2 + steps)
 
     def step_seconds(rows: Rows) -> float:
         began = time.perf_counter()
         # That it diverges is for its trial to say: the step was taken all the same.
         with suppress(Diverged):
-            training.step(bench.training_batch(hyperparameters, rows, [seed]))
+            batch = bench.training_batch(hyperparameters, rows, [seed])
+            training.take(bench.gradients.of(training.model, batch))
             # Only this waits for the device.
             training.mean_loss()
         return time.perf_counter() - began
@@ -101,7 +102,7 @@ def _cost(bench: Bench, hyperparameters: Hyperparameters, steps: int, until: flo
         seconds.append(step_seconds(typical))
     # The fastest: whatever else the machine does only ever adds.
     fastest = min(seconds or again or [first])
-    rows_at_once = training.passes.at_once(hyperparameters.batch_size)
+    rows_at_once = bench.gradients.passes(hyperparameters).at_once(hyperparameters.batch_size)
     # The backward pass takes about twice as long as the forward pass.
     forward = fastest / typical.size / 3
     with training.evaluating():
@@ -119,7 +120,7 @@ def _cost(bench: Bench, hyperparameters: Hyperparameters, steps: int, until: flo
     )
 
 
-def _mean_loss(training: Optimization) -> float:
+def _mean_loss(training: OptimizerStep) -> float:
     try:
         return training.mean_loss()
     except Diverged:

@@ -30,6 +30,7 @@ from hpo.training.precision import Measurement, Precision
 from hpo.training.precision_of_study import measured_precision
 from hpo.training.probe import probe
 from hpo.training.shared import FOLDER, SharedFiles
+from hpo.training.trial_model import TrialModel
 from hpo.training.weights import fetch_weights_of, load_weights
 
 logger = logging.getLogger(__name__)
@@ -186,7 +187,9 @@ class Worker:
             raise NoResultError("There is no test split to score; name data.test or give data.test_fraction.")
         if files is None:
             raise NoResultError("No weights were kept, because the worker was opened without a folder for them.")
-        bench.model.restore(load_weights(files, assignment.trial, bench.mirror), hyperparameters.kept_layers)
+        TrialModel(bench.model, bench.task, hyperparameters, seed=0).load(
+            load_weights(files, assignment.trial, bench.mirror)
+        )
         return bench.read(bench.splits.test, bench.predict(test))
 
     def baseline(self, name: str, max_length: int) -> Reading:

@@ -15,6 +15,7 @@ from transformers import pipeline
 from hpo.export.exported import Exported
 from hpo.export.model_folder import train_into
 from hpo.export.retraining import compute_of, here, opened
+from hpo.training.trial_model import TrialModel
 from tests.command_line import Hpo
 from tests.models import WORDS
 
@@ -66,7 +67,8 @@ def test_it_says_what_held_out_evaluation_said_of_the_same_rows_and_weights(
     place = here(exported, compute_of(exported))
     worker = opened(exported, place)
     bench = worker._bench
-    bench.model.restore(load_file(trained_folder / "model.safetensors"))
+    model = TrialModel(bench.model, bench.task, exported.hyperparameters, seed=0)
+    model.load(load_file(trained_folder / "model.safetensors"))
     said = bench.predict(bench.tokenized(exported.hyperparameters.max_length).validation)
     texts = place.splits.validation.texts
     answer = hpo("predict", trained_folder, written(Path("in.csv"), [{"text": text} for text in texts]))

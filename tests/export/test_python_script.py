@@ -26,7 +26,7 @@ from hpo.metrics.classification import METRICS, classification_scores
 from hpo.metrics.metric import Objective
 from hpo.metrics.objective import resolve_metric
 from hpo.metrics.predictions import Predictions
-from hpo.training import optimization
+from hpo.training import gradients
 from hpo.training.layer_rates import heights, rate_factors
 from hpo.training.methods import select_parameters
 from hpo.training.optimizers import OPTIMIZERS
@@ -93,7 +93,7 @@ def test_it_trains_the_model_that_hpo_trains(
     chosen = with_values(exported, **RUNS[name])
     said: list[str] = []
     # So that batches of these short texts go through in parts.
-    monkeypatch.setitem(optimization.PASS_TOKENS, "cpu", 4)
+    monkeypatch.setitem(gradients.PASS_TOKENS, "cpu", 4)
     train_into(tmp_path / "ours", chosen, compute_of(chosen), "train", said.append)
     script = written(chosen, tmp_path)
     monkeypatch.setitem(script.PASS_TOKENS, "cpu", 4)
@@ -216,7 +216,7 @@ def test_a_schedule_is_ours(schedule: ScheduleName) -> None:
 
 
 def test_batches_are_divided_as_hpo_does() -> None:
-    assert train_script.PASS_TOKENS == optimization.PASS_TOKENS
+    assert train_script.PASS_TOKENS == gradients.PASS_TOKENS
 
 
 @pytest.mark.parametrize("metric", sorted(train_script.METRICS))

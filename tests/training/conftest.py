@@ -5,7 +5,8 @@ import torch
 
 from hpo.config.study_file import StudyConfig
 from hpo.tasks.classification import Classification
-from hpo.training.models import PretrainedModel, load_model
+from hpo.training.backbone import Backbone
+from hpo.training.models import load_model
 from tests.models import save_tiny_bert, save_tiny_llama, tiny_study, write_texts
 
 
@@ -40,5 +41,5 @@ def task(study: StudyConfig) -> Classification:
 
 
 @pytest.fixture
-def bert(study: StudyConfig, task: Classification) -> PretrainedModel:
+def bert(study: StudyConfig, task: Classification) -> Backbone:
     return load_model(study.model, task, torch.device("cpu"))

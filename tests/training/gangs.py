@@ -18,8 +18,8 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
 from hpo.training import checkpoints
+from hpo.training.backbone import Backbone
 from hpo.training.gang import GangLost, Seat, free_address
-from hpo.training.models import PretrainedModel
 from hpo.training.worker import Worker, open_worker
 
 MISHAP = "mishap"
@@ -36,9 +36,9 @@ def befall(folder: Path, rank: int, what: str) -> None:
 
 def with_mishaps(patched: pytest.MonkeyPatch, folder: Path, rank: int) -> None:
     """Let what is read in `folder` befall this process in its training passes."""
-    original = PretrainedModel.logits
+    original = Backbone.logits
 
-    def logits(self: PretrainedModel, batch: Batch, precision):
+    def logits(self: Backbone, batch: Batch, precision):
         if not torch.is_grad_enabled():
             return original(self, batch, precision)
         told = (folder / MISHAP).read_text().split() if (folder / MISHAP).exists() else ["0", "nothing"]
@@ -55,7 +55,7 @@ def with_mishaps(patched: pytest.MonkeyPatch, folder: Path, rank: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
         return original(self, batch, precision)
 
-    patched.setattr(PretrainedModel, "logits", logits)
+    patched.setattr(Backbone, "logits", logits)
 
 
 def follow(config: StudyConfig, files: Path, folder: Path, seat: Seat) -> None:

@@ -13,6 +13,7 @@ from hpo.metrics.averaging import mean_scores
 from hpo.search.rungs import fold_milestones
 from hpo.training.bench import Bench
 from hpo.training.course import courses
+from hpo.training.trial_model import TrialModel
 from hpo.training.weights import load_weights
 from hpo.training.worker import Worker, open_worker
 from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, trained
@@ -146,7 +147,7 @@ def test_schedule_free_weights_are_kept_as_they_were_scored(tiny_bert: Path, tex
     reports, _ = trained(worker, tiny_assignment(chosen))
     best = max((r for r in reports if r.full), key=lambda r: r.validation.objective)
     bench = worker._bench
-    bench.model.restore(load_weights(tmp_path, 0))
+    TrialModel(bench.model, bench.task, chosen, seed=0).load(load_weights(tmp_path, 0))
     again = bench.score(bench.tokenized(chosen.max_length).validation)
     assert again.values == best.validation.values
 

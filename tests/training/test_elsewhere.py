@@ -13,7 +13,6 @@ from hpo.messages import Action, Decision, Ending, Outcome, Report
 from hpo.training import checkpoints
 from hpo.training import mirror as mirrors
 from hpo.training.checkpoints import Checkpoints, checkpoint_names
-from hpo.training.loop import Run
 from hpo.training.mirror import UrlMirror
 from hpo.training.weights import (
     Weights,
@@ -25,7 +24,7 @@ from hpo.training.weights import (
     weights_path,
 )
 from hpo.training.worker import Worker, open_worker
-from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study
+from tests.models import stepped, tiny_assignment, tiny_hyperparameters, tiny_study
 from tests.object_store import ObjectStore, names_at, running_object_store
 from tests.training.test_resumption import digest, scores, trained
 from tests.training.test_weights import REPORT, TENSORS
@@ -126,12 +125,12 @@ def test_a_server_that_goes_while_a_trial_trains_costs_it_nothing(
     worker.admit(tiny_assignment())
     run = worker._pack._runs[0]
     for _ in range(4):
-        run.advance()
+        stepped(worker)
     store.stop()
     try:
-        [best] = [said for said in (run.advance() for _ in range(6)) if isinstance(said, Report) and said.full]
+        [best] = [said for said in (stepped(worker) for _ in range(6)) if isinstance(said, Report) and said.full]
         worker.apply(Decision(trial=0, attempt=1, action=Action.PAUSE))
-        paused = run.advance()
+        paused = stepped(worker)
         assert isinstance(paused, Outcome)
         assert paused.ending is Ending.PAUSED
         worker.drop(0)
@@ -141,12 +140,12 @@ def test_a_server_that_goes_while_a_trial_trains_costs_it_nothing(
         assert weights_are_of(tmp_path / "tiny", best)
         worker.admit(tiny_assignment(attempt=2))
         run = worker._pack._runs[0]
-        run.advance()
+        stepped(worker)
         assert run._place.seen == 72
     finally:
         store.start()
     worker._bench.mirror._asked_again_at = 0.0  # type: ignore[attr-defined]
-    outcome = _outcome_of(run)
+    outcome = _outcome_of(worker)
     worker.drop(0)
     assert digest(worker) == digest(uncut)
     assert ending is not None
@@ -154,9 +153,9 @@ def test_a_server_that_goes_while_a_trial_trains_costs_it_nothing(
     assert fetch_weights_of(tmp_path / "b", outcome.best, mirror_at(tmp_path / "b", s3_url))
 
 
-def _outcome_of(run: Run) -> Outcome:
+def _outcome_of(worker: Worker) -> Outcome:
     while True:
-        said = run.advance()
+        said = stepped(worker)
         if isinstance(said, Outcome):
             return said
 

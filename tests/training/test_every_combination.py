@@ -14,14 +14,14 @@ from hpo.data.splits import load_splits
 from hpo.messages import Ending, Outcome
 from hpo.space.space_file import load_space, shipped_spaces
 from hpo.tasks.classification import Classification
-from hpo.training.loop import Run
-from hpo.training.models import PretrainedModel
-from hpo.training.optimization import Optimization
+from hpo.training.backbone import Backbone
+from hpo.training.gradients import SlotBatch
+from hpo.training.loop import Clock, Run
 from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.schedules import SCHEDULES
 from hpo.training.worker import Worker, open_worker
-from tests.models import save_tiny_bert, tiny_assignment, tiny_study
-from tests.training.test_optimization import batch  # noqa: F401 - a fixture
+from tests.models import Training, save_tiny_bert, tiny_assignment, tiny_study
+from tests.training.test_optimizer_step import batch  # noqa: F401 - a fixture
 
 STEPS = 3
 FEW_DRAWS, DRAWS = 25, 200
@@ -33,7 +33,7 @@ FORMS = list(itertools.product(("penalty", "proximal"), ("coupled", "decoupled")
 def test_every_optimizer_under_every_schedule_and_every_form_of_l1_and_l2(
     optimizer: str,
     schedule: str,
-    bert: PretrainedModel,
+    bert: Backbone,
     task: Classification,
     batch,  # noqa: F811
 ) -> None:
@@ -47,8 +47,7 @@ def test_every_optimizer_under_every_schedule_and_every_form_of_l1_and_l2(
             with pytest.raises(ValidationError, match=r"averages its weights|keeps no exact zeros"):
                 Hyperparameters.model_validate(values)
             continue
-        bert.reset(0)
-        training = Optimization(bert, task, Hyperparameters.model_validate(values), total_steps=STEPS, precision="fp32")
+        training = Training(bert, task, Hyperparameters.model_validate(values), STEPS)
         before = {name: weight.detach().clone() for name, weight in training.parameters.items()}
         for _ in range(STEPS):
             training.step(batch)
@@ -72,10 +71,12 @@ def test_what_a_shipped_space_draws_at_random_trains(name: str, draws: int, work
     for number in range(draws):
         hyperparameters = space.hyperparameters(space.suggest(study.ask()))
         assignment = tiny_assignment(hyperparameters, trial=number, maximum_passes=hyperparameters.epochs)
-        run = Run(assignment, worker._bench)
+        run = Run(assignment, worker._bench, Clock())
+        answer = None
         for _ in range(STEPS):
-            message = run.advance()
-            if isinstance(message, Outcome):
-                assert message.ending is Ending.COMPLETED, (message.reason, hyperparameters)
+            said = run.advance(answer)
+            answer = worker._bench.gradients.of(said.model, said.batch) if isinstance(said, SlotBatch) else None
+            if isinstance(said, Outcome):
+                assert said.ending is Ending.COMPLETED, (said.reason, hyperparameters)
                 break
         run.close()

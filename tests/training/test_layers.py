@@ -16,9 +16,12 @@ from transformers import (
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import ConfigurationError, ModelError
+from hpo.tasks.classification import Classification
+from hpo.training.backbone import Backbone
 from hpo.training.layers import LayerStack, refuse_kept_layers
 from hpo.training.methods import select_parameters, transformer_layers
-from hpo.training.models import PretrainedModel
+from hpo.training.trial_model import TrialModel
+from tests.models import tiny_hyperparameters
 from tests.training.architectures import ARCHITECTURES, tiny_network
 
 CPU = torch.device("cpu")
@@ -115,7 +118,7 @@ def test_layers_that_are_no_plain_stack_are_refused(config):
         refuse_kept_layers(network, 1)
 
 
-def test_a_trial_may_follow_one_that_kept_fewer(bert: PretrainedModel):
+def test_a_trial_may_follow_one_that_kept_fewer(bert: Backbone):
     bert.reset(5)
     whole = {name: tensor.clone() for name, tensor in bert.network.state_dict().items()}
     bert.keep_layers(1)
@@ -129,24 +132,22 @@ def test_a_trial_may_follow_one_that_kept_fewer(bert: PretrainedModel):
 
 
 @pytest.mark.parametrize("method", ["full", "head"])
-def test_weights_of_a_trial_that_kept_fewer_are_restored(bert: PretrainedModel, method: str):
-    bert.reset(5)
-    bert.keep_layers(1)
-    trained = select_parameters(bert.network, bert.fresh, Hyperparameters.model_validate({"method": method}))
+def test_weights_of_a_trial_that_kept_fewer_are_restored(bert: Backbone, task: Classification, method: str):
+    fewer = tiny_hyperparameters(method=method, kept_layers=1)
+    model = TrialModel(bert, task, fewer, seed=5)
     with torch.no_grad():
-        for parameter in trained.values():
+        for parameter in model.parameters.values():
             parameter.mul_(1.5)
-    kept = {name: parameter.detach().clone() for name, parameter in trained.items()}
-    expected = answer(bert.network)
-    bert.reset(6)
-    bert.restore(kept, kept_layers=1)
-    assert torch.equal(answer(bert.network), expected)
-    bert.restore(kept)
-    assert not torch.allclose(answer(bert.network), expected)
+    kept = {name: parameter.detach().clone() for name, parameter in model.parameters.items()}
+    expected = answer(bert.network.eval())
+    TrialModel(bert, task, tiny_hyperparameters(), seed=6)
+    TrialModel(bert, task, fewer, seed=7).load(kept)
+    assert torch.equal(answer(bert.network.eval()), expected)
 
 
-def test_weights_of_more_layers_are_refused(bert: PretrainedModel):
+def test_weights_of_more_layers_are_refused(bert: Backbone, task: Classification):
+    model = TrialModel(bert, task, tiny_hyperparameters(kept_layers=1), seed=5)
     bert.reset(5)
     trained = {name: parameter.detach().clone() for name, parameter in bert.network.named_parameters()}
     with pytest.raises(ModelError, match="are of another model or label set"):
-        bert.restore(trained, kept_layers=1)
+        model.load(trained)

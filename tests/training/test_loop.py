@@ -214,7 +214,7 @@ def test_out_of_memory_is_infeasible(worker: Worker, monkeypatch: pytest.MonkeyP
             raise error
         torch.empty(2**60)
 
-    monkeypatch.setattr(loop.Optimization, "step", fail)
+    monkeypatch.setattr(loop.OptimizerStep, "take", fail)
     outcome = ending(worker)
     assert outcome.ending is Ending.INFEASIBLE
     assert outcome.reason == "Out of memory on cpu in training with 8 of a batch's 8 texts at once, max_length 16."
@@ -225,7 +225,7 @@ def test_any_other_error_fails_the_trial_in_one_line(worker: Worker, monkeypatch
     def fail(*_: object) -> None:
         raise RuntimeError("one\ntwo" + 500 * "x")
 
-    monkeypatch.setattr(loop.Optimization, "step", fail)
+    monkeypatch.setattr(loop.OptimizerStep, "take", fail)
     outcome = ending(worker)
     assert outcome.ending is Ending.FAILED
     assert outcome.reason.startswith("RuntimeError: one two")
@@ -258,15 +258,13 @@ def test_progress_is_told_each_second(worker: Worker, monkeypatch: pytest.Monkey
 
 def test_a_trial_that_passes_its_limit_is_given_up_as_not_trainable(worker: Worker):
     worker.admit(tiny_assignment(limit_seconds=1800.0))
-    run = worker._pack._runs[0]
-    for _ in range(6):
-        run.advance()
-    run._place.seconds = 1800.1
-    outcome = run.advance()
-    worker.drop(0)
+    worker.advance()
+    worker._pack._runs[0]._place.seconds = 1800.1
+    [outcome] = worker.advance()
+    assert worker.idle
     assert isinstance(outcome, Outcome)
     assert outcome.ending is Ending.INFEASIBLE
-    assert outcome.reason == "Over its limit of 30 min 00 s after step 5 of 16."
+    assert outcome.reason == "Over its limit of 30 min 00 s after step 0 of 16."
     assert outcome.seconds >= 1800.1
 
 

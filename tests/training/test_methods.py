@@ -3,8 +3,8 @@ import torch
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import ConfigurationError, ModelError
+from hpo.training.backbone import Backbone
 from hpo.training.methods import select_parameters, to_training_mode, transformer_layers
-from hpo.training.models import PretrainedModel
 from tests.training.architectures import ARCHITECTURES, tiny_network
 
 # What each trains of the tiny BERT: the beginnings of the names.
@@ -25,12 +25,12 @@ def everything(network) -> set[str]:
 
 
 @pytest.mark.parametrize("method", KNOWN_ANSWERS)
-def test_each_method_trains_what_it_says_of_a_model_of_two_layers(method: str, bert: PretrainedModel):
+def test_each_method_trains_what_it_says_of_a_model_of_two_layers(method: str, bert: Backbone):
     names = chosen(bert.network, bert.fresh, method=method)
     assert names == {name for name in everything(bert.network) if name.startswith(KNOWN_ANSWERS[method])}
 
 
-def test_freezing_is_undone_by_the_next_trial(bert: PretrainedModel):
+def test_freezing_is_undone_by_the_next_trial(bert: Backbone):
     chosen(bert.network, bert.fresh, method="head")
     chosen(bert.network, bert.fresh, method="full")
     assert all(parameter.requires_grad for parameter in bert.network.parameters())
@@ -93,7 +93,7 @@ def test_the_dropout_of_a_head_is_drawn_above_a_model_that_is_frozen_as_a_whole(
     assert (network.bert.training, network.dropout.training, network.classifier.training) == (False, True, True)
 
 
-def test_more_layers_than_there_are_is_refused(bert: PretrainedModel):
+def test_more_layers_than_there_are_is_refused(bert: Backbone):
     with pytest.raises(ConfigurationError, match="trained_layers is 3, but the model has 2 layers; use at most 2"):
         chosen(bert.network, bert.fresh, method="top_layers", trained_layers=3)
 

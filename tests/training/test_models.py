@@ -12,14 +12,16 @@ from hpo.data.batching import collate
 from hpo.data.tokenization import TokenizedSplit, tokenize
 from hpo.errors import ModelError
 from hpo.tasks.classification import Classification
-from hpo.training.models import PretrainedModel, load_model
-from tests.models import LONGEST
+from hpo.training.backbone import Backbone
+from hpo.training.models import load_model
+from hpo.training.trial_model import TrialModel
+from tests.models import LONGEST, tiny_hyperparameters
 from tests.training.architectures import ARCHITECTURES, tiny_network
 
 CPU = torch.device("cpu")
 
 
-def weights(model: PretrainedModel) -> dict[str, torch.Tensor]:
+def weights(model: Backbone) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
 
 
@@ -27,14 +29,14 @@ def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> s
     return {name for name in one if not torch.equal(one[name], other[name])}
 
 
-def test_the_head_is_what_pretraining_did_not_leave(bert: PretrainedModel):
+def test_the_head_is_what_pretraining_did_not_leave(bert: Backbone):
     assert bert.fresh == {"classifier.weight", "classifier.bias"}
     assert bert.longest == LONGEST
     assert {parameter.dtype for parameter in bert.network.parameters()} == {torch.float32}
     assert bert.network.config.id2label == {0: "money", 1: "sport"}
 
 
-def test_reset_puts_everything_back_in_place(bert: PretrainedModel):
+def test_reset_puts_everything_back_in_place(bert: Backbone):
     bert.reset(5)
     places = {name: tensor.data_ptr() for name, tensor in bert.network.state_dict().items()}
     before = weights(bert)
@@ -48,7 +50,7 @@ def test_reset_puts_everything_back_in_place(bert: PretrainedModel):
     assert all(parameter.grad is None for parameter in bert.network.parameters())
 
 
-def test_the_seed_decides_the_head_alone(bert: PretrainedModel):
+def test_the_seed_decides_the_head_alone(bert: Backbone):
     bert.reset(5)
     five = weights(bert)
     bert.reset(6)
@@ -57,7 +59,7 @@ def test_the_seed_decides_the_head_alone(bert: PretrainedModel):
     assert torch.equal(five["classifier.bias"], torch.zeros(2))
 
 
-def test_the_head_is_drawn_at_the_scale_that_is_asked_for(bert: PretrainedModel):
+def test_the_head_is_drawn_at_the_scale_that_is_asked_for(bert: Backbone):
     bert.reset(5)
     librarys = weights(bert)
     bert.reset(5, 0.5)
@@ -72,7 +74,7 @@ def test_the_head_is_drawn_at_the_scale_that_is_asked_for(bert: PretrainedModel)
     assert differing(weights(bert), again) == set()
 
 
-def test_at_the_librarys_own_scale_the_head_is_the_librarys(bert: PretrainedModel):
+def test_at_the_librarys_own_scale_the_head_is_the_librarys(bert: Backbone):
     bert.reset(5)
     librarys = weights(bert)
     bert.reset(5, bert.network.config.initializer_range)
@@ -80,10 +82,10 @@ def test_at_the_librarys_own_scale_the_head_is_the_librarys(bert: PretrainedMode
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_all_that_is_drawn_anew_has_the_scale_and_nothing_else(bert: PretrainedModel, task: Classification, name: str):
+def test_all_that_is_drawn_anew_has_the_scale_and_nothing_else(bert: Backbone, task: Classification, name: str):
     network = tiny_network(name)
     pooler = {one for one, _ in network.named_parameters() if "pooler" in one}
-    model = PretrainedModel(network, bert.tokenizer, frozenset(pooler | task.head(network)), CPU)
+    model = Backbone(network, bert.tokenizer, frozenset(pooler | task.head(network)), CPU)
     model.reset(5)
     librarys = weights(model)
     model.reset(5, 0.5)
@@ -94,7 +96,7 @@ def test_all_that_is_drawn_anew_has_the_scale_and_nothing_else(bert: PretrainedM
     assert drawn.std() == pytest.approx(0.5, rel=4 / (2 * drawn.numel()) ** 0.5)
 
 
-def test_reset_does_not_touch_the_random_state(bert: PretrainedModel):
+def test_reset_does_not_touch_the_random_state(bert: Backbone):
     torch.manual_seed(1)
     expected = torch.rand(1)
     torch.manual_seed(1)
@@ -102,14 +104,14 @@ def test_reset_does_not_touch_the_random_state(bert: PretrainedModel):
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_weights_are_the_pretrained_ones(bert: PretrainedModel, tiny_bert: Path):
+def test_weights_are_the_pretrained_ones(bert: Backbone, tiny_bert: Path):
     again = AutoModelForSequenceClassification.from_pretrained(tiny_bert).bert.state_dict()
     own = bert.network.bert.state_dict()
     assert all(torch.equal(own[name], again[name]) for name in again)
 
 
 def test_the_head_of_another_classifier_is_not_taken_over(
-    bert: PretrainedModel, task: Classification, tmp_path: Path, tiny_bert: Path
+    bert: Backbone, task: Classification, tmp_path: Path, tiny_bert: Path
 ):
     bert.reset(5)
     bert.network.save_pretrained(tmp_path)
@@ -121,7 +123,7 @@ def test_the_head_of_another_classifier_is_not_taken_over(
     assert differing(weights(model), weights(bert)) == set()
 
 
-def test_dropout_is_set_and_given_back(bert: PretrainedModel):
+def test_dropout_is_set_and_given_back(bert: Backbone):
     layers = [module for module in bert.network.modules() if isinstance(module, torch.nn.Dropout)]
     bert.set_dropout(0.37)
     assert {layer.p for layer in layers} == {0.37}
@@ -133,7 +135,7 @@ def test_dropout_is_set_and_given_back(bert: PretrainedModel):
     bert.refuse_attention_dropout()
 
 
-def test_the_pretrained_reference_leaves_out_the_head(bert: PretrainedModel):
+def test_the_pretrained_reference_leaves_out_the_head(bert: Backbone):
     bert.reset(5)
     reference = bert.pretrained(dict(bert.network.named_parameters()))
     assert "classifier.weight" not in reference
@@ -141,28 +143,29 @@ def test_the_pretrained_reference_leaves_out_the_head(bert: PretrainedModel):
     assert torch.equal(reference[name], bert.network.get_parameter(name))
 
 
-def test_weights_of_another_model_are_refused(bert: PretrainedModel):
+def test_weights_of_another_model_are_refused(bert: Backbone, task: Classification):
+    model = TrialModel(bert, task, tiny_hyperparameters(method="head"), seed=0)
     for trained in ({}, {"classifier.weight": torch.zeros(3, 16), "classifier.bias": torch.zeros(3)}):
         with pytest.raises(ModelError, match="are of another model or label set"):
-            bert.restore(trained)
+            model.load(trained)
 
 
 @pytest.fixture
-def llama(tiny_llama: Path, task: Classification) -> PretrainedModel:
+def llama(tiny_llama: Path, task: Classification) -> Backbone:
     model = load_model(ModelConfig(name=str(tiny_llama)), task, CPU)
     model.reset(0)
     model.network.eval()
     return model
 
 
-def test_a_decoder_without_padding_token_pads_with_its_end_of_text(llama: PretrainedModel):
+def test_a_decoder_without_padding_token_pads_with_its_end_of_text(llama: Backbone):
     assert llama.tokenizer.pad_token == "</s>"
     assert llama.pad_id == llama.network.config.pad_token_id == 0
     assert llama.fresh == {"score.weight"}
 
 
 @pytest.mark.parametrize("end", ["", " </s>", " </s> </s>"])
-def test_padding_does_not_change_what_a_decoder_answers(llama: PretrainedModel, end: str):
+def test_padding_does_not_change_what_a_decoder_answers(llama: Backbone, end: str):
     texts = ["goal team", "the bank price market trade tax" + end, "profit" + end, "a new win for the team of coach"]
     tokens = tokenize(texts, None, llama.tokenizer, 16)
     split = TokenizedSplit(tokens=tokens, targets=torch.zeros(4, dtype=torch.int64).numpy())

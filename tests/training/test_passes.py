@@ -15,14 +15,14 @@ from hpo.data.splits import load_splits
 from hpo.data.tokenization import TokenizedSplit
 from hpo.messages import Ending
 from hpo.tasks.classification import Classification
-from hpo.training import evaluation, optimization
-from hpo.training.models import PretrainedModel
-from hpo.training.optimization import Optimization
+from hpo.training import evaluation, gradients
+from hpo.training.backbone import Backbone
 from hpo.training.out_of_memory import OutOfMemoryInEvaluation
 from hpo.training.passes import Passes, memory_key
 from hpo.training.probe import probe
 from hpo.training.worker import Worker, open_worker
 from tests.models import (
+    Training,
     plain_tokens,
     save_tiny_bert,
     tiny_assignment,
@@ -45,30 +45,28 @@ def room_for(monkeypatch: pytest.MonkeyPatch):
     """Let memory run out, in the CPU allocator's words, where more rows than these go through the model at once."""
 
     def limit(rows: int, *, training: bool = True) -> None:
-        original = PretrainedModel.logits
+        original = Backbone.logits
 
-        def logits(self: PretrainedModel, batch: Batch, precision):
+        def logits(self: Backbone, batch: Batch, precision):
             if torch.is_grad_enabled() is training and batch.rows > rows:
                 raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
             return original(self, batch, precision)
 
-        monkeypatch.setattr(PretrainedModel, "logits", logits)
+        monkeypatch.setattr(Backbone, "logits", logits)
 
     return limit
 
 
 @pytest.mark.parametrize("values", [{}, {"class_weights": "balanced"}, {"label_smoothing": 0.1}, {"l1_strength": 1e-3}])
-def test_a_step_in_parts_is_the_step_to_rounding(values, bert: PretrainedModel, task: Classification, room_for) -> None:
+def test_a_step_in_parts_is_the_step_to_rounding(values, bert: Backbone, task: Classification, room_for) -> None:
     hyperparameters = tiny_hyperparameters(**values, dropout=0.0)
 
     def after_three_steps() -> tuple[float, dict[str, torch.Tensor], int | None]:
-        bert.reset(0)
-        bert.set_dropout(0.0)
-        training = Optimization(bert, task, hyperparameters, total_steps=3, precision="fp32")
+        training = Training(bert, task, hyperparameters, 3)
         for _ in range(3):
             training.step(ragged(7))
         weights = {name: weight.detach().clone() for name, weight in training.parameters.items()}
-        return training.mean_loss(), weights, training.passes.rows
+        return training.mean_loss(), weights, training.gradients.passes(hyperparameters).rows
 
     loss, expected, whole = after_three_steps()
     room_for(2)
@@ -80,7 +78,7 @@ def test_a_step_in_parts_is_the_step_to_rounding(values, bert: PretrainedModel, 
 
 
 def test_a_hundred_steps_in_parts_by_length_have_the_losses_of_whole_batches(
-    bert: PretrainedModel, task: Classification, monkeypatch: pytest.MonkeyPatch
+    bert: Backbone, task: Classification, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths = np.random.default_rng(0).integers(2, 17, 64)
     ids = np.random.default_rng(1).integers(5, 30, lengths.sum())
@@ -89,10 +87,8 @@ def test_a_hundred_steps_in_parts_by_length_have_the_losses_of_whole_batches(
     )
 
     def losses(pass_tokens: int) -> tuple[list[float], int]:
-        monkeypatch.setitem(optimization.PASS_TOKENS, "cpu", pass_tokens)
-        bert.reset(0)
-        bert.set_dropout(0.0)
-        training = Optimization(bert, task, tiny_hyperparameters(dropout=0.0), total_steps=100, precision="fp32")
+        monkeypatch.setitem(gradients.PASS_TOKENS, "cpu", pass_tokens)
+        training = Training(bert, task, tiny_hyperparameters(dropout=0.0), 100)
         seen = []
         for epoch in range(13):
             for rows in training_batches(64, 8, seed=0, epoch=epoch)[: 100 - training.taken]:
@@ -101,8 +97,8 @@ def test_a_hundred_steps_in_parts_by_length_have_the_losses_of_whole_batches(
                 training.forget_losses()
         return seen, passes.call_count
 
-    passes = MagicMock(side_effect=PretrainedModel.logits)
-    monkeypatch.setattr(PretrainedModel, "logits", lambda *given: passes(*given))
+    passes = MagicMock(side_effect=Backbone.logits)
+    monkeypatch.setattr(Backbone, "logits", lambda *given: passes(*given))
     whole, passes_of_whole = losses(10_000)
     parts, passes_of_both = losses(2)
     assert (len(whole), passes_of_whole) == (100, 100)
@@ -132,7 +128,7 @@ def test_what_one_that_cannot_be_trained_came_to_is_not_begun_with_by_the_next(
     worker: Worker, room_for, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(PretrainedModel, "logits", MagicMock(side_effect=MemoryError))
+        patched.setattr(Backbone, "logits", MagicMock(side_effect=MemoryError))
         assert trained(worker, tiny_assignment())[1].ending is Ending.INFEASIBLE
         assert not probe(worker._bench, tiny_hyperparameters(), steps=1).feasible
     assert trained(worker, tiny_assignment(trial=1))[1].rows_at_once is None
@@ -144,7 +140,7 @@ def test_another_optimizer_or_depth_begins_with_whole_batches(worker: Worker, ro
     room_for(4)
     assert trained(worker, tiny_assignment())[1].rows_at_once == 4
     for values in ({"optimizer": "sgd"}, {"method": "top_layers", "trained_layers": 1}, {"kept_layers": 1}):
-        assert worker._bench.passes(tiny_hyperparameters(**values)).rows is None
+        assert worker._bench.gradients.passes(tiny_hyperparameters(**values)).rows is None
 
 
 def test_an_evaluation_goes_through_in_smaller_batches_and_so_does_the_next(
@@ -194,7 +190,7 @@ def test_a_long_text_among_short_ones_does_not_keep_an_evaluation_from_its_end(w
 
 
 def test_a_trial_begins_with_what_another_worker_came_to_and_never_with_more(worker: Worker) -> None:
-    passes = worker._bench.passes(tiny_hyperparameters())
+    passes = worker._bench.gradients.passes(tiny_hyperparameters())
     for told, begun_with, outcome_says in ((4, 4, 4), (6, 4, 4), (None, 4, 4), (2, 2, 2)):
         _, outcome = trained(worker, tiny_assignment(rows_at_once=told))
         assert (passes.rows, outcome.rows_at_once) == (begun_with, outcome_says)

@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
 from hpo.errors import ConfigurationError
-from hpo.training.models import PretrainedModel
-from hpo.training.optimization import Optimization
+from hpo.training.backbone import Backbone
+from hpo.training.gradients import Gradients
 from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.probe import INFEASIBLE
+from hpo.training.trial_model import TrialModel
 from hpo.training.weights import load_weights
 from hpo.training.worker import Worker, open_worker
 from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, trained
@@ -31,13 +33,13 @@ def worker(tiny_bert: Path, texts: Path, tmp_path: Path) -> Worker:
 def trained_on(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
     """The batches of all steps from now on."""
     batches: list[Batch] = []
-    step = Optimization.step
+    original = Gradients.of
 
-    def noted(training: Optimization, batch: Batch) -> None:
+    def noted(gradients: Gradients, model: TrialModel, batch: Batch) -> Tensor:
         batches.append(batch)
-        step(training, batch)
+        return original(gradients, model, batch)
 
-    monkeypatch.setattr(Optimization, "step", noted)
+    monkeypatch.setattr(Gradients, "of", noted)
     return batches
 
 
@@ -88,7 +90,7 @@ def test_it_leaves_no_trace(worker: Worker, tiny_bert: Path, texts: Path) -> Non
     reports, _ = trained(worker, tiny_assignment())
     alone, _ = trained(untouched, tiny_assignment())
     assert [report.validation for report in reports] == [report.validation for report in alone]
-    assert worker._bench.passes(tiny_hyperparameters()).rows is None
+    assert worker._bench.gradients.passes(tiny_hyperparameters()).rows is None
 
 
 @pytest.fixture
@@ -96,14 +98,14 @@ def room_for(monkeypatch: pytest.MonkeyPatch):
     """Let memory run out, in the CPU allocator's words, where more tokens than these are trained on at once."""
 
     def limit(tokens: int) -> None:
-        original = PretrainedModel.logits
+        original = Backbone.logits
 
-        def logits(self: PretrainedModel, batch: Batch, precision):
+        def logits(self: Backbone, batch: Batch, precision):
             if torch.is_grad_enabled() and batch.inputs["attention_mask"].numel() > tokens:
                 raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
             return original(self, batch, precision)
 
-        monkeypatch.setattr(PretrainedModel, "logits", logits)
+        monkeypatch.setattr(Backbone, "logits", logits)
 
     return limit
 
@@ -133,13 +135,13 @@ def test_what_diverges_has_a_cost_all_the_same(worker: Worker, monkeypatch: pyte
     found = worker.probe(blown, 12)
     assert found.feasible
     assert found.first_loss == pytest.approx(math.log(2), abs=0.3)
-    monkeypatch.setattr(PretrainedModel, "logits", lambda self, batch, _: _no_numbers(self, batch))
+    monkeypatch.setattr(Backbone, "logits", lambda self, batch, _: _no_numbers(self, batch))
     found = worker.probe(tiny_hyperparameters(), 1)
     assert found.feasible
     assert math.isnan(found.first_loss)
 
 
-def _no_numbers(model: PretrainedModel, batch: Batch) -> torch.Tensor:
+def _no_numbers(model: Backbone, batch: Batch) -> torch.Tensor:
     return torch.full((batch.rows, 2), float("nan")) * next(model.network.parameters()).sum()
 
 

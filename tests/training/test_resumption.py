@@ -16,7 +16,7 @@ from hpo.training.checkpoints import checkpoint_names
 from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.weights import keep_only, trial_folder, weights_are_of, weights_path
 from hpo.training.worker import Worker, open_worker
-from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study
+from tests.models import stepped, tiny_assignment, tiny_hyperparameters, tiny_study
 
 FOLDS = 3
 FILES = checkpoint_names(1)
@@ -37,11 +37,10 @@ def trained(worker: Worker, assignment, *, stop_after: int | None = None) -> tup
     """Train to the end, or for so many steps, after which the trial is dropped as by a crash."""
     worker.admit(assignment)
     reports: list[Report] = []
-    run = worker._pack._runs[assignment.trial]
     # The first time it only says that it is ready.
     advanced = -1
     while stop_after is None or advanced < stop_after:
-        message = run.advance()
+        message = stepped(worker)
         advanced += 1
         if isinstance(message, Report):
             reports.append(message)
@@ -126,11 +125,10 @@ def test_a_paused_trial_goes_on_where_it_was_paused(tiny_bert: Path, texts: Path
     trained(uncut, tiny_assignment())
     worker = opened(tiny_bert, texts, tmp_path / "cut")
     worker.admit(tiny_assignment())
-    run = worker._pack._runs[0]
     for _ in range(6):
-        run.advance()
+        stepped(worker)
     worker.apply(Decision(trial=0, attempt=1, action=Action.PAUSE))
-    paused = run.advance()
+    paused = stepped(worker)
     assert isinstance(paused, Outcome)
     assert paused.ending is Ending.PAUSED
     worker.drop(0)
@@ -212,9 +210,8 @@ def test_an_attempt_says_first_where_it_stands(tiny_bert: Path, texts: Path, tmp
         [first] = worker.advance()
         assert isinstance(first, Progress)
         assert (first.attempt, first.examples_seen, first.examples_total) == (attempt, seen, 128)
-        run = worker._pack._runs[0]
         for _ in range(6):
-            run.advance()
+            stepped(worker)
         worker.drop(0)
 
 
@@ -229,8 +226,8 @@ def test_nothing_of_a_checkpoint_is_held_once_it_was_gone_on_from(
     trained(worker, tiny_assignment(chosen), stop_after=7)
     worker.admit(tiny_assignment(chosen, attempt=2))
     run = worker._pack._runs[0]
-    run.advance()
-    run.advance()
+    stepped(worker)
+    stepped(worker)
     assert run._place.seen == 56
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 

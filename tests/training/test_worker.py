@@ -11,11 +11,10 @@ import torch
 from transformers import BartConfig, BartModel
 
 from hpo.config.study_file import ComputeConfig, StudyConfig
-from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
 from hpo.errors import ConfigurationError, ModelError, NoResultError
 from hpo.messages import Action, Decision, Demands, Ending, Outcome
-from hpo.training.optimization import Optimization
+from hpo.training.optimizer_step import OptimizerStep
 from hpo.training.worker import Worker, choose_device, doubt_about_gpu, open_worker
 from tests.data.tokenizers_of_pieces import byte_level
 from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study, trained
@@ -172,17 +171,17 @@ def test_a_decision_from_another_thread_has_its_effect_before_the_next_step(
     study: StudyConfig, monkeypatch: pytest.MonkeyPatch
 ):
     worker = open_worker(study, load_splits(study.data, study.seed))
-    step = Optimization.step
+    take = OptimizerStep.take
 
-    def step_while_another_thread_decides(training: Optimization, batch: Batch) -> None:
-        step(training, batch)
+    def step_while_another_thread_decides(training: OptimizerStep, loss: torch.Tensor) -> None:
+        take(training, loss)
         if training.taken == 3:
             decision = Decision(trial=0, attempt=1, action=Action.STOP)
             other = Thread(target=worker.apply, args=(decision,))
             other.start()
             other.join()
 
-    monkeypatch.setattr(Optimization, "step", step_while_another_thread_decides)
+    monkeypatch.setattr(OptimizerStep, "take", step_while_another_thread_decides)
     reports, outcome = trained(worker, tiny_assignment())
     assert (reports, outcome.ending, outcome.reason) == ([], Ending.PRUNED, "Stopped after step 3 of 16.")
 

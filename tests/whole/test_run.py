@@ -279,7 +279,7 @@ class Sabotage(Watcher):
         def broken(*_arguments: object) -> None:
             raise RuntimeError("device lost")
 
-        self._monkeypatch.setattr("hpo.training.optimization.Optimization.step", broken)
+        self._monkeypatch.setattr("hpo.training.optimizer_step.OptimizerStep.take", broken)
 
 
 def test_three_failures_in_a_row_end_the_search_and_leave_the_rest_of_its_budget(
@@ -301,12 +301,12 @@ def test_a_trial_that_fails_after_a_full_report_is_no_score_of_the_plain_objecti
     study = optuna.create_study(direction="maximize")
     taken = []
 
-    def failing_late(optimization: object, batch: object) -> None:
-        taken.append(batch)
+    def failing_late(training: object, loss: object) -> None:
+        taken.append(loss)
         if len(taken) > 12:
             raise RuntimeError("device lost")
 
-    monkeypatch.setattr("hpo.training.optimization.Optimization.step", failing_late)
+    monkeypatch.setattr("hpo.training.optimizer_step.OptimizerStep.take", failing_late)
     study.optimize(objective, n_trials=1, catch=(TrainingError,))
     assert study.trials[0].state.name == "FAIL"
 

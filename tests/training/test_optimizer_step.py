@@ -7,12 +7,11 @@ import torch
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.batching import Batch
 from hpo.tasks.classification import Classification
+from hpo.training.backbone import Backbone
 from hpo.training.layer_rates import rate_factors
 from hpo.training.methods import METHODS
-from hpo.training.models import PretrainedModel
-from hpo.training.optimization import Optimization
 from hpo.training.optimizers import OPTIMIZERS
-from tests.models import tiny_hyperparameters
+from tests.models import Training, tiny_hyperparameters
 
 STEPS = 20
 # Where each learns in 20 steps; 1e-2 for the others.
@@ -30,15 +29,15 @@ def batch() -> Batch:
 
 
 def begin(
-    model: PretrainedModel, task: Classification, hyperparameters: Hyperparameters, total_steps: int = STEPS
-) -> Optimization:
-    """Return the optimization of a trial without dropout, so that a loss depends on the weights alone."""
-    model.reset(0)
+    model: Backbone, task: Classification, hyperparameters: Hyperparameters, total_steps: int = STEPS
+) -> Training:
+    """Return a trial without dropout, so that a loss depends on the weights alone."""
+    training = Training(model, task, hyperparameters, total_steps)
     model.network.eval()
-    return Optimization(model, task, hyperparameters, total_steps=total_steps, precision="fp32")
+    return training
 
 
-def weights_of(training: Optimization) -> dict[str, torch.Tensor]:
+def weights_of(training: Training) -> dict[str, torch.Tensor]:
     return {name: weight.detach().clone() for name, weight in training.parameters.items()}
 
 
@@ -46,14 +45,15 @@ def same(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool
     return all(torch.equal(some[name], others[name]) for name in some)
 
 
-def loss_of(training: Optimization, batch: Batch) -> float:
+def loss_of(training: Training, batch: Batch) -> float:
     with torch.no_grad(), training.evaluating():
-        return float(training._loss(batch, batch.units))
+        logits = training.model.backbone.logits(batch, "fp32")
+        return float(training.model.criterion(logits, batch.targets).mean())
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_it_learns_a_batch_by_heart(name, method, bert: PretrainedModel, task: Classification, batch: Batch):
+def test_it_learns_a_batch_by_heart(name, method, bert: Backbone, task: Classification, batch: Batch):
     values = {"optimizer": name, "learning_rate": RATES.get(name, 1e-2), "method": method}
     training = begin(bert, task, tiny_hyperparameters(**values, layerwise_rate_decay=0.9))
     at_first = loss_of(training, batch)
@@ -121,7 +121,7 @@ def test_what_shrinks_the_head_goes_at_its_rate_too(bert, task, batch):
 
 
 @pytest.fixture
-def averaging(bert, task, batch) -> Optimization:
+def averaging(bert, task, batch) -> Training:
     """Schedule-free training, some steps in."""
     training = begin(bert, task, tiny_hyperparameters(optimizer="schedule_free_adamw"))
     for _ in range(5):
@@ -129,7 +129,7 @@ def averaging(bert, task, batch) -> Optimization:
     return training
 
 
-def test_other_weights_are_scored_and_saved_than_are_trained(averaging: Optimization, batch: Batch):
+def test_other_weights_are_scored_and_saved_than_are_trained(averaging: Training, batch: Batch):
     before = weights_of(averaging)
     with averaging.evaluating():
         inside = weights_of(averaging)
@@ -138,7 +138,7 @@ def test_other_weights_are_scored_and_saved_than_are_trained(averaging: Optimiza
     averaging.step(batch)
 
 
-def test_they_train_on_after_an_evaluation_that_failed(averaging: Optimization, batch: Batch):
+def test_they_train_on_after_an_evaluation_that_failed(averaging: Training, batch: Batch):
     before = weights_of(averaging)
     with pytest.raises(MemoryError), averaging.evaluating():
         raise MemoryError

@@ -240,6 +240,9 @@ class ComputeConfig(Typed):
     ranks: OneOrMore | None = None
     """Processes that train one trial together, each with its part of every batch, on a GPU of its own or on the CPU;
     null for `gpus_per_trial` where that is more than one, else for one."""
+    slots: Annotated[int, Field(ge=1)] = 1
+    """Trials that one worker trains side by side over one frozen backbone; above 1 only in a space where `method` is
+    always `head` and `kept_layers` always the same."""
     ray_address: str | None = None
     """Cluster of `ray_tune`: `auto` for the one that this machine is part of, or HOST:PORT of its head; null for one
     that is started on this machine, for this search."""

@@ -37,6 +37,11 @@ class Batch:
         return self.rows
 
     @property
+    def width(self) -> int:
+        """To how many tokens its rows are padded."""
+        return int(self.inputs["input_ids"].shape[1])
+
+    @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, padding left out; shape (rows,)."""
         lengths: NDArray[np.int64] = self.inputs["attention_mask"].sum(dim=1).numpy()
@@ -53,6 +58,20 @@ class Batch:
         chosen = torch.from_numpy(rows)
         inputs = {name: tensor[chosen, :width] for name, tensor in self.inputs.items()}
         return Batch(inputs=inputs, targets=self.targets[chosen])
+
+
+def side_by_side(batches: Sequence[Batch], pad_id: int) -> Batch:
+    """Return the rows of several batches as one, padded to the widest of them."""
+    width = max(batch.width for batch in batches)
+    inputs = {
+        name: torch.cat([_widened(batch.inputs[name], width, padding) for batch in batches])
+        for name, padding in {**dict.fromkeys(batches[0].inputs, 0), "input_ids": pad_id}.items()
+    }
+    return Batch(inputs=inputs, targets=torch.cat([batch.targets for batch in batches]))
+
+
+def _widened(rows: torch.Tensor, width: int, padding: int) -> torch.Tensor:
+    return torch.nn.functional.pad(rows, (0, width - rows.shape[1]), value=padding)
 
 
 def parts_by_length(lengths: NDArray[np.int64], *, pass_tokens: int, most_rows: int) -> list[Rows]:

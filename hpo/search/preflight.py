@@ -11,8 +11,10 @@ from hpo.errors import SpaceError
 from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.samplers import proposed_together, sampler_of
 from hpo.space.domains import Constant
+from hpo.space.enumeration import cases
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import shipped_spaces, space_of
+from hpo.space.trained_values import trained_value
 
 MOST_COMBINATIONS = 10_000
 """Combinations that are listed and gone through at each proposal, at most."""
@@ -75,6 +77,7 @@ def refuse_unfit_search(config: StudyConfig, space: SearchSpace) -> None:
             "it would draw everything at random; choose tpe."
         )
     refuse_unfit_of_folds(config, space)
+    _refuse_slots(config, space)
 
 
 def refuse_unfit_of_folds(config: StudyConfig, space: SearchSpace) -> None:
@@ -97,6 +100,21 @@ def refuse_unfit_of_folds(config: StudyConfig, space: SearchSpace) -> None:
         raise SpaceError(
             f"{rule}, so a trial cannot stop itself early, but space {space.name} gives early_stopping_patience; "
             "leave it out."
+        )
+
+
+def _refuse_slots(config: StudyConfig, space: SearchSpace) -> None:
+    """Refuse several trials over one backbone where one of them would change it, or divide it among ranks."""
+    slots, ranks, fields = config.compute.slots, config.compute.ranks_of_trial, ("method", "kept_layers")
+    if slots == 1:
+        return
+    if ranks > 1:
+        raise SpaceError(f"compute.slots is {slots}, but a trial has {ranks} ranks; leave one of the two out.")
+    kinds = {tuple(trained_value(name, values) for name in fields) for values in cases(space.parameters, fields)}
+    if len(kinds) > 1 or {method for method, _ in kinds} != {"head"}:
+        raise SpaceError(
+            f"compute.slots is {slots}, but trials share a backbone only where none changes it: let method be head and "
+            f"kept_layers one value in space {space.name}, or leave compute.slots out."
         )
 
 

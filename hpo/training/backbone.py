@@ -44,6 +44,7 @@ class Backbone:
         self._fresh_modules = _copies_of_owners(network, self.fresh)
         self._layers = LayerStack(network)
         self._dropouts = Dropouts(network)
+        self._displaced: dict[str, nn.Module] = {}
         self.tokenizer = tokenizer
         self.network = network.to(device)
         self.device = device
@@ -58,6 +59,7 @@ class Backbone:
             seed: of what is drawn anew; an equal one draws the same directions at every scale.
             head_scale: standard deviation of the matrices that are drawn anew, around 0; None for the library's own.
         """
+        self.mount({})
         self.keep_layers(None)
         with torch.random.fork_rng(devices=[]):
             # Of the CPU alone: `torch.manual_seed` would seed the generators of all devices too.
@@ -76,6 +78,14 @@ class Backbone:
                 matrix.normal_(0.0, head_scale, generator=generator)
         self.network.load_state_dict({**self._pretrained, **{name: fresh[name] for name in self.fresh}})
         self.network.zero_grad(set_to_none=True)
+
+    def mount(self, modules: Mapping[str, nn.Module]) -> None:
+        """Put modules, by their paths, in the place of the network's own, and its own in the place of all others."""
+        for path, module in {**self._displaced, **modules}.items():
+            now = self.network.get_submodule(path)
+            if now is not module:
+                self._displaced.setdefault(path, now)
+                self.network.set_submodule(path, module)
 
     def keep_layers(self, count: int | None) -> None:
         """Keep the bottom `count` transformer layers, in place; None for all.

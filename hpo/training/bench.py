@@ -175,7 +175,15 @@ class Bench:
         task = self.config.task.name
         if idle := without_meaning(task, dict(hyperparameters)):
             raise ConfigurationError(no_meaning(task, idle))
-        model = TrialModel(self.model, self.task, hyperparameters, seed=seed, random=random, precision=self.precision)
+        model = TrialModel(
+            self.model,
+            self.task,
+            hyperparameters,
+            seed=seed,
+            random=random,
+            precision=self.precision,
+            shares=self.config.compute.slots > 1,
+        )
         return OptimizerStep(model, total_steps)
 
     def training_batch(self, hyperparameters: Hyperparameters, rows: Rows, seed: Sequence[int]) -> Batch:

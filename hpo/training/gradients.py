@@ -2,34 +2,46 @@
 
 A step stays the step it is: losses are summed over rows and divided once by the units of the whole batch, so parts and
 ranks add up. Dropout masks are drawn part by part, so under smaller parts their distribution is kept, not each number.
+
+A micro-batch is one part, or a part of each of several trials that share a backbone. Which parts a trial's batch has
+and which masks are drawn for them, depends on its own rows alone: it is trained as if it were alone, to rounding.
 """
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.data.batching import Batch, parts_by_length
+from hpo.data.batching import Batch, parts_by_length, side_by_side
 from hpo.training.gang import ALONE, Gang
 from hpo.training.out_of_memory import is_out_of_memory, release
 from hpo.training.passes import MemoryKey, Passes, memory_key
-from hpo.training.trial_model import TrialModel
+from hpo.training.trial_model import TrialModel, logits_of_trials
 
 logger = logging.getLogger(__name__)
 
 PASS_TOKENS = {"cpu": 128, "cuda": 8192}
 """What a forward and backward pass costs beside its tokens, in tokens, by device type."""
+MOST_TOKENS = {"cpu": 1024, "cuda": 16384}
+"""Tokens from which on nothing is gained by more of them, by device type: no more go side by side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SlotBatch:
-    """A batch that a trial waits for the gradients of."""
+    """A batch, or a part of one, that a trial waits for the gradients of."""
 
     model: TrialModel
     batch: Batch
+    units: int
+    """What the sum of its losses is divided by: of a part those of its whole batch."""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens go through the model, padding counted."""
+        return self.batch.rows * self.batch.width
 
 
 class Gradients:
@@ -39,22 +51,25 @@ class Gradients:
         """Compute them together with the other ranks of `gang`, which are to be asked for the same at once."""
         self._gang = gang
         self._passes: dict[MemoryKey, Passes] = {}
+        self._most_tokens = dict(MOST_TOKENS)
 
     def passes(self, hyperparameters: Hyperparameters) -> Passes:
         """Return how many rows at once are taken in trials of this kind: what an earlier one came to."""
         return self._passes.setdefault(memory_key(hyperparameters), Passes())
 
     def of_slots(self, waiting: Sequence[SlotBatch]) -> list[Tensor | Exception]:
-        """Return what `of` returns or raises for the batch of each trial that waits."""
-        found: list[Tensor | Exception] = []
-        for slot in waiting:
-            try:
-                found.append(self.of(slot.model, slot.batch))
-            except Exception as error:
-                # Whatever a trial dies of is its own end.
-                logger.debug("A batch has no gradients.", exc_info=True)
-                found.append(error)
-        return found
+        """Return what `of` returns or raises for the batch of each trial that waits, side by side where that pays.
+
+        Where that fails, each is asked for alone, so that it is its own trial's end.
+        """
+        states = [slot.model.random.state for slot in waiting]
+        if len(waiting) > 1:
+            found = self._of_all(waiting)
+            if found is not None:
+                return found
+        for slot, state in zip(waiting, states, strict=True):
+            slot.model.random.state = state
+        return [self._of_one(slot) for slot in waiting]
 
     def of(self, model: TrialModel, batch: Batch) -> Tensor:
         """Return the mean loss of a batch, on the device, its gradients added to those of the trial's parameters.
@@ -75,13 +90,70 @@ class Gradients:
             passes.halve(rows)
             release(model.backbone.device)
 
+    def _of_one(self, slot: SlotBatch) -> Tensor | Exception:
+        try:
+            return self.of(slot.model, slot.batch)
+        except Exception as error:
+            # Whatever a trial dies of is its own end.
+            logger.debug("A batch has no gradients.", exc_info=True)
+            return error
+
+    def _of_all(self, waiting: Sequence[SlotBatch]) -> list[Tensor | Exception] | None:
+        """Return the mean losses of batches that went through side by side; None where that failed."""
+        device = waiting[0].model.backbone.device
+        parts = [
+            part
+            for slot in waiting
+            for part in _parts(slot, self.passes(slot.model.hyperparameters).at_once(slot.batch.rows))
+        ]
+        losses: dict[TrialModel, list[Tensor]] = {slot.model: [] for slot in waiting}
+        try:
+            for micro_batch in micro_batches(parts, PASS_TOKENS[device.type], self._most_tokens[device.type]):
+                for part, loss in zip(micro_batch, _passed(micro_batch), strict=True):
+                    losses[part.model].append(loss)
+            return [_summed(of_one) for of_one in losses.values()]
+        except Exception as error:
+            logger.debug("Batches have no gradients side by side.", exc_info=True)
+            is_short = is_out_of_memory(error)
+        # Not in the handler: as long as the error lives, so do its frames and their tensors.
+        for slot in waiting:
+            slot.model.forget_gradients()
+        if is_short:
+            self._most_tokens[device.type] //= 2
+            release(device)
+        return None
+
+
+def micro_batches(parts: Sequence[SlotBatch], pass_tokens: int, most_tokens: int) -> list[list[SlotBatch]]:
+    """Put parts of several trials together, the widest first, where their padding costs less than a pass of its own.
+
+    Args:
+        parts: those of a trial in their order, which is kept, the widest first.
+        pass_tokens: what a pass of any size costs, in tokens.
+        most_tokens: of a micro-batch of several parts, padding counted.
+
+    Returns:
+        Micro-batches, in none of which a trial has two parts.
+    """
+    made: list[list[SlotBatch]] = []
+    for part in sorted(parts, key=lambda part: -part.batch.width):
+        last = made[-1] if made else []
+        width, rows = (last[0].batch.width, sum(one.batch.rows for one in last) + part.batch.rows) if last else (0, 0)
+        pays = (width - part.batch.width) * part.batch.rows < pass_tokens and width * rows <= most_tokens
+        if last and pays and all(one.model is not part.model for one in last):
+            last.append(part)
+        else:
+            made.append([part])
+    return made
+
 
 def _where_memory_suffices(model: TrialModel, part: Batch | None, rows: int, units: int) -> Tensor | None:
     """Return a rank's share of a batch's mean loss, its gradients ready; None where memory runs out."""
     if part is None:
         return torch.zeros((), device=model.backbone.device)
     try:
-        return _in_parts(model, part, rows, units)
+        parts = _parts(SlotBatch(model=model, batch=part, units=units), rows)
+        return _summed([loss for one in parts for loss in _passed([one])])
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -89,19 +161,25 @@ def _where_memory_suffices(model: TrialModel, part: Batch | None, rows: int, uni
     return None
 
 
-def _in_parts(model: TrialModel, batch: Batch, rows: int, units: int) -> Tensor:
-    """Return the sum of these rows' losses over `units`, its gradients ready; part by part, none of more `rows`."""
-    parts = parts_by_length(batch.lengths, pass_tokens=PASS_TOKENS[model.backbone.device.type], most_rows=rows)
-    with model.random:
-        if len(parts) == 1:
-            return _passed(model, batch, units)
-        return torch.stack([_passed(model, batch.take(part), units) for part in parts]).sum()
+def _parts(slot: SlotBatch, rows: int) -> list[SlotBatch]:
+    """Return a trial's batch in its parts by length, none of more `rows`."""
+    cost = PASS_TOKENS[slot.model.backbone.device.type]
+    parts = parts_by_length(slot.batch.lengths, pass_tokens=cost, most_rows=rows)
+    return [slot] if len(parts) == 1 else [replace(slot, batch=slot.batch.take(part)) for part in parts]
 
 
-def _passed(model: TrialModel, batch: Batch, units: int) -> Tensor:
-    """Add the gradients of the sum of these rows' losses over `units`, and return it."""
-    logits = model.backbone.logits(batch, model.precision)
-    targets = batch.targets.to(model.backbone.device, non_blocking=True)
-    loss = model.criterion(logits, targets).sum() / units
-    loss.backward()  # type: ignore[no-untyped-call]
-    return loss.detach()
+def _passed(parts: Sequence[SlotBatch]) -> list[Tensor]:
+    """Add the gradients of each part's loss, the sum of its rows' over its units, and return these losses."""
+    model = parts[0].model
+    batch = parts[0].batch if len(parts) == 1 else side_by_side([one.batch for one in parts], model.backbone.pad_id)
+    of_parts = logits_of_trials([one.model for one in parts], batch, [one.batch.rows for one in parts])
+    losses = []
+    for one, logits in zip(parts, of_parts, strict=True):
+        targets = one.batch.targets.to(model.backbone.device, non_blocking=True)
+        losses.append(one.model.criterion(logits, targets).sum() / one.units)
+    torch.autograd.backward(losses)
+    return [loss.detach() for loss in losses]
+
+
+def _summed(losses: Sequence[Tensor]) -> Tensor:
+    return losses[0] if len(losses) == 1 else torch.stack(list(losses)).sum()

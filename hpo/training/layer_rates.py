@@ -15,24 +15,11 @@ from typing import Any
 
 from torch import nn
 
-from hpo.training.methods import above_layers, transformer_layers
+from hpo.training.methods import heights
 
 Group = dict[str, Any]
 """A parameter group of torch's: `params`, a list of parameters; `rate_factor`, what the trial's rate is multiplied by
 for them; `hidden`, whether they are matrices of the transformer layers."""
-
-
-def heights(network: Any) -> dict[str, int]:
-    """Return name -> height of each parameter of a model of n layers: 0 below them, 1 to n in them, n + 1 above.
-
-    Raises:
-        ModelError: the model keeps its layers in no `nn.ModuleList`.
-    """
-    prefix, layers = transformer_layers(network)
-    found = {name: 0 for name, _ in network.named_parameters()} | dict.fromkeys(above_layers(network), len(layers) + 1)
-    for number, layer in enumerate(layers):
-        found |= {f"{prefix}.{number}.{name}": number + 1 for name, _ in layer.named_parameters()}
-    return found
 
 
 def rate_factors(

@@ -26,6 +26,7 @@ from hpo.training.passes import Passes
 from hpo.training.place import Place, mean_report
 from hpo.training.randomness import RandomState
 from hpo.training.schedules import warmup_steps
+from hpo.training.trial_model import TrialModel
 from hpo.training.weights import Weights, trial_folder
 
 SECONDS_BETWEEN_PROGRESS = 1.0
@@ -82,6 +83,7 @@ class Run:
         self._checkpoints = Checkpoints(folder, bench.identity(assignment), most_gib, bench.mirror, attempt)
         self._weights = Weights(files, assignment.trial, most_gib, bench.mirror, attempt)
         self._resumed_examples = 0
+        self._model: TrialModel | None = None
         self._spoke_at = 0.0
         self._spoke_of = 0
         self._total = 0
@@ -129,6 +131,7 @@ class Run:
         for number in range(self._place.course, len(way)):
             course, self._place.course = way[number], number
             training = self._bench.begin(self._hyperparameters, course.seed, course.total_steps, self._random)
+            self._model = training.model
             if state is not None:
                 training.resume(state["training"])
                 self._passes.rows = state["rows_at_once"] or self._passes.rows
@@ -143,7 +146,7 @@ class Run:
                     self._save(training)
                 if end:
                     return end
-                training.take((yield SlotBatch(model=training.model, batch=batch)))
+                training.take((yield SlotBatch(model=training.model, batch=batch, units=batch.units)))
                 self._place.seen += batch.rows
                 if milestone := course.milestones.get(training.taken):
                     report = self._report(course, training, milestone)
@@ -324,8 +327,9 @@ class Run:
         return f"Out of memory on {self._bench.device} in {at_once}, max_length {hyperparameters.max_length}."
 
     def _outcome(self, ending: Ending, reason: str) -> Outcome:
-        # An optimizer and a half-done backward pass leave gradients behind, as large as the model.
-        self._bench.model.network.zero_grad(set_to_none=True)
+        if self._model:
+            # An optimizer and a half-done backward pass leave gradients behind, as large as what trains.
+            self._model.forget_gradients()
         if ending is Ending.INFEASIBLE:
             release(self._bench.device)
         self._checkpoints.release()

@@ -21,8 +21,10 @@ class Method:
 
     description: str
     source: str
-    choose: Callable[[Any, frozenset[str], Hyperparameters], set[str]]
-    """From a model, its freshly initialised parameters and the trial's values to the names of what trains."""
+    boundary: Callable[[int, Hyperparameters], int]
+    """From how many layers are kept and the trial's values to the least of the `heights` that train."""
+    shares: bool = False
+    """Whether several trials can train over one backbone, each with modules of its own in the place of what trains."""
 
 
 def transformer_layers(network: Any) -> tuple[str, nn.ModuleList]:
@@ -59,29 +61,33 @@ def above_layers(network: Any) -> set[str]:
     return {name for name in behind if "embed" not in name and not (relative and name.startswith(holder))}
 
 
-def full(network: Any, fresh: frozenset[str], hyperparameters: Hyperparameters) -> set[str]:  # noqa: ARG001
-    """Name all parameters."""
-    return {name for name, _ in network.named_parameters()}
-
-
-def head(network: Any, fresh: frozenset[str], hyperparameters: Hyperparameters) -> set[str]:  # noqa: ARG001
-    """Name the freshly initialised parameters and the pooler's."""
-    return {name for name, _ in network.named_parameters() if name in fresh or "pooler" in name.split(".")}
-
-
-def top_layers(network: Any, fresh: frozenset[str], hyperparameters: Hyperparameters) -> set[str]:
-    """Name the parameters of the top `trained_layers` layers and of all above them; never embeddings.
+def heights(network: Any) -> dict[str, int]:
+    """Return name -> height of each parameter of a model of n layers: 0 below them, 1 to n in them, n + 1 above.
 
     Raises:
-        ConfigurationError: more layers than the model has.
+        ModelError: the model keeps its layers in no `nn.ModuleList`.
     """
-    wanted = hyperparameters.trained_layers
-    assert wanted is not None
-    refuse_trained_layers(network, wanted)
     prefix, layers = transformer_layers(network)
-    top = tuple(f"{prefix}.{number}." for number in range(len(layers) - wanted, len(layers)))
-    within = {name for name, _ in network.named_parameters() if name.startswith(top)}
-    return within | above_layers(network) | head(network, fresh, hyperparameters)
+    found = {name: 0 for name, _ in network.named_parameters()} | dict.fromkeys(above_layers(network), len(layers) + 1)
+    for number, layer in enumerate(layers):
+        found |= {f"{prefix}.{number}.{name}": number + 1 for name, _ in layer.named_parameters()}
+    return found
+
+
+def everything(layers: int, hyperparameters: Hyperparameters) -> int:  # noqa: ARG001
+    """Train from the embeddings on."""
+    return 0
+
+
+def top_layers(layers: int, hyperparameters: Hyperparameters) -> int:
+    """Train the top `trained_layers` layers and all above them."""
+    assert hyperparameters.trained_layers is not None
+    return layers + 1 - hyperparameters.trained_layers
+
+
+def above_all(layers: int, hyperparameters: Hyperparameters) -> int:  # noqa: ARG001
+    """Train no pretrained weight but the pooler's."""
+    return layers + 2
 
 
 def refuse_trained_layers(network: Any, wanted: int) -> None:
@@ -97,17 +103,18 @@ METHODS: dict[str, Method] = {
     "full": Method(
         description="all weights",
         source="Devlin et al. 2019",
-        choose=full,
+        boundary=everything,
     ),
     "top_layers": Method(
         description="the top transformer layers, all above them, and the head",
         source="Howard and Ruder 2018; Lee et al. 2019",
-        choose=top_layers,
+        boundary=top_layers,
     ),
     "head": Method(
         description="the head, and the pooler below it",
         source="Peters et al. 2019",
-        choose=head,
+        boundary=above_all,
+        shares=True,
     ),
 }
 
@@ -131,8 +138,31 @@ def to_training_mode(network: nn.Module) -> None:
 
 
 def select_parameters(network: Any, fresh: frozenset[str], hyperparameters: Hyperparameters) -> dict[str, nn.Parameter]:
-    """Let the parameters train that the trial's method names, freeze the others; return name -> trained parameter."""
-    chosen = METHODS[hyperparameters.method].choose(network, fresh, hyperparameters)
+    """Let train what is at the method's boundary or above, what is drawn anew and the pooler; freeze all else.
+
+    Returns:
+        Name -> trained parameter.
+
+    Raises:
+        ConfigurationError: more layers than the model has.
+    """
+    if hyperparameters.trained_layers is not None:
+        refuse_trained_layers(network, hyperparameters.trained_layers)
+    found = heights(network)
+    boundary = METHODS[hyperparameters.method].boundary(len(transformer_layers(network)[1]), hyperparameters)
+    trained = {}
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name in chosen)
-    return {name: parameter for name, parameter in network.named_parameters() if name in chosen}
+        parameter.requires_grad_(found[name] >= boundary or name in fresh or "pooler" in name.split("."))
+        if parameter.requires_grad:
+            trained[name] = parameter
+    return trained
+
+
+def trained_modules(network: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
+    """Return path -> module of a network in training mode: the largest of which nothing is frozen, dropouts too."""
+    if not network.training:
+        return {}
+    if all(parameter.requires_grad for parameter in network.parameters()):
+        return {prefix: network}
+    below = (trained_modules(child, f"{prefix}.{name}".lstrip(".")) for name, child in network.named_children())
+    return {path: module for modules in below for path, module in modules.items()}

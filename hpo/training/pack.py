@@ -7,9 +7,6 @@ from hpo.training.bench import Bench
 from hpo.training.gradients import SlotBatch
 from hpo.training.loop import Clock, Message, Run
 
-SLOTS = 1
-"""How many trials train over one model; each rewrites its weights, so one, until trials share a frozen backbone."""
-
 
 class Pack:
     """Runs in slots. Each has its own optimizer, schedule and random state; what they share is the bench."""
@@ -24,7 +21,7 @@ class Pack:
     @property
     def free_slots(self) -> int:
         """How many assignments may be admitted."""
-        return SLOTS - len(self._runs)
+        return self._bench.config.compute.slots - len(self._runs)
 
     @property
     def idle(self) -> bool:

@@ -24,17 +24,18 @@ class RandomState:
         self._outer: list[Tensor] = []
         outside = self._capture()
         self._seed(dropout_seed(seed, rank))
-        self._own = self._capture()
+        self.state = self._capture()
+        """That of the trial, while it does not compute."""
         self._restore(outside)
 
     def __enter__(self) -> None:
         self._outer = self._capture()
-        self._restore(self._own)
+        self._restore(self.state)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._own = self._capture()
+        self.state = self._capture()
         self._restore(self._outer)
 
     def current(self) -> list[Tensor]:

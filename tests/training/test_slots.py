@@ -1,0 +1,290 @@
+"""Trials side by side over one frozen backbone: each is trained as if it were alone."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpo.config.study_file import StudyConfig
+from hpo.data.batching import Batch
+from hpo.data.splits import load_splits
+from hpo.errors import SpaceError
+from hpo.messages import Action, Assignment, Decision, Ending, Milestone, Outcome, Report
+from hpo.search.preflight import refuse_unfit_search
+from hpo.space.space_file import space_of
+from hpo.training.backbone import Backbone
+from hpo.training.gradients import SlotBatch, micro_batches
+from hpo.training.optimizer_step import OptimizerStep
+from hpo.training.worker import Worker, open_worker
+from tests.models import save_tiny_llama, tiny_assignment, tiny_hyperparameters, tiny_study
+
+HEAD = {"method": {"value": "head"}}
+END = (Milestone(rung=500, full=True), Milestone(rung=1000, full=True))
+
+
+def head(trial: int, **values: object) -> Assignment:
+    """Return a trial of more than a hundred steps with dropout."""
+    usual: dict[str, object] = {"method": "head", "dropout": 0.3, "epochs": 13}
+    chosen = tiny_hyperparameters(**{**usual, **values})
+    return tiny_assignment(chosen, trial=trial, seed=trial, milestones=END, maximum_passes=chosen.epochs)
+
+
+FIRST = head(0)
+SECOND = head(1, dropout=0.1, learning_rate=1e-3, optimizer="sgd", label_smoothing=0.1, max_grad_norm=0.1)
+
+
+@pytest.fixture
+def losses(monkeypatch: pytest.MonkeyPatch) -> dict[int, list[float]]:
+    """Losses of all steps from now on, by the trial's dropout in per mille, which tells trials apart."""
+    seen: dict[int, list[float]] = {}
+    take = OptimizerStep.take
+
+    def noted(training: OptimizerStep, loss: torch.Tensor) -> None:
+        seen.setdefault(round(1000 * (training.model.hyperparameters.dropout or 0)), []).append(float(loss))
+        take(training, loss)
+
+    monkeypatch.setattr(OptimizerStep, "take", noted)
+    return seen
+
+
+def opened(model: Path, texts: Path, slots: int, files: Path | None = None) -> Worker:
+    compute = {"device": "cpu", "precision": "fp32", "threads": 1, "slots": slots}
+    config = tiny_study(model, texts, compute=compute)
+    return open_worker(config, load_splits(config.data, config.seed), files)
+
+
+@pytest.fixture
+def two(tiny_bert: Path, texts: Path, tmp_path: Path) -> Worker:
+    return opened(tiny_bert, texts, 2, tmp_path / "two")
+
+
+@pytest.fixture
+def alone(tiny_bert: Path, texts: Path, tmp_path: Path) -> Worker:
+    return opened(tiny_bert, texts, 1, tmp_path / "one")
+
+
+def trained(worker: Worker, *assignments: Assignment) -> dict[int, tuple[list[Report], Outcome]]:
+    """Train all, as many side by side as there are slots, and return what was said of each."""
+    waiting, reports, ended = list(assignments), {one.trial: [] for one in assignments}, {}
+    while waiting or not worker.idle:
+        while waiting and worker.free_slots:
+            worker.admit(waiting.pop(0))
+        for said in worker.advance():
+            if isinstance(said, Report):
+                reports[said.trial].append(said)
+            if isinstance(said, Outcome):
+                ended[said.trial] = said
+    return {trial: (reports[trial], outcome) for trial, outcome in ended.items()}
+
+
+def compare(found: dict[int, tuple[list[Report], Outcome]], wanted: dict[int, tuple[list[Report], Outcome]]) -> None:
+    for trial, (reports, outcome) in found.items():
+        expected, ending = wanted[trial]
+        assert outcome.ending is ending.ending, outcome.reason
+        assert [(one.rung, one.step, one.examples_seen) for one in reports] == [
+            (one.rung, one.step, one.examples_seen) for one in expected
+        ]
+        for one, other in zip(reports, expected, strict=True):
+            assert one.train_loss == pytest.approx(other.train_loss, abs=1e-5)
+            assert dict(one.validation.values) == pytest.approx(dict(other.validation.values), abs=1e-4)
+
+
+@pytest.mark.parametrize("pair", [(FIRST, SECOND), (FIRST, head(1, dropout=0.1, batch_size=5, max_length=8))])
+def test_two_trials_over_one_backbone_are_each_as_if_alone(
+    pair: tuple[Assignment, Assignment], two: Worker, alone: Worker, losses: dict[int, list[float]]
+) -> None:
+    wanted = trained(alone, *pair)
+    expected = {trial: seen.copy() for trial, seen in losses.items()}
+    losses.clear()
+    compare(trained(two, *pair), wanted)
+    assert all(len(seen) > 100 for seen in losses.values())
+    for trial, seen in losses.items():
+        assert seen == pytest.approx(expected[trial], abs=1e-5)
+
+
+def test_they_go_through_the_backbone_together(two: Worker, alone: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    original = Backbone.logits
+
+    def noted(self: Backbone, batch: Batch, precision):
+        if torch.is_grad_enabled():
+            rows.append(batch.rows)
+        return original(self, batch, precision)
+
+    monkeypatch.setattr(Backbone, "logits", noted)
+    pair = (FIRST, SECOND)
+    trained(alone, *pair)
+    apart = rows.copy()
+    rows.clear()
+    trained(two, *pair)
+    assert sum(rows) == sum(apart)
+    assert len(rows) < 0.6 * len(apart)
+
+
+def test_a_decoder_is_shared_too(texts: Path, tmp_path: Path) -> None:
+    model = save_tiny_llama(tmp_path / "llama")
+    pair = (head(0, dropout=None), head(1, dropout=None, learning_rate=1e-3))
+    compare(trained(opened(model, texts, 2), *pair), trained(opened(model, texts, 1), *pair))
+
+
+def test_a_slot_is_filled_again_while_the_other_trains(two: Worker, alone: Worker) -> None:
+    three = (head(0, epochs=2), SECOND, head(2, epochs=4, dropout=0.2))
+    compare(trained(two, *three), trained(alone, *three))
+
+
+def test_one_that_diverges_leaves_the_other_alone(two: Worker, alone: Worker) -> None:
+    wild = head(0, learning_rate=1e30, optimizer="sgd", max_grad_norm=None, warmup_ratio=0.0)
+    found = trained(two, wild, SECOND)
+    assert found[0][1].ending is Ending.DIVERGED
+    compare({1: found[1]}, trained(alone, SECOND))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), ValueError()])
+def test_what_fails_side_by_side_goes_through_alone(
+    error: Exception, two: Worker, alone: Worker, monkeypatch: pytest.MonkeyPatch, losses: dict[int, list[float]]
+) -> None:
+    """The error is raised behind dropout, so that masks were drawn in vain."""
+    wanted = trained(alone, FIRST, SECOND)
+    expected = {trial: seen.copy() for trial, seen in losses.items()}
+    losses.clear()
+    backward = torch.autograd.backward
+
+    def fail(of_parts: list[torch.Tensor]) -> None:
+        if len(of_parts) > 1:
+            raise error
+        backward(of_parts)
+
+    monkeypatch.setattr(torch.autograd, "backward", fail)
+    compare(trained(two, FIRST, SECOND), wanted)
+    assert losses == expected, "alone, it is so to the last bit"
+
+
+def test_one_that_cannot_be_trained_leaves_the_other_alone(
+    two: Worker, alone: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = trained(alone, SECOND)
+    original = Backbone.logits
+
+    def logits(self: Backbone, batch: Batch, precision):
+        if torch.is_grad_enabled() and batch.width > 6:
+            raise MemoryError
+        return original(self, batch, precision)
+
+    monkeypatch.setattr(Backbone, "logits", logits)
+    short = replace(SECOND, hyperparameters=SECOND.hyperparameters.model_copy(update={"max_length": 6}))
+    expected = trained(alone, short)
+    found = trained(two, FIRST, short)
+    assert found[0][1].ending is Ending.INFEASIBLE
+    assert found[0][1].rows_at_once is None
+    compare({1: found[1]}, expected)
+    monkeypatch.undo()
+    compare(trained(two, SECOND), wanted)
+
+
+def test_one_that_is_paused_goes_on_beside_another(two: Worker, alone: Worker) -> None:
+    wanted = trained(alone, FIRST, SECOND)
+    two.admit(FIRST)
+    two.admit(SECOND)
+    reports: list[Report] = []
+    paused: Outcome | None = None
+    others: list[Report] = []
+    while paused is None:
+        for said in two.advance():
+            if isinstance(said, Report) and said.trial == 0:
+                reports.append(said)
+                two.apply(Decision(trial=0, attempt=1, action=Action.PAUSE))
+            elif isinstance(said, Report):
+                others.append(said)
+            elif isinstance(said, Outcome):
+                paused = said
+    assert (paused.trial, paused.ending) == (0, Ending.PAUSED)
+    two.admit(replace(FIRST, attempt=2))
+    ended: dict[int, Outcome] = {}
+    while not two.idle:
+        for said in two.advance():
+            if isinstance(said, Report):
+                (reports if said.trial == 0 else others).append(said)
+            if isinstance(said, Outcome):
+                ended[said.trial] = said
+    assert ended[0].resumed_examples > 0
+    compare({0: (reports, ended[0]), 1: (others, ended[1])}, wanted)
+
+
+def test_weights_of_one_are_restored_without_the_other(two: Worker) -> None:
+    _, outcome = trained(two, FIRST, SECOND)[0]
+    assert outcome.best is not None
+    assert two.has_weights(outcome.best)
+
+
+def test_a_trial_that_would_change_the_backbone_is_refused_in_a_sentence(two: Worker) -> None:
+    [(_, outcome)] = trained(two, tiny_assignment(tiny_hyperparameters())).values()
+    assert outcome.ending is Ending.FAILED
+    assert outcome.reason == (
+        "Trials of method full cannot share BertForSequenceClassification; set compute.slots to 1."
+    )
+
+
+@pytest.mark.parametrize(
+    ("space", "compute", "says"),
+    [
+        (HEAD, {}, None),
+        ({**HEAD, "kept_layers": {"value": 2}, "batch_size": {"values": [4, 8]}}, {}, None),
+        ({"method": {"values": ["head", "full"]}}, {}, "trials share a backbone only where none changes it"),
+        ({"batch_size": {"value": 8}}, {}, "trials share a backbone only where none changes it"),
+        (
+            {"method": {"value": "head"}, "kept_layers": {"values": [1, 2]}},
+            {},
+            "let method be head and kept_layers one value",
+        ),
+        (HEAD, {"ranks": 2}, "compute.slots is 2, but a trial has 2 ranks"),
+    ],
+)
+def test_spaces_whose_trials_can_share_a_backbone(
+    space: dict[str, object], compute: dict[str, object], says: str | None, tiny_bert: Path, texts: Path
+) -> None:
+    config: StudyConfig = tiny_study(tiny_bert, texts, space=space, compute={"slots": 2, **compute})
+    if says is None:
+        refuse_unfit_search(config, space_of(config.space))
+        return
+    with pytest.raises(SpaceError, match=says):
+        refuse_unfit_search(config, space_of(config.space))
+
+
+def some_parts() -> st.SearchStrategy[list[SlotBatch]]:
+    """Return parts of several trials, of each the widest first."""
+    sizes = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 8)), max_size=5).map(lambda of: sorted(of)[::-1])
+
+    def parts_of(trials: list[list[tuple[int, int]]]) -> Iterator[SlotBatch]:
+        for sizes_of_one in trials:
+            model = MagicMock()
+            for width, rows in sizes_of_one:
+                yield SlotBatch(model=model, batch=SimpleNamespace(width=width, rows=rows), units=1)  # type: ignore[arg-type]
+
+    return st.lists(sizes, max_size=4).map(lambda trials: list(parts_of(trials)))
+
+
+@given(parts=some_parts(), pass_tokens=st.integers(1, 100), most_tokens=st.integers(1, 400))
+def test_micro_batches_are_whole_parts_in_their_order(
+    parts: list[SlotBatch], pass_tokens: int, most_tokens: int
+) -> None:
+    made = micro_batches(parts, pass_tokens, most_tokens)
+    for model in {id(part.model): part.model for part in parts}.values():
+        in_order = [part for micro_batch in made for part in micro_batch if part.model is model]
+        assert in_order == [part for part in parts if part.model is model]
+    for micro_batch in made:
+        assert len({id(part.model) for part in micro_batch}) == len(micro_batch)
+        width, rows = micro_batch[0].batch.width, sum(part.batch.rows for part in micro_batch)
+        assert len(micro_batch) == 1 or width * rows <= most_tokens
+        assert all((width - part.batch.width) * part.batch.rows < pass_tokens for part in micro_batch)
+
+
+def test_parts_of_one_trial_are_never_put_together() -> None:
+    model = MagicMock()
+    parts = [SlotBatch(model=model, batch=SimpleNamespace(width=8, rows=1), units=2) for _ in range(2)]  # type: ignore[arg-type]
+    assert micro_batches(parts, 100, 1000) == [[parts[0]], [parts[1]]]

@@ -16,7 +16,7 @@ from hpo.report.material import Material, gathered
 from hpo.search.leases import leader_of
 from hpo.store.engine import Database
 from hpo.store.optuna_adapter import StudyModel
-from hpo.store.standing import read_lease
+from hpo.store.studies import read_lease
 from hpo.store.tables import events
 
 Seen = tuple[int | None, str | None]

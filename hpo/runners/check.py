@@ -40,6 +40,7 @@ from hpo.search.proposals import weights_kept
 from hpo.search.samplers import sampler_of
 from hpo.space.search_space import SearchSpace
 from hpo.store.engine import sqlite_path
+from hpo.training.checkpoints import write_checkpoint
 from hpo.training.mirror import open_mirror
 from hpo.training.precision import Precision
 
@@ -47,6 +48,8 @@ STEPS = 3
 # The dearest first: how many rows at once memory bears is found there.
 ENDS = {"dearest": dearest, "slowest": slowest, "cheapest": cheapest}
 COMMITS = 5
+WRITTEN_BYTES = 2**26
+"""Of checkpoints, from which the seconds of larger ones are told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +165,7 @@ def _concluded(config: StudyConfig, space: SearchSpace, splits: Splits, found: _
         doubts.on_few_trials(forecast, int(space.largest("epochs"))),
         doubts.on_trial_time(forecast, limits.trial_seconds),
         doubts.on_disk(forecast.disk_bytes, free, str(files_folder(config))),
+        doubts.on_grace(_pausing_seconds(config, found, free), config.compute.grace_seconds),
         *_doubts_of_machine(config, found, forecast),
     )
     return Check(
@@ -227,6 +231,21 @@ def _doubts_of_machine(config: StudyConfig, found: _Found, forecast: Forecast) -
         doubts.on_battery(battery is not None and battery.power_plugged is False),
         *_doubts_of_store(config.store.url),
     ]
+
+
+def _pausing_seconds(config: StudyConfig, found: _Found, free: int) -> float:
+    """Return how long all workers take to come to their next step and write a checkpoint, on this machine's disk."""
+    fitting = [end.probe for end in found.ends.values() if end.fits]
+    size = found.workers * max((probe.checkpoint_bytes for probe in fitting), default=0)
+    written = min(size, WRITTEN_BYTES, free // 2)
+    if config.compute.runner == "ray_tune" or not written:
+        return 0.0
+    content = torch.rand(written // 4)
+    with tempfile.TemporaryDirectory(dir=_existing(files_folder(config).absolute())) as folder:
+        began = time.perf_counter()
+        write_checkpoint(Path(folder) / "checkpoint", {"seen": 0, "content": content})
+        seconds = time.perf_counter() - began
+    return seconds * size / written + max(probe.seconds_per_step for probe in fitting)
 
 
 def _doubts_of_store(url: str) -> list[str | None]:

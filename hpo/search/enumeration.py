@@ -59,20 +59,11 @@ class EnumeratingSampler(BaseSampler):
         self._point = self.enumeration.following(study.get_trials(deepcopy=False)) or {}
         self._otherwise.before_trial(study, trial)
 
-    def infer_relative_search_space(
-        self,
-        study: Study,  # noqa: ARG002
-        trial: FrozenTrial,  # noqa: ARG002
-    ) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(self, _study: Study, _trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return that nothing is modelled."""
         return {}
 
-    def sample_relative(
-        self,
-        study: Study,  # noqa: ARG002
-        trial: FrozenTrial,  # noqa: ARG002
-        search_space: dict[str, BaseDistribution],  # noqa: ARG002
-    ) -> dict[str, Any]:
+    def sample_relative(self, *_asked: Any) -> dict[str, Any]:
         """Propose nothing that is modelled."""
         return {}
 

@@ -43,10 +43,7 @@ class ShownTrials(PassingStorage):  # type: ignore[misc]
         self.backend, self.trials = backend, trials
 
     def get_all_trials(
-        self,
-        study_id: int,  # noqa: ARG002 (it is of one study)
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
+        self, _study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         """Return those in one of `states`, or all."""
         shown = [trial for trial in self.trials if states is None or trial.state in states]

@@ -9,7 +9,7 @@ from hpo.store.engine import Database
 from hpo.store.listing import chosen_study, confirmation_of
 from hpo.store.optuna_adapter import studies_in
 from hpo.store.records import LeaseRecord
-from hpo.store.standing import read_lease
+from hpo.store.studies import read_lease
 from hpo.store.tables import attempts, evaluations, events, studies, trials
 
 Refuse = Callable[[str, LeaseRecord], None]

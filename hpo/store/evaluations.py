@@ -80,7 +80,7 @@ def read_course(database: Database, name: str | None = None) -> Course:
         completed = database.storage.get_all_trials(study_id, states=(TrialState.COMPLETE,))
         return Course(
             begun_at=connection.execute(begun).scalar(),
-            evaluations=tuple(as_trained(_evaluations(connection, study_id))),
+            evaluations=tuple(as_trained(read_evaluations(connection, study_id))),
             last_attempts=_last_attempts(connection, study_id),
             completed=tuple(trial for trial in completed if trial.values),
         )
@@ -102,7 +102,8 @@ def as_trained(told: Iterable[Evaluation]) -> list[Evaluation]:
     return kept
 
 
-def _evaluations(connection: Connection, study_id: int) -> list[Evaluation]:
+def read_evaluations(connection: Connection, study_id: int) -> list[Evaluation]:
+    """Return all evaluations of a study, by trial, attempt and rung."""
     names = [name for name in Evaluation.__slots__ if name != "full"]
     columns = [*(evaluations.c[name] for name in names), evaluations.c.is_full.label("full")]
     in_order = (evaluations.c.trial, evaluations.c.attempt, evaluations.c.rung)

@@ -1,16 +1,18 @@
 """Reads the learning curves that a study's trials left behind: what each was trained on, scored and cost."""
 
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import RowMapping
 
 from hpo.messages import Ending
 from hpo.store.engine import Database
-from hpo.store.tables import attempts, evaluations, studies
+from hpo.store.evaluations import as_trained, read_evaluations
+from hpo.store.tables import attempts, studies
 
 OVER = (Ending.COMPLETED, Ending.PRUNED, Ending.DIVERGED, Ending.INFEASIBLE)
 """Endings that say something of the configuration; an error or a pause does not."""
@@ -42,38 +44,19 @@ def read_recorded(database: Database, study: str) -> RecordedStudy:
     with database.reading() as connection:
         study_id = database.storage.get_study_id_from_name(study)
         space = connection.execute(sa.select(studies.c.space).where(studies.c.study_id == study_id)).scalar_one()
-        evaluated = _evaluations(connection, study_id)
-        newest = {
-            row["trial"]: row
-            for row in connection.execute(
-                sa.select(attempts)
-                .where(attempts.c.study_id == study_id)
-                .order_by(attempts.c.trial, attempts.c.attempt)
-            ).mappings()
-        }
-    trials = (_trial(row, evaluated.get(trial, {})) for trial, row in newest.items() if row["ending"] in OVER)
+        curves: dict[int, list[tuple[int, float, float]]] = defaultdict(list)
+        for one in as_trained(read_evaluations(connection, study_id)):
+            curves[one.trial].append((one.rung, one.score, one.seconds))
+        rows = sa.select(attempts).where(attempts.c.study_id == study_id).order_by(attempts.c.trial, attempts.c.attempt)
+        newest = {row["trial"]: row for row in connection.execute(rows).mappings()}
+    trials = (_trial(row, curves[trial]) for trial, row in newest.items() if row["ending"] in OVER)
     return RecordedStudy(space=json.loads(space), trials=tuple(trials))
 
 
-def _evaluations(connection: Connection, study_id: int) -> dict[int, dict[int, tuple[float, float]]]:
-    """Return trial -> rung -> (score, seconds); where several attempts came to a rung, of the newest."""
-    columns = (evaluations.c.trial, evaluations.c.rung, evaluations.c.score, evaluations.c.seconds)
-    rows = sa.select(*columns).where(evaluations.c.study_id == study_id).order_by(evaluations.c.attempt)
-    found: dict[int, dict[int, tuple[float, float]]] = {}
-    for row in connection.execute(rows):
-        found.setdefault(row.trial, {})[row.rung] = (row.score, row.seconds)
-    return found
-
-
-def _trial(attempt: RowMapping, evaluated: Mapping[int, tuple[float, float]]) -> RecordedTrial:
-    rising: list[tuple[int, float, float]] = []
-    for rung, (score, seconds) in sorted(evaluated.items()):
-        # An attempt that began anew may have been given up before it came as far as the one before it.
-        if seconds > (rising[-1][2] if rising else 0.0):
-            rising.append((rung, score, seconds))
+def _trial(attempt: RowMapping, curve: Sequence[tuple[int, float, float]]) -> RecordedTrial:
     return RecordedTrial(
         configuration=json.loads(attempt["configuration"]),
         ending=Ending(attempt["ending"]),
-        seconds=max(attempt["seconds"], rising[-1][2] if rising else 0.0),
-        evaluations=tuple(rising),
+        seconds=max([attempt["seconds"], *(seconds for _, _, seconds in curve[-1:])]),
+        evaluations=tuple(curve),
     )

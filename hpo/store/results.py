@@ -246,14 +246,8 @@ def _trials(connection: Connection, study_id: int, frozen: Sequence[FrozenTrial]
     for row in connection.execute(rows).mappings():
         newest[row["trial"]] = dict(row)
     best: dict[tuple[int, int, int], Mapping[str, Any]] = {}
-    columns = (
-        evaluations.c.trial,
-        evaluations.c.attempt,
-        evaluations.c.rung,
-        evaluations.c.train_score,
-        evaluations.c.validation_scores,
-        evaluations.c.epoch,
-    )
+    names = ("trial", "attempt", "rung", "train_score", "validation_scores", "epoch")
+    columns = [evaluations.c[name] for name in names]
     for row in connection.execute(sa.select(*columns).where(evaluations.c.study_id == study_id)).mappings():
         best[row["trial"], row["attempt"], row["rung"]] = dict(row)
     return tuple(_trial(trial, newest.get(trial.number, {}), best) for trial in frozen)

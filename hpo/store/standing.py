@@ -16,7 +16,8 @@ from hpo.store.listing import chosen_study
 from hpo.store.optuna_adapter import TrialModel, TrialValueModel
 from hpo.store.records import LeaseRecord
 from hpo.store.statements import UNFINISHED
-from hpo.store.tables import attempts, clock, evaluations, events, leases
+from hpo.store.studies import read_lease
+from hpo.store.tables import attempts, clock, evaluations, events
 
 SHOWN_EVENTS = 10
 
@@ -110,14 +111,6 @@ def read_state(database: Database, name: str | None = None) -> StudyState:
         )
 
 
-def read_lease(connection: Connection, study_id: int, *, lock: bool = False) -> LeaseRecord | None:
-    """Return the newest lease of a study; None if nobody ever led it. `lock` holds it until the transaction ends."""
-    columns = [column for column in leases.c if column is not leases.c.study_id]
-    newest = sa.select(*columns, clock().label("now")).where(leases.c.study_id == study_id)
-    row = connection.execute(newest.with_for_update() if lock else newest).mappings().first()
-    return None if row is None else LeaseRecord(**row)
-
-
 def _numbers(connection: Connection, study_id: int, state: TrialState) -> list[int]:
     which = sa.and_(TrialModel.study_id == study_id, UNFINISHED, TrialModel.state == state)
     return list(connection.execute(sa.select(TrialModel.number).where(which).order_by(TrialModel.number)).scalars())
@@ -164,16 +157,9 @@ def _running(connection: Connection, study_id: int, trials: Sequence[int]) -> tu
 
 
 def _running_trial(attempt: RowMapping, report: RowMapping | None) -> RunningTrial:
-    return RunningTrial(
-        trial=attempt["trial"],
-        attempt=attempt["attempt"],
-        worker=attempt["worker"],
-        device=attempt["device"],
-        begun_at=attempt["started_at"],
-        rung=report["rung"] if report else None,
-        score=report["score"] if report else None,
-        reported_at=report["reported_at"] if report else None,
-    )
+    of_attempt = {name: attempt[name] for name in ("trial", "attempt", "worker", "device")}
+    of_report: dict[str, Any] = {name: report[name] if report else None for name in ("rung", "score", "reported_at")}
+    return RunningTrial(begun_at=attempt["started_at"], **of_attempt, **of_report)
 
 
 def _waiting(connection: Connection, study_id: int, trials: Sequence[int]) -> tuple[WaitingTrial, ...]:
@@ -203,10 +189,7 @@ def _events(connection: Connection, which: sa.ColumnElement[bool], most: int) ->
     rows = connection.execute(sa.select(events).where(which).order_by(events.c.event_id.desc()).limit(most))
     return [
         LoggedEvent(
-            happened_at=row["happened_at"],
-            kind=row["kind"],
-            trial=row["trial"],
-            attempt=row["attempt"],
+            **{name: row[name] for name in ("happened_at", "kind", "trial", "attempt")},
             detail=json.loads(row["detail"]),
         )
         for row in rows.mappings()

@@ -89,27 +89,17 @@ class StudyStore(AttemptStore):
         """Return the newest lease, in force or not, locked until the transaction ends; fence 0 is nobody's."""
         # Of two first leaders on PostgreSQL the second waits here until the first has committed.
         self._execute(statements.FIRST_LEASE, of_study=self.study_id)
-        columns = [column for column in leases.c if column is not leases.c.study_id]
-        newest = sa.select(*columns, clock().label("now")).where(leases.c.study_id == self.study_id)
-        return LeaseRecord(**self._execute(newest.with_for_update()).mappings().one())
+        newest = read_lease(self._open_connection(), self.study_id, lock=True)
+        assert newest is not None, "the first one was made"
+        return newest
 
     def take_lease(
         self, *, fence: int, host: str, machine: str, pid: int, process_started: float, seconds: float
     ) -> None:
         """Write a lease over the newest one, which `lease` has locked."""
-        self._execute(
-            sa.update(leases)
-            .where(leases.c.study_id == self.study_id)
-            .values(
-                fence=fence,
-                host=host,
-                machine=machine,
-                pid=pid,
-                process_started=process_started,
-                acquired_at=clock(),
-                expires_at=clock() + seconds,
-            )
-        )
+        holder = {"fence": fence, "host": host, "machine": machine, "pid": pid, "process_started": process_started}
+        taken = sa.update(leases).where(leases.c.study_id == self.study_id)
+        self._execute(taken.values(holder | {"acquired_at": clock(), "expires_at": clock() + seconds}))
 
     def renew_lease(self, fence: int, seconds: float) -> bool:
         """Let the lease of `fence` run `seconds` from now; False if there is a newer one, or no such study."""
@@ -196,6 +186,14 @@ class StudyStore(AttemptStore):
 
     def _optuna_id(self, trial: int) -> int:
         return self._picture.get_trial_id_from_study_id_trial_number(self.study_id, trial)
+
+
+def read_lease(connection: Connection, study_id: int, *, lock: bool = False) -> LeaseRecord | None:
+    """Return the newest lease of a study; None if nobody ever led it. `lock` holds it until the transaction ends."""
+    columns = [column for column in leases.c if column is not leases.c.study_id]
+    newest = sa.select(*columns, clock().label("now")).where(leases.c.study_id == study_id)
+    row = connection.execute(newest.with_for_update() if lock else newest).mappings().first()
+    return None if row is None else LeaseRecord(**row)
 
 
 def renew_lease(connection: Connection, study_id: int, fence: int, seconds: float) -> bool:

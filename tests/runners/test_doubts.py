@@ -141,6 +141,14 @@ def test_trials_beyond_their_own_limit() -> None:
     )
 
 
+def test_a_grace_too_short_for_the_checkpoints_of_all_workers() -> None:
+    assert doubts.on_grace(30.0, 30.0) is None
+    sentence = doubts.on_grace(61.0, 30.0)
+    assert sentence is not None
+    assert "about 1 min 01 s to write their checkpoints, beyond compute.grace_seconds, 30 s" in sentence
+    assert "set it to 130." in sentence
+
+
 def test_a_disk_too_small() -> None:
     assert doubts.on_disk(GIB, GIB, "files") is None
     assert "need up to 13 GiB, but there are 1.5 GiB for files;" in (

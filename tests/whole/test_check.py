@@ -118,6 +118,18 @@ def test_doubts_are_of_what_was_measured(config: StudyConfig, probes: dict[int, 
     assert found.refusals == ()
 
 
+def test_a_grace_is_held_against_the_time_that_this_disk_takes_for_a_checkpoint(
+    config: StudyConfig, probes: dict[int, Probe], tmp_path: Path
+) -> None:
+    before = files_below(tmp_path)
+    probes |= {16: replace(EASY, checkpoint_bytes=10_000), 8: EASY}
+    config = changed(config, "compute.grace_seconds=1000")
+    assert not any("compute.grace_seconds" in one for one in check(config).doubts)
+    probes[16] = replace(EASY, checkpoint_bytes=2**50)
+    assert any("take about" in one and "compute.grace_seconds, 16 min 40 s" in one for one in check(config).doubts)
+    assert files_below(tmp_path) == before
+
+
 # When it refuses
 
 

@@ -97,6 +97,17 @@ def on_disk(needed: int, free: int, folder: str) -> str | None:
     )
 
 
+def on_grace(seconds: float, grace_seconds: float) -> str | None:
+    """Doubt a grace shorter than the `seconds` in which all workers come to a step and write a checkpoint."""
+    if seconds <= grace_seconds:
+        return None
+    return (
+        f"When the search is told to end, all workers together take about {spoken(seconds)} to write their "
+        f"checkpoints, beyond compute.grace_seconds, {spoken(grace_seconds)}, so a trial may go back to an earlier one "
+        f"or begin anew; set it to {math.ceil(seconds / 5) * 10}."
+    )
+
+
 def on_memory(peak: int, workers: int, total: int, where: str) -> str | None:
     """Doubt that so many workers, each of which takes `peak` bytes, have room in the `total` of where they train."""
     if workers * peak <= total:

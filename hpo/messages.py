@@ -228,7 +228,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """The coordinator's answer to a report; takes effect at the first step boundary after it arrives."""
+    """The coordinator's answer to a report; takes effect before the next step, or the next batch of an evaluation."""
 
     trial: int
     attempt: int

@@ -28,7 +28,7 @@ from hpo.metrics.predictions import Answers
 from hpo.tasks.protocol import Task
 from hpo.tasks.reading import Judged, read
 from hpo.training.backbone import Backbone
-from hpo.training.evaluation import predictions
+from hpo.training.evaluation import Check, no_check, predictions
 from hpo.training.gang import ALONE, Gang
 from hpo.training.gradients import Gradients
 from hpo.training.mirror import NO_MIRROR, open_mirror
@@ -196,13 +196,13 @@ class Bench:
         augment = self._augmentation(hyperparameters)
         return batch if augment is None else augment.apply(batch, rows, np.random.default_rng(seed))
 
-    def predict(self, split: TokenizedSplit, rows: Rows | None = None) -> Answers:
-        """Ask the model as it stands about `rows` of a split, or about all of it."""
-        return predictions(self.model, self.task, split, rows, self.precision)
+    def predict(self, split: TokenizedSplit, rows: Rows | None = None, check: Check = no_check) -> Answers:
+        """Ask the model as it stands about `rows` of a split, or about all of it; `check` is called between batches."""
+        return predictions(self.model, self.task, split, rows, self.precision, check)
 
-    def score(self, split: TokenizedSplit, rows: Rows | None = None) -> Scores:
-        """Score the model as it stands on `rows` of a split, or on all of it."""
-        return self.task.scores(self.predict(split, rows))
+    def score(self, split: TokenizedSplit, rows: Rows | None = None, check: Check = no_check) -> Scores:
+        """Score the model as it stands on `rows` of a split, or on all of it; `check` is called between batches."""
+        return self.task.scores(self.predict(split, rows, check))
 
     def read(self, examples: Examples, said: Answers, rows: Rows | None = None) -> Reading:
         """Return the reading of what was said of `rows` of these examples, or of all of them."""

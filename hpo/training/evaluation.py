@@ -20,20 +20,38 @@ MOST_TOKENS = {"cpu": 4096, "cuda": 16384}
 """Tokens of one batch by device type, padding counted: a CPU's cache is small, a GPU wants much at once."""
 MOST_ROWS = 512
 
+Check = Callable[[], None]
+
 _fitting: WeakKeyDictionary[Backbone, int] = WeakKeyDictionary()
 """Tokens of one batch by model, where memory ran out at more: the next evaluation begins there."""
 
 
+def no_check() -> None:
+    """Let an evaluation go on."""
+
+
 def predictions(
-    model: Backbone, task: Task[Any], split: TokenizedSplit, rows: Rows | None, precision: Precision
+    model: Backbone,
+    task: Task[Any],
+    split: TokenizedSplit,
+    rows: Rows | None,
+    precision: Precision,
+    check: Check = no_check,
 ) -> Answers:
     """Ask the model as it stands, dropout off, about `rows` of a split, or about all of it where that is None.
+
+    Before each batch `check` is called; what it raises ends the evaluation.
 
     Raises:
         OutOfMemoryInEvaluation: memory does not suffice for one row at a time.
     """
     chosen = np.arange(split.tokens.rows) if rows is None else rows
-    outputs = answers(model, split, chosen, lambda batch: model.logits(batch, precision))
+
+    def ask(batch: Batch) -> Tensor:
+        check()
+        return model.logits(batch, precision)
+
+    outputs = answers(model, split, chosen, ask)
     targets = split.targets[chosen]
     # In float64, as the predictions are.
     losses = task.criterion(None, outputs.device)(outputs.double(), torch.from_numpy(targets))

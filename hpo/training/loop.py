@@ -38,6 +38,10 @@ End = tuple[Ending, str]
 logger = logging.getLogger(__name__)
 
 
+class _ToldToEndError(Exception):
+    """A decision has come in the middle of an evaluation."""
+
+
 class Clock:
     """Seconds spent within its `with`: it stands still while whoever trains is told, and answers."""
 
@@ -84,6 +88,7 @@ class Run:
         self._weights = Weights(files, assignment.trial, most_gib, bench.mirror, attempt)
         self._resumed_examples = 0
         self._model: TrialModel | None = None
+        self._is_ready = False
         self._spoke_at = 0.0
         self._spoke_of = 0
         self._total = 0
@@ -110,7 +115,7 @@ class Run:
         return self._outcome(*end)
 
     def decide(self, action: Action) -> None:
-        """Take a decision; it has its effect before the next step. Going on undoes nothing, nor a pause a stop."""
+        """Take a decision, for the next step or batch of an evaluation; going on undoes nothing, nor a pause a stop."""
         if action is not Action.CONTINUE and self._asked is not Action.STOP:
             self._asked = action
 
@@ -127,7 +132,6 @@ class Run:
         way = courses(self.assignment, self._bench)
         self._total = sum(self._hyperparameters.epochs * course.rows.size for course in way)
         state = self._resumed_state()
-        is_ready = False
         for number in range(self._place.course, len(way)):
             course, self._place.course = way[number], number
             training = self._bench.begin(self._hyperparameters, course.seed, course.total_steps, self._random)
@@ -137,31 +141,42 @@ class Run:
                 self._passes.rows = state["rows_at_once"] or self._passes.rows
                 self._random.adopt(state["random"])
                 state = None
-            for batch in course.batches(self.assignment, self._bench, training.taken):
-                if not is_ready:
-                    is_ready = True
-                    yield self._progress(training)
-                saves, end = self._gang.of_lead(partial(self._next, course, training))
-                if saves:
-                    self._save(training)
-                if end:
-                    return end
-                training.take((yield SlotBatch(model=training.model, batch=batch, units=batch.units)))
-                self._place.seen += batch.rows
-                if milestone := course.milestones.get(training.taken):
-                    report = self._report(course, training, milestone)
-                    self._place.of_folds += [report] if course.fold is not None else []
-                    yield report
-                    if self._is_out_of_patience():
-                        break
-                elif self._is_time_to_speak():
-                    yield self._progress(training)
+            end = yield from self._train_course(course, training)
+            if end:
+                return end
         if self._place.of_folds:
             report = mean_report(self._place.of_folds, self.assignment.milestones[-1].rung)
             # The weights are those of the last fold.
             self._remember(report, training)
             yield report
         return Ending.COMPLETED, ""
+
+    def _train_course(self, course: Course, training: OptimizerStep) -> Generator[Message | SlotBatch, Any, End | None]:
+        """Train until the course is over, for which None is returned, or the trial."""
+        batches = course.batches(self.assignment, self._bench, training.taken)
+        batch = next(batches, None)
+        if not self._is_ready:
+            self._is_ready = True
+            yield self._progress(training)
+        while True:
+            if self._place.owes_report and (report := self._report(course, training)):
+                yield report
+                if self._is_out_of_patience():
+                    return None
+            if batch is None and not self._place.owes_report:
+                return None
+            saves, end = self._gang.of_lead(partial(self._next, course, training))
+            if saves:
+                self._save(training)
+            if end:
+                return end
+            assert batch is not None, "what interrupts a report ends the trial"
+            training.take((yield SlotBatch(model=training.model, batch=batch, units=batch.units)))
+            self._place.seen += batch.rows
+            self._place.owes_report = training.taken in course.milestones
+            if not self._place.owes_report and self._is_time_to_speak():
+                yield self._progress(training)
+            batch = next(batches, None)
 
     def _save(self, training: OptimizerStep) -> None:
         place = replace(self._place, seconds=self._elapsed())
@@ -187,27 +202,38 @@ class Run:
             self._weights.keep_only_of(self._place.best)
         return state
 
-    def _report(self, course: Course, training: OptimizerStep, milestone: Milestone) -> Report:
-        """Evaluate at a milestone; keep the weights where the trial is the study's best so far."""
+    def _report(self, course: Course, training: OptimizerStep) -> Report | None:
+        """Evaluate at a milestone, and keep the weights where the trial is the study's best so far.
+
+        None where it was told to end meanwhile: the report is then still owed, to be made after it was gone on with.
+        """
+        milestone = course.milestones[training.taken]
         report = self._gang.of_lead(partial(self._evaluated, course, training, milestone))
+        if report is None:
+            return None
+        self._place.owes_report = False
         training.forget_losses()
         self._has_spoken()
         if milestone.full:
             training.observe(report.validation.objective)
             self._remember(report, training)
+        self._place.of_folds += [report] if course.fold is not None else []
         return report
 
-    def _evaluated(self, course: Course, training: OptimizerStep, milestone: Milestone) -> Report:
-        bench, data = self._bench, course.data
+    def _evaluated(self, course: Course, training: OptimizerStep, milestone: Milestone) -> Report | None:
+        bench, data, check = self._bench, course.data, self._refuse_to_go_on
         train_loss = training.mean_loss()
-        with training.evaluating():
-            said = bench.predict(data.validation, None if milestone.full else course.validation_part)
-            validation = bench.task.scores(said)
-            _refuse_diverged(validation, training)
-            reading = self._reading(course, said) if self._is_read(course, milestone, validation) else None
-            last = training.taken == training.total_steps
-            scores_train = last or (milestone.full and self._place.would_be_best(validation))
-            train = bench.score(data.train, course.train_sample) if scores_train else None
+        try:
+            with training.evaluating():
+                said = bench.predict(data.validation, None if milestone.full else course.validation_part, check)
+                validation = bench.task.scores(said)
+                _refuse_diverged(validation, training)
+                reading = self._reading(course, said) if self._is_read(course, milestone, validation) else None
+                last = training.taken == training.total_steps
+                scores_train = last or (milestone.full and self._place.would_be_best(validation))
+                train = bench.score(data.train, course.train_sample, check) if scores_train else None
+        except _ToldToEndError:
+            return None
         rows = course.rows.size
         return Report(
             trial=self.assignment.trial,
@@ -238,9 +264,13 @@ class Run:
         bench, kept = self._bench, self._bench.splits.confirmation
         if kept is not None:
             assert course.data.confirmation is not None, "it is tokenized where there is one"
-            return bench.read(kept, bench.predict(course.data.confirmation))
+            return bench.read(kept, bench.predict(course.data.confirmation, check=self._refuse_to_go_on))
         rows = None if course.fold is None else course.validation_part
         return bench.read(bench.splits.validation, said, rows)
+
+    def _refuse_to_go_on(self) -> None:
+        if self._asked is not Action.CONTINUE:
+            raise _ToldToEndError
 
     def _is_time_to_speak(self) -> bool:
         return self._elapsed() - self._spoke_at >= SECONDS_BETWEEN_PROGRESS

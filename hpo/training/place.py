@@ -21,6 +21,8 @@ class Place:
     """Which of its trainings it is in: the fold, or 0."""
     seen: int = 0
     """Examples seen, those of earlier folds among them."""
+    owes_report: bool = False
+    """Whether it stands at a milestone that is not yet evaluated."""
     seconds: float = 0.0
     """Training and evaluation time."""
     best: Report | None = None

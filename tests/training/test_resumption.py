@@ -5,12 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
 from hpo.messages import Action, Decision, Ending, Outcome, Progress, Report
 from hpo.search.attributes import outcome_attributes
 from hpo.search.rungs import fold_milestones
 from hpo.training import checkpoints
+from hpo.training.backbone import Backbone
 from hpo.training.bench import Bench
 from hpo.training.checkpoints import checkpoint_names
 from hpo.training.optimizers import OPTIMIZERS
@@ -259,3 +262,52 @@ def test_what_was_another_when_it_went_on_is_told(
     assert outcome.resumed_examples > 0
     assert outcome.changes == ("threads: 1 before, 64 now",)
     assert outcome_attributes(outcome)["not_bit_equal"] == ["threads: 1 before, 64 now"]
+
+
+@pytest.mark.parametrize("folds", [None, 3])
+@pytest.mark.parametrize("action", [Action.PAUSE, Action.STOP])
+def test_a_decision_takes_effect_in_the_middle_of_an_evaluation(
+    action: Action, folds: int | None, tiny_bert: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last evaluation is cut between two batches; gone on with, it is made again, and all is as uncut."""
+    monkeypatch.setattr("hpo.training.evaluation.MOST_ROWS", 4)
+    milestones = {} if folds is None else {"milestones": fold_milestones(folds)}
+    assignment = tiny_assignment(tiny_hyperparameters(dropout=0.2, early_stopping_patience=9), **milestones)
+    uncut = opened(tiny_bert, texts, tmp_path / "uncut", folds)
+    expected, ending = trained(uncut, assignment)
+    assert ending is not None
+    worker = opened(tiny_bert, texts, tmp_path / "cut", folds)
+    asked: list[int] = []
+    original = Backbone.logits
+
+    def logits(self: Backbone, batch: Batch, precision):
+        run = worker._pack._runs.get(0)
+        if not torch.is_grad_enabled() and run is not None and run._model is not None and len(before) == at:
+            asked.append(batch.rows)
+            if len(asked) == 2:
+                worker.apply(Decision(trial=0, attempt=1, action=action))
+        return original(self, batch, precision)
+
+    before: list[Report] = []
+    at = len(expected) - 2 if folds else len(expected) - 1
+    with monkeypatch.context() as patched:
+        patched.setattr(Backbone, "logits", logits)
+        worker.admit(assignment)
+        outcome = None
+        while outcome is None:
+            for said in worker.advance():
+                if isinstance(said, Report):
+                    before.append(said)
+                elif isinstance(said, Outcome):
+                    outcome = said
+    assert len(asked) == 2, "no batch after the decision"
+    assert scores(before) == scores(expected[:at])
+    verb, state = ("Paused", Ending.PAUSED) if action is Action.PAUSE else ("Stopped", Ending.PRUNED)
+    assert outcome.ending is state
+    assert outcome.reason.startswith(f"{verb} after step ")
+    if action is Action.STOP:
+        return
+    after, outcome = trained(opened(tiny_bert, texts, tmp_path / "cut", folds), replace(assignment, attempt=2))
+    assert outcome is not None
+    assert outcome.ending is Ending.COMPLETED
+    assert scores([*before, *after]) == scores(expected)

@@ -4,19 +4,22 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: quickstart test test-all test-lowest check format docs benchmarks clean
+.PHONY: quickstart test test-all test-cuda test-lowest check format docs benchmarks clean
 
 quickstart: $(VENV)/.demo  ## search over a real model and real headlines, in five minutes
 	$(BIN)/hpo demo
 
 test: $(VENV)/.dev  ## the tests, in under ten minutes
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow and not cuda" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(VENV)/.dev $(VENV)/.decoder test-lowest  ## all tests, also the slow ones
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not cuda"
+
+test-cuda: $(VENV)/.dev  ## what needs an NVIDIA GPU; elsewhere each of these tests is skipped, and says why
+	$(BIN)/python -m pytest -m cuda -rs tests/cuda
 
 test-lowest: $(VENV)/lowest/.dev  ## the tests of `make test`, with the lowest versions that pyproject.toml allows
-	$(VENV)/lowest/bin/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(VENV)/lowest/bin/python -m pytest -m "not slow and not cuda" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.dev  ## style, types and the floors between packages
 	$(BIN)/ruff check

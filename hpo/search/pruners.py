@@ -68,22 +68,17 @@ def _asynchronous_median(config: StudyConfig) -> BasePruner:
 
 
 def _median(config: StudyConfig) -> BasePruner:
-    startup = config.search.pruner_startup_trials
-    return MedianPruner(
-        n_startup_trials=startup,
-        n_warmup_steps=config.evaluation.first_rung,
-        n_min_trials=min(MOST_TRIALS_AT_A_RUNG, startup),
-    )
+    return MedianPruner(**_among_finished(config))
 
 
 def _percentile(config: StudyConfig) -> BasePruner:
-    startup = config.search.pruner_startup_trials
-    return PercentilePruner(
-        config.search.percentile,
-        n_startup_trials=startup,
-        n_warmup_steps=config.evaluation.first_rung,
-        n_min_trials=min(MOST_TRIALS_AT_A_RUNG, startup),
-    )
+    return PercentilePruner(config.search.percentile, **_among_finished(config))
+
+
+def _among_finished(config: StudyConfig) -> dict[str, int]:
+    startup, first = config.search.pruner_startup_trials, config.evaluation.first_rung
+    fewest = min(MOST_TRIALS_AT_A_RUNG, startup)
+    return {"n_startup_trials": startup, "n_warmup_steps": first, "n_min_trials": fewest}
 
 
 def _successive_halving(config: StudyConfig) -> BasePruner:

@@ -125,22 +125,15 @@ def _random(config: StudyConfig, _space: SearchSpace) -> BaseSampler:
     return PerTrialSampler(lambda seed: RandomSampler(seed=seed), study_seed=config.seed)
 
 
-def _gp(config: StudyConfig, space: SearchSpace) -> BaseSampler:
-    startup = startup_trials(config)
-    return PerTrialSampler(
-        lambda seed: GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False),
-        study_seed=config.seed,
-        together=_names_of(proposed_together("gp", space)),
-    )
+def _modelling(sampler: str, build: Callable[..., BaseSampler]) -> Callable[[StudyConfig, SearchSpace], BaseSampler]:
+    """Return what builds a sampler that models those parameters together which every trial has."""
 
+    def built(config: StudyConfig, space: SearchSpace) -> BaseSampler:
+        options = {"n_startup_trials": startup_trials(config), "warn_independent_sampling": False}
+        together = _names_of(proposed_together(sampler, space))
+        return PerTrialSampler(lambda seed: build(seed=seed, **options), study_seed=config.seed, together=together)
 
-def _cmaes(config: StudyConfig, space: SearchSpace) -> BaseSampler:
-    startup = startup_trials(config)
-    return PerTrialSampler(
-        lambda seed: CmaEsSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False),
-        study_seed=config.seed,
-        together=_names_of(proposed_together("cmaes", space)),
-    )
+    return built
 
 
 def _qmc(config: StudyConfig, space: SearchSpace) -> BaseSampler:
@@ -181,14 +174,14 @@ SAMPLERS: Mapping[str, Sampler] = {
     "gp": Sampler(
         description="a Gaussian process and its expected improvement; for few, costly trials",
         source="Jones et al. 1998; Optuna's GPSampler",
-        build=_gp,
+        build=_modelling("gp", GPSampler),
         waits_for=frozenset({TrialState.COMPLETE}),
         takes_long=True,
     ),
     "cmaes": Sampler(
         description="a normal distribution that moves towards the better trials; for numbers, and many trials",
         source="Hansen and Ostermeier 2001; Optuna's CmaEsSampler",
-        build=_cmaes,
+        build=_modelling("cmaes", CmaEsSampler),
         waits_for=frozenset({TrialState.COMPLETE}),
     ),
     "qmc": Sampler(

@@ -13,7 +13,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import NopPruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, RowMapping
 
 from hpo.errors import StoreUnavailableError
 from hpo.store import statements
@@ -37,7 +37,7 @@ class StudyStore(AttemptStore):
     def record(self) -> StudyRecord | None:
         """Return what the study was made from; None if it was not recorded yet."""
         uid = self.study.user_attrs.get(UID_ATTRIBUTE)
-        row = self._execute(sa.select(studies).where(studies.c.study_id == self.study_id)).mappings().first()
+        row = self._row()
         if row is None or row["uid"] != uid:
             return None
         return StudyRecord(
@@ -65,8 +65,7 @@ class StudyStore(AttemptStore):
 
     def set_space(self, space: Mapping[str, Any]) -> None:
         """Record the space that the study goes on over, of which some ranges may be wider than before."""
-        written = sa.update(studies).where(studies.c.study_id == self.study_id)
-        self._execute(written.values(space=json.dumps(space)))
+        self._write(space=json.dumps(space))
 
     def set_user_attribute(self, key: str, value: Any) -> None:
         """Set an attribute of the study, shown by Optuna's dashboard."""
@@ -74,14 +73,18 @@ class StudyStore(AttemptStore):
 
     def measurements(self) -> dict[str, Any] | None:
         """Return what was measured to choose precision and threads; None if nothing was."""
-        here = studies.c.study_id == self.study_id
-        measured = self._execute(sa.select(studies.c.measurements).where(here)).scalar()
-        return json.loads(measured) if measured else None
+        row = self._row()
+        return json.loads(row["measurements"]) if row and row["measurements"] else None
 
     def set_measurements(self, measurements: Mapping[str, Any]) -> None:
         """Keep what was measured, for every later start of the study."""
-        here = studies.c.study_id == self.study_id
-        self._execute(sa.update(studies).where(here).values(measurements=json.dumps(dict(measurements))))
+        self._write(measurements=json.dumps(dict(measurements)))
+
+    def _row(self) -> RowMapping | None:
+        return self._execute(sa.select(studies).where(studies.c.study_id == self.study_id)).mappings().first()
+
+    def _write(self, **values: Any) -> None:
+        self._execute(sa.update(studies).where(studies.c.study_id == self.study_id).values(values))
 
     # -- the lease
 

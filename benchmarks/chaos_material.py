@@ -11,9 +11,21 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from hpo import messages  # noqa: E402
 from hpo.config.study_file import StudyConfig, load_config  # noqa: E402
 from hpo.data.splits import Splits  # noqa: E402
-from hpo.messages import Action, Assignment, Decision, Demands, Ending, Outcome, Probe, Report, Scores  # noqa: E402
+from hpo.messages import (  # noqa: E402
+    Action,
+    Assignment,
+    Decision,
+    Demands,
+    Dimensions,
+    Ending,
+    Outcome,
+    Probe,
+    Report,
+    Scores,
+)
 from hpo.metrics.metric import Objective  # noqa: E402
 from hpo.training.precision import Measurement  # noqa: E402
 from tests.models import save_tiny_bert, write_texts  # noqa: E402
@@ -105,6 +117,10 @@ class Timed:
         """Cut nothing."""
         return 0.0
 
+    def dimensions(self, max_length: int) -> Dimensions:
+        """Return that a trial has sixty steps of eight texts, of a token each."""
+        return Dimensions(train_rows=480, layers=12)
+
     def measure(self, hyperparameters: object, most_seconds: float) -> Measurement:
         """Choose fp32."""
         return Measurement(fp32_seconds=1.0, bf16_seconds=1.0, difference=0.0, precision="fp32")
@@ -114,9 +130,11 @@ class Timed:
 
     def probe(self, hyperparameters: object, steps: int, most_seconds: float) -> Probe:
         """Promise what a trial takes, in one step for each of its own."""
+        seconds = self._seconds / 60
         return Probe(
-            feasible=True, rows_at_once=None, seconds_per_step=self._seconds / 60, rows_per_step=8,
-            seconds_per_scored_row=0.0, peak_memory_bytes=0, checkpoint_bytes=0, weights_bytes=0, first_loss=0.69,
+            feasible=True, rows_at_once=None, seconds_per_step=seconds, seconds_per_scored_row=0.0,
+            timed=(messages.Timed(trained_tokens=8, updates=1, seconds=seconds),),
+            peak_memory_bytes=0, checkpoint_bytes=0, weights_bytes=0, first_loss=0.69,
         )  # fmt: skip
 
     def has_weights(self, report: Report) -> bool:

@@ -80,6 +80,37 @@ class Begun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dimensions:
+    """What the work of a study's trials is counted from."""
+
+    train_rows: int
+    validation_rows: int = 0
+    confirmation_rows: int = 0
+    folds: tuple[tuple[int, int], ...] = ()
+    """Rows that are trained on and scored in each fold; none without folds."""
+    least_rows: int = 1
+    """Rows that a trial trains on at least, whatever its `data_fraction`."""
+    train_lengths: tuple[int, ...] = (1,)
+    """Tokens of training texts, rising, of so many that they stand for all."""
+    validation_lengths: tuple[int, ...] = (1,)
+    layers: int
+    """Of the pretrained model."""
+    pass_tokens: int = 0
+    """What a pass through the model costs beside its tokens, in tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """What was done in how many seconds; tokens are those of padding too, and what passes cost beside them."""
+
+    trained_tokens: float = 0.0
+    updates: int = 0
+    scored_tokens: float = 0.0
+    openings: int = 0
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
     """What a few steps of one configuration cost on a device."""
 
@@ -88,10 +119,11 @@ class Probe:
     rows_at_once: int | None
     """Rows of a batch that fit at once; None for all."""
     seconds_per_step: float
-    """The fastest optimizer step."""
-    rows_per_step: int
+    """The fastest optimizer step on typical texts."""
     seconds_per_scored_row: float
     """Of an evaluation."""
+    timed: tuple[Timed, ...] = ()
+    """Steps, an evaluation and an opening, as far as there was time for them."""
     peak_memory_bytes: int
     checkpoint_bytes: int
     """Size of one checkpoint, of which a trial in training has two."""

@@ -58,7 +58,7 @@ def _at_once(end: Probed) -> str:
 
 CELLS: Mapping[str, Callable[[Probed], str]] = {
     "memory": lambda end: size(end.probe.peak_memory_bytes),
-    "steps": lambda end: str(end.extent.steps),
+    "steps": lambda end: str(end.steps),
     "a step": lambda end: f"{1000 * end.probe.seconds_per_step:.0f} ms",
     "a trial": lambda end: spoken(end.seconds),
 }

@@ -107,6 +107,12 @@ def parts_by_length(lengths: NDArray[np.int64], *, pass_tokens: int, most_rows: 
     return np.split(order, cuts[:-1])
 
 
+def padded_tokens(lengths: NDArray[np.int64], *, pass_tokens: int) -> int:
+    """Return the tokens of a batch of rows of such lengths, padding and what its passes cost beside them counted."""
+    parts = parts_by_length(lengths, pass_tokens=pass_tokens, most_rows=lengths.size)
+    return sum(part.size * int(lengths[part].max()) + pass_tokens for part in parts)
+
+
 def epoch_order(rows: int, seed: int, epoch: int) -> Rows:
     """Return the order in which an epoch sees its rows: a permutation that follows from seed and epoch alone.
 

@@ -25,7 +25,7 @@ from hpo.errors import StoreError
 from hpo.metrics.metric import Objective
 from hpo.runners.checking import doubts
 from hpo.runners.checking.forecast import Forecast, Probed, baseline_seconds, reading_seconds
-from hpo.runners.checking.short_check import probed
+from hpo.runners.checking.short_check import workload_of
 from hpo.runners.cluster import refuse_unusable
 from hpo.runners.confirmation import confirming_seconds, searching_limits, searching_share
 from hpo.runners.run import files_folder, opened_workforce
@@ -34,6 +34,7 @@ from hpo.runners.workforce import LeadWorker, Workforce
 from hpo.search.assignments import demands_of
 from hpo.search.budget import Limits, limits_of, on_short_time
 from hpo.search.corners import cheapest, dearest, slowest
+from hpo.search.costs import probed_costs
 from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.preflight import refuse_counts, refuse_unfit_search, search_notes, space_of_study
 from hpo.search.proposals import weights_kept
@@ -90,7 +91,7 @@ def check(config: StudyConfig, watcher: Watcher | None = None) -> Check:
     with _nothing_kept(config) as aside, opened_workforce(aside, splits) as workforce:
         watcher.note(workforce.lead.objective.note)
         watcher.note("Taking a few steps at the ends of the space.")
-        found = _found(config, space, splits, workforce)
+        found = _found(config, space, workforce)
     # Its time begins when the search does, and that is not before now.
     return _concluded(config, space, splits, found, datetime.now(HERE))
 
@@ -107,7 +108,7 @@ class _Found:
     ends: Mapping[str, Probed]
 
 
-def _found(config: StudyConfig, space: SearchSpace, splits: Splits, workforce: Workforce) -> _Found:
+def _found(config: StudyConfig, space: SearchSpace, workforce: Workforce) -> _Found:
     lead = workforce.lead
     lead.refuse_unfit(demands_of(space))
     longest = int(space.largest("max_length"))
@@ -118,18 +119,26 @@ def _found(config: StudyConfig, space: SearchSpace, splits: Splits, workforce: W
         precision=precision,
         cut_share=lead.cut_share(longest),
         objective=lead.objective,
-        ends=_ends(config, space, splits, lead),
+        ends=_ends(config, space, lead),
     )
 
 
-def _ends(config: StudyConfig, space: SearchSpace, splits: Splits, lead: LeadWorker) -> Mapping[str, Probed]:
+def _ends(config: StudyConfig, space: SearchSpace, lead: LeadWorker) -> Mapping[str, Probed]:
     """Probe each end, once where two are the same configuration."""
-    ends: dict[str, Probed] = {}
-    for name, end in ENDS.items():
-        hyperparameters = end(space)
-        known = next((one for one in ends.values() if one.hyperparameters == hyperparameters), None)
-        ends[name] = known or probed(lead, config, space, splits, hyperparameters, STEPS)
-    return ends
+    workload = workload_of(lead, config, space)
+    ends = {name: end(space) for name, end in ENDS.items()}
+    probes = {values: lead.probe(values, STEPS) for values in dict.fromkeys(ends.values())}
+    costs = probed_costs(workload, {values: probe for values, probe in probes.items() if probe.feasible})
+    found = {
+        values: Probed(
+            hyperparameters=values,
+            probe=probe,
+            steps=workload.of(values).steps,
+            seconds=(costs.whole(values) or 0.0) if probe.feasible else 0.0,
+        )
+        for values, probe in probes.items()
+    }
+    return {name: found[values] for name, values in ends.items()}
 
 
 def _used_precision(lead: LeadWorker, config: StudyConfig, space: SearchSpace) -> Precision:

@@ -84,7 +84,7 @@ class Confirmation:
         """
         lead = self.workforce.lead
         led.begin(objective=lead.objective.metric, versions=versions)
-        led.expect(search.seen(), reserve)
+        led.expect(search.costs.confirming(), reserve)
         self._heed(search)
         runs, standing = self.race.runs + self._runs_of_others(), led.standing()
         self.watcher.started(led.study, lead.objective.metric, runs, standing)

@@ -230,9 +230,9 @@ class _Night:
         """Search, and return what was expected of it."""
         began = time.time()
         measured_until = began + self._most_of_measuring(lead)
-        precision, row_seconds = self._precision(lead, measured_until)
+        precision = self._precision(lead, measured_until)
         lead.use(precision)
-        short = self._expect(lead, measured_until, row_seconds)
+        short = self._expect(lead, measured_until)
         before = time.time() - began + short.reserve
         if self.searches:
             self._tell_start(lead.objective.metric)
@@ -337,33 +337,34 @@ class _Night:
         first = min(run.trial for run in results.confirmation if run.confirms == verdict.recommended)
         self._read_test(led.trained(first))
 
-    def _expect(self, lead: LeadWorker, until: float, row_seconds: float) -> ShortCheck:
+    def _expect(self, lead: LeadWorker, until: float) -> ShortCheck:
         """Take a few steps at both ends of the space: what fits into memory and time is known before it counts."""
         most = until - time.time()
-        short = short_check(lead, self.config, self.space, self.splits, most_seconds=most, row_seconds=row_seconds)
+        short = short_check(lead, self.config, self.space, self.splits, most_seconds=most)
         for sentence in short.notes:
             self.watcher.note(sentence)
-        shortest = min(short.cheapest.seconds, short.dearest.seconds)
         share = searching_share(self.config)
         now, limits = time.time(), self.coordinator.limits
-        if self.searches and (doubt := on_short_time(limits, now, shortest, short.reserve, share_of_devices=share)):
+        if self.searches and (
+            doubt := on_short_time(limits, now, short.shortest, short.reserve, share_of_devices=share)
+        ):
             self.watcher.note(doubt)
         for_confirmation = confirming_seconds(
-            self.config, self.coordinator.limits, short.dearest.seconds, short.baselines, self.workforce.size
+            self.config, self.coordinator.limits, short.longest, short.baselines, self.workforce.size
         )
         reserve = short.reserve + for_confirmation
         if limits.deadline is not None:
             # What follows the search is worth nothing without a trial: training has the larger part of the time.
             reserve = min(reserve, MOST_RESERVED * max(0.0, limits.deadline - now))
-        self.coordinator.expect((short.dearest, short.cheapest), reserve)
+        self.coordinator.expect(short.costs, reserve)
         if (deadline := self.coordinator.limits.deadline) is not None:
             at, left = datetime.fromtimestamp(deadline).astimezone(), deadline - time.time()
             when = f"ends at {at:%Y-%m-%d %H:%M:%S}, in {spoken(left)}" if left > 0 else "has no time left to train"
             self.watcher.note(f"The search {when}.")
         return short
 
-    def _precision(self, lead: LeadWorker, until: float) -> tuple[Precision, float]:
-        """Return the study's precision, and the seconds that training on a row takes in it, 0 where that is not known.
+    def _precision(self, lead: LeadWorker, until: float) -> Precision:
+        """Return the study's precision.
 
         It is measured at the first start, and the same for every later one.
         """
@@ -386,8 +387,7 @@ class _Night:
                 f"compute.precision is {asked}, but the study {self.config.study!r} was begun in {precision}, and its "
                 "results would not compare; leave it out, or start a new study with --study NAME."
             )
-        # Of a precision that was asked for but not measured the other one tells.
-        return precision, measured[f"{precision}_seconds"] or measured["fp32_seconds"]
+        return precision
 
     def _read_test(self, found: tuple[Assignment, Report] | None) -> None:
         """Read the test split, where there is one, with a trial and its best evaluation."""

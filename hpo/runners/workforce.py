@@ -6,7 +6,19 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.messages import Assignment, Begun, Capacity, Decision, Demands, Outcome, Probe, Progress, Reading, Report
+from hpo.messages import (
+    Assignment,
+    Begun,
+    Capacity,
+    Decision,
+    Demands,
+    Dimensions,
+    Outcome,
+    Probe,
+    Progress,
+    Reading,
+    Report,
+)
 from hpo.metrics.metric import Objective
 from hpo.training.precision import Measurement, Precision
 from hpo.training.worker import Trains
@@ -56,6 +68,10 @@ class LeadWorker(Trains, Protocol):
 
     def cut_share(self, max_length: int) -> float:
         """Return the share of training texts that are cut at so many tokens."""
+        ...
+
+    def dimensions(self, max_length: int) -> Dimensions:
+        """Return what the work of trials is counted from."""
         ...
 
     def measure(self, hyperparameters: Hyperparameters, most_seconds: float = math.inf) -> Measurement:

@@ -1,22 +1,29 @@
-"""Parameters that a sampler which takes long proposes outside of a transaction, for the trial that they then become.
+"""Proposals made beside the study: by a sampler that takes long, and at random where time is short.
 
-Inside of one it would hold the lease's row, or SQLite's file, while it computes: the lease lapses meanwhile, and a
-PostgreSQL server ends a transaction in which nothing is asked.
+Inside of a transaction a sampler that takes long would hold the lease's row, or SQLite's file, while it computes: the
+lease lapses meanwhile, and a PostgreSQL server ends a transaction in which nothing is asked.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna import Study
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import NopPruner
+from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from hpo.config.hyperparameters import Hyperparameters
 from hpo.search.windows import ShownTrials
 from hpo.space.search_space import SearchSpace
 from hpo.store.optuna_adapter import row_of, storage_of
+from hpo.store.transactions import quiet_optuna
+
+MOST_DRAWS = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,3 +65,25 @@ class _TrialToCome(ShownTrials):
 
     def set_trial_system_attr(self, *_attribute: Any) -> None:
         """Do nothing: GP notes its parameters, which the trial is then given."""
+
+
+def short_draw(space: SearchSpace, seed: int, fits: Callable[[Hyperparameters], bool]) -> BaseSampler | None:
+    """Draw at random until something fits into the time; return a sampler that proposes just that, None if none does.
+
+    What was drawn in vain is in no study, so that no later run has to train it.
+    """
+    sampler = RandomSampler(seed=seed)
+    with quiet_optuna():
+        drawn = optuna.create_study(sampler=sampler)
+    for _ in range(MOST_DRAWS):
+        trial = drawn.ask()
+        if fits(space.hyperparameters(space.suggest(trial))):
+            return given(trial.params, sampler)
+    return None
+
+
+def given(parameters: dict[str, Any], otherwise: BaseSampler | None = None) -> BaseSampler:
+    """Return a sampler that proposes these parameters, by the names that they are sampled under."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return PartialFixedSampler(parameters, otherwise or RandomSampler())

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Capacity
-from hpo.search.expectations import Expectations
+from hpo.search.costs import Expectations
 from hpo.search.proposals import TOO_LITTLE_TIME, Room
 from hpo.search.samplers import derived_seed
 from hpo.space.domains import Value

@@ -31,9 +31,8 @@ from hpo.messages import (
 from hpo.search.ahead import Wanted
 from hpo.search.assignments import build_assignment
 from hpo.search.budget import Limits, kept_deadline, seconds_left
-from hpo.search.costs import Seen
+from hpo.search.costs import Costs, Expectations
 from hpo.search.endings import Endings
-from hpo.search.expectations import Expectations
 from hpo.search.faults import Faults
 from hpo.search.leases import Leadership
 from hpo.search.overtime import Overtime
@@ -241,19 +240,26 @@ class Coordinator:
         steering, self._heard = self._asked_after(self._heard)
         return steering
 
-    def expect(self, expected: Sequence[Seen], reserve: float) -> None:
-        """Take in what a probe said of trials to come, and the seconds to keep for what follows the last of them."""
-        self._expectations.expected, self._reserve = expected, reserve
+    def expect(self, costs: Costs, reserve: float) -> None:
+        """Take in what trials take as far as it is known, and the seconds to keep for what follows the last of them."""
+        self._expectations.expect(costs)
+        self._reserve = reserve
 
-    def seen(self) -> Sequence[Seen]:
-        """Return what trials took, for a confirmation of the best of them."""
-        return self._expectations.seen
+    @property
+    def costs(self) -> Costs:
+        """What trials take, as far as it is known by now."""
+        return self._expectations.costs
+
+    def seconds_to_rungs(self, assignment: Assignment) -> Mapping[int, float]:
+        """Return rung -> seconds that an assignment will still take to there; none where nothing is known.
+
+        As likely too many as too few; what is begun has to fit into the time on the high side.
+        """
+        return self._expectations.seconds_to_rungs(assignment.trial)
 
     def expected_seconds(self, assignment: Assignment) -> float | None:
-        """Return what an assignment will take, less what its trial has done already; None where nothing is known."""
-        if self._expectations.seconds(assignment.hyperparameters) is None:
-            return None
-        return self._expectations.seconds_left(assignment.trial, assignment.hyperparameters)
+        """Return what an assignment will still take in all; None where nothing is known."""
+        return max(self.seconds_to_rungs(assignment).values(), default=None)
 
     def default_seconds(self) -> float | None:
         """Return what a trial of the default takes from its start to its end; None where nothing is known."""

@@ -1,112 +1,330 @@
-"""What a trial will take, from what the trials most like it took."""
+"""Time forecasts: the seconds that a trial takes to each of its evaluations, before it begins and while it trains.
+
+What a trial does is counted from the data: tokens through the model, updates by the optimizer, tokens scored, openings.
+What one of each takes is fitted to a few real steps. By how much trials depart from that is learned from those that
+ran: a Gaussian process (Rasmussen and Williams 2006, chapter 2) over the logarithm of their seconds over the reckoned
+ones, whose covariance adds up what all have in common, what trials of a kind have, the machine as it is of late, and
+the trial itself. Its scale follows the spread that was seen.
+"""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from scipy.optimize import nnls
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.messages import Probe
-from hpo.training.passes import size_of
+from hpo.config.study_file import StudyConfig
+from hpo.messages import Outcome, Probe, Progress, Report
+from hpo.search.workload import FORWARD, Floats, Work, Workload
+from hpo.space.search_space import SearchSpace
+from hpo.store.records import AttemptRecord, Reached
+from hpo.training.passes import MemoryKey, memory_key
 
-MOST_ALIKE = 4
-"""Trials that are asked. The dearest of four stands for the 0.8 quantile: of five that are alike each is as likely as
-the others to be the dearest, so the next one takes longer once in five times."""
+UPDATE_SHARE, BELIEF = 0.1, 0.3
+"""Of a step, what its update is taken for where probes do not tell, and the weight of that beside a step."""
+MOST_SEEN = 64
+"""Stretches of trials, the last seen, that tell."""
+STRETCH = 0.25
+"""Share of a trial after which another stretch of it begins."""
+LEAST_DONE = 0.05
+"""Share of a trial from which its pace tells something: its first steps are slow."""
+IN_COMMON, OF_KIND, OF_MACHINE, OF_TRIAL, OF_STRETCH = 0.7, 0.25, 0.4, 0.08, 0.08
+"""Standard deviations of what departs, in logarithms of seconds, before the spread that is seen scales them."""
+LATELY = 10.0
+"""Stretches after which the machine has 1/e of its covariance left with what it was."""
+SEEN_BEFORE = 12
+"""Stretches that these deviations count for beside those that are seen."""
+OUTLYING = 0.3
+"""By how much a stretch departs from the middle of those before and after it at most: a machine was suspended."""
+LEAST = 1e-9
+"""Seconds that anything takes at least."""
+NOTHING = np.zeros(4)
+"""What is done before a trial begins, as `Work` counts it."""
+HIGH = 0.84
+"""Standard deviations above the middle: a trial takes longer once in five times."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Seen:
-    """How long a trial took to come how far."""
+    """How long a stretch of a trial took, or a step of a probe."""
 
-    hyperparameters: Hyperparameters
-    rung: int
-    """Per mille of the study's longest trial; at least 1."""
+    trial: int | None
+    """None of a probe, and of what ran in another study."""
+    kind: tuple[float, ...]
+    """As `Work` has it."""
+    done: Floats
+    """What was done in it, as `Work` counts it."""
+    share: float
+    """Of its trial, in seconds; 0..1."""
     seconds: float
-    """Training and evaluation time up to there."""
-
-    @property
-    def rate(self) -> float:
-        """Seconds for each per mille."""
-        return self.seconds / self.rung
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Costs:
-    """What trials take on the devices of a study."""
+    """What trials take on the devices of a study: seconds of each thing that they do, by what was seen of them."""
 
-    seen: Sequence[Seen]
-    """What trials took, the last seen at the end."""
-    expected: Sequence[Seen] = ()
-    """What a probe says of some; it counts for sizes of which no trial was seen, and no more than trials took."""
+    workload: Workload
+    unit: Floats = field(default_factory=lambda: np.array([1.0, 0.0, FORWARD, 0.0]))
+    """Seconds of one of each that `Work` counts; where nothing was probed, in proportion only."""
+    probed: tuple[Seen, ...] = ()
+    seen: tuple[Seen, ...] = ()
+    """Stretches of trials, the last seen at the end."""
 
-    def seconds(self, hyperparameters: Hyperparameters, last_rung: int) -> float | None:
-        """Return what a trial takes to `last_rung`, on the high side: what is begun must end in time.
-
-        Those of the same method and length of texts tell, or else of the same method, or else all: of these the dearest
-        among the four most alike in batch, layers, passes and optimizer. A quantile over a whole size takes trials of
-        other batches and depths for its like; a fitted line would let a dearer trial lower what another is expected
-        to take.
+    def seconds(self, work: Work, done: Floats, trial: int | None = None, above: float = 0.0) -> float | None:
+        """Return what it takes from now on to do so much of a trial; None where nothing is known.
 
         Args:
-            hyperparameters: of the trial.
-            last_rung: its end, in per mille of the study's longest trial.
-
-        Returns:
-            Seconds of training and evaluation; None where nothing is known.
+            work: of the whole trial.
+            done: how much of it.
+            trial: its number, where it may have run already.
+            above: standard deviations above the middle: 0 for what is as likely too much as too little.
         """
-        # Of those that are as near the last seen come first: a device may be busier than it was.
-        latest_first = self._telling(hyperparameters)[::-1]
-        nearest = sorted(latest_first, key=lambda one: _distance(one.hyperparameters, hyperparameters))
-        rates = [one.rate for one in nearest[:MOST_ALIKE]]
-        return max(rates) * last_rung if rates else None
+        if not (self.probed or self.seen):
+            return None
+        known, inverse, weights, scale, centre = self._learned
+        shared = _covariance(known, _rows([(work.kind, trial)], begins=len(known)))[:, 0]
+        alone = IN_COMMON**2 + OF_KIND**2 + OF_MACHINE**2 + OF_TRIAL**2 + OF_STRETCH**2 * STRETCH
+        deviation = math.sqrt(scale * max(0.0, alone - float(shared @ inverse @ shared)))
+        return float(done @ self.unit) * math.exp(centre + float(shared @ weights) + above * deviation)
 
-    def _telling(self, hyperparameters: Hyperparameters) -> Sequence[Seen]:
-        """Return the trials that tell most, all of them alike in what decides most."""
-        size, method = size_of(hyperparameters), hyperparameters.method
-        if of_size := [one for one in self.seen if size_of(one.hyperparameters) == size]:
-            return of_size
-        known = [*self._corrected(), *self.seen]
-        of_size = [one for one in known if size_of(one.hyperparameters) == size]
-        return of_size or [one for one in known if one.hyperparameters.method == method] or known
+    def whole(self, hyperparameters: Hyperparameters, above: float = 0.0) -> float | None:
+        """Return what a trial takes from its start to its end; None where nothing is known."""
+        work = self.workload.of(hyperparameters)
+        return self.seconds(work, work.whole, above=above)
 
-    def _corrected(self) -> Sequence[Seen]:
-        """Return what the probe said, less by as much as it said too much of the trials that ran since.
+    def share(self, work: Work, done: Floats) -> float:
+        """Return the share of a trial's seconds that so much of it takes, 0..1."""
+        return float(done @ self.unit) / (float(work.whole @ self.unit) or 1.0)
 
-        A busy machine makes a few steps look dear. That a trial took longer may be due to what does not grow with it.
+    def after(self, stretch: Seen, *, goes_on: bool) -> "Costs":
+        """Return these after another stretch of a trial, or after more of its last one, whose place it then takes."""
+        newest = max((n for n, one in enumerate(self.seen) if one.trial == stretch.trial), default=None)
+        others = [one for n, one in enumerate(self.seen) if not (goes_on and n == newest)]
+        return replace(self, seen=(*others, stretch)[-MOST_SEEN:])
+
+    def confirming(self) -> "Costs":
+        """Return the costs of a confirmation's runs, after a search."""
+        others = tuple(replace(one, trial=None) for one in self.seen)
+        return replace(self, seen=others, workload=Workload(
+            config=self.workload.config, space=self.workload.space, dimensions=self.workload.dimensions, confirms=True
+        ))  # fmt: skip
+
+    @cached_property
+    def _learned(self) -> tuple[Floats, Floats, Floats, float, float]:
+        """Return what is known, the inverse of its covariance, that times what it departs by, its scale, and from what
+        it departs.
         """
-        probed = Costs((), self.expected)
-        said = [(one.seconds, probed.seconds(one.hyperparameters, one.rung)) for one in self.seen]
-        factor = min(1.0, max((took / expected for took, expected in said if expected), default=1.0))
-        return [replace(one, seconds=factor * one.seconds) for one in self.expected]
+        known = (*self.probed, *self.seen)
+        departs = np.log([max(one.seconds, LEAST) / max(float(one.done @ self.unit), LEAST) for one in known])
+        # Where nothing was probed, trials alone say what one of each takes.
+        centre = 0.0 if self.probed else float(np.median(departs))
+        if len(self.seen) >= 3:
+            trials = departs[len(self.probed) :]
+            middles = np.pad(np.median([trials[:-2], trials[1:-1], trials[2:]], axis=0), 1, mode="edge")
+            trials[:] = np.clip(trials, middles - OUTLYING, middles + OUTLYING)
+        departs -= centre
+        rows = _rows([(one.kind, one.trial) for one in known])
+        noise = [OF_STRETCH**2 * STRETCH / max(one.share, STRETCH / 10) for one in known]
+        inverse = np.linalg.inv(_covariance(rows, rows) + np.diag(noise)).astype(np.float64)
+        weights: Floats = inverse @ departs
+        scale = (SEEN_BEFORE + float(departs @ weights)) / (SEEN_BEFORE + len(known))
+        return rows, inverse, weights, scale, centre
 
 
-def expected_seconds(probe: Probe, *, steps: int, scored_rows: int) -> float:
-    """Return what a trial of so many optimizer steps takes, with evaluations of so many rows in all.
+def probed_costs(workload: Workload, probes: Mapping[Hyperparameters, Probe]) -> Costs:
+    """Return what trials take as far as a few steps of some that fit into memory tell.
 
-    Args:
-        probe: of a configuration that fits into memory.
-        steps: optimizer steps of the whole trial.
-        scored_rows: rows scored in it, each as often as it is scored.
+    Seconds of one of each are fitted by least squares of relative errors, none below 0 (Lawson and Hanson 1974).
     """
-    assert probe.feasible, "what does not fit into memory tells no time"
-    return steps * probe.seconds_per_step + scored_rows * probe.seconds_per_scored_row
+    rows, wanted, steps = list[Floats](), list[float](), list[Seen]()
+    for hyperparameters, probe in probes.items():
+        counts, kind = workload.counts_for(hyperparameters), workload.of(hyperparameters).kind
+        for timed in probe.timed:
+            done = counts * (timed.trained_tokens, timed.updates, timed.scored_tokens, timed.openings)
+            rows.append(done / timed.seconds)
+            wanted.append(1.0)
+            if timed.updates:
+                rows += [BELIEF * rows[-1] * (1, 0, 0, 0), BELIEF * rows[-1] * (0, 1, 0, 0)]
+                wanted += [BELIEF * (1 - UPDATE_SHARE), BELIEF * UPDATE_SHARE]
+                steps.append(Seen(trial=None, kind=kind, done=done, share=0.0, seconds=timed.seconds))
+    if not rows:
+        return Costs(workload=workload)
+    scales = np.linalg.norm(rows, axis=0) + np.finfo(float).tiny
+    unit, _ = nnls(np.array(rows) / scales, np.array(wanted))
+    return Costs(workload=workload, unit=unit / scales, probed=tuple(steps))
 
 
-def _distance(one: Hyperparameters, other: Hyperparameters) -> float:
-    """Return how unlike two trials of a size are in what a pass over the texts takes; 1 is a batch twice as large.
-
-    Layers change that in proportion, a batch much less, and passes only by what evaluations take beside them.
-    """
-    return (
-        _apart(one.batch_size, other.batch_size)
-        + 2 * _apart(one.kept_layers, other.kept_layers)
-        + 2 * _apart(one.trained_layers, other.trained_layers)
-        + _apart(one.epochs * one.data_fraction, other.epochs * other.data_fraction) / 2
-        + (one.optimizer != other.optimizer) / 4
+def _rows(stretches: Iterable[tuple[tuple[float, ...], int | None]], begins: int = 0) -> Floats:
+    """Return a row of each stretch's kind, its time, and its trial, nan where there is none."""
+    return np.array(
+        [[*kind, time, math.nan if trial is None else trial] for time, (kind, trial) in enumerate(stretches, begins)]
     )
 
 
-def _apart(one: float | None, other: float | None) -> float:
-    """Return how many times one is twice the other; 1 where either is None, which stands for all layers."""
-    if one == other:
-        return 0.0
-    return 1.0 if one is None or other is None else abs(math.log2(one / other))
+def _covariance(some: Floats, others: Floats) -> Floats:
+    """Return the covariance of stretches, as `_rows` has them; shape (some, others)."""
+    apart = np.abs(some[:, None, :] - others[None, :, :])
+    covariance: Floats = (
+        IN_COMMON**2
+        + OF_KIND**2 * np.exp(-apart[..., :-2].sum(axis=-1))
+        + OF_MACHINE**2 * np.exp(-apart[..., -2] / LATELY)
+        + OF_TRIAL**2 * (apart[..., -1] == 0)
+    )
+    return covariance
+
+
+@dataclass(slots=True)
+class _Trial:
+    """What is known of a trial."""
+
+    hyperparameters: Hyperparameters
+    attempt: int
+    """The newest."""
+    seconds_before: float = 0.0
+    """What the attempts before it had taken."""
+    share: float = 0.0
+    """Of its steps that were taken when it last spoke."""
+    seconds: float = 0.0
+    """That it had taken then."""
+    since: tuple[Floats, float] | None = None
+    """What was done, in what seconds, when the stretch began that it is at; None until an attempt that may go on from
+    a checkpoint has spoken."""
+    goes_on: bool = False
+    """Whether what was seen of that stretch is to be replaced."""
+    left: float = 0.0
+    """Seconds that it will still take, on the high side."""
+
+
+@dataclass(slots=True)
+class Expectations:
+    """What is known of trials to come: what they will take in time, and how many rows of a batch fit at once.
+
+    Learned from the store at the start, then from each report; so a proposal costs no reading of all of them.
+    """
+
+    config: StudyConfig
+    space: SearchSpace
+    costs: Costs = field(init=False)
+    _trials: dict[int, _Trial] = field(default_factory=dict)
+    _rows: dict[MemoryKey, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.costs = Costs(workload=Workload(config=self.config, space=self.space))
+
+    def learn(self, reached: Iterable[Reached], short_of_memory: Iterable[AttemptRecord]) -> None:
+        """Take in what earlier runs have stored."""
+        for one in reached:
+            trial = _Trial(Hyperparameters(**one.configuration), attempt=0, seconds=one.seconds)
+            self._trials[one.trial] = trial
+            trial.share = self._work(one.trial).share_at(one.rung)
+        for record in short_of_memory:
+            if record.rows_at_once is not None:
+                self._lower(Hyperparameters(**record.configuration), record.rows_at_once)
+        self.expect(self.costs)
+
+    def expect(self, costs: Costs) -> None:
+        """Take in what is known before, such as by a probe, and beside it what trials have shown so far."""
+        self.costs = costs
+        for number, trial in list(self._trials.items())[-MOST_SEEN:]:
+            if trial.share:
+                trial.since, trial.goes_on = (NOTHING, 0.0), True
+                self._see(number, trial.share, trial.seconds)
+
+    def begun(self, number: int, attempt: int, hyperparameters: Hyperparameters) -> None:
+        """Take in what an attempt trains; told twice, nothing changes."""
+        known = self._trials.get(number) or _Trial(hyperparameters, attempt=0)
+        if known.attempt != attempt:
+            self._trials[number] = trial = replace(
+                known, attempt=attempt, seconds_before=known.seconds, goes_on=False,
+                since=(NOTHING, 0.0) if attempt == 1 else None,
+            )  # fmt: skip
+            trial.left = self.seconds_left(number, hyperparameters)
+
+    def reported(self, report: Report) -> None:
+        """Take in how far a trial has come."""
+        if report.trial in self._trials:
+            self._see(report.trial, self._work(report.trial).share_at(report.rung), report.seconds)
+
+    def progressed(self, progress: Progress) -> None:
+        """Take in the pace of a trial."""
+        share = progress.examples_seen / max(1, progress.examples_total)
+        trial = self._trials.get(progress.trial)
+        if trial is not None and abs(share - trial.share) >= LEAST_DONE:
+            self._see(progress.trial, share, progress.seconds)
+
+    def ended(self, outcome: Outcome) -> None:
+        """Take in how many rows went at once."""
+        trial = self._trials.get(outcome.trial)
+        if outcome.rows_at_once is not None and trial is not None:
+            self._lower(trial.hyperparameters, outcome.rows_at_once)
+
+    def rows_at_once(self, hyperparameters: Hyperparameters) -> int | None:
+        """Return how many rows of a batch go through the model at once; None for all."""
+        return self._rows.get(memory_key(hyperparameters))
+
+    def seconds(self, hyperparameters: Hyperparameters) -> float | None:
+        """Return what a trial will take from its start to its end, on the high side; None where nothing is known."""
+        return self.costs.whole(hyperparameters, above=HIGH)
+
+    def seconds_left(self, number: int, hyperparameters: Hyperparameters) -> float:
+        """Return what a trial, which may have come some way, will still take, on the high side; 0 of nothing known."""
+        work = self.costs.workload.of(hyperparameters)
+        return self.costs.seconds(work, work.whole - self._done(number), number, HIGH) or 0.0
+
+    def seconds_of_attempt(self, number: int) -> float:
+        """Return what a trial's running attempt will have taken at its end: what it has, and what it still will.
+
+        0 where nothing is known. The store counts an attempt's seconds once it is over.
+        """
+        if (trial := self._trials.get(number)) is None:
+            return 0.0
+        taken = trial.seconds - trial.seconds_before
+        # One that began anew tells its own seconds alone, at first fewer than were taken before it.
+        return (taken if taken >= 0 else trial.seconds) + trial.left
+
+    def seconds_to_rungs(self, number: int) -> Mapping[int, float]:
+        """Return rung -> seconds that a trial which has begun will still take to there; none where nothing is known."""
+        trial, work, unit = self._trials[number], self._work(number), self.costs.unit
+        done = self._done(number)
+        left = self.costs.seconds(work, work.whole - done, number)
+        if left is None:
+            return {}
+        each = left / max(float((work.whole - done) @ unit), LEAST)
+        ahead = zip(work.rungs, work.shares, strict=True)
+        return {rung: each * float((work.at(share) - done) @ unit) for rung, share in ahead if share > trial.share}
+
+    def _see(self, number: int, share: float, seconds: float) -> None:
+        trial = self._trials[number]
+        work = self._work(number)
+        done = work.at(share)
+        if trial.since is None or share < trial.share or seconds <= trial.since[1]:
+            trial.since, trial.goes_on = (done, seconds), False
+        else:
+            stretch = Seen(
+                trial=number,
+                kind=work.kind,
+                done=done - trial.since[0],
+                share=self.costs.share(work, done - trial.since[0]),
+                seconds=seconds - trial.since[1],
+            )
+            self.costs = self.costs.after(stretch, goes_on=trial.goes_on)
+            trial.goes_on = stretch.share < STRETCH
+            if not trial.goes_on:
+                trial.since = (done, seconds)
+        trial.share, trial.seconds = share, seconds
+        trial.left = self.seconds_left(number, trial.hyperparameters)
+
+    def _work(self, number: int) -> Work:
+        return self.costs.workload.of(self._trials[number].hyperparameters)
+
+    def _done(self, number: int) -> Floats:
+        """Return what is done of a trial, which may not have begun."""
+        share = self._trials[number].share if number in self._trials else 0.0
+        return self._work(number).at(share) if share else NOTHING
+
+    def _lower(self, hyperparameters: Hyperparameters, rows: int) -> None:
+        key = memory_key(hyperparameters)
+        self._rows[key] = min(rows, self._rows.get(key, rows))

@@ -11,13 +11,12 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Capacity
-from hpo.search.ahead import Wanted, proposed_ahead
+from hpo.search.ahead import Wanted, given, proposed_ahead, short_draw
 from hpo.search.assignments import seed_of
 from hpo.search.budget import has_stalled
+from hpo.search.costs import Expectations
 from hpo.search.enumeration import ENUMERATIONS, EnumeratingSampler
-from hpo.search.expectations import Expectations
 from hpo.search.samplers import SAMPLERS, derived_seed, sampler_of, startup_trials
-from hpo.search.short_draws import given, short_draw
 from hpo.space.search_space import SearchSpace
 from hpo.store.records import AttemptRecord
 from hpo.store.studies import StudyStore

@@ -1,4 +1,4 @@
-"""What trials of one configuration will cost, from a few real steps: seconds, memory, bytes on the disk."""
+"""Probes: what trials of one configuration will cost, from a few real steps: seconds, memory, bytes on the disk."""
 
 import math
 import time
@@ -6,25 +6,30 @@ from contextlib import suppress
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.data.batching import Rows, evaluation_batches
+from hpo.data.batching import Rows, evaluation_batches, padded_tokens
 from hpo.data.splits import stratified_part
+from hpo.data.targets import classes_among
 from hpo.data.tokenization import TokenizedSplit
 from hpo.errors import TrainingError
-from hpo.messages import Ending, Probe
+from hpo.messages import Dimensions, Ending, Probe, Timed
 from hpo.training.bench import Bench
 from hpo.training.evaluation import MOST_ROWS, MOST_TOKENS
 from hpo.training.gang import EndedElsewhere
+from hpo.training.gradients import PASS_TOKENS
+from hpo.training.methods import transformer_layers
 from hpo.training.optimizer_step import Diverged, OptimizerStep
 from hpo.training.out_of_memory import is_out_of_memory, peak_memory_bytes, reset_peak
 from hpo.training.randomness import RandomState
 
+MOST_LENGTHS = 1000
+"""Texts of a split whose lengths stand for those of all."""
 INFEASIBLE = Probe(
     feasible=False,
     rows_at_once=None,
     seconds_per_step=0.0,
-    rows_per_step=0,
     seconds_per_scored_row=0.0,
     peak_memory_bytes=0,
     checkpoint_bytes=0,
@@ -76,43 +81,47 @@ def probe(bench: Bench, hyperparameters: Hyperparameters, steps: int, most_secon
 def _cost(bench: Bench, hyperparameters: Hyperparameters, steps: int, until: float) -> Probe:
     reset_peak(bench.device)
     seed = bench.config.seed
+    began = time.perf_counter()
     training = bench.begin(hyperparameters, seed, 2 + steps)
+    opening = Timed(openings=1, seconds=time.perf_counter() - began)
 
-    def step_seconds(rows: Rows) -> float:
+    def step(rows: Rows) -> Timed:
         began = time.perf_counter()
+        batch = bench.training_batch(hyperparameters, rows, [seed])
         # That it diverges is for its trial to say: the step was taken all the same.
         with suppress(Diverged):
-            batch = bench.training_batch(hyperparameters, rows, [seed])
             training.take(bench.gradients.of(training.model, batch))
             # Only this waits for the device.
             training.mean_loss()
-        return time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        tokens = padded_tokens(batch.lengths, pass_tokens=PASS_TOKENS[bench.device.type])
+        return Timed(trained_tokens=tokens, updates=1, seconds=seconds)
 
     def has_time(seconds: float) -> bool:
         return bench.gang.of_lead(lambda: time.perf_counter() + seconds <= until)
 
     longest = _longest_rows(bench.tokenized(hyperparameters.max_length).train, hyperparameters.batch_size)
-    first = step_seconds(longest)
+    first = step(longest)
     first_loss = _mean_loss(training)
     # Again: the optimizer's own numbers came with its first step, so the second needs the most.
-    again = [step_seconds(longest)] if has_time(first) else []
+    again = [step(longest)] if has_time(first.seconds) else []
     typical = stratified_part(bench.train_strata, hyperparameters.batch_size, seed)
-    seconds: list[float] = []
-    while len(seconds) < steps and has_time(min(seconds, default=first)):
-        seconds.append(step_seconds(typical))
+    taken: list[Timed] = []
+    while len(taken) < steps and has_time(min((one.seconds for one in taken), default=first.seconds)):
+        taken.append(step(typical))
     # The fastest: whatever else the machine does only ever adds.
-    fastest = min(seconds or again or [first])
+    fastest = min(taken or again or [first], key=lambda one: one.seconds)
     rows_at_once = bench.gradients.passes(hyperparameters).at_once(hyperparameters.batch_size)
     # The backward pass takes about twice as long as the forward pass.
-    forward = fastest / typical.size / 3
+    forward = fastest.seconds / typical.size / 3
     with training.evaluating():
-        row_seconds = bench.gang.of_lead(lambda: _scored_row_seconds(bench, hyperparameters.max_length, forward, until))
+        scored = bench.gang.of_lead(lambda: _scored(bench, hyperparameters.max_length, forward, until))
     return Probe(
         feasible=True,
         rows_at_once=rows_at_once if rows_at_once < hyperparameters.batch_size else None,
-        seconds_per_step=fastest,
-        rows_per_step=typical.size,
-        seconds_per_scored_row=row_seconds,
+        seconds_per_step=fastest.seconds,
+        seconds_per_scored_row=forward if scored is None else scored[0],
+        timed=(opening, *([scored[1]] if scored else []), *(again if taken else []), fastest),
         peak_memory_bytes=peak_memory_bytes(bench.device),
         checkpoint_bytes=training.state_bytes,
         weights_bytes=sum(weight.nbytes for weight in training.parameters.values()),
@@ -127,16 +136,16 @@ def _mean_loss(training: OptimizerStep) -> float:
         return float("nan")
 
 
-def _scored_row_seconds(bench: Bench, max_length: int, expected: float, until: float) -> float:
-    """Score the longest texts of validation, which memory must bear, and return how long a typical one takes.
+def _scored(bench: Bench, max_length: int, expected: float, until: float) -> tuple[float, Timed] | None:
+    """Score the longest texts of validation, which memory must bear, and return how long a typical one takes, and all.
 
-    Where that would go beyond `until`, what is `expected` of a row is returned.
+    None where that would go beyond `until`, each text taking the `expected` seconds.
     """
     validation = bench.tokenized(max_length).validation
     lengths = validation.tokens.lengths
     longest, *_ = evaluation_batches(lengths, max_tokens=MOST_TOKENS[bench.device.type], max_rows=MOST_ROWS)
     if time.perf_counter() + 2 * longest.size * expected > until:
-        return expected
+        return None
 
     def score(rows: Rows) -> None:
         # That a metric of the user's fails is for its trial to say.
@@ -147,7 +156,30 @@ def _scored_row_seconds(bench: Bench, max_length: int, expected: float, until: f
     typical = stratified_part(bench.task.strata(validation.targets), longest.size, bench.config.seed)
     began = time.perf_counter()
     score(typical)
-    return (time.perf_counter() - began) / typical.size
+    seconds = time.perf_counter() - began
+    tokens = int(lengths[typical].sum()) + PASS_TOKENS[bench.device.type]
+    return seconds / typical.size, Timed(scored_tokens=tokens, seconds=seconds)
+
+
+def dimensions_of(bench: Bench, max_length: int) -> Dimensions:
+    """Return what the work of trials is counted from, texts cut at `max_length` tokens."""
+    splits, tokenized = bench.splits, bench.tokenized(max_length)
+    return Dimensions(
+        train_rows=splits.train.rows,
+        validation_rows=splits.validation.rows,
+        confirmation_rows=splits.confirmation.rows if splits.confirmation else 0,
+        folds=tuple((fold.train.size, fold.validation.size) for fold in splits.folds),
+        least_rows=classes_among(bench.train_strata),
+        train_lengths=_standing_for(tokenized.train.tokens.lengths),
+        validation_lengths=_standing_for(tokenized.validation.tokens.lengths),
+        layers=len(transformer_layers(bench.model.network)[1]),
+        pass_tokens=PASS_TOKENS[bench.device.type],
+    )
+
+
+def _standing_for(lengths: NDArray[np.int64]) -> tuple[int, ...]:
+    rising, count = np.sort(lengths), min(lengths.size, MOST_LENGTHS)
+    return tuple(rising[((np.arange(count) + 0.5) * lengths.size / count).astype(int)].tolist())
 
 
 def _longest_rows(split: TokenizedSplit, rows: int) -> Rows:

@@ -14,7 +14,7 @@ from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.augmentation import refuse_token_masking, refuse_word_swap
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError, NoResultError
-from hpo.messages import Action, Assignment, Decision, Demands, Outcome, Probe, Progress, Reading, Report
+from hpo.messages import Action, Assignment, Decision, Demands, Dimensions, Outcome, Probe, Progress, Reading, Report
 from hpo.metrics.metric import Objective
 from hpo.tasks.registry import task_of
 from hpo.training.baselines import read_baseline
@@ -28,7 +28,7 @@ from hpo.training.models import load_model
 from hpo.training.pack import Pack
 from hpo.training.precision import Measurement, Precision
 from hpo.training.precision_of_study import measured_precision
-from hpo.training.probe import probe
+from hpo.training.probe import dimensions_of, probe
 from hpo.training.shared import FOLDER, SharedFiles
 from hpo.training.trial_model import TrialModel
 from hpo.training.weights import fetch_weights_of, load_weights
@@ -114,6 +114,14 @@ class Worker:
             ModelError: the model cannot read as many tokens.
         """
         return float((self._bench.tokenized(max_length).train.tokens.lengths >= max_length).mean())
+
+    def dimensions(self, max_length: int) -> Dimensions:
+        """Return what the work of trials is counted from; texts are cut at `max_length` tokens.
+
+        Raises:
+            ModelError: the model cannot read as many tokens.
+        """
+        return dimensions_of(self._bench, max_length)
 
     def measure(self, hyperparameters: Hyperparameters, most_seconds: float = math.inf) -> Measurement:
         """Time training in fp32 and bf16 on a few training texts, and choose; takes seconds.

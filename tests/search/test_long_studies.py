@@ -9,13 +9,8 @@ import pytest
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.config.hyperparameters import Hyperparameters
 from hpo.messages import Ending
-from hpo.search import expectations
 from hpo.search.coordinator import Coordinator
-from hpo.search.expectations import Expectations
-from hpo.space.search_space import SearchSpace
-from hpo.store.records import Reached
 from hpo.store.studies import StudyStore
 from tests.search.scripted import CPU, SPACE, ended, led, report_at, rising, search, study_at
 
@@ -122,20 +117,3 @@ def test_device_seconds_are_kept_as_they_would_be_counted_anew(sqlite_url: str) 
             store._forget()
             with store.transaction():
                 assert store.device_seconds() == kept > 0
-
-
-def test_what_a_trial_takes_is_told_from_the_last_of_its_size(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of another size are told from their own, however long ago they were."""
-    monkeypatch.setattr(expectations, "MOST_OF_A_SIZE", 3)
-    known = Expectations(study_at(sqlite_url), SearchSpace.from_mapping(SPACE, "scripted"))
-    rare = Hyperparameters(method="head")
-    reached = [Reached(trial=0, rung=1000, seconds=7.0, configuration=rare.to_mapping())]
-    usual = Hyperparameters()
-    seconds = [100.0, 10.0, 20.0, 30.0]
-    reached += [
-        Reached(trial=number, rung=1000, seconds=taken, configuration=usual.to_mapping())
-        for number, taken in enumerate(seconds, start=1)
-    ]
-    known.learn(reached, ())
-    assert known.seconds(usual) == 30.0
-    assert known.seconds(rare) == 7.0

@@ -12,7 +12,7 @@ from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
 from hpo.errors import ConfigurationError
 from hpo.training.backbone import Backbone
-from hpo.training.gradients import Gradients
+from hpo.training.gradients import PASS_TOKENS, Gradients
 from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.probe import INFEASIBLE
 from hpo.training.trial_model import TrialModel
@@ -45,9 +45,18 @@ def trained_on(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
 
 def test_what_a_trial_will_cost(worker: Worker, tmp_path: Path) -> None:
     found = worker.probe(tiny_hyperparameters(), STEPS)
-    assert (found.feasible, found.rows_at_once, found.rows_per_step) == (True, None, 8)
+    assert (found.feasible, found.rows_at_once) == (True, None)
     assert found.seconds_per_step > 0
     assert found.seconds_per_scored_row > 0
+    opening, scored, longest, typical = found.timed
+    assert (opening.openings, longest.updates, typical.updates) == (1, 1, 1)
+    assert all(timed.seconds > 0 for timed in found.timed)
+    validation = worker._bench.tokenized(16).validation.tokens.lengths
+    assert scored.scored_tokens == validation.sum() + PASS_TOKENS["cpu"]
+    lengths = np.sort(worker._bench.tokenized(16).train.tokens.lengths)[::-1]
+    # Padded to the longest: one pass, whose cost counts as tokens.
+    assert longest.trained_tokens == 8 * lengths[0] + PASS_TOKENS["cpu"]
+    assert typical.seconds == found.seconds_per_step
     assert found.peak_memory_bytes > found.checkpoint_bytes
     assert found.first_loss == pytest.approx(math.log(2), abs=0.3)
     trained(worker, tiny_assignment())
@@ -59,7 +68,7 @@ def test_in_too_little_time_one_step_tells_all(worker: Worker, trained_on: list[
     found = worker.probe(tiny_hyperparameters(), STEPS, 1e-9)
     assert len(trained_on) == 1
     # The forward pass is taken for a third of a step.
-    assert found.seconds_per_scored_row == pytest.approx(found.seconds_per_step / found.rows_per_step / 3)
+    assert found.seconds_per_scored_row == pytest.approx(found.seconds_per_step / 8 / 3)
 
 
 def test_memory_is_tried_on_the_longest_texts_and_time_on_typical_ones(worker: Worker, trained_on: list[Batch]) -> None:
@@ -114,7 +123,7 @@ def test_the_next_trial_of_that_size_begins_with_the_rows_that_fit(worker: Worke
     longest = int(worker._bench.tokenized(16).train.tokens.lengths.max())
     room_for(3 * longest)
     found = worker.probe(tiny_hyperparameters(), STEPS)
-    assert (found.feasible, found.rows_at_once, found.rows_per_step) == (True, 2, 8)
+    assert (found.feasible, found.rows_at_once) == (True, 2)
     monkeypatch.setattr("hpo.training.passes.Passes.halve", None)
     _, outcome = trained(worker, tiny_assignment())
     assert outcome.rows_at_once == 2
@@ -158,7 +167,7 @@ def _no_numbers(model: Backbone, batch: Batch) -> torch.Tensor:
 def test_whatever_a_trial_trains_under(values, worker: Worker) -> None:
     found = worker.probe(tiny_hyperparameters(**values), 1)
     assert found.feasible
-    assert found.rows_per_step == min(values.get("batch_size", 8), worker.splits.train.rows)
+    assert {timed.updates for timed in found.timed} == {0, 1}
 
 
 def test_in_folds(tiny_bert: Path, texts: Path) -> None:

@@ -13,15 +13,16 @@ import pytest
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.reading import write_yaml
 from hpo.config.study_file import StudyConfig, load_config
+from hpo.config.times import spoken
 from hpo.data.splits import load_splits
 from hpo.errors import ConfigurationError, DataError, StoreError
-from hpo.messages import Probe
+from hpo.messages import Dimensions, Probe, Timed
 from hpo.runners import check as checking
 from hpo.runners.check import check
 from hpo.runners.checking.short_check import ShortCheck, short_check
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import LeadWorker
-from hpo.search.costs import Costs
+from hpo.search.corners import cheapest
 from hpo.space.search_space import SearchSpace
 from hpo.training.worker import Worker
 from tests.command_line import Hpo
@@ -32,14 +33,14 @@ EASY = Probe(
     feasible=True,
     rows_at_once=None,
     seconds_per_step=2.0,
-    rows_per_step=8,
     seconds_per_scored_row=0.1,
+    timed=(Timed(trained_tokens=128, updates=1, seconds=2.0), Timed(scored_tokens=200, seconds=1.0)),
     peak_memory_bytes=1000,
     checkpoint_bytes=300,
     weights_bytes=100,
     first_loss=math.log(2),
 )
-NO_ROOM = replace(EASY, feasible=False, seconds_per_step=0.0, seconds_per_scored_row=0.0)
+NO_ROOM = replace(EASY, feasible=False, seconds_per_step=0.0, seconds_per_scored_row=0.0, timed=())
 
 
 def changed(config: StudyConfig, *overrides: str, **values: Any) -> StudyConfig:
@@ -55,7 +56,7 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> dict[int, Probe]:
     """What the real worker's probe answers, by batch size, to be filled in; 16 is the dearest, 8 the cheapest."""
     answers: dict[int, Probe] = {}
 
-    def probe(_worker: Worker, hyperparameters: Hyperparameters, steps: int, _most: float) -> Probe:
+    def probe(_worker: Worker, hyperparameters: Hyperparameters, steps: int, _most: float = math.inf) -> Probe:
         assert steps == checking.STEPS
         return answers[hyperparameters.batch_size]
 
@@ -75,7 +76,7 @@ def test_a_study_that_is_well_has_nothing_wrong(config: StudyConfig, tmp_path: P
     ends = found.forecast.ends
     assert [ends[name].hyperparameters.batch_size for name in ("dearest", "slowest", "cheapest")] == [16, 8, 8]
     # 72 of the 120 texts are trained on, for two epochs.
-    assert [ends[name].extent.steps for name in ("dearest", "slowest", "cheapest")] == [10, 18, 18]
+    assert [ends[name].steps for name in ("dearest", "slowest", "cheapest")] == [10, 18, 18]
     assert ends["slowest"] is ends["cheapest"], "one configuration is probed once"
     assert all(end.fits and end.seconds > 0 for end in ends.values())
     assert found.forecast.trial_seconds is not None
@@ -112,9 +113,11 @@ def test_doubts_are_of_what_was_measured(config: StudyConfig, probes: dict[int, 
         "The loss at the first step is 3.00",
         "100% of the training texts fill max_length",
         "If all trials were as long as the longest",
-        "The longest trial takes about 46 s",
+        found.doubts[3].partition(",")[0],
     ]
-    assert "longest, 9 would fit" in found.doubts[2]
+    longest = max(end.seconds for end in found.forecast.ends.values())
+    assert f"longest, {int(410 // longest)} would fit" in found.doubts[2]
+    assert f"The longest trial takes about {spoken(longest)}" in found.doubts[3]
     assert found.refusals == ()
 
 
@@ -182,9 +185,12 @@ def test_a_place_that_cannot_be_written(config: StudyConfig, monkeypatch: pytest
 
 
 def shortly(config: StudyConfig, answer: Callable[[Hyperparameters], Probe], **limits: float) -> ShortCheck:
-    """Check with a lead worker of which only the probe is real enough."""
+    """Check with a lead worker of which only the probe is real enough; its texts are of one token each."""
 
     class Lead:
+        def dimensions(self, _max_length: int) -> Dimensions:
+            return Dimensions(train_rows=72, validation_rows=24, least_rows=2, layers=1)
+
         def probe(self, hyperparameters: Hyperparameters, steps: int, most_seconds: float) -> Probe:
             assert steps in (1, 2)
             return answer(hyperparameters)
@@ -193,25 +199,32 @@ def shortly(config: StudyConfig, answer: Callable[[Hyperparameters], Probe], **l
     return short_check(cast(LeadWorker, Lead()), config, space, load_splits(config.data, config.seed), **limits)
 
 
+def of_rows(hyperparameters: Hyperparameters) -> Probe:
+    """Answer for a machine on which a row takes 0.2 seconds, forwards a third of that, and an update 0.4."""
+    rows = hyperparameters.batch_size
+    timed = [Timed(trained_tokens=each, updates=1, seconds=0.4 + 0.2 * each) for each in (2 * rows, rows)]
+    return replace(EASY, timed=(*timed, Timed(scored_tokens=10, seconds=10 * 0.2 / 3)))
+
+
 def test_both_ends_tell_what_trials_will_take(config: StudyConfig) -> None:
-    short = shortly(config, lambda values: EASY)
-    # 10 steps of 16 and 18 of 8; four rungs, of which two are full: 2 x (24 + 12) + 2 x 12 rows.
-    assert short.dearest.seconds == pytest.approx(10 * 2.0 + 96 * 0.1)
-    assert short.cheapest.seconds == pytest.approx(18 * 2.0 + 96 * 0.1)
-    assert (short.dearest.rung, short.cheapest.rung) == (1000, 1000)
+    short = shortly(config, of_rows)
+    # 10 steps of 16 and 18 of 8, for 144 rows; four rungs, of which two are full: 2 x (24 + 12) + 2 x 12 rows.
+    of_both = 144 * 0.2 + 96 * 0.2 / 3
+    assert short.longest == pytest.approx(10 * 0.4 + of_both, rel=0.01)
+    assert short.shortest == short.longest
+    assert short.costs.whole(cheapest(SearchSpace.from_mapping(SPACE, "tiny"))) == pytest.approx(
+        18 * 0.4 + of_both, rel=0.01
+    )
     assert short.reserve == pytest.approx(24 * 0.1 * 2 + 1)
     assert short.notes == ()
-    costs = Costs((), (short.dearest, short.cheapest))
-    assert costs.seconds(short.dearest.hyperparameters, 500) is not None
 
 
-def test_where_a_step_would_take_longer_than_there_is_it_is_reckoned_from_a_row(config: StudyConfig) -> None:
-    """At 2 seconds a row, 8 rows fit into 20 seconds and 16 do not; forward alone is a third."""
+def test_where_a_step_would_take_longer_than_there_is_the_cheap_end_tells_of_the_dear_one(config: StudyConfig) -> None:
+    """A step of 8 rows takes 2 seconds, and one of 16 takes 3.6, with its share of the evaluations more."""
     batches: list[int] = []
-    short = shortly(config, lambda values: batches.append(values.batch_size) or EASY, most_seconds=20, row_seconds=2)
+    short = shortly(config, lambda values: batches.append(values.batch_size) or of_rows(values), most_seconds=3)
     assert batches == [8]
-    assert short.dearest.seconds == pytest.approx(10 * 16 * 2 + 96 * 2 / 3)
-    assert short.cheapest.seconds == pytest.approx(18 * 2.0 + 96 * 0.1)
+    assert short.longest == pytest.approx(10 * 0.4 + 144 * 0.2 + 96 * 0.2 / 3, rel=0.02)
     assert short.notes == ()
 
 
@@ -221,7 +234,7 @@ def test_without_a_test_split_nothing_is_kept_for_it(config: StudyConfig) -> Non
 
 def test_what_does_not_fit_is_noted_and_the_cheap_end_speaks_for_both(config: StudyConfig) -> None:
     short = shortly(config, lambda values: NO_ROOM if values.batch_size == 16 else EASY)
-    assert short.dearest == short.cheapest
+    assert short.longest == short.shortest > 0
     assert len(short.notes) == 1
     assert "dearest" in short.notes[0]
 

@@ -1,38 +1,29 @@
 """What a search will take, reckoned from a few steps at the ends of its space."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.messages import Probe
-from hpo.search.costs import Seen, expected_seconds
-from hpo.search.extent import Extent
 from hpo.training.baselines import MOST_TRAIN_ROWS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:
-    """A configuration, how much it has to do, and what a few of its steps cost."""
+    """A configuration, what a few of its steps cost, and a whole trial."""
 
     hyperparameters: Hyperparameters
-    extent: Extent
     probe: Probe
+    steps: int
+    """Of a trial, over all folds."""
+    seconds: float
+    """What a trial takes; 0 where it does not fit into memory."""
 
     @property
     def fits(self) -> bool:
         """Whether it goes through the model, if need be row by row."""
         return self.probe.feasible
-
-    @property
-    def seconds(self) -> float:
-        """What a trial of it takes, if it fits."""
-        return expected_seconds(self.probe, steps=self.extent.steps, scored_rows=self.extent.scored_rows)
-
-    @property
-    def seen(self) -> Seen:
-        """The same as if a trial had said it."""
-        return Seen(hyperparameters=self.hyperparameters, rung=self.extent.rung, seconds=self.seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +89,7 @@ class Forecast:
         return int(min(of_time, of_devices))
 
 
-def reading_seconds(probes: Sequence[Probe], test_rows: int) -> float:
+def reading_seconds(probes: Collection[Probe], test_rows: int) -> float:
     """Return what scoring so many rows of the test split takes, with ample room; 0 for none."""
     if not test_rows:
         return 0.0
@@ -109,7 +100,7 @@ SECONDS_OF_LINEAR_MODELS = 5.0
 LINEAR_SECONDS_PER_ROW = 0.002
 
 
-def baseline_seconds(probes: Sequence[Probe], train_rows: int, read_rows: int) -> float:
+def baseline_seconds(probes: Collection[Probe], train_rows: int, read_rows: int) -> float:
     """Return what the baselines take, with ample room: features of all rows, and the linear models over them."""
     trained = min(train_rows, MOST_TRAIN_ROWS)
     linear = SECONDS_OF_LINEAR_MODELS + LINEAR_SECONDS_PER_ROW * trained

@@ -4,18 +4,16 @@ import math
 import time
 from dataclasses import dataclass
 
-from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.config.tasks import TASK_FACTS
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError
-from hpo.messages import Probe
 from hpo.runners.checking.doubts import no_room, on_first_loss
-from hpo.runners.checking.forecast import Probed, baseline_seconds, reading_seconds
+from hpo.runners.checking.forecast import baseline_seconds, reading_seconds
 from hpo.runners.workforce import LeadWorker
 from hpo.search.corners import cheapest, dearest
-from hpo.search.costs import Seen
-from hpo.search.extent import extent_of
+from hpo.search.costs import Costs, probed_costs
+from hpo.search.workload import Workload
 from hpo.space.search_space import SearchSpace
 
 SHORT_STEPS = 2
@@ -25,10 +23,11 @@ SHORT_STEPS = 2
 class ShortCheck:
     """What a search expects of its trials."""
 
-    dearest: Seen
-    """What a trial takes at the dear end of the space; at the cheap one, where that one does not fit into memory."""
-    cheapest: Seen
-    """What a trial takes at the cheap end."""
+    costs: Costs
+    longest: float
+    """Seconds of a trial at the dear end of the space; at the cheap one, where that one does not fit into memory."""
+    shortest: float
+    """Seconds of the shorter trial of both ends."""
     reserve: float
     """Seconds to be kept for reading the test split after the search; 0 without one."""
     baselines: float
@@ -38,13 +37,7 @@ class ShortCheck:
 
 
 def short_check(
-    lead: LeadWorker,
-    config: StudyConfig,
-    space: SearchSpace,
-    splits: Splits,
-    *,
-    most_seconds: float = math.inf,
-    row_seconds: float = 0.0,
+    lead: LeadWorker, config: StudyConfig, space: SearchSpace, splits: Splits, *, most_seconds: float = math.inf
 ) -> ShortCheck:
     """Take a few steps at both ends of the space, and say what they promise.
 
@@ -53,72 +46,42 @@ def short_check(
         config: the study.
         space: its space.
         splits: its data.
-        most_seconds: that it takes, roughly; an end of which a step would take longer is reckoned from `row_seconds`.
-        row_seconds: what is known of one row of the longest texts, forward and backward; 0 where nothing is.
+        most_seconds: that it takes, roughly; where a step at the dear end would go beyond, the cheap one tells of both.
 
     Raises:
         ConfigurationError: not even one text of the cheapest configuration fits into memory.
     """
     until = time.perf_counter() + most_seconds
-    expected = TASK_FACTS[config.task.name].first_loss(len(splits.label_names))
-
-    def looked_at(hyperparameters: Hyperparameters) -> Probed:
-        left = until - time.perf_counter()
-        if not row_seconds or row_seconds * hyperparameters.batch_size <= left:
-            return probed(lead, config, space, splits, hyperparameters, SHORT_STEPS, left)
-        extent = extent_of(config, space, splits, hyperparameters)
-        reckoned = _reckoned(hyperparameters.batch_size, row_seconds, expected)
-        return Probed(hyperparameters=hyperparameters, extent=extent, probe=reckoned)
-
+    workload = workload_of(lead, config, space)
+    first_loss = TASK_FACTS[config.task.name].first_loss(len(splits.label_names))
     # The cheapest first: where time is short, it is the one that can be had.
-    cheap = looked_at(cheapest(space))
-    if not cheap.fits:
-        raise ConfigurationError(no_room("cheapest", cheap.hyperparameters))
-    dear = looked_at(dearest(space))
-    fitting = [end for end in (dear, cheap) if end.fits]
+    cheap, dear = cheapest(space), dearest(space)
+    probes = {cheap: lead.probe(cheap, SHORT_STEPS, most_seconds)}
+    if not probes[cheap].feasible:
+        raise ConfigurationError(no_room("cheapest", cheap))
+    left = until - time.perf_counter()
+    whole = probed_costs(workload, probes).whole(dear) or 0.0
+    if dear != cheap and whole / workload.of(dear).steps <= left:
+        probes[dear] = lead.probe(dear, SHORT_STEPS, left)
+    fitting = {values: probe for values, probe in probes.items() if probe.feasible}
+    costs, read = probed_costs(workload, fitting), splits.confirmation or splits.validation
+    # Of the dear end the cheap one tells where there was no time for it, and where it does not fit.
+    ends = [costs.whole(end) or 0.0 for end in ((cheap, dear) if fitting.keys() == probes.keys() else fitting)]
     notes = (
-        None if dear.fits else no_room("dearest", dear.hyperparameters),
-        *(on_first_loss(end.probe, expected) for end in fitting),
+        None if fitting.keys() == probes.keys() else no_room("dearest", dear),
+        *(on_first_loss(probe, first_loss) for probe in fitting.values()),
     )
-    probes = [end.probe for end in fitting]
-    read = splits.confirmation or splits.validation
     return ShortCheck(
-        dearest=fitting[0].seen,
-        cheapest=cheap.seen,
-        reserve=reading_seconds(probes, splits.test.rows if splits.test else 0),
-        baselines=baseline_seconds(probes, splits.train.rows, read.rows),
+        costs=costs,
+        longest=ends[-1],
+        shortest=min(ends),
+        reserve=reading_seconds(fitting.values(), splits.test.rows if splits.test else 0),
+        baselines=baseline_seconds(fitting.values(), splits.train.rows, read.rows),
         notes=tuple(dict.fromkeys(note for note in notes if note is not None)),
     )
 
 
-def probed(
-    lead: LeadWorker,
-    config: StudyConfig,
-    space: SearchSpace,
-    splits: Splits,
-    hyperparameters: Hyperparameters,
-    steps: int,
-    most_seconds: float = math.inf,
-) -> Probed:
-    """Take `steps` steps of a configuration of `space`, fewer where there are not so many seconds for them."""
-    return Probed(
-        hyperparameters=hyperparameters,
-        extent=extent_of(config, space, splits, hyperparameters),
-        probe=lead.probe(hyperparameters, steps, most_seconds),
-    )
-
-
-def _reckoned(rows: int, row_seconds: float, first_loss: float | None) -> Probe:
-    """Return what a step of so many rows costs if each takes so long, forward and backward; the rest is not known."""
-    return Probe(
-        feasible=True,
-        rows_at_once=None,
-        seconds_per_step=rows * row_seconds,
-        rows_per_step=rows,
-        # The backward pass takes about twice as long as the forward pass.
-        seconds_per_scored_row=row_seconds / 3,
-        peak_memory_bytes=0,
-        checkpoint_bytes=0,
-        weights_bytes=0,
-        first_loss=first_loss or 0.0,
-    )
+def workload_of(lead: LeadWorker, config: StudyConfig, space: SearchSpace) -> Workload:
+    """Return what the trials of a study have to do."""
+    dimensions = lead.dimensions(int(space.largest("max_length")))
+    return Workload(config=config, space=space, dimensions=dimensions)

@@ -4,10 +4,23 @@ import math
 from collections.abc import Sequence
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.messages import Assignment, Decision, Demands, Ending, Milestone, Outcome, Probe, Progress, Reading, Report
+from hpo.messages import (
+    Assignment,
+    Decision,
+    Demands,
+    Dimensions,
+    Ending,
+    Milestone,
+    Outcome,
+    Probe,
+    Progress,
+    Reading,
+    Report,
+    Timed,
+)
 from hpo.metrics.metric import Objective
 from hpo.runners.simulation.attempt import PEAK_MEMORY_BYTES, Place, ReplayedAttempt, scores_of, steps_of
-from hpo.runners.simulation.curves import LAST_RUNG, Source, passes_of
+from hpo.runners.simulation.curves import LAST_RUNG, TRAIN_ROWS, Source, passes_of
 from hpo.runners.workforce import Lost
 from hpo.training.precision import Measurement, Precision
 
@@ -38,6 +51,10 @@ class ReplayLead:
         """Return 0: there are no texts."""
         return 0.0
 
+    def dimensions(self, max_length: int) -> Dimensions:  # noqa: ARG002
+        """Return that of each text a token is counted, and nothing is scored: steps have those seconds too."""
+        return Dimensions(train_rows=TRAIN_ROWS, layers=12)
+
     def measure(
         self,
         hyperparameters: Hyperparameters,  # noqa: ARG002
@@ -58,11 +75,12 @@ class ReplayLead:
         """Return what a whole trial would cost, evaluations among it, spread evenly over its steps."""
         curve = self._source.curve(_whole_trial(hyperparameters))
         feasible = curve.ending is not Ending.INFEASIBLE
+        seconds = curve.seconds / steps_of(hyperparameters) if feasible else 0.0
         return Probe(
             feasible=feasible,
             rows_at_once=None,
-            seconds_per_step=curve.seconds / steps_of(hyperparameters) if feasible else 0.0,
-            rows_per_step=hyperparameters.batch_size if feasible else 0,
+            seconds_per_step=seconds,
+            timed=(Timed(trained_tokens=hyperparameters.batch_size, updates=1, seconds=seconds),) if feasible else (),
             seconds_per_scored_row=0.0,
             peak_memory_bytes=PEAK_MEMORY_BYTES if feasible else 0,
             checkpoint_bytes=WEIGHTS_BYTES if feasible else 0,

@@ -7,21 +7,18 @@ from operator import itemgetter
 from pathlib import Path
 from threading import Event
 
-from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StoreConfig, StudyConfig
 from hpo.messages import Assignment, Decision, Ending, Outcome, Report
-from hpo.runners.checking.forecast import Probed
+from hpo.runners.checking.short_check import workload_of
 from hpo.runners.dispatch import Dispatch
 from hpo.runners.replay import EVENING, SPEAKS_EVERY_SECONDS, ReplayWorkforce, VirtualClock
-from hpo.runners.simulation.attempt import steps_of
 from hpo.runners.simulation.curves import Source
 from hpo.runners.simulation.mishaps import Mishaps
 from hpo.runners.watcher import Watcher, Watchers
 from hpo.runners.workforce import LeadWorker
-from hpo.search.assignments import last_rung
 from hpo.search.coordinator import Coordinator
 from hpo.search.corners import cheapest, dearest
-from hpo.search.extent import Extent
+from hpo.search.costs import probed_costs
 from hpo.search.leading import leading
 from hpo.search.preflight import refuse_unfit_search, space_of_study
 from hpo.space.search_space import SearchSpace
@@ -208,11 +205,6 @@ def _stored_in(folder: str, config: StudyConfig) -> StudyConfig:
 
 def _expect(coordinator: Coordinator, lead: LeadWorker, config: StudyConfig, space: SearchSpace) -> None:
     """Let the coordinator know, as at a real start, what the ends of the space cost."""
-    ends = [_probed(lead, config, space, corner(space)) for corner in (dearest, cheapest)]
-    coordinator.expect([end.seen for end in ends if end.fits], 0.0)
-
-
-def _probed(lead: LeadWorker, config: StudyConfig, space: SearchSpace, hyperparameters: Hyperparameters) -> Probed:
-    """Probe a configuration; its evaluations are among the seconds of its steps."""
-    extent = Extent(steps=steps_of(hyperparameters), scored_rows=0, rung=last_rung(config, space, hyperparameters))
-    return Probed(hyperparameters=hyperparameters, extent=extent, probe=lead.probe(hyperparameters, steps=1))
+    probes = {end: lead.probe(end, steps=1) for end in (dearest(space), cheapest(space))}
+    fitting = {end: probe for end, probe in probes.items() if probe.feasible}
+    coordinator.expect(probed_costs(workload_of(lead, config, space), fitting), 0.0)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.messages import Assignment, Decision, Demands, Outcome, Probe, Progress, Reading, Report
+from hpo.messages import Assignment, Decision, Demands, Dimensions, Outcome, Probe, Progress, Reading, Report
 from hpo.metrics.metric import Objective
 from hpo.runners.workforce import LeadWorker
 from hpo.training.precision import Measurement, Precision
@@ -38,6 +38,10 @@ class RemoteWorker:
     def cut_share(self, max_length: int) -> float:
         """Return the share of training texts that are cut at so many tokens."""
         return self._call(LeadWorker.cut_share, max_length)
+
+    def dimensions(self, max_length: int) -> Dimensions:
+        """Return what the work of trials is counted from."""
+        return self._call(LeadWorker.dimensions, max_length)
 
     def measure(self, hyperparameters: Hyperparameters, most_seconds: float = math.inf) -> Measurement:
         """Time both precisions and choose."""

@@ -1,0 +1,158 @@
+"""Work of a trial, counted from the data before any training: tokens trained on and scored, updates, openings."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.study_file import StudyConfig
+from hpo.data.batching import padded_tokens
+from hpo.messages import Assignment, Dimensions, Milestone
+from hpo.search.assignments import build_assignment
+from hpo.search.corners import COSTS, STATES
+from hpo.space.search_space import SearchSpace
+from hpo.training.milestones import milestone_steps, steps_per_epoch
+
+Floats = NDArray[np.float64]
+
+UNKNOWN = Dimensions(train_rows=1000, layers=12)
+"""In the place of data that nobody has looked at: a trial takes in proportion to the rows that it sees."""
+FORWARD = 1 / 3
+"""A forward pass over that and the backward pass, which takes about twice as long."""
+BATCHES = 8
+"""Batches of which the mean step is taken."""
+NO_LIMIT = 64
+"""Layers in the place of all, where trials are compared."""
+MOST_KEPT = 1000
+"""Configurations whose work is remembered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Work:
+    """What a trial does that is neither pruned nor stops itself early.
+
+    What is done counts, in this order: tokens trained on and updates, as of a full fine-tune of all layers by SGD;
+    tokens scored, as of all layers; openings. Tokens are those of padding too, and what passes cost beside them.
+    """
+
+    steps: int
+    """Optimizer steps, over all folds."""
+    whole: Floats
+    """What is done in all; shape (4,)."""
+    rungs: tuple[int, ...]
+    """Of its evaluations, rising."""
+    shares: Floats
+    """Of its steps that are taken at each of them."""
+    scored: Floats
+    """Tokens scored up to each of them and at it."""
+    kind: tuple[float, ...]
+    """Where it stands among others: trials 1 apart are half as alike as trials can be, or less."""
+
+    def at(self, share: float) -> Floats:
+        """Return what is done once `share` of its steps are taken, 0..1, and what is scored there is scored."""
+        scored = np.append(0.0, self.scored)[np.searchsorted(self.shares, share + 1e-9, side="right")]
+        return np.array([share * self.whole[0], share * self.whole[1], scored, self.whole[3]])
+
+    def share_at(self, rung: int) -> float:
+        """Return the share of its steps that are taken at a rung."""
+        return float(self.shares[self.rungs.index(rung)]) if rung in self.rungs else min(1.0, rung / self.rungs[-1])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Workload:
+    """What the trials of a study have to do."""
+
+    config: StudyConfig
+    space: SearchSpace
+    dimensions: Dimensions = UNKNOWN
+    confirms: bool = False
+    """Whether they confirm others: scored in full only, and on the rows that are kept for it."""
+    _works: dict[tuple[object, ...], Work] = field(default_factory=dict, init=False)
+    _steps: dict[tuple[int, int], float] = field(default_factory=dict, init=False)
+
+    def of(self, hyperparameters: Hyperparameters) -> Work:
+        """Return what a trial under `hyperparameters`, a configuration of the space, has to do."""
+        key = tuple(getattr(hyperparameters, name) for name in COSTS)
+        if key not in self._works:
+            if len(self._works) == MOST_KEPT:
+                self._works.clear()
+            self._works[key] = self._counted(hyperparameters)
+        return self._works[key]
+
+    def counts_for(self, hyperparameters: Hyperparameters) -> Floats:
+        """Return what a token trained on, an update, a token scored and an opening count for in `Work`; shape (4,)."""
+        layers = self.dimensions.layers
+        kept = min(hyperparameters.kept_layers or layers, layers)
+        trained = {"full": kept, "head": 0}.get(hyperparameters.method, min(hyperparameters.trained_layers or 0, kept))
+        # The head is another layer to update.
+        updates = (trained + 1) * (1 + STATES[hyperparameters.optimizer])
+        return np.array([FORWARD * (kept + 2 * trained), updates, kept, layers]) / layers
+
+    def _counted(self, hyperparameters: Hyperparameters) -> Work:
+        sizes, batch = self.dimensions, hyperparameters.batch_size
+        assignment = build_assignment(
+            self.config, self.space, hyperparameters, trial=0, attempt=1, seed=0, score_to_beat=None,
+            confirms=0 if self.confirms else None,
+        )  # fmt: skip
+        steps, trained, rungs, taken, rows_scored = 0, 0, list[int](), list[int](), list[int]()
+        for fold, (rows, validation_rows) in enumerate(sizes.folds or ((sizes.train_rows, sizes.validation_rows),)):
+            rows = max(round(hyperparameters.data_fraction * rows), min(rows, sizes.least_rows))
+            for step, place in self._evaluations(assignment, fold, rows).items():
+                rungs.append(place.rung)
+                taken.append(steps + step)
+                rows_scored.append(self._scored_rows(validation_rows, in_full=place.full or bool(sizes.folds)))
+            steps += hyperparameters.epochs * steps_per_epoch(rows, batch)
+            trained += hyperparameters.epochs * rows
+        counts = self.counts_for(hyperparameters)
+        mean = float(np.minimum(sizes.validation_lengths, hyperparameters.max_length).mean())
+        scored = counts[2] * np.cumsum([count * mean + sizes.pass_tokens for count in rows_scored])
+        tokens = trained / batch * self._step_tokens(batch, hyperparameters.max_length)
+        return Work(
+            steps=steps,
+            whole=np.array([tokens * counts[0], steps * counts[1], scored[-1], len(sizes.folds) or 1]),
+            rungs=tuple(rungs),
+            shares=np.array(taken) / steps,
+            scored=scored,
+            kind=_kind(hyperparameters),
+        )
+
+    def _evaluations(self, assignment: Assignment, fold: int, rows: int) -> Mapping[int, Milestone]:
+        """Return optimizer step -> the evaluation there, of a training on so many rows; a fold is scored at its end."""
+        epochs, batch = assignment.hyperparameters.epochs, assignment.hyperparameters.batch_size
+        if self.dimensions.folds:
+            return {epochs * steps_per_epoch(rows, batch): assignment.milestones[fold]}
+        return milestone_steps(
+            assignment.milestones,
+            maximum_examples=assignment.maximum_passes * self.dimensions.train_rows,
+            train_rows=rows,
+            batch_size=batch,
+            epochs=epochs,
+        )
+
+    def _scored_rows(self, validation_rows: int, *, in_full: bool) -> int:
+        part = min(self.config.evaluation.rung_rows, validation_rows)
+        read = self.dimensions.confirmation_rows if self.confirms else 0
+        # Training rows are scored at a new best only: with all of validation each time, at most.
+        return validation_rows + part + read if in_full else part
+
+    def _step_tokens(self, batch_size: int, max_length: int) -> float:
+        """Return the tokens of a whole batch, those of padding and what passes cost beside them counted; the mean."""
+        key = batch_size, max_length
+        if key not in self._steps:
+            lengths, count = np.minimum(self.dimensions.train_lengths, max_length), BATCHES * batch_size
+            # Evenly over all lengths, and then side by side by chance.
+            places = ((np.arange(count) + 0.5) * lengths.size / count).astype(int)
+            batches = np.random.default_rng(0).permutation(lengths[places]).reshape(BATCHES, batch_size)
+            cost = self.dimensions.pass_tokens
+            self._steps[key] = sum(padded_tokens(batch, pass_tokens=cost) for batch in batches) / BATCHES
+        return self._steps[key]
+
+
+def _kind(hyperparameters: Hyperparameters) -> tuple[float, ...]:
+    h = hyperparameters
+    method, optimizer = ("head", "top_layers", "full").index(h.method), list(STATES).index(h.optimizer)
+    sizes = (h.batch_size, h.max_length, h.kept_layers or NO_LIMIT, h.trained_layers or NO_LIMIT)
+    return (2.0 * method, 0.05 * optimizer, *(0.5 * math.log2(size) for size in sizes))

@@ -10,11 +10,12 @@ from enum import StrEnum
 
 from hpo.config.hyperparameters import Hyperparameters
 
-SEMANTICS = 2
+SEMANTICS = 3
 """What a configuration and a seed are trained to; raised where a change of hpo changes scores by more than rounding.
 
 1: whole batches, dropout in frozen layers too. 2: batches in parts by length, each with dropout masks of its own;
 frozen layers in evaluation mode; dropout and folds have seeds of their own; a pair is one text whichever comes first.
+3: fewer full evaluations, unless asked for, where more would take over a tenth of a trial.
 """
 SEMANTICS_KEY = "semantics"
 """Its name among the versions that are recorded with a study."""

@@ -57,6 +57,7 @@ def _delimiter(text: str) -> str:
 
 NAMED_DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|"}
 USUAL_TRIALS = 40
+USUAL_RUNG_ROWS = 200
 
 Pruner = Literal[
     "auto", "asynchronous_median", "median", "percentile", "successive_halving", "hyperband", "patient", "threshold",
@@ -166,18 +167,26 @@ class EvaluationConfig(Typed):
     """When a trial is scored, and on what."""
 
     full_reports: OneOrMore | None = None
-    """Evaluations of all of validation in each trial, spread evenly; null for the space's largest `epochs`."""
+    """Evaluations of all of validation in each trial, spread evenly; null for the space's largest `epochs`, or fewer
+    where evaluations would take more than a tenth of a trial and validation is small (see `rung_rows`)."""
     rungs: Annotated[int, Field(ge=0, le=100)] = 8
     """Places, spread evenly over the longest trial, at which a trial may be given up; those between full
     evaluations score a fixed stratified part of validation. 0 for full evaluations only, which are all that a run of a
     confirmation has."""
     first_rung: Annotated[int, Field(ge=1, le=1000)] = 125
     """Per mille of the longest trial before which nothing is given up."""
-    rung_rows: OneOrMore = 200
-    """Validation rows scored between full evaluations, and training rows scored at a new best and at the end."""
+    rung_rows: OneOrMore | None = None
+    """Validation rows scored between full evaluations, and training rows scored at a new best and at the end. Null for
+    200, or fewer: where validation has at most a quarter of the rows that a trial trains on, all its evaluations
+    together take a tenth of its time at most, a row in training counted as three that are scored."""
     folds: Annotated[int, Field(ge=2, le=50)] | None = None
     """For small data: each trial trains on this many folds of the training texts in turn, each time scored at its end
     on the fold left out. Its score is the mean, each fold a step of the pruner. Null for one validation split."""
+
+    @property
+    def part_rows(self) -> int:
+        """Rows of a part that is scored: `rung_rows`, or 200 where that is left open."""
+        return self.rung_rows or USUAL_RUNG_ROWS
 
 
 class BudgetConfig(Typed):

@@ -38,6 +38,7 @@ from hpo.search.costs import probed_costs
 from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.preflight import refuse_counts, refuse_unfit_search, search_notes, space_of_study
 from hpo.search.proposals import weights_kept
+from hpo.search.rungs import with_evaluations
 from hpo.search.samplers import sampler_of
 from hpo.space.search_space import SearchSpace
 from hpo.store.engine import sqlite_path
@@ -88,6 +89,7 @@ def check(config: StudyConfig, watcher: Watcher | None = None) -> Check:
     for sentence in (*splits.notes, *search_notes(config, space)):
         watcher.note(sentence)
     refuse_counts(space, splits.train.rows)
+    config = with_evaluations(config, space, splits)
     with _nothing_kept(config) as aside, opened_workforce(aside, splits) as workforce:
         watcher.note(workforce.lead.objective.note)
         watcher.note("Taking a few steps at the ends of the space.")

@@ -40,6 +40,7 @@ from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.leading import leading
 from hpo.search.persistence import persistently
 from hpo.search.preflight import refuse_counts, refuse_unfit_search, search_notes, space_of_study
+from hpo.search.rungs import with_evaluations
 from hpo.search.samplers import sampler_of
 from hpo.search.steering import refuse_led
 from hpo.space.search_space import SearchSpace
@@ -101,6 +102,9 @@ def run(
     for sentence in (*splits.notes, *search_notes(config, space), *doubts):
         watcher.note(sentence)
     refuse_counts(space, splits.train.rows)
+    if searches:
+        # A confirmation is evaluated as its search was.
+        config = with_evaluations(config, space, splits)
     if config.compute.runner == "ray_tune":
         watcher.note(
             f"Going to the Ray cluster {config.compute.ray_address or 'of this machine'} for the first worker."

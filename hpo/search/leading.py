@@ -79,9 +79,9 @@ def leading(
             if stored is None:
                 _refuse_foreign_study(store)
             else:
-                refuse_other_study(store.name, stored, made_from)
                 if searches:
                     refuse_other_semantics(store.name, stored.versions)
+                refuse_other_study(store.name, stored, made_from)
         try:
             with kept_up(database, store, leadership.fence):
                 yield Coordinator(

@@ -1,6 +1,18 @@
-"""Where a trial is evaluated: rungs comparable between trials, and as many full evaluations in each."""
+"""Evaluations of a trial: rungs comparable between trials, and as many full ones in each as a study can pay for."""
 
+from hpo.config.study_file import USUAL_RUNG_ROWS, StudyConfig
+from hpo.data.splits import Splits
 from hpo.messages import Milestone
+from hpo.space.search_space import SearchSpace
+
+SMALL_SHARE = 0.25
+"""Validation rows over those that a trial trains on, up to which its evaluations are kept short."""
+MOST_OF_A_TRIAL = 0.1
+"""Share of a trial's time that its evaluations then take at most."""
+ROWS_OF_A_STEP = 3
+"""Rows that are scored in the time of one that is trained on: a backward pass takes twice as long as a forward pass."""
+LEAST_RUNG_ROWS = 100
+"""Rows of a part, for which full evaluations are given up."""
 
 
 def milestones(*, passes: float, maximum_passes: float, rungs: int, full_reports: int) -> tuple[Milestone, ...]:
@@ -32,3 +44,56 @@ def fold_milestones(folds: int) -> tuple[Milestone, ...]:
     """
     ends = [min(999, round(1000 * fold / folds)) for fold in range(1, folds + 1)]
     return (*(Milestone(rung=rung, full=False) for rung in ends), Milestone(rung=1000, full=True))
+
+
+def with_evaluations(config: StudyConfig, space: SearchSpace, splits: Splits) -> StudyConfig:
+    """Return a study that says how many full evaluations a trial has, and of how many rows its parts are.
+
+    What it leaves open is the space's largest `epochs`, and 200. Where validation is small, there are as many full
+    evaluations as leave `LEAST_RUNG_ROWS` to each part within `MOST_OF_A_TRIAL`, at least one; or all of them where
+    trials follow them. All trials have the same, so those are counted that can pay for the fewest.
+
+    Args:
+        config: the study.
+        space: its space.
+        splits: its data.
+    """
+    train_rows, validation_rows = splits.train.rows, splits.validation.rows
+    asked, longest = config.evaluation, int(space.largest("epochs"))
+    fractions = space.values_or_ends("data_fraction")
+    share = max(fractions[0], validation_rows / SMALL_SHARE / train_rows)
+    fulls, rows = asked.full_reports or longest, asked.part_rows
+    if not asked.folds and share <= fractions[-1]:
+        passes = [share * epochs for epochs in range(int(space.values_or_ends("epochs")[0]), longest + 1)]
+
+        def affordable(full_reports: int) -> float:
+            """Return of how many rows the parts may be, and of training rows as many."""
+            return min(
+                _rows_left(one, max(passes), train_rows, validation_rows, full_reports, asked.rungs) for one in passes
+            )
+
+        counts = range(longest, 0, -1)
+        if asked.full_reports or _follows_scores(space):
+            counts = range(fulls, fulls - 1, -1)
+        least = min(asked.rung_rows or LEAST_RUNG_ROWS, validation_rows)
+        fulls = next((count for count in counts if affordable(count) >= least), counts[-1])
+        left = affordable(fulls)
+        rows = asked.rung_rows or (max(1, min(USUAL_RUNG_ROWS, int(left))) if left > 0 else LEAST_RUNG_ROWS)
+    evaluation = asked.model_copy(update={"full_reports": fulls, "rung_rows": rows})
+    return config.model_copy(update={"evaluation": evaluation})
+
+
+def _follows_scores(space: SearchSpace) -> bool:
+    """Return whether a trial may stop itself, or lower its rate, by its full evaluations."""
+    domains = {parameter.name: parameter.domain for parameter in space.parameters}
+    on_plateau = "schedule" in domains and domains["schedule"].contains("reduce_on_plateau")
+    return on_plateau or space.largest_if_any("early_stopping_patience") is not None
+
+
+def _rows_left(
+    passes: float, longest: float, train_rows: int, validation_rows: int, full_reports: int, rungs: int
+) -> float:
+    """Return how many rows a trial can pay for in each part, and of training rows at each full evaluation."""
+    made = milestones(passes=passes, maximum_passes=longest, rungs=rungs, full_reports=full_reports)
+    affordable = ROWS_OF_A_STEP * passes * train_rows * MOST_OF_A_TRIAL / (1 - MOST_OF_A_TRIAL)
+    return (affordable - full_reports * validation_rows) / len(made)

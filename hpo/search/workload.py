@@ -133,7 +133,7 @@ class Workload:
         )
 
     def _scored_rows(self, validation_rows: int, *, in_full: bool) -> int:
-        part = min(self.config.evaluation.rung_rows, validation_rows)
+        part = min(self.config.evaluation.part_rows, validation_rows)
         read = self.dimensions.confirmation_rows if self.confirms else 0
         # Training rows are scored at a new best only: with all of validation each time, at most.
         return validation_rows + part + read if in_full else part

@@ -100,7 +100,7 @@ class Bench:
         self.train_strata = task.strata(self.train_targets)
         """What parts of the training rows have their share of; shape (rows, ...)."""
         validation_strata = task.strata(task.targets(splits.validation.labels))
-        self.validation_part = stratified_part(validation_strata, config.evaluation.rung_rows, config.seed)
+        self.validation_part = stratified_part(validation_strata, config.evaluation.part_rows, config.seed)
         """Rows of validation that are scored between full evaluations; the same for every trial."""
 
     def identity(self, assignment: Assignment) -> str:

@@ -78,7 +78,7 @@ def _course(assignment: Assignment, bench: Bench, rows: Rows, validation_part: R
     )
     # No more than are scored of validation, so that the two scores are about as sure.
     scored = bench.splits.validation.rows if fold is None else validation_part.size
-    sample = min(bench.config.evaluation.rung_rows, scored)
+    sample = min(bench.config.evaluation.part_rows, scored)
     return Course(
         data=bench.tokenized(hyperparameters.max_length),
         rows=rows,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 from hpo.messages import Milestone
 
@@ -23,8 +24,8 @@ def milestone_steps(
     """Return step -> the milestone reached there, rising.
 
     A milestone of rung r is reached at the first step at which `examples_seen * 1000 >= r * maximum_examples`, never
-    beyond the trial's last step; the last milestone is exactly at the last step. Of several that fall on one step a
-    full one wins, and among equals the later rung.
+    beyond the trial's last step; the last milestone is exactly at the last step. Several that fall on one step are one
+    evaluation: full where one of them is, and that of the study's common rung, the last of such, where one of them is.
 
     Args:
         milestones: of the trial, rising in rung.
@@ -35,10 +36,12 @@ def milestone_steps(
     """
     total = epochs * steps_per_epoch(train_rows, batch_size)
     *earlier, last = milestones
-    places = [(min(_step_at(m.rung * maximum_examples, train_rows, batch_size), total), m) for m in earlier]
-    places.append((total, last))
-    places.sort(key=lambda place: (place[0], place[1].full, place[1].rung))
-    return dict(places)
+    places: dict[int, Milestone] = {}
+    # Common rungs are not full, and come last.
+    for one in sorted(earlier, key=lambda one: (not one.full, one.rung)):
+        step = min(_step_at(one.rung * maximum_examples, train_rows, batch_size), total)
+        places[step] = replace(one, full=one.full or (step in places and places[step].full))
+    return dict(sorted((places | {total: last}).items()))
 
 
 def _step_at(example_mille: float, train_rows: int, batch_size: int) -> int:

@@ -71,7 +71,7 @@ def _gap_by_chance(results: StudyResults, trial: TrialResult) -> float:
     asked = results.configuration.get("evaluation", {})
     rows = trial.validation.rows if trial.validation else 1
     # Of the training rows no more are scored than at a rung, in each fold.
-    of_training = min(rows, (asked.get("folds") or 1) * asked.get("rung_rows", rows))
+    of_training = min(rows, (asked.get("folds") or 1) * (asked.get("rung_rows") or rows))
     scored = ((trial.train_score or 0.0, of_training), (trial.score or 0.0, rows))
     variance = sum(max(0.0, score * (1 - score)) / count for score, count in scored)
     return float(stats.norm.ppf(1 - CHANCE_OF_KIND) * variance**0.5)

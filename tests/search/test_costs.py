@@ -164,14 +164,11 @@ configurations = st.builds(
     data_fraction=st.sampled_from([0.25, 1.0]),
 )
 seconds_taken = st.floats(1e-6, 1e6)
+steps = st.builds(Timed, trained_tokens=st.floats(1, 1e6), updates=st.just(1), seconds=seconds_taken)
+evaluations = st.builds(Timed, scored_tokens=st.floats(1, 1e6), seconds=seconds_taken)
 probes = st.dictionaries(
     configurations,
-    st.lists(
-        st.builds(Timed, trained_tokens=st.floats(1, 1e6), updates=st.just(1), seconds=seconds_taken)
-        | st.builds(Timed, scored_tokens=st.floats(1, 1e6), seconds=seconds_taken),
-        min_size=1,
-        max_size=3,
-    ).map(lambda timed: probe_of(*timed)),
+    st.builds(probe_of, steps, steps) | st.builds(probe_of, steps, evaluations),
     max_size=2,
 )
 stretches = st.lists(
@@ -203,7 +200,7 @@ def test_what_is_told_is_a_number_and_the_high_side_is_no_less(
         assert 0 <= told <= high < math.inf
 
 
-UNSCORED = Workload(config=CONFIG, space=SPACE, dimensions=replace(DIMENSIONS, validation_rows=0))
+UNSCORED = Workload(config=CONFIG, space=SPACE, dimensions=replace(DIMENSIONS, validation_rows=0, pass_tokens=0))
 
 
 @settings(deadline=None, max_examples=40)

@@ -1,8 +1,16 @@
-from hypothesis import given
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpo.messages import Milestone
-from hpo.search.rungs import fold_milestones, milestones
+from hpo.config.study_file import StudyConfig, load_config
+from hpo.data.sources import Examples
+from hpo.data.splits import split_examples
+from hpo.messages import Dimensions, Milestone
+from hpo.search.rungs import fold_milestones, milestones, with_evaluations
+from hpo.search.workload import Workload
+from hpo.space.search_space import SearchSpace
 
 
 def test_a_known_answer() -> None:
@@ -70,3 +78,83 @@ def test_folds_have_a_rung_each_and_their_mean_the_last(folds: int) -> None:
     assert not any(milestone.full for milestone in each)
     for fold, rung in enumerate(rungs[:-1], start=1):
         assert abs(rung - 1000 * fold / folds) <= 0.5
+
+
+# -- how many there are
+
+
+def evaluated(space: dict[str, Any], train_rows: int, validation_rows: int, **asked: Any) -> StudyConfig:
+    """Return a study over such rows with the evaluations that it has."""
+    config = load_config(
+        values={
+            "study": "s", "model": {"name": "none"}, "data": {"train": "none.csv"}, "space": space, "evaluation": asked,
+        }
+    )  # fmt: skip
+    labels = ("a", "b") * (train_rows // 2)
+    train = Examples(texts=tuple(f"text {n}" for n in range(train_rows)), labels=labels)
+    others = tuple(f"other {n}" for n in range(validation_rows))
+    validation = Examples(texts=others, labels=("a", "b") * (validation_rows // 2))
+    splits = split_examples(train, validation=validation, seed=0)
+    return with_evaluations(config, SearchSpace.from_mapping(space, "s"), splits)
+
+
+EPOCHS = {"epochs": {"min": 2, "max": 6, "default": 3}, "batch_size": {"value": 16}}
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.integers(1, 4), st.integers(0, 4), st.sampled_from([0.25, 0.5, 1.0]), st.integers(10, 400), st.integers(4, 50),
+    st.integers(0, 20),
+)  # fmt: skip
+def test_evaluation_takes_a_tenth_of_a_trial_where_validation_is_a_quarter_of_its_rows_or_less(
+    least: int, more: int, fraction: float, pairs: int, part: int, rungs: int
+) -> None:
+    """By counting, of every trial of the space: a row that is trained on takes as long as three that are scored."""
+    rows, validation_rows = 20 * pairs, 2 * max(1, 20 * pairs // 2 // part)
+    space = {
+        "epochs": {"values": list(range(least, least + more + 1))}, "batch_size": {"value": 16},
+        "data_fraction": {"values": sorted({fraction, 1.0}), "default": 1.0},
+    }  # fmt: skip
+    config = evaluated(space, rows, validation_rows, rungs=rungs)
+    searched = SearchSpace.from_mapping(space, "s")
+    dimensions = Dimensions(train_rows=rows, validation_rows=validation_rows, layers=1)
+    workload = Workload(config=config, space=searched, dimensions=dimensions)
+    for epochs in range(least, least + more + 1):
+        for share in (fraction, 1.0):
+            values = searched.hyperparameters(
+                searched.default_values() | {"epochs": epochs, "data_fraction": share, "batch_size": 16}
+            )
+            trained, _, scored, _ = workload.of(values).whole
+            if 4 * validation_rows <= share * rows:
+                assert scored <= 0.1 * (3 * trained + scored) + 1e-6 or config.evaluation.part_rows == 1
+    assert 1 <= (config.evaluation.full_reports or 0) <= least + more
+
+
+@pytest.mark.parametrize(
+    ("rows", "validation_rows", "fulls", "part"),
+    [(600, 150, 1, 83), (600, 60, 2, 70), (10_000, 2500, 2, 200), (10_000, 1000, 5, 200), (600, 152, 6, 200)],
+)
+def test_fewer_full_evaluations_where_more_would_take_long(
+    rows: int, validation_rows: int, fulls: int, part: int
+) -> None:
+    """With 152 of 600 rows validation is more than a quarter: then nothing is saved on it."""
+    evaluation = evaluated(EPOCHS, rows, validation_rows).evaluation
+    assert (evaluation.full_reports, evaluation.rung_rows) == (fulls, part)
+
+
+def test_what_is_asked_for_stands() -> None:
+    assert evaluated(EPOCHS, 600, 150, full_reports=4, rung_rows=50).evaluation.full_reports == 4
+    assert evaluated(EPOCHS, 600, 150, full_reports=4, rung_rows=50).evaluation.rung_rows == 50
+    assert evaluated(EPOCHS, 600, 150, full_reports=4).evaluation.rung_rows == 100
+    assert evaluated(EPOCHS, 600, 60, rung_rows=30).evaluation.full_reports == 4
+
+
+@pytest.mark.parametrize(
+    "follows",
+    [
+        {"early_stopping_patience": {"value": 2}},
+        {"schedule": {"values": ["linear", "reduce_on_plateau"]}},
+    ],
+)
+def test_trials_that_follow_their_full_evaluations_keep_them(follows: dict[str, Any]) -> None:
+    assert evaluated(EPOCHS | follows, 600, 150).evaluation.full_reports == 6

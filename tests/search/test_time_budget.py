@@ -203,7 +203,7 @@ def test_the_pace_of_a_first_trial_tells_what_others_take(sqlite_url: str, clock
         coordinator.progressed(pace(first, share=0.01, seconds=6.0))
         assert coordinator.seconds_to_rungs(first) == told
         coordinator.progressed(pace(first, share=0.1, seconds=6.0))
-        assert coordinator.expected_seconds(first) == pytest.approx(54, rel=0.3)
+        assert coordinator.expected_seconds(first) == pytest.approx(54, rel=0.4)
         coordinator.progressed(pace(first, share=0.5, seconds=30.0))
         assert coordinator.expected_seconds(first) == pytest.approx(30, rel=0.2)
         assert 60 < coordinator.default_seconds() < 100, "on the high side"

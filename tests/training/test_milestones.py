@@ -30,9 +30,11 @@ def test_a_milestone_beyond_the_end_falls_on_the_last_step_and_gives_way():
     assert {step: (m.rung, m.full) for step, m in found.items()} == {10: (500, True)}
 
 
-def test_on_one_step_the_full_one_wins_and_then_the_later():
+def test_on_one_step_a_full_evaluation_is_that_of_the_last_common_rung():
     found = places((10, 20, 30, 1000), rows=100, batch=50, full=(20,))
-    assert found[1] == Milestone(rung=20, full=True)
+    assert found[1] == Milestone(rung=30, full=True)
+    assert places((10, 20, 30, 1000), rows=100, batch=50, full=(10, 30))[1] == Milestone(rung=20, full=True)
+    assert places((10, 20, 30, 1000), rows=100, batch=50, full=(10, 20, 30))[1] == Milestone(rung=30, full=True)
     assert places((10, 20, 30, 1000), rows=100, batch=50)[1].rung == 30
 
 
@@ -82,13 +84,19 @@ def test_places_follow_from_counting_examples(plan):
     for _ in range(plan["epochs"]):
         seen += [seen[-1] + min(start + batch, rows) for start in range(0, rows, batch)]
     assert [examples_seen(step, rows, batch) for step in range(total + 1)] == seen
-    expected: dict[int, Milestone] = {}
+    fallen: dict[int, list[Milestone]] = {}
     *earlier, last = plan["milestones"]
     for milestone in earlier:
         goal = milestone.rung * plan["maximum_examples"]
         step = next((s for s in range(total + 1) if seen[s] * 1000 >= goal), total)
-        if step not in expected or milestone.full >= expected[step].full:
-            expected[step] = milestone
+        fallen.setdefault(step, []).append(milestone)
+    expected = {
+        step: Milestone(
+            rung=([one.rung for one in here if not one.full] or [one.rung for one in here])[-1],
+            full=any(one.full for one in here),
+        )
+        for step, here in fallen.items()
+    }
     # The end belongs to the last milestone unless a later rung that is full fell there too; rungs rise, so none is.
     expected[total] = last
     assert milestone_steps(**plan) == dict(sorted(expected.items()))

@@ -52,6 +52,11 @@ class Batch:
         """How many tokens are in it, padding left out."""
         return int(self.lengths.sum())
 
+    @property
+    def is_padded(self) -> bool:
+        """Whether a row is shorter than the longest."""
+        return bool((self.lengths < self.width).any())
+
     def take(self, rows: Rows) -> "Batch":
         """Return some of its rows, in this order, padded no further than they need."""
         width = int(self.lengths[rows].max())

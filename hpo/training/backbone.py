@@ -14,6 +14,9 @@ from hpo.training.layers import LayerStack
 from hpo.training.precision import Precision, autocast
 from hpo.training.shared import SharedFiles, content_digest
 
+PREPARED_MASKS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
+"""Architectures that take a mask of shape (rows, 1, 1, length), True where there is text, as it is."""
+
 
 class Backbone:
     """A network on its device, its tokenizer and a copy of its pretrained weights, for all trials of a process."""
@@ -42,8 +45,12 @@ class Backbone:
         """Names of parameters that each trial draws anew."""
         self._pretrained = _kept({n: t for n, t in network.state_dict().items() if n not in self.fresh}, shared)
         self._fresh_modules = _copies_of_owners(network, self.fresh)
+        for owner in self._fresh_modules:
+            _compute_in_fp32(network.get_submodule(owner))
         self._layers = LayerStack(network)
         self._dropouts = Dropouts(network)
+        plain = network.config.model_type in PREPARED_MASKS
+        self._takes_prepared_mask = plain and network.config._attn_implementation == "sdpa"
         self._displaced: dict[str, nn.Module] = {}
         self.tokenizer = tokenizer
         self.network = network.to(device)
@@ -111,7 +118,16 @@ class Backbone:
 
     def _placed(self, batch: Batch) -> dict[str, Tensor]:
         """Return the inputs of the network, on their way to the device."""
-        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.inputs.items()}
+        inputs = {name: self.placed(tensor) for name, tensor in batch.inputs.items()}
+        if self._takes_prepared_mask:
+            # Of one that is not prepared transformers asks the device whether it masks anything, and waits for that.
+            mask = inputs.pop("attention_mask")
+            return {**inputs, "attention_mask": mask[:, None, None, :].bool()} if batch.is_padded else inputs
+        return inputs
+
+    def placed(self, tensor: Tensor) -> Tensor:
+        """Return a tensor on the device; to a GPU it is copied while the processor goes on, from memory that stays."""
+        return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
 
     def set_dropout(self, probability: float | None, attention: float | None = None) -> None:
         """Set every dropout layer to `probability`, and the dropout of attention weights to `attention`.
@@ -144,6 +160,20 @@ class Backbone:
                 f"max_length is {max_length}, but the model reads at most {self.longest} tokens; lower it to "
                 f"{self.longest} or less."
             )
+
+
+class LinearInFp32(nn.Linear):
+    """A linear layer that computes in fp32 under autocast too: logits in bf16 would tie."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return what the layer gives, in fp32."""
+        with torch.autocast(states.device.type, enabled=False):
+            return super().forward(states.float())
+
+
+def _compute_in_fp32(module: nn.Module) -> None:
+    if type(module) is nn.Linear:
+        module.__class__ = LinearInFp32
 
 
 def _set_padding(network: Any, tokenizer: Any) -> int:

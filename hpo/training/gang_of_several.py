@@ -1,5 +1,7 @@
 """A gang of several ranks, over torch.distributed: words go by gloo on every device, gradients by NCCL between GPUs."""
 
+import os
+import pickle
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +18,8 @@ from hpo.training.gang import ALONE, Ended, EndedElsewhere, Gang, GangLost, Seat
 
 BUCKET_NUMBERS = 2**23
 """Gradients smaller than so many numbers are added up together: each sum has a price of its own."""
+WORD_BYTES, LENGTH_BYTES = 4096, 8
+"""What a rank says in one exchange, and of that its length; a longer word takes another exchange."""
 LONGEST_MEET = timedelta(days=20)
 """Nothing is slow at a meet: rank 0 may wait for its next trial, or evaluate, for as long as it takes."""
 
@@ -48,6 +52,8 @@ class GangOfSeveral(Gang):
             )
             if device.type == "cuda":
                 torch.cuda.set_device(device)
+                # A sum that takes too long raises, as one over gloo does, and does not abort the process.
+                os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
             self._sums = distributed.new_group(backend="nccl" if device.type == "cuda" else "gloo", timeout=patience)
         # Held from the first on: where memory is short, it must not be the sum that runs out of it.
         self._bucket = torch.zeros(BUCKET_NUMBERS, device=device)
@@ -55,9 +61,13 @@ class GangOfSeveral(Gang):
 
     def meet(self, word: Any) -> list[Any]:
         """Say a word, and return those of all ranks."""
-        words: list[Any] = [None] * self.ranks
+        said = pickle.dumps(word)
         with _lost_where_it_breaks():
-            distributed.all_gather_object(words, word)
+            of_ranks = self._gathered(said, WORD_BYTES)
+            longest = max(int.from_bytes(one[:LENGTH_BYTES]) for one in of_ranks)
+            if longest > WORD_BYTES - LENGTH_BYTES:
+                of_ranks = self._gathered(said, LENGTH_BYTES + longest)
+        words = [pickle.loads(one[LENGTH_BYTES:]) for one in of_ranks]
         ends = [(rank, said) for rank, said in enumerate(words) if isinstance(said, Ended)]
         if ends:
             self._in_task = False
@@ -65,6 +75,14 @@ class GangOfSeveral(Gang):
                 rank, ended = ends[0]
                 raise EndedElsewhere(ended.ending, f"On rank {rank}: {ended.reason}")
         return words
+
+    def _gathered(self, said: bytes, size: int) -> list[bytes]:
+        """Return what all ranks say, in so many bytes each, its length first; what is longer is cut."""
+        told = (len(said).to_bytes(LENGTH_BYTES) + said)[:size].ljust(size)
+        mine = torch.frombuffer(bytearray(told), dtype=torch.uint8)
+        of_ranks = [torch.empty_like(mine) for _ in range(self.ranks)]
+        distributed.all_gather(of_ranks, mine)
+        return [one.numpy().tobytes() for one in of_ranks]
 
     def part(self, batch: Batch) -> Batch | None:
         """Return the rows of a batch that this rank trains on: none has more than the first."""

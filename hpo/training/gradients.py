@@ -175,7 +175,7 @@ def _passed(parts: Sequence[SlotBatch]) -> list[Tensor]:
     of_parts = logits_of_trials([one.model for one in parts], batch, [one.batch.rows for one in parts])
     losses = []
     for one, logits in zip(parts, of_parts, strict=True):
-        targets = one.batch.targets.to(model.backbone.device, non_blocking=True)
+        targets = model.backbone.placed(one.batch.targets)
         losses.append(one.model.criterion(logits, targets).sum() / one.units)
     torch.autograd.backward(losses)
     return [loss.detach() for loss in losses]

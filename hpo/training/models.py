@@ -11,9 +11,10 @@ import transformers
 from safetensors import SafetensorError
 
 from hpo.config.study_file import ModelConfig
-from hpo.errors import ModelError
+from hpo.errors import ConfigurationError, ModelError
 from hpo.tasks.protocol import Task
 from hpo.training.backbone import Backbone
+from hpo.training.gang import told_of
 from hpo.training.methods import above_layers
 from hpo.training.out_of_memory import is_out_of_memory
 from hpo.training.shared import SharedFiles
@@ -39,6 +40,7 @@ def load_model(
     Raises:
         ModelError: no such folder or hub model, no weights or tokenizer in it, or an architecture that the task has
             no head for.
+        ConfigurationError: the device cannot compute.
     """
     _refuse_incomplete(config)
     # Read by the hub's client at each request: its telemetry stays off however early it was imported.
@@ -61,7 +63,9 @@ def load_model(
     head = frozenset(task.head(network) or above_layers(network))
     _refuse_foreign(config, missing - (frozenset() if trained else head))
     try:
-        return Backbone(network, tokenizer, missing | head, device, shared)
+        backbone = Backbone(network, tokenizer, missing | head, device, shared)
+        multiply(device)
+        return backbone
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -70,6 +74,25 @@ def load_model(
         f"The weights of {config.name}, {size:.1f} GiB, do not fit into what is free of {device}; free it, or choose a "
         "smaller model or another device."
     )
+
+
+def multiply(device: torch.device) -> None:
+    """Multiply two small matrices, which loads what every product needs of the device's libraries.
+
+    Raises:
+        ConfigurationError: the device cannot compute.
+        RuntimeError: out of memory.
+    """
+    try:
+        numbers = torch.ones(8, 8, device=device)
+        (numbers @ numbers).sum().item()
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise ConfigurationError(
+            f"torch {torch.__version__} cannot compute on {device}: {told_of(error)}; install a build of torch that is "
+            "for this GPU and its driver, or set compute.device to cpu."
+        ) from error
 
 
 def _is_folder(name: str) -> bool:

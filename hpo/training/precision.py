@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hpo.errors import ConfigurationError
+
 Precision = Literal["fp32", "bf16"]
 
 ROUNDS = 3
@@ -35,6 +37,24 @@ class Measurement:
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """Return the context in which a forward pass is computed in `precision`; weights stay in fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def refuse_emulated(device: torch.device, precision: Precision) -> None:
+    """Refuse bf16 on a GPU that has none, such as a T4: torch would emulate it, slower than fp32.
+
+    Raises:
+        ConfigurationError: says which GPU it is.
+    """
+    if precision == "bf16" and not has_bf16(device):
+        name = torch.cuda.get_device_name(device)
+        raise ConfigurationError(
+            f"The precision is bf16, but {device} ({name}) has none; set compute.precision to fp32."
+        )
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Return whether a device computes in bf16 itself."""
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def measure(

@@ -13,7 +13,7 @@ from hpo.data.tokenization import TokenizedSplit
 from hpo.training.bench import Bench
 from hpo.training.methods import select_parameters
 from hpo.training.out_of_memory import is_out_of_memory
-from hpo.training.precision import Measurement, Precision, measure, unmeasured
+from hpo.training.precision import Measurement, Precision, has_bf16, measure, unmeasured
 
 MEASURED_ROWS = 16
 LEAST_ROWS = 4
@@ -25,7 +25,7 @@ PASSES = 4
 def measured_precision(bench: Bench, hyperparameters: Hyperparameters, most_seconds: float = math.inf) -> Measurement:
     """Time training in both precisions, on fewer rows where memory is short, and choose.
 
-    Where not even one row fits, or there is too little time, nothing is measured and fp32 is chosen.
+    Where not even one row fits, there is too little time, or the device has no bf16, fp32 is chosen unmeasured.
 
     Args:
         bench: idle; its model keeps no trace of it.
@@ -36,6 +36,8 @@ def measured_precision(bench: Bench, hyperparameters: Hyperparameters, most_seco
     Raises:
         ModelError: the model cannot read as many tokens.
     """
+    if not has_bf16(bench.device):
+        return unmeasured(_asked(bench))
     rows = max(MEASURED_ROWS, hyperparameters.batch_size) if bench.device.type == "cuda" else MEASURED_ROWS
     while rows:
         try:

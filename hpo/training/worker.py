@@ -26,7 +26,7 @@ from hpo.training.loop import Message
 from hpo.training.methods import refuse_trained_layers
 from hpo.training.models import load_model
 from hpo.training.pack import Pack
-from hpo.training.precision import Measurement, Precision
+from hpo.training.precision import Measurement, Precision, refuse_emulated
 from hpo.training.precision_of_study import measured_precision
 from hpo.training.probe import dimensions_of, probe
 from hpo.training.shared import FOLDER, SharedFiles
@@ -152,8 +152,13 @@ class Worker:
         return probe(self._bench, hyperparameters, steps, most_seconds)
 
     def use(self, precision: Precision) -> None:
-        """Compute in this precision from the next trial on."""
+        """Compute in this precision from the next trial on.
+
+        Raises:
+            ConfigurationError: the device has none of it.
+        """
         assert self.idle, "a trial keeps its precision to its end"
+        refuse_emulated(self._bench.device, precision)
         self._bench.precision = precision
 
     def admit(self, assignment: Assignment) -> None:
@@ -266,6 +271,11 @@ def open_worker(
     """
     device = device or choose_device(config.compute)
     assert files or not shared, "what is shared lies below the folder of files"
+    if config.compute.precision != "auto":
+        refuse_emulated(device, config.compute.precision)
+    if device.type == "cuda":
+        # Products of fp32 matrices by the tensor cores, in TF32 where there is: no slower, no less exact than bf16.
+        torch.set_float32_matmul_precision("high")
     sharing = SharedFiles(files / FOLDER) if files and shared else None
     if config.compute.threads is not None:
         torch.set_num_threads(config.compute.threads)

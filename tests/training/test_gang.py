@@ -187,6 +187,26 @@ def test_a_rank_draws_dropout_masks_of_its_own(two: Worker, alone: Worker) -> No
     assert on_two.train_loss != pytest.approx(on_one.train_loss, rel=1e-6)
 
 
+def test_a_step_takes_two_exchanges_of_words_beside_its_sums(two: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    gather = torch.distributed.all_gather
+    exchanges: list[int] = []
+
+    def noted(gathered: list[torch.Tensor], said: torch.Tensor) -> None:
+        exchanges.append(said.numel())
+        gather(gathered, said)
+
+    two.admit(tiny_assignment())
+    two.advance()
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.distributed, "all_gather", noted)
+        patched.setattr(Run, "_is_time_to_speak", lambda _: False)
+        [report] = two.advance()
+    assert isinstance(report, Report)
+    # One more says what was reported.
+    assert len(exchanges) == 2 * report.step + 1
+    two.drop(0)
+
+
 # -- what befalls one of them
 
 

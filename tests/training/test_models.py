@@ -2,13 +2,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from hpo.config.study_file import ModelConfig, StudyConfig
-from hpo.data.batching import collate
+from hpo.data.batching import Batch, collate
+from hpo.data.splits import load_splits
 from hpo.data.tokenization import TokenizedSplit, tokenize
 from hpo.errors import ModelError
 from hpo.tasks.classification import Classification
@@ -306,3 +309,43 @@ def test_remote_code_is_refused_in_a_sentence(task: Classification, monkeypatch:
 def test_loading_prints_nothing(study: StudyConfig, task: Classification, capfd: pytest.CaptureFixture[str]):
     load_model(study.model, task, CPU)
     assert capfd.readouterr() == ("", "")
+
+
+def test_logits_are_computed_in_fp32_under_bf16_so_that_they_do_not_tie(bert: Backbone, study: StudyConfig):
+    bert.reset(3, head_scale=1.0)
+    bert.network.eval()
+    splits = load_splits(study.data, study.seed)
+    tokens = tokenize(splits.train.texts, None, bert.tokenizer, 16)
+    batch = collate(TokenizedSplit(tokens=tokens, targets=np.zeros(splits.train.rows)), range(splits.train.rows), 0)
+    with torch.no_grad():
+        logits, exact = bert.logits(batch, "bf16"), bert.logits(batch, "fp32")
+    assert not torch.equal(logits, exact), "the layers are computed in bf16"
+    assert (logits == logits.bfloat16()).float().mean() < 0.1, "and what they give is not rounded again"
+
+
+class Waits(TorchDispatchMode):
+    """Counts where a number is asked of a tensor: on a GPU the processor waits for it there."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        self.count += operation is torch.ops.aten._local_scalar_dense.default
+        return operation(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_mask_is_prepared_for_those_that_take_it_so_that_nothing_waits(bert: Backbone, name: str):
+    network = tiny_network(name).eval()
+    fresh = {one for one, _ in network.named_parameters() if not one.startswith(f"{network.base_model_prefix}.")}
+    model = Backbone(network, bert.tokenizer, frozenset(fresh), CPU)
+    generator = torch.Generator().manual_seed(0)
+    ids, mask = torch.randint(4, 30, (4, 6), generator=generator), torch.ones(4, 6, dtype=torch.int64)
+    for padding in (6, 3):
+        mask[0, padding:], ids[0, padding:] = 0, model.pad_id
+        batch = Batch(inputs={"input_ids": ids, "attention_mask": mask}, targets=torch.zeros(4))
+        with torch.no_grad(), Waits() as waits:
+            found = model.logits(batch, "fp32")
+            count = waits.count
+            assert torch.equal(found, network(input_ids=ids, attention_mask=mask).logits)
+        if name in ("bert", "roberta", "electra", "distilbert"):
+            assert count == 0

@@ -106,6 +106,86 @@ def test_a_hundred_steps_in_parts_by_length_have_the_losses_of_whole_batches(
     assert parts == pytest.approx(whole, abs=1e-5)
 
 
+FORMS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    torch.AcceleratorError("CUDA error: out of memory"),
+    RuntimeError("CUDA driver error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    MemoryError(),
+]
+
+
+def short_in_forward(patched: pytest.MonkeyPatch, error: Exception) -> None:
+    original = Backbone.logits
+
+    def logits(self: Backbone, batch: Batch, precision):
+        found = original(self, batch, precision)
+        if torch.is_grad_enabled() and batch.rows > 2:
+            raise error
+        return found
+
+    patched.setattr(Backbone, "logits", logits)
+
+
+def short_in_backward(patched: pytest.MonkeyPatch, error: Exception) -> None:
+    """When some gradients of the step are already there."""
+    original = torch.autograd.backward
+    calls: list[int] = []
+
+    def backward(losses: list[torch.Tensor]) -> None:
+        original(losses)
+        calls.append(1)
+        if len(calls) == 3:
+            raise error
+
+    patched.setattr(torch.autograd, "backward", backward)
+
+
+def short_in_evaluation(patched: pytest.MonkeyPatch, error: Exception) -> None:
+    original = Backbone.logits
+
+    def logits(self: Backbone, batch: Batch, precision):
+        if not torch.is_grad_enabled() and batch.rows > 3:
+            raise error
+        return original(self, batch, precision)
+
+    patched.setattr(Backbone, "logits", logits)
+
+
+@pytest.mark.parametrize("error", FORMS, ids=lambda error: f"{type(error).__name__}-{error}"[:40])
+@pytest.mark.parametrize("short", [short_in_forward, short_in_backward, short_in_evaluation])
+def test_every_form_in_every_place_leaves_the_trial_what_it_is(
+    short, error: Exception, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assignment = tiny_assignment(tiny_hyperparameters(dropout=0.0, learning_rate=1e-3))
+    expected, _ = trained(worker, assignment)
+    weights = {name: tensor.clone() for name, tensor in worker._bench.model.network.state_dict().items()}
+    with monkeypatch.context() as patched:
+        short(patched, error)
+        reports, outcome = trained(worker, assignment)
+    assert outcome.ending is Ending.COMPLETED, outcome.reason
+    assert (outcome.rows_at_once is None) == (short is short_in_evaluation)
+    assert [report.train_loss for report in reports] == pytest.approx([one.train_loss for one in expected], abs=1e-5)
+    for name, tensor in worker._bench.model.network.state_dict().items():
+        torch.testing.assert_close(tensor, weights[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("error", FORMS, ids=lambda error: f"{type(error).__name__}-{error}"[:40])
+def test_out_of_memory_in_the_optimizer_leaves_the_next_trial_alone(
+    error: Exception, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights are half updated then, so that the step cannot be taken again."""
+    expected, _ = trained(worker, tiny_assignment())
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.optim.AdamW, "step", MagicMock(side_effect=error))
+        _, outcome = trained(worker, tiny_assignment(trial=1))
+    assert (outcome.ending, outcome.rows_at_once) == (Ending.INFEASIBLE, None)
+    again, _ = trained(worker, tiny_assignment())
+    assert [report.validation for report in again] == [report.validation for report in expected]
+
+
 def test_the_next_trial_of_that_size_begins_where_the_last_came_to(worker: Worker, room_for, monkeypatch) -> None:
     room_for(4)
     _, outcome = trained(worker, tiny_assignment())

@@ -4,6 +4,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from threading import Thread
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import load_splits
 from hpo.errors import ConfigurationError, ModelError, NoResultError
 from hpo.messages import Action, Decision, Demands, Ending, Outcome
+from hpo.training.models import multiply
 from hpo.training.optimizer_step import OptimizerStep
+from hpo.training.precision import refuse_emulated
 from hpo.training.worker import Worker, choose_device, doubt_about_gpu, open_worker
 from tests.data.tokenizers_of_pieces import byte_level
 from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study, trained
@@ -319,3 +322,28 @@ def test_what_a_module_keeps_of_an_evaluation_serves_training(worker: Worker):
         assert trained(worker, tiny_assignment())[1].ending is Ending.COMPLETED
     finally:
         handle.remove()
+
+
+def test_a_device_that_cannot_multiply_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    multiply(torch.device("cpu"))
+    broken = RuntimeError("CUDA error: no kernel image is available for execution on the device")
+    monkeypatch.setattr(torch, "ones", MagicMock(side_effect=broken))
+    with pytest.raises(ConfigurationError, match=r"cannot compute on cpu: RuntimeError: CUDA error: no kernel image"):
+        multiply(torch.device("cpu"))
+
+
+def test_bf16_is_refused_on_a_gpu_that_would_emulate_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a T4 does: torch says that it is supported unless it is asked for what the GPU has itself."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    gpu = torch.device("cuda:0")
+    refuse_emulated(gpu, "fp32")
+    refuse_emulated(torch.device("cpu"), "bf16")
+    with pytest.raises(ConfigurationError, match=r"bf16, but cuda:0 \(Tesla T4\) has none; set compute"):
+        refuse_emulated(gpu, "bf16")
+
+
+def test_where_there_is_no_bf16_nothing_is_measured(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpo.training.precision_of_study.has_bf16", lambda _: False)
+    found = worker.measure(tiny_hyperparameters())
+    assert (found.precision, found.fp32_seconds, found.bf16_seconds) == ("fp32", 0.0, 0.0)

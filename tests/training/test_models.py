@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from hpo.config.study_file import ModelConfig, StudyConfig
@@ -20,6 +19,7 @@ from hpo.training.models import load_model
 from hpo.training.trial_model import TrialModel
 from tests.models import LONGEST, tiny_hyperparameters
 from tests.training.architectures import ARCHITECTURES, tiny_network
+from tests.training.synchronizing import Waits
 
 CPU = torch.device("cpu")
 
@@ -323,16 +323,6 @@ def test_logits_are_computed_in_fp32_under_bf16_so_that_they_do_not_tie(bert: Ba
     assert (logits == logits.bfloat16()).float().mean() < 0.1, "and what they give is not rounded again"
 
 
-class Waits(TorchDispatchMode):
-    """Counts where a number is asked of a tensor: on a GPU the processor waits for it there."""
-
-    count = 0
-
-    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
-        self.count += operation is torch.ops.aten._local_scalar_dense.default
-        return operation(*arguments, **(options or {}))
-
-
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_mask_is_prepared_for_those_that_take_it_so_that_nothing_waits(bert: Backbone, name: str):
     network = tiny_network(name).eval()
@@ -343,7 +333,7 @@ def test_a_mask_is_prepared_for_those_that_take_it_so_that_nothing_waits(bert: B
     for padding in (6, 3):
         mask[0, padding:], ids[0, padding:] = 0, model.pad_id
         batch = Batch(inputs={"input_ids": ids, "attention_mask": mask}, targets=torch.zeros(4))
-        with torch.no_grad(), Waits() as waits:
+        with torch.no_grad(), Waits(set()) as waits:
             found = model.logits(batch, "fp32")
             count = waits.count
             assert torch.equal(found, network(input_ids=ids, attention_mask=mask).logits)

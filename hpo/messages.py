@@ -126,6 +126,9 @@ class Probe:
     timed: tuple[Timed, ...] = ()
     """Steps, an evaluation and an opening, as far as there was time for them."""
     peak_memory_bytes: int
+    """The most that its process took of the device, or of the machine."""
+    room_bytes: int = 0
+    """What there was for that process; 0 where it is not known."""
     checkpoint_bytes: int
     """Size of one checkpoint, of which a trial in training has two."""
     weights_bytes: int

@@ -25,7 +25,7 @@ from hpo.errors import StoreError
 from hpo.metrics.metric import Objective
 from hpo.runners.checking import doubts
 from hpo.runners.checking.forecast import Forecast, Probed, baseline_seconds, reading_seconds
-from hpo.runners.checking.short_check import workload_of
+from hpo.runners.checking.short_check import processes_of_device, workload_of
 from hpo.runners.cluster import refuse_unusable
 from hpo.runners.confirmation import confirming_seconds, searching_limits, searching_share
 from hpo.runners.run import files_folder, opened_workforce
@@ -232,12 +232,8 @@ def _doubts_of_machine(config: StudyConfig, found: _Found, forecast: Forecast) -
         return _doubts_of_store(config.store.url)
     battery = psutil.sensors_battery()
     gpus = torch.cuda.device_count()
-    on_cpu = found.device.startswith("cpu")
-    ranks = config.compute.ranks_of_trial if on_cpu else 1
-    sharing = found.workers if on_cpu else math.ceil(found.workers / gpus)
-    total = psutil.virtual_memory().total if on_cpu else torch.cuda.get_device_properties(0).total_memory
     return [
-        doubts.on_memory(forecast.peak_memory_bytes, sharing * ranks, total, "this machine" if on_cpu else "the GPU"),
+        doubts.on_memory(forecast.probes, processes_of_device(config.compute, found.workers)),
         doubts.on_unused_gpu(gpus, config.compute.device),
         doubts.on_battery(battery is not None and battery.power_plugged is False),
         *_doubts_of_store(config.store.url),

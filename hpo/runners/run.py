@@ -344,7 +344,8 @@ class _Night:
     def _expect(self, lead: LeadWorker, until: float) -> ShortCheck:
         """Take a few steps at both ends of the space: what fits into memory and time is known before it counts."""
         most = until - time.time()
-        short = short_check(lead, self.config, self.space, self.splits, most_seconds=most)
+        size = self.workforce.size
+        short = short_check(lead, self.config, self.space, self.splits, most_seconds=most, workers=size)
         for sentence in short.notes:
             self.watcher.note(sentence)
         share = searching_share(self.config)

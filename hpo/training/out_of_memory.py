@@ -3,8 +3,11 @@
 import resource
 import sys
 
+import psutil
 import torch
 
+CONTEXT_BYTES = 2**29
+"""What CUDA itself takes of a GPU for a process, about."""
 # What allocators raise as plain RuntimeErrors, or torch's AcceleratorError; these words are how it is told apart.
 _SIGNS = (
     "DefaultCPUAllocator",
@@ -37,14 +40,22 @@ def release(device: torch.device) -> None:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Start counting the peak of a GPU anew; a process's peak cannot be."""
+    """Start counting the peak of a GPU anew, with nothing kept for later; a process's peak cannot be."""
     if device.type == "cuda":
+        release(device)
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the peak of tensors on a GPU since `reset_peak`; on CPU, of the whole process since its start."""
+    """Return the most that this process took of a GPU since `reset_peak`; on CPU, since its start."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_reserved(device) + CONTEXT_BYTES
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def room_bytes(device: torch.device) -> int:
+    """Return what this process can take: of a GPU what is free and what it holds; on CPU all that the machine has."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) + CONTEXT_BYTES
+    return int(psutil.virtual_memory().total)

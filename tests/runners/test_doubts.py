@@ -154,10 +154,12 @@ def test_a_disk_too_small() -> None:
 
 
 def test_a_memory_too_small_for_all_workers() -> None:
-    assert doubts.on_memory(GIB, 4, 4 * GIB, "this machine") is None
-    sentence = doubts.on_memory(GIB, 5, 4 * GIB, "this machine")
+    one = probe(peak_memory_bytes=GIB, room_bytes=4 * GIB)
+    assert doubts.on_memory([one], 4) is None
+    assert doubts.on_memory([probe(room_bytes=0)], 5) is None, "it is not known"
+    sentence = doubts.on_memory([one, probe(peak_memory_bytes=1, room_bytes=0)], 5)
     assert sentence is not None
-    assert sentence.startswith("5 workers need up to 5.0 GiB of memory, but this machine has 4.0 GiB;")
+    assert sentence.startswith("5 workers need up to 5.0 GiB of memory, but where they train there is 4.0 GiB;")
 
 
 def test_a_store_on_a_disk_that_is_nearly_full_or_slow() -> None:

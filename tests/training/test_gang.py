@@ -11,11 +11,12 @@ import torch
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
 from hpo.messages import Action, Ending, Outcome, Report
+from hpo.training.gang_of_several import WORD_BYTES
 from hpo.training.loop import Run
 from hpo.training.randomness import dropout_seed
 from hpo.training.weights import load_weights
 from hpo.training.worker import Worker, open_worker
-from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, trained, write_texts
+from tests.models import stepped, tiny_assignment, tiny_hyperparameters, tiny_study, trained, write_texts
 from tests.training.gangs import PATIENCE, always_due, befall, opened_gang
 
 Weights = dict[str, torch.Tensor]
@@ -196,14 +197,12 @@ def test_a_step_takes_two_exchanges_of_words_beside_its_sums(two: Worker, monkey
         gather(gathered, said)
 
     two.admit(tiny_assignment())
-    two.advance()
+    stepped(two)
     with monkeypatch.context() as patched:
         patched.setattr(torch.distributed, "all_gather", noted)
-        patched.setattr(Run, "_is_time_to_speak", lambda _: False)
-        [report] = two.advance()
-    assert isinstance(report, Report)
-    # One more says what was reported.
-    assert len(exchanges) == 2 * report.step + 1
+        stepped(two)
+        stepped(two)
+    assert exchanges == [WORD_BYTES] * 4
     two.drop(0)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.times import spoken
@@ -108,13 +109,15 @@ def on_grace(seconds: float, grace_seconds: float) -> str | None:
     )
 
 
-def on_memory(peak: int, workers: int, total: int, where: str) -> str | None:
-    """Doubt that so many workers, each of which takes `peak` bytes, have room in the `total` of where they train."""
-    if workers * peak <= total:
+def on_memory(probes: Sequence[Probe], processes: int) -> str | None:
+    """Doubt that so many processes have room on one device, each of which takes the most that a probe took."""
+    peak = max((probe.peak_memory_bytes for probe in probes), default=0)
+    room = min((probe.room_bytes for probe in probes if probe.room_bytes), default=None)
+    if room is None or processes * peak <= room:
         return None
     return (
-        f"{workers} workers need up to {size(workers * peak)} of memory, but {where} has {size(total)}; give "
-        "compute.workers a smaller number."
+        f"{processes} workers need up to {size(processes * peak)} of memory, but where they train there is "
+        f"{size(room)}; give compute.workers a smaller number."
     )
 
 

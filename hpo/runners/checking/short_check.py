@@ -4,11 +4,13 @@ import math
 import time
 from dataclasses import dataclass
 
-from hpo.config.study_file import StudyConfig
+import torch
+
+from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.config.tasks import TASK_FACTS
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError
-from hpo.runners.checking.doubts import no_room, on_first_loss
+from hpo.runners.checking.doubts import no_room, on_first_loss, on_memory
 from hpo.runners.checking.forecast import baseline_seconds, reading_seconds
 from hpo.runners.workforce import LeadWorker
 from hpo.search.corners import cheapest, dearest
@@ -37,7 +39,13 @@ class ShortCheck:
 
 
 def short_check(
-    lead: LeadWorker, config: StudyConfig, space: SearchSpace, splits: Splits, *, most_seconds: float = math.inf
+    lead: LeadWorker,
+    config: StudyConfig,
+    space: SearchSpace,
+    splits: Splits,
+    *,
+    most_seconds: float = math.inf,
+    workers: int = 1,
 ) -> ShortCheck:
     """Take a few steps at both ends of the space, and say what they promise.
 
@@ -47,6 +55,7 @@ def short_check(
         space: its space.
         splits: its data.
         most_seconds: that it takes, roughly; where a step at the dear end would go beyond, the cheap one tells of both.
+        workers: how many the search has.
 
     Raises:
         ConfigurationError: not even one text of the cheapest configuration fits into memory.
@@ -68,6 +77,7 @@ def short_check(
     # Of the dear end the cheap one tells where there was no time for it, and where it does not fit.
     ends = [costs.whole(end) or 0.0 for end in ((cheap, dear) if fitting.keys() == probes.keys() else fitting)]
     notes = (
+        on_memory(list(fitting.values()), processes_of_device(config.compute, workers)),
         None if fitting.keys() == probes.keys() else no_room("dearest", dear),
         *(on_first_loss(probe, first_loss) for probe in fitting.values()),
     )
@@ -79,6 +89,13 @@ def short_check(
         baselines=baseline_seconds(fitting.values(), splits.train.rows, read.rows),
         notes=tuple(dict.fromkeys(note for note in notes if note is not None)),
     )
+
+
+def processes_of_device(compute: ComputeConfig, workers: int) -> int:
+    """Return how many processes of this machine's workers train on one device; 0 where they are on others."""
+    on_cpu = compute.device == "cpu" or not torch.cuda.is_available()
+    devices = 1 if on_cpu else torch.cuda.device_count()
+    return 0 if compute.runner == "ray_tune" else math.ceil(workers * compute.ranks_of_trial / devices)
 
 
 def workload_of(lead: LeadWorker, config: StudyConfig, space: SearchSpace) -> Workload:

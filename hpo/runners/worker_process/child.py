@@ -247,6 +247,8 @@ def environment_of(post: Post, rank: int, inherited: Mapping[str, str], store: s
     own = {"CUDA_VISIBLE_DEVICES": post.visible[rank], "OMP_NUM_THREADS": str(post.threads)}
     # A process that was forked off a tokenizer's threads would say so at length.
     own["TOKENIZERS_PARALLELISM"] = "false"
+    # Trial after trial allocates other sizes: unless the user has chosen, no room is lost between them.
+    kept.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     # The ranks of a gang are all on this machine, whatever its name resolves to.
     return kept | own | (dict.fromkeys(INTERFACES, "lo") if post.ranks > 1 else {})
 

@@ -158,20 +158,18 @@ def evaluation_batches(lengths: NDArray[np.int64], *, max_tokens: int, max_rows:
     return batches
 
 
-def collate(split: TokenizedSplit, indices: Rows | Sequence[int], pad_id: int, *, multiple_of: int = 1) -> Batch:
+def collate(split: TokenizedSplit, indices: Rows | Sequence[int], pad_id: int) -> Batch:
     """Lay rows side by side, padded to the longest of them.
 
     Args:
         split: the tokens and targets to take from.
         indices: which rows, in which order; shape (rows,), not empty.
         pad_id: token to pad with.
-        multiple_of: the padded length is rounded up to a multiple of this; 8 suits a GPU's tensor cores.
     """
     rows = np.asarray(indices, dtype=np.int64)
     tokens = split.tokens
     lengths = tokens.lengths_of(rows)
-    width = -(-int(lengths.max()) // multiple_of) * multiple_of
-    mask = np.arange(width) < lengths[:, None]
+    mask = np.arange(int(lengths.max())) < lengths[:, None]
     source = tokens.positions(rows)
     inputs = {
         "input_ids": _filled(mask, tokens.ids[source], pad_id),

@@ -1,6 +1,7 @@
 """What a model says of some rows."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,7 +14,7 @@ from hpo.data.tokenization import TokenizedSplit
 from hpo.metrics.predictions import Answers
 from hpo.tasks.protocol import Task
 from hpo.training.backbone import Backbone
-from hpo.training.out_of_memory import OutOfMemoryInEvaluation, is_out_of_memory, release
+from hpo.training.out_of_memory import OutOfMemoryInEvaluation, release, where_memory_suffices
 from hpo.training.precision import Precision
 
 MOST_TOKENS = {"cpu": 4096, "cuda": 16384}
@@ -72,13 +73,9 @@ def answers(model: Backbone, split: TokenizedSplit, rows: Rows, ask: Callable[[B
     while True:
         most_tokens = _fitting.get(model, MOST_TOKENS[model.device.type])
         batches = evaluation_batches(lengths, max_tokens=most_tokens, max_rows=MOST_ROWS)
-        try:
-            gathered = _gathered(model, split, [rows[places] for places in batches], ask)
+        gathered = where_memory_suffices(partial(_gathered, model, split, [rows[places] for places in batches], ask))
+        if gathered is not None:
             break
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        # Not in the handler: as long as the error lives, so do its frames and their tensors.
         if all(len(places) == 1 for places in batches):
             raise OutOfMemoryInEvaluation(f"Out of memory on {model.device} in evaluation, with one text at once.")
         # The first row of each is its longest. One alone cannot be halved, however long it is.

@@ -10,6 +10,7 @@ and which masks are drawn for them, depends on its own rows alone: it is trained
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch import Tensor
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.batching import Batch, parts_by_length, side_by_side
 from hpo.training.gang import ALONE, Gang
-from hpo.training.out_of_memory import is_out_of_memory, release
+from hpo.training.out_of_memory import is_out_of_memory, release, where_memory_suffices
 from hpo.training.passes import MemoryKey, Passes, memory_key
 from hpo.training.trial_model import TrialModel, logits_of_trials
 
@@ -81,7 +82,7 @@ class Gradients:
         mine = self._gang.part(batch)
         while True:
             rows = passes.at_once(self._gang.widest(batch.rows))
-            loss = _where_memory_suffices(model, mine, rows, batch.units)
+            loss = where_memory_suffices(partial(_of_part, model, mine, rows, batch.units))
             if self._gang.add_up(loss, trained) and loss is not None:
                 return loss
             if rows == 1:
@@ -147,18 +148,12 @@ def micro_batches(parts: Sequence[SlotBatch], pass_tokens: int, most_tokens: int
     return made
 
 
-def _where_memory_suffices(model: TrialModel, part: Batch | None, rows: int, units: int) -> Tensor | None:
-    """Return a rank's share of a batch's mean loss, its gradients ready; None where memory runs out."""
+def _of_part(model: TrialModel, part: Batch | None, rows: int, units: int) -> Tensor:
+    """Return a rank's share of a batch's mean loss, its gradients ready."""
     if part is None:
         return torch.zeros((), device=model.backbone.device)
-    try:
-        parts = _parts(SlotBatch(model=model, batch=part, units=units), rows)
-        return _summed([loss for one in parts for loss in _passed([one])])
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-    # Not in the handler: as long as the error lives, so do its frames and their tensors.
-    return None
+    parts = _parts(SlotBatch(model=model, batch=part, units=units), rows)
+    return _summed([loss for one in parts for loss in _passed([one])])
 
 
 def _parts(slot: SlotBatch, rows: int) -> list[SlotBatch]:

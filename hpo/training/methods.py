@@ -100,21 +100,14 @@ def refuse_trained_layers(network: Any, wanted: int) -> None:
 
 
 METHODS: dict[str, Method] = {
-    "full": Method(
-        description="all weights",
-        source="Devlin et al. 2019",
-        boundary=everything,
-    ),
+    "full": Method(description="all weights", source="Devlin et al. 2019", boundary=everything),
     "top_layers": Method(
         description="the top transformer layers, all above them, and the head",
         source="Howard and Ruder 2018; Lee et al. 2019",
         boundary=top_layers,
     ),
     "head": Method(
-        description="the head, and the pooler below it",
-        source="Peters et al. 2019",
-        boundary=above_all,
-        shares=True,
+        description="the head, and the pooler below it", source="Peters et al. 2019", boundary=above_all, shares=True
     ),
 }
 

@@ -16,7 +16,7 @@ from hpo.tasks.protocol import Task
 from hpo.training.backbone import Backbone
 from hpo.training.gang import told_of
 from hpo.training.methods import above_layers
-from hpo.training.out_of_memory import is_out_of_memory
+from hpo.training.out_of_memory import is_out_of_memory, where_memory_suffices
 from hpo.training.shared import SharedFiles
 
 
@@ -62,13 +62,9 @@ def load_model(
     missing = frozenset(found["missing_keys"]) | mismatched
     head = frozenset(task.head(network) or above_layers(network))
     _refuse_foreign(config, missing - (frozenset() if trained else head))
-    try:
-        backbone = Backbone(network, tokenizer, missing | head, device, shared)
-        multiply(device)
+    backbone = where_memory_suffices(lambda: Backbone(network, tokenizer, missing | head, device, shared))
+    if backbone and where_memory_suffices(lambda: multiply(device)):
         return backbone
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
     size = sum(weight.nbytes for weight in network.parameters()) / 2**30
     raise ModelError(
         f"The weights of {config.name}, {size:.1f} GiB, do not fit into what is free of {device}; free it, or choose a "
@@ -76,8 +72,8 @@ def load_model(
     )
 
 
-def multiply(device: torch.device) -> None:
-    """Multiply two small matrices, which loads what every product needs of the device's libraries.
+def multiply(device: torch.device) -> float:
+    """Multiply two small matrices, which loads what every product needs of the device's libraries; return a number.
 
     Raises:
         ConfigurationError: the device cannot compute.
@@ -85,7 +81,7 @@ def multiply(device: torch.device) -> None:
     """
     try:
         numbers = torch.ones(8, 8, device=device)
-        (numbers @ numbers).sum().item()
+        return float((numbers @ numbers).sum())
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise

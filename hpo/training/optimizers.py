@@ -183,16 +183,8 @@ def muon(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
-    "sgd": Optimizer(
-        description="plain gradient descent",
-        source="Robbins and Monro 1951",
-        build=sgd,
-    ),
-    "momentum": Optimizer(
-        description="heavy-ball gradient descent",
-        source="Polyak 1964",
-        build=momentum,
-    ),
+    "sgd": Optimizer(description="plain gradient descent", source="Robbins and Monro 1951", build=sgd),
+    "momentum": Optimizer(description="heavy-ball gradient descent", source="Polyak 1964", build=momentum),
     "nesterov": Optimizer(
         description="gradient descent with momentum that looks ahead",
         source="Nesterov 1983; Sutskever et al. 2013",
@@ -204,15 +196,9 @@ OPTIMIZERS: dict[str, Optimizer] = {
         build=adam,
     ),
     "adamw": Optimizer(
-        description="Adam with L2 apart from the gradient",
-        source="Loshchilov and Hutter 2019",
-        build=adamw,
+        description="Adam with L2 apart from the gradient", source="Loshchilov and Hutter 2019", build=adamw
     ),
-    "nadam": Optimizer(
-        description="Adam with Nesterov's momentum",
-        source="Dozat 2016",
-        build=nadam,
-    ),
+    "nadam": Optimizer(description="Adam with Nesterov's momentum", source="Dozat 2016", build=nadam),
     "radam": Optimizer(
         description="Adam whose first steps are held back while its second moment is uncertain",
         source="Liu et al. 2020",
@@ -224,9 +210,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         build=adamax,
     ),
     "adagrad": Optimizer(
-        description="steps scaled by the sum of all squared gradients",
-        source="Duchi et al. 2011",
-        build=adagrad,
+        description="steps scaled by the sum of all squared gradients", source="Duchi et al. 2011", build=adagrad
     ),
     "adadelta": Optimizer(
         description="steps scaled by recent gradients and recent steps; rates near 1",
@@ -239,14 +223,10 @@ OPTIMIZERS: dict[str, Optimizer] = {
         build=adafactor,
     ),
     "rmsprop": Optimizer(
-        description="steps scaled by recent squared gradients",
-        source="Tieleman and Hinton 2012",
-        build=rmsprop,
+        description="steps scaled by recent squared gradients", source="Tieleman and Hinton 2012", build=rmsprop
     ),
     "lion": Optimizer(
-        description="the sign of the momentum; rates 3 to 10 times below Adam's",
-        source="Chen et al. 2023",
-        build=lion,
+        description="the sign of the momentum; rates 3 to 10 times below Adam's", source="Chen et al. 2023", build=lion
     ),
     "schedule_free_adamw": Optimizer(
         description="AdamW that averages its weights in place of a falling rate",

@@ -2,9 +2,13 @@
 
 import resource
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 import psutil
 import torch
+
+T = TypeVar("T")
 
 CONTEXT_BYTES = 2**29
 """What CUDA itself takes of a GPU for a process, about."""
@@ -31,6 +35,17 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     told = str(error)
     return isinstance(error, RuntimeError) and (told == _ONEDNN_SIGN or any(sign in told for sign in _SIGNS))
+
+
+def where_memory_suffices(compute: Callable[[], T]) -> T | None:
+    """Return what `compute` returns; None where memory runs out, with nothing left of what it held."""
+    try:
+        return compute()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # Not in the handler: as long as the error lives, so do its frames and their tensors.
+    return None
 
 
 def release(device: torch.device) -> None:

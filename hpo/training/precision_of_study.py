@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -12,7 +13,7 @@ from hpo.data.splits import stratified_part
 from hpo.data.tokenization import TokenizedSplit
 from hpo.training.bench import Bench
 from hpo.training.methods import select_parameters
-from hpo.training.out_of_memory import is_out_of_memory
+from hpo.training.out_of_memory import where_memory_suffices
 from hpo.training.precision import Measurement, Precision, has_bf16, measure, unmeasured
 
 MEASURED_ROWS = 16
@@ -40,12 +41,8 @@ def measured_precision(bench: Bench, hyperparameters: Hyperparameters, most_seco
         return unmeasured(_asked(bench))
     rows = max(MEASURED_ROWS, hyperparameters.batch_size) if bench.device.type == "cuda" else MEASURED_ROWS
     while rows:
-        try:
-            return _measured(bench, hyperparameters, rows, most_seconds)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        # Not in the handler: as long as the error lives, so do its frames and their tensors.
+        if found := where_memory_suffices(partial(_measured, bench, hyperparameters, rows, most_seconds)):
+            return found
         bench.model.network.zero_grad(set_to_none=True)
         rows //= 2
     return unmeasured(_asked(bench))

@@ -47,8 +47,8 @@ class Backbone:
         self._fresh_modules = _copies_of_owners(network, self.fresh)
         for owner in self._fresh_modules:
             _compute_in_fp32(network.get_submodule(owner))
-        self._layers = LayerStack(network)
-        self._dropouts = Dropouts(network)
+        self.layers = LayerStack(network)
+        self.dropouts = Dropouts(network)
         plain = network.config.model_type in PREPARED_MASKS
         self._takes_prepared_mask = plain and network.config._attn_implementation == "sdpa"
         self._displaced: dict[str, nn.Module] = {}
@@ -60,14 +60,14 @@ class Backbone:
     def reset(self, seed: int, head_scale: float | None = None) -> None:
         """Put the pretrained weights back, in place, and initialise the head from `seed`: the same on every device.
 
-        The model has all its layers then; `keep_layers` is to follow where a trial keeps fewer.
+        The model has all its layers then; `layers.keep` is to follow where a trial keeps fewer.
 
         Args:
             seed: of what is drawn anew; an equal one draws the same directions at every scale.
             head_scale: standard deviation of the matrices that are drawn anew, around 0; None for the library's own.
         """
         self.mount({})
-        self.keep_layers(None)
+        self.layers.keep(None)
         with torch.random.fork_rng(devices=[]):
             # Of the CPU alone: `torch.manual_seed` would seed the generators of all devices too.
             torch.default_generator.manual_seed(seed)
@@ -93,15 +93,6 @@ class Backbone:
             if now is not module:
                 self._displaced.setdefault(path, now)
                 self.network.set_submodule(path, module)
-
-    def keep_layers(self, count: int | None) -> None:
-        """Keep the bottom `count` transformer layers, in place; None for all.
-
-        Raises:
-            ConfigurationError: more layers than the model has.
-            ModelError: its layers are not one plain stack.
-        """
-        self._layers.keep(count)
 
     def logits(self, batch: Batch, precision: Precision) -> Tensor:
         """Return the model's answer to a batch, computed in `precision`; fp32, shape (rows, labels)."""
@@ -129,29 +120,9 @@ class Backbone:
         """Return a tensor on the device; to a GPU it is copied while the processor goes on, from memory that stays."""
         return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
 
-    def set_dropout(self, probability: float | None, attention: float | None = None) -> None:
-        """Set every dropout layer to `probability`, and the dropout of attention weights to `attention`.
-
-        Args:
-            probability: in [0, 1); None for the model's own.
-            attention: in [0, 1); None for `probability` where it is a layer, else the model's own.
-
-        Raises:
-            ModelError: a probability where the model has no such dropout.
-        """
-        self._dropouts.put(probability, attention)
-
     def pretrained(self, names: Mapping[str, object]) -> dict[str, Tensor]:
         """Return name -> pretrained weight on the device, for those of `names` that pretraining left; read only."""
         return {name: self._pretrained[name].to(self.device) for name in names if name not in self.fresh}
-
-    def refuse_dropout(self) -> None:
-        """Raise a `ModelError` where the model has no dropout layers to set."""
-        self._dropouts.refuse()
-
-    def refuse_attention_dropout(self) -> None:
-        """Raise a `ModelError` where the model has no dropout of attention weights to set."""
-        self._dropouts.refuse_attention()
 
     def refuse_length(self, max_length: int) -> None:
         """Raise a `ModelError` where texts of `max_length` tokens are longer than the model can read."""

@@ -38,7 +38,7 @@ class Dropouts:
         self._layers = [_of_layer(module) for module in modules if isinstance(module, nn.Dropout)]
         self._attention = [place for module in modules if _is_attention(module) for place in _of_attention(module)]
 
-    def put(self, probability: float | None, attention: float | None) -> None:
+    def put(self, probability: float | None, attention: float | None = None) -> None:
         """Set every dropout layer to `probability`, and the dropout of attention weights to `attention`.
 
         Args:

@@ -39,11 +39,6 @@ class SlotBatch:
     units: int
     """What the sum of its losses is divided by: of a part those of its whole batch."""
 
-    @property
-    def tokens(self) -> int:
-        """How many tokens go through the model, padding counted."""
-        return self.batch.rows * self.batch.width
-
 
 class Gradients:
     """What a process computes gradients with, and what it has learned of its memory."""

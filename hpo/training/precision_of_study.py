@@ -12,9 +12,9 @@ from hpo.data.batching import collate
 from hpo.data.splits import stratified_part
 from hpo.data.tokenization import TokenizedSplit
 from hpo.training.bench import Bench
-from hpo.training.methods import select_parameters
 from hpo.training.out_of_memory import where_memory_suffices
 from hpo.training.precision import Measurement, Precision, has_bf16, measure, unmeasured
+from hpo.training.trial_model import TrialModel
 
 MEASURED_ROWS = 16
 LEAST_ROWS = 4
@@ -56,9 +56,7 @@ def _asked(bench: Bench) -> Precision | None:
 def _measured(bench: Bench, hyperparameters: Hyperparameters, rows: int, most_seconds: float) -> Measurement:
     split = bench.tokenized(hyperparameters.max_length).train
     network, asked = bench.model.network, _asked(bench)
-    bench.model.reset(0)
-    bench.model.keep_layers(hyperparameters.kept_layers)
-    select_parameters(network, bench.model.fresh, hyperparameters)
+    TrialModel(bench.model, bench.task, hyperparameters, seed=0)
     # Without dropout, so that the logits of both precisions can be compared.
     network.eval()
     until = time.perf_counter() + most_seconds

@@ -51,8 +51,8 @@ class TrialModel:
         self.hyperparameters = hyperparameters
         self.criterion = task.criterion(hyperparameters, backbone.device)
         backbone.reset(seed, hyperparameters.head_scale)
-        backbone.keep_layers(hyperparameters.kept_layers)
-        backbone.set_dropout(hyperparameters.dropout, hyperparameters.attention_dropout)
+        backbone.layers.keep(hyperparameters.kept_layers)
+        backbone.dropouts.put(hyperparameters.dropout, hyperparameters.attention_dropout)
         self.parameters: dict[str, nn.Parameter] = select_parameters(backbone.network, backbone.fresh, hyperparameters)
         """Name -> trained parameter."""
         to_training_mode(backbone.network)

@@ -99,9 +99,9 @@ class Worker:
         if demands.kept_layers is not None:
             refuse_kept_layers(model.network, demands.kept_layers)
         if demands.dropout:
-            model.refuse_dropout()
+            model.dropouts.refuse()
         if demands.attention_dropout:
-            model.refuse_attention_dropout()
+            model.dropouts.refuse_attention()
         if demands.token_masking:
             refuse_token_masking(model.tokenizer)
         if demands.word_swap:

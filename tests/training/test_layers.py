@@ -121,7 +121,7 @@ def test_layers_that_are_no_plain_stack_are_refused(config):
 def test_a_trial_may_follow_one_that_kept_fewer(bert: Backbone):
     bert.reset(5)
     whole = {name: tensor.clone() for name, tensor in bert.network.state_dict().items()}
-    bert.keep_layers(1)
+    bert.layers.keep(1)
     with torch.no_grad():
         for parameter in bert.network.parameters():
             parameter.add_(1.0)

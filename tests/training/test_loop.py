@@ -348,4 +348,4 @@ def test_dropout_where_there_is_none_fails_in_a_sentence(tiny_llama: Path, texts
     assert outcome.ending is Ending.FAILED
     assert "LlamaForSequenceClassification has no dropout layers" in outcome.reason
     with pytest.raises(ModelError, match="leave dropout out of the space"):
-        worker._bench.model.set_dropout(0.1)
+        worker._bench.model.dropouts.put(0.1)

@@ -128,14 +128,14 @@ def test_the_head_of_another_classifier_is_not_taken_over(
 
 def test_dropout_is_set_and_given_back(bert: Backbone):
     layers = [module for module in bert.network.modules() if isinstance(module, torch.nn.Dropout)]
-    bert.set_dropout(0.37)
+    bert.dropouts.put(0.37)
     assert {layer.p for layer in layers} == {0.37}
-    bert.set_dropout(None)
+    bert.dropouts.put(None)
     assert {layer.p for layer in layers} == {0.1}
-    bert.set_dropout(0.37, attention=0.2)
+    bert.dropouts.put(0.37, attention=0.2)
     assert {layer.p for layer in layers} == {0.37, 0.2}
-    bert.refuse_dropout()
-    bert.refuse_attention_dropout()
+    bert.dropouts.refuse()
+    bert.dropouts.refuse_attention()
 
 
 def test_the_pretrained_reference_leaves_out_the_head(bert: Backbone):

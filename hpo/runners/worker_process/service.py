@@ -121,11 +121,11 @@ def serve(ears: Ears, say: Say, start: Start, study: Study) -> None:
     Thread(target=_hear, args=(ears, inbox), name="hears", daemon=True).start()
     try:
         worker = opened(start, study)
+        if start.precision is not None:
+            worker.use(start.precision)
     except HpoError as error:
         say(Refused(error=error))
         return
-    if start.precision is not None:
-        worker.use(start.precision)
     say(Ready(slots=worker.free_slots))
     Service(worker, inbox, say).run()
     worker.close()

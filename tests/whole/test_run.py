@@ -62,6 +62,23 @@ def test_a_search_trains_its_budget_and_hands_back_the_best(config: StudyConfig)
     assert results.best.seconds > 0
 
 
+@pytest.mark.parametrize("runner", ["inline", pytest.param("processes", marks=pytest.mark.slow)])
+def test_trials_in_two_slots_of_one_worker_are_what_they_are_one_after_the_other(
+    runner: str, config: StudyConfig, tmp_path: Path
+) -> None:
+    space = {**dict(config.space), "method": {"value": "head"}, "dropout": {"value": 0.2}}  # type: ignore[arg-type]
+    usual = with_changes(config, space=space, search={"sampler": "random"}, budget={"trials": 4})
+    expected = run(with_changes(usual, store={"url": f"sqlite:///{tmp_path / 'other.db'}"}))
+    seen = Recorder()
+    workers = 1 if runner == "processes" else None
+    found = run(with_changes(usual, compute={"slots": 2, "runner": runner, "workers": workers}), seen)
+    assert [trial.configuration for trial in found.trials] == [trial.configuration for trial in expected.trials]
+    for trial, alone in zip(found.trials, expected.trials, strict=True):
+        assert (trial.state, trial.score) == (alone.state, pytest.approx(alone.score, abs=1e-5))
+    reported = [report.trial for report in seen.reports]
+    assert reported != sorted(reported), "side by side"
+
+
 def test_every_report_of_a_search_is_in_the_store_as_optuna_reads_it(config: StudyConfig) -> None:
     seen = Recorder()
     run(config, seen)

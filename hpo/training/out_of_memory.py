@@ -62,11 +62,16 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the most that this process took of a GPU since `reset_peak`; on CPU, since its start."""
+    """Return the most that torch took of a GPU since `reset_peak`; on CPU, this process since its start."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device) + CONTEXT_BYTES
+        return torch.cuda.max_memory_reserved(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def context_bytes(device: torch.device) -> int:
+    """Return what a process takes of a device beside what torch takes, about."""
+    return CONTEXT_BYTES if device.type == "cuda" else 0
 
 
 def room_bytes(device: torch.device) -> int:

@@ -21,7 +21,7 @@ from hpo.training.gang import EndedElsewhere
 from hpo.training.gradients import PASS_TOKENS
 from hpo.training.methods import transformer_layers
 from hpo.training.optimizer_step import Diverged, OptimizerStep
-from hpo.training.out_of_memory import is_out_of_memory, peak_memory_bytes, reset_peak, room_bytes
+from hpo.training.out_of_memory import context_bytes, is_out_of_memory, peak_memory_bytes, reset_peak, room_bytes
 from hpo.training.randomness import RandomState
 
 MOST_LENGTHS = 1000
@@ -122,7 +122,7 @@ def _cost(bench: Bench, hyperparameters: Hyperparameters, steps: int, until: flo
         seconds_per_step=fastest.seconds,
         seconds_per_scored_row=forward if scored is None else scored[0],
         timed=(opening, *([scored[1]] if scored else []), *(again if taken else []), fastest),
-        peak_memory_bytes=peak_memory_bytes(bench.device),
+        peak_memory_bytes=peak_memory_bytes(bench.device) + context_bytes(bench.device),
         room_bytes=room_bytes(bench.device),
         checkpoint_bytes=training.state_bytes,
         weights_bytes=sum(weight.nbytes for weight in training.parameters.values()),

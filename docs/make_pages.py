@@ -28,7 +28,7 @@ from hpo.config.reading import section
 from hpo.config.study_file import SearchConfig, StudyConfig
 from hpo.data.archives import COMPRESSIONS
 from hpo.data.formats import FORMATS
-from hpo.metrics.classification import METRICS as SCORES
+from hpo.metrics.registry import METRICS as SCORES
 from hpo.search.pruners import PRUNERS
 from hpo.search.samplers import SAMPLERS
 from hpo.space.domains import spelled
@@ -91,7 +91,15 @@ def page() -> str:
         _section("Pruners", "`search.pruner` in a study file."),
         _table(("name", "what it is", "settings under `search`", "source"), _with_settings(PRUNERS)),
         _section("Metrics", "`task.metric` in a study file, always maximised; formulas in [metrics.md](metrics.md)."),
-        _table(("name", "what it is", "source"), _plain(SCORES)),
+        *(
+            part
+            for task, metrics in SCORES.items()
+            for part in (
+                f"Of `task.name: {task}`:\n\n",
+                _table(("name", "what it is", "source"), _plain(metrics)),
+                "\n",
+            )
+        ),
         _section("Data formats", "By the ending of `data.train`, `data.validation` and `data.test`."),
         _table(("ending", "what it is", "source"), _plain(FORMATS)),
         _section("Compression", "After the ending of a text format, as in `texts.csv.gz`."),

@@ -200,6 +200,8 @@ def _best_unfinished(out: Console, results: StudyResults) -> None:
 def _scores(out: Console, scores: Scores) -> None:
     """Print every score, and how each class fared."""
     out.print("  " + ", ".join(f"{name} {value:.4f}" for name, value in scores.values.items()))
+    if not scores.per_class:
+        return
     table = Table(box=None, pad_edge=False)
     taken_for = (f"as {plain_text(label)}" for label in scores.per_class)
     for column in ("class", "precision", "recall", "F1", "texts", *taken_for):

@@ -24,6 +24,9 @@ METRICS: Mapping[str, str] = {
     **dict.fromkeys(("ap", "auprc", "pr_auc", "average_precision_score"), "average_precision"),
     **dict.fromkeys(("prec", "precision_score"), "precision"),
     **dict.fromkeys(("rec", "recall_score"), "recall"),
+    **dict.fromkeys(("pearsonr", "pearson_correlation"), "pearson"),
+    **dict.fromkeys(("spearmanr", "spearman_correlation"), "spearman"),
+    **dict.fromkeys(("r2_score", "r_squared"), "r2"),
 }
 """Metrics, after what says on which part of the data. `auto` is F1 of two classes, and macro F1 of more."""
 
@@ -32,6 +35,8 @@ LOSSES: Mapping[str, str] = {
         ("loss", "log_loss", "cross_entropy", "cross_entropy_loss", "ce_loss", "nll", "nll_loss"),
         "neg_log_loss",
     ),
+    **dict.fromkeys(("rmse", "root_mean_squared_error", "mse", "mean_squared_error"), "neg_rmse"),
+    **dict.fromkeys(("mae", "mean_absolute_error"), "neg_mae"),
     **dict.fromkeys(("ece", "calibration_error", "expected_calibration_error"), "neg_calibration_error"),
 }
 """What is to be minimised -> the metric that is maximised instead."""

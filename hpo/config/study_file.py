@@ -103,7 +103,7 @@ class DataConfig(Typed):
     text_pair_column: str | None = None
     """Column of a second text, where the task is about pairs."""
     label_column: str | None = None
-    """Column of the label; detected if not given."""
+    """Column of the label, of a regression that of the number; detected if not given."""
     group_column: str | None = None
     """Column that says which texts belong together, such as those of one document: no group is in two splits."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -122,11 +122,11 @@ class DataConfig(Typed):
 class TaskConfig(Typed):
     """What is learned and how it is scored."""
 
-    name: Literal["classification"] = "classification"
-    """The kind of task."""
+    name: Literal["classification", "regression"] = "classification"
+    """What each text is given: one of some labels, or a number."""
     metric: str = "auto"
-    """The objective, always maximised; `auto` is F1 of the positive class for two classes and macro F1 for more. Or
-    `module:function`, which is called with the true and the predicted labels."""
+    """The objective, always maximised; `auto` is F1 of the positive class for two classes, macro F1 for more, and of a
+    regression `pearson`. Or `module:function`, which is called with the true and the predicted labels."""
     beta: Annotated[float, Field(gt=0, le=100)] = 2.0
     """How many times as much as precision recall counts in `fbeta` and its kin."""
     positive_label: str | None = None

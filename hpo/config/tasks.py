@@ -16,6 +16,8 @@ class TaskFacts:
     """Such keys of a study file, dotted."""
     fixed: Mapping[str, Any]
     """Such hyperparameters -> the value that each keeps."""
+    predicted: tuple[str, ...]
+    """Columns in which predictions are written."""
     slices: tuple[str, ...]
     """What rows that have something in common are scored by: the first of these metrics that a study has."""
     first_loss: Callable[[int], float | None]
@@ -23,7 +25,18 @@ class TaskFacts:
 
 
 TASK_FACTS: Mapping[str, TaskFacts] = {
-    "classification": TaskFacts(fixed={}, slices=("f1", "macro_f1"), first_loss=math.log),
+    "classification": TaskFacts(
+        fixed={}, predicted=("prediction", "probability"), slices=("f1", "macro_f1"), first_loss=math.log
+    ),
+    "regression": TaskFacts(
+        without="classes",
+        unused=("data.rare_labels", "task.beta", "task.positive_label"),
+        fixed={"label_smoothing": 0.0, "class_weights": "equal"},
+        predicted=("prediction",),
+        slices=("neg_rmse",),
+        # That of the first rows: theirs may lie anywhere.
+        first_loss=lambda _: None,
+    ),
 }
 """Name of a task -> its facts."""
 

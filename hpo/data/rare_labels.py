@@ -24,8 +24,8 @@ def without_rare(splits: Mapping[str, Examples], least: int, how: str) -> tuple[
     Raises:
         DataError: a split is left without a row.
     """
-    rare = _rare(splits["training"], least)
-    if how == "refuse" or not rare:
+    rare = set() if how == "refuse" else _rare(splits["training"], least)
+    if not rare:
         return dict(splits), ()
     if how == "drop":
         return _dropped(splits, rare, f"Labels of fewer than {least} training rows were dropped")

@@ -128,6 +128,7 @@ def split_examples(
     asked = {"test": test} if folds else {"validation": validation, "test": test}
     shares = {name: part for name, part in asked.items() if not isinstance(part, Examples) and part > 0}
     parts = {name: part for name, part in asked.items() if isinstance(part, Examples)}
+    targets.refuse({"training": train.labels, **{name: part.labels for name, part in parts.items()}})
     least = max(TRAIN_ROWS_PER_CLASS, folds or 0) + len(shares)
     parts, of_rare = without_rare({"training": train, **parts}, least, rare_labels)
     train, notes = parts.pop("training"), (*notes, *of_rare)
@@ -295,7 +296,8 @@ def _summed_up(
 ) -> Splits:
     names = ordered_labels(train.counted(targets.labels_of))
     tested = f"{test.rows:,} test" if test else "no test"
-    summary = f"{rows}, {tested}; {len(names)} labels: {listed_labels(names)}."
+    held = f"{len(names)} labels: {listed_labels(names)}" if names else _extent_of(train.labels)
+    summary = f"{rows}, {tested}; {held}."
     return Splits(
         train=train,
         validation=validation,
@@ -306,6 +308,10 @@ def _summed_up(
         notes=(*notes, *repetitions(train), summary),
         fingerprint=_fingerprint(train, None if folds else validation, test, folds, confirmation),
     )
+
+
+def _extent_of(numbers: Sequence[str]) -> str:
+    return f"numbers from {min(numbers, key=float)} to {max(numbers, key=float)}"
 
 
 def _fingerprint(

@@ -136,7 +136,7 @@ def _save(exported: Exported, place: Here, part: Path, folder: Path) -> None:
     model = load_model(config.model, task, torch.device("cpu"))
     TrialModel(model, task, exported.hyperparameters, seed=0).load(load_weights(part, exported.trial))
     network = _plain(model.network, config.model.gguf_file)
-    setattr(network.config, KEY, _trained_model(exported, splits).model_dump())
+    setattr(network.config, KEY, _trained_model(exported, splits, task.learned()).model_dump())
     with quietly():
         network.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
@@ -146,10 +146,11 @@ def _save(exported: Exported, place: Here, part: Path, folder: Path) -> None:
         weights.chmod(readable)
 
 
-def _trained_model(exported: Exported, splits: Splits) -> TrainedModel:
+def _trained_model(exported: Exported, splits: Splits, learned: dict[str, Any]) -> TrainedModel:
     assert splits.columns is not None, "they were read from a source"
     return TrainedModel(
         task=exported.task.name,
+        learned=learned,
         text_column=splits.columns.text,
         text_pair_column=splits.columns.pair,
         max_length=exported.hyperparameters.max_length,

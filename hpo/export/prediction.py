@@ -6,13 +6,15 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from hpo.config.overrides import apply
 from hpo.config.reading import Typed, read_model
-from hpo.config.study_file import ComputeConfig, DataConfig, ModelConfig, TaskConfig
+from hpo.config.study_file import ComputeConfig, DataConfig, ModelConfig
+from hpo.config.tasks import TASK_FACTS
 from hpo.data.sources import Unlabelled, read_texts
 from hpo.data.table import as_unicode
 from hpo.data.tokenization import TokenizedSplit, tokenize
@@ -25,8 +27,6 @@ from hpo.training.worker import choose_device
 
 KEY = "hpo"
 """In config.json: under it stands a `TrainedModel`."""
-ADDED = ("prediction", "probability")
-"""Columns that are added to those of the file."""
 GIVEN = (
     "model.trust_remote_code", "data.text_column", "data.text_pair_column", "data.delimiter", "data.strict",
 )  # fmt: skip
@@ -37,6 +37,8 @@ class TrainedModel(Typed):
     """What its predictions depend on beside weights, labels and tokenizer."""
 
     task: str
+    learned: dict[str, Any]
+    """What its task has from the training rows: labels in their order, or what numbers are scaled by."""
     text_column: str
     """Where training had its texts."""
     text_pair_column: str | None
@@ -62,9 +64,14 @@ class Prepared:
     rows: Unlabelled
 
     @property
+    def added(self) -> tuple[str, ...]:
+        """Columns that are added to those of the file."""
+        return TASK_FACTS[self.trained.task].predicted
+
+    @property
     def header(self) -> str:
         """The first line of what is written."""
-        return _lines([[as_unicode(name) for name in (*self.rows.table.names, *ADDED)]])
+        return _lines([[as_unicode(name) for name in (*self.rows.table.names, *self.added)]])
 
 
 def prepared(folder: Path, source: str, overrides: Sequence[str] = ()) -> Prepared:
@@ -97,9 +104,10 @@ def prepared(folder: Path, source: str, overrides: Sequence[str] = ()) -> Prepar
         delimiter=data.delimiter,
         strict=data.strict,
     )
-    if taken := [name for name in ADDED if name in rows.table.names]:
+    asked = Prepared(trained=trained, model=given.model, rows=rows)
+    if taken := [name for name in asked.added if name in rows.table.names]:
         raise DataError(f"{rows.table.source} has a column {taken[0]!r} already; rename it, or leave it out.")
-    return Prepared(trained=trained, model=given.model, rows=rows)
+    return asked
 
 
 def _trained(folder: Path) -> TrainedModel:
@@ -130,8 +138,7 @@ def predicted(asked: Prepared, compute: ComputeConfig) -> str:
     if compute.threads is not None:
         torch.set_num_threads(compute.threads)
     rows, written = asked.rows, asked.rows.written
-    names = _label_names(asked.model)
-    task = TASKS[asked.trained.task].of(TaskConfig(), names)
+    task = TASKS[asked.trained.task].restored(asked.trained.learned)
     model = load_model(asked.model, task, choose_device(compute), trained=True)
     pairs = None if rows.pairs is None else [rows.pairs[row] for row in written]
     texts = [rows.texts[row] for row in written]
@@ -142,17 +149,15 @@ def predicted(asked: Prepared, compute: ComputeConfig) -> str:
     return _csv(asked, task.columns(task.predictions(said)))
 
 
-def _label_names(model: ModelConfig) -> tuple[str, ...]:
-    said = json.loads((Path(model.name) / "config.json").read_text(encoding="utf-8"))
-    return tuple(said["id2label"][str(number)] for number in range(len(said["id2label"])))
-
-
 def _csv(asked: Prepared, added: Mapping[str, Sequence[str]]) -> str:
     """Return the rows under their header; a row without a text has empty cells in the columns that are added."""
     table, place = asked.rows.table, {row: number for number, row in enumerate(asked.rows.written)}
     own = [table.column(name) for name in table.names]
     lines = (
-        [*(_cell(cells[row]) for cells in own), *(added[name][place[row]] if row in place else "" for name in ADDED)]
+        [
+            *(_cell(cells[row]) for cells in own),
+            *(added[name][place[row]] if row in place else "" for name in asked.added),
+        ]
         for row in range(table.rows)
     )
     return asked.header + _lines(lines)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.stats
 import sklearn.metrics
 import torch
 from numpy.typing import NDArray
@@ -69,6 +70,13 @@ PLAIN = {"accuracy": "accuracy_score", "balanced_accuracy": "balanced_accuracy_s
 OF_CLASSES = ("f1", "fbeta", "precision", "recall")
 METRICS = {*PLAIN, *OF_CLASSES, *(f"{mean}_{name}" for mean in ("macro", "micro", "weighted") for name in OF_CLASSES)}
 METRICS -= {"micro_fbeta"}
+OF_NUMBERS: Mapping[str, Any] = {
+    "pearson": lambda true, said: _correlation(scipy.stats.pearsonr, true, said),
+    "spearman": lambda true, said: _correlation(scipy.stats.spearmanr, true, said),
+    "r2": sklearn.metrics.r2_score,
+    "neg_rmse": lambda true, said: -sklearn.metrics.root_mean_squared_error(true, said),
+    "neg_mae": lambda true, said: -sklearn.metrics.mean_absolute_error(true, said),
+}
 PASS_TOKENS = {"cpu": 128, "cuda": 8192}
 """What a pass through the model costs beside its tokens, in tokens."""
 
@@ -100,7 +108,7 @@ def refusals(config: Values) -> list[tuple[str, str]]:
             "add it to each from_pretrained, if you trust the model",
         ),
         ("evaluation.folds", folds["folds"], "one validation split"),
-        ("the metric", config["metric"] not in METRICS and config["metric"], "f1, or its formula in `score`"),
+        ("the metric", config["metric"] not in (*METRICS, *OF_NUMBERS) and config["metric"], "f1, or its formula here"),
     ]
     return [(f"{name} {value}", nearest) for name, value, nearest in cases if value]
 
@@ -168,13 +176,18 @@ def spelled(label: str) -> str:
 
 
 def without(rows: Sequence[Row], *others: Sequence[Row]) -> list[Row]:
-    """Return the rows whose texts, whatever their spacing and order, are in none of the others."""
+    """Return the rows whose texts are in none of the others."""
+    return [rows[number] for number in apart(rows, *others)]
+
+
+def apart(rows: Sequence[Row], *others: Sequence[Row]) -> list[int]:
+    """Return which of the rows have a text that, whatever its spacing and order, is in none of the others."""
 
     def key(row: Row) -> Row:
         return tuple(sorted(" ".join(text.split()) for text in row[:-1]))
 
     taken = {key(row) for other in others for row in other}
-    return [row for row in rows if key(row) not in taken]
+    return [number for number, row in enumerate(rows) if key(row) not in taken]
 
 
 def stratified_part(labels: Integers, rows: int, seed: int) -> Integers:
@@ -204,15 +217,14 @@ def stratified_beginning(labels: Integers, rows: int, seed: int) -> Integers:
     return np.sort(shuffled[np.argsort(place, kind="stable")][:rows])
 
 
-def taken_out(rows: Sequence[Row], wanted: int, seed: int) -> tuple[list[Row], list[Row]]:
-    """Return the rows that are left, and a stratified part of them that is taken out."""
-    names = sorted({row[-1] for row in rows})
-    labels = np.array([names.index(row[-1]) for row in rows])
-    chosen = set(stratified_part(labels, wanted, seed).tolist())
-    return (
-        [row for number, row in enumerate(rows) if number not in chosen],
-        [row for number, row in enumerate(rows) if number in chosen],
-    )
+def strata_of(rows: Sequence[Row], task: str) -> Integers:
+    """Return what every part has its share of: the label of each row, or of numbers the quantile of its one."""
+    cells = np.array([row[-1] for row in rows])
+    if task == "classification":
+        return np.unique(cells, return_inverse=True)[1]
+    quantiles, count = np.empty(len(rows), dtype=np.int64), min(10, max(1, len(rows) // 50))
+    quantiles[np.argsort(cells.astype(np.float64), kind="stable")] = np.arange(len(rows)) * count // len(rows)
+    return quantiles
 
 
 def splits(config: Values) -> tuple[list[Row], list[Row]]:
@@ -222,14 +234,23 @@ def splits(config: Values) -> tuple[list[Row], list[Row]]:
     made = (files[1] is None) + (files[2] is None and data["test_fraction"] > 0)
     taken, validation, test = without_rare(files, 2 + made, data.get("rare_labels", "refuse"))
     train = taken or []
-    all_rows, classes = len(train), len({row[-1] for row in train})
+    all_rows, task = train, config["task"]["name"]
+    strata, left = strata_of(train, task), np.arange(len(train))
+
+    def taken_out(share: float, own_seed: int) -> list[Row]:
+        nonlocal left
+        wanted = max(round(len(all_rows) * share), len(np.unique(strata)))
+        chosen = stratified_part(strata[left], wanted, own_seed)
+        taken, left = left[chosen], np.delete(left, chosen)
+        return [all_rows[number] for number in taken]
+
     if test is None and data["test_fraction"]:
-        train, test = taken_out(train, max(round(all_rows * data["test_fraction"]), classes), seed)
+        test = taken_out(data["test_fraction"], seed)
     if validation is None:
-        train, validation = taken_out(train, max(round(all_rows * data["validation_fraction"]), classes), seed + 1)
+        validation = taken_out(data["validation_fraction"], seed + 1)
     validation = without(validation, test or [])
-    train = without(train, validation, test or [])
-    validation, unseen = without_unseen(validation, config["confirmation"], seed)
+    train = without([all_rows[number] for number in left], validation, test or [])
+    validation, unseen = without_unseen(validation, config["confirmation"], task, seed)
     digest = hashlib.sha256()
     for rows in (train, validation, test, *([unseen] if unseen else [])):
         *texts, labels = zip(*rows, strict=True) if rows else ((), ())
@@ -252,15 +273,17 @@ def without_rare(parts: Sequence[list[Row] | None], least: int, how: str) -> Seq
     return parts
 
 
-def without_unseen(validation: list[Row], confirmation: Values, seed: int) -> tuple[list[Row], list[Row]]:
+def without_unseen(validation: list[Row], confirmation: Values, task: str, seed: int) -> tuple[list[Row], list[Row]]:
     """Return the rows that the search was scored on, and those kept for its confirmation: none where they are few."""
     share = confirmation["validation_share"] if confirmation["finalists"] else 0.0
     if round(len(validation) * min(share, 1 - share)) < 200:
         return validation, []
-    _, unseen = taken_out(validation, round(len(validation) * share), seed + 2)
-    seen, names = without(validation, unseen), {row[-1] for row in validation}
-    enough = all(len(side) >= 200 and {row[-1] for row in side} == names for side in (seen, unseen))
-    return (seen, unseen) if enough else (validation, [])
+    strata = strata_of(validation, task)
+    unseen = stratified_part(strata, round(len(validation) * share), seed + 2)
+    seen = apart(validation, [validation[number] for number in unseen])
+    if any(len(side) < 200 or set(strata[side]) != set(strata) for side in (seen, unseen)):
+        return validation, []
+    return [validation[number] for number in seen], [validation[number] for number in unseen]
 
 
 def label_names(rows: Sequence[Row]) -> list[str]:
@@ -269,10 +292,79 @@ def label_names(rows: Sequence[Row]) -> list[str]:
     return sorted(names, key=int) if all(re.fullmatch(r"-?[0-9]{1,18}", name) for name in names) else names
 
 
+# The targets: what is learned of a row, and what the model's answers score.
+
+
+class Classes:
+    """One label a row."""
+
+    kept: Mapping[str, float] = {}
+    """What the model's config keeps beside the head."""
+
+    def __init__(self, config: Values, rows: Sequence[Row]) -> None:
+        """Take the labels of the training rows."""
+        self.config, self.names = config, label_names(rows)
+        self.positive = positive_class(self.names, config["task"]["positive_label"], rows)
+        self.head = {"id2label": dict(enumerate(self.names)), "label2id": {n: i for i, n in enumerate(self.names)}}
+        counts = np.bincount(self.numbers(rows))
+        balanced = config["hyperparameters"]["class_weights"] == "balanced"
+        weights = len(rows) / (len(counts) * counts) if balanced else np.ones(len(counts))
+        self.weights = torch.tensor(weights, dtype=torch.float32)
+
+    def numbers(self, rows: Sequence[Row]) -> Any:
+        """Return the number of each row's label."""
+        return np.array([self.names.index(row[-1]) for row in rows])
+
+    def losses(self, logits: Tensor, true: Tensor) -> Tensor:
+        """Return the cross-entropy of each row, times what the rows of its label count."""
+        smoothing = self.config["hyperparameters"]["label_smoothing"]
+        of_rows = nn.functional.cross_entropy(logits, true, label_smoothing=smoothing, reduction="none")
+        return self.weights.to(logits.device)[true] * of_rows
+
+    def score(self, logits: Tensor, rows: Sequence[Row]) -> float:
+        """Return the metric; higher is better."""
+        said, beta = logits.argmax(dim=-1).numpy(), self.config["task"]["beta"]
+        return score(self.config["metric"], self.numbers(rows), said, len(self.names), self.positive, beta)
+
+
+class Numbers:
+    """One number a row, scaled by the training rows; the model's config keeps by what."""
+
+    def __init__(self, config: Values, rows: Sequence[Row]) -> None:
+        """Take mean and standard deviation of the training rows."""
+        self.config = config
+        cells = np.array([float(row[-1]) for row in rows])
+        self.mean, self.sd = float(cells.mean()), float(cells.std())
+        self.head: dict[str, Any] = {"num_labels": 1, "problem_type": "regression"}
+        self.kept = {"target_mean": self.mean, "target_sd": self.sd}
+
+    def numbers(self, rows: Sequence[Row]) -> Any:
+        """Return the scaled number of each row."""
+        return (np.array([float(row[-1]) for row in rows]) - self.mean) / self.sd
+
+    def losses(self, logits: Tensor, true: Tensor) -> Tensor:
+        """Return the squared error of each row."""
+        return nn.functional.mse_loss(logits.squeeze(1), true.to(logits.dtype), reduction="none")
+
+    def score(self, logits: Tensor, rows: Sequence[Row]) -> float:
+        """Return the metric, in the unit of the labels; higher is better."""
+        said = logits.squeeze(1).double().numpy() * self.sd + self.mean
+        return float(OF_NUMBERS[self.config["metric"]](np.array([float(row[-1]) for row in rows]), said))
+
+
+def _correlation(kind: Any, true: Any, said: Any) -> float:
+    """Return a correlation; 0 where either is always the same."""
+    return 0.0 if np.ptp(true) == 0 or np.ptp(said) == 0 else float(kind(true, said).statistic)
+
+
+TARGETS: Mapping[str, type[Classes] | type[Numbers]] = {"classification": Classes, "regression": Numbers}
+"""By the name of the task."""
+
+
 # The model: what begins anew, what trains, how fast.
 
 
-def loaded(model: Values, labels: Sequence[str]) -> tuple[Any, Any, set[str]]:
+def loaded(model: Values, head: Values) -> tuple[Any, Any, set[str]]:
     """Return model and tokenizer, and the names of the parameters that begin anew: head, and what had no weights."""
     network, found = AutoModelForSequenceClassification.from_pretrained(
         model["name"],
@@ -280,8 +372,7 @@ def loaded(model: Values, labels: Sequence[str]) -> tuple[Any, Any, set[str]]:
         dtype=torch.float32,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
-        id2label=dict(enumerate(labels)),
-        label2id={label: number for number, label in enumerate(labels)},
+        **head,
     )
     tokenizer = AutoTokenizer.from_pretrained(model["name"], revision=model["revision"], split_special_tokens=True)
     if tokenizer.pad_token is None:
@@ -290,8 +381,8 @@ def loaded(model: Values, labels: Sequence[str]) -> tuple[Any, Any, set[str]]:
     network.config.use_cache = False
     base = f"{network.base_model_prefix}."
     mismatched = {key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]}
-    head = {name for name, _ in network.named_parameters() if not name.startswith(base)}
-    return network, tokenizer, {*found["missing_keys"], *mismatched, *head}
+    above = {name for name, _ in network.named_parameters() if not name.startswith(base)}
+    return network, tokenizer, {*found["missing_keys"], *mismatched, *above}
 
 
 @torch.no_grad()
@@ -500,18 +591,16 @@ def to_training_mode(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def predicted(network: Any, tokens: Tokens, bf16: bool) -> Integers:
-    """Return the class that the model gives each row; rows of like length go through together."""
+def answered(network: Any, tokens: Tokens, bf16: bool) -> Tensor:
+    """Return what the model answers to each row, on the CPU; rows of like length go through together."""
     network.eval()
     order = np.argsort([-len(row["input_ids"]) for row in tokens], kind="stable")
-    classes = np.empty(len(tokens), dtype=np.int64)
-    for rows in np.array_split(order, math.ceil(len(order) / 64)):
-        logits = logits_of(network, batch_of(tokens, rows, network), bf16)
-        if not logits.isfinite().all():
-            raise SystemExit("The training diverged: the model's answers are no longer numbers.")
-        classes[rows] = logits.argmax(dim=-1).cpu().numpy()
+    parts = np.array_split(order, math.ceil(len(order) / 64))
+    logits = torch.cat([logits_of(network, batch_of(tokens, rows, network), bf16) for rows in parts]).cpu()
+    if not logits.isfinite().all():
+        raise SystemExit("The training diverged: the model's answers are no longer numbers.")
     to_training_mode(network)
-    return classes
+    return logits[np.argsort(order)]
 
 
 def score(metric: str, true: Integers, said: Integers, classes: int, positive: int | None, beta: float) -> float:
@@ -546,12 +635,15 @@ def positive_class(labels: Sequence[str], asked: str | None, rows: Sequence[Row]
 
 
 def stepped(
-    network: Any, tokens: Tokens, labels: Tensor, weights: Tensor, optimizer: optim.Optimizer, config: Values, most: int
+    network: Any,
+    tokens: Tokens,
+    true: Tensor,
+    targets: Classes | Numbers,
+    optimizer: optim.Optimizer,
+    config: Values,
+    most: int,
 ) -> Iterator[int]:
-    """Yield the number of each optimizer step once it is taken; at most `most` rows go through the model at once.
-
-    `weights` are what the rows of each class count.
-    """
+    """Yield the number of each optimizer step once it is taken; at most `most` rows go through the model at once."""
     h, bf16 = config["hyperparameters"], config["measurements"].get("precision") == "bf16"
     trained = [weight for group in optimizer.param_groups for weight in group["params"]]
     step, steps = 0, h["epochs"] * math.ceil(len(tokens) / h["batch_size"])
@@ -568,11 +660,8 @@ def stepped(
                 group["lr"] = rate * group["rate_factor"]
             # In parts their gradients add up to those of the batch, so a step stays the same step.
             for part in parts_of(rows, lengths, pass_tokens, most):
-                logits, true = logits_of(network, batch_of(tokens, part, network), bf16), labels[part]
-                of_rows = nn.functional.cross_entropy(
-                    logits, true, label_smoothing=h["label_smoothing"], reduction="none"
-                )
-                ((weights[true] * of_rows).sum() / len(rows)).backward()  # type: ignore[no-untyped-call]
+                logits = logits_of(network, batch_of(tokens, part, network), bf16)
+                (targets.losses(logits, true[part]).sum() / len(rows)).backward()  # type: ignore[no-untyped-call]
             if h["max_grad_norm"] is not None:
                 nn.utils.clip_grad_norm_(trained, h["max_grad_norm"])
             pull(optimizer, h)
@@ -587,15 +676,13 @@ def train(config: Values, output: Path, device: torch.device, most: int) -> floa
     """Train, write model and tokenizer as they were at the best evaluation, and return its score."""
     h, seed, metric = config["hyperparameters"], config["seed"], config["metric"]
     rows, validation = splits(config)
-    labels = label_names(rows)
-    positive = positive_class(labels, config["task"]["positive_label"], rows)
-    numbers, true = (np.array([labels.index(row[-1]) for row in split]) for split in (rows, validation))
-    class_weights = (
-        len(rows) / (len(labels) * np.bincount(numbers)) if h["class_weights"] == "balanced" else np.ones(len(labels))
-    )
-    wanted = max(round(h["data_fraction"] * len(rows)), len(labels))
-    chosen = stratified_beginning(numbers, wanted, config["study_seed"])
-    network, tokenizer, fresh = loaded(config["model"], labels)
+    name = config["task"]["name"]
+    targets = TARGETS[name](config, rows)
+    strata = targets.numbers(rows) if name == "classification" else strata_of(rows, name)
+    wanted = max(round(h["data_fraction"] * len(rows)), len(np.unique(strata)))
+    chosen = stratified_beginning(strata, wanted, config["study_seed"])
+    network, tokenizer, fresh = loaded(config["model"], targets.head)
+    network.config.update(targets.kept)
     begin_anew(network, fresh, seed, h.get("head_scale"))
     network.to(device)
     for module in network.modules():
@@ -608,15 +695,12 @@ def train(config: Values, output: Path, device: torch.device, most: int) -> floa
     # What dropout is drawn by.
     torch.manual_seed(int(np.random.SeedSequence([seed, 0, 1]).generate_state(1)[0]))
     best, weights, without_better = -math.inf, {}, 0
-    given = (
-        torch.tensor(numbers[chosen], device=device),
-        torch.tensor(class_weights, dtype=torch.float32, device=device),
-    )
-    for step in stepped(network, tokens, *given, optimizer, config, most):
+    true = torch.tensor(targets.numbers(rows)[chosen], device=device)
+    for step in stepped(network, tokens, true, targets, optimizer, config, most):
         if step not in evaluated:
             continue
-        said = predicted(network, scored, config["measurements"].get("precision") == "bf16")
-        found = score(metric, true, said, len(labels), positive, config["task"]["beta"])
+        logits = answered(network, scored, config["measurements"].get("precision") == "bf16")
+        found = targets.score(logits, validation)
         print(f"step {step}: {metric} {found:.4f}", file=sys.stderr)
         without_better += 1
         if found > best:

@@ -184,11 +184,18 @@ def to_training_arguments(exported: Exported) -> Arguments:
     }
 
 
+TARGETS: Mapping[str, str] = {
+    "classification": "labels are numbered by name, or by number where all are integers",
+    "regression": "num_labels is 1, and labels are (number - mean) / sd of the training rows",
+}
+"""Name of a task -> what it trains towards."""
+
+
 def left_to_do(exported: Exported) -> list[str]:
     """Return in sentences what of a training no TrainingArguments say, and so is to be done beside them."""
     said = [
-        f"Beside TrainingArguments: texts are cut at {exported.hyperparameters.max_length} tokens; labels are numbered "
-        f"by name, or by number where all are integers; compute_metrics is to return {exported.metric!r}.",
+        f"Beside TrainingArguments: texts are cut at {exported.hyperparameters.max_length} tokens; "
+        f"{TARGETS[exported.task.name]}; compute_metrics is to return {exported.metric!r}.",
         f"The model is {exported.model.name}, its head drawn anew also where it has one that fits; the texts are those "
         f"of {exported.data.train}; transformers asks for accelerate.",
         "Where Trainer sees several GPUs in one process, it takes a whole batch on each: show it one, as with "

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from hpo.messages import Scores
 from hpo.metrics.metric import Metric, Objective
-from hpo.metrics.own_metric import OwnMetric
+from hpo.metrics.own_metric import Arguments, OwnMetric
 from hpo.metrics.predictions import Predictions
-from hpo.metrics.tally import Tally, tally
+from hpo.metrics.tally import Floats, Integers, Tally, tally
 
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(
@@ -166,7 +168,7 @@ def classification_scores(
     fit = {name: metric for name, metric in METRICS.items() if positive is not None or not metric.of_positive_class}
     values = {name: float(metric.of(counted)) for name, metric in fit.items()} | {"loss": predictions.loss}
     if objective.own is not None:
-        values[objective.metric] = _own_score(objective.own, predictions)
+        values[objective.metric] = _own_score(objective.own, predictions, label_names)
     return Scores(
         metric=objective.metric,
         values=values,
@@ -181,7 +183,7 @@ def objective_score(
 ) -> float:
     """Score predictions by the objective alone; takes and raises what `classification_scores` does."""
     if objective.own is not None:
-        return _own_score(objective.own, predictions)
+        return _own_score(objective.own, predictions, label_names)
     metric = METRICS[objective.metric]
     ranks = objective.metric in OF_RANKS
     return float(metric.of(tally(predictions, positive=_positive(objective, label_names), beta=beta, ranks=ranks)))
@@ -203,9 +205,21 @@ def _positive(objective: Objective, label_names: Sequence[str]) -> int | None:
     return None if objective.positive is None else label_names.index(objective.positive)
 
 
-def _own_score(own: OwnMetric, predictions: Predictions) -> float:
+def arguments_of(true: Integers, probabilities: Floats, label_names: Sequence[str]) -> Arguments:
+    """Return what a metric of the user's own is called with: names of the true and of the likeliest classes."""
+    names = np.array(label_names)
+    return Arguments(
+        true=names[true],
+        predicted=names[probabilities.argmax(axis=1)],
+        others={"probabilities": probabilities, "labels": list(label_names)},
+    )
+
+
+def _own_score(own: OwnMetric, predictions: Predictions, label_names: Sequence[str]) -> float:
     # Of a model that diverged there is nothing to ask the user's function about.
-    return own(predictions.true, predictions.probabilities) if math.isfinite(predictions.loss) else math.nan
+    if not math.isfinite(predictions.loss):
+        return math.nan
+    return own(arguments_of(predictions.true, predictions.probabilities, label_names))
 
 
 def _per_class(counted: Tally, label_names: Sequence[str]) -> dict[str, dict[str, float]]:

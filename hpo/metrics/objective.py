@@ -4,11 +4,15 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from hpo.errors import ConfigurationError, nearest
-from hpo.metrics.classification import METRICS
-from hpo.metrics.metric import Objective
-from hpo.metrics.own_metric import load_own_metric
+import numpy as np
 
+from hpo.errors import ConfigurationError, nearest
+from hpo.metrics.classification import METRICS, arguments_of
+from hpo.metrics.metric import Objective
+from hpo.metrics.own_metric import Arguments, load_own_metric
+
+TRIED_ROWS = 2
+"""Of each label, in the try of a metric of the user's own."""
 POSITIVE_NAMES = ("true", "yes", "positive", "pos", "spam")
 NEGATED = {
     "loss": "neg_log_loss",
@@ -39,7 +43,7 @@ def resolve_metric(
     two = len(label_names) == 2
     if metric == "auto":
         metric = "f1" if two else "macro_f1"
-    own = load_own_metric(metric, label_names) if ":" in metric else None
+    own = load_own_metric(metric, *_tries(label_names)) if ":" in metric else None
     if own is None:
         _refuse_unfit(metric, len(label_names))
     positive, reason = None, ""
@@ -48,6 +52,22 @@ def resolve_metric(
     else:
         _refuse_positive(label_names, positive_label)
     return Objective(metric=metric, positive=positive, note=_note(metric, positive, reason), own=own)
+
+
+def _tries(label_names: Sequence[str]) -> tuple[Arguments, Arguments, str]:
+    """Return some rows of each label, all predicted right, then all wrong, and what is told of them."""
+    certain = np.eye(len(label_names)).repeat(TRIED_ROWS, axis=0)
+    true = certain.argmax(axis=1)
+    right, wrong = (
+        arguments_of(true, probabilities, label_names)
+        for probabilities in (certain, np.roll(certain, TRIED_ROWS, axis=0))
+    )
+    return (
+        right,
+        wrong,
+        f"{TRIED_ROWS} rows of each label, all predicted right, then all wrong; it is called as "
+        "function(true, predicted), with arrays of label names",
+    )
 
 
 def _note(metric: str, positive: str | None, reason: str) -> str:

@@ -3,21 +3,29 @@
 import inspect
 import math
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from hpo.errors import ConfigurationError, TrainingError, nearest
-from hpo.metrics.tally import Floats, Integers
 
-TRIED_ROWS = 2
-"""Rows of each class in the try before training."""
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Arguments:
+    """What a function is called with."""
+
+    true: NDArray[Any]
+    """Label names, or numbers; shape (rows,)."""
+    predicted: NDArray[Any]
+    """What is said of them, shape (rows,)."""
+    others: Mapping[str, Any] = field(default_factory=dict)
+    """Handed on where the function has a parameter of that name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,56 +35,51 @@ class OwnMetric:
     spec: str
     """`module:function`."""
     function: Callable[..., Any]
-    label_names: tuple[str, ...]
     parameters: frozenset[str]
     """Names of its parameters."""
 
-    def __call__(self, true: Integers, probabilities: Floats) -> float:
-        """Call it as `function(true, predicted)`, with the names of the true and of the likeliest classes.
-
-        Args:
-            true: class numbers, shape (rows,).
-            probabilities: shape (rows, classes); handed on where it has a parameter of that name.
+    def __call__(self, given: Arguments) -> float:
+        """Call it as `function(true, predicted)`, with others that it has parameters for.
 
         Raises:
             TrainingError: it raises an error, or returns no finite number.
         """
-        names = np.array(self.label_names)
-        offered = {"probabilities": probabilities, "labels": list(self.label_names)}
-        asked = {name: value for name, value in offered.items() if name in self.parameters}
+        asked = {name: value for name, value in given.others.items() if name in self.parameters}
+        rows = len(given.true)
         try:
-            answer = self.function(names[true], names[probabilities.argmax(axis=1)], **asked)
+            answer = self.function(given.true, given.predicted, **asked)
         except Exception as error:
-            told = f"raised {type(error).__name__} on {len(true)} rows: {' '.join(str(error).split())}"
+            told = f"raised {type(error).__name__} on {rows} rows: {' '.join(str(error).split())}"
             raise TrainingError(f"task.metric {self.spec!r} {told.rstrip('.: ')}.") from error
         if not isinstance(answer, Real) or not math.isfinite(answer):
             raise TrainingError(
-                f"task.metric {self.spec!r} must return one finite number, but on {len(true)} rows it returned "
+                f"task.metric {self.spec!r} must return one finite number, but on {rows} rows it returned "
                 f"{_spoken(answer)}."
             )
         return float(answer)
 
 
-def load_own_metric(spec: str, label_names: Sequence[str]) -> OwnMetric:
+def load_own_metric(spec: str, right: Arguments, wrong: Arguments, told: str) -> OwnMetric:
     """Find `module:function`, also in the working folder, and try it on a few rows, all predicted right and all wrong.
+
+    Args:
+        spec: as the user wrote it.
+        right: some rows, each predicted right.
+        wrong: the same, predicted wrong.
+        told: what a sentence says of these rows, and of what the arrays hold.
 
     Raises:
         ConfigurationError: there is no such module or function, it fails on the try, or is higher for what is wrong.
     """
     function = _function(spec)
-    metric = OwnMetric(spec=spec, function=function, label_names=tuple(label_names), parameters=_parameters(function))
-    certain = np.eye(len(label_names)).repeat(TRIED_ROWS, axis=0)
-    true = certain.argmax(axis=1)
+    metric = OwnMetric(spec=spec, function=function, parameters=_parameters(function))
     try:
-        right, wrong = metric(true, certain), metric(true, np.roll(certain, TRIED_ROWS, axis=0))
+        of_right, of_wrong = metric(right), metric(wrong)
     except TrainingError as error:
+        raise ConfigurationError(f"{error} That was a try with {told}.") from error
+    if of_wrong > of_right:
         raise ConfigurationError(
-            f"{error} That was a try with {TRIED_ROWS} rows of each label, all predicted right, then all wrong; it is "
-            "called as function(true, predicted), with arrays of label names."
-        ) from error
-    if wrong > right:
-        raise ConfigurationError(
-            f"task.metric {spec!r} is {right:g} where all labels are predicted right and {wrong:g} where all are "
+            f"task.metric {spec!r} is {of_right:g} where all labels are predicted right and {of_wrong:g} where all are "
             "wrong, but the objective is maximised; name a function that returns the negative of it."
         )
     return metric

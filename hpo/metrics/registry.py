@@ -3,10 +3,13 @@
 import math
 from collections.abc import Mapping
 
-from hpo.metrics import classification
+from hpo.metrics import classification, regression
 from hpo.metrics.metric import Metric
 
-METRICS: Mapping[str, Mapping[str, Metric]] = {"classification": classification.METRICS}
+METRICS: Mapping[str, Mapping[str, Metric]] = {
+    "classification": classification.METRICS,
+    "regression": regression.METRICS,
+}
 """A score of one name has the same limits in all tasks."""
 
 

@@ -13,7 +13,7 @@ from hpo.search.samplers import proposed_together, sampler_of
 from hpo.space.domains import Constant
 from hpo.space.enumeration import cases
 from hpo.space.search_space import SearchSpace
-from hpo.space.space_file import shipped_spaces, space_of
+from hpo.space.space_file import load_space, shipped_spaces, space_of
 from hpo.space.trained_values import trained_value
 
 MOST_COMBINATIONS = 10_000
@@ -37,18 +37,20 @@ JOINT = ("gp", "cmaes")
 
 
 def space_of_study(config: StudyConfig) -> SearchSpace:
-    """Return a study's space; a shipped one without what means nothing to the study's task, which its notes say.
+    """Return a study's space, without what a shipped one has that means nothing to the study's task; its notes say so.
 
     Raises:
-        SpaceError: a space of the user's own gives a hyperparameter that means nothing to the task.
+        SpaceError: the user gives a hyperparameter that means nothing to the task.
     """
     space, task = space_of(config.space), config.task.name
     given = {one.name: one.domain.value if isinstance(one.domain, Constant) else one for one in space.parameters}
     idle = without_meaning(task, given)
     if not idle:
         return space
-    if config.space not in shipped_spaces():
-        raise SpaceError(f"Space {space.name}: {no_meaning(task, idle)}")
+    # As they stand there: an override of one parameter makes a mapping of the whole space.
+    shipped = [one for name in shipped_spaces() for one in load_space(name).parameters]
+    if own := [one.name for one in space.parameters if one.name in idle and one not in shipped]:
+        raise SpaceError(f"Space {space.name}: {no_meaning(task, own)}")
     return replace(
         space,
         parameters=tuple(one for one in space.parameters if one.name not in idle),

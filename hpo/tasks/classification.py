@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import TaskConfig
@@ -21,6 +20,7 @@ from hpo.metrics.classification import classification_scores, f1_among, objectiv
 from hpo.metrics.metric import Objective
 from hpo.metrics.objective import resolve_metric
 from hpo.metrics.predictions import Predictions
+from hpo.tasks.heads import head_of, load_with_head
 from hpo.tasks.protocol import Baseline, Criterion
 
 MOST_ITERATIONS = 1000
@@ -73,9 +73,18 @@ class Classification:
             class_weights=_balanced(label_names, cells),
         )
 
+    @classmethod
+    def restored(cls, learned: Mapping[str, Any]) -> Self:
+        """Return the task for these labels."""
+        return cls.of(TaskConfig(), learned["labels"])
+
+    def learned(self) -> dict[str, Any]:
+        """Return the labels in the order of their numbers."""
+        return {"labels": list(self.label_names)}
+
     def load(self, source: str, **options: Any) -> Any:
         """Load the pretrained model under a classification head, by transformers' `from_pretrained`."""
-        return AutoModelForSequenceClassification.from_pretrained(
+        return load_with_head(
             source,
             num_labels=len(self.label_names),
             id2label=dict(enumerate(self.label_names)),
@@ -84,13 +93,8 @@ class Classification:
         )
 
     def head(self, network: Any) -> set[str]:
-        """Name the parameters that are drawn anew for each trial: all outside the pretrained model.
-
-        None of a class that does not say which of its parts that is, such as one of remote code.
-        """
-        prefix = f"{network.base_model_prefix}."
-        outside = {name for name, _ in network.named_parameters() if not name.startswith(prefix)}
-        return set() if network.base_model is network else outside
+        """Name the parameters that are drawn anew for each trial: all outside the pretrained model."""
+        return head_of(network)
 
     def targets(self, cells: Sequence[str]) -> NDArray[np.int64]:
         """Return the class number of each label, shape (rows,)."""

@@ -52,6 +52,15 @@ class Task(Protocol[A]):
         """
         ...
 
+    @classmethod
+    def restored(cls, learned: Mapping[str, Any]) -> Self:
+        """Return the task of which `learned` was asked, for predictions alone."""
+        ...
+
+    def learned(self) -> dict[str, Any]:
+        """Return what predictions follow from beside the weights, as JSON has it; a trained model keeps it."""
+        ...
+
     def load(self, source: str, **options: Any) -> Any:
         """Load the pretrained model under the task's head, by transformers' `from_pretrained`."""
         ...

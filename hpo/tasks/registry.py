@@ -7,8 +7,9 @@ from hpo.config.study_file import TaskConfig
 from hpo.data.splits import Splits
 from hpo.tasks.classification import Classification
 from hpo.tasks.protocol import Task
+from hpo.tasks.regression import Regression
 
-TASKS: Mapping[str, type[Task[Any]]] = {"classification": Classification}
+TASKS: Mapping[str, type[Task[Any]]] = {"classification": Classification, "regression": Regression}
 
 
 def task_of(config: TaskConfig, splits: Splits) -> Task[Any]:

@@ -16,7 +16,7 @@ from hpo.config.other_study_names import LOSSES, METRICS, STUDY_KEYS, STUDY_VALU
 from hpo.config.reading import dotted_keys, write_yaml
 from hpo.config.study_file import StudyConfig, load_config, load_study
 from hpo.errors import ConfigurationError, SpaceError
-from hpo.metrics.classification import METRICS as SCORES
+from hpo.metrics.registry import METRICS as SCORES
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import space_of
 from hpo.space.specs import KEYS
@@ -55,7 +55,7 @@ def test_what_is_taken_is_something_here_and_never_under_a_name_of_ours() -> Non
                 Hyperparameters(**{field: entry.ours})
                 assert bare(value) not in map(bare, get_args(FIELDS[field].annotation))
     assert set(DISTRIBUTIONS.values()) <= KEYS.keys()
-    assert {*METRICS.values(), *LOSSES.values()} <= {"auto", *SCORES}
+    assert {*METRICS.values(), *LOSSES.values()} <= {"auto"}.union(*SCORES.values())
     assert {*STUDY_KEYS.values(), *STUDY_VALUES} <= set(dotted_keys(StudyConfig))
     for path, words in STUDY_VALUES.items():
         for ours in words.values():

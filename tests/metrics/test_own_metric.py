@@ -13,7 +13,6 @@ from hpo.errors import ConfigurationError, TrainingError
 from hpo.messages import Scores
 from hpo.metrics.classification import METRICS, classification_scores
 from hpo.metrics.objective import resolve_metric
-from hpo.metrics.own_metric import load_own_metric
 from hpo.metrics.predictions import Predictions
 
 NAMES = ["a", "b", "c"]
@@ -85,7 +84,7 @@ def test_a_model_that_diverged_is_not_asked_about(folder: Path) -> None:
 def test_what_is_installed_comes_before_the_working_folder(folder: Path) -> None:
     (folder / "json.py").write_text("raise RuntimeError\n")
     with pytest.raises(ConfigurationError, match="module 'json' has no 'score'"):
-        load_own_metric("json:score", NAMES)
+        resolve_metric("json:score", NAMES, NAMES, None)
 
 
 BAD = """
@@ -147,4 +146,4 @@ def test_no_name_of_ours_can_be_mistaken_for_a_users() -> None:
 
 def test_a_function_that_is_higher_for_what_is_wrong_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="is 0 where all labels are predicted right and 1 where all are wrong"):
-        load_own_metric("sklearn.metrics:zero_one_loss", ("a", "b"))
+        resolve_metric("sklearn.metrics:zero_one_loss", ("a", "b"), ("a", "b"), None)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +15,6 @@ from hpo.config.study_file import TaskConfig
 from hpo.errors import ConfigurationError
 from hpo.metrics.predictions import Predictions
 from hpo.tasks.classification import Classification
-from hpo.tasks.registry import TASKS
 
 LABELS = ("a", "b", "c")
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 3.0]])
@@ -108,7 +107,3 @@ def test_beta_is_the_studys() -> None:
 def test_a_metric_that_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="3 classes"):
         task(metric="f1")
-
-
-def test_every_task_that_can_be_named_exists() -> None:
-    assert set(TASKS) == set(get_args(TaskConfig.model_fields["name"].annotation))

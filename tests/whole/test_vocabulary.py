@@ -9,13 +9,17 @@ from typing import Any, get_args
 import pytest
 
 from hpo.config.hyperparameters import Hyperparameters, Method, OptimizerName, ScheduleName
-from hpo.config.study_file import Pruner, SearchConfig
+from hpo.config.study_file import Pruner, SearchConfig, TaskConfig
+from hpo.config.tasks import TASK_FACTS
 from hpo.data.archives import COMPRESSIONS
 from hpo.data.formats import FORMATS
-from hpo.metrics.classification import METRICS
+from hpo.data.targets import TARGETS
+from hpo.metrics import classification, regression
+from hpo.metrics.registry import METRICS
 from hpo.search.pruners import PRUNERS
 from hpo.search.samplers import SAMPLERS
 from hpo.space.space_file import load_space, shipped_spaces
+from hpo.tasks.registry import TASKS
 from hpo.training.methods import METHODS
 from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.schedules import SCHEDULES
@@ -28,7 +32,8 @@ PROVED_IN: Mapping[str, tuple[Mapping[str, Any], str]] = {
     "methods": (METHODS, "training/test_methods.py"),
     "samplers": (SAMPLERS, "search/test_samplers.py"),
     "pruners": (PRUNERS, "search/test_pruners.py"),
-    "metrics": (METRICS, "metrics/test_classification_scores.py"),
+    "metrics": (classification.METRICS, "metrics/test_classification_scores.py"),
+    "metrics of numbers": (regression.METRICS, "metrics/test_regression_scores.py"),
     "formats": (FORMATS, "data/test_data_formats.py"),
     "compressions": (COMPRESSIONS, "data/test_archives.py"),
 }
@@ -91,6 +96,11 @@ def test_every_hyperparameter_is_in_a_shipped_space() -> None:
 )
 def test_what_may_be_written_is_what_there_is(names: Any, registry: Mapping[str, Any]) -> None:
     assert set(get_args(names)) == registry.keys()
+
+
+@pytest.mark.parametrize("registry", [TASKS, TASK_FACTS, TARGETS, METRICS])
+def test_every_task_that_may_be_written_is_in_every_registry_of_tasks(registry: Mapping[str, Any]) -> None:
+    assert set(get_args(TaskConfig.model_fields["name"].annotation)) == registry.keys()
 
 
 def test_every_pruner_may_be_written_and_auto_beside_them() -> None:

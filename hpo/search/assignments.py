@@ -42,11 +42,6 @@ def build_assignment(
     )
 
 
-def last_rung(config: StudyConfig, space: SearchSpace, hyperparameters: Hyperparameters) -> int:
-    """Return where a trial ends, in per mille of the study's longest."""
-    return _milestones(config, space, hyperparameters, maximum_passes(space), rungs=0)[-1].rung
-
-
 def maximum_passes(space: SearchSpace) -> float:
     """Return the passes over all training texts of the study's longest trial."""
     return space.largest("epochs") * space.largest("data_fraction")

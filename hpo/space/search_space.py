@@ -87,30 +87,6 @@ class SearchSpace:
             if parameter.is_sampled and parameter.name in values
         }
 
-    def from_sampled(self, params: Mapping[str, Value]) -> dict[str, Value]:
-        """Return the values of a trial of which Optuna holds `params`; the inverse of `sampled`.
-
-        Raises:
-            SpaceError: other parameters than this space samples: the trial was made from another space.
-        """
-        values: dict[str, Value] = {}
-        for parameter in self.parameters:
-            if not parameter.active(values):
-                continue
-            if parameter.is_sampled and parameter.sampled_name not in params:
-                raise SpaceError(
-                    f"Space {self.name} samples {parameter.sampled_name!r} here, but the trial has no such "
-                    "parameter: it was made from another space."
-                )
-            values[parameter.name] = params[parameter.sampled_name] if parameter.is_sampled else parameter.default
-        extra = params.keys() - self.sampled(values).keys()
-        if extra:
-            raise SpaceError(
-                f"The trial has the parameter {min(extra)!r}, which space {self.name} does not sample here: "
-                "it was made from another space."
-            )
-        return values
-
     def combinations(self) -> Iterator[dict[str, Value]]:
         """Return every configuration that can be proposed, as values: in the order of the parameters, the last fastest.
 

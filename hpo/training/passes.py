@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from hpo.config.hyperparameters import Hyperparameters
 
-Size = tuple[str, int]
 MemoryKey = tuple[str, int, str, int | None, int | None]
 
 
@@ -31,11 +30,6 @@ class Passes:
     def halve(self, rows: int) -> None:
         """Take at most half of `rows`, at which memory ran out; at least one."""
         self.rows = max(1, rows // 2)
-
-
-def size_of(hyperparameters: Hyperparameters) -> Size:
-    """Return what the seconds of a step depend on most, beside its rows."""
-    return hyperparameters.method, hyperparameters.max_length
 
 
 def memory_key(hyperparameters: Hyperparameters) -> MemoryKey:

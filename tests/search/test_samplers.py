@@ -182,7 +182,7 @@ def test_what_is_proposed_is_in_range_and_what_the_sampler_is_known_for(
     assert isinstance(config.space, dict)
     space = SearchSpace.from_mapping(config.space, "test")
     for params in proposed:
-        values = space.from_sampled(params)
+        values = space.suggest(optuna.trial.FixedTrial(params))
         assert all(one.domain.contains(values[one.name]) for one in space.parameters if one.name in values)
     KNOWN_ANSWERS[name].known(proposed)
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []

@@ -180,20 +180,6 @@ def test_the_default_configuration_has_active_parameters_only() -> None:
     assert NESTED.sampled(values) == {"optimizer": "adamw", "learning_rate_multiplier": 1.0, "method": "full"}
 
 
-# What Optuna holds
-
-
-def test_a_trial_without_a_parameter_of_this_space_is_refused() -> None:
-    with pytest.raises(SpaceError, match="samples 'learning_rate_multiplier' here, but the trial has no such"):
-        NESTED.from_sampled({"optimizer": "adamw", "learning_rate": 3e-5, "method": "full"})
-
-
-def test_a_trial_with_a_parameter_that_is_inactive_here_is_refused() -> None:
-    params = NESTED.sampled(NESTED.default_values()) | {"momentum": 0.9}
-    with pytest.raises(SpaceError, match="has the parameter 'momentum', which space s does not sample here"):
-        NESTED.from_sampled(params)
-
-
 # Kinds of numbers
 
 

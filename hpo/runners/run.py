@@ -95,7 +95,7 @@ def run(
     refuse_unfit_search(config, space)
     refuse_unusable(config.compute)
     if not searches:
-        _refuse_unsearched(config)
+        config = _as_searched(config)
     mirror = open_mirror(config, files_folder(config))
     splits = splits_of(config)
     doubts = filter(None, [doubt_about_gpu(config.compute)])
@@ -103,7 +103,6 @@ def run(
         watcher.note(sentence)
     refuse_counts(space, splits.train.rows)
     if searches:
-        # A confirmation is evaluated as its search was.
         config = with_evaluations(config, space, splits)
     if config.compute.runner == "ray_tune":
         watcher.note(
@@ -127,18 +126,27 @@ def _results(config: StudyConfig) -> StudyResults:
         return read_results(database, config.study)
 
 
-def _refuse_unsearched(config: StudyConfig) -> None:
-    """Refuse to confirm a study that is not in the store, or on other terms than before, before anything is written."""
+def _as_searched(config: StudyConfig) -> StudyConfig:
+    """Return a study that is to be confirmed with the evaluations that its search had, where it leaves them open.
+
+    Raises:
+        ConfigurationError: it is not in the store.
+        StudyMismatchError: it was confirmed on other terms.
+    """
     runs = confirmation_of(config.study)
     with closing(open_database(config.store.url, must_exist=True)) as database:
         known = study_names(database)
         if runs in known:
             refuse_other_semantics(runs, read_results(database, runs).versions, confirms=config.study)
-    if config.study not in known:
-        raise ConfigurationError(
-            f"The store holds no study {config.study!r} to confirm; begin it with hpo run. "
-            f"{nearest(config.study, known)}"
-        )
+        if config.study not in known:
+            raise ConfigurationError(
+                f"The store holds no study {config.study!r} to confirm; begin it with hpo run. "
+                f"{nearest(config.study, known)}"
+            )
+        stored = read_results(database, config.study).configuration["evaluation"]
+    asked = config.evaluation
+    found = {name: getattr(asked, name) or stored.get(name) for name in ("full_reports", "rung_rows")}
+    return config.model_copy(update={"evaluation": asked.model_copy(update=found)})
 
 
 def _forget_confirmation(config: StudyConfig) -> None:

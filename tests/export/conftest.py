@@ -42,7 +42,7 @@ def config(model_folder: Path, texts_file: Path, tmp_path_factory: pytest.TempPa
             "data": {"train": str(texts_file)},
             "space": SPACE,
             "search": {"sampler": "random", "pruner": "none"},
-            "evaluation": {"rung_rows": 12, "rungs": 4, "first_rung": 250},
+            "evaluation": {"full_reports": 3, "rung_rows": 12, "rungs": 4, "first_rung": 250},
             "compute": {"device": "cpu", "precision": "fp32", "threads": 1},
             "budget": {"trials": 3},
             "confirmation": {"finalists": 0},

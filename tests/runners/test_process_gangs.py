@@ -13,11 +13,12 @@ import torch
 from hpo.config.study_file import ComputeConfig, StudyConfig, load_config
 from hpo.data.splits import Splits, load_splits
 from hpo.errors import ConfigurationError, ModelError, TrainingError
-from hpo.messages import Capacity, Decision, Ending, Outcome, Report
+from hpo.messages import Decision, Ending, Outcome, Report
 from hpo.runners.processes import open_processes, runner_of
 from hpo.runners.run import run
 from hpo.runners.watcher import Watcher
 from hpo.runners.worker_process.child import environment_of
+from hpo.runners.worker_process.conversation import Arrived
 from hpo.runners.worker_process.posts import Post, posts_of, workers_of
 from hpo.store.results import StudyResults
 from hpo.training.gang import Seat
@@ -77,7 +78,7 @@ def test_gpus_are_dealt_out_in_gangs(gpus) -> None:
         Post(worker="gpu-0", devices=("cuda:0", "cuda:1"), visible=("4", "5"), threads=4),
         Post(worker="gpu-1", devices=("cuda:2", "cuda:3"), visible=("6", "7"), threads=4),
     )
-    assert posts[1].capacity == Capacity(worker="gpu-1", device="cuda:2 and 1 more")
+    assert posts[1].arrived == Arrived(name="gpu-1", device="cuda:2 and 1 more", place="gpu-1")
     environments = [environment_of(posts[1], rank, {"PATH": "/bin"}, "secret") for rank in range(2)]
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == ["6", "7"]
 
@@ -229,7 +230,7 @@ def test_a_rank_that_is_killed_is_replaced_with_its_whole_gang(
     [died] = [outcome for outcome in seen.outcomes if outcome.ending is Ending.DIED]
     log = "cpu-0-rank-1.log" if rank else "cpu-0.log"
     assert died.trial == 1
-    assert died.reason.startswith(f"The process of rank {rank} of worker cpu-0 was killed by signal 9")
+    assert died.reason.startswith(f"The worker cpu-0 is lost. Its process of rank {rank} was killed by signal 9")
     assert died.reason.endswith(f"{log}.")
 
 
@@ -277,10 +278,10 @@ def open_rank_0_or_refuse(config: StudyConfig, splits: Splits, files: Path, *, s
 def test_a_rank_that_cannot_be_opened_is_told_by_its_number(
     material: dict[str, object], splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo.runners.processes.MOST_STARTS", 2)
+    monkeypatch.setattr("hpo.runners.remote_workforce.MOST_STARTS", 2)
     config = study_at(material, tmp_path / "none.db", ranks=2)
     with (
-        pytest.raises(TrainingError, match=r"rank 1 of worker cpu-0 ended with exit status 7; .* started 2 times"),
+        pytest.raises(TrainingError, match=r"process of rank 1 ended with exit status 7; .* at 2 starts in a row"),
         open_processes(config, splits, tmp_path, opener=open_rank_0_alone),
     ):
         raise AssertionError
@@ -305,7 +306,7 @@ def test_a_rank_that_dies_while_its_worker_waits_takes_it_along(
         while not said:
             said = list(workforce.listen(1.0))
         [(worker, lost)] = said
-        assert (worker, "rank 1 of worker cpu-0 was killed by signal 9" in lost.reason) == ("cpu-0", True)
+        assert (worker, "process of rank 1 was killed by signal 9" in lost.reason) == ("cpu-0", True)
         while "cpu-0" not in workforce.capacities:
             workforce.listen(1.0)
         workforce.give("cpu-0", tiny_assignment())

@@ -20,7 +20,9 @@ from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits, load_splits
 from hpo.errors import ModelError, NoResultError, StoreError, TrainingError
 from hpo.messages import Action, Assignment, Begun, Capacity, Decision, Ending, Outcome, Progress, Report
-from hpo.runners.processes import ProcessWorkforce, open_processes
+from hpo.runners.processes import ProcessCarrier, open_processes
+from hpo.runners.remote_workforce import RemoteWorkforce
+from hpo.runners.worker_process.child import Child
 from hpo.runners.worker_process.conversation import Opener, Study
 from hpo.runners.workforce import Lost, Said, Unfit
 from hpo.training.worker import open_worker
@@ -32,7 +34,7 @@ URL = f"postgresql+psycopg://night:{PASSWORD}@nowhere/studies"
 PATIENCE = 60.0
 """Seconds after which a test gives up on a process."""
 
-Opened = Callable[..., AbstractContextManager[ProcessWorkforce]]
+Opened = Callable[..., AbstractContextManager[RemoteWorkforce]]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def begun_with_one(study: StudyConfig, splits: Splits, files: Path) -> Iterator[ProcessWorkforce]:
+def begun_with_one(study: StudyConfig, splits: Splits, files: Path) -> Iterator[RemoteWorkforce]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("STORE_OF_STUDIES", URL)
         patched.setenv("PGPASSWORD", PASSWORD)
@@ -81,7 +83,7 @@ def begun_with_one(study: StudyConfig, splits: Splits, files: Path) -> Iterator[
 
 
 @pytest.fixture
-def one(begun_with_one: ProcessWorkforce) -> Iterator[ProcessWorkforce]:
+def one(begun_with_one: RemoteWorkforce) -> Iterator[RemoteWorkforce]:
     """A workforce of one worker that counts; it is as free after the test."""
     yield begun_with_one
     ready(begun_with_one, "cpu-0")
@@ -89,7 +91,7 @@ def one(begun_with_one: ProcessWorkforce) -> Iterator[ProcessWorkforce]:
     assert begun_with_one.listen(0) == []
 
 
-def heard(workforce: ProcessWorkforce, enough: Callable[[list[tuple[str, Said]]], bool]) -> list[tuple[str, Said]]:
+def heard(workforce: RemoteWorkforce, enough: Callable[[list[tuple[str, Said]]], bool]) -> list[tuple[str, Said]]:
     """Listen until that is enough; return what was said, beside progress."""
     said: list[tuple[str, Said]] = []
     until = time.monotonic() + PATIENCE
@@ -99,13 +101,13 @@ def heard(workforce: ProcessWorkforce, enough: Callable[[list[tuple[str, Said]]]
     return said
 
 
-def outcomes(workforce: ProcessWorkforce, number: int) -> dict[int, Outcome]:
+def outcomes(workforce: RemoteWorkforce, number: int) -> dict[int, Outcome]:
     """Listen until so many trials have ended, and return how."""
     said = heard(workforce, lambda said: sum(isinstance(one, Outcome) for _, one in said) == number)
     return {one.trial: one for _, one in said if isinstance(one, Outcome)}
 
 
-def ready(workforce: ProcessWorkforce, *names: str) -> None:
+def ready(workforce: RemoteWorkforce, *names: str) -> None:
     heard(workforce, lambda _: workforce.capacities.keys() == set(names))
 
 
@@ -117,15 +119,21 @@ LONG = 10_000
 """A seed to which counting takes minutes."""
 
 
-def in_training(workforce: ProcessWorkforce) -> None:
+def in_training(workforce: RemoteWorkforce) -> None:
     """Wait until a trial is in training."""
     until = time.monotonic() + PATIENCE
     while not any(isinstance(said, Progress) for _, said in workforce.listen(1.0)):
         assert time.monotonic() < until
 
 
-def process_of(workforce: ProcessWorkforce, worker: str = "cpu-0") -> psutil.Process:
-    return psutil.Process(workforce._children[worker].processes[0].process.pid)
+def children_of(workforce: RemoteWorkforce) -> dict[str, Child]:
+    carrier = workforce._carrier
+    assert isinstance(carrier, ProcessCarrier)
+    return carrier._children
+
+
+def process_of(workforce: RemoteWorkforce, worker: str = "cpu-0") -> psutil.Process:
+    return psutil.Process(children_of(workforce)[worker].processes[0].process.pid)
 
 
 # -- with the real worker
@@ -183,7 +191,7 @@ def test_processes_train_to_the_bits_of_this_one(
 # -- one process
 
 
-def test_pauses_reach_what_is_in_training_and_what_waits(one: ProcessWorkforce) -> None:
+def test_pauses_reach_what_is_in_training_and_what_waits(one: RemoteWorkforce) -> None:
     for number in range(2):
         one.give("cpu-0", trial(number, LONG))
     in_training(one)
@@ -197,7 +205,7 @@ def test_pauses_reach_what_is_in_training_and_what_waits(one: ProcessWorkforce) 
     assert outcomes(one, 1)[2].ending is Ending.COMPLETED
 
 
-def test_signals_to_the_group_are_the_parents_affair(one: ProcessWorkforce) -> None:
+def test_signals_to_the_group_are_the_parents_affair(one: RemoteWorkforce) -> None:
     one.give("cpu-0", trial(0, 50))
     in_training(one)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -205,7 +213,7 @@ def test_signals_to_the_group_are_the_parents_affair(one: ProcessWorkforce) -> N
     assert outcomes(one, 1)[0].ending is Ending.COMPLETED
 
 
-def test_no_secret_reaches_a_process(one: ProcessWorkforce, study: StudyConfig, splits: Splits, files: Path) -> None:
+def test_no_secret_reaches_a_process(one: RemoteWorkforce, study: StudyConfig, splits: Splits, files: Path) -> None:
     assert PASSWORD.encode() in pickle.dumps(study)
     assert PASSWORD.encode() not in pickle.dumps(Study.of(study, splits, files, open_counting))
     process = process_of(one)
@@ -215,14 +223,14 @@ def test_no_secret_reaches_a_process(one: ProcessWorkforce, study: StudyConfig, 
     assert PASSWORD not in str(process.cmdline())
 
 
-def test_the_environment_of_a_process_is_its_own(one: ProcessWorkforce) -> None:
+def test_the_environment_of_a_process_is_its_own(one: RemoteWorkforce) -> None:
     environment = process_of(one).environ()
     own = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "TOKENIZERS_PARALLELISM")
     assert [environment[name] for name in own] == ["1", "", "false"]
     assert environment["PATH"] == os.environ["PATH"]
 
 
-def test_calls_raise_here_what_they_raised_there(one: ProcessWorkforce, files: Path) -> None:
+def test_calls_raise_here_what_they_raised_there(one: RemoteWorkforce, files: Path) -> None:
     with pytest.raises(ModelError) as refused:
         one.lead.measure(tiny_hyperparameters(max_length=8))
     assert str(refused.value) == SENTENCE
@@ -232,7 +240,7 @@ def test_calls_raise_here_what_they_raised_there(one: ProcessWorkforce, files: P
     assert "Traceback" in (files / "workers" / "cpu-0.log").read_text()
 
 
-def test_a_call_that_its_process_dies_of_is_told_in_a_sentence(one: ProcessWorkforce) -> None:
+def test_a_call_that_its_process_dies_of_is_told_in_a_sentence(one: RemoteWorkforce) -> None:
     with pytest.raises(TrainingError, match=r"asked to cut_share: .*ended with exit status 7; its last words are in"):
         one.lead.cut_share(0)
     assert one.lead.facts()["threads"] == "1"
@@ -240,24 +248,24 @@ def test_a_call_that_its_process_dies_of_is_told_in_a_sentence(one: ProcessWorkf
     assert isinstance(lost, Lost)
 
 
-def test_a_killed_process_is_told_once_after_all_it_said_and_replaced(one: ProcessWorkforce, files: Path) -> None:
+def test_a_killed_process_is_told_once_after_all_it_said_and_replaced(one: RemoteWorkforce, files: Path) -> None:
     one.give("cpu-0", trial(0))
     one.give("cpu-0", trial(1, LONG))
     # Not listened to until it has said that it trains the second.
-    connection, told = one._children["cpu-0"].connections[0], one._said
+    connection = children_of(one)["cpu-0"].connections[0]
     until = time.monotonic() + PATIENCE
-    while not any(isinstance(said, Progress) and said.trial == 1 for _, said in told):
+    while not any(isinstance(said, Begun) and said.trial == 1 for _, said in one._said):
         assert time.monotonic() < until
         connection.poll(0.1)
-        told += [("cpu-0", said) for said in one._children["cpu-0"].heard()]
+        one._await(0.0)
     process_of(one).kill()
     said = heard(one, lambda said: isinstance(said[-1][1], Lost) if said else False)
     assert [type(message) for _, message in said] == [Outcome, Lost]
     assert said[-1] == (
         "cpu-0",
         Lost(
-            reason="The process of worker cpu-0 was killed by signal 9, as the kernel does where memory is short; its "
-            f"last words are in {files / 'workers' / 'cpu-0.log'}."
+            reason="The worker cpu-0 is lost. Its process was killed by signal 9, as the kernel does where memory is "
+            f"short; its last words are in {files / 'workers' / 'cpu-0.log'}."
         ),
     )
     assert list(one.workers) == ["cpu-0"]
@@ -267,14 +275,14 @@ def test_a_killed_process_is_told_once_after_all_it_said_and_replaced(one: Proce
     assert outcomes(one, 1)[1].ending is Ending.COMPLETED
 
 
-def test_killed_for_a_reason_that_is_what_is_told(one: ProcessWorkforce) -> None:
+def test_killed_for_a_reason_that_is_what_is_told(one: RemoteWorkforce) -> None:
     one.give("cpu-0", trial(0, LONG))
     one.kill("cpu-0", "It said nothing for 30 minutes.")
     one.kill("cpu-0", "Nobody asks twice.")
     assert heard(one, bool) == [("cpu-0", Lost(reason="It said nothing for 30 minutes."))]
 
 
-def test_a_process_whose_gpu_is_broken_is_replaced_without_a_loss(one: ProcessWorkforce, files: Path) -> None:
+def test_a_process_whose_gpu_is_broken_is_replaced_without_a_loss(one: RemoteWorkforce, files: Path) -> None:
     before = one.lead.facts()["pid"]
     (files / "broken-gpu").touch()
     for number in range(2):
@@ -288,7 +296,7 @@ def test_a_process_whose_gpu_is_broken_is_replaced_without_a_loss(one: ProcessWo
 
 
 def test_a_call_to_a_process_that_is_replaced_is_answered_by_the_one_in_its_place(
-    one: ProcessWorkforce, files: Path
+    one: RemoteWorkforce, files: Path
 ) -> None:
     before = one.lead.facts()["pid"]
     (files / "broken-gpu").touch()
@@ -306,7 +314,7 @@ def test_a_call_to_a_process_that_is_replaced_is_answered_by_the_one_in_its_plac
 @pytest.mark.slow
 def test_one_is_open_at_first_the_others_when_the_search_begins_and_each_can_be_done_without(opened: Opened) -> None:
     with opened(workers=2) as workforce:
-        assert list(workforce.workers) == ["cpu-0", "cpu-1"]
+        assert (list(workforce.workers), workforce.size) == (["cpu-0"], 2)
         assert workforce.capacities == {"cpu-0": Capacity(worker="cpu-0", device="cpu")}
         workforce.begin("bf16")
         ready(workforce, "cpu-0", "cpu-1")
@@ -323,7 +331,7 @@ def test_one_is_open_at_first_the_others_when_the_search_begins_and_each_can_be_
         assert workforce.lead.facts()["precision"] == "bf16"
         workforce.discard("cpu-1")
         assert workforce.listen(0.01) == []
-        with pytest.raises(TrainingError, match="No worker process is left"):
+        with pytest.raises(TrainingError, match="No worker is left to be asked"):
             workforce.lead.facts()
 
 
@@ -341,7 +349,10 @@ def test_a_first_worker_that_dies_at_every_start_is_told_in_a_sentence(
 ) -> None:
     monkeypatch.setattr("hpo.runners.worker_process.child.BEGIN", "raise SystemExit(3)")
     with (
-        pytest.raises(TrainingError, match=r"cpu-0 ended with exit status 3; .*cpu-0.log. It was started 3 times."),
+        pytest.raises(
+            TrainingError,
+            match=r"process ended with exit status 3; .*cpu-0.log. It was so at 3 starts in a row\.",
+        ),
         opened(),
     ):
         raise AssertionError
@@ -364,7 +375,7 @@ def test_a_worker_that_hangs_before_it_is_open_is_killed(opened: Opened, tmp_pat
         workforce.begin("fp32")
         [(_, unfit)] = heard(workforce, bool)
         assert unfit == Unfit(
-            reason="The process of worker cpu-1 did not open its model in 0.06 seconds. It was started 3 times."
+            reason="The worker cpu-1 did not open its model in 0.06 seconds. It was so at 3 starts in a row."
         )
 
 
@@ -375,13 +386,9 @@ def test_where_no_process_can_be_had_a_worker_is_done_without(opened: Opened, mo
     with opened(workers=2) as workforce:
         monkeypatch.setattr("hpo.runners.worker_process.child.Popen", no_memory)
         workforce.begin("fp32")
-        [(worker, unfit)] = workforce.listen(1.0)
-        assert (worker, unfit) == (
-            "cpu-1",
-            Unfit(
-                reason="The process of worker cpu-1 cannot be started: Cannot allocate memory. It was started 3 times."
-            ),
-        )
+        reason = "The worker cpu-1 is lost. Its process cannot be started: Cannot allocate memory."
+        unfit = Unfit(reason=f"{reason} It was so at 3 starts in a row.")
+        assert heard(workforce, bool) == [("cpu-1", unfit)]
 
 
 def test_a_folder_that_cannot_be_written_is_told_in_a_sentence(
@@ -442,7 +449,7 @@ def test_a_closed_connection_ends_a_process_in_the_middle_of_a_trial(opened: Ope
     with opened() as workforce:
         workforce.give("cpu-0", trial(0, LONG))
         in_training(workforce)
-        child = workforce._children.pop("cpu-0")
+        child = children_of(workforce).pop("cpu-0")
         child.connections[0].close()
         assert child.processes[0].process.wait(PATIENCE) == 0
 

@@ -23,10 +23,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from hpo.errors import ConfigurationError, HpoError
 from hpo.runners.demand import Demand
-from hpo.runners.lanes import Arrived, Fell
 from hpo.runners.ray_tune.scratch import scratch
 from hpo.runners.worker_process.child import INTERFACES
-from hpo.runners.worker_process.conversation import End, Refused, Start, Study
+from hpo.runners.worker_process.conversation import Arrived, End, Fell, Refused, Start, Study
 from hpo.training.gang import Seat, free_address
 
 PULSE_SECONDS = 5.0
@@ -85,7 +84,7 @@ class LaneTrainable(tune.Trainable):
         self._places = folder, scratch_name
         self._said: SimpleQueue[object] = SimpleQueue()
         gpus = _own_gpus()
-        self._said.put(Arrived(host=_own_host(), gpus=gpus, ranks=demand.ranks))
+        self._said.put(_arrived(gpus, demand.ranks))
         # A process sees its own GPUs alone.
         device = "cuda:0" if gpus else "cpu"
         start = Start(
@@ -183,6 +182,15 @@ def see_own_gpus() -> None:
     """
     if gpus := _own_gpus():
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+
+
+def _arrived(gpus: tuple[str, ...], ranks: int) -> Arrived:
+    """Return where a lane is; a machine that comes back, or another in its place, has another number."""
+    own, machine = "+".join(gpus), ray.get_runtime_context().get_node_id()
+    name = f"{_own_host()}/{f'gpu-{own}' if gpus else 'cpu'}"
+    device = f"cuda:{own}" if gpus else "cpu"
+    device += f" and {ranks - 1} more" if ranks > 1 else ""
+    return Arrived(name=name, device=device, place=f"{machine}/{own}")
 
 
 def _own_host() -> str:

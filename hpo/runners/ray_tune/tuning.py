@@ -1,13 +1,13 @@
 """Tune at work for a search: it is proposed lanes, places them, and what they say is passed on."""
 
-import math
 import pickle
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from shutil import rmtree
 from typing import Any
 
@@ -24,11 +24,11 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
 from hpo.errors import StoreError
 from hpo.runners.demand import Demand, demand_of, refuse_unplaceable
-from hpo.runners.lanes import Broken, Gone, LaneWorkforce
 from hpo.runners.ray_tune.joining import joined_cluster, machines_of_cluster
 from hpo.runners.ray_tune.lane import MOST_AT_DESK, SEEN, Desk, LaneTrainable
 from hpo.runners.ray_tune.scratch import new_name, remove_on_all_machines
-from hpo.runners.worker_process.conversation import Opener, Study
+from hpo.runners.remote_workforce import Broken, Gone, RemoteWorkforce, Wanted
+from hpo.runners.worker_process.conversation import End, Opener, Study
 from hpo.training.shared import FOLDER
 from hpo.training.worker import open_worker
 
@@ -48,26 +48,18 @@ class _NotCarried:
 class LaneSearcher(_NotCarried, Searcher):
     """Proposes to Tune one lane after another, while there is room and use for one more."""
 
-    def __init__(self, workforce: LaneWorkforce, demand: Demand) -> None:
+    def __init__(self, carrier: "TuneCarrier") -> None:
         super().__init__(metric=None, mode="max")
-        self._workforce, self._demand = workforce, demand
-        self._room = 0
-        self._looked_at = -math.inf
+        self._carrier = carrier
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return a lane to be placed, None for none now, `FINISHED` at the end."""
-        if self._workforce.closing:
+        if self._carrier.closing:
             return str(Searcher.FINISHED)
-        if not self._workforce.wants_lane(self._room_now()):
+        if not self._carrier.wants_lane():
             return None
-        self._workforce.opened(trial_id)
-        return {"lane": trial_id, "precision": self._workforce.precision}
-
-    def _room_now(self) -> int:
-        """Return for how many lanes there is room; Tune asks many times a second, the cluster is asked seldom."""
-        if time.monotonic() - self._looked_at > SECONDS_BETWEEN_LOOKS:
-            self._room, self._looked_at = self._demand.fits(machines_of_cluster()), time.monotonic()
-        return self._room
+        self._carrier.open_lanes.add(trial_id)
+        return {"lane": trial_id, "precision": self._carrier.wanted.precision}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: the scheduler tells of it. Without this method Tune would end with the first lane that does."""
@@ -76,33 +68,31 @@ class LaneSearcher(_NotCarried, Searcher):
 class LaneScheduler(_NotCarried, FIFOScheduler):
     """Passes on to the dispatch what lanes say; none of them is given up for what it says."""
 
-    def __init__(self, workforce: LaneWorkforce, actors: dict[str, ActorHandle]) -> None:
+    def __init__(self, carrier: "TuneCarrier") -> None:
         super().__init__()
-        self._workforce, self._actors = workforce, actors
+        self._carrier = carrier
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Pass on what a lane has said."""
         if (actor := result.get("actor")) is not None:
-            self._actors[trial.trial_id] = actor
-        for message in pickle.loads(result["said"]):
-            self._workforce.said(trial.trial_id, message)
+            self._carrier.actors[trial.trial_id] = actor
+        self._carrier.pass_on(trial.trial_id, *pickle.loads(result["said"]))
         return str(TrialScheduler.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """Pass on the last words, which Tune does not show to `on_trial_result`, and that the lane is no more."""
-        for message in pickle.loads(result.get("said", pickle.dumps([]))):
-            self._workforce.said(trial.trial_id, message)
-        self._workforce.said(trial.trial_id, Gone(reason="Its process has ended."))
+        last = pickle.loads(result.get("said", pickle.dumps([])))
+        self._carrier.pass_on(trial.trial_id, *last, Gone(reason="Its process has ended."))
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Pass on that a lane is no more, and what it died of."""
         error = trial.get_pickled_error()
         told = "" if error is None or isinstance(error, RayActorError) else f" {_last_line(error)}"
-        self._workforce.said(trial.trial_id, Gone(reason=f"Its process is gone.{told}"))
+        self._carrier.pass_on(trial.trial_id, Gone(reason=f"Its process is gone.{told}"))
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
         """Pass on that a lane was not opened in the end."""
-        self._workforce.said(trial.trial_id, Gone(reason="It was not opened."))
+        self._carrier.pass_on(trial.trial_id, Gone(reason="It was not opened."))
 
 
 def _last_line(error: object) -> str:
@@ -113,8 +103,8 @@ def _last_line(error: object) -> str:
 class AtClosing(_NotCarried, tune.Stopper):
     """Tells Tune when it is over, also for lanes that still wait for room."""
 
-    def __init__(self, workforce: LaneWorkforce) -> None:
-        self._workforce = workforce
+    def __init__(self, carrier: "TuneCarrier") -> None:
+        self._carrier = carrier
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """End no single lane."""
@@ -122,79 +112,123 @@ class AtClosing(_NotCarried, tune.Stopper):
 
     def stop_all(self) -> bool:
         """Return whether all is over."""
-        return self._workforce.closing
+        return self._carrier.closing
 
 
 class TuneCarrier:
-    """Tune at work on a thread of its own, and the desk by which lanes are told."""
+    """Tune at work on a thread of its own, and the desk by which lanes are told; a worker's id is its lane's."""
 
-    def __init__(self) -> None:
+    def __init__(self, demand: Demand) -> None:
+        self.wanted = Wanted(workers=0)
+        self.closing = False
+        """Whether no lane is opened any more, and those there are end."""
         self.actors: dict[str, ActorHandle] = {}
+        self.open_lanes: set[str] = set()
+        """Lanes that were proposed and are not gone, those that wait for room among them; of Tune's thread."""
+        self._demand = demand
+        self._looked_at = time.monotonic()
+        self._room = demand.fits(machines_of_cluster())
+        self._heard: SimpleQueue[tuple[str, object]] = SimpleQueue()
         # On the machine of the search: on another one all lanes would be lost with that.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         at_desk = ray.remote(num_cpus=0, max_concurrency=MOST_AT_DESK, scheduling_strategy=here)(Desk)
         self.desk: ActorHandle = at_desk.remote()
 
-    def tell(self, lane: str, message: object) -> None:
+    @property
+    def room(self) -> int:
+        """For how many lanes there is room; asked many times a second, and the cluster seldom."""
+        if time.monotonic() - self._looked_at > SECONDS_BETWEEN_LOOKS:
+            self._looked_at = time.monotonic()
+            self._room = self._demand.fits(machines_of_cluster())
+        return self._room
+
+    def wants_lane(self) -> bool:
+        """Return whether one more lane is to be proposed.
+
+        One more than there is room for is, and waits: so a machine that joins at midnight is used.
+        """
+        wanted = self.wanted
+        return len(self.open_lanes) < min(wanted.workers, self.room + 1) and time.monotonic() >= wanted.not_before
+
+    def pass_on(self, lane: str, *messages: object) -> None:
+        """Take in what a lane has said, or what has become of it."""
+        for message in messages:
+            if isinstance(message, Gone):
+                self.open_lanes.discard(lane)
+            self._heard.put((lane, message))
+
+    def listen(self, seconds: float) -> Sequence[tuple[str, object]]:
+        """Return what lanes have said, as soon as there is something."""
+        heard = []
+        with suppress(Empty):
+            heard.append(self._heard.get(timeout=seconds))
+            while True:
+                heard.append(self._heard.get_nowait())
+        return heard
+
+    def tell(self, worker: str, message: object) -> None:
         """Leave a message at the desk."""
-        self.desk.tell.remote(lane, pickle.dumps(message))
+        self.desk.tell.remote(worker, pickle.dumps(message))
 
-    def kill(self, lane: str) -> None:
+    def kill(self, worker: str) -> None:
         """Kill the process of a lane, which Tune then finds gone."""
-        if lane in self.actors:
-            ray.kill(self.actors[lane])
+        if worker in self.actors:
+            ray.kill(self.actors[worker])
 
-    def start(
-        self, workforce: LaneWorkforce, demand: Demand, study: Study, threads: int, folder: Path, scratch_name: str
-    ) -> threading.Thread:
-        """Have Tune place the lanes that `workforce` wants, until it closes."""
+    def leave_out(self, _worker: str) -> None:
+        """Leave a lane where it is: Ray would put another one there."""
+
+    def close(self) -> None:
+        """Open no more lanes, and ask all to end."""
+        self.closing = True
+        for lane in list(self.open_lanes):
+            self.tell(lane, End())
+
+    def start(self, study: Study, threads: int, folder: Path, scratch_name: str) -> threading.Thread:
+        """Have Tune place the lanes that are wanted, until this closes."""
         trainable = tune.with_resources(
             tune.with_parameters(
                 LaneTrainable,
                 study=study,
                 desk=self.desk,
                 threads=threads,
-                demand=demand,
+                demand=self._demand,
                 folder=Path.cwd(),
                 scratch_name=scratch_name,
             ),
-            tune.PlacementGroupFactory([dict(demand.rank)] * demand.ranks),
+            tune.PlacementGroupFactory([dict(self._demand.rank)] * self._demand.ranks),
         )
         tuner = tune.Tuner(
             trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=LaneSearcher(workforce, demand),
-                scheduler=LaneScheduler(workforce, self.actors),
-                num_samples=-1,
-            ),
+            tune_config=tune.TuneConfig(search_alg=LaneSearcher(self), scheduler=LaneScheduler(self), num_samples=-1),
             run_config=tune.RunConfig(
                 name="lanes",
                 storage_path=str(folder),
                 verbose=0,
-                stop=AtClosing(workforce),
+                stop=AtClosing(self),
                 failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
-        thread = threading.Thread(target=_tune, args=(tuner, workforce), name="ray-tune", daemon=True)
+        thread = threading.Thread(target=_tune, args=(tuner, self), name="ray-tune", daemon=True)
         thread.start()
         return thread
 
 
-def _tune(tuner: tune.Tuner, workforce: LaneWorkforce) -> None:
+def _tune(tuner: tune.Tuner, carrier: TuneCarrier) -> None:
     try:
         tuner.fit()
         reason = "It found nothing more to do."
     except BaseException as error:  # noqa: BLE001 - a thread that ends would be waited for.
         reason = " ".join(f"{type(error).__name__}: {error}".split())
     # After the closing nobody listens any more.
-    workforce.said("", Broken(reason=f"Ray Tune has ended. {reason}"))
+    carrier.pass_on("", Broken(reason=f"Ray Tune has ended. {reason}"))
 
 
 @contextmanager
 def open_ray_tune(
     config: StudyConfig, splits: Splits, files: Path, *, opener: Opener = open_worker
-) -> Iterator[LaneWorkforce]:
+) -> Iterator[RemoteWorkforce]:
     """Join or start the cluster, open the first lane, and in the end close all.
 
     Args:
@@ -220,13 +254,11 @@ def open_ray_tune(
         if not isinstance(config.store.files, str):
             closing.enter_context(_shown_to_all(files))
         study = Study.of(config, splits, files.absolute(), opener)
-        carrier = TuneCarrier()
-        workforce = LaneWorkforce(
-            carrier, room=demand.fits(machines), most=compute.workers, hang=60 * compute.hang_minutes
-        )
+        carrier = TuneCarrier(demand)
+        workforce = RemoteWorkforce(carrier, most=compute.workers, hang=60 * compute.hang_minutes)
         threads = compute.threads or int(demand.rank["CPU"])
         scratch_name = new_name()
-        thread = carrier.start(workforce, demand, study, threads, folder, scratch_name)
+        thread = carrier.start(study, threads, folder, scratch_name)
         if isinstance(config.store.files, str):
             closing.callback(remove_on_all_machines, scratch_name)
         closing.callback(_end, workforce, thread)
@@ -253,6 +285,6 @@ def _shown_to_all(files: Path) -> Iterator[None]:
         rmtree(files / FOLDER, ignore_errors=True)
 
 
-def _end(workforce: LaneWorkforce, thread: threading.Thread) -> None:
+def _end(workforce: RemoteWorkforce, thread: threading.Thread) -> None:
     workforce.close()
     thread.join(SECONDS_TO_END)

@@ -15,11 +15,8 @@ from pathlib import Path
 from subprocess import DEVNULL, Popen, TimeoutExpired
 from typing import Any
 
-from hpo.errors import HpoError
-from hpo.messages import Assignment, Outcome
-from hpo.runners.worker_process.conversation import GANG_LOST, Answer, End, Ready, Refused, Start, Worn
+from hpo.runners.worker_process.conversation import GANG_LOST, End, Ready, Start
 from hpo.runners.worker_process.posts import Post
-from hpo.runners.workforce import Said
 from hpo.store.secrets import secret_names
 from hpo.training.gang import Seat, free_address
 from hpo.training.precision import Precision
@@ -89,13 +86,13 @@ class RankProcess:
         """How it ended, in a sentence."""
         code = self.process.poll()
         if code is None:
-            return f"The process of {self._name} did not end."
+            return f"Its {self._name} did not end."
         if code < 0:
             memory = ", as the kernel does where memory is short" if code == -signal.SIGKILL else ""
             how = f"was killed by signal {-code}{memory}"
         else:
             how = f"ended with exit status {code}"
-        return f"The process of {self._name} {how}; its last words are in {self._log}."
+        return f"Its {self._name} {how}; its last words are in {self._log}."
 
 
 class Child:
@@ -114,21 +111,9 @@ class Child:
         Raises:
             OSError: there is no memory, process or file to be had.
         """
-        self.post = post
-        self.began = time.monotonic()
-        self.ready = False
-        """Whether its worker is open."""
-        self.refusal: HpoError | None = None
-        """Why its worker cannot be opened."""
-        self.worn = False
-        """Whether it asks to be replaced."""
         self.over = False
         """Whether it is dead, and all that it said was heard."""
-        self.fate = ""
-        """How it ended, in a sentence, once it is buried."""
-        self.answers: dict[int, Answer] = {}
-        self._held: set[tuple[int, int]] = set()
-        self._killed_for: str | None = None
+        self._ready = self._killed = False
         self.processes: list[RankProcess] = []
         """By rank."""
         address = free_address() if post.ranks > 1 else ""
@@ -138,12 +123,12 @@ class Child:
                     _start(post, rank, precision, address),
                     environment_of(post, rank, os.environ, store),
                 )
-                name = f"rank {rank} of worker {post.worker}" if post.ranks > 1 else f"worker {post.worker}"
+                name = f"process of rank {rank}" if post.ranks > 1 else "process"
                 log = logs / (f"{post.worker}-rank-{rank}.log" if rank else f"{post.worker}.log")
                 self.processes.append(RankProcess(name, start, study, log, environment))
         except OSError:
             if self.processes:
-                self.kill("Not all of it can be started.")
+                self.kill()
                 self.bury()
             raise
 
@@ -152,77 +137,52 @@ class Child:
         """Where it is heard, by rank: a rank above 0 says nothing, unless its worker cannot be opened."""
         return [one.connection for one in self.processes]
 
-    @property
-    def free(self) -> bool:
-        """Whether it takes assignments."""
-        return self.ready and not self.worn
-
-    @property
-    def done(self) -> bool:
-        """Whether it asks to be replaced and has given back all that it held."""
-        return self.worn and not self._held
-
-    def give(self, assignment: Assignment) -> None:
-        """Hand over an assignment."""
-        self._held.add((assignment.trial, assignment.attempt))
-        self.send(assignment)
-
     def send(self, message: object) -> None:
         """Say something to rank 0; where it is dead, which is heard, nothing."""
         self.processes[0].send(message)
 
-    def heard(self) -> list[Said]:
-        """Return what it has said of its trials, and take in what it has said of itself."""
-        said: list[Said] = []
+    def heard(self) -> list[object]:
+        """Return what it has said."""
+        said: list[object] = []
         # Asked first: what it had said before it ended is then in the connection.
-        ended = self._killed_for is not None or any(one.ended for one in self.processes)
-        self.over = ended
+        self.over = self._killed or any(one.ended for one in self.processes)
         for connection in self.connections:
             try:
                 while connection.poll():
-                    said += self._taken_in(connection.recv())
+                    said.append(connection.recv())
             except (EOFError, OSError):
                 self.over = True
+        self._ready = self._ready or any(isinstance(message, Ready) for message in said)
         return said
 
-    def _taken_in(self, message: Any) -> Sequence[Said]:
-        match message:
-            case Ready():
-                self.ready = True
-            case Refused():
-                self.refusal = message.error
-            case Worn():
-                self.worn = True
-            case Answer():
-                self.answers[message.number] = message
-            case Outcome():
-                self._held.discard((message.trial, message.attempt))
-                return [message]
-            case _:
-                return [message]
-        return []
-
-    def kill(self, reason: str) -> None:
+    def kill(self) -> None:
         """Kill it, at once."""
-        self._killed_for = self._killed_for or reason
+        self._killed = True
         for one in self.processes:
             one.process.kill()
 
-    def bury(self, patience: float = SECONDS_TO_END) -> None:
-        """Wait until all its processes have ended, killing them after `patience` seconds, and take down how it did."""
+    def ask_to_end(self) -> None:
+        """Ask it to end; one that is still opening its model would not hear of it, and is killed."""
+        if self._ready:
+            self.send(End())
+        else:
+            self.kill()
+
+    def bury(self, patience: float = SECONDS_TO_END) -> str:
+        """Wait until all its processes have ended, killing them after `patience` seconds, and return how they did."""
         fallen = self._fallen()
         until = time.monotonic() + patience
         for one in self.processes:
             # Where one has died of itself, nothing is to be expected of the others.
             one.wait(0.0 if fallen else max(0.0, until - time.monotonic()))
-        fallen = fallen or self._fallen() or self.processes[0]
-        self.fate = self._killed_for or fallen.fate
+        fate = (fallen or self._fallen() or self.processes[0]).fate
         for one in self.processes:
             if not one.ended:
                 one.process.kill()
                 # One that is stuck in a driver dies when the driver lets go of it; nobody waits for that.
                 one.wait(SECONDS_TO_END)
             one.connection.close()
+        return fate
 
     def _fallen(self) -> RankProcess | None:
         return next((one for one in self.processes if one.fell), None)
@@ -231,10 +191,7 @@ class Child:
 def end(children: Sequence[Child]) -> None:
     """Ask processes to end, kill those that have not after `SECONDS_TO_END`, and wait until all are dead."""
     for child in children:
-        if child.ready:
-            child.send(End())
-        else:
-            child.kill("It is not needed any more.")
+        child.ask_to_end()
     until = time.monotonic() + SECONDS_TO_END
     for child in children:
         child.bury(max(0.0, until - time.monotonic()))

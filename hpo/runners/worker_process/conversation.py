@@ -132,6 +132,25 @@ class End:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Arrived:
+    """Of a worker, first: where it is."""
+
+    name: str
+    """What it is to be called, with a number behind it where another is called so already."""
+    device: str
+    """Of rank 0, as torch writes it on that machine."""
+    place: str
+    """Its devices, of this machine as long as that is up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fell:
+    """From a worker, last: why it ends, of which nobody asked it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
     """From a worker process: its worker is open."""
 

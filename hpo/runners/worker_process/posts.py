@@ -8,7 +8,7 @@ import torch
 
 from hpo.config.study_file import ComputeConfig
 from hpo.errors import ConfigurationError
-from hpo.messages import Capacity
+from hpo.runners.worker_process.conversation import Arrived
 from hpo.training.worker import choose_device
 
 
@@ -32,10 +32,10 @@ class Post:
         return len(self.devices)
 
     @property
-    def capacity(self) -> Capacity:
-        """What the coordinator is told."""
+    def arrived(self) -> Arrived:
+        """What is told of a worker that is started for it."""
         more = f" and {self.ranks - 1} more" if self.ranks > 1 else ""
-        return Capacity(worker=self.worker, device=f"{self.devices[0]}{more}")
+        return Arrived(name=self.worker, device=f"{self.devices[0]}{more}", place=self.worker)
 
 
 def workers_of(compute: ComputeConfig, environment: Mapping[str, str] = os.environ) -> int:

@@ -1,0 +1,358 @@
+"""A workforce in other processes: workers that a carrier starts, on this machine or a cluster, and replaces where lost.
+
+What a worker says, whom it is replaced by, what it is asked: all that is here, for every carrier. A carrier starts
+processes where there is room, brings messages to and fro, and tells of processes that are no more.
+"""
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from hpo.errors import HpoError, TrainingError
+from hpo.messages import Action, Assignment, Capacity, Decision, Outcome
+from hpo.runners.worker_process.conversation import Answer, Arrived, Call, Fell, Ready, Refused, Worn
+from hpo.runners.worker_process.remote_worker import RemoteWorker
+from hpo.runners.workforce import Lost, Note, Said, Unfit
+from hpo.training.precision import Precision
+
+MOST_STARTS = 3
+"""Workers in a row that are lost at one place before they are open, after which it is done without."""
+MOST_UNPLACED = 12
+"""Those that are lost before they say where they are, after which none is waited for where there is no other."""
+LONGEST_PAUSE_SECONDS = 60.0
+"""Before another worker is started, after several in a row were lost."""
+SECONDS_TO_GIVE_BACK = 10.0
+"""Time that a worker which is left out has to give back what it holds, until it is killed."""
+AWAITED = "the next worker"
+"""Name of a worker that there is not yet, where there is no other."""
+
+Id = str
+"""By which a carrier knows the processes of a worker."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gone:
+    """Of a worker, by its carrier: its processes are no more."""
+
+    reason: str
+    """How they ended, in a sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """Of the carrier itself: it starts no more workers."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a carrier is to start."""
+
+    workers: float = 1
+    """How many at most, those that are there among them."""
+    not_before: float = 0.0
+    """On the monotonic clock."""
+    precision: Precision | None = None
+    """In which those that are started compute; None where that is not yet chosen."""
+
+
+class Carrier(Protocol):
+    """What starts the processes of workers, carries messages to them and from them, and ends them."""
+
+    wanted: Wanted
+    """Set by the workforce: what is started, anew too where a worker is gone."""
+
+    @property
+    def room(self) -> int:
+        """For how many workers there is room now."""
+        ...
+
+    def listen(self, seconds: float, /) -> Sequence[tuple[Id, object]]:
+        """Return what was said, by whom, in order; wait at most so long for the first of it.
+
+        Of each worker the first is `Arrived`, unless it is lost before, and the last `Gone`.
+        """
+        ...
+
+    def tell(self, worker: Id, message: object, /) -> None:
+        """Have a message brought to a worker; one that is no more hears nothing."""
+        ...
+
+    def kill(self, worker: Id, /) -> None:
+        """Kill the processes of a worker, which is then told as `Gone`."""
+        ...
+
+    def leave_out(self, worker: Id, /) -> None:
+        """Start no other where a worker is, which takes no more assignments: by ending it, or by leaving it there."""
+        ...
+
+    def close(self) -> None:
+        """Start no more, and end all."""
+        ...
+
+
+@dataclass(slots=True)
+class _Worker:
+    """One of them, as this side knows it."""
+
+    id: Id
+    capacity: Capacity
+    place: str
+    began: float
+    ready: bool = False
+    """Whether it is open."""
+    worn: bool = False
+    """Whether it asks to be replaced."""
+    left_out: bool = False
+    lost_for: str | None = None
+    """Why it is lost, once that is known."""
+    held: set[tuple[int, int]] = field(default_factory=set)
+    answers: dict[int, Answer] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.capacity.worker
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it takes assignments."""
+        return self.ready and not self.worn and not self.left_out
+
+
+class RemoteWorkforce:
+    """Workers by name, over a carrier."""
+
+    ahead = 1
+
+    def __init__(self, carrier: Carrier, *, most: int | None, hang: float) -> None:
+        """Have the first worker started.
+
+        Args:
+            carrier: of this workforce alone.
+            most: workers side by side; None for as many as there is room for.
+            hang: seconds after which one that is not open is killed.
+        """
+        self._carrier, self._most, self._hang = carrier, most, hang
+        self._room = carrier.room
+        self._workers: dict[Id, _Worker] = {}
+        self._ids: dict[str, Id] = {}
+        self._left_out: dict[str, str] = {}
+        """Names of those that were left out, and their places: whatever comes there under that name is, too."""
+        self._bad_starts: Counter[str] = Counter()
+        """Place -> workers in a row that were lost there before they were open."""
+        self._said: list[tuple[str, Said]] = []
+        self._refusal: HpoError | None = None
+        self._numbers = itertools.count()
+        self._lead = RemoteWorker(self._ask)
+        carrier.wanted = Wanted()
+
+    @property
+    def workers(self) -> Collection[str]:
+        """Names of those that there are; without any, of the one that is awaited."""
+        names = [worker.name for worker in self._workers.values() if not worker.left_out]
+        # Those that are left out keep their places.
+        may_come = len(self._workers) < min(self._carrier.wanted.workers, self._carrier.room)
+        return names or ([AWAITED] if may_come else [])
+
+    @property
+    def size(self) -> int:
+        """As many as there was room for at the start, or as were asked for."""
+        return min(self._room, self._most or self._room)
+
+    @property
+    def lead(self) -> RemoteWorker:
+        """The first that takes assignments. A call to it raises `TrainingError` where it dies of it."""
+        return self._lead
+
+    @property
+    def capacities(self) -> Mapping[str, Capacity]:
+        """What may be given assignments now; not by a name of which the last words are not yet heard."""
+        unheard = {name for name, _ in self._said}
+        return {one.name: one.capacity for one in self._workers.values() if one.is_free and one.name not in unheard}
+
+    def open_lead(self) -> None:
+        """Wait until the first worker is open, however long that takes.
+
+        Raises:
+            HpoError: it cannot be opened, or there is none left.
+        """
+        while not self._free():
+            # What the first cannot open, no other could.
+            if not self.workers or (self._refusal is not None and not self._has_begun):
+                raise self._refusal or TrainingError("No worker is left to be asked.")
+            self._await(1.0)
+
+    def begin(self, precision: Precision) -> None:
+        """Have the other workers started; all that are open now or later compute in `precision`."""
+        self.lead.use(precision)
+        most = float("inf") if self._most is None else self._most
+        self._carrier.wanted = Wanted(workers=most, precision=precision)
+
+    def give(self, worker: str, assignment: Assignment) -> None:
+        """Hand over an assignment, to be trained after those that the worker holds."""
+        one = self._workers[self._ids[worker]]
+        one.held.add((assignment.trial, assignment.attempt))
+        self._carrier.tell(one.id, assignment)
+
+    def apply(self, worker: str, decision: Decision) -> None:
+        """Hand over a decision; a worker that does not hold its trial, or not any more, does nothing about it."""
+        if worker in self._ids:
+            self._carrier.tell(self._ids[worker], decision)
+
+    def listen(self, seconds: float) -> Sequence[tuple[str, Said]]:
+        """Return what workers have said; at most after so many seconds, and as soon as one is open."""
+        self._await(0.0 if self._said else seconds)
+        said, self._said = self._said, []
+        return said
+
+    def kill(self, worker: str, reason: str) -> None:
+        """Kill a worker, which then says that it is `Lost`; another takes its place where there is room."""
+        if worker in self._ids:
+            self._kill(self._workers[self._ids[worker]], reason)
+
+    def discard(self, worker: str) -> None:
+        """Do without a worker from now on, after it has given back what it holds: others are about to train that."""
+        if worker in self._ids:
+            one = self._workers[self._ids[worker]]
+            one.left_out, self._left_out[worker] = True, one.place
+            for trial, attempt in one.held:
+                self._carrier.tell(one.id, Decision(trial=trial, attempt=attempt, action=Action.PAUSE))
+            until = time.monotonic() + SECONDS_TO_GIVE_BACK
+            while one.held and self._workers.get(one.id) is one and (left := until - time.monotonic()) > 0:
+                self._await(left)
+            if one.held and self._workers.get(one.id) is one:
+                # Two would write the same files.
+                self._carrier.kill(one.id)
+            self._carrier.leave_out(one.id)
+        self._said = [(name, said) for name, said in self._said if name != worker]
+
+    def close(self) -> None:
+        """End all."""
+        self._carrier.wanted = Wanted(workers=0)
+        self._carrier.close()
+
+    @property
+    def _has_begun(self) -> bool:
+        return self._carrier.wanted.precision is not None
+
+    def _free(self) -> _Worker | None:
+        return next((one for one in self._workers.values() if one.is_free), None)
+
+    def _await(self, seconds: float) -> None:
+        """Take in what was said; wait at most so long for the first of it."""
+        for worker_id, message in self._carrier.listen(seconds):
+            self._take(worker_id, message)
+        # The first may be fetching the model, for however long.
+        now = time.monotonic() if self._has_begun else 0.0
+        for one in self._workers.values():
+            if not one.ready and not one.left_out and now - one.began > self._hang:
+                self._kill(one, f"The worker {one.name} did not open its model in {self._hang:g} seconds.")
+
+    def _kill(self, one: _Worker, reason: str) -> None:
+        one.lost_for = one.lost_for or reason
+        self._carrier.kill(one.id)
+
+    def _take(self, worker_id: Id, message: object) -> None:
+        one = self._workers.get(worker_id)
+        match message:
+            case Broken():
+                raise TrainingError(message.reason)
+            case Arrived():
+                self._arrive(worker_id, message)
+            case Gone():
+                self._lose(worker_id, message)
+            case _ if one is not None:
+                self._hear(one, message)
+
+    def _arrive(self, worker_id: Id, arrived: Arrived) -> None:
+        name = self._name(arrived)
+        capacity = Capacity(worker=name, device=arrived.device)
+        left_out, self._ids[name] = name in self._left_out, worker_id
+        self._workers[worker_id] = _Worker(worker_id, capacity, arrived.place, time.monotonic(), left_out=left_out)
+
+    def _name(self, arrived: Arrived) -> str:
+        """Return a name that says where a worker is, and is no other's; nor of one left out elsewhere, as of a machine
+        that has come in the place of another."""
+        taken = self._ids.keys() | {name for name, place in self._left_out.items() if place != arrived.place}
+        names = itertools.chain([arrived.name], (f"{arrived.name}.{n}" for n in itertools.count(1)))
+        return next(name for name in names if name not in taken)
+
+    def _hear(self, one: _Worker, message: Any) -> None:
+        match message:
+            case Ready():
+                one.ready, one.capacity = True, replace(one.capacity, slots=message.slots)
+                del self._bad_starts[one.place], self._bad_starts[""]
+            case Refused():
+                self._refuse(one, message.error)
+            case Fell():
+                one.lost_for = one.lost_for or f"The worker {one.name} fell: {message.reason}."
+            case Worn():
+                one.worn = True
+            case Answer():
+                one.answers[message.number] = message
+            case _:
+                if isinstance(message, Outcome):
+                    one.held.discard((message.trial, message.attempt))
+                if not one.left_out:
+                    self._said.append((one.name, message))
+        if one.worn and not one.held:
+            self._carrier.kill(one.id)
+
+    def _refuse(self, one: _Worker, error: HpoError) -> None:
+        """Do without a worker that cannot be opened: the next one there could not be, either."""
+        if not one.left_out:
+            self._said.append((one.name, Unfit(reason=str(error))))
+            self._refusal = error
+        one.left_out, self._left_out[one.name] = True, one.place
+        self._carrier.leave_out(one.id)
+
+    def _lose(self, worker_id: Id, gone: Gone) -> None:
+        one = self._workers.pop(worker_id, None)
+        if one is None:
+            self._count_bad_start("", f"A worker is lost. {gone.reason}")
+            return
+        del self._ids[one.name]
+        one.lost_for = one.lost_for or f"The worker {one.name} is lost. {gone.reason}"
+        if one.left_out or (one.worn and not one.held):
+            return
+        if one.ready:
+            self._said.append((one.name, Lost(reason=one.lost_for)))
+        elif self._count_bad_start(one.place, one.lost_for):
+            self._refuse(one, TrainingError(f"{one.lost_for} It was so at {MOST_STARTS} starts in a row."))
+
+    def _count_bad_start(self, place: str, reason: str) -> bool:
+        """Put off the next start, and return whether there were too many there."""
+        self._bad_starts[place] += 1
+        count = self._bad_starts[place]
+        pause = min(2.0 ** (count - 1) - 1, LONGEST_PAUSE_SECONDS)
+        self._carrier.wanted = replace(self._carrier.wanted, not_before=time.monotonic() + pause)
+        if place == "" and count >= MOST_STARTS:
+            sentence = f"{reason} It was so at {count} starts in a row."
+            if self._free() is None and (not self._has_begun or count >= MOST_UNPLACED):
+                raise TrainingError(sentence)
+            if count == MOST_STARTS and (free := self._free()) is not None:
+                self._said.append((free.name, Note(sentence=sentence)))
+        return count >= MOST_STARTS
+
+    def _ask(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        """Call a method of the lead, and return or raise what it does."""
+        call = Call(number=next(self._numbers), method=method, arguments=arguments)
+        while True:
+            self.open_lead()
+            lead = self._free()
+            assert lead is not None, "it is open"
+            self._carrier.tell(lead.id, call)
+            while call.number not in lead.answers and self._workers.get(lead.id) is lead:
+                self._await(1.0)
+            if (answer := lead.answers.pop(call.number, None)) is not None:
+                break
+            # One that asked to be replaced before it came to the call, as after the last trial of a search, is.
+            if not lead.worn:
+                raise TrainingError(f"A worker was lost when it was asked to {method}: {lead.lost_for}")
+        if answer.error is not None:
+            raise answer.error
+        return answer.result

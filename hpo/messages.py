@@ -321,6 +321,8 @@ class Outcome:
     peak_memory_bytes: int
     resumed_examples: int = 0
     """Examples seen at the checkpoint that the attempt went on from; 0 where it began anew."""
+    resumed_seconds: float = 0.0
+    """Those of `seconds` that earlier attempts had taken up to there."""
     changes: tuple[str, ...] = ()
     """What was another when a trial went on, as `threads: 2 before, 1 now`: then it is the same to rounding only."""
     rows_at_once: int | None = None

@@ -200,7 +200,8 @@ class BudgetConfig(Typed):
     until: Annotated[str, BeforeValidator(_as_text), AfterValidator(_moment)] | None = None
     """When it is over: the next `07:30`, or `2026-11-23 07:30`."""
     gpu_hours: Annotated[float, Field(gt=0)] | None = None
-    """Hours of training, summed over all devices and earlier runs; on a CPU those of all workers."""
+    """Hours of training, summed over all devices and earlier runs: a trial on four GPUs takes four in an hour, one of
+    two that share a GPU a half; on a CPU those of all workers."""
     trial_time: Annotated[str, AfterValidator(_duration)] | None = None
     """How long one trial may take: beyond it, it is given up as not trainable. Null for no such limit."""
     patience: OneOrMore | None = None
@@ -270,6 +271,11 @@ class ComputeConfig(Typed):
     def ranks_of_trial(self) -> int:
         """How many processes train one trial."""
         return self.ranks or max(1, int(self.gpus_per_trial or 1))
+
+    @property
+    def devices_of_trial(self) -> float:
+        """How many GPUs one trial takes, or processes on the CPU: of one that several share its part, as of slots."""
+        return self.ranks_of_trial * min(1.0, self.gpus_per_trial or 1.0) / self.slots
 
     @model_validator(mode="after")
     def _gpus_are_for_ranks(self) -> Self:

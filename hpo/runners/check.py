@@ -153,7 +153,7 @@ def _used_precision(lead: LeadWorker, config: StudyConfig, space: SearchSpace) -
 
 def _concluded(config: StudyConfig, space: SearchSpace, splits: Splits, found: _Found, now: datetime) -> Check:
     """Return what follows from what was found for a search that begins `now`."""
-    limits = searching_limits(config, limits_of(config.budget, now))
+    limits = searching_limits(config, limits_of(config.budget, now, config.compute.devices_of_trial))
     fitting = [end.probe for end in found.ends.values() if end.fits]
     reserve = reading_seconds(fitting, splits.test.rows if splits.test else 0)
     kept = reserve + _confirming_seconds(config, splits, found, limits)
@@ -221,8 +221,8 @@ def _on_short_time(config: StudyConfig, forecast: Forecast, limits: Limits, now:
     """Doubt that even the shortest trial fits into the time."""
     if forecast.trial_seconds is None:
         return None
-    share = searching_share(config)
-    return on_short_time(limits, now, forecast.trial_seconds[0], reserve, share_of_devices=share)
+    share, devices = searching_share(config), config.compute.devices_of_trial
+    return on_short_time(limits, now, forecast.trial_seconds[0], reserve, share_of_devices=share, devices=devices)
 
 
 def _doubts_of_machine(config: StudyConfig, found: _Found, forecast: Forecast) -> list[str | None]:

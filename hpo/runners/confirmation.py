@@ -165,7 +165,7 @@ def searching_share(config: StudyConfig) -> float:
 def confirming_limits(config: StudyConfig, limits: Limits, spent: float) -> Limits:
     """Return the limits of a confirmation, once its search has spent so many device seconds."""
     hours = config.budget.gpu_hours
-    left = None if hours is None else max(0.0, 3600 * hours - spent)
+    left = None if hours is None else max(0.0, 3600 * hours / config.compute.devices_of_trial - spent)
     return replace(limits, trials=None, patience=None, trial_seconds=None, device_seconds=left)
 
 

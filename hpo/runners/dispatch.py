@@ -28,6 +28,8 @@ class _Held:
     """What a worker was given and has not given back, by trial."""
 
     training: dict[int, Assignment] = field(default_factory=dict)
+    began_at: dict[int, float] = field(default_factory=dict)
+    """When the dispatch heard of the beginning of each that is, or was, in training, in seconds since 1970."""
     waiting: dict[int, Assignment] = field(default_factory=dict)
     heard_at: float = 0.0
     """When it last said something, in seconds of listening."""
@@ -279,7 +281,7 @@ class Dispatch:
     def _begin(self, held: _Held, begun: Begun) -> None:
         if (assignment := held.waiting.pop(begun.trial, None)) is None:
             return
-        held.training[begun.trial] = assignment
+        held.training[begun.trial], held.began_at[begun.trial] = assignment, self._clock()
         self._watcher.assigned(assignment)
         self._ends_at.pop(begun.trial, None)
         expected = self._coordinator.expected_seconds(assignment) if self._workforce.ahead else None
@@ -329,7 +331,7 @@ class Dispatch:
             self._coordinator.died_together(training)
         for trial, assignment in held.all.items():
             ending = Ending.DIED if is_charged and trial in training else Ending.PAUSED
-            self._finish(_cut(assignment, ending, reason))
+            self._finish(self._cut(held, assignment, ending, reason))
 
     def _leave_out_quarantined(self) -> None:
         """Do without workers that failed on several trials; what they hold is trained elsewhere, uncharged."""
@@ -339,19 +341,22 @@ class Dispatch:
             self._left_out.add(worker)
             self._workforce.discard(worker)
             self._watcher.left_out(worker, reason)
-            for assignment in self._held.pop(worker, _Held()).all.values():
-                self._coordinator.finish(_cut(assignment, Ending.PAUSED, "Its worker was left out."))
+            held = self._held.pop(worker, _Held())
+            for assignment in held.all.values():
+                self._coordinator.finish(self._cut(held, assignment, Ending.PAUSED, "Its worker was left out."))
             # What had failed on all others may be tried on them again.
             self._nothing_for.clear()
         self._failure = self._failure or self._coordinator.verdict
 
-
-def _cut(assignment: Assignment, ending: Ending, reason: str) -> Outcome:
-    return Outcome(
-        trial=assignment.trial,
-        attempt=assignment.attempt,
-        ending=ending,
-        seconds=0.0,
-        peak_memory_bytes=0,
-        reason=reason,
-    )
+    def _cut(self, held: _Held, assignment: Assignment, ending: Ending, reason: str) -> Outcome:
+        """Return the end of an attempt of which its worker cannot tell, with the seconds since it began."""
+        trial = assignment.trial
+        seconds = self._clock() - held.began_at[trial] if trial in held.training else 0.0
+        return Outcome(
+            trial=trial,
+            attempt=assignment.attempt,
+            ending=ending,
+            seconds=max(0.0, seconds),
+            peak_memory_bytes=0,
+            reason=reason,
+        )

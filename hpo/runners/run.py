@@ -110,7 +110,7 @@ def run(
         )
     # By the clock that the deadline is heeded by.
     now = datetime.fromtimestamp(time.time(), HERE)
-    limits = searching_limits(config, limits_of(config.budget, now))
+    limits = searching_limits(config, limits_of(config.budget, now, config.compute.devices_of_trial))
     with (
         leading(
             config, space, data_fingerprint=splits.fingerprint, limits=limits, stop=stop, searches=searches
@@ -281,7 +281,7 @@ class _Night:
         waits, _ = self.coordinator.files_needed()
         timed = self.coordinator.limits.deadline or self.coordinator.limits.device_seconds
         if timed and seconds and waits and not self.coordinator.standing().completed:
-            self.watcher.note(what_it_needs(self.config.budget, seconds, before))
+            self.watcher.note(what_it_needs(self.config.budget, seconds, before, self.config.compute.devices_of_trial))
 
     def _tell_start(self, metric: str) -> None:
         """Tell what is searched, and of a search that is over how to have more."""
@@ -356,11 +356,10 @@ class _Night:
         short = short_check(lead, self.config, self.space, self.splits, most_seconds=most, workers=size)
         for sentence in short.notes:
             self.watcher.note(sentence)
-        share = searching_share(self.config)
+        share, devices = searching_share(self.config), self.config.compute.devices_of_trial
         now, limits = time.time(), self.coordinator.limits
-        if self.searches and (
-            doubt := on_short_time(limits, now, short.shortest, short.reserve, share_of_devices=share)
-        ):
+        doubt = on_short_time(limits, now, short.shortest, short.reserve, share_of_devices=share, devices=devices)
+        if self.searches and doubt:
             self.watcher.note(doubt)
         for_confirmation = confirming_seconds(
             self.config, self.coordinator.limits, short.longest, short.baselines, self.workforce.size

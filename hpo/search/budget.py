@@ -25,19 +25,20 @@ class Limits:
     deadline: float | None
     """When everything is to be over, in seconds since 1970."""
     device_seconds: float | None
-    """Seconds of training and evaluation, summed over all devices and earlier runs."""
+    """Seconds of training and evaluation, summed over trials and earlier runs: device hours over a trial's devices."""
     trial_seconds: float | None
     """Those of one trial."""
     patience: int | None
     """Finished trials without an improvement."""
 
 
-def limits_of(budget: BudgetConfig, now: datetime) -> Limits:
+def limits_of(budget: BudgetConfig, now: datetime, devices: float = 1.0) -> Limits:
     """Return the limits of a run that starts at `now`; of two deadlines the earlier one.
 
     Args:
         budget: as the study file has it.
         now: with the time zone that `budget.until` is in, such as `hpo.config.times.HERE`.
+        devices: of one trial.
 
     Raises:
         ConfigurationError: `budget.until` is past.
@@ -51,7 +52,7 @@ def limits_of(budget: BudgetConfig, now: datetime) -> Limits:
         begun=now.timestamp(),
         trials=budget.most_trials,
         deadline=min(deadlines, default=None),
-        device_seconds=None if budget.gpu_hours is None else 3600 * budget.gpu_hours,
+        device_seconds=None if budget.gpu_hours is None else 3600 * budget.gpu_hours / devices,
         trial_seconds=None if budget.trial_time is None else seconds_of(budget.trial_time),
         patience=budget.patience,
     )
@@ -109,7 +110,13 @@ def has_stalled(bests: Sequence[float | None], noise: float, patience: int) -> b
 
 
 def on_short_time(
-    limits: Limits, now: float, cheapest_seconds: float, reserve: float, *, share_of_devices: float = 1.0
+    limits: Limits,
+    now: float,
+    cheapest_seconds: float,
+    reserve: float,
+    *,
+    share_of_devices: float = 1.0,
+    devices: float = 1.0,
 ) -> str | None:
     """Doubt a budget into which, as far as a few steps tell, not even the cheapest trial fits; None where one does.
 
@@ -119,13 +126,15 @@ def on_short_time(
         cheapest_seconds: what the shortest trial of the space takes.
         reserve: seconds before the deadline that are kept for what follows the last trial.
         share_of_devices: how much of the device hours asked for `limits` has; the rest is for the confirmation.
+        devices: of one trial.
     """
     takes = f"the shortest trial of this space seems to take about {spoken(cheapest_seconds)} here"
     ending = f", and what follows the last one {spoken(reserve)}" if reserve >= 1 else ""
     if limits.deadline is not None and (missing := now + cheapest_seconds + reserve - limits.deadline) > 0:
         left, more = max(0.0, limits.deadline - now), 60 * math.ceil(missing / 60)
         return f"The search may take {spoken(left)}, but {takes}{ending}; give it {spoken(more)} more."
-    hours, minutes = math.ceil(cheapest_seconds / share_of_devices / 36) / 100, math.ceil(cheapest_seconds / 60)
+    minutes = math.ceil(cheapest_seconds / 60)
+    hours = math.ceil(devices * cheapest_seconds / share_of_devices / 36) / 100
     for key, limit, enough in (
         ("gpu_hours", limits.device_seconds, f"{hours:g}"),
         ("trial_time", limits.trial_seconds, f"{minutes}m"),
@@ -136,13 +145,14 @@ def on_short_time(
     return None
 
 
-def what_it_needs(budget: BudgetConfig, trial_seconds: float, beside: float) -> str:
+def what_it_needs(budget: BudgetConfig, trial_seconds: float, beside: float, devices: float = 1.0) -> str:
     """Say, of a search in which no trial has completed, what a trial takes and which budget several have room in.
 
     Args:
         budget: as the study file has it.
         trial_seconds: what a trial takes from its start to its end.
         beside: seconds of a run in which no trial trains.
+        devices: of one trial.
     """
     seconds = TRIALS_OF_A_SEARCH * trial_seconds
     minutes = math.ceil((seconds + beside) / 60)
@@ -152,7 +162,7 @@ def what_it_needs(budget: BudgetConfig, trial_seconds: float, beside: float) -> 
     elif budget.until is not None:
         enough = f"--until a time at least {spoken(60 * minutes)} away"
     else:
-        enough = f"--gpu-hours {max(math.ceil(seconds / 36) / 100, 1.5 * (budget.gpu_hours or 0.0)):.3g}"
+        enough = f"--gpu-hours {max(math.ceil(devices * seconds / 36) / 100, 1.5 * (budget.gpu_hours or 0.0)):.3g}"
     return (
         f"No trial has completed: a trial takes about {spoken(trial_seconds)} here; give {enough}, or lower epochs or "
         "max_length. The same command goes on with what has begun."

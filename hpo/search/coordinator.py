@@ -108,7 +108,7 @@ class Coordinator:
         self._made_from, self._leadership, self._clock = made_from, leadership, clock
         self._faults = Faults(())
         self._expectations = Expectations(config, space)
-        self._endings = Endings(store, self._faults)
+        self._endings = Endings(store, self._faults, config.compute.devices_of_trial)
         self._proposals = proposes(store, space, config, self._expectations)
         self._reserve, self._overtime = 0.0, Overtime()
         self._stop, self._heard = stop, heard
@@ -272,8 +272,8 @@ class Coordinator:
 
     @verb
     def device_seconds(self) -> float:
-        """Return the seconds of training of all attempts that are over."""
-        return self._store.device_seconds()
+        """Return the device seconds of all attempts that are over, in those of trials as they are trained now."""
+        return self._spent()
 
     @property
     def trains_until(self) -> float:
@@ -376,10 +376,13 @@ class Coordinator:
     def _seconds_left(self, now: float) -> float:
         spent = committed = 0.0
         if self.limits.device_seconds is not None:
-            spent = self._store.device_seconds()
+            spent = self._spent()
             running = self._store.trials(TrialState.RUNNING)
             committed = sum(self._expectations.seconds_of_attempt(trial.number) for trial in running)
         return seconds_left(self.limits, now=now, reserve=self._reserve, spent=spent, committed=committed)
+
+    def _spent(self) -> float:
+        return self._store.device_seconds() / self._config.compute.devices_of_trial
 
     def _assignment(self, record: AttemptRecord) -> Assignment:
         hyperparameters = Hyperparameters(**record.configuration)

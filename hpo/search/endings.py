@@ -31,6 +31,8 @@ class Endings:
 
     store: StudyStore
     faults: Faults
+    devices: float = 1.0
+    """Of one trial."""
     _judged: dict[tuple[int, int], _Judgement] = field(default_factory=dict)
     """(trial, attempt) -> what was judged of its end: once, also where a transaction is asked again."""
 
@@ -109,7 +111,7 @@ class Endings:
         return Fault.TRIAL
 
     def _record(self, outcome: Outcome) -> None:
-        self.store.end_attempt(outcome)
+        self.store.end_attempt(outcome, self.devices)
         reason, seconds = outcome.reason, outcome.seconds
         self.store.add_event(str(outcome.ending), outcome.trial, outcome.attempt, reason=reason, seconds=seconds)
         self.store.set_attributes(outcome.trial, outcome_attributes(outcome))

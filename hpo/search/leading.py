@@ -64,7 +64,7 @@ def leading(
     made_from = StudyRecord(
         configuration=_recorded(config), space=space.to_mapping(), data_fingerprint=data_fingerprint, versions={}
     )
-    limits = limits or limits_of(config.budget, datetime.fromtimestamp(clock(), HERE))
+    limits = limits or limits_of(config.budget, datetime.fromtimestamp(clock(), HERE), config.compute.devices_of_trial)
 
     def is_ending() -> bool:
         return (stop is not None and stop.is_set()) or clock() >= (limits.deadline or math.inf)

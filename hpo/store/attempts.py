@@ -78,10 +78,10 @@ class AttemptStore(StudyTransactions):
             score_to_beat=record.score_to_beat, rows_at_once=record.rows_at_once, confirms=record.confirms,
         )  # fmt: skip
 
-    def end_attempt(self, outcome: Outcome) -> None:
-        """Record how an attempt ended."""
+    def end_attempt(self, outcome: Outcome, devices: float = 1.0) -> None:
+        """Record how an attempt ended that took so many devices."""
         which = sa.and_(self._trial(attempts, outcome.trial), attempts.c.attempt == outcome.attempt)
-        values = {
+        values: dict[str, Any] = {
             "ended_at": clock(),
             "ending": str(outcome.ending),
             "reason": outcome.reason,
@@ -90,13 +90,13 @@ class AttemptStore(StudyTransactions):
             "best_rung": outcome.best.rung if outcome.best else None,
             "best_attempt": outcome.best.attempt if outcome.best else None,
             "resumed_examples": outcome.resumed_examples,
+            "device_seconds": devices * max(0.0, outcome.seconds - outcome.resumed_seconds),
         }
         if outcome.rows_at_once is not None:
             values["rows_at_once"] = outcome.rows_at_once
-        before = self._trial_seconds(outcome.trial)
         self._execute(sa.update(attempts).where(which).values(values))
         if self._device_seconds is not None:
-            self._device_seconds += self._trial_seconds(outcome.trial) - before
+            self._device_seconds += values["device_seconds"]
 
     def answered(self, trial: int, attempt: int, rung: int) -> Action | None:
         """Return what a report was answered with; None if it is a new report."""
@@ -159,16 +159,10 @@ class AttemptStore(StudyTransactions):
         return [record for record in found if record is not None]
 
     def device_seconds(self) -> float:
-        """Return the seconds of training of all attempts that ended, each second once."""
+        """Return the seconds of devices that all attempts took that ended."""
         if self._device_seconds is None:
             self._device_seconds = device_seconds(self._open_connection(), self.study_id)
         return self._device_seconds
-
-    def _trial_seconds(self, trial: int) -> float:
-        """Return the device seconds of one trial; 0 where nobody asks for those of the study."""
-        if self._device_seconds is None:
-            return 0.0
-        return device_seconds(self._open_connection(), self.study_id, trial)
 
     def _forget(self) -> None:
         super()._forget()
@@ -201,18 +195,7 @@ class AttemptStore(StudyTransactions):
         return int(self._execute(newest).scalar() or 0)
 
 
-def device_seconds(connection: Connection, study_id: int, trial: int | None = None) -> float:
-    """Return the seconds of training of all attempts at `trial`, or of a study, that ended, each second once.
-
-    An attempt that went on from a checkpoint tells those before it too: of the last attempt that told any, since one
-    whose process died tells none.
-    """
-    which = sa.and_(attempts.c.study_id == study_id, attempts.c.seconds > 0)
-    if trial is not None:
-        which &= attempts.c.trial == trial
-    next_one = sa.func.lead(attempts.c.resumed_examples).over(
-        partition_by=attempts.c.trial, order_by=attempts.c.attempt
-    )
-    told = sa.select(attempts.c.seconds, next_one.label("told_by_the_next")).where(which).subquery()
-    total = sa.select(sa.func.sum(told.c.seconds)).where(sa.func.coalesce(told.c.told_by_the_next, 0) == 0)
+def device_seconds(connection: Connection, study_id: int) -> float:
+    """Return the seconds of devices that all attempts of a study took that ended."""
+    total = sa.select(sa.func.sum(attempts.c.device_seconds)).where(attempts.c.study_id == study_id)
     return float(connection.execute(total).scalar() or 0.0)

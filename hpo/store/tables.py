@@ -108,6 +108,7 @@ attempts = Table(
     Column("best_attempt", Integer),  # an earlier one, where this went on from its checkpoint
     Column("rows_at_once", Integer),  # rows of a batch, where memory did not suffice for all
     Column("resumed_examples", BigInteger),  # seen at the checkpoint that it went on from
+    Column("device_seconds", Double),  # of this attempt alone, times the devices of a trial
     Column("confirms", Integer),  # the trial of another study that this one is judged in the place of
     PrimaryKeyConstraint("study_id", "trial", "attempt"),
     UniqueConstraint("study_id", "request"),

@@ -86,7 +86,7 @@ class Run:
         attempt = assignment.attempt
         self._checkpoints = Checkpoints(folder, bench.identity(assignment), most_gib, bench.mirror, attempt)
         self._weights = Weights(files, assignment.trial, most_gib, bench.mirror, attempt)
-        self._resumed_examples = 0
+        self._resumed_examples, self._resumed_seconds = 0, 0.0
         self._model: TrialModel | None = None
         self._is_ready = False
         self._spoke_at = 0.0
@@ -196,7 +196,7 @@ class Run:
         if state is not None:
             self._place = Place.from_state(state["place"])
             self._place.go_on_under(self._bench.circumstances())
-            self._resumed_examples = self._place.seen
+            self._resumed_examples, self._resumed_seconds = self._place.seen, self._place.seconds
             self._has_spoken()
         if self._gang.leads:
             self._weights.keep_only_of(self._place.best)
@@ -372,6 +372,7 @@ class Run:
             best=self._place.best,
             seconds=self._elapsed(),
             resumed_examples=self._resumed_examples,
+            resumed_seconds=self._resumed_seconds,
             changes=tuple(self._place.changes),
             rows_at_once=rows if rows < self._hyperparameters.batch_size else None,
             peak_memory_bytes=peak_memory_bytes(self._bench.device),

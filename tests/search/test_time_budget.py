@@ -264,14 +264,28 @@ def test_an_attempt_that_went_on_from_a_checkpoint_counts_its_seconds_once(sqlit
         coordinator.finish(ended(first, Ending.PAUSED))
         again = asked(coordinator, "b")
         best = report_at(again, again.milestones[-1], 0.5)
-        coordinator.finish(replace(ended(again, Ending.DIED), seconds=0.0))
+        coordinator.finish(replace(ended(again, Ending.DIED), seconds=3.0))
         again = asked(coordinator, "b again")
-        coordinator.finish(replace(ended(again, Ending.COMPLETED, best), seconds=20.0, resumed_examples=100))
+        outcome = replace(ended(again, Ending.COMPLETED, best), seconds=20.0, resumed_seconds=12.5)
+        coordinator.finish(outcome)
         anew = asked(coordinator, "c")
         coordinator.finish(ended(anew, Ending.PAUSED))
         coordinator.finish(replace(ended(asked(coordinator, "d"), Ending.PRUNED), seconds=1.0))
         with coordinator._store.transaction():
-            assert coordinator._store.device_seconds() == 20.0 + 12.5 + 1.0
+            assert coordinator._store.device_seconds() == 12.5 + 3.0 + 7.5 + 12.5 + 1.0
+
+
+@pytest.mark.parametrize(
+    ("compute", "devices"),
+    [({}, 1), ({"ranks": 4}, 4), ({"gpus_per_trial": 8}, 8), ({"gpus_per_trial": 0.5}, 0.5), ({"slots": 4}, 0.25)],
+)
+def test_device_hours_count_the_devices_of_a_trial(sqlite_url: str, compute: dict[str, Any], devices: float) -> None:
+    budget = {"gpu_hours": 1, "trials": 50}
+    with led(study_at(sqlite_url, compute=compute, budget=budget)) as coordinator:
+        coordinator.finish(replace(ended(asked(coordinator, "a"), Ending.PRUNED), seconds=900 / devices))
+        with coordinator._store.transaction():
+            assert coordinator._store.device_seconds() == pytest.approx(900)
+        assert seconds_left(coordinator) == pytest.approx((3600 - 900) / devices)
 
 
 def test_a_deadline_that_is_past_is_refused(sqlite_url: str, clock: Clock) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import event
 from hpo.errors import StoreError
 from hpo.store.engine import Database, open_database
 from hpo.store.migrations.upgrade import VERSION_TABLE, migrations
-from hpo.store.migrations.versions import v0002_best_attempt
+from hpo.store.migrations.versions import v0002_best_attempt, v0007_device_seconds
 from hpo.store.migrations.versions.v0001_first_tables import LEADERBOARD
 from hpo.store.tables import metadata
 from tests.search.scripted import everything, led, rows, search, study_at, written
@@ -43,7 +43,7 @@ def test_the_migrations_make_the_tables_that_the_code_uses(database: Database) -
 
 
 def test_our_version_and_optunas_stand_side_by_side(database: Database, empty_database_url: str) -> None:
-    assert rows(empty_database_url, f"SELECT version_num FROM {VERSION_TABLE}") == [("0006",)]
+    assert rows(empty_database_url, f"SELECT version_num FROM {VERSION_TABLE}") == [("0007",)]
     assert rows(empty_database_url, "SELECT version_num FROM alembic_version") == [("v3.2.0.a",)]
 
 
@@ -76,7 +76,7 @@ def test_a_store_of_a_newer_version_is_refused_and_left_alone(database_url: str)
     with pytest.raises(StoreError) as error:
         open_database(database_url)
     assert str(error.value) == (
-        "The store was written by a newer hpo (its tables are of version 9999, this hpo knows up to 0006); "
+        "The store was written by a newer hpo (its tables are of version 9999, this hpo knows up to 0007); "
         "upgrade with pip install --upgrade llm-hpo, or name another store."
     )
     assert everything(database_url) == before
@@ -127,6 +127,7 @@ def test_a_store_of_the_first_version_is_brought_up_to_date_with_its_rows(
         "ALTER TABLE hpo_attempts DROP COLUMN best_attempt",
         "ALTER TABLE hpo_attempts DROP COLUMN rows_at_once",
         "ALTER TABLE hpo_attempts DROP COLUMN resumed_examples",
+        "ALTER TABLE hpo_attempts DROP COLUMN device_seconds",
         "ALTER TABLE hpo_attempts DROP COLUMN confirms",
         "ALTER TABLE hpo_evaluations DROP COLUMN reading",
         LEADERBOARD,
@@ -134,7 +135,7 @@ def test_a_store_of_the_first_version_is_brought_up_to_date_with_its_rows(
     )
     assert [len(row) for row in rows(database_url, "SELECT train_score FROM hpo_leaderboard")] == [1, 1]
     open_database(database_url).close()
-    assert rows(database_url, f"SELECT version_num FROM {VERSION_TABLE}") == [("0006",)]
+    assert rows(database_url, f"SELECT version_num FROM {VERSION_TABLE}") == [("0007",)]
     assert rows(database_url, "SELECT * FROM hpo_leaderboard ORDER BY trial") == expected
     assert rows(database_url, "SELECT best_attempt FROM hpo_attempts") == [(1,)] * len(outcomes)
 
@@ -187,4 +188,22 @@ def test_an_older_store_is_brought_up_to_date_before_optuna_looks_at_its_own_tab
     )
     with pytest.raises(StoreError, match="Optuna tables do not fit the installed Optuna"):
         open_database(database_url)
-    assert rows(database_url, f"SELECT version_num FROM {VERSION_TABLE}") == [("0006",)]
+    assert rows(database_url, f"SELECT version_num FROM {VERSION_TABLE}") == [("0007",)]
+
+
+def test_what_attempts_took_by_themselves_is_told_from_what_was_told_of_their_trial(database_url: str) -> None:
+    with led(study_at(database_url)) as coordinator:
+        search(coordinator)
+    written(database_url, "DELETE FROM hpo_attempts WHERE trial > 0")
+    columns = "study_id, request, worker, device, configuration, seed, started_at"
+    for attempt, seconds, resumed in ((2, 30.0, 0), (3, 0.0, 0), (4, 50.0, 100), (5, 9.0, 0)):
+        written(
+            database_url,
+            f"INSERT INTO hpo_attempts (trial, attempt, seconds, resumed_examples, {columns}) SELECT "
+            f"0, {attempt}, {seconds}, {resumed}, study_id, 'r{attempt}', worker, device, configuration, seed, 0 "
+            "FROM hpo_attempts WHERE attempt = 1",
+        )
+    written(database_url, "UPDATE hpo_attempts SET device_seconds = NULL")
+    written(database_url, v0007_device_seconds.FILL)
+    took = rows(database_url, "SELECT device_seconds FROM hpo_attempts ORDER BY attempt")
+    assert [seconds for (seconds,) in took] == [12.5, 30.0, 0.0, 20.0, 9.0]

@@ -211,6 +211,7 @@ class ReplayedAttempt:
             seconds=self._seconds_at(moment),
             peak_memory_bytes=PEAK_MEMORY_BYTES,
             resumed_examples=self._examples(self._share_at(self._start.work)),
+            resumed_seconds=self._start.seconds,
             reason=reason,
         )
 

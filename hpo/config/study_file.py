@@ -246,13 +246,16 @@ class ComputeConfig(Typed):
     gpus_per_trial: Annotated[float, Field(gt=0)] | None = None
     """GPUs of one trial: 2 trains each trial on two, 0.5 puts two trials on each; null for one of each rank."""
     cpus_per_trial: OneOrMore | None = None
-    """CPU cores that one trial takes of a cluster's, of `ray_tune`; null for `threads` of each rank, or one."""
+    """CPU cores that one trial takes of a cluster's, of `ray_tune`; null for `threads` of each rank, or where that is
+    left out too the cores that there are for each GPU, on a CPU one."""
     ranks: OneOrMore | None = None
     """Processes that train one trial together, each with its part of every batch, on a GPU of its own or on the CPU;
     null for `gpus_per_trial` where that is more than one, else for one."""
     slots: Annotated[int, Field(ge=1)] = 1
     """Trials that one worker trains side by side over one frozen backbone; above 1 only in a space where `method` is
     always `head` and `kept_layers` always the same."""
+    accelerator_type: str | None = None
+    """Kind of GPU that trials train on, of `ray_tune`, as Ray names it: `H100`, `A100`, `T4`; null for any."""
     ray_address: str | None = None
     """Cluster of `ray_tune`: `auto` for the one that this machine is part of, or HOST:PORT of its head; null for one
     that is started on this machine, for this search."""

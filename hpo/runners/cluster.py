@@ -11,7 +11,7 @@ from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError
 from hpo.runners.demand import Machine
 from hpo.runners.ray_address import refuse_unusable_address
-from hpo.runners.workforce import Workforce
+from hpo.runners.workforce import IsOver, Workforce
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -42,7 +42,9 @@ def machines_at(address: str | None) -> Sequence[Machine]:
         return machines_of_cluster()
 
 
-def open_ray_tune(config: StudyConfig, splits: Splits, files: Path) -> AbstractContextManager[Workforce]:
+def open_ray_tune(
+    config: StudyConfig, splits: Splits, files: Path, is_over: IsOver
+) -> AbstractContextManager[Workforce]:
     """Set Ray up, and open a workforce on its cluster: see `hpo.runners.ray_tune.tuning`.
 
     Raises:
@@ -51,7 +53,7 @@ def open_ray_tune(config: StudyConfig, splits: Splits, files: Path) -> AbstractC
     set_up_ray()
     from hpo.runners.ray_tune.tuning import open_ray_tune as opened
 
-    return opened(config, splits, files)
+    return opened(config, splits, files, is_over)
 
 
 def refuse_unusable(compute: ComputeConfig) -> None:

@@ -2,13 +2,15 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from hpo.config.study_file import ComputeConfig
 from hpo.errors import ConfigurationError
 
 KINDS = ("CPU", "GPU")
+A_LITTLE = 0.001
+"""Of the one that Ray says each machine has of its kind of accelerator."""
 Machine = Mapping[str, float]
 """What a machine offers in all, or a rank takes of one: `CPU`, `GPU`."""
 
@@ -19,10 +21,14 @@ class Demand:
 
     rank: Machine
     ranks: int
+    apart: bool = False
+    """Whether ranks may be on several machines: no one of them has room for all."""
 
     def fits(self, machines: Sequence[Machine]) -> int:
         """Return how many trials have room side by side on machines with nothing else to do."""
-        return sum(self._ranks_on(machine) for machine in machines) // self.ranks
+        if self.apart:
+            return sum(self._ranks_on(machine) for machine in machines) // self.ranks
+        return sum(self._ranks_on(machine) // self.ranks for machine in machines)
 
     def _ranks_on(self, machine: Machine) -> int:
         return min(_parts(name, machine.get(name, 0.0), need) for name, need in self.rank.items())
@@ -42,29 +48,44 @@ def _parts(name: str, offered: float, need: float) -> int:
 
 
 def demand_of(compute: ComputeConfig, machines: Sequence[Machine]) -> Demand:
-    """Return what a trial takes: a GPU for each rank where the cluster has any, and CPU cores for its threads."""
-    ranks = compute.ranks_of_trial
-    cpus = ceil(compute.cpus_per_trial / ranks) if compute.cpus_per_trial else compute.threads or 1
+    """Return what a trial takes: a GPU for each rank where the cluster has any, and CPU cores for its threads.
+
+    Where neither is said, a rank has the cores that there are for its GPU on the machine that has the fewest for one.
+    """
+    ranks, rank, kind = compute.ranks_of_trial, dict[str, float](), compute.accelerator_type
     has_gpus = any(machine.get("GPU", 0.0) for machine in machines)
-    wants_gpus = compute.device == "cuda" or compute.gpus_per_trial is not None or has_gpus
-    if compute.device == "cpu" or not wants_gpus:
-        return Demand(rank={"CPU": cpus}, ranks=ranks)
-    return Demand(rank={"CPU": cpus, "GPU": min(1.0, compute.gpus_per_trial or 1.0)}, ranks=ranks)
+    wants_gpus = compute.device == "cuda" or compute.gpus_per_trial is not None or kind is not None or has_gpus
+    cpus = ceil(compute.cpus_per_trial / ranks) if compute.cpus_per_trial else compute.threads or 1
+    if compute.device != "cpu" and wants_gpus:
+        rank["GPU"] = min(1.0, compute.gpus_per_trial or 1.0)
+        if kind is not None:
+            rank[f"accelerator_type:{kind}"] = A_LITTLE
+        if compute.cpus_per_trial is None and compute.threads is None:
+            cpus = max(1, min((_cores_for(rank, machine) for machine in machines if machine.get("GPU")), default=1))
+    demand = Demand(rank={"CPU": cpus, **rank}, ranks=ranks)
+    # Ranks talk fastest on one machine; where none is large enough, or none is there yet, anywhere.
+    return demand if ranks == 1 or demand.fits(machines) else replace(demand, apart=True)
 
 
-def refuse_unplaceable(demand: Demand, machines: Sequence[Machine]) -> None:
+def _cores_for(rank: Machine, machine: Machine) -> int:
+    return int(machine.get("CPU", 1.0) * rank["GPU"] / machine["GPU"])
+
+
+def refuse_unplaceable(demand: Demand, machines: Sequence[Machine], asked: int | None = None) -> None:
     """Refuse a trial for which a cluster has no room at all: it would be waited for all night.
+
+    Not where so many workers were `asked` for: that is what a cluster is told which grows as it is asked.
 
     Raises:
         ConfigurationError: there is none.
     """
-    if demand.fits(machines):
+    if demand.fits(machines) or asked is not None:
         return
     offered = "; ".join(", ".join(f"{machine.get(name, 0.0):g} {name}" for name in demand.rank) for machine in machines)
     raise ConfigurationError(
         f"A trial takes {demand}, and the cluster has no room for that; its machines have {offered or 'nothing'}. "
         "Lower compute.gpus_per_trial, compute.ranks, compute.cpus_per_trial or compute.threads, or start other "
-        "machines."
+        "machines; where the cluster starts them itself, say by compute.workers how many trials to ask it for."
     )
 
 

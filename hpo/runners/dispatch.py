@@ -270,7 +270,7 @@ class Dispatch:
             case Note():
                 self._watcher.note(f"{worker}: {said.sentence}")
             case Lost():
-                self._lose(worker, said.reason)
+                self._lose(worker, said.reason, is_innocent=said.machine)
             case Unfit():
                 self._coordinator.leave_out(worker, said.reason)
                 # Whether any is left is judged by those there are now.
@@ -318,16 +318,17 @@ class Dispatch:
             self._removing.submit(keep_only, files, unfinished, with_weights, self._mirror, among=over)
         self._with_weights = with_weights
 
-    def _lose(self, worker: str, reason: str) -> None:
+    def _lose(self, worker: str, reason: str, *, is_innocent: bool = False) -> None:
         """End what a dead worker held; a trial is charged with its death where no other was in training beside it.
 
-        While trials are paused a worker that is gone was too slow for the grace, or its machine was taken away.
+        Nor where its machine is gone; and while trials are paused, since it was too slow for the grace.
         """
         held = self._held.pop(worker, _Held())
         # One that dies before it could say what it has begun has begun the first.
         training = held.training.keys() or set(list(held.waiting)[:1])
-        is_charged = len(training) == 1 and self._pausing_since is None
-        if len(training) > 1:
+        is_innocent = is_innocent or self._pausing_since is not None
+        is_charged = len(training) == 1 and not is_innocent
+        if len(training) > 1 and not is_innocent:
             self._coordinator.died_together(training)
         for trial, assignment in held.all.items():
             ending = Ending.DIED if is_charged and trial in training else Ending.PAUSED

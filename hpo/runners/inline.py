@@ -7,7 +7,7 @@ from pathlib import Path
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
 from hpo.messages import Assignment, Begun, Capacity, Decision
-from hpo.runners.workforce import Said
+from hpo.runners.workforce import IsOver, Said, never
 from hpo.training.precision import Precision
 from hpo.training.worker import Worker, open_worker
 
@@ -71,7 +71,9 @@ class InlineWorkforce:
 
 
 @contextmanager
-def open_inline(config: StudyConfig, splits: Splits, files: Path) -> Iterator[InlineWorkforce]:
+def open_inline(
+    config: StudyConfig, splits: Splits, files: Path, _is_over: IsOver = never
+) -> Iterator[InlineWorkforce]:
     """Open a worker in this process.
 
     Raises:

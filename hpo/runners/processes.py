@@ -19,6 +19,7 @@ from hpo.runners.remote_workforce import Gone, RemoteWorkforce, Wanted
 from hpo.runners.worker_process.child import Child, end
 from hpo.runners.worker_process.conversation import Opener, Study
 from hpo.runners.worker_process.posts import Post, posts_of, workers_of
+from hpo.runners.workforce import IsOver, never
 from hpo.training.shared import FOLDER
 from hpo.training.worker import choose_device, open_worker
 
@@ -47,7 +48,7 @@ def runner_of(compute: ComputeConfig) -> Literal["inline", "processes", "ray_tun
 
 @contextmanager
 def open_processes(
-    config: StudyConfig, splits: Splits, files: Path, *, opener: Opener = open_worker
+    config: StudyConfig, splits: Splits, files: Path, is_over: IsOver = never, *, opener: Opener = open_worker
 ) -> Iterator[RemoteWorkforce]:
     """Open the first worker process, and in the end close all that were started.
 
@@ -55,6 +56,7 @@ def open_processes(
         config: the study; where its store is and who is notified is told to no process.
         splits: its data.
         files: the study's folder, in which the workers keep weights and checkpoints, share what they read, and print.
+        is_over: whether the first is not to be waited for any longer.
         opener: opens the worker of a process; to be found by name in a module.
 
     Raises:
@@ -77,7 +79,7 @@ def open_processes(
         # What workers share is made anew by the next run, and may be as large as the model.
         closing.callback(rmtree, files / FOLDER, ignore_errors=True)
         closing.callback(workforce.close)
-        workforce.open_lead()
+        workforce.open_lead(is_over)
         yield workforce
 
 

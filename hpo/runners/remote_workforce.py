@@ -11,11 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from hpo.errors import HpoError, TrainingError
+from hpo.errors import HpoError, NoResultError, TrainingError
 from hpo.messages import Action, Assignment, Capacity, Decision, Outcome
 from hpo.runners.worker_process.conversation import Answer, Arrived, Call, Fell, Ready, Refused, Worn
 from hpo.runners.worker_process.remote_worker import RemoteWorker
-from hpo.runners.workforce import Lost, Note, Said, Unfit
+from hpo.runners.workforce import IsOver, Lost, Note, Said, Unfit, never
 from hpo.training.precision import Precision
 
 MOST_STARTS = 3
@@ -39,6 +39,8 @@ class Gone:
 
     reason: str
     """How they ended, in a sentence."""
+    machine: bool = False
+    """Whether their machine is gone too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,13 +176,15 @@ class RemoteWorkforce:
         unheard = {name for name, _ in self._said}
         return {one.name: one.capacity for one in self._workers.values() if one.is_free and one.name not in unheard}
 
-    def open_lead(self) -> None:
-        """Wait until the first worker is open, however long that takes.
+    def open_lead(self, is_over: IsOver = never) -> None:
+        """Wait until the first worker is open, however long that takes, unless the search is to end.
 
         Raises:
-            HpoError: it cannot be opened, or there is none left.
+            HpoError: it cannot be opened, there is none left, or it is not open by then.
         """
         while not self._free():
+            if is_over():
+                raise NoResultError("The search was to end before its first worker was open; the same command goes on.")
             # What the first cannot open, no other could.
             if not self.workers or (self._refusal is not None and not self._has_begun):
                 raise self._refusal or TrainingError("No worker is left to be asked.")
@@ -313,15 +317,16 @@ class RemoteWorkforce:
     def _lose(self, worker_id: Id, gone: Gone) -> None:
         one = self._workers.pop(worker_id, None)
         if one is None:
-            self._count_bad_start("", f"A worker is lost. {gone.reason}")
+            if not gone.machine:
+                self._count_bad_start("", f"A worker is lost. {gone.reason}")
             return
         del self._ids[one.name]
         one.lost_for = one.lost_for or f"The worker {one.name} is lost. {gone.reason}"
         if one.left_out or (one.worn and not one.held):
             return
         if one.ready:
-            self._said.append((one.name, Lost(reason=one.lost_for)))
-        elif self._count_bad_start(one.place, one.lost_for):
+            self._said.append((one.name, Lost(reason=one.lost_for, machine=gone.machine)))
+        elif not gone.machine and self._count_bad_start(one.place, one.lost_for):
             self._refuse(one, TrainingError(f"{one.lost_for} It was so at {MOST_STARTS} starts in a row."))
 
     def _count_bad_start(self, place: str, reason: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event
@@ -31,7 +32,7 @@ from hpo.runners.inline import open_inline
 from hpo.runners.last_look import LastLook
 from hpo.runners.processes import open_processes, runner_of
 from hpo.runners.watcher import Watcher
-from hpo.runners.workforce import LeadWorker, Workforce
+from hpo.runners.workforce import IsOver, LeadWorker, Workforce, never
 from hpo.search.assignments import demands_of
 from hpo.search.budget import limits_of, on_short_time, what_it_needs
 from hpo.search.coordinator import LEAST_OUTAGE, Coordinator
@@ -57,7 +58,7 @@ from hpo.verdict.entrants import race_of
 from hpo.verdict.judgement import judged
 from hpo.verdict.race import Race
 
-OPENERS: Mapping[str, Callable[[StudyConfig, Splits, Path], AbstractContextManager[Workforce]]] = {
+OPENERS: Mapping[str, Callable[[StudyConfig, Splits, Path, IsOver], AbstractContextManager[Workforce]]] = {
     "inline": open_inline,
     "processes": open_processes,
     "ray_tune": open_ray_tune,
@@ -115,7 +116,7 @@ def run(
         leading(
             config, space, data_fingerprint=splits.fingerprint, limits=limits, stop=stop, searches=searches
         ) as coordinator,
-        opened_workforce(config, splits) as workforce,
+        opened_workforce(config, splits, partial(is_over, coordinator, stop)) as workforce,
     ):
         _Night(config, space, splits, coordinator, workforce, mirror, watcher, stop, searches).run()
     return persistently(lambda: _results(config), LEAST_OUTAGE, stop=stop)
@@ -155,13 +156,20 @@ def _forget_confirmation(config: StudyConfig) -> None:
         delete_confirmation(database, config.study, refuse=refuse_led)
 
 
-def opened_workforce(config: StudyConfig, splits: Splits) -> AbstractContextManager[Workforce]:
+def is_over(coordinator: Coordinator, stop: Event) -> bool:
+    """Return whether a search is to end: by a signal, its deadline, or somebody outside."""
+    if coordinator.steering().stop:
+        stop.set()
+    return stop.is_set() or time.time() >= coordinator.trains_until
+
+
+def opened_workforce(config: StudyConfig, splits: Splits, ends: IsOver = never) -> AbstractContextManager[Workforce]:
     """Open what trains the study's trials, as `compute.runner` says.
 
     Raises:
         ModelError, ConfigurationError: the model, the metric or the device cannot be used.
     """
-    return OPENERS[runner_of(config.compute)](config, splits, files_folder(config))
+    return OPENERS[runner_of(config.compute)](config, splits, files_folder(config), ends)
 
 
 def files_folder(config: StudyConfig) -> Path:

@@ -1,7 +1,7 @@
 """What carries assignments to workers, as the dispatch sees it: in this process, over processes, in a replay."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,6 +37,8 @@ class Lost:
 
     reason: str
     """Why, in a sentence."""
+    machine: bool = False
+    """Whether its machine is gone, as one that was preempted is: then no trial on it was the cause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,15 @@ class Unfit:
 
 
 Said = Begun | Report | Progress | Outcome | Note | Lost | Unfit
+
+
+IsOver = Callable[[], bool]
+"""Whether a search is to end, as by its deadline: then its first worker is not waited for."""
+
+
+def never() -> bool:
+    """Return that it is not."""
+    return False
 
 
 class LeadWorker(Trains, Protocol):

@@ -133,9 +133,10 @@ class Coordinator:
     @verb
     def _next_assignment(self, request: str, capacity: Capacity, starts_in: float) -> Assignment | Wanted | None:
         known = self._store.attempt_of_request(request)
-        if known is None and capacity.worker in self._faults.quarantined:
+        worker = capacity.worker
+        if known is None and (worker in self._faults.quarantined or self._faults.is_held_back(worker)):
             return None
-        room = self._room(capacity.worker, starts_in)
+        room = self._room(worker, starts_in)
         begun = known or self._proposals.next(request, capacity, room)
         if begun is None or isinstance(begun, Wanted):
             return begun

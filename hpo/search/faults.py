@@ -2,7 +2,8 @@
 
 - **The trial's**: it fails on two workers, or there is no other one to try it on. What it had said against the first
   is taken back.
-- **The worker's**: two trials fail on it and on no other. It is left out from then on, unless it is the last.
+- **The worker's**: two trials fail on it and on no other, while others end well elsewhere. It is left out from then on,
+  unless it is the last; until one has ended well elsewhere it is given nothing, since what fails may be everyone's.
 - **Everyone's**: the same error three times running, on more than one worker, or any three errors running on the only
   one. The search ends, and no worker is blamed for it.
 """
@@ -55,6 +56,8 @@ class Faults:
     """Of trials that are not over: where each failed, and why."""
     _confirmed: dict[Worker, dict[Trial, str]] = field(default_factory=dict)
     """Trials that failed on a worker, and why, and then ended well on another."""
+    _others_do_well: set[Worker] = field(default_factory=set)
+    """Workers that a trial speaks against, and since when another has ended well elsewhere."""
     _running: list[_Failure] = field(default_factory=list)
     """The failures since a trial last ended well."""
     _left_out: dict[Worker, str] = field(default_factory=dict)
@@ -74,7 +77,7 @@ class Faults:
         self._breaker = self._breaker or self._everyones()
         failed_on = self._failed_on.setdefault(trial, {})
         failed_on[worker] = reason
-        if len(failed_on) > 1 or not self._in_play - failed_on.keys():
+        if len(failed_on) > 1 or not self._usable - failed_on.keys():
             del self._failed_on[trial]
             return Fault.TRIAL
         self._leave_out_if_struck(worker)
@@ -91,7 +94,9 @@ class Faults:
         for other, reason in self._failed_on.pop(trial, {}).items():
             if other != worker:
                 self._confirmed.setdefault(other, {})[trial] = reason
-                self._leave_out_if_struck(other)
+        for other in self._spoken_against - {worker}:
+            self._others_do_well.add(other)
+            self._leave_out_if_struck(other)
 
     def leave_out(self, worker: Worker, reason: str) -> None:
         """Take in that a worker cannot be used, be it the last one."""
@@ -100,7 +105,11 @@ class Faults:
     def avoid(self, trial: Trial) -> frozenset[Worker]:
         """Return the workers on which a trial failed; none where no other one is left."""
         failed_on = self._failed_on.get(trial, {}).keys()
-        return frozenset(failed_on) if self._in_play - failed_on else frozenset()
+        return frozenset(failed_on) if self._usable - failed_on else frozenset()
+
+    def is_held_back(self, worker: Worker) -> bool:
+        """Return whether a worker is to be given nothing until it is known whether others do well."""
+        return worker in self._in_play - self._usable
 
     def is_avoided(self, worker: Worker) -> bool:
         """Return whether some trial, which is not over, failed on a worker."""
@@ -117,6 +126,16 @@ class Faults:
     def _in_play(self) -> set[Worker]:
         return set(self.workers) - self._left_out.keys()
 
+    @property
+    def _usable(self) -> set[Worker]:
+        """Those in play, without such as two trials speak against where there are others."""
+        struck = {worker for worker in self._spoken_against if len(self._strikes(worker)) >= STRIKES_OUT}
+        return self._in_play - struck or self._in_play
+
+    @property
+    def _spoken_against(self) -> set[Worker]:
+        return self._confirmed.keys() | {worker for failed_on in self._failed_on.values() for worker in failed_on}
+
     def _strikes(self, worker: Worker) -> dict[Trial, str]:
         """Return the trials that speak against a worker, and why each failed: on it, and on no other."""
         suspected = {
@@ -126,7 +145,8 @@ class Faults:
 
     def _leave_out_if_struck(self, worker: Worker) -> None:
         strikes = self._strikes(worker)
-        if self._breaker or len(strikes) < STRIKES_OUT or self._in_play <= {worker}:
+        is_known = worker in self._others_do_well
+        if self._breaker or not is_known or len(strikes) < STRIKES_OUT or self._in_play <= {worker}:
             return
         trials = " and ".join(map(str, sorted(strikes)))
         reason = strikes[max(strikes)]
@@ -141,7 +161,7 @@ class Faults:
         places = {failure.worker for failure in alike}
         if len(alike) >= RUN_OF_FAILURES and len(places) > 1:
             where = f"the same error {len(alike)} times running, on {' and '.join(sorted(places))}"
-        elif self._in_play <= {last.worker} and len(here) >= RUN_OF_FAILURES:
+        elif self._usable <= {last.worker} and len(here) >= RUN_OF_FAILURES:
             where = f"the last of {RUN_OF_FAILURES} failures running"
         else:
             return None

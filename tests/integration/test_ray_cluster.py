@@ -141,7 +141,7 @@ def test_with_a_machine_killed_in_the_middle_of_a_trial_it_ends_as_in_one_proces
     search.wait_until(RUNNING, enough=3)
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
     found = search.ended()
-    assert endings(search.url).get("died") == 1
+    assert endings(search.url) == {"completed": 12, "paused": 1}, "nobody is charged with it"
     expected = run(load_config(values=study(sqlite("inline"), compute={"runner": "inline"})))
     assert comparable(found) == comparable(expected)
     assert [trial.number for trial in found.trials] == list(range(12))
@@ -188,6 +188,43 @@ def test_a_machine_that_joins_is_used(
     cluster.add_node(num_cpus=1)
     search.wait_until("SELECT DISTINCT worker FROM hpo_attempts", enough=4)
     assert len(search.ended().leaderboard) == 30
+
+
+PREEMPTED = "SELECT worker FROM hpo_attempts WHERE reason LIKE '%Its machine %'"
+
+
+def preempt(cluster: Any, machine: Any) -> None:
+    """Drain a machine as a cloud does that takes it away: it is told until when, and then is gone."""
+    from ray._raylet import GcsClient
+    from ray.core.generated import autoscaler_pb2
+
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    until = int(1000 * (time.time() + 1))
+    accepted, why = GcsClient(address=cluster.address).drain_node(machine.node_id, reason, "spot", until)
+    assert accepted, why
+    time.sleep(1.5)
+    cluster.remove_node(machine, allow_graceful=False)
+
+
+def test_a_machine_that_is_preempted_is_nobodys_fault_and_is_used_when_it_returns(
+    cluster: Any, study: Callable[..., dict[str, Any]], sqlite: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Twice: after two losses that are its own a worker would be left out."""
+    values = study(sqlite("ray"), budget={"trials": 40})
+    search = Search(tmp_path, values, "--runner", "ray_tune", "--ray-address", cluster.address)
+    search.wait_until(RUNNING, enough=3)
+    for number in (1, 2):
+        preempt(cluster, next(iter(cluster.worker_nodes)))
+        search.wait_until(PREEMPTED, enough=number)
+        cluster.add_node(num_cpus=1)
+        search.wait_until(
+            f"SELECT * FROM hpo_attempts WHERE worker IN ({PREEMPTED}) AND started_at > "
+            "(SELECT max(ended_at) FROM hpo_attempts WHERE reason LIKE '%Its machine %')"
+        )
+    assert len(search.ended().leaderboard) == 40
+    assert endings(search.url) == {"completed": 40, "paused": 2}
+    with sqlite3.connect(search.url.removeprefix("sqlite:///")) as connection:
+        assert connection.execute("SELECT * FROM hpo_events WHERE kind = 'quarantined'").fetchall() == []
 
 
 def test_a_gang_of_two_ends_as_one_process_does_to_rounding(

@@ -1,7 +1,9 @@
 """The dispatch over replayed nights: workers are kept busy, and whatever happens to them no trial is lost."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Event
 from typing import Any
 
@@ -13,6 +15,7 @@ from hpo.errors import TrainingError
 from hpo.messages import Assignment, Capacity, Ending, Outcome
 from hpo.runners.dispatch import Dispatch
 from hpo.runners.replay import EVENING, ReplayWorkforce, VirtualClock
+from hpo.runners.run import is_over
 from hpo.runners.simulation.generated_curves import Generated
 from hpo.runners.simulation.mishaps import Mishap, MishapKind, Mishaps
 from hpo.runners.watcher import Watcher
@@ -187,6 +190,25 @@ def test_a_stop_from_outside_ends_the_search_and_one_of_a_trial_gives_it_up(sqli
     assert found[2] == TrialState.PRUNED
     assert TrialState.RUNNING not in found
     assert len(found) < 12
+
+
+@pytest.mark.parametrize("how", ["signal", "deadline", "outside"])
+def test_a_first_worker_that_is_not_yet_open_is_not_waited_for_beyond_the_end(how: str, sqlite_url: str) -> None:
+    clock, stop = VirtualClock(time.time()), Event()
+    with led(study_at(sqlite_url, budget={"time": "1h"}), clock=clock) as coordinator:
+        assert not is_over(coordinator, stop)
+        match how:
+            case "signal":
+                stop.set()
+            case "deadline":
+                coordinator.limits = replace(coordinator.limits, deadline=time.time())
+            case "outside":
+                written(
+                    sqlite_url,
+                    "INSERT INTO hpo_events (study_id, happened_at, kind, detail) "
+                    "SELECT study_id, 0, 'stop_asked', '{}' FROM hpo_studies",
+                )
+        assert is_over(coordinator, stop)
 
 
 def test_a_worker_that_dies_costs_no_trial(sqlite_url: str) -> None:

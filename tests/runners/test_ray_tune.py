@@ -11,7 +11,7 @@ import pytest
 
 from hpo.errors import ConfigurationError, ModelError, StoreError
 from hpo.runners.cluster import set_up_ray
-from hpo.runners.demand import Demand, described
+from hpo.runners.demand import Demand, demand_of, described, refuse_unplaceable
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'llm-hpo[ray]'")
 set_up_ray()
@@ -124,7 +124,38 @@ def test_a_cluster_without_room_for_a_trial_is_not_described_as_one_with_none_be
 )
 def test_a_part_of_a_gpu_is_on_one_gpu(machine: dict[str, float], rank: dict[str, float], expected: int) -> None:
     assert Demand(rank=rank, ranks=1).fits([machine]) == expected
-    assert Demand(rank=rank, ranks=2).fits([machine, machine]) == expected
+    assert Demand(rank=rank, ranks=2, apart=True).fits([machine, machine]) == expected
+
+
+def test_a_gang_is_on_one_machine_where_one_has_room_for_it() -> None:
+    machines = [{"CPU": 8.0, "GPU": 3.0}, {"CPU": 8.0, "GPU": 3.0}]
+    together = demand_of(ComputeConfig(ranks=2, threads=1), machines)
+    assert (together.apart, together.fits(machines)) == (False, 2)
+    apart = demand_of(ComputeConfig(ranks=4, threads=1), machines)
+    assert (apart.apart, apart.fits(machines)) == (True, 1)
+
+
+def test_a_rank_has_the_cores_that_there_are_for_its_gpu() -> None:
+    machines = [{"CPU": 4.0}, {"CPU": 64.0, "GPU": 8.0}, {"CPU": 48.0, "GPU": 8.0}]
+    assert demand_of(ComputeConfig(), machines).rank == {"CPU": 6, "GPU": 1.0}
+    assert demand_of(ComputeConfig(gpus_per_trial=0.5), machines).rank == {"CPU": 3, "GPU": 0.5}
+    assert demand_of(ComputeConfig(threads=2), machines).rank == {"CPU": 2, "GPU": 1.0}
+    assert demand_of(ComputeConfig(device="cpu"), machines).rank == {"CPU": 1}
+
+
+def test_trials_are_on_the_kind_of_gpu_that_is_asked_for() -> None:
+    machines = [{"CPU": 8.0, "GPU": 4.0, f"accelerator_type:{kind}": 1.0} for kind in ("T4", "H100", "T4")]
+    demand = demand_of(ComputeConfig(accelerator_type="H100"), machines)
+    assert (demand.rank["accelerator_type:H100"], demand.fits(machines)) == (0.001, 4)
+
+
+def test_a_cluster_that_grows_is_asked_for_what_it_has_no_room_for_yet() -> None:
+    head = [{"CPU": 2.0}]
+    demand = demand_of(ComputeConfig(device="cuda", workers=8), head)
+    assert (demand.rank, demand.fits(head)) == ({"CPU": 1, "GPU": 1.0}, 0)
+    refuse_unplaceable(demand, head, asked=8)
+    with pytest.raises(ConfigurationError, match=r"compute\.workers how many trials to ask it for"):
+        refuse_unplaceable(demand, head)
 
 
 def test_a_process_is_shown_the_gpus_that_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

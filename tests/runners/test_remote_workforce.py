@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from hpo.errors import ModelError, TrainingError
+from hpo.errors import ModelError, NoResultError, TrainingError
 from hpo.messages import Action, Decision, Ending, Outcome
 from hpo.runners import remote_workforce
 from hpo.runners.remote_workforce import AWAITED, MOST_STARTS, MOST_UNPLACED, Broken, Gone, RemoteWorkforce, Wanted
@@ -249,6 +249,13 @@ def test_where_the_first_is_lost_again_and_again_it_is_not_waited_for(carrier: S
         carrier.say(f"{number}", Gone(reason="It died."))
     with pytest.raises(TrainingError, match=r"It died\. It was so at 3 starts in a row\."):
         workforce.open_lead()
+
+
+def test_where_the_search_is_to_end_the_first_is_not_waited_for(carrier: Script) -> None:
+    """As where a cluster has no room: for the deadline, a signal or `hpo stop`."""
+    asked = iter([False, False, True])
+    with pytest.raises(NoResultError, match="before its first worker was open"):
+        RemoteWorkforce(carrier, most=None, hang=60).open_lead(lambda: next(asked))
 
 
 def test_one_place_at_which_starts_fail_is_done_without_and_others_are_not(carrier: Script) -> None:

@@ -11,12 +11,13 @@ from optuna.trial import TrialState
 
 from hpo.messages import Action, Assignment, Begun, Capacity, Decision, Ending, Outcome
 from hpo.runners.dispatch import Dispatch
+from hpo.runners.run import run
 from hpo.runners.watcher import Watcher
 from hpo.runners.worker_process.inbox import Inbox
 from hpo.runners.worker_process.service import Service
 from hpo.runners.workforce import LeadWorker, Lost, Said
 from hpo.training.precision import Precision
-from tests.models import tiny_assignment
+from tests.models import save_tiny_bert, tiny_assignment, tiny_study, write_texts
 from tests.runners.openers import Counting
 from tests.search.scripted import ended, led, plain_trials, report_at, rows, study_at
 
@@ -176,6 +177,15 @@ def test_only_the_trial_that_dies_alone_is_charged(sqlite_url: str) -> None:
     assert attempts(sqlite_url, 1) == ["paused", "died", "died", "died"]
 
 
+def test_nobody_is_charged_nor_tried_alone_where_the_machine_is_gone(sqlite_url: str) -> None:
+    worker = TwoSlots()
+    worker.script = iter([[Lost(reason="Its machine was preempted.", machine=True)]] * 4)
+    with searched(sqlite_url, worker, budget={"trials": 2}):
+        pass
+    assert attempts(sqlite_url, 0) == attempts(sqlite_url, 1) == ["paused"] * 4 + ["completed"]
+    assert not any(assignment.alone for assignment in worker.given)
+
+
 def test_one_that_dies_before_it_has_said_what_it_began_has_begun_the_first(sqlite_url: str) -> None:
     class Silent(TwoSlots):
         def give(self, worker: str, assignment: Assignment) -> None:
@@ -235,3 +245,45 @@ def test_a_worker_fills_its_slots_and_trains_beside_none_what_is_to_be_alone(alo
     assert begun == [0, 1, 2, 3]
     assert {one for beside in worker.beside if len(beside) == 2 for one in beside} <= {0, 1, 2, 3} - {alone}
     assert any(len(beside) == 2 for beside in worker.beside)
+
+
+# -- a real one
+
+
+@pytest.mark.slow
+def test_a_worker_process_trains_two_trials_of_head_side_by_side_each_as_if_it_were_alone(tmp_path: Path) -> None:
+    class Order(Seen):
+        def __init__(self) -> None:
+            super().__init__()
+            self.order: list[str] = []
+
+        def assigned(self, assignment: Assignment) -> None:
+            self.order.append(f"begun {assignment.trial}")
+
+        def ended(self, outcome: Outcome) -> None:
+            self.order.append(f"ended {outcome.trial}")
+
+    def searched(slots: int, runner: str) -> tuple[list[str], dict[int, float]]:
+        values: dict[str, Any] = {
+            "space": {
+                "method": {"value": "head"},
+                "learning_rate": {"min": 1e-3, "max": 1e-1, "default": 1e-2},
+                "max_length": {"value": 16},
+                "batch_size": {"value": 8},
+                "epochs": {"value": 2},
+            },
+            "compute": {"device": "cpu", "precision": "fp32", "threads": 1, "runner": runner, "slots": slots},
+            "search": {"sampler": "random", "pruner": "none"},
+            "budget": {"trials": 4},
+            "store": {"url": f"sqlite:///{tmp_path / runner}.db"},
+        }
+        seen = Order()
+        results = run(tiny_study(model, texts, **values), seen)
+        return seen.order, {trial.number: trial.validation.values["loss"] for trial in results.trials}
+
+    model, texts = save_tiny_bert(tmp_path / "bert"), write_texts(tmp_path / "texts.csv", rows=80)
+    order, together = searched(2, "processes")
+    assert order[:2] == ["begun 0", "begun 1"]
+    assert sorted(order) == sorted(f"{what} {trial}" for what in ("begun", "ended") for trial in range(4))
+    alone = searched(1, "inline")[1]
+    assert together == pytest.approx(alone, abs=1e-5)

@@ -88,7 +88,26 @@ def test_a_process_that_dies_counts_as_a_failure_on_its_worker() -> None:
     faults.died(0, "a")
     assert faults.avoid(0) == {"a"}
     faults.failed(1, "a", BROKEN)
+    assert not faults.quarantined
+    assert faults.is_held_back("a"), "until it is known whether others do well"
+    faults.ended_well(2, "b")
     assert list(faults.quarantined) == ["a"]
+
+
+def test_where_trials_die_on_all_workers_none_is_left_out_or_held_back() -> None:
+    faults = Faults(["a", "b", "c"])
+    for trial, worker in enumerate("abcabc"):
+        faults.died(trial, worker)
+    assert not faults.quarantined
+    assert not any(map(faults.is_held_back, "abc"))
+
+
+def test_what_ended_well_before_says_nothing_of_failures_that_come_later() -> None:
+    faults = Faults(["a", "b"])
+    faults.ended_well(0, "b")
+    faults.died(1, "a")
+    faults.died(2, "a")
+    assert not faults.quarantined
 
 
 def test_a_trial_under_which_two_workers_died_speaks_against_neither_while_it_is_not_over() -> None:
@@ -121,7 +140,8 @@ def test_the_last_worker_is_never_left_out_for_what_failed_on_it() -> None:
     for trial in range(4):
         faults.died(trial, "a")
         faults.died(10 + trial, "b")
-    assert list(faults.quarantined) == ["a"]
+        faults.ended_well(20 + trial, "ab"[trial % 2])
+    assert len(faults.quarantined) == 1
     assert faults.verdict() is None
 
 
@@ -209,6 +229,7 @@ def test_the_last_worker_left_answers_for_its_own_failures_only() -> None:
     faults = Faults(["a", "b"])
     faults.failed(0, "a", "one")
     faults.failed(1, "a", "two")
+    faults.ended_well(9, "b")
     assert list(faults.quarantined) == ["a"]
     for trial, reason in enumerate(("three", "four"), start=2):
         faults.failed(trial, "b", reason)
@@ -289,7 +310,7 @@ def test_a_trial_fails_for_good_at_the_latest_on_its_second_worker(
             where.add(str(worker))
             fault = faults.failed(trial, str(worker), str(reason[0]))
             others = set(workers) - faults.quarantined.keys() - where
-            assert (fault is Fault.TRIAL) == (len(where) > 1 or not others)
+            assert fault is Fault.TRIAL or (len(where) == 1 and others)
             if fault is Fault.TRIAL:
                 where.clear()
         elif verb == "ended_well":
@@ -303,7 +324,7 @@ def test_one_bad_worker_is_left_out_and_no_other(workers: tuple[str, ...], night
     """On `a` everything fails, elsewhere everything ends well: at most two trials are lost to it."""
     faults, struck = Faults(workers), set[int]()
     for number, (_, worker) in enumerate(night):
-        if worker not in workers or worker in faults.quarantined:
+        if worker not in workers or worker in faults.quarantined or faults.is_held_back(worker):
             continue
         if worker == "a":
             faults.failed(number, "a", BROKEN)
@@ -312,5 +333,6 @@ def test_one_bad_worker_is_left_out_and_no_other(workers: tuple[str, ...], night
             faults.ended_well(number, worker)
     assert set(faults.quarantined) <= {"a"}
     if len(workers) > 1:
+        faults.ended_well(99, "b")
         assert len(struck) <= 2
         assert ("a" in faults.quarantined) == (len(struck) == 2)

@@ -269,7 +269,7 @@ def test_seconds_of_a_trial_that_went_on_from_its_checkpoint_count_once(sqlite_u
             assert assignment is not None
             assert (assignment.trial, assignment.attempt) == (0, attempt)
             outcome = ended(assignment, Ending.PAUSED)
-            leader.finish(replace(outcome, resumed_examples=100 * (attempt - 1)))
+            leader.finish(replace(outcome, resumed_seconds=12.5 * (attempt - 1)))
     assert state_of(sqlite_url).device_seconds == 12.5
 
 

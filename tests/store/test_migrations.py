@@ -182,6 +182,7 @@ def test_an_older_store_is_brought_up_to_date_before_optuna_looks_at_its_own_tab
         "DROP VIEW hpo_leaderboard",
         "DROP TABLE hpo_trials",
         "ALTER TABLE hpo_studies DROP COLUMN name",
+        "ALTER TABLE hpo_attempts DROP COLUMN device_seconds",
         v0002_best_attempt.LEADERBOARD,
         f"UPDATE {VERSION_TABLE} SET version_num = '0005'",
         "UPDATE alembic_version SET version_num = 'v9.0.0.a'",

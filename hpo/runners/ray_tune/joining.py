@@ -19,10 +19,25 @@ from hpo.store.secrets import secret_names
 LEAST_VERSION = (2, 52)
 """Before it a web page open in a browser on the machine could run code in the cluster (CVE-2025-62593)."""
 
+SECONDS_TO_ANSWER = 5.0
+"""That a machine has to let itself be connected to."""
+
 
 def machines_of_cluster() -> list[Machine]:
     """Return what each machine of the cluster offers in all."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def is_alive(machine: str) -> bool:
+    """Return whether the machine of this number answers; that one is gone Ray itself says many seconds later."""
+    node = next((node for node in ray.nodes() if node["NodeID"] == machine and node["Alive"]), None)
+    if node is None:
+        return False
+    with suppress(OSError):
+        address = node["NodeManagerAddress"], node["NodeManagerPort"]
+        socket.create_connection(address, timeout=SECONDS_TO_ANSWER).close()
+        return True
+    return False
 
 
 @contextmanager

@@ -141,12 +141,12 @@ class LaneTrainable(tune.Trainable):
         address = free_address(_own_host())
         group = ray.util.get_current_placement_group()
         cpus, gpus = demand.rank["CPU"], demand.rank.get("GPU", 0)
-        followers = []
+        followers, shared = [], ray.put(study)
         for rank in range(1, demand.ranks):
             place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
             actor = ray.remote(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=place)(Follower).remote()
             seat = Seat(rank=rank, ranks=demand.ranks, address=address)
-            followers.append(actor.follow.remote(replace(start, seat=seat), study, *self._places))
+            followers.append(actor.follow.remote(replace(start, seat=seat), shared, *self._places))
         # Those that end without an error were let go by this one.
         self._run("watches", lambda: _raising_its_own(followers))
         return replace(start, seat=Seat(rank=0, ranks=demand.ranks, address=address))

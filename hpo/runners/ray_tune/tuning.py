@@ -24,11 +24,12 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
 from hpo.errors import StoreError
 from hpo.runners.demand import Demand, demand_of, refuse_unplaceable
-from hpo.runners.ray_tune.joining import joined_cluster, machines_of_cluster
+from hpo.runners.ray_tune.joining import is_alive, joined_cluster, machines_of_cluster
 from hpo.runners.ray_tune.lane import MOST_AT_DESK, SEEN, Desk, LaneTrainable
 from hpo.runners.ray_tune.scratch import new_name, remove_on_all_machines
 from hpo.runners.remote_workforce import Broken, Gone, RemoteWorkforce, Wanted
-from hpo.runners.worker_process.conversation import End, Opener, Study
+from hpo.runners.worker_process.conversation import Arrived, End, Opener, Study
+from hpo.runners.workforce import IsOver, never
 from hpo.training.shared import FOLDER
 from hpo.training.worker import open_worker
 
@@ -87,8 +88,10 @@ class LaneScheduler(_NotCarried, FIFOScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Pass on that a lane is no more, and what it died of."""
         error = trial.get_pickled_error()
-        told = "" if error is None or isinstance(error, RayActorError) else f" {_last_line(error)}"
-        self._carrier.pass_on(trial.trial_id, Gone(reason=f"Its process is gone.{told}"))
+        if error is None or isinstance(error, RayActorError):
+            self._carrier.tell_loss(trial.trial_id, is_preempted=error is not None and error.preempted)
+        else:
+            self._carrier.pass_on(trial.trial_id, Gone(reason=f"Its process is gone. {_last_line(error)}"))
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
         """Pass on that a lane was not opened in the end."""
@@ -118,17 +121,20 @@ class AtClosing(_NotCarried, tune.Stopper):
 class TuneCarrier:
     """Tune at work on a thread of its own, and the desk by which lanes are told; a worker's id is its lane's."""
 
-    def __init__(self, demand: Demand) -> None:
+    def __init__(self, demand: Demand, asked: int) -> None:
+        """Start the desk, for so many lanes as were `asked` for; 0 for as many as there is room for."""
         self.wanted = Wanted(workers=0)
         self.closing = False
         """Whether no lane is opened any more, and those there are end."""
         self.actors: dict[str, ActorHandle] = {}
         self.open_lanes: set[str] = set()
         """Lanes that were proposed and are not gone, those that wait for room among them; of Tune's thread."""
-        self._demand = demand
+        self._demand, self._asked = demand, asked
         self._looked_at = time.monotonic()
         self._room = demand.fits(machines_of_cluster())
         self._heard: SimpleQueue[tuple[str, object]] = SimpleQueue()
+        self._machines: dict[str, str] = {}
+        """Lane -> number of its machine."""
         # On the machine of the search: on another one all lanes would be lost with that.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         at_desk = ray.remote(num_cpus=0, max_concurrency=MOST_AT_DESK, scheduling_strategy=here)(Desk)
@@ -136,26 +142,41 @@ class TuneCarrier:
 
     @property
     def room(self) -> int:
-        """For how many lanes there is room; asked many times a second, and the cluster seldom."""
+        """For how many lanes there is room, or will be in a cluster that begins with none; this is asked many times a
+        second, and the cluster seldom."""
         if time.monotonic() - self._looked_at > SECONDS_BETWEEN_LOOKS:
             self._looked_at = time.monotonic()
             self._room = self._demand.fits(machines_of_cluster())
-        return self._room
+        return self._room or self._asked
 
     def wants_lane(self) -> bool:
         """Return whether one more lane is to be proposed.
 
-        One more than there is room for is, and waits: so a machine that joins at midnight is used.
+        One more than there is room for is, and waits: so a machine that joins at midnight is used. Those that were
+        asked for are all proposed, so that a cluster which grows as it is asked does so at once.
         """
-        wanted = self.wanted
-        return len(self.open_lanes) < min(wanted.workers, self.room + 1) and time.monotonic() >= wanted.not_before
+        wanted, most = self.wanted, max(self.room + 1, self._asked)
+        return len(self.open_lanes) < min(wanted.workers, most) and time.monotonic() >= wanted.not_before
 
     def pass_on(self, lane: str, *messages: object) -> None:
         """Take in what a lane has said, or what has become of it."""
         for message in messages:
             if isinstance(message, Gone):
                 self.open_lanes.discard(lane)
+            if isinstance(message, Arrived):
+                self._machines[lane] = message.place.partition("/")[0]
             self._heard.put((lane, message))
+
+    def tell_loss(self, lane: str, *, is_preempted: bool) -> None:
+        """Tell that a lane's process is gone, and whether its machine is; that may take seconds to know."""
+
+        def tell() -> None:
+            machine = self._machines.get(lane)
+            is_gone = is_preempted or (machine is not None and not is_alive(machine))
+            how = "machine was preempted" if is_preempted else "machine is gone" if is_gone else "process is gone"
+            self.pass_on(lane, Gone(reason=f"Its {how}.", machine=is_gone))
+
+        threading.Thread(target=tell, name="tells-loss", daemon=True).start()
 
     def listen(self, seconds: float) -> Sequence[tuple[str, object]]:
         """Return what lanes have said, as soon as there is something."""
@@ -196,7 +217,10 @@ class TuneCarrier:
                 folder=Path.cwd(),
                 scratch_name=scratch_name,
             ),
-            tune.PlacementGroupFactory([dict(self._demand.rank)] * self._demand.ranks),
+            tune.PlacementGroupFactory(
+                [dict(self._demand.rank)] * self._demand.ranks,
+                strategy="PACK" if self._demand.apart else "STRICT_PACK",
+            ),
         )
         tuner = tune.Tuner(
             trainable,
@@ -227,7 +251,7 @@ def _tune(tuner: tune.Tuner, carrier: TuneCarrier) -> None:
 
 @contextmanager
 def open_ray_tune(
-    config: StudyConfig, splits: Splits, files: Path, *, opener: Opener = open_worker
+    config: StudyConfig, splits: Splits, files: Path, is_over: IsOver = never, *, opener: Opener = open_worker
 ) -> Iterator[RemoteWorkforce]:
     """Join or start the cluster, open the first lane, and in the end close all.
 
@@ -235,6 +259,7 @@ def open_ray_tune(
         config: the study; where its store is and who is notified is told to no process.
         splits: its data.
         files: the study's folder of weights and checkpoints, which all machines must share.
+        is_over: whether the first lane is not to be waited for any longer.
         opener: opens the worker of a lane; to be found by name in a module.
 
     Raises:
@@ -250,11 +275,11 @@ def open_ray_tune(
         closing.enter_context(joined_cluster(compute.ray_address, config.store.url))
         machines = machines_of_cluster()
         demand = demand_of(compute, machines)
-        refuse_unplaceable(demand, machines)
+        refuse_unplaceable(demand, machines, compute.workers)
         if not isinstance(config.store.files, str):
             closing.enter_context(_shown_to_all(files))
         study = Study.of(config, splits, files.absolute(), opener)
-        carrier = TuneCarrier(demand)
+        carrier = TuneCarrier(demand, compute.workers or 0)
         workforce = RemoteWorkforce(carrier, most=compute.workers, hang=60 * compute.hang_minutes)
         threads = compute.threads or int(demand.rank["CPU"])
         scratch_name = new_name()
@@ -262,7 +287,7 @@ def open_ray_tune(
         if isinstance(config.store.files, str):
             closing.callback(remove_on_all_machines, scratch_name)
         closing.callback(_end, workforce, thread)
-        workforce.open_lead()
+        workforce.open_lead(is_over)
         yield workforce
 
 

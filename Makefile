@@ -44,6 +44,7 @@ benchmarks: $(VENV)/.dev  ## the figures of the README
 	$(BIN)/python benchmarks/chaos.py
 	$(BIN)/python benchmarks/distribution.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/forecast.py
 	$(BIN)/python benchmarks/verdict.py
 	$(BIN)/python benchmarks/report.py
 

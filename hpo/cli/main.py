@@ -10,22 +10,9 @@ from collections.abc import MutableMapping
 
 import typer
 
-from hpo.cli import (
-    check,
-    dashboard,
-    doctor,
-    export,
-    predict,
-    report,
-    results,
-    search,
-    simulate,
-    spaces,
-    status,
-    steering,
-    train,
-)
+from hpo.cli import check, dashboard, doctor, export, report, results, search, simulate, spaces, status, steering, train
 from hpo.cli.output import StandardStreams
+from hpo.cli.predict import predict
 from hpo.errors import HpoError
 
 app = typer.Typer(
@@ -51,7 +38,7 @@ app.command("report")(report.report)
 app.command("export")(export.export)
 app.command("reproduce", context_settings={"allow_interspersed_args": True})(train.reproduce)
 app.command("train", context_settings={"allow_interspersed_args": True})(train.train)
-app.command("predict")(predict.predict)
+app.command("predict")(predict)
 app.add_typer(results.studies, name="studies")
 app.add_typer(spaces.app, name="space")
 app.command("simulate")(simulate.simulate)

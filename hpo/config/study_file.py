@@ -104,6 +104,11 @@ class DataConfig(Typed):
     """Column of a second text, where the task is about pairs."""
     label_column: str | None = None
     """Column of the label, of a regression that of the number; detected if not given."""
+    label_columns: tuple[str, ...] = ()
+    """`multi_label`: columns of 0 and 1, one a label, in place of one column of labels."""
+    label_separator: Annotated[str, Field(min_length=1)] = "|"
+    """`multi_label`: what divides the labels in a cell of one column, where it is no JSON list; an empty cell is no
+    labels."""
     group_column: str | None = None
     """Column that says which texts belong together, such as those of one document: no group is in two splits."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -122,8 +127,8 @@ class DataConfig(Typed):
 class TaskConfig(Typed):
     """What is learned and how it is scored."""
 
-    name: Literal["classification", "regression"] = "classification"
-    """What each text is given: one of some labels, or a number."""
+    name: Literal["classification", "regression", "multi_label"] = "classification"
+    """What each text is given: one of some labels, a number, or any number of labels."""
     metric: str = "auto"
     """The objective, always maximised; `auto` is F1 of the positive class for two classes, macro F1 for more, and of a
     regression `pearson`. Or `module:function`, which is called with the true and the predicted labels."""
@@ -132,6 +137,9 @@ class TaskConfig(Typed):
     positive_label: str | None = None
     """Of two labels the one whose F1 counts; else the larger of two numbers, or true, yes, positive, pos or spam, else
     the rarer in training."""
+    thresholds: Literal["one", "per_label"] = "one"
+    """`multi_label`: the probability from which on a label is given is fitted to validation (to training rows where
+    winners are judged by validation), one for all labels by pooled F1, or one for each by its F1."""
 
 
 class SearchConfig(Typed):

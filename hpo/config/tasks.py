@@ -24,18 +24,33 @@ class TaskFacts:
     """The loss of a head that knows nothing yet, of so many labels; None where it is not known."""
 
 
+OF_SETS = ("data.label_columns", "data.label_separator", "task.thresholds")
+"""Keys about sets of labels."""
 TASK_FACTS: Mapping[str, TaskFacts] = {
     "classification": TaskFacts(
-        fixed={}, predicted=("prediction", "probability"), slices=("f1", "macro_f1"), first_loss=math.log
+        without="sets of labels",
+        unused=OF_SETS,
+        fixed={},
+        predicted=("prediction", "probability"),
+        slices=("f1", "macro_f1"),
+        first_loss=math.log,
     ),
     "regression": TaskFacts(
         without="classes",
-        unused=("data.rare_labels", "task.beta", "task.positive_label"),
+        unused=("data.rare_labels", "task.beta", "task.positive_label", *OF_SETS),
         fixed={"label_smoothing": 0.0, "class_weights": "equal"},
         predicted=("prediction",),
         slices=("neg_rmse",),
         # That of the first rows: theirs may lie anywhere.
         first_loss=lambda _: None,
+    ),
+    "multi_label": TaskFacts(
+        without="positive class",
+        unused=("task.beta", "task.positive_label"),
+        fixed={},
+        predicted=("prediction", "probability"),
+        slices=("micro_f1",),
+        first_loss=lambda labels: labels * math.log(2),
     ),
 }
 """Name of a task -> its facts."""

@@ -54,14 +54,17 @@ def arrow_table(
         features: name -> feature of `datasets`, where that is known.
 
     Raises:
-        DataError: no rows; or, when cells are asked for, a column of lists, bytes or images.
+        DataError: no rows; or, when cells are asked for, a column of bytes, images or lists of such.
     """
 
     def cells(name: str) -> Cells:
         array = column(name)
         _refuse_nested(source, name, array.type)
         written = _plain(array)
-        classes = getattr(features.get(name), "names", None)
+        feature = features.get(name)
+        if inner := getattr(getattr(feature, "feature", None), "names", None):
+            return [_class_names(source, name, inner, cell) if isinstance(cell, list) else cell for cell in written]
+        classes = getattr(feature, "names", None)
         return _class_names(source, name, classes, written) if classes else written
 
     return Table(source=source, names=tuple(names), rows=rows, column=cells)
@@ -85,7 +88,7 @@ def optional(module: str, source: str) -> Any:
 
 def _refuse_nested(source: str, name: str, kind: Any) -> None:
     types = import_module("pyarrow").types
-    value = kind.value_type if types.is_dictionary(kind) else kind
+    value = kind.value_type if types.is_dictionary(kind) or types.is_list(kind) or types.is_large_list(kind) else kind
     allowed = (
         types.is_primitive, types.is_string, types.is_large_string, types.is_string_view, types.is_decimal,
         types.is_null,

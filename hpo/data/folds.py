@@ -10,6 +10,7 @@ from hpo.data.apart import text_keys
 from hpo.data.checks import LEAVE_OUT, listed_labels
 from hpo.data.groups import apportioned
 from hpo.data.sources import Examples
+from hpo.data.stratify import iterative_parts
 from hpo.data.targets import ONE_LABEL, Strata, Targets
 from hpo.errors import DataError
 
@@ -54,6 +55,9 @@ def _parts(strata: Strata, units: NDArray[np.int64], folds: int, seed: int) -> N
     """Return the fold of each row."""
     if units.max() + 1 < units.size:
         return apportioned(strata, units, [1 / folds] * folds, seed)
+    if strata.ndim > 1:
+        sizes = [len(part) for part in np.array_split(np.arange(units.size), folds)]
+        return iterative_parts(strata, sizes, seed)
     # Not at the top: every worker process would import it, and none makes folds.
     from sklearn.model_selection import StratifiedKFold
 

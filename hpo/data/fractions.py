@@ -3,18 +3,22 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from hpo.data.stratify import rarest_labels
+from hpo.data.targets import Strata
 
-def stratified_beginning(labels: NDArray[np.int64], rows: int, seed: int) -> NDArray[np.int64]:
-    """Return positions within `labels`, rising: the first `rows` of an order whose every beginning is stratified.
+
+def stratified_beginning(strata: Strata, rows: int, seed: int) -> NDArray[np.int64]:
+    """Return positions within `strata`, rising: the first `rows` of an order whose every beginning is stratified.
 
     The order, which follows from `seed` alone, begins with one row of each class. After that the i-th row of a class
     of n stands where (i + 1/2) / n of all rows have passed.
 
     Args:
-        labels: class of each row.
+        strata: of each row; where it may be of several classes it goes by the rarest.
         rows: how many to take, at most all.
         seed: 0 or more.
     """
+    labels = strata if strata.ndim == 1 else rarest_labels(strata)
     shuffled = np.random.Generator(np.random.PCG64(seed)).permutation(labels.size)
     _, members, counts = np.unique(labels[shuffled], return_inverse=True, return_counts=True)
     place = np.empty(labels.size)

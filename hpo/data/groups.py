@@ -14,7 +14,7 @@ def group_numbers(groups: Sequence[str]) -> NDArray[np.int64]:
 
 
 def apportioned(
-    labels: NDArray[np.int64], groups: NDArray[np.int64], shares: Sequence[float], seed: int
+    strata: NDArray[np.int64], groups: NDArray[np.int64], shares: Sequence[float], seed: int
 ) -> NDArray[np.int64]:
     """Give each group to one of several parts, so that each part has about its share of every class and of all rows.
 
@@ -24,7 +24,7 @@ def apportioned(
     parts without it goes to those parts.
 
     Args:
-        labels: class of each row, from 0.
+        strata: class of each row, from 0; or counts, shape (rows, classes), where it may be of several.
         groups: group of each row, from 0, no number left out.
         shares: of the parts, above 0, with sum 1.
         seed: decides among groups that are equal.
@@ -32,10 +32,11 @@ def apportioned(
     Returns:
         The part of each row, a place within `shares`.
     """
-    counts = np.zeros((groups.max() + 1, labels.max() + 2))
-    np.add.at(counts, (groups, labels), 1)
+    single = strata.ndim == 1
+    counts = np.zeros((groups.max() + 1, strata.max() + 2 if single else strata.shape[1] + 1))
+    np.add.at(counts[:, :-1], (groups, strata) if single else groups, 1 if single else strata)
     holds = counts[:, :-1] > 0
-    counts[:, -1] = counts.sum(axis=1)
+    counts[:, -1] = np.bincount(groups)
     weights = counts / np.maximum(counts.sum(axis=0), 1)
     order = np.random.Generator(np.random.PCG64(seed)).permutation(len(counts))
     order = order[np.argsort(-counts[order, -1], kind="stable")]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from hpo.data.columns import Columns, find_columns, refuse_missing_texts
 from hpo.data.hub import Role
+from hpo.data.label_sets import joined, label_sets
 from hpo.data.locations import read_source
 from hpo.data.table import Table, as_unicode
 from hpo.errors import DataError
@@ -63,6 +64,8 @@ def read_examples(
     text_column: str | None = None,
     text_pair_column: str | None = None,
     label_column: str | None = None,
+    label_columns: Sequence[str] = (),
+    label_separator: str | None = None,
     group_column: str | None = None,
     delimiter: str | None = None,
     strict: bool = False,
@@ -79,6 +82,9 @@ def read_examples(
         text_column: column of the text; found if None.
         text_pair_column: column of a second text.
         label_column: column of the label; found if None.
+        label_columns: columns of 0 and 1 in the place of one column of labels, one for each label.
+        label_separator: what divides the labels in a cell, where there may be several: then a label is what
+            `label_sets` returns, and a row without any stays; None where each row has one.
         group_column: column that says which rows belong together; None where each stands alone.
         delimiter: what divides the cells of CSV and TSV files; found if None.
         strict: refuse what would be replaced.
@@ -87,8 +93,10 @@ def read_examples(
         DataError: the source, its columns or a row cannot be read, or no row is left.
     """
     table = read_source(source, role, strict=strict, delimiter=delimiter)
+    if label_columns:
+        table, label_column = joined(table, label_columns, _spelled)
     columns = find_columns(table, text=text_column, pair=text_pair_column, label=label_column, group=group_column)
-    examples, notes = _cleaned(table, columns, strict=strict)
+    examples, notes = _cleaned(table, columns, label_separator, strict=strict)
     found = (_columns_note(table, columns),) if columns.detected else ()
     return Source(examples=examples, columns=columns, notes=(*found, *table.notes, *notes))
 
@@ -144,10 +152,12 @@ def _columns_note(table: Table, columns: Columns) -> str:
     return f"{table.called}: text from column {texts}, label from column {columns.label!r} (detected)."
 
 
-def _cleaned(table: Table, columns: Columns, *, strict: bool) -> tuple[Examples, list[str]]:
+def _cleaned(
+    table: Table, columns: Columns, label_separator: str | None, *, strict: bool
+) -> tuple[Examples, list[str]]:
     """Return the rows that have text and label, and a note on each kind of repair."""
     repaired: set[int] = set()
-    every = _examples(table, columns, repaired)
+    every = _examples(table, columns, label_separator, repaired)
     _refuse_repaired(table, repaired, strict=strict)
     written = _with_text(every.texts, every.pairs)
     kept = [row for row in written if every.labels[row]]
@@ -180,7 +190,7 @@ def _counted(table: Table, counted: Mapping[str, int]) -> list[str]:
     return [f"{table.called}: {what}: {count:,}." for what, count in counted.items() if count]
 
 
-def _examples(table: Table, columns: Columns, repaired: set[int]) -> Examples:
+def _examples(table: Table, columns: Columns, label_separator: str | None, repaired: set[int]) -> Examples:
     """Return all rows, those without text or label among them."""
 
     def column(name: str) -> tuple[str, ...]:
@@ -189,7 +199,9 @@ def _examples(table: Table, columns: Columns, repaired: set[int]) -> Examples:
     return Examples(
         texts=column(columns.text),
         pairs=None if columns.pair is None else column(columns.pair),
-        labels=tuple(map(_one_spelling, column(columns.label))),
+        labels=tuple(map(_one_spelling, column(columns.label)))
+        if label_separator is None
+        else label_sets(table, columns.label, label_separator, _spelled),
         groups=None if columns.group is None else tuple(map(_one_spelling, column(columns.group))),
     )
 
@@ -241,6 +253,10 @@ def _written(value: object) -> str:
             return ""
         case _:
             return str(value)
+
+
+def _spelled(value: object) -> str:
+    return _one_spelling(as_unicode(value if isinstance(value, str) else _written(value)).replace("\x00", " "))
 
 
 def _one_spelling(string: str) -> str:

@@ -26,6 +26,7 @@ from hpo.data.groups import apportioned, group_numbers
 from hpo.data.hub import Role
 from hpo.data.rare_labels import without_rare
 from hpo.data.sources import Examples, Source, read_examples
+from hpo.data.stratify import iterative_parts
 from hpo.data.targets import ONE_LABEL, TARGETS, Strata, Targets, classes_among
 
 LEAST_ROWS_OF_A_SIDE = 200
@@ -79,9 +80,9 @@ def load_splits(
         DataError: a source cannot be read, or the splits cannot be trained and scored on.
     """
     assert not (folds and config.validation), "a study has folds or a validation source"
-    train = _read(config, config.train, "train", None)
-    validation = _read(config, config.validation, "validation", train) if config.validation else None
-    test = _read(config, config.test, "test", train) if config.test else None
+    train = _read(config, config.train, "train", None, targets)
+    validation = _read(config, config.validation, "validation", train, targets) if config.validation else None
+    test = _read(config, config.test, "test", train, targets) if config.test else None
     sources = [source for source in (train, validation, test) if source is not None]
     splits = split_examples(
         train.examples,
@@ -130,7 +131,7 @@ def split_examples(
     parts = {name: part for name, part in asked.items() if isinstance(part, Examples)}
     targets.refuse({"training": train.labels, **{name: part.labels for name, part in parts.items()}})
     least = max(TRAIN_ROWS_PER_CLASS, folds or 0) + len(shares)
-    parts, of_rare = without_rare({"training": train, **parts}, least, rare_labels)
+    parts, of_rare = without_rare({"training": train, **parts}, least, rare_labels, targets)
     train, notes = parts.pop("training"), (*notes, *of_rare)
     refuse_one_class(train, targets)
     refuse_rare_classes(train, targets, list(shares))
@@ -151,23 +152,26 @@ def label_numbers(labels: Sequence[str], label_names: Sequence[str]) -> NDArray[
     return np.fromiter((number[label] for label in labels), dtype=np.int64, count=len(labels))
 
 
-def stratified_part(labels: NDArray[np.int64] | Sequence[int], rows: int, seed: int) -> NDArray[np.int64]:
+def stratified_part(strata: Strata | Sequence[int], rows: int, seed: int) -> NDArray[np.int64]:
     """Choose rows so that classes stand among them as they do in all.
 
     Each class gets its exact share of `rows`, rounded by largest remainder, and at least one row where `rows`
-    is enough for that. The same labels, rows and seed give the same choice.
+    is enough for that; where rows may be of several, as near to it as `iterative_parts` comes. The same strata, rows
+    and seed give the same choice.
 
     Args:
-        labels: class of each row.
+        strata: of each row.
         rows: how many to choose; all where there are no more.
         seed: 0 or more.
 
     Returns:
-        Positions within `labels`, rising; min(rows, len(labels)) of them.
+        Positions within `strata`, rising; min(rows, len(strata)) of them.
     """
-    classes = np.asarray(labels, dtype=np.int64)
-    if rows >= classes.size:
-        return np.arange(classes.size)
+    classes = np.asarray(strata, dtype=np.int64)
+    if rows >= len(classes):
+        return np.arange(len(classes))
+    if classes.ndim > 1:
+        return np.flatnonzero(iterative_parts(classes, [rows, len(classes) - rows], seed) == 0)
     _, members, counts = np.unique(classes, return_inverse=True, return_counts=True)
     generator = np.random.Generator(np.random.PCG64(seed))
     chosen = [
@@ -190,7 +194,7 @@ def _quotas(counts: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
     return quotas
 
 
-def _read(config: DataConfig, name: str, role: Role, train: Source | None) -> Source:
+def _read(config: DataConfig, name: str, role: Role, train: Source | None, targets: Targets) -> Source:
     """Read one source; validation and test have the columns that were found in training."""
     columns = train.columns if train else None
     return read_examples(
@@ -199,6 +203,8 @@ def _read(config: DataConfig, name: str, role: Role, train: Source | None) -> So
         text_column=columns.text if columns else config.text_column,
         text_pair_column=columns.pair if columns else config.text_pair_column,
         label_column=columns.label if columns else config.label_column,
+        label_columns=config.label_columns,
+        label_separator=config.label_separator if targets.of_sets else None,
         group_column=config.group_column,
         delimiter=config.delimiter,
         strict=config.strict,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hpo.data.label_sets import label_matrix, labels_in
 from hpo.errors import DataError
 
 MOST_QUANTILES, LEAST_ROWS_OF_A_QUANTILE = 10, 50
@@ -34,6 +35,8 @@ class Targets:
     """What a column needs that holds one value only."""
     refuse: Callable[[Mapping[str, Sequence[str]]], None] = lambda _: None
     """Raises a DataError for all cells of all splits, by their names, that are none of the task's."""
+    of_sets: bool = False
+    """Whether a cell names any number of labels, as `hpo.data.label_sets` writes it."""
 
 
 def _classes(cells: Sequence[str]) -> Strata:
@@ -84,7 +87,16 @@ NUMBER = Targets(
     labels_of=lambda _: (), strata=quantiles, needs="regression needs two numbers", refuse=_refuse_no_numbers
 )
 
-TARGETS: Mapping[str, Targets] = {"classification": ONE_LABEL, "regression": NUMBER}
+
+def _labels(cells: Sequence[str]) -> Strata:
+    return label_matrix(cells, sorted({label for cell in set(cells) for label in labels_in(cell)}))
+
+
+LABEL_SETS = Targets(
+    labels_of=labels_in, strata=_labels, needs="multi-label classification needs rows that differ in it", of_sets=True
+)
+
+TARGETS: Mapping[str, Targets] = {"classification": ONE_LABEL, "regression": NUMBER, "multi_label": LABEL_SETS}
 """Name of a task -> its targets."""
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from hpo.data.locations import is_missing
 from hpo.data.splits import _read
+from hpo.data.targets import TARGETS
 from hpo.errors import ConfigurationError
 from hpo.export import train_script
 from hpo.export.exported import Exported
@@ -47,5 +48,5 @@ def _columns(exported: Exported) -> dict[str, str | None]:
             f"Which columns hold text and label is told by the texts, and there is nothing at {data.train} here; say "
             "data.train=FILE, or name both columns: data.text_column=NAME data.label_column=NAME."
         )
-    found = _read(data, data.train, "train", None).columns
+    found = _read(data, data.train, "train", None, TARGETS[exported.task.name]).columns
     return {"text_column": found.text, "text_pair_column": found.pair, "label_column": found.label}

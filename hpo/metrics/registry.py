@@ -3,12 +3,13 @@
 import math
 from collections.abc import Mapping
 
-from hpo.metrics import classification, regression
+from hpo.metrics import classification, multi_label, regression
 from hpo.metrics.metric import Metric
 
 METRICS: Mapping[str, Mapping[str, Metric]] = {
     "classification": classification.METRICS,
     "regression": regression.METRICS,
+    "multi_label": multi_label.METRICS,
 }
 """A score of one name has the same limits in all tasks."""
 

@@ -87,7 +87,7 @@ def tally(predictions: Predictions, *, positive: int | None, beta: float, ranks:
     true, probabilities = predictions.true, predictions.probabilities
     predicted, classes = probabilities.argmax(axis=1), probabilities.shape[1]
     confusion = np.bincount(true * classes + predicted, minlength=classes**2).reshape(classes, classes)
-    ranked = [_ranked(true == number, column) for number, column in enumerate(probabilities.T)] if ranks else []
+    ranked = [ranking_scores(true == number, column) for number, column in enumerate(probabilities.T)] if ranks else []
     return replace(
         counted(confusion, confusion.sum(axis=0), confusion.sum(axis=1), positive=positive, beta=beta),
         roc_auc=np.array([area for area, _ in ranked]),
@@ -111,8 +111,8 @@ def counted(confusion: Integers, guesses: Integers, support: Integers, *, positi
     return Tally(
         confusion=confusion,
         support=support,
-        precision=_ratio(hits, guesses),
-        recall=_ratio(hits, support),
+        precision=ratio(hits, guesses),
+        recall=ratio(hits, support),
         f1=_f_score(hits, guesses, support, 1.0),
         fbeta=_f_score(hits, guesses, support, beta),
         roc_auc=np.empty(0),
@@ -125,15 +125,16 @@ def counted(confusion: Integers, guesses: Integers, support: Integers, *, positi
 
 def _f_score(hits: Integers, guesses: Integers, support: Integers, beta: float) -> Floats:
     """Return the weighted harmonic mean of precision and recall (van Rijsbergen 1979) of each class."""
-    return _ratio((1 + beta**2) * hits, guesses + beta**2 * support)
+    return ratio((1 + beta**2) * hits, guesses + beta**2 * support)
 
 
-def _ratio(part: NDArray[np.number], whole: NDArray[np.number]) -> Floats:
-    ratio: Floats = np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
-    return ratio
+def ratio(part: NDArray[np.number], whole: NDArray[np.number]) -> Floats:
+    """Return the ratios of counts, 0 where the whole is nothing."""
+    divided: Floats = np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
+    return divided
 
 
-def _ranked(belongs: NDArray[np.bool_], probability: Floats) -> tuple[float, float]:
+def ranking_scores(belongs: NDArray[np.bool_], probability: Floats) -> tuple[float, float]:
     """Return the area under the ROC curve and the average precision of one class against the rest.
 
     As scikit-learn's `roc_auc_score` and `average_precision_score`, from a single sort: those take 2 ms a class, too

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, runtime_checkable
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -111,4 +112,27 @@ class Task(Protocol[A]):
 
     def slice_score(self, answers: A) -> float:
         """Score a part of the rows that have something in common, by a metric that means something on each."""
+        ...
+
+
+@runtime_checkable
+class Fits(Protocol[A]):
+    """A task that fits something to rows once the model is trained, such as thresholds, and never to those that it is
+    judged by."""
+
+    def fit(self, answers: A) -> NDArray[np.float64]:
+        """Return what is fitted to these answers; it is kept with the weights."""
+        ...
+
+    def decided(self, answers: A, fitted: NDArray[np.float64]) -> A:
+        """Return answers as they are under what was fitted."""
+        ...
+
+
+@runtime_checkable
+class LeavesOut(Protocol):
+    """A task whose objective follows from counts, so that a jackknife is sums."""
+
+    def left_out(self, answers: Any, groups: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Score by the objective with each group of rows left out; `groups` has shape (rows,), the scores (groups,)."""
         ...

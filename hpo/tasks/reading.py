@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from hpo.data.groups import group_numbers
 from hpo.messages import Reading, Slice
 from hpo.metrics.averaging import mean_scores
-from hpo.metrics.jackknife import deviations, leave_out_groups
+from hpo.metrics.jackknife import deviations, leave_out_groups, scaled
 from hpo.metrics.predictions import Answers
-from hpo.tasks.protocol import Task
+from hpo.tasks.protocol import LeavesOut, Task
 
 LEAST_SLICE_ROWS = 20
 MOST_GROUPS = 20
@@ -56,10 +56,16 @@ def read(task: Task[Any], answers: Answers, judged: Judged) -> Reading:
     apart = leave_out_groups(units, judged.seed)
     return Reading(
         scores=task.scores(answers),
-        deviations=deviations(lambda kept: task.objective_on(answers.take(kept)), apart),
+        deviations=_deviations(task, answers, apart),
         of_a_unit=_of_a_unit(task, answers, apart) * len(units) / (int(units.max()) + 1),
         slices=tuple(_slices(task, answers, judged)),
     )
+
+
+def _deviations(task: Task[Any], answers: Answers, apart: NDArray[np.int64]) -> tuple[float, ...]:
+    if isinstance(task, LeavesOut):
+        return tuple(scaled(task.left_out(answers, apart)).tolist())
+    return deviations(lambda kept: task.objective_on(answers.take(kept)), apart)
 
 
 def _units(judged: Judged, rows: int) -> NDArray[np.int64]:

@@ -18,6 +18,7 @@ from hpo.data.splits import stratified_part
 from hpo.data.tokenization import TokenizedSplit
 from hpo.errors import HpoError, TrainingError
 from hpo.messages import Reading
+from hpo.tasks.protocol import Fits
 from hpo.tasks.reading import mean_reading
 from hpo.training.bench import Bench
 from hpo.training.evaluation import answers
@@ -120,7 +121,11 @@ def _read(bench: Bench, name: str, max_length: int, material: Material) -> Readi
     of_train, of_read = INPUTS[baseline.inputs](bench, max_length, material)
     fitted = baseline.estimator().fit(of_train, bench.train_targets[material.train_rows])
     true = task.targets(material.read.labels)[material.read_rows]
-    return bench.read(material.read, task.answers(true, task.said(fitted, of_read)), material.read_rows)
+    answers = task.answers(true, task.said(fitted, of_read))
+    if isinstance(task, Fits):
+        own = task.answers(bench.train_targets[material.train_rows], task.said(fitted, of_train))
+        answers = task.decided(answers, task.fit(own))
+    return bench.read(material.read, answers, material.read_rows)
 
 
 def _texts(examples: Examples, rows: Rows) -> list[str]:

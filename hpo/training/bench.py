@@ -25,7 +25,7 @@ from hpo.data.tokenization import TokenizedSplit, Tokens, tokenize, tokenizer_di
 from hpo.errors import ConfigurationError
 from hpo.messages import SEMANTICS, Assignment, Reading, Scores
 from hpo.metrics.predictions import Answers
-from hpo.tasks.protocol import Task
+from hpo.tasks.protocol import Fits, Task
 from hpo.tasks.reading import Judged, read
 from hpo.training.backbone import Backbone
 from hpo.training.evaluation import Check, no_check, predictions
@@ -203,6 +203,16 @@ class Bench:
     def score(self, split: TokenizedSplit, rows: Rows | None = None, check: Check = no_check) -> Scores:
         """Score the model as it stands on `rows` of a split, or on all of it; `check` is called between batches."""
         return self.task.scores(self.predict(split, rows, check))
+
+    def fit(self, of_validation: Answers, of_training: Callable[[], Answers]) -> NDArray[np.float64] | None:
+        """Return what the task fits to rows: validation where winners are judged by other rows, else training rows."""
+        if not isinstance(self.task, Fits):
+            return None
+        return self.task.fit(of_validation if self.splits.confirmation else of_training())
+
+    def decided(self, said: Answers, fitted: NDArray[np.float64] | None) -> Answers:
+        """Return answers under what was fitted."""
+        return self.task.decided(said, fitted) if fitted is not None and isinstance(self.task, Fits) else said
 
     def read(self, examples: Examples, said: Answers, rows: Rows | None = None) -> Reading:
         """Return the reading of what was said of `rows` of these examples, or of all of them."""

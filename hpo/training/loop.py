@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hpo.config.times import spoken
@@ -86,6 +88,7 @@ class Run:
         attempt = assignment.attempt
         self._checkpoints = Checkpoints(folder, bench.identity(assignment), most_gib, bench.mirror, attempt)
         self._weights = Weights(files, assignment.trial, most_gib, bench.mirror, attempt)
+        self._fitted: NDArray[np.float64] | None = None
         self._resumed_examples, self._resumed_seconds = 0, 0.0
         self._model: TrialModel | None = None
         self._is_ready = False
@@ -226,12 +229,15 @@ class Run:
         try:
             with training.evaluating():
                 said = bench.predict(data.validation, None if milestone.full else course.validation_part, check)
+                of_train = partial(bench.predict, data.train, course.train_sample, check)
+                self._fitted = bench.fit(said, of_train)
+                said = bench.decided(said, self._fitted)
                 validation = bench.task.scores(said)
                 _refuse_diverged(validation, training)
                 reading = self._reading(course, said) if self._is_read(course, milestone, validation) else None
                 last = training.taken == training.total_steps
                 scores_train = last or (milestone.full and self._place.would_be_best(validation))
-                train = bench.score(data.train, course.train_sample, check) if scores_train else None
+                train = bench.task.scores(bench.decided(of_train(), self._fitted)) if scores_train else None
         except _ToldToEndError:
             return None
         rows = course.rows.size
@@ -264,7 +270,8 @@ class Run:
         bench, kept = self._bench, self._bench.splits.confirmation
         if kept is not None:
             assert course.data.confirmation is not None, "it is tokenized where there is one"
-            return bench.read(kept, bench.predict(course.data.confirmation, check=self._refuse_to_go_on))
+            of_kept = bench.predict(course.data.confirmation, check=self._refuse_to_go_on)
+            return bench.read(kept, bench.decided(of_kept, self._fitted))
         rows = None if course.fold is None else course.validation_part
         return bench.read(bench.splits.validation, said, rows)
 
@@ -297,7 +304,7 @@ class Run:
         to_beat = self.assignment.score_to_beat
         if to_beat is None or report.validation.objective > to_beat:
             with training.evaluating():
-                self._weights.keep(report, training.parameters)
+                self._weights.keep(report, training.parameters, self._fitted)
         else:
             self._weights.remove()
 

@@ -10,6 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -23,6 +26,8 @@ from hpo.training.mirror import NO_MIRROR, Mirror
 FOLDER = re.compile(r"trial-(\d{4,})")
 WEIGHTS = re.compile(r"weights(?:-(\d+))?\.safetensors")
 """Name of such a file; without an attempt it is of the first, or of an earlier version, which told none."""
+FITTED = "hpo.fitted"
+"""Name of what was fitted to rows, among the weights."""
 # Of the format: how long its header is comes first, and may not be more.
 LENGTH_BYTES = 8
 LONGEST_HEADER = 100_000_000
@@ -57,7 +62,7 @@ class Weights:
         self._is_unsent = False
         self._has_told = False
 
-    def keep(self, report: Report, tensors: Mapping[str, Tensor]) -> None:
+    def keep(self, report: Report, tensors: Mapping[str, Tensor], fitted: NDArray[np.float64] | None = None) -> None:
         """Put these in the place of earlier ones; where there is no room, that is told once and there are none.
 
         Where they cannot be sent they stay in the folder, and are sent at the end of the attempt.
@@ -65,9 +70,12 @@ class Weights:
         Args:
             report: the evaluation of exactly these weights.
             tensors: name -> trained parameter.
+            fitted: what the task has fitted to rows; None where that is nothing.
         """
         if self._folder is None:
             return
+        if fitted is not None:
+            tensors = {**tensors, FITTED: torch.from_numpy(fitted)}
         try:
             path = save_weights(
                 self._folder, self._trial, tensors, header_of(report), most_gib=self._most_gib, attempt=self._attempt
@@ -197,6 +205,12 @@ def save_weights(
         except SafetensorError as error:
             raise OSError(str(error)) from error
     return path
+
+
+def fitted_among(tensors: dict[str, Tensor]) -> NDArray[np.float64] | None:
+    """Take what was fitted to rows out of the weights of a trial; None where that is nothing."""
+    fitted = tensors.pop(FITTED, None)
+    return None if fitted is None else fitted.numpy()
 
 
 def load_weights(folder: Path, trial: int, mirror: Mirror = NO_MIRROR) -> dict[str, Tensor]:

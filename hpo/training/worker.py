@@ -31,7 +31,7 @@ from hpo.training.precision_of_study import measured_precision
 from hpo.training.probe import dimensions_of, probe
 from hpo.training.shared import FOLDER, SharedFiles
 from hpo.training.trial_model import TrialModel
-from hpo.training.weights import fetch_weights_of, load_weights
+from hpo.training.weights import fetch_weights_of, fitted_among, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -200,10 +200,10 @@ class Worker:
             raise NoResultError("There is no test split to score; name data.test or give data.test_fraction.")
         if files is None:
             raise NoResultError("No weights were kept, because the worker was opened without a folder for them.")
-        TrialModel(bench.model, bench.task, hyperparameters, seed=0).load(
-            load_weights(files, assignment.trial, bench.mirror)
-        )
-        return bench.read(bench.splits.test, bench.predict(test))
+        tensors = load_weights(files, assignment.trial, bench.mirror)
+        fitted = fitted_among(tensors)
+        TrialModel(bench.model, bench.task, hyperparameters, seed=0).load(tensors)
+        return bench.read(bench.splits.test, bench.decided(bench.predict(test), fitted))
 
     def baseline(self, name: str, max_length: int) -> Reading:
         """Train and read a baseline of `hpo.training.baselines`; takes seconds to minutes.

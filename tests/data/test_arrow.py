@@ -62,7 +62,7 @@ def test_numbers_truth_values_and_dates_are_cells(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("cells", "kind"),
-    [([["a"], ["b"]], "list<"), ([{"bytes": b"x"}] * 2, "struct<"), ([b"x", b"y"], "binary")],
+    [([[["a"]], [["b"]]], "list<"), ([{"bytes": b"x"}] * 2, "struct<"), ([b"x", b"y"], "binary")],
 )
 def test_lists_images_and_bytes_are_no_text(tmp_path: Path, cells: list[Any], kind: str) -> None:
     table = read(tmp_path, {"text": cells, "label": [0, 1]})

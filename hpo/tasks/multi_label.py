@@ -1,0 +1,182 @@
+"""Multi-label classification: any number of labels a text, a sigmoid each, given from a threshold of probability on."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.study_file import TaskConfig
+from hpo.data.checks import ordered_labels
+from hpo.data.label_sets import label_matrix, labels_in
+from hpo.data.targets import Strata
+from hpo.messages import Scores
+from hpo.metrics import multi_label
+from hpo.metrics.metric import Objective
+from hpo.metrics.multi_label import LabelAnswers
+from hpo.metrics.tally import Floats, Integers
+from hpo.tasks.heads import head_of, load_with_head
+from hpo.tasks.protocol import Baseline, Criterion
+
+
+def _shares() -> Any:
+    from sklearn.dummy import DummyClassifier
+    from sklearn.multiclass import OneVsRestClassifier
+
+    return OneVsRestClassifier(DummyClassifier(strategy="prior"))
+
+
+def _logistic_regressions(c: float) -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+
+    return OneVsRestClassifier(LogisticRegression(C=c, max_iter=1000))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MultiLabel:
+    """The task of giving each text (or pair of texts) those of some labels that it has."""
+
+    label_names: tuple[str, ...]
+    """Labels by number; at least one."""
+    objective: Objective
+    """The metric trials are compared by."""
+    per_label: bool
+    """Whether each label has a threshold of its own."""
+    positive_weights: tuple[float, ...]
+    """Rows without a label over rows with it, in training: by it both count alike."""
+    thresholds: tuple[float, ...]
+    """From which probability on each label is given, where none were fitted."""
+    separator: str = "|"
+    """What is written between the labels of a row."""
+    baselines: ClassVar[Mapping[str, Baseline]] = {
+        "most frequent labels": Baseline(inputs="nothing", estimator=_shares),
+        "TF-IDF and logistic regressions": Baseline(inputs="words", estimator=partial(_logistic_regressions, 10.0)),
+        "frozen features and logistic regressions": Baseline(
+            inputs="features", estimator=partial(_logistic_regressions, 0.1)
+        ),
+    }
+
+    @classmethod
+    def of(cls, config: TaskConfig, cells: Sequence[str]) -> Self:
+        """Return the task for the labels of the training rows, each of which stands in some.
+
+        Raises:
+            ConfigurationError: a metric that cannot be.
+        """
+        names = ordered_labels(label for cell in set(cells) for label in labels_in(cell))
+        having = label_matrix(cells, names).sum(axis=0)
+        return cls(
+            label_names=names,
+            objective=multi_label.resolve_multi_label_metric(config.metric),
+            per_label=config.thresholds == "per_label",
+            positive_weights=tuple(((len(cells) - having) / having).tolist()),
+            thresholds=(multi_label.USUAL_THRESHOLD,) * len(names),
+        )
+
+    @classmethod
+    def restored(cls, learned: Mapping[str, Any]) -> Self:
+        """Return the task of these labels and thresholds."""
+        task = cls.of(TaskConfig(name="multi_label"), [json.dumps(learned["label_names"])])
+        return replace(task, thresholds=tuple(learned["thresholds"]), separator=learned["separator"])
+
+    def learned(self) -> dict[str, Any]:
+        """Return the labels in the order of the outputs, and from which probability on each is given."""
+        return {
+            "label_names": list(self.label_names),
+            "thresholds": list(self.thresholds),
+            "separator": self.separator,
+        }
+
+    def load(self, source: str, **options: Any) -> Any:
+        """Load the pretrained model under a head of one output a label, by transformers' `from_pretrained`."""
+        labels = {"id2label": dict(enumerate(self.label_names)), "num_labels": len(self.label_names)}
+        return load_with_head(source, problem_type="multi_label_classification", **labels, **options)
+
+    def head(self, network: Any) -> set[str]:
+        """Name the parameters that are drawn anew for each trial: all outside the pretrained model."""
+        return head_of(network)
+
+    def targets(self, cells: Sequence[str]) -> NDArray[np.float32]:
+        """Return 1 where a row has a label and else 0, shape (rows, labels)."""
+        return label_matrix(cells, self.label_names).astype(np.float32)
+
+    def strata(self, targets: NDArray[np.float32]) -> Strata:
+        """Return the labels, as counts."""
+        return targets.astype(np.int64)
+
+    def criterion(self, values: Hyperparameters | None, device: torch.device) -> Criterion:
+        """Return the binary cross-entropy of each row in nats, summed over labels, from logits of shape (rows, labels).
+
+        With `label_smoothing` a label that a row has is one of probability 1 - smoothing / 2, one that it has not of
+        smoothing / 2. With `class_weights` the losses of the labels that a row has are multiplied by
+        `positive_weights`.
+        """
+        smoothing = values.label_smoothing if values else 0.0
+        balanced = values is not None and values.class_weights == "balanced"
+        weights = torch.tensor(self.positive_weights, device=device) if balanced else None
+
+        def losses(logits: Tensor, targets: Tensor) -> Tensor:
+            wanted = targets.to(logits.dtype) * (1 - smoothing) + smoothing / 2
+            of_labels = nn.functional.binary_cross_entropy_with_logits(
+                logits, wanted, pos_weight=weights, reduction="none"
+            )
+            return of_labels.sum(dim=1)
+
+        return losses
+
+    def predictions(self, outputs: Tensor) -> Floats:
+        """Return the probability of each label, shape (rows, labels), from logits of that shape."""
+        probabilities: Floats = outputs.cpu().double().sigmoid().numpy()
+        return probabilities
+
+    def columns(self, predictions: Floats) -> dict[str, list[str]]:
+        """Return what is written beside each row: the labels that it is given, and the probability of each as JSON."""
+        given = predictions >= np.array(self.thresholds)
+        names = self.label_names
+        return {
+            "prediction": [self.separator.join(names[label] for label in np.flatnonzero(row)) for row in given],
+            "probability": [
+                json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) for row in predictions.tolist()
+            ],
+        }
+
+    def said(self, estimator: Any, inputs: Any) -> Floats:
+        """Return the probabilities of a fitted estimator."""
+        said: Floats = estimator.predict_proba(inputs)
+        return said
+
+    def answers(self, targets: NDArray[np.float32], predictions: Floats, loss: float | None = None) -> LabelAnswers:
+        """Put the probabilities beside the labels that rows have."""
+        answers = LabelAnswers.of(targets > 0, predictions, np.array(self.thresholds))
+        return answers if loss is None else replace(answers, loss=loss)
+
+    def fit(self, answers: LabelAnswers) -> Floats:
+        """Return the thresholds of largest F1 on these answers, shape (labels,)."""
+        return multi_label.best_thresholds(answers.true, answers.probabilities, per_label=self.per_label)
+
+    def decided(self, answers: LabelAnswers, fitted: Floats) -> LabelAnswers:
+        """Return answers by fitted thresholds."""
+        return replace(answers, thresholds=fitted)
+
+    def scores(self, answers: LabelAnswers) -> Scores:
+        """Score what was said of some rows, by every metric."""
+        return multi_label.multi_label_scores(answers, label_names=self.label_names, objective=self.objective)
+
+    def objective_on(self, answers: LabelAnswers) -> float:
+        """Score what was said of some rows by the objective alone."""
+        return multi_label.multi_label_score(answers, self.objective.metric)
+
+    def left_out(self, answers: LabelAnswers, groups: Integers) -> Floats:
+        """Score by the objective with each group of rows left out, shape (groups,)."""
+        return multi_label.scores_without(answers, groups, self.objective.metric)
+
+    def slice_score(self, answers: LabelAnswers) -> float:
+        """Return micro F1."""
+        return multi_label.multi_label_score(answers, "micro_f1")

@@ -1,0 +1,98 @@
+"""Label sets: read from one column however it is written, or from columns of 0 and 1; every mistake told at once."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpo.data.label_sets import label_matrix, labels_in
+from hpo.data.rare_labels import without_rare
+from hpo.data.sources import Examples, Source, read_examples
+from hpo.data.targets import LABEL_SETS
+from hpo.errors import DataError
+
+
+def read(path: Path, content: str, **how: object) -> Source:
+    path.write_text(content, encoding="utf-8")
+    return read_examples(str(path), **({"label_separator": "|"} | how))  # type: ignore[arg-type]
+
+
+def sets(source: Source) -> list[tuple[str, ...]]:
+    return [labels_in(cell) for cell in source.examples.labels]
+
+
+def test_a_cell_is_divided_its_labels_stripped_sorted_and_named_once(tmp_path: Path) -> None:
+    source = read(
+        tmp_path / "a.csv", 'text,labels\none, b |a|b\ntwo,\nthree,1.0| True\nfour,"[""x|y"", 2]"\nfive,|a|\n'
+    )
+    assert sets(source) == [("a", "b"), (), ("1", "true"), ("2", "x|y"), ("a",)]
+
+
+def test_another_separator(tmp_path: Path) -> None:
+    assert sets(read(tmp_path / "a.csv", 'text,labels\none,"b, a"\n', label_separator=",")) == [("a", "b")]
+
+
+def test_lists_of_json_lines(tmp_path: Path) -> None:
+    lines = [{"text": "one", "labels": ["b", "a", "b"]}, {"text": "two", "labels": []}, {"text": "three"}]
+    source = read(tmp_path / "a.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    assert sets(source) == [("a", "b"), (), ()]
+
+
+def test_lists_of_parquet_and_of_class_numbers(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    kind = datasets.Sequence(datasets.ClassLabel(names=["joy", "fear"]))
+    features = datasets.Features({"text": datasets.Value("string"), "labels": kind})
+    made = datasets.Dataset.from_dict({"text": ["one", "two"], "labels": [[1, 0], []]}, features=features)
+    made.to_parquet(str(tmp_path / "a.parquet"))
+    assert sets(read_examples(str(tmp_path / "a.parquet"), label_separator="|")) == [("fear", "joy"), ()]
+
+
+def test_columns_of_0_and_1(tmp_path: Path) -> None:
+    content = "text,toxic,id,insult\none,1,7,0\ntwo,0,8,0\nthree,true,9,1.0\nfour,,10,False\n"
+    source = read(tmp_path / "a.csv", content, label_columns=("toxic", "insult"))
+    assert sets(source) == [("toxic",), (), ("insult", "toxic"), ()]
+    assert (source.columns.text, source.columns.label) == ("text", "toxic, insult")
+
+
+@pytest.mark.parametrize(
+    ("content", "how", "sentence"),
+    [
+        (
+            "text,a,b\none,1,x\ntwo,2,0\n",
+            {"label_columns": ("a", "b")},
+            "must hold 0 or 1, but row 2 holds '2' in 'a', row 1 holds 'x' in 'b'.",
+        ),
+        ("text,a\none,1\n", {"label_columns": ("a", "c")}, "has no column 'c', which data.label_columns names"),
+        (
+            "text,labels\n" + "one,['a']\n" * 7,
+            {},
+            "row 1 holds \"['a']\", row 2 holds \"['a']\", row 3 holds \"['a']\", row 4 holds \"['a']\", row 5 holds "
+            "\"['a']\", 2 more do not.",
+        ),
+        ('text,labels\none,"[[1]]"\n', {}, "must hold the labels of a row divided by '|' (data.label_separator)"),
+    ],
+)
+def test_every_mistake_is_told_at_once(tmp_path: Path, content: str, how: dict[str, object], sentence: str) -> None:
+    with pytest.raises(DataError) as raised:
+        read(tmp_path / "a.csv", content, **how)
+    assert sentence in str(raised.value)
+
+
+def test_rare_labels_are_taken_out_of_rows_which_stay() -> None:
+    train = Examples(texts=tuple("12345"), labels=('["a"]', '["a", "b", "c"]', *['["b"]'] * 3))
+    # Merged they are still too few, and so dropped as well.
+    for how in ("drop", "merge"):
+        parts, (note, *_) = without_rare({"training": train}, 3, how, LABEL_SETS)
+        assert [labels_in(cell) for cell in parts["training"].labels[:2]] == [(), ("b",)]
+        assert "'a', 'c' (rows: 2 training)." in note
+    plenty = Examples(texts=tuple("123456"), labels=('["a"]', '["a", "c"]', '["c", "d"]', *['["b"]'] * 3))
+    parts, _ = without_rare({"training": plenty}, 3, "merge", LABEL_SETS)
+    assert [labels_in(cell) for cell in parts["training"].labels] == [("other",)] * 3 + [("b",)] * 3
+
+
+@given(st.lists(st.sets(st.sampled_from("abcd"))))
+def test_a_matrix_has_a_one_for_each_label_of_a_row(rows: list[set[str]]) -> None:
+    matrix = label_matrix([json.dumps(sorted(row)) for row in rows], "abcd")
+    assert [{name for name, one in zip("abcd", row, strict=True) if one} for row in matrix] == rows

@@ -130,8 +130,9 @@ class TaskConfig(Typed):
     name: Literal["classification", "regression", "multi_label"] = "classification"
     """What each text is given: one of some labels, a number, or any number of labels."""
     metric: str = "auto"
-    """The objective, always maximised; `auto` is F1 of the positive class for two classes, macro F1 for more, and of a
-    regression `pearson`. Or `module:function`, which is called with the true and the predicted labels."""
+    """The objective, always maximised; `auto` is F1 of the positive class for two classes, macro F1 for more, of a
+    regression `pearson`, of `multi_label` micro F1. Or `module:function`, which is called with the true and the
+    predicted labels."""
     beta: Annotated[float, Field(gt=0, le=100)] = 2.0
     """How many times as much as precision recall counts in `fbeta` and its kin."""
     positive_label: str | None = None

@@ -63,6 +63,8 @@ def study_wide(exported: Exported) -> list[tuple[str, str]]:
     found = []
     if exported.evaluation.folds:
         found.append((f"evaluation.folds {exported.evaluation.folds}", "one validation split"))
+    if exported.task.name == "multi_label":
+        found.append(("task.name multi_label", "labels as 0 and 1, a loss summed over labels, thresholds of one's own"))
     if ":" in exported.metric:
         found.append((f"the metric {exported.metric}", "its function, called in compute_metrics"))
     return found

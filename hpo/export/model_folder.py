@@ -23,7 +23,7 @@ from hpo.messages import Milestone, Report
 from hpo.tasks.registry import task_of
 from hpo.training.models import load_model, quietly
 from hpo.training.trial_model import TrialModel
-from hpo.training.weights import load_weights, weights_path
+from hpo.training.weights import fitted_among, load_weights, weights_path
 
 On = Literal["train", "train+validation"]
 END = Milestone(rung=1000, full=True)
@@ -134,9 +134,13 @@ def _save(exported: Exported, place: Here, part: Path, folder: Path) -> None:
     config, splits = place.config, place.splits
     task = task_of(config.task, splits)
     model = load_model(config.model, task, torch.device("cpu"))
-    TrialModel(model, task, exported.hyperparameters, seed=0).load(load_weights(part, exported.trial))
+    tensors = load_weights(part, exported.trial)
+    fitted, learned = fitted_among(tensors), task.learned()
+    if fitted is not None:
+        learned |= {"thresholds": fitted.tolist(), "separator": config.data.label_separator}
+    TrialModel(model, task, exported.hyperparameters, seed=0).load(tensors)
     network = _plain(model.network, config.model.gguf_file)
-    setattr(network.config, KEY, _trained_model(exported, splits, task.learned()).model_dump())
+    setattr(network.config, KEY, _trained_model(exported, splits, learned).model_dump())
     with quietly():
         network.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)

@@ -108,6 +108,7 @@ def refusals(config: Values) -> list[tuple[str, str]]:
             "add it to each from_pretrained, if you trust the model",
         ),
         ("evaluation.folds", folds["folds"], "one validation split"),
+        ("task.name", config["task"]["name"] not in TARGETS and config["task"]["name"], "a study of each label"),
         ("the metric", config["metric"] not in (*METRICS, *OF_NUMBERS) and config["metric"], "f1, or its formula here"),
     ]
     return [(f"{name} {value}", nearest) for name, value, nearest in cases if value]

@@ -83,13 +83,13 @@ class MultiLabel:
     @classmethod
     def restored(cls, learned: Mapping[str, Any]) -> Self:
         """Return the task of these labels and thresholds."""
-        task = cls.of(TaskConfig(name="multi_label"), [json.dumps(learned["label_names"])])
+        task = cls.of(TaskConfig(name="multi_label"), [json.dumps(learned["labels"])])
         return replace(task, thresholds=tuple(learned["thresholds"]), separator=learned["separator"])
 
     def learned(self) -> dict[str, Any]:
         """Return the labels in the order of the outputs, and from which probability on each is given."""
         return {
-            "label_names": list(self.label_names),
+            "labels": list(self.label_names),
             "thresholds": list(self.thresholds),
             "separator": self.separator,
         }

@@ -14,7 +14,7 @@ from hpo.config.tasks import TASK_FACTS
 from hpo.data.archives import COMPRESSIONS
 from hpo.data.formats import FORMATS
 from hpo.data.targets import TARGETS
-from hpo.metrics import classification, regression
+from hpo.metrics import classification, multi_label, regression
 from hpo.metrics.registry import METRICS
 from hpo.search.pruners import PRUNERS
 from hpo.search.samplers import SAMPLERS
@@ -34,6 +34,7 @@ PROVED_IN: Mapping[str, tuple[Mapping[str, Any], str]] = {
     "pruners": (PRUNERS, "search/test_pruners.py"),
     "metrics": (classification.METRICS, "metrics/test_classification_scores.py"),
     "metrics of numbers": (regression.METRICS, "metrics/test_regression_scores.py"),
+    "metrics of several labels": (multi_label.METRICS, "metrics/test_multi_label_scores.py"),
     "formats": (FORMATS, "data/test_data_formats.py"),
     "compressions": (COMPRESSIONS, "data/test_archives.py"),
 }

@@ -4,11 +4,7 @@ from importlib.util import find_spec
 
 from hpo.errors import ConfigurationError
 
-EXTRAS = {
-    "cmaes": "samplers",
-    "plotly": "report",
-    "schedulefree": "optimizers",
-}
+EXTRAS = {"cmaes": "samplers", "plotly": "report", "schedulefree": "optimizers"}
 """Module -> the extra that installs it."""
 
 

@@ -5,7 +5,7 @@ fine-tuning a pretrained encoder with AdamW (Devlin et al. 2019, table 8; Liu et
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -30,24 +30,16 @@ PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 OneOrMore = Annotated[int, Field(ge=1)]
 
+ADAMS = ("adam", "adamw", "nadam", "radam", "adamax", "lion", "schedule_free_adamw", "muon")
+"""Optimizers that have two betas."""
+FALLING = tuple(name for name in get_args(ScheduleName) if name != "constant")
+
 # Fields that mean something only for some values of another: field -> (other field, that value -> the usual one here).
 APPLIES_TO: Mapping[str, tuple[str, Mapping[str, float]]] = {
     "trained_layers": ("method", {"top_layers": 2}),
     "momentum": ("optimizer", {"momentum": 0.9, "nesterov": 0.9, "rmsprop": 0.0, "muon": 0.95}),
-    "beta1": (
-        "optimizer",
-        {
-            "adam": 0.9, "adamw": 0.9, "nadam": 0.9, "radam": 0.9, "adamax": 0.9, "lion": 0.9,
-            "schedule_free_adamw": 0.9, "muon": 0.9,
-        },
-    ),
-    "beta2": (
-        "optimizer",
-        {
-            "adam": 0.999, "adamw": 0.999, "nadam": 0.999, "radam": 0.999, "adamax": 0.999, "lion": 0.99,
-            "schedule_free_adamw": 0.999, "muon": 0.999,
-        },
-    ),
+    "beta1": ("optimizer", dict.fromkeys(ADAMS, 0.9)),
+    "beta2": ("optimizer", {**dict.fromkeys(ADAMS, 0.999), "lion": 0.99}),
     "alpha": ("optimizer", {"rmsprop": 0.99}),
     "rho": ("optimizer", {"adadelta": 0.9}),
     "epsilon": (
@@ -61,13 +53,7 @@ APPLIES_TO: Mapping[str, tuple[str, Mapping[str, float]]] = {
     "decay_rate": ("optimizer", {"adafactor": -0.8}),
     "clip_threshold": ("optimizer", {"adafactor": 1.0}),
     "newton_schulz_steps": ("optimizer", {"muon": 5}),
-    "final_rate_ratio": (
-        "schedule",
-        {
-            "linear": 0.0, "polynomial": 0.0, "exponential": 0.01, "inverse_sqrt": 0.25, "cosine": 0.0,
-            "cosine_restarts": 0.0, "step": 0.0, "one_cycle": 0.0, "warmup_stable_decay": 0.0, "reduce_on_plateau": 0.0,
-        },
-    ),
+    "final_rate_ratio": ("schedule", {**dict.fromkeys(FALLING, 0.0), "exponential": 0.01, "inverse_sqrt": 0.25}),
     "initial_rate_ratio": ("schedule", {"one_cycle": 0.04}),
     "power": ("schedule", {"polynomial": 2.0}),
     "cycles": ("schedule", {"cosine_restarts": 2}),

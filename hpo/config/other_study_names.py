@@ -32,8 +32,7 @@ METRICS: Mapping[str, str] = {
 
 LOSSES: Mapping[str, str] = {
     **dict.fromkeys(
-        ("loss", "log_loss", "cross_entropy", "cross_entropy_loss", "ce_loss", "nll", "nll_loss"),
-        "neg_log_loss",
+        ("loss", "log_loss", "cross_entropy", "cross_entropy_loss", "ce_loss", "nll", "nll_loss"), "neg_log_loss"
     ),
     **dict.fromkeys(("rmse", "root_mean_squared_error", "mse", "mean_squared_error"), "neg_rmse"),
     **dict.fromkeys(("mae", "mean_absolute_error"), "neg_mae"),

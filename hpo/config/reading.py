@@ -23,11 +23,7 @@ class Typed(BaseModel):
     """Base of all configuration: immutable, keyword-only, no unknown keys, fields documented beneath them."""
 
     model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        allow_inf_nan=False,
-        protected_namespaces=(),
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
     )
 
 

@@ -160,10 +160,7 @@ def _measured(cells: Cells) -> tuple[int, int]:
 
 
 def _cannot_tell(table: Table, text: str | None, label: str | None) -> str:
-    missing = {
-        "text": "--text-column (data.text_column)",
-        "label": "--label-column (data.label_column)",
-    }
+    missing = {"text": "--text-column (data.text_column)", "label": "--label-column (data.label_column)"}
     asked = [part for part, found in (("text", text), ("label", label)) if found is None]
     columns = ", ".join(map(repr, _shown(table.names)))
     return (

@@ -24,10 +24,7 @@ def read_jsonl(path: Path) -> Table:
         raise DataError(f"{path} holds only blank lines.")
     keys = {as_unicode(key): key for key in dict.fromkeys(chain.from_iterable(rows))}
     return Table(
-        source=str(path),
-        names=tuple(keys),
-        rows=len(rows),
-        column=lambda name: [row.get(keys[name]) for row in rows],
+        source=str(path), names=tuple(keys), rows=len(rows), column=lambda name: [row.get(keys[name]) for row in rows]
     )
 
 

@@ -9,17 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.config.study_file import DataConfig, StudyConfig
+from hpo.data import checks
 from hpo.data.apart import kept_apart, repetitions, text_keys
-from hpo.data.checks import (
-    TRAIN_ROWS_PER_CLASS,
-    listed_labels,
-    ordered_labels,
-    refuse_one_class,
-    refuse_rare_classes,
-    refuse_undividable_groups,
-    refuse_unknown_labels,
-    refuse_unscored_classes,
-)
 from hpo.data.columns import Columns
 from hpo.data.folds import Fold, make_folds
 from hpo.data.groups import apportioned, group_numbers
@@ -130,12 +121,12 @@ def split_examples(
     shares = {name: part for name, part in asked.items() if not isinstance(part, Examples) and part > 0}
     parts = {name: part for name, part in asked.items() if isinstance(part, Examples)}
     targets.refuse({"training": train.labels, **{name: part.labels for name, part in parts.items()}})
-    least = max(TRAIN_ROWS_PER_CLASS, folds or 0) + len(shares)
+    least = max(checks.TRAIN_ROWS_PER_CLASS, folds or 0) + len(shares)
     parts, of_rare = without_rare({"training": train, **parts}, least, rare_labels, targets)
     train, notes = parts.pop("training"), (*notes, *of_rare)
-    refuse_one_class(train, targets)
-    refuse_rare_classes(train, targets, list(shares))
-    refuse_undividable_groups(train, targets, list(shares))
+    checks.refuse_one_class(train, targets)
+    checks.refuse_rare_classes(train, targets, list(shares))
+    checks.refuse_undividable_groups(train, targets, list(shares))
     if shares:
         divided = _divided(train, targets.strata(train.labels), shares, seed)
         parts |= {name: train.take(rows.tolist()) for name, rows in divided.items()}
@@ -240,11 +231,11 @@ def _checked(
     validation, validation_notes = kept_apart("validation", validation, [test] if test else [], "the test split")
     later = [validation, test] if test else [validation]
     train, train_notes = kept_apart("training", train, later, "validation or test")
-    refuse_one_class(train, targets)
-    refuse_unknown_labels("Validation", train, validation, targets)
+    checks.refuse_one_class(train, targets)
+    checks.refuse_unknown_labels("Validation", train, validation, targets)
     if test:
-        refuse_unknown_labels("The test split", train, test, targets)
-    refuse_unscored_classes(train, validation, targets)
+        checks.refuse_unknown_labels("The test split", train, test, targets)
+    checks.refuse_unscored_classes(train, validation, targets)
     whole = validation.rows
     validation, confirmation = _parted(validation, targets.strata(validation.labels), kept, seed)
     rows = f"Rows: {train.rows:,} training, {validation.rows:,} validation"
@@ -282,9 +273,9 @@ def _folded(
 ) -> Splits:
     """Keep training apart from test, and make folds of it."""
     train, apart_notes = kept_apart("training", train, [test] if test else [], "the test split")
-    refuse_one_class(train, targets)
+    checks.refuse_one_class(train, targets)
     if test:
-        refuse_unknown_labels("The test split", train, test, targets)
+        checks.refuse_unknown_labels("The test split", train, test, targets)
     made = make_folds(train, folds, seed, targets)
     rows = f"{train.rows:,} rows in {folds} folds"
     return _summed_up(train, train, test, targets, made, (*notes, *apart_notes), rows)
@@ -300,10 +291,11 @@ def _summed_up(
     rows: str,
     confirmation: Examples | None = None,
 ) -> Splits:
-    names = ordered_labels(train.counted(targets.labels_of))
+    names = checks.ordered_labels(train.counted(targets.labels_of))
     tested = f"{test.rows:,} test" if test else "no test"
-    held = f"{len(names)} labels: {listed_labels(names)}" if names else _extent_of(train.labels)
+    held = f"{len(names)} labels: {checks.listed_labels(names)}" if names else _extent_of(train.labels)
     summary = f"{rows}, {tested}; {held}."
+    told = [train, None if folds else validation, test, *([confirmation] if confirmation else [])]
     return Splits(
         train=train,
         validation=validation,
@@ -312,7 +304,7 @@ def _summed_up(
         folds=folds,
         label_names=names,
         notes=(*notes, *repetitions(train), summary),
-        fingerprint=_fingerprint(train, None if folds else validation, test, folds, confirmation),
+        fingerprint=_fingerprint(told, folds),
     )
 
 
@@ -320,15 +312,9 @@ def _extent_of(numbers: Sequence[str]) -> str:
     return f"numbers from {min(numbers, key=float)} to {max(numbers, key=float)}"
 
 
-def _fingerprint(
-    train: Examples,
-    validation: Examples | None,
-    test: Examples | None,
-    folds: tuple[Fold, ...],
-    confirmation: Examples | None,
-) -> str:
+def _fingerprint(splits: Sequence[Examples | None], folds: tuple[Fold, ...]) -> str:
     digest = hashlib.sha256()
-    for examples in (train, validation, test, *([confirmation] if confirmation else [])):
+    for examples in splits:
         rows = None if examples is None else [examples.texts, examples.pairs, examples.labels]
         if rows and examples and examples.groups:
             rows.append(examples.groups)

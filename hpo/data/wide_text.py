@@ -8,12 +8,7 @@ from hpo.data.archives import compression_of
 BEGINNING = 4096
 """Bytes of a file that tell."""
 HEADER = 32
-MARKS = {
-    b"\xff\xfe\x00\x00": "UTF-32",
-    b"\x00\x00\xfe\xff": "UTF-32",
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-}
+MARKS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 """Byte-order mark -> the encoding that reads it; the longer ones first, as one begins with another."""
 PROGRAMS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz"}
 

@@ -7,18 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from hpo.config import study_file
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.overrides import apply
 from hpo.config.reading import Typed, read_model, read_yaml_mapping
-from hpo.config.study_file import (
-    ComputeConfig,
-    ConfirmationConfig,
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    StudyConfig,
-    TaskConfig,
-)
 from hpo.errors import ConfigurationError
 from hpo.export.configs import digest_of
 from hpo.messages import Assignment, Milestone
@@ -28,7 +20,7 @@ MOVABLE = ("model", "data")
 """What may lie elsewhere where a file is used, so that an override may say so; the rest is what was exported."""
 
 
-class ExportedData(DataConfig):
+class ExportedData(study_file.DataConfig):
     """Where the texts are, and what tells whether they are the same."""
 
     fingerprint: str
@@ -106,13 +98,13 @@ class Exported(Typed):
     hyperparameters: Hyperparameters
     digest: str
     """What the scores belong to, as `digest_of`: they are not those of a configuration that was edited since."""
-    model: ModelConfig
-    task: TaskConfig
+    model: study_file.ModelConfig
+    task: study_file.TaskConfig
     data: ExportedData
     study_seed: int
     """Decided the splits."""
-    evaluation: EvaluationConfig
-    confirmation: ConfirmationConfig
+    evaluation: study_file.EvaluationConfig
+    confirmation: study_file.ConfirmationConfig
     milestones: Annotated[tuple[Place, ...], Field(min_length=1)]
     maximum_passes: float
     ranks: int
@@ -135,13 +127,13 @@ class Exported(Typed):
         nearest = min(full, key=lambda place: abs(place.rung - 1000 * passes / self.maximum_passes))
         return Milestone(rung=nearest.rung, full=True)
 
-    def study_config(self, compute: ComputeConfig) -> StudyConfig:
+    def study_config(self, compute: study_file.ComputeConfig) -> study_file.StudyConfig:
         """Return the study as far as one training depends on it, to be computed as `compute` says."""
-        return StudyConfig(
+        return study_file.StudyConfig(
             study=self.study,
             seed=self.study_seed,
             model=self.model,
-            data=DataConfig.model_validate(self.data.model_dump(exclude={"fingerprint"})),
+            data=study_file.DataConfig.model_validate(self.data.model_dump(exclude={"fingerprint"})),
             task=self.task,
             evaluation=self.evaluation,
             confirmation=self.confirmation,

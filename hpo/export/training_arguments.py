@@ -70,10 +70,7 @@ def _polynomial(values: Hyperparameters, power: float | None = None) -> Argument
 def _cosine(values: Hyperparameters) -> Arguments:
     if not values.final_rate_ratio:
         return {"lr_scheduler_type": "cosine"}
-    return {
-        "lr_scheduler_type": "cosine_with_min_lr",
-        "lr_scheduler_kwargs": {"min_lr_rate": values.final_rate_ratio},
-    }
+    return {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": values.final_rate_ratio}}
 
 
 def _cosine_restarts(values: Hyperparameters) -> Arguments:

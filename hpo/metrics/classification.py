@@ -1,7 +1,8 @@
 """Scores of a classification."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,6 +11,23 @@ from hpo.metrics.metric import Metric, Objective
 from hpo.metrics.own_metric import Arguments, OwnMetric
 from hpo.metrics.predictions import Predictions
 from hpo.metrics.tally import Floats, Integers, Tally, tally
+
+SCORES: Mapping[str, tuple[str, str]] = {
+    "f1": ("F1", "harmonic mean of precision and recall of the positive class"),
+    "fbeta": ("`fbeta`", "F score of the positive class in which recall counts `beta` times as much"),
+    "precision": ("precision", "share of the rows predicted positive that are positive"),
+    "recall": ("recall", "share of the positive rows that are predicted positive"),
+}
+"""Score that each class has -> what it is called, and what it is of the positive class of two."""
+
+
+def _of_classes(
+    score: str, description: str, mean: Callable[[Tally, Floats], float], *, of_rows: bool = True
+) -> Metric:
+    """Return the metric that is a mean of one of `SCORES` over classes."""
+    source = f"sklearn.metrics.{score}_score"
+    return Metric(description=description, source=source, of=lambda t: mean(t, getattr(t, score)), of_rows=of_rows)
+
 
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(
@@ -23,93 +41,35 @@ METRICS: dict[str, Metric] = {
         source="sklearn.metrics.balanced_accuracy_score",
         of=lambda t: t.of_present(t.recall),
     ),
-    "f1": Metric(
-        description="harmonic mean of precision and recall of the positive class (two classes only)",
-        source="sklearn.metrics.f1_score",
-        of=lambda t: t.of_positive(t.f1),
-        of_positive_class=True,
-    ),
-    "fbeta": Metric(
-        description="F score of the positive class in which recall counts `beta` times as much (two classes only)",
-        source="sklearn.metrics.fbeta_score",
-        of=lambda t: t.of_positive(t.fbeta),
-        of_positive_class=True,
-    ),
-    "precision": Metric(
-        description="share of the rows predicted positive that are positive (two classes only)",
-        source="sklearn.metrics.precision_score",
-        of=lambda t: t.of_positive(t.precision),
-        of_positive_class=True,
-    ),
-    "recall": Metric(
-        description="share of the positive rows that are predicted positive (two classes only)",
-        source="sklearn.metrics.recall_score",
-        of=lambda t: t.of_positive(t.recall),
-        of_positive_class=True,
-    ),
-    "macro_f1": Metric(
-        description="mean of the classes' F1, each class counted alike",
-        source="sklearn.metrics.f1_score",
-        of=lambda t: t.f1.mean(),
-    ),
-    "macro_fbeta": Metric(
-        description="mean of the classes' `fbeta`, each class counted alike",
-        source="sklearn.metrics.fbeta_score",
-        of=lambda t: t.fbeta.mean(),
-    ),
-    "macro_precision": Metric(
-        description="mean of the classes' precision, each class counted alike",
-        source="sklearn.metrics.precision_score",
-        of=lambda t: t.precision.mean(),
-    ),
-    "macro_recall": Metric(
-        description="mean of the classes' recall, each class counted alike",
-        source="sklearn.metrics.recall_score",
-        of=lambda t: t.recall.mean(),
-    ),
+    **{
+        score: replace(
+            _of_classes(score, f"{description} (two classes only)", Tally.of_positive, of_rows=False),
+            of_positive_class=True,
+        )
+        for score, (_, description) in SCORES.items()
+    },
+    **{
+        f"macro_{score}": _of_classes(
+            score, f"mean of the classes' {name}, each class counted alike", lambda _, each: each.mean(), of_rows=False
+        )
+        for score, (name, _) in SCORES.items()
+    },
     # Each row has one label, so a false positive of one class is a false negative of another: pooled, all are alike.
-    "micro_f1": Metric(
-        description="F1 of all decisions pooled; equals accuracy where each row has one label",
-        source="sklearn.metrics.f1_score",
-        of=lambda t: t.accuracy,
-        of_rows=True,
-    ),
-    "micro_precision": Metric(
-        description="precision of all decisions pooled; equals accuracy where each row has one label",
-        source="sklearn.metrics.precision_score",
-        of=lambda t: t.accuracy,
-        of_rows=True,
-    ),
-    "micro_recall": Metric(
-        description="recall of all decisions pooled; equals accuracy where each row has one label",
-        source="sklearn.metrics.recall_score",
-        of=lambda t: t.accuracy,
-        of_rows=True,
-    ),
-    "weighted_f1": Metric(
-        description="mean of the classes' F1, each class counted by its rows",
-        source="sklearn.metrics.f1_score",
-        of=lambda t: t.weighted(t.f1),
-        of_rows=True,
-    ),
-    "weighted_fbeta": Metric(
-        description="mean of the classes' `fbeta`, each class counted by its rows",
-        source="sklearn.metrics.fbeta_score",
-        of=lambda t: t.weighted(t.fbeta),
-        of_rows=True,
-    ),
-    "weighted_precision": Metric(
-        description="mean of the classes' precision, each class counted by its rows",
-        source="sklearn.metrics.precision_score",
-        of=lambda t: t.weighted(t.precision),
-        of_rows=True,
-    ),
-    "weighted_recall": Metric(
-        description="mean of the classes' recall, each class counted by its rows",
-        source="sklearn.metrics.recall_score",
-        of=lambda t: t.weighted(t.recall),
-        of_rows=True,
-    ),
+    **{
+        f"micro_{score}": _of_classes(
+            score,
+            f"{name} of all decisions pooled; equals accuracy where each row has one label",
+            lambda t, _: t.accuracy,
+        )
+        for score, (name, _) in SCORES.items()
+        if score != "fbeta"
+    },
+    **{
+        f"weighted_{score}": _of_classes(
+            score, f"mean of the classes' {name}, each class counted by its rows", Tally.weighted
+        )
+        for score, (name, _) in SCORES.items()
+    },
     "matthews": Metric(
         description="correlation of true and predicted classes, from -1 to 1 (MCC)",
         source="Gorodkin 2004",
@@ -141,8 +101,6 @@ METRICS: dict[str, Metric] = {
         of_rows=True,
     ),
 }
-
-
 OF_RANKS = ("roc_auc", "average_precision")
 """Those that sort the rows, class by class, which takes longer than all else."""
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hpo.errors import ConfigurationError, nearest
 from hpo.messages import Scores
+from hpo.metrics.classification import OF_RANKS
 from hpo.metrics.metric import Metric, Objective
 from hpo.metrics.predictions import SMALLEST
 from hpo.metrics.tally import Floats, Integers, ranking_scores, ratio
@@ -136,8 +137,6 @@ METRICS: Mapping[str, Metric] = {
         of_rows=True,
     ),
 }
-OF_RANKS = ("roc_auc", "average_precision")
-"""Those that sort the rows, label by label, which takes longer than all else."""
 
 
 def tally(answers: LabelAnswers, *, ranks: bool = True) -> LabelTally:

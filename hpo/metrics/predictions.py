@@ -13,25 +13,20 @@ class Answers(Protocol):
     @property
     def rows(self) -> int:
         """How many there are."""
-        ...
 
     @property
     def loss(self) -> float:
         """Mean loss over the rows, as it is reported."""
-        ...
 
     @property
     def right(self) -> NDArray[np.bool_]:
         """Which rows are answered rightly, shape (rows,); none where answers are only nearer or farther."""
-        ...
 
     def turned(self, rows: NDArray[np.bool_]) -> Self:
         """Return these with right answers to some rows exchanged for wrong ones; `rows` has shape (rows,)."""
-        ...
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Self:
         """Return those of some rows."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

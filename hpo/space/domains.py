@@ -21,15 +21,12 @@ class Trial(Protocol):
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
         """Pick a number from `low` to `high`, both included."""
-        ...
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
         """Pick a whole number from `low` to `high`, both included."""
-        ...
 
     def suggest_categorical(self, name: str, choices: Sequence[Value]) -> Value:
         """Pick one of `choices`."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

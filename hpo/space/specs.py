@@ -13,21 +13,8 @@ from pydantic import ConfigDict, create_model
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.reading import Typed, read_model
 from hpo.errors import ConfigurationError, SpaceError, nearest
-from hpo.space.domains import (
-    Choice,
-    Constant,
-    Domain,
-    IntUniform,
-    LogUniform,
-    Number,
-    Quantized,
-    Uniform,
-    Value,
-    grid_number,
-    is_number,
-    spelled,
-    whole_steps,
-)
+from hpo.space import domains
+from hpo.space.domains import Domain, Number, Value, is_number, spelled
 
 # The keys that each `distribution:` is made of.
 KEYS: dict[str, tuple[str, ...]] = {
@@ -116,17 +103,17 @@ def _exponentials(kind: str, spec: Mapping[str, Any]) -> str:
 def domain_spec(domain: Domain) -> dict[str, Any]:
     """Return the plain keys and values that `read_domain` reads back as an equal domain."""
     match domain:
-        case Constant():
+        case domains.Constant():
             return {"value": domain.value}
-        case Choice():
+        case domains.Choice():
             return {"values": list(domain.choices)}
-        case Uniform():
+        case domains.Uniform():
             kind = "uniform"
-        case LogUniform():
+        case domains.LogUniform():
             kind = "log_uniform_values"
-        case IntUniform():
+        case domains.IntUniform():
             kind = "int_uniform"
-        case Quantized():
+        case domains.Quantized():
             return {"distribution": "q_uniform", "min": domain.low, "max": domain.high, "q": domain.q}
     return {"distribution": kind, "min": domain.low, "max": domain.high}
 
@@ -173,11 +160,11 @@ def _named_distribution(kind: Any, source: str) -> str:
     return str(kind)
 
 
-def _read_constant(name: str, spec: Mapping[str, Any], source: str) -> Constant:
-    return Constant(value=field_value(name, spec["value"], source))
+def _read_constant(name: str, spec: Mapping[str, Any], source: str) -> domains.Constant:
+    return domains.Constant(value=field_value(name, spec["value"], source))
 
 
-def _read_choice(name: str, spec: Mapping[str, Any], source: str) -> Choice:
+def _read_choice(name: str, spec: Mapping[str, Any], source: str) -> domains.Choice:
     values = spec["values"]
     if not isinstance(values, list | tuple) or not values:
         raise SpaceError(f"{source}: values must be a list of at least one value, but is {values!r}.")
@@ -185,48 +172,48 @@ def _read_choice(name: str, spec: Mapping[str, Any], source: str) -> Choice:
     twice = [value for index, value in enumerate(choices) if value in choices[:index]]
     if twice:
         raise SpaceError(f"{source}: values has {spelled(twice[0])} twice; leave one out.")
-    return Choice(choices=choices)
+    return domains.Choice(choices=choices)
 
 
-def _read_uniform(name: str, spec: Mapping[str, Any], source: str) -> Uniform:
+def _read_uniform(name: str, spec: Mapping[str, Any], source: str) -> domains.Uniform:
     low, high = _real_bounds(name, spec, source)
-    return Uniform(low=low, high=high)
+    return domains.Uniform(low=low, high=high)
 
 
-def _read_log_uniform(name: str, spec: Mapping[str, Any], source: str) -> LogUniform:
+def _read_log_uniform(name: str, spec: Mapping[str, Any], source: str) -> domains.LogUniform:
     low, high = _real_bounds(name, spec, source)
     if low <= 0:
         raise SpaceError(
             f"{source}: log_uniform_values needs a min above 0, but min is {spelled(low)}; "
             "take a small one instead, which acts like 0."
         )
-    return LogUniform(low=low, high=high)
+    return domains.LogUniform(low=low, high=high)
 
 
-def _read_int_uniform(name: str, spec: Mapping[str, Any], source: str) -> IntUniform:
+def _read_int_uniform(name: str, spec: Mapping[str, Any], source: str) -> domains.IntUniform:
     low, high = _bounds(name, spec, source)
     if low % 1 or high % 1:
         raise SpaceError(
             f"{source}: int_uniform needs a whole min and max, but has {spelled(low)} and {spelled(high)}; "
             "write `distribution: uniform` for the numbers between."
         )
-    return IntUniform(low=int(low), high=int(high))
+    return domains.IntUniform(low=int(low), high=int(high))
 
 
-def _read_quantized(name: str, spec: Mapping[str, Any], source: str) -> Quantized:
+def _read_quantized(name: str, spec: Mapping[str, Any], source: str) -> domains.Quantized:
     low, high = _bounds(name, spec, source)
     q = spec["q"]
-    if not is_number(q) or not q > 0 or whole_steps(low, high, q) < 1:
+    if not is_number(q) or not q > 0 or domains.whole_steps(low, high, q) < 1:
         raise SpaceError(f"{source}: q must be a number above 0 and at most max - min, but is {q!r}.")
     if isinstance(low, int) and not isinstance(q, int):
         raise SpaceError(f"{source}: {name!r} takes whole numbers, so q must be one, but is {q!r}.")
-    last = grid_number(low, q, whole_steps(low, high, q))
+    last = domains.grid_number(low, q, domains.whole_steps(low, high, q))
     if last != high:
         raise SpaceError(
             f"{source}: steps of {spelled(q)} from {spelled(low)} do not meet max, {spelled(high)}; "
             f"write `max: {spelled(last)}`, the last one below it."
         )
-    return Quantized(low=low, high=high, q=type(low)(q))
+    return domains.Quantized(low=low, high=high, q=type(low)(q))
 
 
 _READERS: dict[str, Callable[[str, Mapping[str, Any], str], Domain]] = {

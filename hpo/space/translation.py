@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, get_args
 
-from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters
+from hpo.config.hyperparameters import ADAMS, APPLIES_TO, Hyperparameters
 from hpo.config.naming import bare, found, meaning
 from hpo.config.other_names import ACCUMULATION, DISTRIBUTIONS, SPEC_KEYS, VALUES, Count, Given, Left, Refused, Taken
 from hpo.errors import Mistakes, SpaceError
@@ -16,7 +16,6 @@ from hpo.space.domains import is_number, spelled
 _FIELDS = Hyperparameters.model_fields
 _OFF = (None, False, "none", "None", "no")
 """Values by which something that is not there is not asked for."""
-_ADAMS = ("adam", "adamw", "nadam", "radam", "adamax", "lion", "schedule_free_adamw", "muon")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -151,7 +150,7 @@ class _Reader:
             spec = self.done.parameters[ours]
             if not bare(name).startswith("adam") or ours not in APPLIES_TO or "when" in spec:
                 continue
-            fitting = [value for value in values if value in APPLIES_TO[ours][1] and value in _ADAMS]
+            fitting = [value for value in values if value in APPLIES_TO[ours][1] and value in ADAMS]
             if not fitting:
                 del self.done.parameters[ours]
                 self._left.append(name)

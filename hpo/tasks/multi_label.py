@@ -88,11 +88,7 @@ class MultiLabel:
 
     def learned(self) -> dict[str, Any]:
         """Return the labels in the order of the outputs, and from which probability on each is given."""
-        return {
-            "labels": list(self.label_names),
-            "thresholds": list(self.thresholds),
-            "separator": self.separator,
-        }
+        return {"labels": list(self.label_names), "thresholds": list(self.thresholds), "separator": self.separator}
 
     def load(self, source: str, **options: Any) -> Any:
         """Load the pretrained model under a head of one output a label, by transformers' `from_pretrained`."""

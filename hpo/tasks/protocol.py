@@ -42,7 +42,6 @@ class Task(Protocol[A]):
     @property
     def objective(self) -> Objective:
         """The metric that trials are compared by."""
-        ...
 
     @classmethod
     def of(cls, config: TaskConfig, cells: Sequence[str]) -> Self:
@@ -51,52 +50,40 @@ class Task(Protocol[A]):
         Raises:
             ConfigurationError: a metric or a setting that cannot be of this task or these targets.
         """
-        ...
 
     @classmethod
     def restored(cls, learned: Mapping[str, Any]) -> Self:
         """Return the task of which `learned` was asked, for predictions alone."""
-        ...
 
     def learned(self) -> dict[str, Any]:
         """Return what predictions follow from beside the weights, as JSON has it; a trained model keeps it."""
-        ...
 
     def load(self, source: str, **options: Any) -> Any:
         """Load the pretrained model under the task's head, by transformers' `from_pretrained`."""
-        ...
 
     def head(self, network: Any) -> set[str]:
         """Name the parameters that are drawn anew for each trial; none where the network does not tell."""
-        ...
 
     def targets(self, cells: Sequence[str]) -> NDArray[Any]:
         """Return what rows are trained towards, shape (rows, ...), from the cells of the label column."""
-        ...
 
     def strata(self, targets: NDArray[Any]) -> Strata:
         """Return what parts of rows with these targets have their share of."""
-        ...
 
     def criterion(self, values: Hyperparameters | None, device: torch.device) -> Criterion:
         """Return the loss that a trial trains by under `values`; for None the one that is reported."""
-        ...
 
     def predictions(self, outputs: Tensor) -> NDArray[Any]:
         """Return what the outputs say of each row, in float64, shape (rows, ...); waits for the device."""
-        ...
 
     def columns(self, predictions: NDArray[Any]) -> Mapping[str, Sequence[str]]:
         """Return what is written of each row beside those of its file, by column: `prediction`, and `probability`."""
-        ...
 
     def said(self, estimator: Any, inputs: Any) -> NDArray[Any]:
         """Return what the fitted estimator of a baseline says of each row, as `predictions` does."""
-        ...
 
     def answers(self, targets: NDArray[Any], predictions: NDArray[Any], loss: float | None = None) -> A:
         """Put predictions beside targets; `loss` is the mean over rows, None to compute it from these two."""
-        ...
 
     def scores(self, answers: A) -> Scores:
         """Score answers by every metric.
@@ -104,15 +91,12 @@ class Task(Protocol[A]):
         Raises:
             TrainingError: the user's own metric fails on these rows.
         """
-        ...
 
     def objective_on(self, answers: A) -> float:
         """Score answers by the objective alone; raises what `scores` does."""
-        ...
 
     def slice_score(self, answers: A) -> float:
         """Score a part of the rows that have something in common, by a metric that means something on each."""
-        ...
 
 
 @runtime_checkable
@@ -122,11 +106,9 @@ class Fits(Protocol[A]):
 
     def fit(self, answers: A) -> NDArray[np.float64]:
         """Return what is fitted to these answers; it is kept with the weights."""
-        ...
 
     def decided(self, answers: A, fitted: NDArray[np.float64]) -> A:
         """Return answers as they are under what was fitted."""
-        ...
 
 
 @runtime_checkable
@@ -135,4 +117,3 @@ class LeavesOut(Protocol):
 
     def left_out(self, answers: Any, groups: NDArray[np.int64]) -> NDArray[np.float64]:
         """Score by the objective with each group of rows left out; `groups` has shape (rows,), the scores (groups,)."""
-        ...

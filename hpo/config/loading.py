@@ -6,7 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from hpo.config.overrides import apply, fill, merge
+from hpo.config.overrides import apply, merge
 from hpo.config.reading import Model, dotted_keys, read_model, read_yaml_mapping
 from hpo.config.study_words import in_our_words, translate_values
 from hpo.config.sweep_file import Sweep, read_sweep
@@ -58,7 +58,7 @@ def read_study(
         space = _space(merged.get("space", model.model_fields["space"].default), source if sweep else "of the study")
         if sweep and space:
             usual, said = sweep.of_space(space)
-            fill(merged, usual)
+            merge(merged, usual, replace=False)
             notes += said
     read = None
     with mistakes.gathered():

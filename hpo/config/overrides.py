@@ -22,22 +22,13 @@ REPLACES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def merge(target: dict[str, Any], values: Mapping[str, Any]) -> None:
-    """Put `values` into `target`, descending into mappings that both have."""
+def merge(target: dict[str, Any], values: Mapping[str, Any], *, replace: bool = True) -> None:
+    """Put `values` into `target`, descending into mappings that both have; without `replace` only what is not there."""
     for key, value in values.items():
         if isinstance(value, Mapping) and isinstance(target.get(key), dict):
-            merge(target[key], value)
-        else:
+            merge(target[key], value, replace=replace)
+        elif replace or key not in target:
             target[key] = value
-
-
-def fill(target: dict[str, Any], values: Mapping[str, Any]) -> None:
-    """Put of `values` into `target` what is not there, descending into mappings that both have."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
-            fill(target[key], value)
-        else:
-            target.setdefault(key, value)
 
 
 def apply(target: dict[str, Any], override: str, keys: Collection[str]) -> list[str]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from hpo.config.naming import meaning, metric_note, metric_of, study_key, study_value
 from hpo.config.other_names import Taken
 from hpo.config.other_study_names import STUDY_VALUES
-from hpo.config.overrides import FIELDS, fill, has, path_into, put, taken_for
+from hpo.config.overrides import FIELDS, has, merge, path_into, put, taken_for
 from hpo.config.reading import dotted_keys, section
 from hpo.errors import ConfigurationError, Mistakes
 
@@ -53,7 +53,7 @@ def _nested_keys(content: Mapping[str, Any], model: type[BaseModel], notes: list
             inner[path[-1]] = value
             continue
         notes += taken_for(".".join(path), meant)
-        fill(read, _nested(meant.split("."), value))
+        merge(read, _nested(meant.split("."), value), replace=False)
     return read
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from hpo.config.study_file import DataConfig
 from hpo.data.columns import Columns, find_columns, refuse_missing_texts
 from hpo.data.hub import Role
 from hpo.data.label_sets import joined, label_sets
@@ -57,19 +58,7 @@ class Source:
     """Sentences for the user: columns found, rows repaired and dropped."""
 
 
-def read_examples(
-    source: str,
-    role: Role = "train",
-    *,
-    text_column: str | None = None,
-    text_pair_column: str | None = None,
-    label_column: str | None = None,
-    label_columns: Sequence[str] = (),
-    label_separator: str | None = None,
-    group_column: str | None = None,
-    delimiter: str | None = None,
-    strict: bool = False,
-) -> Source:
+def read_examples(source: str, role: Role, config: DataConfig, *, of_sets: bool = False) -> Source:
     """Read labelled texts from a file, a pattern of files, a saved folder or the hub.
 
     Labels and groups become strings: whole numbers without a fraction (`1.0` is `1`), truth values as `true` and
@@ -79,24 +68,19 @@ def read_examples(
     Args:
         source: as `read_source` takes it.
         role: the split that is meant where the source has several.
-        text_column: column of the text; found if None.
-        text_pair_column: column of a second text.
-        label_column: column of the label; found if None.
-        label_columns: columns of 0 and 1 in the place of one column of labels, one for each label.
-        label_separator: what divides the labels in a cell, where there may be several: then a label is what
-            `label_sets` returns, and a row without any stays; None where each row has one.
-        group_column: column that says which rows belong together; None where each stands alone.
-        delimiter: what divides the cells of CSV and TSV files; found if None.
-        strict: refuse what would be replaced.
+        config: its columns, and how it is read; which sources it names does not matter.
+        of_sets: whether a row may have several labels: then its label is what `label_sets` returns, and a row without
+            any stays.
 
     Raises:
         DataError: the source, its columns or a row cannot be read, or no row is left.
     """
-    table = read_source(source, role, strict=strict, delimiter=delimiter)
-    if label_columns:
-        table, label_column = joined(table, label_columns, _spelled)
-    columns = find_columns(table, text=text_column, pair=text_pair_column, label=label_column, group=group_column)
-    examples, notes = _cleaned(table, columns, label_separator, strict=strict)
+    table = read_source(source, role, strict=config.strict, delimiter=config.delimiter)
+    text, pair, label = config.text_column, config.text_pair_column, config.label_column
+    if config.label_columns:
+        table, label = joined(table, config.label_columns, _spelled)
+    columns = find_columns(table, text=text, pair=pair, label=label, group=config.group_column)
+    examples, notes = _cleaned(table, columns, config.label_separator if of_sets else None, strict=config.strict)
     found = (_columns_note(table, columns),) if columns.detected else ()
     return Source(examples=examples, columns=columns, notes=(*found, *table.notes, *notes))
 
@@ -114,26 +98,19 @@ class Unlabelled:
     notes: tuple[str, ...]
 
 
-def read_texts(
-    source: str,
-    role: Role,
-    *,
-    text_column: str,
-    text_pair_column: str | None = None,
-    delimiter: str | None = None,
-    strict: bool = False,
-) -> Unlabelled:
+def read_texts(source: str, role: Role, config: DataConfig) -> Unlabelled:
     """Read texts as `read_examples` does, whether there is a label beside them or not; no row is dropped.
 
     Raises:
         DataError: the source or a row cannot be read, a column is not there, or no row has a text.
     """
-    table = read_source(source, role, strict=strict, delimiter=delimiter)
-    refuse_missing_texts(table, text_column, text_pair_column)
-    names = [text_column] if text_pair_column is None else [text_column, text_pair_column]
+    assert config.text_column is not None, "it is known where training had its texts"
+    table = read_source(source, role, strict=config.strict, delimiter=config.delimiter)
+    refuse_missing_texts(table, config.text_column, config.text_pair_column)
+    names = [name for name in (config.text_column, config.text_pair_column) if name is not None]
     repaired: set[int] = set()
     sides = [tuple(_strings(table, name, repaired)) for name in names]
-    _refuse_repaired(table, repaired, strict=strict)
+    _refuse_repaired(table, repaired, strict=config.strict)
     written = _with_text(*sides)
     if not written:
         raise DataError(f"No row of {table.source} has a text (column {' or '.join(map(repr, names))}).")

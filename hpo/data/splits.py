@@ -132,9 +132,10 @@ def split_examples(
         parts |= {name: train.take(rows.tolist()) for name, rows in divided.items()}
         whole = ", no group divided" if train.groups else ""
         notes = (*notes, f"Made {' and '.join(shares)} from the training rows{whole}.")
+    parts = {"train": train, **parts}
     if folds:
-        return _folded(parts.get("train", train), parts.get("test"), targets, folds, seed, notes)
-    return _checked(parts.get("train", train), parts["validation"], parts.get("test"), targets, notes, kept, seed)
+        return _folded(parts, targets, notes, folds, seed)
+    return _checked(parts, targets, notes, kept, seed)
 
 
 def label_numbers(labels: Sequence[str], label_names: Sequence[str]) -> NDArray[np.int64]:
@@ -187,19 +188,10 @@ def _quotas(counts: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
 
 def _read(config: DataConfig, name: str, role: Role, train: Source | None, targets: Targets) -> Source:
     """Read one source; validation and test have the columns that were found in training."""
-    columns = train.columns if train else None
-    return read_examples(
-        name,
-        role,
-        text_column=columns.text if columns else config.text_column,
-        text_pair_column=columns.pair if columns else config.text_pair_column,
-        label_column=columns.label if columns else config.label_column,
-        label_columns=config.label_columns,
-        label_separator=config.label_separator if targets.of_sets else None,
-        group_column=config.group_column,
-        delimiter=config.delimiter,
-        strict=config.strict,
-    )
+    if train is not None:
+        text, pair, label = train.columns.text, train.columns.pair, train.columns.label
+        config = config.model_copy(update={"text_column": text, "text_pair_column": pair, "label_column": label})
+    return read_examples(name, role, config, of_sets=targets.of_sets)
 
 
 def _divided(train: Examples, strata: Strata, shares: Mapping[str, float], seed: int) -> dict[str, NDArray[np.int64]]:
@@ -218,16 +210,9 @@ def _divided(train: Examples, strata: Strata, shares: Mapping[str, float], seed:
     return rows
 
 
-def _checked(
-    train: Examples,
-    validation: Examples,
-    test: Examples | None,
-    targets: Targets,
-    notes: tuple[str, ...],
-    kept: float,
-    seed: int,
-) -> Splits:
+def _checked(parts: Mapping[str, Examples], targets: Targets, notes: tuple[str, ...], kept: float, seed: int) -> Splits:
     """Keep the splits apart, refuse what cannot be trained or scored, and sum up."""
+    train, validation, test = parts["train"], parts["validation"], parts.get("test")
     validation, validation_notes = kept_apart("validation", validation, [test] if test else [], "the test split")
     later = [validation, test] if test else [validation]
     train, train_notes = kept_apart("training", train, later, "validation or test")
@@ -268,10 +253,9 @@ def _parted(validation: Examples, strata: Strata, share: float, seed: int) -> tu
     return validation.take(np.flatnonzero(seen).tolist()), validation.take(np.flatnonzero(unseen).tolist())
 
 
-def _folded(
-    train: Examples, test: Examples | None, targets: Targets, folds: int, seed: int, notes: tuple[str, ...]
-) -> Splits:
+def _folded(parts: Mapping[str, Examples], targets: Targets, notes: tuple[str, ...], folds: int, seed: int) -> Splits:
     """Keep training apart from test, and make folds of it."""
+    train, test = parts["train"], parts.get("test")
     train, apart_notes = kept_apart("training", train, [test] if test else [], "the test split")
     checks.refuse_one_class(train, targets)
     if test:

@@ -34,11 +34,11 @@ class Plan:
     """What is trained on, and which weights are taken."""
 
     splits: Splits
-    milestones: tuple[Milestone, ...] | None
+    milestones: tuple[Milestone, ...] | None = None
     """None for those of the search: the weights of the best evaluation are taken."""
-    stop_at: int | None
+    stop_at: int | None = None
     """Rung at which it ends; None for its end."""
-    is_scored: bool
+    is_scored: bool = False
     """Whether validation was left out of training, so that the score says something."""
     sentence: str
 
@@ -54,15 +54,11 @@ def plan_of(exported: Exported, splits: Splits, on: On) -> Plan:
         return Plan(
             splits=replace(splits, folds=()),
             milestones=(END,),
-            stop_at=None,
-            is_scored=False,
             sentence=f"Trained on all {rows:,} training rows, to the end: the search scored it on folds of them.",
         )
     if on == "train":
         return Plan(
             splits=splits,
-            milestones=None,
-            stop_at=None,
             is_scored=True,
             sentence=f"Trained on the {rows:,} training rows; the weights are those of the best evaluation on the "
             f"{splits.validation.rows:,} of validation.",
@@ -83,7 +79,6 @@ def _on_both(exported: Exported, splits: Splits) -> Plan:
         splits=joined,
         milestones=(best,) if best.rung == last else (best, replace(best, rung=last)),
         stop_at=None if best.rung == last else best.rung,
-        is_scored=False,
         sentence=f"Trained on the {joined.train.rows:,} rows of training and validation together, for "
         f"{exported.best_epoch:.4g} epochs, which was best in the search; no row was left to score it on.",
     )

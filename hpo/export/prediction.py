@@ -94,16 +94,7 @@ def prepared(folder: Path, source: str, overrides: Sequence[str] = ()) -> Prepar
     for override in overrides:
         apply(content, override, GIVEN)
     given = read_model(_Sources, content, "the command")
-    data = given.data
-    assert data.text_column is not None, "a trained model has one"
-    rows = read_texts(
-        data.train,
-        "test",
-        text_column=data.text_column,
-        text_pair_column=data.text_pair_column,
-        delimiter=data.delimiter,
-        strict=data.strict,
-    )
+    rows = read_texts(given.data.train, "test", given.data)
     asked = Prepared(trained=trained, model=given.model, rows=rows)
     if taken := [name for name in asked.added if name in rows.table.names]:
         raise DataError(f"{rows.table.source} has a column {taken[0]!r} already; rename it, or leave it out.")

@@ -93,11 +93,7 @@ def refusals(config: Values) -> list[tuple[str, str]]:
         ("optimizer", h["optimizer"] not in OPTIMIZERS and h["optimizer"], "adamw, or the library that has it"),
         ("schedule", h["schedule"] == "reduce_on_plateau" and h["schedule"], "step or linear"),
         *(
-            (
-                f"data.{name}",
-                data[name] is not None and not is_file(data[name]) and data[name],
-                "one .csv or .jsonl file",
-            )
+            (f"data.{name}", data[name] and not is_file(data[name]) and data[name], "one .csv or .jsonl file")
             for name in ("train", "validation", "test")
         ),
         ("data.group_column", data["group_column"], "training and validation as files of their own"),

@@ -58,16 +58,9 @@ def _tries(label_names: Sequence[str]) -> tuple[Arguments, Arguments, str]:
     """Return some rows of each label, all predicted right, then all wrong, and what is told of them."""
     certain = np.eye(len(label_names)).repeat(TRIED_ROWS, axis=0)
     true = certain.argmax(axis=1)
-    right, wrong = (
-        arguments_of(true, probabilities, label_names)
-        for probabilities in (certain, np.roll(certain, TRIED_ROWS, axis=0))
-    )
-    return (
-        right,
-        wrong,
-        f"{TRIED_ROWS} rows of each label, all predicted right, then all wrong; it is called as "
-        "function(true, predicted), with arrays of label names",
-    )
+    right, wrong = (arguments_of(true, said, label_names) for said in (certain, np.roll(certain, TRIED_ROWS, axis=0)))
+    called = "it is called as function(true, predicted), with arrays of label names"
+    return right, wrong, f"{TRIED_ROWS} rows of each label, all predicted right, then all wrong; {called}"
 
 
 def _note(metric: str, positive: str | None, reason: str) -> str:

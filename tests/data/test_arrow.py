@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hpo.config.study_file import DataConfig
 from hpo.data.formats import read_table
 from hpo.data.sources import read_examples
 from hpo.data.table import Table
@@ -27,7 +28,7 @@ def test_class_labels_that_datasets_wrote_become_their_names(tmp_path: Path) -> 
     rows = datasets.Dataset.from_dict({"text": ["a", "b", "c", "d"], "label": [1, 0, -1, None]}, features=features)
     pq.write_table(rows.data.table, tmp_path / "rows.parquet")
     assert read_table(tmp_path / "rows.parquet", strict=True).column("label") == ["pos", "neg", None, None]
-    source = read_examples(str(tmp_path / "rows.parquet"))
+    source = read_examples(str(tmp_path / "rows.parquet"), "train", DataConfig(train=tmp_path / "rows.parquet"))
     assert source.examples.labels == ("pos", "neg")
     assert source.notes[-1] == "rows.parquet: rows dropped for having no label: 2."
 
@@ -77,12 +78,12 @@ def test_strings_that_are_not_utf8_are_replaced_or_refused(tmp_path: Path) -> No
     offsets, characters = pa.py_buffer(b"\0\0\0\0\4\0\0\0\5\0\0\0"), pa.py_buffer(b"caf\xe9x")
     texts = pa.Array.from_buffers(pa.string(), 2, [None, offsets, characters])
     assert read(tmp_path, {"text": texts, "label": [0, 1]}).column("text") == ["caf\udce9", "x"]
-    source = read_examples(str(tmp_path / "rows.parquet"))
+    source = read_examples(str(tmp_path / "rows.parquet"), "train", DataConfig(train=tmp_path / "rows.parquet"))
     assert source.examples.texts == ("caf\ufffd", "x")
     with pytest.raises(
         DataError, match=r"Row 1 of .*rows.parquet holds bytes that are not UTF-8, or NUL characters; mend"
     ):
-        read_examples(str(tmp_path / "rows.parquet"), strict=True)
+        read_examples(str(tmp_path / "rows.parquet"), "train", DataConfig(train=tmp_path / "rows.parquet", strict=True))
 
 
 def test_a_parquet_file_cut_or_overwritten_is_one_sentence(tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def test_cells_are_divided_by_what_divides_all_rows_or_as_is_said(
 def test_a_single_column_asks_for_the_delimiter(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text^label\na^x\n")
     with pytest.raises(DataError, match=r"If another character divides its cells, name that by data.delimiter"):
-        read_examples(str(tmp_path / "a.csv"))
+        read_examples(str(tmp_path / "a.csv"), "train", DataConfig(train=tmp_path / "a.csv"))
 
 
 @pytest.mark.parametrize(("told", "character"), [("pipe", "|"), ("tab", "\t"), ("\\t", "\t"), ("^", "^"), (" ", " ")])

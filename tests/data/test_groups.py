@@ -184,7 +184,7 @@ def test_one_group_is_enough_to_train_on_where_validation_is_given() -> None:
 def test_groups_are_read_from_their_column(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("text,label,doc\na,x,1.0\nb,y,1\nc,x,\nd,y, \n,y,3\n")
-    source = read_examples(str(path), group_column="doc")
+    source = read_examples(str(path), "train", DataConfig(train=path, group_column="doc"))
     assert source.examples.groups == ("1", "1", "", "")
     assert source.notes[-1] == "rows.csv: rows without a group (column 'doc'), each of which stands alone: 2."
     with pytest.raises(DataError, match=r"rows.csv has no column 'docs'. Did you mean 'doc'?"):

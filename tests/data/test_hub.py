@@ -90,7 +90,8 @@ def test_a_study_takes_its_splits_from_one_repository_and_nothing_shows(
 def test_class_labels_become_names_and_splits_may_be_sliced(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     rows("text", 6).to_parquet(tmp_path / "set" / "train.parquet")
-    source = read_examples(f"hf://{tmp_path / 'set'}?split=train[:3]", "validation")
+    address = f"hf://{tmp_path / 'set'}?split=train[:3]"
+    source = read_examples(address, "validation", DataConfig(train=address))
     assert source.examples.labels == ("neg", "pos", "neg")
 
 
@@ -147,7 +148,7 @@ def test_what_the_address_names_is_what_is_asked_for(monkeypatch: pytest.MonkeyP
 
 def test_a_saved_data_set_is_read_with_only_the_rows_that_are_its_own(tmp_path: Path) -> None:
     rows("text", 6).select([4, 1]).save_to_disk(tmp_path / "saved")
-    source = read_examples(str(tmp_path / "saved"))
+    source = read_examples(str(tmp_path / "saved"), "train", DataConfig(train=tmp_path / "saved"))
     assert source.examples.texts == ("text 4", "text 1")
     assert source.examples.labels == ("neg", "pos")
     assert source.notes == ("saved: text from column 'text', label from column 'label' (detected).",)

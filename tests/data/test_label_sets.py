@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpo.config.study_file import DataConfig
 from hpo.data.label_sets import label_matrix, labels_in
 from hpo.data.rare_labels import without_rare
 from hpo.data.sources import Examples, Source, read_examples
@@ -16,7 +17,7 @@ from hpo.errors import DataError
 
 def read(path: Path, content: str, **how: object) -> Source:
     path.write_text(content, encoding="utf-8")
-    return read_examples(str(path), **({"label_separator": "|"} | how))  # type: ignore[arg-type]
+    return read_examples(str(path), "train", DataConfig(train=path, **how), of_sets=True)  # type: ignore[arg-type]
 
 
 def sets(source: Source) -> list[tuple[str, ...]]:
@@ -45,8 +46,9 @@ def test_lists_of_parquet_and_of_class_numbers(tmp_path: Path) -> None:
     kind = datasets.Sequence(datasets.ClassLabel(names=["joy", "fear"]))
     features = datasets.Features({"text": datasets.Value("string"), "labels": kind})
     made = datasets.Dataset.from_dict({"text": ["one", "two"], "labels": [[1, 0], []]}, features=features)
-    made.to_parquet(str(tmp_path / "a.parquet"))
-    assert sets(read_examples(str(tmp_path / "a.parquet"), label_separator="|")) == [("fear", "joy"), ()]
+    path = tmp_path / "a.parquet"
+    made.to_parquet(str(path))
+    assert sets(read_examples(str(path), "train", DataConfig(train=path), of_sets=True)) == [("fear", "joy"), ()]
 
 
 def test_columns_of_0_and_1(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from hpo.config.study_file import DataConfig
 from hpo.data.locations import read_source
 from hpo.data.sources import read_examples
 from hpo.errors import DataError
@@ -21,7 +22,8 @@ def test_files_of_a_pattern_are_one_table_in_the_order_of_their_names(tmp_path: 
     write(tmp_path / "part-1.csv", "text,label\none,a\nuno,a\n")
     (tmp_path / "part-3.csv.gz").write_bytes(gzip.compress(b"text,label\nthree,c\n"))
     write(tmp_path / "part-0.csv" / "inside.csv", "not,asked\nfor,it\n")
-    source = read_examples(str(tmp_path / "part-*"), label_column="label")
+    pattern = str(tmp_path / "part-*")
+    source = read_examples(pattern, "train", DataConfig(train=pattern, label_column="label"))
     assert source.examples.texts == ("one", "uno", "two", "three")
     assert source.examples.labels == ("a", "a", "b", "c")
     assert source.notes == (

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from hpo.config.study_file import DataConfig
 from hpo.data.sources import Examples, Source, read_examples
 from hpo.errors import DataError
 
@@ -11,7 +12,7 @@ from hpo.errors import DataError
 def read(folder: Path, name: str, content: bytes, **options: str | bool) -> Source:
     path = folder / name
     path.write_bytes(content)
-    return read_examples(str(path), **options)  # type: ignore[arg-type]
+    return read_examples(str(path), "train", DataConfig(train=path, **options))  # type: ignore[arg-type]
 
 
 def test_what_was_detected_is_told(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from optuna.study import StudyDirection
 
 from hpo.config.differences import differences
-from hpo.config.study_file import StudyConfig
+from hpo.config.study_file import EvaluationConfig, StudyConfig, TaskConfig
 from hpo.config.times import HERE
 from hpo.errors import StoreError, StudyMismatchError
 from hpo.search.budget import Limits, limits_of
@@ -120,10 +120,7 @@ def _refuse_foreign_study(store: StudyStore) -> None:
 def refuse_other_study(name: str, stored: StudyRecord, now: StudyRecord) -> None:
     """Raise StudyMismatchError if a study recorded as `stored` cannot be gone on with as `now`."""
     changed = differences(_widened(stored.space, now.space), now.space, "space.")
-    old, new = (
-        {key: value for key, value in record.configuration.items() if key not in CHANGEABLE} for record in (stored, now)
-    )
-    changed += differences(old, new)
+    changed += differences(_compared(stored.configuration), _compared(now.configuration))
     if stored.data_fingerprint != now.data_fingerprint:
         changed.append(_other_data(stored.configuration, now.configuration))
     if changed:
@@ -134,6 +131,13 @@ def refuse_other_study(name: str, stored: StudyRecord, now: StudyRecord) -> None
             "What differs: "
             f"{'; '.join(changed[:MOST_NAMED])}{more}."
         )
+
+
+def _compared(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what must stay the same; a key that there was not yet when the study was begun has its default."""
+    defaults = {"task": TaskConfig(), "evaluation": EvaluationConfig()}
+    completed = {name: section.model_dump(mode="json") | configuration[name] for name, section in defaults.items()}
+    return {key: value for key, value in {**configuration, **completed}.items() if key not in CHANGEABLE}
 
 
 def _widened(stored: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Served(Counting):
 
     @property
     def objective(self) -> Objective:
-        own = OwnMetric(spec="mine:best", function=lambda: 1, label_names=("a", "b"), parameters=frozenset())
+        own = OwnMetric(spec="mine:best", function=lambda: 1, parameters=frozenset())
         return Objective(metric="mine:best", positive=None, note="Mine.", own=own)
 
 

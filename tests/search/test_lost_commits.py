@@ -75,6 +75,9 @@ def test_a_worker_left_out_is_logged_once(sqlite_url: str, lose_next: Losing) ->
             failing = asked(coordinator, name)
             lose_next()
             coordinator.finish(ended(failing, Ending.FAILED, reason=f"CUDA error: {name}"))
+        well = asked(coordinator, "well", Capacity(worker="scripted-2", device="cpu"))
+        lose_next()
+        train(coordinator, well)
     assert events(sqlite_url, "quarantined") == 2
 
 

@@ -23,12 +23,12 @@ def search_until(config: StudyConfig, steps: int) -> None:
     Checkpoints.is_due = lambda *_: True  # type: ignore[method-assign,assignment]
     advance, left = Run.advance, steps
 
-    def deadly(training: Run) -> object:
+    def deadly(training: Run, answer: object = None) -> object:
         nonlocal left
         left -= 1
         if left < 0:
             os.kill(os.getpid(), signal.SIGKILL)
-        return advance(training)
+        return advance(training, answer)  # type: ignore[arg-type]
 
     Run.advance = deadly  # type: ignore[method-assign,assignment]
     run(config)

@@ -1,7 +1,10 @@
 """Tiny random models, synthetic labelled texts and a study over them, so that tests train in a second."""
 
 import csv
+import io
+import re
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -31,6 +34,15 @@ MONEY = ("bank", "price", "market", "trade", "tax", "profit", "share", "loan")
 BOTH = ("the", "a", "of", "in", "and", "on", "new", "last", "for", "with")
 WORDS = SPORT + MONEY + BOTH
 LONGEST = 32
+
+
+def said_by_card(folder: Path, text: str) -> str:
+    """Return what the lines in the README.md of a trained model print of a text."""
+    [lines] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    lines = lines.replace('"."', repr(str(folder))).replace('"A text of yours."', repr(text))
+    with redirect_stdout(io.StringIO()) as printed:
+        exec(lines, {})
+    return printed.getvalue().strip()
 
 
 def save_tiny_bert(folder: Path, *, layers: int = 2, longest: int = LONGEST) -> Path:

@@ -16,6 +16,19 @@ tags: [hpo]
 ---
 """
 TRAINED_BY = ("llm-hpo", "torch", "transformers")
+LEARNED = 'learned = ask.model.config.hpo["learned"]\n'
+USES = {
+    "classification": "print(ask({text}, {cut}))",
+    "multi_label": LEARNED
+    + """[said] = ask([{text}], top_k=None, {cut})
+probability = {{one["label"]: one["score"] for one in said}}
+thresholds = zip(learned["labels"], learned["thresholds"])
+print([label for label, threshold in thresholds if probability[label] >= threshold])""",
+    "regression": LEARNED
+    + """[said] = ask([{text}], function_to_apply="none", {cut})
+print(learned["mean"] + learned["sd"] * said["score"])""",
+}
+"""By task: how `ask`, a pipeline, is asked about a text."""
 MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<>|#"})
 
 
@@ -31,7 +44,7 @@ def model_card(exported: Exported, how: str, scores: Scores | None) -> str:
         [
             FRONT_MATTER,
             f"# {written(exported.study)}, trial {exported.trial}\n",
-            f"{written(exported.model.name)}, fine-tuned for text classification by a search of hpo. {how}\n",
+            f"{written(exported.model.name)}, fine-tuned by a search of hpo (task {exported.task.name}). {how}\n",
             _usage(exported),
             _verdict(exported),
             _scores(exported, scores),
@@ -52,7 +65,7 @@ def written(text: str) -> str:
 def _usage(exported: Exported) -> str:
     second = exported.data.text_pair_column is not None
     text = '{"text": "A text of yours.", "text_pair": "And its second."}' if second else '"A text of yours."'
-    length = exported.hyperparameters.max_length
+    cut = f"truncation=True, max_length={exported.hyperparameters.max_length}"
     return f"""## Use
 
 In this folder, or with its path in place of the dot:
@@ -61,9 +74,11 @@ In this folder, or with its path in place of the dot:
 from transformers import pipeline
 
 folder = "."
-classify = pipeline("text-classification", model=folder, tokenizer=folder)
-print(classify({text}, truncation=True, max_length={length}))
+ask = pipeline("text-classification", model=folder, tokenizer=folder)
+{USES[exported.task.name].format(text=text, cut=cut)}
 ```
+
+Of the rows of a file: `hpo predict . FILE --output CSV`.
 """
 
 

@@ -27,7 +27,17 @@ from hpo.training.trial_model import TrialModel
 from hpo.training.weights import fitted_among, load_weights
 from hpo.training.worker import open_worker
 from tests.command_line import Hpo
-from tests.models import BOTH, MONEY, SPORT, save_tiny_bert, tiny_assignment, tiny_hyperparameters, tiny_study, trained
+from tests.models import (
+    BOTH,
+    MONEY,
+    SPORT,
+    said_by_card,
+    save_tiny_bert,
+    tiny_assignment,
+    tiny_hyperparameters,
+    tiny_study,
+    trained,
+)
 
 NAMES = ("long", "money", "sport")
 CELLS = ['["sport"]', '["money", "sport"]', "[]", '["long", "sport"]']
@@ -202,3 +212,4 @@ def test_it_is_searched_confirmed_reported_exported_trained_and_used(hpo: Hpo, s
         assert probabilities == pytest.approx({one["label"]: one["score"] for one in said}, abs=1e-5)
         given = [name for name, least in zip(NAMES, thresholds, strict=True) if probabilities[name] >= least]
         assert row["prediction"] == "|".join(given)
+    assert said_by_card(Path("model"), rows[0]["text"]) == str(rows[0]["prediction"].split("|"))

@@ -34,7 +34,7 @@ from hpo.tasks.regression import Regression
 from hpo.training.trial_model import TrialModel
 from hpo.verdict.judgement import judged
 from tests.command_line import Hpo
-from tests.models import BOTH, MONEY, SPORT, save_tiny_bert, tiny_assignment, trained
+from tests.models import BOTH, MONEY, SPORT, said_by_card, save_tiny_bert, tiny_assignment, trained
 
 SPACE = {
     "learning_rate": {"distribution": "log_uniform_values", "min": 1e-3, "max": 2e-2, "default": 5e-3},
@@ -170,6 +170,7 @@ def test_a_trained_model_predicts_what_evaluation_predicted(
     assert list(rows[0]) == ["text", "prediction"]
     assert [float(row["prediction"]) for row in rows] == pytest.approx(said.predicted, abs=1e-6)
     assert np.corrcoef(said.true, said.predicted)[0, 1] == pytest.approx(exported.score, abs=1e-4)
+    assert float(said_by_card(folder, texts[0])) == pytest.approx(said.predicted[0], rel=1e-6)
 
 
 def test_the_folder_says_what_its_outputs_are_scaled_by(exported: Exported, folder: Path) -> None:

@@ -2,13 +2,11 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
-from hpo.config.other_names import NAMES, PREFIXES, Count, Meaning, Taken
+from hpo.config.other_names import NAMES, PREFIXES, Count, Entry, Meaning, Taken
 from hpo.config.other_study_names import LOSSES, METRICS, STUDY_KEYS, STUDY_VALUES
 from hpo.errors import misspelt, nearest
-
-Entry = TypeVar("Entry")
 
 _BEST = r"(?:(?:best|max|final)[/_.-])?"
 _PART = r"(?:(?:val|valid|validation|eval|evaluation|dev)[/_.-])?"

@@ -1,4 +1,4 @@
-"""Reads Arrow columns, which is what Parquet files and the data sets of `datasets` hold."""
+"""Arrow columns, which is what Parquet files and the data sets of `datasets` hold, as tables."""
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module

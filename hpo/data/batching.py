@@ -1,4 +1,4 @@
-"""Rows of tokens into padded batches: in which order, how many together, how laid side by side.
+"""Padded batches of tokens: in which order rows come, how many together, how laid side by side.
 
 Padding stands on the right for every model: classification heads of decoders pool the last token that is not
 padding.

@@ -1,4 +1,4 @@
-"""Which labels cannot be trained or scored on, and how labels are named in a sentence."""
+"""Checks of labels: which cannot be trained or scored on, and how a sentence names them."""
 
 import re
 from collections.abc import Iterable, Sequence

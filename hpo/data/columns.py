@@ -1,4 +1,4 @@
-"""Which columns of a table hold text, pair and label: as named, else by their usual names or their values."""
+"""Columns of a table: which hold text, pair and label, as named, else by their usual names or their values."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

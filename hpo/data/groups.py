@@ -1,4 +1,4 @@
-"""Divides rows whose groups are to stay whole, as near to stratified as groups allow."""
+"""Division of rows whose groups are to stay whole, as near to stratified as groups allow."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What another trainer can say of a configuration: each hyperparameter by name, so that none is dropped silently."""
+"""Hyperparameters that another trainer can express: each by name, so that none is dropped silently."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

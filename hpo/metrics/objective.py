@@ -1,4 +1,4 @@
-"""Which score counts, and of two classes which is the positive one."""
+"""Objective of a classification: which score counts, and of two classes which is the positive one."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What a model, or a baseline, says of some rows."""
+"""Predictions: what a model, or a baseline, says of some rows."""
 
 from dataclasses import dataclass
 from typing import Protocol, Self

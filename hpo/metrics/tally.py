@@ -1,4 +1,4 @@
-"""What every score is computed from: predictions counted once, in one confusion matrix and one probability matrix."""
+"""Counts that scores follow from: predictions counted once, in one confusion matrix and one probability matrix."""
 
 import math
 from dataclasses import dataclass, replace

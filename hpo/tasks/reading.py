@@ -1,4 +1,4 @@
-"""What a model is judged by at the end: its scores, how much of that is the choice of rows, and where it fails."""
+"""Readings: the scores a model is judged by at the end, how much of them is the choice of rows, and where it fails."""
 
 import math
 from collections import Counter

@@ -23,13 +23,7 @@ AsOfRun = Annotated[str | None, typer.Option(help="As of hpo run.")]
 
 def check(
     context: typer.Context,
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[STUDY.yaml] [PATH=VALUE]...",
-            help="A study or W&B sweep file, and values that replace its own.",
-        ),
-    ] = None,
+    arguments: options.StudyWords = None,
     model: AsOfRun = None,
     train: AsOfRun = None,
     validation: AsOfRun = None,
@@ -49,7 +43,7 @@ def check(
     workers: options.Workers = None,
     keep_weights: options.KeepWeights = None,
     notify: options.Notify = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse texts that are not UTF-8.")] = False,
+    strict: options.Strict = False,
     output: options.Output = None,
     as_json: options.Json = False,
 ) -> None:

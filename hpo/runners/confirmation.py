@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
@@ -85,7 +84,7 @@ class Confirmation:
         lead = self.workforce.lead
         led.begin(objective=lead.objective.metric, versions=versions)
         led.expect(search.costs.confirming(), reserve)
-        self._heed(search)
+        is_stopped(search, self.stop)
         runs, standing = self.race.runs + self._runs_of_others(), led.standing()
         self.watcher.started(led.study, lead.objective.metric, runs, standing)
         if standing.finished >= runs:
@@ -105,8 +104,7 @@ class Confirmation:
         """Train and read the baselines that the store lacks; begin none after `until`, in seconds since 1970."""
         max_length = self.space.hyperparameters(self.space.default_values()).max_length
         for name in TASKS[self.config.task.name].baselines:
-            self._heed(search)
-            if name not in self.results.baselines and not self.stop.is_set() and time.time() < until:
+            if name not in self.results.baselines and not is_stopped(search, self.stop) and time.time() < until:
                 try:
                     reading = self.workforce.lead.baseline(name, max_length)
                 except TrainingError as error:
@@ -114,11 +112,6 @@ class Confirmation:
                     self.watcher.note(f"The verdict goes without a baseline. {error}")
                     continue
                 search.record_baseline(name, reading)
-
-    def _heed(self, search: Coordinator) -> None:
-        """Take in that the search was told to end while no dispatch listened to it."""
-        if search.steering().stop:
-            self.stop.set()
 
     def _how_more(self) -> str:
         """Say how a race that is over goes on: with more runs, or where all have had their seeds with more of both."""
@@ -136,8 +129,19 @@ class Confirmation:
     def _entrants(self) -> dict[int, Entrant]:
         trials = {trial.number: trial for trial in self.results.trials}
         return {
-            number: _entrant(trials[number].parameters, trials[number].configuration) for number in self.race.entrants
+            number: Entrant(
+                parameters=trials[number].parameters,
+                hyperparameters=Hyperparameters(**trials[number].configuration),
+            )
+            for number in self.race.entrants
         }
+
+
+def is_stopped(search: Coordinator, stop: Event) -> bool:
+    """Return whether a search is to end, by a signal or, heard where no dispatch listens, by somebody outside."""
+    if search.steering().stop:
+        stop.set()
+    return stop.is_set()
 
 
 def confirming_config(config: StudyConfig) -> StudyConfig:
@@ -191,7 +195,3 @@ def confirming_seconds(
     share = asked.share * (limits.deadline - limits.begun)
     least = LEAST_ROUNDS * trial_seconds
     return 0.0 if share < least else min(share, AMPLY * rounds * trial_seconds + baseline_seconds + OPENING_SECONDS)
-
-
-def _entrant(parameters: Mapping[str, Any], configuration: Mapping[str, Any]) -> Entrant:
-    return Entrant(parameters=parameters, hyperparameters=Hyperparameters(**configuration))

@@ -1,10 +1,11 @@
-"""Keeps workers busy: carries assignments to them, and what they say back, until the search is over."""
+"""The dispatch, which keeps workers busy: it carries assignments to them, and what they say back, until all is over."""
 
+import logging
 import math
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -21,6 +22,7 @@ from hpo.training.weights import keep_only
 ASKS_AHEAD_SECONDS = 5.0
 """How long before a trial's expected end the next one is asked for: as late as it may be, since what is asked earlier
 knows less."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -315,7 +317,8 @@ class Dispatch:
             keep_only(files, unfinished, with_weights, self._mirror)
         else:
             over = ({ended} | (self._with_weights - with_weights)) - unfinished
-            self._removing.submit(keep_only, files, unfinished, with_weights, self._mirror, among=over)
+            removal = self._removing.submit(keep_only, files, unfinished, with_weights, self._mirror, among=over)
+            removal.add_done_callback(_log_failure)
         self._with_weights = with_weights
 
     def _lose(self, worker: str, reason: str, *, is_innocent: bool = False) -> None:
@@ -361,3 +364,9 @@ class Dispatch:
             peak_memory_bytes=0,
             reason=reason,
         )
+
+
+def _log_failure(removal: Future[None]) -> None:
+    """Log what a removal raised: it costs room on the disk, and the search goes on."""
+    if (error := removal.exception()) is not None:
+        logger.error("Files of a trial that is over were not removed.", exc_info=error)

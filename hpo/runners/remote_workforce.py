@@ -9,13 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from hpo.errors import HpoError, NoResultError, TrainingError
 from hpo.messages import Action, Assignment, Capacity, Decision, Outcome
 from hpo.runners.worker_process.conversation import Answer, Arrived, Call, Fell, Ready, Refused, Worn
 from hpo.runners.worker_process.remote_worker import RemoteWorker
-from hpo.runners.workforce import IsOver, Lost, Note, Said, Unfit, never
+from hpo.runners.workforce import IsOver, LeadWorker, Lost, Note, Said, Unfit, never
 from hpo.training.precision import Precision
 
 MOST_STARTS = 3
@@ -71,30 +71,24 @@ class Carrier(Protocol):
     @property
     def room(self) -> int:
         """For how many workers there is room now."""
-        ...
 
     def listen(self, seconds: float, /) -> Sequence[tuple[Id, object]]:
         """Return what was said, by whom, in order; wait at most so long for the first of it.
 
         Of each worker the first is `Arrived`, unless it is lost before, and the last `Gone`.
         """
-        ...
 
     def tell(self, worker: Id, message: object, /) -> None:
         """Have a message brought to a worker; one that is no more hears nothing."""
-        ...
 
     def kill(self, worker: Id, /) -> None:
         """Kill the processes of a worker, which is then told as `Gone`."""
-        ...
 
     def leave_out(self, worker: Id, /) -> None:
         """Start no other where a worker is, which takes no more assignments: by ending it, or by leaving it there."""
-        ...
 
     def close(self) -> None:
         """Start no more, and end all."""
-        ...
 
 
 @dataclass(slots=True)
@@ -149,7 +143,7 @@ class RemoteWorkforce:
         self._said: list[tuple[str, Said]] = []
         self._refusal: HpoError | None = None
         self._numbers = itertools.count()
-        self._lead = RemoteWorker(self._ask)
+        self._lead = cast(LeadWorker, RemoteWorker(self._ask))
         carrier.wanted = Wanted()
 
     @property
@@ -166,7 +160,7 @@ class RemoteWorkforce:
         return min(self._room, self._most or self._room)
 
     @property
-    def lead(self) -> RemoteWorker:
+    def lead(self) -> LeadWorker:
         """The first that takes assignments. A call to it raises `TrainingError` where it dies of it."""
         return self._lead
 

@@ -24,6 +24,7 @@ from hpo.runners.confirmation import (
     Confirmation,
     confirming_limits,
     confirming_seconds,
+    is_stopped,
     searching_limits,
     searching_share,
 )
@@ -158,9 +159,7 @@ def _forget_confirmation(config: StudyConfig) -> None:
 
 def is_over(coordinator: Coordinator, stop: Event) -> bool:
     """Return whether a search is to end: by a signal, its deadline, or somebody outside."""
-    if coordinator.steering().stop:
-        stop.set()
-    return stop.is_set() or time.time() >= coordinator.trains_until
+    return is_stopped(coordinator, stop) or time.time() >= coordinator.trains_until
 
 
 def opened_workforce(config: StudyConfig, splits: Splits, ends: IsOver = never) -> AbstractContextManager[Workforce]:
@@ -212,7 +211,7 @@ class _Night:
         self.coordinator.begin(objective=lead.objective.metric, versions=self._versions(lead))
         try:
             short = self._search(lead)
-            if not self._is_stopped():
+            if not is_stopped(self.coordinator, self.stop):
                 self._confirm_and_test(short)
         except HpoError as error:
             # A store that is away was waited for already.
@@ -221,12 +220,6 @@ class _Night:
                     self.coordinator.end(str(error))
             raise
         self.coordinator.end(self._ended_because())
-
-    def _is_stopped(self) -> bool:
-        """Return whether all is to end, by a signal or, heard where no dispatch listens, by somebody outside."""
-        if self.coordinator.steering().stop:
-            self.stop.set()
-        return self.stop.is_set()
 
     def _versions(self, lead: LeadWorker) -> dict[str, str]:
         return installed_versions() | lead.facts()
@@ -337,7 +330,7 @@ class _Night:
             versions = self._versions(self.workforce.lead)
             confirmation.run(self.coordinator, led, versions, short.reserve + short.baselines)
             confirmation.read_baselines(self.coordinator, (limits.deadline or math.inf) - short.reserve)
-            if self._is_stopped():
+            if is_stopped(self.coordinator, self.stop):
                 self.watcher.note("The confirmation was told to end; the same command goes on with it.")
                 return
             self._conclude(led)
@@ -369,16 +362,13 @@ class _Night:
         doubt = on_short_time(limits, now, short.shortest, short.reserve, share_of_devices=share, devices=devices)
         if self.searches and doubt:
             self.watcher.note(doubt)
-        for_confirmation = confirming_seconds(
-            self.config, self.coordinator.limits, short.longest, short.baselines, self.workforce.size
-        )
-        reserve = short.reserve + for_confirmation
+        reserve = short.reserve + confirming_seconds(self.config, limits, short.longest, short.baselines, size)
         if limits.deadline is not None:
             # What follows the search is worth nothing without a trial: training has the larger part of the time.
             reserve = min(reserve, MOST_RESERVED * max(0.0, limits.deadline - now))
         self.coordinator.expect(short.costs, reserve)
-        if (deadline := self.coordinator.limits.deadline) is not None:
-            at, left = datetime.fromtimestamp(deadline).astimezone(), deadline - time.time()
+        if limits.deadline is not None:
+            at, left = datetime.fromtimestamp(limits.deadline).astimezone(), limits.deadline - time.time()
             when = f"ends at {at:%Y-%m-%d %H:%M:%S}, in {spoken(left)}" if left > 0 else "has no time left to train"
             self.watcher.note(f"The search {when}.")
         return short

@@ -1,6 +1,7 @@
 """Who is told of a search as it goes: a live view, a log, a test. It decides nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from hpo.messages import Assignment, Decision, Outcome, Progress, Report, Scores, Standing
 
@@ -37,52 +38,13 @@ class Watcher:
 
 
 class Watchers(Watcher):
-    """Several, each told of everything."""
+    """Several, each told of everything, in their order."""
 
     def __init__(self, *watchers: Watcher) -> None:
-        self._watchers = watchers
+        for told in (name for name in vars(Watcher) if not name.startswith("_")):
+            setattr(self, told, partial(_tell, [getattr(watcher, told) for watcher in watchers]))
 
-    def note(self, sentence: str) -> None:
-        """Tell them."""
-        for watcher in self._watchers:
-            watcher.note(sentence)
 
-    def started(self, study: str, metric: str, trials: int | None, standing: Standing) -> None:
-        """Tell them."""
-        for watcher in self._watchers:
-            watcher.started(study, metric, trials, standing)
-
-    def assigned(self, assignment: Assignment) -> None:
-        """Tell them."""
-        for watcher in self._watchers:
-            watcher.assigned(assignment)
-
-    def progressed(self, progress: Progress) -> None:
-        """Tell them."""
-        for watcher in self._watchers:
-            watcher.progressed(progress)
-
-    def reported(self, report: Report, decision: Decision) -> None:
-        """Tell them."""
-        for watcher in self._watchers:
-            watcher.reported(report, decision)
-
-    def ended(self, outcome: Outcome) -> None:
-        """Tell them."""
-        for watcher in self._watchers:
-            watcher.ended(outcome)
-
-    def left_out(self, worker: str, reason: str) -> None:
-        """Tell them."""
-        for watcher in self._watchers:
-            watcher.left_out(worker, reason)
-
-    def judged(self, sentences: Sequence[str]) -> None:
-        """Tell them."""
-        for watcher in self._watchers:
-            watcher.judged(sentences)
-
-    def tested(self, trial: int, scores: Scores) -> None:
-        """Tell them."""
-        for watcher in self._watchers:
-            watcher.tested(trial, scores)
+def _tell(each: Sequence[Callable[..., None]], *what: object) -> None:
+    for hears in each:
+        hears(*what)

@@ -1,9 +1,11 @@
 """The dispatch over replayed nights: workers are kept busy, and whatever happens to them no trial is lost."""
 
+import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -21,6 +23,7 @@ from hpo.runners.simulation.mishaps import Mishap, MishapKind, Mishaps
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import Lost, Said, Unfit
 from hpo.search.coordinator import Coordinator
+from hpo.training.mirror import Mirror
 from tests.search.scripted import led, plain_trials, rows, study_at, written
 
 HOUR = 3600.0
@@ -236,6 +239,25 @@ def test_a_device_on_which_trials_fail_is_left_out_and_its_trials_go_on_elsewher
         one.run()
     assert list(one.seen.out) == ["replay-1"]
     assert states(sqlite_url) == [TrialState.COMPLETE] * 12
+
+
+class Forgetful(Mirror):
+    """One that fails with what no mirror is expected to fail with."""
+
+    def remove(self, _folder: Path, _goes: Callable[[str], bool], /) -> None:
+        raise KeyError("a name that it should know")
+
+
+def test_whatever_the_removal_of_files_fails_with_is_logged_and_the_search_goes_on(
+    sqlite_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with night(sqlite_url, budget={"trials": 6}) as one, caplog.at_level(logging.ERROR, "hpo"):
+        Dispatch(
+            one.coordinator, one.workforce, one.seen, one.stop, files=tmp_path, mirror=Forgetful(),
+            clock=one.clock, ticks=one.clock, listens_seconds=60.0,
+        ).run()  # fmt: skip
+    assert states(sqlite_url) == [TrialState.COMPLETE] * 6
+    assert "a name that it should know" in caplog.text
 
 
 class Failing(ReplayWorkforce):

@@ -83,11 +83,9 @@ class Source(Protocol):
 
         Its ending is `completed`, `diverged` or `infeasible`.
         """
-        ...
 
     def true_score(self, assignment: Assignment) -> float:
         """Return the score that its configuration has at its end, apart from the luck of one seed."""
-        ...
 
 
 def passes_of(hyperparameters: Hyperparameters) -> float:

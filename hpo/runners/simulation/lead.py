@@ -47,31 +47,22 @@ class ReplayLead:
     def refuse_unfit(self, demands: Demands) -> None:
         """Refuse nothing."""
 
-    def cut_share(self, max_length: int) -> float:  # noqa: ARG002
+    def cut_share(self, max_length: int) -> float:
         """Return 0: there are no texts."""
         return 0.0
 
-    def dimensions(self, max_length: int) -> Dimensions:  # noqa: ARG002
+    def dimensions(self, max_length: int) -> Dimensions:
         """Return that of each text a token is counted, and nothing is scored: steps have those seconds too."""
         return Dimensions(train_rows=TRAIN_ROWS, layers=12)
 
-    def measure(
-        self,
-        hyperparameters: Hyperparameters,  # noqa: ARG002
-        most_seconds: float = math.inf,  # noqa: ARG002
-    ) -> Measurement:
+    def measure(self, hyperparameters: Hyperparameters, most_seconds: float = math.inf) -> Measurement:
         """Return that bf16 does not pay."""
         return Measurement(fp32_seconds=1.0, bf16_seconds=1.0, difference=0.0, precision="fp32")
 
     def use(self, precision: Precision) -> None:
         """Go on as before: curves know no precision."""
 
-    def probe(
-        self,
-        hyperparameters: Hyperparameters,
-        steps: int,  # noqa: ARG002
-        most_seconds: float = math.inf,  # noqa: ARG002
-    ) -> Probe:
+    def probe(self, hyperparameters: Hyperparameters, steps: int, most_seconds: float = math.inf) -> Probe:
         """Return what a whole trial would cost, evaluations among it, spread evenly over its steps."""
         curve = self._source.curve(_whole_trial(hyperparameters))
         feasible = curve.ending is not Ending.INFEASIBLE
@@ -88,7 +79,7 @@ class ReplayLead:
             first_loss=1.0 if feasible else 0.0,
         )
 
-    def has_weights(self, report: Report) -> bool:  # noqa: ARG002
+    def has_weights(self, report: Report) -> bool:
         """Return True: a curve can be read again."""
         return True
 
@@ -118,7 +109,7 @@ class ReplayLead:
     def apply(self, decision: Decision) -> None:
         """Go on: what takes no time needs not be given up."""
 
-    def drop(self, trial: int) -> None:  # noqa: ARG002
+    def drop(self, trial: int) -> None:
         """Forget what it trained."""
         self._training = None
 

@@ -105,7 +105,7 @@ def simulate(
         metric=metric,
         speaks_every=min(SPEAKS_EVERY_SECONDS, 60 * config.compute.hang_minutes / 2),
     )
-    diary = _Diary(clock, watcher or Watcher())
+    diary = _Diary(clock)
     with (
         tempfile.TemporaryDirectory(prefix="hpo-night-") as folder,
         leading(_stored_in(folder, config), space, data_fingerprint="replay", clock=clock) as coordinator,
@@ -115,7 +115,7 @@ def simulate(
         Dispatch(
             coordinator,
             workforce,
-            diary,
+            Watchers(watcher or Watcher(), diary),
             Event(),
             compute=config.compute,
             clock=clock,
@@ -148,11 +148,10 @@ def simulate(
     )
 
 
-class _Diary(Watchers):
+class _Diary(Watcher):
     """Keeps what a night is judged by."""
 
-    def __init__(self, clock: VirtualClock, *watchers: Watcher) -> None:
-        super().__init__(*watchers)
+    def __init__(self, clock: VirtualClock) -> None:
         self._clock = clock
         self.assignments: dict[int, Assignment] = {}
         self.winners: list[tuple[float, float, int]] = []
@@ -164,18 +163,15 @@ class _Diary(Watchers):
 
     def assigned(self, assignment: Assignment) -> None:
         """Keep what was assigned."""
-        super().assigned(assignment)
         self.assignments[assignment.trial] = assignment
 
-    def reported(self, report: Report, decision: Decision) -> None:
+    def reported(self, report: Report, decision: Decision) -> None:  # noqa: ARG002
         """Keep which trial leads."""
-        super().reported(report, decision)
         self._scores[report.trial] = report.score
         self._lead()
 
     def ended(self, outcome: Outcome) -> None:
         """Keep how a trial ended, and when the best of them did."""
-        super().ended(outcome)
         self._endings[outcome.trial] = outcome.ending
         if outcome.ending is Ending.COMPLETED and outcome.best is not None:
             score = outcome.best.validation.objective
@@ -205,6 +201,6 @@ def _stored_in(folder: str, config: StudyConfig) -> StudyConfig:
 
 def _expect(coordinator: Coordinator, lead: LeadWorker, config: StudyConfig, space: SearchSpace) -> None:
     """Let the coordinator know, as at a real start, what the ends of the space cost."""
-    probes = {end: lead.probe(end, steps=1) for end in (dearest(space), cheapest(space))}
+    probes = {end: lead.probe(end, 1) for end in (dearest(space), cheapest(space))}
     fitting = {end: probe for end, probe in probes.items() if probe.feasible}
     coordinator.expect(probed_costs(workload_of(lead, config, space), fitting), 0.0)

@@ -32,15 +32,12 @@ class ServedWorker(LeadWorker, Protocol):
     @property
     def free_slots(self) -> int:
         """How many assignments may be admitted."""
-        ...
 
     def follow(self) -> None:
         """Take part in what rank 0 of its gang trains, until that is closed."""
-        ...
 
     def close(self) -> None:
         """Give up what is in training, and let the other ranks go."""
-        ...
 
 
 class Opener(Protocol):
@@ -60,7 +57,6 @@ class Opener(Protocol):
 
         Where it has a `seat` in a gang, it is returned when all ranks are there.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,7 +47,6 @@ class Ears(Protocol):
         Raises:
             EOFError, ConnectionResetError: whoever says them is gone.
         """
-        ...
 
 
 def main(connection_handle: int, study_handle: int) -> None:

@@ -136,12 +136,7 @@ def confirm(
 
 
 def _search(
-    config: "StudyConfig",
-    output: Path | None,
-    as_json: bool,
-    notes: Sequence[str] = (),
-    *,
-    searches: bool = True,
+    config: "StudyConfig", output: Path | None, as_json: bool, notes: Sequence[str] = (), *, searches: bool = True
 ) -> None:
     """Run a search, show it, and write down what it found; `notes` are said first."""
     from hpo.cli.live import watcher_for

@@ -130,8 +130,7 @@ class Confirmation:
         trials = {trial.number: trial for trial in self.results.trials}
         return {
             number: Entrant(
-                parameters=trials[number].parameters,
-                hyperparameters=Hyperparameters(**trials[number].configuration),
+                parameters=trials[number].parameters, hyperparameters=Hyperparameters(**trials[number].configuration)
             )
             for number in self.race.entrants
         }

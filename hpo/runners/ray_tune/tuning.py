@@ -218,8 +218,7 @@ class TuneCarrier:
                 scratch_name=scratch_name,
             ),
             tune.PlacementGroupFactory(
-                [dict(self._demand.rank)] * self._demand.ranks,
-                strategy="PACK" if self._demand.apart else "STRICT_PACK",
+                [dict(self._demand.rank)] * self._demand.ranks, strategy="PACK" if self._demand.apart else "STRICT_PACK"
             ),
         )
         tuner = tune.Tuner(

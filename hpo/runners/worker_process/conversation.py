@@ -44,14 +44,7 @@ class Opener(Protocol):
     """How a process opens its worker: `hpo.training.worker.open_worker`, or another function of a module."""
 
     def __call__(
-        self,
-        config: StudyConfig,
-        splits: Splits,
-        files: Path,
-        *,
-        device: torch.device,
-        shared: bool,
-        seat: Seat | None,
+        self, config: StudyConfig, splits: Splits, files: Path, *, device: torch.device, shared: bool, seat: Seat | None
     ) -> ServedWorker:
         """Return a worker on `device`, which shares read-only files with the other workers where it is `shared`.
 

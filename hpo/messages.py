@@ -71,6 +71,12 @@ class Assignment:
     alone: bool = False
     """Whether its worker trains nothing beside it: it was in training with others when their worker died."""
 
+    def ended(self, ending: "Ending", reason: str, seconds: float = 0.0) -> "Outcome":
+        """Return the end of this attempt where its training cannot tell it: it died, or was not begun."""
+        return Outcome(
+            trial=self.trial, attempt=self.attempt, ending=ending, seconds=seconds, peak_memory_bytes=0, reason=reason
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:

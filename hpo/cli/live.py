@@ -111,7 +111,26 @@ class Tally(Watcher):
         return words + (f", {now.failed} failed" if now.failed else "")
 
 
-class LineLog(Tally):
+class _Shown(Tally):
+    """What both views show alike."""
+
+    def note(self, sentence: str) -> None:
+        """Show what was found."""
+        self._show(sentence)
+
+    def left_out(self, worker: str, reason: str) -> None:
+        """Show which worker gets no more trials, and why."""
+        self._show(f"{worker} gets no more trials: {reason.rstrip('.')}", style="red")
+
+    def tested(self, trial: int, scores: Scores) -> None:
+        """Show the test score."""
+        self._show(f"test split read for trial {trial}: {scores.metric} {scores.objective:.4f}")
+
+    def _show(self, text: str, style: str = "") -> None:
+        raise NotImplementedError
+
+
+class LineLog(_Shown):
     """One dated line for each thing that happens, from whichever thread."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -119,30 +138,26 @@ class LineLog(Tally):
         self._stream = stream
         self._lock = Lock()
 
-    def note(self, sentence: str) -> None:
-        """Write what was found."""
-        self._line(sentence)
-
     def started(self, study: str, metric: str, trials: int | None, standing: Standing) -> None:
         """Write what is searched."""
         super().started(study, metric, trials, standing)
         if trials is not None and standing.finished >= trials:
             over = f"its {self.what} is over" if trials == 1 else f"all of its {trials} {self.what}s are over"
-            self._line(f"study {study}: {over}")
+            self._show(f"study {study}: {over}")
             return
         goes_on = f", going on after {standing.finished}" if standing.finished else ""
-        self._line(f"study {study}: {_planned(trials)}{goes_on}, maximising {metric}")
+        self._show(f"study {study}: {_planned(trials)}{goes_on}, maximising {metric}")
 
     def assigned(self, assignment: Assignment) -> None:
         """Write what is trained."""
         super().assigned(assignment)
-        self._line(_described(self.what, assignment))
+        self._show(_described(self.what, assignment))
 
     def reported(self, report: Report, decision: Decision) -> None:
         """Write a score."""
         gives_up = ", given up" if decision.action is Action.STOP else ""
         part = "" if report.full else f" on {report.validation.rows} rows"
-        self._line(
+        self._show(
             f"{self.what} {report.trial}: rung {report.rung}, epoch {report.epoch:.2f}, "
             f"{self.metric} {with_spread(report.validation.objective, report.validation)}{part}{gives_up}"
         )
@@ -152,22 +167,14 @@ class LineLog(Tally):
         super().ended(outcome)
         best = f", best {self.best_score()} ({self.what} {self._best[1]})" if self._best else ""
         left = f", about {spoken(self.seconds_left)} left" if self.seconds_left else ""
-        self._line(f"{_ending(self.what, outcome)}; {self.counts()}{best}{left}")
-
-    def left_out(self, worker: str, reason: str) -> None:
-        """Write which worker gets no more trials, and why."""
-        self._line(_left_out(worker, reason))
+        self._show(f"{_ending(self.what, outcome)}; {self.counts()}{best}{left}")
 
     def judged(self, sentences: Sequence[str]) -> None:
         """Write the verdict."""
         for sentence in sentences:
-            self._line(sentence)
+            self._show(sentence)
 
-    def tested(self, trial: int, scores: Scores) -> None:
-        """Write the test score."""
-        self._line(f"test split read for trial {trial}: {scores.metric} {scores.objective:.4f}")
-
-    def _line(self, text: str) -> None:
+    def _show(self, text: str, style: str = "") -> None:  # noqa: ARG002 - a file has no colours.
         # Whoever reads the log may have gone, or the disk be full; the search goes on. And whoever is slow to be told
         # of it may fail when it is over and the log closed, which is a ValueError.
         with self._lock, suppress(OSError, ValueError):
@@ -175,7 +182,7 @@ class LineLog(Tally):
             self._stream.flush()
 
 
-class LiveView(Tally):
+class LiveView(_Shown):
     """A few lines that are drawn anew: the search's state and each running trial; endings scroll above them."""
 
     def __init__(self, console: Console) -> None:
@@ -199,15 +206,11 @@ class LiveView(Tally):
         self._begun.clear()
         self._scores.clear()
 
-    def note(self, sentence: str) -> None:
-        """Print what was found above the live lines."""
-        self._print(sentence, style="")
-
     def assigned(self, assignment: Assignment) -> None:
         """Add a trial: in training, or the next of its worker."""
         super().assigned(assignment)
         self._begun[assignment.trial] = None
-        self._print(_described(self.what, assignment), style="dim")
+        self._show(_described(self.what, assignment), style="dim")
 
     def progressed(self, progress: Progress) -> None:
         """Move a trial's bar."""
@@ -217,24 +220,16 @@ class LiveView(Tally):
         """Show a trial's newest score."""
         self._scores[report.trial] = with_spread(report.validation.objective, report.validation)
         if decision.action is Action.STOP:
-            self._print(f"{self.what} {report.trial} is given up at rung {report.rung}", style="dim")
+            self._show(f"{self.what} {report.trial} is given up at rung {report.rung}", style="dim")
 
     def ended(self, outcome: Outcome) -> None:
         """Print how a trial ended."""
         super().ended(outcome)
         self._begun.pop(outcome.trial, None)
         styles = {Ending.COMPLETED: "green", Ending.PRUNED: "yellow", Ending.PAUSED: "dim", Ending.DIED: "yellow"}
-        self._print(_ending(self.what, outcome), style=styles.get(outcome.ending, "red"))
+        self._show(_ending(self.what, outcome), style=styles.get(outcome.ending, "red"))
 
-    def left_out(self, worker: str, reason: str) -> None:
-        """Print which worker gets no more trials, and why."""
-        self._print(_left_out(worker, reason), style="red")
-
-    def tested(self, trial: int, scores: Scores) -> None:
-        """Print the test score."""
-        self._print(f"test split read for trial {trial}: {scores.metric} {scores.objective:.4f}", style="")
-
-    def _print(self, text: str, style: str) -> None:
+    def _show(self, text: str, style: str = "") -> None:
         # The terminal may have gone; the search goes on.
         with suppress(OSError):
             self._console.print(escape(text), style=style)
@@ -266,10 +261,6 @@ def _planned(trials: int | None) -> str:
     if trials is None:
         return "as many trials as there is time for"
     return "1 trial in all" if trials == 1 else f"{trials} trials in all"
-
-
-def _left_out(worker: str, reason: str) -> str:
-    return f"{worker} gets no more trials: {reason.rstrip('.')}"
 
 
 def _described(what: str, assignment: Assignment) -> str:

@@ -55,18 +55,13 @@ class Notifier(Tally):
     def __init__(self, study: str, recipients: Sequence[Recipient], note: Callable[[str], None]) -> None:
         """Take who is told of which study, and what to do with a sentence on what could not be sent."""
         super().__init__()
-        self._prefix = f"hpo, study {study}: "
-        self._searches = study
-        self._confirms = False
+        self._prefix, self._searches, self._confirms = f"hpo, study {study}: ", study, False
         self._verdict: tuple[str, ...] = ()
-        self._recipients = recipients
-        self._note = note
+        self._recipients, self._note = recipients, note
         self._changed = threading.Condition()
         self._unsent: deque[str] = deque()
         self._new_best: str | None = None
-        self._next_best_at = 0.0
-        self._closed = False
-        self._has_failed = False
+        self._next_best_at, self._closed, self._has_failed = 0.0, False, False
         self._thread = threading.Thread(target=self._send_all, name="hpo-notifications", daemon=True)
 
     def __enter__(self) -> Self:

@@ -196,14 +196,13 @@ def _tell(
             write_text(path, to_yaml(taken), MARK)
         except ConfigurationError as error:
             unwritten = error  # Whatever was put there meanwhile, what was found is told first.
+    written = None if taken is None or unwritten else path
     if as_json:
-        written = None if taken is None or unwritten else path
         typer.echo(to_json(study_to_plain(results, verdict, output=written, interrupted=interrupted)), nl=False)
     else:
         leaderboard(results, verdict)
         if output is None and taken is not None and path.name != "best.yaml":
             typer.echo("best.yaml in this folder is not of this study, and was left alone.")
-        written = path if taken is not None and unwritten is None else None
         summary(results, verdict, config.store.url, written, interrupted=interrupted)
     if unwritten is not None:
         raise unwritten

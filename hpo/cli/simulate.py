@@ -160,17 +160,12 @@ DIGITS = {"true score": 4, "score": 4, "found at, h": 2, "took, h": 2, "of, h": 
 
 
 def _print_table(compared: "Sequence[Compared]", metric: str) -> None:
-    from rich.table import Table
-
-    from hpo.cli.tables import console
+    from hpo.cli.tables import console, table_of
     from hpo.runners.simulation.comparison import spoken_estimate, spoken_setting
 
     nights = len(compared[0].nights)
     title = f"{metric}, mean of {nights} {'night' if nights == 1 else 'nights'} ± standard error"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("setting")
-    for column in COLUMNS:
-        table.add_column(column, justify="right")
+    table = table_of(("setting", *COLUMNS), left=("setting",), title=title)
     for one in compared:
         found = {column: one.over_nights(what) for column, what in COLUMNS.items()}
         cells = (

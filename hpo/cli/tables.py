@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -31,6 +31,14 @@ GAP = 2
 def console() -> Console:
     """Return standard output as rich writes to it: a pipe gets wide plain lines."""
     return Console(width=None if os.isatty(1) else 200, highlight=False, markup=False)
+
+
+def table_of(columns: Iterable[str], *, left: Collection[str] = (), title: str | None = None) -> Table:
+    """Return a table without a row; the columns `left` stand at the left, the others, of numbers, at the right."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="left" if column in left else "right")
+    return table
 
 
 def leaderboard(results: StudyResults, verdict: Verdict | None = None) -> None:
@@ -202,10 +210,8 @@ def _scores(out: Console, scores: Scores) -> None:
     out.print("  " + ", ".join(f"{name} {value:.4f}" for name, value in scores.values.items()))
     if not scores.per_class:
         return
-    table = Table(box=None, pad_edge=False)
     taken_for = (f"as {plain_text(label)}" for label in scores.per_class)
-    for column in ("class", "precision", "recall", "F1", "texts", *taken_for):
-        table.add_column(column, justify="left" if column == "class" else "right")
+    table = table_of(("class", "precision", "recall", "F1", "texts", *taken_for), left=("class",))
     for (label, row), counts in zip(scores.per_class.items(), scores.confusion, strict=True):
         ratios = (f"{row[name]:.4f}" for name in ("precision", "recall", "f1"))
         table.add_row(plain_text(label), *ratios, f"{row['support']:.0f}", *map(str, counts))
@@ -214,9 +220,8 @@ def _scores(out: Console, scores: Scores) -> None:
 
 def study_list(studies: Sequence[StudySummary]) -> None:
     """Print the studies of a store."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("study", "metric", "best", "trials", "completed", "pruned", "failed", "unfinished"):
-        table.add_column(column, justify="left" if column in ("study", "metric") else "right")
+    columns = ("study", "metric", "best", "trials", "completed", "pruned", "failed", "unfinished")
+    table = table_of(columns, left=("study", "metric"))
     for study in studies:
         counts = (study.trials, study.completed, study.pruned, study.failed, study.unfinished)
         table.add_row(study.name, study.metric or "-", _number(study.best, 4), *map(str, counts))
@@ -225,9 +230,8 @@ def study_list(studies: Sequence[StudySummary]) -> None:
 
 def space_list() -> None:
     """Print the shipped spaces."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("space", "parameters", "for"):
-        table.add_column(column)
+    columns = ("space", "parameters", "for")
+    table = table_of(columns, left=columns)
     for name in shipped_spaces():
         table.add_row(name, str(len(load_space(name).parameters)), space_description(name))
     console().print(table)

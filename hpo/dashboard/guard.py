@@ -47,9 +47,7 @@ class Guard:
     def __init__(
         self, application: "WSGIApplication", *, port: int, home: str = "/", allow_changes: bool = False
     ) -> None:
-        self._application = application
-        self._home = home
-        self._allow_changes = allow_changes
+        self._application, self._home, self._allow_changes = application, home, allow_changes
         self._token = secrets.token_urlsafe(32)
         self._hosts = tuple(f"{host}:{port}" for host in HOSTS)
         self._origins = tuple(f"http://{host}" for host in self._hosts)

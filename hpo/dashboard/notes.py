@@ -6,9 +6,8 @@ from collections.abc import Iterable
 
 from hpo.report.drawing import spelled
 from hpo.report.material import Material
-from hpo.report.tables import trials_in_words
 from hpo.store.results import TrialResult
-from hpo.verdict.wording import spread_in_words
+from hpo.verdict.wording import counted, spread_in_words
 
 SIGNED = "*Written by hpo from the store. A note of yours takes its place.*"
 MOST_REASONS = 5
@@ -30,9 +29,8 @@ def trial_notes(material: Material) -> dict[int, str]:
         if trial.state in ENDED and trial.reason
     }
     for one in material.verdict.confirmed if material.verdict else ():
-        seeds = f"{len(one.scores)} fresh seed{'s' if len(one.scores) > 1 else ''}"
         notes[one.trial] = (
-            f"**Confirmed** on {seeds}: {plain(results.metric)} {one.score:.4f} "
+            f"**Confirmed** on {counted(len(one.scores), 'fresh seed')}: {plain(results.metric)} {one.score:.4f} "
             f"({one.interval.low:.4f} to {one.interval.high:.4f}); in the search it scored {one.lucky:.4f}."
         )
     return {number: f"{note}\n\n{SIGNED}" for number, note in notes.items()}
@@ -71,8 +69,8 @@ def _standing(material: Material) -> list[str]:
     sure = " (one standard deviation, over rows)" if "±" in score else ""
     said = (
         f"{plain(results.metric)} {score}{sure} on validation, the best of "
-        f"{trials_in_words(len(results.leaderboard))} completed. It was chosen for that score, so expect less of it on "
-        f"new texts; {who} says how much less."
+        f"{counted(len(results.leaderboard), 'trial')} completed. It was chosen for that score, so expect less of it "
+        f"on new texts; {who} says how much less."
     )
     return [f"## Best so far: trial {best.number}", *running, said, *_against_default(material, best)]
 

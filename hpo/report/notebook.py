@@ -24,17 +24,8 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ABOUT_TRIAL = (
-    "number",
-    "state",
-    "score",
-    "train_score",
-    "best_epoch",
-    "rung",
-    "seconds",
-    "seed",
-    "proposed_by",
-    "reason",
-)
+    "number", "state", "score", "train_score", "best_epoch", "rung", "seconds", "seed", "proposed_by", "reason",
+)  # fmt: skip
 ABOUT_COMPARISON = (
     "trial", "against", "against_trial", "difference", "low", "high", "decision", "take", "reason",
 )  # fmt: skip

@@ -12,7 +12,7 @@ from hpo.report.material import Judged, Material
 from hpo.store.results import StudyResults, TrialResult
 from hpo.verdict.findings import Interval, Verdict
 from hpo.verdict.single_scores import interval_of_test
-from hpo.verdict.wording import NO_TEST_SPLIT, spread_in_words
+from hpo.verdict.wording import NO_TEST_SPLIT, counted, spread_in_words
 
 SHOWN_TRIALS = 20
 SHOWN_REASONS = 30
@@ -51,7 +51,7 @@ def counts(results: StudyResults) -> str:
         ("WAITING", "waiting"),
     )  # fmt: skip
     said = [f"{states[state]} {name}" for state, name in named if states[state] or state == "COMPLETE"]
-    return f"{trials_in_words(len(results.trials))}: {', '.join(said)}"
+    return f"{counted(len(results.trials), 'trial')}: {', '.join(said)}"
 
 
 def unsure(material: Material) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ def unsure(material: Material) -> tuple[str, ...]:
         return (f"No trial has completed, so there is no configuration to take: {counts(results)}.",)
     first = (
         f"Trial {taken.number} scored best in the search: {results.metric} {_score(taken.score)} on validation. It was "
-        f"chosen for that among {trials_in_words(len(results.leaderboard))}, so part of it is luck."
+        f"chosen for that among {counted(len(results.leaderboard), 'trial')}, so part of it is luck."
     )
     unknown = "Whether it is better than the default on new texts, and by how much, was not confirmed."
     default = results.default
@@ -109,14 +109,11 @@ def differences(verdict: Verdict) -> Table:
     """Return by how much the winner scores higher than others, and what is to be taken than baselines."""
     rows = tuple(
         (
-            _numbered(verdict, one.of),
-            one.than,
-            signed(one.points),
-            _between(one.interval, signed_ends=True),
+            _numbered(verdict, one.of), one.than, signed(one.points), _between(one.interval, signed_ends=True),
             one.decision,
         )
         for one in verdict.differences
-    )
+    )  # fmt: skip
     return Table(head=("trial", "against", "difference", "95% interval", "decision"), rows=rows)
 
 
@@ -145,7 +142,8 @@ def leaderboard(results: StudyResults, verdict: Verdict | None = None) -> Table 
     rows = tuple(
         (
             str(trial.number), spread_in_words(results, trial, verdict), _score(trial.train_score),
-            _or_dash(trial.best_epoch), "–" if trial.seconds is None else spoken(trial.seconds), trial.proposed_by,
+            "–" if trial.best_epoch is None else f"{trial.best_epoch:.2f}",
+            "–" if trial.seconds is None else spoken(trial.seconds), trial.proposed_by,
             *(_sampled(trial, name) for name in varied),
         )
         for trial in shown
@@ -215,11 +213,6 @@ def _device_hours(seconds: float) -> str:
     return f"{seconds / 3600:.2f} device hours ({spoken(seconds)})"
 
 
-def trials_in_words(number: int) -> str:
-    """Return a number of trials."""
-    return f"{number} trial" if number == 1 else f"{number} trials"
-
-
 def _some(trials: Sequence[int]) -> str:
     shown = ", ".join(map(str, trials[:10]))
     return f"{shown} and {len(trials) - 10} more" if len(trials) > 10 else shown
@@ -232,10 +225,6 @@ def _between(interval: Interval, *, signed_ends: bool = False) -> str:
 
 def _score(score: float | None) -> str:
     return "–" if score is None else f"{score:.4f}"
-
-
-def _or_dash(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
 
 
 def _words(name: str) -> str:

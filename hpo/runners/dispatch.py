@@ -261,7 +261,10 @@ class Dispatch:
                 decision = self._coordinator.observe(said)
                 self._workforce.apply(worker, decision)
                 self._watcher.reported(said, decision)
-                self._ask_again_after(said)
+                if said.trial not in self._has_reported:
+                    # It has told what it costs: something else may fit for those that are idle.
+                    self._has_reported.add(said.trial)
+                    self._nothing_for.clear()
             case Progress():
                 self._expect(held, said)
                 self._coordinator.progressed(said)
@@ -289,12 +292,6 @@ class Dispatch:
         expected = self._coordinator.expected_seconds(assignment) if self._workforce.ahead else None
         if expected is not None:
             self._ends_at[begun.trial] = self._clock() + expected
-
-    def _ask_again_after(self, report: Report) -> None:
-        """Ask for idle workers again when a trial has told for the first time what it costs."""
-        if report.trial not in self._has_reported:
-            self._has_reported.add(report.trial)
-            self._nothing_for.clear()
 
     def _expect(self, held: _Held, progress: Progress) -> None:
         """Take the expected end of a trial from its own pace."""
@@ -356,14 +353,7 @@ class Dispatch:
         """Return the end of an attempt of which its worker cannot tell, with the seconds since it began."""
         trial = assignment.trial
         seconds = self._clock() - held.began_at[trial] if trial in held.training else 0.0
-        return Outcome(
-            trial=trial,
-            attempt=assignment.attempt,
-            ending=ending,
-            seconds=max(0.0, seconds),
-            peak_memory_bytes=0,
-            reason=reason,
-        )
+        return assignment.ended(ending, reason, max(0.0, seconds))
 
 
 def _log_failure(removal: Future[None]) -> None:

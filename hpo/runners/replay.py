@@ -73,11 +73,8 @@ class ReplayWorkforce:
         """
         self.ahead = ahead
         self.lead = ReplayLead(source, metric)
-        self._source = source
-        self._clock = clock
-        self._mishaps = mishaps or Mishaps()
-        self._metric = metric
-        self._speaks_every = speaks_every
+        self._source, self._clock, self._mishaps = source, clock, mishaps or Mishaps()
+        self._metric, self._speaks_every = metric, speaks_every
         names = [f"replay-{number}" for number in range(workers)]
         self._workers = {
             name: _Worker(capacity=Capacity(worker=name, device="cpu"), ready_at=clock()) for name in names
@@ -128,7 +125,8 @@ class ReplayWorkforce:
                 self._said.append((worker, outcome))
         for assignment in [one for one in here.held if _is_about(decision, one)]:
             here.held.remove(assignment)
-            self._said.append((worker, _given_back(assignment, decision.action)))
+            ending = Ending.PRUNED if decision.action is Action.STOP else Ending.PAUSED
+            self._said.append((worker, assignment.ended(ending, "It was not begun.")))
 
     def listen(self, seconds: float) -> Sequence[tuple[str, Said]]:
         """Return what workers say next, with their names; the clock goes to there, or by `seconds` and nothing is said.
@@ -207,15 +205,3 @@ class ReplayWorkforce:
 
 def _is_about(decision: Decision, assignment: Assignment) -> bool:
     return (decision.trial, decision.attempt) == (assignment.trial, assignment.attempt)
-
-
-def _given_back(assignment: Assignment, action: Action) -> Outcome:
-    """Return the end of what was decided about before it was begun."""
-    return Outcome(
-        trial=assignment.trial,
-        attempt=assignment.attempt,
-        ending=Ending.PRUNED if action is Action.STOP else Ending.PAUSED,
-        seconds=0.0,
-        peak_memory_bytes=0,
-        reason="It was not begun.",
-    )

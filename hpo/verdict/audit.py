@@ -8,6 +8,7 @@ from hpo.messages import Ending
 from hpo.store.results import StudyResults
 from hpo.verdict.comparison import COVERAGE
 from hpo.verdict.findings import Interval
+from hpo.verdict.wording import counted
 
 TOP = 3
 
@@ -29,15 +30,16 @@ class Audit:
     @property
     def sentence(self) -> str:
         """It in words."""
+        given_up = counted(self.given_up, "trial")
         if self.probability is None:
             return (
-                f"The pruner gave up {_counted(self.given_up)}, none of which was drawn to be trained on, so what that "
+                f"The pruner gave up {given_up}, none of which was drawn to be trained on, so what that "
                 "cost cannot be said; confirmation.audit says how many are drawn."
             )
         was = "was" if self.trained_on == 1 else "were"
         between = f"[{self.interval.low:.2f}, {self.interval.high:.2f}]"
         return (
-            f"Of {_counted(self.given_up)} that the pruner gave up {self.trained_on}, drawn at random, {was} trained "
+            f"Of {given_up} that the pruner gave up {self.trained_on}, drawn at random, {was} trained "
             f"to the end, and {self.among_the_best} came among the best {TOP}: this pruner would have discarded one of "
             f"the final top {TOP} with probability {self.probability:.2f} {between}."
         )
@@ -72,10 +74,6 @@ def _audit(given_up: int, trained_on: int, among_the_best: int) -> Audit:
         probability=any_of_all(among_the_best / trained_on) if trained_on else None,
         interval=Interval(low=any_of_all(low), high=any_of_all(high)),
     )
-
-
-def _counted(trials: int) -> str:
-    return f"{trials} trial{'' if trials == 1 else 's'}"
 
 
 def _clopper_pearson(hits: int, tries: int) -> tuple[float, float]:

@@ -22,6 +22,10 @@ class Interval:
     low: float
     high: float
 
+    def within(self, low: float, high: float) -> "Interval":
+        """Return the part of it in which what it is about can be."""
+        return Interval(low=max(low, self.low), high=min(high, self.high))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmed:

@@ -13,24 +13,23 @@ from hpo.store.results import ConfirmingRun, StudyResults, TrialResult
 from hpo.verdict.choice import Choice, Searched, choose
 from hpo.verdict.comparison import Runs, difference, interval_of
 from hpo.verdict.entrants import distinct
-from hpo.verdict.findings import Confirmed, Difference, Interval, Rung, Verdict
+from hpo.verdict.findings import Confirmed, Difference, Rung, Verdict
 from hpo.verdict.race import NO_SCORE, Course, Race
 from hpo.verdict.wording import sentences
 
 
 def judged(results: StudyResults) -> Verdict | None:
     """Return the verdict; None where no finalist was confirmed, or none of what was has two runs."""
-    runs = {trial: _runs(of_trial) for trial, of_trial in _by_trial(results).items()}
-    race, course = _race(results), _course(results)
-    seconds = {trial: fmean(run.seconds for run in of_trial) for trial, of_trial in _by_trial(results).items()}
+    by_trial, race, course = _by_trial(results), _race(results), _course(results)
+    runs = {trial: _as_runs([run.reading for run in of_trial]) for trial, of_trial in by_trial.items()}
+    seconds = {trial: fmean(run.seconds for run in of_trial) for trial, of_trial in by_trial.items()}
     choice = choose(race, course, runs, seconds, _searched(results))
     return None if choice is None else _verdict(results, race, seconds, choice)
 
 
 def _verdict(results: StudyResults, race: Race, seconds: Mapping[int, float], choice: Choice) -> Verdict:
     scores = {trial.number: trial.score or 0.0 for trial in results.trials}
-    low, high = limits = limits_of(results.metric)
-    apart = (low - high, high - low)
+    low, high = limits_of(results.metric)
     confirmed = [
         Confirmed(
             trial=trial,
@@ -38,7 +37,7 @@ def _verdict(results: StudyResults, race: Race, seconds: Mapping[int, float], ch
             scores=tuple(of_trial.scores.tolist()),
             left_out=choice.left_out if trial == choice.winner else 0,
             score=min(high, max(low, of_trial.mean - choice.luck[trial])),
-            interval=_within(limits, interval_of(of_trial, choice.noise, choice.luck[trial])),
+            interval=interval_of(of_trial, choice.noise, choice.luck[trial]).within(low, high),
             lucky=scores[trial],
             seconds=seconds[trial],
         )
@@ -54,10 +53,10 @@ def _verdict(results: StudyResults, race: Race, seconds: Mapping[int, float], ch
         seed_noise=choice.noise.variance**0.5,
         confirmed=tuple(sorted(confirmed, key=lambda one: -one.score)),
         ladder=tuple(
-            Rung(name=name, score=of_rung.mean, interval=_within(limits, interval_of(of_rung, choice.noise)))
+            Rung(name=name, score=of_rung.mean, interval=interval_of(of_rung, choice.noise).within(low, high))
             for name, of_rung in ladder.items()
         ),
-        differences=tuple(replace(one, interval=_within(apart, one.interval)) for one in compared),
+        differences=tuple(replace(one, interval=one.interval.within(low - high, high - low)) for one in compared),
         best_of_search=max([scores[choice.winner], *(scores[trial.number] for trial in distinct(results))]),
         winner=choice.winner,
         recommended=choice.recommended,
@@ -74,12 +73,6 @@ def _verdict(results: StudyResults, race: Race, seconds: Mapping[int, float], ch
 
 def _class_rows(scores: Scores) -> dict[str, int]:
     return {label: round(row["support"]) for label, row in scores.per_class.items()}
-
-
-def _within(limits: tuple[float, float], interval: Interval) -> Interval:
-    """Return the part of an interval in which what it is about can be."""
-    low, high = limits
-    return Interval(low=max(low, interval.low), high=min(high, interval.high))
 
 
 def _from_trials(race: Race, choice: Choice) -> list[Difference]:
@@ -109,10 +102,6 @@ def _by_trial(results: StudyResults) -> dict[int, list[ConfirmingRun]]:
     for run in sorted(results.confirmation, key=lambda run: run.trial):
         found.setdefault(run.confirms, []).append(run)
     return found
-
-
-def _runs(of_trial: Sequence[ConfirmingRun]) -> Runs:
-    return _as_runs([run.reading for run in of_trial])
 
 
 def _as_runs(readings: Sequence[Reading], *, seeded: bool = True) -> Runs:

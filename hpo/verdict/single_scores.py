@@ -14,7 +14,7 @@ def interval_of_test(look: TestReading) -> Interval | None:
     if not look.deviations:
         return None
     run = Runs(np.array([look.scores.objective]), np.array([look.deviations]), seeded=False, of_a_unit=look.of_a_unit)
-    return _within(look.scores.metric, interval_of(run, SeedNoise(0.0, 0.0, 0)))
+    return interval_of(run, SeedNoise(0.0, 0.0, 0)).within(*limits_of(look.scores.metric))
 
 
 def under_another_seed(results: StudyResults, trial: TrialResult) -> Interval | None:
@@ -35,7 +35,7 @@ def under_another_seed(results: StudyResults, trial: TrialResult) -> Interval | 
     own = scores.get(trial.number, [trial.score])
     half = float(stdtrit(noise.degrees, (1 + COVERAGE) / 2)) * (noise.variance * (1 + 1 / len(own))) ** 0.5
     middle = float(np.mean(own))
-    return _within(results.metric, Interval(low=middle - half, high=middle + half))
+    return Interval(low=middle - half, high=middle + half).within(*limits_of(results.metric))
 
 
 def _of_default(results: StudyResults) -> list[float]:
@@ -44,8 +44,3 @@ def _of_default(results: StudyResults) -> list[float]:
 
 def _unread(scores: list[float]) -> Runs:
     return Runs(np.array(scores), np.zeros((len(scores), 1)))
-
-
-def _within(metric: str, interval: Interval) -> Interval:
-    low, high = limits_of(metric)
-    return Interval(low=max(low, interval.low), high=min(high, interval.high))

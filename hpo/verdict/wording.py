@@ -98,7 +98,7 @@ class _Words:
         held = f"{self._amount(abs(luck))} {less} than the {one.lucky:.4f} that it had in the search"
         if f"{one.score:.4f}" == f"{one.lucky:.4f}":
             held = "as in the search"
-        seeds = _seeds(len(one.scores), "fresh seed")
+        seeds = counted(len(one.scores), "fresh seed")
         runs = "the run that" if one.left_out == 1 else f"the {one.left_out} runs that"
         apart = f"; {runs} decided between the finalists {'is' if one.left_out == 1 else 'are'} left out"
         return (
@@ -198,7 +198,8 @@ class _Words:
             return f"{noise}."
         more = f"hpo confirm confirmation.runs={MORE_RUNS} says more"
         alike = all(len(one.scores) == seeds for one in compared)
-        return f"{noise}; from {_seeds(seeds)} of {'each' if alike else f'trial {fewest.trial}'} that is rough: {more}."
+        few = f"{counted(seeds, 'seed')} of {'each' if alike else f'trial {fewest.trial}'}"
+        return f"{noise}; from {few} that is rough: {more}."
 
     def _finalists(self) -> list[Confirmed]:
         return [one for one in self._verdict.confirmed if not one.is_default and one.trial != self._verdict.winner]
@@ -230,6 +231,11 @@ def amount(metric: str, value: float) -> str:
     return f"{100 * value:.1f} {name} points" if is_share(metric) else f"{value:.4f} of {name}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number of things: `1 trial`, `2 trials`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def is_share(metric: str) -> bool:
     """Return whether a metric is shown in points of a hundred."""
     return all(map(math.isfinite, limits_of(metric)))
@@ -237,10 +243,6 @@ def is_share(metric: str) -> bool:
 
 def _shown(interval: Interval) -> str:
     return f"[{interval.low:.4f}, {interval.high:.4f}]"
-
-
-def _seeds(count: int, name: str = "seed") -> str:
-    return f"{count} {name}{'' if count == 1 else 's'}"
 
 
 def _listed(trials: list[int]) -> str:

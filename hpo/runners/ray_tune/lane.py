@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import torch
@@ -35,6 +35,7 @@ HEARS_SECONDS = 20.0
 MOST_AT_DESK = 100_000
 """Calls that the desk serves at once; Ray's own 1,000 would be taken by as many lanes that wait."""
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Desk:
@@ -99,15 +100,10 @@ class LaneTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Return what the worker has said, as soon as there is something."""
-        said = []
-        with suppress(Empty):
-            said.append(self._said.get(timeout=PULSE_SECONDS))
-            while True:
-                said.append(self._said.get_nowait())
-        over = None in said
+        said = emptied(self._said, PULSE_SECONDS)
         heard = [message for message in said if message is not None]
         first = {"actor": ray.get_runtime_context().current_actor} if self.iteration == 0 else {}
-        return {"said": pickle.dumps(heard), "done": over, **first}
+        return {"said": pickle.dumps(heard), "done": None in said, **first}
 
     def cleanup(self) -> None:
         """End this process a moment later: taking torch down by itself takes seconds, which a deadline has not."""
@@ -150,6 +146,16 @@ class LaneTrainable(tune.Trainable):
         # Those that end without an error were let go by this one.
         self._run("watches", lambda: _raising_its_own(followers))
         return replace(start, seat=Seat(rank=0, ranks=demand.ranks, address=address))
+
+
+def emptied(queue: SimpleQueue[T], seconds: float) -> list[T]:
+    """Return all that is in a queue; wait at most so long for the first of it."""
+    found = []
+    with suppress(Empty):
+        found.append(queue.get(timeout=seconds))
+        while True:
+            found.append(queue.get_nowait())
+    return found
 
 
 class Follower:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from shutil import rmtree
 from typing import Any
 
@@ -25,7 +25,7 @@ from hpo.data.splits import Splits
 from hpo.errors import StoreError
 from hpo.runners.demand import Demand, demand_of, refuse_unplaceable
 from hpo.runners.ray_tune.joining import is_alive, joined_cluster, machines_of_cluster
-from hpo.runners.ray_tune.lane import MOST_AT_DESK, SEEN, Desk, LaneTrainable
+from hpo.runners.ray_tune.lane import MOST_AT_DESK, SEEN, Desk, LaneTrainable, emptied
 from hpo.runners.ray_tune.scratch import new_name, remove_on_all_machines
 from hpo.runners.remote_workforce import Broken, Gone, RemoteWorkforce, Wanted
 from hpo.runners.worker_process.conversation import Arrived, End, Opener, Study
@@ -180,12 +180,7 @@ class TuneCarrier:
 
     def listen(self, seconds: float) -> Sequence[tuple[str, object]]:
         """Return what lanes have said, as soon as there is something."""
-        heard = []
-        with suppress(Empty):
-            heard.append(self._heard.get(timeout=seconds))
-            while True:
-                heard.append(self._heard.get_nowait())
-        return heard
+        return emptied(self._heard, seconds)
 
     def tell(self, worker: str, message: object) -> None:
         """Leave a message at the desk."""

@@ -52,16 +52,9 @@ class ReplayedAttempt:
         metric: str,
     ) -> None:
         """Begin at the moment `began`, in seconds since 1970, to say something at least each `speaks_every` seconds."""
-        self.assignment = assignment
-        self.place = place
-        self.began = began
-        self._start = place
-        self._curve = curve
-        self._slowness = slowness
-        self._mishap = mishap
-        self._speaks_every = speaks_every
-        self._spoke_at = began
-        self._metric = metric
+        self.assignment, self.place, self.began = assignment, place, began
+        self._start, self._curve, self._slowness, self._mishap = place, curve, slowness, mishap
+        self._speaks_every, self._spoke_at, self._metric = speaks_every, began, metric
         self._steps = steps_of(assignment.hyperparameters, curve.train_rows)
 
     @property
@@ -152,14 +145,13 @@ class ReplayedAttempt:
         assert point.rung == milestone.rung, "a source answers with a point for each milestone"
         hyperparameters, share = self.assignment.hyperparameters, point.rung / self._curve.length
         step, scores = self._step(share), scores_of(self._metric, point.score, full=milestone.full)
+        least = max(LEAST_STEPS_TO_DECIDE, warmup_steps(self._curve.hyperparameters, self._steps))
         report = Report(
             trial=self.assignment.trial,
             attempt=self.assignment.attempt,
             rung=point.rung,
             full=milestone.full,
-            decides=max(LEAST_STEPS_TO_DECIDE, warmup_steps(self._curve.hyperparameters, self._steps))
-            <= step
-            < self._steps,
+            decides=least <= step < self._steps,
             step=step,
             epoch=share * hyperparameters.epochs,
             examples_seen=self._examples(share),

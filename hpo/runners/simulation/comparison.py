@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean, stdev
 
 from hpo.config.study_file import OF_FOLDS, StudyConfig
@@ -46,14 +47,6 @@ class Compared:
         """Return the mean of `what` over the nights that have it; None where none has."""
         values = [value for night in self.nights if (value := what(night)) is not None]
         return estimate(values) if values else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Task:
-    config: StudyConfig
-    source_of: Callable[[int], Source]
-    metric: str
-    starts_at: float
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -107,21 +100,14 @@ def compare(
         ConfigurationError: a study that cannot be run.
         TrainingError: one of the processes was killed.
     """
-    tasks = [
-        _Task(
-            config=config.model_copy(update={"seed": config.seed + night}),
-            source_of=source_of,
-            metric=metric,
-            starts_at=starts_at,
-        )
-        for config in configs.values()
-        for night in range(nights)
-    ]
+    numbered = itertools.product(configs.values(), range(nights))
+    studies = [config.model_copy(update={"seed": config.seed + night}) for config, night in numbered]
+    simulated = partial(_simulated, source_of=source_of, metric=metric, starts_at=starts_at)
     done: list[Night] = []
     with _mapping(jobs) as mapped:
-        for night in mapped(_simulate, tasks):
+        for night in mapped(simulated, studies):
             done.append(night)
-            told(len(done), len(tasks))
+            told(len(done), len(studies))
     return [
         Compared(setting=setting, nights=tuple(done[nights * number : nights * (number + 1)]))
         for number, setting in enumerate(configs)
@@ -172,13 +158,13 @@ def _together(one: Compared, other: Compared) -> Iterator[tuple[float, float]]:
             yield mine.true_score, theirs.true_score
 
 
-def _simulate(task: _Task) -> Night:
-    return simulate(task.config, task.source_of(task.config.seed), metric=task.metric, starts_at=task.starts_at)
+def _simulated(config: StudyConfig, source_of: Callable[[int], Source], metric: str, starts_at: float) -> Night:
+    return simulate(config, source_of(config.seed), metric=metric, starts_at=starts_at)
 
 
 @contextmanager
-def _mapping(jobs: int) -> Iterator[Callable[[Callable[[_Task], Night], Sequence[_Task]], Iterable[Night]]]:
-    """Return a `map` over so many processes, in which nights come in the order of their tasks."""
+def _mapping(jobs: int) -> Iterator[Callable[[Callable[[StudyConfig], Night], Sequence[StudyConfig]], Iterable[Night]]]:
+    """Return a `map` over so many processes, in which nights come in the order of their studies."""
     if jobs == 1:
         yield map
         return

@@ -57,11 +57,6 @@ class Curve:
     train_rows: int = TRAIN_ROWS
     """Rows that an epoch trained on, which says how many optimizer steps there were."""
 
-    @property
-    def passes(self) -> float:
-        """Passes over all training texts in the whole trial."""
-        return passes_of(self.hyperparameters)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:

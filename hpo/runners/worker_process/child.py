@@ -119,10 +119,8 @@ class Child:
         address = free_address() if post.ranks > 1 else ""
         try:
             for rank in range(post.ranks):
-                start, environment = (
-                    _start(post, rank, precision, address),
-                    environment_of(post, rank, os.environ, store),
-                )
+                start = _start(post, rank, precision, address)
+                environment = environment_of(post, rank, os.environ, store)
                 name = f"process of rank {rank}" if post.ranks > 1 else "process"
                 log = logs / (f"{post.worker}-rank-{rank}.log" if rank else f"{post.worker}.log")
                 self.processes.append(RankProcess(name, start, study, log, environment))

@@ -66,14 +66,7 @@ class Inbox:
 
 
 def _not_begun(assignment: Assignment) -> Outcome:
-    return Outcome(
-        trial=assignment.trial,
-        attempt=assignment.attempt,
-        ending=Ending.PAUSED,
-        seconds=0.0,
-        peak_memory_bytes=0,
-        reason="Not begun.",
-    )
+    return assignment.ended(Ending.PAUSED, "Not begun.")
 
 
 def attempt_of(message: Assignment | Decision | Outcome) -> Attempt:

@@ -34,42 +34,62 @@ LEAST_ROUNDS = 2
 """Trials that must fit into the share of a confirmation, one after the other, or it is left to what time remains."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Confirmation:
-    """The race of one search, over its workers, which have nothing else to do."""
+@dataclass(frozen=True, slots=True)
+class SearchParts:
+    """What a search and its confirmation are run with."""
 
     config: StudyConfig
     space: SearchSpace
     splits: Splits
-    results: StudyResults
-    race: Race
     workforce: Workforce
     mirror: Mirror
     watcher: Watcher
     stop: Event
     files: Path
+    """The local folder of the study's weights and checkpoints."""
+
+    def dispatch(self, coordinator: Coordinator, files: Path) -> None:
+        """Train what a coordinator assigns, until it is over; weights and checkpoints lie in `files`."""
+        Dispatch(
+            coordinator,
+            self.workforce,
+            self.watcher,
+            self.stop,
+            compute=self.config.compute,
+            files=files,
+            mirror=self.mirror,
+        ).run()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """The race of one search, over its workers, which have nothing else to do."""
+
+    parts: SearchParts
+    results: StudyResults
+    race: Race
 
     @property
     def folder(self) -> Path:
         """Where the weights and checkpoints of its runs lie."""
-        return self.files / CONFIRMATION
+        return self.parts.files / CONFIRMATION
 
     def led(self, limits: Limits) -> AbstractContextManager[Coordinator]:
         """Lead the study beside the search, in which the runs are; see `leading`."""
         proposes = partial(
             Confirming,
-            search=self.config.study,
+            search=self.parts.config.study,
             race=self.race,
             entrants=self._entrants(),
-            unseen=self.splits.confirmation is not None,
+            unseen=self.parts.splits.confirmation is not None,
         )
         return leading(
-            confirming_config(self.config),
-            self.space,
-            data_fingerprint=self.splits.fingerprint,
+            confirming_config(self.parts.config),
+            self.parts.space,
+            data_fingerprint=self.parts.splits.fingerprint,
             limits=limits,
             proposes=proposes,
-            stop=self.stop,
+            stop=self.parts.stop,
         )
 
     def run(self, search: Coordinator, led: Coordinator, versions: Mapping[str, str], reserve: float) -> None:
@@ -81,35 +101,27 @@ class Confirmation:
             versions: package -> version.
             reserve: seconds before the deadline that are kept for what follows.
         """
-        lead = self.workforce.lead
+        lead = self.parts.workforce.lead
         led.begin(objective=lead.objective.metric, versions=versions)
         led.expect(search.costs.confirming(), reserve)
-        is_stopped(search, self.stop)
+        is_stopped(search, self.parts.stop)
         runs, standing = self.race.runs + self._runs_of_others(), led.standing()
-        self.watcher.started(led.study, lead.objective.metric, runs, standing)
+        self.parts.watcher.started(led.study, lead.objective.metric, runs, standing)
         if standing.finished >= runs:
-            self.watcher.note(self._how_more())
-        Dispatch(
-            led,
-            self.workforce,
-            self.watcher,
-            self.stop,
-            compute=self.config.compute,
-            files=self.folder,
-            mirror=self.mirror,
-        ).run()
-        led.end("stopped" if self.stop.is_set() else led.ended_because or "finished")
+            self.parts.watcher.note(self._how_more())
+        self.parts.dispatch(led, self.folder)
+        led.end("stopped" if self.parts.stop.is_set() else led.ended_because or "finished")
 
     def read_baselines(self, search: Coordinator, until: float) -> None:
         """Train and read the baselines that the store lacks; begin none after `until`, in seconds since 1970."""
-        max_length = self.space.hyperparameters(self.space.default_values()).max_length
-        for name in TASKS[self.config.task.name].baselines:
-            if name not in self.results.baselines and not is_stopped(search, self.stop) and time.time() < until:
+        max_length = self.parts.space.hyperparameters(self.parts.space.default_values()).max_length
+        for name in TASKS[self.parts.config.task.name].baselines:
+            if name not in self.results.baselines and not is_stopped(search, self.parts.stop) and time.time() < until:
                 try:
-                    reading = self.workforce.lead.baseline(name, max_length)
+                    reading = self.parts.workforce.lead.baseline(name, max_length)
                 except TrainingError as error:
                     # What was confirmed is to be judged all the same.
-                    self.watcher.note(f"The verdict goes without a baseline. {error}")
+                    self.parts.watcher.note(f"The verdict goes without a baseline. {error}")
                     continue
                 search.record_baseline(name, reading)
 

@@ -22,13 +22,13 @@ from hpo.runners.checking.short_check import ShortCheck, short_check
 from hpo.runners.cluster import open_ray_tune, refuse_unusable
 from hpo.runners.confirmation import (
     Confirmation,
+    SearchParts,
     confirming_limits,
     confirming_seconds,
     is_stopped,
     searching_limits,
     searching_share,
 )
-from hpo.runners.dispatch import Dispatch
 from hpo.runners.inline import open_inline
 from hpo.runners.last_look import LastLook
 from hpo.runners.processes import open_processes, runner_of
@@ -45,13 +45,12 @@ from hpo.search.preflight import refuse_counts, refuse_unfit_search, search_note
 from hpo.search.rungs import with_evaluations
 from hpo.search.samplers import sampler_of
 from hpo.search.steering import refuse_led
-from hpo.space.search_space import SearchSpace
 from hpo.store.deletion import delete_confirmation
 from hpo.store.engine import open_database, sqlite_path
 from hpo.store.listing import confirmation_of, study_names
 from hpo.store.records import refuse_other_semantics
 from hpo.store.results import StudyResults, read_results
-from hpo.training.mirror import Mirror, open_mirror
+from hpo.training.mirror import open_mirror
 from hpo.training.precision import Precision
 from hpo.training.weights import keep_only
 from hpo.training.worker import doubt_about_gpu
@@ -98,7 +97,8 @@ def run(
     refuse_unusable(config.compute)
     if not searches:
         config = _as_searched(config)
-    mirror = open_mirror(config, files_folder(config))
+    files = files_folder(config)
+    mirror = open_mirror(config, files)
     splits = splits_of(config)
     doubts = filter(None, [doubt_about_gpu(config.compute)])
     for sentence in (*splits.notes, *search_notes(config, space), *doubts):
@@ -119,7 +119,7 @@ def run(
         ) as coordinator,
         opened_workforce(config, splits, partial(is_over, coordinator, stop)) as workforce,
     ):
-        _Night(config, space, splits, coordinator, workforce, mirror, watcher, stop, searches).run()
+        _Night(config, space, splits, workforce, mirror, watcher, stop, files, coordinator, searches).run()
     return persistently(lambda: _results(config), LEAST_OUTAGE, stop=stop)
 
 
@@ -190,17 +190,10 @@ def installed_versions() -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Night:
+class _Night(SearchParts):
     """One run of a search, from the look ahead to the test split."""
 
-    config: StudyConfig
-    space: SearchSpace
-    splits: Splits
     coordinator: Coordinator
-    workforce: Workforce
-    mirror: Mirror
-    watcher: Watcher
-    stop: Event
     searches: bool
 
     def run(self) -> None:
@@ -252,15 +245,7 @@ class _Night:
         self.workforce.begin(precision)
         self.mirror.leave_address()
         if self.searches:
-            Dispatch(
-                self.coordinator,
-                self.workforce,
-                self.watcher,
-                self.stop,
-                compute=self.config.compute,
-                files=self._files,
-                mirror=self.mirror,
-            ).run()
+            self.dispatch(self.coordinator, self.files)
         if self.stop.is_set():
             self.watcher.note("The search was told to end; the same command goes on with what was training.")
         elif self.coordinator.ended_because:
@@ -293,10 +278,6 @@ class _Night:
         if trials is not None and standing.finished >= trials != size:
             self.watcher.note(f"For more, add --trials N, N above {trials}.")
 
-    @property
-    def _files(self) -> Path:
-        return files_folder(self.config)
-
     def _confirm_and_test(self, short: ShortCheck) -> None:
         """Confirm the best, where that is asked for, and read the test split with what is to be taken."""
         results = persistently(lambda: _results(self.config), LEAST_OUTAGE, stop=self.stop)
@@ -310,21 +291,10 @@ class _Night:
             self._read_test(self.coordinator.winner())
         if self.searches and not self.stop.is_set():
             # To confirm deletes nothing of the search: a later run of that may have asked for more weights.
-            keep_only(self._files, *self._files_after(), self.mirror)
+            keep_only(self.files, *self._files_after(), self.mirror)
 
     def _confirm(self, results: StudyResults, race: Race, short: ShortCheck) -> None:
-        confirmation = Confirmation(
-            config=self.config,
-            space=self.space,
-            splits=self.splits,
-            results=results,
-            race=race,
-            workforce=self.workforce,
-            mirror=self.mirror,
-            watcher=self.watcher,
-            stop=self.stop,
-            files=self._files,
-        )
+        confirmation = Confirmation(parts=self, results=results, race=race)
         limits = confirming_limits(self.config, self.coordinator.limits, self.coordinator.device_seconds())
         with confirmation.led(limits) as led:
             versions = self._versions(self.workforce.lead)

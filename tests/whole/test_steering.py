@@ -245,7 +245,7 @@ def test_a_flag_that_is_zero_was_given(hpo: Hpo, study_file: Path, monkeypatch: 
 
 
 def test_a_search_is_ended_from_another_terminal(hpo: Hpo, study_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpo.runners.run.Dispatch", partial(Dispatch, steers_every=0.0))
+    monkeypatch.setattr("hpo.runners.confirmation.Dispatch", partial(Dispatch, steers_every=0.0))
 
     def stop() -> None:
         database = open_database("sqlite:///hpo.db", must_exist=True)

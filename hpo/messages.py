@@ -123,23 +123,23 @@ class Probe:
 
     feasible: bool
     """Whether one row at a time fits into memory; if not, the other numbers are 0."""
-    rows_at_once: int | None
+    rows_at_once: int | None = None
     """Rows of a batch that fit at once; None for all."""
-    seconds_per_step: float
+    seconds_per_step: float = 0.0
     """The fastest optimizer step on typical texts."""
-    seconds_per_scored_row: float
+    seconds_per_scored_row: float = 0.0
     """Of an evaluation."""
     timed: tuple[Timed, ...] = ()
     """Steps, an evaluation and an opening, as far as there was time for them."""
-    peak_memory_bytes: int
+    peak_memory_bytes: int = 0
     """The most that its process took of the device, or of the machine."""
     room_bytes: int = 0
     """What there was for that process; 0 where it is not known."""
-    checkpoint_bytes: int
+    checkpoint_bytes: int = 0
     """Size of one checkpoint, of which a trial in training has two."""
-    weights_bytes: int
+    weights_bytes: int = 0
     """Size of a trial's trained weights."""
-    first_loss: float
+    first_loss: float = 0.0
     """Loss at the first step, nats per example; about the log of the number of classes unless something is wrong."""
 
 

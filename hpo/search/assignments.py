@@ -2,7 +2,7 @@
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
-from hpo.messages import Assignment, Demands, Milestone
+from hpo.messages import Assignment, Demands
 from hpo.search.rungs import fold_milestones, milestones
 from hpo.search.samplers import derived_seed
 from hpo.space.search_space import SearchSpace
@@ -23,23 +23,22 @@ def build_assignment(
     alone: bool = False,
 ) -> Assignment:
     """Return one attempt at `trial`, complete."""
-    most = maximum_passes(space)
+    evaluation, most = config.evaluation, maximum_passes(space)
+    if evaluation.folds:
+        planned = fold_milestones(evaluation.folds)
+    else:
+        planned = milestones(
+            passes=hyperparameters.epochs * hyperparameters.data_fraction,
+            maximum_passes=most,
+            # Nothing prunes a run that confirms, so it needs no rungs between its full evaluations.
+            rungs=evaluation.rungs if confirms is None else 0,
+            full_reports=evaluation.full_reports or int(space.largest("epochs")),
+        )
     return Assignment(
-        trial=trial,
-        attempt=attempt,
-        hyperparameters=hyperparameters,
-        seed=seed,
-        # Nothing prunes a run that confirms, so it needs no rungs between its full evaluations.
-        milestones=_milestones(
-            config, space, hyperparameters, most, rungs=config.evaluation.rungs if confirms is None else 0
-        ),
-        maximum_passes=most,
-        score_to_beat=score_to_beat,
-        rows_at_once=rows_at_once,
-        limit_seconds=limit_seconds,
-        confirms=confirms,
-        alone=alone,
-    )
+        trial=trial, attempt=attempt, hyperparameters=hyperparameters, seed=seed, milestones=planned,
+        maximum_passes=most, score_to_beat=score_to_beat, rows_at_once=rows_at_once, limit_seconds=limit_seconds,
+        confirms=confirms, alone=alone,
+    )  # fmt: skip
 
 
 def maximum_passes(space: SearchSpace) -> float:
@@ -58,20 +57,6 @@ def demands_of(space: SearchSpace) -> Demands:
         attention_dropout=most("attention_dropout") is not None,
         token_masking=bool(most("token_masking")),
         word_swap=bool(most("word_swap")),
-    )
-
-
-def _milestones(
-    config: StudyConfig, space: SearchSpace, hyperparameters: Hyperparameters, most: float, *, rungs: int
-) -> tuple[Milestone, ...]:
-    evaluation = config.evaluation
-    if evaluation.folds:
-        return fold_milestones(evaluation.folds)
-    return milestones(
-        passes=hyperparameters.epochs * hyperparameters.data_fraction,
-        maximum_passes=most,
-        rungs=rungs,
-        full_reports=evaluation.full_reports or int(space.largest("epochs")),
     )
 
 

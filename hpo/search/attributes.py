@@ -12,10 +12,7 @@ VIOLATED = 1.0
 
 def outcome_attributes(outcome: Outcome) -> dict[str, Any]:
     """Return what an attempt cost, why it ended, and every score of its best full evaluation."""
-    attributes: dict[str, Any] = {
-        "seconds": round(outcome.seconds, 3),
-        "peak_memory_bytes": outcome.peak_memory_bytes,
-    }
+    attributes: dict[str, Any] = {"seconds": round(outcome.seconds, 3), "peak_memory_bytes": outcome.peak_memory_bytes}
     if outcome.resumed_examples:
         attributes["resumed_examples"] = outcome.resumed_examples
     if outcome.changes:

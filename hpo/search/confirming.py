@@ -112,11 +112,7 @@ class Confirming:
         self.store.add_event("begun", number, record.attempt, worker=capacity.worker)
         self.store.set_attributes(
             number,
-            {
-                "learning_rate": hyperparameters.learning_rate,
-                "seed": record.seed,
-                "proposed_by": f"trial {confirms}",
-            },
+            {"learning_rate": hyperparameters.learning_rate, "seed": record.seed, "proposed_by": f"trial {confirms}"},
         )
         return record
 

@@ -15,19 +15,7 @@ from optuna.trial import TrialState
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
-from hpo.messages import (
-    SEMANTICS,
-    SEMANTICS_KEY,
-    Action,
-    Assignment,
-    Capacity,
-    Decision,
-    Outcome,
-    Progress,
-    Reading,
-    Report,
-    Standing,
-)
+from hpo.messages import Action, Assignment, Capacity, Decision, Outcome, Progress, Reading, Report, Standing
 from hpo.search.ahead import Wanted
 from hpo.search.assignments import build_assignment
 from hpo.search.budget import Limits, kept_deadline, seconds_left
@@ -344,7 +332,7 @@ class Coordinator:
     # -- how the verbs do it
 
     def _create(self, objective: str, versions: Mapping[str, str]) -> None:
-        self._store.create(replace(self._made_from, versions={SEMANTICS_KEY: str(SEMANTICS), **versions}), objective)
+        self._store.create(replace(self._made_from, versions=versions), objective)
         self._heard = 0  # With the log of an earlier study of this number its numbering has gone.
         self._proposals.begin()
         self._store.add_event("created")
@@ -389,18 +377,10 @@ class Coordinator:
         hyperparameters = Hyperparameters(**record.configuration)
         self._expectations.begun(record.trial, record.attempt, hyperparameters)
         return build_assignment(
-            self._config,
-            self._space,
-            hyperparameters,
-            trial=record.trial,
-            attempt=record.attempt,
-            seed=record.seed,
-            score_to_beat=record.score_to_beat,
-            rows_at_once=record.rows_at_once,
-            limit_seconds=self.limits.trial_seconds,
-            confirms=record.confirms,
-            alone=record.trial in self._faults.alone,
-        )
+            self._config, self._space, hyperparameters, trial=record.trial, attempt=record.attempt, seed=record.seed,
+            score_to_beat=record.score_to_beat, rows_at_once=record.rows_at_once, confirms=record.confirms,
+            limit_seconds=self.limits.trial_seconds, alone=record.trial in self._faults.alone,
+        )  # fmt: skip
 
     def _trained(self, number: int) -> tuple[Assignment, Report]:
         attempt = self._store.attempt(number, self._store.latest_attempt(number))

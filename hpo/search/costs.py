@@ -108,9 +108,7 @@ class Costs:
     def confirming(self) -> "Costs":
         """Return the costs of a confirmation's runs, after a search."""
         others = tuple(replace(one, trial=None) for one in self.seen)
-        return replace(self, seen=others, workload=Workload(
-            config=self.workload.config, space=self.workload.space, dimensions=self.workload.dimensions, confirms=True
-        ))  # fmt: skip
+        return replace(self, seen=others, workload=replace(self.workload, confirms=True))
 
     @cached_property
     def _learned(self) -> tuple[Floats, Floats, Floats, float, float]:

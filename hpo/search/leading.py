@@ -85,17 +85,9 @@ def leading(
         try:
             with kept_up(database, store, leadership.fence):
                 yield Coordinator(
-                    store,
-                    space,
-                    config,
-                    made_from,
-                    leadership,
-                    limits=limits,
-                    heard=heard,
-                    clock=clock,
-                    proposes=proposes,
-                    stop=stop,
-                )
+                    store, space, config, made_from, leadership,
+                    limits=limits, heard=heard, clock=clock, proposes=proposes, stop=stop,
+                )  # fmt: skip
         finally:
             _step_down(store, leadership)
     finally:

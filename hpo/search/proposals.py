@@ -45,19 +45,15 @@ class Proposing(Protocol):
     @property
     def ended_because(self) -> str | None:
         """Why there is nothing more to train, where that is not for the number of trials."""
-        ...
 
     def begin(self) -> None:
         """Put into a new study what it begins with."""
-        ...
 
     def next(self, request: str, capacity: Capacity, room: Room) -> AttemptRecord | Wanted | None:
         """Begin an attempt at the first trial that fits; None if there is none."""
-        ...
 
     def with_weights(self) -> set[int]:
         """Return the trials that are over and whose weights are needed still."""
-        ...
 
 
 @dataclass(slots=True)

@@ -6,19 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
-from optuna import Study
+from optuna import Study, pruners
 from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import (
-    BasePruner,
-    HyperbandPruner,
-    MedianPruner,
-    NopPruner,
-    PatientPruner,
-    PercentilePruner,
-    SuccessiveHalvingPruner,
-    ThresholdPruner,
-    WilcoxonPruner,
-)
+from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
 
 from hpo.config.study_file import StudyConfig
@@ -68,11 +58,11 @@ def _asynchronous_median(config: StudyConfig) -> BasePruner:
 
 
 def _median(config: StudyConfig) -> BasePruner:
-    return MedianPruner(**_among_finished(config))
+    return pruners.MedianPruner(**_among_finished(config))
 
 
 def _percentile(config: StudyConfig) -> BasePruner:
-    return PercentilePruner(config.search.percentile, **_among_finished(config))
+    return pruners.PercentilePruner(config.search.percentile, **_among_finished(config))
 
 
 def _among_finished(config: StudyConfig) -> dict[str, int]:
@@ -82,14 +72,14 @@ def _among_finished(config: StudyConfig) -> dict[str, int]:
 
 
 def _successive_halving(config: StudyConfig) -> BasePruner:
-    return SuccessiveHalvingPruner(
+    return pruners.SuccessiveHalvingPruner(
         min_resource=config.evaluation.first_rung, reduction_factor=config.search.reduction_factor
     )
 
 
 def _hyperband(config: StudyConfig) -> BasePruner:
     # A maximum that Optuna finds out itself would prune nothing until a trial has completed.
-    return HyperbandPruner(
+    return pruners.HyperbandPruner(
         min_resource=config.evaluation.first_rung,
         max_resource=LAST_RUNG,
         reduction_factor=config.search.reduction_factor,
@@ -97,15 +87,15 @@ def _hyperband(config: StudyConfig) -> BasePruner:
 
 
 def _patient(config: StudyConfig) -> BasePruner:
-    return PatientPruner(_median(config), patience=config.search.patience)
+    return pruners.PatientPruner(_median(config), patience=config.search.patience)
 
 
 def _threshold(config: StudyConfig) -> BasePruner:
-    return ThresholdPruner(lower=config.search.lowest_score, n_warmup_steps=config.evaluation.first_rung)
+    return pruners.ThresholdPruner(lower=config.search.lowest_score, n_warmup_steps=config.evaluation.first_rung)
 
 
 def _wilcoxon(config: StudyConfig) -> BasePruner:
-    return WilcoxonPruner(p_threshold=config.search.p_threshold)
+    return pruners.WilcoxonPruner(p_threshold=config.search.p_threshold)
 
 
 PRUNERS: Mapping[str, Pruner] = {
@@ -140,9 +130,7 @@ PRUNERS: Mapping[str, Pruner] = {
         build=_patient,
     ),
     "threshold": Pruner(
-        description="gives up what scores below a fixed bound",
-        source="Optuna's ThresholdPruner",
-        build=_threshold,
+        description="gives up what scores below a fixed bound", source="Optuna's ThresholdPruner", build=_threshold
     ),
     "wilcoxon": Pruner(
         description="gives up what a signed-rank test finds worse than the best trial, from five folds on",
@@ -152,7 +140,7 @@ PRUNERS: Mapping[str, Pruner] = {
     "none": Pruner(
         description="lets every trial run to its end",
         source="Optuna's NopPruner",
-        build=lambda _config: NopPruner(),
+        build=lambda _config: pruners.NopPruner(),
     ),
 }
 

@@ -189,16 +189,8 @@ SAMPLERS: Mapping[str, Sampler] = {
         source="Sobol 1967; Owen 1998; Optuna's QMCSampler",
         build=_qmc,
     ),
-    "grid": Sampler(
-        description="every combination once, in the order written",
-        source="hpo",
-        build=_grid,
-    ),
-    "brute_force": Sampler(
-        description="every combination once, in random order",
-        source="hpo",
-        build=_brute_force,
-    ),
+    "grid": Sampler(description="every combination once, in the order written", source="hpo", build=_grid),
+    "brute_force": Sampler(description="every combination once, in random order", source="hpo", build=_brute_force),
 }
 
 

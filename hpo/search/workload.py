@@ -1,7 +1,6 @@
 """Work of a trial, counted from the data before any training: tokens trained on and scored, updates, openings."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,11 +9,11 @@ from numpy.typing import NDArray
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.data.batching import padded_tokens
-from hpo.messages import Assignment, Dimensions, Milestone
+from hpo.messages import Dimensions
 from hpo.search.assignments import build_assignment
 from hpo.search.corners import COSTS, STATES
 from hpo.space.search_space import SearchSpace
-from hpo.training.milestones import milestone_steps, steps_per_epoch
+from hpo.training.milestones import milestones_of, steps_per_epoch
 
 Floats = NDArray[np.float64]
 
@@ -100,7 +99,9 @@ class Workload:
         steps, trained, rungs, taken, rows_scored = 0, 0, list[int](), list[int](), list[int]()
         for fold, (rows, validation_rows) in enumerate(sizes.folds or ((sizes.train_rows, sizes.validation_rows),)):
             rows = max(round(hyperparameters.data_fraction * rows), min(rows, sizes.least_rows))
-            for step, place in self._evaluations(assignment, fold, rows).items():
+            # A fold is scored at its end.
+            places = milestones_of(assignment, rows, sizes.train_rows, fold if sizes.folds else None)
+            for step, place in places.items():
                 rungs.append(place.rung)
                 taken.append(steps + step)
                 rows_scored.append(self._scored_rows(validation_rows, in_full=place.full or bool(sizes.folds)))
@@ -117,19 +118,6 @@ class Workload:
             shares=np.array(taken) / steps,
             scored=scored,
             kind=_kind(hyperparameters),
-        )
-
-    def _evaluations(self, assignment: Assignment, fold: int, rows: int) -> Mapping[int, Milestone]:
-        """Return optimizer step -> the evaluation there, of a training on so many rows; a fold is scored at its end."""
-        epochs, batch = assignment.hyperparameters.epochs, assignment.hyperparameters.batch_size
-        if self.dimensions.folds:
-            return {epochs * steps_per_epoch(rows, batch): assignment.milestones[fold]}
-        return milestone_steps(
-            assignment.milestones,
-            maximum_examples=assignment.maximum_passes * self.dimensions.train_rows,
-            train_rows=rows,
-            batch_size=batch,
-            epochs=epochs,
         )
 
     def _scored_rows(self, validation_rows: int, *, in_full: bool) -> int:

@@ -9,17 +9,7 @@ from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
 from hpo.messages import Action, Outcome, Report
-from hpo.store import statements
-from hpo.store.records import (
-    AttemptEnd,
-    AttemptRecord,
-    Event,
-    Reached,
-    read_attempt,
-    read_report,
-    reading_to_json,
-    scores_to_json,
-)
+from hpo.store import records, statements
 from hpo.store.tables import attempts, clock, evaluations, events
 from hpo.store.transactions import StudyTransactions
 
@@ -35,15 +25,15 @@ class AttemptStore(StudyTransactions):
         newest = self._execute(statements.LATEST_ATTEMPT, of_study=self.study_id, of_trial=trial)
         return int(newest.scalar() or 0)
 
-    def attempt_of_request(self, request: str) -> AttemptRecord | None:
+    def attempt_of_request(self, request: str) -> records.AttemptRecord | None:
         """Return the attempt that `request` was answered with; None if it is a new request."""
         asked = self._execute(statements.ATTEMPT_OF_REQUEST, of_study=self.study_id, of_request=request)
-        return read_attempt(asked.mappings().first())
+        return records.read_attempt(asked.mappings().first())
 
-    def attempt(self, trial: int, attempt: int) -> AttemptRecord | None:
+    def attempt(self, trial: int, attempt: int) -> records.AttemptRecord | None:
         """Return one attempt; None if there is no such attempt."""
         which = self._execute(statements.ATTEMPT, of_study=self.study_id, of_trial=trial, of_attempt=attempt)
-        return read_attempt(which.mappings().first())
+        return records.read_attempt(which.mappings().first())
 
     def is_open(self, trial: int, attempt: int) -> bool:
         """Return whether `attempt` is the newest at `trial`, has not ended, and its trial is running for Optuna too.
@@ -53,7 +43,7 @@ class AttemptStore(StudyTransactions):
         standing = self._execute(statements.STANDING, of_study=self.study_id, of_trial=trial)
         return standing.first() == (attempt, None, TrialState.RUNNING)
 
-    def attempt_ends(self, trial: int) -> list[AttemptEnd]:
+    def attempt_ends(self, trial: int) -> list[records.AttemptEnd]:
         """Return how every attempt at `trial` ended and how far it came, by number."""
         here = sa.and_(evaluations.c.study_id == attempts.c.study_id, evaluations.c.trial == attempts.c.trial)
         furthest = (
@@ -61,16 +51,12 @@ class AttemptStore(StudyTransactions):
             .where(here, evaluations.c.attempt == attempts.c.attempt)
             .scalar_subquery()
         )
-        columns = (
-            attempts.c.attempt,
-            attempts.c.worker,
-            attempts.c.ending,
-            sa.func.coalesce(furthest, 0).label("seen"),
-        )
+        seen = sa.func.coalesce(furthest, 0).label("seen")
+        columns = (attempts.c.attempt, attempts.c.worker, attempts.c.ending, seen)
         rows = sa.select(*columns).where(self._trial(attempts, trial)).order_by(attempts.c.attempt)
-        return [AttemptEnd(**row) for row in self._execute(rows).mappings()]
+        return [records.AttemptEnd(**row) for row in self._execute(rows).mappings()]
 
-    def begin_attempt(self, record: AttemptRecord, *, request: str, worker: str, device: str) -> None:
+    def begin_attempt(self, record: records.AttemptRecord, *, request: str, worker: str, device: str) -> None:
         """Record that `record.trial` is about to be trained."""
         self._insert(
             attempts, trial=record.trial, attempt=record.attempt, request=request, worker=worker, device=device,
@@ -112,9 +98,9 @@ class AttemptStore(StudyTransactions):
             step=report.step, epoch=report.epoch, examples_seen=report.examples_seen,
             learning_rate=report.learning_rate, train_loss=report.train_loss, score=report.validation.objective,
             train_score=report.train.objective if report.train else None,
-            validation_scores=scores_to_json(report.validation),
-            train_scores=scores_to_json(report.train) if report.train else None,
-            reading=reading_to_json(report.reading) if report.reading else None,
+            validation_scores=records.scores_to_json(report.validation),
+            train_scores=records.scores_to_json(report.train) if report.train else None,
+            reading=records.reading_to_json(report.reading) if report.reading else None,
             action=str(action), seconds=report.seconds, peak_memory_bytes=report.peak_memory_bytes,
         )  # fmt: skip
 
@@ -126,9 +112,9 @@ class AttemptStore(StudyTransactions):
         at = sa.and_(evaluations.c.attempt == found.best_attempt, evaluations.c.rung == found.best_rung)
         which = sa.and_(self._trial(evaluations, trial), at)
         row = self._execute(sa.select(evaluations).where(which)).mappings().first()
-        return None if row is None else read_report(row)
+        return None if row is None else records.read_report(row)
 
-    def reached(self) -> list[Reached]:
+    def reached(self) -> list[records.Reached]:
         """Return how far each attempt came, and what it took: what the cost of a later trial is told from."""
         newest = (
             sa.select(evaluations.c.trial, evaluations.c.attempt, sa.func.max(evaluations.c.rung).label("rung"))
@@ -141,21 +127,22 @@ class AttemptStore(StudyTransactions):
             *(evaluations.c[name] == newest.c[name] for name in ("trial", "attempt", "rung")),
         )
         of_attempt = sa.and_(
-            attempts.c.study_id == self.study_id,
-            *(attempts.c[name] == newest.c[name] for name in ("trial", "attempt")),
+            attempts.c.study_id == self.study_id, *(attempts.c[name] == newest.c[name] for name in ("trial", "attempt"))
         )
         rows = sa.select(newest.c.trial, newest.c.rung, evaluations.c.seconds, attempts.c.configuration).select_from(
             newest.join(evaluations, same).join(attempts, of_attempt)
         )
         return [
-            Reached(trial=row.trial, rung=row.rung, seconds=row.seconds, configuration=json.loads(row.configuration))
+            records.Reached(
+                trial=row.trial, rung=row.rung, seconds=row.seconds, configuration=json.loads(row.configuration)
+            )
             for row in self._execute(rows.order_by(newest.c.trial, newest.c.attempt))
         ]
 
-    def rows_at_once(self) -> list[AttemptRecord]:
+    def rows_at_once(self) -> list[records.AttemptRecord]:
         """Return the attempts in which memory did not suffice for whole batches."""
         which = sa.and_(attempts.c.study_id == self.study_id, attempts.c.rows_at_once.is_not(None))
-        found = (read_attempt(row) for row in self._execute(sa.select(attempts).where(which)).mappings())
+        found = (records.read_attempt(row) for row in self._execute(sa.select(attempts).where(which)).mappings())
         return [record for record in found if record is not None]
 
     def device_seconds(self) -> float:
@@ -180,12 +167,12 @@ class AttemptStore(StudyTransactions):
         count = self._execute(sa.select(sa.func.count()).select_from(events).where(which)).scalar_one()
         return bool(count)
 
-    def events_after(self, event_id: int, kinds: Collection[str]) -> Sequence[Event]:
+    def events_after(self, event_id: int, kinds: Collection[str]) -> Sequence[records.Event]:
         """Return the lines of these kinds that were added after the one of that number, in their order."""
         which = sa.and_(events.c.study_id == self.study_id, events.c.event_id > event_id, events.c.kind.in_(kinds))
-        rows = self._execute(sa.select(events).where(which).order_by(events.c.event_id)).mappings()
+        rows = self._execute(sa.select(events).where(which).order_by(events.c.event_id))
         return [
-            Event(number=row["event_id"], kind=row["kind"], trial=row["trial"], detail=json.loads(row["detail"]))
+            records.Event(number=row.event_id, kind=row.kind, trial=row.trial, detail=json.loads(row.detail))
             for row in rows
         ]
 

@@ -12,19 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
-from sqlalchemy import event
+from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import (
-    ArgumentError,
-    DBAPIError,
-    IntegrityError,
-    InterfaceError,
-    InternalError,
-    NoSuchModuleError,
-    OperationalError,
-    PendingRollbackError,
-    SQLAlchemyError,
-)
 
 from hpo.errors import StoreError, StoreUnavailableError
 from hpo.store import sqlite
@@ -122,7 +111,7 @@ def translated(url: URL) -> Iterator[None]:
     """Say a database's error in one sentence that names the store without its password."""
     try:
         yield
-    except (SQLAlchemyError, StorageInternalError) as error:
+    except (exc.SQLAlchemyError, StorageInternalError) as error:
         # Optuna wraps what SQLAlchemy wraps; the database's own words say most.
         wrapped = error.__cause__ if isinstance(error, StorageInternalError) else error
         said = str(getattr(wrapped, "orig", wrapped)).strip().splitlines()
@@ -137,7 +126,7 @@ def _may_pass(error: BaseException | None, words: str) -> bool:
     SQLite says also of a table that is not there that it is operational. Where Optuna swallows that a connection was
     lost and asks on, SQLAlchemy says that the transaction waits to be rolled back.
     """
-    passing = OperationalError | InterfaceError | InternalError | PendingRollbackError
+    passing = exc.OperationalError | exc.InterfaceError | exc.InternalError | exc.PendingRollbackError
     return isinstance(error, passing) and "no such" not in words
 
 
@@ -177,7 +166,7 @@ def parsed_url(url: str) -> URL:
         )
     try:
         parsed = make_url(url if ":" in url else f"sqlite:///{url}")
-    except (ArgumentError, ValueError):
+    except (exc.ArgumentError, ValueError):
         raise StoreError(f"The store's URL cannot be read; it must be {SUPPORTED}.") from None
     if parsed.drivername == "sqlite" and parsed.database:
         # Of a study file no shell has read the `~`.
@@ -199,7 +188,7 @@ def _engine(url: URL, is_ending: Callable[[], bool], **options: Any) -> Engine:
         from hpo.store.postgresql import engine_of
 
         return engine_of(url, is_ending, **options)
-    except (ModuleNotFoundError, NoSuchModuleError):
+    except (ModuleNotFoundError, exc.NoSuchModuleError):
         raise StoreError("A PostgreSQL store needs psycopg: pip install 'llm-hpo[postgresql]'.") from None
 
 
@@ -230,8 +219,8 @@ def _with_optuna_tables(engine: Engine) -> Database:
     for attempt in range(1, OPTUNA_TABLE_ATTEMPTS + 1):
         try:
             return Database(engine)
-        except DBAPIError as error:
-            made_meanwhile = "already exists" in str(error) or isinstance(error, IntegrityError)
+        except exc.DBAPIError as error:
+            made_meanwhile = "already exists" in str(error) or isinstance(error, exc.IntegrityError)
             if not made_meanwhile or attempt == OPTUNA_TABLE_ATTEMPTS:
                 raise
         except RuntimeError as error:

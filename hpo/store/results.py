@@ -241,15 +241,12 @@ def read_search(database: Database, name: str | None = None) -> StudyResults:
 
 
 def _trials(connection: Connection, study_id: int, frozen: Sequence[FrozenTrial]) -> tuple[TrialResult, ...]:
-    newest: dict[int, Mapping[str, Any]] = {}
     rows = sa.select(attempts).where(attempts.c.study_id == study_id).order_by(attempts.c.attempt)
-    for row in connection.execute(rows).mappings():
-        newest[row["trial"]] = dict(row)
-    best: dict[tuple[int, int, int], Mapping[str, Any]] = {}
+    newest = {row["trial"]: dict(row) for row in connection.execute(rows).mappings()}
     names = ("trial", "attempt", "rung", "train_score", "validation_scores", "epoch")
-    columns = [evaluations.c[name] for name in names]
-    for row in connection.execute(sa.select(*columns).where(evaluations.c.study_id == study_id)).mappings():
-        best[row["trial"], row["attempt"], row["rung"]] = dict(row)
+    rows = sa.select(*(evaluations.c[name] for name in names)).where(evaluations.c.study_id == study_id)
+    told = connection.execute(rows).mappings()
+    best = {(row["trial"], row["attempt"], row["rung"]): dict(row) for row in told}
     return tuple(_trial(trial, newest.get(trial.number, {}), best) for trial in frozen)
 
 

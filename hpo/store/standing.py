@@ -139,16 +139,13 @@ def _standing(connection: Connection, study_id: int) -> Standing:
 
 
 def _running(connection: Connection, study_id: int, trials: Sequence[int]) -> tuple[RunningTrial, ...]:
-    newest: dict[int, RowMapping] = {}
     which = sa.and_(attempts.c.study_id == study_id, attempts.c.trial.in_(trials))
-    for row in connection.execute(sa.select(attempts).where(which).order_by(attempts.c.attempt)).mappings():
-        newest[row["trial"]] = row
+    begun = connection.execute(sa.select(attempts).where(which).order_by(attempts.c.attempt)).mappings()
+    newest = {row["trial"]: row for row in begun}
     which = sa.and_(evaluations.c.study_id == study_id, evaluations.c.trial.in_(trials))
     columns = [evaluations.c[name] for name in ("trial", "attempt", "rung", "score", "reported_at")]
-    reported = {
-        (row["trial"], row["attempt"]): row
-        for row in connection.execute(sa.select(*columns).where(which).order_by(evaluations.c.rung)).mappings()
-    }
+    told = connection.execute(sa.select(*columns).where(which).order_by(evaluations.c.rung)).mappings()
+    reported = {(row["trial"], row["attempt"]): row for row in told}
     return tuple(
         _running_trial(newest[trial], reported.get((trial, newest[trial]["attempt"])))
         for trial in trials

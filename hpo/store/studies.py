@@ -4,7 +4,7 @@ import json
 import uuid
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import optuna
@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import Connection, RowMapping
 
 from hpo.errors import StoreUnavailableError
+from hpo.messages import SEMANTICS, SEMANTICS_KEY
 from hpo.store import statements
 from hpo.store.attempts import AttemptStore
 from hpo.store.records import LeaseRecord, StudyRecord
@@ -54,7 +55,8 @@ class StudyStore(AttemptStore):
         for table in (attempts, evaluations, events, studies, trials):
             self._execute(sa.delete(table).where(table.c.study_id == self.study_id))
         uid = uuid.uuid4().hex
-        values = {key: json.dumps(value) for key, value in asdict(record).items() if key != "data_fingerprint"}
+        made = replace(record, versions={SEMANTICS_KEY: str(SEMANTICS), **record.versions})
+        values = {key: json.dumps(value) for key, value in asdict(made).items() if key != "data_fingerprint"}
         self._execute(statements.GONE_TRIALS)
         self._insert(studies, name=self.name, uid=uid, data_fingerprint=record.data_fingerprint, **values)
         self.study.set_user_attr(UID_ATTRIBUTE, uid)

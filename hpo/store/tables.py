@@ -6,21 +6,7 @@ study with Optuna's own tools must succeed. `hpo_studies.uid` tells a study from
 
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Column,
-    Double,
-    Index,
-    Integer,
-    MetaData,
-    PrimaryKeyConstraint,
-    String,
-    Table,
-    Text,
-    UniqueConstraint,
-    text,
-)
+import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -28,7 +14,7 @@ from sqlalchemy.sql.functions import FunctionElement
 class clock(FunctionElement[float]):  # noqa: N801 (it is an SQL function)
     """The database's own clock: seconds since 1970 in UTC, whatever the time zones of server and session are."""
 
-    type = Double()
+    type = sa.Double()
     inherit_cache = True
 
 
@@ -42,112 +28,112 @@ def _postgresql_clock(*_: Any, **__: Any) -> str:
     return "extract(epoch from clock_timestamp())"
 
 
-metadata = MetaData()
+metadata = sa.MetaData()
 # SQLite numbers rows by itself only in a column that it knows as INTEGER.
-RowNumber = BigInteger().with_variant(Integer, "sqlite")
+RowNumber = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
-UNFINISHED = text("state IN ('RUNNING', 'WAITING')")
+UNFINISHED = sa.text("state IN ('RUNNING', 'WAITING')")
 
-studies = Table(
+studies = sa.Table(
     "hpo_studies",
     metadata,
-    Column("study_id", Integer, primary_key=True),
-    Column("name", String(512)),  # as Optuna has it, for the leaderboard
-    Column("uid", String(32), nullable=False),
-    Column("configuration", Text, nullable=False),  # JSON: the whole study file, defaults included, no password
-    Column("space", Text, nullable=False),  # JSON: the parameters
-    Column("data_fingerprint", String(64), nullable=False),
-    Column("versions", Text, nullable=False),  # JSON: package -> version
-    Column("measurements", Text),  # JSON: what was measured to choose precision and threads
-    Column("created_at", Double, nullable=False, default=clock()),
+    sa.Column("study_id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(512)),  # as Optuna has it, for the leaderboard
+    sa.Column("uid", sa.String(32), nullable=False),
+    sa.Column("configuration", sa.Text, nullable=False),  # JSON: the whole study file, defaults included, no password
+    sa.Column("space", sa.Text, nullable=False),  # JSON: the parameters
+    sa.Column("data_fingerprint", sa.String(64), nullable=False),
+    sa.Column("versions", sa.Text, nullable=False),  # JSON: package -> version
+    sa.Column("measurements", sa.Text),  # JSON: what was measured to choose precision and threads
+    sa.Column("created_at", sa.Double, nullable=False, default=clock()),
 )
 
-leases = Table(
+leases = sa.Table(
     "hpo_leases",
     metadata,
-    Column("study_id", Integer, primary_key=True),
-    Column("fence", RowNumber, nullable=False),  # rises with each leader; a verb of an older one is refused
-    Column("host", String(255), nullable=False),
-    Column("pid", Integer, nullable=False),
-    Column("process_started", Double, nullable=False),  # seconds after its machine: a pid has many bearers
-    Column("machine", String(128)),  # which boot of which machine, and whose process numbers
-    Column("acquired_at", Double, nullable=False),
-    Column("expires_at", Double, nullable=False),
+    sa.Column("study_id", sa.Integer, primary_key=True),
+    sa.Column("fence", RowNumber, nullable=False),  # rises with each leader; a verb of an older one is refused
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("process_started", sa.Double, nullable=False),  # seconds after its machine: a pid has many bearers
+    sa.Column("machine", sa.String(128)),  # which boot of which machine, and whose process numbers
+    sa.Column("acquired_at", sa.Double, nullable=False),
+    sa.Column("expires_at", sa.Double, nullable=False),
 )
 
-trials = Table(
+trials = sa.Table(
     "hpo_trials",  # as Optuna has them, for the leaderboard: a view on its tables would keep it from changing them
     metadata,
-    Column("study_id", Integer, nullable=False),
-    Column("trial", Integer, nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("score", Double),
-    PrimaryKeyConstraint("study_id", "trial"),
-    Index("hpo_trials_open", "study_id", postgresql_where=UNFINISHED, sqlite_where=UNFINISHED),
+    sa.Column("study_id", sa.Integer, nullable=False),
+    sa.Column("trial", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("score", sa.Double),
+    sa.PrimaryKeyConstraint("study_id", "trial"),
+    sa.Index("hpo_trials_open", "study_id", postgresql_where=UNFINISHED, sqlite_where=UNFINISHED),
 )
 
-attempts = Table(
+attempts = sa.Table(
     "hpo_attempts",
     metadata,
-    Column("study_id", Integer, nullable=False),
-    Column("trial", Integer, nullable=False),
-    Column("attempt", Integer, nullable=False),
-    Column("request", String(64), nullable=False),
-    Column("worker", String(128), nullable=False),
-    Column("device", String(64), nullable=False),
-    Column("configuration", Text, nullable=False),  # JSON: the hyperparameters trained, real learning rate
-    Column("seed", RowNumber, nullable=False),
-    Column("score_to_beat", Double),
-    Column("started_at", Double, nullable=False, default=clock()),
-    Column("ended_at", Double),
-    Column("ending", String(16)),
-    Column("reason", Text),
-    Column("seconds", Double),
-    Column("peak_memory_bytes", BigInteger),
-    Column("best_rung", Integer),
-    Column("best_attempt", Integer),  # an earlier one, where this went on from its checkpoint
-    Column("rows_at_once", Integer),  # rows of a batch, where memory did not suffice for all
-    Column("resumed_examples", BigInteger),  # seen at the checkpoint that it went on from
-    Column("device_seconds", Double),  # of this attempt alone, times the devices of a trial
-    Column("confirms", Integer),  # the trial of another study that this one is judged in the place of
-    PrimaryKeyConstraint("study_id", "trial", "attempt"),
-    UniqueConstraint("study_id", "request"),
+    sa.Column("study_id", sa.Integer, nullable=False),
+    sa.Column("trial", sa.Integer, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("request", sa.String(64), nullable=False),
+    sa.Column("worker", sa.String(128), nullable=False),
+    sa.Column("device", sa.String(64), nullable=False),
+    sa.Column("configuration", sa.Text, nullable=False),  # JSON: the hyperparameters trained, real learning rate
+    sa.Column("seed", RowNumber, nullable=False),
+    sa.Column("score_to_beat", sa.Double),
+    sa.Column("started_at", sa.Double, nullable=False, default=clock()),
+    sa.Column("ended_at", sa.Double),
+    sa.Column("ending", sa.String(16)),
+    sa.Column("reason", sa.Text),
+    sa.Column("seconds", sa.Double),
+    sa.Column("peak_memory_bytes", sa.BigInteger),
+    sa.Column("best_rung", sa.Integer),
+    sa.Column("best_attempt", sa.Integer),  # an earlier one, where this went on from its checkpoint
+    sa.Column("rows_at_once", sa.Integer),  # rows of a batch, where memory did not suffice for all
+    sa.Column("resumed_examples", sa.BigInteger),  # seen at the checkpoint that it went on from
+    sa.Column("device_seconds", sa.Double),  # of this attempt alone, times the devices of a trial
+    sa.Column("confirms", sa.Integer),  # the trial of another study that this one is judged in the place of
+    sa.PrimaryKeyConstraint("study_id", "trial", "attempt"),
+    sa.UniqueConstraint("study_id", "request"),
 )
 
-evaluations = Table(
+evaluations = sa.Table(
     "hpo_evaluations",
     metadata,
-    Column("study_id", Integer, nullable=False),
-    Column("trial", Integer, nullable=False),
-    Column("attempt", Integer, nullable=False),
-    Column("rung", Integer, nullable=False),  # per mille of the study's longest trial
-    Column("is_full", Boolean, nullable=False),  # all of validation, or the part scored at rungs
-    Column("step", Integer, nullable=False),
-    Column("epoch", Double, nullable=False),
-    Column("examples_seen", BigInteger, nullable=False),
-    Column("learning_rate", Double, nullable=False),
-    Column("train_loss", Double, nullable=False),
-    Column("score", Double, nullable=False),  # the objective on validation
-    Column("train_score", Double),  # the objective on a sample of the training rows
-    Column("validation_scores", Text, nullable=False),  # JSON
-    Column("train_scores", Text),  # JSON
-    Column("reading", Text),  # JSON: what a trial that confirms another is judged by
-    Column("action", String(16), nullable=False),  # what the coordinator answered
-    Column("seconds", Double, nullable=False),
-    Column("peak_memory_bytes", BigInteger, nullable=False),
-    Column("reported_at", Double, nullable=False, default=clock()),
-    PrimaryKeyConstraint("study_id", "trial", "attempt", "rung"),
+    sa.Column("study_id", sa.Integer, nullable=False),
+    sa.Column("trial", sa.Integer, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("rung", sa.Integer, nullable=False),  # per mille of the study's longest trial
+    sa.Column("is_full", sa.Boolean, nullable=False),  # all of validation, or the part scored at rungs
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("epoch", sa.Double, nullable=False),
+    sa.Column("examples_seen", sa.BigInteger, nullable=False),
+    sa.Column("learning_rate", sa.Double, nullable=False),
+    sa.Column("train_loss", sa.Double, nullable=False),
+    sa.Column("score", sa.Double, nullable=False),  # the objective on validation
+    sa.Column("train_score", sa.Double),  # the objective on a sample of the training rows
+    sa.Column("validation_scores", sa.Text, nullable=False),  # JSON
+    sa.Column("train_scores", sa.Text),  # JSON
+    sa.Column("reading", sa.Text),  # JSON: what a trial that confirms another is judged by
+    sa.Column("action", sa.String(16), nullable=False),  # what the coordinator answered
+    sa.Column("seconds", sa.Double, nullable=False),
+    sa.Column("peak_memory_bytes", sa.BigInteger, nullable=False),
+    sa.Column("reported_at", sa.Double, nullable=False, default=clock()),
+    sa.PrimaryKeyConstraint("study_id", "trial", "attempt", "rung"),
 )
 
-events = Table(
+events = sa.Table(
     "hpo_events",
     metadata,
-    Column("event_id", RowNumber, primary_key=True, autoincrement=True),
-    Column("study_id", Integer, nullable=False),
-    Column("happened_at", Double, nullable=False, default=clock()),
-    Column("kind", String(32), nullable=False),
-    Column("trial", Integer),
-    Column("attempt", Integer),
-    Column("detail", Text, nullable=False),  # JSON
-    Index("hpo_events_by_kind", "study_id", "kind", "event_id"),
+    sa.Column("event_id", RowNumber, primary_key=True, autoincrement=True),
+    sa.Column("study_id", sa.Integer, nullable=False),
+    sa.Column("happened_at", sa.Double, nullable=False, default=clock()),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("trial", sa.Integer),
+    sa.Column("attempt", sa.Integer),
+    sa.Column("detail", sa.Text, nullable=False),  # JSON
+    sa.Index("hpo_events_by_kind", "study_id", "kind", "event_id"),
 )

@@ -45,8 +45,9 @@ class Backbone:
         """Names of parameters that each trial draws anew."""
         self._pretrained = _kept({n: t for n, t in network.state_dict().items() if n not in self.fresh}, shared)
         self._fresh_modules = _copies_of_owners(network, self.fresh)
-        for owner in self._fresh_modules:
-            _compute_in_fp32(network.get_submodule(owner))
+        for owner in map(network.get_submodule, self._fresh_modules):
+            if type(owner) is nn.Linear:
+                owner.__class__ = LinearInFp32
         self.layers = LayerStack(network)
         self.dropouts = Dropouts(network)
         plain = network.config.model_type in PREPARED_MASKS
@@ -140,11 +141,6 @@ class LinearInFp32(nn.Linear):
         """Return what the layer gives, in fp32."""
         with torch.autocast(states.device.type, enabled=False):
             return super().forward(states.float())
-
-
-def _compute_in_fp32(module: nn.Module) -> None:
-    if type(module) is nn.Linear:
-        module.__class__ = LinearInFp32
 
 
 def _set_padding(network: Any, tokenizer: Any) -> int:

@@ -11,7 +11,7 @@ from hpo.data.splits import stratified_part
 from hpo.data.targets import classes_among
 from hpo.messages import Assignment, Milestone
 from hpo.training.bench import Bench, TokenizedSplits
-from hpo.training.milestones import milestone_steps, steps_per_epoch
+from hpo.training.milestones import milestones_of, steps_per_epoch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -64,18 +64,6 @@ def courses(assignment: Assignment, bench: Bench) -> list[Course]:
 
 def _course(assignment: Assignment, bench: Bench, rows: Rows, validation_part: Rows, fold: int | None = None) -> Course:
     hyperparameters = assignment.hyperparameters
-    total = hyperparameters.epochs * steps_per_epoch(rows.size, hyperparameters.batch_size)
-    milestones = (
-        milestone_steps(
-            assignment.milestones,
-            maximum_examples=assignment.maximum_passes * bench.splits.train.rows,
-            train_rows=rows.size,
-            batch_size=hyperparameters.batch_size,
-            epochs=hyperparameters.epochs,
-        )
-        if fold is None
-        else {total: assignment.milestones[fold]}
-    )
     # No more than are scored of validation, so that the two scores are about as sure.
     scored = bench.splits.validation.rows if fold is None else validation_part.size
     sample = min(bench.config.evaluation.part_rows, scored)
@@ -84,8 +72,8 @@ def _course(assignment: Assignment, bench: Bench, rows: Rows, validation_part: R
         rows=rows,
         train_sample=rows[stratified_part(bench.train_strata[rows], sample, bench.config.seed)],
         validation_part=validation_part,
-        milestones=milestones,
-        total_steps=total,
+        milestones=milestones_of(assignment, rows.size, bench.splits.train.rows, fold),
+        total_steps=hyperparameters.epochs * steps_per_epoch(rows.size, hyperparameters.batch_size),
         seed=_fold_seed(assignment.seed, fold) if fold else assignment.seed,
         fold=fold,
         last=fold is None or fold == len(bench.splits.folds) - 1,

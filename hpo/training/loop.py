@@ -177,7 +177,7 @@ class Run:
             training.take((yield SlotBatch(model=training.model, batch=batch, units=batch.units)))
             self._place.seen += batch.rows
             self._place.owes_report = training.taken in course.milestones
-            if not self._place.owes_report and self._is_time_to_speak():
+            if not self._place.owes_report and self._elapsed() - self._spoke_at >= SECONDS_BETWEEN_PROGRESS:
                 yield self._progress(training)
             batch = next(batches, None)
 
@@ -278,9 +278,6 @@ class Run:
     def _refuse_to_go_on(self) -> None:
         if self._asked is not Action.CONTINUE:
             raise _ToldToEndError
-
-    def _is_time_to_speak(self) -> bool:
-        return self._elapsed() - self._spoke_at >= SECONDS_BETWEEN_PROGRESS
 
     def _progress(self, training: OptimizerStep) -> Progress:
         """Say where the trial stands."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-from hpo.messages import Milestone
+from hpo.messages import Assignment, Milestone
 
 
 def steps_per_epoch(train_rows: int, batch_size: int) -> int:
@@ -42,6 +42,25 @@ def milestone_steps(
         step = min(_step_at(one.rung * maximum_examples, train_rows, batch_size), total)
         places[step] = replace(one, full=one.full or (step in places and places[step].full))
     return dict(sorted((places | {total: last}).items()))
+
+
+def milestones_of(assignment: Assignment, rows: int, all_rows: int, fold: int | None = None) -> dict[int, Milestone]:
+    """Return step -> the milestone reached there, of a training of a trial on so many of all rows; of a fold its end's.
+
+    Args:
+        assignment: of the trial.
+        rows: that this training sees in each epoch.
+        all_rows: that the study's longest trial sees in each epoch.
+        fold: number of the fold that it trains; None without folds.
+    """
+    hyperparameters = assignment.hyperparameters
+    epochs, batch_size = hyperparameters.epochs, hyperparameters.batch_size
+    if fold is not None:
+        return {epochs * steps_per_epoch(rows, batch_size): assignment.milestones[fold]}
+    most = assignment.maximum_passes * all_rows
+    return milestone_steps(
+        assignment.milestones, maximum_examples=most, train_rows=rows, batch_size=batch_size, epochs=epochs
+    )
 
 
 def _step_at(example_mille: float, train_rows: int, batch_size: int) -> int:

@@ -3,7 +3,7 @@
 Both step at one learning rate: a matrix's update is scaled to the root mean square of AdamW's (Liu et al. 2025).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import optim
@@ -43,29 +43,22 @@ class Together:
 
 
 def muon_with_adamw(
-    groups: Sequence[Group],
-    *,
-    rate: float,
-    momentum: float,
-    newton_schulz_steps: int,
-    betas: tuple[float, float],
-    epsilon: float,
+    groups: Sequence[Group], of_adam: Mapping[str, Any], momentum: float, newton_schulz_steps: int
 ) -> Together:
-    """Build torch's Muon over the `hidden` groups and AdamW over the others, each only where there are any."""
+    """Build torch's Muon over the `hidden` groups and AdamW over the others, each only where there are any.
+
+    Args:
+        groups: of `layer_rates.parameter_groups`.
+        of_adam: torch's `lr`, `betas` and `eps` of AdamW; the rate is Muon's too.
+        momentum: of Muon.
+        newton_schulz_steps: of Muon, by which a matrix is made nearly orthogonal.
+    """
     hidden = [group for group in groups if group["hidden"]]
     others = [group for group in groups if not group["hidden"]]
     parts: list[optim.Optimizer] = []
     if hidden:
-        parts.append(
-            optim.Muon(
-                hidden,
-                lr=rate,
-                weight_decay=0.0,
-                momentum=momentum,
-                ns_steps=newton_schulz_steps,
-                adjust_lr_fn="match_rms_adamw",
-            )
-        )
+        as_adamw: dict[str, Any] = {"lr": of_adam["lr"], "weight_decay": 0.0, "adjust_lr_fn": "match_rms_adamw"}
+        parts.append(optim.Muon(hidden, momentum=momentum, ns_steps=newton_schulz_steps, **as_adamw))
     if others:
-        parts.append(optim.AdamW(others, lr=rate, betas=betas, eps=epsilon, weight_decay=0.0, fused=True))
+        parts.append(optim.AdamW(others, **of_adam, weight_decay=0.0, fused=True))
     return Together(parts)

@@ -121,34 +121,18 @@ def adagrad(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
 
 def adadelta(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
     """Build Adadelta; its steps are multiplied by the rate, which in the paper is 1."""
-    return optim.Adadelta(
-        groups,
-        lr=hyperparameters.learning_rate,
-        rho=_applying(hyperparameters.rho),
-        eps=_applying(hyperparameters.epsilon),
-    )
+    return optim.Adadelta(groups, **_given(hyperparameters, rho="rho", eps="epsilon"))
 
 
 def adafactor(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
     """Build Adafactor in torch's form: no momentum, a step of at most the rate times the size of the weights."""
     # Torch's default form, the slow one: the fast one holds another copy of the weights, and memory is what it is for.
-    return optim.Adafactor(
-        groups,
-        lr=hyperparameters.learning_rate,
-        beta2_decay=_applying(hyperparameters.decay_rate),
-        d=_applying(hyperparameters.clip_threshold),
-    )
+    return optim.Adafactor(groups, **_given(hyperparameters, beta2_decay="decay_rate", d="clip_threshold"))
 
 
 def rmsprop(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
     """Build RMSprop."""
-    return optim.RMSprop(
-        groups,
-        lr=hyperparameters.learning_rate,
-        alpha=_applying(hyperparameters.alpha),
-        eps=_applying(hyperparameters.epsilon),
-        momentum=_applying(hyperparameters.momentum),
-    )
+    return optim.RMSprop(groups, **_given(hyperparameters, alpha="alpha", eps="epsilon", momentum="momentum"))
 
 
 def lion(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
@@ -161,25 +145,14 @@ def lion(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
 
 def schedule_free_adamw(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
     """Build schedule-free AdamW."""
-    built: Stepper = schedule_free.schedule_free_adamw(
-        groups,
-        rate=hyperparameters.learning_rate,
-        betas=_betas(hyperparameters),
-        epsilon=_applying(hyperparameters.epsilon),
-    )
+    built: Stepper = schedule_free.schedule_free_adamw(groups, _of_adam(hyperparameters))
     return built
 
 
 def muon(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
     """Build Muon for the hidden matrices with AdamW for all else; without hidden matrices it is AdamW."""
-    return muon_with_adamw(
-        groups,
-        rate=hyperparameters.learning_rate,
-        momentum=_applying(hyperparameters.momentum),
-        newton_schulz_steps=int(_applying(hyperparameters.newton_schulz_steps)),
-        betas=_betas(hyperparameters),
-        epsilon=_applying(hyperparameters.epsilon),
-    )
+    momentum, newton_schulz_steps = hyperparameters.momentum, hyperparameters.newton_schulz_steps
+    return muon_with_adamw(groups, _of_adam(hyperparameters), _applying(momentum), int(_applying(newton_schulz_steps)))
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
@@ -243,13 +216,15 @@ OPTIMIZERS: dict[str, Optimizer] = {
 }
 
 
+def _given(hyperparameters: Hyperparameters, **names: str) -> dict[str, Any]:
+    """Return arguments of an optimizer: its rate, and by `names` the hyperparameters that others stand for."""
+    given = {argument: _applying(getattr(hyperparameters, name)) for argument, name in names.items()}
+    return {"lr": hyperparameters.learning_rate, **given}
+
+
 def _of_adam(hyperparameters: Hyperparameters) -> dict[str, Any]:
     """Return the arguments that Adam and its kin share."""
-    return {
-        "lr": hyperparameters.learning_rate,
-        "betas": _betas(hyperparameters),
-        "eps": _applying(hyperparameters.epsilon),
-    }
+    return {**_given(hyperparameters, eps="epsilon"), "betas": _betas(hyperparameters)}
 
 
 def _betas(hyperparameters: Hyperparameters) -> tuple[float, float]:

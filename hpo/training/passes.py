@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hpo.config.hyperparameters import Hyperparameters
 
-MemoryKey = tuple[str, int, str, int | None, int | None]
+MemoryKey = tuple[object, ...]
 
 
 @dataclass(slots=True)
@@ -34,10 +34,5 @@ class Passes:
 
 def memory_key(hyperparameters: Hyperparameters) -> MemoryKey:
     """Return what the memory of a step depends on beside its rows: trials that are equal in it share their `Passes`."""
-    return (
-        hyperparameters.method,
-        hyperparameters.max_length,
-        hyperparameters.optimizer,
-        hyperparameters.trained_layers,
-        hyperparameters.kept_layers,
-    )
+    names = ("method", "max_length", "optimizer", "trained_layers", "kept_layers")
+    return tuple(getattr(hyperparameters, name) for name in names)

@@ -26,16 +26,7 @@ from hpo.training.randomness import RandomState
 
 MOST_LENGTHS = 1000
 """Texts of a split whose lengths stand for those of all."""
-INFEASIBLE = Probe(
-    feasible=False,
-    rows_at_once=None,
-    seconds_per_step=0.0,
-    seconds_per_scored_row=0.0,
-    peak_memory_bytes=0,
-    checkpoint_bytes=0,
-    weights_bytes=0,
-    first_loss=0.0,
-)
+INFEASIBLE = Probe(feasible=False)
 
 
 def probe(bench: Bench, hyperparameters: Hyperparameters, steps: int, most_seconds: float = math.inf) -> Probe:

@@ -22,25 +22,26 @@ class RandomState:
     def __init__(self, seed: int, device: torch.device, rank: int = 0) -> None:
         self._device, self._rank = device, rank
         self._outer: list[Tensor] = []
-        outside = self._capture()
+        outside = self.current()
         self._seed(dropout_seed(seed, rank))
-        self.state = self._capture()
+        self.state = self.current()
         """That of the trial, while it does not compute."""
         self._restore(outside)
 
     def __enter__(self) -> None:
-        self._outer = self._capture()
+        self._outer = self.current()
         self._restore(self.state)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.state = self._capture()
+        self.state = self.current()
         self._restore(self._outer)
 
     def current(self) -> list[Tensor]:
         """Return the state of torch's generators as it is now, for a checkpoint."""
-        return self._capture()
+        states = [torch.get_rng_state()]
+        return [*states, torch.cuda.get_rng_state(self._device)] if self._device.type == "cuda" else states
 
     def adopt(self, of_ranks: Sequence[list[Tensor]]) -> None:
         """Go on, inside the `with`, from what `current` returned on this rank; where it was none, as it is."""
@@ -53,10 +54,6 @@ class RandomState:
         if self._device.type == "cuda":
             with torch.cuda.device(self._device):
                 torch.cuda.manual_seed(seed)
-
-    def _capture(self) -> list[Tensor]:
-        states = [torch.get_rng_state()]
-        return [*states, torch.cuda.get_rng_state(self._device)] if self._device.type == "cuda" else states
 
     def _restore(self, states: list[Tensor]) -> None:
         torch.set_rng_state(states[0])

@@ -4,7 +4,7 @@ In training the weights are y, and `optimizer.state[weight]["z"]` is z; x = y + 
 scored and saved. The rate's warm-up is `schedules.py`'s, not the library's own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,12 +15,12 @@ from hpo.config.extras import refuse_missing
 from hpo.training.layer_rates import Group
 
 
-def schedule_free_adamw(groups: Sequence[Group], *, rate: float, betas: tuple[float, float], epsilon: float) -> Any:
-    """Build the optimizer, in its training mode."""
+def schedule_free_adamw(groups: Sequence[Group], of_adam: Mapping[str, Any]) -> Any:
+    """Build the optimizer, in its training mode, with the rate, betas and epsilon that are Adam's too."""
     refuse_missing("schedulefree", "Optimizer schedule_free_adamw")
     from schedulefree import AdamWScheduleFree
 
-    optimizer = AdamWScheduleFree(groups, lr=rate, betas=betas, eps=epsilon, weight_decay=0.0, warmup_steps=0)
+    optimizer = AdamWScheduleFree(groups, **of_adam, weight_decay=0.0, warmup_steps=0)
     # The library makes both in a weight's first step; `shift` needs the iterate before it.
     for group in optimizer.param_groups:
         for weight in group["params"]:

@@ -321,19 +321,15 @@ class Trains(Protocol):
 
     def admit(self, assignment: Assignment) -> None:
         """Put an assignment into a free slot."""
-        ...
 
     def advance(self) -> Sequence[Message]:
         """Train until there is something to say."""
-        ...
 
     def apply(self, decision: Decision) -> None:
         """Hand a decision to its trial."""
-        ...
 
     def drop(self, trial: int) -> None:
         """Give up a trial without an outcome."""
-        ...
 
 
 def train(worker: Trains, assignment: Assignment, answer: Callable[[Report | Progress], Action]) -> Outcome:

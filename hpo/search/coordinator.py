@@ -205,14 +205,8 @@ class Coordinator:
             self._keep_deadline()
         self._expectations.learn(self._store.reached(), self._store.rows_at_once())
         limits, budget = self.limits, self._config.budget
-        self._store.add_event(
-            "run_begun",
-            begun=limits.begun,
-            deadline=limits.deadline,
-            time=budget.time,
-            until=budget.until,
-            trials=limits.trials,
-        )
+        asked: dict[str, Any] = {"time": budget.time, "until": budget.until, "trials": limits.trials}
+        self._store.add_event("run_begun", begun=limits.begun, deadline=limits.deadline, **asked)
 
     @verb
     def has_begun(self) -> bool:

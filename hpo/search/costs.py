@@ -301,13 +301,9 @@ class Expectations:
         if trial.since is None or share < trial.share or seconds <= trial.since[1]:
             trial.since, trial.goes_on = (done, seconds), False
         else:
-            stretch = Seen(
-                trial=number,
-                kind=work.kind,
-                done=done - trial.since[0],
-                share=self.costs.share(work, done - trial.since[0]),
-                seconds=seconds - trial.since[1],
-            )
+            of_stretch, taken = done - trial.since[0], seconds - trial.since[1]
+            share_of_trial = self.costs.share(work, of_stretch)
+            stretch = Seen(trial=number, kind=work.kind, done=of_stretch, share=share_of_trial, seconds=taken)
             self.costs = self.costs.after(stretch, goes_on=trial.goes_on)
             trial.goes_on = stretch.share < STRETCH
             if not trial.goes_on:

@@ -61,10 +61,6 @@ def _median(config: StudyConfig) -> BasePruner:
     return pruners.MedianPruner(**_among_finished(config))
 
 
-def _percentile(config: StudyConfig) -> BasePruner:
-    return pruners.PercentilePruner(config.search.percentile, **_among_finished(config))
-
-
 def _among_finished(config: StudyConfig) -> dict[str, int]:
     startup, first = config.search.pruner_startup_trials, config.evaluation.first_rung
     fewest = min(MOST_TRIALS_AT_A_RUNG, startup)
@@ -86,16 +82,8 @@ def _hyperband(config: StudyConfig) -> BasePruner:
     )
 
 
-def _patient(config: StudyConfig) -> BasePruner:
-    return pruners.PatientPruner(_median(config), patience=config.search.patience)
-
-
 def _threshold(config: StudyConfig) -> BasePruner:
     return pruners.ThresholdPruner(lower=config.search.lowest_score, n_warmup_steps=config.evaluation.first_rung)
-
-
-def _wilcoxon(config: StudyConfig) -> BasePruner:
-    return pruners.WilcoxonPruner(p_threshold=config.search.p_threshold)
 
 
 PRUNERS: Mapping[str, Pruner] = {
@@ -112,7 +100,7 @@ PRUNERS: Mapping[str, Pruner] = {
     "percentile": Pruner(
         description="gives up what is not among the best part of the finished trials at this rung",
         source="Optuna's PercentilePruner",
-        build=_percentile,
+        build=lambda config: pruners.PercentilePruner(config.search.percentile, **_among_finished(config)),
     ),
     "successive_halving": Pruner(
         description="lets the best of every few on at the first rung, and at each that is as many times further",
@@ -127,7 +115,7 @@ PRUNERS: Mapping[str, Pruner] = {
     "patient": Pruner(
         description="asks the median pruner only about what has not become better for some evaluations",
         source="Optuna's PatientPruner",
-        build=_patient,
+        build=lambda config: pruners.PatientPruner(_median(config), patience=config.search.patience),
     ),
     "threshold": Pruner(
         description="gives up what scores below a fixed bound", source="Optuna's ThresholdPruner", build=_threshold
@@ -135,7 +123,7 @@ PRUNERS: Mapping[str, Pruner] = {
     "wilcoxon": Pruner(
         description="gives up what a signed-rank test finds worse than the best trial, from five folds on",
         source="Wilcoxon 1945; Optuna's WilcoxonPruner",
-        build=_wilcoxon,
+        build=lambda config: pruners.WilcoxonPruner(p_threshold=config.search.p_threshold),
     ),
     "none": Pruner(
         description="lets every trial run to its end",

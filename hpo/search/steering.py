@@ -75,14 +75,11 @@ def ask_to_stop(database: Database, study: str | None, trial: int | None = None)
         store.add_event("stop_asked", trial)
     # Only then: whoever begins a confirmation looks whether the search was told to end before.
     if trial is None and (confirmation := confirmation_of(store.name)) in study_names(database):
-        _ask_confirmation_to_stop(_opened(database, confirmation))
+        # Beside the search: one process leads both, and listens to the one that it trains for.
+        runs = _opened(database, confirmation)
+        with runs.transaction():
+            runs.add_event("stop_asked")
     return store.name, leader
-
-
-def _ask_confirmation_to_stop(confirmation: StudyStore) -> None:
-    """Ask it beside the search, as one process leads both and listens to the one that it trains for."""
-    with confirmation.transaction():
-        confirmation.add_event("stop_asked", None)
 
 
 def refuse_led(study: str, lease: LeaseRecord) -> None:

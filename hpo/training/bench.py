@@ -175,14 +175,9 @@ class Bench:
         task = self.config.task.name
         if idle := without_meaning(task, dict(hyperparameters)):
             raise ConfigurationError(no_meaning(task, idle))
+        shares = self.config.compute.slots > 1
         model = TrialModel(
-            self.model,
-            self.task,
-            hyperparameters,
-            seed=seed,
-            random=random,
-            precision=self.precision,
-            shares=self.config.compute.slots > 1,
+            self.model, self.task, hyperparameters, seed=seed, random=random, precision=self.precision, shares=shares
         )
         return OptimizerStep(model, total_steps)
 

@@ -24,14 +24,8 @@ def save_of_gang(
     """
     of_ranks = gang.meet(training.model.random.current())
     if gang.leads:
-        state = {
-            "seen": place.seen,
-            "place": place.to_state(),
-            "training": training.state(),
-            "rows_at_once": rows_at_once,
-            "random": of_ranks,
-        }
-        checkpoints.save(state, place.seconds)
+        state = {"seen": place.seen, "place": place.to_state(), "training": training.state(), "random": of_ranks}
+        checkpoints.save({**state, "rows_at_once": rows_at_once}, place.seconds)
 
 
 def load_of_gang(gang: Gang, checkpoints: Checkpoints, trial: int) -> State | None:

@@ -32,12 +32,7 @@ def no_check() -> None:
 
 
 def predictions(
-    model: Backbone,
-    task: Task[Any],
-    split: TokenizedSplit,
-    rows: Rows | None,
-    precision: Precision,
-    check: Check = no_check,
+    model: Backbone, task: Task[Any], split: TokenizedSplit, rows: Rows | None, precision: Precision, check: Check
 ) -> Answers:
     """Ask the model as it stands, dropout off, about `rows` of a split, or about all of it where that is None.
 

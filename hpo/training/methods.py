@@ -74,10 +74,20 @@ def heights(network: Any) -> dict[str, int]:
     return found
 
 
+def everything(layers: int, hyperparameters: Hyperparameters) -> int:  # noqa: ARG001
+    """Train from the embeddings on."""
+    return 0
+
+
 def top_layers(layers: int, hyperparameters: Hyperparameters) -> int:
     """Train the top `trained_layers` layers and all above them."""
     assert hyperparameters.trained_layers is not None
     return layers + 1 - hyperparameters.trained_layers
+
+
+def above_all(layers: int, hyperparameters: Hyperparameters) -> int:  # noqa: ARG001
+    """Train no pretrained weight but the pooler's."""
+    return layers + 2
 
 
 def refuse_trained_layers(network: Any, wanted: int) -> None:
@@ -90,17 +100,14 @@ def refuse_trained_layers(network: Any, wanted: int) -> None:
 
 
 METHODS: dict[str, Method] = {
-    "full": Method(description="all weights", source="Devlin et al. 2019", boundary=lambda *_: 0),
+    "full": Method(description="all weights", source="Devlin et al. 2019", boundary=everything),
     "top_layers": Method(
         description="the top transformer layers, all above them, and the head",
         source="Howard and Ruder 2018; Lee et al. 2019",
         boundary=top_layers,
     ),
     "head": Method(
-        description="the head, and the pooler below it",
-        source="Peters et al. 2019",
-        boundary=lambda layers, _: layers + 2,
-        shares=True,
+        description="the head, and the pooler below it", source="Peters et al. 2019", boundary=above_all, shares=True
     ),
 }
 

@@ -45,13 +45,9 @@ class OptimizerStep:
         pulls = hyperparameters.regularize_towards == "pretrained" and (
             hyperparameters.l1_strength or hyperparameters.l2_strength
         )
-        self._regularizer = Regularizer(
-            self.parameters,
-            hyperparameters,
-            backbone.pretrained(self.parameters) if pulls else {},
-            factors,
-            partial(self._kind.shift, self._optimizer),
-        )
+        reference = backbone.pretrained(self.parameters) if pulls else {}
+        shift = partial(self._kind.shift, self._optimizer)
+        self._regularizer = Regularizer(self.parameters, hyperparameters, reference, factors, shift)
         self._plateau = Plateau(hyperparameters) if hyperparameters.schedule == "reduce_on_plateau" else None
         # Sums stay on the device. A value that is no number makes its sum none for good, so one look finds it.
         self._losses = torch.zeros((), device=backbone.device)

@@ -14,13 +14,9 @@ CONTEXT_BYTES = 2**29
 """What CUDA itself takes of a GPU for a process, about."""
 # What allocators raise as plain RuntimeErrors, or torch's AcceleratorError; these words are how it is told apart.
 _SIGNS = (
-    "DefaultCPUAllocator",
-    "can't allocate memory",
-    "CUDA error: out of memory",
-    "CUDA driver error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
+    "DefaultCPUAllocator", "can't allocate memory", "CUDA error: out of memory", "CUDA driver error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+)  # fmt: skip
 # All that oneDNN says where there is no memory for its code; what it cannot compute at all is a "primitive descriptor".
 _ONEDNN_SIGN = "could not create a primitive"
 

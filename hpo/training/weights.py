@@ -233,13 +233,8 @@ def load_weights(folder: Path, trial: int, mirror: Mirror = NO_MIRROR) -> dict[s
 
 def header_of(report: Report) -> dict[str, str]:
     """Return what stands in the header of a file of weights that scored as `report` says."""
-    return {
-        "trial": str(report.trial),
-        "attempt": str(report.attempt),
-        "rung": str(report.rung),
-        "metric": report.validation.metric,
-        "score": repr(report.validation.objective),
-    }
+    numbers = {name: str(getattr(report, name)) for name in ("trial", "attempt", "rung")}
+    return {**numbers, "metric": report.validation.metric, "score": repr(report.validation.objective)}
 
 
 def weights_are_of(folder: Path, report: Report) -> bool:

@@ -143,12 +143,12 @@ class Dispatch:
         """Tell which workers there are, where that has changed: a cluster may grow and shrink."""
         workers = frozenset(self._workforce.workers)
         if workers != self._enlisted:
-            self._coordinator.enlist(workers)
+            self._coordinator.faults.workers = workers
             self._enlisted = workers
             # What waited for another worker may be for those that are left.
             self._nothing_for.clear()
             none_left = None if workers else "No worker is left to train on, and no other comes."
-            self._failure = self._failure or self._coordinator.verdict or none_left
+            self._failure = self._failure or self._coordinator.faults.verdict() or none_left
 
     def _listen(self) -> Sequence[tuple[str, Said]]:
         began = self._ticks()
@@ -189,7 +189,7 @@ class Dispatch:
             self._watcher.note(sentence)
         if assignment is None:
             # What there is not for an idle worker, which no trial avoids, there is for none: each ask is a transaction.
-            for_all = starts_in == 0 and not self._coordinator.is_avoided(worker)
+            for_all = starts_in == 0 and not self._coordinator.faults.is_avoided(worker)
             self._nothing_for.update(self._workforce.capacities if for_all else [worker])
             return
         if not held.all:
@@ -329,14 +329,15 @@ class Dispatch:
         is_innocent = is_innocent or self._pausing_since is not None
         is_charged = len(training) == 1 and not is_innocent
         if len(training) > 1 and not is_innocent:
-            self._coordinator.died_together(training)
+            # Which of them it died of is seen where each is trained alone.
+            self._coordinator.faults.alone.update(training)
         for trial, assignment in held.all.items():
             ending = Ending.DIED if is_charged and trial in training else Ending.PAUSED
             self._finish(self._cut(held, assignment, ending, reason))
 
     def _leave_out_quarantined(self) -> None:
         """Do without workers that failed on several trials; what they hold is trained elsewhere, uncharged."""
-        for worker, reason in self._coordinator.quarantined.items():
+        for worker, reason in self._coordinator.faults.quarantined.items():
             if worker in self._left_out:
                 continue
             self._left_out.add(worker)
@@ -347,7 +348,7 @@ class Dispatch:
                 self._coordinator.finish(self._cut(held, assignment, Ending.PAUSED, "Its worker was left out."))
             # What had failed on all others may be tried on them again.
             self._nothing_for.clear()
-        self._failure = self._failure or self._coordinator.verdict
+        self._failure = self._failure or self._coordinator.faults.verdict()
 
     def _cut(self, held: _Held, assignment: Assignment, ending: Ending, reason: str) -> Outcome:
         """Return the end of an attempt of which its worker cannot tell, with the seconds since it began."""

@@ -5,7 +5,7 @@ It owns no process, no device and no model. Runners carry its assignments to wor
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
 from threading import Event
@@ -94,9 +94,10 @@ class Coordinator:
         """
         self._store, self._space, self._config = store, space, config
         self._made_from, self._leadership, self._clock = made_from, leadership, clock
-        self._faults = Faults(())
+        self.faults = Faults(())
+        """The workers there are, what failed on which, and who of them gets no more trials."""
         self._expectations = Expectations(config, space)
-        self._endings = Endings(store, self._faults, config.compute.devices_of_trial)
+        self._endings = Endings(store, self.faults, config.compute.devices_of_trial)
         self._proposals = proposes(store, space, config, self._expectations)
         self._reserve, self._overtime = 0.0, Overtime()
         self._stop, self._heard = stop, heard
@@ -122,7 +123,7 @@ class Coordinator:
     def _next_assignment(self, request: str, capacity: Capacity, starts_in: float) -> Assignment | Wanted | None:
         known = self._store.attempt_of_request(request)
         worker = capacity.worker
-        if known is None and (worker in self._faults.quarantined or self._faults.is_held_back(worker)):
+        if known is None and (worker in self.faults.quarantined or self.faults.is_held_back(worker)):
             return None
         room = self._room(worker, starts_in)
         begun = known or self._proposals.next(request, capacity, room)
@@ -157,33 +158,11 @@ class Coordinator:
 
     # -- workers
 
-    def enlist(self, workers: Collection[str]) -> None:
-        """Take in the names of the workers there are now: what failed on one may be tried on another."""
-        self._faults.workers = workers
-
     def leave_out(self, worker: str, reason: str) -> None:
         """Record that a worker gets no more trials, because it cannot be started."""
-        if worker not in self._faults.quarantined:
+        if worker not in self.faults.quarantined:
             self._log("quarantined", {"worker": worker, "reason": reason})
-            self._faults.leave_out(worker, reason)
-
-    def is_avoided(self, worker: str) -> bool:
-        """Return whether some trial that is not over is to be tried elsewhere than on a worker."""
-        return self._faults.is_avoided(worker)
-
-    def died_together(self, trials: Collection[int]) -> None:
-        """Take in that a worker died with several in training: which it died of is seen where each is trained alone."""
-        self._faults.alone.update(trials)
-
-    @property
-    def quarantined(self) -> Mapping[str, str]:
-        """Workers that get no more trials, and why."""
-        return self._faults.quarantined
-
-    @property
-    def verdict(self) -> str | None:
-        """Why the search must end at once, such as one error everywhere; None where it need not."""
-        return self._faults.verdict()
+            self.faults.leave_out(worker, reason)
 
     # -- the study as a whole
 
@@ -354,7 +333,7 @@ class Coordinator:
     def _room(self, worker: str, starts_in: float) -> Room:
         """Return what a trial that `worker` begins may take, and which it should not be given."""
         left = self._seconds_left(self._clock() + starts_in)
-        return Room(seconds=left, avoids=lambda trial: worker in self._faults.avoid(trial))
+        return Room(seconds=left, avoids=lambda trial: worker in self.faults.avoid(trial))
 
     def _seconds_left(self, now: float) -> float:
         spent = committed = 0.0
@@ -373,7 +352,7 @@ class Coordinator:
         return build_assignment(
             self._config, self._space, hyperparameters, trial=record.trial, attempt=record.attempt, seed=record.seed,
             score_to_beat=record.score_to_beat, rows_at_once=record.rows_at_once, confirms=record.confirms,
-            limit_seconds=self.limits.trial_seconds, alone=record.trial in self._faults.alone,
+            limit_seconds=self.limits.trial_seconds, alone=record.trial in self.faults.alone,
         )  # fmt: skip
 
     def _trained(self, number: int) -> tuple[Assignment, Report]:

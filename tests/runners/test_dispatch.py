@@ -169,7 +169,7 @@ def test_killed_at_the_end_of_the_grace_a_trial_is_paused_and_nobody_is_blamed(s
             one.run(ComputeConfig(grace_seconds=1))
             assert one.seen.endings(Ending.DIED) == []
             assert sorted(one.seen.endings(Ending.PAUSED)) == [0, 1]
-            assert one.coordinator.quarantined == {}
+            assert one.coordinator.faults.quarantined == {}
     assert states(sqlite_url) == [TrialState.WAITING] * 2
 
 

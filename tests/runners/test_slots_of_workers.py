@@ -102,7 +102,7 @@ def searched(url: str, worker: TwoSlots, **sections: Any) -> Iterator[Seen]:
     seen = Seen()
     with led(study_at(url, **sections)) as coordinator:
         Dispatch(coordinator, worker, seen, Event(), listens_seconds=0.0).run()
-        assert coordinator.quarantined == {}
+        assert coordinator.faults.quarantined == {}
         yield seen
 
 

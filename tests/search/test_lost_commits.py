@@ -67,7 +67,7 @@ def test_what_was_asked_from_outside_is_heard_all_the_same(sqlite_url: str, lose
 
 def test_a_worker_left_out_is_logged_once(sqlite_url: str, lose_next: Losing) -> None:
     with led(study_at(sqlite_url)) as coordinator:
-        coordinator.enlist((CPU.worker, OTHER.worker, "scripted-2"))
+        coordinator.faults.workers = (CPU.worker, OTHER.worker, "scripted-2")
         lose_next()
         coordinator.leave_out(OTHER.worker, "No memory.")
         assert events(sqlite_url, "quarantined") == 1

@@ -70,7 +70,7 @@ def test_a_death_told_twice_is_one(sqlite_url: str) -> None:
 
 def test_a_failed_trial_is_tried_on_another_worker_and_fails_where_it_fails_there_too(sqlite_url: str) -> None:
     with led(study_at(sqlite_url)) as coordinator:
-        coordinator.enlist((CPU.worker, OTHER.worker))
+        coordinator.faults.workers = (CPU.worker, OTHER.worker)
         first = asked(coordinator, "a")
         coordinator.finish(ended(first, Ending.FAILED, reason="RuntimeError: broken"))
         assert plain_trials(sqlite_url)[0].state == TrialState.WAITING
@@ -83,22 +83,22 @@ def test_a_failed_trial_is_tried_on_another_worker_and_fails_where_it_fails_ther
 
 def test_a_worker_on_which_two_trials_fail_is_left_out_and_they_go_on_elsewhere(sqlite_url: str) -> None:
     with led(study_at(sqlite_url)) as coordinator:
-        coordinator.enlist((CPU.worker, OTHER.worker))
+        coordinator.faults.workers = (CPU.worker, OTHER.worker)
         for name in "ab":
             coordinator.finish(ended(asked(coordinator, name), Ending.FAILED, reason=f"CUDA error: {name}"))
         assert coordinator.next_assignment("c", CPU) is None  # held back, until another is known to do well
-        assert not coordinator.quarantined
+        assert not coordinator.faults.quarantined
         for number in range(4):
             train(coordinator, asked(coordinator, f"other {number}", OTHER))
-            assert list(coordinator.quarantined) == [CPU.worker]
-        assert coordinator.verdict is None
+            assert list(coordinator.faults.quarantined) == [CPU.worker]
+        assert coordinator.faults.verdict() is None
     assert {trial.state for trial in plain_trials(sqlite_url)} == {TrialState.COMPLETE}
     assert rows(sqlite_url, "SELECT count(*) FROM hpo_events WHERE kind = 'quarantined'") == [(1,)]
 
 
 def test_a_worker_that_cannot_start_is_recorded_once_and_gets_nothing(sqlite_url: str) -> None:
     with led(study_at(sqlite_url)) as coordinator:
-        coordinator.enlist((CPU.worker, OTHER.worker))
+        coordinator.faults.workers = (CPU.worker, OTHER.worker)
         for _ in range(2):
             coordinator.leave_out(OTHER.worker, "No memory.")
         assert coordinator.next_assignment("a", OTHER) is None

@@ -53,7 +53,7 @@ def led(config: StudyConfig) -> Iterator[Coordinator]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with leading(config, space_of(config.space), data_fingerprint="none") as coordinator:
         coordinator.begin(objective="macro_f1", versions={})
-        coordinator.enlist([_name(number) for number in range(WORKERS)])
+        coordinator.faults.workers = [_name(number) for number in range(WORKERS)]
         # Nothing was ever asked for from outside, so all of the log comes after the last word heard.
         coordinator._heard = 0
         yield coordinator

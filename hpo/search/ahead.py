@@ -84,6 +84,5 @@ def short_draw(space: SearchSpace, seed: int, fits: Callable[[Hyperparameters], 
 
 def given(parameters: dict[str, Any], otherwise: BaseSampler | None = None) -> BaseSampler:
     """Return a sampler that proposes these parameters, by the names that they are sampled under."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
         return PartialFixedSampler(parameters, otherwise or RandomSampler())

@@ -55,8 +55,8 @@ class Confirming:
 
     def begin(self) -> None:
         """Say in the store what this study is."""
-        self.store.set_user_attribute(CONFIRMS_ATTRIBUTE, self.search)
-        self.store.set_user_attribute(UNSEEN_ATTRIBUTE, self.unseen)
+        self.store.study.set_user_attr(CONFIRMS_ATTRIBUTE, self.search)
+        self.store.study.set_user_attr(UNSEEN_ATTRIBUTE, self.unseen)
 
     def next(self, request: str, capacity: Capacity, room: Room) -> AttemptRecord | None:
         """Begin an attempt at a run that waits, or at the next of the race; None if there is none that fits."""

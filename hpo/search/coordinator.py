@@ -295,7 +295,7 @@ class Coordinator:
     def record_test(self, trial: int, reading: Reading) -> None:
         """Record that the test split was read for `trial`, and what it scored."""
         self._store.add_event(TEST_EVENT, trial, reading=reading_to_json(reading))
-        self._store.set_user_attribute(f"hpo:test:trial-{trial}", dict(reading.scores.values))
+        self._store.study.set_user_attr(f"hpo:test:trial-{trial}", dict(reading.scores.values))
 
     @verb
     def record_baseline(self, name: str, reading: Reading) -> None:

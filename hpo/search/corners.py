@@ -29,12 +29,8 @@ def _number_or_all(value: Value) -> float:
 
 COSTS: Mapping[str, Callable[[Value], float]] = {
     "method": lambda value: ("head", "top_layers", "full").index(str(value)),
-    "max_length": _number_or_all,
-    "kept_layers": _number_or_all,
-    "trained_layers": _number_or_all,
-    "batch_size": _number_or_all,
-    "epochs": _number_or_all,
-    "data_fraction": _number_or_all,
+    **dict.fromkeys(("max_length", "kept_layers", "trained_layers", "batch_size"), _number_or_all),
+    **dict.fromkeys(("epochs", "data_fraction"), _number_or_all),
     "optimizer": lambda value: STATES[str(value)],
 }
 """Field -> how dear a value of it is, among the others; what decides most stands first."""

@@ -135,6 +135,5 @@ PRUNERS: Mapping[str, Pruner] = {
 
 def build_pruner(config: StudyConfig) -> BasePruner:
     """Return the study's pruner."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
         return PRUNERS[config.pruner].build(config)

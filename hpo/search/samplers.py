@@ -91,8 +91,7 @@ class PerTrialSampler(BaseSampler):
         return self._current.sample_independent(self._seen or study, trial, param_name, param_distribution)
 
     def _made(self, *purpose: object) -> BaseSampler:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             return self._build(derived_seed(self._study_seed, *purpose))
 
 

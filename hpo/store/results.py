@@ -209,10 +209,8 @@ def read_results(database: Database, name: str | None = None) -> StudyResults:
         return StudyResults(
             name=name,
             uid=row["uid"],
-            configuration=json.loads(row["configuration"]),
-            space=json.loads(row["space"]),
+            **{name: json.loads(row[name]) for name in ("configuration", "space", "versions")},
             data_fingerprint=row["data_fingerprint"],
-            versions=json.loads(row["versions"]),
             measurements=json.loads(row["measurements"] or "{}"),
             metric=attributes["hpo:metric"],
             trials=_trials(connection, study_id, database.storage.get_all_trials(study_id)),
@@ -258,14 +256,12 @@ def _trial(
     return TrialResult(
         number=trial.number,
         state=trial.state.name,
-        ending=attempt.get("ending"),
+        **{name: attempt.get(name) for name in ("ending", "seconds", "seed")},
         score=trial.values[0] if trial.values else newest,
         train_score=at_best.get("train_score"),
         validation=scores_from_json(at_best["validation_scores"]) if at_best else None,
         best_epoch=at_best.get("epoch"),
         rung=trial.last_step,
-        seconds=attempt.get("seconds"),
-        seed=attempt.get("seed"),
         proposed_by=trial.user_attrs.get("proposed_by", ""),
         reason=attempt.get("reason") or "",
         configuration=with_what_came_later(json.loads(attempt["configuration"])) if attempt else {},
@@ -307,13 +303,11 @@ def _confirmation(database: Database, connection: Connection, name: str) -> dict
 
 def _run(row: RowMapping, confirms: Any) -> ConfirmingRun:
     return ConfirmingRun(
-        trial=row["trial"],
+        **{name: row[name] for name in ("trial", "seed", "epoch")},
         confirms=confirms,
-        seed=row["seed"],
         reading=reading_from_json(row["reading"]),
         validation=scores_from_json(row["validation_scores"]),
         train=scores_from_json(row["train_scores"]) if row["train_scores"] else None,
-        epoch=row["epoch"],
         seconds=row["of_run"],
     )
 

@@ -41,12 +41,8 @@ class StudyStore(AttemptStore):
         row = self._row()
         if row is None or row["uid"] != uid:
             return None
-        return StudyRecord(
-            configuration=json.loads(row["configuration"]),
-            space=json.loads(row["space"]),
-            data_fingerprint=row["data_fingerprint"],
-            versions=json.loads(row["versions"]),
-        )
+        told = {name: json.loads(row[name]) for name in ("configuration", "space", "versions")}
+        return StudyRecord(data_fingerprint=row["data_fingerprint"], **told)
 
     def create(self, record: StudyRecord, objective: str) -> None:
         """Record what the study is made from, and name its objective for Optuna's dashboard."""
@@ -61,17 +57,12 @@ class StudyStore(AttemptStore):
         self._insert(studies, name=self.name, uid=uid, data_fingerprint=record.data_fingerprint, **values)
         self.study.set_user_attr(UID_ATTRIBUTE, uid)
         self.study.set_user_attr("hpo:metric", objective)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             self.study.set_metric_names([objective])
 
     def set_space(self, space: Mapping[str, Any]) -> None:
         """Record the space that the study goes on over, of which some ranges may be wider than before."""
         self._write(space=json.dumps(space))
-
-    def set_user_attribute(self, key: str, value: Any) -> None:
-        """Set an attribute of the study, shown by Optuna's dashboard."""
-        self.study.set_user_attr(key, value)
 
     def measurements(self) -> dict[str, Any] | None:
         """Return what was measured to choose precision and threads; None if nothing was."""

@@ -22,12 +22,7 @@ class Backbone:
     """A network on its device, its tokenizer and a copy of its pretrained weights, for all trials of a process."""
 
     def __init__(
-        self,
-        network: Any,
-        tokenizer: Any,
-        fresh: frozenset[str],
-        device: torch.device,
-        shared: SharedFiles | None = None,
+        self, network: Any, tokenizer: Any, fresh: frozenset[str], device: torch.device, shared: SharedFiles | None
     ) -> None:
         """Take over a loaded model that is still on the CPU.
 

@@ -88,7 +88,7 @@ def test_at_the_librarys_own_scale_the_head_is_the_librarys(bert: Backbone):
 def test_all_that_is_drawn_anew_has_the_scale_and_nothing_else(bert: Backbone, task: Classification, name: str):
     network = tiny_network(name)
     pooler = {one for one, _ in network.named_parameters() if "pooler" in one}
-    model = Backbone(network, bert.tokenizer, frozenset(pooler | task.head(network)), CPU)
+    model = Backbone(network, bert.tokenizer, frozenset(pooler | task.head(network)), CPU, None)
     model.reset(5)
     librarys = weights(model)
     model.reset(5, 0.5)
@@ -327,7 +327,7 @@ def test_logits_are_computed_in_fp32_under_bf16_so_that_they_do_not_tie(bert: Ba
 def test_a_mask_is_prepared_for_those_that_take_it_so_that_nothing_waits(bert: Backbone, name: str):
     network = tiny_network(name).eval()
     fresh = {one for one, _ in network.named_parameters() if not one.startswith(f"{network.base_model_prefix}.")}
-    model = Backbone(network, bert.tokenizer, frozenset(fresh), CPU)
+    model = Backbone(network, bert.tokenizer, frozenset(fresh), CPU, None)
     generator = torch.Generator().manual_seed(0)
     ids, mask = torch.randint(4, 30, (4, 6), generator=generator), torch.ones(4, 6, dtype=torch.int64)
     for padding in (6, 3):

@@ -18,7 +18,7 @@ MOST_TRIALS_AT_A_RUNG = 4
 """Finished trials with a score at a rung that the median and the percentile pruner ask for, at most."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Pruner:
     """One way to give trials up."""
 
@@ -88,48 +88,42 @@ def _threshold(config: StudyConfig) -> BasePruner:
 
 PRUNERS: Mapping[str, Pruner] = {
     "asynchronous_median": Pruner(
-        description="gives up what is below the median of the others at this rung, running and pruned ones among them",
-        source="the rule of Li et al. 2020 (ASHA) that keeps half, at every rung",
-        build=_asynchronous_median,
+        "gives up what is below the median of the others at this rung, running and pruned ones among them",
+        "the rule of Li et al. 2020 (ASHA) that keeps half, at every rung",
+        _asynchronous_median,
     ),
     "median": Pruner(
-        description="gives up what has never been as good as half of the finished trials were at this rung",
-        source="Golovin et al. 2017; Optuna's MedianPruner",
-        build=_median,
+        "gives up what has never been as good as half of the finished trials were at this rung",
+        "Golovin et al. 2017; Optuna's MedianPruner",
+        _median,
     ),
     "percentile": Pruner(
-        description="gives up what is not among the best part of the finished trials at this rung",
-        source="Optuna's PercentilePruner",
-        build=lambda config: pruners.PercentilePruner(config.search.percentile, **_among_finished(config)),
+        "gives up what is not among the best part of the finished trials at this rung",
+        "Optuna's PercentilePruner",
+        lambda config: pruners.PercentilePruner(config.search.percentile, **_among_finished(config)),
     ),
     "successive_halving": Pruner(
-        description="lets the best of every few on at the first rung, and at each that is as many times further",
-        source="Li et al. 2020 (ASHA); Optuna's SuccessiveHalvingPruner",
-        build=_successive_halving,
+        "lets the best of every few on at the first rung, and at each that is as many times further",
+        "Li et al. 2020 (ASHA); Optuna's SuccessiveHalvingPruner",
+        _successive_halving,
     ),
     "hyperband": Pruner(
-        description="successive halving with a first rung that differs between brackets of trials",
-        source="Li et al. 2018; Optuna's HyperbandPruner",
-        build=_hyperband,
+        "successive halving with a first rung that differs between brackets of trials",
+        "Li et al. 2018; Optuna's HyperbandPruner",
+        _hyperband,
     ),
     "patient": Pruner(
-        description="asks the median pruner only about what has not become better for some evaluations",
-        source="Optuna's PatientPruner",
-        build=lambda config: pruners.PatientPruner(_median(config), patience=config.search.patience),
+        "asks the median pruner only about what has not become better for some evaluations",
+        "Optuna's PatientPruner",
+        lambda config: pruners.PatientPruner(_median(config), patience=config.search.patience),
     ),
-    "threshold": Pruner(
-        description="gives up what scores below a fixed bound", source="Optuna's ThresholdPruner", build=_threshold
-    ),
+    "threshold": Pruner("gives up what scores below a fixed bound", "Optuna's ThresholdPruner", _threshold),
     "wilcoxon": Pruner(
-        description="gives up what a signed-rank test finds worse than the best trial, from five folds on",
-        source="Wilcoxon 1945; Optuna's WilcoxonPruner",
-        build=lambda config: pruners.WilcoxonPruner(p_threshold=config.search.p_threshold),
+        "gives up what a signed-rank test finds worse than the best trial, from five folds on",
+        "Wilcoxon 1945; Optuna's WilcoxonPruner",
+        lambda config: pruners.WilcoxonPruner(p_threshold=config.search.p_threshold),
     ),
-    "none": Pruner(
-        description="lets every trial run to its end",
-        source="Optuna's NopPruner",
-        build=lambda _config: pruners.NopPruner(),
-    ),
+    "none": Pruner("lets every trial run to its end", "Optuna's NopPruner", lambda _config: pruners.NopPruner()),
 }
 
 

@@ -95,7 +95,7 @@ class PerTrialSampler(BaseSampler):
             return self._build(derived_seed(self._study_seed, *purpose))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Sampler:
     """One way to propose configurations."""
 
@@ -160,36 +160,32 @@ def _brute_force(config: StudyConfig, space: SearchSpace) -> BaseSampler:
 
 SAMPLERS: Mapping[str, Sampler] = {
     "tpe": Sampler(
-        description="models where the better trials lie, conditional parameters too",
-        source="Bergstra et al. 2011; Optuna's TPESampler",
-        build=_tpe,
+        "models where the better trials lie, conditional parameters too",
+        "Bergstra et al. 2011; Optuna's TPESampler",
+        _tpe,
         waits_for=frozenset({TrialState.COMPLETE, TrialState.PRUNED}),
     ),
-    "random": Sampler(
-        description="every trial by itself, at random",
-        source="Bergstra and Bengio 2012; Optuna's RandomSampler",
-        build=_random,
-    ),
+    "random": Sampler("every trial by itself, at random", "Bergstra and Bengio 2012; Optuna's RandomSampler", _random),
     "gp": Sampler(
-        description="a Gaussian process and its expected improvement; for few, costly trials",
-        source="Jones et al. 1998; Optuna's GPSampler",
-        build=_modelling("gp", GPSampler),
+        "a Gaussian process and its expected improvement; for few, costly trials",
+        "Jones et al. 1998; Optuna's GPSampler",
+        _modelling("gp", GPSampler),
         waits_for=frozenset({TrialState.COMPLETE}),
         takes_long=True,
     ),
     "cmaes": Sampler(
-        description="a normal distribution that moves towards the better trials; for numbers, and many trials",
-        source="Hansen and Ostermeier 2001; Optuna's CmaEsSampler",
-        build=_modelling("cmaes", CmaEsSampler),
+        "a normal distribution that moves towards the better trials; for numbers, and many trials",
+        "Hansen and Ostermeier 2001; Optuna's CmaEsSampler",
+        _modelling("cmaes", CmaEsSampler),
         waits_for=frozenset({TrialState.COMPLETE}),
     ),
     "qmc": Sampler(
-        description="a scrambled Sobol sequence, which fills the space more evenly than chance",
-        source="Sobol 1967; Owen 1998; Optuna's QMCSampler",
-        build=_qmc,
+        "a scrambled Sobol sequence, which fills the space more evenly than chance",
+        "Sobol 1967; Owen 1998; Optuna's QMCSampler",
+        _qmc,
     ),
-    "grid": Sampler(description="every combination once, in the order written", source="hpo", build=_grid),
-    "brute_force": Sampler(description="every combination once, in random order", source="hpo", build=_brute_force),
+    "grid": Sampler("every combination once, in the order written", "hpo", _grid),
+    "brute_force": Sampler("every combination once, in random order", "hpo", _brute_force),
 }
 
 

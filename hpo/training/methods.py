@@ -15,7 +15,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import ConfigurationError, ModelError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Method:
     """A choice of what a trial trains."""
 
@@ -100,15 +100,11 @@ def refuse_trained_layers(network: Any, wanted: int) -> None:
 
 
 METHODS: dict[str, Method] = {
-    "full": Method(description="all weights", source="Devlin et al. 2019", boundary=everything),
+    "full": Method("all weights", "Devlin et al. 2019", everything),
     "top_layers": Method(
-        description="the top transformer layers, all above them, and the head",
-        source="Howard and Ruder 2018; Lee et al. 2019",
-        boundary=top_layers,
+        "the top transformer layers, all above them, and the head", "Howard and Ruder 2018; Lee et al. 2019", top_layers
     ),
-    "head": Method(
-        description="the head, and the pooler below it", source="Peters et al. 2019", boundary=above_all, shares=True
-    ),
+    "head": Method("the head, and the pooler below it", "Peters et al. 2019", above_all, shares=True),
 }
 
 

@@ -53,7 +53,7 @@ def weights_as_they_are(_: Any) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Optimizer:
     """A kind of optimizer."""
 
@@ -156,62 +156,38 @@ def muon(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
-    "sgd": Optimizer(description="plain gradient descent", source="Robbins and Monro 1951", build=sgd),
-    "momentum": Optimizer(description="heavy-ball gradient descent", source="Polyak 1964", build=momentum),
+    "sgd": Optimizer("plain gradient descent", "Robbins and Monro 1951", sgd),
+    "momentum": Optimizer("heavy-ball gradient descent", "Polyak 1964", momentum),
     "nesterov": Optimizer(
-        description="gradient descent with momentum that looks ahead",
-        source="Nesterov 1983; Sutskever et al. 2013",
-        build=nesterov,
+        "gradient descent with momentum that looks ahead", "Nesterov 1983; Sutskever et al. 2013", nesterov
     ),
-    "adam": Optimizer(
-        description="steps scaled by both moments of the gradient; L2 in the gradient",
-        source="Kingma and Ba 2015",
-        build=adam,
-    ),
-    "adamw": Optimizer(
-        description="Adam with L2 apart from the gradient", source="Loshchilov and Hutter 2019", build=adamw
-    ),
-    "nadam": Optimizer(description="Adam with Nesterov's momentum", source="Dozat 2016", build=nadam),
+    "adam": Optimizer("steps scaled by both moments of the gradient; L2 in the gradient", "Kingma and Ba 2015", adam),
+    "adamw": Optimizer("Adam with L2 apart from the gradient", "Loshchilov and Hutter 2019", adamw),
+    "nadam": Optimizer("Adam with Nesterov's momentum", "Dozat 2016", nadam),
     "radam": Optimizer(
-        description="Adam whose first steps are held back while its second moment is uncertain",
-        source="Liu et al. 2020",
-        build=radam,
+        "Adam whose first steps are held back while its second moment is uncertain", "Liu et al. 2020", radam
     ),
     "adamax": Optimizer(
-        description="Adam with the largest recent gradient in place of the second moment",
-        source="Kingma and Ba 2015",
-        build=adamax,
+        "Adam with the largest recent gradient in place of the second moment", "Kingma and Ba 2015", adamax
     ),
-    "adagrad": Optimizer(
-        description="steps scaled by the sum of all squared gradients", source="Duchi et al. 2011", build=adagrad
-    ),
-    "adadelta": Optimizer(
-        description="steps scaled by recent gradients and recent steps; rates near 1",
-        source="Zeiler 2012",
-        build=adadelta,
-    ),
+    "adagrad": Optimizer("steps scaled by the sum of all squared gradients", "Duchi et al. 2011", adagrad),
+    "adadelta": Optimizer("steps scaled by recent gradients and recent steps; rates near 1", "Zeiler 2012", adadelta),
     "adafactor": Optimizer(
-        description="second moment by rows and columns, little memory; steps relative to the weights",
-        source="Shazeer and Stern 2018",
-        build=adafactor,
+        "second moment by rows and columns, little memory; steps relative to the weights",
+        "Shazeer and Stern 2018",
+        adafactor,
     ),
-    "rmsprop": Optimizer(
-        description="steps scaled by recent squared gradients", source="Tieleman and Hinton 2012", build=rmsprop
-    ),
-    "lion": Optimizer(
-        description="the sign of the momentum; rates 3 to 10 times below Adam's", source="Chen et al. 2023", build=lion
-    ),
+    "rmsprop": Optimizer("steps scaled by recent squared gradients", "Tieleman and Hinton 2012", rmsprop),
+    "lion": Optimizer("the sign of the momentum; rates 3 to 10 times below Adam's", "Chen et al. 2023", lion),
     "schedule_free_adamw": Optimizer(
-        description="AdamW that averages its weights in place of a falling rate",
-        source="Defazio et al. 2024",
-        build=schedule_free_adamw,
+        "AdamW that averages its weights in place of a falling rate",
+        "Defazio et al. 2024",
+        schedule_free_adamw,
         shift=schedule_free.shift,
         evaluating=schedule_free.averaged,
     ),
     "muon": Optimizer(
-        description="orthogonal updates of the layers' matrices, AdamW for all else",
-        source="Jordan et al. 2024; Liu et al. 2025",
-        build=muon,
+        "orthogonal updates of the layers' matrices, AdamW for all else", "Jordan et al. 2024; Liu et al. 2025", muon
     ),
 }
 

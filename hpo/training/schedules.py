@@ -26,7 +26,7 @@ def cosine_rise(progress: float, hyperparameters: Hyperparameters) -> float:
     return start + (1.0 - start) * _half_cosine(1.0 - progress)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Schedule:
     """A rate's way up and down, each as what the peak rate is multiplied by."""
 
@@ -95,49 +95,26 @@ def warmup_stable_decay(progress: float, hyperparameters: Hyperparameters) -> fl
 MOST_CUTS = 1e9
 """Of the factor of `step`, which is then what it will be: periods may be as short as floats can be."""
 SCHEDULES: dict[str, Schedule] = {
-    "constant": Schedule(
-        fall=constant, description="stays at the peak", source="transformers.get_constant_schedule_with_warmup"
-    ),
-    "linear": Schedule(
-        fall=linear, description="falls on a straight line", source="transformers.get_linear_schedule_with_warmup"
-    ),
+    "constant": Schedule("stays at the peak", "transformers.get_constant_schedule_with_warmup", constant),
+    "linear": Schedule("falls on a straight line", "transformers.get_linear_schedule_with_warmup", linear),
     "polynomial": Schedule(
-        fall=polynomial,
-        description="falls as a power of what is left",
-        source="transformers.get_polynomial_decay_schedule_with_warmup",
+        "falls as a power of what is left", "transformers.get_polynomial_decay_schedule_with_warmup", polynomial
     ),
-    "exponential": Schedule(
-        fall=exponential,
-        description="falls by an equal ratio each step",
-        source="torch.optim.lr_scheduler.ExponentialLR",
-    ),
-    "inverse_sqrt": Schedule(
-        fall=inverse_sqrt, description="falls as one over the square root of the step", source="Vaswani et al. 2017"
-    ),
-    "cosine": Schedule(fall=cosine, description="falls on half a cosine", source="Loshchilov and Hutter 2017"),
+    "exponential": Schedule("falls by an equal ratio each step", "torch.optim.lr_scheduler.ExponentialLR", exponential),
+    "inverse_sqrt": Schedule("falls as one over the square root of the step", "Vaswani et al. 2017", inverse_sqrt),
+    "cosine": Schedule("falls on half a cosine", "Loshchilov and Hutter 2017", cosine),
     "cosine_restarts": Schedule(
-        fall=cosine_restarts,
-        description="falls on half a cosine several times, each time from the peak",
-        source="Loshchilov and Hutter 2017",
+        "falls on half a cosine several times, each time from the peak", "Loshchilov and Hutter 2017", cosine_restarts
     ),
-    "step": Schedule(
-        fall=step, description="is cut by a factor at even distances", source="torch.optim.lr_scheduler.StepLR"
-    ),
+    "step": Schedule("is cut by a factor at even distances", "torch.optim.lr_scheduler.StepLR", step),
     "one_cycle": Schedule(
-        fall=cosine,
-        rise=cosine_rise,
-        description="rises on half a cosine, falls on half a cosine",
-        source="Smith and Topin 2019",
+        "rises on half a cosine, falls on half a cosine", "Smith and Topin 2019", cosine, rise=cosine_rise
     ),
     "warmup_stable_decay": Schedule(
-        fall=warmup_stable_decay,
-        description="stays at the peak, then falls on a straight line at the end",
-        source="Hu et al. 2024",
+        "stays at the peak, then falls on a straight line at the end", "Hu et al. 2024", warmup_stable_decay
     ),
     "reduce_on_plateau": Schedule(
-        fall=constant,
-        description="is cut by a factor where the score no longer rises",
-        source="torch.optim.lr_scheduler.ReduceLROnPlateau",
+        "is cut by a factor where the score no longer rises", "torch.optim.lr_scheduler.ReduceLROnPlateau", constant
     ),
 }
 

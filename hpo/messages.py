@@ -1,4 +1,4 @@
-"""What crosses a process boundary: small frozen values, never a study, a model or a database handle.
+"""Messages, which cross process boundaries: small frozen values, never a study, a model or a database handle.
 
 The one-way flow is `Assignment -> Report* -> Outcome`; only a `Decision` flows backward. `Progress` is for the
 eyes alone and is never stored.

@@ -1,4 +1,4 @@
-"""Makes an assignment out of a configuration: when it is evaluated, and under which seed."""
+"""Assignments out of configurations: when it is evaluated, and under which seed."""
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig

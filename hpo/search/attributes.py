@@ -1,4 +1,4 @@
-"""What a trial shows in Optuna's dashboard beside its value: its user attributes, named the same everywhere."""
+"""User attributes of a trial, which Optuna's dashboard shows beside its value: named the same everywhere."""
 
 from typing import Any
 

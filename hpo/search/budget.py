@@ -1,4 +1,4 @@
-"""When a search ends: how many trials, until when, how much time of devices, and after how long without improvement."""
+"""Ends of a search: how many trials, until when, how much time of devices, and after how long without improvement."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Which configuration is confirmed next: a race over fresh seeds in the place of a sampler.
+"""Confirmation of one configuration after another: a race over fresh seeds in the place of a sampler.
 
 The runs are trials of a study of their own, which its coordinator leads as it does a search; each has the parameters
 of the trial that it confirms.

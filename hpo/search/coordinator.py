@@ -1,4 +1,4 @@
-"""Decides what is trained next and what is given up, and records it: three idempotent verbs over the store.
+"""The coordinator: what is trained next, what is given up, and the record of it; three idempotent verbs over the store.
 
 It owns no process, no device and no model. Runners carry its assignments to workers and their messages back.
 """

@@ -1,4 +1,4 @@
-"""How an attempt's end is recorded, told to Optuna, and whether its trial goes on: once, whatever it died of."""
+"""The end of an attempt: recorded, told to Optuna, and whether its trial goes on: once, whatever it died of."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

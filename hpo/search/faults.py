@@ -1,4 +1,4 @@
-"""Whose fault a failure is: the trial's, its worker's, or everyone's.
+"""Faults, and whose they are: the trial's, its worker's, or everyone's.
 
 - **The trial's**: it fails on two workers, or there is no other one to try it on. What it had said against the first
   is taken back.

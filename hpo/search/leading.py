@@ -1,4 +1,4 @@
-"""Takes the lead of a study, and refuses one that was begun otherwise before anything runs."""
+"""The lead of a study: taken, or refused before anything runs where the study was begun otherwise."""
 
 import math
 import time
@@ -16,7 +16,7 @@ from hpo.config.times import HERE
 from hpo.errors import StoreError, StudyMismatchError
 from hpo.search.budget import Limits, limits_of
 from hpo.search.coordinator import Coordinator, Proposes
-from hpo.search.leases import Leadership, kept_up, take_lead
+from hpo.search.leases import kept_up, take_lead
 from hpo.search.proposals import Proposals
 from hpo.search.pruners import build_pruner
 from hpo.search.samplers import build_sampler
@@ -89,15 +89,11 @@ def leading(
                     limits=limits, heard=heard, clock=clock, proposes=proposes, stop=stop,
                 )  # fmt: skip
         finally:
-            _step_down(store, leadership)
+            # Where the store cannot be reached, the lease lapses by itself.
+            with suppress(StoreError), store.transaction():
+                leadership.release()
     finally:
         database.close()
-
-
-def _step_down(store: StudyStore, leadership: Leadership) -> None:
-    """Give the lease back; where the store cannot be reached, it lapses by itself."""
-    with suppress(StoreError), store.transaction():
-        leadership.release()
 
 
 def _refuse_foreign_study(store: StudyStore) -> None:

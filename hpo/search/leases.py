@@ -1,4 +1,4 @@
-"""Who leads a study: one process at a time, by a lease that runs on the database's clock."""
+"""Leases, by which one process at a time leads a study: they run on the database's clock."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""Holds on while the store is away: a server that restarts, a disk that is full, a lock that is held."""
+"""Persistence while the store is away: a server that restarts, a disk that is full, a lock that is held."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""What is told of a search before its first trial: what cannot be, and what the sampler will not do."""
+"""Checks of a search before its first trial: what cannot be, and what the sampler will not do."""
 
 import math
 from collections.abc import Mapping

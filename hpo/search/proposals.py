@@ -1,4 +1,4 @@
-"""Which trial is trained next: one that waits, or a new proposal, if there is still time for it."""
+"""Proposals, and which trial is trained next: one that waits, or a new one, if there is still time for it."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence

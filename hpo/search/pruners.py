@@ -1,4 +1,4 @@
-"""Who gives trials up: Optuna's pruners and one of our own, with explicit resources on the rung scale (per mille)."""
+"""Pruners, which give trials up: Optuna's and one of our own, with explicit resources on the rung scale (per mille)."""
 
 import math
 import warnings

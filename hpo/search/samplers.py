@@ -1,4 +1,4 @@
-"""Who proposes configurations: Optuna's samplers and the two enumerations, by name.
+"""Samplers, which propose configurations: Optuna's and the two enumerations, by name.
 
 What is random in a proposal is fixed by the study's seed and the trial's number.
 """

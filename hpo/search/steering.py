@@ -1,4 +1,4 @@
-"""What a person says to a search from beside its leader: try this next, end, give that trial up.
+"""Words of a person to a search, from beside its leader: try this next, end, give that trial up.
 
 Each is one transaction, for a confirmation beside it another. The leader reads `stop_asked` from the study's log; what
 is enqueued waits in Optuna's rows.

@@ -1,4 +1,4 @@
-"""What a sampler sees of a long study: the best trials and an even part of the others, no more however long it is."""
+"""Windows: what a sampler sees of a study, however long it is: the best trials and an even part of the others."""
 
 import copy
 import heapq

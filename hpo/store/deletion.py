@@ -1,4 +1,4 @@
-"""Deletes a study: Optuna's rows and ours in one transaction."""
+"""Deletion of a study: Optuna's rows and ours in one transaction."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""Opens a study database: SQLite in WAL or PostgreSQL, with Optuna's storage inside our transactions.
+"""The engine of a study database: SQLite in WAL or PostgreSQL, with Optuna's storage inside our transactions.
 
 Optuna commits every call by itself. Here its sessions join the transaction that is open in their thread, so that
 Optuna's rows and ours are committed together or not at all; outside of one they behave as in plain Optuna.

@@ -1,4 +1,4 @@
-"""Reads the course of a study: every evaluation of every trial, when trials ended and where. Writes nothing."""
+"""The course of a study: every evaluation of every trial, when trials ended and where. Writes nothing."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

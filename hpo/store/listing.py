@@ -1,4 +1,4 @@
-"""What studies a store holds, and which of them is meant. Writes nothing."""
+"""The studies that a store holds, and which of them is meant. Writes nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

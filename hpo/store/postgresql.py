@@ -1,4 +1,4 @@
-"""What PostgreSQL asks of a store: no answer is waited for without end, and no setting outlives its transaction.
+"""PostgreSQL as a store: no answer is waited for without end, and no setting outlives its transaction.
 
 A line that is cut says nothing: what is sent into it may even be acknowledged, by whatever stands in between, so that
 no setting of TCP notices. Hence each wait for an answer is bounded here. And whoever pools connections by transaction,

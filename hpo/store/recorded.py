@@ -1,4 +1,4 @@
-"""Reads the learning curves that a study's trials left behind: what each was trained on, scored and cost."""
+"""Learning curves that a study's trials left behind: what each was trained on, scored and cost."""
 
 import json
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""What the store holds of a study beside Optuna's own picture, as values."""
+"""Records of a study: what the store holds beside Optuna's own picture, as values."""
 
 import json
 import shlex

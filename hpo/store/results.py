@@ -1,4 +1,4 @@
-"""Reads what a study gave: trials, the runs that confirm them, baselines, looks at the test split. Writes nothing."""
+"""Results of a study: trials, the runs that confirm them, baselines, looks at the test split. Writes nothing."""
 
 import json
 import shlex
@@ -142,12 +142,7 @@ class StudyResults:
     def leaderboard(self) -> tuple[TrialResult, ...]:
         """Completed trials from best to worst; of equals the earlier first. What hpo did not train is not among them:
         a score that another program has told has no configuration to take."""
-        completed = (
-            trial
-            for trial in self.trials
-            if trial.state == "COMPLETE" and trial.score is not None and trial.configuration
-        )
-        return tuple(sorted(completed, key=lambda trial: (-(trial.score or 0.0), trial.number)))
+        return tuple(sorted(self._scored("COMPLETE"), key=lambda trial: (-(trial.score or 0.0), trial.number)))
 
     @property
     def best_unfinished(self) -> TrialResult | None:
@@ -157,14 +152,12 @@ class StudyResults:
         """
         if self.configuration.get("evaluation", {}).get("folds") is not None:
             return None
-        unfinished = [
-            one
-            for one in self.trials
-            if one.state in ("RUNNING", "WAITING") and one.score is not None and one.configuration
-        ]
-        leads = max(unfinished, key=lambda one: one.score or 0.0, default=None)
+        leads = max(self._scored("RUNNING", "WAITING"), key=lambda one: one.score or 0.0, default=None)
         beats = leads and (not self.leaderboard or (leads.score or 0.0) > (self.leaderboard[0].score or 0.0))
         return leads if beats else None
+
+    def _scored(self, *states: str) -> list[TrialResult]:
+        return [one for one in self.trials if one.state in states and one.score is not None and one.configuration]
 
     @property
     def default(self) -> TrialResult | None:

@@ -1,4 +1,4 @@
-"""Which variables of an environment hold the password of a store, in whatever form: workers never need it."""
+"""Variables of an environment that hold the password of a store, in whatever form: workers never need it."""
 
 import json
 import re

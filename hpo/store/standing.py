@@ -1,4 +1,4 @@
-"""Reads how a study stands now: who leads it, what trains, what waits and why, what happened last. Writes nothing."""
+"""The standing of a study now: who leads it, what trains, what waits and why, what happened last. Writes nothing."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What the finished trials of a study come to, kept as they end: no verb goes through all of them."""
+"""A tally of the finished trials of a study, kept as they end: no verb goes through all of them."""
 
 import bisect
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What is scored without fine-tuning: the steps of a ladder that says whether it was worth it.
+"""Baselines, which are scored without fine-tuning: the steps of a ladder that says whether it was worth it.
 
 Each is trained on the study's training rows and read on the rows that its verdict is about. To add one: its line among
 the `baselines` of a task.

@@ -1,4 +1,4 @@
-"""What a process holds for all its trials: the study's data and its pretrained model, read once."""
+"""The bench of a process: the study's data and its pretrained model, read once for all its trials."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Where a trial in training can be gone on with: its whole state, in files that are found out when torn or altered.
+"""Checkpoints: the whole state of a trial in training, in files that are found out when torn or altered.
 
 Two files, each with a digest at its end, are written in turns: if one is damaged, the one before it is used. Each
 attempt has names of its own: one that is taken for dead and still writes spoils nothing of the one that goes on. A

@@ -1,4 +1,4 @@
-"""What a trial trains on and is scored on, from the pretrained weights on: once, or once for each fold."""
+"""Courses: what a trial trains on and is scored on, from the pretrained weights on: once, or once for each fold."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

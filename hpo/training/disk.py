@@ -1,4 +1,4 @@
-"""What is written to a disk, and how: within what a study may fill of it, and whole or not at all."""
+"""Files on a disk: within what a study may fill of it, and written whole or not at all."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Where a model drops out, and with which probability: everywhere alike, or the attention weights apart.
+"""Dropout of a model: where it is and with which probability, everywhere alike or of the attention weights apart.
 
 Encoders hold their dropouts as `nn.Dropout`, many decoders that of the attention weights as a number.
 """

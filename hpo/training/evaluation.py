@@ -1,4 +1,4 @@
-"""What a model says of some rows."""
+"""Evaluation: what a model says of some rows."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""How fast each trained parameter learns: the rate decays layer by layer, and has a factor for what is drawn anew.
+"""Learning rates of parameters: the rate decays layer by layer, and has a factor for what is drawn anew.
 
 With decay d and n transformer layers, counted from 0 at the bottom, the rate of layer i is multiplied by d**(n - i),
 that of the embeddings and all else below the layers by d**(n + 1), and that of the head and all above them by 1: the

@@ -1,4 +1,4 @@
-"""How many of a model's transformer layers are kept: the bottom ones, in place, and all again for the next trial.
+"""Transformer layers that are kept of a model: the bottom ones, in place, and all again for the next trial.
 
 Dropping the top layers of a pretrained encoder before fine-tuning costs least (Sajjad et al. 2020).
 """

@@ -1,4 +1,4 @@
-"""Which parameters a trial trains: all, the top layers and the head, or the head alone; generic over architectures.
+"""Methods: which parameters a trial trains: all, the top layers and the head, or the head alone.
 
 Layers are the `nn.ModuleList` that is as long as the model's config says, else the longest. What is above them is told
 by the order in which the model registers its parameters: embeddings, layers, final norm or pooler, head. Below the

@@ -1,4 +1,4 @@
-"""Where in a trial its milestones stand: from examples seen, per mille of the longest trial, to optimizer steps."""
+"""Milestones of a trial: from examples seen, per mille of the longest trial, to optimizer steps."""
 
 import math
 from collections.abc import Iterable

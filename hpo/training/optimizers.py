@@ -1,4 +1,4 @@
-"""Which update rule a trial steps by: the known libraries' optimizers, never with their own weight decay.
+"""Optimizers, by whose rule a trial steps: those of the known libraries, never with their own weight decay.
 
 Regularisation is `regularization.py`'s, the same for every optimizer. Hence `adam` and `adamw` take the same step here;
 what tells them apart is the form of L2 they come with (`l2_form`): coupled and decoupled.

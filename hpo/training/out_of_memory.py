@@ -1,4 +1,4 @@
-"""Whether an error says that memory ran out, and how much of it was used."""
+"""Memory: whether an error says that it ran out, and how much of it was used."""
 
 import resource
 import sys

@@ -1,4 +1,4 @@
-"""How many rows go through the model at once: all of a batch, or fewer where memory ran out.
+"""Rows that go through the model at once: all of a batch, or fewer where memory ran out.
 
 A step stays the step it is: its batch goes through in parts, and their gradients add up to the batch's. Only dropout
 masks are drawn for other shapes, so with dropout the distribution is kept and not each number.

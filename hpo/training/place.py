@@ -1,4 +1,4 @@
-"""Where a trial in training stands: what it must remember, beside weights and optimizer, to go on from there."""
+"""The place of a trial in training: what it must remember, beside weights and optimizer, to go on from there."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace

@@ -1,4 +1,4 @@
-"""Whether the forward pass runs in fp32 or bf16: measured once, because it depends on the machine and the model."""
+"""Precision of the forward pass, fp32 or bf16: measured once, because it depends on the machine and the model."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Which precision a study's trials compute in: what a few of its own training texts say."""
+"""The precision that a study's trials compute in: what a few of its own training texts say."""
 
 import math
 import time

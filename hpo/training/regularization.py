@@ -1,4 +1,4 @@
-"""How weights are held back: L1 and L2, each in its two honest forms, towards zero or the pretrained weights.
+"""Regularisation of weights: L1 and L2, each in its two honest forms, towards zero or the pretrained weights.
 
 With d = w - reference, r the weight's learning rate and s the strength, in the order of one step:
 

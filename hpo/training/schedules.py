@@ -1,4 +1,4 @@
-"""Where the learning rate stands at a step: pure functions of integers, over the trial's full length.
+"""Schedules of the learning rate: pure functions of integers, over the trial's full length.
 
 The conventions are those of `transformers.get_scheduler`, so that an exported configuration trains the same elsewhere:
 step 0 of w warm-up steps has factor 0, step w is the peak, and a decay that ends at zero would do so one step after

@@ -1,4 +1,4 @@
-"""What the worker processes of a machine hold in memory once: tensors in files that each of them maps.
+"""Tensors that the worker processes of a machine hold in memory once: in files that each of them maps.
 
 A file is written by the first that needs it, while others wait, and put in place whole. Its folder's name and its
 header hold a digest of what it was made from, its header one of its content: what is torn, altered or foreign is

@@ -1,4 +1,4 @@
-"""Where a trial's trained weights are kept: one safetensors file, written whole or not at all, and then sent to the
+"""Trained weights of a trial, as they are kept: one safetensors file, written whole or not at all, and then sent to the
 mirror of the study's files where there is one. Its name tells the attempt: one that is taken for dead and still writes
 spoils nothing of the one that goes on."""
 

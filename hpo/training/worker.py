@@ -1,4 +1,4 @@
-"""What trains in a process: opened once, then handed assignment after assignment."""
+"""The worker of a process: opened once, then handed assignment after assignment."""
 
 import logging
 import math

@@ -76,7 +76,7 @@ class Comparing(Watcher):
 
     def assigned(self, assignment: Assignment) -> None:
         """Take down what is told."""
-        self._told[assignment.trial] = self.coordinator.seconds_to_rungs(assignment)
+        self._told[assignment.trial] = self.coordinator.expectations.seconds_to_rungs(assignment.trial)
         if assignment.attempt > 1:
             self._apart[assignment.trial] = "it was cut"
         if self.middle is not None and assignment.trial > self.middle:

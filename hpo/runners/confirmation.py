@@ -103,7 +103,7 @@ class Confirmation:
         """
         lead = self.parts.workforce.lead
         led.begin(objective=lead.objective.metric, versions=versions)
-        led.expect(search.costs.confirming(), reserve)
+        led.expect(search.expectations.costs.confirming(), reserve)
         is_stopped(search, self.parts.stop)
         runs, standing = self.race.runs + self._runs_of_others(), led.standing()
         self.parts.watcher.started(led.study, lead.objective.metric, runs, standing)

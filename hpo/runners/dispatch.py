@@ -185,7 +185,7 @@ class Dispatch:
         if worker in self._nothing_for:
             return
         assignment = self._coordinator.next_assignment(uuid.uuid4().hex, capacity, starts_in=starts_in)
-        for sentence in self._coordinator.taken_notes():
+        for sentence in self._coordinator.overtime.taken_notes():
             self._watcher.note(sentence)
         if assignment is None:
             # What there is not for an idle worker, which no trial avoids, there is for none: each ask is a transaction.
@@ -267,7 +267,7 @@ class Dispatch:
                     self._nothing_for.clear()
             case Progress():
                 self._expect(held, said)
-                self._coordinator.progressed(said)
+                self._coordinator.expectations.progressed(said)
                 self._watcher.progressed(said)
             case Outcome():
                 held.remove(said.trial)

@@ -5,7 +5,7 @@ It owns no process, no device and no model. Runners carry its assignments to wor
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import wraps
 from threading import Event
@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
-from hpo.messages import Action, Assignment, Capacity, Decision, Outcome, Progress, Reading, Report, Standing
+from hpo.messages import Action, Assignment, Capacity, Decision, Outcome, Reading, Report, Standing
 from hpo.search.ahead import Wanted
 from hpo.search.assignments import build_assignment
 from hpo.search.budget import Limits, kept_deadline, seconds_left
@@ -96,10 +96,11 @@ class Coordinator:
         self._made_from, self._leadership, self._clock = made_from, leadership, clock
         self.faults = Faults(())
         """The workers there are, what failed on which, and who of them gets no more trials."""
-        self._expectations = Expectations(config, space)
+        self.expectations = Expectations(config, space)
+        """What trials take, as far as it is known by now."""
         self._endings = Endings(store, self.faults, config.compute.devices_of_trial)
-        self._proposals = proposes(store, space, config, self._expectations)
-        self._reserve, self._overtime = 0.0, Overtime()
+        self._proposals = proposes(store, space, config, self.expectations)
+        self._reserve, self.overtime = 0.0, Overtime()
         self._stop, self._heard = stop, heard
         self.limits = limits
         """When the search ends."""
@@ -130,8 +131,8 @@ class Coordinator:
         if begun is None or isinstance(begun, Wanted):
             return begun
         assignment = self._assignment(begun)
-        expected = self._expectations.seconds_left(assignment.trial, assignment.hyperparameters)
-        self._overtime.begun(assignment.trial, expected=expected, left=room.seconds, at=self._clock() + starts_in)
+        expected = self.expectations.seconds_left(assignment.trial, assignment.hyperparameters)
+        self.overtime.begun(assignment.trial, expected=expected, left=room.seconds, at=self._clock() + starts_in)
         return assignment
 
     @verb
@@ -145,16 +146,8 @@ class Coordinator:
         """Record the end of an attempt and tell Optuna; told twice, or of an older attempt, nothing changes."""
         if self._store.is_open(outcome.trial, outcome.attempt):
             self._endings.end(outcome)
-            self._expectations.ended(outcome)
-        self._overtime.ended(outcome)
-
-    def progressed(self, progress: Progress) -> None:
-        """Take in a trial's pace; nothing is recorded."""
-        self._expectations.progressed(progress)
-
-    def taken_notes(self) -> Sequence[str]:
-        """Return, once each, sentences for people about what was decided."""
-        return self._overtime.taken_notes()
+            self.expectations.ended(outcome)
+        self.overtime.ended(outcome)
 
     # -- workers
 
@@ -182,7 +175,7 @@ class Coordinator:
             self._store.set_space(self._made_from.space)
             self._endings.take_up()
             self._keep_deadline()
-        self._expectations.learn(self._store.reached(), self._store.rows_at_once())
+        self.expectations.learn(self._store.reached(), self._store.rows_at_once())
         limits, budget = self.limits, self._config.budget
         asked: dict[str, Any] = {"time": budget.time, "until": budget.until, "trials": limits.trials}
         self._store.add_event("run_begun", begun=limits.begun, deadline=limits.deadline, **asked)
@@ -204,28 +197,16 @@ class Coordinator:
 
     def expect(self, costs: Costs, reserve: float) -> None:
         """Take in what trials take as far as it is known, and the seconds to keep for what follows the last of them."""
-        self._expectations.expect(costs)
+        self.expectations.expect(costs)
         self._reserve = reserve
-
-    @property
-    def costs(self) -> Costs:
-        """What trials take, as far as it is known by now."""
-        return self._expectations.costs
-
-    def seconds_to_rungs(self, assignment: Assignment) -> Mapping[int, float]:
-        """Return rung -> seconds that an assignment will still take to there; none where nothing is known.
-
-        As likely too many as too few; what is begun has to fit into the time on the high side.
-        """
-        return self._expectations.seconds_to_rungs(assignment.trial)
 
     def expected_seconds(self, assignment: Assignment) -> float | None:
         """Return what an assignment will still take in all; None where nothing is known."""
-        return max(self.seconds_to_rungs(assignment).values(), default=None)
+        return max(self.expectations.seconds_to_rungs(assignment.trial).values(), default=None)
 
     def default_seconds(self) -> float | None:
         """Return what a trial of the default takes from its start to its end; None where nothing is known."""
-        return self._expectations.seconds(self._space.hyperparameters(self._space.default_values()))
+        return self.expectations.seconds(self._space.hyperparameters(self._space.default_values()))
 
     @property
     def study(self) -> str:
@@ -241,7 +222,7 @@ class Coordinator:
     def trains_until(self) -> float:
         """When trials must have ended, in seconds since 1970; infinite without a deadline."""
         deadline = math.inf if self.limits.deadline is None else self.limits.deadline - self._reserve
-        return min((deadline, *self._overtime.until))
+        return min((deadline, *self.overtime.until))
 
     @property
     def ended_because(self) -> str | None:
@@ -340,7 +321,7 @@ class Coordinator:
         if self.limits.device_seconds is not None:
             spent = self._spent()
             running = self._store.trials(TrialState.RUNNING)
-            committed = sum(self._expectations.seconds_of_attempt(trial.number) for trial in running)
+            committed = sum(self.expectations.seconds_of_attempt(trial.number) for trial in running)
         return seconds_left(self.limits, now=now, reserve=self._reserve, spent=spent, committed=committed)
 
     def _spent(self) -> float:
@@ -348,7 +329,7 @@ class Coordinator:
 
     def _assignment(self, record: AttemptRecord) -> Assignment:
         hyperparameters = Hyperparameters(**record.configuration)
-        self._expectations.begun(record.trial, record.attempt, hyperparameters)
+        self.expectations.begun(record.trial, record.attempt, hyperparameters)
         return build_assignment(
             self._config, self._space, hyperparameters, trial=record.trial, attempt=record.attempt, seed=record.seed,
             score_to_beat=record.score_to_beat, rows_at_once=record.rows_at_once, confirms=record.confirms,
@@ -369,7 +350,7 @@ class Coordinator:
         prune = report.decides and self._store.should_prune(report.trial)
         action = Action.STOP if prune and not self._is_audited(report.trial) else Action.CONTINUE
         self._store.add_evaluation(report, action)
-        self._expectations.reported(report)
+        self.expectations.reported(report)
         return action
 
     def _is_audited(self, trial: int) -> bool:

@@ -63,7 +63,8 @@ class OptimizerStep:
             Diverged: at a step in which it is looked for.
         """
         hyperparameters = self._hyperparameters
-        self.rate = hyperparameters.learning_rate * self._factor()
+        scheduled = factor(self.taken, self.total_steps, hyperparameters)
+        self.rate = hyperparameters.learning_rate * (scheduled * self._plateau.factor if self._plateau else scheduled)
         for group in self._optimizer.param_groups:
             group["lr"] = self.rate * group["rate_factor"]
         if hyperparameters.max_grad_norm is not None:
@@ -129,10 +130,6 @@ class OptimizerStep:
         self._losses.zero_()
         self._norms.zero_()
         self._summed = 0
-
-    def _factor(self) -> float:
-        scheduled = factor(self.taken, self.total_steps, self._hyperparameters)
-        return scheduled * self._plateau.factor if self._plateau else scheduled
 
 
 def _owned(state: Any, device: torch.device) -> Any:

@@ -96,7 +96,7 @@ def test_a_proposal_that_does_not_fit_waits_and_a_shorter_one_is_taken(sqlite_ur
 def test_what_is_kept_for_the_end_and_when_it_would_begin_count(sqlite_url: str, clock: Clock) -> None:
     with led(study_at(sqlite_url, budget={"time": "1m"}), clock=clock) as coordinator:
         train(coordinator, asked(coordinator, "default"))
-        coordinator.expect(coordinator.costs, reserve=40.0)
+        coordinator.expect(coordinator.expectations.costs, reserve=40.0)
         assert coordinator.trains_until == START + 20
         assert asked(coordinator, "ahead", starts_in=17.5) is None
         assert asked(coordinator, "now") is not None
@@ -138,12 +138,12 @@ def test_until_a_trial_has_completed_no_forecast_ends_the_search(sqlite_url: str
         coordinator.expect(probed(300.0), reserve=0.0)
         first = asked(coordinator, "first")
         assert (first.trial, coordinator.ended_because) == (0, None)
-        assert coordinator.taken_notes() == (
+        assert coordinator.overtime.taken_notes() == (
             f"Trial 0 may not end in time: it is expected to take {spoken(coordinator.default_seconds() or 0)}, and "
             "1 min 00 s are left. It begins all the same, since none has completed yet; if time runs out it is paused, "
             "and the next run goes on with it.",
         )
-        assert coordinator.taken_notes() == ()
+        assert coordinator.overtime.taken_notes() == ()
         assert coordinator.trains_until == START + 60
         assert asked(coordinator, "beside it") is None
         outcome = train(coordinator, first)
@@ -196,15 +196,15 @@ def test_the_pace_of_a_first_trial_tells_what_others_take(sqlite_url: str, clock
     with led(study_at(sqlite_url, budget={"trials": None, "time": "2m"}), clock=clock) as coordinator:
         coordinator.expect(probed(450.0), reserve=0.0)
         first = asked(coordinator, "first")
-        told = coordinator.seconds_to_rungs(first)
+        told = coordinator.expectations.seconds_to_rungs(first.trial)
         assert list(told) == [milestone.rung for milestone in first.milestones]
         assert told[first.milestones[-1].rung] == pytest.approx(300, rel=0.01)
         assert told[first.milestones[0].rung] == pytest.approx(300 * first.milestones[0].rung / 667, rel=0.02)
-        coordinator.progressed(pace(first, share=0.01, seconds=6.0))
-        assert coordinator.seconds_to_rungs(first) == told
-        coordinator.progressed(pace(first, share=0.1, seconds=6.0))
+        coordinator.expectations.progressed(pace(first, share=0.01, seconds=6.0))
+        assert coordinator.expectations.seconds_to_rungs(first.trial) == told
+        coordinator.expectations.progressed(pace(first, share=0.1, seconds=6.0))
         assert coordinator.expected_seconds(first) == pytest.approx(54, rel=0.4)
-        coordinator.progressed(pace(first, share=0.5, seconds=30.0))
+        coordinator.expectations.progressed(pace(first, share=0.5, seconds=30.0))
         assert coordinator.expected_seconds(first) == pytest.approx(30, rel=0.2)
         assert 60 < coordinator.default_seconds() < 100, "on the high side"
 
@@ -380,7 +380,7 @@ def test_the_second_seed_of_the_default_costs_no_early_trial(
 def test_without_limits_nothing_is_too_long(sqlite_url: str) -> None:
     with led(study_at(sqlite_url)) as coordinator:
         assert coordinator.trains_until == math.inf
-        coordinator.expect(coordinator.costs, reserve=1e9)
+        coordinator.expect(coordinator.expectations.costs, reserve=1e9)
         assert len(search(coordinator, rising)) == 4
 
 

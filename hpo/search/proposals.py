@@ -86,7 +86,9 @@ class Proposals:
             self.store.study.enqueue_trial(self._default())
         waits = self.store.trials(TrialState.WAITING)
         must_train = self._must_train(room)
-        self._forget_what_does_not_wait(waits)
+        # Proposals that somebody gave up, and those of a transaction that was lost, are forgotten: they never were.
+        numbers = {trial.number for trial in waits}
+        self._put_aside = {number: known for number, known in self._put_aside.items() if number in numbers}
         self.ended_because = None
         for waiting, sampler in self._candidates(waits, room, must_train):
             if waiting is None and sampler is None and (wanted := self._wanted()):
@@ -107,11 +109,6 @@ class Proposals:
     def with_weights(self) -> set[int]:
         """Return the best so far, as many as are kept."""
         return {number for _, number in self.store.tally().best(weights_kept(self.config))}
-
-    def _forget_what_does_not_wait(self, waits: Sequence[FrozenTrial]) -> None:
-        """Forget proposals that somebody gave up, and those of a transaction that was lost: they never were."""
-        waiting = {trial.number for trial in waits}
-        self._put_aside = {number: known for number, known in self._put_aside.items() if number in waiting}
 
     def _candidates(
         self, waits: Sequence[FrozenTrial], room: Room, must_train: bool

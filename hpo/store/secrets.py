@@ -29,12 +29,8 @@ def _passwords_of(store: str) -> set[str]:
     from hpo.store.engine import parsed_url
 
     url = parsed_url(store)
-    asked = [value for name in ("password", "sslpassword") for value in _values(url.query.get(name, ()))]
+    asked = [value for name in ("password", "sslpassword") for value in url.normalized_query.get(name, ())]
     return {one for one in (str(url.password or ""), *asked) if one}
-
-
-def _values(value: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else value
 
 
 def _holds(value: str, password: str) -> bool:

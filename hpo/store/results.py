@@ -306,10 +306,8 @@ def _run(row: RowMapping, confirms: Any) -> ConfirmingRun:
 
 
 def _baselines(connection: Connection, study_id: int) -> dict[str, Reading]:
-    return {
-        detail["name"]: reading_from_json(detail["reading"])
-        for _, detail, _ in _logged(connection, study_id, BASELINE_EVENT)
-    }
+    logged = _logged(connection, study_id, BASELINE_EVENT)
+    return {detail["name"]: reading_from_json(detail["reading"]) for _, detail, _ in logged}
 
 
 def _test_readings(connection: Connection, study_id: int) -> tuple[TestReading, ...]:

@@ -183,11 +183,6 @@ def _newest_run(connection: Connection, study_id: int) -> tuple[LoggedEvent | No
 
 def _events(connection: Connection, which: sa.ColumnElement[bool], most: int) -> list[LoggedEvent]:
     """Return the newest events first."""
-    rows = connection.execute(sa.select(events).where(which).order_by(events.c.event_id.desc()).limit(most))
-    return [
-        LoggedEvent(
-            **{name: row[name] for name in ("happened_at", "kind", "trial", "attempt")},
-            detail=json.loads(row["detail"]),
-        )
-        for row in rows.mappings()
-    ]
+    rows = connection.execute(sa.select(events).where(which).order_by(events.c.event_id.desc()).limit(most)).mappings()
+    names = ("happened_at", "kind", "trial", "attempt")
+    return [LoggedEvent(**{name: row[name] for name in names}, detail=json.loads(row["detail"])) for row in rows]

@@ -12,7 +12,6 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.batching import Rows, evaluation_batches, padded_tokens
 from hpo.data.splits import stratified_part
 from hpo.data.targets import classes_among
-from hpo.data.tokenization import TokenizedSplit
 from hpo.errors import TrainingError
 from hpo.messages import Dimensions, Ending, Probe, Timed
 from hpo.training.bench import Bench
@@ -20,7 +19,7 @@ from hpo.training.evaluation import MOST_ROWS, MOST_TOKENS
 from hpo.training.gang import EndedElsewhere
 from hpo.training.gradients import PASS_TOKENS
 from hpo.training.methods import transformer_layers
-from hpo.training.optimizer_step import Diverged, OptimizerStep
+from hpo.training.optimizer_step import Diverged
 from hpo.training.out_of_memory import context_bytes, is_out_of_memory, peak_memory_bytes, reset_peak, room_bytes
 from hpo.training.randomness import RandomState
 
@@ -91,9 +90,12 @@ def _cost(bench: Bench, hyperparameters: Hyperparameters, steps: int, until: flo
     def has_time(seconds: float) -> bool:
         return bench.gang.of_lead(lambda: time.perf_counter() + seconds <= until)
 
-    longest = _longest_rows(bench.tokenized(hyperparameters.max_length).train, hyperparameters.batch_size)
+    lengths = bench.tokenized(hyperparameters.max_length).train.tokens.lengths
+    longest: Rows = np.argsort(-lengths, kind="stable")[: hyperparameters.batch_size]
     first = step(longest)
-    first_loss = _mean_loss(training)
+    first_loss = math.nan
+    with suppress(Diverged):
+        first_loss = training.mean_loss()
     # Again: the optimizer's own numbers came with its first step, so the second needs the most.
     again = [step(longest)] if has_time(first.seconds) else []
     typical = stratified_part(bench.train_strata, hyperparameters.batch_size, seed)
@@ -119,13 +121,6 @@ def _cost(bench: Bench, hyperparameters: Hyperparameters, steps: int, until: flo
         weights_bytes=sum(weight.nbytes for weight in training.parameters.values()),
         first_loss=first_loss,
     )
-
-
-def _mean_loss(training: OptimizerStep) -> float:
-    try:
-        return training.mean_loss()
-    except Diverged:
-        return float("nan")
 
 
 def _scored(bench: Bench, max_length: int, expected: float, until: float) -> tuple[float, Timed] | None:
@@ -172,8 +167,3 @@ def dimensions_of(bench: Bench, max_length: int) -> Dimensions:
 def _standing_for(lengths: NDArray[np.int64]) -> tuple[int, ...]:
     rising, count = np.sort(lengths), min(lengths.size, MOST_LENGTHS)
     return tuple(rising[((np.arange(count) + 0.5) * lengths.size / count).astype(int)].tolist())
-
-
-def _longest_rows(split: TokenizedSplit, rows: int) -> Rows:
-    longest: Rows = np.argsort(-split.tokens.lengths, kind="stable")[:rows]
-    return longest

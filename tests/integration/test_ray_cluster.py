@@ -213,7 +213,7 @@ def test_a_machine_that_is_preempted_is_nobodys_fault_and_is_used_when_it_return
     cluster: Any, study: Callable[..., dict[str, Any]], sqlite: Callable[[str], str], tmp_path: Path
 ) -> None:
     """Twice: after two losses that are its own a worker would be left out."""
-    values = study(sqlite("ray"), budget={"trials": 24})
+    values = study(sqlite("ray"), budget={"trials": 48})
     search = Search(tmp_path, values, "--runner", "ray_tune", "--ray-address", cluster.address)
     search.wait_until(RUNNING, enough=3)
     for number in (1, 2):
@@ -224,7 +224,7 @@ def test_a_machine_that_is_preempted_is_nobodys_fault_and_is_used_when_it_return
             f"SELECT * FROM hpo_attempts WHERE worker IN ({PREEMPTED}) AND started_at > "
             "(SELECT max(ended_at) FROM hpo_attempts WHERE reason LIKE '%Its machine %')"
         )
-    assert len(search.ended().leaderboard) == 24
+    assert len(search.ended().leaderboard) == 48
     assert endings(search.url).keys() == {"completed", "paused"}
     with sqlite3.connect(search.url.removeprefix("sqlite:///")) as connection:
         assert connection.execute("SELECT * FROM hpo_events WHERE kind = 'quarantined'").fetchall() == []

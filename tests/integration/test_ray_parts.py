@@ -34,7 +34,7 @@ def cluster() -> Iterator[None]:
 @pytest.mark.slow
 def test_lanes_that_wait_at_the_desk_keep_no_message_from_it() -> None:
     """Those of lanes that have died wait there too: Ray by itself serves a thousand calls, and the next one never."""
-    carrier = TuneCarrier()
+    carrier = TuneCarrier(Demand(rank={"CPU": 1}, ranks=1), asked=0)
     waiting = [carrier.desk.hear.remote(f"lane-{n}") for n in range(PARKED)]
     for n in (0, PARKED - 1):
         carrier.tell(f"lane-{n}", f"to {n}")

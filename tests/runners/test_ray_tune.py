@@ -166,8 +166,11 @@ def test_a_process_is_shown_the_gpus_that_are_its_own(monkeypatch: pytest.Monkey
         assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
 
 
-def test_who_waits_at_the_desk_is_sent_away_now_and_then_and_misses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lane that has died waits there for ever otherwise, in one of the places of those that are alive."""
+def test_who_waits_at_the_desk_is_sent_away_now_and_then_and_hears_all_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A lane that has died waits there for ever otherwise, in one of the places of those that are alive; and Ray may
+    bring a message before one that was sent earlier."""
     monkeypatch.setattr(lane, "HEARS_SECONDS", 0.002)
 
     async def asked() -> list[object]:
@@ -176,7 +179,7 @@ def test_who_waits_at_the_desk_is_sent_away_now_and_then_and_misses_nothing(monk
 
         async def tell() -> None:
             for n in range(50):
-                await desk.tell("lane", b"%d" % n)
+                await desk.tell("lane", n ^ 1, b"%d" % (n ^ 1))
                 await asyncio.sleep(0.001)
 
         telling = asyncio.create_task(tell())

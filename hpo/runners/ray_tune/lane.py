@@ -5,7 +5,7 @@ import logging
 import os
 import pickle
 import threading
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -47,10 +47,16 @@ class Desk:
 
     def __init__(self) -> None:
         self._boxes: dict[str, asyncio.Queue[object]] = {}
+        self._early: defaultdict[str, dict[int, bytes]] = defaultdict(dict)
+        self._kept: Counter[str] = Counter()
 
-    async def tell(self, lane: str, message: bytes) -> None:
-        """Keep a message for a lane."""
-        self._box(lane).put_nowait(message)
+    async def tell(self, lane: str, number: int, message: bytes) -> None:
+        """Keep a message for a lane, its `number`-th from 0; Ray calls an async actor in no certain order."""
+        early = self._early[lane]
+        early[number] = message
+        while self._kept[lane] in early:
+            self._box(lane).put_nowait(early.pop(self._kept[lane]))
+            self._kept[lane] += 1
 
     async def hear(self, lane: str) -> list[object]:
         """Return what there is for a lane, as soon as there is something; nothing after `HEARS_SECONDS`."""

@@ -4,6 +4,7 @@ import pickle
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -133,6 +134,8 @@ class TuneCarrier:
         self._looked_at = time.monotonic()
         self._room = demand.fits(machines_of_cluster())
         self._heard: SimpleQueue[tuple[str, object]] = SimpleQueue()
+        self._told: Counter[str] = Counter()
+        """Lane -> messages that were left for it."""
         self._machines: dict[str, str] = {}
         """Lane -> number of its machine."""
         # On the machine of the search: on another one all lanes would be lost with that.
@@ -184,7 +187,8 @@ class TuneCarrier:
 
     def tell(self, worker: str, message: object) -> None:
         """Leave a message at the desk."""
-        self.desk.tell.remote(worker, pickle.dumps(message))
+        self.desk.tell.remote(worker, self._told[worker], pickle.dumps(message))
+        self._told[worker] += 1
 
     def kill(self, worker: str) -> None:
         """Kill the process of a lane, which Tune then finds gone."""

@@ -15,7 +15,7 @@ from typing import Literal
 from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError, StoreError
-from hpo.runners.remote_workforce import Gone, RemoteWorkforce, Wanted
+from hpo.runners.remote_workforce import DesiredWorkers, Gone, RemoteWorkforce
 from hpo.runners.worker_process.child import Child, end
 from hpo.runners.worker_process.conversation import Opener, Study
 from hpo.runners.worker_process.posts import Post, posts_of, workers_of
@@ -95,7 +95,7 @@ class ProcessCarrier:
             logs: folder of what the processes print.
             store: URL of the store, whose password no process may find in its environment.
         """
-        self.wanted = Wanted(workers=0)
+        self.wanted = DesiredWorkers(workers=0)
         self._posts = {post.worker: post for post in posts}
         self._study, self._logs, self._store = study, logs, store
         self._children: dict[str, Child] = {}

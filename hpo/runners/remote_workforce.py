@@ -51,7 +51,7 @@ class Broken:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class DesiredWorkers:
     """What a carrier is to start."""
 
     workers: float = 1
@@ -65,7 +65,7 @@ class Wanted:
 class Carrier(Protocol):
     """What starts the processes of workers, carries messages to them and from them, and ends them."""
 
-    wanted: Wanted
+    wanted: DesiredWorkers
     """Set by the workforce: what is started, anew too where a worker is gone."""
 
     @property
@@ -144,7 +144,7 @@ class RemoteWorkforce:
         self._refusal: HpoError | None = None
         self._numbers = itertools.count()
         self._lead = cast(LeadWorker, RemoteWorker(self._ask))
-        carrier.wanted = Wanted()
+        carrier.wanted = DesiredWorkers()
 
     @property
     def workers(self) -> Collection[str]:
@@ -188,7 +188,7 @@ class RemoteWorkforce:
         """Have the other workers started; all that are open now or later compute in `precision`."""
         self.lead.use(precision)
         most = float("inf") if self._most is None else self._most
-        self._carrier.wanted = Wanted(workers=most, precision=precision)
+        self._carrier.wanted = DesiredWorkers(workers=most, precision=precision)
 
     def give(self, worker: str, assignment: Assignment) -> None:
         """Hand over an assignment, to be trained after those that the worker holds."""
@@ -230,7 +230,7 @@ class RemoteWorkforce:
 
     def close(self) -> None:
         """End all."""
-        self._carrier.wanted = Wanted(workers=0)
+        self._carrier.wanted = DesiredWorkers(workers=0)
         self._carrier.close()
 
     @property

@@ -8,7 +8,15 @@ import pytest
 from hpo.errors import ModelError, NoResultError, TrainingError
 from hpo.messages import Action, Decision, Ending, Outcome
 from hpo.runners import remote_workforce
-from hpo.runners.remote_workforce import AWAITED, MOST_STARTS, MOST_UNPLACED, Broken, Gone, RemoteWorkforce, Wanted
+from hpo.runners.remote_workforce import (
+    AWAITED,
+    MOST_STARTS,
+    MOST_UNPLACED,
+    Broken,
+    DesiredWorkers,
+    Gone,
+    RemoteWorkforce,
+)
 from hpo.runners.worker_process.conversation import Answer, Arrived, Call, Fell, Ready, Refused, Worn
 from hpo.runners.workforce import Lost, Note, Unfit
 from tests.models import tiny_assignment
@@ -21,7 +29,7 @@ class Script:
     """A carrier that remembers; a call is answered as soon as it is told, by the method's name."""
 
     room: int = 3
-    wanted: Wanted = field(default_factory=Wanted)
+    wanted: DesiredWorkers = field(default_factory=DesiredWorkers)
     told: list[tuple[str, object]] = field(default_factory=list)
     killed: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
@@ -80,7 +88,7 @@ def completed(trial: int = 0) -> Outcome:
 
 def test_one_worker_is_wanted_first_and_then_as_many_as_there_is_room_for(carrier: Script) -> None:
     workforce = RemoteWorkforce(carrier, most=None, hang=60)
-    assert carrier.wanted == Wanted(workers=1)
+    assert carrier.wanted == DesiredWorkers(workers=1)
     ready(carrier, workforce, "lead")
     workforce.begin("bf16")
     assert (carrier.wanted.workers, carrier.wanted.precision) == (float("inf"), "bf16")

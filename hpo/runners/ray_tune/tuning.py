@@ -28,7 +28,7 @@ from hpo.runners.demand import Demand, demand_of, refuse_unplaceable
 from hpo.runners.ray_tune.joining import is_alive, joined_cluster, machines_of_cluster
 from hpo.runners.ray_tune.lane import MOST_AT_DESK, SEEN, Desk, LaneTrainable, emptied
 from hpo.runners.ray_tune.scratch import new_name, remove_on_all_machines
-from hpo.runners.remote_workforce import Broken, Gone, RemoteWorkforce, Wanted
+from hpo.runners.remote_workforce import Broken, DesiredWorkers, Gone, RemoteWorkforce
 from hpo.runners.worker_process.conversation import Arrived, End, Opener, Study
 from hpo.runners.workforce import IsOver, never
 from hpo.training.shared import FOLDER
@@ -124,7 +124,7 @@ class TuneCarrier:
 
     def __init__(self, demand: Demand, asked: int) -> None:
         """Start the desk, for so many lanes as were `asked` for; 0 for as many as there is room for."""
-        self.wanted = Wanted(workers=0)
+        self.wanted = DesiredWorkers(workers=0)
         self.closing = False
         """Whether no lane is opened any more, and those there are end."""
         self.actors: dict[str, ActorHandle] = {}

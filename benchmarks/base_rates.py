@@ -18,14 +18,14 @@ from hpo.config.study_file import ModelConfig, TaskConfig
 from hpo.data.batching import Batch, collate, training_batches
 from hpo.data.demo import demo_examples, demo_model_folder
 from hpo.data.tokenization import TokenizedSplit, tokenize
+from hpo.model.backbone import Backbone
+from hpo.model.pretrained import load_model
+from hpo.model.trial_model import TrialModel
 from hpo.space.space_file import load_space
 from hpo.tasks.classification import Classification
-from hpo.training.backbone import Backbone
 from hpo.training.gradients import Gradients
-from hpo.training.models import load_model
 from hpo.training.optimizer_step import OptimizerStep
 from hpo.training.optimizers import OPTIMIZERS
-from hpo.training.trial_model import TrialModel
 
 ROWS, LENGTH = 16, 32
 CLOSE_ENOUGH = 1.1

@@ -26,9 +26,9 @@ from hpo.config.study_file import StudyConfig, load_config
 from hpo.data.splits import load_splits
 from hpo.messages import Assignment, Decision, Outcome, Progress, Report
 from hpo.runners import run as runner
-from hpo.runners.processes import open_processes
-from hpo.runners.simulation.generated_curves import Generated
-from hpo.runners.simulation.night import simulate
+from hpo.runners.processes.carrier import open_processes
+from hpo.runners.replay.generated_curves import Generated
+from hpo.runners.replay.simulated_search import simulate
 from hpo.runners.watcher import Watcher
 from hpo.training.worker import open_worker
 from tests.models import save_tiny_bert, tiny_assignment, tiny_hyperparameters, tiny_study, trained, write_texts
@@ -102,11 +102,11 @@ def trained_within(model: Path, texts: Path, mib: int | None) -> list[Trained]:
     for dropout in DROPOUTS:
         chosen = tiny_hyperparameters(batch_size=BATCH, max_length=128, dropout=dropout, epochs=2)
         reports, outcome = trained(worker, tiny_assignment(chosen))
-        weights = worker._bench.model.network.state_dict()
+        weights = worker._context.model.network.state_dict()
         found.append(
             Trained(
                 ending=outcome.reason or outcome.ending,
-                rows=outcome.rows_at_once or BATCH,
+                rows=outcome.micro_batch_size or BATCH,
                 losses=[report.validation.values["loss"] for report in reports] or [math.nan],
                 weights={name: weight.numpy().copy() for name, weight in weights.items()},
             )

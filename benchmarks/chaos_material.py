@@ -132,7 +132,7 @@ class Timed:
         """Promise what a trial takes, in one step for each of its own."""
         seconds = self._seconds / 60
         return Probe(
-            feasible=True, rows_at_once=None, seconds_per_step=seconds, seconds_per_scored_row=0.0,
+            feasible=True, micro_batch_size=None, seconds_per_step=seconds, seconds_per_scored_row=0.0,
             timed=(messages.Timed(trained_tokens=8, updates=1, seconds=seconds),),
             peak_memory_bytes=0, checkpoint_bytes=0, weights_bytes=0, first_loss=0.69,
         )  # fmt: skip

@@ -18,13 +18,13 @@ import torch
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
+from hpo.distributed.rank_group import RankInfo
 from hpo.messages import Ending, Outcome
 from hpo.search.coordinator import Coordinator
 from hpo.store.studies import StudyStore
 from hpo.training import checkpoints
 from hpo.training.checkpoints import Checkpoints
-from hpo.training.gang import Seat
-from hpo.training.loop import Run
+from hpo.training.run import Run
 from hpo.training.worker import Worker, open_worker
 
 FOLDER = "chaos"
@@ -131,12 +131,12 @@ def ledger(path: Path) -> list[dict[str, Any]]:
 
 
 def open_doomed(
-    config: StudyConfig, splits: Splits, files: Path, *, device: torch.device, shared: bool, seat: Seat | None
+    config: StudyConfig, splits: Splits, files: Path, *, device: torch.device, shared: bool, rank_info: RankInfo | None
 ) -> Worker:
     """Open a real worker that often writes a checkpoint, writes down what it finished, and dies by its schedule."""
     folder = files / FOLDER
     doom = Doom(folder, "worker")
-    worker = open_worker(config, splits, files, device=device, shared=shared, seat=seat)
+    worker = open_worker(config, splits, files, device=device, shared=shared, rank_info=rank_info)
     step = 0
 
     def is_due(*_: object) -> bool:
@@ -147,7 +147,7 @@ def open_doomed(
     def finished(messages: Any, *_: object) -> None:
         for outcome in (message for message in messages if isinstance(message, Outcome)):
             if outcome.ending is Ending.COMPLETED:
-                weights = digest(worker._bench.model.network.state_dict())
+                weights = digest(worker._context.model.network.state_dict())
                 note(folder / "trained.jsonl", trial=outcome.trial, weights=weights, resumed=outcome.resumed_examples)
             doom.passes("before the finish")
 

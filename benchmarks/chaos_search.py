@@ -20,7 +20,7 @@ from psutil import _pslinux
 
 if TYPE_CHECKING:
     from hpo.config.study_file import StudyConfig
-    from hpo.runners.worker_process.conversation import Opener
+    from hpo.runners.processes.protocol import Opener
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +126,7 @@ def main() -> None:
 
     from hpo.cli.main import main as command
     from hpo.runners import run as runner
-    from hpo.runners.processes import open_processes
+    from hpo.runners.processes.carrier import open_processes
     from hpo.search import leases
     from hpo.store.studies import StudyStore
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.messages import Assignment, Ending, Milestone
-from hpo.runners.simulation.curves import Curve, Point
+from hpo.runners.replay.curves import Curve, Point
 from hpo.space.domains import is_number
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import space_of

@@ -35,8 +35,8 @@ from curve_peers import FULL_REPORTS, PEERS, Handed, judged_at, search
 from curve_tables import Table, TableSource, read_table
 
 from hpo.config.study_file import StudyConfig, load_config
-from hpo.runners.simulation.comparison import BEYOND_NOISE, Estimate, estimate
-from hpo.runners.simulation.night import simulate
+from hpo.runners.replay.comparison import BEYOND_NOISE, Estimate, estimate
+from hpo.runners.replay.simulated_search import simulate
 
 AVERAGE_TRIALS = 64
 MOMENTS = (0.125, 0.25, 0.5, 1.0)

@@ -14,8 +14,8 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
 from hpo.messages import Assignment, Ending, Outcome
 from hpo.runners import run as runner
-from hpo.runners.cluster import set_up_ray
-from hpo.runners.processes import open_processes
+from hpo.runners.processes.carrier import open_processes
+from hpo.runners.ray.setup import set_up_ray
 from hpo.runners.workforce import IsOver, Workforce
 
 MORE_THAN_THERE_IS_TIME_FOR = 10_000
@@ -76,7 +76,7 @@ def ray_tune(config: StudyConfig, splits: Splits, files: Path, is_over: IsOver) 
     """Open lanes of such workers."""
     set_up_ray()
     # As for any search: Ray reads when it is imported what was set up.
-    from hpo.runners.ray_tune.tuning import open_ray_tune
+    from hpo.runners.ray.carrier import open_ray_tune
 
     return open_ray_tune(config, splits, files, is_over, opener=open_noting)  # type: ignore[arg-type]
 

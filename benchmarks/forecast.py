@@ -25,12 +25,12 @@ from hpo.config.study_file import StudyConfig, load_config
 from hpo.data.demo import demo_examples, demo_model_folder, write_demo_data
 from hpo.data.splits import splits_of
 from hpo.messages import Assignment, Decision, Ending, Outcome, Report
-from hpo.runners.checking.short_check import short_check
+from hpo.runners.check.short_check import short_check
 from hpo.runners.dispatch import Dispatch
 from hpo.runners.run import opened_workforce
 from hpo.runners.watcher import Watcher
 from hpo.search.coordinator import Coordinator
-from hpo.search.corners import dearest
+from hpo.search.extremes import dearest
 from hpo.search.leading import leading
 from hpo.search.rungs import with_evaluations
 from hpo.space.space_file import space_of

@@ -34,13 +34,13 @@ from hpo.config.study_file import ModelConfig, TaskConfig
 from hpo.data.batching import Batch, collate, training_batches
 from hpo.data.demo import demo_examples, demo_model_folder
 from hpo.data.tokenization import TokenizedSplit, tokenize
+from hpo.model.backbone import Backbone
+from hpo.model.pretrained import load_model
+from hpo.model.trial_model import TrialModel
 from hpo.tasks.classification import Classification
-from hpo.training.backbone import Backbone
 from hpo.training.evaluation import no_check, predictions
 from hpo.training.gradients import Gradients
-from hpo.training.models import load_model
 from hpo.training.optimizer_step import OptimizerStep
-from hpo.training.trial_model import TrialModel
 
 ROWS, LENGTH, CHARACTERS = 8, 16, 200
 VALIDATION = 20

@@ -113,7 +113,7 @@ def memory(folder: Path, device: str) -> Figures:
     for name in SHAPES:
         before = used_bytes() if device == "cuda" else 0
         outcome = trial(opened(folder, name, device))
-        found[name] = {"peak_bytes": outcome.peak_memory_bytes, "rows_at_once": outcome.rows_at_once}
+        found[name] = {"peak_bytes": outcome.peak_memory_bytes, "rows_at_once": outcome.micro_batch_size}
         if device == "cuda":
             found[name] |= {"reserved_bytes": torch.cuda.memory_reserved(), "more_used_bytes": used_bytes() - before}
             torch.cuda.empty_cache()

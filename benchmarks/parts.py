@@ -20,12 +20,12 @@ from hpo.config.study_file import ModelConfig, TaskConfig
 from hpo.data.batching import Batch, collate, parts_by_length, training_batches
 from hpo.data.demo import demo_examples, demo_model_folder
 from hpo.data.tokenization import TokenizedSplit, tokenize
+from hpo.model.backbone import Backbone
+from hpo.model.pretrained import load_model
+from hpo.model.trial_model import TrialModel
 from hpo.tasks.classification import Classification
 from hpo.training import gradients
-from hpo.training.backbone import Backbone
-from hpo.training.models import load_model
 from hpo.training.optimizer_step import OptimizerStep
-from hpo.training.trial_model import TrialModel
 
 WORDS = (8, 20, 60)
 BATCH_SIZES = (8, 16, 32)

@@ -27,7 +27,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.batching import collate, training_batches
 from hpo.data.splits import load_splits
 from hpo.messages import Assignment, Milestone
-from hpo.training import loop
+from hpo.training import run as run_module
 from hpo.training.precision import autocast
 from hpo.training.worker import Worker, open_worker
 
@@ -149,7 +149,7 @@ def usual() -> Hyperparameters:
 
 def our_loop(worker: Worker) -> Step:
     """Return a step as a trial takes it, which says after each how far it is."""
-    loop.SECONDS_BETWEEN_PROGRESS = 0.0
+    run_module.SECONDS_BETWEEN_PROGRESS = 0.0
     assignment = Assignment(
         trial=0,
         attempt=1,
@@ -165,7 +165,7 @@ def our_loop(worker: Worker) -> Step:
 
 def bare_loop(worker: Worker) -> Step:
     """Return a step as one would write it for one configuration, over batches made ahead."""
-    bench, values = worker._bench, usual()
+    bench, values = worker._context, usual()
     network, device = bench.model.network, bench.device
     network.train()
     optimizer = torch.optim.AdamW(

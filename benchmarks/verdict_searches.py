@@ -24,9 +24,9 @@ from scipy.special import ndtri
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
 from hpo.metrics.jackknife import leave_out_groups, scaled  # noqa: E402
-from hpo.verdict.choice import Searched, choose  # noqa: E402
 from hpo.verdict.comparison import Runs  # noqa: E402
-from hpo.verdict.race import Course, Race, finalists_for, following  # noqa: E402
+from hpo.verdict.race import Race, RaceState, finalists_for, following  # noqa: E402
+from hpo.verdict.recommendation import Searched, choose  # noqa: E402
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -170,21 +170,21 @@ def deviations(correct: Flags, labels: Flags, groups: NDArray[np.int64]) -> Floa
     return scaled(2 * hits / (2 * hits + wrong))
 
 
-def raced(world: World, scores: Floats) -> tuple[Race, Course, dict[int, list[Flags]]]:
+def raced(world: World, scores: Floats) -> tuple[Race, RaceState, dict[int, list[Flags]]]:
     """Train the best again as the race asks."""
     runs = int(SHARE * TRIALS)
     rivals = [one for one in np.argsort(-scores, kind="stable").tolist() if one != DEFAULT]
     finalists = tuple(rivals[: finalists_for(runs, FINALISTS, SEEDS)])
     race = Race(finalists=finalists, default=DEFAULT, runs=runs, seeds=SEEDS)
     answers: dict[int, list[Flags]] = {}
-    course = Course(ended={}, begun={})
+    course = RaceState(ended={}, begun={})
     part = slice(0, world.rows.searched)
     while (next_one := following(race, course)) is not None:
         answers.setdefault(next_one, []).append(world.run(next_one))
         ended = {
             one: [f1(correct[part], world.labels[part]) for correct in several] for one, several in answers.items()
         }
-        course = Course(ended=ended, begun={one: len(several) for one, several in ended.items()})
+        course = RaceState(ended=ended, begun={one: len(several) for one, several in ended.items()})
     return race, course, answers
 
 
@@ -202,7 +202,7 @@ def search(name: str, noise: float, rows: Rows, seed: int, of_run: float = OF_RU
     assert choice is not None
     points, interval = choice.differences[DEFAULT]
     winner, first, second = choice.winner, answers[DEFAULT][0], answers[DEFAULT][1]
-    bias = choice.luck[winner]
+    bias = choice.selection_bias[winner]
     return Found(
         true=truth[winner] - truth[DEFAULT],
         points=points,

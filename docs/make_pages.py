@@ -26,16 +26,16 @@ from hpo.config.other_names import (
 from hpo.config.other_study_names import LOSSES, METRICS, STUDY_KEYS, STUDY_VALUES
 from hpo.config.reading import section
 from hpo.config.study_file import SearchConfig, StudyConfig
-from hpo.data.archives import COMPRESSIONS
-from hpo.data.formats import FORMATS
+from hpo.data.readers.archives import COMPRESSIONS
+from hpo.data.readers.formats import FORMATS
 from hpo.metrics.registry import METRICS as SCORES
+from hpo.model.methods import METHODS
 from hpo.search.pruners import PRUNERS
 from hpo.search.samplers import SAMPLERS
 from hpo.space.domains import spelled
 from hpo.space.parameters import Parameter
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space, shipped_spaces
-from hpo.training.methods import METHODS
 from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.schedules import SCHEDULES
 

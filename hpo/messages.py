@@ -61,11 +61,11 @@ class Assignment:
     score_to_beat: float | None = None
     """Score that the least of the study's kept weights had when this was assigned; a worker keeps the weights of what
     beats it. None while there is room."""
-    rows_at_once: int | None = None
+    micro_batch_size: int | None = None
     """Rows of a batch that go through the model at once, as an earlier trial of this size came to; None for all."""
     confirms: int | None = None
-    """The trial of the search that this one confirms, in a study beside it: it is judged by a `Reading`, and its files
-    lie apart. None in a search."""
+    """The trial of the search that this one confirms, in a study beside it: it is judged by a `HeldOutEvaluation`, and
+    its files lie apart. None in a search."""
     limit_seconds: float | None = None
     """Training and evaluation time beyond which the trial is given up as not trainable; None for no limit."""
     alone: bool = False
@@ -123,7 +123,7 @@ class Probe:
 
     feasible: bool
     """Whether one row at a time fits into memory; if not, the other numbers are 0."""
-    rows_at_once: int | None = None
+    micro_batch_size: int | None = None
     """Rows of a batch that fit at once; None for all."""
     seconds_per_step: float = 0.0
     """The fastest optimizer step on typical texts."""
@@ -198,7 +198,7 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class HeldOutEvaluation:
     """What a trained model scored on rows that it is judged by, and how much of that is the choice of rows."""
 
     scores: Scores
@@ -233,7 +233,7 @@ class Report:
     validation: Scores
     train: Scores | None = None
     """Scores on a seeded sample of the training rows; of full reports at a new best, and at its last."""
-    reading: Reading | None = None
+    held_out: HeldOutEvaluation | None = None
     """Of a trial that confirms another, at a new best: what it is judged by."""
     seconds: float
     """Training and evaluation time of the trial so far; of an attempt that began anew, of that attempt."""
@@ -242,7 +242,7 @@ class Report:
     @property
     def score(self) -> float:
         """The objective that a trial is judged by at this report."""
-        return (self.validation if self.reading is None else self.reading.scores).objective
+        return (self.validation if self.held_out is None else self.held_out.scores).objective
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,7 +331,7 @@ class Outcome:
     """Those of `seconds` that earlier attempts had taken up to there."""
     changes: tuple[str, ...] = ()
     """What was another when a trial went on, as `threads: 2 before, 1 now`: then it is the same to rounding only."""
-    rows_at_once: int | None = None
+    micro_batch_size: int | None = None
     """Rows of a batch that went through the model at once, where memory did not suffice for all; None where it did."""
     reason: str = ""
     """Why, where the ending is not `completed`: one line, no text of the user's."""

@@ -14,7 +14,7 @@ from hpo.errors import ConfigurationError, TrainingError
 from hpo.messages import Action, Ending, Outcome, Progress, Report
 from hpo.search.assignments import build_assignment, demands_of, seed_of
 from hpo.search.attributes import CONSTRAINT, UNTRAINABLE, VIOLATED, outcome_attributes
-from hpo.search.corners import dearest
+from hpo.search.extremes import dearest
 from hpo.search.preflight import refuse_unfit_of_folds, space_of_study
 from hpo.search.rungs import with_evaluations
 from hpo.space.search_space import SearchSpace

@@ -21,12 +21,12 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.batching import Batch
 from hpo.data.tokenization import Tokens
 from hpo.messages import Action, Assignment, Milestone, Outcome, Progress, Report
+from hpo.model.backbone import Backbone
+from hpo.model.trial_model import TrialModel
 from hpo.tasks.protocol import Task
-from hpo.training import loop
-from hpo.training.backbone import Backbone
+from hpo.training import run as run_module
 from hpo.training.gradients import Gradients
 from hpo.training.optimizer_step import OptimizerStep
-from hpo.training.trial_model import TrialModel
 from hpo.training.worker import Worker, train
 
 SPORT = ("goal", "team", "match", "ball", "coach", "win", "league", "score")
@@ -147,7 +147,7 @@ def trained(
 
 def stepped(worker: Worker) -> Report | Progress | Outcome:
     """Let a worker's one trial get ready, or take one step; return what it says then."""
-    with patch.object(loop, "SECONDS_BETWEEN_PROGRESS", 0.0):
+    with patch.object(run_module, "SECONDS_BETWEEN_PROGRESS", 0.0):
         [said] = worker.advance()
     return said
 

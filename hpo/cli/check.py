@@ -15,8 +15,8 @@ from hpo.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpo.config.study_file import StudyConfig
-    from hpo.runners.check import Check
-    from hpo.runners.checking.forecast import Probed
+    from hpo.runners.check.check import Check
+    from hpo.runners.check.forecast import Probed
 
 AsOfRun = Annotated[str | None, typer.Option(help="As of hpo run.")]
 
@@ -95,7 +95,7 @@ def _end_to_mapping(end: "Probed") -> dict[str, Any]:
     if end.fits:
         probe = end.probe
         values |= {
-            "rows_at_once": probe.rows_at_once,
+            "rows_at_once": probe.micro_batch_size,
             "seconds_per_step": probe.seconds_per_step,
             "peak_memory_bytes": probe.peak_memory_bytes,
             # JSON has no word for what is no number.
@@ -108,7 +108,7 @@ def _end_to_mapping(end: "Probed") -> dict[str, Any]:
 def _watched(config: "StudyConfig", notes: Sequence[str], as_json: bool) -> "Check":
     """Run the check, and show meanwhile what is found in the data; `notes` are said first."""
     from hpo.cli.live import watcher_for
-    from hpo.runners.check import check as check_study
+    from hpo.runners.check.check import check as check_study
 
     with watcher_for(sys.stderr if as_json else sys.stdout) as watcher:
         for sentence in notes:

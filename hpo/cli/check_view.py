@@ -6,9 +6,9 @@ from rich.table import Table
 
 from hpo.cli.tables import console
 from hpo.config.times import spoken
-from hpo.runners.check import Check
-from hpo.runners.checking.doubts import size
-from hpo.runners.checking.forecast import Probed
+from hpo.runners.check.check import Check
+from hpo.runners.check.forecast import Probed
+from hpo.runners.check.warnings import size
 
 SHOWN = ("method", "optimizer", "batch_size", "max_length", "kept_layers", "epochs", "data_fraction")
 
@@ -52,7 +52,7 @@ def _shown(value: object) -> str:
 def _at_once(end: Probed) -> str:
     if not end.fits:
         return "not even 1"
-    rows, batch = end.probe.rows_at_once, end.hyperparameters.batch_size
+    rows, batch = end.probe.micro_batch_size, end.hyperparameters.batch_size
     return "all" if rows is None or rows >= batch else f"{rows} of {batch}"
 
 

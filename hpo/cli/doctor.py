@@ -93,8 +93,8 @@ def _asked_for(
 
 
 def _cluster(compute: "ComputeConfig") -> str:
-    from hpo.runners.cluster import machines_at
-    from hpo.runners.demand import described
+    from hpo.runners.ray.resources import described
+    from hpo.runners.ray.setup import machines_at
 
     return described(compute, machines_at(compute.ray_address))
 

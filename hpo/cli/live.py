@@ -35,7 +35,7 @@ def watcher_for(stream: TextIO) -> Iterator[Watcher]:
         yield view
 
 
-class Tally(Watcher):
+class TrialCounts(Watcher):
     """Counts a search as it goes, from how the study stood at its start; what both views show."""
 
     def __init__(self) -> None:
@@ -111,7 +111,7 @@ class Tally(Watcher):
         return words + (f", {now.failed} failed" if now.failed else "")
 
 
-class _Shown(Tally):
+class _Shown(TrialCounts):
     """What both views show alike."""
 
     def note(self, sentence: str) -> None:

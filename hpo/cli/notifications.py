@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from hpo.cli.live import Tally
+from hpo.cli.live import TrialCounts
 from hpo.errors import ConfigurationError, HpoError
 from hpo.messages import Assignment, Ending, Outcome, Standing
 
@@ -49,7 +49,7 @@ def recipients_of(urls: Sequence[str]) -> tuple[Recipient, ...]:
     return tuple(_command(url) if url.startswith(f"{COMMAND}:") else _service(url) for url in urls)
 
 
-class Notifier(Tally):
+class Notifier(TrialCounts):
     """Sends sentences to `recipients`, from entering it until a while after leaving it."""
 
     def __init__(self, study: str, recipients: Sequence[Recipient], note: Callable[[str], None]) -> None:

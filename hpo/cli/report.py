@@ -21,8 +21,8 @@ def report(
     """Write what a study gave to one HTML file, which opens anywhere and needs no network."""
     from hpo.config.extras import refuse_missing
     from hpo.export.writing import check_writable, write_text
-    from hpo.report.material import gathered
     from hpo.report.page import MARK, page
+    from hpo.report.report_data import gathered
 
     if output.suffix.lower() in OTHER_ENDINGS:
         raise ConfigurationError(f"The report is HTML, but {output} ends in {output.suffix}; end it .html.")

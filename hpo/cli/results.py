@@ -63,10 +63,10 @@ def delete(
     store: options.Store = None,
 ) -> None:
     """Delete a study: its trials, and its weights and checkpoints, in their folder and at their URL."""
+    from hpo.files.remote import UrlMirror, twin_of
     from hpo.search.steering import refuse_led
     from hpo.store.deletion import delete_study
     from hpo.store.results import read_results
-    from hpo.training.mirror import UrlMirror, twin_of
 
     url = store or (context.parent.params["store"] if context.parent else None) or options.DEFAULT_STORE
     with options.opened(url) as database:
@@ -74,7 +74,7 @@ def delete(
         folder = _files_folder(results.confirms or name, url)
         sent_to = twin_of(folder)
         if results.confirms is not None:
-            from hpo.training.bench import CONFIRMATION
+            from hpo.training.context import CONFIRMATION
 
             # What its search has at a URL stays; the next confirmation keeps there what it needs alone.
             folder, sent_to = folder / CONFIRMATION, None

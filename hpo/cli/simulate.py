@@ -17,9 +17,9 @@ from hpo.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpo.config.study_file import StudyConfig
-    from hpo.runners.simulation.comparison import Compared, Setting
-    from hpo.runners.simulation.curves import Curve, Recording, Source
-    from hpo.runners.simulation.night import Night
+    from hpo.runners.replay.comparison import Compared, Setting
+    from hpo.runners.replay.curves import Curve, CurveSource, Recording
+    from hpo.runners.replay.simulated_search import SimulatedSearch
 
 GENERATED = "generated"
 
@@ -41,7 +41,7 @@ def export(
 ) -> None:
     """Write the learning curves of a study to a file: hyperparameters, scores and seconds, no text."""
     from hpo.export.writing import write_text
-    from hpo.runners.simulation.curves import MARK, export_curves, to_lines
+    from hpo.runners.replay.curves import MARK, export_curves, to_lines
 
     with options.opened(store) as database:
         recording = export_curves(database, study)
@@ -72,7 +72,7 @@ def simulate(
     as_json: options.Json = False,
 ) -> None:
     """Compare pruners, samplers, worker counts or deadlines by nights of seconds; nothing is trained."""
-    from hpo.runners.simulation.comparison import compare, verdict
+    from hpo.runners.replay.comparison import compare, verdict
 
     configs = _configs(arguments, vary)
     source_of, metric = _source(curves, next(iter(configs.values())))
@@ -98,7 +98,7 @@ def simulate(
 def _configs(arguments: Sequence[str], vary: Sequence[str] | None) -> "Mapping[Setting, StudyConfig]":
     """Return the study under each setting."""
     from hpo.config.study_file import load_config
-    from hpo.runners.simulation.comparison import SHIPPED, SHIPPED_FOR_FOLDS, settings_of
+    from hpo.runners.replay.comparison import SHIPPED, SHIPPED_FOR_FOLDS, settings_of
 
     files = [argument for argument in arguments if "=" not in argument]
     overrides = [argument for argument in arguments if "=" in argument]
@@ -110,10 +110,10 @@ def _configs(arguments: Sequence[str], vary: Sequence[str] | None) -> "Mapping[S
     return {setting: load_config(Path(files[0]), None, [*overrides, *setting]) for setting in settings_of(vary)}
 
 
-def _source(curves: str, config: "StudyConfig") -> "tuple[Callable[[int], Source], str]":
+def _source(curves: str, config: "StudyConfig") -> "tuple[Callable[[int], CurveSource], str]":
     """Return what makes the curves of a night from its seed, and what their scores are called."""
-    from hpo.runners.simulation.curves import read_curves
-    from hpo.runners.simulation.generated_curves import Generated
+    from hpo.runners.replay.curves import read_curves
+    from hpo.runners.replay.generated_curves import Generated
 
     if curves == GENERATED:
         return Generated, "score"
@@ -122,8 +122,8 @@ def _source(curves: str, config: "StudyConfig") -> "tuple[Callable[[int], Source
     return partial(_recorded, recording.curves), recording.metric
 
 
-def _recorded(curves: "Sequence[Curve]", _seed: int) -> "Source":
-    from hpo.runners.simulation.recorded_curves import Recorded
+def _recorded(curves: "Sequence[Curve]", _seed: int) -> "CurveSource":
+    from hpo.runners.replay.recorded_curves import Recorded
 
     return Recorded(curves)
 
@@ -145,7 +145,7 @@ def _told(done: int, every: int) -> None:
         typer.echo(f"\r{done} of {every} nights{'' if done < every else chr(10)}", nl=False, err=True)
 
 
-COLUMNS: "Mapping[str, Callable[[Night], float | None]]" = {
+COLUMNS: "Mapping[str, Callable[[SimulatedSearch], float | None]]" = {
     "true score": lambda night: night.true_score,
     "score": lambda night: night.best_score,
     "found at, h": lambda night: None if night.found_at is None else night.found_at / 3600,
@@ -161,7 +161,7 @@ DIGITS = {"true score": 4, "score": 4, "found at, h": 2, "took, h": 2, "of, h": 
 
 def _print_table(compared: "Sequence[Compared]", metric: str) -> None:
     from hpo.cli.tables import console, table_of
-    from hpo.runners.simulation.comparison import spoken_estimate, spoken_setting
+    from hpo.runners.replay.comparison import spoken_estimate, spoken_setting
 
     nights = len(compared[0].nights)
     title = f"{metric}, mean of {nights} {'night' if nights == 1 else 'nights'} ± standard error"

@@ -16,7 +16,7 @@ from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space, shipped_spaces, space_description
 from hpo.store.engine import sqlite_path, without_password
 from hpo.store.listing import StudySummary
-from hpo.store.results import StudyResults, TestReading
+from hpo.store.results import StudyResults, TestEvaluation
 from hpo.verdict.findings import Verdict
 from hpo.verdict.wording import NO_TEST_SPLIT, spread_in_words
 
@@ -151,7 +151,7 @@ def _tested(out: Console, results: StudyResults) -> None:
     out.print(f"Test split, {read}: trial {last.trial}, {score}, {last.scores.rows} texts.", soft_wrap=True)
 
 
-def _sure(look: TestReading) -> str:
+def _sure(look: TestEvaluation) -> str:
     """Return a score on the test split with its 95% interval over rows."""
     # Only where there is one: its packages take their time.
     from hpo.verdict.single_scores import interval_of_test

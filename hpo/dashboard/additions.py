@@ -8,11 +8,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from hpo.dashboard.notes import study_note, trial_notes
-from hpo.dashboard.pictures import Picture, pictures_of
+from hpo.dashboard.pictures import TrialPicture, pictures_of
 from hpo.errors import HpoError
 from hpo.report.drawing import GREY
 from hpo.report.figures import FIGURES
-from hpo.report.material import Material, gathered
+from hpo.report.report_data import ReportData, gathered
 from hpo.search.leases import leader_of
 from hpo.store.engine import Database
 from hpo.store.optuna_adapter import StudyModel
@@ -59,9 +59,9 @@ class Additions:
     """Trial -> Markdown."""
     figures: Mapping[str, str] = field(default_factory=dict)
     """Name -> plotly's JSON."""
-    pictures: Mapping[int, Sequence[Picture]] = field(default_factory=dict)
+    pictures: Mapping[int, Sequence[TrialPicture]] = field(default_factory=dict)
     """Trial -> its pictures."""
-    material: Material | None = None
+    material: ReportData | None = None
     """What pictures are drawn from; None where hpo has nothing to add."""
 
 
@@ -126,7 +126,7 @@ class Adding:
             return Additions(note=f"hpo has nothing to add: {error}")
 
 
-def additions_to(material: Material) -> Additions:
+def additions_to(material: ReportData) -> Additions:
     """Return what is added to the pages of a study."""
     return Additions(
         note=study_note(material),
@@ -137,7 +137,7 @@ def additions_to(material: Material) -> Additions:
     )
 
 
-def _drawn(material: Material) -> dict[str, str]:
+def _drawn(material: ReportData) -> dict[str, str]:
     drawn = {}
     for name, title in FIGURES_SHOWN.items():
         figure = FIGURES[name](material)

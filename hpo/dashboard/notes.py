@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from hpo.report.drawing import spelled
-from hpo.report.material import Material
+from hpo.report.report_data import ReportData
 from hpo.store.results import TrialResult
 from hpo.verdict.wording import counted, spread_in_words
 
@@ -14,13 +14,13 @@ MOST_REASONS = 5
 ENDED = {"FAIL": "Failed", "PRUNED": "Given up"}
 
 
-def study_note(material: Material) -> str:
+def study_note(material: ReportData) -> str:
     """Return the note of a study: the verdict, or what cannot be said yet; the configuration to take; what failed."""
     parts = [*_standing(material), *_configuration(material), *_advice(material), *_failures(material), SIGNED]
     return "\n\n".join(parts)
 
 
-def trial_notes(material: Material) -> dict[int, str]:
+def trial_notes(material: ReportData) -> dict[int, str]:
     """Return trial -> its note, of those that failed, were given up, or were confirmed."""
     results = material.results
     notes = {
@@ -36,7 +36,7 @@ def trial_notes(material: Material) -> dict[int, str]:
     return {number: f"{note}\n\n{SIGNED}" for number, note in notes.items()}
 
 
-def _where(material: Material, trial: TrialResult) -> str:
+def _where(material: ReportData, trial: TrialResult) -> str:
     """Return how far a trial came that was given up."""
     if trial.state != "PRUNED" or trial.score is None or trial.rung is None:
         return ""
@@ -57,7 +57,7 @@ def verbatim(text: str) -> str:
     return f"{fence} {line} {fence}"
 
 
-def _standing(material: Material) -> list[str]:
+def _standing(material: ReportData) -> list[str]:
     results, best = material.results, material.taken
     if material.verdict is not None:
         return ["## Verdict", *_listed(material.verdict.sentences)]
@@ -75,7 +75,7 @@ def _standing(material: Material) -> list[str]:
     return [f"## Best so far: trial {best.number}", *running, said, *_against_default(material, best)]
 
 
-def _against_default(material: Material, best: TrialResult) -> list[str]:
+def _against_default(material: ReportData, best: TrialResult) -> list[str]:
     default = material.results.default
     if default is None or default.score is None or best.score is None or default.state != "COMPLETE":
         return []
@@ -84,7 +84,7 @@ def _against_default(material: Material, best: TrialResult) -> list[str]:
     return [f"The default configuration, trial {default.number}, scored {default.score:.4f}."]
 
 
-def _configuration(material: Material) -> list[str]:
+def _configuration(material: ReportData) -> list[str]:
     trial = material.taken
     if trial is None:
         return []
@@ -97,11 +97,11 @@ def _configuration(material: Material) -> list[str]:
     return [f"### Trial {trial.number}", *varied, f"Scores on {judged.source}:", scores]
 
 
-def _advice(material: Material) -> list[str]:
+def _advice(material: ReportData) -> list[str]:
     return ["### Advice", *_listed(material.advice)] if material.advice else []
 
 
-def _failures(material: Material) -> list[str]:
+def _failures(material: ReportData) -> list[str]:
     """Count the reasons of the trials that failed, the most frequent first."""
     failed = [trial for trial in material.results.trials if trial.state == "FAIL"]
     if not failed:

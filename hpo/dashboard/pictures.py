@@ -11,8 +11,8 @@ from itertools import pairwise
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from hpo.report.drawing import BLUE, GREY, ORANGE, plain_text
-from hpo.report.material import Material
 from hpo.report.progress import curves_of, seen_title
+from hpo.report.report_data import ReportData
 
 KIND = "image/svg+xml"
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
@@ -32,7 +32,7 @@ HALF = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
+class TrialPicture:
     """One picture of one trial."""
 
     trial: int
@@ -50,7 +50,7 @@ class Picture:
         file = f"{self.name.replace('_', '-')}-{self.trial}.svg"
         return {"artifact_id": self.identifier, "filename": file, "mimetype": KIND, "encoding": None}
 
-    def drawn(self, material: Material) -> bytes:
+    def drawn(self, material: ReportData) -> bytes:
         """Return it as SVG."""
         size = {"width": str(WIDTH), "height": str(HEIGHT), "viewBox": f"0 0 {WIDTH} {HEIGHT}"}
         font = {"font-family": "sans-serif", "font-size": "11"}
@@ -60,7 +60,7 @@ class Picture:
         return tostring(svg)
 
 
-def pictures_of(material: Material) -> dict[int, list[Picture]]:
+def pictures_of(material: ReportData) -> dict[int, list[TrialPicture]]:
     """Return finished trial -> the pictures that can be drawn of it."""
     there = {
         "learning_curve": {one.trial for one in material.course.evaluations},
@@ -69,7 +69,7 @@ def pictures_of(material: Material) -> dict[int, list[Picture]]:
         },
     }
     return {
-        one.number: [Picture(trial=one.number, name=name) for name in DRAWN if one.number in there[name]]
+        one.number: [TrialPicture(trial=one.number, name=name) for name in DRAWN if one.number in there[name]]
         for one in material.results.trials
         if one.state in FINISHED
     }
@@ -107,7 +107,7 @@ def axis_ends(scores: Iterable[float]) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _learning_curve(svg: Element, material: Material, trial: int) -> None:
+def _learning_curve(svg: Element, material: ReportData, trial: int) -> None:
     """Draw the score of a trial over the examples it had seen, with that of the trial to take."""
     colors = {trial: BLUE}
     if material.taken is not None:
@@ -138,7 +138,7 @@ def _learning_curve(svg: Element, material: Material, trial: int) -> None:
     _write(svg, material.results.metric.replace("_", " "), 18, (TOP + BOTTOM) / 2, turned=-90)
 
 
-def _confusion_matrix(svg: Element, material: Material, trial: int) -> None:
+def _confusion_matrix(svg: Element, material: ReportData, trial: int) -> None:
     """Draw what validation's texts of each label were taken for, in per cent of that label's texts."""
     scores = next(one.validation for one in material.results.trials if one.number == trial)
     assert scores is not None, "there is a confusion matrix of it"
@@ -163,7 +163,7 @@ def _confusion_matrix(svg: Element, material: Material, trial: int) -> None:
                 _write(svg, f"{100 * share:.0f}", x + cell / 2, y + cell / 2 + 4, fill=color)
 
 
-DRAWN: Mapping[str, Callable[[Element, Material, int], None]] = {
+DRAWN: Mapping[str, Callable[[Element, ReportData, int], None]] = {
     "learning_curve": _learning_curve,
     "confusion_matrix": _confusion_matrix,
 }

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hpo.data.table import Cells, Table
+from hpo.data.readers.table import Cells, Table
 from hpo.errors import DataError, nearest
 
 PAIR_NAMES = (

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.data.table import Cells, Table
+from hpo.data.readers.table import Cells, Table
 from hpo.errors import DataError, nearest
 
 SHOWN_MISTAKES = 5

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from hpo.config.study_file import DataConfig
 from hpo.data.columns import Columns, find_columns, refuse_missing_texts
-from hpo.data.hub import Role
 from hpo.data.label_sets import joined, label_sets
-from hpo.data.locations import read_source
-from hpo.data.table import Table, as_unicode
+from hpo.data.readers.hub import Role
+from hpo.data.readers.locations import read_source
+from hpo.data.readers.table import Table, as_unicode
 from hpo.errors import DataError
 
 WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,18})\.0+")

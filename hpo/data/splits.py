@@ -14,8 +14,8 @@ from hpo.data.apart import kept_apart, repetitions, text_keys
 from hpo.data.columns import Columns
 from hpo.data.folds import Fold, make_folds
 from hpo.data.groups import apportioned, group_numbers
-from hpo.data.hub import Role
 from hpo.data.rare_labels import without_rare
+from hpo.data.readers.hub import Role
 from hpo.data.sources import Examples, Source, read_examples
 from hpo.data.stratify import iterative_parts
 from hpo.data.targets import ONE_LABEL, TARGETS, Strata, Targets, classes_among

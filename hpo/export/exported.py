@@ -27,7 +27,7 @@ class ExportedData(study_file.DataConfig):
     """As `Splits.fingerprint`."""
 
 
-class Confirmation(Typed):
+class ExportedConfirmation(Typed):
     """How a configuration did on fresh seeds."""
 
     score: float
@@ -61,7 +61,7 @@ class TestLook(Typed):
     """Which reading of the split it was, from 1: only the first was unbiased."""
 
 
-class Place(Typed):
+class ExportedMilestone(Typed):
     """A milestone of the trial, as `hpo.messages.Milestone`."""
 
     rung: Annotated[int, Field(ge=1, le=1000)]
@@ -81,7 +81,7 @@ class Exported(Typed):
     metric: str
     score: float
     """The objective on validation in the search, at its best full evaluation; lucky where it was chosen for it."""
-    confirmed: Confirmation | None
+    confirmed: ExportedConfirmation | None
     seed_noise: float | None
     """Standard deviation of the objective over seeds; None where it is not known."""
     verdict: Mapping[str, Any] | None
@@ -105,7 +105,7 @@ class Exported(Typed):
     """Decided the splits."""
     evaluation: study_file.EvaluationConfig
     confirmation: study_file.ConfirmationConfig
-    milestones: Annotated[tuple[Place, ...], Field(min_length=1)]
+    milestones: Annotated[tuple[ExportedMilestone, ...], Field(min_length=1)]
     maximum_passes: float
     ranks: int
     """Processes that trained it together."""

@@ -19,11 +19,11 @@ from hpo.export.exported import Exported
 from hpo.export.model_card import model_card
 from hpo.export.prediction import KEY, TrainedModel
 from hpo.export.retraining import Here, Said, here, opened, trained
+from hpo.files.weights import fitted_among, load_weights, weights_path
 from hpo.messages import Milestone, Report
+from hpo.model.pretrained import load_model, quietly
+from hpo.model.trial_model import TrialModel
 from hpo.tasks.registry import task_of
-from hpo.training.models import load_model, quietly
-from hpo.training.trial_model import TrialModel
-from hpo.training.weights import fitted_among, load_weights, weights_path
 
 On = Literal["train", "train+validation"]
 END = Milestone(rung=1000, full=True)

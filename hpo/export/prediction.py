@@ -15,13 +15,13 @@ from hpo.config.overrides import apply
 from hpo.config.reading import Typed, read_model
 from hpo.config.study_file import ComputeConfig, DataConfig, ModelConfig
 from hpo.config.tasks import TASK_FACTS
+from hpo.data.readers.table import as_unicode
 from hpo.data.sources import Unlabelled, read_texts
-from hpo.data.table import as_unicode
 from hpo.data.tokenization import TokenizedSplit, tokenize
 from hpo.errors import ConfigurationError, DataError
+from hpo.model.pretrained import load_model
 from hpo.tasks.registry import TASKS
 from hpo.training.evaluation import answers
-from hpo.training.models import load_model
 from hpo.training.precision import Precision
 from hpo.training.worker import choose_device
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpo.data.locations import is_missing
+from hpo.data.readers.locations import is_missing
 from hpo.data.splits import _read
 from hpo.data.targets import TARGETS
 from hpo.errors import ConfigurationError

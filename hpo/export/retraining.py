@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpo.config.study_file import ComputeConfig, StudyConfig
-from hpo.data.locations import is_missing
+from hpo.data.readers.locations import is_missing
 from hpo.data.splits import Splits, splits_of
 from hpo.errors import ConfigurationError, DataError, TrainingError
 from hpo.export.exported import Exported

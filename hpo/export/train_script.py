@@ -742,7 +742,7 @@ def main(words: Sequence[str] | None = None) -> None:
         raise SystemExit(f"{asked.output} is there already, and what is in it would be lost; name another by --output.")
     if str(config["versions"].get("threads", "")).isdigit():
         torch.set_num_threads(min(int(config["versions"]["threads"]), os.cpu_count() or 1))
-    most = asked.rows_at_once or config["hyperparameters"]["batch_size"]
+    most = asked.micro_batch_size or config["hyperparameters"]["batch_size"]
     found_score = train(config, asked.output, torch.device(asked.device), most)
     said = {"metric": config["metric"], "score": found_score, "in_the_search": config["score"]}
     print(json.dumps(said | {"folder": str(asked.output)}))

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from hpo.messages import Scores
+from hpo.metrics.confusion import ConfusionCounts, Floats, Integers, tally
 from hpo.metrics.metric import Metric, Objective
 from hpo.metrics.own_metric import Arguments, OwnMetric
 from hpo.metrics.predictions import Predictions
-from hpo.metrics.tally import Floats, Integers, Tally, tally
 
 SCORES: Mapping[str, tuple[str, str]] = {
     "f1": ("F1", "harmonic mean of precision and recall of the positive class"),
@@ -22,7 +22,7 @@ SCORES: Mapping[str, tuple[str, str]] = {
 
 
 def _of_classes(
-    score: str, description: str, mean: Callable[[Tally, Floats], float], *, of_rows: bool = True
+    score: str, description: str, mean: Callable[[ConfusionCounts, Floats], float], *, of_rows: bool = True
 ) -> Metric:
     """Return the metric that is a mean of one of `SCORES` over classes."""
     source = f"sklearn.metrics.{score}_score"
@@ -43,7 +43,7 @@ METRICS: dict[str, Metric] = {
     ),
     **{
         score: replace(
-            _of_classes(score, f"{description} (two classes only)", Tally.of_positive, of_rows=False),
+            _of_classes(score, f"{description} (two classes only)", ConfusionCounts.of_positive, of_rows=False),
             of_positive_class=True,
         )
         for score, (_, description) in SCORES.items()
@@ -66,7 +66,7 @@ METRICS: dict[str, Metric] = {
     },
     **{
         f"weighted_{score}": _of_classes(
-            score, f"mean of the classes' {name}, each class counted by its rows", Tally.weighted
+            score, f"mean of the classes' {name}, each class counted by its rows", ConfusionCounts.weighted
         )
         for score, (name, _) in SCORES.items()
     },
@@ -180,7 +180,7 @@ def _own_score(own: OwnMetric, predictions: Predictions, label_names: Sequence[s
     return own(arguments_of(predictions.true, predictions.probabilities, label_names))
 
 
-def _per_class(counted: Tally, label_names: Sequence[str]) -> dict[str, dict[str, float]]:
+def _per_class(counted: ConfusionCounts, label_names: Sequence[str]) -> dict[str, dict[str, float]]:
     columns = {
         "precision": counted.precision.tolist(),
         "recall": counted.recall.tolist(),

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from hpo.errors import ConfigurationError, nearest
 from hpo.messages import Scores
 from hpo.metrics.classification import OF_RANKS
+from hpo.metrics.confusion import Floats, Integers, ranking_scores, ratio
 from hpo.metrics.metric import Metric, Objective
 from hpo.metrics.predictions import SMALLEST
-from hpo.metrics.tally import Floats, Integers, ranking_scores, ratio
 
 Booleans = NDArray[np.bool_]
 
@@ -71,7 +71,7 @@ class LabelAnswers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LabelTally:
+class LabelCounts:
     """Decisions, counted: hits (given and true), given, true."""
 
     of_labels: Integers
@@ -85,7 +85,7 @@ class LabelTally:
     loss: float
 
 
-COUNTS: Mapping[str, tuple[Callable[[LabelTally], Integers], str]] = {
+COUNTS: Mapping[str, tuple[Callable[[LabelCounts], Integers], str]] = {
     "micro": (lambda tally: tally.of_labels.sum(axis=1, keepdims=True), "of all decisions pooled"),
     "macro": (lambda tally: tally.of_labels, "of each label, labels counted alike"),
     "samples": (lambda tally: tally.of_rows, "of each row, rows counted alike"),
@@ -99,7 +99,7 @@ RATIOS: Mapping[str, tuple[Callable[..., Floats], str]] = {
 """Score -> how it follows from counts, 0 where there are none; and what it is."""
 
 
-def _mean(average: str, score: str, tally: LabelTally) -> float:
+def _mean(average: str, score: str, tally: LabelCounts) -> float:
     return float(RATIOS[score][0](*COUNTS[average][0](tally)).mean())
 
 
@@ -139,11 +139,11 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
-def tally(answers: LabelAnswers, *, ranks: bool = True) -> LabelTally:
+def tally(answers: LabelAnswers, *, ranks: bool = True) -> LabelCounts:
     """Count answers, of at least one row; without `ranks`, those of `OF_RANKS` are no numbers."""
     columns = [(true, said) for true, said in zip(answers.true.T, answers.probabilities.T, strict=True) if true.any()]
     scores = [(*ranking_scores(true, said), true.all()) for true, said in columns] if ranks else []
-    return LabelTally(
+    return LabelCounts(
         of_labels=np.array([side.sum(axis=0) for side in _sides(answers)]),
         of_rows=np.array([side.sum(axis=1) for side in _sides(answers)]),
         roc_auc=fmean([area for area, _, everywhere in scores if not everywhere] or [0.5]),

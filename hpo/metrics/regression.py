@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from hpo.errors import ConfigurationError, nearest
 from hpo.messages import Scores
+from hpo.metrics.confusion import Floats
 from hpo.metrics.metric import Metric, Objective
 from hpo.metrics.own_metric import Arguments, load_own_metric
-from hpo.metrics.tally import Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -6,7 +6,7 @@ import numpy as np
 
 from hpo.messages import Scores
 from hpo.metrics.classification import METRICS, OF_RANKS
-from hpo.metrics.tally import counted
+from hpo.metrics.confusion import counted
 
 OF_PROBABILITIES = (*OF_RANKS, "neg_log_loss", "neg_calibration_error")
 """Metrics of which counts do not tell."""

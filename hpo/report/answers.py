@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from hpo.config.tasks import facts_of
 from hpo.report.drawing import BLUE, axis_title, blank, rounded, safe
-from hpo.report.material import Material
+from hpo.report.report_data import ReportData
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -16,7 +16,7 @@ NO_TRIAL = "No trial has completed yet, so nothing was scored."
 TRANSPARENT = "rgba(59,125,216,0)"
 
 
-def confusion_matrix(material: Material) -> "Figure | str":
+def confusion_matrix(material: ReportData) -> "Figure | str":
     """Draw what the texts of each label were taken for, in per cent of that label's texts."""
     judged = material.judged
     if judged is None:
@@ -39,19 +39,19 @@ def confusion_matrix(material: Material) -> "Figure | str":
     return figure
 
 
-def by_group(material: Material) -> "Figure | str":
+def by_group(material: ReportData) -> "Figure | str":
     """Draw scores in each group of texts, the worst first."""
     if material.results.configuration.get("data", {}).get("group_column") is None:
         return "The texts have no groups; data.group_column names a column of them."
     return _of_slices(material, "group")
 
 
-def by_length(material: Material) -> "Figure | str":
+def by_length(material: ReportData) -> "Figure | str":
     """Draw scores on short and on long texts."""
     return _of_slices(material, "length")
 
 
-def _of_slices(material: Material, by: str) -> "Figure | str":
+def _of_slices(material: ReportData, by: str) -> "Figure | str":
     judged = material.judged
     if judged is None:
         return NO_TRIAL

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from hpo.report.drawing import BLUE, GREY, blank, rounded, safe
-from hpo.report.material import Material
+from hpo.report.report_data import ReportData
 from hpo.verdict.findings import Difference, Verdict
 from hpo.verdict.wording import amount, is_share
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 NO_VERDICT = "Nothing was confirmed, so there are no differences to show."
 
 
-def differences(material: Material) -> "Figure | str":
+def differences(material: ReportData) -> "Figure | str":
     """Draw each difference with its 95% interval, and a dot for each seed of the winner; right of 0 it is better."""
     verdict = material.verdict
     if verdict is None:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 from hpo.report.answers import by_group, by_length, confusion_matrix
 from hpo.report.differences import differences
 from hpo.report.hyperparameters import importances, learning_rate_by_optimizer, parallel_coordinates, slices
-from hpo.report.material import Material
 from hpo.report.progress import learning_curves, over_time
+from hpo.report.report_data import ReportData
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-FIGURES: "Mapping[str, Callable[[Material], Figure | str]]" = {
+FIGURES: "Mapping[str, Callable[[ReportData], Figure | str]]" = {
     "differences": differences,
     "over_time": over_time,
     "learning_curves": learning_curves,

@@ -18,7 +18,7 @@ from hpo.report.drawing import (
     score_axis,
     spelled,
 )
-from hpo.report.material import Material
+from hpo.report.report_data import ReportData
 from hpo.store.results import TrialResult
 from hpo.store.transactions import quiet_optuna
 
@@ -40,7 +40,7 @@ def varied(trials: Sequence[TrialResult]) -> tuple[str, ...]:
     return tuple(name for name in names if len({spelled(trial.configuration.get(name)) for trial in trials}) > 1)
 
 
-def parallel_coordinates(material: Material) -> "Figure | str":
+def parallel_coordinates(material: ReportData) -> "Figure | str":
     """Draw each completed trial as a line through the values of its hyperparameters to its score."""
     trials = material.results.leaderboard
     names = varied(trials)
@@ -56,7 +56,7 @@ def parallel_coordinates(material: Material) -> "Figure | str":
     return figure
 
 
-def slices(material: Material) -> "Figure | str":
+def slices(material: ReportData) -> "Figure | str":
     """Draw the score of completed trials against each hyperparameter that the search varied."""
     from plotly.subplots import make_subplots
 
@@ -75,7 +75,7 @@ def slices(material: Material) -> "Figure | str":
     return grid
 
 
-def learning_rate_by_optimizer(material: Material) -> "Figure | str":
+def learning_rate_by_optimizer(material: ReportData) -> "Figure | str":
     """Draw the score of completed trials against the real peak learning rate, each optimizer in a colour of its own."""
     trials = [
         trial for trial in material.results.leaderboard if {"learning_rate", "optimizer"} <= trial.configuration.keys()
@@ -98,7 +98,7 @@ def learning_rate_by_optimizer(material: Material) -> "Figure | str":
     return figure
 
 
-def importances(material: Material) -> "Figure | str":
+def importances(material: ReportData) -> "Figure | str":
     """Draw how much of the difference between completed trials each hyperparameter explains (PED-ANOVA)."""
     shares = _importances(material)
     if isinstance(shares, str):
@@ -118,7 +118,7 @@ def importances(material: Material) -> "Figure | str":
     return figure
 
 
-def _importances(material: Material) -> dict[str, float] | str:
+def _importances(material: ReportData) -> dict[str, float] | str:
     """Return hyperparameter -> share of the importance, or why there is none; of the multiplier for a relative rate."""
     import optuna
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from hpo.config.extras import refuse_missing
 from hpo.errors import ConfigurationError, NoResultError, nearest
 from hpo.report.figures import FIGURES
-from hpo.report.material import Material, gathered
+from hpo.report.report_data import ReportData, gathered
 from hpo.store.engine import open_database
-from hpo.store.evaluations import Evaluation
+from hpo.store.history import Evaluation
 from hpo.store.results import StudyResults, TrialResult
 from hpo.verdict.plain import verdict_to_plain
 
@@ -35,7 +35,7 @@ ABOUT_CONFIRMED = ("name", "trial", "score", "low", "high", "seeds", "lucky", "s
 class Study:
     """A study as it was when it was read."""
 
-    def __init__(self, material: Material) -> None:
+    def __init__(self, material: ReportData) -> None:
         self.material = material
 
     @property
@@ -134,7 +134,7 @@ def _of_trial(trial: TrialResult) -> dict[str, Any]:
     return dict(trial.trained_with) | {name: getattr(trial, name) for name in ABOUT_TRIAL} | validation
 
 
-def _confirmed(material: Material) -> list[dict[str, Any]]:
+def _confirmed(material: ReportData) -> list[dict[str, Any]]:
     verdict = material.verdict
     if verdict is None:
         return []

@@ -13,7 +13,7 @@ from hpo.config.reading import write_yaml
 from hpo.report import tables
 from hpo.report.drawing import spelled
 from hpo.report.figures import FIGURES
-from hpo.report.material import Material
+from hpo.report.report_data import ReportData
 from hpo.report.tables import dated
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ POLICY = (
 """Nothing is fetched from anywhere, and only the scripts of these digests run: not one that came in with a label."""
 
 
-def page(material: Material) -> str:
+def page(material: ReportData) -> str:
     """Return the report on a study as HTML."""
     from plotly.offline import get_plotlyjs
 
@@ -49,7 +49,7 @@ def page(material: Material) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _content(material: Material) -> dict[str, Any]:
+def _content(material: ReportData) -> dict[str, Any]:
     """Return everything that the page says, beside its figures."""
     results = material.results
     return {
@@ -68,13 +68,13 @@ def _content(material: Material) -> dict[str, Any]:
         "confirmed": tables.confirmed(material.verdict) if material.verdict else None,
         "ladder": tables.ladder(material),
         "differences": tables.differences(material.verdict) if material.verdict else None,
-        "test": tables.test_readings(results),
+        "test": tables.test_evaluations(results),
         "leaderboard": tables.leaderboard(results, material.verdict),
         "hyperparameters": tables.hyperparameters(material.taken),
         "classes": tables.classes(material.judged),
         "failures": tables.failures(material),
         "costs": tables.costs(material),
-        "versions": tables.Table(head=("package", "version"), rows=tuple(results.versions.items())),
+        "versions": tables.ReportTable(head=("package", "version"), rows=tuple(results.versions.items())),
         "configuration": write_yaml(results.configuration),
         "space": write_yaml(results.space) if results.space else "",
         "measurements": write_yaml(results.measurements) if results.measurements else "",

@@ -5,8 +5,8 @@ from itertools import accumulate, cycle, groupby
 from typing import TYPE_CHECKING
 
 from hpo.report.drawing import BLUE, GREEN, GREY, ORANGE, RED, VIOLET, blank, rounded, safe, score_axis, spelled
-from hpo.report.material import Material
-from hpo.store.evaluations import Evaluation
+from hpo.report.report_data import ReportData
+from hpo.store.history import Evaluation
 from hpo.store.results import TrialResult
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ FAR_BELOW = 2.0
 UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
 
 
-def over_time(material: Material) -> "Figure | str":
+def over_time(material: ReportData) -> "Figure | str":
     """Draw the score of each finished trial, the best so far, and what the winner has to beat."""
     finished = _finished(material)
     if not finished:
@@ -47,7 +47,7 @@ def over_time(material: Material) -> "Figure | str":
     return figure
 
 
-def learning_curves(material: Material) -> "Figure | str":
+def learning_curves(material: ReportData) -> "Figure | str":
     """Draw the score of every trial over the examples it had seen; those that were given up are drawn faintly."""
     trials = {trial.number: trial for trial in material.results.trials}
     curves = {number: told for number, told in curves_of(material).items() if number in trials}
@@ -68,12 +68,12 @@ def learning_curves(material: Material) -> "Figure | str":
     return figure
 
 
-def curves_of(material: Material) -> dict[int, list[Evaluation]]:
+def curves_of(material: ReportData) -> dict[int, list[Evaluation]]:
     """Return trial -> its evaluations, of those that have any."""
     return {number: list(told) for number, told in groupby(material.course.evaluations, key=lambda one: one.trial)}
 
 
-def seen_title(material: Material) -> str:
+def seen_title(material: ReportData) -> str:
     """Return the title of an axis on which an evaluation is where its rung is, in per cent."""
     seen = "folds that were scored, the last their mean" if material.in_folds else "longest trial that was seen"
     return f"share of the {seen}, in %"
@@ -101,7 +101,7 @@ def _point(one: Evaluation) -> Point:
     return one.rung / 10, rounded(one.score), f"trial {one.trial}, epoch {one.epoch:.2g}: {spelled(one.score)}"
 
 
-def _finished(material: Material) -> list[tuple[float, TrialResult]]:
+def _finished(material: ReportData) -> list[tuple[float, TrialResult]]:
     """Return (seconds since the first trial began, trial) of completed trials, in the order in which they ended."""
     ended: Mapping[int, float | None] = {one.trial: one.ended_at for one in material.course.last_attempts}
     completed = ((ended.get(trial.number), trial) for trial in material.results.leaderboard)
@@ -109,11 +109,11 @@ def _finished(material: Material) -> list[tuple[float, TrialResult]]:
     return sorted(timed, key=lambda pair: (pair[0], pair[1].number))
 
 
-def _since(material: Material, moment: float) -> float:
+def _since(material: ReportData, moment: float) -> float:
     return max(0.0, (moment - (material.course.begun_at or moment)))
 
 
-def _add_ladder(figure: "Figure", material: Material, ends: tuple[float, float], lowest: float) -> None:
+def _add_ladder(figure: "Figure", material: ReportData, ends: tuple[float, float], lowest: float) -> None:
     """Add lines for the default, each baseline, and the confirmed score with its interval.
 
     What is far below all trials would press them together: it is in the legend, to be switched on.
@@ -144,5 +144,5 @@ def _add_ladder(figure: "Figure", material: Material, ends: tuple[float, float],
         )  # fmt: skip
 
 
-def _baselines(material: Material) -> list[tuple[str, float]]:
-    return [(name, reading.scores.objective) for name, reading in material.results.baselines.items()]
+def _baselines(material: ReportData) -> list[tuple[str, float]]:
+    return [(name, held_out.scores.objective) for name, held_out in material.results.baselines.items()]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from hpo.config.times import spoken
 from hpo.messages import Ending
 from hpo.report.drawing import plain_text, spelled
-from hpo.report.material import Judged, Material
+from hpo.report.report_data import Judged, ReportData
 from hpo.store.results import StudyResults, TrialResult
 from hpo.verdict.findings import Interval, Verdict
 from hpo.verdict.single_scores import interval_of_test
@@ -24,7 +24,7 @@ FAILURES: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class ReportTable:
     """Rows of texts under their headings."""
 
     head: tuple[str, ...]
@@ -54,7 +54,7 @@ def counts(results: StudyResults) -> str:
     return f"{counted(len(results.trials), 'trial')}: {', '.join(said)}"
 
 
-def unsure(material: Material) -> tuple[str, ...]:
+def unsure(material: ReportData) -> tuple[str, ...]:
     """Return in sentences what cannot be said where nothing was confirmed; none where there is a verdict."""
     if material.verdict is not None:
         return ()
@@ -80,7 +80,7 @@ def unsure(material: Material) -> tuple[str, ...]:
     return (first, second, unknown, says, *(() if results.has_test_split else (NO_TEST_SPLIT,)))
 
 
-def confirmed(verdict: Verdict) -> Table:
+def confirmed(verdict: Verdict) -> ReportTable:
     """Return the configurations that were trained again on fresh seeds, from best to worst."""
     rows = tuple(
         (
@@ -90,22 +90,22 @@ def confirmed(verdict: Verdict) -> Table:
         for one in verdict.confirmed
     )  # fmt: skip
     marked = next((place for place, one in enumerate(verdict.confirmed) if one.trial == verdict.recommended), None)
-    return Table(
+    return ReportTable(
         head=("trial", "confirmed", "95% interval", "seeds", "in the search", "time"), rows=rows, marked=marked
     )
 
 
-def ladder(material: Material) -> Table | None:
+def ladder(material: ReportData) -> ReportTable | None:
     """Return what simple methods score; None where they were not tried."""
     if material.verdict is not None and material.verdict.ladder:
         rows = tuple((rung.name, _score(rung.score), _between(rung.interval)) for rung in material.verdict.ladder)
-        return Table(head=("baseline", "score", "95% interval"), rows=rows)
+        return ReportTable(head=("baseline", "score", "95% interval"), rows=rows)
     baselines = material.results.baselines
-    unjudged = tuple((name, _score(reading.scores.objective)) for name, reading in baselines.items())
-    return Table(head=("baseline", "score"), rows=unjudged) if unjudged else None
+    unjudged = tuple((name, _score(held_out.scores.objective)) for name, held_out in baselines.items())
+    return ReportTable(head=("baseline", "score"), rows=unjudged) if unjudged else None
 
 
-def differences(verdict: Verdict) -> Table:
+def differences(verdict: Verdict) -> ReportTable:
     """Return by how much the winner scores higher than others, and what is to be taken than baselines."""
     rows = tuple(
         (
@@ -114,7 +114,7 @@ def differences(verdict: Verdict) -> Table:
         )
         for one in verdict.differences
     )  # fmt: skip
-    return Table(head=("trial", "against", "difference", "95% interval", "decision"), rows=rows)
+    return ReportTable(head=("trial", "against", "difference", "95% interval", "decision"), rows=rows)
 
 
 def _numbered(verdict: Verdict, trial: int) -> str:
@@ -122,7 +122,7 @@ def _numbered(verdict: Verdict, trial: int) -> str:
     return f"{trial} (the default)" if is_default else str(trial)
 
 
-def test_readings(results: StudyResults) -> Table | None:
+def test_evaluations(results: StudyResults) -> ReportTable | None:
     """Return every look at the test split; None where there was none."""
     intervals = [interval_of_test(one) for one in results.test]
     rows = tuple(
@@ -132,10 +132,10 @@ def test_readings(results: StudyResults) -> Table | None:
         )
         for one, interval in zip(results.test, intervals, strict=True)
     )  # fmt: skip
-    return Table(head=("trial", "score", "95% interval, over rows", "texts", "read"), rows=rows) if rows else None
+    return ReportTable(head=("trial", "score", "95% interval, over rows", "texts", "read"), rows=rows) if rows else None
 
 
-def leaderboard(results: StudyResults, verdict: Verdict | None = None) -> Table | None:
+def leaderboard(results: StudyResults, verdict: Verdict | None = None) -> ReportTable | None:
     """Return the best completed trials with what the search varied; None where none has completed."""
     shown = results.leaderboard[:SHOWN_TRIALS]
     varied = tuple(dict.fromkeys(name for trial in shown for name in trial.sampled))
@@ -150,7 +150,7 @@ def leaderboard(results: StudyResults, verdict: Verdict | None = None) -> Table 
     )  # fmt: skip
     score = f"score ± sd over {'rows and seeds' if verdict else 'rows'}"
     head = ("trial", score, "on training texts", "best epoch", "time", "from", *(_words(name) for name in varied))
-    return Table(head=head, rows=rows) if rows else None
+    return ReportTable(head=head, rows=rows) if rows else None
 
 
 def _sampled(trial: TrialResult, name: str) -> str:
@@ -159,16 +159,16 @@ def _sampled(trial: TrialResult, name: str) -> str:
     return spelled(trial.configuration[name]) if found else "–"
 
 
-def hyperparameters(trial: TrialResult | None) -> Table | None:
+def hyperparameters(trial: TrialResult | None) -> ReportTable | None:
     """Return the values that a trial was trained with, those first that the search varied."""
     if trial is None or not trial.configuration:
         return None
     ordered = sorted(trial.trained_with.items(), key=lambda pair: pair[0] not in trial.sampled)
     rows = tuple((name, _exact(value), "searched" if name in trial.sampled else "") for name, value in ordered)
-    return Table(head=("hyperparameter", "value", ""), rows=rows)
+    return ReportTable(head=("hyperparameter", "value", ""), rows=rows)
 
 
-def classes(judged: Judged | None) -> Table | None:
+def classes(judged: Judged | None) -> ReportTable | None:
     """Return how each label fared; None where there are no such scores."""
     if judged is None or not judged.scores.per_class:
         return None
@@ -180,10 +180,10 @@ def classes(judged: Judged | None) -> Table | None:
         )
         for label, row in judged.scores.per_class.items()
     )
-    return Table(head=("label", "precision", "recall", "F1", "texts"), rows=rows)
+    return ReportTable(head=("label", "precision", "recall", "F1", "texts"), rows=rows)
 
 
-def failures(material: Material) -> Table | None:
+def failures(material: ReportData) -> ReportTable | None:
     """Return what could not be trained and why, the most frequent first; None where everything could."""
     found: dict[tuple[str, str], list[int]] = {}
     for trial in material.results.trials:
@@ -192,10 +192,10 @@ def failures(material: Material) -> Table | None:
             found.setdefault((how, trial.reason or "no reason was recorded"), []).append(trial.number)
     ordered = sorted(found.items(), key=lambda pair: (-len(pair[1]), pair[1]))
     rows = tuple((str(len(trials)), how, why, _some(trials)) for (how, why), trials in ordered[:SHOWN_REASONS])
-    return Table(head=("times", "what", "why", "trials"), rows=rows) if rows else None
+    return ReportTable(head=("times", "what", "why", "trials"), rows=rows) if rows else None
 
 
-def costs(material: Material) -> Table:
+def costs(material: ReportData) -> ReportTable:
     """Return what the study took."""
     search, runs = material.state.device_seconds, material.results.confirmation
     rows = [("training and evaluation in the search, summed over all devices", _device_hours(search))]
@@ -206,7 +206,7 @@ def costs(material: Material) -> Table:
     rows += [("devices", ", ".join(devices))] if devices else []
     if material.course.begun_at is not None:
         rows.append(("first trial begun", dated(material.course.begun_at)))
-    return Table(head=("what", "how much"), rows=tuple(rows))
+    return ReportTable(head=("what", "how much"), rows=tuple(rows))
 
 
 def _device_hours(seconds: float) -> str:

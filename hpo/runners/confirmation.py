@@ -12,6 +12,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
 from hpo.errors import TrainingError
+from hpo.files.remote import Mirror
 from hpo.runners.dispatch import Dispatch
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import Workforce
@@ -23,8 +24,7 @@ from hpo.space.search_space import SearchSpace
 from hpo.store.listing import confirmation_of
 from hpo.store.results import StudyResults
 from hpo.tasks.registry import TASKS
-from hpo.training.bench import CONFIRMATION
-from hpo.training.mirror import Mirror
+from hpo.training.context import CONFIRMATION
 from hpo.verdict.race import Race, most_runs
 
 AMPLY = 1.2
@@ -118,12 +118,12 @@ class Confirmation:
         for name in TASKS[self.parts.config.task.name].baselines:
             if name not in self.results.baselines and not is_stopped(search, self.parts.stop) and time.time() < until:
                 try:
-                    reading = self.parts.workforce.lead.baseline(name, max_length)
+                    held_out = self.parts.workforce.lead.baseline(name, max_length)
                 except TrainingError as error:
                     # What was confirmed is to be judged all the same.
                     self.parts.watcher.note(f"The verdict goes without a baseline. {error}")
                     continue
-                search.record_baseline(name, reading)
+                search.record_baseline(name, held_out)
 
     def _how_more(self) -> str:
         """Say how a race that is over goes on: with more runs, or where all have had their seeds with more of both."""

@@ -12,12 +12,12 @@ from threading import Event
 
 from hpo.config.study_file import ComputeConfig
 from hpo.errors import StoreUnavailableError, TrainingError
+from hpo.files.remote import NO_MIRROR, Mirror
+from hpo.files.weights import keep_only
 from hpo.messages import Action, Assignment, Begun, Capacity, Decision, Ending, Outcome, Progress, Report
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import Lost, Note, Said, Unfit, Workforce
 from hpo.search.coordinator import Coordinator
-from hpo.training.mirror import NO_MIRROR, Mirror
-from hpo.training.weights import keep_only
 
 ASKS_AHEAD_SECONDS = 5.0
 """How long before a trial's expected end the next one is asked for: as late as it may be, since what is asked earlier

@@ -13,8 +13,8 @@ from typing import Any, Protocol, cast
 
 from hpo.errors import HpoError, NoResultError, TrainingError
 from hpo.messages import Action, Assignment, Capacity, Decision, Outcome
-from hpo.runners.worker_process.conversation import Answer, Arrived, Call, Fell, Ready, Refused, Worn
-from hpo.runners.worker_process.remote_worker import RemoteWorker
+from hpo.runners.processes.protocol import Answer, Arrived, Call, Crashed, OpenFailed, Ready, Recycle
+from hpo.runners.processes.remote_worker import RemoteWorker
 from hpo.runners.workforce import IsOver, LeadWorker, Lost, Note, Said, Unfit, never
 from hpo.training.precision import Precision
 
@@ -284,11 +284,11 @@ class RemoteWorkforce:
             case Ready():
                 one.ready, one.capacity = True, replace(one.capacity, slots=message.slots)
                 del self._bad_starts[one.place], self._bad_starts[""]
-            case Refused():
+            case OpenFailed():
                 self._refuse(one, message.error)
-            case Fell():
+            case Crashed():
                 one.lost_for = one.lost_for or f"The worker {one.name} fell: {message.reason}."
-            case Worn():
+            case Recycle():
                 one.worn = True
             case Answer():
                 one.answers[message.number] = message

@@ -16,10 +16,11 @@ from hpo.config.study_file import StudyConfig
 from hpo.config.times import HERE, spoken
 from hpo.data.splits import Splits, splits_of
 from hpo.errors import ConfigurationError, HpoError, StoreError, StoreUnavailableError, StudyMismatchError, nearest
+from hpo.files.remote import open_mirror
+from hpo.files.weights import keep_only
 from hpo.messages import SEMANTICS, SEMANTICS_KEY, Assignment, Report
-from hpo.runners.checking.doubts import on_cut_texts, on_rare_classes
-from hpo.runners.checking.short_check import ShortCheck, short_check
-from hpo.runners.cluster import open_ray_tune, refuse_unusable
+from hpo.runners.check.short_check import ShortCheck, short_check
+from hpo.runners.check.warnings import on_cut_texts, on_rare_classes
 from hpo.runners.confirmation import (
     Confirmation,
     SearchParts,
@@ -29,16 +30,17 @@ from hpo.runners.confirmation import (
     searching_limits,
     searching_share,
 )
+from hpo.runners.final_evaluation import FinalEvaluation
 from hpo.runners.inline import open_inline
-from hpo.runners.last_look import LastLook
-from hpo.runners.processes import open_processes, runner_of
+from hpo.runners.processes.carrier import open_processes, runner_of
+from hpo.runners.ray.setup import open_ray_tune, refuse_unusable
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import IsOver, LeadWorker, Workforce, never
 from hpo.search.assignments import demands_of
 from hpo.search.budget import limits_of, on_short_time, what_it_needs
 from hpo.search.coordinator import LEAST_OUTAGE, Coordinator
-from hpo.search.corners import dearest
 from hpo.search.enumeration import ENUMERATIONS
+from hpo.search.extremes import dearest
 from hpo.search.leading import leading
 from hpo.search.persistence import persistently
 from hpo.search.preflight import refuse_counts, refuse_unfit_search, search_notes, space_of_study
@@ -50,9 +52,7 @@ from hpo.store.engine import open_database, sqlite_path
 from hpo.store.listing import confirmation_of, study_names
 from hpo.store.records import refuse_other_semantics
 from hpo.store.results import StudyResults, read_results
-from hpo.training.mirror import open_mirror
 from hpo.training.precision import Precision
-from hpo.training.weights import keep_only
 from hpo.training.worker import doubt_about_gpu
 from hpo.verdict.entrants import race_of
 from hpo.verdict.judgement import judged
@@ -119,7 +119,7 @@ def run(
         ) as coordinator,
         opened_workforce(config, splits, partial(is_over, coordinator, stop)) as workforce,
     ):
-        _Night(config, space, splits, workforce, mirror, watcher, stop, files, coordinator, searches).run()
+        _SearchRun(config, space, splits, workforce, mirror, watcher, stop, files, coordinator, searches).run()
     return persistently(lambda: _results(config), LEAST_OUTAGE, stop=stop)
 
 
@@ -190,7 +190,7 @@ def installed_versions() -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Night(SearchParts):
+class _SearchRun(SearchParts):
     """One run of a search, from the look ahead to the test split."""
 
     coordinator: Coordinator
@@ -373,7 +373,7 @@ class _Night(SearchParts):
         """Read the test split, where there is one, with a trial and its best evaluation."""
         if self.splits.test is not None and found is not None:
             lead = self.workforce.lead
-            LastLook(coordinator=self.coordinator, lead=lead, watcher=self.watcher, stop=self.stop).at(*found)
+            FinalEvaluation(coordinator=self.coordinator, lead=lead, watcher=self.watcher, stop=self.stop).at(*found)
 
     def _files_after(self) -> tuple[set[int], set[int]]:
         """Return the trials whose checkpoints and whose weights stay after the search."""

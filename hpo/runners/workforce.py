@@ -13,10 +13,10 @@ from hpo.messages import (
     Decision,
     Demands,
     Dimensions,
+    HeldOutEvaluation,
     Outcome,
     Probe,
     Progress,
-    Reading,
     Report,
 )
 from hpo.metrics.metric import Objective
@@ -95,10 +95,10 @@ class LeadWorker(Trains, Protocol):
     def has_weights(self, report: Report, /) -> bool:
         """Return whether the weights of that evaluation were kept."""
 
-    def test_reading(self, assignment: Assignment, /) -> Reading:
+    def test_evaluation(self, assignment: Assignment, /) -> HeldOutEvaluation:
         """Read the test split with a trial's kept weights."""
 
-    def baseline(self, name: str, max_length: int, /) -> Reading:
+    def baseline(self, name: str, max_length: int, /) -> HeldOutEvaluation:
         """Train and read a baseline."""
 
 

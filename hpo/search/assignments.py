@@ -17,7 +17,7 @@ def build_assignment(
     attempt: int,
     seed: int,
     score_to_beat: float | None,
-    rows_at_once: int | None = None,
+    micro_batch_size: int | None = None,
     limit_seconds: float | None = None,
     confirms: int | None = None,
     alone: bool = False,
@@ -36,8 +36,8 @@ def build_assignment(
         )
     return Assignment(
         trial=trial, attempt=attempt, hyperparameters=hyperparameters, seed=seed, milestones=planned,
-        maximum_passes=most, score_to_beat=score_to_beat, rows_at_once=rows_at_once, limit_seconds=limit_seconds,
-        confirms=confirms, alone=alone,
+        maximum_passes=most, score_to_beat=score_to_beat, micro_batch_size=micro_batch_size,
+        limit_seconds=limit_seconds, confirms=confirms, alone=alone,
     )  # fmt: skip
 
 

@@ -17,8 +17,8 @@ def outcome_attributes(outcome: Outcome) -> dict[str, Any]:
         attributes["resumed_examples"] = outcome.resumed_examples
     if outcome.changes:
         attributes["not_bit_equal"] = list(outcome.changes)
-    if outcome.rows_at_once is not None:
-        attributes["rows_at_once"] = outcome.rows_at_once
+    if outcome.micro_batch_size is not None:
+        attributes["rows_at_once"] = outcome.micro_batch_size
     if outcome.reason:
         attributes["reason"] = outcome.reason
     return attributes | (_scores(outcome.best) if outcome.best else {})

@@ -20,7 +20,7 @@ from hpo.space.domains import Value
 from hpo.space.search_space import SearchSpace
 from hpo.store.records import AttemptRecord
 from hpo.store.studies import CONFIRMS_ATTRIBUTE, UNSEEN_ATTRIBUTE, StudyStore
-from hpo.verdict.race import NO_SCORE, Course, Race, following
+from hpo.verdict.race import NO_SCORE, Race, RaceState, following
 
 SEED_ATTRIBUTE = "race_seed"
 """Of a run: the number of its seed in the race, from 0."""
@@ -104,7 +104,7 @@ class Confirming:
             seed=derived_seed(self.config.seed, "confirmation", seed),
             # Of each configuration the weights of its first run are kept until the test split is read.
             score_to_beat=None if seed == 0 else math.inf,
-            rows_at_once=self.expectations.rows_at_once(hyperparameters),
+            micro_batch_size=self.expectations.micro_batch_size(hyperparameters),
             ended=False,
             confirms=confirms,
         )
@@ -116,7 +116,7 @@ class Confirming:
         )
         return record
 
-    def _course(self) -> Course:
+    def _course(self) -> RaceState:
         """Return how the race stands."""
         metric = self.store.study.user_attrs["hpo:metric"]
         begun: dict[int, int] = {}
@@ -130,7 +130,7 @@ class Confirming:
                 complete = trial.state == TrialState.COMPLETE
                 score = trial.user_attrs[f"validation_{metric}"] if complete else NO_SCORE
                 scores.setdefault(confirms, {})[trial.user_attrs[SEED_ATTRIBUTE]] = score
-        return Course(ended={trial: _as_far_as_known(of_seed) for trial, of_seed in scores.items()}, begun=begun)
+        return RaceState(ended={trial: _as_far_as_known(of_seed) for trial, of_seed in scores.items()}, begun=begun)
 
 
 def _as_far_as_known(of_seed: Mapping[int, float]) -> list[float]:

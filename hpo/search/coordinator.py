@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
-from hpo.messages import Action, Assignment, Capacity, Decision, Outcome, Reading, Report, Standing
+from hpo.messages import Action, Assignment, Capacity, Decision, HeldOutEvaluation, Outcome, Report, Standing
 from hpo.search.ahead import Wanted
 from hpo.search.assignments import build_assignment
 from hpo.search.budget import Limits, kept_deadline, seconds_left
@@ -28,7 +28,7 @@ from hpo.search.persistence import persistently
 from hpo.search.proposals import Proposals, Proposing, Room
 from hpo.search.samplers import SEEDS, derived_seed
 from hpo.space.search_space import SearchSpace
-from hpo.store.records import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT, AttemptRecord, StudyRecord, reading_to_json
+from hpo.store.records import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT, AttemptRecord, StudyRecord, held_out_to_json
 from hpo.store.studies import StudyStore
 
 LONGEST_OUTAGE, LEAST_OUTAGE = 3600.0, 15.0
@@ -175,7 +175,7 @@ class Coordinator:
             self._store.set_space(self._made_from.space)
             self._endings.take_up()
             self._keep_deadline()
-        self.expectations.learn(self._store.reached(), self._store.rows_at_once())
+        self.expectations.learn(self._store.reached(), self._store.micro_batch_sizes())
         limits, budget = self.limits, self._config.budget
         asked: dict[str, Any] = {"time": budget.time, "until": budget.until, "trials": limits.trials}
         self._store.add_event("run_begun", begun=limits.begun, deadline=limits.deadline, **asked)
@@ -273,15 +273,15 @@ class Coordinator:
         return self._store.has_event(TEST_EVENT, trial)
 
     @verb
-    def record_test(self, trial: int, reading: Reading) -> None:
+    def record_test(self, trial: int, reading: HeldOutEvaluation) -> None:
         """Record that the test split was read for `trial`, and what it scored."""
-        self._store.add_event(TEST_EVENT, trial, reading=reading_to_json(reading))
+        self._store.add_event(TEST_EVENT, trial, reading=held_out_to_json(reading))
         self._store.study.set_user_attr(f"hpo:test:trial-{trial}", dict(reading.scores.values))
 
     @verb
-    def record_baseline(self, name: str, reading: Reading) -> None:
+    def record_baseline(self, name: str, reading: HeldOutEvaluation) -> None:
         """Record what a baseline scored on the rows of the confirmation; told again, the newest counts."""
-        self._store.add_event(BASELINE_EVENT, name=name, reading=reading_to_json(reading))
+        self._store.add_event(BASELINE_EVENT, name=name, reading=held_out_to_json(reading))
 
     # -- how the verbs do it
 
@@ -332,7 +332,7 @@ class Coordinator:
         self.expectations.begun(record.trial, record.attempt, hyperparameters)
         return build_assignment(
             self._config, self._space, hyperparameters, trial=record.trial, attempt=record.attempt, seed=record.seed,
-            score_to_beat=record.score_to_beat, rows_at_once=record.rows_at_once, confirms=record.confirms,
+            score_to_beat=record.score_to_beat, micro_batch_size=record.micro_batch_size, confirms=record.confirms,
             limit_seconds=self.limits.trial_seconds, alone=record.trial in self.faults.alone,
         )  # fmt: skip
 

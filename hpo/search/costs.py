@@ -21,7 +21,7 @@ from hpo.messages import Outcome, Probe, Progress, Report
 from hpo.search.workload import FORWARD, Floats, Work, Workload
 from hpo.space.search_space import SearchSpace
 from hpo.store.records import AttemptRecord, Reached
-from hpo.training.passes import MemoryKey, memory_key
+from hpo.training.micro_batch import MemoryKey, memory_key
 
 UPDATE_SHARE, BELIEF = 0.1, 0.3
 """Of a step, what its update is taken for where probes do not tell, and the weight of that beside a step."""
@@ -219,8 +219,8 @@ class Expectations:
             self._trials[one.trial] = trial
             trial.share = self._work(one.trial).share_at(one.rung)
         for record in short_of_memory:
-            if record.rows_at_once is not None:
-                self._lower(Hyperparameters(**record.configuration), record.rows_at_once)
+            if record.micro_batch_size is not None:
+                self._lower(Hyperparameters(**record.configuration), record.micro_batch_size)
         self.expect(self.costs)
 
     def expect(self, costs: Costs) -> None:
@@ -256,10 +256,10 @@ class Expectations:
     def ended(self, outcome: Outcome) -> None:
         """Take in how many rows went at once."""
         trial = self._trials.get(outcome.trial)
-        if outcome.rows_at_once is not None and trial is not None:
-            self._lower(trial.hyperparameters, outcome.rows_at_once)
+        if outcome.micro_batch_size is not None and trial is not None:
+            self._lower(trial.hyperparameters, outcome.micro_batch_size)
 
-    def rows_at_once(self, hyperparameters: Hyperparameters) -> int | None:
+    def micro_batch_size(self, hyperparameters: Hyperparameters) -> int | None:
         """Return how many rows of a batch go through the model at once; None for all."""
         return self._rows.get(memory_key(hyperparameters))
 

@@ -163,7 +163,7 @@ class Proposals:
             configuration=hyperparameters.to_mapping(),
             seed=seed_of(self.config, number, hyperparameters),
             score_to_beat=self._score_to_beat(),
-            rows_at_once=self.expectations.rows_at_once(hyperparameters),
+            micro_batch_size=self.expectations.micro_batch_size(hyperparameters),
             ended=False,
         )
         self.store.begin_attempt(record, request=request, worker=capacity.worker, device=capacity.device)

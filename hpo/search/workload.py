@@ -11,7 +11,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.batching import padded_tokens
 from hpo.messages import Dimensions
 from hpo.search.assignments import build_assignment
-from hpo.search.corners import COSTS, STATES
+from hpo.search.extremes import COSTS, STATES
 from hpo.space.search_space import SearchSpace
 from hpo.training.milestones import milestones_of, steps_per_epoch
 

@@ -61,7 +61,7 @@ class AttemptStore(StudyTransactions):
         self._insert(
             attempts, trial=record.trial, attempt=record.attempt, request=request, worker=worker, device=device,
             configuration=json.dumps(dict(record.configuration)), seed=record.seed,
-            score_to_beat=record.score_to_beat, rows_at_once=record.rows_at_once, confirms=record.confirms,
+            score_to_beat=record.score_to_beat, rows_at_once=record.micro_batch_size, confirms=record.confirms,
         )  # fmt: skip
 
     def end_attempt(self, outcome: Outcome, devices: float = 1.0) -> None:
@@ -78,8 +78,8 @@ class AttemptStore(StudyTransactions):
             "resumed_examples": outcome.resumed_examples,
             "device_seconds": devices * max(0.0, outcome.seconds - outcome.resumed_seconds),
         }
-        if outcome.rows_at_once is not None:
-            values["rows_at_once"] = outcome.rows_at_once
+        if outcome.micro_batch_size is not None:
+            values["rows_at_once"] = outcome.micro_batch_size
         self._execute(sa.update(attempts).where(which).values(values))
         if self._device_seconds is not None:
             self._device_seconds += values["device_seconds"]
@@ -100,7 +100,7 @@ class AttemptStore(StudyTransactions):
             train_score=report.train.objective if report.train else None,
             validation_scores=records.scores_to_json(report.validation),
             train_scores=records.scores_to_json(report.train) if report.train else None,
-            reading=records.reading_to_json(report.reading) if report.reading else None,
+            reading=records.held_out_to_json(report.held_out) if report.held_out else None,
             action=str(action), seconds=report.seconds, peak_memory_bytes=report.peak_memory_bytes,
         )  # fmt: skip
 
@@ -139,7 +139,7 @@ class AttemptStore(StudyTransactions):
             for row in self._execute(rows.order_by(newest.c.trial, newest.c.attempt))
         ]
 
-    def rows_at_once(self) -> list[records.AttemptRecord]:
+    def micro_batch_sizes(self) -> list[records.AttemptRecord]:
         """Return the attempts in which memory did not suffice for whole batches."""
         which = sa.and_(attempts.c.study_id == self.study_id, attempts.c.rows_at_once.is_not(None))
         found = (records.read_attempt(row) for row in self._execute(sa.select(attempts).where(which)).mappings())

@@ -11,7 +11,7 @@ from sqlalchemy.engine import RowMapping
 
 from hpo.messages import Ending
 from hpo.store.engine import Database
-from hpo.store.evaluations import as_trained, read_evaluations
+from hpo.store.history import as_trained, read_evaluations
 from hpo.store.tables import attempts, studies
 
 OVER = (Ending.COMPLETED, Ending.PRUNED, Ending.DIVERGED, Ending.INFEASIBLE)

@@ -10,12 +10,12 @@ from pydantic import TypeAdapter
 from sqlalchemy.engine import RowMapping
 
 from hpo.errors import StudyMismatchError
-from hpo.messages import SEMANTICS, SEMANTICS_KEY, Reading, Report, Scores
+from hpo.messages import SEMANTICS, SEMANTICS_KEY, HeldOutEvaluation, Report, Scores
 
 AUDIT_EVENT = "audited"
 BASELINE_EVENT = "baseline"
 TEST_EVENT = "test_read"
-_READING = TypeAdapter(Reading)
+_READING = TypeAdapter(HeldOutEvaluation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class AttemptRecord:
     configuration: Mapping[str, Any]
     seed: int
     score_to_beat: float | None
-    rows_at_once: int | None
+    micro_batch_size: int | None
     ended: bool
     confirms: int | None = None
     """The trial of the search that it confirms; None of a search's own."""
@@ -105,13 +105,13 @@ def scores_from_json(text: str) -> Scores:
     return Scores(**content)
 
 
-def reading_to_json(reading: Reading) -> str:
-    """Return a reading as JSON that `reading_from_json` reads back equal."""
+def held_out_to_json(reading: HeldOutEvaluation) -> str:
+    """Return a reading as JSON that `held_out_from_json` reads back equal."""
     return json.dumps(asdict(reading))
 
 
-def reading_from_json(text: str) -> Reading:
-    """Return the reading that `reading_to_json` wrote."""
+def held_out_from_json(text: str) -> HeldOutEvaluation:
+    """Return the reading that `held_out_to_json` wrote."""
     return _READING.validate_json(text)
 
 
@@ -121,7 +121,7 @@ def read_attempt(row: RowMapping | None) -> AttemptRecord | None:
         return None
     return AttemptRecord(
         trial=row["trial"], attempt=row["attempt"], configuration=json.loads(row["configuration"]),
-        seed=row["seed"], score_to_beat=row["score_to_beat"], rows_at_once=row["rows_at_once"],
+        seed=row["seed"], score_to_beat=row["score_to_beat"], micro_batch_size=row["rows_at_once"],
         ended=row["ended_at"] is not None, confirms=row["confirms"],
     )  # fmt: skip
 
@@ -138,7 +138,7 @@ def read_report(row: RowMapping) -> Report:
         decides=False,
         validation=scores_from_json(row["validation_scores"]),
         train=scores_from_json(row["train_scores"]) if row["train_scores"] else None,
-        reading=reading_from_json(row["reading"]) if row["reading"] else None,
+        held_out=held_out_from_json(row["reading"]) if row["reading"] else None,
     )
 
 

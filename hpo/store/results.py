@@ -12,11 +12,11 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from hpo.config.hyperparameters import with_what_came_later
 from hpo.errors import ConfigurationError, NoResultError, StoreError
-from hpo.messages import Ending, Reading, Scores, Slice
+from hpo.messages import Ending, HeldOutEvaluation, Scores, Slice
 from hpo.store.engine import Database
 from hpo.store.listing import chosen_study, confirmation_of
 from hpo.store.optuna_adapter import StudyModel
-from hpo.store.records import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT, reading_from_json, scores_from_json
+from hpo.store.records import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT, held_out_from_json, scores_from_json
 from hpo.store.studies import CONFIRMS_ATTRIBUTE, UID_ATTRIBUTE, UNSEEN_ATTRIBUTE
 from hpo.store.tables import attempts, evaluations, events, studies
 
@@ -67,7 +67,7 @@ class ConfirmingRun:
     confirms: int
     """Trial of the search."""
     seed: int
-    reading: Reading
+    held_out: HeldOutEvaluation
     """On the rows of the confirmation."""
     validation: Scores
     """On the rows that the search chose by, at the same epoch."""
@@ -87,7 +87,7 @@ class FailedRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TestReading:
+class TestEvaluation:
     """One look at the test split."""
 
     trial: int
@@ -96,7 +96,7 @@ class TestReading:
     read_at: float = field(compare=False)
     """Seconds since 1970."""
     deviations: tuple[float, ...] = ()
-    """As `hpo.messages.Reading` has them."""
+    """As `hpo.messages.HeldOutEvaluation` has them."""
     of_a_unit: float = 0.0
 
 
@@ -125,9 +125,9 @@ class StudyResults:
     """Whether rows of validation were kept for the confirmation."""
     audited: frozenset[int]
     """Trials that the pruner gave up, drawn at random, and that were trained to their end all the same."""
-    baselines: Mapping[str, Reading]
+    baselines: Mapping[str, HeldOutEvaluation]
     """Name of a baseline -> what it scored on the rows of the confirmation."""
-    test: tuple[TestReading, ...]
+    test: tuple[TestEvaluation, ...]
     """In the order in which the test split was read: only the first was unbiased."""
     confirms: str | None = None
     """The study whose trials its runs confirm; None for one that searched."""
@@ -210,7 +210,7 @@ def read_results(database: Database, name: str | None = None) -> StudyResults:
             **_confirmation(database, connection, name),
             audited=frozenset(trial for trial, _, _ in _logged(connection, study_id, AUDIT_EVENT)),
             baselines=_baselines(connection, study_id),
-            test=_test_readings(connection, study_id),
+            test=_test_evaluations(connection, study_id),
             confirms=attributes.get(CONFIRMS_ATTRIBUTE),
         )
 
@@ -298,24 +298,24 @@ def _run(row: RowMapping, confirms: Any) -> ConfirmingRun:
     return ConfirmingRun(
         **{name: row[name] for name in ("trial", "seed", "epoch")},
         confirms=confirms,
-        reading=reading_from_json(row["reading"]),
+        held_out=held_out_from_json(row["reading"]),
         validation=scores_from_json(row["validation_scores"]),
         train=scores_from_json(row["train_scores"]) if row["train_scores"] else None,
         seconds=row["of_run"],
     )
 
 
-def _baselines(connection: Connection, study_id: int) -> dict[str, Reading]:
+def _baselines(connection: Connection, study_id: int) -> dict[str, HeldOutEvaluation]:
     logged = _logged(connection, study_id, BASELINE_EVENT)
-    return {detail["name"]: reading_from_json(detail["reading"]) for _, detail, _ in logged}
+    return {detail["name"]: held_out_from_json(detail["reading"]) for _, detail, _ in logged}
 
 
-def _test_readings(connection: Connection, study_id: int) -> tuple[TestReading, ...]:
+def _test_evaluations(connection: Connection, study_id: int) -> tuple[TestEvaluation, ...]:
     found = []
     for trial, detail, happened_at in _logged(connection, study_id, TEST_EVENT):
-        reading = reading_from_json(detail["reading"])
+        reading = held_out_from_json(detail["reading"])
         found.append(
-            TestReading(
+            TestEvaluation(
                 trial=trial, scores=reading.scores, slices=reading.slices, read_at=happened_at,
                 deviations=reading.deviations, of_a_unit=reading.of_a_unit,
             )

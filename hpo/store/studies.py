@@ -21,7 +21,7 @@ from hpo.store import statements
 from hpo.store.attempts import AttemptStore
 from hpo.store.records import LeaseRecord, StudyRecord
 from hpo.store.tables import attempts, clock, evaluations, events, leases, studies, trials
-from hpo.store.tally import Tally
+from hpo.store.trial_statistics import TrialStatistics
 
 UID_ATTRIBUTE = "hpo:uid"
 CONFIRMS_ATTRIBUTE = "hpo:confirms"
@@ -118,7 +118,7 @@ class StudyStore(AttemptStore):
         """Return how many trials the study has."""
         return self._picture.size()
 
-    def tally(self) -> Tally:
+    def tally(self) -> TrialStatistics:
         """Return what the finished trials come to."""
         return self._picture.tally()
 

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from hpo.store import statements
 from hpo.store.engine import Database, translated
-from hpo.store.picture import Picture
+from hpo.store.trial_cache import TrialCache
 
 
 class StudyTransactions:
@@ -31,7 +31,7 @@ class StudyTransactions:
         self._lock = threading.Lock()
         with translated(database.engine.url), quiet_optuna():
             optuna.create_study(storage=database.storage, study_name=name, direction="maximize", load_if_exists=True)
-            self._picture = Picture(database.storage, name)
+            self._picture = TrialCache(database.storage, name)
         self.study_id = self._picture.study_id
         self.study = optuna.load_study(study_name=name, storage=self._picture, sampler=sampler, pruner=pruner)
 

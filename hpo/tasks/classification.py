@@ -18,8 +18,8 @@ from hpo.data.splits import label_numbers
 from hpo.messages import Scores
 from hpo.metrics.classification import classification_scores, f1_among, objective_score
 from hpo.metrics.metric import Objective
-from hpo.metrics.objective import resolve_metric
 from hpo.metrics.predictions import Predictions
+from hpo.metrics.selection import resolve_metric
 from hpo.tasks.heads import head_of, load_with_head
 from hpo.tasks.protocol import Baseline, Criterion
 

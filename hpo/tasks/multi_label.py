@@ -18,9 +18,9 @@ from hpo.data.label_sets import label_matrix, labels_in
 from hpo.data.targets import Strata
 from hpo.messages import Scores
 from hpo.metrics import multi_label
+from hpo.metrics.confusion import Floats, Integers
 from hpo.metrics.metric import Objective
 from hpo.metrics.multi_label import LabelAnswers
-from hpo.metrics.tally import Floats, Integers
 from hpo.tasks.heads import head_of, load_with_head
 from hpo.tasks.protocol import Baseline, Criterion
 

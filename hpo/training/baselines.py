@@ -16,13 +16,13 @@ from hpo.data.batching import Rows
 from hpo.data.sources import Examples
 from hpo.data.splits import stratified_part
 from hpo.data.tokenization import TokenizedSplit
+from hpo.distributed.rank_group import told_of
 from hpo.errors import HpoError, TrainingError
-from hpo.messages import Reading
+from hpo.messages import HeldOutEvaluation
+from hpo.tasks.held_out import mean_held_out
 from hpo.tasks.protocol import Fits
-from hpo.tasks.reading import mean_reading
-from hpo.training.bench import Bench
+from hpo.training.context import TrainingContext
 from hpo.training.evaluation import answers
-from hpo.training.gang import told_of
 
 # scikit-learn is imported where it is used: every worker imports this file, which would take it a second longer.
 MOST_TRAIN_ROWS = 20_000
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Material:
+class BaselineData:
     """Rows to train on and rows to predict."""
 
     train: Examples
@@ -44,11 +44,11 @@ class Material:
     read_rows: Rows
 
 
-def _nothing(_bench: Bench, _max_length: int, material: Material) -> Inputs:
+def _nothing(_context: TrainingContext, _max_length: int, material: BaselineData) -> Inputs:
     return tuple(np.zeros((len(rows), 1)) for rows in (material.train_rows, material.read_rows))
 
 
-def _words(_bench: Bench, _max_length: int, material: Material) -> Inputs:
+def _words(_context: TrainingContext, _max_length: int, material: BaselineData) -> Inputs:
     """Return TF-IDF of words and pairs of words (Joachims 1998; Wang and Manning 2012)."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -57,22 +57,22 @@ def _words(_bench: Bench, _max_length: int, material: Material) -> Inputs:
     return train, vectorizer.transform(_texts(material.read, material.read_rows))
 
 
-def _features(bench: Bench, max_length: int, material: Material) -> Inputs:
+def _features(context: TrainingContext, max_length: int, material: BaselineData) -> Inputs:
     """Return the pretrained model's mean last layer, each of its numbers scaled to variance 1 in training."""
     from sklearn.preprocessing import StandardScaler
 
-    bench.model.reset(bench.config.seed)
-    splits, scaler = bench.tokenized(max_length), StandardScaler()
+    context.model.reset(context.config.seed)
+    splits, scaler = context.tokenized(max_length), StandardScaler()
 
     def features(split: TokenizedSplit, rows: Rows) -> NDArray[np.float64]:
-        found = answers(bench.model, split, rows, lambda batch: bench.model.features(batch, bench.precision))
+        found = answers(context.model, split, rows, lambda batch: context.model.features(batch, context.precision))
         return found.double().numpy()
 
     train = scaler.fit_transform(features(splits.train, material.train_rows))
     return train, scaler.transform(features(splits.confirmation or splits.validation, material.read_rows))
 
 
-INPUTS: Mapping[str, Callable[[Bench, int, Material], Inputs]] = {
+INPUTS: Mapping[str, Callable[[TrainingContext, int, BaselineData], Inputs]] = {
     "nothing": _nothing,
     "words": _words,
     "features": _features,
@@ -80,7 +80,7 @@ INPUTS: Mapping[str, Callable[[Bench, int, Material], Inputs]] = {
 """What a baseline sees -> that of the rows to train on and of those to predict."""
 
 
-def read_baseline(bench: Bench, name: str, max_length: int) -> Reading:
+def evaluate_baseline(context: TrainingContext, name: str, max_length: int) -> HeldOutEvaluation:
     """Train a baseline and read it; of folds the mean.
 
     Args:
@@ -93,39 +93,39 @@ def read_baseline(bench: Bench, name: str, max_length: int) -> Reading:
         TrainingError: it cannot be had of these texts or this model: no word stands in two texts, or memory ran out.
     """
     try:
-        readings = [_read(bench, name, max_length, material) for material in _materials(bench)]
+        held_out_evaluations = [_read(context, name, max_length, material) for material in _materials(context)]
     except HpoError:
         raise
     except Exception as error:
         # Whatever it dies of, as with a trial: the verdict can do without it.
         logger.debug("The baseline %s failed.", name, exc_info=True)
         raise TrainingError(f"The baseline {name} failed: {told_of(error)}") from None
-    return mean_reading(readings) if len(readings) > 1 else readings[0]
+    return mean_held_out(held_out_evaluations) if len(held_out_evaluations) > 1 else held_out_evaluations[0]
 
 
-def _materials(bench: Bench) -> list[Material]:
-    splits = bench.splits
+def _materials(context: TrainingContext) -> list[BaselineData]:
+    splits = context.splits
     if splits.folds:
-        return [_material(bench, fold.train, splits.train, fold.validation) for fold in splits.folds]
+        return [_material(context, fold.train, splits.train, fold.validation) for fold in splits.folds]
     read = splits.confirmation or splits.validation
-    return [_material(bench, np.arange(splits.train.rows), read, np.arange(read.rows))]
+    return [_material(context, np.arange(splits.train.rows), read, np.arange(read.rows))]
 
 
-def _material(bench: Bench, rows: Rows, read: Examples, read_rows: Rows) -> Material:
-    chosen = rows[stratified_part(bench.train_strata[rows], MOST_TRAIN_ROWS, bench.config.seed)]
-    return Material(train=bench.splits.train, train_rows=chosen, read=read, read_rows=read_rows)
+def _material(context: TrainingContext, rows: Rows, read: Examples, read_rows: Rows) -> BaselineData:
+    chosen = rows[stratified_part(context.train_strata[rows], MOST_TRAIN_ROWS, context.config.seed)]
+    return BaselineData(train=context.splits.train, train_rows=chosen, read=read, read_rows=read_rows)
 
 
-def _read(bench: Bench, name: str, max_length: int, material: Material) -> Reading:
-    task, baseline = bench.task, bench.task.baselines[name]
-    of_train, of_read = INPUTS[baseline.inputs](bench, max_length, material)
-    fitted = baseline.estimator().fit(of_train, bench.train_targets[material.train_rows])
+def _read(context: TrainingContext, name: str, max_length: int, material: BaselineData) -> HeldOutEvaluation:
+    task, baseline = context.task, context.task.baselines[name]
+    of_train, of_read = INPUTS[baseline.inputs](context, max_length, material)
+    fitted = baseline.estimator().fit(of_train, context.train_targets[material.train_rows])
     true = task.targets(material.read.labels)[material.read_rows]
     answers = task.answers(true, task.said(fitted, of_read))
     if isinstance(task, Fits):
-        own = task.answers(bench.train_targets[material.train_rows], task.said(fitted, of_train))
+        own = task.answers(context.train_targets[material.train_rows], task.said(fitted, of_train))
         answers = task.decided(answers, task.fit(own))
-    return bench.read(material.read, answers, material.read_rows)
+    return context.read(material.read, answers, material.read_rows)
 
 
 def _texts(examples: Examples, rows: Rows) -> list[str]:

@@ -19,8 +19,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from hpo.training.disk import can_go_without, refuse_full, remove_remains, replacing, why_not_written
-from hpo.training.mirror import NO_MIRROR, Mirror
+from hpo.files.disk import can_go_without, refuse_full, remove_remains, replacing, why_not_written
+from hpo.files.remote import NO_MIRROR, Mirror
 
 CHECKPOINT = re.compile(r"checkpoint-(?:(\d+)-)?[ab]\.pt")
 """Name of such a file; without an attempt it is of the first, or of an earlier version, which told none."""

@@ -2,16 +2,20 @@
 
 import logging
 
+from hpo.distributed.rank_group import RankGroup
 from hpo.training.checkpoints import Checkpoints, State
-from hpo.training.gang import Gang
 from hpo.training.optimizer_step import OptimizerStep
-from hpo.training.place import Place
+from hpo.training.run_state import RunState
 
 logger = logging.getLogger(__name__)
 
 
 def save_of_gang(
-    gang: Gang, checkpoints: Checkpoints, place: Place, training: OptimizerStep, rows_at_once: int | None
+    rank_group: RankGroup,
+    checkpoints: Checkpoints,
+    place: RunState,
+    training: OptimizerStep,
+    micro_batch_size: int | None,
 ) -> None:
     """Write a checkpoint: between two steps, when all that was reported has been told.
 
@@ -22,17 +26,17 @@ def save_of_gang(
         training: in which it is.
         rows_at_once: what its batches came to.
     """
-    of_ranks = gang.meet(training.model.random.current())
-    if gang.leads:
+    of_ranks = rank_group.all_gather(training.model.random.current())
+    if rank_group.is_rank_0:
         state = {"seen": place.seen, "place": place.to_state(), "training": training.state(), "random": of_ranks}
-        checkpoints.save({**state, "rows_at_once": rows_at_once}, place.seconds)
+        checkpoints.save({**state, "rows_at_once": micro_batch_size}, place.seconds)
 
 
-def load_of_gang(gang: Gang, checkpoints: Checkpoints, trial: int) -> State | None:
+def load_of_gang(rank_group: RankGroup, checkpoints: Checkpoints, trial: int) -> State | None:
     """Return the checkpoint that all ranks can go on from; None where there is none."""
     # Ranks of one machine may fetch it to one folder.
-    state = gang.in_turns(checkpoints.load)
-    seen = gang.meet(None if state is None else state["seen"])
+    state = rank_group.in_turns(checkpoints.load)
+    seen = rank_group.all_gather(None if state is None else state["seen"])
     if any(one != seen[0] for one in seen):
         logger.warning(
             "Trial %d begins anew: not all its ranks read the same checkpoint; let store.files be a folder that they "

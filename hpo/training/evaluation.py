@@ -12,9 +12,9 @@ from torch import Tensor
 from hpo.data.batching import Batch, Rows, collate, evaluation_batches
 from hpo.data.tokenization import TokenizedSplit
 from hpo.metrics.predictions import Answers
+from hpo.model.backbone import Backbone
 from hpo.tasks.protocol import Task
-from hpo.training.backbone import Backbone
-from hpo.training.out_of_memory import OutOfMemoryInEvaluation, release, where_memory_suffices
+from hpo.training.memory import OutOfMemoryInEvaluation, release, where_memory_suffices
 from hpo.training.precision import Precision
 
 MOST_TOKENS = {"cpu": 4096, "cuda": 16384}

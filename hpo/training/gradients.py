@@ -17,10 +17,10 @@ from torch import Tensor
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.batching import Batch, parts_by_length, side_by_side
-from hpo.training.gang import ALONE, Gang
-from hpo.training.out_of_memory import is_out_of_memory, release, where_memory_suffices
-from hpo.training.passes import MemoryKey, Passes, memory_key
-from hpo.training.trial_model import TrialModel, logits_of_trials
+from hpo.distributed.rank_group import ALONE, RankGroup
+from hpo.model.trial_model import TrialModel, logits_of_trials
+from hpo.training.memory import is_out_of_memory, release, where_memory_suffices
+from hpo.training.micro_batch import MemoryKey, MicroBatch, memory_key
 
 logger = logging.getLogger(__name__)
 
@@ -43,15 +43,15 @@ class SlotBatch:
 class Gradients:
     """What a process computes gradients with, and what it has learned of its memory."""
 
-    def __init__(self, gang: Gang = ALONE) -> None:
-        """Compute them together with the other ranks of `gang`, which are to be asked for the same at once."""
-        self._gang = gang
-        self._passes: dict[MemoryKey, Passes] = {}
+    def __init__(self, rank_group: RankGroup = ALONE) -> None:
+        """Compute them together with the other ranks of `rank_group`, which are to be asked for the same at once."""
+        self._rank_group = rank_group
+        self._micro_batch: dict[MemoryKey, MicroBatch] = {}
         self._most_tokens = dict(MOST_TOKENS)
 
-    def passes(self, hyperparameters: Hyperparameters) -> Passes:
+    def micro_batch(self, hyperparameters: Hyperparameters) -> MicroBatch:
         """Return how many rows at once are taken in trials of this kind: what an earlier one came to."""
-        return self._passes.setdefault(memory_key(hyperparameters), Passes())
+        return self._micro_batch.setdefault(memory_key(hyperparameters), MicroBatch())
 
     def of_slots(self, waiting: Sequence[SlotBatch]) -> list[Tensor | Exception]:
         """Return what `of` returns or raises for the batch of each trial that waits, side by side where that pays.
@@ -73,17 +73,17 @@ class Gradients:
         Raises:
             MemoryError: there is no room for one row at a time.
         """
-        trained, passes = list(model.parameters.values()), self.passes(model.hyperparameters)
-        mine = self._gang.part(batch)
+        trained, micro_batch = list(model.parameters.values()), self.micro_batch(model.hyperparameters)
+        mine = self._rank_group.part(batch)
         while True:
-            rows = passes.at_once(self._gang.widest(batch.rows))
+            rows = micro_batch.at_once(self._rank_group.largest_shard(batch.rows))
             loss = where_memory_suffices(partial(_of_part, model, mine, rows, batch.units))
-            if self._gang.add_up(loss, trained) and loss is not None:
+            if self._rank_group.all_reduce(loss, trained) and loss is not None:
                 return loss
             if rows == 1:
                 raise MemoryError("Out of memory with one text at once.")
             model.forget_gradients()
-            passes.halve(rows)
+            micro_batch.halve(rows)
             release(model.backbone.device)
 
     def _of_one(self, slot: SlotBatch) -> Tensor | Exception:
@@ -100,7 +100,7 @@ class Gradients:
         parts = [
             part
             for slot in waiting
-            for part in _parts(slot, self.passes(slot.model.hyperparameters).at_once(slot.batch.rows))
+            for part in _parts(slot, self.micro_batch(slot.model.hyperparameters).at_once(slot.batch.rows))
         ]
         losses: dict[TrialModel, list[Tensor]] = {slot.model: [] for slot in waiting}
         try:

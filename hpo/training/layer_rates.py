@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from hpo.training.methods import heights
+from hpo.model.methods import heights
 
 Group = dict[str, Any]
 """A parameter group of torch's: `params`, a list of parameters; `rate_factor`, what the trial's rate is multiplied by

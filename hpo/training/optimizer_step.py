@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hpo.model.trial_model import TrialModel
 from hpo.training.layer_rates import parameter_groups, rate_factors
 from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.regularization import Regularizer
 from hpo.training.schedules import Plateau, factor, warmup_steps
-from hpo.training.trial_model import TrialModel
 
 CHECK_EVERY = 10
 """Steps between looks at whether the loss is still a number: each look waits for the device."""

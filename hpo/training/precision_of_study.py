@@ -11,10 +11,10 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.batching import collate
 from hpo.data.splits import stratified_part
 from hpo.data.tokenization import TokenizedSplit
-from hpo.training.bench import Bench
-from hpo.training.out_of_memory import where_memory_suffices
+from hpo.model.trial_model import TrialModel
+from hpo.training.context import TrainingContext
+from hpo.training.memory import where_memory_suffices
 from hpo.training.precision import Measurement, Precision, has_bf16, measure, unmeasured
-from hpo.training.trial_model import TrialModel
 
 MEASURED_ROWS = 16
 LEAST_ROWS = 4
@@ -23,7 +23,9 @@ PASSES = 4
 """Of one precision over the rows, were one of bf16 as slow: the first and three rounds."""
 
 
-def measured_precision(bench: Bench, hyperparameters: Hyperparameters, most_seconds: float = math.inf) -> Measurement:
+def measured_precision(
+    context: TrainingContext, hyperparameters: Hyperparameters, most_seconds: float = math.inf
+) -> Measurement:
     """Time training in both precisions, on fewer rows where memory is short, and choose.
 
     Where not even one row fits, there is too little time, or the device has no bf16, fp32 is chosen unmeasured.
@@ -37,48 +39,50 @@ def measured_precision(bench: Bench, hyperparameters: Hyperparameters, most_seco
     Raises:
         ModelError: the model cannot read as many tokens.
     """
-    if not has_bf16(bench.device):
-        return unmeasured(_asked(bench))
-    rows = max(MEASURED_ROWS, hyperparameters.batch_size) if bench.device.type == "cuda" else MEASURED_ROWS
+    if not has_bf16(context.device):
+        return unmeasured(_asked(context))
+    rows = max(MEASURED_ROWS, hyperparameters.batch_size) if context.device.type == "cuda" else MEASURED_ROWS
     while rows:
-        if found := where_memory_suffices(partial(_measured, bench, hyperparameters, rows, most_seconds)):
+        if found := where_memory_suffices(partial(_measured, context, hyperparameters, rows, most_seconds)):
             return found
-        bench.model.network.zero_grad(set_to_none=True)
+        context.model.network.zero_grad(set_to_none=True)
         rows //= 2
-    return unmeasured(_asked(bench))
+    return unmeasured(_asked(context))
 
 
-def _asked(bench: Bench) -> Precision | None:
-    asked = bench.config.compute.precision
+def _asked(context: TrainingContext) -> Precision | None:
+    asked = context.config.compute.precision
     return None if asked == "auto" else asked
 
 
-def _measured(bench: Bench, hyperparameters: Hyperparameters, rows: int, most_seconds: float) -> Measurement:
-    split = bench.tokenized(hyperparameters.max_length).train
-    network, asked = bench.model.network, _asked(bench)
-    TrialModel(bench.model, bench.task, hyperparameters, seed=0)
+def _measured(
+    context: TrainingContext, hyperparameters: Hyperparameters, rows: int, most_seconds: float
+) -> Measurement:
+    split = context.tokenized(hyperparameters.max_length).train
+    network, asked = context.model.network, _asked(context)
+    TrialModel(context.model, context.task, hyperparameters, seed=0)
     # Without dropout, so that the logits of both precisions can be compared.
     network.eval()
     until = time.perf_counter() + most_seconds
     if math.isfinite(most_seconds):
-        row_seconds = _row_seconds(_step(bench, split, 1), most_seconds)
+        row_seconds = _row_seconds(_step(context, split, 1), most_seconds)
         rows = min(rows, int(most_seconds / (2 * PASSES * row_seconds)))
         if rows < LEAST_ROWS:
             return unmeasured(asked, row_seconds)
-    step = _step(bench, split, rows)
-    return measure(step, rows, bench.device, asked, lambda seconds: time.perf_counter() + seconds <= until)
+    step = _step(context, split, rows)
+    return measure(step, rows, context.device, asked, lambda seconds: time.perf_counter() + seconds <= until)
 
 
-def _step(bench: Bench, split: TokenizedSplit, rows: int) -> Callable[[Precision], torch.Tensor]:
+def _step(context: TrainingContext, split: TokenizedSplit, rows: int) -> Callable[[Precision], torch.Tensor]:
     """Return a forward and backward pass over so many rows."""
     # Not simply the first: a file may be in the order of its texts' lengths.
-    batch = collate(split, stratified_part(bench.train_strata, rows, bench.config.seed), bench.model.pad_id)
-    targets, criterion = batch.targets.to(bench.device), bench.task.criterion(None, bench.device)
+    batch = collate(split, stratified_part(context.train_strata, rows, context.config.seed), context.model.pad_id)
+    targets, criterion = batch.targets.to(context.device), context.task.criterion(None, context.device)
 
     def step(precision: Precision) -> torch.Tensor:
-        logits = bench.model.logits(batch, precision)
+        logits = context.model.logits(batch, precision)
         criterion(logits, targets).mean().backward()  # type: ignore[no-untyped-call]
-        bench.model.network.zero_grad(set_to_none=True)
+        context.model.network.zero_grad(set_to_none=True)
         return logits.detach()
 
     return step

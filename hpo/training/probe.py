@@ -12,15 +12,15 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.batching import Rows, evaluation_batches, padded_tokens
 from hpo.data.splits import stratified_part
 from hpo.data.targets import classes_among
+from hpo.distributed.rank_group import EndedElsewhere
 from hpo.errors import TrainingError
 from hpo.messages import Dimensions, Ending, Probe, Timed
-from hpo.training.bench import Bench
+from hpo.model.methods import transformer_layers
+from hpo.training.context import TrainingContext
 from hpo.training.evaluation import MOST_ROWS, MOST_TOKENS
-from hpo.training.gang import EndedElsewhere
 from hpo.training.gradients import PASS_TOKENS
-from hpo.training.methods import transformer_layers
+from hpo.training.memory import context_bytes, is_out_of_memory, peak_memory_bytes, reset_peak, room_bytes
 from hpo.training.optimizer_step import Diverged
-from hpo.training.out_of_memory import context_bytes, is_out_of_memory, peak_memory_bytes, reset_peak, room_bytes
 from hpo.training.randomness import RandomState
 
 MOST_LENGTHS = 1000
@@ -28,7 +28,9 @@ MOST_LENGTHS = 1000
 INFEASIBLE = Probe(feasible=False)
 
 
-def probe(bench: Bench, hyperparameters: Hyperparameters, steps: int, most_seconds: float = math.inf) -> Probe:
+def probe(
+    context: TrainingContext, hyperparameters: Hyperparameters, steps: int, most_seconds: float = math.inf
+) -> Probe:
     """Train on the longest texts, which memory must bear, then time `steps` steps and an evaluation of typical ones.
 
     Where memory runs out, batches go through in parts, and later trials of that size begin with those. The model is
@@ -49,11 +51,11 @@ def probe(bench: Bench, hyperparameters: Hyperparameters, steps: int, most_secon
         TrainingError: another rank failed.
     """
     assert steps >= 1, "probe at least one step"
-    passes = bench.gradients.passes(hyperparameters)
-    rows_before = passes.rows
+    micro_batch = context.gradients.micro_batch(hyperparameters)
+    rows_before = micro_batch.rows
     try:
-        with RandomState(bench.config.seed, bench.device), bench.gang.together():
-            return _cost(bench, hyperparameters, steps, time.perf_counter() + most_seconds)
+        with RandomState(context.config.seed, context.device), context.rank_group.together():
+            return _cost(context, hyperparameters, steps, time.perf_counter() + most_seconds)
     except EndedElsewhere as ended:
         if ended.ending is not Ending.INFEASIBLE:
             raise TrainingError(ended.reason) from None
@@ -61,36 +63,36 @@ def probe(bench: Bench, hyperparameters: Hyperparameters, steps: int, most_secon
         if not is_out_of_memory(error):
             raise
     finally:
-        bench.model.reset(0)
-        if bench.device.type == "cuda":
+        context.model.reset(0)
+        if context.device.type == "cuda":
             torch.cuda.empty_cache()
-    passes.rows = rows_before
+    micro_batch.rows = rows_before
     return INFEASIBLE
 
 
-def _cost(bench: Bench, hyperparameters: Hyperparameters, steps: int, until: float) -> Probe:
-    reset_peak(bench.device)
-    seed = bench.config.seed
+def _cost(context: TrainingContext, hyperparameters: Hyperparameters, steps: int, until: float) -> Probe:
+    reset_peak(context.device)
+    seed = context.config.seed
     began = time.perf_counter()
-    training = bench.begin(hyperparameters, seed, 2 + steps)
+    training = context.begin(hyperparameters, seed, 2 + steps)
     opening = Timed(openings=1, seconds=time.perf_counter() - began)
 
     def step(rows: Rows) -> Timed:
         began = time.perf_counter()
-        batch = bench.training_batch(hyperparameters, rows, [seed])
+        batch = context.training_batch(hyperparameters, rows, [seed])
         # That it diverges is for its trial to say: the step was taken all the same.
         with suppress(Diverged):
-            training.take(bench.gradients.of(training.model, batch))
+            training.take(context.gradients.of(training.model, batch))
             # Only this waits for the device.
             training.mean_loss()
         seconds = time.perf_counter() - began
-        tokens = padded_tokens(batch.lengths, pass_tokens=PASS_TOKENS[bench.device.type])
+        tokens = padded_tokens(batch.lengths, pass_tokens=PASS_TOKENS[context.device.type])
         return Timed(trained_tokens=tokens, updates=1, seconds=seconds)
 
     def has_time(seconds: float) -> bool:
-        return bench.gang.of_lead(lambda: time.perf_counter() + seconds <= until)
+        return context.rank_group.on_rank_0(lambda: time.perf_counter() + seconds <= until)
 
-    lengths = bench.tokenized(hyperparameters.max_length).train.tokens.lengths
+    lengths = context.tokenized(hyperparameters.max_length).train.tokens.lengths
     longest: Rows = np.argsort(-lengths, kind="stable")[: hyperparameters.batch_size]
     first = step(longest)
     first_loss = math.nan
@@ -98,69 +100,69 @@ def _cost(bench: Bench, hyperparameters: Hyperparameters, steps: int, until: flo
         first_loss = training.mean_loss()
     # Again: the optimizer's own numbers came with its first step, so the second needs the most.
     again = [step(longest)] if has_time(first.seconds) else []
-    typical = stratified_part(bench.train_strata, hyperparameters.batch_size, seed)
+    typical = stratified_part(context.train_strata, hyperparameters.batch_size, seed)
     taken: list[Timed] = []
     while len(taken) < steps and has_time(min((one.seconds for one in taken), default=first.seconds)):
         taken.append(step(typical))
     # The fastest: whatever else the machine does only ever adds.
     fastest = min(taken or again or [first], key=lambda one: one.seconds)
-    rows_at_once = bench.gradients.passes(hyperparameters).at_once(hyperparameters.batch_size)
+    micro_batch_size = context.gradients.micro_batch(hyperparameters).at_once(hyperparameters.batch_size)
     # The backward pass takes about twice as long as the forward pass.
     forward = fastest.seconds / typical.size / 3
     with training.evaluating():
-        scored = bench.gang.of_lead(lambda: _scored(bench, hyperparameters.max_length, forward, until))
+        scored = context.rank_group.on_rank_0(lambda: _scored(context, hyperparameters.max_length, forward, until))
     return Probe(
         feasible=True,
-        rows_at_once=rows_at_once if rows_at_once < hyperparameters.batch_size else None,
+        micro_batch_size=micro_batch_size if micro_batch_size < hyperparameters.batch_size else None,
         seconds_per_step=fastest.seconds,
         seconds_per_scored_row=forward if scored is None else scored[0],
         timed=(opening, *([scored[1]] if scored else []), *(again if taken else []), fastest),
-        peak_memory_bytes=peak_memory_bytes(bench.device) + context_bytes(bench.device),
-        room_bytes=room_bytes(bench.device),
+        peak_memory_bytes=peak_memory_bytes(context.device) + context_bytes(context.device),
+        room_bytes=room_bytes(context.device),
         checkpoint_bytes=training.state_bytes,
         weights_bytes=sum(weight.nbytes for weight in training.parameters.values()),
         first_loss=first_loss,
     )
 
 
-def _scored(bench: Bench, max_length: int, expected: float, until: float) -> tuple[float, Timed] | None:
+def _scored(context: TrainingContext, max_length: int, expected: float, until: float) -> tuple[float, Timed] | None:
     """Score the longest texts of validation, which memory must bear, and return how long a typical one takes, and all.
 
     None where that would go beyond `until`, each text taking the `expected` seconds.
     """
-    validation = bench.tokenized(max_length).validation
+    validation = context.tokenized(max_length).validation
     lengths = validation.tokens.lengths
-    longest, *_ = evaluation_batches(lengths, max_tokens=MOST_TOKENS[bench.device.type], max_rows=MOST_ROWS)
+    longest, *_ = evaluation_batches(lengths, max_tokens=MOST_TOKENS[context.device.type], max_rows=MOST_ROWS)
     if time.perf_counter() + 2 * longest.size * expected > until:
         return None
 
     def score(rows: Rows) -> None:
         # That a metric of the user's fails is for its trial to say.
         with suppress(TrainingError):
-            bench.score(validation, rows)
+            context.score(validation, rows)
 
     score(longest)
-    typical = stratified_part(bench.task.strata(validation.targets), longest.size, bench.config.seed)
+    typical = stratified_part(context.task.strata(validation.targets), longest.size, context.config.seed)
     began = time.perf_counter()
     score(typical)
     seconds = time.perf_counter() - began
-    tokens = int(lengths[typical].sum()) + PASS_TOKENS[bench.device.type]
+    tokens = int(lengths[typical].sum()) + PASS_TOKENS[context.device.type]
     return seconds / typical.size, Timed(scored_tokens=tokens, seconds=seconds)
 
 
-def dimensions_of(bench: Bench, max_length: int) -> Dimensions:
+def dimensions_of(context: TrainingContext, max_length: int) -> Dimensions:
     """Return what the work of trials is counted from, texts cut at `max_length` tokens."""
-    splits, tokenized = bench.splits, bench.tokenized(max_length)
+    splits, tokenized = context.splits, context.tokenized(max_length)
     return Dimensions(
         train_rows=splits.train.rows,
         validation_rows=splits.validation.rows,
         confirmation_rows=splits.confirmation.rows if splits.confirmation else 0,
         folds=tuple((fold.train.size, fold.validation.size) for fold in splits.folds),
-        least_rows=classes_among(bench.train_strata),
+        least_rows=classes_among(context.train_strata),
         train_lengths=_standing_for(tokenized.train.tokens.lengths),
         validation_lengths=_standing_for(tokenized.validation.tokens.lengths),
-        layers=len(transformer_layers(bench.model.network)[1]),
-        pass_tokens=PASS_TOKENS[bench.device.type],
+        layers=len(transformer_layers(context.model.network)[1]),
+        pass_tokens=PASS_TOKENS[context.device.type],
     )
 
 

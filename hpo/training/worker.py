@@ -13,25 +13,36 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.augmentation import refuse_token_masking, refuse_word_swap
 from hpo.data.splits import Splits
+from hpo.distributed.process_group import join
+from hpo.distributed.rank_group import Probing, RankInfo, Training
 from hpo.errors import ConfigurationError, NoResultError
-from hpo.messages import Action, Assignment, Decision, Demands, Dimensions, Outcome, Probe, Progress, Reading, Report
+from hpo.files.shared import FOLDER, SharedFiles
+from hpo.files.weights import fetch_weights_of, fitted_among, load_weights
+from hpo.messages import (
+    Action,
+    Assignment,
+    Decision,
+    Demands,
+    Dimensions,
+    HeldOutEvaluation,
+    Outcome,
+    Probe,
+    Progress,
+    Report,
+)
 from hpo.metrics.metric import Objective
+from hpo.model.layers import refuse_kept_layers
+from hpo.model.methods import refuse_trained_layers
+from hpo.model.pretrained import load_model
+from hpo.model.trial_model import TrialModel
 from hpo.tasks.registry import task_of
-from hpo.training.baselines import read_baseline
-from hpo.training.bench import Bench
-from hpo.training.gang import Probing, Seat, Training
-from hpo.training.gang_of_several import join
-from hpo.training.layers import refuse_kept_layers
-from hpo.training.loop import Message
-from hpo.training.methods import refuse_trained_layers
-from hpo.training.models import load_model
-from hpo.training.pack import Pack
+from hpo.training.baselines import evaluate_baseline
+from hpo.training.context import TrainingContext
 from hpo.training.precision import Measurement, Precision, refuse_emulated
 from hpo.training.precision_of_study import measured_precision
 from hpo.training.probe import dimensions_of, probe
-from hpo.training.shared import FOLDER, SharedFiles
-from hpo.training.trial_model import TrialModel
-from hpo.training.weights import fetch_weights_of, fitted_among, load_weights
+from hpo.training.run import Message
+from hpo.training.slots import Slots
 
 logger = logging.getLogger(__name__)
 
@@ -43,32 +54,32 @@ class Worker:
     """A process's data, model and pack of trials. It knows no study store and no search: only assignments.
 
     In a gang of several ranks that of rank 0 is given everything; those of the others `follow` it, and are told nothing
-    else. A method of it raises `hpo.training.gang.GangLost` where another rank is gone: its process is then to end.
+    else. A method of it raises `RankGroupLost` where another rank is gone: its process is then to end.
     """
 
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
-        self._pack = Pack(bench)
+    def __init__(self, context: TrainingContext) -> None:
+        self._context = context
+        self._pack = Slots(context)
 
     @property
     def splits(self) -> Splits:
         """The study's data."""
-        return self._bench.splits
+        return self._context.splits
 
     @property
     def objective(self) -> Objective:
         """The metric trials are compared by, resolved for these labels."""
-        return self._bench.task.objective
+        return self._context.task.objective
 
     @property
     def device(self) -> str:
         """Where trials train, as torch writes it."""
-        return str(self._bench.device)
+        return str(self._context.device)
 
     @property
     def longest(self) -> int | None:
         """Most tokens of a text that the model reads; None where there is no limit."""
-        return self._bench.model.longest
+        return self._context.model.longest
 
     @property
     def free_slots(self) -> int:
@@ -82,7 +93,7 @@ class Worker:
 
     def facts(self) -> dict[str, str]:
         """Return what of this process a result depends on: its device and threads."""
-        circumstances = self._bench.circumstances()
+        circumstances = self._context.circumstances()
         return {name: circumstances[name] for name in ("device", "threads")}
 
     def refuse_unfit(self, demands: Demands) -> None:
@@ -92,7 +103,7 @@ class Worker:
             ModelError: the model cannot read as many tokens, has no such dropout, or its tokenizer cannot augment.
             ConfigurationError: the model has fewer layers.
         """
-        model = self._bench.model
+        model = self._context.model
         model.refuse_length(demands.max_length)
         if demands.trained_layers is not None:
             refuse_trained_layers(model.network, demands.trained_layers)
@@ -113,7 +124,7 @@ class Worker:
         Raises:
             ModelError: the model cannot read as many tokens.
         """
-        return float((self._bench.tokenized(max_length).train.tokens.lengths >= max_length).mean())
+        return float((self._context.tokenized(max_length).train.tokens.lengths >= max_length).mean())
 
     def dimensions(self, max_length: int) -> Dimensions:
         """Return what the work of trials is counted from; texts are cut at `max_length` tokens.
@@ -121,7 +132,7 @@ class Worker:
         Raises:
             ModelError: the model cannot read as many tokens.
         """
-        return dimensions_of(self._bench, max_length)
+        return dimensions_of(self._context, max_length)
 
     def measure(self, hyperparameters: Hyperparameters, most_seconds: float = math.inf) -> Measurement:
         """Time training in fp32 and bf16 on a few training texts, and choose; takes seconds.
@@ -136,7 +147,7 @@ class Worker:
             ModelError: the model cannot read as many tokens.
         """
         assert self.idle, "measure before trials train"
-        return measured_precision(self._bench, hyperparameters, most_seconds)
+        return measured_precision(self._context, hyperparameters, most_seconds)
 
     def probe(self, hyperparameters: Hyperparameters, steps: int, most_seconds: float = math.inf) -> Probe:
         """Take a few steps under these values, `steps` of them timed, and say what they cost; takes seconds.
@@ -148,8 +159,10 @@ class Worker:
             ModelError, ConfigurationError: the model does not have what the hyperparameters ask for.
         """
         assert self.idle, "probe between trials"
-        self._bench.gang.invite(Probing(hyperparameters=hyperparameters, steps=steps, precision=self._bench.precision))
-        return probe(self._bench, hyperparameters, steps, most_seconds)
+        self._context.rank_group.broadcast_command(
+            Probing(hyperparameters=hyperparameters, steps=steps, precision=self._context.precision)
+        )
+        return probe(self._context, hyperparameters, steps, most_seconds)
 
     def use(self, precision: Precision) -> None:
         """Compute in this precision from the next trial on.
@@ -158,12 +171,12 @@ class Worker:
             ConfigurationError: the device has none of it.
         """
         assert self.idle, "a trial keeps its precision to its end"
-        refuse_emulated(self._bench.device, precision)
-        self._bench.precision = precision
+        refuse_emulated(self._context.device, precision)
+        self._context.precision = precision
 
     def admit(self, assignment: Assignment) -> None:
         """Put an assignment into a free slot."""
-        self._bench.gang.invite(Training(assignment=assignment, precision=self._bench.precision))
+        self._context.rank_group.broadcast_command(Training(assignment=assignment, precision=self._context.precision))
         self._pack.admit(assignment)
 
     def advance(self) -> list[Message]:
@@ -183,36 +196,36 @@ class Worker:
 
     def has_weights(self, report: Report) -> bool:
         """Return whether weights were kept of its trial, and at this very evaluation; they are fetched if need be."""
-        files = self._bench.files_of(confirms=report.reading is not None)
-        return files is not None and fetch_weights_of(files, report, self._bench.mirror)
+        files = self._context.files_of(confirms=report.held_out is not None)
+        return files is not None and fetch_weights_of(files, report, self._context.mirror)
 
-    def test_reading(self, assignment: Assignment) -> Reading:
+    def test_evaluation(self, assignment: Assignment) -> HeldOutEvaluation:
         """Read the test split with the weights that were kept of a trial; to be called once, after the search.
 
         Raises:
             NoResultError: there is no test split, or no weights of that trial were kept.
         """
         assert self.idle, "the test split is read after the search"
-        bench, hyperparameters = self._bench, assignment.hyperparameters
-        test = bench.tokenized(hyperparameters.max_length).test
-        files = bench.files_of(confirms=assignment.confirms is not None)
-        if test is None or bench.splits.test is None:
+        context, hyperparameters = self._context, assignment.hyperparameters
+        test = context.tokenized(hyperparameters.max_length).test
+        files = context.files_of(confirms=assignment.confirms is not None)
+        if test is None or context.splits.test is None:
             raise NoResultError("There is no test split to score; name data.test or give data.test_fraction.")
         if files is None:
             raise NoResultError("No weights were kept, because the worker was opened without a folder for them.")
-        tensors = load_weights(files, assignment.trial, bench.mirror)
+        tensors = load_weights(files, assignment.trial, context.mirror)
         fitted = fitted_among(tensors)
-        TrialModel(bench.model, bench.task, hyperparameters, seed=0).load(tensors)
-        return bench.read(bench.splits.test, bench.decided(bench.predict(test), fitted))
+        TrialModel(context.model, context.task, hyperparameters, seed=0).load(tensors)
+        return context.read(context.splits.test, context.decided(context.predict(test), fitted))
 
-    def baseline(self, name: str, max_length: int) -> Reading:
+    def baseline(self, name: str, max_length: int) -> HeldOutEvaluation:
         """Train and read a baseline of `hpo.training.baselines`; takes seconds to minutes.
 
         Raises:
             ModelError: the model cannot read as many tokens.
         """
         assert self.idle, "baselines are for between trials"
-        return read_baseline(self._bench, name, max_length)
+        return evaluate_baseline(self._context, name, max_length)
 
     def follow(self) -> None:
         """Take part in all that the worker of rank 0 trains, until it is closed.
@@ -220,9 +233,9 @@ class Worker:
         Raises:
             GangLost: another rank is gone.
         """
-        bench = self._bench
-        while (task := bench.gang.hear()) is not None:
-            bench.precision = task.precision
+        context = self._context
+        while (task := context.rank_group.hear()) is not None:
+            context.precision = task.precision
             match task:
                 case Training():
                     self._pack.admit(task.assignment)
@@ -230,16 +243,16 @@ class Worker:
                         self._pack.advance()
                 case Probing():
                     self._probe_along(task)
-        bench.gang.close()
+        context.rank_group.close()
 
     def close(self) -> None:
         """Give up what is in training, and let the other ranks go; to be called on rank 0, after all else."""
         self._pack.close()
-        self._bench.gang.close()
+        self._context.rank_group.close()
 
     def _probe_along(self, task: Probing) -> None:
         try:
-            probe(self._bench, task.hyperparameters, task.steps)
+            probe(self._context, task.hyperparameters, task.steps)
         except Exception:
             # Rank 0 has come to the same end, and tells of it.
             logger.debug("A probe failed.", exc_info=True)
@@ -252,7 +265,7 @@ def open_worker(
     *,
     device: torch.device | None = None,
     shared: bool = False,
-    seat: Seat | None = None,
+    rank_info: RankInfo | None = None,
 ) -> Worker:
     """Load the study's model, once, to train on its data; in a gang of several ranks wait until all have.
 
@@ -282,8 +295,8 @@ def open_worker(
     task = task_of(config.task, splits)
     model = load_model(config.model, task, device, sharing)
     # Last: the ranks wait for each other only when nothing is left that one of them may be refused for.
-    gang = join(seat, device, 60 * config.compute.hang_minutes)
-    return Worker(Bench(config, splits, task, model, files, sharing, gang))
+    rank_group = join(rank_info, device, 60 * config.compute.hang_minutes)
+    return Worker(TrainingContext(config, splits, task, model, files, sharing, rank_group))
 
 
 def choose_device(compute: ComputeConfig) -> torch.device:

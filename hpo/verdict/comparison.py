@@ -34,11 +34,11 @@ class Runs:
     scores: NDArray[np.float64]
     """The objective, shape (seeds,)."""
     deviations: NDArray[np.float64]
-    """Those of `hpo.messages.Reading`, shape (seeds, groups of rows)."""
+    """Those of `hpo.messages.HeldOutEvaluation`, shape (seeds, groups of rows)."""
     seeded: bool = True
     """Whether another seed would give another score; a baseline's is the same."""
     of_a_unit: float = 0.0
-    """As `hpo.messages.Reading` has it."""
+    """As `hpo.messages.HeldOutEvaluation` has it."""
 
     def after(self, count: int) -> "Runs":
         """Return all but the first so many."""

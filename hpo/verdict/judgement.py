@@ -7,27 +7,27 @@ from statistics import fmean
 
 import numpy as np
 
-from hpo.messages import Ending, Reading, Scores
+from hpo.messages import Ending, HeldOutEvaluation, Scores
 from hpo.metrics.registry import limits_of
 from hpo.store.results import ConfirmingRun, StudyResults, TrialResult
-from hpo.verdict.choice import Choice, Searched, choose
 from hpo.verdict.comparison import Runs, difference, interval_of
 from hpo.verdict.entrants import distinct
 from hpo.verdict.findings import Confirmed, Difference, Rung, Verdict
-from hpo.verdict.race import NO_SCORE, Course, Race
+from hpo.verdict.race import NO_SCORE, Race, RaceState
+from hpo.verdict.recommendation import Recommendation, Searched, choose
 from hpo.verdict.wording import sentences
 
 
 def judged(results: StudyResults) -> Verdict | None:
     """Return the verdict; None where no finalist was confirmed, or none of what was has two runs."""
     by_trial, race, course = _by_trial(results), _race(results), _course(results)
-    runs = {trial: _as_runs([run.reading for run in of_trial]) for trial, of_trial in by_trial.items()}
+    runs = {trial: _as_runs([run.held_out for run in of_trial]) for trial, of_trial in by_trial.items()}
     seconds = {trial: fmean(run.seconds for run in of_trial) for trial, of_trial in by_trial.items()}
     choice = choose(race, course, runs, seconds, _searched(results))
     return None if choice is None else _verdict(results, race, seconds, choice)
 
 
-def _verdict(results: StudyResults, race: Race, seconds: Mapping[int, float], choice: Choice) -> Verdict:
+def _verdict(results: StudyResults, race: Race, seconds: Mapping[int, float], choice: Recommendation) -> Verdict:
     scores = {trial.number: trial.score or 0.0 for trial in results.trials}
     low, high = limits_of(results.metric)
     confirmed = [
@@ -36,20 +36,20 @@ def _verdict(results: StudyResults, race: Race, seconds: Mapping[int, float], ch
             is_default=trial == race.default,
             scores=tuple(of_trial.scores.tolist()),
             left_out=choice.left_out if trial == choice.winner else 0,
-            score=min(high, max(low, of_trial.mean - choice.luck[trial])),
-            interval=interval_of(of_trial, choice.noise, choice.luck[trial]).within(low, high),
+            score=min(high, max(low, of_trial.mean - choice.selection_bias[trial])),
+            interval=interval_of(of_trial, choice.noise, choice.selection_bias[trial]).within(low, high),
             lucky=scores[trial],
             seconds=seconds[trial],
         )
         for trial, of_trial in choice.runs.items()
     ]
-    ladder = {name: _as_runs([reading], seeded=False) for name, reading in results.baselines.items()}
+    ladder = {name: _as_runs([held_out], seeded=False) for name, held_out in results.baselines.items()}
     compared = (*_from_trials(race, choice), *_from_baselines(choice, ladder))
     verdict = Verdict(
         metric=results.metric,
-        rows=results.confirmation[0].reading.scores.rows,
+        rows=results.confirmation[0].held_out.scores.rows,
         unseen=results.confirmed_on_unseen,
-        bias=choice.luck[choice.winner],
+        bias=choice.selection_bias[choice.winner],
         seed_noise=choice.noise.variance**0.5,
         confirmed=tuple(sorted(confirmed, key=lambda one: -one.score)),
         ladder=tuple(
@@ -65,7 +65,7 @@ def _verdict(results: StudyResults, race: Race, seconds: Mapping[int, float], ch
         unfinished=results.unfinished_runs,
         has_test_split=results.has_test_split,
         tested=tuple(look.trial for look in results.test),
-        class_rows=_class_rows(results.confirmation[0].reading.scores),
+        class_rows=_class_rows(results.confirmation[0].held_out.scores),
         best_epochs=results.configuration.get("evaluation", {}).get("folds") is None,
     )
     return replace(verdict, sentences=sentences(verdict))
@@ -75,7 +75,7 @@ def _class_rows(scores: Scores) -> dict[str, int]:
     return {label: round(row["support"]) for label, row in scores.per_class.items()}
 
 
-def _from_trials(race: Race, choice: Choice) -> list[Difference]:
+def _from_trials(race: Race, choice: Recommendation) -> list[Difference]:
     return [
         Difference(
             of=choice.winner,
@@ -88,11 +88,11 @@ def _from_trials(race: Race, choice: Choice) -> list[Difference]:
     ]
 
 
-def _from_baselines(choice: Choice, ladder: Mapping[str, Runs]) -> list[Difference]:
+def _from_baselines(choice: Recommendation, ladder: Mapping[str, Runs]) -> list[Difference]:
     found = []
     for trial in dict.fromkeys((choice.winner, choice.recommended)):
         for name, of_rung in ladder.items():
-            points, interval = difference(choice.runs[trial], of_rung, choice.noise, choice.luck[trial])
+            points, interval = difference(choice.runs[trial], of_rung, choice.noise, choice.selection_bias[trial])
             found.append(Difference(of=trial, than=name, trial=None, points=points, interval=interval))
     return found
 
@@ -104,12 +104,12 @@ def _by_trial(results: StudyResults) -> dict[int, list[ConfirmingRun]]:
     return found
 
 
-def _as_runs(readings: Sequence[Reading], *, seeded: bool = True) -> Runs:
+def _as_runs(held_out_evaluations: Sequence[HeldOutEvaluation], *, seeded: bool = True) -> Runs:
     return Runs(
-        np.array([reading.scores.objective for reading in readings]),
-        np.array([reading.deviations for reading in readings]),
+        np.array([held_out.scores.objective for held_out in held_out_evaluations]),
+        np.array([held_out.deviations for held_out in held_out_evaluations]),
         seeded=seeded,
-        of_a_unit=max(reading.of_a_unit for reading in readings),
+        of_a_unit=max(held_out.of_a_unit for held_out in held_out_evaluations),
     )
 
 
@@ -123,14 +123,14 @@ def _race(results: StudyResults) -> Race:
     return Race(finalists=finalists, default=default, runs=len(results.confirmation), seeds=len(results.confirmation))
 
 
-def _course(results: StudyResults) -> Course:
+def _course(results: StudyResults) -> RaceState:
     """Return how the race went, by the rows that the search chose by: the others are for the verdict alone."""
     scores = {(run.confirms, run.trial): run.validation.objective for run in results.confirmation}
     scores |= {(run.confirms, run.trial): NO_SCORE for run in results.failed_runs}
     ended: dict[int, list[float]] = {}
     for trial, run in sorted(scores):
         ended.setdefault(trial, []).append(scores[trial, run])
-    return Course(ended=ended, begun={trial: len(of_trial) for trial, of_trial in ended.items()})
+    return RaceState(ended=ended, begun={trial: len(of_trial) for trial, of_trial in ended.items()})
 
 
 def _searched(results: StudyResults) -> Searched:
@@ -146,7 +146,7 @@ def _searched(results: StudyResults) -> Searched:
     return Searched(
         scores=(*scores, *cut),
         unseen=results.confirmed_on_unseen,
-        rows=first.validation.rows / first.reading.scores.rows if first else 1.0,
+        rows=first.validation.rows / first.held_out.scores.rows if first else 1.0,
     )
 
 

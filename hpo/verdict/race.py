@@ -35,7 +35,7 @@ class Race:
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class RaceState:
     """How a race stands."""
 
     ended: Mapping[int, Sequence[float]]
@@ -44,7 +44,7 @@ class Course:
     """Trial -> runs that were begun, those that are over among them."""
 
 
-def following(race: Race, course: Course) -> int | None:
+def following(race: Race, course: RaceState) -> int | None:
     """Return the trial to be trained on its next seed; None where there is none now, or none any more.
 
     A worker that finds nothing to do in this round goes ahead to the next, of those still in contention.
@@ -55,13 +55,13 @@ def following(race: Race, course: Course) -> int | None:
     return min(open_ones, key=lambda trial: course.begun.get(trial, 0), default=None)
 
 
-def in_contention(race: Race, course: Course) -> tuple[int, ...]:
+def in_contention(race: Race, course: RaceState) -> tuple[int, ...]:
     """Return who still gets seeds: the default, and what is left of the finalists."""
     left, _ = _halved(race, course)
     return race.entrants[: len(race.entrants) - len(race.finalists)] + tuple(left)
 
 
-def _halved(race: Race, course: Course) -> tuple[list[int], int]:
+def _halved(race: Race, course: RaceState) -> tuple[list[int], int]:
     """Return the finalists that are left, and after how many rounds."""
     left = list(race.finalists)
     rounds = 0
@@ -71,7 +71,7 @@ def _halved(race: Race, course: Course) -> tuple[list[int], int]:
     return left, rounds
 
 
-def winner_of(race: Race, course: Course, scored: Collection[int]) -> tuple[int, int]:
+def winner_of(race: Race, course: RaceState, scored: Collection[int]) -> tuple[int, int]:
     """Return the finalist that won, and how many of its runs decided that: the first so many.
 
     Args:
@@ -88,7 +88,7 @@ def winner_of(race: Race, course: Course, scored: Collection[int]) -> tuple[int,
     return ranked(rivals, course)[0], most if len(rivals) > 1 else rounds
 
 
-def ranked(trials: Sequence[int], course: Course, rounds: int | None = None) -> list[int]:
+def ranked(trials: Sequence[int], course: RaceState, rounds: int | None = None) -> list[int]:
     """Return trials from best to worst by the mean of their first `rounds` scores; of equals the earlier first."""
     return sorted(trials, key=lambda trial: -float(np.mean(course.ended[trial][:rounds])))
 

@@ -4,12 +4,12 @@ import numpy as np
 from scipy.special import stdtrit
 
 from hpo.metrics.registry import limits_of
-from hpo.store.results import StudyResults, TestReading, TrialResult
+from hpo.store.results import StudyResults, TestEvaluation, TrialResult
 from hpo.verdict.comparison import COVERAGE, Runs, SeedNoise, interval_of, seed_noise
 from hpo.verdict.findings import Interval
 
 
-def interval_of_test(look: TestReading) -> Interval | None:
+def interval_of_test(look: TestEvaluation) -> Interval | None:
     """Return the 95% interval, over rows, of what a model scored on the test split; None without a jackknife."""
     if not look.deviations:
         return None

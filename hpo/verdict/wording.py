@@ -93,9 +93,9 @@ class _Words:
     def confirmed(self) -> str:
         """Hold the confirmed score against the lucky one."""
         one = self._confirmed[self._verdict.recommended]
-        luck = one.lucky - one.score
-        less = "less" if luck >= 0 else "more"
-        held = f"{self._amount(abs(luck))} {less} than the {one.lucky:.4f} that it had in the search"
+        selection_bias = one.lucky - one.score
+        less = "less" if selection_bias >= 0 else "more"
+        held = f"{self._amount(abs(selection_bias))} {less} than the {one.lucky:.4f} that it had in the search"
         if f"{one.score:.4f}" == f"{one.lucky:.4f}":
             held = "as in the search"
         seeds = counted(len(one.scores), "fresh seed")
@@ -144,17 +144,17 @@ class _Words:
         verdict = self._verdict
         which = "validation rows that the search never saw" if verdict.unseen else "rows that the search chose by"
         said = f"All of this is on {'' if verdict.unseen else 'the '}{verdict.rows:,} {which}"
-        luck = self._amount(verdict.bias)
-        if luck == self._amount(0.0):
+        amount = self._amount(verdict.bias)
+        if amount == self._amount(0.0):
             return f"{said}." if verdict.unseen else f"{said}; by simulation nothing is to be taken off for their luck."
         if verdict.unseen:
             return (
-                f"{said}. The winner has no runs but those that decided the race; by simulation {luck} of what they "
+                f"{said}. The winner has no runs but those that decided the race; by simulation {amount} of what they "
                 "score are the luck of having won it, and were taken off."
             )
         return (
-            f"{said}. By simulation {luck} of what the winner scores on them are their luck, and were taken off: from "
-            "its score, its interval and its lead."
+            f"{said}. By simulation {amount} of what the winner scores on them are their luck, and were taken off: "
+            "from its score, its interval and its lead."
         )
 
     def epochs(self) -> str:

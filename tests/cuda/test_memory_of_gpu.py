@@ -12,7 +12,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits, load_splits
 from hpo.errors import ModelError
 from hpo.messages import Ending
-from hpo.training.out_of_memory import peak_memory_bytes, reset_peak
+from hpo.training.memory import peak_memory_bytes, reset_peak
 from hpo.training.worker import Worker, open_worker
 from tests.cuda.conftest import GPU
 from tests.models import save_tiny_bert, tiny_assignment, tiny_hyperparameters, tiny_study, trained, write_texts
@@ -57,14 +57,14 @@ def test_a_step_that_has_no_room_is_taken_in_parts(
 ) -> None:
     with place(worker, in_training(MOST_ROWS), exhaust):
         _, outcome = trained(worker, tiny_assignment(CHOSEN, trial=1))
-    assert (outcome.ending, outcome.rows_at_once) == (Ending.COMPLETED, MOST_ROWS), outcome.reason
+    assert (outcome.ending, outcome.micro_batch_size) == (Ending.COMPLETED, MOST_ROWS), outcome.reason
     assert_close(weights_of(worker), expected)
 
 
 def test_an_evaluation_that_has_no_room_is_made_in_parts(worker: Worker, expected: dict[str, torch.Tensor]) -> None:
     with in_forward(worker, in_evaluation(MOST_ROWS), exhaust):
         _, outcome = trained(worker, tiny_assignment(CHOSEN, trial=1))
-    assert (outcome.ending, outcome.rows_at_once) == (Ending.COMPLETED, None), outcome.reason
+    assert (outcome.ending, outcome.micro_batch_size) == (Ending.COMPLETED, None), outcome.reason
     assert_close(weights_of(worker), expected)
 
 
@@ -79,7 +79,7 @@ def test_a_trial_without_any_room_is_infeasible_and_leaves_the_next_alone(
     assert "Out of memory on cuda:0" in outcome.reason
     assert torch.cuda.memory_allocated() <= 1.1 * held + 2**20
     _, following = trained(worker, tiny_assignment(CHOSEN, trial=2))
-    assert (following.ending, following.rows_at_once) == (Ending.COMPLETED, None), "it begins with whole batches"
+    assert (following.ending, following.micro_batch_size) == (Ending.COMPLETED, None), "it begins with whole batches"
     assert_close(weights_of(worker), expected)
 
 
@@ -114,13 +114,13 @@ def test_where_less_memory_is_allowed_the_same_step_is_taken_in_as_many_parts_as
     chosen = tiny_hyperparameters(dropout=0.0, learning_rate=1e-3, batch_size=64, epochs=1, max_length=512)
     reset_peak(GPU)
     _, whole = trained(worker, tiny_assignment(chosen, maximum_passes=1))
-    assert (whole.ending, whole.rows_at_once) == (Ending.COMPLETED, None), whole.reason
+    assert (whole.ending, whole.micro_batch_size) == (Ending.COMPLETED, None), whole.reason
     expected, peak = weights_of(worker), peak_memory_bytes(GPU)
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(0.6 * peak / torch.cuda.get_device_properties(GPU).total_memory)
     _, capped = trained(worker, tiny_assignment(chosen, maximum_passes=1, trial=1))
     assert capped.ending is Ending.COMPLETED, capped.reason
-    assert capped.rows_at_once in (8, 16, 32)
+    assert capped.micro_batch_size in (8, 16, 32)
     assert capped.peak_memory_bytes <= 0.6 * peak
     assert_close(weights_of(worker), expected)
 

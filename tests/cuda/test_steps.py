@@ -44,24 +44,24 @@ def test_the_count_of_waits_counts() -> None:
 @pytest.mark.parametrize("optimizer", get_args(OptimizerName))
 def test_a_step_waits_as_often_as_it_was_counted_without_a_gpu(worker: Worker, optimizer: str) -> None:
     hyperparameters = tiny_hyperparameters(optimizer=optimizer)
-    step = begun(worker._bench, hyperparameters, 3)
+    step = begun(worker._context, hyperparameters, 3)
     most = OF_A_PARAMETER.get(optimizer, 0) * len(step.parameters)
-    assert waited(lambda: take(worker._bench, step, hyperparameters)) <= most
+    assert waited(lambda: take(worker._context, step, hyperparameters)) <= most
 
 
 @pytest.mark.parametrize("optimizer", get_args(OptimizerName))
 def test_a_resumed_step_waits_no_oftener(worker: Worker, optimizer: str) -> None:
     """A checkpoint is read to the CPU, and what an optimizer holds on the host stays there."""
     hyperparameters = tiny_hyperparameters(optimizer=optimizer)
-    before = begun(worker._bench, hyperparameters, 3)
-    fresh = waited(lambda: take(worker._bench, before, hyperparameters))
+    before = begun(worker._context, hyperparameters, 3)
+    fresh = waited(lambda: take(worker._context, before, hyperparameters))
     file = io.BytesIO()
     torch.save(before.state(), file)
     file.seek(0)
     state = torch.load(file, map_location="cpu", weights_only=True)
-    resumed = begun(worker._bench, hyperparameters, 0)
+    resumed = begun(worker._context, hyperparameters, 0)
     resumed.resume(state)
-    assert waited(lambda: take(worker._bench, resumed, hyperparameters)) <= fresh
+    assert waited(lambda: take(worker._context, resumed, hyperparameters)) <= fresh
 
 
 def test_a_random_state_swaps_the_gpu_s_generator_without_waiting_for_it() -> None:

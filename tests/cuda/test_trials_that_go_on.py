@@ -9,9 +9,9 @@ import torch
 
 from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits
+from hpo.distributed.process_group import ProcessGroup
+from hpo.distributed.rank_group import RankInfo, free_address
 from hpo.messages import Action, Ending
-from hpo.training.gang import Seat, free_address
-from hpo.training.gang_of_several import GangOfSeveral
 from hpo.training.worker import Worker, open_worker
 from tests.models import tiny_assignment, tiny_hyperparameters, trained
 from tests.training.running_out import assert_close, weights_of
@@ -52,13 +52,13 @@ def test_what_was_cut_on_another_kind_of_device_begins_anew(
 
 
 @pytest.fixture
-def gang_of_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[GangOfSeveral]]:
+def gang_of_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ProcessGroup]]:
     """Lets a worker open as rank 0 of one, over torch.distributed."""
-    made: list[GangOfSeveral] = []
+    made: list[ProcessGroup] = []
 
-    def join(_seat: Seat | None, device: torch.device, seconds: float) -> GangOfSeveral:
-        seat = Seat(rank=0, ranks=1, address=free_address())
-        made.append(GangOfSeveral(seat, device, timedelta(seconds=seconds)))
+    def join(_rank_info: RankInfo | None, device: torch.device, seconds: float) -> ProcessGroup:
+        rank_info = RankInfo(rank=0, ranks=1, address=free_address())
+        made.append(ProcessGroup(rank_info, device, timedelta(seconds=seconds)))
         return made[-1]
 
     monkeypatch.setattr("hpo.training.worker.join", join)
@@ -68,7 +68,7 @@ def gang_of_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[GangOfSeveral]
 
 
 def test_a_gang_of_one_trains_over_nccl_what_it_trains_alone(
-    worker: Worker, study: StudyConfig, splits: Splits, gang_of_one: list[GangOfSeveral]
+    worker: Worker, study: StudyConfig, splits: Splits, gang_of_one: list[ProcessGroup]
 ) -> None:
     _, outcome = trained(worker, tiny_assignment(CHOSEN))
     assert outcome.ending is Ending.COMPLETED, outcome.reason

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hpo.dashboard.notes import plain, study_note, trial_notes, verbatim
-from hpo.report.material import Material, gathered
+from hpo.report.report_data import ReportData, gathered
 from hpo.store.engine import open_database
 from hpo.verdict.findings import Confirmed, Interval, Verdict
 from tests.dashboard.visiting import HOSTILE, searched, searched_through
@@ -43,13 +43,13 @@ def verdict_for(trial: int) -> Verdict:
 
 
 @pytest.fixture
-def material(sqlite_url: str) -> Material:
+def material(sqlite_url: str) -> ReportData:
     searched_through(sqlite_url)
     with closing(open_database(sqlite_url)) as database:
         return gathered(database)
 
 
-def test_without_a_confirmation_the_note_says_so(material: Material) -> None:
+def test_without_a_confirmation_the_note_says_so(material: ReportData) -> None:
     note = study_note(material)
     best = material.results.best
     assert note.startswith(f"## Best so far: trial {best.number}\n\nmacro\\_f1 {best.score:.4f} ±0.0")
@@ -61,7 +61,7 @@ def test_without_a_confirmation_the_note_says_so(material: Material) -> None:
     assert note.endswith("A note of yours takes its place.*")
 
 
-def test_the_default_is_named_or_said_to_be_the_best(material: Material) -> None:
+def test_the_default_is_named_or_said_to_be_the_best(material: ReportData) -> None:
     first, second = (trial for trial in material.results.trials if trial.state == "COMPLETE")
     assert "This is the default configuration" in study_note(with_scores(material, {first.number: 0.9}))
     assert "The default configuration, trial 0, scored 0.5000." in study_note(
@@ -69,7 +69,7 @@ def test_the_default_is_named_or_said_to_be_the_best(material: Material) -> None
     )
 
 
-def with_scores(material: Material, scores: dict[int, float]) -> Material:
+def with_scores(material: ReportData, scores: dict[int, float]) -> ReportData:
     trials = tuple(
         replace(trial, score=scores.get(trial.number, 0.1), proposed_by="default" if trial.number == 0 else "sampler")
         if trial.state == "COMPLETE"
@@ -79,7 +79,7 @@ def with_scores(material: Material, scores: dict[int, float]) -> Material:
     return replace(material, results=replace(material.results, trials=trials))
 
 
-def test_a_verdict_comes_first_and_its_words_are_text(material: Material) -> None:
+def test_a_verdict_comes_first_and_its_words_are_text(material: ReportData) -> None:
     note = study_note(replace(material, verdict=verdict_for(1), advice=("Widen learning_rate.",)))
     assert note.startswith(
         "## Verdict\n\n- Take trial 1\\: it beats \\*the default\\*\\.\n- \\<b\\>Seeds\\<\\/b\\> move it by 0\\.01\\."
@@ -89,7 +89,7 @@ def test_a_verdict_comes_first_and_its_words_are_text(material: Material) -> Non
     assert "Best so far" not in note
 
 
-def test_trials_that_ended_badly_or_were_confirmed_have_notes(material: Material) -> None:
+def test_trials_that_ended_badly_or_were_confirmed_have_notes(material: ReportData) -> None:
     notes = trial_notes(replace(material, verdict=verdict_for(1)))
     assert sorted(notes) == [1, 2, 3]
     assert notes[1].startswith(
@@ -100,7 +100,7 @@ def test_trials_that_ended_badly_or_were_confirmed_have_notes(material: Material
     assert notes[3].startswith("**Failed.** `` ValueError: <img src=x ")
 
 
-def test_a_trial_given_up_on_folds_came_so_far_through_them(material: Material) -> None:
+def test_a_trial_given_up_on_folds_came_so_far_through_them(material: ReportData) -> None:
     in_folds = dict(material.results.configuration) | {"evaluation": {"folds": 5}}
     notes = trial_notes(replace(material, results=replace(material.results, configuration=in_folds)))
     assert "% of the folds in.** " in notes[2]
@@ -111,7 +111,7 @@ def test_a_study_in_which_nothing_completed_has_a_note(sqlite_url: str) -> None:
         assert study_note(gathered(database)).startswith("## No trial has completed yet\n\nThe search still runs.\n\n")
 
 
-def test_many_reasons_are_counted_and_cut(material: Material) -> None:
+def test_many_reasons_are_counted_and_cut(material: ReportData) -> None:
     failed = next(trial for trial in material.results.trials if trial.state == "FAIL")
     more = [replace(failed, number=10 + n, reason=f"reason {n // 2}") for n in range(14)]
     note = study_note(replace(material, results=replace(material.results, trials=(*material.results.trials, *more))))

@@ -6,15 +6,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from hpo.dashboard.pictures import DRAWN, MOST_NAMED, MOST_WRITTEN, Picture, axis_ends, pictures_of, ticks_between
-from hpo.report.material import Material
+from hpo.dashboard.pictures import DRAWN, MOST_NAMED, MOST_WRITTEN, TrialPicture, axis_ends, pictures_of, ticks_between
+from hpo.report.report_data import ReportData
 from tests.report.studies import material, scores, several, trial
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = (r"$\frac{", "<script>a</script>", 'x" onload="y', "a\nb", "a\ufffeb", "&lt;", "愛 حب", "_" * 99, "")
 
 
-def names(study: Material, number: int) -> list[str]:
+def names(study: ReportData, number: int) -> list[str]:
     return [picture.name for picture in pictures_of(study).get(number, [])]
 
 
@@ -36,22 +36,22 @@ def test_a_trial_that_was_given_up_has_a_learning_curve() -> None:
 
 def test_a_learning_curve_is_drawn_beside_that_of_the_trial_to_take() -> None:
     study = material([trial(0, 0.6), trial(1, 0.9)])
-    said = texts(Picture(trial=0, name="learning_curve").drawn(study))
+    said = texts(TrialPicture(trial=0, name="learning_curve").drawn(study))
     assert {"trial 0", "trial 1", "macro f1", "share of the longest trial that was seen, in %"} <= set(said)
-    of_the_best = texts(Picture(trial=1, name="learning_curve").drawn(study))
+    of_the_best = texts(TrialPicture(trial=1, name="learning_curve").drawn(study))
     assert "trial 0" not in of_the_best
 
 
 def test_a_confusion_matrix_has_the_shares_of_each_label() -> None:
     confused = replace(scores(0.9), confusion=((27, 3), (0, 30)))
     study = material([replace(trial(0, 0.9), validation=confused)])
-    said = texts(Picture(trial=0, name="confusion_matrix").drawn(study))
+    said = texts(TrialPicture(trial=0, name="confusion_matrix").drawn(study))
     assert said[-5:] == ["label", "90", "10", "0", "100"]
 
 
 def test_a_label_is_text_whatever_stands_in_it() -> None:
     study = material([replace(trial(0, 0.9), validation=scores(0.9, HOSTILE))])
-    drawn = Picture(trial=0, name="confusion_matrix").drawn(study)
+    drawn = TrialPicture(trial=0, name="confusion_matrix").drawn(study)
     assert {r"$\frac{", "<script>a</scri…", 'x" onload="y', "a·b", "&lt;", "愛 حب", "_" * 15 + "…"} <= set(texts(drawn))
     elements = list(ElementTree.fromstring(drawn).iter())
     assert f"{SVG}script" not in {one.tag for one in elements}
@@ -61,7 +61,7 @@ def test_a_label_is_text_whatever_stands_in_it() -> None:
 @pytest.mark.parametrize("classes", [1, 9, 77])
 def test_any_number_of_classes_is_drawn(classes: int) -> None:
     study = material([replace(trial(0, 0.9), validation=scores(0.9, [f"label {place}" for place in range(classes)]))])
-    said = texts(Picture(trial=0, name="confusion_matrix").drawn(study))
+    said = texts(TrialPicture(trial=0, name="confusion_matrix").drawn(study))
     assert ("label 0" in said) == (classes <= MOST_NAMED)
     assert ("100" in said) == (classes <= MOST_WRITTEN)
 

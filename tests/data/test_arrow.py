@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from hpo.config.study_file import DataConfig
-from hpo.data.formats import read_table
+from hpo.data.readers.formats import read_table
+from hpo.data.readers.table import Table
 from hpo.data.sources import read_examples
-from hpo.data.table import Table
 from hpo.errors import DataError
 
 

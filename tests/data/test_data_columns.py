@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from hpo.data.columns import LABEL_NAMES, TEXT_NAMES, Columns, find_columns
-from hpo.data.table import Table
+from hpo.data.readers.table import Table
 from hpo.errors import DataError
 
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpo.config.study_file import DataConfig
-from hpo.data.formats import FORMATS, read_table
+from hpo.data.readers.formats import FORMATS, read_table
+from hpo.data.readers.table import Table
 from hpo.data.sources import read_examples
-from hpo.data.table import Table
 from hpo.errors import DataError
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)

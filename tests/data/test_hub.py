@@ -9,8 +9,8 @@ import datasets
 import pytest
 
 from hpo.config.study_file import DataConfig
-from hpo.data.hub import HubAddress, Role, parse_address
-from hpo.data.locations import read_source
+from hpo.data.readers.hub import HubAddress, Role, parse_address
+from hpo.data.readers.locations import read_source
 from hpo.data.sources import read_examples
 from hpo.data.splits import load_splits
 from hpo.errors import DataError

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hpo.config.study_file import DataConfig
-from hpo.data.locations import read_source
+from hpo.data.readers.locations import read_source
 from hpo.data.sources import read_examples
 from hpo.errors import DataError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.data.formats import read_table
+from hpo.data.readers.formats import read_table
 from hpo.errors import DataError
 
 TEXTS = {

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hpo.config.held_out import parse_yaml
 
 from hpo.config.hyperparameters import ADDED_LATER
-from hpo.config.reading import parse_yaml
 from hpo.config.study_file import StudyConfig, load_config
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.export.configs import best_configuration, configuration_of, to_json, to_yaml
@@ -23,7 +23,7 @@ from hpo.search.assignments import build_assignment
 from hpo.space.space_file import space_of
 from hpo.store.engine import open_database
 from hpo.store.results import StudyResults, read_results
-from hpo.store.results import TestReading as Look
+from hpo.store.results import TestEvaluation as Look
 from hpo.verdict.findings import Confirmed, Interval, Verdict
 from hpo.verdict.plain import verdict_to_plain
 

@@ -22,14 +22,14 @@ from hpo.config.study_file import EvaluationConfig, ModelConfig, TaskConfig
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError, TrainingError
 from hpo.export import model_folder
-from hpo.export.exported import Confirmation, Ends, Exported
+from hpo.export.exported import Ends, Exported, ExportedConfirmation
 from hpo.export.exported import TestLook as Look
 from hpo.export.model_card import model_card, written
 from hpo.export.model_folder import _plain, made_whole, plan_of, train_into
 from hpo.export.retraining import compute_of, here
 from hpo.messages import Milestone
+from hpo.model.pretrained import load_model
 from hpo.tasks.registry import TASKS
-from hpo.training.models import load_model
 from tests.command_line import Hpo
 from tests.models import save_tiny_llama
 
@@ -103,7 +103,7 @@ def test_its_card_says_how_it_was_chosen_and_how_sure_that_is(exported: Exported
     assert exported.data.fingerprint in plain
     assert f"learning_rate: {exported.hyperparameters.learning_rate}" in plain
     assert f"torch: {exported.versions['torch']}" in plain
-    confirmed = Confirmation(score=0.8, low=0.7, high=0.9, scores=(0.7, 0.9), rows=1234, unseen=True)
+    confirmed = ExportedConfirmation(score=0.8, low=0.7, high=0.9, scores=(0.7, 0.9), rows=1234, unseen=True)
     sure = exported.model_copy(
         update={
             "confirmed": confirmed,

@@ -15,7 +15,7 @@ from transformers import pipeline
 from hpo.export.exported import Exported
 from hpo.export.model_folder import train_into
 from hpo.export.retraining import compute_of, here, opened
-from hpo.training.trial_model import TrialModel
+from hpo.model.trial_model import TrialModel
 from tests.command_line import Hpo
 from tests.models import WORDS
 
@@ -66,14 +66,14 @@ def test_it_says_what_held_out_evaluation_said_of_the_same_rows_and_weights(
 ) -> None:
     place = here(exported, compute_of(exported))
     worker = opened(exported, place)
-    bench = worker._bench
-    model = TrialModel(bench.model, bench.task, exported.hyperparameters, seed=0)
+    context = worker._context
+    model = TrialModel(context.model, context.task, exported.hyperparameters, seed=0)
     model.load(load_file(trained_folder / "model.safetensors"))
-    said = bench.predict(bench.tokenized(exported.hyperparameters.max_length).validation)
+    said = context.predict(context.tokenized(exported.hyperparameters.max_length).validation)
     texts = place.splits.validation.texts
     answer = hpo("predict", trained_folder, written(Path("in.csv"), [{"text": text} for text in texts]))
     rows = rows_of(answer.out)
-    names = bench.task.label_names
+    names = context.task.label_names
     assert [row["prediction"] for row in rows] == [names[label] for label in said.probabilities.argmax(axis=1)]
     assert [float(row["probability"]) for row in rows] == pytest.approx(said.probabilities.max(axis=1), abs=1e-9)
 

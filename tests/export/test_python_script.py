@@ -24,11 +24,11 @@ from hpo.export.python_script import content_of_script, script
 from hpo.export.retraining import compute_of
 from hpo.metrics.classification import METRICS, classification_scores
 from hpo.metrics.metric import Objective
-from hpo.metrics.objective import resolve_metric
 from hpo.metrics.predictions import Predictions
+from hpo.metrics.selection import resolve_metric
+from hpo.model.methods import select_parameters
 from hpo.training import gradients
 from hpo.training.layer_rates import heights, rate_factors
-from hpo.training.methods import select_parameters
 from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.schedules import SCHEDULES, factor
 from tests.models import write_texts

@@ -182,7 +182,7 @@ def test_trainer_trains_the_model_that_hpo_trains(exported: Exported, values: di
     chosen = with_values(exported, **(usual | values)).model_copy(update={"model": model})
     said: list[str] = []
     train_into(tmp_path / "ours", chosen, compute_of(chosen), "train", said.append)
-    begun = opened(chosen, here(chosen, compute_of(chosen)))._bench
+    begun = opened(chosen, here(chosen, compute_of(chosen)))._context
     begun.begin(chosen.hyperparameters, chosen.seed, STEPS)
     data = begun.tokenized(16)
 

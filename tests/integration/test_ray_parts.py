@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from hpo.runners.cluster import set_up_ray
-from hpo.runners.demand import Demand
+from hpo.runners.ray.resources import Demand
+from hpo.runners.ray.setup import set_up_ray
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'llm-hpo[ray]'")
 set_up_ray()
@@ -15,9 +15,9 @@ set_up_ray()
 import ray  # noqa: E402
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group  # noqa: E402
 
-from hpo.runners.ray_tune import lane  # noqa: E402
-from hpo.runners.ray_tune.joining import machines_of_cluster  # noqa: E402
-from hpo.runners.ray_tune.tuning import TuneCarrier  # noqa: E402
+from hpo.runners.ray import cluster_worker  # noqa: E402
+from hpo.runners.ray.carrier import TuneCarrier  # noqa: E402
+from hpo.runners.ray.cluster import machines_of_cluster  # noqa: E402
 
 PARKED = 1200
 pytestmark = pytest.mark.timeout(180)
@@ -35,11 +35,11 @@ def cluster() -> Iterator[None]:
 def test_lanes_that_wait_at_the_desk_keep_no_message_from_it() -> None:
     """Those of lanes that have died wait there too: Ray by itself serves a thousand calls, and the next one never."""
     carrier = TuneCarrier(Demand(rank={"CPU": 1}, ranks=1), asked=0)
-    waiting = [carrier.desk.hear.remote(f"lane-{n}") for n in range(PARKED)]
+    waiting = [carrier.mailbox.hear.remote(f"lane-{n}") for n in range(PARKED)]
     for n in (0, PARKED - 1):
         carrier.tell(f"lane-{n}", f"to {n}")
         assert [pickle.loads(message) for message in ray.get(waiting[n], timeout=60)] == [f"to {n}"]
-    ray.kill(carrier.desk)
+    ray.kill(carrier.mailbox)
 
 
 @pytest.mark.parametrize("part", [0.6, 0.3333])
@@ -62,7 +62,7 @@ def test_a_lane_sees_its_own_gpu_where_ray_is_told_not_to_hide_the_others() -> N
     class Seeing:
         def seen(self) -> tuple[str | None, str | None]:
             before = os.environ.get("CUDA_VISIBLE_DEVICES")
-            lane.see_own_gpus()
+            cluster_worker.see_own_gpus()
             return before, os.environ.get("CUDA_VISIBLE_DEVICES")
 
     taken = placement_group([{"GPU": 1}])

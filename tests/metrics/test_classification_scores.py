@@ -12,9 +12,9 @@ from sklearn import metrics as reference
 
 from hpo.messages import Scores
 from hpo.metrics.classification import METRICS, classification_scores
+from hpo.metrics.confusion import Floats, Integers
 from hpo.metrics.metric import Objective
 from hpo.metrics.predictions import Predictions
-from hpo.metrics.tally import Floats, Integers
 
 PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
 

@@ -5,7 +5,7 @@ import pytest
 from hpo.errors import ConfigurationError
 from hpo.metrics.classification import METRICS
 from hpo.metrics.metric import Objective
-from hpo.metrics.objective import NEGATED, resolve_metric
+from hpo.metrics.selection import NEGATED, resolve_metric
 
 THREE = ["a", "b", "c"]
 

@@ -12,8 +12,8 @@ from scipy import stats
 from sklearn import metrics as reference
 
 from hpo.errors import ConfigurationError
+from hpo.metrics.confusion import Floats
 from hpo.metrics.regression import METRICS, Numbers, regression_score, regression_scores, resolve_regression_metric
-from hpo.metrics.tally import Floats
 
 # Errors are 0, 1, -1 and 2; ranks 1, 2, 3, 4 and 1, 3, 2, 4.
 TRUE, PREDICTED = (1.0, 2.0, 3.0, 5.0), (1.0, 3.0, 2.0, 7.0)

@@ -7,10 +7,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, create_trial
 
 from hpo.config.study_file import load_config
-from hpo.messages import Reading, Scores, Slice, Standing
-from hpo.report.material import Material
-from hpo.store.evaluations import Course, Evaluation, LastAttempt
-from hpo.store.results import ConfirmingRun, StudyResults, TestReading, TrialResult
+from hpo.messages import HeldOutEvaluation, Scores, Slice, Standing
+from hpo.report.report_data import ReportData
+from hpo.store.history import Evaluation, LastAttempt, StudyHistory
+from hpo.store.results import ConfirmingRun, StudyResults, TestEvaluation, TrialResult
 from hpo.store.standing import StudyState
 from hpo.verdict.findings import Confirmed, Difference, Interval, Rung, Verdict
 
@@ -58,19 +58,19 @@ def several(number: int) -> list[TrialResult]:
     return [trial(place, 0.6 + 0.3 * ((place * 7) % number) / number) for place in range(number)]
 
 
-def reading(objective: float, *slices: Slice, labels: Sequence[str] = LABELS) -> Reading:
-    return Reading(scores=scores(objective, labels), deviations=(), slices=slices)
+def held_out(objective: float, *slices: Slice, labels: Sequence[str] = LABELS) -> HeldOutEvaluation:
+    return HeldOutEvaluation(scores=scores(objective, labels), deviations=(), slices=slices)
 
 
 def confirming(of: int, objective: float, *slices: Slice, seed: int = 1) -> ConfirmingRun:
     return ConfirmingRun(
-        trial=seed, confirms=of, seed=seed, reading=reading(objective, *slices), validation=scores(objective),
+        trial=seed, confirms=of, seed=seed, held_out=held_out(objective, *slices), validation=scores(objective),
         train=None, epoch=2.0, seconds=100.0,
     )  # fmt: skip
 
 
-def look_at_test(of: int, objective: float, *slices: Slice) -> TestReading:
-    return TestReading(trial=of, scores=scores(objective), slices=slices, read_at=BEGUN + 90_000)
+def look_at_test(of: int, objective: float, *slices: Slice) -> TestEvaluation:
+    return TestEvaluation(trial=of, scores=scores(objective), slices=slices, read_at=BEGUN + 90_000)
 
 
 def verdict(winner: int = 3) -> Verdict:
@@ -92,7 +92,7 @@ def verdict(winner: int = 3) -> Verdict:
     )  # fmt: skip
 
 
-def material(trials: Sequence[TrialResult], **changes: Any) -> Material:
+def material(trials: Sequence[TrialResult], **changes: Any) -> ReportData:
     """Return the material of a study with these trials, each evaluated four times; `changes` by field of any part."""
     configuration = load_config(
         values={"study": "by hand", "model": {"name": "none"}, "data": {"train": "none.csv", "group_column": "source"}}
@@ -108,22 +108,22 @@ def material(trials: Sequence[TrialResult], **changes: Any) -> Material:
             "name": "by hand", "metric": "macro_f1", "now": BEGUN + 86_400, "lease": None, "standing": standing,
             "running": (), "waiting": (), "device_seconds": 5400.0, "run_begun": None, "run_ended": None, "events": (),
         },
-        Course: {
+        StudyHistory: {
             "begun_at": BEGUN if trials else None,
             "evaluations": tuple(one for each in trials for one in curve(each)),
             "last_attempts": tuple(map(last_attempt, trials)),
             "completed": frozen([each for each in trials if each.state == "COMPLETE"]),
         },
-        Material: {"verdict": None, "audit": None, "advice": (), "led_by": None},
+        ReportData: {"verdict": None, "audit": None, "advice": (), "led_by": None},
     }  # fmt: skip
     for fields in parts.values():
         fields |= {name: changes.pop(name) for name in fields.keys() & changes.keys()}
     assert not changes, changes
-    return Material(
+    return ReportData(
         results=StudyResults(**parts[StudyResults]),
         state=StudyState(**parts[StudyState]),
-        course=Course(**parts[Course]),
-        **parts[Material],
+        course=StudyHistory(**parts[StudyHistory]),
+        **parts[ReportData],
     )
 
 

@@ -13,13 +13,13 @@ from hpo.messages import Slice
 from hpo.report.drawing import Scale, safe
 from hpo.report.figures import FIGURES
 from hpo.report.hyperparameters import varied
-from hpo.report.material import Material
+from hpo.report.report_data import ReportData
 from tests.report.studies import confirming, frozen, look_at_test, material, scores, several, trial, verdict
 
 IMAGE = "<img src=x onerror=alert(1)>"
 
 
-def drawn(name: str, study: Material) -> Figure:
+def drawn(name: str, study: ReportData) -> Figure:
     """Return a figure, which can be written as JSON."""
     figure = FIGURES[name](study)
     assert isinstance(figure, Figure), figure
@@ -215,7 +215,7 @@ def test_hostile_names_reach_plotly_as_text() -> None:
     ]
     group = Slice(by="group", name=IMAGE, rows=3, score=0.5)
     shown = material(
-        hostile, completed=(), test=(look_at_test(2, 0.7, group),), baselines={IMAGE: confirming(0, 0.5).reading}
+        hostile, completed=(), test=(look_at_test(2, 0.7, group),), baselines={IMAGE: confirming(0, 0.5).held_out}
     )
     for name in FIGURES:
         figure = FIGURES[name](shown)

@@ -6,8 +6,8 @@ import pytest
 
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.report.figures import FIGURES
-from hpo.report.material import Material
 from hpo.report.notebook import Study
+from hpo.report.report_data import ReportData
 from tests.report.studies import material, several, trial, verdict
 
 
@@ -42,7 +42,7 @@ def test_what_was_confirmed_has_a_row_for_each_configuration_and_each_baseline()
 
 
 @pytest.mark.parametrize("study", [material([]), material([trial(0, state="RUNNING")])], ids=["empty", "running"])
-def test_frames_without_a_row_have_their_columns(study: Material) -> None:
+def test_frames_without_a_row_have_their_columns(study: ReportData) -> None:
     frames = Study(study)
     assert len(frames.verdict) == len(frames.confirmed) == 0
     assert "score" in frames.trials.columns

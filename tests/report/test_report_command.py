@@ -8,9 +8,9 @@ from typer.testing import CliRunner, Result
 
 from hpo.cli.main import app
 from hpo.errors import ConfigurationError, HpoError, StoreError
-from hpo.report.material import gathered
 from hpo.report.notebook import load_study
 from hpo.report.page import MARK
+from hpo.report.report_data import gathered
 from hpo.store.engine import open_database
 from hpo.store.migrations.upgrade import VERSION_TABLE
 from hpo.store.studies import CONFIRMS_ATTRIBUTE

@@ -12,8 +12,8 @@ import pytest
 from hpo.messages import Slice
 from hpo.report.drawing import LONGEST_TEXT
 from hpo.report.figures import FIGURES
-from hpo.report.material import Material
 from hpo.report.page import page
+from hpo.report.report_data import ReportData
 from tests.browser import asked_for, browser, needs_browser, on_a_phone, preferring, said
 from tests.report.studies import confirming, look_at_test, material, scores, several, trial, verdict
 
@@ -47,7 +47,7 @@ def chromium(running: "Chrome") -> "Chrome":
     return running
 
 
-def full_study() -> Material:
+def full_study() -> ReportData:
     """Return a study with something for every figure."""
     slices = (Slice(by="group", name="mail", rows=20, score=0.8), Slice(by="length", name="short", rows=9, score=0.7))
     runs = (confirming(3, 0.9, *slices), confirming(3, 0.92, *slices, seed=2))
@@ -61,7 +61,7 @@ def test_a_trial_that_another_program_put_into_the_study_is_listed() -> None:
     assert "2 trials: 2 completed" in text
 
 
-def hostile_study() -> Material:
+def hostile_study() -> ReportData:
     """Return a study in which everything that comes from outside is hostile."""
     trials = [
         trial(
@@ -74,7 +74,7 @@ def hostile_study() -> Material:
     ]  # fmt: skip
     groups = [Slice(by=by, name=bad, rows=9, score=0.5) for bad in HOSTILE for by in ("group", "length")]
     names = {"name": HOSTILE[1], "versions": {HOSTILE[0]: HOSTILE[1]}, "data_fingerprint": HOSTILE[0]}
-    baselines = {bad: confirming(0, 0.4).reading for bad in HOSTILE}
+    baselines = {bad: confirming(0, 0.4).held_out for bad in HOSTILE}
     return material(
         trials, test=(look_at_test(6, 0.6, *groups),), baselines=baselines, led_by=HOSTILE[0], advice=HOSTILE,
         space={bad: bad for bad in HOSTILE[:5]}, **names,
@@ -86,7 +86,7 @@ def as_cut(text: str) -> str:
     return plain if len(plain) <= LONGEST_TEXT else plain[: LONGEST_TEXT - 1] + "…"
 
 
-def opened(driver: "Chrome", study: Material, folder: Path) -> None:
+def opened(driver: "Chrome", study: ReportData, folder: Path) -> None:
     """Open the report on a study, and wait until its figures are drawn."""
     from selenium.webdriver.support.wait import WebDriverWait
 
@@ -142,7 +142,7 @@ def test_a_script_that_comes_in_all_the_same_does_not_run(chromium: "Chrome", tm
 @pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("study", [full_study, hostile_study])
-def test_a_phone_does_not_scroll_sideways(chromium: "Chrome", tmp_path: Path, study: Callable[[], Material]) -> None:
+def test_a_phone_does_not_scroll_sideways(chromium: "Chrome", tmp_path: Path, study: Callable[[], ReportData]) -> None:
     on_a_phone(chromium)
     try:
         opened(chromium, study(), tmp_path)
@@ -270,6 +270,6 @@ def test_the_record_has_what_is_needed_to_do_it_again() -> None:
         assert part in text, part
 
 
-def body(study: Material) -> str:
+def body(study: ReportData) -> str:
     """Return the page without its scripts, entities read."""
     return page(study).partition("<main>")[2].partition("</main>")[0].replace("&#39;", "'")

@@ -10,7 +10,7 @@ import pytest
 from hpo.data.splits import load_splits
 from hpo.errors import ModelError, TrainingError
 from hpo.messages import Action, Assignment, Begun, Decision, Ending, Outcome, Progress
-from hpo.runners.processes import open_processes
+from hpo.runners.processes.carrier import open_processes
 from hpo.runners.remote_workforce import RemoteWorkforce
 from hpo.runners.workforce import Lost, Said
 from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, write_texts
@@ -34,10 +34,10 @@ def begun(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         opened: Any = open_processes(config, splits, folder, opener=open_counting)
     else:
         pytest.importorskip("ray", reason="Ray is not installed: pip install 'llm-hpo[ray]'")
-        from hpo.runners.cluster import set_up_ray
+        from hpo.runners.ray.setup import set_up_ray
 
         set_up_ray()
-        from hpo.runners.ray_tune.tuning import open_ray_tune
+        from hpo.runners.ray.carrier import open_ray_tune
 
         opened = open_ray_tune(config, splits, folder, opener=open_counting)
     with opened as workforce:

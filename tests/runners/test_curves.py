@@ -11,9 +11,9 @@ import pytest
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import ConfigurationError, HpoError, NoResultError
 from hpo.messages import Assignment, Ending, Milestone
-from hpo.runners.simulation.curves import Curve, Point, Recording, export_curves, read_curves, to_lines
-from hpo.runners.simulation.generated_curves import Generated
-from hpo.runners.simulation.recorded_curves import Recorded, differences, distance
+from hpo.runners.replay.curves import Curve, Point, Recording, export_curves, read_curves, to_lines
+from hpo.runners.replay.generated_curves import Generated
+from hpo.runners.replay.recorded_curves import Recorded, differences, distance
 from hpo.store.engine import open_database
 from tests.search.scripted import CPU, ended, led, report_at, search, study_at
 

@@ -14,16 +14,16 @@ from optuna.trial import TrialState
 
 from hpo.config.study_file import ComputeConfig
 from hpo.errors import TrainingError
+from hpo.files.remote import Mirror
 from hpo.messages import Assignment, Capacity, Ending, Outcome
 from hpo.runners.dispatch import Dispatch
-from hpo.runners.replay import EVENING, ReplayWorkforce, VirtualClock
+from hpo.runners.replay.faults import ReplayFault, ReplayFaultKind, ReplayFaults
+from hpo.runners.replay.generated_curves import Generated
+from hpo.runners.replay.workforce import EVENING, ReplayWorkforce, VirtualClock
 from hpo.runners.run import is_over
-from hpo.runners.simulation.generated_curves import Generated
-from hpo.runners.simulation.mishaps import Mishap, MishapKind, Mishaps
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import Lost, Said, Unfit
 from hpo.search.coordinator import Coordinator
-from hpo.training.mirror import Mirror
 from tests.search.scripted import led, plain_trials, rows, study_at, written
 
 HOUR = 3600.0
@@ -53,10 +53,10 @@ class Night:
     """One run over a virtual clock."""
 
     def __init__(
-        self, coordinator: Coordinator, clock: VirtualClock, workers: int, mishaps: Mishaps | None, ahead: int
+        self, coordinator: Coordinator, clock: VirtualClock, workers: int, faults: ReplayFaults | None, ahead: int
     ):
         self.coordinator, self.clock, self.seen, self.stop = coordinator, clock, Seen(), Event()
-        self.workforce = ReplayWorkforce(workers, Generated(3), clock, ahead=ahead, mishaps=mishaps, metric="macro_f1")
+        self.workforce = ReplayWorkforce(workers, Generated(3), clock, ahead=ahead, faults=faults, metric="macro_f1")
 
     def run(self, compute: ComputeConfig | None = None) -> None:
         Dispatch(
@@ -81,14 +81,14 @@ def night(
     url: str,
     *,
     workers: int = 2,
-    mishaps: Mishaps | None = None,
+    faults: ReplayFaults | None = None,
     clock: VirtualClock | None = None,
     ahead: int = 1,
     **sections: Any,
 ) -> Iterator[Night]:
     clock = clock or VirtualClock()
     with led(study_at(url, **sections), clock=clock) as coordinator:
-        yield Night(coordinator, clock, workers, mishaps, ahead)
+        yield Night(coordinator, clock, workers, faults, ahead)
 
 
 def states(url: str) -> list[TrialState]:
@@ -215,8 +215,8 @@ def test_a_first_worker_that_is_not_yet_open_is_not_waited_for_beyond_the_end(ho
 
 
 def test_a_worker_that_dies_costs_no_trial(sqlite_url: str) -> None:
-    mishaps = Mishaps(rates={MishapKind.DIE: 0.4}, seed=5)
-    with night(sqlite_url, workers=3, mishaps=mishaps, budget={"trials": 15}) as one:
+    faults = ReplayFaults(rates={ReplayFaultKind.DIE: 0.4}, seed=5)
+    with night(sqlite_url, workers=3, faults=faults, budget={"trials": 15}) as one:
         one.run()
     assert len(one.seen.endings(Ending.DIED)) > 2
     assert states(sqlite_url) == [TrialState.COMPLETE] * 15
@@ -224,8 +224,8 @@ def test_a_worker_that_dies_costs_no_trial(sqlite_url: str) -> None:
 
 
 def test_a_worker_that_hangs_is_killed_and_its_trial_goes_on(sqlite_url: str) -> None:
-    mishaps = Mishaps(script=(Mishap(kind=MishapKind.HANG, trial=1, attempt=1),))
-    with night(sqlite_url, mishaps=mishaps, budget={"trials": 6}) as one:
+    faults = ReplayFaults(script=(ReplayFault(kind=ReplayFaultKind.HANG, trial=1, attempt=1),))
+    with night(sqlite_url, faults=faults, budget={"trials": 6}) as one:
         one.run(ComputeConfig(hang_minutes=45))
     assert one.seen.endings(Ending.DIED) == [1]
     [lost] = [outcome for outcome in one.seen.outcomes if outcome.ending is Ending.DIED]
@@ -234,8 +234,8 @@ def test_a_worker_that_hangs_is_killed_and_its_trial_goes_on(sqlite_url: str) ->
 
 
 def test_a_device_on_which_trials_fail_is_left_out_and_its_trials_go_on_elsewhere(sqlite_url: str) -> None:
-    mishaps = Mishaps(script=(Mishap(kind=MishapKind.FAIL, worker="replay-1"),))
-    with night(sqlite_url, workers=3, mishaps=mishaps, budget={"trials": 12}) as one:
+    faults = ReplayFaults(script=(ReplayFault(kind=ReplayFaultKind.FAIL, worker="replay-1"),))
+    with night(sqlite_url, workers=3, faults=faults, budget={"trials": 12}) as one:
         one.run()
     assert list(one.seen.out) == ["replay-1"]
     assert states(sqlite_url) == [TrialState.COMPLETE] * 12
@@ -275,15 +275,15 @@ class Failing(ReplayWorkforce):
         return said
 
 
-def failing(one: Night, workers: int, mishaps: Mishaps, unfit: set[str]) -> None:
-    one.workforce = Failing(workers, Generated(6), one.clock, ahead=1, mishaps=mishaps, metric="macro_f1")
+def failing(one: Night, workers: int, faults: ReplayFaults, unfit: set[str]) -> None:
+    one.workforce = Failing(workers, Generated(6), one.clock, ahead=1, faults=faults, metric="macro_f1")
     one.workforce.unfit = frozenset(unfit)
 
 
 def test_a_worker_that_cannot_be_started_again_is_told_once_and_its_trials_go_on_elsewhere(sqlite_url: str) -> None:
-    mishaps = Mishaps(script=(Mishap(kind=MishapKind.DIE, worker="replay-1"),))
+    faults = ReplayFaults(script=(ReplayFault(kind=ReplayFaultKind.DIE, worker="replay-1"),))
     with night(sqlite_url, budget={"trials": 6}) as one:
-        failing(one, 2, mishaps, {"replay-1"})
+        failing(one, 2, faults, {"replay-1"})
         one.run()
     assert one.seen.out == {"replay-1": "No memory."}
     assert states(sqlite_url) == [TrialState.COMPLETE] * 6
@@ -291,14 +291,14 @@ def test_a_worker_that_cannot_be_started_again_is_told_once_and_its_trials_go_on
 
 def test_the_last_trial_is_tried_again_where_it_failed_when_no_other_worker_is_left(sqlite_url: str) -> None:
     """It fails on the one; the other, for which it waits, dies of another trial and cannot be started again."""
-    mishaps = Mishaps(
+    faults = ReplayFaults(
         script=(
-            Mishap(kind=MishapKind.FAIL, trial=1, attempt=1),
-            Mishap(kind=MishapKind.DIE, worker="replay-0", trial=0),
+            ReplayFault(kind=ReplayFaultKind.FAIL, trial=1, attempt=1),
+            ReplayFault(kind=ReplayFaultKind.DIE, worker="replay-0", trial=0),
         )
     )
     with night(sqlite_url, budget={"trials": 2}, ahead=0) as one:
-        failing(one, 2, mishaps, {"replay-0"})
+        failing(one, 2, faults, {"replay-0"})
         one.run()
     assert states(sqlite_url) == [TrialState.COMPLETE] * 2
 
@@ -324,9 +324,9 @@ class Wearing(ReplayWorkforce):
 
 
 def test_what_waits_for_a_worker_that_is_gone_is_for_those_that_are_left(sqlite_url: str) -> None:
-    mishaps = Mishaps(script=(Mishap(kind=MishapKind.FAIL, trial=1, attempt=1, share=0.1),))
+    faults = ReplayFaults(script=(ReplayFault(kind=ReplayFaultKind.FAIL, trial=1, attempt=1, share=0.1),))
     with night(sqlite_url, budget={"trials": 2}, ahead=0) as one:
-        one.workforce = Wearing(2, Generated(3), one.clock, ahead=0, mishaps=mishaps, metric="macro_f1")
+        one.workforce = Wearing(2, Generated(3), one.clock, ahead=0, faults=faults, metric="macro_f1")
         one.run()
     assert states(sqlite_url) == [TrialState.COMPLETE] * 2
 
@@ -339,9 +339,9 @@ def test_a_search_whose_workers_are_gone_for_good_does_not_end_as_if_it_were_don
 
 
 def test_a_search_without_a_worker_left_ends_with_why(sqlite_url: str) -> None:
-    mishaps = Mishaps(rates={MishapKind.DIE: 1.0})
+    faults = ReplayFaults(rates={ReplayFaultKind.DIE: 1.0})
     with night(sqlite_url, budget={"trials": 6}) as one:
-        failing(one, 2, mishaps, {"replay-0", "replay-1"})
+        failing(one, 2, faults, {"replay-0", "replay-1"})
         with pytest.raises(TrainingError, match="No worker is left"):
             one.run()
     assert set(one.seen.out) == {"replay-0", "replay-1"}
@@ -349,9 +349,9 @@ def test_a_search_without_a_worker_left_ends_with_why(sqlite_url: str) -> None:
 
 
 def test_the_same_error_everywhere_ends_the_search_with_that_error_first(sqlite_url: str) -> None:
-    mishaps = Mishaps(rates={MishapKind.FAIL: 1.0})
+    faults = ReplayFaults(rates={ReplayFaultKind.FAIL: 1.0})
     with (
-        night(sqlite_url, workers=3, mishaps=mishaps, budget={"trials": 40}) as one,
+        night(sqlite_url, workers=3, faults=faults, budget={"trials": 40}) as one,
         pytest.raises(TrainingError) as told,
     ):
         one.run()
@@ -364,9 +364,9 @@ def test_the_same_error_everywhere_ends_the_search_with_that_error_first(sqlite_
 
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_goes_wrong_nothing_is_lost_and_nothing_is_there_twice(seed: int, sqlite_url: str) -> None:
-    rates = {MishapKind.DIE: 0.15, MishapKind.FAIL: 0.1, MishapKind.HANG: 0.05}
+    rates = {ReplayFaultKind.DIE: 0.15, ReplayFaultKind.FAIL: 0.1, ReplayFaultKind.HANG: 0.05}
     config: dict[str, Any] = {"budget": {"trials": 20}, "search": {"sampler": "tpe", "pruner": "median"}}
-    with night(sqlite_url, workers=4, mishaps=Mishaps(rates=rates, seed=seed), **config) as one:
+    with night(sqlite_url, workers=4, faults=ReplayFaults(rates=rates, seed=seed), **config) as one:
         one.run()
     trials = plain_trials(sqlite_url)
     assert [trial.number for trial in trials] == list(range(20))

@@ -9,9 +9,9 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.sources import Examples
 from hpo.data.splits import Splits, split_examples
 from hpo.messages import Probe
-from hpo.metrics.objective import resolve_metric
-from hpo.runners.checking import doubts
-from hpo.runners.checking.forecast import Forecast, Probed, reading_seconds
+from hpo.metrics.selection import resolve_metric
+from hpo.runners.check import warnings
+from hpo.runners.check.forecast import Forecast, Probed, reading_seconds
 
 GIB = 2**30
 FULL, HEAD = Hyperparameters(epochs=6), Hyperparameters(method="head", epochs=2)
@@ -19,7 +19,7 @@ FULL, HEAD = Hyperparameters(epochs=6), Hyperparameters(method="head", epochs=2)
 
 def probe(**values: Any) -> Probe:
     usual: dict[str, Any] = {
-        "feasible": True, "rows_at_once": None, "seconds_per_step": 0.5,
+        "feasible": True, "micro_batch_size": None, "seconds_per_step": 0.5,
         "seconds_per_scored_row": 0.01, "peak_memory_bytes": 3 * GIB, "checkpoint_bytes": 2 * GIB,
         "weights_bytes": GIB, "first_loss": math.log(2),
     }  # fmt: skip
@@ -95,18 +95,18 @@ def test_reading_the_test_split_is_given_twice_its_time_and_a_second() -> None:
 
 @pytest.mark.parametrize(("loss", "doubted"), [(1.01, False), (1.05, True), (0.36, False), (0.3, True)])
 def test_the_first_loss_is_within_half_of_the_log_of_the_classes(loss: float, doubted: bool) -> None:
-    sentence = doubts.on_first_loss(probe(first_loss=loss), math.log(2))
+    sentence = warnings.on_first_loss(probe(first_loss=loss), math.log(2))
     assert (sentence is not None) == doubted
     assert sentence is None or f"is {loss:.2f}, but" in sentence
 
 
 def test_a_loss_that_is_no_number_is_told_as_such() -> None:
-    assert doubts.on_first_loss(probe(first_loss=math.nan), math.log(2)) == doubts.NO_NUMBER
+    assert warnings.on_first_loss(probe(first_loss=math.nan), math.log(2)) == warnings.NO_NUMBER
 
 
 def test_texts_that_are_cut() -> None:
-    assert doubts.on_cut_texts(0.1, 128) is None
-    assert "12% of the training texts" in (doubts.on_cut_texts(0.12, 128) or "")
+    assert warnings.on_cut_texts(0.1, 128) is None
+    assert "12% of the training texts" in (warnings.on_cut_texts(0.12, 128) or "")
 
 
 def test_classes_that_few_rows_tell_about() -> None:
@@ -114,72 +114,72 @@ def test_classes_that_few_rows_tell_about() -> None:
     of_both, of_sport, of_rows = (
         resolve_metric(metric, names, names, "sport") for metric in ("macro_f1", "f1", "accuracy")
     )
-    assert doubts.on_rare_classes(splits(10, 10), of_both) is None
-    assert "about 'sport' (9), so" in (doubts.on_rare_classes(splits(9, 10), of_both) or "")
-    assert "about 'sport' (9), so" in (doubts.on_rare_classes(splits(9, 10), of_sport) or "")
-    assert doubts.on_rare_classes(splits(10, 9), of_sport) is None
-    assert doubts.on_rare_classes(splits(9, 9), of_rows) is None
+    assert warnings.on_rare_classes(splits(10, 10), of_both) is None
+    assert "about 'sport' (9), so" in (warnings.on_rare_classes(splits(9, 10), of_both) or "")
+    assert "about 'sport' (9), so" in (warnings.on_rare_classes(splits(9, 10), of_sport) or "")
+    assert warnings.on_rare_classes(splits(10, 9), of_sport) is None
+    assert warnings.on_rare_classes(splits(9, 9), of_rows) is None
 
 
 def test_a_time_for_fewer_than_ten_trials() -> None:
-    assert doubts.on_few_trials(forecast(), 6) is None
-    assert doubts.on_few_trials(forecast(seconds_left=None), 6) is None
-    sentence = doubts.on_few_trials(forecast(seconds_left=1299.0), 6)
+    assert warnings.on_few_trials(forecast(), 6) is None
+    assert warnings.on_few_trials(forecast(seconds_left=None), 6) is None
+    sentence = warnings.on_few_trials(forecast(seconds_left=1299.0), 6)
     assert sentence is not None
     assert "longest, 8 would fit" in sentence
     assert "epochs, now 6" in sentence
 
 
 def test_trials_beyond_their_own_limit() -> None:
-    assert doubts.on_trial_time(forecast(), None) is None
-    assert doubts.on_trial_time(forecast(), 260.0) is None
+    assert warnings.on_trial_time(forecast(), None) is None
+    assert warnings.on_trial_time(forecast(), 260.0) is None
     assert "takes about 4 min 20 s, beyond budget.trial_time, 2 min 00 s" in (
-        doubts.on_trial_time(forecast(), 120.0) or ""
+        warnings.on_trial_time(forecast(), 120.0) or ""
     )
 
 
 def test_a_grace_too_short_for_the_checkpoints_of_all_workers() -> None:
-    assert doubts.on_grace(30.0, 30.0) is None
-    sentence = doubts.on_grace(61.0, 30.0)
+    assert warnings.on_grace(30.0, 30.0) is None
+    sentence = warnings.on_grace(61.0, 30.0)
     assert sentence is not None
     assert "about 1 min 01 s to write their checkpoints, beyond compute.grace_seconds, 30 s" in sentence
     assert "set it to 130." in sentence
 
 
 def test_a_disk_too_small() -> None:
-    assert doubts.on_disk(GIB, GIB, "files") is None
+    assert warnings.on_disk(GIB, GIB, "files") is None
     assert "need up to 13 GiB, but there are 1.5 GiB for files;" in (
-        doubts.on_disk(13 * GIB, 3 * GIB // 2, "files") or ""
+        warnings.on_disk(13 * GIB, 3 * GIB // 2, "files") or ""
     )
 
 
 def test_a_memory_too_small_for_all_workers() -> None:
     one = probe(peak_memory_bytes=GIB, room_bytes=4 * GIB)
-    assert doubts.on_memory([one], 4) is None
-    assert doubts.on_memory([probe(room_bytes=0)], 5) is None, "it is not known"
-    sentence = doubts.on_memory([one, probe(peak_memory_bytes=1, room_bytes=0)], 5)
+    assert warnings.on_memory([one], 4) is None
+    assert warnings.on_memory([probe(room_bytes=0)], 5) is None, "it is not known"
+    sentence = warnings.on_memory([one, probe(peak_memory_bytes=1, room_bytes=0)], 5)
     assert sentence is not None
     assert sentence.startswith("5 workers need up to 5.0 GiB of memory, but where they train there is 4.0 GiB;")
 
 
 def test_a_store_on_a_disk_that_is_nearly_full_or_slow() -> None:
-    assert doubts.on_full_store(GIB, "/data") is None
-    assert "only 512 MiB left at /data" in (doubts.on_full_store(GIB // 2, "/data") or "")
-    assert doubts.on_slow_store(0.1, "/data") is None
-    assert "takes 0.25 s" in (doubts.on_slow_store(0.25, "/data") or "")
+    assert warnings.on_full_store(GIB, "/data") is None
+    assert "only 512 MiB left at /data" in (warnings.on_full_store(GIB // 2, "/data") or "")
+    assert warnings.on_slow_store(0.1, "/data") is None
+    assert "takes 0.25 s" in (warnings.on_slow_store(0.25, "/data") or "")
 
 
 def test_a_gpu_left_idle_and_a_battery() -> None:
-    assert doubts.on_unused_gpu(1, "auto") is None
-    assert doubts.on_unused_gpu(0, "cpu") is None
-    assert "has a GPU" in (doubts.on_unused_gpu(1, "cpu") or "")
-    assert doubts.on_battery(False) is None
-    assert "battery" in (doubts.on_battery(True) or "")
+    assert warnings.on_unused_gpu(1, "auto") is None
+    assert warnings.on_unused_gpu(0, "cpu") is None
+    assert "has a GPU" in (warnings.on_unused_gpu(1, "cpu") or "")
+    assert warnings.on_battery(False) is None
+    assert "battery" in (warnings.on_battery(True) or "")
 
 
 def test_what_does_not_fit_says_which_configuration_and_what_to_do() -> None:
-    sentence = doubts.no_room("dearest", FULL)
+    sentence = warnings.no_room("dearest", FULL)
     assert "the dearest configuration" in sentence
     assert "max_length 128" in sentence
     assert "take full out" in sentence
-    assert "out of the values" not in doubts.no_room("cheapest", HEAD)
+    assert "out of the values" not in warnings.no_room("cheapest", HEAD)

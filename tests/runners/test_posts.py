@@ -7,8 +7,8 @@ import torch
 
 from hpo.config.study_file import ComputeConfig
 from hpo.errors import ConfigurationError
-from hpo.runners.processes import runner_of
-from hpo.runners.worker_process.posts import Post, posts_of, workers_of
+from hpo.runners.processes.carrier import runner_of
+from hpo.runners.processes.worker_specs import WorkerSpec, worker_specs_of, workers_of
 
 
 @pytest.fixture
@@ -53,18 +53,18 @@ def test_a_gpu_that_is_not_there_is_refused(gpus):
 
 def test_more_workers_than_gpus_share_them_in_turns(gpus):
     gpus(2)
-    posts = posts_of(ComputeConfig(workers=3), {})
-    assert posts == (
-        Post(worker="gpu-0", devices=("cuda:0",), visible=("0",), threads=5, gpu_share=0.5),
-        Post(worker="gpu-1", devices=("cuda:1",), visible=("1",), threads=5, gpu_share=0.5),
-        Post(worker="gpu-2", devices=("cuda:0",), visible=("0",), threads=5, gpu_share=0.5),
+    worker_specs = worker_specs_of(ComputeConfig(workers=3), {})
+    assert worker_specs == (
+        WorkerSpec(worker="gpu-0", devices=("cuda:0",), visible=("0",), threads=5, gpu_share=0.5),
+        WorkerSpec(worker="gpu-1", devices=("cuda:1",), visible=("1",), threads=5, gpu_share=0.5),
+        WorkerSpec(worker="gpu-2", devices=("cuda:0",), visible=("0",), threads=5, gpu_share=0.5),
     )
 
 
 def test_gpus_that_were_chosen_from_outside_are_the_ones_used(gpus):
     gpus(2)
-    posts = posts_of(ComputeConfig(threads=3), {"CUDA_VISIBLE_DEVICES": "5, GPU-8f"})
-    assert [(post.devices, post.visible, post.threads) for post in posts] == [
+    worker_specs = worker_specs_of(ComputeConfig(threads=3), {"CUDA_VISIBLE_DEVICES": "5, GPU-8f"})
+    assert [(spec.devices, spec.visible, spec.threads) for spec in worker_specs] == [
         (("cuda:0",), ("5",), 3),
         (("cuda:1",), ("GPU-8f",), 3),
     ]
@@ -75,13 +75,17 @@ def test_each_part_of_a_gpu_that_mig_divides_has_a_worker(gpus):
     gpus(1)
     parts = {"CUDA_VISIBLE_DEVICES": "MIG-5b1e,MIG-9a2c,MIG-77d0"}
     assert workers_of(ComputeConfig(), parts) == 3
-    assert [post.visible for post in posts_of(ComputeConfig(), parts)] == [("MIG-5b1e",), ("MIG-9a2c",), ("MIG-77d0",)]
-    shared = posts_of(ComputeConfig(gpus_per_trial=0.5), parts)
-    assert [post.visible[0] for post in shared] == [*parts["CUDA_VISIBLE_DEVICES"].split(",")] * 2
+    assert [spec.visible for spec in worker_specs_of(ComputeConfig(), parts)] == [
+        ("MIG-5b1e",),
+        ("MIG-9a2c",),
+        ("MIG-77d0",),
+    ]
+    shared = worker_specs_of(ComputeConfig(gpus_per_trial=0.5), parts)
+    assert [spec.visible[0] for spec in shared] == [*parts["CUDA_VISIBLE_DEVICES"].split(",")] * 2
 
 
 def test_a_process_without_a_gpu_has_its_share_of_the_cores(gpus):
     gpus(0)
-    assert posts_of(ComputeConfig(workers=32), {})[31] == Post(
+    assert worker_specs_of(ComputeConfig(workers=32), {})[31] == WorkerSpec(
         worker="cpu-31", devices=("cpu",), visible=("",), threads=1
     )

@@ -12,16 +12,16 @@ import torch
 
 from hpo.config.study_file import ComputeConfig, StudyConfig, load_config
 from hpo.data.splits import Splits, load_splits
+from hpo.distributed.rank_group import RankInfo
 from hpo.errors import ConfigurationError, ModelError, TrainingError
 from hpo.messages import Decision, Ending, Outcome, Report
-from hpo.runners.processes import open_processes, runner_of
+from hpo.runners.processes.carrier import open_processes, runner_of
+from hpo.runners.processes.child import environment_of
+from hpo.runners.processes.protocol import Arrived
+from hpo.runners.processes.worker_specs import WorkerSpec, worker_specs_of, workers_of
 from hpo.runners.run import run
 from hpo.runners.watcher import Watcher
-from hpo.runners.worker_process.child import environment_of
-from hpo.runners.worker_process.conversation import Arrived
-from hpo.runners.worker_process.posts import Post, posts_of, workers_of
 from hpo.store.results import StudyResults
-from hpo.training.gang import Seat
 from tests.models import save_tiny_bert, tiny_assignment, write_texts
 from tests.runners.openers import open_refused
 
@@ -73,31 +73,31 @@ def test_as_many_workers_as_there_are_gpus_for(gpus, seen: int, compute: dict, r
 
 def test_gpus_are_dealt_out_in_gangs(gpus) -> None:
     gpus(4)
-    posts = posts_of(ComputeConfig(gpus_per_trial=2), {"CUDA_VISIBLE_DEVICES": "4,5,6,7"})
-    assert posts == (
-        Post(worker="gpu-0", devices=("cuda:0", "cuda:1"), visible=("4", "5"), threads=4),
-        Post(worker="gpu-1", devices=("cuda:2", "cuda:3"), visible=("6", "7"), threads=4),
+    worker_specs = worker_specs_of(ComputeConfig(gpus_per_trial=2), {"CUDA_VISIBLE_DEVICES": "4,5,6,7"})
+    assert worker_specs == (
+        WorkerSpec(worker="gpu-0", devices=("cuda:0", "cuda:1"), visible=("4", "5"), threads=4),
+        WorkerSpec(worker="gpu-1", devices=("cuda:2", "cuda:3"), visible=("6", "7"), threads=4),
     )
-    assert posts[1].arrived == Arrived(name="gpu-1", device="cuda:2 and 1 more", place="gpu-1")
-    environments = [environment_of(posts[1], rank, {"PATH": "/bin"}, "secret") for rank in range(2)]
+    assert worker_specs[1].arrived == Arrived(name="gpu-1", device="cuda:2 and 1 more", place="gpu-1")
+    environments = [environment_of(worker_specs[1], rank, {"PATH": "/bin"}, "secret") for rank in range(2)]
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == ["6", "7"]
 
 
 def test_a_gang_never_has_two_ranks_on_one_gpu(gpus) -> None:
     gpus(3)
-    posts = posts_of(ComputeConfig(gpus_per_trial=2, workers=3), {})
-    assert [post.devices for post in posts] == [("cuda:0", "cuda:1"), ("cuda:2", "cuda:0"), ("cuda:1", "cuda:2")]
+    worker_specs = worker_specs_of(ComputeConfig(gpus_per_trial=2, workers=3), {})
+    assert [spec.devices for spec in worker_specs] == [("cuda:0", "cuda:1"), ("cuda:2", "cuda:0"), ("cuda:1", "cuda:2")]
 
 
 def test_several_workers_share_a_gpu(gpus) -> None:
     gpus(2)
-    posts = posts_of(ComputeConfig(gpus_per_trial=0.5), {})
-    assert [post.devices for post in posts] == [("cuda:0",), ("cuda:1",), ("cuda:0",), ("cuda:1",)]
+    worker_specs = worker_specs_of(ComputeConfig(gpus_per_trial=0.5), {})
+    assert [spec.devices for spec in worker_specs] == [("cuda:0",), ("cuda:1",), ("cuda:0",), ("cuda:1",)]
 
 
 def test_ranks_on_a_cpu_share_its_cores(gpus) -> None:
     gpus(0)
-    assert posts_of(ComputeConfig(ranks=4, workers=2), {})[1] == Post(
+    assert worker_specs_of(ComputeConfig(ranks=4, workers=2), {})[1] == WorkerSpec(
         worker="cpu-1", devices=("cpu",) * 4, visible=("",) * 4, threads=2
     )
 
@@ -114,7 +114,7 @@ def test_ranks_on_a_cpu_share_its_cores(gpus) -> None:
 def test_more_gpus_for_a_trial_than_there_are_is_refused(gpus, seen: int, compute: dict, told: str) -> None:
     gpus(seen)
     with pytest.raises(ConfigurationError, match=told):
-        posts_of(ComputeConfig.model_validate(compute), {})
+        worker_specs_of(ComputeConfig.model_validate(compute), {})
 
 
 def test_what_a_cluster_is_asked_for_is_not_held_against_this_machine(gpus) -> None:
@@ -267,8 +267,10 @@ def test_what_another_rank_alone_refuses_is_raised_here(
         raise AssertionError
 
 
-def open_rank_0_or_refuse(config: StudyConfig, splits: Splits, files: Path, *, seat: Seat, **_: object) -> None:
-    if seat.rank == 1:
+def open_rank_0_or_refuse(
+    config: StudyConfig, splits: Splits, files: Path, *, rank_info: RankInfo, **_: object
+) -> None:
+    if rank_info.rank == 1:
         raise ModelError("Rank 1 has no such model.")
     time.sleep(600)
 
@@ -287,8 +289,8 @@ def test_a_rank_that_cannot_be_opened_is_told_by_its_number(
         raise AssertionError
 
 
-def open_rank_0_alone(config: StudyConfig, splits: Splits, files: Path, *, seat: Seat, **_: object) -> None:
-    if seat.rank == 1:
+def open_rank_0_alone(config: StudyConfig, splits: Splits, files: Path, *, rank_info: RankInfo, **_: object) -> None:
+    if rank_info.rank == 1:
         os._exit(7)
     time.sleep(600)
 

@@ -20,10 +20,10 @@ from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits, load_splits
 from hpo.errors import ModelError, NoResultError, StoreError, TrainingError
 from hpo.messages import Action, Assignment, Begun, Capacity, Decision, Ending, Outcome, Progress, Report
-from hpo.runners.processes import ProcessCarrier, open_processes
+from hpo.runners.processes.carrier import ProcessCarrier, open_processes
+from hpo.runners.processes.child import Child
+from hpo.runners.processes.protocol import Opener, StudySetup
 from hpo.runners.remote_workforce import RemoteWorkforce
-from hpo.runners.worker_process.child import Child
-from hpo.runners.worker_process.conversation import Opener, Study
 from hpo.runners.workforce import Lost, Said, Unfit
 from hpo.training.worker import open_worker
 from tests.models import save_tiny_bert, tiny_assignment, tiny_hyperparameters, tiny_study, trained, write_texts
@@ -215,7 +215,7 @@ def test_signals_to_the_group_are_the_parents_affair(one: RemoteWorkforce) -> No
 
 def test_no_secret_reaches_a_process(one: RemoteWorkforce, study: StudyConfig, splits: Splits, files: Path) -> None:
     assert PASSWORD.encode() in pickle.dumps(study)
-    assert PASSWORD.encode() not in pickle.dumps(Study.of(study, splits, files, open_counting))
+    assert PASSWORD.encode() not in pickle.dumps(StudySetup.of(study, splits, files, open_counting))
     process = process_of(one)
     assert PASSWORD in os.environ["STORE_OF_STUDIES"]
     assert PASSWORD in os.environ["PGPASSWORD"]
@@ -347,7 +347,7 @@ def test_what_the_first_worker_refuses_is_raised_here(opened: Opened) -> None:
 def test_a_first_worker_that_dies_at_every_start_is_told_in_a_sentence(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo.runners.worker_process.child.BEGIN", "raise SystemExit(3)")
+    monkeypatch.setattr("hpo.runners.processes.child.BEGIN", "raise SystemExit(3)")
     with (
         pytest.raises(
             TrainingError,
@@ -384,7 +384,7 @@ def test_where_no_process_can_be_had_a_worker_is_done_without(opened: Opened, mo
         raise OSError(12, "Cannot allocate memory")
 
     with opened(workers=2) as workforce:
-        monkeypatch.setattr("hpo.runners.worker_process.child.Popen", no_memory)
+        monkeypatch.setattr("hpo.runners.processes.child.Popen", no_memory)
         workforce.begin("fp32")
         reason = "The worker cpu-1 is lost. Its process cannot be started: Cannot allocate memory."
         unfit = Unfit(reason=f"{reason} It was so at 3 starts in a row.")
@@ -415,7 +415,7 @@ import sys, time
 from pathlib import Path
 import psutil
 from hpo.data.splits import load_splits
-from hpo.runners.processes import open_processes
+from hpo.runners.processes.carrier import open_processes
 from tests.models import tiny_assignment, tiny_study
 from tests.runners.openers import open_counting
 compute = {"device": "cpu", "threads": 1, "ranks": int(sys.argv[3])}
@@ -458,6 +458,6 @@ def test_a_closed_connection_ends_a_process_in_the_middle_of_a_trial(opened: Ope
 
 
 def test_what_is_kept_of_a_study_is_what_trains(study: StudyConfig, splits: Splits, tmp_path: Path) -> None:
-    kept = pickle.loads(pickle.dumps(Study.of(study, splits, tmp_path, open_worker)))
+    kept = pickle.loads(pickle.dumps(StudySetup.of(study, splits, tmp_path, open_worker)))
     assert (kept.files, kept.opener, kept.splits.fingerprint) == (tmp_path, open_worker, splits.fingerprint)
     assert kept.config.model_copy(update={"store": study.store, "notify": study.notify}) == study

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.runners.cluster import ENVIRONMENT
+from hpo.runners.ray.setup import ENVIRONMENT
 
 READ = [*ENVIRONMENT, "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"]
 

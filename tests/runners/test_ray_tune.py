@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from hpo.errors import ConfigurationError, ModelError, StoreError
-from hpo.runners.cluster import set_up_ray
-from hpo.runners.demand import Demand, demand_of, described, refuse_unplaceable
+from hpo.runners.ray.resources import Demand, demand_of, described, refuse_unplaceable
+from hpo.runners.ray.setup import set_up_ray
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'llm-hpo[ray]'")
 set_up_ray()
@@ -19,7 +19,8 @@ set_up_ray()
 from ray.exceptions import AuthenticationError, RayTaskError  # noqa: E402
 
 from hpo.config.study_file import ComputeConfig  # noqa: E402
-from hpo.runners.ray_tune import joining, lane, tuning  # noqa: E402
+from hpo.runners.ray import carrier as tune_carrier  # noqa: E402
+from hpo.runners.ray import cluster, cluster_worker  # noqa: E402
 from hpo.runners.remote_workforce import Broken  # noqa: E402
 
 
@@ -38,7 +39,7 @@ class Ending:
 def test_a_tune_that_ends_before_the_search_is_told_and_not_waited_for(error: BaseException | None) -> None:
     said: list[Any] = []
     carrier: Any = SimpleNamespace(pass_on=lambda lane, message: said.append(message))
-    tuning._tune(Ending(error), carrier)
+    tune_carrier._tune(Ending(error), carrier)
     [broken] = said
     assert isinstance(broken, Broken)
     assert broken.reason.startswith("Ray Tune has ended. ")
@@ -46,7 +47,7 @@ def test_a_tune_that_ends_before_the_search_is_told_and_not_waited_for(error: Ba
 
 def test_tune_may_tell_the_searcher_that_a_lane_has_ended() -> None:
     carrier: Any = None
-    tuning.LaneSearcher(carrier).on_trial_complete(trial_id="lane", result=None, error=True)
+    tune_carrier.WorkerSearcher(carrier).on_trial_complete(trial_id="lane", result=None, error=True)
 
 
 def test_what_a_rank_on_another_machine_refuses_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,9 +56,9 @@ def test_what_a_rank_on_another_machine_refuses_can_be_told(monkeypatch: pytest.
     def get(_results: object) -> None:
         raise page.as_instanceof_cause()
 
-    monkeypatch.setattr(lane.ray, "get", get)
+    monkeypatch.setattr(cluster_worker.ray, "get", get)
     with pytest.raises(ModelError) as told:
-        lane._raising_its_own([])
+        cluster_worker._raising_its_own([])
     assert str(pickle.loads(pickle.dumps(told.value))) == "There is no such model."
 
 
@@ -68,39 +69,39 @@ def test_a_cluster_that_cannot_be_joined_is_refused_in_a_sentence(
     def init(**_: object) -> None:
         raise error
 
-    monkeypatch.setattr(joining.ray, "init", init)
-    with pytest.raises(ConfigurationError, match="There is no Ray cluster at"), joining.joined_cluster(None):
+    monkeypatch.setattr(cluster.ray, "init", init)
+    with pytest.raises(ConfigurationError, match="There is no Ray cluster at"), cluster.joined_cluster(None):
         raise AssertionError
 
 
 @pytest.mark.parametrize("asked", [None, "auto", "127.0.0.1:6379", "localhost:6379"])
 def test_a_process_that_is_part_of_a_cluster_stays_there(monkeypatch: pytest.MonkeyPatch, asked: str | None) -> None:
-    monkeypatch.setattr(joining, "refuse_unusable_address", lambda _: None)
-    monkeypatch.setattr(joining.ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(joining.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:6379"))
-    with joining.joined_cluster(asked):
+    monkeypatch.setattr(cluster, "refuse_unusable_address", lambda _: None)
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(cluster.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:6379"))
+    with cluster.joined_cluster(asked):
         pass
 
 
 @pytest.mark.parametrize("asked", ["127.0.0.1:6380", "10.0.0.1:6379", "nowhere.invalid:6379"])
 def test_a_process_that_is_part_of_a_cluster_joins_no_other(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
-    monkeypatch.setattr(joining, "refuse_unusable_address", lambda _: None)
-    monkeypatch.setattr(joining.ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(joining.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:6379"))
+    monkeypatch.setattr(cluster, "refuse_unusable_address", lambda _: None)
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(cluster.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:6379"))
     said = f"ray_address is {asked}, but this process is part of the cluster at 127.0.0.1:6379 already"
-    with pytest.raises(ConfigurationError, match=said), joining.joined_cluster(asked):
+    with pytest.raises(ConfigurationError, match=said), cluster.joined_cluster(asked):
         pass
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match=r"store\.files"), tuning._shown_to_all(tmp_path / "file" / "study"):
+    with pytest.raises(StoreError, match=r"store\.files"), tune_carrier._shown_to_all(tmp_path / "file" / "study"):
         raise AssertionError
 
 
 def test_what_was_left_for_workers_is_removed(tmp_path: Path) -> None:
-    with tuning._shown_to_all(tmp_path / "study"):
-        assert (tmp_path / "study" / lane.SEEN).exists()
+    with tune_carrier._shown_to_all(tmp_path / "study"):
+        assert (tmp_path / "study" / cluster_worker.SEEN).exists()
     assert not list((tmp_path / "study").iterdir())
 
 
@@ -161,8 +162,8 @@ def test_a_cluster_that_grows_is_asked_for_what_it_has_no_room_for_yet() -> None
 def test_a_process_is_shown_the_gpus_that_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     for given, seen in (([], "all"), ([2], "2"), (["GPU-5ef", "MIG-7"], "GPU-5ef,MIG-7")):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "all")
-        monkeypatch.setattr(lane.ray, "get_gpu_ids", lambda given=given: given)
-        lane.see_own_gpus()
+        monkeypatch.setattr(cluster_worker.ray, "get_gpu_ids", lambda given=given: given)
+        cluster_worker.see_own_gpus()
         assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
 
 
@@ -171,20 +172,20 @@ def test_who_waits_at_the_desk_is_sent_away_now_and_then_and_hears_all_in_order(
 ) -> None:
     """A lane that has died waits there for ever otherwise, in one of the places of those that are alive; and Ray may
     bring a message before one that was sent earlier."""
-    monkeypatch.setattr(lane, "HEARS_SECONDS", 0.002)
+    monkeypatch.setattr(cluster_worker, "HEARS_SECONDS", 0.002)
 
     async def asked() -> list[object]:
-        desk, heard = lane.Desk(), []
-        assert await desk.hear("lane") == []
+        mailbox, heard = cluster_worker.Mailbox(), []
+        assert await mailbox.hear("lane") == []
 
         async def tell() -> None:
             for n in range(50):
-                await desk.tell("lane", n ^ 1, b"%d" % (n ^ 1))
+                await mailbox.tell("lane", n ^ 1, b"%d" % (n ^ 1))
                 await asyncio.sleep(0.001)
 
         telling = asyncio.create_task(tell())
         while len(heard) < 50:
-            heard += await desk.hear("lane")
+            heard += await mailbox.hear("lane")
         await telling
         return heard
 

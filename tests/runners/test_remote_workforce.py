@@ -8,6 +8,7 @@ import pytest
 from hpo.errors import ModelError, NoResultError, TrainingError
 from hpo.messages import Action, Decision, Ending, Outcome
 from hpo.runners import remote_workforce
+from hpo.runners.processes.protocol import Answer, Arrived, Call, Crashed, OpenFailed, Ready, Recycle
 from hpo.runners.remote_workforce import (
     AWAITED,
     MOST_STARTS,
@@ -17,7 +18,6 @@ from hpo.runners.remote_workforce import (
     Gone,
     RemoteWorkforce,
 )
-from hpo.runners.worker_process.conversation import Answer, Arrived, Call, Fell, Ready, Refused, Worn
 from hpo.runners.workforce import Lost, Note, Unfit
 from tests.models import tiny_assignment
 
@@ -134,14 +134,14 @@ def test_one_that_was_killed_is_told_with_the_reason_that_was_given(carrier: Scr
 
 def test_one_that_fell_says_why(carrier: Script) -> None:
     workforce = begun(carrier)
-    carrier.say("lead", Fell(reason="GangLost: rank 1 is gone"), Gone(reason="It has ended."))
+    carrier.say("lead", Crashed(reason="GangLost: rank 1 is gone"), Gone(reason="It has ended."))
     assert workforce.listen(0) == [(HOST, Lost(reason=f"The worker {HOST} fell: GangLost: rank 1 is gone."))]
 
 
 def test_a_worn_one_is_replaced_when_it_holds_nothing_and_nothing_is_lost(carrier: Script) -> None:
     workforce = begun(carrier)
     workforce.give(HOST, tiny_assignment())
-    carrier.say("lead", Worn())
+    carrier.say("lead", Recycle())
     assert not workforce.listen(0)
     assert not carrier.killed
     assert not workforce.capacities
@@ -155,7 +155,7 @@ def test_a_worn_one_is_replaced_when_it_holds_nothing_and_nothing_is_lost(carrie
 def test_a_worn_one_that_dies_with_what_it_holds_is_lost(carrier: Script) -> None:
     workforce = begun(carrier)
     workforce.give(HOST, tiny_assignment())
-    carrier.say("lead", Worn(), Gone(reason="Its machine died."))
+    carrier.say("lead", Recycle(), Gone(reason="Its machine died."))
     assert workforce.listen(0) == [(HOST, Lost(reason=f"The worker {HOST} is lost. Its machine died."))]
 
 
@@ -207,7 +207,7 @@ def test_where_all_places_are_those_of_left_out_ones_none_is_awaited(carrier: Sc
     workforce.listen(0)
     assert list(workforce.workers) == [AWAITED], "there is room for one in the place of the other"
     carrier.arrive("another", "10.0.0.2/cpu")
-    carrier.say("another", Refused(error=ModelError("There is no such model.")))
+    carrier.say("another", OpenFailed(error=ModelError("There is no such model.")))
     workforce.listen(0)
     assert not workforce.workers
     with pytest.raises(ModelError, match="There is no such model"):
@@ -232,7 +232,7 @@ def test_a_name_of_which_the_last_words_are_not_yet_heard_is_given_nothing(carri
 def test_one_that_cannot_be_opened_is_unfit_and_its_place_left_out(carrier: Script) -> None:
     workforce = begun(carrier, most=2)
     carrier.arrive("other", "10.0.0.2/cpu")
-    carrier.say("other", Refused(error=ModelError("There is no such model.")))
+    carrier.say("other", OpenFailed(error=ModelError("There is no such model.")))
     assert workforce.listen(0) == [("10.0.0.2/cpu", Unfit(reason="There is no such model."))]
     assert carrier.left_out == ["other"]
     carrier.say("other", Gone(reason="Its machine died."))
@@ -242,7 +242,7 @@ def test_one_that_cannot_be_opened_is_unfit_and_its_place_left_out(carrier: Scri
 def test_what_the_first_cannot_open_is_refused(carrier: Script) -> None:
     workforce = RemoteWorkforce(carrier, most=None, hang=60)
     carrier.arrive("lead")
-    carrier.say("lead", Refused(error=ModelError("There is no such model.")))
+    carrier.say("lead", OpenFailed(error=ModelError("There is no such model.")))
     with pytest.raises(ModelError, match="no such model"):
         workforce.open_lead()
 

@@ -9,9 +9,9 @@ import pytest
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.messages import Action, Assignment, Begun, Decision, Ending, Milestone, Outcome, Progress, Report
-from hpo.runners.replay import EVENING, ReplayWorkforce, VirtualClock
-from hpo.runners.simulation.curves import Curve, Point
-from hpo.runners.simulation.mishaps import Mishap, MishapKind, Mishaps
+from hpo.runners.replay.curves import Curve, Point
+from hpo.runners.replay.faults import ReplayFault, ReplayFaultKind, ReplayFaults
+from hpo.runners.replay.workforce import EVENING, ReplayWorkforce, VirtualClock
 from hpo.runners.workforce import Lost, Said, Workforce
 
 HOUR = 3600.0
@@ -249,12 +249,12 @@ def test_a_trial_out_of_patience_ends_itself() -> None:
     assert (at, outcome.ending, outcome.best and outcome.best.rung) == (75.0, Ending.COMPLETED, 250)
 
 
-def mishap(kind: MishapKind, **where: Any) -> Mishaps:
-    return Mishaps(script=(Mishap(kind=kind, **where),), restart_seconds=15.0)
+def fault(kind: ReplayFaultKind, **where: Any) -> ReplayFaults:
+    return ReplayFaults(script=(ReplayFault(kind=kind, **where),), restart_seconds=15.0)
 
 
 def test_a_worker_dies_with_what_it_held_and_its_trial_goes_on_from_its_last_evaluation() -> None:
-    workforce, clock = workforce_of(100.0, 10.0, mishaps=mishap(MishapKind.DIE, trial=0, attempt=1, share=0.8))
+    workforce, clock = workforce_of(100.0, 10.0, faults=fault(ReplayFaultKind.DIE, trial=0, attempt=1, share=0.8))
     workforce.give("replay-0", attempt_at(0))
     workforce.give("replay-0", attempt_at(1))
     (_, _, report), (at, _, lost) = all_said(workforce, clock)
@@ -273,7 +273,7 @@ def test_a_worker_dies_with_what_it_held_and_its_trial_goes_on_from_its_last_eva
 
 
 def test_a_successor_begins_when_it_has_started() -> None:
-    workforce, clock = workforce_of(100.0, 10.0, mishaps=Mishaps(restart_seconds=15.0))
+    workforce, clock = workforce_of(100.0, 10.0, faults=ReplayFaults(restart_seconds=15.0))
     workforce.give("replay-0", attempt_at(0))
     workforce.listen(5.0)
     workforce.kill("replay-0", "It was time.")
@@ -283,7 +283,7 @@ def test_a_successor_begins_when_it_has_started() -> None:
 
 
 def test_a_pause_before_a_successor_has_started_takes_no_time_back() -> None:
-    workforce, _ = workforce_of(10.0, mishaps=Mishaps(restart_seconds=15.0))
+    workforce, _ = workforce_of(10.0, faults=ReplayFaults(restart_seconds=15.0))
     workforce.kill("replay-0", "It was time.")
     workforce.listen(HOUR)
     workforce.give("replay-0", attempt_at(0))
@@ -296,7 +296,7 @@ def test_a_pause_before_a_successor_has_started_takes_no_time_back() -> None:
 
 
 def test_a_trial_that_always_dies_comes_no_further() -> None:
-    workforce, clock = workforce_of(100.0, mishaps=mishap(MishapKind.DIE, trial=0, share=0.8))
+    workforce, clock = workforce_of(100.0, faults=fault(ReplayFaultKind.DIE, trial=0, share=0.8))
     resumed: list[float] = []
     for attempt in (1, 2, 3):
         began = clock()
@@ -309,7 +309,7 @@ def test_a_trial_that_always_dies_comes_no_further() -> None:
 
 
 def test_an_attempt_fails() -> None:
-    workforce, clock = workforce_of(100.0, 100.0, mishaps=mishap(MishapKind.FAIL, worker="replay-0", trial=0))
+    workforce, clock = workforce_of(100.0, 100.0, faults=fault(ReplayFaultKind.FAIL, worker="replay-0", trial=0))
     workforce.give("replay-0", attempt_at(0, rungs=(1000,)))
     workforce.give("replay-0", attempt_at(1, rungs=(1000,)))
     assert endings(all_said(workforce, clock)) == [
@@ -319,7 +319,7 @@ def test_an_attempt_fails() -> None:
 
 
 def test_a_worker_that_hangs_says_nothing_until_it_is_killed() -> None:
-    workforce, clock = workforce_of(100.0, mishaps=mishap(MishapKind.HANG, share=0.7), speaks_every=30.0)
+    workforce, clock = workforce_of(100.0, faults=fault(ReplayFaultKind.HANG, share=0.7), speaks_every=30.0)
     workforce.give("replay-0", attempt_at(0))
     assert [(at, type(one)) for at, _, one in all_said(workforce, clock)] == [(30.0, Progress), (50.0, Report)]
     workforce.kill("replay-0", "It said nothing.")
@@ -327,7 +327,7 @@ def test_a_worker_that_hangs_says_nothing_until_it_is_killed() -> None:
 
 
 def test_a_slow_worker_takes_as_many_times_as_long() -> None:
-    workforce, clock = workforce_of(100.0, 100.0, workers=2, mishaps=Mishaps(slowness={"replay-1": 3.0}))
+    workforce, clock = workforce_of(100.0, 100.0, workers=2, faults=ReplayFaults(slowness={"replay-1": 3.0}))
     workforce.give("replay-0", attempt_at(0))
     workforce.give("replay-1", attempt_at(1))
     said = all_said(workforce, clock)
@@ -346,19 +346,21 @@ def test_of_a_discarded_worker_nothing_is_heard() -> None:
 
 
 def test_drawn_mishaps_come_as_often_as_they_should_and_the_same_again() -> None:
-    rates: Mapping[MishapKind, float] = {MishapKind.DIE: 0.1, MishapKind.FAIL: 0.2}
-    drawn = [Mishaps(rates=rates, seed=1).under("replay-0", attempt_at(trial)) for trial in range(2000)]
+    rates: Mapping[ReplayFaultKind, float] = {ReplayFaultKind.DIE: 0.1, ReplayFaultKind.FAIL: 0.2}
+    drawn = [ReplayFaults(rates=rates, seed=1).under("replay-0", attempt_at(trial)) for trial in range(2000)]
     kinds = Counter(one.kind for one in drawn if one is not None)
     # Within four standard deviations of a binomial of 2,000.
-    assert kinds[MishapKind.DIE] == pytest.approx(200, abs=54)
-    assert kinds[MishapKind.FAIL] == pytest.approx(400, abs=72)
-    assert drawn == [Mishaps(rates=rates, seed=1).under("replay-0", attempt_at(trial)) for trial in range(2000)]
-    assert drawn != [Mishaps(rates=rates, seed=2).under("replay-0", attempt_at(trial)) for trial in range(2000)]
+    assert kinds[ReplayFaultKind.DIE] == pytest.approx(200, abs=54)
+    assert kinds[ReplayFaultKind.FAIL] == pytest.approx(400, abs=72)
+    assert drawn == [ReplayFaults(rates=rates, seed=1).under("replay-0", attempt_at(trial)) for trial in range(2000)]
+    assert drawn != [ReplayFaults(rates=rates, seed=2).under("replay-0", attempt_at(trial)) for trial in range(2000)]
 
 
 def test_the_same_replay_says_the_same() -> None:
     def told() -> list[tuple[float, str, Said]]:
-        workforce, clock = workforce_of(50.0, 20.0, workers=2, mishaps=Mishaps(rates={MishapKind.DIE: 0.5}, seed=3))
+        workforce, clock = workforce_of(
+            50.0, 20.0, workers=2, faults=ReplayFaults(rates={ReplayFaultKind.DIE: 0.5}, seed=3)
+        )
         for trial, worker in enumerate(workforce.capacities):
             workforce.give(worker, attempt_at(trial))
         return all_said(workforce, clock)

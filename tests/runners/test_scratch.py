@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from hpo.errors import StoreError
-from hpo.runners.cluster import set_up_ray
+from hpo.runners.ray.setup import set_up_ray
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'llm-hpo[ray]'")
 set_up_ray()
 
-from hpo.runners.ray_tune.scratch import new_name, remove_unused, scratch  # noqa: E402
+from hpo.runners.ray.scratch import new_name, remove_unused, scratch  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

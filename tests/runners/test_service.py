@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from hpo.errors import ModelError
-from hpo.runners.worker_process import service
-from hpo.runners.worker_process.conversation import Refused, Start
+from hpo.runners.processes import service
+from hpo.runners.processes.protocol import OpenFailed, Start
 from hpo.runners.workforce import Note
 
 
@@ -36,7 +36,7 @@ def test_warnings_of_a_worker_are_said_whoever_carries_it(monkeypatch: pytest.Mo
     error = ModelError("It has no head.")
 
     def opened(*_: object) -> Never:
-        logging.getLogger("hpo.training.mirror").warning("The bucket does not answer.")
+        logging.getLogger("hpo.files.remote").warning("The bucket does not answer.")
         raise error
 
     monkeypatch.setattr(service, "opened", opened)
@@ -44,4 +44,4 @@ def test_warnings_of_a_worker_are_said_whoever_carries_it(monkeypatch: pytest.Mo
     said: list[Any] = []
     study: Any = None
     service.serve(Deaf(), said.append, Start(worker="w", device="cpu", threads=1, precision=None), study)
-    assert said == [Note(sentence="The bucket does not answer."), Refused(error=error)]
+    assert said == [Note(sentence="The bucket does not answer."), OpenFailed(error=error)]

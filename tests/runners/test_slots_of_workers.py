@@ -11,10 +11,10 @@ from optuna.trial import TrialState
 
 from hpo.messages import Action, Assignment, Begun, Capacity, Decision, Ending, Outcome
 from hpo.runners.dispatch import Dispatch
+from hpo.runners.processes.inbox import Inbox
+from hpo.runners.processes.service import Service
 from hpo.runners.run import run
 from hpo.runners.watcher import Watcher
-from hpo.runners.worker_process.inbox import Inbox
-from hpo.runners.worker_process.service import Service
 from hpo.runners.workforce import LeadWorker, Lost, Said
 from hpo.training.precision import Precision
 from tests.models import save_tiny_bert, tiny_assignment, tiny_study, write_texts

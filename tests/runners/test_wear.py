@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from hpo.messages import Ending, Outcome
-from hpo.runners.worker_process.wear import Memory, wear
+from hpo.runners.processes.recycling import Memory, wear
 
 GIB = 2**30
 USUAL = Memory(own=2 * GIB, tensors=4 * GIB)

@@ -16,9 +16,9 @@ from hpo.errors import HpoError, ModelError, TrainingError
 from hpo.messages import Action, Assignment, Decision, Ending, Outcome
 from hpo.metrics.metric import Objective
 from hpo.metrics.own_metric import OwnMetric
-from hpo.runners.worker_process.conversation import Answer, Call, End, Worn
-from hpo.runners.worker_process.inbox import Inbox
-from hpo.runners.worker_process.service import Mouth, Service
+from hpo.runners.processes.inbox import Inbox
+from hpo.runners.processes.protocol import Answer, Call, End, Recycle
+from hpo.runners.processes.service import MessageSender, Service
 from tests.models import tiny_assignment
 from tests.runners.openers import SENTENCE, Counting
 
@@ -60,7 +60,7 @@ def served(files: Path, told: dict[int, list[Any]]) -> tuple[list[Any], Served]:
     to_do = [one for messages in told.values() for one in messages if isinstance(one, Assignment | Call)]
 
     def say(message: Any) -> None:
-        if isinstance(message, Outcome | Answer | Worn):
+        if isinstance(message, Outcome | Answer | Recycle):
             said.append(message)
         if len(said) == len(to_do):
             inbox.take(End())
@@ -133,7 +133,7 @@ def test_a_process_with_a_broken_gpu_gives_all_back_and_asks_to_be_replaced(tmp_
     (tmp_path / "broken-gpu").touch()
     said, worker = served(tmp_path, {0: [trial(0), trial(1), trial(2)]})
     assert ends(said) == [(0, Ending.FAILED), (1, Ending.PAUSED), (2, Ending.PAUSED)]
-    assert isinstance(said[-1], Worn)
+    assert isinstance(said[-1], Recycle)
     assert [one.trial for one in worker.admitted] == [0]
 
 
@@ -153,7 +153,7 @@ def test_told_to_end_it_leaves_what_it_trains_and_what_waits(tmp_path: Path):
 def test_speaking_waits_for_nobody_and_keeps_the_order():
     ours, theirs = socket.socketpair()
     heard, speaking = Connection(ours.detach()), Connection(theirs.detach())
-    mouth = Mouth(speaking)
+    mouth = MessageSender(speaking)
     # Far more than the connection takes in while nobody listens.
     for number in range(20):
         mouth.say((number, bytes(2**20)))

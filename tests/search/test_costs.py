@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import load_config
 from hpo.messages import Dimensions, Ending, Outcome, Probe, Progress, Report, Scores, Timed
-from hpo.search.corners import STATES, cheapest, dearest
 from hpo.search.costs import HIGH, Costs, Expectations, Seen, probed_costs
+from hpo.search.extremes import STATES, cheapest, dearest
 from hpo.search.workload import Floats, Work, Workload
 from hpo.space.space_file import space_of
 
@@ -41,7 +41,7 @@ DEFAULT = SPACE.hyperparameters(SPACE.default_values())
 def probe_of(*timed: Timed) -> Probe:
     return Probe(
         feasible=True,
-        rows_at_once=None,
+        micro_batch_size=None,
         seconds_per_step=timed[0].seconds,
         seconds_per_scored_row=0.0,
         timed=timed,
@@ -143,12 +143,12 @@ def test_what_went_at_once_is_remembered_of_each_size() -> None:
     expectations = Expectations(CONFIG, SPACE)
     expectations.begun(0, 1, DEFAULT)
     outcome = Outcome(
-        trial=0, attempt=1, ending=Ending.COMPLETED, seconds=1.0, peak_memory_bytes=0, rows_at_once=4
+        trial=0, attempt=1, ending=Ending.COMPLETED, seconds=1.0, peak_memory_bytes=0, micro_batch_size=4
     )  # fmt: skip
     expectations.ended(outcome)
-    expectations.ended(replace(outcome, rows_at_once=8))
-    assert expectations.rows_at_once(DEFAULT) == 4
-    assert expectations.rows_at_once(DEFAULT.model_copy(update={"max_length": 64})) is None
+    expectations.ended(replace(outcome, micro_batch_size=8))
+    assert expectations.micro_batch_size(DEFAULT) == 4
+    assert expectations.micro_batch_size(DEFAULT.model_copy(update={"max_length": 64})) is None
 
 
 # -- laws

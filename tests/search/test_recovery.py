@@ -200,12 +200,12 @@ def test_the_rows_that_fit_at_once_are_remembered_for_the_next_trial_and_the_nex
     config = study_at(sqlite_url)
     with led(config) as coordinator:
         first = asked(coordinator, "a")
-        assert first.rows_at_once is None
+        assert first.micro_batch_size is None
         best = report_at(first, first.milestones[-1], 0.5)
-        coordinator.finish(replace(ended(first, Ending.COMPLETED, best), rows_at_once=4))
-        assert asked(coordinator, "b").rows_at_once == 4
+        coordinator.finish(replace(ended(first, Ending.COMPLETED, best), micro_batch_size=4))
+        assert asked(coordinator, "b").micro_batch_size == 4
     with led(config) as coordinator:
-        assert {asked(coordinator, name).rows_at_once for name in "cd"} == {4}
+        assert {asked(coordinator, name).micro_batch_size for name in "cd"} == {4}
         search(coordinator)
 
 

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import NoResultError
 from hpo.export.configs import configuration_of
-from hpo.messages import Assignment, Ending, Reading, Report, Standing
+from hpo.messages import Assignment, Ending, HeldOutEvaluation, Report, Standing
 from hpo.search.coordinator import Coordinator
 from hpo.store.engine import Database, open_database
 from hpo.store.listing import confirmation_of, read_studies
@@ -238,7 +238,7 @@ def test_the_test_split_is_recorded_once_read(database_url: str) -> None:
     with led(study_at(database_url)) as coordinator:
         best = complete(coordinator, begun(coordinator, 0), [0.5, 0.8, 0.7])
         assert not coordinator.test_was_read(0)
-        coordinator.record_test(0, Reading(scores=best.validation, deviations=()))
+        coordinator.record_test(0, HeldOutEvaluation(scores=best.validation, deviations=()))
         assert coordinator.test_was_read(0)
         assert not coordinator.test_was_read(1)
     opened = open_database(database_url)

@@ -120,7 +120,7 @@ def probed(seconds: float) -> Costs:
     step = Timed(trained_tokens=16, updates=1, seconds=seconds * 16 / 3000)
     probe = Probe(
         feasible=True,
-        rows_at_once=None,
+        micro_batch_size=None,
         seconds_per_step=step.seconds,
         seconds_per_scored_row=0.0,
         timed=(step,),

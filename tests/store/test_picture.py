@@ -43,7 +43,7 @@ def begun(store: StudyStore, value: float) -> int:
     """Begin an attempt at a new trial, as a verb does."""
     number = suggested(store, value).number
     record = AttemptRecord(
-        trial=number, attempt=1, configuration={}, seed=1, score_to_beat=None, rows_at_once=None, ended=False
+        trial=number, attempt=1, configuration={}, seed=1, score_to_beat=None, micro_batch_size=None, ended=False
     )
     store.begin_attempt(record, request=f"request-{number}", worker="cpu", device="cpu")
     return number

@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hpo.config.held_out import parse_yaml, write_yaml
 from sklearn.metrics import f1_score
 from transformers import pipeline
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.reading import parse_yaml, write_yaml
 from hpo.config.study_file import EvaluationConfig, StudyConfig, TaskConfig
 from hpo.data.splits import splits_of
 from hpo.errors import ConfigurationError
+from hpo.files.weights import fitted_among, load_weights
 from hpo.messages import Milestone
 from hpo.metrics.multi_label import best_thresholds
+from hpo.model.trial_model import TrialModel
 from hpo.tasks.multi_label import MultiLabel
-from hpo.training.course import courses
-from hpo.training.trial_model import TrialModel
-from hpo.training.weights import fitted_among, load_weights
+from hpo.training.plan import courses
 from hpo.training.worker import open_worker
 from tests.command_line import Hpo
 from tests.models import (
@@ -102,14 +102,14 @@ def test_thresholds_are_fitted_to_training_rows_where_winners_are_judged_by_vali
     worker = open_worker(config, splits_of(config), tmp_path / "files")
     _, outcome = trained(worker, tiny_assignment())
     assert outcome.best is not None
-    bench, tensors = worker._bench, load_weights(tmp_path / "files", 0)
+    context, tensors = worker._context, load_weights(tmp_path / "files", 0)
     fitted = fitted_among(tensors)
     assert fitted is not None
-    TrialModel(bench.model, bench.task, tiny_hyperparameters(), seed=0).load(tensors)
-    (course,) = courses(tiny_assignment(), bench)
-    of_training: Any = bench.predict(course.data.train, course.train_sample)
+    TrialModel(context.model, context.task, tiny_hyperparameters(), seed=0).load(tensors)
+    (course,) = courses(tiny_assignment(), context)
+    of_training: Any = context.predict(course.data.train, course.train_sample)
     assert fitted == pytest.approx(best_thresholds(of_training.true, of_training.probabilities, per_label=False))
-    said: Any = bench.predict(course.data.validation)
+    said: Any = context.predict(course.data.validation)
     score = f1_score(said.true, said.probabilities >= fitted, average="micro")
     assert outcome.best.validation.objective == pytest.approx(score)
     assert worker.has_weights(outcome.best)
@@ -117,13 +117,13 @@ def test_thresholds_are_fitted_to_training_rows_where_winners_are_judged_by_vali
 
 def test_thresholds_are_fitted_to_validation_where_winners_are_judged_by_other_rows(config: StudyConfig) -> None:
     splits = splits_of(config)
-    bench = open_worker(config, replace(splits, confirmation=splits.validation.take([0, 1, 2, 3])))._bench
-    said = bench.predict(bench.tokenized(16).validation)
-    fitted = bench.fit(said, lambda: pytest.fail("these are not asked for"))
-    assert isinstance(bench.task, MultiLabel)
+    context = open_worker(config, replace(splits, confirmation=splits.validation.take([0, 1, 2, 3])))._context
+    said = context.predict(context.tokenized(16).validation)
+    fitted = context.fit(said, lambda: pytest.fail("these are not asked for"))
+    assert isinstance(context.task, MultiLabel)
     assert fitted is not None
-    assert fitted == pytest.approx(bench.task.fit(said))  # type: ignore[arg-type]
-    assert bench.decided(said, fitted).thresholds is fitted  # type: ignore[attr-defined]
+    assert fitted == pytest.approx(context.task.fit(said))  # type: ignore[arg-type]
+    assert context.decided(said, fitted).thresholds is fitted  # type: ignore[attr-defined]
 
 
 def test_with_folds_thresholds_are_fitted_to_rows_that_the_fold_trains_on(config: StudyConfig, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_with_folds_thresholds_are_fitted_to_rows_that_the_fold_trains_on(config
     worker = open_worker(folded, splits_of(folded), tmp_path / "files")
     milestones = tuple(Milestone(rung=rung, full=rung == 1000) for rung in (500, 1000))
     assignment = tiny_assignment(milestones=milestones)
-    for course, fold in zip(courses(assignment, worker._bench), worker.splits.folds, strict=True):
+    for course, fold in zip(courses(assignment, worker._context), worker.splits.folds, strict=True):
         assert set(course.train_sample) <= set(fold.train)
     _, outcome = trained(worker, assignment)
     assert outcome.ending == "completed", outcome.reason

@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score
 from hpo.config.study_file import TaskConfig
 from hpo.metrics.predictions import Predictions
 from hpo.tasks.classification import Classification
-from hpo.tasks.reading import LEAST_SLICE_ROWS, MOST_GROUPS, Judged, mean_reading, read
+from hpo.tasks.held_out import LEAST_SLICE_ROWS, MOST_GROUPS, Judged, mean_held_out, read
 
 LABELS = ("no", "yes")
 ROWS = 400
@@ -38,36 +38,36 @@ def variance(deviations: Sequence[float]) -> float:
 
 
 def test_scores_are_those_of_the_task_and_deviations_the_variance_of_its_objective() -> None:
-    reading = read(task(), said(RIGHT), judged())
+    held_out = read(task(), said(RIGHT), judged())
 
     share = RIGHT.mean()
-    assert reading.scores == task().scores(said(RIGHT))
-    assert reading.scores.objective == pytest.approx(share)
-    assert variance(reading.deviations) == pytest.approx(share * (1 - share) / ROWS, rel=0.2)
+    assert held_out.scores == task().scores(said(RIGHT))
+    assert held_out.scores.objective == pytest.approx(share)
+    assert variance(held_out.deviations) == pytest.approx(share * (1 - share) / ROWS, rel=0.2)
 
 
 def test_rows_of_a_group_are_left_out_together() -> None:
     groups = [f"document {row // 10}" for row in range(ROWS)]
     together = np.repeat(np.random.default_rng(1).random(ROWS // 10) < 0.7, 10)
 
-    reading = read(task(), said(together), judged(groups=groups))
+    held_out = read(task(), said(together), judged(groups=groups))
 
     share = together.mean()
-    assert len(reading.deviations) == ROWS // 10
-    assert variance(reading.deviations) == pytest.approx(share * (1 - share) / (ROWS // 10 - 1))
+    assert len(held_out.deviations) == ROWS // 10
+    assert variance(held_out.deviations) == pytest.approx(share * (1 - share) / (ROWS // 10 - 1))
 
 
 def test_of_a_single_group_rows_are_left_out() -> None:
     """Nothing would be left to score with the only group left out."""
-    reading = read(task(), said(RIGHT), judged(groups=["one"] * ROWS))
+    held_out = read(task(), said(RIGHT), judged(groups=["one"] * ROWS))
 
-    assert reading.deviations == read(task(), said(RIGHT), judged()).deviations
+    assert held_out.deviations == read(task(), said(RIGHT), judged()).deviations
 
 
 def test_rows_without_a_group_are_left_out_by_themselves() -> None:
-    reading = read(task(), said(RIGHT), judged(groups=["", *["one"] * 199, "", *["two"] * 199]))
+    held_out = read(task(), said(RIGHT), judged(groups=["", *["one"] * 199, "", *["two"] * 199]))
 
-    assert len(reading.deviations) == 4
+    assert len(held_out.deviations) == 4
 
 
 def test_a_row_moves_accuracy_by_its_share_and_a_group_by_that_of_its_rows() -> None:
@@ -82,11 +82,11 @@ def test_a_row_moves_f1_of_a_rare_class_by_more_than_its_share() -> None:
     true = np.arange(2000) % 100 == 0
     flawless = Predictions.of(true.astype(np.int64), np.eye(2)[true.astype(int)] * 0.8 + 0.1)
 
-    reading = read(task("f1"), flawless, judged(2000))
+    held_out = read(task("f1"), flawless, judged(2000))
 
-    assert reading.scores.objective == 1.0
-    assert variance(reading.deviations) == 0.0
-    assert reading.of_a_unit == pytest.approx(1 / 40, rel=0.25)
+    assert held_out.scores.objective == 1.0
+    assert variance(held_out.deviations) == 0.0
+    assert held_out.of_a_unit == pytest.approx(1 / 40, rel=0.25)
 
 
 def test_of_a_model_that_is_never_right_nothing_can_turn_wrong() -> None:
@@ -102,13 +102,13 @@ def test_two_models_are_read_with_the_same_rows_left_out() -> None:
 def test_slices_by_length_are_of_like_size_and_have_the_f1_of_their_rows() -> None:
     words = np.random.default_rng(2).integers(1, 1000, ROWS)
 
-    reading = read(task(), said(RIGHT), judged(words=words.tolist()))
+    held_out = read(task(), said(RIGHT), judged(words=words.tolist()))
 
     predictions = said(RIGHT)
-    assert [one.by for one in reading.slices] == ["length"] * 4
-    assert all(90 <= one.rows <= 110 for one in reading.slices)
-    assert sum(one.rows for one in reading.slices) == ROWS
-    first = reading.slices[0]
+    assert [one.by for one in held_out.slices] == ["length"] * 4
+    assert all(90 <= one.rows <= 110 for one in held_out.slices)
+    assert sum(one.rows for one in held_out.slices) == ROWS
+    first = held_out.slices[0]
     shortest = words <= int(first.name.split()[2])
     expected = f1_score(predictions.true[shortest], predictions.probabilities[shortest].argmax(axis=1))
     assert first.score == pytest.approx(expected)
@@ -134,7 +134,7 @@ def test_the_mean_over_folds_has_the_variance_of_a_mean() -> None:
     known = judged()
     readings = [read(task(), said(RIGHT).take(rows), known.take(rows)) for rows in parts]
 
-    mean = mean_reading(readings)
+    mean = mean_held_out(readings)
 
     assert mean.scores.objective == pytest.approx(np.mean([one.scores.objective for one in readings]))
     assert mean.scores.rows == ROWS
@@ -146,7 +146,7 @@ def test_folds_have_the_same_slices_by_length() -> None:
     known = judged(words=words)
     parts = [np.arange(ROWS)[start::2] for start in range(2)]
 
-    mean = mean_reading([read(task(), said(RIGHT).take(rows), known.take(rows)) for rows in parts])
+    mean = mean_held_out([read(task(), said(RIGHT).take(rows), known.take(rows)) for rows in parts])
 
     whole = read(task(), said(RIGHT), known)
     assert [(one.name, one.rows) for one in mean.slices] == [(one.name, one.rows) for one in whole.slices]

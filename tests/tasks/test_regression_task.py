@@ -11,7 +11,7 @@ from hpo.config.tasks import TASK_FACTS
 from hpo.errors import ConfigurationError, SpaceError
 from hpo.metrics.jackknife import deviations, leave_out_groups
 from hpo.search.preflight import space_of_study
-from hpo.tasks.reading import Judged, read
+from hpo.tasks.held_out import Judged, read
 from hpo.tasks.regression import Regression
 
 CELLS = ("3", "5.5", "-2", "1e1")
@@ -58,16 +58,16 @@ def test_a_reading_has_the_jackknife_over_rows_and_errors_by_length() -> None:
     random = np.random.default_rng(0)
     true = random.normal(size=300)
     answers = task().answers(true, task().predictions(torch.tensor(true + random.normal(size=300))[:, None]))
-    reading = read(task(), answers, Judged(words=random.integers(1, 50, 300), groups=(), seed=1))
+    held_out = read(task(), answers, Judged(words=random.integers(1, 50, 300), groups=(), seed=1))
     groups = leave_out_groups(np.arange(300), 1)
     expected = deviations(lambda kept: np.corrcoef(answers.true[kept], answers.predicted[kept])[0, 1], groups)
-    assert reading.deviations == pytest.approx(expected)
+    assert held_out.deviations == pytest.approx(expected)
     # Of a correlation r of n rows (1 - r^2) / sqrt(n), where both are normal.
-    correlation = reading.scores.objective
-    assert sum(one**2 for one in reading.deviations) ** 0.5 == pytest.approx((1 - correlation**2) / 300**0.5, rel=0.3)
-    assert reading.of_a_unit == 0
-    squares = sum(one.rows * one.score**2 for one in reading.slices) / 300
-    assert squares == pytest.approx(reading.scores.values["neg_rmse"] ** 2)
+    correlation = held_out.scores.objective
+    assert sum(one**2 for one in held_out.deviations) ** 0.5 == pytest.approx((1 - correlation**2) / 300**0.5, rel=0.3)
+    assert held_out.of_a_unit == 0
+    squares = sum(one.rows * one.score**2 for one in held_out.slices) / 300
+    assert squares == pytest.approx(held_out.scores.values["neg_rmse"] ** 2)
     assert TASK_FACTS["regression"].slices == ("neg_rmse",)
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from hpo.config.study_file import StudyConfig
+from hpo.model.backbone import Backbone
+from hpo.model.pretrained import load_model
 from hpo.tasks.classification import Classification
-from hpo.training.backbone import Backbone
-from hpo.training.models import load_model
 from tests.models import save_tiny_bert, save_tiny_llama, tiny_study, write_texts
 
 

@@ -17,9 +17,9 @@ import torch
 from hpo.config.study_file import StudyConfig
 from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
+from hpo.distributed.rank_group import RankGroupLost, RankInfo, free_address
+from hpo.model.backbone import Backbone
 from hpo.training import checkpoints
-from hpo.training.backbone import Backbone
-from hpo.training.gang import GangLost, Seat, free_address
 from hpo.training.worker import Worker, open_worker
 
 MISHAP = "mishap"
@@ -58,15 +58,15 @@ def with_mishaps(patched: pytest.MonkeyPatch, folder: Path, rank: int) -> None:
     patched.setattr(Backbone, "logits", logits)
 
 
-def follow(config: StudyConfig, files: Path, folder: Path, seat: Seat) -> None:
+def follow(config: StudyConfig, files: Path, folder: Path, rank_info: RankInfo) -> None:
     """Be a rank above 0, in a process of its own."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patched:
-        with_mishaps(patched, folder, seat.rank)
+        with_mishaps(patched, folder, rank_info.rank)
         splits = load_splits(config.data, config.seed, folds=config.evaluation.folds)
         try:
-            open_worker(config, splits, files, seat=seat).follow()
-        except GangLost:
+            open_worker(config, splits, files, rank_info=rank_info).follow()
+        except RankGroupLost:
             os._exit(3)
     os._exit(0)
 
@@ -80,7 +80,7 @@ def opened_gang(
     address = free_address()
     others = [
         context.Process(
-            target=follow, args=(config, files, folder, Seat(rank=rank, ranks=ranks, address=address)), daemon=True
+            target=follow, args=(config, files, folder, RankInfo(rank=rank, ranks=ranks, address=address)), daemon=True
         )
         for rank in range(1, ranks)
     ]
@@ -91,7 +91,7 @@ def opened_gang(
         with_mishaps(patched, folder, 0)
         splits = load_splits(config.data, config.seed, folds=config.evaluation.folds)
         try:
-            yield open_worker(config, splits, files, seat=Seat(rank=0, ranks=ranks, address=address)), others
+            yield open_worker(config, splits, files, rank_info=RankInfo(rank=0, ranks=ranks, address=address)), others
         finally:
             if torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()

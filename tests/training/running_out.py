@@ -43,7 +43,7 @@ def in_backward(worker: Worker, when: When, exhaust: Exhaust) -> Iterator[None]:
 
 
 def embeddings_of(worker: Worker) -> nn.Module:
-    found: nn.Module = worker._bench.model.network.get_input_embeddings()
+    found: nn.Module = worker._context.model.network.get_input_embeddings()
     return found
 
 
@@ -58,7 +58,7 @@ def in_evaluation(most_rows: int) -> When:
 
 
 def weights_of(worker: Worker) -> dict[str, torch.Tensor]:
-    return {name: weight.cpu().clone() for name, weight in worker._bench.model.network.state_dict().items()}
+    return {name: weight.cpu().clone() for name, weight in worker._context.model.network.state_dict().items()}
 
 
 def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

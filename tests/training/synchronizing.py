@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.training.bench import Bench
+from hpo.training.context import TrainingContext
 from hpo.training.optimizer_step import OptimizerStep
 
 WAITING = ("aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero", "aten::equal", "aten::masked_select")
@@ -46,14 +46,14 @@ def _scalars(state: Any) -> Iterator[torch.Tensor]:
             yield from _scalars(one)
 
 
-def begun(bench: Bench, hyperparameters: Hyperparameters, taken: int) -> OptimizerStep:
+def begun(context: TrainingContext, hyperparameters: Hyperparameters, taken: int) -> OptimizerStep:
     """Return a training that has taken so many steps, after which its optimizer has all that it holds."""
-    step = bench.begin(hyperparameters, 0, 100)
+    step = context.begin(hyperparameters, 0, 100)
     for _ in range(taken):
-        take(bench, step, hyperparameters)
+        take(context, step, hyperparameters)
     return step
 
 
-def take(bench: Bench, step: OptimizerStep, hyperparameters: Hyperparameters, rows: int = 8) -> None:
-    batch = bench.training_batch(hyperparameters, np.arange(rows), [0])
-    step.take(bench.gradients.of(step.model, batch))
+def take(context: TrainingContext, step: OptimizerStep, hyperparameters: Hyperparameters, rows: int = 8) -> None:
+    batch = context.training_batch(hyperparameters, np.arange(rows), [0])
+    step.take(context.gradients.of(step.model, batch))

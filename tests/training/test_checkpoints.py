@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from hpo.training import checkpoints, disk
+from hpo.files import disk
+from hpo.training import checkpoints
 from hpo.training.checkpoints import (
     DIGEST_BYTES,
     SEEN_BYTES,

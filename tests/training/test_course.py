@@ -8,13 +8,13 @@ import pytest
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
+from hpo.files.weights import load_weights
 from hpo.messages import Action, Ending, Scores
 from hpo.metrics.averaging import mean_scores
+from hpo.model.trial_model import TrialModel
 from hpo.search.rungs import fold_milestones
-from hpo.training.bench import Bench
-from hpo.training.course import courses
-from hpo.training.trial_model import TrialModel
-from hpo.training.weights import load_weights
+from hpo.training.context import TrainingContext
+from hpo.training.plan import fold_runs
 from hpo.training.worker import Worker, open_worker
 from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, trained
 
@@ -22,8 +22,8 @@ FOLDS = 4
 
 
 @pytest.fixture(scope="module")
-def bench(study: StudyConfig) -> Bench:
-    return open_worker(study, load_splits(study.data, study.seed))._bench
+def context(study: StudyConfig) -> TrainingContext:
+    return open_worker(study, load_splits(study.data, study.seed))._context
 
 
 @pytest.fixture(scope="module")
@@ -37,44 +37,46 @@ def in_folds(**values: object):
     return tiny_assignment(tiny_hyperparameters(**values), milestones=fold_milestones(FOLDS))
 
 
-def test_a_fraction_of_the_texts_is_stratified_and_the_same_for_every_trial(bench: Bench):
-    halves = [courses(tiny_assignment(tiny_hyperparameters(data_fraction=0.5), seed=seed), bench)[0] for seed in (1, 2)]
+def test_a_fraction_of_the_texts_is_stratified_and_the_same_for_every_trial(context: TrainingContext):
+    halves = [
+        fold_runs(tiny_assignment(tiny_hyperparameters(data_fraction=0.5), seed=seed), context)[0] for seed in (1, 2)
+    ]
     assert halves[0].rows.tolist() == halves[1].rows.tolist()
-    assert np.bincount(bench.train_strata[halves[0].rows]).tolist() == [16, 16]
-    (quarter,) = courses(tiny_assignment(tiny_hyperparameters(data_fraction=0.25)), bench)
+    assert np.bincount(context.train_strata[halves[0].rows]).tolist() == [16, 16]
+    (quarter,) = fold_runs(tiny_assignment(tiny_hyperparameters(data_fraction=0.25)), context)
     assert set(quarter.rows) < set(halves[0].rows)
     assert set(quarter.train_sample) <= set(quarter.rows)
-    (least,) = courses(tiny_assignment(tiny_hyperparameters(data_fraction=1e-6)), bench)
-    assert sorted(bench.train_strata[least.rows]) == [0, 1]
+    (least,) = fold_runs(tiny_assignment(tiny_hyperparameters(data_fraction=1e-6)), context)
+    assert sorted(context.train_strata[least.rows]) == [0, 1]
 
 
-def test_a_trial_on_half_of_the_texts_takes_half_the_steps_and_ends_at_half_the_rung(bench: Bench):
+def test_a_trial_on_half_of_the_texts_takes_half_the_steps_and_ends_at_half_the_rung(context: TrainingContext):
     half = tiny_hyperparameters(data_fraction=0.5)
     milestones = tiny_assignment(tiny_hyperparameters(epochs=1)).milestones
-    (course,) = courses(tiny_assignment(half, milestones=milestones), bench)
+    (fold_run,) = fold_runs(tiny_assignment(half, milestones=milestones), context)
     # 32 texts in batches of 8, twice; its end is that of one whole epoch of two: 500 per mille.
-    assert course.total_steps == 8
-    assert {step: milestone.rung for step, milestone in course.milestones.items()} == {4: 250, 8: 500}
+    assert fold_run.total_steps == 8
+    assert {step: milestone.rung for step, milestone in fold_run.milestones.items()} == {4: 250, 8: 500}
 
 
-def test_the_default_batches_are_the_texts_as_they_are(bench: Bench):
+def test_the_default_batches_are_the_texts_as_they_are(context: TrainingContext):
     assignment = tiny_assignment()
-    (course,) = courses(assignment, bench)
-    plain = list(course.batches(assignment, bench))
-    assert sum(batch.rows for batch in plain) == 2 * bench.splits.train.rows
-    lengths = bench.tokenized(16).train.tokens.lengths
+    (fold_run,) = fold_runs(assignment, context)
+    plain = list(fold_run.batches(assignment, context))
+    assert sum(batch.rows for batch in plain) == 2 * context.splits.train.rows
+    lengths = context.tokenized(16).train.tokens.lengths
     assert sum(batch.tokens for batch in plain) == 2 * lengths.sum()
 
 
-def test_augmented_batches_follow_from_seed_epoch_and_batch(bench: Bench):
+def test_augmented_batches_follow_from_seed_epoch_and_batch(context: TrainingContext):
     def batches(**values: object):
         assignment = tiny_assignment(tiny_hyperparameters(token_masking=0.3, word_swap=0.2), **values)
-        (course,) = courses(assignment, bench)
-        return [batch.inputs["input_ids"].tolist() for batch in course.batches(assignment, bench)]
+        (fold_run,) = fold_runs(assignment, context)
+        return [batch.inputs["input_ids"].tolist() for batch in fold_run.batches(assignment, context)]
 
     assert batches() == batches()
     assert batches() != batches(seed=8)
-    mask = bench.model.tokenizer.mask_token_id
+    mask = context.model.tokenizer.mask_token_id
     shares = [np.mean([token == mask for row in batch for token in row]) for batch in batches()]
     assert min(shares) > 0
     assert len(set(shares)) > 1
@@ -100,15 +102,15 @@ def test_every_fold_is_scored_where_it_did_not_train_and_the_trial_by_their_mean
 
 
 def test_folds_start_alike_and_train_apart(of_folds: Worker):
-    bench = of_folds._bench
-    made = courses(in_folds(), bench)
-    assert [course.last for course in made] == [False, False, False, True]
-    seeds = {course.seed for seed in range(5) for course in courses(replace(in_folds(), seed=seed), bench)}
+    context = of_folds._context
+    made = fold_runs(in_folds(), context)
+    assert [fold_run.last for fold_run in made] == [False, False, False, True]
+    seeds = {fold_run.seed for seed in range(5) for fold_run in fold_runs(replace(in_folds(), seed=seed), context)}
     assert len(seeds) == 5 * FOLDS, "of each fold of each seed another"
-    for course in made:
-        assert set(course.rows).isdisjoint(course.validation_part)
-        assert set(course.train_sample) <= set(course.rows)
-    assert sorted(np.concatenate([course.validation_part for course in made])) == list(range(80))
+    for fold_run in made:
+        assert set(fold_run.rows).isdisjoint(fold_run.validation_part)
+        assert set(fold_run.train_sample) <= set(fold_run.rows)
+    assert sorted(np.concatenate([fold_run.validation_part for fold_run in made])) == list(range(80))
 
 
 def test_a_trial_in_folds_is_the_same_again_and_can_be_given_up_after_a_fold(of_folds: Worker):
@@ -119,10 +121,10 @@ def test_a_trial_in_folds_is_the_same_again_and_can_be_given_up_after_a_fold(of_
 
 
 def test_the_weights_kept_of_a_trial_in_folds_are_those_of_its_last(of_folds: Worker):
-    bench = of_folds._bench
+    context = of_folds._context
     trained(of_folds, in_folds())
-    kept = {name: tensor.clone() for name, tensor in bench.model.network.state_dict().items()}
-    stored = load_weights(bench.files, 0)
+    kept = {name: tensor.clone() for name, tensor in context.model.network.state_dict().items()}
+    stored = load_weights(context.files, 0)
     assert stored
     assert all(np.array_equal(stored[name], kept[name]) for name in stored)
 
@@ -146,13 +148,15 @@ def test_schedule_free_weights_are_kept_as_they_were_scored(tiny_bert: Path, tex
     chosen = tiny_hyperparameters(optimizer="schedule_free_adamw")
     reports, _ = trained(worker, tiny_assignment(chosen))
     best = max((r for r in reports if r.full), key=lambda r: r.validation.objective)
-    bench = worker._bench
-    TrialModel(bench.model, bench.task, chosen, seed=0).load(load_weights(tmp_path, 0))
-    again = bench.score(bench.tokenized(chosen.max_length).validation)
+    context = worker._context
+    TrialModel(context.model, context.task, chosen, seed=0).load(load_weights(tmp_path, 0))
+    again = context.score(context.tokenized(chosen.max_length).validation)
     assert again.values == best.validation.values
 
 
-def test_reduce_on_plateau_lowers_the_rate_of_a_trial_that_does_not_improve(bench: Bench, study: StudyConfig):
+def test_reduce_on_plateau_lowers_the_rate_of_a_trial_that_does_not_improve(
+    context: TrainingContext, study: StudyConfig
+):
     worker = open_worker(study, load_splits(study.data, study.seed))
     # So small a rate that no prediction ever changes: every evaluation after the first is one without a better score.
     values = {"schedule": "reduce_on_plateau", "plateau_patience": 0, "decay_factor": 0.5, "learning_rate": 1e-12}

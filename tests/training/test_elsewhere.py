@@ -9,12 +9,9 @@ import torch
 
 from hpo.data.splits import load_splits
 from hpo.errors import NoResultError
-from hpo.messages import Action, Decision, Ending, Outcome, Report
-from hpo.training import checkpoints
-from hpo.training import mirror as mirrors
-from hpo.training.checkpoints import Checkpoints, checkpoint_names
-from hpo.training.mirror import UrlMirror
-from hpo.training.weights import (
+from hpo.files import remote as mirrors
+from hpo.files.remote import UrlMirror
+from hpo.files.weights import (
     Weights,
     fetch_weights_of,
     keep_only,
@@ -23,6 +20,9 @@ from hpo.training.weights import (
     weights_are_of,
     weights_path,
 )
+from hpo.messages import Action, Decision, Ending, Outcome, Report
+from hpo.training import checkpoints
+from hpo.training.checkpoints import Checkpoints, checkpoint_names
 from hpo.training.worker import Worker, open_worker
 from tests.models import stepped, tiny_assignment, tiny_hyperparameters, tiny_study
 from tests.object_store import ObjectStore, names_at, running_object_store
@@ -144,7 +144,7 @@ def test_a_server_that_goes_while_a_trial_trains_costs_it_nothing(
         assert run._place.seen == 72
     finally:
         store.start()
-    worker._bench.mirror._asked_again_at = 0.0  # type: ignore[attr-defined]
+    worker._context.mirror._asked_again_at = 0.0  # type: ignore[attr-defined]
     outcome = _outcome_of(worker)
     worker.drop(0)
     assert digest(worker) == digest(uncut)

@@ -12,12 +12,12 @@ from pydantic import ValidationError
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.splits import load_splits
 from hpo.messages import Ending, Outcome
+from hpo.model.backbone import Backbone
 from hpo.space.space_file import load_space, shipped_spaces
 from hpo.tasks.classification import Classification
-from hpo.training.backbone import Backbone
 from hpo.training.gradients import SlotBatch
-from hpo.training.loop import Clock, Run
 from hpo.training.optimizers import OPTIMIZERS
+from hpo.training.run import Clock, Run
 from hpo.training.schedules import SCHEDULES
 from hpo.training.worker import Worker, open_worker
 from tests.models import Training, save_tiny_bert, tiny_assignment, tiny_study
@@ -71,11 +71,11 @@ def test_what_a_shipped_space_draws_at_random_trains(name: str, draws: int, work
     for number in range(draws):
         hyperparameters = space.hyperparameters(space.suggest(study.ask()))
         assignment = tiny_assignment(hyperparameters, trial=number, maximum_passes=hyperparameters.epochs)
-        run = Run(assignment, worker._bench, Clock())
+        run = Run(assignment, worker._context, Clock())
         answer = None
         for _ in range(STEPS):
             said = run.advance(answer)
-            answer = worker._bench.gradients.of(said.model, said.batch) if isinstance(said, SlotBatch) else None
+            answer = worker._context.gradients.of(said.model, said.batch) if isinstance(said, SlotBatch) else None
             if isinstance(said, Outcome):
                 assert said.ending is Ending.COMPLETED, (said.reason, hyperparameters)
                 break

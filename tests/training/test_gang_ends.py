@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.training.rank_groups import PATIENCE, befall, opened_gang
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
+from hpo.distributed.process_group import join
+from hpo.distributed.rank_group import ALONE, RankGroupLost, RankInfo, free_address
 from hpo.messages import Ending
 from hpo.search.rungs import fold_milestones
-from hpo.training.gang import ALONE, GangLost, Seat, free_address
-from hpo.training.gang_of_several import join
 from hpo.training.worker import open_worker
 from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, trained
-from tests.training.gangs import PATIENCE, befall, opened_gang
 
 
 @pytest.mark.slow
@@ -30,7 +30,7 @@ def test_three_ranks_train_folds_as_one_does_and_end_where_one_dies(
     with opened_gang(config, tmp_path / "three", tmp_path, ranks=3) as (three, others):
         found, outcome = trained(three, assignment)
         befall(tmp_path, 2, "death")
-        with pytest.raises(GangLost, match="A rank is gone, or does not answer"):
+        with pytest.raises(RankGroupLost, match="A rank is gone, or does not answer"):
             trained(three, replace(assignment, trial=1))
         for other in others:
             other.join(PATIENCE)
@@ -52,18 +52,18 @@ def test_where_rank_0_leaves_without_a_word_the_other_ends(study: StudyConfig, t
 
 
 def test_an_address_at_which_nobody_can_listen_is_a_lost_gang() -> None:
-    seat = Seat(rank=0, ranks=2, address=free_address())
-    host, _, port = seat.address.partition(":")
-    with socket.create_server((host, int(port))), pytest.raises(GangLost, match="in use"):
-        join(seat, torch.device("cpu"), 1.0)
+    rank_info = RankInfo(rank=0, ranks=2, address=free_address())
+    host, _, port = rank_info.address.partition(":")
+    with socket.create_server((host, int(port))), pytest.raises(RankGroupLost, match="in use"):
+        join(rank_info, torch.device("cpu"), 1.0)
 
 
 def test_a_gang_whose_others_do_not_come_is_lost() -> None:
-    with pytest.raises(GangLost):
-        join(Seat(rank=0, ranks=2, address=free_address()), torch.device("cpu"), 0.2)
+    with pytest.raises(RankGroupLost):
+        join(RankInfo(rank=0, ranks=2, address=free_address()), torch.device("cpu"), 0.2)
 
 
 def test_one_rank_is_no_gang() -> None:
     cpu = torch.device("cpu")
     assert join(None, cpu, 1.0) is ALONE
-    assert join(Seat(rank=0, ranks=1, address="nowhere:1"), cpu, 1.0) is ALONE
+    assert join(RankInfo(rank=0, ranks=1, address="nowhere:1"), cpu, 1.0) is ALONE

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpo.model.layers import LayerStack
 from hpo.training.layer_rates import heights, parameter_groups, rate_factors
-from hpo.training.layers import LayerStack
 from tests.training.architectures import ARCHITECTURES, tiny_network
 
 DECAY = 0.5

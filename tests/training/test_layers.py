@@ -16,11 +16,11 @@ from transformers import (
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import ConfigurationError, ModelError
+from hpo.model.backbone import Backbone
+from hpo.model.layers import LayerStack, refuse_kept_layers
+from hpo.model.methods import select_parameters, transformer_layers
+from hpo.model.trial_model import TrialModel
 from hpo.tasks.classification import Classification
-from hpo.training.backbone import Backbone
-from hpo.training.layers import LayerStack, refuse_kept_layers
-from hpo.training.methods import select_parameters, transformer_layers
-from hpo.training.trial_model import TrialModel
 from tests.models import tiny_hyperparameters
 from tests.training.architectures import ARCHITECTURES, tiny_network
 

@@ -10,12 +10,13 @@ import torch
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
+from hpo.distributed.rank_group import LONGEST_REASON
 from hpo.errors import ModelError
+from hpo.files.weights import load_weights, weights_path
 from hpo.messages import Action, Decision, Ending, Milestone, Outcome, Progress, Report
-from hpo.training import evaluation, loop
-from hpo.training.gang import LONGEST_REASON
-from hpo.training.loop import Message
-from hpo.training.weights import load_weights, weights_path
+from hpo.training import evaluation
+from hpo.training import run as run_module
+from hpo.training.run import Message
 from hpo.training.worker import Worker, open_worker, train
 from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study, trained
 
@@ -27,7 +28,7 @@ def worker(study: StudyConfig, tmp_path_factory: pytest.TempPathFactory) -> Work
 
 def weights_hash(worker: Worker) -> str:
     digest = hashlib.sha256()
-    for _, tensor in sorted(worker._bench.model.network.state_dict().items()):
+    for _, tensor in sorted(worker._context.model.network.state_dict().items()):
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
 
@@ -111,8 +112,8 @@ def test_training_leaves_the_random_state_outside_alone(worker: Worker):
 
 @pytest.mark.parametrize(("method", "moving"), [("head", set()), ("top_layers", {"encoder.layer.1"})])
 def test_frozen_parameters_do_not_change(worker: Worker, method: str, moving: set[str]):
-    network, layers = worker._bench.model.network, {"trained_layers": 1} if method == "top_layers" else {}
-    worker._bench.model.reset(7)
+    network, layers = worker._context.model.network, {"trained_layers": 1} if method == "top_layers" else {}
+    worker._context.model.reset(7)
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     trained(worker, tiny_assignment(tiny_hyperparameters(method=method, **layers)))
     for name, parameter in network.named_parameters():
@@ -123,7 +124,7 @@ def test_frozen_parameters_do_not_change(worker: Worker, method: str, moving: se
 def test_a_trial_begins_with_a_head_of_its_scale(worker: Worker):
     trained(worker, tiny_assignment(tiny_hyperparameters(head_scale=0.5, learning_rate=1e-9)))
     drawn = torch.randn((2, 16), generator=torch.Generator().manual_seed(7))
-    torch.testing.assert_close(worker._bench.model.network.classifier.weight, 0.5 * drawn)
+    torch.testing.assert_close(worker._context.model.network.classifier.weight, 0.5 * drawn)
 
 
 def test_stop_prunes_and_pause_pauses_at_the_next_step(worker: Worker):
@@ -214,7 +215,7 @@ def test_out_of_memory_is_infeasible(worker: Worker, monkeypatch: pytest.MonkeyP
             raise error
         torch.empty(2**60)
 
-    monkeypatch.setattr(loop.OptimizerStep, "take", fail)
+    monkeypatch.setattr(run_module.OptimizerStep, "take", fail)
     outcome = ending(worker)
     assert outcome.ending is Ending.INFEASIBLE
     assert outcome.reason == "Out of memory on cpu in training with 8 of a batch's 8 texts at once, max_length 16."
@@ -225,7 +226,7 @@ def test_any_other_error_fails_the_trial_in_one_line(worker: Worker, monkeypatch
     def fail(*_: object) -> None:
         raise RuntimeError("one\ntwo" + 500 * "x")
 
-    monkeypatch.setattr(loop.OptimizerStep, "take", fail)
+    monkeypatch.setattr(run_module.OptimizerStep, "take", fail)
     outcome = ending(worker)
     assert outcome.ending is Ending.FAILED
     assert outcome.reason.startswith("RuntimeError: one two")
@@ -241,7 +242,7 @@ def test_hyperparameters_that_the_model_cannot_have_fail_in_a_sentence(worker: W
 
 
 def test_progress_is_told_each_second(worker: Worker, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(loop, "SECONDS_BETWEEN_PROGRESS", 0.0)
+    monkeypatch.setattr(run_module, "SECONDS_BETWEEN_PROGRESS", 0.0)
     messages: list[Report | Progress] = []
 
     def answer(message: Report | Progress) -> Action:
@@ -273,7 +274,7 @@ def test_a_trial_within_its_limit_completes(worker: Worker):
 
 
 def test_weights_are_kept_where_the_score_beats_the_study(worker: Worker):
-    files = worker._bench.files
+    files = worker._context.files
     trained(worker, tiny_assignment(trial=3, score_to_beat=1.0))
     assert not weights_path(files, 3).exists()
     trained(worker, tiny_assignment(trial=3, score_to_beat=0.01))
@@ -283,7 +284,7 @@ def test_weights_are_kept_where_the_score_beats_the_study(worker: Worker):
 def test_a_budget_of_the_disk_that_is_spent_does_not_fail_the_trial(
     tiny_bert: Path, texts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(loop.Checkpoints, "is_due", lambda *_: True)
+    monkeypatch.setattr(run_module.Checkpoints, "is_due", lambda *_: True)
     config = tiny_study(tiny_bert, texts, store={"disk_gib": 0.0001})
     worker = open_worker(config, load_splits(config.data, config.seed), tmp_path)
     outcome = trained(worker, tiny_assignment(tiny_hyperparameters(epochs=4), maximum_passes=4))[1]
@@ -298,7 +299,7 @@ def test_a_budget_of_the_disk_that_is_spent_does_not_fail_the_trial(
 
 def test_only_trained_parameters_are_kept(worker: Worker):
     trained(worker, tiny_assignment(tiny_hyperparameters(method="head"), trial=4))
-    assert set(load_weights(worker._bench.files, 4)) == {
+    assert set(load_weights(worker._context.files, 4)) == {
         "bert.pooler.dense.weight",
         "bert.pooler.dense.bias",
         "classifier.weight",
@@ -332,11 +333,11 @@ def test_a_trial_whose_report_cannot_be_answered_frees_its_slot(worker: Worker):
 
 def test_scores_do_not_depend_on_how_rows_are_batched(worker: Worker, monkeypatch: pytest.MonkeyPatch):
     trained(worker, tiny_assignment())
-    bench = worker._bench
-    split = bench.tokenized(16).validation
-    together = bench.score(split)
+    context = worker._context
+    split = context.tokenized(16).validation
+    together = context.score(split)
     monkeypatch.setitem(evaluation.MOST_TOKENS, "cpu", 1)
-    alone = bench.score(split)
+    alone = context.score(split)
     assert alone.confusion == together.confusion
     assert alone.values["loss"] == pytest.approx(together.values["loss"], rel=1e-5)
 
@@ -348,4 +349,4 @@ def test_dropout_where_there_is_none_fails_in_a_sentence(tiny_llama: Path, texts
     assert outcome.ending is Ending.FAILED
     assert "LlamaForSequenceClassification has no dropout layers" in outcome.reason
     with pytest.raises(ModelError, match="leave dropout out of the space"):
-        worker._bench.model.dropouts.put(0.1)
+        worker._context.model.dropouts.put(0.1)

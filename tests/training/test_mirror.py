@@ -12,9 +12,9 @@ import pytest
 
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, StoreError
-from hpo.training import mirror as mirrors
-from hpo.training import urls
-from hpo.training.mirror import ADDRESS, NO_MIRROR, UrlMirror, open_mirror, shown_url, twin_of
+from hpo.files import remote as mirrors
+from hpo.files import urls
+from hpo.files.remote import ADDRESS, NO_MIRROR, UrlMirror, open_mirror, shown_url, twin_of
 from tests.object_store import BUCKET, ObjectStore, names_at, running_object_store
 
 NAME = "trial-0001/checkpoint-a.pt"
@@ -134,7 +134,7 @@ def test_a_file_of_which_half_was_sent_is_none(
 
 KILLED = """
 import os, signal, sys
-from hpo.training.urls import file_system
+from hpo.files.urls import file_system
 files, path = file_system(sys.argv[1])
 stream = files.open_output_stream(f"{path}/tiny/trial-0001/checkpoint-a.pt")
 stream.write(bytes(25_000_000))

@@ -13,10 +13,10 @@ from hpo.data.batching import Batch, collate
 from hpo.data.splits import load_splits
 from hpo.data.tokenization import TokenizedSplit, tokenize
 from hpo.errors import ModelError
+from hpo.model.backbone import Backbone
+from hpo.model.pretrained import load_model
+from hpo.model.trial_model import TrialModel
 from hpo.tasks.classification import Classification
-from hpo.training.backbone import Backbone
-from hpo.training.models import load_model
-from hpo.training.trial_model import TrialModel
 from tests.models import LONGEST, tiny_hyperparameters
 from tests.training.architectures import ARCHITECTURES, tiny_network
 from tests.training.synchronizing import Waits

@@ -6,10 +6,10 @@ import torch
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.batching import Batch
+from hpo.model.backbone import Backbone
+from hpo.model.methods import METHODS
 from hpo.tasks.classification import Classification
-from hpo.training.backbone import Backbone
 from hpo.training.layer_rates import rate_factors
-from hpo.training.methods import METHODS
 from hpo.training.optimizers import OPTIMIZERS
 from tests.models import Training, tiny_hyperparameters
 

@@ -9,7 +9,7 @@ import torch
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
 from hpo.messages import Ending
-from hpo.training.out_of_memory import OutOfMemoryInEvaluation, is_out_of_memory, peak_memory_bytes
+from hpo.training.memory import OutOfMemoryInEvaluation, is_out_of_memory, peak_memory_bytes
 from hpo.training.worker import Worker, open_worker
 from tests.models import tiny_assignment, tiny_hyperparameters, trained
 from tests.training.running_out import (
@@ -90,7 +90,7 @@ def expected(worker: Worker) -> dict[str, torch.Tensor]:
 def afresh(worker: Worker) -> Iterator[Worker]:
     """The worker, which after the test has nothing left of what came to its memory."""
     yield worker
-    worker._bench.gradients._passes.clear()
+    worker._context.gradients._micro_batch.clear()
 
 
 def raising(error: Exception) -> Callable[[], None]:
@@ -107,7 +107,7 @@ def test_in_a_pass_the_step_is_taken_in_parts_and_stays_the_step_it_is(
 ) -> None:
     with place(afresh, in_training(2), raising(error)):
         _, outcome = trained(afresh, tiny_assignment(CHOSEN, trial=1))
-    assert (outcome.ending, outcome.rows_at_once) == (Ending.COMPLETED, 2), outcome.reason
+    assert (outcome.ending, outcome.micro_batch_size) == (Ending.COMPLETED, 2), outcome.reason
     assert_close(weights_of(afresh), expected)
 
 
@@ -119,7 +119,7 @@ def test_in_a_pass_of_one_row_the_trial_is_infeasible_and_leaves_the_next_alone(
         _, outcome = trained(afresh, tiny_assignment(CHOSEN, trial=1))
     assert outcome.ending is Ending.INFEASIBLE
     _, following = trained(afresh, tiny_assignment(CHOSEN, trial=2))
-    assert (following.ending, following.rows_at_once) == (Ending.COMPLETED, None)
+    assert (following.ending, following.micro_batch_size) == (Ending.COMPLETED, None)
     assert_close(weights_of(afresh), expected)
 
 
@@ -129,7 +129,7 @@ def test_in_an_evaluation_fewer_rows_are_scored_at_once(
 ) -> None:
     with in_forward(afresh, in_evaluation(2), raising(error)):
         _, outcome = trained(afresh, tiny_assignment(CHOSEN, trial=1))
-    assert (outcome.ending, outcome.rows_at_once) == (Ending.COMPLETED, None), outcome.reason
+    assert (outcome.ending, outcome.micro_batch_size) == (Ending.COMPLETED, None), outcome.reason
     assert_close(weights_of(afresh), expected)
 
 

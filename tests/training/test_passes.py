@@ -14,11 +14,11 @@ from hpo.data.batching import Batch, collate, training_batches
 from hpo.data.splits import load_splits
 from hpo.data.tokenization import TokenizedSplit
 from hpo.messages import Ending
+from hpo.model.backbone import Backbone
 from hpo.tasks.classification import Classification
 from hpo.training import evaluation, gradients
-from hpo.training.backbone import Backbone
-from hpo.training.out_of_memory import OutOfMemoryInEvaluation
-from hpo.training.passes import Passes, memory_key
+from hpo.training.memory import OutOfMemoryInEvaluation
+from hpo.training.micro_batch import MicroBatch, memory_key
 from hpo.training.probe import probe
 from hpo.training.worker import Worker, open_worker
 from tests.models import (
@@ -66,7 +66,7 @@ def test_a_step_in_parts_is_the_step_to_rounding(values, bert: Backbone, task: C
         for _ in range(3):
             training.step(ragged(7))
         weights = {name: weight.detach().clone() for name, weight in training.parameters.items()}
-        return training.mean_loss(), weights, training.gradients.passes(hyperparameters).rows
+        return training.mean_loss(), weights, training.gradients.micro_batch(hyperparameters).rows
 
     loss, expected, whole = after_three_steps()
     room_for(2)
@@ -95,10 +95,10 @@ def test_a_hundred_steps_in_parts_by_length_have_the_losses_of_whole_batches(
                 training.step(collate(split, rows, 0))
                 seen.append(training.mean_loss())
                 training.forget_losses()
-        return seen, passes.call_count
+        return seen, micro_batch.call_count
 
-    passes = MagicMock(side_effect=Backbone.logits)
-    monkeypatch.setattr(Backbone, "logits", lambda *given: passes(*given))
+    micro_batch = MagicMock(side_effect=Backbone.logits)
+    monkeypatch.setattr(Backbone, "logits", lambda *given: micro_batch(*given))
     whole, passes_of_whole = losses(10_000)
     parts, passes_of_both = losses(2)
     assert (len(whole), passes_of_whole) == (100, 100)
@@ -109,11 +109,11 @@ def test_a_hundred_steps_in_parts_by_length_have_the_losses_of_whole_batches(
 def test_the_next_trial_of_that_size_begins_where_the_last_came_to(worker: Worker, room_for, monkeypatch) -> None:
     room_for(4)
     _, outcome = trained(worker, tiny_assignment())
-    assert (outcome.ending, outcome.rows_at_once) == (Ending.COMPLETED, 4)
+    assert (outcome.ending, outcome.micro_batch_size) == (Ending.COMPLETED, 4)
     halved: list[int] = []
-    monkeypatch.setattr(Passes, "halve", lambda _self, rows: halved.append(rows))
+    monkeypatch.setattr(MicroBatch, "halve", lambda _self, rows: halved.append(rows))
     _, outcome = trained(worker, tiny_assignment(trial=1))
-    assert (outcome.ending, outcome.rows_at_once, halved) == (Ending.COMPLETED, 4, [])
+    assert (outcome.ending, outcome.micro_batch_size, halved) == (Ending.COMPLETED, 4, [])
 
 
 def test_where_one_row_is_too_much_the_trial_cannot_be_trained(worker: Worker, room_for) -> None:
@@ -121,7 +121,7 @@ def test_where_one_row_is_too_much_the_trial_cannot_be_trained(worker: Worker, r
     _, outcome = trained(worker, tiny_assignment())
     assert outcome.ending is Ending.INFEASIBLE
     assert outcome.reason == "Out of memory on cpu in training with 1 of a batch's 8 texts at once, max_length 16."
-    assert outcome.rows_at_once is None
+    assert outcome.micro_batch_size is None
 
 
 def test_what_one_that_cannot_be_trained_came_to_is_not_begun_with_by_the_next(
@@ -130,17 +130,17 @@ def test_what_one_that_cannot_be_trained_came_to_is_not_begun_with_by_the_next(
     with monkeypatch.context() as patched:
         patched.setattr(Backbone, "logits", MagicMock(side_effect=MemoryError))
         assert trained(worker, tiny_assignment())[1].ending is Ending.INFEASIBLE
-        assert not probe(worker._bench, tiny_hyperparameters(), steps=1).feasible
-    assert trained(worker, tiny_assignment(trial=1))[1].rows_at_once is None
+        assert not probe(worker._context, tiny_hyperparameters(), steps=1).feasible
+    assert trained(worker, tiny_assignment(trial=1))[1].micro_batch_size is None
     room_for(4)
-    assert trained(worker, tiny_assignment(trial=2))[1].rows_at_once == 4
+    assert trained(worker, tiny_assignment(trial=2))[1].micro_batch_size == 4
 
 
 def test_another_optimizer_or_depth_begins_with_whole_batches(worker: Worker, room_for) -> None:
     room_for(4)
-    assert trained(worker, tiny_assignment())[1].rows_at_once == 4
+    assert trained(worker, tiny_assignment())[1].micro_batch_size == 4
     for values in ({"optimizer": "sgd"}, {"method": "top_layers", "trained_layers": 1}, {"kept_layers": 1}):
-        assert worker._bench.gradients.passes(tiny_hyperparameters(**values)).rows is None
+        assert worker._context.gradients.micro_batch(tiny_hyperparameters(**values)).rows is None
 
 
 def test_an_evaluation_goes_through_in_smaller_batches_and_so_does_the_next(
@@ -158,7 +158,7 @@ def test_an_evaluation_goes_through_in_smaller_batches_and_so_does_the_next(
 
     monkeypatch.setattr(evaluation, "collate", noting)
     reports, outcome = trained(worker, tiny_assignment())
-    assert (outcome.ending, outcome.rows_at_once) == (Ending.COMPLETED, None)
+    assert (outcome.ending, outcome.micro_batch_size) == (Ending.COMPLETED, None)
     for report, wanted in zip(reports, expected, strict=True):
         assert report.validation.confusion == wanted.validation.confusion
         assert report.validation.values["loss"] == pytest.approx(wanted.validation.values["loss"], rel=1e-5)
@@ -186,20 +186,20 @@ def test_a_long_text_among_short_ones_does_not_keep_an_evaluation_from_its_end(w
     ids = np.full(lengths.sum(), 5)
     tokens = plain_tokens(ids, lengths, np.zeros_like(ids))
     with pytest.raises(OutOfMemoryInEvaluation):
-        worker._bench.score(TokenizedSplit(tokens=tokens, targets=np.zeros(4, dtype=np.int64)))
+        worker._context.score(TokenizedSplit(tokens=tokens, targets=np.zeros(4, dtype=np.int64)))
 
 
 def test_a_trial_begins_with_what_another_worker_came_to_and_never_with_more(worker: Worker) -> None:
-    passes = worker._bench.gradients.passes(tiny_hyperparameters())
+    micro_batch = worker._context.gradients.micro_batch(tiny_hyperparameters())
     for told, begun_with, outcome_says in ((4, 4, 4), (6, 4, 4), (None, 4, 4), (2, 2, 2)):
-        _, outcome = trained(worker, tiny_assignment(rows_at_once=told))
-        assert (passes.rows, outcome.rows_at_once) == (begun_with, outcome_says)
+        _, outcome = trained(worker, tiny_assignment(micro_batch_size=told))
+        assert (micro_batch.rows, outcome.micro_batch_size) == (begun_with, outcome_says)
 
 
 def test_rows_at_once_are_told_only_where_they_are_fewer_than_a_batch(worker: Worker) -> None:
     assert memory_key(tiny_hyperparameters(batch_size=4)) == memory_key(tiny_hyperparameters(batch_size=8))
-    assert trained(worker, tiny_assignment(rows_at_once=4))[1].rows_at_once == 4
-    assert trained(worker, tiny_assignment(tiny_hyperparameters(batch_size=4), trial=1))[1].rows_at_once is None
+    assert trained(worker, tiny_assignment(micro_batch_size=4))[1].micro_batch_size == 4
+    assert trained(worker, tiny_assignment(tiny_hyperparameters(batch_size=4), trial=1))[1].micro_batch_size is None
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ def train_within(
     _, outcome = trained(worker, assignment)
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     score = outcome.best.validation.values["loss"] if outcome.best else float("nan")
-    answers.put((score, outcome.rows_at_once, outcome.reason))
+    answers.put((score, outcome.micro_batch_size, outcome.reason))
 
 
 @pytest.mark.slow

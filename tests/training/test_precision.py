@@ -44,8 +44,8 @@ def worker(study: StudyConfig) -> Worker:
 
 
 def test_measuring_leaves_weights_and_gradients_as_they_were(worker: Worker):
-    network = worker._bench.model.network
-    worker._bench.model.reset(0)
+    network = worker._context.model.network
+    worker._context.model.reset(0)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     measurement = worker.measure(tiny_hyperparameters(max_length=16))
     assert measurement.fp32_seconds > 0
@@ -56,19 +56,19 @@ def test_measuring_leaves_weights_and_gradients_as_they_were(worker: Worker):
 
 
 def test_measuring_reads_the_texts_as_trials_will(worker: Worker, monkeypatch: pytest.MonkeyPatch):
-    bench = worker._bench
-    bench._tokenized = bench._cut = None
+    context = worker._context
+    context._tokenized = context._cut = None
     shapes: set[tuple[int, ...]] = set()
-    logits = bench.model.logits
+    logits = context.model.logits
 
     def seen(batch: Batch, precision: Precision) -> torch.Tensor:
         shapes.add(tuple(batch.inputs["input_ids"].shape))
         return logits(batch, precision)
 
-    monkeypatch.setattr(bench.model, "logits", seen)
+    monkeypatch.setattr(context.model, "logits", seen)
     worker.measure(tiny_hyperparameters(max_length=8))
-    assert bench._cut is not None
-    assert bench._cut.max_length == 8
+    assert context._cut is not None
+    assert context._cut.max_length == 8
     assert shapes == {(16, 8)}
     with pytest.raises(ModelError, match="max_length is 33, but the model reads at most 32 tokens"):
         worker.measure(tiny_hyperparameters(max_length=LONGEST + 1))
@@ -83,7 +83,7 @@ def test_in_too_little_time_fp32_is_chosen_and_what_a_row_takes_is_known(worker:
 
 def test_a_study_that_trains_little_of_the_model_is_measured_by_that(worker: Worker, monkeypatch: pytest.MonkeyPatch):
     """Were it measured on all weights, a model that has no room for their gradients would compute in fp32."""
-    model, logits = worker._bench.model, worker._bench.model.logits
+    model, logits = worker._context.model, worker._context.model.logits
 
     def short(batch: Batch, precision: Precision) -> torch.Tensor:
         if all(parameter.requires_grad for parameter in model.network.parameters()):
@@ -112,7 +112,7 @@ def test_it_is_measured_on_texts_from_all_over_the_file(study: StudyConfig, monk
     by_label = sorted(range(splits.train.rows), key=lambda row: splits.train.labels[row])
     texts, labels = (tuple(column[row] for row in by_label) for column in (splits.train.texts, splits.train.labels))
     worker = open_worker(study, replace(splits, train=replace(splits.train, texts=texts, labels=labels)))
-    model, seen = worker._bench.model, []
+    model, seen = worker._context.model, []
     logits = model.logits
     monkeypatch.setattr(
         model, "logits", lambda batch, precision: seen.append(batch.targets) or logits(batch, precision)

@@ -11,12 +11,12 @@ from torch import Tensor
 from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
 from hpo.errors import ConfigurationError
-from hpo.training.backbone import Backbone
+from hpo.files.weights import load_weights
+from hpo.model.backbone import Backbone
+from hpo.model.trial_model import TrialModel
 from hpo.training.gradients import PASS_TOKENS, Gradients
 from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.probe import INFEASIBLE
-from hpo.training.trial_model import TrialModel
-from hpo.training.weights import load_weights
 from hpo.training.worker import Worker, open_worker
 from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, trained
 
@@ -45,15 +45,15 @@ def trained_on(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
 
 def test_what_a_trial_will_cost(worker: Worker, tmp_path: Path) -> None:
     found = worker.probe(tiny_hyperparameters(), STEPS)
-    assert (found.feasible, found.rows_at_once) == (True, None)
+    assert (found.feasible, found.micro_batch_size) == (True, None)
     assert found.seconds_per_step > 0
     assert found.seconds_per_scored_row > 0
     opening, scored, longest, typical = found.timed
     assert (opening.openings, longest.updates, typical.updates) == (1, 1, 1)
     assert all(timed.seconds > 0 for timed in found.timed)
-    validation = worker._bench.tokenized(16).validation.tokens.lengths
+    validation = worker._context.tokenized(16).validation.tokens.lengths
     assert scored.scored_tokens == validation.sum() + PASS_TOKENS["cpu"]
-    lengths = np.sort(worker._bench.tokenized(16).train.tokens.lengths)[::-1]
+    lengths = np.sort(worker._context.tokenized(16).train.tokens.lengths)[::-1]
     # Padded to the longest: one pass, whose cost counts as tokens.
     assert longest.trained_tokens == 8 * lengths[0] + PASS_TOKENS["cpu"]
     assert typical.seconds == found.seconds_per_step
@@ -73,7 +73,7 @@ def test_in_too_little_time_one_step_tells_all(worker: Worker, trained_on: list[
 
 def test_memory_is_tried_on_the_longest_texts_and_time_on_typical_ones(worker: Worker, trained_on: list[Batch]) -> None:
     worker.probe(tiny_hyperparameters(), STEPS)
-    lengths = np.sort(worker._bench.tokenized(16).train.tokens.lengths)[::-1]
+    lengths = np.sort(worker._context.tokenized(16).train.tokens.lengths)[::-1]
     # Twice, since the first step is without what the optimizer keeps.
     assert [batch.tokens for batch in trained_on[:2]] == [lengths[:8].sum()] * 2
     typical = [batch.tokens for batch in trained_on[2:]]
@@ -91,15 +91,15 @@ def test_it_leaves_no_trace(worker: Worker, tiny_bert: Path, texts: Path) -> Non
     torch.manual_seed(3)
     worker.probe(tiny_hyperparameters(dropout=0.3, kept_layers=1, optimizer="sgd"), STEPS)
     assert torch.equal(torch.rand(1), expected)
-    untouched._bench.model.reset(0)
-    left, reset = (one._bench.model.network.state_dict() for one in (worker, untouched))
+    untouched._context.model.reset(0)
+    left, reset = (one._context.model.network.state_dict() for one in (worker, untouched))
     assert left.keys() == reset.keys()
     assert all(torch.equal(left[name], reset[name]) for name in reset)
-    assert all(parameter.grad is None for parameter in worker._bench.model.network.parameters())
+    assert all(parameter.grad is None for parameter in worker._context.model.network.parameters())
     reports, _ = trained(worker, tiny_assignment())
     alone, _ = trained(untouched, tiny_assignment())
     assert [report.validation for report in reports] == [report.validation for report in alone]
-    assert worker._bench.gradients.passes(tiny_hyperparameters()).rows is None
+    assert worker._context.gradients.micro_batch(tiny_hyperparameters()).rows is None
 
 
 @pytest.fixture
@@ -120,22 +120,22 @@ def room_for(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_next_trial_of_that_size_begins_with_the_rows_that_fit(worker: Worker, room_for, monkeypatch) -> None:
-    longest = int(worker._bench.tokenized(16).train.tokens.lengths.max())
+    longest = int(worker._context.tokenized(16).train.tokens.lengths.max())
     room_for(3 * longest)
     found = worker.probe(tiny_hyperparameters(), STEPS)
-    assert (found.feasible, found.rows_at_once) == (True, 2)
-    monkeypatch.setattr("hpo.training.passes.Passes.halve", None)
+    assert (found.feasible, found.micro_batch_size) == (True, 2)
+    monkeypatch.setattr("hpo.training.micro_batch.MicroBatch.halve", None)
     _, outcome = trained(worker, tiny_assignment())
-    assert outcome.rows_at_once == 2
+    assert outcome.micro_batch_size == 2
     # Of a smaller batch those are all.
-    assert worker.probe(tiny_hyperparameters(batch_size=2), STEPS).rows_at_once is None
+    assert worker.probe(tiny_hyperparameters(batch_size=2), STEPS).micro_batch_size is None
 
 
 def test_where_one_row_is_too_much_no_trial_of_it_is_feasible(worker: Worker, room_for) -> None:
-    longest = int(worker._bench.tokenized(16).train.tokens.lengths.max())
+    longest = int(worker._context.tokenized(16).train.tokens.lengths.max())
     room_for(longest - 1)
     assert worker.probe(tiny_hyperparameters(), STEPS) == INFEASIBLE
-    assert all(parameter.grad is None for parameter in worker._bench.model.network.parameters())
+    assert all(parameter.grad is None for parameter in worker._context.model.network.parameters())
     assert worker.probe(tiny_hyperparameters(max_length=longest - 1), STEPS).feasible
 
 

@@ -9,15 +9,15 @@ import torch
 
 from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
+from hpo.files.weights import keep_only, trial_folder, weights_are_of, weights_path
 from hpo.messages import Action, Decision, Ending, Outcome, Progress, Report
+from hpo.model.backbone import Backbone
 from hpo.search.attributes import outcome_attributes
 from hpo.search.rungs import fold_milestones
 from hpo.training import checkpoints
-from hpo.training.backbone import Backbone
-from hpo.training.bench import Bench
 from hpo.training.checkpoints import checkpoint_names
+from hpo.training.context import TrainingContext
 from hpo.training.optimizers import OPTIMIZERS
-from hpo.training.weights import keep_only, trial_folder, weights_are_of, weights_path
 from hpo.training.worker import Worker, open_worker
 from tests.models import stepped, tiny_assignment, tiny_hyperparameters, tiny_study
 
@@ -56,7 +56,7 @@ def trained(worker: Worker, assignment, *, stop_after: int | None = None) -> tup
 
 def digest(worker: Worker) -> str:
     found = hashlib.sha256()
-    for _, tensor in sorted(worker._bench.model.network.state_dict().items()):
+    for _, tensor in sorted(worker._context.model.network.state_dict().items()):
         found.update(tensor.numpy().tobytes())
     return found.hexdigest()
 
@@ -255,8 +255,8 @@ def test_what_was_another_when_it_went_on_is_told(
     trained(opened(tiny_bert, texts, tmp_path), tiny_assignment(), stop_after=3)
     _, same = trained(opened(tiny_bert, texts, tmp_path), tiny_assignment(attempt=2), stop_after=2)
     assert same is None
-    now = Bench.circumstances
-    monkeypatch.setattr(Bench, "circumstances", lambda bench: now(bench) | {"threads": "64"})
+    now = TrainingContext.circumstances
+    monkeypatch.setattr(TrainingContext, "circumstances", lambda context: now(context) | {"threads": "64"})
     _, outcome = trained(opened(tiny_bert, texts, tmp_path), tiny_assignment(attempt=3))
     assert outcome is not None
     assert outcome.resumed_examples > 0

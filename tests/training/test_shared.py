@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
+from hpo.files.shared import FILE, FOLDER, SharedFiles
+from hpo.model.pretrained import load_model
 from hpo.tasks.classification import Classification
-from hpo.training.models import load_model
-from hpo.training.shared import FILE, FOLDER, SharedFiles
 from hpo.training.worker import Worker, open_worker
 from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, trained
 
@@ -171,7 +171,7 @@ def opened(config: StudyConfig, files: Path, *, shared: bool) -> Worker:
 
 def digest(worker: Worker) -> str:
     found = hashlib.sha256()
-    for _, tensor in sorted(worker._bench.model.network.state_dict().items()):
+    for _, tensor in sorted(worker._context.model.network.state_dict().items()):
         found.update(tensor.numpy().tobytes())
     return found.hexdigest()
 
@@ -204,9 +204,9 @@ def test_a_worker_tokenizes_nothing_that_another_has(
     study: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = (opened(study, tmp_path, shared=True) for _ in range(2))
-    expected = first._bench.tokenized(8)
-    monkeypatch.setattr("hpo.training.bench.tokenize", never)
-    found = second._bench.tokenized(8)
+    expected = first._context.tokenized(8)
+    monkeypatch.setattr("hpo.training.context.tokenize", never)
+    found = second._context.tokenized(8)
     for split in ("train", "validation"):
         one, other = getattr(expected, split), getattr(found, split)
         assert np.array_equal(one.tokens.ids, other.tokens.ids)
@@ -218,7 +218,7 @@ def test_a_worker_tokenizes_nothing_that_another_has(
 
 def test_training_changes_nothing_of_the_files(study: StudyConfig, tmp_path: Path) -> None:
     worker = opened(study, tmp_path, shared=True)
-    model = worker._bench.model
+    model = worker._context.model
     assert all(is_mapped(tensor.data_ptr(), tmp_path) for tensor in model._pretrained.values())
     before = {path: path.read_bytes() for path in (tmp_path / FOLDER).glob(f"weights-*/{FILE}")}
     assert len(before) == 1
@@ -247,8 +247,8 @@ def test_a_model_folder_that_has_changed_is_not_taken_from_an_older_file(
 
 def test_another_tokenizer_in_the_same_folder_gives_other_tokens(texts: Path, tiny_bert: Path, tmp_path: Path) -> None:
     config = tiny_study(shutil.copytree(tiny_bert, tmp_path / "model"), texts)
-    before = opened(config, tmp_path, shared=True)._bench.tokenized(16).train.tokens
+    before = opened(config, tmp_path, shared=True)._context.tokenized(16).train.tokens
     path = tmp_path / "model" / "tokenizer.json"
     path.write_text(path.read_text().replace('"goal"', '"GOAL"').replace('"team"', '"goal"'))
-    after = opened(config, tmp_path, shared=True)._bench.tokenized(16).train.tokens
+    after = opened(config, tmp_path, shared=True)._context.tokenized(16).train.tokens
     assert not np.array_equal(before.ids, after.ids)

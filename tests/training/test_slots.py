@@ -16,9 +16,9 @@ from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
 from hpo.errors import SpaceError
 from hpo.messages import Action, Assignment, Decision, Ending, Milestone, Outcome, Report
+from hpo.model.backbone import Backbone
 from hpo.search.preflight import refuse_unfit_search
 from hpo.space.space_file import space_of
-from hpo.training.backbone import Backbone
 from hpo.training.gradients import SlotBatch, micro_batches
 from hpo.training.optimizer_step import OptimizerStep
 from hpo.training.worker import Worker, open_worker
@@ -181,7 +181,7 @@ def test_one_that_cannot_be_trained_leaves_the_other_alone(
     expected = trained(alone, short)
     found = trained(two, FIRST, short)
     assert found[0][1].ending is Ending.INFEASIBLE
-    assert found[0][1].rows_at_once is None
+    assert found[0][1].micro_batch_size is None
     compare({1: found[1]}, expected)
     monkeypatch.undo()
     compare(trained(two, SECOND), wanted)

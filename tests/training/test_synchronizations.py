@@ -7,7 +7,7 @@ import pytest
 from hpo.config.hyperparameters import OptimizerName
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
-from hpo.training.bench import Bench
+from hpo.training.context import TrainingContext
 from hpo.training.optimizer_step import CHECK_EVERY
 from hpo.training.worker import open_worker
 from tests.models import tiny_hyperparameters
@@ -18,22 +18,22 @@ OF_A_PARAMETER = {"adafactor": 2}
 
 
 @pytest.fixture(scope="module")
-def bench(study: StudyConfig) -> Bench:
-    return open_worker(study, load_splits(study.data, study.seed))._bench
+def context(study: StudyConfig) -> TrainingContext:
+    return open_worker(study, load_splits(study.data, study.seed))._context
 
 
-def counted(bench: Bench, taken: int, **values: object) -> tuple[int, int]:
+def counted(context: TrainingContext, taken: int, **values: object) -> tuple[int, int]:
     """Return how often a step waits after so many were taken, and how many parameters it is of."""
     hyperparameters = tiny_hyperparameters(**values)
-    step = begun(bench, hyperparameters, taken)
+    step = begun(context, hyperparameters, taken)
     with waits(step) as found:
-        take(bench, step, hyperparameters)
+        take(context, step, hyperparameters)
     return found.count, len(step.parameters)
 
 
 @pytest.mark.parametrize("optimizer", get_args(OptimizerName))
-def test_a_step_waits_for_no_number_of_its_own(bench: Bench, optimizer: str) -> None:
-    found, parameters = counted(bench, 3, optimizer=optimizer)
+def test_a_step_waits_for_no_number_of_its_own(context: TrainingContext, optimizer: str) -> None:
+    found, parameters = counted(context, 3, optimizer=optimizer)
     assert found <= OF_A_PARAMETER.get(optimizer, 0) * parameters
 
 
@@ -49,12 +49,12 @@ def test_a_step_waits_for_no_number_of_its_own(bench: Bench, optimizer: str) -> 
     ],
     ids="-".join,
 )
-def test_what_else_a_step_may_do_waits_for_nothing(bench: Bench, values: dict[str, object]) -> None:
-    assert counted(bench, 3, **values)[0] == 0
+def test_what_else_a_step_may_do_waits_for_nothing(context: TrainingContext, values: dict[str, object]) -> None:
+    assert counted(context, 3, **values)[0] == 0
 
 
-def test_every_tenth_step_looks_at_the_loss_and_the_norm(bench: Bench) -> None:
+def test_every_tenth_step_looks_at_the_loss_and_the_norm(context: TrainingContext) -> None:
     """So the count counts: these two are known to be taken to the host."""
-    usual, _ = counted(bench, CHECK_EVERY - 2)
-    checking, _ = counted(bench, CHECK_EVERY - 1)
+    usual, _ = counted(context, CHECK_EVERY - 2)
+    checking, _ = counted(context, CHECK_EVERY - 1)
     assert checking == usual + 2

@@ -8,9 +8,8 @@ import safetensors
 import torch
 
 from hpo.errors import NoResultError
-from hpo.messages import Report, Scores
-from hpo.training import disk
-from hpo.training.weights import (
+from hpo.files import disk
+from hpo.files.weights import (
     Weights,
     header_of,
     keep_only,
@@ -20,6 +19,7 @@ from hpo.training.weights import (
     weights_are_of,
     weights_path,
 )
+from hpo.messages import Report, Scores
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, 2).T}
 REPORT = Report(
@@ -154,7 +154,7 @@ def test_memory_that_runs_out_costs_the_weights_and_not_the_trial(
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("hpo.training.weights.save_file", fail)
+    monkeypatch.setattr("hpo.files.weights.save_file", fail)
     Weights(tmp_path, 1).keep(REPORT, TENSORS)
     assert caplog.messages == [f"No weights of trial 1 were kept in {tmp_path}: memory ran out."]
 

@@ -15,7 +15,7 @@ from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import load_splits
 from hpo.errors import ConfigurationError, ModelError, NoResultError
 from hpo.messages import Action, Decision, Demands, Ending, Outcome
-from hpo.training.models import multiply
+from hpo.model.pretrained import multiply
 from hpo.training.optimizer_step import OptimizerStep
 from hpo.training.precision import refuse_emulated
 from hpo.training.worker import Worker, choose_device, doubt_about_gpu, open_worker
@@ -48,25 +48,25 @@ def test_a_slot_is_taken_and_freed(study: StudyConfig):
 
 def test_parts_of_the_data_are_fixed_by_the_study(study: StudyConfig):
     splits = load_splits(study.data, study.seed)
-    one, two = (open_worker(study, splits)._bench for _ in range(2))
+    one, two = (open_worker(study, splits)._context for _ in range(2))
     assert one.validation_part.tolist() == two.validation_part.tolist()
     assert len(one.validation_part) == 12
     wide = tiny_study(study.model.name, Path(study.data.train), evaluation={"rung_rows": 1000})
-    assert open_worker(wide, splits)._bench.validation_part.tolist() == list(range(16))
+    assert open_worker(wide, splits)._context.validation_part.tolist() == list(range(16))
 
 
 def test_a_split_is_tokenized_once(study: StudyConfig):
-    bench = open_worker(study, load_splits(study.data, study.seed))._bench
-    assert bench.tokenized(8) is bench.tokenized(8)
-    assert max(bench.tokenized(8).train.tokens.lengths) == 8
+    context = open_worker(study, load_splits(study.data, study.seed))._context
+    assert context.tokenized(8) is context.tokenized(8)
+    assert max(context.tokenized(8).train.tokens.lengths) == 8
 
 
 def test_tokens_of_all_lengths_are_the_same_arrays(study: StudyConfig):
-    bench = open_worker(study, load_splits(study.data, study.seed))._bench
+    context = open_worker(study, load_splits(study.data, study.seed))._context
     for length in (32, 5, 17, 8):
-        tokens = bench.tokenized(length).train.tokens
+        tokens = context.tokenized(length).train.tokens
         assert tokens.lengths.max() <= length
-        assert tokens.ids is bench.tokenized(32).train.tokens.ids
+        assert tokens.ids is context.tokenized(32).train.tokens.ids
 
 
 def test_a_text_that_spells_an_end_token_trains_where_the_model_pools_by_it(tmp_path: Path):
@@ -202,7 +202,7 @@ def test_a_worker_without_a_folder_has_nothing_to_share(study: StudyConfig):
 
 
 def test_circumstances_are_what_the_last_bits_depend_on(worker: Worker):
-    found = worker._bench.circumstances()
+    found = worker._context.circumstances()
     assert found.keys() == {"device", "threads", "ranks", "torch", "precision"}
     # Of two processors of one kind, a cap on instructions (ATEN_CPU_CAPABILITY) gives other bits.
     assert found["device"].endswith(torch.backends.cpu.get_cpu_capability())
@@ -238,24 +238,24 @@ def test_a_trial_goes_on_under_other_threads(study: StudyConfig, texts: Path, tm
 def test_what_a_checkpoint_is_of(study: StudyConfig, texts: Path):
     def identity(threads_: int = 1, **values: object) -> str:
         config = tiny_study(study.model.name, texts, **values)
-        bench = open_worker(config, load_splits(config.data, config.seed))._bench
+        context = open_worker(config, load_splits(config.data, config.seed))._context
         with threads(threads_):
-            return bench.identity(tiny_assignment())
+            return context.identity(tiny_assignment())
 
     usual = identity()
     assert identity(threads_=2) == usual
     assert identity(compute={"device": "cpu", "precision": "bf16", "threads": 1}) != usual
     assert identity(data={"train": str(texts), "validation_fraction": 0.3}) != usual
-    bench = open_worker(study, load_splits(study.data, study.seed))._bench
+    context = open_worker(study, load_splits(study.data, study.seed))._context
     # What an assignment says of this attempt alone, and not of the trial.
-    same = tiny_assignment(attempt=2, score_to_beat=0.5, rows_at_once=2, limit_seconds=60.0)
-    assert bench.identity(same) == usual
-    assert bench.identity(tiny_assignment(seed=8)) != usual
-    bench.device = torch.device("cuda:1")
-    on_a_gpu = bench.identity(tiny_assignment())
+    same = tiny_assignment(attempt=2, score_to_beat=0.5, micro_batch_size=2, limit_seconds=60.0)
+    assert context.identity(same) == usual
+    assert context.identity(tiny_assignment(seed=8)) != usual
+    context.device = torch.device("cuda:1")
+    on_a_gpu = context.identity(tiny_assignment())
     assert on_a_gpu != usual
-    bench.device = torch.device("cuda:0")
-    assert bench.identity(tiny_assignment()) == on_a_gpu
+    context.device = torch.device("cuda:0")
+    assert context.identity(tiny_assignment()) == on_a_gpu
 
 
 def test_the_device(monkeypatch: pytest.MonkeyPatch):
@@ -300,25 +300,25 @@ def test_a_model_that_the_device_has_no_room_for_is_refused_in_a_sentence(
 
 
 def test_an_evaluation_leaves_each_module_in_its_mode(worker: Worker):
-    bench = worker._bench
-    bench.begin(tiny_hyperparameters(method="head"), seed=0, total_steps=1)
-    before = [module.training for module in bench.model.network.modules()]
+    context = worker._context
+    context.begin(tiny_hyperparameters(method="head"), seed=0, total_steps=1)
+    before = [module.training for module in context.model.network.modules()]
     assert set(before) == {True, False}
-    bench.score(bench.tokenized(16).validation)
-    assert [module.training for module in bench.model.network.modules()] == before
+    context.score(context.tokenized(16).validation)
+    assert [module.training for module in context.model.network.modules()] == before
 
 
 def test_what_a_module_keeps_of_an_evaluation_serves_training(worker: Worker):
     """As rotary embeddings and masks are kept; a tensor made in inference mode cannot be saved for a backward pass."""
-    bench, kept = worker._bench, []
+    context, kept = worker._context, []
 
     def keep(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
         kept.extend([] if kept else [torch.ones(1) * 2])
         return output * kept[0]
 
-    handle = bench.model.network.classifier.register_forward_hook(keep)
+    handle = context.model.network.classifier.register_forward_hook(keep)
     try:
-        bench.score(bench.tokenized(16).validation)
+        context.score(context.tokenized(16).validation)
         assert trained(worker, tiny_assignment())[1].ending is Ending.COMPLETED
     finally:
         handle.remove()

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.messages import Reading, Scores
+from hpo.messages import HeldOutEvaluation, Scores
 from hpo.store.results import ConfirmingRun, StudyResults, TrialResult
 from hpo.verdict.comparison import Runs
 
@@ -18,10 +18,10 @@ def scores(objective: float, metric: str = "macro_f1") -> Scores:
     return Scores(metric=metric, values={metric: objective}, rows=ROWS)
 
 
-def reading(
+def held_out(
     objective: float, deviations: Sequence[float] = (0.001, -0.001), metric: str = "macro_f1", of_a_unit: float = 0.0
-) -> Reading:
-    return Reading(scores=scores(objective, metric), deviations=tuple(deviations), of_a_unit=of_a_unit)
+) -> HeldOutEvaluation:
+    return HeldOutEvaluation(scores=scores(objective, metric), deviations=tuple(deviations), of_a_unit=of_a_unit)
 
 
 def trial(number: int, score: float | None, *, state: str = "COMPLETE", **rest: Any) -> TrialResult:
@@ -40,7 +40,7 @@ def confirming(of: int, objectives: Sequence[float], *, seconds: float = 100.0, 
     """Return the runs of one trial under seeds 0, 1, ..., scored alike on the rows of the search."""
     return [
         ConfirmingRun(
-            trial=100 * (seed + 1) + of, confirms=of, seed=seed, reading=reading(objective, **rest),
+            trial=100 * (seed + 1) + of, confirms=of, seed=seed, held_out=held_out(objective, **rest),
             validation=scores(objective), train=None, epoch=2.0, seconds=seconds,
         )
         for seed, objective in enumerate(objectives)

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from hpo.verdict.choice import Choice, Searched, choose
 from hpo.verdict.comparison import Runs
-from hpo.verdict.race import NO_SCORE, Course, Race
+from hpo.verdict.race import NO_SCORE, Race, RaceState
+from hpo.verdict.recommendation import Recommendation, Searched, choose
 from tests.verdict.confirmed import runs
 
 DEFAULT = 0
@@ -21,10 +21,10 @@ def chosen(
     seconds: Mapping[int, float] | None = None,
     default: int | None = DEFAULT,
     searched: Searched | None = None,
-) -> Choice | None:
+) -> Recommendation | None:
     finalists = tuple(trial for trial in of if trial != default)
     race = Race(finalists=finalists, default=default, runs=100, seeds=5)
-    course = Course({trial: one.scores.tolist() for trial, one in of.items()}, {})
+    course = RaceState({trial: one.scores.tolist() for trial, one in of.items()}, {})
     return choose(race, course, of, seconds or dict.fromkeys(of, 100.0), searched or Searched())
 
 
@@ -70,9 +70,9 @@ def test_luck_of_the_rows_counts_against_the_winner() -> None:
 
     assert unseen is not None
     assert seen is not None
-    assert (unseen.luck[3], seen.luck[DEFAULT]) == (0, 0)
-    assert seen.luck[3] > 0.01
-    assert seen.differences[DEFAULT][0] == pytest.approx(unseen.differences[DEFAULT][0] - seen.luck[3])
+    assert (unseen.selection_bias[3], seen.selection_bias[DEFAULT]) == (0, 0)
+    assert seen.selection_bias[3] > 0.01
+    assert seen.differences[DEFAULT][0] == pytest.approx(unseen.differences[DEFAULT][0] - seen.selection_bias[3])
 
 
 def test_the_run_that_decided_the_race_does_not_count_for_the_winner() -> None:
@@ -88,7 +88,7 @@ def test_the_run_that_decided_the_race_does_not_count_for_the_winner() -> None:
 
 def test_a_failed_run_that_decided_is_not_left_out_in_place_of_one_that_has_a_score() -> None:
     race = Race(finalists=(3, 4), default=DEFAULT, runs=9, seeds=5)
-    course = Course({DEFAULT: [0.9, 0.9], 3: [NO_SCORE, 0.91], 4: [NO_SCORE]}, {})
+    course = RaceState({DEFAULT: [0.9, 0.9], 3: [NO_SCORE, 0.91], 4: [NO_SCORE]}, {})
     of = {DEFAULT: runs([0.9, 0.9]), 3: runs([0.91])}
 
     choice = choose(race, course, of, dict.fromkeys(of, 1.0), Searched())
@@ -105,8 +105,8 @@ def test_where_the_winner_has_no_other_run_the_luck_of_winning_is_taken_off() ->
 
     assert choice is not None
     assert (choice.winner, choice.left_out) == (3, 0)
-    assert choice.luck[3] == pytest.approx(0.846 * 0.01, rel=0.15)
-    assert choice.luck[4] < 0
+    assert choice.selection_bias[3] == pytest.approx(0.846 * 0.01, rel=0.15)
+    assert choice.selection_bias[4] < 0
 
 
 def test_a_much_faster_one_that_cannot_be_told_from_the_winner_is_taken() -> None:

@@ -9,7 +9,7 @@ from hpo.messages import Ending
 from hpo.store.results import FailedRun, StudyResults
 from hpo.verdict.findings import Verdict
 from hpo.verdict.judgement import judged
-from tests.verdict.confirmed import confirming, reading, study, trial
+from tests.verdict.confirmed import confirming, held_out, study, trial
 
 TRIALS = [trial(0, 0.80), trial(1, 0.85), trial(2, 0.90), trial(3, 0.88)]
 CONFIRMED = confirming(0, [0.800, 0.802, 0.801]), confirming(2, [0.880, 0.882, 0.881]), confirming(3, [0.86])
@@ -22,7 +22,7 @@ def verdict(results: StudyResults) -> Verdict:
 
 
 def test_a_confirmed_search_has_a_winner_and_differences_in_their_order() -> None:
-    baselines = {"majority class": reading(0.4), "TF-IDF and logistic regression": reading(0.7)}
+    baselines = {"majority class": held_out(0.4), "TF-IDF and logistic regression": held_out(0.7)}
 
     found = verdict(study(TRIALS, *CONFIRMED, baselines=baselines))
 
@@ -206,7 +206,7 @@ def test_baselines_are_held_against_the_winner_and_what_is_taken() -> None:
     """Here the default: it is taken as it is, so no luck of a choice is taken off."""
     like = [confirming(of, [0.88, 0.90]) for of in (0, 2)]
 
-    found = verdict(study(TRIALS, *like, baselines={"majority class": reading(0.4)}, confirmed_on_unseen=False))
+    found = verdict(study(TRIALS, *like, baselines={"majority class": held_out(0.4)}, confirmed_on_unseen=False))
 
     assert (found.winner, found.recommended) == (2, 0)
     winner, taken = (one for one in found.differences if one.than == "majority class")

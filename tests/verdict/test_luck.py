@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hpo.verdict.comparison import seed_noise
-from hpo.verdict.luck import Luck, Noise, deviation_over_rows, luck_of_choice
+from hpo.verdict.selection_bias import Noise, SelectionBias, deviation_over_rows, luck_of_choice
 from tests.verdict.confirmed import answered
 
 TRIALS = 40
@@ -15,30 +15,32 @@ TRIALS = 40
 
 def luck_of(
     scores: Sequence[float], of_rows: float, of_seeds: float, deciding: int = 1, *, unseen: bool = False, **rest: bool
-) -> Luck:
+) -> SelectionBias:
     noise = Noise(rows=of_rows, passing=0.0, lasting=of_seeds)
     return luck_of_choice(tuple(scores), noise, 3, deciding, unseen=unseen, left_out=rest.get("left_out", True))
 
 
-def simulated(truth_spread: float, of_rows: float, of_seeds: float) -> Iterator[tuple[list[float], Luck, float]]:
+def simulated(
+    truth_spread: float, of_rows: float, of_seeds: float
+) -> Iterator[tuple[list[float], SelectionBias, float]]:
     """Yield (scores of a search, the luck of its winner's rows and of the others' runs, that of the winner's run)."""
     for seed in range(60):
         random = np.random.default_rng(seed)
         truth = truth_spread * random.standard_normal(TRIALS)
-        luck = of_rows * random.standard_normal(TRIALS)
-        scores = truth + luck + of_seeds * random.standard_normal(TRIALS)
+        selection_bias = of_rows * random.standard_normal(TRIALS)
+        scores = truth + selection_bias + of_seeds * random.standard_normal(TRIALS)
         best = np.argsort(-scores)[:3]
         of_run = of_seeds * random.standard_normal(3)
-        won = (truth[best] + luck[best] + of_run).argmax()
-        others = np.delete(luck[best] + of_run, won).mean()
-        yield scores.tolist(), Luck(winner=luck[best[won]], others=others), of_run[won]
+        won = (truth[best] + selection_bias[best] + of_run).argmax()
+        others = np.delete(selection_bias[best] + of_run, won).mean()
+        yield scores.tolist(), SelectionBias(winner=selection_bias[best[won]], others=others), of_run[won]
 
 
 @pytest.mark.parametrize(("truth_spread", "of_seeds"), [(0.0, 0.0), (0.0, 0.01), (0.01, 0.0), (0.02, 0.01)])
 def test_it_is_near_the_luck_that_there_is(truth_spread: float, of_seeds: float) -> None:
     there_is, found = [], []
-    for scores, luck, _ in simulated(truth_spread, 0.01, of_seeds):
-        there_is.append((luck.winner, luck.others))
+    for scores, selection_bias, _ in simulated(truth_spread, 0.01, of_seeds):
+        there_is.append((selection_bias.winner, selection_bias.others))
         estimate = luck_of(scores, 0.01, of_seeds)
         found.append((estimate.winner, estimate.others))
 
@@ -66,7 +68,7 @@ def test_what_only_these_rows_make_of_a_run_is_no_luck_on_others() -> None:
     noise = Noise(rows=0.01, passing=0.01, lasting=0.0)
     scores = tuple(np.random.default_rng(0).normal(0.8, 0.01, TRIALS).tolist())
 
-    assert luck_of_choice(scores, noise, 3, 1, unseen=True, left_out=False) == Luck()
+    assert luck_of_choice(scores, noise, 3, 1, unseen=True, left_out=False) == SelectionBias()
 
 
 def test_broken_trials_do_not_hide_it() -> None:
@@ -82,7 +84,7 @@ def test_broken_trials_do_not_hide_it() -> None:
 
 def test_there_is_none_where_rows_do_not_matter_or_nothing_was_chosen() -> None:
     assert luck_of([0.8, 0.9, 0.85, 0.7], 0.0, 0.01).winner == 0
-    assert luck_of([0.8], 0.01, 0.01) == luck_of([], 0.01, 0.01) == Luck()
+    assert luck_of([0.8], 0.01, 0.01) == luck_of([], 0.01, 0.01) == SelectionBias()
 
 
 def test_a_finalist_without_rivals_has_the_luck_of_the_search_alone() -> None:

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from scipy.stats import binomtest
 
-from hpo.store.results import TestReading as Look  # pytest would collect it
+from hpo.store.results import TestEvaluation as Look  # pytest would collect it
 from hpo.verdict.single_scores import interval_of_test, under_another_seed
 from tests.verdict.confirmed import answered, confirming, scores, study, trial
 

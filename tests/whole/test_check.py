@@ -17,12 +17,12 @@ from hpo.config.times import spoken
 from hpo.data.splits import load_splits
 from hpo.errors import ConfigurationError, DataError, StoreError
 from hpo.messages import Dimensions, Probe, Timed
-from hpo.runners import check as checking
-from hpo.runners.check import check
-from hpo.runners.checking.short_check import ShortCheck, short_check
+from hpo.runners.check import check as checking
+from hpo.runners.check.check import check
+from hpo.runners.check.short_check import ShortCheck, short_check
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import LeadWorker
-from hpo.search.corners import cheapest
+from hpo.search.extremes import cheapest
 from hpo.space.search_space import SearchSpace
 from hpo.training.worker import Worker
 from tests.command_line import Hpo
@@ -31,7 +31,7 @@ from tests.whole.conftest import SPACE
 Hpo = Hpo
 EASY = Probe(
     feasible=True,
-    rows_at_once=None,
+    micro_batch_size=None,
     seconds_per_step=2.0,
     seconds_per_scored_row=0.1,
     timed=(Timed(trained_tokens=128, updates=1, seconds=2.0), Timed(scored_tokens=200, seconds=1.0)),

@@ -10,7 +10,7 @@ import pytest
 from hpo.config.study_file import StudyConfig
 from hpo.errors import StoreError
 from hpo.messages import Decision, Outcome, Report
-from hpo.runners.check import check
+from hpo.runners.check.check import check
 from hpo.runners.run import files_folder, run
 from hpo.runners.watcher import Watcher
 from tests.command_line import Hpo
@@ -132,7 +132,7 @@ def test_a_study_whose_url_is_of_no_use_here_is_not_deleted(
 
     delete = ("studies", "delete", "tiny", "--yes", "--store", kept.store.url)
     with monkeypatch.context() as patched:
-        patched.setattr("hpo.training.urls.import_module", missing)
+        patched.setattr("hpo.files.urls.import_module", missing)
         answer = hpo(*delete)
     assert (answer.code, "needs pyarrow" in answer.err, answer.out) == (2, True, "")
     assert files_folder(kept).exists()

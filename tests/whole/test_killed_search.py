@@ -10,11 +10,11 @@ import optuna
 import pytest
 
 from hpo.config.study_file import StudyConfig
+from hpo.files import disk
 from hpo.messages import Ending
 from hpo.runners.run import run
-from hpo.training import disk
 from hpo.training.checkpoints import Checkpoints
-from hpo.training.loop import Run
+from hpo.training.run import Run
 from tests.whole.test_run import Recorder, with_changes
 
 

@@ -26,12 +26,12 @@ from hpo.export.python_script import content_of_script
 from hpo.export.retraining import compute_of, here, opened
 from hpo.export.training_arguments import left_to_do, to_training_arguments
 from hpo.metrics.regression import METRICS
+from hpo.model.trial_model import TrialModel
 from hpo.objective import FineTuneObjective
-from hpo.runners.check import check
+from hpo.runners.check.check import check
 from hpo.runners.run import run
 from hpo.store.results import StudyResults
 from hpo.tasks.regression import Regression
-from hpo.training.trial_model import TrialModel
 from hpo.verdict.judgement import judged
 from tests.command_line import Hpo
 from tests.models import BOTH, MONEY, SPORT, said_by_card, save_tiny_bert, tiny_assignment, trained
@@ -123,8 +123,8 @@ def test_the_verdict_stands_on_its_baselines(results: StudyResults) -> None:
     assert ladder.keys() == Regression.baselines.keys()
     assert ladder["mean of training"] == 0
     assert ladder["TF-IDF and ridge regression"] > 0.7, "the labels are counts of words"
-    for reading in results.baselines.values():
-        assert reading.scores.values["neg_rmse"] > -200
+    for held_out in results.baselines.values():
+        assert held_out.scores.values["neg_rmse"] > -200
     assert all(sum(one**2 for one in run.reading.deviations) > 0 for run in results.confirmation)
     assert {one.by for one in results.test[-1].slices} == {"length"}
     assert TASK_FACTS["regression"].slices[0] in results.test[-1].scores.values
@@ -158,10 +158,10 @@ def test_a_trained_model_predicts_what_evaluation_predicted(
     exported: Exported, folder: Path, hpo: Hpo, tmp_path: Path
 ) -> None:
     place = here(exported, compute_of(exported))
-    bench = opened(exported, place)._bench
-    model = TrialModel(bench.model, bench.task, exported.hyperparameters, seed=0)
+    context = opened(exported, place)._context
+    model = TrialModel(context.model, context.task, exported.hyperparameters, seed=0)
     model.load(load_file(folder / "model.safetensors"))
-    said: Any = bench.predict(bench.tokenized(exported.hyperparameters.max_length).validation)
+    said: Any = context.predict(context.tokenized(exported.hyperparameters.max_length).validation)
     texts = place.splits.validation.texts
     (tmp_path / "in.csv").write_text("\n".join(["text", *texts]))
     answer = hpo("predict", folder, "in.csv")

@@ -18,11 +18,11 @@ from hpo.cli.simulate import simulate as simulate_verb
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, HpoError, TrainingError
 from hpo.messages import Assignment, Ending
-from hpo.runners.simulation.comparison import Compared, Setting, compare, settings_of, verdict
-from hpo.runners.simulation.curves import Curve, Point
-from hpo.runners.simulation.generated_curves import Generated
-from hpo.runners.simulation.mishaps import Mishap, MishapKind, Mishaps
-from hpo.runners.simulation.night import Night, simulate
+from hpo.runners.replay.comparison import Compared, Setting, compare, settings_of, verdict
+from hpo.runners.replay.curves import Curve, Point
+from hpo.runners.replay.faults import ReplayFault, ReplayFaultKind, ReplayFaults
+from hpo.runners.replay.generated_curves import Generated
+from hpo.runners.replay.simulated_search import SimulatedSearch, simulate
 from tests.search.scripted import led, search, study_at
 
 SPACE = {
@@ -97,11 +97,11 @@ def test_a_trial_is_given_up_at_the_moment_of_the_rung_at_which_it_is_too_bad() 
 
 def test_a_night_survives_workers_that_die_and_hang() -> None:
     script = (
-        Mishap(kind=MishapKind.DIE, trial=1, attempt=1, share=0.6),
-        Mishap(kind=MishapKind.HANG, trial=2, attempt=1, share=0.6),
+        ReplayFault(kind=ReplayFaultKind.DIE, trial=1, attempt=1, share=0.6),
+        ReplayFault(kind=ReplayFaultKind.HANG, trial=2, attempt=1, share=0.6),
     )
     config = study_of(budget={"trials": 4}, compute={"workers": 2, "hang_minutes": 10})
-    night = simulate(config, Fixed(*[100.0] * 4), mishaps=Mishaps(script=script))
+    night = simulate(config, Fixed(*[100.0] * 4), faults=ReplayFaults(script=script))
     assert (night.begun, night.completed) == (4, 4)
     assert 600 < night.seconds < 1000
 
@@ -153,8 +153,8 @@ def test_what_varies_must_be_a_path_and_its_values(vary: list[str]) -> None:
         settings_of(vary)
 
 
-def night_of(true_score: float | None) -> Night:
-    return Night(
+def night_of(true_score: float | None) -> SimulatedSearch:
+    return SimulatedSearch(
         best_score=true_score, true_score=true_score, found_at=true_score and 1.0, begun=3, completed=2, pruned=1,
         busy_share=1.0, seconds=10.0, given_seconds=None,
     )  # fmt: skip

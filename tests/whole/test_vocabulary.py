@@ -11,16 +11,16 @@ import pytest
 from hpo.config.hyperparameters import Hyperparameters, Method, OptimizerName, ScheduleName
 from hpo.config.study_file import Pruner, SearchConfig, TaskConfig
 from hpo.config.tasks import TASK_FACTS
-from hpo.data.archives import COMPRESSIONS
-from hpo.data.formats import FORMATS
+from hpo.data.readers.archives import COMPRESSIONS
+from hpo.data.readers.formats import FORMATS
 from hpo.data.targets import TARGETS
 from hpo.metrics import classification, multi_label, regression
 from hpo.metrics.registry import METRICS
+from hpo.model.methods import METHODS
 from hpo.search.pruners import PRUNERS
 from hpo.search.samplers import SAMPLERS
 from hpo.space.space_file import load_space, shipped_spaces
 from hpo.tasks.registry import TASKS
-from hpo.training.methods import METHODS
 from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.schedules import SCHEDULES
 

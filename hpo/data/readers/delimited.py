@@ -1,0 +1,118 @@
+"""Reads CSV and TSV: rows of cells under a header line."""
+
+import csv
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from hpo.data.readers.archives import open_text
+from hpo.data.readers.table import Cells, Table, as_unicode
+from hpo.errors import DataError
+
+Quoting = Literal[0, 3]  # csv.QUOTE_MINIMAL, csv.QUOTE_NONE
+
+
+DELIMITERS = ",;\t|"
+TRIED_LINES = 50
+
+
+def read_csv(path: Path, delimiter: str | None = None) -> Table:
+    """Read a table whose cells are divided by `delimiter`; found among `DELIMITERS` where that is None."""
+    return _table(path, *_delimited_rows(path, delimiter or _delimiter(path), csv.QUOTE_MINIMAL))
+
+
+def _delimiter(path: Path) -> str:
+    """Return what divides the header into most cells; of several characters one by which all rows are as wide as it."""
+    with open_text(path, newline="") as stream:
+        lines = list(islice((line for line in stream if line.strip()), TRIED_LINES))
+    csv.field_size_limit(sys.maxsize)
+    cells = {one: len(next(csv.reader(lines[:1], delimiter=one), ())) for one in DELIMITERS}
+    held = sorted((one for one in DELIMITERS if cells[one] > 1), key=lambda one: cells[one], reverse=True)
+    fitting = held if len(held) == 1 else [one for one in held if _divides(lines, one)]
+    return next(iter([*fitting, *held, ","]))
+
+
+def _divides(lines: list[str], delimiter: str) -> bool:
+    """Return whether lines of a file, the last of which may be part of a row, have equally many cells."""
+    try:
+        widths = [len(row) for row in csv.reader(lines, delimiter=delimiter)]
+    except csv.Error:
+        return False
+    return len(set(widths[:-1] or widths)) == 1
+
+
+def read_tsv(path: Path) -> Table:
+    """Read a table whose cells are divided by tabs, quoted or not.
+
+    Many such files, GLUE's among them, were written without any quoting.
+    """
+    try:
+        names, rows = _delimited_rows(path, "\t", csv.QUOTE_MINIMAL)
+        if not (_holds_lines(rows) and _every_line_is_a_row(path)):
+            return _table(path, names, rows)
+        why = "would make one row of several"
+    except DataError:
+        why = "do not match in pairs"
+    note = f"{path.name}: the quotation marks {why}, so they were read as plain characters."
+    return _table(path, *_delimited_rows(path, "\t", csv.QUOTE_NONE), (note,))
+
+
+def _holds_lines(rows: list[list[str]]) -> bool:
+    return any("\n" in cell or "\r" in cell for row in rows for cell in row)
+
+
+def _every_line_is_a_row(path: Path) -> bool:
+    """Return whether each line, quotation marks being plain characters, has a cell for each column."""
+    try:
+        names, rows = _delimited_rows(path, "\t", csv.QUOTE_NONE)
+    except DataError:
+        return False
+    return all(len(row) == len(names) for row in rows)
+
+
+def _table(path: Path, names: list[str], rows: list[list[str]], notes: tuple[str, ...] = ()) -> Table:
+    """Return rows of cells under their names as a table."""
+    if not names:
+        raise DataError(f"{path} holds only blank lines.")
+    position = {name: index for index, name in enumerate(names)}
+
+    def column(name: str) -> Cells:
+        index = position[name]
+        return [row[index] if index < len(row) else None for row in rows]
+
+    return Table(source=str(path), names=tuple(names), rows=len(rows), column=column, notes=notes)
+
+
+def _delimited_rows(path: Path, delimiter: str, quoting: Quoting) -> tuple[list[str], list[list[str]]]:
+    """Return the header's names and the rows below it; blank lines are no rows."""
+    csv.field_size_limit(sys.maxsize)
+    names: list[str] = []
+    rows: list[list[str]] = []
+    line = 1
+    with open_text(path, newline="") as stream:
+        # Strict, because a quote that is never closed would otherwise swallow the rest of the file unnoticed.
+        reader = csv.reader(stream, delimiter=delimiter, quoting=quoting, strict=True)
+        try:
+            for row in reader:
+                if not names:
+                    # Lines before the header may hold spaces, or empty cells.
+                    names = [as_unicode(name.strip()) for name in row] if any(map(str.strip, row)) else []
+                elif row:
+                    _refuse_surplus_cells(path, line, len(names), row)
+                    rows.append(row)
+                line = reader.line_num + 1
+        except csv.Error:
+            raise DataError(
+                f"{path}: the quotation marks of the row that starts at line {line} do not match in pairs; "
+                "inside a quoted text, write each quotation mark twice."
+            ) from None
+    return names, rows
+
+
+def _refuse_surplus_cells(path: Path, line: int, width: int, row: list[str]) -> None:
+    if len(row) > width and any(row[width:]):
+        raise DataError(
+            f"{path}, line {line}, has {len(row)} cells where the header names {width} columns; put a text "
+            "that holds the separator into double quotes."
+        )

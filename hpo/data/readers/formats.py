@@ -1,0 +1,119 @@
+"""Which file formats are read: by a file's ending, text formats compressed or not."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpo.data.readers.archives import COMPRESSIONS, compression_of, format_ending, open_bytes, told
+from hpo.data.readers.arrow import read_parquet
+from hpo.data.readers.delimited import read_csv, read_tsv
+from hpo.data.readers.json_lines import read_jsonl
+from hpo.data.readers.table import Table
+from hpo.data.readers.wide_text import BEGINNING, converting, wide_encoding
+from hpo.errors import DataError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """How the files of one ending are read."""
+
+    read: Callable[[Path], Table]
+    description: str
+    source: str
+    is_text: bool = True
+    """Whether it is UTF-8 text, which may be compressed."""
+    of_cells: bool = False
+    """Whether its cells are divided by a character, which may be given."""
+
+
+JSON_LINES = Format(
+    read=read_jsonl, description="one JSON object a line, a key for each column", source="Python's json module"
+)
+FORMATS: dict[str, Format] = {
+    ".csv": Format(
+        read=read_csv,
+        description="a header and rows, divided by comma, semicolon, tab or |, or as data.delimiter says",
+        source="Python's csv module",
+        of_cells=True,
+    ),
+    ".tsv": Format(
+        read=read_tsv,
+        description="a header and rows, divided by tabs, quoted or not",
+        source="Python's csv module",
+        of_cells=True,
+    ),
+    ".jsonl": JSON_LINES,
+    ".ndjson": JSON_LINES,
+    ".parquet": Format(
+        read=read_parquet,
+        description="columns of strings, numbers or class labels; needs the extra `datasets`",
+        source="pyarrow.parquet.ParquetFile",
+        is_text=False,
+    ),
+}
+
+
+def read_table(path: Path, *, strict: bool, delimiter: str | None = None) -> Table:
+    """Read the file at `path` by its ending.
+
+    Args:
+        path: a file whose ending is one of `FORMATS`; behind that of a text format, one of `COMPRESSIONS`.
+        strict: refuse bytes that are not UTF-8.
+        delimiter: what divides the cells of CSV and TSV files; found if None.
+
+    Raises:
+        DataError: no such file, another ending, nothing in it, damaged, or a row that cannot be read (with its line).
+    """
+    known = _format(path)
+    with told(path):
+        _refuse_empty(path)
+        if known.is_text:
+            _refuse_other_text(path, strict=strict)
+        if delimiter is not None and known.of_cells:
+            return read_csv(path, delimiter)
+        return known.read(path)
+
+
+def _format(path: Path) -> Format:
+    if path.suffix.lower() == ".zst":
+        raise DataError(
+            f"{path} is compressed with Zstandard, which is not read; decompress it, or compress it as "
+            f"{' or '.join(COMPRESSIONS)}."
+        )
+    known = FORMATS.get(format_ending(path))
+    if known is None:
+        raise DataError(
+            f"Cannot tell the format of {path} by its ending; known are {', '.join(FORMATS)}, and text compressed as "
+            f"{', '.join(COMPRESSIONS)}."
+        )
+    if compression_of(path) and not known.is_text:
+        raise DataError(f"{path} is a compressed {format_ending(path)}, which is compressed already; decompress it.")
+    return known
+
+
+def _refuse_empty(path: Path) -> None:
+    with open_bytes(path) as stream:
+        if not stream.read(1):
+            raise DataError(f"{path} is empty.")
+
+
+def _refuse_other_text(path: Path, *, strict: bool) -> None:
+    """Refuse UTF-16 and UTF-32, a damaged archive, and under `strict` whatever is not UTF-8."""
+    with open_bytes(path) as stream:
+        if (encoding := wide_encoding(stream.read(BEGINNING))) is not None:
+            raise DataError(
+                f"{path} holds many NUL bytes and looks like {encoding} text; texts are read as UTF-8. Convert it: "
+                f"{converting(path, encoding)}"
+            )
+        # An archive is read to its end, where its checksum is: else its damage would be told as a fault of some row.
+        if not strict and not compression_of(path):
+            return
+        stream.seek(0)
+        for number, line in enumerate(stream, 1):
+            try:
+                line.decode(errors="strict" if strict else "replace")
+            except UnicodeDecodeError:
+                raise DataError(
+                    f"{path}, line {number}, is not UTF-8; save the file as UTF-8, or leave out `strict` to "
+                    "have such bytes replaced and counted."
+                ) from None

@@ -1,0 +1,150 @@
+"""Data sets that `datasets` loads: those of the hub, and folders that its `save_to_disk` wrote."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from hpo.data.readers.arrow import arrow_table, optional
+from hpo.data.readers.table import Table
+from hpo.errors import DataError, nearest
+
+Role = Literal["train", "validation", "test"]
+
+HUB = "hf://"
+KEYS = ("configuration", "split", "revision")
+NO_REASON = "An error occurred while generating the dataset"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubAddress:
+    """Where a data set is, and which part of it is meant."""
+
+    name: str
+    """`OWNER/NAME` of the hub, or a folder that is laid out like one of its repositories."""
+    configuration: str | None = None
+    split: str | None = None
+    revision: str | None = None
+
+
+def parse_address(source: str) -> HubAddress:
+    """Take `hf://OWNER/NAME?configuration=NAME&split=NAME&revision=REV` apart; each key may be left out.
+
+    Raises:
+        DataError: no name, or a key that is unknown, empty or given twice.
+    """
+    try:
+        parts = urlsplit(source, allow_fragments=False)
+        given = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError:
+        raise DataError(f"{source} cannot be read as hf://OWNER/NAME?configuration=NAME&split=NAME.") from None
+    name = unquote(parts.netloc + parts.path).rstrip("/")
+    if not name:
+        raise DataError(f"{source} names no data set; write hf://OWNER/NAME.")
+    for key, values in given.items():
+        if key not in KEYS:
+            raise DataError(f"{source} has an unknown key {key!r}. {nearest(key, KEYS)}")
+        if len(values) > 1 or not values[0]:
+            raise DataError(f"{source} gives {key!r} {'no value' if len(values) == 1 else 'twice'}; give it one.")
+    return HubAddress(name=name, **{key: values[0] for key, values in given.items()})
+
+
+def read_hub(source: str, role: Role) -> Table:
+    """Load a data set of the hub; where `source` names no split, the one that is called like `role`.
+
+    Raises:
+        DataError: `datasets` is not installed, or there is no such data set, configuration or split.
+    """
+    address = parse_address(source)
+    datasets = optional("datasets", source)
+    with _quiet(), _told(source):
+        loaded = datasets.load_dataset(
+            address.name, address.configuration, split=address.split or role, revision=address.revision
+        )
+    return _table(source, loaded)
+
+
+def read_saved(folder: str, role: Role) -> Table:
+    """Read a folder that `save_to_disk` wrote; of several splits the one that is called like `role`.
+
+    Raises:
+        DataError: `datasets` is not installed, another kind of folder, or no split for `role`.
+    """
+    if not any(Path(folder, name).is_file() for name in ("state.json", "dataset_dict.json")):
+        address = HUB + (folder if folder.startswith("/") else f"./{folder}")
+        raise DataError(
+            f"{folder} is a folder, but not one that `save_to_disk` of datasets wrote; name a file in it, a pattern "
+            f"such as {Path(folder, '*.csv')}, or {address} where it is laid out like a data set of the hub."
+        )
+    datasets = optional("datasets", folder)
+    with _quiet(), _told(folder):
+        loaded = datasets.load_from_disk(folder)
+    if not isinstance(loaded, datasets.DatasetDict):
+        return _table(folder, loaded)
+    table = _table(folder, _split(folder, loaded, role))
+    if len(loaded) == 1:
+        return table
+    others = [name for name in loaded if name != role]
+    note = f"{folder}: the split {role!r} is read; its others ({', '.join(others)}) only where named, as {folder}/NAME."
+    return replace(table, notes=(*table.notes, note))
+
+
+def _split(folder: str, splits: Mapping[str, Any], role: Role) -> Any:
+    if len(splits) == 1:
+        return next(iter(splits.values()))
+    if role not in splits:
+        raise DataError(
+            f"{folder} holds several splits but none that is called {role!r}. {nearest(role, splits)} Name the folder "
+            "of one of them."
+        )
+    return splits[role]
+
+
+def _table(source: str, dataset: Any) -> Table:
+    return arrow_table(
+        source,
+        dataset.column_names,
+        dataset.num_rows,
+        # Through the data set, as only it knows which of the stored rows are its own.
+        lambda name: dataset.select_columns([name]).with_format("arrow")[:].column(name),
+        dataset.features,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep progress bars, logs and warnings of the libraries off the screen, and their counting of uses off the net."""
+    datasets, hub = import_module("datasets"), import_module("huggingface_hub")
+    # Read at each request: they stay off however early the libraries were imported.
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+    hub.constants.HF_HUB_DISABLE_TELEMETRY = True
+    libraries = (datasets.utils, hub.utils)
+    levels = [library.logging.get_verbosity() for library in libraries]
+    showing = [library for library in libraries if not library.are_progress_bars_disabled()]
+    with warnings.catch_warnings(action="ignore"):
+        for library in libraries:
+            library.logging.set_verbosity(logging.CRITICAL)
+            library.disable_progress_bars()
+        try:
+            yield
+        finally:
+            for library, level in zip(libraries, levels, strict=True):
+                library.logging.set_verbosity(level)
+            for library in showing:
+                library.enable_progress_bars()
+
+
+@contextmanager
+def _told(source: str) -> Iterator[None]:
+    """Say in one sentence why a data set cannot be loaded."""
+    try:
+        yield
+    except Exception as error:  # each file format and the network raise their own
+        lines = [line.strip() for line in str(error.__cause__ or error).splitlines()]
+        reason = next((line for line in lines if line and line != NO_REASON), type(error).__name__)
+        raise DataError(f"{source} cannot be loaded: {reason.rstrip('.:')}.") from error

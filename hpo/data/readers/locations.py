@@ -1,0 +1,84 @@
+"""Where a source is read from: a file, a pattern of files, a folder that `datasets` saved, or the hub."""
+
+import os
+import re
+from glob import glob, has_magic
+from itertools import chain
+from pathlib import Path
+
+from hpo.data.readers.formats import read_table
+from hpo.data.readers.hub import HUB, Role, read_hub, read_saved
+from hpo.data.readers.table import Table
+from hpo.errors import DataError, without_credentials
+
+OTHER_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w-]*")
+
+
+def read_source(source: str, role: Role, *, strict: bool, delimiter: str | None = None) -> Table:
+    """Read what `source` names.
+
+    Args:
+        source: a file, a pattern such as `part-*.csv` (`**` for folders within folders), a folder that `save_to_disk`
+            wrote, or `hf://OWNER/NAME?configuration=NAME&split=NAME&revision=REV`.
+        role: the split of a data set that is meant where `source` does not say which.
+        strict: refuse bytes of text files that are not UTF-8.
+        delimiter: what divides the cells of CSV and TSV files; found if None.
+
+    Raises:
+        DataError: nothing is there, it cannot be read, or files of a pattern differ in their columns.
+    """
+    if source.lower().startswith(HUB):
+        return read_hub(source, role)
+    if os.path.isdir(source):
+        return read_saved(source, role)
+    if os.path.lexists(source):
+        return read_table(Path(source), strict=strict, delimiter=delimiter)
+    if has_magic(source):
+        return _read_pattern(source, strict=strict, delimiter=delimiter)
+    raise DataError(_nothing_there(source))
+
+
+def is_missing(source: str) -> bool:
+    """Return whether `source` is a path of this machine, and nothing is there."""
+    return not (source.lower().startswith(HUB) or os.path.lexists(source) or has_magic(source))
+
+
+def _nothing_there(source: str) -> str:
+    if other := OTHER_SCHEME.match(source):
+        shown = without_credentials(source)
+        return f"{shown} is a {other[1]} address, which is not read; download it, or name a data set of the hub {HUB}."
+    missing = f"Cannot read {source!r}: No such file or directory"
+    if HUB_NAME.fullmatch(source):
+        return f"{missing}; for a data set of the hub write {HUB}{source}."
+    return f"{missing}."
+
+
+def _read_pattern(pattern: str, *, strict: bool, delimiter: str | None) -> Table:
+    """Read all files that match, in the order of their names, as one table."""
+    paths = sorted(path for path in glob(pattern, recursive=True) if os.path.isfile(path))
+    if not paths:
+        raise DataError(f"No file matches the pattern {pattern}.")
+    tables = [read_table(Path(path), strict=strict, delimiter=delimiter) for path in paths]
+    for table in tables:
+        _refuse_other_columns(tables[0], table)
+    return Table(
+        source=pattern,
+        names=tables[0].names,
+        rows=sum(table.rows for table in tables),
+        column=lambda name: list(chain.from_iterable(table.column(name) for table in tables)),
+        notes=(
+            f"{Path(pattern).name}: files read: {len(paths):,}.",
+            *(note for table in tables for note in table.notes),
+        ),
+    )
+
+
+def _refuse_other_columns(first: Table, table: Table) -> None:
+    differing = sorted(set(first.names) ^ set(table.names))
+    if differing:
+        holder, lacking = (first, table) if differing[0] in first.names else (table, first)
+        raise DataError(
+            f"Files of one pattern have the same columns, but {holder.source} has {differing[0]!r} and "
+            f"{lacking.source} has not."
+        )

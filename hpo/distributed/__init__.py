@@ -1,0 +1,1 @@
+"""Distributed training of one trial: the ranks of its process group."""

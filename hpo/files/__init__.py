@@ -1,0 +1,1 @@
+"""Files of a study: on a disk with a limit, shared by processes of a machine, or at a URL."""

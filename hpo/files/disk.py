@@ -1,0 +1,106 @@
+"""Files on a disk: within what a study may fill of it, and written whole or not at all."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from hpo.training.memory import is_out_of_memory
+
+GIB = 2**30
+RESERVE_BYTES = 256 * 2**20
+"""What is left free on a disk: a store may be on it, which must be able to write that a trial has ended."""
+MOST_BESIDE_TENSORS = 2**20
+"""Bytes of a file of tensors that are not theirs: names, digests."""
+# Ours, and those of safetensors, which writes to a file of its own choice first.
+REMAINS = ("*.part", ".tmp*")
+
+
+def refuse_full(folder: Path, tensor_bytes: int, most_gib: float | None, freed: int = 0) -> None:
+    """Refuse to write what a study's folder, or its disk, has no room for.
+
+    Workers that write at the same moment do not see each other's; each may pass the budget by what it writes.
+
+    Args:
+        folder: the study's files folder.
+        tensor_bytes: those of the tensors that are to be written to a file.
+        most_gib: GiB that all weights and checkpoints in it may take; None for as much as is free.
+        freed: bytes of a file that is removed before.
+
+    Raises:
+        OSError: says need and room, as the end of a sentence.
+    """
+    need = tensor_bytes + MOST_BESIDE_TENSORS
+    if most_gib is not None:
+        room = int(most_gib * GIB) - _used(folder) + freed
+        if need > room:
+            raise OSError(
+                errno.EDQUOT,
+                f"{_gib(need)} are needed, and of store.disk_gib, {most_gib:g} GiB, {_gib(room)} are left in {folder}",
+            )
+    free = shutil.disk_usage(folder).free + freed
+    if need > free - RESERVE_BYTES:
+        raise OSError(
+            errno.ENOSPC,
+            f"{_gib(need)} are needed, and the disk of {folder} has {_gib(free)} free, of which {_gib(RESERVE_BYTES)} "
+            "stay free",
+        )
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a file to write, which takes the place of `path` once it is whole and on the disk, and else is removed."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        _flush(part)
+        part.replace(path)
+        _flush(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def remove_remains(folder: Path) -> None:
+    """Remove what processes that were killed had half written in `folder`, in which nobody writes now."""
+    for pattern in REMAINS:
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+def can_go_without(error: BaseException) -> bool:
+    """Return whether it was disk or memory that a file could not be written for: a trial can go on without it."""
+    return isinstance(error, OSError) or is_out_of_memory(error)
+
+
+def why_not_written(error: BaseException) -> str:
+    """Return why a file could not be written, as the end of a sentence."""
+    if is_out_of_memory(error):
+        return "memory ran out"
+    return str(getattr(error, "strerror", None) or error).rstrip(".")
+
+
+def _used(folder: Path) -> int:
+    """Return the bytes of all files of trials in a study's folder."""
+    used = 0
+    for trial in folder.glob("trial-*"):
+        # Another worker may remove its own meanwhile, of which `walk` takes a folder, and this a file, for empty.
+        for parent, _, names in os.walk(trial):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    used += Path(parent, name).stat().st_size
+    return used
+
+
+def _gib(count: int) -> str:
+    return f"{max(count, 0) / GIB:.2f} GiB"
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,185 @@
+"""The pretrained network that trials start from, reset in place for each; what it is, not what a trial makes of it."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpo.data.batching import Batch
+from hpo.errors import ModelError
+from hpo.files.shared import SharedFiles, content_digest
+from hpo.model.dropout import Dropouts
+from hpo.model.layers import LayerStack
+from hpo.training.precision import Precision, autocast
+
+PREPARED_MASKS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
+"""Architectures that take a mask of shape (rows, 1, 1, length), True where there is text, as it is."""
+
+
+class Backbone:
+    """A network on its device, its tokenizer and a copy of its pretrained weights, for all trials of a process."""
+
+    def __init__(
+        self, network: Any, tokenizer: Any, fresh: frozenset[str], device: torch.device, shared: SharedFiles | None
+    ) -> None:
+        """Take over a loaded model that is still on the CPU.
+
+        Args:
+            network: a transformers model with a head.
+            tokenizer: its tokenizer.
+            fresh: names of parameters that each trial draws anew: the head, a pooler that pretraining did not leave.
+            device: where it shall train.
+            shared: where the pretrained weights are held for all worker processes; None to hold them here.
+        """
+        self.pad_id = _set_padding(network, tokenizer)
+        self.longest = _longest(network, tokenizer)
+        """Most tokens of one text; None where there is no limit."""
+        self.fresh = fresh
+        """Names of parameters that each trial draws anew."""
+        self._pretrained = _kept({n: t for n, t in network.state_dict().items() if n not in self.fresh}, shared)
+        self._fresh_modules = _copies_of_owners(network, self.fresh)
+        for owner in map(network.get_submodule, self._fresh_modules):
+            if type(owner) is nn.Linear:
+                owner.__class__ = LinearInFp32
+        self.layers = LayerStack(network)
+        self.dropouts = Dropouts(network)
+        plain = network.config.model_type in PREPARED_MASKS
+        self._takes_prepared_mask = plain and network.config._attn_implementation == "sdpa"
+        self._displaced: dict[str, nn.Module] = {}
+        self.tokenizer = tokenizer
+        self.network = network.to(device)
+        self.device = device
+
+    @torch.no_grad()
+    def reset(self, seed: int, head_scale: float | None = None) -> None:
+        """Put the pretrained weights back, in place, and initialise the head from `seed`: the same on every device.
+
+        The model has all its layers then; `layers.keep` is to follow where a trial keeps fewer.
+
+        Args:
+            seed: of what is drawn anew; an equal one draws the same directions at every scale.
+            head_scale: standard deviation of the matrices that are drawn anew, around 0; None for the library's own.
+        """
+        self.mount({})
+        self.layers.keep(None)
+        with torch.random.fork_rng(devices=[]):
+            # Of the CPU alone: `torch.manual_seed` would seed the generators of all devices too.
+            torch.default_generator.manual_seed(seed)
+            for module in self._fresh_modules.values():
+                self.network._init_weights(module)
+        fresh = {
+            f"{owner}.{name}": tensor
+            for owner, module in self._fresh_modules.items()
+            for name, tensor in module.named_parameters(recurse=False)
+        }
+        if head_scale is not None:
+            # From the seed again: a library that draws its head so, at this scale, has drawn these very numbers.
+            generator = torch.Generator().manual_seed(seed)
+            for matrix in (tensor for tensor in fresh.values() if tensor.ndim >= 2):
+                matrix.normal_(0.0, head_scale, generator=generator)
+        self.network.load_state_dict({**self._pretrained, **{name: fresh[name] for name in self.fresh}})
+        self.network.zero_grad(set_to_none=True)
+
+    def mount(self, modules: Mapping[str, nn.Module]) -> None:
+        """Put modules, by their paths, in the place of the network's own, and its own in the place of all others."""
+        for path, module in {**self._displaced, **modules}.items():
+            now = self.network.get_submodule(path)
+            if now is not module:
+                self._displaced.setdefault(path, now)
+                self.network.set_submodule(path, module)
+
+    def logits(self, batch: Batch, precision: Precision) -> Tensor:
+        """Return the model's answer to a batch, computed in `precision`; fp32, shape (rows, labels)."""
+        with autocast(self.device, precision):
+            answer: Tensor = self.network(**self._placed(batch)).logits
+        return answer.float()
+
+    def features(self, batch: Batch, precision: Precision) -> Tensor:
+        """Return the mean of the last layer over the tokens of each text; fp32, shape (rows, width)."""
+        with autocast(self.device, precision):
+            states: Tensor = self.network.base_model(**self._placed(batch)).last_hidden_state
+        mask = batch.inputs["attention_mask"].to(self.device).unsqueeze(-1)
+        return (states.float() * mask).sum(dim=1) / mask.sum(dim=1)
+
+    def _placed(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the inputs of the network, on their way to the device."""
+        inputs = {name: self.placed(tensor) for name, tensor in batch.inputs.items()}
+        if self._takes_prepared_mask:
+            # Of one that is not prepared transformers asks the device whether it masks anything, and waits for that.
+            mask = inputs.pop("attention_mask")
+            return {**inputs, "attention_mask": mask[:, None, None, :].bool()} if batch.is_padded else inputs
+        return inputs
+
+    def placed(self, tensor: Tensor) -> Tensor:
+        """Return a tensor on the device; to a GPU it is copied while the processor goes on, from memory that stays."""
+        return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def pretrained(self, names: Mapping[str, object]) -> dict[str, Tensor]:
+        """Return name -> pretrained weight on the device, for those of `names` that pretraining left; read only."""
+        return {name: self._pretrained[name].to(self.device) for name in names if name not in self.fresh}
+
+    def refuse_length(self, max_length: int) -> None:
+        """Raise a `ModelError` where texts of `max_length` tokens are longer than the model can read."""
+        if self.longest is not None and max_length > self.longest:
+            raise ModelError(
+                f"max_length is {max_length}, but the model reads at most {self.longest} tokens; lower it to "
+                f"{self.longest} or less."
+            )
+
+
+class LinearInFp32(nn.Linear):
+    """A linear layer that computes in fp32 under autocast too: logits in bf16 would tie."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return what the layer gives, in fp32."""
+        with torch.autocast(states.device.type, enabled=False):
+            return super().forward(states.float())
+
+
+def _set_padding(network: Any, tokenizer: Any) -> int:
+    """Make tokenizer and model agree on a padding token, the end-of-text token where there is none; return its id.
+
+    A decoder's head reads the last token that is not padding, found by its id, not by the mask. A text that itself ends
+    in the padding token is therefore read one token earlier, alike whether alone or in a padded batch.
+    """
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise ModelError("The tokenizer has neither a padding nor an end-of-text token; name a `pad_token` in it.")
+        tokenizer.pad_token = tokenizer.eos_token
+    pad_id = int(tokenizer.pad_token_id)
+    known = network.get_input_embeddings().num_embeddings
+    if pad_id >= known:
+        raise ModelError(f"The tokenizer's padding token is number {pad_id}, but the model knows only {known} tokens.")
+    network.config.get_text_config().pad_token_id = pad_id
+    network.config.pad_token_id = pad_id
+    network.config.use_cache = False
+    return pad_id
+
+
+def _longest(network: Any, tokenizer: Any) -> int | None:
+    limits = [limit for limit in (tokenizer.model_max_length,) if limit < 10**9]
+    positions = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    if positions:
+        # RoBERTa and its kin count positions from behind the padding position.
+        tables = [m for name, m in network.named_modules() if name.endswith("position_embeddings")]
+        paddings = [table.padding_idx for table in tables if getattr(table, "padding_idx", None) is not None]
+        limits.append(positions - max((padding + 1 for padding in paddings), default=0))
+    return min(limits, default=None)
+
+
+def _kept(weights: Mapping[str, Tensor], shared: SharedFiles | None) -> Mapping[str, Tensor]:
+    """Return what of `weights` stays as it is while they are trained, in this process's memory or all workers'."""
+
+    def copies() -> dict[str, Tensor]:
+        return {name: tensor.clone() for name, tensor in weights.items()}
+
+    # Known by their content alone: whatever a folder or a hub id stood for before, these are the weights now.
+    return copies() if shared is None else shared.tensors("weights", [content_digest(weights)], copies)
+
+
+def _copies_of_owners(network: Any, names: frozenset[str]) -> dict[str, nn.Module]:
+    """Return copies of the modules that own these parameters: initialised on the CPU, whatever the device."""
+    owners = dict.fromkeys(name.rpartition(".")[0] for name, _ in network.named_parameters() if name in names)
+    return {owner: deepcopy(network.get_submodule(owner)) for owner in owners}

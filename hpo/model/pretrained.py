@@ -1,0 +1,169 @@
+"""Loading of a pretrained model and its tokenizer, from a folder or the hub."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from hpo.config.study_file import ModelConfig
+from hpo.distributed.rank_group import told_of
+from hpo.errors import ConfigurationError, ModelError
+from hpo.files.shared import SharedFiles
+from hpo.model.backbone import Backbone
+from hpo.model.methods import above_layers
+from hpo.tasks.protocol import Task
+from hpo.training.memory import is_out_of_memory, where_memory_suffices
+
+
+def load_model(
+    config: ModelConfig,
+    task: Task[Any],
+    device: torch.device,
+    shared: SharedFiles | None = None,
+    *,
+    trained: bool = False,
+) -> Backbone:
+    """Load model and tokenizer in fp32, from a folder or the hub.
+
+    Args:
+        config: which.
+        task: gives it its head.
+        device: where it shall train.
+        shared: where its weights are held for all worker processes of the machine; None to hold them here.
+        trained: whether its head, too, must be among its weights.
+
+    Raises:
+        ModelError: no such folder or hub model, no weights or tokenizer in it, or an architecture that the task has
+            no head for.
+        ConfigurationError: the device cannot compute.
+    """
+    _refuse_incomplete(config)
+    # Read by the hub's client at each request: its telemetry stays off however early it was imported.
+    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
+    options: dict[str, Any] = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
+    if config.gguf_file:
+        options["gguf_file"] = config.gguf_file
+    source = str(Path(config.name).expanduser()) if _is_folder(config.name) else config.name
+    with quietly():
+        with _told(config, "The model"):
+            network, found = task.load(
+                source, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
+            )
+        with _told(config, "The tokenizer"):
+            # What looks like a special token in a text is text; the folder of a trained model says so too.
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, split_special_tokens=True, **options)
+    _refuse_empty(config, tokenizer)
+    mismatched = {key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]}
+    missing = frozenset(found["missing_keys"]) | mismatched
+    head = frozenset(task.head(network) or above_layers(network))
+    _refuse_foreign(config, missing - (frozenset() if trained else head))
+    backbone = where_memory_suffices(lambda: Backbone(network, tokenizer, missing | head, device, shared))
+    if backbone and where_memory_suffices(lambda: multiply(device)):
+        return backbone
+    size = sum(weight.nbytes for weight in network.parameters()) / 2**30
+    raise ModelError(
+        f"The weights of {config.name}, {size:.1f} GiB, do not fit into what is free of {device}; free it, or choose a "
+        "smaller model or another device."
+    )
+
+
+def multiply(device: torch.device) -> float:
+    """Multiply two small matrices, which loads what every product needs of the device's libraries; return a number.
+
+    Raises:
+        ConfigurationError: the device cannot compute.
+        RuntimeError: out of memory.
+    """
+    try:
+        numbers = torch.ones(8, 8, device=device)
+        return float((numbers @ numbers).sum())
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise ConfigurationError(
+            f"torch {torch.__version__} cannot compute on {device}: {told_of(error)}; install a build of torch that is "
+            "for this GPU and its driver, or set compute.device to cpu."
+        ) from error
+
+
+def _is_folder(name: str) -> bool:
+    return Path(name).expanduser().is_dir()
+
+
+def _refuse_incomplete(config: ModelConfig) -> None:
+    """Raise where `config` names a folder that is not there, or holds no model."""
+    folder = Path(config.name).expanduser()
+    if not folder.is_dir():
+        # A hub id is `name` or `owner/name`.
+        if config.name.startswith(("/", ".", "~")) or config.name.count("/") > 1:
+            raise ModelError(
+                f"There is no folder {config.name}; model.name is a folder that holds a model, or a hub id."
+            )
+        return
+    if config.gguf_file:
+        if not (folder / config.gguf_file).is_file():
+            raise ModelError(f"{folder} holds no file {config.gguf_file}, which model.gguf_file names.")
+    elif not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} holds no config.json; model.name is a folder that `save_pretrained` wrote.")
+    elif not any(file for pattern in ("*.safetensors", "pytorch_model*.bin") for file in folder.glob(pattern)):
+        raise ModelError(f"{folder} holds a config.json but no weights; expected model.safetensors beside it.")
+
+
+@contextmanager
+def _told(config: ModelConfig, part: str) -> Iterator[None]:
+    """Say in one sentence why a part of a model could not be loaded."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise ModelError(_why(config, part, error)) from error
+
+
+def _why(config: ModelConfig, part: str, error: Exception) -> str:
+    text = str(error)
+    first = text.strip().splitlines()[0].rstrip(".") if text.strip() else type(error).__name__
+    if "Unrecognized configuration class" in text:
+        kind = text.partition("configuration_")[2].partition(".")[0] or "this architecture"
+        return f"{config.name} is a model ({kind}) that transformers has no classification head for; choose another."
+    if "trust_remote_code" in text:
+        return f"{config.name} runs its own Python code; where you trust it, set model.trust_remote_code: true."
+    if isinstance(error, OSError) and not _is_folder(config.name):
+        return f"There is no folder {config.name}, and the hub gives no such model: {first}."
+    return f"{part} of {config.name} cannot be loaded: {first}."
+
+
+def _refuse_empty(config: ModelConfig, tokenizer: Any) -> None:
+    # Without a tokenizer's files transformers makes one of nothing but special tokens, and says nothing.
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
+        raise ModelError(f"{config.name} holds no tokenizer; expected tokenizer.json beside the weights.")
+
+
+def _refuse_foreign(config: ModelConfig, missing: frozenset[str]) -> None:
+    """Raise where weights of the pretrained model itself are missing: it would train from noise, but for its pooler."""
+    lost = sorted(name for name in missing if "pooler" not in name.split("."))
+    if lost:
+        raise ModelError(
+            f"The weights of {config.name} do not fit its config.json: {len(lost)} tensors are missing or of another "
+            f"shape, the first is {lost[0]}."
+        )
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep transformers' progress bars and load report off the screen: what matters in them is checked by hpo."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

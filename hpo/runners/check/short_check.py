@@ -1,0 +1,104 @@
+"""A few steps at both ends of the space: what a search expects of its trials before it has seen one."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+
+from hpo.config.study_file import ComputeConfig, StudyConfig
+from hpo.config.tasks import TASK_FACTS
+from hpo.data.splits import Splits
+from hpo.errors import ConfigurationError
+from hpo.runners.check.forecast import baseline_seconds, reading_seconds
+from hpo.runners.check.warnings import no_room, on_first_loss, on_memory
+from hpo.runners.workforce import LeadWorker
+from hpo.search.costs import Costs, probed_costs
+from hpo.search.extremes import cheapest, dearest
+from hpo.search.workload import Workload
+from hpo.space.search_space import SearchSpace
+
+SHORT_STEPS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShortCheck:
+    """What a search expects of its trials."""
+
+    costs: Costs
+    longest: float
+    """Seconds of a trial at the dear end of the space; at the cheap one, where that one does not fit into memory."""
+    shortest: float
+    """Seconds of the shorter trial of both ends."""
+    reserve: float
+    """Seconds to be kept for reading the test split after the search; 0 without one."""
+    baselines: float
+    """Seconds that the baselines of a confirmation may take."""
+    notes: tuple[str, ...]
+    """Sentences for the user."""
+
+
+def short_check(
+    lead: LeadWorker,
+    config: StudyConfig,
+    space: SearchSpace,
+    splits: Splits,
+    *,
+    most_seconds: float = math.inf,
+    workers: int = 1,
+) -> ShortCheck:
+    """Take a few steps at both ends of the space, and say what they promise.
+
+    Args:
+        lead: takes them.
+        config: the study.
+        space: its space.
+        splits: its data.
+        most_seconds: that it takes, roughly; where a step at the dear end would go beyond, the cheap one tells of both.
+        workers: how many the search has.
+
+    Raises:
+        ConfigurationError: not even one text of the cheapest configuration fits into memory.
+    """
+    until = time.perf_counter() + most_seconds
+    workload = workload_of(lead, config, space)
+    first_loss = TASK_FACTS[config.task.name].first_loss(len(splits.label_names))
+    # The cheapest first: where time is short, it is the one that can be had.
+    cheap, dear = cheapest(space), dearest(space)
+    probes = {cheap: lead.probe(cheap, SHORT_STEPS, most_seconds)}
+    if not probes[cheap].feasible:
+        raise ConfigurationError(no_room("cheapest", cheap))
+    left = until - time.perf_counter()
+    whole = probed_costs(workload, probes).whole(dear) or 0.0
+    if dear != cheap and whole / workload.of(dear).steps <= left:
+        probes[dear] = lead.probe(dear, SHORT_STEPS, left)
+    fitting = {values: probe for values, probe in probes.items() if probe.feasible}
+    costs, read = probed_costs(workload, fitting), splits.confirmation or splits.validation
+    # Of the dear end the cheap one tells where there was no time for it, and where it does not fit.
+    ends = [costs.whole(end) or 0.0 for end in ((cheap, dear) if fitting.keys() == probes.keys() else fitting)]
+    notes = (
+        on_memory(list(fitting.values()), processes_of_device(config.compute, workers)),
+        None if fitting.keys() == probes.keys() else no_room("dearest", dear),
+        *(on_first_loss(probe, first_loss) for probe in fitting.values()),
+    )
+    return ShortCheck(
+        costs=costs,
+        longest=ends[-1],
+        shortest=min(ends),
+        reserve=reading_seconds(fitting.values(), splits.test.rows if splits.test else 0),
+        baselines=baseline_seconds(fitting.values(), splits.train.rows, read.rows),
+        notes=tuple(dict.fromkeys(note for note in notes if note is not None)),
+    )
+
+
+def processes_of_device(compute: ComputeConfig, workers: int) -> int:
+    """Return how many processes of this machine's workers train on one device; 0 where they are on others."""
+    on_cpu = compute.device == "cpu" or not torch.cuda.is_available()
+    devices = 1 if on_cpu else torch.cuda.device_count()
+    return 0 if compute.runner == "ray_tune" else math.ceil(workers * compute.ranks_of_trial / devices)
+
+
+def workload_of(lead: LeadWorker, config: StudyConfig, space: SearchSpace) -> Workload:
+    """Return what the trials of a study have to do."""
+    dimensions = lead.dimensions(int(space.largest("max_length")))
+    return Workload(config=config, space=space, dimensions=dimensions)

@@ -1,0 +1,61 @@
+"""The one look at the test split, with the weights of what is to be taken; trained again where they are gone."""
+
+import math
+import time
+from dataclasses import dataclass
+from threading import Event
+
+from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report
+from hpo.runners.watcher import Watcher
+from hpo.runners.workforce import LeadWorker
+from hpo.search.coordinator import Coordinator
+from hpo.training.worker import train
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalEvaluation:
+    """What the look is taken with, of a study that has a test split."""
+
+    coordinator: Coordinator
+    """Of the search."""
+    lead: LeadWorker
+    watcher: Watcher
+    stop: Event
+
+    def at(self, assignment: Assignment, report: Report) -> None:
+        """Read the test split with a trial's weights, unless that was done before.
+
+        Args:
+            assignment: a trial of the search, or one that confirms it and is read in its place.
+            report: its best evaluation.
+        """
+        trial = assignment.trial if assignment.confirms is None else assignment.confirms
+        if self.coordinator.test_was_read(trial):
+            return
+        if not self.lead.has_weights(report):
+            self.watcher.note(
+                f"The weights of trial {trial} are no longer here; it is trained again for the test split."
+            )
+            outcome = self._trained_again(assignment)
+            if outcome.ending is not Ending.COMPLETED:
+                self._not_read(f"trial {trial} {outcome.ending}. {outcome.reason}")
+                return
+            if outcome.best is None or not self.lead.has_weights(outcome.best):
+                self._not_read(f"there was no room for the weights of trial {trial}.")
+                return
+        held_out = self.lead.test_evaluation(assignment)
+        self.coordinator.record_test(trial, held_out)
+        self.watcher.tested(trial, held_out.scores)
+
+    def _not_read(self, why: str) -> None:
+        self.watcher.note(f"The test split was not read: {why} The same command reads it later.")
+
+    def _trained_again(self, assignment: Assignment) -> Outcome:
+        until = self.coordinator.limits.deadline or math.inf
+
+        def answer(message: Report | Progress) -> Action:
+            if isinstance(message, Progress):
+                self.watcher.progressed(message)
+            return Action.PAUSE if self.stop.is_set() or time.time() > until else Action.CONTINUE
+
+        return train(self.lead, assignment, answer)

@@ -1,0 +1,159 @@
+"""Worker processes of this machine: warm ones, one on each GPU, or as many as asked for.
+
+A worker that is a gang has a process for each of its ranks, and is replaced as a whole.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import wait
+from pathlib import Path
+from shutil import rmtree
+from typing import Literal
+
+from hpo.config.study_file import ComputeConfig, StudyConfig
+from hpo.data.splits import Splits
+from hpo.errors import ConfigurationError, StoreError
+from hpo.files.shared import FOLDER
+from hpo.runners.processes.child import Child, end
+from hpo.runners.processes.protocol import Opener, StudySetup
+from hpo.runners.processes.worker_specs import WorkerSpec, worker_specs_of, workers_of
+from hpo.runners.remote_workforce import DesiredWorkers, Gone, RemoteWorkforce
+from hpo.runners.workforce import IsOver, never
+from hpo.training.worker import choose_device, open_worker
+
+LOGS = "workers"
+"""Folder, below the study's files, of what worker processes print."""
+
+
+def runner_of(compute: ComputeConfig) -> Literal["inline", "processes", "ray_tune"]:
+    """Return who carries trials to devices; where that is left open, processes on a GPU or for several workers.
+
+    Raises:
+        ConfigurationError: a GPU is asked for and torch sees none, or this process would have to be several ranks.
+    """
+    ranks = compute.ranks_of_trial
+    if compute.runner == "inline" and ranks > 1:
+        raise ConfigurationError(
+            f"compute.runner is inline, which trains in one process, but a trial is to be trained by {ranks}; choose "
+            "processes or ray_tune."
+        )
+    if compute.runner != "auto":
+        return compute.runner
+    # An error of CUDA's, or a hang, is one of its process: the search is to outlive it.
+    several = compute.workers is not None or ranks > 1 or workers_of(compute) > 1
+    return "processes" if several or choose_device(compute).type == "cuda" else "inline"
+
+
+@contextmanager
+def open_processes(
+    config: StudyConfig, splits: Splits, files: Path, is_over: IsOver = never, *, opener: Opener = open_worker
+) -> Iterator[RemoteWorkforce]:
+    """Open the first worker process, and in the end close all that were started.
+
+    Args:
+        config: the study; where its store is and who is notified is told to no process.
+        splits: its data.
+        files: the study's folder, in which the workers keep weights and checkpoints, share what they read, and print.
+        is_over: whether the first is not to be waited for any longer.
+        opener: opens the worker of a process; to be found by name in a module.
+
+    Raises:
+        HpoError: what `opener` raises of it.
+        TrainingError: the process dies before its worker is open, again and again.
+        StoreError: nothing can be written to `files`.
+    """
+    worker_specs, logs = worker_specs_of(config.compute, os.environ), files / LOGS
+    with ExitStack() as closing:
+        try:
+            logs.mkdir(parents=True, exist_ok=True)
+            study = closing.enter_context(StudySetup.of(config, splits, files, opener).written(files))
+        except OSError as error:
+            raise StoreError(
+                f"Nothing can be written to the study's files in {files}: {error.strerror}; name another folder by "
+                "store.files."
+            ) from None
+        carrier = ProcessCarrier(worker_specs, study, logs, store=config.store.url)
+        workforce = RemoteWorkforce(carrier, most=None, hang=60 * config.compute.hang_minutes)
+        # What workers share is made anew by the next run, and may be as large as the model.
+        closing.callback(rmtree, files / FOLDER, ignore_errors=True)
+        closing.callback(workforce.close)
+        workforce.open_lead(is_over)
+        yield workforce
+
+
+class ProcessCarrier:
+    """Starts workers' processes on this machine; a worker's id is its name."""
+
+    def __init__(self, worker_specs: Sequence[WorkerSpec], study: int, logs: Path, *, store: str) -> None:
+        """Start none yet.
+
+        Args:
+            posts: what processes are started for, the first one first.
+            study: handle of the file that `StudySetup.written` wrote.
+            logs: folder of what the processes print.
+            store: URL of the store, whose password no process may find in its environment.
+        """
+        self.wanted = DesiredWorkers(workers=0)
+        self._worker_specs = {spec.worker: spec for spec in worker_specs}
+        self._study, self._logs, self._store = study, logs, store
+        self._children: dict[str, Child] = {}
+        self._heard: list[tuple[str, object]] = []
+
+    @property
+    def room(self) -> int:
+        """As many as there are posts."""
+        return len(self._worker_specs)
+
+    def listen(self, seconds: float) -> Sequence[tuple[str, object]]:
+        """Return what processes have said, and of which have ended; start those that are wanted."""
+        self._start_wanted()
+        if not self._heard:
+            wait([connection for child in self._children.values() for connection in child.connections], seconds)
+        for worker, child in list(self._children.items()):
+            self._heard += [(worker, message) for message in child.heard()]
+            if child.over:
+                del self._children[worker]
+                self._heard.append((worker, Gone(reason=child.reap())))
+        self._start_wanted()
+        heard, self._heard = self._heard, []
+        return heard
+
+    def tell(self, worker: str, message: object) -> None:
+        """Say something to a worker's rank 0."""
+        if worker in self._children:
+            self._children[worker].send(message)
+
+    def kill(self, worker: str) -> None:
+        """Kill a worker's processes."""
+        if worker in self._children:
+            self._children[worker].kill()
+
+    def leave_out(self, worker: str) -> None:
+        """End a worker and start no other in its place."""
+        self._worker_specs.pop(worker, None)
+        if (child := self._children.pop(worker, None)) is not None:
+            end([child])
+            self._heard.append((worker, Gone(reason="It was left out.")))
+
+    def close(self) -> None:
+        """End all processes."""
+        end(list(self._children.values()))
+        self._children.clear()
+
+    def _start_wanted(self) -> None:
+        """Start what is wanted; where that cannot be, it is as one that has ended at once."""
+        if time.monotonic() < self.wanted.not_before:
+            return
+        for worker, spec in self._worker_specs.items():
+            if len(self._children) >= self.wanted.workers:
+                return
+            if worker not in self._children:
+                self._heard.append((worker, spec.arrived))
+                try:
+                    child = Child(spec, self._study, self._logs, self.wanted.precision, self._store)
+                except OSError as error:
+                    self._heard.append((worker, Gone(reason=f"Its process cannot be started: {error.strerror}.")))
+                else:
+                    self._children[worker] = child

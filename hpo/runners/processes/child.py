@@ -1,0 +1,222 @@
+"""One worker, seen from the parent of its processes: started, spoken to, heard, ended.
+
+It has a process for each rank of its gang, mostly one. Rank 0 talks; the others are only started, and end with it.
+"""
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from subprocess import DEVNULL, Popen, TimeoutExpired
+from typing import Any
+
+from hpo.distributed.rank_group import RankInfo, free_address
+from hpo.runners.processes.protocol import GANG_LOST, End, Ready, Start
+from hpo.runners.processes.worker_specs import WorkerSpec
+from hpo.store.secrets import secret_names
+from hpo.training.precision import Precision
+
+# Where modules are found is taken over before anything is imported, and no script of the user's is run again: it needs
+# no guard around its main part.
+BEGIN = (
+    "import sys; sys.path[:] = sys.argv[5:]; "
+    "from hpo.runners.processes.parentage import belong_to; belong_to(int(sys.argv[4])); "
+    "from hpo.runners.processes.service import main; main(int(sys.argv[2]), int(sys.argv[3]))"
+)
+INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+"""Variables that name the network by which the ranks of a gang talk."""
+SECONDS_TO_END = 5.0
+"""Time that processes which are asked to end have until they are killed."""
+
+
+class RankProcess:
+    """The process of one rank. It ends with its parent."""
+
+    def __init__(self, name: str, start: Start, study: int, log: Path, environment: Mapping[str, str]) -> None:
+        """Start it.
+
+        Args:
+            name: as it is told of.
+            start: what it is told first.
+            study: handle of the file that `StudySetup.written` made.
+            log: file to which what it prints is appended.
+            environment: its variables.
+
+        Raises:
+            OSError: there is no memory, process or file to be had.
+        """
+        self._name, self._log = name, log
+        ours, theirs = socket.socketpair()
+        self.connection = Connection(ours.detach())
+        with theirs, log.open("ab") as stream:
+            handles = (theirs.fileno(), study)
+            self.process = Popen(
+                [sys.executable, "-c", BEGIN, start.worker, *map(str, (*handles, os.getpid())), *sys.path],
+                stdin=DEVNULL, stdout=stream, stderr=stream, pass_fds=handles, env=dict(environment),
+            )  # fmt: skip
+        self.send(start)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is dead."""
+        return self.process.poll() is not None
+
+    @property
+    def crashed(self) -> bool:
+        """Whether it died of itself, and not because another rank did, or it was told to end."""
+        return self.process.poll() not in (None, 0, GANG_LOST)
+
+    def send(self, message: object) -> None:
+        """Say something; to a dead process, whose end is heard, nothing."""
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send(message)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it has ended, at most so long."""
+        with suppress(TimeoutExpired):
+            self.process.wait(seconds)
+
+    @property
+    def exit_reason(self) -> str:
+        """How it ended, in a sentence."""
+        code = self.process.poll()
+        if code is None:
+            return f"Its {self._name} did not end."
+        if code < 0:
+            memory = ", as the kernel does where memory is short" if code == -signal.SIGKILL else ""
+            how = f"was killed by signal {-code}{memory}"
+        else:
+            how = f"ended with exit status {code}"
+        return f"Its {self._name} {how}; its last words are in {self._log}."
+
+
+class Child:
+    """A worker in processes of its own. It trains on however late it is listened to, and ends with its parent."""
+
+    def __init__(self, spec: WorkerSpec, study: int, logs: Path, precision: Precision | None, store: str) -> None:
+        """Start it; it says that it is ready when its model is loaded, on all ranks.
+
+        Args:
+            post: its name, devices and threads.
+            study: handle of the file that `StudySetup.written` made.
+            logs: folder of the files to which what its processes print is appended.
+            precision: in which it computes; None where that is not yet chosen.
+            store: URL of the store, whose password no process may find in its environment.
+
+        Raises:
+            OSError: there is no memory, process or file to be had.
+        """
+        self.over = False
+        """Whether it is dead, and all that it said was heard."""
+        self._ready = self._killed = False
+        self.processes: list[RankProcess] = []
+        """By rank."""
+        address = free_address() if spec.ranks > 1 else ""
+        try:
+            for rank in range(spec.ranks):
+                start = _start(spec, rank, precision, address)
+                environment = environment_of(spec, rank, os.environ, store)
+                name = f"process of rank {rank}" if spec.ranks > 1 else "process"
+                log = logs / (f"{spec.worker}-rank-{rank}.log" if rank else f"{spec.worker}.log")
+                self.processes.append(RankProcess(name, start, study, log, environment))
+        except OSError:
+            if self.processes:
+                self.kill()
+                self.reap()
+            raise
+
+    @property
+    def connections(self) -> list["Connection[Any, Any]"]:
+        """Where it is heard, by rank: a rank above 0 says nothing, unless its worker cannot be opened."""
+        return [one.connection for one in self.processes]
+
+    def send(self, message: object) -> None:
+        """Say something to rank 0; where it is dead, which is heard, nothing."""
+        self.processes[0].send(message)
+
+    def heard(self) -> list[object]:
+        """Return what it has said."""
+        said: list[object] = []
+        # Asked first: what it had said before it ended is then in the connection.
+        self.over = self._killed or any(one.ended for one in self.processes)
+        for connection in self.connections:
+            try:
+                while connection.poll():
+                    said.append(connection.recv())
+            except (EOFError, OSError):
+                self.over = True
+        self._ready = self._ready or any(isinstance(message, Ready) for message in said)
+        return said
+
+    def kill(self) -> None:
+        """Kill it, at once."""
+        self._killed = True
+        for one in self.processes:
+            one.process.kill()
+
+    def ask_to_end(self) -> None:
+        """Ask it to end; one that is still opening its model would not hear of it, and is killed."""
+        if self._ready:
+            self.send(End())
+        else:
+            self.kill()
+
+    def reap(self, patience: float = SECONDS_TO_END) -> str:
+        """Wait until all its processes have ended, killing them after `patience` seconds, and return how they did."""
+        crashed = self._crashed()
+        until = time.monotonic() + patience
+        for one in self.processes:
+            # Where one has died of itself, nothing is to be expected of the others.
+            one.wait(0.0 if crashed else max(0.0, until - time.monotonic()))
+        exit_reason = (crashed or self._crashed() or self.processes[0]).exit_reason
+        for one in self.processes:
+            if not one.ended:
+                one.process.kill()
+                # One that is stuck in a driver dies when the driver lets go of it; nobody waits for that.
+                one.wait(SECONDS_TO_END)
+            one.connection.close()
+        return exit_reason
+
+    def _crashed(self) -> RankProcess | None:
+        return next((one for one in self.processes if one.crashed), None)
+
+
+def end(children: Sequence[Child]) -> None:
+    """Ask processes to end, kill those that have not after `SECONDS_TO_END`, and wait until all are dead."""
+    for child in children:
+        child.ask_to_end()
+    until = time.monotonic() + SECONDS_TO_END
+    for child in children:
+        child.reap(max(0.0, until - time.monotonic()))
+
+
+def environment_of(spec: WorkerSpec, rank: int, inherited: Mapping[str, str], store: str) -> dict[str, str]:
+    """Return the variables of a rank's process: set before it imports torch, without a password of the URL `store`."""
+    secret = secret_names(inherited, store)
+    kept = {name: value for name, value in inherited.items() if name not in secret}
+    own = {"CUDA_VISIBLE_DEVICES": spec.visible[rank], "OMP_NUM_THREADS": str(spec.threads)}
+    # A process that was forked off a tokenizer's threads would say so at length.
+    own["TOKENIZERS_PARALLELISM"] = "false"
+    # Trial after trial allocates other sizes: unless the user has chosen, no room is lost between them.
+    kept.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    # The ranks of a gang are all on this machine, whatever its name resolves to.
+    return kept | own | (dict.fromkeys(INTERFACES, "lo") if spec.ranks > 1 else {})
+
+
+def _start(spec: WorkerSpec, rank: int, precision: Precision | None, address: str) -> Start:
+    """Return what a process is told first; at `address` the ranks meet."""
+    rank_info = RankInfo(rank=rank, ranks=spec.ranks, address=address) if spec.ranks > 1 else None
+    device = "cuda:0" if spec.visible[rank] else "cpu"
+    return Start(
+        worker=spec.worker,
+        device=device,
+        threads=spec.threads,
+        precision=precision,
+        rank_info=rank_info,
+        gpu_share=spec.gpu_share,
+    )

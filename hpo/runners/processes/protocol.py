@@ -1,0 +1,175 @@
+"""What a worker process and its parent say to each other, beside assignments, decisions, reports and outcomes.
+
+The study comes first, in a file that all processes map: its texts are pickled once, and a process that hangs before it
+has read them keeps nobody waiting. Everything else goes over a connection of each process's own.
+"""
+
+import mmap
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any, Protocol, Self
+
+import torch
+
+from hpo.config.study_file import StoreConfig, StudyConfig
+from hpo.data.splits import Splits
+from hpo.distributed.rank_group import RankInfo
+from hpo.errors import HpoError
+from hpo.runners.workforce import LeadWorker
+from hpo.training.precision import Precision
+
+GANG_LOST = 43
+"""Exit status of a process that ends because another rank of its gang is gone."""
+
+
+class ServedWorker(LeadWorker, Protocol):
+    """What a worker process trains with."""
+
+    @property
+    def free_slots(self) -> int:
+        """How many assignments may be admitted."""
+
+    def follow(self) -> None:
+        """Take part in what rank 0 of its gang trains, until that is closed."""
+
+    def close(self) -> None:
+        """Give up what is in training, and let the other ranks go."""
+
+
+class Opener(Protocol):
+    """How a process opens its worker: `hpo.training.worker.open_worker`, or another function of a module."""
+
+    def __call__(
+        self,
+        config: StudyConfig,
+        splits: Splits,
+        files: Path,
+        *,
+        device: torch.device,
+        shared: bool,
+        rank_info: RankInfo | None,
+    ) -> ServedWorker:
+        """Return a worker on `device`, which shares read-only files with the other workers where it is `shared`.
+
+        Where it has a `rank_info` in a gang, it is returned when all ranks are there.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudySetup:
+    """What a worker is opened with, without a secret."""
+
+    config: StudyConfig
+    splits: Splits
+    files: Path
+    opener: Opener
+
+    @classmethod
+    def of(cls, config: StudyConfig, splits: Splits, files: Path, opener: Opener) -> Self:
+        """Leave out where the store is and who is notified: both may hold a password."""
+        store = config.store.model_copy(update={"url": StoreConfig().url})
+        return cls(
+            config=config.model_copy(update={"store": store, "notify": ()}), splits=splits, files=files, opener=opener
+        )
+
+    @contextmanager
+    def written(self, folder: Path) -> Iterator[int]:
+        """Write this study to a file without a name on the disk of `folder`, and give the file's handle.
+
+        Raises:
+            OSError: it cannot be written there.
+        """
+        with TemporaryFile(dir=folder) as file:
+            pickle.dump(self, file)
+            file.flush()
+            yield file.fileno()
+
+    @staticmethod
+    def read(handle: int) -> "StudySetup":
+        """Read what `written` wrote; mapped, because a position in the file would be shared with other processes."""
+        with mmap.mmap(handle, 0, access=mmap.ACCESS_READ) as content:
+            study = pickle.loads(content)
+        assert isinstance(study, StudySetup), "the file holds a study"
+        return study
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """To a worker process, first."""
+
+    worker: str
+    device: str
+    """As torch writes it in that process."""
+    threads: int
+    precision: Precision | None
+    """None where it is not yet chosen."""
+    rank_info: RankInfo | None = None
+    """Its place in a gang; None where it trains alone."""
+    gpu_share: float = 1.0
+    """Of its GPU's memory that it may take, where it shares the GPU with others of its kind; above 0, at most 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """To a worker process: a method of `LeadWorker`, to be answered when nothing is in training."""
+
+    number: int
+    method: str
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """To a worker process: leave, after what the next step has to say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrived:
+    """Of a worker, first: where it is."""
+
+    name: str
+    """What it is to be called, with a number behind it where another is called so already."""
+    device: str
+    """Of rank 0, as torch writes it on that machine."""
+    place: str
+    """Its devices, of this machine as long as that is up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crashed:
+    """From a worker, last: why it ends, of which nobody asked it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """From a worker process: its worker is open."""
+
+    slots: int = 1
+    """Trials that it trains side by side."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenFailed:
+    """From a worker process: its worker cannot be opened, now or later."""
+
+    error: HpoError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """From a worker process: what a call returned or raised."""
+
+    number: int
+    result: Any = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recycle:
+    """From a worker process: it trains no more and has given back all that it held; another should take its place."""

@@ -1,0 +1,271 @@
+"""A worker process, from inside: trains what it is given, in order, and says what there is to say.
+
+Three threads: this process's main one trains; one hears the parent, so that a decision has its effect at the next step;
+one speaks, so that training never waits for a parent that is slow to listen.
+"""
+
+import faulthandler
+import gc
+import logging
+import os
+import pickle
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Protocol
+
+import torch
+
+from hpo.distributed.rank_group import RankGroupLost
+from hpo.errors import HpoError, TrainingError
+from hpo.messages import Assignment, Begun, Ending, Outcome
+from hpo.runners.processes.inbox import Attempt, Inbox, Say, attempt_of
+from hpo.runners.processes.protocol import (
+    GANG_LOST,
+    Answer,
+    Call,
+    OpenFailed,
+    Ready,
+    Recycle,
+    ServedWorker,
+    Start,
+    StudySetup,
+)
+from hpo.runners.processes.recycling import Memory, wear
+from hpo.runners.workforce import Note
+
+logger = logging.getLogger(__name__)
+
+
+class MessageReader(Protocol):
+    """Where a worker hears what it is told, such as a connection."""
+
+    def recv(self) -> Any:
+        """Return the next message; wait for it.
+
+        Raises:
+            EOFError, ConnectionResetError: whoever says them is gone.
+        """
+
+
+def main(connection_handle: int, study_handle: int) -> None:
+    """Serve the parent, or follow rank 0, until it says that this is the end.
+
+    Args:
+        connection_handle: of this process's end of the connection.
+        study_handle: of the file with the study.
+    """
+    faulthandler.enable()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for handle in (connection_handle, study_handle):
+        os.set_inheritable(handle, False)
+    connection = Connection(connection_handle)
+    start: Start = connection.recv()
+    study = StudySetup.read(study_handle)
+    torch.set_num_threads(start.threads)
+    try:
+        if start.rank_info is not None and start.rank_info.rank > 0:
+            _follow(connection, start, study)
+        else:
+            _talk(connection, start, study)
+    except RankGroupLost as lost:
+        logger.error("Worker %s ends. %s", start.worker, lost)
+        os._exit(GANG_LOST)
+    # Not through the interpreter's own end: taking torch down takes seconds, for which a deadline would have to wait.
+    os._exit(0)
+
+
+def _talk(connection: "Connection[Any, Any]", start: Start, study: StudySetup) -> None:
+    mouth = MessageSender(connection)
+    try:
+        serve(connection, mouth.say, start, study)
+    finally:
+        mouth.close()
+
+
+def _follow(connection: "Connection[Any, Any]", start: Start, study: StudySetup) -> None:
+    # Nothing is said to it; it hears that the parent is dead.
+    Thread(target=_hear, args=(connection, Inbox(connection.send)), name="hears", daemon=True).start()
+    try:
+        worker = opened(start, study)
+    except HpoError as error:
+        connection.send(OpenFailed(error=error))
+        return
+    worker.follow()
+
+
+def opened(start: Start, study: StudySetup) -> ServedWorker:
+    """Open the worker that a process is started for.
+
+    Raises:
+        HpoError: it cannot be opened.
+        GangLost: the other ranks of its gang do not come.
+    """
+    device = torch.device(start.device)
+    if device.type == "cuda" and start.gpu_share < 1:
+        # A trial that takes more is to be the one that runs out of memory, and not its neighbour on the GPU.
+        torch.cuda.set_per_process_memory_fraction(start.gpu_share, device)
+    return study.opener(study.config, study.splits, study.files, device=device, shared=True, rank_info=start.rank_info)
+
+
+def serve(ears: MessageReader, say: Say, start: Start, study: StudySetup) -> None:
+    """Open the worker of rank 0, and train with it what `ears` hear, until that is `End`; warnings are said too.
+
+    Raises:
+        GangLost: another rank of its gang is gone.
+    """
+    logging.getLogger("hpo").addHandler(_Telling(say))
+    inbox = Inbox(say)
+    Thread(target=_hear, args=(ears, inbox), name="hears", daemon=True).start()
+    try:
+        worker = opened(start, study)
+        if start.precision is not None:
+            worker.use(start.precision)
+    except HpoError as error:
+        say(OpenFailed(error=error))
+        return
+    say(Ready(slots=worker.free_slots))
+    Service(worker, inbox, say).run()
+    worker.close()
+
+
+def _hear(ears: MessageReader, inbox: Inbox) -> None:
+    """Take in what the parent says; where it is dead, end the process in the middle of whatever it does."""
+    try:
+        while True:
+            inbox.take(ears.recv())
+    except (EOFError, ConnectionResetError):
+        os._exit(0)
+    except Exception:
+        # A process that no longer hears would have to be waited for.
+        logger.exception("What the parent said was not taken in.")
+        os._exit(1)
+
+
+class _Telling(logging.Handler):
+    """Tells the parent of warnings too: the log of a process is not where they are looked for."""
+
+    def __init__(self, say: Say) -> None:
+        super().__init__(logging.WARNING)
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say the warning; an error of a call is raised in the parent itself."""
+        if record.exc_info is None:
+            self._say(Note(sentence=record.getMessage()))
+
+
+class MessageSender:
+    """Says things from a thread of its own, in order."""
+
+    def __init__(self, connection: "Connection[Any, Any]") -> None:
+        self._connection = connection
+        self._unsaid: SimpleQueue[bytes | None] = SimpleQueue()
+        self._thread = Thread(target=self._speak, name="speaks", daemon=True)
+        self._thread.start()
+
+    def say(self, message: object) -> None:
+        """Have `message` said; one that cannot be pickled is refused here."""
+        self._unsaid.put(pickle.dumps(message))
+
+    def close(self) -> None:
+        """Wait until all was said."""
+        self._unsaid.put(None)
+        self._thread.join()
+
+    def _speak(self) -> None:
+        try:
+            while (message := self._unsaid.get()) is not None:
+                self._connection.send_bytes(message)
+        except (BrokenPipeError, ConnectionResetError):
+            os._exit(0)
+
+
+class Service:
+    """Keeps a worker's slots filled, carries what it says, and answers calls when nothing is in training."""
+
+    def __init__(self, worker: ServedWorker, inbox: Inbox, say: Say) -> None:
+        self._worker, self._inbox, self._say = worker, inbox, say
+        self._training: dict[Attempt, Assignment] = {}
+        self._first: Memory | None = None
+        """Memory after the first trial."""
+        self._before = Memory.now()
+        inbox.worker = worker
+
+    def run(self) -> None:
+        """Serve until the parent says that this is the end."""
+        inbox = self._inbox
+        while True:
+            with inbox.changed:
+                inbox.changed.wait_for(lambda: inbox.ending or inbox.assignments or inbox.calls or self._training)
+                if inbox.ending:
+                    return
+                self._admit()
+                call = inbox.calls.popleft() if inbox.calls and not self._training else None
+            if call is not None:
+                self._say_answer(call)
+            else:
+                self._advance()
+
+    def _admit(self) -> None:
+        """Fill free slots. The inbox is held meanwhile: a decision finds its trial there or in a slot."""
+        inbox = self._inbox
+        while inbox.assignments and self._has_slot_for(inbox.assignments[0]):
+            assignment = inbox.assignments.popleft()
+            self._before = Memory.now()
+            self._worker.admit(assignment)
+            self._training[attempt_of(assignment)] = assignment
+            self._say(Begun(trial=assignment.trial, attempt=assignment.attempt))
+            if early := inbox.early.pop(attempt_of(assignment), None):
+                self._worker.apply(early)
+
+    def _has_slot_for(self, assignment: Assignment) -> bool:
+        beside = self._training.values()
+        apart = bool(beside) and (assignment.alone or any(one.alone for one in beside))
+        return self._worker.free_slots > 0 and not apart
+
+    def _advance(self) -> None:
+        for message in self._worker.advance():
+            self._say(message)
+            if isinstance(message, Outcome):
+                self._end(message)
+
+    def _end(self, outcome: Outcome) -> None:
+        self._training.pop(attempt_of(outcome), None)
+        if outcome.ending is Ending.INFEASIBLE:
+            # An error's frames hold tensors as long as nothing has broken their cycles.
+            gc.collect()
+        after = Memory.now()
+        self._first = self._first or after
+        # What others beside it hold is no remainder of it.
+        before = after if self._training else self._before
+        if not self._inbox.closed and (reason := wear(outcome, first=self._first, before=before, after=after)):
+            logger.warning("Another process takes this one's place. %s", reason)
+            self._inbox.close()
+        if self._inbox.closed and not self._training:
+            self._say(Recycle())
+
+    def _say_answer(self, call: Call) -> None:
+        try:
+            self._say(Answer(number=call.number, result=self._result(call)))
+        except HpoError as error:
+            self._say(Answer(number=call.number, error=error))
+        except Exception as error:
+            logger.exception("%s failed.", call.method)
+            self._say(Answer(number=call.number, error=_carried(error)))
+
+    def _result(self, call: Call) -> object:
+        if call.method == "objective":
+            # A function of the user's own stays here: the parent may not find its module.
+            return replace(self._worker.objective, own=None)
+        return getattr(self._worker, call.method)(*call.arguments)
+
+
+def _carried(error: Exception) -> Exception:
+    """Return `error`, or where it cannot be pickled another that tells of it."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except (pickle.PicklingError, TypeError, AttributeError):
+        return TrainingError(f"{type(error).__name__}: {error}")
+    return error

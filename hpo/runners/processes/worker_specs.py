@@ -1,0 +1,107 @@
+"""What workers of this machine are started for: how many there are, and on which GPUs the ranks of each."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from hpo.config.study_file import ComputeConfig
+from hpo.errors import ConfigurationError
+from hpo.runners.processes.protocol import Arrived
+from hpo.training.worker import choose_device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """What a worker's processes are started for, one for each rank; those that take others' place have the same."""
+
+    worker: str
+    devices: tuple[str, ...]
+    """Of each rank, as torch writes it in the parent: `cpu`, `cuda:1`."""
+    visible: tuple[str, ...]
+    """CUDA_VISIBLE_DEVICES of each rank's process: the one GPU that it sees, as its first; empty for none."""
+    threads: int
+    """Of one rank."""
+    gpu_share: float = 1.0
+    """Part of a GPU's memory that is for one rank, where several share the GPU."""
+
+    @property
+    def ranks(self) -> int:
+        """How many processes there are."""
+        return len(self.devices)
+
+    @property
+    def arrived(self) -> Arrived:
+        """What is told of a worker that is started for it."""
+        more = f" and {self.ranks - 1} more" if self.ranks > 1 else ""
+        return Arrived(name=self.worker, device=f"{self.devices[0]}{more}", place=self.worker)
+
+
+def workers_of(compute: ComputeConfig, environment: Mapping[str, str] = os.environ) -> int:
+    """Return how many workers there are to be: as many as there are GPUs for, on the CPU one, where that is left open.
+
+    Raises:
+        ConfigurationError: a GPU is asked for and torch sees none, or more for a trial than there are.
+    """
+    gpus = len(_gpus(compute, environment))
+    _refuse_too_few(compute, gpus)
+    if compute.workers is not None:
+        return compute.workers
+    of_trial = compute.gpus_per_trial or compute.ranks_of_trial
+    # Of a GPU that several share each has the same part, and none a part of another GPU.
+    return max(1, gpus // int(of_trial) if of_trial >= 1 else gpus * int(1 / of_trial))
+
+
+def worker_specs_of(compute: ComputeConfig, environment: Mapping[str, str]) -> tuple[WorkerSpec, ...]:
+    """Return what the workers are started for; where they have more ranks than there are GPUs they share in turns.
+
+    Raises:
+        ConfigurationError: a GPU is asked for and torch sees none, or more for a trial than there are.
+    """
+    workers, ranks, gpus = workers_of(compute, environment), compute.ranks_of_trial, _gpus(compute, environment)
+    threads = compute.threads or max(1, torch.get_num_threads() // (workers * ranks))
+    if not gpus:
+        return tuple(
+            WorkerSpec(worker=f"cpu-{n}", devices=("cpu",) * ranks, visible=("",) * ranks, threads=threads)
+            for n in range(workers)
+        )
+    most = max(-(-workers * ranks // len(gpus)), int(1 / min(1.0, compute.gpus_per_trial or 1.0)))
+    dealt = [[(n * ranks + rank) % len(gpus) for rank in range(ranks)] for n in range(workers)]
+    return tuple(
+        WorkerSpec(
+            worker=f"gpu-{n}",
+            devices=tuple(f"cuda:{gpu}" for gpu in own),
+            visible=tuple(gpus[gpu] for gpu in own),
+            threads=threads,
+            gpu_share=1 / most,
+        )
+        for n, own in enumerate(dealt)
+    )
+
+
+def _refuse_too_few(compute: ComputeConfig, gpus: int) -> None:
+    """Refuse what a trial takes of this machine's GPUs where there are fewer; ranks alone can do without any."""
+    name, asked = "gpus_per_trial", compute.gpus_per_trial or 0
+    if gpus and compute.ranks is not None:
+        name, asked = "ranks", compute.ranks
+    if asked > gpus:
+        raise ConfigurationError(
+            f"compute.{name} is {asked:g}, but the GPUs of this machine that trials can train on are {gpus}; lower it, "
+            "or choose compute.runner ray_tune to train on a cluster."
+        )
+
+
+def _gpus(compute: ComputeConfig, environment: Mapping[str, str]) -> Sequence[str]:
+    """Return the names, as CUDA_VISIBLE_DEVICES takes them, of the GPUs that trials can train on.
+
+    Of several parts of a GPU that MIG divides, CUDA shows a process the first alone; each worker is given one.
+    """
+    if choose_device(compute).type != "cuda":
+        return ()
+    named = [name.strip() for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    if named and all(name.startswith("MIG-") for name in named):
+        return named
+    # Counting does not set a GPU up, which would take memory of it for a process that never trains.
+    count = torch.cuda.device_count()
+    return named[:count] or [str(number) for number in range(count)]

@@ -1,0 +1,113 @@
+"""Being part of a Ray cluster: of one that runs, or of one that is started for a search."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import ray
+from ray.exceptions import RayError
+
+from hpo.errors import ConfigurationError
+from hpo.runners.ray.address import no_cluster, refuse_unusable_address
+from hpo.runners.ray.resources import Machine
+from hpo.store.secrets import secret_names
+
+LEAST_VERSION = (2, 52)
+"""Before it a web page open in a browser on the machine could run code in the cluster (CVE-2025-62593)."""
+
+SECONDS_TO_ANSWER = 5.0
+"""That a machine has to let itself be connected to."""
+
+
+def machines_of_cluster() -> list[Machine]:
+    """Return what each machine of the cluster offers in all."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def is_alive(machine: str) -> bool:
+    """Return whether the machine of this number answers; that one is gone Ray itself says many seconds later."""
+    node = next((node for node in ray.nodes() if node["NodeID"] == machine and node["Alive"]), None)
+    if node is None:
+        return False
+    with suppress(OSError):
+        address = node["NodeManagerAddress"], node["NodeManagerPort"]
+        socket.create_connection(address, timeout=SECONDS_TO_ANSWER).close()
+        return True
+    return False
+
+
+@contextmanager
+def joined_cluster(address: str | None, store: str = "") -> Iterator[None]:
+    """Be part of a Ray cluster: of the one at `address`, or of one that is started on this machine and ends with this.
+
+    Args:
+        address: `auto` for the one that this machine is part of, HOST:PORT of its head, or None.
+        store: URL of the store, whose password no process of a cluster that is started here may find.
+
+    Raises:
+        ConfigurationError: there is no cluster there, this process is part of another one, or the installed Ray is not
+            safe.
+    """
+    refuse_unusable_address(address)
+    _refuse_unsafe()
+    if ray.is_initialized():
+        _refuse_other_cluster(address)
+        # Of whoever has called us, such as a notebook; it stays.
+        yield
+        return
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with _without_password(store):
+            local = {} if address else {"include_dashboard": False}
+            ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        reason = "none runs here" if address == "auto" else str(error).strip().partition("\n")[0]
+        raise no_cluster(address, reason) from None
+    if threading.current_thread() is threading.main_thread():
+        # Ray puts its own in the place of that of the command line.
+        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _refuse_other_cluster(address: str | None) -> None:
+    """Raise ConfigurationError where this process is part of a cluster, and another one is asked for."""
+    here = ray.get_runtime_context().gcs_address
+    if address is None or address in ("auto", here):
+        return
+    host, _, port = address.rpartition(":")
+    with suppress(OSError):
+        if here == f"{socket.gethostbyname(host)}:{port}":
+            return
+    raise ConfigurationError(
+        f"compute.ray_address is {address}, but this process is part of the cluster at {here} already; leave "
+        "compute.ray_address out, or call ray.shutdown() first."
+    )
+
+
+def _refuse_unsafe() -> None:
+    if tuple(map(int, ray.__version__.split(".")[:2])) < LEAST_VERSION:
+        least = ".".join(map(str, LEAST_VERSION))
+        raise ConfigurationError(
+            f"Ray {ray.__version__} is installed, and before {least} a web page in a browser could run code in the "
+            f"cluster (CVE-2025-62593); pip install 'ray[tune]>={least}' on all its machines."
+        )
+
+
+@contextmanager
+def _without_password(store: str) -> Iterator[None]:
+    """Take out of this process's environment what the processes that are started would inherit."""
+    hidden = {name: os.environ[name] for name in secret_names(os.environ, store)}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ |= hidden

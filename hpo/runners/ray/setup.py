@@ -1,0 +1,81 @@
+"""The way of a search to a cluster: Ray is set up before anything of it is imported."""
+
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from importlib.util import find_spec
+from pathlib import Path
+
+from hpo.config.study_file import ComputeConfig, StudyConfig
+from hpo.data.splits import Splits
+from hpo.errors import ConfigurationError
+from hpo.runners.ray.address import refuse_unusable_address
+from hpo.runners.ray.resources import Machine
+from hpo.runners.workforce import IsOver, Workforce
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # A thread of Tune's that is late at the end must not start a Ray of its own.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
+    # What raylets say goes to Ray's own logs, not between our lines: of a machine that dies that is a page.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # Many lanes may start at once, and what Tune would restore from need not be written.
+    "TUNE_MAX_PENDING_TRIALS_PG": "64",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+}
+"""Ray reads some of these when it is imported. What the user has set stays."""
+
+
+def machines_at(address: str | None) -> Sequence[Machine]:
+    """Return what the machines of a cluster offer: see `hpo.runners.ray.cluster`.
+
+    Raises:
+        ConfigurationError: Ray is not installed, or there is no cluster.
+    """
+    set_up_ray()
+    from hpo.runners.ray.cluster import joined_cluster, machines_of_cluster
+
+    with joined_cluster(address):
+        return machines_of_cluster()
+
+
+def open_ray_tune(
+    config: StudyConfig, splits: Splits, files: Path, is_over: IsOver
+) -> AbstractContextManager[Workforce]:
+    """Set Ray up, and open a workforce on its cluster: see `hpo.runners.ray.carrier`.
+
+    Raises:
+        ConfigurationError: Ray is not installed.
+    """
+    set_up_ray()
+    from hpo.runners.ray.carrier import open_ray_tune as opened
+
+    return opened(config, splits, files, is_over)
+
+
+def refuse_unusable(compute: ComputeConfig) -> None:
+    """Refuse, before anything else is read or loaded, what no search could be carried by.
+
+    Raises:
+        ConfigurationError: Ray is not installed, or nothing answers at the cluster's address.
+    """
+    if compute.runner == "ray_tune":
+        set_up_ray()
+        refuse_unusable_address(compute.ray_address)
+
+
+def set_up_ray() -> None:
+    """Make ready for the import of `hpo.runners.ray`.
+
+    Raises:
+        ConfigurationError: Ray is not installed.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if any(find_spec(name) is None for name in ("ray", "pyarrow", "pandas")):
+        raise ConfigurationError(
+            "compute.runner is ray_tune, which needs Ray; pip install 'llm-hpo[ray]' on all machines of the cluster."
+        )

@@ -1,0 +1,234 @@
+"""Learning curves as data: what a configuration scores and costs as it is trained, from a store to a file and back.
+
+To add another source of curves: a class with the two methods of `CurveSource`, in a file of its own.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol, Self
+
+from pydantic import Field, model_validator
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.reading import Typed, read_model
+from hpo.errors import ConfigurationError, NoResultError
+from hpo.messages import Assignment, Ending
+from hpo.search.rungs import milestones
+from hpo.space.search_space import SearchSpace
+from hpo.store.engine import Database
+from hpo.store.recorded import RecordedTrial, read_recorded
+from hpo.store.results import read_search
+
+FORMAT = "hpo-curves"
+MARK = f'{{"format": "{FORMAT}"'
+"""How a recording begins."""
+VERSION = 1
+LAST_RUNG = 1000
+TRAIN_ROWS = 2000
+"""Training texts that a replay counts in, where its curves do not say how many there were."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One evaluation on a curve."""
+
+    rung: int
+    """Examples seen over those of the study's longest trial, in per mille; with folds, folds scored."""
+    score: float
+    seconds: float
+    """Training and evaluation time so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """What one trial showed from its beginning to its ending."""
+
+    hyperparameters: Hyperparameters
+    length: int
+    """Rung at which the trial ends when it is trained to its end, 1 to 1000."""
+    points: tuple[Point, ...]
+    """Rising in rung and in seconds, as far as it came."""
+    ending: Ending
+    """`completed`, `pruned`, `diverged` or `infeasible`."""
+    seconds: float
+    """Training and evaluation time until it ended."""
+    train_rows: int = TRAIN_ROWS
+    """Rows that an epoch trained on, which says how many optimizer steps there were."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """The curves of one study."""
+
+    study: str
+    metric: str
+    """What the scores are, e.g. `macro_f1`."""
+    parameters: tuple[str, ...]
+    """Hyperparameters that the study's space named."""
+    curves: tuple[Curve, ...]
+
+
+class CurveSource(Protocol):
+    """Knows what any configuration would show if it were trained. The same assignment has the same curve."""
+
+    def curve(self, assignment: Assignment) -> Curve:
+        """Return the curve of a trial with a point at each of its milestones, as far as it would come.
+
+        Its ending is `completed`, `diverged` or `infeasible`.
+        """
+
+    def true_score(self, assignment: Assignment) -> float:
+        """Return the score that its configuration has at its end, apart from the luck of one seed."""
+
+
+def passes_of(hyperparameters: Hyperparameters) -> float:
+    """Return the passes over all training texts that a trial takes."""
+    return hyperparameters.epochs * hyperparameters.data_fraction
+
+
+def export_curves(database: Database, study: str | None = None) -> Recording:
+    """Return the curves of a study's trials that were completed, pruned or not trainable.
+
+    Args:
+        database: the store.
+        study: its name; None for the only one of the store.
+
+    Raises:
+        ConfigurationError: no such study, several where none was named, or one that confirms another.
+        NoResultError: no trial has completed.
+        StoreError: a study that hpo did not make, or the store failed.
+    """
+    results = read_search(database, study)
+    recorded = read_recorded(database, results.name)
+    if all(trial.ending is not Ending.COMPLETED for trial in recorded.trials):
+        raise NoResultError(f"The study {results.name!r} has no completed trial yet, so no curve to export.")
+    space = SearchSpace.from_mapping(recorded.space, results.name)
+    folds = bool(results.configuration.get("evaluation", {}).get("folds"))
+    return Recording(
+        study=results.name,
+        metric=results.metric,
+        parameters=tuple(parameter.name for parameter in space.parameters),
+        curves=tuple(_curve(trial, space, folds=folds) for trial in recorded.trials),
+    )
+
+
+def _curve(trial: RecordedTrial, space: SearchSpace, *, folds: bool) -> Curve:
+    hyperparameters = Hyperparameters(**trial.configuration)
+    longest = float(space.largest("epochs") * space.largest("data_fraction"))
+    (end,) = milestones(passes=passes_of(hyperparameters), maximum_passes=longest, rungs=0, full_reports=1)
+    return Curve(
+        hyperparameters=hyperparameters,
+        length=LAST_RUNG if folds else end.rung,
+        points=tuple(Point(rung=rung, score=score, seconds=at) for rung, score, at in trial.evaluations),
+        ending=trial.ending,
+        seconds=trial.seconds,
+    )
+
+
+def to_lines(recording: Recording) -> str:
+    """Return a recording as JSON Lines that `read_curves` reads back equal: a header, then one curve a line."""
+    header = {
+        "format": FORMAT, "version": VERSION, "study": recording.study, "metric": recording.metric,
+        "parameters": recording.parameters,
+    }  # fmt: skip
+    lines = [header, *(_to_json(curve) for curve in recording.curves)]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def _to_json(curve: Curve) -> dict[str, Any]:
+    return {
+        "hyperparameters": curve.hyperparameters.to_mapping(),
+        "length": curve.length,
+        "points": [asdict(point) for point in curve.points],
+        "ending": str(curve.ending),
+        "seconds": curve.seconds,
+    }
+
+
+class _Header(Typed):
+    format: Literal["hpo-curves"]
+    version: int
+    study: Annotated[str, Field(max_length=128)]
+    metric: Annotated[str, Field(min_length=1)]
+    parameters: tuple[str, ...]
+
+
+class _Point(Typed):
+    rung: Annotated[int, Field(ge=1, le=LAST_RUNG)]
+    score: float
+    seconds: Annotated[float, Field(gt=0)]
+
+
+class _Curve(Typed):
+    hyperparameters: Hyperparameters
+    length: Annotated[int, Field(ge=1, le=LAST_RUNG)]
+    points: tuple[_Point, ...]
+    ending: Literal["completed", "pruned", "diverged", "infeasible"]
+    seconds: Annotated[float, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _goes_forward(self) -> Self:
+        pairs = list(zip(self.points, self.points[1:], strict=False))
+        if any(one.rung >= next_.rung or one.seconds >= next_.seconds for one, next_ in pairs):
+            raise ValueError("the points of a curve must rise in rung and in seconds.")
+        if self.points and (self.points[-1].rung > self.length or self.points[-1].seconds > self.seconds):
+            raise ValueError("the points of a curve must lie within its `length` and its `seconds`.")
+        if self.ending == "completed" and not self.points:
+            raise ValueError("a completed curve has at least one point.")
+        return self
+
+
+def read_curves(path: Path) -> Recording:
+    """Read the file that `hpo curves export` wrote.
+
+    Raises:
+        ConfigurationError: no such file, or not one of these, or of a newer version, or without a completed curve.
+    """
+    lines = _json_lines(path)
+    header = read_model(_Header, lines[0], f"{path}, line 1") if _names_format(lines) else None
+    if header is None:
+        raise ConfigurationError(f"{path} is no file of learning curves; make one with hpo curves export.")
+    if header.version != VERSION:
+        raise ConfigurationError(
+            f"{path} has version {header.version} of the format, and this hpo reads version {VERSION}; export the "
+            "curves again."
+        )
+    curves = tuple(_read_curve(line, f"{path}, line {number}") for number, line in enumerate(lines[1:], start=2))
+    if all(curve.ending is not Ending.COMPLETED for curve in curves):
+        raise ConfigurationError(f"{path} has no completed curve; export those of a study with completed trials.")
+    return Recording(study=header.study, metric=header.metric, parameters=header.parameters, curves=curves)
+
+
+def _json_lines(path: Path) -> list[Any]:
+    try:
+        texts = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigurationError(f"Cannot read {path}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"Cannot read {path}: it is not UTF-8 text.") from None
+    lines: list[Any] = []
+    for number, text in enumerate(texts, start=1):
+        try:
+            lines.append(json.loads(text))
+        except (ValueError, RecursionError):
+            raise ConfigurationError(f"{path}, line {number}: this is not JSON; export the curves again.") from None
+    return lines
+
+
+def _names_format(lines: Sequence[Any]) -> bool:
+    return bool(lines) and isinstance(lines[0], dict) and lines[0].get("format") == FORMAT
+
+
+def _read_curve(line: Any, place: str) -> Curve:
+    if not isinstance(line, dict):
+        raise ConfigurationError(f"{place}: a curve is a JSON object; export the curves again.")
+    read = read_model(_Curve, line, place)
+    return Curve(
+        hyperparameters=read.hyperparameters,
+        length=read.length,
+        points=tuple(Point(rung=point.rung, score=point.score, seconds=point.seconds) for point in read.points),
+        ending=Ending(read.ending),
+        seconds=read.seconds,
+    )

@@ -1,0 +1,202 @@
+"""Optuna's trials of one study in memory: read once, and then kept by what is written through it.
+
+Optuna's own cache reads every unfinished trial with all of its rows, whenever anything is read; with many in training
+that is most of what a verb costs. Here a transaction asks once which trials others have changed, and reads those.
+"""
+
+import copy
+from collections.abc import Container, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.store import statements
+from hpo.store.optuna_adapter import JoiningStorage, PassingStorage, row_of
+from hpo.store.trial_statistics import TrialStatistics
+
+
+class TrialCache(PassingStorage):  # type: ignore[misc]
+    """Optuna's storage for one study, in the place of its cache. A trial in it is never changed, only replaced.
+
+    What is written counts as written at once; after a rollback, everything is to be forgotten.
+    """
+
+    def __init__(self, backend: JoiningStorage, name: str) -> None:
+        """Take where the study `name` is."""
+        self.backend = backend
+        self.study_id = backend.get_study_id_from_name(name)
+        self._directions = backend.get_study_directions(self.study_id)
+        self._in_transaction = False
+        self.states_changed = False
+        """Whether in this transaction trials were made or changed their states, or were found so."""
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget what was read and written."""
+        self._trials: dict[int, FrozenTrial] = {}
+        self._numbers: dict[int, int] = {}
+        self._unfinished: set[int] = set()
+        self._unread: set[int] = set()
+        self._tally = TrialStatistics()
+        self._distributions: dict[str, BaseDistribution] = {}
+        self._is_read = self._is_current = False
+        # The first trial that is not known; later ones may be: another process may make one just before one of ours.
+        self._known_to = 0
+
+    def within(self, transaction: bool) -> None:
+        """Take in that a transaction begins or has ended: until now, or from now on, others may write."""
+        self._in_transaction, self._is_current = transaction, False
+        self.states_changed = False
+
+    # -- what is read
+
+    def tally(self) -> TrialStatistics:
+        """Return what the finished trials come to."""
+        self._read()
+        return self._tally
+
+    def size(self) -> int:
+        """Return how many trials there are."""
+        self._read()
+        return len(self._trials)
+
+    def get_study_id_from_name(self, study_name: str) -> int:  # noqa: ARG002
+        """Return the number of the study."""
+        return self.study_id
+
+    def get_study_directions(self, study_id: int) -> list[StudyDirection]:  # noqa: ARG002
+        """Return the directions of the study, which never change."""
+        return self._directions
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Return the trials in one of `states`, or all, by number."""
+        assert study_id == self.study_id, "a picture is of one study"
+        self._read()
+        if states is None:
+            trials = list(self._trials.values())
+        elif any(state in states for state in TrialState if state.is_finished()):
+            trials = [trial for trial in self._trials.values() if trial.state in states]
+        else:
+            unfinished = (self._trials[number] for number in sorted(self._unfinished))
+            trials = [trial for trial in unfinished if trial.state in states]
+        return copy.deepcopy(trials) if deepcopy else trials
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """Return one trial; in a transaction as it was last known, since whoever writes it looks at its row first."""
+        if not self._in_transaction or trial_id in self._unread or trial_id not in self._numbers:
+            self._read()
+        number = self._numbers.get(trial_id)
+        return self.backend.get_trial(trial_id) if number is None else self._trials[number]
+
+    def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
+        """Return the number of a trial's row."""
+        known = self._trials.get(trial_number)
+        return row_of(known) if known else self.backend.get_trial_id_from_study_id_trial_number(study_id, trial_number)
+
+    # -- what is written
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """Make a trial."""
+        trial = self.backend.begin_trial(study_id, template_trial)
+        self.states_changed = True
+        if template_trial is None and self._is_read:
+            self._take([trial])
+        else:
+            self._unread.add(row_of(trial))
+        return row_of(trial)
+
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
+    ) -> None:
+        """Set a parameter."""
+        known = self._distributions.get(param_name)
+        self.backend.set_known_param(trial_id, param_name, param_value_internal, distribution, known)
+        self._distributions.setdefault(param_name, distribution)
+        self._add(trial_id, "params", {param_name: distribution.to_external_repr(param_value_internal)})
+        self._add(trial_id, "distributions", {param_name: distribution})
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """Set a state; Optuna sets the time with it and does not tell which, so that the trial is read again."""
+        self._unread.add(trial_id)
+        self.states_changed = True
+        return self.backend.set_trial_state_values(trial_id, state, values)
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        """Set the value at a step."""
+        self.backend.set_trial_intermediate_value(trial_id, step, intermediate_value)
+        self._add(trial_id, "intermediate_values", {step: intermediate_value})
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Set an attribute."""
+        self.backend.set_trial_user_attr(trial_id, key, value)
+        self.wrote_attributes(trial_id, {key: value})
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Set an attribute of Optuna's own."""
+        self.backend.set_trial_system_attr(trial_id, key, value)
+        self._add(trial_id, "system_attrs", {key: value})
+
+    def wrote_attributes(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
+        """Take in attributes that were written past this storage."""
+        self._add(trial_id, "user_attrs", attributes)
+
+    # -- how it is kept
+
+    def _read(self) -> None:
+        """Read what others may have changed, once in a transaction, and what is to be read again."""
+        if not self._is_read:
+            self._take(self.backend.read(self.study_id))
+            self._is_read, self._unread = True, set()
+        elif not self._is_current:
+            self._unread |= self._changed()
+        if self._unread:
+            self._take(self.backend.read(self.study_id, self._unread))
+            self._unread = set()
+        self._is_current = self._in_transaction
+        while self._known_to in self._trials:
+            self._known_to += 1
+
+    def _changed(self) -> set[int]:
+        """Return the rows of trials that are not as they are known."""
+        parameters = {"of_study": self.study_id, "of_trial": self._known_to}
+        now = set(self.backend.execute(statements.STATES, parameters))
+        unfinished = (self._trials[number] for number in self._unfinished)
+        return {row for row, _ in now ^ {(row_of(trial), trial.state.name) for trial in unfinished}}
+
+    def _take(self, trials: Iterable[FrozenTrial]) -> None:
+        """Take in trials as they were read."""
+        ended = []
+        for trial in trials:
+            self.states_changed = True
+            number = trial.number
+            if trial.state.is_finished() and (number not in self._trials or number in self._unfinished):
+                ended.append(trial)
+            in_order = number in self._trials or number > next(reversed(self._trials), -1)
+            self._trials[number] = trial
+            if not in_order:
+                self._trials = dict(sorted(self._trials.items()))
+            self._numbers[row_of(trial)] = number
+            (self._unfinished.discard if trial.state.is_finished() else self._unfinished.add)(number)
+        trained = self._trained([trial.number for trial in ended if trial.state == TrialState.COMPLETE])
+        for trial in sorted(ended, key=lambda one: (one.datetime_complete or datetime.min, one.number)):
+            self._tally.add(trial, trained=trial.number in trained)
+
+    def _trained(self, complete: Sequence[int]) -> set[int]:
+        """Return which trials are complete because hpo trained them to their end, and not by the word of another."""
+        if not complete:
+            return set()
+        parameters = {"of_study": self.study_id, "of_trial": min(complete), "to_trial": max(complete)}
+        return {trial for (trial,) in self.backend.execute(statements.TRAINED, parameters)}
+
+    def _add(self, trial_id: int, field: str, values: Mapping[Any, Any]) -> None:
+        """Replace a trial by one in which `values` are added to a field."""
+        number = self._numbers.get(trial_id)
+        if number is not None:
+            trial = copy.copy(self._trials[number])
+            setattr(trial, field, getattr(trial, field) | values)
+            self._trials[number] = trial

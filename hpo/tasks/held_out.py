@@ -1,0 +1,130 @@
+"""Readings: the scores a model is judged by at the end, how much of them is the choice of rows, and where it fails."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpo.data.groups import group_numbers
+from hpo.messages import HeldOutEvaluation, Slice
+from hpo.metrics.averaging import mean_scores
+from hpo.metrics.jackknife import deviations, leave_out_groups, scaled
+from hpo.metrics.predictions import Answers
+from hpo.tasks.protocol import LeavesOut, Task
+
+LEAST_SLICE_ROWS = 20
+MOST_GROUPS = 20
+PARTS_BY_LENGTH = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HeldOutRows:
+    """What is known of the rows that are read, beside their labels."""
+
+    words: NDArray[np.int64]
+    """Words of each text, shape (rows,)."""
+    groups: Sequence[str]
+    """Of each row, shape (rows,); empty where there are none."""
+    seed: int
+    """Of the jackknife's groups."""
+    longest: tuple[int, ...] = ()
+    """Words of the longest text of each part by length; empty where these are all rows, and it follows from them."""
+
+    def take(self, rows: NDArray[np.int64]) -> "HeldOutRows":
+        """Return it of some rows, with the parts by length of all."""
+        groups = [self.groups[row] for row in rows] if self.groups else ()
+        return HeldOutRows(words=self.words[rows], groups=groups, seed=self.seed, longest=self.parts_by_length())
+
+    def parts_by_length(self) -> tuple[int, ...]:
+        """Return how many words the longest text of each part has; the parts are of like size, as far as can be."""
+        shares = np.arange(1, PARTS_BY_LENGTH + 1) / PARTS_BY_LENGTH
+        return self.longest or tuple(np.unique(np.quantile(self.words, shares, method="higher")).tolist())
+
+
+def read(task: Task[Any], answers: Answers, judged: HeldOutRows) -> HeldOutEvaluation:
+    """Return the reading of answers.
+
+    Raises:
+        TrainingError: the user's own metric fails on some of the rows.
+    """
+    units = _units(judged, answers.rows)
+    apart = leave_out_groups(units, judged.seed)
+    return HeldOutEvaluation(
+        scores=task.scores(answers),
+        deviations=_deviations(task, answers, apart),
+        of_a_unit=_of_a_unit(task, answers, apart) * len(units) / (int(units.max()) + 1),
+        slices=tuple(_slices(task, answers, judged)),
+    )
+
+
+def _deviations(task: Task[Any], answers: Answers, apart: NDArray[np.int64]) -> tuple[float, ...]:
+    if isinstance(task, LeavesOut):
+        return tuple(scaled(task.left_out(answers, apart)).tolist())
+    return deviations(lambda kept: task.objective_on(answers.take(kept)), apart)
+
+
+def _units(judged: HeldOutRows, rows: int) -> NDArray[np.int64]:
+    """Return what each row is left out together with: its group, where there are several."""
+    units = group_numbers(judged.groups) if judged.groups else np.arange(rows)
+    return units if units.max() > 0 else np.arange(rows)
+
+
+def _of_a_unit(task: Task[Any], answers: Answers, apart: NDArray[np.int64]) -> float:
+    """Return by how much a row moves the objective, on average over those answered rightly, answered otherwise.
+
+    Rows of a group are turned together, as one by one would take long.
+    """
+    right = answers.right
+    if not right.any():
+        return 0.0
+    score = task.objective_on(answers)
+    turned = (answers.turned((apart == group) & right) for group in range(int(apart.max()) + 1))
+    moved = sum(abs(task.objective_on(other) - score) for other in turned) / int(right.sum())
+    return moved if math.isfinite(moved) else 0.0
+
+
+def mean_held_out(of_folds: Sequence[HeldOutEvaluation]) -> HeldOutEvaluation:
+    """Return the reading of the mean over folds, each of which was read on rows of its own."""
+    parts = len(of_folds)
+    slices: dict[tuple[str, str], list[Slice]] = {}
+    for one in (one for held_out in of_folds for one in held_out.slices):
+        slices.setdefault((one.by, one.name), []).append(one)
+    return HeldOutEvaluation(
+        scores=mean_scores([held_out.scores for held_out in of_folds]),
+        deviations=tuple(deviation / parts for held_out in of_folds for deviation in held_out.deviations),
+        of_a_unit=fmean(held_out.of_a_unit for held_out in of_folds) / parts,
+        slices=tuple(_pooled(same) for same in slices.values()),
+    )
+
+
+def _slices(task: Task[Any], answers: Answers, judged: HeldOutRows) -> Iterator[Slice]:
+    for by, name, rows in (*_by_length(judged), *_by_group(judged.groups)):
+        if len(rows) >= LEAST_SLICE_ROWS:
+            score = task.slice_score(answers.take(rows))
+            yield Slice(by=by, name=name, rows=len(rows), score=score)
+
+
+def _by_length(judged: HeldOutRows) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
+    """Yield the rows in parts, from the shortest texts to the longest."""
+    start = 0
+    for end in judged.parts_by_length():
+        yield "length", f"{start} to {end} words", np.flatnonzero((judged.words >= start) & (judged.words <= end))
+        start = end + 1
+
+
+def _by_group(groups: Sequence[str]) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
+    """Yield the rows of the largest groups that have a name."""
+    largest = Counter(name for name in groups if name).most_common(MOST_GROUPS)
+    of_row = np.array(groups, dtype=object)
+    for name, _ in largest:
+        yield "group", name, np.flatnonzero(of_row == name)
+
+
+def _pooled(same: Sequence[Slice]) -> Slice:
+    rows = sum(one.rows for one in same)
+    return Slice(by=same[0].by, name=same[0].name, rows=rows, score=sum(one.rows * one.score for one in same) / rows)

@@ -1,0 +1,108 @@
+"""How much of a confirmed score is luck: that of the rows that chose it, and that of the runs that decided the race.
+
+Rows that the search never saw hold none of the first. Runs of the winner that decided the race are left out of the
+verdict where it has others, so that its runs hold none of the second; those of finalists that fell behind hold bad
+luck.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpo.verdict.comparison import Runs, SeedNoise
+
+SIMULATIONS = 2000
+DRAWS = 200_000
+"""Most scores that are drawn; of a long search fewer simulations, each of which tells more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectionBias:
+    """By how much confirmed scores are expected to be too high, in the objective's unit."""
+
+    winner: float = 0.0
+    others: float = 0.0
+    """Of the finalists that fell behind: below 0 where they did so for bad luck."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """Standard deviations of a score on the rows that the search chose by."""
+
+    rows: float
+    """Of a configuration, over sets of rows of this size, less what all configurations share."""
+    passing: float
+    """Of a run that errs on other rows than another of its configuration: rows that were kept have nothing of it."""
+    lasting: float
+    """Of a run under another seed, on whichever rows."""
+
+    @property
+    def of_run(self) -> float:
+        """Of a run under another seed, on these rows."""
+        return float(np.hypot(self.passing, self.lasting))
+
+
+def deviation_over_rows(confirmed: Sequence[Runs], noise: SeedNoise) -> float:
+    """Return the standard deviation of a configuration's score over sets of rows, less what all of them share.
+
+    Half the mean variance of the differences between two of them, less what is for their seeds and evens out.
+    """
+    pairs = [
+        _squares(one.deviations.mean(axis=0) - other.deviations.mean(axis=0))
+        - noise.of_rows * (one.share_of_seeds + other.share_of_seeds)
+        for one, other in combinations(confirmed, 2)
+    ]
+    return float(max(0.0, fmean(pairs) / 2) ** 0.5) if pairs else 0.0
+
+
+@lru_cache(maxsize=32)
+def luck_of_choice(
+    scores: tuple[float, ...], noise: Noise, finalists: int, deciding: int, *, unseen: bool, left_out: bool
+) -> SelectionBias:
+    """Return by how much the choice is expected to overrate the winner and the finalists that fell behind.
+
+    Fresh seeds do not refresh rows: of forty equal configurations the one that suits the rows best looks better than
+    it is, however often it is trained again. The search is simulated on what its scores say of the truth, drawn
+    together to their mean by as much as noise has spread them, and the winner chosen as it was: the best few by one
+    seed, of these the best by the runs that decide. The better half of the trials is simulated: the others do not come
+    into question, and as few of them as are broken would make all that the better ones are apart look like truth.
+
+    Args:
+        scores: of the trials of the search.
+        noise: on the rows that the search chose by.
+        finalists: how many were trained again.
+        deciding: runs of each that decided between them; 0 for a finalist without rivals.
+        unseen: whether the verdict is about other rows.
+        left_out: whether these runs are left out of what the winner scores.
+    """
+    observed = np.sort(np.asarray(scores, dtype=np.float64))[len(scores) // 2 :]
+    if len(observed) < 2:
+        return SelectionBias()
+    spread = float(observed.var(ddof=1))
+    share = max(0.0, 1 - (noise.rows**2 + noise.of_run**2) / spread) if spread else 0.0
+    truth = observed.mean() + share**0.5 * (observed - observed.mean())
+    random = np.random.default_rng(0)
+    shape = min(SIMULATIONS, max(1, DRAWS // len(truth))), len(truth)
+    of_rows = noise.rows * random.standard_normal(shape)
+    searched = truth + of_rows + noise.of_run * random.standard_normal(shape)
+    best = np.argpartition(-searched, min(finalists, len(truth)) - 1, axis=1)[:, :finalists]
+    of_rows = np.take_along_axis(of_rows, best, axis=1)
+    runs = max(1, deciding) ** -0.5 * random.standard_normal((2, *best.shape))
+    lasting, passing = noise.lasting * runs[0], noise.passing * runs[1]
+    decided = truth[best] + of_rows + (lasting + passing if deciding else 0.0)
+    of_runs = lasting if unseen else lasting + passing
+    winner = np.arange(best.shape[1]) == decided.argmax(axis=1)[:, None]
+    of_winner = (0.0 if unseen else of_rows[winner].mean()) + (0.0 if left_out else of_runs[winner].mean())
+    if best.shape[1] == 1:
+        return SelectionBias(winner=max(0.0, float(of_winner)))
+    fallen = of_runs if unseen else of_rows + of_runs
+    return SelectionBias(winner=max(0.0, float(of_winner)), others=float(fallen[~winner].mean()))
+
+
+def _squares(deviations: NDArray[np.float64]) -> float:
+    return float((deviations**2).sum())

@@ -719,7 +719,7 @@ def configuration(words: Sequence[str] | None) -> tuple[Values, argparse.Namespa
     parser.add_argument("--model", metavar="NAME", help="where the pretrained model is here")
     parser.add_argument("--output", metavar="FOLDER", type=Path, default="model", help="a new folder for the model")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--rows-at-once", metavar="N", type=int, help="fewer than a batch where memory is short")
+    parser.add_argument("--micro-batch-size", metavar="N", type=int, help="fewer than a batch where memory is short")
     asked, beside = parser.parse_args(words), Path(__file__).with_suffix(".json")
     if not beside.is_file():
         raise SystemExit(f"There is no {beside}, which hpo export wrote beside this script.")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hpo.config.held_out import write_yaml
 from safetensors.torch import load_file
 
+from hpo.config.reading import write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.export.exported import read_exported
 from hpo.store.results import StudyResults

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hpo.config.held_out import parse_yaml
 
 from hpo.config.hyperparameters import ADDED_LATER
+from hpo.config.reading import parse_yaml
 from hpo.config.study_file import StudyConfig, load_config
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.export.configs import best_configuration, configuration_of, to_json, to_yaml

@@ -256,7 +256,7 @@ def test_a_batch_in_parts_gives_the_same_weights_and_nothing_is_written_over(
 ) -> None:
     chosen = with_values(exported, dropout=0.0)
     module = written(chosen, tmp_path)
-    for folder, more in (("whole", []), ("parts", ["--rows-at-once", "3"])):
+    for folder, more in (("whole", []), ("parts", ["--micro-batch-size", "3"])):
         module.main(["--output", str(tmp_path / folder), *more])
     whole, parts = (load_file(tmp_path / folder / "model.safetensors") for folder in ("whole", "parts"))
     for weight in whole:

@@ -172,7 +172,7 @@ def test_processes_train_to_the_bits_of_this_one(
         assert (lead.objective, lead.cut_share(8)) == (here.objective, here.cut_share(8))
         assert lead.facts()["threads"] == "1"
         with pytest.raises(NoResultError, match="No weights of trial 5"):
-            lead.test_reading(tiny_assignment(trial=5))
+            lead.test_evaluation(tiny_assignment(trial=5))
         # As the winner is trained again: call by call.
         reports, outcome = trained(lead, assignments[1])  # type: ignore[arg-type]
         assert [timeless(message) for message in (*reports, outcome)] == alike(expected[1])
@@ -185,7 +185,7 @@ def test_processes_train_to_the_bits_of_this_one(
             told = [timeless(one) for name, one in said if (name, one.trial) == (worker, assignment.trial)]
             assert told == alike(message)
         assert lead.has_weights(expected[1][1].best)
-        assert lead.test_reading(tiny_assignment(trial=1)) == here.test_reading(tiny_assignment(trial=1))
+        assert lead.test_evaluation(tiny_assignment(trial=1)) == here.test_evaluation(tiny_assignment(trial=1))
 
 
 # -- one process

@@ -377,7 +377,7 @@ def test_the_lead_worker_says_what_a_trial_will_cost_and_trains_one_in_no_time()
     said = [one for _ in range(3) for one in workforce.lead.advance()]
     assert [type(one) for one in said] == [Report, Report, Outcome]
     assert clock() == EVENING
-    assert workforce.lead.test_reading(attempt_at(0)).scores.objective == 1.0
+    assert workforce.lead.test_evaluation(attempt_at(0)).scores.objective == 1.0
 
 
 def test_the_lead_worker_knows_what_does_not_fit() -> None:

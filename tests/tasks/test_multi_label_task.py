@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hpo.config.held_out import parse_yaml, write_yaml
 from sklearn.metrics import f1_score
 from transformers import pipeline
 
 from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.reading import parse_yaml, write_yaml
 from hpo.config.study_file import EvaluationConfig, StudyConfig, TaskConfig
 from hpo.data.splits import splits_of
 from hpo.errors import ConfigurationError
@@ -24,7 +24,7 @@ from hpo.messages import Milestone
 from hpo.metrics.multi_label import best_thresholds
 from hpo.model.trial_model import TrialModel
 from hpo.tasks.multi_label import MultiLabel
-from hpo.training.plan import courses
+from hpo.training.plan import fold_runs
 from hpo.training.worker import open_worker
 from tests.command_line import Hpo
 from tests.models import (
@@ -106,7 +106,7 @@ def test_thresholds_are_fitted_to_training_rows_where_winners_are_judged_by_vali
     fitted = fitted_among(tensors)
     assert fitted is not None
     TrialModel(context.model, context.task, tiny_hyperparameters(), seed=0).load(tensors)
-    (course,) = courses(tiny_assignment(), context)
+    (course,) = fold_runs(tiny_assignment(), context)
     of_training: Any = context.predict(course.data.train, course.train_sample)
     assert fitted == pytest.approx(best_thresholds(of_training.true, of_training.probabilities, per_label=False))
     said: Any = context.predict(course.data.validation)
@@ -131,7 +131,7 @@ def test_with_folds_thresholds_are_fitted_to_rows_that_the_fold_trains_on(config
     worker = open_worker(folded, splits_of(folded), tmp_path / "files")
     milestones = tuple(Milestone(rung=rung, full=rung == 1000) for rung in (500, 1000))
     assignment = tiny_assignment(milestones=milestones)
-    for course, fold in zip(courses(assignment, worker._context), worker.splits.folds, strict=True):
+    for course, fold in zip(fold_runs(assignment, worker._context), worker.splits.folds, strict=True):
         assert set(course.train_sample) <= set(fold.train)
     _, outcome = trained(worker, assignment)
     assert outcome.ending == "completed", outcome.reason

@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score
 from hpo.config.study_file import TaskConfig
 from hpo.metrics.predictions import Predictions
 from hpo.tasks.classification import Classification
-from hpo.tasks.held_out import LEAST_SLICE_ROWS, MOST_GROUPS, Judged, mean_held_out, read
+from hpo.tasks.held_out import LEAST_SLICE_ROWS, MOST_GROUPS, HeldOutRows, mean_held_out, read
 
 LABELS = ("no", "yes")
 ROWS = 400
@@ -25,8 +25,8 @@ def said(right: NDArray[np.bool_]) -> Predictions:
     return Predictions.of(true, np.eye(2)[np.where(right, true, 1 - true)] * 0.8 + 0.1)
 
 
-def judged(rows: int = ROWS, groups: Sequence[str] = (), words: Sequence[int] | None = None) -> Judged:
-    return Judged(words=np.array(words if words is not None else [5] * rows), groups=groups, seed=3)
+def judged(rows: int = ROWS, groups: Sequence[str] = (), words: Sequence[int] | None = None) -> HeldOutRows:
+    return HeldOutRows(words=np.array(words if words is not None else [5] * rows), groups=groups, seed=3)
 
 
 RIGHT = np.random.default_rng(0).random(ROWS) < 0.8

@@ -11,7 +11,7 @@ from hpo.config.tasks import TASK_FACTS
 from hpo.errors import ConfigurationError, SpaceError
 from hpo.metrics.jackknife import deviations, leave_out_groups
 from hpo.search.preflight import space_of_study
-from hpo.tasks.held_out import Judged, read
+from hpo.tasks.held_out import HeldOutRows, read
 from hpo.tasks.regression import Regression
 
 CELLS = ("3", "5.5", "-2", "1e1")
@@ -58,7 +58,7 @@ def test_a_reading_has_the_jackknife_over_rows_and_errors_by_length() -> None:
     random = np.random.default_rng(0)
     true = random.normal(size=300)
     answers = task().answers(true, task().predictions(torch.tensor(true + random.normal(size=300))[:, None]))
-    held_out = read(task(), answers, Judged(words=random.integers(1, 50, 300), groups=(), seed=1))
+    held_out = read(task(), answers, HeldOutRows(words=random.integers(1, 50, 300), groups=(), seed=1))
     groups = leave_out_groups(np.arange(300), 1)
     expected = deviations(lambda kept: np.corrcoef(answers.true[kept], answers.predicted[kept])[0, 1], groups)
     assert held_out.deviations == pytest.approx(expected)

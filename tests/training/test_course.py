@@ -137,9 +137,9 @@ def test_less_model_is_scored_and_kept_as_it_was_trained(tiny_bert: Path, texts:
     assert outcome.ending is Ending.COMPLETED
     stored = load_weights(tmp_path, 0)
     assert not any("layer.1." in name for name in stored)
-    first = worker.test_reading(tiny_assignment(chosen))
+    first = worker.test_evaluation(tiny_assignment(chosen))
     trained(worker, tiny_assignment(tiny_hyperparameters(epochs=1), trial=1))
-    assert worker.test_reading(tiny_assignment(chosen)) == first
+    assert worker.test_evaluation(tiny_assignment(chosen)) == first
 
 
 def test_schedule_free_weights_are_kept_as_they_were_scored(tiny_bert: Path, texts: Path, tmp_path: Path):

@@ -90,9 +90,9 @@ def test_a_trial_cut_on_one_machine_goes_on_on_another_to_the_same_bits(
     c = on_machine(tiny_bert, texts, tmp_path / "c", url)
     assert c.has_weights(outcome.best)
     assert not c.has_weights(replace(outcome.best, rung=1))
-    found = c.test_reading(assignment)
+    found = c.test_evaluation(assignment)
     assert uncut.has_weights(ending.best)
-    assert found == uncut.test_reading(assignment)
+    assert found == uncut.test_evaluation(assignment)
 
 
 @pytest.mark.usefixtures("always_due")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.rank_groups import PATIENCE, befall, opened_gang
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
@@ -16,6 +15,7 @@ from hpo.messages import Ending
 from hpo.search.rungs import fold_milestones
 from hpo.training.worker import open_worker
 from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, trained
+from tests.training.rank_groups import PATIENCE, befall, opened_gang
 
 
 @pytest.mark.slow

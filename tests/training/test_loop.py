@@ -316,7 +316,7 @@ def test_test_scores_are_those_of_the_best_full_report(study: StudyConfig, tmp_p
     outcome = trained(worker, assignment)[1]
     # Another trial in between: nothing of it may remain.
     trained(worker, tiny_assignment(trial=1, score_to_beat=2.0))
-    assert worker.test_reading(assignment).scores == outcome.best.validation
+    assert worker.test_evaluation(assignment).scores == outcome.best.validation
 
 
 def test_a_trial_whose_report_cannot_be_answered_frees_its_slot(worker: Worker):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.rank_groups import PATIENCE, always_due, befall, opened_gang
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
@@ -18,6 +17,7 @@ from hpo.training.randomness import dropout_seed
 from hpo.training.run import Run
 from hpo.training.worker import Worker, open_worker
 from tests.models import stepped, tiny_assignment, tiny_hyperparameters, tiny_study, trained, write_texts
+from tests.training.rank_groups import PATIENCE, always_due, befall, opened_gang
 
 Weights = dict[str, torch.Tensor]
 

@@ -88,13 +88,13 @@ def test_test_scores_need_a_test_split_and_weights(tiny_bert: Path, texts: Path,
     without = tiny_study(tiny_bert, texts)
     splits = load_splits(without.data, 0)
     with pytest.raises(NoResultError, match="no test split"):
-        open_worker(without, splits, tmp_path).test_reading(tiny_assignment())
+        open_worker(without, splits, tmp_path).test_evaluation(tiny_assignment())
     config = tiny_study(tiny_bert, texts, data={"train": str(texts), "test_fraction": 0.2})
     splits = load_splits(config.data, 0)
     with pytest.raises(NoResultError, match="No weights of trial 5 were kept"):
-        open_worker(config, splits, tmp_path).test_reading(tiny_assignment(trial=5))
+        open_worker(config, splits, tmp_path).test_evaluation(tiny_assignment(trial=5))
     with pytest.raises(NoResultError, match="opened without a folder"):
-        open_worker(config, splits).test_reading(tiny_assignment(trial=5))
+        open_worker(config, splits).test_evaluation(tiny_assignment(trial=5))
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+from hpo.config.reading import write_yaml
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.reading import write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.config.times import HERE
 from hpo.data.splits import splits_of
@@ -121,7 +121,7 @@ def test_a_confirming_run_is_the_training_of_its_configuration_under_its_seed(
     worker.use("fp32")
     outcome = train(worker, assignment, lambda _: Action.CONTINUE)
     assert outcome.best is not None
-    assert outcome.best.reading == one.reading
+    assert outcome.best.held_out == one.held_out
     assert outcome.best.validation == one.validation
 
 
@@ -137,7 +137,7 @@ def test_a_confirmation_is_a_study_of_its_own_which_other_commands_pass_over(
     assert names == ["tiny", confirmation_of("tiny")]
     with results_of(confirmed) as search, results_of(confirmed, confirmation_of("tiny")) as runs:
         of_runs = {trial.score for trial in runs.trials}
-        assert of_runs == {one.reading.scores.objective for one in search.confirmation}
+        assert of_runs == {one.held_out.scores.objective for one in search.confirmation}
     assert hpo("best", "--store", url).code == 0
     answer = hpo("studies", "delete", "tiny", "--yes", "--store", url)
     assert answer.code == 0
@@ -159,7 +159,7 @@ def test_rows_that_are_kept_are_neither_trained_on_nor_chosen_by(confirmed: Stud
     assert not set(kept.texts) & (set(splits.validation.texts) | set(splits.train.texts))
     results = run(config)
     assert results.confirmed_on_unseen
-    assert {one.reading.scores.rows for one in results.confirmation} == {kept.rows}
+    assert {one.held_out.scores.rows for one in results.confirmation} == {kept.rows}
     assert {trial.validation.rows for trial in results.trials if trial.validation} == {splits.validation.rows}
     assert {one.validation.rows for one in results.confirmation} == {splits.validation.rows}
     assert results.baselines["majority class"].scores.rows == kept.rows
@@ -182,7 +182,7 @@ def test_a_confirmation_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(
     results = run(confirmed, searches=False)
 
     def told(results: StudyResults) -> dict[tuple[int, int], object]:
-        return {(one.confirms, one.seed): one.reading for one in results.confirmation}
+        return {(one.confirms, one.seed): one.held_out for one in results.confirmation}
 
     assert told(results) == told(undisturbed)
     assert [look.scores for look in results.test] == [look.scores for look in undisturbed.test]
@@ -210,8 +210,8 @@ def test_worker_processes_confirm_what_one_process_does(confirmed: StudyConfig, 
         confirmed, compute={"runner": "processes", "workers": 2}, store={"url": f"sqlite:///{tmp_path / 'apart.db'}"}
     )
     processes = run(apart)
-    assert {one.seed: one.reading for one in processes.confirmation if one.confirms == 0} == {
-        one.seed: one.reading for one in inline.confirmation if one.confirms == 0
+    assert {one.seed: one.held_out for one in processes.confirmation if one.confirms == 0} == {
+        one.seed: one.held_out for one in inline.confirmation if one.confirms == 0
     }
     assert judged(processes) is not None
     assert len(processes.test) == 1
@@ -222,8 +222,8 @@ def test_folds_are_confirmed_by_their_mean(confirmed: StudyConfig) -> None:
     config = changed(confirmed, evaluation={"folds": 3}, budget={"trials": 4})
     results = run(config)
     rows = splits_of(config).train.rows
-    assert {one.reading.scores.rows for one in results.confirmation} == {rows}
-    assert {one.reading.scores.objective for one in results.confirmation} == {
+    assert {one.held_out.scores.rows for one in results.confirmation} == {rows}
+    assert {one.held_out.scores.objective for one in results.confirmation} == {
         one.validation.objective for one in results.confirmation
     }
     assert {reading.scores.rows for reading in results.baselines.values()} == {rows}
@@ -282,8 +282,8 @@ def test_a_search_killed_in_its_confirmation_goes_on_where_it_was(confirmed: Stu
     process.stdout.close()
     process.wait()
     results = run(confirmed)
-    assert {(one.confirms, one.seed): one.reading for one in results.confirmation} == {
-        (one.confirms, one.seed): one.reading for one in undisturbed.confirmation
+    assert {(one.confirms, one.seed): one.held_out for one in results.confirmation} == {
+        (one.confirms, one.seed): one.held_out for one in undisturbed.confirmation
     }
     assert [look.scores for look in results.test] == [look.scores for look in undisturbed.test]
 

@@ -125,7 +125,7 @@ def test_the_verdict_stands_on_its_baselines(results: StudyResults) -> None:
     assert ladder["TF-IDF and ridge regression"] > 0.7, "the labels are counts of words"
     for held_out in results.baselines.values():
         assert held_out.scores.values["neg_rmse"] > -200
-    assert all(sum(one**2 for one in run.reading.deviations) > 0 for run in results.confirmation)
+    assert all(sum(one**2 for one in run.held_out.deviations) > 0 for run in results.confirmation)
     assert {one.by for one in results.test[-1].slices} == {"length"}
     assert TASK_FACTS["regression"].slices[0] in results.test[-1].scores.values
 

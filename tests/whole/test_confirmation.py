@@ -11,9 +11,9 @@ from pathlib import Path
 from threading import Event
 
 import pytest
-from hpo.config.reading import write_yaml
 
 from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.reading import write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.config.times import HERE
 from hpo.data.splits import splits_of

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 import optuna
-from curve_tables import Row, Table, Values, handed_over, score_at, seconds_of
+from curve_tables import Row, Table, Values, handed_over, parse_duration, score_at
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import TrialState
@@ -164,7 +164,7 @@ class _Search:
         points = milestones(
             passes=values["epochs"], maximum_passes=longest, rungs=EVALUATIONS, full_reports=FULL_REPORTS
         )
-        return _Running(trial, row, now, seconds_of(row, values), points)
+        return _Running(trial, row, now, parse_duration(row, values), points)
 
     def goes_on(self, running: _Running, now: float) -> bool:
         """Take what a trial says now; return whether it goes on."""

@@ -120,7 +120,7 @@ class TableSource:
         """Return the curve of a trial with a point at each of its milestones, until it diverged."""
         values = dict(assignment.hyperparameters)
         row, end = self.table.near(values), assignment.milestones[-1].rung
-        seconds = seconds_of(row, values)
+        seconds = parse_duration(row, values)
         points = tuple(
             Point(rung=one.rung, score=score_at(row.searched, row, one.rung / end), seconds=share * seconds)
             for one in assignment.milestones
@@ -144,7 +144,7 @@ class TableSource:
         return own / values["epochs"] if self.table.warmup_of_first_epoch else own
 
 
-def seconds_of(row: Row, values: Values) -> float:
+def parse_duration(row: Row, values: Values) -> float:
     """Return what a trial takes that is answered by `row`: its seconds, stretched by the passes."""
     return row.seconds * float(values["epochs"] / row.values["epochs"])
 

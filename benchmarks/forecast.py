@@ -32,7 +32,7 @@ from hpo.runners.watcher import Watcher
 from hpo.search.coordinator import Coordinator
 from hpo.search.extremes import dearest
 from hpo.search.leading import leading
-from hpo.search.rungs import with_evaluations
+from hpo.search.rungs import with_evaluation_defaults
 from hpo.space.space_file import space_of
 
 TRAIN, VALIDATION = 600, 150
@@ -76,7 +76,7 @@ class Comparing(Watcher):
 
     def assigned(self, assignment: Assignment) -> None:
         """Take down what is told."""
-        self._told[assignment.trial] = self.coordinator.expectations.seconds_to_rungs(assignment.trial)
+        self._told[assignment.trial] = self.coordinator.forecasts.seconds_to_rungs(assignment.trial)
         if assignment.attempt > 1:
             self._apart[assignment.trial] = "it was cut"
         if self.middle is not None and assignment.trial > self.middle:
@@ -160,7 +160,7 @@ def search(texts: str, file: Path, trials: int, middle: int | None) -> None:
     """Search, or go on with the search, until so many trials are over."""
     config = STUDIES[texts](file, trials)
     space, splits = space_of(config.space), splits_of(config)
-    config = with_evaluations(config, space, splits)
+    config = with_evaluation_defaults(config, space, splits)
     with (
         leading(config, space, data_fingerprint=splits.fingerprint) as coordinator,
         opened_workforce(config, splits) as workforce,

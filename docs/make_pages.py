@@ -16,12 +16,12 @@ from hpo.config.other_names import (
     PREFIXES,
     SPEC_KEYS,
     VALUES,
-    Count,
-    Given,
-    Left,
+    Alias,
+    CountAlias,
+    GivenElsewhere,
+    Ignored,
     Meaning,
-    Refused,
-    Taken,
+    Unsupported,
 )
 from hpo.config.other_study_names import LOSSES, METRICS, STUDY_KEYS, STUDY_VALUES
 from hpo.config.reading import section
@@ -32,7 +32,7 @@ from hpo.metrics.registry import METRICS as SCORES
 from hpo.model.methods import METHODS
 from hpo.search.pruners import PRUNERS
 from hpo.search.samplers import SAMPLERS
-from hpo.space.domains import spelled
+from hpo.space.domains import as_yaml
 from hpo.space.parameters import Parameter
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space, shipped_spaces
@@ -142,7 +142,7 @@ def _settings(name: str) -> str:
     """Return the settings of a search whose description names this entry, with the default of each."""
     settings = {key: field for key, field in SearchConfig.model_fields.items() if key not in CHOICES}
     own = (key for key, field in settings.items() if f"`{name}`" in (field.description or ""))
-    return ", ".join(f"`{key}` {spelled(settings[key].default)}" for key in own)
+    return ", ".join(f"`{key}` {as_yaml(settings[key].default)}" for key in own)
 
 
 def _schedules() -> list[Row]:
@@ -174,7 +174,7 @@ def _default(name: str, default: Any) -> str:
     if name in APPLIES_TO:
         other, _ = APPLIES_TO[name]
         return f"by `{other}`"
-    return "by `optimizer`" if default is PydanticUndefined else spelled(default)
+    return "by `optimizer`" if default is PydanticUndefined else as_yaml(default)
 
 
 def _range(parameter: Parameter) -> str:
@@ -202,7 +202,7 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def _default_of(field: FieldInfo) -> str:
-    return "must be given" if field.is_required() else spelled(field.default)
+    return "must be given" if field.is_required() else as_yaml(field.default)
 
 
 def names_page() -> str:
@@ -255,15 +255,15 @@ def _together(names: Iterable[str]) -> str:
 
 def _meaning(entry: Meaning) -> str:
     match entry:
-        case Taken():
-            return f"`{spelled(entry.ours)}`" + (f", {entry.but}" if entry.but else "")
-        case Left():
+        case Alias():
+            return f"`{as_yaml(entry.ours)}`" + (f", {entry.but}" if entry.but else "")
+        case Ignored():
             return f"left out: {entry.what}"
-        case Given():
+        case GivenElsewhere():
             return "left out: the model and the texts are those of `--model` and `--train`"
-        case Refused():
+        case Unsupported():
             return f"refused: {entry.how}"
-        case Count():
+        case CountAlias():
             taken = "; a share, below 1, is taken" if entry.of == "warmup_steps" else ""
             return f"refused, with what it is as `{entry.share}` on these texts{taken}"
 

@@ -16,7 +16,7 @@ from hpo.search.assignments import build_assignment, demands_of, seed_of
 from hpo.search.attributes import CONSTRAINT, UNTRAINABLE, VIOLATED, outcome_attributes
 from hpo.search.extremes import dearest
 from hpo.search.preflight import refuse_unfit_of_folds, space_of_study
-from hpo.search.rungs import with_evaluations
+from hpo.search.rungs import with_evaluation_defaults
 from hpo.space.search_space import SearchSpace
 from hpo.training.worker import Worker, open_worker, train
 
@@ -104,7 +104,7 @@ class FineTuneObjective:
             config = self._config
             targets, folds = TARGETS[config.task.name], config.evaluation.folds
             splits = load_splits(config.data, config.seed, targets, folds=folds)
-            self._config = with_evaluations(config, self._space, splits)
+            self._config = with_evaluation_defaults(config, self._space, splits)
             worker = open_worker(self._config, splits)
             worker.refuse_unfit(demands_of(self._space))
             worker.use(worker.measure(dearest(self._space)).precision)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from rich.table import Table
 
 from hpo.cli.tables import console
-from hpo.config.times import spoken
+from hpo.config.times import humanized
 from hpo.runners.check.check import Check
 from hpo.runners.check.forecast import Probed
 from hpo.runners.check.warnings import size
@@ -60,7 +60,7 @@ CELLS: Mapping[str, Callable[[Probed], str]] = {
     "memory": lambda end: size(end.probe.peak_memory_bytes),
     "steps": lambda end: str(end.steps),
     "a step": lambda end: f"{1000 * end.probe.seconds_per_step:.0f} ms",
-    "a trial": lambda end: spoken(end.seconds),
+    "a trial": lambda end: humanized(end.seconds),
 }
 """What a probe said of an end that fits into memory, by the name of its row."""
 
@@ -70,10 +70,10 @@ def _conclusions(checked: Check) -> Iterator[str]:
     forecast = checked.forecast
     if forecast.search_seconds is not None:
         counted = "1 trial takes" if forecast.trials == 1 else f"{forecast.trials} trials take"
-        yield f"{counted} {_between(*map(spoken, forecast.search_seconds))}, if none is given up early."
+        yield f"{counted} {_between(*map(humanized, forecast.search_seconds))}, if none is given up early."
     if forecast.fitting is not None:
         shortest, longest = forecast.fitting
-        time = "the time" if forecast.seconds_left is None else spoken(forecast.seconds_left)
+        time = "the time" if forecast.seconds_left is None else humanized(forecast.seconds_left)
         yield f"{_between(str(longest), str(shortest))} trials fit into {time}, if none is given up early."
     yield f"Checkpoints and weights take up to {size(forecast.disk_bytes)} of {size(checked.disk_free)} that are free."
 

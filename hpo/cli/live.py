@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hpo.config.times import spoken
+from hpo.config.times import humanized
 from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Progress, Report, Scores, Standing
 from hpo.metrics.spread import with_spread
 from hpo.runners.watcher import Watcher
@@ -166,7 +166,7 @@ class LineLog(_Shown):
         """Write how a trial ended, and how the search stands."""
         super().ended(outcome)
         best = f", best {self.best_score()} ({self.what} {self._best[1]})" if self._best else ""
-        left = f", about {spoken(self.seconds_left)} left" if self.seconds_left else ""
+        left = f", about {humanized(self.seconds_left)} left" if self.seconds_left else ""
         self._show(f"{_ending(self.what, outcome)}; {self.counts()}{best}{left}")
 
     def judged(self, sentences: Sequence[str]) -> None:
@@ -240,8 +240,8 @@ class LiveView(_Shown):
         best = "none completed yet"
         if self._best:
             best = f"best {self.metric} {self.best_score()} ({self.what} {self._best[1]})"
-        left = f", about {spoken(self.seconds_left)} left" if self.seconds_left else ""
-        head = Text(f"{self.study}: {self.counts()}, {best}; {spoken(self.seconds)}{left}", style="bold")
+        left = f", about {humanized(self.seconds_left)} left" if self.seconds_left else ""
+        head = Text(f"{self.study}: {self.counts()}, {best}; {humanized(self.seconds)}{left}", style="bold")
         table = Table(box=None, pad_edge=False, show_header=False)
         begun = sorted(self._begun.items())
         for trial, progress in begun:
@@ -277,4 +277,4 @@ def _ending(what: str, outcome: Outcome) -> str:
     score = f" with {with_spread(outcome.best.score, outcome.best.validation)}" if outcome.best else ""
     why = f": {outcome.reason.rstrip('.')}" if outcome.reason else ""
     goes_on = "; it goes on later" if outcome.ending in GO_ON else ""
-    return f"{what} {outcome.trial} {outcome.ending} after {spoken(outcome.seconds)}{score}{why}{goes_on}"
+    return f"{what} {outcome.trial} {outcome.ending} after {humanized(outcome.seconds)}{score}{why}{goes_on}"

@@ -143,14 +143,14 @@ def _search(
     from hpo.cli.log import log_path, logged_to
     from hpo.cli.notifications import Notifier, recipients_of
     from hpo.cli.signals import ending_tidily
-    from hpo.config.times import HERE
+    from hpo.config.times import LOCAL_ZONE
     from hpo.export.configs import MARK, default_output
     from hpo.export.writing import check_writable
     from hpo.runners.run import run as run_study
     from hpo.runners.watcher import Watchers
     from hpo.search.budget import limits_of
 
-    limits_of(config.budget, datetime.now(HERE))  # Refuses an end that is past, before anything is read.
+    limits_of(config.budget, datetime.now(LOCAL_ZONE))  # Refuses an end that is past, before anything is read.
     check_writable(output or default_output(config.study, ""), MARK, config.store.url)
     recipients = recipients_of(config.notify)
     stop = Event()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Event
 
-from hpo.config.times import spoken
+from hpo.config.times import humanized
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -37,7 +37,7 @@ class Signals:
         self._timer.start()
         # Not through Python's streams: the signal may have come in the middle of a write to one.
         with suppress(OSError):
-            os.write(2, _ENDING.format(spoken(self._grace_seconds)).encode())
+            os.write(2, _ENDING.format(humanized(self._grace_seconds)).encode())
 
     def end_timer(self) -> None:
         """Let it end in its own time: it has come to its end, or is ending."""

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo.cli import options
-from hpo.config.times import spoken
+from hpo.config.times import humanized
 from hpo.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _deadline(state: "StudyState") -> str:
     if deadline is None:
         return ""
     left = deadline - state.now
-    return f"; ends {_moment(deadline)}, {f'in {spoken(left)}' if left > 0 else 'which is past'}"
+    return f"; ends {_moment(deadline)}, {f'in {humanized(left)}' if left > 0 else 'which is past'}"
 
 
 def _running(state: "StudyState") -> Table:
@@ -198,7 +198,7 @@ def _detail(detail: Mapping[str, Any]) -> str:
 
 
 def _ago(moment: float, now: float) -> str:
-    return f"{spoken(max(0.0, now - moment))} ago"
+    return f"{humanized(max(0.0, now - moment))} ago"
 
 
 def _moment(seconds: float) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from hpo.config.other_names import NAMES, PREFIXES, Count, Entry, Meaning, Taken
+from hpo.config.other_names import NAMES, PREFIXES, Alias, CountAlias, Entry, Meaning
 from hpo.config.other_study_names import LOSSES, METRICS, STUDY_KEYS, STUDY_VALUES
 from hpo.errors import misspelt, nearest
 
@@ -23,7 +23,7 @@ def found(name: object, table: Mapping[str, Entry]) -> Entry | None:
     return {bare(key): entry for key, entry in table.items()}.get(bare(name))
 
 
-def same_name(name: object, known: Iterable[str]) -> str | None:
+def known_name(name: object, known: Iterable[str]) -> str | None:
     """Return which of `known` a name is but for case, dashes and underscores."""
     return found(name, {one: one for one in known})
 
@@ -37,8 +37,8 @@ def meaning(name: str, known: Collection[str], beside: Iterable[object] = ()) ->
         beside: all names of the same file: a prefix that every one of them bears is taken off.
     """
     for form in _forms(name, [str(one) for one in beside]):
-        ours = same_name(form, known)
-        if entry := Taken(ours) if ours else found(form, NAMES):
+        ours = known_name(form, known)
+        if entry := Alias(ours) if ours else found(form, NAMES):
             return entry
     return None
 
@@ -50,7 +50,7 @@ def _forms(name: str, beside: list[str]) -> Iterable[str]:
         heads = [name[: sign.end()] for sign in re.finditer(r"[./_-]+", name)]
         yield from (name.removeprefix(head) for head in heads if all(one.startswith(head) for one in beside))
     words = re.split(r"[./]", name)
-    if len(words) > 1 and all(same_name(word, PREFIXES) for word in words[:-1]):
+    if len(words) > 1 and all(known_name(word, PREFIXES) for word in words[:-1]):
         yield words[-1]
 
 
@@ -63,9 +63,9 @@ def advice(name: str, known: Collection[str], also: Iterable[str] = ()) -> str:
         also: what else it may be misspelt for.
     """
     entry = None if misspelt(name, known) else meaning(name, known)
-    if isinstance(entry, Taken) and entry.ours in known:
+    if isinstance(entry, Alias) and entry.ours in known:
         return f"Here it is {entry.ours}."
-    if isinstance(entry, Count) and entry.share in known:
+    if isinstance(entry, CountAlias) and entry.share in known:
         return f"Here it is {entry.share}, a share."
     return nearest(name, known, also)
 
@@ -75,7 +75,7 @@ def metric_of(name: str) -> tuple[str, bool]:
     score = _ON_VALIDATION.sub("", name)
     if loss := found(score, LOSSES):
         return loss, True
-    return found(score, METRICS) or same_name(score, METRICS.values()) or score, False
+    return found(score, METRICS) or known_name(score, METRICS.values()) or score, False
 
 
 def metric_note(name: str, ours: str) -> list[str]:
@@ -86,7 +86,7 @@ def metric_note(name: str, ours: str) -> list[str]:
 
 def study_key(key: str, here: Collection[str]) -> str | None:
     """Return the key of a study file that an unknown `key` means: one of `here` spelled otherwise, or a dotted one."""
-    return same_name(key, here) or found(key, STUDY_KEYS)
+    return known_name(key, here) or found(key, STUDY_KEYS)
 
 
 def study_value(path: str, value: Any) -> str | None:

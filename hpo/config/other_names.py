@@ -10,7 +10,7 @@ from typing import TypeVar
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class Alias:
     """Means the same as a name or a value here."""
 
     ours: str | None
@@ -19,26 +19,26 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class Ignored:
     """Belongs to the script that trained; left out."""
 
     what: str
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class GivenElsewhere:
     """Names the model or the texts, which are given otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Unsupported:
     """Would train something else; says what to do."""
 
     how: str
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class CountAlias:
     """A count of steps, epochs or texts for what is a share here."""
 
     of: str
@@ -47,7 +47,7 @@ class Count:
     """The hyperparameter that is the share."""
 
 
-Meaning = Taken | Left | Given | Refused | Count
+Meaning = Alias | Ignored | GivenElsewhere | Unsupported | CountAlias
 
 LORA = "LoRA is not there yet; leave it out, or train fewer weights by `method: {values: [top_layers, head]}`"
 _BITS = "its 8-bit state is not there; write `adamw`"
@@ -68,169 +68,169 @@ PREFIXES = (
 )  # fmt: skip
 """Words before the name of a hyperparameter, as in `training.lr`, that change nothing of its meaning."""
 
-ACCUMULATION = Taken("batch_size", "times the batch on the device, as batch_size is the texts of one optimizer step")
+ACCUMULATION = Alias("batch_size", "times the batch on the device, as batch_size is the texts of one optimizer step")
 """Gradient accumulation, which is multiplied into the batch size."""
 
 NAMES: Mapping[str, Meaning] = by_name(
     ("lr lrate init_lr initial_lr initial_learning_rate base_lr base_learning_rate max_lr max_learning_rate peak_lr "
-     "peak_learning_rate", Taken("learning_rate")),
-    ("weight_decay wd weight_decay_rate l2 l2_reg l2_regularization", Taken("l2_strength")),
-    ("l1 l1_reg l1_regularization", Taken("l1_strength")),
+     "peak_learning_rate", Alias("learning_rate")),
+    ("weight_decay wd weight_decay_rate l2 l2_reg l2_regularization", Alias("l2_strength")),
+    ("l1 l1_reg l1_regularization", Alias("l1_strength")),
     ("bs batch train_bs train_batch train_batch_size per_device_train_batch_size mini_batch_size "
-     "per_gpu_train_batch_size per_device_batch_size micro_batch_size training_batch_size", Taken("batch_size")),
+     "per_gpu_train_batch_size per_device_batch_size micro_batch_size training_batch_size", Alias("batch_size")),
     ("total_batch_size total_train_batch_size effective_batch_size global_batch_size",
-     Taken("batch_size", "all of it, whatever is accumulated")),
+     Alias("batch_size", "all of it, whatever is accumulated")),
     ("gradient_accumulation_steps gradient_accumulation grad_accumulation grad_accumulation_steps grad_accum "
      "grad_accum_steps accumulation_steps accumulate_grad_batches gas", ACCUMULATION),
     ("num_epochs n_epochs nb_epochs no_epochs max_epochs num_train_epochs train_epochs training_epochs total_epochs "
-     "number_of_epochs", Taken("epochs")),
+     "number_of_epochs", Alias("epochs")),
     ("max_len max_seq_len max_seq_length max_sequence_length max_token_length max_tokens seq_len seq_length "
-     "sequence_length model_max_length cutoff_len", Taken("max_length")),
-    ("optim opt optimizer_name optimizer_type optim_name optim_type", Taken("optimizer")),
+     "sequence_length model_max_length cutoff_len", Alias("max_length")),
+    ("optim opt optimizer_name optimizer_type optim_name optim_type", Alias("optimizer")),
     ("scheduler scheduler_name scheduler_type schedule_type lr_schedule lr_scheduler lr_policy lr_scheduler_type "
      "lr_scheduler_name lr_decay_schedule lr_decay_type learning_rate_scheduler learning_rate_schedule "
-     "learning_rate_decay_schedule", Taken("schedule")),
-    ("warmup_proportion warmup_fraction warmup_frac warmup_prop lr_warmup_ratio", Taken("warmup_ratio")),
-    ("warmup warmup_steps num_warmup_steps n_warmup_steps lr_warmup_steps", Count("warmup_steps", "warmup_ratio")),
-    ("warmup_epochs num_warmup_epochs", Count("warmup_epochs", "warmup_ratio")),
+     "learning_rate_decay_schedule", Alias("schedule")),
+    ("warmup_proportion warmup_fraction warmup_frac warmup_prop lr_warmup_ratio", Alias("warmup_ratio")),
+    ("warmup warmup_steps num_warmup_steps n_warmup_steps lr_warmup_steps", CountAlias("warmup_steps", "warmup_ratio")),
+    ("warmup_epochs num_warmup_epochs", CountAlias("warmup_epochs", "warmup_ratio")),
     ("max_steps num_steps n_steps total_steps train_steps num_train_steps num_training_steps max_train_steps",
-     Count("steps", "epochs")),
-    ("max_train_samples num_train_samples n_train train_samples", Count("texts", "data_fraction")),
-    ("min_lr_ratio min_lr_rate", Taken("final_rate_ratio")),
-    ("min_lr lr_end final_lr end_lr", Refused("write `final_rate_ratio`, the rate at the end over the peak")),
-    ("num_cycles", Taken("cycles")),
+     CountAlias("steps", "epochs")),
+    ("max_train_samples num_train_samples n_train train_samples", CountAlias("texts", "data_fraction")),
+    ("min_lr_ratio min_lr_rate", Alias("final_rate_ratio")),
+    ("min_lr lr_end final_lr end_lr", Unsupported("write `final_rate_ratio`, the rate at the end over the peak")),
+    ("num_cycles", Alias("cycles")),
     ("max_norm clip_norm grad_clip grad_clip_norm clip_grad clip_grad_norm gradient_clip gradient_clipping "
-     "gradient_clip_val gradient_clip_norm max_gradient_norm", Taken("max_grad_norm")),
-    ("label_smoothing_factor smoothing label_smooth", Taken("label_smoothing")),
-    ("adam_beta1 adam_b1", Taken("beta1")),
-    ("adam_beta2 adam_b2", Taken("beta2")),
-    ("adam_epsilon adam_eps eps", Taken("epsilon")),
-    ("betas adam_betas", Refused("write `beta1` and `beta2`, each with its own values")),
-    ("sgd_momentum optimizer_momentum", Taken("momentum")),
-    ("nesterov", Refused("write `optimizer: {value: nesterov}`")),
-    ("amsgrad", Refused("AMSGrad is not there; leave it out")),
-    ("adafactor", Refused("write `optimizer: {value: adafactor}`")),
+     "gradient_clip_val gradient_clip_norm max_gradient_norm", Alias("max_grad_norm")),
+    ("label_smoothing_factor smoothing label_smooth", Alias("label_smoothing")),
+    ("adam_beta1 adam_b1", Alias("beta1")),
+    ("adam_beta2 adam_b2", Alias("beta2")),
+    ("adam_epsilon adam_eps eps", Alias("epsilon")),
+    ("betas adam_betas", Unsupported("write `beta1` and `beta2`, each with its own values")),
+    ("sgd_momentum optimizer_momentum", Alias("momentum")),
+    ("nesterov", Unsupported("write `optimizer: {value: nesterov}`")),
+    ("amsgrad", Unsupported("AMSGrad is not there; leave it out")),
+    ("adafactor", Unsupported("write `optimizer: {value: adafactor}`")),
     ("layerwise_lr_decay layerwise_learning_rate_decay layerwise_decay layer_decay lr_layer_decay llrd",
-     Taken("layerwise_rate_decay")),
+     Alias("layerwise_rate_decay")),
     ("hidden_dropout_prob hidden_dropout dropout_rate dropout_prob dropout_p",
-     Taken("dropout", "which also holds for the attention weights where attention_dropout is not given")),
-    ("attention_probs_dropout_prob attention_dropout_prob attn_dropout attn_pdrop", Taken("attention_dropout")),
+     Alias("dropout", "which also holds for the attention weights where attention_dropout is not given")),
+    ("attention_probs_dropout_prob attention_dropout_prob attn_dropout attn_pdrop", Alias("attention_dropout")),
     ("classifier_dropout cls_dropout head_dropout seq_classif_dropout",
-     Refused("write `dropout`, which is that of every layer and of the head")),
-    ("num_hidden_layers num_layers n_layers", Taken("kept_layers")),
+     Unsupported("write `dropout`, which is that of every layer and of the head")),
+    ("num_hidden_layers num_layers n_layers", Alias("kept_layers")),
     ("freeze_layers frozen_layers num_frozen_layers n_freeze unfreeze_layers unfrozen_layers",
-     Refused("write `method: {value: top_layers}` and `trained_layers`, counted from the head")),
+     Unsupported("write `method: {value: top_layers}` and `trained_layers`, counted from the head")),
     ("freeze freeze_encoder freeze_base freeze_backbone freeze_bert",
-     Refused("write `method: {values: [full, head]}`; `head` trains the head alone")),
-    ("use_class_weights class_weight weighted_loss", Taken("class_weights")),
-    ("early_stop_patience early_stopping_rounds", Taken("early_stopping_patience")),
-    ("patience", Refused("write `early_stopping_patience`, or `plateau_patience` of reduce_on_plateau")),
-    ("lr_decay gamma lr_gamma", Refused("write `decay_factor` of the schedule `step`")),
-    ("step_size lr_step_size", Refused("write `decay_every` of the schedule `step`, a share")),
+     Unsupported("write `method: {values: [full, head]}`; `head` trains the head alone")),
+    ("use_class_weights class_weight weighted_loss", Alias("class_weights")),
+    ("early_stop_patience early_stopping_rounds", Alias("early_stopping_patience")),
+    ("patience", Unsupported("write `early_stopping_patience`, or `plateau_patience` of reduce_on_plateau")),
+    ("lr_decay gamma lr_gamma", Unsupported("write `decay_factor` of the schedule `step`")),
+    ("step_size lr_step_size", Unsupported("write `decay_every` of the schedule `step`, a share")),
     ("head_lr classifier_lr lr_head encoder_lr bert_lr",
-     Refused("write `learning_rate` for all, and `head_rate`, by which that of the head is multiplied")),
-    ("random_seed random_state manual_seed", Taken("seed")),
+     Unsupported("write `learning_rate` for all, and `head_rate`, by which that of the head is multiplied")),
+    ("random_seed random_state manual_seed", Alias("seed")),
     ("lora_r lora_rank lora_alpha lora_dropout lora_target_modules target_modules lora_bias use_lora use_peft peft "
-     "lora use_rslora use_dora modules_to_save", Refused(LORA)),
+     "lora use_rslora use_dora modules_to_save", Unsupported(LORA)),
     ("load_in_8bit load_in_4bit bnb_4bit_quant_type quantization",
-     Refused("weights are not quantized here; leave it out")),
+     Unsupported("weights are not quantized here; leave it out")),
     ("lr_scheduler_kwargs",
-     Refused("write each as a hyperparameter: num_cycles is `cycles`, min_lr_rate is `final_rate_ratio`, "
+     Unsupported("write each as a hyperparameter: num_cycles is `cycles`, min_lr_rate is `final_rate_ratio`, "
              "power is `power`")),
-    ("optim_args", Refused("write each as a hyperparameter, such as `momentum` or `epsilon`")),
-    ("optim_target_modules", Refused("projected optimizers such as GaLore are not there; leave it out")),
-    ("neftune_noise_alpha", Refused("noise on embeddings is not there; leave it out, or take `token_masking`")),
+    ("optim_args", Unsupported("write each as a hyperparameter, such as `momentum` or `epsilon`")),
+    ("optim_target_modules", Unsupported("projected optimizers such as GaLore are not there; leave it out")),
+    ("neftune_noise_alpha", Unsupported("noise on embeddings is not there; leave it out, or take `token_masking`")),
     # The script: of TrainingArguments all that does not decide what is learned, those of earlier versions too.
     ("output_dir overwrite_output_dir logging_dir log_dir save_dir checkpoint_dir results_dir cache_dir out_dir",
-     Left("paths")),
+     Ignored("paths")),
     ("logging_strategy logging_steps logging_first_step log_on_each_node logging_nan_inf_filter "
      "include_num_input_tokens_seen log_level log_level_replica disable_tqdm report_to run_name project project_name "
      "wandb_project entity tags notes trackio_space_id trackio_bucket_id trackio_static_space_id skip_memory_metrics "
-     "debug verbose log_interval log_every log_steps", Left("logging")),
+     "debug verbose log_interval log_every log_steps", Ignored("logging")),
     ("bf16 fp16 bf16_full_eval fp16_full_eval tf32 fp16_opt_level fp16_backend amp use_amp half_precision_backend "
-     "mixed_precision precision torch_dtype dtype", Left("precision, which is `compute.precision`")),
+     "mixed_precision precision torch_dtype dtype", Ignored("precision, which is `compute.precision`")),
     ("save_strategy save_steps save_total_limit save_only_model save_on_each_node save_safetensors "
      "enable_jit_checkpoint push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push "
      "hub_revision resume_from_checkpoint ignore_data_skip save_model restore_callback_states_from_checkpoint",
-     Left("saving")),
+     Ignored("saving")),
     ("eval_strategy evaluation_strategy eval_steps eval_delay eval_on_start eval_accumulation_steps "
      "eval_do_concat_batches eval_use_gather_object per_device_eval_batch_size per_gpu_eval_batch_size eval_batch_size "
      "valid_batch_size val_batch_size test_batch_size prediction_loss_only include_for_metrics "
      "include_inputs_for_metrics batch_eval_metrics load_best_model_at_end metric_for_best_model greater_is_better "
      "eval_every max_eval_samples max_predict_samples",
-     Left("evaluation, which is `evaluation.full_reports` and `task.metric`")),
+     Ignored("evaluation, which is `evaluation.full_reports` and `task.metric`")),
     ("average_tokens_across_devices use_cpu no_cuda use_mps_device local_rank accelerator_config parallelism_config "
      "ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout fsdp "
      "fsdp_config deepspeed device n_gpu gpus num_gpus dispatch_batches split_batches ray_scope tpu_num_cores "
      "fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap sharded_ddp xpu_backend distributed",
-     Left("devices, which are under `compute`")),
+     Ignored("devices, which are under `compute`")),
     ("activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing torch_compile "
      "gradient_checkpointing_kwargs torch_compile_backend torch_compile_mode use_liger_kernel liger_kernel_config "
      "use_cache torch_empty_cache_steps auto_find_batch_size jit_mode_eval use_ipex torchdynamo",
-     Left("memory and speed; a batch is split as memory needs it")),
+     Ignored("memory and speed; a batch is split as memory needs it")),
     ("dataloader_drop_last dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers "
      "dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order num_workers "
      "remove_unused_columns label_names train_sampling_strategy length_column_name group_by_length pad_to_max_length "
      "padding truncation preprocessing_num_workers overwrite_cache num_labels use_fast_tokenizer pin_memory",
-     Left("loading of the texts")),
+     Ignored("loading of the texts")),
     ("do_train do_eval do_predict full_determinism data_seed past_index mp_parameters use_auth_token token "
-     "use_legacy_prediction_loop", Left("the script's course")),
+     "use_legacy_prediction_loop", Ignored("the script's course")),
     ("model model_name model_name_or_path model_path model_id model_type model_checkpoint pretrained_model "
      "pretrained_model_name pretrained_model_name_or_path base_model checkpoint config_name tokenizer tokenizer_name "
-     "model_revision trust_remote_code architecture backbone", Given()),
+     "model_revision trust_remote_code architecture backbone", GivenElsewhere()),
     ("data dataset dataset_name dataset_config_name task_name task train_file validation_file test_file data_dir "
      "data_path text_column_name label_column_name dataset_path train_path text_column label_column data_file",
-     Given()),
+     GivenElsewhere()),
 )  # fmt: skip
 """Hyperparameters, as sweeps and scripts name them."""
 
-VALUES: Mapping[str, Mapping[str, Taken | Refused]] = {
+VALUES: Mapping[str, Mapping[str, Alias | Unsupported]] = {
     "optimizer": by_name(
         ("adamw_torch adamw_torch_fused adamw_hf adamw_torch_xla adamw_torch_npu_fused fused_adamw adamw_apex_fused "
-         "paged_adamw paged_adamw_32bit torch.optim.AdamW", Taken("adamw")),
-        ("lion_32bit paged_lion paged_lion_32bit", Taken("lion")),
-        ("rmsprop_bnb rmsprop_bnb_32bit torch.optim.RMSprop", Taken("rmsprop")),
-        ("torch.optim.SGD", Taken("sgd")),
-        ("torch.optim.Adam", Taken("adam")),
-        ("sgd_momentum", Taken("momentum")),
-        ("sgd_nesterov", Taken("nesterov")),
-        ("schedulefree adamw_schedule_free", Taken("schedule_free_adamw")),
+         "paged_adamw paged_adamw_32bit torch.optim.AdamW", Alias("adamw")),
+        ("lion_32bit paged_lion paged_lion_32bit", Alias("lion")),
+        ("rmsprop_bnb rmsprop_bnb_32bit torch.optim.RMSprop", Alias("rmsprop")),
+        ("torch.optim.SGD", Alias("sgd")),
+        ("torch.optim.Adam", Alias("adam")),
+        ("sgd_momentum", Alias("momentum")),
+        ("sgd_nesterov", Alias("nesterov")),
+        ("schedulefree adamw_schedule_free", Alias("schedule_free_adamw")),
         ("adamw_8bit adamw_bnb_8bit paged_adamw_8bit adamw_torch_8bit adamw_torch_4bit adamw_anyprecision",
-         Refused(_BITS)),
-        ("lion_8bit paged_lion_8bit", Refused("its 8-bit state is not there; write `lion`")),
-        ("rmsprop_bnb_8bit", Refused("its 8-bit state is not there; write `rmsprop`")),
-        ("nadamw", Refused("write `nadam` with `l2_form: {value: decoupled}`")),
-        ("radamw", Refused("write `radam` with `l2_form: {value: decoupled}`")),
+         Unsupported(_BITS)),
+        ("lion_8bit paged_lion_8bit", Unsupported("its 8-bit state is not there; write `lion`")),
+        ("rmsprop_bnb_8bit", Unsupported("its 8-bit state is not there; write `rmsprop`")),
+        ("nadamw", Unsupported("write `nadam` with `l2_form: {value: decoupled}`")),
+        ("radamw", Unsupported("write `radam` with `l2_form: {value: decoupled}`")),
         ("adan adabelief adabound ademamix ademamix_8bit paged_ademamix_32bit paged_ademamix_8bit galore_adamw "
          "galore_adamw_8bit galore_adafactor galore_adamw_layerwise galore_adamw_8bit_layerwise "
          "galore_adafactor_layerwise lomo adalomo grokadamw lamb lars schedule_free_radam schedule_free_sgd "
          "apollo_adamw apollo_adamw_layerwise stable_adamw sophia shampoo soap prodigy dadaptation",
-         Refused(_PROJECTED)),
+         Unsupported(_PROJECTED)),
     ),
     "schedule": by_name(
-        ("constant_with_warmup constant_schedule_with_warmup", Taken("constant", "with the warm-up of warmup_ratio")),
-        ("linear_with_warmup linear_schedule_with_warmup get_linear_schedule_with_warmup", Taken("linear")),
+        ("constant_with_warmup constant_schedule_with_warmup", Alias("constant", "with the warm-up of warmup_ratio")),
+        ("linear_with_warmup linear_schedule_with_warmup get_linear_schedule_with_warmup", Alias("linear")),
         ("cosine_with_warmup cosine_schedule_with_warmup get_cosine_schedule_with_warmup cosine_annealing "
-         "CosineAnnealingLR", Taken("cosine")),
+         "CosineAnnealingLR", Alias("cosine")),
         ("cosine_with_restarts cosine_with_hard_restarts cosine_with_hard_restarts_schedule_with_warmup "
          "cosine_annealing_warm_restarts",
-         Taken("cosine_restarts", "which falls `cycles` times, twice where that is not given")),
-        ("polynomial_decay polynomial_decay_schedule_with_warmup", Taken("polynomial")),
-        ("reduce_lr_on_plateau plateau", Taken("reduce_on_plateau")),
-        ("OneCycleLR", Taken("one_cycle")),
-        ("StepLR", Taken("step")),
-        ("ExponentialLR exponential_decay", Taken("exponential")),
-        ("inverse_square_root rsqrt", Taken("inverse_sqrt")),
-        ("wsd", Taken("warmup_stable_decay")),
-        ("none", Taken("constant")),
+         Alias("cosine_restarts", "which falls `cycles` times, twice where that is not given")),
+        ("polynomial_decay polynomial_decay_schedule_with_warmup", Alias("polynomial")),
+        ("reduce_lr_on_plateau plateau", Alias("reduce_on_plateau")),
+        ("OneCycleLR", Alias("one_cycle")),
+        ("StepLR", Alias("step")),
+        ("ExponentialLR exponential_decay", Alias("exponential")),
+        ("inverse_square_root rsqrt", Alias("inverse_sqrt")),
+        ("wsd", Alias("warmup_stable_decay")),
+        ("none", Alias("constant")),
         ("cosine_with_min_lr cosine_warmup_with_min_lr",
-         Refused("write `cosine` and `final_rate_ratio`, the rate at the end over the peak")),
-        ("greedy", Refused(_PROJECTED)),
+         Unsupported("write `cosine` and `final_rate_ratio`, the rate at the end over the peak")),
+        ("greedy", Unsupported(_PROJECTED)),
     ),
-    "max_grad_norm": {"0": Taken(None, "no clipping")},
+    "max_grad_norm": {"0": Alias(None, "no clipping")},
     "class_weights": by_name(
-        ("true auto", Taken("balanced")),
-        ("false none null uniform", Taken("equal")),
+        ("true auto", Alias("balanced")),
+        ("false none null uniform", Alias("equal")),
     ),
 }  # fmt: skip
 """Values of a hyperparameter, likewise."""

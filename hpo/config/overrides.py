@@ -5,8 +5,8 @@ from copy import deepcopy
 from typing import Any
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.naming import meaning, same_name, study_key
-from hpo.config.other_names import ACCUMULATION, Taken
+from hpo.config.naming import known_name, meaning, study_key
+from hpo.config.other_names import ACCUMULATION, Alias
 from hpo.config.reading import parse_yaml
 from hpo.errors import ConfigurationError, misspelt, nearest, without_credentials
 from hpo.space.space_file import read_space
@@ -101,7 +101,7 @@ def has(content: Any, path: list[str]) -> bool:
 def _study_path(path: list[str], keys: Collection[str]) -> list[str]:
     """Return the path of a study file's key as we name it; one that leads wrong further down is kept, to be refused."""
     dotted, above = ".".join(path), ".".join(path[:-1])
-    if same := same_name(dotted, keys):
+    if same := known_name(dotted, keys):
         return same.split(".")
     here = {key.removeprefix(f"{above}.") if above else key: key for key in keys if key.rpartition(".")[0] == above}
     meant = study_key(path[-1], here)
@@ -110,7 +110,7 @@ def _study_path(path: list[str], keys: Collection[str]) -> list[str]:
     first = [key for key in keys if "." not in key]
     if path[0] in first:
         return path
-    if "space" in keys and not misspelt(dotted, keys) and isinstance(entry := meaning(dotted, FIELDS), Taken):
+    if "space" in keys and not misspelt(dotted, keys) and isinstance(entry := meaning(dotted, FIELDS), Alias):
         advice = f"Here it is space.{entry.ours}, as in space.{entry.ours}.value=..."
     else:
         advice = nearest(path[0], first, keys)
@@ -152,4 +152,4 @@ def _ours(name: str, beside: Collection[str]) -> str | None:
     if name in FIELDS:
         return name
     entry = meaning(name, FIELDS, beside)
-    return str(entry.ours) if isinstance(entry, Taken) and entry is not ACCUMULATION else name if entry else None
+    return str(entry.ours) if isinstance(entry, Alias) and entry is not ACCUMULATION else name if entry else None

@@ -13,7 +13,7 @@ from hpo.config.loading import read_study
 from hpo.config.reading import Typed
 from hpo.config.study_names import MOST_BYTES, MOST_CHARACTERS, RULE, is_study_name
 from hpo.config.tasks import TASK_FACTS, no_meaning
-from hpo.config.times import moment_of, seconds_of
+from hpo.config.times import parse_duration, parse_moment
 
 
 def _study_name(name: str) -> str:
@@ -31,7 +31,7 @@ def _from_home(path: str) -> str:
 
 
 def _duration(text: str) -> str:
-    seconds_of(text)
+    parse_duration(text)
     return text
 
 
@@ -41,7 +41,7 @@ def _as_text(value: object) -> object:
 
 def _moment(text: str) -> str:
     # What is past when the file is read may have been ahead when the study began; the start refuses it.
-    moment_of(text, datetime.min.replace(year=2, tzinfo=UTC))
+    parse_moment(text, datetime.min.replace(year=2, tzinfo=UTC))
     return text
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from hpo.config.naming import meaning, metric_note, metric_of, study_key, study_value
-from hpo.config.other_names import Taken
+from hpo.config.other_names import Alias
 from hpo.config.other_study_names import STUDY_VALUES
 from hpo.config.overrides import FIELDS, has, merge, path_into, put, taken_for
 from hpo.config.reading import dotted_keys, section
@@ -40,7 +40,7 @@ def _is_dotted(key: Any, model: type[BaseModel]) -> bool:
     """Return whether a key at the top of a study is a path, or a hyperparameter, whose place is told as a path's is."""
     if not isinstance(key, str) or key in model.model_fields or study_key(key, model.model_fields):
         return False
-    return "." in key or ("space" in model.model_fields and isinstance(meaning(key, FIELDS), Taken))
+    return "." in key or ("space" in model.model_fields and isinstance(meaning(key, FIELDS), Alias))
 
 
 def _nested_keys(content: Mapping[str, Any], model: type[BaseModel], notes: list[str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ _DURATION = re.compile(rf"(?:{_PART.pattern})+")
 _CLOCK = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
 
 
-def seconds_of(duration: str) -> float:
+def parse_duration(duration: str) -> float:
     """Return the seconds of a duration such as `8h`, `90m`, `1h30m` or `2 days`: more than 0, ten years at most.
 
     Raises:
@@ -33,12 +33,12 @@ def seconds_of(duration: str) -> float:
     return seconds
 
 
-def moment_of(until: str, now: datetime) -> datetime:
+def parse_moment(until: str, now: datetime) -> datetime:
     """Return when `until` is: the next `07:30` after `now`, or the date and time `2026-11-23 07:30`.
 
     Args:
         until: a time of day, or a date and time, in the time zone of `now` where it names none.
-        now: with its time zone; one that knows when clocks are put back, such as `HERE`, so that 07:30 is right then.
+        now: with its time zone; one that knows of daylight saving, such as `LOCAL_ZONE`.
 
     Raises:
         ValueError: neither, or in the past.
@@ -56,7 +56,7 @@ def moment_of(until: str, now: datetime) -> datetime:
     return moment
 
 
-def spoken(seconds: float) -> str:
+def humanized(seconds: float) -> str:
     """Return a finite duration, 0 or more, as people say it: `45 s`, `3 min 20 s`, `7 h 05 min`."""
     whole = round(seconds)
     if whole < 60:
@@ -83,5 +83,5 @@ class _SystemZone(tzinfo):
         return datetime.fromtimestamp(moment.replace(tzinfo=UTC).timestamp()).replace(tzinfo=self)
 
 
-HERE: tzinfo = _SystemZone()
-"""The time zone of this machine: `datetime.now(HERE)`."""
+LOCAL_ZONE: tzinfo = _SystemZone()
+"""The time zone of this machine: `datetime.now(LOCAL_ZONE)`."""

@@ -77,11 +77,11 @@ def pictures_of(material: ReportData) -> dict[int, list[TrialPicture]]:
 
 def _add(svg: Element, tag: str, **attributes: float | str) -> Element:
     """Add an element; in attributes `_` stands for `-`, and numbers are rounded to a tenth of a pixel."""
-    spelled = {
+    as_yaml = {
         name.replace("_", "-"): f"{value:.1f}" if isinstance(value, float) else str(value)
         for name, value in attributes.items()
     }
-    return SubElement(svg, tag, spelled)
+    return SubElement(svg, tag, as_yaml)
 
 
 def _write(

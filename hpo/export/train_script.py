@@ -130,7 +130,7 @@ def read(path: str, data: Values) -> list[Row]:
             records = [dict(zip(names, line, strict=False)) for line in cells_of if line]
     columns = [data[f"{part}_column"] for part in ("text", "text_pair", "label")]
     cells = [[written(record.get(name)) for name in columns if name is not None] for record in records]
-    rows = [(*texts, spelled(label.strip())) for *texts, label in cells]
+    rows = [(*texts, as_yaml(label.strip())) for *texts, label in cells]
     return [row for row in rows if any(text.strip() for text in row[:-1]) and row[-1]]
 
 
@@ -165,7 +165,7 @@ def written(cell: Any) -> str:
     return re.sub("[\ud800-\udfff]", "\ufffd", text).replace("\0", " ")
 
 
-def spelled(label: str) -> str:
+def as_yaml(label: str) -> str:
     """Return a label in the one spelling that all files share: 1.0 as 1, True as true."""
     whole = re.fullmatch(r"(-?[0-9]{1,18})\.0+", label)
     label = whole[1] if whole else label

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from hpo.config.times import spoken
+from hpo.config.times import humanized
 from hpo.messages import Ending
 from hpo.report.drawing import plain_text, spelled
 from hpo.report.report_data import Judged, ReportData
@@ -85,7 +85,7 @@ def confirmed(verdict: Verdict) -> ReportTable:
     rows = tuple(
         (
             _numbered(verdict, one.trial), _score(one.score), _between(one.interval),
-            str(len(one.scores)), _score(one.lucky), spoken(one.seconds),
+            str(len(one.scores)), _score(one.lucky), humanized(one.seconds),
         )
         for one in verdict.confirmed
     )  # fmt: skip
@@ -143,7 +143,7 @@ def leaderboard(results: StudyResults, verdict: Verdict | None = None) -> Report
         (
             str(trial.number), spread_in_words(results, trial, verdict), _score(trial.train_score),
             "–" if trial.best_epoch is None else f"{trial.best_epoch:.2f}",
-            "–" if trial.seconds is None else spoken(trial.seconds), trial.proposed_by,
+            "–" if trial.seconds is None else humanized(trial.seconds), trial.proposed_by,
             *(_sampled(trial, name) for name in varied),
         )
         for trial in shown
@@ -210,7 +210,7 @@ def costs(material: ReportData) -> ReportTable:
 
 
 def _device_hours(seconds: float) -> str:
-    return f"{seconds / 3600:.2f} device hours ({spoken(seconds)})"
+    return f"{seconds / 3600:.2f} device hours ({humanized(seconds)})"
 
 
 def _some(trials: Sequence[int]) -> str:

@@ -17,7 +17,7 @@ from hpo.runners.dispatch import Dispatch
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import Workforce
 from hpo.search.budget import Limits
-from hpo.search.confirming import Confirming, Entrant
+from hpo.search.confirmation_runs import ConfirmationRuns, Entrant
 from hpo.search.coordinator import Coordinator
 from hpo.search.leading import leading
 from hpo.space.search_space import SearchSpace
@@ -77,7 +77,7 @@ class Confirmation:
     def led(self, limits: Limits) -> AbstractContextManager[Coordinator]:
         """Lead the study beside the search, in which the runs are; see `leading`."""
         proposes = partial(
-            Confirming,
+            ConfirmationRuns,
             search=self.parts.config.study,
             race=self.race,
             entrants=self._entrants(),
@@ -103,7 +103,7 @@ class Confirmation:
         """
         lead = self.parts.workforce.lead
         led.begin(objective=lead.objective.metric, versions=versions)
-        led.expect(search.expectations.costs.confirming(), reserve)
+        led.expect(search.forecasts.costs.confirming(), reserve)
         is_stopped(search, self.parts.stop)
         runs, standing = self.race.runs + self._runs_of_others(), led.standing()
         self.parts.watcher.started(led.study, lead.objective.metric, runs, standing)
@@ -150,7 +150,7 @@ class Confirmation:
 
 def is_stopped(search: Coordinator, stop: Event) -> bool:
     """Return whether a search is to end, by a signal or, heard where no dispatch listens, by somebody outside."""
-    if search.steering().stop:
+    if search.stop_requests().stop:
         stop.set()
     return stop.is_set()
 

@@ -148,7 +148,7 @@ class Dispatch:
             # What waited for another worker may be for those that are left.
             self._nothing_for.clear()
             none_left = None if workers else "No worker is left to train on, and no other comes."
-            self._failure = self._failure or self._coordinator.faults.verdict() or none_left
+            self._failure = self._failure or self._coordinator.faults.abort_reason() or none_left
 
     def _listen(self) -> Sequence[tuple[str, Said]]:
         began = self._ticks()
@@ -185,7 +185,7 @@ class Dispatch:
         if worker in self._nothing_for:
             return
         assignment = self._coordinator.next_assignment(uuid.uuid4().hex, capacity, starts_in=starts_in)
-        for sentence in self._coordinator.overtime.taken_notes():
+        for sentence in self._coordinator.overtime.pop_notes():
             self._watcher.note(sentence)
         if assignment is None:
             # What there is not for an idle worker, which no trial avoids, there is for none: each ask is a transaction.
@@ -211,7 +211,7 @@ class Dispatch:
                 self._workforce.kill(worker, "It did not reach its next step in time.")
 
     def _heed_steering(self) -> None:
-        asked = self._coordinator.steering()
+        asked = self._coordinator.stop_requests()
         if asked.stop:
             self._stop.set()
         for worker, assignment in self._given():
@@ -267,7 +267,7 @@ class Dispatch:
                     self._nothing_for.clear()
             case Progress():
                 self._expect(held, said)
-                self._coordinator.expectations.progressed(said)
+                self._coordinator.forecasts.progressed(said)
                 self._watcher.progressed(said)
             case Outcome():
                 held.remove(said.trial)
@@ -277,7 +277,7 @@ class Dispatch:
             case Lost():
                 self._lose(worker, said.reason, is_innocent=said.machine)
             case Unfit():
-                self._coordinator.leave_out(worker, said.reason)
+                self._coordinator.quarantine(worker, said.reason)
                 # Whether any is left is judged by those there are now.
                 self._enlist()
                 self._lose(worker, said.reason)
@@ -348,7 +348,7 @@ class Dispatch:
                 self._coordinator.finish(self._cut(held, assignment, Ending.PAUSED, "Its worker was left out."))
             # What had failed on all others may be tried on them again.
             self._nothing_for.clear()
-        self._failure = self._failure or self._coordinator.faults.verdict()
+        self._failure = self._failure or self._coordinator.faults.abort_reason()
 
     def _cut(self, held: _Held, assignment: Assignment, ending: Ending, reason: str) -> Outcome:
         """Return the end of an attempt of which its worker cannot tell, with the seconds since it began."""

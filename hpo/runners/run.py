@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event
 
 from hpo.config.study_file import StudyConfig
-from hpo.config.times import HERE, spoken
+from hpo.config.times import LOCAL_ZONE, humanized
 from hpo.data.splits import Splits, splits_of
 from hpo.errors import ConfigurationError, HpoError, StoreError, StoreUnavailableError, StudyMismatchError, nearest
 from hpo.files.remote import open_mirror
@@ -37,14 +37,14 @@ from hpo.runners.ray.setup import open_ray_tune, refuse_unusable
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import IsOver, LeadWorker, Workforce, never
 from hpo.search.assignments import demands_of
-from hpo.search.budget import limits_of, on_short_time, what_it_needs
+from hpo.search.budget import budget_warning, limits_of, needed_budget
 from hpo.search.coordinator import LEAST_OUTAGE, Coordinator
 from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.extremes import dearest
 from hpo.search.leading import leading
-from hpo.search.persistence import persistently
+from hpo.search.outages import retried_while_away
 from hpo.search.preflight import refuse_counts, refuse_unfit_search, search_notes, space_of_study
-from hpo.search.rungs import with_evaluations
+from hpo.search.rungs import with_evaluation_defaults
 from hpo.search.samplers import sampler_of
 from hpo.search.steering import refuse_led
 from hpo.store.deletion import delete_confirmation
@@ -105,13 +105,13 @@ def run(
         watcher.note(sentence)
     refuse_counts(space, splits.train.rows)
     if searches:
-        config = with_evaluations(config, space, splits)
+        config = with_evaluation_defaults(config, space, splits)
     if config.compute.runner == "ray_tune":
         watcher.note(
             f"Going to the Ray cluster {config.compute.ray_address or 'of this machine'} for the first worker."
         )
     # By the clock that the deadline is heeded by.
-    now = datetime.fromtimestamp(time.time(), HERE)
+    now = datetime.fromtimestamp(time.time(), LOCAL_ZONE)
     limits = searching_limits(config, limits_of(config.budget, now, config.compute.devices_of_trial))
     with (
         leading(
@@ -120,7 +120,7 @@ def run(
         opened_workforce(config, splits, partial(is_over, coordinator, stop)) as workforce,
     ):
         _SearchRun(config, space, splits, workforce, mirror, watcher, stop, files, coordinator, searches).run()
-    return persistently(lambda: _results(config), LEAST_OUTAGE, stop=stop)
+    return retried_while_away(lambda: _results(config), LEAST_OUTAGE, stop=stop)
 
 
 def _results(config: StudyConfig) -> StudyResults:
@@ -200,7 +200,7 @@ class _SearchRun(SearchParts):
         lead = self.workforce.lead
         self._look_ahead(lead)
         if not self.coordinator.has_begun():
-            persistently(lambda: _forget_confirmation(self.config), LEAST_OUTAGE, stop=self.stop)
+            retried_while_away(lambda: _forget_confirmation(self.config), LEAST_OUTAGE, stop=self.stop)
         self.coordinator.begin(objective=lead.objective.metric, versions=self._versions(lead))
         try:
             short = self._search(lead)
@@ -267,7 +267,7 @@ class _SearchRun(SearchParts):
         waits, _ = self.coordinator.files_needed()
         timed = self.coordinator.limits.deadline or self.coordinator.limits.device_seconds
         if timed and seconds and waits and not self.coordinator.standing().completed:
-            self.watcher.note(what_it_needs(self.config.budget, seconds, before, self.config.compute.devices_of_trial))
+            self.watcher.note(needed_budget(self.config.budget, seconds, before, self.config.compute.devices_of_trial))
 
     def _tell_start(self, metric: str) -> None:
         """Tell what is searched, and of a search that is over how to have more."""
@@ -280,7 +280,7 @@ class _SearchRun(SearchParts):
 
     def _confirm_and_test(self, short: ShortCheck) -> None:
         """Confirm the best, where that is asked for, and read the test split with what is to be taken."""
-        results = persistently(lambda: _results(self.config), LEAST_OUTAGE, stop=self.stop)
+        results = retried_while_away(lambda: _results(self.config), LEAST_OUTAGE, stop=self.stop)
         race = race_of(results, self.config.confirmation, self.config.budget.most_trials)
         if race is not None:
             self._confirm(results, race, short)
@@ -309,7 +309,7 @@ class _SearchRun(SearchParts):
 
     def _conclude(self, led: Coordinator) -> None:
         """Say the verdict, and read the test split with what it says to take."""
-        results = persistently(lambda: _results(self.config), LEAST_OUTAGE, stop=self.stop)
+        results = retried_while_away(lambda: _results(self.config), LEAST_OUTAGE, stop=self.stop)
         verdict = judged(results)
         if verdict is None:
             failed = f"; {len(results.failed_runs)} ended without" if results.failed_runs else ""
@@ -329,7 +329,7 @@ class _SearchRun(SearchParts):
             self.watcher.note(sentence)
         share, devices = searching_share(self.config), self.config.compute.devices_of_trial
         now, limits = time.time(), self.coordinator.limits
-        doubt = on_short_time(limits, now, short.shortest, short.reserve, share_of_devices=share, devices=devices)
+        doubt = budget_warning(limits, now, short.shortest, short.reserve, share_of_devices=share, devices=devices)
         if self.searches and doubt:
             self.watcher.note(doubt)
         reserve = short.reserve + confirming_seconds(self.config, limits, short.longest, short.baselines, size)
@@ -339,7 +339,7 @@ class _SearchRun(SearchParts):
         self.coordinator.expect(short.costs, reserve)
         if limits.deadline is not None:
             at, left = datetime.fromtimestamp(limits.deadline).astimezone(), limits.deadline - time.time()
-            when = f"ends at {at:%Y-%m-%d %H:%M:%S}, in {spoken(left)}" if left > 0 else "has no time left to train"
+            when = f"ends at {at:%Y-%m-%d %H:%M:%S}, in {humanized(left)}" if left > 0 else "has no time left to train"
             self.watcher.note(f"The search {when}.")
         return short
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from hpo.config.study_file import BudgetConfig
-from hpo.config.times import moment_of, seconds_of, spoken
+from hpo.config.times import humanized, parse_duration, parse_moment
 from hpo.errors import ConfigurationError
 
 TRIALS_OF_A_SEARCH = 4
@@ -37,7 +37,7 @@ def limits_of(budget: BudgetConfig, now: datetime, devices: float = 1.0) -> Limi
 
     Args:
         budget: as the study file has it.
-        now: with the time zone that `budget.until` is in, such as `hpo.config.times.HERE`.
+        now: with the time zone that `budget.until` is in, such as `hpo.config.times.LOCAL_ZONE`.
         devices: of one trial.
 
     Raises:
@@ -45,7 +45,7 @@ def limits_of(budget: BudgetConfig, now: datetime, devices: float = 1.0) -> Limi
     """
     deadlines = []
     if budget.time is not None:
-        deadlines.append(now.timestamp() + seconds_of(budget.time))
+        deadlines.append(now.timestamp() + parse_duration(budget.time))
     if budget.until is not None:
         deadlines.append(_timestamp_of(budget.until, now))
     return Limits(
@@ -53,7 +53,7 @@ def limits_of(budget: BudgetConfig, now: datetime, devices: float = 1.0) -> Limi
         trials=budget.most_trials,
         deadline=min(deadlines, default=None),
         device_seconds=None if budget.gpu_hours is None else 3600 * budget.gpu_hours / devices,
-        trial_seconds=None if budget.trial_time is None else seconds_of(budget.trial_time),
+        trial_seconds=None if budget.trial_time is None else parse_duration(budget.trial_time),
         patience=budget.patience,
     )
 
@@ -75,7 +75,7 @@ def seconds_left(limits: Limits, *, now: float, reserve: float, spent: float, co
     return max(0.0, min(of_time, of_devices))
 
 
-def kept_deadline(limits: Limits, budget: BudgetConfig, cut: Mapping[str, Any], now: float) -> Limits:
+def resumed_limits(limits: Limits, budget: BudgetConfig, cut: Mapping[str, Any], now: float) -> Limits:
     """Return the limits of a run that follows one that was cut: its night is this one, if its time is said alike.
 
     A clock time needs no keeping, since it is the same at every start.
@@ -109,7 +109,7 @@ def has_stalled(bests: Sequence[float | None], noise: float, patience: int) -> b
     return now <= before + noise
 
 
-def on_short_time(
+def budget_warning(
     limits: Limits,
     now: float,
     cheapest_seconds: float,
@@ -128,11 +128,11 @@ def on_short_time(
         share_of_devices: how much of the device hours asked for `limits` has; the rest is for the confirmation.
         devices: of one trial.
     """
-    takes = f"the shortest trial of this space seems to take about {spoken(cheapest_seconds)} here"
-    ending = f", and what follows the last one {spoken(reserve)}" if reserve >= 1 else ""
+    takes = f"the shortest trial of this space seems to take about {humanized(cheapest_seconds)} here"
+    ending = f", and what follows the last one {humanized(reserve)}" if reserve >= 1 else ""
     if limits.deadline is not None and (missing := now + cheapest_seconds + reserve - limits.deadline) > 0:
         left, more = max(0.0, limits.deadline - now), 60 * math.ceil(missing / 60)
-        return f"The search may take {spoken(left)}, but {takes}{ending}; give it {spoken(more)} more."
+        return f"The search may take {humanized(left)}, but {takes}{ending}; give it {humanized(more)} more."
     minutes = math.ceil(cheapest_seconds / 60)
     hours = math.ceil(devices * cheapest_seconds / share_of_devices / 36) / 100
     for key, limit, enough in (
@@ -141,11 +141,11 @@ def on_short_time(
     ):
         if limit is not None and limit < cheapest_seconds:
             taken_off = ", a confirmation's share taken off" if key == "gpu_hours" and share_of_devices < 1 else ""
-            return f"budget.{key} allows {spoken(limit)} of training{taken_off}, but {takes}; give {enough} or more."
+            return f"budget.{key} allows {humanized(limit)} of training{taken_off}, but {takes}; give {enough} or more."
     return None
 
 
-def what_it_needs(budget: BudgetConfig, trial_seconds: float, beside: float, devices: float = 1.0) -> str:
+def needed_budget(budget: BudgetConfig, trial_seconds: float, beside: float, devices: float = 1.0) -> str:
     """Say, of a search in which no trial has completed, what a trial takes and which budget several have room in.
 
     Args:
@@ -158,19 +158,19 @@ def what_it_needs(budget: BudgetConfig, trial_seconds: float, beside: float, dev
     minutes = math.ceil((seconds + beside) / 60)
     if budget.time is not None:
         # It did not suffice, whatever the forecast says.
-        enough = f"--for {max(minutes, math.ceil(1.5 * seconds_of(budget.time) / 60))}m"
+        enough = f"--for {max(minutes, math.ceil(1.5 * parse_duration(budget.time) / 60))}m"
     elif budget.until is not None:
-        enough = f"--until a time at least {spoken(60 * minutes)} away"
+        enough = f"--until a time at least {humanized(60 * minutes)} away"
     else:
         enough = f"--gpu-hours {max(math.ceil(devices * seconds / 36) / 100, 1.5 * (budget.gpu_hours or 0.0)):.3g}"
     return (
-        f"No trial has completed: a trial takes about {spoken(trial_seconds)} here; give {enough}, or lower epochs or "
-        "max_length. The same command goes on with what has begun."
+        f"No trial has completed: a trial takes about {humanized(trial_seconds)} here; give {enough}, or lower epochs "
+        "or max_length. The same command goes on with what has begun."
     )
 
 
 def _timestamp_of(until: str, now: datetime) -> float:
     try:
-        return moment_of(until, now).timestamp()
+        return parse_moment(until, now).timestamp()
     except ValueError as error:
         raise ConfigurationError(f"budget.until: {error}") from None

@@ -16,16 +16,14 @@ from optuna.trial import TrialState
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Action, Assignment, Capacity, Decision, HeldOutEvaluation, Outcome, Report, Standing
-from hpo.search.ahead import Wanted
 from hpo.search.assignments import build_assignment
-from hpo.search.budget import Limits, kept_deadline, seconds_left
-from hpo.search.costs import Costs, Expectations
+from hpo.search.budget import Limits, resumed_limits, seconds_left
 from hpo.search.endings import Endings
 from hpo.search.faults import Faults
-from hpo.search.leases import Leadership
-from hpo.search.overtime import Overtime
-from hpo.search.persistence import persistently
-from hpo.search.proposals import Proposals, Proposing, Room
+from hpo.search.forecasts import CostModel, Forecasts
+from hpo.search.leases import Lease
+from hpo.search.outages import retried_while_away
+from hpo.search.proposals import Overtime, Proposals, Proposer, SlowProposal, TrialRequest
 from hpo.search.samplers import SEEDS, derived_seed
 from hpo.space.search_space import SearchSpace
 from hpo.store.records import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT, AttemptRecord, StudyRecord, held_out_to_json
@@ -34,13 +32,13 @@ from hpo.store.studies import StudyStore
 LONGEST_OUTAGE, LEAST_OUTAGE = 3600.0, 15.0
 """Seconds that the store may be away before the search ends: at most, and near the deadline or past it at least."""
 
-Proposes = Callable[[StudyStore, SearchSpace, StudyConfig, Expectations], Proposing]
+Proposes = Callable[[StudyStore, SearchSpace, StudyConfig, Forecasts], Proposer]
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Steering:
+class StopRequests:
     """What somebody asked of a running search from outside."""
 
     stop: bool
@@ -62,7 +60,7 @@ def verb(
                 self._leadership.confirm_before_commit()
                 return result
 
-        return persistently(once, self._longest_outage(), stop=self._stop)
+        return retried_while_away(once, self._longest_outage(), stop=self._stop)
 
     return inside
 
@@ -80,7 +78,7 @@ class Coordinator:
         space: SearchSpace,
         config: StudyConfig,
         made_from: StudyRecord,
-        leadership: Leadership,
+        leadership: Lease,
         *,
         limits: Limits,
         heard: int,
@@ -96,10 +94,10 @@ class Coordinator:
         self._made_from, self._leadership, self._clock = made_from, leadership, clock
         self.faults = Faults(())
         """The workers there are, what failed on which, and who of them gets no more trials."""
-        self.expectations = Expectations(config, space)
+        self.forecasts = Forecasts(config, space)
         """What trials take, as far as it is known by now."""
         self._endings = Endings(store, self.faults, config.compute.devices_of_trial)
-        self._proposals = proposes(store, space, config, self.expectations)
+        self._proposals = proposes(store, space, config, self.forecasts)
         self._reserve, self.overtime = 0.0, Overtime()
         self._stop, self._heard = stop, heard
         self.limits = limits
@@ -116,23 +114,27 @@ class Coordinator:
             capacity: who asks.
             starts_in: seconds until it will begin.
         """
-        while isinstance(begun := self._next_assignment(request, capacity, starts_in), Wanted):
+        while isinstance(begun := self._next_assignment(request, capacity, starts_in), SlowProposal):
             begun.propose()
         return begun
 
     @verb
-    def _next_assignment(self, request: str, capacity: Capacity, starts_in: float) -> Assignment | Wanted | None:
+    def _next_assignment(self, request: str, capacity: Capacity, starts_in: float) -> Assignment | SlowProposal | None:
         known = self._store.attempt_of_request(request)
         worker = capacity.worker
         if known is None and (worker in self.faults.quarantined or self.faults.is_held_back(worker)):
             return None
-        room = self._room(worker, starts_in)
-        begun = known or self._proposals.next(request, capacity, room)
-        if begun is None or isinstance(begun, Wanted):
+        now = self._clock() + starts_in
+        left = self._seconds_left(now)
+        asked = TrialRequest(
+            name=request, capacity=capacity, seconds=left, avoids=lambda trial: worker in self.faults.avoid(trial)
+        )
+        begun = known or self._proposals.next(asked)
+        if begun is None or isinstance(begun, SlowProposal):
             return begun
         assignment = self._assignment(begun)
-        expected = self.expectations.seconds_left(assignment.trial, assignment.hyperparameters)
-        self.overtime.begun(assignment.trial, expected=expected, left=room.seconds, at=self._clock() + starts_in)
+        expected = self.forecasts.seconds_left(assignment.trial, assignment.hyperparameters)
+        self.overtime.begun(assignment.trial, expected=expected, left=left, at=now)
         return assignment
 
     @verb
@@ -146,16 +148,16 @@ class Coordinator:
         """Record the end of an attempt and tell Optuna; told twice, or of an older attempt, nothing changes."""
         if self._store.is_open(outcome.trial, outcome.attempt):
             self._endings.end(outcome)
-            self.expectations.ended(outcome)
+            self.forecasts.ended(outcome)
         self.overtime.ended(outcome)
 
     # -- workers
 
-    def leave_out(self, worker: str, reason: str) -> None:
+    def quarantine(self, worker: str, reason: str) -> None:
         """Record that a worker gets no more trials, because it cannot be started."""
         if worker not in self.faults.quarantined:
             self._log("quarantined", {"worker": worker, "reason": reason})
-            self.faults.leave_out(worker, reason)
+            self.faults.quarantine(worker, reason)
 
     # -- the study as a whole
 
@@ -175,7 +177,7 @@ class Coordinator:
             self._store.set_space(self._made_from.space)
             self._endings.take_up()
             self._keep_deadline()
-        self.expectations.learn(self._store.reached(), self._store.micro_batch_sizes())
+        self.forecasts.learn(self._store.reached(), self._store.micro_batch_sizes())
         limits, budget = self.limits, self._config.budget
         asked: dict[str, Any] = {"time": budget.time, "until": budget.until, "trials": limits.trials}
         self._store.add_event("run_begun", begun=limits.begun, deadline=limits.deadline, **asked)
@@ -189,24 +191,24 @@ class Coordinator:
         """Record that this run is over, and why."""
         self._log("run_ended", {"reason": reason})
 
-    def steering(self) -> Steering:
+    def stop_requests(self) -> StopRequests:
         """Return what somebody has asked for since the last time, or since this process took the lead."""
         # Taken for heard once that is committed: a transaction that is lost is asked again.
         steering, self._heard = self._asked_after(self._heard)
         return steering
 
-    def expect(self, costs: Costs, reserve: float) -> None:
+    def expect(self, costs: CostModel, reserve: float) -> None:
         """Take in what trials take as far as it is known, and the seconds to keep for what follows the last of them."""
-        self.expectations.expect(costs)
+        self.forecasts.expect(costs)
         self._reserve = reserve
 
     def expected_seconds(self, assignment: Assignment) -> float | None:
         """Return what an assignment will still take in all; None where nothing is known."""
-        return max(self.expectations.seconds_to_rungs(assignment.trial).values(), default=None)
+        return max(self.forecasts.seconds_to_rungs(assignment.trial).values(), default=None)
 
     def default_seconds(self) -> float | None:
         """Return what a trial of the default takes from its start to its end; None where nothing is known."""
-        return self.expectations.seconds(self._space.hyperparameters(self._space.default_values()))
+        return self.forecasts.seconds(self._space.hyperparameters(self._space.default_values()))
 
     @property
     def study(self) -> str:
@@ -222,7 +224,7 @@ class Coordinator:
     def trains_until(self) -> float:
         """When trials must have ended, in seconds since 1970; infinite without a deadline."""
         deadline = math.inf if self.limits.deadline is None else self.limits.deadline - self._reserve
-        return min((deadline, *self.overtime.until))
+        return min((deadline, *self.overtime.until.values()))
 
     @property
     def ended_because(self) -> str | None:
@@ -294,34 +296,29 @@ class Coordinator:
     def _keep_deadline(self) -> None:
         runs = self._store.events_after(0, ("run_begun", "run_ended"))
         if runs and runs[-1].kind == "run_begun":
-            self.limits = kept_deadline(self.limits, self._config.budget, runs[-1].detail, self._clock())
+            self.limits = resumed_limits(self.limits, self._config.budget, runs[-1].detail, self._clock())
 
     @verb
     def _log(self, kind: str, detail: Mapping[str, Any]) -> None:
         self._store.add_event(kind, **detail)
 
     @verb
-    def _asked_after(self, heard: int) -> tuple[Steering, int]:
+    def _asked_after(self, heard: int) -> tuple[StopRequests, int]:
         """Return what was asked for after a line of the log, and the last such line; give up what waits."""
         asked = self._store.events_after(heard, ("stop_asked",))
         trials = frozenset(event.trial for event in asked if event.trial is not None)
         waiting = {trial.number for trial in self._store.trials(TrialState.WAITING)} if trials else set()
         for number in trials & waiting:
             self._endings.give_up_waiting(number)
-        steering = Steering(stop=any(event.trial is None for event in asked), trials=trials - waiting)
+        steering = StopRequests(stop=any(event.trial is None for event in asked), trials=trials - waiting)
         return steering, max((event.number for event in asked), default=heard)
-
-    def _room(self, worker: str, starts_in: float) -> Room:
-        """Return what a trial that `worker` begins may take, and which it should not be given."""
-        left = self._seconds_left(self._clock() + starts_in)
-        return Room(seconds=left, avoids=lambda trial: worker in self.faults.avoid(trial))
 
     def _seconds_left(self, now: float) -> float:
         spent = committed = 0.0
         if self.limits.device_seconds is not None:
             spent = self._spent()
             running = self._store.trials(TrialState.RUNNING)
-            committed = sum(self.expectations.seconds_of_attempt(trial.number) for trial in running)
+            committed = sum(self.forecasts.seconds_of_attempt(trial.number) for trial in running)
         return seconds_left(self.limits, now=now, reserve=self._reserve, spent=spent, committed=committed)
 
     def _spent(self) -> float:
@@ -329,7 +326,7 @@ class Coordinator:
 
     def _assignment(self, record: AttemptRecord) -> Assignment:
         hyperparameters = Hyperparameters(**record.configuration)
-        self.expectations.begun(record.trial, record.attempt, hyperparameters)
+        self.forecasts.begun(record.trial, record.attempt, hyperparameters)
         return build_assignment(
             self._config, self._space, hyperparameters, trial=record.trial, attempt=record.attempt, seed=record.seed,
             score_to_beat=record.score_to_beat, micro_batch_size=record.micro_batch_size, confirms=record.confirms,
@@ -350,7 +347,7 @@ class Coordinator:
         prune = report.decides and self._store.should_prune(report.trial)
         action = Action.STOP if prune and not self._is_audited(report.trial) else Action.CONTINUE
         self._store.add_evaluation(report, action)
-        self.expectations.reported(report)
+        self.forecasts.reported(report)
         return action
 
     def _is_audited(self, trial: int) -> bool:

@@ -39,7 +39,7 @@ class Enumeration:
             random.Random(shuffled_by).shuffle(points)
         self._points = {_key(point): point for point in points}
 
-    def following(self, trials: Iterable[FrozenTrial]) -> Point | None:
+    def next_untried(self, trials: Iterable[FrozenTrial]) -> Point | None:
         """Return the first combination that none of `trials`, however it ended, has; None if all were tried."""
         tried = {_key(trial.params) for trial in trials}
         return next((point for key, point in self._points.items() if key not in tried), None)
@@ -56,7 +56,7 @@ class EnumeratingSampler(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Choose the combination of `trial`."""
-        self._point = self.enumeration.following(study.get_trials(deepcopy=False)) or {}
+        self._point = self.enumeration.next_untried(study.get_trials(deepcopy=False)) or {}
         self._otherwise.before_trial(study, trial)
 
     def infer_relative_search_space(self, _study: Study, _trial: FrozenTrial) -> dict[str, BaseDistribution]:

@@ -13,9 +13,9 @@ from hpo.space.domains import Choice, Constant, Continuous, Value, is_number
 from hpo.space.enumeration import Values
 from hpo.space.parameters import Parameter
 from hpo.space.search_space import SearchSpace
-from hpo.space.trained_values import trained_value
+from hpo.space.trained_values import resolved_value
 
-STATES: Mapping[str, int] = {
+OPTIMIZER_STATES: Mapping[str, int] = {
     "sgd": 0, "adafactor": 0, "momentum": 1, "nesterov": 1, "lion": 1, "adagrad": 1, "rmsprop": 1, "muon": 1,
     "adam": 2, "adamw": 2, "nadam": 2, "radam": 2, "adamax": 2, "adadelta": 2, "schedule_free_adamw": 2,
 }  # fmt: skip
@@ -31,7 +31,7 @@ COSTS: Mapping[str, Callable[[Value], float]] = {
     "method": lambda value: ("head", "top_layers", "full").index(str(value)),
     **dict.fromkeys(("max_length", "kept_layers", "trained_layers", "batch_size"), _number_or_all),
     **dict.fromkeys(("epochs", "data_fraction"), _number_or_all),
-    "optimizer": lambda value: STATES[str(value)],
+    "optimizer": lambda value: OPTIMIZER_STATES[str(value)],
 }
 """Field -> how dear a value of it is, among the others; what decides most stands first."""
 
@@ -103,4 +103,4 @@ def _furthest(parameter: Parameter, way: Values, signs: Signs) -> Iterable[Value
 
 
 def _distance(name: str, values: Values, signs: Signs) -> float:
-    return signs[name] * COSTS[name](trained_value(name, values))
+    return signs[name] * COSTS[name](resolved_value(name, values))

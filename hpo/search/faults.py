@@ -98,7 +98,7 @@ class Faults:
             self._others_do_well.add(other)
             self._leave_out_if_struck(other)
 
-    def leave_out(self, worker: Worker, reason: str) -> None:
+    def quarantine(self, worker: Worker, reason: str) -> None:
         """Take in that a worker cannot be used, be it the last one."""
         self._left_out.setdefault(worker, reason)
 
@@ -115,7 +115,7 @@ class Faults:
         """Return whether some trial, which is not over, failed on a worker."""
         return any(worker in failed_on for failed_on in self._failed_on.values())
 
-    def verdict(self) -> str | None:
+    def abort_reason(self) -> str | None:
         """Return why the search must end at once, in a sentence; None while it may go on."""
         if self._breaker or not self._left_out or self._in_play:
             return self._breaker
@@ -150,7 +150,7 @@ class Faults:
             return
         trials = " and ".join(map(str, sorted(strikes)))
         reason = strikes[max(strikes)]
-        self.leave_out(worker, f"Trials {trials} failed on {worker}: {_without_stop(reason)}.")
+        self.quarantine(worker, f"Trials {trials} failed on {worker}: {_without_stop(reason)}.")
 
     def _everyones(self) -> str | None:
         """Return why the failures running are everyone's; None while they need not be."""

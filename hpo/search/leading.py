@@ -12,11 +12,11 @@ from optuna.study import StudyDirection
 
 from hpo.config.differences import differences
 from hpo.config.study_file import EvaluationConfig, StudyConfig, TaskConfig
-from hpo.config.times import HERE
+from hpo.config.times import LOCAL_ZONE
 from hpo.errors import StoreError, StudyMismatchError
 from hpo.search.budget import Limits, limits_of
 from hpo.search.coordinator import Coordinator, Proposes
-from hpo.search.leases import kept_up, take_lead
+from hpo.search.leases import acquire_lease, renewed_lease
 from hpo.search.proposals import Proposals
 from hpo.search.pruners import build_pruner
 from hpo.search.samplers import build_sampler
@@ -64,7 +64,8 @@ def leading(
     made_from = StudyRecord(
         configuration=_recorded(config), space=space.to_mapping(), data_fingerprint=data_fingerprint, versions={}
     )
-    limits = limits or limits_of(config.budget, datetime.fromtimestamp(clock(), HERE), config.compute.devices_of_trial)
+    now = datetime.fromtimestamp(clock(), LOCAL_ZONE)
+    limits = limits or limits_of(config.budget, now, config.compute.devices_of_trial)
 
     def is_ending() -> bool:
         return (stop is not None and stop.is_set()) or clock() >= (limits.deadline or math.inf)
@@ -73,7 +74,7 @@ def leading(
     try:
         store = StudyStore(database, config.study, build_sampler(config, space), build_pruner(config))
         with store.transaction():
-            leadership = take_lead(store)
+            leadership = acquire_lease(store)
             heard = store.newest_event()
             stored = store.record()
             if stored is None:
@@ -83,7 +84,7 @@ def leading(
                     refuse_other_semantics(store.name, stored.versions)
                 refuse_other_study(store.name, stored, made_from)
         try:
-            with kept_up(database, store, leadership.fence):
+            with renewed_lease(database, store, leadership.fence):
                 yield Coordinator(
                     store, space, config, made_from, leadership,
                     limits=limits, heard=heard, clock=clock, proposes=proposes, stop=stop,

@@ -23,7 +23,7 @@ RENEWAL_SECONDS = 10.0
 _logger = logging.getLogger(__name__)
 
 
-class Leadership:
+class Lease:
     """This process's lease on a study. Its fence rises with each leader; a verb of an older one is refused."""
 
     def __init__(self, store: StudyStore, fence: int) -> None:
@@ -56,7 +56,7 @@ class Leadership:
         self._store.renew_lease(self.fence, 0.0)
 
 
-def take_lead(store: StudyStore) -> Leadership:
+def acquire_lease(store: StudyStore) -> Lease:
     """Take the lease of `store`'s study, inside its open transaction.
 
     Raises:
@@ -70,13 +70,13 @@ def take_lead(store: StudyStore) -> Leadership:
         )
     store.take_lease(
         fence=lease.fence + 1, host=socket.gethostname(), pid=os.getpid(),
-        process_started=_started(psutil.Process()), machine=this_machine(), seconds=LEASE_SECONDS,
+        process_started=_started(psutil.Process()), machine=machine_id(), seconds=LEASE_SECONDS,
     )  # fmt: skip
-    return Leadership(store, lease.fence + 1)
+    return Lease(store, lease.fence + 1)
 
 
 @contextlib.contextmanager
-def kept_up(database: Database, store: StudyStore, fence: int) -> Iterator[None]:
+def renewed_lease(database: Database, store: StudyStore, fence: int) -> Iterator[None]:
     """Renew a lease from a thread of its own, while the block trains for longer than a lease runs."""
     done = threading.Event()
 
@@ -106,7 +106,7 @@ def leader_of(lease: LeaseRecord) -> str | None:
 
 def _is_dead(lease: LeaseRecord) -> bool:
     """Return whether the leader ran on this machine and is gone, its process number free or borne by another."""
-    if lease.machine != this_machine():
+    if lease.machine != machine_id():
         return False
     try:
         process = psutil.Process(lease.pid)
@@ -122,7 +122,7 @@ def _leader(lease: LeaseRecord) -> str:
     return f"process {lease.pid} on {lease.host} since {since:%Y-%m-%d %H:%M:%S %Z}"
 
 
-def this_machine() -> str:
+def machine_id() -> str:
     """Return what a process number is good for: this boot of this machine, and its own numbers where it is a container.
 
     Containers may share their host's name, and a machine that was started again gives the same numbers anew.

@@ -9,12 +9,12 @@ from hpo.config.study_file import StudyConfig
 from hpo.config.tasks import no_meaning, without_meaning
 from hpo.errors import SpaceError
 from hpo.search.enumeration import ENUMERATIONS
-from hpo.search.samplers import proposed_together, sampler_of
+from hpo.search.samplers import sampled_jointly, sampler_of
 from hpo.space.domains import Constant
 from hpo.space.enumeration import cases
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space, shipped_spaces, space_of
-from hpo.space.trained_values import trained_value
+from hpo.space.trained_values import resolved_value
 
 MOST_COMBINATIONS = 10_000
 """Combinations that are listed and gone through at each proposal, at most."""
@@ -73,7 +73,7 @@ def refuse_unfit_search(config: StudyConfig, space: SearchSpace) -> None:
             refuse_missing(module, f"Optimizer {optimizer} of space {space.name}")
     if sampler in ENUMERATIONS:
         _refuse_too_many(sampler, space)
-    if sampler in JOINT and not proposed_together(sampler, space):
+    if sampler in JOINT and not sampled_jointly(sampler, space):
         raise SpaceError(
             f"search.sampler is {sampler}, which models {_models(sampler)}, but space {space.name} has none, so that "
             "it would draw everything at random; choose tpe."
@@ -112,7 +112,7 @@ def _refuse_slots(config: StudyConfig, space: SearchSpace) -> None:
         return
     if ranks > 1:
         raise SpaceError(f"compute.slots is {slots}, but a trial has {ranks} ranks; leave one of the two out.")
-    kinds = {tuple(trained_value(name, values) for name in fields) for values in cases(space.parameters, fields)}
+    kinds = {tuple(resolved_value(name, values) for name in fields) for values in cases(space.parameters, fields)}
     if len(kinds) > 1 or {method for method, _ in kinds} != {"head"}:
         raise SpaceError(
             f"compute.slots is {slots}, but trials share a backbone only where none changes it: let method be head and "
@@ -192,7 +192,7 @@ def _refuse_too_many(sampler: str, space: SearchSpace) -> None:
 
 
 def _note_on_the_rest(sampler: str, space: SearchSpace) -> str:
-    modelled = {parameter.name for parameter in proposed_together(sampler, space)}
+    modelled = {parameter.name for parameter in sampled_jointly(sampler, space)}
     rest = [one.name for one in space.parameters if one.is_sampled and one.name not in modelled]
     if not rest:
         return f"Sampler {sampler} models every parameter of space {space.name}."

@@ -1,46 +1,70 @@
-"""Proposals, and which trial is trained next: one that waits, or a new one, if there is still time for it."""
+"""Trial proposals: which trial is trained next, a waiting or a new one, if it still fits into the time that is left.
+
+A slow sampler proposes outside of the store's transaction. Inside of it, it would hold the lease's row, or SQLite's
+file, while it computes: the lease lapses meanwhile, and a PostgreSQL server ends a transaction in which nothing is
+asked.
+"""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
+import optuna
+from optuna import Study
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import NopPruner
+from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
-from hpo.messages import Capacity
-from hpo.search.ahead import Wanted, given, proposed_ahead, short_draw
+from hpo.config.times import humanized
+from hpo.messages import Capacity, Ending, Outcome
 from hpo.search.assignments import seed_of
 from hpo.search.budget import has_stalled
-from hpo.search.costs import Expectations
 from hpo.search.enumeration import ENUMERATIONS, EnumeratingSampler
+from hpo.search.forecasts import Forecasts
 from hpo.search.samplers import SAMPLERS, derived_seed, sampler_of, startup_trials
+from hpo.search.windows import FixedTrials
 from hpo.space.search_space import SearchSpace
+from hpo.store.optuna_adapter import row_of, storage_of
 from hpo.store.records import AttemptRecord
 from hpo.store.studies import StudyStore
+from hpo.store.transactions import quiet_optuna
 
-MOST_PUT_ASIDE = 8
-"""Proposals that wait because they take longer than there is time; where there are as many, no more are asked for, and
-one that fits is drawn at random."""
+MAX_DEFERRED = 8
+"""Proposals that wait because they take longer than there is time; beyond as many, one that fits is drawn at random."""
+MAX_DRAWS = 50
 REPEAT_DEFAULT_AFTER_TRIALS = 20
 USED_UP = "Every combination of the space was tried."
 TOO_LITTLE_TIME = "The time that is left is too short for another trial."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
-    """What a worker that asks can be given."""
+class TrialRequest:
+    """A worker's request for a trial."""
 
+    name: str
+    """At most 64 characters; the same request asked again gets the same attempt."""
+    capacity: Capacity
     seconds: float
     """What a trial may take at most; infinite without a deadline."""
     avoids: Callable[[int], bool]
     """Whether a trial is to be tried on another worker."""
 
 
-class Proposing(Protocol):
-    """Who says what is trained next: a search's `Proposals`, or the race of a confirmation."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlowProposal:
+    """An answer in place of a trial: `propose` outside of the transaction first, then ask again."""
+
+    propose: Callable[[], None]
+
+
+class Proposer(Protocol):
+    """The choice of what is trained next: a search's `Proposals`, or the runs of a confirmation."""
 
     @property
     def ended_because(self) -> str | None:
@@ -49,24 +73,24 @@ class Proposing(Protocol):
     def begin(self) -> None:
         """Put into a new study what it begins with."""
 
-    def next(self, request: str, capacity: Capacity, room: Room) -> AttemptRecord | Wanted | None:
+    def next(self, request: TrialRequest) -> AttemptRecord | SlowProposal | None:
         """Begin an attempt at the first trial that fits; None if there is none."""
 
     def with_weights(self) -> set[int]:
-        """Return the trials that are over and whose weights are needed still."""
+        """Return the finished trials whose weights are still needed."""
 
 
 @dataclass(slots=True)
 class Proposals:
-    """Proposes inside the store's open transaction; what it remembers only saves asking again."""
+    """Proposals of a search, inside the store's open transaction; what they remember only saves asking again."""
 
     store: StudyStore
     space: SearchSpace
     config: StudyConfig
-    expectations: Expectations
+    forecasts: Forecasts
     ended_because: str | None = None
     """Why there is nothing more to train, where that is not for the number of trials."""
-    _put_aside: dict[int, Hyperparameters] = field(default_factory=dict)
+    _deferred: dict[int, Hyperparameters] = field(default_factory=dict)
     """Trials that were too long for the time that was left."""
     _proposed: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Trial that is next -> what a sampler that takes long has proposed for it."""
@@ -80,29 +104,29 @@ class Proposals:
         """Enqueue the default configuration."""
         self.store.study.enqueue_trial(self._default())
 
-    def next(self, request: str, capacity: Capacity, room: Room) -> AttemptRecord | Wanted | None:
+    def next(self, request: TrialRequest) -> AttemptRecord | SlowProposal | None:
         """Begin an attempt at the first trial that fits; None if there is none."""
         if self._lacks_noise():
             self.store.study.enqueue_trial(self._default())
         waits = self.store.trials(TrialState.WAITING)
-        must_train = self._must_train(room)
-        # Proposals that somebody gave up, and those of a transaction that was lost, are forgotten: they never were.
+        must_train = self._must_train(request)
+        # Deferred trials that somebody pruned, and those of a transaction that was rolled back, are forgotten.
         numbers = {trial.number for trial in waits}
-        self._put_aside = {number: known for number, known in self._put_aside.items() if number in numbers}
+        self._deferred = {number: known for number, known in self._deferred.items() if number in numbers}
         self.ended_because = None
-        for waiting, sampler in self._candidates(waits, room, must_train):
-            if waiting is None and sampler is None and (wanted := self._wanted()):
-                return wanted
-            ahead = None if waiting is not None else self._proposed.get(self.store.size())
-            trial = self.store.ask(waiting, sampler or (None if ahead is None else given(ahead)))
+        for waiting, sampler in self._candidates(waits, request, must_train):
+            if waiting is None and sampler is None and (slow := self._slow_proposal()):
+                return slow
+            proposed = None if waiting is not None else self._proposed.get(self.store.size())
+            trial = self.store.ask(waiting, sampler or (None if proposed is None else _fixed_sampler(proposed)))
             if sampler is not None:
                 self.store.set_attributes(trial.number, {"proposed_by": "random"})
             values = self.space.suggest(trial)
             hyperparameters = self.space.hyperparameters(values)
-            if must_train or self._fits(trial.number, hyperparameters, room):
-                return self._begun(trial.number, hyperparameters, request, capacity)
-            self._put_back(trial.number, hyperparameters)
-        if self._put_aside and self.ended_because is None:
+            if must_train or self.forecasts.fits(trial.number, hyperparameters, request.seconds):
+                return self._begun(trial.number, hyperparameters, request)
+            self._defer(trial.number, hyperparameters)
+        if self._deferred and self.ended_because is None:
             self.ended_because = TOO_LITTLE_TIME
         return None
 
@@ -111,7 +135,7 @@ class Proposals:
         return {number for _, number in self.store.tally().best(weights_kept(self.config))}
 
     def _candidates(
-        self, waits: Sequence[FrozenTrial], room: Room, must_train: bool
+        self, waits: Sequence[FrozenTrial], request: TrialRequest, must_train: bool
     ) -> Iterator[tuple[int | None, BaseSampler | None]]:
         """Yield the trials that wait, those that were begun first, and then None for each new one to propose.
 
@@ -119,77 +143,74 @@ class Proposals:
         """
         # What was begun has its seed among its attributes.
         for number in [trial.number for trial in sorted(waits, key=lambda trial: "seed" not in trial.user_attrs)]:
-            known = None if must_train else self._put_aside.get(number)
-            if not room.avoids(number) and (known is None or self._fits(number, known, room)):
+            known = None if must_train else self._deferred.get(number)
+            if not request.avoids(number) and (known is None or self.forecasts.fits(number, known, request.seconds)):
                 yield number, None
         most = self.config.budget.most_trials
         allowed = math.inf if most is None else most - self.store.size()
         if self._has_stalled():
             return
-        while len(self._put_aside) < MOST_PUT_ASIDE:
+        while len(self._deferred) < MAX_DEFERRED:
             if self._has_tried_all():
-                self.ended_because = None if self._put_aside else USED_UP
+                self.ended_because = None if self._deferred else USED_UP
                 return
             if allowed <= 0:
                 return
             yield None, None
             allowed -= 1
-        if allowed > 0 and (short := self._short_draw(self.store.size(), room)):
+        if allowed > 0 and (short := self._random_draw(self.store.size(), request)):
             yield None, short
 
-    def _wanted(self) -> Wanted | None:
-        """Return that a sampler which takes long is to propose first; None where it has, or takes no time."""
+    def _slow_proposal(self) -> SlowProposal | None:
+        """Return that a slow sampler is to propose first; None where it has, or the sampler is quick."""
         number = self.store.size()
         if not SAMPLERS[self._sampler].takes_long or number in self._proposed:
             return None
         study, trials = self.store.study, self.store.trials()
 
         def propose() -> None:
-            self._proposed = {number: proposed_ahead(study, trials, number, self.space)}
+            self._proposed = {number: proposed_parameters(study, trials, number, self.space)}
 
-        return Wanted(propose=propose)
+        return SlowProposal(propose=propose)
 
-    def _short_draw(self, number: int, room: Room) -> BaseSampler | None:
+    def _random_draw(self, number: int, request: TrialRequest) -> BaseSampler | None:
+        """Draw at random until a trial fits; return a sampler that proposes just that one, None if none fits.
+
+        Draws that do not fit are in no study, so that no later run has to train them.
+        """
         if self._sampler in ENUMERATIONS:
             return None
-        seed = derived_seed(self.config.seed, "short", number)
-        return short_draw(self.space, seed, lambda drawn: self._fits(number, drawn, room))
+        sampler = RandomSampler(seed=derived_seed(self.config.seed, "short", number))
+        with quiet_optuna():
+            drawn = optuna.create_study(sampler=sampler)
+        for _ in range(MAX_DRAWS):
+            trial = drawn.ask()
+            if self.forecasts.fits(number, self.space.hyperparameters(self.space.suggest(trial)), request.seconds):
+                return _fixed_sampler(trial.params, sampler)
+        return None
 
-    def _begun(self, number: int, hyperparameters: Hyperparameters, request: str, capacity: Capacity) -> AttemptRecord:
-        self._put_aside.pop(number, None)
-        record = AttemptRecord(
-            trial=number,
-            attempt=self.store.latest_attempt(number) + 1,
-            configuration=hyperparameters.to_mapping(),
-            seed=seed_of(self.config, number, hyperparameters),
-            score_to_beat=self._score_to_beat(),
-            micro_batch_size=self.expectations.micro_batch_size(hyperparameters),
-            ended=False,
-        )
-        self.store.begin_attempt(record, request=request, worker=capacity.worker, device=capacity.device)
-        self.store.add_event("begun", record.trial, record.attempt, worker=capacity.worker)
-        attributes: dict[str, Any] = {"learning_rate": hyperparameters.learning_rate, "seed": record.seed}
-        if record.attempt == 1:
-            attributes["proposed_by"] = self._proposer(number)
-        self.store.set_attributes(record.trial, attributes)
-        return record
+    def _begun(self, number: int, hyperparameters: Hyperparameters, request: TrialRequest) -> AttemptRecord:
+        self._deferred.pop(number, None)
+        attempt = self.store.latest_attempt(number) + 1
+        return begin_attempt(
+            self.store, request, self.forecasts, hyperparameters, trial=number, attempt=attempt,
+            seed=seed_of(self.config, number, hyperparameters), score_to_beat=self._score_to_beat(),
+            proposed_by=self._proposer(number) if attempt == 1 else None,
+        )  # fmt: skip
 
-    def _must_train(self, room: Room) -> bool:
+    def _must_train(self, request: TrialRequest) -> bool:
         """Return whether a trial begins however long it may take: none has completed, none runs, there is time left.
 
-        A forecast may be wrong by far on a busy machine, and what does not end in time is paused and gone on with.
+        A forecast may be wrong by far on a busy machine, and what does not end in time is paused and resumed.
         """
         nothing = not self.store.tally().states[TrialState.COMPLETE] and not self.store.trials(TrialState.RUNNING)
-        return nothing and room.seconds > 0
+        return nothing and request.seconds > 0
 
-    def _fits(self, number: int, hyperparameters: Hyperparameters, room: Room) -> bool:
-        return math.isinf(room.seconds) or self.expectations.seconds_left(number, hyperparameters) <= room.seconds
-
-    def _put_back(self, number: int, hyperparameters: Hyperparameters) -> None:
+    def _defer(self, number: int, hyperparameters: Hyperparameters) -> None:
         """Let a trial wait for shorter ones to be known, or for the next run; it keeps its parameters."""
-        if number not in self._put_aside:
+        if number not in self._deferred:
             self.store.add_event("too_long", number)
-        self._put_aside[number] = hyperparameters
+        self._deferred[number] = hyperparameters
         self.store.set_waiting(number)
 
     def _score_to_beat(self) -> float | None:
@@ -201,7 +222,7 @@ class Proposals:
     def _has_tried_all(self) -> bool:
         """Return whether the sampler tries every combination once, and has."""
         sampler = self.store.study.sampler
-        return isinstance(sampler, EnumeratingSampler) and sampler.enumeration.following(self.store.trials()) is None
+        return isinstance(sampler, EnumeratingSampler) and sampler.enumeration.next_untried(self.store.trials()) is None
 
     def _default(self) -> dict[str, Any]:
         return self.space.sampled(self.space.default_values())
@@ -244,6 +265,102 @@ class Proposals:
         waits_for, ended = SAMPLERS[name].waits_for, self.store.tally().states
         start_up = waits_for and sum(ended[state] for state in waits_for) < startup_trials(self.config)
         return "start-up" if start_up else name
+
+
+def begin_attempt(
+    store: StudyStore, request: TrialRequest, forecasts: Forecasts, hyperparameters: Hyperparameters, *,
+    trial: int, attempt: int, seed: int, score_to_beat: float | None, proposed_by: str | None,
+    confirms: int | None = None,
+) -> AttemptRecord:  # fmt: skip
+    """Record that an attempt begins, and return it; None for `proposed_by` leaves that as it is."""
+    record = AttemptRecord(
+        trial=trial, attempt=attempt, configuration=hyperparameters.to_mapping(), seed=seed,
+        score_to_beat=score_to_beat, micro_batch_size=forecasts.micro_batch_size(hyperparameters), ended=False,
+        confirms=confirms,
+    )  # fmt: skip
+    capacity = request.capacity
+    store.begin_attempt(record, request=request.name, worker=capacity.worker, device=capacity.device)
+    store.add_event("begun", trial, attempt, worker=capacity.worker)
+    attributes: dict[str, Any] = {"learning_rate": hyperparameters.learning_rate, "seed": seed}
+    store.set_attributes(trial, attributes if proposed_by is None else {**attributes, "proposed_by": proposed_by})
+    return record
+
+
+def proposed_parameters(study: Study, trials: Sequence[FrozenTrial], number: int, space: SearchSpace) -> dict[str, Any]:
+    """Return the parameters that the sampler of `study` proposes for a trial to come, by the names it samples under.
+
+    Args:
+        study: neither read nor written here.
+        trials: its trials.
+        number: that of the trial to come, which seeds the sampler.
+        space: the study's.
+    """
+    storage = _UpcomingTrial(storage_of(study), trials, number)
+    asked = optuna.load_study(study_name=study.study_name, storage=storage, sampler=study.sampler, pruner=NopPruner())
+    trial = Trial(asked, row_of(storage.trial))
+    space.suggest(trial)
+    return trial.params
+
+
+class _UpcomingTrial(FixedTrials):
+    """A study's storage with the trials that are known, and one that is not there yet, of which nothing is written."""
+
+    def __init__(self, backend: BaseStorage, trials: Sequence[FrozenTrial], number: int) -> None:
+        super().__init__(backend, trials)
+        self.trial = create_trial(state=TrialState.RUNNING)
+        self.trial.number = number
+
+    def get_trial(self, _trial_id: int) -> FrozenTrial:
+        return self.trial
+
+    def set_trial_param(self, *_param: Any) -> None:
+        """Do nothing: whoever suggests a parameter keeps it."""
+
+    def set_trial_system_attr(self, *_attribute: Any) -> None:
+        """Do nothing: GP notes its parameters, which the trial is then given."""
+
+
+def _fixed_sampler(parameters: dict[str, Any], otherwise: BaseSampler | None = None) -> BaseSampler:
+    """Return a sampler that proposes these parameters, by the names that they are sampled under."""
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+        return PartialFixedSampler(parameters, otherwise or RandomSampler())
+
+
+@dataclass(slots=True)
+class Overtime:
+    """Trials that begin although they may not end in time: when they are paused, and what is said of them."""
+
+    until: dict[int, float] = field(default_factory=dict)
+    """Trial -> when what was left of time and device hours is over, in seconds since 1970."""
+    _notes: dict[str, None] = field(default_factory=dict)
+
+    def begun(self, trial: int, *, expected: float, left: float, at: float) -> None:
+        """Note that a trial begins; told twice, nothing changes.
+
+        Args:
+            trial: its number.
+            expected: seconds that it will take.
+            left: seconds that it may take.
+            at: when it begins, in seconds since 1970.
+        """
+        if expected <= left:
+            return
+        self.until[trial] = at + left
+        self._notes[
+            f"Trial {trial} may not end in time: it is expected to take {humanized(expected)}, and {humanized(left)} "
+            "are left. It begins all the same, since none has completed yet; if time runs out it is paused, and the "
+            "next run resumes it."
+        ] = None
+
+    def ended(self, outcome: Outcome) -> None:
+        """Note that an attempt has ended; the time of one that was paused is over for the others too."""
+        if outcome.ending is not Ending.PAUSED:
+            self.until.pop(outcome.trial, None)
+
+    def pop_notes(self) -> Sequence[str]:
+        """Return the sentences for people that were not returned yet."""
+        notes, self._notes = tuple(self._notes), {}
+        return notes
 
 
 def weights_kept(config: StudyConfig) -> int:

@@ -46,7 +46,7 @@ def fold_milestones(folds: int) -> tuple[Milestone, ...]:
     return (*(Milestone(rung=rung, full=False) for rung in ends), Milestone(rung=1000, full=True))
 
 
-def with_evaluations(config: StudyConfig, space: SearchSpace, splits: Splits) -> StudyConfig:
+def with_evaluation_defaults(config: StudyConfig, space: SearchSpace, splits: Splits) -> StudyConfig:
     """Return a study that says how many full evaluations a trial has, and of how many rows its parts are.
 
     What it leaves open is the space's largest `epochs`, and 200. Where validation is small, there are as many full

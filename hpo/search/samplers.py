@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.study_file import StudyConfig
 from hpo.search.enumeration import ENUMERATIONS, EnumeratingSampler, Enumeration
-from hpo.search.windows import Window, seen_study
+from hpo.search.windows import Window, windowed_study
 from hpo.space.conditions import Condition
 from hpo.space.domains import Choice, Continuous
 from hpo.space.parameters import Parameter
@@ -65,7 +65,7 @@ class PerTrialSampler(BaseSampler):
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Make the sampler of `trial`."""
         self._current = self._made("sampler", trial.number)
-        self._seen = None if self._window is None else seen_study(study, self._window)
+        self._seen = None if self._window is None else windowed_study(study, self._window)
         self._current.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -129,7 +129,7 @@ def _modelling(sampler: str, build: Callable[..., BaseSampler]) -> Callable[[Stu
 
     def built(config: StudyConfig, space: SearchSpace) -> BaseSampler:
         options = {"n_startup_trials": startup_trials(config), "warn_independent_sampling": False}
-        together = _names_of(proposed_together(sampler, space))
+        together = _names_of(sampled_jointly(sampler, space))
         return PerTrialSampler(lambda seed: build(seed=seed, **options), study_seed=config.seed, together=together)
 
     return built
@@ -146,7 +146,7 @@ def _qmc(config: StudyConfig, space: SearchSpace) -> BaseSampler:
             warn_independent_sampling=False,
         )  # fmt: skip
 
-    return PerTrialSampler(build, study_seed=config.seed, together=_names_of(proposed_together("qmc", space)))
+    return PerTrialSampler(build, study_seed=config.seed, together=_names_of(sampled_jointly("qmc", space)))
 
 
 def _grid(config: StudyConfig, space: SearchSpace) -> BaseSampler:
@@ -215,7 +215,7 @@ def startup_trials(config: StudyConfig) -> int:
     return config.search.startup_trials or usual
 
 
-def proposed_together(sampler: str, space: SearchSpace) -> tuple[Parameter, ...]:
+def sampled_jointly(sampler: str, space: SearchSpace) -> tuple[Parameter, ...]:
     """Return the parameters of `space` that `gp`, `cmaes` or `qmc` proposes together: those that every trial has.
 
     CMA-ES takes numbers only. What else there is, each of them draws at random.

@@ -15,11 +15,11 @@ from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters
 from hpo.config.naming import advice
 from hpo.errors import ConfigurationError, StoreError, StudyLedError
 from hpo.search.leases import leader_of
-from hpo.space.domains import Constant, Continuous, Domain, Value, is_number, same, spelled
+from hpo.space.domains import Constant, Continuous, Domain, Value, as_yaml, is_number, same
 from hpo.space.parameters import Parameter
 from hpo.space.relative_rate import base_rate
 from hpo.space.search_space import SearchSpace
-from hpo.space.specs import field_value
+from hpo.space.specs import checked_value
 from hpo.store.engine import Database
 from hpo.store.listing import chosen_study, confirmation_of, study_names
 from hpo.store.records import LeaseRecord, refuse_other_semantics
@@ -104,8 +104,8 @@ def fitted(space: SearchSpace, given: Mapping[str, Any], source: str) -> dict[st
     for name, value in wanted.items():
         if not same(getattr(made, name), value):
             raise ConfigurationError(
-                f"{source}: {name} is {spelled(value)}, but with the rest of it the study trains with "
-                f"{name} {spelled(getattr(made, name))} and varies it no further; write that, or leave {name} out."
+                f"{source}: {name} is {as_yaml(value)}, but with the rest of it the study trains with "
+                f"{name} {as_yaml(getattr(made, name))} and varies it no further; write that, or leave {name} out."
             )
     return values
 
@@ -137,7 +137,7 @@ def _read(given: Mapping[str, Any], source: str) -> dict[str, Value]:
         if name not in fields:
             raise ConfigurationError(f"{source}: unknown hyperparameter {name!r}. {advice(str(name), fields)}")
     return {
-        name: field_value(name, value, source)
+        name: checked_value(name, value, source)
         for name, value in given.items()
         if value is not None or name not in APPLIES_TO
     }
@@ -155,7 +155,7 @@ def _placed(parameter: Parameter, wanted: Mapping[str, Value], values: Mapping[s
     for known in _as_proposed(parameter.domain, value):
         return known
     raise ConfigurationError(
-        f"{source}: {parameter.name} is {spelled(wanted[parameter.name])}, but the study tries "
+        f"{source}: {parameter.name} is {as_yaml(wanted[parameter.name])}, but the study tries "
         f"{_range(parameter, factor)}; take one of these, or leave it out."
     )
 

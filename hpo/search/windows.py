@@ -36,7 +36,7 @@ class Window:
         return [trial for trial in trials if trial.number in seen or not trial.state.is_finished()]
 
 
-class ShownTrials(PassingStorage):  # type: ignore[misc]
+class FixedTrials(PassingStorage):  # type: ignore[misc]
     """A study's storage in which there are these trials and no others."""
 
     def __init__(self, backend: BaseStorage, trials: Sequence[FrozenTrial]) -> None:
@@ -50,7 +50,7 @@ class ShownTrials(PassingStorage):  # type: ignore[misc]
         return copy.deepcopy(shown) if deepcopy else shown
 
 
-def seen_study(study: Study, window: Window) -> Study:
+def windowed_study(study: Study, window: Window) -> Study:
     """Return a study through a window, its trials read once: TPE reads them anew for every group of parameters."""
     seen = window.of(study.get_trials(deepcopy=False))
-    return optuna.load_study(study_name=study.study_name, storage=ShownTrials(storage_of(study), seen))
+    return optuna.load_study(study_name=study.study_name, storage=FixedTrials(storage_of(study), seen))

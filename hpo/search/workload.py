@@ -11,7 +11,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.batching import padded_tokens
 from hpo.messages import Dimensions
 from hpo.search.assignments import build_assignment
-from hpo.search.extremes import COSTS, STATES
+from hpo.search.extremes import COSTS, OPTIMIZER_STATES
 from hpo.space.search_space import SearchSpace
 from hpo.training.milestones import milestones_of, steps_per_epoch
 
@@ -87,7 +87,7 @@ class Workload:
         kept = min(hyperparameters.kept_layers or layers, layers)
         trained = {"full": kept, "head": 0}.get(hyperparameters.method, min(hyperparameters.trained_layers or 0, kept))
         # The head is another layer to update.
-        updates = (trained + 1) * (1 + STATES[hyperparameters.optimizer])
+        updates = (trained + 1) * (1 + OPTIMIZER_STATES[hyperparameters.optimizer])
         return np.array([FORWARD * (kept + 2 * trained), updates, kept, layers]) / layers
 
     def _counted(self, hyperparameters: Hyperparameters) -> Work:
@@ -141,6 +141,6 @@ class Workload:
 
 def _kind(hyperparameters: Hyperparameters) -> tuple[float, ...]:
     h = hyperparameters
-    method, optimizer = ("head", "top_layers", "full").index(h.method), list(STATES).index(h.optimizer)
+    method, optimizer = ("head", "top_layers", "full").index(h.method), list(OPTIMIZER_STATES).index(h.optimizer)
     sizes = (h.batch_size, h.max_length, h.kept_layers or NO_LIMIT, h.trained_layers or NO_LIMIT)
     return (2.0 * method, 0.05 * optimizer, *(0.5 * math.log2(size) for size in sizes))

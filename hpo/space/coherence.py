@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from hpo.config.hyperparameters import APPLIES_TO
 from hpo.config.refusals import REFUSALS, Refusal
 from hpo.errors import Mistakes, SpaceError
-from hpo.space.domains import Value, spelled
+from hpo.space.domains import Value, as_yaml
 from hpo.space.enumeration import Values, cases
 from hpo.space.parameters import Parameter, place_of
-from hpo.space.specs import field_value
-from hpo.space.trained_values import decided_by, trained_value
+from hpo.space.specs import checked_value
+from hpo.space.trained_values import deciding_field, resolved_value
 
 
 def check_together(parameters: Sequence[Parameter], space: str) -> None:
@@ -33,22 +33,22 @@ def _check_applies(parameter: Parameter, parameters: Sequence[Parameter], place:
     """Refuse a parameter that is active where it means nothing, such as `momentum` under adamw."""
     other, fitting = APPLIES_TO[parameter.name]
     kinds = list(cases(parameters, (other, *(condition.parent for condition in parameter.when))))
-    if all(trained_value(other, values) in fitting for values in kinds if parameter.active(values)):
+    if all(resolved_value(other, values) in fitting for values in kinds if parameter.active(values)):
         return
     rule = f"{place} applies only where {other} is {' or '.join(fitting)}"
-    steering, wanted = _steering(other, [values for values in kinds if trained_value(other, values) in fitting])
+    steering, wanted = _steering(other, [values for values in kinds if resolved_value(other, values) in fitting])
     if not wanted:
-        found = dict.fromkeys(spelled(trained_value(other, values)) for values in kinds)
+        found = dict.fromkeys(as_yaml(resolved_value(other, values)) for values in kinds)
         raise SpaceError(f"{rule}, but here it is {' or '.join(found)}; leave {parameter.name} out.")
     lines = {one.parent: one.values for one in parameter.when} | {steering: tuple(wanted)}
-    when = ", ".join(f"{key}: [{', '.join(map(spelled, values))}]" for key, values in lines.items())
+    when = ", ".join(f"{key}: [{', '.join(map(as_yaml, values))}]" for key, values in lines.items())
     raise SpaceError(f"{rule}, but here it may be other; write `when: {{{when}}}` below {parameter.name}.")
 
 
 def _steering(field: str, kinds: Sequence[Values]) -> tuple[str, list[Value]]:
     """Return the parameter by which to say that the field is as in `kinds`, itself or what decides it, and how."""
     steering = field
-    while not any(steering in values for values in kinds) and (decider := decided_by(steering)):
+    while not any(steering in values for values in kinds) and (decider := deciding_field(steering)):
         steering = decider
     return steering, list(dict.fromkeys(values[steering] for values in kinds if steering in values))
 
@@ -57,11 +57,11 @@ def _check_rates(parameter: Parameter, parameters: Sequence[Parameter], place: s
     """Refuse a multiplier that has no base rate, or makes an impossible rate."""
     for values in cases(parameters, (parameter.name,)):
         if parameter.name in values:
-            field_value(parameter.name, parameter.trained(values, place), f"{place}, times its base rate")
+            checked_value(parameter.name, parameter.trained(values, place), f"{place}, times its base rate")
 
 
 def _check_refusal(refusal: Refusal, parameters: Sequence[Parameter], space: str) -> None:
     for values in cases(parameters, refusal.fields):
-        trained = {name: trained_value(name, values) for name in refusal.fields}
+        trained = {name: resolved_value(name, values) for name in refusal.fields}
         if refusal.concerns(trained):
             raise SpaceError(f"Space {space}: {refusal.sentence(trained)}")

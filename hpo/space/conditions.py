@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpo.errors import SpaceError, nearest
-from hpo.space.domains import Continuous, Domain, Value, same, spelled
-from hpo.space.specs import field_value
+from hpo.space.domains import Continuous, Domain, Value, as_yaml, same
+from hpo.space.specs import checked_value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Condition:
 
     def describe(self) -> str:
         """Return for example `optimizer is momentum or sgd`."""
-        return f"{self.parent} is {' or '.join(map(spelled, self.values))}"
+        return f"{self.parent} is {' or '.join(map(as_yaml, self.values))}"
 
 
 Conditions = tuple[Condition, ...]
@@ -61,7 +61,7 @@ def _read_condition(parent: Any, values: Any, domains: Mapping[str, Domain], sou
             f"{source}: when names {parent!r}, which takes any number of a range; "
             "a condition needs a parameter with distinct values."
         )
-    checked = tuple(field_value(parent, value, f"{source}, when") for value in values)
+    checked = tuple(checked_value(parent, value, f"{source}, when") for value in values)
     return Condition(parent=parent, values=tuple(value for value in checked if domains[parent].contains(value)))
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hpo.space.domains import Number, spelled
+from hpo.space.domains import Number, as_yaml
 
 RULES: Mapping[str, tuple[str, str]] = {
     "warmup_steps": ("optimizer steps", "a share of them, steps * batch_size / (training texts * epochs)"),
@@ -16,7 +16,7 @@ RULES: Mapping[str, tuple[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counted:
+class CountParameter:
     """A parameter of a space that is a count."""
 
     name: str
@@ -99,4 +99,4 @@ def _and(said: Iterable[str]) -> str:
 
 
 def _short(value: float) -> str:
-    return spelled(float(f"{value:.3g}")) if value < 1000 else f"{value:.0f}"
+    return as_yaml(float(f"{value:.3g}")) if value < 1000 else f"{value:.0f}"

@@ -65,7 +65,7 @@ class Constant:
 
     def describe(self) -> str:
         """Return for example `128`."""
-        return spelled(self.value)
+        return as_yaml(self.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,7 @@ class Choice:
 
     def describe(self) -> str:
         """Return for example `adamw, sgd`."""
-        return ", ".join(map(spelled, self.choices))
+        return ", ".join(map(as_yaml, self.choices))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +142,7 @@ class Uniform(_Interval):
 
     def describe(self) -> str:
         """Return for example `0 … 0.3, uniform`."""
-        return f"{spelled(self.low)} … {spelled(self.high)}, uniform"
+        return f"{as_yaml(self.low)} … {as_yaml(self.high)}, uniform"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +160,7 @@ class LogUniform(_Interval):
 
     def describe(self) -> str:
         """Return for example `0.03 … 30, log-uniform`."""
-        return f"{spelled(self.low)} … {spelled(self.high)}, log-uniform"
+        return f"{as_yaml(self.low)} … {as_yaml(self.high)}, log-uniform"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,7 +233,7 @@ class Quantized(_Interval):
 
     def describe(self) -> str:
         """Return for example `0 … 0.5 in steps of 0.1`."""
-        return f"{spelled(self.low)} … {spelled(self.high)} in steps of {spelled(self.q)}"
+        return f"{as_yaml(self.low)} … {as_yaml(self.high)} in steps of {as_yaml(self.q)}"
 
 
 Continuous = Uniform | LogUniform
@@ -251,7 +251,7 @@ def same(one: Value, other: Value) -> bool:
     return one == other or (is_number(one) and is_number(other) and math.isclose(one, other))
 
 
-def spelled(value: Value) -> str:
+def as_yaml(value: Value) -> str:
     """Return `value` as a person writes it in YAML: `null`, `30` for 30.0, 0.0055 for 0.0055000000000000005."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

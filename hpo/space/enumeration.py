@@ -7,7 +7,7 @@ from hpo.errors import SpaceError
 from hpo.space.conditions import Condition
 from hpo.space.domains import Choice, Constant, Continuous, Value
 from hpo.space.parameters import Parameter, place_of
-from hpo.space.trained_values import decided_by
+from hpo.space.trained_values import deciding_field
 
 Values = dict[str, Value]
 # Which values of earlier parameters, among those that a later condition asks for, a trial has.
@@ -108,7 +108,7 @@ def _deciding(parameters: Sequence[Parameter], fields: Iterable[str]) -> set[str
         if name in found:
             continue
         found.add(name)
-        if decider := decided_by(name):
+        if decider := deciding_field(name):
             waiting.append(decider)
         if name in written:
             waiting += [condition.parent for condition in written[name].when]

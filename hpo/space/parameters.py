@@ -7,10 +7,10 @@ from typing import Any
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import Mistakes, SpaceError, nearest
 from hpo.space.conditions import Conditions, parents_first, read_conditions
-from hpo.space.domains import Constant, Continuous, Domain, Value, is_number, spelled
+from hpo.space.domains import Constant, Continuous, Domain, Value, as_yaml, is_number
 from hpo.space.relative_rate import SAMPLED_NAME, Factors, base_rate, describe_factors, read_factors
-from hpo.space.specs import DOMAIN_KEYS, domain_spec, field_value, read_domain, refuse_foreign
-from hpo.space.trained_values import decided_by, trained_value
+from hpo.space.specs import DOMAIN_KEYS, checked_value, domain_spec, read_domain, refuse_foreign
+from hpo.space.trained_values import deciding_field, resolved_value
 
 _SPEC_KEYS = (*DOMAIN_KEYS, "default", "when", "relative_to", "source")
 _FIELDS = Hyperparameters.model_fields
@@ -89,7 +89,7 @@ class Parameter:
             name=self.name,
             values=f"{values}, times {describe_factors(self.relative_to)}" if self.relative_to else values,
             condition=" and ".join(condition.describe() for condition in self.when),
-            default=spelled(self.default),
+            default=as_yaml(self.default),
             source=self.source,
         )
 
@@ -198,20 +198,20 @@ def _default(draft: _Draft, drafts: Mapping[str, _Draft]) -> Value:
         return next((value for value in usual if value is not None and domain.contains(value)), domain.middle())
     if isinstance(domain, Constant):
         raise SpaceError(f"{place} is a constant and needs no default; leave it out.")
-    default = field_value(draft.name, draft.spec["default"], f"{place}, default")
+    default = checked_value(draft.name, draft.spec["default"], f"{place}, default")
     if not domain.contains(default):
         raise SpaceError(
-            f"{place}: the default {spelled(default)} is not among its values, {domain.describe()}; take one of them."
+            f"{place}: the default {as_yaml(default)} is not among its values, {domain.describe()}; take one of them."
         )
     return default
 
 
 def _usual_values(name: str, when: Conditions, drafts: Mapping[str, _Draft]) -> list[Value]:
     """Return what the field `name` is where nothing is said of it, under those conditions, the likeliest first."""
-    decider = decided_by(name)
+    decider = deciding_field(name)
     if decider is None:
-        return [trained_value(name, {})]
-    return [trained_value(name, {decider: value}) for value in _likely_values(decider, when, drafts)]
+        return [resolved_value(name, {})]
+    return [resolved_value(name, {decider: value}) for value in _likely_values(decider, when, drafts)]
 
 
 def _likely_values(name: str, when: Conditions, drafts: Mapping[str, _Draft]) -> list[Value]:

@@ -9,9 +9,9 @@ from typing import Any, Literal, get_origin
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import SpaceError, nearest
-from hpo.space.domains import Value, spelled
-from hpo.space.specs import field_value
-from hpo.space.trained_values import trained_value
+from hpo.space.domains import Value, as_yaml
+from hpo.space.specs import checked_value
+from hpo.space.trained_values import resolved_value
 
 # Field -> its value -> factor; the base rate is the product of one factor for each field.
 Factors = Mapping[str, Mapping[str, float]]
@@ -40,14 +40,14 @@ def _read_table(field: Any, table: Any, source: str) -> dict[str, float]:
     if not isinstance(table, Mapping):
         raise SpaceError(f"{source}: relative_to needs a rate for each {field}, but has {table!r}.")
     return {
-        str(field_value(field, value, f"{source}, relative_to")): _read_factor(value, factor, source)
+        str(checked_value(field, value, f"{source}, relative_to")): _read_factor(value, factor, source)
         for value, factor in table.items()
     }
 
 
 def _read_factor(value: str, factor: Any, source: str) -> float:
     # Any factor above 0 is a possible learning rate, and so is checked as one.
-    checked = field_value("learning_rate", factor, f"{source}, relative_to {value}")
+    checked = checked_value("learning_rate", factor, f"{source}, relative_to {value}")
     assert isinstance(checked, float)
     return checked
 
@@ -58,7 +58,7 @@ def base_rate(factors: Factors, values: Mapping[str, Value], source: str) -> flo
     Raises:
         SpaceError: a value without a factor.
     """
-    chosen = {field: trained_value(field, values) for field in factors}
+    chosen = {field: resolved_value(field, values) for field in factors}
     for field, value in chosen.items():
         if value not in factors[field]:
             raise SpaceError(
@@ -75,4 +75,4 @@ def describe_factors(factors: Factors) -> str:
 
 def _described(table: Mapping[str, float]) -> str:
     sharing = {factor: [value for value in table if table[value] == factor] for factor in table.values()}
-    return ", ".join(f"{spelled(factor)} ({', '.join(values)})" for factor, values in sharing.items())
+    return ", ".join(f"{as_yaml(factor)} ({', '.join(values)})" for factor, values in sharing.items())

@@ -15,11 +15,11 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.reading import read_model
 from hpo.errors import Mistakes, SpaceError, nearest
 from hpo.space.coherence import check_together
-from hpo.space.counts import Counted
+from hpo.space.counts import CountParameter
 from hpo.space.domains import Choice, Constant, Number, Trial, Value, is_number
 from hpo.space.enumeration import all_combinations, cases, number_of_combinations
 from hpo.space.parameters import Parameter, Row, place_of, read_parameters
-from hpo.space.trained_values import trained_value
+from hpo.space.trained_values import resolved_value
 from hpo.space.translation import translated
 
 
@@ -32,7 +32,7 @@ class SearchSpace:
     """Every parameter after those that its conditions name; otherwise as written."""
     notes: tuple[str, ...] = field(default=(), compare=False)
     """What was taken for ours of the names of other libraries, and what was left out, in sentences."""
-    counted: tuple[Counted, ...] = field(default=(), compare=False)
+    counted: tuple[CountParameter, ...] = field(default=(), compare=False)
     """Counts of steps and the like, for which shares are to be given before anything is trained."""
 
     @classmethod
@@ -122,7 +122,7 @@ class SearchSpace:
 
     def largest_if_any(self, name: str) -> Number | None:
         """Return the largest number that the hyperparameter `name` can be in this space; None if it is never one."""
-        trained = (trained_value(name, self._trained(values)) for values in cases(self.parameters, (name,)))
+        trained = (resolved_value(name, self._trained(values)) for values in cases(self.parameters, (name,)))
         return max(filter(is_number, trained), default=None)
 
     def values_or_ends(self, name: str) -> list[Number]:
@@ -132,7 +132,7 @@ class SearchSpace:
             return sorted(value for value in found.values() if is_number(value))
         if found is not None:
             return [end for end in (found.minimum(), found.maximum()) if end is not None]
-        usual = trained_value(name, {})
+        usual = resolved_value(name, {})
         return [usual] if is_number(usual) else []
 
     def to_mapping(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.reading import Typed, read_model
 from hpo.errors import ConfigurationError, SpaceError, nearest
 from hpo.space import domains
-from hpo.space.domains import Domain, Number, Value, is_number, spelled
+from hpo.space.domains import Domain, Number, Value, as_yaml, is_number
 
 # The keys that each `distribution:` is made of.
 KEYS: dict[str, tuple[str, ...]] = {
@@ -96,7 +96,7 @@ def _exponentials(kind: str, spec: Mapping[str, Any]) -> str:
         return ""
     if 0 < min(exponents) < max(exponents) < 1:
         return ", here the same `min` and `max`, if they are rates and not exponents"
-    low, high = (spelled(float(f"{math.exp(end):.3g}")) for end in exponents)
+    low, high = (as_yaml(float(f"{math.exp(end):.3g}")) for end in exponents)
     return f", here `min: {low}` and `max: {high}`"
 
 
@@ -118,7 +118,7 @@ def domain_spec(domain: Domain) -> dict[str, Any]:
     return {"distribution": kind, "min": domain.low, "max": domain.high}
 
 
-def field_value(name: str, value: Any, source: str) -> Value:
+def checked_value(name: str, value: Any, source: str) -> Value:
     """Return `value` as the field `name` holds it (1 as 1.0 where it is a float), or raise a `SpaceError`."""
     try:
         checked: Value = getattr(read_model(_strict_field(name), {name: value}, source), name)
@@ -161,17 +161,17 @@ def _named_distribution(kind: Any, source: str) -> str:
 
 
 def _read_constant(name: str, spec: Mapping[str, Any], source: str) -> domains.Constant:
-    return domains.Constant(value=field_value(name, spec["value"], source))
+    return domains.Constant(value=checked_value(name, spec["value"], source))
 
 
 def _read_choice(name: str, spec: Mapping[str, Any], source: str) -> domains.Choice:
     values = spec["values"]
     if not isinstance(values, list | tuple) or not values:
         raise SpaceError(f"{source}: values must be a list of at least one value, but is {values!r}.")
-    choices = tuple(field_value(name, value, source) for value in values)
+    choices = tuple(checked_value(name, value, source) for value in values)
     twice = [value for index, value in enumerate(choices) if value in choices[:index]]
     if twice:
-        raise SpaceError(f"{source}: values has {spelled(twice[0])} twice; leave one out.")
+        raise SpaceError(f"{source}: values has {as_yaml(twice[0])} twice; leave one out.")
     return domains.Choice(choices=choices)
 
 
@@ -184,7 +184,7 @@ def _read_log_uniform(name: str, spec: Mapping[str, Any], source: str) -> domain
     low, high = _real_bounds(name, spec, source)
     if low <= 0:
         raise SpaceError(
-            f"{source}: log_uniform_values needs a min above 0, but min is {spelled(low)}; "
+            f"{source}: log_uniform_values needs a min above 0, but min is {as_yaml(low)}; "
             "take a small one instead, which acts like 0."
         )
     return domains.LogUniform(low=low, high=high)
@@ -194,7 +194,7 @@ def _read_int_uniform(name: str, spec: Mapping[str, Any], source: str) -> domain
     low, high = _bounds(name, spec, source)
     if low % 1 or high % 1:
         raise SpaceError(
-            f"{source}: int_uniform needs a whole min and max, but has {spelled(low)} and {spelled(high)}; "
+            f"{source}: int_uniform needs a whole min and max, but has {as_yaml(low)} and {as_yaml(high)}; "
             "write `distribution: uniform` for the numbers between."
         )
     return domains.IntUniform(low=int(low), high=int(high))
@@ -210,8 +210,8 @@ def _read_quantized(name: str, spec: Mapping[str, Any], source: str) -> domains.
     last = domains.grid_number(low, q, domains.whole_steps(low, high, q))
     if last != high:
         raise SpaceError(
-            f"{source}: steps of {spelled(q)} from {spelled(low)} do not meet max, {spelled(high)}; "
-            f"write `max: {spelled(last)}`, the last one below it."
+            f"{source}: steps of {as_yaml(q)} from {as_yaml(low)} do not meet max, {as_yaml(high)}; "
+            f"write `max: {as_yaml(last)}`, the last one below it."
         )
     return domains.Quantized(low=low, high=high, q=type(low)(q))
 
@@ -228,13 +228,13 @@ _READERS: dict[str, Callable[[str, Mapping[str, Any], str], Domain]] = {
 
 def _bounds(name: str, spec: Mapping[str, Any], source: str) -> tuple[Number, Number]:
     """Return min and max, both int or both float as the field has it."""
-    low, high = (field_value(name, spec[key], f"{source}, {key}") for key in ("min", "max"))
+    low, high = (checked_value(name, spec[key], f"{source}, {key}") for key in ("min", "max"))
     if not is_number(low) or not is_number(high):
-        raise SpaceError(f"{source}: min and max must be numbers, but are {spelled(low)} and {spelled(high)}.")
+        raise SpaceError(f"{source}: min and max must be numbers, but are {as_yaml(low)} and {as_yaml(high)}.")
     if low >= high:
         raise SpaceError(
-            f"{source}: min must be below max, but they are {spelled(low)} and {spelled(high)}; "
-            f"for a single value write `value: {spelled(low)}`."
+            f"{source}: min must be below max, but they are {as_yaml(low)} and {as_yaml(high)}; "
+            f"for a single value write `value: {as_yaml(low)}`."
         )
     return low, high
 

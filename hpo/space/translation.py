@@ -8,10 +8,20 @@ from typing import Any, get_args
 
 from hpo.config.hyperparameters import ADAMS, APPLIES_TO, Hyperparameters
 from hpo.config.naming import bare, found, meaning
-from hpo.config.other_names import ACCUMULATION, DISTRIBUTIONS, SPEC_KEYS, VALUES, Count, Given, Left, Refused, Taken
+from hpo.config.other_names import (
+    ACCUMULATION,
+    DISTRIBUTIONS,
+    SPEC_KEYS,
+    VALUES,
+    Alias,
+    CountAlias,
+    GivenElsewhere,
+    Ignored,
+    Unsupported,
+)
 from hpo.errors import Mistakes, SpaceError
-from hpo.space.counts import Counted
-from hpo.space.domains import is_number, spelled
+from hpo.space.counts import CountParameter
+from hpo.space.domains import as_yaml, is_number
 
 _FIELDS = Hyperparameters.model_fields
 _OFF = (None, False, "none", "None", "no")
@@ -25,7 +35,7 @@ class Translation:
     parameters: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """Sentences, one for each name or value that is another library's."""
-    counted: list[Counted] = field(default_factory=list)
+    counted: list[CountParameter] = field(default_factory=list)
     """What is left to turn into a share, which takes the number of training texts."""
 
 
@@ -74,25 +84,25 @@ class _Reader:
         self._factors: dict[str, Any] = {}
 
     def read(self, name: Any, spec: Any, beside: Mapping[str, Any]) -> None:
-        entry = Taken(name) if name in _FIELDS else meaning(str(name), _FIELDS, beside)
+        entry = Alias(name) if name in _FIELDS else meaning(str(name), _FIELDS, beside)
         match entry:
-            case Left():
+            case Ignored():
                 self._left.append(name)
-            case Given():
+            case GivenElsewhere():
                 self._elsewhere.append(name)
-            case Refused():
+            case Unsupported():
                 off = _listed_values(spec) != [] and all(value in _OFF for value in _listed_values(spec))
                 (self._left if off else self._refused.setdefault(entry.how, [])).append(name)
-            case Count():
+            case CountAlias():
                 self._count(name, entry, spec)
             case _ if entry is ACCUMULATION:
                 self._factors[name] = _worded(spec)
-            case Taken():
+            case Alias():
                 self._take(name, entry, spec)
             case None:
                 self.done.parameters[name] = spec
 
-    def _take(self, name: str, entry: Taken, spec: Any) -> None:
+    def _take(self, name: str, entry: Alias, spec: Any) -> None:
         ours = str(entry.ours)
         if ours in self._given_as:
             raise SpaceError(f"{self._place}: {self._given_as[ours]} and {name} are both {ours}; leave one out.")
@@ -101,15 +111,15 @@ class _Reader:
             self._note(f"{name} is taken for {ours}{_but(entry)}.")
         self.done.parameters[ours] = self._spec(ours, spec, foreign=name != ours)
 
-    def _count(self, name: str, entry: Count, spec: Any) -> None:
+    def _count(self, name: str, entry: CountAlias, spec: Any) -> None:
         worded = _worded(spec)
         values = [value for value in _values_or_ends(worded) if is_number(value)]
         if entry.of == "steps" and all(value < 0 for value in values):
             self._left.append(name)
         elif entry.of == "warmup_steps" and all(value < 1 for value in values):
-            self._take(name, Taken(entry.share), spec)
+            self._take(name, Alias(entry.share), spec)
         else:
-            self.done.counted.append(Counted(name=name, of=entry.of, share=entry.share, values=tuple(values)))
+            self.done.counted.append(CountParameter(name=name, of=entry.of, share=entry.share, values=tuple(values)))
 
     def refuse(self) -> None:
         """Refuse what would train something else, a sentence for each reason."""
@@ -140,7 +150,7 @@ class _Reader:
     def _is_whole(self) -> bool:
         """Return whether the batch size was given as that of the whole step."""
         entry = meaning(self._given_as["batch_size"], _FIELDS)
-        return isinstance(entry, Taken) and "accumulated" in entry.but
+        return isinstance(entry, Alias) and "accumulated" in entry.but
 
     def keep_to_adam(self) -> None:
         """Keep Trainer's `adam_*` to the optimizers that read them, as Trainer does."""
@@ -206,7 +216,7 @@ class _Reader:
     def _conditions(self, when: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         for parent, values in when.items():
             entry = None if parent in _FIELDS else meaning(str(parent), _FIELDS)
-            ours = str(entry.ours) if isinstance(entry, Taken) else parent
+            ours = str(entry.ours) if isinstance(entry, Alias) else parent
             listed = isinstance(values, list | tuple)
             yield ours, [self._value(ours, value) for value in values] if listed else values
 
@@ -217,14 +227,14 @@ class _Reader:
         choices = _choices(name)
         if value in choices or isinstance(value, list | dict):
             return value
-        entry = found(spelled(value), VALUES.get(name, {}))
+        entry = found(as_yaml(value), VALUES.get(name, {}))
         if entry is None and isinstance(value, str) and (ours := found(value, {one: one for one in choices})):
-            entry = Taken(ours)
-        if isinstance(entry, Refused):
+            entry = Alias(ours)
+        if isinstance(entry, Unsupported):
             raise SpaceError(f"{self._place}, {name}: {value}: {entry.how}.")
         if entry is None:
             return value
-        self._note(f"{name} {spelled(value)} is taken for {spelled(entry.ours)}{_but(entry)}.")
+        self._note(f"{name} {as_yaml(value)} is taken for {as_yaml(entry.ours)}{_but(entry)}.")
         return entry.ours
 
 
@@ -282,7 +292,7 @@ def _choices(name: str) -> tuple[Any, ...]:
     return choices if all(isinstance(one, str) for one in choices) else ()
 
 
-def _but(entry: Taken) -> str:
+def _but(entry: Alias) -> str:
     return f", {entry.but}" if entry.but else ""
 
 

@@ -38,7 +38,7 @@ class LeaseRecord:
     process_started: float
     """Seconds after its machine was started."""
     machine: str | None
-    """What its process number is good for: see `leases.this_machine`."""
+    """What its process number is good for: see `leases.machine_id`."""
     acquired_at: float
     expires_at: float
     now: float

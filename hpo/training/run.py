@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpo.config.times import spoken
+from hpo.config.times import humanized
 from hpo.distributed.rank_group import EndedElsewhere, told_of
 from hpo.files.weights import Weights, trial_folder
 from hpo.messages import Action, Assignment, Ending, HeldOutEvaluation, Milestone, Outcome, Progress, Report, Scores
@@ -337,7 +337,7 @@ class Run:
             return Ending.PRUNED, f"Stopped after {where}."
         limit = self.assignment.limit_seconds
         if limit is not None and self._elapsed() > limit:
-            return Ending.INFEASIBLE, f"Over its limit of {spoken(limit)} after {where}."
+            return Ending.INFEASIBLE, f"Over its limit of {humanized(limit)} after {where}."
         return None
 
     def _end_by(self, error: Exception) -> End:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from hpo.messages import Ending
-from hpo.space.domains import Choice, Constant, Domain, LogUniform, is_number, spelled
+from hpo.space.domains import Choice, Constant, Domain, LogUniform, as_yaml, is_number
 from hpo.space.parameters import Parameter
 from hpo.space.search_space import SearchSpace
 from hpo.store.results import StudyResults, TrialResult
@@ -144,7 +144,7 @@ def _end(parameter: Parameter, ranked: Sequence[TrialResult], upper: bool) -> tu
     place = np.arange(len(there))
     chance = float(stats.mannwhitneyu(place[there], place[~there], alternative="less").pvalue)
     count = int(there[:BEST].sum())
-    end = f"{'upper' if upper else 'lower'} end, {spelled(domain.high if upper else domain.low)}"
+    end = f"{'upper' if upper else 'lower'} end, {as_yaml(domain.high if upper else domain.low)}"
     sentence = (
         f"{count} of the best {len(there[:BEST])} trials have {name} at its {end}, of {domain.describe()}, and those "
         "there rank higher than the others: a wider range may hold better ones."

@@ -11,7 +11,7 @@ from transformers.training_args import OptimizerNames
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.naming import advice, bare, meaning, metric_of
-from hpo.config.other_names import DISTRIBUTIONS, LORA, NAMES, VALUES, Refused, Taken
+from hpo.config.other_names import DISTRIBUTIONS, LORA, NAMES, VALUES, Alias, Unsupported
 from hpo.config.other_study_names import LOSSES, METRICS, STUDY_KEYS, STUDY_VALUES
 from hpo.config.reading import dotted_keys, write_yaml
 from hpo.config.study_file import StudyConfig, load_config, load_study
@@ -47,11 +47,11 @@ def test_every_optimizer_and_schedule_of_trainer_is_taken_or_refused_with_what_t
 
 
 def test_what_is_taken_is_something_here_and_never_under_a_name_of_ours() -> None:
-    assert {entry.ours for entry in NAMES.values() if isinstance(entry, Taken)} <= FIELDS.keys()
+    assert {entry.ours for entry in NAMES.values() if isinstance(entry, Alias)} <= FIELDS.keys()
     assert not {bare(name) for name in NAMES} & {bare(name) for name in FIELDS}
     for field, values in VALUES.items():
         for value, entry in values.items():
-            if isinstance(entry, Taken):
+            if isinstance(entry, Alias):
                 Hyperparameters(**{field: entry.ours})
                 assert bare(value) not in map(bare, get_args(FIELDS[field].annotation))
     assert set(DISTRIBUTIONS.values()) <= KEYS.keys()
@@ -86,7 +86,7 @@ def test_no_name_is_there_twice() -> None:
 )
 def test_case_dashes_and_prefixes_change_nothing(name: str, ours: str) -> None:
     entry = meaning(name, FIELDS)
-    assert isinstance(entry, Taken)
+    assert isinstance(entry, Alias)
     assert entry.ours == ours
     value = {"optimizer": "adamw", "schedule": "linear", "dropout": 0.1}.get(ours, 1)
     assert load_config(values=MATERIAL, overrides=[f"space.{name}.value={value}"]).space
@@ -218,10 +218,10 @@ def test_lora_is_one_sentence() -> None:
     assert refusal(lora) == f"Space s: lora_r, lora-alpha and target_modules: {LORA}."
 
 
-@pytest.mark.parametrize("name", [name for name, entry in NAMES.items() if isinstance(entry, Refused)])
+@pytest.mark.parametrize("name", [name for name, entry in NAMES.items() if isinstance(entry, Unsupported)])
 def test_what_would_train_something_else_is_refused_with_what_to_do(name: str) -> None:
     entry = NAMES[name]
-    assert isinstance(entry, Refused)
+    assert isinstance(entry, Unsupported)
     assert refusal({name: {"values": [1, 2]}, "epochs": {"value": 1}}) == f"Space s: {name}: {entry.how}."
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hpo.config.study_file import USUAL_TRIALS, BudgetConfig
 from hpo.errors import ConfigurationError
-from hpo.search.budget import Limits, has_stalled, limits_of, on_short_time, seconds_left, what_it_needs
+from hpo.search.budget import Limits, budget_warning, has_stalled, limits_of, needed_budget, seconds_left
 
 EVENING = datetime(2026, 11, 22, 18, 0, tzinfo=UTC)
 NOW = EVENING.timestamp()
@@ -188,28 +188,28 @@ TAKES = "the shortest trial of this space seems to take about 5 min 20 s here"
 def test_a_budget_that_seems_too_short_for_any_trial_is_doubted(
     given_ones: dict[str, float], reserve: float, sentence: str
 ) -> None:
-    assert on_short_time(limits(**given_ones), NOW, 320, reserve) == sentence
+    assert budget_warning(limits(**given_ones), NOW, 320, reserve) == sentence
 
 
 def test_device_hours_that_are_told_to_suffice_do_so_beside_the_share_of_a_confirmation() -> None:
-    doubt = on_short_time(limits(device_seconds=0.75 * 360), NOW, 320, 0, share_of_devices=0.75) or ""
+    doubt = budget_warning(limits(device_seconds=0.75 * 360), NOW, 320, 0, share_of_devices=0.75) or ""
     assert "4 min 30 s of training, a confirmation's share taken off, but" in doubt
     enough = float(re.findall(r"give ([\d.]+) or more\.$", doubt)[0])
-    assert on_short_time(limits(device_seconds=0.75 * 3600 * enough), NOW, 320, 0, share_of_devices=0.75) is None
+    assert budget_warning(limits(device_seconds=0.75 * 3600 * enough), NOW, 320, 0, share_of_devices=0.75) is None
 
 
 @pytest.mark.parametrize(
     "given_ones", [{}, {"deadline": NOW + 350}, {"device_seconds": 320, "trial_seconds": 320, "deadline": NOW + 1e4}]
 )
 def test_a_budget_into_which_one_trial_fits_is_not_doubted(given_ones: dict[str, float]) -> None:
-    assert on_short_time(limits(**given_ones), NOW, 320, 30) is None
+    assert budget_warning(limits(**given_ones), NOW, 320, 30) is None
 
 
 @given(st.floats(0, 1e5), st.floats(0.1, 1e5), st.floats(0, 1e3))
 def test_what_is_doubted_is_exactly_what_leaves_too_little_for_one_trial(
     deadline: float, cheapest: float, reserve: float
 ) -> None:
-    doubt = on_short_time(limits(deadline=deadline), 0, cheapest, reserve)
+    doubt = budget_warning(limits(deadline=deadline), 0, cheapest, reserve)
     assert (doubt is None) == (deadline >= cheapest + reserve)
 
 
@@ -226,7 +226,7 @@ def test_what_is_doubted_is_exactly_what_leaves_too_little_for_one_trial(
     ],
 )
 def test_a_search_without_a_trial_says_what_it_needs(budget: dict[str, Any], enough: str) -> None:
-    assert what_it_needs(BudgetConfig(**budget), 180, 30) == (
+    assert needed_budget(BudgetConfig(**budget), 180, 30) == (
         f"No trial has completed: a trial takes about 3 min 00 s here; give {enough}, or lower epochs or max_length. "
         "The same command goes on with what has begun."
     )

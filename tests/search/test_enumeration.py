@@ -159,7 +159,7 @@ def test_what_another_sampler_drew_is_not_tried_again(sqlite_url: str) -> None:
         search(coordinator, name="drawn")
     assert 0.15000000000000002 in {trial.params["warmup_ratio"] for trial in plain_trials(sqlite_url)}
     left = 5 - len({round(trial.params["warmup_ratio"], 9) for trial in plain_trials(sqlite_url)})
-    assert (drawn.following(plain_trials(sqlite_url)) is None) == (left == 0)
+    assert (drawn.next_untried(plain_trials(sqlite_url)) is None) == (left == 0)
     with led(config_at(sqlite_url, "grid", space=space)) as coordinator:
         assert len(search(coordinator, name="grid")) == left
 
@@ -192,7 +192,7 @@ def test_of_ten_thousand_combinations_the_trials_are_gone_through_once_for_a_pro
         for number in range(2_000)
     )
     enumeration = Enumeration(space)
-    following = enumeration.following(trials)
+    following = enumeration.next_untried(trials)
     assert following == {"batch_size": 1, "max_length": 121}
     assert looked_at == len(trials)
 

@@ -21,7 +21,7 @@ def test_a_trial_that_fails_is_tried_once_more_on_another_worker_and_then_fails_
     assert faults.failed(0, "b", ODD) is Fault.TRIAL
     assert faults.avoid(0) == frozenset()
     assert not faults.quarantined
-    assert faults.verdict() is None
+    assert faults.abort_reason() is None
 
 
 def test_on_a_lone_worker_every_failure_is_the_trials() -> None:
@@ -32,14 +32,14 @@ def test_on_a_lone_worker_every_failure_is_the_trials() -> None:
 
 def test_where_the_others_are_left_out_a_failure_is_the_trials() -> None:
     faults = Faults(["a", "b"])
-    faults.leave_out("b", "It cannot be started.")
+    faults.quarantine("b", "It cannot be started.")
     assert faults.failed(0, "a", ODD) is Fault.TRIAL
 
 
 def test_a_trial_may_go_back_to_where_it_failed_when_no_other_worker_is_left() -> None:
     faults = Faults(["a", "b"])
     faults.failed(0, "a", ODD)
-    faults.leave_out("b", "It cannot be started.")
+    faults.quarantine("b", "It cannot be started.")
     assert faults.avoid(0) == frozenset()
     assert faults.failed(0, "a", ODD) is Fault.TRIAL
 
@@ -63,7 +63,7 @@ def test_a_worker_on_which_two_trials_failed_is_left_out() -> None:
     assert not faults.quarantined
     assert faults.failed(2, "a", BROKEN) is Fault.ELSEWHERE
     assert faults.quarantined == {"a": f"Trials 0 and 2 failed on a: {BROKEN}."}
-    assert faults.verdict() is None
+    assert faults.abort_reason() is None
 
 
 def test_one_trial_that_fails_twice_on_a_worker_is_one_against_it() -> None:
@@ -142,13 +142,13 @@ def test_the_last_worker_is_never_left_out_for_what_failed_on_it() -> None:
         faults.died(10 + trial, "b")
         faults.ended_well(20 + trial, "ab"[trial % 2])
     assert len(faults.quarantined) == 1
-    assert faults.verdict() is None
+    assert faults.abort_reason() is None
 
 
 def test_what_was_left_out_first_stays_the_reason() -> None:
     faults = Faults(["a", "b"])
-    faults.leave_out("a", "It cannot be started.")
-    faults.leave_out("a", "Something else.")
+    faults.quarantine("a", "It cannot be started.")
+    faults.quarantine("a", "Something else.")
     assert faults.quarantined == {"a": "It cannot be started."}
 
 
@@ -159,9 +159,9 @@ def test_the_same_error_three_times_running_on_two_workers_ends_the_search_and_b
     faults = Faults(["a", "b"])
     faults.failed(0, "a", "OSError: [Errno 28] No space left on device: '/data/t-0/f.pt'.")
     faults.failed(1, "b", "OSError: [Errno 28] No space left on device: '/data/t-1/f.pt'.")
-    assert faults.verdict() is None
+    assert faults.abort_reason() is None
     faults.failed(2, "a", "OSError: [Errno 28] No space left on device: '/data/t-2/f.pt'.")
-    assert faults.verdict() == (
+    assert faults.abort_reason() == (
         "OSError: [Errno 28] No space left on device: '/data/t-2/f.pt': the same error 3 times running, on a and b, so "
         "the search ends; mend it, and the same command goes on."
     )
@@ -180,7 +180,7 @@ def test_numbers_and_addresses_do_not_tell_errors_apart(one: str, other: str) ->
     faults = Faults(["a", "b"])
     for trial, (worker, reason) in enumerate((("a", one), ("b", other), ("b", one))):
         faults.failed(trial, worker, reason)
-    assert str(faults.verdict()).startswith(one)
+    assert str(faults.abort_reason()).startswith(one)
 
 
 def between_nothing(_faults: Faults) -> None:
@@ -209,7 +209,7 @@ def test_a_good_end_another_error_or_a_single_worker_among_several_is_no_run(
         if trial == 2:
             happening(faults)
         faults.failed(trial, worker, reason)
-    assert faults.verdict() is None
+    assert faults.abort_reason() is None
 
 
 def test_three_failures_running_on_a_lone_worker_end_the_search_whatever_their_words() -> None:
@@ -218,9 +218,9 @@ def test_three_failures_running_on_a_lone_worker_end_the_search_whatever_their_w
         faults.failed(trial, "a", reason)
     faults.ended_well(2, "a")
     for trial, reason in enumerate(("three", "four", "five."), start=3):
-        assert faults.verdict() is None
+        assert faults.abort_reason() is None
         faults.failed(trial, "a", reason)
-    assert faults.verdict() == (
+    assert faults.abort_reason() == (
         "five: the last of 3 failures running, so the search ends; mend it, and the same command goes on."
     )
 
@@ -233,9 +233,9 @@ def test_the_last_worker_left_answers_for_its_own_failures_only() -> None:
     assert list(faults.quarantined) == ["a"]
     for trial, reason in enumerate(("three", "four"), start=2):
         faults.failed(trial, "b", reason)
-    assert faults.verdict() is None
+    assert faults.abort_reason() is None
     faults.failed(4, "b", "five")
-    assert str(faults.verdict()).startswith("five: the last of 3 failures running")
+    assert str(faults.abort_reason()).startswith("five: the last of 3 failures running")
 
 
 def test_a_verdict_stands_whatever_ends_well_afterwards() -> None:
@@ -243,19 +243,19 @@ def test_a_verdict_stands_whatever_ends_well_afterwards() -> None:
     for trial, worker in enumerate(("a", "b", "a")):
         faults.failed(trial, worker, BROKEN)
     faults.ended_well(9, "b")
-    assert faults.verdict() is not None
+    assert faults.abort_reason() is not None
 
 
 def test_without_any_worker_left_the_search_ends() -> None:
     faults = Faults(["a", "b"])
-    faults.leave_out("a", "Its process cannot be started.")
-    assert faults.verdict() is None
-    faults.leave_out("b", "The driver is gone.")
-    assert faults.verdict() == "No worker is left to train on; the last one was b: The driver is gone."
+    faults.quarantine("a", "Its process cannot be started.")
+    assert faults.abort_reason() is None
+    faults.quarantine("b", "The driver is gone.")
+    assert faults.abort_reason() == "No worker is left to train on; the last one was b: The driver is gone."
 
 
 def test_before_any_worker_is_known_nothing_is_wrong() -> None:
-    assert Faults(()).verdict() is None
+    assert Faults(()).abort_reason() is None
 
 
 # -- whatever happens
@@ -282,8 +282,8 @@ def test_what_holds_whatever_happens(
     """The last worker stays, who is left out stays so, and every trial has somewhere to go."""
     faults = Faults(workers)
     for worker in unfit[: len(workers) - 1]:
-        faults.leave_out(worker, "It cannot be started.")
-    out, verdict = dict(faults.quarantined), faults.verdict()
+        faults.quarantine(worker, "It cannot be started.")
+    out, abort_reason = dict(faults.quarantined), faults.abort_reason()
     for verb, *about in night:
         if about[1] not in workers:
             continue
@@ -292,8 +292,8 @@ def test_what_holds_whatever_happens(
         assert in_play
         assert out.items() <= faults.quarantined.items()
         assert all(in_play - faults.avoid(trial) for trial in range(6))
-        assert verdict is None or faults.verdict() == verdict
-        out, verdict = dict(faults.quarantined), faults.verdict()
+        assert abort_reason is None or faults.abort_reason() == abort_reason
+        out, abort_reason = dict(faults.quarantined), faults.abort_reason()
 
 
 @settings(deadline=None)

@@ -156,7 +156,7 @@ def test_a_leader_is_not_dead_for_a_clock_that_was_set_or_a_container_of_the_sam
         monkeypatch.setattr(psutil, "boot_time", lambda: booted() + 3600)
         with pytest.raises(StudyLedError), led(study_at(sqlite_url)):
             pass
-        elsewhere = leases.this_machine() + "/another container"
+        elsewhere = leases.machine_id() + "/another container"
         written(sqlite_url, f"UPDATE hpo_leases SET pid = 999999, machine = '{elsewhere}'")
         with pytest.raises(StudyLedError), led(study_at(sqlite_url)):
             pass

@@ -34,7 +34,7 @@ def lose_next(monkeypatch: pytest.MonkeyPatch) -> Losing:
                 raise StoreUnavailableError("The store failed: database or disk is full.")
 
     monkeypatch.setattr(Database, "transaction", transaction)
-    monkeypatch.setattr("hpo.search.persistence.FIRST_WAIT", 0.001)
+    monkeypatch.setattr("hpo.search.outages.FIRST_WAIT", 0.001)
 
     def lose() -> None:
         nonlocal left
@@ -62,14 +62,14 @@ def test_what_was_asked_from_outside_is_heard_all_the_same(sqlite_url: str, lose
             "SELECT study_id, 0, 'stop_asked', '{}' FROM hpo_studies",
         )
         lose_next()
-        assert coordinator.steering() == Steering(stop=True, trials=frozenset())
+        assert coordinator.stop_requests() == Steering(stop=True, trials=frozenset())
 
 
 def test_a_worker_left_out_is_logged_once(sqlite_url: str, lose_next: Losing) -> None:
     with led(study_at(sqlite_url)) as coordinator:
         coordinator.faults.workers = (CPU.worker, OTHER.worker, "scripted-2")
         lose_next()
-        coordinator.leave_out(OTHER.worker, "No memory.")
+        coordinator.quarantine(OTHER.worker, "No memory.")
         assert events(sqlite_url, "quarantined") == 1
         for name in "ab":
             failing = asked(coordinator, name)

@@ -10,7 +10,7 @@ from hpo.errors import StoreUnavailableError
 from hpo.messages import Assignment, Capacity, Ending
 from hpo.search.coordinator import Coordinator
 from hpo.search.endings import MOST_DEATHS, deaths
-from hpo.search.persistence import persistently
+from hpo.search.outages import retried_while_away
 from hpo.store.engine import Database
 from hpo.store.records import AttemptEnd
 from tests.search.scripted import CPU, ended, led, plain_trials, report_at, rows, search, study_at, train
@@ -91,7 +91,7 @@ def test_a_worker_on_which_two_trials_fail_is_left_out_and_they_go_on_elsewhere(
         for number in range(4):
             train(coordinator, asked(coordinator, f"other {number}", OTHER))
             assert list(coordinator.faults.quarantined) == [CPU.worker]
-        assert coordinator.faults.verdict() is None
+        assert coordinator.faults.abort_reason() is None
     assert {trial.state for trial in plain_trials(sqlite_url)} == {TrialState.COMPLETE}
     assert rows(sqlite_url, "SELECT count(*) FROM hpo_events WHERE kind = 'quarantined'") == [(1,)]
 
@@ -100,7 +100,7 @@ def test_a_worker_that_cannot_start_is_recorded_once_and_gets_nothing(sqlite_url
     with led(study_at(sqlite_url)) as coordinator:
         coordinator.faults.workers = (CPU.worker, OTHER.worker)
         for _ in range(2):
-            coordinator.leave_out(OTHER.worker, "No memory.")
+            coordinator.quarantine(OTHER.worker, "No memory.")
         assert coordinator.next_assignment("a", OTHER) is None
     found = rows(sqlite_url, "SELECT detail FROM hpo_events WHERE kind = 'quarantined'")
     assert found == [('{"worker": "scripted-1", "reason": "No memory."}',)]
@@ -131,7 +131,7 @@ def outage(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         return failing()
 
     monkeypatch.setattr(Database, "transaction", transaction)
-    monkeypatch.setattr("hpo.search.persistence.FIRST_WAIT", 0.001)
+    monkeypatch.setattr("hpo.search.outages.FIRST_WAIT", 0.001)
 
     def begin(transactions: int) -> None:
         nonlocal left
@@ -173,7 +173,7 @@ def test_what_does_not_answer_for_too_long_is_told(caplog: pytest.LogCaptureFixt
         raise StoreUnavailableError("The store failed: gone.")
 
     with pytest.raises(StoreUnavailableError, match="gone"), caplog.at_level(logging.WARNING):
-        persistently(gone, 60.0, sleep=sleep, clock=lambda: times[0])
+        retried_while_away(gone, 60.0, sleep=sleep, clock=lambda: times[0])
     assert 50 < sum(waits) <= 60
     assert max(waits) == 5.0
     assert caplog.messages == ["The store failed: gone. It is asked again until it answers; what is training goes on."]
@@ -190,7 +190,7 @@ def test_once_it_answers_that_is_told_too(caplog: pytest.LogCaptureFixture) -> N
         return "answer"
 
     with caplog.at_level(logging.WARNING):
-        assert persistently(back_soon, 60.0, sleep=lambda _: None, clock=lambda: 0.0) == "answer"
+        assert retried_while_away(back_soon, 60.0, sleep=lambda _: None, clock=lambda: 0.0) == "answer"
     assert caplog.messages[-1] == "The store answers again; the search goes on."
 
 

@@ -8,7 +8,7 @@ from hpo.config.study_file import StudyConfig, load_config
 from hpo.data.sources import Examples
 from hpo.data.splits import split_examples
 from hpo.messages import Dimensions, Milestone
-from hpo.search.rungs import fold_milestones, milestones, with_evaluations
+from hpo.search.rungs import fold_milestones, milestones, with_evaluation_defaults
 from hpo.search.workload import Workload
 from hpo.space.search_space import SearchSpace
 
@@ -95,7 +95,7 @@ def evaluated(space: dict[str, Any], train_rows: int, validation_rows: int, **as
     others = tuple(f"other {n}" for n in range(validation_rows))
     validation = Examples(texts=others, labels=("a", "b") * (validation_rows // 2))
     splits = split_examples(train, validation=validation, seed=0)
-    return with_evaluations(config, SearchSpace.from_mapping(space, "s"), splits)
+    return with_evaluation_defaults(config, SearchSpace.from_mapping(space, "s"), splits)
 
 
 EPOCHS = {"epochs": {"min": 2, "max": 6, "default": 3}, "batch_size": {"value": 16}}

@@ -26,7 +26,7 @@ from hpo.search.samplers import (
     PerTrialSampler,
     build_sampler,
     derived_seed,
-    proposed_together,
+    sampled_jointly,
     startup_trials,
 )
 from hpo.space.search_space import SearchSpace
@@ -342,7 +342,7 @@ def test_what_is_proposed_together_is_what_every_trial_has() -> None:
 
     def names(sampler: str, **changes: Any) -> list[str]:
         space = SearchSpace.from_mapping(SPACE | changes, "test")
-        return [one.name for one in proposed_together(sampler, space)]
+        return [one.name for one in sampled_jointly(sampler, space)]
 
     both = {"values": ["momentum", "nesterov"]}
     momentum = {"min": 0.5, "max": 0.99, "when": {"optimizer": ["momentum", "nesterov"]}}

@@ -145,17 +145,17 @@ def test_the_leader_hears_what_was_asked_since_its_run_began_and_hears_it_once(d
     with led(study_at(database_url)) as leader:
         told(database_url, ask_to_stop, "scripted")
     with led(study_at(database_url)) as leader:
-        assert not leader.steering().stop
+        assert not leader.stop_requests().stop
         running = leader.next_assignment("first", CPU)
         assert running is not None
         name, by = told(database_url, ask_to_stop, None, running.trial)
         assert name == "scripted"
         assert by.startswith("process ")
-        assert leader.steering().trials == {running.trial}
-        assert leader.steering().trials == frozenset()
+        assert leader.stop_requests().trials == {running.trial}
+        assert leader.stop_requests().trials == frozenset()
         told(database_url, ask_to_stop, None)
-        assert leader.steering().stop
-        assert not leader.steering().stop
+        assert leader.stop_requests().stop
+        assert not leader.stop_requests().stop
 
 
 def test_a_search_that_confirms_hears_it_in_both_of_its_studies(database_url: str) -> None:
@@ -163,8 +163,8 @@ def test_a_search_that_confirms_hears_it_in_both_of_its_studies(database_url: st
     beside = config.model_copy(update={"study": confirmation_of(config.study)})
     with led(config) as search, led(beside) as confirmation:
         assert told(database_url, ask_to_stop, "scripted")[0] == "scripted"
-        assert search.steering().stop
-        assert confirmation.steering().stop
+        assert search.stop_requests().stop
+        assert confirmation.stop_requests().stop
 
 
 def test_what_cannot_be_stopped_is_refused(database_url: str) -> None:

@@ -9,13 +9,13 @@ from optuna.samplers import PartialFixedSampler, RandomSampler
 from optuna.trial import TrialState
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.times import spoken
+from hpo.config.times import humanized
 from hpo.errors import ConfigurationError
 from hpo.messages import Assignment, Ending, Probe, Progress, Timed
 from hpo.search.coordinator import Coordinator, Steering
-from hpo.search.costs import Costs, probed_costs
+from hpo.search.forecasts import CostModel, fitted_costs
 from hpo.search.leading import leading
-from hpo.search.proposals import MOST_PUT_ASIDE, TOO_LITTLE_TIME
+from hpo.search.proposals import MAX_DEFERRED, TOO_LITTLE_TIME
 from hpo.search.samplers import SAMPLERS, Sampler
 from hpo.search.workload import Workload
 from hpo.space.search_space import SearchSpace
@@ -96,7 +96,7 @@ def test_a_proposal_that_does_not_fit_waits_and_a_shorter_one_is_taken(sqlite_ur
 def test_what_is_kept_for_the_end_and_when_it_would_begin_count(sqlite_url: str, clock: Clock) -> None:
     with led(study_at(sqlite_url, budget={"time": "1m"}), clock=clock) as coordinator:
         train(coordinator, asked(coordinator, "default"))
-        coordinator.expect(coordinator.expectations.costs, reserve=40.0)
+        coordinator.expect(coordinator.forecasts.costs, reserve=40.0)
         assert coordinator.trains_until == START + 20
         assert asked(coordinator, "ahead", starts_in=17.5) is None
         assert asked(coordinator, "now") is not None
@@ -114,7 +114,7 @@ def test_a_probe_speaks_until_trials_have(sqlite_url: str, clock: Clock) -> None
         assert asked(coordinator, "more") is not None
 
 
-def probed(seconds: float) -> Costs:
+def probed(seconds: float) -> CostModel:
     """Return what a probe says of trials, of which the longest takes so long: three epochs of a thousand rows."""
     workload = Workload(config=study_at("sqlite://"), space=SearchSpace.from_mapping(SPACE, "scripted"))
     step = Timed(trained_tokens=16, updates=1, seconds=seconds * 16 / 3000)
@@ -129,7 +129,7 @@ def probed(seconds: float) -> Costs:
         weights_bytes=0,
         first_loss=0.7,
     )
-    return probed_costs(workload, {Hyperparameters(): probe})
+    return fitted_costs(workload, {Hyperparameters(): probe})
 
 
 def test_until_a_trial_has_completed_no_forecast_ends_the_search(sqlite_url: str, clock: Clock) -> None:
@@ -139,9 +139,9 @@ def test_until_a_trial_has_completed_no_forecast_ends_the_search(sqlite_url: str
         first = asked(coordinator, "first")
         assert (first.trial, coordinator.ended_because) == (0, None)
         assert coordinator.overtime.taken_notes() == (
-            f"Trial 0 may not end in time: it is expected to take {spoken(coordinator.default_seconds() or 0)}, and "
+            f"Trial 0 may not end in time: it is expected to take {humanized(coordinator.default_seconds() or 0)}, and "
             "1 min 00 s are left. It begins all the same, since none has completed yet; if time runs out it is paused, "
-            "and the next run goes on with it.",
+            "and the next run resumes it.",
         )
         assert coordinator.overtime.taken_notes() == ()
         assert coordinator.trains_until == START + 60
@@ -196,15 +196,15 @@ def test_the_pace_of_a_first_trial_tells_what_others_take(sqlite_url: str, clock
     with led(study_at(sqlite_url, budget={"trials": None, "time": "2m"}), clock=clock) as coordinator:
         coordinator.expect(probed(450.0), reserve=0.0)
         first = asked(coordinator, "first")
-        told = coordinator.expectations.seconds_to_rungs(first.trial)
+        told = coordinator.forecasts.seconds_to_rungs(first.trial)
         assert list(told) == [milestone.rung for milestone in first.milestones]
         assert told[first.milestones[-1].rung] == pytest.approx(300, rel=0.01)
         assert told[first.milestones[0].rung] == pytest.approx(300 * first.milestones[0].rung / 667, rel=0.02)
-        coordinator.expectations.progressed(pace(first, share=0.01, seconds=6.0))
-        assert coordinator.expectations.seconds_to_rungs(first.trial) == told
-        coordinator.expectations.progressed(pace(first, share=0.1, seconds=6.0))
+        coordinator.forecasts.progressed(pace(first, share=0.01, seconds=6.0))
+        assert coordinator.forecasts.seconds_to_rungs(first.trial) == told
+        coordinator.forecasts.progressed(pace(first, share=0.1, seconds=6.0))
         assert coordinator.expected_seconds(first) == pytest.approx(54, rel=0.4)
-        coordinator.expectations.progressed(pace(first, share=0.5, seconds=30.0))
+        coordinator.forecasts.progressed(pace(first, share=0.5, seconds=30.0))
         assert coordinator.expected_seconds(first) == pytest.approx(30, rel=0.2)
         assert 60 < coordinator.default_seconds() < 100, "on the high side"
 
@@ -380,7 +380,7 @@ def test_the_second_seed_of_the_default_costs_no_early_trial(
 def test_without_limits_nothing_is_too_long(sqlite_url: str) -> None:
     with led(study_at(sqlite_url)) as coordinator:
         assert coordinator.trains_until == math.inf
-        coordinator.expect(coordinator.expectations.costs, reserve=1e9)
+        coordinator.expect(coordinator.forecasts.costs, reserve=1e9)
         assert len(search(coordinator, rising)) == 4
 
 
@@ -397,15 +397,15 @@ def test_what_is_asked_from_outside_is_told_once_and_only_of_this_run(database_u
     nothing = Steering(stop=False, trials=frozenset())
     with led(study_at(database_url)) as coordinator:
         asks_to_stop(database_url, None)
-        assert coordinator.steering() == Steering(stop=True, trials=frozenset())
-        assert coordinator.steering() == nothing
+        assert coordinator.stop_requests() == Steering(stop=True, trials=frozenset())
+        assert coordinator.stop_requests() == nothing
         asks_to_stop(database_url, None)
     with led(study_at(database_url)) as coordinator:
-        assert coordinator.steering() == nothing
+        assert coordinator.stop_requests() == nothing
         running = asked(coordinator, "a")
         assert running is not None
         asks_to_stop(database_url, running.trial)
-        assert coordinator.steering() == Steering(stop=False, trials=frozenset({running.trial}))
+        assert coordinator.stop_requests() == Steering(stop=False, trials=frozenset({running.trial}))
 
 
 def test_a_stop_that_is_asked_for_while_a_run_still_loads_its_model_is_heard(sqlite_url: str) -> None:
@@ -416,7 +416,7 @@ def test_a_stop_that_is_asked_for_while_a_run_still_loads_its_model_is_heard(sql
     with leading(config, space, data_fingerprint="fingerprint") as coordinator:
         asks_to_stop(sqlite_url, None)
         coordinator.begin(objective="macro_f1", versions={})
-        assert coordinator.steering().stop
+        assert coordinator.stop_requests().stop
 
 
 def test_a_trial_put_aside_and_then_given_up_makes_room_for_another(sqlite_url: str, clock: Clock) -> None:
@@ -425,12 +425,12 @@ def test_a_trial_put_aside_and_then_given_up_makes_room_for_another(sqlite_url: 
         clock.now += 60 - 2  # nothing fits
         assert asked(coordinator, "late") is None
         aside = [trial.number for trial in plain_trials(sqlite_url) if trial.state == TrialState.WAITING]
-        assert len(aside) == MOST_PUT_ASIDE
+        assert len(aside) == MAX_DEFERRED
         asks_to_stop(sqlite_url, aside[0])
-        coordinator.steering()
+        coordinator.stop_requests()
         assert asked(coordinator, "later") is None
         waiting = [trial for trial in plain_trials(sqlite_url) if trial.state == TrialState.WAITING]
-        assert len(waiting) == MOST_PUT_ASIDE
+        assert len(waiting) == MAX_DEFERRED
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -448,7 +448,7 @@ def test_where_the_sampler_favours_what_is_too_long_a_short_one_is_drawn(
         assert assignment.hyperparameters.epochs == 1
         train(coordinator, assignment)
     trials = plain_trials(sqlite_url)
-    assert sum(trial.state == TrialState.WAITING for trial in trials) == MOST_PUT_ASIDE
+    assert sum(trial.state == TrialState.WAITING for trial in trials) == MAX_DEFERRED
     assert trials[assignment.trial].user_attrs["proposed_by"] == "random"
 
 
@@ -483,7 +483,7 @@ def test_a_waiting_trial_that_is_to_be_stopped_is_given_up(sqlite_url: str) -> N
         coordinator.observe(report_at(paused, paused.milestones[0], 0.4))
         coordinator.finish(ended(paused, Ending.PAUSED))
         asks_to_stop(sqlite_url, paused.trial)
-        assert coordinator.steering() == Steering(stop=False, trials=frozenset())
+        assert coordinator.stop_requests() == Steering(stop=False, trials=frozenset())
         assert asked(coordinator, "b").trial == 1
     given_up = plain_trials(sqlite_url)[0]
     assert (given_up.state, given_up.value) == (TrialState.PRUNED, 0.4)

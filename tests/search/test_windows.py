@@ -13,7 +13,7 @@ from optuna.samplers._tpe.sampler import _split_trials, default_gamma
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.search.samplers import TPE_WINDOW, PerTrialSampler
-from hpo.search.windows import Window, seen_study
+from hpo.search.windows import Window, windowed_study
 
 STATES = st.sampled_from(TrialState)
 
@@ -93,7 +93,7 @@ def test_of_a_long_study_tpe_takes_the_same_trials_for_good_as_it_would_of_all()
         ]
     )
     good = []
-    for seen in (study, seen_study(study, TPE_WINDOW)):
+    for seen in (study, windowed_study(study, TPE_WINDOW)):
         trials = seen.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         below, _ = _split_trials(seen, trials, default_gamma(len(trials)))
         good.append([trial.number for trial in below])

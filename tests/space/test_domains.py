@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.space.domains import Choice, Constant, Domain, IntUniform, LogUniform, Quantized, Uniform, spelled
+from hpo.space.domains import Choice, Constant, Domain, IntUniform, LogUniform, Quantized, Uniform, as_yaml
 
 FINITE = st.floats(-1e6, 1e6)
 POSITIVE = st.floats(1e-12, 1e6)
@@ -111,4 +111,4 @@ def test_a_constant_asks_nobody() -> None:
     [(None, "null"), (True, "true"), (30.0, "30"), (3e-05, "3e-05"), (0.1234567890123, "0.1234567890123"), ("a", "a")],
 )
 def test_values_are_spelled_as_in_yaml(value: object, text: str) -> None:
-    assert spelled(value) == text
+    assert as_yaml(value) == text

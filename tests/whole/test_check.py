@@ -13,7 +13,7 @@ import pytest
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.reading import write_yaml
 from hpo.config.study_file import StudyConfig, load_config
-from hpo.config.times import spoken
+from hpo.config.times import humanized
 from hpo.data.splits import load_splits
 from hpo.errors import ConfigurationError, DataError, StoreError
 from hpo.messages import Dimensions, Probe, Timed
@@ -117,7 +117,7 @@ def test_doubts_are_of_what_was_measured(config: StudyConfig, probes: dict[int, 
     ]
     longest = max(end.seconds for end in found.forecast.ends.values())
     assert f"longest, {int(410 // longest)} would fit" in found.doubts[2]
-    assert f"The longest trial takes about {spoken(longest)}" in found.doubts[3]
+    assert f"The longest trial takes about {humanized(longest)}" in found.doubts[3]
     assert found.refusals == ()
 
 

@@ -15,7 +15,7 @@ import pytest
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.reading import write_yaml
 from hpo.config.study_file import StudyConfig
-from hpo.config.times import HERE
+from hpo.config.times import LOCAL_ZONE
 from hpo.data.splits import splits_of
 from hpo.errors import NoResultError, StudyMismatchError
 from hpo.messages import Action, Assignment, Outcome
@@ -362,7 +362,7 @@ def test_runs_that_confirmed_a_deleted_study_confirm_none_of_that_name(confirmed
 
 def test_a_confirmation_ends_with_its_search_and_not_when_one_that_was_cut_was_to_end(confirmed: StudyConfig) -> None:
     config = confirming_config(changed(confirmed, budget={"trials": None, "time": "1h"}))
-    limits = limits_of(config.budget, datetime.now(HERE))
+    limits = limits_of(config.budget, datetime.now(LOCAL_ZONE))
     for deadline in (time.time() + 100, time.time() + 1000):
         # The first is never told to have ended.
         with leading(

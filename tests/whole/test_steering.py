@@ -298,7 +298,7 @@ def test_stop_says_who_was_asked(hpo: Hpo, sqlite_url: str) -> None:
         assert f"Trial 0 of 'scripted', led by process {os.getpid()} on" in answer.out
         answer = hpo("stop", "--store", sqlite_url)
         assert "ends at its next step" in answer.out
-        assert leader.steering().stop
+        assert leader.stop_requests().stop
 
 
 def test_a_study_is_deleted_with_its_files_after_asking(

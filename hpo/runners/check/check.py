@@ -19,7 +19,7 @@ import torch
 
 from hpo.config.study_file import StudyConfig
 from hpo.config.tasks import TASK_FACTS
-from hpo.config.times import HERE
+from hpo.config.times import LOCAL_ZONE
 from hpo.data.splits import Splits, splits_of
 from hpo.errors import StoreError
 from hpo.files.remote import open_mirror
@@ -33,13 +33,13 @@ from hpo.runners.run import files_folder, opened_workforce
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import LeadWorker, Workforce
 from hpo.search.assignments import demands_of
-from hpo.search.budget import Limits, limits_of, on_short_time
-from hpo.search.costs import probed_costs
+from hpo.search.budget import Limits, budget_warning, limits_of
 from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.extremes import cheapest, dearest, slowest
+from hpo.search.forecasts import fitted_costs
 from hpo.search.preflight import refuse_counts, refuse_unfit_search, search_notes, space_of_study
 from hpo.search.proposals import weights_kept
-from hpo.search.rungs import with_evaluations
+from hpo.search.rungs import with_evaluation_defaults
 from hpo.search.samplers import sampler_of
 from hpo.space.search_space import SearchSpace
 from hpo.store.engine import sqlite_path
@@ -81,7 +81,7 @@ def check(config: StudyConfig, watcher: Watcher | None = None) -> Check:
         HpoError: the study cannot be begun at all, with the sentence that `hpo run` would end with.
     """
     watcher = watcher or Watcher()
-    limits_of(config.budget, datetime.now(HERE))  # Refuses an end that is past, before anything is read.
+    limits_of(config.budget, datetime.now(LOCAL_ZONE))  # Refuses an end that is past, before anything is read.
     space = space_of_study(config)
     refuse_unfit_search(config, space)
     refuse_unusable(config.compute)
@@ -89,13 +89,13 @@ def check(config: StudyConfig, watcher: Watcher | None = None) -> Check:
     for sentence in (*splits.notes, *search_notes(config, space)):
         watcher.note(sentence)
     refuse_counts(space, splits.train.rows)
-    config = with_evaluations(config, space, splits)
+    config = with_evaluation_defaults(config, space, splits)
     with _nothing_kept(config) as aside, opened_workforce(aside, splits) as workforce:
         watcher.note(workforce.lead.objective.note)
         watcher.note("Taking a few steps at the ends of the space.")
         found = _found(config, space, workforce)
     # Its time begins when the search does, and that is not before now.
-    return _concluded(config, space, splits, found, datetime.now(HERE))
+    return _concluded(config, space, splits, found, datetime.now(LOCAL_ZONE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +130,7 @@ def _ends(config: StudyConfig, space: SearchSpace, lead: LeadWorker) -> Mapping[
     workload = workload_of(lead, config, space)
     ends = {name: end(space) for name, end in ENDS.items()}
     probes = {values: lead.probe(values, STEPS) for values in dict.fromkeys(ends.values())}
-    costs = probed_costs(workload, {values: probe for values, probe in probes.items() if probe.feasible})
+    costs = fitted_costs(workload, {values: probe for values, probe in probes.items() if probe.feasible})
     found = {
         values: Probed(
             hyperparameters=values,
@@ -222,7 +222,7 @@ def _on_short_time(config: StudyConfig, forecast: Forecast, limits: Limits, now:
     if forecast.trial_seconds is None:
         return None
     share, devices = searching_share(config), config.compute.devices_of_trial
-    return on_short_time(limits, now, forecast.trial_seconds[0], reserve, share_of_devices=share, devices=devices)
+    return budget_warning(limits, now, forecast.trial_seconds[0], reserve, share_of_devices=share, devices=devices)
 
 
 def _doubts_of_machine(config: StudyConfig, found: _Found, forecast: Forecast) -> list[str | None]:

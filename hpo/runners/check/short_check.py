@@ -13,8 +13,8 @@ from hpo.errors import ConfigurationError
 from hpo.runners.check.forecast import baseline_seconds, reading_seconds
 from hpo.runners.check.warnings import no_room, on_first_loss, on_memory
 from hpo.runners.workforce import LeadWorker
-from hpo.search.costs import Costs, probed_costs
 from hpo.search.extremes import cheapest, dearest
+from hpo.search.forecasts import CostModel, fitted_costs
 from hpo.search.workload import Workload
 from hpo.space.search_space import SearchSpace
 
@@ -25,7 +25,7 @@ SHORT_STEPS = 2
 class ShortCheck:
     """What a search expects of its trials."""
 
-    costs: Costs
+    costs: CostModel
     longest: float
     """Seconds of a trial at the dear end of the space; at the cheap one, where that one does not fit into memory."""
     shortest: float
@@ -69,11 +69,11 @@ def short_check(
     if not probes[cheap].feasible:
         raise ConfigurationError(no_room("cheapest", cheap))
     left = until - time.perf_counter()
-    whole = probed_costs(workload, probes).whole(dear) or 0.0
+    whole = fitted_costs(workload, probes).whole(dear) or 0.0
     if dear != cheap and whole / workload.of(dear).steps <= left:
         probes[dear] = lead.probe(dear, SHORT_STEPS, left)
     fitting = {values: probe for values, probe in probes.items() if probe.feasible}
-    costs, read = probed_costs(workload, fitting), splits.confirmation or splits.validation
+    costs, read = fitted_costs(workload, fitting), splits.confirmation or splits.validation
     # Of the dear end the cheap one tells where there was no time for it, and where it does not fit.
     ends = [costs.whole(end) or 0.0 for end in ((cheap, dear) if fitting.keys() == probes.keys() else fitting)]
     notes = (

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.times import spoken
+from hpo.config.times import humanized
 from hpo.data.splits import Splits
 from hpo.messages import Probe
 from hpo.metrics.metric import Objective
@@ -83,8 +83,8 @@ def on_trial_time(forecast: Forecast, limit_seconds: float | None) -> str | None
     if limit_seconds is None or forecast.trial_seconds is None or forecast.trial_seconds[1] <= limit_seconds:
         return None
     return (
-        f"The longest trial takes about {spoken(forecast.trial_seconds[1])}, beyond budget.trial_time, "
-        f"{spoken(limit_seconds)}, so such trials will be given up; raise it, or lower the largest epochs."
+        f"The longest trial takes about {humanized(forecast.trial_seconds[1])}, beyond budget.trial_time, "
+        f"{humanized(limit_seconds)}, so such trials will be given up; raise it, or lower the largest epochs."
     )
 
 
@@ -103,9 +103,9 @@ def on_grace(seconds: float, grace_seconds: float) -> str | None:
     if seconds <= grace_seconds:
         return None
     return (
-        f"When the search is told to end, all workers together take about {spoken(seconds)} to write their "
-        f"checkpoints, beyond compute.grace_seconds, {spoken(grace_seconds)}, so a trial may go back to an earlier one "
-        f"or begin anew; set it to {math.ceil(seconds / 5) * 10}."
+        f"When the search is told to end, all workers together take about {humanized(seconds)} to write their "
+        f"checkpoints, beyond compute.grace_seconds, {humanized(grace_seconds)}, so a trial may go back to an earlier "
+        f"one or begin anew; set it to {math.ceil(seconds / 5) * 10}."
     )
 
 

@@ -17,8 +17,8 @@ from hpo.runners.replay.workforce import EVENING, SPEAKS_EVERY_SECONDS, ReplayWo
 from hpo.runners.watcher import Watcher, Watchers
 from hpo.runners.workforce import LeadWorker
 from hpo.search.coordinator import Coordinator
-from hpo.search.costs import probed_costs
 from hpo.search.extremes import cheapest, dearest
+from hpo.search.forecasts import fitted_costs
 from hpo.search.leading import leading
 from hpo.search.preflight import refuse_unfit_search, space_of_study
 from hpo.space.search_space import SearchSpace
@@ -203,4 +203,4 @@ def _expect(coordinator: Coordinator, lead: LeadWorker, config: StudyConfig, spa
     """Let the coordinator know, as at a real start, what the ends of the space cost."""
     probes = {end: lead.probe(end, 1) for end in (dearest(space), cheapest(space))}
     fitting = {end: probe for end, probe in probes.items() if probe.feasible}
-    coordinator.expect(probed_costs(workload_of(lead, config, space), fitting), 0.0)
+    coordinator.expect(fitted_costs(workload_of(lead, config, space), fitting), 0.0)

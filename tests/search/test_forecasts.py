@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import load_config
 from hpo.messages import Dimensions, Ending, Outcome, Probe, Progress, Report, Scores, Timed
-from hpo.search.costs import HIGH, Costs, Expectations, Seen, probed_costs
-from hpo.search.extremes import STATES, cheapest, dearest
+from hpo.search.extremes import OPTIMIZER_STATES, cheapest, dearest
+from hpo.search.forecasts import HIGH, CostModel, Forecasts, Observation, fitted_costs
 from hpo.search.workload import Floats, Work, Workload
 from hpo.space.space_file import space_of
 
@@ -71,18 +71,18 @@ def progress_of(trial: int, share: float, seconds: float) -> Progress:
 
 
 def test_nothing_is_known_of_nothing() -> None:
-    assert Costs(workload=WORKLOAD).whole(DEFAULT) is None
-    assert probed_costs(WORKLOAD, {}).whole(DEFAULT) is None
-    expectations = Expectations(CONFIG, SPACE)
-    expectations.begun(0, 1, DEFAULT)
-    assert expectations.seconds_to_rungs(0) == {}
-    assert (expectations.seconds_left(0, DEFAULT), expectations.seconds_of_attempt(0)) == (0.0, 0.0)
+    assert CostModel(workload=WORKLOAD).whole(DEFAULT) is None
+    assert fitted_costs(WORKLOAD, {}).whole(DEFAULT) is None
+    forecasts = Forecasts(CONFIG, SPACE)
+    forecasts.begun(0, 1, DEFAULT)
+    assert forecasts.seconds_to_rungs(0) == {}
+    assert (forecasts.seconds_left(0, DEFAULT), forecasts.seconds_of_attempt(0)) == (0.0, 0.0)
 
 
 def test_steps_tell_what_a_token_and_an_update_take() -> None:
     """Two steps of other lengths and an evaluation, without noise: a trial takes what it counts."""
     timed = [Timed(trained_tokens=tokens, updates=1, seconds=0.02 + 1e-3 * tokens) for tokens in (300, 900)]
-    costs = probed_costs(WORKLOAD, {DEFAULT: probe_of(*timed, Timed(scored_tokens=4000, seconds=2.0), OPENING)})
+    costs = fitted_costs(WORKLOAD, {DEFAULT: probe_of(*timed, Timed(scored_tokens=4000, seconds=2.0), OPENING)})
     work = WORKLOAD.of(DEFAULT)
     update = work.whole[1] / work.steps  # Of AdamW.
     by_hand = work.whole @ np.array([1e-3, 0.02 / update, 5e-4, 0.5])
@@ -94,19 +94,19 @@ OPENING = Timed(openings=1, seconds=0.5)
 
 def told_after(seconds: Callable[[float], float], *shares: float) -> float:
     """Return what is told of the rest of a first trial that says its seconds at these shares, of 1,000 in all."""
-    expectations = Expectations(CONFIG, SPACE)
-    expectations.expect(sure_of(1000.0))
-    expectations.begun(0, 1, DEFAULT)
+    forecasts = Forecasts(CONFIG, SPACE)
+    forecasts.expect(sure_of(1000.0))
+    forecasts.begun(0, 1, DEFAULT)
     for share in shares:
-        expectations.progressed(progress_of(0, share, seconds(share)))
-    return max(expectations.seconds_to_rungs(0).values())
+        forecasts.progressed(progress_of(0, share, seconds(share)))
+    return max(forecasts.seconds_to_rungs(0).values())
 
 
-def sure_of(seconds: float) -> Costs:
+def sure_of(seconds: float) -> CostModel:
     """Return costs by which the default takes so long, without evaluations and opening."""
     work = WORKLOAD.of(DEFAULT)
     step = Timed(trained_tokens=work.whole[0] / work.steps, updates=1, seconds=seconds / work.steps)
-    return probed_costs(WORKLOAD, {DEFAULT: probe_of(step)})
+    return fitted_costs(WORKLOAD, {DEFAULT: probe_of(step)})
 
 
 def test_its_own_pace_corrects_a_trial() -> None:
@@ -124,31 +124,31 @@ def test_what_stopped_a_machine_for_a_while_does_not_count_as_its_pace() -> None
 
 def test_an_attempt_that_goes_on_is_not_taken_to_have_done_all_at_once() -> None:
     """Of a second attempt the first word only says where it stands: the seconds of the first may be in it or not."""
-    expectations = Expectations(CONFIG, SPACE)
-    expectations.expect(sure_of(1000.0))
+    forecasts = Forecasts(CONFIG, SPACE)
+    forecasts.expect(sure_of(1000.0))
     work = WORKLOAD.of(DEFAULT)
-    expectations.begun(0, 1, DEFAULT)
+    forecasts.begun(0, 1, DEFAULT)
     for rung, share in zip(work.rungs, work.shares, strict=True):
-        expectations.reported(report_of(0, rung, 1000 * share))
+        forecasts.reported(report_of(0, rung, 1000 * share))
         if share >= 0.5:
             break
-    before = expectations.costs
-    expectations.begun(0, 2, DEFAULT)
-    expectations.reported(report_of(0, work.rungs[0], 1.0, attempt=2))
-    assert expectations.costs is before
-    assert expectations.seconds_of_attempt(0) > 1.0
+    before = forecasts.costs
+    forecasts.begun(0, 2, DEFAULT)
+    forecasts.reported(report_of(0, work.rungs[0], 1.0, attempt=2))
+    assert forecasts.costs is before
+    assert forecasts.seconds_of_attempt(0) > 1.0
 
 
 def test_what_went_at_once_is_remembered_of_each_size() -> None:
-    expectations = Expectations(CONFIG, SPACE)
-    expectations.begun(0, 1, DEFAULT)
+    forecasts = Forecasts(CONFIG, SPACE)
+    forecasts.begun(0, 1, DEFAULT)
     outcome = Outcome(
         trial=0, attempt=1, ending=Ending.COMPLETED, seconds=1.0, peak_memory_bytes=0, micro_batch_size=4
     )  # fmt: skip
-    expectations.ended(outcome)
-    expectations.ended(replace(outcome, micro_batch_size=8))
-    assert expectations.micro_batch_size(DEFAULT) == 4
-    assert expectations.micro_batch_size(DEFAULT.model_copy(update={"max_length": 64})) is None
+    forecasts.ended(outcome)
+    forecasts.ended(replace(outcome, micro_batch_size=8))
+    assert forecasts.micro_batch_size(DEFAULT) == 4
+    assert forecasts.micro_batch_size(DEFAULT.model_copy(update={"max_length": 64})) is None
 
 
 # -- laws
@@ -176,11 +176,13 @@ stretches = st.lists(
 )
 
 
-def costs_of(probed: dict[Hyperparameters, Probe], ran: list[tuple[int, Hyperparameters, float, float, bool]]) -> Costs:
-    costs = probed_costs(WORKLOAD, probed)
+def costs_of(
+    probed: dict[Hyperparameters, Probe], ran: list[tuple[int, Hyperparameters, float, float, bool]]
+) -> CostModel:
+    costs = fitted_costs(WORKLOAD, probed)
     for trial, values, share, seconds, goes_on in ran:
         work = WORKLOAD.of(values)
-        stretch = Seen(trial=trial, kind=work.kind, done=work.at(share), share=share, seconds=seconds)
+        stretch = Observation(trial=trial, kind=work.kind, done=work.at(share), share=share, seconds=seconds)
         costs = costs.after(stretch, goes_on=goes_on)
     return costs
 
@@ -300,19 +302,19 @@ def night(seed: int, loads: Callable[[int], float]) -> list[Told]:
     """Return what was told of twenty trials, at random of the space, some of which are pruned; `loads` by trial."""
     chance = random.Random(seed)
     machine = Machine(chance, load=loads(0))
-    expectations = Expectations(CONFIG, SPACE)
-    expectations.expect(probed_costs(WORKLOAD, {end: machine.probe(end) for end in (cheapest(SPACE), dearest(SPACE))}))
+    forecasts = Forecasts(CONFIG, SPACE)
+    forecasts.expect(fitted_costs(WORKLOAD, {end: machine.probe(end) for end in (cheapest(SPACE), dearest(SPACE))}))
     told = []
     for number in range(20):
         machine.load = loads(number)
         values = drawn(chance)
         work = WORKLOAD.of(values)
-        expectations.begun(number, 1, values)
-        to_rungs, high = expectations.seconds_to_rungs(number), expectations.seconds_left(number, values)
+        forecasts.begun(number, 1, values)
+        to_rungs, high = forecasts.seconds_to_rungs(number), forecasts.seconds_left(number, values)
         last = len(work.rungs) - 1 if chance.random() < 0.6 else chance.randrange(len(work.rungs))
         took = list(taken(machine, values, work))[: last + 1]
         for rung, seconds in zip(work.rungs, took, strict=False):
-            expectations.reported(report_of(number, rung, seconds))
+            forecasts.reported(report_of(number, rung, seconds))
         ratio = to_rungs[work.rungs[last]] / took[-1]
         told.append(Told(ratio, took[-1] <= high * to_rungs[work.rungs[last]] / max(to_rungs.values())))
     return told
@@ -324,7 +326,7 @@ def drawn(chance: random.Random) -> Hyperparameters:
 
 
 DRAWN = {"batch_size": [8, 16, 32, 64], "epochs": [2, 3, 4, 5, 6], "optimizer": ["adamw", "momentum"]}
-assert DRAWN["optimizer"] <= list(STATES)
+assert DRAWN["optimizer"] <= list(OPTIMIZER_STATES)
 
 
 def taken(machine: Machine, values: Hyperparameters, work: Work) -> list[float]:

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from torch import nn
 
 from hpo.config.hyperparameters import Hyperparameters, Method, OptimizerName
-from hpo.search.extremes import COSTS, STATES, cheapest, dearest, slowest
+from hpo.search.extremes import COSTS, OPTIMIZER_STATES, cheapest, dearest, slowest
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space, shipped_spaces
 from hpo.training.optimizers import OPTIMIZERS
@@ -29,7 +29,7 @@ def cost(values: Hyperparameters, *, batch_sign: int = 1) -> tuple[float, ...]:
     method = {"head": 0, "top_layers": 1, "full": 2}[values.method]
     layers = (values.kept_layers or math.inf, values.trained_layers or math.inf)
     passes = (batch_sign * values.batch_size, values.epochs, values.data_fraction)
-    return method, values.max_length, *layers, *passes, STATES[values.optimizer]
+    return method, values.max_length, *layers, *passes, OPTIMIZER_STATES[values.optimizer]
 
 
 @settings(max_examples=150, deadline=None)
@@ -106,7 +106,7 @@ def test_an_optimizer_keeps_as_many_numbers_for_each_weight(name: OptimizerName)
     optimizer = OPTIMIZERS[name].build([group], hyperparameters)
     weights.grad = torch.ones(64, 64)
     optimizer.step()
-    assert round(numbers_in(optimizer.state_dict()) / weights.numel()) == STATES[name]
+    assert round(numbers_in(optimizer.state_dict()) / weights.numel()) == OPTIMIZER_STATES[name]
 
 
 def numbers_in(state: Any) -> int:

@@ -12,9 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
-from hpo.messages import Capacity
-from hpo.search.costs import Expectations
-from hpo.search.proposals import TOO_LITTLE_TIME, Room
+from hpo.search.forecasts import Forecasts
+from hpo.search.proposals import TOO_LITTLE_TIME, TrialRequest, begin_attempt
 from hpo.search.samplers import derived_seed
 from hpo.space.domains import Value
 from hpo.space.search_space import SearchSpace
@@ -36,13 +35,13 @@ class Entrant:
 
 
 @dataclass(slots=True)
-class Confirming:
-    """Proposes inside the store's open transaction, as `Proposals` does."""
+class ConfirmationRuns:
+    """Proposals of a confirmation, inside the store's open transaction: runs of its entrants."""
 
     store: StudyStore
     space: SearchSpace
     config: StudyConfig
-    expectations: Expectations
+    forecasts: Forecasts
     search: str
     """Name of the study that is confirmed."""
     race: Race
@@ -58,14 +57,13 @@ class Confirming:
         self.store.study.set_user_attr(CONFIRMS_ATTRIBUTE, self.search)
         self.store.study.set_user_attr(UNSEEN_ATTRIBUTE, self.unseen)
 
-    def next(self, request: str, capacity: Capacity, room: Room) -> AttemptRecord | None:
+    def next(self, request: TrialRequest) -> AttemptRecord | None:
         """Begin an attempt at a run that waits, or at the next of the race; None if there is none that fits."""
         self.ended_because = None
-        for trial in self._candidates(room):
+        for trial in self._candidates(request):
             entrant = self.entrants[trial.user_attrs[CONFIRMS_ATTRIBUTE]]
-            left = self.expectations.seconds_left(trial.number, entrant.hyperparameters)
-            if math.isinf(room.seconds) or left <= room.seconds:
-                return self._begun(trial, entrant.hyperparameters, request, capacity)
+            if self.forecasts.fits(trial.number, entrant.hyperparameters, request.seconds):
+                return self._begun(trial, entrant.hyperparameters, request)
             self.ended_because = TOO_LITTLE_TIME
         return None
 
@@ -74,50 +72,36 @@ class Confirming:
         over = self.store.trials(TrialState.COMPLETE)
         return {trial.number for trial in over if trial.user_attrs.get(SEED_ATTRIBUTE) == 0}
 
-    def _candidates(self, room: Room) -> Iterator[FrozenTrial]:
+    def _candidates(self, request: TrialRequest) -> Iterator[FrozenTrial]:
         """Yield the runs that wait, and then the next one that the race asks for, which waits from then on."""
         waiting = self.store.trials(TrialState.WAITING)
         known = [trial for trial in waiting if trial.user_attrs.get(CONFIRMS_ATTRIBUTE) in self.entrants]
-        yield from (trial for trial in known if not room.avoids(trial.number))
+        yield from (trial for trial in known if not request.avoids(trial.number))
         # What did not fit waits already: another seed of it would not fit either.
         if not known:
-            confirms = following(self.race, self._course())
+            confirms = following(self.race, self._race_state())
             if confirms is not None:
                 yield self._enqueued(confirms)
 
     def _enqueued(self, confirms: int) -> FrozenTrial:
         number = self.store.enqueue(self.entrants[confirms].parameters)
-        seed = self._course().begun.get(confirms, 0)
+        seed = self._race_state().begun.get(confirms, 0)
         self.store.set_attributes(number, {CONFIRMS_ATTRIBUTE: confirms, SEED_ATTRIBUTE: seed})
         return self.store.trial(number)
 
-    def _begun(
-        self, trial: FrozenTrial, hyperparameters: Hyperparameters, request: str, capacity: Capacity
-    ) -> AttemptRecord:
-        number = trial.number
-        self.space.suggest(self.store.ask(number))
+    def _begun(self, trial: FrozenTrial, hyperparameters: Hyperparameters, request: TrialRequest) -> AttemptRecord:
+        self.space.suggest(self.store.ask(trial.number))
         confirms, seed = trial.user_attrs[CONFIRMS_ATTRIBUTE], trial.user_attrs[SEED_ATTRIBUTE]
-        record = AttemptRecord(
-            trial=number,
-            attempt=self.store.latest_attempt(number) + 1,
-            configuration=hyperparameters.to_mapping(),
+        return begin_attempt(
+            self.store, request, self.forecasts, hyperparameters, trial=trial.number,
+            attempt=self.store.latest_attempt(trial.number) + 1,
             seed=derived_seed(self.config.seed, "confirmation", seed),
             # Of each configuration the weights of its first run are kept until the test split is read.
-            score_to_beat=None if seed == 0 else math.inf,
-            micro_batch_size=self.expectations.micro_batch_size(hyperparameters),
-            ended=False,
-            confirms=confirms,
-        )
-        self.store.begin_attempt(record, request=request, worker=capacity.worker, device=capacity.device)
-        self.store.add_event("begun", number, record.attempt, worker=capacity.worker)
-        self.store.set_attributes(
-            number,
-            {"learning_rate": hyperparameters.learning_rate, "seed": record.seed, "proposed_by": f"trial {confirms}"},
-        )
-        return record
+            score_to_beat=None if seed == 0 else math.inf, proposed_by=f"trial {confirms}", confirms=confirms,
+        )  # fmt: skip
 
-    def _course(self) -> RaceState:
-        """Return how the race stands."""
+    def _race_state(self) -> RaceState:
+        """Return the state of the race."""
         metric = self.store.study.user_attrs["hpo:metric"]
         begun: dict[int, int] = {}
         scores: dict[int, dict[int, float]] = {}

@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 
-def persistently(
+def retried_while_away(
     verb: Callable[[], Result],
     seconds: float,
     *,

@@ -48,7 +48,7 @@ HIGH = 0.84
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Seen:
+class Observation:
     """How long a stretch of a trial took, or a step of a probe."""
 
     trial: int | None
@@ -63,14 +63,14 @@ class Seen:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Costs:
+class CostModel:
     """What trials take on the devices of a study: seconds of each thing that they do, by what was seen of them."""
 
     workload: Workload
     unit: Floats = field(default_factory=lambda: np.array([1.0, 0.0, FORWARD, 0.0]))
     """Seconds of one of each that `Work` counts; where nothing was probed, in proportion only."""
-    probed: tuple[Seen, ...] = ()
-    seen: tuple[Seen, ...] = ()
+    probed: tuple[Observation, ...] = ()
+    seen: tuple[Observation, ...] = ()
     """Stretches of trials, the last seen at the end."""
 
     def seconds(self, work: Work, done: Floats, trial: int | None = None, above: float = 0.0) -> float | None:
@@ -99,13 +99,13 @@ class Costs:
         """Return the share of a trial's seconds that so much of it takes, 0..1."""
         return float(done @ self.unit) / (float(work.whole @ self.unit) or 1.0)
 
-    def after(self, stretch: Seen, *, goes_on: bool) -> "Costs":
+    def after(self, stretch: Observation, *, goes_on: bool) -> "CostModel":
         """Return these after another stretch of a trial, or after more of its last one, whose place it then takes."""
         newest = max((n for n, one in enumerate(self.seen) if one.trial == stretch.trial), default=None)
         others = [one for n, one in enumerate(self.seen) if not (goes_on and n == newest)]
         return replace(self, seen=(*others, stretch)[-MOST_SEEN:])
 
-    def confirming(self) -> "Costs":
+    def confirming(self) -> "CostModel":
         """Return the costs of a confirmation's runs, after a search."""
         others = tuple(replace(one, trial=None) for one in self.seen)
         return replace(self, seen=others, workload=replace(self.workload, confirms=True))
@@ -132,12 +132,12 @@ class Costs:
         return rows, inverse, weights, scale, centre
 
 
-def probed_costs(workload: Workload, probes: Mapping[Hyperparameters, Probe]) -> Costs:
+def fitted_costs(workload: Workload, probes: Mapping[Hyperparameters, Probe]) -> CostModel:
     """Return what trials take as far as a few steps of some that fit into memory tell.
 
     Seconds of one of each are fitted by least squares of relative errors, none below 0 (Lawson and Hanson 1974).
     """
-    rows, wanted, steps = list[Floats](), list[float](), list[Seen]()
+    rows, wanted, steps = list[Floats](), list[float](), list[Observation]()
     for hyperparameters, probe in probes.items():
         counts, kind = workload.counts_for(hyperparameters), workload.of(hyperparameters).kind
         for timed in probe.timed:
@@ -147,12 +147,12 @@ def probed_costs(workload: Workload, probes: Mapping[Hyperparameters, Probe]) ->
             if timed.updates:
                 rows += [BELIEF * rows[-1] * (1, 0, 0, 0), BELIEF * rows[-1] * (0, 1, 0, 0)]
                 wanted += [BELIEF * (1 - UPDATE_SHARE), BELIEF * UPDATE_SHARE]
-                steps.append(Seen(trial=None, kind=kind, done=done, share=0.0, seconds=timed.seconds))
+                steps.append(Observation(trial=None, kind=kind, done=done, share=0.0, seconds=timed.seconds))
     if not rows:
-        return Costs(workload=workload)
+        return CostModel(workload=workload)
     scales = np.linalg.norm(rows, axis=0) + np.finfo(float).tiny
     unit, _ = nnls(np.array(rows) / scales, np.array(wanted))
-    return Costs(workload=workload, unit=unit / scales, probed=tuple(steps))
+    return CostModel(workload=workload, unit=unit / scales, probed=tuple(steps))
 
 
 def _rows(stretches: Iterable[tuple[tuple[float, ...], int | None]], begins: int = 0) -> Floats:
@@ -197,7 +197,7 @@ class _Trial:
 
 
 @dataclass(slots=True)
-class Expectations:
+class Forecasts:
     """What is known of trials to come: what they will take in time, and how many rows of a batch fit at once.
 
     Learned from the store at the start, then from each report; so a proposal costs no reading of all of them.
@@ -205,12 +205,12 @@ class Expectations:
 
     config: StudyConfig
     space: SearchSpace
-    costs: Costs = field(init=False)
+    costs: CostModel = field(init=False)
     _trials: dict[int, _Trial] = field(default_factory=dict)
     _rows: dict[MemoryKey, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.costs = Costs(workload=Workload(config=self.config, space=self.space))
+        self.costs = CostModel(workload=Workload(config=self.config, space=self.space))
 
     def learn(self, reached: Iterable[Reached], short_of_memory: Iterable[AttemptRecord]) -> None:
         """Take in what earlier runs have stored."""
@@ -223,7 +223,7 @@ class Expectations:
                 self._lower(Hyperparameters(**record.configuration), record.micro_batch_size)
         self.expect(self.costs)
 
-    def expect(self, costs: Costs) -> None:
+    def expect(self, costs: CostModel) -> None:
         """Take in what is known before, such as by a probe, and beside it what trials have shown so far."""
         self.costs = costs
         for number, trial in list(self._trials.items())[-MOST_SEEN:]:
@@ -272,6 +272,10 @@ class Expectations:
         work = self.costs.workload.of(hyperparameters)
         return self.costs.seconds(work, work.whole - self._done(number), number, HIGH) or 0.0
 
+    def fits(self, number: int, hyperparameters: Hyperparameters, seconds: float) -> bool:
+        """Return whether a trial ends within so many seconds, as far as is known."""
+        return math.isinf(seconds) or self.seconds_left(number, hyperparameters) <= seconds
+
     def seconds_of_attempt(self, number: int) -> float:
         """Return what a trial's running attempt will have taken at its end: what it has, and what it still will.
 
@@ -303,7 +307,7 @@ class Expectations:
         else:
             of_stretch, taken = done - trial.since[0], seconds - trial.since[1]
             share_of_trial = self.costs.share(work, of_stretch)
-            stretch = Seen(trial=number, kind=work.kind, done=of_stretch, share=share_of_trial, seconds=taken)
+            stretch = Observation(trial=number, kind=work.kind, done=of_stretch, share=share_of_trial, seconds=taken)
             self.costs = self.costs.after(stretch, goes_on=trial.goes_on)
             trial.goes_on = stretch.share < STRETCH
             if not trial.goes_on:

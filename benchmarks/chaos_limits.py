@@ -22,7 +22,8 @@ from chaos_material import Figure, open_timed, study_in
 from chaos_stored import figure, stored
 from numpy.typing import NDArray
 
-from hpo.config.study_file import StudyConfig, load_config
+from hpo.config.loading import load_config
+from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
 from hpo.messages import Assignment, Decision, Outcome, Progress, Report
 from hpo.runners import run as runner

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from hpo import messages  # noqa: E402
-from hpo.config.study_file import StudyConfig, load_config  # noqa: E402
+from hpo.config.loading import load_config  # noqa: E402
+from hpo.config.study_file import StudyConfig  # noqa: E402
 from hpo.data.splits import Splits  # noqa: E402
 from hpo.messages import (  # noqa: E402
     Action,

@@ -34,7 +34,8 @@ from statistics import fmean
 from curve_peers import FULL_REPORTS, PEERS, Handed, judged_at, search
 from curve_tables import Table, TableSource, read_table
 
-from hpo.config.study_file import StudyConfig, load_config
+from hpo.config.loading import load_config
+from hpo.config.study_file import StudyConfig
 from hpo.runners.replay.comparison import BEYOND_NOISE, Estimate, estimate
 from hpo.runners.replay.simulated_search import simulate
 

@@ -21,7 +21,8 @@ from threading import Event
 from typing import Any
 
 from hpo.cli.search import DEMO
-from hpo.config.study_file import StudyConfig, load_config
+from hpo.config.loading import load_config
+from hpo.config.study_file import StudyConfig
 from hpo.data.demo import demo_examples, demo_model_folder, write_demo_data
 from hpo.data.splits import splits_of
 from hpo.messages import Assignment, Decision, Ending, Outcome, Report

@@ -23,7 +23,8 @@ from statistics import mean, stdev
 import optuna
 from optuna.samplers import BaseSampler, TPESampler
 
-from hpo.config.study_file import StudyConfig, load_config
+from hpo.config.loading import load_config
+from hpo.config.study_file import StudyConfig
 from hpo.search.samplers import SAMPLERS, build_sampler
 from hpo.space.domains import Choice, Constant, Domain, LogUniform, Number, Trial, Value, is_number
 from hpo.space.parameters import Parameter

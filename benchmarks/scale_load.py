@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import optuna
 
-from hpo.config.study_file import StudyConfig, load_config
+from hpo.config.loading import load_config
+from hpo.config.study_file import StudyConfig
 from hpo.messages import Action, Assignment, Capacity, Ending, Outcome, Report, Scores
 from hpo.search.coordinator import Coordinator
 from hpo.search.leading import leading

@@ -18,7 +18,7 @@ from statistics import median
 import optuna
 from sqlalchemy import event
 
-from hpo.config.study_file import load_config
+from hpo.config.loading import load_config
 from hpo.messages import Capacity, Ending, Outcome, Report, Scores
 from hpo.search.coordinator import Coordinator
 from hpo.search.leading import leading

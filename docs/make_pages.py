@@ -12,9 +12,13 @@ from hpo.cli.curves import curve_line
 from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters
 from hpo.config.other_names import (
     DISTRIBUTIONS,
+    LOSSES,
+    METRICS,
     NAMES,
     PREFIXES,
     SPEC_KEYS,
+    STUDY_KEYS,
+    STUDY_VALUES,
     VALUES,
     Alias,
     CountAlias,
@@ -23,7 +27,6 @@ from hpo.config.other_names import (
     Meaning,
     Unsupported,
 )
-from hpo.config.other_study_names import LOSSES, METRICS, STUDY_KEYS, STUDY_VALUES
 from hpo.config.reading import section
 from hpo.config.study_file import SearchConfig, StudyConfig
 from hpo.data.readers.archives import COMPRESSIONS

@@ -14,8 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hpo.config.loading import load_config as load_config
     from hpo.config.study_file import StudyConfig as StudyConfig
-    from hpo.config.study_file import load_config as load_config
     from hpo.errors import HpoError as HpoError
     from hpo.objective import FineTuneObjective as FineTuneObjective
     from hpo.report.notebook import load_study as load_study
@@ -27,7 +27,7 @@ _DEFINED_IN = {
     "HpoError": "hpo.errors",
     "SearchSpace": "hpo.space.search_space",
     "StudyConfig": "hpo.config.study_file",
-    "load_config": "hpo.config.study_file",
+    "load_config": "hpo.config.loading",
     "load_study": "hpo.report.notebook",
     "run": "hpo.runners.run",
 }

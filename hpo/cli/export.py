@@ -33,7 +33,7 @@ def export(
     output: options.Output = None,
 ) -> None:
     """Write the configuration to take to a file, or to standard output where no --output is given."""
-    from hpo.config.overrides import apply
+    from hpo.config.overrides import apply_override
     from hpo.config.reading import read_model
     from hpo.export.configs import best_configuration
     from hpo.export.exported import MOVABLE, Exported
@@ -52,7 +52,7 @@ def export(
         results = read_search(database, study)
     content = best_configuration(results, trial)
     for override in arguments or ():
-        apply(content, override, MOVABLE)
+        apply_override(content, override, MOVABLE)
     if arguments:
         read_model(Exported, content, "the configuration")
     files, sentences = _written(content, format_)

@@ -59,7 +59,7 @@ def demo(
     as_json: options.Json = False,
 ) -> None:
     """Search over a real model and real headlines that come as packages: no hub, no account, five minutes."""
-    from hpo.config.study_file import load_config
+    from hpo.config.loading import load_config
     from hpo.data.demo import demo_model_folder, write_demo_data
 
     data = {f"data.{part}": path for part, path in write_demo_data(DEMO_DATA).items()}

@@ -97,7 +97,7 @@ def simulate(
 
 def _configs(arguments: Sequence[str], vary: Sequence[str] | None) -> "Mapping[Setting, StudyConfig]":
     """Return the study under each setting."""
-    from hpo.config.study_file import load_config
+    from hpo.config.loading import load_config
     from hpo.runners.replay.comparison import SHIPPED, SHIPPED_FOR_FOLDS, settings_of
 
     files = [argument for argument in arguments if "=" not in argument]

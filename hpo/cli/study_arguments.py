@@ -70,7 +70,7 @@ def studied(parameters: Mapping[str, Any], verb: str) -> "tuple[StudyConfig, tup
     Raises:
         ConfigurationError: too little, too much, or what cannot be.
     """
-    from hpo.config.study_file import load_study
+    from hpo.config.loading import load_study
 
     file, overrides = _file_and_overrides(parameters["arguments"] or [], verb)
     values = given_values(parameters)
@@ -93,8 +93,8 @@ def study_of_store(parameters: Mapping[str, Any]) -> "StudyConfig":
         NoResultError, StoreError: there is none.
     """
     from hpo.cli import options
+    from hpo.config.loading import load_config
     from hpo.config.overrides import merge
-    from hpo.config.study_file import load_config
     from hpo.store.results import read_search
 
     values = given_values(parameters)

@@ -1,16 +1,16 @@
-"""One trial's hyperparameters: everything that decides what is trained, with typed defaults.
+"""Hyperparameters of one trial: everything that decides what is trained, with typed defaults.
 
 A search space names some of these fields; the others keep their defaults. The defaults are the usual ones for
 fine-tuning a pretrained encoder with AdamW (Devlin et al. 2019, table 8; Liu et al. 2019, table 10).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from hpo.config.reading import Typed
-from hpo.config.refusals import REFUSALS
 
 Method = Literal["full", "top_layers", "head"]
 OptimizerName = Literal[
@@ -86,6 +86,54 @@ def usual_l2_form(values: Mapping[str, Any]) -> L2Form:
     """Return the form of L2 that the optimizer among `values` is known by."""
     decoupled = ("adamw", "adafactor", "lion", "schedule_free_adamw", "muon")
     return "decoupled" if values.get("optimizer") in decoupled else "coupled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A combination of values that cannot be trained."""
+
+    fields: tuple[str, ...]
+    """The fields that it depends on."""
+    holds: Callable[..., bool]
+    """Whether values of `fields`, in that order, are such a combination."""
+    reason: str
+    """Why it cannot be trained, and what to do instead."""
+
+    def sentence(self, values: Mapping[str, Any]) -> str | None:
+        """Return which values cannot be together and why; None where these can, all of `fields` among them."""
+        if not self.holds(*(values[name] for name in self.fields)):
+            return None
+        return f"{', '.join(f'{name!r} is {values[name]}' for name in self.fields)}: {self.reason}"
+
+
+REFUSALS: tuple[Refusal, ...] = (
+    Refusal(
+        fields=("optimizer", "schedule"),
+        holds=lambda optimizer, schedule: optimizer == "schedule_free_adamw" and schedule != "constant",
+        reason="it averages its weights in place of a falling rate, so its schedule must be constant; put `schedule` "
+        "under a `when` of the other optimizers.",
+    ),
+    Refusal(
+        fields=("optimizer", "l1_strength", "l1_form"),
+        holds=lambda optimizer, l1, form: optimizer == "schedule_free_adamw" and l1 > 0 and form == "proximal",
+        reason="its weights are an average, which keeps no exact zeros; take `l1_form: penalty`, or another optimizer.",
+    ),
+    Refusal(
+        fields=("optimizer", "beta1"),
+        holds=lambda optimizer, beta1: optimizer == "schedule_free_adamw" and beta1 == 0,
+        reason="its average is read off weights that lie between it and the last ones; give a `beta1` above 0.",
+    ),
+    Refusal(
+        fields=("schedule", "final_rate_ratio"),
+        holds=lambda schedule, ratio: schedule in ("exponential", "inverse_sqrt") and ratio == 0,
+        reason="such a rate never reaches zero; give a `final_rate_ratio` above 0.",
+    ),
+    Refusal(
+        fields=("method", "trained_layers", "kept_layers"),
+        holds=lambda _, trained, kept: trained is not None and kept is not None and trained > kept,
+        reason="no more layers can be trained than are kept; lower `trained_layers`, or raise `kept_layers`.",
+    ),
+)
 
 
 class Hyperparameters(Typed):
@@ -178,18 +226,18 @@ class Hyperparameters(Typed):
     label_smoothing: OpenFraction = 0.0
     """Probability mass taken from the true class and spread over all (Szegedy et al. 2016)."""
     class_weights: Literal["equal", "balanced"] = "equal"
-    """Whether each text counts alike in the loss, or each class: rows / (classes * rows of the class)."""
+    """Whether each row counts alike in the loss, or each class: rows / (classes * rows of the class)."""
     token_masking: OpenFraction = 0.0
     """Probability with which each token of a training text is replaced by the mask token, anew each epoch."""
     word_swap: OpenFraction = 0.0
     """Swaps of two random words in a training text, over its words, anew each epoch (EDA, Wei and Zou 2019)."""
     data_fraction: PositiveFraction = 1.0
-    """Stratified share of the training texts that is trained on; a larger one holds every smaller one."""
+    """Stratified share of the training rows that is trained on; a larger one holds every smaller one."""
 
     batch_size: OneOrMore = 16
     """Texts in one optimizer step."""
     epochs: OneOrMore = 3
-    """Passes over the training texts."""
+    """Passes over the training rows."""
     max_length: Annotated[int, Field(ge=4)] = 128
     """Tokens after which a text is cut."""
     early_stopping_patience: OneOrMore | None = None
@@ -219,11 +267,35 @@ class Hyperparameters(Typed):
         """Refuse values that cannot be together."""
         values = dict(self)
         for refusal in REFUSALS:
-            if refusal.concerns(values):
-                raise ValueError(refusal.sentence(values))
+            if sentence := refusal.sentence(values):
+                raise ValueError(sentence)
         return self
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the values that apply, as plain YAML values; `Hyperparameters(**mapping)` gives an equal one."""
         always = {name for name in type(self).model_fields if name not in APPLIES_TO}
         return {name: value for name, value in self.model_dump().items() if value is not None or name in always}
+
+
+def deciding_field(name: str) -> str | None:
+    """Return the field that decides the usual value of the field `name`; None where it is always the same."""
+    if name in APPLIES_TO:
+        return APPLIES_TO[name][0]
+    # Each factory asks for the optimizer and for nothing else.
+    return "optimizer" if Hyperparameters.model_fields[name].default_factory else None
+
+
+def resolved(name: str, values: Mapping[str, Any]) -> Any:
+    """Return what a trial under `values`, field -> value, is trained with in the field `name`: given, or usual.
+
+    The same as `Hyperparameters` fills in, told without building one, so that it can be asked of values it refuses.
+    """
+    if name in APPLIES_TO:
+        other, usual = APPLIES_TO[name]
+        given = values.get(name)
+        return given if given is not None else usual.get(str(resolved(other, values)))
+    if name in values:
+        return values[name]
+    decider = deciding_field(name)
+    decided = {decider: resolved(decider, values)} if decider else {}
+    return Hyperparameters.model_fields[name].get_default(call_default_factory=True, validated_data=decided)

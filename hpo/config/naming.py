@@ -1,11 +1,11 @@
-"""Finds what a name or a value of another library is called here, by the tables of `other_names`."""
+"""Name look-up: what a name or value of another library is called here, by the tables of `other_names`."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from hpo.config.other_names import NAMES, PREFIXES, Alias, CountAlias, Entry, Meaning
-from hpo.config.other_study_names import LOSSES, METRICS, STUDY_KEYS, STUDY_VALUES
+from hpo.config import other_names
+from hpo.config.other_names import Alias, CountAlias, Entry, Meaning
 from hpo.errors import misspelt, nearest
 
 _BEST = r"(?:(?:best|max|final)[/_.-])?"
@@ -13,19 +13,19 @@ _PART = r"(?:(?:val|valid|validation|eval|evaluation|dev)[/_.-])?"
 _ON_VALIDATION = re.compile(f"^{_BEST}{_PART}{_BEST}|(?<=.)[/_.-](?:val|valid|validation|eval|dev)$", re.IGNORECASE)
 
 
-def bare(name: object) -> str:
+def normalized(name: object) -> str:
     """Return a name without case, dashes, underscores and the like: that by which names are compared."""
     return re.sub(r"[\W_]+", "", str(name)).lower()
 
 
-def found(name: object, table: Mapping[str, Entry]) -> Entry | None:
+def look_up(name: object, table: Mapping[str, Entry]) -> Entry | None:
     """Return the entry of a name, however it is spelled; None where there is none."""
-    return {bare(key): entry for key, entry in table.items()}.get(bare(name))
+    return {normalized(key): entry for key, entry in table.items()}.get(normalized(name))
 
 
 def known_name(name: object, known: Iterable[str]) -> str | None:
     """Return which of `known` a name is but for case, dashes and underscores."""
-    return found(name, {one: one for one in known})
+    return look_up(name, {one: one for one in known})
 
 
 def meaning(name: str, known: Collection[str], beside: Iterable[object] = ()) -> Meaning | None:
@@ -38,7 +38,7 @@ def meaning(name: str, known: Collection[str], beside: Iterable[object] = ()) ->
     """
     for form in _forms(name, [str(one) for one in beside]):
         ours = known_name(form, known)
-        if entry := Alias(ours) if ours else found(form, NAMES):
+        if entry := Alias(ours) if ours else look_up(form, other_names.NAMES):
             return entry
     return None
 
@@ -50,7 +50,7 @@ def _forms(name: str, beside: list[str]) -> Iterable[str]:
         heads = [name[: sign.end()] for sign in re.finditer(r"[./_-]+", name)]
         yield from (name.removeprefix(head) for head in heads if all(one.startswith(head) for one in beside))
     words = re.split(r"[./]", name)
-    if len(words) > 1 and all(known_name(word, PREFIXES) for word in words[:-1]):
+    if len(words) > 1 and all(known_name(word, other_names.PREFIXES) for word in words[:-1]):
         yield words[-1]
 
 
@@ -73,9 +73,9 @@ def advice(name: str, known: Collection[str], also: Iterable[str] = ()) -> str:
 def metric_of(name: str) -> tuple[str, bool]:
     """Return what a metric is called here, and whether it is what is maximised in place of something minimised."""
     score = _ON_VALIDATION.sub("", name)
-    if loss := found(score, LOSSES):
+    if loss := look_up(score, other_names.LOSSES):
         return loss, True
-    return found(score, METRICS) or known_name(score, METRICS.values()) or score, False
+    return look_up(score, other_names.METRICS) or known_name(score, other_names.METRICS.values()) or score, False
 
 
 def metric_note(name: str, ours: str) -> list[str]:
@@ -86,9 +86,9 @@ def metric_note(name: str, ours: str) -> list[str]:
 
 def study_key(key: str, here: Collection[str]) -> str | None:
     """Return the key of a study file that an unknown `key` means: one of `here` spelled otherwise, or a dotted one."""
-    return known_name(key, here) or found(key, STUDY_KEYS)
+    return known_name(key, here) or look_up(key, other_names.STUDY_KEYS)
 
 
 def study_value(path: str, value: Any) -> str | None:
     """Return what a value of the key at `path` is called here, if another library's word."""
-    return found(value, STUDY_VALUES.get(path, {})) if isinstance(value, str) else None
+    return look_up(value, other_names.STUDY_VALUES.get(path, {})) if isinstance(value, str) else None

@@ -1,4 +1,4 @@
-"""Values over those of a study file: nested ones, and single ones by their dotted path."""
+"""Overrides: values over those of a study file, nested ones and single ones by their dotted path."""
 
 from collections.abc import Collection, Mapping
 from copy import deepcopy
@@ -31,7 +31,7 @@ def merge(target: dict[str, Any], values: Mapping[str, Any], *, replace: bool = 
             target[key] = value
 
 
-def apply(target: dict[str, Any], override: str, keys: Collection[str]) -> list[str]:
+def apply_override(target: dict[str, Any], override: str, keys: Collection[str]) -> list[str]:
     """Apply one `dotted.path=value` to the study `target`, whose dotted keys are `keys`; return what is to be said.
 
     Raises:
@@ -44,12 +44,12 @@ def apply(target: dict[str, Any], override: str, keys: Collection[str]) -> list[
             "An override reads `dotted.path=value`, as in budget.trials=40, but got "
             f"{without_credentials(dotted + separator)!r}."
         )
-    path = path_into(target, dotted, keys)
-    put(target, path, parse_yaml(text, f"the value of {dotted}"), keys)
-    return taken_for(dotted, ".".join(path))
+    path = find_path(target, dotted, keys)
+    set_path(target, path, parse_yaml(text, f"the value of {dotted}"), keys)
+    return alias_note(dotted, ".".join(path))
 
 
-def path_into(target: dict[str, Any], dotted: str, keys: Collection[str]) -> list[str]:
+def find_path(target: dict[str, Any], dotted: str, keys: Collection[str]) -> list[str]:
     """Return the path that a dotted key, perhaps in another library's names, means in the study `target`.
 
     A space that it leads into is opened there: its parameters take the place of its name.
@@ -64,7 +64,7 @@ def path_into(target: dict[str, Any], dotted: str, keys: Collection[str]) -> lis
     return _study_path(path, keys)
 
 
-def put(target: dict[str, Any], path: list[str], value: Any, keys: Collection[str]) -> None:
+def set_path(target: dict[str, Any], path: list[str], value: Any, keys: Collection[str]) -> None:
     """Put a value into the study `target`; a text in place of a section that has a `url` is that.
 
     Raises:
@@ -84,12 +84,12 @@ def put(target: dict[str, Any], path: list[str], value: Any, keys: Collection[st
     inner[path[-1]] = value
 
 
-def taken_for(name: str, ours: str) -> list[str]:
+def alias_note(name: str, ours: str) -> list[str]:
     """Return what is to be said of a key that has another name here."""
     return [] if name == ours else [f"{name} is taken for {ours}."]
 
 
-def has(content: Any, path: list[str]) -> bool:
+def has_path(content: Any, path: list[str]) -> bool:
     """Return whether nested mappings have a value at a path."""
     for part in path:
         if not isinstance(content, Mapping) or part not in content:

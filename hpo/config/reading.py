@@ -1,4 +1,4 @@
-"""From YAML and plain mappings to typed models, every mistake told in one sentence."""
+"""YAML reading: plain mappings to typed models, every mistake told in one sentence."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
@@ -17,6 +17,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 SECRETS = ("store", "notify")
 """Keys below which no error shows a value: a store's URL holds a password, and so does one that notes are sent to."""
+
+ABSENT = "nothing"
+"""A value that is not there, in a difference."""
 
 
 class Typed(BaseModel):
@@ -108,7 +111,7 @@ def section(annotation: Any) -> type[BaseModel] | None:
 def _sentences(model: type[BaseModel], details: Iterable[ErrorDetails], needed: Mapping[str, str]) -> Iterable[str]:
     """Return what is wrong, one sentence a key: nothing of what is missing because it is misspelt."""
     keys = dotted_keys(model)
-    # A default that another field decides cannot be told while there is a mistake.
+    # A default that another field decides is not known while there is a mistake.
     told = [detail for detail in details if detail["type"] != "default_factory_not_called"]
     by_key = {".".join(_place(model, detail["loc"])[0]): detail for detail in reversed(told)}
     meant = {
@@ -159,3 +162,15 @@ def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[lis
 
 def _kind(content: object) -> str:
     return "nothing" if content is None else f"a {type(content).__name__}"
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return one phrase for each leaf that differs, such as `space.epochs.max: 3 before, 5 now`."""
+    found: list[str] = []
+    for key in {**before, **after}:
+        old, new = before.get(key, ABSENT), after.get(key, ABSENT)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key}: {old} before, {new} now")
+    return found

@@ -1,15 +1,13 @@
-"""The study file: model, data, task, search, budget, compute and store, typed and torch-free."""
+"""Study configuration: model, data, task, search, budget, compute and store, typed and torch-free."""
 
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from hpo.config.loading import read_study
 from hpo.config.reading import Typed
 from hpo.config.study_names import MOST_BYTES, MOST_CHARACTERS, RULE, is_study_name
 from hpo.config.tasks import TASK_FACTS, no_meaning
@@ -26,17 +24,9 @@ def _study_name(name: str) -> str:
     return name
 
 
-def _from_home(path: str) -> str:
-    return os.path.expanduser(path)
-
-
 def _duration(text: str) -> str:
     parse_duration(text)
     return text
-
-
-def _as_text(value: object) -> object:
-    return str(value) if isinstance(value, date) else value
 
 
 def _moment(text: str) -> str:
@@ -67,7 +57,7 @@ OF_FOLDS = ("wilcoxon", "threshold", "none")
 """Pruners that may judge a trial by its folds; the others compare learning curves."""
 
 Name = Annotated[str, AfterValidator(_study_name)]
-LocalPath = Annotated[str, AfterValidator(_from_home)]
+LocalPath = Annotated[str, AfterValidator(os.path.expanduser)]
 """A path or another name; a `~` that it begins with is the home folder, as no shell reads study files."""
 Source = Annotated[LocalPath, BeforeValidator(lambda source: str(source) if isinstance(source, Path) else source)]
 OneOrMore = Annotated[int, Field(ge=1)]
@@ -125,12 +115,12 @@ class DataConfig(Typed):
 
 
 class TaskConfig(Typed):
-    """What is learned and how it is scored."""
+    """Task and metric."""
 
     name: Literal["classification", "regression", "multi_label"] = "classification"
     """What each text is given: one of some labels, a number, or any number of labels."""
     metric: str = "auto"
-    """The objective, always maximised; `auto` is F1 of the positive class for two classes, macro F1 for more, of a
+    """The metric that is maximised; `auto` is F1 of the positive class for two classes, macro F1 for more, of a
     regression `pearson`, of `multi_label` micro F1. Or `module:function`, which is called with the true and the
     predicted labels."""
     beta: Annotated[float, Field(gt=0, le=100)] = 2.0
@@ -144,17 +134,16 @@ class TaskConfig(Typed):
 
 
 class SearchConfig(Typed):
-    """How configurations are proposed and given up."""
+    """Sampler and pruner."""
 
     sampler: Literal["tpe", "random", "gp", "cmaes", "qmc", "grid", "brute_force"] = "tpe"
-    """Who proposes configurations."""
+    """The sampler, which proposes configurations."""
     startup_trials: OneOrMore | None = None
     """Random trials before `tpe`, `gp` or `cmaes` proposes; null for a quarter of the budget, between 4 and 10."""
     pruner: Pruner = "auto"
-    """Who gives trials up at a rung; `auto` is `asynchronous_median`, and `wilcoxon` where `evaluation.folds` is
-    given."""
+    """The pruner; `auto` is `asynchronous_median`, and `wilcoxon` where `evaluation.folds` is given."""
     pruner_startup_trials: OneOrMore = 4
-    """Finished trials before `median`, `percentile` or `patient` gives any up; of `asynchronous_median`, other trials
+    """Finished trials before `median`, `percentile` or `patient` prunes any; of `asynchronous_median`, other trials
     that came to the same rung, at most 4."""
     percentile: Annotated[float, Field(gt=0, lt=100)] = 25.0
     """`percentile`: keeps a trial that is among this best part, in per cent, of the trials at its rung."""
@@ -164,32 +153,32 @@ class SearchConfig(Typed):
     """`patient`: evaluations in a row, each worse than the best before them, that are borne until the median pruner is
     asked."""
     lowest_score: float | None = None
-    """`threshold`: score on validation below which a trial is given up."""
+    """`threshold`: score on validation below which a trial is pruned."""
     p_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """`wilcoxon`: p value, of the trial being worse than the best one, below which it is given up."""
+    """`wilcoxon`: p value, of the trial being worse than the best one, below which it is pruned."""
     repeat_default: bool = True
     """Whether with `budget.patience` the default configuration is trained once more on a second seed, for the noise
     floor, when 20 trials are over, or as many as `patience` says."""
 
 
 class EvaluationConfig(Typed):
-    """When a trial is scored, and on what."""
+    """Evaluations of a trial: when it is scored, and on which rows."""
 
     full_reports: OneOrMore | None = None
     """Evaluations of all of validation in each trial, spread evenly; null for the space's largest `epochs`, or fewer
     where evaluations would take more than a tenth of a trial and validation is small (see `rung_rows`)."""
     rungs: Annotated[int, Field(ge=0, le=100)] = 8
-    """Places, spread evenly over the longest trial, at which a trial may be given up; those between full
+    """Places, spread evenly over the longest trial, at which a trial may be pruned; those between full
     evaluations score a fixed stratified part of validation. 0 for full evaluations only, which are all that a run of a
     confirmation has."""
     first_rung: Annotated[int, Field(ge=1, le=1000)] = 125
-    """Per mille of the longest trial before which nothing is given up."""
+    """Per mille of the longest trial before which nothing is pruned."""
     rung_rows: OneOrMore | None = None
     """Validation rows scored between full evaluations, and training rows scored at a new best and at the end. Null for
     200, or fewer: where validation has at most a quarter of the rows that a trial trains on, all its evaluations
     together take a tenth of its time at most, a row in training counted as three that are scored."""
     folds: Annotated[int, Field(ge=2, le=50)] | None = None
-    """For small data: each trial trains on this many folds of the training texts in turn, each time scored at its end
+    """For small data: each trial trains on this many folds of the training rows in turn, each time scored at its end
     on the fold left out. Its score is the mean, each fold a step of the pruner. Null for one validation split."""
 
     @property
@@ -199,20 +188,27 @@ class EvaluationConfig(Typed):
 
 
 class BudgetConfig(Typed):
-    """When the search ends: with whichever comes first."""
+    """End of the search: whichever limit comes first."""
 
     trials: OneOrMore | None = None
     """Trials of the study in all, those of earlier runs among them; null for 40, or where a time is given for as many
     as fit into it."""
     time: Annotated[str, AfterValidator(_duration)] | None = None
     """How long the search may take, from its start: `8h`, `90m`, `1h30m`."""
-    until: Annotated[str, BeforeValidator(_as_text), AfterValidator(_moment)] | None = None
+    until: (
+        Annotated[
+            str,
+            BeforeValidator(lambda value: str(value) if isinstance(value, date) else value),
+            AfterValidator(_moment),
+        ]
+        | None
+    ) = None
     """When it is over: the next `07:30`, or `2026-11-23 07:30`."""
     gpu_hours: Annotated[float, Field(gt=0)] | None = None
     """Hours of training, summed over all devices and earlier runs: a trial on four GPUs takes four in an hour, one of
     two that share a GPU a half; on a CPU those of all workers."""
     trial_time: Annotated[str, AfterValidator(_duration)] | None = None
-    """How long one trial may take: beyond it, it is given up as not trainable. Null for no such limit."""
+    """How long one trial may take: beyond it, it is pruned as not trainable. Null for no such limit."""
     patience: OneOrMore | None = None
     """Finished trials without an improvement after which the search ends; null for no such end. Once the default is
     trained on two seeds (see `search.repeat_default`), only what is more than their distance counts as one."""
@@ -225,7 +221,7 @@ class BudgetConfig(Typed):
 
 
 class ConfirmationConfig(Typed):
-    """How the best of a search are tried again when it is over, for a verdict that is not luck."""
+    """Confirmation of the best trials on fresh seeds after the search, for a verdict without selection bias."""
 
     finalists: Annotated[int, Field(ge=0)] = 3
     """How many of the best trials are trained again on fresh seeds, beside the default; 0 for no confirmation."""
@@ -239,11 +235,11 @@ class ConfirmationConfig(Typed):
     """Share of validation that the search never sees, where at least 200 rows remain on each side: what the verdict is
     about. 0 for none: then it is about the rows that the search chose by."""
     audit: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Share of the trials given up by the pruner that are trained to their end all the same, to see what it costs."""
+    """Share of the pruned trials that are trained to their end all the same, to see what pruning costs."""
 
 
 class ComputeConfig(Typed):
-    """Where and how trials are trained."""
+    """Devices, workers and number formats of training."""
 
     runner: Literal["auto", "inline", "processes", "ray_tune"] = "auto"
     """Who carries trials to devices: `inline` trains them one after the other in this process, `processes` in a warm
@@ -312,7 +308,7 @@ class ComputeConfig(Typed):
 
 
 class StoreConfig(Typed):
-    """Where results are kept."""
+    """Place of results and files."""
 
     url: str = "sqlite:///hpo.db"
     """Path of a SQLite file on a local disk, or a SQLAlchemy URL: `sqlite:///FILE`,
@@ -329,7 +325,7 @@ class StoreConfig(Typed):
 
 
 class StudyConfig(Typed):
-    """A whole study."""
+    """A study."""
 
     study: Name
     """Name of the study in its store."""
@@ -409,33 +405,3 @@ class StudyConfig(Typed):
                 "leave at least a tenth to train on."
             )
         return self
-
-
-def load_config(
-    path: Path | None = None, values: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()
-) -> StudyConfig:
-    """Read a study: the file at `path`, then `values` over it, then `overrides` such as `budget.trials=40`.
-
-    Args:
-        path: a YAML study file, or a W&B sweep file; relative paths in it are taken from the working folder.
-        values: nested values that replace those of the file.
-        overrides: `dotted.path=value`, the value in YAML. Below `space.` they reach into the named space, as in
-            `space.learning_rate.max=10`.
-
-    Raises:
-        ConfigurationError: all unknown keys, bad values, and overrides that lead nowhere.
-    """
-    return load_study(path, values, overrides)[0]
-
-
-def load_study(
-    path: Path | None = None,
-    values: Mapping[str, Any] | None = None,
-    overrides: Sequence[str] = (),
-    needed: Mapping[str, str] | None = None,
-) -> tuple[StudyConfig, tuple[str, ...]]:
-    """Return the study that `load_config` does, and what was taken for ours or left out of its file, in sentences.
-
-    Those on its space are in the space's notes. `needed` is what to say where a dotted key is missing.
-    """
-    return read_study(StudyConfig, path, values or {}, overrides, needed or {})

@@ -1,4 +1,4 @@
-"""What a study's name may be: it is also that of folders and files, on every machine."""
+"""Study names, which are also names of folders and files, on every machine."""
 
 import re
 import unicodedata

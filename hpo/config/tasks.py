@@ -1,4 +1,4 @@
-"""Task facts: what the study file, the space and a report must know of each task, without torch."""
+"""Task facts, torch-free: what the study file, the space and a report must know of each task."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping

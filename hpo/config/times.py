@@ -1,4 +1,4 @@
-"""How long and until when, as people write it and are told it: `8h`, `1h30m`, `07:30`, `3 min 20 s`."""
+"""Durations and moments, as people write and read them: `8h`, `1h30m`, `07:30`, `3 min 20 s`."""
 
 import re
 from datetime import UTC, datetime, timedelta, tzinfo

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from hpo.config import study_file
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.overrides import apply
+from hpo.config.overrides import apply_override
 from hpo.config.reading import Typed, read_model, read_yaml_mapping
 from hpo.errors import ConfigurationError
 from hpo.export.configs import digest_of
@@ -166,7 +166,7 @@ def read_exported(path: Path, overrides: Sequence[str] = ()) -> Exported:
     """
     content = read_yaml_mapping(path)
     for override in overrides:
-        apply(content, override, MOVABLE)
+        apply_override(content, override, MOVABLE)
     if "hyperparameters" not in content:
         raise ConfigurationError(f"{path} holds no `hyperparameters`; name a file that hpo export wrote.")
     if missing := [name for name in Exported.model_fields if name not in content]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpo.config.overrides import apply
+from hpo.config.overrides import apply_override
 from hpo.config.reading import Typed, read_model
 from hpo.config.study_file import ComputeConfig, DataConfig, ModelConfig
 from hpo.config.tasks import TASK_FACTS
@@ -92,7 +92,7 @@ def prepared(folder: Path, source: str, overrides: Sequence[str] = ()) -> Prepar
         "data": {"train": source} | trained.model_dump(include={"text_column", "text_pair_column"}),
     }
     for override in overrides:
-        apply(content, override, GIVEN)
+        apply_override(content, override, GIVEN)
     given = read_model(_Sources, content, "the command")
     rows = read_texts(given.data.train, "test", given.data)
     asked = Prepared(trained=trained, model=given.model, rows=rows)

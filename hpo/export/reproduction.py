@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hpo.config.differences import differences
+from hpo.config.reading import differences
 from hpo.export.exported import Exported
 
 IDLE = ("optuna:", "sqlalchemy:")

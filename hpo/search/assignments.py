@@ -1,4 +1,4 @@
-"""Assignments out of configurations: when it is evaluated, and under which seed."""
+"""Trial assignments: a configuration with its evaluations and its seed."""
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
@@ -42,7 +42,7 @@ def build_assignment(
 
 
 def maximum_passes(space: SearchSpace) -> float:
-    """Return the passes over all training texts of the study's longest trial."""
+    """Return the passes over all training rows of the study's longest trial."""
     return space.largest("epochs") * space.largest("data_fraction")
 
 

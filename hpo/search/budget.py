@@ -1,4 +1,4 @@
-"""Ends of a search: how many trials, until when, how much time of devices, and after how long without improvement."""
+"""Search budget: number of trials, deadline, device hours, and patience without improvement."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ class Limits:
     """What a run of the search may use; None is no limit."""
 
     begun: float
-    """When the run began, or the one that was cut and that it goes on with, in seconds since 1970."""
+    """When the run began, or the interrupted one that it resumes, in seconds since 1970."""
     trials: int | None
     """Trials of the study in all."""
     deadline: float | None
@@ -61,7 +61,7 @@ def limits_of(budget: BudgetConfig, now: datetime, devices: float = 1.0) -> Limi
 def seconds_left(limits: Limits, *, now: float, reserve: float, spent: float, committed: float) -> float:
     """Return what a trial begun at `now` may take at most, in seconds; infinite without limits, and never below 0.
 
-    The limit of a single trial is none of these: a trial that goes beyond it is given up, not put off.
+    The limit of a single trial is not among them: a trial that exceeds it is pruned, not deferred.
 
     Args:
         limits: those of the run.
@@ -76,14 +76,14 @@ def seconds_left(limits: Limits, *, now: float, reserve: float, spent: float, co
 
 
 def resumed_limits(limits: Limits, budget: BudgetConfig, cut: Mapping[str, Any], now: float) -> Limits:
-    """Return the limits of a run that follows one that was cut: its night is this one, if its time is said alike.
+    """Return the limits of a run that resumes an interrupted one: with its deadline, if its time is the same.
 
     A clock time needs no keeping, since it is the same at every start.
 
     Args:
         limits: of the run that starts.
         budget: what they are of.
-        cut: `begun`, `deadline`, `time` and `until` of the run that was cut.
+        cut: `begun`, `deadline`, `time` and `until` of the interrupted run.
         now: seconds since 1970.
     """
     alike = budget.time is not None and (cut["time"], cut.get("until")) == (budget.time, budget.until)
@@ -118,7 +118,7 @@ def budget_warning(
     share_of_devices: float = 1.0,
     devices: float = 1.0,
 ) -> str | None:
-    """Doubt a budget into which, as far as a few steps tell, not even the cheapest trial fits; None where one does.
+    """Return a warning where, as far as a few steps tell, not even the cheapest trial fits; None where one does.
 
     Args:
         limits: those of the run.
@@ -165,7 +165,7 @@ def needed_budget(budget: BudgetConfig, trial_seconds: float, beside: float, dev
         enough = f"--gpu-hours {max(math.ceil(devices * seconds / 36) / 100, 1.5 * (budget.gpu_hours or 0.0)):.3g}"
     return (
         f"No trial has completed: a trial takes about {humanized(trial_seconds)} here; give {enough}, or lower epochs "
-        "or max_length. The same command goes on with what has begun."
+        "or max_length. The same command resumes what has begun."
     )
 
 

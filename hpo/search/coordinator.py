@@ -1,4 +1,4 @@
-"""The coordinator: what is trained next, what is given up, and the record of it; three idempotent verbs over the store.
+"""Search coordinator: next assignment, pruning decision and outcome, three idempotent verbs over the store.
 
 It owns no process, no device and no model. Runners carry its assignments to workers and their messages back.
 """
@@ -39,11 +39,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequests:
-    """What somebody asked of a running search from outside."""
+    """Stops that somebody asked for from outside a running search."""
 
     stop: bool
     trials: frozenset[int]
-    """Trials to be given up."""
+    """Trials to be pruned."""
 
 
 def verb(
@@ -139,7 +139,7 @@ class Coordinator:
 
     @verb
     def observe(self, report: Report) -> Decision:
-        """Record an evaluation and return whether its trial goes on. A report of an older attempt is dropped."""
+        """Record an evaluation and return whether its trial continues. A report of an older attempt is dropped."""
         action = self._store.answered(report.trial, report.attempt, report.rung) or self._judge(report)
         return Decision(trial=report.trial, attempt=report.attempt, action=action)
 
@@ -165,7 +165,7 @@ class Coordinator:
     def begin(self, *, objective: str, versions: Mapping[str, str]) -> None:
         """Record what the study is made from and enqueue its default; or take up what a dead leader left running.
 
-        To be called before the first verb, when it is known that the model and the texts can be used.
+        To be called before the first verb, when it is known that the model and the data can be used.
 
         Args:
             objective: name of the score that is maximised.
@@ -304,12 +304,12 @@ class Coordinator:
 
     @verb
     def _asked_after(self, heard: int) -> tuple[StopRequests, int]:
-        """Return what was asked for after a line of the log, and the last such line; give up what waits."""
+        """Return what was asked for after a line of the log, and the last such line; prune what waits."""
         asked = self._store.events_after(heard, ("stop_asked",))
         trials = frozenset(event.trial for event in asked if event.trial is not None)
         waiting = {trial.number for trial in self._store.trials(TrialState.WAITING)} if trials else set()
         for number in trials & waiting:
-            self._endings.give_up_waiting(number)
+            self._endings.prune_waiting(number)
         steering = StopRequests(stop=any(event.trial is None for event in asked), trials=trials - waiting)
         return steering, max((event.number for event in asked), default=heard)
 
@@ -351,7 +351,7 @@ class Coordinator:
         return action
 
     def _is_audited(self, trial: int) -> bool:
-        """Return whether a trial that the pruner gives up is trained to its end, to see what that costs."""
+        """Return whether a trial that the pruner stops is trained to its end, to see what pruning costs."""
         drawn = derived_seed(self._config.seed, "audit", trial) < self._config.confirmation.audit * SEEDS
         if drawn and not self._store.has_event(AUDIT_EVENT, trial):
             self._store.add_event(AUDIT_EVENT, trial)

@@ -1,4 +1,4 @@
-"""The end of an attempt: recorded, told to Optuna, and whether its trial goes on: once, whatever it died of."""
+"""Attempt endings: recorded, told to Optuna, and whether the trial is retried; once, whatever ended it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -68,8 +68,8 @@ class Endings:
             self._record(_failed(trial.number, attempt, reason))
             self.store.study.tell(trial.number, state=TrialState.FAIL)
 
-    def give_up_waiting(self, trial: int) -> None:
-        """End a trial that waits, as somebody asked for: given up, with the scores that it has."""
+    def prune_waiting(self, trial: int) -> None:
+        """Prune a waiting trial, as somebody asked for; it keeps the scores that it has."""
         attempt = self.store.latest_attempt(trial)
         self.store.ask(trial)
         self.store.add_event(str(Ending.PRUNED), trial, attempt or None, reason="Stopped as asked for.")
@@ -131,7 +131,7 @@ class Endings:
             case Ending.FAILED | Ending.DIED:
                 self.store.study.tell(outcome.trial, state=TrialState.FAIL)
             case Ending.PAUSED:
-                raise AssertionError("a paused trial goes on")
+                raise AssertionError("a paused trial is resumed")
 
 
 def deaths(ends: list[AttemptEnd], ending: Ending | None) -> int:

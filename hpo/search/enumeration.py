@@ -1,4 +1,4 @@
-"""Enumeration of a space of distinct values, every combination once: in the order written, or in a random one.
+"""Grid search: every combination of a discrete space once, in the order written or in a random one.
 
 Optuna's own grid and brute force raise on conditional parameters that a trial does not have, and when nothing is left
 they call `study.stop()` inside `tell`, an error outside `optimize`. Here that nothing is left is known before a trial

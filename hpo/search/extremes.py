@@ -1,4 +1,4 @@
-"""The ends of a search space: real configurations of it that ask the most and the least of a device.
+"""Extremes of a search space: its configurations that ask the most and the least of a device.
 
 What a trial costs is compared field by field, in the order of `COSTS`: first what it trains, as far as memory goes the
 largest difference, then the size of a batch and the length of a trial, then what the optimizer keeps.
@@ -8,12 +8,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.hyperparameters import Hyperparameters, resolved
 from hpo.space.domains import Choice, Constant, Continuous, Value, is_number
 from hpo.space.enumeration import Values
 from hpo.space.parameters import Parameter
 from hpo.space.search_space import SearchSpace
-from hpo.space.trained_values import resolved_value
 
 OPTIMIZER_STATES: Mapping[str, int] = {
     "sgd": 0, "adafactor": 0, "momentum": 1, "nesterov": 1, "lion": 1, "adagrad": 1, "rmsprop": 1, "muon": 1,
@@ -103,4 +102,4 @@ def _furthest(parameter: Parameter, way: Values, signs: Signs) -> Iterable[Value
 
 
 def _distance(name: str, values: Values, signs: Signs) -> float:
-    return signs[name] * COSTS[name](resolved_value(name, values))
+    return signs[name] * COSTS[name](resolved(name, values))

@@ -1,4 +1,4 @@
-"""Faults, and whose they are: the trial's, its worker's, or everyone's.
+"""Fault attribution: to the trial, to its worker, or to everyone.
 
 - **The trial's**: it fails on two workers, or there is no other one to try it on. What it had said against the first
   is taken back.
@@ -165,7 +165,7 @@ class Faults:
             where = f"the last of {RUN_OF_FAILURES} failures running"
         else:
             return None
-        return f"{_without_stop(last.reason)}: {where}, so the search ends; mend it, and the same command goes on."
+        return f"{_without_stop(last.reason)}: {where}, so the search ends; mend it, and the same command resumes it."
 
 
 def _without_stop(reason: str) -> str:

@@ -1,4 +1,4 @@
-"""The lead of a study: taken, or refused before anything runs where the study was begun otherwise."""
+"""Study leadership: a coordinator under the study's lease, refused where the study was begun otherwise."""
 
 import math
 import time
@@ -10,7 +10,7 @@ from typing import Any
 
 from optuna.study import StudyDirection
 
-from hpo.config.differences import differences
+from hpo.config.reading import differences
 from hpo.config.study_file import EvaluationConfig, StudyConfig, TaskConfig
 from hpo.config.times import LOCAL_ZONE
 from hpo.errors import StoreError, StudyMismatchError
@@ -42,7 +42,7 @@ def leading(
     stop: Event | None = None,
     searches: bool = True,
 ) -> Iterator[Coordinator]:
-    """Lead the study that `config` names until the block ends; `Coordinator.begin` then begins it or goes on with it.
+    """Lead the study that `config` names until the block ends; `Coordinator.begin` then begins or resumes it.
 
     Args:
         config: the study.
@@ -107,7 +107,7 @@ def _refuse_foreign_study(store: StudyStore) -> None:
 
 
 def refuse_other_study(name: str, stored: StudyRecord, now: StudyRecord) -> None:
-    """Raise StudyMismatchError if a study recorded as `stored` cannot be gone on with as `now`."""
+    """Raise StudyMismatchError if a study recorded as `stored` cannot be resumed as `now`."""
     changed = differences(_widened(stored.space, now.space), now.space, "space.")
     changed += differences(_compared(stored.configuration), _compared(now.configuration))
     if stored.data_fingerprint != now.data_fingerprint:

@@ -1,4 +1,4 @@
-"""Leases, by which one process at a time leads a study: they run on the database's clock."""
+"""Study leases: one process at a time leads a study, by the database's clock."""
 
 import contextlib
 import logging

@@ -1,4 +1,4 @@
-"""Persistence while the store is away: a server that restarts, a disk that is full, a lock that is held."""
+"""Store outages, retried with exponential backoff: a server that restarts, a full disk, a held lock."""
 
 import logging
 import time
@@ -57,6 +57,6 @@ def retried_while_away(
             if told:
                 logger.warning("The store answers again; the search goes on.")
             return result
-        # It is set for good: a search that ends asks as often as one that goes on.
+        # It is set for good: a search that ends asks as often as one that continues.
         (sleep or (time.sleep if ending else stop.wait))(wait)
         wait = min(2 * wait, LONGEST_WAIT)

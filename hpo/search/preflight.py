@@ -1,10 +1,11 @@
-"""Checks of a search before its first trial: what cannot be, and what the sampler will not do."""
+"""Preflight checks: refusals and notes before the first trial."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 from hpo.config.extras import refuse_missing
+from hpo.config.hyperparameters import resolved
 from hpo.config.study_file import StudyConfig
 from hpo.config.tasks import no_meaning, without_meaning
 from hpo.errors import SpaceError
@@ -14,7 +15,6 @@ from hpo.space.domains import Constant
 from hpo.space.enumeration import cases
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space, shipped_spaces, space_of
-from hpo.space.trained_values import resolved_value
 
 MOST_COMBINATIONS = 10_000
 """Combinations that are listed and gone through at each proposal, at most."""
@@ -112,7 +112,7 @@ def _refuse_slots(config: StudyConfig, space: SearchSpace) -> None:
         return
     if ranks > 1:
         raise SpaceError(f"compute.slots is {slots}, but a trial has {ranks} ranks; leave one of the two out.")
-    kinds = {tuple(resolved_value(name, values) for name in fields) for values in cases(space.parameters, fields)}
+    kinds = {tuple(resolved(name, values) for name in fields) for values in cases(space.parameters, fields)}
     if len(kinds) > 1 or {method for method, _ in kinds} != {"head"}:
         raise SpaceError(
             f"compute.slots is {slots}, but trials share a backbone only where none changes it: let method be head and "
@@ -155,7 +155,7 @@ def _unused_settings(config: StudyConfig) -> list[str]:
 def _pruner_notes(config: StudyConfig) -> list[str]:
     """Say where Wilcoxon's test has too few folds: it needs two, and its p value after n is never below 1 / 2**n."""
     folds, threshold = config.evaluation.folds, config.search.p_threshold
-    # One more, since after the last fold nothing is left to give up.
+    # One more, since after the last fold nothing is left to prune.
     needed = max(2, math.floor(-math.log2(threshold)) + 1) + 1
     if config.pruner != "wilcoxon" or folds is None or folds >= needed:
         return []

@@ -1,4 +1,4 @@
-"""Pruners, which give trials up: Optuna's and one of our own, with explicit resources on the rung scale (per mille)."""
+"""Learning-curve pruning: Optuna's pruners and one of our own, with resources on the rung scale (per mille)."""
 
 import math
 import warnings
@@ -20,7 +20,7 @@ MOST_TRIALS_AT_A_RUNG = 4
 
 @dataclass(frozen=True, slots=True)
 class Pruner:
-    """One way to give trials up."""
+    """One way to prune trials."""
 
     description: str
     source: str
@@ -28,19 +28,19 @@ class Pruner:
 
 
 class AsynchronousMedianPruner(BasePruner):
-    """Gives up what scores below the median of the other trials at its rung, running and pruned ones among them.
+    """Prunes what scores below the median of the other trials at its rung, running and pruned ones among them.
 
-    Optuna's MedianPruner compares with completed trials alone, so it gives up nothing until some have completed, and of
+    Optuna's MedianPruner compares with completed trials alone, so it prunes nothing until some have completed, and of
     eight workers none before its second trial.
     """
 
     def __init__(self, *, n_min_trials: int, n_warmup_steps: int) -> None:
-        """Take how many other trials must have come to a rung, and the rung before which nothing is given up."""
+        """Take how many other trials must have come to a rung, and the rung before which nothing is pruned."""
         self._n_min_trials = n_min_trials
         self._n_warmup_steps = n_warmup_steps
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Return whether to give `trial` up at its last rung."""
+        """Return whether to prune `trial` at its last rung."""
         rung = trial.last_step
         if rung is None or rung < self._n_warmup_steps:
             return False
@@ -88,17 +88,17 @@ def _threshold(config: StudyConfig) -> BasePruner:
 
 PRUNERS: Mapping[str, Pruner] = {
     "asynchronous_median": Pruner(
-        "gives up what is below the median of the others at this rung, running and pruned ones among them",
+        "prunes what is below the median of the others at this rung, running and pruned ones among them",
         "the rule of Li et al. 2020 (ASHA) that keeps half, at every rung",
         _asynchronous_median,
     ),
     "median": Pruner(
-        "gives up what has never been as good as half of the finished trials were at this rung",
+        "prunes what has never been as good as half of the finished trials were at this rung",
         "Golovin et al. 2017; Optuna's MedianPruner",
         _median,
     ),
     "percentile": Pruner(
-        "gives up what is not among the best part of the finished trials at this rung",
+        "prunes what is not among the best part of the finished trials at this rung",
         "Optuna's PercentilePruner",
         lambda config: pruners.PercentilePruner(config.search.percentile, **_among_finished(config)),
     ),
@@ -117,9 +117,9 @@ PRUNERS: Mapping[str, Pruner] = {
         "Optuna's PatientPruner",
         lambda config: pruners.PatientPruner(_median(config), patience=config.search.patience),
     ),
-    "threshold": Pruner("gives up what scores below a fixed bound", "Optuna's ThresholdPruner", _threshold),
+    "threshold": Pruner("prunes what scores below a fixed bound", "Optuna's ThresholdPruner", _threshold),
     "wilcoxon": Pruner(
-        "gives up what a signed-rank test finds worse than the best trial, from five folds on",
+        "prunes what a signed-rank test finds worse than the best trial, from five folds on",
         "Wilcoxon 1945; Optuna's WilcoxonPruner",
         lambda config: pruners.WilcoxonPruner(p_threshold=config.search.p_threshold),
     ),

@@ -1,4 +1,4 @@
-"""Evaluations of a trial: rungs comparable between trials, and as many full ones in each as a study can pay for."""
+"""Evaluation schedule: rungs comparable between trials, and as many full evaluations as a study can afford."""
 
 from hpo.config.study_file import USUAL_RUNG_ROWS, StudyConfig
 from hpo.data.splits import Splits
@@ -12,7 +12,7 @@ MOST_OF_A_TRIAL = 0.1
 ROWS_OF_A_STEP = 3
 """Rows that are scored in the time of one that is trained on: a backward pass takes twice as long as a forward pass."""
 LEAST_RUNG_ROWS = 100
-"""Rows of a part, for which full evaluations are given up."""
+"""Rows of a part that are worth fewer full evaluations."""
 
 
 def milestones(*, passes: float, maximum_passes: float, rungs: int, full_reports: int) -> tuple[Milestone, ...]:
@@ -20,11 +20,11 @@ def milestones(*, passes: float, maximum_passes: float, rungs: int, full_reports
 
     A rung is examples seen over those of the study's longest trial, in per mille, so trials of other batch sizes,
     epochs and data fractions compare at it. Full evaluations are spread evenly over the trial's own length, as many in
-    every trial: a trial that is looked at more often has the luckier maximum. (Of a trial shorter than `full_reports`
+    every trial: the maximum of more evaluations has more selection bias. (Of a trial shorter than `full_reports`
     per mille some fall together.) Between them stand the study's common rungs.
 
     Args:
-        passes: passes of this trial over all training texts (its epochs times its data fraction), at most
+        passes: passes of this trial over all training rows (its epochs times its data fraction), at most
             `maximum_passes`.
         maximum_passes: those of the study's longest trial.
         rungs: number of common rungs over the longest trial; 0 for none.

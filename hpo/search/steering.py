@@ -1,4 +1,4 @@
-"""Words of a person to a search, from beside its leader: try this next, end, give that trial up.
+"""User commands to a running search, beside its leader: enqueue a trial, stop the search, stop a trial.
 
 Each is one transaction, for a confirmation beside it another. The leader reads `stop_asked` from the study's log; what
 is enqueued waits in Optuna's rows.
@@ -60,7 +60,7 @@ def enqueue(
 
 
 def ask_to_stop(database: Database, study: str | None, trial: int | None = None) -> tuple[str, str]:
-    """Ask the leader of a study to end its search, or to give `trial` up; return the study's name and who leads it.
+    """Ask the leader of a study to end its search, or to prune `trial`; return the study's name and who leads it.
 
     Raises:
         ConfigurationError: nobody leads the study, it has no such trial, or that is over.

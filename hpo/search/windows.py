@@ -1,4 +1,4 @@
-"""Windows: what a sampler sees of a study, however long it is: the best trials and an even part of the others."""
+"""Trial windows of a sampler: the best trials of a long study and an even part of the others."""
 
 import copy
 import heapq
@@ -17,7 +17,7 @@ LEARNED_FROM = (TrialState.COMPLETE, TrialState.PRUNED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """How many trials that completed or were given up are seen, at most."""
+    """How many trials that completed or were pruned are seen, at most."""
 
     best: int
     others: int

@@ -1,4 +1,4 @@
-"""Work of a trial, counted from the data before any training: tokens trained on and scored, updates, openings."""
+"""Trial workload, counted from the data before any training: tokens trained on and scored, updates, openings."""
 
 import math
 from dataclasses import dataclass, field

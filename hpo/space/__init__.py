@@ -1,4 +1,4 @@
-"""The language of search spaces: which hyperparameters are searched, over what values, and when.
+"""Search spaces: hyperparameters, their values, and the conditions under which they are active.
 
 `domains` says what values a parameter may take, `specs` how that is written, `conditions` when it is active,
 `relative_rate` what a learning rate is a multiple of, `parameters` is all that of one hyperparameter. `coherence` says

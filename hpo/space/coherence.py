@@ -1,15 +1,13 @@
-"""Whether the parameters of a space go together: every trial that it can propose must be one that can be trained."""
+"""Consistency checks of a search space: every trial that it can propose can be trained."""
 
 from collections.abc import Sequence
 
-from hpo.config.hyperparameters import APPLIES_TO
-from hpo.config.refusals import REFUSALS, Refusal
+from hpo.config.hyperparameters import APPLIES_TO, REFUSALS, Refusal, deciding_field, resolved
 from hpo.errors import Mistakes, SpaceError
 from hpo.space.domains import Value, as_yaml
 from hpo.space.enumeration import Values, cases
 from hpo.space.parameters import Parameter, place_of
 from hpo.space.specs import checked_value
-from hpo.space.trained_values import deciding_field, resolved_value
 
 
 def check_together(parameters: Sequence[Parameter], space: str) -> None:
@@ -33,12 +31,12 @@ def _check_applies(parameter: Parameter, parameters: Sequence[Parameter], place:
     """Refuse a parameter that is active where it means nothing, such as `momentum` under adamw."""
     other, fitting = APPLIES_TO[parameter.name]
     kinds = list(cases(parameters, (other, *(condition.parent for condition in parameter.when))))
-    if all(resolved_value(other, values) in fitting for values in kinds if parameter.active(values)):
+    if all(resolved(other, values) in fitting for values in kinds if parameter.active(values)):
         return
     rule = f"{place} applies only where {other} is {' or '.join(fitting)}"
-    steering, wanted = _steering(other, [values for values in kinds if resolved_value(other, values) in fitting])
+    steering, wanted = _steering(other, [values for values in kinds if resolved(other, values) in fitting])
     if not wanted:
-        found = dict.fromkeys(as_yaml(resolved_value(other, values)) for values in kinds)
+        found = dict.fromkeys(as_yaml(resolved(other, values)) for values in kinds)
         raise SpaceError(f"{rule}, but here it is {' or '.join(found)}; leave {parameter.name} out.")
     lines = {one.parent: one.values for one in parameter.when} | {steering: tuple(wanted)}
     when = ", ".join(f"{key}: [{', '.join(map(as_yaml, values))}]" for key, values in lines.items())
@@ -62,6 +60,6 @@ def _check_rates(parameter: Parameter, parameters: Sequence[Parameter], place: s
 
 def _check_refusal(refusal: Refusal, parameters: Sequence[Parameter], space: str) -> None:
     for values in cases(parameters, refusal.fields):
-        trained = {name: resolved_value(name, values) for name in refusal.fields}
-        if refusal.concerns(trained):
-            raise SpaceError(f"Space {space}: {refusal.sentence(trained)}")
+        trained = {name: resolved(name, values) for name in refusal.fields}
+        if sentence := refusal.sentence(trained):
+            raise SpaceError(f"Space {space}: {sentence}")

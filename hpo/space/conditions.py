@@ -1,4 +1,4 @@
-"""When a parameter is active: `when: {optimizer: [sgd, momentum]}`, and the order in which to find out."""
+"""Conditional parameters: `when: {optimizer: [sgd, momentum]}`, and an order with parents first."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

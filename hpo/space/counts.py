@@ -1,4 +1,4 @@
-"""Counts of steps, epochs or texts, as other libraries have them, for what is a share here."""
+"""Step counts of other libraries, for what is a share here: refused, each with its share of the data."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

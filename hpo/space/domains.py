@@ -1,4 +1,4 @@
-"""The values that one parameter may take: six domains, each of which can propose, check and describe them.
+"""Parameter domains: the values that one parameter may take, proposed, checked and described.
 
 To add one: a frozen class with the methods of the others, its place in `Domain`, and its lines in `specs`. Those that
 are not `Continuous` also count their values and name them all.

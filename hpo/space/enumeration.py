@@ -1,13 +1,13 @@
-"""The combinations of values that a space has: all of them, how many there are, and enough of them to check it by."""
+"""Combinations of a search space: all of them, their number, and enough of them to check the space by."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from hpo.config.hyperparameters import deciding_field
 from hpo.errors import SpaceError
 from hpo.space.conditions import Condition
 from hpo.space.domains import Choice, Constant, Continuous, Value
 from hpo.space.parameters import Parameter, place_of
-from hpo.space.trained_values import deciding_field
 
 Values = dict[str, Value]
 # Which values of earlier parameters, among those that a later condition asks for, a trial has.

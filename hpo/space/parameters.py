@@ -1,16 +1,15 @@
-"""One hyperparameter of a space: what it may be and when, how that is read, and what it is by default."""
+"""Parameters of a search space: domain, condition and default of each, read from its spec."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.hyperparameters import Hyperparameters, deciding_field, resolved
 from hpo.errors import Mistakes, SpaceError, nearest
 from hpo.space.conditions import Conditions, parents_first, read_conditions
 from hpo.space.domains import Constant, Continuous, Domain, Value, as_yaml, is_number
 from hpo.space.relative_rate import SAMPLED_NAME, Factors, base_rate, describe_factors, read_factors
 from hpo.space.specs import DOMAIN_KEYS, checked_value, domain_spec, read_domain, refuse_foreign
-from hpo.space.trained_values import deciding_field, resolved_value
 
 _SPEC_KEYS = (*DOMAIN_KEYS, "default", "when", "relative_to", "source")
 _FIELDS = Hyperparameters.model_fields
@@ -210,8 +209,8 @@ def _usual_values(name: str, when: Conditions, drafts: Mapping[str, _Draft]) -> 
     """Return what the field `name` is where nothing is said of it, under those conditions, the likeliest first."""
     decider = deciding_field(name)
     if decider is None:
-        return [resolved_value(name, {})]
-    return [resolved_value(name, {decider: value}) for value in _likely_values(decider, when, drafts)]
+        return [resolved(name, {})]
+    return [resolved(name, {decider: value}) for value in _likely_values(decider, when, drafts)]
 
 
 def _likely_values(name: str, when: Conditions, drafts: Mapping[str, _Draft]) -> list[Value]:

@@ -1,4 +1,4 @@
-"""What a sampled learning rate is a multiple of: the base rate of the trial's own optimizer and method.
+"""Relative learning rate: a sampled multiple of the base rate of the trial's own optimizer and method.
 
 One log-scaled multiplier stays in a sampler's joint model; a range for each optimizer would fall out of it.
 """
@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any, Literal, get_origin
 
-from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.hyperparameters import Hyperparameters, resolved
 from hpo.errors import SpaceError, nearest
 from hpo.space.domains import Value, as_yaml
 from hpo.space.specs import checked_value
-from hpo.space.trained_values import resolved_value
 
 # Field -> its value -> factor; the base rate is the product of one factor for each field.
 Factors = Mapping[str, Mapping[str, float]]
@@ -58,7 +57,7 @@ def base_rate(factors: Factors, values: Mapping[str, Value], source: str) -> flo
     Raises:
         SpaceError: a value without a factor.
     """
-    chosen = {field: resolved_value(field, values) for field in factors}
+    chosen = {field: resolved(field, values) for field in factors}
     for field, value in chosen.items():
         if value not in factors[field]:
             raise SpaceError(

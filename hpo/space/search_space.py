@@ -1,4 +1,4 @@
-"""A search space: parameters that Optuna samples, and what they make of one trial's hyperparameters.
+"""Search space: parameters that Optuna samples, and the hyperparameters that they make.
 
 Three forms of one configuration, told apart by name throughout:
     values            the active parameters, constants too, by hyperparameter name; a relative learning rate
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.hyperparameters import Hyperparameters, resolved
 from hpo.config.reading import read_model
 from hpo.errors import Mistakes, SpaceError, nearest
 from hpo.space.coherence import check_together
@@ -19,7 +19,6 @@ from hpo.space.counts import CountParameter
 from hpo.space.domains import Choice, Constant, Number, Trial, Value, is_number
 from hpo.space.enumeration import all_combinations, cases, number_of_combinations
 from hpo.space.parameters import Parameter, Row, place_of, read_parameters
-from hpo.space.trained_values import resolved_value
 from hpo.space.translation import translated
 
 
@@ -122,7 +121,7 @@ class SearchSpace:
 
     def largest_if_any(self, name: str) -> Number | None:
         """Return the largest number that the hyperparameter `name` can be in this space; None if it is never one."""
-        trained = (resolved_value(name, self._trained(values)) for values in cases(self.parameters, (name,)))
+        trained = (resolved(name, self._trained(values)) for values in cases(self.parameters, (name,)))
         return max(filter(is_number, trained), default=None)
 
     def values_or_ends(self, name: str) -> list[Number]:
@@ -132,7 +131,7 @@ class SearchSpace:
             return sorted(value for value in found.values() if is_number(value))
         if found is not None:
             return [end for end in (found.minimum(), found.maximum()) if end is not None]
-        usual = resolved_value(name, {})
+        usual = resolved(name, {})
         return [usual] if is_number(usual) else []
 
     def to_mapping(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where spaces are read from: YAML files, those in `search_spaces/` being shipped and found by name."""
+"""Space files in YAML; those in `search_spaces/` are shipped and found by name."""
 
 import shlex
 from collections.abc import Mapping

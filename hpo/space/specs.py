@@ -1,4 +1,4 @@
-"""How the values of a parameter are written: the keys of W&B sweeps, read into a domain and written back.
+"""Parameter specs: the keys of W&B sweeps, read into a domain and written back.
 
 Every value is held against the field of `Hyperparameters` that it is for; no text is taken for a number.
 """

@@ -1,4 +1,4 @@
-"""The parameters of a space in the names of other libraries, made ours: taken, left out, refused, or a count."""
+"""Space translation: parameters in the names of other libraries, made ours, left out, refused, or a count."""
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -7,7 +7,7 @@ from math import prod
 from typing import Any, get_args
 
 from hpo.config.hyperparameters import ADAMS, APPLIES_TO, Hyperparameters
-from hpo.config.naming import bare, found, meaning
+from hpo.config.naming import look_up, meaning, normalized
 from hpo.config.other_names import (
     ACCUMULATION,
     DISTRIBUTIONS,
@@ -158,7 +158,7 @@ class _Reader:
         values = _listed_values(optimizer) if optimizer else ["adamw"]
         for ours, name in self._given_as.items():
             spec = self.done.parameters[ours]
-            if not bare(name).startswith("adam") or ours not in APPLIES_TO or "when" in spec:
+            if not normalized(name).startswith("adam") or ours not in APPLIES_TO or "when" in spec:
                 continue
             fitting = [value for value in values if value in APPLIES_TO[ours][1] and value in ADAMS]
             if not fitting:
@@ -227,8 +227,8 @@ class _Reader:
         choices = _choices(name)
         if value in choices or isinstance(value, list | dict):
             return value
-        entry = found(as_yaml(value), VALUES.get(name, {}))
-        if entry is None and isinstance(value, str) and (ours := found(value, {one: one for one in choices})):
+        entry = look_up(as_yaml(value), VALUES.get(name, {}))
+        if entry is None and isinstance(value, str) and (ours := look_up(value, {one: one for one in choices})):
             entry = Alias(ours)
         if isinstance(entry, Unsupported):
             raise SpaceError(f"{self._place}, {name}: {value}: {entry.how}.")

@@ -9,9 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters, Method, OptimizerName, ScheduleName
+from hpo.config.hyperparameters import (
+    APPLIES_TO,
+    REFUSALS,
+    Hyperparameters,
+    Method,
+    OptimizerName,
+    Refusal,
+    ScheduleName,
+)
 from hpo.config.reading import parse_yaml, read_model, write_yaml
-from hpo.config.refusals import REFUSALS, Refusal
 from hpo.errors import ConfigurationError
 
 NAMES: dict[str, tuple[str, ...]] = {

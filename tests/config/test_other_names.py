@@ -10,11 +10,22 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.naming import advice, bare, meaning, metric_of
-from hpo.config.other_names import DISTRIBUTIONS, LORA, NAMES, VALUES, Alias, Unsupported
-from hpo.config.other_study_names import LOSSES, METRICS, STUDY_KEYS, STUDY_VALUES
+from hpo.config.loading import load_config, load_study
+from hpo.config.naming import advice, meaning, metric_of, normalized
+from hpo.config.other_names import (
+    DISTRIBUTIONS,
+    LORA,
+    LOSSES,
+    METRICS,
+    NAMES,
+    STUDY_KEYS,
+    STUDY_VALUES,
+    VALUES,
+    Alias,
+    Unsupported,
+)
 from hpo.config.reading import dotted_keys, write_yaml
-from hpo.config.study_file import StudyConfig, load_config, load_study
+from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, SpaceError
 from hpo.metrics.registry import METRICS as SCORES
 from hpo.space.search_space import SearchSpace
@@ -42,18 +53,18 @@ def test_every_training_argument_is_understood(name: str) -> None:
 
 @pytest.mark.parametrize(("field", "values"), [("optimizer", OptimizerNames), ("schedule", SchedulerType)])
 def test_every_optimizer_and_schedule_of_trainer_is_taken_or_refused_with_what_to_do(field: str, values: Any) -> None:
-    known = {bare(name) for name in (*get_args(FIELDS[field].annotation), *VALUES[field])}
-    assert {bare(value.value) for value in values} <= known
+    known = {normalized(name) for name in (*get_args(FIELDS[field].annotation), *VALUES[field])}
+    assert {normalized(value.value) for value in values} <= known
 
 
 def test_what_is_taken_is_something_here_and_never_under_a_name_of_ours() -> None:
     assert {entry.ours for entry in NAMES.values() if isinstance(entry, Alias)} <= FIELDS.keys()
-    assert not {bare(name) for name in NAMES} & {bare(name) for name in FIELDS}
+    assert not {normalized(name) for name in NAMES} & {normalized(name) for name in FIELDS}
     for field, values in VALUES.items():
         for value, entry in values.items():
             if isinstance(entry, Alias):
                 Hyperparameters(**{field: entry.ours})
-                assert bare(value) not in map(bare, get_args(FIELDS[field].annotation))
+                assert normalized(value) not in map(normalized, get_args(FIELDS[field].annotation))
     assert set(DISTRIBUTIONS.values()) <= KEYS.keys()
     assert {*METRICS.values(), *LOSSES.values()} <= {"auto"}.union(*SCORES.values())
     assert {*STUDY_KEYS.values(), *STUDY_VALUES} <= set(dotted_keys(StudyConfig))
@@ -64,7 +75,7 @@ def test_what_is_taken_is_something_here_and_never_under_a_name_of_ours() -> Non
 
 def test_no_name_is_there_twice() -> None:
     for table in (NAMES, *VALUES.values(), METRICS | LOSSES, STUDY_KEYS):
-        names = [bare(name) for name in table]
+        names = [normalized(name) for name in table]
         assert len(names) == len(set(names))
 
 

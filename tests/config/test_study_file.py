@@ -7,7 +7,8 @@ import optuna
 import pytest
 
 from hpo.config.hyperparameters import APPLIES_TO, Method, OptimizerName, ScheduleName
-from hpo.config.study_file import ComputeConfig, StudyConfig, load_config
+from hpo.config.loading import load_config
+from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.errors import ConfigurationError
 from hpo.space.domains import Constant
 from hpo.space.space_file import read_space, shipped_spaces, space_of

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from hpo.config.study_file import StudyConfig, load_config
+from hpo.config.loading import load_config
+from hpo.config.study_file import StudyConfig
 from hpo.export.configs import configuration_of, to_yaml
 from hpo.export.exported import Exported
 from hpo.runners.run import run

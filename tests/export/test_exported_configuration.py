@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from hpo.config.hyperparameters import ADDED_LATER
+from hpo.config.loading import load_config
 from hpo.config.reading import parse_yaml
-from hpo.config.study_file import StudyConfig, load_config
+from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.export.configs import best_configuration, configuration_of, to_json, to_yaml
 from hpo.export.exported import Exported, read_exported

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from sqlalchemy.engine import make_url
 
-from hpo.config.study_file import load_config
+from hpo.config.loading import load_config
 from hpo.runners.run import run
 from hpo.store.engine import open_database
 from hpo.store.results import StudyResults, read_results

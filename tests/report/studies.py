@@ -6,7 +6,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, create_trial
 
-from hpo.config.study_file import load_config
+from hpo.config.loading import load_config
 from hpo.messages import HeldOutEvaluation, Scores, Slice, Standing
 from hpo.report.report_data import ReportData
 from hpo.store.history import Evaluation, LastAttempt, StudyHistory

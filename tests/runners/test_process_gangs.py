@@ -10,7 +10,8 @@ import psutil
 import pytest
 import torch
 
-from hpo.config.study_file import ComputeConfig, StudyConfig, load_config
+from hpo.config.loading import load_config
+from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits, load_splits
 from hpo.distributed.rank_group import RankInfo
 from hpo.errors import ConfigurationError, ModelError, TrainingError

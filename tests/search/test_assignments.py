@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.study_file import load_config
+from hpo.config.loading import load_config
 from hpo.messages import Demands
 from hpo.search.assignments import build_assignment, demands_of
 from hpo.space.search_space import SearchSpace

@@ -228,5 +228,5 @@ def test_what_is_doubted_is_exactly_what_leaves_too_little_for_one_trial(
 def test_a_search_without_a_trial_says_what_it_needs(budget: dict[str, Any], enough: str) -> None:
     assert needed_budget(BudgetConfig(**budget), 180, 30) == (
         f"No trial has completed: a trial takes about 3 min 00 s here; give {enough}, or lower epochs or max_length. "
-        "The same command goes on with what has begun."
+        "The same command resumes what has begun."
     )

@@ -163,7 +163,7 @@ def test_the_same_error_three_times_running_on_two_workers_ends_the_search_and_b
     faults.failed(2, "a", "OSError: [Errno 28] No space left on device: '/data/t-2/f.pt'.")
     assert faults.abort_reason() == (
         "OSError: [Errno 28] No space left on device: '/data/t-2/f.pt': the same error 3 times running, on a and b, so "
-        "the search ends; mend it, and the same command goes on."
+        "the search ends; mend it, and the same command resumes it."
     )
     assert not faults.quarantined
 
@@ -221,7 +221,7 @@ def test_three_failures_running_on_a_lone_worker_end_the_search_whatever_their_w
         assert faults.abort_reason() is None
         faults.failed(trial, "a", reason)
     assert faults.abort_reason() == (
-        "five: the last of 3 failures running, so the search ends; mend it, and the same command goes on."
+        "five: the last of 3 failures running, so the search ends; mend it, and the same command resumes it."
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.study_file import load_config
+from hpo.config.loading import load_config
 from hpo.messages import Dimensions, Ending, Outcome, Probe, Progress, Report, Scores, Timed
 from hpo.search.extremes import OPTIMIZER_STATES, cheapest, dearest
 from hpo.search.forecasts import HIGH, CostModel, Forecasts, Observation, fitted_costs

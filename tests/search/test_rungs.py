@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpo.config.study_file import StudyConfig, load_config
+from hpo.config.loading import load_config
+from hpo.config.study_file import StudyConfig
 from hpo.data.sources import Examples
 from hpo.data.splits import split_examples
 from hpo.messages import Dimensions, Milestone

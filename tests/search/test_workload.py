@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.study_file import StudyConfig, load_config
+from hpo.config.loading import load_config
+from hpo.config.study_file import StudyConfig
 from hpo.data.batching import parts_by_length, training_batches
 from hpo.data.splits import Splits, load_splits
 from hpo.messages import Dimensions

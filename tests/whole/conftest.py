@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpo.config.study_file import StudyConfig, load_config
+from hpo.config.loading import load_config
+from hpo.config.study_file import StudyConfig
 from tests.models import save_tiny_bert, write_texts
 
 SPACE = {

@@ -11,8 +11,9 @@ from typing import Any, cast
 import pytest
 
 from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.loading import load_config
 from hpo.config.reading import write_yaml
-from hpo.config.study_file import StudyConfig, load_config
+from hpo.config.study_file import StudyConfig
 from hpo.config.times import humanized
 from hpo.data.splits import load_splits
 from hpo.errors import ConfigurationError, DataError, StoreError

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.study_file import StudyConfig, load_config
+from hpo.config.loading import load_config
+from hpo.config.study_file import StudyConfig
 from hpo.config.tasks import TASK_FACTS
 from hpo.data.splits import splits_of
 from hpo.errors import SpaceError

@@ -1,7 +1,6 @@
 """Study configuration: model, data, task, search, budget, compute and store, typed and torch-free."""
 
 import os
-import unicodedata
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -9,19 +8,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from hpo.config.reading import Typed
-from hpo.config.study_names import MOST_BYTES, MOST_CHARACTERS, RULE, is_study_name
+from hpo.config.study_names import checked_study_name
 from hpo.config.tasks import TASK_FACTS, no_meaning
 from hpo.config.times import parse_duration, parse_moment
-
-
-def _study_name(name: str) -> str:
-    name = unicodedata.normalize("NFC", name)
-    if not is_study_name(name):
-        raise ValueError(
-            f"'study' is {name!r}, but a study's name is made of {RULE}, and has at most {MOST_CHARACTERS} characters "
-            f"and {MOST_BYTES} bytes in UTF-8."
-        )
-    return name
 
 
 def _duration(text: str) -> str:
@@ -56,7 +45,7 @@ Pruner = Literal[
 OF_FOLDS = ("wilcoxon", "threshold", "none")
 """Pruners that may judge a trial by its folds; the others compare learning curves."""
 
-Name = Annotated[str, AfterValidator(_study_name)]
+Name = Annotated[str, AfterValidator(checked_study_name)]
 LocalPath = Annotated[str, AfterValidator(os.path.expanduser)]
 """A path or another name; a `~` that it begins with is the home folder, as no shell reads study files."""
 Source = Annotated[LocalPath, BeforeValidator(lambda source: str(source) if isinstance(source, Path) else source)]

@@ -5,7 +5,18 @@ import unicodedata
 
 MOST_CHARACTERS, MOST_BYTES = 128, 200
 """A name of a file may have 255 bytes, its ending and what stands before it among them."""
-RULE = "letters and digits of any script, space . _ - and starts with a letter or a digit"
+
+
+def checked_study_name(name: str) -> str:
+    """Return `name` in Unicode's composed form; raise a ValueError if a study may not be called so."""
+    name = unicodedata.normalize("NFC", name)
+    if not is_study_name(name):
+        raise ValueError(
+            f"'study' is {name!r}, but a study's name is made of letters and digits of any script, space . _ - and "
+            f"starts with a letter or a digit, and has at most {MOST_CHARACTERS} characters and {MOST_BYTES} bytes in "
+            "UTF-8."
+        )
+    return name
 
 
 def is_study_name(name: str) -> bool:

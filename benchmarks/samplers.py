@@ -26,7 +26,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from hpo.config.loading import load_config
 from hpo.config.study_file import StudyConfig
 from hpo.search.samplers import SAMPLERS, build_sampler
-from hpo.space.domains import Choice, Constant, Domain, LogUniform, Number, Trial, Value, is_number
+from hpo.space.domains import Choice, Constant, Domain, Number, Range, TrialLike, Value, is_number
 from hpo.space.parameters import Parameter
 from hpo.space.relative_rate import SAMPLED_NAME
 from hpo.space.search_space import SearchSpace
@@ -98,10 +98,10 @@ def draw_losses(drawn: random.Random, choices: Sequence[Value]) -> dict[Value, f
 
 def place(domain: Domain, value: Number) -> float:
     """Return where in its range a number lies, 0 to 1."""
-    low, high = domain.minimum(), domain.maximum()
-    assert low is not None
-    assert high is not None
-    if isinstance(domain, LogUniform):
+    ends = domain.ends()
+    assert ends is not None
+    low, high = ends
+    if isinstance(domain, Range) and domain.log:
         return math.log(value / low) / math.log(high / low)
     return (value - low) / (high - low)
 
@@ -177,7 +177,7 @@ def regret(contestant: Contestant, objective: Objective, trials: int, seed: int)
     tried: list[tuple[float, float]] = []
     for number in range(trials):
         trial = searched.ask()
-        asked: Trial = RateForEachOptimizer(trial, base_rates) if contestant.for_each_optimizer else trial
+        asked: TrialLike = RateForEachOptimizer(trial, base_rates) if contestant.for_each_optimizer else trial
         loss = objective.loss(space.suggest(asked))
         score = 1 - loss + random.Random(f"{seed}/{number}").gauss(0, NOISE)
         searched.tell(trial, score)

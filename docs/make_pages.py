@@ -130,9 +130,9 @@ def _entries(registry: Mapping[str, Any], field: str) -> list[Row]:
 
 def _optimizers(space: SearchSpace) -> list[Row]:
     (rate,) = (one for one in space.parameters if one.name == "learning_rate")
-    low, high, bases = rate.domain.minimum(), rate.domain.maximum(), rate.relative_to["optimizer"]
-    assert low is not None
-    assert high is not None
+    ends, bases = rate.domain.ends(), rate.relative_to["optimizer"]
+    assert ends is not None
+    low, high = ends
     rates = {name: f"{low * base:.0e} … {high * base:.0e}" for name, base in bases.items()}
     return [(name, what, rates[name.strip("`")], *rest) for name, what, *rest in _entries(OPTIMIZERS, "optimizer")]
 

@@ -1,10 +1,9 @@
 """Draws how a schedule moves the learning rate, in block characters: a line of text, or a chart of several."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters
-from hpo.space.domains import Value
 from hpo.space.enumeration import cases
 from hpo.space.search_space import SearchSpace
 from hpo.training.schedules import SCHEDULES, factor
@@ -40,7 +39,7 @@ def charts(space: SearchSpace) -> Iterator[str]:
     """Return a titled chart for each schedule that the space can take, with its default values of what shapes it."""
     drawn: set[str] = set()
     for case in cases(space.parameters, ("schedule",)):
-        hyperparameters = space.hyperparameters(_defaults_under(case, space))
+        hyperparameters = space.hyperparameters(space.default_values(case))
         if hyperparameters.schedule not in drawn:
             drawn.add(hyperparameters.schedule)
             yield f"{_title(hyperparameters)}\n\n{chart(hyperparameters)}\n"
@@ -49,15 +48,6 @@ def charts(space: SearchSpace) -> Iterator[str]:
 def _curve(hyperparameters: Hyperparameters, points: int) -> list[float]:
     """Return the factor of the peak rate at so many steps, evenly spaced from the start to the end."""
     return [factor(math.ceil(point * (STEPS - 1) / (points - 1)), STEPS, hyperparameters) for point in range(points)]
-
-
-def _defaults_under(case: Mapping[str, Value], space: SearchSpace) -> dict[str, Value]:
-    """Return the default values of the space where those of `case` are as they are there."""
-    values: dict[str, Value] = {}
-    for parameter in space.parameters:
-        if parameter.active(values):
-            values[parameter.name] = case.get(parameter.name, parameter.default)
-    return values
 
 
 def _title(hyperparameters: Hyperparameters) -> str:

@@ -12,6 +12,7 @@ from sqlalchemy.engine import make_url
 from hpo.data.checks import quoted
 from hpo.messages import Scores
 from hpo.report.drawing import plain_text
+from hpo.space.domains import as_yaml
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space, shipped_spaces, space_description
 from hpo.store.engine import sqlite_path, without_password
@@ -239,14 +240,14 @@ def space_list() -> None:
 
 def space_table(space: SearchSpace) -> None:
     """Print a space, a parameter a line; where its ranges come from if it says so."""
-    rows = space.rows()
     columns = ["hyperparameter", "values", "only when", "default"]
-    columns += ["source"] if any(row.source for row in rows) else []
+    columns += ["source"] if any(one.source for one in space.parameters) else []
     table = Table(title=f"Space {space.name}", title_justify="left", box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(row.name, row.values, row.condition, row.default, row.source)[: len(columns)])
+    for one in space.parameters:
+        cells = (one.name, one.describe_values(), one.describe_condition(), as_yaml(one.default), one.source)
+        table.add_row(*cells[: len(columns)])
     console().print(table)
 
 

@@ -6,11 +6,13 @@ fine-tuning a pretrained encoder with AdamW (Devlin et al. 2019, table 8; Liu et
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, create_model, field_validator, model_validator
 
-from hpo.config.reading import Typed
+from hpo.config.reading import Typed, read_model
+from hpo.errors import ConfigurationError, SpaceError
 
 Method = Literal["full", "top_layers", "head"]
 OptimizerName = Literal[
@@ -299,3 +301,22 @@ def resolved(name: str, values: Mapping[str, Any]) -> Any:
     decider = deciding_field(name)
     decided = {decider: resolved(decider, values)} if decider else {}
     return Hyperparameters.model_fields[name].get_default(call_default_factory=True, validated_data=decided)
+
+
+def checked_value(name: str, value: Any, source: str) -> Any:
+    """Return `value` as the field `name` holds it (1 as 1.0 where it is a float), or raise a `SpaceError`."""
+    try:
+        return getattr(read_model(_strict_field(name), {name: value}, source), name)
+    except ConfigurationError as error:
+        raise SpaceError(str(error)) from None
+
+
+@cache
+def _strict_field(name: str) -> type[Typed]:
+    """Return a model of that one field, to check a value without the others: no `"8"` for 8, no `true` for 1."""
+    field = Hyperparameters.model_fields[name]
+    return create_model(name, __base__=_Strict, **{name: (field.annotation, field)})  # type: ignore[call-overload, no-any-return]
+
+
+class _Strict(Typed):
+    model_config = ConfigDict(strict=True)

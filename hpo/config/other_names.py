@@ -307,13 +307,8 @@ STUDY_KEYS: Mapping[str, str] = by_name(
 """Keys of a study file, as Optuna, Ray and the scripts of transformers name them."""
 
 STUDY_VALUES: Mapping[str, Mapping[str, str]] = {
-    "compute.device": by_name(
-        ("gpu nvidia", "cuda"),
-    ),
-    "compute.precision": by_name(
-        ("bfloat16 bf16-mixed", "bf16"),
-        ("float32 32-true", "fp32"),
-    ),
+    "compute.device": by_name(("gpu nvidia", "cuda")),
+    "compute.precision": by_name(("bfloat16 bf16-mixed", "bf16"), ("float32 32-true", "fp32")),
     "search.sampler": by_name(
         ("bayes bayesian TPESampler", "tpe"),
         ("random_search RandomSampler", "random"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from hpo.config.hyperparameters import Hyperparameters, resolved
-from hpo.space.domains import Choice, Constant, Continuous, Value, is_number
+from hpo.space.domains import Choice, Constant, Range, Value, is_number
 from hpo.space.enumeration import Values
 from hpo.space.parameters import Parameter
 from hpo.space.search_space import SearchSpace
@@ -88,7 +88,7 @@ def _extended(
 
 
 def _every_value(parameter: Parameter, _way: Values) -> Iterable[Value]:
-    assert not isinstance(parameter.domain, Continuous), "conditions name distinct values"
+    assert not isinstance(parameter.domain, Range), "conditions name distinct values"
     return parameter.domain.values()
 
 

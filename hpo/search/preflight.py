@@ -98,7 +98,7 @@ def refuse_unfit_of_folds(config: StudyConfig, space: SearchSpace) -> None:
             "out of the values of `schedule`."
         )
     stopping = parameters.get("early_stopping_patience")
-    if stopping is not None and stopping.domain.maximum() is not None:
+    if stopping is not None and stopping.domain.ends() is not None:
         raise SpaceError(
             f"{rule}, so a trial cannot stop itself early, but space {space.name} gives early_stopping_patience; "
             "leave it out."
@@ -133,7 +133,7 @@ def refuse_counts(space: SearchSpace, rows: int) -> None:
     """
     if space.counted:
         batch_sizes, epochs = (space.values_or_ends(name) for name in ("batch_size", "epochs"))
-        raise SpaceError(*(one.on(rows, batch_sizes, epochs, space.name) for one in space.counted))
+        raise SpaceError(*(one.explain(rows, batch_sizes, epochs, space.name) for one in space.counted))
 
 
 def _unused_settings(config: StudyConfig) -> list[str]:

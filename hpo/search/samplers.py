@@ -19,7 +19,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.search.enumeration import ENUMERATIONS, EnumeratingSampler, Enumeration
 from hpo.search.windows import Window, windowed_study
 from hpo.space.conditions import Condition
-from hpo.space.domains import Choice, Continuous
+from hpo.space.domains import Choice, Range
 from hpo.space.parameters import Parameter
 from hpo.space.search_space import SearchSpace
 
@@ -232,7 +232,7 @@ def sampled_jointly(sampler: str, space: SearchSpace) -> tuple[Parameter, ...]:
 
 
 def _holds_always(condition: Condition, parent: Parameter) -> bool:
-    assert not isinstance(parent.domain, Continuous), "a condition names a parameter of distinct values"
+    assert not isinstance(parent.domain, Range), "a condition names a parameter of distinct values"
     return all(value in condition.values for value in parent.domain.values())
 
 

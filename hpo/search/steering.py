@@ -11,15 +11,14 @@ from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters
+from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters, checked_value
 from hpo.config.naming import advice
 from hpo.errors import ConfigurationError, StoreError, StudyLedError
 from hpo.search.leases import leader_of
-from hpo.space.domains import Constant, Continuous, Domain, Value, as_yaml, is_number, same
+from hpo.space.domains import Constant, Domain, Range, Value, as_yaml, is_number, same
 from hpo.space.parameters import Parameter
 from hpo.space.relative_rate import base_rate
 from hpo.space.search_space import SearchSpace
-from hpo.space.specs import checked_value
 from hpo.store.engine import Database
 from hpo.store.listing import chosen_study, confirmation_of, study_names
 from hpo.store.records import LeaseRecord, refuse_other_semantics
@@ -162,7 +161,7 @@ def _placed(parameter: Parameter, wanted: Mapping[str, Value], values: Mapping[s
 
 def _as_proposed(domain: Domain, value: Value) -> list[Value]:
     """Return `value` as `domain` itself has it, equal but for rounding; nothing where it lies outside."""
-    known = (domain.low, domain.high) if isinstance(domain, Continuous) else domain.values()
+    known = (domain.low, domain.high) if isinstance(domain, Range) else domain.values()
     found: list[Value] = [one for one in known if same(one, value)]
     return found or ([value] if domain.contains(value) else [])
 
@@ -170,7 +169,6 @@ def _as_proposed(domain: Domain, value: Value) -> list[Value]:
 def _range(parameter: Parameter, factor: float) -> str:
     if not parameter.relative_to:
         return parameter.domain.describe()
-    low, high = parameter.domain.minimum(), parameter.domain.maximum()
-    assert low is not None, "a multiplier is a number"
-    assert high is not None, "a multiplier is a number"
-    return f"{low * factor:.3g} … {high * factor:.3g} with this optimizer and method"
+    ends = parameter.domain.ends()
+    assert ends is not None, "a multiplier is a number"
+    return f"{ends[0] * factor:.3g} … {ends[1] * factor:.3g} with this optimizer and method"

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-from hpo.config.hyperparameters import APPLIES_TO, REFUSALS, Refusal, deciding_field, resolved
+from hpo.config.hyperparameters import APPLIES_TO, REFUSALS, Refusal, checked_value, deciding_field, resolved
 from hpo.errors import Mistakes, SpaceError
 from hpo.space.domains import Value, as_yaml
 from hpo.space.enumeration import Values, cases
 from hpo.space.parameters import Parameter, place_of
-from hpo.space.specs import checked_value
 
 
 def check_together(parameters: Sequence[Parameter], space: str) -> None:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hpo.config.hyperparameters import checked_value
 from hpo.errors import SpaceError, nearest
-from hpo.space.domains import Continuous, Domain, Value, as_yaml, same
-from hpo.space.specs import checked_value
+from hpo.space.domains import Domain, Range, Value, as_yaml, same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ def _read_condition(parent: Any, values: Any, domains: Mapping[str, Domain], sou
         )
     if not isinstance(values, list | tuple) or not values:
         raise SpaceError(f"{source}: when needs a list of values, as in {{{parent}: [...]}}, but has {values!r}.")
-    if isinstance(domains[parent], Continuous):
+    if isinstance(domains[parent], Range):
         raise SpaceError(
             f"{source}: when names {parent!r}, which takes any number of a range; "
             "a condition needs a parameter with distinct values."

@@ -1,18 +1,42 @@
 """Step counts of other libraries, for what is a share here: refused, each with its share of the data."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hpo.space.domains import Number, as_yaml
 
-RULES: Mapping[str, tuple[str, str]] = {
-    "warmup_steps": ("optimizer steps", "a share of them, steps * batch_size / (training texts * epochs)"),
-    "warmup_epochs": ("epochs", "a share of them"),
-    "steps": ("optimizer steps", "steps * batch_size / training texts"),
-    "texts": ("texts", "a share of them"),
+
+class Rule(NamedTuple):
+    """What is counted, and how it becomes a share."""
+
+    unit: str
+    formula: str
+    share: Callable[[float, int, Number, Number], float]
+    """The share, from the count, the training rows, the batch size and the epochs."""
+    case: str
+    """On what of these it depends, for a sentence."""
+
+
+RULES: Mapping[str, Rule] = {
+    "warmup_steps": Rule(
+        "optimizer steps",
+        "a share of them, steps * batch_size / (training texts * epochs)",
+        lambda count, rows, batch, epochs: count / _steps(rows, batch, epochs),
+        "at batch_size {batch} and epochs {epochs} ({steps:,} steps)",
+    ),
+    "warmup_epochs": Rule(
+        "epochs", "a share of them", lambda count, _rows, _batch, epochs: count / epochs, "at epochs {epochs}"
+    ),
+    "steps": Rule(
+        "optimizer steps",
+        "steps * batch_size / training texts",
+        lambda count, rows, batch, _epochs: count / _steps(rows, batch, 1),
+        "at batch_size {batch}",
+    ),
+    "texts": Rule("texts", "a share of them", lambda count, rows, _batch, _epochs: min(1.0, count / rows), ""),
 }
-"""What is counted -> its unit, and what it is here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,15 +53,17 @@ class CountParameter:
     """Its values, or the ends of its range."""
 
     def formula(self, space: str) -> str:
-        """Say how it is reckoned, where the texts are not known."""
-        unit, rule = RULES[self.of]
-        return f"Space {space}: {self.name} counts {unit}; write `{self.share}`, which is {rule}."
+        """Return how it is computed, where the data are not known."""
+        rule = RULES[self.of]
+        return f"Space {space}: {self.name} counts {rule.unit}; write `{self.share}`, which is {rule.formula}."
 
-    def on(self, rows: int, batch_sizes: Sequence[Number], epochs: Sequence[Number], space: str) -> str:
-        """Say what it is on so many training texts, for each batch size and number of epochs; and what to write."""
-        unit, rule = RULES[self.of]
+    def explain(self, rows: int, batch_sizes: Sequence[Number], epochs: Sequence[Number], space: str) -> str:
+        """Return what it is on so many training rows, for each batch size and number of epochs; and what to write."""
+        rule = RULES[self.of]
         cases = {
-            self._case(rows, batch, passes): [self._of(value, rows, batch, passes) for value in self.values]
+            rule.case.format(batch=batch, epochs=passes, steps=_steps(rows, batch, passes)): [
+                rule.share(value, rows, batch, passes) for value in self.values
+            ]
             for batch in batch_sizes
             for passes in epochs
         }
@@ -45,8 +71,9 @@ class CountParameter:
         fitting = sorted({share for shares in cases.values() for share in shares if self._fits(share)})
         advice = f"write `{self.share}: {self._spec(fitting)}`" if fitting else f"leave it out, or write `{self.share}`"
         return (
-            f"Space {space}: {self.name} counts {unit}, but {self.share} is {rule}. On these {rows:,} training texts "
-            f"{_and(map(_short, self.values))} {'is' if len(self.values) == 1 else 'are'} {lines}; {advice}."
+            f"Space {space}: {self.name} counts {rule.unit}, but {self.share} is {rule.formula}. On these {rows:,} "
+            f"training texts {_and(map(_short, self.values))} {'is' if len(self.values) == 1 else 'are'} {lines}; "
+            f"{advice}."
         )
 
     def _said(self, shares: Iterable[float]) -> str:
@@ -55,27 +82,6 @@ class CountParameter:
         return _and(
             _short(share) if share < 1 or self.share in ("epochs", "data_fraction") else too_much for share in shares
         )
-
-    def _case(self, rows: int, batch: Number, epochs: Number) -> str:
-        """Say under which batch size and number of epochs, as far as that matters."""
-        match self.of:
-            case "warmup_steps":
-                return f"at batch_size {batch} and epochs {epochs} ({_steps(rows, batch, epochs):,} steps)"
-            case "warmup_epochs":
-                return f"at epochs {epochs}"
-            case "steps":
-                return f"at batch_size {batch}"
-        return ""
-
-    def _of(self, value: float, rows: int, batch: Number, epochs: Number) -> float:
-        match self.of:
-            case "warmup_steps":
-                return value / _steps(rows, batch, epochs)
-            case "warmup_epochs":
-                return value / epochs
-            case "steps":
-                return value / _steps(rows, batch, 1)
-        return min(1.0, value / rows)
 
     def _fits(self, share: float) -> bool:
         return share >= 0.5 if self.share == "epochs" else share < 1 or self.share == "data_fraction"

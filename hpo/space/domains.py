@@ -1,20 +1,20 @@
 """Parameter domains: the values that one parameter may take, proposed, checked and described.
 
 To add one: a frozen class with the methods of the others, its place in `Domain`, and its lines in `specs`. Those that
-are not `Continuous` also count their values and name them all.
+are not `Range` also count their values and name them all.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 Value = str | int | float | bool | None
 Number = int | float
 
 
-class Trial(Protocol):
+class TrialLike(Protocol):
     """Whoever picks the values: the part of `optuna.Trial` that a space needs."""
 
     def suggest_float(
@@ -35,7 +35,7 @@ class Constant:
 
     value: Value
 
-    def suggest(self, trial: Trial, name: str) -> Value:  # noqa: ARG002
+    def suggest(self, trial: TrialLike, name: str) -> Value:  # noqa: ARG002
         """Return the value; `trial` is not asked."""
         return self.value
 
@@ -47,25 +47,25 @@ class Constant:
         """Return 1."""
         return 1
 
-    def values(self) -> Iterator[Value]:
+    def values(self) -> Iterable[Value]:
         """Return the value alone."""
-        return iter((self.value,))
+        return (self.value,)
 
     def middle(self) -> Value:
         """Return the value."""
         return self.value
 
-    def minimum(self) -> Number | None:
-        """Return the value; None where it is not a number."""
-        return self.value if is_number(self.value) else None
-
-    def maximum(self) -> Number | None:
-        """Return the value; None where it is not a number."""
-        return self.minimum()
+    def ends(self) -> tuple[Number, Number] | None:
+        """Return the value twice; None where it is not a number."""
+        return (self.value, self.value) if is_number(self.value) else None
 
     def describe(self) -> str:
         """Return for example `128`."""
         return as_yaml(self.value)
+
+    def spec(self) -> dict[str, Any]:
+        """Return the keys and values that `specs.read_domain` reads back as an equal domain."""
+        return {"value": self.value}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class Choice:
 
     choices: tuple[Value, ...]
 
-    def suggest(self, trial: Trial, name: str) -> Value:
+    def suggest(self, trial: TrialLike, name: str) -> Value:
         """Ask `trial` for one of the choices."""
         return trial.suggest_categorical(name, self.choices)
 
@@ -86,159 +86,125 @@ class Choice:
         """Return how many choices there are."""
         return len(self.choices)
 
-    def values(self) -> Iterator[Value]:
+    def values(self) -> Iterable[Value]:
         """Return the choices, as written."""
-        return iter(self.choices)
+        return self.choices
 
     def middle(self) -> Value:
         """Return the middle one where all are numbers (the upper of two), else the first."""
         numbers = sorted(filter(is_number, self.choices))
         return numbers[len(numbers) // 2] if len(numbers) == len(self.choices) else self.choices[0]
 
-    def minimum(self) -> Number | None:
-        """Return the smallest number among the choices; None where there is none."""
-        return min(filter(is_number, self.choices), default=None)
-
-    def maximum(self) -> Number | None:
-        """Return the largest number among the choices; None where there is none."""
-        return max(filter(is_number, self.choices), default=None)
+    def ends(self) -> tuple[Number, Number] | None:
+        """Return the smallest and the largest number among the choices; None where there is none."""
+        numbers = list(filter(is_number, self.choices))
+        return (min(numbers), max(numbers)) if numbers else None
 
     def describe(self) -> str:
         """Return for example `adamw, sgd`."""
         return ", ".join(map(as_yaml, self.choices))
 
+    def spec(self) -> dict[str, Any]:
+        """Return the spec, as `Constant.spec` does."""
+        return {"values": list(self.choices)}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Interval:
-    """Numbers from `low` to `high`, both included."""
+class Range:
+    """Any number from `low` to `high`, both included.
+
+    All are equally likely; with `log` their logarithms are, and `low` lies above 0.
+    """
 
     low: float
     high: float
+    log: bool = False
+
+    def suggest(self, trial: TrialLike, name: str) -> float:
+        """Ask `trial` for a number of the range."""
+        return trial.suggest_float(name, self.low, self.high, log=self.log)
 
     def contains(self, value: Value) -> bool:
         """Return whether `value` lies in the range, ends included."""
         return is_number(value) and self.low <= value <= self.high
 
-    def minimum(self) -> Number:
-        """Return the lower end."""
-        return self.low
-
-    def maximum(self) -> Number:
-        """Return the upper end."""
-        return self.high
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Uniform(_Interval):
-    """Any number of the range, all equally likely."""
-
-    def suggest(self, trial: Trial, name: str) -> float:
-        """Ask `trial` for a number of the range."""
-        return trial.suggest_float(name, self.low, self.high)
-
     def middle(self) -> float:
-        """Return the arithmetic middle."""
-        return self.low + (self.high - self.low) / 2
+        """Return the arithmetic middle; with `log` the geometric one."""
+        if not self.log:
+            return self.low + (self.high - self.low) / 2
+        return min(max(math.sqrt(self.low) * math.sqrt(self.high), self.low), self.high)
 
-    def describe(self) -> str:
-        """Return for example `0 … 0.3, uniform`."""
-        return f"{as_yaml(self.low)} … {as_yaml(self.high)}, uniform"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogUniform(_Interval):
-    """Any number of the range, which lies above 0; its logarithms are equally likely."""
-
-    def suggest(self, trial: Trial, name: str) -> float:
-        """Ask `trial` for a number of the range."""
-        return trial.suggest_float(name, self.low, self.high, log=True)
-
-    def middle(self) -> float:
-        """Return the geometric middle."""
-        middle = math.sqrt(self.low) * math.sqrt(self.high)
-        return min(max(middle, self.low), self.high)
+    def ends(self) -> tuple[Number, Number]:
+        """Return the lower and the upper end."""
+        return self.low, self.high
 
     def describe(self) -> str:
         """Return for example `0.03 … 30, log-uniform`."""
-        return f"{as_yaml(self.low)} … {as_yaml(self.high)}, log-uniform"
+        return f"{as_yaml(self.low)} … {as_yaml(self.high)}, {'log-uniform' if self.log else 'uniform'}"
+
+    def spec(self) -> dict[str, Any]:
+        """Return the spec, as `Constant.spec` does."""
+        kind = "log_uniform_values" if self.log else "uniform"
+        return {"distribution": kind, "min": self.low, "max": self.high}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IntUniform(_Interval):
-    """Any whole number of the range, all equally likely."""
-
-    low: int
-    high: int
-
-    def suggest(self, trial: Trial, name: str) -> int:
-        """Ask `trial` for a whole number of the range."""
-        return trial.suggest_int(name, self.low, self.high)
-
-    def contains(self, value: Value) -> bool:
-        """Return whether `value` is a whole number of the range, ends included."""
-        return is_number(value) and self.low <= value <= self.high and value % 1 == 0
-
-    def count(self) -> int:
-        """Return how many whole numbers the range has."""
-        return self.high - self.low + 1
-
-    def values(self) -> Iterator[int]:
-        """Return the whole numbers of the range, upwards."""
-        return iter(range(self.low, self.high + 1))
-
-    def middle(self) -> int:
-        """Return the middle, the lower of two."""
-        return (self.low + self.high) // 2
-
-    def describe(self) -> str:
-        """Return for example `1 … 5, whole numbers`."""
-        return f"{self.low} … {self.high}, whole numbers"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quantized(_Interval):
+class Grid:
     """`low`, `low + q`, `low + 2q` and so on to `high`, which is one of them (Optuna's `step`), all equally likely.
 
-    `low`, `high` and `q` are all int, and so are the values then, or all float.
+    `low`, `high` and `q` are all int, and so are the values then, or all float. Without `q` it is the whole numbers.
     """
 
     low: Number
     high: Number
-    q: Number
+    q: Number | None = None
 
-    def suggest(self, trial: Trial, name: str) -> Number:
+    def suggest(self, trial: TrialLike, name: str) -> Number:
         """Ask `trial` for a number of the grid."""
-        if isinstance(self.low, int) and isinstance(self.high, int) and isinstance(self.q, int):
-            return trial.suggest_int(name, self.low, self.high, step=self.q)
-        return trial.suggest_float(name, self.low, self.high, step=self.q)
+        step = self._step
+        if isinstance(self.low, int) and isinstance(self.high, int) and isinstance(step, int):
+            return trial.suggest_int(name, self.low, self.high, step=step)
+        return trial.suggest_float(name, self.low, self.high, step=step)
 
     def contains(self, value: Value) -> bool:
         """Return whether `value` is a number of the grid, but for rounding."""
         if not is_number(value) or not self.low <= value <= self.high:
             return False
-        steps = (value - self.low) / self.q
+        steps = (value - self.low) / self._step
         return abs(steps - round(steps)) < 1e-8
 
     def count(self) -> int:
         """Return how many numbers the grid has."""
-        return whole_steps(self.low, self.high, self.q) + 1
+        return whole_steps(self.low, self.high, self._step) + 1
 
-    def values(self) -> Iterator[Number]:
+    def values(self) -> Iterable[Number]:
         """Return the numbers of the grid, upwards."""
-        return (grid_number(self.low, self.q, steps) for steps in range(self.count()))
+        return (grid_number(self.low, self._step, steps) for steps in range(self.count()))
 
     def middle(self) -> Number:
         """Return the middle of the grid, the lower of two."""
-        return grid_number(self.low, self.q, whole_steps(self.low, self.high, self.q) // 2)
+        return grid_number(self.low, self._step, (self.count() - 1) // 2)
+
+    def ends(self) -> tuple[Number, Number]:
+        """Return the lower and the upper end."""
+        return self.low, self.high
 
     def describe(self) -> str:
-        """Return for example `0 … 0.5 in steps of 0.1`."""
-        return f"{as_yaml(self.low)} … {as_yaml(self.high)} in steps of {as_yaml(self.q)}"
+        """Return for example `0 … 0.5 in steps of 0.1` or `1 … 5, whole numbers`."""
+        steps = ", whole numbers" if self.q is None else f" in steps of {as_yaml(self.q)}"
+        return f"{as_yaml(self.low)} … {as_yaml(self.high)}{steps}"
+
+    def spec(self) -> dict[str, Any]:
+        """Return the spec, as `Constant.spec` does."""
+        kind = {"distribution": "int_uniform" if self.q is None else "q_uniform", "min": self.low, "max": self.high}
+        return kind if self.q is None else kind | {"q": self.q}
+
+    @property
+    def _step(self) -> Number:
+        return 1 if self.q is None else self.q
 
 
-Continuous = Uniform | LogUniform
-"""Any number of a range; the other domains have values that can be counted."""
-Domain = Constant | Choice | IntUniform | Quantized | Continuous
+Domain = Constant | Choice | Range | Grid
 
 
 def is_number(value: Value) -> TypeGuard[Number]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from hpo.config.hyperparameters import deciding_field
 from hpo.errors import SpaceError
 from hpo.space.conditions import Condition
-from hpo.space.domains import Choice, Constant, Continuous, Value
+from hpo.space.domains import Choice, Constant, Range, Value
 from hpo.space.parameters import Parameter, place_of
 
 Values = dict[str, Value]
@@ -54,7 +54,7 @@ def cases(parameters: Sequence[Parameter], fields: Iterable[str]) -> Iterator[Va
 def refuse_continuous(parameters: Sequence[Parameter], space: str) -> None:
     """Refuse, by a `SpaceError`, a parameter whose values cannot be gone through one by one."""
     for parameter in parameters:
-        if isinstance(parameter.domain, Continuous):
+        if isinstance(parameter.domain, Range):
             raise SpaceError(
                 f"{place_of(space, parameter.name)} takes any number of a range, so the combinations of this space "
                 "cannot be counted; list its `values:`, or give it steps by `distribution: q_uniform` with a `q`."
@@ -77,13 +77,13 @@ def _combinations(
 
 
 def _every_value(parameter: Parameter) -> Iterable[Value]:
-    assert not isinstance(parameter.domain, Continuous)
+    assert not isinstance(parameter.domain, Range)
     return parameter.domain.values()
 
 
 def _ways_past(parameter: Parameter, ways: Counter[Known], later: Sequence[Condition]) -> Counter[Known]:
     """Return the number of ways to each set of known values once `parameter` has its value, or is inactive."""
-    assert not isinstance(parameter.domain, Continuous)
+    assert not isinstance(parameter.domain, Range)
     asked = frozenset((condition.parent, value) for condition in later for value in condition.values)
     own = [one for one in asked if one[0] == parameter.name]
     past: Counter[Known] = Counter()
@@ -122,7 +122,7 @@ def _telling_values(parameter: Parameter, others: Sequence[Parameter]) -> Iterab
     if isinstance(domain, Constant | Choice):
         return domain.values()
     ends = (domain.low, domain.high)
-    if isinstance(domain, Continuous):
+    if isinstance(domain, Range):
         return ends
     conditions = [condition for other in others for condition in other.when if condition.parent == parameter.name]
     named = {value for condition in conditions for value in condition.values}

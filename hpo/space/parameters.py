@@ -4,29 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hpo.config.hyperparameters import Hyperparameters, deciding_field, resolved
+from hpo.config.hyperparameters import Hyperparameters, checked_value, deciding_field, resolved
 from hpo.errors import Mistakes, SpaceError, nearest
 from hpo.space.conditions import Conditions, parents_first, read_conditions
-from hpo.space.domains import Constant, Continuous, Domain, Value, as_yaml, is_number
+from hpo.space.domains import Constant, Domain, Range, Value, as_yaml, is_number
 from hpo.space.relative_rate import SAMPLED_NAME, Factors, base_rate, describe_factors, read_factors
-from hpo.space.specs import DOMAIN_KEYS, checked_value, domain_spec, read_domain, refuse_foreign
+from hpo.space.specs import DOMAIN_KEYS, read_domain, refuse_foreign
 
 _SPEC_KEYS = (*DOMAIN_KEYS, "default", "when", "relative_to", "source")
 _FIELDS = Hyperparameters.model_fields
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One parameter as a table shows it."""
-
-    name: str
-    values: str
-    """What it can be, for example `0.03 … 30, log-uniform`."""
-    condition: str
-    """When it is active, for example `optimizer is momentum`; empty for always."""
-    default: str
-    source: str
-    """Where its range comes from; empty where the space does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,23 +60,21 @@ class Parameter:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return its spec in full, in plain YAML values, all but its source."""
-        spec = domain_spec(self.domain)
+        spec = self.domain.spec()
         if self.relative_to:
             spec["relative_to"] = {name: dict(table) for name, table in self.relative_to.items()}
         if self.when:
             spec["when"] = {condition.parent: list(condition.values) for condition in self.when}
         return spec | ({"default": self.default} if self.is_sampled else {})
 
-    def to_row(self) -> Row:
-        """Return it as a table shows it."""
+    def describe_values(self) -> str:
+        """Return what it can be, for example `0.03 … 30, log-uniform`."""
         values = self.domain.describe()
-        return Row(
-            name=self.name,
-            values=f"{values}, times {describe_factors(self.relative_to)}" if self.relative_to else values,
-            condition=" and ".join(condition.describe() for condition in self.when),
-            default=as_yaml(self.default),
-            source=self.source,
-        )
+        return f"{values}, times {describe_factors(self.relative_to)}" if self.relative_to else values
+
+    def describe_condition(self) -> str:
+        """Return when it is active, for example `optimizer is momentum`; empty for always."""
+        return " and ".join(condition.describe() for condition in self.when)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +110,13 @@ def read_parameters(parameters: Mapping[str, Any], space: str) -> tuple[Paramete
     mistakes = Mistakes()
     for key in parents_first({key: draft.when for key, draft in drafts.items()}, f"Space {space}"):
         with mistakes.gathered():
-            parameter = _parameter(drafts[key], drafts)
+            draft = drafts[key]
+            relative_to = draft.spec.get("relative_to")
+            parameter = Parameter(
+                name=key, domain=draft.domain, default=_default(draft, drafts), when=draft.when,
+                relative_to=read_factors(relative_to, draft.place) if "relative_to" in draft.spec else {},
+                source=_read_source(draft.spec, draft.place),
+            )  # fmt: skip
             if all(condition.values and condition.parent in read for condition in parameter.when):
                 read[key] = parameter
     mistakes.refuse()
@@ -168,18 +158,6 @@ def _drafts(specs: Mapping[str, Any], space: str) -> dict[str, _Draft]:
     return drafts
 
 
-def _parameter(draft: _Draft, drafts: Mapping[str, _Draft]) -> Parameter:
-    relative_to = draft.spec.get("relative_to")
-    return Parameter(
-        name=draft.name,
-        domain=draft.domain,
-        default=_default(draft, drafts),
-        when=draft.when,
-        relative_to=read_factors(relative_to, draft.place) if "relative_to" in draft.spec else {},
-        source=_read_source(draft.spec, draft.place),
-    )
-
-
 def _read_source(spec: Mapping[str, Any], place: str) -> str:
     source = spec.get("source", "")
     if not isinstance(source, str) or len(source.splitlines()) > 1:
@@ -219,7 +197,7 @@ def _likely_values(name: str, when: Conditions, drafts: Mapping[str, _Draft]) ->
         return _usual_values(name, when, drafts)
     draft = drafts[name]
     # What decides is an optimizer, a schedule or a method.
-    assert not isinstance(draft.domain, Continuous)
+    assert not isinstance(draft.domain, Range)
     default = _default(draft, drafts)
     named = [value for condition in when if condition.parent == name for value in condition.values]
     return sorted(named or draft.domain.values(), key=lambda value: value != default)

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any, Literal, get_origin
 
-from hpo.config.hyperparameters import Hyperparameters, resolved
+from hpo.config.hyperparameters import Hyperparameters, checked_value, resolved
 from hpo.errors import SpaceError, nearest
 from hpo.space.domains import Value, as_yaml
-from hpo.space.specs import checked_value
 
 # Field -> its value -> factor; the base rate is the product of one factor for each field.
 Factors = Mapping[str, Mapping[str, float]]

@@ -16,9 +16,9 @@ from hpo.config.reading import read_model
 from hpo.errors import Mistakes, SpaceError, nearest
 from hpo.space.coherence import check_together
 from hpo.space.counts import CountParameter
-from hpo.space.domains import Choice, Constant, Number, Trial, Value, is_number
+from hpo.space.domains import Choice, Constant, Number, TrialLike, Value, is_number
 from hpo.space.enumeration import all_combinations, cases, number_of_combinations
-from hpo.space.parameters import Parameter, Row, place_of, read_parameters
+from hpo.space.parameters import Parameter, place_of, read_parameters
 from hpo.space.translation import translated
 
 
@@ -52,7 +52,7 @@ class SearchSpace:
         check_together(read, name)
         return cls(name=name, parameters=read, notes=tuple(ours.notes), counted=tuple(ours.counted))
 
-    def suggest(self, trial: Trial) -> dict[str, Value]:
+    def suggest(self, trial: TrialLike) -> dict[str, Value]:
         """Ask `trial`, an `optuna.Trial`, for a configuration; return its values."""
         values: dict[str, Value] = {}
         for parameter in self.parameters:
@@ -70,12 +70,12 @@ class SearchSpace:
             raise SpaceError(*(one.formula(self.name) for one in self.counted))
         return read_model(Hyperparameters, self._trained(values), f"Space {self.name}")
 
-    def default_values(self) -> dict[str, Value]:
-        """Return the values of the default configuration."""
+    def default_values(self, given: Mapping[str, Value] | None = None) -> dict[str, Value]:
+        """Return the values of the default configuration, but for those that are `given`."""
         values: dict[str, Value] = {}
         for parameter in self.parameters:
             if parameter.active(values):
-                values[parameter.name] = parameter.default
+                values[parameter.name] = (given or {}).get(parameter.name, parameter.default)
         return values
 
     def sampled(self, values: Mapping[str, Value]) -> dict[str, Value]:
@@ -130,17 +130,13 @@ class SearchSpace:
         if isinstance(found, Constant | Choice):
             return sorted(value for value in found.values() if is_number(value))
         if found is not None:
-            return [end for end in (found.minimum(), found.maximum()) if end is not None]
+            return list(found.ends())
         usual = resolved(name, {})
         return [usual] if is_number(usual) else []
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain YAML values, the same for equal spaces, which `from_mapping` reads back equal."""
         return {parameter.name: parameter.to_mapping() for parameter in self.parameters}
-
-    def rows(self) -> list[Row]:
-        """Return one row for each parameter, for a table."""
-        return [parameter.to_row() for parameter in self.parameters]
 
     def _trained(self, values: Mapping[str, Value]) -> dict[str, Value]:
         """Return `values` with the real learning rate."""

@@ -4,17 +4,23 @@ Every value is held against the field of `Hyperparameters` that it is for; no te
 """
 
 import math
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ConfigDict, create_model
-
-from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.reading import Typed, read_model
-from hpo.errors import ConfigurationError, SpaceError, nearest
-from hpo.space import domains
-from hpo.space.domains import Domain, Number, Value, as_yaml, is_number
+from hpo.config.hyperparameters import checked_value
+from hpo.errors import SpaceError, nearest
+from hpo.space.domains import (
+    Choice,
+    Constant,
+    Domain,
+    Grid,
+    Number,
+    Range,
+    as_yaml,
+    grid_number,
+    is_number,
+    whole_steps,
+)
 
 # The keys that each `distribution:` is made of.
 KEYS: dict[str, tuple[str, ...]] = {
@@ -71,7 +77,14 @@ def read_domain(name: str, spec: Mapping[str, Any], source: str) -> Domain:
             f"{source} is {kind}, which is made of {_listed(KEYS[kind])}, but has {_listed(given)}; "
             "keep to one way of giving its values."
         )
-    return _READERS[kind](name, spec, source)
+    match kind:
+        case "constant":
+            return Constant(value=checked_value(name, spec["value"], source))
+        case "categorical":
+            return _read_choice(name, spec["values"], source)
+        case "int_uniform" | "q_uniform":
+            return _read_grid(name, spec, source)
+    return _read_range(name, spec, source, log=kind == "log_uniform_values")
 
 
 def refuse_foreign(spec: Mapping[str, Any], source: str) -> None:
@@ -100,50 +113,13 @@ def _exponentials(kind: str, spec: Mapping[str, Any]) -> str:
     return f", here `min: {low}` and `max: {high}`"
 
 
-def domain_spec(domain: Domain) -> dict[str, Any]:
-    """Return the plain keys and values that `read_domain` reads back as an equal domain."""
-    match domain:
-        case domains.Constant():
-            return {"value": domain.value}
-        case domains.Choice():
-            return {"values": list(domain.choices)}
-        case domains.Uniform():
-            kind = "uniform"
-        case domains.LogUniform():
-            kind = "log_uniform_values"
-        case domains.IntUniform():
-            kind = "int_uniform"
-        case domains.Quantized():
-            return {"distribution": "q_uniform", "min": domain.low, "max": domain.high, "q": domain.q}
-    return {"distribution": kind, "min": domain.low, "max": domain.high}
-
-
-def checked_value(name: str, value: Any, source: str) -> Value:
-    """Return `value` as the field `name` holds it (1 as 1.0 where it is a float), or raise a `SpaceError`."""
-    try:
-        checked: Value = getattr(read_model(_strict_field(name), {name: value}, source), name)
-    except ConfigurationError as error:
-        raise SpaceError(str(error)) from None
-    return checked
-
-
-@cache
-def _strict_field(name: str) -> type[Typed]:
-    """Return a model of that one field, so that a value is checked without the others."""
-    field = Hyperparameters.model_fields[name]
-    return create_model(name, __base__=_Strict, **{name: (field.annotation, field)})  # type: ignore[call-overload, no-any-return]
-
-
-class _Strict(Typed):
-    """No `"8"` for 8, no `true` for 1."""
-
-    model_config = ConfigDict(strict=True)
-
-
 def _distribution(spec: Mapping[str, Any], source: str) -> str:
     """Return the distribution of `spec`, named or, as in W&B, told from its keys."""
     if "distribution" in spec:
-        return _named_distribution(spec["distribution"], source)
+        kind = str(spec["distribution"])
+        if kind not in KEYS:
+            raise SpaceError(f"{source}: unknown distribution {spec['distribution']!r}. {nearest(kind, KEYS)}")
+        return kind
     if "value" in spec:
         return "constant"
     if "values" in spec:
@@ -154,76 +130,52 @@ def _distribution(spec: Mapping[str, Any], source: str) -> str:
     return "int_uniform" if whole else "uniform"
 
 
-def _named_distribution(kind: Any, source: str) -> str:
-    if str(kind) not in KEYS:
-        raise SpaceError(f"{source}: unknown distribution {kind!r}. {nearest(str(kind), KEYS)}")
-    return str(kind)
-
-
-def _read_constant(name: str, spec: Mapping[str, Any], source: str) -> domains.Constant:
-    return domains.Constant(value=checked_value(name, spec["value"], source))
-
-
-def _read_choice(name: str, spec: Mapping[str, Any], source: str) -> domains.Choice:
-    values = spec["values"]
+def _read_choice(name: str, values: Any, source: str) -> Choice:
     if not isinstance(values, list | tuple) or not values:
         raise SpaceError(f"{source}: values must be a list of at least one value, but is {values!r}.")
     choices = tuple(checked_value(name, value, source) for value in values)
     twice = [value for index, value in enumerate(choices) if value in choices[:index]]
     if twice:
         raise SpaceError(f"{source}: values has {as_yaml(twice[0])} twice; leave one out.")
-    return domains.Choice(choices=choices)
+    return Choice(choices=choices)
 
 
-def _read_uniform(name: str, spec: Mapping[str, Any], source: str) -> domains.Uniform:
-    low, high = _real_bounds(name, spec, source)
-    return domains.Uniform(low=low, high=high)
-
-
-def _read_log_uniform(name: str, spec: Mapping[str, Any], source: str) -> domains.LogUniform:
-    low, high = _real_bounds(name, spec, source)
-    if low <= 0:
+def _read_range(name: str, spec: Mapping[str, Any], source: str, *, log: bool) -> Range:
+    low, high = _bounds(name, spec, source)
+    if isinstance(low, int):
+        raise SpaceError(
+            f"{source}: {name!r} takes whole numbers; write `distribution: int_uniform`, "
+            "`q_uniform` with a whole q, or `values:`."
+        )
+    if log and low <= 0:
         raise SpaceError(
             f"{source}: log_uniform_values needs a min above 0, but min is {as_yaml(low)}; "
             "take a small one instead, which acts like 0."
         )
-    return domains.LogUniform(low=low, high=high)
+    return Range(low=low, high=high, log=log)
 
 
-def _read_int_uniform(name: str, spec: Mapping[str, Any], source: str) -> domains.IntUniform:
+def _read_grid(name: str, spec: Mapping[str, Any], source: str) -> Grid:
     low, high = _bounds(name, spec, source)
-    if low % 1 or high % 1:
-        raise SpaceError(
-            f"{source}: int_uniform needs a whole min and max, but has {as_yaml(low)} and {as_yaml(high)}; "
-            "write `distribution: uniform` for the numbers between."
-        )
-    return domains.IntUniform(low=int(low), high=int(high))
-
-
-def _read_quantized(name: str, spec: Mapping[str, Any], source: str) -> domains.Quantized:
-    low, high = _bounds(name, spec, source)
+    if "q" not in spec:
+        if low % 1 or high % 1:
+            raise SpaceError(
+                f"{source}: int_uniform needs a whole min and max, but has {as_yaml(low)} and {as_yaml(high)}; "
+                "write `distribution: uniform` for the numbers between."
+            )
+        return Grid(low=int(low), high=int(high))
     q = spec["q"]
-    if not is_number(q) or not q > 0 or domains.whole_steps(low, high, q) < 1:
+    if not is_number(q) or not q > 0 or whole_steps(low, high, q) < 1:
         raise SpaceError(f"{source}: q must be a number above 0 and at most max - min, but is {q!r}.")
     if isinstance(low, int) and not isinstance(q, int):
         raise SpaceError(f"{source}: {name!r} takes whole numbers, so q must be one, but is {q!r}.")
-    last = domains.grid_number(low, q, domains.whole_steps(low, high, q))
+    last = grid_number(low, q, whole_steps(low, high, q))
     if last != high:
         raise SpaceError(
             f"{source}: steps of {as_yaml(q)} from {as_yaml(low)} do not meet max, {as_yaml(high)}; "
             f"write `max: {as_yaml(last)}`, the last one below it."
         )
-    return domains.Quantized(low=low, high=high, q=type(low)(q))
-
-
-_READERS: dict[str, Callable[[str, Mapping[str, Any], str], Domain]] = {
-    "constant": _read_constant,
-    "categorical": _read_choice,
-    "uniform": _read_uniform,
-    "log_uniform_values": _read_log_uniform,
-    "int_uniform": _read_int_uniform,
-    "q_uniform": _read_quantized,
-}
+    return Grid(low=low, high=high, q=type(low)(q))
 
 
 def _bounds(name: str, spec: Mapping[str, Any], source: str) -> tuple[Number, Number]:
@@ -235,17 +187,6 @@ def _bounds(name: str, spec: Mapping[str, Any], source: str) -> tuple[Number, Nu
         raise SpaceError(
             f"{source}: min must be below max, but they are {as_yaml(low)} and {as_yaml(high)}; "
             f"for a single value write `value: {as_yaml(low)}`."
-        )
-    return low, high
-
-
-def _real_bounds(name: str, spec: Mapping[str, Any], source: str) -> tuple[float, float]:
-    """Return min and max of a field that takes the numbers between."""
-    low, high = _bounds(name, spec, source)
-    if isinstance(low, int):
-        raise SpaceError(
-            f"{source}: {name!r} takes whole numbers; write `distribution: int_uniform`, "
-            "`q_uniform` with a whole q, or `values:`."
         )
     return low, high
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from hpo.messages import Ending
-from hpo.space.domains import Choice, Constant, Domain, LogUniform, as_yaml, is_number
+from hpo.space.domains import Choice, Constant, Domain, Range, as_yaml, is_number
 from hpo.space.parameters import Parameter
 from hpo.space.search_space import SearchSpace
 from hpo.store.results import StudyResults, TrialResult
@@ -159,7 +159,7 @@ def _place(domain: Domain, value: Any) -> float:
         return 0.5
     low, high, at = (
         (np.log(number) for number in (domain.low, domain.high, value))
-        if isinstance(domain, LogUniform)
+        if isinstance(domain, Range) and domain.log
         else (domain.low, domain.high, value)
     )
     return float((at - low) / (high - low))

@@ -337,7 +337,7 @@ def test_counts_of_steps_are_shares_of_these_texts() -> None:
     with pytest.raises(SpaceError, match="steps \\* batch_size / \\(training texts \\* epochs\\)"):
         read.hyperparameters(read.default_values())
     (steps,) = read.counted
-    said = steps.on(100, read.values_or_ends("batch_size"), read.values_or_ends("epochs"), "s")
+    said = steps.explain(100, read.values_or_ends("batch_size"), read.values_or_ends("epochs"), "s")
     for batch, passes, of in ((8, 1, 13), (8, 2, 26), (16, 1, 7), (16, 2, 14)):
         share = f"{10 / of:.3g}" if of > 10 else "more than there are"
         assert f"0 and {share} at batch_size {batch} and epochs {passes} ({of} steps)" in said
@@ -362,4 +362,4 @@ def test_counts_of_steps_are_shares_of_these_texts() -> None:
 def test_other_counts_likewise(parameters: dict[str, Any], said: str) -> None:
     read = space(parameters)
     (counted,) = read.counted
-    assert said in counted.on(100, read.values_or_ends("batch_size"), read.values_or_ends("epochs"), "s")
+    assert said in counted.explain(100, read.values_or_ends("batch_size"), read.values_or_ends("epochs"), "s")

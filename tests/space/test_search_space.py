@@ -6,7 +6,6 @@ from hpo.cli.tables import space_table
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.reading import parse_yaml
 from hpo.errors import ConfigurationError, SpaceError
-from hpo.space.parameters import Row
 from hpo.space.search_space import SearchSpace
 from tests.space.random_spaces import random_trial
 
@@ -235,30 +234,24 @@ def test_what_is_no_number_has_no_largest() -> None:
         NESTED.largest("epoch")
 
 
-def test_rows_show_values_conditions_and_defaults() -> None:
-    rows = {row.name: row for row in NESTED.rows()}
-    assert rows["decay_factor"] == Row(
-        name="decay_factor",
-        values="0.1 … 0.9, uniform",
-        condition="schedule is step and momentum is 0.8 or 0.9",
-        default="0.1",
-        source="",
-    )
-    assert rows["learning_rate"].values == (
+def test_values_conditions_and_defaults_are_described() -> None:
+    shown = {one.name: (one.describe_values(), one.describe_condition(), one.default) for one in NESTED.parameters}
+    assert shown["decay_factor"] == ("0.1 … 0.9, uniform", "schedule is step and momentum is 0.8 or 0.9", 0.1)
+    assert shown["learning_rate"][0] == (
         "0.1 … 10, log-uniform, times 3e-05 (adamw), 0.003 (momentum) × 1 (full), 30 (head)"
     )
-    assert {row.source for row in rows.values()} == {""}
-    assert (rows["max_length"].values, rows["max_length"].condition, rows["max_length"].default) == ("64", "", "64")
+    assert {one.source for one in NESTED.parameters} == {""}
+    assert shown["max_length"] == ("64", "", 64)
 
 
 def test_optimizers_that_share_a_base_rate_are_shown_together() -> None:
-    [row] = space("learning_rate: {min: 0.1, max: 9.0, relative_to: {adamw: 3e-5, sgd: 0.01, adam: 3e-5}}").rows()
-    assert row.values == "0.1 … 9, uniform, times 3e-05 (adamw, adam), 0.01 (sgd)"
+    [rate] = space("learning_rate: {min: 0.1, max: 9.0, relative_to: {adamw: 3e-5, sgd: 0.01, adam: 3e-5}}").parameters
+    assert rate.describe_values() == "0.1 … 9, uniform, times 3e-05 (adamw, adam), 0.01 (sgd)"
 
 
 def test_where_a_range_comes_from_is_shown_and_is_no_part_of_the_search() -> None:
     sourced = space("{epochs: {min: 1, max: 3, source: Devlin et al. 2019}, batch_size: {value: 8}}")
-    assert [row.source for row in sourced.rows()] == ["Devlin et al. 2019", ""]
+    assert [one.source for one in sourced.parameters] == ["Devlin et al. 2019", ""]
     assert sourced.parameters[0].source == "Devlin et al. 2019"
     silent = space("{epochs: {min: 1, max: 3}, batch_size: {value: 8}}")
     assert sourced == silent

@@ -3,7 +3,7 @@
 Run it with `python benchmarks/window.py [--trials 1000] [--window 250] [--seeds 12] [--workers 2]`.
 
 Each seed draws an objective and searches it twice: once with every finished trial in view, once with the best 25 and an
-even part of the others, as `hpo.search.windows` has them. Up to as many trials as the window holds both are the same
+even part of the others, as `hpo.search.samplers` has them. Up to as many trials as the window holds both are the same
 search. A search of 1,000 trials takes one to two minutes.
 """
 
@@ -20,8 +20,7 @@ sys.path[:0] = [str(Path(__file__).parent)]
 
 from samplers import Contestant, draw_objective, regret, standard_error, study  # noqa: E402
 
-from hpo.search.samplers import TPE_WINDOW, PerTrialSampler, build_sampler  # noqa: E402
-from hpo.search.windows import Window  # noqa: E402
+from hpo.search.samplers import TPE_WINDOW, PerTrialSampler, Window, build_sampler  # noqa: E402
 from hpo.space.space_file import space_of  # noqa: E402
 
 SPACE = "encoder"

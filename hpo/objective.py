@@ -11,12 +11,12 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
 from hpo.data.targets import TARGETS
 from hpo.errors import ConfigurationError, TrainingError
-from hpo.messages import Action, Ending, Outcome, Progress, Report
-from hpo.search.assignments import build_assignment, demands_of, seed_of
-from hpo.search.attributes import CONSTRAINT, UNTRAINABLE, VIOLATED, outcome_attributes
+from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report
+from hpo.search.endings import CONSTRAINT, UNTRAINABLE, VIOLATED, outcome_attributes
 from hpo.search.extremes import dearest
-from hpo.search.preflight import refuse_unfit_of_folds, space_of_study
-from hpo.search.rungs import with_evaluation_defaults
+from hpo.search.preflight import demands_of, refuse_unfit_of_folds, space_of_study
+from hpo.search.rungs import trial_milestones, with_evaluation_defaults
+from hpo.search.samplers import seed_of
 from hpo.space.search_space import SearchSpace
 from hpo.training.worker import Worker, open_worker, train
 
@@ -94,9 +94,11 @@ class FineTuneObjective:
         trial.set_user_attr("learning_rate", hyperparameters.learning_rate)
         seed = seed_of(self._config, trial.number, hyperparameters)
         trial.set_user_attr("seed", seed)
-        assignment = build_assignment(
-            self._config, self._space, hyperparameters, trial=trial.number, attempt=1, seed=seed, score_to_beat=None
-        )
+        assignment = Assignment(
+            trial=trial.number, attempt=1, hyperparameters=hyperparameters, seed=seed,
+            milestones=trial_milestones(self._config, self._space, hyperparameters),
+            maximum_passes=self._space.maximum_passes(),
+        )  # fmt: skip
         return train(worker, assignment, partial(_answer, trial))
 
     def _opened(self) -> Worker:

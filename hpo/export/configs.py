@@ -14,7 +14,7 @@ from hpo.config.reading import parse_yaml, read_model, write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.export.writing import begins_with
-from hpo.search.assignments import build_assignment
+from hpo.search.rungs import trial_milestones
 from hpo.space.search_space import SearchSpace
 from hpo.store.results import StudyResults, TrialResult
 from hpo.verdict.findings import Interval, Verdict
@@ -104,9 +104,6 @@ def _circumstances(results: StudyResults, chosen: TrialResult) -> dict[str, Any]
     config = read_model(StudyConfig, study, f"the study {results.name}")
     space = SearchSpace.from_mapping(results.space, f"of the study {results.name}")
     hyperparameters = Hyperparameters.model_validate(chosen.configuration)
-    assignment = build_assignment(
-        config, space, hyperparameters, trial=chosen.number, attempt=1, seed=chosen.seed or 0, score_to_beat=None
-    )
     return {
         "model": study["model"],
         "task": study["task"],
@@ -115,8 +112,8 @@ def _circumstances(results: StudyResults, chosen: TrialResult) -> dict[str, Any]
         "evaluation": study["evaluation"],
         # A study that is older than confirmation has kept no rows for it.
         "confirmation": study.get("confirmation", UNCARVED),
-        "milestones": [asdict(milestone) for milestone in assignment.milestones],
-        "maximum_passes": assignment.maximum_passes,
+        "milestones": [asdict(milestone) for milestone in trial_milestones(config, space, hyperparameters)],
+        "maximum_passes": space.maximum_passes(),
         "ranks": config.compute.ranks_of_trial,
         "measurements": dict(results.measurements),
         "versions": dict(results.versions),

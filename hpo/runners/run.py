@@ -36,14 +36,13 @@ from hpo.runners.processes.carrier import open_processes, runner_of
 from hpo.runners.ray.setup import open_ray_tune, refuse_unusable
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import IsOver, LeadWorker, Workforce, never
-from hpo.search.assignments import demands_of
 from hpo.search.budget import budget_warning, limits_of, needed_budget
 from hpo.search.coordinator import LEAST_OUTAGE, Coordinator
 from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.extremes import dearest
 from hpo.search.leading import leading
 from hpo.search.outages import retried_while_away
-from hpo.search.preflight import refuse_counts, refuse_unfit_search, search_notes, space_of_study
+from hpo.search.preflight import demands_of, refuse_counts, refuse_unfit_search, search_notes, space_of_study
 from hpo.search.rungs import with_evaluation_defaults
 from hpo.search.samplers import sampler_of
 from hpo.search.steering import refuse_led

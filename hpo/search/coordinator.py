@@ -16,7 +16,6 @@ from optuna.trial import TrialState
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Action, Assignment, Capacity, Decision, HeldOutEvaluation, Outcome, Report, Standing
-from hpo.search.assignments import build_assignment
 from hpo.search.budget import Limits, resumed_limits, seconds_left
 from hpo.search.endings import Endings
 from hpo.search.faults import Faults
@@ -24,6 +23,7 @@ from hpo.search.forecasts import CostModel, Forecasts
 from hpo.search.leases import Lease
 from hpo.search.outages import retried_while_away
 from hpo.search.proposals import Overtime, Proposals, Proposer, SlowProposal, TrialRequest
+from hpo.search.rungs import trial_milestones
 from hpo.search.samplers import SEEDS, derived_seed
 from hpo.space.search_space import SearchSpace
 from hpo.store.records import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT, AttemptRecord, StudyRecord, held_out_to_json
@@ -327,9 +327,12 @@ class Coordinator:
     def _assignment(self, record: AttemptRecord) -> Assignment:
         hyperparameters = Hyperparameters(**record.configuration)
         self.forecasts.begun(record.trial, record.attempt, hyperparameters)
-        return build_assignment(
-            self._config, self._space, hyperparameters, trial=record.trial, attempt=record.attempt, seed=record.seed,
-            score_to_beat=record.score_to_beat, micro_batch_size=record.micro_batch_size, confirms=record.confirms,
+        confirms = record.confirms is not None
+        return Assignment(
+            trial=record.trial, attempt=record.attempt, hyperparameters=hyperparameters, seed=record.seed,
+            milestones=trial_milestones(self._config, self._space, hyperparameters, confirms=confirms),
+            maximum_passes=self._space.maximum_passes(), score_to_beat=record.score_to_beat,
+            micro_batch_size=record.micro_batch_size, confirms=record.confirms,
             limit_seconds=self.limits.trial_seconds, alone=record.trial in self.faults.alone,
         )  # fmt: skip
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from optuna.trial import TrialState
 
-from hpo.messages import Ending, Outcome
-from hpo.search.attributes import CONSTRAINT, VIOLATED, outcome_attributes
+from hpo.messages import Ending, Outcome, Report
 from hpo.search.faults import Fault, Faults
 from hpo.store.records import AttemptEnd
 from hpo.store.studies import StudyStore
@@ -16,6 +16,11 @@ MOST_DEATHS = 3
 what kills the process, such as the kernel when memory is short."""
 MOST_LOST_RUNS = 10
 """The same where the leader died with it: more, because that is mostly not the trial's doing."""
+
+UNTRAINABLE = frozenset({Ending.DIVERGED, Ending.INFEASIBLE})
+"""Endings that say the configuration itself cannot be trained: pruned, with `CONSTRAINT` violated."""
+CONSTRAINT = "trainable"
+VIOLATED = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +137,28 @@ class Endings:
                 self.store.study.tell(outcome.trial, state=TrialState.FAIL)
             case Ending.PAUSED:
                 raise AssertionError("a paused trial is resumed")
+
+
+def outcome_attributes(outcome: Outcome) -> dict[str, Any]:
+    """Return what an attempt cost, why it ended, and every score of its best full evaluation."""
+    attributes: dict[str, Any] = {"seconds": round(outcome.seconds, 3), "peak_memory_bytes": outcome.peak_memory_bytes}
+    if outcome.resumed_examples:
+        attributes["resumed_examples"] = outcome.resumed_examples
+    if outcome.changes:
+        attributes["not_bit_equal"] = list(outcome.changes)
+    if outcome.micro_batch_size is not None:
+        attributes["rows_at_once"] = outcome.micro_batch_size
+    if outcome.reason:
+        attributes["reason"] = outcome.reason
+    return attributes | (_scores(outcome.best) if outcome.best else {})
+
+
+def _scores(best: Report) -> dict[str, Any]:
+    attributes: dict[str, Any] = {f"validation_{name}": value for name, value in best.validation.values.items()}
+    attributes["best_epoch"] = best.epoch
+    if best.train is not None:
+        attributes[f"train_{best.train.metric}"] = best.train.objective
+    return attributes
 
 
 def deaths(ends: list[AttemptEnd], ending: Ending | None) -> int:

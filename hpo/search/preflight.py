@@ -9,6 +9,7 @@ from hpo.config.hyperparameters import resolved
 from hpo.config.study_file import StudyConfig
 from hpo.config.tasks import no_meaning, without_meaning
 from hpo.errors import SpaceError
+from hpo.messages import Demands
 from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.samplers import sampled_jointly, sampler_of
 from hpo.space.domains import Constant
@@ -134,6 +135,20 @@ def refuse_counts(space: SearchSpace, rows: int) -> None:
     if space.counted:
         batch_sizes, epochs = (space.values_or_ends(name) for name in ("batch_size", "epochs"))
         raise SpaceError(*(one.explain(rows, batch_sizes, epochs, space.name) for one in space.counted))
+
+
+def demands_of(space: SearchSpace) -> Demands:
+    """Return the most that a configuration of `space` asks of the model."""
+    most = space.largest_if_any
+    layers = {name: most(name) for name in ("trained_layers", "kept_layers")}
+    return Demands(
+        max_length=int(space.largest("max_length")),
+        **{name: None if number is None else int(number) for name, number in layers.items()},
+        dropout=most("dropout") is not None,
+        attention_dropout=most("attention_dropout") is not None,
+        token_masking=bool(most("token_masking")),
+        word_swap=bool(most("word_swap")),
+    )
 
 
 def _unused_settings(config: StudyConfig) -> list[str]:

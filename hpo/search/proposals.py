@@ -23,12 +23,10 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.config.times import humanized
 from hpo.messages import Capacity, Ending, Outcome
-from hpo.search.assignments import seed_of
 from hpo.search.budget import has_stalled
 from hpo.search.enumeration import ENUMERATIONS, EnumeratingSampler
 from hpo.search.forecasts import Forecasts
-from hpo.search.samplers import SAMPLERS, derived_seed, sampler_of, startup_trials
-from hpo.search.windows import FixedTrials
+from hpo.search.samplers import SAMPLERS, FixedTrials, derived_seed, sampler_of, seed_of, startup_trials
 from hpo.space.search_space import SearchSpace
 from hpo.store.optuna_adapter import row_of, storage_of
 from hpo.store.records import AttemptRecord

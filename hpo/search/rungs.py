@@ -1,5 +1,6 @@
 """Evaluation schedule: rungs comparable between trials, and as many full evaluations as a study can afford."""
 
+from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import USUAL_RUNG_ROWS, StudyConfig
 from hpo.data.splits import Splits
 from hpo.messages import Milestone
@@ -44,6 +45,21 @@ def fold_milestones(folds: int) -> tuple[Milestone, ...]:
     """
     ends = [min(999, round(1000 * fold / folds)) for fold in range(1, folds + 1)]
     return (*(Milestone(rung=rung, full=False) for rung in ends), Milestone(rung=1000, full=True))
+
+
+def trial_milestones(
+    config: StudyConfig, space: SearchSpace, hyperparameters: Hyperparameters, *, confirms: bool = False
+) -> tuple[Milestone, ...]:
+    """Return a trial's milestones; a run that confirms is never pruned, so it has full evaluations only."""
+    evaluation = config.evaluation
+    if evaluation.folds:
+        return fold_milestones(evaluation.folds)
+    return milestones(
+        passes=hyperparameters.epochs * hyperparameters.data_fraction,
+        maximum_passes=space.maximum_passes(),
+        rungs=0 if confirms else evaluation.rungs,
+        full_reports=evaluation.full_reports or int(space.largest("epochs")),
+    )
 
 
 def with_evaluation_defaults(config: StudyConfig, space: SearchSpace, splits: Splits) -> StudyConfig:

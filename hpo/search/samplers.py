@@ -3,27 +3,76 @@
 What is random in a proposal is fixed by the study's seed and the trial's number.
 """
 
+import copy
 import hashlib
+import heapq
 import warnings
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Container, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
+import optuna
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.search.enumeration import ENUMERATIONS, EnumeratingSampler, Enumeration
-from hpo.search.windows import Window, windowed_study
 from hpo.space.conditions import Condition
 from hpo.space.domains import Choice, Range
 from hpo.space.parameters import Parameter
 from hpo.space.search_space import SearchSpace
+from hpo.store.optuna_adapter import PassingStorage, storage_of
 
 MOST_STARTUP_TRIALS = 10
+LEARNED_FROM = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """How many trials that completed or were pruned are seen, at most."""
+
+    best: int
+    others: int
+    """Spread evenly over all that ended, as many of the early ones as of the late."""
+
+    def of(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Return those of `trials` that are seen, in their order; what trains or waits is always."""
+        ended = [trial for trial in trials if trial.state in LEARNED_FROM]
+        if len(ended) <= self.best + self.others:
+            return list(trials)
+        complete = (trial for trial in ended if trial.state == TrialState.COMPLETE)
+        best = heapq.nlargest(self.best, complete, key=lambda trial: trial.values[0])
+        # From the newest on backwards, so that it is among them.
+        others = (ended[-1 - place * len(ended) // self.others] for place in range(self.others))
+        seen = {trial.number for trial in (*best, *others)}
+        return [trial for trial in trials if trial.number in seen or not trial.state.is_finished()]
+
+
+class FixedTrials(PassingStorage):  # type: ignore[misc]
+    """A study's storage in which there are these trials and no others."""
+
+    def __init__(self, backend: BaseStorage, trials: Sequence[FrozenTrial]) -> None:
+        self.backend, self.trials = backend, trials
+
+    def get_all_trials(
+        self, _study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Return those in one of `states`, or all."""
+        shown = [trial for trial in self.trials if states is None or trial.state in states]
+        return copy.deepcopy(shown) if deepcopy else shown
+
+
+def windowed_study(study: Study, window: Window) -> Study:
+    """Return a study through a window, its trials read once: TPE reads them anew for every group of parameters."""
+    seen = window.of(study.get_trials(deepcopy=False))
+    return optuna.load_study(study_name=study.study_name, storage=FixedTrials(storage_of(study), seen))
+
+
 TPE_WINDOW = Window(best=25, others=900)
 """TPE takes the best 25 for good, however many there are; the others it only has to know the density of."""
 
@@ -247,3 +296,9 @@ def derived_seed(study_seed: int, *purpose: object) -> int:
     """Return a seed in 0 .. `SEEDS` - 1 that depends on nothing but its arguments, equal in every process."""
     text = "/".join(str(part) for part in (study_seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+def seed_of(config: StudyConfig, trial: int, hyperparameters: Hyperparameters) -> int:
+    """Return a trial's seed: the one its space names, else one that follows from the study's seed and its number."""
+    own = hyperparameters.seed
+    return derived_seed(config.seed, "trial", trial) if own is None else own

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.data.batching import padded_tokens
-from hpo.messages import Dimensions
-from hpo.search.assignments import build_assignment
+from hpo.messages import Assignment, Dimensions
 from hpo.search.extremes import COSTS, OPTIMIZER_STATES
+from hpo.search.rungs import trial_milestones
 from hpo.space.search_space import SearchSpace
 from hpo.training.milestones import milestones_of, steps_per_epoch
 
@@ -92,9 +92,10 @@ class Workload:
 
     def _counted(self, hyperparameters: Hyperparameters) -> Work:
         sizes, batch = self.dimensions, hyperparameters.batch_size
-        assignment = build_assignment(
-            self.config, self.space, hyperparameters, trial=0, attempt=1, seed=0, score_to_beat=None,
-            confirms=0 if self.confirms else None,
+        assignment = Assignment(
+            trial=0, attempt=1, hyperparameters=hyperparameters, seed=0,
+            milestones=trial_milestones(self.config, self.space, hyperparameters, confirms=self.confirms),
+            maximum_passes=self.space.maximum_passes(),
         )  # fmt: skip
         steps, trained, rungs, taken, rows_scored = 0, 0, list[int](), list[int](), list[int]()
         for fold, (rows, validation_rows) in enumerate(sizes.folds or ((sizes.train_rows, sizes.validation_rows),)):

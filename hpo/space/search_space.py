@@ -124,6 +124,10 @@ class SearchSpace:
         trained = (resolved(name, self._trained(values)) for values in cases(self.parameters, (name,)))
         return max(filter(is_number, trained), default=None)
 
+    def maximum_passes(self) -> float:
+        """Return the passes over all training rows of the longest trial."""
+        return self.largest("epochs") * self.largest("data_fraction")
+
     def values_or_ends(self, name: str) -> list[Number]:
         """Return the numbers that the hyperparameter `name` can be in this space, of a range its ends."""
         found = next((parameter.domain for parameter in self.parameters if parameter.name == name), None)

@@ -19,8 +19,8 @@ from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.export.configs import best_configuration, configuration_of, to_json, to_yaml
 from hpo.export.exported import Exported, read_exported
-from hpo.messages import Milestone, Scores
-from hpo.search.assignments import build_assignment
+from hpo.messages import Assignment, Milestone, Scores
+from hpo.search.rungs import trial_milestones
 from hpo.space.space_file import space_of
 from hpo.store.engine import open_database
 from hpo.store.results import StudyResults, read_results
@@ -118,15 +118,11 @@ def test_a_trial_that_is_not_there_or_has_no_score_is_refused(results: StudyResu
 
 
 def test_it_is_the_assignment_that_the_search_gave(exported: Exported, config: StudyConfig) -> None:
-    built = build_assignment(
-        config,
-        space_of(config.space),
-        exported.hyperparameters,
-        trial=exported.trial,
-        attempt=1,
-        seed=exported.seed,
-        score_to_beat=None,
-    )
+    space = space_of(config.space)
+    built = Assignment(
+        trial=exported.trial, attempt=1, hyperparameters=exported.hyperparameters, seed=exported.seed,
+        milestones=trial_milestones(config, space, exported.hyperparameters), maximum_passes=space.maximum_passes(),
+    )  # fmt: skip
     assert exported.assignment() == built
 
 

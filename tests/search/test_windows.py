@@ -12,8 +12,7 @@ from optuna.samplers import TPESampler
 from optuna.samplers._tpe.sampler import _split_trials, default_gamma
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpo.search.samplers import TPE_WINDOW, PerTrialSampler
-from hpo.search.windows import Window, windowed_study
+from hpo.search.samplers import TPE_WINDOW, PerTrialSampler, Window, windowed_study
 
 STATES = st.sampled_from(TrialState)
 

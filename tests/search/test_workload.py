@@ -12,8 +12,8 @@ from hpo.config.loading import load_config
 from hpo.config.study_file import StudyConfig
 from hpo.data.batching import parts_by_length, training_batches
 from hpo.data.splits import Splits, load_splits
-from hpo.messages import Dimensions
-from hpo.search.assignments import build_assignment
+from hpo.messages import Assignment, Dimensions
+from hpo.search.rungs import trial_milestones
 from hpo.search.workload import Work, Workload
 from hpo.space.search_space import SearchSpace
 from hpo.training.worker import open_worker
@@ -72,7 +72,10 @@ def test_a_trial_does_what_was_said(
     splits = load_splits(config.data, config.seed, folds=folds)
     hyperparameters = SPACE.hyperparameters({"learning_rate": 1e-3, "max_length": 16} | values)
     work = rows_of(config, splits, hyperparameters)
-    assignment = build_assignment(config, SPACE, hyperparameters, trial=0, attempt=1, seed=7, score_to_beat=None)
+    assignment = Assignment(
+        trial=0, attempt=1, hyperparameters=hyperparameters, seed=7, maximum_passes=SPACE.maximum_passes(),
+        milestones=trial_milestones(config, SPACE, hyperparameters),
+    )  # fmt: skip
     reports, _ = trained(open_worker(config, splits), assignment)
     scored = reports[:-1] if folds else reports  # With folds the last one is their mean.
     assert work.rungs == tuple(report.rung for report in scored)

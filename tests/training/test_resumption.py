@@ -12,7 +12,7 @@ from hpo.data.splits import load_splits
 from hpo.files.weights import keep_only, trial_folder, weights_are_of, weights_path
 from hpo.messages import Action, Decision, Ending, Outcome, Progress, Report
 from hpo.model.backbone import Backbone
-from hpo.search.attributes import outcome_attributes
+from hpo.search.endings import outcome_attributes
 from hpo.search.rungs import fold_milestones
 from hpo.training import checkpoints
 from hpo.training.checkpoints import checkpoint_names

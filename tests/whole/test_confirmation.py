@@ -22,9 +22,9 @@ from hpo.messages import Action, Assignment, Outcome
 from hpo.runners.confirmation import confirming_config
 from hpo.runners.run import run
 from hpo.runners.watcher import Watcher
-from hpo.search.assignments import build_assignment
 from hpo.search.budget import limits_of
 from hpo.search.leading import leading
+from hpo.search.rungs import trial_milestones
 from hpo.search.steering import ask_to_stop
 from hpo.space.space_file import space_of
 from hpo.store.engine import open_database
@@ -113,9 +113,10 @@ def test_a_confirming_run_is_the_training_of_its_configuration_under_its_seed(
     results = run(confirmed)
     space, one = space_of(confirmed.space), results.confirmation[-1]
     configuration = next(trial for trial in results.trials if trial.number == one.confirms).configuration
-    assignment = build_assignment(
-        confirmed, space, Hyperparameters(**configuration), trial=0, attempt=1, seed=one.seed, score_to_beat=None,
-        confirms=one.confirms,
+    hyperparameters = Hyperparameters(**configuration)
+    assignment = Assignment(
+        trial=0, attempt=1, hyperparameters=hyperparameters, seed=one.seed, maximum_passes=space.maximum_passes(),
+        milestones=trial_milestones(confirmed, space, hyperparameters, confirms=True), confirms=one.confirms,
     )  # fmt: skip
     worker = open_worker(confirmed, splits_of(confirmed), tmp_path)
     worker.use("fp32")

@@ -32,12 +32,11 @@ from hpo.runners.ray.setup import refuse_unusable
 from hpo.runners.run import files_folder, opened_workforce
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import LeadWorker, Workforce
-from hpo.search.assignments import demands_of
 from hpo.search.budget import Limits, budget_warning, limits_of
 from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.extremes import cheapest, dearest, slowest
 from hpo.search.forecasts import fitted_costs
-from hpo.search.preflight import refuse_counts, refuse_unfit_search, search_notes, space_of_study
+from hpo.search.preflight import demands_of, refuse_counts, refuse_unfit_search, search_notes, space_of_study
 from hpo.search.proposals import weights_kept
 from hpo.search.rungs import with_evaluation_defaults
 from hpo.search.samplers import sampler_of

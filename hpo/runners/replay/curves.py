@@ -116,7 +116,7 @@ def export_curves(database: Database, study: str | None = None) -> Recording:
 
 def _curve(trial: RecordedTrial, space: SearchSpace, *, folds: bool) -> Curve:
     hyperparameters = Hyperparameters(**trial.configuration)
-    longest = float(space.largest("epochs") * space.largest("data_fraction"))
+    longest = float(space.maximum_passes())
     (end,) = milestones(passes=passes_of(hyperparameters), maximum_passes=longest, rungs=0, full_reports=1)
     return Curve(
         hyperparameters=hyperparameters,

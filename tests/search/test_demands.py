@@ -7,7 +7,8 @@ import pytest
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.loading import load_config
 from hpo.messages import Demands
-from hpo.search.assignments import build_assignment, demands_of
+from hpo.search.preflight import demands_of
+from hpo.search.rungs import trial_milestones
 from hpo.space.search_space import SearchSpace
 
 NOTHING: dict[str, Any] = {
@@ -41,11 +42,6 @@ def test_a_run_that_confirms_is_scored_only_where_its_best_epoch_is_chosen() -> 
     config = load_config(values={"study": "one", "model": {"name": "none"}, "data": {"train": "none.csv"}})
     space = SearchSpace.from_mapping({"epochs": {"value": 3}}, "mine")
     given = Hyperparameters(learning_rate=1e-4, epochs=3)
-    searched, confirming = (
-        build_assignment(
-            config, space, given, trial=0, attempt=1, seed=0, score_to_beat=None, confirms=confirms,
-        ).milestones
-        for confirms in (None, 4)
-    )  # fmt: skip
+    searched, confirming = (trial_milestones(config, space, given, confirms=confirms) for confirms in (False, True))
     assert confirming == tuple(milestone for milestone in searched if milestone.full)
     assert len(confirming) < len(searched)

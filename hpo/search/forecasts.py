@@ -25,31 +25,31 @@ from hpo.training.micro_batch import MemoryKey, memory_key
 
 UPDATE_SHARE, BELIEF = 0.1, 0.3
 """Of a step, what its update is taken for where probes do not tell, and the weight of that beside a step."""
-MOST_SEEN = 64
-"""Stretches of trials, the last seen, that tell."""
+MAX_OBSERVATIONS = 64
+"""Observed stretches of trials that are kept, the newest."""
 STRETCH = 0.25
 """Share of a trial after which another stretch of it begins."""
 LEAST_DONE = 0.05
-"""Share of a trial from which its pace tells something: its first steps are slow."""
+"""Share of a trial from which its pace is used: its first steps are slow."""
 IN_COMMON, OF_KIND, OF_MACHINE, OF_TRIAL, OF_STRETCH = 0.7, 0.25, 0.4, 0.08, 0.08
-"""Standard deviations of what departs, in logarithms of seconds, before the spread that is seen scales them."""
+"""Prior standard deviations of the logarithm of observed over computed seconds; the observed spread scales them."""
 LATELY = 10.0
-"""Stretches after which the machine has 1/e of its covariance left with what it was."""
-SEEN_BEFORE = 12
-"""Stretches that these deviations count for beside those that are seen."""
+"""Stretches after which 1/e is left of the machine's covariance with itself."""
+PRIOR_STRETCHES = 12
+"""Stretches that the prior deviations count for beside the observed ones."""
 OUTLYING = 0.3
-"""By how much a stretch departs from the middle of those before and after it at most: a machine was suspended."""
+"""Most that a stretch may differ from the median of it and its neighbours: beyond, a machine was suspended."""
 LEAST = 1e-9
 """Seconds that anything takes at least."""
 NOTHING = np.zeros(4)
 """What is done before a trial begins, as `Work` counts it."""
 HIGH = 0.84
-"""Standard deviations above the middle: a trial takes longer once in five times."""
+"""Standard deviations above the median: a trial takes longer once in five times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Observation:
-    """How long a stretch of a trial took, or a step of a probe."""
+    """The seconds that a stretch of a trial took, or a step of a probe."""
 
     trial: int | None
     """None of a probe, and of what ran in another study."""
@@ -64,14 +64,14 @@ class Observation:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CostModel:
-    """What trials take on the devices of a study: seconds of each thing that they do, by what was seen of them."""
+    """The cost of trials on a study's devices: seconds of each kind of work, corrected by what was observed."""
 
     workload: Workload
-    unit: Floats = field(default_factory=lambda: np.array([1.0, 0.0, FORWARD, 0.0]))
-    """Seconds of one of each that `Work` counts; where nothing was probed, in proportion only."""
-    probed: tuple[Observation, ...] = ()
-    seen: tuple[Observation, ...] = ()
-    """Stretches of trials, the last seen at the end."""
+    unit_seconds: Floats = field(default_factory=lambda: np.array([1.0, 0.0, FORWARD, 0.0]))
+    """Seconds of one unit of each kind of `Work`, shape (4,); without probes in proportion only."""
+    probes: tuple[Observation, ...] = ()
+    observations: tuple[Observation, ...] = ()
+    """Stretches of trials, the newest last."""
 
     def seconds(self, work: Work, done: Floats, trial: int | None = None, above: float = 0.0) -> float | None:
         """Return what it takes from now on to do so much of a trial; None where nothing is known.
@@ -80,62 +80,60 @@ class CostModel:
             work: of the whole trial.
             done: how much of it.
             trial: its number, where it may have run already.
-            above: standard deviations above the middle: 0 for what is as likely too much as too little.
+            above: standard deviations above the median.
         """
-        if not (self.probed or self.seen):
+        if not (self.probes or self.observations):
             return None
-        known, inverse, weights, scale, centre = self._learned
+        known, inverse, weights, scale, mean = self._posterior
         shared = _covariance(known, _rows([(work.kind, trial)], begins=len(known)))[:, 0]
         alone = IN_COMMON**2 + OF_KIND**2 + OF_MACHINE**2 + OF_TRIAL**2 + OF_STRETCH**2 * STRETCH
         deviation = math.sqrt(scale * max(0.0, alone - float(shared @ inverse @ shared)))
-        return float(done @ self.unit) * math.exp(centre + float(shared @ weights) + above * deviation)
+        return float(done @ self.unit_seconds) * math.exp(mean + float(shared @ weights) + above * deviation)
 
-    def whole(self, hyperparameters: Hyperparameters, above: float = 0.0) -> float | None:
+    def trial_seconds(self, hyperparameters: Hyperparameters, above: float = 0.0) -> float | None:
         """Return what a trial takes from its start to its end; None where nothing is known."""
         work = self.workload.of(hyperparameters)
-        return self.seconds(work, work.whole, above=above)
+        return self.seconds(work, work.total, above=above)
 
     def share(self, work: Work, done: Floats) -> float:
         """Return the share of a trial's seconds that so much of it takes, 0..1."""
-        return float(done @ self.unit) / (float(work.whole @ self.unit) or 1.0)
+        return float(done @ self.unit_seconds) / (float(work.total @ self.unit_seconds) or 1.0)
 
-    def after(self, stretch: Observation, *, goes_on: bool) -> "CostModel":
+    def with_observation(self, stretch: Observation, *, continues: bool) -> "CostModel":
         """Return these after another stretch of a trial, or after more of its last one, whose place it then takes."""
-        newest = max((n for n, one in enumerate(self.seen) if one.trial == stretch.trial), default=None)
-        others = [one for n, one in enumerate(self.seen) if not (goes_on and n == newest)]
-        return replace(self, seen=(*others, stretch)[-MOST_SEEN:])
+        newest = max((n for n, one in enumerate(self.observations) if one.trial == stretch.trial), default=None)
+        others = [one for n, one in enumerate(self.observations) if not (continues and n == newest)]
+        return replace(self, observations=(*others, stretch)[-MAX_OBSERVATIONS:])
 
     def confirming(self) -> "CostModel":
         """Return the costs of a confirmation's runs, after a search."""
-        others = tuple(replace(one, trial=None) for one in self.seen)
-        return replace(self, seen=others, workload=replace(self.workload, confirms=True))
+        others = tuple(replace(one, trial=None) for one in self.observations)
+        return replace(self, observations=others, workload=replace(self.workload, confirms=True))
 
     @cached_property
-    def _learned(self) -> tuple[Floats, Floats, Floats, float, float]:
-        """Return what is known, the inverse of its covariance, that times what it departs by, its scale, and from what
-        it departs.
-        """
-        known = (*self.probed, *self.seen)
-        departs = np.log([max(one.seconds, LEAST) / max(float(one.done @ self.unit), LEAST) for one in known])
-        # Where nothing was probed, trials alone say what one of each takes.
-        centre = 0.0 if self.probed else float(np.median(departs))
-        if len(self.seen) >= 3:
-            trials = departs[len(self.probed) :]
-            middles = np.pad(np.median([trials[:-2], trials[1:-1], trials[2:]], axis=0), 1, mode="edge")
-            trials[:] = np.clip(trials, middles - OUTLYING, middles + OUTLYING)
-        departs -= centre
+    def _posterior(self) -> tuple[Floats, Floats, Floats, float, float]:
+        """Return observed rows, their inverse covariance, residual weights, scale of the spread, and mean."""
+        known = (*self.probes, *self.observations)
+        ratios = np.log([max(one.seconds, LEAST) / max(float(one.done @ self.unit_seconds), LEAST) for one in known])
+        # Without probes, trials alone say what a unit of work takes.
+        mean = 0.0 if self.probes else float(np.median(ratios))
+        if len(self.observations) >= 3:
+            trials = ratios[len(self.probes) :]
+            medians = np.pad(np.median([trials[:-2], trials[1:-1], trials[2:]], axis=0), 1, mode="edge")
+            trials[:] = np.clip(trials, medians - OUTLYING, medians + OUTLYING)
+        residuals = ratios - mean
         rows = _rows([(one.kind, one.trial) for one in known])
         noise = [OF_STRETCH**2 * STRETCH / max(one.share, STRETCH / 10) for one in known]
         inverse = np.linalg.inv(_covariance(rows, rows) + np.diag(noise)).astype(np.float64)
-        weights: Floats = inverse @ departs
-        scale = (SEEN_BEFORE + float(departs @ weights)) / (SEEN_BEFORE + len(known))
-        return rows, inverse, weights, scale, centre
+        weights: Floats = inverse @ residuals
+        scale = (PRIOR_STRETCHES + float(residuals @ weights)) / (PRIOR_STRETCHES + len(known))
+        return rows, inverse, weights, scale, mean
 
 
 def fitted_costs(workload: Workload, probes: Mapping[Hyperparameters, Probe]) -> CostModel:
-    """Return what trials take as far as a few steps of some that fit into memory tell.
+    """Return the costs of trials as far as a few steps of some that fit into memory tell.
 
-    Seconds of one of each are fitted by least squares of relative errors, none below 0 (Lawson and Hanson 1974).
+    Seconds of a unit of work are fitted by least squares of relative errors, none below 0 (Lawson and Hanson 1974).
     """
     rows, wanted, steps = list[Floats](), list[float](), list[Observation]()
     for hyperparameters, probe in probes.items():
@@ -152,7 +150,7 @@ def fitted_costs(workload: Workload, probes: Mapping[Hyperparameters, Probe]) ->
         return CostModel(workload=workload)
     scales = np.linalg.norm(rows, axis=0) + np.finfo(float).tiny
     unit, _ = nnls(np.array(rows) / scales, np.array(wanted))
-    return CostModel(workload=workload, unit=unit / scales, probed=tuple(steps))
+    return CostModel(workload=workload, unit_seconds=unit / scales, probes=tuple(steps))
 
 
 def _rows(stretches: Iterable[tuple[tuple[float, ...], int | None]], begins: int = 0) -> Floats:
@@ -175,38 +173,37 @@ def _covariance(some: Floats, others: Floats) -> Floats:
 
 
 @dataclass(slots=True)
-class _Trial:
-    """What is known of a trial."""
+class _Pace:
+    """How far a trial has come, in which time."""
 
     hyperparameters: Hyperparameters
     attempt: int
     """The newest."""
     seconds_before: float = 0.0
-    """What the attempts before it had taken."""
+    """Seconds of the attempts before it."""
     share: float = 0.0
-    """Of its steps that were taken when it last spoke."""
+    """Share of its steps at its last report."""
     seconds: float = 0.0
-    """That it had taken then."""
+    """Seconds until then."""
     since: tuple[Floats, float] | None = None
-    """What was done, in what seconds, when the stretch began that it is at; None until an attempt that may go on from
-    a checkpoint has spoken."""
-    goes_on: bool = False
-    """Whether what was seen of that stretch is to be replaced."""
+    """Work and seconds at the begin of its current stretch; None until an attempt that may resume has reported."""
+    continues: bool = False
+    """Whether the observation of that stretch is to be replaced."""
     left: float = 0.0
     """Seconds that it will still take, on the high side."""
 
 
 @dataclass(slots=True)
 class Forecasts:
-    """What is known of trials to come: what they will take in time, and how many rows of a batch fit at once.
+    """Forecasts of a search: the seconds that its trials take, and the micro-batch size that memory allows.
 
-    Learned from the store at the start, then from each report; so a proposal costs no reading of all of them.
+    Learned from the store at the start, then from each report, so that a proposal need not read all of them.
     """
 
     config: StudyConfig
     space: SearchSpace
     costs: CostModel = field(init=False)
-    _trials: dict[int, _Trial] = field(default_factory=dict)
+    _trials: dict[int, _Pace] = field(default_factory=dict)
     _rows: dict[MemoryKey, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -215,7 +212,7 @@ class Forecasts:
     def learn(self, reached: Iterable[Reached], short_of_memory: Iterable[AttemptRecord]) -> None:
         """Take in what earlier runs have stored."""
         for one in reached:
-            trial = _Trial(Hyperparameters(**one.configuration), attempt=0, seconds=one.seconds)
+            trial = _Pace(Hyperparameters(**one.configuration), attempt=0, seconds=one.seconds)
             self._trials[one.trial] = trial
             trial.share = self._work(one.trial).share_at(one.rung)
         for record in short_of_memory:
@@ -226,17 +223,17 @@ class Forecasts:
     def expect(self, costs: CostModel) -> None:
         """Take in what is known before, such as by a probe, and beside it what trials have shown so far."""
         self.costs = costs
-        for number, trial in list(self._trials.items())[-MOST_SEEN:]:
+        for number, trial in list(self._trials.items())[-MAX_OBSERVATIONS:]:
             if trial.share:
-                trial.since, trial.goes_on = (NOTHING, 0.0), True
+                trial.since, trial.continues = (NOTHING, 0.0), True
                 self._see(number, trial.share, trial.seconds)
 
     def begun(self, number: int, attempt: int, hyperparameters: Hyperparameters) -> None:
         """Take in what an attempt trains; told twice, nothing changes."""
-        known = self._trials.get(number) or _Trial(hyperparameters, attempt=0)
+        known = self._trials.get(number) or _Pace(hyperparameters, attempt=0)
         if known.attempt != attempt:
             self._trials[number] = trial = replace(
-                known, attempt=attempt, seconds_before=known.seconds, goes_on=False,
+                known, attempt=attempt, seconds_before=known.seconds, continues=False,
                 since=(NOTHING, 0.0) if attempt == 1 else None,
             )  # fmt: skip
             trial.left = self.seconds_left(number, hyperparameters)
@@ -265,12 +262,12 @@ class Forecasts:
 
     def seconds(self, hyperparameters: Hyperparameters) -> float | None:
         """Return what a trial will take from its start to its end, on the high side; None where nothing is known."""
-        return self.costs.whole(hyperparameters, above=HIGH)
+        return self.costs.trial_seconds(hyperparameters, above=HIGH)
 
     def seconds_left(self, number: int, hyperparameters: Hyperparameters) -> float:
         """Return what a trial, which may have come some way, will still take, on the high side; 0 of nothing known."""
         work = self.costs.workload.of(hyperparameters)
-        return self.costs.seconds(work, work.whole - self._done(number), number, HIGH) or 0.0
+        return self.costs.seconds(work, work.total - self._done(number), number, HIGH) or 0.0
 
     def fits(self, number: int, hyperparameters: Hyperparameters, seconds: float) -> bool:
         """Return whether a trial ends within so many seconds, as far as is known."""
@@ -289,28 +286,28 @@ class Forecasts:
 
     def seconds_to_rungs(self, number: int) -> Mapping[int, float]:
         """Return rung -> seconds that a trial which has begun will still take to there; none where nothing is known."""
-        trial, work, unit = self._trials[number], self._work(number), self.costs.unit
+        trial, work, unit = self._trials[number], self._work(number), self.costs.unit_seconds
         done = self._done(number)
-        left = self.costs.seconds(work, work.whole - done, number)
+        left = self.costs.seconds(work, work.total - done, number)
         if left is None:
             return {}
-        each = left / max(float((work.whole - done) @ unit), LEAST)
+        each = left / max(float((work.total - done) @ unit), LEAST)
         ahead = zip(work.rungs, work.shares, strict=True)
-        return {rung: each * float((work.at(share) - done) @ unit) for rung, share in ahead if share > trial.share}
+        return {rung: each * float((work.done_at(share) - done) @ unit) for rung, share in ahead if share > trial.share}
 
     def _see(self, number: int, share: float, seconds: float) -> None:
         trial = self._trials[number]
         work = self._work(number)
-        done = work.at(share)
+        done = work.done_at(share)
         if trial.since is None or share < trial.share or seconds <= trial.since[1]:
-            trial.since, trial.goes_on = (done, seconds), False
+            trial.since, trial.continues = (done, seconds), False
         else:
             of_stretch, taken = done - trial.since[0], seconds - trial.since[1]
             share_of_trial = self.costs.share(work, of_stretch)
             stretch = Observation(trial=number, kind=work.kind, done=of_stretch, share=share_of_trial, seconds=taken)
-            self.costs = self.costs.after(stretch, goes_on=trial.goes_on)
-            trial.goes_on = stretch.share < STRETCH
-            if not trial.goes_on:
+            self.costs = self.costs.with_observation(stretch, continues=trial.continues)
+            trial.continues = stretch.share < STRETCH
+            if not trial.continues:
                 trial.since = (done, seconds)
         trial.share, trial.seconds = share, seconds
         trial.left = self.seconds_left(number, trial.hyperparameters)
@@ -321,7 +318,7 @@ class Forecasts:
     def _done(self, number: int) -> Floats:
         """Return what is done of a trial, which may not have begun."""
         share = self._trials[number].share if number in self._trials else 0.0
-        return self._work(number).at(share) if share else NOTHING
+        return self._work(number).done_at(share) if share else NOTHING
 
     def _lower(self, hyperparameters: Hyperparameters, rows: int) -> None:
         key = memory_key(hyperparameters)

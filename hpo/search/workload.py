@@ -39,7 +39,7 @@ class Work:
 
     steps: int
     """Optimizer steps, over all folds."""
-    whole: Floats
+    total: Floats
     """What is done in all; shape (4,)."""
     rungs: tuple[int, ...]
     """Of its evaluations, rising."""
@@ -50,10 +50,10 @@ class Work:
     kind: tuple[float, ...]
     """Where it stands among others: trials 1 apart are half as alike as trials can be, or less."""
 
-    def at(self, share: float) -> Floats:
+    def done_at(self, share: float) -> Floats:
         """Return what is done once `share` of its steps are taken, 0..1, and what is scored there is scored."""
         scored = np.append(0.0, self.scored)[np.searchsorted(self.shares, share + 1e-9, side="right")]
-        return np.array([share * self.whole[0], share * self.whole[1], scored, self.whole[3]])
+        return np.array([share * self.total[0], share * self.total[1], scored, self.total[3]])
 
     def share_at(self, rung: int) -> float:
         """Return the share of its steps that are taken at a rung."""
@@ -114,7 +114,7 @@ class Workload:
         tokens = trained / batch * self._step_tokens(batch, hyperparameters.max_length)
         return Work(
             steps=steps,
-            whole=np.array([tokens * counts[0], steps * counts[1], scored[-1], len(sizes.folds) or 1]),
+            total=np.array([tokens * counts[0], steps * counts[1], scored[-1], len(sizes.folds) or 1]),
             rungs=tuple(rungs),
             shares=np.array(taken) / steps,
             scored=scored,

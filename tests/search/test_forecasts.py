@@ -71,8 +71,8 @@ def progress_of(trial: int, share: float, seconds: float) -> Progress:
 
 
 def test_nothing_is_known_of_nothing() -> None:
-    assert CostModel(workload=WORKLOAD).whole(DEFAULT) is None
-    assert fitted_costs(WORKLOAD, {}).whole(DEFAULT) is None
+    assert CostModel(workload=WORKLOAD).trial_seconds(DEFAULT) is None
+    assert fitted_costs(WORKLOAD, {}).trial_seconds(DEFAULT) is None
     forecasts = Forecasts(CONFIG, SPACE)
     forecasts.begun(0, 1, DEFAULT)
     assert forecasts.seconds_to_rungs(0) == {}
@@ -84,9 +84,9 @@ def test_steps_tell_what_a_token_and_an_update_take() -> None:
     timed = [Timed(trained_tokens=tokens, updates=1, seconds=0.02 + 1e-3 * tokens) for tokens in (300, 900)]
     costs = fitted_costs(WORKLOAD, {DEFAULT: probe_of(*timed, Timed(scored_tokens=4000, seconds=2.0), OPENING)})
     work = WORKLOAD.of(DEFAULT)
-    update = work.whole[1] / work.steps  # Of AdamW.
-    by_hand = work.whole @ np.array([1e-3, 0.02 / update, 5e-4, 0.5])
-    assert costs.whole(DEFAULT) == pytest.approx(by_hand, rel=0.03)
+    update = work.total[1] / work.steps  # Of AdamW.
+    by_hand = work.total @ np.array([1e-3, 0.02 / update, 5e-4, 0.5])
+    assert costs.trial_seconds(DEFAULT) == pytest.approx(by_hand, rel=0.03)
 
 
 OPENING = Timed(openings=1, seconds=0.5)
@@ -105,7 +105,7 @@ def told_after(seconds: Callable[[float], float], *shares: float) -> float:
 def sure_of(seconds: float) -> CostModel:
     """Return costs by which the default takes so long, without evaluations and opening."""
     work = WORKLOAD.of(DEFAULT)
-    step = Timed(trained_tokens=work.whole[0] / work.steps, updates=1, seconds=seconds / work.steps)
+    step = Timed(trained_tokens=work.total[0] / work.steps, updates=1, seconds=seconds / work.steps)
     return fitted_costs(WORKLOAD, {DEFAULT: probe_of(step)})
 
 
@@ -182,8 +182,8 @@ def costs_of(
     costs = fitted_costs(WORKLOAD, probed)
     for trial, values, share, seconds, goes_on in ran:
         work = WORKLOAD.of(values)
-        stretch = Observation(trial=trial, kind=work.kind, done=work.at(share), share=share, seconds=seconds)
-        costs = costs.after(stretch, goes_on=goes_on)
+        stretch = Observation(trial=trial, kind=work.kind, done=work.done_at(share), share=share, seconds=seconds)
+        costs = costs.with_observation(stretch, continues=goes_on)
     return costs
 
 
@@ -196,7 +196,7 @@ def test_what_is_told_is_a_number_and_the_high_side_is_no_less(
     trial: int | None,
 ) -> None:
     costs, work = costs_of(probed, ran), WORKLOAD.of(asked)
-    told, high = (costs.seconds(work, work.whole, trial, above) for above in (0.0, HIGH))
+    told, high = (costs.seconds(work, work.total, trial, above) for above in (0.0, HIGH))
     assert (told is None) == (not probed and not ran)
     if told is not None and high is not None:
         assert 0 <= told <= high < math.inf
@@ -217,12 +217,12 @@ def test_more_epochs_longer_texts_and_later_rungs_take_no_less(
     # Evaluations may be fewer in a longer trial, where more of them fall together.
     unscored = replace(costs, workload=UNSCORED)
     longer = asked.model_copy(update={"epochs": asked.epochs + more})
-    told, of_longer = unscored.whole(asked), unscored.whole(longer)
+    told, of_longer = unscored.trial_seconds(asked), unscored.trial_seconds(longer)
     assert told is None or of_longer is None or told <= of_longer * (1 + 1e-9)
     texts = replace(DIMENSIONS, train_lengths=tuple(length + more for length in LENGTHS))
     of_texts = Workload(config=CONFIG, space=SPACE, dimensions=texts).of(asked)
-    assert WORKLOAD.of(asked).whole[0] <= of_texts.whole[0]
-    rising = [costs.seconds(of_texts, of_texts.at(share)) for share in of_texts.shares]
+    assert WORKLOAD.of(asked).total[0] <= of_texts.total[0]
+    rising = [costs.seconds(of_texts, of_texts.done_at(share)) for share in of_texts.shares]
     assert all(one is None or other is None or one <= other for one, other in pairwise(rising))
 
 
@@ -234,12 +234,12 @@ def test_devices_that_are_so_many_times_slower_take_so_many_times_as_long(
     asked: Hyperparameters,
     times: float,
 ) -> None:
-    before = costs_of(probed, ran).whole(asked, HIGH)
+    before = costs_of(probed, ran).trial_seconds(asked, HIGH)
     slower = {
         values: replace(probe, timed=tuple(replace(one, seconds=times * one.seconds) for one in probe.timed))
         for values, probe in probed.items()
     }
-    after = costs_of(slower, [(*one[:3], times * one[3], one[4]) for one in ran]).whole(asked, HIGH)
+    after = costs_of(slower, [(*one[:3], times * one[3], one[4]) for one in ran]).trial_seconds(asked, HIGH)
     assert (before is None) == (after is None)
     assert before is None or after == pytest.approx(times * before, rel=1e-4)
 
@@ -274,7 +274,7 @@ class Machine:
     def probe(self, values: Hyperparameters) -> Probe:
         """Return what a few steps say, the fastest of them."""
         counts, work = WORKLOAD.counts_for(values), WORKLOAD.of(values)
-        tokens = work.whole[0] / work.steps / counts[0]
+        tokens = work.total[0] / work.steps / counts[0]
 
         def timed(steps: float, trained: float = 0.0, scored: float = 0.0) -> float:
             done = counts * (trained, steps, scored, 0)
@@ -334,7 +334,7 @@ def taken(machine: Machine, values: Hyperparameters, work: Work) -> list[float]:
     own = math.exp(machine.chance.gauss(0, machine.noise))
     seconds, so_far, before, share_before = 0.0, [], np.zeros(4), 0.0
     for share in work.shares:
-        done = work.at(share)
+        done = work.done_at(share)
         stretch = machine.seconds(values, done - before, work.steps * (share - share_before))
         seconds += own * stretch * math.exp(machine.chance.gauss(0, machine.noise))
         so_far.append(seconds)

@@ -84,7 +84,7 @@ def test_a_trial_does_what_was_said(
     assert set(np.diff(work.scored, prepend=0) - of_each) <= {0, 12}
     # Each fold counts its steps anew.
     assert work.steps == (sum(report.step for report in scored) if folds else reports[-1].step)
-    assert work.whole[0] == reports[-1].examples_seen
+    assert work.total[0] == reports[-1].examples_seen
     at = np.cumsum([report.step for report in scored]) if folds else [report.step for report in scored]
     assert work.shares.tolist() == [step / work.steps for step in at]
 
@@ -96,7 +96,7 @@ def test_evaluations_that_fall_on_one_step_are_one(model_folder: Path, tmp_path:
     work = rows_of(config, splits, SPACE.hyperparameters(values))
     assert work.steps == 2
     # Two full evaluations, the one at each step, each with 5 training rows; all parts fall on these steps too.
-    assert work.whole[2] == 2 * (splits.validation.rows + 5)
+    assert work.total[2] == 2 * (splits.validation.rows + 5)
 
 
 def test_tokens_of_a_step_are_those_of_its_batches_as_they_are_divided() -> None:
@@ -110,7 +110,7 @@ def test_tokens_of_a_step_are_those_of_its_batches_as_they_are_divided() -> None
         sum(part.size * batch[part].max() + 20 for part in parts_by_length(batch, pass_tokens=20, most_rows=16))
         for batch in batches
     )
-    assert workload.of(space.hyperparameters(space.default_values())).whole[0] == pytest.approx(by_hand, rel=0.03)
+    assert workload.of(space.hyperparameters(space.default_values())).total[0] == pytest.approx(by_hand, rel=0.03)
 
 
 def test_what_is_trained_counts_by_its_layers() -> None:

@@ -135,7 +135,7 @@ def _ends(config: StudyConfig, space: SearchSpace, lead: LeadWorker) -> Mapping[
             hyperparameters=values,
             probe=probe,
             steps=workload.of(values).steps,
-            seconds=(costs.whole(values) or 0.0) if probe.feasible else 0.0,
+            seconds=(costs.trial_seconds(values) or 0.0) if probe.feasible else 0.0,
         )
         for values, probe in probes.items()
     }

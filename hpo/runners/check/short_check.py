@@ -69,13 +69,13 @@ def short_check(
     if not probes[cheap].feasible:
         raise ConfigurationError(no_room("cheapest", cheap))
     left = until - time.perf_counter()
-    whole = fitted_costs(workload, probes).whole(dear) or 0.0
+    whole = fitted_costs(workload, probes).trial_seconds(dear) or 0.0
     if dear != cheap and whole / workload.of(dear).steps <= left:
         probes[dear] = lead.probe(dear, SHORT_STEPS, left)
     fitting = {values: probe for values, probe in probes.items() if probe.feasible}
     costs, read = fitted_costs(workload, fitting), splits.confirmation or splits.validation
     # Of the dear end the cheap one tells where there was no time for it, and where it does not fit.
-    ends = [costs.whole(end) or 0.0 for end in ((cheap, dear) if fitting.keys() == probes.keys() else fitting)]
+    ends = [costs.trial_seconds(end) or 0.0 for end in ((cheap, dear) if fitting.keys() == probes.keys() else fitting)]
     notes = (
         on_memory(list(fitting.values()), processes_of_device(config.compute, workers)),
         None if fitting.keys() == probes.keys() else no_room("dearest", dear),

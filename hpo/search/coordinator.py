@@ -55,9 +55,9 @@ def verb(
     def inside(self: "Coordinator", /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         def once() -> Result:
             with self._store.transaction():
-                self._leadership.confirm()
+                self._lease.confirm()
                 result = method(self, *args, **kwargs)
-                self._leadership.confirm_before_commit()
+                self._lease.confirm_before_commit()
                 return result
 
         return retried_while_away(once, self._longest_outage(), stop=self._stop)
@@ -77,29 +77,39 @@ class Coordinator:
         store: StudyStore,
         space: SearchSpace,
         config: StudyConfig,
-        made_from: StudyRecord,
-        leadership: Lease,
+        record: StudyRecord,
+        lease: Lease,
         *,
         limits: Limits,
-        heard: int,
+        last_event: int,
         clock: Callable[[], float] = time.time,
         proposes: Proposes = Proposals,
         stop: Event | None = None,
     ) -> None:
-        """Lead; `heard` is the newest line of the study's log when the lead was taken: what follows is for this run.
+        """Lead a study under `lease`.
 
-        Once `stop` is set, a store that is away is not waited for.
+        Args:
+            store: the study's.
+            space: its space.
+            config: its study file.
+            record: what it is made from.
+            lease: this process's, in force.
+            limits: those of this run.
+            last_event: the newest line of its log when the lease was acquired; what follows is for this run.
+            clock: seconds since 1970.
+            proposes: makes the proposer.
+            stop: once it is set, a store that is away is not waited for.
         """
         self._store, self._space, self._config = store, space, config
-        self._made_from, self._leadership, self._clock = made_from, leadership, clock
+        self._record, self._lease, self._clock = record, lease, clock
         self.faults = Faults(())
-        """The workers there are, what failed on which, and who of them gets no more trials."""
+        """The workers, what failed on which, and which are quarantined."""
         self.forecasts = Forecasts(config, space)
-        """What trials take, as far as it is known by now."""
+        """What trials take, as far as is known."""
         self._endings = Endings(store, self.faults, config.compute.devices_of_trial)
         self._proposals = proposes(store, space, config, self.forecasts)
         self._reserve, self.overtime = 0.0, Overtime()
-        self._stop, self._heard = stop, heard
+        self._stop, self._last_event = stop, last_event
         self.limits = limits
         """When the search ends."""
 
@@ -174,7 +184,7 @@ class Coordinator:
         if self._store.record() is None:
             self._create(objective, versions)
         else:
-            self._store.set_space(self._made_from.space)
+            self._store.set_space(self._record.space)
             self._endings.take_up()
             self._keep_deadline()
         self.forecasts.learn(self._store.reached(), self._store.micro_batch_sizes())
@@ -192,10 +202,10 @@ class Coordinator:
         self._log("run_ended", {"reason": reason})
 
     def stop_requests(self) -> StopRequests:
-        """Return what somebody has asked for since the last time, or since this process took the lead."""
-        # Taken for heard once that is committed: a transaction that is lost is asked again.
-        steering, self._heard = self._asked_after(self._heard)
-        return steering
+        """Return the stops that were asked for since the last time, or since this process took the lead."""
+        # Remembered once that is committed: a transaction that is lost is asked again.
+        asked, self._last_event = self._stops_after(self._last_event)
+        return asked
 
     def expect(self, costs: CostModel, reserve: float) -> None:
         """Take in what trials take as far as it is known, and the seconds to keep for what follows the last of them."""
@@ -288,8 +298,8 @@ class Coordinator:
     # -- how the verbs do it
 
     def _create(self, objective: str, versions: Mapping[str, str]) -> None:
-        self._store.create(replace(self._made_from, versions=versions), objective)
-        self._heard = 0  # With the log of an earlier study of this number its numbering has gone.
+        self._store.create(replace(self._record, versions=versions), objective)
+        self._last_event = 0  # With the log of an earlier study of this number its numbering has gone.
         self._proposals.begin()
         self._store.add_event("created")
 
@@ -303,15 +313,15 @@ class Coordinator:
         self._store.add_event(kind, **detail)
 
     @verb
-    def _asked_after(self, heard: int) -> tuple[StopRequests, int]:
+    def _stops_after(self, last_event: int) -> tuple[StopRequests, int]:
         """Return what was asked for after a line of the log, and the last such line; prune what waits."""
-        asked = self._store.events_after(heard, ("stop_asked",))
+        asked = self._store.events_after(last_event, ("stop_asked",))
         trials = frozenset(event.trial for event in asked if event.trial is not None)
         waiting = {trial.number for trial in self._store.trials(TrialState.WAITING)} if trials else set()
         for number in trials & waiting:
             self._endings.prune_waiting(number)
-        steering = StopRequests(stop=any(event.trial is None for event in asked), trials=trials - waiting)
-        return steering, max((event.number for event in asked), default=heard)
+        stops = StopRequests(stop=any(event.trial is None for event in asked), trials=trials - waiting)
+        return stops, max((event.number for event in asked), default=last_event)
 
     def _seconds_left(self, now: float) -> float:
         spent = committed = 0.0

@@ -9,11 +9,10 @@
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import takewhile
-from types import MappingProxyType
 
 STRIKES_OUT = 2
 """Trials against a worker after which it is left out."""
@@ -21,9 +20,6 @@ RUN_OF_FAILURES = 3
 """Failures running after which the search ends."""
 DEATH = "its process died"
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|[-+]?\d+(?:[.,]\d+)*(?:[eE][-+]?\d+)?")
-
-Worker = str
-Trial = int
 
 
 class Fault(StrEnum):
@@ -37,7 +33,7 @@ class Fault(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Failure:
-    worker: Worker
+    worker: str
     reason: str
 
     @property
@@ -50,100 +46,96 @@ class _Failure:
 class Faults:
     """What happened on the workers of a run, and what follows from it."""
 
-    workers: Collection[Worker]
+    workers: Collection[str]
     """Those there are; more may come, and some be lost."""
-    _failed_on: dict[Trial, dict[Worker, str]] = field(default_factory=dict)
+    _failed_on: dict[int, dict[str, str]] = field(default_factory=dict)
     """Of trials that are not over: where each failed, and why."""
-    _confirmed: dict[Worker, dict[Trial, str]] = field(default_factory=dict)
+    _confirmed: dict[str, dict[int, str]] = field(default_factory=dict)
     """Trials that failed on a worker, and why, and then ended well on another."""
-    _others_do_well: set[Worker] = field(default_factory=set)
+    _others_do_well: set[str] = field(default_factory=set)
     """Workers that a trial speaks against, and since when another has ended well elsewhere."""
     _running: list[_Failure] = field(default_factory=list)
     """The failures since a trial last ended well."""
-    _left_out: dict[Worker, str] = field(default_factory=dict)
+    quarantined: dict[str, str] = field(default_factory=dict)
+    """Workers that get no more trials, and why, in a sentence."""
     _breaker: str | None = None
     """Why the search ends, once it does."""
-    alone: set[Trial] = field(default_factory=set)
+    alone: set[int] = field(default_factory=set)
     """Trials that were in training with others on a worker that died: each is trained alone from then on."""
 
-    @property
-    def quarantined(self) -> Mapping[Worker, str]:
-        """Workers that get no more trials, and why, in a sentence."""
-        return MappingProxyType(self._left_out)
-
-    def failed(self, trial: Trial, worker: Worker, reason: str) -> Fault:
+    def failed(self, trial: int, worker: str, reason: str) -> Fault:
         """Take in that a trial failed, and say what becomes of it."""
         self._running.append(_Failure(worker=worker, reason=reason))
-        self._breaker = self._breaker or self._everyones()
+        self._breaker = self._breaker or self._common_cause()
         failed_on = self._failed_on.setdefault(trial, {})
         failed_on[worker] = reason
         if len(failed_on) > 1 or not self._usable - failed_on.keys():
             del self._failed_on[trial]
             return Fault.TRIAL
-        self._leave_out_if_struck(worker)
+        self._quarantine_if_struck(worker)
         return Fault.ELSEWHERE
 
-    def died(self, trial: Trial, worker: Worker) -> None:
+    def died(self, trial: int, worker: str) -> None:
         """Take in that a worker's process died under a trial: against the worker it says what a failure says."""
         self._failed_on.setdefault(trial, {})[worker] = DEATH
-        self._leave_out_if_struck(worker)
+        self._quarantine_if_struck(worker)
 
-    def ended_well(self, trial: Trial, worker: Worker) -> None:
+    def ended_well(self, trial: int, worker: str) -> None:
         """Take in that a trial ended as trials do: where it failed before, that was not its own fault."""
         self._running.clear()
         for other, reason in self._failed_on.pop(trial, {}).items():
             if other != worker:
                 self._confirmed.setdefault(other, {})[trial] = reason
-        for other in self._spoken_against - {worker}:
+        for other in self._suspected - {worker}:
             self._others_do_well.add(other)
-            self._leave_out_if_struck(other)
+            self._quarantine_if_struck(other)
 
-    def quarantine(self, worker: Worker, reason: str) -> None:
+    def quarantine(self, worker: str, reason: str) -> None:
         """Take in that a worker cannot be used, be it the last one."""
-        self._left_out.setdefault(worker, reason)
+        self.quarantined.setdefault(worker, reason)
 
-    def avoid(self, trial: Trial) -> frozenset[Worker]:
+    def avoid(self, trial: int) -> frozenset[str]:
         """Return the workers on which a trial failed; none where no other one is left."""
         failed_on = self._failed_on.get(trial, {}).keys()
         return frozenset(failed_on) if self._usable - failed_on else frozenset()
 
-    def is_held_back(self, worker: Worker) -> bool:
+    def is_held_back(self, worker: str) -> bool:
         """Return whether a worker is to be given nothing until it is known whether others do well."""
         return worker in self._in_play - self._usable
 
-    def is_avoided(self, worker: Worker) -> bool:
+    def is_avoided(self, worker: str) -> bool:
         """Return whether some trial, which is not over, failed on a worker."""
         return any(worker in failed_on for failed_on in self._failed_on.values())
 
     def abort_reason(self) -> str | None:
         """Return why the search must end at once, in a sentence; None while it may go on."""
-        if self._breaker or not self._left_out or self._in_play:
+        if self._breaker or not self.quarantined or self._in_play:
             return self._breaker
-        worker, reason = list(self._left_out.items())[-1]
+        worker, reason = list(self.quarantined.items())[-1]
         return f"No worker is left to train on; the last one was {worker}: {reason}"
 
     @property
-    def _in_play(self) -> set[Worker]:
-        return set(self.workers) - self._left_out.keys()
+    def _in_play(self) -> set[str]:
+        return set(self.workers) - self.quarantined.keys()
 
     @property
-    def _usable(self) -> set[Worker]:
+    def _usable(self) -> set[str]:
         """Those in play, without such as two trials speak against where there are others."""
-        struck = {worker for worker in self._spoken_against if len(self._strikes(worker)) >= STRIKES_OUT}
+        struck = {worker for worker in self._suspected if len(self._strikes(worker)) >= STRIKES_OUT}
         return self._in_play - struck or self._in_play
 
     @property
-    def _spoken_against(self) -> set[Worker]:
+    def _suspected(self) -> set[str]:
         return self._confirmed.keys() | {worker for failed_on in self._failed_on.values() for worker in failed_on}
 
-    def _strikes(self, worker: Worker) -> dict[Trial, str]:
+    def _strikes(self, worker: str) -> dict[int, str]:
         """Return the trials that speak against a worker, and why each failed: on it, and on no other."""
         suspected = {
             trial: failed_on[worker] for trial, failed_on in self._failed_on.items() if failed_on.keys() == {worker}
         }
         return self._confirmed.get(worker, {}) | suspected
 
-    def _leave_out_if_struck(self, worker: Worker) -> None:
+    def _quarantine_if_struck(self, worker: str) -> None:
         strikes = self._strikes(worker)
         is_known = worker in self._others_do_well
         if self._breaker or not is_known or len(strikes) < STRIKES_OUT or self._in_play <= {worker}:
@@ -152,8 +144,8 @@ class Faults:
         reason = strikes[max(strikes)]
         self.quarantine(worker, f"Trials {trials} failed on {worker}: {_without_stop(reason)}.")
 
-    def _everyones(self) -> str | None:
-        """Return why the failures running are everyone's; None while they need not be."""
+    def _common_cause(self) -> str | None:
+        """Return why the latest failures are everyone's; None while they need not be."""
         last = self._running[-1]
         backwards = self._running[::-1]
         alike = list(takewhile(lambda failure: failure.wording == last.wording, backwards))

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from threading import Event
 from typing import Any
@@ -61,7 +61,7 @@ def leading(
             other semantics; nothing was changed.
         StoreError: the store cannot be opened or written.
     """
-    made_from = StudyRecord(
+    record = StudyRecord(
         configuration=_recorded(config), space=space.to_mapping(), data_fingerprint=data_fingerprint, versions={}
     )
     now = datetime.fromtimestamp(clock(), LOCAL_ZONE)
@@ -70,31 +70,28 @@ def leading(
     def is_ending() -> bool:
         return (stop is not None and stop.is_set()) or clock() >= (limits.deadline or math.inf)
 
-    database = open_database(config.store.url, is_ending=is_ending)
-    try:
+    with closing(open_database(config.store.url, is_ending=is_ending)) as database:
         store = StudyStore(database, config.study, build_sampler(config, space), build_pruner(config))
         with store.transaction():
-            leadership = acquire_lease(store)
-            heard = store.newest_event()
+            lease = acquire_lease(store)
+            last_event = store.newest_event()
             stored = store.record()
             if stored is None:
                 _refuse_foreign_study(store)
             else:
                 if searches:
                     refuse_other_semantics(store.name, stored.versions)
-                refuse_other_study(store.name, stored, made_from)
+                refuse_other_study(store.name, stored, record)
         try:
-            with renewed_lease(database, store, leadership.fence):
+            with renewed_lease(database, store, lease.fence):
                 yield Coordinator(
-                    store, space, config, made_from, leadership,
-                    limits=limits, heard=heard, clock=clock, proposes=proposes, stop=stop,
+                    store, space, config, record, lease,
+                    limits=limits, last_event=last_event, clock=clock, proposes=proposes, stop=stop,
                 )  # fmt: skip
         finally:
             # Where the store cannot be reached, the lease lapses by itself.
             with suppress(StoreError), store.transaction():
-                leadership.release()
-    finally:
-        database.close()
+                lease.release()
 
 
 def _refuse_foreign_study(store: StudyStore) -> None:

@@ -70,7 +70,7 @@ def refuse_unfit_search(config: StudyConfig, space: SearchSpace) -> None:
     if sampler == "cmaes":
         refuse_missing("cmaes", "search.sampler cmaes")
     for optimizer, module in IN_EXTRAS.items():
-        if any(one.name == "optimizer" and one.domain.contains(optimizer) for one in space.parameters):
+        if space.takes("optimizer", optimizer):
             refuse_missing(module, f"Optimizer {optimizer} of space {space.name}")
     if sampler in ENUMERATIONS:
         _refuse_too_many(sampler, space)
@@ -92,14 +92,12 @@ def refuse_unfit_of_folds(config: StudyConfig, space: SearchSpace) -> None:
     if not config.evaluation.folds:
         return
     rule = "With evaluation.folds a fold is scored at its end only"
-    parameters = {parameter.name: parameter for parameter in space.parameters}
-    if "schedule" in parameters and parameters["schedule"].domain.contains("reduce_on_plateau"):
+    if space.takes("schedule", "reduce_on_plateau"):
         raise SpaceError(
             f"{rule}, so schedule reduce_on_plateau never sees a score, but space {space.name} can take it; take it "
             "out of the values of `schedule`."
         )
-    stopping = parameters.get("early_stopping_patience")
-    if stopping is not None and stopping.domain.ends() is not None:
+    if space.largest_if_any("early_stopping_patience") is not None:
         raise SpaceError(
             f"{rule}, so a trial cannot stop itself early, but space {space.name} gives early_stopping_patience; "
             "leave it out."

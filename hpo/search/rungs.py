@@ -101,9 +101,7 @@ def with_evaluation_defaults(config: StudyConfig, space: SearchSpace, splits: Sp
 
 def _follows_scores(space: SearchSpace) -> bool:
     """Return whether a trial may stop itself, or lower its rate, by its full evaluations."""
-    domains = {parameter.name: parameter.domain for parameter in space.parameters}
-    on_plateau = "schedule" in domains and domains["schedule"].contains("reduce_on_plateau")
-    return on_plateau or space.largest_if_any("early_stopping_patience") is not None
+    return space.takes("schedule", "reduce_on_plateau") or space.largest_if_any("early_stopping_patience") is not None
 
 
 def _rows_left(

@@ -128,6 +128,10 @@ class SearchSpace:
         """Return the passes over all training rows of the longest trial."""
         return self.largest("epochs") * self.largest("data_fraction")
 
+    def takes(self, name: str, value: Value) -> bool:
+        """Return whether the hyperparameter `name` is a parameter here, and can be `value`."""
+        return any(one.name == name and one.domain.contains(value) for one in self.parameters)
+
     def values_or_ends(self, name: str) -> list[Number]:
         """Return the numbers that the hyperparameter `name` can be in this space, of a range its ends."""
         found = next((parameter.domain for parameter in self.parameters if parameter.name == name), None)

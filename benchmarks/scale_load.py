@@ -56,7 +56,7 @@ def led(config: StudyConfig) -> Iterator[Coordinator]:
         coordinator.begin(objective="macro_f1", versions={})
         coordinator.faults.workers = [_name(number) for number in range(WORKERS)]
         # Nothing was ever asked for from outside, so all of the log comes after the last word heard.
-        coordinator._heard = 0
+        coordinator._last_event = 0
         yield coordinator
 
 
@@ -118,7 +118,7 @@ class Load:
         timings, ended, said = Timings(), 0, 0
         while ended < trials:
             if said % STEERS_AFTER == 0:
-                timings.call(self._coordinator.steering)
+                timings.call(self._coordinator.stop_requests)
             one = self._training.popleft()
             if one.ahead:
                 self._report(one, timings)

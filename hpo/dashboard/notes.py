@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from hpo.report.drawing import as_yaml
+from hpo.report.drawing import spelled
 from hpo.report.report_data import ReportData
 from hpo.store.results import TrialResult
 from hpo.verdict.wording import counted, spread_in_words
@@ -119,4 +119,4 @@ def _listed(sentences: Iterable[str], *, escaped: bool = False) -> list[str]:
 
 def _table(head: tuple[str, str], rows: Iterable[tuple[str, object]]) -> str:
     lines = [f"| {plain(head[0])} | {plain(head[1])} |", "|---|---:|"]
-    return "\n".join([*lines, *(f"| {plain(name)} | {plain(as_yaml(value))} |" for name, value in rows)])
+    return "\n".join([*lines, *(f"| {plain(name)} | {plain(spelled(value))} |" for name, value in rows)])

@@ -77,11 +77,11 @@ def pictures_of(material: ReportData) -> dict[int, list[TrialPicture]]:
 
 def _add(svg: Element, tag: str, **attributes: float | str) -> Element:
     """Add an element; in attributes `_` stands for `-`, and numbers are rounded to a tenth of a pixel."""
-    as_yaml = {
+    spelled = {
         name.replace("_", "-"): f"{value:.1f}" if isinstance(value, float) else str(value)
         for name, value in attributes.items()
     }
-    return SubElement(svg, tag, as_yaml)
+    return SubElement(svg, tag, spelled)
 
 
 def _write(

@@ -11,7 +11,7 @@ from hpo.config.times import humanized, parse_duration, parse_moment
 from hpo.errors import ConfigurationError
 
 TRIALS_OF_A_SEARCH = 4
-"""Trials for which time is asked where there was too little for one: the default and some others."""
+"""Trials for which more time is asked where it did not suffice for one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,11 +23,11 @@ class Limits:
     trials: int | None
     """Trials of the study in all."""
     deadline: float | None
-    """When everything is to be over, in seconds since 1970."""
+    """When the run must have ended, in seconds since 1970."""
     device_seconds: float | None
     """Seconds of training and evaluation, summed over trials and earlier runs: device hours over a trial's devices."""
     trial_seconds: float | None
-    """Those of one trial."""
+    """Seconds of one trial."""
     patience: int | None
     """Finished trials without an improvement."""
 
@@ -146,7 +146,7 @@ def budget_warning(
 
 
 def needed_budget(budget: BudgetConfig, trial_seconds: float, beside: float, devices: float = 1.0) -> str:
-    """Say, of a search in which no trial has completed, what a trial takes and which budget several have room in.
+    """Return, for a search in which no trial has completed, what a trial takes and which budget suffices for several.
 
     Args:
         budget: as the study file has it.
@@ -157,7 +157,7 @@ def needed_budget(budget: BudgetConfig, trial_seconds: float, beside: float, dev
     seconds = TRIALS_OF_A_SEARCH * trial_seconds
     minutes = math.ceil((seconds + beside) / 60)
     if budget.time is not None:
-        # It did not suffice, whatever the forecast says.
+        # The given time did not suffice, whatever the forecast says.
         enough = f"--for {max(minutes, math.ceil(1.5 * parse_duration(budget.time) / 60))}m"
     elif budget.until is not None:
         enough = f"--until a time at least {humanized(60 * minutes)} away"

@@ -208,7 +208,7 @@ class Coordinator:
         return asked
 
     def expect(self, costs: CostModel, reserve: float) -> None:
-        """Take in what trials take as far as it is known, and the seconds to keep for what follows the last of them."""
+        """Begin from these costs of trials, and keep `reserve` seconds for what follows the last of them."""
         self.forecasts.expect(costs)
         self._reserve = reserve
 

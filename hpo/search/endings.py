@@ -12,10 +12,10 @@ from hpo.store.records import AttemptEnd
 from hpo.store.studies import StudyStore
 
 MOST_DEATHS = 3
-"""Attempts at a trial, without progress, in each of which its worker's process died, after which it fails: it may be
-what kills the process, such as the kernel when memory is short."""
+"""Attempts without progress in which the worker's process died, after which a trial fails: it may be what kills the
+process, as where memory is short."""
 MOST_LOST_RUNS = 10
-"""The same where the leader died with it: more, because that is mostly not the trial's doing."""
+"""The same where the leader died too: more, since the trial is rarely the cause."""
 
 UNTRAINABLE = frozenset({Ending.DIVERGED, Ending.INFEASIBLE})
 """Endings that say the configuration itself cannot be trained: pruned, with `CONSTRAINT` violated."""
@@ -26,41 +26,41 @@ VIOLATED = 1.0
 @dataclass(frozen=True, slots=True)
 class _Judgement:
     fault: Fault
-    left_out: Mapping[str, str]
-    """Workers that are left out for it, and why."""
+    quarantined: Mapping[str, str]
+    """Workers that are quarantined for it, and why."""
 
 
 @dataclass(slots=True)
 class Endings:
-    """Ends attempts inside the store's open transaction."""
+    """Endings of attempts, inside the store's open transaction."""
 
     store: StudyStore
     faults: Faults
     devices: float = 1.0
-    """Of one trial."""
+    """Devices of one trial."""
     _judged: dict[tuple[int, int], _Judgement] = field(default_factory=dict)
-    """(trial, attempt) -> what was judged of its end: once, also where a transaction is asked again."""
+    """(trial, attempt) -> its judgement: once, also where a transaction is repeated."""
 
     def end(self, outcome: Outcome) -> None:
         """Record the end of an open attempt and tell Optuna."""
         ends = self.store.attempt_ends(outcome.trial)
         worker = ends[-1].worker
-        goes_on = self._goes_on(outcome, ends)
-        if outcome.ending is Ending.DIED and not goes_on:
+        retried = self._is_retried(outcome, ends)
+        if outcome.ending is Ending.DIED and not retried:
             outcome = replace(outcome, reason=f"{outcome.reason} It was so in {MOST_DEATHS} attempts.")
         self._record(outcome)
-        if goes_on:
+        if retried:
             self.store.set_waiting(outcome.trial)
         else:
             self._tell(outcome)
-        if outcome.ending in (Ending.FAILED, Ending.DIED) and goes_on:
+        if outcome.ending in (Ending.FAILED, Ending.DIED) and retried:
             self.store.add_event("requeued", outcome.trial, outcome.attempt, worker=worker, why=str(outcome.ending))
         judged = self._judged.get((outcome.trial, outcome.attempt))
-        for name, reason in judged.left_out.items() if judged else ():
+        for name, reason in judged.quarantined.items() if judged else ():
             self.store.add_event("quarantined", worker=name, reason=reason)
 
     def take_up(self) -> None:
-        """Put trials that a dead leader left running back among those that wait, to be the first."""
+        """Let trials that a dead leader left running wait, to be resumed first."""
         for trial in self.store.trials(TrialState.RUNNING):
             ends = self.store.attempt_ends(trial.number)
             attempt = ends[-1].attempt if ends else 0
@@ -80,8 +80,8 @@ class Endings:
         self.store.add_event(str(Ending.PRUNED), trial, attempt or None, reason="Stopped as asked for.")
         self.store.study.tell(trial, state=TrialState.PRUNED)
 
-    def _goes_on(self, outcome: Outcome, ends: list[AttemptEnd]) -> bool:
-        """Return whether the trial is to be trained on, in a later attempt."""
+    def _is_retried(self, outcome: Outcome, ends: list[AttemptEnd]) -> bool:
+        """Return whether the trial is retried or resumed in a later attempt."""
         worker = ends[-1].worker
         match outcome.ending:
             case Ending.PAUSED:
@@ -90,9 +90,9 @@ class Endings:
                 return self._fault(outcome, worker) is Fault.ELSEWHERE
             case Ending.DIED:
                 # This attempt is still open, so it is not among them.
-                goes_on = deaths(ends, Ending.DIED) + 1 < MOST_DEATHS
-                self._fault(outcome if goes_on else replace(outcome, ending=Ending.FAILED), worker)
-                return goes_on
+                retried = deaths(ends, Ending.DIED) + 1 < MOST_DEATHS
+                self._fault(outcome if retried else replace(outcome, ending=Ending.FAILED), worker)
+                return retried
             case _:
                 self._fault(outcome, worker)
                 return False
@@ -102,8 +102,8 @@ class Endings:
         if key not in self._judged:
             before = set(self.faults.quarantined)
             fault = self._judge(outcome, worker)
-            left_out = {name: why for name, why in self.faults.quarantined.items() if name not in before}
-            self._judged[key] = _Judgement(fault, left_out)
+            quarantined = {name: why for name, why in self.faults.quarantined.items() if name not in before}
+            self._judged[key] = _Judgement(fault, quarantined)
         return self._judged[key].fault
 
     def _judge(self, outcome: Outcome, worker: str) -> Fault:
@@ -130,7 +130,7 @@ class Endings:
             case Ending.PRUNED:
                 self.store.study.tell(outcome.trial, state=TrialState.PRUNED)
             case Ending.DIVERGED | Ending.INFEASIBLE:
-                # TPE learns to keep away from what violates a constraint, and from nothing that failed.
+                # TPE avoids what violates a constraint; it learns nothing from failed trials.
                 self.store.set_constraint(outcome.trial, CONSTRAINT, VIOLATED)
                 self.store.study.tell(outcome.trial, state=TrialState.PRUNED)
             case Ending.FAILED | Ending.DIED:
@@ -162,7 +162,7 @@ def _scores(best: Report) -> dict[str, Any]:
 
 
 def deaths(ends: list[AttemptEnd], ending: Ending | None) -> int:
-    """Return how many attempts ended so since one came further than those before it; None for those that never did."""
+    """Return how many attempts since the last progress had this ending; None for those that have none."""
     furthest, count = 0, 0
     for end in ends:
         if end.seen > furthest:

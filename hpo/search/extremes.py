@@ -18,11 +18,11 @@ OPTIMIZER_STATES: Mapping[str, int] = {
     "sgd": 0, "adafactor": 0, "momentum": 1, "nesterov": 1, "lion": 1, "adagrad": 1, "rmsprop": 1, "muon": 1,
     "adam": 2, "adamw": 2, "nadam": 2, "radam": 2, "adamax": 2, "adadelta": 2, "schedule_free_adamw": 2,
 }  # fmt: skip
-"""Numbers that an optimizer keeps for each weight; Adafactor's two for each row and column are few."""
+"""Optimizer -> the numbers that it keeps for each weight; of Adafactor, which keeps rows and columns, about none."""
 
 
 def _number_or_all(value: Value) -> float:
-    """Take null, which stands for all of them, for more than any number."""
+    """Rank null, which stands for all, above any number."""
     return float(value) if is_number(value) else math.inf
 
 
@@ -32,7 +32,7 @@ COSTS: Mapping[str, Callable[[Value], float]] = {
     **dict.fromkeys(("epochs", "data_fraction"), _number_or_all),
     "optimizer": lambda value: OPTIMIZER_STATES[str(value)],
 }
-"""Field -> how dear a value of it is, among the others; what decides most stands first."""
+"""Field -> the rank of a value by cost; the field that decides most stands first."""
 
 Signs = Mapping[str, int]
 _MOST: Signs = dict.fromkeys(COSTS, 1)
@@ -41,20 +41,20 @@ _LEAST: Signs = dict.fromkeys(COSTS, -1)
 
 def dearest(space: SearchSpace) -> Hyperparameters:
     """Return the configuration of `space` that takes the most memory, and the most work."""
-    return _corner(space, _MOST)
+    return _extreme(space, _MOST)
 
 
 def slowest(space: SearchSpace) -> Hyperparameters:
     """Return the dearest configuration but for its batch, the smallest: the most steps, which may leave a GPU idle."""
-    return _corner(space, {**_MOST, "batch_size": -1})
+    return _extreme(space, {**_MOST, "batch_size": -1})
 
 
 def cheapest(space: SearchSpace) -> Hyperparameters:
     """Return the configuration of `space` that takes the least memory, and the least work."""
-    return _corner(space, _LEAST)
+    return _extreme(space, _LEAST)
 
 
-def _corner(space: SearchSpace, signs: Signs) -> Hyperparameters:
+def _extreme(space: SearchSpace, signs: Signs) -> Hyperparameters:
     """Return the configuration that is furthest in the direction of `signs`.
 
     A parameter that a condition on the way to a cost names takes each of its values, every other one its furthest.
@@ -70,7 +70,7 @@ def _corner(space: SearchSpace, signs: Signs) -> Hyperparameters:
 
 
 def _deciding(space: SearchSpace) -> set[str]:
-    """Name the parameters that conditions of a costly one name, and of those that decide about these."""
+    """Return the parameters that decide, by conditions, whether one that costs something is active."""
     deciding: set[str] = set()
     # Backwards, since a parameter stands behind those that its conditions name.
     for parameter in reversed(space.parameters):

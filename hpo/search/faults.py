@@ -15,9 +15,9 @@ from enum import StrEnum
 from itertools import takewhile
 
 STRIKES_OUT = 2
-"""Trials against a worker after which it is left out."""
+"""Trials that failed on one worker alone, after which it is quarantined."""
 RUN_OF_FAILURES = 3
-"""Failures running after which the search ends."""
+"""Failures in a row after which the search ends."""
 DEATH = "its process died"
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|[-+]?\d+(?:[.,]\d+)*(?:[eE][-+]?\d+)?")
 
@@ -44,16 +44,16 @@ class _Failure:
 
 @dataclass(slots=True)
 class Faults:
-    """What happened on the workers of a run, and what follows from it."""
+    """Failures on the workers of a run, and what follows from them."""
 
     workers: Collection[str]
-    """Those there are; more may come, and some be lost."""
+    """The present workers; more may come, and some may be lost."""
     _failed_on: dict[int, dict[str, str]] = field(default_factory=dict)
-    """Of trials that are not over: where each failed, and why."""
+    """Unfinished trial -> worker on which it failed -> why."""
     _confirmed: dict[str, dict[int, str]] = field(default_factory=dict)
-    """Trials that failed on a worker, and why, and then ended well on another."""
+    """Worker -> trial that failed on it and ended well on another -> why it failed."""
     _others_do_well: set[str] = field(default_factory=set)
-    """Workers that a trial speaks against, and since when another has ended well elsewhere."""
+    """Suspected workers since whose failure a trial has ended well elsewhere."""
     _running: list[_Failure] = field(default_factory=list)
     """The failures since a trial last ended well."""
     quarantined: dict[str, str] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Faults:
     """Trials that were in training with others on a worker that died: each is trained alone from then on."""
 
     def failed(self, trial: int, worker: str, reason: str) -> Fault:
-        """Take in that a trial failed, and say what becomes of it."""
+        """Record that a trial failed, and return what becomes of it."""
         self._running.append(_Failure(worker=worker, reason=reason))
         self._breaker = self._breaker or self._common_cause()
         failed_on = self._failed_on.setdefault(trial, {})
@@ -76,12 +76,12 @@ class Faults:
         return Fault.ELSEWHERE
 
     def died(self, trial: int, worker: str) -> None:
-        """Take in that a worker's process died under a trial: against the worker it says what a failure says."""
+        """Record that a worker's process died under a trial, which counts against the worker as a failure does."""
         self._failed_on.setdefault(trial, {})[worker] = DEATH
         self._quarantine_if_struck(worker)
 
     def ended_well(self, trial: int, worker: str) -> None:
-        """Take in that a trial ended as trials do: where it failed before, that was not its own fault."""
+        """Record that a trial ended normally: where it failed before, that was not its own fault."""
         self._running.clear()
         for other, reason in self._failed_on.pop(trial, {}).items():
             if other != worker:
@@ -91,7 +91,7 @@ class Faults:
             self._quarantine_if_struck(other)
 
     def quarantine(self, worker: str, reason: str) -> None:
-        """Take in that a worker cannot be used, be it the last one."""
+        """Record that a worker gets no more trials, be it the last one."""
         self.quarantined.setdefault(worker, reason)
 
     def avoid(self, trial: int) -> frozenset[str]:
@@ -100,11 +100,11 @@ class Faults:
         return frozenset(failed_on) if self._usable - failed_on else frozenset()
 
     def is_held_back(self, worker: str) -> bool:
-        """Return whether a worker is to be given nothing until it is known whether others do well."""
+        """Return whether a worker gets no trial until it is known whether trials end well elsewhere."""
         return worker in self._in_play - self._usable
 
     def is_avoided(self, worker: str) -> bool:
-        """Return whether some trial, which is not over, failed on a worker."""
+        """Return whether an unfinished trial failed on a worker."""
         return any(worker in failed_on for failed_on in self._failed_on.values())
 
     def abort_reason(self) -> str | None:
@@ -120,7 +120,7 @@ class Faults:
 
     @property
     def _usable(self) -> set[str]:
-        """Those in play, without such as two trials speak against where there are others."""
+        """The workers in play, without those that two trials speak against where there are others."""
         struck = {worker for worker in self._suspected if len(self._strikes(worker)) >= STRIKES_OUT}
         return self._in_play - struck or self._in_play
 

@@ -210,7 +210,7 @@ class Forecasts:
         self.costs = CostModel(workload=Workload(config=self.config, space=self.space))
 
     def learn(self, reached: Iterable[Reached], short_of_memory: Iterable[AttemptRecord]) -> None:
-        """Take in what earlier runs have stored."""
+        """Learn from what earlier runs have stored."""
         for one in reached:
             trial = _Pace(Hyperparameters(**one.configuration), attempt=0, seconds=one.seconds)
             self._trials[one.trial] = trial
@@ -221,7 +221,7 @@ class Forecasts:
         self.expect(self.costs)
 
     def expect(self, costs: CostModel) -> None:
-        """Take in what is known before, such as by a probe, and beside it what trials have shown so far."""
+        """Begin from other costs, such as those of a probe, corrected by the trials so far."""
         self.costs = costs
         for number, trial in list(self._trials.items())[-MAX_OBSERVATIONS:]:
             if trial.share:
@@ -229,7 +229,7 @@ class Forecasts:
                 self._see(number, trial.share, trial.seconds)
 
     def begun(self, number: int, attempt: int, hyperparameters: Hyperparameters) -> None:
-        """Take in what an attempt trains; told twice, nothing changes."""
+        """Record that an attempt begins; told twice, nothing changes."""
         known = self._trials.get(number) or _Pace(hyperparameters, attempt=0)
         if known.attempt != attempt:
             self._trials[number] = trial = replace(
@@ -239,25 +239,25 @@ class Forecasts:
             trial.left = self.seconds_left(number, hyperparameters)
 
     def reported(self, report: Report) -> None:
-        """Take in how far a trial has come."""
+        """Record how far a trial has come by its report."""
         if report.trial in self._trials:
             self._see(report.trial, self._work(report.trial).share_at(report.rung), report.seconds)
 
     def progressed(self, progress: Progress) -> None:
-        """Take in the pace of a trial."""
+        """Record how far a trial has come by its progress."""
         share = progress.examples_seen / max(1, progress.examples_total)
         trial = self._trials.get(progress.trial)
         if trial is not None and abs(share - trial.share) >= LEAST_DONE:
             self._see(progress.trial, share, progress.seconds)
 
     def ended(self, outcome: Outcome) -> None:
-        """Take in how many rows went at once."""
+        """Record the micro-batch size of an attempt that ended."""
         trial = self._trials.get(outcome.trial)
         if outcome.micro_batch_size is not None and trial is not None:
             self._lower(trial.hyperparameters, outcome.micro_batch_size)
 
     def micro_batch_size(self, hyperparameters: Hyperparameters) -> int | None:
-        """Return how many rows of a batch go through the model at once; None for all."""
+        """Return the micro-batch size that memory allows; None for whole batches."""
         return self._rows.get(memory_key(hyperparameters))
 
     def seconds(self, hyperparameters: Hyperparameters) -> float | None:

@@ -30,7 +30,7 @@ UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
 def enqueue(
     database: Database, study: str | None, given: Mapping[str, Any], source: str
 ) -> tuple[int, dict[str, Value]]:
-    """Put a configuration before whatever the sampler proposes; return its trial, and the values that others may vary.
+    """Enqueue a configuration before what the sampler proposes; return its trial, and its values of what is searched.
 
     Args:
         database: the store.
@@ -72,9 +72,9 @@ def ask_to_stop(database: Database, study: str | None, trial: int | None = None)
         if trial is not None:
             _refuse_finished(store, trial)
         store.add_event("stop_asked", trial)
-    # Only then: whoever begins a confirmation looks whether the search was told to end before.
+    # Only then: who begins a confirmation checks first whether the search was told to end.
     if trial is None and (confirmation := confirmation_of(store.name)) in study_names(database):
-        # Beside the search: one process leads both, and listens to the one that it trains for.
+        # One process leads both, and listens to the study that it trains for.
         runs = _opened(database, confirmation)
         with runs.transaction():
             runs.add_event("stop_asked")
@@ -88,14 +88,14 @@ def refuse_led(study: str, lease: LeaseRecord) -> None:
 
 
 def fitted(space: SearchSpace, given: Mapping[str, Any], source: str) -> dict[str, Value]:
-    """Return the values of `space` under which exactly what `given` says is trained.
+    """Return the values of `space` that train exactly the configuration `given`.
 
     Raises:
         ConfigurationError: a hyperparameter that is not known, out of range, or fixed to something else.
     """
     wanted = _read(given, source)
     values: dict[str, Value] = {}
-    # A multiplier is told from the rate by the optimizer and the method, so the others come first.
+    # A multiplier follows from the rate, the optimizer and the method, so the others come first.
     for parameter in sorted(space.parameters, key=lambda parameter: bool(parameter.relative_to)):
         if parameter.active(values):
             values[parameter.name] = _placed(parameter, wanted, values, source)
@@ -130,7 +130,7 @@ def _refuse_finished(store: StudyStore, trial: int) -> None:
 
 
 def _read(given: Mapping[str, Any], source: str) -> dict[str, Value]:
-    """Return the known values of `given`, typed; nothing for those that are null because they do not apply."""
+    """Return the values of `given`, typed, without those that are null because they do not apply."""
     fields = Hyperparameters.model_fields
     for name in given:
         if name not in fields:
@@ -143,7 +143,7 @@ def _read(given: Mapping[str, Any], source: str) -> dict[str, Value]:
 
 
 def _placed(parameter: Parameter, wanted: Mapping[str, Value], values: Mapping[str, Value], source: str) -> Value:
-    """Return the value of `parameter` for what is wanted: a multiplier for a rate; its default where nothing is."""
+    """Return the value of `parameter` for what is wanted, a multiplier for a rate; its default where nothing is."""
     if parameter.name not in wanted or isinstance(parameter.domain, Constant):
         return parameter.default
     value, factor = wanted[parameter.name], 1.0

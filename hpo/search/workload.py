@@ -18,20 +18,20 @@ from hpo.training.milestones import milestones_of, steps_per_epoch
 Floats = NDArray[np.float64]
 
 UNKNOWN = Dimensions(train_rows=1000, layers=12)
-"""In the place of data that nobody has looked at: a trial takes in proportion to the rows that it sees."""
+"""Dimensions in place of unknown data: a trial takes time in proportion to the rows that it sees."""
 FORWARD = 1 / 3
-"""A forward pass over that and the backward pass, which takes about twice as long."""
+"""Cost of a forward pass over that of forward and backward, which takes about twice as long."""
 BATCHES = 8
-"""Batches of which the mean step is taken."""
+"""Batches over which the tokens of a step are averaged."""
 NO_LIMIT = 64
-"""Layers in the place of all, where trials are compared."""
+"""Layers that stand for all of them where trials are compared."""
 MOST_KEPT = 1000
-"""Configurations whose work is remembered."""
+"""Configurations whose work is cached."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Work:
-    """What a trial does that is neither pruned nor stops itself early.
+    """Work of a trial that is neither pruned nor stops early.
 
     What is done counts, in this order: tokens trained on and updates, as of a full fine-tune of all layers by SGD;
     tokens scored, as of all layers; openings. Tokens are those of padding too, and what passes cost beside them.
@@ -40,18 +40,18 @@ class Work:
     steps: int
     """Optimizer steps, over all folds."""
     total: Floats
-    """What is done in all; shape (4,)."""
+    """Work of the whole trial; shape (4,)."""
     rungs: tuple[int, ...]
-    """Of its evaluations, rising."""
+    """Rungs of its evaluations, rising."""
     shares: Floats
-    """Of its steps that are taken at each of them."""
+    """Share of its steps taken at each rung."""
     scored: Floats
-    """Tokens scored up to each of them and at it."""
+    """Tokens scored up to and at each rung."""
     kind: tuple[float, ...]
-    """Where it stands among others: trials 1 apart are half as alike as trials can be, or less."""
+    """Coordinates of its configuration, for the covariance of the cost model."""
 
     def done_at(self, share: float) -> Floats:
-        """Return what is done once `share` of its steps are taken, 0..1, and what is scored there is scored."""
+        """Return the work done once `share` of its steps, 0..1, are taken and scored."""
         scored = np.append(0.0, self.scored)[np.searchsorted(self.shares, share + 1e-9, side="right")]
         return np.array([share * self.total[0], share * self.total[1], scored, self.total[3]])
 
@@ -62,18 +62,18 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Workload:
-    """What the trials of a study have to do."""
+    """Workload of a study: the work of each of its trials."""
 
     config: StudyConfig
     space: SearchSpace
     dimensions: Dimensions = UNKNOWN
     confirms: bool = False
-    """Whether they confirm others: scored in full only, and on the rows that are kept for it."""
+    """Whether they are runs of a confirmation: fully evaluated only, and on held-out rows too."""
     _works: dict[tuple[object, ...], Work] = field(default_factory=dict, init=False)
     _steps: dict[tuple[int, int], float] = field(default_factory=dict, init=False)
 
     def of(self, hyperparameters: Hyperparameters) -> Work:
-        """Return what a trial under `hyperparameters`, a configuration of the space, has to do."""
+        """Return the work of a trial under `hyperparameters`, a configuration of the space."""
         key = tuple(getattr(hyperparameters, name) for name in COSTS)
         if key not in self._works:
             if len(self._works) == MOST_KEPT:
@@ -82,7 +82,7 @@ class Workload:
         return self._works[key]
 
     def counts_for(self, hyperparameters: Hyperparameters) -> Floats:
-        """Return what a token trained on, an update, a token scored and an opening count for in `Work`; shape (4,)."""
+        """Return the weights of a trained token, an update, a scored token and an opening in `Work`; shape (4,)."""
         layers = self.dimensions.layers
         kept = min(hyperparameters.kept_layers or layers, layers)
         trained = {"full": kept, "head": 0}.get(hyperparameters.method, min(hyperparameters.trained_layers or 0, kept))
@@ -128,11 +128,11 @@ class Workload:
         return validation_rows + part + read if in_full else part
 
     def _step_tokens(self, batch_size: int, max_length: int) -> float:
-        """Return the tokens of a whole batch, those of padding and what passes cost beside them counted; the mean."""
+        """Return the mean tokens of a batch, with padding and the cost of passes."""
         key = batch_size, max_length
         if key not in self._steps:
             lengths, count = np.minimum(self.dimensions.train_lengths, max_length), BATCHES * batch_size
-            # Evenly over all lengths, and then side by side by chance.
+            # Lengths drawn evenly, then shuffled into batches.
             places = ((np.arange(count) + 0.5) * lengths.size / count).astype(int)
             batches = np.random.default_rng(0).permutation(lengths[places]).reshape(BATCHES, batch_size)
             cost = self.dimensions.pass_tokens

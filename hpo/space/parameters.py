@@ -175,7 +175,7 @@ def _default(draft: _Draft, drafts: Mapping[str, _Draft]) -> Value:
         return next((value for value in usual if value is not None and domain.contains(value)), domain.middle())
     if isinstance(domain, Constant):
         raise SpaceError(f"{place} is a constant and needs no default; leave it out.")
-    default = checked_value(draft.name, draft.spec["default"], f"{place}, default")
+    default: Value = checked_value(draft.name, draft.spec["default"], f"{place}, default")
     if not domain.contains(default):
         raise SpaceError(
             f"{place}: the default {as_yaml(default)} is not among its values, {domain.describe()}; take one of them."

@@ -44,7 +44,7 @@ def train_one(coordinator: Coordinator, name: str) -> Asked:
             report = report_at(assignment, milestone, rising(assignment, milestone.rung))
             call(coordinator.observe, report)
         call(coordinator.finish, ended(assignment, Ending.COMPLETED, report))
-        for read in (coordinator.files_needed, coordinator.steering, coordinator.standing):
+        for read in (coordinator.files_needed, coordinator.stop_requests, coordinator.standing):
             call(read)
     finally:
         sa.event.remove(engine, "before_cursor_execute", note)

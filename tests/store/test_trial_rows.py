@@ -41,7 +41,7 @@ def study_in(database: Database, name: str) -> optuna.Study:
     return optuna.create_study(storage=database.storage, study_name=name, direction="maximize")
 
 
-def as_yaml(found: list[FrozenTrial]) -> list[str]:
+def spelled(found: list[FrozenTrial]) -> list[str]:
     """Return trials so that NaN equals NaN; of dicts only parameters have an order that means something."""
     return [
         repr(
@@ -64,7 +64,7 @@ def test_every_kind_of_trial_is_read_as_optuna_reads_it(database: Database) -> N
     ours = storage._get_trials(study_id, None, set(), -1)
     assert len(ours) == len(trials())
     assert isinstance(ours[0].datetime_start, datetime)
-    assert as_yaml(ours) == as_yaml(RDBStorage._get_trials(storage, study_id, None, set(), -1))
+    assert spelled(ours) == spelled(RDBStorage._get_trials(storage, study_id, None, set(), -1))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_part_of_the_trials_is_the_part_that_optuna_reads(
     study.add_trials(trials())
     asked = study._study_id, states, included, later_than
     found = database.storage._get_trials(*asked)
-    assert as_yaml(found) == as_yaml(RDBStorage._get_trials(database.storage, *asked))
+    assert spelled(found) == spelled(RDBStorage._get_trials(database.storage, *asked))
 
 
 def test_a_study_that_is_not_there_is_an_error_and_not_an_empty_one(database: Database) -> None:

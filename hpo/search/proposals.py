@@ -220,7 +220,7 @@ class Proposals:
     def _has_tried_all(self) -> bool:
         """Return whether the sampler tries every combination once, and has."""
         sampler = self.store.study.sampler
-        return isinstance(sampler, EnumeratingSampler) and sampler.enumeration.next_untried(self.store.trials()) is None
+        return isinstance(sampler, EnumeratingSampler) and sampler.next_untried(self.store.trials()) is None
 
     def _default(self) -> dict[str, Any]:
         return self.space.sampled(self.space.default_values())

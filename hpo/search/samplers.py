@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
-from hpo.search.enumeration import ENUMERATIONS, EnumeratingSampler, Enumeration
+from hpo.search.enumeration import ENUMERATIONS, EnumeratingSampler
 from hpo.space.conditions import Condition
 from hpo.space.domains import Choice, Range
 from hpo.space.parameters import Parameter
@@ -199,12 +199,12 @@ def _qmc(config: StudyConfig, space: SearchSpace) -> BaseSampler:
 
 
 def _grid(config: StudyConfig, space: SearchSpace) -> BaseSampler:
-    return EnumeratingSampler(Enumeration(space), otherwise=_random(config, space))
+    return EnumeratingSampler(space, otherwise=_random(config, space))
 
 
 def _brute_force(config: StudyConfig, space: SearchSpace) -> BaseSampler:
     order = derived_seed(config.seed, "order")
-    return EnumeratingSampler(Enumeration(space, shuffled_by=order), otherwise=_random(config, space))
+    return EnumeratingSampler(space, otherwise=_random(config, space), shuffled_by=order)
 
 
 SAMPLERS: Mapping[str, Sampler] = {

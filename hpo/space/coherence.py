@@ -6,14 +6,14 @@ from hpo.config.hyperparameters import APPLIES_TO, REFUSALS, Refusal, checked_va
 from hpo.errors import Mistakes, SpaceError
 from hpo.space.domains import Value, as_yaml
 from hpo.space.enumeration import Values, cases
-from hpo.space.parameters import Parameter, place_of
+from hpo.space.parameters import Parameter
 
 
 def check_together(parameters: Sequence[Parameter], space: str) -> None:
     """Refuse, by a `SpaceError`, what `Hyperparameters` would refuse of the space, one trial for each reason."""
     mistakes = Mistakes()
     for parameter in parameters:
-        place = place_of(space, parameter.name)
+        place = f"Space {space}, {parameter.name}"
         with mistakes.gathered():
             if parameter.name in APPLIES_TO:
                 _check_applies(parameter, parameters, place)

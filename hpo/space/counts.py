@@ -72,14 +72,14 @@ class CountParameter:
         advice = f"write `{self.share}: {self._spec(fitting)}`" if fitting else f"leave it out, or write `{self.share}`"
         return (
             f"Space {space}: {self.name} counts {rule.unit}, but {self.share} is {rule.formula}. On these {rows:,} "
-            f"training texts {_and(map(_short, self.values))} {'is' if len(self.values) == 1 else 'are'} {lines}; "
+            f"training texts {listed(map(_short, self.values))} {'is' if len(self.values) == 1 else 'are'} {lines}; "
             f"{advice}."
         )
 
     def _said(self, shares: Iterable[float]) -> str:
         """Return shares as text; of one that no trial has that it is too much."""
         too_much = "more than there are"
-        return _and(
+        return listed(
             _short(share) if share < 1 or self.share in ("epochs", "data_fraction") else too_much for share in shares
         )
 
@@ -99,7 +99,8 @@ def _steps(rows: int, batch: Number, epochs: Number) -> int:
     return math.ceil(rows / batch) * int(epochs)
 
 
-def _and(said: Iterable[str]) -> str:
+def listed(said: Iterable[str]) -> str:
+    """Return for example `1, 2 and 3`; what is there twice once."""
     *most, last = dict.fromkeys(said)
     return f"{', '.join(most)} and {last}" if most else last
 

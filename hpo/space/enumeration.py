@@ -7,7 +7,7 @@ from hpo.config.hyperparameters import deciding_field
 from hpo.errors import SpaceError
 from hpo.space.conditions import Condition
 from hpo.space.domains import Choice, Constant, Range, Value
-from hpo.space.parameters import Parameter, place_of
+from hpo.space.parameters import Parameter
 
 Values = dict[str, Value]
 # Which values of earlier parameters, among those that a later condition asks for, a trial has.
@@ -56,7 +56,7 @@ def refuse_continuous(parameters: Sequence[Parameter], space: str) -> None:
     for parameter in parameters:
         if isinstance(parameter.domain, Range):
             raise SpaceError(
-                f"{place_of(space, parameter.name)} takes any number of a range, so the combinations of this space "
+                f"Space {space}, {parameter.name} takes any number of a range, so the combinations of this space "
                 "cannot be counted; list its `values:`, or give it steps by `distribution: q_uniform` with a `q`."
             )
 

@@ -88,11 +88,6 @@ class _Draft:
     place: str
 
 
-def place_of(space: str, parameter: object) -> str:
-    """Return what to call a parameter in an error."""
-    return f"Space {space}, {parameter}"
-
-
 def read_parameters(parameters: Mapping[str, Any], space: str) -> tuple[Parameter, ...]:
     """Return the parameters of a space, each after those that its conditions name, otherwise as written.
 
@@ -140,7 +135,7 @@ def _checked_spec(name: Any, spec: Any, place: str) -> Mapping[str, Any]:
 
 def _drafts(specs: Mapping[str, Any], space: str) -> dict[str, _Draft]:
     """Return what the specs say; all that is wrong with them is told at once."""
-    places, mistakes = {key: place_of(space, key) for key in specs}, Mistakes()
+    places, mistakes = {key: f"Space {space}, {key}" for key in specs}, Mistakes()
     domains: dict[str, Domain] = {}
     for key, spec in specs.items():
         with mistakes.gathered():

@@ -18,7 +18,7 @@ from hpo.space.coherence import check_together
 from hpo.space.counts import CountParameter
 from hpo.space.domains import Choice, Constant, Number, TrialLike, Value, is_number
 from hpo.space.enumeration import all_combinations, cases, number_of_combinations
-from hpo.space.parameters import Parameter, place_of, read_parameters
+from hpo.space.parameters import Parameter, read_parameters
 from hpo.space.translation import translated
 
 
@@ -149,7 +149,7 @@ class SearchSpace:
     def _trained(self, values: Mapping[str, Value]) -> dict[str, Value]:
         """Return `values` with the real learning rate."""
         return dict(values) | {
-            parameter.name: parameter.trained(values, place_of(self.name, parameter.name))
+            parameter.name: parameter.trained(values, f"Space {self.name}, {parameter.name}")
             for parameter in self.parameters
             if parameter.relative_to and parameter.name in values
         }

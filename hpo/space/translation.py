@@ -20,7 +20,7 @@ from hpo.config.other_names import (
     Unsupported,
 )
 from hpo.errors import Mistakes, SpaceError
-from hpo.space.counts import CountParameter
+from hpo.space.counts import CountParameter, listed
 from hpo.space.domains import as_yaml, is_number
 
 _FIELDS = Hyperparameters.model_fields
@@ -124,7 +124,7 @@ class _Reader:
     def refuse(self) -> None:
         """Refuse what would train something else, a sentence for each reason."""
         if self._refused:
-            raise SpaceError(*(f"{self._place}: {_and(names)}: {how}." for how, names in self._refused.items()))
+            raise SpaceError(*(f"{self._place}: {listed(names)}: {how}." for how, names in self._refused.items()))
 
     def multiply(self) -> None:
         """Multiply gradient accumulation into the batch size: batch_size is the texts of one optimizer step."""
@@ -173,7 +173,7 @@ class _Reader:
         if self._left:
             said.append(f"Left out, as it belongs to the script or is set elsewhere here: {', '.join(self._left)}.")
         if self._elsewhere:
-            said.append(f"The model and the texts are those of --model and --train, not of {_and(self._elsewhere)}.")
+            said.append(f"The model and the texts are those of --model and --train, not of {listed(self._elsewhere)}.")
         seeds = _listed_values(self.done.parameters.get("seed"))
         if len(seeds) == 1 and seeds != [None]:
             said.append(f"The seed {seeds[0]} becomes that of every trial.")
@@ -294,7 +294,3 @@ def _choices(name: str) -> tuple[Any, ...]:
 
 def _but(entry: Alias) -> str:
     return f", {entry.but}" if entry.but else ""
-
-
-def _and(names: list[str]) -> str:
-    return " and ".join(filter(None, (", ".join(map(str, names[:-1])), str(names[-1]))))

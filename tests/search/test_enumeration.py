@@ -5,12 +5,13 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, create_trial
 
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Ending
 from hpo.search.coordinator import Coordinator
-from hpo.search.enumeration import Enumeration
+from hpo.search.enumeration import EnumeratingSampler
 from hpo.search.samplers import build_sampler, sampler_of
 from hpo.space.search_space import SearchSpace
 from tests.search.scripted import CPU, ended, led, plain_study, plain_trials, report_at, search, study_at
@@ -152,7 +153,7 @@ def test_what_another_sampler_drew_is_not_tried_again(sqlite_url: str) -> None:
         "warmup_ratio": {"distribution": "q_uniform", "min": 0.0, "max": 0.2, "q": 0.05, "default": 0.0},
         "epochs": {"value": 3},
     }
-    drawn = Enumeration(SearchSpace.from_mapping(space, "test"))
+    drawn = EnumeratingSampler(SearchSpace.from_mapping(space, "test"), otherwise=RandomSampler())
     with led(config_at(sqlite_url, "random", space=space, budget={"trials": 2})) as coordinator:
         with plain_study(sqlite_url) as study:
             study.enqueue_trial({"warmup_ratio": 0.15000000000000002})
@@ -191,7 +192,7 @@ def test_of_ten_thousand_combinations_the_trials_are_gone_through_once_for_a_pro
         )
         for number in range(2_000)
     )
-    enumeration = Enumeration(space)
+    enumeration = EnumeratingSampler(space, otherwise=RandomSampler())
     following = enumeration.next_untried(trials)
     assert following == {"batch_size": 1, "max_length": 121}
     assert looked_at == len(trials)

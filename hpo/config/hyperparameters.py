@@ -69,22 +69,22 @@ APPLIES_TO: Mapping[str, tuple[str, Mapping[str, float]]] = {
 ADDED_LATER: Mapping[str, float | None] = {"head_rate": 1.0, "head_scale": None}
 
 
-def with_what_came_later(stored: Mapping[str, Any]) -> dict[str, Any]:
+def with_later_fields(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Return a stored configuration with the fields of `ADDED_LATER`, so that old and new compare; none of none."""
     return {**ADDED_LATER, **stored} if stored else {}
 
 
-def usual_schedule(values: Mapping[str, Any]) -> ScheduleName:
+def default_schedule(values: Mapping[str, Any]) -> ScheduleName:
     """Return the schedule that the optimizer among `values` is used with."""
     return "constant" if values.get("optimizer") == "schedule_free_adamw" else "linear"
 
 
-def usual_l1_form(values: Mapping[str, Any]) -> L1Form:
+def default_l1_form(values: Mapping[str, Any]) -> L1Form:
     """Return the form of L1 that suits the optimizer among `values`."""
     return "penalty" if values.get("optimizer") == "schedule_free_adamw" else "proximal"
 
 
-def usual_l2_form(values: Mapping[str, Any]) -> L2Form:
+def default_l2_form(values: Mapping[str, Any]) -> L2Form:
     """Return the form of L2 that the optimizer among `values` is known by."""
     decoupled = ("adamw", "adafactor", "lion", "schedule_free_adamw", "muon")
     return "decoupled" if values.get("optimizer") in decoupled else "coupled"
@@ -184,7 +184,7 @@ class Hyperparameters(Typed):
     newton_schulz_steps: Annotated[int, Field(ge=1, le=20)] | None = None
     """Iterations by which `muon` makes an update orthogonal."""
 
-    schedule: ScheduleName = Field(default_factory=usual_schedule)
+    schedule: ScheduleName = Field(default_factory=default_schedule)
     """How the rate falls after warm-up, over the trial's full length; `linear` if not given, `constant` for
     `schedule_free_adamw`."""
     warmup_ratio: OpenFraction = 0.06
@@ -208,12 +208,12 @@ class Hyperparameters(Typed):
 
     l1_strength: Annotated[float, Field(ge=0)] = 0.0
     """Strength of L1 regularisation; 0 is none."""
-    l1_form: L1Form = Field(default_factory=usual_l1_form)
+    l1_form: L1Form = Field(default_factory=default_l1_form)
     """A penalty in the loss, or a soft threshold after each step, which alone gives exact zeros; `proximal` if not
     given, `penalty` for `schedule_free_adamw`."""
     l2_strength: Annotated[float, Field(ge=0)] = 0.01
     """Strength of L2 regularisation, as `weight_decay` in torch; 0 is none."""
-    l2_form: L2Form = Field(default_factory=usual_l2_form)
+    l2_form: L2Form = Field(default_factory=default_l2_form)
     """Added to the gradient, or shrinking the weights apart from it; if not given `decoupled` for `adamw`, `adafactor`,
     `lion`, `schedule_free_adamw` and `muon`, `coupled` for the others, as in torch."""
     regularize_towards: Literal["zero", "pretrained"] = "zero"

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 
 from hpo.config.reading import Typed
 from hpo.config.study_names import checked_study_name
-from hpo.config.tasks import TASK_FACTS, no_meaning
+from hpo.config.tasks import TASK_FACTS, unused_sentence
 from hpo.config.times import parse_duration, parse_moment
 
 
@@ -35,14 +35,14 @@ def _delimiter(text: str) -> str:
 
 
 NAMED_DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|"}
-USUAL_TRIALS = 40
-USUAL_RUNG_ROWS = 200
+DEFAULT_TRIALS = 40
+DEFAULT_RUNG_ROWS = 200
 
 Pruner = Literal[
     "auto", "asynchronous_median", "median", "percentile", "successive_halving", "hyperband", "patient", "threshold",
     "wilcoxon", "none",
 ]  # fmt: skip
-OF_FOLDS = ("wilcoxon", "threshold", "none")
+FOLD_PRUNERS = ("wilcoxon", "threshold", "none")
 """Pruners that may judge a trial by its folds; the others compare learning curves."""
 
 Name = Annotated[str, AfterValidator(checked_study_name)]
@@ -173,7 +173,7 @@ class EvaluationConfig(Typed):
     @property
     def part_rows(self) -> int:
         """Rows of a part that is scored: `rung_rows`, or 200 where that is left open."""
-        return self.rung_rows or USUAL_RUNG_ROWS
+        return self.rung_rows or DEFAULT_RUNG_ROWS
 
 
 class BudgetConfig(Typed):
@@ -206,7 +206,7 @@ class BudgetConfig(Typed):
     def most_trials(self) -> int | None:
         """Trials of the study in all; None for as many as fit into the time."""
         timed = (self.time, self.until, self.gpu_hours) != (None, None, None)
-        return self.trials or (None if timed else USUAL_TRIALS)
+        return self.trials or (None if timed else DEFAULT_TRIALS)
 
 
 class ConfirmationConfig(Typed):
@@ -353,10 +353,10 @@ class StudyConfig(Typed):
     @model_validator(mode="after")
     def _pruner_fits(self) -> Self:
         folds = self.evaluation.folds
-        if folds and self.pruner not in OF_FOLDS:
+        if folds and self.pruner not in FOLD_PRUNERS:
             raise ValueError(
                 f"search.pruner is {self.pruner}, which judges learning curves, but with evaluation.folds a trial's "
-                f"steps are folds; choose {' or '.join(OF_FOLDS)}."
+                f"steps are folds; choose {' or '.join(FOLD_PRUNERS)}."
             )
         if not folds and self.pruner == "wilcoxon":
             raise ValueError(
@@ -372,7 +372,7 @@ class StudyConfig(Typed):
         given = self.model_dump(exclude_defaults=True)
         keys = [key.split(".") for key in TASK_FACTS[self.task.name].unused]
         if unused := [f"{part}.{name}" for part, name in keys if name in given.get(part, {})]:
-            raise ValueError(no_meaning(self.task.name, unused))
+            raise ValueError(unused_sentence(self.task.name, unused))
         return self
 
     @model_validator(mode="after")

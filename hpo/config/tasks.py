@@ -24,12 +24,12 @@ class TaskFacts:
     """The loss of a head that knows nothing yet, of so many labels; None where it is not known."""
 
 
-OF_SETS = ("data.label_columns", "data.label_separator", "task.thresholds")
+LABEL_SET_KEYS = ("data.label_columns", "data.label_separator", "task.thresholds")
 """Keys about sets of labels."""
 TASK_FACTS: Mapping[str, TaskFacts] = {
     "classification": TaskFacts(
         without="sets of labels",
-        unused=OF_SETS,
+        unused=LABEL_SET_KEYS,
         fixed={},
         predicted=("prediction", "probability"),
         slices=("f1", "macro_f1"),
@@ -37,7 +37,7 @@ TASK_FACTS: Mapping[str, TaskFacts] = {
     ),
     "regression": TaskFacts(
         without="classes",
-        unused=("data.rare_labels", "task.beta", "task.positive_label", *OF_SETS),
+        unused=("data.rare_labels", "task.beta", "task.positive_label", *LABEL_SET_KEYS),
         fixed={"label_smoothing": 0.0, "class_weights": "equal"},
         predicted=("prediction",),
         slices=("neg_rmse",),
@@ -61,12 +61,12 @@ def facts_of(configuration: Mapping[str, Any]) -> TaskFacts:
     return TASK_FACTS[configuration.get("task", {}).get("name", "classification")]
 
 
-def without_meaning(task: str, values: Mapping[str, Any]) -> list[str]:
+def unused_hyperparameters(task: str, values: Mapping[str, Any]) -> list[str]:
     """Return which of these hyperparameters have another value than the one that they keep under a task."""
     fixed = TASK_FACTS[task].fixed
     return [name for name, value in values.items() if name in fixed and value != fixed[name]]
 
 
-def no_meaning(task: str, names: Iterable[str]) -> str:
+def unused_sentence(task: str, names: Iterable[str]) -> str:
     """Say that what has these names means nothing to a task, and what to do."""
     return f"task.name is {task}, which has no {TASK_FACTS[task].without}: leave out {', '.join(names)}."

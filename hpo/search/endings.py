@@ -11,10 +11,10 @@ from hpo.search.faults import Fault, Faults
 from hpo.store.records import AttemptEnd
 from hpo.store.studies import StudyStore
 
-MOST_DEATHS = 3
+MAX_DEATHS = 3
 """Attempts without progress in which the worker's process died, after which a trial fails: it may be what kills the
 process, as where memory is short."""
-MOST_LOST_RUNS = 10
+MAX_LOST_RUNS = 10
 """The same where the leader died too: more, since the trial is rarely the cause."""
 
 UNTRAINABLE = frozenset({Ending.DIVERGED, Ending.INFEASIBLE})
@@ -47,7 +47,7 @@ class Endings:
         worker = ends[-1].worker
         retried = self._is_retried(outcome, ends)
         if outcome.ending is Ending.DIED and not retried:
-            outcome = replace(outcome, reason=f"{outcome.reason} It was so in {MOST_DEATHS} attempts.")
+            outcome = replace(outcome, reason=f"{outcome.reason} It was so in {MAX_DEATHS} attempts.")
         self._record(outcome)
         if retried:
             self.store.set_waiting(outcome.trial)
@@ -65,7 +65,7 @@ class Endings:
             ends = self.store.attempt_ends(trial.number)
             attempt = ends[-1].attempt if ends else 0
             lost = deaths(ends, None)
-            if lost < MOST_LOST_RUNS:
+            if lost < MAX_LOST_RUNS:
                 self.store.set_waiting(trial.number)
                 self.store.add_event("requeued", trial.number, attempt, why="the search was cut")
                 continue
@@ -90,7 +90,7 @@ class Endings:
                 return self._fault(outcome, worker) is Fault.ELSEWHERE
             case Ending.DIED:
                 # This attempt is still open, so it is not among them.
-                retried = deaths(ends, Ending.DIED) + 1 < MOST_DEATHS
+                retried = deaths(ends, Ending.DIED) + 1 < MAX_DEATHS
                 self._fault(outcome if retried else replace(outcome, ending=Ending.FAILED), worker)
                 return retried
             case _:

@@ -25,7 +25,7 @@ from hpo.store.engine import open_database
 from hpo.store.records import StudyRecord, refuse_other_semantics
 from hpo.store.studies import StudyStore
 
-MOST_NAMED = 6
+MAX_NAMED = 6
 # What a later start of the same study may change; texts and space are compared by their content.
 CHANGEABLE = ("budget", "compute", "store", "search", "data", "space", "notify", "confirmation")
 
@@ -110,12 +110,12 @@ def refuse_other_study(name: str, stored: StudyRecord, now: StudyRecord) -> None
     if stored.data_fingerprint != now.data_fingerprint:
         changed.append(_other_data(stored.configuration, now.configuration))
     if changed:
-        more = f"; and {len(changed) - MOST_NAMED} more" if len(changed) > MOST_NAMED else ""
+        more = f"; and {len(changed) - MAX_NAMED} more" if len(changed) > MAX_NAMED else ""
         raise StudyMismatchError(
             f"The study {name!r} was begun otherwise, and its results would not compare; start a new study with "
             "--study NAME, or go back to what it was begun with, its PATH=VALUE overrides too. Nothing was changed. "
             "What differs: "
-            f"{'; '.join(changed[:MOST_NAMED])}{more}."
+            f"{'; '.join(changed[:MAX_NAMED])}{more}."
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hpo.config.extras import refuse_missing
 from hpo.config.hyperparameters import resolved
 from hpo.config.study_file import StudyConfig
-from hpo.config.tasks import no_meaning, without_meaning
+from hpo.config.tasks import unused_hyperparameters, unused_sentence
 from hpo.errors import SpaceError
 from hpo.messages import Demands
 from hpo.search.enumeration import ENUMERATIONS
@@ -17,7 +17,7 @@ from hpo.space.enumeration import cases
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space, shipped_spaces, space_of
 
-MOST_COMBINATIONS = 10_000
+MAX_COMBINATIONS = 10_000
 """Combinations that are listed and gone through at each proposal, at most."""
 SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "sampler": {"startup_trials": ("tpe", "gp", "cmaes")},
@@ -45,13 +45,13 @@ def space_of_study(config: StudyConfig) -> SearchSpace:
     """
     space, task = space_of(config.space), config.task.name
     given = {one.name: one.domain.value if isinstance(one.domain, Constant) else one for one in space.parameters}
-    idle = without_meaning(task, given)
+    idle = unused_hyperparameters(task, given)
     if not idle:
         return space
     # As they stand there: an override of one parameter makes a mapping of the whole space.
     shipped = [one for name in shipped_spaces() for one in load_space(name).parameters]
     if own := [one.name for one in space.parameters if one.name in idle and one not in shipped]:
-        raise SpaceError(f"Space {space.name}: {no_meaning(task, own)}")
+        raise SpaceError(f"Space {space.name}: {unused_sentence(task, own)}")
     return replace(
         space,
         parameters=tuple(one for one in space.parameters if one.name not in idle),
@@ -197,9 +197,9 @@ def _refuse_too_many(sampler: str, space: SearchSpace) -> None:
         size = space.size()
     except SpaceError as error:
         raise SpaceError(f"{rule}, but there is no end of them. {error}") from None
-    if size > MOST_COMBINATIONS:
+    if size > MAX_COMBINATIONS:
         raise SpaceError(
-            f"{rule}, but space {space.name} has {size:,} of them, more than {MOST_COMBINATIONS:,}; fix some "
+            f"{rule}, but space {space.name} has {size:,} of them, more than {MAX_COMBINATIONS:,}; fix some "
             "parameters, give them fewer values, or choose tpe."
         )
 

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 from hpo.config.study_file import StudyConfig
 
 LAST_RUNG = 1000
-MOST_TRIALS_AT_A_RUNG = 4
+MAX_TRIALS_AT_A_RUNG = 4
 """Finished trials with a score at a rung that the median and the percentile pruner ask for, at most."""
 
 
@@ -52,7 +52,7 @@ class AsynchronousMedianPruner(BasePruner):
 
 def _asynchronous_median(config: StudyConfig) -> BasePruner:
     return AsynchronousMedianPruner(
-        n_min_trials=min(MOST_TRIALS_AT_A_RUNG, config.search.pruner_startup_trials),
+        n_min_trials=min(MAX_TRIALS_AT_A_RUNG, config.search.pruner_startup_trials),
         n_warmup_steps=config.evaluation.first_rung,
     )
 
@@ -63,7 +63,7 @@ def _median(config: StudyConfig) -> BasePruner:
 
 def _among_finished(config: StudyConfig) -> dict[str, int]:
     startup, first = config.search.pruner_startup_trials, config.evaluation.first_rung
-    fewest = min(MOST_TRIALS_AT_A_RUNG, startup)
+    fewest = min(MAX_TRIALS_AT_A_RUNG, startup)
     return {"n_startup_trials": startup, "n_warmup_steps": first, "n_min_trials": fewest}
 
 

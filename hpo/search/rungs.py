@@ -1,7 +1,7 @@
 """Evaluation schedule: rungs comparable between trials, and as many full evaluations as a study can afford."""
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.study_file import USUAL_RUNG_ROWS, StudyConfig
+from hpo.config.study_file import DEFAULT_RUNG_ROWS, StudyConfig
 from hpo.data.splits import Splits
 from hpo.messages import Milestone
 from hpo.space.search_space import SearchSpace
@@ -94,7 +94,7 @@ def with_evaluation_defaults(config: StudyConfig, space: SearchSpace, splits: Sp
         least = min(asked.rung_rows or LEAST_RUNG_ROWS, validation_rows)
         fulls = next((count for count in counts if affordable(count) >= least), counts[-1])
         left = affordable(fulls)
-        rows = asked.rung_rows or (max(1, min(USUAL_RUNG_ROWS, int(left))) if left > 0 else LEAST_RUNG_ROWS)
+        rows = asked.rung_rows or (max(1, min(DEFAULT_RUNG_ROWS, int(left))) if left > 0 else LEAST_RUNG_ROWS)
     evaluation = asked.model_copy(update={"full_reports": fulls, "rung_rows": rows})
     return config.model_copy(update={"evaluation": evaluation})
 

@@ -28,7 +28,7 @@ from hpo.space.parameters import Parameter
 from hpo.space.search_space import SearchSpace
 from hpo.store.optuna_adapter import PassingStorage, storage_of
 
-MOST_STARTUP_TRIALS = 10
+MAX_STARTUP_TRIALS = 10
 LEARNED_FROM = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -260,7 +260,7 @@ def startup_trials(config: StudyConfig) -> int:
     A quarter of the budget, between 4 and 10: Optuna's fixed 10 would leave a search of 10 trials wholly random.
     """
     trials = config.budget.most_trials
-    usual = MOST_STARTUP_TRIALS if trials is None else min(MOST_STARTUP_TRIALS, max(4, trials // 4))
+    usual = MAX_STARTUP_TRIALS if trials is None else min(MAX_STARTUP_TRIALS, max(4, trials // 4))
     return config.search.startup_trials or usual
 
 

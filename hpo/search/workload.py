@@ -25,7 +25,7 @@ BATCHES = 8
 """Batches over which the tokens of a step are averaged."""
 NO_LIMIT = 64
 """Layers that stand for all of them where trials are compared."""
-MOST_KEPT = 1000
+MAX_CACHED = 1000
 """Configurations whose work is cached."""
 
 
@@ -76,7 +76,7 @@ class Workload:
         """Return the work of a trial under `hyperparameters`, a configuration of the space."""
         key = tuple(getattr(hyperparameters, name) for name in COSTS)
         if key not in self._works:
-            if len(self._works) == MOST_KEPT:
+            if len(self._works) == MAX_CACHED:
                 self._works.clear()
             self._works[key] = self._counted(hyperparameters)
         return self._works[key]

@@ -28,18 +28,7 @@ _OFF = (None, False, "none", "None", "no")
 """Values by which something that is not there is not asked for."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Translation:
-    """Parameters by our names, and what is to be said of that."""
-
-    parameters: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    """Sentences, one for each name or value that is another library's."""
-    counted: list[CountParameter] = field(default_factory=list)
-    """What is left to turn into a share, which takes the number of training texts."""
-
-
-def translated(parameters: Mapping[str, Any], place: str, mistakes: Mistakes) -> Translation:
+def translated(parameters: Mapping[str, Any], place: str, mistakes: Mistakes) -> "Translation":
     """Return the parameters of a space by our names and words; what is not understood stays as it is.
 
     Args:
@@ -47,18 +36,17 @@ def translated(parameters: Mapping[str, Any], place: str, mistakes: Mistakes) ->
         place: what to call the space in an error.
         mistakes: gets a SpaceError for what would train something else, and for two names of one hyperparameter.
     """
-    reader = _Reader(place)
-    flat = dict(_flattened(parameters))
+    done, flat = Translation(place=place), dict(_flattened(parameters))
     for name, spec in flat.items():
         with mistakes.gathered():
-            reader.read(name, spec, flat)
+            done.read(name, spec, flat)
     with mistakes.gathered():
-        reader.refuse()
+        done.refuse()
     with mistakes.gathered():
-        reader.multiply()
-    reader.keep_to_adam()
-    reader.say()
-    return reader.done
+        done.multiply()
+    done.keep_to_adam()
+    done.note_rest()
+    return done
 
 
 def _flattened(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -71,19 +59,27 @@ def _flattened(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, spec
 
 
-class _Reader:
-    """Reads one parameter after the other."""
+@dataclass(slots=True, kw_only=True)
+class Translation:
+    """Parameters by our names, read one after the other, and notes on them."""
 
-    def __init__(self, place: str) -> None:
-        self.done = Translation()
-        self._place = place
-        self._given_as: dict[str, str] = {}
-        self._left: list[str] = []
-        self._elsewhere: list[str] = []
-        self._refused: dict[str, list[str]] = {}
-        self._factors: dict[str, Any] = {}
+    place: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """Sentences, one for each name or value that is another library's."""
+    counted: list[CountParameter] = field(default_factory=list)
+    """Counts that are still to become shares, for which the number of training rows is needed."""
+    _given_as: dict[str, str] = field(default_factory=dict)
+    """Hyperparameter -> the name it was given under."""
+    _left: list[str] = field(default_factory=list)
+    _elsewhere: list[str] = field(default_factory=list)
+    _refused: dict[str, list[str]] = field(default_factory=dict)
+    """What to do -> names that need it."""
+    _factors: dict[str, Any] = field(default_factory=dict)
+    """Name of gradient accumulation -> its spec."""
 
     def read(self, name: Any, spec: Any, beside: Mapping[str, Any]) -> None:
+        """Read one parameter; `beside` are all of them, by name."""
         entry = Alias(name) if name in _FIELDS else meaning(str(name), _FIELDS, beside)
         match entry:
             case Ignored():
@@ -100,48 +96,49 @@ class _Reader:
             case Alias():
                 self._take(name, entry, spec)
             case None:
-                self.done.parameters[name] = spec
+                self.parameters[name] = spec
 
     def _take(self, name: str, entry: Alias, spec: Any) -> None:
         ours = str(entry.ours)
         if ours in self._given_as:
-            raise SpaceError(f"{self._place}: {self._given_as[ours]} and {name} are both {ours}; leave one out.")
+            raise SpaceError(f"{self.place}: {self._given_as[ours]} and {name} are both {ours}; leave one out.")
         self._given_as[ours] = name
         if name != ours:
             self._note(f"{name} is taken for {ours}{_but(entry)}.")
-        self.done.parameters[ours] = self._spec(ours, spec, foreign=name != ours)
+        self.parameters[ours] = self._spec(ours, spec, foreign=name != ours)
 
     def _count(self, name: str, entry: CountAlias, spec: Any) -> None:
         worded = _worded(spec)
-        values = [value for value in _values_or_ends(worded) if is_number(value)]
+        ends = [worded[end] for end in ("min", "max") if end in worded] if isinstance(worded, Mapping) else []
+        values = [value for value in _listed_values(worded) or ends if is_number(value)]
         if entry.of == "steps" and all(value < 0 for value in values):
             self._left.append(name)
         elif entry.of == "warmup_steps" and all(value < 1 for value in values):
             self._take(name, Alias(entry.share), spec)
         else:
-            self.done.counted.append(CountParameter(name=name, of=entry.of, share=entry.share, values=tuple(values)))
+            self.counted.append(CountParameter(name=name, of=entry.of, share=entry.share, values=tuple(values)))
 
     def refuse(self) -> None:
         """Refuse what would train something else, a sentence for each reason."""
         if self._refused:
-            raise SpaceError(*(f"{self._place}: {listed(names)}: {how}." for how, names in self._refused.items()))
+            raise SpaceError(*(f"{self.place}: {listed(names)}: {how}." for how, names in self._refused.items()))
 
     def multiply(self) -> None:
         """Multiply gradient accumulation into the batch size: batch_size is the texts of one optimizer step."""
         for name, spec in self._factors.items():
             factors = _listed_values(spec)
-            batches = _listed_values(self.done.parameters.get("batch_size"))
+            batches = _listed_values(self.parameters.get("batch_size"))
             if factors == [1] or (factors and self._given_as.get("batch_size") and self._is_whole()):
                 self._left.append(name)
                 continue
             numbers = [*factors, *batches]
             if not factors or not batches or not all(is_number(one) and one % 1 == 0 for one in numbers):
                 raise SpaceError(
-                    f"{self._place}: {name} multiplies the batch on the device, but batch_size is the texts of one "
+                    f"{self.place}: {name} multiplies the batch on the device, but batch_size is the texts of one "
                     "optimizer step; leave it out, and give the products as `batch_size: {values: [...]}`."
                 )
             products = sorted({int(prod((factor, batch))) for factor in factors for batch in batches})
-            self.done.parameters["batch_size"] = _of_values(products)
+            self.parameters["batch_size"] = {"value": products[0]} if len(products) == 1 else {"values": products}
             self._note(
                 f"{name} times {self._given_as['batch_size']} is taken for batch_size, the texts of one optimizer "
                 f"step: {', '.join(map(str, products))}."
@@ -154,35 +151,35 @@ class _Reader:
 
     def keep_to_adam(self) -> None:
         """Keep Trainer's `adam_*` to the optimizers that read them, as Trainer does."""
-        optimizer = self.done.parameters.get("optimizer")
+        optimizer = self.parameters.get("optimizer")
         values = _listed_values(optimizer) if optimizer else ["adamw"]
         for ours, name in self._given_as.items():
-            spec = self.done.parameters[ours]
+            spec = self.parameters[ours]
             if not normalized(name).startswith("adam") or ours not in APPLIES_TO or "when" in spec:
                 continue
             fitting = [value for value in values if value in APPLIES_TO[ours][1] and value in ADAMS]
             if not fitting:
-                del self.done.parameters[ours]
+                del self.parameters[ours]
                 self._left.append(name)
             elif len(fitting) < len(values):
-                self.done.parameters[ours] = {**spec, "when": {"optimizer": fitting}}
+                self.parameters[ours] = {**spec, "when": {"optimizer": fitting}}
 
-    def say(self) -> None:
-        """Say what was left out, in one note, and what a fixed seed means."""
+    def note_rest(self) -> None:
+        """Note, in one sentence each, what was left out, what is given elsewhere, and what a fixed seed means."""
         said = []
         if self._left:
             said.append(f"Left out, as it belongs to the script or is set elsewhere here: {', '.join(self._left)}.")
         if self._elsewhere:
             said.append(f"The model and the texts are those of --model and --train, not of {listed(self._elsewhere)}.")
-        seeds = _listed_values(self.done.parameters.get("seed"))
+        seeds = _listed_values(self.parameters.get("seed"))
         if len(seeds) == 1 and seeds != [None]:
             said.append(f"The seed {seeds[0]} becomes that of every trial.")
         if said:
             self._note(" ".join(said))
 
     def _note(self, sentence: str) -> None:
-        if sentence not in self.done.notes:
-            self.done.notes.append(sentence)
+        if sentence not in self.notes:
+            self.notes.append(sentence)
 
     def _spec(self, name: str, spec: Any, *, foreign: bool) -> Any:
         """Return a spec in our words: a list is `values`, an optimizer or a schedule is by its name here."""
@@ -231,7 +228,7 @@ class _Reader:
         if entry is None and isinstance(value, str) and (ours := look_up(value, {one: one for one in choices})):
             entry = Alias(ours)
         if isinstance(entry, Unsupported):
-            raise SpaceError(f"{self._place}, {name}: {value}: {entry.how}.")
+            raise SpaceError(f"{self.place}, {name}: {value}: {entry.how}.")
         if entry is None:
             return value
         self._note(f"{name} {as_yaml(value)} is taken for {as_yaml(entry.ours)}{_but(entry)}.")
@@ -269,10 +266,6 @@ def _distribution(spec: Any) -> Any:
     return next((spec[key] for key in keys if isinstance(spec, Mapping) and key in spec), None)
 
 
-def _of_values(values: list[Any]) -> dict[str, Any]:
-    return {"value": values[0]} if len(values) == 1 else {"values": values}
-
-
 def _listed_values(spec: Any) -> list[Any]:
     """Return the values of a constant or a list; none of a range."""
     worded = _worded(spec)
@@ -280,11 +273,6 @@ def _listed_values(spec: Any) -> list[Any]:
         return [] if worded is None else [worded]
     values = worded.get("values", [])
     return [worded["value"]] if "value" in worded else list(values) if isinstance(values, list | tuple) else []
-
-
-def _values_or_ends(spec: Any) -> list[Any]:
-    ends = [spec[end] for end in ("min", "max") if end in spec] if isinstance(spec, Mapping) else []
-    return _listed_values(spec) or ends
 
 
 def _choices(name: str) -> tuple[Any, ...]:

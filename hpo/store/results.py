@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection, RowMapping
 
-from hpo.config.hyperparameters import with_what_came_later
+from hpo.config.hyperparameters import with_later_fields
 from hpo.errors import ConfigurationError, NoResultError, StoreError
 from hpo.messages import Ending, HeldOutEvaluation, Scores, Slice
 from hpo.store.engine import Database
@@ -257,7 +257,7 @@ def _trial(
         rung=trial.last_step,
         proposed_by=trial.user_attrs.get("proposed_by", ""),
         reason=attempt.get("reason") or "",
-        configuration=with_what_came_later(json.loads(attempt["configuration"])) if attempt else {},
+        configuration=with_later_fields(json.loads(attempt["configuration"])) if attempt else {},
         parameters=dict(trial.params),
     )
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
-from hpo.config.tasks import no_meaning, without_meaning
+from hpo.config.tasks import unused_hyperparameters, unused_sentence
 from hpo.data.augmentation import Augmentation, augmentation, refuse_word_swap
 from hpo.data.batching import Batch, Rows, collate
 from hpo.data.sources import Examples
@@ -173,8 +173,8 @@ class TrainingContext:
                 means nothing to the task.
         """
         task = self.config.task.name
-        if idle := without_meaning(task, dict(hyperparameters)):
-            raise ConfigurationError(no_meaning(task, idle))
+        if idle := unused_hyperparameters(task, dict(hyperparameters)):
+            raise ConfigurationError(unused_sentence(task, idle))
         shares = self.config.compute.slots > 1
         model = TrialModel(
             self.model, self.task, hyperparameters, seed=seed, random=random, precision=self.precision, shares=shares

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.config.study_file import USUAL_TRIALS, BudgetConfig
+from hpo.config.study_file import DEFAULT_TRIALS, BudgetConfig
 from hpo.errors import ConfigurationError
 from hpo.search.budget import Limits, budget_warning, has_stalled, limits_of, needed_budget, seconds_left
 
@@ -30,7 +30,7 @@ def limits(**given_ones: float) -> Limits:
 
 
 def test_without_a_budget_there_are_the_usual_trials_and_no_other_limit() -> None:
-    assert limits_of(BudgetConfig(), EVENING) == limits(trials=USUAL_TRIALS)
+    assert limits_of(BudgetConfig(), EVENING) == limits(trials=DEFAULT_TRIALS)
 
 
 def test_every_limit_is_read() -> None:

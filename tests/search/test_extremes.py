@@ -17,7 +17,7 @@ from hpo.training.optimizers import OPTIMIZERS
 from tests.space.random_spaces import mappings
 
 Corner = Callable[[SearchSpace], Hyperparameters]
-MOST_COMBINATIONS = 3000
+MAX_COMBINATIONS = 3000
 
 
 def space(**parameters: Any) -> SearchSpace:
@@ -36,7 +36,7 @@ def cost(values: Hyperparameters, *, batch_sign: int = 1) -> tuple[float, ...]:
 @given(mapping=mappings(counted=True, largest=8))
 def test_a_corner_is_a_configuration_of_the_space_and_none_is_beyond_it(mapping: dict[str, Any]) -> None:
     drawn = space(**mapping)
-    assume(drawn.size() <= MOST_COMBINATIONS)
+    assume(drawn.size() <= MAX_COMBINATIONS)
     all_of_them = [drawn.hyperparameters(values) for values in drawn.combinations()]
     for corner in (dearest(drawn), slowest(drawn), cheapest(drawn)):
         assert corner in all_of_them

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from hpo.errors import StoreUnavailableError
 from hpo.messages import Assignment, Capacity, Ending
 from hpo.search.coordinator import Coordinator
-from hpo.search.endings import MOST_DEATHS, deaths
+from hpo.search.endings import MAX_DEATHS, deaths
 from hpo.search.outages import retried_while_away
 from hpo.store.engine import Database
 from hpo.store.records import AttemptEnd
@@ -26,7 +26,7 @@ def asked(coordinator: Coordinator, name: str, capacity: Capacity = CPU) -> Assi
 
 def test_a_trial_whose_worker_dies_goes_on_and_is_given_up_the_third_time(database_url: str) -> None:
     with led(study_at(database_url)) as coordinator:
-        for attempt in range(1, MOST_DEATHS + 1):
+        for attempt in range(1, MAX_DEATHS + 1):
             deadly = asked(coordinator, f"request {attempt}")
             assert (deadly.trial, deadly.attempt) == (0, attempt)
             coordinator.finish(ended(deadly, Ending.DIED, reason="Killed by signal 9."))
@@ -35,7 +35,7 @@ def test_a_trial_whose_worker_dies_goes_on_and_is_given_up_the_third_time(databa
     reason = "Killed by signal 9. It was so in 3 attempts."
     assert (failed.state, failed.user_attrs["reason"]) == (TrialState.FAIL, reason)
     endings = rows(database_url, "SELECT ending FROM hpo_attempts WHERE trial = 0")
-    assert endings == [("died",)] * MOST_DEATHS
+    assert endings == [("died",)] * MAX_DEATHS
 
 
 def test_deaths_of_a_trial_that_comes_further_each_time_do_not_count(sqlite_url: str) -> None:

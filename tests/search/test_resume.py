@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from hpo.errors import StudyMismatchError
 from hpo.messages import Assignment, Ending
 from hpo.search.coordinator import Coordinator
-from hpo.search.endings import MOST_LOST_RUNS
+from hpo.search.endings import MAX_LOST_RUNS
 from hpo.search.leading import leading
 from hpo.search.steering import enqueue
 from hpo.space.search_space import SearchSpace
@@ -136,7 +136,7 @@ def test_a_trial_with_which_the_search_dies_again_and_again_is_given_up(sqlite_u
     """Its attempts that were paused do not count: those ended as they were told to."""
     with led(study_at(sqlite_url)) as coordinator:
         coordinator.finish(ended(assigned(coordinator, 0), Ending.PAUSED))
-    for attempt in range(2, MOST_LOST_RUNS + 2):
+    for attempt in range(2, MAX_LOST_RUNS + 2):
         with led(study_at(sqlite_url)) as coordinator:
             deadly = assigned(coordinator, attempt)
             assert (deadly.trial, deadly.attempt) == (0, attempt)

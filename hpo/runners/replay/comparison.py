@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import fmean, stdev
 
-from hpo.config.study_file import OF_FOLDS, StudyConfig
+from hpo.config.study_file import FOLD_PRUNERS, StudyConfig
 from hpo.errors import ConfigurationError, TrainingError
 from hpo.runners.replay.curves import CurveSource
 from hpo.runners.replay.simulated_search import SimulatedSearch, simulate
 from hpo.runners.replay.workforce import EVENING
 
 SHIPPED = "search.pruner=asynchronous_median,median,successive_halving,hyperband,none"
-SHIPPED_FOR_FOLDS = f"search.pruner={','.join(name for name in OF_FOLDS if name != 'threshold')}"
+SHIPPED_FOR_FOLDS = f"search.pruner={','.join(name for name in FOLD_PRUNERS if name != 'threshold')}"
 """What is compared where nothing else is asked for; `threshold` needs a score that nobody knows beforehand."""
 BEYOND_NOISE = 2.0
 """Standard errors of a difference from which it counts."""

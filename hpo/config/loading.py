@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from hpo.config.naming import meaning, metric_note, metric_of, study_key, study_value
 from hpo.config.other_names import STUDY_VALUES, Alias
-from hpo.config.overrides import FIELDS, alias_note, apply_override, find_path, has_path, merge, set_path
+from hpo.config.overrides import FIELDS, alias_note, apply_override, find_path, has_path, meant_path, merge, set_path
 from hpo.config.reading import dotted_keys, read_model, read_yaml_mapping, section
 from hpo.config.study_file import StudyConfig
 from hpo.config.sweep_file import Sweep, read_sweep
@@ -127,40 +127,36 @@ def _is_dotted(key: Any) -> bool:
 
 def _nested_keys(content: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
     read: dict[str, Any] = {}
-    for path, value, meant in list(_keys(content, StudyConfig, ())):
+    for path, value in list(_leaves(content, StudyConfig, ())):
         inner = read
         for part in path[:-1]:
             inner = inner.setdefault(part, {})
-        ours = meant.split(".") if meant else []
-        if not ours or any(has_path(known, ours) for known in (content, read)):
+        dotted = ".".join(path)
+        ours = None if dotted in KEYS else meant_path(path, KEYS)
+        if ours is None or any(has_path(known, ours) for known in (content, read)):
             inner[path[-1]] = value
             continue
-        notes += alias_note(".".join(path), ".".join(ours))
+        notes += alias_note(dotted, ".".join(ours))
         for key in reversed(ours):
             value = {key: value}
         merge(read, value, replace=False)
     return read
 
 
-def _keys(
-    content: Mapping[str, Any], model: type[BaseModel], above: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], Any, str | None]]:
-    """Return the path of each key, its value, and of one that is not ours what it means."""
+def _leaves(
+    content: Mapping[str, Any], model: type[BaseModel], above: Sequence[str]
+) -> Iterator[tuple[list[str], Any]]:
+    """Return the path and the value of each key that is no section; nothing of an empty section."""
     for key, value in content.items():
-        path = (*above, str(key))
+        path = [*above, str(key)]
         field = model.model_fields.get(key)
         inner = section(field.annotation) if field else None
         if inner and isinstance(value, Mapping) and value:
-            yield from _keys(value, inner, path)
+            yield from _leaves(value, inner, path)
         elif inner and isinstance(value, str) and "url" in inner.model_fields:
-            yield (*path, "url"), value, None
-        elif inner and value is None:
-            continue
-        elif field or not isinstance(key, str):
-            yield path, value, None
-        else:
-            meant = study_key(key, model.model_fields)
-            yield path, value, ".".join((*above, meant)) if meant in model.model_fields else meant
+            yield [*path, "url"], value
+        elif value is not None or not inner:
+            yield path, value
 
 
 def _translate_values(study: dict[str, Any], notes: list[str]) -> None:

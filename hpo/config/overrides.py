@@ -98,15 +98,21 @@ def has_path(content: Any, path: list[str]) -> bool:
     return True
 
 
-def _study_path(path: list[str], keys: Collection[str]) -> list[str]:
-    """Return the path of a study file's key as we name it; one that leads wrong further down is kept, to be refused."""
-    dotted, above = ".".join(path), ".".join(path[:-1])
-    if same := known_name(dotted, keys):
-        return same.split(".")
+def meant_path(path: list[str], keys: Collection[str]) -> list[str] | None:
+    """Return the path of the key that one of another library means; None where that is not known."""
+    above = ".".join(path[:-1])
     here = {key.removeprefix(f"{above}.") if above else key: key for key in keys if key.rpartition(".")[0] == above}
     meant = study_key(path[-1], here)
-    if meant is not None:
-        return here.get(meant, meant).split(".")
+    return None if meant is None else here.get(meant, meant).split(".")
+
+
+def _study_path(path: list[str], keys: Collection[str]) -> list[str]:
+    """Return the path of a study file's key as we name it; one that leads wrong further down is kept, to be refused."""
+    dotted = ".".join(path)
+    if same := known_name(dotted, keys):
+        return same.split(".")
+    if meant := meant_path(path, keys):
+        return meant
     first = [key for key in keys if "." not in key]
     if path[0] in first:
         return path

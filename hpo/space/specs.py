@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hpo.config.hyperparameters import checked_value
+from hpo.config.other_names import by_name
 from hpo.errors import SpaceError, nearest
 from hpo.space.domains import (
     Choice,
@@ -38,20 +39,14 @@ _EXPONENTS = "which takes exponents; write `distribution: log_uniform_values` wi
 _LOG_STEPS = "which is not known here; write the `values:`, or `distribution: log_uniform_values` for a real number"
 _BETA = "which is not known here; write `min: 0.0` and `max: 1.0`"
 # W&B's other distributions: why each cannot be, and what to write.
-_REFUSED: dict[str, str] = {
-    "log_uniform": _EXPONENTS,
-    "inv_log_uniform": _EXPONENTS,
-    "inv_log_uniform_values": "which is the same as log_uniform_values; write that",
-    "q_log_uniform": _LOG_STEPS,
-    "q_log_uniform_values": _LOG_STEPS,
-    "normal": _ENDS,
-    "q_normal": _ENDS,
-    "log_normal": _ENDS,
-    "q_log_normal": _ENDS,
-    "beta": _BETA,
-    "q_beta": _BETA,
-    "categorical_w_probabilities": "but every value is as likely as the others here; leave distribution out",
-}
+_REFUSED: Mapping[str, str] = by_name(
+    ("log_uniform inv_log_uniform", _EXPONENTS),
+    ("inv_log_uniform_values", "which is the same as log_uniform_values; write that"),
+    ("q_log_uniform q_log_uniform_values", _LOG_STEPS),
+    ("normal q_normal log_normal q_log_normal", _ENDS),
+    ("beta q_beta", _BETA),
+    ("categorical_w_probabilities", "but every value is as likely as the others here; leave distribution out"),
+)
 # W&B's other keys, likewise.
 _REFUSED_KEYS: dict[str, str] = {
     "probabilities": "but every value is as likely as the others here; leave it out",

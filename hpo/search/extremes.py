@@ -6,11 +6,10 @@ largest difference, then the size of a batch and the length of a trial, then wha
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 
 from hpo.config.hyperparameters import Hyperparameters, resolved
-from hpo.space.domains import Choice, Constant, Range, Value, is_number
-from hpo.space.enumeration import Values
+from hpo.space.domains import Choice, Constant, Value, is_number
+from hpo.space.enumeration import Values, combinations_of, every_value
 from hpo.space.parameters import Parameter
 from hpo.space.search_space import SearchSpace
 
@@ -61,10 +60,13 @@ def _extreme(space: SearchSpace, signs: Signs) -> Hyperparameters:
     That they go together is the space's own promise: it has refused whatever could not.
     """
     deciding = _deciding(space)
-    ways: list[Values] = [{}]
-    for parameter in space.parameters:
-        values_of = _every_value if parameter.name in deciding else partial(_furthest, signs=signs)
-        ways = [further for way in ways for further in _extended(way, parameter, values_of)]
+
+    def values_of(parameter: Parameter, chosen: Values) -> Iterable[Value]:
+        if parameter.name in deciding:
+            return every_value(parameter, chosen)
+        return (_furthest(parameter, chosen, signs),)
+
+    ways = combinations_of(space.parameters, values_of, {})
     furthest = max(ways, key=lambda values: tuple(_distance(name, values, signs) for name in COSTS))
     return space.hyperparameters(furthest)
 
@@ -79,26 +81,13 @@ def _deciding(space: SearchSpace) -> set[str]:
     return deciding
 
 
-def _extended(
-    way: Values, parameter: Parameter, values_of: Callable[[Parameter, Values], Iterable[Value]]
-) -> list[Values]:
-    if not parameter.active(way):
-        return [way]
-    return [way | {parameter.name: value} for value in values_of(parameter, way)]
-
-
-def _every_value(parameter: Parameter, _way: Values) -> Iterable[Value]:
-    assert not isinstance(parameter.domain, Range), "conditions name distinct values"
-    return parameter.domain.values()
-
-
-def _furthest(parameter: Parameter, way: Values, signs: Signs) -> Iterable[Value]:
+def _furthest(parameter: Parameter, chosen: Values, signs: Signs) -> Value:
     """Return the value at the end that `signs` point to; of equals, and where none costs more, the default."""
     name, domain = parameter.name, parameter.domain
     if name not in COSTS:
-        return (parameter.default,)
+        return parameter.default
     ends = domain.values() if isinstance(domain, Constant | Choice) else (domain.low, domain.high)
-    return (max((parameter.default, *ends), key=lambda value: _distance(name, way | {name: value}, signs)),)
+    return max((parameter.default, *ends), key=lambda value: _distance(name, chosen | {name: value}, signs))
 
 
 def _distance(name: str, values: Values, signs: Signs) -> float:

@@ -33,21 +33,21 @@ def _check_applies(parameter: Parameter, parameters: Sequence[Parameter], place:
     if all(resolved(other, values) in fitting for values in kinds if parameter.active(values)):
         return
     rule = f"{place} applies only where {other} is {' or '.join(fitting)}"
-    steering, wanted = _steering(other, [values for values in kinds if resolved(other, values) in fitting])
+    decider, wanted = _decider(other, [values for values in kinds if resolved(other, values) in fitting])
     if not wanted:
         found = dict.fromkeys(as_yaml(resolved(other, values)) for values in kinds)
         raise SpaceError(f"{rule}, but here it is {' or '.join(found)}; leave {parameter.name} out.")
-    lines = {one.parent: one.values for one in parameter.when} | {steering: tuple(wanted)}
+    lines = {one.parent: one.values for one in parameter.when} | {decider: tuple(wanted)}
     when = ", ".join(f"{key}: [{', '.join(map(as_yaml, values))}]" for key, values in lines.items())
     raise SpaceError(f"{rule}, but here it may be other; write `when: {{{when}}}` below {parameter.name}.")
 
 
-def _steering(field: str, kinds: Sequence[Values]) -> tuple[str, list[Value]]:
+def _decider(field: str, kinds: Sequence[Values]) -> tuple[str, list[Value]]:
     """Return the parameter by which to say that the field is as in `kinds`, itself or what decides it, and how."""
-    steering = field
-    while not any(steering in values for values in kinds) and (decider := deciding_field(steering)):
-        steering = decider
-    return steering, list(dict.fromkeys(values[steering] for values in kinds if steering in values))
+    decider = field
+    while not any(decider in values for values in kinds) and (above := deciding_field(decider)):
+        decider = above
+    return decider, list(dict.fromkeys(values[decider] for values in kinds if decider in values))
 
 
 def _check_rates(parameter: Parameter, parameters: Sequence[Parameter], place: str) -> None:

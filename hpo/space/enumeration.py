@@ -21,7 +21,7 @@ def all_combinations(parameters: Sequence[Parameter], space: str) -> Iterator[Va
         SpaceError: a parameter that takes any number of a range.
     """
     refuse_continuous(parameters, space)
-    return _combinations(parameters, _every_value, {})
+    return combinations_of(parameters, every_value, {})
 
 
 def number_of_combinations(parameters: Sequence[Parameter], space: str) -> int:
@@ -48,7 +48,7 @@ def cases(parameters: Sequence[Parameter], fields: Iterable[str]) -> Iterator[Va
     """
     deciding = _deciding(parameters, fields)
     involved = [parameter for parameter in parameters if parameter.name in deciding]
-    return _combinations(involved, lambda parameter: _telling_values(parameter, involved), {})
+    return combinations_of(involved, lambda parameter, _: _telling_values(parameter, involved), {})
 
 
 def refuse_continuous(parameters: Sequence[Parameter], space: str) -> None:
@@ -61,22 +61,29 @@ def refuse_continuous(parameters: Sequence[Parameter], space: str) -> None:
             )
 
 
-def _combinations(
-    parameters: Sequence[Parameter], values_of: Callable[[Parameter], Iterable[Value]], chosen: Values
+def combinations_of(
+    parameters: Sequence[Parameter], values_of: Callable[[Parameter, Values], Iterable[Value]], chosen: Values
 ) -> Iterator[Values]:
-    """Return `chosen` with every combination of the values of `parameters` that are active under it."""
+    """Return `chosen` with every combination of the values of `parameters` that are active under it.
+
+    Args:
+        parameters: each after those that its conditions name.
+        values_of: the values of a parameter, given those chosen before it.
+        chosen: values of earlier parameters.
+    """
     if not parameters:
         yield chosen
         return
     first, rest = parameters[0], parameters[1:]
     if not first.active(chosen):
-        yield from _combinations(rest, values_of, chosen)
+        yield from combinations_of(rest, values_of, chosen)
         return
-    for value in values_of(first):
-        yield from _combinations(rest, values_of, chosen | {first.name: value})
+    for value in values_of(first, chosen):
+        yield from combinations_of(rest, values_of, chosen | {first.name: value})
 
 
-def _every_value(parameter: Parameter) -> Iterable[Value]:
+def every_value(parameter: Parameter, _chosen: Values) -> Iterable[Value]:
+    """Return the values of a parameter that has distinct ones."""
     assert not isinstance(parameter.domain, Range)
     return parameter.domain.values()
 

@@ -132,7 +132,7 @@ def _nested_keys(content: Mapping[str, Any], notes: list[str]) -> dict[str, Any]
         for part in path[:-1]:
             inner = inner.setdefault(part, {})
         dotted = ".".join(path)
-        ours = None if dotted in KEYS else meant_path(path, KEYS)
+        ours = None if dotted in KEYS and "." not in path[-1] else meant_path(path, KEYS)
         if ours is None or any(has_path(known, ours) for known in (content, read)):
             inner[path[-1]] = value
             continue

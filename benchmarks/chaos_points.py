@@ -21,7 +21,7 @@ from hpo.data.splits import Splits
 from hpo.distributed.rank_group import RankInfo
 from hpo.messages import Ending, Outcome
 from hpo.search.coordinator import Coordinator
-from hpo.store.studies import StudyStore
+from hpo.store.attempts import Attempts
 from hpo.training import checkpoints
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.run import Run
@@ -164,8 +164,8 @@ def doom_leader(folder: Path) -> None:
     """Have this process, which is to lead, die by its schedule, and write down what it was told is stored."""
     doom = Doom(folder, "leader")
     after(Coordinator, "next_assignment", lambda *_: doom.passes("after the ask"))
-    after(StudyStore, "begin_attempt", lambda *_: doom.passes("in a transaction"))
-    after(StudyStore, "end_attempt", lambda *_: doom.passes("in a transaction"))
+    after(Attempts, "begin", lambda *_: doom.passes("in a transaction"))
+    after(Attempts, "end", lambda *_: doom.passes("in a transaction"))
     before(Coordinator, "finish", lambda: doom.passes("before the finish"))
 
     def finished(_: object, outcome: Outcome) -> None:

@@ -128,7 +128,7 @@ def main() -> None:
     from hpo.runners import run as runner
     from hpo.runners.processes.carrier import open_processes
     from hpo.search import leases
-    from hpo.store.studies import StudyStore
+    from hpo.store.attempts import Attempts
 
     if conditions.timed:
         # It has all that is asked of it, and no weights, so it never reads the test split.
@@ -136,7 +136,7 @@ def main() -> None:
         runner.OPENERS = {"processes": opener}
     leases.LEASE_SECONDS, leases.RENEWAL_SECONDS = conditions.lease_seconds, conditions.lease_seconds / 3
     if conditions.stops_with:
-        stop_in_transaction(StudyStore, Path(conditions.stops_with))
+        stop_in_transaction(Attempts, Path(conditions.stops_with))
     while conditions.begins_with and not Path(conditions.begins_with).exists():
         time.sleep(0.02)
     command()
@@ -153,16 +153,16 @@ def put_clock(ahead: float, right_with: str) -> None:
     _pslinux.boot_time = lambda: started() + off()
 
 
-def stop_in_transaction(store: Any, with_file: Path) -> None:
+def stop_in_transaction(attempts: Any, with_file: Path) -> None:
     """Stop this process where it has begun an attempt and not committed it, once the file is there."""
-    original = store.begin_attempt
+    original = attempts.begin
 
-    def begin_attempt(*args: Any, **kwargs: Any) -> None:
+    def begin(*args: Any, **kwargs: Any) -> None:
         original(*args, **kwargs)
         if with_file.exists():
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    store.begin_attempt = begin_attempt
+    attempts.begin = begin
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from scale_load import CALLS, TRIAL_SECONDS, WORKERS, Load, Timings, led, study_
 from scale_seed import seed
 
 from hpo.store.engine import open_database
-from hpo.store.standing import read_state
+from hpo.store.status import read_status
 
 SIZES, SHORT_SIZES = (100, 1_000, 10_000), (100, 1_000)
 BLOCK = 10
@@ -190,9 +190,9 @@ def _status_milliseconds(stores: Stores) -> Mapping[int, float]:
     for size, url in stores.items():
         database, timings = open_database(url), Timings()
         for _ in range(10):
-            timings.call(read_state, database)
+            timings.call(read_status, database)
         database.close()
-        taken[size] = median(timings.taken["read_state"])
+        taken[size] = median(timings.taken["read_status"])
     return taken
 
 

@@ -134,14 +134,14 @@ def is_as_good(one: Found) -> bool:
     return one.gain >= 0
 
 
-def of_luck(by_truth: Mapping[str, Sequence[Found]], rows: Rows) -> Iterator[Figure]:
+def of_selection_bias(by_truth: Mapping[str, Sequence[Found]], rows: Rows) -> Iterator[Figure]:
     """Yield by how much scores are too high, which nothing is held against, and what the simulation is like."""
     for name, found in by_truth.items():
-        lucky, confirmed = (100 * mean(found, of) for of in (lambda one: one.lucky, lambda one: one.confirmed))
-        said = f"the lucky score by {lucky:+.2f} points, the confirmed one by {confirmed:+.2f}"
+        searched, confirmed = (100 * mean(found, of) for of in (lambda one: one.searched, lambda one: one.confirmed))
+        said = f"the score of the search by {searched:+.2f} points, the confirmed one by {confirmed:+.2f}"
         if not rows.kept:
             taken, was = (100 * mean(found, of) for of in (lambda one: one.bias, lambda one: one.of_rows))
-            said += f"; of the lead {was:.2f} are luck, {taken:.2f} were taken off"
+            said += f"; of the lead {was:.2f} are selection bias, {taken:.2f} were taken off"
         yield Figure(name=f"{name}: too high", measured=said, good=None)
     found = by_truth["mixture"]
     seeds, others = mean(found, lambda one: one.seeds_differ), mean(found, lambda one: one.configurations_differ)
@@ -173,7 +173,7 @@ def figures(rows: Rows, searches: int, pool: ProcessPoolExecutor) -> Iterator[Fi
             yield from of_truth(name, found, noise, rows, of_run)
         yield of_wrong(f"{name}, all of these", together)
     yield from of_handing_over(at_realistic, rows)
-    yield from of_luck(at_realistic, rows)
+    yield from of_selection_bias(at_realistic, rows)
 
 
 def main() -> None:

@@ -25,8 +25,8 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 
 from hpo.metrics.jackknife import leave_out_groups, scaled  # noqa: E402
 from hpo.verdict.comparison import Runs  # noqa: E402
-from hpo.verdict.race import Race, RaceState, finalists_for, following  # noqa: E402
-from hpo.verdict.recommendation import Searched, choose  # noqa: E402
+from hpo.verdict.race import Race, RaceState, finalists_for, next_trial  # noqa: E402
+from hpo.verdict.recommendation import SearchScores, recommend  # noqa: E402
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -106,12 +106,12 @@ class Found:
     attainable: float
     confirmed: float
     """By how much the confirmed score of the winner is too high."""
-    lucky: float
+    searched: float
     """By how much the best score of the search is."""
     bias: float
-    """What was taken off for the luck of the rows."""
+    """Selection bias of the rows that was taken off."""
     of_rows: float
-    """The luck that there was."""
+    """Selection bias that there was."""
     runs: int
     seeds_differ: float
     """Share of the rows that two runs of one configuration answer differently."""
@@ -177,15 +177,15 @@ def raced(world: World, scores: Floats) -> tuple[Race, RaceState, dict[int, list
     finalists = tuple(rivals[: finalists_for(runs, FINALISTS, SEEDS)])
     race = Race(finalists=finalists, default=DEFAULT, runs=runs, seeds=SEEDS)
     answers: dict[int, list[Flags]] = {}
-    course = RaceState(ended={}, begun={})
+    state = RaceState(ended={}, begun={})
     part = slice(0, world.rows.searched)
-    while (next_one := following(race, course)) is not None:
+    while (next_one := next_trial(race, state)) is not None:
         answers.setdefault(next_one, []).append(world.run(next_one))
         ended = {
             one: [f1(correct[part], world.labels[part]) for correct in several] for one, several in answers.items()
         }
-        course = RaceState(ended=ended, begun={one: len(several) for one, several in ended.items()})
-    return race, course, answers
+        state = RaceState(ended=ended, begun={one: len(several) for one, several in ended.items()})
+    return race, state, answers
 
 
 def search(name: str, noise: float, rows: Rows, seed: int, of_run: float = OF_RUN) -> Found:
@@ -194,13 +194,13 @@ def search(name: str, noise: float, rows: Rows, seed: int, of_run: float = OF_RU
     truth = TRUTHS[name](random)
     world = World(random, truth, noise, rows, of_run)
     scores = world.searched()
-    race, course, answers = raced(world, scores)
+    race, state, answers = raced(world, scores)
     labels = world.labels[world.judged]
     runs = {one: _runs([correct[world.judged] for correct in of], labels, world.groups) for one, of in answers.items()}
-    found = Searched(scores=tuple(scores.tolist()), unseen=bool(rows.kept), rows=rows.searched / len(labels))
-    choice = choose(race, course, runs, dict.fromkeys(runs, 1.0), found)
+    by_search = SearchScores(scores=tuple(scores.tolist()), unseen=bool(rows.kept), rows=rows.searched / len(labels))
+    choice = recommend(race, state, runs, dict.fromkeys(runs, 1.0), by_search)
     assert choice is not None
-    points, interval = choice.differences[DEFAULT]
+    points, interval = choice.lead(choice.winner, DEFAULT)
     winner, first, second = choice.winner, answers[DEFAULT][0], answers[DEFAULT][1]
     bias = choice.selection_bias[winner]
     return Found(
@@ -211,10 +211,10 @@ def search(name: str, noise: float, rows: Rows, seed: int, of_run: float = OF_RU
         gain=truth[choice.recommended] - truth[DEFAULT],
         attainable=truth.max() - truth[DEFAULT],
         confirmed=choice.runs[winner].mean - bias - truth[winner],
-        lucky=scores.max() - truth[scores.argmax()],
+        searched=scores.max() - truth[scores.argmax()],
         bias=bias,
         of_rows=points + bias - (truth[winner] - truth[DEFAULT]),
-        runs=sum(course.begun.values()),
+        runs=sum(state.begun.values()),
         seeds_differ=float(np.mean(first != second)),
         configurations_differ=float(np.mean(first != answers[race.finalists[0]][0])),
     )

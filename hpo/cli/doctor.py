@@ -130,7 +130,7 @@ def _memory() -> str:
 
 def _store(url: str) -> str:
     from hpo.store.engine import open_database, sqlite_path, without_password
-    from hpo.store.listing import read_studies
+    from hpo.store.studies import read_studies
 
     file = sqlite_path(url)
     if file is not None and not file.exists():

@@ -18,7 +18,7 @@ from hpo.config.times import humanized
 from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Progress, Report, Scores, Standing
 from hpo.metrics.spread import with_spread
 from hpo.runners.watcher import Watcher
-from hpo.store.listing import is_confirmation
+from hpo.store.studies import is_confirmation
 
 GO_ON = (Ending.PAUSED, Ending.DIED)
 """Endings of an attempt after which its trial is not over."""

@@ -25,9 +25,9 @@ def best(study: options.Study = None, store: options.Store = None, as_json: opti
     verdict = None
     if results.confirmation:
         # Only where there is something to judge: its packages take their time.
-        from hpo.verdict.judgement import judged
+        from hpo.verdict.judgement import verdict_on
 
-        verdict = judged(results)
+        verdict = verdict_on(results)
     if as_json:
         typer.echo(to_json(study_to_plain(results, verdict)), nl=False)
         raise typer.Exit(0 if results.leaderboard else NoResultError.exit_code)
@@ -45,7 +45,7 @@ def list_studies(context: typer.Context, store: options.Store = None, as_json: o
     if context.invoked_subcommand is not None:
         return
     from hpo.cli.tables import study_list
-    from hpo.store.listing import read_studies
+    from hpo.store.studies import read_studies
 
     with options.opened(store) as database:
         found = read_studies(database)
@@ -65,8 +65,8 @@ def delete(
     """Delete a study: its trials, and its weights and checkpoints, in their folder and at their URL."""
     from hpo.files.remote import UrlMirror, twin_of
     from hpo.search.steering import refuse_led
-    from hpo.store.deletion import delete_study
     from hpo.store.results import read_results
+    from hpo.store.studies import delete_study
 
     url = store or (context.parent.params["store"] if context.parent else None) or options.DEFAULT_STORE
     with options.opened(url) as database:

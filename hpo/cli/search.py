@@ -184,9 +184,9 @@ def _tell(
     from hpo.cli.tables import leaderboard, summary
     from hpo.export.configs import MARK, configuration_of, default_output, study_to_plain, to_json, to_yaml
     from hpo.export.writing import write_text
-    from hpo.verdict.judgement import judged
+    from hpo.verdict.judgement import verdict_on
 
-    verdict = judged(results) if results.confirmation else None
+    verdict = verdict_on(results) if results.confirmation else None
     taken = configuration_of(results, verdict) if results.leaderboard else None
     # Asked anew: another search may have ended meanwhile.
     path = output or default_output(config.study, results.uid)

@@ -19,7 +19,8 @@ from hpo.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpo.store.engine import Database
-    from hpo.store.standing import LoggedEvent, RunningTrial, StudyState, WaitingTrial
+    from hpo.store.events import Event
+    from hpo.store.status import RunningTrial, StudyStatus, WaitingTrial
 
 REDRAWN_SECONDS = 2.0
 WAITS_BECAUSE: Mapping[str, str] = {
@@ -46,7 +47,7 @@ def status(
     as_json: options.Json = False,
 ) -> None:
     """Show how a study stands: who leads it, what trains, what waits and why, what happened last."""
-    from hpo.store.standing import read_state
+    from hpo.store.status import read_status
 
     if watch and as_json:
         raise ConfigurationError("hpo status takes --watch, which draws, or --json, which prints once; not both.")
@@ -54,7 +55,7 @@ def status(
         if watch:
             _watch(database, study)
             return
-        state = read_state(database, study)
+        state = read_status(database, study)
         confirming = _confirming(database, state)
     leader = _leader(state)
     if as_json:
@@ -64,7 +65,7 @@ def status(
         _console().print(_drawn_together(state, leader, confirming))
 
 
-def drawn(state: "StudyState", leader: str | None) -> RenderableType:
+def drawn(state: "StudyStatus", leader: str | None) -> RenderableType:
     """Return how `state` is shown; `leader` says who leads the study, None for nobody."""
     sections: list[RenderableType] = [Text(line) for line in _head(state, leader)]
     if state.running:
@@ -74,34 +75,34 @@ def drawn(state: "StudyState", leader: str | None) -> RenderableType:
     return Group(*sections)
 
 
-def _drawn_together(state: "StudyState", leader: str | None, confirming: "StudyState | None") -> RenderableType:
+def _drawn_together(state: "StudyStatus", leader: str | None, confirming: "StudyStatus | None") -> RenderableType:
     """Return how a study is shown, and while its confirmation is not over that too."""
     if confirming is None:
         return drawn(state, leader)
     return Group(drawn(state, leader), Text(""), drawn(confirming, _leader(confirming)))
 
 
-def _confirming(database: "Database", state: "StudyState") -> "StudyState | None":
+def _confirming(database: "Database", state: "StudyStatus") -> "StudyStatus | None":
     """Return how the confirmation of a study stands while it goes on, or waits to; None at other times."""
-    from hpo.store.listing import confirmation_of, study_names
-    from hpo.store.standing import read_state
+    from hpo.store.status import read_status
+    from hpo.store.studies import confirmation_of, study_names
 
     name = confirmation_of(state.name)
     if name not in study_names(database):
         return None
-    confirming = read_state(database, name)
+    confirming = read_status(database, name)
     return confirming if confirming.waiting or confirming.running or _leader(confirming) else None
 
 
 def _watch(database: "Database", study: str | None) -> None:
     """Draw the study anew until nobody leads it, or until Ctrl-C."""
-    from hpo.store.standing import read_state
+    from hpo.store.status import read_status
 
     console = _console()
     try:
         with Live(console=console, auto_refresh=False) as live:
             while True:
-                state = read_state(database, study)
+                state = read_status(database, study)
                 leader = _leader(state)
                 live.update(_drawn_together(state, leader, _confirming(database, state)), refresh=True)
                 if leader is None:
@@ -111,7 +112,7 @@ def _watch(database: "Database", study: str | None) -> None:
         return
 
 
-def _leader(state: "StudyState") -> str | None:
+def _leader(state: "StudyStatus") -> str | None:
     from hpo.search.leases import leader_of
 
     return None if state.lease is None else leader_of(state.lease)
@@ -123,7 +124,7 @@ def _console() -> Console:
     return console()
 
 
-def _head(state: "StudyState", leader: str | None) -> list[str]:
+def _head(state: "StudyStatus", leader: str | None) -> list[str]:
     now = state.standing
     best = f"best {state.metric} {now.best[0]:.4f} (trial {now.best[1]})" if now.best else "none completed yet"
     counts = f"{now.completed} completed, {now.pruned} pruned, {now.failed} failed"
@@ -135,7 +136,7 @@ def _head(state: "StudyState", leader: str | None) -> list[str]:
     ]
 
 
-def _at_work(state: "StudyState", leader: str | None) -> str:
+def _at_work(state: "StudyStatus", leader: str | None) -> str:
     """Count what workers were given: each trains the first of it, and the next is asked for ahead."""
     training = len({trial.worker for trial in state.running})
     ahead = len(state.running) - training
@@ -144,7 +145,7 @@ def _at_work(state: "StudyState", leader: str | None) -> str:
     return f"{training} running" + (f" and {ahead} next" if ahead else "")
 
 
-def _last_run(state: "StudyState") -> str:
+def _last_run(state: "StudyStatus") -> str:
     if state.run_ended is not None:
         reason = str(state.run_ended.detail.get("reason", "")).rstrip(".")
         return f"the last run ended {_moment(state.run_ended.happened_at)}{f': {reason}' if reason else ''}"
@@ -153,7 +154,7 @@ def _last_run(state: "StudyState") -> str:
     return f"the last run, begun {_moment(state.run_begun.happened_at)}, was cut; the next goes on"
 
 
-def _deadline(state: "StudyState") -> str:
+def _deadline(state: "StudyStatus") -> str:
     deadline = state.run_begun.detail.get("deadline") if state.run_begun else None
     if deadline is None:
         return ""
@@ -161,7 +162,7 @@ def _deadline(state: "StudyState") -> str:
     return f"; ends {_moment(deadline)}, {f'in {humanized(left)}' if left > 0 else 'which is past'}"
 
 
-def _running(state: "StudyState") -> Table:
+def _running(state: "StudyStatus") -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("trial", "attempt", "worker", "device", "given", "rung", state.metric, "last word"):
         table.add_column(column, justify="left" if column in ("worker", "device") else "right", no_wrap=True)
@@ -185,7 +186,7 @@ def _why(trial: "WaitingTrial") -> str:
     return f"{because} ({trial.reason.rstrip('.')})" if trial.reason else because
 
 
-def _line(event: "LoggedEvent") -> str:
+def _line(event: "Event") -> str:
     about = "" if event.trial is None else f" trial {event.trial}"
     about += "" if event.attempt is None else f", attempt {event.attempt}"
     return f"{_moment(event.happened_at)} {event.kind}{about}{_detail(event.detail)}"

@@ -16,8 +16,8 @@ from hpo.space.domains import as_yaml
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space, shipped_spaces, space_description
 from hpo.store.engine import sqlite_path, without_password
-from hpo.store.listing import StudySummary
 from hpo.store.results import StudyResults, TestEvaluation
+from hpo.store.studies import StudySummary
 from hpo.verdict.findings import Verdict
 from hpo.verdict.wording import NO_TEST_SPLIT, spread_in_words
 
@@ -148,8 +148,8 @@ def _tested(out: Console, results: StudyResults) -> None:
     read = (
         "read once" if looks == 1 else f"read {looks} times, for another trial each time: only the first was unbiased"
     )
-    score = f"{last.scores.metric} {_sure(last)}"
-    out.print(f"Test split, {read}: trial {last.trial}, {score}, {last.scores.rows} texts.", soft_wrap=True)
+    score = f"{last.held_out.scores.metric} {_sure(last)}"
+    out.print(f"Test split, {read}: trial {last.trial}, {score}, {last.held_out.scores.rows} texts.", soft_wrap=True)
 
 
 def _sure(look: TestEvaluation) -> str:
@@ -158,7 +158,7 @@ def _sure(look: TestEvaluation) -> str:
     from hpo.verdict.single_scores import interval_of_test
 
     found = interval_of_test(look)
-    return f"{look.scores.objective:.4f}" + (f" [{found.low:.4f}, {found.high:.4f}]" if found else "")
+    return f"{look.held_out.scores.objective:.4f}" + (f" [{found.low:.4f}, {found.high:.4f}]" if found else "")
 
 
 def _untested(out: Console, results: StudyResults) -> None:

@@ -15,8 +15,9 @@ from hpo.report.figures import FIGURES
 from hpo.report.report_data import ReportData, gathered
 from hpo.search.leases import leader_of
 from hpo.store.engine import Database
+from hpo.store.leases import read_lease
 from hpo.store.optuna_adapter import StudyModel
-from hpo.store.studies import read_lease
+from hpo.store.rows import StudyRows
 from hpo.store.tables import events
 
 Seen = tuple[int | None, str | None]
@@ -114,7 +115,7 @@ class Adding:
             newest = connection.execute(sa.select(sa.func.max(events.c.event_id))).scalar()
             named = sa.select(StudyModel.study_id).where(StudyModel.study_name == study)
             study_id = connection.execute(named).scalar()
-            lease = None if study_id is None else read_lease(connection, study_id)
+            lease = None if study_id is None else read_lease(StudyRows(study_id, connection))
         # That a leader was killed, or gives up its lease last of all, is no event.
         return newest, None if lease is None else leader_of(lease)
 

@@ -31,7 +31,7 @@ def trial_notes(material: ReportData) -> dict[int, str]:
     for one in material.verdict.confirmed if material.verdict else ():
         notes[one.trial] = (
             f"**Confirmed** on {counted(len(one.scores), 'fresh seed')}: {plain(results.metric)} {one.score:.4f} "
-            f"({one.interval.low:.4f} to {one.interval.high:.4f}); in the search it scored {one.lucky:.4f}."
+            f"({one.interval.low:.4f} to {one.interval.high:.4f}); in the search it scored {one.search_score:.4f}."
         )
     return {number: f"{note}\n\n{SIGNED}" for number, note in notes.items()}
 

@@ -10,9 +10,9 @@ from hpo.dashboard.additions import Adding
 from hpo.dashboard.pictures import KIND
 from hpo.errors import HpoError, StoreError
 from hpo.search.steering import refuse_led
-from hpo.store.deletion import delete_study
 from hpo.store.engine import Database
 from hpo.store.optuna_adapter import studies_in
+from hpo.store.studies import delete_study
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

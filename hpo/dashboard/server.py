@@ -11,7 +11,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from hpo.dashboard.guard import Guard
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.store.engine import Database
-from hpo.store.listing import chosen_study
+from hpo.store.studies import chosen_study
 
 LOOPBACK = "127.0.0.1"
 PORT = 8080

@@ -55,9 +55,9 @@ def best_configuration(results: StudyResults, trial: int | None = None) -> dict[
     if not results.confirmation:
         return configuration_of(results, None, trial)
     # Only where there is something to judge: it simulates, and takes its time.
-    from hpo.verdict.judgement import judged
+    from hpo.verdict.judgement import verdict_on
 
-    return configuration_of(results, judged(results), trial)
+    return configuration_of(results, verdict_on(results), trial)
 
 
 def digest_of(hyperparameters: Hyperparameters, seed: int) -> str:
@@ -145,7 +145,7 @@ def _completed(results: StudyResults, number: int) -> TrialResult:
 
 def _confirmed(verdict: Verdict | None, trial: int) -> dict[str, Any] | None:
     """Return how a trial did on fresh seeds; None where it was not confirmed."""
-    if verdict is None or (found := next((c for c in verdict.confirmed if c.trial == trial), None)) is None:
+    if verdict is None or (found := verdict.by_trial.get(trial)) is None:
         return None
     return {
         "score": found.score,
@@ -170,8 +170,8 @@ def _first_look(results: StudyResults, trial: int) -> dict[str, Any]:
     if found is None:
         return {"test": {}, "test_look": None}
     place, look = found
-    sure = {"interval": _ends(interval_of_test(look)), "rows": look.scores.rows, "look": place}
-    return {"test": dict(look.scores.values), "test_look": sure}
+    sure = {"interval": _ends(interval_of_test(look)), "rows": look.held_out.scores.rows, "look": place}
+    return {"test": dict(look.held_out.scores.values), "test_look": sure}
 
 
 def _ends(interval: Interval | None) -> dict[str, float] | None:

@@ -19,7 +19,7 @@ def differences(material: ReportData) -> "Figure | str":
     if verdict is None:
         return NO_VERDICT
     scale = 100 if is_share(verdict.metric) else 1
-    found = [one for one in verdict.differences if one.of == verdict.winner]
+    found = [one for one in verdict.differences if one.trial == verdict.winner]
     unit = f"{safe(verdict.metric.replace('_', ' '))} points" if scale == 100 else safe(verdict.metric)
     title = f"trial {verdict.winner} scores higher by, in {unit}"
     figure = blank(
@@ -30,24 +30,24 @@ def differences(material: ReportData) -> "Figure | str":
         figure.add_scatter(
             x=seeds, y=[place] * len(seeds), mode="markers", hoverinfo="x", marker={"color": GREY, "size": 6},
         )  # fmt: skip
-    middles = [rounded(scale * one.points) for one in found]
+    middles = [rounded(scale * one.difference) for one in found]
     figure.add_scatter(
         x=middles, y=list(range(len(found))), mode="markers", hoverinfo="text",
-        text=[f"{amount(verdict.metric, one.points)}: {one.decision}" for one in found],
+        text=[f"{amount(verdict.metric, one.difference)}: {one.decision}" for one in found],
         marker={"color": BLUE, "size": 11, "symbol": "square"},
         error_x={
             "symmetric": False, "thickness": 2, "color": BLUE,
-            "array": [rounded(scale * (one.interval.high - one.points)) for one in found],
-            "arrayminus": [rounded(scale * (one.points - one.interval.low)) for one in found],
+            "array": [rounded(scale * (one.interval.high - one.difference)) for one in found],
+            "arrayminus": [rounded(scale * (one.difference - one.interval.low)) for one in found],
         },
     )  # fmt: skip
-    names = [safe(one.than) for one in found]
+    names = [safe(one.against) for one in found]
     figure.update_yaxes(tickvals=list(range(len(found))), ticktext=names, automargin=True, autorange="reversed")
     return figure
 
 
 def by_seed(verdict: Verdict, one: Difference) -> list[float]:
     """Return the difference for each seed of the winner; their mean is that of the verdict."""
-    winner = next(confirmed for confirmed in verdict.confirmed if confirmed.trial == one.of)
+    winner = verdict.by_trial[one.trial]
     mean = sum(winner.scores) / len(winner.scores)
-    return [one.points + score - mean for score in winner.scores]
+    return [one.difference + score - mean for score in winner.scores]

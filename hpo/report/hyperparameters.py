@@ -19,8 +19,8 @@ from hpo.report.drawing import (
     spelled,
 )
 from hpo.report.report_data import ReportData
+from hpo.store.optuna_adapter import quiet_optuna
 from hpo.store.results import TrialResult
-from hpo.store.transactions import quiet_optuna
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -141,13 +141,13 @@ def _confirmed(material: ReportData) -> list[dict[str, Any]]:
     confirmed = [
         {
             "name": f"trial {one.trial}", "trial": one.trial, "score": one.score, "low": one.interval.low,
-            "high": one.interval.high, "seeds": len(one.scores), "lucky": one.lucky, "seconds": one.seconds,
+            "high": one.interval.high, "seeds": len(one.scores), "lucky": one.search_score, "seconds": one.seconds,
             "recommended": one.trial == verdict.recommended,
         }
         for one in verdict.confirmed
     ]  # fmt: skip
-    ladder = [
-        {"name": rung.name, "score": rung.score, "low": rung.interval.low, "high": rung.interval.high}
-        for rung in verdict.ladder
+    baselines = [
+        {"name": one.name, "score": one.score, "low": one.interval.low, "high": one.interval.high, "recommended": False}
+        for one in verdict.baselines
     ]
-    return confirmed + [rung | {"recommended": False} for rung in ladder]
+    return confirmed + baselines

@@ -1,6 +1,6 @@
 """Figures of how a search went: the best score over time, and every trial's learning curve."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, cycle, groupby
 from typing import TYPE_CHECKING
 
@@ -103,9 +103,8 @@ def _point(one: Evaluation) -> Point:
 
 def _finished(material: ReportData) -> list[tuple[float, TrialResult]]:
     """Return (seconds since the first trial began, trial) of completed trials, in the order in which they ended."""
-    ended: Mapping[int, float | None] = {one.trial: one.ended_at for one in material.course.last_attempts}
-    completed = ((ended.get(trial.number), trial) for trial in material.results.leaderboard)
-    timed = [(_since(material, when), trial) for when, trial in completed if when is not None]
+    completed = material.results.leaderboard
+    timed = [(_since(material, one.ended_at), one) for one in completed if one.ended_at is not None]
     return sorted(timed, key=lambda pair: (pair[0], pair[1].number))
 
 
@@ -128,10 +127,10 @@ def _add_ladder(figure: "Figure", material: ReportData, ends: tuple[float, float
     lines: list[tuple[str, float, str, str]] = []
     if default is not None and default.state == "COMPLETE" and default.score is not None:
         lines.append(("the default", default.score, RED, "dash"))
-    ladder = [(rung.name, rung.score) for rung in verdict.ladder] if verdict else _baselines(material)
+    ladder = [(one.name, one.score) for one in verdict.baselines] if verdict else _baselines(material)
     lines += [(name, score, VIOLET, dash) for (name, score), dash in zip(ladder, cycle(DASHES), strict=False)]
     if verdict is not None:
-        taken = next(one for one in verdict.confirmed if one.trial == verdict.recommended)
+        taken = verdict.by_trial[verdict.recommended]
         lines.append((f"trial {taken.trial}, confirmed", taken.score, GREEN, "solid"))
         low, high = rounded(taken.interval.low), rounded(taken.interval.high)
         figure.add_hrect(y0=low, y1=high, fillcolor=GREEN, opacity=0.15, line_width=0)

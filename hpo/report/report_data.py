@@ -9,7 +9,7 @@ from hpo.metrics.averaging import mean_scores
 from hpo.store.engine import Database
 from hpo.store.history import StudyHistory, read_history
 from hpo.store.results import StudyResults, TrialResult, read_search
-from hpo.store.standing import StudyState, read_state
+from hpo.store.status import StudyStatus, read_status
 from hpo.verdict.findings import Verdict
 
 
@@ -29,7 +29,7 @@ class ReportData:
     """A study, as read from its store."""
 
     results: StudyResults
-    state: StudyState
+    state: StudyStatus
     course: StudyHistory
     verdict: Verdict | None
     """None where nothing was confirmed."""
@@ -82,12 +82,12 @@ def gathered(database: Database, name: str | None = None) -> ReportData:
     """
     from hpo.search.leases import leader_of
     from hpo.verdict.advice import advice
-    from hpo.verdict.audit import audited
-    from hpo.verdict.judgement import judged as verdict_on
+    from hpo.verdict.audit import audit_of_pruning
+    from hpo.verdict.judgement import verdict_on
 
     results = read_search(database, name)
-    audit = audited(results)
-    state = read_state(database, results.name)
+    audit = audit_of_pruning(results)
+    state = read_status(database, results.name)
     return ReportData(
         results=results,
         state=state,
@@ -104,11 +104,11 @@ def judged(results: StudyResults, trial: TrialResult | None, verdict: Verdict | 
     if trial is None:
         return None
     number = trial.number
-    if first_look := next((held_out for held_out in results.test if held_out.trial == number), None):
+    if first_look := next((one.held_out for one in results.test if one.trial == number), None):
         return Judged(trial=number, source="the test split", scores=first_look.scores, slices=first_look.slices)
     runs = [run for run in results.confirmation if run.confirms == number]
     if runs:
-        one = next((one for one in verdict.confirmed if one.trial == number), None) if verdict else None
+        one = verdict.by_trial.get(number) if verdict else None
         counted = sorted(runs, key=lambda run: run.trial)[one.left_out if one else 0 :]
         held_out_evaluations = [run.held_out for run in counted]
         seeds = f"mean of {len(held_out_evaluations)} seeds" if len(held_out_evaluations) > 1 else "one seed"

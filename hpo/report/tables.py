@@ -85,7 +85,7 @@ def confirmed(verdict: Verdict) -> ReportTable:
     rows = tuple(
         (
             _numbered(verdict, one.trial), _score(one.score), _between(one.interval),
-            str(len(one.scores)), _score(one.lucky), humanized(one.seconds),
+            str(len(one.scores)), _score(one.search_score), humanized(one.seconds),
         )
         for one in verdict.confirmed
     )  # fmt: skip
@@ -97,8 +97,8 @@ def confirmed(verdict: Verdict) -> ReportTable:
 
 def ladder(material: ReportData) -> ReportTable | None:
     """Return what simple methods score; None where they were not tried."""
-    if material.verdict is not None and material.verdict.ladder:
-        rows = tuple((rung.name, _score(rung.score), _between(rung.interval)) for rung in material.verdict.ladder)
+    if material.verdict is not None and material.verdict.baselines:
+        rows = tuple((one.name, _score(one.score), _between(one.interval)) for one in material.verdict.baselines)
         return ReportTable(head=("baseline", "score", "95% interval"), rows=rows)
     baselines = material.results.baselines
     unjudged = tuple((name, _score(held_out.scores.objective)) for name, held_out in baselines.items())
@@ -109,8 +109,8 @@ def differences(verdict: Verdict) -> ReportTable:
     """Return by how much the winner scores higher than others, and what is to be taken than baselines."""
     rows = tuple(
         (
-            _numbered(verdict, one.of), one.than, signed(one.points), _between(one.interval, signed_ends=True),
-            one.decision,
+            _numbered(verdict, one.trial), one.against, signed(one.difference),
+            _between(one.interval, signed_ends=True), one.decision,
         )
         for one in verdict.differences
     )  # fmt: skip
@@ -127,8 +127,8 @@ def test_evaluations(results: StudyResults) -> ReportTable | None:
     intervals = [interval_of_test(one) for one in results.test]
     rows = tuple(
         (
-            str(one.trial), _score(one.scores.objective), "–" if interval is None else _between(interval),
-            str(one.scores.rows), dated(one.read_at),
+            str(one.trial), _score(one.held_out.scores.objective), "–" if interval is None else _between(interval),
+            str(one.held_out.scores.rows), dated(one.read_at),
         )
         for one, interval in zip(results.test, intervals, strict=True)
     )  # fmt: skip
@@ -202,7 +202,7 @@ def costs(material: ReportData) -> ReportTable:
     if runs:
         again = sum(run.seconds for run in runs)
         rows += [(f"confirmation, {len(runs)} runs", _device_hours(again)), ("in all", _device_hours(search + again))]
-    devices = sorted({one.device for one in material.course.last_attempts})
+    devices = sorted({trial.device for trial in material.results.trials if trial.device})
     rows += [("devices", ", ".join(devices))] if devices else []
     if material.course.begun_at is not None:
         rows.append(("first trial begun", dated(material.course.begun_at)))

@@ -21,8 +21,8 @@ from hpo.search.confirmation_runs import ConfirmationRuns, Entrant
 from hpo.search.coordinator import Coordinator
 from hpo.search.leading import leading
 from hpo.space.search_space import SearchSpace
-from hpo.store.listing import confirmation_of
 from hpo.store.results import StudyResults
+from hpo.store.studies import confirmation_of
 from hpo.tasks.registry import TASKS
 from hpo.training.context import CONFIRMATION
 from hpo.verdict.race import Race, most_runs

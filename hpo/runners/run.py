@@ -46,16 +46,14 @@ from hpo.search.preflight import demands_of, refuse_counts, refuse_unfit_search,
 from hpo.search.rungs import with_evaluation_defaults
 from hpo.search.samplers import sampler_of
 from hpo.search.steering import refuse_led
-from hpo.store.deletion import delete_confirmation
 from hpo.store.engine import open_database, sqlite_path
-from hpo.store.listing import confirmation_of, study_names
-from hpo.store.records import refuse_other_semantics
 from hpo.store.results import StudyResults, read_results
+from hpo.store.studies import confirmation_of, delete_confirmation, study_names
+from hpo.store.study_store import refuse_other_semantics
 from hpo.training.precision import Precision
 from hpo.training.worker import doubt_about_gpu
-from hpo.verdict.entrants import race_of
-from hpo.verdict.judgement import judged
-from hpo.verdict.race import Race
+from hpo.verdict.judgement import verdict_on
+from hpo.verdict.race import Race, race_of
 
 OPENERS: Mapping[str, Callable[[StudyConfig, Splits, Path, IsOver], AbstractContextManager[Workforce]]] = {
     "inline": open_inline,
@@ -309,7 +307,7 @@ class _SearchRun(SearchParts):
     def _conclude(self, led: Coordinator) -> None:
         """Say the verdict, and read the test split with what it says to take."""
         results = retried_while_away(lambda: _results(self.config), LEAST_OUTAGE, stop=self.stop)
-        verdict = judged(results)
+        verdict = verdict_on(results)
         if verdict is None:
             failed = f"; {len(results.failed_runs)} ended without" if results.failed_runs else ""
             self.watcher.note(f"There is no verdict: too few runs of the confirmation have a score{failed}.")

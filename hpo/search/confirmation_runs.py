@@ -17,9 +17,9 @@ from hpo.search.proposals import TOO_LITTLE_TIME, TrialRequest, begin_attempt
 from hpo.search.samplers import derived_seed
 from hpo.space.domains import Value
 from hpo.space.search_space import SearchSpace
-from hpo.store.records import AttemptRecord
-from hpo.store.studies import CONFIRMS_ATTRIBUTE, UNSEEN_ATTRIBUTE, StudyStore
-from hpo.verdict.race import NO_SCORE, Race, RaceState, following
+from hpo.store.attempts import AttemptRecord
+from hpo.store.study_store import CONFIRMS_ATTRIBUTE, METRIC_ATTRIBUTE, UNSEEN_ATTRIBUTE, StudyStore
+from hpo.verdict.race import NO_SCORE, Race, RaceState, next_trial
 
 SEED_ATTRIBUTE = "race_seed"
 """Of a run: the number of its seed in the race, from 0."""
@@ -69,32 +69,32 @@ class ConfirmationRuns:
 
     def with_weights(self) -> set[int]:
         """Return the first run of each configuration: the test split is read with those of the one to be taken."""
-        over = self.store.trials(TrialState.COMPLETE)
+        over = self.store.trials.get_all(TrialState.COMPLETE)
         return {trial.number for trial in over if trial.user_attrs.get(SEED_ATTRIBUTE) == 0}
 
     def _candidates(self, request: TrialRequest) -> Iterator[FrozenTrial]:
         """Yield the runs that wait, and then the next one that the race asks for, which waits from then on."""
-        waiting = self.store.trials(TrialState.WAITING)
+        waiting = self.store.trials.get_all(TrialState.WAITING)
         known = [trial for trial in waiting if trial.user_attrs.get(CONFIRMS_ATTRIBUTE) in self.entrants]
         yield from (trial for trial in known if not request.avoids(trial.number))
         # What did not fit waits already: another seed of it would not fit either.
         if not known:
-            confirms = following(self.race, self._race_state())
+            confirms = next_trial(self.race, self._race_state())
             if confirms is not None:
                 yield self._enqueued(confirms)
 
     def _enqueued(self, confirms: int) -> FrozenTrial:
-        number = self.store.enqueue(self.entrants[confirms].parameters)
+        number = self.store.trials.enqueue(self.entrants[confirms].parameters)
         seed = self._race_state().begun.get(confirms, 0)
-        self.store.set_attributes(number, {CONFIRMS_ATTRIBUTE: confirms, SEED_ATTRIBUTE: seed})
-        return self.store.trial(number)
+        self.store.trials.set_attributes(number, {CONFIRMS_ATTRIBUTE: confirms, SEED_ATTRIBUTE: seed})
+        return self.store.trials.get(number)
 
     def _begun(self, trial: FrozenTrial, hyperparameters: Hyperparameters, request: TrialRequest) -> AttemptRecord:
-        self.space.suggest(self.store.ask(trial.number))
+        self.space.suggest(self.store.trials.ask(trial.number))
         confirms, seed = trial.user_attrs[CONFIRMS_ATTRIBUTE], trial.user_attrs[SEED_ATTRIBUTE]
         return begin_attempt(
             self.store, request, self.forecasts, hyperparameters, trial=trial.number,
-            attempt=self.store.latest_attempt(trial.number) + 1,
+            attempt=self.store.attempts.latest(trial.number) + 1,
             seed=derived_seed(self.config.seed, "confirmation", seed),
             # Of each configuration the weights of its first run are kept until the test split is read.
             score_to_beat=None if seed == 0 else math.inf, proposed_by=f"trial {confirms}", confirms=confirms,
@@ -102,10 +102,10 @@ class ConfirmationRuns:
 
     def _race_state(self) -> RaceState:
         """Return the state of the race."""
-        metric = self.store.study.user_attrs["hpo:metric"]
+        metric = self.store.study.user_attrs[METRIC_ATTRIBUTE]
         begun: dict[int, int] = {}
         scores: dict[int, dict[int, float]] = {}
-        for trial in self.store.trials():
+        for trial in self.store.trials.get_all():
             confirms = trial.user_attrs.get(CONFIRMS_ATTRIBUTE)
             if confirms is None:
                 continue

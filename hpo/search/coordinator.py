@@ -26,8 +26,9 @@ from hpo.search.proposals import Overtime, Proposals, Proposer, SlowProposal, Tr
 from hpo.search.rungs import trial_milestones
 from hpo.search.samplers import SEEDS, derived_seed
 from hpo.space.search_space import SearchSpace
-from hpo.store.records import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT, AttemptRecord, StudyRecord, held_out_to_json
-from hpo.store.studies import StudyStore
+from hpo.store.attempts import AttemptRecord, to_json
+from hpo.store.events import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT
+from hpo.store.study_store import StudyRecord, StudyStore
 
 LONGEST_OUTAGE, LEAST_OUTAGE = 3600.0, 15.0
 """Seconds that the store may be away before the search ends: at most, and near the deadline or past it at least."""
@@ -130,7 +131,7 @@ class Coordinator:
 
     @verb
     def _next_assignment(self, request: str, capacity: Capacity, starts_in: float) -> Assignment | SlowProposal | None:
-        known = self._store.attempt_of_request(request)
+        known = self._store.attempts.of_request(request)
         worker = capacity.worker
         if known is None and (worker in self.faults.quarantined or self.faults.is_held_back(worker)):
             return None
@@ -150,13 +151,13 @@ class Coordinator:
     @verb
     def observe(self, report: Report) -> Decision:
         """Record an evaluation and return whether its trial continues. A report of an older attempt is dropped."""
-        action = self._store.answered(report.trial, report.attempt, report.rung) or self._judge(report)
+        action = self._store.attempts.answer(report.trial, report.attempt, report.rung) or self._judge(report)
         return Decision(trial=report.trial, attempt=report.attempt, action=action)
 
     @verb
     def finish(self, outcome: Outcome) -> None:
         """Record the end of an attempt and tell Optuna; told twice, or of an older attempt, nothing changes."""
-        if self._store.is_open(outcome.trial, outcome.attempt):
+        if self._store.attempts.is_open(outcome.trial, outcome.attempt):
             self._endings.end(outcome)
             self.forecasts.ended(outcome)
         self.overtime.ended(outcome)
@@ -187,10 +188,10 @@ class Coordinator:
             self._store.set_space(self._record.space)
             self._endings.take_up()
             self._keep_deadline()
-        self.forecasts.learn(self._store.reached(), self._store.micro_batch_sizes())
+        self.forecasts.learn(self._store.attempts.reached(), self._store.attempts.micro_batch_sizes())
         limits, budget = self.limits, self._config.budget
         asked: dict[str, Any] = {"time": budget.time, "until": budget.until, "trials": limits.trials}
-        self._store.add_event("run_begun", begun=limits.begun, deadline=limits.deadline, **asked)
+        self._store.events.add("run_begun", begun=limits.begun, deadline=limits.deadline, **asked)
 
     @verb
     def has_begun(self) -> bool:
@@ -244,12 +245,12 @@ class Coordinator:
     @verb
     def standing(self) -> Standing:
         """Return how the study stands."""
-        tally = self._store.tally()
+        statistics = self._store.trials.statistics()
         return Standing(
-            completed=tally.states[TrialState.COMPLETE],
-            pruned=tally.states[TrialState.PRUNED],
-            failed=tally.states[TrialState.FAIL],
-            best=next(iter(tally.best(1)), None),
+            completed=statistics.states[TrialState.COMPLETE],
+            pruned=statistics.states[TrialState.PRUNED],
+            failed=statistics.states[TrialState.FAIL],
+            best=next(iter(statistics.best(1)), None),
         )
 
     @verb
@@ -265,7 +266,7 @@ class Coordinator:
     @verb
     def winner(self) -> tuple[Assignment, Report] | None:
         """Return the best completed trial as it was assigned, to train it again, and its best evaluation."""
-        best = self._store.tally().best(1)
+        best = self._store.trials.statistics().best(1)
         return self._trained(best[0][1]) if best else None
 
     @verb
@@ -276,24 +277,24 @@ class Coordinator:
     @verb
     def files_needed(self) -> tuple[set[int], set[int]]:
         """Return the trials that are not over, which need their checkpoints, and those that need their weights."""
-        unfinished = {trial.number for trial in self._store.trials(TrialState.RUNNING, TrialState.WAITING)}
+        unfinished = {trial.number for trial in self._store.trials.get_all(TrialState.RUNNING, TrialState.WAITING)}
         return unfinished, self._proposals.with_weights()
 
     @verb
     def test_was_read(self, trial: int) -> bool:
         """Return whether the test split has been read for `trial`."""
-        return self._store.has_event(TEST_EVENT, trial)
+        return self._store.events.has(TEST_EVENT, trial)
 
     @verb
-    def record_test(self, trial: int, reading: HeldOutEvaluation) -> None:
+    def record_test(self, trial: int, held_out: HeldOutEvaluation) -> None:
         """Record that the test split was read for `trial`, and what it scored."""
-        self._store.add_event(TEST_EVENT, trial, reading=held_out_to_json(reading))
-        self._store.study.set_user_attr(f"hpo:test:trial-{trial}", dict(reading.scores.values))
+        self._store.events.add(TEST_EVENT, trial, reading=to_json(held_out))
+        self._store.study.set_user_attr(f"hpo:test:trial-{trial}", dict(held_out.scores.values))
 
     @verb
-    def record_baseline(self, name: str, reading: HeldOutEvaluation) -> None:
+    def record_baseline(self, name: str, held_out: HeldOutEvaluation) -> None:
         """Record what a baseline scored on the rows of the confirmation; told again, the newest counts."""
-        self._store.add_event(BASELINE_EVENT, name=name, reading=held_out_to_json(reading))
+        self._store.events.add(BASELINE_EVENT, name=name, reading=to_json(held_out))
 
     # -- how the verbs do it
 
@@ -301,38 +302,38 @@ class Coordinator:
         self._store.create(replace(self._record, versions=versions), objective)
         self._last_event = 0  # With the log of an earlier study of this number its numbering has gone.
         self._proposals.begin()
-        self._store.add_event("created")
+        self._store.events.add("created")
 
     def _keep_deadline(self) -> None:
-        runs = self._store.events_after(0, ("run_begun", "run_ended"))
+        runs = self._store.events.all("run_begun", "run_ended")
         if runs and runs[-1].kind == "run_begun":
             self.limits = resumed_limits(self.limits, self._config.budget, runs[-1].detail, self._clock())
 
     @verb
     def _log(self, kind: str, detail: Mapping[str, Any]) -> None:
-        self._store.add_event(kind, **detail)
+        self._store.events.add(kind, **detail)
 
     @verb
     def _stops_after(self, last_event: int) -> tuple[StopRequests, int]:
         """Return what was asked for after a line of the log, and the last such line; prune what waits."""
-        asked = self._store.events_after(last_event, ("stop_asked",))
-        trials = frozenset(event.trial for event in asked if event.trial is not None)
-        waiting = {trial.number for trial in self._store.trials(TrialState.WAITING)} if trials else set()
+        asked = self._store.events.after(last_event, "stop_asked")
+        trials = frozenset(event.trial for event in asked.values() if event.trial is not None)
+        waiting = {trial.number for trial in self._store.trials.get_all(TrialState.WAITING)} if trials else set()
         for number in trials & waiting:
             self._endings.prune_waiting(number)
-        stops = StopRequests(stop=any(event.trial is None for event in asked), trials=trials - waiting)
-        return stops, max((event.number for event in asked), default=last_event)
+        stops = StopRequests(stop=any(event.trial is None for event in asked.values()), trials=trials - waiting)
+        return stops, max(asked, default=last_event)
 
     def _seconds_left(self, now: float) -> float:
         spent = committed = 0.0
         if self.limits.device_seconds is not None:
             spent = self._spent()
-            running = self._store.trials(TrialState.RUNNING)
+            running = self._store.trials.get_all(TrialState.RUNNING)
             committed = sum(self.forecasts.seconds_of_attempt(trial.number) for trial in running)
         return seconds_left(self.limits, now=now, reserve=self._reserve, spent=spent, committed=committed)
 
     def _spent(self) -> float:
-        return self._store.device_seconds() / self._config.compute.devices_of_trial
+        return self._store.attempts.device_seconds() / self._config.compute.devices_of_trial
 
     def _assignment(self, record: AttemptRecord) -> Assignment:
         hyperparameters = Hyperparameters(**record.configuration)
@@ -347,27 +348,27 @@ class Coordinator:
         )  # fmt: skip
 
     def _trained(self, number: int) -> tuple[Assignment, Report]:
-        attempt = self._store.attempt(number, self._store.latest_attempt(number))
-        report = self._store.best_report(number)
+        attempt = self._store.attempts.get(number, self._store.attempts.latest(number))
+        report = self._store.attempts.best_report(number)
         assert attempt is not None, "a completed trial was attempted"
         assert report is not None, "a completed trial has a full report"
         return replace(self._assignment(attempt), score_to_beat=None, limit_seconds=None), report
 
     def _judge(self, report: Report) -> Action:
-        if not self._store.is_open(report.trial, report.attempt):
+        if not self._store.attempts.is_open(report.trial, report.attempt):
             return Action.STOP
-        self._store.set_intermediate_value(report.trial, report.rung, report.validation.objective)
-        prune = report.decides and self._store.should_prune(report.trial)
+        self._store.trials.set_intermediate_value(report.trial, report.rung, report.validation.objective)
+        prune = report.decides and self._store.trials.should_prune(report.trial)
         action = Action.STOP if prune and not self._is_audited(report.trial) else Action.CONTINUE
-        self._store.add_evaluation(report, action)
+        self._store.attempts.add_evaluation(report, action)
         self.forecasts.reported(report)
         return action
 
     def _is_audited(self, trial: int) -> bool:
         """Return whether a trial that the pruner stops is trained to its end, to see what pruning costs."""
         drawn = derived_seed(self._config.seed, "audit", trial) < self._config.confirmation.audit * SEEDS
-        if drawn and not self._store.has_event(AUDIT_EVENT, trial):
-            self._store.add_event(AUDIT_EVENT, trial)
+        if drawn and not self._store.events.has(AUDIT_EVENT, trial):
+            self._store.events.add(AUDIT_EVENT, trial)
         return drawn
 
     def _longest_outage(self) -> float:

@@ -8,8 +8,8 @@ from optuna.trial import TrialState
 
 from hpo.messages import Ending, Outcome, Report
 from hpo.search.faults import Fault, Faults
-from hpo.store.records import AttemptEnd
-from hpo.store.studies import StudyStore
+from hpo.store.attempts import AttemptEnd
+from hpo.store.study_store import StudyStore
 
 MAX_DEATHS = 3
 """Attempts without progress in which the worker's process died, after which a trial fails: it may be what kills the
@@ -43,31 +43,31 @@ class Endings:
 
     def end(self, outcome: Outcome) -> None:
         """Record the end of an open attempt and tell Optuna."""
-        ends = self.store.attempt_ends(outcome.trial)
+        ends = self.store.attempts.ends(outcome.trial)
         worker = ends[-1].worker
         retried = self._is_retried(outcome, ends)
         if outcome.ending is Ending.DIED and not retried:
             outcome = replace(outcome, reason=f"{outcome.reason} It was so in {MAX_DEATHS} attempts.")
         self._record(outcome)
         if retried:
-            self.store.set_waiting(outcome.trial)
+            self.store.trials.set_waiting(outcome.trial)
         else:
             self._tell(outcome)
         if outcome.ending in (Ending.FAILED, Ending.DIED) and retried:
-            self.store.add_event("requeued", outcome.trial, outcome.attempt, worker=worker, why=str(outcome.ending))
+            self.store.events.add("requeued", outcome.trial, outcome.attempt, worker=worker, why=str(outcome.ending))
         judged = self._judged.get((outcome.trial, outcome.attempt))
         for name, reason in judged.quarantined.items() if judged else ():
-            self.store.add_event("quarantined", worker=name, reason=reason)
+            self.store.events.add("quarantined", worker=name, reason=reason)
 
     def take_up(self) -> None:
         """Let trials that a dead leader left running wait, to be resumed first."""
-        for trial in self.store.trials(TrialState.RUNNING):
-            ends = self.store.attempt_ends(trial.number)
+        for trial in self.store.trials.get_all(TrialState.RUNNING):
+            ends = self.store.attempts.ends(trial.number)
             attempt = ends[-1].attempt if ends else 0
             lost = deaths(ends, None)
             if lost < MAX_LOST_RUNS:
-                self.store.set_waiting(trial.number)
-                self.store.add_event("requeued", trial.number, attempt, why="the search was cut")
+                self.store.trials.set_waiting(trial.number)
+                self.store.events.add("requeued", trial.number, attempt, why="the search was cut")
                 continue
             reason = f"The search died with it in {lost} attempts."
             self._record(_failed(trial.number, attempt, reason))
@@ -75,9 +75,9 @@ class Endings:
 
     def prune_waiting(self, trial: int) -> None:
         """Prune a waiting trial, as somebody asked for; it keeps the scores that it has."""
-        attempt = self.store.latest_attempt(trial)
-        self.store.ask(trial)
-        self.store.add_event(str(Ending.PRUNED), trial, attempt or None, reason="Stopped as asked for.")
+        attempt = self.store.attempts.latest(trial)
+        self.store.trials.ask(trial)
+        self.store.events.add(str(Ending.PRUNED), trial, attempt or None, reason="Stopped as asked for.")
         self.store.study.tell(trial, state=TrialState.PRUNED)
 
     def _is_retried(self, outcome: Outcome, ends: list[AttemptEnd]) -> bool:
@@ -116,10 +116,10 @@ class Endings:
         return Fault.TRIAL
 
     def _record(self, outcome: Outcome) -> None:
-        self.store.end_attempt(outcome, self.devices)
+        self.store.attempts.end(outcome, self.devices)
         reason, seconds = outcome.reason, outcome.seconds
-        self.store.add_event(str(outcome.ending), outcome.trial, outcome.attempt, reason=reason, seconds=seconds)
-        self.store.set_attributes(outcome.trial, outcome_attributes(outcome))
+        self.store.events.add(str(outcome.ending), outcome.trial, outcome.attempt, reason=reason, seconds=seconds)
+        self.store.trials.set_attributes(outcome.trial, outcome_attributes(outcome))
 
     def _tell(self, outcome: Outcome) -> None:
         """Give Optuna the end of a trial in its own terms."""
@@ -131,7 +131,7 @@ class Endings:
                 self.store.study.tell(outcome.trial, state=TrialState.PRUNED)
             case Ending.DIVERGED | Ending.INFEASIBLE:
                 # TPE avoids what violates a constraint; it learns nothing from failed trials.
-                self.store.set_constraint(outcome.trial, CONSTRAINT, VIOLATED)
+                self.store.trials.set_constraint(outcome.trial, CONSTRAINT, VIOLATED)
                 self.store.study.tell(outcome.trial, state=TrialState.PRUNED)
             case Ending.FAILED | Ending.DIED:
                 self.store.study.tell(outcome.trial, state=TrialState.FAIL)

@@ -20,7 +20,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.messages import Outcome, Probe, Progress, Report
 from hpo.search.workload import FORWARD, Floats, Work, Workload
 from hpo.space.search_space import SearchSpace
-from hpo.store.records import AttemptRecord, Reached
+from hpo.store.attempts import AttemptRecord, Reached
 from hpo.training.micro_batch import MemoryKey, memory_key
 
 UPDATE_SHARE, BELIEF = 0.1, 0.3

@@ -22,8 +22,7 @@ from hpo.search.pruners import build_pruner
 from hpo.search.samplers import build_sampler
 from hpo.space.search_space import SearchSpace
 from hpo.store.engine import open_database
-from hpo.store.records import StudyRecord, refuse_other_semantics
-from hpo.store.studies import StudyStore
+from hpo.store.study_store import StudyRecord, StudyStore, refuse_other_semantics
 
 MAX_NAMED = 6
 # What a later start of the same study may change; texts and space are compared by their content.
@@ -74,7 +73,7 @@ def leading(
         store = StudyStore(database, config.study, build_sampler(config, space), build_pruner(config))
         with store.transaction():
             lease = acquire_lease(store)
-            last_event = store.newest_event()
+            last_event = store.events.newest()
             stored = store.record()
             if stored is None:
                 _refuse_foreign_study(store)
@@ -96,7 +95,7 @@ def leading(
 
 def _refuse_foreign_study(store: StudyStore) -> None:
     """Raise StudyMismatchError if a study that hpo did not record is more than an empty name."""
-    if store.states() or store.study.directions != [StudyDirection.MAXIMIZE]:
+    if store.trials.count() or store.study.directions != [StudyDirection.MAXIMIZE]:
         raise StudyMismatchError(
             f"The study {store.name!r} is in the store, but was not made by hpo. Start a new study with --study NAME. "
             "Nothing was changed."

@@ -14,8 +14,9 @@ import psutil
 
 from hpo.errors import StoreError, StudyLedError
 from hpo.store.engine import Database
-from hpo.store.records import LeaseRecord
-from hpo.store.studies import StudyStore, renew_lease
+from hpo.store.leases import LeaseRecord, lock_lease, renew_lease, take_lease
+from hpo.store.rows import StudyRows
+from hpo.store.study_store import StudyStore
 
 LEASE_SECONDS = 30.0
 RENEWAL_SECONDS = 10.0
@@ -37,8 +38,8 @@ class Lease:
         Raises:
             StudyLedError: another process has taken the lease over.
         """
-        if not self._store.renew_lease(self.fence, LEASE_SECONDS):
-            lease = self._store.lease()
+        if not renew_lease(self._store.rows, self.fence, LEASE_SECONDS):
+            lease = lock_lease(self._store.rows)
             taken = f"is now led by {_leader(lease)}" if lease.fence > self.fence else "has been deleted"
             raise StudyLedError(f"The study {self._store.name!r} {taken}; this search ends and writes nothing more.")
         self._confirmed_at = time.monotonic()
@@ -53,7 +54,7 @@ class Lease:
 
     def release(self) -> None:
         """End the lease, so that the next start need not wait for it."""
-        self._store.renew_lease(self.fence, 0.0)
+        renew_lease(self._store.rows, self.fence, 0.0)
 
 
 def acquire_lease(store: StudyStore) -> Lease:
@@ -62,14 +63,14 @@ def acquire_lease(store: StudyStore) -> Lease:
     Raises:
         StudyLedError: another process leads the study; says which, since when and for how long at least.
     """
-    lease = store.lease()
+    lease = lock_lease(store.rows)
     if leader := leader_of(lease):
         raise StudyLedError(
             f"The study {store.name!r} is led by {leader}. Wait for it, or stop it; if it is gone, its lease "
             f"lapses in {lease.expires_at - lease.now:.0f} seconds. Or start another study with --study NAME."
         )
-    store.take_lease(
-        fence=lease.fence + 1, host=socket.gethostname(), pid=os.getpid(),
+    take_lease(
+        store.rows, fence=lease.fence + 1, host=socket.gethostname(), pid=os.getpid(),
         process_started=_started(psutil.Process()), machine=machine_id(), seconds=LEASE_SECONDS,
     )  # fmt: skip
     return Lease(store, lease.fence + 1)
@@ -84,7 +85,7 @@ def renewed_lease(database: Database, store: StudyStore, fence: int) -> Iterator
         while not done.wait(RENEWAL_SECONDS):
             try:
                 with database.transaction() as connection:
-                    if not renew_lease(connection, store.study_id, fence, LEASE_SECONDS):
+                    if not renew_lease(StudyRows(store.rows.study_id, connection), fence, LEASE_SECONDS):
                         return  # Another leads; the next verb says who.
             except StoreError as error:
                 # The database may be back before the lease is over; the next verb says so if not.

@@ -28,10 +28,9 @@ from hpo.search.enumeration import ENUMERATIONS, EnumeratingSampler
 from hpo.search.forecasts import Forecasts
 from hpo.search.samplers import SAMPLERS, FixedTrials, derived_seed, sampler_of, seed_of, startup_trials
 from hpo.space.search_space import SearchSpace
-from hpo.store.optuna_adapter import row_of, storage_of
-from hpo.store.records import AttemptRecord
-from hpo.store.studies import StudyStore
-from hpo.store.transactions import quiet_optuna
+from hpo.store.attempts import AttemptRecord
+from hpo.store.optuna_adapter import quiet_optuna, row_of, storage_of
+from hpo.store.study_store import StudyStore
 
 MAX_DEFERRED = 8
 """Proposals that wait because they take longer than there is time; beyond as many, one that fits is drawn at random."""
@@ -106,7 +105,7 @@ class Proposals:
         """Begin an attempt at the first trial that fits; None if there is none."""
         if self._lacks_noise():
             self.store.study.enqueue_trial(self._default())
-        waits = self.store.trials(TrialState.WAITING)
+        waits = self.store.trials.get_all(TrialState.WAITING)
         must_train = self._must_train(request)
         # Deferred trials that somebody pruned, and those of a transaction that was rolled back, are forgotten.
         numbers = {trial.number for trial in waits}
@@ -115,10 +114,10 @@ class Proposals:
         for waiting, sampler in self._candidates(waits, request, must_train):
             if waiting is None and sampler is None and (slow := self._slow_proposal()):
                 return slow
-            proposed = None if waiting is not None else self._proposed.get(self.store.size())
-            trial = self.store.ask(waiting, sampler or (None if proposed is None else _fixed_sampler(proposed)))
+            proposed = None if waiting is not None else self._proposed.get(self.store.trials.count())
+            trial = self.store.trials.ask(waiting, sampler or (None if proposed is None else _fixed_sampler(proposed)))
             if sampler is not None:
-                self.store.set_attributes(trial.number, {"proposed_by": "random"})
+                self.store.trials.set_attributes(trial.number, {"proposed_by": "random"})
             values = self.space.suggest(trial)
             hyperparameters = self.space.hyperparameters(values)
             if must_train or self.forecasts.fits(trial.number, hyperparameters, request.seconds):
@@ -130,7 +129,7 @@ class Proposals:
 
     def with_weights(self) -> set[int]:
         """Return the best so far, as many as are kept."""
-        return {number for _, number in self.store.tally().best(weights_kept(self.config))}
+        return {number for _, number in self.store.trials.statistics().best(weights_kept(self.config))}
 
     def _candidates(
         self, waits: Sequence[FrozenTrial], request: TrialRequest, must_train: bool
@@ -145,7 +144,7 @@ class Proposals:
             if not request.avoids(number) and (known is None or self.forecasts.fits(number, known, request.seconds)):
                 yield number, None
         most = self.config.budget.most_trials
-        allowed = math.inf if most is None else most - self.store.size()
+        allowed = math.inf if most is None else most - self.store.trials.count()
         if self._has_stalled():
             return
         while len(self._deferred) < MAX_DEFERRED:
@@ -156,15 +155,15 @@ class Proposals:
                 return
             yield None, None
             allowed -= 1
-        if allowed > 0 and (short := self._random_draw(self.store.size(), request)):
+        if allowed > 0 and (short := self._random_draw(self.store.trials.count(), request)):
             yield None, short
 
     def _slow_proposal(self) -> SlowProposal | None:
         """Return that a slow sampler is to propose first; None where it has, or the sampler is quick."""
-        number = self.store.size()
+        number = self.store.trials.count()
         if not SAMPLERS[self._sampler].takes_long or number in self._proposed:
             return None
-        study, trials = self.store.study, self.store.trials()
+        study, trials = self.store.study, self.store.trials.get_all()
 
         def propose() -> None:
             self._proposed = {number: proposed_parameters(study, trials, number, self.space)}
@@ -189,7 +188,7 @@ class Proposals:
 
     def _begun(self, number: int, hyperparameters: Hyperparameters, request: TrialRequest) -> AttemptRecord:
         self._deferred.pop(number, None)
-        attempt = self.store.latest_attempt(number) + 1
+        attempt = self.store.attempts.latest(number) + 1
         return begin_attempt(
             self.store, request, self.forecasts, hyperparameters, trial=number, attempt=attempt,
             seed=seed_of(self.config, number, hyperparameters), score_to_beat=self._score_to_beat(),
@@ -201,26 +200,27 @@ class Proposals:
 
         A forecast may be wrong by far on a busy machine, and what does not end in time is paused and resumed.
         """
-        nothing = not self.store.tally().states[TrialState.COMPLETE] and not self.store.trials(TrialState.RUNNING)
+        trials = self.store.trials
+        nothing = not trials.statistics().states[TrialState.COMPLETE] and not trials.get_all(TrialState.RUNNING)
         return nothing and request.seconds > 0
 
     def _defer(self, number: int, hyperparameters: Hyperparameters) -> None:
         """Let a trial wait for shorter ones to be known, or for the next run; it keeps its parameters."""
         if number not in self._deferred:
-            self.store.add_event("too_long", number)
+            self.store.events.add("too_long", number)
         self._deferred[number] = hyperparameters
-        self.store.set_waiting(number)
+        self.store.trials.set_waiting(number)
 
     def _score_to_beat(self) -> float | None:
         """Return the score of the last of those trials whose weights are kept; None while there is room."""
         kept = weights_kept(self.config)
-        best = self.store.tally().best(kept)
+        best = self.store.trials.statistics().best(kept)
         return best[-1][0] if len(best) == kept else None
 
     def _has_tried_all(self) -> bool:
         """Return whether the sampler tries every combination once, and has."""
         sampler = self.store.study.sampler
-        return isinstance(sampler, EnumeratingSampler) and sampler.next_untried(self.store.trials()) is None
+        return isinstance(sampler, EnumeratingSampler) and sampler.next_untried(self.store.trials.get_all()) is None
 
     def _default(self) -> dict[str, Any]:
         return self.space.sampled(self.space.default_values())
@@ -232,12 +232,14 @@ class Proposals:
         is tried once.
         """
         patience, search = self.config.budget.patience, self.config.search
-        if patience is None or self.store.tally().states.total() < max(patience, REPEAT_DEFAULT_AFTER_TRIALS):
+        if patience is None or self.store.trials.statistics().states.total() < max(
+            patience, REPEAT_DEFAULT_AFTER_TRIALS
+        ):
             return False
         default, most = self.space.default_values(), self.config.budget.most_trials
         if not search.repeat_default or self._sampler in ENUMERATIONS or "seed" in default:
             return False
-        trials = self.store.trials()
+        trials = self.store.trials.get_all()
         known = sum(trial.system_attrs.get("fixed_params") == self._default() for trial in trials)
         return known == 1 and (most is None or len(trials) < most)
 
@@ -245,22 +247,22 @@ class Proposals:
         patience = self.config.budget.patience
         if patience is None:
             return False
-        tally = self.store.tally()
-        stalled = has_stalled(tally.bests, noise_floor(tally.default_values), patience)
+        statistics = self.store.trials.statistics()
+        stalled = has_stalled(statistics.bests, noise_floor(statistics.default_values), patience)
         if stalled:
             self.ended_because = f"The last {patience} trials brought no improvement above the noise floor."
         return stalled
 
     def _proposer(self, number: int) -> str:
         """Return who proposed a trial that is about to begin."""
-        trial = self.store.trial(number)
+        trial = self.store.trials.get(number)
         if (known := trial.user_attrs.get("proposed_by")) is not None:
             return str(known)
         fixed = trial.system_attrs.get("fixed_params")
         if fixed is not None:
             return "default" if fixed == self._default() else "enqueued"
         name = self._sampler
-        waits_for, ended = SAMPLERS[name].waits_for, self.store.tally().states
+        waits_for, ended = SAMPLERS[name].waits_for, self.store.trials.statistics().states
         start_up = waits_for and sum(ended[state] for state in waits_for) < startup_trials(self.config)
         return "start-up" if start_up else name
 
@@ -277,10 +279,12 @@ def begin_attempt(
         confirms=confirms,
     )  # fmt: skip
     capacity = request.capacity
-    store.begin_attempt(record, request=request.name, worker=capacity.worker, device=capacity.device)
-    store.add_event("begun", trial, attempt, worker=capacity.worker)
+    store.attempts.begin(record, request=request.name, worker=capacity.worker, device=capacity.device)
+    store.events.add("begun", trial, attempt, worker=capacity.worker)
     attributes: dict[str, Any] = {"learning_rate": hyperparameters.learning_rate, "seed": seed}
-    store.set_attributes(trial, attributes if proposed_by is None else {**attributes, "proposed_by": proposed_by})
+    store.trials.set_attributes(
+        trial, attributes if proposed_by is None else {**attributes, "proposed_by": proposed_by}
+    )
     return record
 
 

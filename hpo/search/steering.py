@@ -20,9 +20,9 @@ from hpo.space.parameters import Parameter
 from hpo.space.relative_rate import base_rate
 from hpo.space.search_space import SearchSpace
 from hpo.store.engine import Database
-from hpo.store.listing import chosen_study, confirmation_of, study_names
-from hpo.store.records import LeaseRecord, refuse_other_semantics
-from hpo.store.studies import StudyStore
+from hpo.store.leases import LeaseRecord, lock_lease
+from hpo.store.studies import chosen_study, confirmation_of, study_names
+from hpo.store.study_store import StudyStore, refuse_other_semantics
 
 UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
 
@@ -51,8 +51,8 @@ def enqueue(
         refuse_other_semantics(store.name, record.versions)
         space = SearchSpace.from_mapping(record.space, f"of the study {store.name}")
         values = fitted(space, given, source)
-        trial = store.enqueue(space.sampled(values))
-        store.add_event("enqueued", trial)
+        trial = store.trials.enqueue(space.sampled(values))
+        store.events.add("enqueued", trial)
         made = space.hyperparameters(values)
         varied = [parameter.name for parameter in space.parameters if parameter.is_sampled]
         return trial, {name: getattr(made, name) for name in varied if name in values}
@@ -66,18 +66,18 @@ def ask_to_stop(database: Database, study: str | None, trial: int | None = None)
     """
     store = _opened(database, study)
     with store.transaction():
-        leader = leader_of(store.lease())
+        leader = leader_of(lock_lease(store.rows))
         if leader is None:
             raise ConfigurationError(f"Nobody leads the study {store.name!r} now, so there is nothing to stop.")
         if trial is not None:
             _refuse_finished(store, trial)
-        store.add_event("stop_asked", trial)
+        store.events.add("stop_asked", trial)
     # Only then: who begins a confirmation checks first whether the search was told to end.
     if trial is None and (confirmation := confirmation_of(store.name)) in study_names(database):
         # One process leads both, and listens to the study that it trains for.
         runs = _opened(database, confirmation)
         with runs.transaction():
-            runs.add_event("stop_asked")
+            runs.events.add("stop_asked")
     return store.name, leader
 
 
@@ -116,7 +116,7 @@ def _opened(database: Database, study: str | None) -> StudyStore:
 
 
 def _refuse_finished(store: StudyStore, trial: int) -> None:
-    states = store.states()
+    states = {one.number: one.state for one in store.trials.get_all()}
     if trial not in states:
         raise ConfigurationError(
             f"The study {store.name!r} has no trial {trial}; those in it are 0 to {len(states) - 1}."

@@ -300,6 +300,10 @@ def _local(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
 
 
+UNFINISHED = sa.text("trials.state IN ('RUNNING', 'WAITING')")
+"""In plain SQL: SQLite would use no index with the `= 1` that SQLAlchemy writes behind a Boolean column."""
+
+
 # -- storages over a storage
 
 
@@ -319,3 +323,14 @@ PassingStorage: Any = type(
     "PassingStorage", (BaseStorage,), {name: _passes_on(name) for name in BaseStorage.__abstractmethods__}
 )
 """A storage that passes on to its `backend` what a subclass does not do itself."""
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Keep Optuna from announcing a study that we announce ourselves."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)

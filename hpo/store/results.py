@@ -1,24 +1,44 @@
-"""Results of a study: trials, the runs that confirm them, baselines, looks at the test split. Writes nothing."""
+"""Results of a study: trials, the runs that confirm them, baselines, evaluations on the test split. Writes nothing."""
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import RowMapping
 
 from hpo.config.hyperparameters import with_later_fields
 from hpo.errors import ConfigurationError, NoResultError, StoreError
-from hpo.messages import Ending, HeldOutEvaluation, Scores, Slice
+from hpo.messages import Ending, HeldOutEvaluation, Scores
+from hpo.store.attempts import BEST_OF_TRIAL, held_out_from_json, scores_from_json
 from hpo.store.engine import Database
-from hpo.store.listing import chosen_study, confirmation_of
+from hpo.store.events import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT, EventLog
 from hpo.store.optuna_adapter import StudyModel
-from hpo.store.records import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT, held_out_from_json, scores_from_json
-from hpo.store.studies import CONFIRMS_ATTRIBUTE, UID_ATTRIBUTE, UNSEEN_ATTRIBUTE
-from hpo.store.tables import attempts, evaluations, events, studies
+from hpo.store.rows import STUDY, StudyRows
+from hpo.store.studies import confirmation_of, opened_study
+from hpo.store.study_store import (
+    CONFIRMS_ATTRIBUTE,
+    METRIC_ATTRIBUTE,
+    STUDY_ROW,
+    UID_ATTRIBUTE,
+    UNSEEN_ATTRIBUTE,
+    made_from,
+)
+from hpo.store.tables import attempts, evaluations
+
+_BEST_NAMES = ("train_score", "validation_scores", "train_scores", "reading", "epoch")
+_ATTEMPTS = (
+    sa.select(attempts, *(evaluations.c[name] for name in _BEST_NAMES))
+    .join(evaluations, BEST_OF_TRIAL, isouter=True)
+    .where(attempts.c.study_id == STUDY)
+)
+"""Attempts, each with the best full evaluation of its trial."""
+_BY_NUMBER = _ATTEMPTS.order_by(attempts.c.attempt)
+_CONFIRMED = _ATTEMPTS.where(attempts.c.ending == str(Ending.COMPLETED)).order_by(attempts.c.ended_at)
+_NAMED = sa.select(StudyModel.study_id).where(StudyModel.study_name == sa.bindparam("study_name"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +49,7 @@ class TrialResult:
     state: str
     """COMPLETE, PRUNED, FAIL, RUNNING or WAITING, as Optuna names them."""
     ending: str | None
-    """Of its newest attempt, as `hpo.messages.Ending`; None where that is not over."""
+    """Of its newest attempt, as `hpo.messages.Ending`; None where that has not ended."""
     score: float | None
     """Objective of a completed trial at its best full evaluation; else its newest one, if any."""
     train_score: float | None
@@ -40,6 +60,10 @@ class TrialResult:
     """Where its newest evaluation stands, in per mille of the longest trial."""
     seconds: float | None
     seed: int | None
+    device: str | None = None
+    """Of its newest attempt, as torch writes it."""
+    ended_at: float | None = field(default=None, compare=False)
+    """When that attempt ended, in seconds since 1970 by the database's clock; None where it has not."""
     proposed_by: str
     reason: str
     configuration: Mapping[str, Any]
@@ -60,7 +84,7 @@ class TrialResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfirmingRun:
-    """A trial of the search, trained again on a fresh seed; it is over."""
+    """A completed run: a trial of the search, trained again on a fresh seed."""
 
     trial: int
     """Its own number, in the study of the confirmation."""
@@ -78,7 +102,7 @@ class ConfirmingRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedRun:
-    """A confirming run that is over and has no score: it diverged, was out of memory, failed or was given up."""
+    """A confirming run that ended without a score: it diverged, was out of memory, failed or was pruned."""
 
     trial: int
     """Its own number, in the study of the confirmation."""
@@ -88,16 +112,12 @@ class FailedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TestEvaluation:
-    """One look at the test split."""
+    """One evaluation on the test split."""
 
     trial: int
-    scores: Scores
-    slices: tuple[Slice, ...]
+    held_out: HeldOutEvaluation
     read_at: float = field(compare=False)
     """Seconds since 1970."""
-    deviations: tuple[float, ...] = ()
-    """As `hpo.messages.HeldOutEvaluation` has them."""
-    of_a_unit: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +126,7 @@ class StudyResults:
 
     name: str
     uid: str = ""
-    """Tells it from another study of its name, in this store or another."""
+    """Distinguishes it from another study of its name, in this store or another."""
     configuration: Mapping[str, Any]
     space: Mapping[str, Any] = field(default_factory=dict)
     """Its search space, as a space file has it."""
@@ -120,11 +140,11 @@ class StudyResults:
     failed_runs: tuple[FailedRun, ...] = ()
     """By their numbers."""
     unfinished_runs: int = 0
-    """Runs that confirm, have begun and are not over."""
+    """Number of confirming runs that have begun and not ended."""
     confirmed_on_unseen: bool
     """Whether rows of validation were kept for the confirmation."""
     audited: frozenset[int]
-    """Trials that the pruner gave up, drawn at random, and that were trained to their end all the same."""
+    """Trials that the pruner would have stopped, drawn at random, and that were trained to their end all the same."""
     baselines: Mapping[str, HeldOutEvaluation]
     """Name of a baseline -> what it scored on the rows of the confirmation."""
     test: tuple[TestEvaluation, ...]
@@ -134,7 +154,7 @@ class StudyResults:
 
     @property
     def has_test_split(self) -> bool:
-        """Whether rows were set apart that nothing is chosen by."""
+        """Whether there are rows that nothing is chosen by."""
         data = self.configuration.get("data", {})
         return data.get("test") is not None or bool(data.get("test_fraction"))
 
@@ -184,33 +204,37 @@ class StudyResults:
 def read_results(database: Database, name: str | None = None) -> StudyResults:
     """Return one study's results.
 
-    Args:
-        database: the store.
-        name: the study; None for the only one of the store.
-
     Raises:
-        ConfigurationError: no such study, or several where none was named.
-        NoResultError: there is no study yet.
+        ConfigurationError, NoResultError: as `opened_study` does.
         StoreError: a study that hpo did not make.
     """
-    with database.reading() as connection:
-        study_id, name = chosen_study(database, name)
-        attributes = database.storage.get_study_user_attrs(study_id)
-        row = connection.execute(sa.select(studies).where(studies.c.study_id == study_id)).mappings().first()
+    with opened_study(database, name) as (name, rows):
+        storage, log = database.storage, EventLog(rows)
+        attributes = storage.get_study_user_attrs(rows.study_id)
+        row = rows.execute(STUDY_ROW).mappings().first()
         if row is None or row["uid"] != attributes.get(UID_ATTRIBUTE):
             raise StoreError(f"The study {name!r} was not made by hpo, which knows nothing of its configurations.")
+        newest = {row["trial"]: row for row in rows.execute(_BY_NUMBER).mappings()}
         return StudyResults(
             name=name,
             uid=row["uid"],
-            **{name: json.loads(row[name]) for name in ("configuration", "space", "versions")},
-            data_fingerprint=row["data_fingerprint"],
+            **made_from(row),
             measurements=json.loads(row["measurements"] or "{}"),
-            metric=attributes["hpo:metric"],
-            trials=_trials(connection, study_id, database.storage.get_all_trials(study_id)),
-            **_confirmation(database, connection, name),
-            audited=frozenset(trial for trial, _, _ in _logged(connection, study_id, AUDIT_EVENT)),
-            baselines=_baselines(connection, study_id),
-            test=_test_evaluations(connection, study_id),
+            metric=attributes[METRIC_ATTRIBUTE],
+            trials=tuple(_trial(one, newest.get(one.number)) for one in storage.get_all_trials(rows.study_id)),
+            **_confirmation(database, rows, name),
+            audited=frozenset(event.trial for event in log.all(AUDIT_EVENT) if event.trial is not None),
+            baselines={
+                event.detail["name"]: held_out_from_json(event.detail["reading"]) for event in log.all(BASELINE_EVENT)
+            },
+            test=tuple(
+                TestEvaluation(
+                    trial=event.trial or 0,
+                    held_out=held_out_from_json(event.detail["reading"]),
+                    read_at=event.happened_at,
+                )
+                for event in log.all(TEST_EVENT)
+            ),
             confirms=attributes.get(CONFIRMS_ATTRIBUTE),
         )
 
@@ -231,100 +255,53 @@ def read_search(database: Database, name: str | None = None) -> StudyResults:
     return results
 
 
-def _trials(connection: Connection, study_id: int, frozen: Sequence[FrozenTrial]) -> tuple[TrialResult, ...]:
-    rows = sa.select(attempts).where(attempts.c.study_id == study_id).order_by(attempts.c.attempt)
-    newest = {row["trial"]: dict(row) for row in connection.execute(rows).mappings()}
-    names = ("trial", "attempt", "rung", "train_score", "validation_scores", "epoch")
-    rows = sa.select(*(evaluations.c[name] for name in names)).where(evaluations.c.study_id == study_id)
-    told = connection.execute(rows).mappings()
-    best = {(row["trial"], row["attempt"], row["rung"]): dict(row) for row in told}
-    return tuple(_trial(trial, newest.get(trial.number, {}), best) for trial in frozen)
-
-
-def _trial(
-    trial: FrozenTrial, attempt: Mapping[str, Any], best: Mapping[tuple[int, int, int], Mapping[str, Any]]
-) -> TrialResult:
-    at_best = best.get((trial.number, attempt.get("best_attempt") or 0, attempt.get("best_rung") or 0), {})
+def _trial(trial: FrozenTrial, attempt: RowMapping | None) -> TrialResult:
+    """Return a trial with its newest attempt and its best evaluation; None where hpo did not train it."""
+    of_attempt: dict[str, Any] = dict(attempt or {})
+    scores = of_attempt.get("validation_scores")
     newest = trial.intermediate_values.get(trial.last_step) if trial.last_step is not None else None
     return TrialResult(
         number=trial.number,
         state=trial.state.name,
-        **{name: attempt.get(name) for name in ("ending", "seconds", "seed")},
+        **{name: of_attempt.get(name) for name in ("ending", "seconds", "seed", "device", "ended_at", "train_score")},
         score=trial.values[0] if trial.values else newest,
-        train_score=at_best.get("train_score"),
-        validation=scores_from_json(at_best["validation_scores"]) if at_best else None,
-        best_epoch=at_best.get("epoch"),
+        validation=scores_from_json(scores) if scores else None,
+        best_epoch=of_attempt.get("epoch"),
         rung=trial.last_step,
         proposed_by=trial.user_attrs.get("proposed_by", ""),
-        reason=attempt.get("reason") or "",
-        configuration=with_later_fields(json.loads(attempt["configuration"])) if attempt else {},
+        reason=of_attempt.get("reason") or "",
+        configuration=with_later_fields(json.loads(of_attempt["configuration"])) if attempt else {},
         parameters=dict(trial.params),
     )
 
 
-def _confirmation(database: Database, connection: Connection, name: str) -> dict[str, Any]:
+def _confirmation(database: Database, search: StudyRows, name: str) -> dict[str, Any]:
     """Return the runs that confirm trials of a study, those without a score, and whether the rows were unseen."""
     storage = database.storage
-    named = sa.select(StudyModel.study_id).where(StudyModel.study_name == confirmation_of(name))
-    study_id = connection.execute(named).scalar()
+    study_id = search.execute(_NAMED, study_name=confirmation_of(name)).scalar()
     if study_id is None:
         return {"confirmation": (), "failed_runs": (), "confirmed_on_unseen": False}
-    unseen = storage.get_study_user_attrs(study_id).get(UNSEEN_ATTRIBUTE, False)
-    best = sa.and_(
-        attempts.c.study_id == evaluations.c.study_id,
-        attempts.c.trial == evaluations.c.trial,
-        attempts.c.best_attempt == evaluations.c.attempt,
-        attempts.c.best_rung == evaluations.c.rung,
-        attempts.c.ending == str(Ending.COMPLETED),
-    )
-    columns = (evaluations, attempts.c.seed, attempts.c.seconds.label("of_run"))
-    rows = sa.select(*columns).join(attempts, best).where(attempts.c.study_id == study_id).order_by(attempts.c.ended_at)
     runs = storage.get_all_trials(study_id)
-    confirms = {trial.number: trial.user_attrs.get(CONFIRMS_ATTRIBUTE) for trial in runs}
+    confirms = {run.number: run.user_attrs.get(CONFIRMS_ATTRIBUTE) for run in runs}
+    completed = StudyRows(study_id, search.connection).execute(_CONFIRMED).mappings()
     return {
-        "confirmation": tuple(_run(row, confirms[row["trial"]]) for row in connection.execute(rows).mappings()),
+        "confirmation": tuple(_run(row, confirms[row["trial"]]) for row in completed if row["reading"]),
         "failed_runs": tuple(
-            FailedRun(trial=trial.number, confirms=trial.user_attrs[CONFIRMS_ATTRIBUTE])
-            for trial in runs
-            if trial.state in (TrialState.FAIL, TrialState.PRUNED) and CONFIRMS_ATTRIBUTE in trial.user_attrs
+            FailedRun(trial=run.number, confirms=run.user_attrs[CONFIRMS_ATTRIBUTE])
+            for run in runs
+            if run.state in (TrialState.FAIL, TrialState.PRUNED) and CONFIRMS_ATTRIBUTE in run.user_attrs
         ),
         # One that waits may never have begun: it did not fit into the time.
-        "unfinished_runs": sum(trial.datetime_start is not None and not trial.state.is_finished() for trial in runs),
-        "confirmed_on_unseen": bool(unseen),
+        "unfinished_runs": sum(run.datetime_start is not None and not run.state.is_finished() for run in runs),
+        "confirmed_on_unseen": bool(storage.get_study_user_attrs(study_id).get(UNSEEN_ATTRIBUTE, False)),
     }
 
 
 def _run(row: RowMapping, confirms: Any) -> ConfirmingRun:
     return ConfirmingRun(
-        **{name: row[name] for name in ("trial", "seed", "epoch")},
+        **{name: row[name] for name in ("trial", "seed", "epoch", "seconds")},
         confirms=confirms,
         held_out=held_out_from_json(row["reading"]),
         validation=scores_from_json(row["validation_scores"]),
         train=scores_from_json(row["train_scores"]) if row["train_scores"] else None,
-        seconds=row["of_run"],
     )
-
-
-def _baselines(connection: Connection, study_id: int) -> dict[str, HeldOutEvaluation]:
-    logged = _logged(connection, study_id, BASELINE_EVENT)
-    return {detail["name"]: held_out_from_json(detail["reading"]) for _, detail, _ in logged}
-
-
-def _test_evaluations(connection: Connection, study_id: int) -> tuple[TestEvaluation, ...]:
-    found = []
-    for trial, detail, happened_at in _logged(connection, study_id, TEST_EVENT):
-        reading = held_out_from_json(detail["reading"])
-        found.append(
-            TestEvaluation(
-                trial=trial, scores=reading.scores, slices=reading.slices, read_at=happened_at,
-                deviations=reading.deviations, of_a_unit=reading.of_a_unit,
-            )
-        )  # fmt: skip
-    return tuple(found)
-
-
-def _logged(connection: Connection, study_id: int, kind: str) -> Iterator[tuple[int, dict[str, Any], float]]:
-    """Yield (trial, detail, when) of a study's events of one kind, in their order."""
-    which = sa.and_(events.c.study_id == study_id, events.c.kind == kind)
-    for row in connection.execute(sa.select(events).where(which).order_by(events.c.event_id)):
-        yield row.trial, json.loads(row.detail), row.happened_at

@@ -1,4 +1,4 @@
-"""Our tables beside Optuna's. Times are seconds since 1970 in UTC by the database's clock.
+"""Tables of ours, beside Optuna's. Times are seconds since 1970 in UTC by the database's clock.
 
 No foreign key points into Optuna's tables: a lock of ours must never wait for one of theirs, and whoever deletes a
 study with Optuna's own tools must succeed. `hpo_studies.uid` tells a study from a later one of the same number.
@@ -37,7 +37,7 @@ UNFINISHED = sa.text("state IN ('RUNNING', 'WAITING')")
 studies = sa.Table(
     "hpo_studies",
     metadata,
-    sa.Column("study_id", sa.Integer, primary_key=True),
+    sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("name", sa.String(512)),  # as Optuna has it, for the leaderboard
     sa.Column("uid", sa.String(32), nullable=False),
     sa.Column("configuration", sa.Text, nullable=False),  # JSON: the whole study file, defaults included, no password
@@ -51,7 +51,7 @@ studies = sa.Table(
 leases = sa.Table(
     "hpo_leases",
     metadata,
-    sa.Column("study_id", sa.Integer, primary_key=True),
+    sa.Column("study_id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("fence", RowNumber, nullable=False),  # rises with each leader; a verb of an older one is refused
     sa.Column("host", sa.String(255), nullable=False),
     sa.Column("pid", sa.Integer, nullable=False),
@@ -137,3 +137,26 @@ events = sa.Table(
     sa.Column("detail", sa.Text, nullable=False),  # JSON
     sa.Index("hpo_events_by_kind", "study_id", "kind", "event_id"),
 )
+
+OPTUNA_INDEXES = (
+    "CREATE INDEX IF NOT EXISTS hpo_trials_by_number ON trials (study_id, number)",
+    "CREATE INDEX IF NOT EXISTS hpo_trials_by_state ON trials (study_id, state)",
+)
+"""Indexes on Optuna's table of trials."""
+LEADERBOARD = """
+CREATE VIEW hpo_leaderboard AS
+SELECT hpo_studies.name AS study, hpo_trials.trial AS trial, hpo_trials.state AS state, hpo_trials.score AS score,
+       best.train_score AS train_score, best.epoch AS best_epoch, last.attempt AS attempts, last.seconds AS seconds,
+       last.reason AS reason, last.configuration AS configuration
+FROM hpo_trials
+JOIN hpo_studies ON hpo_studies.study_id = hpo_trials.study_id
+LEFT JOIN hpo_attempts AS last
+  ON last.study_id = hpo_trials.study_id AND last.trial = hpo_trials.trial
+  AND last.attempt = (SELECT max(attempt) FROM hpo_attempts
+                      WHERE study_id = hpo_trials.study_id AND trial = hpo_trials.trial)
+LEFT JOIN hpo_evaluations AS best
+  ON best.study_id = last.study_id AND best.trial = last.trial AND best.attempt = last.best_attempt
+  AND best.rung = last.best_rung
+ORDER BY hpo_studies.name, CASE WHEN hpo_trials.state = 'COMPLETE' THEN 0 ELSE 1 END, hpo_trials.score DESC
+"""
+"""The view for plain SQL, on our tables alone: one on Optuna's would keep it from changing them."""

@@ -1,21 +1,67 @@
-"""Optuna's trials of one study in memory: read once, and then kept by what is written through it.
+"""Cache of Optuna's trials of one study: read once, and then kept by what is written through it.
 
 Optuna's own cache reads every unfinished trial with all of its rows, whenever anything is read; with many in training
 that is most of what a verb costs. Here a transaction asks once which trials others have changed, and reads those.
 """
 
+import bisect
 import copy
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import sqlalchemy as sa
 from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.store import statements
-from hpo.store.optuna_adapter import JoiningStorage, PassingStorage, row_of
-from hpo.store.trial_statistics import TrialStatistics
+from hpo.messages import Ending
+from hpo.store.optuna_adapter import UNFINISHED, JoiningStorage, PassingStorage, TrialModel, row_of
+from hpo.store.rows import STUDY, TRIAL
+from hpo.store.tables import attempts
+
+_STATE = sa.select(TrialModel.trial_id, sa.cast(TrialModel.state, sa.String(16))).where(TrialModel.study_id == STUDY)
+STATES = sa.union(_STATE.where(UNFINISHED), _STATE.where(TrialModel.number >= TRIAL))
+"""Row and state of trials that are unfinished, and of all from `TRIAL` on."""
+_TRAINED = (
+    sa.select(attempts.c.trial)
+    .where(attempts.c.study_id == STUDY, attempts.c.ending == str(Ending.COMPLETED))
+    .where(attempts.c.trial.between(TRIAL, sa.bindparam("to_trial", type_=sa.Integer)))
+)
+"""The trials from `TRIAL` to another that hpo trained to their end."""
+
+
+@dataclass(slots=True)
+class TrialStatistics:
+    """Statistics of the finished trials of a study, kept as they end: no verb goes through all of them."""
+
+    states: Counter[TrialState] = field(default_factory=Counter)
+    """How many trials ended so."""
+    bests: list[float | None] = field(default_factory=list)
+    """The best value of those that hpo trained to their end, after each trial that ended, in the order in which they
+    did; None until there was one."""
+    default_values: list[float] = field(default_factory=list)
+    """Of trials of the default configuration."""
+    _ranked: list[tuple[float, int]] = field(default_factory=list)
+    """(value turned round, trial) of those that hpo trained to their end, rising."""
+
+    def add(self, trial: FrozenTrial, *, trained: bool) -> None:
+        """Take in a trial that has just ended; `trained` says whether hpo trained it to its end."""
+        self.states[trial.state] += 1
+        best = self.bests[-1] if self.bests else None
+        if trained and trial.state == TrialState.COMPLETE:
+            value = trial.values[0]
+            best = value if best is None else max(best, value)
+            bisect.insort(self._ranked, (-value, trial.number))
+            if trial.user_attrs.get("proposed_by") == "default":
+                self.default_values.append(value)
+        self.bests.append(best)
+
+    def best(self, most: int) -> list[tuple[float, int]]:
+        """Return (value, trial) of the best that hpo trained to their end, the best first; of equals the earlier."""
+        return [(-turned, trial) for turned, trial in self._ranked[:most]]
 
 
 class TrialCache(PassingStorage):  # type: ignore[misc]
@@ -40,7 +86,7 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
         self._numbers: dict[int, int] = {}
         self._unfinished: set[int] = set()
         self._unread: set[int] = set()
-        self._tally = TrialStatistics()
+        self._statistics = TrialStatistics()
         self._distributions: dict[str, BaseDistribution] = {}
         self._is_read = self._is_current = False
         # The first trial that is not known; later ones may be: another process may make one just before one of ours.
@@ -53,12 +99,12 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
 
     # -- what is read
 
-    def tally(self) -> TrialStatistics:
-        """Return what the finished trials come to."""
+    def statistics(self) -> TrialStatistics:
+        """Return statistics of the finished trials."""
         self._read()
-        return self._tally
+        return self._statistics
 
-    def size(self) -> int:
+    def count(self) -> int:
         """Return how many trials there are."""
         self._read()
         return len(self._trials)
@@ -75,7 +121,7 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         """Return the trials in one of `states`, or all, by number."""
-        assert study_id == self.study_id, "a picture is of one study"
+        assert study_id == self.study_id, "a cache is of one study"
         self._read()
         if states is None:
             trials = list(self._trials.values())
@@ -164,7 +210,7 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
     def _changed(self) -> set[int]:
         """Return the rows of trials that are not as they are known."""
         parameters = {"of_study": self.study_id, "of_trial": self._known_to}
-        now = set(self.backend.execute(statements.STATES, parameters))
+        now = set(self.backend.execute(STATES, parameters))
         unfinished = (self._trials[number] for number in self._unfinished)
         return {row for row, _ in now ^ {(row_of(trial), trial.state.name) for trial in unfinished}}
 
@@ -184,14 +230,14 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
             (self._unfinished.discard if trial.state.is_finished() else self._unfinished.add)(number)
         trained = self._trained([trial.number for trial in ended if trial.state == TrialState.COMPLETE])
         for trial in sorted(ended, key=lambda one: (one.datetime_complete or datetime.min, one.number)):
-            self._tally.add(trial, trained=trial.number in trained)
+            self._statistics.add(trial, trained=trial.number in trained)
 
     def _trained(self, complete: Sequence[int]) -> set[int]:
         """Return which trials are complete because hpo trained them to their end, and not by the word of another."""
         if not complete:
             return set()
         parameters = {"of_study": self.study_id, "of_trial": min(complete), "to_trial": max(complete)}
-        return {trial for (trial,) in self.backend.execute(statements.TRAINED, parameters)}
+        return {trial for (trial,) in self.backend.execute(_TRAINED, parameters)}
 
     def _add(self, trial_id: int, field: str, values: Mapping[Any, Any]) -> None:
         """Replace a trial by one in which `values` are added to a field."""

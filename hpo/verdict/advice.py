@@ -1,4 +1,4 @@
-"""What the trials of a search say about the next one: sentences with figures, none where there is nothing to say."""
+"""Advice on the next search, from the trials of this one: sentences with figures, where there is something to say."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,39 +13,36 @@ from hpo.space.domains import Choice, Constant, Domain, Range, as_yaml, is_numbe
 from hpo.space.parameters import Parameter
 from hpo.space.search_space import SearchSpace
 from hpo.store.results import StudyResults, TrialResult
-from hpo.verdict.judgement import judged
+from hpo.verdict.judgement import verdict_on
 from hpo.verdict.wording import amount, is_share
 
 ENOUGH_TRIALS = 12
-"""Completed trials below which nothing is said of how hyperparameters and scores go together."""
+"""Completed trials below which nothing is said of how scores depend on hyperparameters."""
 MANY_TRIALS = 50
-"""Below which that comes with a caution."""
-CHANCE = 0.05
-"""That anything is said which chance alone has brought, of a search in which nothing matters."""
+"""Completed trials below which that comes with a caution."""
 KINDS = 5
-"""Of what chance may bring: a gap, what it goes with, ends of ranges, what the score goes with, and data."""
-CHANCE_OF_KIND = CHANCE / KINDS
-"""Shared by all that a kind looks at (Bonferroni)."""
+"""Kinds of advice that chance may bring: gap, what it depends on, ends of ranges, what the score depends on, data."""
+SIGNIFICANCE = 0.05 / KINDS
+"""Significance level of each kind, shared by all its tests (Bonferroni): at 5% anything at all is said by chance."""
 WIDE_GAP, NARROW_GAP, NEARLY_ALL = 0.05, 0.01, 0.95
 HOLD_BACK = (
     "l1_strength", "l2_strength", "dropout", "attention_dropout", "kept_layers", "trained_layers", "data_fraction",
 )  # fmt: skip
-"""Hyperparameters that decide how closely a model can fit its training texts."""
+"""Hyperparameters that decide how closely a model can fit its training examples."""
 BEST = 5
-"""Trials that are looked at for ends of ranges."""
+"""Number of best trials, most of which must lie at an end of a range."""
 OUTER_PART = 0.1
-"""Of a range, in its own scale: what is at its end."""
+"""Share of a range, in its own scale, that is its end."""
 NATURAL_ENDS = (0, 1)
-"""Beyond which there is mostly nothing: no dropout is below 0, no share above 1, no number of epochs below 1."""
+"""Ends that are mostly not to be moved: no dropout is below 0, no share above 1, no number of epochs below 1."""
 PARTS = 4
-"""Into as many parts of like size the values of a number are divided, to see whether scores differ between them."""
+"""Number of equal parts that trials are divided into by a numeric hyperparameter, to compare scores between them."""
 MOST_NAMED = 3
 
 
 def advice(results: StudyResults) -> tuple[str, ...]:
     """Return what to do about the next search, the most important first."""
-    said = (*_fit(results), *_ends(results), *_last_third(results), *_importances(results), *_little_data(results))
-    return tuple(said)
+    return (*_fit(results), *_ends(results), *_last_third(results), *_importances(results), *_little_data(results))
 
 
 def _fit(results: StudyResults) -> list[str]:
@@ -67,18 +64,18 @@ def _fit(results: StudyResults) -> list[str]:
 
 
 def _gap_by_chance(results: StudyResults, trial: TrialResult) -> float:
-    """Return the gap that rows alone seldom bring, where scores are shares of them (binomial)."""
+    """Return the gap that rows alone seldom bring, where scores are shares of rows (binomial)."""
     asked = results.configuration.get("evaluation", {})
     rows = trial.validation.rows if trial.validation else 1
-    # Of the training rows no more are scored than at a rung, in each fold.
+    # In each fold no more training rows are scored than at a rung.
     of_training = min(rows, (asked.get("folds") or 1) * (asked.get("rung_rows") or rows))
     scored = ((trial.train_score or 0.0, of_training), (trial.score or 0.0, rows))
     variance = sum(max(0.0, score * (1 - score)) / count for score, count in scored)
-    return float(stats.norm.ppf(1 - CHANCE_OF_KIND) * variance**0.5)
+    return float(stats.norm.ppf(1 - SIGNIFICANCE) * variance**0.5)
 
 
 def _what_narrows(scored: Sequence[TrialResult]) -> str:
-    found = _going_together(scored, HOLD_BACK, [_gap(trial) for trial in scored])
+    found = _correlated(scored, HOLD_BACK, [_gap(trial) for trial in scored])
     if not found:
         return ""
     named = ", ".join(
@@ -91,8 +88,8 @@ def _gap(trial: TrialResult) -> float:
     return (trial.train_score or 0.0) - (trial.score or 0.0)
 
 
-def _going_together(trials: Sequence[TrialResult], names: Sequence[str], figures: Sequence[float]) -> dict[str, float]:
-    """Return the rank correlation (Spearman 1904) of figures with those numbers that they go with beyond chance."""
+def _correlated(trials: Sequence[TrialResult], names: Sequence[str], figures: Sequence[float]) -> dict[str, float]:
+    """Return the rank correlation (Spearman 1904) of figures with each hyperparameter, where it is significant."""
     tried: dict[str, tuple[float, float]] = {}
     for name in names:
         pairs = [
@@ -103,14 +100,14 @@ def _going_together(trials: Sequence[TrialResult], names: Sequence[str], figures
         if len(pairs) >= ENOUGH_TRIALS and all(len(set(side)) > 1 for side in zip(*pairs, strict=True)):
             found = stats.spearmanr(*zip(*pairs, strict=True))
             tried[name] = float(found.statistic), float(found.pvalue)
-    return {name: along for name, (along, chance) in tried.items() if chance * len(tried) < CHANCE_OF_KIND}
+    return {name: along for name, (along, chance) in tried.items() if chance * len(tried) < SIGNIFICANCE}
 
 
 def _ends(results: StudyResults) -> list[str]:
-    """Say at which ends of its ranges most of the best trials lie, if those at an end rank higher than the others.
+    """Say at which ends of ranges most of the best trials lie, if trials at that end rank higher than the others.
 
-    That the best lie there is not enough: a sampler proposes more of what was lucky, so of scores that are noise four
-    of the best five lie at some end of ten ranges in one search of six.
+    That the best lie there is not enough: a sampler proposes more values like those that scored high by chance, so of
+    scores that are noise four of the best five lie at some end of ten ranges in one search of six.
     """
     if len(results.leaderboard) < ENOUGH_TRIALS or not results.space:
         return []
@@ -118,19 +115,19 @@ def _ends(results: StudyResults) -> list[str]:
     ends = [(parameter, upper) for parameter in space.parameters for upper in (False, True)]
     ranked = _ranked(results)
     tried = [found for parameter, upper in ends if (found := _end(parameter, ranked, upper))]
-    return [sentence for sentence, chance in tried if chance * len(tried) < CHANCE_OF_KIND and sentence]
+    return [sentence for sentence, chance in tried if chance * len(tried) < SIGNIFICANCE and sentence]
 
 
 def _ranked(results: StudyResults) -> list[TrialResult]:
-    """Return trials from best to worst; behind those that completed the ones that were given up, the earliest last."""
-    cut = [trial for trial in results.trials if trial.state == "PRUNED" and trial.ending == Ending.PRUNED]
-    return [*results.leaderboard, *sorted(cut, key=lambda trial: (-(trial.rung or 0), -(trial.score or 0.0)))]
+    """Return trials from best to worst; behind those that completed the pruned ones, the earliest pruned last."""
+    pruned = [trial for trial in results.trials if trial.state == "PRUNED" and trial.ending == Ending.PRUNED]
+    return [*results.leaderboard, *sorted(pruned, key=lambda trial: (-(trial.rung or 0), -(trial.score or 0.0)))]
 
 
 def _end(parameter: Parameter, ranked: Sequence[TrialResult], upper: bool) -> tuple[str, float] | None:
-    """Return a sentence where most of the best lie at an end, and how often chance ranks those there as high.
+    """Return a sentence where most of the best lie at an end, and the p-value of those there ranking higher.
 
-    By the test of Mann and Whitney (1947). None where there is no such end, or nothing to hold it against.
+    By the test of Mann and Whitney (1947). None where there is no such end, or nothing to compare with.
     """
     domain = parameter.domain
     if isinstance(domain, Constant | Choice) or (domain.high if upper else domain.low) in NATURAL_ENDS:
@@ -157,16 +154,13 @@ def _place(domain: Domain, value: Any) -> float:
     assert not isinstance(domain, Constant | Choice), "a range has two ends"
     if domain.high == domain.low:
         return 0.5
-    low, high, at = (
-        (np.log(number) for number in (domain.low, domain.high, value))
-        if isinstance(domain, Range) and domain.log
-        else (domain.low, domain.high, value)
-    )
+    ends_and_value = np.array([domain.low, domain.high, value], dtype=np.float64)
+    low, high, at = np.log(ends_and_value) if isinstance(domain, Range) and domain.log else ends_and_value
     return float((at - low) / (high - low))
 
 
 def _last_third(results: StudyResults) -> list[str]:
-    """Say what the last third of the trials brought, against how far seeds alone move a score."""
+    """Say what the last third of the trials brought, compared with the noise of seeds."""
     over = [trial for trial in results.trials if trial.state in ("COMPLETE", "PRUNED")]
     noise = _noise(results)
     before = {trial.number for trial in over[: len(over) - len(over) // 3]}
@@ -180,12 +174,12 @@ def _last_third(results: StudyResults) -> list[str]:
     )
     if brought <= noise[0]:
         return [f"{figures}: more trials of this kind would hardly find better ones."]
-    return [f"{figures}: the search was still finding better ones, and more trials may go on to."]
+    return [f"{figures}: the search was still finding better ones, and more trials may find more."]
 
 
 def _noise(results: StudyResults) -> tuple[float, str] | None:
-    """Return how far seeds alone move a score, and from what that is known; None where it is not."""
-    verdict = judged(results)
+    """Return the noise of seeds, and the words for where it is known from; None where it is not."""
+    verdict = verdict_on(results)
     if verdict is not None:
         return verdict.seed_noise, "seeds alone move a score by"
     default = results.default
@@ -196,18 +190,15 @@ def _noise(results: StudyResults) -> tuple[float, str] | None:
 
 
 def _importances(results: StudyResults) -> list[str]:
-    """Say what the score went with most, each hyperparameter looked at alone."""
+    """Say which hyperparameters explain most of how trials rank, each looked at alone."""
     trials = results.leaderboard
     names = dict.fromkeys(name for trial in trials for name in trial.parameters)
     tried = {name: found for name in names if (found := _explained(trials, name)) is not None}
-    shares = {
-        name: share for name, (share, chance) in tried.items() if chance * len(tried) < CHANCE_OF_KIND and share > 0
-    }
+    shares = [(share, name) for name, (share, p) in tried.items() if p * len(tried) < SIGNIFICANCE and share > 0]
     if not shares:
         return []
-    named = ", ".join(
-        f"{name} ({shares[name]:.0%})" for name in sorted(shares, key=shares.__getitem__, reverse=True)[:MOST_NAMED]
-    )
+    highest = sorted(shares, key=lambda pair: -pair[0])[:MOST_NAMED]
+    named = ", ".join(f"{name} ({share:.0%})" for share, name in highest)
     rough = "" if len(trials) >= MANY_TRIALS else "; from so few trials these are rough"
     return [
         f"Of how {len(trials)} completed trials rank, most goes with {named}, each looked at alone, in parts of its "
@@ -229,7 +220,7 @@ def _explained(trials: Sequence[TrialResult], name: str) -> tuple[float, float] 
 
 
 def _parts(trials: Sequence[TrialResult], name: str) -> list[list[float]]:
-    """Return the scores of trials, apart by the value of a hyperparameter; by a part of its range for many numbers."""
+    """Return the scores of trials by the value of a hyperparameter; by the part of its range where it has many."""
     pairs = [(trial.parameters[name], trial.score or 0.0) for trial in trials if name in trial.parameters]
     values = [value for value, _ in pairs]
     if not all(map(is_number, values)) or len(set(values)) <= PARTS:
@@ -240,12 +231,12 @@ def _parts(trials: Sequence[TrialResult], name: str) -> list[list[float]]:
 
 
 def _little_data(results: StudyResults) -> list[str]:
-    """Say whether scores rise with the share of the training texts, where that was searched."""
+    """Say whether scores rise with the share of the training examples, where that was searched."""
     trials = results.leaderboard
-    found = _going_together(trials, ("data_fraction",), [trial.score or 0.0 for trial in trials])
-    if found.get("data_fraction", 0.0) <= 0:
+    found = _correlated(trials, ("data_fraction",), [trial.score or 0.0 for trial in trials]).get("data_fraction", 0.0)
+    if found <= 0:
         return []
     return [
         f"Over {len(trials)} completed trials scores rise with data_fraction (rank correlation "
-        f"{found['data_fraction']:+.2f}): more training texts would likely help."
+        f"{found:+.2f}): more training examples would likely help."
     ]

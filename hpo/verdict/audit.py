@@ -1,4 +1,4 @@
-"""What the pruner may have cost: some of the trials that it gave up, drawn at random, were trained to their end."""
+"""Audit of the pruner: of the trials that it stopped some, drawn at random, were trained to their end."""
 
 from dataclasses import dataclass
 
@@ -15,69 +15,57 @@ TOP = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """Of the trials that a pruner gave up, what those came to that were trained on."""
+    """Of the trials that a pruner stopped, those that were trained to their end.
 
-    given_up: int
-    """Trials that the pruner gave up, those that were trained on among them."""
+    Each stopped trial would have come among the best with the same unknown probability q, which their share among
+    those trained on estimates, with the exact interval of Clopper and Pearson (1934); at least one of all n would
+    have with probability 1 - (1 - q)^n.
+    """
+
+    pruned: int
+    """Trials that the pruner stopped, those that were trained on among them."""
     trained_on: int
     among_the_best: int
-    """Of these, that came among the best three of the study."""
-    probability: float | None
-    """That the pruner would have discarded at least one of the final best three; None where none was trained on."""
-    interval: Interval
-    """Of that probability."""
+    """Number of these that came among the best three of the study."""
+
+    @property
+    def probability(self) -> float | None:
+        """Probability that the pruner discards one of the best three; None where none was trained on."""
+        return self._of_any(self.among_the_best / self.trained_on) if self.trained_on else None
+
+    @property
+    def interval(self) -> Interval:
+        """The 95% interval of that probability."""
+        if not self.trained_on:
+            return Interval(low=0.0, high=1.0)
+        of_each = stats.binomtest(self.among_the_best, self.trained_on).proportion_ci(COVERAGE)
+        return Interval(low=self._of_any(of_each.low), high=self._of_any(of_each.high))
+
+    def _of_any(self, each: float) -> float:
+        return float(1 - (1 - each) ** self.pruned)
 
     @property
     def sentence(self) -> str:
-        """It in words."""
-        given_up = counted(self.given_up, "trial")
+        """The audit in words."""
+        pruned = counted(self.pruned, "trial")
         if self.probability is None:
             return (
-                f"The pruner gave up {given_up}, none of which was drawn to be trained on, so what that "
-                "cost cannot be said; confirmation.audit says how many are drawn."
+                f"The pruner stopped {pruned}, none of which was drawn to be trained to its end, so what that cost is "
+                "not known; confirmation.audit says how many are drawn."
             )
         was = "was" if self.trained_on == 1 else "were"
         between = f"[{self.interval.low:.2f}, {self.interval.high:.2f}]"
         return (
-            f"Of {given_up} that the pruner gave up {self.trained_on}, drawn at random, {was} trained "
-            f"to the end, and {self.among_the_best} came among the best {TOP}: this pruner would have discarded one of "
-            f"the final top {TOP} with probability {self.probability:.2f} {between}."
+            f"Of {pruned} that the pruner stopped {self.trained_on}, drawn at random, {was} trained to the end, and "
+            f"{self.among_the_best} came among the best {TOP}: this pruner would have discarded one of the final top "
+            f"{TOP} with probability {self.probability:.2f} {between}."
         )
 
 
-def audited(results: StudyResults) -> Audit | None:
-    """Return what the pruner may have cost; None where it gave nothing up.
-
-    Each trial that was given up would have come among the best with the same unknown probability q, of which the
-    share among those trained on is an estimate with the exact interval of Clopper and Pearson (1934); that at least
-    one of all n would have is 1 - (1 - q)^n.
-    """
-    over = {trial.number for trial in results.trials if trial.ending == Ending.COMPLETED}
-    trained_on = results.audited & over
-    given_up = sum(trial.ending == Ending.PRUNED for trial in results.trials) + len(trained_on)
-    if not given_up:
-        return None
+def audit_of_pruning(results: StudyResults) -> Audit | None:
+    """Return what the pruner may have cost; None where it stopped nothing."""
+    completed = {trial.number for trial in results.trials if trial.ending == Ending.COMPLETED}
+    trained_on = results.audited & completed
+    pruned = sum(trial.ending == Ending.PRUNED for trial in results.trials) + len(trained_on)
     best = {trial.number for trial in results.leaderboard[:TOP]} & trained_on
-    return _audit(given_up, len(trained_on), len(best))
-
-
-def _audit(given_up: int, trained_on: int, among_the_best: int) -> Audit:
-    low, high = _clopper_pearson(among_the_best, trained_on)
-
-    def any_of_all(each: float) -> float:
-        return float(1 - (1 - each) ** given_up)
-
-    return Audit(
-        given_up=given_up,
-        trained_on=trained_on,
-        among_the_best=among_the_best,
-        probability=any_of_all(among_the_best / trained_on) if trained_on else None,
-        interval=Interval(low=any_of_all(low), high=any_of_all(high)),
-    )
-
-
-def _clopper_pearson(hits: int, tries: int) -> tuple[float, float]:
-    outside = (1 - COVERAGE) / 2
-    low = float(stats.beta.ppf(outside, hits, tries - hits + 1)) if hits else 0.0
-    high = float(stats.beta.ppf(1 - outside, hits + 1, tries - hits)) if hits < tries else 1.0
-    return low, high
+    return Audit(pruned=pruned, trained_on=len(trained_on), among_the_best=len(best)) if pruned else None

@@ -1,15 +1,15 @@
-"""How far two configurations are apart, with what is known of it: a 95% interval over examples and seeds.
+"""Comparison of two configurations: the difference of their scores, with a 95% interval over examples and seeds.
 
-A configuration is trained under several seeds, and each run scored on the same rows. Its mean score is uncertain for
-two reasons: other rows, and other seeds. The first is told by a jackknife over rows, paired between configurations,
-which is why the variance of a difference is that of the differences of their deviations. The second is told by how far
-runs are apart that differ in their seed alone, pooled over all configurations, as each has few seeds. Runs differ
-under other seeds partly because they err on other rows, which both of these would count: so it is taken off once.
+A configuration is trained under several seeds, and each run is scored on the same rows. Its mean score is uncertain
+for two reasons: other rows, and other seeds. The variance over rows is that of a jackknife, paired between
+configurations: it is computed from the differences of their deviations. The variance over seeds is that of runs which
+differ in their seed alone, pooled over all configurations, since each has few seeds. Runs differ under other seeds
+partly because they err on other rows, which both variances would count: so it is subtracted once.
 
-Where no row tells two apart, or none is answered wrongly, the first variance is 0, which says nothing of the rows to
+Where no row distinguishes the two, or no answer is wrong, the first variance is 0, which says nothing of rows to
 come: an event that n rows have not shown may be as frequent as ln(2 / (1 - coverage)) / n, 3.7 / n at 95% (the rule of
-three, Hanley and Lippman-Hand 1983). There no interval is narrower than what so many rows, or groups of rows, would do
-on average.
+three, Hanley and Lippman-Hand 1983). There no interval is narrower than the effect of that many rows, or groups of
+rows, on average.
 """
 
 import math
@@ -57,18 +57,18 @@ class Runs:
 
 @dataclass(frozen=True, slots=True)
 class SeedNoise:
-    """How far runs of one configuration are apart for their seeds."""
+    """Variance of runs of one configuration over seeds."""
 
     variance: float
     """Of the objective on these rows, pooled over the configurations."""
     of_rows: float
-    """How much of that is runs erring on other rows, which would even out over more rows."""
+    """The part of it that comes from runs erring on other rows, which averages out over more rows."""
     degrees: int
     """Of freedom; 0 where no configuration has two seeds, and nothing is known."""
 
     @property
     def lasting(self) -> float:
-        """Variance over seeds that more rows would not even out."""
+        """Variance over seeds that more rows would not average out."""
         return max(0.0, self.variance - self.of_rows)
 
 
@@ -84,25 +84,25 @@ def seed_noise(all_runs: Sequence[Runs]) -> SeedNoise:
 
 
 def difference(
-    of: Runs, than: Runs, noise: SeedNoise, bias: float = 0.0, coverage: float = COVERAGE
+    runs: Runs, against: Runs, noise: SeedNoise, bias: float = 0.0, coverage: float = COVERAGE
 ) -> tuple[float, Interval]:
-    """Return by how much one configuration scores higher than another, and the interval of it.
+    """Return by how much one configuration scores higher than another, and the interval of that.
 
     Args:
-        of: runs on some rows.
-        than: runs on the same rows.
+        runs: of the one, on some rows.
+        against: runs of the other on the same rows.
         noise: of these and others.
-        bias: what is taken off, in the objective's unit.
+        bias: subtracted from the difference, in the unit of the objective.
         coverage: of the interval, 0 to 1.
     """
-    points = of.mean - than.mean - bias
-    deviations = of.deviations.mean(axis=0) - than.deviations.mean(axis=0)
-    share, of_a_unit = of.share_of_seeds + than.share_of_seeds, max(of.of_a_unit, than.of_a_unit)
-    return points, _interval(points, deviations, noise, share, of_a_unit, coverage)
+    lead = runs.mean - against.mean - bias
+    deviations = runs.deviations.mean(axis=0) - against.deviations.mean(axis=0)
+    share, of_a_unit = runs.share_of_seeds + against.share_of_seeds, max(runs.of_a_unit, against.of_a_unit)
+    return lead, _interval(lead, deviations, noise, share, of_a_unit, coverage)
 
 
 def interval_of(runs: Runs, noise: SeedNoise, bias: float = 0.0) -> Interval:
-    """Return the interval of a configuration's mean score less `bias`, in the objective's unit."""
+    """Return the interval of a configuration's mean score less `bias`."""
     return _interval(
         runs.mean - bias, runs.deviations.mean(axis=0), noise, runs.share_of_seeds, runs.of_a_unit, COVERAGE
     )

@@ -1,4 +1,4 @@
-"""The verdict on a search, as values: what was confirmed, how it compares, and what to take."""
+"""Verdict on a search, as values: what was confirmed, how it compares, and what to take."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,13 +17,13 @@ Reason = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A 95% interval, over examples and seeds."""
+    """A 95% confidence interval, over examples and seeds."""
 
     low: float
     high: float
 
     def within(self, low: float, high: float) -> "Interval":
-        """Return the part of it in which what it is about can be."""
+        """Return the part of the interval that lies in the range of what it estimates."""
         return Interval(low=max(low, self.low), high=min(high, self.high))
 
 
@@ -35,21 +35,21 @@ class Confirmed:
     """Of the search."""
     is_default: bool
     scores: tuple[float, ...]
-    """The objective of each seed that counts, on the rows of the confirmation."""
+    """The objective value of each seed that counts, on the rows of the confirmation."""
     left_out: int = 0
-    """Runs that do not count, as they decided that this one won the race."""
+    """Runs that do not count, because they decided that this configuration won the race."""
     score: float
-    """The confirmed score: their mean, less what of it is likely luck (`Verdict.bias`)."""
+    """The confirmed score: the mean of `scores`, less its estimated selection bias (`Verdict.selection_bias`)."""
     interval: Interval
-    lucky: float
-    """What it scored in the search, where it was chosen for that."""
+    search_score: float
+    """Its score in the search: too high on average, since finalists are chosen for it."""
     seconds: float
     """Mean training time of a run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rung:
-    """One step of the ladder of baselines."""
+class BaselineScore:
+    """What a baseline scores on the rows of the confirmation."""
 
     name: str
     """`majority class`, `TF-IDF and logistic regression`, `frozen features and logistic regression`."""
@@ -59,21 +59,20 @@ class Rung:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """By how much a trial scores higher than something else."""
+    """How a confirmed trial compares with another, or with a baseline."""
 
-    of: int
-    """Trial that is compared: the winner; against baselines also what is to be taken."""
-    than: str
-    """`the default`, `trial 9`, or the name of a baseline."""
-    trial: int | None
+    trial: int
+    against: str
+    """`the default`, `trial 3`, or the name of a baseline."""
+    against_trial: int | None
     """None for a baseline."""
-    points: float
-    """Confirmed score of that trial less the other, in the objective's own unit."""
+    difference: float
+    """Confirmed score of `trial` less the other score, in the unit of the objective."""
     interval: Interval
 
     @property
     def decision(self) -> Decision:
-        """Whether the trial is better or worse: all of the interval is above or below 0."""
+        """Whether the trial is better or worse: its whole interval lies above or below 0."""
         if self.interval.low > 0:
             return "better"
         return "worse" if self.interval.high < 0 else "not distinguishable"
@@ -85,20 +84,20 @@ class Verdict:
 
     metric: str
     rows: int
-    """Rows it was scored on."""
+    """Number of rows that it was scored on."""
     unseen: bool
     """Whether the search never saw these rows."""
-    bias: float
-    """How much of what the winner's runs score is likely luck, by simulation, and was taken off: that of the rows that
-    it was chosen by, and that of the runs that decided the race where it has no others; 0 where there is neither."""
+    selection_bias: float
+    """How much of the winner's mean score is estimated, by simulation, to be selection bias, and was taken off: from
+    the rows that it was chosen by, and from the runs that decided the race where it has no others; else 0."""
     seed_noise: float
     """Standard deviation of the objective over seeds, pooled over the confirmed configurations."""
     confirmed: tuple[Confirmed, ...]
     """From best to worst."""
-    ladder: tuple[Rung, ...]
+    baselines: tuple[BaselineScore, ...]
     differences: tuple[Difference, ...]
-    """Winner against the default, every other configuration that was confirmed, and each baseline, in that order; then
-    what is to be taken against each baseline, where that is another trial."""
+    """The winner against the default and every other confirmed configuration, then against each baseline; last the
+    recommended trial against each baseline, where that is another trial."""
     best_of_search: float
     """Highest score that the search gave to any configuration but the default."""
     winner: int
@@ -108,29 +107,38 @@ class Verdict:
     sentences: tuple[str, ...]
     """The verdict in words, the most important first."""
     failures: Mapping[int, int] = field(default_factory=dict)
-    """Trial -> how many of its runs have no score, having diverged or failed; without those that have all."""
+    """Trial -> number of its runs without a score, because they diverged or failed; only trials that have any."""
     unfinished: int = 0
-    """Runs that have begun and are not over."""
+    """Number of runs that have begun and not ended."""
     has_test_split: bool = True
-    """Whether there are rows that nothing was chosen by."""
+    """Whether the study has a test split, by which nothing was chosen."""
     tested: tuple[int, ...] = ()
-    """Trials for which the test split was read, in their order."""
+    """Trials that were evaluated on the test split, in that order."""
     class_rows: Mapping[str, int] = field(default_factory=dict)
-    """Label -> how many of the rows are of that class."""
+    """Label -> number of rows of that class."""
     best_epochs: bool = True
     """Whether a run is scored at the best of several epochs."""
 
     @property
+    def default(self) -> Confirmed | None:
+        """The default configuration; None where it was not confirmed."""
+        return next((one for one in self.confirmed if one.is_default), None)
+
+    @property
     def against_default(self) -> Difference | None:
         """The winner against the default; None where that was not confirmed."""
-        default = next((one.trial for one in self.confirmed if one.is_default), None)
-        return next((one for one in self.differences if one.trial is not None and one.trial == default), None)
+        return next((one for one in self.differences if self.default and one.against_trial == self.default.trial), None)
+
+    @property
+    def by_trial(self) -> dict[int, Confirmed]:
+        """Trial of the search -> what was confirmed of it."""
+        return {one.trial: one for one in self.confirmed}
 
     @property
     def reason(self) -> Reason:
-        """Why that trial is to be taken: how the winner compares with the default, or with what is taken for it."""
+        """Why `recommended` is to be taken."""
         found = self.against_default
-        if found is not None and self.recommended == found.trial:
+        if found is not None and self.recommended == found.against_trial:
             return "worse than the default" if found.decision == "worse" else "not distinguishable from the default"
         if self.recommended != self.winner:
             return "faster, and not distinguishable from the winner"

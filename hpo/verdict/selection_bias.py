@@ -1,8 +1,8 @@
-"""How much of a confirmed score is luck: that of the rows that chose it, and that of the runs that decided the race.
+"""Selection bias of a confirmed score: from the rows that it was chosen by, and from the runs that decided the race.
 
-Rows that the search never saw hold none of the first. Runs of the winner that decided the race are left out of the
-verdict where it has others, so that its runs hold none of the second; those of finalists that fell behind hold bad
-luck.
+Rows that the search never saw give none of the first. Runs of the winner that decided the race are left out of the
+verdict where it has others, so that its runs have none of the second; runs of finalists that fell behind are biased
+downwards.
 """
 
 from collections.abc import Sequence
@@ -12,32 +12,31 @@ from itertools import combinations
 from statistics import fmean
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hpo.verdict.comparison import Runs, SeedNoise
 
 SIMULATIONS = 2000
 DRAWS = 200_000
-"""Most scores that are drawn; of a long search fewer simulations, each of which tells more."""
+"""Most scores that are drawn: of a long search fewer simulations, each of which tells more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectionBias:
-    """By how much confirmed scores are expected to be too high, in the objective's unit."""
+    """Expected bias of confirmed scores, in the unit of the objective."""
 
     winner: float = 0.0
     others: float = 0.0
-    """Of the finalists that fell behind: below 0 where they did so for bad luck."""
+    """Of the finalists that fell behind: below 0 where bad seeds made them fall."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Noise:
+class ScoreNoise:
     """Standard deviations of a score on the rows that the search chose by."""
 
     rows: float
     """Of a configuration, over sets of rows of this size, less what all configurations share."""
     passing: float
-    """Of a run that errs on other rows than another of its configuration: rows that were kept have nothing of it."""
+    """Of runs that err on other rows than other runs of their configuration: it does not carry over to unseen rows."""
     lasting: float
     """Of a run under another seed, on whichever rows."""
 
@@ -50,10 +49,10 @@ class Noise:
 def deviation_over_rows(confirmed: Sequence[Runs], noise: SeedNoise) -> float:
     """Return the standard deviation of a configuration's score over sets of rows, less what all of them share.
 
-    Half the mean variance of the differences between two of them, less what is for their seeds and evens out.
+    Half the mean variance of the differences between two configurations, less the part that is due to their seeds.
     """
     pairs = [
-        _squares(one.deviations.mean(axis=0) - other.deviations.mean(axis=0))
+        float(((one.deviations.mean(axis=0) - other.deviations.mean(axis=0)) ** 2).sum())
         - noise.of_rows * (one.share_of_seeds + other.share_of_seeds)
         for one, other in combinations(confirmed, 2)
     ]
@@ -61,16 +60,16 @@ def deviation_over_rows(confirmed: Sequence[Runs], noise: SeedNoise) -> float:
 
 
 @lru_cache(maxsize=32)
-def luck_of_choice(
-    scores: tuple[float, ...], noise: Noise, finalists: int, deciding: int, *, unseen: bool, left_out: bool
+def simulated_selection_bias(
+    scores: tuple[float, ...], noise: ScoreNoise, finalists: int, deciding: int, *, unseen: bool, left_out: bool
 ) -> SelectionBias:
     """Return by how much the choice is expected to overrate the winner and the finalists that fell behind.
 
-    Fresh seeds do not refresh rows: of forty equal configurations the one that suits the rows best looks better than
-    it is, however often it is trained again. The search is simulated on what its scores say of the truth, drawn
-    together to their mean by as much as noise has spread them, and the winner chosen as it was: the best few by one
-    seed, of these the best by the runs that decide. The better half of the trials is simulated: the others do not come
-    into question, and as few of them as are broken would make all that the better ones are apart look like truth.
+    Fresh seeds do not refresh rows: of forty equal configurations the one that suits the rows best scores too high,
+    however often it is trained again. The search is simulated: true scores are the observed ones, shrunk towards their
+    mean by the variance of the noise, and the winner is chosen as it was: the best few by one seed, of these the best
+    by the runs that decide. Only the better half of the trials is simulated: the others are never chosen, and a few
+    broken ones among them would make the spread of the better ones look like truth.
 
     Args:
         scores: of the trials of the search.
@@ -102,7 +101,3 @@ def luck_of_choice(
         return SelectionBias(winner=max(0.0, float(of_winner)))
     fallen = of_runs if unseen else of_rows + of_runs
     return SelectionBias(winner=max(0.0, float(of_winner)), others=float(fallen[~winner].mean()))
-
-
-def _squares(deviations: NDArray[np.float64]) -> float:
-    return float((deviations**2).sum())

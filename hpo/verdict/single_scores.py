@@ -1,4 +1,4 @@
-"""Intervals of single scores: one that was read on the test split, and one of a run under another seed."""
+"""Intervals of single scores: of one on the test split, and of a run under another seed."""
 
 import numpy as np
 from scipy.special import stdtrit
@@ -9,16 +9,18 @@ from hpo.verdict.comparison import COVERAGE, Runs, SeedNoise, interval_of, seed_
 from hpo.verdict.findings import Interval
 
 
-def interval_of_test(look: TestEvaluation) -> Interval | None:
-    """Return the 95% interval, over rows, of what a model scored on the test split; None without a jackknife."""
-    if not look.deviations:
+def interval_of_test(test: TestEvaluation) -> Interval | None:
+    """Return the 95% interval, over rows, of a score on the test split; None without a jackknife."""
+    held_out = test.held_out
+    if not held_out.deviations:
         return None
-    run = Runs(np.array([look.scores.objective]), np.array([look.deviations]), seeded=False, of_a_unit=look.of_a_unit)
-    return interval_of(run, SeedNoise(0.0, 0.0, 0)).within(*limits_of(look.scores.metric))
+    scores, deviations = np.array([held_out.scores.objective]), np.array([held_out.deviations])
+    run = Runs(scores, deviations, seeded=False, of_a_unit=held_out.of_a_unit)
+    return interval_of(run, SeedNoise(0.0, 0.0, 0)).within(*limits_of(held_out.scores.metric))
 
 
 def under_another_seed(results: StudyResults, trial: TrialResult) -> Interval | None:
-    """Return where a trial scores in 95% of cases, on the rows that the search chose by, if its seed is another.
+    """Return where a trial scores in 95% of cases under another seed, on the rows that the search chose by.
 
     The prediction interval of one more normal observation (Hahn and Meeker 1991): about the mean of its runs on fresh
     seeds, or where it has none about its score, with the variance over seeds pooled over all that was confirmed, or of
@@ -27,9 +29,10 @@ def under_another_seed(results: StudyResults, trial: TrialResult) -> Interval | 
     scores: dict[int, list[float]] = {}
     for run in results.confirmation:
         scores.setdefault(run.confirms, []).append(run.validation.objective)
-    noise = seed_noise([_unread(of_trial) for of_trial in scores.values()])
+    of_default = [trial.score or 0.0 for trial in results.leaderboard if trial.proposed_by == "default"]
+    noise = seed_noise([_without_rows(of_trial) for of_trial in scores.values()])
     if not noise.degrees:
-        noise = seed_noise([_unread(_of_default(results))])
+        noise = seed_noise([_without_rows(of_default)])
     if not noise.degrees or trial.score is None:
         return None
     own = scores.get(trial.number, [trial.score])
@@ -38,9 +41,6 @@ def under_another_seed(results: StudyResults, trial: TrialResult) -> Interval | 
     return Interval(low=middle - half, high=middle + half).within(*limits_of(results.metric))
 
 
-def _of_default(results: StudyResults) -> list[float]:
-    return [trial.score or 0.0 for trial in results.leaderboard if trial.proposed_by == "default"]
-
-
-def _unread(scores: list[float]) -> Runs:
+def _without_rows(scores: list[float]) -> Runs:
+    """Return scores as runs of which the deviations over rows are not known."""
     return Runs(np.array(scores), np.zeros((len(scores), 1)))

@@ -19,7 +19,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.export.configs import best_configuration, configuration_of, to_json, to_yaml
 from hpo.export.exported import Exported, read_exported
-from hpo.messages import Assignment, Milestone, Scores
+from hpo.messages import Assignment, HeldOutEvaluation, Milestone, Scores
 from hpo.search.rungs import trial_milestones
 from hpo.space.space_file import space_of
 from hpo.store.engine import open_database
@@ -36,17 +36,17 @@ def verdict(recommended: int) -> Verdict:
         scores=(0.8, 0.9),
         score=0.85,
         interval=Interval(low=0.75, high=0.95),
-        lucky=0.97,
+        search_score=0.97,
         seconds=1.0,
     )
     return Verdict(
         metric="f1",
         rows=300,
         unseen=True,
-        bias=0.0,
+        selection_bias=0.0,
         seed_noise=0.07,
         confirmed=(confirmed,),
-        ladder=(),
+        baselines=(),
         differences=(),
         best_of_search=0.9,
         winner=recommended,
@@ -93,10 +93,8 @@ def test_a_trial_asked_for_is_taken_whatever_the_verdict(results: StudyResults) 
 def test_a_test_score_goes_with_its_interval_and_with_which_look_it_was(results: StudyResults) -> None:
     first, second = (trial.number for trial in results.leaderboard[:2])
     scores = Scores(metric="f1", values={"f1": 0.9}, rows=500)
-    apart = (0.01, -0.01)
-    looks = tuple(
-        Look(trial=trial, scores=scores, slices=(), read_at=0.0, deviations=apart) for trial in (second, first)
-    )
+    held_out = HeldOutEvaluation(scores=scores, deviations=(0.01, -0.01))
+    looks = tuple(Look(trial=trial, held_out=held_out, read_at=0.0) for trial in (second, first))
 
     found = configuration_of(replace(results, test=looks), None)
     assert (found["trial"], found["test"]) == (first, {"f1": 0.9})

@@ -9,10 +9,10 @@ from optuna.trial import FrozenTrial, create_trial
 from hpo.config.loading import load_config
 from hpo.messages import HeldOutEvaluation, Scores, Slice, Standing
 from hpo.report.report_data import ReportData
-from hpo.store.history import Evaluation, LastAttempt, StudyHistory
+from hpo.store.history import Evaluation, StudyHistory
 from hpo.store.results import ConfirmingRun, StudyResults, TestEvaluation, TrialResult
-from hpo.store.standing import StudyState
-from hpo.verdict.findings import Confirmed, Difference, Interval, Rung, Verdict
+from hpo.store.status import StudyStatus
+from hpo.verdict.findings import BaselineScore, Confirmed, Difference, Interval, Verdict
 
 BEGUN = 1_767_290_400.0
 LABELS = ("no", "yes")
@@ -47,6 +47,7 @@ def trial(
     fields: dict[str, Any] = {
         "number": number, "state": state, "ending": STATES.get(state), "score": score, "train_score": score,
         "validation": None if score is None else scores(score), "best_epoch": 2.0, "rung": 1000, "seconds": 90.0,
+        "device": "cpu", "ended_at": BEGUN + 600 * (number + 1) if STATES.get(state) else None,
         "seed": 7 + number, "proposed_by": "default" if number == 0 else "tpe", "reason": "", "configuration": values,
         "parameters": {name: values[name] for name in ("optimizer", "learning_rate", "momentum")[: 2 + heavy]},
     }  # fmt: skip
@@ -70,23 +71,24 @@ def confirming(of: int, objective: float, *slices: Slice, seed: int = 1) -> Conf
 
 
 def look_at_test(of: int, objective: float, *slices: Slice) -> TestEvaluation:
-    return TestEvaluation(trial=of, scores=scores(objective), slices=slices, read_at=BEGUN + 90_000)
+    return TestEvaluation(trial=of, held_out=held_out(objective, *slices), read_at=BEGUN + 90_000)
 
 
 def verdict(winner: int = 3) -> Verdict:
     """Return a verdict on the default, trial 0, and on `winner`, which is better."""
     best = Confirmed(
         trial=winner, is_default=False, scores=(0.9, 0.92), score=0.91, interval=Interval(low=0.89, high=0.93),
-        lucky=0.95, seconds=100.0,
+        search_score=0.95, seconds=100.0,
     )  # fmt: skip
     default = Confirmed(
-        trial=0, is_default=True, scores=(0.8, 0.82), score=0.81, interval=Interval(low=0.79, high=0.83), lucky=0.8,
-        seconds=100.0,
+        trial=0, is_default=True, scores=(0.8, 0.82), score=0.81, interval=Interval(low=0.79, high=0.83),
+        search_score=0.8, seconds=100.0,
     )  # fmt: skip
-    lead = Difference(of=winner, than="the default", trial=0, points=0.1, interval=Interval(low=0.06, high=0.14))
+    interval = Interval(low=0.06, high=0.14)
+    lead = Difference(trial=winner, against="the default", against_trial=0, difference=0.1, interval=interval)
     return Verdict(
-        metric="macro_f1", rows=60, unseen=True, bias=0.0, seed_noise=0.01, confirmed=(best, default),
-        ladder=(Rung(name="majority class", score=0.4, interval=Interval(low=0.35, high=0.45)),),
+        metric="macro_f1", rows=60, unseen=True, selection_bias=0.0, seed_noise=0.01, confirmed=(best, default),
+        baselines=(BaselineScore(name="majority class", score=0.4, interval=Interval(low=0.35, high=0.45)),),
         differences=(lead,), best_of_search=0.95, winner=winner, recommended=winner,
         sentences=(f"Take trial {winner}: it is better than the default.", "It was confirmed with 2 seeds."),
     )  # fmt: skip
@@ -104,14 +106,13 @@ def material(trials: Sequence[TrialResult], **changes: Any) -> ReportData:
             "measurements": {}, "metric": "macro_f1", "trials": tuple(trials), "confirmation": (),
             "confirmed_on_unseen": False, "audited": frozenset(), "space": {}, "baselines": {}, "test": (),
         },
-        StudyState: {
+        StudyStatus: {
             "name": "by hand", "metric": "macro_f1", "now": BEGUN + 86_400, "lease": None, "standing": standing,
             "running": (), "waiting": (), "device_seconds": 5400.0, "run_begun": None, "run_ended": None, "events": (),
         },
         StudyHistory: {
             "begun_at": BEGUN if trials else None,
             "evaluations": tuple(one for each in trials for one in curve(each)),
-            "last_attempts": tuple(map(last_attempt, trials)),
             "completed": frozen([each for each in trials if each.state == "COMPLETE"]),
         },
         ReportData: {"verdict": None, "audit": None, "advice": (), "led_by": None},
@@ -121,7 +122,7 @@ def material(trials: Sequence[TrialResult], **changes: Any) -> ReportData:
     assert not changes, changes
     return ReportData(
         results=StudyResults(**parts[StudyResults]),
-        state=StudyState(**parts[StudyState]),
+        state=StudyStatus(**parts[StudyStatus]),
         course=StudyHistory(**parts[StudyHistory]),
         **parts[ReportData],
     )
@@ -138,11 +139,6 @@ def curve(of: TrialResult) -> list[Evaluation]:
         )
         for place in range(1, reached + 1)
     ]  # fmt: skip
-
-
-def last_attempt(of: TrialResult) -> LastAttempt:
-    ended_at = BEGUN + 600 * (of.number + 1) if of.ending else None
-    return LastAttempt(trial=of.number, attempt=1, worker="inline-0", device="cpu", ended_at=ended_at)
 
 
 def frozen(trials: Sequence[TrialResult]) -> tuple[FrozenTrial, ...]:

@@ -52,7 +52,7 @@ def test_score_over_time_has_the_default_the_baselines_and_what_was_confirmed() 
     assert ladder == ["the default", "majority class", "trial 3, confirmed"]
     assert {trace.visible for trace in list(found.values())[2:]} == {True}
     given = verdict()
-    far_below = replace(given, ladder=(replace(given.ladder[0], score=-9.0),))
+    far_below = replace(given, baselines=(replace(given.baselines[0], score=-9.0),))
     last = traces(drawn("over_time", material(several(5), verdict=far_below)))["majority class -9"]
     assert last.visible == "legendonly", "beside it the trials could not be told apart"
     assert list(traces(drawn("over_time", material([trial(1, 0.5)])))) == ["completed trials", "best so far"]
@@ -152,7 +152,8 @@ def test_slices_of_texts_are_of_the_test_split_or_the_mean_of_the_confirmation()
 
 def test_groups_are_scored_by_f1_whatever_the_objective_is() -> None:
     look = look_at_test(1, 0.8, Slice(by="group", name="mail", rows=20, score=0.7))
-    look = replace(look, scores=replace(look.scores, metric="accuracy", values={"accuracy": 0.95, "macro_f1": 0.8}))
+    scores = replace(look.held_out.scores, metric="accuracy", values={"accuracy": 0.95, "macro_f1": 0.8})
+    look = replace(look, held_out=replace(look.held_out, scores=scores))
     figure = drawn("by_group", material(several(4), test=(look,)))
     assert figure.layout.xaxis.title.text == "macro f1"
     assert figure.layout.shapes[0].x0 == 0.8

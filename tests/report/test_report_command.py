@@ -13,7 +13,7 @@ from hpo.report.page import MARK
 from hpo.report.report_data import gathered
 from hpo.store.engine import open_database
 from hpo.store.migrations.upgrade import VERSION_TABLE
-from hpo.store.studies import CONFIRMS_ATTRIBUTE
+from hpo.store.study_store import CONFIRMS_ATTRIBUTE
 from tests.search.scripted import CPU, led, plain_study, report_at, search, study_at, train, written
 
 

@@ -188,7 +188,7 @@ def assert_alike(found: StudyResults, wanted: StudyResults) -> None:
         assert dict(one.validation.values) == pytest.approx(dict(other.validation.values), rel=1e-5, abs=1e-5)
     for one, other in zip(found.test, wanted.test, strict=True):
         assert one.trial == other.trial
-        assert dict(one.scores.values) == pytest.approx(dict(other.scores.values), rel=1e-5, abs=1e-5)
+        assert dict(one.held_out.scores.values) == pytest.approx(dict(other.held_out.scores.values), rel=1e-5, abs=1e-5)
 
 
 class Killer(Watcher):

@@ -7,13 +7,16 @@ from multiprocessing.synchronize import Event
 from typing import Any
 
 from hpo.errors import StudyLedError
-from hpo.store.studies import StudyStore
+from hpo.store.attempts import Attempts
+from hpo.store.study_store import StudyStore
+from hpo.store.trials import Trials
 from tests.search.scripted import led, search, study_at
 
 
 def search_until(url: str, method: str, calls: int) -> None:
-    """Lead the study at `url` and die at the end of the `calls`-th call of `StudyStore.method`."""
-    original = getattr(StudyStore, method)
+    """Lead the study at `url` and die at the end of the `calls`-th call of a method of the store or its parts."""
+    owner = next(part for part in (StudyStore, Attempts, Trials) if hasattr(part, method))
+    original = getattr(owner, method)
     left = calls
 
     def deadly(*args: Any, **kwargs: Any) -> Any:
@@ -24,7 +27,7 @@ def search_until(url: str, method: str, calls: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 
-    setattr(StudyStore, method, deadly)
+    setattr(owner, method, deadly)
     with led(study_at(url)) as coordinator:
         search(coordinator)
 

@@ -9,14 +9,14 @@ from optuna.trial import TrialState
 from tests.search.killed import lead_until, search_until
 from tests.search.scripted import led, plain_trials, rows, search, study_at
 
-# Where the leader dies: at the end of the n-th call of a method of the store, in a search of 4 trials.
+# Where the leader dies: at the end of the n-th call of a method of the store or its parts, in a search of 4 trials.
 POINTS = [
     ("sqlite", "create", 1),
-    ("sqlite", "begin_attempt", 3),
+    ("sqlite", "begin", 3),
     ("sqlite", "set_attributes", 3),
     ("sqlite", "set_intermediate_value", 2),
     ("sqlite", "add_evaluation", 7),
-    ("sqlite", "end_attempt", 2),
+    ("sqlite", "end", 2),
     ("sqlite", "set_attributes", 4),
     ("postgresql", "create", 1),
     ("postgresql", "set_attributes", 3),

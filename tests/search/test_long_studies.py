@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.messages import Ending
 from hpo.search.coordinator import Coordinator
-from hpo.store.studies import StudyStore
+from hpo.store.trials import Trials
 from tests.search.scripted import CPU, SPACE, ended, led, report_at, rising, search, study_at
 
 BUDGET = {"trials": None, "time": "100h", "gpu_hours": 1000, "patience": 10_000}
@@ -74,13 +74,13 @@ def test_without_a_pruner_no_verb_goes_through_the_finished_trials(
     with led(study_at(sqlite_url, budget=BUDGET)) as coordinator:
         train_several(coordinator, 12, "first")
         asked: list[tuple[TrialState, ...]] = []
-        original = StudyStore.trials
+        original = Trials.get_all
 
-        def trials(self: StudyStore, *states: TrialState) -> list[FrozenTrial]:
+        def get_all(self: Trials, *states: TrialState) -> list[FrozenTrial]:
             asked.append(states)
             return original(self, *states)
 
-        monkeypatch.setattr(StudyStore, "trials", trials)
+        monkeypatch.setattr(Trials, "get_all", get_all)
         train_one(coordinator, "watched")
     assert asked
     assert all(states and not any(state.is_finished() for state in states) for states in asked)
@@ -93,14 +93,14 @@ def test_a_leader_started_again_knows_what_the_one_before_it_knew(database_url: 
         search(coordinator)
         standing, files, winner = coordinator.standing(), coordinator.files_needed(), coordinator.winner()
         with coordinator._store.transaction():
-            tally, spent = coordinator._store.tally(), coordinator._store.device_seconds()
+            statistics, spent = coordinator._store.trials.statistics(), coordinator._store.attempts.device_seconds()
     with led(config) as coordinator:
         assert coordinator.standing() == standing
         assert coordinator.files_needed() == files
         assert coordinator.winner() == winner
         with coordinator._store.transaction():
-            assert coordinator._store.tally() == tally
-            assert coordinator._store.device_seconds() == spent
+            assert coordinator._store.trials.statistics() == statistics
+            assert coordinator._store.attempts.device_seconds() == spent
 
 
 def test_device_seconds_are_kept_as_they_would_be_counted_anew(sqlite_url: str) -> None:
@@ -113,7 +113,7 @@ def test_device_seconds_are_kept_as_they_would_be_counted_anew(sqlite_url: str) 
             coordinator.observe(report)
             coordinator.finish(ended(assignment, ending, report))
             with store.transaction():
-                kept = store.device_seconds()
-            store._forget()
+                kept = store.attempts.device_seconds()
+            store.attempts.forget()
             with store.transaction():
-                assert store.device_seconds() == kept > 0
+                assert store.attempts.device_seconds() == kept > 0

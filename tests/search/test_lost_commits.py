@@ -98,7 +98,7 @@ def test_a_proposal_that_never_was_is_forgotten(sqlite_url: str) -> None:
             raise RuntimeError
 
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(coordinator._store, "begin_attempt", breaks)
+            patched.setattr(coordinator._store.attempts, "begin", breaks)
             with pytest.raises(RuntimeError):
                 coordinator.next_assignment("lost", CPU)
         assert events(sqlite_url, "too_long") == 0

@@ -333,7 +333,7 @@ def test_start_up_lasts_until_enough_trials_that_the_sampler_learns_from_are_ove
                     train(coordinator, assignment)
                 else:
                     coordinator.finish(ended(assignment, Ending.PRUNED))
-            last = coordinator._store.trials()[-1]
+            last = coordinator._store.trials.get_all()[-1]
             assert last.user_attrs["proposed_by"] == expected
 
 

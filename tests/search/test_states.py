@@ -14,9 +14,9 @@ from hpo.export.configs import configuration_of
 from hpo.messages import Assignment, Ending, HeldOutEvaluation, Report, Standing
 from hpo.search.coordinator import Coordinator
 from hpo.store.engine import Database, open_database
-from hpo.store.listing import confirmation_of, read_studies
 from hpo.store.results import read_results
-from hpo.store.standing import read_state
+from hpo.store.status import read_status
+from hpo.store.studies import confirmation_of, read_studies
 from tests.search.scripted import CPU, ended, led, plain_study, plain_trials, report_at, rows, study_at
 
 STATES = ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED", "PRUNED", "FAIL", "WAITING", "RUNNING"]
@@ -224,7 +224,7 @@ def test_a_score_that_another_program_has_told_is_never_the_best(url: str, datab
     assert results.trials[-2].score == 0.99
     assert [trial.number for trial in results.leaderboard] == [0, 1]
     assert read_studies(database)[0].best == 0.8
-    assert read_state(database).standing.best == (0.8, 0)
+    assert read_status(database).standing.best == (0.8, 0)
     with pytest.raises(NoResultError, match="Trial 8 of the study 'scripted' was not trained by hpo"):
         configuration_of(results, None, 8)
 
@@ -242,7 +242,7 @@ def test_the_test_split_is_recorded_once_read(database_url: str) -> None:
         assert coordinator.test_was_read(0)
         assert not coordinator.test_was_read(1)
     opened = open_database(database_url)
-    assert [(one.trial, one.scores) for one in read_results(opened).test] == [(0, best.validation)]
+    assert [(one.trial, one.held_out.scores) for one in read_results(opened).test] == [(0, best.validation)]
     opened.close()
     with plain_study(database_url) as study:
         assert study.user_attrs["hpo:test:trial-0"] == dict(best.validation.values)

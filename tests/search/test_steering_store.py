@@ -10,10 +10,9 @@ from hpo.errors import ConfigurationError, HpoError, StudyLedError
 from hpo.messages import Ending
 from hpo.search.steering import ask_to_stop, enqueue, fitted, refuse_led
 from hpo.space.search_space import SearchSpace
-from hpo.store.deletion import delete_study
 from hpo.store.engine import open_database
-from hpo.store.listing import confirmation_of
-from hpo.store.standing import StudyState, read_state
+from hpo.store.status import StudyStatus, read_status
+from hpo.store.studies import confirmation_of, delete_study
 from tests.search.scripted import (
     CPU,
     ended,
@@ -52,9 +51,9 @@ def told(url: str, action: Any, *args: Any, **words: Any) -> Any:
         database.close()
 
 
-def state_of(url: str) -> StudyState:
-    state = told(url, read_state)
-    assert isinstance(state, StudyState)
+def state_of(url: str) -> StudyStatus:
+    state = told(url, read_status)
+    assert isinstance(state, StudyStatus)
     return state
 
 
@@ -290,7 +289,7 @@ def test_reading_writes_nothing_and_waits_for_no_writer(database_url: str) -> No
     database = open_database(database_url, must_exist=True)
     try:
         with database.transaction():
-            assert told(database_url, read_state).standing.completed == 4
+            assert told(database_url, read_status).standing.completed == 4
     finally:
         database.close()
     assert everything(database_url) == before

@@ -272,7 +272,7 @@ def test_an_attempt_that_went_on_from_a_checkpoint_counts_its_seconds_once(sqlit
         coordinator.finish(ended(anew, Ending.PAUSED))
         coordinator.finish(replace(ended(asked(coordinator, "d"), Ending.PRUNED), seconds=1.0))
         with coordinator._store.transaction():
-            assert coordinator._store.device_seconds() == 12.5 + 3.0 + 7.5 + 12.5 + 1.0
+            assert coordinator._store.attempts.device_seconds() == 12.5 + 3.0 + 7.5 + 12.5 + 1.0
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_device_hours_count_the_devices_of_a_trial(sqlite_url: str, compute: dic
     with led(study_at(sqlite_url, compute=compute, budget=budget)) as coordinator:
         coordinator.finish(replace(ended(asked(coordinator, "a"), Ending.PRUNED), seconds=900 / devices))
         with coordinator._store.transaction():
-            assert coordinator._store.device_seconds() == pytest.approx(900)
+            assert coordinator._store.attempts.device_seconds() == pytest.approx(900)
         assert seconds_left(coordinator) == pytest.approx((3600 - 900) / devices)
 
 

@@ -11,28 +11,30 @@ from optuna.storages import RDBStorage
 from hpo.errors import StoreError
 from hpo.messages import Ending
 from hpo.search.coordinator import Coordinator
+from hpo.store.attempts import Attempts
 from hpo.store.engine import open_database
-from hpo.store.studies import StudyStore
+from hpo.store.events import EventLog
+from hpo.store.trials import Trials
 from tests.search.scripted import CPU, ended, everything, led, plain_trials, report_at, search, study_at, train
 
 Verb = Callable[[Coordinator], object]
 
 # What each verb calls that writes: in our store, and in Optuna's.
 OURS = {
-    "next_assignment": ["begin_attempt", "add_event", "set_attributes"],
-    "observe": ["set_intermediate_value", "add_evaluation"],
-    "finish": ["end_attempt", "add_event", "set_attributes"],
+    "next_assignment": [(Attempts, "begin"), (EventLog, "add"), (Trials, "set_attributes")],
+    "observe": [(Trials, "set_intermediate_value"), (Attempts, "add_evaluation")],
+    "finish": [(Attempts, "end"), (EventLog, "add"), (Trials, "set_attributes")],
 }
 OPTUNAS = {
-    "next_assignment": ["_create_new_trial", "_set_trial_param"],
-    "observe": ["set_trial_intermediate_value"],
-    "finish": ["set_trial_state_values"],
+    "next_assignment": [(RDBStorage, "_create_new_trial"), (RDBStorage, "_set_trial_param")],
+    "observe": [(RDBStorage, "set_trial_intermediate_value")],
+    "finish": [(RDBStorage, "set_trial_state_values")],
 }
 CASES = [
     (owner, verb, method)
-    for owner, writers in ((StudyStore, OURS), (RDBStorage, OPTUNAS))
+    for writers in (OURS, OPTUNAS)
     for verb, methods in writers.items()
-    for method in methods
+    for owner, method in methods
 ]
 
 

@@ -1,4 +1,4 @@
-"""The migrations make what `tables.py` says, once, and a store of a newer version is left alone."""
+"""Migrations: an older store becomes what `tables.py` says, once; a store of a newer version is left alone."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -15,10 +15,29 @@ from sqlalchemy import event
 from hpo.errors import StoreError
 from hpo.store.engine import Database, open_database
 from hpo.store.migrations.upgrade import VERSION_TABLE, migrations
-from hpo.store.migrations.versions import v0002_best_attempt, v0007_device_seconds
-from hpo.store.migrations.versions.v0001_first_tables import LEADERBOARD
+from hpo.store.migrations.versions import v0007_device_seconds
 from hpo.store.tables import metadata
 from tests.search.scripted import everything, led, rows, search, study_at, written
+
+OLD_LEADERBOARD = """
+CREATE VIEW hpo_leaderboard AS
+SELECT studies.study_name AS study, trials.number AS trial, trials.state AS state, trial_values.value AS score,
+       best.train_score AS train_score, best.epoch AS best_epoch, last.attempt AS attempts, last.seconds AS seconds,
+       last.reason AS reason, last.configuration AS configuration
+FROM trials
+JOIN studies ON studies.study_id = trials.study_id
+LEFT JOIN trial_values ON trial_values.trial_id = trials.trial_id AND trial_values.objective = 0
+LEFT JOIN hpo_attempts AS last
+  ON last.study_id = trials.study_id AND last.trial = trials.number
+  AND last.attempt = (SELECT max(attempt) FROM hpo_attempts
+                      WHERE study_id = trials.study_id AND trial = trials.number)
+LEFT JOIN hpo_evaluations AS best
+  ON best.study_id = last.study_id AND best.trial = last.trial AND best.attempt = last.attempt
+  AND best.rung = last.best_rung
+ORDER BY studies.study_name, CASE WHEN CAST(trials.state AS VARCHAR(16)) = 'COMPLETE' THEN 0 ELSE 1 END,
+         trial_values.value DESC
+"""
+"""As versions before 0006 had it, on Optuna's tables."""
 
 
 @pytest.fixture
@@ -33,7 +52,20 @@ def ours(name: str | None, kind: str, _parents: object) -> bool:
     return kind != "table" or (name is not None and name.startswith("hpo_") and name != VERSION_TABLE)
 
 
-def test_the_migrations_make_the_tables_that_the_code_uses(database: Database) -> None:
+def schema(url: str) -> dict[str, object]:
+    """Return our tables and those that we index, whatever the order of their columns."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    inspected = sa.inspect(engine)
+    found = {}
+    for name in (*metadata.tables, "trials"):
+        columns = sorted((one["name"], str(one["type"]), one["nullable"]) for one in inspected.get_columns(name))
+        indexes = sorted((one["name"] or "", one["column_names"]) for one in inspected.get_indexes(name))
+        key = inspected.get_pk_constraint(name)["constrained_columns"]
+        found[name] = columns, indexes, key, inspected.get_unique_constraints(name)
+    return found
+
+
+def test_a_new_store_has_the_tables_that_the_code_uses(database: Database) -> None:
     options = {"include_name": ours, "compare_type": True, "compare_server_default": True}
     with database.reading() as connection:
         context = MigrationContext.configure(connection, opts=options)
@@ -114,6 +146,7 @@ def test_a_store_of_the_first_version_is_brought_up_to_date_with_its_rows(
     with led(study_at(database_url, budget={"trials": 2})) as coordinator:
         outcomes = search(coordinator)
     expected = rows(database_url, "SELECT * FROM hpo_leaderboard ORDER BY trial")
+    of_a_new_store = schema(database_url)
     written(
         database_url,
         "DROP VIEW hpo_leaderboard",
@@ -130,7 +163,7 @@ def test_a_store_of_the_first_version_is_brought_up_to_date_with_its_rows(
         "ALTER TABLE hpo_attempts DROP COLUMN device_seconds",
         "ALTER TABLE hpo_attempts DROP COLUMN confirms",
         "ALTER TABLE hpo_evaluations DROP COLUMN reading",
-        LEADERBOARD,
+        OLD_LEADERBOARD,
         f"UPDATE {VERSION_TABLE} SET version_num = '0001'",
     )
     assert [len(row) for row in rows(database_url, "SELECT train_score FROM hpo_leaderboard")] == [1, 1]
@@ -138,6 +171,7 @@ def test_a_store_of_the_first_version_is_brought_up_to_date_with_its_rows(
     assert rows(database_url, f"SELECT version_num FROM {VERSION_TABLE}") == [("0007",)]
     assert rows(database_url, "SELECT * FROM hpo_leaderboard ORDER BY trial") == expected
     assert rows(database_url, "SELECT best_attempt FROM hpo_attempts") == [(1,)] * len(outcomes)
+    assert schema(database_url) == of_a_new_store
 
 
 STATES = sa.Enum("RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING", name="trialstate")
@@ -183,7 +217,7 @@ def test_an_older_store_is_brought_up_to_date_before_optuna_looks_at_its_own_tab
         "DROP TABLE hpo_trials",
         "ALTER TABLE hpo_studies DROP COLUMN name",
         "ALTER TABLE hpo_attempts DROP COLUMN device_seconds",
-        v0002_best_attempt.LEADERBOARD,
+        OLD_LEADERBOARD,
         f"UPDATE {VERSION_TABLE} SET version_num = '0005'",
         "UPDATE alembic_version SET version_num = 'v9.0.0.a'",
     )

@@ -32,7 +32,7 @@ from hpo.store.optuna_adapter import (
     storage_of,
     studies_in,
 )
-from hpo.store.studies import StudyStore
+from hpo.store.study_store import StudyStore
 
 ROOT = Path(__file__).parents[2]
 ADAPTER = Path(optuna_adapter.__file__)
@@ -114,25 +114,25 @@ def test_the_trial_that_is_asked_for_begins_and_no_other(store: StudyStore, monk
     """Whatever Optuna itself would hand out first, and by whatever name it looks for that."""
     monkeypatch.delattr(Study, "_pop_waiting_trial_id")
     with store.transaction():
-        first, second = (store.enqueue({"x": value}) for value in (0.25, 0.75))
-        trial = store.ask(second)
+        first, second = (store.trials.enqueue({"x": value}) for value in (0.25, 0.75))
+        trial = store.trials.ask(second)
         assert trial.number == second
         assert trial.suggest_float("x", 0, 1) == 0.75
-        assert store.ask(None).number == 2
+        assert store.trials.ask(None).number == 2
     with store.transaction():
-        states = [trial.state for trial in store.trials()]
+        states = [trial.state for trial in store.trials.get_all()]
     assert states == [TrialState.WAITING, TrialState.RUNNING, TrialState.RUNNING]
     assert first == 0
 
 
 def test_a_trial_that_another_program_has_just_begun_is_not_begun_twice(store: StudyStore) -> None:
     with store.transaction():
-        waiting = store.enqueue({"x": 0.5})
+        waiting = store.trials.enqueue({"x": 0.5})
     with store.transaction():
-        assert [trial.number for trial in store.trials(TrialState.WAITING)] == [waiting]
-        store._database.storage.set_trial_state_values(store._optuna_id(waiting), TrialState.RUNNING)
+        assert [trial.number for trial in store.trials.get_all(TrialState.WAITING)] == [waiting]
+        store._database.storage.set_trial_state_values(store.trials._row(waiting), TrialState.RUNNING)
         with pytest.raises(StoreUnavailableError, match="Trial 0 waits no more"):
-            store.ask(waiting)
+            store.trials.ask(waiting)
 
 
 def test_a_sampler_sees_all_trials_of_the_study_whatever_the_pruner(store: StudyStore) -> None:
@@ -145,8 +145,8 @@ def test_a_sampler_sees_all_trials_of_the_study_whatever_the_pruner(store: Study
 
     with store.transaction():
         for _ in range(5):
-            store.study.tell(store.ask(None).number, 0.5)
-        store.ask(None, Looks())
+            store.study.tell(store.trials.ask(None).number, 0.5)
+        store.trials.ask(None, Looks())
     assert seen == [6]
 
 

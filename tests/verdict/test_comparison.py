@@ -1,4 +1,4 @@
-"""The interval of a difference, held against formulas found on another way."""
+"""Interval of a difference, compared with independent formulas."""
 
 import numpy as np
 import pytest
@@ -16,11 +16,11 @@ def test_of_models_without_seeds_it_is_the_paired_t_interval_over_rows() -> None
     random = np.random.default_rng(1)
     one, other = random.random((2, 1, 300)) < np.array([[[0.8]], [[0.7]]])
 
-    points, interval = difference(answered(one), answered(other), KNOWN)
+    lead, interval = difference(answered(one), answered(other), KNOWN)
 
     paired = stats.ttest_rel(one[0].astype(float), other[0].astype(float))
     low, high = paired.confidence_interval(0.95)
-    assert points == pytest.approx(one.mean() - other.mean())
+    assert lead == pytest.approx(one.mean() - other.mean())
     assert (interval.low, interval.high) == pytest.approx((low, high))
 
 
@@ -28,10 +28,10 @@ def test_of_seeds_alone_it_is_the_t_interval_of_two_samples_with_pooled_variance
     one, other = [0.90, 0.93, 0.91], [0.88, 0.87, 0.86, 0.89]
     compared = runs(one), runs(other)
 
-    points, interval = difference(*compared, seed_noise(compared))
+    lead, interval = difference(*compared, seed_noise(compared))
 
     low, high = stats.ttest_ind(one, other).confidence_interval(0.95)
-    assert points == pytest.approx(np.mean(one) - np.mean(other))
+    assert lead == pytest.approx(np.mean(one) - np.mean(other))
     assert (interval.low, interval.high) == pytest.approx((low, high))
 
 
@@ -89,9 +89,9 @@ def test_the_bias_moves_the_interval_as_it_is() -> None:
     noise = seed_noise([one, other])
 
     plain, plain_interval = difference(one, other, noise)
-    points, interval = difference(one, other, noise, bias=0.01)
+    lead, interval = difference(one, other, noise, bias=0.01)
 
-    assert points == pytest.approx(plain - 0.01)
+    assert lead == pytest.approx(plain - 0.01)
     assert interval.low == pytest.approx(plain_interval.low - 0.01)
     assert interval.high == pytest.approx(plain_interval.high - 0.01)
 
@@ -127,9 +127,9 @@ def test_turned_round_it_is_the_negative(one: list[float], other: list[float], s
     compared = runs(one), runs(other)
     noise = SeedNoise(spread, 0.0, 3)
 
-    points, interval = difference(*compared, noise)
+    lead, interval = difference(*compared, noise)
     turned, turned_interval = difference(compared[1], compared[0], noise)
 
-    assert turned == pytest.approx(-points)
+    assert turned == pytest.approx(-lead)
     assert (turned_interval.low, turned_interval.high) == pytest.approx((-interval.high, -interval.low))
-    assert interval.low <= points <= interval.high
+    assert interval.low <= lead <= interval.high

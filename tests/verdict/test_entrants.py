@@ -1,12 +1,11 @@
-"""Who takes part in a confirmation."""
+"""Entrants of a confirmation: the best configurations of a search, each once, and its default."""
 
 from typing import Any
 
 import pytest
 
 from hpo.config.study_file import ConfirmationConfig
-from hpo.verdict.entrants import distinct, race_of
-from hpo.verdict.race import Race
+from hpo.verdict.race import Race, distinct, race_of
 from tests.verdict.confirmed import study, trial
 
 MANY = [trial(number, 0.5 + number / 100) for number in range(10)]

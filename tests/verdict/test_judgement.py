@@ -1,4 +1,4 @@
-"""The verdict on studies that were made by hand."""
+"""Verdict on studies that were made by hand."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 from hpo.messages import Ending
 from hpo.store.results import FailedRun, StudyResults
 from hpo.verdict.findings import Verdict
-from hpo.verdict.judgement import judged
+from hpo.verdict.judgement import verdict_on
 from tests.verdict.confirmed import confirming, held_out, study, trial
 
 TRIALS = [trial(0, 0.80), trial(1, 0.85), trial(2, 0.90), trial(3, 0.88)]
@@ -16,7 +16,7 @@ CONFIRMED = confirming(0, [0.800, 0.802, 0.801]), confirming(2, [0.880, 0.882, 0
 
 
 def verdict(results: StudyResults) -> Verdict:
-    found = judged(results)
+    found = verdict_on(results)
     assert found is not None
     return found
 
@@ -27,21 +27,21 @@ def test_a_confirmed_search_has_a_winner_and_differences_in_their_order() -> Non
     found = verdict(study(TRIALS, *CONFIRMED, baselines=baselines))
 
     assert (found.winner, found.recommended, found.metric, found.rows) == (2, 2, "macro_f1", 400)
-    assert [one.than for one in found.differences] == ["the default", "trial 3", *baselines]
-    assert found.differences[0].points == pytest.approx(0.8815 - 0.801), "the run that decided the race is left out"
+    assert [one.against for one in found.differences] == ["the default", "trial 3", *baselines]
+    assert found.differences[0].difference == pytest.approx(0.8815 - 0.801), "the run that decided the race is left out"
     assert found.differences[0].decision == "better"
-    assert [(rung.name, rung.score) for rung in found.ladder] == [
-        (name, one.scores.objective) for name, one in baselines.items()
+    assert [(one.name, one.score) for one in found.baselines] == [
+        (name, held.scores.objective) for name, held in baselines.items()
     ]
     assert found.sentences[0].startswith("Trial 2 beats the default by 8.0 macro F1 points")
 
 
-def test_what_was_confirmed_is_ranked_by_its_confirmed_score_beside_the_lucky_one() -> None:
+def test_what_was_confirmed_is_ranked_by_its_confirmed_score_beside_that_of_the_search() -> None:
     found = verdict(study(TRIALS, *CONFIRMED))
 
     assert [one.trial for one in found.confirmed] == [2, 3, 0]
     best, _, default = found.confirmed
-    assert (best.score, best.lucky, best.scores) == (pytest.approx(0.8815), 0.90, (0.882, 0.881))
+    assert (best.score, best.search_score, best.scores) == (pytest.approx(0.8815), 0.90, (0.882, 0.881))
     assert best.left_out == 1
     assert default.is_default
     assert best.interval.low < best.score < best.interval.high
@@ -57,7 +57,7 @@ def test_seed_noise_is_pooled_over_what_has_several_seeds_that_decided_nothing()
     ids=["nothing", "only the default", "no two seeds of anything"],
 )
 def test_there_is_none_where_too_little_was_confirmed(runs: tuple[list, ...]) -> None:  # type: ignore[type-arg]
-    assert judged(study(TRIALS, *runs)) is None
+    assert verdict_on(study(TRIALS, *runs)) is None
 
 
 def test_without_the_default_it_says_so() -> None:
@@ -99,7 +99,7 @@ def test_a_study_without_a_test_split_is_told_so(data: dict[str, object], has: b
     assert any("There is no test split" in sentence for sentence in found.sentences) is not has
 
 
-def test_luck_of_the_rows_is_taken_off_only_where_the_search_chose_by_them() -> None:
+def test_selection_bias_of_the_rows_is_taken_off_only_where_the_search_chose_by_them() -> None:
     uneven = [
         confirming(of, [score, score + 0.002], deviations=(0.01, sign * 0.01))
         for of, score, sign in ((0, 0.88, 1), (2, 0.885, -1), (3, 0.882, 1))
@@ -108,18 +108,18 @@ def test_luck_of_the_rows_is_taken_off_only_where_the_search_chose_by_them() -> 
 
     unseen, seen = (verdict(study(equal, *uneven, confirmed_on_unseen=unseen)) for unseen in (True, False))
 
-    assert unseen.bias == 0
-    assert seen.bias > 0
-    assert unseen.differences[0].points - seen.differences[0].points == pytest.approx(seen.bias)
+    assert unseen.selection_bias == 0
+    assert seen.selection_bias > 0
+    assert unseen.differences[0].difference - seen.differences[0].difference == pytest.approx(seen.selection_bias)
     taken, was = (next(one for one in of.confirmed if one.trial == of.winner) for of in (seen, unseen))
-    assert was.score - taken.score == pytest.approx(seen.bias)
-    assert was.interval.low - taken.interval.low == pytest.approx(seen.bias)
+    assert was.score - taken.score == pytest.approx(seen.selection_bias)
+    assert was.interval.low - taken.interval.low == pytest.approx(seen.selection_bias)
     assert was.scores == taken.scores
     default = next(one for one in seen.confirmed if one.is_default)
-    assert seen.differences[0].points == pytest.approx(taken.score - default.score)
+    assert seen.differences[0].difference == pytest.approx(taken.score - default.score)
 
 
-def test_trials_that_were_given_up_were_in_question_too_but_not_what_cannot_be_trained() -> None:
+def test_pruned_trials_might_have_been_chosen_too_but_not_what_cannot_be_trained() -> None:
     runs = [
         confirming(of, [score, score + 0.002], deviations=(0.01, sign * 0.01))
         for of, score, sign in ((0, 0.88, 1), (2, 0.885, -1), (3, 0.882, 1))
@@ -128,9 +128,9 @@ def test_trials_that_were_given_up_were_in_question_too_but_not_what_cannot_be_t
 
     def bias(ending: Ending, score: float | None = 0.5) -> float:
         cut = [trial(number, score, state="PRUNED", ending=str(ending)) for number in range(6, 40)]
-        return verdict(study([*few, *cut], *runs, confirmed_on_unseen=False)).bias
+        return verdict(study([*few, *cut], *runs, confirmed_on_unseen=False)).selection_bias
 
-    alone = verdict(study(few, *runs, confirmed_on_unseen=False)).bias
+    alone = verdict(study(few, *runs, confirmed_on_unseen=False)).selection_bias
     assert bias(Ending.PRUNED) > 1.3 * alone > 0
     assert bias(Ending.DIVERGED) == bias(Ending.INFEASIBLE) == bias(Ending.PRUNED, None) == alone
 
@@ -138,13 +138,13 @@ def test_trials_that_were_given_up_were_in_question_too_but_not_what_cannot_be_t
 def test_the_same_study_is_judged_the_same_again() -> None:
     results = study(TRIALS, *CONFIRMED, confirmed_on_unseen=False)
 
-    assert judged(results) == judged(results)
+    assert verdict_on(results) == verdict_on(results)
 
 
 def test_trials_that_did_not_complete_stay_out() -> None:
-    given_up = trial(5, 0.99, state="PRUNED", ending=str(Ending.PRUNED))
+    pruned = trial(5, 0.99, state="PRUNED", ending=str(Ending.PRUNED))
 
-    assert verdict(study([*TRIALS, given_up], *CONFIRMED)).winner == 2
+    assert verdict(study([*TRIALS, pruned], *CONFIRMED)).winner == 2
 
 
 def failed(*of: int) -> tuple[FailedRun, ...]:
@@ -155,7 +155,9 @@ def test_runs_without_a_score_are_said_and_not_passed_over() -> None:
     found = verdict(study(TRIALS, *CONFIRMED, failed_runs=failed(2, 1, 1)))
 
     assert found.failures == {1: 2, 2: 1}
-    assert "given up, and count in no score: 2 of 2 of trial 1; 1 of 4 of trial 2." in " ".join(found.sentences)
+    assert "failed or were pruned, and count in no score: 2 of 2 of trial 1; 1 of 4 of trial 2." in " ".join(
+        found.sentences
+    )
     assert not verdict(study(TRIALS, *CONFIRMED)).failures
 
 
@@ -203,13 +205,13 @@ def test_what_was_always_right_may_be_wrong_as_often_as_so_many_rows_would_not_s
 
 
 def test_baselines_are_held_against_the_winner_and_what_is_taken() -> None:
-    """Here the default: it is taken as it is, so no luck of a choice is taken off."""
+    """Here the default: it is taken as it is, so no selection bias is taken off."""
     like = [confirming(of, [0.88, 0.90]) for of in (0, 2)]
 
     found = verdict(study(TRIALS, *like, baselines={"majority class": held_out(0.4)}, confirmed_on_unseen=False))
 
     assert (found.winner, found.recommended) == (2, 0)
-    winner, taken = (one for one in found.differences if one.than == "majority class")
-    assert (winner.of, taken.of) == (2, 0)
-    assert taken.points == pytest.approx(0.49)
-    assert winner.points == pytest.approx(0.49 - found.bias)
+    winner, taken = (one for one in found.differences if one.against == "majority class")
+    assert (winner.trial, taken.trial) == (2, 0)
+    assert taken.difference == pytest.approx(0.49)
+    assert winner.difference == pytest.approx(0.49 - found.selection_bias)

@@ -1,4 +1,4 @@
-"""The verdict as plain values: every key is documented, the decision and the reason follow from the intervals."""
+"""JSON of a verdict: every key is documented, the decision and the reason follow from the intervals."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hpo.verdict.findings import Difference, Interval, Rung, Verdict
+from hpo.verdict.findings import BaselineScore, Difference, Interval, Verdict
 from hpo.verdict.plain import verdict_to_plain
 from tests.verdict.test_wording import AHEAD, BEHIND, DEFAULT, OTHER, UNSURE, WINNER, apart, confirmed, verdict
 
@@ -15,8 +15,8 @@ PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
 
 
 def whole() -> Verdict:
-    rung = Rung(name="majority class", score=0.4, interval=Interval(low=0.35, high=0.45))
-    return verdict(AHEAD, apart("majority class", None, 0.4, 0.6), ladder=(rung,), sentences=("Take it.",))
+    baseline = BaselineScore(name="majority class", score=0.4, interval=Interval(low=0.35, high=0.45))
+    return verdict(AHEAD, apart("majority class", None, 0.4, 0.6), baselines=(baseline,), sentences=("Take it.",))
 
 
 def keys(value: Any) -> set[str]:
@@ -43,7 +43,7 @@ def test_every_key_is_documented_and_all_is_json() -> None:
     ],
 )
 def test_a_comparison_is_decided_by_whether_its_interval_holds_0(low: float, high: float, decision: str) -> None:
-    one = Difference(of=7, than="the default", trial=0, points=(low + high) / 2, interval=Interval(low=low, high=high))
+    one = apart("the default", DEFAULT, low, high)
     assert verdict_to_plain(verdict(one))["comparisons"][0]["decision"] == decision
     assert f"`{decision}`" in PAGE
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.verdict.race import Race, RaceState, finalists_for, following, in_contention, most_runs, ranked
+from hpo.verdict.race import Race, RaceState, finalists_for, in_contention, most_runs, next_trial, ranked
 
 DEFAULT = 0
 
@@ -23,10 +23,10 @@ def run(of: Race, scores: Mapping[int, float], workers: int = 1) -> list[int]:
     training: list[int] = []
     while True:
         counts = {trial: begun.count(trial) for trial in set(begun)}
-        while len(training) < workers and (following_one := following(of, RaceState(ended, counts))) is not None:
-            begun.append(following_one)
-            training.append(following_one)
-            counts[following_one] = counts.get(following_one, 0) + 1
+        while len(training) < workers and (chosen := next_trial(of, RaceState(ended, counts))) is not None:
+            begun.append(chosen)
+            training.append(chosen)
+            counts[chosen] = counts.get(chosen, 0) + 1
         if not training:
             return begun
         over = training.pop(0)
@@ -61,9 +61,9 @@ def test_without_a_default_the_finalists_run_alone() -> None:
 
 
 def test_a_failed_run_drops_its_configuration() -> None:
-    course = RaceState({1: [0.9, -math.inf], 2: [0.8, 0.7], 3: [0.2], 4: [0.1]}, {})
+    state = RaceState({1: [0.9, -math.inf], 2: [0.8, 0.7], 3: [0.2], 4: [0.1]}, {})
 
-    assert in_contention(race(4), course) == (DEFAULT, 2)
+    assert in_contention(race(4), state) == (DEFAULT, 2)
 
 
 def test_nothing_is_halved_before_a_round_is_over() -> None:
@@ -121,4 +121,4 @@ def test_runs_of_those_who_took_part_once_leave_as_many_to_those_who_do_now() ->
     """A second night has found better ones: they get a race of their own, beside the default's earlier runs."""
     ended = {DEFAULT: [0.5] * 5, 8: [0.7] * 5, 9: [0.6] * 2}
 
-    assert following(race(3, runs=12), RaceState(ended, {trial: len(scores) for trial, scores in ended.items()})) == 1
+    assert next_trial(race(3, runs=12), RaceState(ended, {trial: len(scores) for trial, scores in ended.items()})) == 1

@@ -7,15 +7,13 @@ from scipy.stats import binomtest
 
 from hpo.store.results import TestEvaluation as Look  # pytest would collect it
 from hpo.verdict.single_scores import interval_of_test, under_another_seed
-from tests.verdict.confirmed import answered, confirming, scores, study, trial
+from tests.verdict.confirmed import answered, confirming, held_out, study, trial
 
 
 def look(correct: np.ndarray, of_a_unit: float = 0.0) -> Look:  # type: ignore[type-arg]
     run = answered(correct[None])
-    return Look(
-        trial=3, scores=scores(float(correct.mean()), "accuracy"), slices=(), read_at=0.0,
-        deviations=tuple(run.deviations[0].tolist()), of_a_unit=of_a_unit,
-    )  # fmt: skip
+    found = held_out(float(correct.mean()), run.deviations[0].tolist(), "accuracy", of_a_unit)
+    return Look(trial=3, held_out=found, read_at=0.0)
 
 
 def test_a_test_score_has_the_interval_of_its_rows() -> None:
@@ -35,11 +33,11 @@ def test_a_test_split_without_an_error_is_not_sure_of_there_being_none() -> None
 
 
 def test_without_a_jackknife_there_is_none() -> None:
-    assert interval_of_test(Look(trial=3, scores=scores(0.9), slices=(), read_at=0.0)) is None
+    assert interval_of_test(Look(trial=3, held_out=held_out(0.9, ()), read_at=0.0)) is None
 
 
 def test_another_seed_of_what_was_confirmed_scores_about_the_mean_of_its_runs() -> None:
-    """Not about its lucky score in the search; known answer: scipy's t, six degrees of freedom over both."""
+    """Not about its score in the search; known answer: scipy's t, six degrees of freedom over both."""
     of = {0: [0.80, 0.81, 0.82, 0.81], 2: [0.88, 0.90, 0.89, 0.89]}
     results = study([trial(0, 0.8), trial(2, 0.95)], *(confirming(one, several) for one, several in of.items()))
 

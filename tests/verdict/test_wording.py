@@ -1,25 +1,28 @@
-"""The verdict in words: a sentence for every way it can come out, each with its figure."""
+"""Sentences of a verdict: a sentence for every way it can come out, each with its figure."""
 
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from hpo.verdict.findings import Confirmed, Difference, Interval, Rung, Verdict
+from hpo.verdict.findings import BaselineScore, Confirmed, Difference, Interval, Verdict
 from hpo.verdict.wording import amount, sentences
 
 DEFAULT, WINNER, OTHER = 0, 7, 4
 
 
-def confirmed(trial: int, score: float, *, seeds: int = 3, seconds: float = 100.0, lucky: float = 0.92) -> Confirmed:
+def confirmed(
+    trial: int, score: float, *, seeds: int = 3, seconds: float = 100.0, search_score: float = 0.92
+) -> Confirmed:
     return Confirmed(
         trial=trial, is_default=trial == DEFAULT, scores=(score,) * seeds, score=score,
-        interval=Interval(low=score - 0.01, high=score + 0.01), lucky=lucky, seconds=seconds,
+        interval=Interval(low=score - 0.01, high=score + 0.01), search_score=search_score, seconds=seconds,
     )  # fmt: skip
 
 
-def apart(than: str, trial: int | None, low: float, high: float, of: int = WINNER) -> Difference:
-    return Difference(of=of, than=than, trial=trial, points=(low + high) / 2, interval=Interval(low=low, high=high))
+def apart(against: str, other: int | None, low: float, high: float, trial: int = WINNER) -> Difference:
+    middle, interval = (low + high) / 2, Interval(low=low, high=high)
+    return Difference(trial=trial, against=against, against_trial=other, difference=middle, interval=interval)
 
 
 AHEAD = apart("the default", DEFAULT, 0.01, 0.03)
@@ -29,8 +32,8 @@ BEHIND = apart("the default", DEFAULT, -0.03, -0.01)
 
 def verdict(*differences: Difference, **rest: Any) -> Verdict:
     fields: dict[str, Any] = {
-        "metric": "macro_f1", "rows": 2000, "unseen": True, "bias": 0.0, "seed_noise": 0.006,
-        "confirmed": (confirmed(WINNER, 0.90), confirmed(DEFAULT, 0.88)), "ladder": (), "differences": differences,
+        "metric": "macro_f1", "rows": 2000, "unseen": True, "selection_bias": 0.0, "seed_noise": 0.006,
+        "confirmed": (confirmed(WINNER, 0.90), confirmed(DEFAULT, 0.88)), "baselines": (), "differences": differences,
         "best_of_search": 0.92, "winner": WINNER, "recommended": WINNER, "sentences": (),
     }  # fmt: skip
     return Verdict(**fields | rest)
@@ -54,7 +57,7 @@ def test_a_winner_that_is_taken_though_not_beyond_doubt_is_likely_better() -> No
     assert "Trial 7 is likely better than the default, by 1.0 macro F1 points [-1.0, 3.0]" in said(UNSURE)
 
 
-def test_a_winner_that_is_not_taken_cannot_be_told_from_the_default() -> None:
+def test_a_winner_that_is_not_taken_is_not_distinguishable_from_the_default() -> None:
     whole = said(UNSURE, recommended=DEFAULT)
 
     assert "Trial 7, the best but for the default, is not distinguishable from the default" in whole
@@ -70,7 +73,7 @@ def test_a_winner_that_is_not_taken_cannot_be_told_from_the_default() -> None:
     ],
 )
 def test_a_winner_is_called_what_it_was_in_the_search(default: float, best: float, name: str) -> None:
-    both = (confirmed(WINNER, 0.9, lucky=0.94), confirmed(DEFAULT, 0.9, lucky=default))
+    both = (confirmed(WINNER, 0.9, search_score=0.94), confirmed(DEFAULT, 0.9, search_score=default))
     first = sentences(verdict(BEHIND, confirmed=both, recommended=DEFAULT, best_of_search=best))[0]
     assert first.startswith(f"The default beats trial 7, {name}, by")
 
@@ -82,7 +85,7 @@ def test_without_a_default_nothing_is_said_against_it() -> None:
     assert "Take trial 7." in whole
 
 
-def test_those_that_cannot_be_told_from_what_is_taken_are_named() -> None:
+def test_those_that_are_not_distinguishable_from_what_is_taken_are_named() -> None:
     three = (confirmed(WINNER, 0.9), confirmed(OTHER, 0.89), confirmed(5, 0.89), confirmed(DEFAULT, 0.88))
     rest = [apart(f"trial {trial}", trial, -0.01, 0.02) for trial in (OTHER, 5)]
 
@@ -101,49 +104,55 @@ def test_a_faster_one_is_taken_for_the_share_of_the_time() -> None:
     assert "Trained again on 3 fresh seeds trial 4 scores" in whole
 
 
-@pytest.mark.parametrize(("lucky", "held"), [(0.92, "2.0 macro F1 points less"), (0.89, "1.0 macro F1 points more")])
-def test_the_confirmed_score_is_held_against_the_lucky_one(lucky: float, held: str) -> None:
-    both = (confirmed(WINNER, 0.90, lucky=lucky), confirmed(DEFAULT, 0.88))
+@pytest.mark.parametrize(
+    ("search_score", "held"), [(0.92, "2.0 macro F1 points less"), (0.89, "1.0 macro F1 points more")]
+)
+def test_the_confirmed_score_is_held_against_the_score_of_the_search(search_score: float, held: str) -> None:
+    both = (confirmed(WINNER, 0.90, search_score=search_score), confirmed(DEFAULT, 0.88))
 
-    assert f"scores 0.9000 [0.8900, 0.9100], {held} than the {lucky:.4f} that it had in the search" in said(
+    assert f"scores 0.9000 [0.8900, 0.9100], {held} than the {search_score:.4f} that it had in the search" in said(
         AHEAD, confirmed=both
     )
 
 
 def test_the_best_baseline_says_whether_it_was_worth_it() -> None:
-    ladder = tuple(
-        Rung(name=name, score=score, interval=Interval(low=score - 0.01, high=score + 0.01))
+    baselines = tuple(
+        BaselineScore(name=name, score=score, interval=Interval(low=score - 0.01, high=score + 0.01))
         for name, score in (("majority class", 0.4), ("TF-IDF and logistic regression", 0.85))
     )
     beaten = apart("TF-IDF and logistic regression", None, 0.04, 0.06)
     unbeaten = apart("TF-IDF and logistic regression", None, -0.01, 0.06)
 
     assert "worth it: trial 7 beats TF-IDF and logistic regression by 5.0 macro F1" in said(
-        AHEAD, beaten, ladder=ladder
+        AHEAD, beaten, baselines=baselines
     )
-    whole = said(AHEAD, unbeaten, ladder=ladder)
+    whole = said(AHEAD, unbeaten, baselines=baselines)
     assert (
         "may not have been worth it: trial 7 cannot be shown to beat TF-IDF and logistic regression (0.8500)" in whole
     )
 
 
 def test_where_the_default_is_taken_it_is_what_baselines_are_held_against() -> None:
-    ladder = (Rung(name="majority class", score=0.86, interval=Interval(low=0.84, high=0.88)),)
-    both = (apart("majority class", None, 0.01, 0.03), apart("majority class", None, -0.01, 0.03, of=DEFAULT))
+    baselines = (BaselineScore(name="majority class", score=0.86, interval=Interval(low=0.84, high=0.88)),)
+    both = (apart("majority class", None, 0.01, 0.03), apart("majority class", None, -0.01, 0.03, trial=DEFAULT))
 
-    whole = said(UNSURE, *both, ladder=ladder, recommended=DEFAULT)
+    whole = said(UNSURE, *both, baselines=baselines, recommended=DEFAULT)
 
     assert "the default cannot be shown to beat majority class (0.8600); the difference is 1.0" in whole
 
 
 def test_it_says_which_rows_it_is_about() -> None:
     assert "on 2,000 validation rows that the search never saw" in said(AHEAD)
-    whole = said(AHEAD, unseen=False, rows=400, bias=0.004)
+    whole = said(AHEAD, unseen=False, rows=400, selection_bias=0.004)
     assert "on the 400 rows that the search chose by" in whole
-    assert "By simulation 0.4 macro F1 points of what the winner scores on them are their luck, and were taken" in whole
-    assert "The winner has no runs but those that decided the race; by simulation 0.4 macro" in said(AHEAD, bias=0.004)
-    none = said(AHEAD, unseen=False, rows=400, bias=0.0004)
-    assert "rows that the search chose by; by simulation nothing is to be taken off for their luck." in none
+    assert (
+        "By simulation 0.4 macro F1 points of the winner's mean are selection bias, and were taken off: from" in whole
+    )
+    assert "The winner has no runs but those that decided the race; by simulation 0.4 macro" in said(
+        AHEAD, selection_bias=0.004
+    )
+    none = said(AHEAD, unseen=False, rows=400, selection_bias=0.0004)
+    assert "rows that the search chose by; by simulation their selection bias is negligible." in none
 
 
 def test_on_rows_that_chose_the_epochs_it_says_that_the_default_was_chosen_too() -> None:
@@ -181,7 +190,7 @@ def test_runs_that_decided_the_race_are_said_to_be_left_out() -> None:
 def test_without_a_test_split_it_says_what_cannot_be_said() -> None:
     assert "test split" not in said(AHEAD)
     whole = said(AHEAD, has_test_split=False)
-    assert "There is no test split, so it cannot be said how the trial to take does on texts by which nothing" in whole
+    assert "There is no test split, so the trial to take has no score on examples that nothing was chosen by" in whole
 
 
 def test_a_verdict_that_may_change_yet_says_so() -> None:

@@ -14,7 +14,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError
 from hpo.search.leading import leading
 from hpo.space.space_file import space_of
-from hpo.verdict.judgement import judged
+from hpo.verdict.judgement import verdict_on
 from tests.command_line import Hpo
 from tests.search.scripted import everything, written
 from tests.whole.test_confirmation import changed, results_of
@@ -35,7 +35,7 @@ def test_hpo_confirm_says_the_verdict_and_writes_what_to_take(config: StudyConfi
     answer = hpo("confirm", *words, "--output", "taken.yaml")
     assert answer.code == 0
     with results_of(config) as results:
-        verdict = judged(results)
+        verdict = verdict_on(results)
         assert verdict is not None
         assert len(results.trials) == 6
     for sentence in verdict.sentences:

@@ -28,10 +28,10 @@ from hpo.search.rungs import trial_milestones
 from hpo.search.steering import ask_to_stop
 from hpo.space.space_file import space_of
 from hpo.store.engine import open_database
-from hpo.store.listing import confirmation_of, read_studies
 from hpo.store.results import StudyResults, read_results
+from hpo.store.studies import confirmation_of, read_studies
 from hpo.training.worker import open_worker, train
-from hpo.verdict.judgement import judged
+from hpo.verdict.judgement import verdict_on
 from tests.command_line import Hpo
 from tests.models import write_texts
 
@@ -97,7 +97,7 @@ def test_a_search_ends_with_its_best_and_its_default_trained_again_on_common_fre
     assert (len(seeds[default.number]), len(seeds[best])) == (3, 2)
     assert seeds[default.number][:2] == seeds[best]
     assert not {trial.seed for trial in results.trials} & set(seeds[best])
-    verdict = judged(results)
+    verdict = verdict_on(results)
     assert verdict is not None
     assert diary.sentences == verdict.sentences
     assert diary.looks == [verdict.recommended] == [look.trial for look in results.test]
@@ -164,9 +164,9 @@ def test_rows_that_are_kept_are_neither_trained_on_nor_chosen_by(confirmed: Stud
     assert {trial.validation.rows for trial in results.trials if trial.validation} == {splits.validation.rows}
     assert {one.validation.rows for one in results.confirmation} == {splits.validation.rows}
     assert results.baselines["majority class"].scores.rows == kept.rows
-    verdict = judged(results)
+    verdict = verdict_on(results)
     assert verdict is not None
-    assert (verdict.unseen, verdict.bias, verdict.rows) == (True, 0.0, kept.rows)
+    assert (verdict.unseen, verdict.selection_bias, verdict.rows) == (True, 0.0, kept.rows)
 
 
 @pytest.mark.slow
@@ -178,7 +178,7 @@ def test_a_confirmation_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(
     cut = run(confirmed, Diary(stop, at=1), stop)
     assert cut.unfinished_runs == 1
     assert len(cut.confirmation) < len(undisturbed.confirmation)
-    assert judged(cut) is None or cut.test == ()
+    assert verdict_on(cut) is None or cut.test == ()
     assert "study tiny (confirmation): nobody leads it" in hpo("status", "--store", confirmed.store.url).out
     results = run(confirmed, searches=False)
 
@@ -186,7 +186,7 @@ def test_a_confirmation_that_was_stopped_goes_on_and_ends_as_if_it_had_not_been(
         return {(one.confirms, one.seed): one.held_out for one in results.confirmation}
 
     assert told(results) == told(undisturbed)
-    assert [look.scores for look in results.test] == [look.scores for look in undisturbed.test]
+    assert [one.held_out.scores for one in results.test] == [one.held_out.scores for one in undisturbed.test]
     assert len(results.trials) == 10
 
 
@@ -214,7 +214,7 @@ def test_worker_processes_confirm_what_one_process_does(confirmed: StudyConfig, 
     assert {one.seed: one.held_out for one in processes.confirmation if one.confirms == 0} == {
         one.seed: one.held_out for one in inline.confirmation if one.confirms == 0
     }
-    assert judged(processes) is not None
+    assert verdict_on(processes) is not None
     assert len(processes.test) == 1
 
 
@@ -228,7 +228,7 @@ def test_folds_are_confirmed_by_their_mean(confirmed: StudyConfig) -> None:
         one.validation.objective for one in results.confirmation
     }
     assert {reading.scores.rows for reading in results.baselines.values()} == {rows}
-    assert judged(results) is not None
+    assert verdict_on(results) is not None
 
 
 @pytest.mark.slow
@@ -253,7 +253,7 @@ def test_where_only_the_default_has_completed_there_is_no_verdict_and_the_test_s
 ) -> None:
     results = run(changed(confirmed, budget={"trials": 1}))
     assert results.confirmation == ()
-    assert judged(results) is None
+    assert verdict_on(results) is None
     assert [look.trial for look in results.test] == [0]
 
 
@@ -263,7 +263,7 @@ def test_time_is_kept_for_the_confirmation_and_the_end_is_kept(confirmed: StudyC
     began = time.time()
     results = run(config)
     assert time.time() - began < 40 + config.compute.grace_seconds
-    assert judged(results) is not None
+    assert verdict_on(results) is not None
     assert len(results.test) == 1
 
 
@@ -286,7 +286,7 @@ def test_a_search_killed_in_its_confirmation_goes_on_where_it_was(confirmed: Stu
     assert {(one.confirms, one.seed): one.held_out for one in results.confirmation} == {
         (one.confirms, one.seed): one.held_out for one in undisturbed.confirmation
     }
-    assert [look.scores for look in results.test] == [look.scores for look in undisturbed.test]
+    assert [one.held_out.scores for one in results.test] == [one.held_out.scores for one in undisturbed.test]
 
 
 @pytest.mark.slow
@@ -328,7 +328,7 @@ def test_a_baseline_that_cannot_be_had_costs_no_verdict(confirmed: StudyConfig, 
     results = run(changed(confirmed, data=data, budget={"trials": 3}), Noting())
     assert set(results.baselines) == {"majority class", "frozen features and logistic regression"}
     assert any("The baseline TF-IDF and logistic regression failed" in note for note in notes)
-    assert judged(results) is not None
+    assert verdict_on(results) is not None
 
 
 @pytest.mark.slow

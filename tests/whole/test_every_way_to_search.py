@@ -72,7 +72,7 @@ def test_folds_are_scored_by_their_mean_and_gone_on_with(config: StudyConfig, tm
         assert trial.value == mean == pytest.approx(sum(folds) / 3)
         assert result.validation is not None
         assert result.validation.rows == 96
-    assert [look.scores.rows for look in results.test] == [24]
+    assert [look.held_out.scores.rows for look in results.test] == [24]
     again = Recorder()
     run(with_changes(of_folds, budget={"trials": 4}), again)
     assert [number for number, _ in again.assigned_trials] == [3]

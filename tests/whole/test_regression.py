@@ -33,7 +33,7 @@ from hpo.runners.check.check import check
 from hpo.runners.run import run
 from hpo.store.results import StudyResults
 from hpo.tasks.regression import Regression
-from hpo.verdict.judgement import judged
+from hpo.verdict.judgement import verdict_on
 from tests.command_line import Hpo
 from tests.models import BOTH, MONEY, SPORT, said_by_card, save_tiny_bert, tiny_assignment, trained
 
@@ -118,17 +118,17 @@ def test_the_search_learns_and_its_errors_are_in_the_unit_of_the_labels(
 
 
 def test_the_verdict_stands_on_its_baselines(results: StudyResults) -> None:
-    verdict = judged(results)
+    verdict = verdict_on(results)
     assert verdict is not None
-    ladder = {rung.name: rung.score for rung in verdict.ladder}
-    assert ladder.keys() == Regression.baselines.keys()
-    assert ladder["mean of training"] == 0
-    assert ladder["TF-IDF and ridge regression"] > 0.7, "the labels are counts of words"
+    scores = {one.name: one.score for one in verdict.baselines}
+    assert scores.keys() == Regression.baselines.keys()
+    assert scores["mean of training"] == 0
+    assert scores["TF-IDF and ridge regression"] > 0.7, "the labels are counts of words"
     for held_out in results.baselines.values():
         assert held_out.scores.values["neg_rmse"] > -200
     assert all(sum(one**2 for one in run.held_out.deviations) > 0 for run in results.confirmation)
-    assert {one.by for one in results.test[-1].slices} == {"length"}
-    assert TASK_FACTS["regression"].slices[0] in results.test[-1].scores.values
+    assert {one.by for one in results.test[-1].held_out.slices} == {"length"}
+    assert TASK_FACTS["regression"].slices[0] in results.test[-1].held_out.scores.values
 
 
 def test_the_report_draws_errors_by_length_and_no_classes(

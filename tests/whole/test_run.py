@@ -148,7 +148,7 @@ def test_the_test_split_is_read_once_for_the_winner_and_recorded(config: StudyCo
     run(config, second)
     assert first.tested_trials == [results.best.number]
     assert second.tested_trials == []
-    assert [(look.trial, look.scores.rows) for look in results.test] == [(results.best.number, 24)]
+    assert [(look.trial, look.held_out.scores.rows) for look in results.test] == [(results.best.number, 24)]
 
 
 def test_an_interrupted_search_leaves_the_test_split_alone(config: StudyConfig) -> None:

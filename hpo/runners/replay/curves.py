@@ -4,6 +4,7 @@ To add another source of curves: a class with the two methods of `CurveSource`, 
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,14 +19,16 @@ from hpo.messages import Assignment, Ending
 from hpo.search.rungs import milestones
 from hpo.space.search_space import SearchSpace
 from hpo.store.engine import Database
-from hpo.store.recorded import RecordedTrial, read_recorded
-from hpo.store.results import read_search
+from hpo.store.history import Evaluation, read_history
+from hpo.store.results import TrialResult, read_search
 
 FORMAT = "hpo-curves"
 MARK = f'{{"format": "{FORMAT}"'
 """How a recording begins."""
 VERSION = 1
 LAST_RUNG = 1000
+ENDED = (Ending.COMPLETED, Ending.PRUNED, Ending.DIVERGED, Ending.INFEASIBLE)
+"""Endings that say something of the configuration; an error or a pause does not."""
 TRAIN_ROWS = 2000
 """Training texts that a replay counts in, where its curves do not say how many there were."""
 
@@ -101,29 +104,32 @@ def export_curves(database: Database, study: str | None = None) -> Recording:
         StoreError: a study that hpo did not make, or the store failed.
     """
     results = read_search(database, study)
-    recorded = read_recorded(database, results.name)
-    if all(trial.ending is not Ending.COMPLETED for trial in recorded.trials):
+    trials = [trial for trial in results.trials if trial.ending in ENDED]
+    if all(trial.ending != Ending.COMPLETED for trial in trials):
         raise NoResultError(f"The study {results.name!r} has no completed trial yet, so no curve to export.")
-    space = SearchSpace.from_mapping(recorded.space, results.name)
+    told = defaultdict(list)
+    for one in read_history(database, results.name).evaluations:
+        told[one.trial].append(one)
+    space = SearchSpace.from_mapping(results.space, results.name)
     folds = bool(results.configuration.get("evaluation", {}).get("folds"))
     return Recording(
         study=results.name,
         metric=results.metric,
         parameters=tuple(parameter.name for parameter in space.parameters),
-        curves=tuple(_curve(trial, space, folds=folds) for trial in recorded.trials),
+        curves=tuple(_curve(trial, told[trial.number], space, folds=folds) for trial in trials),
     )
 
 
-def _curve(trial: RecordedTrial, space: SearchSpace, *, folds: bool) -> Curve:
+def _curve(trial: TrialResult, told: Sequence[Evaluation], space: SearchSpace, *, folds: bool) -> Curve:
     hyperparameters = Hyperparameters(**trial.configuration)
     longest = float(space.maximum_passes())
     (end,) = milestones(passes=passes_of(hyperparameters), maximum_passes=longest, rungs=0, full_reports=1)
     return Curve(
         hyperparameters=hyperparameters,
         length=LAST_RUNG if folds else end.rung,
-        points=tuple(Point(rung=rung, score=score, seconds=at) for rung, score, at in trial.evaluations),
-        ending=trial.ending,
-        seconds=trial.seconds,
+        points=tuple(Point(rung=one.rung, score=one.score, seconds=one.seconds) for one in told),
+        ending=Ending(trial.ending or ""),
+        seconds=max([trial.seconds or 0.0, *(one.seconds for one in told[-1:])]),
     )
 
 

@@ -1,4 +1,4 @@
-"""Brings our tables to the version of the installed hpo, inside the caller's transaction."""
+"""Upgrade of our tables to the version of the installed hpo, inside the caller's transaction."""
 
 from functools import cache
 from pathlib import Path
@@ -10,17 +10,33 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection
 
 from hpo.errors import StoreError
+from hpo.store.tables import LEADERBOARD, OPTUNA_INDEXES, metadata
 
 # Optuna keeps its own version in a table `alembic_version` of the same database.
 VERSION_TABLE = "hpo_alembic_version"
 
 
 def upgrade(connection: Connection) -> None:
-    """Apply every migration that the database at `connection` lacks."""
+    """Make the tables of a new store, or apply every migration that an older one lacks."""
     if connection.dialect.name == "postgresql":
         # Of two processes that start at once one migrates, and the other then finds it done.
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(5205180113)")
-    scripts = migrations()
+    if is_current(connection):
+        return
+    scripts, context = migrations(), _context(connection)
+    # It stands on the tables that are changed.
+    connection.exec_driver_sql("DROP VIEW IF EXISTS hpo_leaderboard")
+    if context.get_current_revision() is None:
+        metadata.create_all(connection, checkfirst=False)
+        for statement in OPTUNA_INDEXES:
+            connection.exec_driver_sql(statement)
+        context.stamp(scripts, "head")
+    else:
+        _migrate(connection, scripts)
+    connection.exec_driver_sql(LEADERBOARD)
+
+
+def _migrate(connection: Connection, scripts: ScriptDirectory) -> None:
     environment = EnvironmentContext(
         Config(), scripts, fn=lambda revision, _context: scripts._upgrade_revs("head", revision)
     )
@@ -35,8 +51,7 @@ def is_current(connection: Connection) -> bool:
     Raises:
         StoreError: they were written by a newer hpo.
     """
-    scripts = migrations()
-    found = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+    scripts, found = migrations(), _context(connection).get_current_revision()
     known = {script.revision for script in scripts.walk_revisions()}
     if found is not None and found not in known:
         raise StoreError(
@@ -50,3 +65,7 @@ def is_current(connection: Connection) -> bool:
 def migrations() -> ScriptDirectory:
     """Return the migrations of this folder."""
     return ScriptDirectory(str(Path(__file__).parent))
+
+
+def _context(connection: Connection) -> MigrationContext:
+    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})

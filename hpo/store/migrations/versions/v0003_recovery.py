@@ -1,4 +1,4 @@
-"""Rows that fit at once and where an attempt went on from, for later ones; whose process number a leader has."""
+"""Micro-batch size and resumed examples of attempts; the machine of a leader's process number."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Which trial of a search another one confirms, and what that is judged by: its reading at each new best."""
+"""Confirmed trial of a run, and its held-out evaluation at each new best."""
 
 import json
 
@@ -13,11 +13,11 @@ def upgrade() -> None:
     """Add the columns."""
     op.add_column("hpo_attempts", sa.Column("confirms", sa.Integer))
     op.add_column("hpo_evaluations", sa.Column("reading", sa.Text))
-    _give_readings(op.get_bind())
+    _convert_tests(op.get_bind())
 
 
-def _give_readings(connection: sa.Connection) -> None:
-    """Let what was read of test splits stand as readings, of whose rows nothing more is known."""
+def _convert_tests(connection: sa.Connection) -> None:
+    """Store scores on test splits as held-out evaluations, of whose rows nothing more is known."""
     found = connection.execute(sa.text("SELECT event_id, detail FROM hpo_events WHERE kind = 'test_read'")).all()
     for event_id, detail in found:
         reading = {"scores": json.loads(json.loads(detail)["scores"]), "deviations": [], "slices": []}

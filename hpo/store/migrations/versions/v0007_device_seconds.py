@@ -1,4 +1,4 @@
-"""Seconds of devices that each attempt took by itself."""
+"""Device seconds that each attempt took by itself."""
 
 import sqlalchemy as sa
 from alembic import op

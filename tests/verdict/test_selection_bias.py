@@ -1,4 +1,4 @@
-"""How much of a lead is luck of the rows, held against searches of which the luck is known."""
+"""Selection bias, compared with simulated searches of which the bias is known."""
 
 import tracemalloc
 from collections.abc import Iterator, Sequence
@@ -7,41 +7,43 @@ import numpy as np
 import pytest
 
 from hpo.verdict.comparison import seed_noise
-from hpo.verdict.selection_bias import Noise, SelectionBias, deviation_over_rows, luck_of_choice
+from hpo.verdict.selection_bias import ScoreNoise, SelectionBias, deviation_over_rows, simulated_selection_bias
 from tests.verdict.confirmed import answered
 
 TRIALS = 40
 
 
-def luck_of(
+def bias_of(
     scores: Sequence[float], of_rows: float, of_seeds: float, deciding: int = 1, *, unseen: bool = False, **rest: bool
 ) -> SelectionBias:
-    noise = Noise(rows=of_rows, passing=0.0, lasting=of_seeds)
-    return luck_of_choice(tuple(scores), noise, 3, deciding, unseen=unseen, left_out=rest.get("left_out", True))
+    noise = ScoreNoise(rows=of_rows, passing=0.0, lasting=of_seeds)
+    return simulated_selection_bias(
+        tuple(scores), noise, 3, deciding, unseen=unseen, left_out=rest.get("left_out", True)
+    )
 
 
 def simulated(
     truth_spread: float, of_rows: float, of_seeds: float
 ) -> Iterator[tuple[list[float], SelectionBias, float]]:
-    """Yield (scores of a search, the luck of its winner's rows and of the others' runs, that of the winner's run)."""
+    """Yield (scores of a search, the bias of its winner's rows and of the others' runs, that of the winner's run)."""
     for seed in range(60):
         random = np.random.default_rng(seed)
         truth = truth_spread * random.standard_normal(TRIALS)
-        selection_bias = of_rows * random.standard_normal(TRIALS)
-        scores = truth + selection_bias + of_seeds * random.standard_normal(TRIALS)
+        of_these_rows = of_rows * random.standard_normal(TRIALS)
+        scores = truth + of_these_rows + of_seeds * random.standard_normal(TRIALS)
         best = np.argsort(-scores)[:3]
         of_run = of_seeds * random.standard_normal(3)
-        won = (truth[best] + selection_bias[best] + of_run).argmax()
-        others = np.delete(selection_bias[best] + of_run, won).mean()
-        yield scores.tolist(), SelectionBias(winner=selection_bias[best[won]], others=others), of_run[won]
+        won = (truth[best] + of_these_rows[best] + of_run).argmax()
+        others = np.delete(of_these_rows[best] + of_run, won).mean()
+        yield scores.tolist(), SelectionBias(winner=of_these_rows[best[won]], others=others), of_run[won]
 
 
 @pytest.mark.parametrize(("truth_spread", "of_seeds"), [(0.0, 0.0), (0.0, 0.01), (0.01, 0.0), (0.02, 0.01)])
-def test_it_is_near_the_luck_that_there_is(truth_spread: float, of_seeds: float) -> None:
+def test_it_is_near_the_bias_that_there_is(truth_spread: float, of_seeds: float) -> None:
     there_is, found = [], []
     for scores, selection_bias, _ in simulated(truth_spread, 0.01, of_seeds):
         there_is.append((selection_bias.winner, selection_bias.others))
-        estimate = luck_of(scores, 0.01, of_seeds)
+        estimate = bias_of(scores, 0.01, of_seeds)
         found.append((estimate.winner, estimate.others))
 
     winner, others = np.mean(there_is, axis=0)
@@ -51,12 +53,12 @@ def test_it_is_near_the_luck_that_there_is(truth_spread: float, of_seeds: float)
     assert of_others == pytest.approx(others, abs=0.005)
 
 
-def test_on_unseen_rows_a_winner_by_the_runs_that_count_is_lucky_and_who_fell_behind_is_not() -> None:
+def test_on_unseen_rows_a_winner_by_the_runs_that_count_is_biased_upwards_and_who_fell_behind_downwards() -> None:
     """Of equal configurations: the expected largest of three normal deviates is 0.846 (Harter 1961)."""
     equal = (0.8 + 0.01 * np.random.default_rng(0).standard_normal(TRIALS)).tolist()
 
-    counted, apart = (luck_of(equal, 0.0, 0.01, unseen=True, left_out=left_out) for left_out in (False, True))
-    of_four = luck_of(equal, 0.0, 0.01, deciding=4, unseen=True, left_out=False)
+    counted, apart = (bias_of(equal, 0.0, 0.01, unseen=True, left_out=left_out) for left_out in (False, True))
+    of_four = bias_of(equal, 0.0, 0.01, deciding=4, unseen=True, left_out=False)
 
     assert counted.winner == pytest.approx(0.846 * 0.01, rel=0.1)
     assert of_four.winner == pytest.approx(0.846 * 0.01 / 2, rel=0.1)
@@ -64,11 +66,11 @@ def test_on_unseen_rows_a_winner_by_the_runs_that_count_is_lucky_and_who_fell_be
     assert apart.others == counted.others == pytest.approx(-0.846 * 0.01 / 2, rel=0.1)
 
 
-def test_what_only_these_rows_make_of_a_run_is_no_luck_on_others() -> None:
-    noise = Noise(rows=0.01, passing=0.01, lasting=0.0)
+def test_what_only_these_rows_make_of_a_run_is_no_bias_on_others() -> None:
+    noise = ScoreNoise(rows=0.01, passing=0.01, lasting=0.0)
     scores = tuple(np.random.default_rng(0).normal(0.8, 0.01, TRIALS).tolist())
 
-    assert luck_of_choice(scores, noise, 3, 1, unseen=True, left_out=False) == SelectionBias()
+    assert simulated_selection_bias(scores, noise, 3, 1, unseen=True, left_out=False) == SelectionBias()
 
 
 def test_broken_trials_do_not_hide_it() -> None:
@@ -76,21 +78,21 @@ def test_broken_trials_do_not_hide_it() -> None:
     random = np.random.default_rng(1)
     equal = (0.88 + 0.01 * random.standard_normal(21)).tolist()
 
-    alone = luck_of(equal, 0.01, 0.0).winner
-    beside_broken = luck_of([*equal, *[0.5 + place / 100 for place in range(19)]], 0.01, 0.0).winner
+    alone = bias_of(equal, 0.01, 0.0).winner
+    beside_broken = bias_of([*equal, *[0.5 + place / 100 for place in range(19)]], 0.01, 0.0).winner
 
     assert beside_broken > 0.8 * alone > 0
 
 
 def test_there_is_none_where_rows_do_not_matter_or_nothing_was_chosen() -> None:
-    assert luck_of([0.8, 0.9, 0.85, 0.7], 0.0, 0.01).winner == 0
-    assert luck_of([0.8], 0.01, 0.01) == luck_of([], 0.01, 0.01) == SelectionBias()
+    assert bias_of([0.8, 0.9, 0.85, 0.7], 0.0, 0.01).winner == 0
+    assert bias_of([0.8], 0.01, 0.01) == bias_of([], 0.01, 0.01) == SelectionBias()
 
 
-def test_a_finalist_without_rivals_has_the_luck_of_the_search_alone() -> None:
-    noise = Noise(rows=0.01, passing=0.0, lasting=0.01)
+def test_a_finalist_without_rivals_has_the_bias_of_the_search_alone() -> None:
+    noise = ScoreNoise(rows=0.01, passing=0.0, lasting=0.01)
 
-    alone = luck_of_choice(tuple(np.linspace(0.8, 0.82, 40)), noise, 1, 0, unseen=False, left_out=True)
+    alone = simulated_selection_bias(tuple(np.linspace(0.8, 0.82, 40)), noise, 1, 0, unseen=False, left_out=True)
 
     assert alone.winner > 0
     assert alone.others == 0
@@ -98,26 +100,26 @@ def test_a_finalist_without_rivals_has_the_luck_of_the_search_alone() -> None:
 
 def test_it_is_the_same_whenever_it_is_asked_for() -> None:
     scores = np.random.default_rng(0).normal(0.8, 0.01, TRIALS).tolist()
-    first = luck_of(scores, 0.01, 0.01)
-    luck_of_choice.cache_clear()
+    first = bias_of(scores, 0.01, 0.01)
+    simulated_selection_bias.cache_clear()
 
-    assert luck_of(scores, 0.01, 0.01) == first
+    assert bias_of(scores, 0.01, 0.01) == first
 
 
-def test_less_is_luck_where_the_truth_is_further_apart() -> None:
+def test_less_is_bias_where_the_truth_is_further_apart() -> None:
     random = np.random.default_rng(0)
     near, far = (random.normal(0.8, spread, TRIALS).tolist() for spread in (0.01, 0.2))
 
-    assert luck_of(near, 0.01, 0.0).winner > 2 * luck_of(far, 0.01, 0.0).winner
+    assert bias_of(near, 0.01, 0.0).winner > 2 * bias_of(far, 0.01, 0.0).winner
 
 
 def test_ten_thousand_trials_take_little_memory_and_tell_as_much() -> None:
     """All equal: the expected largest of the better half of 10,000, of which the best three are tried again."""
     scores = tuple(np.random.default_rng(0).normal(0.8, 0.01, 10_000).tolist())
-    noise = Noise(rows=0.01, passing=0.0, lasting=0.0)
+    noise = ScoreNoise(rows=0.01, passing=0.0, lasting=0.0)
     tracemalloc.start()
 
-    found = luck_of_choice(scores, noise, 3, 1, unseen=False, left_out=True)
+    found = simulated_selection_bias(scores, noise, 3, 1, unseen=False, left_out=True)
 
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

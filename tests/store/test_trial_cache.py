@@ -1,4 +1,4 @@
-"""What is held in memory of a study's trials is what the store has: after our writes, others' writes, and rollbacks."""
+"""Trial cache: it holds what the store has, after our writes, others' writes, and rollbacks."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,10 +12,10 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.messages import Ending, Outcome
-from hpo.store import statements
+from hpo.store.attempts import AttemptRecord
 from hpo.store.engine import Database, open_database
-from hpo.store.records import AttemptRecord
-from hpo.store.studies import StudyStore
+from hpo.store.study_store import StudyStore
+from hpo.store.trial_cache import STATES
 from tests.search.scripted import CPU, led, plain_study, plain_trials, study_at
 
 Write = Callable[[StudyStore], object]
@@ -30,12 +30,12 @@ def store(database_url: str) -> Iterator[StudyStore]:
 
 def suggested(store: StudyStore, value: float | None = None) -> optuna.Trial:
     """Ask for a new trial as a verb does: with parameters, attributes and a score."""
-    trial = store.ask(None)
+    trial = store.trials.ask(None)
     trial.suggest_float("x", 0, 1)
     trial.suggest_categorical("c", ["a", None])
-    store.set_attributes(trial.number, {"seed": 1, "proposed_by": "default" if trial.number == 0 else "random"})
+    store.trials.set_attributes(trial.number, {"seed": 1, "proposed_by": "default" if trial.number == 0 else "random"})
     if value is not None:
-        store.set_intermediate_value(trial.number, 500, value)
+        store.trials.set_intermediate_value(trial.number, 500, value)
     return trial
 
 
@@ -45,7 +45,7 @@ def begun(store: StudyStore, value: float) -> int:
     record = AttemptRecord(
         trial=number, attempt=1, configuration={}, seed=1, score_to_beat=None, micro_batch_size=None, ended=False
     )
-    store.begin_attempt(record, request=f"request-{number}", worker="cpu", device="cpu")
+    store.attempts.begin(record, request=f"request-{number}", worker="cpu", device="cpu")
     return number
 
 
@@ -56,7 +56,7 @@ def finished(store: StudyStore, value: float = 0.5) -> None:
 
 def complete(store: StudyStore, number: int, value: float) -> None:
     """End a trial as a verb does."""
-    store.end_attempt(
+    store.attempts.end(
         Outcome(trial=number, attempt=1, ending=Ending.COMPLETED, seconds=1.0, peak_memory_bytes=1, reason="")
     )
     store.study.tell(number, value)
@@ -67,24 +67,28 @@ def pruned(store: StudyStore) -> None:
 
 
 def paused(store: StudyStore) -> None:
-    store.set_waiting(suggested(store, 0.2).number)
+    store.trials.set_waiting(suggested(store, 0.2).number)
 
 
 def gone_on(store: StudyStore) -> None:
-    for trial in store.trials(TrialState.WAITING):
-        store.ask(trial.number)
+    for trial in store.trials.get_all(TrialState.WAITING):
+        store.trials.ask(trial.number)
 
 
 def constrained(store: StudyStore) -> None:
-    store.set_constraint(suggested(store).number, "trainable", 1.0)
+    store.trials.set_constraint(suggested(store).number, "trainable", 1.0)
 
 
-OURS: list[Write] = [suggested, finished, pruned, paused, gone_on, constrained, lambda store: store.enqueue({"x": 0.5})]
+def enqueued(store: StudyStore) -> None:
+    store.trials.enqueue({"x": 0.5})
+
+
+OURS: list[Write] = [suggested, finished, pruned, paused, gone_on, constrained, enqueued]
 
 
 def held(store: StudyStore) -> list[FrozenTrial]:
     with store.transaction():
-        return store.trials()
+        return store.trials.get_all()
 
 
 def recounted(trials: list[FrozenTrial]) -> tuple[dict[TrialState, int], list[tuple[float, int]]]:
@@ -101,7 +105,7 @@ def lose(store: StudyStore, write: Write) -> None:
     """Write, look at what was written, and lose it."""
     with store.transaction():
         write(store)
-        assert store.tally().bests
+        assert store.trials.statistics().bests
         raise Lost
 
 
@@ -110,7 +114,7 @@ def test_our_own_writes_are_held_as_they_are_stored(store: StudyStore, database_
     for write in OURS:
         with store.transaction():
             write(store)
-            within = store.trials()
+            within = store.trials.get_all()
         assert within == held(store) == plain_trials(database_url)
 
 
@@ -118,7 +122,7 @@ def test_within_a_transaction_what_it_wrote_counts(store: StudyStore, database_u
     with store.transaction():
         for write in OURS:
             write(store)
-        within, size = store.trials(), store.size()
+        within, size = store.trials.get_all(), store.trials.count()
     assert size == len(within)
     assert within == plain_trials(database_url)
 
@@ -133,7 +137,7 @@ def test_what_was_rolled_back_never_was(store: StudyStore, database_url: str) ->
             lose(store, write)
         assert held(store) == before == plain_trials(database_url)
         with store.transaction():
-            assert store.tally().states == {TrialState.COMPLETE: 1}
+            assert store.trials.statistics().states == {TrialState.COMPLETE: 1}
 
 
 OTHERS: list[Callable[[optuna.Study], object]] = [
@@ -159,8 +163,8 @@ def test_what_another_program_writes_is_seen_by_the_next_transaction(
     trials = plain_trials(database_url)
     assert held(store) == trials
     with store.transaction():
-        assert dict(store.tally().states) == recounted(trials)[0]
-        assert store.size() == len(trials)
+        assert dict(store.trials.statistics().states) == recounted(trials)[0]
+        assert store.trials.count() == len(trials)
 
 
 @pytest.mark.parametrize("made", [None, create_trial(value=0.7)])
@@ -172,12 +176,12 @@ def test_a_trial_that_another_makes_just_before_ours_is_seen(
         finished(store)
     held(store)
     with store.transaction():
-        store.trials()
+        store.trials.get_all()
         # As it is where ours waited for the other's commit on PostgreSQL.
-        store._picture.backend.create_new_trial(store.study_id, made)
-        store.enqueue({"x": 0.5})
+        store._cache.backend.create_new_trial(store.rows.study_id, made)
+        store.trials.enqueue({"x": 0.5})
         ours = suggested(store)
-        store.trials()
+        store.trials.get_all()
     assert ours.number == 3
     assert [trial.number for trial in held(store)] == [0, 1, 2, 3]
     assert held(store) == plain_trials(database_url)
@@ -189,7 +193,7 @@ def test_a_trial_that_another_tells_while_it_is_read_does_not_end_with_nothing(p
     store = StudyStore(database, "scripted", RandomSampler(seed=0), NopPruner())
     with store.transaction():
         suggested(store, 0.3)
-    store._picture.forget()
+    store._cache.forget()
     told: list[float] = []
 
     def tell(_connection: object, _cursor: object, statement: str, *_: object) -> None:
@@ -203,11 +207,11 @@ def test_a_trial_that_another_tells_while_it_is_read_does_not_end_with_nothing(p
     assert told
     assert held(store) == plain_trials(postgresql_url)
     with store.transaction():
-        assert store.tally().states == {TrialState.COMPLETE: 1}
+        assert store.trials.statistics().states == {TrialState.COMPLETE: 1}
     database.close()
 
 
-def test_the_tally_is_what_a_recount_gives(store: StudyStore) -> None:
+def test_the_statistics_are_what_a_recount_gives(store: StudyStore) -> None:
     values = [0.5, 0.7, 0.6, 0.7]
     with store.transaction():
         finished(store, values[0])
@@ -217,15 +221,15 @@ def test_the_tally_is_what_a_recount_gives(store: StudyStore) -> None:
             finished(store, value)
             suggested(store)
     with store.transaction():
-        kept = store.tally()
+        kept = store.trials.statistics()
     states, best = recounted(held(store))
     assert dict(kept.states) == states
     assert kept.best(10) == best
     assert [number for _, number in kept.best(2)] == [2, 6]
     assert kept.default_values == [0.5]
-    store._picture.forget()
+    store._cache.forget()
     with store.transaction():
-        assert store.tally() == kept
+        assert store.trials.statistics() == kept
 
 
 def test_the_best_so_far_is_told_in_the_order_in_which_trials_ended(store: StudyStore) -> None:
@@ -238,8 +242,8 @@ def test_the_best_so_far_is_told_in_the_order_in_which_trials_ended(store: Study
         store.study.tell(second, state=TrialState.PRUNED)
     for _ in range(2):
         with store.transaction():
-            assert store.tally().bests == [0.6, 0.6, 0.6]
-        store._picture.forget()
+            assert store.trials.statistics().bests == [0.6, 0.6, 0.6]
+        store._cache.forget()
 
 
 def test_a_trial_that_another_program_trained_or_told_can_not_be_the_best(store: StudyStore, database_url: str) -> None:
@@ -250,8 +254,8 @@ def test_a_trial_that_another_program_trained_or_told_can_not_be_the_best(store:
         study.add_trial(create_trial(value=0.9))
         study.tell(1, 0.95)
     with store.transaction():
-        assert store.tally().best(3) == [(0.5, 0)]
-        assert store.tally().bests == [0.5, 0.5, 0.5]
+        assert store.trials.statistics().best(3) == [(0.5, 0)]
+        assert store.trials.statistics().bests == [0.5, 0.5, 0.5]
 
 
 def test_a_trial_told_in_the_midst_of_its_training_is_no_winner_without_weights(sqlite_url: str) -> None:
@@ -288,8 +292,8 @@ def test_what_trains_is_not_read_again_and_again(store: StudyStore) -> None:
 
     def read_twice() -> None:
         with store.transaction():
-            store.trials()
-            store.trials(TrialState.RUNNING)
+            store.trials.get_all()
+            store.trials.get_all(TrialState.RUNNING)
 
     [asked] = statements_of(store._database, read_twice)
     assert "trial_params" not in asked
@@ -297,7 +301,7 @@ def test_what_trains_is_not_read_again_and_again(store: StudyStore) -> None:
 
 def test_what_others_have_changed_is_found_by_the_indexes(sqlite_url: str) -> None:
     database = open_database(sqlite_url)
-    asked = str(statements.STATES.compile(database.engine))
+    asked = str(STATES.compile(database.engine))
     with database.reading() as connection:
         plan = " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked}", (1, 1, 5)))
     database.close()

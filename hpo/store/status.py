@@ -1,0 +1,138 @@
+"""Status of a study now: who leads it, what trains, what waits and why, what happened last. Writes nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from optuna.trial import TrialState
+
+from hpo.messages import Standing
+from hpo.store.attempts import DEVICE_SECONDS, OF_ATTEMPT
+from hpo.store.engine import Database
+from hpo.store.events import Event, EventLog
+from hpo.store.leases import LeaseRecord, read_lease
+from hpo.store.optuna_adapter import UNFINISHED, TrialModel, TrialValueModel
+from hpo.store.rows import STUDY, StudyRows
+from hpo.store.studies import opened_study
+from hpo.store.study_store import METRIC_ATTRIBUTE
+from hpo.store.tables import attempts, clock, evaluations
+
+SHOWN_EVENTS = 10
+
+_WAITING = (
+    sa.select(TrialModel.number)
+    .where(TrialModel.study_id == STUDY, UNFINISHED, TrialModel.state == TrialState.WAITING)
+    .order_by(TrialModel.number)
+)
+_COUNTS = sa.select(TrialModel.state, sa.func.count()).where(TrialModel.study_id == STUDY).group_by(TrialModel.state)
+_BEST = (
+    sa.select(TrialValueModel.value, TrialModel.number)
+    .join(TrialModel, TrialModel.trial_id == TrialValueModel.trial_id)
+    .where(TrialModel.study_id == STUDY, TrialModel.state == TrialState.COMPLETE, TrialValueModel.value.is_not(None))
+    .where(sa.exists().where(attempts.c.study_id == STUDY, attempts.c.trial == TrialModel.number))
+    .order_by(TrialValueModel.value.desc(), TrialModel.number)
+    .limit(1)
+)
+"""Of those that hpo trained; of equals the earlier."""
+_RUNNING = (
+    sa.select(
+        *(attempts.c[name] for name in ("trial", "attempt", "worker", "device")),
+        attempts.c.started_at.label("begun_at"),
+        *(evaluations.c[name] for name in ("rung", "score", "reported_at")),
+    )
+    .select_from(attempts)
+    .join(TrialModel, sa.and_(TrialModel.study_id == STUDY, TrialModel.number == attempts.c.trial))
+    .join(evaluations, OF_ATTEMPT, isouter=True)
+    .where(attempts.c.study_id == STUDY, UNFINISHED, TrialModel.state == TrialState.RUNNING)
+    .order_by(attempts.c.trial, attempts.c.attempt, evaluations.c.rung)
+)
+"""Attempts at the trials that run, each with its evaluations; of a trial the newest last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningTrial:
+    """A trial that a worker was given; times are seconds since 1970 by the database's clock."""
+
+    trial: int
+    attempt: int
+    worker: str
+    device: str
+    begun_at: float
+    rung: int | None
+    """Of its newest evaluation in this attempt; None where there was none yet."""
+    score: float | None
+    reported_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingTrial:
+    """A trial that waits to begin, or to resume."""
+
+    trial: int
+    last: str
+    """Kind of the newest event on it, such as `paused`; empty where nothing has happened to it."""
+    reason: str
+    """The reason that this event gives, in words or one word; empty where it gives none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyStatus:
+    """How a study stands at one moment; times are seconds since 1970 by the database's clock."""
+
+    name: str
+    metric: str
+    now: float
+    lease: LeaseRecord | None
+    """The newest, in force or not."""
+    standing: Standing
+    running: tuple[RunningTrial, ...]
+    waiting: tuple[WaitingTrial, ...]
+    device_seconds: float
+    """Of training and evaluation in all attempts that have ended, summed over all devices."""
+    run_begun: Event | None
+    """The beginning of the newest run: its detail has its `deadline`, and its `workers`."""
+    run_ended: Event | None
+    """Its end; None while it goes on, or where it had none: its process died."""
+    events: tuple[Event, ...]
+    """The last ones, the newest last."""
+
+
+def read_status(database: Database, name: str | None = None) -> StudyStatus:
+    """Return how a study stands now; raises as `opened_study` does."""
+    with opened_study(database, name) as (name, rows):
+        log = EventLog(rows)
+        runs = log.all("run_begun", "run_ended")[-2:]
+        ended = runs.pop() if runs and runs[-1].kind == "run_ended" else None
+        return StudyStatus(
+            name=name,
+            metric=database.storage.get_study_user_attrs(rows.study_id).get(METRIC_ATTRIBUTE, "score"),
+            now=rows.execute(sa.select(clock())).scalar_one(),
+            lease=read_lease(rows),
+            standing=_standing(rows),
+            running=tuple({row["trial"]: RunningTrial(**row) for row in rows.execute(_RUNNING).mappings()}.values()),
+            waiting=_waiting(log, rows.execute(_WAITING).scalars().all()),
+            device_seconds=float(rows.execute(DEVICE_SECONDS).scalar() or 0.0),
+            run_begun=runs[-1] if runs else None,
+            run_ended=ended,
+            events=tuple(log.last(SHOWN_EVENTS)),
+        )
+
+
+def _standing(rows: StudyRows) -> Standing:
+    counts: dict[TrialState, int] = dict(tuple(row) for row in rows.execute(_COUNTS))
+    best = rows.execute(_BEST).first()
+    return Standing(
+        completed=counts.get(TrialState.COMPLETE, 0),
+        pruned=counts.get(TrialState.PRUNED, 0),
+        failed=counts.get(TrialState.FAIL, 0),
+        best=None if best is None else (best.value, best.number),
+    )
+
+
+def _waiting(log: EventLog, trials: Sequence[int]) -> tuple[WaitingTrial, ...]:
+    found = []
+    for trial, event in log.newest_of(trials).items():
+        detail = event.detail if event else {}
+        reason = str(detail.get("reason") or detail.get("why") or "")
+        found.append(WaitingTrial(trial=trial, last=event.kind if event else "", reason=reason))
+    return tuple(found)

@@ -1,0 +1,161 @@
+"""Store of one study: every write of a search, each inside one transaction with Optuna's own rows."""
+
+import json
+import shlex
+import threading
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import optuna
+import sqlalchemy as sa
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from sqlalchemy.engine import RowMapping
+
+from hpo.errors import StudyMismatchError
+from hpo.messages import SEMANTICS, SEMANTICS_KEY
+from hpo.store.attempts import Attempts
+from hpo.store.engine import Database, translated
+from hpo.store.events import EventLog
+from hpo.store.optuna_adapter import quiet_optuna
+from hpo.store.rows import STUDY, StudyRows
+from hpo.store.tables import attempts, evaluations, events, studies, trials
+from hpo.store.trial_cache import TrialCache
+from hpo.store.trials import Trials
+
+UID_ATTRIBUTE = "hpo:uid"
+METRIC_ATTRIBUTE = "hpo:metric"
+CONFIRMS_ATTRIBUTE = "hpo:confirms"
+"""Of a study the one that it confirms, of a trial of it the trial there."""
+UNSEEN_ATTRIBUTE = "hpo:unseen"
+"""Whether a study that confirms another does so on rows that the other never saw."""
+
+STUDY_ROW = sa.select(studies).where(studies.c.study_id == STUDY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRecord:
+    """What a study was made from; a later start must match it."""
+
+    configuration: Mapping[str, Any]
+    space: Mapping[str, Any]
+    data_fingerprint: str
+    versions: Mapping[str, str]
+
+
+class StudyStore:
+    """One study in one database: what it was made from, its trials, their attempts, and its log.
+
+    All but `transaction` is used inside a transaction. Transactions of several threads follow one another.
+    """
+
+    def __init__(self, database: Database, name: str, sampler: BaseSampler, pruner: BasePruner) -> None:
+        """Open the study `name`, made if it is not there."""
+        self.name = name
+        self._database = database
+        self._lock = threading.Lock()
+        with translated(database.engine.url), quiet_optuna():
+            optuna.create_study(storage=database.storage, study_name=name, direction="maximize", load_if_exists=True)
+            self._cache = TrialCache(database.storage, name)
+        self.study = optuna.load_study(study_name=name, storage=self._cache, sampler=sampler, pruner=pruner)
+        self.rows = StudyRows(self._cache.study_id)
+        self.trials = Trials(self.rows, self._cache, self.study, pruner)
+        self.attempts = Attempts(self.rows)
+        self.events = EventLog(self.rows)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Open a transaction: what the block writes, here and through `study`, is kept whole or not at all."""
+        with self._lock:
+            self._cache.within(True)
+            try:
+                with self._database.transaction() as self.rows.connection:
+                    yield
+                    self.trials.record_states()
+            except BaseException:
+                self._cache.forget()
+                self.attempts.forget()
+                raise
+            finally:
+                self.rows.connection = None
+                self._cache.within(False)
+
+    def record(self) -> StudyRecord | None:
+        """Return what the study was made from; None if it was not recorded yet."""
+        row = self._row()
+        if row is None or row["uid"] != self.study.user_attrs.get(UID_ATTRIBUTE):
+            return None
+        return StudyRecord(**made_from(row))
+
+    def create(self, record: StudyRecord, objective: str) -> None:
+        """Record what the study is made from, and name its objective for Optuna's dashboard."""
+        # Rows of an earlier study of this number, deleted with Optuna's own tools, are not ours. The lease stays: its
+        # fence rises on, so that a leader of that study is refused.
+        delete_rows(self.rows)
+        self.trials.forget_deleted_studies()
+        uid = uuid.uuid4().hex
+        made = replace(record, versions={SEMANTICS_KEY: str(SEMANTICS), **record.versions})
+        values = {key: json.dumps(value) for key, value in asdict(made).items() if key != "data_fingerprint"}
+        self.rows.insert(studies, name=self.name, uid=uid, data_fingerprint=record.data_fingerprint, **values)
+        self.study.set_user_attr(UID_ATTRIBUTE, uid)
+        self.study.set_user_attr(METRIC_ATTRIBUTE, objective)
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            self.study.set_metric_names([objective])
+
+    def set_space(self, space: Mapping[str, Any]) -> None:
+        """Record the space that the study resumes over, of which some ranges may be wider than before."""
+        self._write(space=json.dumps(space))
+
+    def measurements(self) -> dict[str, Any] | None:
+        """Return what was measured to choose precision and threads; None if nothing was."""
+        row = self._row()
+        return json.loads(row["measurements"]) if row and row["measurements"] else None
+
+    def set_measurements(self, measurements: Mapping[str, Any]) -> None:
+        """Keep what was measured, for every later start of the study."""
+        self._write(measurements=json.dumps(dict(measurements)))
+
+    def _row(self) -> RowMapping | None:
+        return self.rows.execute(STUDY_ROW).mappings().first()
+
+    def _write(self, **values: Any) -> None:
+        self.rows.execute(sa.update(studies).where(studies.c.study_id == STUDY).values(values))
+
+
+def made_from(row: RowMapping) -> dict[str, Any]:
+    """Return the fields of a `StudyRecord` in a row of studies."""
+    read = {name: json.loads(row[name]) for name in ("configuration", "space", "versions")}
+    return read | {"data_fingerprint": row["data_fingerprint"]}
+
+
+def delete_rows(rows: StudyRows) -> None:
+    """Delete our rows of a study, but for its lease: its fence refuses who led the study by the next one's number."""
+    for table in (attempts, evaluations, events, studies, trials):
+        rows.execute(sa.delete(table).where(table.c.study_id == STUDY))
+
+
+def refuse_other_semantics(name: str, versions: Mapping[str, str], confirms: str | None = None) -> None:
+    """Raise StudyMismatchError if a study's trials were trained by an hpo under which they score otherwise.
+
+    Args:
+        name: the study.
+        versions: that are recorded with it.
+        confirms: the study whose trials its runs confirm; None for one that searches.
+    """
+    if int(versions.get(SEMANTICS_KEY, 1)) == SEMANTICS:
+        return
+    begun = "was begun by another version of hpo, under which the same configuration scores a little otherwise, so new"
+    if confirms is not None:
+        raise StudyMismatchError(
+            f"The confirmation of {confirms!r} {begun} runs would not compare. hpo best, report and export work with "
+            f"what it gave; to confirm anew, delete its runs first: hpo studies delete {shlex.quote(name)}"
+        )
+    raise StudyMismatchError(
+        f"The study {name!r} {begun} trials would not compare. hpo best, report and export work with it, and hpo "
+        "confirm unless it had begun; to search on, start a new study with --study NAME. Nothing was changed."
+    )

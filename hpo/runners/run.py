@@ -37,18 +37,16 @@ from hpo.runners.ray.setup import open_ray_tune, refuse_unusable
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import IsOver, LeadWorker, Workforce, never
 from hpo.search.budget import budget_warning, limits_of, needed_budget
-from hpo.search.coordinator import LEAST_OUTAGE, Coordinator
+from hpo.search.coordinator import Coordinator
 from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.extremes import dearest
 from hpo.search.leading import leading
-from hpo.search.outages import retried_while_away
 from hpo.search.preflight import demands_of, refuse_counts, refuse_unfit_search, search_notes, space_of_study
 from hpo.search.rungs import with_evaluation_defaults
 from hpo.search.samplers import sampler_of
-from hpo.search.steering import refuse_led
 from hpo.store.engine import open_database, sqlite_path
 from hpo.store.results import StudyResults, read_results
-from hpo.store.studies import confirmation_of, delete_confirmation, study_names
+from hpo.store.studies import confirmation_of, study_names
 from hpo.store.study_store import refuse_other_semantics
 from hpo.training.precision import Precision
 from hpo.training.worker import doubt_about_gpu
@@ -117,12 +115,7 @@ def run(
         opened_workforce(config, splits, partial(is_over, coordinator, stop)) as workforce,
     ):
         _SearchRun(config, space, splits, workforce, mirror, watcher, stop, files, coordinator, searches).run()
-    return retried_while_away(lambda: _results(config), LEAST_OUTAGE, stop=stop)
-
-
-def _results(config: StudyConfig) -> StudyResults:
-    with closing(open_database(config.store.url)) as database:
-        return read_results(database, config.study)
+        return coordinator.results()
 
 
 def _as_searched(config: StudyConfig) -> StudyConfig:
@@ -146,12 +139,6 @@ def _as_searched(config: StudyConfig) -> StudyConfig:
     asked = config.evaluation
     found = {name: getattr(asked, name) or stored.get(name) for name in ("full_reports", "rung_rows")}
     return config.model_copy(update={"evaluation": asked.model_copy(update=found)})
-
-
-def _forget_confirmation(config: StudyConfig) -> None:
-    """Delete the runs that confirm an earlier study of this name, which was deleted with Optuna's own tools."""
-    with closing(open_database(config.store.url)) as database:
-        delete_confirmation(database, config.study, refuse=refuse_led)
 
 
 def is_over(coordinator: Coordinator, stop: Event) -> bool:
@@ -196,8 +183,6 @@ class _SearchRun(SearchParts):
     def run(self) -> None:
         lead = self.workforce.lead
         self._look_ahead(lead)
-        if not self.coordinator.has_begun():
-            retried_while_away(lambda: _forget_confirmation(self.config), LEAST_OUTAGE, stop=self.stop)
         self.coordinator.begin(objective=lead.objective.metric, versions=self._versions(lead))
         try:
             short = self._search(lead)
@@ -277,7 +262,7 @@ class _SearchRun(SearchParts):
 
     def _confirm_and_test(self, short: ShortCheck) -> None:
         """Confirm the best, where that is asked for, and read the test split with what is to be taken."""
-        results = retried_while_away(lambda: _results(self.config), LEAST_OUTAGE, stop=self.stop)
+        results = self.coordinator.results()
         race = race_of(results, self.config.confirmation, self.config.budget.most_trials)
         if race is not None:
             self._confirm(results, race, short)
@@ -306,7 +291,7 @@ class _SearchRun(SearchParts):
 
     def _conclude(self, led: Coordinator) -> None:
         """Say the verdict, and read the test split with what it says to take."""
-        results = retried_while_away(lambda: _results(self.config), LEAST_OUTAGE, stop=self.stop)
+        results = self.coordinator.results()
         verdict = verdict_on(results)
         if verdict is None:
             failed = f"; {len(results.failed_runs)} ended without" if results.failed_runs else ""

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import wraps
+from functools import partial, wraps
 from threading import Event
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -25,9 +25,12 @@ from hpo.search.outages import retried_while_away
 from hpo.search.proposals import Overtime, Proposals, Proposer, SlowProposal, TrialRequest
 from hpo.search.rungs import trial_milestones
 from hpo.search.samplers import SEEDS, derived_seed
+from hpo.search.steering import refuse_led
 from hpo.space.search_space import SearchSpace
 from hpo.store.attempts import AttemptRecord, to_json
 from hpo.store.events import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT
+from hpo.store.results import StudyResults, read_results
+from hpo.store.studies import delete_runs
 from hpo.store.study_store import StudyRecord, StudyStore
 
 LONGEST_OUTAGE, LEAST_OUTAGE = 3600.0, 15.0
@@ -193,10 +196,10 @@ class Coordinator:
         asked: dict[str, Any] = {"time": budget.time, "until": budget.until, "trials": limits.trials}
         self._store.events.add("run_begun", begun=limits.begun, deadline=limits.deadline, **asked)
 
-    @verb
-    def has_begun(self) -> bool:
-        """Return whether the study is in the store."""
-        return self._store.record() is not None
+    def results(self) -> StudyResults:
+        """Return what the study has given so far."""
+        read = partial(read_results, self._store.database, self.study)
+        return retried_while_away(read, LEAST_OUTAGE, stop=self._stop)
 
     def end(self, reason: str) -> None:
         """Record that this run is over, and why."""
@@ -299,6 +302,8 @@ class Coordinator:
     # -- how the verbs do it
 
     def _create(self, objective: str, versions: Mapping[str, str]) -> None:
+        # Runs that confirm an earlier study of this name, which was deleted with Optuna's own tools.
+        delete_runs(self._store.database, self._store.rows.open_connection, self.study, refuse=refuse_led)
         self._store.create(replace(self._record, versions=versions), objective)
         self._last_event = 0  # With the log of an earlier study of this number its numbering has gone.
         self._proposals.begin()
@@ -348,7 +353,7 @@ class Coordinator:
         )  # fmt: skip
 
     def _trained(self, number: int) -> tuple[Assignment, Report]:
-        attempt = self._store.attempts.get(number, self._store.attempts.latest(number))
+        attempt = self._store.attempts.newest(number)
         report = self._store.attempts.best_report(number)
         assert attempt is not None, "a completed trial was attempted"
         assert report is not None, "a completed trial has a full report"

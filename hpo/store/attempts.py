@@ -31,15 +31,11 @@ DEVICE_SECONDS = sa.select(sa.func.sum(attempts.c.device_seconds)).where(attempt
 _OF_STUDY = attempts.c.study_id == STUDY
 _OF_TRIAL = sa.and_(_OF_STUDY, attempts.c.trial == TRIAL)
 _LATEST = sa.select(sa.func.max(attempts.c.attempt)).where(_OF_TRIAL)
-_ATTEMPT = sa.select(attempts).where(_OF_TRIAL, attempts.c.attempt == ATTEMPT)
+_NEWEST = sa.select(attempts).where(_OF_TRIAL).order_by(attempts.c.attempt.desc()).limit(1)
 _OF_REQUEST = sa.select(attempts).where(_OF_STUDY, attempts.c.request == sa.bindparam("of_request"))
 _CUT_BATCHES = sa.select(attempts).where(_OF_STUDY, attempts.c.rows_at_once.is_not(None))
-_NEWEST = (
-    sa.select(attempts.c.attempt, attempts.c.ended_at, TrialModel.state)
-    .join(TrialModel, sa.and_(TrialModel.study_id == STUDY, TrialModel.number == TRIAL))
-    .where(_OF_TRIAL)
-    .order_by(attempts.c.attempt.desc())
-    .limit(1)
+_OPEN = _NEWEST.with_only_columns(attempts.c.attempt, attempts.c.ended_at, TrialModel.state).join(
+    TrialModel, sa.and_(TrialModel.study_id == STUDY, TrialModel.number == TRIAL)
 )
 _BY_ATTEMPT = attempts.c.study_id, attempts.c.trial, attempts.c.attempt
 _SEEN = sa.func.coalesce(sa.func.max(evaluations.c.examples_seen), 0).label("seen")
@@ -127,9 +123,9 @@ class Attempts:
         row = self._rows.execute(_OF_REQUEST, of_request=request).mappings().first()
         return None if row is None else _record(row)
 
-    def get(self, trial: int, attempt: int) -> AttemptRecord | None:
-        """Return one attempt; None if there is no such attempt."""
-        row = self._rows.execute(_ATTEMPT, of_trial=trial, of_attempt=attempt).mappings().first()
+    def newest(self, trial: int) -> AttemptRecord | None:
+        """Return the newest attempt at `trial`; None if it was never begun."""
+        row = self._rows.execute(_NEWEST, of_trial=trial).mappings().first()
         return None if row is None else _record(row)
 
     def micro_batch_sizes(self) -> list[AttemptRecord]:
@@ -141,7 +137,7 @@ class Attempts:
 
         A trial that somebody ended or put back with Optuna's own tools is so by their word.
         """
-        return self._rows.execute(_NEWEST, of_trial=trial).first() == (attempt, None, TrialState.RUNNING)
+        return self._rows.execute(_OPEN, of_trial=trial).first() == (attempt, None, TrialState.RUNNING)
 
     def ends(self, trial: int) -> list[AttemptEnd]:
         """Return how every attempt at `trial` ended and how far it came, by number."""

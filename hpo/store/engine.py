@@ -1,4 +1,4 @@
-"""The engine of a study database: SQLite in WAL or PostgreSQL, with Optuna's storage inside our transactions.
+"""Database of studies: SQLite in WAL or PostgreSQL, with Optuna's storage inside our transactions.
 
 Optuna commits every call by itself. Here its sessions join the transaction that is open in their thread, so that
 Optuna's rows and ours are committed together or not at all; outside of one they behave as in plain Optuna.
@@ -50,7 +50,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Open a read transaction: one consistent picture, which never waits for a writer."""
+        """Open a read transaction: one consistent snapshot, which never waits for a writer."""
         options: dict[str, Any] = {"hpo_read_only": True}
         if self.engine.dialect.name == "postgresql":
             options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
@@ -65,12 +65,7 @@ class Database:
         self.engine.dispose()
 
 
-def never() -> bool:
-    """Return False: what asks a store is not about to end."""
-    return False
-
-
-def open_database(url: str, *, must_exist: bool = False, is_ending: Callable[[], bool] = never) -> Database:
+def open_database(url: str, *, must_exist: bool = False, is_ending: Callable[[], bool] = lambda: False) -> Database:
     """Open the database at the SQLAlchemy URL `url`, with its tables made or brought up to date.
 
     Args:
@@ -93,11 +88,9 @@ def open_database(url: str, *, must_exist: bool = False, is_ending: Callable[[],
         if must_exist:
             _refuse_without_tables(parsed)
         with translated(parsed):
-            _upgrade_older(engine)
+            is_store = _upgraded(engine)
             database = _with_optuna_tables(engine)
-        with database.reading() as connection:
-            current = is_current(connection)
-        if not current:
+        if not is_store:
             with database.transaction() as connection:
                 upgrade(connection)
     except BaseException:
@@ -194,7 +187,7 @@ def _engine(url: URL, is_ending: Callable[[], bool], **options: Any) -> Engine:
 
 def _refuse_without_tables(url: URL) -> None:
     """Refuse a database in which hpo has no tables, without a change: opened as ours, one of SQLite's turns to WAL."""
-    plain = _engine(url, never, poolclass=sa.NullPool)
+    plain = _engine(url, lambda: False, poolclass=sa.NullPool)
     with translated(url), plain.connect() as connection:
         if sa.inspect(connection).has_table(VERSION_TABLE):
             return
@@ -204,14 +197,19 @@ def _refuse_without_tables(url: URL) -> None:
     )
 
 
-def _upgrade_older(engine: Engine) -> None:
-    """Bring tables of ours up to date before Optuna refuses its own: a view of an older version stands on them."""
+def _upgraded(engine: Engine) -> bool:
+    """Bring tables of ours up to date, and return whether there are any.
+
+    Before Optuna refuses its own: a view of an older version stands on them.
+    """
     with engine.connect() as plain:
         connection = plain.execution_options(hpo_read_only=True)
-        older = sa.inspect(connection).has_table(VERSION_TABLE) and not is_current(connection)
+        is_store = sa.inspect(connection).has_table(VERSION_TABLE)
+        older = is_store and not is_current(connection)
     if older:
         with engine.begin() as connection:
             upgrade(connection)
+    return is_store
 
 
 def _with_optuna_tables(engine: Engine) -> Database:

@@ -1,4 +1,4 @@
-"""PostgreSQL as a store: no answer is waited for without end, and no setting outlives its transaction.
+"""PostgreSQL store: no answer is waited for without end, and no setting outlives its transaction.
 
 A line that is cut says nothing: what is sent into it may even be acknowledged, by whatever stands in between, so that
 no setting of TCP notices. Hence each wait for an answer is bounded here. And whoever pools connections by transaction,
@@ -48,7 +48,7 @@ def engine_of(url: URL, is_ending: Callable[[], bool], **options: Any) -> Engine
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """A connection that is given up where a statement is not answered in time."""
+    """A connection that is closed where a statement is not answered in time."""
 
     hurries: Callable[[], bool] = staticmethod(lambda: False)
 

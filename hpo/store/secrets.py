@@ -1,4 +1,4 @@
-"""Variables of an environment that hold the password of a store, in whatever form: workers never need it."""
+"""Environment variables that hold the password of a store, in whatever form: workers never need it."""
 
 import json
 import re

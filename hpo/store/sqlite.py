@@ -1,4 +1,4 @@
-"""SQLite as a store: a file on a local disk, a write-ahead log, and a lock before the first statement."""
+"""SQLite store: a file on a local disk, a write-ahead log, and a lock before the first statement."""
 
 import errno
 import os

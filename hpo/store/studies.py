@@ -109,24 +109,23 @@ def delete_study(database: Database, name: str, *, refuse: Refuse) -> None:
     """
     with database.transaction() as connection:
         chosen_study(database, name)
-        _delete(database, connection, (name, confirmation_of(name)), refuse)
+        _delete(database, connection, name, refuse)
+        delete_runs(database, connection, name, refuse=refuse)
 
 
-def delete_confirmation(database: Database, name: str, *, refuse: Refuse) -> None:
-    """Delete the confirmation of a study, where there is one, likewise: of a study that was deleted without it."""
-    with database.transaction() as connection:
-        _delete(database, connection, (confirmation_of(name),), refuse)
+def delete_runs(database: Database, connection: Connection, name: str, *, refuse: Refuse) -> None:
+    """Delete the confirmation of a study likewise, where there is one, inside an open transaction."""
+    _delete(database, connection, confirmation_of(name), refuse)
 
 
-def _delete(database: Database, connection: Connection, names: Sequence[str], refuse: Refuse) -> None:
-    ids = {study.study_name: study_id for study_id, study in studies_in(database.storage).items()}
-    for name in filter(ids.__contains__, names):
-        rows = StudyRows(ids[name], connection)
-        lease = read_lease(rows, lock=True)
-        if lease is not None:
-            refuse(name, lease)
-        delete_rows(rows)
-        database.storage.delete_study(ids[name])
+def _delete(database: Database, connection: Connection, name: str, refuse: Refuse) -> None:
+    for study_id, study in studies_in(database.storage).items():
+        if study.study_name == name:
+            rows = StudyRows(study_id, connection)
+            if (lease := read_lease(rows, lock=True)) is not None:
+                refuse(name, lease)
+            delete_rows(rows)
+            database.storage.delete_study(study_id)
 
 
 def _begun_studies(database: Database) -> dict[int, FrozenStudy]:

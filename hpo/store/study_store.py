@@ -57,7 +57,7 @@ class StudyStore:
     def __init__(self, database: Database, name: str, sampler: BaseSampler, pruner: BasePruner) -> None:
         """Open the study `name`, made if it is not there."""
         self.name = name
-        self._database = database
+        self.database = database
         self._lock = threading.Lock()
         with translated(database.engine.url), quiet_optuna():
             optuna.create_study(storage=database.storage, study_name=name, direction="maximize", load_if_exists=True)
@@ -74,7 +74,7 @@ class StudyStore:
         with self._lock:
             self._cache.within(True)
             try:
-                with self._database.transaction() as self.rows.connection:
+                with self.database.transaction() as self.rows.connection:
                     yield
                     self.trials.record_states()
             except BaseException:

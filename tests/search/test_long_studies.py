@@ -35,7 +35,7 @@ def train_one(coordinator: Coordinator, name: str) -> Asked:
         verb = method.__name__
         return method(*arguments)
 
-    engine = coordinator._store._database.engine
+    engine = coordinator._store.database.engine
     sa.event.listen(engine, "before_cursor_execute", note)
     try:
         assignment = call(coordinator.next_assignment, name, CPU)

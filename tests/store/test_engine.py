@@ -400,7 +400,7 @@ def test_two_writers_of_a_sqlite_file_wait_for_each_other(sqlite_url: str, monke
 def test_a_lost_server_is_a_sentence_and_the_next_verb_goes_on(postgresql_url: str) -> None:
     """PostgreSQL ends the leader's connections, as in a restart: that verb leaves nothing, and can be asked again."""
     with led(study_at(postgresql_url)) as coordinator:
-        database = coordinator._store._database
+        database = coordinator._store.database
         others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
         def cut_off() -> None:

@@ -130,7 +130,7 @@ def test_a_trial_that_another_program_has_just_begun_is_not_begun_twice(store: S
         waiting = store.trials.enqueue({"x": 0.5})
     with store.transaction():
         assert [trial.number for trial in store.trials.get_all(TrialState.WAITING)] == [waiting]
-        store._database.storage.set_trial_state_values(store.trials._row(waiting), TrialState.RUNNING)
+        store.database.storage.set_trial_state_values(store.trials._row(waiting), TrialState.RUNNING)
         with pytest.raises(StoreUnavailableError, match="Trial 0 waits no more"):
             store.trials.ask(waiting)
 

@@ -295,7 +295,7 @@ def test_what_trains_is_not_read_again_and_again(store: StudyStore) -> None:
             store.trials.get_all()
             store.trials.get_all(TrialState.RUNNING)
 
-    [asked] = statements_of(store._database, read_twice)
+    [asked] = statements_of(store.database, read_twice)
     assert "trial_params" not in asked
 
 

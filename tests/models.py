@@ -91,6 +91,21 @@ def write_texts(path: Path, rows: int, seed: int = 0) -> Path:
     return path
 
 
+def write_label_sets(path: Path, rows: int, seed: int = 0) -> Path:
+    """Write a CSV of texts that are about sport, money, both or neither, and may be long."""
+    random = np.random.default_rng(seed)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["text", "labels"])
+        for _ in range(rows):
+            has = {name: bool(random.random() < 0.4) for name in ("sport", "money", "long")}
+            words = [*random.choice(BOTH, size=8 if has["long"] else 2)]
+            for name, topic in (("sport", SPORT), ("money", MONEY)):
+                words += [*random.choice(topic, size=2)] if has[name] else []
+            writer.writerow([" ".join(random.permutation(words)), " | ".join(name for name in has if has[name])])
+    return path
+
+
 def tiny_study(model: Path, texts: Path, /, **values: Any) -> StudyConfig:
     """Return a study of that model and those texts, on one CPU thread in fp32, without a confirmation.
 

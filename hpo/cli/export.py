@@ -115,8 +115,8 @@ def _written(content: dict[str, Any], format_: str) -> tuple[list[_File], list[s
     if format_ == "python":
         from hpo.export import python_script
 
-        read = configs.to_json(python_script.content_of_script(content, exported))
-        files = [_File(python_script.script(), python_script.MARK), _File(read, configs.JSON_MARK, ".json")]
+        read = configs.to_json(python_script.content_of_script(exported))
+        files = [_File(python_script.script(exported), python_script.MARK), _File(read, configs.JSON_MARK, ".json")]
         return files, [f"The script reads the other file, and needs {python_script.needed(exported)}."]
     from hpo.export import training_arguments
 

@@ -32,7 +32,7 @@ def label_sets(table: Table, column: str, separator: str, spelled: Spelling) -> 
     mistakes: list[str] = []
 
     def labels(row: int, cell: object) -> str:
-        found = _listed(cell, separator)
+        found = _named(cell, separator)
         if found is None or any(isinstance(one, list | dict) for one in found):
             mistakes.append(f"row {row + 1} holds {str(cell)[:60]!r}")
             return "[]"
@@ -47,7 +47,7 @@ def label_sets(table: Table, column: str, separator: str, spelled: Spelling) -> 
     return read
 
 
-def _listed(cell: object, separator: str) -> list[object] | None:
+def _named(cell: object, separator: str) -> list[object] | None:
     """Return the labels that a cell names; None where it cannot be read."""
     if not isinstance(cell, str):
         return cell if isinstance(cell, list) else None if isinstance(cell, dict) else [cell]

@@ -34,7 +34,9 @@ def without_rare(
     if how == "drop":
         return _dropped(splits, rare, f"Labels of fewer than {least} training rows were dropped", targets)
     merged = {name: _merged(examples, rare, targets) for name, examples in splits.items()}
-    told = f"Labels of fewer than {least} training rows were merged into {OTHER!r}: {_counted(splits, rare, targets)}."
+    told = (
+        f"Labels of fewer than {least} training rows were merged into {OTHER!r}: {_rows_having(splits, rare, targets)}."
+    )
     if OTHER in _rare(merged["training"], least, targets):
         told_again = f"Together they are fewer than {least} too, and were dropped"
         merged, dropped = _dropped(merged, {OTHER}, told_again, targets)
@@ -55,7 +57,7 @@ def _merged(examples: Examples, rare: set[str], targets: Targets) -> Examples:
 def _dropped(
     splits: Mapping[str, Examples], rare: set[str], told: str, targets: Targets
 ) -> tuple[dict[str, Examples], tuple[str, ...]]:
-    told = f"{told}: {_counted(splits, rare, targets)}."
+    told = f"{told}: {_rows_having(splits, rare, targets)}."
     if targets.of_sets:
         left = {
             n: replace(one, labels=tuple(replaced(cell, rare, ()) for cell in one.labels)) for n, one in splits.items()
@@ -73,7 +75,7 @@ def _dropped(
     return kept, (told,)
 
 
-def _counted(splits: Mapping[str, Examples], rare: set[str], targets: Targets) -> str:
+def _rows_having(splits: Mapping[str, Examples], rare: set[str], targets: Targets) -> str:
     """Name the labels, and how many rows of each split have them."""
     having = {n: sum(not rare.isdisjoint(targets.labels_of(cell)) for cell in one.labels) for n, one in splits.items()}
     rows = (f"{count:,} {name}" for name, count in having.items())

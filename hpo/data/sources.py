@@ -58,7 +58,9 @@ class Source:
     """Sentences for the user: columns found, rows repaired and dropped."""
 
 
-def read_examples(source: str, role: Role, config: DataConfig, *, of_sets: bool = False) -> Source:
+def read_examples(
+    source: str, role: Role, config: DataConfig, *, of_sets: bool = False, known: Columns | None = None
+) -> Source:
     """Read labelled texts from a file, a pattern of files, a saved folder or the hub.
 
     Labels and groups become strings: whole numbers without a fraction (`1.0` is `1`), truth values as `true` and
@@ -71,12 +73,15 @@ def read_examples(source: str, role: Role, config: DataConfig, *, of_sets: bool 
         config: its columns, and how it is read; which sources it names does not matter.
         of_sets: whether a row may have several labels: then its label is what `label_sets` returns, and a row without
             any stays.
+        known: where training has text, pair and label, if that was read before.
 
     Raises:
         DataError: the source, its columns or a row cannot be read, or no row is left.
     """
     table = read_source(source, role, strict=config.strict, delimiter=config.delimiter)
     text, pair, label = config.text_column, config.text_pair_column, config.label_column
+    if known is not None:
+        text, pair, label = known.text, known.pair, known.label
     if config.label_columns:
         table, label = joined(table, config.label_columns, _spelled)
     columns = find_columns(table, text=text, pair=pair, label=label, group=config.group_column)

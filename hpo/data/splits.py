@@ -4,19 +4,28 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpo.config.study_file import DataConfig, StudyConfig
-from hpo.data import checks
 from hpo.data.apart import kept_apart, repetitions, text_keys
+from hpo.data.checks import (
+    TRAIN_ROWS_PER_CLASS,
+    listed_labels,
+    ordered_labels,
+    refuse_one_class,
+    refuse_rare_classes,
+    refuse_undividable_groups,
+    refuse_unknown_labels,
+    refuse_unscored_classes,
+)
 from hpo.data.columns import Columns
 from hpo.data.folds import Fold, make_folds
 from hpo.data.groups import apportioned, group_numbers
 from hpo.data.rare_labels import without_rare
-from hpo.data.readers.hub import Role
-from hpo.data.sources import Examples, Source, read_examples
+from hpo.data.sources import Examples, read_examples
 from hpo.data.stratify import iterative_parts
 from hpo.data.targets import ONE_LABEL, TARGETS, Strata, Targets, classes_among
 
@@ -71,9 +80,10 @@ def load_splits(
         DataError: a source cannot be read, or the splits cannot be trained and scored on.
     """
     assert not (folds and config.validation), "a study has folds or a validation source"
-    train = _read(config, config.train, "train", None, targets)
-    validation = _read(config, config.validation, "validation", train, targets) if config.validation else None
-    test = _read(config, config.test, "test", train, targets) if config.test else None
+    read = partial(read_examples, config=config, of_sets=targets.of_sets)
+    train = read(config.train, "train")
+    validation = read(config.validation, "validation", known=train.columns) if config.validation else None
+    test = read(config.test, "test", known=train.columns) if config.test else None
     sources = [source for source in (train, validation, test) if source is not None]
     splits = split_examples(
         train.examples,
@@ -121,12 +131,12 @@ def split_examples(
     shares = {name: part for name, part in asked.items() if not isinstance(part, Examples) and part > 0}
     parts = {name: part for name, part in asked.items() if isinstance(part, Examples)}
     targets.refuse({"training": train.labels, **{name: part.labels for name, part in parts.items()}})
-    least = max(checks.TRAIN_ROWS_PER_CLASS, folds or 0) + len(shares)
+    least = max(TRAIN_ROWS_PER_CLASS, folds or 0) + len(shares)
     parts, of_rare = without_rare({"training": train, **parts}, least, rare_labels, targets)
     train, notes = parts.pop("training"), (*notes, *of_rare)
-    checks.refuse_one_class(train, targets)
-    checks.refuse_rare_classes(train, targets, list(shares))
-    checks.refuse_undividable_groups(train, targets, list(shares))
+    refuse_one_class(train, targets)
+    refuse_rare_classes(train, targets, list(shares))
+    refuse_undividable_groups(train, targets, list(shares))
     if shares:
         divided = _divided(train, targets.strata(train.labels), shares, seed)
         parts |= {name: train.take(rows.tolist()) for name, rows in divided.items()}
@@ -186,14 +196,6 @@ def _quotas(counts: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
     return quotas
 
 
-def _read(config: DataConfig, name: str, role: Role, train: Source | None, targets: Targets) -> Source:
-    """Read one source; validation and test have the columns that were found in training."""
-    if train is not None:
-        text, pair, label = train.columns.text, train.columns.pair, train.columns.label
-        config = config.model_copy(update={"text_column": text, "text_pair_column": pair, "label_column": label})
-    return read_examples(name, role, config, of_sets=targets.of_sets)
-
-
 def _divided(train: Examples, strata: Strata, shares: Mapping[str, float], seed: int) -> dict[str, NDArray[np.int64]]:
     """Return the rows of each split that is made as a share of all rows, and those that are left under `train`."""
     if train.groups:
@@ -216,11 +218,11 @@ def _checked(parts: Mapping[str, Examples], targets: Targets, notes: tuple[str, 
     validation, validation_notes = kept_apart("validation", validation, [test] if test else [], "the test split")
     later = [validation, test] if test else [validation]
     train, train_notes = kept_apart("training", train, later, "validation or test")
-    checks.refuse_one_class(train, targets)
-    checks.refuse_unknown_labels("Validation", train, validation, targets)
+    refuse_one_class(train, targets)
+    refuse_unknown_labels("Validation", train, validation, targets)
     if test:
-        checks.refuse_unknown_labels("The test split", train, test, targets)
-    checks.refuse_unscored_classes(train, validation, targets)
+        refuse_unknown_labels("The test split", train, test, targets)
+    refuse_unscored_classes(train, validation, targets)
     whole = validation.rows
     validation, confirmation = _parted(validation, targets.strata(validation.labels), kept, seed)
     rows = f"Rows: {train.rows:,} training, {validation.rows:,} validation"
@@ -257,9 +259,9 @@ def _folded(parts: Mapping[str, Examples], targets: Targets, notes: tuple[str, .
     """Keep training apart from test, and make folds of it."""
     train, test = parts["train"], parts.get("test")
     train, apart_notes = kept_apart("training", train, [test] if test else [], "the test split")
-    checks.refuse_one_class(train, targets)
+    refuse_one_class(train, targets)
     if test:
-        checks.refuse_unknown_labels("The test split", train, test, targets)
+        refuse_unknown_labels("The test split", train, test, targets)
     made = make_folds(train, folds, seed, targets)
     rows = f"{train.rows:,} rows in {folds} folds"
     return _summed_up(train, train, test, targets, made, (*notes, *apart_notes), rows)
@@ -275,9 +277,9 @@ def _summed_up(
     rows: str,
     confirmation: Examples | None = None,
 ) -> Splits:
-    names = checks.ordered_labels(train.counted(targets.labels_of))
+    names = ordered_labels(train.counted(targets.labels_of))
     tested = f"{test.rows:,} test" if test else "no test"
-    held = f"{len(names)} labels: {checks.listed_labels(names)}" if names else _extent_of(train.labels)
+    held = f"{len(names)} labels: {listed_labels(names)}" if names else _extent_of(train.labels)
     summary = f"{rows}, {tested}; {held}."
     told = [train, None if folds else validation, test, *([confirmation] if confirmation else [])]
     return Splits(

@@ -17,7 +17,7 @@ from hpo.errors import DataError
 MOST_QUANTILES, LEAST_ROWS_OF_A_QUANTILE = 10, 50
 LARGEST = 1e100
 """Beyond which a number is refused: its square, and sums of such, must be finite."""
-MOST_SHOWN, SHOWN_CHARACTERS = 5, 60
+MOST_SHOWN, MOST_CHARACTERS = 5, 60
 
 Strata = NDArray[np.int64]
 """The class of each row, shape (rows,); or where a row may be of several, counts of shape (rows, classes)."""
@@ -58,7 +58,7 @@ def quantiles(numbers: Sequence[str] | NDArray[np.float64]) -> Strata:
 def _refuse_no_numbers(cells: Mapping[str, Sequence[str]]) -> None:
     strange = {name: Counter(cell for cell in of_split if not _is_number(cell)) for name, of_split in cells.items()}
     told = [
-        f"{name} has {', '.join(repr(cell[:SHOWN_CHARACTERS]) for cell in list(counts)[:MOST_SHOWN])}"
+        f"{name} has {', '.join(repr(cell[:MOST_CHARACTERS]) for cell in list(counts)[:MOST_SHOWN])}"
         f"{', ...' if len(counts) > MOST_SHOWN else ''} (rows: {counts.total():,})"
         for name, counts in strange.items()
         if counts

@@ -12,22 +12,17 @@ Test = Callable[[Hyperparameters], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
-    """How a target takes one hyperparameter."""
+    """What a target can say of one hyperparameter."""
 
-    how: str
-    """As what it is written; of one that is not, `its neutral value`."""
     fits: Test = lambda _: True
     """Whether these values can be said so."""
     nearest: str = ""
     """What comes nearest, where they cannot."""
 
 
-WRITTEN_WITH_ITS_KIND = "with the optimizer or schedule that it belongs to"
-
-
 def only(value: object, name: str, nearest: str) -> Field:
-    """Return how a target takes a hyperparameter that it does not know: at the value that changes nothing."""
-    return Field(how=f"its neutral value, {value}", fits=lambda h: getattr(h, name) == value, nearest=nearest)
+    """Return what a target can say of a hyperparameter that it does not know: the value that changes nothing."""
+    return Field(fits=lambda h: getattr(h, name) == value, nearest=nearest)
 
 
 def refuse_inexpressible(
@@ -37,7 +32,7 @@ def refuse_inexpressible(
 
     Args:
         target: its name.
-        fields: hyperparameter -> how the target takes it; all of them.
+        fields: hyperparameter -> what the target can say of it; all that are not said as they are.
         exported: the configuration.
         beside: (what, nearest) of what it cannot say and is no hyperparameter.
 
@@ -63,8 +58,8 @@ def study_wide(exported: Exported) -> list[tuple[str, str]]:
     found = []
     if exported.evaluation.folds:
         found.append((f"evaluation.folds {exported.evaluation.folds}", "one validation split"))
-    if exported.task.name == "multi_label":
-        found.append(("task.name multi_label", "labels as 0 and 1, a loss summed over labels, thresholds of one's own"))
+    if exported.task.name == "multi_label" and (smoothing := exported.hyperparameters.label_smoothing):
+        found.append((f"label_smoothing {smoothing} of several labels a text", "0, or in compute_loss_func of Trainer"))
     if ":" in exported.metric:
         found.append((f"the metric {exported.metric}", "its function, called in compute_metrics"))
     return found

@@ -17,7 +17,7 @@ from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError, TrainingError
 from hpo.export.exported import Exported
 from hpo.export.model_card import model_card
-from hpo.export.prediction import KEY, TrainedModel
+from hpo.export.prediction import KEY, said_of_model
 from hpo.export.retraining import Here, Said, here, opened, trained
 from hpo.files.weights import fitted_among, load_weights, weights_path
 from hpo.messages import Milestone, Report
@@ -130,12 +130,10 @@ def _save(exported: Exported, place: Here, part: Path, folder: Path) -> None:
     task = task_of(config.task, splits)
     model = load_model(config.model, task, torch.device("cpu"))
     tensors = load_weights(part, exported.trial)
-    fitted, learned = fitted_among(tensors), task.learned()
-    if fitted is not None:
-        learned |= {"thresholds": fitted.tolist(), "separator": config.data.label_separator}
+    fitted = fitted_among(tensors)
     TrialModel(model, task, exported.hyperparameters, seed=0).load(tensors)
     network = _plain(model.network, config.model.gguf_file)
-    setattr(network.config, KEY, _trained_model(exported, splits, learned).model_dump())
+    setattr(network.config, KEY, said_of_model(exported, splits, task, fitted))
     with quietly():
         network.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
@@ -143,18 +141,6 @@ def _save(exported: Exported, place: Here, part: Path, folder: Path) -> None:
     readable = (folder / "config.json").stat().st_mode
     for weights in folder.glob("*.safetensors"):
         weights.chmod(readable)
-
-
-def _trained_model(exported: Exported, splits: Splits, learned: dict[str, Any]) -> TrainedModel:
-    assert splits.columns is not None, "they were read from a source"
-    return TrainedModel(
-        task=exported.task.name,
-        learned=learned,
-        text_column=splits.columns.text,
-        text_pair_column=splits.columns.pair,
-        max_length=exported.hyperparameters.max_length,
-        precision=exported.precision,
-    )
 
 
 def _plain(network: Any, gguf_file: str | None) -> Any:

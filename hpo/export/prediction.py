@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hpo.config.overrides import apply_override
 from hpo.config.reading import Typed, read_model
@@ -17,8 +18,10 @@ from hpo.config.study_file import ComputeConfig, DataConfig, ModelConfig
 from hpo.config.tasks import TASK_FACTS
 from hpo.data.readers.table import as_unicode
 from hpo.data.sources import Unlabelled, read_texts
+from hpo.data.splits import Splits
 from hpo.data.tokenization import TokenizedSplit, tokenize
 from hpo.errors import ConfigurationError, DataError
+from hpo.export.exported import Exported
 from hpo.model.pretrained import load_model
 from hpo.tasks.registry import TASKS
 from hpo.training.evaluation import answers
@@ -46,6 +49,22 @@ class TrainedModel(Typed):
     """Tokens after which texts are cut."""
     precision: Precision
     """What it was evaluated in."""
+
+
+def said_of_model(exported: Exported, splits: Splits, task: Any, fitted: NDArray[np.float64] | None) -> dict[str, Any]:
+    """Return what a `TrainedModel` is made of; `fitted` is what its task has fitted to rows, None for nothing."""
+    assert splits.columns is not None, "they were read from a source"
+    learned = task.learned()
+    if fitted is not None:
+        learned |= {"thresholds": fitted.tolist(), "separator": exported.data.label_separator}
+    return {
+        "task": exported.task.name,
+        "learned": learned,
+        "text_column": splits.columns.text,
+        "text_pair_column": splits.columns.pair,
+        "max_length": exported.hyperparameters.max_length,
+        "precision": exported.precision,
+    }
 
 
 class _Sources(Typed):

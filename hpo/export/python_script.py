@@ -1,52 +1,54 @@
-"""A configuration as the script `train_script.py`, which needs no hpo, and the JSON file that it reads beside it."""
+"""A configuration as a script that needs no hpo, and the JSON file that it reads beside it.
 
-from collections.abc import Mapping
-from pathlib import Path
+The script is `train_script.py`, the rules of hpo that this configuration goes by written into it.
+"""
+
+import re
 from typing import Any
 
-from hpo.data.readers.locations import is_missing
-from hpo.data.splits import _read
-from hpo.data.targets import TARGETS
-from hpo.errors import ConfigurationError
-from hpo.export import train_script
 from hpo.export.exported import Exported
-from hpo.export.expressible import refuse_inexpressible
+from hpo.export.expressible import only, refuse_inexpressible
+from hpo.export.inlining import inlined
 
 MARK = '"""Trains one configuration that a search by hpo found'
 """How the script begins."""
-NEEDED = ("torch", "transformers", "scikit-learn", "numpy")
+NEEDED = ("torch", "transformers", "numpy")
+OF_OPTIMIZERS = {"lion": "lion-pytorch", "schedule_free_adamw": "schedulefree"}
+"""Optimizer -> the package that it is of, where that is not torch."""
+FIELDS = {
+    "token_masking": only(0.0, "token_masking", "0, or a mask drawn in `steps_of`"),
+    "word_swap": only(0.0, "word_swap", "0, or augmented texts of one's own"),
+}
+"""Hyperparameters that it does not take at any value."""
+IS_FILE = re.compile(r"(?!.*://)[^*?\[]*\.(csv|jsonl|ndjson)")
 
 
-def script() -> str:
-    """Return the script, the same for every configuration."""
-    return Path(train_script.__file__).read_text(encoding="utf-8")
+def script(exported: Exported) -> str:
+    """Return the script for a configuration."""
+    h, task = exported.hyperparameters, exported.task.name
+    chosen = {"METHODS": h.method, "OPTIMIZERS": h.optimizer, "SCHEDULES": h.schedule, "TARGETS": task, "TASKS": task}
+    return inlined("hpo.export.train_script", chosen)
 
 
-def content_of_script(content: Mapping[str, Any], exported: Exported) -> dict[str, Any]:
-    """Return what the script reads of a configuration: all of it, the columns named that the search detected.
+def content_of_script(exported: Exported) -> dict[str, Any]:
+    """Return what the script reads of a configuration: all of it.
 
     Raises:
-        ConfigurationError: the script cannot do all of it, which names what; or the texts are not here that tell the
-            columns.
-        DataError: the texts cannot be read.
+        ConfigurationError: the script cannot do all of it, which names what.
     """
-    refuse_inexpressible("The script", {}, exported, train_script.refusals(content))
-    return {**content, "data": {**content["data"], **_columns(exported)}}
+    sources = ((f"data.{name}", getattr(exported.data, name)) for name in ("train", "validation", "test"))
+    beside = [
+        (f"{key} {name}", "one .csv or .jsonl file") for key, name in sources if name and not IS_FILE.fullmatch(name)
+    ]
+    if exported.model.gguf_file:
+        beside.append((f"model.gguf_file {exported.model.gguf_file}", "the model as save_pretrained writes it"))
+    refuse_inexpressible("The script", FIELDS, exported, beside)
+    content = exported.model_dump(mode="json")
+    return content | {"evaluation": content["evaluation"] | {"rung_rows": exported.evaluation.part_rows}}
 
 
 def needed(exported: Exported) -> str:
     """Return the packages that a script needs, as they were in the search."""
-    return ", ".join(f"{name} {number}" for name, number in exported.versions.items() if name in NEEDED)
-
-
-def _columns(exported: Exported) -> dict[str, str | None]:
-    data = exported.data
-    if data.text_column and data.label_column:
-        return {}
-    if is_missing(data.train):
-        raise ConfigurationError(
-            f"Which columns hold text and label is told by the texts, and there is nothing at {data.train} here; say "
-            "data.train=FILE, or name both columns: data.text_column=NAME data.label_column=NAME."
-        )
-    found = _read(data, data.train, "train", None, TARGETS[exported.task.name]).columns
-    return {"text_column": found.text, "text_pair_column": found.pair, "label_column": found.label}
+    optimizer = exported.hyperparameters.optimizer
+    packages = [*NEEDED, *([OF_OPTIMIZERS[optimizer]] if optimizer in OF_OPTIMIZERS else [])]
+    return ", ".join(f"{name} {exported.versions.get(name, '')}".strip() for name in packages)

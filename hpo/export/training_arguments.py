@@ -5,7 +5,7 @@ from typing import Any
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.export.exported import Exported
-from hpo.export.expressible import WRITTEN_WITH_ITS_KIND, Field, only, refuse_inexpressible, study_wide
+from hpo.export.expressible import Field, only, refuse_inexpressible, study_wide
 
 Arguments = dict[str, Any]
 Writer = Callable[[Hyperparameters], Arguments]
@@ -84,7 +84,6 @@ SCHEDULES: Mapping[str, Writer] = {
     "cosine": _cosine,
     "cosine_restarts": _cosine_restarts,
 }
-BELONGS = Field(how=WRITTEN_WITH_ITS_KIND)
 
 
 def _l2_fits(values: Hyperparameters) -> bool:
@@ -93,59 +92,44 @@ def _l2_fits(values: Hyperparameters) -> bool:
 
 
 FIELDS: Mapping[str, Field] = {
+    **dict.fromkeys(
+        ("learning_rate", "momentum", "beta1", "beta2", "alpha", "epsilon", "rho", "momentum_decay", "decay_rate",
+         "clip_threshold", "newton_schulz_steps", "warmup_ratio", "initial_rate_ratio", "power", "cycles",
+         "decay_every", "decay_factor", "decay_fraction", "plateau_patience", "l1_form", "l2_strength",
+         "max_grad_norm", "label_smoothing", "batch_size", "epochs", "max_length", "seed"),
+        Field(),
+    ),
     "method": only("full", "method", "full, or freeze the layers of the model that is handed to Trainer"),
     "trained_layers": only(None, "trained_layers", "freeze the layers of the model that is handed to Trainer"),
     "kept_layers": only(None, "kept_layers", "cut the model and save it, then train that"),
     "optimizer": Field(
-        how="optim, optim_args, adam_*",
         fits=lambda h: h.optimizer in OPTIMIZERS,
         nearest="the optimizer itself as `optimizers` of Trainer, or --format python",
     ),
-    "learning_rate": Field(how="learning_rate"),
     "layerwise_rate_decay": only(1.0, "layerwise_rate_decay", "1, or parameter groups as `optimizers` of Trainer"),
     "head_rate": only(1.0, "head_rate", "1, or parameter groups as `optimizers` of Trainer, or --format python"),
     "head_scale": only(None, "head_scale", "draw the head of the model that is handed to Trainer, or --format python"),
-    **dict.fromkeys(("momentum", "beta1", "beta2", "alpha", "epsilon"), BELONGS),
-    **dict.fromkeys(("rho", "momentum_decay", "decay_rate", "clip_threshold", "newton_schulz_steps"), BELONGS),
-    "schedule": Field(
-        how="lr_scheduler_type, lr_scheduler_kwargs",
-        fits=lambda h: h.schedule in SCHEDULES,
-        nearest="linear or cosine, or --format python",
-    ),
-    "warmup_ratio": Field(how="warmup_steps, where a number below 1 is a share"),
+    "schedule": Field(fits=lambda h: h.schedule in SCHEDULES, nearest="linear or cosine, or --format python"),
     "final_rate_ratio": Field(
-        how="lr_scheduler_kwargs",
         fits=lambda h: h.schedule != "cosine_restarts" or not h.final_rate_ratio,
         nearest="0 with restarts, or --format python",
     ),
-    **dict.fromkeys(("initial_rate_ratio", "power", "cycles", "decay_every", "decay_factor"), BELONGS),
-    **dict.fromkeys(("decay_fraction", "plateau_patience"), BELONGS),
     "l1_strength": only(0.0, "l1_strength", "0, or a penalty added in compute_loss of Trainer"),
-    "l1_form": Field(how="with l1_strength, which is 0"),
-    "l2_strength": Field(how="weight_decay"),
-    "l2_form": Field(how="that of the optimizer", fits=_l2_fits, nearest="the other form, or --format python"),
+    "l2_form": Field(fits=_l2_fits, nearest="the other form, or --format python"),
     "regularize_towards": Field(
-        how="zero, as weight_decay does",
-        fits=lambda h: h.regularize_towards == "zero" or not (h.l1_strength or h.l2_strength),
-        nearest="zero",
+        fits=lambda h: h.regularize_towards == "zero" or not (h.l1_strength or h.l2_strength), nearest="zero"
     ),
-    "max_grad_norm": Field(how="max_grad_norm, 0 for none"),
     "dropout": only(None, "dropout", "hidden_dropout_prob and its kin in the model's config, or --format python"),
     "attention_dropout": only(None, "attention_dropout", "attention_probs_dropout_prob in the model's config"),
-    "label_smoothing": Field(how="label_smoothing_factor"),
     "class_weights": only("equal", "class_weights", "compute_loss_func of Trainer, or --format python"),
     "token_masking": only(0.0, "token_masking", "a data collator of one's own"),
     "word_swap": only(0.0, "word_swap", "augmented texts of one's own"),
     "data_fraction": only(1.0, "data_fraction", "train on a stratified share of the texts, or --format python"),
-    "batch_size": Field(how="per_device_train_batch_size, on one device"),
-    "epochs": Field(how="num_train_epochs"),
-    "max_length": Field(how="said beside it, as the tokenizer takes it"),
     "early_stopping_patience": only(
         None, "early_stopping_patience", "EarlyStoppingCallback of Trainer, or --format python"
     ),
-    "seed": Field(how="seed, the trial's"),
-}
-"""Every hyperparameter -> how it is written."""
+}  # fmt: skip
+"""Every hyperparameter -> what of it can be said; an optimizer's and a schedule's own are said with these."""
 
 
 def to_training_arguments(exported: Exported) -> Arguments:
@@ -184,15 +168,21 @@ def to_training_arguments(exported: Exported) -> Arguments:
 TARGETS: Mapping[str, str] = {
     "classification": "labels are numbered by name, or by number where all are integers",
     "regression": "num_labels is 1, and labels are (number - mean) / sd of the training rows",
+    "multi_label": "problem_type is multi_label_classification, and labels are 1.0 for each that a text has, else 0.0; "
+    "compute_loss_func is to return the binary cross-entropy summed over labels and averaged over rows, where theirs "
+    "is averaged over both; a label is given from a probability on, {thresholds}, that compute_metrics is to fit: to "
+    "validation where winners are judged by other rows, else to as many training rows",
 }
 """Name of a task -> what it trains towards."""
+THRESHOLDS = {"one": "one for all of largest pooled F1", "per_label": "for each label that of its largest F1"}
 
 
 def left_to_do(exported: Exported) -> list[str]:
     """Return in sentences what of a training no TrainingArguments say, and so is to be done beside them."""
+    towards = TARGETS[exported.task.name].format(thresholds=THRESHOLDS[exported.task.thresholds])
     said = [
-        f"Beside TrainingArguments: texts are cut at {exported.hyperparameters.max_length} tokens; "
-        f"{TARGETS[exported.task.name]}; compute_metrics is to return {exported.metric!r}.",
+        f"Beside TrainingArguments: texts are cut at {exported.hyperparameters.max_length} tokens; {towards}; "
+        f"compute_metrics is to return {exported.metric!r}.",
         f"The model is {exported.model.name}, its head drawn anew also where it has one that fits; the texts are those "
         f"of {exported.data.train}; transformers asks for accelerate.",
         "Where Trainer sees several GPUs in one process, it takes a whole batch on each: show it one, as with "

@@ -121,7 +121,7 @@ def classification_scores(
     Raises:
         TrainingError: the user's own metric fails on these rows.
     """
-    positive = _positive(objective, label_names)
+    positive = _positive_number(objective, label_names)
     counted = tally(predictions, positive=positive, beta=beta)
     fit = {name: metric for name, metric in METRICS.items() if positive is not None or not metric.of_positive_class}
     values = {name: float(metric.of(counted)) for name, metric in fit.items()} | {"loss": predictions.loss}
@@ -144,7 +144,9 @@ def objective_score(
         return _own_score(objective.own, predictions, label_names)
     metric = METRICS[objective.metric]
     ranks = objective.metric in OF_RANKS
-    return float(metric.of(tally(predictions, positive=_positive(objective, label_names), beta=beta, ranks=ranks)))
+    return float(
+        metric.of(tally(predictions, positive=_positive_number(objective, label_names), beta=beta, ranks=ranks))
+    )
 
 
 def f1_among(predictions: Predictions, *, label_names: Sequence[str], objective: Objective) -> float:
@@ -152,14 +154,14 @@ def f1_among(predictions: Predictions, *, label_names: Sequence[str], objective:
 
     On a part of the rows a class may be missing; one that is neither true nor predicted has no F1.
     """
-    counted = tally(predictions, positive=_positive(objective, label_names), beta=1.0, ranks=False)
+    counted = tally(predictions, positive=_positive_number(objective, label_names), beta=1.0, ranks=False)
     if counted.positive is not None:
         return counted.of_positive(counted.f1)
     there = (counted.support > 0) | (counted.confusion.sum(axis=0) > 0)
     return float(counted.f1[there].mean())
 
 
-def _positive(objective: Objective, label_names: Sequence[str]) -> int | None:
+def _positive_number(objective: Objective, label_names: Sequence[str]) -> int | None:
     return None if objective.positive is None else label_names.index(objective.positive)
 
 

@@ -33,7 +33,7 @@ class Backbone:
             device: where it shall train.
             shared: where the pretrained weights are held for all worker processes; None to hold them here.
         """
-        self.pad_id = _set_padding(network, tokenizer)
+        self.pad_id = set_padding(network, tokenizer)
         self.longest = _longest(network, tokenizer)
         """Most tokens of one text; None where there is no limit."""
         self.fresh = fresh
@@ -138,7 +138,7 @@ class LinearInFp32(nn.Linear):
             return super().forward(states.float())
 
 
-def _set_padding(network: Any, tokenizer: Any) -> int:
+def set_padding(network: Any, tokenizer: Any) -> int:
     """Make tokenizer and model agree on a padding token, the end-of-text token where there is none; return its id.
 
     A decoder's head reads the last token that is not padding, found by its id, not by the mask. A text that itself ends

@@ -17,10 +17,17 @@ from hpo.data.checks import ordered_labels
 from hpo.data.label_sets import label_matrix, labels_in
 from hpo.data.targets import Strata
 from hpo.messages import Scores
-from hpo.metrics import multi_label
 from hpo.metrics.confusion import Floats, Integers
 from hpo.metrics.metric import Objective
-from hpo.metrics.multi_label import LabelAnswers
+from hpo.metrics.multi_label import (
+    USUAL_THRESHOLD,
+    LabelAnswers,
+    best_thresholds,
+    multi_label_score,
+    multi_label_scores,
+    resolve_multi_label_metric,
+    scores_without,
+)
 from hpo.tasks.heads import head_of, load_with_head
 from hpo.tasks.protocol import Baseline, Criterion
 
@@ -74,10 +81,10 @@ class MultiLabel:
         having = label_matrix(cells, names).sum(axis=0)
         return cls(
             label_names=names,
-            objective=multi_label.resolve_multi_label_metric(config.metric),
+            objective=resolve_multi_label_metric(config.metric),
             per_label=config.thresholds == "per_label",
             positive_weights=tuple(((len(cells) - having) / having).tolist()),
-            thresholds=(multi_label.USUAL_THRESHOLD,) * len(names),
+            thresholds=(USUAL_THRESHOLD,) * len(names),
         )
 
     @classmethod
@@ -155,7 +162,7 @@ class MultiLabel:
 
     def fit(self, answers: LabelAnswers) -> Floats:
         """Return the thresholds of largest F1 on these answers, shape (labels,)."""
-        return multi_label.best_thresholds(answers.true, answers.probabilities, per_label=self.per_label)
+        return best_thresholds(answers.true, answers.probabilities, per_label=self.per_label)
 
     def decided(self, answers: LabelAnswers, fitted: Floats) -> LabelAnswers:
         """Return answers by fitted thresholds."""
@@ -163,16 +170,16 @@ class MultiLabel:
 
     def scores(self, answers: LabelAnswers) -> Scores:
         """Score what was said of some rows, by every metric."""
-        return multi_label.multi_label_scores(answers, label_names=self.label_names, objective=self.objective)
+        return multi_label_scores(answers, label_names=self.label_names, objective=self.objective)
 
     def objective_on(self, answers: LabelAnswers) -> float:
         """Score what was said of some rows by the objective alone."""
-        return multi_label.multi_label_score(answers, self.objective.metric)
+        return multi_label_score(answers, self.objective.metric)
 
     def left_out(self, answers: LabelAnswers, groups: Integers) -> Floats:
         """Score by the objective with each group of rows left out, shape (groups,)."""
-        return multi_label.scores_without(answers, groups, self.objective.metric)
+        return scores_without(answers, groups, self.objective.metric)
 
     def slice_score(self, answers: LabelAnswers) -> float:
         """Return micro F1."""
-        return multi_label.multi_label_score(answers, "micro_f1")
+        return multi_label_score(answers, "micro_f1")

@@ -10,7 +10,7 @@ their own spares from moving as far: discriminative fine-tuning (Howard and Rude
 which is 1 unless set.
 """
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -23,7 +23,7 @@ for them; `hidden`, whether they are matrices of the transformer layers."""
 
 
 def rate_factors(
-    network: Any, names: Iterable[str], decay: float, fresh: Set[str] = frozenset(), head_rate: float = 1.0
+    network: Any, names: Iterable[str], decay: float, fresh: Collection[str] = frozenset(), head_rate: float = 1.0
 ) -> dict[str, float]:
     """Return name -> what the trial's learning rate is multiplied by for that parameter, above 0.
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, optim
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.training import schedule_free
 from hpo.training.layer_rates import Group
 from hpo.training.muon import muon_with_adamw
+from hpo.training.schedule_free import averaged, averaging_adamw, shift
 
 Groups = Sequence[Group]
 
@@ -121,18 +121,18 @@ def adagrad(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
 
 def adadelta(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
     """Build Adadelta; its steps are multiplied by the rate, which in the paper is 1."""
-    return optim.Adadelta(groups, **_given(hyperparameters, rho="rho", eps="epsilon"))
+    return optim.Adadelta(groups, **_arguments(hyperparameters, rho="rho", eps="epsilon"))
 
 
 def adafactor(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
     """Build Adafactor in torch's form: no momentum, a step of at most the rate times the size of the weights."""
     # Torch's default form, the slow one: the fast one holds another copy of the weights, and memory is what it is for.
-    return optim.Adafactor(groups, **_given(hyperparameters, beta2_decay="decay_rate", d="clip_threshold"))
+    return optim.Adafactor(groups, **_arguments(hyperparameters, beta2_decay="decay_rate", d="clip_threshold"))
 
 
 def rmsprop(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
     """Build RMSprop."""
-    return optim.RMSprop(groups, **_given(hyperparameters, alpha="alpha", eps="epsilon", momentum="momentum"))
+    return optim.RMSprop(groups, **_arguments(hyperparameters, alpha="alpha", eps="epsilon", momentum="momentum"))
 
 
 def lion(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
@@ -145,7 +145,7 @@ def lion(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
 
 def schedule_free_adamw(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
     """Build schedule-free AdamW."""
-    built: Stepper = schedule_free.schedule_free_adamw(groups, _of_adam(hyperparameters))
+    built: Stepper = averaging_adamw(groups, _of_adam(hyperparameters))
     return built
 
 
@@ -183,8 +183,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
         "AdamW that averages its weights in place of a falling rate",
         "Defazio et al. 2024",
         schedule_free_adamw,
-        shift=schedule_free.shift,
-        evaluating=schedule_free.averaged,
+        shift=shift,
+        evaluating=averaged,
     ),
     "muon": Optimizer(
         "orthogonal updates of the layers' matrices, AdamW for all else", "Jordan et al. 2024; Liu et al. 2025", muon
@@ -192,7 +192,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
 }
 
 
-def _given(hyperparameters: Hyperparameters, **names: str) -> dict[str, Any]:
+def _arguments(hyperparameters: Hyperparameters, **names: str) -> dict[str, Any]:
     """Return arguments of an optimizer: its rate, and by `names` the hyperparameters that others stand for."""
     given = {argument: _applying(getattr(hyperparameters, name)) for argument, name in names.items()}
     return {"lr": hyperparameters.learning_rate, **given}
@@ -200,7 +200,7 @@ def _given(hyperparameters: Hyperparameters, **names: str) -> dict[str, Any]:
 
 def _of_adam(hyperparameters: Hyperparameters) -> dict[str, Any]:
     """Return the arguments that Adam and its kin share."""
-    return {**_given(hyperparameters, eps="epsilon"), "betas": _betas(hyperparameters)}
+    return {**_arguments(hyperparameters, eps="epsilon"), "betas": _betas(hyperparameters)}
 
 
 def _betas(hyperparameters: Hyperparameters) -> tuple[float, float]:

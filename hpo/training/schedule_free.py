@@ -15,7 +15,7 @@ from hpo.config.extras import refuse_missing
 from hpo.training.layer_rates import Group
 
 
-def schedule_free_adamw(groups: Sequence[Group], of_adam: Mapping[str, Any]) -> Any:
+def averaging_adamw(groups: Sequence[Group], of_adam: Mapping[str, Any]) -> Any:
     """Build the optimizer, in its training mode, with the rate, betas and epsilon that are Adam's too."""
     refuse_missing("schedulefree", "Optimizer schedule_free_adamw")
     from schedulefree import AdamWScheduleFree

@@ -1,64 +1,35 @@
 """The script that is exported trains what hpo trains: the same rows, the same steps, the same weights to rounding."""
 
-import importlib.util
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file
 
-from hpo.config.hyperparameters import Hyperparameters, ScheduleName
-from hpo.config.study_file import ConfirmationConfig
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.study_file import ConfirmationConfig, EvaluationConfig
 from hpo.data.splits import splits_of
 from hpo.errors import ConfigurationError
-from hpo.export import train_script
-from hpo.export.configs import to_json
 from hpo.export.exported import Exported
+from hpo.export.inlining import inlined
 from hpo.export.model_folder import train_into
-from hpo.export.python_script import content_of_script, script
+from hpo.export.python_script import FIELDS, content_of_script, script
 from hpo.export.retraining import compute_of
-from hpo.metrics.classification import METRICS, classification_scores
-from hpo.metrics.metric import Objective
-from hpo.metrics.predictions import Predictions
-from hpo.metrics.selection import resolve_metric
-from hpo.model.methods import select_parameters
+from hpo.tasks.registry import TASKS
 from hpo.training import gradients
-from hpo.training.layer_rates import heights, rate_factors
-from hpo.training.optimizers import OPTIMIZERS
-from hpo.training.schedules import SCHEDULES, factor
 from tests.models import write_texts
-
-STEPS = 40
-TINY: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 40}
+from tests.scripts import of_texts, with_label_sets, written
 
 
 def with_values(exported: Exported, **values: Any) -> Exported:
     usual = {"epochs": 2, "max_length": 16, "batch_size": 16, "learning_rate": 1e-2}
     made = Hyperparameters.model_validate(usual | values)
     return exported.model_copy(update={"hyperparameters": made})
-
-
-def content_of(exported: Exported) -> dict[str, Any]:
-    content = exported.model_dump(mode="json") | {"hyperparameters": exported.hyperparameters.to_mapping()}
-    return content_of_script(content, exported)
-
-
-def written(exported: Exported, folder: Path) -> ModuleType:
-    """Write script and JSON file into a folder, and return the script as a module that has not run."""
-    path = folder / "train.py"
-    path.write_text(script())
-    path.with_suffix(".json").write_text(to_json(content_of(exported)))
-    spec = importlib.util.spec_from_file_location("train", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -76,6 +47,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "adafactor": {"optimizer": "adafactor", "early_stopping_patience": 1, "epochs": 4},
     "rmsprop": {"optimizer": "rmsprop", "learning_rate": 1e-3, "momentum": 0.5, "method": "head", "head_scale": 0.1},
     "lion": {"optimizer": "lion", "learning_rate": 1e-3, "max_grad_norm": 0.5},
+    "schedule-free": {"optimizer": "schedule_free_adamw", "l2_strength": 0.1, "schedule": "constant"},
+    "muon": {"optimizer": "muon", "schedule": "reduce_on_plateau", "plateau_patience": 0, "epochs": 4},
+    "one layer": {"kept_layers": 1, "attention_dropout": 0.3},
     "all of L1 and L2": {
         "l1_strength": 1e-3, "l2_strength": 0.1, "l2_form": "coupled", "regularize_towards": "pretrained",
     },
@@ -90,57 +64,86 @@ def test_it_trains_the_model_that_hpo_trains(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    chosen = with_values(exported, **RUNS[name])
-    said: list[str] = []
     # So that batches of these short texts go through in parts.
     monkeypatch.setitem(gradients.PASS_TOKENS, "cpu", 4)
-    train_into(tmp_path / "ours", chosen, compute_of(chosen), "train", said.append)
-    script = written(chosen, tmp_path)
-    monkeypatch.setitem(script.PASS_TOKENS, "cpu", 4)
-    script.main(["--output", str(tmp_path / "theirs")])
+    trains_the_same(with_values(exported, **RUNS[name]), tmp_path, capsys)
+
+
+def trains_the_same(chosen: Exported, folder: Path, capsys: pytest.CaptureFixture[str], rtol: float = 1e-4) -> None:
+    """Prove that script and `hpo train` give the same scores, weights and facts of the model."""
+    said: list[str] = []
+    train_into(folder / "ours", chosen, compute_of(chosen), "train", said.append)
+    module = written(chosen, folder)
+    module.PASS_TOKENS = gradients.PASS_TOKENS
+    capsys.readouterr()
+    module.main(["--output", str(folder / "theirs")])
     out, err = capsys.readouterr()
-    ours, theirs = (load_file(tmp_path / folder / "model.safetensors") for folder in ("ours", "theirs"))
-    assert ours.keys() == theirs.keys()
-    for weight in ours:
-        torch.testing.assert_close(theirs[weight], ours[weight], rtol=1e-4, atol=1e-5)
     assert [line.rpartition(" ")[2] for line in err.splitlines() if line.startswith("step ")] == [
         sentence.rpartition(" ")[2] for sentence in said if sentence.startswith("epoch ")
     ]
-    assert json.loads(out.splitlines()[-1])["folder"] == str(tmp_path / "theirs")
+    assert json.loads(out.splitlines()[-1])["folder"] == str(folder / "theirs")
+    ours, theirs = (load_file(folder / name / "model.safetensors") for name in ("ours", "theirs"))
+    assert ours.keys() == theirs.keys()
+    for weight in ours:
+        torch.testing.assert_close(theirs[weight], ours[weight], rtol=rtol, atol=1e-5)
+    of_ours, of_theirs = (json.loads((folder / name / "config.json").read_text())["hpo"] for name in ("ours", "theirs"))
+    thresholds = [told["learned"].pop("thresholds", []) for told in (of_ours, of_theirs)]
+    assert of_theirs == of_ours
+    assert thresholds[1] == pytest.approx(thresholds[0], abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    "of",
-    [
-        transformers.BertConfig(**TINY),
-        transformers.MPNetConfig(**TINY, intermediate_size=16),
-        transformers.DebertaV2Config(**TINY, relative_attention=True, pos_att_type=["p2c", "c2p"], conv_kernel_size=3),
-        transformers.OPTConfig(**TINY, ffn_dim=16, word_embed_proj_dim=16),
-        transformers.T5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=16, num_layers=3, num_heads=2),
-        transformers.LlamaConfig(**TINY, intermediate_size=16),
-    ],
-    ids=lambda of: of.model_type,
-)
-def test_it_finds_the_same_layers_and_trains_the_same_of_them(of: Any) -> None:
-    network = transformers.AutoModelForSequenceClassification.from_config(of)
-    assert train_script.heights(network) == heights(network)
-    fresh = {name for name, _ in network.named_parameters() if not name.startswith(network.base_model_prefix)}
-    for values in ({"method": "top_layers", "trained_layers": 2}, {"method": "head"}, {}):
-        h = Hyperparameters.model_validate({**values, "layerwise_rate_decay": 0.5})
-        chosen = select_parameters(network, frozenset(fresh), h)
-        expected = {id(chosen[name]): rate for name, rate in rate_factors(network, chosen, 0.5).items()}
-        groups = train_script.groups_of(network, fresh, h.to_mapping())
-        assert {id(weight): group["rate_factor"] for group in groups for weight in group["params"]} == expected
+SEVERAL: dict[str, dict[str, Any]] = {
+    "column": {},
+    "columns": {"thresholds": "per_label"},
+    "lists": {"metric": "macro_f1"},
+    "column of many": {"rows": 1500, "data": {"validation_fraction": 0.4, "label_separator": "|"}},
+}
+OF_SEVERAL: dict[str, dict[str, Any]] = {
+    "columns": {"label_smoothing": 0.1, "class_weights": "balanced"},
+    "lists": {"data_fraction": 0.6},
+    "column of many": {"epochs": 1},
+}
 
 
-def as_rows(examples: Any) -> list[tuple[str, ...]]:
-    texts = [examples.texts] if examples.pairs is None else [examples.texts, examples.pairs]
-    return list(zip(*texts, examples.labels, strict=True))
+@pytest.mark.parametrize("form", SEVERAL)
+def test_it_trains_several_labels_a_text_as_hpo_does(
+    exported: Exported, form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the three forms; thresholds fitted to training rows or, where others are kept, to validation."""
+    keeping = exported.model_copy(update={"confirmation": ConfirmationConfig(validation_share=0.5)})
+    chosen = with_label_sets(keeping, tmp_path, form.partition(" ")[0], **SEVERAL[form])
+    splits = splits_of(chosen.study_config(compute_of(chosen)))
+    assert (splits.confirmation is not None) is (form == "column of many")
+    # A larger epsilon, so that rounding is not taken for a gradient where there is none, as of a key's bias.
+    trains_the_same(with_values(chosen, epsilon=1e-4, **OF_SEVERAL.get(form, {})), tmp_path, capsys, rtol=1e-3)
+
+
+def test_with_folds_it_trains_on_all_rows_to_the_end(
+    exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folded = of_texts(exported, evaluation=EvaluationConfig(folds=3))
+    trains_the_same(with_values(folded), tmp_path, capsys)
+
+
+def test_bf16_is_computed_as_hpo_does(exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    halved = exported.model_copy(update={"measurements": {"precision": "bf16"}})
+    trains_the_same(with_values(halved, optimizer="sgd", learning_rate=0.1), tmp_path, capsys, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
     "kind",
-    ["validation made", "test made too", "files", "jsonl", "pairs", "some kept unseen", "dropped", "merged", "headed"],
+    [
+        "validation made",
+        "test made too",
+        "files",
+        "jsonl",
+        "pairs",
+        "groups",
+        "some kept unseen",
+        "dropped",
+        "merged",
+        "headed",
+    ],
 )
 def test_it_has_the_rows_of_the_search(exported: Exported, texts_file: Path, tmp_path: Path, kind: str) -> None:
     lines = texts_file.read_text().splitlines()
@@ -165,6 +168,10 @@ def test_it_has_the_rows_of_the_search(exported: Exported, texts_file: Path, tmp
         data["train"] = str(tmp_path / "train.jsonl")
         data["text_pair_column"] = "other" if kind == "pairs" else None
         Path(data["train"]).write_text("\n".join(map(json.dumps, records)) + "\n")
+    if kind == "groups":
+        grouped = [f"{line},{number // 3}" for number, line in enumerate(lines[1:])]
+        train.write_text("\n".join([f"{lines[0]},who", *grouped]) + "\n")
+        data |= {"group_column": "who", "test_fraction": 0.15}
     if kind in ("dropped", "merged"):
         train.write_text("\n".join([lines[0], *(f"{line} |rare {n}" for n, line in enumerate(lines[1:4])), *lines[1:]]))
         content = train.read_text().replace(",sport |rare", ",rare").replace(",money |rare", ",rare")
@@ -184,71 +191,27 @@ def test_it_has_the_rows_of_the_search(exported: Exported, texts_file: Path, tmp
     splits = splits_of(keeping.study_config(compute_of(exported)))
     assert (splits.confirmation is not None) is (kind == "some kept unseen")
     chosen = keeping.model_copy(update={"data": moved.model_copy(update={"fingerprint": splits.fingerprint})})
-    train_rows, validation = train_script.splits(content_of(chosen))
-    assert (train_rows, validation) == (as_rows(splits.train), as_rows(splits.validation))
-    assert tuple(train_script.label_names(train_rows)) == splits.label_names
+    module = written(chosen, tmp_path)
+    found = module.rows_of(module.configuration([])[0])
+    for ours, theirs in ((splits.train, found.train), (splits.validation, found.validation)):
+        assert (theirs.texts, theirs.pairs, theirs.labels) == (ours.texts, ours.pairs, ours.labels)
+    assert found.label_names == splits.label_names
 
 
 def test_texts_that_are_others_or_not_there_are_refused(exported: Exported, tmp_path: Path) -> None:
-    content = content_of(exported)
-    content["data"]["fingerprint"] = "0" * 64
-    with pytest.raises(SystemExit, match="not those of the search"):
-        train_script.splits(content)
-    content["data"]["train"] = str(tmp_path / "none.csv")
+    module, broken = written(exported, tmp_path), tmp_path / "broken.jsonl"
+    different = "\n".join(json.dumps({"text": f"a goal {row}", "label": row % 2}) for row in range(60))
+    for content, said in (
+        (different, "not those of the search"),
+        ("{'text': 1}", r"broken\.jsonl, line 1, is not valid JSON: expecting property name"),
+        ("\n[1]", r"broken\.jsonl, line 2, must be one JSON object"),
+        ('{"what": 1, "label": 2}', "Cannot tell which column|has no column"),
+    ):
+        broken.write_text(content)
+        with pytest.raises(SystemExit, match=said):
+            module.main(["--train", str(broken), "--output", str(tmp_path / "model")])
     with pytest.raises(SystemExit, match=r"There is no file .*none\.csv, .*; say --train FILE"):
-        train_script.splits(content)
-    broken = tmp_path / "broken.jsonl"
-    content["data"]["train"] = str(broken)
-    for line, said in (("{'text': 1}", "is not valid JSON: Expecting property name"), ("[1]", "one JSON object")):
-        broken.write_text(f'\n{{"text": "a goal", "label": "sport"}}\n{line}\n')
-        with pytest.raises(SystemExit, match=rf"broken\.jsonl, line 3, .*{said}"):
-            train_script.splits(content)
-
-
-@pytest.mark.parametrize("schedule", [name for name in SCHEDULES if name != "reduce_on_plateau"])
-def test_a_schedule_is_ours(schedule: ScheduleName) -> None:
-    for final in (0.15, 1.0):
-        ratio = {} if schedule == "constant" else {"final_rate_ratio": final}
-        values = Hyperparameters.model_validate({"schedule": schedule, "warmup_ratio": 0.11, **ratio})
-        expected = [factor(step, STEPS, values) for step in range(STEPS + 1)]
-        found = [train_script.factor(step, STEPS, values.to_mapping()) for step in range(STEPS + 1)]
-        assert found == pytest.approx(expected, abs=1e-12)
-
-
-def test_batches_are_divided_as_hpo_does() -> None:
-    assert train_script.PASS_TOKENS == gradients.PASS_TOKENS
-
-
-@pytest.mark.parametrize("metric", sorted(train_script.METRICS))
-def test_the_score_is_ours(metric: str) -> None:
-    random = np.random.default_rng(0)
-    classes = 2 if METRICS[metric].of_positive_class else 3
-    true, probabilities = random.integers(0, classes, 60), random.dirichlet([1] * classes, 60)
-    names = ("a", "b", "c")[:classes]
-    objective = Objective(metric=metric, positive="a" if classes == 2 else None, note="")
-    predictions = Predictions.of(true, probabilities)
-    ours = classification_scores(predictions, label_names=names, objective=objective, beta=3.0)
-    found = train_script.score(metric, true, probabilities.argmax(axis=1), classes, 0 if classes == 2 else None, 3.0)
-    assert found == pytest.approx(ours.values[metric])
-
-
-@pytest.mark.parametrize(
-    ("labels", "asked"),
-    [
-        ("abb", None),
-        ("aab", None),
-        ("ab", None),
-        ("aab", "a"),
-        (["No", "Yes", "Yes"], None),
-        ("0011", None),
-        ("1122", None),
-    ],
-)
-def test_the_positive_class_is_ours(labels: Any, asked: str | None) -> None:
-    names = tuple(sorted(set(labels)))
-    found = train_script.positive_class(names, asked, [("text", label) for label in labels])
-    assert found is not None
-    assert names[found] == resolve_metric("f1", names, list(labels), asked).positive
+        module.main(["--train", str(tmp_path / "none.csv"), "--output", str(tmp_path / "model")])
 
 
 def test_a_batch_in_parts_gives_the_same_weights_and_nothing_is_written_over(
@@ -279,48 +242,52 @@ def test_a_script_alone_says_what_it_lacks(exported: Exported, tmp_path: Path) -
         module.main([])
 
 
-def test_every_hyperparameter_is_decided_upon() -> None:
-    """Read by the script, or refused by it."""
-    text = script()
-    # Those of an optimizer and a schedule that it refuses.
-    unread = ["newton_schulz_steps", "plateau_patience"]
-    assert [name for name in Hyperparameters.model_fields if f'"{name}"' not in text] == unread
+def test_another_configuration_than_its_own_is_refused(exported: Exported, tmp_path: Path) -> None:
+    module = written(with_values(exported), tmp_path)
+    other = content_of_script(with_values(exported, optimizer="sgd", schedule="cosine"))
+    (tmp_path / "train.json").write_text(json.dumps(other))
+    with pytest.raises(SystemExit, match="This script has no sgd and no cosine: write one with hpo export"):
+        module.main(["--output", str(tmp_path / "model")])
 
 
-NOT_BY_IT: dict[str, dict[str, Any]] = {
-    "kept_layers": {"kept_layers": 1},
-    "schedule": {"schedule": "reduce_on_plateau"},
-    "attention_dropout": {"attention_dropout": 0.2},
-    "token_masking": {"token_masking": 0.1},
-    "word_swap": {"word_swap": 0.1},
-    **{
-        f"optimizer {name}": {"optimizer": name} for name in OPTIMIZERS if name not in train_script.OPTIMIZERS
-    },
-}  # fmt: skip
+@pytest.mark.parametrize("task", TASKS)
+def test_it_is_a_plain_file_of_what_it_needs(exported: Exported, task: str, tmp_path: Path) -> None:
+    chosen = exported.model_copy(update={"task": exported.task.model_copy(update={"name": task})})
+    text = script(with_values(chosen, optimizer="muon"))
+    path = tmp_path / "train.py"
+    path.write_text(text)
+    subprocess.run([sys.executable, "-m", "ruff", "check", "--isolated", "--line-length=120", path], check=True)
+    subprocess.run([sys.executable, "-m", "ruff", "check", "--isolated", "--select=I", path], check=True)
+    assert not re.findall(r"^ *(?:from|import) hpo\b", text, re.MULTILINE)
+    assert "Plateau" in text
+    assert "def linear" in text
+    for left_out in ("def cosine", "def adagrad", "baselines", "difflib"):
+        assert left_out not in text
 
 
-@pytest.mark.parametrize("name", NOT_BY_IT)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_hyperparameter_is_decided_upon(task: str) -> None:
+    """Read by the script, where it holds all of hpo that it may, or refused."""
+    text = inlined("hpo.export.train_script", {"TASKS": task})
+    compile(text, "train.py", "exec")
+    unread = [name for name in Hyperparameters.model_fields if not re.search(rf"\.{name}\b|\"{name}\"", text)]
+    assert set(unread) == FIELDS.keys()
+
+
+@pytest.mark.parametrize("name", FIELDS)
 def test_what_it_cannot_do_is_refused_by_name(exported: Exported, name: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"{name}.*\(nearest: .+\)"):
-        content_of(with_values(exported, **NOT_BY_IT[name]))
+        content_of_script(with_values(exported, **{name: 0.1}))
 
 
-def test_model_texts_and_metric_that_it_cannot_do_are_refused_at_once_also_by_the_script(
-    exported: Exported, tmp_path: Path
-) -> None:
-    module = written(exported, tmp_path)
+def test_model_and_texts_that_it_cannot_take_are_refused_at_once(exported: Exported) -> None:
     strange = exported.model_copy(
         update={
-            "metric": "roc_auc",
-            "data": exported.data.model_copy(update={"train": "part-*.csv", "group_column": "who"}),
+            "data": exported.data.model_copy(update={"train": "part-*.csv", "test": "hf://a/b"}),
             "model": exported.model.model_copy(update={"gguf_file": "model.gguf"}),
         }
     )
     with pytest.raises(ConfigurationError) as caught:
-        content_of(strange)
-    (tmp_path / "train.json").write_text(to_json(strange.model_dump(mode="json")))
-    with pytest.raises(SystemExit) as told:
-        module.main([])
-    for name in ("data.train part-*.csv", "data.group_column who", "model.gguf_file", "the metric roc_auc"):
+        content_of_script(strange)
+    for name in ("data.train part-*.csv", "data.test hf://a/b", "model.gguf_file model.gguf"):
         assert name in str(caught.value)
-        assert name in str(told.value)

@@ -8,14 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, precision_recall_curve
 from torch import nn
 
 from hpo.config.hyperparameters import Hyperparameters, OptimizerName, ScheduleName
+from hpo.config.study_file import ConfirmationConfig
 from hpo.data.batching import epoch_order
 from hpo.errors import ConfigurationError
 from hpo.export.exported import Exported
@@ -25,6 +27,7 @@ from hpo.export.training_arguments import FIELDS, OPTIMIZERS, SCHEDULES, left_to
 from hpo.training.optimizers import OPTIMIZERS as OURS
 from hpo.training.regularization import is_held
 from hpo.training.schedules import factor
+from tests.scripts import with_label_sets
 
 STEPS = 40
 
@@ -167,6 +170,34 @@ def without_dropout(folder: Path, where: Path) -> Path:
     return where
 
 
+def trained_by_trainer(chosen: Exported, begun: Any, **more: Any) -> transformers.Trainer:
+    """Train, under the arguments as JSON, as they are written, the network of a bench over its rows."""
+
+    def rows(split: Any) -> list[dict[str, Any]]:
+        return [
+            {"input_ids": split.tokens.row(row).tolist(), "labels": split.targets[row].tolist()}
+            for row in range(split.tokens.rows)
+        ]
+
+    data = begun.tokenized(16)
+    arguments = json.loads(json.dumps(to_training_arguments(chosen)))
+    trainer = _Trainer(
+        model=begun.model.network,
+        args=transformers.TrainingArguments(**arguments, use_cpu=True, disable_tqdm=True),
+        train_dataset=rows(data.train),
+        eval_dataset=rows(data.validation),
+        data_collator=transformers.DataCollatorWithPadding(begun.model.tokenizer),
+        **more,
+    )
+    trainer.train()
+    return trainer
+
+
+def scores_of(trainer: transformers.Trainer) -> list[str]:
+    metric = f"eval_{trainer.args.metric_for_best_model}"
+    return [f"{entry[metric]:.4f}" for entry in trainer.state.log_history if metric in entry]
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -176,7 +207,7 @@ def without_dropout(folder: Path, where: Path) -> Path:
     ],
 )
 def test_trainer_trains_the_model_that_hpo_trains(exported: Exported, values: dict[str, Any], tmp_path: Path) -> None:
-    """From the same weights, in the same order, without dropout; the arguments as JSON, as they are written."""
+    """From the same weights, in the same order, without dropout."""
     model = exported.model.model_copy(update={"name": str(without_dropout(Path(exported.model.name), tmp_path / "m"))})
     usual = {"learning_rate": 1e-2, "batch_size": 16}
     chosen = with_values(exported, **(usual | values)).model_copy(update={"model": model})
@@ -184,34 +215,62 @@ def test_trainer_trains_the_model_that_hpo_trains(exported: Exported, values: di
     train_into(tmp_path / "ours", chosen, compute_of(chosen), "train", said.append)
     begun = opened(chosen, here(chosen, compute_of(chosen)))._context
     begun.begin(chosen.hyperparameters, chosen.seed, STEPS)
-    data = begun.tokenized(16)
-
-    def rows(split: Any) -> list[dict[str, Any]]:
-        return [
-            {"input_ids": split.tokens.row(row).tolist(), "labels": int(split.targets[row])}
-            for row in range(split.tokens.rows)
-        ]
 
     def f1(prediction: Any) -> dict[str, float]:
         positive = begun.task.label_names.index(begun.task.objective.positive)
         said = prediction.predictions.argmax(axis=-1)
         return {"f1": float(f1_score(prediction.label_ids, said, pos_label=positive))}
 
-    arguments = json.loads(json.dumps(to_training_arguments(chosen)))
-    trainer = _Trainer(
-        model=begun.model.network,
-        args=transformers.TrainingArguments(**arguments, use_cpu=True, disable_tqdm=True),
-        train_dataset=rows(data.train),
-        eval_dataset=rows(data.validation),
-        data_collator=transformers.DataCollatorWithPadding(begun.model.tokenizer),
-        compute_metrics=f1,
-    )
-    trainer.train()
-    scored = [f"{entry['eval_f1']:.4f}" for entry in trainer.state.log_history if "eval_f1" in entry]
-    assert scored == [sentence.rpartition(" ")[2] for sentence in said if sentence.startswith("epoch ")]
+    trainer = trained_by_trainer(chosen, begun, compute_metrics=f1)
+    assert scores_of(trainer) == [sentence.rpartition(" ")[2] for sentence in said if sentence.startswith("epoch ")]
     ours = load_file(tmp_path / "ours" / "model.safetensors")
     for name, weight in trainer.model.state_dict().items():
         torch.testing.assert_close(weight, ours[name], rtol=1e-3, atol=1e-5)
+
+
+def test_trainer_trains_several_labels_a_text_as_hpo_does(exported: Exported, tmp_path: Path) -> None:
+    """With what is said beside the arguments: a loss summed over labels, and a threshold fitted to validation."""
+    model = exported.model.model_copy(update={"name": str(without_dropout(Path(exported.model.name), tmp_path / "m"))})
+    keeping = exported.model_copy(update={"model": model, "confirmation": ConfirmationConfig(validation_share=0.5)})
+    several = with_label_sets(keeping, tmp_path, rows=1500, data={"validation_fraction": 0.4})
+    chosen = with_values(several, learning_rate=1e-2, batch_size=16, epsilon=1e-4)
+    said: list[str] = []
+    train_into(tmp_path / "ours", chosen, compute_of(chosen), "train", said.append)
+    begun = opened(chosen, here(chosen, compute_of(chosen)))._context
+    assert begun.splits.confirmation is not None
+    assert begun.model.network.config.problem_type == "multi_label_classification"
+    begun.begin(chosen.hyperparameters, chosen.seed, STEPS)
+
+    def loss(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+        of_labels = nn.functional.binary_cross_entropy_with_logits(outputs.logits, labels, reduction="none")
+        return of_labels.sum(dim=1).mean()
+
+    def micro_f1(prediction: Any) -> dict[str, float]:
+        probabilities = 1 / (1 + np.exp(-prediction.predictions.astype(np.float64)))
+        precision, recall, _ = precision_recall_curve(prediction.label_ids.ravel() > 0, probabilities.ravel())
+        return {"micro_f1": float((2 * precision * recall / np.maximum(precision + recall, 1e-12)).max())}
+
+    trainer = trained_by_trainer(chosen, begun, compute_loss_func=loss, compute_metrics=micro_f1)
+    assert scores_of(trainer) == [sentence.rpartition(" ")[2] for sentence in said if sentence.startswith("epoch ")]
+    ours = load_file(tmp_path / "ours" / "model.safetensors")
+    for name, weight in trainer.model.state_dict().items():
+        torch.testing.assert_close(weight, ours[name], rtol=1e-3, atol=1e-4)
+
+
+def test_what_several_labels_a_text_ask_for_is_said(exported: Exported, tmp_path: Path) -> None:
+    several = with_label_sets(with_values(exported), tmp_path, thresholds="per_label")
+    assert to_training_arguments(several)["metric_for_best_model"] == "micro_f1"
+    [said, *_] = left_to_do(several)
+    for word in (
+        "multi_label_classification",
+        "1.0",
+        "summed over labels",
+        "for each label that of its largest F1",
+        "'micro_f1'",
+    ):
+        assert word in said
+    with pytest.raises(ConfigurationError, match=r"label_smoothing 0\.1 of several labels a text \(nearest: "):
+        to_training_arguments(with_values(several, label_smoothing=0.1))
 
 
 PROGRAM = """

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from sklearn.metrics import f1_score
@@ -28,15 +27,13 @@ from hpo.training.plan import fold_runs
 from hpo.training.worker import open_worker
 from tests.command_line import Hpo
 from tests.models import (
-    BOTH,
-    MONEY,
-    SPORT,
     said_by_card,
     save_tiny_bert,
     tiny_assignment,
     tiny_hyperparameters,
     tiny_study,
     trained,
+    write_label_sets,
 )
 
 NAMES = ("long", "money", "sport")
@@ -71,21 +68,6 @@ def test_smoothing_and_balanced_weights_are_those_that_are_documented(task: Mult
     weights = torch.tensor([3.0, 3.0, 1 / 3])  # Rows without the label over rows with it.
     expected = -(weights * wanted * p.log() + (1 - wanted) * (1 - p).log()).sum(dim=1)
     assert torch.allclose(task.criterion(values, torch.device("cpu"))(logits, targets), expected, atol=1e-5)
-
-
-def write_label_sets(path: Path, rows: int, seed: int = 0) -> Path:
-    """Write a CSV of texts that are about sport, money, both or neither, and may be long."""
-    random = np.random.default_rng(seed)
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["text", "labels"])
-        for _ in range(rows):
-            has = {name: bool(random.random() < 0.4) for name in ("sport", "money", "long")}
-            words = [*random.choice(BOTH, size=8 if has["long"] else 2)]
-            for name, topic in (("sport", SPORT), ("money", MONEY)):
-                words += [*random.choice(topic, size=2)] if has[name] else []
-            writer.writerow([" ".join(random.permutation(words)), " | ".join(name for name in has if has[name])])
-    return path
 
 
 @pytest.fixture

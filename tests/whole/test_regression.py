@@ -19,11 +19,9 @@ from hpo.config.study_file import StudyConfig
 from hpo.config.tasks import TASK_FACTS
 from hpo.data.splits import splits_of
 from hpo.errors import SpaceError
-from hpo.export import train_script
 from hpo.export.configs import configuration_of
 from hpo.export.exported import Exported
 from hpo.export.model_folder import train_into
-from hpo.export.python_script import content_of_script
 from hpo.export.retraining import compute_of, here, opened
 from hpo.export.training_arguments import left_to_do, to_training_arguments
 from hpo.metrics.regression import METRICS
@@ -36,6 +34,7 @@ from hpo.tasks.regression import Regression
 from hpo.verdict.judgement import verdict_on
 from tests.command_line import Hpo
 from tests.models import BOTH, MONEY, SPORT, said_by_card, save_tiny_bert, tiny_assignment, trained
+from tests.scripts import written
 
 SPACE = {
     "learning_rate": {"distribution": "log_uniform_values", "min": 1e-3, "max": 2e-2, "default": 5e-3},
@@ -193,17 +192,16 @@ def test_the_script_trains_the_model_that_hpo_trains(
     said: list[str] = []
     chosen = exported.model_copy(update={"hyperparameters": Hyperparameters.model_validate(given)})
     train_into(tmp_path / "ours", chosen, compute_of(chosen), "train", said.append)
-    plain = json.loads(json.dumps(content_of_script(chosen.model_dump(mode="json"), chosen)))
-    plain["hyperparameters"] = given
-    score = train_script.train(plain, tmp_path / "theirs", torch.device("cpu"), 16)
+    module = written(chosen, tmp_path)
+    config, _ = module.configuration([])
+    score = module.train(config, tmp_path / "theirs", torch.device("cpu"), 16)
     best = max(float(one.rpartition(" ")[2]) for one in said if one.startswith("epoch "))
     assert score == pytest.approx(best, abs=1e-4)
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("ours", "theirs"))
     for weight in ours:
         torch.testing.assert_close(theirs[weight], ours[weight], rtol=1e-3, atol=1e-4)
-    config = json.loads((tmp_path / "theirs" / "config.json").read_text())
-    learned = json.loads((tmp_path / "ours" / "config.json").read_text())["hpo"]["learned"]
-    assert (config["target_mean"], config["target_sd"]) == pytest.approx((learned["mean"], learned["sd"]))
+    facts = [json.loads((tmp_path / name / "config.json").read_text())["hpo"] for name in ("ours", "theirs")]
+    assert facts[0] == facts[1]
 
 
 def test_trainer_is_told_how_targets_are_scaled(exported: Exported) -> None:

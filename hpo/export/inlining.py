@@ -106,7 +106,7 @@ class _Walk:
 
     def _take_names(self, module: str, statement: ast.stmt) -> None:
         for node in self._used(statement):
-            if isinstance(node, ast.Name):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
                 self._take(module, node.id)
             elif isinstance(node, ast.Attribute):
                 self.attributes.add(node.attr)
@@ -163,7 +163,7 @@ class _Walk:
                 ranked = sorted((not name.isupper(), not name[0].isupper(), name) for _, name, _ in names)
                 lines.append(f"from {module} import {', '.join(name for *_, name in ranked)}")
             yield "\n".join(lines)
-        yield " = ".join([*plain, "SimpleNamespace"])
+        yield "# What these hold stands in the JSON file.\n" + " = ".join([*plain, "SimpleNamespace"])
 
     def _in_order(self) -> list[str]:
         """Return the modules that something is taken from, each behind those that it imports from."""

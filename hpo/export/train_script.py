@@ -50,7 +50,6 @@ from hpo.training.randomness import dropout_seed
 from hpo.training.schedules import SCHEDULES
 
 # The training: from texts and a pretrained model to a folder.
-
 Tokens = Sequence[Mapping[str, Tensor]]
 """What the model reads of each row."""
 Part = tuple[Tokens, NDArray[Any]]

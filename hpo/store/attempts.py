@@ -135,7 +135,7 @@ class Attempts:
     def is_open(self, trial: int, attempt: int) -> bool:
         """Return whether `attempt` is the newest at `trial`, has not ended, and its trial is running for Optuna too.
 
-        A trial that somebody ended or put back with Optuna's own tools is so by their word.
+        A trial may be ended or put back with Optuna's own tools.
         """
         return self._rows.execute(_OPEN, of_trial=trial).first() == (attempt, None, TrialState.RUNNING)
 

@@ -133,7 +133,7 @@ class JoiningSessions:
         if joined is None:
             return self._own()
         if joined.failure is not None:
-            # Optuna would go on, or try again, in a transaction that is over.
+            # Optuna would continue, or try again, in a transaction that has ended.
             raise joined.failure
         return joined
 

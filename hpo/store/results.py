@@ -196,7 +196,7 @@ class StudyResults:
         if not self.leaderboard:
             raise NoResultError(
                 f"The study {self.name!r} has no completed trial yet (it has {len(self.trials)} in all); let it run "
-                "on, or go on with the same hpo run."
+                "on, or resume it with the same hpo run."
             )
         return self.leaderboard[0]
 

@@ -92,7 +92,7 @@ class StudyStatus:
     run_begun: Event | None
     """The beginning of the newest run: its detail has its `deadline`, and its `workers`."""
     run_ended: Event | None
-    """Its end; None while it goes on, or where it had none: its process died."""
+    """Its end; None while it runs, or where its process died."""
     events: tuple[Event, ...]
     """The last ones, the newest last."""
 

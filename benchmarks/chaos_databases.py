@@ -22,7 +22,7 @@ from chaos_stored import Stored, all_once, completed, figure, stored, tables_of
 
 from hpo.config.study_file import StudyConfig
 from hpo.runners.run import files_folder, run
-from hpo.store.engine import sqlite_path
+from hpo.store.database import sqlite_path
 
 LED = 4
 """How a start ends where another process leads."""

@@ -17,7 +17,7 @@ from chaos_stored import all_once, completed, figure, stored
 
 from hpo.config.study_file import StudyConfig
 from hpo.runners import run as runner
-from hpo.store.engine import open_database
+from hpo.store.database import open_database
 from hpo.store.results import read_results
 from hpo.training import checkpoints
 

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from hpo.store.engine import sqlite_path
+from hpo.store.database import sqlite_path
 
 Row = dict[str, Any]
 Tables = Mapping[str, list[Row]]

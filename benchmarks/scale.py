@@ -25,7 +25,7 @@ from chaos_postgresql import postgresql_server
 from scale_load import CALLS, TRIAL_SECONDS, WORKERS, Load, Timings, led, study_at
 from scale_seed import seed
 
-from hpo.store.engine import open_database
+from hpo.store.database import open_database
 from hpo.store.status import read_status
 
 SIZES, SHORT_SIZES = (100, 1_000, 10_000), (100, 1_000)

@@ -17,7 +17,7 @@ from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
 
 from hpo.report.page import page  # noqa: E402
 from hpo.report.report_data import gathered  # noqa: E402
-from hpo.store.engine import open_database  # noqa: E402
+from hpo.store.database import open_database  # noqa: E402
 from tests.browser import browser, preferring  # noqa: E402
 from tests.dashboard.visiting import dashboard_at  # noqa: E402
 

@@ -19,7 +19,7 @@ from optuna.storages._rdb.storage import _VersionManager
 from sqlalchemy.engine import make_url
 
 from hpo.cli.main import main
-from hpo.store.engine import open_database
+from hpo.store.database import open_database
 from tests.command_line import Answer, Hpo
 
 NewDatabase = Callable[[str], str]

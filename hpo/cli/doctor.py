@@ -129,7 +129,7 @@ def _memory() -> str:
 
 
 def _store(url: str) -> str:
-    from hpo.store.engine import open_database, sqlite_path, without_password
+    from hpo.store.database import open_database, sqlite_path, without_password
     from hpo.store.studies import read_studies
 
     file = sqlite_path(url)

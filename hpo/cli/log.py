@@ -8,7 +8,7 @@ from pathlib import Path
 from hpo.cli.live import LineLog
 from hpo.errors import HpoError
 from hpo.runners.watcher import Watcher
-from hpo.store.engine import sqlite_path
+from hpo.store.database import sqlite_path
 
 LOGGER = "hpo"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from hpo.store.engine import Database
+    from hpo.store.database import Database
 
 StudyWords = Annotated[
     list[str] | None,
@@ -84,7 +84,7 @@ DEFAULT_STORE = "sqlite:///hpo.db"
 @contextmanager
 def opened(store: str | None) -> "Iterator[Database]":
     """Open the store that `--store` names, which must be there."""
-    from hpo.store.engine import open_database
+    from hpo.store.database import open_database
 
     with closing(open_database(store or DEFAULT_STORE, must_exist=True)) as database:
         yield database

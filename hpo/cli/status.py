@@ -18,7 +18,7 @@ from hpo.config.times import humanized
 from hpo.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from hpo.store.engine import Database
+    from hpo.store.database import Database
     from hpo.store.events import Event
     from hpo.store.status import RunningTrial, StudyStatus, WaitingTrial
 

@@ -15,7 +15,7 @@ from hpo.report.drawing import plain_text
 from hpo.space.domains import as_yaml
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space, shipped_spaces, space_description
-from hpo.store.engine import sqlite_path, without_password
+from hpo.store.database import sqlite_path, without_password
 from hpo.store.results import StudyResults, TestEvaluation
 from hpo.store.studies import StudySummary
 from hpo.verdict.findings import Verdict

@@ -14,7 +14,7 @@ from hpo.report.drawing import GREY
 from hpo.report.figures import FIGURES
 from hpo.report.report_data import ReportData, gathered
 from hpo.search.leases import leader_of
-from hpo.store.engine import Database
+from hpo.store.database import Database
 from hpo.store.leases import read_lease
 from hpo.store.optuna_adapter import StudyModel
 from hpo.store.rows import StudyRows
@@ -111,7 +111,7 @@ class Adding:
             return self._made[study][1]
 
     def _seen(self, study: str) -> Seen:
-        with self._database.reading() as connection:
+        with self._database.read_transaction() as connection:
             newest = connection.execute(sa.select(sa.func.max(events.c.event_id))).scalar()
             named = sa.select(StudyModel.study_id).where(StudyModel.study_name == study)
             study_id = connection.execute(named).scalar()

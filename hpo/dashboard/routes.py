@@ -10,7 +10,7 @@ from hpo.dashboard.additions import Adding
 from hpo.dashboard.pictures import KIND
 from hpo.errors import HpoError, StoreError
 from hpo.search.steering import refuse_led
-from hpo.store.engine import Database
+from hpo.store.database import Database
 from hpo.store.optuna_adapter import studies_in
 from hpo.store.studies import delete_study
 
@@ -71,7 +71,7 @@ class Transactions:
                 return _without(self._hidden, callback)
             if not route.rule.startswith(WITH_THE_STORE):
                 return callback
-            read = _translated(self._within(self._database.reading, callback))
+            read = _translated(self._within(self._database.read_transaction, callback))
             return self._with_additions(read) if route.rule == STUDY else read
         if route.method == "PUT" and route.rule in NOTES:
             return _translated(self._within(self._database.transaction, callback))
@@ -106,7 +106,7 @@ class Transactions:
 
     def _names(self) -> dict[int, str]:
         """Return the name of each study."""
-        with self._database.reading():
+        with self._database.read_transaction():
             return {study_id: study.study_name for study_id, study in studies_in(self._database.storage).items()}
 
     def _delete(self, study_id: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from hpo.dashboard.guard import Guard
 from hpo.errors import ConfigurationError, NoResultError
-from hpo.store.engine import Database
+from hpo.store.database import Database
 from hpo.store.studies import chosen_study
 
 LOOPBACK = "127.0.0.1"
@@ -77,7 +77,7 @@ def _pages(database: Database, allow_changes: bool) -> Any:
 def _home(database: Database, study: str | None) -> str:
     """Return the path of the first page."""
     try:
-        with database.reading():
+        with database.read_transaction():
             study_id, _ = chosen_study(database, study)
     except (ConfigurationError, NoResultError):
         if study is not None:

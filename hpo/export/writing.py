@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hpo.errors import ConfigurationError
-from hpo.store.engine import sqlite_path
+from hpo.store.database import sqlite_path
 
 STREAMS = ("/dev/stdout", "/dev/stderr")
 FOLDERS_OF_STREAMS = ("/dev/fd", "/proc/self/fd")

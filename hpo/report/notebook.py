@@ -14,7 +14,7 @@ from hpo.config.extras import refuse_missing
 from hpo.errors import ConfigurationError, NoResultError, nearest
 from hpo.report.figures import FIGURES
 from hpo.report.report_data import ReportData, gathered
-from hpo.store.engine import open_database
+from hpo.store.database import open_database
 from hpo.store.history import Evaluation
 from hpo.store.results import StudyResults, TrialResult
 from hpo.verdict.plain import verdict_to_plain

@@ -44,7 +44,7 @@ from hpo.search.leading import leading
 from hpo.search.preflight import demands_of, refuse_counts, refuse_unfit_search, search_notes, space_of_study
 from hpo.search.rungs import with_evaluation_defaults
 from hpo.search.samplers import sampler_of
-from hpo.store.engine import open_database, sqlite_path
+from hpo.store.database import open_database, sqlite_path
 from hpo.store.results import StudyResults, read_results
 from hpo.store.studies import confirmation_of, study_names
 from hpo.store.study_store import refuse_other_semantics

@@ -21,7 +21,7 @@ from hpo.search.proposals import Proposals
 from hpo.search.pruners import build_pruner
 from hpo.search.samplers import build_sampler
 from hpo.space.search_space import SearchSpace
-from hpo.store.engine import open_database
+from hpo.store.database import open_database
 from hpo.store.study_store import StudyRecord, StudyStore, refuse_other_semantics
 
 MAX_NAMED = 6

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from hpo.errors import StoreError, StudyLedError
-from hpo.store.engine import Database
+from hpo.store.database import Database
 from hpo.store.leases import LeaseRecord, lock_lease, renew_lease, take_lease
 from hpo.store.rows import StudyRows
 from hpo.store.study_store import StudyStore

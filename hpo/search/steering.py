@@ -19,7 +19,7 @@ from hpo.space.domains import Constant, Domain, Range, Value, as_yaml, is_number
 from hpo.space.parameters import Parameter
 from hpo.space.relative_rate import base_rate
 from hpo.space.search_space import SearchSpace
-from hpo.store.engine import Database
+from hpo.store.database import Database
 from hpo.store.leases import LeaseRecord, lock_lease
 from hpo.store.studies import chosen_study, confirmation_of, study_names
 from hpo.store.study_store import StudyStore, refuse_other_semantics
@@ -110,7 +110,7 @@ def fitted(space: SearchSpace, given: Mapping[str, Any], source: str) -> dict[st
 
 
 def _opened(database: Database, study: str | None) -> StudyStore:
-    with database.reading():
+    with database.read_transaction():
         name = chosen_study(database, study)[1]
     return StudyStore(database, name, RandomSampler(), NopPruner())
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.store.engine import Database
+from hpo.store.database import Database
 from hpo.store.rows import STUDY
 from hpo.store.studies import opened_study
 from hpo.store.tables import attempts, evaluations

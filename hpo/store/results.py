@@ -14,7 +14,7 @@ from hpo.config.hyperparameters import with_later_fields
 from hpo.errors import ConfigurationError, NoResultError, StoreError
 from hpo.messages import Ending, HeldOutEvaluation, Scores
 from hpo.store.attempts import BEST_OF_TRIAL, held_out_from_json, scores_from_json
-from hpo.store.engine import Database
+from hpo.store.database import Database
 from hpo.store.events import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT, EventLog
 from hpo.store.optuna_adapter import StudyModel
 from hpo.store.rows import STUDY, StudyRows

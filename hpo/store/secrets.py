@@ -26,7 +26,7 @@ def secret_names(environment: Mapping[str, str], store: str) -> frozenset[str]:
 
 def _passwords_of(store: str) -> set[str]:
     # Whoever carries messages imports this, and opens no store.
-    from hpo.store.engine import parsed_url
+    from hpo.store.database import parsed_url
 
     url = parsed_url(store)
     asked = [value for name in ("password", "sslpassword") for value in url.normalized_query.get(name, ())]

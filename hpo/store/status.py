@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 
 from hpo.messages import Standing
 from hpo.store.attempts import DEVICE_SECONDS, OF_ATTEMPT
-from hpo.store.engine import Database
+from hpo.store.database import Database
 from hpo.store.events import Event, EventLog
 from hpo.store.leases import LeaseRecord, read_lease
 from hpo.store.optuna_adapter import UNFINISHED, TrialModel, TrialValueModel

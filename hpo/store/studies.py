@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import Connection
 
 from hpo.errors import ConfigurationError, NoResultError, nearest
-from hpo.store.engine import Database
+from hpo.store.database import Database
 from hpo.store.leases import LeaseRecord, read_lease
 from hpo.store.optuna_adapter import FrozenStudy, studies_in
 from hpo.store.rows import StudyRows
@@ -45,7 +45,7 @@ def is_confirmation(name: str) -> bool:
 
 def read_studies(database: Database) -> list[StudySummary]:
     """Return the studies of a store, in the order in which they were made."""
-    with database.reading():
+    with database.read_transaction():
         storage = database.storage
         return [
             _summary(study.study_name, study.user_attrs.get(METRIC_ATTRIBUTE), storage.get_all_trials(study_id))
@@ -55,7 +55,7 @@ def read_studies(database: Database) -> list[StudySummary]:
 
 def study_names(database: Database) -> list[str]:
     """Return the names of the studies of a store, confirmations among them."""
-    with database.reading():
+    with database.read_transaction():
         return [study.study_name for study in _begun_studies(database).values()]
 
 
@@ -71,7 +71,7 @@ def opened_study(database: Database, name: str | None) -> Iterator[tuple[str, St
         ConfigurationError: no such study, or several where none was named.
         NoResultError: there is no study yet.
     """
-    with database.reading() as connection:
+    with database.read_transaction() as connection:
         study_id, name = chosen_study(database, name)
         yield name, StudyRows(study_id, connection)
 

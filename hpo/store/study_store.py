@@ -20,7 +20,7 @@ from sqlalchemy.engine import RowMapping
 from hpo.errors import StudyMismatchError
 from hpo.messages import SEMANTICS, SEMANTICS_KEY
 from hpo.store.attempts import Attempts
-from hpo.store.engine import Database, translated
+from hpo.store.database import Database, translated
 from hpo.store.events import EventLog
 from hpo.store.optuna_adapter import quiet_optuna
 from hpo.store.rows import STUDY, StudyRows

@@ -233,7 +233,7 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
             self._statistics.add(trial, trained=trial.number in trained)
 
     def _trained(self, complete: Sequence[int]) -> set[int]:
-        """Return which trials are complete because hpo trained them to their end, not because another program told them."""
+        """Return which trials are complete because hpo trained them, and not because another program told them."""
         if not complete:
             return set()
         parameters = {"of_study": self.study_id, "of_trial": min(complete), "to_trial": max(complete)}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hpo.cli.study_arguments import study_name
 from hpo.config.study_file import StudyConfig
 from hpo.config.study_names import as_study_name, is_study_name
-from hpo.store.engine import sqlite_path
+from hpo.store.database import sqlite_path
 
 
 @pytest.mark.parametrize("name", ["größe", "Ürün yorumları", "тексты", "日本語", "हिन्दी", "s.1_a-b c", "1"])

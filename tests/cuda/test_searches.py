@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from hpo.store.engine import open_database
+from hpo.store.database import open_database
 from hpo.store.results import StudyResults, read_results
 from tests.models import save_tiny_bert, write_texts
 

@@ -8,7 +8,7 @@ import pytest
 
 from hpo.dashboard.notes import plain, study_note, trial_notes, verbatim
 from hpo.report.report_data import ReportData, gathered
-from hpo.store.engine import open_database
+from hpo.store.database import open_database
 from hpo.verdict.findings import Confirmed, Interval, Verdict
 from tests.dashboard.visiting import HOSTILE, searched, searched_through
 from tests.search.scripted import led, rows

@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 
 from hpo.dashboard.server import LOOPBACK, serving
 from hpo.errors import ConfigurationError
-from hpo.store.engine import open_database
+from hpo.store.database import open_database
 from tests.command_line import Hpo
 from tests.dashboard.visiting import TRIALS, Visitor, dashboard_at, go_on, searched, searched_through
 from tests.search.scripted import CPU, everything, led, plain_study, written

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.config.study_file import StudyConfig
 from hpo.dashboard.server import Server, serving
 from hpo.messages import Ending
-from hpo.store.engine import open_database
+from hpo.store.database import open_database
 from tests.search.scripted import CPU, ended, led, study_at, train
 
 if TYPE_CHECKING:

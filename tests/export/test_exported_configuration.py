@@ -22,7 +22,7 @@ from hpo.export.exported import Exported, read_exported
 from hpo.messages import Assignment, HeldOutEvaluation, Milestone, Scores
 from hpo.search.rungs import trial_milestones
 from hpo.space.space_file import space_of
-from hpo.store.engine import open_database
+from hpo.store.database import open_database
 from hpo.store.results import StudyResults, read_results
 from hpo.store.results import TestEvaluation as Look
 from hpo.verdict.findings import Confirmed, Interval, Verdict

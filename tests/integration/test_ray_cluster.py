@@ -19,7 +19,7 @@ from sqlalchemy.engine import make_url
 
 from hpo.config.loading import load_config
 from hpo.runners.run import run
-from hpo.store.engine import open_database
+from hpo.store.database import open_database
 from hpo.store.results import StudyResults, read_results
 from tests.models import save_tiny_bert, write_texts
 

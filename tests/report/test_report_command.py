@@ -11,7 +11,7 @@ from hpo.errors import ConfigurationError, HpoError, StoreError
 from hpo.report.notebook import load_study
 from hpo.report.page import MARK
 from hpo.report.report_data import gathered
-from hpo.store.engine import open_database
+from hpo.store.database import open_database
 from hpo.store.migrations.upgrade import VERSION_TABLE
 from hpo.store.study_store import CONFIRMS_ATTRIBUTE
 from tests.search.scripted import CPU, led, plain_study, report_at, search, study_at, train, written

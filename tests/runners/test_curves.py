@@ -14,7 +14,7 @@ from hpo.messages import Assignment, Ending, Milestone
 from hpo.runners.replay.curves import Curve, Point, Recording, export_curves, read_curves, to_lines
 from hpo.runners.replay.generated_curves import Generated
 from hpo.runners.replay.recorded_curves import Recorded, differences, distance
-from hpo.store.engine import open_database
+from hpo.store.database import open_database
 from tests.search.scripted import CPU, ended, led, report_at, search, study_at
 
 FULL = Hyperparameters(epochs=2, learning_rate=1e-4)

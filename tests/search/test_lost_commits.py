@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 from hpo.errors import StoreUnavailableError
 from hpo.messages import Assignment, Capacity, Ending
 from hpo.search.coordinator import Coordinator, Steering
-from hpo.store.engine import Database
+from hpo.store.database import Database
 from tests.search.scripted import CPU, SPACE, ended, led, plain_trials, rows, study_at, train, written
 
 START = 1_800_000_000.0

@@ -12,7 +12,7 @@ from hpo.search.coordinator import Coordinator
 from hpo.search.endings import MAX_DEATHS, deaths
 from hpo.search.outages import retried_while_away
 from hpo.store.attempts import AttemptEnd
-from hpo.store.engine import Database
+from hpo.store.database import Database
 from tests.search.scripted import CPU, ended, led, plain_trials, report_at, rows, search, study_at, train
 
 OTHER = Capacity(worker="scripted-1", device="cpu")

@@ -13,7 +13,7 @@ from hpo.search.endings import MAX_LOST_RUNS
 from hpo.search.leading import leading
 from hpo.search.steering import enqueue
 from hpo.space.search_space import SearchSpace
-from hpo.store.engine import open_database
+from hpo.store.database import open_database
 from tests.search.scripted import (
     CPU,
     SPACE,

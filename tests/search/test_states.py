@@ -13,7 +13,7 @@ from hpo.errors import NoResultError
 from hpo.export.configs import configuration_of
 from hpo.messages import Assignment, Ending, HeldOutEvaluation, Report, Standing
 from hpo.search.coordinator import Coordinator
-from hpo.store.engine import Database, open_database
+from hpo.store.database import Database, open_database
 from hpo.store.results import read_results
 from hpo.store.status import read_status
 from hpo.store.studies import confirmation_of, read_studies

@@ -10,7 +10,7 @@ from hpo.errors import ConfigurationError, HpoError, StudyLedError
 from hpo.messages import Ending
 from hpo.search.steering import ask_to_stop, enqueue, fitted, refuse_led
 from hpo.space.search_space import SearchSpace
-from hpo.store.engine import open_database
+from hpo.store.database import open_database
 from hpo.store.status import StudyStatus, read_status
 from hpo.store.studies import confirmation_of, delete_study
 from tests.search.scripted import (

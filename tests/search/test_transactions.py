@@ -12,7 +12,7 @@ from hpo.errors import StoreError
 from hpo.messages import Ending
 from hpo.search.coordinator import Coordinator
 from hpo.store.attempts import Attempts
-from hpo.store.engine import open_database
+from hpo.store.database import open_database
 from hpo.store.events import EventLog
 from hpo.store.trials import Trials
 from tests.search.scripted import CPU, ended, everything, led, plain_trials, report_at, search, study_at, train

@@ -13,7 +13,7 @@ from optuna.storages._rdb.models import BaseModel
 from sqlalchemy import event
 
 from hpo.errors import StoreError
-from hpo.store.engine import Database, open_database
+from hpo.store.database import Database, open_database
 from hpo.store.migrations.upgrade import VERSION_TABLE, migrations
 from hpo.store.migrations.versions import v0007_device_seconds
 from hpo.store.tables import metadata
@@ -67,7 +67,7 @@ def schema(url: str) -> dict[str, object]:
 
 def test_a_new_store_has_the_tables_that_the_code_uses(database: Database) -> None:
     options = {"include_name": ours, "compare_type": True, "compare_server_default": True}
-    with database.reading() as connection:
+    with database.read_transaction() as connection:
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, metadata) == []
         names = set(sa.inspect(connection).get_table_names())

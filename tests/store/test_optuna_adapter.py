@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from hpo.errors import StoreUnavailableError
 from hpo.search import leading  # noqa: F401 (all classes derived from Optuna's)
 from hpo.store import optuna_adapter
-from hpo.store.engine import open_database
+from hpo.store.database import open_database
 from hpo.store.optuna_adapter import (
     TESTED,
     FrozenStudy,

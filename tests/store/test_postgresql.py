@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 
 from hpo.errors import StoreUnavailableError
 from hpo.store import postgresql
-from hpo.store.engine import open_database
+from hpo.store.database import open_database
 from hpo.store.results import read_results
 from tests.cut_line import Line, line_to
 from tests.search.scripted import led, rows, search, study_at
@@ -57,7 +57,7 @@ def test_a_cut_line_is_noticed_and_a_mended_one_used_again(
     with pytest.raises(StoreUnavailableError, match=r"did not answer for 1\.5 seconds|timeout expired"):
         insert()
     line.mend()
-    with database.reading() as connection:
+    with database.read_transaction() as connection:
         assert connection.execute(sa.text("SELECT count(*) FROM kept")).scalar() == 0
     database.close()
 
@@ -85,7 +85,7 @@ def test_nothing_of_a_session_outlives_a_transaction(postgresql_url: str) -> Non
     with database.transaction() as connection:
         assert connection.execute(idleness).scalar() == "90s"
     for _ in range(8):
-        with database.reading() as connection:
+        with database.read_transaction() as connection:
             connection.execute(sa.text("SELECT count(*) FROM studies WHERE study_name = :name"), {"name": "s"})
     raw = database.engine.raw_connection()
     with raw.cursor() as cursor:

@@ -7,7 +7,7 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.testing.pytest_storages import StorageTestCase
 
-from hpo.store.engine import open_database
+from hpo.store.database import open_database
 
 
 class TestSQLite(StorageTestCase):

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.messages import Ending, Outcome
 from hpo.store.attempts import AttemptRecord
-from hpo.store.engine import Database, open_database
+from hpo.store.database import Database, open_database
 from hpo.store.study_store import StudyStore
 from hpo.store.trial_cache import STATES
 from tests.search.scripted import CPU, led, plain_study, plain_trials, study_at
@@ -302,7 +302,7 @@ def test_what_trains_is_not_read_again_and_again(store: StudyStore) -> None:
 def test_what_others_have_changed_is_found_by_the_indexes(sqlite_url: str) -> None:
     database = open_database(sqlite_url)
     asked = str(STATES.compile(database.engine))
-    with database.reading() as connection:
+    with database.read_transaction() as connection:
         plan = " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked}", (1, 1, 5)))
     database.close()
     assert "hpo_trials_by_state (study_id=? AND state=?)" in plan

@@ -10,7 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpo.store.engine import Database, open_database
+from hpo.store.database import Database, open_database
 
 CHOICES = CategoricalDistribution((None, "a", 1, 2.5, True))
 PARAMS = {"b": 3, "a": 0.25, "choice": None}

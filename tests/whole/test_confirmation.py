@@ -27,7 +27,7 @@ from hpo.search.leading import leading
 from hpo.search.rungs import trial_milestones
 from hpo.search.steering import ask_to_stop
 from hpo.space.space_file import space_of
-from hpo.store.engine import open_database
+from hpo.store.database import open_database
 from hpo.store.results import StudyResults, read_results
 from hpo.store.studies import confirmation_of, read_studies
 from hpo.training.worker import open_worker, train

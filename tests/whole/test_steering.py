@@ -24,7 +24,7 @@ from hpo.messages import Assignment, Report
 from hpo.runners.dispatch import Dispatch
 from hpo.search.coordinator import Coordinator
 from hpo.search.steering import ask_to_stop
-from hpo.store.engine import open_database
+from hpo.store.database import open_database
 from tests.command_line import Hpo
 from tests.search.scripted import led, study_at, written
 

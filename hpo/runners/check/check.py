@@ -41,7 +41,7 @@ from hpo.search.proposals import weights_kept
 from hpo.search.rungs import with_evaluation_defaults
 from hpo.search.samplers import sampler_of
 from hpo.space.search_space import SearchSpace
-from hpo.store.engine import sqlite_path
+from hpo.store.database import sqlite_path
 from hpo.training.checkpoints import write_checkpoint
 from hpo.training.precision import Precision
 

@@ -18,7 +18,7 @@ from hpo.errors import ConfigurationError, NoResultError
 from hpo.messages import Assignment, Ending
 from hpo.search.rungs import milestones
 from hpo.space.search_space import SearchSpace
-from hpo.store.engine import Database
+from hpo.store.database import Database
 from hpo.store.history import Evaluation, read_history
 from hpo.store.results import TrialResult, read_search
 

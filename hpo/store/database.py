@@ -49,7 +49,7 @@ class Database:
             yield connection
 
     @contextmanager
-    def reading(self) -> Iterator[Connection]:
+    def read_transaction(self) -> Iterator[Connection]:
         """Open a read transaction: one consistent snapshot, which never waits for a writer."""
         options: dict[str, Any] = {"hpo_read_only": True}
         if self.engine.dialect.name == "postgresql":

@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 
 from hpo.errors import StoreError
 from hpo.store import postgresql, sqlite
-from hpo.store.engine import Database, open_database, parsed_url, without_password
+from hpo.store.database import Database, open_database, parsed_url, without_password
 from hpo.store.sqlite import file_system_of
 from tests.search.scripted import CPU, everything, led, rows, study_at, train, written
 
@@ -291,7 +291,7 @@ def test_the_short_name_of_postgresql_is_understood(postgresql_url: str) -> None
 
 def test_sqlite_keeps_what_is_committed_through_a_loss_of_power(sqlite_url: str) -> None:
     database = open_database(sqlite_url)
-    with database.reading() as connection:
+    with database.read_transaction() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
     database.close()
@@ -362,7 +362,7 @@ def test_a_transaction_is_its_threads_own(postgresql_url: str) -> None:
 
 def test_a_reader_sees_one_moment(database: Database, database_url: str) -> None:
     """What is committed while it reads is not half seen, and it holds nobody up."""
-    with database.reading() as connection:
+    with database.read_transaction() as connection:
         count = sa.text("SELECT count(*) FROM studies")
         assert connection.execute(count).scalar() == 0
         with led(study_at(database_url)) as coordinator:
@@ -371,13 +371,13 @@ def test_a_reader_sees_one_moment(database: Database, database_url: str) -> None
             train(coordinator, assignment)
         assert connection.execute(count).scalar() == 0
         assert connection.execute(sa.text("SELECT count(*) FROM hpo_attempts")).scalar() == 0
-    with database.reading() as connection:
+    with database.read_transaction() as connection:
         assert connection.execute(count).scalar() == 1
 
 
 def test_a_reader_cannot_write_on_postgresql(postgresql_url: str) -> None:
     database = open_database(postgresql_url)
-    with pytest.raises(StoreError, match="read-only transaction"), database.reading() as connection:
+    with pytest.raises(StoreError, match="read-only transaction"), database.read_transaction() as connection:
         connection.execute(sa.text("DELETE FROM hpo_events"))
     database.close()
 

@@ -28,7 +28,7 @@ from hpo.data.splits import load_splits
 from hpo.messages import Assignment, Decision, Outcome, Progress, Report
 from hpo.runners import run as runner
 from hpo.runners.processes.carrier import open_processes
-from hpo.runners.replay.generated_curves import Generated
+from hpo.runners.replay.generated_curves import GeneratedCurves
 from hpo.runners.replay.simulated_search import simulate
 from hpo.runners.watcher import Watcher
 from hpo.training.worker import open_worker
@@ -159,7 +159,7 @@ def night_share(night: int, workers: int) -> float:
         "budget": {"time": "8h"},
         "compute": {"workers": workers},
     }
-    found = simulate(load_config(values=values), Generated(night))
+    found = simulate(load_config(values=values), GeneratedCurves(night))
     assert found.given_seconds is not None, "it was given 8 hours"
     return found.seconds / found.given_seconds
 

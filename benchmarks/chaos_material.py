@@ -171,7 +171,7 @@ class Timed:
         self._assignment = None
 
     def close(self) -> None:
-        """Let nobody go: there is no gang."""
+        """Release no rank: there is one."""
 
     def _report(self, assignment: Assignment) -> Report:
         milestone = assignment.milestones[self._reported - 1]

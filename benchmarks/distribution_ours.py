@@ -16,7 +16,7 @@ from hpo.messages import Assignment, Ending, Outcome
 from hpo.runners import run as runner
 from hpo.runners.processes.carrier import open_processes
 from hpo.runners.ray.setup import set_up_ray
-from hpo.runners.workforce import IsOver, Workforce
+from hpo.runners.workforce import Workforce
 
 MORE_THAN_THERE_IS_TIME_FOR = 10_000
 
@@ -67,18 +67,18 @@ def open_noting(config: StudyConfig, splits: Splits, files: Path, **_: Any) -> N
     return Noting(files)
 
 
-def processes(config: StudyConfig, splits: Splits, files: Path, is_over: IsOver) -> AbstractContextManager[Workforce]:
+def processes(config: StudyConfig, splits: Splits, files: Path, *ends: Any) -> AbstractContextManager[Workforce]:
     """Open worker processes of such workers."""
-    return open_processes(config, splits, files, is_over, opener=open_noting)  # type: ignore[arg-type]
+    return open_processes(config, splits, files, *ends, opener=open_noting)  # type: ignore[arg-type]
 
 
-def ray_tune(config: StudyConfig, splits: Splits, files: Path, is_over: IsOver) -> AbstractContextManager[Workforce]:
-    """Open lanes of such workers."""
+def ray_tune(config: StudyConfig, splits: Splits, files: Path, *ends: Any) -> AbstractContextManager[Workforce]:
+    """Open cluster workers of this kind."""
     set_up_ray()
     # As for any search: Ray reads when it is imported what was set up.
     from hpo.runners.ray.carrier import open_ray_tune
 
-    return open_ray_tune(config, splits, files, is_over, opener=open_noting)  # type: ignore[arg-type]
+    return open_ray_tune(config, splits, files, *ends, opener=open_noting)  # type: ignore[arg-type]
 
 
 OPENERS = {"processes": processes, "ray_tune": ray_tune}

@@ -47,7 +47,7 @@ def check(
     output: options.Output = None,
     as_json: options.Json = False,
 ) -> None:
-    """Take a few steps at the ends of the space: what fits, how long it takes, what looks wrong. Stores nothing."""
+    """Take a few steps at the extremes of the space: what fits, how long it takes, what looks wrong. Stores nothing."""
     from hpo.cli.check_view import show
     from hpo.cli.notifications import recipients_of
     from hpo.export.configs import MARK, default_output
@@ -60,7 +60,7 @@ def check(
         check_writable(output or default_output(config.study, ""), MARK, config.store.url)
     except ConfigurationError as error:
         # This command writes no such file; hpo run does.
-        checked = replace(checked, doubts=(*checked.doubts, f"hpo run would refuse: {error}"))
+        checked = replace(checked, warnings=(*checked.warnings, f"hpo run would refuse: {error}"))
     if as_json:
         typer.echo(json.dumps(to_mapping(checked), indent=2))
     else:
@@ -77,7 +77,7 @@ def to_mapping(checked: "Check") -> dict[str, Any]:
         "device": checked.device,
         "precision": checked.precision,
         "workers": forecast.workers,
-        "ends": {name: _end_to_mapping(end) for name, end in forecast.ends.items()},
+        "ends": {name: _end_to_mapping(end) for name, end in forecast.extremes.items()},
         "trial_seconds": forecast.trial_seconds,
         "trials": forecast.trials,
         "search_seconds": forecast.search_seconds,
@@ -85,7 +85,7 @@ def to_mapping(checked: "Check") -> dict[str, Any]:
         "fitting_trials": forecast.fitting,
         "disk_needed_bytes": forecast.disk_bytes,
         "disk_free_bytes": checked.disk_free,
-        "doubts": list(checked.doubts),
+        "doubts": list(checked.warnings),
         "refusals": list(checked.refusals),
     }
 

@@ -18,25 +18,25 @@ def show(checked: Check) -> None:
     out, forecast = console(), checked.forecast
     counted = "1 worker" if forecast.workers == 1 else f"{forecast.workers} workers"
     out.print(f"\nStudy {checked.study} on {checked.device}, {counted}, {checked.precision}")
-    out.print(_table(forecast.ends))
+    out.print(_table(forecast.extremes))
     for line in _conclusions(checked):
         out.print(line, soft_wrap=True)
-    for heading, sentences in (("What looks wrong:", checked.doubts), ("What cannot run:", checked.refusals)):
+    for heading, sentences in (("What looks wrong:", checked.warnings), ("What cannot run:", checked.refusals)):
         if sentences:
             out.print(heading)
         for sentence in sentences:
             out.print(f"  - {sentence}", soft_wrap=True)
-    if not checked.doubts and not checked.refusals:
+    if not checked.warnings and not checked.refusals:
         out.print("Nothing looks wrong.")
 
 
-def _table(ends: Mapping[str, Probed]) -> Table:
+def _table(extremes: Mapping[str, Probed]) -> Table:
     """Return a column for each end, one for those that are the same configuration."""
-    distinct = list({id(end): end for end in ends.values()}.values())
+    distinct = list({id(end): end for end in extremes.values()}.values())
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for end in distinct:
-        table.add_column(" and ".join(name for name, other in ends.items() if other is end), justify="right")
+        table.add_column(" and ".join(name for name, other in extremes.items() if other is end), justify="right")
     for field in SHOWN:
         table.add_row(field.replace("_", " "), *(_shown(getattr(end.hyperparameters, field)) for end in distinct))
     table.add_row("texts at once", *map(_at_once, distinct))

@@ -1,4 +1,4 @@
-"""`hpo simulate` and `hpo curves export`: nights in seconds, over learning curves that were recorded or made up."""
+"""`hpo simulate` and `hpo curves export`: simulated searches over learning curves, recorded or generated."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from hpo.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpo.config.study_file import StudyConfig
-    from hpo.runners.replay.comparison import Compared, Setting
+    from hpo.runners.replay.comparison import Setting, SettingResult
     from hpo.runners.replay.curves import Curve, CurveSource, Recording
     from hpo.runners.replay.simulated_search import SimulatedSearch
 
@@ -65,34 +65,33 @@ def simulate(
             help="What is compared, e.g. compute.workers=1,4,8; of several every combination; else four pruners.",
         ),
     ] = None,
-    nights: Annotated[int, typer.Option("--nights", min=1, help="Nights under each setting, with other seeds.")] = 20,
+    nights: Annotated[int, typer.Option("--nights", min=1, help="Searches under each setting, with other seeds.")] = 20,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, help="Nights side by side; one a core if not given.")
+        int | None, typer.Option("--jobs", min=1, help="Searches side by side; one a core if not given.")
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Compare pruners, samplers, worker counts or deadlines by nights of seconds; nothing is trained."""
-    from hpo.runners.replay.comparison import compare, verdict
+    """Compare pruners, samplers, worker counts or deadlines by simulated searches; nothing is trained."""
+    from hpo.runners.replay.comparison import compare, recommendation
 
     configs = _configs(arguments, vary)
     source_of, metric = _source(curves, next(iter(configs.values())))
-    compared = compare(
+    results = compare(
         configs,
         source_of,
-        nights=nights,
+        searches=nights,
         metric=metric,
         jobs=min(jobs or os.cpu_count() or 1, nights * len(configs)),
         # A date in `budget.until` is meant from now.
         starts_at=time.time(),
-        told=_told,
+        on_done=_show_done,
     )
     if as_json:
-        typer.echo(
-            json.dumps({"verdict": verdict(compared), "settings": [_to_json(one) for one in compared]}, indent=2)
-        )
+        content = {"verdict": recommendation(results), "settings": [_to_json(one) for one in results]}
+        typer.echo(json.dumps(content, indent=2))
         return
-    _print_table(compared, metric)
-    typer.echo(verdict(compared))
+    _print_table(results, metric)
+    typer.echo(recommendation(results))
 
 
 def _configs(arguments: Sequence[str], vary: Sequence[str] | None) -> "Mapping[Setting, StudyConfig]":
@@ -111,21 +110,21 @@ def _configs(arguments: Sequence[str], vary: Sequence[str] | None) -> "Mapping[S
 
 
 def _source(curves: str, config: "StudyConfig") -> "tuple[Callable[[int], CurveSource], str]":
-    """Return what makes the curves of a night from its seed, and what their scores are called."""
+    """Return what makes the curves of a search from its seed, and what their scores are called."""
     from hpo.runners.replay.curves import read_curves
-    from hpo.runners.replay.generated_curves import Generated
+    from hpo.runners.replay.generated_curves import GeneratedCurves
 
     if curves == GENERATED:
-        return Generated, "score"
+        return GeneratedCurves, "score"
     recording = read_curves(Path(curves))
     _note_unknown(recording, config)
     return partial(_recorded, recording.curves), recording.metric
 
 
 def _recorded(curves: "Sequence[Curve]", _seed: int) -> "CurveSource":
-    from hpo.runners.replay.recorded_curves import Recorded
+    from hpo.runners.replay.recorded_curves import RecordedCurves
 
-    return Recorded(curves)
+    return RecordedCurves(curves)
 
 
 def _note_unknown(recording: "Recording", config: "StudyConfig") -> None:
@@ -140,41 +139,40 @@ def _note_unknown(recording: "Recording", config: "StudyConfig") -> None:
         )
 
 
-def _told(done: int, every: int) -> None:
+def _show_done(done: int, every: int) -> None:
     if sys.stderr.isatty():
-        typer.echo(f"\r{done} of {every} nights{'' if done < every else chr(10)}", nl=False, err=True)
+        typer.echo(f"\r{done} of {every} searches{'' if done < every else chr(10)}", nl=False, err=True)
 
 
 COLUMNS: "Mapping[str, Callable[[SimulatedSearch], float | None]]" = {
-    "true score": lambda night: night.true_score,
-    "score": lambda night: night.best_score,
-    "found at, h": lambda night: None if night.found_at is None else night.found_at / 3600,
-    "begun": lambda night: night.begun,
-    "completed": lambda night: night.completed,
-    "pruned": lambda night: night.pruned,
-    "busy, %": lambda night: 100 * night.busy_share,
-    "took, h": lambda night: night.seconds / 3600,
-    "of, h": lambda night: None if night.given_seconds is None else night.given_seconds / 3600,
+    "true score": lambda search: search.true_score,
+    "score": lambda search: search.best_score,
+    "found at, h": lambda search: None if search.found_at is None else search.found_at / 3600,
+    "begun": lambda search: search.begun,
+    "completed": lambda search: search.completed,
+    "pruned": lambda search: search.pruned,
+    "busy, %": lambda search: 100 * search.busy_share,
+    "took, h": lambda search: search.seconds / 3600,
+    "of, h": lambda search: None if search.given_seconds is None else search.given_seconds / 3600,
 }
 DIGITS = {"true score": 4, "score": 4, "found at, h": 2, "took, h": 2, "of, h": 2}
 
 
-def _print_table(compared: "Sequence[Compared]", metric: str) -> None:
+def _print_table(results: "Sequence[SettingResult]", metric: str) -> None:
     from hpo.cli.tables import console, table_of
-    from hpo.runners.replay.comparison import spoken_estimate, spoken_setting
+    from hpo.runners.replay.comparison import estimate_text, setting_text
 
-    nights = len(compared[0].nights)
-    title = f"{metric}, mean of {nights} {'night' if nights == 1 else 'nights'} ± standard error"
+    count = len(results[0].searches)
+    title = f"{metric}, mean of {count} {'search' if count == 1 else 'searches'} ± standard error"
     table = table_of(("setting", *COLUMNS), left=("setting",), title=title)
-    for one in compared:
-        found = {column: one.over_nights(what) for column, what in COLUMNS.items()}
+    for one in results:
+        found = {column: one.mean_of(value) for column, value in COLUMNS.items()}
         cells = (
-            spoken_estimate(estimated, DIGITS.get(column, 1)) if estimated else "-"
-            for column, estimated in found.items()
+            estimate_text(estimated, DIGITS.get(column, 1)) if estimated else "-" for column, estimated in found.items()
         )
-        table.add_row(spoken_setting(one.setting), *cells)
+        table.add_row(setting_text(one.setting), *cells)
     console().print(table)
 
 
-def _to_json(compared: "Compared") -> dict[str, Any]:
-    return {"setting": list(compared.setting), "nights": [asdict(night) for night in compared.nights]}
+def _to_json(result: "SettingResult") -> dict[str, Any]:
+    return {"setting": list(result.setting), "nights": [asdict(search) for search in result.searches]}

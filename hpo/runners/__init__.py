@@ -1,4 +1,4 @@
-"""Runners carry assignments to workers and their messages back to the coordinator; they decide nothing.
+"""Runners, which carry assignments to workers and their messages back to the coordinator; they decide nothing.
 
 To add one: a class that is a `workforce.Workforce`, a context manager that opens it, its name in
 `ComputeConfig.runner` and in `run.OPENERS`.

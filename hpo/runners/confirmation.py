@@ -1,4 +1,4 @@
-"""What follows a search: its best configurations and the default are trained again on fresh seeds, beside baselines."""
+"""Confirmation: the best configurations and the default are trained again on fresh seeds, beside baselines."""
 
 import time
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from hpo.files.remote import Mirror
 from hpo.runners.dispatch import Dispatch
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import Workforce
-from hpo.search.budget import Limits
+from hpo.search.budget import Limits, budget_warning
 from hpo.search.confirmation_runs import ConfirmationRuns, Entrant
 from hpo.search.coordinator import Coordinator
 from hpo.search.leading import leading
@@ -36,7 +36,7 @@ LEAST_ROUNDS = 2
 
 @dataclass(frozen=True, slots=True)
 class SearchParts:
-    """What a search and its confirmation are run with."""
+    """The parts that a search and its confirmation share."""
 
     config: StudyConfig
     space: SearchSpace
@@ -63,7 +63,7 @@ class SearchParts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmation:
-    """The race of one search, over its workers, which have nothing else to do."""
+    """The race between the best of one search, on its workers."""
 
     parts: SearchParts
     results: StudyResults
@@ -71,24 +71,21 @@ class Confirmation:
 
     @property
     def folder(self) -> Path:
-        """Where the weights and checkpoints of its runs lie."""
+        """Folder of the weights and checkpoints of its runs."""
         return self.parts.files / CONFIRMATION
 
     def led(self, limits: Limits) -> AbstractContextManager[Coordinator]:
-        """Lead the study beside the search, in which the runs are; see `leading`."""
-        proposes = partial(
-            ConfirmationRuns,
-            search=self.parts.config.study,
-            race=self.race,
-            entrants=self._entrants(),
-            unseen=self.parts.splits.confirmation is not None,
-        )
+        """Lead the study of the runs; see `leading`."""
+        config, splits = self.parts.config, self.parts.splits
+        unseen = splits.confirmation is not None
         return leading(
-            confirming_config(self.parts.config),
+            confirming_config(config),
             self.parts.space,
-            data_fingerprint=self.parts.splits.fingerprint,
+            data_fingerprint=splits.fingerprint,
             limits=limits,
-            proposes=proposes,
+            proposes=partial(
+                ConfirmationRuns, search=config.study, race=self.race, entrants=self._entrants(), unseen=unseen
+            ),
             stop=self.parts.stop,
         )
 
@@ -108,12 +105,12 @@ class Confirmation:
         runs, standing = self.race.runs + self._runs_of_others(), led.standing()
         self.parts.watcher.started(led.study, lead.objective.metric, runs, standing)
         if standing.finished >= runs:
-            self.parts.watcher.note(self._how_more())
+            self.parts.watcher.note(self._more_runs())
         self.parts.dispatch(led, self.folder)
         led.end("stopped" if self.parts.stop.is_set() else led.ended_because or "finished")
 
-    def read_baselines(self, search: Coordinator, until: float) -> None:
-        """Train and read the baselines that the store lacks; begin none after `until`, in seconds since 1970."""
+    def evaluate_baselines(self, search: Coordinator, until: float) -> None:
+        """Train and evaluate the baselines that the store lacks; begin none after `until`, in seconds since 1970."""
         max_length = self.parts.space.hyperparameters(self.parts.space.default_values()).max_length
         for name in TASKS[self.parts.config.task.name].baselines:
             if name not in self.results.baselines and not is_stopped(search, self.parts.stop) and time.time() < until:
@@ -125,15 +122,15 @@ class Confirmation:
                     continue
                 search.record_baseline(name, held_out)
 
-    def _how_more(self) -> str:
-        """Say how a race that is over goes on: with more runs, or where all have had their seeds with more of both."""
+    def _more_runs(self) -> str:
+        """Return how to have more runs: by a larger number, or where all seeds are used, by more of both."""
         more = f"confirmation.runs=N, N above {self.race.runs}"
         if self.race.runs < most_runs(len(self.race.finalists), self.race.seeds):
             return f"For more, add {more}."
         return f"For more, add confirmation.seeds=N, N above {self.race.seeds}, and {more}."
 
     def _runs_of_others(self) -> int:
-        """Return how many runs there are of trials that took part once, before the search found better ones."""
+        """Return how many runs there are of trials that are no entrants since the search found better ones."""
         confirmed = [run.confirms for run in self.results.confirmation]
         failed = [run.confirms for run in self.results.failed_runs]
         return sum(trial not in self.race.entrants for trial in confirmed + failed)
@@ -149,16 +146,16 @@ class Confirmation:
 
 
 def is_stopped(search: Coordinator, stop: Event) -> bool:
-    """Return whether a search is to end, by a signal or, heard where no dispatch listens, by somebody outside."""
+    """Return whether a search is to end, by a signal or, noticed where no dispatch runs, by `hpo stop`."""
     if search.stop_requests().stop:
         stop.set()
     return stop.is_set()
 
 
 def confirming_config(config: StudyConfig) -> StudyConfig:
-    """Return the study in which the runs of a confirmation are."""
+    """Return the study of a confirmation's runs."""
     search = config.search.model_copy(update={"sampler": "random", "pruner": "none"})
-    # Without `time`, as a run that was cut: its end is that of the search, which keeps its own.
+    # Without `time`: it ends with the search, whose deadline stays the same in a later run.
     budget = config.budget.model_copy(update={"trials": None, "time": None, "patience": None})
     return config.model_copy(
         update={"study": confirmation_of(config.study), "search": search, "budget": budget, "notify": ()}
@@ -175,6 +172,12 @@ def searching_limits(config: StudyConfig, limits: Limits) -> Limits:
 def searching_share(config: StudyConfig) -> float:
     """Return how much of the device hours is for the search, 0..1."""
     return 1 - config.confirmation.share if config.confirmation.finalists else 1.0
+
+
+def short_time_warning(config: StudyConfig, limits: Limits, now: float, shortest: float, reserve: float) -> str | None:
+    """Return a warning where not even the shortest trial fits into the limits of a search; see `budget_warning`."""
+    share, devices = searching_share(config), config.compute.devices_of_trial
+    return budget_warning(limits, now, shortest, reserve, share_of_devices=share, devices=devices)
 
 
 def confirming_limits(config: StudyConfig, limits: Limits, spent: float) -> Limits:

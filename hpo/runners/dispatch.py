@@ -1,4 +1,4 @@
-"""The dispatch, which keeps workers busy: it carries assignments to them, and what they say back, until all is over."""
+"""Dispatch of assignments to workers, and of their messages to the coordinator, until the search is over."""
 
 import logging
 import math
@@ -16,7 +16,7 @@ from hpo.files.remote import NO_MIRROR, Mirror
 from hpo.files.weights import keep_only
 from hpo.messages import Action, Assignment, Begun, Capacity, Decision, Ending, Outcome, Progress, Report
 from hpo.runners.watcher import Watcher
-from hpo.runners.workforce import Lost, Note, Said, Unfit, Workforce
+from hpo.runners.workforce import LossCause, Note, WorkerLost, WorkerMessage, Workers
 from hpo.search.coordinator import Coordinator
 
 ASKS_AHEAD_SECONDS = 5.0
@@ -27,26 +27,26 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Held:
-    """What a worker was given and has not given back, by trial."""
+    """The assignments that a worker was given and whose outcome it has not told, by trial."""
 
     training: dict[int, Assignment] = field(default_factory=dict)
     began_at: dict[int, float] = field(default_factory=dict)
-    """When the dispatch heard of the beginning of each that is, or was, in training, in seconds since 1970."""
+    """When the dispatch heard that each in training has begun, in seconds since 1970."""
     waiting: dict[int, Assignment] = field(default_factory=dict)
     heard_at: float = 0.0
-    """When it last said something, in seconds of listening."""
+    """When the worker last sent a message, in seconds of listening."""
 
     @property
     def all(self) -> Mapping[int, Assignment]:
-        """Both."""
+        """Those in training and those that wait."""
         return self.training | self.waiting
 
     def slots(self, capacity: Capacity) -> int:
-        """Return how many it trains side by side, with what it holds."""
+        """Return how many trials the worker trains side by side, given what it holds."""
         return 1 if any(one.alone for one in self.all.values()) else capacity.slots
 
     def remove(self, trial: int) -> None:
-        """Take in that a trial was given back."""
+        """Forget a trial whose outcome is known."""
         self.training.pop(trial, None)
         self.waiting.pop(trial, None)
 
@@ -57,7 +57,7 @@ class Dispatch:
     def __init__(
         self,
         coordinator: Coordinator,
-        workforce: Workforce,
+        workforce: Workers,
         watcher: Watcher,
         stop: Event,
         *,
@@ -150,7 +150,7 @@ class Dispatch:
             none_left = None if workers else "No worker is left to train on, and no other comes."
             self._failure = self._failure or self._coordinator.faults.abort_reason() or none_left
 
-    def _listen(self) -> Sequence[tuple[str, Said]]:
+    def _listen(self) -> Sequence[tuple[str, WorkerMessage]]:
         began = self._ticks()
         heard = self._workforce.listen(self._patience())
         self._listened += self._ticks() - began
@@ -174,7 +174,7 @@ class Dispatch:
                     self._ask(capacity, held, 0.0)
         for worker, capacity in capacities.items():
             held = self._held[worker]
-            if 0 <= len(held.all) - held.slots(capacity) < self._workforce.ahead:
+            if 0 <= len(held.all) - held.slots(capacity) < self._workforce.prefetch:
                 ends = [self._ends_at[trial] for trial in held.training if trial in self._ends_at]
                 left = min(ends, default=math.inf) - self._clock()
                 if left <= ASKS_AHEAD_SECONDS:
@@ -233,7 +233,7 @@ class Dispatch:
         until = self._ticks() + self._compute.grace_seconds
         while self._given() and (left := until - self._ticks()) > 0:
             for worker, said in self._workforce.listen(min(left, self._listens_seconds)):
-                if isinstance(said, Lost | Unfit):
+                if isinstance(said, WorkerLost):
                     self._held.pop(worker, None)
                 elif isinstance(said, Outcome) and worker in self._held:
                     self._held[worker].remove(said.trial)
@@ -251,7 +251,7 @@ class Dispatch:
 
     # -- from the workers
 
-    def _carry(self, worker: str, said: Said) -> None:
+    def _carry(self, worker: str, said: WorkerMessage) -> None:
         held = self._held.setdefault(worker, _Held())
         held.heard_at = self._listened
         match said:
@@ -274,13 +274,12 @@ class Dispatch:
                 self._finish(said)
             case Note():
                 self._watcher.note(f"{worker}: {said.sentence}")
-            case Lost():
-                self._lose(worker, said.reason, is_innocent=said.machine)
-            case Unfit():
-                self._coordinator.quarantine(worker, said.reason)
-                # Whether any is left is judged by those there are now.
-                self._enlist()
-                self._lose(worker, said.reason)
+            case WorkerLost():
+                if said.cause is LossCause.UNUSABLE:
+                    self._coordinator.quarantine(worker, said.reason)
+                    # Whether any is left is judged by those there are now.
+                    self._enlist()
+                self._lose(worker, said)
                 self._leave_out_quarantined()
 
     def _begin(self, held: _Held, begun: Begun) -> None:
@@ -289,7 +288,7 @@ class Dispatch:
         held.training[begun.trial], held.began_at[begun.trial] = assignment, self._clock()
         self._watcher.assigned(assignment)
         self._ends_at.pop(begun.trial, None)
-        expected = self._coordinator.expected_seconds(assignment) if self._workforce.ahead else None
+        expected = self._coordinator.expected_seconds(assignment) if self._workforce.prefetch else None
         if expected is not None:
             self._ends_at[begun.trial] = self._clock() + expected
 
@@ -318,22 +317,22 @@ class Dispatch:
             removal.add_done_callback(_log_failure)
         self._with_weights = with_weights
 
-    def _lose(self, worker: str, reason: str, *, is_innocent: bool = False) -> None:
-        """End what a dead worker held; a trial is charged with its death where no other was in training beside it.
+    def _lose(self, worker: str, lost: WorkerLost) -> None:
+        """End what a lost worker held; a trial is charged with its death where no other was in training beside it.
 
-        Nor where its machine is gone; and while trials are paused, since it was too slow for the grace.
+        None is where the machine is gone, or while trials are paused: the worker was then too slow for the grace.
         """
         held = self._held.pop(worker, _Held())
-        # One that dies before it could say what it has begun has begun the first.
+        # A worker that dies before it could say what it has begun has begun the first.
         training = held.training.keys() or set(list(held.waiting)[:1])
-        is_innocent = is_innocent or self._pausing_since is not None
+        is_innocent = lost.cause is LossCause.MACHINE or self._pausing_since is not None
         is_charged = len(training) == 1 and not is_innocent
         if len(training) > 1 and not is_innocent:
             # Which of them it died of is seen where each is trained alone.
             self._coordinator.faults.alone.update(training)
         for trial, assignment in held.all.items():
             ending = Ending.DIED if is_charged and trial in training else Ending.PAUSED
-            self._finish(self._cut(held, assignment, ending, reason))
+            self._finish(self._cut(held, assignment, ending, lost.reason))
 
     def _leave_out_quarantined(self) -> None:
         """Do without workers that failed on several trials; what they hold is trained elsewhere, uncharged."""

@@ -1,4 +1,7 @@
-"""The one look at the test split, with the weights of what is to be taken; trained again where they are gone."""
+"""Final evaluation: the recommended configuration is scored on the test split, once.
+
+It uses the kept weights; where they are gone, the trial is trained again.
+"""
 
 import math
 import time
@@ -7,26 +10,25 @@ from threading import Event
 
 from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report
 from hpo.runners.watcher import Watcher
-from hpo.runners.workforce import LeadWorker
 from hpo.search.coordinator import Coordinator
-from hpo.training.worker import train
+from hpo.training.worker import Worker, train
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinalEvaluation:
-    """What the look is taken with, of a study that has a test split."""
+    """The evaluation of one study that has a test split."""
 
     coordinator: Coordinator
     """Of the search."""
-    lead: LeadWorker
+    lead: Worker
     watcher: Watcher
     stop: Event
 
-    def at(self, assignment: Assignment, report: Report) -> None:
-        """Read the test split with a trial's weights, unless that was done before.
+    def run(self, assignment: Assignment, report: Report) -> None:
+        """Score a trial's weights on the test split, unless that was done before.
 
         Args:
-            assignment: a trial of the search, or one that confirms it and is read in its place.
+            assignment: a trial of the search, or a run that confirms it.
             report: its best evaluation.
         """
         trial = assignment.trial if assignment.confirms is None else assignment.confirms
@@ -38,16 +40,16 @@ class FinalEvaluation:
             )
             outcome = self._trained_again(assignment)
             if outcome.ending is not Ending.COMPLETED:
-                self._not_read(f"trial {trial} {outcome.ending}. {outcome.reason}")
+                self._note_failure(f"trial {trial} {outcome.ending}. {outcome.reason}")
                 return
             if outcome.best is None or not self.lead.has_weights(outcome.best):
-                self._not_read(f"there was no room for the weights of trial {trial}.")
+                self._note_failure(f"there was no room for the weights of trial {trial}.")
                 return
         held_out = self.lead.test_evaluation(assignment)
         self.coordinator.record_test(trial, held_out)
         self.watcher.tested(trial, held_out.scores)
 
-    def _not_read(self, why: str) -> None:
+    def _note_failure(self, why: str) -> None:
         self.watcher.note(f"The test split was not read: {why} The same command reads it later.")
 
     def _trained_again(self, assignment: Assignment) -> Outcome:

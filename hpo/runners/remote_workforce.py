@@ -1,53 +1,37 @@
-"""A workforce in other processes: workers that a carrier starts, on this machine or a cluster, and replaces where lost.
+"""Workforce in other processes: workers that a carrier starts, on this machine or a cluster, and replaces where lost.
 
-What a worker says, whom it is replaced by, what it is asked: all that is here, for every carrier. A carrier starts
-processes where there is room, brings messages to and fro, and tells of processes that are no more.
+The messages of workers, their replacement and the calls to them are handled here, for every carrier. A carrier starts
+processes where there is room, carries messages in both directions, and tells of processes that have ended.
 """
 
 import itertools
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 from hpo.errors import HpoError, NoResultError, TrainingError
 from hpo.messages import Action, Assignment, Capacity, Decision, Outcome
-from hpo.runners.processes.protocol import Answer, Arrived, Call, Crashed, OpenFailed, Ready, Recycle
-from hpo.runners.processes.remote_worker import RemoteWorker
-from hpo.runners.workforce import IsOver, LeadWorker, Lost, Note, Said, Unfit, never
+from hpo.metrics.metric import Objective
+from hpo.runners.processes.protocol import Answer, Arrived, Call, OpenFailed, Ready, Recycle
+from hpo.runners.workforce import LossCause, Note, WorkerLost, WorkerMessage
 from hpo.training.precision import Precision
+from hpo.training.worker import Worker
 
 MOST_STARTS = 3
-"""Workers in a row that are lost at one place before they are open, after which it is done without."""
+"""Workers in a row that are lost at one place before they are open, after which no other is started there."""
 MOST_UNPLACED = 12
-"""Those that are lost before they say where they are, after which none is waited for where there is no other."""
+"""Those that are lost before they say where they are, after which the search ends where it has no other worker."""
 LONGEST_PAUSE_SECONDS = 60.0
 """Before another worker is started, after several in a row were lost."""
 SECONDS_TO_GIVE_BACK = 10.0
 """Time that a worker which is left out has to give back what it holds, until it is killed."""
 AWAITED = "the next worker"
-"""Name of a worker that there is not yet, where there is no other."""
+"""Name of the worker that is awaited where there is no other."""
 
-Id = str
+WorkerId = str
 """By which a carrier knows the processes of a worker."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gone:
-    """Of a worker, by its carrier: its processes are no more."""
-
-    reason: str
-    """How they ended, in a sentence."""
-    machine: bool = False
-    """Whether their machine is gone too."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Broken:
-    """Of the carrier itself: it starts no more workers."""
-
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +47,7 @@ class DesiredWorkers:
 
 
 class Carrier(Protocol):
-    """What starts the processes of workers, carries messages to them and from them, and ends them."""
+    """Starts the processes of workers, carries messages to them and from them, and ends them."""
 
     wanted: DesiredWorkers
     """Set by the workforce: what is started, anew too where a worker is gone."""
@@ -72,41 +56,62 @@ class Carrier(Protocol):
     def room(self) -> int:
         """For how many workers there is room now."""
 
-    def listen(self, seconds: float, /) -> Sequence[tuple[Id, object]]:
-        """Return what was said, by whom, in order; wait at most so long for the first of it.
+    def listen(self, seconds: float, /) -> Sequence[tuple[WorkerId, object]]:
+        """Return messages and whose they are, in order; wait at most so long for the first.
 
-        Of each worker the first is `Arrived`, unless it is lost before, and the last `Gone`.
+        Of each worker the first is `Arrived`, unless it is lost before, and the last `WorkerLost`.
+
+        Raises:
+            TrainingError: no more workers can be started.
         """
 
-    def tell(self, worker: Id, message: object, /) -> None:
-        """Have a message brought to a worker; one that is no more hears nothing."""
+    def tell(self, worker: WorkerId, message: object, /) -> None:
+        """Send a message to a worker; one that has ended gets none."""
 
-    def kill(self, worker: Id, /) -> None:
-        """Kill the processes of a worker, which is then told as `Gone`."""
+    def kill(self, worker: WorkerId, /) -> None:
+        """Kill the processes of a worker, which is then told as `WorkerLost`."""
 
-    def leave_out(self, worker: Id, /) -> None:
-        """Start no other where a worker is, which takes no more assignments: by ending it, or by leaving it there."""
+    def leave_out(self, worker: WorkerId, /) -> None:
+        """Start no other in the place of a worker, which takes no more assignments: end it, or leave it there."""
 
     def close(self) -> None:
         """Start no more, and end all."""
 
 
-@dataclass(slots=True)
-class _Worker:
-    """One of them, as this side knows it."""
+class RemoteWorker:
+    """A proxy of `Worker`: each call is made in the worker's process, and returns or raises here what it does there."""
 
-    id: Id
+    def __init__(self, ask: Callable[[str, tuple[Any, ...]], Any]) -> None:
+        """Ask by `ask`, which takes the name of a method and its arguments."""
+        self._ask = ask
+
+    @property
+    def objective(self) -> Objective:
+        """The metric trials are compared by, without a function of the user's: that stays where it is called."""
+        objective: Objective = self._ask("objective", ())
+        return objective
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        return lambda *arguments: self._ask(method, arguments)
+
+
+@dataclass(slots=True)
+class _Connected:
+    """A worker that has arrived."""
+
+    id: WorkerId
     capacity: Capacity
     place: str
     began: float
     ready: bool = False
     """Whether it is open."""
-    worn: bool = False
+    recycles: bool = False
     """Whether it asks to be replaced."""
     left_out: bool = False
     lost_for: str | None = None
     """Why it is lost, once that is known."""
     held: set[tuple[int, int]] = field(default_factory=set)
+    """Trial and attempt of each assignment that it was given and has not ended."""
     answers: dict[int, Answer] = field(default_factory=dict)
 
     @property
@@ -116,13 +121,13 @@ class _Worker:
     @property
     def is_free(self) -> bool:
         """Whether it takes assignments."""
-        return self.ready and not self.worn and not self.left_out
+        return self.ready and not self.recycles and not self.left_out
 
 
 class RemoteWorkforce:
     """Workers by name, over a carrier."""
 
-    ahead = 1
+    prefetch = 1
 
     def __init__(self, carrier: Carrier, *, most: int | None, hang: float) -> None:
         """Have the first worker started.
@@ -134,21 +139,22 @@ class RemoteWorkforce:
         """
         self._carrier, self._most, self._hang = carrier, most, hang
         self._room = carrier.room
-        self._workers: dict[Id, _Worker] = {}
-        self._ids: dict[str, Id] = {}
+        self._workers: dict[WorkerId, _Connected] = {}
+        self._ids: dict[str, WorkerId] = {}
         self._left_out: dict[str, str] = {}
         """Names of those that were left out, and their places: whatever comes there under that name is, too."""
         self._bad_starts: Counter[str] = Counter()
         """Place -> workers in a row that were lost there before they were open."""
-        self._said: list[tuple[str, Said]] = []
+        self._messages: list[tuple[str, WorkerMessage]] = []
         self._refusal: HpoError | None = None
         self._numbers = itertools.count()
-        self._lead = cast(LeadWorker, RemoteWorker(self._ask))
+        self.lead = cast(Worker, RemoteWorker(self._ask))
+        """The first that takes assignments. A call to it raises `TrainingError` where it is lost meanwhile."""
         carrier.wanted = DesiredWorkers()
 
     @property
     def workers(self) -> Collection[str]:
-        """Names of those that there are; without any, of the one that is awaited."""
+        """Names of all that there are; without any, of the one that is awaited."""
         names = [worker.name for worker in self._workers.values() if not worker.left_out]
         # Those that are left out keep their places.
         may_come = len(self._workers) < min(self._carrier.wanted.workers, self._carrier.room)
@@ -160,24 +166,19 @@ class RemoteWorkforce:
         return min(self._room, self._most or self._room)
 
     @property
-    def lead(self) -> LeadWorker:
-        """The first that takes assignments. A call to it raises `TrainingError` where it dies of it."""
-        return self._lead
-
-    @property
     def capacities(self) -> Mapping[str, Capacity]:
-        """What may be given assignments now; not by a name of which the last words are not yet heard."""
-        unheard = {name for name, _ in self._said}
+        """What may be given assignments now; not under a name whose last messages are not yet delivered."""
+        unheard = {name for name, _ in self._messages}
         return {one.name: one.capacity for one in self._workers.values() if one.is_free and one.name not in unheard}
 
-    def open_lead(self, is_over: IsOver = never) -> None:
-        """Wait until the first worker is open, however long that takes, unless the search is to end.
+    def open_lead(self, is_ending: Callable[[], bool] = lambda: False) -> None:
+        """Wait until the first worker is open, however long that takes, unless the search is ending.
 
         Raises:
             HpoError: it cannot be opened, there is none left, or it is not open by then.
         """
         while not self._free():
-            if is_over():
+            if is_ending():
                 raise NoResultError("The search was to end before its first worker was open; the same command goes on.")
             # What the first cannot open, no other could.
             if not self.workers or (self._refusal is not None and not self._has_begun):
@@ -201,19 +202,19 @@ class RemoteWorkforce:
         if worker in self._ids:
             self._carrier.tell(self._ids[worker], decision)
 
-    def listen(self, seconds: float) -> Sequence[tuple[str, Said]]:
-        """Return what workers have said; at most after so many seconds, and as soon as one is open."""
-        self._await(0.0 if self._said else seconds)
-        said, self._said = self._said, []
-        return said
+    def listen(self, seconds: float) -> Sequence[tuple[str, WorkerMessage]]:
+        """Return the messages of workers; at most after so many seconds, and as soon as one is open."""
+        self._await(0.0 if self._messages else seconds)
+        messages, self._messages = self._messages, []
+        return messages
 
     def kill(self, worker: str, reason: str) -> None:
-        """Kill a worker, which then says that it is `Lost`; another takes its place where there is room."""
+        """Kill a worker, which is then told as `WorkerLost`; another takes its place where there is room."""
         if worker in self._ids:
             self._kill(self._workers[self._ids[worker]], reason)
 
     def discard(self, worker: str) -> None:
-        """Do without a worker from now on, after it has given back what it holds: others are about to train that."""
+        """Leave a worker out from now on, after it has given back what it holds: others are about to train that."""
         if worker in self._ids:
             one = self._workers[self._ids[worker]]
             one.left_out, self._left_out[worker] = True, one.place
@@ -226,7 +227,7 @@ class RemoteWorkforce:
                 # Two would write the same files.
                 self._carrier.kill(one.id)
             self._carrier.leave_out(one.id)
-        self._said = [(name, said) for name, said in self._said if name != worker]
+        self._messages = [(name, message) for name, message in self._messages if name != worker]
 
     def close(self) -> None:
         """End all."""
@@ -237,40 +238,34 @@ class RemoteWorkforce:
     def _has_begun(self) -> bool:
         return self._carrier.wanted.precision is not None
 
-    def _free(self) -> _Worker | None:
+    def _free(self) -> _Connected | None:
         return next((one for one in self._workers.values() if one.is_free), None)
 
     def _await(self, seconds: float) -> None:
-        """Take in what was said; wait at most so long for the first of it."""
+        """Take the carrier's messages; wait at most so long for the first."""
         for worker_id, message in self._carrier.listen(seconds):
-            self._take(worker_id, message)
+            one = self._workers.get(worker_id)
+            if isinstance(message, Arrived):
+                self._add(worker_id, message)
+            elif isinstance(message, WorkerLost):
+                self._remove(worker_id, message)
+            elif one is not None:
+                self._take(one, message)
         # The first may be fetching the model, for however long.
         now = time.monotonic() if self._has_begun else 0.0
         for one in self._workers.values():
             if not one.ready and not one.left_out and now - one.began > self._hang:
                 self._kill(one, f"The worker {one.name} did not open its model in {self._hang:g} seconds.")
 
-    def _kill(self, one: _Worker, reason: str) -> None:
+    def _kill(self, one: _Connected, reason: str) -> None:
         one.lost_for = one.lost_for or reason
         self._carrier.kill(one.id)
 
-    def _take(self, worker_id: Id, message: object) -> None:
-        one = self._workers.get(worker_id)
-        match message:
-            case Broken():
-                raise TrainingError(message.reason)
-            case Arrived():
-                self._arrive(worker_id, message)
-            case Gone():
-                self._lose(worker_id, message)
-            case _ if one is not None:
-                self._hear(one, message)
-
-    def _arrive(self, worker_id: Id, arrived: Arrived) -> None:
+    def _add(self, worker_id: WorkerId, arrived: Arrived) -> None:
         name = self._name(arrived)
         capacity = Capacity(worker=name, device=arrived.device)
         left_out, self._ids[name] = name in self._left_out, worker_id
-        self._workers[worker_id] = _Worker(worker_id, capacity, arrived.place, time.monotonic(), left_out=left_out)
+        self._workers[worker_id] = _Connected(worker_id, capacity, arrived.place, time.monotonic(), left_out=left_out)
 
     def _name(self, arrived: Arrived) -> str:
         """Return a name that says where a worker is, and is no other's; nor of one left out elsewhere, as of a machine
@@ -279,48 +274,46 @@ class RemoteWorkforce:
         names = itertools.chain([arrived.name], (f"{arrived.name}.{n}" for n in itertools.count(1)))
         return next(name for name in names if name not in taken)
 
-    def _hear(self, one: _Worker, message: Any) -> None:
+    def _take(self, one: _Connected, message: Any) -> None:
         match message:
             case Ready():
                 one.ready, one.capacity = True, replace(one.capacity, slots=message.slots)
                 del self._bad_starts[one.place], self._bad_starts[""]
             case OpenFailed():
                 self._refuse(one, message.error)
-            case Crashed():
-                one.lost_for = one.lost_for or f"The worker {one.name} fell: {message.reason}."
             case Recycle():
-                one.worn = True
+                one.recycles = True
             case Answer():
                 one.answers[message.number] = message
             case _:
                 if isinstance(message, Outcome):
                     one.held.discard((message.trial, message.attempt))
                 if not one.left_out:
-                    self._said.append((one.name, message))
-        if one.worn and not one.held:
+                    self._messages.append((one.name, message))
+        if one.recycles and not one.held:
             self._carrier.kill(one.id)
 
-    def _refuse(self, one: _Worker, error: HpoError) -> None:
-        """Do without a worker that cannot be opened: the next one there could not be, either."""
+    def _refuse(self, one: _Connected, error: HpoError) -> None:
+        """Leave out a worker that cannot be opened: the next one there could not be, either."""
         if not one.left_out:
-            self._said.append((one.name, Unfit(reason=str(error))))
+            self._messages.append((one.name, WorkerLost(reason=str(error), cause=LossCause.UNUSABLE)))
             self._refusal = error
         one.left_out, self._left_out[one.name] = True, one.place
         self._carrier.leave_out(one.id)
 
-    def _lose(self, worker_id: Id, gone: Gone) -> None:
-        one = self._workers.pop(worker_id, None)
+    def _remove(self, worker_id: WorkerId, lost: WorkerLost) -> None:
+        one, is_machine = self._workers.pop(worker_id, None), lost.cause is LossCause.MACHINE
         if one is None:
-            if not gone.machine:
-                self._count_bad_start("", f"A worker is lost. {gone.reason}")
+            if not is_machine:
+                self._count_bad_start("", f"A worker is lost. {lost.reason}")
             return
         del self._ids[one.name]
-        one.lost_for = one.lost_for or f"The worker {one.name} is lost. {gone.reason}"
-        if one.left_out or (one.worn and not one.held):
+        one.lost_for = one.lost_for or f"The worker {one.name} is lost. {lost.reason}"
+        if one.left_out or (one.recycles and not one.held):
             return
         if one.ready:
-            self._said.append((one.name, Lost(reason=one.lost_for, machine=gone.machine)))
-        elif not gone.machine and self._count_bad_start(one.place, one.lost_for):
+            self._messages.append((one.name, replace(lost, reason=one.lost_for)))
+        elif not is_machine and self._count_bad_start(one.place, one.lost_for):
             self._refuse(one, TrainingError(f"{one.lost_for} It was so at {MOST_STARTS} starts in a row."))
 
     def _count_bad_start(self, place: str, reason: str) -> bool:
@@ -334,7 +327,7 @@ class RemoteWorkforce:
             if self._free() is None and (not self._has_begun or count >= MOST_UNPLACED):
                 raise TrainingError(sentence)
             if count == MOST_STARTS and (free := self._free()) is not None:
-                self._said.append((free.name, Note(sentence=sentence)))
+                self._messages.append((free.name, Note(sentence=sentence)))
         return count >= MOST_STARTS
 
     def _ask(self, method: str, arguments: tuple[Any, ...]) -> Any:
@@ -350,7 +343,7 @@ class RemoteWorkforce:
             if (answer := lead.answers.pop(call.number, None)) is not None:
                 break
             # One that asked to be replaced before it came to the call, as after the last trial of a search, is.
-            if not lead.worn:
+            if not lead.recycles:
                 raise TrainingError(f"A worker was lost when it was asked to {method}: {lead.lost_for}")
         if answer.error is not None:
             raise answer.error

@@ -1,4 +1,4 @@
-"""Who is told of a search as it goes: a live view, a log, a test. It decides nothing."""
+"""Watcher of a search: a live view, a log or a test, which is told of each event and decides nothing."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -7,44 +7,44 @@ from hpo.messages import Assignment, Decision, Outcome, Progress, Report, Scores
 
 
 class Watcher:
-    """Is told of everything and does nothing; override what is to be seen."""
+    """Is told of every event and does nothing; override the events that matter."""
 
     def note(self, sentence: str) -> None:
-        """Something the user should read, such as what was found in the data."""
+        """Something that the user should read, such as what was found in the data."""
 
     def started(self, study: str, metric: str, trials: int | None, standing: Standing) -> None:
-        """The search begins, or goes on from `standing`, up to `trials` in all; None for as many as its time allows."""
+        """The search begins at `standing`, up to `trials` in all; None for as many as its time allows."""
 
     def assigned(self, assignment: Assignment) -> None:
-        """A trial is about to be trained, by a worker that has nothing else to do before it."""
+        """A worker begins to train a trial."""
 
     def progressed(self, progress: Progress) -> None:
-        """A trial has come further."""
+        """A trial has made progress."""
 
     def reported(self, report: Report, decision: Decision) -> None:
-        """A trial was evaluated and answered."""
+        """A trial was evaluated and the coordinator has decided."""
 
     def ended(self, outcome: Outcome) -> None:
-        """An attempt is over."""
+        """An attempt has ended."""
 
     def left_out(self, worker: str, reason: str) -> None:
-        """A worker gets no more trials; what it failed on is tried elsewhere."""
+        """A worker gets no more trials; those that failed on it are retried elsewhere."""
 
     def judged(self, sentences: Sequence[str]) -> None:
-        """The best were confirmed, and these are the verdict."""
+        """The best were confirmed, and these are the sentences of the verdict."""
 
     def tested(self, trial: int, scores: Scores) -> None:
-        """The test split was read for `trial`."""
+        """A trial was scored on the test split."""
 
 
 class Watchers(Watcher):
-    """Several, each told of everything, in their order."""
+    """Several watchers, each told of every event in their order."""
 
     def __init__(self, *watchers: Watcher) -> None:
-        for told in (name for name in vars(Watcher) if not name.startswith("_")):
-            setattr(self, told, partial(_tell, [getattr(watcher, told) for watcher in watchers]))
+        for event in (name for name in vars(Watcher) if not name.startswith("_")):
+            setattr(self, event, partial(_call_all, [getattr(watcher, event) for watcher in watchers]))
 
 
-def _tell(each: Sequence[Callable[..., None]], *what: object) -> None:
-    for hears in each:
-        hears(*what)
+def _call_all(functions: Sequence[Callable[..., None]], *arguments: object) -> None:
+    for function in functions:
+        function(*arguments)

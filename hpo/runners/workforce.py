@@ -1,27 +1,13 @@
-"""What carries assignments to workers, as the dispatch sees it: in this process, over processes, in a replay."""
+"""Workforce: the workers that train what the dispatch assigns, in this process, in others, or over learning curves."""
 
-import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
-from hpo.config.hyperparameters import Hyperparameters
-from hpo.messages import (
-    Assignment,
-    Begun,
-    Capacity,
-    Decision,
-    Demands,
-    Dimensions,
-    HeldOutEvaluation,
-    Outcome,
-    Probe,
-    Progress,
-    Report,
-)
-from hpo.metrics.metric import Objective
-from hpo.training.precision import Measurement, Precision
-from hpo.training.worker import Trains
+from hpo.messages import Assignment, Begun, Capacity, Decision, Outcome, Progress, Report
+from hpo.training.precision import Precision
+from hpo.training.worker import Worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,113 +17,69 @@ class Note:
     sentence: str
 
 
+class LossCause(StrEnum):
+    """Why a worker is lost."""
+
+    PROCESS = "process"
+    """Its process died or was killed; what it trained may be the cause."""
+    MACHINE = "machine"
+    """Its machine is gone, as one that was preempted: no trial on it was the cause."""
+    UNUSABLE = "unusable"
+    """It cannot be opened, or not again, and is not replaced."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lost:
-    """A worker's process has died or was killed, and with it what it held; the workforce has begun to replace it."""
+class WorkerLost:
+    """A worker is lost, and with it what it held; unless it is unusable, another takes its place."""
 
     reason: str
-    """Why, in a sentence."""
-    machine: bool = False
-    """Whether its machine is gone, as one that was preempted is: then no trial on it was the cause."""
+    """In a sentence."""
+    cause: LossCause = LossCause.PROCESS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unfit:
-    """A worker cannot be started, or not again; it is not among the workforce's capacities any more."""
-
-    reason: str
-    """Why, in a sentence."""
+WorkerMessage = Begun | Report | Progress | Outcome | Note | WorkerLost
 
 
-Said = Begun | Report | Progress | Outcome | Note | Lost | Unfit
+class Workers(Protocol):
+    """Workers by name, as the dispatch sees them. Each begins assignments in their order, as its slots are free."""
 
-
-IsOver = Callable[[], bool]
-"""Whether a search is to end, as by its deadline: then its first worker is not waited for."""
-
-
-def never() -> bool:
-    """Return that it is not."""
-    return False
-
-
-class LeadWorker(Trains, Protocol):
-    """A worker that is asked before and after the search; `hpo.training.worker.Worker` is one, in this process.
-
-    Arguments go by place: a call may be one to another process.
-    """
-
-    @property
-    def objective(self) -> Objective:
-        """The metric trials are compared by, resolved for these labels."""
-
-    def facts(self) -> dict[str, str]:
-        """Return what of its process a result depends on."""
-
-    def refuse_unfit(self, demands: Demands, /) -> None:
-        """Refuse what its model cannot do."""
-
-    def cut_share(self, max_length: int, /) -> float:
-        """Return the share of training texts that are cut at so many tokens."""
-
-    def dimensions(self, max_length: int, /) -> Dimensions:
-        """Return what the work of trials is counted from."""
-
-    def measure(self, hyperparameters: Hyperparameters, most_seconds: float = math.inf, /) -> Measurement:
-        """Time both precisions and choose."""
-
-    def use(self, precision: Precision, /) -> None:
-        """Compute in this precision from the next trial on."""
-
-    def probe(self, hyperparameters: Hyperparameters, steps: int, most_seconds: float = math.inf, /) -> Probe:
-        """Take a few steps and say what they cost."""
-
-    def has_weights(self, report: Report, /) -> bool:
-        """Return whether the weights of that evaluation were kept."""
-
-    def test_evaluation(self, assignment: Assignment, /) -> HeldOutEvaluation:
-        """Read the test split with a trial's kept weights."""
-
-    def baseline(self, name: str, max_length: int, /) -> HeldOutEvaluation:
-        """Train and read a baseline."""
-
-
-class Workforce(Protocol):
-    """Workers by name. A worker begins assignments in the order in which it was given them, as its slots are free."""
-
-    ahead: int
+    prefetch: int
     """Assignments that a worker may hold beside those it trains, so that it never waits for the next."""
 
     @property
     def workers(self) -> Collection[str]:
-        """Names of all, those that are still starting among them; without those that were discarded or are unfit."""
+        """Names of all, those that are still starting among them; without those that are discarded or unusable."""
+
+    @property
+    def capacities(self) -> Mapping[str, Capacity]:
+        """What may be given assignments now, by the worker's name."""
+
+    def give(self, worker: str, assignment: Assignment, /) -> None:
+        """Hand over an assignment, to be trained after those that the worker holds."""
+
+    def apply(self, worker: str, decision: Decision, /) -> None:
+        """Hand over a decision; one that ends an assignment which is not begun gives it back at once."""
+
+    def listen(self, seconds: float, /) -> Sequence[tuple[str, WorkerMessage]]:
+        """Return the messages of workers, with their names; wait at most so long for the first."""
+
+    def kill(self, worker: str, reason: str, /) -> None:
+        """Kill a worker, which is then told as `WorkerLost`, and replace it."""
+
+    def discard(self, worker: str, /) -> None:
+        """Do without a worker from now on; what it held is not told again."""
+
+
+class Workforce(Workers, Protocol):
+    """The workers of a search, which calls one of them before and after trials are trained."""
 
     @property
     def size(self) -> int:
         """How many workers there are to be, as far as that is known."""
 
     @property
-    def lead(self) -> LeadWorker:
-        """The worker that is asked before and after the search; while the search runs it is one of the others."""
-
-    @property
-    def capacities(self) -> Mapping[str, Capacity]:
-        """What may be given assignments now, by the worker's name."""
+    def lead(self) -> Worker:
+        """The worker that is called; its methods take positional arguments alone, as it may be in another process."""
 
     def begin(self, precision: Precision) -> None:
         """Start all workers, to compute in `precision`."""
-
-    def give(self, worker: str, assignment: Assignment, /) -> None:
-        """Hand over an assignment, to be trained after those that the worker holds."""
-
-    def apply(self, worker: str, decision: Decision, /) -> None:
-        """Hand over a decision; about an assignment that was not begun, a pause gives it back at once."""
-
-    def listen(self, seconds: float, /) -> Sequence[tuple[str, Said]]:
-        """Return what workers have said, with their names; wait at most so long for the first of it."""
-
-    def kill(self, worker: str, reason: str, /) -> None:
-        """Kill a worker, which then says that it is `Lost`, and replace it."""
-
-    def discard(self, worker: str, /) -> None:
-        """Do without a worker from now on; what it held is not told again."""

@@ -149,8 +149,8 @@ def test_with_a_machine_killed_in_the_middle_of_a_trial_it_ends_as_in_one_proces
     assert [trial.number for trial in found.trials] == list(range(12))
 
 
-def lanes_below(process: int) -> list[psutil.Process]:
-    """Return the processes of lanes among those that a process has started, and those that these have."""
+def workers_below(process: int) -> list[psutil.Process]:
+    """Return the processes of cluster workers among those that a process has started, and those that these have."""
     return [one for one in psutil.Process(process).children(recursive=True) if "Trainable" in _command(one)]
 
 
@@ -168,13 +168,13 @@ def test_workers_and_the_search_itself_killed_it_goes_on_as_in_one_process(
     words = ("--runner", "ray_tune", "--ray-address", cluster.address)
     search = Search(tmp_path, values, *words)
     search.wait_until(RUNNING, enough=2)
-    lanes_below(os.getpid())[0].kill()
+    workers_below(os.getpid())[0].kill()
     search.wait_until("SELECT * FROM hpo_attempts WHERE ending = 'died'")
     search.wait_until(RUNNING, enough=2)
     search.process.send_signal(signal.SIGKILL)
     search.process.wait(60)
-    _, alive = psutil.wait_procs(lanes_below(os.getpid()), timeout=60)
-    assert not alive, "lanes outlive their search"
+    _, alive = psutil.wait_procs(workers_below(os.getpid()), timeout=60)
+    assert not alive, "workers outlive their search"
     found = Search(tmp_path, values, *words).ended()
     expected = run(load_config(values=study(sqlite("inline"), compute={"runner": "inline"})))
     assert comparable(found) == comparable(expected)
@@ -230,10 +230,10 @@ def test_a_machine_that_is_preempted_is_nobodys_fault_and_is_used_when_it_return
         assert connection.execute("SELECT * FROM hpo_events WHERE kind = 'quarantined'").fetchall() == []
 
 
-def test_a_gang_of_two_ends_as_one_process_does_to_rounding(
+def test_two_ranks_end_as_one_process_does_to_rounding(
     cluster: Any, study: Callable[..., dict[str, Any]], sqlite: Callable[[str], str], tmp_path: Path
 ) -> None:
-    """Dropout off: the ranks of a gang draw other masks than one process; rates at which rounding does not grow."""
+    """Dropout off: the ranks of a trial draw other masks than one process; rates at which rounding does not grow."""
     rates = {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-3, "default": 1e-3}
     space = {**study("")["space"], "dropout": {"value": 0.0}, "learning_rate": rates, "epochs": {"value": 1}}
     budget = {"trials": 3}
@@ -256,7 +256,7 @@ def test_no_process_of_the_cluster_and_no_file_of_ray_holds_the_password(
     values = study(url, budget={"trials": 30}) | {"store": {"url": url, "files": str(tmp_path / "files")}}
     search = Search(tmp_path, values, "--runner", "ray_tune", PGPASSWORD=PASSWORD, SOME_URL=url)
     until = time.monotonic() + 120
-    while not lanes_below(search.process.pid) and time.monotonic() < until:
+    while not workers_below(search.process.pid) and time.monotonic() < until:
         time.sleep(0.2)
     assert time.monotonic() < until, search.log.read_text()
     time.sleep(5)  # Until something was said.
@@ -286,7 +286,7 @@ def test_no_machine_keeps_the_files_in_use_of_a_search_whose_files_are_at_a_url(
     search.wait_until(RUNNING)
     [folder] = temporary.glob("hpo-scratch-*")
     assert folder.stat().st_mode & 0o777 == 0o700
-    lanes_below(search.process.pid)[0].kill()
+    workers_below(search.process.pid)[0].kill()
     search.wait_until("SELECT * FROM hpo_attempts WHERE ending = 'died'")
     search.wait_until(RUNNING)
     assert list(temporary.glob("hpo-scratch-*")) == [folder]

@@ -1,4 +1,4 @@
-"""What the engine counts on of Ray itself, on a real one: how it serves many calls, and how it shares out GPUs."""
+"""Assumptions about Ray itself, on a real one: how it serves many calls, and how it shares out GPUs."""
 
 import os
 import pickle
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hpo.runners.ray.resources import Demand
+from hpo.runners.ray.resources import TrialResources
 from hpo.runners.ray.setup import set_up_ray
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'llm-hpo[ray]'")
@@ -32,21 +32,21 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_lanes_that_wait_at_the_desk_keep_no_message_from_it() -> None:
-    """Those of lanes that have died wait there too: Ray by itself serves a thousand calls, and the next one never."""
-    carrier = TuneCarrier(Demand(rank={"CPU": 1}, ranks=1), asked=0)
-    waiting = [carrier.mailbox.hear.remote(f"lane-{n}") for n in range(PARKED)]
+def test_workers_that_wait_at_the_mailbox_keep_no_message_from_others() -> None:
+    """Calls of workers that have died wait there too: Ray by itself serves a thousand calls, and the next one never."""
+    carrier = TuneCarrier(TrialResources(rank={"CPU": 1}, ranks=1), asked=0)
+    waiting = [carrier.mailbox.get.remote(f"worker-{n}") for n in range(PARKED)]
     for n in (0, PARKED - 1):
-        carrier.tell(f"lane-{n}", f"to {n}")
+        carrier.tell(f"worker-{n}", f"to {n}")
         assert [pickle.loads(message) for message in ray.get(waiting[n], timeout=60)] == [f"to {n}"]
     ray.kill(carrier.mailbox)
 
 
 @pytest.mark.parametrize("part", [0.6, 0.3333])
 def test_parts_of_gpus_are_counted_as_ray_places_them(part: float) -> None:
-    demand = Demand(rank={"GPU": part}, ranks=1)
-    expected = demand.fits(machines_of_cluster())
-    groups: list[PlacementGroup] = [placement_group([dict(demand.rank)]) for _ in range(expected + 1)]
+    resources = TrialResources(rank={"GPU": part}, ranks=1)
+    expected = resources.fits(machines_of_cluster())
+    groups: list[PlacementGroup] = [placement_group([dict(resources.rank)]) for _ in range(expected + 1)]
     try:
         assert all(group.wait(30) for group in groups[:-1])
         assert not groups[-1].wait(1)
@@ -56,8 +56,8 @@ def test_parts_of_gpus_are_counted_as_ray_places_them(part: float) -> None:
 
 
 @pytest.mark.slow
-def test_a_lane_sees_its_own_gpu_where_ray_is_told_not_to_hide_the_others() -> None:
-    """Its first GPU, on which it trains, would be that of all lanes."""
+def test_a_worker_sees_its_own_gpu_where_ray_is_told_not_to_hide_the_others() -> None:
+    """Its first GPU, on which it trains, would be that of all workers."""
 
     class Seeing:
         def seen(self) -> tuple[str | None, str | None]:

@@ -1,4 +1,4 @@
-"""What every carrier of workers does, by one contract: processes of this machine, and lanes on a Ray cluster."""
+"""One contract for every carrier of workers: processes of this machine, and workers on a Ray cluster."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from hpo.errors import ModelError, TrainingError
 from hpo.messages import Action, Assignment, Begun, Decision, Ending, Outcome, Progress
 from hpo.runners.processes.carrier import open_processes
 from hpo.runners.remote_workforce import RemoteWorkforce
-from hpo.runners.workforce import Lost, Said
+from hpo.runners.workforce import WorkerLost, WorkerMessage
 from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, write_texts
 from tests.runners.openers import SENTENCE, open_counting
 
@@ -52,9 +52,11 @@ def workforce(begun: RemoteWorkforce) -> RemoteWorkforce:
     return begun
 
 
-def heard(workforce: RemoteWorkforce, enough: Callable[[list[tuple[str, Said]]], bool]) -> list[tuple[str, Said]]:
+def heard(
+    workforce: RemoteWorkforce, enough: Callable[[list[tuple[str, WorkerMessage]]], bool]
+) -> list[tuple[str, WorkerMessage]]:
     """Listen until that is enough; return what was said beside progress."""
-    said: list[tuple[str, Said]] = []
+    said: list[tuple[str, WorkerMessage]] = []
     until = time.monotonic() + PATIENCE
     while not enough(said):
         assert time.monotonic() < until, f"only {said} was said"
@@ -62,7 +64,7 @@ def heard(workforce: RemoteWorkforce, enough: Callable[[list[tuple[str, Said]]],
     return said
 
 
-def until_ended(workforce: RemoteWorkforce, number: int) -> list[tuple[str, Said]]:
+def until_ended(workforce: RemoteWorkforce, number: int) -> list[tuple[str, WorkerMessage]]:
     return heard(workforce, lambda said: sum(isinstance(one, Outcome) for _, one in said) == number)
 
 
@@ -101,7 +103,7 @@ def test_one_that_is_killed_is_told_once_and_replaced(workforce: RemoteWorkforce
     workforce.give(worker, trial(0, LONG))
     until_begun(workforce)
     workforce.kill(worker, "It said nothing for 30 minutes.")
-    assert heard(workforce, bool) == [(worker, Lost(reason="It said nothing for 30 minutes."))]
+    assert heard(workforce, bool) == [(worker, WorkerLost(reason="It said nothing for 30 minutes."))]
     workforce.give(other, trial(1))
     assert heard(workforce, lambda _: len(workforce.capacities) == 2)[-1][1].trial == 1  # type: ignore[union-attr]
     assert list(workforce.capacities) in ([worker, other], [other, worker])
@@ -111,7 +113,7 @@ def test_one_whose_process_dies_is_told_with_how(workforce: RemoteWorkforce) -> 
     lead = next(iter(workforce.capacities))
     psutil.Process(int(workforce.lead.facts()["pid"])).kill()
     [(worker, lost)] = heard(workforce, bool)
-    assert isinstance(lost, Lost)
+    assert isinstance(lost, WorkerLost)
     assert (worker, lost.reason.startswith(f"The worker {lead} is lost. Its process ")) == (lead, True)
 
 
@@ -122,7 +124,7 @@ def test_calls_are_answered_and_raise_here_what_they_raised_there(workforce: Rem
     assert str(refused.value) == SENTENCE
     with pytest.raises(TrainingError, match="A worker was lost when it was asked to cut_share"):
         workforce.lead.cut_share(0)
-    assert [type(said) for _, said in heard(workforce, bool)] == [Lost]
+    assert [type(said) for _, said in heard(workforce, bool)] == [WorkerLost]
 
 
 def test_the_last_test_one_that_is_left_out_gives_back_what_it_holds_and_is_not_heard_again(

@@ -12,8 +12,8 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import ConfigurationError, HpoError, NoResultError
 from hpo.messages import Assignment, Ending, Milestone
 from hpo.runners.replay.curves import Curve, Point, Recording, export_curves, read_curves, to_lines
-from hpo.runners.replay.generated_curves import Generated
-from hpo.runners.replay.recorded_curves import Recorded, differences, distance
+from hpo.runners.replay.generated_curves import GeneratedCurves
+from hpo.runners.replay.recorded_curves import RecordedCurves, differences, distance
 from hpo.store.database import open_database
 from tests.search.scripted import CPU, ended, led, report_at, search, study_at
 
@@ -100,7 +100,7 @@ def recording_of(curves: Sequence[Curve]) -> Recording:
 
 def test_curves_are_the_same_after_a_file(tmp_path: Path) -> None:
     rates = (1e-6, 3e-5, 1e-4, 1e-2)
-    made = Generated(3)
+    made = GeneratedCurves(3)
     curves = [made.curve(assigned(Hyperparameters(learning_rate=rate), 125, 500, 750)) for rate in rates]
     recording = recording_of(curves)
     path = tmp_path / "curves.jsonl"
@@ -202,7 +202,9 @@ def test_distances_are_those_of_the_formula() -> None:
 
 def test_a_proposal_is_answered_by_the_nearest() -> None:
     scores = (0.1, 0.2, 0.3, 0.4)
-    recorded = Recorded([curve_of(near, (500, score, 10.0)) for near, score in zip(NEIGHBOURS, scores, strict=True)])
+    recorded = RecordedCurves(
+        [curve_of(near, (500, score, 10.0)) for near, score in zip(NEIGHBOURS, scores, strict=True)]
+    )
     for asked in ASKED:
         nearest = min(range(4), key=lambda number: by_hand(asked, NEIGHBOURS[number]))
         (point,) = recorded.curve(assigned(asked, 700)).points
@@ -211,7 +213,7 @@ def test_a_proposal_is_answered_by_the_nearest() -> None:
 
 
 def test_a_curve_is_stretched_to_the_proposal_s_length_and_its_seconds_by_the_passes() -> None:
-    recorded = Recorded([curve_of(FULL, (250, 0.4, 10.0), (500, 0.6, 30.0))])
+    recorded = RecordedCurves([curve_of(FULL, (250, 0.4, 10.0), (500, 0.6, 30.0))])
     twice = FULL.model_copy(update={"epochs": 4})
     curve = recorded.curve(assigned(twice, 250, 750, 1000))
     # A quarter of the way is half way to the first point; three quarters lie between the two.
@@ -222,7 +224,7 @@ def test_a_curve_is_stretched_to_the_proposal_s_length_and_its_seconds_by_the_pa
 
 def test_a_curve_that_was_given_up_goes_on_beside_the_nearest_completed_one() -> None:
     pruned = FULL.model_copy(update={"learning_rate": 1e-6})
-    recorded = Recorded(
+    recorded = RecordedCurves(
         [
             curve_of(FULL, (250, 0.4, 10.0), (375, 0.55, 15.0), (500, 0.6, 20.0)),
             curve_of(pruned, (250, 0.1, 20.0), ending=Ending.PRUNED),
@@ -235,13 +237,13 @@ def test_a_curve_that_was_given_up_goes_on_beside_the_nearest_completed_one() ->
 
 
 def test_a_curve_that_stopped_itself_stays_level() -> None:
-    recorded = Recorded([curve_of(FULL, (250, 0.4, 10.0))])
+    recorded = RecordedCurves([curve_of(FULL, (250, 0.4, 10.0))])
     curve = recorded.curve(assigned(FULL, 250, 500))
     assert [(point.score, point.seconds) for point in curve.points] == [(0.4, 10.0), (0.4, 20.0)]
 
 
 def test_what_diverged_diverges_again_where_it_did() -> None:
-    recorded = Recorded(
+    recorded = RecordedCurves(
         [
             curve_of(FULL, (500, 0.6, 20.0)),
             curve_of(
@@ -257,7 +259,7 @@ def test_what_diverged_diverges_again_where_it_did() -> None:
 
 
 def test_of_a_configuration_on_two_seeds_the_seed_of_the_proposal_picks_one() -> None:
-    recorded = Recorded([curve_of(FULL, (500, 0.5, 10.0)), curve_of(FULL, (500, 0.7, 10.0))])
+    recorded = RecordedCurves([curve_of(FULL, (500, 0.5, 10.0)), curve_of(FULL, (500, 0.7, 10.0))])
     scores = [recorded.curve(assigned(FULL, 500, seed=seed)).points[0].score for seed in range(4)]
     assert scores == [0.5, 0.7, 0.5, 0.7]
     assert recorded.true_score(assigned(FULL, 500)) == pytest.approx(0.6)
@@ -265,7 +267,7 @@ def test_of_a_configuration_on_two_seeds_the_seed_of_the_proposal_picks_one() ->
 
 def test_without_a_completed_curve_there_is_nothing_to_answer_by() -> None:
     with pytest.raises(HpoError, match="None of the recorded curves is completed"):
-        Recorded([curve_of(FULL, (250, 0.5, 10.0), ending=Ending.PRUNED)])
+        RecordedCurves([curve_of(FULL, (250, 0.5, 10.0), ending=Ending.PRUNED)])
 
 
 # -- generated
@@ -274,7 +276,7 @@ RUNGS = (125, 250, 500, 750)
 
 
 def made(seed: int, trial_seed: int = 0, **values: Any) -> Curve:
-    return Generated(seed).curve(assigned(Hyperparameters(**values), *RUNGS, seed=trial_seed))
+    return GeneratedCurves(seed).curve(assigned(Hyperparameters(**values), *RUNGS, seed=trial_seed))
 
 
 def test_generated_curves_are_the_same_for_the_same_seeds_alone() -> None:
@@ -286,7 +288,7 @@ def test_generated_curves_are_the_same_for_the_same_seeds_alone() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_generated_curves_behave_as_training_does(seed: int) -> None:
-    truth = Generated(seed)
+    truth = GeneratedCurves(seed)
 
     def true(**values: Any) -> float:
         return truth.true_score(assigned(Hyperparameters(**values), *RUNGS))

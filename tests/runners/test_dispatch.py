@@ -1,4 +1,4 @@
-"""The dispatch over replayed nights: workers are kept busy, and whatever happens to them no trial is lost."""
+"""The dispatch over replayed searches: workers are kept busy, and whatever happens to them no trial is lost."""
 
 import logging
 import time
@@ -17,13 +17,13 @@ from hpo.errors import TrainingError
 from hpo.files.remote import Mirror
 from hpo.messages import Assignment, Capacity, Ending, Outcome
 from hpo.runners.dispatch import Dispatch
-from hpo.runners.replay.faults import ReplayFault, ReplayFaultKind, ReplayFaults
-from hpo.runners.replay.generated_curves import Generated
-from hpo.runners.replay.workforce import EVENING, ReplayWorkforce, VirtualClock
-from hpo.runners.run import is_over
+from hpo.runners.replay.generated_curves import GeneratedCurves
+from hpo.runners.replay.workforce import SIMULATION_START, VirtualClock
+from hpo.runners.run import is_ending
 from hpo.runners.watcher import Watcher
-from hpo.runners.workforce import Lost, Said, Unfit
+from hpo.runners.workforce import LossCause, WorkerLost, WorkerMessage
 from hpo.search.coordinator import Coordinator
+from tests.runners.faulty_replay import FaultKind, FaultyWorkforce, ReplayFault, ReplayFaults
 from tests.search.scripted import led, plain_trials, rows, study_at, written
 
 HOUR = 3600.0
@@ -53,10 +53,12 @@ class Night:
     """One run over a virtual clock."""
 
     def __init__(
-        self, coordinator: Coordinator, clock: VirtualClock, workers: int, faults: ReplayFaults | None, ahead: int
+        self, coordinator: Coordinator, clock: VirtualClock, workers: int, faults: ReplayFaults | None, prefetch: int
     ):
         self.coordinator, self.clock, self.seen, self.stop = coordinator, clock, Seen(), Event()
-        self.workforce = ReplayWorkforce(workers, Generated(3), clock, ahead=ahead, faults=faults, metric="macro_f1")
+        self.workforce = FaultyWorkforce(
+            workers, GeneratedCurves(3), clock, prefetch=prefetch, faults=faults, metric="macro_f1"
+        )
 
     def run(self, compute: ComputeConfig | None = None) -> None:
         Dispatch(
@@ -73,7 +75,7 @@ class Night:
 
     @property
     def seconds(self) -> float:
-        return self.clock() - EVENING
+        return self.clock() - SIMULATION_START
 
 
 @contextmanager
@@ -83,12 +85,12 @@ def night(
     workers: int = 2,
     faults: ReplayFaults | None = None,
     clock: VirtualClock | None = None,
-    ahead: int = 1,
+    prefetch: int = 1,
     **sections: Any,
 ) -> Iterator[Night]:
     clock = clock or VirtualClock()
     with led(study_at(url, **sections), clock=clock) as coordinator:
-        yield Night(coordinator, clock, workers, faults, ahead)
+        yield Night(coordinator, clock, workers, faults, prefetch)
 
 
 def states(url: str) -> list[TrialState]:
@@ -139,7 +141,7 @@ def test_at_the_deadline_what_trains_is_paused_and_is_the_first_to_go_on(sqlite_
         assert one.coordinator.ended_because or one.seen.endings(Ending.PAUSED)
     paused = sorted(set(one.seen.endings(Ending.PAUSED)))
     assert TrialState.RUNNING not in states(sqlite_url)
-    with night(sqlite_url, workers=4, budget=budget, clock=VirtualClock(EVENING + 24 * HOUR)) as another:
+    with night(sqlite_url, workers=4, budget=budget, clock=VirtualClock(SIMULATION_START + 24 * HOUR)) as another:
         another.run()
     assert sorted(assignment.trial for assignment in another.seen.begun[: len(paused)]) == paused
 
@@ -163,7 +165,7 @@ def test_the_stop_event_pauses_and_nothing_new_is_begun(sqlite_url: str) -> None
 def test_killed_at_the_end_of_the_grace_a_trial_is_paused_and_nobody_is_blamed(sqlite_url: str) -> None:
     """Four nights in a row, as where each evaluation takes longer than the grace: more than a trial may die in."""
     for number in range(4):
-        clock = VirtualClock(EVENING + 24 * HOUR * number)
+        clock = VirtualClock(SIMULATION_START + 24 * HOUR * number)
         with night(sqlite_url, workers=2, clock=clock, budget={"trials": None, "time": "10s"}) as one:
             one.workforce.apply = lambda worker, decision: None  # type: ignore[method-assign]
             one.run(ComputeConfig(grace_seconds=1))
@@ -199,7 +201,7 @@ def test_a_stop_from_outside_ends_the_search_and_one_of_a_trial_gives_it_up(sqli
 def test_a_first_worker_that_is_not_yet_open_is_not_waited_for_beyond_the_end(how: str, sqlite_url: str) -> None:
     clock, stop = VirtualClock(time.time()), Event()
     with led(study_at(sqlite_url, budget={"time": "1h"}), clock=clock) as coordinator:
-        assert not is_over(coordinator, stop)
+        assert not is_ending(coordinator, stop)
         match how:
             case "signal":
                 stop.set()
@@ -211,11 +213,11 @@ def test_a_first_worker_that_is_not_yet_open_is_not_waited_for_beyond_the_end(ho
                     "INSERT INTO hpo_events (study_id, happened_at, kind, detail) "
                     "SELECT study_id, 0, 'stop_asked', '{}' FROM hpo_studies",
                 )
-        assert is_over(coordinator, stop)
+        assert is_ending(coordinator, stop)
 
 
 def test_a_worker_that_dies_costs_no_trial(sqlite_url: str) -> None:
-    faults = ReplayFaults(rates={ReplayFaultKind.DIE: 0.4}, seed=5)
+    faults = ReplayFaults(rates={FaultKind.DIE: 0.4}, seed=5)
     with night(sqlite_url, workers=3, faults=faults, budget={"trials": 15}) as one:
         one.run()
     assert len(one.seen.endings(Ending.DIED)) > 2
@@ -224,7 +226,7 @@ def test_a_worker_that_dies_costs_no_trial(sqlite_url: str) -> None:
 
 
 def test_a_worker_that_hangs_is_killed_and_its_trial_goes_on(sqlite_url: str) -> None:
-    faults = ReplayFaults(script=(ReplayFault(kind=ReplayFaultKind.HANG, trial=1, attempt=1),))
+    faults = ReplayFaults(script=(ReplayFault(kind=FaultKind.HANG, trial=1, attempt=1),))
     with night(sqlite_url, faults=faults, budget={"trials": 6}) as one:
         one.run(ComputeConfig(hang_minutes=45))
     assert one.seen.endings(Ending.DIED) == [1]
@@ -234,7 +236,7 @@ def test_a_worker_that_hangs_is_killed_and_its_trial_goes_on(sqlite_url: str) ->
 
 
 def test_a_device_on_which_trials_fail_is_left_out_and_its_trials_go_on_elsewhere(sqlite_url: str) -> None:
-    faults = ReplayFaults(script=(ReplayFault(kind=ReplayFaultKind.FAIL, worker="replay-1"),))
+    faults = ReplayFaults(script=(ReplayFault(kind=FaultKind.FAIL, worker="replay-1"),))
     with night(sqlite_url, workers=3, faults=faults, budget={"trials": 12}) as one:
         one.run()
     assert list(one.seen.out) == ["replay-1"]
@@ -260,28 +262,28 @@ def test_whatever_the_removal_of_files_fails_with_is_logged_and_the_search_goes_
     assert "a name that it should know" in caplog.text
 
 
-class Failing(ReplayWorkforce):
+class Failing(FaultyWorkforce):
     """One in which some workers, once their process has died, cannot be started again."""
 
     unfit: frozenset[str] = frozenset()
 
-    def listen(self, seconds: float) -> Sequence[tuple[str, Said]]:
-        said: list[tuple[str, Said]] = []
+    def listen(self, seconds: float) -> Sequence[tuple[str, WorkerMessage]]:
+        said: list[tuple[str, WorkerMessage]] = []
         for worker, message in super().listen(seconds):
             said.append((worker, message))
-            if isinstance(message, Lost) and worker in self.unfit:
+            if isinstance(message, WorkerLost) and worker in self.unfit:
                 self.discard(worker)
-                said.append((worker, Unfit(reason="No memory.")))
+                said.append((worker, WorkerLost(cause=LossCause.UNUSABLE, reason="No memory.")))
         return said
 
 
 def failing(one: Night, workers: int, faults: ReplayFaults, unfit: set[str]) -> None:
-    one.workforce = Failing(workers, Generated(6), one.clock, ahead=1, faults=faults, metric="macro_f1")
+    one.workforce = Failing(workers, GeneratedCurves(6), one.clock, prefetch=1, faults=faults, metric="macro_f1")
     one.workforce.unfit = frozenset(unfit)
 
 
 def test_a_worker_that_cannot_be_started_again_is_told_once_and_its_trials_go_on_elsewhere(sqlite_url: str) -> None:
-    faults = ReplayFaults(script=(ReplayFault(kind=ReplayFaultKind.DIE, worker="replay-1"),))
+    faults = ReplayFaults(script=(ReplayFault(kind=FaultKind.DIE, worker="replay-1"),))
     with night(sqlite_url, budget={"trials": 6}) as one:
         failing(one, 2, faults, {"replay-1"})
         one.run()
@@ -293,17 +295,17 @@ def test_the_last_trial_is_tried_again_where_it_failed_when_no_other_worker_is_l
     """It fails on the one; the other, for which it waits, dies of another trial and cannot be started again."""
     faults = ReplayFaults(
         script=(
-            ReplayFault(kind=ReplayFaultKind.FAIL, trial=1, attempt=1),
-            ReplayFault(kind=ReplayFaultKind.DIE, worker="replay-0", trial=0),
+            ReplayFault(kind=FaultKind.FAIL, trial=1, attempt=1),
+            ReplayFault(kind=FaultKind.DIE, worker="replay-0", trial=0),
         )
     )
-    with night(sqlite_url, budget={"trials": 2}, ahead=0) as one:
+    with night(sqlite_url, budget={"trials": 2}, prefetch=0) as one:
         failing(one, 2, faults, {"replay-0"})
         one.run()
     assert states(sqlite_url) == [TrialState.COMPLETE] * 2
 
 
-class Wearing(ReplayWorkforce):
+class Wearing(FaultyWorkforce):
     """One in which a worker is worn after its first trial, and a moment later gone without a word."""
 
     worn: str = "replay-0"
@@ -313,7 +315,7 @@ class Wearing(ReplayWorkforce):
     def capacities(self) -> Mapping[str, Capacity]:
         return {name: one for name, one in super().capacities.items() if not (self.is_worn and name == self.worn)}
 
-    def listen(self, seconds: float) -> Sequence[tuple[str, Said]]:
+    def listen(self, seconds: float) -> Sequence[tuple[str, WorkerMessage]]:
         if self.is_worn:
             self.discard(self.worn)
         said = super().listen(seconds)
@@ -324,22 +326,22 @@ class Wearing(ReplayWorkforce):
 
 
 def test_what_waits_for_a_worker_that_is_gone_is_for_those_that_are_left(sqlite_url: str) -> None:
-    faults = ReplayFaults(script=(ReplayFault(kind=ReplayFaultKind.FAIL, trial=1, attempt=1, share=0.1),))
-    with night(sqlite_url, budget={"trials": 2}, ahead=0) as one:
-        one.workforce = Wearing(2, Generated(3), one.clock, ahead=0, faults=faults, metric="macro_f1")
+    faults = ReplayFaults(script=(ReplayFault(kind=FaultKind.FAIL, trial=1, attempt=1, share=0.1),))
+    with night(sqlite_url, budget={"trials": 2}, prefetch=0) as one:
+        one.workforce = Wearing(2, GeneratedCurves(3), one.clock, prefetch=0, faults=faults, metric="macro_f1")
         one.run()
     assert states(sqlite_url) == [TrialState.COMPLETE] * 2
 
 
 def test_a_search_whose_workers_are_gone_for_good_does_not_end_as_if_it_were_done(sqlite_url: str) -> None:
     with night(sqlite_url, budget={"trials": 2}) as one:
-        one.workforce = Wearing(1, Generated(3), one.clock, ahead=0, metric="macro_f1")
+        one.workforce = Wearing(1, GeneratedCurves(3), one.clock, prefetch=0, metric="macro_f1")
         with pytest.raises(TrainingError, match=r"No worker is left to train on, and no other comes\."):
             one.run()
 
 
 def test_a_search_without_a_worker_left_ends_with_why(sqlite_url: str) -> None:
-    faults = ReplayFaults(rates={ReplayFaultKind.DIE: 1.0})
+    faults = ReplayFaults(rates={FaultKind.DIE: 1.0})
     with night(sqlite_url, budget={"trials": 6}) as one:
         failing(one, 2, faults, {"replay-0", "replay-1"})
         with pytest.raises(TrainingError, match="No worker is left"):
@@ -349,14 +351,14 @@ def test_a_search_without_a_worker_left_ends_with_why(sqlite_url: str) -> None:
 
 
 def test_the_same_error_everywhere_ends_the_search_with_that_error_first(sqlite_url: str) -> None:
-    faults = ReplayFaults(rates={ReplayFaultKind.FAIL: 1.0})
+    faults = ReplayFaults(rates={FaultKind.FAIL: 1.0})
     with (
         night(sqlite_url, workers=3, faults=faults, budget={"trials": 40}) as one,
         pytest.raises(TrainingError) as told,
     ):
         one.run()
     assert "times running" in str(told.value)
-    assert not str(told.value).startswith("The")
+    assert str(told.value).startswith("An error was scripted")
     assert len(one.seen.out) < 2, "devices are not left out one after the other for what is everyone's"
     assert TrialState.RUNNING not in states(sqlite_url)
     assert len(plain_trials(sqlite_url)) < 10
@@ -364,7 +366,7 @@ def test_the_same_error_everywhere_ends_the_search_with_that_error_first(sqlite_
 
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_goes_wrong_nothing_is_lost_and_nothing_is_there_twice(seed: int, sqlite_url: str) -> None:
-    rates = {ReplayFaultKind.DIE: 0.15, ReplayFaultKind.FAIL: 0.1, ReplayFaultKind.HANG: 0.05}
+    rates = {FaultKind.DIE: 0.15, FaultKind.FAIL: 0.1, FaultKind.HANG: 0.05}
     config: dict[str, Any] = {"budget": {"trials": 20}, "search": {"sampler": "tpe", "pruner": "median"}}
     with night(sqlite_url, workers=4, faults=ReplayFaults(rates=rates, seed=seed), **config) as one:
         one.run()

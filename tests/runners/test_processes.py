@@ -24,7 +24,7 @@ from hpo.runners.processes.carrier import ProcessCarrier, open_processes
 from hpo.runners.processes.child import Child
 from hpo.runners.processes.protocol import Opener, StudySetup
 from hpo.runners.remote_workforce import RemoteWorkforce
-from hpo.runners.workforce import Lost, Said, Unfit
+from hpo.runners.workforce import LossCause, WorkerLost, WorkerMessage
 from hpo.training.worker import open_worker
 from tests.models import save_tiny_bert, tiny_assignment, tiny_hyperparameters, tiny_study, trained, write_texts
 from tests.runners.openers import SENTENCE, open_counting, open_first_alone, open_refused
@@ -91,9 +91,11 @@ def one(begun_with_one: RemoteWorkforce) -> Iterator[RemoteWorkforce]:
     assert begun_with_one.listen(0) == []
 
 
-def heard(workforce: RemoteWorkforce, enough: Callable[[list[tuple[str, Said]]], bool]) -> list[tuple[str, Said]]:
+def heard(
+    workforce: RemoteWorkforce, enough: Callable[[list[tuple[str, WorkerMessage]]], bool]
+) -> list[tuple[str, WorkerMessage]]:
     """Listen until that is enough; return what was said, beside progress."""
-    said: list[tuple[str, Said]] = []
+    said: list[tuple[str, WorkerMessage]] = []
     until = time.monotonic() + PATIENCE
     while not enough(said):
         assert time.monotonic() < until, f"only {said} was said"
@@ -245,7 +247,7 @@ def test_a_call_that_its_process_dies_of_is_told_in_a_sentence(one: RemoteWorkfo
         one.lead.cut_share(0)
     assert one.lead.facts()["threads"] == "1"
     [(_, lost)] = one.listen(0)
-    assert isinstance(lost, Lost)
+    assert isinstance(lost, WorkerLost)
 
 
 def test_a_killed_process_is_told_once_after_all_it_said_and_replaced(one: RemoteWorkforce, files: Path) -> None:
@@ -254,16 +256,16 @@ def test_a_killed_process_is_told_once_after_all_it_said_and_replaced(one: Remot
     # Not listened to until it has said that it trains the second.
     connection = children_of(one)["cpu-0"].connections[0]
     until = time.monotonic() + PATIENCE
-    while not any(isinstance(said, Begun) and said.trial == 1 for _, said in one._said):
+    while not any(isinstance(said, Begun) and said.trial == 1 for _, said in one._messages):
         assert time.monotonic() < until
         connection.poll(0.1)
         one._await(0.0)
     process_of(one).kill()
-    said = heard(one, lambda said: isinstance(said[-1][1], Lost) if said else False)
-    assert [type(message) for _, message in said] == [Outcome, Lost]
+    said = heard(one, lambda said: isinstance(said[-1][1], WorkerLost) if said else False)
+    assert [type(message) for _, message in said] == [Outcome, WorkerLost]
     assert said[-1] == (
         "cpu-0",
-        Lost(
+        WorkerLost(
             reason="The worker cpu-0 is lost. Its process was killed by signal 9, as the kernel does where memory is "
             f"short; its last words are in {files / 'workers' / 'cpu-0.log'}."
         ),
@@ -279,7 +281,7 @@ def test_killed_for_a_reason_that_is_what_is_told(one: RemoteWorkforce) -> None:
     one.give("cpu-0", trial(0, LONG))
     one.kill("cpu-0", "It said nothing for 30 minutes.")
     one.kill("cpu-0", "Nobody asks twice.")
-    assert heard(one, bool) == [("cpu-0", Lost(reason="It said nothing for 30 minutes."))]
+    assert heard(one, bool) == [("cpu-0", WorkerLost(reason="It said nothing for 30 minutes."))]
 
 
 def test_a_process_whose_gpu_is_broken_is_replaced_without_a_loss(one: RemoteWorkforce, files: Path) -> None:
@@ -347,7 +349,7 @@ def test_what_the_first_worker_refuses_is_raised_here(opened: Opened) -> None:
 def test_a_first_worker_that_dies_at_every_start_is_told_in_a_sentence(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo.runners.processes.child.BEGIN", "raise SystemExit(3)")
+    monkeypatch.setattr("hpo.runners.processes.child.BOOTSTRAP", "raise SystemExit(3)")
     with (
         pytest.raises(
             TrainingError,
@@ -363,7 +365,7 @@ def test_a_worker_that_refuses_is_done_without(opened: Opened, tmp_path: Path) -
     (tmp_path / "then").write_text("refuse")
     with opened(open_first_alone, workers=2) as workforce:
         workforce.begin("fp32")
-        assert heard(workforce, bool) == [("cpu-1", Unfit(reason=SENTENCE))]
+        assert heard(workforce, bool) == [("cpu-1", WorkerLost(cause=LossCause.UNUSABLE, reason=SENTENCE))]
         assert list(workforce.workers) == ["cpu-0"]
         workforce.give("cpu-0", trial(0))
         assert outcomes(workforce, 1)[0].ending is Ending.COMPLETED
@@ -374,8 +376,9 @@ def test_a_worker_that_hangs_before_it_is_open_is_killed(opened: Opened, tmp_pat
     with opened(open_first_alone, workers=2, hang_minutes=0.001) as workforce:
         workforce.begin("fp32")
         [(_, unfit)] = heard(workforce, bool)
-        assert unfit == Unfit(
-            reason="The worker cpu-1 did not open its model in 0.06 seconds. It was so at 3 starts in a row."
+        assert unfit == WorkerLost(
+            cause=LossCause.UNUSABLE,
+            reason="The worker cpu-1 did not open its model in 0.06 seconds. It was so at 3 starts in a row.",
         )
 
 
@@ -387,7 +390,7 @@ def test_where_no_process_can_be_had_a_worker_is_done_without(opened: Opened, mo
         monkeypatch.setattr("hpo.runners.processes.child.Popen", no_memory)
         workforce.begin("fp32")
         reason = "The worker cpu-1 is lost. Its process cannot be started: Cannot allocate memory."
-        unfit = Unfit(reason=f"{reason} It was so at 3 starts in a row.")
+        unfit = WorkerLost(cause=LossCause.UNUSABLE, reason=f"{reason} It was so at 3 starts in a row.")
         assert heard(workforce, bool) == [("cpu-1", unfit)]
 
 

@@ -1,16 +1,17 @@
-"""What is between the search and Ray, without a cluster: errors of it, and the folder that all machines share."""
+"""Between the search and Ray, without a cluster: its errors, resources, and the folder that all machines share."""
 
 import asyncio
 import os
 import pickle
 from pathlib import Path
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from hpo.errors import ConfigurationError, ModelError, StoreError
-from hpo.runners.ray.resources import Demand, demand_of, described, refuse_unplaceable
+from hpo.errors import ConfigurationError, ModelError, StoreError, TrainingError
+from hpo.runners.ray.resources import TrialResources, described, refuse_unplaceable, resources_of
 from hpo.runners.ray.setup import set_up_ray
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'llm-hpo[ray]'")
@@ -21,7 +22,7 @@ from ray.exceptions import AuthenticationError, RayTaskError  # noqa: E402
 from hpo.config.study_file import ComputeConfig  # noqa: E402
 from hpo.runners.ray import carrier as tune_carrier  # noqa: E402
 from hpo.runners.ray import cluster, cluster_worker  # noqa: E402
-from hpo.runners.remote_workforce import Broken  # noqa: E402
+from hpo.runners.workforce import WorkerLost  # noqa: E402
 
 
 class Ending:
@@ -38,16 +39,45 @@ class Ending:
 @pytest.mark.parametrize("error", [None, RuntimeError("no memory"), SystemExit(1)])
 def test_a_tune_that_ends_before_the_search_is_told_and_not_waited_for(error: BaseException | None) -> None:
     said: list[Any] = []
-    carrier: Any = SimpleNamespace(pass_on=lambda lane, message: said.append(message))
+    carrier: Any = SimpleNamespace(pass_on=lambda worker, message: said.append(message))
     tune_carrier._tune(Ending(error), carrier)
-    [broken] = said
-    assert isinstance(broken, Broken)
-    assert broken.reason.startswith("Ray Tune has ended. ")
+    [ended] = said
+    assert isinstance(ended, TrainingError)
+    assert str(ended).startswith("Ray Tune has ended. ")
 
 
-def test_tune_may_tell_the_searcher_that_a_lane_has_ended() -> None:
+def test_where_tune_has_ended_listening_raises_why() -> None:
+    messages: SimpleQueue[tuple[str, object]] = SimpleQueue()
+    messages.put(("", TrainingError("Ray Tune has ended.")))
+    carrier: Any = SimpleNamespace(_messages=messages)
+    with pytest.raises(TrainingError, match=r"Ray Tune has ended\."):
+        tune_carrier.TuneCarrier.listen(carrier, 0.0)
+
+
+def test_tune_may_tell_the_searcher_that_a_worker_has_ended() -> None:
     carrier: Any = None
-    tune_carrier.WorkerSearcher(carrier).on_trial_complete(trial_id="lane", result=None, error=True)
+    tune_carrier.WorkerSearcher(carrier).on_trial_complete(trial_id="worker", result=None, error=True)
+
+
+def test_what_a_worker_crashed_of_is_told_without_its_traceback() -> None:
+    said: list[Any] = []
+    carrier: Any = SimpleNamespace(pass_on=lambda worker, message: said.append((worker, message)))
+    page = RayTaskError("step", "Traceback ...", TrainingError("RankGroupLost: A rank is gone."))
+    trial: Any = SimpleNamespace(trial_id="one", get_pickled_error=page.as_instanceof_cause)
+    tune_carrier.WorkerScheduler(carrier).on_trial_error(None, trial)
+    assert said == [("one", WorkerLost(reason="It crashed: RankGroupLost: A rank is gone."))]
+
+
+def test_a_worker_that_crashed_sends_its_last_messages_and_then_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_worker, "HEARTBEAT_SECONDS", 0.0)
+    worker: Any = cluster_worker.WorkerTrainable.__new__(cluster_worker.WorkerTrainable)
+    worker._messages, worker._crash, worker._iteration = SimpleQueue(), None, 1
+    for message in ("the last", TrainingError("RuntimeError: no device")):
+        worker._messages.put(message)
+    step = worker.step()
+    assert (pickle.loads(step["messages"]), step["done"]) == (["the last"], False)
+    with pytest.raises(TrainingError, match="RuntimeError: no device"):
+        worker.step()
 
 
 def test_what_a_rank_on_another_machine_refuses_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +88,7 @@ def test_what_a_rank_on_another_machine_refuses_can_be_told(monkeypatch: pytest.
 
     monkeypatch.setattr(cluster_worker.ray, "get", get)
     with pytest.raises(ModelError) as told:
-        cluster_worker._raising_its_own([])
+        cluster_worker._wait_for([])
     assert str(pickle.loads(pickle.dumps(told.value))) == "There is no such model."
 
 
@@ -95,13 +125,13 @@ def test_a_process_that_is_part_of_a_cluster_joins_no_other(monkeypatch: pytest.
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match=r"store\.files"), tune_carrier._shown_to_all(tmp_path / "file" / "study"):
+    with pytest.raises(StoreError, match=r"store\.files"), tune_carrier._marked(tmp_path / "file" / "study"):
         raise AssertionError
 
 
 def test_what_was_left_for_workers_is_removed(tmp_path: Path) -> None:
-    with tune_carrier._shown_to_all(tmp_path / "study"):
-        assert (tmp_path / "study" / cluster_worker.SEEN).exists()
+    with tune_carrier._marked(tmp_path / "study"):
+        assert (tmp_path / "study" / cluster_worker.MARKER).exists()
     assert not list((tmp_path / "study").iterdir())
 
 
@@ -124,39 +154,39 @@ def test_a_cluster_without_room_for_a_trial_is_not_described_as_one_with_none_be
     ],
 )
 def test_a_part_of_a_gpu_is_on_one_gpu(machine: dict[str, float], rank: dict[str, float], expected: int) -> None:
-    assert Demand(rank=rank, ranks=1).fits([machine]) == expected
-    assert Demand(rank=rank, ranks=2, apart=True).fits([machine, machine]) == expected
+    assert TrialResources(rank=rank, ranks=1).fits([machine]) == expected
+    assert TrialResources(rank=rank, ranks=2, apart=True).fits([machine, machine]) == expected
 
 
-def test_a_gang_is_on_one_machine_where_one_has_room_for_it() -> None:
+def test_the_ranks_of_a_trial_are_on_one_machine_where_one_has_room_for_it() -> None:
     machines = [{"CPU": 8.0, "GPU": 3.0}, {"CPU": 8.0, "GPU": 3.0}]
-    together = demand_of(ComputeConfig(ranks=2, threads=1), machines)
+    together = resources_of(ComputeConfig(ranks=2, threads=1), machines)
     assert (together.apart, together.fits(machines)) == (False, 2)
-    apart = demand_of(ComputeConfig(ranks=4, threads=1), machines)
+    apart = resources_of(ComputeConfig(ranks=4, threads=1), machines)
     assert (apart.apart, apart.fits(machines)) == (True, 1)
 
 
 def test_a_rank_has_the_cores_that_there_are_for_its_gpu() -> None:
     machines = [{"CPU": 4.0}, {"CPU": 64.0, "GPU": 8.0}, {"CPU": 48.0, "GPU": 8.0}]
-    assert demand_of(ComputeConfig(), machines).rank == {"CPU": 6, "GPU": 1.0}
-    assert demand_of(ComputeConfig(gpus_per_trial=0.5), machines).rank == {"CPU": 3, "GPU": 0.5}
-    assert demand_of(ComputeConfig(threads=2), machines).rank == {"CPU": 2, "GPU": 1.0}
-    assert demand_of(ComputeConfig(device="cpu"), machines).rank == {"CPU": 1}
+    assert resources_of(ComputeConfig(), machines).rank == {"CPU": 6, "GPU": 1.0}
+    assert resources_of(ComputeConfig(gpus_per_trial=0.5), machines).rank == {"CPU": 3, "GPU": 0.5}
+    assert resources_of(ComputeConfig(threads=2), machines).rank == {"CPU": 2, "GPU": 1.0}
+    assert resources_of(ComputeConfig(device="cpu"), machines).rank == {"CPU": 1}
 
 
 def test_trials_are_on_the_kind_of_gpu_that_is_asked_for() -> None:
     machines = [{"CPU": 8.0, "GPU": 4.0, f"accelerator_type:{kind}": 1.0} for kind in ("T4", "H100", "T4")]
-    demand = demand_of(ComputeConfig(accelerator_type="H100"), machines)
-    assert (demand.rank["accelerator_type:H100"], demand.fits(machines)) == (0.001, 4)
+    resources = resources_of(ComputeConfig(accelerator_type="H100"), machines)
+    assert (resources.rank["accelerator_type:H100"], resources.fits(machines)) == (0.001, 4)
 
 
 def test_a_cluster_that_grows_is_asked_for_what_it_has_no_room_for_yet() -> None:
     head = [{"CPU": 2.0}]
-    demand = demand_of(ComputeConfig(device="cuda", workers=8), head)
-    assert (demand.rank, demand.fits(head)) == ({"CPU": 1, "GPU": 1.0}, 0)
-    refuse_unplaceable(demand, head, asked=8)
+    resources = resources_of(ComputeConfig(device="cuda", workers=8), head)
+    assert (resources.rank, resources.fits(head)) == ({"CPU": 1, "GPU": 1.0}, 0)
+    refuse_unplaceable(resources, head, asked=8)
     with pytest.raises(ConfigurationError, match=r"compute\.workers how many trials to ask it for"):
-        refuse_unplaceable(demand, head)
+        refuse_unplaceable(resources, head)
 
 
 def test_a_process_is_shown_the_gpus_that_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,25 +197,25 @@ def test_a_process_is_shown_the_gpus_that_are_its_own(monkeypatch: pytest.Monkey
         assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
 
 
-def test_who_waits_at_the_desk_is_sent_away_now_and_then_and_hears_all_in_order(
+def test_a_wait_at_the_mailbox_ends_now_and_then_and_all_messages_come_in_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A lane that has died waits there for ever otherwise, in one of the places of those that are alive; and Ray may
+    """A worker that has died waits there for ever otherwise, in one of the places of those that are alive; and Ray may
     bring a message before one that was sent earlier."""
-    monkeypatch.setattr(cluster_worker, "HEARS_SECONDS", 0.002)
+    monkeypatch.setattr(cluster_worker, "POLL_SECONDS", 0.002)
 
     async def asked() -> list[object]:
         mailbox, heard = cluster_worker.Mailbox(), []
-        assert await mailbox.hear("lane") == []
+        assert await mailbox.get("worker") == []
 
         async def tell() -> None:
             for n in range(50):
-                await mailbox.tell("lane", n ^ 1, b"%d" % (n ^ 1))
+                await mailbox.put("worker", n ^ 1, b"%d" % (n ^ 1))
                 await asyncio.sleep(0.001)
 
         telling = asyncio.create_task(tell())
         while len(heard) < 50:
-            heard += await mailbox.hear("lane")
+            heard += await mailbox.get("worker")
         await telling
         return heard
 

@@ -8,17 +8,15 @@ import pytest
 from hpo.errors import ModelError, NoResultError, TrainingError
 from hpo.messages import Action, Decision, Ending, Outcome
 from hpo.runners import remote_workforce
-from hpo.runners.processes.protocol import Answer, Arrived, Call, Crashed, OpenFailed, Ready, Recycle
+from hpo.runners.processes.protocol import Answer, Arrived, Call, OpenFailed, Ready, Recycle
 from hpo.runners.remote_workforce import (
     AWAITED,
     MOST_STARTS,
     MOST_UNPLACED,
-    Broken,
     DesiredWorkers,
-    Gone,
     RemoteWorkforce,
 )
-from hpo.runners.workforce import Lost, Note, Unfit
+from hpo.runners.workforce import LossCause, Note, WorkerLost
 from tests.models import tiny_assignment
 
 HOST = "10.0.0.1/cpu"
@@ -118,8 +116,8 @@ def test_a_worker_is_named_after_where_it_is(carrier: Script) -> None:
 
 def test_while_no_worker_is_there_one_is_awaited(carrier: Script) -> None:
     workforce = begun(carrier)
-    carrier.say("lead", Gone(reason="Its machine died."))
-    assert workforce.listen(0) == [(HOST, Lost(reason=f"The worker {HOST} is lost. Its machine died."))]
+    carrier.say("lead", WorkerLost(reason="Its machine died."))
+    assert workforce.listen(0) == [(HOST, WorkerLost(reason=f"The worker {HOST} is lost. Its machine died."))]
     assert list(workforce.workers) == [AWAITED]
     assert not workforce.capacities
 
@@ -128,14 +126,16 @@ def test_one_that_was_killed_is_told_with_the_reason_that_was_given(carrier: Scr
     workforce = begun(carrier)
     workforce.kill(HOST, "It said nothing.")
     assert carrier.killed == ["lead"]
-    carrier.say("lead", Gone(reason="Its process is gone."))
-    assert workforce.listen(0) == [(HOST, Lost(reason="It said nothing."))]
+    carrier.say("lead", WorkerLost(reason="Its process is gone."))
+    assert workforce.listen(0) == [(HOST, WorkerLost(reason="It said nothing."))]
 
 
-def test_one_that_fell_says_why(carrier: Script) -> None:
+def test_one_whose_machine_is_gone_is_told_as_such(carrier: Script) -> None:
     workforce = begun(carrier)
-    carrier.say("lead", Crashed(reason="GangLost: rank 1 is gone"), Gone(reason="It has ended."))
-    assert workforce.listen(0) == [(HOST, Lost(reason=f"The worker {HOST} fell: GangLost: rank 1 is gone."))]
+    carrier.say("lead", WorkerLost(reason="Its machine is gone.", cause=LossCause.MACHINE))
+    [(_, lost)] = workforce.listen(0)
+    assert isinstance(lost, WorkerLost)
+    assert lost.cause is LossCause.MACHINE
 
 
 def test_a_worn_one_is_replaced_when_it_holds_nothing_and_nothing_is_lost(carrier: Script) -> None:
@@ -148,15 +148,15 @@ def test_a_worn_one_is_replaced_when_it_holds_nothing_and_nothing_is_lost(carrie
     carrier.say("lead", completed())
     assert workforce.listen(0) == [(HOST, completed())]
     assert carrier.killed == ["lead"]
-    carrier.say("lead", Gone(reason=""))
+    carrier.say("lead", WorkerLost(reason=""))
     assert not workforce.listen(0)
 
 
 def test_a_worn_one_that_dies_with_what_it_holds_is_lost(carrier: Script) -> None:
     workforce = begun(carrier)
     workforce.give(HOST, tiny_assignment())
-    carrier.say("lead", Recycle(), Gone(reason="Its machine died."))
-    assert workforce.listen(0) == [(HOST, Lost(reason=f"The worker {HOST} is lost. Its machine died."))]
+    carrier.say("lead", Recycle(), WorkerLost(reason="Its machine died."))
+    assert workforce.listen(0) == [(HOST, WorkerLost(reason=f"The worker {HOST} is lost. Its machine died."))]
 
 
 def test_one_that_is_left_out_gives_back_what_it_holds_and_is_not_heard(carrier: Script) -> None:
@@ -184,7 +184,7 @@ def test_one_that_is_left_out_and_gives_nothing_back_is_killed_before_others_tra
 def test_one_that_comes_where_another_was_left_out_is_left_out_too(carrier: Script) -> None:
     workforce = begun(carrier)
     workforce.discard(HOST)
-    carrier.say("lead", Gone(reason="It died."))
+    carrier.say("lead", WorkerLost(reason="It died."))
     ready(carrier, workforce, "lead again")
     assert not workforce.capacities
     assert list(workforce.workers) == [AWAITED]
@@ -193,7 +193,7 @@ def test_one_that_comes_where_another_was_left_out_is_left_out_too(carrier: Scri
 def test_a_machine_that_comes_in_the_place_of_one_that_was_left_out_is_used(carrier: Script) -> None:
     workforce = begun(carrier)
     workforce.discard(HOST)
-    carrier.say("lead", Gone(reason="Its machine died."))
+    carrier.say("lead", WorkerLost(reason="Its machine died."))
     ready(carrier, workforce, "lead again", machine="second")
     assert list(workforce.capacities) == [f"{HOST}.1"], "under another name: nobody has given it up"
 
@@ -203,7 +203,7 @@ def test_where_all_places_are_those_of_left_out_ones_none_is_awaited(carrier: Sc
     ready(carrier, workforce, "other", "10.0.0.2/cpu")
     carrier.room = 2
     workforce.discard(HOST)
-    carrier.say("other", Gone(reason="It died."))
+    carrier.say("other", WorkerLost(reason="It died."))
     workforce.listen(0)
     assert list(workforce.workers) == [AWAITED], "there is room for one in the place of the other"
     carrier.arrive("another", "10.0.0.2/cpu")
@@ -218,14 +218,14 @@ def test_where_all_places_are_those_of_left_out_ones_none_is_awaited(carrier: Sc
 
 def test_a_name_of_which_the_last_words_are_not_yet_heard_is_given_nothing(carrier: Script) -> None:
     workforce = begun(carrier)
-    carrier.say("lead", Gone(reason="It died."))
+    carrier.say("lead", WorkerLost(reason="It died."))
     carrier.arrive("next")
     carrier.say("next", Ready())
     with pytest.raises(TrainingError):
         workforce.lead.facts()
     assert workforce.lead.facts() == "facts"
     assert not workforce.capacities
-    assert [type(said) for _, said in workforce.listen(0)] == [Lost]
+    assert [type(said) for _, said in workforce.listen(0)] == [WorkerLost]
     assert list(workforce.capacities) == [HOST]
 
 
@@ -233,9 +233,11 @@ def test_one_that_cannot_be_opened_is_unfit_and_its_place_left_out(carrier: Scri
     workforce = begun(carrier, most=2)
     carrier.arrive("other", "10.0.0.2/cpu")
     carrier.say("other", OpenFailed(error=ModelError("There is no such model.")))
-    assert workforce.listen(0) == [("10.0.0.2/cpu", Unfit(reason="There is no such model."))]
+    assert workforce.listen(0) == [
+        ("10.0.0.2/cpu", WorkerLost(cause=LossCause.UNUSABLE, reason="There is no such model."))
+    ]
     assert carrier.left_out == ["other"]
-    carrier.say("other", Gone(reason="Its machine died."))
+    carrier.say("other", WorkerLost(reason="Its machine died."))
     assert not workforce.listen(0)
 
 
@@ -254,7 +256,7 @@ def test_where_the_first_is_lost_again_and_again_it_is_not_waited_for(carrier: S
     for number in range(MOST_STARTS):
         if arrives:
             carrier.arrive(f"{number}")
-        carrier.say(f"{number}", Gone(reason="It died."))
+        carrier.say(f"{number}", WorkerLost(reason="It died."))
     with pytest.raises(TrainingError, match=r"It died\. It was so at 3 starts in a row\."):
         workforce.open_lead()
 
@@ -270,7 +272,7 @@ def test_one_place_at_which_starts_fail_is_done_without_and_others_are_not(carri
     workforce = begun(carrier)
     for number in range(MOST_STARTS):
         carrier.arrive(f"bad {number}", "10.0.0.2/gpu-0")
-        carrier.say(f"bad {number}", Gone(reason="It died."))
+        carrier.say(f"bad {number}", WorkerLost(reason="It died."))
         ready(carrier, workforce, f"good {number}", f"10.0.0.1/gpu-{number}")
     assert len(workforce.capacities) == 1 + MOST_STARTS
     carrier.arrive("bad again", "10.0.0.2/gpu-0")
@@ -285,13 +287,13 @@ def test_workers_are_started_all_night_with_pauses_where_many_are_lost_before_th
     monkeypatch.setattr(remote_workforce.time, "monotonic", lambda: now)
     workforce = begun(carrier)
     for number in range(2 * MOST_UNPLACED):
-        carrier.say(f"{number}", Gone(reason="It died."))
+        carrier.say(f"{number}", WorkerLost(reason="It died."))
         notes += workforce.listen(0)
         assert carrier.wanted.not_before - now == min(2**number - 1, 60)
         assert carrier.wanted.workers == float("inf")
     assert notes == [(HOST, Note(sentence="A worker is lost. It died. It was so at 3 starts in a row."))]
-    carrier.say("lead", Gone(reason="It died."))
-    carrier.say("another", Gone(reason="It died."))
+    carrier.say("lead", WorkerLost(reason="It died."))
+    carrier.say("another", WorkerLost(reason="It died."))
     with pytest.raises(TrainingError, match="starts in a row"):
         workforce.listen(0)
 
@@ -311,16 +313,9 @@ def test_a_call_goes_to_the_first_that_is_free_and_raises_where_that_is_lost(car
     workforce = begun(carrier)
     assert workforce.lead.facts() == "facts"
     carrier.answers = False
-    carrier.say("lead", Gone(reason="Its machine died."))
+    carrier.say("lead", WorkerLost(reason="Its machine died."))
     with pytest.raises(TrainingError, match=r"lost when it was asked to facts: .* Its machine died\."):
         workforce.lead.facts()
-
-
-def test_where_the_carrier_breaks_the_search_ends_with_its_reason(carrier: Script) -> None:
-    workforce = begun(carrier)
-    carrier.say("", Broken(reason="Ray Tune has ended."))
-    with pytest.raises(TrainingError, match=r"Ray Tune has ended\."):
-        workforce.listen(0)
 
 
 def test_at_the_end_none_is_wanted_any_more(carrier: Script) -> None:

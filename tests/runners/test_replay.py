@@ -1,7 +1,6 @@
-"""Workers on a virtual clock: what they say and when, by hand; what a decision and a mishap do to it."""
+"""Replay on a virtual clock: the messages of workers and their moments, by hand, and the effect of decisions."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +9,8 @@ import pytest
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.messages import Action, Assignment, Begun, Decision, Ending, Milestone, Outcome, Progress, Report
 from hpo.runners.replay.curves import Curve, Point
-from hpo.runners.replay.faults import ReplayFault, ReplayFaultKind, ReplayFaults
-from hpo.runners.replay.workforce import EVENING, ReplayWorkforce, VirtualClock
-from hpo.runners.workforce import Lost, Said, Workforce
+from hpo.runners.replay.workforce import SIMULATION_START, ReplayWorkforce, VirtualClock
+from hpo.runners.workforce import WorkerMessage
 
 HOUR = 3600.0
 CONFIGURATION = Hyperparameters(epochs=4, batch_size=16)
@@ -61,26 +59,28 @@ def attempt_at(trial: int, attempt: int = 1, rungs: tuple[int, ...] = (500, 1000
 class Unannounced(ReplayWorkforce):
     """What is said of trials that have begun is left out."""
 
-    def listen(self, seconds: float) -> Sequence[tuple[str, Said]]:
+    def listen(self, seconds: float) -> Sequence[tuple[str, WorkerMessage]]:
         heard = super().listen(seconds)
         said = [(worker, one) for worker, one in heard if not isinstance(one, Begun)]
         return said if said or not heard else self.listen(seconds)
 
 
 def workforce_of(*seconds: float, workers: int = 1, **options: Any) -> tuple[ReplayWorkforce, VirtualClock]:
-    clock = VirtualClock()
+    clock, options = VirtualClock(), {"metric": "score", "progress_every": 600.0} | options
     return Unannounced(workers, options.pop("source", Fixed(*seconds)), clock, **options), clock
 
 
-def all_said(workforce: Workforce, clock: VirtualClock, most: float = 24 * HOUR) -> list[tuple[float, str, Said]]:
+def all_said(
+    workforce: ReplayWorkforce, clock: VirtualClock, most: float = 24 * HOUR
+) -> list[tuple[float, str, WorkerMessage]]:
     """Return everything that is said until nobody says anything for `most` seconds, each with its moment."""
-    said: list[tuple[float, str, Said]] = []
+    said: list[tuple[float, str, WorkerMessage]] = []
     while heard := workforce.listen(most):
-        said += [(clock() - EVENING, worker, one) for worker, one in heard]
+        said += [(clock() - SIMULATION_START, worker, one) for worker, one in heard]
     return said
 
 
-def endings(said: list[tuple[float, str, Said]]) -> list[tuple[float, str, int, Ending]]:
+def endings(said: list[tuple[float, str, WorkerMessage]]) -> list[tuple[float, str, int, Ending]]:
     return [(at, worker, one.trial, one.ending) for at, worker, one in said if isinstance(one, Outcome)]
 
 
@@ -93,7 +93,7 @@ def test_three_workers_end_when_counting_by_hand_says() -> None:
     while len(ended) < 5:
         for worker, said in workforce.listen(HOUR):
             if isinstance(said, Outcome):
-                ended.append((clock() - EVENING, worker, said.trial))
+                ended.append((clock() - SIMULATION_START, worker, said.trial))
                 if waiting:
                     workforce.give(worker, waiting.pop(0))
     # The second is free at 20 and takes the fourth trial; the third at 30 and takes the last.
@@ -134,10 +134,10 @@ def test_the_clock_goes_no_further_than_it_is_let() -> None:
     workforce, clock = workforce_of(100.0)
     workforce.give("replay-0", attempt_at(0, rungs=(1000,)))
     assert not workforce.listen(99.0)
-    assert clock() == EVENING + 99
+    assert clock() == SIMULATION_START + 99
     ((_, report),) = workforce.listen(99.0)
     assert isinstance(report, Report)
-    assert clock() == EVENING + 100
+    assert clock() == SIMULATION_START + 100
 
 
 def test_a_stop_ends_a_trial_at_the_moment_of_its_report() -> None:
@@ -162,53 +162,27 @@ def test_a_decision_about_another_attempt_or_after_the_last_step_does_nothing() 
     assert endings(all_said(workforce, clock)) == [(100.0, "replay-0", 0, Ending.COMPLETED)]
 
 
-def test_a_paused_trial_goes_on_from_there_on_another_worker() -> None:
-    workforce, clock = workforce_of(100.0, workers=2)
+def test_a_pause_ends_a_trial_between_two_reports() -> None:
+    workforce, clock = workforce_of(100.0)
     workforce.give("replay-0", attempt_at(0))
     ((_, report),) = workforce.listen(HOUR)
     assert not workforce.listen(20.0)
     workforce.apply("replay-0", Decision(trial=0, attempt=1, action=Action.PAUSE))
-    ((_, paused),) = workforce.listen(0.0)
-    assert isinstance(paused, Outcome)
-    assert (paused.ending, paused.seconds, paused.reason) == (Ending.PAUSED, 70.0, "Paused after step 350 of 500.")
-    workforce.listen(1000.0)
-    workforce.give("replay-1", attempt_at(0, attempt=2))
-    (_, _, last), (at, worker, outcome) = all_said(workforce, clock)
-    assert isinstance(last, Report)
+    ((at, _, outcome),) = all_said(workforce, clock)
     assert isinstance(outcome, Outcome)
-    assert (at, worker) == (1070.0 + 30.0, "replay-1")
-    assert (last.rung, last.attempt, last.seconds) == (1000, 2, 100.0)
-    assert (outcome.ending, outcome.seconds, outcome.resumed_examples) == (Ending.COMPLETED, 100.0, 0.7 * EXAMPLES)
-    assert isinstance(report, Report)
-    assert report.rung == 500
+    assert (at, outcome.ending, outcome.best, outcome.seconds) == (70.0, Ending.PAUSED, report, 70.0)
+    assert outcome.reason == "Paused after step 350 of 500."
 
 
-def test_what_a_worker_holds_follows_at_once_and_it_holds_no_more_than_it_may() -> None:
-    workforce, clock = workforce_of(10.0, 20.0, 30.0)
+def test_a_worker_trains_one_assignment_at_a_time() -> None:
+    workforce, _ = workforce_of(10.0, 20.0)
     workforce.give("replay-0", attempt_at(0))
-    workforce.give("replay-0", attempt_at(1))
     with pytest.raises(AssertionError):
-        workforce.give("replay-0", attempt_at(2))
-    assert endings(all_said(workforce, clock)) == [
-        (10.0, "replay-0", 0, Ending.COMPLETED),
-        (30.0, "replay-0", 1, Ending.COMPLETED),
-    ]
-
-
-def test_a_pause_gives_back_what_was_not_begun() -> None:
-    workforce, clock = workforce_of(10.0, 20.0)
-    workforce.give("replay-0", attempt_at(0))
-    workforce.listen(1.0)
-    workforce.give("replay-0", attempt_at(1))
-    workforce.apply("replay-0", Decision(trial=1, attempt=1, action=Action.PAUSE))
-    assert endings(all_said(workforce, clock)) == [
-        (1.0, "replay-0", 1, Ending.PAUSED),
-        (10.0, "replay-0", 0, Ending.COMPLETED),
-    ]
+        workforce.give("replay-0", attempt_at(1))
 
 
 def test_a_long_trial_says_how_far_it_is_between_its_reports() -> None:
-    workforce, clock = workforce_of(100.0, speaks_every=30.0)
+    workforce, clock = workforce_of(100.0, progress_every=30.0)
     workforce.give("replay-0", attempt_at(0))
     said = all_said(workforce, clock)
     assert [(at, type(one)) for at, _, one in said] == [
@@ -247,139 +221,3 @@ def test_a_trial_out_of_patience_ends_itself() -> None:
     *_, (at, _, outcome) = all_said(workforce, clock)
     assert isinstance(outcome, Outcome)
     assert (at, outcome.ending, outcome.best and outcome.best.rung) == (75.0, Ending.COMPLETED, 250)
-
-
-def fault(kind: ReplayFaultKind, **where: Any) -> ReplayFaults:
-    return ReplayFaults(script=(ReplayFault(kind=kind, **where),), restart_seconds=15.0)
-
-
-def test_a_worker_dies_with_what_it_held_and_its_trial_goes_on_from_its_last_evaluation() -> None:
-    workforce, clock = workforce_of(100.0, 10.0, faults=fault(ReplayFaultKind.DIE, trial=0, attempt=1, share=0.8))
-    workforce.give("replay-0", attempt_at(0))
-    workforce.give("replay-0", attempt_at(1))
-    (_, _, report), (at, _, lost) = all_said(workforce, clock)
-    assert isinstance(report, Report)
-    assert isinstance(lost, Lost)
-    assert at == 80.0
-    again = clock()
-    workforce.give("replay-0", attempt_at(0, attempt=2))
-    (_, _, last), (at, _, outcome) = all_said(workforce, clock)
-    assert isinstance(outcome, Outcome)
-    # A day has passed meanwhile, so its successor has long been there.
-    assert at == again - EVENING + 50.0
-    assert (outcome.resumed_examples, outcome.seconds) == (EXAMPLES / 2, 100.0)
-    assert isinstance(last, Report)
-    assert last.rung == 1000
-
-
-def test_a_successor_begins_when_it_has_started() -> None:
-    workforce, clock = workforce_of(100.0, 10.0, faults=ReplayFaults(restart_seconds=15.0))
-    workforce.give("replay-0", attempt_at(0))
-    workforce.listen(5.0)
-    workforce.kill("replay-0", "It was time.")
-    assert workforce.listen(HOUR) == [("replay-0", Lost(reason="It was time."))]
-    workforce.give("replay-0", attempt_at(1))
-    assert endings(all_said(workforce, clock)) == [(5.0 + 15.0 + 10.0, "replay-0", 1, Ending.COMPLETED)]
-
-
-def test_a_pause_before_a_successor_has_started_takes_no_time_back() -> None:
-    workforce, _ = workforce_of(10.0, faults=ReplayFaults(restart_seconds=15.0))
-    workforce.kill("replay-0", "It was time.")
-    workforce.listen(HOUR)
-    workforce.give("replay-0", attempt_at(0))
-    workforce.listen(5.0)
-    assert workforce.trained_seconds == 0.0
-    workforce.apply("replay-0", Decision(trial=0, attempt=1, action=Action.PAUSE))
-    [(_, paused)] = workforce.listen(HOUR)
-    assert isinstance(paused, Outcome)
-    assert (paused.ending, paused.seconds, paused.reason) == (Ending.PAUSED, 0.0, "Paused after step 0 of 500.")
-
-
-def test_a_trial_that_always_dies_comes_no_further() -> None:
-    workforce, clock = workforce_of(100.0, faults=fault(ReplayFaultKind.DIE, trial=0, share=0.8))
-    resumed: list[float] = []
-    for attempt in (1, 2, 3):
-        began = clock()
-        workforce.give("replay-0", attempt_at(0, attempt))
-        while not any(isinstance(said, Lost) for _, said in workforce.listen(HOUR)):
-            pass
-        resumed.append(clock() - began)
-    # From its beginning, then twice from its one evaluation, after the restart.
-    assert resumed == [80.0, 15.0 + 30.0, 15.0 + 30.0]
-
-
-def test_an_attempt_fails() -> None:
-    workforce, clock = workforce_of(100.0, 100.0, faults=fault(ReplayFaultKind.FAIL, worker="replay-0", trial=0))
-    workforce.give("replay-0", attempt_at(0, rungs=(1000,)))
-    workforce.give("replay-0", attempt_at(1, rungs=(1000,)))
-    assert endings(all_said(workforce, clock)) == [
-        (50.0, "replay-0", 0, Ending.FAILED),
-        (150.0, "replay-0", 1, Ending.COMPLETED),
-    ]
-
-
-def test_a_worker_that_hangs_says_nothing_until_it_is_killed() -> None:
-    workforce, clock = workforce_of(100.0, faults=fault(ReplayFaultKind.HANG, share=0.7), speaks_every=30.0)
-    workforce.give("replay-0", attempt_at(0))
-    assert [(at, type(one)) for at, _, one in all_said(workforce, clock)] == [(30.0, Progress), (50.0, Report)]
-    workforce.kill("replay-0", "It said nothing.")
-    assert [said for _, said in workforce.listen(0.0)] == [Lost(reason="It said nothing.")]
-
-
-def test_a_slow_worker_takes_as_many_times_as_long() -> None:
-    workforce, clock = workforce_of(100.0, 100.0, workers=2, faults=ReplayFaults(slowness={"replay-1": 3.0}))
-    workforce.give("replay-0", attempt_at(0))
-    workforce.give("replay-1", attempt_at(1))
-    said = all_said(workforce, clock)
-    assert endings(said) == [(100.0, "replay-0", 0, Ending.COMPLETED), (300.0, "replay-1", 1, Ending.COMPLETED)]
-    assert [one.seconds for _, worker, one in said if isinstance(one, Outcome) and worker == "replay-1"] == [300.0]
-
-
-def test_of_a_discarded_worker_nothing_is_heard() -> None:
-    workforce, clock = workforce_of(100.0, 100.0, workers=2)
-    workforce.give("replay-0", attempt_at(0))
-    workforce.give("replay-1", attempt_at(1))
-    workforce.listen(10.0)
-    workforce.discard("replay-0")
-    assert list(workforce.workers) == list(workforce.capacities) == ["replay-1"]
-    assert {worker for _, worker, _ in all_said(workforce, clock)} == {"replay-1"}
-
-
-def test_drawn_mishaps_come_as_often_as_they_should_and_the_same_again() -> None:
-    rates: Mapping[ReplayFaultKind, float] = {ReplayFaultKind.DIE: 0.1, ReplayFaultKind.FAIL: 0.2}
-    drawn = [ReplayFaults(rates=rates, seed=1).under("replay-0", attempt_at(trial)) for trial in range(2000)]
-    kinds = Counter(one.kind for one in drawn if one is not None)
-    # Within four standard deviations of a binomial of 2,000.
-    assert kinds[ReplayFaultKind.DIE] == pytest.approx(200, abs=54)
-    assert kinds[ReplayFaultKind.FAIL] == pytest.approx(400, abs=72)
-    assert drawn == [ReplayFaults(rates=rates, seed=1).under("replay-0", attempt_at(trial)) for trial in range(2000)]
-    assert drawn != [ReplayFaults(rates=rates, seed=2).under("replay-0", attempt_at(trial)) for trial in range(2000)]
-
-
-def test_the_same_replay_says_the_same() -> None:
-    def told() -> list[tuple[float, str, Said]]:
-        workforce, clock = workforce_of(
-            50.0, 20.0, workers=2, faults=ReplayFaults(rates={ReplayFaultKind.DIE: 0.5}, seed=3)
-        )
-        for trial, worker in enumerate(workforce.capacities):
-            workforce.give(worker, attempt_at(trial))
-        return all_said(workforce, clock)
-
-    assert told() == told()
-
-
-def test_the_lead_worker_says_what_a_trial_will_cost_and_trains_one_in_no_time() -> None:
-    workforce, clock = workforce_of(100.0, metric="macro_f1")
-    probe = workforce.lead.probe(CONFIGURATION, steps=2)
-    assert (probe.feasible, probe.seconds_per_step * STEPS) == (True, 100.0)
-    assert workforce.lead.objective.metric == "macro_f1"
-    workforce.lead.admit(attempt_at(0))
-    said = [one for _ in range(3) for one in workforce.lead.advance()]
-    assert [type(one) for one in said] == [Report, Report, Outcome]
-    assert clock() == EVENING
-    assert workforce.lead.test_evaluation(attempt_at(0)).scores.objective == 1.0
-
-
-def test_the_lead_worker_knows_what_does_not_fit() -> None:
-    workforce, _ = workforce_of(source=Fixed(100.0, ending=Ending.INFEASIBLE, reached=0.1))
-    assert not workforce.lead.probe(CONFIGURATION, steps=2).feasible

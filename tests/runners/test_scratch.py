@@ -1,4 +1,4 @@
-"""The folder of a search on a machine of a cluster: nobody else's, shared by its lanes, left behind by none of them."""
+"""Scratch folder on a machine of a cluster: private, shared by the workers of a search, and left behind by none."""
 
 import os
 import signal

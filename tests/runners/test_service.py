@@ -1,4 +1,4 @@
-"""What a served worker says of itself, whoever carries it: a process of this machine or one of a cluster."""
+"""The service of a worker, in a process of this machine or of a cluster: its GPU share and its warnings."""
 
 import logging
 from threading import Event

@@ -1,4 +1,4 @@
-"""The inside of a worker process, in this process: what it does with what it is told, and in which order."""
+"""The service of a worker process, in this process: what it does with its messages, and in which order."""
 
 import dataclasses
 import itertools
@@ -97,10 +97,10 @@ def test_a_pause_of_what_is_in_training_ends_it_at_its_next_step(tmp_path: Path)
     assert said[0].seconds == 4
 
 
-def test_a_stop_of_what_is_not_begun_waits_for_its_first_step(tmp_path: Path):
+def test_a_stop_of_what_is_not_begun_gives_it_back_at_once(tmp_path: Path):
     said, _ = served(tmp_path, {0: [trial(0), trial(1, seed=9)], 2: [decided(1, Action.STOP)]})
-    assert ends(said) == [(0, Ending.COMPLETED), (1, Ending.PRUNED)]
-    assert said[1].seconds == 1
+    assert ends(said) == [(1, Ending.PRUNED), (0, Ending.COMPLETED)]
+    assert said[0].seconds == 0
 
 
 def test_a_decision_about_another_attempt_leaves_what_waits(tmp_path: Path):
@@ -153,11 +153,11 @@ def test_told_to_end_it_leaves_what_it_trains_and_what_waits(tmp_path: Path):
 def test_speaking_waits_for_nobody_and_keeps_the_order():
     ours, theirs = socket.socketpair()
     heard, speaking = Connection(ours.detach()), Connection(theirs.detach())
-    mouth = MessageSender(speaking)
+    sender = MessageSender(speaking)
     # Far more than the connection takes in while nobody listens.
     for number in range(20):
-        mouth.say((number, bytes(2**20)))
-    closing = Thread(target=mouth.close)
+        sender.send((number, bytes(2**20)))
+    closing = Thread(target=sender.close)
     closing.start()
     assert [heard.recv()[0] for _ in range(20)] == list(range(20))
     closing.join()

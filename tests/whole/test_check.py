@@ -1,4 +1,4 @@
-"""The check before the night: what it says of a real tiny model, that it keeps nothing, and when it refuses."""
+"""`hpo check`: its findings for a real tiny model, that it keeps nothing, and when it refuses."""
 
 import json
 import math
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from tests.trial_seconds.conftest import SPACE
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.loading import load_config
@@ -22,12 +23,10 @@ from hpo.runners.check import check as checking
 from hpo.runners.check.check import check
 from hpo.runners.check.short_check import ShortCheck, short_check
 from hpo.runners.watcher import Watcher
-from hpo.runners.workforce import LeadWorker
 from hpo.search.extremes import cheapest
 from hpo.space.search_space import SearchSpace
 from hpo.training.worker import Worker
 from tests.command_line import Hpo
-from tests.whole.conftest import SPACE
 
 Hpo = Hpo
 EASY = Probe(
@@ -72,9 +71,9 @@ def test_a_study_that_is_well_has_nothing_wrong(config: StudyConfig, tmp_path: P
     before = files_below(tmp_path)
     found = check(config)
     assert found.refusals == ()
-    assert found.doubts == ()
+    assert found.warnings == ()
     assert files_below(tmp_path) == before, "it keeps nothing"
-    ends = found.forecast.ends
+    ends = found.forecast.extremes
     assert [ends[name].hyperparameters.batch_size for name in ("dearest", "slowest", "cheapest")] == [16, 8, 8]
     # 72 of the 120 texts are trained on, for two epochs.
     assert [ends[name].steps for name in ("dearest", "slowest", "cheapest")] == [10, 18, 18]
@@ -107,18 +106,18 @@ def test_the_data_is_told_of_as_a_run_tells_it(config: StudyConfig) -> None:
     assert any(note.startswith("Made ") for note in notes)
 
 
-def test_doubts_are_of_what_was_measured(config: StudyConfig, probes: dict[int, Probe]) -> None:
+def test_warnings_are_of_what_was_measured(config: StudyConfig, probes: dict[int, Probe]) -> None:
     probes |= {16: replace(EASY, first_loss=3.0), 8: EASY}
     found = check(changed(config, "space.max_length.value=4", "budget.time=7m", "budget.trial_time=40s"))
-    assert [one.partition(",")[0] for one in found.doubts] == [
+    assert [one.partition(",")[0] for one in found.warnings] == [
         "The loss at the first step is 3.00",
         "100% of the training texts fill max_length",
         "If all trials were as long as the longest",
-        found.doubts[3].partition(",")[0],
+        found.warnings[3].partition(",")[0],
     ]
-    longest = max(end.seconds for end in found.forecast.ends.values())
-    assert f"longest, {int(410 // longest)} would fit" in found.doubts[2]
-    assert f"The longest trial takes about {humanized(longest)}" in found.doubts[3]
+    longest = max(end.seconds for end in found.forecast.extremes.values())
+    assert f"longest, {int(410 // longest)} would fit" in found.warnings[2]
+    assert f"The longest trial takes about {humanized(longest)}" in found.warnings[3]
     assert found.refusals == ()
 
 
@@ -128,9 +127,9 @@ def test_a_grace_is_held_against_the_time_that_this_disk_takes_for_a_checkpoint(
     before = files_below(tmp_path)
     probes |= {16: replace(EASY, checkpoint_bytes=10_000), 8: EASY}
     config = changed(config, "compute.grace_seconds=1000")
-    assert not any("compute.grace_seconds" in one for one in check(config).doubts)
+    assert not any("compute.grace_seconds" in one for one in check(config).warnings)
     probes[16] = replace(EASY, checkpoint_bytes=2**50)
-    assert any("take about" in one and "compute.grace_seconds, 16 min 40 s" in one for one in check(config).doubts)
+    assert any("take about" in one and "compute.grace_seconds, 16 min 40 s" in one for one in check(config).warnings)
     assert files_below(tmp_path) == before
 
 
@@ -157,14 +156,14 @@ def test_a_loss_that_is_no_number_cannot_run(config: StudyConfig, probes: dict[i
     probes |= {16: replace(EASY, first_loss=math.nan), 8: EASY}
     found = check(config)
     assert [sentence.partition(":")[0] for sentence in found.refusals] == ["The loss at the first step is not a number"]
-    assert found.doubts == ()
+    assert found.warnings == ()
 
 
 def test_a_time_shorter_than_the_shortest_trial(config: StudyConfig, probes: dict[int, Probe]) -> None:
     probes |= {16: EASY, 8: EASY}
     found = check(changed(config, "budget.time=20s"))
     assert found.refusals == ()
-    assert "the shortest trial of this space seems to take about" in found.doubts[0]
+    assert "the shortest trial of this space seems to take about" in found.warnings[0]
     assert found.forecast.fitting == (0, 0)
 
 
@@ -197,7 +196,7 @@ def shortly(config: StudyConfig, answer: Callable[[Hyperparameters], Probe], **l
             return answer(hyperparameters)
 
     space = SearchSpace.from_mapping(SPACE, "tiny")
-    return short_check(cast(LeadWorker, Lead()), config, space, load_splits(config.data, config.seed), **limits)
+    return short_check(cast(Worker, Lead()), config, space, load_splits(config.data, config.seed), **limits)
 
 
 def of_rows(hyperparameters: Hyperparameters) -> Probe:
@@ -213,7 +212,7 @@ def test_both_ends_tell_what_trials_will_take(config: StudyConfig) -> None:
     of_both = 144 * 0.2 + 96 * 0.2 / 3
     assert short.longest == pytest.approx(10 * 0.4 + of_both, rel=0.01)
     assert short.shortest == short.longest
-    assert short.costs.whole(cheapest(SearchSpace.from_mapping(SPACE, "tiny"))) == pytest.approx(
+    assert short.costs.trial_seconds(cheapest(SearchSpace.from_mapping(SPACE, "tiny"))) == pytest.approx(
         18 * 0.4 + of_both, rel=0.01
     )
     assert short.reserve == pytest.approx(24 * 0.1 * 2 + 1)

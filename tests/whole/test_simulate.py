@@ -1,4 +1,4 @@
-"""Simulated nights: the real coordinator and dispatch over curves, by hand and by the command line."""
+"""Simulated searches: the real coordinator and dispatch over curves, by hand and by the command line."""
 
 import json
 import os
@@ -18,11 +18,11 @@ from hpo.cli.simulate import simulate as simulate_verb
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, HpoError, TrainingError
 from hpo.messages import Assignment, Ending
-from hpo.runners.replay.comparison import Compared, Setting, compare, settings_of, verdict
+from hpo.runners.replay.comparison import Setting, SettingResult, compare, recommendation, settings_of
 from hpo.runners.replay.curves import Curve, Point
-from hpo.runners.replay.faults import ReplayFault, ReplayFaultKind, ReplayFaults
-from hpo.runners.replay.generated_curves import Generated
+from hpo.runners.replay.generated_curves import GeneratedCurves
 from hpo.runners.replay.simulated_search import SimulatedSearch, simulate
+from hpo.runners.replay.workforce import SIMULATION_START
 from tests.search.scripted import led, search, study_at
 
 SPACE = {
@@ -59,58 +59,47 @@ class Fixed:
         return assignment.trial / 10
 
 
-# -- one night
+# -- one search
 
 
 def test_the_trial_that_scores_highest_is_told_completed_or_unfinished() -> None:
-    night = simulate(
+    found = simulate(
         study_of(budget={"trials": 2}, compute={"workers": 2}),
         Fixed(40.0, 80.0, score=lambda trial, rung: (0.5 if trial == 0 else 0.9) * rung / 1000),
     )
-    told = [(one.found_at, one.score, one.true_score) for one in night.incumbents]
+    told = [(one.found_at, one.score, one.true_score) for one in found.incumbents]
     first = [(10, 0.125, 0.0), (20, 0.25, 0.0), (30, 0.375, 0.0), (40, 0.5, 0.0)]
     assert told == [*first, (60, pytest.approx(0.675), 0.1), (80, 0.9, 0.1)]
-    assert [one.found_at for one in night.winners] == [40, 80]
+    assert [one.found_at for one in found.winners] == [40, 80]
 
 
 def test_three_workers_take_as_long_as_counting_by_hand_says() -> None:
-    night = simulate(
+    found = simulate(
         study_of(budget={"trials": 5}, compute={"workers": 3}),
         Fixed(50.0, 20.0, 30.0, 40.0, 10.0, score=lambda trial, rung: rung / 2000 + (trial == 3) / 10),
     )
-    assert (night.best_score, night.true_score, night.begun, night.completed, night.pruned) == (0.6, 0.3, 5, 5, 0)
-    assert (night.seconds, night.found_at, night.given_seconds) == (60.0, 60.0, None)
-    assert night.busy_share == pytest.approx(150 / 180)
+    assert (found.best_score, found.true_score, found.begun, found.completed, found.pruned) == (0.6, 0.3, 5, 5, 0)
+    assert (found.seconds, found.found_at, found.given_seconds) == (60.0, 60.0, None)
+    assert found.busy_share == pytest.approx(150 / 180)
 
 
 def test_nothing_is_begun_that_would_end_after_the_deadline() -> None:
-    night = simulate(study_of(budget={"trials": 9, "time": "250s"}), Fixed(*[100.0] * 9))
-    assert (night.completed, night.begun, night.seconds, night.given_seconds) == (2, 2, 200.0, 250.0)
+    found = simulate(study_of(budget={"trials": 9, "time": "250s"}), Fixed(*[100.0] * 9))
+    assert (found.completed, found.begun, found.seconds, found.given_seconds) == (2, 2, 200.0, 250.0)
 
 
 def test_a_trial_is_given_up_at_the_moment_of_the_rung_at_which_it_is_too_bad() -> None:
     config = study_of(budget={"trials": 3}, search={"pruner": "threshold", "lowest_score": 0.5})
-    night = simulate(config, Fixed(*[100.0] * 3, score=lambda trial, rung: 0.1))
+    found = simulate(config, Fixed(*[100.0] * 3, score=lambda trial, rung: 0.1))
     # The default is never given up; the others are at 250 per mille.
-    assert (night.completed, night.pruned, night.seconds) == (1, 2, 100.0 + 25.0 + 25.0)
+    assert (found.completed, found.pruned, found.seconds) == (1, 2, 100.0 + 25.0 + 25.0)
 
 
-def test_a_night_survives_workers_that_die_and_hang() -> None:
-    script = (
-        ReplayFault(kind=ReplayFaultKind.DIE, trial=1, attempt=1, share=0.6),
-        ReplayFault(kind=ReplayFaultKind.HANG, trial=2, attempt=1, share=0.6),
-    )
-    config = study_of(budget={"trials": 4}, compute={"workers": 2, "hang_minutes": 10})
-    night = simulate(config, Fixed(*[100.0] * 4), faults=ReplayFaults(script=script))
-    assert (night.begun, night.completed) == (4, 4)
-    assert 600 < night.seconds < 1000
-
-
-def test_the_same_night_comes_to_the_same() -> None:
+def test_the_same_search_comes_to_the_same() -> None:
     config = study_of(
         budget={"trials": None, "time": "3h"}, compute={"workers": 2}, search={"sampler": "tpe", "pruner": "median"}
     )
-    one, again, other = (simulate(config, Generated(seed)) for seed in (1, 1, 2))
+    one, again, other = (simulate(config, GeneratedCurves(seed)) for seed in (1, 1, 2))
     assert one == again != other
     assert one.seconds <= 3 * 3600
     assert one.completed + one.pruned == one.begun > 8
@@ -119,7 +108,7 @@ def test_the_same_night_comes_to_the_same() -> None:
 
 
 def test_a_time_is_too_short_where_neither_end_of_the_space_fits_as_in_a_run() -> None:
-    # The truth of a night may make what should be dear the quicker.
+    # The truth of a seed may make what should be dear the quicker.
     class Quick(Fixed):
         def curve(self, assignment: Assignment) -> Curve:
             whole = 20.0 if assignment.hyperparameters.batch_size == 32 else 100.0
@@ -153,55 +142,59 @@ def test_what_varies_must_be_a_path_and_its_values(vary: list[str]) -> None:
         settings_of(vary)
 
 
-def night_of(true_score: float | None) -> SimulatedSearch:
+def search_of(true_score: float | None) -> SimulatedSearch:
     return SimulatedSearch(
         best_score=true_score, true_score=true_score, found_at=true_score and 1.0, begun=3, completed=2, pruned=1,
         busy_share=1.0, seconds=10.0, given_seconds=None,
     )  # fmt: skip
 
 
-def compared(name: str, *true_scores: float | None) -> Compared:
-    return Compared(setting=(f"search.pruner={name}",), nights=tuple(map(night_of, true_scores)))
+def compared(name: str, *true_scores: float | None) -> SettingResult:
+    return SettingResult(setting=(f"search.pruner={name}",), searches=tuple(map(search_of, true_scores)))
 
 
-def test_the_verdict_goes_by_the_differences_night_by_night() -> None:
+def test_settings_are_compared_search_by_search() -> None:
     # Differences of 0.02 and 0.04: 0.03, with a standard error of 0.0141 / sqrt 2 = 0.01.
-    sure = verdict([compared("none", 0.5, 0.7), compared("median", 0.52, 0.74)])
+    sure = recommendation([compared("none", 0.5, 0.7), compared("median", 0.52, 0.74)])
     assert sure == (
         "Choose search.pruner=median: true score 0.6300, 0.0300 ± 0.0100 above search.pruner=none, which is beyond the "
         "noise."
     )
-    unsure = verdict([compared("none", 0.5, 0.7), compared("median", 0.49, 0.74)])
+    unsure = recommendation([compared("none", 0.5, 0.7), compared("median", 0.49, 0.74)])
     assert "0.0150 ± 0.0250 above search.pruner=none, which is within the noise" in unsure
 
 
-def test_a_setting_that_finds_nothing_in_some_nights_is_not_chosen() -> None:
-    said = verdict([compared("none", 0.9, None), compared("median", 0.5, 0.6)])
+def test_a_setting_that_finds_nothing_in_some_searches_is_not_chosen() -> None:
+    said = recommendation([compared("none", 0.9, None), compared("median", 0.5, 0.6)])
     assert said.startswith("Choose search.pruner=median: true score 0.5500, the only one with a winner")
-    assert verdict([compared("none", None)]).startswith("No night has completed a trial")
+    assert recommendation([compared("none", None)]).startswith("No search has completed a trial")
 
 
-def test_a_single_night_is_within_the_noise() -> None:
-    said = verdict([compared("none", 0.5), compared("median", 0.9)])
+def test_a_single_search_is_within_the_noise() -> None:
+    said = recommendation([compared("none", 0.5), compared("median", 0.9)])
     assert "0.4000 above search.pruner=none, which is within the noise" in said
 
 
+def compared_in(configs: dict[Setting, StudyConfig], source_of: Callable[[int], Any], jobs: int) -> list[SettingResult]:
+    return compare(configs, source_of, searches=2, jobs=jobs, starts_at=SIMULATION_START, on_done=lambda *_: None)
+
+
 @pytest.mark.slow
-def test_nights_side_by_side_are_those_one_after_the_other() -> None:
+def test_searches_side_by_side_are_those_one_after_the_other() -> None:
     configs: dict[Setting, StudyConfig] = {(): study_of(budget={"trials": 3})}
-    both = [compare(configs, Generated, nights=2, jobs=jobs) for jobs in (1, 2)]
+    both = [compared_in(configs, GeneratedCurves, jobs=jobs) for jobs in (1, 2)]
     assert both[0] == both[1]
-    assert both[0][0].nights[0] != both[0][0].nights[1]
+    assert both[0][0].searches[0] != both[0][0].searches[1]
 
 
-def killed(_seed: int) -> Generated:
+def killed(_seed: int) -> GeneratedCurves:
     os._exit(9)
 
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_is_told_in_a_sentence() -> None:
     with pytest.raises(TrainingError, match=r"was killed, .*give --jobs a smaller number\."):
-        compare({(): study_of(budget={"trials": 3})}, killed, nights=2, jobs=2)
+        compared_in({(): study_of(budget={"trials": 3})}, killed, jobs=2)
 
 
 # -- the commands

@@ -1,4 +1,4 @@
-"""What is known before the first trial: a few steps at the ends of the space, what they promise, what looks wrong.
+"""Checks before the first trial: a few steps at the extremes of the space, forecasts from them, and warnings.
 
-To add a doubt: a function in `doubts.py`, and its call in `check.py` above.
+To add a warning: a function in `warnings.py`, and its line in `check.py`.
 """

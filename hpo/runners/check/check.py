@@ -1,4 +1,4 @@
-"""The two minutes before leaving: a few real steps at the ends of the space, and what they say of the night.
+"""Check before a search: a few real steps at the extremes of the space, and what follows for time, memory and disk.
 
 Nothing is written to the store, and what lay on the disk meanwhile is removed.
 """
@@ -20,42 +20,40 @@ import torch
 from hpo.config.study_file import StudyConfig
 from hpo.config.tasks import TASK_FACTS
 from hpo.config.times import LOCAL_ZONE
-from hpo.data.splits import Splits, splits_of
+from hpo.data.splits import Splits
 from hpo.errors import StoreError
 from hpo.files.remote import open_mirror
+from hpo.messages import Probe
 from hpo.metrics.metric import Objective
 from hpo.runners.check import warnings
-from hpo.runners.check.forecast import Forecast, Probed, baseline_seconds, reading_seconds
+from hpo.runners.check.forecast import Forecast, Probed, baseline_seconds, final_evaluation_seconds
 from hpo.runners.check.short_check import processes_of_device, workload_of
-from hpo.runners.confirmation import confirming_seconds, searching_limits, searching_share
-from hpo.runners.ray.setup import refuse_unusable
-from hpo.runners.run import files_folder, opened_workforce
+from hpo.runners.confirmation import confirming_seconds, searching_limits, short_time_warning
+from hpo.runners.run import files_folder, most_trials, opened_workforce, prepared
 from hpo.runners.watcher import Watcher
-from hpo.runners.workforce import LeadWorker, Workforce
-from hpo.search.budget import Limits, budget_warning, limits_of
-from hpo.search.enumeration import ENUMERATIONS
+from hpo.search.budget import Limits, limits_of
 from hpo.search.extremes import cheapest, dearest, slowest
 from hpo.search.forecasts import fitted_costs
-from hpo.search.preflight import demands_of, refuse_counts, refuse_unfit_search, search_notes, space_of_study
+from hpo.search.preflight import demands_of
 from hpo.search.proposals import weights_kept
 from hpo.search.rungs import with_evaluation_defaults
-from hpo.search.samplers import sampler_of
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import sqlite_path
 from hpo.training.checkpoints import write_checkpoint
 from hpo.training.precision import Precision
+from hpo.training.worker import Worker
 
 STEPS = 3
-# The dearest first: how many rows at once memory bears is found there.
-ENDS = {"dearest": dearest, "slowest": slowest, "cheapest": cheapest}
+# The dearest first: the micro-batch size that memory bears is found there.
+EXTREMES = {"dearest": dearest, "slowest": slowest, "cheapest": cheapest}
 COMMITS = 5
 WRITTEN_BYTES = 2**26
-"""Of checkpoints, from which the seconds of larger ones are told."""
+"""Size of the checkpoint that is written to time larger ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """What a few steps say of a whole search."""
+    """The result of a check."""
 
     study: str
     device: str
@@ -63,14 +61,14 @@ class Check:
     forecast: Forecast
     disk_free: int
     """Bytes that there are for checkpoints and weights."""
-    doubts: tuple[str, ...]
+    warnings: tuple[str, ...]
     """What looks wrong, in sentences."""
     refusals: tuple[str, ...]
     """Why the search, or some of its trials, cannot run; none where all can."""
 
 
 def check(config: StudyConfig, watcher: Watcher | None = None) -> Check:
-    """Take a few steps at the ends of a study's space, and say what a search over it will take and lack.
+    """Take a few steps at the extremes of a study's space, and return what a search over it takes and lacks.
 
     Args:
         config: the study; where it has begun already, it is judged as if it had not.
@@ -81,54 +79,53 @@ def check(config: StudyConfig, watcher: Watcher | None = None) -> Check:
     """
     watcher = watcher or Watcher()
     limits_of(config.budget, datetime.now(LOCAL_ZONE))  # Refuses an end that is past, before anything is read.
-    space = space_of_study(config)
-    refuse_unfit_search(config, space)
-    refuse_unusable(config.compute)
-    splits = splits_of(config)
-    for sentence in (*splits.notes, *search_notes(config, space)):
-        watcher.note(sentence)
-    refuse_counts(space, splits.train.rows)
+    space, splits = prepared(config, watcher)
     config = with_evaluation_defaults(config, space, splits)
     with _nothing_kept(config) as aside, opened_workforce(aside, splits) as workforce:
-        watcher.note(workforce.lead.objective.note)
-        watcher.note("Taking a few steps at the ends of the space.")
-        found = _found(config, space, workforce)
+        lead = workforce.lead
+        watcher.note(lead.objective.note)
+        watcher.note("Taking a few steps at the extremes of the space.")
+        lead.refuse_unfit(demands_of(space))
+        found = _Findings(
+            config=config,
+            space=space,
+            splits=splits,
+            precision=_used_precision(lead, config, space),
+            device=lead.facts()["device"],
+            workers=workforce.size,
+            cut_share=lead.cut_share(int(space.largest("max_length"))),
+            objective=lead.objective,
+            extremes=_probed(lead, config, space),
+        )
     # Its time begins when the search does, and that is not before now.
-    return _concluded(config, space, splits, found, datetime.now(LOCAL_ZONE))
+    return _concluded(found, datetime.now(LOCAL_ZONE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
-    """What the workers have said."""
+class _Findings:
+    """A study and what its workers have measured."""
 
+    config: StudyConfig
+    space: SearchSpace
+    splits: Splits
+    precision: Precision
     device: str
     workers: int
-    precision: Precision
     cut_share: float
     objective: Objective
-    ends: Mapping[str, Probed]
+    extremes: Mapping[str, Probed]
+
+    @property
+    def fitting(self) -> list[Probe]:
+        """The probes of the extremes that fit into memory."""
+        return [extreme.probe for extreme in self.extremes.values() if extreme.fits]
 
 
-def _found(config: StudyConfig, space: SearchSpace, workforce: Workforce) -> _Found:
-    lead = workforce.lead
-    lead.refuse_unfit(demands_of(space))
-    longest = int(space.largest("max_length"))
-    precision = _used_precision(lead, config, space)
-    return _Found(
-        device=lead.facts()["device"],
-        workers=workforce.size,
-        precision=precision,
-        cut_share=lead.cut_share(longest),
-        objective=lead.objective,
-        ends=_ends(config, space, lead),
-    )
-
-
-def _ends(config: StudyConfig, space: SearchSpace, lead: LeadWorker) -> Mapping[str, Probed]:
-    """Probe each end, once where two are the same configuration."""
+def _probed(lead: Worker, config: StudyConfig, space: SearchSpace) -> Mapping[str, Probed]:
+    """Probe each extreme, once where two are the same configuration."""
     workload = workload_of(lead, config, space)
-    ends = {name: end(space) for name, end in ENDS.items()}
-    probes = {values: lead.probe(values, STEPS) for values in dict.fromkeys(ends.values())}
+    extremes = {name: extreme(space) for name, extreme in EXTREMES.items()}
+    probes = {values: lead.probe(values, STEPS) for values in dict.fromkeys(extremes.values())}
     costs = fitted_costs(workload, {values: probe for values, probe in probes.items() if probe.feasible})
     found = {
         values: Probed(
@@ -139,44 +136,45 @@ def _ends(config: StudyConfig, space: SearchSpace, lead: LeadWorker) -> Mapping[
         )
         for values, probe in probes.items()
     }
-    return {name: found[values] for name, values in ends.items()}
+    return {name: found[values] for name, values in extremes.items()}
 
 
-def _used_precision(lead: LeadWorker, config: StudyConfig, space: SearchSpace) -> Precision:
-    """Compute in what is asked for, or what a measurement chooses, and return it."""
+def _used_precision(lead: Worker, config: StudyConfig, space: SearchSpace) -> Precision:
+    """Compute in the precision that is asked for, or that a measurement chooses, and return it."""
     asked = config.compute.precision
     precision = lead.measure(dearest(space)).precision if asked == "auto" else asked
     lead.use(precision)
     return precision
 
 
-def _concluded(config: StudyConfig, space: SearchSpace, splits: Splits, found: _Found, now: datetime) -> Check:
-    """Return what follows from what was found for a search that begins `now`."""
+def _concluded(found: _Findings, now: datetime) -> Check:
+    """Return what follows from the findings for a search that begins `now`."""
+    config, splits = found.config, found.splits
     limits = searching_limits(config, limits_of(config.budget, now, config.compute.devices_of_trial))
-    fitting = [end.probe for end in found.ends.values() if end.fits]
-    reserve = reading_seconds(fitting, splits.test.rows if splits.test else 0)
-    kept = reserve + _confirming_seconds(config, splits, found, limits)
+    reserve = final_evaluation_seconds(found.fitting, splits.test.rows if splits.test else 0)
+    kept = reserve + _confirming_seconds(found, limits)
     forecast = Forecast(
-        ends=found.ends,
+        extremes=found.extremes,
         workers=found.workers,
-        trials=_trials(config, space),
+        trials=most_trials(config, found.space),
         seconds_left=None if limits.deadline is None else max(0.0, limits.deadline - kept - now.timestamp()),
         device_seconds=limits.device_seconds,
         kept_weights=weights_kept(config),
     )
-    free = _free_bytes(config)
-    refusals = _unfit_ends(found.ends)
+    shortest = None if forecast.trial_seconds is None else forecast.trial_seconds[0]
+    free, refusals = _free_bytes(config), _refusals(found.extremes)
     first_loss = TASK_FACTS[config.task.name].first_loss(len(splits.label_names))
     sentences = (
-        _on_short_time(config, forecast, limits, now.timestamp(), reserve),
-        *(warnings.on_first_loss(probe, first_loss) for probe in fitting),
-        warnings.on_cut_texts(found.cut_share, int(space.largest("max_length"))),
+        None if shortest is None else short_time_warning(config, limits, now.timestamp(), shortest, reserve),
+        *(warnings.on_first_loss(probe, first_loss) for probe in found.fitting),
+        warnings.on_cut_texts(found.cut_share, int(found.space.largest("max_length"))),
         warnings.on_rare_classes(splits, found.objective),
-        warnings.on_few_trials(forecast, int(space.largest("epochs"))),
+        warnings.on_few_trials(forecast, int(found.space.largest("epochs"))),
         warnings.on_trial_time(forecast, limits.trial_seconds),
         warnings.on_disk(forecast.disk_bytes, free, str(files_folder(config))),
-        warnings.on_grace(_pausing_seconds(config, found, free), config.compute.grace_seconds),
-        *_doubts_of_machine(config, found, forecast),
+        warnings.on_grace(_pausing_seconds(found, free), config.compute.grace_seconds),
+        *_machine_warnings(found),
+        *_store_warnings(config.store.url),
     )
     return Check(
         study=config.study,
@@ -184,78 +182,45 @@ def _concluded(config: StudyConfig, space: SearchSpace, splits: Splits, found: _
         precision=found.precision,
         forecast=forecast,
         disk_free=free,
-        doubts=tuple(dict.fromkeys(one for one in sentences if one is not None and one not in refusals)),
+        warnings=tuple(dict.fromkeys(one for one in sentences if one is not None and one not in refusals)),
         refusals=tuple(refusals),
     )
 
 
-def _confirming_seconds(config: StudyConfig, splits: Splits, found: _Found, limits: Limits) -> float:
+def _confirming_seconds(found: _Findings, limits: Limits) -> float:
     """Return the seconds that the search will keep for its confirmation."""
-    fitting = [end for end in found.ends.values() if end.fits]
-    if not fitting:
+    if not found.fitting:
         return 0.0
-    read = splits.confirmation or splits.validation
-    baselines = baseline_seconds([end.probe for end in fitting], splits.train.rows, read.rows)
-    return confirming_seconds(config, limits, max(end.seconds for end in fitting), baselines, found.workers)
+    rows = (found.splits.confirmation or found.splits.validation).rows
+    baselines = baseline_seconds(found.fitting, found.splits.train.rows, rows)
+    longest = max(extreme.seconds for extreme in found.extremes.values())
+    return confirming_seconds(found.config, limits, longest, baselines, found.workers)
 
 
-def _trials(config: StudyConfig, space: SearchSpace) -> int | None:
-    """Return how many trials there will be at most."""
-    asked = config.budget.most_trials
-    if sampler_of(config, space) not in ENUMERATIONS:
-        return asked
-    return space.size() if asked is None else min(asked, space.size())
-
-
-def _unfit_ends(ends: Mapping[str, Probed]) -> list[str]:
-    """Say what does not go through the model, or comes out as no number; once, for what ends have in common."""
-    if not ends["cheapest"].fits:
-        return [warnings.no_room("cheapest", ends["cheapest"].hyperparameters)]
-    unfit = [warnings.no_room(name, end.hyperparameters) for name, end in ends.items() if not end.fits][:1]
-    diverged = any(not math.isfinite(end.probe.first_loss) for end in ends.values() if end.fits)
+def _refusals(extremes: Mapping[str, Probed]) -> list[str]:
+    """Return what does not fit into memory, or has no number for its loss; once, for what extremes have in common."""
+    if not extremes["cheapest"].fits:
+        return [warnings.no_room("cheapest", extremes["cheapest"].hyperparameters)]
+    unfit = [warnings.no_room(name, one.hyperparameters) for name, one in extremes.items() if not one.fits][:1]
+    diverged = any(not math.isfinite(one.probe.first_loss) for one in extremes.values() if one.fits)
     return unfit + ([warnings.NO_NUMBER] if diverged else [])
 
 
-def _on_short_time(config: StudyConfig, forecast: Forecast, limits: Limits, now: float, reserve: float) -> str | None:
-    """Doubt that even the shortest trial fits into the time."""
-    if forecast.trial_seconds is None:
-        return None
-    share, devices = searching_share(config), config.compute.devices_of_trial
-    return budget_warning(limits, now, forecast.trial_seconds[0], reserve, share_of_devices=share, devices=devices)
-
-
-def _doubts_of_machine(config: StudyConfig, found: _Found, forecast: Forecast) -> list[str | None]:
-    """Look at the machine this runs on, and say what it lacks."""
-    if config.compute.runner == "ray_tune":
-        # Trials train on others.
-        return _doubts_of_store(config.store.url)
+def _machine_warnings(found: _Findings) -> list[str | None]:
+    """Return what this machine lacks, where trials train on it."""
+    compute = found.config.compute
+    if compute.runner == "ray_tune":
+        return []
     battery = psutil.sensors_battery()
-    gpus = torch.cuda.device_count()
     return [
-        warnings.on_memory(forecast.probes, processes_of_device(config.compute, found.workers)),
-        warnings.on_unused_gpu(gpus, config.compute.device),
+        warnings.on_memory(found.fitting, processes_of_device(compute, found.workers)),
+        warnings.on_unused_gpu(torch.cuda.device_count(), compute.device),
         warnings.on_battery(battery is not None and battery.power_plugged is False),
-        *_doubts_of_store(config.store.url),
     ]
 
 
-def _pausing_seconds(config: StudyConfig, found: _Found, free: int) -> float:
-    """Return how long all workers take to come to their next step and write a checkpoint, on this machine's disk."""
-    fitting = [end.probe for end in found.ends.values() if end.fits]
-    size = found.workers * max((probe.checkpoint_bytes for probe in fitting), default=0)
-    written = min(size, WRITTEN_BYTES, free // 2)
-    if config.compute.runner == "ray_tune" or not written:
-        return 0.0
-    content = torch.rand(written // 4)
-    with tempfile.TemporaryDirectory(dir=_existing(files_folder(config).absolute())) as folder:
-        began = time.perf_counter()
-        write_checkpoint(Path(folder) / "checkpoint", {"seen": 0, "content": content})
-        seconds = time.perf_counter() - began
-    return seconds * size / written + max(probe.seconds_per_step for probe in fitting)
-
-
-def _doubts_of_store(url: str) -> list[str | None]:
-    """Look at the disk of a SQLite file."""
+def _store_warnings(url: str) -> list[str | None]:
+    """Return what the disk of a SQLite file lacks."""
     file = sqlite_path(url)
     if file is None:
         return []
@@ -266,8 +231,22 @@ def _doubts_of_store(url: str) -> list[str | None]:
     ]
 
 
+def _pausing_seconds(found: _Findings, free: int) -> float:
+    """Return how long all workers take to reach their next step and write a checkpoint, on this machine's disk."""
+    size = found.workers * max((probe.checkpoint_bytes for probe in found.fitting), default=0)
+    written = min(size, WRITTEN_BYTES, free // 2)
+    if found.config.compute.runner == "ray_tune" or not written:
+        return 0.0
+    content = torch.rand(written // 4)
+    with tempfile.TemporaryDirectory(dir=_existing(files_folder(found.config).absolute())) as folder:
+        began = time.perf_counter()
+        write_checkpoint(Path(folder) / "checkpoint", {"seen": 0, "content": content})
+        seconds = time.perf_counter() - began
+    return seconds * size / written + max(probe.seconds_per_step for probe in found.fitting)
+
+
 def _commit_seconds(folder: Path) -> float:
-    """Return how long the disk takes to hold a few bytes for certain, which a store waits for at every write.
+    """Return how long the disk takes to store a few bytes durably, which a store waits for at every write.
 
     Raises:
         StoreError: the folder cannot be written to.

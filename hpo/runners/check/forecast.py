@@ -1,7 +1,7 @@
-"""What a search will take, reckoned from a few steps at the ends of its space."""
+"""Forecast of a search: trials, time and disk, from a few steps at the extremes of its space."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from hpo.config.hyperparameters import Hyperparameters
@@ -11,7 +11,7 @@ from hpo.training.baselines import MOST_TRAIN_ROWS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:
-    """A configuration, what a few of its steps cost, and a whole trial."""
+    """A configuration, the costs of a few of its steps, and of a whole trial."""
 
     hyperparameters: Hyperparameters
     probe: Probe
@@ -22,17 +22,20 @@ class Probed:
 
     @property
     def fits(self) -> bool:
-        """Whether it goes through the model, if need be row by row."""
+        """Whether it fits into memory, if need be one row at a time."""
         return self.probe.feasible
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """A search over trials that lie between some ends. Of a pair the first is as if all were as short as the shortest
-    of them, the second as if all were as long as the longest; None where no end fits into memory."""
+    """A search over trials that lie between the extremes of its space.
 
-    ends: Mapping[str, Probed]
-    """The ends of the space by name."""
+    Of a pair the first is as if all trials were as short as the shortest extreme, the second as if all were as long as
+    the longest; None where no extreme fits into memory.
+    """
+
+    extremes: Mapping[str, Probed]
+    """The extremes of the space by name."""
     workers: int
     """Trials side by side."""
     trials: int | None
@@ -45,14 +48,9 @@ class Forecast:
     """Of how many trials the weights are kept while the search runs."""
 
     @property
-    def probes(self) -> Sequence[Probe]:
-        """Those of the ends that fit into memory."""
-        return [end.probe for end in self.ends.values() if end.fits]
-
-    @property
     def trial_seconds(self) -> tuple[float, float] | None:
         """What a trial takes."""
-        seconds = [end.seconds for end in self.ends.values() if end.fits]
+        seconds = [extreme.seconds for extreme in self.extremes.values() if extreme.fits]
         return (min(seconds), max(seconds)) if seconds else None
 
     @property
@@ -65,22 +63,18 @@ class Forecast:
 
     @property
     def search_seconds(self) -> tuple[float, float] | None:
-        """What all trials take, if none is given up; None also where their number has no limit."""
+        """What all trials take, if none is pruned; None also where their number has no limit."""
         if self.trials is None or self.trial_seconds is None:
             return None
         rounds = math.ceil(self.trials / self.workers)
         return rounds * self.trial_seconds[0], rounds * self.trial_seconds[1]
 
     @property
-    def peak_memory_bytes(self) -> int:
-        """Of one worker."""
-        return max((probe.peak_memory_bytes for probe in self.probes), default=0)
-
-    @property
     def disk_bytes(self) -> int:
         """Most that lies on the disk: two checkpoints of each worker's trial, the weights it writes, and those kept."""
-        checkpoint = max((probe.checkpoint_bytes for probe in self.probes), default=0)
-        weights = max((probe.weights_bytes for probe in self.probes), default=0)
+        probes = [extreme.probe for extreme in self.extremes.values() if extreme.fits]
+        checkpoint = max((probe.checkpoint_bytes for probe in probes), default=0)
+        weights = max((probe.weights_bytes for probe in probes), default=0)
         return 2 * self.workers * checkpoint + (self.workers + self.kept_weights) * weights
 
     def _fitting(self, each: float) -> int:
@@ -89,19 +83,19 @@ class Forecast:
         return int(min(of_time, of_devices))
 
 
-def reading_seconds(probes: Collection[Probe], test_rows: int) -> float:
-    """Return what scoring so many rows of the test split takes, with ample room; 0 for none."""
-    if not test_rows:
+def final_evaluation_seconds(probes: Collection[Probe], rows: int) -> float:
+    """Return the seconds that scoring so many rows takes, amply; 0 for none."""
+    if not rows:
         return 0.0
-    return 2 * test_rows * max((probe.seconds_per_scored_row for probe in probes), default=0.0) + 1.0
+    return 2 * rows * max((probe.seconds_per_scored_row for probe in probes), default=0.0) + 1.0
 
 
 SECONDS_OF_LINEAR_MODELS = 5.0
 LINEAR_SECONDS_PER_ROW = 0.002
 
 
-def baseline_seconds(probes: Collection[Probe], train_rows: int, read_rows: int) -> float:
-    """Return what the baselines take, with ample room: features of all rows, and the linear models over them."""
+def baseline_seconds(probes: Collection[Probe], train_rows: int, rows: int) -> float:
+    """Return the seconds that the baselines take, amply: features of all rows, and the linear models over them."""
     trained = min(train_rows, MOST_TRAIN_ROWS)
     linear = SECONDS_OF_LINEAR_MODELS + LINEAR_SECONDS_PER_ROW * trained
-    return reading_seconds(probes, trained + read_rows) + linear
+    return final_evaluation_seconds(probes, trained + rows) + linear

@@ -1,4 +1,4 @@
-"""What looks wrong before a search, in sentences: each a pure function of what was found, None where all is well."""
+"""Warnings before a search, in sentences: each a pure function of the findings, None where all is well."""
 
 import math
 from collections import Counter
@@ -13,7 +13,7 @@ from hpo.runners.check.forecast import Forecast
 from hpo.verdict.small_classes import FEWEST_ROWS, small_classes
 
 MOST_OFF = 0.5
-"""Share of the expected first loss by which it may be off: a new head knows nothing, and so says every class alike."""
+"""Share of the expected first loss by which it may be off: a new head gives every class the same probability."""
 MOST_CUT = 0.1
 LEAST_TRIALS = 10
 LEAST_STORE_BYTES = 2**30
@@ -27,7 +27,7 @@ NO_NUMBER = (
 
 
 def no_room(which: str, hyperparameters: Hyperparameters) -> str:
-    """Say that not even one text of a configuration goes through the model."""
+    """Return that not even one row of a configuration fits into memory."""
     method = hyperparameters.method
     lighter = f" take {method} out of the values of method," if method != "head" else ""
     return (
@@ -38,7 +38,7 @@ def no_room(which: str, hyperparameters: Hyperparameters) -> str:
 
 
 def on_first_loss(probe: Probe, expected: float | None) -> str | None:
-    """Doubt a mean loss at the first step that is not about the one `expected`; of None only what is no number."""
+    """Warn of a mean loss at the first step that is not about the one `expected`; where that is None, of NaN only."""
     if not math.isfinite(probe.first_loss):
         return NO_NUMBER
     if expected is None or abs(probe.first_loss - expected) <= MOST_OFF * expected:
@@ -50,14 +50,14 @@ def on_first_loss(probe: Probe, expected: float | None) -> str | None:
 
 
 def on_cut_texts(share: float, max_length: int) -> str | None:
-    """Doubt a length at which much is cut off; `share` of the training texts is."""
+    """Warn of a length at which much is cut off; `share` of the training texts is."""
     if share <= MOST_CUT:
         return None
     return f"{share:.0%} of the training texts fill max_length, {max_length} tokens; what is longer is cut there."
 
 
 def on_rare_classes(splits: Splits, objective: Objective) -> str | None:
-    """Doubt scores of classes that hardly any row tells about, where the objective depends on them."""
+    """Warn of classes with hardly any validation row, where the objective depends on them."""
     counts = Counter(splits.validation.labels)
     rows = {label: counts[label] for label in splits.label_names}
     if not (named := small_classes(rows, objective.metric, objective.positive)):
@@ -69,7 +69,7 @@ def on_rare_classes(splits: Splits, objective: Objective) -> str | None:
 
 
 def on_few_trials(forecast: Forecast, epochs: int) -> str | None:
-    """Doubt a time in which so few trials fit, were each as long as the longest, which has so many epochs."""
+    """Warn of a time into which few trials fit, were each as long as the longest, which has so many epochs."""
     if forecast.fitting is None or forecast.fitting[1] >= LEAST_TRIALS:
         return None
     return (
@@ -79,7 +79,7 @@ def on_few_trials(forecast: Forecast, epochs: int) -> str | None:
 
 
 def on_trial_time(forecast: Forecast, limit_seconds: float | None) -> str | None:
-    """Doubt a limit of each trial's time that the longest configurations pass."""
+    """Warn of a limit of each trial's time that the longest configurations exceed."""
     if limit_seconds is None or forecast.trial_seconds is None or forecast.trial_seconds[1] <= limit_seconds:
         return None
     return (
@@ -89,7 +89,7 @@ def on_trial_time(forecast: Forecast, limit_seconds: float | None) -> str | None
 
 
 def on_disk(needed: int, free: int, folder: str) -> str | None:
-    """Doubt a disk that has `free` bytes for checkpoints and weights that need more."""
+    """Warn of a disk that has `free` bytes for checkpoints and weights that need more."""
     if needed <= free:
         return None
     return (
@@ -99,7 +99,7 @@ def on_disk(needed: int, free: int, folder: str) -> str | None:
 
 
 def on_grace(seconds: float, grace_seconds: float) -> str | None:
-    """Doubt a grace shorter than the `seconds` in which all workers come to a step and write a checkpoint."""
+    """Warn of a grace shorter than the `seconds` in which all workers reach a step and write a checkpoint."""
     if seconds <= grace_seconds:
         return None
     return (
@@ -110,7 +110,7 @@ def on_grace(seconds: float, grace_seconds: float) -> str | None:
 
 
 def on_memory(probes: Sequence[Probe], processes: int) -> str | None:
-    """Doubt that so many processes have room on one device, each of which takes the most that a probe took."""
+    """Warn where so many processes do not fit on one device, each of which takes the most that a probe took."""
     peak = max((probe.peak_memory_bytes for probe in probes), default=0)
     room = min((probe.room_bytes for probe in probes if probe.room_bytes), default=None)
     if room is None or processes * peak <= room:
@@ -122,14 +122,14 @@ def on_memory(probes: Sequence[Probe], processes: int) -> str | None:
 
 
 def on_full_store(free: int, folder: str) -> str | None:
-    """Doubt a SQLite file on a disk that is nearly full."""
+    """Warn of a SQLite file on a disk that is nearly full."""
     if free >= LEAST_STORE_BYTES:
         return None
     return f"The store's disk has only {size(free)} left at {folder}, and a full one holds the search up; make room."
 
 
 def on_slow_store(commit_seconds: float, folder: str) -> str | None:
-    """Doubt a SQLite file on a disk that takes long to hold a few bytes for certain."""
+    """Warn of a SQLite file on a disk that takes long to store a few bytes durably."""
     if commit_seconds <= SLOW_COMMIT_SECONDS:
         return None
     return (
@@ -139,19 +139,19 @@ def on_slow_store(commit_seconds: float, folder: str) -> str | None:
 
 
 def on_unused_gpu(gpus: int, device: str) -> str | None:
-    """Doubt training on a CPU beside GPUs."""
+    """Warn of training on a CPU beside GPUs."""
     if not gpus or device != "cpu":
         return None
     return "This machine has a GPU, but compute.device is cpu; take auto or cuda to use it."
 
 
 def on_battery(on_battery: bool) -> str | None:
-    """Doubt a night on a battery."""
+    """Warn of a search on a battery."""
     return "This machine runs on its battery; plug it in, or it may not see the morning." if on_battery else None
 
 
 def size(count: int) -> str:
-    """Return so many bytes as people say it: `3 MiB`, `1.5 GiB`, `13 GiB`."""
+    """Return a number of bytes as text: `3 MiB`, `1.5 GiB`, `13 GiB`."""
     if count < GIB:
         return f"{count / 2**20:.0f} MiB"
     return f"{count / GIB:.1f} GiB" if count < 10 * GIB else f"{count / GIB:.0f} GiB"

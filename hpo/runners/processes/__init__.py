@@ -1,5 +1,5 @@
-"""A worker process from both sides: its parent's handle on it, what they say to each other, and what it does.
+"""Runner `processes`: a carrier of worker processes, their protocol, and the process itself.
 
-`processes.py` above keeps several of them. To add something that they say: a message in `conversation.py`, which
-`child.py` (the parent) or `service.py` (the process) takes in.
+`carrier.py` keeps several workers; `child.py` is the parent's side of one, `service.py` the process. To add a message:
+a class in `protocol.py`, which `remote_workforce.py` or `inbox.py` handles.
 """

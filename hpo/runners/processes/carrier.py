@@ -1,11 +1,11 @@
-"""Worker processes of this machine: warm ones, one on each GPU, or as many as asked for.
+"""Carrier of worker processes on this machine: warm ones, one for each GPU, or as many as asked for.
 
-A worker that is a gang has a process for each of its ranks, and is replaced as a whole.
+A worker of several ranks has a process for each of them, and is replaced as a whole.
 """
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -19,16 +19,16 @@ from hpo.files.shared import FOLDER
 from hpo.runners.processes.child import Child, end
 from hpo.runners.processes.protocol import Opener, StudySetup
 from hpo.runners.processes.worker_specs import WorkerSpec, worker_specs_of, workers_of
-from hpo.runners.remote_workforce import DesiredWorkers, Gone, RemoteWorkforce
-from hpo.runners.workforce import IsOver, never
+from hpo.runners.remote_workforce import DesiredWorkers, RemoteWorkforce
+from hpo.runners.workforce import WorkerLost
 from hpo.training.worker import choose_device, open_worker
 
 LOGS = "workers"
-"""Folder, below the study's files, of what worker processes print."""
+"""Folder, below the study's files, of the output of worker processes."""
 
 
 def runner_of(compute: ComputeConfig) -> Literal["inline", "processes", "ray_tune"]:
-    """Return who carries trials to devices; where that is left open, processes on a GPU or for several workers.
+    """Return the runner of a study; where it is left open, processes on a GPU or for several workers.
 
     Raises:
         ConfigurationError: a GPU is asked for and torch sees none, or this process would have to be several ranks.
@@ -48,15 +48,20 @@ def runner_of(compute: ComputeConfig) -> Literal["inline", "processes", "ray_tun
 
 @contextmanager
 def open_processes(
-    config: StudyConfig, splits: Splits, files: Path, is_over: IsOver = never, *, opener: Opener = open_worker
+    config: StudyConfig,
+    splits: Splits,
+    files: Path,
+    is_ending: Callable[[], bool] = lambda: False,
+    *,
+    opener: Opener = open_worker,
 ) -> Iterator[RemoteWorkforce]:
     """Open the first worker process, and in the end close all that were started.
 
     Args:
-        config: the study; where its store is and who is notified is told to no process.
+        config: the study; no process is told where its store is and who is notified.
         splits: its data.
-        files: the study's folder, in which the workers keep weights and checkpoints, share what they read, and print.
-        is_over: whether the first is not to be waited for any longer.
+        files: the study's folder of weights, checkpoints, shared files and the output of workers.
+        is_ending: whether the first worker is not to be waited for any longer.
         opener: opens the worker of a process; to be found by name in a module.
 
     Raises:
@@ -79,49 +84,49 @@ def open_processes(
         # What workers share is made anew by the next run, and may be as large as the model.
         closing.callback(rmtree, files / FOLDER, ignore_errors=True)
         closing.callback(workforce.close)
-        workforce.open_lead(is_over)
+        workforce.open_lead(is_ending)
         yield workforce
 
 
 class ProcessCarrier:
-    """Starts workers' processes on this machine; a worker's id is its name."""
+    """Starts the processes of workers on this machine; a worker's id is its name."""
 
     def __init__(self, worker_specs: Sequence[WorkerSpec], study: int, logs: Path, *, store: str) -> None:
         """Start none yet.
 
         Args:
-            posts: what processes are started for, the first one first.
+            worker_specs: of all workers, the first one first.
             study: handle of the file that `StudySetup.written` wrote.
-            logs: folder of what the processes print.
+            logs: folder of the processes' output.
             store: URL of the store, whose password no process may find in its environment.
         """
         self.wanted = DesiredWorkers(workers=0)
         self._worker_specs = {spec.worker: spec for spec in worker_specs}
         self._study, self._logs, self._store = study, logs, store
         self._children: dict[str, Child] = {}
-        self._heard: list[tuple[str, object]] = []
+        self._messages: list[tuple[str, object]] = []
 
     @property
     def room(self) -> int:
-        """As many as there are posts."""
+        """As many as there are specs."""
         return len(self._worker_specs)
 
     def listen(self, seconds: float) -> Sequence[tuple[str, object]]:
-        """Return what processes have said, and of which have ended; start those that are wanted."""
+        """Return messages of processes, and which have ended; start those that are wanted."""
         self._start_wanted()
-        if not self._heard:
+        if not self._messages:
             wait([connection for child in self._children.values() for connection in child.connections], seconds)
         for worker, child in list(self._children.items()):
-            self._heard += [(worker, message) for message in child.heard()]
+            self._messages += [(worker, message) for message in child.messages()]
             if child.over:
                 del self._children[worker]
-                self._heard.append((worker, Gone(reason=child.reap())))
+                self._messages.append((worker, WorkerLost(reason=child.reap())))
         self._start_wanted()
-        heard, self._heard = self._heard, []
-        return heard
+        messages, self._messages = self._messages, []
+        return messages
 
     def tell(self, worker: str, message: object) -> None:
-        """Say something to a worker's rank 0."""
+        """Send a message to a worker's rank 0."""
         if worker in self._children:
             self._children[worker].send(message)
 
@@ -135,7 +140,7 @@ class ProcessCarrier:
         self._worker_specs.pop(worker, None)
         if (child := self._children.pop(worker, None)) is not None:
             end([child])
-            self._heard.append((worker, Gone(reason="It was left out.")))
+            self._messages.append((worker, WorkerLost(reason="It was left out.")))
 
     def close(self) -> None:
         """End all processes."""
@@ -143,17 +148,19 @@ class ProcessCarrier:
         self._children.clear()
 
     def _start_wanted(self) -> None:
-        """Start what is wanted; where that cannot be, it is as one that has ended at once."""
+        """Start what is wanted; a worker that cannot be started counts as one that has ended at once."""
         if time.monotonic() < self.wanted.not_before:
             return
         for worker, spec in self._worker_specs.items():
             if len(self._children) >= self.wanted.workers:
                 return
             if worker not in self._children:
-                self._heard.append((worker, spec.arrived))
+                self._messages.append((worker, spec.arrived))
                 try:
                     child = Child(spec, self._study, self._logs, self.wanted.precision, self._store)
                 except OSError as error:
-                    self._heard.append((worker, Gone(reason=f"Its process cannot be started: {error.strerror}.")))
+                    self._messages.append(
+                        (worker, WorkerLost(reason=f"Its process cannot be started: {error.strerror}."))
+                    )
                 else:
                     self._children[worker] = child

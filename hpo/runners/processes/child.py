@@ -1,6 +1,7 @@
-"""One worker, seen from the parent of its processes: started, spoken to, heard, ended.
+"""Child processes of one worker, seen from their parent: start, messages, exit.
 
-It has a process for each rank of its gang, mostly one. Rank 0 talks; the others are only started, and end with it.
+A worker has a process for each of its ranks, mostly one. Rank 0 sends and receives messages; the other ranks are only
+started, and end with it.
 """
 
 import os
@@ -16,22 +17,22 @@ from subprocess import DEVNULL, Popen, TimeoutExpired
 from typing import Any
 
 from hpo.distributed.rank_group import RankInfo, free_address
-from hpo.runners.processes.protocol import GANG_LOST, End, Ready, Start
+from hpo.runners.processes.protocol import RANK_GROUP_LOST, End, Ready, Start
 from hpo.runners.processes.worker_specs import WorkerSpec
 from hpo.store.secrets import secret_names
 from hpo.training.precision import Precision
 
-# Where modules are found is taken over before anything is imported, and no script of the user's is run again: it needs
-# no guard around its main part.
-BEGIN = (
+# The module path is taken over before anything is imported, and no script of the user's is run again: it needs no guard
+# around its main part.
+BOOTSTRAP = (
     "import sys; sys.path[:] = sys.argv[5:]; "
     "from hpo.runners.processes.parentage import belong_to; belong_to(int(sys.argv[4])); "
     "from hpo.runners.processes.service import main; main(int(sys.argv[2]), int(sys.argv[3]))"
 )
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-"""Variables that name the network by which the ranks of a gang talk."""
+"""Variables that name the network interface over which ranks communicate."""
 SECONDS_TO_END = 5.0
-"""Time that processes which are asked to end have until they are killed."""
+"""Time that processes have to end when they are asked to, until they are killed."""
 
 
 class RankProcess:
@@ -41,10 +42,10 @@ class RankProcess:
         """Start it.
 
         Args:
-            name: as it is told of.
-            start: what it is told first.
+            name: of the process, in messages.
+            start: its first message.
             study: handle of the file that `StudySetup.written` made.
-            log: file to which what it prints is appended.
+            log: file to which its output is appended.
             environment: its variables.
 
         Raises:
@@ -56,7 +57,7 @@ class RankProcess:
         with theirs, log.open("ab") as stream:
             handles = (theirs.fileno(), study)
             self.process = Popen(
-                [sys.executable, "-c", BEGIN, start.worker, *map(str, (*handles, os.getpid())), *sys.path],
+                [sys.executable, "-c", BOOTSTRAP, start.worker, *map(str, (*handles, os.getpid())), *sys.path],
                 stdin=DEVNULL, stdout=stream, stderr=stream, pass_fds=handles, env=dict(environment),
             )  # fmt: skip
         self.send(start)
@@ -68,11 +69,11 @@ class RankProcess:
 
     @property
     def crashed(self) -> bool:
-        """Whether it died of itself, and not because another rank did, or it was told to end."""
-        return self.process.poll() not in (None, 0, GANG_LOST)
+        """Whether it ended by itself, and not because another rank did or it was asked to."""
+        return self.process.poll() not in (None, 0, RANK_GROUP_LOST)
 
     def send(self, message: object) -> None:
-        """Say something; to a dead process, whose end is heard, nothing."""
+        """Send a message; to a dead process, whose end is noticed, none."""
         with suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send(message)
 
@@ -96,15 +97,15 @@ class RankProcess:
 
 
 class Child:
-    """A worker in processes of its own. It trains on however late it is listened to, and ends with its parent."""
+    """A worker in processes of its own. It trains on however late it is read, and ends with its parent."""
 
     def __init__(self, spec: WorkerSpec, study: int, logs: Path, precision: Precision | None, store: str) -> None:
-        """Start it; it says that it is ready when its model is loaded, on all ranks.
+        """Start it; it sends `Ready` when its model is loaded, on all ranks.
 
         Args:
-            post: its name, devices and threads.
+            spec: its name, devices and threads.
             study: handle of the file that `StudySetup.written` made.
-            logs: folder of the files to which what its processes print is appended.
+            logs: folder of the files to which the output of its processes is appended.
             precision: in which it computes; None where that is not yet chosen.
             store: URL of the store, whose password no process may find in its environment.
 
@@ -112,7 +113,7 @@ class Child:
             OSError: there is no memory, process or file to be had.
         """
         self.over = False
-        """Whether it is dead, and all that it said was heard."""
+        """Whether it is dead, and all its messages were read."""
         self._ready = self._killed = False
         self.processes: list[RankProcess] = []
         """By rank."""
@@ -132,26 +133,26 @@ class Child:
 
     @property
     def connections(self) -> list["Connection[Any, Any]"]:
-        """Where it is heard, by rank: a rank above 0 says nothing, unless its worker cannot be opened."""
+        """Its connections, by rank: a rank above 0 sends nothing, unless its worker cannot be opened."""
         return [one.connection for one in self.processes]
 
     def send(self, message: object) -> None:
-        """Say something to rank 0; where it is dead, which is heard, nothing."""
+        """Send a message to rank 0."""
         self.processes[0].send(message)
 
-    def heard(self) -> list[object]:
-        """Return what it has said."""
-        said: list[object] = []
-        # Asked first: what it had said before it ended is then in the connection.
+    def messages(self) -> list[object]:
+        """Return the messages that have come."""
+        messages: list[object] = []
+        # Asked first: what was sent before the end is then in the connection.
         self.over = self._killed or any(one.ended for one in self.processes)
         for connection in self.connections:
             try:
                 while connection.poll():
-                    said.append(connection.recv())
+                    messages.append(connection.recv())
             except (EOFError, OSError):
                 self.over = True
-        self._ready = self._ready or any(isinstance(message, Ready) for message in said)
-        return said
+        self._ready = self._ready or any(isinstance(message, Ready) for message in messages)
+        return messages
 
     def kill(self) -> None:
         """Kill it, at once."""
@@ -160,24 +161,24 @@ class Child:
             one.process.kill()
 
     def ask_to_end(self) -> None:
-        """Ask it to end; one that is still opening its model would not hear of it, and is killed."""
+        """Ask it to end; one that is still opening its model would not read that, and is killed."""
         if self._ready:
             self.send(End())
         else:
             self.kill()
 
     def reap(self, patience: float = SECONDS_TO_END) -> str:
-        """Wait until all its processes have ended, killing them after `patience` seconds, and return how they did."""
+        """Wait until all its processes have ended, kill them after `patience` seconds, and return their exit reason."""
         crashed = self._crashed()
         until = time.monotonic() + patience
         for one in self.processes:
-            # Where one has died of itself, nothing is to be expected of the others.
+            # Where one has crashed, the others do not end by themselves.
             one.wait(0.0 if crashed else max(0.0, until - time.monotonic()))
         exit_reason = (crashed or self._crashed() or self.processes[0]).exit_reason
         for one in self.processes:
             if not one.ended:
                 one.process.kill()
-                # One that is stuck in a driver dies when the driver lets go of it; nobody waits for that.
+                # A process that is stuck in a driver dies when the driver lets go of it; nobody waits for that.
                 one.wait(SECONDS_TO_END)
             one.connection.close()
         return exit_reason
@@ -200,23 +201,21 @@ def environment_of(spec: WorkerSpec, rank: int, inherited: Mapping[str, str], st
     secret = secret_names(inherited, store)
     kept = {name: value for name, value in inherited.items() if name not in secret}
     own = {"CUDA_VISIBLE_DEVICES": spec.visible[rank], "OMP_NUM_THREADS": str(spec.threads)}
-    # A process that was forked off a tokenizer's threads would say so at length.
+    # A process that was forked off a tokenizer's threads would warn at length.
     own["TOKENIZERS_PARALLELISM"] = "false"
-    # Trial after trial allocates other sizes: unless the user has chosen, no room is lost between them.
+    # Trial after trial allocates other sizes: unless the user has chosen, memory is not fragmented by them.
     kept.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    # The ranks of a gang are all on this machine, whatever its name resolves to.
+    # The ranks are all on this machine, whatever its name resolves to.
     return kept | own | (dict.fromkeys(INTERFACES, "lo") if spec.ranks > 1 else {})
 
 
 def _start(spec: WorkerSpec, rank: int, precision: Precision | None, address: str) -> Start:
-    """Return what a process is told first; at `address` the ranks meet."""
-    rank_info = RankInfo(rank=rank, ranks=spec.ranks, address=address) if spec.ranks > 1 else None
-    device = "cuda:0" if spec.visible[rank] else "cpu"
+    """Return the first message of a process; the ranks meet at `address`."""
     return Start(
         worker=spec.worker,
-        device=device,
+        device="cuda:0" if spec.visible[rank] else "cpu",
         threads=spec.threads,
         precision=precision,
-        rank_info=rank_info,
+        rank_info=RankInfo(rank=rank, ranks=spec.ranks, address=address) if spec.ranks > 1 else None,
         gpu_share=spec.gpu_share,
     )

@@ -1,35 +1,34 @@
-"""What a worker process was asked for and has not begun."""
+"""Inbox of a worker process: assignments, decisions and calls that are not yet handled."""
 
 from collections import deque
 from collections.abc import Callable
 from threading import Condition
 
 from hpo.messages import Action, Assignment, Decision, Ending, Outcome
-from hpo.runners.processes.protocol import Call, End, ServedWorker
+from hpo.runners.processes.protocol import Call, End
+from hpo.training.worker import Worker
 
-Say = Callable[[object], None]
+Send = Callable[[object], None]
 Attempt = tuple[int, int]
 """Trial and attempt."""
 
 
 class Inbox:
-    """What the parent has asked for and is not begun. One thread fills it, another empties it."""
+    """Messages of the parent that are not yet handled. One thread fills it, another empties it."""
 
-    def __init__(self, say: Say) -> None:
+    def __init__(self, send: Send) -> None:
         self.changed = Condition()
         """Guards everything here, and the worker's slots."""
         self.assignments: deque[Assignment] = deque()
         self.calls: deque[Call] = deque()
-        self.early: dict[Attempt, Decision] = {}
-        """What was decided of assignments that are not begun."""
         self.ending = False
         self.closed = False
         """Whether assignments are given back as they come."""
-        self.worker: ServedWorker | None = None
-        self._say = say
+        self.worker: Worker | None = None
+        self._send = send
 
     def take(self, message: Assignment | Decision | Call | End) -> None:
-        """Take in what the parent says."""
+        """Take a message of the parent."""
         with self.changed:
             match message:
                 case Assignment():
@@ -44,29 +43,23 @@ class Inbox:
             self.changed.notify()
 
     def close(self) -> None:
-        """Give back what is not begun, and whatever comes."""
+        """Give back what is not begun, and each assignment that comes."""
         with self.changed:
             self.closed = True
             self._give_back_if_closed()
 
     def _give_back_if_closed(self) -> None:
         while self.closed and self.assignments:
-            self._say(_not_begun(self.assignments.popleft()))
+            self._send(self.assignments.popleft().ended(Ending.PAUSED, "Not begun."))
 
     def _decide(self, decision: Decision) -> None:
         waiting = next((one for one in self.assignments if attempt_of(one) == attempt_of(decision)), None)
-        if waiting is None:
-            if self.worker is not None:
-                self.worker.apply(decision)
-        elif decision.action is Action.PAUSE:
+        if waiting is not None:
             self.assignments.remove(waiting)
-            self._say(_not_begun(waiting))
-        else:
-            self.early[attempt_of(decision)] = decision
-
-
-def _not_begun(assignment: Assignment) -> Outcome:
-    return assignment.ended(Ending.PAUSED, "Not begun.")
+            ending = Ending.PRUNED if decision.action is Action.STOP else Ending.PAUSED
+            self._send(waiting.ended(ending, "Not begun."))
+        elif self.worker is not None:
+            self.worker.apply(decision)
 
 
 def attempt_of(message: Assignment | Decision | Outcome) -> Attempt:

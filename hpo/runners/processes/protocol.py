@@ -1,7 +1,7 @@
-"""What a worker process and its parent say to each other, beside assignments, decisions, reports and outcomes.
+"""Protocol between a worker process and its parent, beside assignments, decisions, reports and outcomes.
 
-The study comes first, in a file that all processes map: its texts are pickled once, and a process that hangs before it
-has read them keeps nobody waiting. Everything else goes over a connection of each process's own.
+The study comes first, in a file that all processes map: its examples are pickled once, and a process that hangs before
+it has read them keeps nobody waiting. Everything else goes over a connection of each process's own.
 """
 
 import mmap
@@ -19,29 +19,15 @@ from hpo.config.study_file import StoreConfig, StudyConfig
 from hpo.data.splits import Splits
 from hpo.distributed.rank_group import RankInfo
 from hpo.errors import HpoError
-from hpo.runners.workforce import LeadWorker
 from hpo.training.precision import Precision
+from hpo.training.worker import Worker
 
-GANG_LOST = 43
-"""Exit status of a process that ends because another rank of its gang is gone."""
-
-
-class ServedWorker(LeadWorker, Protocol):
-    """What a worker process trains with."""
-
-    @property
-    def free_slots(self) -> int:
-        """How many assignments may be admitted."""
-
-    def follow(self) -> None:
-        """Take part in what rank 0 of its gang trains, until that is closed."""
-
-    def close(self) -> None:
-        """Give up what is in training, and let the other ranks go."""
+RANK_GROUP_LOST = 43
+"""Exit status of a process that ends because another rank of its group is gone."""
 
 
 class Opener(Protocol):
-    """How a process opens its worker: `hpo.training.worker.open_worker`, or another function of a module."""
+    """Opens the worker of a process: `hpo.training.worker.open_worker`, or another function of a module."""
 
     def __call__(
         self,
@@ -52,16 +38,16 @@ class Opener(Protocol):
         device: torch.device,
         shared: bool,
         rank_info: RankInfo | None,
-    ) -> ServedWorker:
+    ) -> Worker:
         """Return a worker on `device`, which shares read-only files with the other workers where it is `shared`.
 
-        Where it has a `rank_info` in a gang, it is returned when all ranks are there.
+        With a `rank_info` it is returned when all ranks of the group are there.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudySetup:
-    """What a worker is opened with, without a secret."""
+    """The study as a worker is opened with it, without a secret."""
 
     config: StudyConfig
     splits: Splits
@@ -108,14 +94,14 @@ class Start:
     precision: Precision | None
     """None where it is not yet chosen."""
     rank_info: RankInfo | None = None
-    """Its place in a gang; None where it trains alone."""
+    """Its rank in a group; None where it trains alone."""
     gpu_share: float = 1.0
     """Of its GPU's memory that it may take, where it shares the GPU with others of its kind; above 0, at most 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """To a worker process: a method of `LeadWorker`, to be answered when nothing is in training."""
+    """To a worker process: a method of `Worker`, to be answered when nothing is in training."""
 
     number: int
     method: str
@@ -124,26 +110,19 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
-    """To a worker process: leave, after what the next step has to say."""
+    """To a worker process: end, after the messages of the next step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrived:
-    """Of a worker, first: where it is."""
+    """Of a worker, first: its place."""
 
     name: str
-    """What it is to be called, with a number behind it where another is called so already."""
+    """Its name, to which a number is added where another has it already."""
     device: str
     """Of rank 0, as torch writes it on that machine."""
     place: str
     """Its devices, of this machine as long as that is up."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Crashed:
-    """From a worker, last: why it ends, of which nobody asked it."""
-
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,4 +151,4 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recycle:
-    """From a worker process: it trains no more and has given back all that it held; another should take its place."""
+    """From a worker process: it has given back all that it held and trains no more; another is to take its place."""

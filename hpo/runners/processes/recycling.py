@@ -1,4 +1,4 @@
-"""When a worker process is better replaced by a fresh one, though it is alive."""
+"""Recycling of worker processes: reasons to replace one by a fresh process, though it is alive."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ KEPT_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """What a process holds, in bytes."""
+    """Memory that a process holds, in bytes."""
 
     own: int
     """Of main memory, without mapped files: those are shared, and given up when memory is short."""
@@ -35,7 +35,7 @@ class Memory:
         return cls(own=held.rss - getattr(held, "shared", 0), tensors=tensors)
 
 
-def wear(outcome: Outcome, *, first: Memory, before: Memory, after: Memory) -> str:
+def recycle_reason(outcome: Outcome, *, first: Memory, before: Memory, after: Memory) -> str:
     """Return in a sentence why a process should be replaced after `outcome`; empty where it need not be.
 
     Args:

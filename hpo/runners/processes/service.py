@@ -1,7 +1,7 @@
-"""A worker process, from inside: trains what it is given, in order, and says what there is to say.
+"""Worker process: it trains the assignments that it is given, in order, and sends their reports and outcomes.
 
-Three threads: this process's main one trains; one hears the parent, so that a decision has its effect at the next step;
-one speaks, so that training never waits for a parent that is slow to listen.
+Three threads: the main one trains; one reads the parent's messages, so that a decision has its effect at the next step;
+one sends, so that training never waits for a parent that is slow to listen.
 """
 
 import faulthandler
@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 import pickle
+from contextlib import closing
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -20,37 +21,28 @@ import torch
 from hpo.distributed.rank_group import RankGroupLost
 from hpo.errors import HpoError, TrainingError
 from hpo.messages import Assignment, Begun, Ending, Outcome
-from hpo.runners.processes.inbox import Attempt, Inbox, Say, attempt_of
-from hpo.runners.processes.protocol import (
-    GANG_LOST,
-    Answer,
-    Call,
-    OpenFailed,
-    Ready,
-    Recycle,
-    ServedWorker,
-    Start,
-    StudySetup,
-)
-from hpo.runners.processes.recycling import Memory, wear
+from hpo.runners.processes.inbox import Attempt, Inbox, Send, attempt_of
+from hpo.runners.processes.protocol import RANK_GROUP_LOST, Answer, Call, OpenFailed, Ready, Recycle, Start, StudySetup
+from hpo.runners.processes.recycling import Memory, recycle_reason
 from hpo.runners.workforce import Note
+from hpo.training.worker import Worker
 
 logger = logging.getLogger(__name__)
 
 
 class MessageReader(Protocol):
-    """Where a worker hears what it is told, such as a connection."""
+    """Source of the parent's messages, such as a connection."""
 
     def recv(self) -> Any:
         """Return the next message; wait for it.
 
         Raises:
-            EOFError, ConnectionResetError: whoever says them is gone.
+            EOFError, ConnectionResetError: the sender is gone.
         """
 
 
 def main(connection_handle: int, study_handle: int) -> None:
-    """Serve the parent, or follow rank 0, until it says that this is the end.
+    """Serve the parent, or follow rank 0, until `End`.
 
     Args:
         connection_handle: of this process's end of the connection.
@@ -68,25 +60,18 @@ def main(connection_handle: int, study_handle: int) -> None:
         if start.rank_info is not None and start.rank_info.rank > 0:
             _follow(connection, start, study)
         else:
-            _talk(connection, start, study)
+            with closing(MessageSender(connection)) as sender:
+                serve(connection, sender.send, start, study)
     except RankGroupLost as lost:
         logger.error("Worker %s ends. %s", start.worker, lost)
-        os._exit(GANG_LOST)
+        os._exit(RANK_GROUP_LOST)
     # Not through the interpreter's own end: taking torch down takes seconds, for which a deadline would have to wait.
     os._exit(0)
 
 
-def _talk(connection: "Connection[Any, Any]", start: Start, study: StudySetup) -> None:
-    mouth = MessageSender(connection)
-    try:
-        serve(connection, mouth.say, start, study)
-    finally:
-        mouth.close()
-
-
 def _follow(connection: "Connection[Any, Any]", start: Start, study: StudySetup) -> None:
-    # Nothing is said to it; it hears that the parent is dead.
-    Thread(target=_hear, args=(connection, Inbox(connection.send)), name="hears", daemon=True).start()
+    # It gets no message, but reads that the parent is dead.
+    Thread(target=_read, args=(connection, Inbox(connection.send)), name="reads", daemon=True).start()
     try:
         worker = opened(start, study)
     except HpoError as error:
@@ -95,12 +80,12 @@ def _follow(connection: "Connection[Any, Any]", start: Start, study: StudySetup)
     worker.follow()
 
 
-def opened(start: Start, study: StudySetup) -> ServedWorker:
+def opened(start: Start, study: StudySetup) -> Worker:
     """Open the worker that a process is started for.
 
     Raises:
         HpoError: it cannot be opened.
-        GangLost: the other ranks of its gang do not come.
+        RankGroupLost: the other ranks of its group do not come.
     """
     device = torch.device(start.device)
     if device.type == "cuda" and start.gpu_share < 1:
@@ -109,84 +94,84 @@ def opened(start: Start, study: StudySetup) -> ServedWorker:
     return study.opener(study.config, study.splits, study.files, device=device, shared=True, rank_info=start.rank_info)
 
 
-def serve(ears: MessageReader, say: Say, start: Start, study: StudySetup) -> None:
-    """Open the worker of rank 0, and train with it what `ears` hear, until that is `End`; warnings are said too.
+def serve(reader: MessageReader, send: Send, start: Start, study: StudySetup) -> None:
+    """Open the worker of rank 0, and do with it what `reader` returns, until that is `End`; warnings are sent too.
 
     Raises:
-        GangLost: another rank of its gang is gone.
+        RankGroupLost: another rank of its group is gone.
     """
-    logging.getLogger("hpo").addHandler(_Telling(say))
-    inbox = Inbox(say)
-    Thread(target=_hear, args=(ears, inbox), name="hears", daemon=True).start()
+    logging.getLogger("hpo").addHandler(_WarningSender(send))
+    inbox = Inbox(send)
+    Thread(target=_read, args=(reader, inbox), name="reads", daemon=True).start()
     try:
         worker = opened(start, study)
         if start.precision is not None:
             worker.use(start.precision)
     except HpoError as error:
-        say(OpenFailed(error=error))
+        send(OpenFailed(error=error))
         return
-    say(Ready(slots=worker.free_slots))
-    Service(worker, inbox, say).run()
+    send(Ready(slots=worker.free_slots))
+    Service(worker, inbox, send).run()
     worker.close()
 
 
-def _hear(ears: MessageReader, inbox: Inbox) -> None:
-    """Take in what the parent says; where it is dead, end the process in the middle of whatever it does."""
+def _read(reader: MessageReader, inbox: Inbox) -> None:
+    """Take the parent's messages; where it is dead, end the process in the middle of whatever it does."""
     try:
         while True:
-            inbox.take(ears.recv())
+            inbox.take(reader.recv())
     except (EOFError, ConnectionResetError):
         os._exit(0)
     except Exception:
-        # A process that no longer hears would have to be waited for.
-        logger.exception("What the parent said was not taken in.")
+        # A process that no longer reads would have to be waited for.
+        logger.exception("A message of the parent could not be read.")
         os._exit(1)
 
 
-class _Telling(logging.Handler):
-    """Tells the parent of warnings too: the log of a process is not where they are looked for."""
+class _WarningSender(logging.Handler):
+    """Sends warnings to the parent: the log of a process is not where they are looked for."""
 
-    def __init__(self, say: Say) -> None:
+    def __init__(self, send: Send) -> None:
         super().__init__(logging.WARNING)
-        self._say = say
+        self._send = send
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Say the warning; an error of a call is raised in the parent itself."""
+        """Send the warning; an error of a call is raised in the parent itself."""
         if record.exc_info is None:
-            self._say(Note(sentence=record.getMessage()))
+            self._send(Note(sentence=record.getMessage()))
 
 
 class MessageSender:
-    """Says things from a thread of its own, in order."""
+    """Sends messages from a thread of its own, in order."""
 
     def __init__(self, connection: "Connection[Any, Any]") -> None:
         self._connection = connection
-        self._unsaid: SimpleQueue[bytes | None] = SimpleQueue()
-        self._thread = Thread(target=self._speak, name="speaks", daemon=True)
+        self._unsent: SimpleQueue[bytes | None] = SimpleQueue()
+        self._thread = Thread(target=self._send_all, name="sends", daemon=True)
         self._thread.start()
 
-    def say(self, message: object) -> None:
-        """Have `message` said; one that cannot be pickled is refused here."""
-        self._unsaid.put(pickle.dumps(message))
+    def send(self, message: object) -> None:
+        """Have `message` sent; one that cannot be pickled is refused here."""
+        self._unsent.put(pickle.dumps(message))
 
     def close(self) -> None:
-        """Wait until all was said."""
-        self._unsaid.put(None)
+        """Wait until all were sent."""
+        self._unsent.put(None)
         self._thread.join()
 
-    def _speak(self) -> None:
+    def _send_all(self) -> None:
         try:
-            while (message := self._unsaid.get()) is not None:
+            while (message := self._unsent.get()) is not None:
                 self._connection.send_bytes(message)
         except (BrokenPipeError, ConnectionResetError):
             os._exit(0)
 
 
 class Service:
-    """Keeps a worker's slots filled, carries what it says, and answers calls when nothing is in training."""
+    """Keeps a worker's slots filled, sends its messages, and answers calls when nothing is in training."""
 
-    def __init__(self, worker: ServedWorker, inbox: Inbox, say: Say) -> None:
-        self._worker, self._inbox, self._say = worker, inbox, say
+    def __init__(self, worker: Worker, inbox: Inbox, send: Send) -> None:
+        self._worker, self._inbox, self._send = worker, inbox, send
         self._training: dict[Attempt, Assignment] = {}
         self._first: Memory | None = None
         """Memory after the first trial."""
@@ -194,7 +179,7 @@ class Service:
         inbox.worker = worker
 
     def run(self) -> None:
-        """Serve until the parent says that this is the end."""
+        """Serve until `End`."""
         inbox = self._inbox
         while True:
             with inbox.changed:
@@ -204,7 +189,7 @@ class Service:
                 self._admit()
                 call = inbox.calls.popleft() if inbox.calls and not self._training else None
             if call is not None:
-                self._say_answer(call)
+                self._answer(call)
             else:
                 self._advance()
 
@@ -216,9 +201,7 @@ class Service:
             self._before = Memory.now()
             self._worker.admit(assignment)
             self._training[attempt_of(assignment)] = assignment
-            self._say(Begun(trial=assignment.trial, attempt=assignment.attempt))
-            if early := inbox.early.pop(attempt_of(assignment), None):
-                self._worker.apply(early)
+            self._send(Begun(trial=assignment.trial, attempt=assignment.attempt))
 
     def _has_slot_for(self, assignment: Assignment) -> bool:
         beside = self._training.values()
@@ -227,7 +210,7 @@ class Service:
 
     def _advance(self) -> None:
         for message in self._worker.advance():
-            self._say(message)
+            self._send(message)
             if isinstance(message, Outcome):
                 self._end(message)
 
@@ -238,22 +221,23 @@ class Service:
             gc.collect()
         after = Memory.now()
         self._first = self._first or after
-        # What others beside it hold is no remainder of it.
+        # What others beside it hold it has not left behind.
         before = after if self._training else self._before
-        if not self._inbox.closed and (reason := wear(outcome, first=self._first, before=before, after=after)):
+        if not self._inbox.closed and (
+            reason := recycle_reason(outcome, first=self._first, before=before, after=after)
+        ):
             logger.warning("Another process takes this one's place. %s", reason)
             self._inbox.close()
         if self._inbox.closed and not self._training:
-            self._say(Recycle())
+            self._send(Recycle())
 
-    def _say_answer(self, call: Call) -> None:
+    def _answer(self, call: Call) -> None:
         try:
-            self._say(Answer(number=call.number, result=self._result(call)))
-        except HpoError as error:
-            self._say(Answer(number=call.number, error=error))
+            self._send(Answer(number=call.number, result=self._result(call)))
         except Exception as error:
-            logger.exception("%s failed.", call.method)
-            self._say(Answer(number=call.number, error=_carried(error)))
+            if not isinstance(error, HpoError):
+                logger.exception("%s failed.", call.method)
+            self._send(Answer(number=call.number, error=_portable(error)))
 
     def _result(self, call: Call) -> object:
         if call.method == "objective":
@@ -262,8 +246,8 @@ class Service:
         return getattr(self._worker, call.method)(*call.arguments)
 
 
-def _carried(error: Exception) -> Exception:
-    """Return `error`, or where it cannot be pickled another that tells of it."""
+def _portable(error: Exception) -> Exception:
+    """Return `error`, or another with its words where it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
     except (pickle.PicklingError, TypeError, AttributeError):

@@ -1,4 +1,4 @@
-"""What workers of this machine are started for: how many there are, and on which GPUs the ranks of each."""
+"""Worker specs: how many workers this machine has, and on which GPUs the ranks of each train."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from hpo.training.worker import choose_device
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpec:
-    """What a worker's processes are started for, one for each rank; those that take others' place have the same."""
+    """The devices and threads of one worker, with a process for each rank; its replacement has the same."""
 
     worker: str
     devices: tuple[str, ...]
@@ -24,7 +24,7 @@ class WorkerSpec:
     threads: int
     """Of one rank."""
     gpu_share: float = 1.0
-    """Part of a GPU's memory that is for one rank, where several share the GPU."""
+    """Part of a GPU's memory that one rank may take, where several share the GPU."""
 
     @property
     def ranks(self) -> int:
@@ -33,13 +33,13 @@ class WorkerSpec:
 
     @property
     def arrived(self) -> Arrived:
-        """What is told of a worker that is started for it."""
+        """The first message about a worker that is started from it."""
         more = f" and {self.ranks - 1} more" if self.ranks > 1 else ""
         return Arrived(name=self.worker, device=f"{self.devices[0]}{more}", place=self.worker)
 
 
 def workers_of(compute: ComputeConfig, environment: Mapping[str, str] = os.environ) -> int:
-    """Return how many workers there are to be: as many as there are GPUs for, on the CPU one, where that is left open.
+    """Return the number of workers: where it is left open, as many as there are GPUs for, on the CPU one.
 
     Raises:
         ConfigurationError: a GPU is asked for and torch sees none, or more for a trial than there are.
@@ -54,7 +54,7 @@ def workers_of(compute: ComputeConfig, environment: Mapping[str, str] = os.envir
 
 
 def worker_specs_of(compute: ComputeConfig, environment: Mapping[str, str]) -> tuple[WorkerSpec, ...]:
-    """Return what the workers are started for; where they have more ranks than there are GPUs they share in turns.
+    """Return the specs of all workers; where they have more ranks than there are GPUs, ranks share them in turns.
 
     Raises:
         ConfigurationError: a GPU is asked for and torch sees none, or more for a trial than there are.
@@ -81,7 +81,7 @@ def worker_specs_of(compute: ComputeConfig, environment: Mapping[str, str]) -> t
 
 
 def _refuse_too_few(compute: ComputeConfig, gpus: int) -> None:
-    """Refuse what a trial takes of this machine's GPUs where there are fewer; ranks alone can do without any."""
+    """Refuse more GPUs for a trial than this machine has; ranks alone can do without any."""
     name, asked = "gpus_per_trial", compute.gpus_per_trial or 0
     if gpus and compute.ranks is not None:
         name, asked = "ranks", compute.ranks
@@ -102,6 +102,6 @@ def _gpus(compute: ComputeConfig, environment: Mapping[str, str]) -> Sequence[st
     named = [name.strip() for name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     if named and all(name.startswith("MIG-") for name in named):
         return named
-    # Counting does not set a GPU up, which would take memory of it for a process that never trains.
+    # Counting does not initialise a GPU, which would take memory of it for a process that never trains.
     count = torch.cuda.device_count()
     return named[:count] or [str(number) for number in range(count)]

@@ -1,4 +1,4 @@
-"""Being part of a Ray cluster: of one that runs, or of one that is started for a search."""
+"""Connection to a Ray cluster: to one that runs, or to one that is started for a search."""
 
 import logging
 import os
@@ -12,15 +12,15 @@ import ray
 from ray.exceptions import RayError
 
 from hpo.errors import ConfigurationError
-from hpo.runners.ray.address import no_cluster, refuse_unusable_address
 from hpo.runners.ray.resources import Machine
+from hpo.runners.ray.setup import no_cluster, refuse_unusable_address
 from hpo.store.secrets import secret_names
 
 LEAST_VERSION = (2, 52)
 """Before it a web page open in a browser on the machine could run code in the cluster (CVE-2025-62593)."""
 
 SECONDS_TO_ANSWER = 5.0
-"""That a machine has to let itself be connected to."""
+"""For which a machine that is asked whether it is alive is waited for."""
 
 
 def machines_of_cluster() -> list[Machine]:
@@ -29,7 +29,7 @@ def machines_of_cluster() -> list[Machine]:
 
 
 def is_alive(machine: str) -> bool:
-    """Return whether the machine of this number answers; that one is gone Ray itself says many seconds later."""
+    """Return whether the machine of this number answers; Ray itself reports many seconds later that one is gone."""
     node = next((node for node in ray.nodes() if node["NodeID"] == machine and node["Alive"]), None)
     if node is None:
         return False
@@ -42,7 +42,7 @@ def is_alive(machine: str) -> bool:
 
 @contextmanager
 def joined_cluster(address: str | None, store: str = "") -> Iterator[None]:
-    """Be part of a Ray cluster: of the one at `address`, or of one that is started on this machine and ends with this.
+    """Connect to the Ray cluster at `address`, or to one that is started on this machine and ends with the block.
 
     Args:
         address: `auto` for the one that this machine is part of, HOST:PORT of its head, or None.
@@ -56,7 +56,7 @@ def joined_cluster(address: str | None, store: str = "") -> Iterator[None]:
     _refuse_unsafe()
     if ray.is_initialized():
         _refuse_other_cluster(address)
-        # Of whoever has called us, such as a notebook; it stays.
+        # The caller has connected, such as a notebook; the connection stays.
         yield
         return
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -69,7 +69,7 @@ def joined_cluster(address: str | None, store: str = "") -> Iterator[None]:
         reason = "none runs here" if address == "auto" else str(error).strip().partition("\n")[0]
         raise no_cluster(address, reason) from None
     if threading.current_thread() is threading.main_thread():
-        # Ray puts its own in the place of that of the command line.
+        # Ray replaces the handler of the command line by its own.
         signal.signal(signal.SIGTERM, handler)
     try:
         yield
@@ -78,7 +78,7 @@ def joined_cluster(address: str | None, store: str = "") -> Iterator[None]:
 
 
 def _refuse_other_cluster(address: str | None) -> None:
-    """Raise ConfigurationError where this process is part of a cluster, and another one is asked for."""
+    """Raise ConfigurationError where this process is connected to a cluster, and another one is asked for."""
     here = ray.get_runtime_context().gcs_address
     if address is None or address in ("auto", here):
         return
@@ -103,7 +103,7 @@ def _refuse_unsafe() -> None:
 
 @contextmanager
 def _without_password(store: str) -> Iterator[None]:
-    """Take out of this process's environment what the processes that are started would inherit."""
+    """Remove the store's password from the environment that started processes inherit."""
     hidden = {name: os.environ[name] for name in secret_names(os.environ, store)}
     for name in hidden:
         del os.environ[name]

@@ -1,4 +1,4 @@
-"""A lane, from inside: a worker in a process of the cluster, what it says to Tune, and the desk where it is told."""
+"""Cluster worker: a worker in a process of the cluster, and the mailbox from which it reads its messages."""
 
 import asyncio
 import logging
@@ -22,27 +22,29 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from hpo.distributed.rank_group import RankInfo, free_address
-from hpo.errors import ConfigurationError, HpoError
+from hpo.errors import ConfigurationError, HpoError, TrainingError
 from hpo.runners.processes.child import INTERFACES
-from hpo.runners.processes.protocol import Arrived, Crashed, End, OpenFailed, Start, StudySetup
-from hpo.runners.ray.resources import Demand
+from hpo.runners.processes.protocol import Arrived, End, OpenFailed, Start, StudySetup
+from hpo.runners.ray.resources import TrialResources
 from hpo.runners.ray.scratch import scratch
 
-PULSE_SECONDS = 5.0
-"""After so long without a word of a lane Tune hears that it is alive."""
-HEARS_SECONDS = 20.0
-"""For which a lane waits at the desk until it asks again."""
-MOST_AT_DESK = 100_000
-"""Calls that the desk serves at once; Ray's own 1,000 would be taken by as many lanes that wait."""
+HEARTBEAT_SECONDS = 5.0
+"""After so long without a message Tune is told that a worker is alive."""
+POLL_SECONDS = 20.0
+"""For which a worker waits at the mailbox until it asks again."""
+MAILBOX_CALLS = 100_000
+"""Calls that the mailbox serves at once; Ray's own 1,000 would be taken by as many workers that wait."""
+MARKER = "seen-by-all"
+"""Name of an empty file in the study's folder, by which workers know the folder."""
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 class Mailbox:
-    """Where lanes ask for what they are told; an actor on the machine of the search.
+    """Messages to workers, which ask for them; an actor on the machine of the search.
 
-    A call that waits holds one of the actor's places, and a lane that died leaves its own waiting: so it ends after
-    `HEARS_SECONDS`, and there are more places than a search has lanes.
+    A call that waits holds one of the actor's places, and a worker that died leaves its own waiting: so it ends after
+    `POLL_SECONDS`, and there are more places than a search has workers.
     """
 
     def __init__(self) -> None:
@@ -50,31 +52,31 @@ class Mailbox:
         self._early: defaultdict[str, dict[int, bytes]] = defaultdict(dict)
         self._kept: Counter[str] = Counter()
 
-    async def tell(self, lane: str, number: int, message: bytes) -> None:
-        """Keep a message for a lane, its `number`-th from 0; Ray calls an async actor in no certain order."""
-        early = self._early[lane]
+    async def put(self, worker: str, number: int, message: bytes) -> None:
+        """Keep a message for a worker, its `number`-th from 0; Ray calls an async actor in no certain order."""
+        early = self._early[worker]
         early[number] = message
-        while self._kept[lane] in early:
-            self._box(lane).put_nowait(early.pop(self._kept[lane]))
-            self._kept[lane] += 1
+        while self._kept[worker] in early:
+            self._box(worker).put_nowait(early.pop(self._kept[worker]))
+            self._kept[worker] += 1
 
-    async def hear(self, lane: str) -> list[object]:
-        """Return what there is for a lane, as soon as there is something; nothing after `HEARS_SECONDS`."""
-        box = self._box(lane)
+    async def get(self, worker: str) -> list[object]:
+        """Return the messages to a worker, as soon as there is one; none after `POLL_SECONDS`."""
+        box = self._box(worker)
         messages: list[object] = []
         with suppress(TimeoutError):
-            async with asyncio.timeout(HEARS_SECONDS):
+            async with asyncio.timeout(POLL_SECONDS):
                 messages.append(await box.get())
         while not box.empty():
             messages.append(box.get_nowait())
         return messages
 
-    def _box(self, lane: str) -> "asyncio.Queue[object]":
-        return self._boxes.setdefault(lane, asyncio.Queue())
+    def _box(self, worker: str) -> "asyncio.Queue[object]":
+        return self._boxes.setdefault(worker, asyncio.Queue())
 
 
 class WorkerTrainable(tune.Trainable):
-    """A lane: Tune's trial, our worker. It trains on a thread of its own, and a step of Tune's is something it says."""
+    """A worker as a trial of Tune's: it trains on a thread of its own, and a step of Tune's returns its messages."""
 
     def setup(
         self,
@@ -83,75 +85,77 @@ class WorkerTrainable(tune.Trainable):
         study: StudySetup,
         mailbox: ActorHandle,
         threads: int,
-        demand: Demand,
+        resources: TrialResources,
         folder: Path,
         scratch_name: str,
     ) -> None:
-        """Say where this is, and begin to open the worker."""
-        self._places = folder, scratch_name
-        self._said: SimpleQueue[object] = SimpleQueue()
+        """Send `Arrived`, and begin to open the worker."""
+        self._folders = folder, scratch_name
+        self._messages: SimpleQueue[object] = SimpleQueue()
+        self._crash: TrainingError | None = None
         gpus = _own_gpus()
-        self._said.put(_arrived(gpus, demand.ranks))
-        # A process sees its own GPUs alone.
-        device = "cuda:0" if gpus else "cpu"
+        self._messages.put(_arrived(gpus, resources.ranks))
         start = Start(
-            worker=config["lane"],
-            device=device,
+            worker=config["worker"],
+            # A process sees its own GPUs alone.
+            device="cuda:0" if gpus else "cpu",
             threads=threads,
             precision=config["precision"],
-            gpu_share=min(1.0, demand.rank.get("GPU", 1.0)),
+            gpu_share=min(1.0, resources.rank.get("GPU", 1.0)),
         )
-        ears = _MessageReader(mailbox, config["lane"], self._said.put)
-        self._run("trains", lambda: self._serve(ears, start, study, demand))
+        reader = _MailboxReader(mailbox, config["worker"], self._messages.put)
+        self._run("trains", lambda: self._serve(reader, start, study, resources))
 
     def step(self) -> dict[str, Any]:
-        """Return what the worker has said, as soon as there is something."""
-        said = emptied(self._said, PULSE_SECONDS)
-        heard = [message for message in said if message is not None]
+        """Return the worker's messages, as soon as there is one; raise after the last what it crashed of."""
+        if self._crash is not None:
+            raise self._crash
+        messages = emptied(self._messages, HEARTBEAT_SECONDS)
+        self._crash = next((message for message in messages if isinstance(message, TrainingError)), None)
         first = {"actor": ray.get_runtime_context().current_actor} if self.iteration == 0 else {}
-        return {"said": pickle.dumps(heard), "done": None in said, **first}
+        sent = [message for message in messages if message is not None and message is not self._crash]
+        return {"messages": pickle.dumps(sent), "done": None in messages, **first}
 
     def cleanup(self) -> None:
         """End this process a moment later: taking torch down by itself takes seconds, which a deadline has not."""
         threading.Timer(0.1, os._exit, (0,)).start()
 
     def _run(self, name: str, do: Callable[[], None]) -> None:
-        """Do something on a thread of its own; where that falls, so does the lane: it would be waited for."""
+        """Do something on a thread of its own; where it crashes the worker does, which else would be waited for."""
 
-        def told() -> None:
+        def run() -> None:
             try:
                 do()
             except HpoError as error:
-                self._said.put(OpenFailed(error=error))
+                self._messages.put(OpenFailed(error=error))
             except BaseException as error:
-                logger.exception("The worker of a lane ended.")
-                self._said.put(Crashed(reason=" ".join(f"{type(error).__name__}: {error}".split())))
-                self._said.put(None)
+                logger.exception("A cluster worker crashed.")
+                self._messages.put(TrainingError(" ".join(f"{type(error).__name__}: {error}".split())))
 
-        threading.Thread(target=told, name=name, daemon=True).start()
+        threading.Thread(target=run, name=name, daemon=True).start()
 
-    def _serve(self, ears: "_MessageReader", start: Start, study: StudySetup, demand: Demand) -> None:
+    def _serve(self, reader: "_MailboxReader", start: Start, study: StudySetup, resources: TrialResources) -> None:
         from hpo.runners.processes.service import serve
 
-        if demand.ranks > 1:
-            start = self._with_gang(start, study, demand)
-        with _ready_here(study, start, *self._places) as study_here:
-            serve(ears, self._said.put, start, study_here)
+        if resources.ranks > 1:
+            start = self._with_followers(start, study, resources)
+        with _ready_here(study, start, *self._folders) as study_here:
+            serve(reader, self._messages.put, start, study_here)
 
-    def _with_gang(self, start: Start, study: StudySetup, demand: Demand) -> Start:
-        """Start the other ranks beside this one, in what Ray has set aside for all of them; return this one's start."""
+    def _with_followers(self, start: Start, study: StudySetup, resources: TrialResources) -> Start:
+        """Start the other ranks in the trial's placement group; return what rank 0 is started with."""
         address = free_address(_own_host())
         group = ray.util.get_current_placement_group()
-        cpus, gpus = demand.rank["CPU"], demand.rank.get("GPU", 0)
+        cpus, gpus = resources.rank["CPU"], resources.rank.get("GPU", 0)
         followers, shared = [], ray.put(study)
-        for rank in range(1, demand.ranks):
+        for rank in range(1, resources.ranks):
             place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
             actor = ray.remote(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=place)(Follower).remote()
-            rank_info = RankInfo(rank=rank, ranks=demand.ranks, address=address)
-            followers.append(actor.follow.remote(replace(start, rank_info=rank_info), shared, *self._places))
-        # Those that end without an error were let go by this one.
-        self._run("watches", lambda: _raising_its_own(followers))
-        return replace(start, rank_info=RankInfo(rank=0, ranks=demand.ranks, address=address))
+            rank_info = RankInfo(rank=rank, ranks=resources.ranks, address=address)
+            followers.append(actor.follow.remote(replace(start, rank_info=rank_info), shared, *self._folders))
+        # Followers that end without an error were asked to by rank 0.
+        self._run("watches", lambda: _wait_for(followers))
+        return replace(start, rank_info=RankInfo(rank=0, ranks=resources.ranks, address=address))
 
 
 def emptied(queue: SimpleQueue[T], seconds: float) -> list[T]:
@@ -165,7 +169,7 @@ def emptied(queue: SimpleQueue[T], seconds: float) -> list[T]:
 
 
 class Follower:
-    """Another rank of a gang than the first, in an actor of its own; it ends with its lane."""
+    """A rank above 0, in an actor of its own; it ends with its rank 0."""
 
     def follow(self, start: Start, study: StudySetup, folder: Path, scratch_name: str) -> None:
         """Take part in what rank 0 trains, until that is closed."""
@@ -175,8 +179,8 @@ class Follower:
             opened(start, study_here).follow()
 
 
-def _raising_its_own(results: list[Any]) -> None:
-    """Wait for what actors do; raise what one of them raised, without Ray's page about it, which no pickle holds."""
+def _wait_for(results: list[Any]) -> None:
+    """Wait for the results of actors; raise their own error, without Ray's page about it, which cannot be pickled."""
     try:
         ray.get(results)
     except RayTaskError as error:
@@ -197,7 +201,7 @@ def see_own_gpus() -> None:
 
 
 def _arrived(gpus: tuple[str, ...], ranks: int) -> Arrived:
-    """Return where a lane is; a machine that comes back, or another in its place, has another number."""
+    """Return where a worker is; a machine that comes back, or another in its place, has another number."""
     own, machine = "+".join(gpus), ray.get_runtime_context().get_node_id()
     name = f"{_own_host()}/{f'gpu-{own}' if gpus else 'cpu'}"
     device = f"cuda:{own}" if gpus else "cpu"
@@ -211,9 +215,9 @@ def _own_host() -> str:
 
 @contextmanager
 def _ready_here(study: StudySetup, start: Start, folder: Path, scratch_name: str) -> Iterator[StudySetup]:
-    """Make this process ready to open a worker; return the study with its files as they are on this machine.
+    """Prepare this process to open a worker; yield the study with its files as they are on this machine.
 
-    Where this machine has the folder in which the search works, relative paths of the study are taken from it.
+    Where this machine has the working folder of the search, relative paths of the study are taken from it.
     """
     if folder.is_dir():
         os.chdir(folder)
@@ -233,32 +237,29 @@ def _ready_here(study: StudySetup, start: Start, folder: Path, scratch_name: str
         yield study
 
 
-class _MessageReader:
-    """What a lane hears, as a connection has it."""
+class _MailboxReader:
+    """The messages to a worker, read as from a connection."""
 
-    def __init__(self, mailbox: ActorHandle, lane: str, say: Callable[[None], None]) -> None:
-        self._mailbox, self._lane, self._say = mailbox, lane, say
-        self._heard: deque[bytes] = deque()
+    def __init__(self, mailbox: ActorHandle, worker: str, end: Callable[[None], None]) -> None:
+        self._mailbox, self._worker, self._end = mailbox, worker, end
+        self._unread: deque[bytes] = deque()
 
     def recv(self) -> Any:
         """Return the next message; wait for it.
 
         Raises:
-            EOFError: whoever sends them is no more.
+            EOFError: the mailbox is gone.
         """
         try:
-            while not self._heard:
-                self._heard += ray.get(self._mailbox.hear.remote(self._lane))
+            while not self._unread:
+                self._unread += ray.get(self._mailbox.get.remote(self._worker))
         except RayActorError:
             raise EOFError from None
-        message = pickle.loads(self._heard.popleft())
+        message = pickle.loads(self._unread.popleft())
         if isinstance(message, End):
             # The worker may still be opening its model: that is not waited for.
-            self._say(None)
+            self._end(None)
         return message
-
-
-SEEN = "seen-by-all"
 
 
 def refuse_unshared(study: StudySetup) -> None:
@@ -267,7 +268,7 @@ def refuse_unshared(study: StudySetup) -> None:
     Raises:
         ConfigurationError: it is.
     """
-    if not (study.files / SEEN).exists():
+    if not (study.files / MARKER).exists():
         raise ConfigurationError(
             f"{study.files} on {_own_host()} is not the folder that the machine of the search has "
             "there, so a trial could not go on elsewhere; name one that all machines share by store.files, or a URL "

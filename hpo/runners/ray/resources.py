@@ -1,4 +1,4 @@
-"""What a trial takes of a cluster, and how many have room there."""
+"""Resources of a cluster: what a trial takes of them, and how many trials have room."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,14 @@ from hpo.errors import ConfigurationError
 
 KINDS = ("CPU", "GPU")
 A_LITTLE = 0.001
-"""Of the one that Ray says each machine has of its kind of accelerator."""
+"""Share that a trial takes of the one unit that Ray gives each machine of its kind of accelerator."""
 Machine = Mapping[str, float]
 """What a machine offers in all, or a rank takes of one: `CPU`, `GPU`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
-    """What a trial takes of a cluster."""
+class TrialResources:
+    """The resources that a trial takes of a cluster."""
 
     rank: Machine
     ranks: int
@@ -25,7 +25,7 @@ class Demand:
     """Whether ranks may be on several machines: no one of them has room for all."""
 
     def fits(self, machines: Sequence[Machine]) -> int:
-        """Return how many trials have room side by side on machines with nothing else to do."""
+        """Return how many trials fit side by side on otherwise idle machines."""
         if self.apart:
             return sum(self._ranks_on(machine) for machine in machines) // self.ranks
         return sum(self._ranks_on(machine) // self.ranks for machine in machines)
@@ -47,10 +47,10 @@ def _parts(name: str, offered: float, need: float) -> int:
     return int(offered / need + 1e-4)
 
 
-def demand_of(compute: ComputeConfig, machines: Sequence[Machine]) -> Demand:
+def resources_of(compute: ComputeConfig, machines: Sequence[Machine]) -> TrialResources:
     """Return what a trial takes: a GPU for each rank where the cluster has any, and CPU cores for its threads.
 
-    Where neither is said, a rank has the cores that there are for its GPU on the machine that has the fewest for one.
+    Where the study leaves both open, a rank has the cores per GPU of the machine that has the fewest.
     """
     ranks, rank, kind = compute.ranks_of_trial, dict[str, float](), compute.accelerator_type
     has_gpus = any(machine.get("GPU", 0.0) for machine in machines)
@@ -62,28 +62,30 @@ def demand_of(compute: ComputeConfig, machines: Sequence[Machine]) -> Demand:
             rank[f"accelerator_type:{kind}"] = A_LITTLE
         if compute.cpus_per_trial is None and compute.threads is None:
             cpus = max(1, min((_cores_for(rank, machine) for machine in machines if machine.get("GPU")), default=1))
-    demand = Demand(rank={"CPU": cpus, **rank}, ranks=ranks)
-    # Ranks talk fastest on one machine; where none is large enough, or none is there yet, anywhere.
-    return demand if ranks == 1 or demand.fits(machines) else replace(demand, apart=True)
+    resources = TrialResources(rank={"CPU": cpus, **rank}, ranks=ranks)
+    # Ranks communicate fastest on one machine; where none is large enough, or none is there yet, anywhere.
+    return resources if ranks == 1 or resources.fits(machines) else replace(resources, apart=True)
 
 
 def _cores_for(rank: Machine, machine: Machine) -> int:
     return int(machine.get("CPU", 1.0) * rank["GPU"] / machine["GPU"])
 
 
-def refuse_unplaceable(demand: Demand, machines: Sequence[Machine], asked: int | None = None) -> None:
-    """Refuse a trial for which a cluster has no room at all: it would be waited for all night.
+def refuse_unplaceable(resources: TrialResources, machines: Sequence[Machine], asked: int | None = None) -> None:
+    """Refuse a trial for which a cluster has no room at all: the search would wait for ever.
 
-    Not where so many workers were `asked` for: that is what a cluster is told which grows as it is asked.
+    Not where a number of workers is `asked` for: a cluster with an autoscaler grows as it is asked.
 
     Raises:
         ConfigurationError: there is none.
     """
-    if demand.fits(machines) or asked is not None:
+    if resources.fits(machines) or asked is not None:
         return
-    offered = "; ".join(", ".join(f"{machine.get(name, 0.0):g} {name}" for name in demand.rank) for machine in machines)
+    offered = "; ".join(
+        ", ".join(f"{machine.get(name, 0.0):g} {name}" for name in resources.rank) for machine in machines
+    )
     raise ConfigurationError(
-        f"A trial takes {demand}, and the cluster has no room for that; its machines have {offered or 'nothing'}. "
+        f"A trial takes {resources}, and the cluster has no room for that; its machines have {offered or 'nothing'}. "
         "Lower compute.gpus_per_trial, compute.ranks, compute.cpus_per_trial or compute.threads, or start other "
         "machines; where the cluster starts them itself, say by compute.workers how many trials to ask it for."
     )
@@ -95,10 +97,10 @@ def described(compute: ComputeConfig, machines: Sequence[Machine]) -> str:
     Raises:
         ConfigurationError: none has.
     """
-    demand = demand_of(compute, machines)
-    refuse_unplaceable(demand, machines)
+    resources = resources_of(compute, machines)
+    refuse_unplaceable(resources, machines)
     offers = Counter(
         ", ".join(f"{machine[name]:g} {name}" for name in KINDS if machine.get(name)) for machine in machines
     )
     offered = "; ".join(f"{count} of {offer or 'nothing'}" for offer, count in offers.items())
-    return f"machines: {offered}; trials side by side: {demand.fits(machines)}, each with {demand}"
+    return f"machines: {offered}; trials side by side: {resources.fits(machines)}, each with {resources}"

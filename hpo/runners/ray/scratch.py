@@ -1,7 +1,7 @@
-"""A folder on each machine of a cluster, for a search whose files are at a URL: its own, under a name told by it alone.
+"""Scratch folder on each machine of a cluster, for a search whose files are at a URL.
 
-Whoever uses one holds a lock on it, which the kernel lets go where its process is killed; what nobody holds is removed
-by the next that comes, and at the end of the search.
+Each process that uses it holds a lock on it, which the kernel releases where the process is killed; a folder without a
+lock is removed by the next process that comes, and at the end of the search.
 """
 
 import fcntl
@@ -11,7 +11,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
 
@@ -26,62 +26,53 @@ SECONDS_TO_REMOVE = 3.0
 
 
 def new_name() -> str:
-    """Return a name that nobody can foresee."""
+    """Return a name that cannot be guessed."""
     return PREFIX + secrets.token_hex(16)
 
 
 @contextmanager
 def scratch(name: str) -> Iterator[Path]:
-    """Return the folder `name` of this machine, which all lanes of the search on it use; the last of them removes it.
+    """Yield the folder `name` of this machine, which all workers of the search on it use; the last of them removes it.
 
     Raises:
         StoreError: it cannot be made, or another user has made it.
     """
     remove_unused()
     folder = Path(tempfile.gettempdir(), name)
-    with closing(_Held(folder)) as held:
-        try:
-            yield folder
-        finally:
-            held.remove_if_last()
+    handle = _locked(folder)
+    try:
+        yield folder
+    finally:
+        _remove_if_unlocked(handle, folder)
+        os.close(handle)
 
 
-class _Held:
-    """A folder that is used as long as this is open."""
+def _locked(folder: Path) -> int:
+    """Return a handle of a folder, which is made where it is not there, with a shared lock on it."""
+    while True:
+        handle = _opened(folder)
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        if _is_at(handle, folder):
+            return handle
+        # The last process that used it has removed it meanwhile.
+        os.close(handle)
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        while True:
-            self._handle = self._opened()
-            fcntl.flock(self._handle, fcntl.LOCK_SH)
-            if _is_at(self._handle, folder):
-                return
-            # Whoever used it last has removed it meanwhile.
-            os.close(self._handle)
 
-    def _opened(self) -> int:
-        try:
-            with suppress(FileExistsError):
-                self._folder.mkdir(mode=0o700)
-            handle = _handle_of(self._folder)
-        except OSError as error:
-            raise StoreError(f"The folder {self._folder} for files in use cannot be made: {error.strerror}.") from None
-        if not _is_private(handle):
-            os.close(handle)
-            raise StoreError(f"The folder {self._folder} for files in use is not this user's alone; remove it.")
-        return handle
-
-    def remove_if_last(self) -> None:
-        """Remove it, unless somebody else uses it too."""
-        _remove_if_unused(self._handle, self._folder)
-
-    def close(self) -> None:
-        """Use it no longer."""
-        os.close(self._handle)
+def _opened(folder: Path) -> int:
+    try:
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        handle = _handle_of(folder)
+    except OSError as error:
+        raise StoreError(f"The folder {folder} for files in use cannot be made: {error.strerror}.") from None
+    if not _is_private(handle):
+        os.close(handle)
+        raise StoreError(f"The folder {folder} for files in use is not this user's alone; remove it.")
+    return handle
 
 
 def remove_unused(name: str = f"{PREFIX}*", seconds: float = 0.0) -> None:
-    """Remove folders of this user's that nobody uses, left by processes that were killed; wait so long for the last."""
+    """Remove unlocked folders of this user, left by processes that were killed; wait at most so long for the last."""
     until = time.monotonic() + seconds
     left = list(Path(tempfile.gettempdir()).glob(name))
     while left := [folder for folder in left if not _is_removed(folder)]:
@@ -99,18 +90,18 @@ def remove_on_all_machines(name: str) -> None:
 
 
 def _is_removed(folder: Path) -> bool:
-    """Remove a folder if it is this user's and unused; return whether it need not be waited for."""
+    """Remove a folder if it is this user's and unlocked; return whether it need not be waited for."""
     try:
         handle = _handle_of(folder)
     except OSError:
         return True
     try:
-        return not _is_private(handle) or _remove_if_unused(handle, folder)
+        return not _is_private(handle) or _remove_if_unlocked(handle, folder)
     finally:
         os.close(handle)
 
 
-def _remove_if_unused(handle: int, folder: Path) -> bool:
+def _remove_if_unlocked(handle: int, folder: Path) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Learning curves as data: what a configuration scores and costs as it is trained, from a store to a file and back.
+"""Learning curves: what a configuration scores and costs as it is trained, from a store to a file and back.
 
 To add another source of curves: a class with the two methods of `CurveSource`, in a file of its own.
 """
@@ -30,17 +30,17 @@ LAST_RUNG = 1000
 ENDED = (Ending.COMPLETED, Ending.PRUNED, Ending.DIVERGED, Ending.INFEASIBLE)
 """Endings that say something of the configuration; an error or a pause does not."""
 TRAIN_ROWS = 2000
-"""Training texts that a replay counts in, where its curves do not say how many there were."""
+"""Training rows of a replay, where its curves do not say how many there were."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
     """One evaluation on a curve."""
 
-    rung: int
+    rung: Annotated[int, Field(ge=1, le=LAST_RUNG)]
     """Examples seen over those of the study's longest trial, in per mille; with folds, folds scored."""
     score: float
-    seconds: float
+    seconds: Annotated[float, Field(gt=0)]
     """Training and evaluation time so far."""
 
 
@@ -58,7 +58,7 @@ class Curve:
     seconds: float
     """Training and evaluation time until it ended."""
     train_rows: int = TRAIN_ROWS
-    """Rows that an epoch trained on, which says how many optimizer steps there were."""
+    """Training rows of an epoch, from which the optimizer steps follow; not in the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,16 +83,16 @@ class CurveSource(Protocol):
         """
 
     def true_score(self, assignment: Assignment) -> float:
-        """Return the score that its configuration has at its end, apart from the luck of one seed."""
+        """Return the score that its configuration has at its end, free of the noise of one seed."""
 
 
 def passes_of(hyperparameters: Hyperparameters) -> float:
-    """Return the passes over all training texts that a trial takes."""
+    """Return the passes over all training rows that a trial takes."""
     return hyperparameters.epochs * hyperparameters.data_fraction
 
 
 def export_curves(database: Database, study: str | None = None) -> Recording:
-    """Return the curves of a study's trials that were completed, pruned or not trainable.
+    """Return the curves of a study's trials that completed, were pruned or could not be trained.
 
     Args:
         database: the store.
@@ -144,13 +144,8 @@ def to_lines(recording: Recording) -> str:
 
 
 def _to_json(curve: Curve) -> dict[str, Any]:
-    return {
-        "hyperparameters": curve.hyperparameters.to_mapping(),
-        "length": curve.length,
-        "points": [asdict(point) for point in curve.points],
-        "ending": str(curve.ending),
-        "seconds": curve.seconds,
-    }
+    values = asdict(curve) | {"hyperparameters": curve.hyperparameters.to_mapping()}
+    return {name: value for name, value in values.items() if name != "train_rows"}
 
 
 class _Header(Typed):
@@ -161,17 +156,11 @@ class _Header(Typed):
     parameters: tuple[str, ...]
 
 
-class _Point(Typed):
-    rung: Annotated[int, Field(ge=1, le=LAST_RUNG)]
-    score: float
-    seconds: Annotated[float, Field(gt=0)]
-
-
-class _Curve(Typed):
+class _CurveLine(Typed):
     hyperparameters: Hyperparameters
     length: Annotated[int, Field(ge=1, le=LAST_RUNG)]
-    points: tuple[_Point, ...]
-    ending: Literal["completed", "pruned", "diverged", "infeasible"]
+    points: tuple[Point, ...]
+    ending: Literal[Ending.COMPLETED, Ending.PRUNED, Ending.DIVERGED, Ending.INFEASIBLE]
     seconds: Annotated[float, Field(ge=0)]
 
     @model_validator(mode="after")
@@ -181,7 +170,7 @@ class _Curve(Typed):
             raise ValueError("the points of a curve must rise in rung and in seconds.")
         if self.points and (self.points[-1].rung > self.length or self.points[-1].seconds > self.seconds):
             raise ValueError("the points of a curve must lie within its `length` and its `seconds`.")
-        if self.ending == "completed" and not self.points:
+        if self.ending is Ending.COMPLETED and not self.points:
             raise ValueError("a completed curve has at least one point.")
         return self
 
@@ -230,11 +219,4 @@ def _names_format(lines: Sequence[Any]) -> bool:
 def _read_curve(line: Any, place: str) -> Curve:
     if not isinstance(line, dict):
         raise ConfigurationError(f"{place}: a curve is a JSON object; export the curves again.")
-    read = read_model(_Curve, line, place)
-    return Curve(
-        hyperparameters=read.hyperparameters,
-        length=read.length,
-        points=tuple(Point(rung=point.rung, score=point.score, seconds=point.seconds) for point in read.points),
-        ending=Ending(read.ending),
-        seconds=read.seconds,
-    )
+    return Curve(**dict(read_model(_CurveLine, line, place)))

@@ -1,4 +1,4 @@
-"""Generated learning curves: a made-up truth over the hyperparameters that behaves as fine-tuning does."""
+"""Generated learning curves: a synthetic response to the hyperparameters that behaves as fine-tuning does."""
 
 import json
 import math
@@ -18,7 +18,7 @@ RATE_OF: Mapping[OptimizerName, float] = {
 """Best learning rates other than AdamW's, about as in the shipped spaces."""
 RATE_TIMES: Mapping[Method, float] = {"full": 1.0, "top_layers": 2.0, "head": 30.0}
 LOST_BY: Mapping[Method, float] = {"full": 0.0, "top_layers": 0.01, "head": 0.05}
-"""Score that training less than all costs."""
+"""Loss of score where less than the whole model is trained."""
 COST_TIMES: Mapping[Method, float] = {"full": 1.0, "top_layers": 0.6, "head": 0.35}
 
 FLOOR = 0.3
@@ -33,13 +33,13 @@ SECONDS_PER_PASS = 600.0
 """Of a full fine-tune at `USUAL_LENGTH` tokens, before the spread."""
 USUAL_LENGTH = 128
 DIVERGES_FROM = 1.6
-"""Decades above the best learning rate from which the loss is soon no number."""
+"""Decades above the best learning rate from which the loss is soon NaN."""
 MOST_TOKENS = 384
-"""Tokens of a text above which a full fine-tune does not fit into memory with one text at once."""
+"""Tokens of a text above which a full fine-tune does not fit into memory, even with one row at once."""
 
 
-class Generated:
-    """A truth drawn from a seed: smooth in learning rate, regularisation, length and method, with noise on every trial.
+class GeneratedCurves:
+    """Curves drawn from a seed: smooth in learning rate, regularisation, length and method, with noise on every trial.
 
     The best learning rate, how much it matters, and the score within reach differ from seed to seed. Curves saturate,
     those of higher rates sooner, so that they cross. Seconds follow passes, length and method, with a log-normal
@@ -78,7 +78,7 @@ class Generated:
         )
 
     def true_score(self, assignment: Assignment) -> float:
-        """Return the score of a configuration at its end, without noise: below `FLOOR` it never is."""
+        """Return the score of a configuration at its end, without noise; at least `FLOOR`."""
         hyperparameters = assignment.hyperparameters
         off = self._decades_off(hyperparameters)
         lost = (
@@ -130,5 +130,5 @@ def _clipped(value: float, most: float) -> float:
 
 
 def _spelled(hyperparameters: Hyperparameters) -> str:
-    """Return what tells a configuration from others; its seed does not."""
+    """Return a text that identifies a configuration, without its seed."""
     return json.dumps(hyperparameters.model_dump(exclude={"seed"}), sort_keys=True)

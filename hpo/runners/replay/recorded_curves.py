@@ -1,4 +1,4 @@
-"""Answers proposals from recorded curves: a configuration that nobody trained, by the nearest one that somebody did."""
+"""Recorded learning curves: a proposal is answered by the curve of the nearest configuration that was trained."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,8 +22,8 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Shape:
-    """A recorded curve over the share of its trial that was trained; arrays of one length, rising."""
+class _RecordedShape:
+    """A recorded curve over the share of its trial that was trained; arrays of one length, the first rising."""
 
     curve: Curve
     shares: Floats
@@ -40,10 +40,10 @@ class _Shape:
     def seconds_at(self, share: float) -> float:
         return float(np.interp(share, np.append(0.0, self.shares), np.append(0.0, self.seconds)))
 
-    def followed_by(self, shares: Floats, scores: Floats) -> "_Shape":
-        """Return it continued at its own pace."""
+    def followed_by(self, shares: Floats, scores: Floats) -> "_RecordedShape":
+        """Return this curve, continued at its own pace."""
         pace = self.seconds[-1] / self.shares[-1]
-        return _Shape(
+        return _RecordedShape(
             curve=self.curve,
             shares=np.append(self.shares, shares),
             scores=np.append(self.scores, scores),
@@ -51,14 +51,14 @@ class _Shape:
         )
 
 
-class Recorded:
+class RecordedCurves:
     """Curves of a study that was run.
 
-    Two configurations are as far apart as the sum of what each hyperparameter differs by: over its range among the
-    curves for a number, on a log scale where that is positive and spans a decade; 0 or 1 for anything else (Gower
-    1971). Of equally near curves, such as a default on two seeds, the assignment's seed picks one. A curve is
-    stretched to the proposal's own length, its seconds with its passes. One that was given up goes on from its last
-    point as the nearest completed one does from there.
+    The distance of two configurations is the sum over hyperparameters of their difference: for a number over its range
+    among the curves, on a log scale where it is positive and spans a decade; 0 or 1 for anything else (Gower 1971). Of
+    equally near curves, such as a default on two seeds, the assignment's seed picks one. A curve is stretched to the
+    proposal's own length, its seconds with its passes. A pruned curve is continued from its last point in parallel to
+    the nearest completed one.
     """
 
     def __init__(self, curves: Sequence[Curve]) -> None:
@@ -67,16 +67,18 @@ class Recorded:
         Raises:
             ConfigurationError: none is.
         """
-        # What was given up before its first evaluation has shown nothing.
+        # A trial that was pruned before its first evaluation has shown nothing.
         usable = [curve for curve in curves if curve.points or curve.ending not in TRAINABLE]
         self._differences = differences(curve.hyperparameters for curve in usable)
         shapes = [_shape(curve) for curve in usable]
-        completed = [_levelled(shape) for shape in shapes if shape.curve.ending is Ending.COMPLETED]
+        completed = [_level(shape) for shape in shapes if shape.curve.ending is Ending.COMPLETED]
         if not completed:
             raise ConfigurationError("None of the recorded curves is completed; give those of a longer study.")
         untrainable = [shape for shape in shapes if not shape.trainable]
         pruned = [shape for shape in shapes if shape.curve.ending is Ending.PRUNED]
-        continued = [_along(shape, self._nearest(completed, shape.curve.hyperparameters)[0]) for shape in pruned]
+        continued = [
+            _continued_along(shape, self._nearest(completed, shape.curve.hyperparameters)[0]) for shape in pruned
+        ]
         self._shapes = [*completed, *continued, *untrainable]
 
     def curve(self, assignment: Assignment) -> Curve:
@@ -103,20 +105,20 @@ class Recorded:
         near = [shape for shape in self._nearest(self._shapes, assignment.hyperparameters) if shape.trainable]
         return float(np.mean([shape.scores.max() for shape in near])) if near else math.nan
 
-    def _nearest(self, shapes: Sequence[_Shape], hyperparameters: Hyperparameters) -> list[_Shape]:
+    def _nearest(self, shapes: Sequence[_RecordedShape], hyperparameters: Hyperparameters) -> list[_RecordedShape]:
         apart = [distance(self._differences, shape.curve.hyperparameters, hyperparameters) for shape in shapes]
         return [shape for shape, far in zip(shapes, apart, strict=True) if far <= min(apart) + 1e-12]
 
 
 def differences(configurations: Iterable[Hyperparameters]) -> dict[str, Difference]:
-    """Return hyperparameter -> how far two of its values are apart, for those that vary; the seed is none."""
+    """Return hyperparameter -> distance of two of its values, for those that vary; the seed is none."""
     rows = [dict(configuration) for configuration in configurations]
     values = {name: [row[name] for row in rows] for name in Hyperparameters.model_fields if name != "seed"}
     return {name: _difference(known) for name, known in values.items() if any(one != known[0] for one in known)}
 
 
 def distance(apart: Mapping[str, Difference], one: Hyperparameters, other: Hyperparameters) -> float:
-    """Return how far apart two configurations are, by what `differences` returned."""
+    """Return the distance of two configurations, by the result of `differences`."""
     return sum(difference(getattr(one, name), getattr(other, name)) for name, difference in apart.items())
 
 
@@ -141,8 +143,8 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _shape(curve: Curve) -> _Shape:
-    return _Shape(
+def _shape(curve: Curve) -> _RecordedShape:
+    return _RecordedShape(
         curve=curve,
         shares=np.array([point.rung / curve.length for point in curve.points]),
         scores=np.array([point.score for point in curve.points]),
@@ -150,13 +152,13 @@ def _shape(curve: Curve) -> _Shape:
     )
 
 
-def _levelled(shape: _Shape) -> _Shape:
-    """Return a completed curve to its full length: one that stopped itself early would not have got better."""
+def _level(shape: _RecordedShape) -> _RecordedShape:
+    """Return a completed curve to its full length, level from where it stopped itself early."""
     return shape if shape.shares[-1] >= 1 else shape.followed_by(np.array([1.0]), shape.scores[-1:])
 
 
-def _along(shape: _Shape, guide: _Shape) -> _Shape:
-    """Return a curve that was given up to its full length, in parallel to a whole one."""
+def _continued_along(shape: _RecordedShape, guide: _RecordedShape) -> _RecordedShape:
+    """Return a pruned curve to its full length, in parallel to a completed one."""
     last = shape.shares[-1]
     rest = guide.shares > last
     return shape.followed_by(guide.shares[rest], shape.scores[-1] + guide.scores[rest] - guide.score_at(last))

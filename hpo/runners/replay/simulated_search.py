@@ -1,59 +1,60 @@
-"""A whole night on a virtual clock: the real coordinator and dispatch over curves instead of training."""
+"""Simulated search: the real coordinator and dispatch on a virtual clock, over learning curves instead of training."""
 
 import math
 import tempfile
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 from threading import Event
 
+from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StoreConfig, StudyConfig
-from hpo.messages import Assignment, Decision, Ending, Outcome, Report
-from hpo.runners.check.short_check import workload_of
+from hpo.messages import Assignment, Decision, Dimensions, Ending, Milestone, Outcome, Probe, Report, Timed
 from hpo.runners.dispatch import Dispatch
-from hpo.runners.replay.curves import CurveSource
-from hpo.runners.replay.faults import ReplayFaults
-from hpo.runners.replay.workforce import EVENING, SPEAKS_EVERY_SECONDS, ReplayWorkforce, VirtualClock
-from hpo.runners.watcher import Watcher, Watchers
-from hpo.runners.workforce import LeadWorker
+from hpo.runners.replay.attempt import steps_of
+from hpo.runners.replay.curves import LAST_RUNG, TRAIN_ROWS, CurveSource, passes_of
+from hpo.runners.replay.workforce import SIMULATION_START, ReplayWorkforce, VirtualClock
+from hpo.runners.watcher import Watcher
 from hpo.search.coordinator import Coordinator
 from hpo.search.extremes import cheapest, dearest
 from hpo.search.forecasts import fitted_costs
 from hpo.search.leading import leading
 from hpo.search.preflight import refuse_unfit_search, space_of_study
+from hpo.search.workload import Workload
 from hpo.space.search_space import SearchSpace
 
-LOOKS_EVERY_SECONDS = 60.0
-"""How long a simulated night waits for somebody to speak: nobody asks anything of it from outside."""
+LISTEN_SECONDS = 60.0
+"""For how long the dispatch listens at a time: nobody steers a simulated search from outside."""
+PROGRESS_SECONDS = 600.0
+"""Between two messages of a worker in training, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Winner:
-    """What a search would hand over from a moment on: the best trial completed by then."""
+    """The best trial from a moment on."""
 
     found_at: float
     """Seconds from the start."""
     score: float
     """Its score on validation."""
     true_score: float
-    """What its configuration scores apart from the luck of its seed."""
+    """What its configuration scores, free of the noise of its seed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedSearch:
-    """What a search came to."""
+    """The result of a search."""
 
     best_score: float | None
-    """The winner's score on validation; None where no trial was completed."""
+    """The winner's score on validation; None where no trial completed."""
     true_score: float | None
-    """What the winner's configuration scores apart from the luck of its seed."""
+    """What the winner's configuration scores, free of the noise of its seed."""
     found_at: float | None
     """Seconds from the start until the winner was found."""
     begun: int
     """Trials that were begun."""
     completed: int
     pruned: int
-    """Trials given up at a rung, or not trainable."""
+    """Trials pruned at a rung, or not trainable."""
     busy_share: float
     """Share of the workers' time in which they trained, 0 to 1."""
     seconds: float
@@ -61,85 +62,67 @@ class SimulatedSearch:
     given_seconds: float | None
     """What it was given; None without a deadline."""
     winners: tuple[Winner, ...] = ()
-    """In the course of the search, rising in score."""
+    """Each best completed trial, as they came."""
     incumbents: tuple[Winner, ...] = ()
-    """In the course of the search: the trial that scores highest by then, completed or unfinished."""
+    """Each trial that scored highest, completed or unfinished, as they came: what `hpo best` would have shown."""
 
 
 def simulate(
-    config: StudyConfig,
-    source: CurveSource,
-    *,
-    metric: str = "score",
-    faults: ReplayFaults | None = None,
-    starts_at: float = EVENING,
-    watcher: Watcher | None = None,
+    config: StudyConfig, source: CurveSource, *, metric: str = "score", starts_at: float = SIMULATION_START
 ) -> SimulatedSearch:
     """Run the search that `config` describes along the curves of `source`, over a store that is thrown away.
 
-    Neither the model nor the texts that it names are read. Without `compute.workers` there is one worker.
+    Neither the model nor the examples that it names are read. Without `compute.workers` there is one worker.
 
     Args:
         config: the study.
         source: what each trial would show.
         metric: what the source's scores are called.
-        mishaps: what goes wrong; None for nothing.
-        starts_at: when the night begins, in seconds since 1970.
-        watcher: is told of everything too.
+        starts_at: when the search begins, in seconds since 1970.
 
     Raises:
         ConfigurationError: a space or a budget that cannot be.
-        TrainingError: with `faults`, where training fails whatever is tried.
     """
     space = space_of_study(config)
     refuse_unfit_search(config, space)
-    clock = VirtualClock(starts_at)
-    workers = config.compute.workers or 1
-    workforce = ReplayWorkforce(
-        workers,
-        source,
-        clock,
-        # An assignment that is asked for when a worker is free knows most, and here it takes no time to come.
-        ahead=0,
-        faults=faults,
-        metric=metric,
-        speaks_every=min(SPEAKS_EVERY_SECONDS, 60 * config.compute.hang_minutes / 2),
-    )
-    diary = _Diary(clock)
+    clock, workers = VirtualClock(starts_at), config.compute.workers or 1
+    progress_every = min(PROGRESS_SECONDS, 60 * config.compute.hang_minutes / 2)
+    workforce = ReplayWorkforce(workers, source, clock, metric=metric, progress_every=progress_every)
+    record = _Record(clock)
     with (
-        tempfile.TemporaryDirectory(prefix="hpo-night-") as folder,
+        tempfile.TemporaryDirectory(prefix="hpo-simulated-") as folder,
         leading(_stored_in(folder, config), space, data_fingerprint="replay", clock=clock) as coordinator,
     ):
         coordinator.begin(objective=metric, versions={})
-        _expect(coordinator, workforce.lead, config, space)
+        _expect(coordinator, source, config, space)
         Dispatch(
             coordinator,
             workforce,
-            Watchers(watcher or Watcher(), diary),
+            record,
             Event(),
             compute=config.compute,
             clock=clock,
             ticks=clock,
-            listens_seconds=LOOKS_EVERY_SECONDS,
+            listens_seconds=LISTEN_SECONDS,
             steers_every=math.inf,
         ).run()
         deadline = coordinator.limits.deadline
     seconds = clock() - starts_at
     winners, incumbents = (
         tuple(
-            Winner(found_at=moment - starts_at, score=score, true_score=source.true_score(diary.assignments[trial]))
+            Winner(found_at=moment - starts_at, score=score, true_score=source.true_score(record.assignments[trial]))
             for moment, score, trial in found
         )
-        for found in (diary.winners, diary.incumbents)
+        for found in (record.winners, record.incumbents)
     )
     best = winners[-1] if winners else None
     return SimulatedSearch(
         best_score=best.score if best else None,
         true_score=best.true_score if best else None,
         found_at=best.found_at if best else None,
-        begun=len(diary.assignments),
-        completed=diary.count(Ending.COMPLETED),
-        pruned=diary.count(Ending.PRUNED, Ending.DIVERGED, Ending.INFEASIBLE),
+        begun=len(record.assignments),
+        completed=record.count(Ending.COMPLETED),
+        pruned=record.count(Ending.PRUNED, Ending.DIVERGED, Ending.INFEASIBLE),
         busy_share=workforce.trained_seconds / (workers * seconds) if seconds else 0.0,
         seconds=seconds,
         given_seconds=None if deadline is None else deadline - starts_at,
@@ -148,8 +131,8 @@ def simulate(
     )
 
 
-class _Diary(Watcher):
-    """Keeps what a night is judged by."""
+class _Record(Watcher):
+    """Keeps what a search is judged by."""
 
     def __init__(self, clock: VirtualClock) -> None:
         self._clock = clock
@@ -166,41 +149,61 @@ class _Diary(Watcher):
         self.assignments[assignment.trial] = assignment
 
     def reported(self, report: Report, decision: Decision) -> None:  # noqa: ARG002
-        """Keep which trial leads."""
+        """Keep which trial scores highest."""
         self._scores[report.trial] = report.score
-        self._lead()
+        self._keep_incumbent()
 
     def ended(self, outcome: Outcome) -> None:
         """Keep how a trial ended, and when the best of them did."""
         self._endings[outcome.trial] = outcome.ending
         if outcome.ending is Ending.COMPLETED and outcome.best is not None:
-            score = outcome.best.validation.objective
+            score = outcome.best.score
             if not self.winners or score > self.winners[-1][1]:
                 self.winners.append((self._clock(), score, outcome.trial))
             self._scores[outcome.trial] = score
         elif outcome.ending is not Ending.PAUSED:
             self._scores.pop(outcome.trial, None)
-        self._lead()
-
-    def _lead(self) -> None:
-        leads = max(self._scores.items(), key=itemgetter(1), default=None)
-        if leads is not None and (not self.incumbents or (leads[1], leads[0]) != self.incumbents[-1][1:]):
-            self.incumbents.append((self._clock(), leads[1], leads[0]))
+        self._keep_incumbent()
 
     def count(self, *endings: Ending) -> int:
-        """Return how many trials ended last in one of these ways."""
+        """Return how many trials ended in one of these ways."""
         return sum(ending in endings for ending in self._endings.values())
+
+    def _keep_incumbent(self) -> None:
+        if self._scores:
+            trial = max(self._scores, key=self._scores.__getitem__)
+            found = self._scores[trial], trial
+            if not self.incumbents or found != self.incumbents[-1][1:]:
+                self.incumbents.append((self._clock(), *found))
 
 
 def _stored_in(folder: str, config: StudyConfig) -> StudyConfig:
-    # What a pruner costs is seen by comparing nights; a trial that it gives up and is trained on would blur that.
+    # What a pruner costs is seen by comparing searches; an audited trial would blur that.
     confirmation = config.confirmation.model_copy(update={"finalists": 0, "audit": 0.0})
     store = StoreConfig(url=f"sqlite:///{Path(folder, 'hpo.db')}")
     return config.model_copy(update={"store": store, "confirmation": confirmation})
 
 
-def _expect(coordinator: Coordinator, lead: LeadWorker, config: StudyConfig, space: SearchSpace) -> None:
-    """Let the coordinator know, as at a real start, what the ends of the space cost."""
-    probes = {end: lead.probe(end, 1) for end in (dearest(space), cheapest(space))}
-    fitting = {end: probe for end, probe in probes.items() if probe.feasible}
-    coordinator.expect(fitted_costs(workload_of(lead, config, space), fitting), 0.0)
+def _expect(coordinator: Coordinator, source: CurveSource, config: StudyConfig, space: SearchSpace) -> None:
+    """Let the coordinator know, as at a real start, what the extremes of the space cost."""
+    # Of each row a token is counted, and nothing is scored: a step has those seconds too.
+    workload = Workload(config=config, space=space, dimensions=Dimensions(train_rows=TRAIN_ROWS, layers=12))
+    probes = {values: _probe(source, values) for values in (dearest(space), cheapest(space))}
+    fitting = {values: probe for values, probe in probes.items() if probe.feasible}
+    coordinator.expect(fitted_costs(workload, fitting), 0.0)
+
+
+def _probe(source: CurveSource, hyperparameters: Hyperparameters) -> Probe:
+    """Return what a step costs where a whole trial, evaluations included, is spread evenly over its steps."""
+    whole = Assignment(
+        trial=0,
+        attempt=1,
+        hyperparameters=hyperparameters,
+        seed=0,
+        milestones=(Milestone(rung=LAST_RUNG, full=True),),
+        maximum_passes=passes_of(hyperparameters),
+    )
+    curve = source.curve(whole)
+    seconds = curve.seconds / steps_of(hyperparameters)
+    timed = (Timed(trained_tokens=hyperparameters.batch_size, updates=1, seconds=seconds),)
+    return Probe(feasible=curve.ending is not Ending.INFEASIBLE, timed=timed)

@@ -1,27 +1,21 @@
-"""Workers that replay learning curves on a virtual clock: a night in seconds."""
+"""Replay of learning curves on a virtual clock: workers that train a whole search in seconds."""
 
 import math
-from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 
-from hpo.messages import Action, Assignment, Begun, Capacity, Decision, Ending, Outcome
-from hpo.runners.replay.attempt import ReplayedAttempt, ReplayState
+from hpo.messages import Assignment, Begun, Capacity, Decision, Outcome
+from hpo.runners.replay.attempt import ReplayedAttempt
 from hpo.runners.replay.curves import CurveSource
-from hpo.runners.replay.faults import ReplayFaults
-from hpo.runners.replay.lead import ReplayLead
-from hpo.runners.workforce import Lost, Said
-from hpo.training.precision import Precision
+from hpo.runners.workforce import WorkerMessage
 
-EVENING = 1_767_290_400.0
+SIMULATION_START = 1_767_290_400.0
 """2026-01-01 18:00 UTC."""
-SPEAKS_EVERY_SECONDS = 600.0
 
 
 class VirtualClock:
     """Seconds since 1970, as `time.time`; it stands still until it is put forward."""
 
-    def __init__(self, starts_at: float = EVENING) -> None:
+    def __init__(self, starts_at: float = SIMULATION_START) -> None:
         self._now = starts_at
 
     def __call__(self) -> float:
@@ -33,175 +27,107 @@ class VirtualClock:
         self._now = max(self._now, moment)
 
 
-@dataclass(slots=True, kw_only=True)
-class _Worker:
-    capacity: Capacity
-    ready_at: float
-    held: deque[Assignment] = field(default_factory=deque)
-    """Assignments that wait here."""
-    training: ReplayedAttempt | None = None
-
-
 class ReplayWorkforce:
-    """Workers named `replay-0`, `replay-1` ... that train along the curves of a source.
+    """Workers named `replay-0`, `replay-1` ... that train along the curves of a source; none is ever lost or hangs.
 
-    The clock is put forward by `listen` alone: to the next thing that a worker says. A trial that is paused goes on
-    from there in a later attempt; one whose worker died, from its last evaluation.
+    The clock is put forward by `listen` alone: to the next message of a worker.
     """
 
+    # An assignment that is asked for when a worker is free knows most, and here it takes no time to come.
+    prefetch = 0
+
     def __init__(
-        self,
-        workers: int,
-        source: CurveSource,
-        clock: VirtualClock,
-        *,
-        ahead: int = 1,
-        faults: ReplayFaults | None = None,
-        metric: str = "score",
-        speaks_every: float = SPEAKS_EVERY_SECONDS,
+        self, workers: int, source: CurveSource, clock: VirtualClock, *, metric: str, progress_every: float
     ) -> None:
-        """Make a workforce that has not begun.
+        """Make workers that are open.
 
         Args:
             workers: how many, at least 1.
             source: knows every curve.
             clock: the one that the coordinator and the dispatch go by.
-            ahead: assignments that a worker may hold beside the one it trains.
-            mishaps: what goes wrong; None for nothing.
             metric: what the source's scores are called.
-            speaks_every: seconds after which a worker in training says how far it is, if there is nothing else.
+            progress_every: seconds after which a worker in training sends its progress, if there is nothing else.
         """
-        self.ahead = ahead
-        self.lead = ReplayLead(source, metric)
-        self._source, self._clock, self._mishaps = source, clock, faults or ReplayFaults()
-        self._metric, self._speaks_every = metric, speaks_every
-        names = [f"replay-{number}" for number in range(workers)]
-        self._workers = {
-            name: _Worker(capacity=Capacity(worker=name, device="cpu"), ready_at=clock()) for name in names
-        }
-        self._said: list[tuple[str, Said]] = []
-        self._places: dict[int, ReplayState] = {}
+        self._source, self._clock, self._metric, self._progress_every = source, clock, metric, progress_every
+        self._training: dict[str, ReplayedAttempt | None] = {f"replay-{number}": None for number in range(workers)}
+        self._messages: list[tuple[str, WorkerMessage]] = []
         self._trained_seconds = 0.0
 
     @property
     def workers(self) -> Collection[str]:
-        """Names of all but those that were discarded."""
-        return self._workers.keys()
-
-    @property
-    def size(self) -> int:
-        """All."""
-        return len(self._workers)
+        """Names of all."""
+        return self._training.keys()
 
     @property
     def capacities(self) -> Mapping[str, Capacity]:
-        """What may be given assignments now, by the worker's name; one that is being replaced begins them later."""
-        return {name: worker.capacity for name, worker in self._workers.items()}
+        """All of them, by name."""
+        return {name: Capacity(worker=name, device="cpu") for name in self._training}
 
     @property
     def trained_seconds(self) -> float:
-        """Seconds of training that the workers have done so far, summed over them, those for nothing among them."""
-        running = (worker.training for worker in self._workers.values())
-        return self._trained_seconds + sum(self._spent_on(attempt) for attempt in running if attempt)
-
-    def begin(self, precision: Precision) -> None:
-        """Start nothing: the workers are there, and curves know no precision."""
+        """Seconds of training that the workers have done so far, summed over them."""
+        training = (attempt for attempt in self._training.values() if attempt)
+        return self._trained_seconds + sum(self._clock() - attempt.began for attempt in training)
 
     def give(self, worker: str, assignment: Assignment) -> None:
-        """Hand over an assignment, to be trained after those that the worker holds."""
-        here = self._workers[worker]
-        assert len(here.held) + (here.training is not None) <= self.ahead, "a worker holds no more than it may"
-        here.held.append(assignment)
+        """Begin an assignment on a worker that trains none."""
+        assert self._training[worker] is None, "a worker trains one assignment at a time"
+        self._training[worker] = self._attempt(worker, assignment)
+        self._messages.append((worker, Begun(trial=assignment.trial, attempt=assignment.attempt)))
 
     def apply(self, worker: str, decision: Decision) -> None:
-        """Hand over a decision; it has its effect at once, also on an assignment that was not begun."""
-        here = self._workers.get(worker)
-        if here is None or decision.action is Action.CONTINUE:
-            return
-        if here.training is not None and _is_about(decision, here.training.assignment):
-            outcome = here.training.decide(decision.action, self._clock())
+        """Apply a decision, at once; one about what the worker does not train does nothing."""
+        attempt = self._training.get(worker)
+        if attempt is not None and is_about(decision, attempt.assignment):
+            outcome = attempt.decide(decision.action, self._clock())
             if outcome is not None:
-                self._free(here)
-                self._said.append((worker, outcome))
-        for assignment in [one for one in here.held if _is_about(decision, one)]:
-            here.held.remove(assignment)
-            ending = Ending.PRUNED if decision.action is Action.STOP else Ending.PAUSED
-            self._said.append((worker, assignment.ended(ending, "It was not begun.")))
+                self._messages.append((worker, outcome))
+                self._free(worker)
 
-    def listen(self, seconds: float) -> Sequence[tuple[str, Said]]:
-        """Return what workers say next, with their names; the clock goes to there, or by `seconds` and nothing is said.
+    def listen(self, seconds: float) -> Sequence[tuple[str, WorkerMessage]]:
+        """Return the next messages of workers; the clock goes to there, or by `seconds` and there are none.
 
-        Each worker says one thing at a time: of several at one moment the next call returns the next.
+        Each worker sends one message at a time: of several at one moment the next call returns the next.
         """
-        self._begin_held()
-        if not self._said:
-            training = [(name, worker) for name, worker in self._workers.items() if worker.training]
-            due = {name: worker.training.due for name, worker in training if worker.training}
-            moment, until = min(due.values(), default=math.inf), self._clock() + max(0.0, seconds)
-            assert min(moment, until) < math.inf, "somebody has something to say, or the wait has an end"
-            self._clock.put_forward(min(moment, until))
-            for name, worker in training:
-                if due[name] <= min(moment, until):
-                    self._speak(name, worker)
-        said, self._said = self._said, []
-        return said
+        if not self._messages:
+            due = {name: attempt.due for name, attempt in self._training.items() if attempt}
+            moment = min([self._clock() + max(0.0, seconds), *due.values()])
+            assert moment < math.inf, "a worker trains, or the wait has an end"
+            self._clock.put_forward(moment)
+            for name in [name for name, at in due.items() if at <= moment]:
+                self._advance(name)
+        messages, self._messages = self._messages, []
+        return messages
 
-    def kill(self, worker: str, reason: str) -> None:
-        """Kill a worker, which says so, and replace it."""
-        self._lose(worker, Lost(reason=reason))
+    def kill(self, _worker: str, _reason: str) -> None:
+        """Do nothing: no worker hangs."""
 
-    def discard(self, worker: str) -> None:
-        """Do without a worker from now on; what it held is not told again."""
-        here = self._workers.pop(worker, None)
-        if here is not None:
-            self._free(here)
-            self._said = [(name, said) for name, said in self._said if name != worker]
+    def discard(self, _worker: str) -> None:
+        """Do nothing: no worker fails."""
 
-    def _begin_held(self) -> None:
-        for name, worker in self._workers.items():
-            if worker.training is None and worker.held:
-                assignment = worker.held.popleft()
-                self._said.append((name, Begun(trial=assignment.trial, attempt=assignment.attempt)))
-                resumed = self._places.get(assignment.trial) if assignment.attempt > 1 else None
-                worker.training = ReplayedAttempt(
-                    assignment,
-                    self._source.curve(assignment),
-                    resumed or ReplayState(),
-                    began=max(self._clock(), worker.ready_at),
-                    slowness=self._mishaps.slowness.get(name, 1.0),
-                    fault=self._mishaps.under(name, assignment),
-                    speaks_every=self._speaks_every,
-                    metric=self._metric,
-                )
+    def _attempt(self, _worker: str, assignment: Assignment) -> ReplayedAttempt:
+        return ReplayedAttempt(
+            assignment,
+            self._source.curve(assignment),
+            began=self._clock(),
+            progress_every=self._progress_every,
+            metric=self._metric,
+        )
 
-    def _speak(self, name: str, worker: _Worker) -> None:
-        assert worker.training is not None, "only what trains says anything"
-        said = worker.training.speak()
-        if isinstance(said, Lost):
-            self._lose(name, said)
-            return
-        if isinstance(said, Outcome):
-            self._free(worker)
-        self._said.append((name, said))
+    def _advance(self, name: str) -> None:
+        attempt = self._training[name]
+        assert attempt is not None, "only a worker in training has something due"
+        message = attempt.advance()
+        self._messages.append((name, message))
+        if isinstance(message, Outcome):
+            self._free(name)
 
-    def _lose(self, name: str, lost: Lost) -> None:
-        worker = self._workers[name]
-        self._free(worker)
-        worker.held.clear()
-        worker.ready_at = self._clock() + self._mishaps.restart_seconds
-        self._said.append((name, lost))
-
-    def _free(self, worker: _Worker) -> None:
-        """End what a worker trains, and keep where it stands."""
-        attempt, worker.training = worker.training, None
+    def _free(self, name: str) -> None:
+        attempt, self._training[name] = self._training[name], None
         if attempt is not None:
-            self._trained_seconds += self._spent_on(attempt)
-            self._places[attempt.assignment.trial] = attempt.place
-
-    def _spent_on(self, attempt: ReplayedAttempt) -> float:
-        # A worker that is being replaced begins later.
-        return max(0.0, self._clock() - attempt.began)
+            self._trained_seconds += self._clock() - attempt.began
 
 
-def _is_about(decision: Decision, assignment: Assignment) -> bool:
+def is_about(decision: Decision, assignment: Assignment) -> bool:
+    """Return whether a decision is about that attempt."""
     return (decision.trial, decision.attempt) == (assignment.trial, assignment.attempt)

@@ -72,7 +72,7 @@ def test_as_many_workers_as_there_are_gpus_for(gpus, seen: int, compute: dict, r
     assert (runner_of(config), workers_of(config)) == (runner, workers)
 
 
-def test_gpus_are_dealt_out_in_gangs(gpus) -> None:
+def test_gpus_are_dealt_out_to_whole_workers(gpus) -> None:
     gpus(4)
     worker_specs = worker_specs_of(ComputeConfig(gpus_per_trial=2), {"CUDA_VISIBLE_DEVICES": "4,5,6,7"})
     assert worker_specs == (
@@ -84,7 +84,7 @@ def test_gpus_are_dealt_out_in_gangs(gpus) -> None:
     assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == ["6", "7"]
 
 
-def test_a_gang_never_has_two_ranks_on_one_gpu(gpus) -> None:
+def test_a_worker_never_has_two_ranks_on_one_gpu(gpus) -> None:
     gpus(3)
     worker_specs = worker_specs_of(ComputeConfig(gpus_per_trial=2, workers=3), {})
     assert [spec.devices for spec in worker_specs] == [("cuda:0", "cuda:1"), ("cuda:2", "cuda:0"), ("cuda:1", "cuda:2")]
@@ -133,7 +133,7 @@ def test_one_process_cannot_be_several_ranks() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("gangs")
+    return tmp_path_factory.mktemp("rank-groups")
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_a_search_on_two_ranks_is_the_one_on_one(
 @pytest.mark.slow
 @pytest.mark.usefixtures("_nothing_left")
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_a_rank_that_is_killed_is_replaced_with_its_whole_gang(
+def test_a_rank_that_is_killed_is_replaced_with_its_whole_rank_group(
     rank: int, material: dict[str, object], folder: Path, inline: StudyResults
 ) -> None:
     seen = Killer(1, rank=rank)

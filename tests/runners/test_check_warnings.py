@@ -11,7 +11,7 @@ from hpo.data.splits import Splits, split_examples
 from hpo.messages import Probe
 from hpo.metrics.selection import resolve_metric
 from hpo.runners.check import warnings
-from hpo.runners.check.forecast import Forecast, Probed, reading_seconds
+from hpo.runners.check.forecast import Forecast, Probed, final_evaluation_seconds
 
 GIB = 2**30
 FULL, HEAD = Hyperparameters(epochs=6), Hyperparameters(method="head", epochs=2)
@@ -32,9 +32,10 @@ def probed(hyperparameters: Hyperparameters, steps: int, **values: Any) -> Probe
 
 def forecast(**values: Any) -> Forecast:
     """A trial takes 60 s at the cheap end, and 260 s at the dear one."""
-    ends = {"dearest": probed(FULL, 500), "cheapest": probed(HEAD, 100, checkpoint_bytes=5)}
+    extremes = {"dearest": probed(FULL, 500), "cheapest": probed(HEAD, 100, checkpoint_bytes=5)}
     usual: dict[str, Any] = {
-        "ends": ends, "workers": 2, "trials": 40, "seconds_left": 3600.0, "device_seconds": None, "kept_weights": 3,
+        "extremes": extremes, "workers": 2, "trials": 40, "seconds_left": 3600.0, "device_seconds": None,
+        "kept_weights": 3,
     }  # fmt: skip
     return Forecast(**usual | values)
 
@@ -53,7 +54,7 @@ def splits(sport: int, money: int) -> Splits:
 # The forecast
 
 
-def test_trials_take_as_long_as_those_at_the_ends() -> None:
+def test_trials_take_as_long_as_those_at_the_extremes() -> None:
     assert forecast().trial_seconds == (60.0, 260.0)
 
 
@@ -79,15 +80,15 @@ def test_the_disk_holds_two_checkpoints_a_worker_and_weights_kept_and_in_writing
 
 def test_what_does_not_fit_tells_nothing() -> None:
     unfit = probed(FULL, 500, feasible=False, peak_memory_bytes=0)
-    some = forecast(ends={"dearest": unfit, "cheapest": probed(HEAD, 100)})
+    some = forecast(extremes={"dearest": unfit, "cheapest": probed(HEAD, 100)})
     assert some.trial_seconds == (60.0, 60.0)
-    none = forecast(ends={"dearest": unfit, "cheapest": unfit})
+    none = forecast(extremes={"dearest": unfit, "cheapest": unfit})
     assert (none.trial_seconds, none.fitting, none.search_seconds, none.disk_bytes) == (None, None, None, 0)
 
 
 def test_reading_the_test_split_is_given_twice_its_time_and_a_second() -> None:
-    assert reading_seconds([probe(), probe(seconds_per_scored_row=0.02)], 100) == pytest.approx(5.0)
-    assert reading_seconds([probe()], 0) == 0
+    assert final_evaluation_seconds([probe(), probe(seconds_per_scored_row=0.02)], 100) == pytest.approx(5.0)
+    assert final_evaluation_seconds([probe()], 0) == 0
 
 
 # Doubts

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from hpo.messages import Ending, Outcome
-from hpo.runners.processes.recycling import Memory, wear
+from hpo.runners.processes.recycling import Memory, recycle_reason
 
 GIB = 2**30
 USUAL = Memory(own=2 * GIB, tensors=4 * GIB)
@@ -14,7 +14,7 @@ def outcome(ending: Ending, reason: str = "") -> Outcome:
 
 
 def sentence(ending: Ending, reason: str = "", **after: int) -> str:
-    return wear(outcome(ending, reason), first=USUAL, before=USUAL, after=dataclasses.replace(USUAL, **after))
+    return recycle_reason(outcome(ending, reason), first=USUAL, before=USUAL, after=dataclasses.replace(USUAL, **after))
 
 
 @pytest.mark.parametrize("ending", list(Ending))

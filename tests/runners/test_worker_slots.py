@@ -15,8 +15,7 @@ from hpo.runners.processes.inbox import Inbox
 from hpo.runners.processes.service import Service
 from hpo.runners.run import run
 from hpo.runners.watcher import Watcher
-from hpo.runners.workforce import LeadWorker, Lost, Said
-from hpo.training.precision import Precision
+from hpo.runners.workforce import LossCause, WorkerLost, WorkerMessage
 from tests.models import save_tiny_bert, tiny_assignment, tiny_study, write_texts
 from tests.runners.openers import Counting
 from tests.search.scripted import ended, led, plain_trials, report_at, rows, study_at
@@ -27,30 +26,23 @@ WORKER = "scripted-0"
 class TwoSlots:
     """One worker that trains two trials side by side, by the script of a test: what it says when it is listened to."""
 
-    ahead = 0
-    size = 1
+    prefetch = 0
 
-    def __init__(self, script: Iterator[Sequence[Said]] | None = None, slots: int = 2) -> None:
+    def __init__(self, script: Iterator[Sequence[WorkerMessage]] | None = None, slots: int = 2) -> None:
         self.slots, self.script = slots, script or iter(())
         self.training: dict[int, Assignment] = {}
         self.given: list[Assignment] = []
         self.decided: list[Decision] = []
         self.most = 0
-        self._said: list[Said] = []
+        self._said: list[WorkerMessage] = []
 
     @property
     def workers(self) -> Collection[str]:
         return [WORKER]
 
     @property
-    def lead(self) -> LeadWorker:
-        raise AssertionError
-
-    @property
     def capacities(self) -> Mapping[str, Capacity]:
         return {WORKER: Capacity(worker=WORKER, device="cpu", slots=self.slots)}
-
-    def begin(self, precision: Precision) -> None: ...
 
     def give(self, worker: str, assignment: Assignment) -> None:
         self.given.append(assignment)
@@ -64,7 +56,7 @@ class TwoSlots:
             ending = Ending.PRUNED if decision.action is Action.STOP else Ending.PAUSED
             self._said.append(ended(self.training.pop(decision.trial), ending))
 
-    def listen(self, seconds: float) -> Sequence[tuple[str, Said]]:
+    def listen(self, seconds: float) -> Sequence[tuple[str, WorkerMessage]]:
         said, self._said = self._said, []
         if not said:
             said = list(next(self.script, ()))
@@ -80,9 +72,9 @@ class TwoSlots:
         assignment = self.training.pop(trial)
         return ended(assignment, Ending.COMPLETED, report_at(assignment, assignment.milestones[-1], 0.5 + trial / 100))
 
-    def dies(self) -> Sequence[Said]:
+    def dies(self) -> Sequence[WorkerMessage]:
         self.training.clear()
-        return [Lost(reason="It was killed.")]
+        return [WorkerLost(reason="It was killed.")]
 
 
 class Seen(Watcher):
@@ -119,7 +111,7 @@ def test_two_are_in_training_side_by_side_and_a_third_takes_the_place_of_one(sql
 
 
 def test_a_report_prunes_its_own_trial_and_not_the_one_beside_it(sqlite_url: str) -> None:
-    def script() -> Iterator[Sequence[Said]]:
+    def script() -> Iterator[Sequence[WorkerMessage]]:
         # The fifth is the first that the median rule may prune.
         for trial in range(4):
             assignment = worker.training[trial]
@@ -143,7 +135,7 @@ def test_a_report_prunes_its_own_trial_and_not_the_one_beside_it(sqlite_url: str
 def test_lost_together_nobody_is_charged_and_each_is_tried_again_alone(sqlite_url: str) -> None:
     """Five times over: one trial could not die as often, nor a worker."""
 
-    def script() -> Iterator[Sequence[Said]]:
+    def script() -> Iterator[Sequence[WorkerMessage]]:
         for _ in range(5):
             assert len(worker.training) == 2
             yield worker.dies()
@@ -162,7 +154,7 @@ def test_lost_together_nobody_is_charged_and_each_is_tried_again_alone(sqlite_ur
 
 
 def test_only_the_trial_that_dies_alone_is_charged(sqlite_url: str) -> None:
-    def script() -> Iterator[Sequence[Said]]:
+    def script() -> Iterator[Sequence[WorkerMessage]]:
         yield worker.dies()
         while worker.training:
             [alone] = worker.training.values()
@@ -179,7 +171,7 @@ def test_only_the_trial_that_dies_alone_is_charged(sqlite_url: str) -> None:
 
 def test_nobody_is_charged_nor_tried_alone_where_the_machine_is_gone(sqlite_url: str) -> None:
     worker = TwoSlots()
-    worker.script = iter([[Lost(reason="Its machine was preempted.", machine=True)]] * 4)
+    worker.script = iter([[WorkerLost(reason="Its machine was preempted.", cause=LossCause.MACHINE)]] * 4)
     with searched(sqlite_url, worker, budget={"trials": 2}):
         pass
     assert attempts(sqlite_url, 0) == attempts(sqlite_url, 1) == ["paused"] * 4 + ["completed"]
@@ -193,7 +185,7 @@ def test_one_that_dies_before_it_has_said_what_it_began_has_begun_the_first(sqli
             self._said.clear()
 
     worker = Silent()
-    worker.script = iter([[Lost(reason="It was killed.")]])
+    worker.script = iter([[WorkerLost(reason="It was killed.")]])
     with searched(sqlite_url, worker, budget={"trials": 2}):
         pass
     assert attempts(sqlite_url, 0) == ["died", "completed"]

@@ -10,12 +10,13 @@ from enum import StrEnum
 
 from hpo.config.hyperparameters import Hyperparameters
 
-SEMANTICS = 3
+SEMANTICS = 4
 """Version of the training semantics; raised where a change of hpo changes scores by more than rounding.
 
 1: whole batches, dropout in frozen layers too. 2: micro-batches by length, each with dropout masks of its own; frozen
 layers in evaluation mode; dropout and folds have seeds of their own; a pair is one text whichever comes first.
-3: fewer full evaluations, unless asked for, where more would take over a tenth of a trial.
+3: fewer full evaluations, unless asked for, where more would take over a tenth of a trial. 4: with folds a regression
+scales targets by each fold's own training rows.
 """
 SEMANTICS_KEY = "semantics"
 """Key of `SEMANTICS` among the versions that are recorded with a study."""
@@ -140,6 +141,8 @@ class Probe:
     """Size of a trial's trained weights."""
     first_loss: float = 0.0
     """Loss at the first step, nats per example; about the log of the number of classes unless something is wrong."""
+    metric_error: str | None = None
+    """What a metric of the user's own died of on the rows that were scored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

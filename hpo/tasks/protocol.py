@@ -112,6 +112,14 @@ class Fits(Protocol[A]):
 
 
 @runtime_checkable
+class Scales(Protocol):
+    """A task whose network learns targets that are scaled by those of the training rows."""
+
+    def scaled_by(self, targets: NDArray[Any]) -> Any:
+        """Return the task of training rows with these targets: of a fold its own, without those that it leaves out."""
+
+
+@runtime_checkable
 class LeavesOut(Protocol):
     """A task whose objective follows from counts, so that a jackknife is sums."""
 

@@ -1,7 +1,7 @@
 """Regression: one number a text, mean squared error of scaled targets, predictions in the unit of the labels."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -46,7 +46,7 @@ class Regression:
     mean: float
     """Of the training rows."""
     sd: float
-    """Their standard deviation, above 0: targets are (number - mean) / sd, and predictions the other way round."""
+    """Their standard deviation, above 0: outputs are trained towards (number - mean) / sd."""
     baselines: ClassVar[Mapping[str, Baseline]] = {
         "mean of training": Baseline(inputs="nothing", estimator=_mean),
         "TF-IDF and ridge regression": Baseline(inputs="words", estimator=_ridge_of_words),
@@ -60,9 +60,8 @@ class Regression:
         Raises:
             ConfigurationError: a metric that cannot be.
         """
-        numbers = np.array(cells, dtype=np.float64)
-        objective = resolve_regression_metric(config.metric)
-        return cls(objective=objective, mean=float(numbers.mean()), sd=float(numbers.std()) or 1.0)
+        one = cls(objective=resolve_regression_metric(config.metric), mean=0.0, sd=1.0)
+        return one.scaled_by(one.targets(cells))
 
     @classmethod
     def restored(cls, learned: Mapping[str, Any]) -> Self:
@@ -82,33 +81,39 @@ class Regression:
         return head_of(network)
 
     def targets(self, cells: Sequence[str]) -> NDArray[np.float64]:
-        """Return the scaled numbers, shape (rows,)."""
-        scaled: NDArray[np.float64] = (np.array(cells, dtype=np.float64) - self.mean) / self.sd
-        return scaled
+        """Return the numbers in the unit of the labels, shape (rows,)."""
+        return np.array(cells, dtype=np.float64)
+
+    def scaled_by(self, targets: NDArray[np.float64]) -> Self:
+        """Return the task of training rows with these numbers."""
+        return replace(self, mean=float(targets.mean()), sd=float(targets.std()) or 1.0)
 
     def strata(self, targets: NDArray[np.float64]) -> Strata:
         """Return the quantile that each row is in."""
         return quantiles(targets)
 
     def criterion(self, values: Hyperparameters | None, device: torch.device) -> Criterion:  # noqa: ARG002
-        """Return the squared error of each row, from outputs of shape (rows, 1) and scaled targets."""
+        """Return the squared error of each row in standard deviations, from outputs of shape (rows, 1)."""
 
         def losses(outputs: Tensor, targets: Tensor) -> Tensor:
-            return nn.functional.mse_loss(outputs.squeeze(1), targets.to(outputs.dtype), reduction="none")
+            scaled = ((targets - self.mean) / self.sd).to(outputs.dtype)
+            return nn.functional.mse_loss(outputs.squeeze(1), scaled, reduction="none")
 
         return losses
 
     def predictions(self, outputs: Tensor) -> NDArray[np.float64]:
         """Return numbers in the unit of the labels, shape (rows,), from outputs of shape (rows, 1)."""
-        return self._unscaled(outputs.squeeze(1).cpu().double().numpy())
+        outputs = outputs.squeeze(1).cpu().double()
+        return (outputs * self.sd + self.mean).numpy()
 
     def columns(self, predictions: NDArray[np.float64]) -> dict[str, list[str]]:
         """Return what is written beside each row: its number."""
         return {"prediction": list(map(repr, predictions.tolist()))}
 
     def said(self, estimator: Any, inputs: Any) -> NDArray[np.float64]:
-        """Return the numbers of an estimator that was fitted to scaled ones."""
-        return self._unscaled(estimator.predict(inputs))
+        """Return the numbers of a fitted estimator."""
+        said: NDArray[np.float64] = estimator.predict(inputs)
+        return said
 
     def answers(
         self,
@@ -117,7 +122,7 @@ class Regression:
         loss: float | None = None,  # noqa: ARG002
     ) -> Numbers:
         """Put the numbers beside the true ones; the loss follows from these."""
-        return Numbers(true=self._unscaled(targets), predicted=predictions, sd=self.sd)
+        return Numbers(true=targets, predicted=predictions, sd=self.sd)
 
     def scores(self, answers: Numbers) -> Scores:
         """Score what was said of some rows, by every metric.
@@ -134,7 +139,3 @@ class Regression:
     def slice_score(self, answers: Numbers) -> float:
         """Return minus the root of the mean squared error: a correlation within a slice leaves out where it lies."""
         return float(METRICS["neg_rmse"].of(answers))
-
-    def _unscaled(self, scaled: NDArray[np.float64]) -> NDArray[np.float64]:
-        unscaled: NDArray[np.float64] = scaled * self.sd + self.mean
-        return unscaled

@@ -42,6 +42,8 @@ class BaselineData:
     train_rows: Rows
     read: Examples
     read_rows: Rows
+    fold: int | None
+    """Which these are of; None of all training rows."""
 
 
 def _nothing(_context: TrainingContext, _max_length: int, material: BaselineData) -> Inputs:
@@ -106,18 +108,20 @@ def evaluate_baseline(context: TrainingContext, name: str, max_length: int) -> H
 def _materials(context: TrainingContext) -> list[BaselineData]:
     splits = context.splits
     if splits.folds:
-        return [_material(context, fold.train, splits.train, fold.validation) for fold in splits.folds]
+        return [_material(context, one.train, splits.train, one.validation, n) for n, one in enumerate(splits.folds)]
     read = splits.confirmation or splits.validation
     return [_material(context, np.arange(splits.train.rows), read, np.arange(read.rows))]
 
 
-def _material(context: TrainingContext, rows: Rows, read: Examples, read_rows: Rows) -> BaselineData:
+def _material(
+    context: TrainingContext, rows: Rows, read: Examples, read_rows: Rows, fold: int | None = None
+) -> BaselineData:
     chosen = rows[stratified_part(context.train_strata[rows], MOST_TRAIN_ROWS, context.config.seed)]
-    return BaselineData(train=context.splits.train, train_rows=chosen, read=read, read_rows=read_rows)
+    return BaselineData(train=context.splits.train, train_rows=chosen, read=read, read_rows=read_rows, fold=fold)
 
 
 def _read(context: TrainingContext, name: str, max_length: int, material: BaselineData) -> HeldOutEvaluation:
-    task, baseline = context.task, context.task.baselines[name]
+    task, baseline = context.task_of(material.fold), context.task.baselines[name]
     of_train, of_read = INPUTS[baseline.inputs](context, max_length, material)
     fitted = baseline.estimator().fit(of_train, context.train_targets[material.train_rows])
     true = task.targets(material.read.labels)[material.read_rows]

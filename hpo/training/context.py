@@ -31,7 +31,7 @@ from hpo.metrics.predictions import Answers
 from hpo.model.backbone import Backbone
 from hpo.model.trial_model import TrialModel
 from hpo.tasks.held_out import HeldOutRows, read
-from hpo.tasks.protocol import Fits, Task
+from hpo.tasks.protocol import Fits, Scales, Task
 from hpo.training.evaluation import Check, no_check, predictions
 from hpo.training.gradients import Gradients
 from hpo.training.optimizer_step import OptimizerStep
@@ -161,9 +161,17 @@ class TrainingContext:
             confirmation=self._tokenize_if_any("confirmation", splits.confirmation, max_length),
         )
 
+    def task_of(self, fold: int | None) -> Task[Any]:
+        """Return the task as it is learned from the training rows of a fold, or from all where that is None."""
+        if fold is None or not isinstance(self.task, Scales):
+            return self.task
+        task: Task[Any] = self.task.scaled_by(self.train_targets[self.splits.folds[fold].train])
+        return task
+
     def begin(
-        self, hyperparameters: Hyperparameters, seed: int, total_steps: int, random: RandomState | None = None
-    ) -> OptimizerStep:
+        self, hyperparameters: Hyperparameters, seed: int, total_steps: int, random: RandomState | None = None,
+        fold: int | None = None,
+    ) -> OptimizerStep:  # fmt: skip
         """Put the model where every training under these values starts, and return the optimizer over it.
 
         Dropout masks are drawn from `random`, or from generators of its own.
@@ -175,10 +183,10 @@ class TrainingContext:
         task = self.config.task.name
         if idle := unused_hyperparameters(task, dict(hyperparameters)):
             raise ConfigurationError(unused_sentence(task, idle))
-        shares = self.config.compute.slots > 1
         model = TrialModel(
-            self.model, self.task, hyperparameters, seed=seed, random=random, precision=self.precision, shares=shares
-        )
+            self.model, self.task_of(fold), hyperparameters, seed=seed, random=random, precision=self.precision,
+            shares=self.config.compute.slots > 1,
+        )  # fmt: skip
         return OptimizerStep(model, total_steps)
 
     def training_batch(self, hyperparameters: Hyperparameters, rows: Rows, seed: Sequence[int]) -> Batch:
@@ -191,9 +199,14 @@ class TrainingContext:
         augment = self._augmentation(hyperparameters)
         return batch if augment is None else augment.apply(batch, rows, np.random.default_rng(seed))
 
-    def predict(self, split: TokenizedSplit, rows: Rows | None = None, check: Check = no_check) -> Answers:
-        """Ask the model as it stands about `rows` of a split, or about all of it; `check` is called between batches."""
-        return predictions(self.model, self.task, split, rows, self.precision, check)
+    def predict(
+        self, split: TokenizedSplit, rows: Rows | None = None, check: Check = no_check, fold: int | None = None
+    ) -> Answers:
+        """Ask the model as it stands, as trained on a fold, about `rows` of a split, or about all of it.
+
+        `check` is called between batches.
+        """
+        return predictions(self.model, self.task_of(fold), split, rows, self.precision, check)
 
     def score(self, split: TokenizedSplit, rows: Rows | None = None, check: Check = no_check) -> Scores:
         """Score the model as it stands on `rows` of a split, or on all of it; `check` is called between batches."""

@@ -137,7 +137,9 @@ class Run:
         state = self._resumed_state()
         for number in range(self._place.fold_run, len(plan)):
             fold_run, self._place.fold_run = plan[number], number
-            training = self._context.begin(self._hyperparameters, fold_run.seed, fold_run.total_steps, self._random)
+            training = self._context.begin(
+                self._hyperparameters, fold_run.seed, fold_run.total_steps, self._random, fold_run.fold
+            )
             self._model = training.model
             if state is not None:
                 training.resume(state["training"])
@@ -230,8 +232,9 @@ class Run:
         train_loss = training.mean_loss()
         try:
             with training.evaluating():
-                said = context.predict(data.validation, None if milestone.full else fold_run.validation_part, check)
-                of_train = partial(context.predict, data.train, fold_run.train_sample, check)
+                part = None if milestone.full else fold_run.validation_part
+                said = context.predict(data.validation, part, check, fold_run.fold)
+                of_train = partial(context.predict, data.train, fold_run.train_sample, check, fold_run.fold)
                 self._fitted = context.fit(said, of_train)
                 said = context.decided(said, self._fitted)
                 validation = context.task.scores(said)

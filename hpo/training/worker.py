@@ -216,7 +216,8 @@ class Worker:
         tensors = load_weights(files, assignment.trial, context.mirror)
         fitted = fitted_among(tensors)
         TrialModel(context.model, context.task, hyperparameters, seed=0).load(tensors)
-        return context.read(context.splits.test, context.decided(context.predict(test), fitted))
+        said = context.predict(test, fold=-1 if context.splits.folds else None)  # Weights are those of the last fold.
+        return context.read(context.splits.test, context.decided(said, fitted))
 
     def baseline(self, name: str, max_length: int) -> HeldOutEvaluation:
         """Train and read a baseline of `hpo.training.baselines`; takes seconds to minutes.

@@ -1,5 +1,7 @@
 """A regression's targets, loss and predictions are what their definitions say, in the unit of the labels."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -27,15 +29,23 @@ def study(**sections: object) -> StudyConfig:
     return StudyConfig.model_validate({**needed, **sections})
 
 
-def test_targets_are_scaled_by_the_training_rows() -> None:
-    targets = task().targets(CELLS)
-    assert (targets.mean(), targets.std()) == (pytest.approx(0), pytest.approx(1))
-    assert task().targets(["4.125"])[0] == pytest.approx(0), "the mean of training, whatever rows it is asked about"
+def outputs_of(numbers: Any) -> torch.Tensor:
+    """Return what a network answers that is right about these numbers."""
+    return torch.from_numpy((np.asarray(numbers) - 4.125) / np.std([3, 5.5, -2, 10]))[:, None]
+
+
+def test_outputs_are_scaled_by_the_training_rows() -> None:
+    one = task()
+    assert (one.mean, one.sd) == (pytest.approx(4.125), pytest.approx(np.std([3, 5.5, -2, 10])))
+    assert one.targets(CELLS).tolist() == [3, 5.5, -2, 10]
+    losses = one.criterion(None, CPU)(outputs_of([3, 5.5, -2, 10]), torch.from_numpy(one.targets(CELLS)))
+    assert losses.tolist() == pytest.approx([0] * 4)
+    of_others = one.scaled_by(np.array([1.0, 3.0]))
+    assert (of_others.mean, of_others.sd, of_others.objective) == (2, 1, one.objective)
 
 
 def test_predictions_are_in_the_unit_of_the_labels() -> None:
-    one = task()
-    outputs = torch.tensor(one.targets(["7", "-1"]))[:, None]
+    one, outputs = task(), outputs_of([7, -1])
     assert one.predictions(outputs) == pytest.approx([7, -1])
     assert one.columns(np.array([7.0, -1.5])) == {"prediction": ["7.0", "-1.5"]}
     assert Regression.restored(one.learned()).predictions(outputs) == pytest.approx([7, -1])
@@ -43,8 +53,7 @@ def test_predictions_are_in_the_unit_of_the_labels() -> None:
 
 def test_the_loss_of_a_row_is_its_squared_error_in_standard_deviations() -> None:
     one, values = task(), Hyperparameters()
-    predicted, true = ["7", "-1"], ["5", "0"]
-    outputs = torch.tensor(one.targets(predicted), dtype=torch.float32)[:, None]
+    true, outputs = ["5", "0"], outputs_of([7, -1]).float()
     losses = one.criterion(values, CPU)(outputs, torch.from_numpy(one.targets(true)))
     sd = np.std([3, 5.5, -2, 10])
     assert losses.tolist() == pytest.approx([4 / sd**2, 1 / sd**2], rel=1e-6)
@@ -57,7 +66,7 @@ def test_the_loss_of_a_row_is_its_squared_error_in_standard_deviations() -> None
 def test_a_reading_has_the_jackknife_over_rows_and_errors_by_length() -> None:
     random = np.random.default_rng(0)
     true = random.normal(size=300)
-    answers = task().answers(true, task().predictions(torch.tensor(true + random.normal(size=300))[:, None]))
+    answers = task().answers(true, true + random.normal(size=300))
     held_out = read(task(), answers, HeldOutRows(words=random.integers(1, 50, 300), groups=(), seed=1))
     groups = leave_out_groups(np.arange(300), 1)
     expected = deviations(lambda kept: np.corrcoef(answers.true[kept], answers.predicted[kept])[0, 1], groups)

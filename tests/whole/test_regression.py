@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,13 @@ from hpo.model.trial_model import TrialModel
 from hpo.objective import FineTuneObjective
 from hpo.runners.check.check import check
 from hpo.runners.run import run
+from hpo.search.rungs import fold_milestones
 from hpo.store.results import StudyResults
 from hpo.tasks.regression import Regression
+from hpo.training.worker import open_worker
 from hpo.verdict.judgement import verdict_on
 from tests.command_line import Hpo
-from tests.models import BOTH, MONEY, SPORT, said_by_card, save_tiny_bert, tiny_assignment, trained
+from tests.models import BOTH, MONEY, SPORT, said_by_card, save_tiny_bert, tiny_assignment, tiny_study, trained
 from tests.scripts import written
 
 SPACE = {
@@ -236,3 +239,30 @@ def opened_worker(config: StudyConfig) -> Any:
     from hpo.training.worker import open_worker
 
     return open_worker(config, splits_of(config))
+
+
+def test_a_fold_learns_nothing_of_the_rows_that_it_leaves_out(tmp_path: Path) -> None:
+    """Not even how large their numbers are."""
+    torch.set_num_threads(1)
+    texts = write_numbers(tmp_path / "texts.csv", 60)
+    config = tiny_study(
+        save_tiny_bert(tmp_path / "model"), texts, task={"name": "regression", "metric": "neg_rmse"},
+        data={"train": str(texts), "test_fraction": 0.2}, evaluation={"folds": 3, "rung_rows": 12},
+    )  # fmt: skip
+    splits, assignment = splits_of(config), tiny_assignment(milestones=fold_milestones(3))
+    left_out = set(splits.folds[-1].validation)
+    labels = tuple(str(float(one) + 1e6 * (row in left_out)) for row, one in enumerate(splits.train.labels))
+    changed = open_worker(config, replace(splits, train=replace(splits.train, labels=labels)), tmp_path / "files")
+    (*_, known, _), _ = trained(open_worker(config, splits, tmp_path / "others"), assignment)
+    (*_, found, _), _ = trained(changed, assignment)
+    assert found.train_loss == known.train_loss
+    assert known.validation.objective > -1e3
+    # What is kept are the weights of this fold, which answer in its scale.
+    plain = open_worker(config, splits, tmp_path / "files")
+    assert changed.test_reading(assignment) == plain.test_reading(assignment)
+    numbers = np.array(splits.train.labels, dtype=float)
+    losses = [
+        ((numbers[fold.validation] - numbers[fold.train].mean()) ** 2).mean() / numbers[fold.train].var()
+        for fold in splits.folds
+    ]
+    assert plain.baseline("mean of training", 16).scores.values["loss"] == pytest.approx(np.mean(losses))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.batching import Batch, parts_by_length, side_by_side
-from hpo.distributed.rank_group import ALONE, RankGroup
+from hpo.distributed.rank_group import ALONE, RankGroup, told_of
 from hpo.model.trial_model import TrialModel, logits_of_trials
 from hpo.training.memory import is_out_of_memory, release, where_memory_suffices
 from hpo.training.micro_batch import MemoryKey, MicroBatch, memory_key
@@ -48,6 +48,8 @@ class Gradients:
         self._rank_group = rank_group
         self._micro_batch: dict[MemoryKey, MicroBatch] = {}
         self._most_tokens = dict(MOST_TOKENS)
+        self._goes_together = True
+        """Whether batches of several trials can go through the model side by side, as far as is known."""
 
     def micro_batch(self, hyperparameters: Hyperparameters) -> MicroBatch:
         """Return how many rows at once are taken in trials of this kind: what an earlier one came to."""
@@ -56,16 +58,29 @@ class Gradients:
     def of_slots(self, waiting: Sequence[SlotBatch]) -> list[Tensor | Exception]:
         """Return what `of` returns or raises for the batch of each trial that waits, side by side where that pays.
 
-        Where that fails, each is asked for alone, so that it is its own trial's end.
+        Where that fails, each is asked for alone, so that it is its own trial's end. What fails side by side alone, and
+        not for memory, would always: it is said once, and not tried again.
         """
-        states = [slot.model.random.state for slot in waiting]
-        if len(waiting) > 1:
-            found = self._of_all(waiting)
-            if found is not None:
-                return found
+        if len(waiting) == 1 or not self._goes_together:
+            return [self._of_one(slot) for slot in waiting]
+        states, device = [slot.model.random.state for slot in waiting], waiting[0].model.backbone.device
+        try:
+            return self._of_all(waiting)
+        except Exception as error:
+            logger.debug("Batches have no gradients side by side.", exc_info=True)
+            reason = None if is_out_of_memory(error) else told_of(error)
+        # Not in the handler: as long as the error lives, so do its frames and their tensors.
         for slot, state in zip(waiting, states, strict=True):
+            slot.model.forget_gradients()
             slot.model.random.state = state
-        return [self._of_one(slot) for slot in waiting]
+        if reason is None:
+            self._most_tokens[device.type] //= 2
+            release(device)
+        alone = [self._of_one(slot) for slot in waiting]
+        if reason is not None and not any(isinstance(one, Exception) for one in alone):
+            self._goes_together = False
+            logger.warning("Trials go through this model one after the other, not side by side: %s", reason)
+        return alone
 
     def of(self, model: TrialModel, batch: Batch) -> Tensor:
         """Return the mean loss of a batch, on the device, its gradients added to those of the trial's parameters.
@@ -94,8 +109,8 @@ class Gradients:
             logger.debug("A batch has no gradients.", exc_info=True)
             return error
 
-    def _of_all(self, waiting: Sequence[SlotBatch]) -> list[Tensor | Exception] | None:
-        """Return the mean losses of batches that went through side by side; None where that failed."""
+    def _of_all(self, waiting: Sequence[SlotBatch]) -> list[Tensor | Exception]:
+        """Return the mean losses of batches that go through side by side."""
         device = waiting[0].model.backbone.device
         parts = [
             part
@@ -103,21 +118,10 @@ class Gradients:
             for part in _parts(slot, self.micro_batch(slot.model.hyperparameters).at_once(slot.batch.rows))
         ]
         losses: dict[TrialModel, list[Tensor]] = {slot.model: [] for slot in waiting}
-        try:
-            for micro_batch in micro_batches(parts, PASS_TOKENS[device.type], self._most_tokens[device.type]):
-                for part, loss in zip(micro_batch, _passed(micro_batch), strict=True):
-                    losses[part.model].append(loss)
-            return [_summed(of_one) for of_one in losses.values()]
-        except Exception as error:
-            logger.debug("Batches have no gradients side by side.", exc_info=True)
-            is_short = is_out_of_memory(error)
-        # Not in the handler: as long as the error lives, so do its frames and their tensors.
-        for slot in waiting:
-            slot.model.forget_gradients()
-        if is_short:
-            self._most_tokens[device.type] //= 2
-            release(device)
-        return None
+        for micro_batch in micro_batches(parts, PASS_TOKENS[device.type], self._most_tokens[device.type]):
+            for part, loss in zip(micro_batch, _passed(micro_batch), strict=True):
+                losses[part.model].append(loss)
+        return [_summed(of_one) for of_one in losses.values()]
 
 
 def micro_batches(parts: Sequence[SlotBatch], pass_tokens: int, most_tokens: int) -> list[list[SlotBatch]]:

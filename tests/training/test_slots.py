@@ -1,9 +1,10 @@
 """Trials side by side over one frozen backbone: each is trained as if it were alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
@@ -17,8 +18,10 @@ from hpo.data.splits import load_splits
 from hpo.errors import SpaceError
 from hpo.messages import Action, Assignment, Decision, Ending, Milestone, Outcome, Report
 from hpo.model.backbone import Backbone
+from hpo.model.trial_model import TrialModel
 from hpo.search.preflight import refuse_unfit_search
 from hpo.space.space_file import space_of
+from hpo.training import gradients
 from hpo.training.gradients import SlotBatch, micro_batches
 from hpo.training.optimizer_step import OptimizerStep
 from hpo.training.worker import Worker, open_worker
@@ -163,6 +166,47 @@ def test_what_fails_side_by_side_goes_through_alone(
     monkeypatch.setattr(torch.autograd, "backward", fail)
     compare(trained(two, FIRST, SECOND), wanted)
     assert losses == expected, "alone, it is so to the last bit"
+
+
+def test_what_always_fails_side_by_side_is_said_once_and_not_tried_again(
+    two: Worker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = 0
+    backward = torch.autograd.backward
+
+    def fail(of_parts: list[torch.Tensor]) -> None:
+        nonlocal tries
+        tries += len(of_parts) > 1
+        if len(of_parts) > 1:
+            raise ValueError("No two of them.")
+        backward(of_parts)
+
+    monkeypatch.setattr(torch.autograd, "backward", fail)
+    found = trained(two, *(head(trial, epochs=2) for trial in range(4)))
+    assert {outcome.ending for _, outcome in found.values()} == {Ending.COMPLETED}
+    assert tries == 1
+    assert [one.getMessage() for one in caplog.records if one.levelname == "WARNING"] == [
+        "Trials go through this model one after the other, not side by side: ValueError: No two of them."
+    ]
+
+
+def test_the_error_of_one_does_not_keep_others_apart(two: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = 0
+    original = gradients.logits_of_trials
+
+    def logits(models: Sequence[TrialModel], *batch: Any) -> tuple[torch.Tensor, ...]:
+        nonlocal together
+        if any(model.hyperparameters.dropout == 0.3 for model in models):
+            raise ValueError("It is this one.")
+        together += len(models) > 1
+        return original(models, *batch)
+
+    monkeypatch.setattr(gradients, "logits_of_trials", logits)
+    found = trained(two, head(0, epochs=2), *(head(trial, epochs=2, dropout=0.1) for trial in (1, 2)))
+    assert {trial: outcome.ending for trial, (_, outcome) in found.items()} == {
+        0: Ending.FAILED, 1: Ending.COMPLETED, 2: Ending.COMPLETED,
+    }  # fmt: skip
+    assert together > 0
 
 
 def test_one_that_cannot_be_trained_leaves_the_other_alone(

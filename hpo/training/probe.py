@@ -110,44 +110,54 @@ def _cost(context: TrainingContext, hyperparameters: Hyperparameters, steps: int
     # The backward pass takes about twice as long as the forward pass.
     forward = fastest.seconds / typical.size / 3
     with training.evaluating():
-        scored = context.rank_group.on_rank_0(lambda: _scored(context, hyperparameters.max_length, forward, until))
+        a_row, scored, metric_error = context.rank_group.on_rank_0(
+            lambda: _scored(context, hyperparameters.max_length, forward, until)
+        )
     return Probe(
         feasible=True,
         micro_batch_size=micro_batch_size if micro_batch_size < hyperparameters.batch_size else None,
         seconds_per_step=fastest.seconds,
-        seconds_per_scored_row=forward if scored is None else scored[0],
-        timed=(opening, *([scored[1]] if scored else []), *(again if taken else []), fastest),
+        seconds_per_scored_row=a_row,
+        timed=(opening, *scored, *(again if taken else []), fastest),
         peak_memory_bytes=peak_memory_bytes(context.device) + context_bytes(context.device),
         room_bytes=room_bytes(context.device),
         checkpoint_bytes=training.state_bytes,
         weights_bytes=sum(weight.nbytes for weight in training.parameters.values()),
         first_loss=first_loss,
+        metric_error=metric_error,
     )
 
 
-def _scored(context: TrainingContext, max_length: int, expected: float, until: float) -> tuple[float, Timed] | None:
-    """Score the longest texts of validation, which memory must bear, and return how long a typical one takes, and all.
+def _scored(
+    context: TrainingContext, max_length: int, expected: float, until: float
+) -> tuple[float, tuple[Timed, ...], str | None]:
+    """Score the longest texts of validation, which memory must bear, and then typical ones.
 
-    None where that would go beyond `until`, each text taking the `expected` seconds.
+    Not where that would go beyond `until`, each text taking the `expected` seconds.
+
+    Returns:
+        The seconds of a typical text, the evaluation of all of these, and what a metric of the user's own died of.
     """
     validation = context.tokenized(max_length).validation
     lengths = validation.tokens.lengths
     longest, *_ = evaluation_batches(lengths, max_tokens=MOST_TOKENS[context.device.type], max_rows=MOST_ROWS)
     if time.perf_counter() + 2 * longest.size * expected > until:
+        return expected, (), None
+
+    def score(rows: Rows) -> str | None:
+        try:
+            context.score(validation, rows)
+        except TrainingError as error:
+            return str(error)
         return None
 
-    def score(rows: Rows) -> None:
-        # That a metric of the user's fails is for its trial to say.
-        with suppress(TrainingError):
-            context.score(validation, rows)
-
-    score(longest)
+    failed = score(longest)
     typical = stratified_part(context.task.strata(validation.targets), longest.size, context.config.seed)
     began = time.perf_counter()
-    score(typical)
+    failed = score(typical) or failed
     seconds = time.perf_counter() - began
     tokens = int(lengths[typical].sum()) + PASS_TOKENS[context.device.type]
-    return seconds / typical.size, Timed(scored_tokens=tokens, seconds=seconds)
+    return seconds / typical.size, (Timed(scored_tokens=tokens, seconds=seconds),), failed
 
 
 def dimensions_of(context: TrainingContext, max_length: int) -> Dimensions:

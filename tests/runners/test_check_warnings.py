@@ -101,6 +101,13 @@ def test_the_first_loss_is_within_half_of_the_log_of_the_classes(loss: float, do
     assert sentence is None or f"is {loss:.2f}, but" in sentence
 
 
+def test_a_metric_that_failed_is_told() -> None:
+    assert warnings.on_metric(probe()) is None
+    error = "task.metric 'own:score' raised ValueError on 60 rows: no."
+    said = warnings.on_metric(probe(metric_error=error))
+    assert said == f"After a few steps {error} A trial in which it does so fails."
+
+
 def test_a_loss_that_is_no_number_is_told_as_such() -> None:
     assert warnings.on_first_loss(probe(first_loss=math.nan), math.log(2)) == warnings.NO_NUMBER
 

@@ -1,6 +1,7 @@
 """What a few steps say of the cost of a trial, and that they leave no trace."""
 
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,17 @@ def test_whatever_a_trial_trains_under(values, worker: Worker) -> None:
     found = worker.probe(tiny_hyperparameters(**values), 1)
     assert found.feasible
     assert {timed.updates for timed in found.timed} == {0, 1}
+
+
+def test_what_a_metric_of_ones_own_dies_of_is_told(
+    tiny_bert: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    (tmp_path / "own_of_few.py").write_text("def score(true, predicted):\n    return 1 / (len(true) <= 8)\n")
+    config = tiny_study(tiny_bert, texts, task={"metric": "own_of_few:score"})
+    found = open_worker(config, load_splits(config.data, config.seed)).probe(tiny_hyperparameters(), 1)
+    assert found.feasible
+    assert found.metric_error == "task.metric 'own_of_few:score' raised ZeroDivisionError on 16 rows: division by zero."
 
 
 def test_in_folds(tiny_bert: Path, texts: Path) -> None:

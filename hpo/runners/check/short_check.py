@@ -11,7 +11,7 @@ from hpo.config.tasks import TASK_FACTS
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError
 from hpo.runners.check.forecast import baseline_seconds, final_evaluation_seconds
-from hpo.runners.check.warnings import no_room, on_first_loss, on_memory
+from hpo.runners.check.warnings import no_room, on_first_loss, on_memory, on_metric
 from hpo.search.extremes import cheapest, dearest
 from hpo.search.forecasts import CostModel, fitted_costs
 from hpo.search.workload import Workload
@@ -82,6 +82,7 @@ def short_check(
         on_memory(list(fitting.values()), processes_of_device(config.compute, workers)),
         None if fitting.keys() == probes.keys() else no_room("dearest", dear),
         *(on_first_loss(probe, first_loss) for probe in fitting.values()),
+        *map(on_metric, fitting.values()),
     )
     return ShortCheck(
         costs=costs,

@@ -49,6 +49,11 @@ def on_first_loss(probe: Probe, expected: float | None) -> str | None:
     )
 
 
+def on_metric(probe: Probe) -> str | None:
+    """Doubt a metric of the user's own that failed after a few steps."""
+    return probe.metric_error and f"After a few steps {probe.metric_error} A trial in which it does so fails."
+
+
 def on_cut_texts(share: float, max_length: int) -> str | None:
     """Warn of a length at which much is cut off; `share` of the training texts is."""
     if share <= MOST_CUT:

@@ -3,15 +3,15 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from hpo.config.study_file import DataConfig
 from hpo.data.columns import Columns, find_columns, refuse_missing_texts
 from hpo.data.label_sets import joined, label_sets
 from hpo.data.readers.hub import Role
 from hpo.data.readers.locations import read_source
-from hpo.data.readers.table import Table, as_unicode
+from hpo.data.readers.table import Cells, Table, as_unicode
 from hpo.errors import DataError
 
 WHOLE_NUMBER = re.compile(r"(-?[0-9]{1,18})\.0+")
@@ -106,6 +106,8 @@ class Unlabelled:
 def read_texts(source: str, role: Role, config: DataConfig) -> Unlabelled:
     """Read texts as `read_examples` does, whether there is a label beside them or not; no row is dropped.
 
+    Other columns whose cells are no strings or numbers, such as images, are left out.
+
     Raises:
         DataError: the source or a row cannot be read, a column is not there, or no row has a text.
     """
@@ -113,6 +115,7 @@ def read_texts(source: str, role: Role, config: DataConfig) -> Unlabelled:
     table = read_source(source, role, strict=config.strict, delimiter=config.delimiter)
     refuse_missing_texts(table, config.text_column, config.text_pair_column)
     names = [name for name in (config.text_column, config.text_pair_column) if name is not None]
+    table = _readable(table, names)
     repaired: set[int] = set()
     sides = [tuple(_strings(table, name, repaired)) for name in names]
     _refuse_repaired(table, repaired, strict=config.strict)
@@ -127,6 +130,20 @@ def read_texts(source: str, role: Role, config: DataConfig) -> Unlabelled:
         written=written,
         notes=(*table.notes, *_counted(table, counted)),
     )
+
+
+def _readable(table: Table, needed: Collection[str]) -> Table:
+    """Return a table without the columns that cannot be read; those that are `needed` stay."""
+    cells: dict[str, Cells] = {}
+    notes = []
+    for name in table.names:
+        try:
+            cells[name] = table.column(name)
+        except DataError as error:
+            if name in needed:
+                raise
+            notes.append(f"{str(error).partition(';')[0]}, and is left out.")
+    return replace(table, names=tuple(cells), column=cells.__getitem__, notes=(*table.notes, *notes))
 
 
 def _columns_note(table: Table, columns: Columns) -> str:

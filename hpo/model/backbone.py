@@ -22,8 +22,9 @@ class Backbone:
     """A network on its device, its tokenizer and a copy of its pretrained weights, for all trials of a process."""
 
     def __init__(
-        self, network: Any, tokenizer: Any, fresh: frozenset[str], device: torch.device, shared: SharedFiles | None
-    ) -> None:
+        self, network: Any, tokenizer: Any, fresh: frozenset[str], device: torch.device, shared: SharedFiles | None,
+        *, trains: bool = True,
+    ) -> None:  # fmt: skip
         """Take over a loaded model that is still on the CPU.
 
         Args:
@@ -32,13 +33,15 @@ class Backbone:
             fresh: names of parameters that each trial draws anew: the head, a pooler that pretraining did not leave.
             device: where it shall train.
             shared: where the pretrained weights are held for all worker processes; None to hold them here.
+            trains: whether it is reset for trials; of one that is only asked no second copy is held.
         """
         self.pad_id = set_padding(network, tokenizer)
         self.longest = _longest(network, tokenizer)
         """Most tokens of one text; None where there is no limit."""
         self.fresh = fresh
         """Names of parameters that each trial draws anew."""
-        self._pretrained = _kept({n: t for n, t in network.state_dict().items() if n not in self.fresh}, shared)
+        pretrained = {n: t for n, t in network.state_dict().items() if n not in self.fresh}
+        self._pretrained = _kept(pretrained, shared) if trains else {}
         self._fresh_modules = _copies_of_owners(network, self.fresh)
         for owner in map(network.get_submodule, self._fresh_modules):
             if type(owner) is nn.Linear:

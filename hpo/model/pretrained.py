@@ -35,7 +35,7 @@ def load_model(
         task: gives it its head.
         device: where it shall train.
         shared: where its weights are held for all worker processes of the machine; None to hold them here.
-        trained: whether its head, too, must be among its weights.
+        trained: whether it is only asked, so that its head, too, must be among its weights.
 
     Raises:
         ModelError: no such folder or hub model, no weights or tokenizer in it, or an architecture that the task has
@@ -62,7 +62,9 @@ def load_model(
     missing = frozenset(found["missing_keys"]) | mismatched
     head = frozenset(task.head(network) or above_layers(network))
     _refuse_foreign(config, missing - (frozenset() if trained else head))
-    backbone = where_memory_suffices(lambda: Backbone(network, tokenizer, missing | head, device, shared))
+    backbone = where_memory_suffices(
+        lambda: Backbone(network, tokenizer, missing | head, device, shared, trains=not trained)
+    )
     if backbone and where_memory_suffices(lambda: multiply(device)):
         return backbone
     size = sum(weight.nbytes for weight in network.parameters()) / 2**30

@@ -8,14 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
+from hpo.config.study_file import ModelConfig
 from hpo.export.exported import Exported
 from hpo.export.model_folder import train_into
 from hpo.export.retraining import compute_of, here, opened
+from hpo.model.pretrained import load_model
 from hpo.model.trial_model import TrialModel
+from hpo.tasks.registry import TASKS
 from tests.command_line import Hpo
 from tests.models import WORDS
 
@@ -115,6 +121,27 @@ def test_values_of_json_stay_what_they_are(hpo: Hpo, trained_folder: Path) -> No
         {"id": "7", "ok": "true", "tags": '["a", "é"]', "share": "0.5"},
         {"id": "8", "ok": "", "tags": '{"a": 1}', "share": "1.0"},
     ]
+
+
+def test_columns_that_are_no_text_and_not_needed_are_left_out(hpo: Hpo, trained_folder: Path) -> None:
+    images = [{"bytes": b"\x89PNG", "path": None}, None]
+    table = {"image": images, "text": ["goal", "bank"], "raw": [b"\xff", b""], "id": [1, 2]}
+    pq.write_table(pa.table(table), "in.parquet")
+    answer = hpo("predict", trained_folder, "in.parquet")
+    assert answer.code == 0, answer.err
+    assert [(row["id"], bool(row["prediction"])) for row in rows_of(answer.out)] == [("1", True), ("2", True)]
+    assert answer.out.startswith("text,id,prediction,probability\n")
+    assert "Column 'raw' of in.parquet holds binary, and is left out." in answer.err
+    assert "Column 'image' of in.parquet holds struct<" in answer.err
+    needed = hpo("predict", trained_folder, "in.parquet", "data.text_column=image")
+    assert needed.code == 2
+    assert "Column 'image' of in.parquet holds struct<" in needed.err
+
+
+def test_no_second_copy_of_the_weights_is_held(trained_folder: Path) -> None:
+    task = TASKS["classification"].restored({"labels": ["money", "sport"]})
+    model = load_model(ModelConfig(name=str(trained_folder)), task, torch.device("cpu"), trained=True)
+    assert model._pretrained == {}
 
 
 def test_texts_may_lie_in_a_column_of_another_name(hpo: Hpo, trained_folder: Path) -> None:

@@ -125,14 +125,23 @@ def test_a_process_that_is_part_of_a_cluster_joins_no_other(monkeypatch: pytest.
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match=r"store\.files"), tune_carrier._marked(tmp_path / "file" / "study"):
+    with pytest.raises(StoreError, match=r"store\.files"), tune_carrier._marked(tmp_path / "file" / "study", "a"):
         raise AssertionError
 
 
 def test_what_was_left_for_workers_is_removed(tmp_path: Path) -> None:
-    with tune_carrier._marked(tmp_path / "study"):
+    with tune_carrier._marked(tmp_path / "study", "a"):
         assert (tmp_path / "study" / cluster_worker.MARKER).exists()
     assert not list((tmp_path / "study").iterdir())
+
+
+def test_what_a_search_that_was_killed_has_left_is_not_taken_for_a_shared_folder(tmp_path: Path) -> None:
+    study: Any = SimpleNamespace(files=tmp_path)
+    (tmp_path / cluster_worker.MARKER).write_text("of an earlier search")
+    with pytest.raises(ConfigurationError, match="is not the folder that the machine of the search has"):
+        cluster_worker.refuse_unshared(study, "a")
+    with tune_carrier._marked(tmp_path, "a"):
+        cluster_worker.refuse_unshared(study, "a")
 
 
 def test_a_cluster_without_room_for_a_trial_is_not_described_as_one_with_none_beside_another() -> None:

@@ -283,12 +283,12 @@ def open_ray_tune(
         machines = machines_of_cluster()
         resources = resources_of(compute, machines)
         refuse_unplaceable(resources, machines, compute.workers)
+        scratch_name = new_name()
         if not isinstance(config.store.files, str):
-            closing.enter_context(_marked(files))
+            closing.enter_context(_marked(files, scratch_name))
         study = StudySetup.of(config, splits, files.absolute(), opener)
         carrier = TuneCarrier(resources, compute.workers or 0)
         workforce = RemoteWorkforce(carrier, most=compute.workers, hang=60 * compute.hang_minutes)
-        scratch_name = new_name()
         thread = carrier.start(study, compute.threads or int(resources.rank["CPU"]), folder, scratch_name)
         if isinstance(config.store.files, str):
             closing.callback(remove_on_all_machines, scratch_name)
@@ -299,11 +299,11 @@ def open_ray_tune(
 
 
 @contextmanager
-def _marked(files: Path) -> Iterator[None]:
-    """Leave a marker in the study's folder, by which workers know it."""
+def _marked(files: Path, name: str) -> Iterator[None]:
+    """Leave the name of this search in a marker in the study's folder, by which workers know it."""
     try:
         files.mkdir(parents=True, exist_ok=True)
-        (files / MARKER).touch()
+        (files / MARKER).write_text(name)
     except OSError as error:
         raise StoreError(
             f"Nothing can be written to the study's files in {files}: {error.strerror}; name another folder by "

@@ -233,7 +233,7 @@ def _ready_here(study: StudySetup, start: Start, folder: Path, scratch_name: str
             files.mkdir(exist_ok=True)
             yield replace(study, files=files)
     else:
-        refuse_unshared(study)
+        refuse_unshared(study, scratch_name)
         yield study
 
 
@@ -262,13 +262,15 @@ class _MailboxReader:
         return message
 
 
-def refuse_unshared(study: StudySetup) -> None:
-    """Refuse a folder of files that is another one on this machine than on that of the search.
+def refuse_unshared(study: StudySetup, name: str) -> None:
+    """Refuse a folder of files that is another one on this machine than on that of the search called `name`.
 
     Raises:
         ConfigurationError: it is.
     """
-    if not (study.files / MARKER).exists():
+    marker = study.files / MARKER
+    # A search that was killed has left its own.
+    if not marker.exists() or marker.read_text() != name:
         raise ConfigurationError(
             f"{study.files} on {_own_host()} is not the folder that the machine of the search has "
             "there, so a trial could not go on elsewhere; name one that all machines share by store.files, or a URL "

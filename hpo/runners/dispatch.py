@@ -4,6 +4,7 @@ import logging
 import math
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ class _Held:
     began_at: dict[int, float] = field(default_factory=dict)
     """When the dispatch heard that each in training has begun, in seconds since 1970."""
     waiting: dict[int, Assignment] = field(default_factory=dict)
+    ends_at: dict[int, float] = field(default_factory=dict)
+    """When those in training are expected to end, in seconds since 1970, as far as that is known."""
     heard_at: float = 0.0
     """When the worker last sent a message, in seconds of listening."""
 
@@ -41,14 +44,20 @@ class _Held:
         """Those in training and those that wait."""
         return self.training | self.waiting
 
+    @property
+    def count(self) -> int:
+        """How many."""
+        return len(self.training) + len(self.waiting)
+
     def slots(self, capacity: Capacity) -> int:
         """Return how many trials the worker trains side by side, given what it holds."""
-        return 1 if any(one.alone for one in self.all.values()) else capacity.slots
+        alone = capacity.slots > 1 and any(one.alone for one in self.all.values())
+        return 1 if alone else capacity.slots
 
     def remove(self, trial: int) -> None:
         """Forget a trial whose outcome is known."""
-        self.training.pop(trial, None)
-        self.waiting.pop(trial, None)
+        for held in (self.training, self.waiting, self.ends_at):
+            held.pop(trial, None)
 
 
 class Dispatch:
@@ -88,10 +97,8 @@ class Dispatch:
         self._compute = compute or ComputeConfig()
         self._files, self._mirror, self._clock, self._ticks = files, mirror, clock, ticks
         self._listens_seconds, self._steers_every = listens_seconds, steers_every
-        self._held: dict[str, _Held] = {}
+        self._held: defaultdict[str, _Held] = defaultdict(_Held)
         """By worker."""
-        self._ends_at: dict[int, float] = {}
-        """Trial -> when it is expected to end."""
         self._listened = 0.0
         """Seconds of listening: no worker is silent while the store or a suspended machine keeps this from it."""
         self._nothing_for: set[str] = set()
@@ -134,7 +141,7 @@ class Dispatch:
         self._steer()
         if self._pausing_since is None:
             self._fill()
-        if any(held.all for held in self._held.values()):
+        if any(held.count for held in self._held.values()):
             return True
         starting = set(self._workforce.workers) - self._workforce.capacities.keys()
         return self._pausing_since is None and bool(starting)
@@ -169,16 +176,15 @@ class Dispatch:
         # Each worker has a trial before one has a second.
         for number in range(max((capacity.slots for capacity in capacities.values()), default=0)):
             for worker, capacity in capacities.items():
-                held = self._held.setdefault(worker, _Held())
-                if len(held.all) == number < held.slots(capacity):
+                held = self._held[worker]
+                if held.count == number < held.slots(capacity):
                     self._ask(capacity, held, 0.0)
+        soon = self._clock() + ASKS_AHEAD_SECONDS
         for worker, capacity in capacities.items():
             held = self._held[worker]
-            if 0 <= len(held.all) - held.slots(capacity) < self._workforce.prefetch:
-                ends = [self._ends_at[trial] for trial in held.training if trial in self._ends_at]
-                left = min(ends, default=math.inf) - self._clock()
-                if left <= ASKS_AHEAD_SECONDS:
-                    self._ask(capacity, held, max(0.0, left))
+            ends_at = min(held.ends_at.values(), default=math.inf)
+            if ends_at <= soon and 0 <= held.count - held.slots(capacity) < self._workforce.prefetch:
+                self._ask(capacity, held, max(0.0, ends_at - self._clock()))
 
     def _ask(self, capacity: Capacity, held: _Held, starts_in: float) -> None:
         worker = capacity.worker
@@ -188,11 +194,14 @@ class Dispatch:
         for sentence in self._coordinator.overtime.pop_notes():
             self._watcher.note(sentence)
         if assignment is None:
-            # What there is not for an idle worker, which no trial avoids, there is for none: each ask is a transaction.
-            for_all = starts_in == 0 and not self._coordinator.faults.is_avoided(worker)
-            self._nothing_for.update(self._workforce.capacities if for_all else [worker])
+            # What there is not for an idle worker, which no trial avoids, there is for none; what there is not for one
+            # that trains, for none that does. Each ask is a transaction.
+            self._nothing_for.add(worker)
+            if not self._coordinator.faults.is_avoided(worker):
+                names = self._workforce.capacities
+                self._nothing_for.update(name for name in names if starts_in == 0 or self._held[name].count)
             return
-        if not held.all:
+        if not held.count:
             held.heard_at = self._listened
         held.waiting[assignment.trial] = assignment
         self._workforce.give(worker, assignment)
@@ -207,7 +216,7 @@ class Dispatch:
             if self._stop.is_set() or self._failure is not None or now >= self._coordinator.trains_until:
                 self._pause()
         elif self._ticks() - self._pausing_since > self._compute.grace_seconds:
-            for worker in [worker for worker, held in self._held.items() if held.all]:
+            for worker in [worker for worker, held in self._held.items() if held.count]:
                 self._workforce.kill(worker, "It did not reach its next step in time.")
 
     def _heed_steering(self) -> None:
@@ -245,14 +254,14 @@ class Dispatch:
         """Kill workers that train and have said nothing for too long; their trials go on elsewhere."""
         longest = 60 * self._compute.hang_minutes
         for worker, held in self._held.items():
-            if held.all and self._listened - held.heard_at > longest:
+            if held.count and self._listened - held.heard_at > longest:
                 held.heard_at = self._listened
                 self._workforce.kill(worker, f"It said nothing for {self._compute.hang_minutes:g} minutes.")
 
     # -- from the workers
 
     def _carry(self, worker: str, said: WorkerMessage) -> None:
-        held = self._held.setdefault(worker, _Held())
+        held = self._held[worker]
         held.heard_at = self._listened
         match said:
             case Begun():
@@ -261,14 +270,15 @@ class Dispatch:
                 decision = self._coordinator.observe(said)
                 self._workforce.apply(worker, decision)
                 self._watcher.reported(said, decision)
+                self._expect(held, said.trial)
                 if said.trial not in self._has_reported:
                     # It has told what it costs: something else may fit for those that are idle.
                     self._has_reported.add(said.trial)
                     self._nothing_for.clear()
             case Progress():
-                self._expect(held, said)
-                self._coordinator.forecasts.progressed(said)
                 self._watcher.progressed(said)
+                if self._coordinator.forecasts.progressed(said):
+                    self._expect(held, said.trial)
             case Outcome():
                 held.remove(said.trial)
                 self._finish(said)
@@ -287,16 +297,13 @@ class Dispatch:
             return
         held.training[begun.trial], held.began_at[begun.trial] = assignment, self._clock()
         self._watcher.assigned(assignment)
-        self._ends_at.pop(begun.trial, None)
-        expected = self._coordinator.expected_seconds(assignment) if self._workforce.prefetch else None
-        if expected is not None:
-            self._ends_at[begun.trial] = self._clock() + expected
+        self._expect(held, begun.trial)
 
-    def _expect(self, held: _Held, progress: Progress) -> None:
-        """Take the expected end of a trial from its own pace."""
-        if progress.trial in held.training and progress.examples_per_second > 0:
-            left = (progress.examples_total - progress.examples_seen) / progress.examples_per_second
-            self._ends_at[progress.trial] = self._clock() + left
+    def _expect(self, held: _Held, trial: int) -> None:
+        """Look again when a trial is expected to end."""
+        assignment = held.training.get(trial) if self._workforce.prefetch else None
+        if assignment and (left := self._coordinator.expected_seconds(assignment)) is not None:
+            held.ends_at[trial] = self._clock() + left
 
     def _finish(self, outcome: Outcome) -> None:
         self._coordinator.finish(outcome)

@@ -189,8 +189,8 @@ class _Pace:
     """Work and seconds at the begin of its current stretch; None until an attempt that may resume has reported."""
     continues: bool = False
     """Whether the observation of that stretch is to be replaced."""
-    left: float = 0.0
-    """Seconds that it will still take, on the high side."""
+    left: float | None = None
+    """Seconds that it will still take, on the high side; None where that was not asked for since its last report."""
 
 
 @dataclass(slots=True)
@@ -232,23 +232,24 @@ class Forecasts:
         """Record that an attempt begins; told twice, nothing changes."""
         known = self._trials.get(number) or _Pace(hyperparameters, attempt=0)
         if known.attempt != attempt:
-            self._trials[number] = trial = replace(
-                known, attempt=attempt, seconds_before=known.seconds, continues=False,
+            self._trials[number] = replace(
+                known, attempt=attempt, seconds_before=known.seconds, continues=False, left=None,
                 since=(NOTHING, 0.0) if attempt == 1 else None,
             )  # fmt: skip
-            trial.left = self.seconds_left(number, hyperparameters)
 
     def reported(self, report: Report) -> None:
         """Record how far a trial has come by its report."""
         if report.trial in self._trials:
             self._see(report.trial, self._work(report.trial).share_at(report.rung), report.seconds)
 
-    def progressed(self, progress: Progress) -> None:
-        """Record how far a trial has come by its progress."""
+    def progressed(self, progress: Progress) -> bool:
+        """Record how far a trial has come by its progress; return whether that tells something new."""
         share = progress.examples_seen / max(1, progress.examples_total)
         trial = self._trials.get(progress.trial)
-        if trial is not None and abs(share - trial.share) >= LEAST_DONE:
+        tells = trial is not None and abs(share - trial.share) >= LEAST_DONE
+        if tells:
             self._see(progress.trial, share, progress.seconds)
+        return tells
 
     def ended(self, outcome: Outcome) -> None:
         """Record the micro-batch size of an attempt that ended."""
@@ -280,6 +281,8 @@ class Forecasts:
         """
         if (trial := self._trials.get(number)) is None:
             return 0.0
+        if trial.left is None:
+            trial.left = self.seconds_left(number, trial.hyperparameters)
         taken = trial.seconds - trial.seconds_before
         # One that began anew tells its own seconds alone, at first fewer than were taken before it.
         return (taken if taken >= 0 else trial.seconds) + trial.left
@@ -309,8 +312,7 @@ class Forecasts:
             trial.continues = stretch.share < STRETCH
             if not trial.continues:
                 trial.since = (done, seconds)
-        trial.share, trial.seconds = share, seconds
-        trial.left = self.seconds_left(number, trial.hyperparameters)
+        trial.share, trial.seconds, trial.left = share, seconds, None
 
     def _work(self, number: int) -> Work:
         return self.costs.workload.of(self._trials[number].hyperparameters)

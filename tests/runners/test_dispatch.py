@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from hpo.config.study_file import ComputeConfig
 from hpo.errors import TrainingError
 from hpo.files.remote import Mirror
-from hpo.messages import Assignment, Capacity, Ending, Outcome
+from hpo.messages import Assignment, Capacity, Ending, Outcome, Progress
 from hpo.runners.dispatch import Dispatch
 from hpo.runners.replay.generated_curves import GeneratedCurves
 from hpo.runners.replay.workforce import SIMULATION_START, VirtualClock
@@ -115,6 +115,33 @@ def test_what_is_asked_for_ahead_is_asked_for_late_and_leaves_no_gap(sqlite_url:
     )
     for trial in range(2, 6):
         assert begun.index((trial, "begun")) > begun.index((trial - 2, "completed"))
+
+
+def test_when_a_trial_ends_is_told_by_the_forecast_not_by_the_pace_that_a_worker_names(sqlite_url: str) -> None:
+    """Of a trial the pace alone leaves out its evaluations; here it is off by far."""
+
+    class Hasty(ReplayWorkforce):
+        def listen(self, seconds: float) -> Sequence[tuple[str, Said]]:
+            return [
+                (name, replace(said, examples_per_second=1e12) if isinstance(said, Progress) else said)
+                for name, said in super().listen(seconds)
+            ]
+
+    with night(sqlite_url, workers=1, budget={"trials": 6}) as one:
+        one.workforce = Hasty(1, Generated(3), one.clock, prefetch=1, metric="macro_f1", speaks_every=30.0)
+        ask, asked, ended = one.coordinator.next_assignment, dict[int, float](), dict[int, float]()
+
+        def noted(request: str, capacity: Capacity, *, starts_in: float = 0.0) -> Assignment | None:
+            assignment = ask(request, capacity, starts_in=starts_in)
+            if assignment is not None:
+                asked[assignment.trial] = one.clock()
+            return assignment
+
+        one.coordinator.next_assignment = noted  # type: ignore[method-assign]
+        one.seen.ended = lambda outcome: ended.setdefault(outcome.trial, one.clock())  # type: ignore[method-assign]
+        one.run()
+    waits = [ended[trial - 1] - asked[trial] for trial in range(1, 6)]
+    assert max(waits) < 120, "asked for shortly before the end of the one before it"
 
 
 def test_where_there_is_nothing_one_idle_worker_asks_for_all(sqlite_url: str) -> None:

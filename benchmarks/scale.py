@@ -1,19 +1,24 @@
-"""What a leader's verbs cost in a long study: 64 workers side by side, at 100, 1,000 and 10,000 finished trials.
+"""Costs of leading a long study: every verb with 64 workers, at 100, 1,000 and 10,000 finished trials; and all of the
+dispatch with 1,000 workers.
 
 Run: python benchmarks/scale.py [--only SECTION ...] [--short]
 
 The stores are PostgreSQL, on this machine, with its default settings: every commit is on disk. The first 100 trials
 are searched; up to 1,000 and 10,000 their rows are copied, in every table, Optuna's and ours. The three studies are
 led by one process and take turns, ten trials at a time, so that what else the machine does falls on all of them alike.
+The dispatch runs whole searches with a deadline over workers on a virtual clock.
 """
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
+from threading import Event
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
@@ -22,9 +27,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from chaos_material import Figure
 from chaos_postgresql import postgresql_server
-from scale_load import CALLS, TRIAL_SECONDS, WORKERS, Load, Timings, led, study_at
+from scale_load import CALLS, TRIAL_SECONDS, WORKERS, Curves, Load, Timings, led, study_at
 from scale_seed import seed
 
+from hpo.runners.dispatch import Dispatch
+from hpo.runners.replay.workforce import ReplayWorkforce, VirtualClock
+from hpo.runners.watcher import Watcher
 from hpo.store.database import open_database
 from hpo.store.status import read_status
 
@@ -32,6 +40,12 @@ SIZES, SHORT_SIZES = (100, 1_000, 10_000), (100, 1_000)
 BLOCK = 10
 MOST_GROWTH = 2.0
 MANY_WORKERS = 1_000
+FINISHED = 5_000
+MOST_MILLISECONDS = 120
+PROGRESS_EVERY = TRIAL_SECONDS / 20
+"""Seconds between two words of a trial on its progress: as often as forecasts learn from them."""
+TIME = "25m"
+"""Of a search with a deadline: two trials a worker and the tail, in which fewer and fewer fit."""
 Stores = Mapping[int, str]
 """Finished trials -> URL of the store that has so many."""
 
@@ -84,11 +98,31 @@ def leader(stores: Stores, short: bool) -> list[Figure]:
     ]  # fmt: skip
 
 
+def dispatch(stores: Stores, short: bool) -> list[Figure]:
+    """TPE with a deadline, by all of the dispatch: a trial costs the same, or at most twice as much, however many run.
+
+    So what a leader does in all grows as the workers do, and not as their square. Counted is all of a search, from the
+    beginning, when all workers ask at once, to its tail: every verb, forecasts, files, and the dispatch's own loop; not
+    the carrier and what other processes do.
+    """
+    counts = (WORKERS // 4, WORKERS) if short else (MANY_WORKERS // 4, MANY_WORKERS)
+    few, many = (_searched(url, workers, short) for workers, url in zip(counts, stores.values(), strict=False))
+    took, bar = f"{many:.0f} ms a trial", MOST_MILLISECONDS
+    return [
+        Figure(name=f"{counts[1]:,} workers", measured=f"{took} (bar: {bar})", good=many < bar),
+        Figure(
+            name=f"{counts[1]:,} workers for {counts[0]:,}",
+            measured=f"{took} for {few:.0f} (bar: {MOST_GROWTH:g} times as much)", good=many < MOST_GROWTH * few,
+        ),
+    ]  # fmt: skip
+
+
 SECTIONS: Mapping[str, Callable[[Stores, bool], list[Figure]]] = {
     "verbs": verbs,
     "pruner": pruner,
     "tpe": tpe,
     "leader": leader,
+    "dispatch": dispatch,
 }
 
 
@@ -135,6 +169,28 @@ def _copied(url: str, name: str) -> str:
         connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {here.database}"))
     engine.dispose()
     return here.set(database=name).render_as_string(hide_password=False)
+
+
+def _searched(url: str, workers: int, short: bool) -> float:
+    """Search until a deadline in a study of `FINISHED` trials; return the milliseconds spent on each that ended."""
+    seed(url, max(SHORT_SIZES) if short else FINISHED)
+    clock, timings = VirtualClock(), Timings()
+    workforce = ReplayWorkforce(workers, Curves(), clock, metric="macro_f1", progress_every=PROGRESS_EVERY)
+    config = study_at(url, sampler="tpe", time=TIME)
+    with led(config, clock) as coordinator, tempfile.TemporaryDirectory() as files:
+        before = coordinator.standing().finished
+        for called, verbs in ((coordinator, CALLS), (workforce, ("listen",))):
+            for verb in verbs:
+                setattr(called, verb, partial(timings.call, getattr(called, verb)))
+        began = time.perf_counter()
+        Dispatch(coordinator, workforce, Watcher(), Event(), files=Path(files), clock=clock, ticks=clock).run()
+        total = 1000 * (time.perf_counter() - began)
+        trials = coordinator.standing().finished - before
+    told = {verb: sum(taken) / trials for verb, taken in timings.taken.items()}
+    each = total / trials - told.pop("listen")
+    of_verbs = ", ".join(f"{verb} {taken:.1f}" for verb, taken in told.items())
+    print(f"{workers:,} workers, {trials:,} trials; ms a trial: {of_verbs}, all else {each - sum(told.values()):.1f}")
+    return each
 
 
 def _blocks(short: bool) -> int:

@@ -15,12 +15,15 @@ import optuna
 from hpo.config.loading import load_config
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Action, Assignment, Capacity, Ending, Outcome, Report, Scores
+from hpo.runners.replay.curves import Curve, Point
 from hpo.search.coordinator import Coordinator
 from hpo.search.leading import leading
 from hpo.space.space_file import space_of
 
 WORKERS = 64
 REPORTS = 5
+RUNGS = 7
+"""Of the longest trial: over the epochs of the space they make `REPORTS` on average."""
 TRIAL_SECONDS = 600.0
 STEERS_AFTER = 8
 """Messages between two looks at what was asked for from outside."""
@@ -34,25 +37,25 @@ CALLS: Mapping[str, float] = {
 Result = TypeVar("Result")
 
 
-def study_at(url: str, *, sampler: str = "random", pruner: str = "none") -> StudyConfig:
+def study_at(url: str, *, sampler: str = "random", pruner: str = "none", time: str = "900h") -> StudyConfig:
     """Return a study over the space `encoder`, with every limit set that a proposal may have to look at."""
     return load_config(
         values={
             "study": "scale", "model": {"name": "none"}, "data": {"train": "none.csv"}, "space": "encoder",
             "search": {"sampler": sampler, "pruner": pruner},
-            "evaluation": {"rungs": REPORTS, "first_rung": 100, "full_reports": 1},
+            "evaluation": {"rungs": RUNGS, "first_rung": 100, "full_reports": 1},
             "confirmation": {"finalists": 0, "audit": 0},
-            "budget": {"time": "900h", "gpu_hours": 1e6, "patience": 100_000},
+            "budget": {"time": time, "gpu_hours": 1e6, "patience": 100_000},
             "store": {"url": url, "keep_weights": 3},
         }
     )  # fmt: skip
 
 
 @contextmanager
-def led(config: StudyConfig) -> Iterator[Coordinator]:
+def led(config: StudyConfig, clock: Callable[[], float] = time.time) -> Iterator[Coordinator]:
     """Lead the study of `config` as who has led it from its first trial on."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with leading(config, space_of(config.space), data_fingerprint="none") as coordinator:
+    with leading(config, space_of(config.space), data_fingerprint="none", clock=clock) as coordinator:
         coordinator.begin(objective="macro_f1", versions={})
         coordinator.faults.workers = [_name(number) for number in range(WORKERS)]
         # Nothing was ever asked for from outside, so all of the log comes after the last word heard.
@@ -66,10 +69,10 @@ class Timings:
 
     taken: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
-    def call(self, verb: Callable[..., Result], *arguments: Any) -> Result:
+    def call(self, verb: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
         """Call a verb and return what it returns."""
         began = time.perf_counter()
-        result = verb(*arguments)
+        result = verb(*arguments, **named)
         self.taken[verb.__name__].append(1000 * (time.perf_counter() - began))
         return result
 
@@ -162,6 +165,27 @@ class Load:
         timings.call(self._coordinator.finish, outcome)
 
 
+class Curves:
+    """Learning curves of trials that take `TRIAL_SECONDS`, over the epochs of the space on average, or a tenth more."""
+
+    def curve(self, assignment: Assignment) -> Curve:
+        """Return the curve of a trial."""
+        # Six epochs are the most, four the mean. Trials that begin together do not all end together.
+        pace = 6 / 4 * TRIAL_SECONDS * (0.9 + assignment.trial * 0.618 % 0.2) / 1000
+        points = tuple(
+            Point(rung=one.rung, score=_score_at(assignment, one.rung), seconds=pace * one.rung)
+            for one in assignment.milestones
+        )
+        return Curve(
+            hyperparameters=assignment.hyperparameters, length=points[-1].rung, points=points,
+            ending=Ending.COMPLETED, seconds=points[-1].seconds,
+        )  # fmt: skip
+
+    def true_score(self, assignment: Assignment) -> float:
+        """Return the score at its end."""
+        return _score_at(assignment, assignment.milestones[-1].rung)
+
+
 def _name(number: int) -> str:
     return f"worker-{number}"
 
@@ -173,8 +197,7 @@ def _reports(assignment: Assignment) -> Iterator[Report]:
 
 
 def _report_at(assignment: Assignment, rung: int, *, full: bool) -> Report:
-    rate = assignment.hyperparameters.learning_rate
-    score = 0.4 + rung / 4000 + 0.3 / (1 + abs(math.log10(rate / 1e-4))) + assignment.trial % 97 / 1000
+    score, rate = _score_at(assignment, rung), assignment.hyperparameters.learning_rate
     values = {"macro_f1": score, "micro_f1": 0.5, "weighted_f1": 0.5, "accuracy": 0.5, "loss": 0.7}
     per_class = {name: {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 100} for name in ("a", "b", "c")}
     scores = Scores(metric="macro_f1", values=values, rows=300, per_class=per_class, confusion=((50, 25, 25),) * 3)
@@ -183,3 +206,8 @@ def _report_at(assignment: Assignment, rung: int, *, full: bool) -> Report:
         epoch=rung / 250, examples_seen=rung * 16, learning_rate=rate, train_loss=0.5, validation=scores,
         train=scores if full else None, seconds=TRIAL_SECONDS * rung / 1000, peak_memory_bytes=1,
     )  # fmt: skip
+
+
+def _score_at(assignment: Assignment, rung: int) -> float:
+    rate = assignment.hyperparameters.learning_rate
+    return 0.4 + rung / 4000 + 0.3 / (1 + abs(math.log10(rate / 1e-4))) + assignment.trial % 97 / 1000

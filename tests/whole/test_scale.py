@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SCALE = Path(__file__).parents[2] / "benchmarks" / "scale.py"
-SECTIONS = ("verbs", "pruner", "tpe", "leader")
+SECTIONS = ("verbs", "pruner", "tpe", "leader", "dispatch")
 
 
 @pytest.mark.slow

@@ -31,17 +31,20 @@ class ReplayedAttempt:
         self._last_message_at = began
         self._evaluations = self._full_since_best = 0
         self._best: Report | None = None
+        self._coming = self._next()
 
     @property
     def due(self) -> float:
         """When its next message comes."""
-        return self._next()[0]
+        return self._coming[0]
 
     def advance(self) -> Message:
         """Return the message that comes at `due`; an `Outcome` is the last."""
-        moment, message_at = self._next()
+        moment, message_at = self._coming
         self._last_message_at = moment
-        return message_at(moment)
+        message = message_at(moment)
+        self._coming = self._next()
+        return message
 
     def decide(self, action: Action, now: float) -> Outcome | None:
         """Apply a decision at the next step; return the outcome where it ends the attempt."""

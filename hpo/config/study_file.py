@@ -111,7 +111,7 @@ class TaskConfig(Typed):
     metric: str = "auto"
     """The metric that is maximised; `auto` is F1 of the positive class for two classes, macro F1 for more, of a
     regression `pearson`, of `multi_label` micro F1. Or `module:function`, which is called with the true and the
-    predicted labels."""
+    predicted labels or numbers; not of `multi_label`."""
     beta: Annotated[float, Field(gt=0, le=100)] = 2.0
     """How many times as much as precision recall counts in `fbeta` and its kin."""
     positive_label: str | None = None

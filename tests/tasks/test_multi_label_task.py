@@ -19,10 +19,12 @@ from hpo.config.study_file import EvaluationConfig, StudyConfig, TaskConfig
 from hpo.data.splits import splits_of
 from hpo.errors import ConfigurationError
 from hpo.files.weights import fitted_among, load_weights
-from hpo.messages import Milestone
+from hpo.messages import Action, Milestone
 from hpo.metrics.multi_label import best_thresholds
 from hpo.model.trial_model import TrialModel
+from hpo.search.rungs import fold_milestones
 from hpo.tasks.multi_label import MultiLabel
+from hpo.training.optimizer_step import OptimizerStep
 from hpo.training.plan import fold_runs
 from hpo.training.worker import open_worker
 from tests.command_line import Hpo
@@ -118,6 +120,32 @@ def test_with_folds_thresholds_are_fitted_to_rows_that_the_fold_trains_on(config
     _, outcome = trained(worker, assignment)
     assert outcome.ending == "completed", outcome.reason
     assert fitted_among(load_weights(tmp_path / "files", 0)) is not None
+
+
+def test_one_that_is_cut_before_its_last_evaluation_ends_with_its_thresholds(
+    config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it goes on from is trained to the end of the last fold, and has no thresholds yet."""
+    folded = config.model_copy(update={"evaluation": EvaluationConfig(folds=2, rung_rows=12)})
+    assignment, splits = tiny_assignment(milestones=fold_milestones(2)), splits_of(folded)
+    trained(open_worker(folded, splits, tmp_path / "uncut"), assignment)
+    worker, take = open_worker(folded, splits, tmp_path / "cut"), OptimizerStep.take
+
+    def cut(training: OptimizerStep, loss: torch.Tensor) -> None:
+        take(training, loss)
+        run = worker._pack._runs[0]
+        if training.taken == training.total_steps and run._place.fold_run == 1:
+            run.decide(Action.PAUSE)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(OptimizerStep, "take", cut)
+        _, paused = trained(worker, assignment)
+    assert (paused.ending, paused.reason) == ("paused", "Paused after step 20 of 20 of fold 2 of 2.")
+    _, outcome = trained(open_worker(folded, splits, tmp_path / "cut"), replace(assignment, attempt=2))
+    assert outcome.ending == "completed", outcome.reason
+    expected, found = (fitted_among(load_weights(tmp_path / name, 0)) for name in ("uncut", "cut"))
+    assert found is not None
+    assert found.tolist() == expected.tolist()  # type: ignore[union-attr]
 
 
 def test_baselines_have_thresholds_of_their_own_training_rows(config: StudyConfig) -> None:

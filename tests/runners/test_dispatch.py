@@ -120,15 +120,15 @@ def test_what_is_asked_for_ahead_is_asked_for_late_and_leaves_no_gap(sqlite_url:
 def test_when_a_trial_ends_is_told_by_the_forecast_not_by_the_pace_that_a_worker_names(sqlite_url: str) -> None:
     """Of a trial the pace alone leaves out its evaluations; here it is off by far."""
 
-    class Hasty(ReplayWorkforce):
-        def listen(self, seconds: float) -> Sequence[tuple[str, Said]]:
+    class Hasty(FaultyWorkforce):
+        def listen(self, seconds: float) -> Sequence[tuple[str, WorkerMessage]]:
             return [
                 (name, replace(said, examples_per_second=1e12) if isinstance(said, Progress) else said)
                 for name, said in super().listen(seconds)
             ]
 
     with night(sqlite_url, workers=1, budget={"trials": 6}) as one:
-        one.workforce = Hasty(1, Generated(3), one.clock, prefetch=1, metric="macro_f1", speaks_every=30.0)
+        one.workforce = Hasty(1, GeneratedCurves(3), one.clock, metric="macro_f1", progress_every=30.0)
         ask, asked, ended = one.coordinator.next_assignment, dict[int, float](), dict[int, float]()
 
         def noted(request: str, capacity: Capacity, *, starts_in: float = 0.0) -> Assignment | None:

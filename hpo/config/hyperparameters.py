@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, create_model, field_vali
 from hpo.config.reading import Typed, read_model
 from hpo.errors import ConfigurationError, SpaceError
 
-Method = Literal["full", "top_layers", "head"]
+MethodName = Literal["full", "top_layers", "head"]
 OptimizerName = Literal[
     "sgd", "momentum", "nesterov", "adam", "adamw", "nadam", "radam", "adamax", "adagrad", "adadelta", "adafactor",
     "rmsprop", "lion", "schedule_free_adamw", "muon",
@@ -144,7 +144,7 @@ class Hyperparameters(Typed):
     # So that a field that is not given is filled in too.
     model_config = ConfigDict(validate_default=True)
 
-    method: Method = "full"
+    method: MethodName = "full"
     """What is trained: all weights, the top transformer layers and the head, or the head alone."""
     trained_layers: OneOrMore | None = None
     """How many transformer layers `top_layers` trains, counted from the head."""
@@ -315,8 +315,8 @@ def checked_value(name: str, value: Any, source: str) -> Any:
 def _strict_field(name: str) -> type[Typed]:
     """Return a model of that one field, to check a value without the others: no `"8"` for 8, no `true` for 1."""
     field = Hyperparameters.model_fields[name]
-    return create_model(name, __base__=_Strict, **{name: (field.annotation, field)})  # type: ignore[call-overload, no-any-return]
+    return create_model(name, __base__=_StrictField, **{name: (field.annotation, field)})  # type: ignore[call-overload, no-any-return]
 
 
-class _Strict(Typed):
+class _StrictField(Typed):
     model_config = ConfigDict(strict=True)

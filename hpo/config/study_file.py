@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from hpo.config.hyperparameters import OneOrMore
 from hpo.config.reading import Typed
 from hpo.config.study_names import checked_study_name
 from hpo.config.tasks import TASK_FACTS, unused_sentence
@@ -38,7 +39,7 @@ NAMED_DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "p
 DEFAULT_TRIALS = 40
 DEFAULT_RUNG_ROWS = 200
 
-Pruner = Literal[
+PrunerName = Literal[
     "auto", "asynchronous_median", "median", "percentile", "successive_halving", "hyperband", "patient", "threshold",
     "wilcoxon", "none",
 ]  # fmt: skip
@@ -48,8 +49,7 @@ FOLD_PRUNERS = ("wilcoxon", "threshold", "none")
 Name = Annotated[str, AfterValidator(checked_study_name)]
 LocalPath = Annotated[str, AfterValidator(os.path.expanduser)]
 """A path or another name; a `~` that it begins with is the home folder, as no shell reads study files."""
-Source = Annotated[LocalPath, BeforeValidator(lambda source: str(source) if isinstance(source, Path) else source)]
-OneOrMore = Annotated[int, Field(ge=1)]
+DataPath = Annotated[LocalPath, BeforeValidator(lambda source: str(source) if isinstance(source, Path) else source)]
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 FilesUrl = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]+://.+")]
 
@@ -71,11 +71,11 @@ class DataConfig(Typed):
     """Labelled texts. A source is a file (its ending tells the format), a pattern of several such as `part-*.csv`, a
     folder that `datasets` saved, or `hf://OWNER/NAME?configuration=NAME&split=NAME` on the hub."""
 
-    train: Source
+    train: DataPath
     """Texts to train on."""
-    validation: Source | None = None
+    validation: DataPath | None = None
     """Texts to score trials on; taken from `train` where there is no such source."""
-    test: Source | None = None
+    test: DataPath | None = None
     """Texts read once, after the search; taken from `train` where `test_fraction` asks for it."""
     text_column: str | None = None
     """Column of the text; detected if not given."""
@@ -129,7 +129,7 @@ class SearchConfig(Typed):
     """The sampler, which proposes configurations."""
     startup_trials: OneOrMore | None = None
     """Random trials before `tpe`, `gp` or `cmaes` proposes; null for a quarter of the budget, between 4 and 10."""
-    pruner: Pruner = "auto"
+    pruner: PrunerName = "auto"
     """The pruner; `auto` is `asynchronous_median`, and `wilcoxon` where `evaluation.folds` is given."""
     pruner_startup_trials: OneOrMore = 4
     """Finished trials before `median`, `percentile` or `patient` prunes any; of `asynchronous_median`, other trials
@@ -344,7 +344,7 @@ class StudyConfig(Typed):
         return {"url": store} if isinstance(store, str) else store
 
     @property
-    def pruner(self) -> Pruner:
+    def pruner(self) -> PrunerName:
         """The pruner that is used: never `auto`."""
         if self.search.pruner != "auto":
             return self.search.pruner

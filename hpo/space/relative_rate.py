@@ -37,17 +37,13 @@ def _read_table(field: Any, table: Any, source: str) -> dict[str, float]:
         raise SpaceError(f"{source}: relative_to cannot follow {field!r}. {nearest(str(field), named)}")
     if not isinstance(table, Mapping):
         raise SpaceError(f"{source}: relative_to needs a rate for each {field}, but has {table!r}.")
+    # Any factor above 0 is a possible learning rate, and so is checked as one.
     return {
-        str(checked_value(field, value, f"{source}, relative_to")): _read_factor(value, factor, source)
+        str(checked_value(field, value, f"{source}, relative_to")): checked_value(
+            "learning_rate", factor, f"{source}, relative_to {value}"
+        )
         for value, factor in table.items()
     }
-
-
-def _read_factor(value: str, factor: Any, source: str) -> float:
-    # Any factor above 0 is a possible learning rate, and so is checked as one.
-    checked = checked_value("learning_rate", factor, f"{source}, relative_to {value}")
-    assert isinstance(checked, float)
-    return checked
 
 
 def base_rate(factors: Factors, values: Mapping[str, Value], source: str) -> float:

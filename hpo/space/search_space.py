@@ -7,7 +7,7 @@ Three forms of one configuration, told apart by name throughout:
     Hyperparameters   what is trained: the real learning rate, typed defaults for all that is not searched
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -54,11 +54,7 @@ class SearchSpace:
 
     def suggest(self, trial: TrialLike) -> dict[str, Value]:
         """Ask `trial`, an `optuna.Trial`, for a configuration; return its values."""
-        values: dict[str, Value] = {}
-        for parameter in self.parameters:
-            if parameter.active(values):
-                values[parameter.name] = parameter.domain.suggest(trial, parameter.sampled_name)
-        return values
+        return self._values(lambda parameter: parameter.domain.suggest(trial, parameter.sampled_name))
 
     def hyperparameters(self, values: Mapping[str, Value]) -> Hyperparameters:
         """Return what is trained under `values`: multipliers resolved, the rest by typed default.
@@ -72,11 +68,7 @@ class SearchSpace:
 
     def default_values(self, given: Mapping[str, Value] | None = None) -> dict[str, Value]:
         """Return the values of the default configuration, but for those that are `given`."""
-        values: dict[str, Value] = {}
-        for parameter in self.parameters:
-            if parameter.active(values):
-                values[parameter.name] = (given or {}).get(parameter.name, parameter.default)
-        return values
+        return self._values(lambda parameter: (given or {}).get(parameter.name, parameter.default))
 
     def sampled(self, values: Mapping[str, Value]) -> dict[str, Value]:
         """Return `values` as Optuna holds them, for `Study.enqueue_trial`."""
@@ -145,6 +137,14 @@ class SearchSpace:
     def to_mapping(self) -> dict[str, Any]:
         """Return plain YAML values, the same for equal spaces, which `from_mapping` reads back equal."""
         return {parameter.name: parameter.to_mapping() for parameter in self.parameters}
+
+    def _values(self, value_of: Callable[[Parameter], Value]) -> dict[str, Value]:
+        """Return a value for each active parameter, asked for one after the other."""
+        values: dict[str, Value] = {}
+        for parameter in self.parameters:
+            if parameter.active(values):
+                values[parameter.name] = value_of(parameter)
+        return values
 
     def _trained(self, values: Mapping[str, Value]) -> dict[str, Value]:
         """Return `values` with the real learning rate."""

@@ -13,7 +13,7 @@ from hpo.config.hyperparameters import (
     APPLIES_TO,
     REFUSALS,
     Hyperparameters,
-    Method,
+    MethodName,
     OptimizerName,
     Refusal,
     ScheduleName,
@@ -22,7 +22,7 @@ from hpo.config.reading import parse_yaml, read_model, write_yaml
 from hpo.errors import ConfigurationError
 
 NAMES: dict[str, tuple[str, ...]] = {
-    "method": get_args(Method),
+    "method": get_args(MethodName),
     "optimizer": get_args(OptimizerName),
     "schedule": get_args(ScheduleName),
 }

@@ -6,7 +6,7 @@ from typing import Any, get_args
 import optuna
 import pytest
 
-from hpo.config.hyperparameters import APPLIES_TO, Method, OptimizerName, ScheduleName
+from hpo.config.hyperparameters import APPLIES_TO, MethodName, OptimizerName, ScheduleName
 from hpo.config.loading import load_config
 from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.errors import ConfigurationError
@@ -142,7 +142,7 @@ def test_an_override_gives_a_relative_rate_real_values(name: str, override: str,
     ("field", "value"),
     [
         (field, value)
-        for field, names in {"optimizer": OptimizerName, "method": Method, "schedule": ScheduleName}.items()
+        for field, names in {"optimizer": OptimizerName, "method": MethodName, "schedule": ScheduleName}.items()
         for value in get_args(names)
     ],
 )

@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given, settings
 from torch import nn
 
-from hpo.config.hyperparameters import Hyperparameters, Method, OptimizerName
+from hpo.config.hyperparameters import Hyperparameters, MethodName, OptimizerName
 from hpo.search.extremes import COSTS, OPTIMIZER_STATES, cheapest, dearest, slowest
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space, shipped_spaces
@@ -94,7 +94,7 @@ def test_the_slowest_takes_the_most_steps() -> None:
 
 
 def test_every_method_and_every_optimizer_has_its_cost() -> None:
-    for field, names in (("method", get_args(Method)), ("optimizer", get_args(OptimizerName))):
+    for field, names in (("method", get_args(MethodName)), ("optimizer", get_args(OptimizerName))):
         assert all(COSTS[field](name) >= 0 for name in names)
 
 

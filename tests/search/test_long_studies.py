@@ -65,7 +65,7 @@ def test_a_verb_asks_the_database_no_more_in_a_longer_study(sqlite_url: str) -> 
         late = train_one(coordinator, "late")
     statements = {verb: sum(counted.values()) for verb, counted in late.items()}
     assert statements == {verb: sum(counted.values()) for verb, counted in early.items()}
-    assert {"next_assignment", "observe", "finish", "files_needed", "steering", "standing"} <= statements.keys()
+    assert {"next_assignment", "observe", "finish", "files_needed", "stop_requests", "standing"} <= statements.keys()
 
 
 def test_without_a_pruner_no_verb_goes_through_the_finished_trials(

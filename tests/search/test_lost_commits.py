@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 
 from hpo.errors import StoreUnavailableError
 from hpo.messages import Assignment, Capacity, Ending
-from hpo.search.coordinator import Coordinator, Steering
+from hpo.search.coordinator import Coordinator, StopRequests
 from hpo.store.database import Database
 from tests.search.scripted import CPU, SPACE, ended, led, plain_trials, rows, study_at, train, written
 
@@ -62,7 +62,7 @@ def test_what_was_asked_from_outside_is_heard_all_the_same(sqlite_url: str, lose
             "SELECT study_id, 0, 'stop_asked', '{}' FROM hpo_studies",
         )
         lose_next()
-        assert coordinator.stop_requests() == Steering(stop=True, trials=frozenset())
+        assert coordinator.stop_requests() == StopRequests(stop=True, trials=frozenset())
 
 
 def test_a_worker_left_out_is_logged_once(sqlite_url: str, lose_next: Losing) -> None:

@@ -125,7 +125,7 @@ def test_evaluation_takes_a_tenth_of_a_trial_where_validation_is_a_quarter_of_it
             values = searched.hyperparameters(
                 searched.default_values() | {"epochs": epochs, "data_fraction": share, "batch_size": 16}
             )
-            trained, _, scored, _ = workload.of(values).whole
+            trained, _, scored, _ = workload.of(values).total
             if 4 * validation_rows <= share * rows:
                 assert scored <= 0.1 * (3 * trained + scored) + 1e-6 or config.evaluation.part_rows == 1
     assert 1 <= (config.evaluation.full_reports or 0) <= least + more

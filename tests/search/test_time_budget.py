@@ -12,7 +12,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.times import humanized
 from hpo.errors import ConfigurationError
 from hpo.messages import Assignment, Ending, Probe, Progress, Timed
-from hpo.search.coordinator import Coordinator, Steering
+from hpo.search.coordinator import Coordinator, StopRequests
 from hpo.search.forecasts import CostModel, fitted_costs
 from hpo.search.leading import leading
 from hpo.search.proposals import MAX_DEFERRED, TOO_LITTLE_TIME
@@ -138,12 +138,12 @@ def test_until_a_trial_has_completed_no_forecast_ends_the_search(sqlite_url: str
         coordinator.expect(probed(300.0), reserve=0.0)
         first = asked(coordinator, "first")
         assert (first.trial, coordinator.ended_because) == (0, None)
-        assert coordinator.overtime.taken_notes() == (
+        assert coordinator.overtime.pop_notes() == (
             f"Trial 0 may not end in time: it is expected to take {humanized(coordinator.default_seconds() or 0)}, and "
             "1 min 00 s are left. It begins all the same, since none has completed yet; if time runs out it is paused, "
             "and the next run resumes it.",
         )
-        assert coordinator.overtime.taken_notes() == ()
+        assert coordinator.overtime.pop_notes() == ()
         assert coordinator.trains_until == START + 60
         assert asked(coordinator, "beside it") is None
         outcome = train(coordinator, first)
@@ -394,10 +394,10 @@ def asks_to_stop(url: str, trial: int | None) -> None:
 
 
 def test_what_is_asked_from_outside_is_told_once_and_only_of_this_run(database_url: str) -> None:
-    nothing = Steering(stop=False, trials=frozenset())
+    nothing = StopRequests(stop=False, trials=frozenset())
     with led(study_at(database_url)) as coordinator:
         asks_to_stop(database_url, None)
-        assert coordinator.stop_requests() == Steering(stop=True, trials=frozenset())
+        assert coordinator.stop_requests() == StopRequests(stop=True, trials=frozenset())
         assert coordinator.stop_requests() == nothing
         asks_to_stop(database_url, None)
     with led(study_at(database_url)) as coordinator:
@@ -405,7 +405,7 @@ def test_what_is_asked_from_outside_is_told_once_and_only_of_this_run(database_u
         running = asked(coordinator, "a")
         assert running is not None
         asks_to_stop(database_url, running.trial)
-        assert coordinator.stop_requests() == Steering(stop=False, trials=frozenset({running.trial}))
+        assert coordinator.stop_requests() == StopRequests(stop=False, trials=frozenset({running.trial}))
 
 
 def test_a_stop_that_is_asked_for_while_a_run_still_loads_its_model_is_heard(sqlite_url: str) -> None:
@@ -483,7 +483,7 @@ def test_a_waiting_trial_that_is_to_be_stopped_is_given_up(sqlite_url: str) -> N
         coordinator.observe(report_at(paused, paused.milestones[0], 0.4))
         coordinator.finish(ended(paused, Ending.PAUSED))
         asks_to_stop(sqlite_url, paused.trial)
-        assert coordinator.stop_requests() == Steering(stop=False, trials=frozenset())
+        assert coordinator.stop_requests() == StopRequests(stop=False, trials=frozenset())
         assert asked(coordinator, "b").trial == 1
     given_up = plain_trials(sqlite_url)[0]
     assert (given_up.state, given_up.value) == (TrialState.PRUNED, 0.4)

@@ -6,14 +6,14 @@ from typing import Any, get_args
 import optuna
 from hypothesis import strategies as st
 
-from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters, Method, OptimizerName, ScheduleName
+from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters, MethodName, OptimizerName, ScheduleName
 from hpo.space.specs import read_domain
 
 Spec = dict[str, Any]
 
 NAMES = {
     "optimizer": get_args(OptimizerName),
-    "method": get_args(Method),
+    "method": get_args(MethodName),
     "schedule": get_args(ScheduleName),
     "l1_form": ("penalty", "proximal"),
     "l2_form": ("coupled", "decoupled"),

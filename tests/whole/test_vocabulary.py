@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 import pytest
 
-from hpo.config.hyperparameters import Hyperparameters, Method, OptimizerName, ScheduleName
-from hpo.config.study_file import Pruner, SearchConfig, TaskConfig
+from hpo.config.hyperparameters import Hyperparameters, MethodName, OptimizerName, ScheduleName
+from hpo.config.study_file import PrunerName, SearchConfig, TaskConfig
 from hpo.config.tasks import TASK_FACTS
 from hpo.data.readers.archives import COMPRESSIONS
 from hpo.data.readers.formats import FORMATS
@@ -91,7 +91,7 @@ def test_every_hyperparameter_is_in_a_shipped_space() -> None:
     [
         (OptimizerName, OPTIMIZERS),
         (ScheduleName, SCHEDULES),
-        (Method, METHODS),
+        (MethodName, METHODS),
         (SearchConfig.model_fields["sampler"].annotation, SAMPLERS),
     ],
 )
@@ -105,7 +105,7 @@ def test_every_task_that_may_be_written_is_in_every_registry_of_tasks(registry: 
 
 
 def test_every_pruner_may_be_written_and_auto_beside_them() -> None:
-    assert set(get_args(Pruner)) == {"auto", *PRUNERS}
+    assert set(get_args(PrunerName)) == {"auto", *PRUNERS}
 
 
 def loaded(path: Path) -> ModuleType:

@@ -3,9 +3,8 @@
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -330,23 +329,7 @@ def doubt_about_gpu(compute: ComputeConfig) -> str | None:
     )
 
 
-class Trains(Protocol):
-    """What `train` needs of a worker, wherever that is."""
-
-    def admit(self, assignment: Assignment) -> None:
-        """Put an assignment into a free slot."""
-
-    def advance(self) -> Sequence[Message]:
-        """Train until there is something to say."""
-
-    def apply(self, decision: Decision) -> None:
-        """Hand a decision to its trial."""
-
-    def drop(self, trial: int) -> None:
-        """Give up a trial without an outcome."""
-
-
-def train(worker: Trains, assignment: Assignment, answer: Callable[[Report | Progress], Action]) -> Outcome:
+def train(worker: Worker, assignment: Assignment, answer: Callable[[Report | Progress], Action]) -> Outcome:
     """Train one assignment on an idle worker to its end; `answer` is told what it says, and decides.
 
     Where `answer` raises, the trial is given up, and the worker is free for another.

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from tests.trial_seconds.conftest import SPACE
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.loading import load_config
@@ -27,6 +26,7 @@ from hpo.search.extremes import cheapest
 from hpo.space.search_space import SearchSpace
 from hpo.training.worker import Worker
 from tests.command_line import Hpo
+from tests.whole.conftest import SPACE
 
 Hpo = Hpo
 EASY = Probe(

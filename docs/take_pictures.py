@@ -16,7 +16,7 @@ from selenium.webdriver import Chrome  # noqa: E402
 from selenium.webdriver.support.wait import WebDriverWait  # noqa: E402
 
 from hpo.report.page import page  # noqa: E402
-from hpo.report.report_data import gathered  # noqa: E402
+from hpo.report.report_data import read_report_data  # noqa: E402
 from hpo.store.database import open_database  # noqa: E402
 from tests.browser import browser, preferring  # noqa: E402
 from tests.dashboard.visiting import dashboard_at  # noqa: E402
@@ -88,7 +88,7 @@ PICTURES: Mapping[str, Callable[[Chrome, str], bytes]] = {
 def _open_report(driver: Chrome, url: str) -> None:
     database = open_database(url, must_exist=True)
     try:
-        text = page(gathered(database))
+        text = page(read_report_data(database))
     finally:
         database.close()
     with tempfile.NamedTemporaryFile("w", suffix=".html", encoding="utf-8") as file:

@@ -3,7 +3,7 @@
 The public names below are imported when they are first used: `import hpo` pulls in none of torch, ray and optuna.
 
     load_config         read a study file
-    run                 search, or go on with a search, and confirm its best
+    run                 search, or resume a search, and confirm its best
     load_study          what a store holds of a study, as pandas frames and figures
     FineTuneObjective   the objective for a bare `optuna.Study.optimize`
     SearchSpace         what is searched

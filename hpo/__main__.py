@@ -1,4 +1,4 @@
-"""The process of the command `hpo`: how it begins and ends, whatever the command does."""
+"""Process of the command `hpo`: how it begins and ends, whatever the command does."""
 
 import atexit
 import os

@@ -1,4 +1,4 @@
-"""Every error a user can meet, in one tree.
+"""Error classes: every error a user can meet, in one tree.
 
     HpoError                      anything hpo says in a sentence instead of a traceback
     ├── ConfigurationError        a study file, an override or a hyperparameter that cannot be (exit 2)

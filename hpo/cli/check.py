@@ -1,61 +1,44 @@
-"""`hpo check`: what a search will take, and what looks wrong, before it is left alone."""
+"""Check: `hpo check` says what a search will take, and what looks wrong."""
 
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from hpo.cli import options
-from hpo.cli.study_arguments import studied
+from hpo.cli.study_arguments import study_of_words
 from hpo.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from hpo.config.study_file import StudyConfig
     from hpo.runners.check.check import Check
     from hpo.runners.check.forecast import Probed
 
-AsOfRun = Annotated[str | None, typer.Option(help="As of hpo run.")]
 
-
+@options.with_study_options()
 def check(
-    context: typer.Context,
-    arguments: options.StudyWords = None,
-    model: AsOfRun = None,
-    train: AsOfRun = None,
-    validation: AsOfRun = None,
-    test: AsOfRun = None,
-    text_column: AsOfRun = None,
-    label_column: AsOfRun = None,
-    space: AsOfRun = None,
-    study: options.Study = None,
-    store: options.Store = None,
-    trials: options.Trials = None,
-    for_: options.For = None,
-    until: options.Until = None,
-    gpu_hours: options.GpuHours = None,
-    seed: options.Seed = None,
-    runner: options.Runner = None,
-    ray_address: options.RayAddress = None,
-    workers: options.Workers = None,
-    keep_weights: options.KeepWeights = None,
-    notify: options.Notify = None,
-    strict: options.Strict = False,
+    given: Mapping[str, Any],
+    words: options.StudyWords = None,
     output: options.Output = None,
     as_json: options.Json = False,
 ) -> None:
-    """Take a few steps at the extremes of the space: what fits, how long it takes, what looks wrong. Stores nothing."""
-    from hpo.cli.check_view import show
+    """Take a few steps at the extremes of the space: what fits, how long it takes, warnings. Stores nothing."""
+    from hpo.cli.check_view import print_check
+    from hpo.cli.live import watcher_for
     from hpo.cli.notifications import recipients_of
     from hpo.export.configs import MARK, default_output
     from hpo.export.writing import check_writable
+    from hpo.runners.check.check import check as check_study
 
-    config, notes = studied(context.params, "hpo check")
-    recipients_of(config.notify)  # Refuses what cannot be told.
-    checked = _watched(config, notes, as_json)
+    config, notes = study_of_words(words, given, "hpo check")
+    recipients_of(config.notify)  # Refuses recipients that cannot be notified.
+    with watcher_for(sys.stderr if as_json else sys.stdout) as watcher:
+        for sentence in notes:
+            watcher.note(sentence)
+        checked = check_study(config, watcher)
     try:
         check_writable(output or default_output(config.study, ""), MARK, config.store.url)
     except ConfigurationError as error:
@@ -64,7 +47,7 @@ def check(
     if as_json:
         typer.echo(json.dumps(to_mapping(checked), indent=2))
     else:
-        show(checked)
+        print_check(checked)
     if checked.refusals:
         raise ConfigurationError(" ".join(checked.refusals))
 
@@ -103,14 +86,3 @@ def _end_to_mapping(end: "Probed") -> dict[str, Any]:
             "trial_seconds": end.seconds,
         }
     return values
-
-
-def _watched(config: "StudyConfig", notes: Sequence[str], as_json: bool) -> "Check":
-    """Run the check, and show meanwhile what is found in the data; `notes` are said first."""
-    from hpo.cli.live import watcher_for
-    from hpo.runners.check.check import check as check_study
-
-    with watcher_for(sys.stderr if as_json else sys.stdout) as watcher:
-        for sentence in notes:
-            watcher.note(sentence)
-        return check_study(config, watcher)

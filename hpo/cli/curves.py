@@ -1,4 +1,4 @@
-"""Draws how a schedule moves the learning rate, in block characters: a line of text, or a chart of several."""
+"""Learning-rate charts: how a schedule moves the rate, in block characters, as one line or several."""
 
 import math
 from collections.abc import Iterator

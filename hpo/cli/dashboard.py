@@ -1,4 +1,4 @@
-"""`hpo dashboard`: the studies of a store in a browser, while they run and afterwards."""
+"""Dashboard: `hpo dashboard` shows the studies of a store in a browser, while they run and afterwards."""
 
 import warnings
 from typing import Annotated

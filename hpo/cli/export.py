@@ -1,4 +1,4 @@
-"""`hpo export`: the configuration to take, for hpo itself, for people, and for other trainers."""
+"""Export: `hpo export` writes the configuration to take for hpo itself, for people, and for other trainers."""
 
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -6,17 +6,27 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from hpo.cli import options
-from hpo.errors import ConfigurationError, nearest
+from hpo.errors import ConfigurationError
 
-BY_ENDING = {"": "yaml", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".py": "python"}
 ENDINGS = {"yaml": (".yaml", ".yml"), "json": (".json",), "training-arguments": (".json",), "python": (".py",)}
 """Format -> how a file in it ends."""
+BY_ENDING = {"": "yaml", ".json": "json"} | {one: name for name in ("yaml", "python") for one in ENDINGS[name]}
+
+
+class _File(NamedTuple):
+    """A file to write."""
+
+    text: str
+    begins: str
+    """How files of its kind begin."""
+    ending: str = ""
+    """In place of that of --output; empty for that itself."""
 
 
 def export(
-    arguments: Annotated[
+    overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PATH=VALUE]...", help="Where model and texts are here, as data.train=FILE."),
+        typer.Argument(metavar="[PATH=VALUE]...", help="Where model and examples are here, as data.train=FILE."),
     ] = None,
     study: options.Study = None,
     store: options.Store = None,
@@ -25,10 +35,7 @@ def export(
         typer.Option("--trial", min=0, help="A completed trial; if not given the verdict's, else the search's best."),
     ] = None,
     format_: Annotated[
-        str | None,
-        typer.Option(
-            "--format", help="yaml, json, training-arguments or python; by the ending of --output if not given."
-        ),
+        str | None, options.choice("--format", tuple(ENDINGS), "By the ending of --output if not given.")
     ] = None,
     output: options.Output = None,
 ) -> None:
@@ -40,22 +47,14 @@ def export(
     from hpo.export.writing import check_writable, write_text
     from hpo.store.results import read_search
 
-    format_ = format_ or _format_of(output)
-    if format_ not in ENDINGS:
-        raise ConfigurationError(f"--format cannot be {format_!r}. {nearest(format_, ENDINGS)}")
-    _refuse_other_ending(output, format_)
-    if format_ == "python" and (output is None or output.suffix.lower() != ".py"):
-        raise ConfigurationError(
-            "A script reads the .json file beside it, so it is to have a name; say --output train.py."
-        )
+    format_ = _format(output, format_)
     with options.opened(store) as database:
-        results = read_search(database, study)
-    content = best_configuration(results, trial)
-    for override in arguments or ():
+        content = best_configuration(read_search(database, study), trial)
+    for override in overrides or ():
         apply_override(content, override, MOVABLE)
-    if arguments:
+    if overrides:
         read_model(Exported, content, "the configuration")
-    files, sentences = _written(content, format_)
+    files, notes = _files(content, format_)
     if output is None:
         typer.echo(files[0].text, nl=False)
     else:
@@ -65,43 +64,37 @@ def export(
         for path, file in zip(paths, files, strict=True):
             write_text(path, file.text, file.begins)
             typer.echo(f"Wrote {path}.", err=True)
-    for sentence in sentences:
+    for sentence in notes:
         typer.echo(sentence, err=True)
 
 
-def _format_of(output: Path | None) -> str:
-    """Return the format that the ending of a file asks for; YAML without a file or an ending."""
+def _format(output: Path | None, format_: str | None) -> str:
+    """Return the format to write: that of --format, or by the ending of the file; YAML without either.
+
+    Raises:
+        ConfigurationError: the ending says nothing, or another format; or a script without a name.
+    """
     ending = output.suffix.lower() if output else ""
-    if ending not in BY_ENDING:
+    if format_ is None and ending not in BY_ENDING:
         raise ConfigurationError(
             f"{output} does not say in which format to write; end it .yaml, .json or .py, or name one with --format: "
             f"{', '.join(ENDINGS)}."
         )
-    return BY_ENDING[ending]
-
-
-def _refuse_other_ending(output: Path | None, format_: str) -> None:
-    """Raise ConfigurationError where a file's ending says one format, and --format another."""
-    ending = output.suffix.lower() if output else ""
+    format_ = format_ or BY_ENDING[ending]
     if ending in BY_ENDING and ending not in ("", *ENDINGS[format_]):
         raise ConfigurationError(
             f"{output} ends as a file of {BY_ENDING[ending]} does, but --format is {format_}; end it "
             f"{ENDINGS[format_][0]}."
         )
+    if format_ == "python" and ending != ".py":
+        raise ConfigurationError(
+            "A script reads the .json file beside it, so it is to have a name; say --output train.py."
+        )
+    return format_
 
 
-class _File(NamedTuple):
-    """What is to be written."""
-
-    text: str
-    begins: str
-    """How files of its kind begin."""
-    ending: str = ""
-    """In place of that of --output; empty for that itself."""
-
-
-def _written(content: dict[str, Any], format_: str) -> tuple[list[_File], list[str]]:
-    """Return a configuration in a format, and in sentences what else is to be known of it."""
+def _files(content: dict[str, Any], format_: str) -> tuple[list[_File], list[str]]:
+    """Return a configuration in a format, and notes on what else to do."""
     from hpo.export import configs
 
     if format_ == "yaml":
@@ -109,16 +102,13 @@ def _written(content: dict[str, Any], format_: str) -> tuple[list[_File], list[s
     if format_ == "json":
         return [_File(configs.to_json(content), configs.JSON_MARK)], []
     from hpo.config.reading import read_model
+    from hpo.export import python_script, training_arguments
     from hpo.export.exported import Exported
 
     exported = read_model(Exported, content, "the configuration")
     if format_ == "python":
-        from hpo.export import python_script
-
         read = configs.to_json(python_script.content_of_script(exported))
         files = [_File(python_script.script(exported), python_script.MARK), _File(read, configs.JSON_MARK, ".json")]
         return files, [f"The script reads the other file, and needs {python_script.needed(exported)}."]
-    from hpo.export import training_arguments
-
     text = configs.to_json(training_arguments.to_training_arguments(exported))
     return [_File(text, training_arguments.MARK)], training_arguments.left_to_do(exported)

@@ -1,4 +1,4 @@
-"""The log file of a search, beside its store: what happened and when, also where no terminal was watched."""
+"""Log file of a search, beside its store: every event with its time."""
 
 import logging
 from collections.abc import Iterator
@@ -10,8 +10,6 @@ from hpo.errors import HpoError
 from hpo.runners.watcher import Watcher
 from hpo.store.database import sqlite_path
 
-LOGGER = "hpo"
-
 
 def log_path(url: str, study: str) -> Path:
     """Return where the log of a study is: `STORE-STUDY.log` beside a SQLite store, else in the working folder."""
@@ -21,13 +19,13 @@ def log_path(url: str, study: str) -> Path:
 
 @contextmanager
 def logged_to(path: Path, screen: Watcher) -> Iterator[Watcher]:
-    """Yield what writes a search's events to the end of the file `path`; a disk that is full does not end the search.
+    """Yield the watcher that appends a search's events to the file `path`; a full disk does not end the search.
 
-    The file also gets what the Python loggers below `hpo` say in the block, and what the block fails with; what they
-    warn of is noted on `screen` too. Of a search that is refused before it begins no new file is left.
+    The file also gets what the Python loggers below `hpo` log in the block, and the error that ends it; their warnings
+    are noted on `screen` too. A search that is refused before it begins leaves no new file.
     """
     try:
-        # Closed below, where an error may be borne.
+        # Not by a `with`: closing it may fail too, on a full disk.
         stream = path.open("a", encoding="utf-8")
     except OSError as error:
         screen.note(f"There is no log file: {path} cannot be written ({error.strerror}).")
@@ -67,7 +65,7 @@ class _Notes(logging.Handler):
 
 @contextmanager
 def _python_loggers(log: Watcher, screen: Watcher) -> Iterator[None]:
-    logger, handler = logging.getLogger(LOGGER), _Notes(log, screen)
+    logger, handler = logging.getLogger("hpo"), _Notes(log, screen)
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)

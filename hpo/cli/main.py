@@ -1,12 +1,12 @@
-"""The command `hpo`: its verbs, and how it ends.
+"""Command line: the verbs of `hpo`, and its exit codes.
 
 Exit codes: 0 done; 1 an error inside hpo; 2 bad input; 3 the store failed; 4 another process leads the study;
-5 no trial has completed; 130 interrupted, and the same command goes on.
+5 no trial has completed; 130 interrupted, and the same command resumes.
 """
 
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 
 import typer
 
@@ -22,28 +22,30 @@ app = typer.Typer(
     "Exit codes: 0 done, 1 error inside hpo, 2 bad input, 3 store failed, 4 study led elsewhere, 5 no trial completed, "
     "130 interrupted.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("demo")(search.demo)
-app.command("run", context_settings={"allow_interspersed_args": True})(search.run)
-app.command("check", context_settings={"allow_interspersed_args": True})(check.check)
-app.command("confirm", context_settings={"allow_interspersed_args": True})(search.confirm)
-app.command("status")(status.status)
-app.command("dashboard")(dashboard.dashboard)
-app.command("enqueue")(steering.enqueue)
-app.command("stop")(steering.stop)
-app.command("best")(results.best)
-app.command("report")(report.report)
-app.command("export")(export.export)
-app.command("reproduce", context_settings={"allow_interspersed_args": True})(train.reproduce)
-app.command("train", context_settings={"allow_interspersed_args": True})(train.train)
-app.command("predict")(predict)
-app.add_typer(results.studies, name="studies")
-app.add_typer(spaces.app, name="space")
-app.command("simulate")(simulate.simulate)
-app.add_typer(simulate.curves_app, name="curves")
-app.command("doctor")(doctor.doctor)
+VERBS: Mapping[str, Mapping[str, Callable[..., None] | typer.Typer]] = {
+    "Search": {
+        "demo": search.demo, "check": check.check, "run": search.run, "confirm": search.confirm,
+        "status": status.status, "enqueue": steering.enqueue, "stop": steering.stop,
+    },
+    "Results": {
+        "best": results.best, "report": report.report, "dashboard": dashboard.dashboard, "export": export.export,
+        "reproduce": train.reproduce, "train": train.train, "predict": predict,
+    },
+    "Store": {"studies": results.studies},
+    "Spaces and simulation": {
+        "space": spaces.app, "curves": simulate.curves_app, "simulate": simulate.simulate,
+    },
+    "Machine": {"doctor": doctor.doctor},
+}  # fmt: skip
+"""Heading in the help -> its verbs."""
+for heading, verbs in VERBS.items():
+    for name, verb in verbs.items():
+        if isinstance(verb, typer.Typer):
+            app.add_typer(verb, name=name, rich_help_panel=heading)
+        else:
+            app.command(name, rich_help_panel=heading)(verb)
 
 
 @app.callback(invoke_without_command=True)
@@ -71,7 +73,7 @@ def main() -> None:
     spin_briefly(os.environ)  # Before PyTorch is imported, which reads it then.
     streams = StandardStreams()
     try:
-        app()
+        app(prog_name="hpo")
         code = 0
     except HpoError as error:
         typer.secho(f"hpo: {error}", err=True, fg=typer.colors.RED if sys.stderr.isatty() else None)

@@ -1,6 +1,6 @@
-"""Tells a phone, a mailbox or a command of a search's end, its first failure, a new best, a device left out.
+"""Notifications: a search's end, its first failure, a new best or a device left out, to a phone, mailbox or command.
 
-Sentences are sent from a thread of their own. What cannot be sent is noted and never ends the search. A URL holds
+A thread of its own sends the sentences. One that cannot be sent is noted and never ends the search. A URL holds
 secrets: nothing of it but its scheme is shown or logged.
 """
 
@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from hpo.cli.live import TrialCounts
+from hpo.config.extras import refuse_missing
 from hpo.errors import ConfigurationError, HpoError
 from hpo.messages import Assignment, Ending, Outcome, Standing
 
-COMMAND = "command"
 KNOWN = "ntfy://TOPIC, mailto://USER:PASSWORD@HOST, slack://..., tgram://..., discord://..., or command:PROGRAM ARGS"
 SEND_SECONDS = 10.0
 FLUSH_SECONDS = 15.0
@@ -32,30 +32,31 @@ MOST_UNSENT = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipient:
-    """Somebody who is told."""
+    """A recipient of notifications."""
 
     shown: str
-    """What to call it: no secret."""
+    """Its name in messages, without secrets."""
     send: Callable[[str], str]
     """Sends one sentence; returns why that failed, or nothing."""
 
 
 def recipients_of(urls: Sequence[str]) -> tuple[Recipient, ...]:
-    """Return who is told at `urls`.
+    """Return the recipients at `urls`.
 
     Raises:
         ConfigurationError: a kind that is not known, or one that lacks something; the URL is not repeated.
     """
-    return tuple(_command(url) if url.startswith(f"{COMMAND}:") else _service(url) for url in urls)
+    return tuple(_command(url) if url.startswith("command:") else _service(url) for url in urls)
 
 
 class Notifier(TrialCounts):
-    """Sends sentences to `recipients`, from entering it until a while after leaving it."""
+    """Watcher that sends sentences to `recipients`, until a while after the end of the search."""
 
     def __init__(self, study: str, recipients: Sequence[Recipient], note: Callable[[str], None]) -> None:
-        """Take who is told of which study, and what to do with a sentence on what could not be sent."""
+        """Take the study, its recipients, and what is called with a note where a notification could not be sent."""
         super().__init__()
-        self._prefix, self._searches, self._confirms = f"hpo, study {study}: ", study, False
+        self._prefix, self._search = f"hpo, study {study}: ", study
+        self._confirms = False
         self._verdict: tuple[str, ...] = ()
         self._recipients, self._note = recipients, note
         self._changed = threading.Condition()
@@ -71,9 +72,9 @@ class Notifier(TrialCounts):
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         if isinstance(error, Exception) and self.metric:
-            # The words of what is no sentence of ours may hold a text of the user's.
+            # Other errors may quote an example of the user's.
             said = str(error) if isinstance(error, HpoError) else type(error).__name__
-            self._say(f"{self._prefix}the search ended with an error: {said}")
+            self._say(f"the search ended with an error: {said}")
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -84,52 +85,49 @@ class Notifier(TrialCounts):
             self._note(f"Not all notifications could be sent within {FLUSH_SECONDS:.0f} seconds.")
 
     def finished(self, *, interrupted: bool) -> None:
-        """Tell that the search is over, and what it found."""
-        found = (
-            f"best {self.metric} {self._best[0]:.4f} (trial {self._best[1]})" if self._best else "no trial completed"
-        )
-        over = "interrupted; the same command goes on" if interrupted else "finished"
+        """Notify that the search has ended, and what it found."""
+        over = "interrupted; the same command resumes it" if interrupted else "finished"
         with self._changed:
-            self._new_best = None  # It is told here.
-        self._say(f"{self._prefix}{over}. {' '.join(self._verdict) or f'{self.counts()}, {found}.'}")
+            self._new_best = None  # This sentence has it.
+        self._say(f"{over}. {' '.join(self._verdict) or f'{self.counts()}, {self.best()}.'}")
 
     def started(self, study: str, metric: str, trials: int | None, standing: Standing) -> None:
-        """Begin to count; not a confirmation, whose trials have numbers of their own: of it the verdict is told."""
-        self._confirms = study != self._searches
+        """Begin to count a search. A confirmation, whose trials have numbers of their own, is told by its verdict."""
+        self._confirms = study != self._search
         self.metric = metric
         if not self._confirms:
             super().started(study, metric, trials, standing)
 
     def assigned(self, assignment: Assignment) -> None:
-        """Take back what was counted, in a search."""
+        """Uncount a trial that is retried, in a search."""
         if not self._confirms:
             super().assigned(assignment)
 
     def judged(self, sentences: Sequence[str]) -> None:
-        """Keep the verdict's first sentences, by how much what is better and what to take, for the end."""
+        """Keep the verdict's first two sentences for the end."""
         self._verdict = tuple(sentences[:2])
 
     def ended(self, outcome: Outcome) -> None:
-        """Tell of a new best and of the first failure."""
+        """Notify of a new best and of the first failure."""
         best = self._best
         if not self._confirms:
             super().ended(outcome)
         if outcome.ending is Ending.FAILED and not self._has_failed:
             self._has_failed = True
-            self._say(f"{self._prefix}trial {outcome.trial} failed, the first to do so: {outcome.reason}")
+            self._say(f"trial {outcome.trial} failed, the first to do so: {outcome.reason}")
         if self._best is not None and self._best != best:
             with self._changed:
-                self._new_best = f"{self._prefix}new best {self.metric} {self._best[0]:.4f} (trial {self._best[1]})."
+                self._new_best = f"{self._prefix}new {self.best()}."
                 self._changed.notify()
 
     def left_out(self, worker: str, reason: str) -> None:
-        """Tell of a device that gets no more trials."""
-        self._say(f"{self._prefix}{worker} gets no more trials: {reason}")
+        """Notify of a device that gets no more trials."""
+        self._say(f"{worker} gets no more trials: {reason}")
 
     def _say(self, sentence: str) -> None:
         with self._changed:
             if len(self._unsent) < MOST_UNSENT:
-                self._unsent.append(sentence)
+                self._unsent.append(f"{self._prefix}{sentence}")
                 self._changed.notify()
 
     def _send_all(self) -> None:
@@ -139,7 +137,7 @@ class Notifier(TrialCounts):
                     self._note(f"The notification to {recipient.shown} could not be sent: {reason}.")
 
     def _next(self) -> str | None:
-        """Wait for what is to be sent next and return it; None when all is sent and nothing more will come."""
+        """Wait for the next sentence and return it; None when all are sent and no more will come."""
         with self._changed:
             while not self._unsent and not self._closed:
                 wait = None if self._new_best is None else self._next_best_at - time.monotonic()
@@ -154,7 +152,7 @@ class Notifier(TrialCounts):
 def _command(url: str) -> Recipient:
     """Return a command as a recipient: run without a shell, the sentence as its last argument."""
     try:
-        words = shlex.split(url.removeprefix(f"{COMMAND}:"))
+        words = shlex.split(url.removeprefix("command:"))
     except ValueError:
         words = []
     if not words:
@@ -186,21 +184,19 @@ def _command(url: str) -> Recipient:
             return f"it took longer than {SEND_SECONDS:.0f} seconds"
         return f"it ended with exit code {code}" if code else ""
 
-    return Recipient(shown=f"{COMMAND}:{words[0]}", send=send)
+    return Recipient(shown=f"command:{words[0]}", send=send)
 
 
 def _service(url: str) -> Recipient:
     """Return what apprise knows how to reach as a recipient."""
     # Apprise logs the URLs that it cannot use.
     logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Some of its plug-ins warn of modules that they import.
-            from apprise import Apprise
+    refuse_missing("apprise", "--notify with a URL")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Some of its plug-ins warn of modules that they import.
+        from apprise import Apprise
 
-            plugin = Apprise.instantiate(url)
-    except ModuleNotFoundError:
-        raise ConfigurationError("--notify with a URL needs apprise: pip install 'llm-hpo[notify]'.") from None
+        plugin = Apprise.instantiate(url)
     scheme, separator, _ = url.partition("://")
     shown = f"{scheme}://..." if separator else "that"
     if plugin is None:
@@ -213,7 +209,7 @@ def _service(url: str) -> Recipient:
     def send(sentence: str) -> str:
         try:
             return "" if plugin.notify(body=sentence) else "the service did not take it"
-        except Exception as error:  # noqa: BLE001 (whatever a plug-in fails with, the search goes on)
+        except Exception as error:  # noqa: BLE001 (whatever a plug-in fails with, the search continues)
             return f"its plug-in failed with {type(error).__name__}"
 
     return Recipient(shown=shown, send=send)

@@ -1,73 +1,48 @@
-"""The flags that several verbs share, so that they have one name and one meaning everywhere; the store they name."""
+"""Command-line options: each has one name and one meaning for all verbs; the words after a verb; the store."""
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import wraps
+from os.path import isfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from hpo.errors import ConfigurationError, nearest, without_credentials
 
 if TYPE_CHECKING:
     from hpo.store.database import Database
 
-StudyWords = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[STUDY.yaml] [PATH=VALUE]...", help="A study or W&B sweep file, and values that replace its own."
-    ),
-]
-Model = Annotated[str | None, typer.Option(help="Folder or hub id of a pretrained model.")]
-Train = Annotated[
-    str | None,
-    typer.Option(
-        help="Texts to train on: a CSV, TSV, JSONL or Parquet file, a pattern of several, a folder that `datasets` "
-        "saved, or hf://OWNER/NAME on the hub."
-    ),
-]
-Validation = Annotated[str | None, typer.Option(help="Texts to score on; made from --train if not given.")]
-Test = Annotated[str | None, typer.Option(help="Texts read once, after the search.")]
-TextColumn = Annotated[str | None, typer.Option(help="Column of the text; detected if not given.")]
-LabelColumn = Annotated[str | None, typer.Option(help="Column of the label; detected if not given.")]
-Space = Annotated[str | None, typer.Option(help="A shipped space (see hpo space list) or a space file.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse texts that are not UTF-8.")]
-Study = Annotated[str | None, typer.Option("--study", metavar="NAME", help="Name of the study in the store.")]
+DEFAULT_STORE = "sqlite:///hpo.db"
+Text = str | None
+
+
+def choice(flag: str, choices: Sequence[str], help_: str) -> Any:
+    """Return an option that takes one of `choices`: its help lists them, a shell completes them."""
+
+    def checked(value: Text) -> Text:
+        if value is not None and value not in choices:
+            raise ConfigurationError(f"{flag} cannot be {value!r}. {nearest(value, choices)}")
+        return value
+
+    def completed(incomplete: str) -> list[str]:
+        return [one for one in choices if one.startswith(incomplete)]
+
+    return typer.Option(flag, metavar="|".join(choices), help=help_, callback=checked, autocompletion=completed)
+
+
+Study = Annotated[Text, typer.Option("--study", metavar="NAME", help="Name of the study in the store.")]
 Store = Annotated[
-    str | None,
+    Text,
     typer.Option("--store", metavar="URL", help="sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE."),
 ]
-Trials = Annotated[int | None, typer.Option("--trials", min=1, help="Trials in all, those of earlier runs among them.")]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of splits, proposals and trials.")]
-For = Annotated[
-    str | None,
-    typer.Option(
-        "--for", metavar="DURATION", help="How long the search may take, such as 8h or 1h30m; 0 is its exit code."
-    ),
-]
-Until = Annotated[
-    str | None, typer.Option("--until", metavar="TIME", help="When it is over: the next 07:30, or '2026-11-23 07:30'.")
-]
-GpuHours = Annotated[
-    float | None, typer.Option("--gpu-hours", help="Hours of training, summed over all devices and earlier runs.")
-]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Trials side by side, each in its own process.")]
-KeepWeights = Annotated[
-    int | None,
-    typer.Option("--keep-weights", metavar="K", min=0, help="Of how many of the best trials weights are kept."),
-]
-Notify = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--notify",
-        metavar="URL",
-        help="Who is told of its end, a new best, a failure: ntfy://TOPIC or another URL of apprise, or "
-        "'command:PROGRAM ARGS'. May be given several times.",
-    ),
-]
 Runner = Annotated[
-    str | None, typer.Option("--runner", help="Who carries trials to devices: auto, inline, processes or ray_tune.")
+    Text, choice("--runner", ("auto", "inline", "processes", "ray_tune"), "What carries trials to devices.")
 ]
 RayAddress = Annotated[
-    str | None,
+    Text,
     typer.Option(
         "--ray-address",
         metavar="ADDRESS",
@@ -75,10 +50,133 @@ RayAddress = Annotated[
         "Ray is started on this machine.",
     ),
 ]
+Device = Annotated[
+    Text,
+    choice(
+        "--device",
+        ("auto", "cpu", "cuda"),
+        "Where it runs; that of the search, or the GPU if there is one, if not given.",
+    ),
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads; those of the search, or all cores, if not given.")
+]
 Output = Annotated[Path | None, typer.Option("--output", metavar="PATH", help="Where the configuration is written.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
+StudyWords = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[STUDY.yaml] [PATH=VALUE]...", help="A study or W&B sweep file, and values that replace its own."
+    ),
+]
 
-DEFAULT_STORE = "sqlite:///hpo.db"
+
+def _option(key: str, kind: Any, *flags: str, **settings: Any) -> tuple[str, Any]:
+    return key, Annotated[kind, typer.Option(*flags, **settings)]
+
+
+STUDY_OPTIONS: Mapping[str, tuple[str, Any]] = {
+    "model": _option("model.name", Text, help="Folder or hub id of a pretrained model."),
+    "train": _option(
+        "data.train", Text,
+        help="Examples to train on: a CSV, TSV, JSONL or Parquet file, a pattern of several, a folder that `datasets` "
+        "saved, or hf://OWNER/NAME on the hub.",
+    ),
+    "validation": _option("data.validation", Text, help="Examples to score on; split off --train if not given."),
+    "test": _option("data.test", Text, help="Examples scored once, after the search."),
+    "text_column": _option("data.text_column", Text, help="Column of the text; detected if not given."),
+    "label_column": _option("data.label_column", Text, help="Column of the label; detected if not given."),
+    "strict": _option("data.strict", bool | None, "--strict", help="Refuse texts that are not UTF-8."),
+    "space": _option("space", Text, help="A shipped space (see hpo space list) or a space file."),
+    "study": ("study", Study),
+    "store": ("store.url", Store),
+    "trials": _option("budget.trials", int | None, min=1, help="Trials in all, those of earlier runs included."),
+    "for_": _option(
+        "budget.time", Text, "--for", metavar="DURATION", help="How long the search may take, such as 8h or 1h30m.",
+    ),
+    "until": _option(
+        "budget.until", Text, metavar="TIME", help="When the search ends: the next 07:30, or '2026-11-23 07:30'.",
+    ),
+    "gpu_hours": _option(
+        "budget.gpu_hours", float | None, help="Hours of training, summed over all devices and earlier runs.",
+    ),
+    "seed": _option("seed", int | None, min=0, help="Seed of splits, proposals and trials."),
+    "runner": ("compute.runner", Runner),
+    "ray_address": ("compute.ray_address", RayAddress),
+    "workers": _option("compute.workers", int | None, min=1, help="Trials side by side, each in its own process."),
+    "keep_weights": _option(
+        "store.keep_weights", int | None, metavar="K", min=0, help="How many of the best trials keep their weights.",
+    ),
+    "notify": _option(
+        "notify", list[str] | None, metavar="URL",
+        help="Notify of the end, a new best, a failure: ntfy://TOPIC or another URL of apprise, or "
+        "'command:PROGRAM ARGS'. May be given several times.",
+    ),
+}  # fmt: skip
+"""Parameter of a verb -> the key of a study file that it sets, and its type and option."""
+OF_DATA = ("model", "train", "validation", "test", "text_column", "label_column", "strict", "space")
+"""Those that `hpo demo` decides itself."""
+
+
+def with_study_options(without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb the `STUDY_OPTIONS` but for those of `without`; it gets what was given as the mapping `given`.
+
+    Keys of `given` are those of a study file.
+    """
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        options = {name: option for name, option in STUDY_OPTIONS.items() if name not in without}
+
+        @wraps(verb)
+        def command(**values: Any) -> None:
+            given = {key: values.pop(name) for name, (key, _) in options.items()}
+            # An option that may be repeated is empty where it was not given.
+            verb(**values, given={key: value for key, value in given.items() if value not in (None, [], ())})
+
+        own = inspect.signature(verb).parameters.values()
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                *(
+                    inspect.Parameter(name, keyword, default=None, annotation=annotation)
+                    for name, (_, annotation) in options.items()
+                ),
+                *(one.replace(kind=keyword) for one in own if one.name != "given"),
+            ]
+        )
+        return command
+
+    return decorate
+
+
+def split_words(words: Sequence[str] | None, verb: str, kind: str = "study file") -> tuple[Path | None, list[str]]:
+    """Return the file among the words after a verb, if there is one, and the overrides PATH=VALUE.
+
+    Raises:
+        ConfigurationError: there are several files.
+    """
+    overrides = [word for word in words or () if _is_override(word)]
+    files = [word for word in words or () if word not in overrides]
+    if len(files) > 1:
+        raise ConfigurationError(
+            f"{verb} takes one {kind}, and then PATH=VALUE, but got {without_credentials(', '.join(files))}; put a "
+            "value after `=`."
+        )
+    return (Path(files[0]) if files else None), overrides
+
+
+def file_and_overrides(words: Sequence[str], verb: str, kind: str = "study file") -> tuple[Path, list[str]]:
+    """Return what `split_words` does; refuse words without a file."""
+    file, overrides = split_words(words, verb, kind)
+    if file is None:
+        raise ConfigurationError(f"{verb} takes one {kind}, and then PATH=VALUE, but got no file.")
+    return file, overrides
+
+
+def _is_override(word: str) -> bool:
+    """Return whether a word is PATH=VALUE, and no file or source that has a `=` in its name."""
+    path, separator, _ = word.partition("=")
+    return bool(separator) and "://" not in path and not isfile(word)
 
 
 @contextmanager

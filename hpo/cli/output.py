@@ -1,4 +1,4 @@
-"""Standard streams that never end a command: closed ones, full disks, readers that left, letters they cannot show."""
+"""Standard streams that never end a command: closed ones, full disks, readers that left, unknown letters."""
 
 import errno
 import io
@@ -34,7 +34,7 @@ class StandardStreams:
             sys.stderr = _text_over(_tolerant(2), sys.__stderr__)
 
     def exit_code(self, code: int, verb: str) -> int:
-        """Say on standard error what standard output has lost, and return the exit code with that counted in.
+        """Say on standard error that output was lost, and return the exit code, which counts that.
 
         Args:
             code: what the command itself ended with.
@@ -53,7 +53,7 @@ class StandardStreams:
 
 
 def _open_missing() -> list[int]:
-    """Open on nothing the standard streams that are closed: the next file opened would get their number."""
+    """Open closed standard streams on /dev/null, as the next file opened would get their number; return which."""
     closed = []
     for number in (0, 1, 2):
         try:
@@ -72,7 +72,7 @@ def _tolerant(number: int) -> _TolerantFile:
 
 
 def _text_over(file: _TolerantFile, before: io.TextIOWrapper | None) -> io.TextIOWrapper:
-    """Return a text stream like the one before, which shows a letter that its encoding lacks by its number."""
+    """Return a text stream like the one before, which writes a letter that its encoding lacks as its number."""
     encoding = "utf-8" if before is None else before.encoding
     interactive = os.isatty(file.fileno())
     return io.TextIOWrapper(

@@ -1,4 +1,4 @@
-"""`hpo report`: a study as one HTML file."""
+"""Report: `hpo report` writes a study as one HTML file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,13 +22,13 @@ def report(
     from hpo.config.extras import refuse_missing
     from hpo.export.writing import check_writable, write_text
     from hpo.report.page import MARK, page
-    from hpo.report.report_data import gathered
+    from hpo.report.report_data import read_report_data
 
     if output.suffix.lower() in OTHER_ENDINGS:
         raise ConfigurationError(f"The report is HTML, but {output} ends in {output.suffix}; end it .html.")
     refuse_missing("plotly", "hpo report")
     check_writable(output, MARK)
     with options.opened(store) as database:
-        material = gathered(database, study)
-    write_text(output, page(material), MARK)
-    typer.echo(f"Wrote {output}: {'the search still runs' if material.led_by else 'open it in a browser'}.", err=True)
+        data = read_report_data(database, study)
+    write_text(output, page(data), MARK)
+    typer.echo(f"Wrote {output}: {'the search still runs' if data.led_by else 'open it in a browser'}.", err=True)

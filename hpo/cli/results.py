@@ -1,4 +1,4 @@
-"""`hpo best`, `hpo studies`: what a store holds."""
+"""Results: `hpo best` and `hpo studies` show what a store holds."""
 
 import json
 import shutil
@@ -16,25 +16,20 @@ studies = typer.Typer()
 
 def best(study: options.Study = None, store: options.Store = None, as_json: options.Json = False) -> None:
     """Show the verdict on a study, the configuration to take and the leaderboard."""
-    from hpo.cli.tables import leaderboard, to_take, told
-    from hpo.export.configs import study_to_plain, to_json
+    from hpo.cli.tables import print_leaderboard, print_recommended, print_verdict
+    from hpo.export.configs import stored_verdict, study_to_plain, to_json
     from hpo.store.results import read_search
 
     with options.opened(store) as database:
         results = read_search(database, study)
-    verdict = None
-    if results.confirmation:
-        # Only where there is something to judge: its packages take their time.
-        from hpo.verdict.judgement import verdict_on
-
-        verdict = verdict_on(results)
+    verdict = stored_verdict(results)
     if as_json:
         typer.echo(to_json(study_to_plain(results, verdict)), nl=False)
         raise typer.Exit(0 if results.leaderboard else NoResultError.exit_code)
     if results.confirmation:
-        told(verdict)
-    to_take(results, verdict)
-    leaderboard(results, verdict)
+        print_verdict(verdict)
+    print_recommended(results, verdict)
+    print_leaderboard(results, verdict)
     if not results.leaderboard:
         raise typer.Exit(NoResultError.exit_code)
 
@@ -44,7 +39,7 @@ def list_studies(context: typer.Context, store: options.Store = None, as_json: o
     """List the studies of a store, or delete one of them."""
     if context.invoked_subcommand is not None:
         return
-    from hpo.cli.tables import study_list
+    from hpo.cli.tables import print_studies
     from hpo.store.studies import read_studies
 
     with options.opened(store) as database:
@@ -52,7 +47,7 @@ def list_studies(context: typer.Context, store: options.Store = None, as_json: o
     if as_json:
         typer.echo(json.dumps([asdict(study) for study in found], indent=2))
     else:
-        study_list(found)
+        print_studies(found)
 
 
 @studies.command("delete")

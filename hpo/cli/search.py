@@ -1,7 +1,7 @@
-"""`hpo demo` and `hpo run`: a search, watched while it goes."""
+"""Search verbs: `hpo demo`, `hpo run` and `hpo confirm`, watched while they run."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from threading import Event
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hpo.cli import options
-from hpo.cli.study_arguments import describes_study, given_values, nested, studied, study_of_store
+from hpo.cli.study_arguments import describes_study, nested, study_of_store, study_of_words
 from hpo.errors import ConfigurationError, NoResultError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hpo.store.results import StudyResults
 
 INTERRUPTED = 130
-NEEDS = """hpo run needs a model, labelled texts, and nothing else:
+NEEDS = """hpo run needs a model, labelled examples, and nothing else:
 
     hpo run --model PATH_OR_HUB_ID --train texts.csv --trials 40
 
@@ -41,86 +41,36 @@ DEMO: dict[str, Any] = {
 }
 
 
-def demo(
-    context: typer.Context,
-    study: options.Study = None,
-    store: options.Store = None,
-    trials: options.Trials = None,
-    for_: options.For = None,
-    until: options.Until = None,
-    gpu_hours: options.GpuHours = None,
-    seed: options.Seed = None,
-    runner: options.Runner = None,
-    ray_address: options.RayAddress = None,
-    workers: options.Workers = None,
-    keep_weights: options.KeepWeights = None,
-    notify: options.Notify = None,
-    output: options.Output = None,
-    as_json: options.Json = False,
-) -> None:
+@options.with_study_options(without=options.OF_DATA)
+def demo(given: Mapping[str, Any], output: options.Output = None, as_json: options.Json = False) -> None:
     """Search over a real model and real headlines that come as packages: no hub, no account, five minutes."""
     from hpo.config.loading import load_config
     from hpo.data.demo import demo_model_folder, write_demo_data
 
     data = {f"data.{part}": path for part, path in write_demo_data(DEMO_DATA).items()}
-    material = {"model.name": demo_model_folder(), **data}
-    _search(load_config(values=nested(DEMO | material | given_values(context.params))), output, as_json)
+    config = load_config(values=nested(DEMO | {"model.name": demo_model_folder()} | data | dict(given)))
+    _search(config, output, as_json)
 
 
+@options.with_study_options()
 def run(
-    context: typer.Context,
-    arguments: options.StudyWords = None,
-    model: options.Model = None,
-    train: options.Train = None,
-    validation: options.Validation = None,
-    test: options.Test = None,
-    text_column: options.TextColumn = None,
-    label_column: options.LabelColumn = None,
-    space: options.Space = None,
-    study: options.Study = None,
-    store: options.Store = None,
-    trials: options.Trials = None,
-    for_: options.For = None,
-    until: options.Until = None,
-    gpu_hours: options.GpuHours = None,
-    seed: options.Seed = None,
-    runner: options.Runner = None,
-    ray_address: options.RayAddress = None,
-    workers: options.Workers = None,
-    keep_weights: options.KeepWeights = None,
-    notify: options.Notify = None,
-    strict: options.Strict = False,
+    given: Mapping[str, Any],
+    words: options.StudyWords = None,
     output: options.Output = None,
     as_json: options.Json = False,
 ) -> None:
-    """Search for the best configuration to fine-tune a model on your texts, or go on with a search."""
-    if not arguments and not given_values(context.params):
+    """Search for the best configuration to fine-tune a model on your texts, or resume a search."""
+    if not words and not given:
         typer.echo(NEEDS)
         raise typer.Exit(2)
-    config, notes = studied(context.params, "hpo run")
+    config, notes = study_of_words(words, given, "hpo run")
     _search(config, output, as_json, notes)
 
 
+@options.with_study_options(without=("gpu_hours", "keep_weights"))
 def confirm(
-    context: typer.Context,
-    arguments: options.StudyWords = None,
-    model: options.Model = None,
-    train: options.Train = None,
-    validation: options.Validation = None,
-    test: options.Test = None,
-    text_column: options.TextColumn = None,
-    label_column: options.LabelColumn = None,
-    space: options.Space = None,
-    study: options.Study = None,
-    store: options.Store = None,
-    trials: options.Trials = None,
-    for_: options.For = None,
-    until: options.Until = None,
-    seed: options.Seed = None,
-    runner: options.Runner = None,
-    ray_address: options.RayAddress = None,
-    workers: options.Workers = None,
-    strict: options.Strict = False,
+    given: Mapping[str, Any],
+    words: options.StudyWords = None,
     output: options.Output = None,
     as_json: options.Json = False,
 ) -> None:
@@ -128,17 +78,20 @@ def confirm(
 
     Without a study file or --model it is a study of the store, as it was begun; whom to --notify is not stored.
     """
-    described = describes_study(context.params, "hpo confirm")
-    config, notes = studied(context.params, "hpo confirm") if described else (study_of_store(context.params), ())
+    notes: Sequence[str] = ()
+    if describes_study(words, given, "hpo confirm"):
+        config, notes = study_of_words(words, given, "hpo confirm")
+    else:
+        config = study_of_store(words, given)
     if not config.confirmation.finalists:
-        raise ConfigurationError("confirmation.finalists is 0, so nothing is to be confirmed; give 1 or more.")
+        raise ConfigurationError("confirmation.finalists is 0, so nothing would be confirmed; give 1 or more.")
     _search(config, output, as_json, notes, searches=False)
 
 
 def _search(
     config: "StudyConfig", output: Path | None, as_json: bool, notes: Sequence[str] = (), *, searches: bool = True
 ) -> None:
-    """Run a search, show it, and write down what it found; `notes` are said first."""
+    """Run a search, show it, and write what it found; `notes` are shown first."""
     from hpo.cli.live import watcher_for
     from hpo.cli.log import log_path, logged_to
     from hpo.cli.notifications import Notifier, recipients_of
@@ -168,25 +121,32 @@ def _search(
             signals.end_timer()
             notifier.finished(interrupted=signals.came)
     except KeyboardInterrupt:
-        typer.echo("hpo: stopped at once; the same command goes on with what is stored.", err=True)
+        typer.echo("hpo: stopped at once; the same command resumes it.", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    _tell(config, results, output, as_json, interrupted=signals.came)
+    _show_results(config, results, output, as_json, interrupted=signals.came)
     if signals.came:
         raise typer.Exit(INTERRUPTED)
     if not results.leaderboard:
         raise typer.Exit(NoResultError.exit_code)
 
 
-def _tell(
+def _show_results(
     config: "StudyConfig", results: "StudyResults", output: Path | None, as_json: bool, *, interrupted: bool
 ) -> None:
     """Print what the search found, and write the configuration to take."""
-    from hpo.cli.tables import leaderboard, summary
-    from hpo.export.configs import MARK, configuration_of, default_output, study_to_plain, to_json, to_yaml
+    from hpo.cli.tables import print_leaderboard, print_summary
+    from hpo.export.configs import (
+        MARK,
+        configuration_of,
+        default_output,
+        stored_verdict,
+        study_to_plain,
+        to_json,
+        to_yaml,
+    )  # fmt: skip
     from hpo.export.writing import write_text
-    from hpo.verdict.judgement import verdict_on
 
-    verdict = verdict_on(results) if results.confirmation else None
+    verdict = stored_verdict(results)
     taken = configuration_of(results, verdict) if results.leaderboard else None
     # Asked anew: another search may have ended meanwhile.
     path = output or default_output(config.study, results.uid)
@@ -200,9 +160,9 @@ def _tell(
     if as_json:
         typer.echo(to_json(study_to_plain(results, verdict, output=written, interrupted=interrupted)), nl=False)
     else:
-        leaderboard(results, verdict)
+        print_leaderboard(results, verdict)
         if output is None and taken is not None and path.name != "best.yaml":
             typer.echo("best.yaml in this folder is not of this study, and was left alone.")
-        summary(results, verdict, config.store.url, written, interrupted=interrupted)
+        print_summary(results, verdict, config.store.url, written, interrupted=interrupted)
     if unwritten is not None:
         raise unwritten

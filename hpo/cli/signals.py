@@ -1,4 +1,4 @@
-"""How a search is told to end by a signal: at the first at its next step, at the second at once."""
+"""Signal handling: the first ends a search at its next step, the second at once."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
-    """What signals have asked for."""
+    """Signals that a search got."""
 
     def __init__(self, stop: Event, grace_seconds: float) -> None:
         self.came = False
@@ -40,18 +40,18 @@ class Signals:
             os.write(2, _ENDING.format(humanized(self._grace_seconds)).encode())
 
     def end_timer(self) -> None:
-        """Let it end in its own time: it has come to its end, or is ending."""
+        """Stop the timer: the search has ended, or is ending."""
         self._timer.cancel()
 
     def _forget_terminal(self) -> None:
-        """Let what is still written to the terminal that was closed go nowhere, instead of failing."""
+        """Discard what is still written to the terminal that was closed, instead of failing."""
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in self._terminals:
             os.dup2(nowhere, stream)
         os.close(nowhere)
 
 
-_ENDING = "\nEnding at the next step, or at once in {}; once more ends at once. The same command goes on later.\n"
+_ENDING = "\nEnding at the next step, or at once in {}; once more ends at once. The same command resumes it.\n"
 
 
 @contextmanager

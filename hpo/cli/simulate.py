@@ -1,4 +1,4 @@
-"""`hpo simulate` and `hpo curves export`: simulated searches over learning curves, recorded or generated."""
+"""Simulation verbs: `hpo simulate` runs searches in seconds, over the learning curves of `hpo curves export`."""
 
 import json
 import os
@@ -8,12 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hpo.cli import options
-from hpo.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpo.config.study_file import StudyConfig
@@ -50,7 +49,7 @@ def export(
 
 
 def simulate(
-    arguments: Annotated[
+    words: Annotated[
         list[str],
         typer.Argument(metavar="STUDY.yaml [PATH=VALUE]...", help="A study file, and values that replace its own."),
     ],
@@ -65,16 +64,18 @@ def simulate(
             help="What is compared, e.g. compute.workers=1,4,8; of several every combination; else four pruners.",
         ),
     ] = None,
-    nights: Annotated[int, typer.Option("--nights", min=1, help="Searches under each setting, with other seeds.")] = 20,
+    nights: Annotated[
+        int, typer.Option("--nights", min=1, help="Simulated searches of each setting, each with its own seed.")
+    ] = 20,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, help="Searches side by side; one a core if not given.")
+        int | None, typer.Option("--jobs", min=1, help="Simulated searches side by side; one a core if not given.")
     ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Compare pruners, samplers, worker counts or deadlines by simulated searches; nothing is trained."""
     from hpo.runners.replay.comparison import compare, recommendation
 
-    configs = _configs(arguments, vary)
+    configs = _configs(words, vary)
     source_of, metric = _source(curves, next(iter(configs.values())))
     results = compare(
         configs,
@@ -87,30 +88,27 @@ def simulate(
         on_done=_show_done,
     )
     if as_json:
-        content = {"verdict": recommendation(results), "settings": [_to_json(one) for one in results]}
-        typer.echo(json.dumps(content, indent=2))
-        return
-    _print_table(results, metric)
-    typer.echo(recommendation(results))
+        settings = [{"setting": list(one.setting), "nights": list(map(asdict, one.searches))} for one in results]
+        typer.echo(json.dumps({"verdict": recommendation(results), "settings": settings}, indent=2))
+    else:
+        _print_table(results, metric)
+        typer.echo(recommendation(results))
 
 
-def _configs(arguments: Sequence[str], vary: Sequence[str] | None) -> "Mapping[Setting, StudyConfig]":
+def _configs(words: Sequence[str], vary: Sequence[str] | None) -> "Mapping[Setting, StudyConfig]":
     """Return the study under each setting."""
     from hpo.config.loading import load_config
     from hpo.runners.replay.comparison import SHIPPED, SHIPPED_FOR_FOLDS, settings_of
 
-    files = [argument for argument in arguments if "=" not in argument]
-    overrides = [argument for argument in arguments if "=" in argument]
-    if len(files) != 1:
-        raise ConfigurationError(f"hpo simulate takes one study file, and then PATH=VALUE, but got {len(files)} files.")
+    file, overrides = options.file_and_overrides(words, "hpo simulate")
     if not vary:
-        folds = load_config(Path(files[0]), None, overrides).evaluation.folds
+        folds = load_config(file, None, overrides).evaluation.folds
         vary = [SHIPPED_FOR_FOLDS if folds else SHIPPED]
-    return {setting: load_config(Path(files[0]), None, [*overrides, *setting]) for setting in settings_of(vary)}
+    return {setting: load_config(file, None, [*overrides, *setting]) for setting in settings_of(vary)}
 
 
 def _source(curves: str, config: "StudyConfig") -> "tuple[Callable[[int], CurveSource], str]":
-    """Return what makes the curves of a search from its seed, and what their scores are called."""
+    """Return what makes the curves of a simulated search from its seed, and the name of their scores."""
     from hpo.runners.replay.curves import read_curves
     from hpo.runners.replay.generated_curves import GeneratedCurves
 
@@ -141,19 +139,19 @@ def _note_unknown(recording: "Recording", config: "StudyConfig") -> None:
 
 def _show_done(done: int, every: int) -> None:
     if sys.stderr.isatty():
-        typer.echo(f"\r{done} of {every} searches{'' if done < every else chr(10)}", nl=False, err=True)
+        typer.echo(f"\r{done} of {every} simulated searches{'' if done < every else chr(10)}", nl=False, err=True)
 
 
 COLUMNS: "Mapping[str, Callable[[SimulatedSearch], float | None]]" = {
-    "true score": lambda search: search.true_score,
-    "score": lambda search: search.best_score,
-    "found at, h": lambda search: None if search.found_at is None else search.found_at / 3600,
-    "begun": lambda search: search.begun,
-    "completed": lambda search: search.completed,
-    "pruned": lambda search: search.pruned,
-    "busy, %": lambda search: 100 * search.busy_share,
-    "took, h": lambda search: search.seconds / 3600,
-    "of, h": lambda search: None if search.given_seconds is None else search.given_seconds / 3600,
+    "true score": lambda run: run.true_score,
+    "score": lambda run: run.best_score,
+    "found at, h": lambda run: None if run.found_at is None else run.found_at / 3600,
+    "begun": lambda run: run.begun,
+    "completed": lambda run: run.completed,
+    "pruned": lambda run: run.pruned,
+    "busy, %": lambda run: 100 * run.busy_share,
+    "took, h": lambda run: run.seconds / 3600,
+    "of, h": lambda run: None if run.given_seconds is None else run.given_seconds / 3600,
 }
 DIGITS = {"true score": 4, "score": 4, "found at, h": 2, "took, h": 2, "of, h": 2}
 
@@ -162,8 +160,8 @@ def _print_table(results: "Sequence[SettingResult]", metric: str) -> None:
     from hpo.cli.tables import console, table_of
     from hpo.runners.replay.comparison import estimate_text, setting_text
 
-    count = len(results[0].searches)
-    title = f"{metric}, mean of {count} {'search' if count == 1 else 'searches'} ± standard error"
+    searches = len(results[0].searches)
+    title = f"{metric}, mean of {searches} simulated {'search' if searches == 1 else 'searches'} ± standard error"
     table = table_of(("setting", *COLUMNS), left=("setting",), title=title)
     for one in results:
         found = {column: one.mean_of(value) for column, value in COLUMNS.items()}
@@ -172,7 +170,3 @@ def _print_table(results: "Sequence[SettingResult]", metric: str) -> None:
         )
         table.add_row(setting_text(one.setting), *cells)
     console().print(table)
-
-
-def _to_json(result: "SettingResult") -> dict[str, Any]:
-    return {"setting": list(result.setting), "nights": [asdict(search) for search in result.searches]}

@@ -1,4 +1,4 @@
-"""`hpo space list`, `hpo space check` and `hpo space plot`: what a search varies."""
+"""Search spaces: `hpo space list`, `hpo space check` and `hpo space plot`."""
 
 from typing import Annotated
 
@@ -11,18 +11,18 @@ Space = Annotated[str, typer.Argument(metavar="FILE", help="A space file, or the
 @app.command("list")
 def list_() -> None:
     """List the shipped spaces."""
-    from hpo.cli.tables import space_list
+    from hpo.cli.tables import print_spaces
 
-    space_list()
+    print_spaces()
 
 
 @app.command()
 def check(space: Space) -> None:
     """Read a space and show what it says, parameter by parameter."""
-    from hpo.cli.tables import space_table
+    from hpo.cli.tables import print_space
     from hpo.space.space_file import load_space
 
-    space_table(load_space(space))
+    print_space(load_space(space))
 
 
 @app.command()

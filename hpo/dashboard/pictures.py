@@ -1,12 +1,11 @@
-"""Pictures of single trials, which optuna-dashboard shows as their artifacts: SVG, drawn when a page asks for one.
+"""Trial pictures: learning curve and confusion matrix as SVG, which optuna-dashboard shows as artifacts of a trial.
 
-A picture runs nothing, whatever stands in a label. Text in it is text, for the browser has letters of all languages.
-It is on white, for light pages and dark ones.
+A picture runs no script, whatever stands in a label. Its text is text, for the browser has letters of all languages. It
+is on white, for light pages and dark ones.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from xml.etree.ElementTree import Element, SubElement, tostring
 
@@ -31,48 +30,39 @@ MOST_NAMED = 30
 HALF = 50
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrialPicture:
-    """One picture of one trial."""
+def artifacts_of(data: ReportData) -> dict[int, list[dict[str, str | None]]]:
+    """Return finished trial -> its pictures, as optuna-dashboard's pages list artifacts.
 
-    trial: int
-    name: str
-    """One of `DRAWN`."""
-
-    @property
-    def identifier(self) -> str:
-        """What optuna-dashboard's pages ask for it by: of hexadecimal digits and hyphens, its own in the study."""
-        return f"{self.trial}-{list(DRAWN).index(self.name)}"
-
-    @property
-    def artifact(self) -> dict[str, str | None]:
-        """What these pages are told of it."""
-        file = f"{self.name.replace('_', '-')}-{self.trial}.svg"
-        return {"artifact_id": self.identifier, "filename": file, "mimetype": KIND, "encoding": None}
-
-    def drawn(self, material: ReportData) -> bytes:
-        """Return it as SVG."""
-        size = {"width": str(WIDTH), "height": str(HEIGHT), "viewBox": f"0 0 {WIDTH} {HEIGHT}"}
-        font = {"font-family": "sans-serif", "font-size": "11"}
-        svg = Element("svg", {"xmlns": "http://www.w3.org/2000/svg", **size, **font})
-        _add(svg, "rect", width=WIDTH, height=HEIGHT, fill="#ffffff")
-        DRAWN[self.name](svg, material, self.trial)
-        return tostring(svg)
-
-
-def pictures_of(material: ReportData) -> dict[int, list[TrialPicture]]:
-    """Return finished trial -> the pictures that can be drawn of it."""
+    An identifier is the number of the trial, a hyphen, and the place of the picture in `DRAWN`.
+    """
     there = {
-        "learning_curve": {one.trial for one in material.course.evaluations},
-        "confusion_matrix": {
-            one.number for one in material.results.trials if one.validation and one.validation.confusion
-        },
+        "learning_curve": {one.trial for one in data.history.evaluations},
+        "confusion_matrix": {one.number for one in data.results.trials if one.validation and one.validation.confusion},
     }
     return {
-        one.number: [TrialPicture(trial=one.number, name=name) for name in DRAWN if one.number in there[name]]
-        for one in material.results.trials
+        one.number: [
+            {
+                "artifact_id": f"{one.number}-{place}",
+                "filename": f"{name.replace('_', '-')}-{one.number}.svg",
+                "mimetype": KIND,
+                "encoding": None,
+            }
+            for place, name in enumerate(DRAWN)
+            if one.number in there[name]
+        ]
+        for one in data.results.trials
         if one.state in FINISHED
     }
+
+
+def picture(data: ReportData, name: str, trial: int) -> bytes:
+    """Return a picture of a trial as SVG; `name` is one of `DRAWN`."""
+    size = {"width": str(WIDTH), "height": str(HEIGHT), "viewBox": f"0 0 {WIDTH} {HEIGHT}"}
+    font = {"font-family": "sans-serif", "font-size": "11"}
+    svg = Element("svg", {"xmlns": "http://www.w3.org/2000/svg", **size, **font})
+    _add(svg, "rect", width=WIDTH, height=HEIGHT, fill="#ffffff")
+    DRAWN[name](svg, data, trial)
+    return tostring(svg)
 
 
 def _add(svg: Element, tag: str, **attributes: float | str) -> Element:
@@ -107,12 +97,12 @@ def axis_ends(scores: Iterable[float]) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _learning_curve(svg: Element, material: ReportData, trial: int) -> None:
+def _learning_curve(svg: Element, data: ReportData, trial: int) -> None:
     """Draw the score of a trial over the examples it had seen, with that of the trial to take."""
     colors = {trial: BLUE}
-    if material.taken is not None:
-        colors[material.taken.number] = ORANGE
-    curves = curves_of(material)
+    if data.recommended is not None:
+        colors[data.recommended.number] = ORANGE
+    curves = curves_of(data)
     drawn = {number: curves[number] for number in colors if number in curves}
     low, high = axis_ends(one.score for told in drawn.values() for one in told)
 
@@ -134,13 +124,13 @@ def _learning_curve(svg: Element, material: ReportData, trial: int) -> None:
         for x, y in places:
             _add(svg, "circle", cx=x, cy=y, r=3, fill=colors[number])
         _write(svg, f"trial {number}", LEFT + 90 * order, TOP - 10, "start", fill=colors[number])
-    _write(svg, seen_title(material), (LEFT + RIGHT) / 2, BOTTOM + 40)
-    _write(svg, material.results.metric.replace("_", " "), 18, (TOP + BOTTOM) / 2, turned=-90)
+    _write(svg, seen_title(data), (LEFT + RIGHT) / 2, BOTTOM + 40)
+    _write(svg, data.results.metric.replace("_", " "), 18, (TOP + BOTTOM) / 2, turned=-90)
 
 
-def _confusion_matrix(svg: Element, material: ReportData, trial: int) -> None:
-    """Draw what validation's texts of each label were taken for, in per cent of that label's texts."""
-    scores = next(one.validation for one in material.results.trials if one.number == trial)
+def _confusion_matrix(svg: Element, data: ReportData, trial: int) -> None:
+    """Draw which labels validation's examples of each label were taken for, in per cent of that label's examples."""
+    scores = next(one.validation for one in data.results.trials if one.number == trial)
     assert scores is not None, "there is a confusion matrix of it"
     classes = len(scores.confusion)
     cell = SIDE / classes

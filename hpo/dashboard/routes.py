@@ -1,4 +1,4 @@
-"""Which of optuna-dashboard's routes are let through to the store, in one transaction of ours each."""
+"""Dashboard routes: those of optuna-dashboard that reach the store, each in one transaction of ours."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from bottle import HTTPResponse, Route, response  # type: ignore[import-untyped]
 from optuna_dashboard import wsgi
 
-from hpo.dashboard.additions import Adding
+from hpo.dashboard.additions import DashboardAdditions
 from hpo.dashboard.pictures import KIND
 from hpo.errors import HpoError, StoreError
 from hpo.search.steering import refuse_led
@@ -33,9 +33,9 @@ OFFERS = (
     "button:has([data-testid=AddBoxIcon])",  # To make a study.
     "[aria-label='rename study']",
 )
-"""What pages offer to do and is refused always."""
+"""Elements of pages whose use is always refused."""
 OFFERS_OF_CHANGES = ("button:has([data-testid=EditIcon])", "[aria-label='delete study']")
-"""What is refused where the dashboard only reads."""
+"""Elements whose use is refused where the dashboard only reads."""
 REFUSED = (
     "Here notes can be changed and studies deleted, nothing else: trials, names and files of a study are written by "
     "its search alone."
@@ -45,38 +45,38 @@ REFUSED = (
 def pages(database: Database, *, allow_changes: bool = False) -> "WSGIApplication":
     """Return optuna-dashboard over a store, unguarded; `allow_changes` says whether it offers any."""
     application = wsgi(database.storage)
-    application.install(Transactions(database, OFFERS if allow_changes else OFFERS + OFFERS_OF_CHANGES))
+    application.install(RouteFilter(database, OFFERS if allow_changes else OFFERS + OFFERS_OF_CHANGES))
     return application  # type: ignore[no-any-return]
 
 
-class Transactions:
+class RouteFilter:
     """A plugin of Bottle: reads are consistent and lock nothing, changes are whole, all others are refused."""
 
-    name = "transactions"
+    name = "hpo"
     api = 2
 
     def __init__(self, database: Database, hidden: Sequence[str]) -> None:
-        """Take a store, and selectors of what pages offer and is refused."""
+        """Take a store, and selectors of the elements of pages whose use is refused."""
         self._database, self._hidden = database, hidden
-        self._adding = Adding(database)
+        self._additions = DashboardAdditions(database)
 
     def apply(self, callback: Callback, route: Route) -> Callback:
         """Return what is called for `route` instead of `callback`."""
         if route.method == "GET":
             if route.rule == PICTURE:
-                return _translated(self._picture)
+                return _with_reasons(self._picture)
             if route.rule == META:
                 return _with_artifacts(callback)
             if route.rule == PAGE:
-                return _without(self._hidden, callback)
+                return _hiding(self._hidden, callback)
             if not route.rule.startswith(WITH_THE_STORE):
                 return callback
-            read = _translated(self._within(self._database.read_transaction, callback))
+            read = _with_reasons(self._within(self._database.read_transaction, callback))
             return self._with_additions(read) if route.rule == STUDY else read
         if route.method == "PUT" and route.rule in NOTES:
-            return _translated(self._within(self._database.transaction, callback))
+            return _with_reasons(self._within(self._database.transaction, callback))
         if route.method == "DELETE" and route.rule == STUDY:
-            return _translated(self._delete)
+            return _with_reasons(self._delete)
         return _refuse
 
     def _within(self, opened: Callable[[], Any], callback: Callback) -> Callback:
@@ -94,12 +94,12 @@ class Transactions:
         def shown(**arguments: Any) -> Any:
             page = read(**arguments)
             # A refusal has a reason and no trials.
-            return _translated(self._adding.to)(page) if isinstance(page, dict) and "trials" in page else page
+            return _with_reasons(self._additions.add_to)(page) if isinstance(page, dict) and "trials" in page else page
 
         return shown
 
     def _picture(self, study_id: int, artifact_id: str, **_trial: Any) -> Any:
-        drawn = self._adding.picture(name, artifact_id) if (name := self._names().get(study_id)) else None
+        drawn = self._additions.picture(name, artifact_id) if (name := self._names().get(study_id)) else None
         if drawn is None:
             return _answer(404, NOT_THERE)
         return HTTPResponse(drawn, headers={"Content-Type": KIND})
@@ -110,7 +110,7 @@ class Transactions:
             return {study_id: study.study_name for study_id, study in studies_in(self._database.storage).items()}
 
     def _delete(self, study_id: int) -> dict[str, Any]:
-        """Delete a study as `hpo studies delete` does, its files left: not one that is being searched."""
+        """Delete a study without its files, unless a process leads it."""
         names = self._names()
         if study_id not in names:
             return _answer(404, NOT_THERE)
@@ -120,7 +120,7 @@ class Transactions:
 
 
 def _with_artifacts(callback: Callback) -> Callback:
-    """Say that there are artifacts, whose place the pages else leave out."""
+    """Return a callback by which pages show artifacts."""
 
     def told(**arguments: Any) -> Any:
         return callback(**arguments) | {"artifact_is_available": True}
@@ -128,8 +128,8 @@ def _with_artifacts(callback: Callback) -> Callback:
     return told
 
 
-def _without(hidden: Sequence[str], callback: Callback) -> Callback:
-    """Hide parts of pages."""
+def _hiding(hidden: Sequence[str], callback: Callback) -> Callback:
+    """Return a callback whose page hides the elements that these selectors match."""
 
     def page(**arguments: Any) -> Any:
         answer = callback(**arguments)
@@ -147,8 +147,8 @@ def _refuse(**_: Any) -> dict[str, str]:
     return _answer(403, REFUSED)
 
 
-def _translated(callback: Callback) -> Callback:
-    """Let an error of hpo's be the sentence that the pages show."""
+def _with_reasons(callback: Callback) -> Callback:
+    """Return a callback that answers an error of hpo with its sentence, which the pages show."""
 
     def answered(*arguments: Any, **named: Any) -> Any:
         try:

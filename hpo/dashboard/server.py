@@ -1,4 +1,4 @@
-"""Serves the dashboard of a store to this machine alone."""
+"""Dashboard server: serves the dashboard of a store to this machine alone."""
 
 import errno
 import sys
@@ -8,6 +8,7 @@ from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
+from hpo.config.extras import refuse_missing
 from hpo.dashboard.guard import Guard
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.store.database import Database
@@ -27,13 +28,13 @@ class Server(ThreadingMixIn, WSGIServer):
     allow_reuse_port = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a browser that went away."""
+        """Ignore a browser that closed its connection."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
 
 class Handler(WSGIRequestHandler):
-    """Keeps no log, which would have the token in it, and waits for nobody for long."""
+    """A handler that keeps no log, which would contain the token, and closes silent connections."""
 
     timeout = SILENCE_SECONDS
 
@@ -45,7 +46,7 @@ class Handler(WSGIRequestHandler):
 def serving(
     database: Database, *, study: str | None = None, port: int = PORT, allow_changes: bool = False
 ) -> Iterator[tuple[Server, str]]:
-    """Open the dashboard; give the server, whose `serve_forever` is to be called, and the address that lets one in.
+    """Yield the server of a dashboard, whose `serve_forever` the caller calls, and the address that lets a browser in.
 
     Args:
         database: the store.
@@ -57,21 +58,15 @@ def serving(
         ConfigurationError: no such study, a port that cannot be had, or optuna-dashboard is not installed.
     """
     home = _home(database, study)
-    application = _pages(database, allow_changes)
+    for module in ("optuna_dashboard", "plotly"):
+        refuse_missing(module, "hpo dashboard")
+    from hpo.dashboard.routes import pages
+
+    application = pages(database, allow_changes=allow_changes)
     with _bound(port) as server:
         guard = Guard(application, port=server.server_port, home=home, allow_changes=allow_changes)
         server.set_app(guard)
         yield server, guard.url
-
-
-def _pages(database: Database, allow_changes: bool) -> Any:
-    try:
-        from hpo.dashboard.routes import pages
-    except ModuleNotFoundError as error:
-        if error.name not in ("bottle", "optuna_dashboard", "plotly"):
-            raise
-        raise ConfigurationError("hpo dashboard needs optuna-dashboard: pip install 'llm-hpo[dashboard]'.") from None
-    return pages(database, allow_changes=allow_changes)
 
 
 def _home(database: Database, study: str | None) -> str:
@@ -94,8 +89,8 @@ def _bound(port: int) -> Server:
     try:
         return Server((LOOPBACK, port), Handler)
     except OSError as error:
-        taken = error.errno == errno.EADDRINUSE
-        why = "is in use, maybe by another dashboard" if taken else f"cannot be had: {error.strerror}"
+        recommended = error.errno == errno.EADDRINUSE
+        why = "is in use, maybe by another dashboard" if recommended else f"cannot be had: {error.strerror}"
         raise ConfigurationError(
             f"The port {port} {why}; name another with --port, or 0 for any that is free."
         ) from None

@@ -1,4 +1,4 @@
-"""Writes the configuration to take, with all that it takes to train it again, as YAML or JSON."""
+"""Configuration export: the configuration to take, with all that it takes to train it again, as YAML or JSON."""
 
 import hashlib
 import json
@@ -30,15 +30,12 @@ JSON_MARK = f'{{\n  "kind": "{KIND}",'
 """How an export in JSON begins."""
 HEADER = f"""\
 {MARK} `hyperparameters` holds the real learning rate. `score` is that of the best of
-# the trial's full evaluations, and lucky where the trial was chosen for it; `confirmed` is on fresh seeds. Keep the
+# the trial's full evaluations, too high where the trial was chosen for it; `confirmed` is on fresh seeds. Keep the
 # weights of the best evaluation, not the last:
 #   hpo reproduce FILE                  does it give this score again?
 #   hpo train FILE --output FOLDER      the model
 """
-UNCARVED = {"finalists": 0, "validation_share": 0.0}
-
-
-NEUTRAL = tuple(ADDED_LATER.items())
+NO_CONFIRMATION = {"finalists": 0, "validation_share": 0.0}
 
 
 def best_configuration(results: StudyResults, trial: int | None = None) -> dict[str, Any]:
@@ -52,18 +49,25 @@ def best_configuration(results: StudyResults, trial: int | None = None) -> dict[
         NoResultError: no trial has completed, or not this one.
         ConfigurationError: there is no such trial.
     """
+    return configuration_of(results, stored_verdict(results), trial)
+
+
+def stored_verdict(results: StudyResults) -> Verdict | None:
+    """Return the verdict on a study; None where nothing was confirmed."""
     if not results.confirmation:
-        return configuration_of(results, None, trial)
+        return None
     # Only where there is something to judge: it simulates, and takes its time.
     from hpo.verdict.judgement import verdict_on
 
-    return configuration_of(results, verdict_on(results), trial)
+    return verdict_on(results)
 
 
 def digest_of(hyperparameters: Hyperparameters, seed: int) -> str:
     """Return what tells one configuration from another: SHA-256, hexadecimal, over its values."""
     # Without what came later and changes nothing: the digest of a file that was written before stays what it was.
-    told = {name: value for name, value in hyperparameters.to_mapping().items() if (name, value) not in NEUTRAL}
+    told = {
+        name: value for name, value in hyperparameters.to_mapping().items() if (name, value) not in ADDED_LATER.items()
+    }
     values = json.dumps([told, seed], sort_keys=True)
     return hashlib.sha256(values.encode()).hexdigest()
 
@@ -88,8 +92,8 @@ def configuration_of(results: StudyResults, verdict: Verdict | None, trial: int 
         "seed_noise": verdict.seed_noise if verdict else _noise_of_default(results),
         "verdict": verdict_to_plain(verdict) if verdict else None,
         "validation": dict(chosen.validation.values) if chosen.validation else {},
-        **_first_look(results, chosen.number),
-        "another_seed": _ends(under_another_seed(results, chosen)),
+        **_test(results, chosen.number),
+        "another_seed": _plain(under_another_seed(results, chosen)),
         "best_epoch": chosen.best_epoch,
         "seed": chosen.seed,
         "hyperparameters": dict(chosen.configuration),
@@ -99,7 +103,7 @@ def configuration_of(results: StudyResults, verdict: Verdict | None, trial: int 
 
 
 def _circumstances(results: StudyResults, chosen: TrialResult) -> dict[str, Any]:
-    """Return under what a trial was trained: model, texts, where it was scored, precision, versions."""
+    """Return how a trial was trained: model, data, evaluations, precision, versions."""
     study = results.configuration
     config = read_model(StudyConfig, study, f"the study {results.name}")
     space = SearchSpace.from_mapping(results.space, f"of the study {results.name}")
@@ -111,7 +115,7 @@ def _circumstances(results: StudyResults, chosen: TrialResult) -> dict[str, Any]
         "study_seed": study["seed"],
         "evaluation": study["evaluation"],
         # A study that is older than confirmation has kept no rows for it.
-        "confirmation": study.get("confirmation", UNCARVED),
+        "confirmation": study.get("confirmation", NO_CONFIRMATION),
         "milestones": [asdict(milestone) for milestone in trial_milestones(config, space, hyperparameters)],
         "maximum_passes": space.maximum_passes(),
         "ranks": config.compute.ranks_of_trial,
@@ -126,21 +130,15 @@ def _completed(results: StudyResults, number: int) -> TrialResult:
         raise ConfigurationError(
             f"The study {results.name!r} has no trial {number}; its trials are 0 to {len(results.trials) - 1}."
         )
-    if not found.configuration and found.state in ("WAITING", "RUNNING"):
-        raise NoResultError(
-            f"Trial {number} of the study {results.name!r} has not begun; name one that hpo best lists."
-        )
+    if found in results.leaderboard:
+        return found
+    why = f"is {found.state}, so it has no score to train towards"
     if not found.configuration:
-        raise NoResultError(
-            f"Trial {number} of the study {results.name!r} was not trained by hpo, which knows no configuration of it; "
-            "name one that hpo best lists."
-        )
-    if found not in results.leaderboard:
-        raise NoResultError(
-            f"Trial {number} of the study {results.name!r} is {found.state}, so it has no score to train towards; name "
-            "a completed one, as hpo best lists them."
-        )
-    return found
+        waits = found.state in ("WAITING", "RUNNING")
+        why = "has not begun" if waits else "was not trained by hpo, which knows no configuration of it"
+    raise NoResultError(
+        f"Trial {number} of the study {results.name!r} {why}; name a completed one, as hpo best lists them."
+    )
 
 
 def _confirmed(verdict: Verdict | None, trial: int) -> dict[str, Any] | None:
@@ -164,17 +162,17 @@ def _noise_of_default(results: StudyResults) -> float | None:
     return stdev(scores) or None if len(scores) > 1 else None
 
 
-def _first_look(results: StudyResults, trial: int) -> dict[str, Any]:
+def _test(results: StudyResults, trial: int) -> dict[str, Any]:
     """Return what a trial scored on the test split when that was first read for it, and how sure that is."""
-    found = next(((place, look) for place, look in enumerate(results.test, 1) if look.trial == trial), None)
+    found = next(((place, test) for place, test in enumerate(results.test, 1) if test.trial == trial), None)
     if found is None:
         return {"test": {}, "test_look": None}
-    place, look = found
-    sure = {"interval": _ends(interval_of_test(look)), "rows": look.held_out.scores.rows, "look": place}
-    return {"test": dict(look.held_out.scores.values), "test_look": sure}
+    place, test = found
+    sure = {"interval": _plain(interval_of_test(test)), "rows": test.held_out.scores.rows, "look": place}
+    return {"test": dict(test.held_out.scores.values), "test_look": sure}
 
 
-def _ends(interval: Interval | None) -> dict[str, float] | None:
+def _plain(interval: Interval | None) -> dict[str, float] | None:
     return None if interval is None else asdict(interval)
 
 

@@ -1,4 +1,4 @@
-"""Reads what `hpo export` wrote: one configuration, and all that it takes to train it again."""
+"""Exported configuration: what `hpo export` writes and other verbs read, with all that it takes to train it again."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,14 @@ from hpo.errors import ConfigurationError
 from hpo.export.configs import digest_of
 from hpo.messages import Assignment, Milestone
 from hpo.training.precision import Precision
+from hpo.verdict.findings import Interval
 
 MOVABLE = ("model", "data")
 """What may lie elsewhere where a file is used, so that an override may say so; the rest is what was exported."""
 
 
 class ExportedData(study_file.DataConfig):
-    """Where the texts are, and what tells whether they are the same."""
+    """Where the examples are, and their fingerprint."""
 
     fingerprint: str
     """As `Splits.fingerprint`."""
@@ -44,28 +45,14 @@ class ExportedConfirmation(Typed):
     """Whether the search never saw them."""
 
 
-class Ends(Typed):
-    """Where a score lies in 95% of cases."""
-
-    low: float
-    high: float
-
-
-class TestLook(Typed):
+class ExportedTest(Typed):
     """How sure the score on the test split is."""
 
-    interval: Ends | None
+    interval: Interval | None
     """Over rows; None where a store of an older version does not tell."""
     rows: int
     look: int
-    """Which reading of the split it was, from 1: only the first was unbiased."""
-
-
-class ExportedMilestone(Typed):
-    """A milestone of the trial, as `hpo.messages.Milestone`."""
-
-    rung: Annotated[int, Field(ge=1, le=1000)]
-    full: bool
+    """Which evaluation on the split it was, from 1: only the first was unbiased."""
 
 
 class Exported(Typed):
@@ -80,7 +67,7 @@ class Exported(Typed):
     """What it was taken for: recommended by the verdict, the search's best, or asked for."""
     metric: str
     score: float
-    """The objective on validation in the search, at its best full evaluation; lucky where it was chosen for it."""
+    """The objective on validation in the search, at its best full evaluation; too high where it was chosen for it."""
     confirmed: ExportedConfirmation | None
     seed_noise: float | None
     """Standard deviation of the objective over seeds; None where it is not known."""
@@ -89,8 +76,8 @@ class Exported(Typed):
     validation: Mapping[str, float]
     test: Mapping[str, float]
     """What it scored on the test split; nothing where that was not read for it."""
-    test_look: TestLook | None
-    another_seed: Ends | None
+    test_look: ExportedTest | None
+    another_seed: Interval | None
     """Where it scores on validation under another seed; None where that is not known."""
     best_epoch: float
     """Epochs of its own data after which the score was reached."""
@@ -105,7 +92,7 @@ class Exported(Typed):
     """Decided the splits."""
     evaluation: study_file.EvaluationConfig
     confirmation: study_file.ConfirmationConfig
-    milestones: Annotated[tuple[ExportedMilestone, ...], Field(min_length=1)]
+    milestones: Annotated[tuple[Milestone, ...], Field(min_length=1)]
     maximum_passes: float
     ranks: int
     """Processes that trained it together."""
@@ -124,8 +111,7 @@ class Exported(Typed):
         passes = self.best_epoch * self.hyperparameters.data_fraction
         # Reached at the first step that is far enough, so never before its rung.
         full = [place for place in self.milestones if place.full]
-        nearest = min(full, key=lambda place: abs(place.rung - 1000 * passes / self.maximum_passes))
-        return Milestone(rung=nearest.rung, full=True)
+        return min(full, key=lambda place: abs(place.rung - 1000 * passes / self.maximum_passes))
 
     def study_config(self, compute: study_file.ComputeConfig) -> study_file.StudyConfig:
         """Return the study as far as one training depends on it, to be computed as `compute` says."""
@@ -142,13 +128,12 @@ class Exported(Typed):
 
     def assignment(self, milestones: Sequence[Milestone] | None = None) -> Assignment:
         """Return the trial as the search gave it to a worker, or scored at other milestones."""
-        own = tuple(Milestone(rung=place.rung, full=place.full) for place in self.milestones)
         return Assignment(
             trial=self.trial,
             attempt=1,
             hyperparameters=self.hyperparameters,
             seed=self.seed,
-            milestones=own if milestones is None else tuple(milestones),
+            milestones=self.milestones if milestones is None else tuple(milestones),
             maximum_passes=self.maximum_passes,
         )
 

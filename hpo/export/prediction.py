@@ -1,4 +1,4 @@
-"""Prediction: what a model of `hpo train` says of the rows of a file."""
+"""Prediction: a model of `hpo train` over the rows of a file, as CSV."""
 
 import csv
 import io
@@ -28,31 +28,31 @@ from hpo.training.evaluation import answers
 from hpo.training.precision import Precision
 from hpo.training.worker import choose_device
 
-KEY = "hpo"
+CONFIG_KEY = "hpo"
 """In config.json: under it stands a `TrainedModel`."""
-GIVEN = (
+OVERRIDABLE = (
     "model.trust_remote_code", "data.text_column", "data.text_pair_column", "data.delimiter", "data.strict",
 )  # fmt: skip
-"""What may be said anew where a model is used."""
+"""Keys that overrides may give anew where a model is used."""
 
 
 class TrainedModel(Typed):
-    """What its predictions depend on beside weights, labels and tokenizer."""
+    """What predictions depend on beside weights and tokenizer, as config.json has it."""
 
     task: str
     learned: dict[str, Any]
-    """What its task has from the training rows: labels in their order, or what numbers are scaled by."""
+    """What its task has from the training rows: labels in their order, or mean and standard deviation of numbers."""
     text_column: str
-    """Where training had its texts."""
+    """Column of the text in training."""
     text_pair_column: str | None
     max_length: int
-    """Tokens after which texts are cut."""
+    """Tokens to which texts are truncated."""
     precision: Precision
-    """What it was evaluated in."""
+    """Of its evaluation."""
 
 
-def said_of_model(exported: Exported, splits: Splits, task: Any, fitted: NDArray[np.float64] | None) -> dict[str, Any]:
-    """Return what a `TrainedModel` is made of; `fitted` is what its task has fitted to rows, None for nothing."""
+def trained_model(exported: Exported, splits: Splits, task: Any, fitted: NDArray[np.float64] | None) -> dict[str, Any]:
+    """Return the values of a `TrainedModel`; `fitted` is what its task has fitted to rows, None for nothing."""
     assert splits.columns is not None, "they were read from a source"
     learned = task.learned()
     if fitted is not None:
@@ -67,16 +67,16 @@ def said_of_model(exported: Exported, splits: Splits, task: Any, fitted: NDArray
     }
 
 
-class _Sources(Typed):
-    """Which model, and where the texts are."""
+class _InputConfig(Typed):
+    """The model, and where the rows are."""
 
     model: ModelConfig
     data: DataConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """A model and the rows that it is to be asked about."""
+class PredictionInput:
+    """A model and the rows to predict."""
 
     trained: TrainedModel
     model: ModelConfig
@@ -93,34 +93,34 @@ class Prepared:
         return _lines([[as_unicode(name) for name in (*self.rows.table.names, *self.added)]])
 
 
-def prepared(folder: Path, source: str, overrides: Sequence[str] = ()) -> Prepared:
-    """Read what the folder of a model says of itself, and the rows of a source.
+def prediction_input(folder: Path, source: str, overrides: Sequence[str] = ()) -> PredictionInput:
+    """Read the configuration in a model's folder, and the rows of a source.
 
     Args:
         folder: one that `hpo train` wrote.
         source: as `read_source` takes it.
-        overrides: `dotted.path=value`, of `GIVEN`.
+        overrides: `dotted.path=value`, of `OVERRIDABLE`.
 
     Raises:
         ConfigurationError: no such folder, or not one of `hpo train`; an override that leads nowhere.
-        DataError: the rows cannot be read, have no text, or have a column of a name that is to be added.
+        DataError: the rows cannot be read, have no text, or have a column of a name that predictions need.
     """
-    trained = _trained(folder)
+    trained = _read_trained_model(folder)
     content = {
         "model": {"name": str(folder)},
         "data": {"train": source} | trained.model_dump(include={"text_column", "text_pair_column"}),
     }
     for override in overrides:
-        apply_override(content, override, GIVEN)
-    given = read_model(_Sources, content, "the command")
+        apply_override(content, override, OVERRIDABLE)
+    given = read_model(_InputConfig, content, "the command")
     rows = read_texts(given.data.train, "test", given.data)
-    asked = Prepared(trained=trained, model=given.model, rows=rows)
+    asked = PredictionInput(trained=trained, model=given.model, rows=rows)
     if taken := [name for name in asked.added if name in rows.table.names]:
         raise DataError(f"{rows.table.source} has a column {taken[0]!r} already; rename it, or leave it out.")
     return asked
 
 
-def _trained(folder: Path) -> TrainedModel:
+def _read_trained_model(folder: Path) -> TrainedModel:
     file = folder / "config.json"
     if not folder.is_dir():
         raise ConfigurationError(f"There is no folder {folder}; name one that hpo train --output wrote.")
@@ -130,16 +130,16 @@ def _trained(folder: Path) -> TrainedModel:
         said = {}
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"Cannot read {file}: {error}.") from None
-    if not isinstance(said, dict) or KEY not in said:
+    if not isinstance(said, dict) or CONFIG_KEY not in said:
         raise ConfigurationError(
             f"{folder} is not a model of hpo train, which says in config.json by which column, length and precision "
             "its texts are read; name a folder that hpo train --output wrote."
         )
-    return read_model(TrainedModel, said[KEY], str(file))
+    return read_model(TrainedModel, said[CONFIG_KEY], str(file))
 
 
-def predicted(asked: Prepared, compute: ComputeConfig) -> str:
-    """Ask the model about every row that has a text, as an evaluation of hpo does; return all rows as CSV.
+def predictions_csv(asked: PredictionInput, compute: ComputeConfig) -> str:
+    """Predict every row that has a text, as an evaluation of hpo does; return all rows as CSV.
 
     Raises:
         ModelError, ConfigurationError: the model or the device cannot be used.
@@ -159,7 +159,7 @@ def predicted(asked: Prepared, compute: ComputeConfig) -> str:
     return _csv(asked, task.columns(task.predictions(said)))
 
 
-def _csv(asked: Prepared, added: Mapping[str, Sequence[str]]) -> str:
+def _csv(asked: PredictionInput, added: Mapping[str, Sequence[str]]) -> str:
     """Return the rows under their header; a row without a text has empty cells in the columns that are added."""
     table, place = asked.rows.table, {row: number for number, row in enumerate(asked.rows.written)}
     own = [table.column(name) for name in table.names]

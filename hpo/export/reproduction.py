@@ -1,4 +1,4 @@
-"""Whether a configuration, trained again, gives the score in its file; and what differs where it does not."""
+"""Reproduction: the score of a configuration that was trained again, compared with the one in its file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ ON_GPU = "Nothing that is recorded differs, but a GPU need not add in the same o
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reproduction:
-    """What came of training a configuration again."""
+    """The score of a configuration that was trained again."""
 
     expected: float
     score: float
@@ -32,13 +32,13 @@ class Reproduction:
         return self.score == self.expected
 
 
-def differing(exported: Exported, now: Mapping[str, str]) -> tuple[str, ...]:
+def differences_from_search(exported: Exported, now: Mapping[str, str]) -> tuple[str, ...]:
     """Return what of versions, device, threads and ranks is other `now`, where one process trains, than it was."""
     before, after = exported.versions | {"ranks": str(exported.ranks)}, {**now, "ranks": "1"}
     return tuple(phrase for phrase in differences(before, after) if not phrase.startswith(IDLE))
 
 
-def compared(exported: Exported, score: float, differs: Sequence[str]) -> Reproduction:
+def reproduction_of(exported: Exported, score: float, differs: Sequence[str]) -> Reproduction:
     """Say whether `score` is the one in the file.
 
     On a CPU it is that number to the last bit where all that is recorded is equal. Elsewhere rounding differs, which

@@ -1,8 +1,7 @@
-"""Trains one exported configuration again, as the search did, without a store."""
+"""Retraining: one exported configuration, trained again as in the search, without a store."""
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from hpo.config.study_file import ComputeConfig, StudyConfig
@@ -13,19 +12,12 @@ from hpo.export.exported import Exported
 from hpo.messages import Action, Assignment, Ending, Progress, Report
 from hpo.training.worker import Worker, open_worker, train
 
-Said = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Here:
-    """What a configuration is trained on where it is used."""
-
-    config: StudyConfig
-    splits: Splits
+Say = Callable[[str], None]
+"""Is called with a sentence on how the training goes."""
 
 
 def compute_of(exported: Exported, *, device: str | None = None, threads: int | None = None) -> ComputeConfig:
-    """Return how to compute as the search did, as far as this machine can; `device` and `threads` are asked for.
+    """Return how to compute as the search did, as far as this machine can; `device` and `threads` replace its own.
 
     Raises:
         ConfigurationError: a device that is not there.
@@ -33,20 +25,17 @@ def compute_of(exported: Exported, *, device: str | None = None, threads: int | 
     recorded = exported.versions.get("threads", "")
     usual = min(int(recorded), os.cpu_count() or 1) if recorded.isdigit() else None
     on_cpu = exported.versions.get("device", "").startswith("cpu")
+    device = device or ("cpu" if on_cpu else "auto")
     return ComputeConfig.model_validate(
-        {
-            "device": device or ("cpu" if on_cpu else "auto"),
-            "threads": threads or usual,
-            "precision": exported.precision,
-        }
+        {"device": device, "threads": threads or usual, "precision": exported.precision}
     )
 
 
-def here(exported: Exported, compute: ComputeConfig) -> Here:
-    """Read the texts of an exported configuration.
+def study_and_splits(exported: Exported, compute: ComputeConfig) -> tuple[StudyConfig, Splits]:
+    """Return the study of an exported configuration, and its examples.
 
     Raises:
-        DataError: they are not there, cannot be read, or are others than those of the search.
+        DataError: they are not there, cannot be read, or are not those of the search.
     """
     config = exported.study_config(compute)
     for name in ("train", "validation", "test"):
@@ -59,16 +48,16 @@ def here(exported: Exported, compute: ComputeConfig) -> Here:
             f"The texts, labels or splits of {config.data.train} are not those of the study {exported.study!r}, so no "
             "score would compare; give the same texts, as data.train=FILE where they lie elsewhere."
         )
-    return Here(config=config, splits=splits)
+    return config, splits
 
 
-def opened(exported: Exported, place: Here, files: Path | None = None) -> Worker:
+def open_trainer(exported: Exported, config: StudyConfig, splits: Splits, files: Path | None = None) -> Worker:
     """Return a worker that trains in the search's precision, and keeps weights below `files`.
 
     Raises:
         ModelError, ConfigurationError: the model, the metric or the device cannot be used.
     """
-    worker = open_worker(place.config, place.splits, files)
+    worker = open_worker(config, splits, files)
     if worker.objective.metric != exported.metric:
         raise ConfigurationError(
             f"The score in the file is {exported.metric}, but its task asks for {worker.objective.metric}; write the "
@@ -78,11 +67,11 @@ def opened(exported: Exported, place: Here, files: Path | None = None) -> Worker
     return worker
 
 
-def trained(worker: Worker, assignment: Assignment, say: Said, stop_at: int | None = None) -> Report:
+def retrain(worker: Worker, assignment: Assignment, say: Say, stop_at: int | None = None) -> Report:
     """Train to the end, or to the full evaluation at rung `stop_at`; return the best full evaluation.
 
     Raises:
-        TrainingError: it failed, diverged, or memory ran out.
+        TrainingError: it failed, diverged, or ran out of memory.
     """
 
     def answer(message: Report | Progress) -> Action:

@@ -34,7 +34,7 @@ from hpo.data.sources import Examples
 from hpo.data.splits import Splits, splits_of, stratified_part
 from hpo.data.targets import classes_among
 from hpo.errors import ConfigurationError, DataError, HpoError
-from hpo.export.prediction import KEY, said_of_model
+from hpo.export.prediction import CONFIG_KEY, trained_model
 from hpo.messages import Milestone
 from hpo.model.backbone import LinearInFp32, set_padding
 from hpo.model.dropout import Dropouts
@@ -257,7 +257,7 @@ def train(config: Any, output: Path, device: torch.device, most: int) -> float:
         if without_better == h.early_stopping_patience:
             break
     model.network.load_state_dict(weights)
-    setattr(model.network.config, KEY, said_of_model(config, splits, task, fitted))
+    setattr(model.network.config, CONFIG_KEY, trained_model(config, splits, task, fitted))
     model.network.save_pretrained(output)
     model.tokenizer.save_pretrained(output)
     return best

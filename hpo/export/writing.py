@@ -1,4 +1,4 @@
-"""Writes to files that a user names: whole or not at all, and over nothing that would be lost."""
+"""File output: a file that a user names is written whole or not at all, and over nothing that would be lost."""
 
 import errno
 import os
@@ -15,10 +15,10 @@ BESIDE_A_DATABASE = ("-wal", "-shm", "-journal")
 
 
 def check_writable(path: Path, begins: str, store: str | None = None) -> None:
-    """Refuse, before a night of work, a place that `write_text` could not write to.
+    """Refuse, before a long search, a place that `write_text` could not write to.
 
     Args:
-        path: where something is to be written.
+        path: the file to write.
         begins: how that begins, whatever it is of: a file that is there is replaced if it begins alike, and else is
             something of the user's, such as the texts or the store.
         store: URL of the store, which may be made only later.
@@ -32,11 +32,11 @@ def check_writable(path: Path, begins: str, store: str | None = None) -> None:
             _refuse_folders(path)
             _refuse_other_content(path, begins, store)
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise unwritable(path, error) from None
 
 
 def write_text(path: Path, text: str, begins: str) -> None:
-    """Write `text`, which begins with `begins`, to `path`; a link stays one, and what is no plain file is written into.
+    """Write `text`, which begins with `begins`, to `path`; a link stays a link; a pipe or device is written into.
 
     Raises:
         ConfigurationError: as `check_writable` does.
@@ -51,11 +51,11 @@ def write_text(path: Path, text: str, begins: str) -> None:
         else:
             _replace(Path(os.path.realpath(path)), text)
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise unwritable(path, error) from None
 
 
 def begins_with(path: Path, text: str) -> bool:
-    """Return whether a file begins so; not to be asked of a store that this process has open, whose locks it ends."""
+    """Return whether a file begins so; not for a store that this process has open, whose locks closing a file ends."""
     with path.open("rb") as file:
         return file.read(len(text.encode())) == text.encode()
 
@@ -102,5 +102,6 @@ def _replace(target: Path, text: str) -> None:
             part.unlink(missing_ok=True)
 
 
-def _unwritable(path: Path, error: OSError) -> ConfigurationError:
-    return ConfigurationError(f"Cannot write {path}: {error.strerror}; name another place with --output.")
+def unwritable(path: Path, error: OSError) -> ConfigurationError:
+    """Return the error of a place that cannot be written."""
+    return ConfigurationError(f"Cannot write {path}: {error.strerror or error}; name another place with --output.")

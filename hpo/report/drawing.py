@@ -1,4 +1,4 @@
-"""What all figures share: colours that are legible on light and dark, text made safe for plotly, an empty figure."""
+"""Plotting helpers: colours that are legible on light and dark, text made safe for plotly, axes, an empty figure."""
 
 import html
 import math
@@ -22,7 +22,7 @@ NO_LETTERS = ("Cc", "Cf", "Cs", "Cn")
 """Categories of Unicode: control, direction and the like, half a character, and none, which XML may forbid."""
 
 
-def blank(height: int, **layout: Any) -> "Figure":
+def empty_figure(height: int, **layout: Any) -> "Figure":
     """Return a figure with nothing in it yet, that is as wide as where it stands and `height` pixels high."""
     from plotly.graph_objects import Figure
 
@@ -31,7 +31,7 @@ def blank(height: int, **layout: Any) -> "Figure":
     return Figure(layout={"height": height, "margin": margin, "legend": legend, "hovermode": "closest"} | layout)
 
 
-def safe(text: object, longest: int = LONGEST_TEXT) -> str:
+def plotly_text(text: object, longest: int = LONGEST_TEXT) -> str:
     """Return text of the user's as plotly shows it letter by letter: it would take `<b>` and `&amp;` for markup."""
     return html.escape(plain_text(text, longest), quote=False)  # Plotly reads `&quot;` letter by letter.
 
@@ -42,23 +42,32 @@ def plain_text(text: object, longest: int = LONGEST_TEXT) -> str:
     return plain if len(plain) <= longest else plain[: longest - 1] + "…"
 
 
-def spelled(value: object) -> str:
-    """Return the value of a hyperparameter or of a score, floats to four digits."""
+def value_text(value: object, digits: int = 4) -> str:
+    """Return the value of a hyperparameter or of a score as text, floats to so many significant digits."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
-def rounded(value: float) -> float:
-    """Return `value` to six significant digits: more are not seen, and make a large study's file larger."""
-    return float(f"{value:.6g}")
+def named(names: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of an axis on which these names stand at 0, 1, 2 ..."""
+    return {"tickvals": list(range(len(names))), "ticktext": names, "automargin": True}
+
+
+def bars(names: Sequence[str], values: Sequence[float], texts: Sequence[str], xaxis: dict[str, Any]) -> "Figure":
+    """Return a figure with a horizontal bar for each name, the first on top, and what is written on it."""
+    figure = empty_figure(90 + 26 * len(names), xaxis=xaxis)
+    figure.add_bar(
+        y=list(range(len(names))), x=values, text=texts, orientation="h", marker={"color": BLUE}, hoverinfo="skip",
+    )  # fmt: skip
+    return figure.update_yaxes(**named(names), autorange="reversed")
 
 
 def axis_title(name: str) -> str:
     """Return a name such as `macro_f1` in words."""
-    return safe(name.replace("_", " "))
+    return plotly_text(name.replace("_", " "))
 
 
 def score_axis(metric: str) -> dict[str, Any]:
@@ -89,16 +98,16 @@ class Scale:
         self.names: tuple[str, ...] = ()
         """Names in their order along the axis; none where it is of numbers."""
         if len(numbers) < len(values):
-            self.names = tuple(sorted({spelled(value) for value in values}))
+            self.names = tuple(sorted({value_text(value) for value in values}))
         self.logarithmic = not self.names and spans_decades(numbers)
         self.ends = (0.0, float(len(self.names) - 1)) if self.names else (min(numbers), max(numbers))
 
     def place(self, value: object) -> float:
         """Return where `value` is: a number as it is, another value as the number of its name."""
         if self.names:
-            return float(self.names.index(spelled(value)))
+            return float(self.names.index(value_text(value)))
         assert is_number(value)
-        return rounded(float(value))
+        return float(value)
 
     def share(self, value: object) -> float:
         """Return how far along the axis `value` is, from 0 to 1; 0.5 where all values are the same."""
@@ -108,9 +117,9 @@ class Scale:
     def axis(self) -> dict[str, Any]:
         """Return the settings of a plotly axis for `place`."""
         if self.names:
-            shown = [safe(name, 20) for name in self.names]
+            shown = [plotly_text(name, 20) for name in self.names]
             room = [-0.5, len(shown) - 0.5]
-            return {"type": "linear", "tickvals": list(range(len(shown))), "ticktext": shown, "range": room}
+            return {**named(shown), "type": "linear", "range": room}
         return dict(LOGARITHMIC) if self.logarithmic else {"type": "linear"}
 
     def _stretched(self, place: float) -> float:

@@ -1,4 +1,4 @@
-"""Every figure by name: functions of a study's material, which give a sentence where there is nothing to draw."""
+"""Figure registry: each draws a study's report data, or returns a sentence where there is nothing to draw."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING

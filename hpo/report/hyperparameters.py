@@ -1,8 +1,8 @@
-"""Figures of what the hyperparameters did, by the completed trials: as lines, as points, and how much each mattered."""
+"""Hyperparameter figures of the completed trials: parallel coordinates, slices, importances, rates by optimizer."""
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpo.report.drawing import (
     BLUE,
@@ -12,11 +12,11 @@ from hpo.report.drawing import (
     SERIES,
     Scale,
     axis_title,
-    blank,
-    rounded,
-    safe,
+    bars,
+    empty_figure,
+    plotly_text,
     score_axis,
-    spelled,
+    value_text,
 )
 from hpo.report.report_data import ReportData
 from hpo.store.optuna_adapter import quiet_optuna
@@ -37,30 +37,30 @@ SURE_TRIALS = 40
 def varied(trials: Sequence[TrialResult]) -> tuple[str, ...]:
     """Return the hyperparameters that the search varied and that took more than one value in `trials`."""
     names = dict.fromkeys(name for trial in trials for name in trial.sampled)
-    return tuple(name for name in names if len({spelled(trial.configuration.get(name)) for trial in trials}) > 1)
+    return tuple(name for name in names if len({value_text(trial.configuration.get(name)) for trial in trials}) > 1)
 
 
-def parallel_coordinates(material: ReportData) -> "Figure | str":
+def parallel_coordinates(data: ReportData) -> "Figure | str":
     """Draw each completed trial as a line through the values of its hyperparameters to its score."""
-    trials = material.results.leaderboard
+    trials = data.results.leaderboard
     names = varied(trials)
     if len(trials) < 2 or not names:
         return _too_little(trials)
-    figure = blank(460, xaxis={"visible": False}, yaxis={"visible": False, "range": [-0.32, 1.16]})
+    figure = empty_figure(460, xaxis={"visible": False}, yaxis={"visible": False, "range": [-0.32, 1.16]})
     scales = {name: Scale([trial.configuration.get(name) for trial in _having(trials, name)]) for name in names}
     scores = Scale([trial.score for trial in trials])
     for band in range(len(RISING)):
         chosen = [trial for trial in reversed(trials) if _band(scores.share(trial.score)) == band]
         _add_paths(figure, chosen, scales, scores, band)
-    _add_axes(figure, scales, scores, material.results.metric)
+    _add_axes(figure, scales, scores, data.results.metric)
     return figure
 
 
-def slices(material: ReportData) -> "Figure | str":
+def slices(data: ReportData) -> "Figure | str":
     """Draw the score of completed trials against each hyperparameter that the search varied."""
     from plotly.subplots import make_subplots
 
-    trials = material.results.leaderboard
+    trials = data.results.leaderboard
     names = varied(trials)
     if len(trials) < 2 or not names:
         return _too_little(trials)
@@ -69,60 +69,58 @@ def slices(material: ReportData) -> "Figure | str":
     grid = make_subplots(
         rows, COLUMNS, shared_yaxes=True, subplot_titles=titles, vertical_spacing=0.28 / rows, horizontal_spacing=0.04
     )
-    grid.update_layout(blank(60 + 210 * rows).layout, showlegend=False)
+    grid.update_layout(empty_figure(60 + 210 * rows).layout, showlegend=False)
+    recommended = data.recommended
     for place, name in enumerate(names):
-        _add_slice(grid, _having(trials, name), name, place // COLUMNS + 1, place % COLUMNS + 1, material.taken)
+        cell = {"row": place // COLUMNS + 1, "col": place % COLUMNS + 1}
+        having = _having(trials, name)
+        scale = Scale([trial.configuration.get(name) for trial in having])
+        chosen = [trial is recommended for trial in having]
+        marker = {"color": [ORANGE if one else BLUE for one in chosen], "size": [10 if one else 6 for one in chosen]}
+        grid.add_scatter(**_points(having, name, scale), marker=marker, opacity=0.75, **cell)
+        grid.update_xaxes(scale.axis(), **cell)
     return grid
 
 
-def learning_rate_by_optimizer(material: ReportData) -> "Figure | str":
+def learning_rate_by_optimizer(data: ReportData) -> "Figure | str":
     """Draw the score of completed trials against the real peak learning rate, each optimizer in a colour of its own."""
     trials = [
-        trial for trial in material.results.leaderboard if {"learning_rate", "optimizer"} <= trial.configuration.keys()
+        trial for trial in data.results.leaderboard if {"learning_rate", "optimizer"} <= trial.configuration.keys()
     ]
     rates = [float(trial.configuration["learning_rate"]) for trial in trials]
     if len(set(rates)) < 2:
         return "Fewer than two learning rates have completed, so there is nothing to compare."
-    figure = blank(380, xaxis=Scale(rates).axis() | {"title": "peak learning rate"})
-    figure.update_yaxes(**score_axis(material.results.metric))
-    optimizers = dict.fromkeys(trial.configuration["optimizer"] for trial in trials)
-    for place, optimizer in enumerate(sorted(optimizers, key=str)):
+    scale = Scale(rates)
+    figure = empty_figure(380, xaxis=scale.axis() | {"title": "peak learning rate"})
+    figure.update_yaxes(**score_axis(data.results.metric))
+    for place, optimizer in enumerate(sorted({trial.configuration["optimizer"] for trial in trials}, key=str)):
         chosen = [trial for trial in trials if trial.configuration["optimizer"] == optimizer]
-        figure.add_scatter(
-            x=[rounded(trial.configuration["learning_rate"]) for trial in chosen],
-            y=[rounded(trial.score or 0.0) for trial in chosen],
-            text=[_pointed(trial, "learning_rate") for trial in chosen],
-            hoverinfo="text", mode="markers", name=safe(optimizer), showlegend=True,
-            marker={"color": SERIES[place % len(SERIES)], "size": 8, "symbol": place // len(SERIES)},
-        )  # fmt: skip
+        marker = {"color": SERIES[place % len(SERIES)], "size": 8, "symbol": place // len(SERIES)}
+        points = _points(chosen, "learning_rate", scale)
+        figure.add_scatter(**points, marker=marker, name=plotly_text(optimizer), showlegend=True)
     return figure
 
 
-def importances(material: ReportData) -> "Figure | str":
+def importances(data: ReportData) -> "Figure | str":
     """Draw how much of the difference between completed trials each hyperparameter explains (PED-ANOVA)."""
-    shares = _importances(material)
+    shares = _importances(data)
     if isinstance(shares, str):
         return shares
-    trials = len(material.course.completed)
-    figure = blank(70 + 24 * len(shares), xaxis={"title": "share of the importance", "rangemode": "tozero"})
-    if trials < SURE_TRIALS:
+    ordered = sorted(shares.items(), key=lambda pair: -pair[1])
+    names = [axis_title(name.removesuffix("_multiplier")) for name, _ in ordered]
+    values, texts = [share for _, share in ordered], [f"{share:.0%}" for _, share in ordered]
+    figure = bars(names, values, texts, {"title": "share of the importance", "rangemode": "tozero"})
+    if (trials := len(data.history.completed)) < SURE_TRIALS:
         caution = f"From {trials} trials only: read this as a hint."
         figure.update_layout(title={"text": caution, "font": {"size": 13}, "x": 0, "xanchor": "left"})
-    ordered = sorted(shares.items(), key=lambda pair: pair[1])
-    names = [safe(name.removesuffix("_multiplier").replace("_", " ")) for name, _ in ordered]
-    figure.add_bar(
-        y=list(range(len(names))), x=[rounded(share) for _, share in ordered], orientation="h", marker={"color": BLUE},
-        text=[f"{share:.0%}" for _, share in ordered], hoverinfo="skip",
-    )  # fmt: skip
-    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, automargin=True)
     return figure
 
 
-def _importances(material: ReportData) -> dict[str, float] | str:
+def _importances(data: ReportData) -> dict[str, float] | str:
     """Return hyperparameter -> share of the importance, or why there is none; of the multiplier for a relative rate."""
     import optuna
 
-    trials = material.course.completed
+    trials = data.history.completed
     if len(trials) < FEWEST_TRIALS:
         return f"Importances need at least {FEWEST_TRIALS} completed trials; there are {len(trials)}."
     if len({trial.values[0] for trial in trials}) < 2:
@@ -152,12 +150,16 @@ def _having(trials: Sequence[TrialResult], name: str) -> list[TrialResult]:
 
 def _pointed(trial: TrialResult, name: str | None = None) -> str:
     """Return what is said where a trial is pointed at, with the value of the hyperparameter `name`."""
-    value = "" if name is None else f"{axis_title(name)} {safe(spelled(trial.configuration.get(name)))}, "
-    return f"trial {trial.number}: {value}score {spelled(trial.score)}"
+    value = "" if name is None else f"{axis_title(name)} {plotly_text(value_text(trial.configuration.get(name)))}, "
+    return f"trial {trial.number}: {value}score {value_text(trial.score)}"
 
 
-def _crossing(trial: TrialResult, name: str, scale: Scale) -> float:
-    return rounded(scale.share(trial.configuration.get(name))) if name in trial.sampled else UNUSED_PLACE
+def _points(trials: Sequence[TrialResult], name: str, scale: Scale) -> dict[str, Any]:
+    """Return the settings of a plotly scatter of scores over a hyperparameter."""
+    x = [scale.place(trial.configuration.get(name)) for trial in trials]
+    y = [trial.score or 0.0 for trial in trials]
+    text = [_pointed(trial, name) for trial in trials]
+    return {"x": x, "y": y, "text": text, "mode": "markers", "hoverinfo": "text"}
 
 
 def _band(share: float) -> int:
@@ -172,10 +174,10 @@ def _add_paths(
         return
     points: list[tuple[float | None, float | None, str]] = []
     for trial in trials:
-        points += [
-            (place, _crossing(trial, name, scales[name]), _pointed(trial, name)) for place, name in enumerate(scales)
-        ]
-        points += [(len(scales), rounded(scores.share(trial.score)), _pointed(trial)), (None, None, "")]
+        for place, (name, scale) in enumerate(scales.items()):
+            crossing = scale.share(trial.configuration.get(name)) if name in trial.sampled else UNUSED_PLACE
+            points.append((place, crossing, _pointed(trial, name)))
+        points += [(len(scales), scores.share(trial.score), _pointed(trial)), (None, None, "")]
     x, y, text = zip(*points[:-1], strict=True)
     figure.add_scatter(
         x=x, y=y, text=text, mode="lines", hoverinfo="text", showlegend=False,
@@ -198,26 +200,6 @@ def _ticks(scale: Scale) -> list[tuple[float, str]]:
     """Return (how far along the axis, text): the ends of numbers, all names where there are few."""
     if not scale.names:
         low, high = scale.ends
-        return [(0.5, spelled(low))] if low == high else [(0.0, spelled(low)), (1.0, spelled(high))]
+        return [(0.5, value_text(low))] if low == high else [(0.0, value_text(low)), (1.0, value_text(high))]
     shown = scale.names if len(scale.names) <= MOST_NAMES else (scale.names[0], scale.names[-1])
-    return [(scale.share(name), safe(name, 16)) for name in shown]
-
-
-def _add_slice(
-    grid: "Figure", trials: Sequence[TrialResult], name: str, row: int, column: int, taken: TrialResult | None
-) -> None:
-    scale = Scale([trial.configuration.get(name) for trial in trials])
-    chosen = [taken is not None and trial.number == taken.number for trial in trials]
-    grid.add_scatter(
-        x=[scale.place(trial.configuration.get(name)) for trial in trials],
-        y=[rounded(trial.score or 0.0) for trial in trials],
-        text=[_pointed(trial, name) for trial in trials],
-        mode="markers", hoverinfo="text", row=row, col=column,
-        marker={
-            "color": [ORANGE if one else BLUE for one in chosen],
-            "size": [10 if one else 6 for one in chosen],
-            "opacity": 0.75,
-            "line": {"width": 0},
-        },
-    )  # fmt: skip
-    grid.update_xaxes(scale.axis(), row=row, col=column)
+    return [(scale.share(name), plotly_text(name, 16)) for name in shown]

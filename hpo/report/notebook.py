@@ -1,4 +1,4 @@
-"""A study in a notebook: its trials, evaluations and verdict as frames, its figures by name.
+"""Notebook access to a study: its trials, evaluations and verdict as frames, its figures by name.
 
 study = load_study("sqlite:///hpo.db")
 study.trials.sort_values("score")
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.config.extras import refuse_missing
 from hpo.errors import ConfigurationError, NoResultError, nearest
 from hpo.report.figures import FIGURES
-from hpo.report.report_data import ReportData, gathered
+from hpo.report.report_data import ReportData, read_report_data
 from hpo.store.database import open_database
 from hpo.store.history import Evaluation
 from hpo.store.results import StudyResults, TrialResult
@@ -29,19 +29,19 @@ ABOUT_TRIAL = (
 ABOUT_COMPARISON = (
     "trial", "against", "against_trial", "difference", "low", "high", "decision", "take", "reason",
 )  # fmt: skip
-ABOUT_CONFIRMED = ("name", "trial", "score", "low", "high", "seeds", "lucky", "seconds", "recommended")
+ABOUT_CONFIRMED = ("name", "trial", "score", "low", "high", "scores", "search_score", "seconds", "recommended")
 
 
 class Study:
     """A study as it was when it was read."""
 
-    def __init__(self, material: ReportData) -> None:
-        self.material = material
+    def __init__(self, data: ReportData) -> None:
+        self.data = data
 
     @property
     def results(self) -> StudyResults:
         """What the study was made from and what its trials gave, as values."""
-        return self.material.results
+        return self.data.results
 
     @property
     def trials(self) -> "DataFrame":
@@ -60,7 +60,7 @@ class Study:
         Raises:
             ConfigurationError: pandas is not installed.
         """
-        return _frame(map(asdict, self.material.course.evaluations), Evaluation.__slots__)
+        return _frame(map(asdict, self.data.history.evaluations), Evaluation.__slots__)
 
     @property
     def verdict(self) -> "DataFrame":
@@ -69,9 +69,10 @@ class Study:
         Raises:
             ConfigurationError: pandas is not installed.
         """
-        verdict = None if self.material.verdict is None else verdict_to_plain(self.material.verdict)
-        shared = {} if verdict is None else {name: verdict[name] for name in ("take", "reason")}
-        rows = [one | shared for one in verdict["comparisons"]] if verdict else []
+        rows: list[dict[str, Any]] = []
+        if self.data.verdict is not None:
+            verdict = verdict_to_plain(self.data.verdict)
+            rows = [one | {name: verdict[name] for name in ("take", "reason")} for one in verdict["comparisons"]]
         return _frame(rows, ABOUT_COMPARISON)
 
     @property
@@ -81,7 +82,12 @@ class Study:
         Raises:
             ConfigurationError: pandas is not installed.
         """
-        return _frame(_confirmed(self.material), ABOUT_CONFIRMED)
+        rows: list[dict[str, Any]] = []
+        if self.data.verdict is not None:
+            verdict = verdict_to_plain(self.data.verdict)
+            rows += [{"name": f"trial {one['trial']}", **one} for one in verdict["confirmed"]] + verdict["baselines"]
+            rows = [one | {"recommended": one.get("trial") == verdict["take"]} for one in rows]
+        return _frame(rows, ABOUT_CONFIRMED)
 
     def figure(self, name: str) -> "Figure":
         """Return a figure of the report.
@@ -93,7 +99,7 @@ class Study:
         if name not in FIGURES:
             raise ConfigurationError(f"There is no figure {name!r}. {nearest(name, FIGURES)}")
         refuse_missing("plotly", "A figure")
-        drawn = FIGURES[name](self.material)
+        drawn = FIGURES[name](self.data)
         if isinstance(drawn, str):
             raise NoResultError(drawn)
         caution = drawn.layout.title.text
@@ -114,15 +120,14 @@ def load_study(url: str, name: str | None = None) -> Study:
         StoreError: the store is not there, cannot be read, or is of a newer version.
     """
     with closing(open_database(url, must_exist=True)) as database:
-        return Study(gathered(database, name))
+        return Study(read_report_data(database, name))
 
 
 def _frame(rows: Iterable[Mapping[str, Any]], columns: Iterable[str]) -> "DataFrame":
     """Return rows as a frame, these columns first, which it has without a row too."""
-    try:
-        from pandas import DataFrame
-    except ImportError:
-        raise ConfigurationError("Frames need pandas: pip install 'llm-hpo[notebook]'.") from None
+    refuse_missing("pandas", "A frame")
+    from pandas import DataFrame
+
     listed = list(rows)
     names = dict.fromkeys((*columns, *(name for row in listed for name in row)))
     return DataFrame(listed, columns=list(names))
@@ -132,22 +137,3 @@ def _of_trial(trial: TrialResult) -> dict[str, Any]:
     scores = trial.validation.values if trial.validation else {}
     validation = {f"validation_{name}": value for name, value in scores.items()}
     return dict(trial.trained_with) | {name: getattr(trial, name) for name in ABOUT_TRIAL} | validation
-
-
-def _confirmed(material: ReportData) -> list[dict[str, Any]]:
-    verdict = material.verdict
-    if verdict is None:
-        return []
-    confirmed = [
-        {
-            "name": f"trial {one.trial}", "trial": one.trial, "score": one.score, "low": one.interval.low,
-            "high": one.interval.high, "seeds": len(one.scores), "lucky": one.search_score, "seconds": one.seconds,
-            "recommended": one.trial == verdict.recommended,
-        }
-        for one in verdict.confirmed
-    ]  # fmt: skip
-    baselines = [
-        {"name": one.name, "score": one.score, "low": one.interval.low, "high": one.interval.high, "recommended": False}
-        for one in verdict.baselines
-    ]
-    return confirmed + baselines

@@ -1,20 +1,19 @@
-"""Writes the report: one HTML file that asks no host for anything and runs no script but its own."""
+"""HTML report: one file that asks no host for anything and runs no script but its own."""
 
 import base64
 import hashlib
 import json
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from hpo.config.reading import write_yaml
 from hpo.report import tables
-from hpo.report.drawing import spelled
+from hpo.report.drawing import value_text
 from hpo.report.figures import FIGURES
 from hpo.report.report_data import ReportData
-from hpo.report.tables import dated
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -28,57 +27,29 @@ POLICY = (
 """Nothing is fetched from anywhere, and only the scripts of these digests run: not one that came in with a label."""
 
 
-def page(material: ReportData) -> str:
+def page(data: ReportData) -> str:
     """Return the report on a study as HTML."""
     from plotly.offline import get_plotlyjs
 
     scripts = [get_plotlyjs(), files("hpo.report").joinpath("page.js").read_text(encoding="utf-8")]
     loader = PackageLoader("hpo.report", package_path="")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"dated": dated, "spelled": spelled, "signed": tables.signed}
+    environment.filters |= {"dated": tables.dated, "value_text": value_text}
     text = environment.get_template("page.html.jinja").render(
         mark=Markup(MARK),
         policy=POLICY.format(scripts=" ".join(map(_digest, scripts))),
         plotly=Markup(scripts[0]),
         script=Markup(scripts[1]),
         style=Markup(files("hpo.report").joinpath("page.css").read_text(encoding="utf-8")),
-        figures={name: _embedded(draw(material)) for name, draw in FIGURES.items()},
-        **_content(material),
+        figures={name: _embedded(draw(data)) for name, draw in FIGURES.items()},
+        data=data,
+        tables=tables,
+        configuration=write_yaml(data.results.configuration),
+        space=write_yaml(data.results.space) if data.results.space else "",
+        measurements=write_yaml(data.results.measurements) if data.results.measurements else "",
     )
     # A label may hold half a surrogate pair, which no file can.
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _content(material: ReportData) -> dict[str, Any]:
-    """Return everything that the page says, beside its figures."""
-    results = material.results
-    return {
-        "results": results,
-        # Of a folder what tells it apart; the whole path stands with the configuration.
-        "model": "/".join(str(results.configuration["model"]["name"]).split("/")[-2:]),
-        "state": material.state,
-        "led_by": material.led_by,
-        "verdict": material.verdict,
-        "advice": material.advice,
-        "audit": material.audit,
-        "taken": material.taken,
-        "judged": material.judged,
-        "unsure": tables.unsure(material),
-        "counts": tables.counts(results),
-        "confirmed": tables.confirmed(material.verdict) if material.verdict else None,
-        "ladder": tables.ladder(material),
-        "differences": tables.differences(material.verdict) if material.verdict else None,
-        "test": tables.test_evaluations(results),
-        "leaderboard": tables.leaderboard(results, material.verdict),
-        "hyperparameters": tables.hyperparameters(material.taken),
-        "classes": tables.classes(material.judged),
-        "failures": tables.failures(material),
-        "costs": tables.costs(material),
-        "versions": tables.ReportTable(head=("package", "version"), rows=tuple(results.versions.items())),
-        "configuration": write_yaml(results.configuration),
-        "space": write_yaml(results.space) if results.space else "",
-        "measurements": write_yaml(results.measurements) if results.measurements else "",
-    }
 
 
 def _digest(script: str) -> str:
@@ -90,7 +61,8 @@ def _embedded(figure: "Figure | str") -> str | Markup:
     """Return a figure as JSON that can stand inside a script element; a sentence as it is."""
     if isinstance(figure, str):
         return figure
-    content = json.loads(figure.to_json())
+    # More digits are not seen, and make the file of a large study larger.
+    content = json.loads(figure.to_json(), parse_float=lambda digits: float(f"{float(digits):.6g}"))
     content["layout"].pop("template", None)  # The page has its own, for light and for dark.
     text = json.dumps(content, separators=(",", ":"))
     for letter in "<>&":

@@ -1,5 +1,6 @@
-"""What a report is made from: everything that the store knows of a study, read once."""
+"""Report data: everything that the store knows of a study, read once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -10,18 +11,18 @@ from hpo.store.database import Database
 from hpo.store.history import StudyHistory, read_history
 from hpo.store.results import StudyResults, TrialResult, read_search
 from hpo.store.status import StudyStatus, read_status
-from hpo.verdict.findings import Verdict
+from hpo.verdict.findings import Interval, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """How one configuration did, on the rows that say most about it."""
+class TrialScores:
+    """Scores of one trial, on the rows that say most about it."""
 
     trial: int
     source: str
     """In words, to stand after "on": `the test split`, `the rows of the confirmation, mean of 5 seeds`."""
     scores: Scores
-    slices: tuple[Slice, ...]
+    slices: Sequence[Slice] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,22 +31,22 @@ class ReportData:
 
     results: StudyResults
     state: StudyStatus
-    course: StudyHistory
+    history: StudyHistory
     verdict: Verdict | None
     """None where nothing was confirmed."""
     audit: str | None
-    """What the pruner may have cost, in a sentence; None where it gave nothing up."""
+    """What the pruner may have cost, in a sentence; None where it pruned nothing."""
     advice: tuple[str, ...]
     """In sentences."""
     led_by: str | None
-    """Who leads the study now; None where its search does not run."""
+    """The process that leads the study now; None where its search does not run."""
 
     @property
-    def taken(self) -> TrialResult | None:
+    def recommended(self) -> TrialResult | None:
         """The trial to take: by the verdict, or else the best of the search; None where no trial has completed."""
         if self.verdict is not None:
-            recommended = self.verdict.recommended
-            return next((trial for trial in self.results.trials if trial.number == recommended), None)
+            number = self.verdict.recommended
+            return next((trial for trial in self.results.trials if trial.number == number), None)
         try:
             return self.results.best
         except NoResultError:
@@ -63,12 +64,20 @@ class ReportData:
         return self.led_by is not None and bool(asked.get("finalists"))
 
     @property
-    def judged(self) -> Judged | None:
-        """How the trial to take did: on the test split, or when it was confirmed, or in the search."""
-        return judged(self.results, self.taken, self.verdict)
+    def baselines(self) -> list[tuple[str, float, Interval | None]]:
+        """Name, score and interval of each baseline; without an interval where nothing was confirmed."""
+        if self.verdict is not None and self.verdict.baselines:
+            return [(one.name, one.score, one.interval) for one in self.verdict.baselines]
+        return [(name, one.scores.objective, None) for name, one in self.results.baselines.items()]
+
+    @property
+    def recommended_scores(self) -> TrialScores | None:
+        """Scores of the trial to take: on the test split, or in the confirmation, or else in the search."""
+        trial = self.recommended
+        return None if trial is None else trial_scores(self.results, trial, self.verdict)
 
 
-def gathered(database: Database, name: str | None = None) -> ReportData:
+def read_report_data(database: Database, name: str | None = None) -> ReportData:
     """Read a study.
 
     Args:
@@ -91,7 +100,7 @@ def gathered(database: Database, name: str | None = None) -> ReportData:
     return ReportData(
         results=results,
         state=state,
-        course=read_history(database, results.name),
+        history=read_history(database, results.name),
         verdict=verdict_on(results),
         audit=audit.sentence if audit else None,
         advice=advice(results),
@@ -99,47 +108,41 @@ def gathered(database: Database, name: str | None = None) -> ReportData:
     )
 
 
-def judged(results: StudyResults, trial: TrialResult | None, verdict: Verdict | None = None) -> Judged | None:
-    """Return how `trial` did on the rows that say most about it; None where it was never scored."""
-    if trial is None:
-        return None
+def trial_scores(results: StudyResults, trial: TrialResult, verdict: Verdict | None = None) -> TrialScores | None:
+    """Return the scores of `trial` on the rows that say most about it; None where it was never scored."""
     number = trial.number
-    if first_look := next((one.held_out for one in results.test if one.trial == number), None):
-        return Judged(trial=number, source="the test split", scores=first_look.scores, slices=first_look.slices)
-    runs = [run for run in results.confirmation if run.confirms == number]
-    if runs:
-        one = verdict.by_trial.get(number) if verdict else None
-        counted = sorted(runs, key=lambda run: run.trial)[one.left_out if one else 0 :]
-        held_out_evaluations = [run.held_out for run in counted]
-        seeds = f"mean of {len(held_out_evaluations)} seeds" if len(held_out_evaluations) > 1 else "one seed"
-        scores = _mean_scores([held_out.scores for held_out in held_out_evaluations])
-        corrected = ""
-        if one is not None and one.score != scores.objective:
-            scores = replace(scores, values={**scores.values, scores.metric: one.score})
-            corrected = f"; of these {scores.metric} alone is corrected for luck"
-        return Judged(
-            trial=number,
-            source=f"the rows of the confirmation, {seeds}{corrected}",
-            scores=scores,
-            slices=_mean_slices([held_out.slices for held_out in held_out_evaluations]),
-        )
-    if trial.validation is None:
-        return None
-    return Judged(trial=number, source="validation, in the search", scores=trial.validation, slices=())
-
-
-def _mean_scores(several: list[Scores]) -> Scores:
-    """Return the mean of scores on the same rows, which are counted once; of confusions the sum."""
-    mean, once = mean_scores(several), several[0]
-    per_class = {label: {**row, "support": once.per_class[label]["support"]} for label, row in mean.per_class.items()}
-    return replace(mean, rows=once.rows, per_class=per_class)
-
-
-def _mean_slices(several: list[tuple[Slice, ...]]) -> tuple[Slice, ...]:
-    scores: dict[tuple[str, str], list[float]] = {}
-    for slices in several:
-        for one in slices:
-            scores.setdefault((one.by, one.name), []).append(one.score)
-    return tuple(
-        Slice(by=one.by, name=one.name, rows=one.rows, score=fmean(scores[one.by, one.name])) for one in several[0]
+    if first := next((test.held_out for test in results.test if test.trial == number), None):
+        return TrialScores(trial=number, source="the test split", scores=first.scores, slices=first.slices)
+    runs = sorted((run for run in results.confirmation if run.confirms == number), key=lambda run: run.trial)
+    if not runs:
+        if trial.validation is None:
+            return None
+        return TrialScores(trial=number, source="validation, in the search", scores=trial.validation)
+    confirmed = verdict.by_trial.get(number) if verdict else None
+    held_out = [run.held_out for run in runs[confirmed.left_out if confirmed else 0 :]]
+    scores = _mean_scores([one.scores for one in held_out])
+    seeds = f"mean of {len(held_out)} seeds" if len(held_out) > 1 else "one seed"
+    corrected = ""
+    if confirmed is not None and confirmed.score != scores.objective:
+        scores = replace(scores, values={**scores.values, scores.metric: confirmed.score})
+        corrected = f"; of these {scores.metric} alone is corrected for selection bias"
+    return TrialScores(
+        trial=number,
+        source=f"the rows of the confirmation, {seeds}{corrected}",
+        scores=scores,
+        slices=_mean_slices([one.slices for one in held_out]),
     )
+
+
+def _mean_scores(several: Sequence[Scores]) -> Scores:
+    """Return the mean of scores on the same rows, which are counted once; of confusions the sum."""
+    mean, first = mean_scores(several), several[0]
+    per_class = {label: {**row, "support": first.per_class[label]["support"]} for label, row in mean.per_class.items()}
+    return replace(mean, rows=first.rows, per_class=per_class)
+
+
+def _mean_slices(several: Sequence[Sequence[Slice]]) -> list[Slice]:
+    scores: dict[tuple[str, str], list[float]] = {}
+    for one in (one for slices in several for one in slices):
+        scores.setdefault((one.by, one.name), []).append(one.score)
+    return [replace(one, score=fmean(scores[one.by, one.name])) for one in several[0]]

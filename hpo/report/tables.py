@@ -1,4 +1,4 @@
-"""The tables and sentences of a report, as plain values; whoever writes them into a page escapes them."""
+"""Report tables and sentences, as plain values: not escaped."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,17 +6,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from hpo.config.times import humanized
-from hpo.messages import Ending
-from hpo.report.drawing import plain_text, spelled
-from hpo.report.report_data import Judged, ReportData
+from hpo.messages import Ending, Scores
+from hpo.report.drawing import plain_text, value_text
+from hpo.report.report_data import ReportData
 from hpo.store.results import StudyResults, TrialResult
 from hpo.verdict.findings import Interval, Verdict
-from hpo.verdict.single_scores import interval_of_test
 from hpo.verdict.wording import NO_TEST_SPLIT, counted, spread_in_words
 
 SHOWN_TRIALS = 20
 SHOWN_REASONS = 30
 LONGEST_LABEL = 200
+RESULT_COLUMNS = 5
+"""Leading columns of a leaderboard, of numbers; the next says who proposed a trial, the others are hyperparameters."""
+STATES: Mapping[str, str] = {
+    "COMPLETE": "completed", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "in training", "WAITING": "waiting",
+}  # fmt: skip
 FAILURES: Mapping[str, str] = {
     Ending.FAILED: "failed", Ending.DIED: "its process died", Ending.DIVERGED: "diverged",
     Ending.INFEASIBLE: "not trainable",
@@ -38,44 +42,41 @@ def dated(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def signed(number: float) -> str:
-    """Return a difference with its sign."""
-    return f"{number:+.4f}"
+def scored(score: float | None) -> str:
+    """Return a score to four digits; a dash where there is none."""
+    return "–" if score is None else f"{score:.4f}"
 
 
 def counts(results: StudyResults) -> str:
     """Return how many trials there are and how they ended, in words."""
     states = Counter(trial.state for trial in results.trials)
-    named = (
-        ("COMPLETE", "completed"), ("PRUNED", "given up early"), ("FAIL", "failed"), ("RUNNING", "in training"),
-        ("WAITING", "waiting"),
-    )  # fmt: skip
-    said = [f"{states[state]} {name}" for state, name in named if states[state] or state == "COMPLETE"]
+    said = [f"{states[state]} {name}" for state, name in STATES.items() if states[state] or state == "COMPLETE"]
     return f"{counted(len(results.trials), 'trial')}: {', '.join(said)}"
 
 
-def unsure(material: ReportData) -> tuple[str, ...]:
-    """Return in sentences what cannot be said where nothing was confirmed; none where there is a verdict."""
-    if material.verdict is not None:
+def unconfirmed(data: ReportData) -> tuple[str, ...]:
+    """Return in sentences what is not known where nothing was confirmed; none where there is a verdict."""
+    if data.verdict is not None:
         return ()
-    taken, results = material.taken, material.results
-    if taken is None:
+    best, results = data.recommended, data.results
+    if best is None:
         return (f"No trial has completed, so there is no configuration to take: {counts(results)}.",)
     first = (
-        f"Trial {taken.number} scored best in the search: {results.metric} {_score(taken.score)} on validation. It was "
-        f"chosen for that among {counted(len(results.leaderboard), 'trial')}, so part of it is luck."
+        f"Trial {best.number} scored best in the search: {results.metric} {spread_in_words(results, best)} on "
+        f"validation. It was chosen for that among {counted(len(results.leaderboard), 'trial')}, so part of it is "
+        "selection bias."
     )
-    unknown = "Whether it is better than the default on new texts, and by how much, was not confirmed."
+    unknown = "Whether it is better than the default on new examples, and by how much, was not confirmed."
     default = results.default
     if default is None or default.score is None or default.state != "COMPLETE":
         second = "The search did not train the default configuration to its end, so there is nothing to compare with."
-    elif default.number == taken.number:
+    elif default.number == best.number:
         second = "It is the default configuration: the search has found nothing that scored better."
-        unknown = "What it scores on new texts was not confirmed."
+        unknown = "What it scores on new examples was not confirmed."
     else:
-        lead = (taken.score or 0.0) - default.score
-        second = f"The default configuration scored {_score(default.score)}, which is {_score(lead)} less."
-    who = "The end of the search" if material.will_confirm else "hpo confirm"
+        lead = (best.score or 0.0) - default.score
+        second = f"The default configuration scored {scored(default.score)}, which is {scored(lead)} less."
+    who = "The end of the search" if data.will_confirm else "hpo confirm"
     says = f"{who} trains the best again on fresh seeds, beside the default, and says it."
     return (first, second, unknown, says, *(() if results.has_test_split else (NO_TEST_SPLIT,)))
 
@@ -84,8 +85,8 @@ def confirmed(verdict: Verdict) -> ReportTable:
     """Return the configurations that were trained again on fresh seeds, from best to worst."""
     rows = tuple(
         (
-            _numbered(verdict, one.trial), _score(one.score), _between(one.interval),
-            str(len(one.scores)), _score(one.search_score), humanized(one.seconds),
+            _numbered(verdict, one.trial), scored(one.score), _between(one.interval),
+            str(len(one.scores)), scored(one.search_score), humanized(one.seconds),
         )
         for one in verdict.confirmed
     )  # fmt: skip
@@ -95,22 +96,18 @@ def confirmed(verdict: Verdict) -> ReportTable:
     )
 
 
-def ladder(material: ReportData) -> ReportTable | None:
+def baselines(data: ReportData) -> ReportTable | None:
     """Return what simple methods score; None where they were not tried."""
-    if material.verdict is not None and material.verdict.baselines:
-        rows = tuple((one.name, _score(one.score), _between(one.interval)) for one in material.verdict.baselines)
-        return ReportTable(head=("baseline", "score", "95% interval"), rows=rows)
-    baselines = material.results.baselines
-    unjudged = tuple((name, _score(held_out.scores.objective)) for name, held_out in baselines.items())
-    return ReportTable(head=("baseline", "score"), rows=unjudged) if unjudged else None
+    rows = [(name, scored(score), _between(interval)) for name, score, interval in data.baselines]
+    return _table(("baseline", "score", "95% interval"), rows)
 
 
 def differences(verdict: Verdict) -> ReportTable:
-    """Return by how much the winner scores higher than others, and what is to be taken than baselines."""
+    """Return by how much the winner, and the trial to take, score higher than others and than baselines."""
     rows = tuple(
         (
-            _numbered(verdict, one.trial), one.against, signed(one.difference),
-            _between(one.interval, signed_ends=True), one.decision,
+            _numbered(verdict, one.trial), one.against, f"{one.difference:+.4f}", _between(one.interval, "+"),
+            one.decision,
         )
         for one in verdict.differences
     )  # fmt: skip
@@ -118,95 +115,103 @@ def differences(verdict: Verdict) -> ReportTable:
 
 
 def _numbered(verdict: Verdict, trial: int) -> str:
-    is_default = any(one.is_default for one in verdict.confirmed if one.trial == trial)
-    return f"{trial} (the default)" if is_default else str(trial)
+    return f"{trial} (the default)" if verdict.by_trial[trial].is_default else str(trial)
 
 
 def test_evaluations(results: StudyResults) -> ReportTable | None:
-    """Return every look at the test split; None where there was none."""
-    intervals = [interval_of_test(one) for one in results.test]
-    rows = tuple(
+    """Return every evaluation on the test split; None where there was none."""
+    # Only where there is one: its packages take their time.
+    from hpo.verdict.single_scores import interval_of_test
+
+    rows = [
         (
-            str(one.trial), _score(one.held_out.scores.objective), "–" if interval is None else _between(interval),
+            str(one.trial), scored(one.held_out.scores.objective), _between(interval_of_test(one)),
             str(one.held_out.scores.rows), dated(one.read_at),
         )
-        for one, interval in zip(results.test, intervals, strict=True)
-    )  # fmt: skip
-    return ReportTable(head=("trial", "score", "95% interval, over rows", "texts", "read"), rows=rows) if rows else None
+        for one in results.test
+    ]  # fmt: skip
+    return _table(("trial", "score", "95% interval, over rows", "examples", "read"), rows)
 
 
-def leaderboard(results: StudyResults, verdict: Verdict | None = None) -> ReportTable | None:
+def leaderboard(results: StudyResults, verdict: Verdict | None = None, most: int = SHOWN_TRIALS) -> ReportTable | None:
     """Return the best completed trials with what the search varied; None where none has completed."""
-    shown = results.leaderboard[:SHOWN_TRIALS]
+    shown = results.leaderboard[:most]
     varied = tuple(dict.fromkeys(name for trial in shown for name in trial.sampled))
-    rows = tuple(
+    rows = [
         (
-            str(trial.number), spread_in_words(results, trial, verdict), _score(trial.train_score),
+            str(trial.number), spread_in_words(results, trial, verdict), scored(trial.train_score),
             "–" if trial.best_epoch is None else f"{trial.best_epoch:.2f}",
             "–" if trial.seconds is None else humanized(trial.seconds), trial.proposed_by,
             *(_sampled(trial, name) for name in varied),
         )
         for trial in shown
-    )  # fmt: skip
-    score = f"score ± sd over {'rows and seeds' if verdict else 'rows'}"
-    head = ("trial", score, "on training texts", "best epoch", "time", "from", *(_words(name) for name in varied))
-    return ReportTable(head=head, rows=rows) if rows else None
+    ]  # fmt: skip
+    head = ("trial", "score", "train", "epoch", "time", "from", *(name.replace("_", " ") for name in varied))
+    return _table(head, rows)
 
 
 def _sampled(trial: TrialResult, name: str) -> str:
     """Return a value that was searched; a dash where it means nothing, or hpo did not train the trial."""
     found = name in trial.sampled and name in trial.configuration
-    return spelled(trial.configuration[name]) if found else "–"
+    return value_text(trial.configuration[name], 3) if found else "–"
 
 
 def hyperparameters(trial: TrialResult | None) -> ReportTable | None:
-    """Return the values that a trial was trained with, those first that the search varied."""
-    if trial is None or not trial.configuration:
+    """Return the values that a trial was trained with to their last digit, those first that the search varied."""
+    if trial is None:
         return None
     ordered = sorted(trial.trained_with.items(), key=lambda pair: pair[0] not in trial.sampled)
-    rows = tuple((name, _exact(value), "searched" if name in trial.sampled else "") for name, value in ordered)
-    return ReportTable(head=("hyperparameter", "value", ""), rows=rows)
+    rows = [(name, _exact(value), "searched" if name in trial.sampled else "") for name, value in ordered]
+    return _table(("hyperparameter", "value", ""), rows)
 
 
-def classes(judged: Judged | None) -> ReportTable | None:
+def classes(scores: Scores | None) -> ReportTable | None:
     """Return how each label fared; None where there are no such scores."""
-    if judged is None or not judged.scores.per_class:
-        return None
-    rows = tuple(
+    rows = [
         (
             plain_text(label, LONGEST_LABEL),
-            *(_score(row[name]) for name in ("precision", "recall", "f1")),
+            *(scored(row[name]) for name in ("precision", "recall", "f1")),
             f"{row['support']:.0f}",
         )
-        for label, row in judged.scores.per_class.items()
-    )
-    return ReportTable(head=("label", "precision", "recall", "F1", "texts"), rows=rows)
+        for label, row in (scores.per_class if scores else {}).items()
+    ]
+    return _table(("label", "precision", "recall", "F1", "examples"), rows)
 
 
-def failures(material: ReportData) -> ReportTable | None:
+def failures(data: ReportData) -> ReportTable | None:
     """Return what could not be trained and why, the most frequent first; None where everything could."""
     found: dict[tuple[str, str], list[int]] = {}
-    for trial in material.results.trials:
+    for trial in data.results.trials:
         how = FAILURES.get(trial.ending or "", "failed" if trial.state == "FAIL" else None)
         if how is not None and trial.state in ("FAIL", "PRUNED"):
             found.setdefault((how, trial.reason or "no reason was recorded"), []).append(trial.number)
     ordered = sorted(found.items(), key=lambda pair: (-len(pair[1]), pair[1]))
-    rows = tuple((str(len(trials)), how, why, _some(trials)) for (how, why), trials in ordered[:SHOWN_REASONS])
-    return ReportTable(head=("times", "what", "why", "trials"), rows=rows) if rows else None
+    rows = [(str(len(trials)), how, why, _some(trials)) for (how, why), trials in ordered[:SHOWN_REASONS]]
+    return _table(("times", "what", "why", "trials"), rows)
 
 
-def costs(material: ReportData) -> ReportTable:
+def costs(data: ReportData) -> ReportTable:
     """Return what the study took."""
-    search, runs = material.state.device_seconds, material.results.confirmation
+    search, runs = data.state.device_seconds, data.results.confirmation
     rows = [("training and evaluation in the search, summed over all devices", _device_hours(search))]
     if runs:
         again = sum(run.seconds for run in runs)
         rows += [(f"confirmation, {len(runs)} runs", _device_hours(again)), ("in all", _device_hours(search + again))]
-    devices = sorted({trial.device for trial in material.results.trials if trial.device})
+    devices = sorted({trial.device for trial in data.results.trials if trial.device})
     rows += [("devices", ", ".join(devices))] if devices else []
-    if material.course.begun_at is not None:
-        rows.append(("first trial begun", dated(material.course.begun_at)))
+    if data.history.begun_at is not None:
+        rows.append(("first trial begun", dated(data.history.begun_at)))
     return ReportTable(head=("what", "how much"), rows=tuple(rows))
+
+
+def versions(results: StudyResults) -> ReportTable:
+    """Return the versions that were recorded with a study."""
+    return ReportTable(head=("package", "version"), rows=tuple(results.versions.items()))
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> ReportTable | None:
+    """Return a table; None without a row."""
+    return ReportTable(head=head, rows=tuple(rows)) if rows else None
 
 
 def _device_hours(seconds: float) -> str:
@@ -218,19 +223,9 @@ def _some(trials: Sequence[int]) -> str:
     return f"{shown} and {len(trials) - 10} more" if len(trials) > 10 else shown
 
 
-def _between(interval: Interval, *, signed_ends: bool = False) -> str:
-    low, high = (signed(end) if signed_ends else _score(end) for end in (interval.low, interval.high))
-    return f"{low} to {high}"
-
-
-def _score(score: float | None) -> str:
-    return "–" if score is None else f"{score:.4f}"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
+def _between(interval: Interval | None, sign: str = "") -> str:
+    return "–" if interval is None else f"{interval.low:{sign}.4f} to {interval.high:{sign}.4f}"
 
 
 def _exact(value: object) -> str:
-    """Return a value with all its digits."""
-    return repr(value) if isinstance(value, float) else spelled(value)
+    return repr(value) if isinstance(value, float) else value_text(value)

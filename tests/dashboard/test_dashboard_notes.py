@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from hpo.dashboard.notes import plain, study_note, trial_notes, verbatim
-from hpo.report.report_data import ReportData, gathered
+from hpo.dashboard.notes import as_code, escaped, study_note, trial_notes
+from hpo.report.report_data import ReportData, read_report_data
 from hpo.store.database import open_database
 from hpo.verdict.findings import Confirmed, Interval, Verdict
 from tests.dashboard.visiting import HOSTILE, searched, searched_through
@@ -43,44 +43,46 @@ def verdict_for(trial: int) -> Verdict:
 
 
 @pytest.fixture
-def material(sqlite_url: str) -> ReportData:
+def report_data(sqlite_url: str) -> ReportData:
     searched_through(sqlite_url)
     with closing(open_database(sqlite_url)) as database:
-        return gathered(database)
+        return read_report_data(database)
 
 
-def test_without_a_confirmation_the_note_says_so(material: ReportData) -> None:
-    note = study_note(material)
-    best = material.results.best
-    assert note.startswith(f"## Best so far: trial {best.number}\n\nmacro\\_f1 {best.score:.4f} ±0.0")
-    assert "(one standard deviation, over rows) on validation, the best of" in note
-    assert "It was chosen for that score" in note
+def test_without_a_confirmation_the_note_says_so(report_data: ReportData) -> None:
+    note = study_note(report_data)
+    best = report_data.results.best
+    scored = f"- Trial {best.number} scored best in the search\\: macro\\_f1 {best.score:.4f} ±0.0".replace(
+        "0.", "0\\."
+    )
+    assert note.startswith(f"## Best so far: trial {best.number}\n\n{scored}")
+    assert "so part of it is selection bias" in note
     assert "| learning\\_rate |" in note
-    assert "### Failed: 1 of 4 trials\n\n- 1 × `` ValueError: <img" in note
+    assert "### Failed: 1 of 4 trials\n\n- 1 × failed: `` ValueError: <img" in note
     assert "still runs" not in note
     assert note.endswith("A note of yours takes its place.*")
 
 
-def test_the_default_is_named_or_said_to_be_the_best(material: ReportData) -> None:
-    first, second = (trial for trial in material.results.trials if trial.state == "COMPLETE")
-    assert "This is the default configuration" in study_note(with_scores(material, {first.number: 0.9}))
-    assert "The default configuration, trial 0, scored 0.5000." in study_note(
-        with_scores(material, {first.number: 0.5, second.number: 0.9})
+def test_the_default_is_named_or_said_to_be_the_best(report_data: ReportData) -> None:
+    first, second = (trial for trial in report_data.results.trials if trial.state == "COMPLETE")
+    assert "It is the default configuration" in study_note(with_scores(report_data, {first.number: 0.9}))
+    assert "The default configuration scored 0\\.5000\\, which is 0\\.4000 less\\." in study_note(
+        with_scores(report_data, {first.number: 0.5, second.number: 0.9})
     )
 
 
-def with_scores(material: ReportData, scores: dict[int, float]) -> ReportData:
+def with_scores(report_data: ReportData, scores: dict[int, float]) -> ReportData:
     trials = tuple(
         replace(trial, score=scores.get(trial.number, 0.1), proposed_by="default" if trial.number == 0 else "sampler")
         if trial.state == "COMPLETE"
         else trial
-        for trial in material.results.trials
+        for trial in report_data.results.trials
     )
-    return replace(material, results=replace(material.results, trials=trials))
+    return replace(report_data, results=replace(report_data.results, trials=trials))
 
 
-def test_a_verdict_comes_first_and_its_words_are_text(material: ReportData) -> None:
-    note = study_note(replace(material, verdict=verdict_for(1), advice=("Widen learning_rate.",)))
+def test_a_verdict_comes_first_and_its_words_are_text(report_data: ReportData) -> None:
+    note = study_note(replace(report_data, verdict=verdict_for(1), advice=("Widen learning_rate.",)))
     assert note.startswith(
         "## Verdict\n\n- Take trial 1\\: it beats \\*the default\\*\\.\n- \\<b\\>Seeds\\<\\/b\\> move it by 0\\.01\\."
     )
@@ -89,40 +91,44 @@ def test_a_verdict_comes_first_and_its_words_are_text(material: ReportData) -> N
     assert "Best so far" not in note
 
 
-def test_trials_that_ended_badly_or_were_confirmed_have_notes(material: ReportData) -> None:
-    notes = trial_notes(replace(material, verdict=verdict_for(1)))
+def test_trials_that_ended_badly_or_were_confirmed_have_notes(report_data: ReportData) -> None:
+    notes = trial_notes(replace(report_data, verdict=verdict_for(1)))
     assert sorted(notes) == [1, 2, 3]
     assert notes[1].startswith(
         "**Confirmed** on 3 fresh seeds: macro\\_f1 0.8000 (0.7500 to 0.8500); in the search it scored 0.9500."
     )
-    where = r"\*\*Given up at macro\\_f1 0\.\d{4}, \d+% of the longest trial in\.\*\*"
+    where = r"\*\*Pruned at macro\\_f1 0\.\d{4}, after \d+% of the longest trial\.\*\*"
     assert re.match(rf"{where} ` pruned at rung ", notes[2])
     assert notes[3].startswith("**Failed.** `` ValueError: <img src=x ")
 
 
-def test_a_trial_given_up_on_folds_came_so_far_through_them(material: ReportData) -> None:
-    in_folds = dict(material.results.configuration) | {"evaluation": {"folds": 5}}
-    notes = trial_notes(replace(material, results=replace(material.results, configuration=in_folds)))
-    assert "% of the folds in.** " in notes[2]
+def test_a_trial_pruned_on_folds_came_so_far_through_them(report_data: ReportData) -> None:
+    in_folds = dict(report_data.results.configuration) | {"evaluation": {"folds": 5}}
+    notes = trial_notes(replace(report_data, results=replace(report_data.results, configuration=in_folds)))
+    assert "% of the folds.** " in notes[2]
 
 
 def test_a_study_in_which_nothing_completed_has_a_note(sqlite_url: str) -> None:
     with led(searched(sqlite_url)), closing(open_database(sqlite_url)) as database:
-        assert study_note(gathered(database)).startswith("## No trial has completed yet\n\nThe search still runs.\n\n")
+        assert study_note(read_report_data(database)).startswith(
+            "## No trial has completed yet\n\nThe search still runs.\n\n"
+        )
 
 
-def test_many_reasons_are_counted_and_cut(material: ReportData) -> None:
-    failed = next(trial for trial in material.results.trials if trial.state == "FAIL")
+def test_many_reasons_are_counted_and_cut(report_data: ReportData) -> None:
+    failed = next(trial for trial in report_data.results.trials if trial.state == "FAIL")
     more = [replace(failed, number=10 + n, reason=f"reason {n // 2}") for n in range(14)]
-    note = study_note(replace(material, results=replace(material.results, trials=(*material.results.trials, *more))))
-    assert "- 2 × ` reason 0 `\n- 2 × ` reason 1 `" in note
+    note = study_note(
+        replace(report_data, results=replace(report_data.results, trials=(*report_data.results.trials, *more)))
+    )
+    assert "- 2 × failed: ` reason 0 `\n- 2 × failed: ` reason 1 `" in note
     assert "- 3 more reasons, each in the note of its trial." in note
 
 
 def test_text_is_escaped_to_the_letter() -> None:
-    assert plain("a_b\n<i> [x](http://y) `c`") == "a\\_b \\<i\\> \\[x\\]\\(http\\:\\/\\/y\\) \\`c\\`"
-    assert verbatim("no ticks") == "` no ticks `"
-    assert verbatim("one ` two `` \n three") == "``` one ` two `` three ```"
+    assert escaped("a_b\n<i> [x](http://y) `c`") == "a\\_b \\<i\\> \\[x\\]\\(http\\:\\/\\/y\\) \\`c\\`"
+    assert as_code("no ticks") == "` no ticks `"
+    assert as_code("one ` two `` \n three") == "``` one ` two `` three ```"
 
 
 def test_a_reason_is_in_the_store_as_it_was_said(sqlite_url: str) -> None:

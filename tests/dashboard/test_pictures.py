@@ -6,52 +6,52 @@ from xml.etree import ElementTree
 
 import pytest
 
-from hpo.dashboard.pictures import DRAWN, MOST_NAMED, MOST_WRITTEN, TrialPicture, axis_ends, pictures_of, ticks_between
+from hpo.dashboard.pictures import DRAWN, MOST_NAMED, MOST_WRITTEN, artifacts_of, axis_ends, picture, ticks_between
 from hpo.report.report_data import ReportData
-from tests.report.studies import material, scores, several, trial
+from tests.report.studies import report_data, scores, several, trial
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = (r"$\frac{", "<script>a</script>", 'x" onload="y', "a\nb", "a\ufffeb", "&lt;", "愛 حب", "_" * 99, "")
 
 
 def names(study: ReportData, number: int) -> list[str]:
-    return [picture.name for picture in pictures_of(study).get(number, [])]
+    return [one["filename"] for one in artifacts_of(study).get(number, [])]
 
 
-def texts(picture: bytes) -> list[str]:
-    """Return the texts of a picture, which has to be well-formed."""
-    return ["".join(text.itertext()) for text in ElementTree.fromstring(picture).iter(f"{SVG}text")]
+def texts(svg: bytes) -> list[str]:
+    """Return the texts of a picture, which must be well-formed."""
+    return ["".join(text.itertext()) for text in ElementTree.fromstring(svg).iter(f"{SVG}text")]
 
 
 def test_a_trial_that_was_never_evaluated_or_still_trains_has_no_picture() -> None:
-    study = material([trial(0, state="FAIL"), trial(1, 0.5, state="RUNNING")])
+    study = report_data([trial(0, state="FAIL"), trial(1, 0.5, state="RUNNING")])
     assert names(study, 0) == []
     assert names(study, 1) == []
 
 
 def test_a_trial_that_was_given_up_has_a_learning_curve() -> None:
     given_up = replace(trial(0, 0.5, state="PRUNED"), validation=None)
-    assert names(material([given_up]), 0) == ["learning_curve"]
+    assert names(report_data([given_up]), 0) == ["learning-curve-0.svg"]
 
 
 def test_a_learning_curve_is_drawn_beside_that_of_the_trial_to_take() -> None:
-    study = material([trial(0, 0.6), trial(1, 0.9)])
-    said = texts(TrialPicture(trial=0, name="learning_curve").drawn(study))
+    study = report_data([trial(0, 0.6), trial(1, 0.9)])
+    said = texts(picture(study, "learning_curve", 0))
     assert {"trial 0", "trial 1", "macro f1", "share of the longest trial that was seen, in %"} <= set(said)
-    of_the_best = texts(TrialPicture(trial=1, name="learning_curve").drawn(study))
+    of_the_best = texts(picture(study, "learning_curve", 1))
     assert "trial 0" not in of_the_best
 
 
 def test_a_confusion_matrix_has_the_shares_of_each_label() -> None:
     confused = replace(scores(0.9), confusion=((27, 3), (0, 30)))
-    study = material([replace(trial(0, 0.9), validation=confused)])
-    said = texts(TrialPicture(trial=0, name="confusion_matrix").drawn(study))
+    study = report_data([replace(trial(0, 0.9), validation=confused)])
+    said = texts(picture(study, "confusion_matrix", 0))
     assert said[-5:] == ["label", "90", "10", "0", "100"]
 
 
 def test_a_label_is_text_whatever_stands_in_it() -> None:
-    study = material([replace(trial(0, 0.9), validation=scores(0.9, HOSTILE))])
-    drawn = TrialPicture(trial=0, name="confusion_matrix").drawn(study)
+    study = report_data([replace(trial(0, 0.9), validation=scores(0.9, HOSTILE))])
+    drawn = picture(study, "confusion_matrix", 0)
     assert {r"$\frac{", "<script>a</scri…", 'x" onload="y', "a·b", "&lt;", "愛 حب", "_" * 15 + "…"} <= set(texts(drawn))
     elements = list(ElementTree.fromstring(drawn).iter())
     assert f"{SVG}script" not in {one.tag for one in elements}
@@ -60,8 +60,10 @@ def test_a_label_is_text_whatever_stands_in_it() -> None:
 
 @pytest.mark.parametrize("classes", [1, 9, 77])
 def test_any_number_of_classes_is_drawn(classes: int) -> None:
-    study = material([replace(trial(0, 0.9), validation=scores(0.9, [f"label {place}" for place in range(classes)]))])
-    said = texts(TrialPicture(trial=0, name="confusion_matrix").drawn(study))
+    study = report_data(
+        [replace(trial(0, 0.9), validation=scores(0.9, [f"label {place}" for place in range(classes)]))]
+    )
+    said = texts(picture(study, "confusion_matrix", 0))
     assert ("label 0" in said) == (classes <= MOST_NAMED)
     assert ("100" in said) == (classes <= MOST_WRITTEN)
 
@@ -79,7 +81,7 @@ def test_an_axis_has_round_numbers_between_its_ends(said: list[float]) -> None:
 
 
 def test_identifiers_are_what_optuna_dashboard_can_ask_for() -> None:
-    pictures = [picture for of in pictures_of(material(several(12))).values() for picture in of]
-    identifiers = {str(picture.artifact["artifact_id"]) for picture in pictures}
-    assert len(identifiers) == len(pictures) == 12 * len(DRAWN)
+    artifacts = [one for listed in artifacts_of(report_data(several(12))).values() for one in listed]
+    identifiers = {str(one["artifact_id"]) for one in artifacts}
+    assert len(identifiers) == len(artifacts) == 12 * len(DRAWN)
     assert set("".join(identifiers)) <= set("0123456789abcdef-")

@@ -22,14 +22,15 @@ from hpo.config.study_file import EvaluationConfig, ModelConfig, TaskConfig
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError, TrainingError
 from hpo.export import model_folder
-from hpo.export.exported import Ends, Exported, ExportedConfirmation
-from hpo.export.exported import TestLook as Look
+from hpo.export.exported import Exported, ExportedConfirmation
+from hpo.export.exported import ExportedTest as Look
 from hpo.export.model_card import model_card, written
-from hpo.export.model_folder import _plain, made_whole, plan_of, train_into
-from hpo.export.retraining import compute_of, here
+from hpo.export.model_folder import _unquantized, atomic_folder, final_training, train_into
+from hpo.export.retraining import compute_of, study_and_splits
 from hpo.messages import Milestone
 from hpo.model.pretrained import load_model
 from hpo.tasks.registry import TASKS
+from hpo.verdict.findings import Interval
 from tests.command_line import Hpo
 from tests.models import save_tiny_llama
 
@@ -63,7 +64,7 @@ def test_it_opens_elsewhere_and_scores_what_the_search_scored(exported: Exported
     train()
     folder = tmp_path / "model"
     assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= set(os.listdir(folder))
-    validation = here(exported, compute_of(exported)).splits.validation
+    validation = study_and_splits(exported, compute_of(exported))[1].validation
     right = [told == true for told, true in zip(predicted(folder, validation.texts), validation.labels, strict=True)]
     assert sum(right) / len(right) == pytest.approx(exported.validation["accuracy"])
     assert os.listdir(tmp_path) == ["model"]
@@ -115,7 +116,7 @@ def test_its_card_says_how_it_was_chosen_and_how_sure_that_is(exported: Exported
     assert "| confirmed on 2 fresh seeds, 1,234 rows, unseen by the search | 0.8000 (95%: 0.7000 to 0.9000) |" in card
     assert r"- Take \[it\](http://x) \<b\>now\</b\>." in card
     assert "| this configuration, on the test split | 0.7500 |" in card
-    look = Look(interval=Ends(low=0.7, high=0.8), rows=900, look=2)
+    look = Look(interval=Interval(low=0.7, high=0.8), rows=900, look=2)
     again = model_card(sure.model_copy(update={"test_look": look}), "", None)
     assert (
         "| this configuration, on the test split, 900 rows, look 2 at it: only the first was unbiased | "
@@ -131,7 +132,7 @@ def test_on_both_it_ends_where_the_search_was_best_with_the_schedule_of_its_full
     exported: Exported, train: Train, tmp_path: Path
 ) -> None:
     said = train("train+validation", best_epoch=2.0)
-    rows = here(exported, compute_of(exported)).splits
+    rows = study_and_splits(exported, compute_of(exported))[1]
     both = rows.train.rows + rows.validation.rows
     assert said[0].startswith(f"Trained on the {both} rows of training and validation together, for 2 epochs")
     assert [line[: len("epoch 2.0")] for line in said[1:]] == ["epoch 2.0"]
@@ -141,16 +142,16 @@ def test_on_both_it_ends_where_the_search_was_best_with_the_schedule_of_its_full
 
 
 def test_the_rows_kept_for_the_confirmation_are_trained_on_as_well(exported: Exported) -> None:
-    splits = here(exported, compute_of(exported)).splits
+    splits = study_and_splits(exported, compute_of(exported))[1]
     unseen = splits.validation.take([0, 1, 2])
-    plan = plan_of(exported, replace(splits, confirmation=unseen), "train+validation")
+    plan = final_training(exported, replace(splits, confirmation=unseen), "train+validation")
     assert plan.splits.train.rows == splits.train.rows + splits.validation.rows + 3
 
 
 def test_a_trial_of_folds_is_trained_on_all_rows_to_its_end(exported: Exported) -> None:
-    splits: Splits = here(exported, compute_of(exported)).splits
+    splits: Splits = study_and_splits(exported, compute_of(exported))[1]
     of_folds = exported.model_copy(update={"evaluation": EvaluationConfig(folds=2)})
-    plan = plan_of(of_folds, splits, "train")
+    plan = final_training(of_folds, splits, "train")
     assert (plan.milestones, plan.stop_at, plan.splits.folds) == ((Milestone(rung=1000, full=True),), None, ())
 
 
@@ -193,7 +194,7 @@ def test_a_model_that_was_read_from_gguf_is_saved_as_any_other(tmp_path: Path) -
     task = TASKS["classification"].of(TaskConfig(), ["money", "sport"])
     config = ModelConfig(name=str(weights.parent), gguf_file=weights.name)
     network = load_model(config, task, torch.device("cpu")).network.eval()
-    _plain(network, weights.name).save_pretrained(tmp_path)
+    _unquantized(network, weights.name).save_pretrained(tmp_path)
     read = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     tokens = torch.arange(5, 20)[None]
     with torch.inference_mode():
@@ -207,15 +208,15 @@ def refuse(*_: object) -> None:
 def test_a_folder_that_is_taken_or_cannot_be_written_is_refused_before_training(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_folder, "here", refuse)
+    monkeypatch.setattr(model_folder, "study_and_splits", refuse)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine").touch()
     with pytest.raises(ConfigurationError, match="is not empty"):
         train()
     assert os.listdir(tmp_path / "model") == ["mine"]
-    with pytest.raises(ConfigurationError, match="it is no folder"), made_whole(tmp_path / "model" / "mine"):
+    with pytest.raises(ConfigurationError, match="it is no folder"), atomic_folder(tmp_path / "model" / "mine"):
         refuse()
-    with pytest.raises(ConfigurationError, match="No such file or directory"), made_whole(tmp_path / "no" / "model"):
+    with pytest.raises(ConfigurationError, match="No such file or directory"), atomic_folder(tmp_path / "no" / "model"):
         refuse()
 
 
@@ -229,7 +230,7 @@ def test_a_folder_that_no_other_can_take_the_place_of_is_refused_before_training
 
     (tmp_path / "model").mkdir()
     monkeypatch.setattr(Path, "rename", busy)
-    with pytest.raises(ConfigurationError, match="Device or resource busy"), made_whole(tmp_path / "model"):
+    with pytest.raises(ConfigurationError, match="Device or resource busy"), atomic_folder(tmp_path / "model"):
         refuse()
     assert os.listdir(tmp_path) == ["model"]
 
@@ -237,7 +238,7 @@ def test_a_folder_that_no_other_can_take_the_place_of_is_refused_before_training
 def test_the_current_folder_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with made_whole(Path()) as part:
+    with atomic_folder(Path()) as part:
         (part / "model").mkdir()
         (part / "model" / "config.json").touch()
     assert os.listdir(tmp_path / "here") == ["config.json"]
@@ -260,7 +261,7 @@ def test_a_training_that_fails_leaves_nothing(train: Train, tmp_path: Path) -> N
 def test_an_interrupted_training_leaves_nothing(
     best_file: Path, hpo: Hpo, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    original = model_folder.trained
+    original = model_folder.retrain
 
     def interrupted(worker: Any, assignment: Any, say: Callable[[str], None], stop_at: int | None) -> Any:
         def saying(sentence: str) -> None:
@@ -270,7 +271,7 @@ def test_an_interrupted_training_leaves_nothing(
 
         return original(worker, assignment, saying, stop_at)
 
-    monkeypatch.setattr(model_folder, "trained", interrupted)
+    monkeypatch.setattr(model_folder, "retrain", interrupted)
     folder = best_file.parent / "model"
     answer = hpo("train", best_file, "--output", folder)
     assert answer.code == 130

@@ -18,7 +18,7 @@ from transformers import pipeline
 from hpo.config.study_file import ModelConfig
 from hpo.export.exported import Exported
 from hpo.export.model_folder import train_into
-from hpo.export.retraining import compute_of, here, opened
+from hpo.export.retraining import compute_of, open_trainer, study_and_splits
 from hpo.model.pretrained import load_model
 from hpo.model.trial_model import TrialModel
 from hpo.tasks.registry import TASKS
@@ -70,13 +70,13 @@ def test_it_says_what_transformers_says_and_keeps_rows_and_columns(hpo: Hpo, tra
 def test_it_says_what_held_out_evaluation_said_of_the_same_rows_and_weights(
     hpo: Hpo, exported: Exported, trained_folder: Path
 ) -> None:
-    place = here(exported, compute_of(exported))
-    worker = opened(exported, place)
+    place = study_and_splits(exported, compute_of(exported))
+    worker = open_trainer(exported, *place)
     context = worker._context
     model = TrialModel(context.model, context.task, exported.hyperparameters, seed=0)
     model.load(load_file(trained_folder / "model.safetensors"))
     said = context.predict(context.tokenized(exported.hyperparameters.max_length).validation)
-    texts = place.splits.validation.texts
+    texts = place[1].validation.texts
     answer = hpo("predict", trained_folder, written(Path("in.csv"), [{"text": text} for text in texts]))
     rows = rows_of(answer.out)
     names = context.task.label_names

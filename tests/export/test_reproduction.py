@@ -9,11 +9,12 @@ import pytest
 from hpo.config.study_file import StudyConfig
 from hpo.errors import DataError
 from hpo.export.configs import configuration_of
-from hpo.export.exported import Ends, Exported, read_exported
-from hpo.export.reproduction import compared, differing
-from hpo.export.retraining import compute_of, here, opened, trained
+from hpo.export.exported import Exported, read_exported
+from hpo.export.reproduction import differences_from_search, reproduction_of
+from hpo.export.retraining import compute_of, open_trainer, retrain, study_and_splits
 from hpo.runners.run import run
 from hpo.store.results import StudyResults
+from hpo.verdict.findings import Interval
 from tests.command_line import Hpo
 from tests.models import write_texts
 
@@ -21,8 +22,8 @@ from tests.models import write_texts
 def test_every_trial_of_the_search_gives_its_score_again_to_the_last_bit(results: StudyResults) -> None:
     for trial in results.trials:
         exported = Exported.model_validate(configuration_of(results, None, trial=trial.number))
-        place = here(exported, compute_of(exported))
-        report = trained(opened(exported, place), exported.assignment(), lambda _: None)
+        place = study_and_splits(exported, compute_of(exported))
+        report = retrain(open_trainer(exported, *place), exported.assignment(), lambda _: None)
         assert trial.validation is not None
         assert report.validation.values == trial.validation.values
         assert report.epoch == trial.best_epoch
@@ -51,13 +52,13 @@ def test_other_texts_are_refused(exported: Exported, tmp_path: Path) -> None:
     others = write_texts(tmp_path / "others.csv", rows=150, seed=1)
     elsewhere = exported.model_copy(update={"data": exported.data.model_copy(update={"train": str(others)})})
     with pytest.raises(DataError, match="are not those of the study 'tiny'"):
-        here(elsewhere, compute_of(elsewhere))
+        study_and_splits(elsewhere, compute_of(elsewhere))
 
 
 def test_texts_that_are_not_there_are_asked_for(exported: Exported) -> None:
     moved = exported.model_copy(update={"data": exported.data.model_copy(update={"train": "moved.csv"})})
     with pytest.raises(DataError, match=r"nothing at moved\.csv, where the search had its texts; say data\.train=FILE"):
-        here(moved, compute_of(moved))
+        study_and_splits(moved, compute_of(moved))
 
 
 def with_score(exported: Exported, **values: Any) -> Exported:
@@ -85,28 +86,28 @@ def test_how_near_is_near_enough(
     exported: Exported, score: float, interval: tuple[float, float] | None, reproduced: bool, words: str
 ) -> None:
     """The file's score may be a lucky one: what lies between it and what other seeds give is as near as they are."""
-    near = None if interval is None else Ends(low=interval[0], high=interval[1])
-    found = compared(with_score(exported, another_seed=near), score, ["torch: 1 before, 2 now"])
+    near = None if interval is None else Interval(low=interval[0], high=interval[1])
+    found = reproduction_of(with_score(exported, another_seed=near), score, ["torch: 1 before, 2 now"])
     assert found.reproduced is reproduced
     assert words in found.sentence
 
 
 def test_on_a_gpu_an_equal_record_need_not_give_an_equal_number(exported: Exported) -> None:
     versions = exported.versions | {"device": "NVIDIA H200"}
-    near = with_score(exported, another_seed=Ends(low=0.8, high=0.95), versions=versions)
+    near = with_score(exported, another_seed=Interval(low=0.8, high=0.95), versions=versions)
 
-    assert compared(near, 0.91, ()).reproduced
-    assert "a GPU need not add in the same order" in compared(near, 0.91, ()).sentence
-    assert not compared(with_score(exported, another_seed=Ends(low=0.8, high=0.95)), 0.91, ()).reproduced
+    assert reproduction_of(near, 0.91, ()).reproduced
+    assert "a GPU need not add in the same order" in reproduction_of(near, 0.91, ()).sentence
+    assert not reproduction_of(with_score(exported, another_seed=Interval(low=0.8, high=0.95)), 0.91, ()).reproduced
 
 
 def test_what_differs_is_named_but_for_what_has_no_part_in_training(exported: Exported) -> None:
     now = exported.versions | {"torch": "9.9", "threads": "7", "optuna": "0.1"}
-    found = differing(exported.model_copy(update={"ranks": 2}), now)
+    found = differences_from_search(exported.model_copy(update={"ranks": 2}), now)
     assert found == (
         f"torch: {exported.versions['torch']} before, 9.9 now", "threads: 1 before, 7 now", "ranks: 2 before, 1 now",
     )  # fmt: skip
-    assert differing(exported, exported.versions) == ()
+    assert differences_from_search(exported, exported.versions) == ()
 
 
 def test_it_computes_as_the_search_did_unless_told_otherwise(exported: Exported) -> None:

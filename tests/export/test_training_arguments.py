@@ -5,6 +5,7 @@ import math
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from hpo.data.batching import epoch_order
 from hpo.errors import ConfigurationError
 from hpo.export.exported import Exported
 from hpo.export.model_folder import train_into
-from hpo.export.retraining import compute_of, here, opened
+from hpo.export.retraining import compute_of, open_trainer, study_and_splits
 from hpo.export.training_arguments import FIELDS, OPTIMIZERS, SCHEDULES, left_to_do, to_training_arguments
 from hpo.training.optimizers import OPTIMIZERS as OURS
 from hpo.training.regularization import is_held
@@ -76,7 +77,7 @@ def test_bf16_is_of_the_device_of_the_search(exported: Exported) -> None:
 
 
 def test_other_evaluations_than_one_an_epoch_are_even_parts(exported: Exported) -> None:
-    places = [place.model_copy(update={"full": place.rung == 1000}) for place in exported.milestones]
+    places = [replace(place, full=place.rung == 1000) for place in exported.milestones]
     once = with_values(exported).model_copy(update={"milestones": tuple(places)})
     made = constructed(once)
     assert made.eval_strategy == "steps"
@@ -213,7 +214,7 @@ def test_trainer_trains_the_model_that_hpo_trains(exported: Exported, values: di
     chosen = with_values(exported, **(usual | values)).model_copy(update={"model": model})
     said: list[str] = []
     train_into(tmp_path / "ours", chosen, compute_of(chosen), "train", said.append)
-    begun = opened(chosen, here(chosen, compute_of(chosen)))._context
+    begun = open_trainer(chosen, *study_and_splits(chosen, compute_of(chosen)))._context
     begun.begin(chosen.hyperparameters, chosen.seed, STEPS)
 
     def f1(prediction: Any) -> dict[str, float]:
@@ -236,7 +237,7 @@ def test_trainer_trains_several_labels_a_text_as_hpo_does(exported: Exported, tm
     chosen = with_values(several, learning_rate=1e-2, batch_size=16, epsilon=1e-4)
     said: list[str] = []
     train_into(tmp_path / "ours", chosen, compute_of(chosen), "train", said.append)
-    begun = opened(chosen, here(chosen, compute_of(chosen)))._context
+    begun = open_trainer(chosen, *study_and_splits(chosen, compute_of(chosen)))._context
     assert begun.splits.confirmation is not None
     assert begun.model.network.config.problem_type == "multi_label_classification"
     begun.begin(chosen.hyperparameters, chosen.seed, STEPS)

@@ -1,4 +1,4 @@
-"""Studies made by hand, as a report's material: what a store would give of them, without one."""
+"""Report data of studies made by hand, without a store."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -94,8 +94,8 @@ def verdict(winner: int = 3) -> Verdict:
     )  # fmt: skip
 
 
-def material(trials: Sequence[TrialResult], **changes: Any) -> ReportData:
-    """Return the material of a study with these trials, each evaluated four times; `changes` by field of any part."""
+def report_data(trials: Sequence[TrialResult], **changes: Any) -> ReportData:
+    """Return the data of a study with these trials, each evaluated four times; `changes` by field of any part."""
     configuration = load_config(
         values={"study": "by hand", "model": {"name": "none"}, "data": {"train": "none.csv", "group_column": "source"}}
     ).model_dump(mode="json", exclude={"store", "space", "notify"})
@@ -123,7 +123,7 @@ def material(trials: Sequence[TrialResult], **changes: Any) -> ReportData:
     return ReportData(
         results=StudyResults(**parts[StudyResults]),
         state=StudyStatus(**parts[StudyStatus]),
-        course=StudyHistory(**parts[StudyHistory]),
+        history=StudyHistory(**parts[StudyHistory]),
         **parts[ReportData],
     )
 

@@ -10,7 +10,7 @@ from hpo.cli.main import app
 from hpo.errors import ConfigurationError, HpoError, StoreError
 from hpo.report.notebook import load_study
 from hpo.report.page import MARK
-from hpo.report.report_data import gathered
+from hpo.report.report_data import read_report_data
 from hpo.store.database import open_database
 from hpo.store.migrations.upgrade import VERSION_TABLE
 from hpo.store.study_store import CONFIRMS_ATTRIBUTE
@@ -155,7 +155,7 @@ def test_a_trial_that_began_anew_has_the_curve_of_its_newest_attempt(sqlite_url:
     )
     database = open_database(sqlite_url, must_exist=True)
     try:
-        told = gathered(database).course.evaluations
+        told = read_report_data(database).history.evaluations
     finally:
         database.close()
     assert {(one.attempt, one.score) for one in told} == {(1, 0.5)}

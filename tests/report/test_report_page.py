@@ -15,7 +15,7 @@ from hpo.report.figures import FIGURES
 from hpo.report.page import page
 from hpo.report.report_data import ReportData
 from tests.browser import asked_for, browser, needs_browser, on_a_phone, preferring, said
-from tests.report.studies import confirming, look_at_test, material, scores, several, trial, verdict
+from tests.report.studies import confirming, look_at_test, report_data, scores, several, trial, verdict
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -52,12 +52,12 @@ def full_study() -> ReportData:
     slices = (Slice(by="group", name="mail", rows=20, score=0.8), Slice(by="length", name="short", rows=9, score=0.7))
     runs = (confirming(3, 0.9, *slices), confirming(3, 0.92, *slices, seed=2))
     failed = [trial(12, 0.3, state="PRUNED"), trial(13, state="FAIL", reason="RuntimeError: no")]
-    return material([*several(12), *failed], verdict=verdict(), confirmation=runs)
+    return report_data([*several(12), *failed], verdict=verdict(), confirmation=runs)
 
 
 def test_a_trial_that_another_program_put_into_the_study_is_listed() -> None:
     """Optuna knows what was proposed; a configuration hpo has none of."""
-    text = page(material([trial(0, 0.5), trial(1, 0.6, configuration={}, validation=None, best_epoch=None)]))
+    text = page(report_data([trial(0, 0.5), trial(1, 0.6, configuration={}, validation=None, best_epoch=None)]))
     assert "2 trials: 2 completed" in text
 
 
@@ -75,7 +75,7 @@ def hostile_study() -> ReportData:
     groups = [Slice(by=by, name=bad, rows=9, score=0.5) for bad in HOSTILE for by in ("group", "length")]
     names = {"name": HOSTILE[1], "versions": {HOSTILE[0]: HOSTILE[1]}, "data_fingerprint": HOSTILE[0]}
     baselines = {bad: confirming(0, 0.4).held_out for bad in HOSTILE}
-    return material(
+    return report_data(
         trials, test=(look_at_test(6, 0.6, *groups),), baselines=baselines, led_by=HOSTILE[0], advice=HOSTILE,
         space={bad: bad for bad in HOSTILE[:5]}, **names,
     )  # fmt: skip
@@ -131,7 +131,7 @@ def test_a_script_that_comes_in_all_the_same_does_not_run(chromium: "Chrome", tm
     evil = (
         "<script>document.title = 'mine'</script><img src=http://example.invalid/x onerror=\"document.title='mine'\">"
     )
-    path.write_text(page(material([trial(0, 0.5)])).replace("<main>", f"<main>{evil}"), encoding="utf-8")
+    path.write_text(page(report_data([trial(0, 0.5)])).replace("<main>", f"<main>{evil}"), encoding="utf-8")
     chromium.get(path.as_uri())
     assert chromium.title == "by hand: macro_f1"
     assert len(said(chromium)) >= 2, "the script, the image and what it does are each refused"
@@ -206,7 +206,7 @@ def brightness(driver: "Chrome", selector: str, what: str) -> float:
 
 
 def test_the_policy_allows_the_scripts_of_the_page_and_nothing_else() -> None:
-    text = page(material([trial(0, 0.5)]))
+    text = page(report_data([trial(0, 0.5)]))
     [policy] = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)"', text)
     scripts = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
@@ -224,48 +224,48 @@ def test_the_verdict_comes_first_in_its_own_words() -> None:
 
 
 def test_where_nothing_was_confirmed_it_says_what_cannot_be_said_and_what_says_it() -> None:
-    text = body(material(several(5)))
-    assert "part of it is luck" in text
-    assert "Whether it is better than the default on new texts, and by how much, was not confirmed." in text
+    text = body(report_data(several(5)))
+    assert "part of it is selection bias" in text
+    assert "Whether it is better than the default on new examples, and by how much, was not confirmed." in text
     assert "hpo confirm trains the best again" in text
 
 
 def test_a_running_search_is_said_to_run_and_when_it_was_read() -> None:
-    text = body(material([trial(0, 0.5), trial(1, state="RUNNING")], led_by="process 7 on host since 18:00"))
+    text = body(report_data([trial(0, 0.5), trial(1, state="RUNNING")], led_by="process 7 on host since 18:00"))
     assert "still runs, led by process 7 on host since 18:00: this is how it stood at 2026-01-02 18:00 UTC" in text
     assert "1 completed, 1 in training" in text
     assert "The end of the search trains the best again" in text
-    assert "still runs" not in body(material([trial(0, 0.5)]))
+    assert "still runs" not in body(report_data([trial(0, 0.5)]))
 
 
 def test_a_study_without_a_finished_trial_says_so_and_lists_what_failed() -> None:
     failed = [trial(number, state="FAIL", reason="RuntimeError: no such layer") for number in range(3)]
-    text = body(material(failed))
+    text = body(report_data(failed))
     assert "No trial has completed, so there is no configuration to take" in text
     cells = re.findall("<td[^>]*>([^<]*)</td>", text)
     assert "3, failed, RuntimeError: no such layer, 0, 1, 2" in ", ".join(cells)
 
 
 def test_what_the_pruner_may_have_cost_is_said_below_the_curves() -> None:
-    assert "<p>Of 5 trials</p>" in body(material(several(3), audit="Of 5 trials"))
+    assert "<p>Of 5 trials</p>" in body(report_data(several(3), audit="Of 5 trials"))
 
 
 def test_the_default_that_was_never_beaten_is_said_to_be_the_best() -> None:
-    text = body(material([trial(0, 0.9), trial(1, 0.8)]))
+    text = body(report_data([trial(0, 0.9), trial(1, 0.8)]))
     assert "the search has found nothing that scored better" in text
-    assert "What it scores on new texts was not confirmed." in text
+    assert "What it scores on new examples was not confirmed." in text
     assert "better than the default" not in text
 
 
 def test_a_study_without_a_test_split_has_no_such_table() -> None:
-    assert "The test split" not in body(material(several(3)))
-    assert "only the first reading was unbiased" in body(
-        material(several(3), test=(look_at_test(1, 0.8), look_at_test(2, 0.9)))
+    assert "The test split" not in body(report_data(several(3)))
+    assert "only the first was unbiased" in body(
+        report_data(several(3), test=(look_at_test(1, 0.8), look_at_test(2, 0.9)))
     )
 
 
 def test_the_record_has_what_is_needed_to_do_it_again() -> None:
-    text = body(material(several(3)))
+    text = body(report_data(several(3)))
     for part in ("f1f1", "group_column: source", "1.50 device hours"):
         assert part in text, part
 

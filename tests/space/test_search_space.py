@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpo.cli.tables import space_table
+from hpo.cli.tables import print_space
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.reading import parse_yaml
 from hpo.errors import ConfigurationError, SpaceError
@@ -259,10 +259,10 @@ def test_where_a_range_comes_from_is_shown_and_is_no_part_of_the_search() -> Non
 
 
 def test_a_table_has_a_column_of_sources_where_there_are_any(capsys: pytest.CaptureFixture[str]) -> None:
-    space_table(space("{epochs: {min: 1, max: 3, source: Devlin et al. 2019}, batch_size: {value: 8}}"))
+    print_space(space("{epochs: {min: 1, max: 3, source: Devlin et al. 2019}, batch_size: {value: 8}}"))
     title, head, first, _ = capsys.readouterr().out.splitlines()
     assert title.split() == ["Space", "s"]
     assert head.split() == ["hyperparameter", "values", "only", "when", "default", "source"]
     assert first.endswith("Devlin et al. 2019")
-    space_table(NESTED)
+    print_space(NESTED)
     assert "source" not in capsys.readouterr().out

@@ -192,9 +192,9 @@ def test_a_step_takes_two_exchanges_of_words_beside_its_sums(two: Worker, monkey
     gather = torch.distributed.all_gather
     exchanges: list[int] = []
 
-    def noted(gathered: list[torch.Tensor], said: torch.Tensor) -> None:
+    def noted(read_report_data: list[torch.Tensor], said: torch.Tensor) -> None:
         exchanges.append(said.numel())
-        gather(gathered, said)
+        gather(read_report_data, said)
 
     two.admit(tiny_assignment())
     stepped(two)

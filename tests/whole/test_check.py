@@ -258,7 +258,7 @@ def study_file(config: StudyConfig, tmp_path: Path) -> Path:
     return path
 
 
-def test_the_command_prints_both_ends_and_stores_nothing(hpo: Hpo, study_file: Path) -> None:
+def test_the_command_prints_both_extremes_and_stores_nothing(hpo: Hpo, study_file: Path) -> None:
     answer = hpo("check", study_file, "budget.trials=7", "--for", "1h")
     assert answer.code == 0, answer.err
     for shown in (
@@ -267,7 +267,7 @@ def test_the_command_prints_both_ends_and_stores_nothing(hpo: Hpo, study_file: P
         "batch size",
         "7 trials take",
         "trials fit into 59 min",
-        "Nothing looks",
+        "No warnings",
     ):
         assert shown in answer.out
     assert {path.name for path in study_file.parent.iterdir()} == {"study.yaml"}

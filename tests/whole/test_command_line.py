@@ -13,12 +13,12 @@ import pytest
 from rich.console import Console
 
 from hpo.cli.main import spin_briefly
-from hpo.cli.tables import leaderboard, to_take
+from hpo.cli.tables import print_leaderboard, print_recommended
 from hpo.config.reading import parse_yaml, write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Ending
 from tests.command_line import Answer, Hpo
-from tests.report.studies import material, scores, trial
+from tests.report.studies import report_data, scores, trial
 from tests.search.scripted import CPU, ended, led, report_at, study_at
 from tests.whole.conftest import SPACE
 
@@ -58,7 +58,7 @@ class Heavy:
     def __del__(self):
         print("taken apart")
 
-def command():
+def command(**_):
     main.heavy = Heavy()
     atexit.register(print, "tidied up")
     raise SystemExit(5)
@@ -331,10 +331,10 @@ def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers(
 ) -> None:
     monkeypatch.setattr("hpo.cli.tables.console", lambda: Console(width=width, highlight=False, markup=False))
     trials = [trial(0, 0.5), trial(1, 0.75), trial(12, 0.625)]
-    leaderboard(material(trials).results)
+    print_leaderboard(report_data(trials).results)
     lines = capsys.readouterr().out.splitlines()
     for number, score in ((1, "0.7500"), (12, "0.6250"), (0, "0.5000")):
-        assert any(line.split()[:2] == [str(number), score] and "90.0" in line for line in lines)
+        assert any(line.split()[:2] == [str(number), score] and "1 min 30 s" in line for line in lines)
     also = next((line for line in lines if line.startswith("Also varied")), "")
     assert ("momentum" in also) == (width < 200)
     table = [line for line in lines if not line.startswith(("Also varied", "3 trials"))]
@@ -343,7 +343,7 @@ def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers(
 
 def test_labels_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     steering = scores(0.5, ("\x1b[2J", "two\nlines"))
-    to_take(material([trial(0, 0.5, validation=steering)]).results, None)
+    print_recommended(report_data([trial(0, 0.5, validation=steering)]).results, None)
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
     assert "as ·[2J" in shown
@@ -424,7 +424,7 @@ def test_a_place_that_is_no_plain_file_is_written_into(hpo: Hpo, finished: Path)
 
 def test_a_finished_study_says_that_nothing_is_left(hpo: Hpo, study_file: Path, finished: Path) -> None:
     out = hpo("run", study_file).out
-    assert "all of its 3 trials are over\n" in out
+    assert "3 of 3 trials finished\n" in out
     assert "For more, add --trials N, N above 3." in out
 
 

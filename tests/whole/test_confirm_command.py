@@ -98,8 +98,8 @@ def test_hpo_confirm_alone_confirms_the_study_of_the_store_as_it_was_begun(
     ("given", "budget"),
     [
         ({}, {"trials": None, "time": "8h", "until": "07:30"}),
-        ({"for_": "2h"}, {"trials": None, "time": "2h", "until": None}),
-        ({"until": "09:00"}, {"trials": None, "time": None, "until": "09:00"}),
+        ({"budget.time": "2h"}, {"trials": None, "time": "2h", "until": None}),
+        ({"budget.until": "09:00"}, {"trials": None, "time": None, "until": "09:00"}),
         ({"arguments": ["budget.time=1h"]}, {"trials": None, "time": "1h", "until": None}),
     ],
 )
@@ -110,7 +110,7 @@ def test_a_study_of_the_store_is_that_of_a_night_still_whose_times_are_replaced_
     night = changed(config, budget={"trials": None, "time": "8h", "until": "07:30"})
     record(night)
     arguments = [*given.pop("arguments", ()), "store.disk_gib=3"]
-    found = study_of_store({"store": config.store.url, **given, "arguments": arguments})
+    found = study_of_store(arguments, {"store.url": config.store.url, **given})
     assert found.budget.model_dump(include=budget.keys()) == budget
     assert found.budget.most_trials is None
     assert found.store == changed(night, store={"disk_gib": 3.0}).store

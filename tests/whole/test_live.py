@@ -1,4 +1,4 @@
-"""What a search looks like: views and log count as the store counts, also when a study goes on."""
+"""What a search looks like: views and log count as the store counts, also when a study is resumed."""
 
 import errno
 import logging
@@ -68,13 +68,13 @@ def test_lines_count_from_how_the_study_stood() -> None:
     log.ended(outcome(7, Ending.COMPLETED, 0.85))
     log.ended(outcome(8, Ending.COMPLETED, 0.95))
     lines = stream.getvalue().splitlines()
-    assert "10 trials in all, going on after 5" in lines[0]
-    assert "given up" in lines[1]
-    assert "6 of 10 done, 4 pruned, best 0.9000 (trial 1)" in lines[2]
+    assert "10 trials in all, resumed after 5" in lines[0]
+    assert "pruned" in lines[1]
+    assert "6 of 10 done, 4 pruned, best macro_f1 0.9000 (trial 1)" in lines[2]
     assert "no longer a number" in lines[3]
     assert "7 of 10 done, 5 pruned" in lines[3]
-    assert "best 0.9000 (trial 1)" in lines[4]
-    assert "best 0.9500 (trial 8)" in lines[5]
+    assert "best macro_f1 0.9000 (trial 1)" in lines[4]
+    assert "best macro_f1 0.9500 (trial 8)" in lines[5]
 
 
 def test_a_trial_that_goes_on_is_not_over() -> None:
@@ -91,8 +91,8 @@ def test_a_trial_that_goes_on_is_not_over() -> None:
     log.ended(outcome(7, Ending.COMPLETED, 0.7))
     assert (log.standing.completed, log.standing.failed) == (3, 0)
     lines = stream.getvalue().splitlines()
-    assert "Cut by a signal; it goes on later; 5 of 10 done" in lines[1]
-    assert "Killed by signal 9; it goes on later; 5 of 10 done" in lines[2]
+    assert "Cut by a signal; it resumes later; 5 of 10 done" in lines[1]
+    assert "Killed by signal 9; it resumes later; 5 of 10 done" in lines[2]
     assert "1 failed" in lines[3]
 
 
@@ -102,8 +102,8 @@ def test_a_search_for_a_time_has_no_number_of_trials() -> None:
     log.started("news", "macro_f1", None, BEFORE)
     log.ended(outcome(5, Ending.COMPLETED, 0.8))
     lines = stream.getvalue().splitlines()
-    assert "as many trials as there is time for, going on after 5" in lines[0]
-    assert "; 6 done, 3 pruned, best 0.9000 (trial 1)" in lines[1]
+    assert "as many trials as there is time for, resumed after 5" in lines[0]
+    assert "; 6 done, 3 pruned, best macro_f1 0.9000 (trial 1)" in lines[1]
     assert "left" not in lines[1]
 
 
@@ -143,7 +143,7 @@ def test_the_live_view_shows_each_running_trial() -> None:
         "best macro_f1 0.9000 (trial 1)",
         "0.8123",
         "1.00e-04",
-        "42 texts/s",
+        "42 examples/s",
         "to begin: 7, 8",
     ):
         assert part in shown

@@ -83,7 +83,7 @@ def test_an_interruption_and_an_error_are_told_as_such() -> None:
         with pytest.raises(type(error)):
             ended_by(error, inbox)
     assert inbox.sentences == [
-        "hpo, study news: interrupted; the same command goes on. 0 done, 0 pruned, no trial completed.",
+        "hpo, study news: interrupted; the same command resumes it. 0 done, 0 pruned, none completed yet.",
         "hpo, study news: the search ended with an error: The store was away for an hour.",
         "hpo, study news: the search ended with an error: ZeroDivisionError",
     ]
@@ -177,7 +177,7 @@ def test_a_command_gets_the_sentence_as_its_last_argument_and_no_shell(tmp_path:
     script.write_text("import json, sys; json.dump(sys.argv[2:], open(sys.argv[1], 'w'))")
     words = shlex.join([sys.executable, str(script), str(taken), "a b"])
     assert told_once(f"command:{words}") == []
-    assert json.loads(taken.read_text()) == ["a b", "It's over; 3 > 2 $HOME"]
+    assert json.loads(taken.read_text()) == ["a b", "hpo, study news: It's over; 3 > 2 $HOME"]
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def service() -> Iterator[tuple[str, list[bytes]]]:
 def test_a_service_gets_the_sentence(service: tuple[str, list[bytes]]) -> None:
     url, taken = service
     assert told_once(f"{url}/topic") == []
-    assert json.loads(taken[0])["message"] == "It's over; 3 > 2 $HOME"
+    assert json.loads(taken[0])["message"] == "hpo, study news: It's over; 3 > 2 $HOME"
 
 
 def test_a_service_that_does_not_take_it_is_noted_without_its_secrets(

@@ -23,7 +23,7 @@ from hpo.errors import SpaceError
 from hpo.export.configs import configuration_of
 from hpo.export.exported import Exported
 from hpo.export.model_folder import train_into
-from hpo.export.retraining import compute_of, here, opened
+from hpo.export.retraining import compute_of, open_trainer, study_and_splits
 from hpo.export.training_arguments import left_to_do, to_training_arguments
 from hpo.metrics.regression import METRICS
 from hpo.model.trial_model import TrialModel
@@ -160,12 +160,12 @@ def test_nothing_is_doubted_of_numbers(config: StudyConfig) -> None:
 def test_a_trained_model_predicts_what_evaluation_predicted(
     exported: Exported, folder: Path, hpo: Hpo, tmp_path: Path
 ) -> None:
-    place = here(exported, compute_of(exported))
-    context = opened(exported, place)._context
+    place = study_and_splits(exported, compute_of(exported))
+    context = open_trainer(exported, *place)._context
     model = TrialModel(context.model, context.task, exported.hyperparameters, seed=0)
     model.load(load_file(folder / "model.safetensors"))
     said: Any = context.predict(context.tokenized(exported.hyperparameters.max_length).validation)
-    texts = place.splits.validation.texts
+    texts = place[1].validation.texts
     (tmp_path / "in.csv").write_text("\n".join(["text", *texts]))
     answer = hpo("predict", folder, "in.csv")
     assert answer.code == 0, answer.err

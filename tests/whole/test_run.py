@@ -6,7 +6,7 @@ from threading import Event
 import optuna
 import pytest
 
-from hpo.cli.tables import one_answer
+from hpo.cli.tables import single_prediction
 from hpo.config.reading import parse_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ModelError, StudyMismatchError, TrainingError
@@ -358,8 +358,7 @@ def test_a_class_of_few_rows_is_told_before_the_first_trial_and_one_answer_for_a
     never = {name: {"value": value} for name, value in {"learning_rate": 1e-12, "epochs": 1, "max_length": 16}.items()}
     results = run(with_changes(config, data=data, space=never, budget={"trials": 1}), seen)
     assert any("Fewer than 10 validation rows tell about 'yes' (1)" in note for note in seen.notes)
-    answer = one_answer(results, 0)
-    assert answer is not None
+    [answer] = single_prediction(results, 0)
     assert "for all 20 validation rows: it has learned nothing" in answer
 
 

@@ -25,12 +25,12 @@ def test_a_study_that_is_led(hpo: Hpo, sqlite_url: str) -> None:
         shown = hpo("status", "--store", sqlite_url).out
         content = json.loads(hpo("status", "--store", sqlite_url, "--json").out)
     assert "study scripted: led by process" in shown
-    assert "1 trial is over: 1 completed, 0 pruned, 0 failed; best macro_f1" in shown
+    assert "1 trial finished: 1 completed, 0 pruned, 0 failed; best macro_f1" in shown
     assert "1 running, 1 waiting; 0.01 device-hours; ends 20" in shown
     assert "in 7 h 59 min" in shown or "in 8 h 00 min" in shown
     assert "0.6125" in shown
     assert "scripted-0" in shown
-    assert "trial 1 waits: paused; goes on first (Cut by a signal)" in shown
+    assert "trial 1 waits: paused; resumes first (Cut by a signal)" in shown
     assert "begun trial 2, attempt 1: scripted-0" in shown
     assert content["led_by"].startswith("process ")
     assert content["standing"]["completed"] == 1
@@ -50,16 +50,16 @@ def test_a_study_that_nobody_leads_says_how_its_last_run_ended(hpo: Hpo, sqlite_
         pass
     shown = hpo("status", "--store", sqlite_url).out
     assert "nobody leads it; the last run, begun 20" in shown
-    assert "was cut; the next goes on" in shown
+    assert "was cut; the next resumes it" in shown
 
 
 @pytest.mark.parametrize(
     ("kind", "detail", "said"),
     [
         ("too_long", "{}", "too long for the time that was left"),
-        ("requeued", '{"why": "failed"}', "failed; to be tried on another worker"),
-        ("requeued", '{"why": "died"}', "its process died; goes on first"),
-        ("requeued", '{"why": "the search was cut"}', "the search was cut; goes on first"),
+        ("requeued", '{"why": "failed"}', "failed; to be retried on another worker"),
+        ("requeued", '{"why": "died"}', "its process died; resumes first"),
+        ("requeued", '{"why": "the search was cut"}', "the search was cut; resumes first"),
         ("enqueued", "{}", "enqueued, not begun yet"),
     ],
 )

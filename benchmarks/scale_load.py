@@ -30,7 +30,7 @@ STEERS_AFTER = 8
 STANDINGS = 5
 CALLS: Mapping[str, float] = {
     "next_assignment": 1, "expected_seconds": 1, "observe": REPORTS, "finish": 1, "files_needed": 1,
-    "steering": (REPORTS + 1) / STEERS_AFTER,
+    "stop_requests": (REPORTS + 1) / STEERS_AFTER,
 }  # fmt: skip
 """Verb -> how often it is called for one trial."""
 

@@ -16,9 +16,8 @@ from hpo.errors import HpoError, ModelError, TrainingError
 from hpo.messages import Action, Assignment, Decision, Ending, Outcome
 from hpo.metrics.metric import Objective
 from hpo.metrics.own_metric import OwnMetric
-from hpo.runners.processes.inbox import Inbox
 from hpo.runners.processes.protocol import Answer, Call, End, Recycle
-from hpo.runners.processes.service import MessageSender, Service
+from hpo.runners.processes.service import Inbox, MessageSender, Service
 from tests.models import tiny_assignment
 from tests.runners.openers import SENTENCE, Counting
 

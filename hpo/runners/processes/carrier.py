@@ -14,10 +14,10 @@ from typing import Literal
 
 from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits
-from hpo.errors import ConfigurationError, StoreError
+from hpo.errors import ConfigurationError
 from hpo.files.shared import FOLDER
 from hpo.runners.processes.child import Child, end
-from hpo.runners.processes.protocol import Opener, StudySetup
+from hpo.runners.processes.protocol import Opener, StudySetup, writing_to
 from hpo.runners.processes.worker_specs import WorkerSpec, worker_specs_of, workers_of
 from hpo.runners.remote_workforce import DesiredWorkers, RemoteWorkforce
 from hpo.runners.workforce import WorkerLost
@@ -71,14 +71,9 @@ def open_processes(
     """
     worker_specs, logs = worker_specs_of(config.compute, os.environ), files / LOGS
     with ExitStack() as closing:
-        try:
+        with writing_to(files):
             logs.mkdir(parents=True, exist_ok=True)
             study = closing.enter_context(StudySetup.of(config, splits, files, opener).written(files))
-        except OSError as error:
-            raise StoreError(
-                f"Nothing can be written to the study's files in {files}: {error.strerror}; name another folder by "
-                "store.files."
-            ) from None
         carrier = ProcessCarrier(worker_specs, study, logs, store=config.store.url)
         workforce = RemoteWorkforce(carrier, most=None, hang=60 * config.compute.hang_minutes)
         # What workers share is made anew by the next run, and may be as large as the model.

@@ -18,7 +18,7 @@ import torch
 from hpo.config.study_file import StoreConfig, StudyConfig
 from hpo.data.splits import Splits
 from hpo.distributed.rank_group import RankInfo
-from hpo.errors import HpoError
+from hpo.errors import HpoError, StoreError
 from hpo.training.precision import Precision
 from hpo.training.worker import Worker
 
@@ -81,6 +81,18 @@ class StudySetup:
             study = pickle.loads(content)
         assert isinstance(study, StudySetup), "the file holds a study"
         return study
+
+
+@contextmanager
+def writing_to(files: Path) -> Iterator[None]:
+    """Raise `StoreError` where the block cannot write to a study's files."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"Nothing can be written to the study's files in {files}: {error.strerror}; name another folder by "
+            "store.files."
+        ) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,9 +23,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
-from hpo.errors import StoreError, TrainingError
+from hpo.errors import TrainingError
 from hpo.files.shared import FOLDER
-from hpo.runners.processes.protocol import Arrived, End, Opener, StudySetup
+from hpo.runners.processes.protocol import Arrived, End, Opener, StudySetup, writing_to
 from hpo.runners.ray.cluster import is_alive, joined_cluster, machines_of_cluster
 from hpo.runners.ray.cluster_worker import MAILBOX_CALLS, MARKER, Mailbox, WorkerTrainable, emptied
 from hpo.runners.ray.resources import TrialResources, refuse_unplaceable, resources_of
@@ -301,14 +301,9 @@ def open_ray_tune(
 @contextmanager
 def _marked(files: Path, name: str) -> Iterator[None]:
     """Leave the name of this search in a marker in the study's folder, by which workers know it."""
-    try:
+    with writing_to(files):
         files.mkdir(parents=True, exist_ok=True)
         (files / MARKER).write_text(name)
-    except OSError as error:
-        raise StoreError(
-            f"Nothing can be written to the study's files in {files}: {error.strerror}; name another folder by "
-            "store.files."
-        ) from None
     try:
         yield
     finally:

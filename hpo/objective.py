@@ -53,7 +53,7 @@ class FineTuneObjective:
 
         Raises:
             ConfigurationError: the study minimises, or its pruner takes folds for a learning curve.
-            optuna.TrialPruned: the pruner gave the trial up, or it cannot be trained, which a violated constraint says.
+            optuna.TrialPruned: the trial was pruned, or cannot be trained, which a violated constraint says.
             TrainingError: training failed; says why.
             HpoError: the model or the data cannot be used.
         """

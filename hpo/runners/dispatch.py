@@ -21,8 +21,8 @@ from hpo.runners.workforce import LossCause, Note, WorkerLost, WorkerMessage, Wo
 from hpo.search.coordinator import Coordinator
 
 ASKS_AHEAD_SECONDS = 5.0
-"""How long before a trial's expected end the next one is asked for: as late as it may be, since what is asked earlier
-knows less."""
+"""How long before a trial's expected end the next one is asked for: late, since an earlier proposal knows fewer
+results."""
 logger = logging.getLogger(__name__)
 
 
@@ -83,8 +83,8 @@ class Dispatch:
         Args:
             coordinator: of the study, which has begun.
             workforce: which has begun.
-            watcher: is told of everything.
-            stop: set from elsewhere, it ends the search tidily: what is running waits in the store for the next run.
+            watcher: is told of every event.
+            stop: set from elsewhere, it ends the search: what is running is paused, and the next run resumes it.
             compute: when a worker hangs, and how long it has to end.
             files: the study's folder of weights and checkpoints, cleared of those that are not needed any more.
             mirror: of that folder, cleared likewise.
@@ -102,9 +102,9 @@ class Dispatch:
         self._listened = 0.0
         """Seconds of listening: no worker is silent while the store or a suspended machine keeps this from it."""
         self._nothing_for: set[str] = set()
-        """Workers that there was nothing for, until something changes."""
+        """Workers for which there was no assignment, until something changes."""
         self._has_reported: set[int] = set()
-        """Trials that have said what they cost; another may fit since."""
+        """Trials whose costs are known from a report; another trial may fit since."""
         self._left_out: set[str] = set()
         self._enlisted: frozenset[str] = frozenset()
         self._steered_at = clock()
@@ -119,15 +119,15 @@ class Dispatch:
 
         Raises:
             TrainingError: training fails whatever is tried; says why.
-            StoreUnavailableError: the store is away; what was training has been paused, and waits in its checkpoints.
+            StoreUnavailableError: the store is away; what was training has been paused, with checkpoints.
         """
         try:
             with self._removing:
-                while self._goes_on():
-                    for worker, said in self._listen():
-                        # What a worker had said in the moment in which it was left out: its trial goes on elsewhere.
+                while self._is_running():
+                    for worker, message in self._listen():
+                        # Of a worker that was left out, the trials are retried elsewhere.
                         if worker not in self._left_out:
-                            self._carry(worker, said)
+                            self._handle(worker, message)
                     self._kill_silent()
         except StoreUnavailableError:
             self._pause_unrecorded()
@@ -135,8 +135,8 @@ class Dispatch:
         if self._failure is not None:
             raise TrainingError(self._failure)
 
-    def _goes_on(self) -> bool:
-        """Steer, hand out what there is, and return whether something is to be waited for."""
+    def _is_running(self) -> bool:
+        """Steer, assign what there is, and return whether a worker is to be listened to."""
         self._enlist()
         self._steer()
         if self._pausing_since is None:
@@ -147,7 +147,7 @@ class Dispatch:
         return self._pausing_since is None and bool(starting)
 
     def _enlist(self) -> None:
-        """Tell which workers there are, where that has changed: a cluster may grow and shrink."""
+        """Tell the coordinator which workers there are, where that has changed: a cluster may grow and shrink."""
         workers = frozenset(self._workforce.workers)
         if workers != self._enlisted:
             self._coordinator.faults.workers = workers
@@ -159,12 +159,12 @@ class Dispatch:
 
     def _listen(self) -> Sequence[tuple[str, WorkerMessage]]:
         began = self._ticks()
-        heard = self._workforce.listen(self._patience())
+        messages = self._workforce.listen(self._patience())
         self._listened += self._ticks() - began
-        return heard
+        return messages
 
     def _patience(self) -> float:
-        """Return for how long to listen: not beyond the deadline."""
+        """Return the seconds for which to listen: not beyond the deadline."""
         if self._pausing_since is not None:
             return self._listens_seconds
         return max(0.0, min(self._listens_seconds, self._coordinator.trains_until - self._clock()))
@@ -207,19 +207,19 @@ class Dispatch:
         self._workforce.give(worker, assignment)
 
     def _steer(self) -> None:
-        """Do what the stop event, the deadline or somebody outside asks for."""
+        """Do what the stop event, the deadline or `hpo stop` asks for."""
         now = self._clock()
         if self._pausing_since is None:
             if now - self._steered_at >= self._steers_every:
                 self._steered_at = now
-                self._heed_steering()
+                self._apply_stop_requests()
             if self._stop.is_set() or self._failure is not None or now >= self._coordinator.trains_until:
                 self._pause()
         elif self._ticks() - self._pausing_since > self._compute.grace_seconds:
             for worker in [worker for worker, held in self._held.items() if held.count]:
                 self._workforce.kill(worker, "It did not reach its next step in time.")
 
-    def _heed_steering(self) -> None:
+    def _apply_stop_requests(self) -> None:
         asked = self._coordinator.stop_requests()
         if asked.stop:
             self._stop.set()
@@ -241,17 +241,17 @@ class Dispatch:
             self._pause()
         until = self._ticks() + self._compute.grace_seconds
         while self._given() and (left := until - self._ticks()) > 0:
-            for worker, said in self._workforce.listen(min(left, self._listens_seconds)):
-                if isinstance(said, WorkerLost):
+            for worker, message in self._workforce.listen(min(left, self._listens_seconds)):
+                if isinstance(message, WorkerLost):
                     self._held.pop(worker, None)
-                elif isinstance(said, Outcome) and worker in self._held:
-                    self._held[worker].remove(said.trial)
+                elif isinstance(message, Outcome) and worker in self._held:
+                    self._held[worker].remove(message.trial)
 
     def _decide(self, worker: str, assignment: Assignment, action: Action) -> None:
         self._workforce.apply(worker, Decision(trial=assignment.trial, attempt=assignment.attempt, action=action))
 
     def _kill_silent(self) -> None:
-        """Kill workers that train and have said nothing for too long; their trials go on elsewhere."""
+        """Kill workers that train and have sent nothing for too long; their trials resume elsewhere."""
         longest = 60 * self._compute.hang_minutes
         for worker, held in self._held.items():
             if held.count and self._listened - held.heard_at > longest:
@@ -260,36 +260,36 @@ class Dispatch:
 
     # -- from the workers
 
-    def _carry(self, worker: str, said: WorkerMessage) -> None:
+    def _handle(self, worker: str, message: WorkerMessage) -> None:
         held = self._held[worker]
         held.heard_at = self._listened
-        match said:
+        match message:
             case Begun():
-                self._begin(held, said)
+                self._begin(held, message)
             case Report():
-                decision = self._coordinator.observe(said)
+                decision = self._coordinator.observe(message)
                 self._workforce.apply(worker, decision)
-                self._watcher.reported(said, decision)
-                self._expect(held, said.trial)
-                if said.trial not in self._has_reported:
+                self._watcher.reported(message, decision)
+                self._expect(held, message.trial)
+                if message.trial not in self._has_reported:
                     # It has told what it costs: something else may fit for those that are idle.
-                    self._has_reported.add(said.trial)
+                    self._has_reported.add(message.trial)
                     self._nothing_for.clear()
             case Progress():
-                self._watcher.progressed(said)
-                if self._coordinator.forecasts.progressed(said):
-                    self._expect(held, said.trial)
+                self._watcher.progressed(message)
+                if self._coordinator.forecasts.progressed(message):
+                    self._expect(held, message.trial)
             case Outcome():
-                held.remove(said.trial)
-                self._finish(said)
+                held.remove(message.trial)
+                self._finish(message)
             case Note():
-                self._watcher.note(f"{worker}: {said.sentence}")
+                self._watcher.note(f"{worker}: {message.sentence}")
             case WorkerLost():
-                if said.cause is LossCause.UNUSABLE:
-                    self._coordinator.quarantine(worker, said.reason)
+                if message.cause is LossCause.UNUSABLE:
+                    self._coordinator.quarantine(worker, message.reason)
                     # Whether any is left is judged by those there are now.
                     self._enlist()
-                self._lose(worker, said)
+                self._lose(worker, message)
                 self._leave_out_quarantined()
 
     def _begin(self, held: _Held, begun: Begun) -> None:
@@ -366,4 +366,4 @@ class Dispatch:
 def _log_failure(removal: Future[None]) -> None:
     """Log what a removal raised: it costs room on the disk, and the search goes on."""
     if (error := removal.exception()) is not None:
-        logger.error("Files of a trial that is over were not removed.", exc_info=error)
+        logger.error("Files of a finished trial were not removed.", exc_info=error)

@@ -179,7 +179,9 @@ class RemoteWorkforce:
         """
         while not self._free():
             if is_ending():
-                raise NoResultError("The search was to end before its first worker was open; the same command goes on.")
+                raise NoResultError(
+                    "The search was to end before its first worker was open; the same command resumes it."
+                )
             # What the first cannot open, no other could.
             if not self.workers or (self._refusal is not None and not self._has_begun):
                 raise self._refusal or TrainingError("No worker is left to be asked.")

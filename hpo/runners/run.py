@@ -248,7 +248,7 @@ class _SearchRun(SearchParts):
         if self.searches:
             self.dispatch(self.coordinator, self.files)
         if self.stop.is_set():
-            self.watcher.note("The search was told to end; the same command goes on with what was training.")
+            self.watcher.note("The search was told to end; the same command resumes what was training.")
         elif self.coordinator.ended_because:
             self.watcher.note(self.coordinator.ended_because)
         if self.searches and not self.stop.is_set():
@@ -300,7 +300,7 @@ class _SearchRun(SearchParts):
             confirmation.run(self.coordinator, led, versions, short.reserve + short.baselines)
             confirmation.evaluate_baselines(self.coordinator, (limits.deadline or math.inf) - short.reserve)
             if is_stopped(self.coordinator, self.stop):
-                self.watcher.note("The confirmation was told to end; the same command goes on with it.")
+                self.watcher.note("The confirmation was told to end; the same command resumes it.")
                 return
             self._conclude(led)
             unfinished, _ = led.files_needed()

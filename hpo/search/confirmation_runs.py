@@ -22,7 +22,7 @@ from hpo.store.study_store import CONFIRMS_ATTRIBUTE, METRIC_ATTRIBUTE, UNSEEN_A
 from hpo.verdict.race import NO_SCORE, Race, RaceState, next_trial
 
 SEED_ATTRIBUTE = "race_seed"
-"""Of a run: the number of its seed in the race, from 0."""
+"""Number of a run's seed in the race, from 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class Entrant:
     """A trial of the search that is trained again."""
 
     parameters: Mapping[str, Value]
-    """As Optuna has them."""
+    """Its parameters as Optuna has them."""
     hyperparameters: Hyperparameters
 
 
@@ -46,14 +46,14 @@ class ConfirmationRuns:
     """Name of the study that is confirmed."""
     race: Race
     entrants: Mapping[int, Entrant]
-    """Those of the race, by their trial of the search."""
+    """Trial of the search -> entrant of the race."""
     unseen: bool
     """Whether the runs are judged on rows that the search never saw."""
     ended_because: str | None = None
     """Why there is nothing more to train, where that is not for the end of the race."""
 
     def begin(self) -> None:
-        """Say in the store what this study is."""
+        """Record which study this one confirms."""
         self.store.study.set_user_attr(CONFIRMS_ATTRIBUTE, self.search)
         self.store.study.set_user_attr(UNSEEN_ATTRIBUTE, self.unseen)
 

@@ -34,7 +34,7 @@ from hpo.store.studies import delete_runs
 from hpo.store.study_store import StudyRecord, StudyStore
 
 LONGEST_OUTAGE, LEAST_OUTAGE = 3600.0, 15.0
-"""Seconds that the store may be away before the search ends: at most, and near the deadline or past it at least."""
+"""Most seconds that the store may be away before the search ends, and fewest near or past the deadline."""
 
 Proposes = Callable[[StudyStore, SearchSpace, StudyConfig, Forecasts], Proposer]
 Arguments = ParamSpec("Arguments")
@@ -53,7 +53,7 @@ class StopRequests:
 def verb(
     method: Callable[Concatenate["Coordinator", Arguments], Result],
 ) -> Callable[Concatenate["Coordinator", Arguments], Result]:
-    """Make a method one transaction of the leader's, asked again while the store is away."""
+    """Make a method one transaction under the lease, retried while the store is away."""
 
     @wraps(method)
     def inside(self: "Coordinator", /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -70,7 +70,7 @@ def verb(
 
 
 class Coordinator:
-    """Leads one study. Every verb is one transaction, and asking it twice gives the same answer.
+    """The leader of one study. Every verb is one transaction, and asking it twice gives the same answer.
 
     Each raises `StudyLedError` where another process leads the study now, and `StoreError` where the store failed, or
     was away for too long; nothing was recorded then.
@@ -177,7 +177,7 @@ class Coordinator:
 
     @verb
     def begin(self, *, objective: str, versions: Mapping[str, str]) -> None:
-        """Record what the study is made from and enqueue its default; or take up what a dead leader left running.
+        """Record what the study is made from and enqueue its default; or resume what a dead leader left running.
 
         To be called before the first verb, when it is known that the model and the data can be used.
 
@@ -231,7 +231,7 @@ class Coordinator:
 
     @verb
     def device_seconds(self) -> float:
-        """Return the device seconds of all attempts that are over, in those of trials as they are trained now."""
+        """Return the device seconds of all ended attempts, over the devices of a trial."""
         return self._spent()
 
     @property

@@ -57,7 +57,7 @@ class EnumeratingSampler(BaseSampler):
         self._otherwise.before_trial(study, trial)
 
     def infer_relative_search_space(self, _study: Study, _trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return that nothing is modelled."""
+        """Return no parameters: none is modelled."""
         return {}
 
     def sample_relative(self, *_asked: Any) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def refuse_other_study(name: str, stored: StudyRecord, now: StudyRecord) -> None
 
 
 def _compared(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what must stay the same; a key that there was not yet when the study was begun has its default."""
+    """Return what must stay the same; a key that is newer than the study has its default."""
     defaults = {"task": TaskConfig(), "evaluation": EvaluationConfig()}
     completed = {name: section.model_dump(mode="json") | configuration[name] for name, section in defaults.items()}
     return {key: value for key, value in {**configuration, **completed}.items() if key not in CHANGEABLE}
@@ -143,7 +143,7 @@ def _is_widened(name: str, before: Mapping[str, Any], now: Mapping[str, Any] | N
 
 
 def _other_data(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Say that the data differ, and what is known of why: an earlier version kept no rows from its searches."""
+    """Return that the data differ, and why if known: an earlier version kept no rows from its searches."""
     said = "data: the texts, labels or splits are not the same"
     before, after = _kept_share(stored), _kept_share(now)
     if before == after:

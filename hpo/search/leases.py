@@ -45,7 +45,7 @@ class Lease:
         self._confirmed_at = time.monotonic()
 
     def confirm_before_commit(self) -> None:
-        """Renew the lease once more where the transaction took long: it is not to have lapsed when that is committed.
+        """Renew the lease again where the transaction took long, so that it has not lapsed at the commit.
 
         Nobody could take it meanwhile: on PostgreSQL the lease's row is locked, on SQLite the file.
         """
@@ -106,7 +106,7 @@ def leader_of(lease: LeaseRecord) -> str | None:
 
 
 def _is_dead(lease: LeaseRecord) -> bool:
-    """Return whether the leader ran on this machine and is gone, its process number free or borne by another."""
+    """Return whether the leader ran on this machine and is gone, its process number free or reused."""
     if lease.machine != machine_id():
         return False
     try:
@@ -124,7 +124,7 @@ def _leader(lease: LeaseRecord) -> str:
 
 
 def machine_id() -> str:
-    """Return what a process number is good for: this boot of this machine, and its own numbers where it is a container.
+    """Return the scope of process numbers: this boot of this machine, and the namespace of a container.
 
     Containers may share their host's name, and a machine that was started again gives the same numbers anew.
     """
@@ -136,5 +136,5 @@ def machine_id() -> str:
 
 
 def _started(process: psutil.Process) -> float:
-    """Return when a process was started, in seconds since its machine was: setting the clock does not change that."""
+    """Return the start of a process in seconds since that of its machine, which setting the clock does not change."""
     return process.create_time() - psutil.boot_time()

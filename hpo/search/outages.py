@@ -10,9 +10,9 @@ from hpo.errors import StoreUnavailableError
 
 FIRST_WAIT, LONGEST_WAIT = 0.05, 5.0
 SECONDS_TO_END = 3.0
-"""For which the store is still asked by a search that was told to end."""
+"""Seconds for which a search that was told to end still retries."""
 TOLD_FROM = 1.0
-"""Seconds of waiting from which it is worth a word."""
+"""Seconds of waiting after which a warning is logged."""
 
 Result = TypeVar("Result")
 

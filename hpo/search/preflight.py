@@ -18,7 +18,7 @@ from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space, shipped_spaces, space_of
 
 MAX_COMBINATIONS = 10_000
-"""Combinations that are listed and gone through at each proposal, at most."""
+"""Most combinations of a grid, which each proposal goes through."""
 SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "sampler": {"startup_trials": ("tpe", "gp", "cmaes")},
     "pruner": {
@@ -30,15 +30,15 @@ SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "p_threshold": ("wilcoxon",),
     },
 }
-"""The settings of a search that not every sampler or pruner has a use for, and which have."""
+"""Settings that only some samplers or pruners use -> which do."""
 IN_EXTRAS = {"schedule_free_adamw": "schedulefree"}
 """Optimizer -> the module of an extra that it is in."""
 JOINT = ("gp", "cmaes")
-"""Samplers that model what every trial has, from what was trained to its end, and draw the rest at random."""
+"""Samplers that model the parameters which every trial has, from completed trials, and draw the rest at random."""
 
 
 def space_of_study(config: StudyConfig) -> SearchSpace:
-    """Return a study's space, without what a shipped one has that means nothing to the study's task; its notes say so.
+    """Return a study's space, without the shipped parameters that its task does not use; its notes say so.
 
     Raises:
         SpaceError: the user gives a hyperparameter that means nothing to the task.
@@ -60,7 +60,7 @@ def space_of_study(config: StudyConfig) -> SearchSpace:
 
 
 def refuse_unfit_search(config: StudyConfig, space: SearchSpace) -> None:
-    """Refuse a space that the study's sampler or its folds cannot do, and one that needs what is not installed.
+    """Raise an error for a space that does not fit the study's sampler or folds, or needs what is not installed.
 
     Raises:
         SpaceError: says what does not go together, and what to do.
@@ -84,7 +84,7 @@ def refuse_unfit_search(config: StudyConfig, space: SearchSpace) -> None:
 
 
 def refuse_unfit_of_folds(config: StudyConfig, space: SearchSpace) -> None:
-    """Refuse, where a study has folds, what follows a training from score to score: a fold is scored at its end only.
+    """Raise an error where a study has folds, scored at their end only, and a space that needs scores before.
 
     Raises:
         SpaceError: says what does not go together, and what to do.
@@ -120,7 +120,7 @@ def _refuse_slots(config: StudyConfig, space: SearchSpace) -> None:
 
 
 def search_notes(config: StudyConfig, space: SearchSpace) -> list[str]:
-    """Return what a person should know of how this sampler will search this space, in sentences."""
+    """Return notes for people on how this study will search this space, in sentences."""
     return [*space.notes, *_sampler_notes(config, space), *_pruner_notes(config), *_unused_settings(config)]
 
 

@@ -15,7 +15,7 @@ from hpo.config.study_file import StudyConfig
 
 LAST_RUNG = 1000
 MAX_TRIALS_AT_A_RUNG = 4
-"""Finished trials with a score at a rung that the median and the percentile pruner ask for, at most."""
+"""Most finished trials with a score at a rung that the median and the percentile pruner wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class AsynchronousMedianPruner(BasePruner):
     """
 
     def __init__(self, *, n_min_trials: int, n_warmup_steps: int) -> None:
-        """Take how many other trials must have come to a rung, and the rung before which nothing is pruned."""
+        """Prune once `n_min_trials` others have come to a rung, and nothing before rung `n_warmup_steps`."""
         self._n_min_trials = n_min_trials
         self._n_warmup_steps = n_warmup_steps
 

@@ -7,7 +7,7 @@ from hpo.messages import Milestone
 from hpo.space.search_space import SearchSpace
 
 SMALL_SHARE = 0.25
-"""Validation rows over those that a trial trains on, up to which its evaluations are kept short."""
+"""Validation rows over training rows of a trial, up to which its evaluations are limited in time."""
 MOST_OF_A_TRIAL = 0.1
 """Share of a trial's time that its evaluations then take at most."""
 ROWS_OF_A_STEP = 3
@@ -83,7 +83,7 @@ def with_evaluation_defaults(config: StudyConfig, space: SearchSpace, splits: Sp
         passes = [share * epochs for epochs in range(int(space.values_or_ends("epochs")[0]), longest + 1)]
 
         def affordable(full_reports: int) -> float:
-            """Return of how many rows the parts may be, and of training rows as many."""
+            """Return the most rows of a part that is scored, and of training rows."""
             return min(
                 _rows_left(one, max(passes), train_rows, validation_rows, full_reports, asked.rungs) for one in passes
             )
@@ -107,7 +107,7 @@ def _follows_scores(space: SearchSpace) -> bool:
 def _rows_left(
     passes: float, longest: float, train_rows: int, validation_rows: int, full_reports: int, rungs: int
 ) -> float:
-    """Return how many rows a trial can pay for in each part, and of training rows at each full evaluation."""
+    """Return how many rows a trial can afford to score in each part, and of training rows at each full evaluation."""
     made = milestones(passes=passes, maximum_passes=longest, rungs=rungs, full_reports=full_reports)
     affordable = ROWS_OF_A_STEP * passes * train_rows * MOST_OF_A_TRIAL / (1 - MOST_OF_A_TRIAL)
     return (affordable - full_reports * validation_rows) / len(made)

@@ -54,7 +54,7 @@ class Window:
 
 
 class FixedTrials(PassingStorage):  # type: ignore[misc]
-    """A study's storage in which there are these trials and no others."""
+    """A study's storage with a fixed list of trials."""
 
     def __init__(self, backend: BaseStorage, trials: Sequence[FrozenTrial]) -> None:
         self.backend, self.trials = backend, trials
@@ -74,7 +74,7 @@ def windowed_study(study: Study, window: Window) -> Study:
 
 
 TPE_WINDOW = Window(best=25, others=900)
-"""TPE takes the best 25 for good, however many there are; the others it only has to know the density of."""
+"""TPE models the best 25 as good, however many there are; of the others it needs only the density."""
 
 
 class PerTrialSampler(BaseSampler):
@@ -95,7 +95,7 @@ class PerTrialSampler(BaseSampler):
         together: Set[str] | None = None,
         window: Window | None = None,
     ) -> None:
-        """Take what makes a sampler.
+        """Keep a factory of samplers.
 
         Args:
             build: seed -> sampler.
@@ -112,7 +112,7 @@ class PerTrialSampler(BaseSampler):
         self._current = self._made("sampler")
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Make the sampler of `trial`."""
+        """Build the sampler of `trial`."""
         self._current = self._made("sampler", trial.number)
         self._seen = None if self._window is None else windowed_study(study, self._window)
         self._current.before_trial(study, trial)
@@ -152,13 +152,13 @@ class Sampler:
     source: str
     build: Callable[[StudyConfig, SearchSpace], BaseSampler]
     waits_for: frozenset[TrialState] = frozenset()
-    """States of the trials of which there must be `startup_trials` before it models any; empty for no start-up."""
+    """States of the trials that count towards `startup_trials`; empty for no start-up."""
     takes_long: bool = False
     """Whether it may take seconds or minutes to propose."""
 
 
 def _tpe(config: StudyConfig, _space: SearchSpace) -> BaseSampler:
-    """Return TPE that models conditional parameters jointly too, and keeps away from what is running."""
+    """Return TPE that models conditional parameters jointly too, and avoids what is running."""
     startup = startup_trials(config)
     return PerTrialSampler(
         lambda seed: TPESampler(
@@ -174,7 +174,7 @@ def _random(config: StudyConfig, _space: SearchSpace) -> BaseSampler:
 
 
 def _modelling(sampler: str, build: Callable[..., BaseSampler]) -> Callable[[StudyConfig, SearchSpace], BaseSampler]:
-    """Return what builds a sampler that models those parameters together which every trial has."""
+    """Return a factory of samplers that jointly model the parameters which every trial has."""
 
     def built(config: StudyConfig, space: SearchSpace) -> BaseSampler:
         options = {"n_startup_trials": startup_trials(config), "warn_independent_sampling": False}
@@ -185,7 +185,7 @@ def _modelling(sampler: str, build: Callable[..., BaseSampler]) -> Callable[[Stu
 
 
 def _qmc(config: StudyConfig, space: SearchSpace) -> BaseSampler:
-    """Return a sampler that goes along one scrambled sequence, its place in it kept in the store."""
+    """Return a sampler of one scrambled sequence, whose position is kept in the store."""
     sequence = derived_seed(config.seed, "sequence")
 
     def build(seed: int) -> BaseSampler:

@@ -10,7 +10,7 @@ from hpo.space.parameters import Parameter
 
 
 def check_together(parameters: Sequence[Parameter], space: str) -> None:
-    """Refuse, by a `SpaceError`, what `Hyperparameters` would refuse of the space, one trial for each reason."""
+    """Raise a `SpaceError` if `Hyperparameters` would refuse a trial of the space; names one trial for each reason."""
     mistakes = Mistakes()
     for parameter in parameters:
         place = f"Space {space}, {parameter.name}"
@@ -43,7 +43,7 @@ def _check_applies(parameter: Parameter, parameters: Sequence[Parameter], place:
 
 
 def _decider(field: str, kinds: Sequence[Values]) -> tuple[str, list[Value]]:
-    """Return the parameter by which to say that the field is as in `kinds`, itself or what decides it, and how."""
+    """Return the parameter that makes the field what it is in `kinds`, itself or what decides it, and its values."""
     decider = field
     while not any(decider in values for values in kinds) and (above := deciding_field(decider)):
         decider = above

@@ -11,7 +11,7 @@ from hpo.space.domains import Domain, Range, Value, as_yaml, same
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """Holds where the parameter `parent` is active and has one of `values`; nowhere if there are none."""
+    """A condition: the parameter `parent` is active and has one of `values`; never met if there are none."""
 
     parent: str
     values: tuple[Value, ...]
@@ -66,7 +66,7 @@ def _read_condition(parent: Any, values: Any, domains: Mapping[str, Domain], sou
 
 
 def parents_first(conditions: Mapping[str, Conditions], source: str) -> list[str]:
-    """Return the names in their own order, but every parameter after those that its conditions name.
+    """Return the names in their order, but each parameter after those that its conditions name.
 
     Raises:
         SpaceError: conditions that go round in a circle.

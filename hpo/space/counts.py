@@ -9,7 +9,7 @@ from hpo.space.domains import Number, as_yaml
 
 
 class Rule(NamedTuple):
-    """What is counted, and how it becomes a share."""
+    """A unit that is counted, and its formula as a share."""
 
     unit: str
     formula: str
@@ -44,11 +44,11 @@ class CountParameter:
     """A parameter of a space that is a count."""
 
     name: str
-    """As it was given."""
+    """The name it was given under."""
     of: str
     """A key of `RULES`."""
     share: str
-    """The hyperparameter that says it here."""
+    """The hyperparameter that is the share."""
     values: tuple[float, ...]
     """Its values, or the ends of its range."""
 
@@ -77,7 +77,7 @@ class CountParameter:
         )
 
     def _said(self, shares: Iterable[float]) -> str:
-        """Return shares as text; of one that no trial has that it is too much."""
+        """Return shares as text, with words for one that is too large."""
         too_much = "more than there are"
         return listed(
             _short(share) if share < 1 or self.share in ("epochs", "data_fraction") else too_much for share in shares

@@ -15,7 +15,7 @@ Number = int | float
 
 
 class TrialLike(Protocol):
-    """Whoever picks the values: the part of `optuna.Trial` that a space needs."""
+    """The part of `optuna.Trial` that a space needs."""
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False

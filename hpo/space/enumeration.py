@@ -10,7 +10,7 @@ from hpo.space.domains import Choice, Constant, Range, Value
 from hpo.space.parameters import Parameter
 
 Values = dict[str, Value]
-# Which values of earlier parameters, among those that a later condition asks for, a trial has.
+# The values of earlier parameters that later conditions ask for.
 Known = frozenset[tuple[str, Value]]
 
 
@@ -41,7 +41,7 @@ def number_of_combinations(parameters: Sequence[Parameter], space: str) -> int:
 
 
 def cases(parameters: Sequence[Parameter], fields: Iterable[str]) -> Iterator[Values]:
-    """Return one trial of every kind, as far as `fields` go: the active ones of them and of what decides about them.
+    """Return representative trials for `fields`: values of the active ones and of what decides about them.
 
     Names have all their values, ranges their ends and what is needed for every condition to hold and not to hold. What
     is monotonous in each number of a range holds for all trials if it holds for these.
@@ -52,7 +52,7 @@ def cases(parameters: Sequence[Parameter], fields: Iterable[str]) -> Iterator[Va
 
 
 def refuse_continuous(parameters: Sequence[Parameter], space: str) -> None:
-    """Refuse, by a `SpaceError`, a parameter whose values cannot be gone through one by one."""
+    """Raise a `SpaceError` for a parameter whose values cannot be enumerated."""
     for parameter in parameters:
         if isinstance(parameter.domain, Range):
             raise SpaceError(

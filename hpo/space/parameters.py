@@ -28,9 +28,9 @@ class Parameter:
     when: Conditions = ()
     """Conditions that must all hold for it to be active."""
     relative_to: Factors = field(default_factory=dict)
-    """What a relative learning rate is a multiple of; empty where the value is meant as it is."""
+    """Factors of the base rate of a relative learning rate; empty for an absolute value."""
     source: str = field(default="", compare=False)
-    """Where its range comes from, one line; the search is the same whatever it says."""
+    """Source of its range, one line, without effect on the search."""
 
     @property
     def sampled_name(self) -> str:
@@ -47,7 +47,7 @@ class Parameter:
         return all(condition.holds(values) for condition in self.when)
 
     def trained(self, values: Mapping[str, Value], place: str) -> Value:
-        """Return what its hyperparameter is trained with under `values`, its own among them: of a multiplier the rate.
+        """Return the value that is trained under `values`, its own among them: for a multiplier the rate.
 
         Raises:
             SpaceError: a multiplier without a base rate; `place` is what to call the parameter then.
@@ -79,7 +79,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Draft:
-    """A parameter as it is written, its default still to be found."""
+    """A parameter as written, without its default."""
 
     name: str
     spec: Mapping[str, Any]
@@ -119,7 +119,7 @@ def read_parameters(parameters: Mapping[str, Any], space: str) -> tuple[Paramete
 
 
 def _checked_spec(name: Any, spec: Any, place: str) -> Mapping[str, Any]:
-    """Return `spec`, known to be a mapping of known keys for a known hyperparameter."""
+    """Return `spec`, checked: a mapping of known keys for a known hyperparameter."""
     if name not in _FIELDS:
         raise SpaceError(f"{place}: unknown hyperparameter {name!r}. {nearest(str(name), _FIELDS)}")
     if not isinstance(spec, Mapping):
@@ -134,7 +134,7 @@ def _checked_spec(name: Any, spec: Any, place: str) -> Mapping[str, Any]:
 
 
 def _drafts(specs: Mapping[str, Any], space: str) -> dict[str, _Draft]:
-    """Return what the specs say; all that is wrong with them is told at once."""
+    """Return the parameters as written; raise all mistakes of their specs at once."""
     places, mistakes = {key: f"Space {space}, {key}" for key in specs}, Mistakes()
     domains: dict[str, Domain] = {}
     for key, spec in specs.items():
@@ -179,7 +179,7 @@ def _default(draft: _Draft, drafts: Mapping[str, _Draft]) -> Value:
 
 
 def _usual_values(name: str, when: Conditions, drafts: Mapping[str, _Draft]) -> list[Value]:
-    """Return what the field `name` is where nothing is said of it, under those conditions, the likeliest first."""
+    """Return the usual values of the field `name` under those conditions, the likeliest first."""
     decider = deciding_field(name)
     if decider is None:
         return [resolved(name, {})]

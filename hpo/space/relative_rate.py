@@ -47,7 +47,7 @@ def _read_table(field: Any, table: Any, source: str) -> dict[str, float]:
 
 
 def base_rate(factors: Factors, values: Mapping[str, Value], source: str) -> float:
-    """Return what the multiplier is multiplied by under `values`; other fields have their usual values.
+    """Return the base rate under `values`; other fields have their usual values.
 
     Raises:
         SpaceError: a value without a factor.

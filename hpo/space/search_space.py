@@ -30,9 +30,9 @@ class SearchSpace:
     parameters: tuple[Parameter, ...]
     """Every parameter after those that its conditions name; otherwise as written."""
     notes: tuple[str, ...] = field(default=(), compare=False)
-    """What was taken for ours of the names of other libraries, and what was left out, in sentences."""
+    """Sentences on names of other libraries that were understood, and on what was left out."""
     counted: tuple[CountParameter, ...] = field(default=(), compare=False)
-    """Counts of steps and the like, for which shares are to be given before anything is trained."""
+    """Counts of steps and the like, which must become shares before anything is trained."""
 
     @classmethod
     def from_mapping(cls, parameters: Mapping[str, Any], name: str) -> Self:

@@ -1,6 +1,6 @@
 """Parameter specs: the keys of W&B sweeps, read into a domain and written back.
 
-Every value is held against the field of `Hyperparameters` that it is for; no text is taken for a number.
+Every value is checked against its field of `Hyperparameters`; no text is taken for a number.
 """
 
 import math
@@ -97,7 +97,7 @@ def refuse_foreign(spec: Mapping[str, Any], source: str) -> None:
 
 
 def _exponentials(kind: str, spec: Mapping[str, Any]) -> str:
-    """Return what the exponents of a `log_uniform` come to, if they can be told: ``, here `min: 1e-05` and ...``."""
+    """Return the ends that the exponents of a `log_uniform` mean, if known: ``, here `min: 1e-05` and ...``."""
     # e**709 is the largest number there is.
     exponents = [end for end in (spec.get("min"), spec.get("max")) if is_number(end) and abs(end) <= 709]
     if kind != "log_uniform" or len(exponents) < 2:
@@ -109,7 +109,7 @@ def _exponentials(kind: str, spec: Mapping[str, Any]) -> str:
 
 
 def _distribution(spec: Mapping[str, Any], source: str) -> str:
-    """Return the distribution of `spec`, named or, as in W&B, told from its keys."""
+    """Return the distribution of `spec`, named or, as in W&B, inferred from its keys."""
     if "distribution" in spec:
         kind = str(spec["distribution"])
         if kind not in KEYS:

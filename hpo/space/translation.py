@@ -25,7 +25,7 @@ from hpo.space.domains import as_yaml, is_number
 
 _FIELDS = Hyperparameters.model_fields
 _OFF = (None, False, "none", "None", "no")
-"""Values by which something that is not there is not asked for."""
+"""Values that ask for nothing."""
 
 
 def translated(parameters: Mapping[str, Any], place: str, mistakes: Mistakes) -> "Translation":
@@ -50,7 +50,7 @@ def translated(parameters: Mapping[str, Any], place: str, mistakes: Mistakes) ->
 
 
 def _flattened(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Return each parameter, of W&B's nested ones those within."""
+    """Yield each parameter, W&B's nested ones one by one."""
     for name, spec in parameters.items():
         inner = spec.get("parameters") if isinstance(spec, Mapping) and len(spec) == 1 else None
         if isinstance(inner, Mapping) and all(isinstance(one, Mapping) for one in inner.values()):

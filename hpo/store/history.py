@@ -1,4 +1,4 @@
-"""Course of a study: every evaluation of every trial, in order. Writes nothing."""
+"""History of a study: every evaluation of every trial, in order. Writes nothing."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -183,7 +183,13 @@ class JoiningStorage(RDBStorage):
         with self.scoped_session() as session:
             if session.get(StudyModel, study_id) is None:
                 raise KeyError(f"There is no study {study_id}.")
-            return _read_trials(session, _of_study(study_id, states, included_trial_ids, trial_id_greater_than))
+            which: sa.ColumnElement[bool] = TrialModel.study_id == study_id
+            if states is not None:
+                which &= TrialModel.state.in_([state for state in TrialState if state in states])
+            if trial_id_greater_than >= 0:
+                rows = TrialModel.trial_id
+                which &= sa.or_(rows.in_(included_trial_ids), rows > trial_id_greater_than)
+            return _read_trials(session, which)
 
     def read(self, study_id: int, rows: Set[int] | None = None) -> list[FrozenTrial]:
         """Return the trials of a study; those in `rows` alone, where these are given."""
@@ -223,14 +229,10 @@ def studies_in(storage: BaseStorage) -> dict[int, FrozenStudy]:
     return {study._study_id: study for study in storage.get_all_studies()}
 
 
-_Fields = Mapping[int, dict[Any, Any]]
-"""Of a kind, by the row of a trial; empty where it has none."""
-
-
 def _read_trials(session: Session, which: sa.ColumnElement[bool]) -> list[FrozenTrial]:
     """Return the trials that meet a condition on `TrialModel`, in the order in which they were made."""
 
-    def fields(*columns: Any, read: Callable[..., Any]) -> _Fields:
+    def fields(*columns: Any, read: Callable[..., Any]) -> Mapping[int, dict[Any, Any]]:
         """Return what `read` makes of all columns but the first, by that one."""
         model = columns[0].class_
         rows = sa.select(model.trial_id, *columns).join(TrialModel, TrialModel.trial_id == model.trial_id).where(which)
@@ -274,25 +276,6 @@ def _read_trials(session: Session, which: sa.ColumnElement[bool]) -> list[Frozen
         )
         for row, number, state, started, completed in made
     ]
-
-
-def _of_study(
-    study_id: int, states: Container[TrialState] | None, included: Set[int], later_than: int
-) -> sa.ColumnElement[bool]:
-    """Return the condition on the trials of a study, as Optuna's storages are asked for them.
-
-    Args:
-        study_id: the study.
-        states: those in which a trial may be; None for any.
-        included: rows of trials that are wanted.
-        later_than: so are all rows after this one; -1 for all there are.
-    """
-    which: sa.ColumnElement[bool] = TrialModel.study_id == study_id
-    if states is not None:
-        which &= TrialModel.state.in_([state for state in TrialState if state in states])
-    if later_than >= 0:
-        which &= sa.or_(TrialModel.trial_id.in_(included), TrialModel.trial_id > later_than)
-    return which
 
 
 def _local(moment: datetime | None) -> datetime | None:

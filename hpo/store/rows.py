@@ -1,4 +1,4 @@
-"""Statements about one study, in the transaction that is open."""
+"""Rows of one study: statements about them, in the transaction that is open."""
 
 from dataclasses import dataclass
 from typing import Any

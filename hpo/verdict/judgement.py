@@ -9,7 +9,7 @@ import numpy as np
 
 from hpo.messages import Ending, HeldOutEvaluation
 from hpo.metrics.registry import limits_of
-from hpo.store.results import ConfirmingRun, StudyResults, TrialResult
+from hpo.store.results import ConfirmingRun, StudyResults
 from hpo.verdict.comparison import Runs, difference, interval_of
 from hpo.verdict.findings import BaselineScore, Confirmed, Difference, Verdict
 from hpo.verdict.race import NO_SCORE, Race, RaceState, distinct
@@ -129,15 +129,11 @@ def _search_scores(results: StudyResults) -> SearchScores:
     at the lower quartile: in simulated searches that estimates the selection bias best, and seldom too low.
     """
     scores = [trial.score for trial in results.leaderboard if trial.score is not None]
-    pruned = sum(trial.state in ("PRUNED", "RUNNING") and _might_have_won(trial) for trial in results.trials)
+    cut = (trial for trial in results.trials if trial.state in ("PRUNED", "RUNNING") and trial.score is not None)
+    pruned = sum(trial.ending not in (Ending.DIVERGED, Ending.INFEASIBLE) for trial in cut)
     first = results.confirmation[0] if results.confirmation else None
     return SearchScores(
         scores=(*scores, *([float(np.quantile(scores, 0.25))] * pruned if scores else ())),
         unseen=results.confirmed_on_unseen,
         rows=first.validation.rows / first.held_out.scores.rows if first else 1.0,
     )
-
-
-def _might_have_won(trial: TrialResult) -> bool:
-    """Return whether a trial that did not complete was scored, and can be trained."""
-    return trial.score is not None and trial.ending not in (Ending.DIVERGED, Ending.INFEASIBLE)

@@ -1,4 +1,4 @@
-"""Classes of so few rows that a score in which each class counts jumps with a single row."""
+"""Small classes: labels of so few rows that a score in which each class counts jumps with a single row."""
 
 from collections.abc import Mapping
 

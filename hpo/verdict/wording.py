@@ -74,7 +74,7 @@ def _to_take(verdict: Verdict) -> str:
 def _confirmed(verdict: Verdict) -> str:
     """Compare the confirmed score with that of the search."""
     one = verdict.by_trial[verdict.recommended]
-    change = _amount(verdict, abs(one.search_score - one.score))
+    change = amount(verdict.metric, abs(one.search_score - one.score))
     less = "less" if one.search_score >= one.score else "more"
     held = f"{change} {less} than the {one.search_score:.4f} that it had in the search"
     if f"{one.score:.4f}" == f"{one.search_score:.4f}":
@@ -127,8 +127,8 @@ def _rows(verdict: Verdict) -> str:
     """Say which rows all this is about, and how much selection bias was taken off."""
     which = "validation rows that the search never saw" if verdict.unseen else "rows that the search chose by"
     said = f"All of this is on {'' if verdict.unseen else 'the '}{verdict.rows:,} {which}"
-    bias = _amount(verdict, verdict.selection_bias)
-    if bias == _amount(verdict, 0.0):
+    bias = amount(verdict.metric, verdict.selection_bias)
+    if bias == amount(verdict.metric, 0.0):
         return f"{said}." if verdict.unseen else f"{said}; by simulation their selection bias is negligible."
     if verdict.unseen:
         return (
@@ -181,7 +181,7 @@ def _seeds(verdict: Verdict) -> str:
     compared = [verdict.by_trial[verdict.winner], *([verdict.default] if verdict.default else [])]
     fewest = min(compared, key=lambda one: len(one.scores))
     seeds = len(fewest.scores)
-    noise = f"Seeds alone move a score by {_amount(verdict, verdict.seed_noise)} (standard deviation)"
+    noise = f"Seeds alone move a score by {amount(verdict.metric, verdict.seed_noise)} (standard deviation)"
     if seeds >= FEW_SEEDS:
         return f"{noise}."
     alike = all(len(one.scores) == seeds for one in compared)
@@ -189,15 +189,11 @@ def _seeds(verdict: Verdict) -> str:
     return f"{noise}; from {few} that is rough: hpo confirm confirmation.runs={MORE_RUNS} says more."
 
 
-def _amount(verdict: Verdict, value: float) -> str:
-    return amount(verdict.metric, value)
-
-
 def _by(verdict: Verdict, found: Difference, sign: int = 1) -> str:
     """Return a difference, or its negative, with its interval."""
     scale, digits = (100, 1) if is_share(verdict.metric) else (1, 4)
     low, high = (f"{scale * end:.{digits}f}" for end in sorted((sign * found.interval.low, sign * found.interval.high)))
-    return f"{_amount(verdict, sign * found.difference)} [{low}, {high}]"
+    return f"{amount(verdict.metric, sign * found.difference)} [{low}, {high}]"
 
 
 def spread_in_words(results: StudyResults, trial: TrialResult, verdict: Verdict | None = None) -> str:

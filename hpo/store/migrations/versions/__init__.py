@@ -1,1 +1,1 @@
-"""One file a version, numbered."""
+"""Versions of our tables, one numbered file each."""

@@ -3,6 +3,7 @@
 import math
 import tempfile
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from threading import Event
 
@@ -88,7 +89,7 @@ def simulate(
     clock, workers = VirtualClock(starts_at), config.compute.workers or 1
     progress_every = min(PROGRESS_SECONDS, 60 * config.compute.hang_minutes / 2)
     workforce = ReplayWorkforce(workers, source, clock, metric=metric, progress_every=progress_every)
-    record = _Record(clock)
+    record = _Record(clock, source)
     with (
         tempfile.TemporaryDirectory(prefix="hpo-simulated-") as folder,
         leading(_stored_in(folder, config), space, data_fingerprint="replay", clock=clock) as coordinator,
@@ -108,14 +109,7 @@ def simulate(
         ).run()
         deadline = coordinator.limits.deadline
     seconds = clock() - starts_at
-    winners, incumbents = (
-        tuple(
-            Winner(found_at=moment - starts_at, score=score, true_score=source.true_score(record.assignments[trial]))
-            for moment, score, trial in found
-        )
-        for found in (record.winners, record.incumbents)
-    )
-    best = winners[-1] if winners else None
+    best = record.winners[-1] if record.winners else None
     return SimulatedSearch(
         best_score=best.score if best else None,
         true_score=best.true_score if best else None,
@@ -126,21 +120,21 @@ def simulate(
         busy_share=workforce.trained_seconds / (workers * seconds) if seconds else 0.0,
         seconds=seconds,
         given_seconds=None if deadline is None else deadline - starts_at,
-        winners=winners,
-        incumbents=incumbents,
+        winners=tuple(record.winners),
+        incumbents=tuple(record.incumbents),
     )
 
 
 class _Record(Watcher):
     """Keeps what a search is judged by."""
 
-    def __init__(self, clock: VirtualClock) -> None:
-        self._clock = clock
+    def __init__(self, clock: VirtualClock, source: CurveSource) -> None:
+        self._clock, self._source, self._began = clock, source, clock()
         self.assignments: dict[int, Assignment] = {}
-        self.winners: list[tuple[float, float, int]] = []
-        """(moment, score, trial) of each that was the best when it completed."""
-        self.incumbents: list[tuple[float, float, int]] = []
-        """(moment, score, trial) of each that scored highest, completed or unfinished."""
+        self.winners: list[Winner] = []
+        self.incumbents: list[Winner] = []
+        self._incumbent: tuple[int, float] | None = None
+        """Trial and score of the last of them."""
         self._scores: dict[int, float] = {}
         self._endings: dict[int, Ending] = {}
 
@@ -157,10 +151,9 @@ class _Record(Watcher):
         """Keep how a trial ended, and when the best of them did."""
         self._endings[outcome.trial] = outcome.ending
         if outcome.ending is Ending.COMPLETED and outcome.best is not None:
-            score = outcome.best.score
-            if not self.winners or score > self.winners[-1][1]:
-                self.winners.append((self._clock(), score, outcome.trial))
-            self._scores[outcome.trial] = score
+            score = self._scores[outcome.trial] = outcome.best.score
+            if not self.winners or score > self.winners[-1].score:
+                self.winners.append(self._winner(outcome.trial, score))
         elif outcome.ending is not Ending.PAUSED:
             self._scores.pop(outcome.trial, None)
         self._keep_incumbent()
@@ -170,11 +163,14 @@ class _Record(Watcher):
         return sum(ending in endings for ending in self._endings.values())
 
     def _keep_incumbent(self) -> None:
-        if self._scores:
-            trial = max(self._scores, key=self._scores.__getitem__)
-            found = self._scores[trial], trial
-            if not self.incumbents or found != self.incumbents[-1][1:]:
-                self.incumbents.append((self._clock(), *found))
+        highest = max(self._scores.items(), key=itemgetter(1), default=None)
+        if highest is not None and highest != self._incumbent:
+            self._incumbent = highest
+            self.incumbents.append(self._winner(*highest))
+
+    def _winner(self, trial: int, score: float) -> Winner:
+        true_score = self._source.true_score(self.assignments[trial])
+        return Winner(found_at=self._clock() - self._began, score=score, true_score=true_score)
 
 
 def _stored_in(folder: str, config: StudyConfig) -> StudyConfig:

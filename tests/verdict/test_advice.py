@@ -129,7 +129,7 @@ def test_chance_alone_brings_advice_in_at_most_one_search_of_twenty() -> None:
     assert np.mean(brought) <= 0.05
 
 
-def test_a_sampler_that_proposes_more_of_what_was_lucky_brings_no_advice_on_ends() -> None:
+def test_a_sampler_that_proposes_more_of_what_scored_high_by_chance_brings_no_advice_on_ends() -> None:
     """It crowds at an end, so the best are found there too, and so are the worst."""
     random = np.random.default_rng(0)
     brought = []
@@ -141,7 +141,7 @@ def test_a_sampler_that_proposes_more_of_what_was_lucky_brings_no_advice_on_ends
     assert np.mean(brought) <= 0.05
 
 
-def test_trials_at_an_end_are_held_against_those_that_were_given_up_elsewhere() -> None:
+def test_trials_at_an_end_are_compared_with_those_that_were_pruned_elsewhere() -> None:
     at_end = numbered({"l2_strength": [0.08] * 14}, SPREAD[:14])
     elsewhere = [
         trial(14 + place, 0.5, state="PRUNED", ending="pruned", rung=200, parameters={"l2_strength": 0.001})
@@ -171,7 +171,7 @@ def test_whole_numbers_are_at_an_end_where_those_there_rank_higher_than_the_othe
     assert "end" not in told(numbered({"epochs": three_of_five}, SPREAD), space=space)
 
 
-def test_the_last_third_is_held_against_seeds() -> None:
+def test_the_last_third_is_compared_with_the_noise_of_seeds() -> None:
     rising = [trial(number, 0.5 + number / 100) for number in range(18)]
     level = [trial(number, 0.5 + min(number, 10) / 100) for number in range(18)]
     runs = confirming(0, [0.5, 0.51]), confirming(17, [0.67, 0.68])

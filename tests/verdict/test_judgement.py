@@ -204,7 +204,7 @@ def test_what_was_always_right_may_be_wrong_as_often_as_so_many_rows_would_not_s
     assert (-against_default.interval.low, against_default.interval.high) == (pytest.approx(bound, rel=0.01),) * 2
 
 
-def test_baselines_are_held_against_the_winner_and_what_is_taken() -> None:
+def test_baselines_are_compared_with_the_winner_and_what_is_taken() -> None:
     """Here the default: it is taken as it is, so no selection bias is taken off."""
     like = [confirming(of, [0.88, 0.90]) for of in (0, 2)]
 

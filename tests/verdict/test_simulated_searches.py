@@ -46,7 +46,7 @@ def test_where_all_are_equal_better_is_seldom_said(rows: Rows) -> None:
     assert max(one.runs for one in found) == 10
 
 
-def test_a_gain_of_two_points_is_found_and_the_confirmed_score_is_not_lucky() -> None:
+def test_a_gain_of_two_points_is_found_and_the_confirmed_score_is_not_biased() -> None:
     found = searches("one better", UNSEEN)
 
     assert np.mean([one.low > 0 for one in found]) >= 0.75

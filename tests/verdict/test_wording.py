@@ -107,7 +107,7 @@ def test_a_faster_one_is_taken_for_the_share_of_the_time() -> None:
 @pytest.mark.parametrize(
     ("search_score", "held"), [(0.92, "2.0 macro F1 points less"), (0.89, "1.0 macro F1 points more")]
 )
-def test_the_confirmed_score_is_held_against_the_score_of_the_search(search_score: float, held: str) -> None:
+def test_the_confirmed_score_is_compared_with_that_of_the_search(search_score: float, held: str) -> None:
     both = (confirmed(WINNER, 0.90, search_score=search_score), confirmed(DEFAULT, 0.88))
 
     assert f"scores 0.9000 [0.8900, 0.9100], {held} than the {search_score:.4f} that it had in the search" in said(
@@ -132,7 +132,7 @@ def test_the_best_baseline_says_whether_it_was_worth_it() -> None:
     )
 
 
-def test_where_the_default_is_taken_it_is_what_baselines_are_held_against() -> None:
+def test_where_the_default_is_taken_it_is_compared_with_baselines() -> None:
     baselines = (BaselineScore(name="majority class", score=0.86, interval=Interval(low=0.84, high=0.88)),)
     both = (apart("majority class", None, 0.01, 0.03), apart("majority class", None, -0.01, 0.03, trial=DEFAULT))
 

@@ -27,7 +27,7 @@ from hpo.messages import (  # noqa: E402
     Report,
     Scores,
 )
-from hpo.metrics.metric import Objective  # noqa: E402
+from hpo.metrics.metric import SelectionMetric  # noqa: E402
 from hpo.training.precision import Measurement  # noqa: E402
 from tests.models import save_tiny_bert, write_texts  # noqa: E402
 
@@ -98,9 +98,9 @@ class Timed:
         self._best: Report | None = None
 
     @property
-    def objective(self) -> Objective:
+    def metric(self) -> SelectionMetric:
         """What all of these are scored by."""
-        return Objective(metric="macro_f1", positive=None, note="The objective is macro_f1.")
+        return SelectionMetric(name="macro_f1", positive=None, note="The metric is macro_f1.")
 
     @property
     def free_slots(self) -> int:

@@ -167,7 +167,7 @@ def search(texts: str, file: Path, trials: int, middle: int | None) -> None:
         opened_workforce(config, splits) as workforce,
     ):
         lead = workforce.lead
-        coordinator.begin(objective=lead.objective.metric, versions={})
+        coordinator.begin(metric=lead.metric.name, versions={})
         measured = coordinator.measurements() or asdict(lead.measure(dearest(space)))
         coordinator.record_measurements(measured)
         lead.use(measured["precision"])

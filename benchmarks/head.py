@@ -163,7 +163,7 @@ def tokenized(rows: Labelled, task: Classification, model: Backbone) -> Tokenize
 
 
 def texts_of(kind: str) -> Texts:
-    """Return the texts of one of `TEXTS`; those of `long` are all."""
+    """Return the examples of one of `TEXTS`; those of `long` are all."""
     examples = demo_examples()
     topics = sorted(set(examples.labels))
     train: Labelled = []

@@ -17,7 +17,7 @@ import torch
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import ModelConfig, TaskConfig
-from hpo.data.batching import Batch, collate, parts_by_length, training_batches
+from hpo.data.batching import Batch, collate, split_by_length, training_batches
 from hpo.data.demo import demo_examples, demo_model_folder
 from hpo.data.tokenization import TokenizedSplit, tokenize
 from hpo.model.backbone import Backbone
@@ -71,13 +71,13 @@ def row(words: int, batch_size: int, split: TokenizedSplit, model: Backbone, tas
     batches = [
         collate(split, rows, model.pad_id) for rows in training_batches(split.tokens.rows, batch_size, seed=0, epoch=0)
     ]
-    divided = [parts_by_length(batch.lengths, pass_tokens=cost, most_rows=batch_size) for batch in batches]
+    divided = [split_by_length(batch.lengths, pass_tokens=cost, most_rows=batch_size) for batch in batches]
     padded = [batch.rows * int(batch.lengths.max()) for batch in batches]
     in_parts = [
         sum(len(part) * int(batch.lengths[part].max()) for part in parts)
         for batch, parts in zip(batches, divided, strict=True)
     ]
-    means = (fmean(batch.tokens for batch in batches), fmean(padded), fmean(in_parts))
+    means = (fmean(batch.lengths.sum() for batch in batches), fmean(padded), fmean(in_parts))
     ratios = sorted(ratios_of(batches, model, task, pairs))
     middle = f"{median(ratios):.3f} ({ratios[len(ratios) // 4]:.3f} to {ratios[3 * len(ratios) // 4]:.3f})"
     told = "".join(f"{mean:>{width}.0f}" for mean, width in zip(means, (8, 8, 9), strict=True))
@@ -111,7 +111,7 @@ def ratios_of(batches: list[Batch], model: Backbone, task: Classification, pairs
 def pass_tokens(model: Backbone, task: Classification, labels: np.ndarray) -> float:
     """Return what a pass costs beside its tokens, in tokens, by a line through the seconds of several passes."""
     model.network.train()
-    tokens, seconds, criterion = [], [], task.criterion(None, model.device)
+    tokens, seconds, criterion = [], [], task.criterion(Hyperparameters(), model.device)
     for rows, length in SHAPES:
         ids = torch.randint(1000, 20_000, (rows, length), generator=torch.Generator().manual_seed(0))
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}

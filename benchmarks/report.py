@@ -59,7 +59,7 @@ def study_at(url: str, trials: int) -> StudyConfig:
 
 def search(config: StudyConfig) -> None:
     with leading(config, space_of(config.space), data_fingerprint="none") as coordinator:
-        coordinator.begin(objective="macro_f1", versions={"hpo": "benchmark"})
+        coordinator.begin(metric="macro_f1", versions={"hpo": "benchmark"})
         while assignment := coordinator.next_assignment(f"request-{time.monotonic_ns()}", CPU):
             reports = [scored(assignment, one) for one in assignment.milestones]
             given_up = assignment.trial % 4 == 3

@@ -56,7 +56,7 @@ def led(config: StudyConfig, clock: Callable[[], float] = time.time) -> Iterator
     """Lead the study of `config` as who has led it from its first trial on."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with leading(config, space_of(config.space), data_fingerprint="none", clock=clock) as coordinator:
-        coordinator.begin(objective="macro_f1", versions={})
+        coordinator.begin(metric="macro_f1", versions={})
         coordinator.faults.workers = [_name(number) for number in range(WORKERS)]
         # Nothing was ever asked for from outside, so all of the log comes after the last word heard.
         coordinator._last_event = 0

@@ -149,7 +149,7 @@ def _coordinator(folder: Path, trials: int) -> Iterator[Coordinator]:
     )
     space = SearchSpace.from_mapping(SPACE, "benchmark")
     with leading(config, space, data_fingerprint="none") as coordinator:
-        coordinator.begin(objective="macro_f1", versions={})
+        coordinator.begin(metric="macro_f1", versions={})
         yield coordinator
 
 

@@ -23,7 +23,7 @@ from scipy.special import ndtri
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
-from hpo.metrics.jackknife import leave_out_groups, scaled  # noqa: E402
+from hpo.metrics.jackknife import leave_out_groups, scale  # noqa: E402
 from hpo.verdict.comparison import Runs  # noqa: E402
 from hpo.verdict.race import Race, RaceState, finalists_for, next_trial  # noqa: E402
 from hpo.verdict.recommendation import SearchScores, recommend  # noqa: E402
@@ -167,7 +167,7 @@ def deviations(correct: Flags, labels: Flags, groups: NDArray[np.int64]) -> Floa
     """Return what `hpo.metrics.jackknife.deviations` does for F1, from counts."""
     hits, wrong = (np.bincount(groups, weights=counted) for counted in (correct & labels, ~correct))
     hits, wrong = hits.sum() - hits, wrong.sum() - wrong
-    return scaled(2 * hits / (2 * hits + wrong))
+    return scale(2 * hits / (2 * hits + wrong))
 
 
 def raced(world: World, scores: Floats) -> tuple[Race, RaceState, dict[int, list[Flags]]]:

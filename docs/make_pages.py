@@ -29,8 +29,8 @@ from hpo.config.other_names import (
 )
 from hpo.config.reading import section
 from hpo.config.study_file import SearchConfig, StudyConfig
-from hpo.data.readers.archives import COMPRESSIONS
 from hpo.data.readers.formats import FORMATS
+from hpo.data.readers.text_files import COMPRESSIONS
 from hpo.metrics.registry import METRICS as SCORES
 from hpo.model.methods import METHODS
 from hpo.search.pruners import PRUNERS

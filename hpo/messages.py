@@ -99,7 +99,7 @@ class Dimensions:
     least_rows: int = 1
     """Least training rows of a trial, whatever its `data_fraction`."""
     train_lengths: tuple[int, ...] = (1,)
-    """Tokens of a sample of the training texts, rising."""
+    """Tokens of a sample of the training examples, rising."""
     validation_lengths: tuple[int, ...] = (1,)
     layers: int
     """Of the pretrained model."""

@@ -9,7 +9,7 @@ from optuna.study import StudyDirection
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
-from hpo.data.targets import TARGETS
+from hpo.data.target_types import TARGET_TYPES
 from hpo.errors import ConfigurationError, TrainingError
 from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report
 from hpo.search.endings import CONSTRAINT, UNTRAINABLE, VIOLATED, outcome_attributes
@@ -104,8 +104,8 @@ class FineTuneObjective:
     def _opened(self) -> Worker:
         if self._worker is None:
             config = self._config
-            targets, folds = TARGETS[config.task.name], config.evaluation.folds
-            splits = load_splits(config.data, config.seed, targets, folds=folds)
+            kind, folds = TARGET_TYPES[config.task.name], config.evaluation.folds
+            splits = load_splits(config.data, config.seed, kind, folds=folds)
             self._config = with_evaluation_defaults(config, self._space, splits)
             worker = open_worker(self._config, splits)
             worker.refuse_unfit(demands_of(self._space))

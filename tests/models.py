@@ -186,11 +186,16 @@ def plain_tokens(ids: Any, lengths: Any, types: Any = None) -> Tokens:
     return Tokens(
         ids=np.asarray(ids, dtype=np.int32),
         types=None if types is None else np.asarray(types, dtype=np.int8),
-        layout=(-1,),
+        layout=np.array([-1]),
         begins=np.cumsum(sizes, axis=1) - sizes,
         sizes=sizes,
         whole=sizes,
     )
+
+
+def row_of(tokens: Tokens, row: int) -> Any:
+    """Return the tokens of one row; shape (length,)."""
+    return tokens.ids[tokens.positions(np.array([row]))]
 
 
 def _word_tokenizer(*special: str) -> Tokenizer:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from hpo.config.times import humanized
 from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Progress, Report, Scores, Standing
-from hpo.metrics.spread import with_spread
+from hpo.metrics.jackknife import with_standard_error
 from hpo.runners.watcher import Watcher
 from hpo.store.studies import is_confirmation
 
@@ -105,7 +105,9 @@ class TrialCounts(Watcher):
         """Return the best score so far in words; its standard deviation over rows where this run found it."""
         if self._best is None:
             return "none completed yet"
-        return f"best {self.metric} {with_spread(self._best[0], self._best_scores)} ({self.noun} {self._best[1]})"
+        return (
+            f"best {self.metric} {with_standard_error(self._best[0], self._best_scores)} ({self.noun} {self._best[1]})"
+        )
 
     def left(self) -> str:
         """Return the time left in words, after a comma; nothing where it is unknown."""
@@ -141,7 +143,7 @@ class _View(TrialCounts):
 
     def ending(self, outcome: Outcome) -> str:
         """Return how a trial ended, in words."""
-        score = f" with {with_spread(outcome.best.score, outcome.best.validation)}" if outcome.best else ""
+        score = f" with {with_standard_error(outcome.best.score, outcome.best.validation)}" if outcome.best else ""
         why = f": {outcome.reason.rstrip('.')}" if outcome.reason else ""
         resumes = "; it resumes later" if outcome.ending in RESUMED_LATER else ""
         return f"{self.noun} {outcome.trial} {outcome.ending} after {humanized(outcome.seconds)}{score}{why}{resumes}"
@@ -175,7 +177,7 @@ class LineLog(_View):
         pruned = ", pruned" if decision.action is Action.STOP else ""
         self._show(
             f"{self.noun} {report.trial}: rung {report.rung}, epoch {report.epoch:.2f}, "
-            f"{self.metric} {with_spread(report.validation.objective, report.validation)}{part}{pruned}"
+            f"{self.metric} {with_standard_error(report.validation.objective, report.validation)}{part}{pruned}"
         )
 
     def ended(self, outcome: Outcome) -> None:
@@ -231,7 +233,7 @@ class LiveView(_View):
 
     def reported(self, report: Report, decision: Decision) -> None:  # noqa: ARG002 - an ending says that it is pruned.
         """Show a trial's newest score."""
-        self._scores[report.trial] = with_spread(report.validation.objective, report.validation)
+        self._scores[report.trial] = with_standard_error(report.validation.objective, report.validation)
 
     def ended(self, outcome: Outcome) -> None:
         """Print how a trial ended."""

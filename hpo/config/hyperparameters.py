@@ -237,7 +237,7 @@ class Hyperparameters(Typed):
     """Stratified share of the training rows that is trained on; a larger one holds every smaller one."""
 
     batch_size: OneOrMore = 16
-    """Texts in one optimizer step."""
+    """Examples in one optimizer step."""
     epochs: OneOrMore = 3
     """Passes over the training rows."""
     max_length: Annotated[int, Field(ge=4)] = 128

@@ -68,7 +68,7 @@ PREFIXES = (
 )  # fmt: skip
 """Words before the name of a hyperparameter, as in `training.lr`, that change nothing of its meaning."""
 
-ACCUMULATION = Alias("batch_size", "times the batch on the device, as batch_size is the texts of one optimizer step")
+ACCUMULATION = Alias("batch_size", "times the batch on the device, as batch_size is the examples of one optimizer step")
 """Gradient accumulation, which is multiplied into the batch size."""
 
 NAMES: Mapping[str, Meaning] = by_name(
@@ -172,7 +172,7 @@ NAMES: Mapping[str, Meaning] = by_name(
      "dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order num_workers "
      "remove_unused_columns label_names train_sampling_strategy length_column_name group_by_length pad_to_max_length "
      "padding truncation preprocessing_num_workers overwrite_cache num_labels use_fast_tokenizer pin_memory",
-     Ignored("loading of the texts")),
+     Ignored("loading of the data")),
     ("do_train do_eval do_predict full_determinism data_seed past_index mp_parameters use_auth_token token "
      "use_legacy_prediction_loop", Ignored("the script's course")),
     ("model model_name model_name_or_path model_path model_id model_type model_checkpoint pretrained_model "

@@ -1,10 +1,11 @@
-"""From the user's texts to batches of tokens.
+"""Data: from rows of a source to batches: source -> table -> columns -> examples -> splits -> tokens -> batches.
 
-`locations` finds a source: files, which `formats` reads by their ending (`delimited`, `json_lines`, `arrow`, opened by
-`archives`), or a data set that `hub` loads. Each becomes a `table`; `columns` finds text and label in it, `sources`
-cleans the rows. `splits` makes training, validation and test, kept `apart`, `groups` whole, or `folds`; `tokenization`
-turns texts into tokens once, `augmentation` varies them, `batching` lays rows side by side.
+`readers.locations` finds a source and reads it into a table; `columns` finds text and label in it, and `sources` makes
+clean examples of its rows. `target_types` says what a label means in each task. `splits` makes training, validation
+and test: `rare_labels` and `checks` drop, merge or refuse, `stratify` divides, `groups` keeps rows together and splits
+apart, `folds` divides training again. `tokenization` makes tokens of texts once, `augmentation` varies them, and
+`batching` pads rows to batches.
 
-To add a file format: a function from a path to a `Table`, its ending in `formats.FORMATS`, and how the hostile table
-is written in it in `KNOWN_ANSWERS` of `tests/data/test_data_formats.py`.
+To add a file format: a function from a path to a `Table`, its ending in `readers.formats.FORMATS`, and how the hostile
+table is written in it in `KNOWN_ANSWERS` of `tests/data/test_data_formats.py`.
 """

@@ -1,4 +1,4 @@
-"""Training texts made a little different each time they are seen: words swapped, tokens masked. Labels stay."""
+"""Data augmentation: training examples whose words are swapped or tokens masked each time they are seen."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Augmentation:
-    """What a trial does to each of its training batches; all chance is the caller's generator's."""
+    """How a trial varies its training batches; all chance is the caller's generator's."""
 
     tokens: Tokens
     """The rows that batches are made of."""
@@ -87,7 +87,7 @@ def augmentation(
 
     Args:
         hyperparameters: the trial's.
-        tokens: the training texts'.
+        tokens: the training examples'.
         words: of `word_numbers` of the same texts; may be None where `word_swap` is 0.
         tokenizer: the model's.
 

@@ -1,4 +1,4 @@
-"""Padded batches of tokens: in which order rows come, how many together, how laid side by side.
+"""Batches: the order of rows, how many go together, and rows of tokens padded to one length.
 
 Padding stands on the right for every model: classification heads of decoders pool the last token that is not
 padding.
@@ -47,16 +47,6 @@ class Batch:
         lengths: NDArray[np.int64] = self.inputs["attention_mask"].sum(dim=1).numpy()
         return lengths
 
-    @property
-    def tokens(self) -> int:
-        """How many tokens are in it, padding left out."""
-        return int(self.lengths.sum())
-
-    @property
-    def is_padded(self) -> bool:
-        """Whether a row is shorter than the longest."""
-        return bool((self.lengths < self.width).any())
-
     def take(self, rows: Rows) -> "Batch":
         """Return some of its rows, in this order, padded no further than they need."""
         width = int(self.lengths[rows].max())
@@ -65,7 +55,7 @@ class Batch:
         return Batch(inputs=inputs, targets=self.targets[chosen])
 
 
-def side_by_side(batches: Sequence[Batch], pad_id: int) -> Batch:
+def concatenate(batches: Sequence[Batch], pad_id: int) -> Batch:
     """Return the rows of several batches as one, padded to the widest of them."""
     width = max(batch.width for batch in batches)
     inputs = {
@@ -79,7 +69,7 @@ def _widened(rows: torch.Tensor, width: int, padding: int) -> torch.Tensor:
     return torch.nn.functional.pad(rows, (0, width - rows.shape[1]), value=padding)
 
 
-def parts_by_length(lengths: NDArray[np.int64], *, pass_tokens: int, most_rows: int) -> list[Rows]:
+def split_by_length(lengths: NDArray[np.int64], *, pass_tokens: int, most_rows: int) -> list[Rows]:
     """Divide rows by their length into the parts that go through the model one after the other, the longest first.
 
     Of all ways that keep rows of like length together it is the cheapest, where a part costs its tokens, padding
@@ -114,26 +104,20 @@ def parts_by_length(lengths: NDArray[np.int64], *, pass_tokens: int, most_rows: 
 
 def padded_tokens(lengths: NDArray[np.int64], *, pass_tokens: int) -> int:
     """Return the tokens of a batch of rows of such lengths, padding and what its passes cost beside them counted."""
-    parts = parts_by_length(lengths, pass_tokens=pass_tokens, most_rows=lengths.size)
+    parts = split_by_length(lengths, pass_tokens=pass_tokens, most_rows=lengths.size)
     return sum(part.size * int(lengths[part].max()) + pass_tokens for part in parts)
 
 
-def epoch_order(rows: int, seed: int, epoch: int) -> Rows:
-    """Return the order in which an epoch sees its rows: a permutation that follows from seed and epoch alone.
+def training_batches(rows: int, batch_size: int, seed: int, epoch: int) -> list[Rows]:
+    """Return the rows of each batch of an epoch: a permutation that follows from seed and epoch alone, divided.
 
     Args:
         rows: how many there are.
+        batch_size: of a batch; the last one may be short.
         seed: the trial's, 0 or more.
         epoch: 0 or more.
     """
-    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch])))
-    order: Rows = generator.permutation(rows)
-    return order
-
-
-def training_batches(rows: int, batch_size: int, seed: int, epoch: int) -> list[Rows]:
-    """Return the rows of each batch of an epoch, in its order; the last batch may be short."""
-    order = epoch_order(rows, seed, epoch)
+    order = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch]))).permutation(rows)
     return [order[start : start + batch_size] for start in range(0, rows, batch_size)]
 
 

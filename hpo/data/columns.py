@@ -53,8 +53,7 @@ def find_columns(
         DataError: a column named is not there, or one is not named and cannot be told.
     """
     named = [name for name in (text, pair, label) if name is not None]
-    _refuse_unknown(table, named)
-    _refuse_unfit_group(table, group, label)
+    _refuse_unfit_names(table, named, group, label)
     free = [name for name in table.names if name not in named]
     detected = text is None or label is None
     label = label or _usual(LABEL_NAMES, _without(free, group))
@@ -69,18 +68,15 @@ def find_columns(
     return Columns(text=text, pair=pair, label=label, group=group, detected=detected)
 
 
-def _refuse_unknown(table: Table, named: Sequence[str]) -> None:
-    for name in named:
-        _refuse_missing(table, name)
+def _refuse_unfit_names(table: Table, named: Sequence[str], group: str | None, label: str | None) -> None:
+    """Refuse names of columns that are not there, or are given to two parts that cannot be one column."""
+    for name in (*named, *([group] if group else [])):
+        if name not in table.names:
+            raise DataError(f"{table.source} has no column {name!r}. {nearest(name, _shown(table.names))}")
         if named.count(name) > 1:
             raise DataError(
                 f"Column {name!r} of {table.source} is named twice; text, pair and label are different columns."
             )
-
-
-def _refuse_unfit_group(table: Table, group: str | None, label: str | None) -> None:
-    if group is not None:
-        _refuse_missing(table, group)
     if group is not None and group == label:
         raise DataError(
             f"Column {group!r} of {table.source} is named as label and as group; they are different columns."
@@ -99,11 +95,6 @@ def refuse_missing_texts(table: Table, text: str, pair: str | None) -> None:
         )
 
 
-def _refuse_missing(table: Table, name: str) -> None:
-    if name not in table.names:
-        raise DataError(f"{table.source} has no column {name!r}. {nearest(name, _shown(table.names))}")
-
-
 def _usual(usual: Iterable[str], names: Sequence[str]) -> str | None:
     """Return the first of `usual` that is among `names`, as it is written there."""
     written = {name.casefold(): name for name in reversed(names)}
@@ -111,11 +102,8 @@ def _usual(usual: Iterable[str], names: Sequence[str]) -> str | None:
 
 
 def _usual_pair(names: Sequence[str]) -> tuple[str | None, str | None]:
-    for first, second in PAIR_NAMES:
-        text, pair = _usual((first,), names), _usual((second,), names)
-        if text and pair:
-            return text, pair
-    return None, None
+    found = ((_usual((first,), names), _usual((second,), names)) for first, second in PAIR_NAMES)
+    return next(((text, pair) for text, pair in found if text and pair), (None, None))
 
 
 def _without(names: Sequence[str], taken: str | None) -> list[str]:
@@ -171,9 +159,7 @@ def _cannot_tell(table: Table, text: str | None, label: str | None) -> str:
 
 def _undivided(table: Table) -> str:
     """Say what else may be wrong where there is one column only."""
-    if len(table.names) > 1:
-        return ""
-    return " If another character divides its cells, name that by data.delimiter."
+    return "" if len(table.names) > 1 else " If another character divides its cells, name that by data.delimiter."
 
 
 def _shown(names: Sequence[str]) -> Sequence[str]:

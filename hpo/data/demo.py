@@ -1,4 +1,4 @@
-"""The material of the demonstration, from Python packages: a small pretrained encoder and the BBC news corpus."""
+"""Demonstration data, from Python packages: a small pretrained encoder and the BBC news corpus."""
 
 import json
 import os

@@ -1,9 +1,14 @@
-"""Division of rows whose groups are to stay whole, as near to stratified as groups allow."""
+"""Groups: rows that stay together because they have one group or one text, within splits and across them."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hpo.data.sources import Examples
+from hpo.errors import DataError
+
+Key = tuple[str, ...]
 
 
 def group_numbers(groups: Sequence[str]) -> NDArray[np.int64]:
@@ -13,48 +18,78 @@ def group_numbers(groups: Sequence[str]) -> NDArray[np.int64]:
     return np.fromiter((number.setdefault(key, len(number)) for key in keys), dtype=np.int64, count=len(groups))
 
 
-def apportioned(
-    strata: NDArray[np.int64], groups: NDArray[np.int64], shares: Sequence[float], seed: int
-) -> NDArray[np.int64]:
-    """Give each group to one of several parts, so that each part has about its share of every class and of all rows.
+def text_keys(examples: Examples) -> list[Key]:
+    """Return what makes rows one text: it and its pair, whatever their spacing and which of them comes first."""
+    return [tuple(sorted(key)) for key in _ordered_keys(examples)]
 
-    The groups go, largest first, each to the part where it adds least to the sum over parts of
-    |what it has - its share|^2 / its share, over the classes and all rows: the rule of Webster and Sainte-Lague, which
-    favours neither large parts nor small ones, in several dimensions. A class with as many groups left as there are
-    parts without it goes to those parts.
+
+def _ordered_keys(examples: Examples) -> list[Key]:
+    columns = [examples.texts] if examples.pairs is None else [examples.texts, examples.pairs]
+    spaced = [[" ".join(text.split()) for text in column] for column in columns]
+    return list(zip(*spaced, strict=True))
+
+
+def remove_overlap(name: str, examples: Examples, others: Sequence[Examples], where: str) -> tuple[Examples, list[str]]:
+    """Remove the rows whose text or group is in another split.
 
     Args:
-        strata: class of each row, from 0; or counts, shape (rows, classes), where it may be of several.
-        groups: group of each row, from 0, no number left out.
-        shares: of the parts, above 0, with sum 1.
-        seed: decides among groups that are equal.
+        name: what a sentence calls the split, in lower case.
+        examples: its rows.
+        others: the splits that keep theirs.
+        where: what a sentence calls those.
 
     Returns:
-        The part of each row, a place within `shares`.
-    """
-    single = strata.ndim == 1
-    counts = np.zeros((groups.max() + 1, strata.max() + 2 if single else strata.shape[1] + 1))
-    np.add.at(counts[:, :-1], (groups, strata) if single else groups, 1 if single else strata)
-    holds = counts[:, :-1] > 0
-    counts[:, -1] = np.bincount(groups)
-    weights = counts / np.maximum(counts.sum(axis=0), 1)
-    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(counts))
-    order = order[np.argsort(-counts[order, -1], kind="stable")]
+        The rows that are left, and a note on each reason for which some were removed.
 
-    share = np.asarray(shares)[:, np.newaxis]
-    deviation = np.repeat(-share, weights.shape[1], axis=1)
-    lacking = np.ones((len(shares), holds.shape[1]), dtype=bool)
-    left = holds.sum(axis=0)
-    part_of_group = np.empty(len(counts), dtype=np.int64)
-    for group in order:
-        added = ((2 * deviation + weights[group]) * weights[group] / share).sum(axis=1)
-        urgent = holds[group] & (left <= lacking.sum(axis=0))
-        if urgent.any():
-            added[~lacking[:, urgent].any(axis=1)] = np.inf
-        # Rounded, so that equal parts stay equal where another processor sums in another order.
-        part = np.argmin(added.round(9))
-        part_of_group[group] = part
-        deviation[part] += weights[group]
-        lacking[part] &= ~holds[group]
-        left -= holds[group]
-    return part_of_group[groups]
+    Raises:
+        DataError: no row is left.
+    """
+    if not others:
+        return examples, []
+    texts = {key for other in others for key in text_keys(other)}
+    groups = {group for other in others for group in other.groups or () if group}
+    repeated = [key in texts for key in text_keys(examples)]
+    related = [group in groups for group in examples.groups or ("",) * examples.rows]
+    kept = [row for row in range(examples.rows) if not repeated[row] and not related[row]]
+    if not kept:
+        raise DataError(
+            f"No {name} row is left: each of its texts{' or groups' if groups else ''} is in another split as well."
+        )
+    counted = {"text": sum(repeated), "group": sum(related) - sum(map(min, repeated, related))}
+    notes = [
+        f"{name.capitalize()} rows removed because their {what} is in {where} as well: {count:,}."
+        for what, count in counted.items()
+        if count
+    ]
+    return (examples.take(kept) if notes else examples), notes
+
+
+def repetition_notes(examples: Examples) -> list[str]:
+    """Tell of texts that stand in training more than once; they stay."""
+    labels: dict[Key, set[str]] = {}
+    for key, label in zip(_ordered_keys(examples), examples.labels, strict=True):
+        labels.setdefault(key, set()).add(label)
+    notes = []
+    if count := examples.rows - len(labels):
+        notes.append(f"Training rows that repeat the text of an earlier one, and were kept: {count:,}.")
+    if contradicted := sum(len(given) > 1 for given in labels.values()):
+        notes.append(f"Training texts that stand there under more than one label: {contradicted:,}.")
+    return notes
+
+
+def tied_rows(train: Examples) -> NDArray[np.int64]:
+    """Return the number, from 0, of what each row is part of: rows tied by a group, a text, or a chain of these."""
+    parent = list(range(train.rows))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    first: dict[object, int] = {}
+    groups = train.groups or ("",) * train.rows
+    for row, (key, group) in enumerate(zip(text_keys(train), groups, strict=True)):
+        for tie in (key, group) if group else (key,):
+            parent[root(row)] = root(first.setdefault(tie, row))
+    return np.unique([root(row) for row in range(train.rows)], return_inverse=True)[1]

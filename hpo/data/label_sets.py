@@ -1,7 +1,8 @@
-"""Label sets: the labels of each row, from one column of them or from several columns of 0 and 1."""
+"""Label sets: the labels of each row, read from one column of them or from several columns of 0 and 1."""
 
 import json
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ def label_sets(table: Table, column: str, separator: str, spelled: Spelling) -> 
     """Return the labels of each row as a JSON list of strings, sorted, each label once; `[]` of an empty cell.
 
     Args:
-        table: of the texts.
+        table: of the examples.
         column: whose cells hold lists of labels, such lists in JSON, or labels divided by `separator`.
         separator: spaces around it are dropped.
         spelled: writes a value as a label.
@@ -60,7 +61,7 @@ def _named(cell: object, separator: str) -> list[object] | None:
         return None
 
 
-def joined(table: Table, names: Sequence[str], spelled: Spelling) -> tuple[Table, str]:
+def joined_label_columns(table: Table, names: Sequence[str], spelled: Spelling) -> tuple[Table, str]:
     """Return a table in which one column, whose name is returned too, holds the list of those of `names` that are 1.
 
     Raises:
@@ -71,25 +72,18 @@ def joined(table: Table, names: Sequence[str], spelled: Spelling) -> tuple[Table
             f"{table.source} has no column {', '.join(map(repr, missing))}, which data.label_columns names. "
             f"{nearest(missing[0], table.names)}"
         )
+    columns = {name: [spelled(cell).lower() for cell in table.column(name)] for name in names}
+    mistakes = [
+        f"row {row + 1} holds {cell[:60]!r} in {name!r}"
+        for name, cells in columns.items()
+        for row, cell in enumerate(cells)
+        if cell not in FLAGS
+    ]
+    _refuse(mistakes, f"The columns of {table.source} that data.label_columns names must hold 0 or 1")
+    sets: Cells = [[name for name in names if FLAGS[columns[name][row]]] for row in range(table.rows)]
     joint = ", ".join(names)
-
-    def column(name: str) -> Cells:
-        if name != joint:
-            return table.column(name)
-        columns = {one: [spelled(cell).lower() for cell in table.column(one)] for one in names}
-        _refuse(
-            [
-                f"row {row + 1} holds {cell[:60]!r} in {one!r}"
-                for one, cells in columns.items()
-                for row, cell in enumerate(cells)
-                if cell not in FLAGS
-            ],
-            f"The columns of {table.source} that data.label_columns names must hold 0 or 1",
-        )
-        return [[one for one in names if FLAGS[columns[one][row]]] for row in range(table.rows)]
-
-    kept = tuple(name for name in table.names if name not in names)
-    return Table(source=table.source, names=(*kept, joint), rows=table.rows, column=column, notes=table.notes), joint
+    kept = (*(name for name in table.names if name not in names), joint)
+    return replace(table, names=kept, column=lambda name: sets if name == joint else table.column(name)), joint
 
 
 def _refuse(mistakes: Sequence[str], rule: str) -> None:

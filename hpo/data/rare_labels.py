@@ -1,82 +1,70 @@
-"""Labels of too few rows to be trained and scored on, where they are not to be refused: dropped, or made one label."""
+"""Rare labels: labels of too few rows to be trained and scored on are refused, dropped, or merged into one."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from hpo.data.checks import listed_labels
-from hpo.data.label_sets import replaced
 from hpo.data.sources import Examples
-from hpo.data.targets import ONE_LABEL, Targets
+from hpo.data.target_types import TargetType
 from hpo.errors import DataError
 
 OTHER = "other"
-"""What labels are merged into; a label of that name that the texts have takes them in."""
+"""What labels are merged into; a label of that name that the examples have takes them in."""
 
 
 def without_rare(
-    splits: Mapping[str, Examples], least: int, how: str, targets: Targets = ONE_LABEL
+    splits: Mapping[str, Examples], least: int, how: str, kind: TargetType
 ) -> tuple[dict[str, Examples], tuple[str, ...]]:
-    """Take labels of fewer than `least` training rows out of all splits, and say so.
+    """Take labels of fewer than `least` training rows out of all splits, and return notes on it.
 
     Args:
         splits: by name, `training` among them.
         least: rows that a label needs.
         how: `refuse` leaves all as it is; `drop` leaves the rows out; `merge` gives them the label `OTHER`, whose rows
             are dropped where they are too few together. Rows that have sets of labels stay, without these labels.
-        targets: how the task takes the label column.
+        kind: the type of the label column.
 
     Raises:
         DataError: a split is left without a row.
     """
-    rare = _rare(splits["training"], least, targets)
-    if how == "refuse" or not rare:
-        return dict(splits), ()
-    if how == "drop":
-        return _dropped(splits, rare, f"Labels of fewer than {least} training rows were dropped", targets)
-    merged = {name: _merged(examples, rare, targets) for name, examples in splits.items()}
-    told = (
-        f"Labels of fewer than {least} training rows were merged into {OTHER!r}: {_rows_having(splits, rare, targets)}."
-    )
-    if OTHER in _rare(merged["training"], least, targets):
-        told_again = f"Together they are fewer than {least} too, and were dropped"
-        merged, dropped = _dropped(merged, {OTHER}, told_again, targets)
-        return merged, (told, *dropped)
-    return merged, (told,)
+    left, notes = dict(splits), []
+    rare = set() if how == "refuse" else _rare(left["training"], least, kind)
+    few = f"Labels of fewer than {least} training rows"
+    if rare and how == "merge":
+        notes.append(f"{few} were merged into {OTHER!r}: {_rows_having(left, rare, kind)}.")
+        left = _replaced(left, rare, (OTHER,), kind)
+        rare, few = {OTHER} & _rare(left["training"], least, kind), f"Together they are fewer than {least} too, and"
+    if rare:
+        notes.append(f"{few} were dropped: {_rows_having(left, rare, kind)}.")
+        left = _replaced(left, rare, (), kind)
+    return left, tuple(notes)
 
 
-def _rare(train: Examples, least: int, targets: Targets) -> set[str]:
-    return {label for label, count in train.counted(targets.labels_of).items() if count < least}
+def _rare(train: Examples, least: int, kind: TargetType) -> set[str]:
+    return {label for label, count in kind.label_counts(train.labels).items() if count < least}
 
 
-def _merged(examples: Examples, rare: set[str], targets: Targets) -> Examples:
-    if targets.of_sets:
-        return replace(examples, labels=tuple(replaced(cell, rare, [OTHER]) for cell in examples.labels))
-    return replace(examples, labels=tuple(OTHER if label in rare else label for label in examples.labels))
+def _replaced(
+    splits: Mapping[str, Examples], rare: Collection[str], others: Sequence[str], kind: TargetType
+) -> dict[str, Examples]:
+    """Return the splits with `others` in place of rare labels, and without the rows that have no label then."""
+    left = {}
+    for name, examples in splits.items():
+        cells = [kind.replaced(cell, rare, others) for cell in examples.labels]
+        kept = [row for row, cell in enumerate(cells) if cell]
+        if not kept:
+            raise DataError(
+                f"No {name} row is left without {listed_labels(rare)}, which data.rare_labels is to take out; add rows "
+                "of other labels."
+            )
+        left[name] = replace(examples.take(kept), labels=tuple(cells[row] for row in kept))
+    return left
 
 
-def _dropped(
-    splits: Mapping[str, Examples], rare: set[str], told: str, targets: Targets
-) -> tuple[dict[str, Examples], tuple[str, ...]]:
-    told = f"{told}: {_rows_having(splits, rare, targets)}."
-    if targets.of_sets:
-        left = {
-            n: replace(one, labels=tuple(replaced(cell, rare, ()) for cell in one.labels)) for n, one in splits.items()
-        }
-        return left, (told,)
-    kept = {
-        name: examples.take([row for row, label in enumerate(examples.labels) if label not in rare])
-        for name, examples in splits.items()
-    }
-    if empty := [name for name, examples in kept.items() if not examples.rows]:
-        raise DataError(
-            f"No {empty[0]} row is left without {listed_labels(rare)}, which data.rare_labels is to take out; add rows "
-            "of other labels."
-        )
-    return kept, (told,)
-
-
-def _rows_having(splits: Mapping[str, Examples], rare: set[str], targets: Targets) -> str:
+def _rows_having(splits: Mapping[str, Examples], rare: set[str], kind: TargetType) -> str:
     """Name the labels, and how many rows of each split have them."""
-    having = {n: sum(not rare.isdisjoint(targets.labels_of(cell)) for cell in one.labels) for n, one in splits.items()}
-    rows = (f"{count:,} {name}" for name, count in having.items())
+    rows = (
+        f"{sum(not rare.isdisjoint(kind.labels_of(cell)) for cell in examples.labels):,} {name}"
+        for name, examples in splits.items()
+    )
     return f"{listed_labels(rare)} (rows: {', '.join(rows)})"

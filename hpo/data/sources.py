@@ -1,15 +1,14 @@
-"""Labelled texts from a source: the right columns, cleaned, every repair counted in a note for the user."""
+"""Examples: rows of a source as text and label, cleaned, with every repair counted in a note for the user."""
 
 import math
 import re
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 
 from hpo.config.study_file import DataConfig
 from hpo.data.columns import Columns, find_columns, refuse_missing_texts
-from hpo.data.label_sets import joined, label_sets
-from hpo.data.readers.hub import Role
+from hpo.data.label_sets import joined_label_columns, label_sets
+from hpo.data.readers.hub import SplitName
 from hpo.data.readers.locations import read_source
 from hpo.data.readers.table import Cells, Table, as_unicode
 from hpo.errors import DataError
@@ -20,7 +19,7 @@ REPAIRED = "rows with bytes that are not UTF-8 or with NUL characters, which wer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examples:
-    """Labelled texts; the tuples are of one length."""
+    """Labelled examples; the tuples are of one length."""
 
     texts: tuple[str, ...]
     pairs: tuple[str, ...] | None = None
@@ -34,18 +33,10 @@ class Examples:
         """How many there are."""
         return len(self.labels)
 
-    def counted(self, labels_of: Callable[[str], tuple[str, ...]]) -> Counter[str]:
-        """Return the rows of each label; `labels_of` a cell gives those that it names."""
-        return Counter(label for cell in self.labels for label in labels_of(cell))
-
     def take(self, rows: Sequence[int]) -> "Examples":
         """Return the examples at `rows`, in that order."""
-        return Examples(
-            texts=tuple(self.texts[row] for row in rows),
-            pairs=None if self.pairs is None else tuple(self.pairs[row] for row in rows),
-            labels=tuple(self.labels[row] for row in rows),
-            groups=None if self.groups is None else tuple(self.groups[row] for row in rows),
-        )
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Examples(**{name: cells and tuple(cells[row] for row in rows) for name, cells in columns.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +50,9 @@ class Source:
 
 
 def read_examples(
-    source: str, role: Role, config: DataConfig, *, of_sets: bool = False, known: Columns | None = None
+    source: str, role: SplitName, config: DataConfig, *, of_sets: bool = False, known: Columns | None = None
 ) -> Source:
-    """Read labelled texts from a file, a pattern of files, a saved folder or the hub.
+    """Read labelled examples from a file, a pattern of files, a saved folder or the hub.
 
     Labels and groups become strings: whole numbers without a fraction (`1.0` is `1`), truth values as `true` and
     `false`. Rows without text or without label are dropped; bytes that are not UTF-8 and NUL characters are
@@ -83,7 +74,7 @@ def read_examples(
     if known is not None:
         text, pair, label = known.text, known.pair, known.label
     if config.label_columns:
-        table, label = joined(table, config.label_columns, _spelled)
+        table, label = joined_label_columns(table, config.label_columns, _spelled)
     columns = find_columns(table, text=text, pair=pair, label=label, group=config.group_column)
     examples, notes = _cleaned(table, columns, config.label_separator if of_sets else None, strict=config.strict)
     found = (_columns_note(table, columns),) if columns.detected else ()
@@ -91,7 +82,7 @@ def read_examples(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unlabelled:
+class UnlabelledExamples:
     """Texts of a source whose labels, where it has any, are not read."""
 
     table: Table
@@ -103,7 +94,7 @@ class Unlabelled:
     notes: tuple[str, ...]
 
 
-def read_texts(source: str, role: Role, config: DataConfig) -> Unlabelled:
+def read_texts(source: str, role: SplitName, config: DataConfig) -> UnlabelledExamples:
     """Read texts as `read_examples` does, whether there is a label beside them or not; no row is dropped.
 
     Other columns whose cells are no strings or numbers, such as images, are left out.
@@ -123,7 +114,7 @@ def read_texts(source: str, role: Role, config: DataConfig) -> Unlabelled:
     if not written:
         raise DataError(f"No row of {table.source} has a text (column {' or '.join(map(repr, names))}).")
     counted = {REPAIRED: len(repaired), "rows without a text, which have no prediction": table.rows - len(written)}
-    return Unlabelled(
+    return UnlabelledExamples(
         table=table,
         texts=sides[0],
         pairs=sides[1] if len(sides) > 1 else None,
@@ -156,7 +147,18 @@ def _cleaned(
 ) -> tuple[Examples, list[str]]:
     """Return the rows that have text and label, and a note on each kind of repair."""
     repaired: set[int] = set()
-    every = _examples(table, columns, label_separator, repaired)
+
+    def column(name: str) -> tuple[str, ...]:
+        return tuple(_strings(table, name, repaired))
+
+    every = Examples(
+        texts=column(columns.text),
+        pairs=None if columns.pair is None else column(columns.pair),
+        labels=tuple(map(_one_spelling, column(columns.label)))
+        if label_separator is None
+        else label_sets(table, columns.label, label_separator, _spelled),
+        groups=None if columns.group is None else tuple(map(_one_spelling, column(columns.group))),
+    )
     _refuse_repaired(table, repaired, strict=strict)
     written = _with_text(every.texts, every.pairs)
     kept = [row for row in written if every.labels[row]]
@@ -166,13 +168,12 @@ def _cleaned(
             f"{columns.label!r})."
         )
     examples = every if len(kept) == table.rows else every.take(kept)
+    alone = f"rows without a group (column {columns.group!r}), each of which stands alone"
     counted = {
         REPAIRED: len(repaired),
         "rows dropped for having no text": table.rows - len(written),
         "rows dropped for having no label": len(written) - len(kept),
-        f"rows without a group (column {columns.group!r}), each of which stands alone": (examples.groups or ()).count(
-            ""
-        ),
+        alone: (examples.groups or ()).count(""),
     }
     return examples, _counted(table, counted)
 
@@ -189,26 +190,10 @@ def _counted(table: Table, counted: Mapping[str, int]) -> list[str]:
     return [f"{table.called}: {what}: {count:,}." for what, count in counted.items() if count]
 
 
-def _examples(table: Table, columns: Columns, label_separator: str | None, repaired: set[int]) -> Examples:
-    """Return all rows, those without text or label among them."""
-
-    def column(name: str) -> tuple[str, ...]:
-        return tuple(_strings(table, name, repaired))
-
-    return Examples(
-        texts=column(columns.text),
-        pairs=None if columns.pair is None else column(columns.pair),
-        labels=tuple(map(_one_spelling, column(columns.label)))
-        if label_separator is None
-        else label_sets(table, columns.label, label_separator, _spelled),
-        groups=None if columns.group is None else tuple(map(_one_spelling, column(columns.group))),
-    )
-
-
 def _with_text(*sides: Sequence[str] | None) -> list[int]:
     """Return the rows that have a text; of a pair, one of the two is enough."""
     columns = [side for side in sides if side is not None]
-    return [row for row, texts in enumerate(zip(*columns, strict=True)) if not all(map(_is_blank, texts))]
+    return [row for row, texts in enumerate(zip(*columns, strict=True)) if any(text.strip() for text in texts)]
 
 
 def _strings(table: Table, name: str, repaired: set[int]) -> list[str]:
@@ -235,23 +220,13 @@ def _is_sound(string: str) -> bool:
         return False
 
 
-def _is_blank(string: str) -> bool:
-    return not string or string.isspace()
-
-
 def _written(value: object) -> str:
     """Return a JSON value as a string, empty where there is none."""
-    match value:
-        case bool():
-            return str(value).lower()
-        case float() if value.is_integer():
-            return str(int(value))
-        case float() if math.isnan(value):
-            return ""
-        case None:
-            return ""
-        case _:
-            return str(value)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _spelled(value: object) -> str:

@@ -1,12 +1,108 @@
-"""Iterative stratification: rows of several labels each, in parts that each have their share of every label."""
+"""Stratification: samples, prefixes and divisions of rows in which every class has its share."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_QUANTILES, LEAST_ROWS_OF_A_QUANTILE = 10, 50
 
-def iterative_parts(counts: NDArray[np.int64], sizes: Sequence[int], seed: int) -> NDArray[np.int64]:
+Strata = NDArray[np.int64]
+"""The class of each row, shape (rows,); or where a row may be of several, counts of shape (rows, classes)."""
+
+
+def class_count(strata: Strata) -> int:
+    """Return of how many classes there are rows."""
+    return len(np.unique(strata)) if strata.ndim == 1 else int((strata > 0).any(axis=0).sum())
+
+
+def quantiles(numbers: Sequence[str] | NDArray[np.float64]) -> Strata:
+    """Return the quantile that each row is in, of up to ten, each of at least fifty rows; equals go by their order."""
+    values = np.array(numbers, dtype=np.float64)
+    count = min(MOST_QUANTILES, max(1, len(values) // LEAST_ROWS_OF_A_QUANTILE))
+    places: Strata = np.empty(len(values), dtype=np.int64)
+    places[np.argsort(values, kind="stable")] = np.arange(len(values)) * count // max(1, len(values))
+    return places
+
+
+def stratified_sample(strata: Strata | Sequence[int], rows: int, seed: int) -> NDArray[np.int64]:
+    """Choose rows so that classes stand among them as they do in all.
+
+    Each class gets its exact share of `rows`, rounded by largest remainder, and at least one row where `rows`
+    is enough for that; where rows may be of several, as near to it as `iterative_stratification` comes. The same
+    strata, rows and seed give the same choice.
+
+    Args:
+        strata: of each row.
+        rows: how many to choose; all where there are no more.
+        seed: 0 or more.
+
+    Returns:
+        Positions within `strata`, rising; min(rows, len(strata)) of them.
+    """
+    classes = np.asarray(strata, dtype=np.int64)
+    if rows >= len(classes):
+        return np.arange(len(classes))
+    if classes.ndim > 1:
+        return np.flatnonzero(iterative_stratification(classes, [rows, len(classes) - rows], seed) == 0)
+    _, members, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    generator = np.random.Generator(np.random.PCG64(seed))
+    chosen = [
+        generator.permutation(np.flatnonzero(members == member))[:quota]
+        for member, quota in enumerate(_quotas(counts, rows))
+    ]
+    rising: NDArray[np.int64] = np.sort(np.concatenate(chosen))
+    return rising
+
+
+def _quotas(counts: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+    """Share `rows`, fewer than `counts` in all, among classes of these sizes."""
+    exact = counts * rows / counts.sum()
+    least = 1 if rows >= counts.size else 0
+    quotas: NDArray[np.int64] = np.maximum(np.floor(exact).astype(np.int64), least)
+    for _ in range(rows - int(quotas.sum())):
+        quotas[np.argmax(np.where(quotas < counts, exact - quotas, -np.inf))] += 1
+    for _ in range(int(quotas.sum()) - rows):
+        quotas[np.argmax(np.where(quotas > least, quotas - exact, -np.inf))] -= 1
+    return quotas
+
+
+def stratified_prefix(strata: Strata, rows: int, seed: int) -> NDArray[np.int64]:
+    """Return positions within `strata`, rising: the first `rows` of an order whose every beginning is stratified.
+
+    The order, which follows from `seed` alone, begins with one row of each class. After that the i-th row of a class
+    of n stands where (i + 1/2) / n of all rows have passed.
+
+    Args:
+        strata: of each row; where it may be of several classes it goes by the rarest.
+        rows: how many to take, at most all.
+        seed: 0 or more.
+    """
+    labels = strata if strata.ndim == 1 else rarest_labels(strata)
+    shuffled = np.random.Generator(np.random.PCG64(seed)).permutation(labels.size)
+    _, members, counts = np.unique(labels[shuffled], return_inverse=True, return_counts=True)
+    place = np.empty(labels.size)
+    for member, count in enumerate(counts):
+        place[members == member] = (np.arange(count) + 0.5) / count
+        place[np.argmax(members == member)] = 0.0
+    order: NDArray[np.int64] = shuffled[np.argsort(place, kind="stable")]
+    return np.sort(order[:rows])
+
+
+def rarest_labels(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return for each row the rarest of its labels, of equals the first, and the number of labels where it has none.
+
+    Args:
+        counts: above 0 where a row has a label, shape (rows, labels).
+    """
+    held = counts > 0
+    support = held.sum(axis=0)
+    labels = held.shape[1]
+    rows = np.where(held, support, len(held) + 1)
+    return np.where(held.any(axis=1), rows.argmin(axis=1) if labels else 0, labels)
+
+
+def iterative_stratification(counts: NDArray[np.int64], sizes: Sequence[int], seed: int) -> NDArray[np.int64]:
     """Divide rows of several labels among parts of given sizes.
 
     Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011): label by label, the one with the fewest rows left
@@ -55,14 +151,46 @@ def iterative_parts(counts: NDArray[np.int64], sizes: Sequence[int], seed: int) 
     return parts
 
 
-def rarest_labels(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return for each row the rarest of its labels, of equals the first, and the number of labels where it has none.
+def divide_groups(strata: Strata, groups: NDArray[np.int64], shares: Sequence[float], seed: int) -> NDArray[np.int64]:
+    """Give each group to one of several parts, so that each part has about its share of every class and of all rows.
+
+    The groups go, largest first, each to the part where it adds least to the sum over parts of
+    |what it has - its share|^2 / its share, over the classes and all rows: the rule of Webster and Sainte-Lague, which
+    favours neither large parts nor small ones, in several dimensions. A class with as many groups left as there are
+    parts without it goes to those parts.
 
     Args:
-        counts: above 0 where a row has a label, shape (rows, labels).
+        strata: class of each row, from 0; or counts, shape (rows, classes), where it may be of several.
+        groups: group of each row, from 0, no number left out.
+        shares: of the parts, above 0, with sum 1.
+        seed: decides among groups that are equal.
+
+    Returns:
+        The part of each row, a place within `shares`.
     """
-    held = counts > 0
-    support = held.sum(axis=0)
-    labels = held.shape[1]
-    rows = np.where(held, support, len(held) + 1)
-    return np.where(held.any(axis=1), rows.argmin(axis=1) if labels else 0, labels)
+    single = strata.ndim == 1
+    counts = np.zeros((groups.max() + 1, strata.max() + 2 if single else strata.shape[1] + 1))
+    np.add.at(counts[:, :-1], (groups, strata) if single else groups, 1 if single else strata)
+    holds = counts[:, :-1] > 0
+    counts[:, -1] = np.bincount(groups)
+    weights = counts / np.maximum(counts.sum(axis=0), 1)
+    order = np.random.Generator(np.random.PCG64(seed)).permutation(len(counts))
+    order = order[np.argsort(-counts[order, -1], kind="stable")]
+
+    share = np.asarray(shares)[:, np.newaxis]
+    deviation = np.repeat(-share, weights.shape[1], axis=1)
+    lacking = np.ones((len(shares), holds.shape[1]), dtype=bool)
+    left = holds.sum(axis=0)
+    part_of_group = np.empty(len(counts), dtype=np.int64)
+    for group in order:
+        added = ((2 * deviation + weights[group]) * weights[group] / share).sum(axis=1)
+        urgent = holds[group] & (left <= lacking.sum(axis=0))
+        if urgent.any():
+            added[~lacking[:, urgent].any(axis=1)] = np.inf
+        # Rounded, so that equal parts stay equal where another processor sums in another order.
+        part = np.argmin(added.round(9))
+        part_of_group[group] = part
+        deviation[part] += weights[group]
+        lacking[part] &= ~holds[group]
+        left -= holds[group]
+    return part_of_group[groups]

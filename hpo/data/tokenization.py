@@ -1,9 +1,9 @@
-"""Texts into tokens, once a study: flat arrays of ragged rows, unpadded, of which every `max_length` takes its part."""
+"""Tokenization: texts into flat arrays of ragged, unpadded rows, once a study; each `max_length` has a part of them."""
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS, CHUNK_PAIRS = 1000, 100
 """Texts that go to the tokenizer together; fewer of pairs, which come back whole."""
+BARE: Mapping[str, Any] = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+"""Options by which a tokenizer adds no special tokens, and takes what looks like one for text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -25,9 +27,9 @@ class Tokens:
 
     ids: NDArray[np.int32]
     """Token numbers: the special tokens of a row, then all first texts, then all second ones; shape (tokens,)."""
-    types: NDArray[np.int8] | None
+    types: NDArray[np.int8] | None = None
     """Token types (0 in a text, 1 in its pair), shape (tokens,); None where the model has none."""
-    layout: tuple[int, ...]
+    layout: NDArray[np.int64]
     """What a row is made of, in order: the place of a special token in `ids`, -1 for its text, -2 for the pair's."""
     begins: NDArray[np.int64]
     """Where in `ids` the texts of each row begin; shape (1, rows), or (2, rows) of pairs."""
@@ -44,7 +46,7 @@ class Tokens:
     @property
     def special(self) -> int:
         """How many special tokens each row has."""
-        return sum(part >= 0 for part in self.layout)
+        return int((self.layout >= 0).sum())
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -66,22 +68,10 @@ class Tokens:
         positions: NDArray[np.int64] = np.arange(sizes.sum()) + np.repeat(begins - (np.cumsum(sizes) - sizes), sizes)
         return positions
 
-    def row(self, index: int) -> NDArray[np.int32]:
-        """Return the tokens of one row; shape (length,)."""
-        return self.ids[self.positions(np.array([index]))]
-
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return what it is made of, by name: `Tokens.of` makes it again."""
-        types = {} if self.types is None else {"types": self.types}
-        cut = {"begins": self.begins, "sizes": self.sizes, "whole": self.whole}
-        return {"ids": self.ids, "layout": np.array(self.layout), **cut, **types}
-
-    @classmethod
-    def of(cls, arrays: Mapping[str, NDArray[Any]]) -> "Tokens":
-        """Return what `arrays` was asked of."""
-        cut = {name: arrays[name] for name in ("begins", "sizes", "whole")}
-        layout = tuple(arrays["layout"].tolist())
-        return cls(ids=arrays["ids"], types=arrays.get("types"), layout=layout, **cut)
+        """Return its arrays by name: `Tokens(**arrays)` is equal to it."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: array for name, array in arrays.items() if array is not None}
 
     def cut(self, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> "Tokens":
         """Return the rows as `tokenizer` cuts them at `max_length` tokens; the flat arrays are the same.
@@ -132,7 +122,7 @@ def tokenize(
     """
     sides = [texts] if pairs is None else [texts, pairs]
     layout, special, types = _layout(sides, tokenizer)
-    found = [_side(side, tokenizer, max_length, whole=pairs is not None) for side in sides]
+    found = [_ids_and_lengths(side, tokenizer, max_length, whole=pairs is not None) for side in sides]
     whole = np.stack([lengths for _, lengths in found])
     sizes = np.minimum(whole, max_length)
     begins = len(special) + np.cumsum(sizes.ravel()).reshape(sizes.shape) - sizes
@@ -140,13 +130,13 @@ def tokenize(
         # A model pools some token, so each row needs one.
         empty = np.flatnonzero(whole.sum(axis=0) == 0)
         begins[0, empty], sizes[0, empty], whole[0, empty] = 0, 1, 1
-    flat = [np.array(special, dtype=np.int32), *(_harmless(ids, tokenizer) for ids, _ in found)]
+    flat = [np.array(special, dtype=np.int32), *(_without_control_tokens(ids, tokenizer) for ids, _ in found)]
     of_sides = [np.full(ids.size, of_side) for (ids, _), of_side in zip(found, types[len(special) :], strict=True)]
     typed = "token_type_ids" in tokenizer.model_input_names
     return Tokens(
         ids=np.concatenate(flat),
         types=np.concatenate([types[: len(special)], *of_sides]).astype(np.int8) if typed else None,
-        layout=layout,
+        layout=np.array(layout),
         begins=begins,
         sizes=sizes,
         whole=whole,
@@ -177,8 +167,7 @@ def _layout(
     """
 
     def bare(text: str) -> list[int]:
-        encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        return list(encoded["input_ids"])
+        return list(tokenizer(text, **BARE)["input_ids"])
 
     # Whichever has tokens: the place of texts that have none does not matter.
     tried = [next((text for text in ("one", *side) if bare(text)), "") for side in sides]
@@ -198,7 +187,7 @@ def _layout(
         layout += [*range(begin, found), -1 - number]
         begin = found
     layout += range(begin, len(ids))
-    return tuple(layout), ids or [_filler(tokenizer)], [*(types if ids else [0]), *of_sides]
+    return tuple(layout), ids or [_filler_token(tokenizer)], [*(types if ids else [0]), *of_sides]
 
 
 def tokenizer_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -233,13 +222,14 @@ def word_numbers(
     words = [np.full(len(special), -1, dtype=np.int32)]
     for number, side in enumerate(sides):
         for encoded in _chunks(side, tokenizer, None if pairs else max_length):
-            places = [_end(encoded.word_ids(row), tokenizer, max_length) for row in range(len(encoded["input_ids"]))]
+            rows = range(len(encoded["input_ids"]))
+            places = [_cut(encoded.word_ids(row), tokenizer, max_length) for row in rows]
             numbers = (-1 if place is None else 2 * place + number for place in chain.from_iterable(places))
             words.append(np.fromiter(numbers, dtype=np.int32))
     return np.concatenate(words)
 
 
-def _side(
+def _ids_and_lengths(
     texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_length: int, *, whole: bool
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Return at most `max_length` tokens of each text, one text after the other, and how many each has, if `whole`."""
@@ -247,12 +237,12 @@ def _side(
     for encoded in _chunks(texts, tokenizer, None if whole else max_length):
         rows = encoded["input_ids"]
         lengths.append(np.fromiter(map(len, rows), dtype=np.int64, count=len(rows)))
-        flat.append(np.fromiter(chain.from_iterable(_end(row, tokenizer, max_length) for row in rows), dtype=np.int32))
+        flat.append(np.fromiter(chain.from_iterable(_cut(row, tokenizer, max_length) for row in rows), np.int32))
     return np.concatenate(flat), np.concatenate(lengths)
 
 
-def _end(row: list[Any], tokenizer: "PreTrainedTokenizerBase", max_length: int) -> list[Any]:
-    """Return the end of a row that the tokenizer keeps."""
+def _cut(row: list[Any], tokenizer: "PreTrainedTokenizerBase", max_length: int) -> list[Any]:
+    """Return the part of a row that the tokenizer keeps."""
     return row[-max_length:] if tokenizer.truncation_side == "left" else row[:max_length]
 
 
@@ -260,20 +250,12 @@ def _chunks(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_leng
     """Yield what the tokenizer says of so many texts at a time that memory stays small; uncut for a length of None."""
     rows = CHUNK_PAIRS if max_length is None else CHUNK_ROWS
     for start in range(0, len(texts), rows):
-        yield tokenizer(
-            list(texts[start : start + rows]),
-            add_special_tokens=False,
-            split_special_tokens=True,
-            truncation=max_length is not None,
-            max_length=max_length,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
+        chunk, cut = list(texts[start : start + rows]), max_length is not None
+        lean = {"return_attention_mask": False, "return_token_type_ids": False}
+        yield tokenizer(chunk, truncation=cut, max_length=max_length, **lean, **BARE)
 
 
-def _harmless(ids: NDArray[np.int32], tokenizer: "PreTrainedTokenizerBase") -> NDArray[np.int32]:
+def _without_control_tokens(ids: NDArray[np.int32], tokenizer: "PreTrainedTokenizerBase") -> NDArray[np.int32]:
     """Return the tokens of texts without those that only the tokenizer itself may set: unknown ones in their place.
 
     A unigram model finds `</s>` in a text also where special tokens are split, as it is a piece like any other to it.
@@ -287,7 +269,7 @@ def _harmless(ids: NDArray[np.int32], tokenizer: "PreTrainedTokenizerBase") -> N
     return np.where(np.isin(ids, list(control)), np.int32(unknown), ids)
 
 
-def _filler(tokenizer: "PreTrainedTokenizerBase") -> int:
+def _filler_token(tokenizer: "PreTrainedTokenizerBase") -> int:
     """Return the token of a row that has none."""
     known = (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
     return next((token for token in known if token is not None), 0)

@@ -17,7 +17,7 @@ from hpo.config.reading import Typed, read_model
 from hpo.config.study_file import ComputeConfig, DataConfig, ModelConfig
 from hpo.config.tasks import TASK_FACTS
 from hpo.data.readers.table import as_unicode
-from hpo.data.sources import Unlabelled, read_texts
+from hpo.data.sources import UnlabelledExamples, read_texts
 from hpo.data.splits import Splits
 from hpo.data.tokenization import TokenizedSplit, tokenize
 from hpo.errors import ConfigurationError, DataError
@@ -80,7 +80,7 @@ class PredictionInput:
 
     trained: TrainedModel
     model: ModelConfig
-    rows: Unlabelled
+    rows: UnlabelledExamples
 
     @property
     def added(self) -> tuple[str, ...]:

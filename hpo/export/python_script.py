@@ -26,7 +26,8 @@ IS_FILE = re.compile(r"(?!.*://)[^*?\[]*\.(csv|jsonl|ndjson)")
 def script(exported: Exported) -> str:
     """Return the script for a configuration."""
     h, task = exported.hyperparameters, exported.task.name
-    chosen = {"METHODS": h.method, "OPTIMIZERS": h.optimizer, "SCHEDULES": h.schedule, "TARGETS": task, "TASKS": task}
+    chosen: dict[str, str] = {"METHODS": h.method, "OPTIMIZERS": h.optimizer, "SCHEDULES": h.schedule}
+    chosen |= {"TARGET_TYPES": task, "TASKS": task}
     return inlined("hpo.export.train_script", chosen)
 
 

@@ -58,9 +58,9 @@ def open_trainer(exported: Exported, config: StudyConfig, splits: Splits, files:
         ModelError, ConfigurationError: the model, the metric or the device cannot be used.
     """
     worker = open_worker(config, splits, files)
-    if worker.objective.metric != exported.metric:
+    if worker.metric.name != exported.metric:
         raise ConfigurationError(
-            f"The score in the file is {exported.metric}, but its task asks for {worker.objective.metric}; write the "
+            f"The score in the file is {exported.metric}, but its task asks for {worker.metric.name}; write the "
             "file again with hpo export."
         )
     worker.use(exported.precision)

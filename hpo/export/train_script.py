@@ -25,21 +25,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from hpo.data.batching import Rows, parts_by_length, training_batches
-from hpo.data.fractions import stratified_beginning
+from hpo.data.batching import Rows, split_by_length, training_batches
 from hpo.data.readers.delimited import read_csv
 from hpo.data.readers.json_lines import read_jsonl
 from hpo.data.readers.table import Table
 from hpo.data.sources import Examples
-from hpo.data.splits import Splits, splits_of, stratified_part
-from hpo.data.targets import classes_among
+from hpo.data.splits import Splits, splits_of
+from hpo.data.stratify import class_count, stratified_prefix, stratified_sample
 from hpo.errors import ConfigurationError, DataError, HpoError
 from hpo.export.prediction import CONFIG_KEY, trained_model
 from hpo.messages import Milestone
 from hpo.model.backbone import LinearInFp32, set_padding
 from hpo.model.dropout import Dropouts
 from hpo.model.layers import LayerStack
-from hpo.model.methods import METHODS, above_layers, select_parameters, to_training_mode
+from hpo.model.methods import METHODS, head_parameters, select_parameters, to_training_mode
 from hpo.tasks.protocol import Fits
 from hpo.tasks.registry import TASKS
 from hpo.training.gradients import PASS_TOKENS
@@ -104,8 +103,7 @@ class TrialModel:
         self.tokenizer = AutoTokenizer.from_pretrained(given.name, split_special_tokens=True, **options)
         set_padding(self.network, self.tokenizer)
         mismatched = {key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]}
-        head = task.head(self.network) or above_layers(self.network)
-        self.fresh = frozenset({*found["missing_keys"], *mismatched, *head})
+        self.fresh = frozenset({*found["missing_keys"], *mismatched, *head_parameters(self.network)})
         self._begin_anew(config.seed, h.head_scale)
         dropouts = Dropouts(self.network)
         LayerStack(self.network).keep(h.kept_layers)
@@ -175,9 +173,9 @@ def parts_of(config: Any, splits: Splits, task: Any, tokenizer: Any) -> tuple[Pa
         return tokens_of(examples, tokenizer, h.max_length), task.targets(examples.labels)
 
     strata = task.strata(task.targets(splits.train.labels))
-    wanted = max(round(h.data_fraction * splits.train.rows), classes_among(strata))
-    chosen = stratified_beginning(strata, wanted, seed)
-    sample = chosen[stratified_part(strata[chosen], min(config.evaluation.rung_rows, splits.validation.rows), seed)]
+    wanted = max(round(h.data_fraction * splits.train.rows), class_count(strata))
+    chosen = stratified_prefix(strata, wanted, seed)
+    sample = chosen[stratified_sample(strata[chosen], min(config.evaluation.rung_rows, splits.validation.rows), seed)]
     trained, scored, fitted = (
         part(one) for one in (splits.train.take(chosen.tolist()), splits.validation, splits.train.take(sample.tolist()))
     )
@@ -195,7 +193,7 @@ def steps_of(config: Any, model: Any, part: Part, criterion: Any, most: int) -> 
         for batch in training_batches(len(tokens), h.batch_size, config.seed, epoch):
             loss = torch.zeros((), device=model.device)
             # In parts their gradients add up to those of the batch, so a step stays the same step.
-            for places in parts_by_length(lengths[batch], pass_tokens=pass_tokens, most_rows=most):
+            for places in split_by_length(lengths[batch], pass_tokens=pass_tokens, most_rows=most):
                 rows = batch[places]
                 of_part = criterion(model.logits(tokens, rows), true[rows]).sum() / len(batch)
                 of_part.backward()
@@ -208,13 +206,13 @@ def evaluated(model: TrialModel, task: Any, scored: Part, fitted_to: Part) -> tu
     """Return the score, and what was fitted to rows; None where there is nothing such."""
 
     def said_of(tokens: Tokens, targets: NDArray[Any]) -> Any:
-        return task.answers(targets, task.predictions(model.answers(tokens)))
+        return task.with_targets(targets, task.predictions(model.answers(tokens)))
 
     said, fitted = said_of(*scored), None
     if isinstance(task, Fits):
         fitted = task.fit(said if fitted_to is scored else said_of(*fitted_to))
-        said = task.decided(said, fitted)
-    return task.objective_on(said), fitted
+        said = task.with_fitted(said, fitted)
+    return task.score(said), fitted
 
 
 def rows_of(config: Any) -> Splits:

@@ -124,7 +124,7 @@ FIELDS: Mapping[str, Field] = {
     "class_weights": only("equal", "class_weights", "compute_loss_func of Trainer, or --format python"),
     "token_masking": only(0.0, "token_masking", "a data collator of one's own"),
     "word_swap": only(0.0, "word_swap", "augmented texts of one's own"),
-    "data_fraction": only(1.0, "data_fraction", "train on a stratified share of the texts, or --format python"),
+    "data_fraction": only(1.0, "data_fraction", "train on a stratified share of the examples, or --format python"),
     "early_stopping_patience": only(
         None, "early_stopping_patience", "EarlyStoppingCallback of Trainer, or --format python"
     ),

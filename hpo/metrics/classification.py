@@ -1,16 +1,15 @@
-"""Scores of a classification."""
+"""Classification metrics: accuracy, F scores, correlation, areas under curves, log loss and calibration error."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from hpo.messages import Scores
-from hpo.metrics.confusion import ConfusionCounts, Floats, Integers, tally
-from hpo.metrics.metric import Metric, Objective
-from hpo.metrics.own_metric import Arguments, OwnMetric
-from hpo.metrics.predictions import Predictions
+from hpo.metrics.confusion import ClassPredictions, ConfusionCounts, Floats, Integers, count_confusion
+from hpo.metrics.metric import Metric, SelectionMetric
 
 SCORES: Mapping[str, tuple[str, str]] = {
     "f1": ("F1", "harmonic mean of precision and recall of the positive class"),
@@ -26,20 +25,20 @@ def _of_classes(
 ) -> Metric:
     """Return the metric that is a mean of one of `SCORES` over classes."""
     source = f"sklearn.metrics.{score}_score"
-    return Metric(description=description, source=source, of=lambda t: mean(t, getattr(t, score)), of_rows=of_rows)
+    return Metric(description=description, source=source, compute=lambda t: mean(t, getattr(t, score)), of_rows=of_rows)
 
 
 METRICS: dict[str, Metric] = {
     "accuracy": Metric(
         description="share of the rows that are predicted right",
         source="sklearn.metrics.accuracy_score",
-        of=lambda t: t.accuracy,
+        compute=lambda t: t.accuracy,
         of_rows=True,
     ),
     "balanced_accuracy": Metric(
         description="mean recall of the classes that have a row",
         source="sklearn.metrics.balanced_accuracy_score",
-        of=lambda t: t.of_present(t.recall),
+        compute=lambda t: t.of_present(t.recall),
     ),
     **{
         score: replace(
@@ -73,41 +72,41 @@ METRICS: dict[str, Metric] = {
     "matthews": Metric(
         description="correlation of true and predicted classes, from -1 to 1 (MCC)",
         source="Gorodkin 2004",
-        of=lambda t: t.matthews,
+        compute=lambda t: t.matthews,
         limits=(-1.0, 1.0),
     ),
     "roc_auc": Metric(
         description="area under the ROC curve of the positive class, or the mean over classes against the rest",
         source="sklearn.metrics.roc_auc_score",
-        of=lambda t: t.one_against_rest(t.roc_auc),
+        compute=lambda t: t.one_against_rest(t.roc_auc),
     ),
     "average_precision": Metric(
         description="average precision of the positive class, or the mean over classes against the rest",
         source="sklearn.metrics.average_precision_score",
-        of=lambda t: t.one_against_rest(t.average_precision),
+        compute=lambda t: t.one_against_rest(t.average_precision),
     ),
     "neg_log_loss": Metric(
         description="minus the mean cross-entropy, in nats",
         source="sklearn.metrics.log_loss",
-        of=lambda t: -t.loss,
+        compute=lambda t: -t.loss,
         limits=(-math.inf, 0.0),
         of_rows=True,
     ),
     "neg_calibration_error": Metric(
         description="minus the expected calibration error of the likeliest class, in 15 bins",
         source="Guo et al. 2017",
-        of=lambda t: -t.calibration_error,
+        compute=lambda t: -t.calibration_error,
         limits=(-1.0, 0.0),
         of_rows=True,
     ),
 }
 OF_RANKS = ("roc_auc", "average_precision")
 """Those that sort the rows, class by class, which takes longer than all else."""
+PER_CLASS = ("precision", "recall", "f1", "support")
+"""What is stored of each class."""
 
 
-def classification_scores(
-    predictions: Predictions, *, label_names: Sequence[str], objective: Objective, beta: float
-) -> Scores:
+def classification_scores(predictions: ClassPredictions, label_names: Sequence[str], metric: SelectionMetric) -> Scores:
     """Score predictions by every metric that these classes have, and by the user's own.
 
     The formulas, and what they are where there is nothing to count, are in `docs/metrics.md`.
@@ -115,80 +114,56 @@ def classification_scores(
     Args:
         predictions: of at least one row, columns in the order of `label_names`.
         label_names: name of each class number.
-        objective: which score counts, and the positive class, where there are two.
-        beta: how many times as much as precision recall counts in `fbeta` and its kin.
+        metric: the one that trials are compared by, with the positive class where there are two.
 
     Raises:
         TrainingError: the user's own metric fails on these rows.
     """
-    positive = _positive_number(objective, label_names)
-    counted = tally(predictions, positive=positive, beta=beta)
-    fit = {name: metric for name, metric in METRICS.items() if positive is not None or not metric.of_positive_class}
-    values = {name: float(metric.of(counted)) for name, metric in fit.items()} | {"loss": predictions.loss}
-    if objective.own is not None:
-        values[objective.metric] = _own_score(objective.own, predictions, label_names)
+    counts = count_confusion(predictions, positive=_positive_number(metric, label_names), beta=metric.beta)
+    fit = {name: one for name, one in METRICS.items() if metric.positive is not None or not one.of_positive_class}
+    values = {name: float(one.compute(counts)) for name, one in fit.items()} | {"loss": predictions.loss}
+    if metric.own is not None:
+        values[metric.name] = classification_score(predictions, label_names, metric)
+    columns = {name: getattr(counts, name).tolist() for name in PER_CLASS}
     return Scores(
-        metric=objective.metric,
+        metric=metric.name,
         values=values,
-        rows=counted.rows,
-        per_class=_per_class(counted, label_names),
-        confusion=tuple(map(tuple, counted.confusion.tolist())),
+        rows=counts.rows,
+        per_class={label: {n: column[i] for n, column in columns.items()} for i, label in enumerate(label_names)},
+        confusion=tuple(map(tuple, counts.confusion.tolist())),
     )
 
 
-def objective_score(
-    predictions: Predictions, *, label_names: Sequence[str], objective: Objective, beta: float
-) -> float:
-    """Score predictions by the objective alone; takes and raises what `classification_scores` does."""
-    if objective.own is not None:
-        return _own_score(objective.own, predictions, label_names)
-    metric = METRICS[objective.metric]
-    ranks = objective.metric in OF_RANKS
-    return float(
-        metric.of(tally(predictions, positive=_positive_number(objective, label_names), beta=beta, ranks=ranks))
-    )
+def classification_score(predictions: ClassPredictions, label_names: Sequence[str], metric: SelectionMetric) -> float:
+    """Score predictions by `metric` alone; takes and raises what `classification_scores` does."""
+    if metric.own is not None:
+        # Of a model that diverged there is nothing to ask the user's function about.
+        finite = math.isfinite(predictions.loss)
+        return (
+            metric.own(**arguments_of(predictions.true, predictions.probabilities, label_names)) if finite else math.nan
+        )
+    ranks = metric.name in OF_RANKS
+    counts = count_confusion(predictions, positive=_positive_number(metric, label_names), beta=metric.beta, ranks=ranks)
+    return float(METRICS[metric.name].compute(counts))
 
 
-def f1_among(predictions: Predictions, *, label_names: Sequence[str], objective: Objective) -> float:
+def slice_f1(predictions: ClassPredictions, label_names: Sequence[str], metric: SelectionMetric) -> float:
     """Return F1 of the positive class of two, or of more classes the mean over those that are there.
 
     On a part of the rows a class may be missing; one that is neither true nor predicted has no F1.
     """
-    counted = tally(predictions, positive=_positive_number(objective, label_names), beta=1.0, ranks=False)
-    if counted.positive is not None:
-        return counted.of_positive(counted.f1)
-    there = (counted.support > 0) | (counted.confusion.sum(axis=0) > 0)
-    return float(counted.f1[there].mean())
+    counts = count_confusion(predictions, positive=_positive_number(metric, label_names), beta=1.0, ranks=False)
+    if counts.positive is not None:
+        return counts.of_positive(counts.f1)
+    return float(counts.f1[(counts.support > 0) | (counts.predicted > 0)].mean())
 
 
-def _positive_number(objective: Objective, label_names: Sequence[str]) -> int | None:
-    return None if objective.positive is None else label_names.index(objective.positive)
+def _positive_number(metric: SelectionMetric, label_names: Sequence[str]) -> int | None:
+    return None if metric.positive is None else label_names.index(metric.positive)
 
 
-def arguments_of(true: Integers, probabilities: Floats, label_names: Sequence[str]) -> Arguments:
+def arguments_of(true: Integers, probabilities: Floats, label_names: Sequence[str]) -> dict[str, Any]:
     """Return what a metric of the user's own is called with: names of the true and of the likeliest classes."""
     names = np.array(label_names)
-    return Arguments(
-        true=names[true],
-        predicted=names[probabilities.argmax(axis=1)],
-        others={"probabilities": probabilities, "labels": list(label_names)},
-    )
-
-
-def _own_score(own: OwnMetric, predictions: Predictions, label_names: Sequence[str]) -> float:
-    # Of a model that diverged there is nothing to ask the user's function about.
-    if not math.isfinite(predictions.loss):
-        return math.nan
-    return own(arguments_of(predictions.true, predictions.probabilities, label_names))
-
-
-def _per_class(counted: ConfusionCounts, label_names: Sequence[str]) -> dict[str, dict[str, float]]:
-    columns = {
-        "precision": counted.precision.tolist(),
-        "recall": counted.recall.tolist(),
-        "f1": counted.f1.tolist(),
-        "support": counted.support.tolist(),
-    }
-    return {
-        label: {name: column[number] for name, column in columns.items()} for number, label in enumerate(label_names)
-    }
+    predicted = names[probabilities.argmax(axis=1)]
+    return {"true": names[true], "predicted": predicted, "probabilities": probabilities, "labels": list(label_names)}

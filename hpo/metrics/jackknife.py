@@ -1,15 +1,22 @@
-"""How much of a score is the choice of rows: a jackknife that leaves out one group of rows at a time.
+"""Jackknife: the standard error of a score over the choice of rows, and how it departs with each group left out.
 
-It asks nothing of a metric but that it can be computed on other rows, and is the same on every machine. Of two models
+It needs nothing of a metric but that it can be computed on other rows, and is the same on every machine. For two models
 on the same rows it tells how much of their difference is the choice of rows, as both leave out the same groups.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hpo.messages import Scores
+from hpo.metrics.classification import METRICS, OF_RANKS
+from hpo.metrics.confusion import ConfusionCounts
+
 MOST_GROUPS = 200
+OF_PROBABILITIES = (*OF_RANKS, "neg_log_loss", "neg_calibration_error")
+"""Metrics that do not follow from a confusion matrix."""
 
 
 def leave_out_groups(units: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
@@ -35,11 +42,71 @@ def deviations(score: Callable[[NDArray[np.bool_]], float], groups: NDArray[np.i
         groups: of each row, as `leave_out_groups` gives them.
     """
     without = np.array([score(groups != group) for group in range(int(groups.max()) + 1)])
-    return tuple(scaled(without).tolist())
+    return tuple(scale(without).tolist())
 
 
-def scaled(without: NDArray[np.float64]) -> NDArray[np.float64]:
+def scale(without: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return deviations from the scores without each group, shape (..., groups)."""
     count = without.shape[-1]
     departs: NDArray[np.float64] = (without - without.mean(axis=-1, keepdims=True)) * ((count - 1) / count) ** 0.5
     return departs
+
+
+def standard_error(scores: Scores, beta: float | None = None) -> float | None:
+    """Return the standard error of the score over the choice of rows; None where a confusion matrix does not tell it.
+
+    The delete-one jackknife (Efron and Tibshirani 1993): all rows of one cell of the confusion give the same score when
+    left out, so it takes as many scores as there are cells. Rows that belong together are taken for independent, and
+    folds for one set of rows.
+
+    Args:
+        scores: with their confusion.
+        beta: of `fbeta` and its kin.
+    """
+    metric = METRICS.get(scores.metric)
+    confusion = np.array(scores.confusion, dtype=np.int64)
+    unknown = scores.metric in OF_PROBABILITIES or ("fbeta" in scores.metric and beta is None)
+    if metric is None or unknown or confusion.sum() < 2:
+        return None
+    rows, predicted, support = int(confusion.sum()), confusion.sum(axis=0), confusion.sum(axis=1)
+    # Changed in place: a thousand classes have a million cells.
+    counts = ConfusionCounts(
+        confusion=confusion, predicted=predicted, support=support, positive=_stored_positive(scores), beta=beta or 1.0
+    )
+    cells = np.argwhere(confusion)
+    times, without = confusion[tuple(cells.T)], []
+    for row, column in cells:
+        for sign in (-1, 1):
+            confusion[row, column] += sign
+            support[row] += sign
+            predicted[column] += sign
+            if sign < 0:
+                without.append(float(metric.compute(counts)))
+    departs = np.array(without) - np.average(without, weights=times)
+    return float(((rows - 1) / rows * (times * departs**2).sum()) ** 0.5)
+
+
+def with_standard_error(
+    score: float | None, scores: Scores | None, beta: float | None = None, seeds: float = 0.0
+) -> str:
+    """Return a score with its standard error, as `0.9667 ±0.011`; a dash where there is none.
+
+    Args:
+        score: by the metric that trials are compared by.
+        scores: those that it is among; None where only the number is known.
+        beta: as `standard_error` takes it.
+        seeds: standard deviation over seeds; 0 where that is not known.
+    """
+    if score is None:
+        return "–"
+    rows = None if scores is None else standard_error(scores, beta)
+    return f"{score:.4f}" + (f" ±{math.hypot(rows, seeds):.3f}" if rows else "")
+
+
+def _stored_positive(scores: Scores) -> int | None:
+    """Return the positive class of two, which is the one whose F1 was stored as that."""
+    classes = list(scores.per_class.values())
+    if "f1" not in scores.values or len(classes) != 2:
+        return None
+    names = ("precision", "recall", "f1")
+    return min(range(2), key=lambda one: sum(abs(classes[one][name] - scores.values[name]) for name in names))

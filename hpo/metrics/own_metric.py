@@ -1,10 +1,10 @@
-"""A metric of the user's own, named `module:function`: found, tried before any training, and called."""
+"""User-defined metric, named `module:function`: found, tried before any training, and called."""
 
 import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from numbers import Real
 from pathlib import Path
@@ -14,18 +14,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from hpo.errors import ConfigurationError, TrainingError, nearest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Arguments:
-    """What a function is called with."""
-
-    true: NDArray[Any]
-    """Label names, or numbers; shape (rows,)."""
-    predicted: NDArray[Any]
-    """What is said of them, shape (rows,)."""
-    others: Mapping[str, Any] = field(default_factory=dict)
-    """Handed on where the function has a parameter of that name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,16 +26,19 @@ class OwnMetric:
     parameters: frozenset[str]
     """Names of its parameters."""
 
-    def __call__(self, given: Arguments) -> float:
-        """Call it as `function(true, predicted)`, with others that it has parameters for.
+    def __call__(self, true: NDArray[Any], predicted: NDArray[Any], **others: Any) -> float:
+        """Call it as `function(true, predicted)`, with those of `others` that it has parameters for.
+
+        Args:
+            true: label names, or numbers; shape (rows,).
+            predicted: likewise.
 
         Raises:
             TrainingError: it raises an error, or returns no finite number.
         """
-        asked = {name: value for name, value in given.others.items() if name in self.parameters}
-        rows = len(given.true)
+        rows = len(true)
         try:
-            answer = self.function(given.true, given.predicted, **asked)
+            answer = self.function(true, predicted, **{name: others[name] for name in self.parameters & others.keys()})
         except Exception as error:
             told = f"raised {type(error).__name__} on {rows} rows: {' '.join(str(error).split())}"
             raise TrainingError(f"task.metric {self.spec!r} {told.rstrip('.: ')}.") from error
@@ -59,12 +50,12 @@ class OwnMetric:
         return float(answer)
 
 
-def load_own_metric(spec: str, right: Arguments, wrong: Arguments, told: str) -> OwnMetric:
+def load_own_metric(spec: str, right: Mapping[str, Any], wrong: Mapping[str, Any], told: str) -> OwnMetric:
     """Find `module:function`, also in the working folder, and try it on a few rows, all predicted right and all wrong.
 
     Args:
         spec: as the user wrote it.
-        right: some rows, each predicted right.
+        right: arguments of a call: some rows, each predicted right.
         wrong: the same, predicted wrong.
         told: what a sentence says of these rows, and of what the arrays hold.
 
@@ -74,13 +65,13 @@ def load_own_metric(spec: str, right: Arguments, wrong: Arguments, told: str) ->
     function = _function(spec)
     metric = OwnMetric(spec=spec, function=function, parameters=_parameters(function))
     try:
-        of_right, of_wrong = metric(right), metric(wrong)
+        of_right, of_wrong = metric(**right), metric(**wrong)
     except TrainingError as error:
         raise ConfigurationError(f"{error} That was a try with {told}.") from error
     if of_wrong > of_right:
         raise ConfigurationError(
             f"task.metric {spec!r} is {of_right:g} where all labels are predicted right and {of_wrong:g} where all are "
-            "wrong, but the objective is maximised; name a function that returns the negative of it."
+            "wrong, but a metric is maximised; name a function that returns the negative of it."
         )
     return metric
 

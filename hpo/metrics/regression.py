@@ -1,21 +1,21 @@
-"""Scores of a regression."""
+"""Regression metrics: correlations, explained variance and errors in the unit of the labels."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.errors import ConfigurationError, nearest
 from hpo.messages import Scores
 from hpo.metrics.confusion import Floats
-from hpo.metrics.metric import Metric, Objective
-from hpo.metrics.own_metric import Arguments, load_own_metric
+from hpo.metrics.metric import Metric, SelectionMetric, refuse_unknown
+from hpo.metrics.own_metric import load_own_metric
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Numbers:
+class NumberPredictions:
     """True and predicted numbers side by side, in the unit of the label column; shape (rows,) each."""
 
     true: Floats
@@ -41,16 +41,16 @@ class Numbers:
             return float(self.squares.mean() / self.sd**2)
 
     @property
-    def right(self) -> NDArray[np.bool_]:
+    def correct(self) -> NDArray[np.bool_]:
         """No row: a number is nearer or farther."""
         return np.zeros(self.rows, dtype=bool)
 
-    def turned(self, rows: NDArray[np.bool_]) -> "Numbers":
-        """Return these: none is right."""
-        assert not rows.any(), "there is no right answer to turn"
+    def flipped(self, rows: NDArray[np.bool_]) -> "NumberPredictions":
+        """Return these: none is correct."""
+        assert not rows.any(), "no prediction is correct"
         return self
 
-    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Numbers":
+    def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "NumberPredictions":
         """Return those of some rows."""
         return replace(self, true=self.true[rows], predicted=self.predicted[rows])
 
@@ -71,7 +71,7 @@ def ranks(values: Floats) -> Floats:
     return places
 
 
-def determination(numbers: Numbers) -> float:
+def determination(numbers: NumberPredictions) -> float:
     """Return the share of variance that is explained; of true values that are all the same 0, or 1 without an error."""
     left, all_of_it = float(numbers.squares.sum()), float(((numbers.true - numbers.true.mean()) ** 2).sum())
     if np.ptp(numbers.true) == 0:
@@ -83,31 +83,31 @@ METRICS: Mapping[str, Metric] = {
     "pearson": Metric(
         description="linear correlation of true and predicted numbers, from -1 to 1",
         source="scipy.stats.pearsonr",
-        of=lambda n: correlation(n.true, n.predicted),
+        compute=lambda n: correlation(n.true, n.predicted),
         limits=(-1.0, 1.0),
     ),
     "spearman": Metric(
         description="correlation of the ranks of true and predicted numbers, from -1 to 1",
         source="scipy.stats.spearmanr",
-        of=lambda n: correlation(ranks(n.true), ranks(n.predicted)),
+        compute=lambda n: correlation(ranks(n.true), ranks(n.predicted)),
         limits=(-1.0, 1.0),
     ),
     "r2": Metric(
         description="share of the variance that is explained, at most 1 (coefficient of determination)",
         source="sklearn.metrics.r2_score",
-        of=determination,
+        compute=determination,
         limits=(-math.inf, 1.0),
     ),
     "neg_rmse": Metric(
         description="minus the root of the mean squared error, in the unit of the labels",
         source="sklearn.metrics.root_mean_squared_error",
-        of=lambda n: -math.sqrt(n.squares.mean()),
+        compute=lambda n: -math.sqrt(n.squares.mean()),
         limits=(-math.inf, 0.0),
     ),
     "neg_mae": Metric(
         description="minus the mean absolute error, in the unit of the labels",
         source="sklearn.metrics.mean_absolute_error",
-        of=lambda n: -float(np.abs(n.predicted - n.true).mean()),
+        compute=lambda n: -float(np.abs(n.predicted - n.true).mean()),
         limits=(-math.inf, 0.0),
     ),
 }
@@ -118,49 +118,44 @@ NEGATED = {
 """What one would minimise, or is ordered alike -> the metric that is maximised instead."""
 
 
-def resolve_regression_metric(metric: str) -> Objective:
-    """Decide which score counts: one of `METRICS`; or `module:function`; or `auto`, which is `pearson`.
+def resolve_regression_metric(name: str) -> SelectionMetric:
+    """Decide which metric trials are compared by: one of `METRICS`; or `module:function`; or `auto`: `pearson`.
 
     Raises:
         ConfigurationError: no such metric; a function that cannot be found or fails on a try.
     """
-    metric = "pearson" if metric == "auto" else metric
-    if ":" in metric:
-        own = load_own_metric(metric, *_tries())
-        return Objective(metric=metric, note=f"The objective is {metric}: a function of your own, maximised.", own=own)
-    if metric in NEGATED:
-        raise ConfigurationError(
-            f"task.metric is {metric!r}, but the objective is maximised; choose {NEGATED[metric]}."
-        )
-    if metric not in METRICS:
-        raise ConfigurationError(f"Regression has no metric {metric!r}. {nearest(metric, ['auto', *METRICS])}")
-    return Objective(metric=metric, note=f"The objective is {metric}: {METRICS[metric].description}.")
+    name = "pearson" if name == "auto" else name
+    if ":" in name:
+        own = load_own_metric(name, *_tries())
+        return SelectionMetric(name=name, note=f"The metric is {name}: a function of your own, maximised.", own=own)
+    refuse_unknown(name, METRICS, "Regression", NEGATED)
+    return SelectionMetric(name=name, note=f"The metric is {name}: {METRICS[name].description}.")
 
 
-def _tries() -> tuple[Arguments, Arguments, str]:
+def _tries() -> tuple[dict[str, Any], dict[str, Any], str]:
     true = np.arange(1.0, 5.0)
-    right, wrong = (Arguments(true=true, predicted=predicted) for predicted in (true, true[::-1]))
+    right, wrong = ({"true": true, "predicted": predicted} for predicted in (true, true[::-1]))
     called = "it is called as function(true, predicted), with arrays of numbers"
     return right, wrong, f"{len(true)} rows, all predicted right, then in reverse; {called}"
 
 
-def regression_scores(numbers: Numbers, objective: Objective) -> Scores:
+def regression_scores(predictions: NumberPredictions, metric: SelectionMetric) -> Scores:
     """Score numbers by every metric, and by the user's own; the formulas are in `docs/metrics.md`.
 
     Raises:
         TrainingError: the user's own metric fails on these rows.
     """
     # Of a model that diverged there is nothing to score.
-    finite = math.isfinite(numbers.loss)
-    values = {name: float(metric.of(numbers)) if finite else math.nan for name, metric in METRICS.items()}
-    values |= {"loss": numbers.loss, objective.metric: regression_score(numbers, objective)}
-    return Scores(metric=objective.metric, values=values, rows=numbers.rows)
+    finite = math.isfinite(predictions.loss)
+    values = {name: float(one.compute(predictions)) if finite else math.nan for name, one in METRICS.items()}
+    values |= {"loss": predictions.loss, metric.name: regression_score(predictions, metric)}
+    return Scores(metric=metric.name, values=values, rows=predictions.rows)
 
 
-def regression_score(numbers: Numbers, objective: Objective) -> float:
-    """Score numbers by the objective alone; raises what `regression_scores` does."""
-    if not math.isfinite(numbers.loss):
+def regression_score(predictions: NumberPredictions, metric: SelectionMetric) -> float:
+    """Score numbers by `metric` alone; raises what `regression_scores` does."""
+    if not math.isfinite(predictions.loss):
         return math.nan
-    if objective.own is not None:
-        return objective.own(Arguments(true=numbers.true, predicted=numbers.predicted))
-    return float(METRICS[objective.metric].of(numbers))
+    if metric.own is not None:
+        return metric.own(predictions.true, predictions.predicted)
+    return float(METRICS[metric.name].compute(predictions))

@@ -1,15 +1,17 @@
-"""Objective of a classification: which score counts, and of two classes which is the positive one."""
+"""Selection metric of a classification: the metric that trials are compared by, and the positive class of two."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from hpo.config.study_file import TaskConfig
 from hpo.errors import ConfigurationError, nearest
 from hpo.metrics.classification import METRICS, arguments_of
-from hpo.metrics.metric import Objective
-from hpo.metrics.own_metric import Arguments, load_own_metric
+from hpo.metrics.metric import SelectionMetric, refuse_unknown
+from hpo.metrics.own_metric import load_own_metric
 
 TRIED_ROWS = 2
 """Of each label, in the try of a metric of the user's own."""
@@ -24,78 +26,65 @@ NEGATED = {
 """What one would minimise -> the metric that is maximised instead."""
 
 
-def resolve_metric(
-    metric: str, label_names: Sequence[str], train_labels: Sequence[str], positive_label: str | None
-) -> Objective:
-    """Decide which score counts, and of two classes which one is positive.
+def resolve_metric(config: TaskConfig, label_names: Sequence[str], train_labels: Sequence[str]) -> SelectionMetric:
+    """Decide which metric trials are compared by, and of two classes which one is positive.
 
     Args:
-        metric: one of `METRICS`; or `module:function`; or `auto`: `f1` for two classes, `macro_f1` for more.
+        config: `metric` is one of `METRICS`; or `module:function`; or `auto`: `f1` for two classes, `macro_f1` for
+            more. `positive_label` is None for the larger of two numbers, else one of `POSITIVE_NAMES`, else the rarer
+            in training, of equals the last.
         label_names: the classes.
         train_labels: label of each training row.
-        positive_label: the positive class; None for the larger of two numbers, else one of `POSITIVE_NAMES`, else the
-            rarer in training, of equals the last.
 
     Raises:
         ConfigurationError: no such metric, or one that these classes do not have; no such label, or more than
             two; a function that cannot be found or fails on a try.
     """
     two = len(label_names) == 2
-    if metric == "auto":
-        metric = "f1" if two else "macro_f1"
-    own = load_own_metric(metric, *_tries(label_names)) if ":" in metric else None
+    name = config.metric if config.metric != "auto" else "f1" if two else "macro_f1"
+    own = load_own_metric(name, *_tries(label_names)) if ":" in name else None
     if own is None:
-        _refuse_unfit(metric, len(label_names))
+        _refuse_unfit(name, len(label_names))
     positive, reason = None, ""
     if two:
-        positive, reason = _positive(label_names, train_labels, positive_label)
-    else:
-        _refuse_positive(label_names, positive_label)
-    return Objective(metric=metric, positive=positive, note=_note(metric, positive, reason), own=own)
+        positive, reason = _positive(label_names, train_labels, config.positive_label)
+    elif config.positive_label is not None:
+        raise ConfigurationError(
+            f"positive_label is {config.positive_label!r}, but a positive class needs two classes and there are "
+            f"{len(label_names)}; leave it out."
+        )
+    note = _note(name, positive, reason)
+    return SelectionMetric(name=name, positive=positive, beta=config.beta, note=note, own=own)
 
 
-def _tries(label_names: Sequence[str]) -> tuple[Arguments, Arguments, str]:
-    """Return some rows of each label, all predicted right, then all wrong, and what is told of them."""
+def _tries(label_names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """Return some rows of each label, all predicted right, then all wrong, and what a sentence says of them."""
     certain = np.eye(len(label_names)).repeat(TRIED_ROWS, axis=0)
     true = certain.argmax(axis=1)
-    right, wrong = (arguments_of(true, said, label_names) for said in (certain, np.roll(certain, TRIED_ROWS, axis=0)))
+    right, wrong = (arguments_of(true, one, label_names) for one in (certain, np.roll(certain, TRIED_ROWS, axis=0)))
     called = "it is called as function(true, predicted), with arrays of label names"
     return right, wrong, f"{TRIED_ROWS} rows of each label, all predicted right, then all wrong; {called}"
 
 
 def _note(metric: str, positive: str | None, reason: str) -> str:
-    """Say what the objective is, and which class is positive and why."""
+    """Say what the metric is, and which class is positive and why."""
     entry = METRICS.get(metric)
     if entry is not None and entry.of_positive_class:
         spoken = "F1" if metric == "f1" else metric
-        return f"The objective is {spoken} of the positive class {positive!r} ({reason})."
+        return f"The metric is {spoken} of the positive class {positive!r} ({reason})."
     description = entry.description if entry else "a function of your own, maximised"
     about_positive = "" if positive is None else f"; the positive class is {positive!r} ({reason})"
-    return f"The objective is {metric}: {description}{about_positive}."
+    return f"The metric is {metric}: {description}{about_positive}."
 
 
 def _refuse_unfit(metric: str, classes: int) -> None:
     """Refuse what is no metric, or not one of so many classes."""
-    if metric in NEGATED:
-        raise ConfigurationError(
-            f"task.metric is {metric!r}, which is better where it is lower, but the objective is maximised; choose "
-            f"{NEGATED[metric]}."
-        )
-    if metric not in METRICS:
-        raise ConfigurationError(f"There is no metric {metric!r}. {nearest(metric, ['auto', *METRICS])}")
+    refuse_unknown(metric, METRICS, "Classification", NEGATED)
     if METRICS[metric].of_positive_class and classes != 2:
         means = [name for name in (f"macro_{metric}", f"weighted_{metric}", f"micro_{metric}") if name in METRICS]
         raise ConfigurationError(
             f"{metric!r} is that of one positive class of two, but there are {classes} classes; "
             f"choose {', '.join(means[:-1])} or {means[-1]}."
-        )
-
-
-def _refuse_positive(label_names: Sequence[str], positive_label: str | None) -> None:
-    if positive_label is not None:
-        raise ConfigurationError(
-            f"positive_label is {positive_label!r}, but a positive class needs two classes and there are "
-            f"{len(label_names)}; leave it out."
         )
 
 

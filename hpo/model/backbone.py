@@ -112,7 +112,8 @@ class Backbone:
         if self._takes_prepared_mask:
             # Of one that is not prepared transformers asks the device whether it masks anything, and waits for that.
             mask = inputs.pop("attention_mask")
-            return {**inputs, "attention_mask": mask[:, None, None, :].bool()} if batch.is_padded else inputs
+            is_padded = bool((batch.lengths < batch.width).any())
+            return {**inputs, "attention_mask": mask[:, None, None, :].bool()} if is_padded else inputs
         return inputs
 
     def placed(self, tensor: Tensor) -> Tensor:

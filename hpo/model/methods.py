@@ -42,6 +42,16 @@ def transformer_layers(network: Any) -> tuple[str, nn.ModuleList]:
     return max(lists, key=lambda named: (len(named[1]) == declared, len(named[1])))
 
 
+def head_parameters(network: Any) -> set[str]:
+    """Name the parameters that are drawn anew for each trial: all outside the pretrained model.
+
+    Where the class does not say which of its parts that is, as of remote code, all above the layers.
+    """
+    prefix = f"{network.base_model_prefix}."
+    outside = {name for name, _ in network.named_parameters() if not name.startswith(prefix)}
+    return outside if outside and network.base_model is not network else above_layers(network)
+
+
 def above_layers(network: Any) -> set[str]:
     """Name the parameters above the transformer layers: those registered behind them, but for what the layers read.
 

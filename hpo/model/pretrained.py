@@ -15,7 +15,7 @@ from hpo.distributed.rank_group import told_of
 from hpo.errors import ConfigurationError, ModelError
 from hpo.files.shared import SharedFiles
 from hpo.model.backbone import Backbone
-from hpo.model.methods import above_layers
+from hpo.model.methods import head_parameters
 from hpo.tasks.protocol import Task
 from hpo.training.memory import is_out_of_memory, where_memory_suffices
 
@@ -60,7 +60,7 @@ def load_model(
     _refuse_empty(config, tokenizer)
     mismatched = {key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]}
     missing = frozenset(found["missing_keys"]) | mismatched
-    head = frozenset(task.head(network) or above_layers(network))
+    head = frozenset(head_parameters(network))
     _refuse_foreign(config, missing - (frozenset() if trained else head))
     backbone = where_memory_suffices(
         lambda: Backbone(network, tokenizer, missing | head, device, shared, trains=not trained)

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from hpo.errors import NoResultError
 from hpo.messages import Scores, Slice
-from hpo.metrics.averaging import mean_scores
+from hpo.metrics.metric import mean_scores
 from hpo.store.database import Database
 from hpo.store.history import StudyHistory, read_history
 from hpo.store.results import StudyResults, TrialResult, read_search

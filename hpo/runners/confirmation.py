@@ -99,11 +99,11 @@ class Confirmation:
             reserve: seconds before the deadline that are kept for what follows.
         """
         lead = self.parts.workforce.lead
-        led.begin(objective=lead.objective.metric, versions=versions)
+        led.begin(metric=lead.metric.name, versions=versions)
         led.expect(search.forecasts.costs.confirming(), reserve)
         is_stopped(search, self.parts.stop)
         runs, standing = self.race.runs + self._runs_of_others(), led.standing()
-        self.parts.watcher.started(led.study, lead.objective.metric, runs, standing)
+        self.parts.watcher.started(led.study, lead.metric.name, runs, standing)
         if standing.finished >= runs:
             self.parts.watcher.note(self._more_runs())
         self.parts.dispatch(led, self.folder)

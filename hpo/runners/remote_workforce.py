@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 
 from hpo.errors import HpoError, NoResultError, TrainingError
 from hpo.messages import Action, Assignment, Capacity, Decision, Outcome
-from hpo.metrics.metric import Objective
+from hpo.metrics.metric import SelectionMetric
 from hpo.runners.processes.protocol import Answer, Arrived, Call, OpenFailed, Ready, Recycle
 from hpo.runners.workforce import LossCause, Note, WorkerLost, WorkerMessage
 from hpo.training.precision import Precision
@@ -86,10 +86,10 @@ class RemoteWorker:
         self._ask = ask
 
     @property
-    def objective(self) -> Objective:
+    def metric(self) -> SelectionMetric:
         """The metric trials are compared by, without a function of the user's: that stays where it is called."""
-        objective: Objective = self._ask("objective", ())
-        return objective
+        metric: SelectionMetric = self._ask("metric", ())
+        return metric
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         return lambda *arguments: self._ask(method, arguments)

@@ -205,7 +205,7 @@ class _SearchRun(SearchParts):
     def run(self) -> None:
         lead = self.workforce.lead
         self._check_data(lead)
-        self.coordinator.begin(objective=lead.objective.metric, versions=installed_versions() | lead.facts())
+        self.coordinator.begin(metric=lead.metric.name, versions=installed_versions() | lead.facts())
         try:
             short = self._search(lead)
             if not is_stopped(self.coordinator, self.stop):
@@ -227,9 +227,9 @@ class _SearchRun(SearchParts):
     def _check_data(self, lead: Worker) -> None:
         """Refuse before the first trial what every trial would fail on, and note where the data is weak."""
         lead.refuse_unfit(demands_of(self.space))
-        self.watcher.note(lead.objective.note)
+        self.watcher.note(lead.metric.note)
         longest = int(self.space.largest("max_length"))
-        for warning in (on_cut_texts(lead.cut_share(longest), longest), on_rare_classes(self.splits, lead.objective)):
+        for warning in (on_cut_texts(lead.cut_share(longest), longest), on_rare_classes(self.splits, lead.metric)):
             if warning is not None:
                 self.watcher.note(warning)
 
@@ -242,7 +242,7 @@ class _SearchRun(SearchParts):
         short = self._forecast(lead, measured_until)
         before = time.time() - began + short.reserve
         if self.searches:
-            self._note_start(lead.objective.metric)
+            self._note_start(lead.metric.name)
         self.workforce.begin(precision)
         self.mirror.leave_address()
         if self.searches:

@@ -176,17 +176,17 @@ class Coordinator:
     # -- the study as a whole
 
     @verb
-    def begin(self, *, objective: str, versions: Mapping[str, str]) -> None:
+    def begin(self, *, metric: str, versions: Mapping[str, str]) -> None:
         """Record what the study is made from and enqueue its default; or resume what a dead leader left running.
 
         To be called before the first verb, when it is known that the model and the data can be used.
 
         Args:
-            objective: name of the score that is maximised.
+            metric: name of the metric that is maximised.
             versions: package -> version, and what else a result depends on.
         """
         if self._store.record() is None:
-            self._create(objective, versions)
+            self._create(metric, versions)
         else:
             self._store.set_space(self._record.space)
             self._endings.take_up()
@@ -301,10 +301,10 @@ class Coordinator:
 
     # -- how the verbs do it
 
-    def _create(self, objective: str, versions: Mapping[str, str]) -> None:
+    def _create(self, metric: str, versions: Mapping[str, str]) -> None:
         # Runs that confirm an earlier study of this name, which was deleted with Optuna's own tools.
         delete_runs(self._store.database, self._store.rows.open_connection, self.study, refuse=refuse_led)
-        self._store.create(replace(self._record, versions=versions), objective)
+        self._store.create(replace(self._record, versions=versions), metric)
         self._last_event = 0  # With the log of an earlier study of this number its numbering has gone.
         self._proposals.begin()
         self._store.events.add("created")

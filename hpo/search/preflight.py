@@ -125,7 +125,7 @@ def search_notes(config: StudyConfig, space: SearchSpace) -> list[str]:
 
 
 def refuse_counts(space: SearchSpace, rows: int) -> None:
-    """Refuse counts of steps and the like, which are shares here, each with its share of so many training texts.
+    """Refuse counts of steps and the like, which are shares here, each with its share of so many training examples.
 
     Raises:
         SpaceError: a sentence for each.

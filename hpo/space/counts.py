@@ -22,7 +22,7 @@ class Rule(NamedTuple):
 RULES: Mapping[str, Rule] = {
     "warmup_steps": Rule(
         "optimizer steps",
-        "a share of them, steps * batch_size / (training texts * epochs)",
+        "a share of them, steps * batch_size / (training examples * epochs)",
         lambda count, rows, batch, epochs: count / _steps(rows, batch, epochs),
         "at batch_size {batch} and epochs {epochs} ({steps:,} steps)",
     ),
@@ -31,7 +31,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "steps": Rule(
         "optimizer steps",
-        "steps * batch_size / training texts",
+        "steps * batch_size / training examples",
         lambda count, rows, batch, _epochs: count / _steps(rows, batch, 1),
         "at batch_size {batch}",
     ),
@@ -72,7 +72,7 @@ class CountParameter:
         advice = f"write `{self.share}: {self._spec(fitting)}`" if fitting else f"leave it out, or write `{self.share}`"
         return (
             f"Space {space}: {self.name} counts {rule.unit}, but {self.share} is {rule.formula}. On these {rows:,} "
-            f"training texts {listed(map(_short, self.values))} {'is' if len(self.values) == 1 else 'are'} {lines}; "
+            f"training examples {listed(map(_short, self.values))} {'is' if len(self.values) == 1 else 'are'} {lines}; "
             f"{advice}."
         )
 

@@ -124,7 +124,7 @@ class Translation:
             raise SpaceError(*(f"{self.place}: {listed(names)}: {how}." for how, names in self._refused.items()))
 
     def multiply(self) -> None:
-        """Multiply gradient accumulation into the batch size: batch_size is the texts of one optimizer step."""
+        """Multiply gradient accumulation into the batch size: batch_size is the examples of one optimizer step."""
         for name, spec in self._factors.items():
             factors = _listed_values(spec)
             batches = _listed_values(self.parameters.get("batch_size"))
@@ -134,13 +134,13 @@ class Translation:
             numbers = [*factors, *batches]
             if not factors or not batches or not all(is_number(one) and one % 1 == 0 for one in numbers):
                 raise SpaceError(
-                    f"{self.place}: {name} multiplies the batch on the device, but batch_size is the texts of one "
+                    f"{self.place}: {name} multiplies the batch on the device, but batch_size is the examples of one "
                     "optimizer step; leave it out, and give the products as `batch_size: {values: [...]}`."
                 )
             products = sorted({int(prod((factor, batch))) for factor in factors for batch in batches})
             self.parameters["batch_size"] = {"value": products[0]} if len(products) == 1 else {"values": products}
             self._note(
-                f"{name} times {self._given_as['batch_size']} is taken for batch_size, the texts of one optimizer "
+                f"{name} times {self._given_as['batch_size']} is taken for batch_size, the examples of one optimizer "
                 f"step: {', '.join(map(str, products))}."
             )
 

@@ -1,4 +1,4 @@
-"""Classification: one label a text, cross-entropy, the probabilities of the labels, F1 and its kin."""
+"""Classification: one label an example, cross-entropy, the probabilities of the labels, F1 and its kin."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,51 +10,48 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import TaskConfig
 from hpo.data.checks import ordered_labels
-from hpo.data.splits import label_numbers
 from hpo.messages import Scores
-from hpo.metrics.classification import classification_scores, f1_among, objective_score
-from hpo.metrics.metric import Objective
-from hpo.metrics.predictions import Predictions
+from hpo.metrics.classification import classification_score, classification_scores, slice_f1
+from hpo.metrics.confusion import ClassPredictions
+from hpo.metrics.metric import SelectionMetric
 from hpo.metrics.selection import resolve_metric
-from hpo.tasks.heads import head_of, load_with_head
 from hpo.tasks.protocol import Baseline, Criterion
 
-MOST_ITERATIONS = 1000
 
-
-def _prior() -> Any:
+def prior() -> Any:
+    """Return a classifier that predicts how often each label is."""
     from sklearn.dummy import DummyClassifier
 
     return DummyClassifier(strategy="prior")
 
 
-def _logistic_regression(c: float) -> Any:
+def logistic_regression(c: float) -> Any:
+    """Return a logistic regression; `c` is the inverse of its L2 penalty."""
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(C=c, max_iter=MOST_ITERATIONS)
+    return LogisticRegression(C=c, max_iter=1000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classification:
-    """The task of giving each text (or pair of texts) one of some labels."""
+    """The task of giving each example one of some labels."""
 
     label_names: tuple[str, ...]
     """Labels by id; at least two."""
-    objective: Objective
+    metric: SelectionMetric
     """The metric trials are compared by."""
-    beta: float
-    """How many times as much as precision recall counts in `fbeta` and its kin."""
     class_weights: tuple[float, ...]
     """What each label weighs where the labels are to count alike: rows / (labels * rows of the label) in training."""
     baselines: ClassVar[Mapping[str, Baseline]] = {
-        "majority class": Baseline(inputs="nothing", estimator=_prior),
-        "TF-IDF and logistic regression": Baseline(inputs="words", estimator=partial(_logistic_regression, 10.0)),
+        "majority class": Baseline(inputs="nothing", estimator=prior),
+        "TF-IDF and logistic regression": Baseline(inputs="words", estimator=partial(logistic_regression, 10.0)),
         "frozen features and logistic regression": Baseline(
-            inputs="features", estimator=partial(_logistic_regression, 0.1)
+            inputs="features", estimator=partial(logistic_regression, 0.1)
         ),
     }
 
@@ -68,8 +65,7 @@ class Classification:
         label_names = ordered_labels(cells)
         return cls(
             label_names=label_names,
-            objective=resolve_metric(config.metric, label_names, cells, config.positive_label),
-            beta=config.beta,
+            metric=resolve_metric(config, label_names, cells),
             class_weights=_balanced(label_names, cells),
         )
 
@@ -84,35 +80,27 @@ class Classification:
 
     def load(self, source: str, **options: Any) -> Any:
         """Load the pretrained model under a classification head, by transformers' `from_pretrained`."""
-        return load_with_head(
-            source,
-            num_labels=len(self.label_names),
-            id2label=dict(enumerate(self.label_names)),
-            label2id={name: index for index, name in enumerate(self.label_names)},
-            **options,
-        )
-
-    def head(self, network: Any) -> set[str]:
-        """Name the parameters that are drawn anew for each trial: all outside the pretrained model."""
-        return head_of(network)
+        names = dict(enumerate(self.label_names))
+        labels = {"num_labels": len(names), "id2label": names, "label2id": {name: i for i, name in names.items()}}
+        return AutoModelForSequenceClassification.from_pretrained(source, **labels, **options)
 
     def targets(self, cells: Sequence[str]) -> NDArray[np.int64]:
         """Return the class number of each label, shape (rows,)."""
-        return label_numbers(cells, self.label_names)
+        number = {name: index for index, name in enumerate(self.label_names)}
+        return np.array([number[label] for label in cells], dtype=np.int64)
 
     def strata(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the classes."""
         return targets
 
-    def criterion(self, values: Hyperparameters | None, device: torch.device) -> Criterion:
+    def criterion(self, values: Hyperparameters, device: torch.device) -> Criterion:
         """Return the cross-entropy of each row in nats, from logits of shape (rows, labels) and class numbers.
 
         With `label_smoothing` that mass is taken from the true label and spread over all (Szegedy et al. 2016). With
         `class_weights` a row is multiplied by the weight of its true label. The sum of these is to be divided by the
         rows, not by their weights, so that batches add up to the weighted mean of all rows.
         """
-        smoothing = values.label_smoothing if values else 0.0
-        balanced = values is not None and values.class_weights == "balanced"
+        smoothing, balanced = values.label_smoothing, values.class_weights == "balanced"
         weights = torch.tensor(self.class_weights, device=device) if balanced else None
 
         def losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -142,39 +130,33 @@ class Classification:
             "probability": list(map(repr, predictions.max(axis=1).tolist())),
         }
 
-    def said(self, estimator: Any, inputs: Any) -> NDArray[np.float64]:
+    def baseline_predictions(self, estimator: Any, inputs: Any) -> NDArray[np.float64]:
         """Return the probabilities of a fitted estimator; of a label that it was not shown, as in a fold, 0."""
-        said = np.zeros((inputs.shape[0], len(self.label_names)))
-        said[:, estimator.classes_] = estimator.predict_proba(inputs)
-        return said
+        probabilities = np.zeros((inputs.shape[0], len(self.label_names)))
+        probabilities[:, estimator.classes_] = estimator.predict_proba(inputs)
+        return probabilities
 
-    def answers(
+    def with_targets(
         self, targets: NDArray[np.int64], predictions: NDArray[np.float64], loss: float | None = None
-    ) -> Predictions:
+    ) -> ClassPredictions:
         """Put the probabilities beside the true classes."""
-        if loss is None:
-            return Predictions.of(targets, predictions)
-        return Predictions(true=targets, probabilities=predictions, loss=loss)
+        return ClassPredictions.of(targets, predictions, loss)
 
-    def scores(self, answers: Predictions) -> Scores:
-        """Score what was said of some rows, by every metric.
+    def scores(self, predictions: ClassPredictions) -> Scores:
+        """Score predictions by every metric.
 
         Raises:
             TrainingError: the user's own metric fails on these rows.
         """
-        return classification_scores(answers, label_names=self.label_names, objective=self.objective, beta=self.beta)
+        return classification_scores(predictions, self.label_names, self.metric)
 
-    def objective_on(self, answers: Predictions) -> float:
-        """Score what was said of some rows by the objective alone.
+    def score(self, predictions: ClassPredictions) -> float:
+        """Score predictions by `metric` alone; raises what `scores` does."""
+        return classification_score(predictions, self.label_names, self.metric)
 
-        Raises:
-            TrainingError: the user's own metric fails on these rows.
-        """
-        return objective_score(answers, label_names=self.label_names, objective=self.objective, beta=self.beta)
-
-    def slice_score(self, answers: Predictions) -> float:
+    def slice_score(self, predictions: ClassPredictions) -> float:
         """Return F1 of the positive class, or of more the mean over those that are there, true or predicted."""
-        return f1_among(answers, label_names=self.label_names, objective=self.objective)
+        return slice_f1(predictions, self.label_names, self.metric)
 
 
 def _balanced(label_names: Sequence[str], train_labels: Sequence[str]) -> tuple[float, ...]:

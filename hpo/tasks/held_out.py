@@ -1,4 +1,4 @@
-"""Readings: the scores a model is judged by at the end, how much of them is the choice of rows, and where it fails."""
+"""Held-out evaluation: the scores a model is judged by at the end, their jackknife, and scores of slices."""
 
 import math
 from collections import Counter
@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from hpo.data.groups import group_numbers
 from hpo.messages import HeldOutEvaluation, Slice
-from hpo.metrics.averaging import mean_scores
-from hpo.metrics.jackknife import deviations, leave_out_groups, scaled
-from hpo.metrics.predictions import Answers
-from hpo.tasks.protocol import LeavesOut, Task
+from hpo.metrics.jackknife import deviations, leave_out_groups, scale
+from hpo.metrics.metric import Predictions, mean_scores
+from hpo.tasks.protocol import FastJackknife, Task
 
 LEAST_SLICE_ROWS = 20
 MOST_GROUPS = 20
@@ -24,7 +23,7 @@ PARTS_BY_LENGTH = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class HeldOutRows:
-    """What is known of the rows that are read, beside their labels."""
+    """What a held-out evaluation needs of the rows beside their labels."""
 
     words: NDArray[np.int64]
     """Words of each text, shape (rows,)."""
@@ -46,50 +45,48 @@ class HeldOutRows:
         return self.longest or tuple(np.unique(np.quantile(self.words, shares, method="higher")).tolist())
 
 
-def read(task: Task[Any], answers: Answers, judged: HeldOutRows) -> HeldOutEvaluation:
-    """Return the reading of answers.
+def evaluate_held_out(task: Task[Any], predictions: Predictions, known: HeldOutRows) -> HeldOutEvaluation:
+    """Evaluate predictions for held-out rows.
 
     Raises:
         TrainingError: the user's own metric fails on some of the rows.
     """
-    units = _units(judged, answers.rows)
-    apart = leave_out_groups(units, judged.seed)
+    units = _units(known, predictions.rows)
+    groups = leave_out_groups(units, known.seed)
+    if isinstance(task, FastJackknife):
+        of_groups = tuple(scale(task.scores_without(predictions, groups)).tolist())
+    else:
+        of_groups = deviations(lambda kept: task.score(predictions.take(kept)), groups)
     return HeldOutEvaluation(
-        scores=task.scores(answers),
-        deviations=_deviations(task, answers, apart),
-        of_a_unit=_of_a_unit(task, answers, apart) * len(units) / (int(units.max()) + 1),
-        slices=tuple(_slices(task, answers, judged)),
+        scores=task.scores(predictions),
+        deviations=of_groups,
+        of_a_unit=_moved_by_a_row(task, predictions, groups) * len(units) / (int(units.max()) + 1),
+        slices=tuple(_slices(task, predictions, known)),
     )
 
 
-def _deviations(task: Task[Any], answers: Answers, apart: NDArray[np.int64]) -> tuple[float, ...]:
-    if isinstance(task, LeavesOut):
-        return tuple(scaled(task.left_out(answers, apart)).tolist())
-    return deviations(lambda kept: task.objective_on(answers.take(kept)), apart)
-
-
-def _units(judged: HeldOutRows, rows: int) -> NDArray[np.int64]:
+def _units(known: HeldOutRows, rows: int) -> NDArray[np.int64]:
     """Return what each row is left out together with: its group, where there are several."""
-    units = group_numbers(judged.groups) if judged.groups else np.arange(rows)
+    units = group_numbers(known.groups) if known.groups else np.arange(rows)
     return units if units.max() > 0 else np.arange(rows)
 
 
-def _of_a_unit(task: Task[Any], answers: Answers, apart: NDArray[np.int64]) -> float:
-    """Return by how much a row moves the objective, on average over those answered rightly, answered otherwise.
+def _moved_by_a_row(task: Task[Any], predictions: Predictions, groups: NDArray[np.int64]) -> float:
+    """Return by how much a row moves the score on average, where its correct prediction is flipped.
 
-    Rows of a group are turned together, as one by one would take long.
+    Rows of a group are flipped together, as one by one would take long.
     """
-    right = answers.right
-    if not right.any():
+    correct = predictions.correct
+    if not correct.any():
         return 0.0
-    score = task.objective_on(answers)
-    turned = (answers.turned((apart == group) & right) for group in range(int(apart.max()) + 1))
-    moved = sum(abs(task.objective_on(other) - score) for other in turned) / int(right.sum())
+    score = task.score(predictions)
+    flipped = (predictions.flipped((groups == group) & correct) for group in range(int(groups.max()) + 1))
+    moved = sum(abs(task.score(other) - score) for other in flipped) / int(correct.sum())
     return moved if math.isfinite(moved) else 0.0
 
 
 def mean_held_out(of_folds: Sequence[HeldOutEvaluation]) -> HeldOutEvaluation:
-    """Return the reading of the mean over folds, each of which was read on rows of its own."""
+    """Return the evaluation of the mean over folds, each of which was evaluated on rows of its own."""
     parts = len(of_folds)
     slices: dict[tuple[str, str], list[Slice]] = {}
     for one in (one for held_out in of_folds for one in held_out.slices):
@@ -102,18 +99,17 @@ def mean_held_out(of_folds: Sequence[HeldOutEvaluation]) -> HeldOutEvaluation:
     )
 
 
-def _slices(task: Task[Any], answers: Answers, judged: HeldOutRows) -> Iterator[Slice]:
-    for by, name, rows in (*_by_length(judged), *_by_group(judged.groups)):
+def _slices(task: Task[Any], predictions: Predictions, known: HeldOutRows) -> Iterator[Slice]:
+    for by, name, rows in (*_by_length(known), *_by_group(known.groups)):
         if len(rows) >= LEAST_SLICE_ROWS:
-            score = task.slice_score(answers.take(rows))
-            yield Slice(by=by, name=name, rows=len(rows), score=score)
+            yield Slice(by=by, name=name, rows=len(rows), score=task.slice_score(predictions.take(rows)))
 
 
-def _by_length(judged: HeldOutRows) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
+def _by_length(known: HeldOutRows) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
     """Yield the rows in parts, from the shortest texts to the longest."""
     start = 0
-    for end in judged.parts_by_length():
-        yield "length", f"{start} to {end} words", np.flatnonzero((judged.words >= start) & (judged.words <= end))
+    for end in known.parts_by_length():
+        yield "length", f"{start} to {end} words", np.flatnonzero((known.words >= start) & (known.words <= end))
         start = end + 1
 
 

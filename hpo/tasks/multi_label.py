@@ -1,7 +1,7 @@
-"""Multi-label classification: any number of labels a text, a sigmoid each, given from a threshold of probability on."""
+"""Multi-label classification: any number of labels an example, a sigmoid each, predicted from a threshold on."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -10,49 +10,42 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import TaskConfig
 from hpo.data.checks import ordered_labels
 from hpo.data.label_sets import label_matrix, labels_in
-from hpo.data.targets import Strata
+from hpo.data.stratify import Strata
 from hpo.messages import Scores
 from hpo.metrics.confusion import Floats, Integers
-from hpo.metrics.metric import Objective
+from hpo.metrics.metric import SelectionMetric
 from hpo.metrics.multi_label import (
     USUAL_THRESHOLD,
-    LabelAnswers,
+    LabelPredictions,
     best_thresholds,
     multi_label_score,
     multi_label_scores,
     resolve_multi_label_metric,
     scores_without,
 )
-from hpo.tasks.heads import head_of, load_with_head
+from hpo.tasks.classification import logistic_regression, prior
 from hpo.tasks.protocol import Baseline, Criterion
 
 
-def _shares() -> Any:
-    from sklearn.dummy import DummyClassifier
+def _for_each_label(estimator: Callable[..., Any], *arguments: float) -> Any:
     from sklearn.multiclass import OneVsRestClassifier
 
-    return OneVsRestClassifier(DummyClassifier(strategy="prior"))
-
-
-def _logistic_regressions(c: float) -> Any:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.multiclass import OneVsRestClassifier
-
-    return OneVsRestClassifier(LogisticRegression(C=c, max_iter=1000))
+    return OneVsRestClassifier(estimator(*arguments))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MultiLabel:
-    """The task of giving each text (or pair of texts) those of some labels that it has."""
+    """The task of giving each example those of some labels that it has."""
 
     label_names: tuple[str, ...]
     """Labels by number; at least one."""
-    objective: Objective
+    metric: SelectionMetric
     """The metric trials are compared by."""
     per_label: bool
     """Whether each label has a threshold of its own."""
@@ -63,10 +56,12 @@ class MultiLabel:
     separator: str = "|"
     """What is written between the labels of a row."""
     baselines: ClassVar[Mapping[str, Baseline]] = {
-        "most frequent labels": Baseline(inputs="nothing", estimator=_shares),
-        "TF-IDF and logistic regressions": Baseline(inputs="words", estimator=partial(_logistic_regressions, 10.0)),
+        "most frequent labels": Baseline(inputs="nothing", estimator=partial(_for_each_label, prior)),
+        "TF-IDF and logistic regressions": Baseline(
+            inputs="words", estimator=partial(_for_each_label, logistic_regression, 10.0)
+        ),
         "frozen features and logistic regressions": Baseline(
-            inputs="features", estimator=partial(_logistic_regressions, 0.1)
+            inputs="features", estimator=partial(_for_each_label, logistic_regression, 0.1)
         ),
     }
 
@@ -81,7 +76,7 @@ class MultiLabel:
         having = label_matrix(cells, names).sum(axis=0)
         return cls(
             label_names=names,
-            objective=resolve_multi_label_metric(config.metric),
+            metric=resolve_multi_label_metric(config.metric),
             per_label=config.thresholds == "per_label",
             positive_weights=tuple(((len(cells) - having) / having).tolist()),
             thresholds=(USUAL_THRESHOLD,) * len(names),
@@ -100,11 +95,8 @@ class MultiLabel:
     def load(self, source: str, **options: Any) -> Any:
         """Load the pretrained model under a head of one output a label, by transformers' `from_pretrained`."""
         labels = {"id2label": dict(enumerate(self.label_names)), "num_labels": len(self.label_names)}
-        return load_with_head(source, problem_type="multi_label_classification", **labels, **options)
-
-    def head(self, network: Any) -> set[str]:
-        """Name the parameters that are drawn anew for each trial: all outside the pretrained model."""
-        return head_of(network)
+        kind = "multi_label_classification"
+        return AutoModelForSequenceClassification.from_pretrained(source, problem_type=kind, **labels, **options)
 
     def targets(self, cells: Sequence[str]) -> NDArray[np.float32]:
         """Return 1 where a row has a label and else 0, shape (rows, labels)."""
@@ -114,15 +106,14 @@ class MultiLabel:
         """Return the labels, as counts."""
         return targets.astype(np.int64)
 
-    def criterion(self, values: Hyperparameters | None, device: torch.device) -> Criterion:
+    def criterion(self, values: Hyperparameters, device: torch.device) -> Criterion:
         """Return the binary cross-entropy of each row in nats, summed over labels, from logits of shape (rows, labels).
 
         With `label_smoothing` a label that a row has is one of probability 1 - smoothing / 2, one that it has not of
         smoothing / 2. With `class_weights` the losses of the labels that a row has are multiplied by
         `positive_weights`.
         """
-        smoothing = values.label_smoothing if values else 0.0
-        balanced = values is not None and values.class_weights == "balanced"
+        smoothing, balanced = values.label_smoothing, values.class_weights == "balanced"
         weights = torch.tensor(self.positive_weights, device=device) if balanced else None
 
         def losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -140,46 +131,47 @@ class MultiLabel:
         return probabilities
 
     def columns(self, predictions: Floats) -> dict[str, list[str]]:
-        """Return what is written beside each row: the labels that it is given, and the probability of each as JSON."""
-        given = predictions >= np.array(self.thresholds)
+        """Return what is written beside each row: its predicted labels, and the probability of each label as JSON."""
+        predicted = predictions >= np.array(self.thresholds)
         names = self.label_names
         return {
-            "prediction": [self.separator.join(names[label] for label in np.flatnonzero(row)) for row in given],
+            "prediction": [self.separator.join(names[label] for label in np.flatnonzero(row)) for row in predicted],
             "probability": [
                 json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) for row in predictions.tolist()
             ],
         }
 
-    def said(self, estimator: Any, inputs: Any) -> Floats:
+    def baseline_predictions(self, estimator: Any, inputs: Any) -> Floats:
         """Return the probabilities of a fitted estimator."""
-        said: Floats = estimator.predict_proba(inputs)
-        return said
+        probabilities: Floats = estimator.predict_proba(inputs)
+        return probabilities
 
-    def answers(self, targets: NDArray[np.float32], predictions: Floats, loss: float | None = None) -> LabelAnswers:
+    def with_targets(
+        self, targets: NDArray[np.float32], predictions: Floats, loss: float | None = None
+    ) -> LabelPredictions:
         """Put the probabilities beside the labels that rows have."""
-        answers = LabelAnswers.of(targets > 0, predictions, np.array(self.thresholds))
-        return answers if loss is None else replace(answers, loss=loss)
+        return LabelPredictions.of(targets > 0, predictions, np.array(self.thresholds), loss)
 
-    def fit(self, answers: LabelAnswers) -> Floats:
-        """Return the thresholds of largest F1 on these answers, shape (labels,)."""
-        return best_thresholds(answers.true, answers.probabilities, per_label=self.per_label)
+    def fit(self, predictions: LabelPredictions) -> Floats:
+        """Return the thresholds of largest F1 on these predictions, shape (labels,)."""
+        return best_thresholds(predictions.true, predictions.probabilities, per_label=self.per_label)
 
-    def decided(self, answers: LabelAnswers, fitted: Floats) -> LabelAnswers:
-        """Return answers by fitted thresholds."""
-        return replace(answers, thresholds=fitted)
+    def with_fitted(self, predictions: LabelPredictions, fitted: Floats) -> LabelPredictions:
+        """Return predictions by fitted thresholds."""
+        return replace(predictions, thresholds=fitted)
 
-    def scores(self, answers: LabelAnswers) -> Scores:
-        """Score what was said of some rows, by every metric."""
-        return multi_label_scores(answers, label_names=self.label_names, objective=self.objective)
+    def scores(self, predictions: LabelPredictions) -> Scores:
+        """Score predictions by every metric."""
+        return multi_label_scores(predictions, self.label_names, self.metric.name)
 
-    def objective_on(self, answers: LabelAnswers) -> float:
-        """Score what was said of some rows by the objective alone."""
-        return multi_label_score(answers, self.objective.metric)
+    def score(self, predictions: LabelPredictions) -> float:
+        """Score predictions by `metric` alone."""
+        return multi_label_score(predictions, self.metric.name)
 
-    def left_out(self, answers: LabelAnswers, groups: Integers) -> Floats:
-        """Score by the objective with each group of rows left out, shape (groups,)."""
-        return scores_without(answers, groups, self.objective.metric)
+    def scores_without(self, predictions: LabelPredictions, groups: Integers) -> Floats:
+        """Score by `metric` with each group of rows left out, shape (groups,)."""
+        return scores_without(predictions, groups, self.metric.name)
 
-    def slice_score(self, answers: LabelAnswers) -> float:
+    def slice_score(self, predictions: LabelPredictions) -> float:
         """Return micro F1."""
-        return multi_label_score(answers, "micro_f1")
+        return multi_label_score(predictions, "micro_f1")

@@ -1,4 +1,4 @@
-"""Task protocol: what training, evaluation and baselines ask of a task, and nothing else of it."""
+"""Task protocol: what training and evaluation ask of a task, and nothing else of it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,11 @@ from torch import Tensor
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import TaskConfig
-from hpo.data.targets import Strata
+from hpo.data.stratify import Strata
 from hpo.messages import Scores
-from hpo.metrics.metric import Objective
-from hpo.metrics.predictions import Answers
+from hpo.metrics.metric import Predictions, SelectionMetric
 
-A = TypeVar("A", bound=Answers)
+P = TypeVar("P", bound=Predictions)
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """From the network's outputs of some rows, fp32, and their targets to the loss of each row, summed over what is learned
@@ -33,14 +32,14 @@ class Baseline:
     """Makes it; imports it, so that nobody else waits for that."""
 
 
-class Task(Protocol[A]):
-    """What is learned of each row. Rows are in the order of what they were asked for."""
+class Task(Protocol[P]):
+    """What is learned of each example. Rows are in the order of what they were asked for."""
 
     baselines: ClassVar[Mapping[str, Baseline]]
     """What is scored without fine-tuning, by name."""
 
     @property
-    def objective(self) -> Objective:
+    def metric(self) -> SelectionMetric:
         """The metric that trials are compared by."""
 
     @classmethod
@@ -61,54 +60,51 @@ class Task(Protocol[A]):
     def load(self, source: str, **options: Any) -> Any:
         """Load the pretrained model under the task's head, by transformers' `from_pretrained`."""
 
-    def head(self, network: Any) -> set[str]:
-        """Name the parameters that are drawn anew for each trial; none where the network does not tell."""
-
     def targets(self, cells: Sequence[str]) -> NDArray[Any]:
         """Return what rows are trained towards, shape (rows, ...), from the cells of the label column."""
 
     def strata(self, targets: NDArray[Any]) -> Strata:
         """Return what parts of rows with these targets have their share of."""
 
-    def criterion(self, values: Hyperparameters | None, device: torch.device) -> Criterion:
-        """Return the loss that a trial trains by under `values`; for None the one that is reported."""
+    def criterion(self, values: Hyperparameters, device: torch.device) -> Criterion:
+        """Return the loss that a trial trains by under `values`; the one that is reported is that of the defaults."""
 
     def predictions(self, outputs: Tensor) -> NDArray[Any]:
-        """Return what the outputs say of each row, in float64, shape (rows, ...); waits for the device."""
+        """Return what the outputs predict for each row, in float64, shape (rows, ...); waits for the device."""
 
     def columns(self, predictions: NDArray[Any]) -> Mapping[str, Sequence[str]]:
         """Return what is written of each row beside those of its file, by column: `prediction`, and `probability`."""
 
-    def said(self, estimator: Any, inputs: Any) -> NDArray[Any]:
-        """Return what the fitted estimator of a baseline says of each row, as `predictions` does."""
+    def baseline_predictions(self, estimator: Any, inputs: Any) -> NDArray[Any]:
+        """Return what the fitted estimator of a baseline predicts for each row, as `predictions` does."""
 
-    def answers(self, targets: NDArray[Any], predictions: NDArray[Any], loss: float | None = None) -> A:
+    def with_targets(self, targets: NDArray[Any], predictions: NDArray[Any], loss: float | None = None) -> P:
         """Put predictions beside targets; `loss` is the mean over rows, None to compute it from these two."""
 
-    def scores(self, answers: A) -> Scores:
-        """Score answers by every metric.
+    def scores(self, predictions: P) -> Scores:
+        """Score predictions by every metric.
 
         Raises:
             TrainingError: the user's own metric fails on these rows.
         """
 
-    def objective_on(self, answers: A) -> float:
-        """Score answers by the objective alone; raises what `scores` does."""
+    def score(self, predictions: P) -> float:
+        """Score predictions by `metric` alone; raises what `scores` does."""
 
-    def slice_score(self, answers: A) -> float:
+    def slice_score(self, predictions: P) -> float:
         """Score a part of the rows that have something in common, by a metric that means something on each."""
 
 
 @runtime_checkable
-class Fits(Protocol[A]):
+class Fits(Protocol[P]):
     """A task that fits something to rows once the model is trained, such as thresholds, and never to those that it is
     judged by."""
 
-    def fit(self, answers: A) -> NDArray[np.float64]:
-        """Return what is fitted to these answers; it is kept with the weights."""
+    def fit(self, predictions: P) -> NDArray[np.float64]:
+        """Return what is fitted to these predictions; it is kept with the weights."""
 
-    def decided(self, answers: A, fitted: NDArray[np.float64]) -> A:
-        """Return answers as they are under what was fitted."""
+    def with_fitted(self, predictions: P, fitted: NDArray[np.float64]) -> P:
+        """Return predictions as they are under what was fitted."""
 
 
 @runtime_checkable
@@ -120,8 +116,8 @@ class Scales(Protocol):
 
 
 @runtime_checkable
-class LeavesOut(Protocol):
-    """A task whose objective follows from counts, so that a jackknife is sums."""
+class FastJackknife(Protocol):
+    """A task whose metric follows from counts, so that a jackknife is sums."""
 
-    def left_out(self, answers: Any, groups: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Score by the objective with each group of rows left out; `groups` has shape (rows,), the scores (groups,)."""
+    def scores_without(self, predictions: Any, groups: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Score by `metric` with each group of rows left out; `groups` has shape (rows,), the scores (groups,)."""

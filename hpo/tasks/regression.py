@@ -1,4 +1,4 @@
-"""Regression: one number a text, mean squared error of scaled targets, predictions in the unit of the labels."""
+"""Regression: one number an example, mean squared error of scaled targets, predictions in the unit of the labels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,14 +8,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import TaskConfig
-from hpo.data.targets import Strata, quantiles
+from hpo.data.stratify import Strata, quantiles
 from hpo.messages import Scores
-from hpo.metrics.metric import Objective
-from hpo.metrics.regression import METRICS, Numbers, regression_score, regression_scores, resolve_regression_metric
-from hpo.tasks.heads import head_of, load_with_head
+from hpo.metrics.metric import SelectionMetric
+from hpo.metrics.regression import (
+    METRICS,
+    NumberPredictions,
+    regression_score,
+    regression_scores,
+    resolve_regression_metric,
+)
 from hpo.tasks.protocol import Baseline, Criterion
 
 
@@ -39,9 +45,9 @@ def _ridge_of_features() -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Regression:
-    """The task of giving each text (or pair of texts) a number."""
+    """The task of giving each example a number."""
 
-    objective: Objective
+    metric: SelectionMetric
     """The metric trials are compared by."""
     mean: float
     """Of the training rows."""
@@ -60,13 +66,13 @@ class Regression:
         Raises:
             ConfigurationError: a metric that cannot be.
         """
-        one = cls(objective=resolve_regression_metric(config.metric), mean=0.0, sd=1.0)
+        one = cls(metric=resolve_regression_metric(config.metric), mean=0.0, sd=1.0)
         return one.scaled_by(one.targets(cells))
 
     @classmethod
     def restored(cls, learned: Mapping[str, Any]) -> Self:
         """Return the task of these mean and standard deviation."""
-        return cls(objective=resolve_regression_metric("auto"), mean=learned["mean"], sd=learned["sd"])
+        return cls(metric=resolve_regression_metric("auto"), mean=learned["mean"], sd=learned["sd"])
 
     def learned(self) -> dict[str, Any]:
         """Return what outputs are scaled by: a number is output * sd + mean."""
@@ -74,11 +80,9 @@ class Regression:
 
     def load(self, source: str, **options: Any) -> Any:
         """Load the pretrained model under a head of one number, by transformers' `from_pretrained`."""
-        return load_with_head(source, num_labels=1, problem_type="regression", **options)
-
-    def head(self, network: Any) -> set[str]:
-        """Name the parameters that are drawn anew for each trial: all outside the pretrained model."""
-        return head_of(network)
+        return AutoModelForSequenceClassification.from_pretrained(
+            source, num_labels=1, problem_type="regression", **options
+        )
 
     def targets(self, cells: Sequence[str]) -> NDArray[np.float64]:
         """Return the numbers in the unit of the labels, shape (rows,)."""
@@ -92,7 +96,7 @@ class Regression:
         """Return the quantile that each row is in."""
         return quantiles(targets)
 
-    def criterion(self, values: Hyperparameters | None, device: torch.device) -> Criterion:  # noqa: ARG002
+    def criterion(self, values: Hyperparameters, device: torch.device) -> Criterion:  # noqa: ARG002
         """Return the squared error of each row in standard deviations, from outputs of shape (rows, 1)."""
 
         def losses(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -110,32 +114,32 @@ class Regression:
         """Return what is written beside each row: its number."""
         return {"prediction": list(map(repr, predictions.tolist()))}
 
-    def said(self, estimator: Any, inputs: Any) -> NDArray[np.float64]:
+    def baseline_predictions(self, estimator: Any, inputs: Any) -> NDArray[np.float64]:
         """Return the numbers of a fitted estimator."""
-        said: NDArray[np.float64] = estimator.predict(inputs)
-        return said
+        predictions: NDArray[np.float64] = estimator.predict(inputs)
+        return predictions
 
-    def answers(
+    def with_targets(
         self,
         targets: NDArray[np.float64],
         predictions: NDArray[np.float64],
         loss: float | None = None,  # noqa: ARG002
-    ) -> Numbers:
+    ) -> NumberPredictions:
         """Put the numbers beside the true ones; the loss follows from these."""
-        return Numbers(true=targets, predicted=predictions, sd=self.sd)
+        return NumberPredictions(true=targets, predicted=predictions, sd=self.sd)
 
-    def scores(self, answers: Numbers) -> Scores:
-        """Score what was said of some rows, by every metric.
+    def scores(self, predictions: NumberPredictions) -> Scores:
+        """Score predictions by every metric.
 
         Raises:
             TrainingError: the user's own metric fails on these rows.
         """
-        return regression_scores(answers, self.objective)
+        return regression_scores(predictions, self.metric)
 
-    def objective_on(self, answers: Numbers) -> float:
-        """Score what was said of some rows by the objective alone; raises what `scores` does."""
-        return regression_score(answers, self.objective)
+    def score(self, predictions: NumberPredictions) -> float:
+        """Score predictions by `metric` alone; raises what `scores` does."""
+        return regression_score(predictions, self.metric)
 
-    def slice_score(self, answers: Numbers) -> float:
+    def slice_score(self, predictions: NumberPredictions) -> float:
         """Return minus the root of the mean squared error: a correlation within a slice leaves out where it lies."""
-        return float(METRICS["neg_rmse"].of(answers))
+        return float(METRICS["neg_rmse"].compute(predictions))

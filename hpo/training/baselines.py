@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hpo.data.batching import Rows
 from hpo.data.sources import Examples
-from hpo.data.splits import stratified_part
+from hpo.data.stratify import stratified_sample
 from hpo.data.tokenization import TokenizedSplit
 from hpo.distributed.rank_group import told_of
 from hpo.errors import HpoError, TrainingError
@@ -116,7 +116,7 @@ def _materials(context: TrainingContext) -> list[BaselineData]:
 def _material(
     context: TrainingContext, rows: Rows, read: Examples, read_rows: Rows, fold: int | None = None
 ) -> BaselineData:
-    chosen = rows[stratified_part(context.train_strata[rows], MOST_TRAIN_ROWS, context.config.seed)]
+    chosen = rows[stratified_sample(context.train_strata[rows], MOST_TRAIN_ROWS, context.config.seed)]
     return BaselineData(train=context.splits.train, train_rows=chosen, read=read, read_rows=read_rows, fold=fold)
 
 
@@ -125,10 +125,10 @@ def _read(context: TrainingContext, name: str, max_length: int, material: Baseli
     of_train, of_read = INPUTS[baseline.inputs](context, max_length, material)
     fitted = baseline.estimator().fit(of_train, context.train_targets[material.train_rows])
     true = task.targets(material.read.labels)[material.read_rows]
-    answers = task.answers(true, task.said(fitted, of_read))
+    answers = task.with_targets(true, task.baseline_predictions(fitted, of_read))
     if isinstance(task, Fits):
-        own = task.answers(context.train_targets[material.train_rows], task.said(fitted, of_train))
-        answers = task.decided(answers, task.fit(own))
+        own = task.with_targets(context.train_targets[material.train_rows], task.baseline_predictions(fitted, of_train))
+        answers = task.with_fitted(answers, task.fit(own))
     return context.read(material.read, answers, material.read_rows)
 
 

@@ -20,17 +20,18 @@ from hpo.config.tasks import unused_hyperparameters, unused_sentence
 from hpo.data.augmentation import Augmentation, augmentation, refuse_word_swap
 from hpo.data.batching import Batch, Rows, collate
 from hpo.data.sources import Examples
-from hpo.data.splits import Splits, stratified_part
+from hpo.data.splits import Splits
+from hpo.data.stratify import stratified_sample
 from hpo.data.tokenization import TokenizedSplit, Tokens, tokenize, tokenizer_digest, word_numbers
 from hpo.distributed.rank_group import ALONE, RankGroup
 from hpo.errors import ConfigurationError
 from hpo.files.remote import NO_MIRROR, open_mirror
 from hpo.files.shared import SharedFiles
 from hpo.messages import SEMANTICS, Assignment, HeldOutEvaluation, Scores
-from hpo.metrics.predictions import Answers
+from hpo.metrics.metric import Predictions
 from hpo.model.backbone import Backbone
 from hpo.model.trial_model import TrialModel
-from hpo.tasks.held_out import HeldOutRows, read
+from hpo.tasks.held_out import HeldOutRows, evaluate_held_out
 from hpo.tasks.protocol import Fits, Scales, Task
 from hpo.training.evaluation import Check, no_check, predictions
 from hpo.training.gradients import Gradients
@@ -100,7 +101,7 @@ class TrainingContext:
         self.train_strata = task.strata(self.train_targets)
         """What parts of the training rows have their share of; shape (rows, ...)."""
         validation_strata = task.strata(task.targets(splits.validation.labels))
-        self.validation_part = stratified_part(validation_strata, config.evaluation.part_rows, config.seed)
+        self.validation_part = stratified_sample(validation_strata, config.evaluation.part_rows, config.seed)
         """Rows of validation that are scored between full evaluations; the same for every trial."""
 
     def identity(self, assignment: Assignment) -> str:
@@ -201,7 +202,7 @@ class TrainingContext:
 
     def predict(
         self, split: TokenizedSplit, rows: Rows | None = None, check: Check = no_check, fold: int | None = None
-    ) -> Answers:
+    ) -> Predictions:
         """Ask the model as it stands, as trained on a fold, about `rows` of a split, or about all of it.
 
         `check` is called between batches.
@@ -212,20 +213,20 @@ class TrainingContext:
         """Score the model as it stands on `rows` of a split, or on all of it; `check` is called between batches."""
         return self.task.scores(self.predict(split, rows, check))
 
-    def fit(self, of_validation: Answers, of_training: Callable[[], Answers]) -> NDArray[np.float64] | None:
+    def fit(self, of_validation: Predictions, of_training: Callable[[], Predictions]) -> NDArray[np.float64] | None:
         """Return what the task fits to rows: validation where winners are judged by other rows, else training rows."""
         if not isinstance(self.task, Fits):
             return None
         return self.task.fit(of_validation if self.splits.confirmation else of_training())
 
-    def decided(self, said: Answers, fitted: NDArray[np.float64] | None) -> Answers:
+    def decided(self, said: Predictions, fitted: NDArray[np.float64] | None) -> Predictions:
         """Return answers under what was fitted."""
-        return self.task.decided(said, fitted) if fitted is not None and isinstance(self.task, Fits) else said
+        return self.task.with_fitted(said, fitted) if fitted is not None and isinstance(self.task, Fits) else said
 
-    def read(self, examples: Examples, said: Answers, rows: Rows | None = None) -> HeldOutEvaluation:
+    def read(self, examples: Examples, said: Predictions, rows: Rows | None = None) -> HeldOutEvaluation:
         """Return the reading of what was said of `rows` of these examples, or of all of them."""
         known = self._judged(examples)
-        return read(self.task, said, known if rows is None else known.take(rows))
+        return evaluate_held_out(self.task, said, known if rows is None else known.take(rows))
 
     def files_of(self, *, confirms: bool) -> Path | None:
         """Return where the weights and checkpoints of trials lie, those of a confirmation apart; None for nowhere."""
@@ -267,7 +268,7 @@ class TrainingContext:
             f"{split}-tokens-{max_length}",
             lambda: tokenize(examples.texts, examples.pairs, self.model.tokenizer, max_length).arrays(),
         )
-        return TokenizedSplit(tokens=Tokens.of(made), targets=self.task.targets(examples.labels))
+        return TokenizedSplit(tokens=Tokens(**made), targets=self.task.targets(examples.labels))
 
     def _held(self, name: str, make: Callable[[], Mapping[str, NDArray[Any]]]) -> Mapping[str, NDArray[Any]]:
         """Return arrays of the texts, in the memory of this process or, read only, in that of all workers."""

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.batching import Batch, Rows, collate, evaluation_batches
 from hpo.data.tokenization import TokenizedSplit
-from hpo.metrics.predictions import Answers
+from hpo.metrics.metric import Predictions
 from hpo.model.backbone import Backbone
 from hpo.tasks.protocol import Task
 from hpo.training.memory import OutOfMemoryInEvaluation, release, where_memory_suffices
@@ -20,6 +21,8 @@ from hpo.training.precision import Precision
 MOST_TOKENS = {"cpu": 4096, "cuda": 16384}
 """Tokens of one batch by device type, padding counted: a CPU's cache is small, a GPU wants much at once."""
 MOST_ROWS = 512
+REPORTED = Hyperparameters()
+"""Under which the loss that is reported is computed: no label smoothing, all classes alike."""
 
 Check = Callable[[], None]
 
@@ -33,7 +36,7 @@ def no_check() -> None:
 
 def predictions(
     model: Backbone, task: Task[Any], split: TokenizedSplit, rows: Rows | None, precision: Precision, check: Check
-) -> Answers:
+) -> Predictions:
     """Ask the model as it stands, dropout off, about `rows` of a split, or about all of it where that is None.
 
     Before each batch `check` is called; what it raises ends the evaluation.
@@ -50,8 +53,8 @@ def predictions(
     outputs = answers(model, split, chosen, ask)
     targets = split.targets[chosen]
     # In float64, as the predictions are.
-    losses = task.criterion(None, outputs.device)(outputs.double(), torch.from_numpy(targets))
-    found: Answers = task.answers(targets, task.predictions(outputs), float(losses.mean()))
+    losses = task.criterion(REPORTED, outputs.device)(outputs.double(), torch.from_numpy(targets))
+    found: Predictions = task.with_targets(targets, task.predictions(outputs), float(losses.mean()))
     return found
 
 
@@ -72,7 +75,7 @@ def answers(model: Backbone, split: TokenizedSplit, rows: Rows, ask: Callable[[B
         if gathered is not None:
             break
         if all(len(places) == 1 for places in batches):
-            raise OutOfMemoryInEvaluation(f"Out of memory on {model.device} in evaluation, with one text at once.")
+            raise OutOfMemoryInEvaluation(f"Out of memory on {model.device} in evaluation, with one example at a time.")
         # The first row of each is its longest. One alone cannot be halved, however long it is.
         tokens = [len(places) * int(lengths[places[0]]) for places in batches if len(places) > 1]
         _fitting[model] = max(tokens) // 2

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.data.batching import Batch, parts_by_length, side_by_side
+from hpo.data.batching import Batch, concatenate, split_by_length
 from hpo.distributed.rank_group import ALONE, RankGroup, told_of
 from hpo.model.trial_model import TrialModel, logits_of_trials
 from hpo.training.memory import is_out_of_memory, release, where_memory_suffices
@@ -96,7 +96,7 @@ class Gradients:
             if self._rank_group.all_reduce(loss, trained) and loss is not None:
                 return loss
             if rows == 1:
-                raise MemoryError("Out of memory with one text at once.")
+                raise MemoryError("Out of memory with one example at a time.")
             model.forget_gradients()
             micro_batch.halve(rows)
             release(model.backbone.device)
@@ -158,14 +158,14 @@ def _of_part(model: TrialModel, part: Batch | None, rows: int, units: int) -> Te
 def _parts(slot: SlotBatch, rows: int) -> list[SlotBatch]:
     """Return a trial's batch in its parts by length, none of more `rows`."""
     cost = PASS_TOKENS[slot.model.backbone.device.type]
-    parts = parts_by_length(slot.batch.lengths, pass_tokens=cost, most_rows=rows)
+    parts = split_by_length(slot.batch.lengths, pass_tokens=cost, most_rows=rows)
     return [slot] if len(parts) == 1 else [replace(slot, batch=slot.batch.take(part)) for part in parts]
 
 
 def _passed(parts: Sequence[SlotBatch]) -> list[Tensor]:
     """Add the gradients of each part's loss, the sum of its rows' over its units, and return these losses."""
     model = parts[0].model
-    batch = parts[0].batch if len(parts) == 1 else side_by_side([one.batch for one in parts], model.backbone.pad_id)
+    batch = parts[0].batch if len(parts) == 1 else concatenate([one.batch for one in parts], model.backbone.pad_id)
     of_parts = logits_of_trials([one.model for one in parts], batch, [one.batch.rows for one in parts])
     losses = []
     for one, logits in zip(parts, of_parts, strict=True):

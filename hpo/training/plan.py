@@ -6,9 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpo.data.batching import Batch, Rows, training_batches
-from hpo.data.fractions import stratified_beginning
-from hpo.data.splits import stratified_part
-from hpo.data.targets import classes_among
+from hpo.data.stratify import class_count, stratified_prefix, stratified_sample
 from hpo.messages import Assignment, Milestone
 from hpo.training.context import TokenizedSplits, TrainingContext
 from hpo.training.milestones import milestones_of, steps_per_epoch
@@ -72,7 +70,7 @@ def _fold_run(
     return FoldRun(
         data=context.tokenized(hyperparameters.max_length),
         rows=rows,
-        train_sample=rows[stratified_part(context.train_strata[rows], sample, context.config.seed)],
+        train_sample=rows[stratified_sample(context.train_strata[rows], sample, context.config.seed)],
         validation_part=validation_part,
         milestones=milestones_of(assignment, rows.size, context.splits.train.rows, fold),
         total_steps=hyperparameters.epochs * steps_per_epoch(rows.size, hyperparameters.batch_size),
@@ -93,5 +91,5 @@ def _part(assignment: Assignment, context: TrainingContext, rows: Rows) -> Rows:
     if fraction == 1:
         return rows
     strata = context.train_strata[rows]
-    wanted = max(round(fraction * rows.size), classes_among(strata))
-    return rows[stratified_beginning(strata, wanted, context.config.seed)]
+    wanted = max(round(fraction * rows.size), class_count(strata))
+    return rows[stratified_prefix(strata, wanted, context.config.seed)]

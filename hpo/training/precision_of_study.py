@@ -1,4 +1,4 @@
-"""The precision that a study's trials compute in: what a few of its own training texts say."""
+"""The precision that a study's trials compute in: what a few of its own training examples say."""
 
 import math
 import time
@@ -9,10 +9,11 @@ import torch
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.batching import collate
-from hpo.data.splits import stratified_part
+from hpo.data.stratify import stratified_sample
 from hpo.data.tokenization import TokenizedSplit
 from hpo.model.trial_model import TrialModel
 from hpo.training.context import TrainingContext
+from hpo.training.evaluation import REPORTED
 from hpo.training.memory import where_memory_suffices
 from hpo.training.precision import Measurement, Precision, has_bf16, measure, unmeasured
 
@@ -76,8 +77,8 @@ def _measured(
 def _step(context: TrainingContext, split: TokenizedSplit, rows: int) -> Callable[[Precision], torch.Tensor]:
     """Return a forward and backward pass over so many rows."""
     # Not simply the first: a file may be in the order of its texts' lengths.
-    batch = collate(split, stratified_part(context.train_strata, rows, context.config.seed), context.model.pad_id)
-    targets, criterion = batch.targets.to(context.device), context.task.criterion(None, context.device)
+    batch = collate(split, stratified_sample(context.train_strata, rows, context.config.seed), context.model.pad_id)
+    targets, criterion = batch.targets.to(context.device), context.task.criterion(REPORTED, context.device)
 
     def step(precision: Precision) -> torch.Tensor:
         logits = context.model.logits(batch, precision)

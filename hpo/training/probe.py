@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.batching import Rows, evaluation_batches, padded_tokens
-from hpo.data.splits import stratified_part
-from hpo.data.targets import classes_among
+from hpo.data.stratify import class_count, stratified_sample
 from hpo.distributed.rank_group import EndedElsewhere
 from hpo.errors import TrainingError
 from hpo.messages import Dimensions, Ending, Probe, Timed
@@ -100,7 +99,7 @@ def _cost(context: TrainingContext, hyperparameters: Hyperparameters, steps: int
         first_loss = training.mean_loss()
     # Again: the optimizer's own numbers came with its first step, so the second needs the most.
     again = [step(longest)] if has_time(first.seconds) else []
-    typical = stratified_part(context.train_strata, hyperparameters.batch_size, seed)
+    typical = stratified_sample(context.train_strata, hyperparameters.batch_size, seed)
     taken: list[Timed] = []
     while len(taken) < steps and has_time(min((one.seconds for one in taken), default=first.seconds)):
         taken.append(step(typical))
@@ -152,7 +151,7 @@ def _scored(
         return None
 
     failed = score(longest)
-    typical = stratified_part(context.task.strata(validation.targets), longest.size, context.config.seed)
+    typical = stratified_sample(context.task.strata(validation.targets), longest.size, context.config.seed)
     began = time.perf_counter()
     failed = score(typical) or failed
     seconds = time.perf_counter() - began
@@ -168,7 +167,7 @@ def dimensions_of(context: TrainingContext, max_length: int) -> Dimensions:
         validation_rows=splits.validation.rows,
         confirmation_rows=splits.confirmation.rows if splits.confirmation else 0,
         folds=tuple((fold.train.size, fold.validation.size) for fold in splits.folds),
-        least_rows=classes_among(context.train_strata),
+        least_rows=class_count(context.train_strata),
         train_lengths=_standing_for(tokenized.train.tokens.lengths),
         validation_lengths=_standing_for(tokenized.validation.tokens.lengths),
         layers=len(transformer_layers(context.model.network)[1]),

@@ -16,7 +16,7 @@ from hpo.config.times import humanized
 from hpo.distributed.rank_group import EndedElsewhere, told_of
 from hpo.files.weights import Weights, trial_folder
 from hpo.messages import Action, Assignment, Ending, HeldOutEvaluation, Milestone, Outcome, Progress, Report, Scores
-from hpo.metrics.predictions import Answers
+from hpo.metrics.metric import Predictions
 from hpo.model.trial_model import TrialModel
 from hpo.training.checkpoints import Checkpoints
 from hpo.training.checkpoints_of_gang import load_of_gang, save_of_gang
@@ -270,7 +270,7 @@ class Run:
             return False
         return fold_run.fold is not None or (milestone.full and self._place.would_be_best(validation))
 
-    def _held_out(self, fold_run: FoldRun, said: Answers) -> HeldOutEvaluation:
+    def _held_out(self, fold_run: FoldRun, said: Predictions) -> HeldOutEvaluation:
         """Read the rows that the search never saw, or where there are none those that it was scored on."""
         context, kept = self._context, self._context.splits.confirmation
         if kept is not None:
@@ -362,7 +362,7 @@ class Run:
         rows = self._micro_batch.at_once(self._rank_group.largest_shard(hyperparameters.batch_size))
         at_once = f"training with {rows} of a batch's {hyperparameters.batch_size} texts at once"
         if isinstance(error, OutOfMemoryInEvaluation):
-            at_once = "evaluation with one text at once"
+            at_once = "evaluation with one example at a time"
         return f"Out of memory on {self._context.device} in {at_once}, max_length {hyperparameters.max_length}."
 
     def _outcome(self, ending: Ending, reason: str) -> Outcome:

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from hpo.messages import Report, Scores
-from hpo.metrics.averaging import mean_scores
+from hpo.metrics.metric import mean_scores
 from hpo.tasks.held_out import mean_held_out
 
 _REPORT = TypeAdapter(Report)

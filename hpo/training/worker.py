@@ -29,7 +29,7 @@ from hpo.messages import (
     Progress,
     Report,
 )
-from hpo.metrics.metric import Objective
+from hpo.metrics.metric import SelectionMetric
 from hpo.model.layers import refuse_kept_layers
 from hpo.model.methods import refuse_trained_layers
 from hpo.model.pretrained import load_model
@@ -66,9 +66,9 @@ class Worker:
         return self._context.splits
 
     @property
-    def objective(self) -> Objective:
+    def metric(self) -> SelectionMetric:
         """The metric trials are compared by, resolved for these labels."""
-        return self._context.task.objective
+        return self._context.task.metric
 
     @property
     def device(self) -> str:
@@ -118,7 +118,7 @@ class Worker:
             refuse_word_swap(model.tokenizer)
 
     def cut_share(self, max_length: int) -> float:
-        """Return the share of training texts, in 0..1, that fill `max_length` tokens: longer ones are cut there.
+        """Return the share of training examples, in 0..1, that fill `max_length` tokens: longer ones are cut there.
 
         Raises:
             ModelError: the model cannot read as many tokens.
@@ -134,7 +134,7 @@ class Worker:
         return dimensions_of(self._context, max_length)
 
     def measure(self, hyperparameters: Hyperparameters, most_seconds: float = math.inf) -> Measurement:
-        """Time training in fp32 and bf16 on a few training texts, and choose; takes seconds.
+        """Time training in fp32 and bf16 on a few training examples, and choose; takes seconds.
 
         The model keeps no trace of it: each trial resets its weights.
 

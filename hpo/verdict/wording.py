@@ -3,8 +3,8 @@
 import math
 from collections import Counter
 
+from hpo.metrics.jackknife import with_standard_error
 from hpo.metrics.registry import limits_of
-from hpo.metrics.spread import with_spread
 from hpo.store.results import StudyResults, TrialResult
 from hpo.verdict.findings import Difference, Verdict
 from hpo.verdict.small_classes import FEWEST_ROWS, small_classes
@@ -199,7 +199,7 @@ def _by(verdict: Verdict, found: Difference, sign: int = 1) -> str:
 def spread_in_words(results: StudyResults, trial: TrialResult, verdict: Verdict | None = None) -> str:
     """Return the score of a trial in the search, with one standard deviation over rows and, once known, seeds."""
     beta = results.configuration.get("task", {}).get("beta")
-    return with_spread(trial.score, trial.validation, beta, 0.0 if verdict is None else verdict.seed_noise)
+    return with_standard_error(trial.score, trial.validation, beta, 0.0 if verdict is None else verdict.seed_noise)
 
 
 def amount(metric: str, value: float) -> str:

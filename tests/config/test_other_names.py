@@ -334,7 +334,7 @@ def test_advice_on_a_single_configuration(name: str, said: str) -> None:
 def test_counts_of_steps_are_shares_of_these_texts() -> None:
     read = space({"warmup_steps": {"values": [0, 10]}, "bs": {"values": [8, 16]}, "epochs": {"values": [1, 2]}})
     assert [one.name for one in read.counted] == ["warmup_steps"]
-    with pytest.raises(SpaceError, match="steps \\* batch_size / \\(training texts \\* epochs\\)"):
+    with pytest.raises(SpaceError, match="steps \\* batch_size / \\(training examples \\* epochs\\)"):
         read.hyperparameters(read.default_values())
     (steps,) = read.counted
     said = steps.explain(100, read.values_or_ends("batch_size"), read.values_or_ends("epochs"), "s")

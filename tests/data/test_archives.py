@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hpo.data.readers.archives import COMPRESSIONS
 from hpo.data.readers.formats import read_table
+from hpo.data.readers.text_files import COMPRESSIONS
 from hpo.errors import DataError
 
 KNOWN_ANSWERS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}

@@ -17,6 +17,7 @@ from hpo.data.batching import Batch, collate
 from hpo.data.tokenization import TokenizedSplit, tokenize, word_numbers
 from hpo.errors import ModelError
 from tests.data.tokenizers_of_pieces import byte_level, of_one_word, wordpiece
+from tests.models import row_of
 
 TOKENIZERS = {"wordpiece": wordpiece(), "byte_level": byte_level()}
 MASK = {"wordpiece": 4, "byte_level": 2}
@@ -153,7 +154,7 @@ def test_all_but_the_tokens_stays_and_so_does_the_batch_given() -> None:
     assert after.inputs["input_ids"].dtype is torch.int64
     assert not torch.equal(after.inputs["input_ids"], before.inputs["input_ids"])
     untouched = tokenize(texts, None, TOKENIZERS["wordpiece"], LENGTH)
-    assert before.inputs["input_ids"][0][: untouched.lengths[1]].tolist() == untouched.row(1).tolist()
+    assert before.inputs["input_ids"][0][: untouched.lengths[1]].tolist() == row_of(untouched, 1).tolist()
     assert np.array_equal(made.tokens.ids, untouched.ids)
 
 

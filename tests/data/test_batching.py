@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.data.batching import collate, epoch_order, evaluation_batches, parts_by_length, training_batches
+from hpo.data.batching import collate, evaluation_batches, split_by_length, training_batches
 from hpo.data.tokenization import TokenizedSplit
-from tests.models import plain_tokens
+from tests.models import plain_tokens, row_of
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=60)
 
@@ -27,7 +27,7 @@ def test_rows_are_padded_on_the_right_to_the_longest_of_the_batch() -> None:
     assert batch.inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0], [1, 1, 0]]
     assert batch.inputs["token_type_ids"].tolist() == [[0, 1, 0], [1, 0, 0], [1, 0, 0]]
     assert batch.targets.tolist() == [30, 10, 0]
-    assert (batch.rows, batch.tokens) == (3, 6)
+    assert (batch.rows, batch.lengths.sum()) == (3, 6)
     assert {batch.inputs["input_ids"].dtype, batch.inputs["attention_mask"].dtype, batch.targets.dtype} == {torch.int64}
 
 
@@ -41,7 +41,7 @@ def test_masked_rows_are_the_tokens_of_the_split(data: st.DataObject, lengths: l
     width = max(lengths[row] for row in chosen)
     assert batch.inputs["input_ids"].shape == (len(chosen), width)
     for place, row in enumerate(chosen):
-        assert batch.inputs["input_ids"][place][: lengths[row]].tolist() == split.tokens.row(row).tolist()
+        assert batch.inputs["input_ids"][place][: lengths[row]].tolist() == row_of(split.tokens, row).tolist()
         assert (batch.inputs["input_ids"][place][lengths[row] :] == -1).all()
     assert torch.equal(batch.inputs["attention_mask"], (batch.inputs["input_ids"] != -1).long())
 
@@ -49,16 +49,17 @@ def test_masked_rows_are_the_tokens_of_the_split(data: st.DataObject, lengths: l
 @given(rows=st.integers(0, 200), size=st.integers(1, 50), seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 9))
 def test_an_epoch_sees_each_row_once_in_batches_of_one_size(rows: int, size: int, seed: int, epoch: int) -> None:
     batches = training_batches(rows, size, seed, epoch)
-    assert [row for batch in batches for row in batch.tolist()] == epoch_order(rows, seed, epoch).tolist()
-    assert sorted(epoch_order(rows, seed, epoch).tolist()) == list(range(rows))
+    assert sorted(row for batch in batches for row in batch.tolist()) == list(range(rows))
     assert all(len(batch) == size for batch in batches[:-1])
     assert all(1 <= len(batch) <= size for batch in batches)
 
 
 def test_the_order_is_of_seed_and_epoch_alone() -> None:
-    assert epoch_order(8, seed=1, epoch=2).tolist() == epoch_order(8, seed=1, epoch=2).tolist()
-    orders = {tuple(epoch_order(50, seed, epoch).tolist()) for seed in range(5) for epoch in range(5)}
-    assert len(orders) == 25
+    def order(seed: int, epoch: int, size: int = 50) -> tuple[int, ...]:
+        return tuple(np.concatenate(training_batches(50, size, seed, epoch)).tolist())
+
+    assert order(1, 2) == order(1, 2) == order(1, 2, size=7)
+    assert len({order(seed, epoch) for seed in range(5) for epoch in range(5)}) == 25
 
 
 @given(lengths=LENGTHS, max_tokens=st.integers(1, 200), max_rows=st.integers(1, 20))
@@ -100,7 +101,7 @@ def cheapest(lengths: list[int], pass_tokens: int, most_rows: int) -> int:
 def test_parts_by_length_hold_every_row_once_and_are_the_cheapest(
     lengths: list[int], pass_tokens: int, most_rows: int
 ) -> None:
-    parts = parts_by_length(np.array(lengths), pass_tokens=pass_tokens, most_rows=most_rows)
+    parts = split_by_length(np.array(lengths), pass_tokens=pass_tokens, most_rows=most_rows)
     assert sorted(row for part in parts for row in part.tolist()) == list(range(len(lengths)))
     assert max(map(len, parts)) <= most_rows
     if len(parts) > 1:
@@ -111,8 +112,8 @@ def test_parts_by_length_hold_every_row_once_and_are_the_cheapest(
 
 
 def test_rows_of_one_length_and_few_tokens_stay_together() -> None:
-    assert [part.tolist() for part in parts_by_length(np.full(8, 50), pass_tokens=1, most_rows=8)] == [[*range(8)]]
-    assert len(parts_by_length(np.arange(1, 9), pass_tokens=10_000, most_rows=8)) == 1
+    assert [part.tolist() for part in split_by_length(np.full(8, 50), pass_tokens=1, most_rows=8)] == [[*range(8)]]
+    assert len(split_by_length(np.arange(1, 9), pass_tokens=10_000, most_rows=8)) == 1
 
 
 @given(data=st.data(), lengths=LENGTHS)

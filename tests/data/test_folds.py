@@ -114,7 +114,7 @@ def test_folds_are_made_of_what_test_leaves() -> None:
     [
         (
             examples("a" * 9 + "bb"),
-            "Every label needs at least 3 rows, one for each of evaluation.folds, but there are fewer of 'b' (2 of 'b')"
+            "at least 3 training rows, one of them for each of evaluation.folds, but there are fewer of 'b' (2 of 'b')"
             "; lower evaluation.folds, add rows, or have data.rare_labels=drop",
         ),
         (

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpo.config.study_file import DataConfig
-from hpo.data.groups import apportioned, group_numbers
+from hpo.data.groups import group_numbers
 from hpo.data.sources import Examples, read_examples
 from hpo.data.splits import Splits, load_splits, split_examples
+from hpo.data.stratify import divide_groups
 from hpo.errors import DataError
 
 ROWS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3)), min_size=1, max_size=120)
@@ -44,16 +45,16 @@ def test_group_numbers_count_from_0_and_empty_ones_stand_alone() -> None:
 def test_no_group_is_divided(rows: list[tuple[int, int]], shares: tuple[float, ...], seed: int) -> None:
     groups = group_numbers([str(group) for group, _ in rows])
     labels = np.unique([label for _, label in rows], return_inverse=True)[1]
-    parts = apportioned(labels, groups, shares, seed)
+    parts = divide_groups(labels, groups, shares, seed)
     assert len(set(zip(groups.tolist(), parts.tolist(), strict=True))) == groups.max() + 1
     assert set(parts.tolist()) <= set(range(len(shares)))
-    assert np.array_equal(parts, apportioned(labels, groups, shares, seed))
+    assert np.array_equal(parts, divide_groups(labels, groups, shares, seed))
 
 
 @given(labels=st.lists(st.integers(0, 3), min_size=40, max_size=200), seed=st.integers(0, 1000))
 def test_groups_of_one_row_are_divided_to_within_a_row_or_two(labels: list[int], seed: int) -> None:
     classes = np.unique(labels, return_inverse=True)[1]
-    parts = apportioned(classes, np.arange(classes.size), (0.7, 0.2, 0.1), seed)
+    parts = divide_groups(classes, np.arange(classes.size), (0.7, 0.2, 0.1), seed)
     for part, share in enumerate((0.7, 0.2, 0.1)):
         for label, count in enumerate(np.bincount(classes)):
             assert abs(np.sum(classes[parts == part] == label) - count * share) < 2.5
@@ -63,7 +64,7 @@ def test_groups_of_many_sizes_come_near_their_shares_and_sizes_stay_mixed() -> N
     generator = np.random.default_rng(0)
     groups = np.unique(generator.geometric(0.02, size=3000), return_inverse=True)[1]
     labels = generator.integers(0, 3, size=3000)
-    parts = apportioned(labels, groups, (0.8, 0.2), 0)
+    parts = divide_groups(labels, groups, (0.8, 0.2), 0)
     assert abs(np.mean(parts == 1) - 0.2) < 0.01
     for label in range(3):
         assert abs(np.mean(parts[labels == label] == 1) - 0.2) < 0.01
@@ -124,7 +125,7 @@ def test_rows_whose_group_is_in_a_later_split_are_removed() -> None:
     train = grouped(("a", "1"), ("a", ""), ("b", "1"), ("b", "2"), ("b", "3"), ("a", "4"), ("b", "5"), ("a", "6"))
     validation = Examples(texts=("x", "y", "z", "text 7"), labels=("a", "b", "b", "a"), groups=("2", "", "3", "9"))
     test = Examples(texts=("t", "u"), labels=("a", "b"), groups=("3", ""))
-    with pytest.raises(DataError, match="Only one training row is left of 'b'"):
+    with pytest.raises(DataError, match=r"in another split, but there are fewer of 'b' \(1 of 'b'\)"):
         split_examples(train.take([0, 1, 2, 3, 4, 5]), validation=validation, test=test, seed=0)
     splits = split_examples(train, validation=validation, test=test, seed=0)
     assert splits.train.texts == ("text 0", "text 1", "text 2", "text 5", "text 6")
@@ -156,10 +157,10 @@ def test_a_text_of_two_groups_is_a_duplicate_like_any_other() -> None:
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
-        ([("a", "one"), ("b", "one")] * 5, "All 10 training rows are of the group 'one', so validation and test "),
+        ([("a", "one"), ("b", "one")] * 5, "the training rows need at least 3 groups, but they have 1 ('one'); "),
         (
             [("a", "one"), ("b", "two")] * 5,
-            "are of 2 groups ('one', 'two'), but 3 are needed to make validation and test",
+            "need at least 3 groups, but they have 2 ('one', 'two')",
         ),
         (
             [("a", "one"), ("a", "two"), ("a", "three"), ("b", "one"), ("b", "two")] * 5,

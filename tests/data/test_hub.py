@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 from hpo.config.study_file import DataConfig
-from hpo.data.readers.hub import HubAddress, Role, parse_address
+from hpo.data.readers.hub import SplitName, parse_address
 from hpo.data.readers.locations import read_source
 from hpo.data.sources import read_examples
 from hpo.data.splits import load_splits
@@ -39,17 +39,17 @@ def repository(folder: Path, **counts: int) -> Path:
 @pytest.mark.parametrize(
     ("source", "address"),
     [
-        ("hf://OWNER/NAME", HubAddress(name="OWNER/NAME")),
-        ("hf://squad", HubAddress(name="squad")),
+        ("hf://OWNER/NAME", ("OWNER/NAME", {})),
+        ("hf://squad", ("squad", {})),
         (
             "hf://nyu-mll/glue?configuration=sst2&split=validation&revision=refs/pr/1",
-            HubAddress(name="nyu-mll/glue", configuration="sst2", split="validation", revision="refs/pr/1"),
+            ("nyu-mll/glue", {"configuration": "sst2", "split": "validation", "revision": "refs/pr/1"}),
         ),
-        ("hf:///data/my%20set/?split=train[:10%25]", HubAddress(name="/data/my set", split="train[:10%]")),
-        ("hf://./data/set", HubAddress(name="./data/set")),
+        ("hf:///data/my%20set/?split=train[:10%25]", ("/data/my set", {"split": "train[:10%]"})),
+        ("hf://./data/set", ("./data/set", {})),
     ],
 )
-def test_an_address_is_taken_apart(source: str, address: HubAddress) -> None:
+def test_an_address_is_taken_apart(source: str, address: tuple[str, dict[str, str]]) -> None:
     assert parse_address(source) == address
 
 
@@ -155,7 +155,7 @@ def test_a_saved_data_set_is_read_with_only_the_rows_that_are_its_own(tmp_path: 
 
 
 @pytest.mark.parametrize("role", ["train", "validation", "test"])
-def test_of_saved_splits_the_one_of_the_role_or_the_only_one_is_read(tmp_path: Path, role: Role) -> None:
+def test_of_saved_splits_the_one_of_the_role_or_the_only_one_is_read(tmp_path: Path, role: SplitName) -> None:
     splits = {name: rows(name, 2) for name in ("train", "validation", "test")}
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "three")
     assert read_source(str(tmp_path / "three"), role, strict=False).column("text") == [f"{role} 0", f"{role} 1"]

@@ -11,7 +11,7 @@ from hpo.config.study_file import DataConfig
 from hpo.data.label_sets import label_matrix, labels_in
 from hpo.data.rare_labels import without_rare
 from hpo.data.sources import Examples, Source, read_examples
-from hpo.data.targets import LABEL_SETS
+from hpo.data.target_types import MULTI_LABEL
 from hpo.errors import DataError
 
 
@@ -86,11 +86,11 @@ def test_rare_labels_are_taken_out_of_rows_which_stay() -> None:
     train = Examples(texts=tuple("12345"), labels=('["a"]', '["a", "b", "c"]', *['["b"]'] * 3))
     # Merged they are still too few, and so dropped as well.
     for how in ("drop", "merge"):
-        parts, (note, *_) = without_rare({"training": train}, 3, how, LABEL_SETS)
+        parts, (note, *_) = without_rare({"training": train}, 3, how, MULTI_LABEL)
         assert [labels_in(cell) for cell in parts["training"].labels[:2]] == [(), ("b",)]
         assert "'a', 'c' (rows: 2 training)." in note
     plenty = Examples(texts=tuple("123456"), labels=('["a"]', '["a", "c"]', '["c", "d"]', *['["b"]'] * 3))
-    parts, _ = without_rare({"training": plenty}, 3, "merge", LABEL_SETS)
+    parts, _ = without_rare({"training": plenty}, 3, "merge", MULTI_LABEL)
     assert [labels_in(cell) for cell in parts["training"].labels] == [("other",)] * 3 + [("b",)] * 3
 
 

@@ -16,7 +16,9 @@ def examples(prefix: str = "", **counts: int) -> Examples:
 
 
 def test_they_are_refused_with_the_two_ways_out() -> None:
-    with pytest.raises(DataError, match=r"fewer of 'x'; add rows, or have data.rare_labels=drop leave .*, or merge"):
+    with pytest.raises(
+        DataError, match=r"fewer of 'x' \(2 of 'x'\); add rows, or have data.rare_labels=drop .*, or merge"
+    ):
         split_examples(examples(a=20, b=20, x=2), validation=0.2, seed=0)
 
 

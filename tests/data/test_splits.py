@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from hpo.config.study_file import DataConfig
 from hpo.data.sources import Examples
-from hpo.data.splits import Splits, label_numbers, load_splits, split_examples, stratified_part
+from hpo.data.splits import Splits, load_splits, split_examples
+from hpo.data.stratify import stratified_sample
 from hpo.errors import DataError
 
 LABELS = st.lists(st.integers(0, 6), max_size=200)
@@ -36,10 +37,10 @@ def texts_of(splits: Splits) -> list[set[str]]:
 
 @given(labels=LABELS, rows=st.integers(0, 220), seed=st.integers(0, 2**31 - 1))
 def test_a_stratified_part_keeps_its_promises(labels: list[int], rows: int, seed: int) -> None:
-    chosen = stratified_part(labels, rows, seed)
+    chosen = stratified_sample(labels, rows, seed)
     assert chosen.tolist() == sorted(set(chosen.tolist()))
     assert len(chosen) == min(rows, len(labels))
-    assert np.array_equal(chosen, stratified_part(np.array(labels, dtype=np.int64), rows, seed))
+    assert np.array_equal(chosen, stratified_sample(np.array(labels, dtype=np.int64), rows, seed))
     counts, taken = Counter(labels), Counter(labels[row] for row in chosen)
     if rows >= len(counts):
         assert taken.keys() == counts.keys()
@@ -49,18 +50,18 @@ def test_a_stratified_part_keeps_its_promises(labels: list[int], rows: int, seed
 
 def test_remainders_go_to_the_largest() -> None:
     labels = [0] * 50 + [1] * 33 + [2] * 17
-    taken = Counter(labels[row] for row in stratified_part(labels, 10, 0))
+    taken = Counter(labels[row] for row in stratified_sample(labels, 10, 0))
     assert taken == {0: 5, 1: 3, 2: 2}  # exact: 5.0, 3.3, 1.7
 
 
 def test_a_rare_class_takes_its_row_from_a_class_above_its_share() -> None:
     labels = [0] * 98 + [1, 2]
-    taken = Counter(labels[row] for row in stratified_part(labels, 10, 0))
+    taken = Counter(labels[row] for row in stratified_sample(labels, 10, 0))
     assert taken == {0: 8, 1: 1, 2: 1}
 
 
 def test_another_seed_chooses_other_rows() -> None:
-    assert not np.array_equal(stratified_part([0, 1] * 50, 20, 0), stratified_part([0, 1] * 50, 20, 1))
+    assert not np.array_equal(stratified_sample([0, 1] * 50, 20, 0), stratified_sample([0, 1] * 50, 20, 1))
 
 
 def test_fractions_are_shares_of_all_training_rows() -> None:
@@ -166,12 +167,6 @@ def test_labels_are_ordered_by_number_where_all_are_integers() -> None:
     assert split_examples(examples(**{"10": 5, "9": 5, "x": 5}), validation=0.2, seed=0).label_names == ("10", "9", "x")
 
 
-def test_label_numbers_are_places_among_the_names() -> None:
-    numbers = label_numbers(("b", "a", "b"), ("a", "b"))
-    assert numbers.dtype == np.int64
-    assert numbers.tolist() == [1, 0, 1]
-
-
 def test_hostile_labels_are_quoted_and_cut_in_sentences() -> None:
     hostile = {"<img onerror=alert(1)>": 5, "\x1b[2J": 5, "long" * 1000: 5}
     summary = split_examples(examples(**hostile), validation=0.2, seed=0).notes[-1]
@@ -189,14 +184,14 @@ VALIDATION = Examples(texts=("v a", "v b"), labels=("a", "b"))
     ("train", "validation", "sentence"),
     [
         (examples(a=9), VALIDATION, "All 9 training rows have the label 'a'; classification needs two labels."),
-        (examples(a=9, b=1), VALIDATION, "at least 2 training rows, but there are fewer of 'b'; add rows"),
+        (examples(a=9, b=1), VALIDATION, "at least 2 training rows, but there are fewer of 'b' (1 of 'b'); add rows"),
         (examples(a=9, b=2), 0.2, "at least 3 training rows, one of them for each of validation, but there are fewer"),
         (TWELVE, 0.2, "fewer of 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j' and 2"),
-        (TWELVE, 0.2, "holds 12 different values in 12 rows: is it the right one?"),
+        (TWELVE, 0.2, "holds 12 values in 12 rows: is it the right one?"),
         (examples(a=9, c=9), VALIDATION, "that training does not have: 'b' (rows: 1); training has 'a', 'c'."),
         (examples(a=9, b=9, c=9), VALIDATION, "Validation has no row of 'c'"),
         (examples(a=9, b=9), examples(a=9, b=9), "No training row is left"),
-        (examples(a=9, b=3), COPIES, "Only one training row is left of 'b', but every label needs 2; add "),
+        (examples(a=9, b=3), COPIES, "text or group is in another split, but there are fewer of 'b' (1 of 'b'); "),
     ],
 )  # fmt: skip
 def test_what_cannot_be_trained_or_scored_is_refused(

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from hpo.data.tokenization import Tokens, tokenize, tokenizer_digest, word_numbers
 from hpo.errors import DataError
 from tests.data.tokenizers_of_pieces import SPELLED, TOKENIZERS, byte_level, unigram, wordpiece
+from tests.models import row_of
 
 WORDS = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[UNK]": 3, "a": 4, "b": 5, "c": 6}
 
@@ -50,7 +51,7 @@ def decoder_tokenizer(**special: str) -> Any:
 
 def test_special_tokens_stand_around_a_cut_text() -> None:
     tokens = tokenize(["a b", "a b c a b c", ""], None, encoder_tokenizer(), max_length=5)
-    assert [tokens.row(row).tolist() for row in range(tokens.rows)] == [[1, 4, 5, 2], [1, 4, 5, 6, 2], [1, 2]]
+    assert [row_of(tokens, row).tolist() for row in range(tokens.rows)] == [[1, 4, 5, 2], [1, 4, 5, 6, 2], [1, 2]]
     assert tokens.lengths.tolist() == [4, 5, 2]
     assert tokens.types is not None
     assert [array.dtype.name for array in (tokens.ids, tokens.begins, tokens.types)] == ["int32", "int64", "int8"]
@@ -60,7 +61,7 @@ def test_special_tokens_stand_around_a_cut_text() -> None:
 def test_tokens_are_made_again_of_their_arrays(tokenizer: Any) -> None:
     tokens = tokenize(["a b", "", "c"], None, tokenizer, max_length=5)
     arrays = tokens.arrays()
-    again = Tokens.of(arrays)
+    again = Tokens(**arrays)
     assert ("types" in arrays) == (again.types is not None) == (tokens.types is not None)
     assert all(np.array_equal(again.arrays()[name], array) for name, array in arrays.items())
 
@@ -78,7 +79,7 @@ def test_a_digest_of_a_tokenizer_tells_what_tokens_follow_from() -> None:
 
 def test_of_a_pair_the_longer_is_cut_first() -> None:
     tokens = tokenize(["a"], ["b b b b b b"], encoder_tokenizer(), max_length=7)
-    assert tokens.row(0).tolist() == [1, 4, 2, 5, 5, 5, 2]
+    assert row_of(tokens, 0).tolist() == [1, 4, 2, 5, 5, 5, 2]
     assert tokens.types is not None
     assert tokens.types[tokens.positions(np.array([0]))].tolist() == [0, 0, 0, 1, 1, 1, 1]
 
@@ -89,7 +90,7 @@ def test_many_rows_equal_each_row_alone() -> None:
     tokens = tokenize(texts, None, tokenizer, max_length=8)
     assert tokens.rows == 2500
     for row in (0, 1, 999, 1000, 1001, 2499):
-        assert tokens.row(row).tolist() == tokenizer(texts[row], truncation=True, max_length=8)["input_ids"]
+        assert row_of(tokens, row).tolist() == tokenizer(texts[row], truncation=True, max_length=8)["input_ids"]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_many_rows_equal_each_row_alone() -> None:
 )
 def test_a_text_without_any_token_gets_one(special: dict[str, str], filler: int) -> None:
     tokens = tokenize(["a", "", " \n"], None, decoder_tokenizer(**special), max_length=4)
-    assert [tokens.row(row).tolist() for row in range(3)] == [[4], [filler], [filler]]
+    assert [row_of(tokens, row).tolist() for row in range(3)] == [[4], [filler], [filler]]
     assert tokens.types is None
 
 
@@ -191,7 +192,7 @@ def test_a_cut_equals_what_the_tokenizer_gives_at_that_length(
                 split_special_tokens=True,
                 return_token_type_ids=True,
             )
-            (ids,), (types,), found = expected["input_ids"], expected["token_type_ids"], tokens.row(row).tolist()
+            (ids,), (types,), found = expected["input_ids"], expected["token_type_ids"], row_of(tokens, row).tolist()
             # The unigram one sets what only it may set; left, the one in Python takes an empty pair for none.
             if kind == "unigram" or (kind, side, pair) == ("in_python", "left", ""):
                 continue
@@ -209,7 +210,7 @@ def test_no_text_brings_a_special_token_of_its_own(kind: str, paired: bool) -> N
     tokens = tokenize(texts, texts if paired else None, tokenizer, 200)
     unknown = tokenizer.unk_token_id
     special = [number for number in tokenizer.all_special_ids if number != unknown]
-    counts = [int(np.isin(tokens.row(row), special).sum()) for row in range(tokens.rows)]
+    counts = [int(np.isin(row_of(tokens, row), special).sum()) for row in range(tokens.rows)]
     assert set(counts) == {tokenizer.num_special_tokens_to_add(pair=paired)}
     # It is text like any other, not left out.
     assert all(tokens.lengths[1:] > counts[0])
@@ -221,7 +222,7 @@ def test_a_piece_that_is_spelled_as_a_special_token_is_unknown() -> None:
     assert (
         tokenizer.eos_token_id in tokenizer("a</s>", split_special_tokens=True, add_special_tokens=False)["input_ids"]
     )
-    assert tokenize(["a</s>"], None, tokenizer, 16).row(0).tolist() == [4, 0, 2]
+    assert row_of(tokenize(["a</s>"], None, tokenizer, 16), 0).tolist() == [4, 0, 2]
 
 
 FORKED = """

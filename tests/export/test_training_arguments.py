@@ -19,7 +19,7 @@ from torch import nn
 
 from hpo.config.hyperparameters import Hyperparameters, OptimizerName, ScheduleName
 from hpo.config.study_file import ConfirmationConfig
-from hpo.data.batching import epoch_order
+from hpo.data.batching import training_batches
 from hpo.errors import ConfigurationError
 from hpo.export.exported import Exported
 from hpo.export.model_folder import train_into
@@ -28,6 +28,7 @@ from hpo.export.training_arguments import FIELDS, OPTIMIZERS, SCHEDULES, left_to
 from hpo.training.optimizers import OPTIMIZERS as OURS
 from hpo.training.regularization import is_held
 from hpo.training.schedules import factor
+from tests.models import row_of
 from tests.scripts import with_label_sets
 
 STEPS = 40
@@ -153,7 +154,7 @@ class _InOurOrder(torch.utils.data.Sampler[int]):
         return self._rows
 
     def __iter__(self) -> Any:
-        order = epoch_order(self._rows, self._seed, self._epoch)
+        (order,) = training_batches(self._rows, self._rows, self._seed, self._epoch)
         self._epoch += 1
         return iter(order.tolist())
 
@@ -176,7 +177,7 @@ def trained_by_trainer(chosen: Exported, begun: Any, **more: Any) -> transformer
 
     def rows(split: Any) -> list[dict[str, Any]]:
         return [
-            {"input_ids": split.tokens.row(row).tolist(), "labels": split.targets[row].tolist()}
+            {"input_ids": row_of(split.tokens, row).tolist(), "labels": split.targets[row].tolist()}
             for row in range(split.tokens.rows)
         ]
 
@@ -218,7 +219,7 @@ def test_trainer_trains_the_model_that_hpo_trains(exported: Exported, values: di
     begun.begin(chosen.hyperparameters, chosen.seed, STEPS)
 
     def f1(prediction: Any) -> dict[str, float]:
-        positive = begun.task.label_names.index(begun.task.objective.positive)
+        positive = begun.task.label_names.index(begun.task.metric.positive)
         said = prediction.predictions.argmax(axis=-1)
         return {"f1": float(f1_score(prediction.label_ids, said, pos_label=positive))}
 

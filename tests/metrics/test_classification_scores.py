@@ -12,9 +12,8 @@ from sklearn import metrics as reference
 
 from hpo.messages import Scores
 from hpo.metrics.classification import METRICS, classification_scores
-from hpo.metrics.confusion import Floats, Integers
-from hpo.metrics.metric import Objective
-from hpo.metrics.predictions import Predictions
+from hpo.metrics.confusion import ClassPredictions, Floats, Integers
+from hpo.metrics.metric import SelectionMetric
 
 PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
 
@@ -53,10 +52,9 @@ def scored(
     names = [f"class {number}" for number in range(probabilities.shape[1])]
     rows = probabilities[np.arange(len(true)), true]
     return classification_scores(
-        Predictions(true=true, probabilities=probabilities, loss=-float(np.log(rows).mean())),
-        label_names=names,
-        objective=Objective(metric=metric, positive=positive, note=""),
-        beta=beta,
+        ClassPredictions(true=true, probabilities=probabilities, loss=-float(np.log(rows).mean())),
+        names,
+        SelectionMetric(name=metric, positive=positive, beta=beta, note=""),
     )
 
 

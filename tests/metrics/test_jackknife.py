@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hpo.metrics.jackknife import MOST_GROUPS, deviations, leave_out_groups, scaled
+from hpo.metrics.jackknife import MOST_GROUPS, deviations, leave_out_groups, scale
 
 
 def variance(correct: np.ndarray, groups: np.ndarray) -> float:
@@ -90,7 +90,7 @@ def test_another_seed_puts_others_together_and_the_same_one_the_same() -> None:
 def test_deviations_of_several_runs_are_scaled_each_by_itself() -> None:
     without = np.random.default_rng(0).random((3, 10))
 
-    together = scaled(without)
+    together = scale(without)
 
-    assert (together == np.stack([scaled(one) for one in without])).all()
+    assert (together == np.stack([scale(one) for one in without])).all()
     assert (together**2).sum(axis=1) == pytest.approx(0.9 * ((without.T - without.mean(axis=1)) ** 2).sum(axis=0))

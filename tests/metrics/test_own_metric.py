@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
+from hpo.config.study_file import TaskConfig
 from hpo.errors import ConfigurationError, TrainingError
 from hpo.messages import Scores
 from hpo.metrics.classification import METRICS, classification_scores
-from hpo.metrics.predictions import Predictions
+from hpo.metrics.confusion import ClassPredictions
 from hpo.metrics.selection import resolve_metric
 
 NAMES = ["a", "b", "c"]
@@ -31,9 +32,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def scored(spec: str, loss: float = 0.5) -> Scores:
-    objective = resolve_metric(spec, NAMES, NAMES, None)
-    predictions = Predictions(true=TRUE, probabilities=PROBABILITIES, loss=loss)
-    return classification_scores(predictions, label_names=NAMES, objective=objective, beta=2.0)
+    predictions = ClassPredictions(true=TRUE, probabilities=PROBABILITIES, loss=loss)
+    return classification_scores(predictions, NAMES, resolve_metric(TaskConfig(metric=spec), NAMES, NAMES))
 
 
 def test_a_function_of_scikit_learn_works_as_it_is() -> None:
@@ -43,10 +43,10 @@ def test_a_function_of_scikit_learn_works_as_it_is() -> None:
     assert scores.values["accuracy"] == 0.75
 
 
-def test_the_objective_is_said_to_be_the_users() -> None:
-    objective = resolve_metric("sklearn.metrics:cohen_kappa_score", ["0", "1"], ["0", "1"], None)
-    assert objective.note == (
-        "The objective is sklearn.metrics:cohen_kappa_score: a function of your own, maximised; the positive class is "
+def test_the_metric_is_said_to_be_the_users() -> None:
+    metric = resolve_metric(TaskConfig(metric="sklearn.metrics:cohen_kappa_score"), ["0", "1"], ["0", "1"])
+    assert metric.note == (
+        "The metric is sklearn.metrics:cohen_kappa_score: a function of your own, maximised; the positive class is "
         "'1' (by its name)."
     )
 
@@ -84,7 +84,7 @@ def test_a_model_that_diverged_is_not_asked_about(folder: Path) -> None:
 def test_what_is_installed_comes_before_the_working_folder(folder: Path) -> None:
     (folder / "json.py").write_text("raise RuntimeError\n")
     with pytest.raises(ConfigurationError, match="module 'json' has no 'score'"):
-        resolve_metric("json:score", NAMES, NAMES, None)
+        resolve_metric(TaskConfig(metric="json:score"), NAMES, NAMES)
 
 
 BAD = """
@@ -128,7 +128,7 @@ def test_what_cannot_be_used_is_refused_before_any_training(folder: Path, spec: 
     (folder / "broken.py").write_text("def score(:\n")
     (folder / "needy.py").write_text("import not_there\n")
     with pytest.raises(ConfigurationError) as error:
-        resolve_metric(spec, NAMES, NAMES, None)
+        resolve_metric(TaskConfig(metric=spec), NAMES, NAMES)
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -146,4 +146,4 @@ def test_no_name_of_ours_can_be_mistaken_for_a_users() -> None:
 
 def test_a_function_that_is_higher_for_what_is_wrong_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="is 0 where all labels are predicted right and 1 where all are wrong"):
-        resolve_metric("sklearn.metrics:zero_one_loss", ("a", "b"), ("a", "b"), None)
+        resolve_metric(TaskConfig(metric="sklearn.metrics:zero_one_loss"), ("a", "b"), ("a", "b"))

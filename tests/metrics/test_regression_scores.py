@@ -13,7 +13,13 @@ from sklearn import metrics as reference
 
 from hpo.errors import ConfigurationError
 from hpo.metrics.confusion import Floats
-from hpo.metrics.regression import METRICS, Numbers, regression_score, regression_scores, resolve_regression_metric
+from hpo.metrics.regression import (
+    METRICS,
+    NumberPredictions,
+    regression_score,
+    regression_scores,
+    resolve_regression_metric,
+)
 
 # Errors are 0, 1, -1 and 2; ranks 1, 2, 3, 4 and 1, 3, 2, 4.
 TRUE, PREDICTED = (1.0, 2.0, 3.0, 5.0), (1.0, 3.0, 2.0, 7.0)
@@ -27,13 +33,13 @@ KNOWN_ANSWERS = {
 NUMBER = st.floats(-1e6, 1e6, allow_subnormal=False).map(lambda number: round(number, 3))
 
 
-def numbers(true: object, predicted: object, sd: float = 2.0) -> Numbers:
-    return Numbers(true=np.array(true, dtype=np.float64), predicted=np.array(predicted, dtype=np.float64), sd=sd)
+def numbers(true: object, predicted: object, sd: float = 2.0) -> NumberPredictions:
+    return NumberPredictions(true=np.array(true, float), predicted=np.array(predicted, float), sd=sd)
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_known_answers(metric: str) -> None:
-    assert METRICS[metric].of(numbers(TRUE, PREDICTED)) == pytest.approx(KNOWN_ANSWERS[metric])
+    assert METRICS[metric].compute(numbers(TRUE, PREDICTED)) == pytest.approx(KNOWN_ANSWERS[metric])
 
 
 @st.composite
@@ -56,7 +62,7 @@ def test_scores_are_those_of_scipy_and_scikit_learn(pair: tuple[Floats, Floats])
         "neg_rmse": -reference.root_mean_squared_error(true, predicted),
         "neg_mae": -reference.mean_absolute_error(true, predicted),
     }
-    found = {name: metric.of(numbers(true, predicted)) for name, metric in METRICS.items()}
+    found = {name: metric.compute(numbers(true, predicted)) for name, metric in METRICS.items()}
     assert found == {name: pytest.approx(value, rel=1e-6, abs=1e-6) for name, value in expected.items()}
 
 
@@ -64,7 +70,7 @@ def test_scores_are_those_of_scipy_and_scikit_learn(pair: tuple[Floats, Floats])
 def test_every_score_is_within_its_limits(pair: tuple[Floats, Floats]) -> None:
     for metric in METRICS.values():
         low, high = metric.limits
-        assert low <= metric.of(numbers(*pair)) <= high
+        assert low <= metric.compute(numbers(*pair)) <= high
 
 
 @pytest.mark.parametrize(
@@ -89,12 +95,12 @@ def test_a_model_that_diverged_has_no_scores(answer: float) -> None:
 
 
 @pytest.mark.parametrize(("metric", "resolved"), [("auto", "pearson"), *((name, name) for name in METRICS)])
-def test_the_objective_is_said(metric: str, resolved: str) -> None:
-    objective = resolve_regression_metric(metric)
-    assert objective.metric == resolved
-    assert objective.note == f"The objective is {resolved}: {METRICS[resolved].description}."
-    expected = METRICS[resolved].of(numbers(TRUE, PREDICTED))
-    assert regression_score(numbers(TRUE, PREDICTED), objective) == expected
+def test_the_metric_is_said(metric: str, resolved: str) -> None:
+    chosen = resolve_regression_metric(metric)
+    assert chosen.name == resolved
+    assert chosen.note == f"The metric is {resolved}: {METRICS[resolved].description}."
+    expected = METRICS[resolved].compute(numbers(TRUE, PREDICTED))
+    assert regression_score(numbers(TRUE, PREDICTED), chosen) == expected
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.study_file import TaskConfig
 from hpo.data.sources import Examples
 from hpo.data.splits import Splits, split_examples
 from hpo.messages import Probe
@@ -114,13 +115,14 @@ def test_a_loss_that_is_no_number_is_told_as_such() -> None:
 
 def test_texts_that_are_cut() -> None:
     assert warnings.on_cut_texts(0.1, 128) is None
-    assert "12% of the training texts" in (warnings.on_cut_texts(0.12, 128) or "")
+    assert "12% of the training examples" in (warnings.on_cut_texts(0.12, 128) or "")
 
 
 def test_classes_that_few_rows_tell_about() -> None:
     names = ("money", "sport")
     of_both, of_sport, of_rows = (
-        resolve_metric(metric, names, names, "sport") for metric in ("macro_f1", "f1", "accuracy")
+        resolve_metric(TaskConfig(metric=metric, positive_label="sport"), names, names)
+        for metric in ("macro_f1", "f1", "accuracy")
     )
     assert warnings.on_rare_classes(splits(10, 10), of_both) is None
     assert "about 'sport' (9), so" in (warnings.on_rare_classes(splits(9, 10), of_both) or "")

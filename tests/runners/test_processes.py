@@ -171,7 +171,7 @@ def test_processes_train_to_the_bits_of_this_one(
     here = open_worker(study, splits, tmp_path / "here")
     with opened(open_worker, workers=2) as workforce:
         lead = workforce.lead
-        assert (lead.objective, lead.cut_share(8)) == (here.objective, here.cut_share(8))
+        assert (lead.metric, lead.cut_share(8)) == (here.metric, here.cut_share(8))
         assert lead.facts()["threads"] == "1"
         with pytest.raises(NoResultError, match="No weights of trial 5"):
             lead.test_evaluation(tiny_assignment(trial=5))

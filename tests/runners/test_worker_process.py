@@ -14,7 +14,7 @@ import pytest
 from hpo import errors
 from hpo.errors import HpoError, ModelError, TrainingError
 from hpo.messages import Action, Assignment, Decision, Ending, Outcome
-from hpo.metrics.metric import Objective
+from hpo.metrics.metric import SelectionMetric
 from hpo.metrics.own_metric import OwnMetric
 from hpo.runners.processes.protocol import Answer, Call, End, Recycle
 from hpo.runners.processes.service import Inbox, MessageSender, Service
@@ -40,9 +40,9 @@ class Served(Counting):
         return super().advance()
 
     @property
-    def objective(self) -> Objective:
+    def metric(self) -> SelectionMetric:
         own = OwnMetric(spec="mine:best", function=lambda: 1, parameters=frozenset())
-        return Objective(metric="mine:best", positive=None, note="Mine.", own=own)
+        return SelectionMetric(name="mine:best", positive=None, note="Mine.", own=own)
 
 
 def trial(number: int, seed: int = 3) -> Assignment:
@@ -124,8 +124,8 @@ def test_a_call_that_raises_is_answered_with_the_error(tmp_path: Path, caplog: p
 
 
 def test_a_function_of_the_users_own_stays_where_it_is_called(tmp_path: Path):
-    said, _ = served(tmp_path, {0: [Call(number=1, method="objective", arguments=())]})
-    assert said[0].result == Objective(metric="mine:best", positive=None, note="Mine.")
+    said, _ = served(tmp_path, {0: [Call(number=1, method="metric", arguments=())]})
+    assert said[0].result == SelectionMetric(name="mine:best", positive=None, note="Mine.")
 
 
 def test_a_process_with_a_broken_gpu_gives_all_back_and_asks_to_be_replaced(tmp_path: Path):

@@ -56,7 +56,7 @@ def led(
     assert isinstance(config.space, dict)
     space = SearchSpace.from_mapping(config.space, "scripted")
     with leading(config, space, data_fingerprint=data, clock=clock) as coordinator:
-        coordinator.begin(objective=objective, versions={"hpo": "test"})
+        coordinator.begin(metric=objective, versions={"hpo": "test"})
         yield coordinator
 
 

@@ -91,7 +91,7 @@ def test_a_lease_of_another_host_is_waited_for_while_it_runs_and_taken_over_afte
 
 VERBS: dict[str, Callable[[Coordinator], object]] = {
     "next_assignment": lambda coordinator: coordinator.next_assignment("late", CPU),
-    "begin": lambda coordinator: coordinator.begin(objective="macro_f1", versions={}),
+    "begin": lambda coordinator: coordinator.begin(metric="macro_f1", versions={}),
     "standing": lambda coordinator: coordinator.standing(),
     "winner": lambda coordinator: coordinator.winner(),
     "record_measurements": lambda coordinator: coordinator.record_measurements({"threads": 1}),

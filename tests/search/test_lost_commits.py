@@ -113,7 +113,7 @@ def test_begin_asked_again_takes_a_dead_leaders_trial_up_once(sqlite_url: str, l
         assert asked(coordinator, "left").trial == 0
     with led(study_at(sqlite_url)) as coordinator:
         lose_next()
-        coordinator.begin(objective="macro_f1", versions={})
+        coordinator.begin(metric="macro_f1", versions={})
         again = asked(coordinator, "again")
         assert (again.trial, again.attempt) == (0, 2)
         lose_next()

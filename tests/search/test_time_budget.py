@@ -415,7 +415,7 @@ def test_a_stop_that_is_asked_for_while_a_run_still_loads_its_model_is_heard(sql
     space = SearchSpace.from_mapping(SPACE, "scripted")
     with leading(config, space, data_fingerprint="fingerprint") as coordinator:
         asks_to_stop(sqlite_url, None)
-        coordinator.begin(objective="macro_f1", versions={})
+        coordinator.begin(metric="macro_f1", versions={})
         assert coordinator.stop_requests().stop
 
 

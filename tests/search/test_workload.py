@@ -10,7 +10,7 @@ import torch
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.loading import load_config
 from hpo.config.study_file import StudyConfig
-from hpo.data.batching import parts_by_length, training_batches
+from hpo.data.batching import split_by_length, training_batches
 from hpo.data.splits import Splits, load_splits
 from hpo.messages import Assignment, Dimensions
 from hpo.search.rungs import trial_milestones
@@ -107,7 +107,7 @@ def test_tokens_of_a_step_are_those_of_its_batches_as_they_are_divided() -> None
     dimensions = Dimensions(train_rows=800, train_lengths=tuple(sorted(lengths.tolist())), layers=6, pass_tokens=20)
     workload = Workload(config=UNREAD, space=space, dimensions=dimensions)
     by_hand = sum(
-        sum(part.size * batch[part].max() + 20 for part in parts_by_length(batch, pass_tokens=20, most_rows=16))
+        sum(part.size * batch[part].max() + 20 for part in split_by_length(batch, pass_tokens=20, most_rows=16))
         for batch in batches
     )
     assert workload.of(space.hyperparameters(space.default_values())).total[0] == pytest.approx(by_hand, rel=0.03)

@@ -13,13 +13,13 @@ from sklearn.utils.class_weight import compute_class_weight
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import TaskConfig
 from hpo.errors import ConfigurationError
-from hpo.metrics.predictions import Predictions
+from hpo.metrics.confusion import ClassPredictions
 from hpo.tasks.classification import Classification
 
 LABELS = ("a", "b", "c")
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 3.0]])
 TARGETS = torch.tensor([0, 1])
-SAID = Predictions(true=np.array([0, 1, 2]), probabilities=np.eye(3)[[0, 1, 1]], loss=0.7)
+SAID = ClassPredictions(true=np.array([0, 1, 2]), probabilities=np.eye(3)[[0, 1, 1]], loss=0.7)
 
 
 def task(**config: Any) -> Classification:
@@ -42,6 +42,12 @@ def losses(
     values = Hyperparameters(label_smoothing=mass, class_weights="balanced" if weights else "equal")
     weighted = dataclasses.replace(task(), class_weights=tuple(weights or (1.0, 1.0, 1.0)))
     return weighted.criterion(values, torch.device("cpu"))(logits, targets)
+
+
+def test_targets_are_places_among_the_label_names() -> None:
+    targets = task().targets(["b", "a", "c", "b"])
+    assert targets.dtype == np.int64
+    assert targets.tolist() == [1, 0, 2, 1]
 
 
 def test_the_loss_is_the_mean_cross_entropy() -> None:

@@ -55,11 +55,11 @@ def test_targets_are_ones_where_a_row_has_the_label(task: MultiLabel) -> None:
 def test_the_loss_of_a_row_is_the_sum_over_labels_whatever_is_beside_it(task: MultiLabel) -> None:
     logits = torch.randn(4, 3, dtype=torch.float64)
     targets = torch.from_numpy(task.targets(CELLS))
-    losses = task.criterion(None, torch.device("cpu"))(logits, targets)
+    losses = task.criterion(Hyperparameters(), torch.device("cpu"))(logits, targets)
     p = logits.sigmoid()
     expected = -(targets * p.log() + (1 - targets) * (1 - p).log()).sum(dim=1)
     assert torch.allclose(losses, expected)
-    alone = [task.criterion(None, torch.device("cpu"))(logits[[row]], targets[[row]]) for row in range(4)]
+    alone = [task.criterion(Hyperparameters(), torch.device("cpu"))(logits[[row]], targets[[row]]) for row in range(4)]
     assert torch.allclose(losses, torch.cat(alone))
 
 

@@ -13,7 +13,7 @@ from hpo.config.tasks import TASK_FACTS
 from hpo.errors import ConfigurationError, SpaceError
 from hpo.metrics.jackknife import deviations, leave_out_groups
 from hpo.search.preflight import space_of_study
-from hpo.tasks.held_out import HeldOutRows, read
+from hpo.tasks.held_out import HeldOutRows, evaluate_held_out
 from hpo.tasks.regression import Regression
 
 CELLS = ("3", "5.5", "-2", "1e1")
@@ -38,10 +38,10 @@ def test_outputs_are_scaled_by_the_training_rows() -> None:
     one = task()
     assert (one.mean, one.sd) == (pytest.approx(4.125), pytest.approx(np.std([3, 5.5, -2, 10])))
     assert one.targets(CELLS).tolist() == [3, 5.5, -2, 10]
-    losses = one.criterion(None, CPU)(outputs_of([3, 5.5, -2, 10]), torch.from_numpy(one.targets(CELLS)))
+    losses = one.criterion(Hyperparameters(), CPU)(outputs_of([3, 5.5, -2, 10]), torch.from_numpy(one.targets(CELLS)))
     assert losses.tolist() == pytest.approx([0] * 4)
     of_others = one.scaled_by(np.array([1.0, 3.0]))
-    assert (of_others.mean, of_others.sd, of_others.objective) == (2, 1, one.objective)
+    assert (of_others.mean, of_others.sd, of_others.metric) == (2, 1, one.metric)
 
 
 def test_predictions_are_in_the_unit_of_the_labels() -> None:
@@ -58,18 +58,18 @@ def test_the_loss_of_a_row_is_its_squared_error_in_standard_deviations() -> None
     sd = np.std([3, 5.5, -2, 10])
     assert losses.tolist() == pytest.approx([4 / sd**2, 1 / sd**2], rel=1e-6)
     assert losses.dtype == torch.float32
-    answers = one.answers(one.targets(true), one.predictions(outputs))
-    assert answers.loss == pytest.approx(5 / 2 / sd**2, rel=1e-6)
-    assert one.scores(answers).values["neg_mae"] == pytest.approx(-1.5)
+    predicted = one.with_targets(one.targets(true), one.predictions(outputs))
+    assert predicted.loss == pytest.approx(5 / 2 / sd**2, rel=1e-6)
+    assert one.scores(predicted).values["neg_mae"] == pytest.approx(-1.5)
 
 
-def test_a_reading_has_the_jackknife_over_rows_and_errors_by_length() -> None:
+def test_a_held_out_evaluation_has_the_jackknife_over_rows_and_errors_by_length() -> None:
     random = np.random.default_rng(0)
     true = random.normal(size=300)
-    answers = task().answers(true, true + random.normal(size=300))
-    held_out = read(task(), answers, HeldOutRows(words=random.integers(1, 50, 300), groups=(), seed=1))
+    predicted = task().with_targets(true, true + random.normal(size=300))
+    held_out = evaluate_held_out(task(), predicted, HeldOutRows(words=random.integers(1, 50, 300), groups=(), seed=1))
     groups = leave_out_groups(np.arange(300), 1)
-    expected = deviations(lambda kept: np.corrcoef(answers.true[kept], answers.predicted[kept])[0, 1], groups)
+    expected = deviations(lambda kept: np.corrcoef(predicted.true[kept], predicted.predicted[kept])[0, 1], groups)
     assert held_out.deviations == pytest.approx(expected)
     # Of a correlation r of n rows (1 - r^2) / sqrt(n), where both are normal.
     correlation = held_out.scores.objective
@@ -84,7 +84,7 @@ def test_the_mean_is_what_a_baseline_says_that_sees_nothing() -> None:
     one, nothing = task(), np.zeros((4, 1))
     fitted = one.baselines["mean of training"].estimator().fit(nothing, one.targets(CELLS))
     assert isinstance(fitted, DummyRegressor)
-    assert one.said(fitted, nothing) == pytest.approx([4.125] * 4)
+    assert one.baseline_predictions(fitted, nothing) == pytest.approx([4.125] * 4)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
 from hpo.files.weights import load_weights
 from hpo.messages import Action, Ending, Scores
-from hpo.metrics.averaging import mean_scores
+from hpo.metrics.metric import mean_scores
 from hpo.model.trial_model import TrialModel
 from hpo.search.rungs import fold_milestones
 from hpo.training.context import TrainingContext
@@ -65,7 +65,7 @@ def test_the_default_batches_are_the_texts_as_they_are(context: TrainingContext)
     plain = list(fold_run.batches(assignment, context))
     assert sum(batch.rows for batch in plain) == 2 * context.splits.train.rows
     lengths = context.tokenized(16).train.tokens.lengths
-    assert sum(batch.tokens for batch in plain) == 2 * lengths.sum()
+    assert sum(batch.lengths.sum() for batch in plain) == 2 * lengths.sum()
 
 
 def test_augmented_batches_follow_from_seed_epoch_and_batch(context: TrainingContext):

@@ -14,10 +14,11 @@ from hpo.data.splits import load_splits
 from hpo.data.tokenization import TokenizedSplit, tokenize
 from hpo.errors import ModelError
 from hpo.model.backbone import Backbone
+from hpo.model.methods import head_parameters
 from hpo.model.pretrained import load_model
 from hpo.model.trial_model import TrialModel
 from hpo.tasks.classification import Classification
-from tests.models import LONGEST, tiny_hyperparameters
+from tests.models import LONGEST, row_of, tiny_hyperparameters
 from tests.training.architectures import ARCHITECTURES, tiny_network
 from tests.training.synchronizing import Waits
 
@@ -85,10 +86,10 @@ def test_at_the_librarys_own_scale_the_head_is_the_librarys(bert: Backbone):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_all_that_is_drawn_anew_has_the_scale_and_nothing_else(bert: Backbone, task: Classification, name: str):
+def test_all_that_is_drawn_anew_has_the_scale_and_nothing_else(bert: Backbone, name: str):
     network = tiny_network(name)
     pooler = {one for one, _ in network.named_parameters() if "pooler" in one}
-    model = Backbone(network, bert.tokenizer, frozenset(pooler | task.head(network)), CPU, None)
+    model = Backbone(network, bert.tokenizer, frozenset(pooler | head_parameters(network)), CPU, None)
     model.reset(5)
     librarys = weights(model)
     model.reset(5, 0.5)
@@ -176,8 +177,8 @@ def test_padding_does_not_change_what_a_decoder_answers(llama: Backbone, end: st
     alone = torch.cat([llama.logits(collate(split, [row], llama.pad_id), "fp32") for row in range(4)])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
     # The pooled token is the last that is not padding: computed here from the hidden states themselves.
-    hidden = llama.network.model(torch.from_numpy(tokens.row(1)[None].astype("int64"))).last_hidden_state[0]
-    last = max(place for place, token in enumerate(tokens.row(1)) if token != llama.pad_id)
+    hidden = llama.network.model(torch.from_numpy(row_of(tokens, 1)[None].astype("int64"))).last_hidden_state[0]
+    last = max(place for place, token in enumerate(row_of(tokens, 1)) if token != llama.pad_id)
     torch.testing.assert_close(together[1], llama.network.score(hidden[last]), rtol=1e-5, atol=1e-6)
 
 

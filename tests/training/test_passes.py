@@ -175,7 +175,7 @@ def test_where_one_row_is_too_much_to_score_it_is_the_evaluation_that_is_named(w
     reports, outcome = trained(worker, tiny_assignment())
     assert reports == []
     assert outcome.ending is Ending.INFEASIBLE
-    assert outcome.reason == "Out of memory on cpu in evaluation with one text at once, max_length 16."
+    assert outcome.reason == "Out of memory on cpu in evaluation with one example at a time, max_length 16."
     assert worker.idle
 
 

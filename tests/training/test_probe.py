@@ -76,8 +76,8 @@ def test_memory_is_tried_on_the_longest_texts_and_time_on_typical_ones(worker: W
     worker.probe(tiny_hyperparameters(), STEPS)
     lengths = np.sort(worker._context.tokenized(16).train.tokens.lengths)[::-1]
     # Twice, since the first step is without what the optimizer keeps.
-    assert [batch.tokens for batch in trained_on[:2]] == [lengths[:8].sum()] * 2
-    typical = [batch.tokens for batch in trained_on[2:]]
+    assert [batch.lengths.sum() for batch in trained_on[:2]] == [lengths[:8].sum()] * 2
+    typical = [batch.lengths.sum() for batch in trained_on[2:]]
     assert len(typical) == STEPS
     assert lengths[-8:].sum() < typical[0] < lengths[:8].sum()
     assert set(typical) == {typical[0]}

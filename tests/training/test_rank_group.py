@@ -24,7 +24,7 @@ Weights = dict[str, torch.Tensor]
 
 @pytest.fixture(scope="module")
 def odd_study(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
-    """A study of 65 training texts: eight batches of eight, and one of a single row."""
+    """A study of 65 training examples: eight batches of eight, and one of a single row."""
     texts = write_texts(tmp_path_factory.mktemp("odd") / "texts.csv", rows=81)
     study = tiny_study(tiny_bert, texts)
     assert load_splits(study.data, study.seed).train.rows == 65

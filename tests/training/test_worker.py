@@ -27,7 +27,7 @@ def test_what_a_worker_says_of_itself(study: StudyConfig):
     splits = load_splits(study.data, study.seed)
     worker = open_worker(study, splits)
     assert worker.splits is splits
-    assert (worker.objective.metric, worker.objective.positive) == ("f1", "sport")
+    assert (worker.metric.name, worker.metric.positive) == ("f1", "sport")
     assert (worker.device, worker.longest, worker.free_slots, worker.idle) == ("cpu", LONGEST, 1, True)
     facts = worker.facts()
     assert facts["threads"] == "1"

@@ -111,7 +111,7 @@ def test_warnings_are_of_what_was_measured(config: StudyConfig, probes: dict[int
     found = check(changed(config, "space.max_length.value=4", "budget.time=7m", "budget.trial_time=40s"))
     assert [one.partition(",")[0] for one in found.warnings] == [
         "The loss at the first step is 3.00",
-        "100% of the training texts fill max_length",
+        "100% of the training examples fill max_length",
         "If all trials were as long as the longest",
         found.warnings[3].partition(",")[0],
     ]

@@ -120,4 +120,4 @@ def test_a_study_of_the_store_is_that_of_a_night_still_whose_times_are_replaced_
 def record(config: StudyConfig) -> None:
     """Begin a study, and nothing more."""
     with leading(config, space_of(config.space), data_fingerprint="any") as coordinator:
-        coordinator.begin(objective="macro_f1", versions={})
+        coordinator.begin(metric="macro_f1", versions={})

@@ -369,14 +369,14 @@ def test_a_confirmation_ends_with_its_search_and_not_when_one_that_was_cut_was_t
         with leading(
             config, space_of(config.space), data_fingerprint="", limits=replace(limits, deadline=deadline)
         ) as led:
-            led.begin(objective="macro_f1", versions={})
+            led.begin(metric="macro_f1", versions={})
             assert led.limits.deadline == deadline
 
 
 def test_rows_that_would_be_kept_from_a_search_that_saw_them_are_named(confirmed: StudyConfig) -> None:
     space = space_of(confirmed.space)
     with leading(changed(confirmed, confirmation={"finalists": 0}), space, data_fingerprint="before") as led:
-        led.begin(objective="macro_f1", versions={})
+        led.begin(metric="macro_f1", versions={})
     with (
         pytest.raises(StudyMismatchError, match=r": 0 of validation was kept for the confirmation, now 0\.333 would"),
         leading(confirmed, space, data_fingerprint="after"),

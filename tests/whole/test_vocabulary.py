@@ -11,9 +11,9 @@ import pytest
 from hpo.config.hyperparameters import Hyperparameters, MethodName, OptimizerName, ScheduleName
 from hpo.config.study_file import PrunerName, SearchConfig, TaskConfig
 from hpo.config.tasks import TASK_FACTS
-from hpo.data.readers.archives import COMPRESSIONS
 from hpo.data.readers.formats import FORMATS
-from hpo.data.targets import TARGETS
+from hpo.data.readers.text_files import COMPRESSIONS
+from hpo.data.target_types import TARGET_TYPES
 from hpo.metrics import classification, multi_label, regression
 from hpo.metrics.registry import METRICS
 from hpo.model.methods import METHODS
@@ -99,7 +99,7 @@ def test_what_may_be_written_is_what_there_is(names: Any, registry: Mapping[str,
     assert set(get_args(names)) == registry.keys()
 
 
-@pytest.mark.parametrize("registry", [TASKS, TASK_FACTS, TARGETS, METRICS])
+@pytest.mark.parametrize("registry", [TASKS, TASK_FACTS, TARGET_TYPES, METRICS])
 def test_every_task_that_may_be_written_is_in_every_registry_of_tasks(registry: Mapping[str, Any]) -> None:
     assert set(get_args(TaskConfig.model_fields["name"].annotation)) == registry.keys()
 

@@ -1,4 +1,4 @@
-"""Arrow columns, which is what Parquet files and the data sets of `datasets` hold, as tables."""
+"""Arrow columns: Parquet files, and the data sets of `datasets`, as tables."""
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -15,7 +15,7 @@ def read_parquet(path: Path) -> Table:
     Raises:
         DataError: pyarrow is not installed, or the file is damaged.
     """
-    pyarrow, parquet = optional("pyarrow", str(path)), optional("pyarrow.parquet", str(path))
+    pyarrow, parquet = import_optional("pyarrow", str(path)), import_optional("pyarrow.parquet", str(path))
     try:
         with path.open("rb") as stream:
             content = parquet.ParquetFile(stream).read()
@@ -32,7 +32,7 @@ def _features(source: str, schema: Any) -> Mapping[str, Any]:
     if b"huggingface" not in (schema.metadata or {}):
         return {}
     try:
-        features: Mapping[str, Any] = optional("datasets", source).Features.from_arrow_schema(schema)
+        features: Mapping[str, Any] = import_optional("datasets", source).Features.from_arrow_schema(schema)
     except (ValueError, TypeError) as error:
         raise DataError(
             f"{source} says of its columns what the installed datasets does not understand ({error}); install the "
@@ -60,7 +60,7 @@ def arrow_table(
     def cells(name: str) -> Cells:
         array = column(name)
         _refuse_nested(source, name, array.type)
-        written = _plain(array)
+        written = _cells_of(array)
         feature = features.get(name)
         if inner := getattr(getattr(feature, "feature", None), "names", None):
             return [_class_names(source, name, inner, cell) if isinstance(cell, list) else cell for cell in written]
@@ -70,7 +70,7 @@ def arrow_table(
     return Table(source=source, names=tuple(names), rows=rows, column=cells)
 
 
-def optional(module: str, source: str) -> Any:
+def import_optional(module: str, source: str) -> Any:
     """Import a module of the extra `datasets`.
 
     Raises:
@@ -99,7 +99,7 @@ def _refuse_nested(source: str, name: str, kind: Any) -> None:
         )
 
 
-def _plain(array: Any) -> Cells:
+def _cells_of(array: Any) -> Cells:
     try:
         cells: Cells = array.to_pylist()
     except UnicodeDecodeError:  # a writer may call any bytes a string

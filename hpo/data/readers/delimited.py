@@ -1,4 +1,4 @@
-"""Reads CSV and TSV: rows of cells under a header line."""
+"""Delimited text: CSV and TSV, rows of cells under a header line."""
 
 import csv
 import sys
@@ -6,8 +6,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from hpo.data.readers.archives import open_text
 from hpo.data.readers.table import Cells, Table, as_unicode
+from hpo.data.readers.text_files import open_text
 from hpo.errors import DataError
 
 Quoting = Literal[0, 3]  # csv.QUOTE_MINIMAL, csv.QUOTE_NONE

@@ -1,15 +1,21 @@
-"""Which file formats are read: by a file's ending, text formats compressed or not."""
+"""File formats: chosen by a file's ending, text formats compressed or not."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpo.data.readers.archives import COMPRESSIONS, compression_of, format_ending, open_bytes, told
 from hpo.data.readers.arrow import read_parquet
 from hpo.data.readers.delimited import read_csv, read_tsv
 from hpo.data.readers.json_lines import read_jsonl
 from hpo.data.readers.table import Table
-from hpo.data.readers.wide_text import BEGINNING, converting, wide_encoding
+from hpo.data.readers.text_files import (
+    COMPRESSIONS,
+    clear_errors,
+    compression_of,
+    format_ending,
+    open_bytes,
+    refuse_other_text,
+)
 from hpo.errors import DataError
 
 
@@ -22,8 +28,6 @@ class Format:
     source: str
     is_text: bool = True
     """Whether it is UTF-8 text, which may be compressed."""
-    of_cells: bool = False
-    """Whether its cells are divided by a character, which may be given."""
 
 
 JSON_LINES = Format(
@@ -34,13 +38,9 @@ FORMATS: dict[str, Format] = {
         read=read_csv,
         description="a header and rows, divided by comma, semicolon, tab or |, or as data.delimiter says",
         source="Python's csv module",
-        of_cells=True,
     ),
     ".tsv": Format(
-        read=read_tsv,
-        description="a header and rows, divided by tabs, quoted or not",
-        source="Python's csv module",
-        of_cells=True,
+        read=read_tsv, description="a header and rows, divided by tabs, quoted or not", source="Python's csv module"
     ),
     ".jsonl": JSON_LINES,
     ".ndjson": JSON_LINES,
@@ -65,11 +65,11 @@ def read_table(path: Path, *, strict: bool, delimiter: str | None = None) -> Tab
         DataError: no such file, another ending, nothing in it, damaged, or a row that cannot be read (with its line).
     """
     known = _format(path)
-    with told(path):
+    with clear_errors(path):
         _refuse_empty(path)
         if known.is_text:
-            _refuse_other_text(path, strict=strict)
-        if delimiter is not None and known.of_cells:
+            refuse_other_text(path, strict=strict)
+        if delimiter is not None and known.read in (read_csv, read_tsv):
             return read_csv(path, delimiter)
         return known.read(path)
 
@@ -95,25 +95,3 @@ def _refuse_empty(path: Path) -> None:
     with open_bytes(path) as stream:
         if not stream.read(1):
             raise DataError(f"{path} is empty.")
-
-
-def _refuse_other_text(path: Path, *, strict: bool) -> None:
-    """Refuse UTF-16 and UTF-32, a damaged archive, and under `strict` whatever is not UTF-8."""
-    with open_bytes(path) as stream:
-        if (encoding := wide_encoding(stream.read(BEGINNING))) is not None:
-            raise DataError(
-                f"{path} holds many NUL bytes and looks like {encoding} text; texts are read as UTF-8. Convert it: "
-                f"{converting(path, encoding)}"
-            )
-        # An archive is read to its end, where its checksum is: else its damage would be told as a fault of some row.
-        if not strict and not compression_of(path):
-            return
-        stream.seek(0)
-        for number, line in enumerate(stream, 1):
-            try:
-                line.decode(errors="strict" if strict else "replace")
-            except UnicodeDecodeError:
-                raise DataError(
-                    f"{path}, line {number}, is not UTF-8; save the file as UTF-8, or leave out `strict` to "
-                    "have such bytes replaced and counted."
-                ) from None

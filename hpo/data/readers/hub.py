@@ -1,39 +1,30 @@
-"""Data sets that `datasets` loads: those of the hub, and folders that its `save_to_disk` wrote."""
+"""Hub data sets, and folders that `save_to_disk` wrote: what `datasets` loads."""
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from hpo.data.readers.arrow import arrow_table, optional
+from hpo.data.readers.arrow import arrow_table, import_optional
 from hpo.data.readers.table import Table
 from hpo.errors import DataError, nearest
 
-Role = Literal["train", "validation", "test"]
+SplitName = Literal["train", "validation", "test"]
 
 HUB = "hf://"
 KEYS = ("configuration", "split", "revision")
 NO_REASON = "An error occurred while generating the dataset"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HubAddress:
-    """Where a data set is, and which part of it is meant."""
+def parse_address(source: str) -> tuple[str, dict[str, str]]:
+    """Take `hf://NAME?configuration=NAME&split=NAME&revision=REV` apart: into its name and those of `KEYS` that it has.
 
-    name: str
-    """`OWNER/NAME` of the hub, or a folder that is laid out like one of its repositories."""
-    configuration: str | None = None
-    split: str | None = None
-    revision: str | None = None
-
-
-def parse_address(source: str) -> HubAddress:
-    """Take `hf://OWNER/NAME?configuration=NAME&split=NAME&revision=REV` apart; each key may be left out.
+    The name is `OWNER/NAME` of the hub, or a folder that is laid out like one of its repositories.
 
     Raises:
         DataError: no name, or a key that is unknown, empty or given twice.
@@ -51,25 +42,24 @@ def parse_address(source: str) -> HubAddress:
             raise DataError(f"{source} has an unknown key {key!r}. {nearest(key, KEYS)}")
         if len(values) > 1 or not values[0]:
             raise DataError(f"{source} gives {key!r} {'no value' if len(values) == 1 else 'twice'}; give it one.")
-    return HubAddress(name=name, **{key: values[0] for key, values in given.items()})
+    return name, {key: values[0] for key, values in given.items()}
 
 
-def read_hub(source: str, role: Role) -> Table:
+def read_hub(source: str, role: SplitName) -> Table:
     """Load a data set of the hub; where `source` names no split, the one that is called like `role`.
 
     Raises:
         DataError: `datasets` is not installed, or there is no such data set, configuration or split.
     """
-    address = parse_address(source)
-    datasets = optional("datasets", source)
-    with _quiet(), _told(source):
-        loaded = datasets.load_dataset(
-            address.name, address.configuration, split=address.split or role, revision=address.revision
-        )
+    name, given = parse_address(source)
+    datasets = import_optional("datasets", source)
+    split, revision = given.get("split", role), given.get("revision")
+    with _quiet(), _clear_errors(source):
+        loaded = datasets.load_dataset(name, given.get("configuration"), split=split, revision=revision)
     return _table(source, loaded)
 
 
-def read_saved(folder: str, role: Role) -> Table:
+def read_saved(folder: str, role: SplitName) -> Table:
     """Read a folder that `save_to_disk` wrote; of several splits the one that is called like `role`.
 
     Raises:
@@ -81,28 +71,22 @@ def read_saved(folder: str, role: Role) -> Table:
             f"{folder} is a folder, but not one that `save_to_disk` of datasets wrote; name a file in it, a pattern "
             f"such as {Path(folder, '*.csv')}, or {address} where it is laid out like a data set of the hub."
         )
-    datasets = optional("datasets", folder)
-    with _quiet(), _told(folder):
+    datasets = import_optional("datasets", folder)
+    with _quiet(), _clear_errors(folder):
         loaded = datasets.load_from_disk(folder)
-    if not isinstance(loaded, datasets.DatasetDict):
-        return _table(folder, loaded)
-    table = _table(folder, _split(folder, loaded, role))
-    if len(loaded) == 1:
-        return table
-    others = [name for name in loaded if name != role]
-    note = f"{folder}: the split {role!r} is read; its others ({', '.join(others)}) only where named, as {folder}/NAME."
-    return replace(table, notes=(*table.notes, note))
-
-
-def _split(folder: str, splits: Mapping[str, Any], role: Role) -> Any:
-    if len(splits) == 1:
-        return next(iter(splits.values()))
-    if role not in splits:
+    splits = loaded if isinstance(loaded, datasets.DatasetDict) else {role: loaded}
+    chosen = role if len(splits) > 1 else next(iter(splits))
+    if chosen not in splits:
         raise DataError(
             f"{folder} holds several splits but none that is called {role!r}. {nearest(role, splits)} Name the folder "
             "of one of them."
         )
-    return splits[role]
+    table = _table(folder, splits[chosen])
+    if len(splits) == 1:
+        return table
+    others = ", ".join(name for name in splits if name != role)
+    note = f"{folder}: the split {role!r} is read; its others ({others}) only where named, as {folder}/NAME."
+    return replace(table, notes=(*table.notes, note))
 
 
 def _table(source: str, dataset: Any) -> Table:
@@ -123,24 +107,18 @@ def _quiet() -> Iterator[None]:
     # Read at each request: they stay off however early the libraries were imported.
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     hub.constants.HF_HUB_DISABLE_TELEMETRY = True
-    libraries = (datasets.utils, hub.utils)
-    levels = [library.logging.get_verbosity() for library in libraries]
-    showing = [library for library in libraries if not library.are_progress_bars_disabled()]
-    with warnings.catch_warnings(action="ignore"):
-        for library in libraries:
+    with warnings.catch_warnings(action="ignore"), ExitStack() as restoring:
+        for library in (datasets.utils, hub.utils):
+            restoring.callback(library.logging.set_verbosity, library.logging.get_verbosity())
             library.logging.set_verbosity(logging.CRITICAL)
-            library.disable_progress_bars()
-        try:
-            yield
-        finally:
-            for library, level in zip(libraries, levels, strict=True):
-                library.logging.set_verbosity(level)
-            for library in showing:
-                library.enable_progress_bars()
+            if not library.are_progress_bars_disabled():
+                restoring.callback(library.enable_progress_bars)
+                library.disable_progress_bars()
+        yield
 
 
 @contextmanager
-def _told(source: str) -> Iterator[None]:
+def _clear_errors(source: str) -> Iterator[None]:
     """Say in one sentence why a data set cannot be loaded."""
     try:
         yield

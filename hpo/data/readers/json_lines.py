@@ -1,12 +1,12 @@
-"""Reads JSONL: one JSON object a line."""
+"""JSON Lines: one JSON object a line."""
 
 import json
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
-from hpo.data.readers.archives import open_text
 from hpo.data.readers.table import Table, as_unicode
+from hpo.data.readers.text_files import open_text
 from hpo.errors import DataError
 
 

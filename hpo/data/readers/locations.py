@@ -1,4 +1,4 @@
-"""Where a source is read from: a file, a pattern of files, a folder that `datasets` saved, or the hub."""
+"""Source locations: a file, a pattern of files, a folder that `datasets` saved, or the hub."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from hpo.data.readers.formats import read_table
-from hpo.data.readers.hub import HUB, Role, read_hub, read_saved
+from hpo.data.readers.hub import HUB, SplitName, read_hub, read_saved
 from hpo.data.readers.table import Table
 from hpo.errors import DataError, without_credentials
 
@@ -15,7 +15,7 @@ OTHER_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w-]*")
 
 
-def read_source(source: str, role: Role, *, strict: bool, delimiter: str | None = None) -> Table:
+def read_source(source: str, role: SplitName, *, strict: bool, delimiter: str | None = None) -> Table:
     """Read what `source` names.
 
     Args:

@@ -1,4 +1,4 @@
-"""What every source is read into: named columns of cells."""
+"""Tables: named columns of cells, which every source is read into."""
 
 import re
 from collections.abc import Callable

@@ -24,7 +24,7 @@ from hpo.data.splits import Splits
 from hpo.errors import StoreError
 from hpo.files.remote import open_mirror
 from hpo.messages import Probe
-from hpo.metrics.metric import Objective
+from hpo.metrics.metric import SelectionMetric
 from hpo.runners.check import warnings
 from hpo.runners.check.forecast import Forecast, Probed, baseline_seconds, final_evaluation_seconds
 from hpo.runners.check.short_check import processes_of_device, workload_of
@@ -83,7 +83,7 @@ def check(config: StudyConfig, watcher: Watcher | None = None) -> Check:
     config = with_evaluation_defaults(config, space, splits)
     with _nothing_kept(config) as aside, opened_workforce(aside, splits) as workforce:
         lead = workforce.lead
-        watcher.note(lead.objective.note)
+        watcher.note(lead.metric.note)
         watcher.note("Taking a few steps at the extremes of the space.")
         lead.refuse_unfit(demands_of(space))
         found = _Findings(
@@ -94,7 +94,7 @@ def check(config: StudyConfig, watcher: Watcher | None = None) -> Check:
             device=lead.facts()["device"],
             workers=workforce.size,
             cut_share=lead.cut_share(int(space.largest("max_length"))),
-            objective=lead.objective,
+            metric=lead.metric,
             extremes=_probed(lead, config, space),
         )
     # Its time begins when the search does, and that is not before now.
@@ -112,7 +112,7 @@ class _Findings:
     device: str
     workers: int
     cut_share: float
-    objective: Objective
+    metric: SelectionMetric
     extremes: Mapping[str, Probed]
 
     @property
@@ -169,7 +169,7 @@ def _concluded(found: _Findings, now: datetime) -> Check:
         *(warnings.on_first_loss(probe, first_loss) for probe in found.fitting),
         *map(warnings.on_metric, found.fitting),
         warnings.on_cut_texts(found.cut_share, int(found.space.largest("max_length"))),
-        warnings.on_rare_classes(splits, found.objective),
+        warnings.on_rare_classes(splits, found.metric),
         warnings.on_few_trials(forecast, int(found.space.largest("epochs"))),
         warnings.on_trial_time(forecast, limits.trial_seconds),
         warnings.on_disk(forecast.disk_bytes, free, str(files_folder(config))),

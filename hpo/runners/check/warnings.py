@@ -8,7 +8,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.times import humanized
 from hpo.data.splits import Splits
 from hpo.messages import Probe
-from hpo.metrics.metric import Objective
+from hpo.metrics.metric import SelectionMetric
 from hpo.runners.check.forecast import Forecast
 from hpo.verdict.small_classes import FEWEST_ROWS, small_classes
 
@@ -31,9 +31,9 @@ def no_room(which: str, hyperparameters: Hyperparameters) -> str:
     method = hyperparameters.method
     lighter = f" take {method} out of the values of method," if method != "head" else ""
     return (
-        f"Memory does not suffice for the {which} configuration of the space, not even for one text at a time: method "
-        f"{method}, max_length {hyperparameters.max_length}, optimizer {hyperparameters.optimizer}. Lower max_length,"
-        f"{lighter} or choose a smaller model."
+        f"Memory does not suffice for the {which} configuration of the space, not even for one example at a time: "
+        f"method {method}, max_length {hyperparameters.max_length}, optimizer {hyperparameters.optimizer}. Lower "
+        f"max_length,{lighter} or choose a smaller model."
     )
 
 
@@ -55,17 +55,17 @@ def on_metric(probe: Probe) -> str | None:
 
 
 def on_cut_texts(share: float, max_length: int) -> str | None:
-    """Warn of a length at which much is cut off; `share` of the training texts is."""
+    """Warn of a length at which much is cut off; `share` of the training examples is."""
     if share <= MOST_CUT:
         return None
-    return f"{share:.0%} of the training texts fill max_length, {max_length} tokens; what is longer is cut there."
+    return f"{share:.0%} of the training examples fill max_length, {max_length} tokens; what is longer is cut there."
 
 
-def on_rare_classes(splits: Splits, objective: Objective) -> str | None:
-    """Warn of classes with hardly any validation row, where the objective depends on them."""
+def on_rare_classes(splits: Splits, metric: SelectionMetric) -> str | None:
+    """Warn of classes with hardly any validation row, where the metric depends on them."""
     counts = Counter(splits.validation.labels)
     rows = {label: counts[label] for label in splits.label_names}
-    if not (named := small_classes(rows, objective.metric, objective.positive)):
+    if not (named := small_classes(rows, metric.name, metric.positive)):
         return None
     return (
         f"Fewer than {FEWEST_ROWS} validation rows tell about {named}, so that their scores are mostly chance; "

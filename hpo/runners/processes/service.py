@@ -304,9 +304,9 @@ class Service:
             self._send(Answer(number=call.number, error=_portable(error)))
 
     def _result(self, call: Call) -> object:
-        if call.method == "objective":
+        if call.method == "metric":
             # A function of the user's own stays here: the parent may not find its module.
-            return replace(self._worker.objective, own=None)
+            return replace(self._worker.metric, own=None)
         return getattr(self._worker, call.method)(*call.arguments)
 
 

@@ -94,7 +94,7 @@ def simulate(
         tempfile.TemporaryDirectory(prefix="hpo-simulated-") as folder,
         leading(_stored_in(folder, config), space, data_fingerprint="replay", clock=clock) as coordinator,
     ):
-        coordinator.begin(objective=metric, versions={})
+        coordinator.begin(metric=metric, versions={})
         _expect(coordinator, source, config, space)
         Dispatch(
             coordinator,

@@ -2,9 +2,10 @@
 
 import pytest
 
+from hpo.config.study_file import TaskConfig
 from hpo.errors import ConfigurationError
 from hpo.metrics.classification import METRICS
-from hpo.metrics.metric import Objective
+from hpo.metrics.metric import SelectionMetric
 from hpo.metrics.selection import NEGATED, resolve_metric
 
 THREE = ["a", "b", "c"]
@@ -13,8 +14,8 @@ THREE = ["a", "b", "c"]
 def resolved(
     names: list[str], train: list[str], metric: str = "auto", positive: str | None = None
 ) -> tuple[str, str | None]:
-    objective = resolve_metric(metric, names, train, positive)
-    return objective.metric, objective.positive
+    chosen = resolve_metric(TaskConfig(metric=metric, positive_label=positive), names, train)
+    return chosen.name, chosen.positive
 
 
 @pytest.mark.parametrize(
@@ -48,31 +49,34 @@ def test_what_is_asked_for_comes_first() -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_every_metric_may_be_the_objective_of_two_classes(metric: str) -> None:
+def test_every_metric_may_be_chosen_for_two_classes(metric: str) -> None:
     assert resolved(["0", "1"], ["0", "1"], metric=metric) == (metric, "1")
 
 
 @pytest.mark.parametrize("metric", [name for name, metric in METRICS.items() if not metric.of_positive_class])
-def test_those_without_a_positive_class_may_be_that_of_more(metric: str) -> None:
+def test_those_without_a_positive_class_may_be_chosen_for_more(metric: str) -> None:
     assert resolved(THREE, THREE, metric=metric) == (metric, None)
 
 
 def test_the_reason_is_said() -> None:
-    assert resolve_metric("auto", ["ham", "spam"], ["ham", "ham", "spam"], None) == Objective(
-        metric="f1",
+    assert resolve_metric(TaskConfig(), ["ham", "spam"], ["ham", "ham", "spam"]) == SelectionMetric(
+        name="f1",
         positive="spam",
-        note="The objective is F1 of the positive class 'spam' (by its name).",
+        beta=2.0,
+        note="The metric is F1 of the positive class 'spam' (by its name).",
     )
+
+    def note(labels: list[str], train: list[str] | None = None, **asked: str) -> str:
+        return resolve_metric(TaskConfig(**asked), labels, train or labels).note  # type: ignore[arg-type]
+
     notes = {
-        resolve_metric("recall", ["0", "1"], ["0", "1"], None).note: "recall of the positive class '1' (by its name)",
-        resolve_metric("auto", ["0", "1"], ["0", "1"], "0").note: "positive class '0' (as asked)",
-        resolve_metric("auto", ["1", "2"], ["1", "2"], None).note: (
-            "positive class '2' (the larger number; task.positive_label=1 takes the other)."
-        ),
-        resolve_metric("auto", ["x", "y"], ["y", "x"], None).note: "'y' (the last of two equally frequent in training)",
-        resolve_metric("accuracy", ["0", "1"], ["0"], None).note: "predicted right; the positive class is '1'",
-        resolve_metric("roc_auc", ["0", "1"], ["0"], None).note: "roc_auc: area under the ROC curve of the positive",
-        resolve_metric("auto", THREE, THREE, None).note: "macro_f1: mean of the classes' F1, each class counted alike.",
+        note(["0", "1"], metric="recall"): "recall of the positive class '1' (by its name)",
+        note(["0", "1"], positive_label="0"): "positive class '0' (as asked)",
+        note(["1", "2"]): "positive class '2' (the larger number; task.positive_label=1 takes the other).",
+        note(["x", "y"], ["y", "x"]): "'y' (the last of two equally frequent in training)",
+        note(["0", "1"], ["0"], metric="accuracy"): "predicted right; the positive class is '1'",
+        note(["0", "1"], ["0"], metric="roc_auc"): "roc_auc: area under the ROC curve of the positive",
+        note(THREE): "macro_f1: mean of the classes' F1, each class counted alike.",
     }
     assert [part for note, part in notes.items() if part not in note] == []
 
@@ -80,24 +84,23 @@ def test_the_reason_is_said() -> None:
 @pytest.mark.parametrize(
     ("metric", "names", "positive", "sentence"),
     [
-        ("makro_f1", THREE, None, "There is no metric 'makro_f1'. Did you mean 'macro_f1'?"),
+        ("makro_f1", THREE, None, "Classification has no metric 'makro_f1'. Did you mean 'macro_f1'?"),
         ("f1", THREE, None, "there are 3 classes; choose macro_f1, weighted_f1 or micro_f1."),
         ("recall", THREE, None, "choose macro_recall, weighted_recall or micro_recall."),
         ("fbeta", THREE, None, "'fbeta' is that of one positive class of two, but there are 3 classes; choose "
                                "macro_fbeta or weighted_fbeta."),
-        ("log_loss", THREE, None, "task.metric is 'log_loss', which is better where it is lower, but the objective is "
-                                  "maximised; choose neg_log_loss."),
+        ("log_loss", THREE, None, "task.metric is 'log_loss', but a metric is maximised; choose neg_log_loss."),
         ("loss", ["0", "1"], None, "choose neg_log_loss."),
         ("calibration_error", THREE, None, "choose neg_calibration_error."),
         ("auto", THREE, "a", "positive_label is 'a', but a positive class needs two classes and there are 3"),
         ("auto", ["ham", "spam"], "spma", "There is no label 'spma'. Did you mean 'spam'?"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_the_objective_is_refused(
+def test_what_cannot_be_the_metric_is_refused(
     metric: str, names: list[str], positive: str | None, sentence: str
 ) -> None:
     with pytest.raises(ConfigurationError) as error:
-        resolve_metric(metric, names, names, positive)
+        resolve_metric(TaskConfig(metric=metric, positive_label=positive), names, names)
     assert sentence in str(error.value)
 
 

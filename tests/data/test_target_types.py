@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from hpo.data.sources import Examples
 from hpo.data.splits import Splits, split_examples
-from hpo.data.targets import LEAST_ROWS_OF_A_QUANTILE, MOST_QUANTILES, NUMBER, quantiles
+from hpo.data.stratify import LEAST_ROWS_OF_A_QUANTILE, MOST_QUANTILES, quantiles
+from hpo.data.target_types import NUMBER
 from hpo.errors import DataError
 
 
@@ -16,7 +17,7 @@ def examples(*cells: object, name: str = "t") -> Examples:
 
 
 def divided(*cells: object, **asked: object) -> Splits:
-    return split_examples(examples(*cells), **{"validation": 0.2, "seed": 0, "targets": NUMBER} | asked)  # type: ignore[arg-type]
+    return split_examples(examples(*cells), **{"validation": 0.2, "seed": 0, "kind": NUMBER} | asked)  # type: ignore[arg-type]
 
 
 @given(st.lists(st.sampled_from((0.0, 1.0, 2.5, -3.0)) | st.floats(-1e9, 1e9), max_size=700))
@@ -72,4 +73,4 @@ def test_training_that_is_left_with_one_number_is_refused() -> None:
     """The only other one is a text of validation."""
     train = Examples(texts=("a", "b", "v 0"), labels=("1", "1", "2"))
     with pytest.raises(DataError, match="needs two numbers"):
-        split_examples(train, validation=examples(2, 1, name="v"), seed=0, targets=NUMBER)
+        split_examples(train, validation=examples(2, 1, name="v"), seed=0, kind=NUMBER)

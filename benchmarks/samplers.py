@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
+from typing import cast
 
 import optuna
 from optuna.samplers import BaseSampler, TPESampler
@@ -26,7 +27,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from hpo.config.loading import load_config
 from hpo.config.study_file import StudyConfig
 from hpo.search.samplers import SAMPLERS, build_sampler
-from hpo.space.domains import Choice, Constant, Domain, Number, Range, TrialLike, Value, is_number
+from hpo.space.domains import Choice, Constant, Domain, Number, Range, Value, is_number
 from hpo.space.parameters import Parameter
 from hpo.space.relative_rate import SAMPLED_NAME
 from hpo.space.search_space import SearchSpace
@@ -177,8 +178,8 @@ def regret(contestant: Contestant, objective: Objective, trials: int, seed: int)
     tried: list[tuple[float, float]] = []
     for number in range(trials):
         trial = searched.ask()
-        asked: TrialLike = RateForEachOptimizer(trial, base_rates) if contestant.for_each_optimizer else trial
-        loss = objective.loss(space.suggest(asked))
+        of_optimizer = cast(optuna.Trial, RateForEachOptimizer(trial, base_rates))
+        loss = objective.loss(space.suggest(of_optimizer if contestant.for_each_optimizer else trial))
         score = 1 - loss + random.Random(f"{seed}/{number}").gauss(0, NOISE)
         searched.tell(trial, score)
         tried.append((score, loss))

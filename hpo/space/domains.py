@@ -5,28 +5,16 @@ are not `Range` also count their values and name them all.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
 
 Value = str | int | float | bool | None
 Number = int | float
-
-
-class TrialLike(Protocol):
-    """The part of `optuna.Trial` that a space needs."""
-
-    def suggest_float(
-        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
-    ) -> float:
-        """Pick a number from `low` to `high`, both included."""
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        """Pick a whole number from `low` to `high`, both included."""
-
-    def suggest_categorical(self, name: str, choices: Sequence[Value]) -> Value:
-        """Pick one of `choices`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +23,7 @@ class Constant:
 
     value: Value
 
-    def suggest(self, trial: TrialLike, name: str) -> Value:  # noqa: ARG002
+    def suggest(self, trial: "BaseTrial", name: str) -> Value:  # noqa: ARG002
         """Return the value; `trial` is not asked."""
         return self.value
 
@@ -74,7 +62,7 @@ class Choice:
 
     choices: tuple[Value, ...]
 
-    def suggest(self, trial: TrialLike, name: str) -> Value:
+    def suggest(self, trial: "BaseTrial", name: str) -> Value:
         """Ask `trial` for one of the choices."""
         return trial.suggest_categorical(name, self.choices)
 
@@ -120,7 +108,7 @@ class Range:
     high: float
     log: bool = False
 
-    def suggest(self, trial: TrialLike, name: str) -> float:
+    def suggest(self, trial: "BaseTrial", name: str) -> float:
         """Ask `trial` for a number of the range."""
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
@@ -159,7 +147,7 @@ class Grid:
     high: Number
     q: Number | None = None
 
-    def suggest(self, trial: TrialLike, name: str) -> Number:
+    def suggest(self, trial: "BaseTrial", name: str) -> Number:
         """Ask `trial` for a number of the grid."""
         step = self._step
         if isinstance(self.low, int) and isinstance(self.high, int) and isinstance(step, int):

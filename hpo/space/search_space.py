@@ -9,17 +9,20 @@ Three forms of one configuration, told apart by name throughout:
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from hpo.config.hyperparameters import Hyperparameters, resolved
 from hpo.config.reading import read_model
 from hpo.errors import Mistakes, SpaceError, nearest
 from hpo.space.coherence import check_together
 from hpo.space.counts import CountParameter
-from hpo.space.domains import Choice, Constant, Number, TrialLike, Value, is_number
+from hpo.space.domains import Choice, Constant, Number, Value, is_number
 from hpo.space.enumeration import all_combinations, cases, number_of_combinations
 from hpo.space.parameters import Parameter, read_parameters
 from hpo.space.translation import translated
+
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +55,7 @@ class SearchSpace:
         check_together(read, name)
         return cls(name=name, parameters=read, notes=tuple(ours.notes), counted=tuple(ours.counted))
 
-    def suggest(self, trial: TrialLike) -> dict[str, Value]:
+    def suggest(self, trial: "BaseTrial") -> dict[str, Value]:
         """Ask `trial`, an `optuna.Trial`, for a configuration; return its values."""
         return self._values(lambda parameter: parameter.domain.suggest(trial, parameter.sampled_name))
 

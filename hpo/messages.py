@@ -170,7 +170,7 @@ class Scores:
     """Scores of a model on some rows."""
 
     metric: str
-    """Name of the objective among `values`, e.g. `macro_f1`."""
+    """Name of the metric among `values` that trials are compared by, e.g. `macro_f1`."""
     values: Mapping[str, float]
     """Every score by name; higher is better, except for `loss` (nats per example). In 0..1, but `matthews` in -1..1,
     `neg_calibration_error` in -1..0, `neg_log_loss` at most 0, and a function of the user's own anywhere."""
@@ -183,13 +183,13 @@ class Scores:
 
     @property
     def objective(self) -> float:
-        """The value of the objective."""
+        """The value of `metric`, which is the objective value."""
         return self.values[self.metric]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """Score on a slice of the rows by the task's metric for slices, such as F1, whatever the objective."""
+    """Score on a slice of the rows by the task's metric for slices, such as F1, whatever the metric."""
 
     by: str
     """Property that the rows share: `length` or `group`."""
@@ -205,10 +205,10 @@ class HeldOutEvaluation:
 
     scores: Scores
     deviations: tuple[float, ...]
-    """Jackknife deviations of the objective: the sum of their squares is its variance over examples, the sum of
+    """Jackknife deviations of the score: the sum of their squares is its variance over examples, the sum of
     products its covariance with another evaluation of the same rows."""
     of_a_unit: float = 0.0
-    """Average change of the objective where one correct row, or one group of rows that belong together, becomes wrong;
+    """Average change of the score where one correct row, or one group of rows that belong together, becomes wrong;
     0 where it is not known."""
     slices: tuple[Slice, ...] = ()
 
@@ -243,7 +243,7 @@ class Report:
 
     @property
     def score(self) -> float:
-        """The objective that a trial is judged by at this report."""
+        """The score that a trial is judged by at this report."""
         return (self.validation if self.held_out is None else self.held_out.scores).objective
 
 

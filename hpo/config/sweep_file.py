@@ -27,7 +27,7 @@ _REFUSED: Mapping[str, str] = {
     "image_uri": "hpo itself trains",
     "imageUri": "hpo itself trains",
     "prefix": "parameters are called by their own names",
-    "metrics": "a study has one objective, named under `metric`",
+    "metrics": "a study has one metric, named under `metric`",
 }
 _NOTED_OF_METRIC: Mapping[str, str] = {
     "target": "the search goes on to the end of its budget",
@@ -140,7 +140,7 @@ def _method(content: Mapping[str, Any], source: str) -> str:
 
 
 def _metric(metric: Mapping[str, Any], source: str) -> tuple[str, list[str]]:
-    """Return the objective, which hpo scores on validation and maximises, and what to say of its name."""
+    """Return the metric, which hpo scores on validation and maximises, and what to say of its name."""
     known = ("name", "goal", *_NOTED_OF_METRIC)
     unknown = [key for key in metric if key not in known]
     if unknown:

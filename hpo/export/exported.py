@@ -67,10 +67,10 @@ class Exported(Typed):
     """What it was taken for: recommended by the verdict, the search's best, or asked for."""
     metric: str
     score: float
-    """The objective on validation in the search, at its best full evaluation; too high where it was chosen for it."""
+    """The score on validation in the search, at its best full evaluation; too high where it was chosen for it."""
     confirmed: ExportedConfirmation | None
     seed_noise: float | None
-    """Standard deviation of the objective over seeds; None where it is not known."""
+    """Standard deviation of the score over seeds; None where it is not known."""
     verdict: Mapping[str, Any] | None
     """The verdict on the search, as docs/json.md has it; None where nothing was confirmed."""
     validation: Mapping[str, float]

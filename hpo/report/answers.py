@@ -61,7 +61,7 @@ def _of_slices(data: ReportData, by: str) -> "Figure | str":
     if by == "group":
         largest = sorted(slices, key=lambda one: -one.rows)[:MOST_SLICES]
         slices = sorted(largest, key=lambda one: one.score)
-    # Whatever the objective is.
+    # Whatever the metric is.
     metric = next(name for name in facts_of(data.results.configuration).slices if name in found.scores.values)
     names, scores = [f"{plotly_text(one.name)} ({one.rows})" for one in slices], [one.score for one in slices]
     figure = bars(names, scores, [f"{score:.3f}" for score in scores], {"title": axis_title(metric)})

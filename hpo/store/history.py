@@ -30,7 +30,7 @@ class Evaluation:
     train_loss: float
     """Nats per example."""
     score: float
-    """The objective on validation."""
+    """The score on validation."""
     seconds: float
     """Training and evaluation time of the trial so far."""
     reported_at: float

@@ -51,7 +51,7 @@ class TrialResult:
     ending: str | None
     """Of its newest attempt, as `hpo.messages.Ending`; None where that has not ended."""
     score: float | None
-    """Objective of a completed trial at its best full evaluation; else its newest one, if any."""
+    """Score of a completed trial at its best full evaluation; else its newest one, if any."""
     train_score: float | None
     validation: Scores | None
     """Every score of its best full evaluation."""

@@ -24,7 +24,7 @@ class StudySummary:
 
     name: str
     metric: str | None
-    """Its objective; None if the study was not made by hpo."""
+    """Its metric; None if the study was not made by hpo."""
     trials: int
     completed: int
     pruned: int

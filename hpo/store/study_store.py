@@ -92,8 +92,8 @@ class StudyStore:
             return None
         return StudyRecord(**made_from(row))
 
-    def create(self, record: StudyRecord, objective: str) -> None:
-        """Record what the study is made from, and name its objective for Optuna's dashboard."""
+    def create(self, record: StudyRecord, metric: str) -> None:
+        """Record what the study is made from, and name its metric for Optuna's dashboard."""
         # Rows of an earlier study of this number, deleted with Optuna's own tools, are not ours. The lease stays: its
         # fence rises on, so that a leader of that study is refused.
         delete_rows(self.rows)
@@ -103,9 +103,9 @@ class StudyStore:
         values = {key: json.dumps(value) for key, value in asdict(made).items() if key != "data_fingerprint"}
         self.rows.insert(studies, name=self.name, uid=uid, data_fingerprint=record.data_fingerprint, **values)
         self.study.set_user_attr(UID_ATTRIBUTE, uid)
-        self.study.set_user_attr(METRIC_ATTRIBUTE, objective)
+        self.study.set_user_attr(METRIC_ATTRIBUTE, metric)
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-            self.study.set_metric_names([objective])
+            self.study.set_metric_names([metric])
 
     def set_space(self, space: Mapping[str, Any]) -> None:
         """Record the space that the study resumes over, of which some ranges may be wider than before."""

@@ -113,8 +113,8 @@ evaluations = sa.Table(
     sa.Column("examples_seen", sa.BigInteger, nullable=False),
     sa.Column("learning_rate", sa.Double, nullable=False),
     sa.Column("train_loss", sa.Double, nullable=False),
-    sa.Column("score", sa.Double, nullable=False),  # the objective on validation
-    sa.Column("train_score", sa.Double),  # the objective on a sample of the training rows
+    sa.Column("score", sa.Double, nullable=False),  # the score on validation
+    sa.Column("train_score", sa.Double),  # the score on a sample of the training rows
     sa.Column("validation_scores", sa.Text, nullable=False),  # JSON
     sa.Column("train_scores", sa.Text),  # JSON
     sa.Column("reading", sa.Text),  # JSON: what a trial that confirms another is judged by

@@ -85,7 +85,7 @@ class OptimizerStep:
         return self._kind.evaluating(self._optimizer)
 
     def observe(self, score: float) -> None:
-        """Take in the objective of a full evaluation, higher is better: it may cut the rate once warm-up is over."""
+        """Take in the score of a full evaluation, higher is better: it may cut the rate once warm-up is over."""
         if self._plateau and self.taken >= warmup_steps(self._hyperparameters, self.total_steps):
             self._plateau.observe(score)
 

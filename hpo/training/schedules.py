@@ -144,7 +144,7 @@ class Plateau:
         self._without_better = int(state["without_better"])
 
     def observe(self, score: float) -> None:
-        """Take in the objective of a full evaluation; cut after more than `plateau_patience` without a better one."""
+        """Take in the score of a full evaluation; cut after more than `plateau_patience` without a better one."""
         if score > self._best:
             self._best, self._without_better = score, 0
             return

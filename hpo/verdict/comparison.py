@@ -32,7 +32,7 @@ class Runs:
     """What one configuration scored on the same rows under several seeds."""
 
     scores: NDArray[np.float64]
-    """The objective, shape (seeds,)."""
+    """The scores, shape (seeds,)."""
     deviations: NDArray[np.float64]
     """Those of `hpo.messages.HeldOutEvaluation`, shape (seeds, groups of rows)."""
     seeded: bool = True
@@ -60,7 +60,7 @@ class SeedNoise:
     """Variance of runs of one configuration over seeds."""
 
     variance: float
-    """Of the objective on these rows, pooled over the configurations."""
+    """Of the score on these rows, pooled over the configurations."""
     of_rows: float
     """The part of it that comes from runs erring on other rows, which averages out over more rows."""
     degrees: int
@@ -92,7 +92,7 @@ def difference(
         runs: of the one, on some rows.
         against: runs of the other on the same rows.
         noise: of these and others.
-        bias: subtracted from the difference, in the unit of the objective.
+        bias: subtracted from the difference, in the unit of the metric.
         coverage: of the interval, 0 to 1.
     """
     lead = runs.mean - against.mean - bias

@@ -35,7 +35,7 @@ class Confirmed:
     """Of the search."""
     is_default: bool
     scores: tuple[float, ...]
-    """The objective value of each seed that counts, on the rows of the confirmation."""
+    """The score of each seed that counts, on the rows of the confirmation."""
     left_out: int = 0
     """Runs that do not count, because they decided that this configuration won the race."""
     score: float
@@ -67,7 +67,7 @@ class Difference:
     against_trial: int | None
     """None for a baseline."""
     difference: float
-    """Confirmed score of `trial` less the other score, in the unit of the objective."""
+    """Confirmed score of `trial` less the other score, in the unit of the metric."""
     interval: Interval
 
     @property
@@ -91,7 +91,7 @@ class Verdict:
     """How much of the winner's mean score is estimated, by simulation, to be selection bias, and was taken off: from
     the rows that it was chosen by, and from the runs that decided the race where it has no others; else 0."""
     seed_noise: float
-    """Standard deviation of the objective over seeds, pooled over the confirmed configurations."""
+    """Standard deviation of the score over seeds, pooled over the confirmed configurations."""
     confirmed: tuple[Confirmed, ...]
     """From best to worst."""
     baselines: tuple[BaselineScore, ...]

@@ -40,7 +40,7 @@ class Recommendation:
     left_out: int
     """Number of the winner's runs that do not count."""
     selection_bias: Mapping[int, float]
-    """Trial -> the estimated bias of its mean score, in the unit of the objective."""
+    """Trial -> the estimated bias of its mean score, in the unit of the metric."""
     noise: SeedNoise
 
     def lead(self, trial: int, against: int, coverage: float = COVERAGE) -> tuple[float, Interval]:

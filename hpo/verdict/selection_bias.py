@@ -22,7 +22,7 @@ DRAWS = 200_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectionBias:
-    """Expected bias of confirmed scores, in the unit of the objective."""
+    """Expected bias of confirmed scores, in the unit of the metric."""
 
     winner: float = 0.0
     others: float = 0.0

@@ -232,7 +232,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "image_uri": ({"image_uri": "x"}, ": 'image_uri' is not for hpo, since hpo itself trains; take it out."),
     "imageUri": ({"imageUri": "x"}, ": 'imageUri' is not for hpo, since hpo itself trains; take it out."),
     "prefix": ({"prefix": "x"}, ": 'prefix' is not for hpo, since parameters are called by their own names; take it"),
-    "metrics": ({"metrics": []}, ": 'metrics' is not for hpo, since a study has one objective, named under `metric`"),
+    "metrics": ({"metrics": []}, ": 'metrics' is not for hpo, since a study has one metric, named under `metric`"),
     "parameters that are none": ({"parameters": ["lr"]}, ": 'parameters' must be keys and values, but is ['lr']."),
     "a run_cap that is none": ({"run_cap": 0}, ": 'budget.trials' is 0, but it should be greater than or equal to 1."),
     "a metric without keys": ({"metric": "f1"}, ": 'metric' must be keys and values, but is 'f1'."),

@@ -38,7 +38,7 @@ def dashboard(
 
 
 def _silence_optuna() -> None:
-    """Keep to itself what Optuna says of its figures, such as that a parameter had one value so far."""
+    """Silence Optuna's warnings on its figures, such as that a parameter had one value so far."""
     import optuna
 
     warnings.filterwarnings("ignore", module="optuna")

@@ -9,7 +9,7 @@ from contextlib import closing
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -24,10 +24,7 @@ PACKAGES = ("llm-hpo", "torch", "transformers", "optuna", "scikit-learn", "sqlal
 
 
 def doctor(
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[STUDY.YAML] [PATH=VALUE]...", help="The study whose trials a cluster has room for."),
-    ] = None,
+    words: options.StudyWords = None,
     store: options.Store = None,
     runner: options.Runner = None,
     ray_address: options.RayAddress = None,
@@ -35,7 +32,7 @@ def doctor(
 ) -> None:
     """Say what a search would find here: versions, devices, memory, disk, and whether the store answers.
 
-    With `--runner ray_tune` also what the cluster offers, and how many trials have room side by side.
+    With `--runner ray_tune` also what the cluster offers, and how many trials of the study have room side by side.
     """
     given = {"store.url": store, "compute.runner": runner, "compute.ray_address": ray_address}
     compute, url = _compute_and_store(words, {key: value for key, value in given.items() if value is not None})

@@ -188,7 +188,7 @@ def _command(url: str) -> Recipient:
 
 
 def _service(url: str) -> Recipient:
-    """Return what apprise knows how to reach as a recipient."""
+    """Return a service that apprise can reach as a recipient."""
     # Apprise logs the URLs that it cannot use.
     logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
     refuse_missing("apprise", "--notify with a URL")

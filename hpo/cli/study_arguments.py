@@ -56,7 +56,7 @@ def study_of_words(
 
 
 def study_of_store(words: Sequence[str] | None, given: Mapping[str, Any]) -> "StudyConfig":
-    """Return a study as the store says that it was begun, with a verb's overrides and options over it.
+    """Return a study as it stands in the store, with a verb's overrides and options over it.
 
     Whom to tell is not in the store: that may be secret, and is given again. A time that is given replaces both times
     of the study; else the time of its first run starts anew.

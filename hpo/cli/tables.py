@@ -156,8 +156,7 @@ def _no_test_split(results: StudyResults) -> Iterable[str]:
 
 
 def print_recommended(results: StudyResults, verdict: Verdict | None) -> None:
-    """Print the scores of the trial to take, class by class, and its hyperparameters; of the leading one if none has
-    completed."""
+    """Print scores and hyperparameters of the trial to take, or of the leading one if none has completed."""
     leads = None if results.leaderboard else results.best_unfinished
     best, out = leads or results.best, console()
     by, sure = "", ", not confirmed"

@@ -63,7 +63,7 @@ def stored_verdict(results: StudyResults) -> Verdict | None:
 
 
 def digest_of(hyperparameters: Hyperparameters, seed: int) -> str:
-    """Return what tells one configuration from another: SHA-256, hexadecimal, over its values."""
+    """Return the SHA-256 of a configuration's values, hexadecimal."""
     # Without what came later and changes nothing: the digest of a file that was written before stays what it was.
     told = {
         name: value for name, value in hyperparameters.to_mapping().items() if (name, value) not in ADDED_LATER.items()
@@ -73,7 +73,7 @@ def digest_of(hyperparameters: Hyperparameters, seed: int) -> str:
 
 
 def configuration_of(results: StudyResults, verdict: Verdict | None, trial: int | None = None) -> dict[str, Any]:
-    """Return what `best_configuration` does, under this verdict."""
+    """Return the configuration that `best_configuration` does, by this verdict."""
     if trial is not None:
         chosen, chosen_by = _completed(results, trial), "user"
     elif verdict is not None:
@@ -156,14 +156,14 @@ def _confirmed(verdict: Verdict | None, trial: int) -> dict[str, Any] | None:
 
 
 def _noise_of_default(results: StudyResults) -> float | None:
-    """Return the standard deviation over seeds that two trials of the default tell; None where there are not two."""
+    """Return the standard deviation over seeds of two trials of the default; None where there are not two."""
     defaults = (trial for trial in results.leaderboard if trial.proposed_by == "default")
     scores = [trial.score for trial in defaults if trial.score is not None]
     return stdev(scores) or None if len(scores) > 1 else None
 
 
 def _test(results: StudyResults, trial: int) -> dict[str, Any]:
-    """Return what a trial scored on the test split when that was first read for it, and how sure that is."""
+    """Return the scores of a trial's first evaluation on the test split, with its interval."""
     found = next(((place, test) for place, test in enumerate(results.test, 1) if test.trial == trial), None)
     if found is None:
         return {"test": {}, "test_look": None}
@@ -211,7 +211,7 @@ def _holds(path: Path, uid: str) -> bool:
 def study_to_plain(
     results: StudyResults, verdict: Verdict | None, *, output: Path | None = None, interrupted: bool = False
 ) -> dict[str, Any]:
-    """Return what a study gave as plain values: what `--json` prints of it, as docs/json.md has it.
+    """Return the results of a study as plain values, as `--json` prints them and docs/json.md has them.
 
     Args:
         results: the study.

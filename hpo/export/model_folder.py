@@ -120,7 +120,7 @@ def _train(exported: Exported, config: StudyConfig, training: FinalTraining, par
 
 
 def _save(exported: Exported, config: StudyConfig, splits: Splits, part: Path) -> None:
-    """Write the pretrained model with the trained weights of `part` in it to its folder `model`."""
+    """Write the model with the trained weights of `part` to the folder `model` in it."""
     folder = part / "model"
     task = task_of(config.task, splits)
     model = load_model(config.model, task, torch.device("cpu"))
@@ -138,7 +138,7 @@ def _save(exported: Exported, config: StudyConfig, splits: Splits, part: Path) -
 
 
 def _unquantized(network: Any, gguf_file: str | None) -> Any:
-    """Return a network that may be saved: of one that was read from GGUF transformers says that it is quantized."""
+    """Return a network that transformers saves: it takes one that was read from GGUF for quantized."""
     if gguf_file is None:
         return network
     config = network.config

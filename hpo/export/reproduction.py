@@ -23,7 +23,7 @@ class Reproduction:
     score: float
     reproduced: bool
     differs: tuple[str, ...]
-    """What is other than in the search, as `torch: 2.13.0 before, 2.14.0 now`."""
+    """Differences from the search, as `torch: 2.13.0 before, 2.14.0 now`."""
     sentence: str
 
     @property
@@ -33,17 +33,17 @@ class Reproduction:
 
 
 def differences_from_search(exported: Exported, now: Mapping[str, str]) -> tuple[str, ...]:
-    """Return what of versions, device, threads and ranks is other `now`, where one process trains, than it was."""
+    """Return which of versions, device, threads and ranks differ `now` from the search; one process trains now."""
     before, after = exported.versions | {"ranks": str(exported.ranks)}, {**now, "ranks": "1"}
     return tuple(phrase for phrase in differences(before, after) if not phrase.startswith(IDLE))
 
 
 def reproduction_of(exported: Exported, score: float, differs: Sequence[str]) -> Reproduction:
-    """Say whether `score` is the one in the file.
+    """Compare `score` with the one in the file.
 
-    On a CPU it is that number to the last bit where all that is recorded is equal. Elsewhere rounding differs, which
-    soon amounts to another seed: it is reproduced where it lies where 95% of runs under another seed do, on the same
-    rows, or between these and the file's score. Where that is not known it is not taken for reproduced.
+    On a CPU it is equal to the last bit where all that is recorded is equal. Elsewhere rounding differs, which soon
+    amounts to another seed: the score is reproduced within the 95% interval of another seed on the same rows, or
+    between that and the file's score. Where the interval is unknown, it is not reproduced.
     """
     expected, near, numbers = exported.score, exported.another_seed, _numbers(exported, score)
     exact = not differs and exported.versions.get("device", "").startswith("cpu")

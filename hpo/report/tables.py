@@ -97,7 +97,7 @@ def confirmed(verdict: Verdict) -> ReportTable:
 
 
 def baselines(data: ReportData) -> ReportTable | None:
-    """Return what simple methods score; None where they were not tried."""
+    """Return the scores of the baselines; None where they were not trained."""
     rows = [(name, scored(score), _between(interval)) for name, score, interval in data.baselines]
     return _table(("baseline", "score", "95% interval"), rows)
 
@@ -166,7 +166,7 @@ def hyperparameters(trial: TrialResult | None) -> ReportTable | None:
 
 
 def classes(scores: Scores | None) -> ReportTable | None:
-    """Return how each label fared; None where there are no such scores."""
+    """Return the scores of each label; None where there are none."""
     rows = [
         (
             plain_text(label, LONGEST_LABEL),

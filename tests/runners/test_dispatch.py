@@ -49,7 +49,7 @@ class Seen(Watcher):
         return [outcome.trial for outcome in self.outcomes if outcome.ending is ending]
 
 
-class Night:
+class ReplayedRun:
     """One run over a virtual clock."""
 
     def __init__(
@@ -79,7 +79,7 @@ class Night:
 
 
 @contextmanager
-def night(
+def replayed(
     url: str,
     *,
     workers: int = 2,
@@ -87,10 +87,10 @@ def night(
     clock: VirtualClock | None = None,
     prefetch: int = 1,
     **sections: Any,
-) -> Iterator[Night]:
+) -> Iterator[ReplayedRun]:
     clock = clock or VirtualClock()
     with led(study_at(url, **sections), clock=clock) as coordinator:
-        yield Night(coordinator, clock, workers, faults, prefetch)
+        yield ReplayedRun(coordinator, clock, workers, faults, prefetch)
 
 
 def states(url: str) -> list[TrialState]:
@@ -98,7 +98,7 @@ def states(url: str) -> list[TrialState]:
 
 
 def test_every_trial_is_trained_once_on_several_workers(sqlite_url: str) -> None:
-    with night(sqlite_url, workers=3, budget={"trials": 10}) as one:
+    with replayed(sqlite_url, workers=3, budget={"trials": 10}) as one:
         one.run()
     assert states(sqlite_url) == [TrialState.COMPLETE] * 10
     assert sorted(one.seen.endings(Ending.COMPLETED)) == list(range(10))
@@ -107,7 +107,7 @@ def test_every_trial_is_trained_once_on_several_workers(sqlite_url: str) -> None
 
 def test_what_is_asked_for_ahead_is_asked_for_late_and_leaves_no_gap(sqlite_url: str) -> None:
     """One worker: each trial begins the moment the last one ended, and the tenth was not asked for at the start."""
-    with night(sqlite_url, workers=1, budget={"trials": 6}) as one:
+    with replayed(sqlite_url, workers=1, budget={"trials": 6}) as one:
         one.run()
     assert one.workforce.trained_seconds == pytest.approx(one.seconds)
     begun = rows(
@@ -127,7 +127,7 @@ def test_when_a_trial_ends_is_told_by_the_forecast_not_by_the_pace_that_a_worker
                 for name, said in super().listen(seconds)
             ]
 
-    with night(sqlite_url, workers=1, budget={"trials": 6}) as one:
+    with replayed(sqlite_url, workers=1, budget={"trials": 6}) as one:
         one.workforce = Hasty(1, GeneratedCurves(3), one.clock, metric="macro_f1", progress_every=30.0)
         ask, asked, ended = one.coordinator.next_assignment, dict[int, float](), dict[int, float]()
 
@@ -145,7 +145,7 @@ def test_when_a_trial_ends_is_told_by_the_forecast_not_by_the_pace_that_a_worker
 
 
 def test_where_there_is_nothing_one_idle_worker_asks_for_all(sqlite_url: str) -> None:
-    with night(sqlite_url, workers=8, budget={"trials": 16}) as one:
+    with replayed(sqlite_url, workers=8, budget={"trials": 16}) as one:
         ask, empty = one.coordinator.next_assignment, []
 
         def counted(request: str, capacity: Capacity, *, starts_in: float = 0.0) -> Assignment | None:
@@ -162,13 +162,13 @@ def test_where_there_is_nothing_one_idle_worker_asks_for_all(sqlite_url: str) ->
 
 def test_at_the_deadline_what_trains_is_paused_and_is_the_first_to_go_on(sqlite_url: str) -> None:
     budget = {"trials": None, "time": "40m"}
-    with night(sqlite_url, workers=4, budget=budget) as one:
+    with replayed(sqlite_url, workers=4, budget=budget) as one:
         one.run()
         assert one.seconds <= 2 * HOUR / 3
         assert one.coordinator.ended_because or one.seen.endings(Ending.PAUSED)
     paused = sorted(set(one.seen.endings(Ending.PAUSED)))
     assert TrialState.RUNNING not in states(sqlite_url)
-    with night(sqlite_url, workers=4, budget=budget, clock=VirtualClock(SIMULATION_START + 24 * HOUR)) as another:
+    with replayed(sqlite_url, workers=4, budget=budget, clock=VirtualClock(SIMULATION_START + 24 * HOUR)) as another:
         another.run()
     assert sorted(assignment.trial for assignment in another.seen.begun[: len(paused)]) == paused
 
@@ -179,7 +179,7 @@ def test_the_stop_event_pauses_and_nothing_new_is_begun(sqlite_url: str) -> None
             super().ended(outcome)
             one.stop.set()
 
-    with night(sqlite_url, workers=3, budget={"trials": 20}) as one:
+    with replayed(sqlite_url, workers=3, budget={"trials": 20}) as one:
         one.seen = Stopping()
         one.run()
     found = states(sqlite_url)
@@ -190,10 +190,10 @@ def test_the_stop_event_pauses_and_nothing_new_is_begun(sqlite_url: str) -> None
 
 
 def test_killed_at_the_end_of_the_grace_a_trial_is_paused_and_nobody_is_blamed(sqlite_url: str) -> None:
-    """Four nights in a row, as where each evaluation takes longer than the grace: more than a trial may die in."""
+    """Four runs in a row, as where each evaluation takes longer than the grace: more than a trial may die in."""
     for number in range(4):
         clock = VirtualClock(SIMULATION_START + 24 * HOUR * number)
-        with night(sqlite_url, workers=2, clock=clock, budget={"trials": None, "time": "10s"}) as one:
+        with replayed(sqlite_url, workers=2, clock=clock, budget={"trials": None, "time": "10s"}) as one:
             one.workforce.apply = lambda worker, decision: None  # type: ignore[method-assign]
             one.run(ComputeConfig(grace_seconds=1))
             assert one.seen.endings(Ending.DIED) == []
@@ -214,7 +214,7 @@ def test_a_stop_from_outside_ends_the_search_and_one_of_a_trial_gives_it_up(sqli
                     f"SELECT study_id, 0, 'stop_asked', {asked}, '{{}}' FROM hpo_studies",
                 )
 
-    with night(sqlite_url, budget={"trials": 30}) as one:
+    with replayed(sqlite_url, budget={"trials": 30}) as one:
         one.seen = Asking()
         one.run()
         assert one.stop.is_set()
@@ -245,7 +245,7 @@ def test_a_first_worker_that_is_not_yet_open_is_not_waited_for_beyond_the_end(ho
 
 def test_a_worker_that_dies_costs_no_trial(sqlite_url: str) -> None:
     faults = ReplayFaults(rates={FaultKind.DIE: 0.4}, seed=5)
-    with night(sqlite_url, workers=3, faults=faults, budget={"trials": 15}) as one:
+    with replayed(sqlite_url, workers=3, faults=faults, budget={"trials": 15}) as one:
         one.run()
     assert len(one.seen.endings(Ending.DIED)) > 2
     assert states(sqlite_url) == [TrialState.COMPLETE] * 15
@@ -254,7 +254,7 @@ def test_a_worker_that_dies_costs_no_trial(sqlite_url: str) -> None:
 
 def test_a_worker_that_hangs_is_killed_and_its_trial_goes_on(sqlite_url: str) -> None:
     faults = ReplayFaults(script=(ReplayFault(kind=FaultKind.HANG, trial=1, attempt=1),))
-    with night(sqlite_url, faults=faults, budget={"trials": 6}) as one:
+    with replayed(sqlite_url, faults=faults, budget={"trials": 6}) as one:
         one.run(ComputeConfig(hang_minutes=45))
     assert one.seen.endings(Ending.DIED) == [1]
     [lost] = [outcome for outcome in one.seen.outcomes if outcome.ending is Ending.DIED]
@@ -264,7 +264,7 @@ def test_a_worker_that_hangs_is_killed_and_its_trial_goes_on(sqlite_url: str) ->
 
 def test_a_device_on_which_trials_fail_is_left_out_and_its_trials_go_on_elsewhere(sqlite_url: str) -> None:
     faults = ReplayFaults(script=(ReplayFault(kind=FaultKind.FAIL, worker="replay-1"),))
-    with night(sqlite_url, workers=3, faults=faults, budget={"trials": 12}) as one:
+    with replayed(sqlite_url, workers=3, faults=faults, budget={"trials": 12}) as one:
         one.run()
     assert list(one.seen.out) == ["replay-1"]
     assert states(sqlite_url) == [TrialState.COMPLETE] * 12
@@ -280,7 +280,7 @@ class Forgetful(Mirror):
 def test_whatever_the_removal_of_files_fails_with_is_logged_and_the_search_goes_on(
     sqlite_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with night(sqlite_url, budget={"trials": 6}) as one, caplog.at_level(logging.ERROR, "hpo"):
+    with replayed(sqlite_url, budget={"trials": 6}) as one, caplog.at_level(logging.ERROR, "hpo"):
         Dispatch(
             one.coordinator, one.workforce, one.seen, one.stop, files=tmp_path, mirror=Forgetful(),
             clock=one.clock, ticks=one.clock, listens_seconds=60.0,
@@ -304,14 +304,14 @@ class Failing(FaultyWorkforce):
         return said
 
 
-def failing(one: Night, workers: int, faults: ReplayFaults, unfit: set[str]) -> None:
+def failing(one: ReplayedRun, workers: int, faults: ReplayFaults, unfit: set[str]) -> None:
     one.workforce = Failing(workers, GeneratedCurves(6), one.clock, prefetch=1, faults=faults, metric="macro_f1")
     one.workforce.unfit = frozenset(unfit)
 
 
 def test_a_worker_that_cannot_be_started_again_is_told_once_and_its_trials_go_on_elsewhere(sqlite_url: str) -> None:
     faults = ReplayFaults(script=(ReplayFault(kind=FaultKind.DIE, worker="replay-1"),))
-    with night(sqlite_url, budget={"trials": 6}) as one:
+    with replayed(sqlite_url, budget={"trials": 6}) as one:
         failing(one, 2, faults, {"replay-1"})
         one.run()
     assert one.seen.out == {"replay-1": "No memory."}
@@ -326,7 +326,7 @@ def test_the_last_trial_is_tried_again_where_it_failed_when_no_other_worker_is_l
             ReplayFault(kind=FaultKind.DIE, worker="replay-0", trial=0),
         )
     )
-    with night(sqlite_url, budget={"trials": 2}, prefetch=0) as one:
+    with replayed(sqlite_url, budget={"trials": 2}, prefetch=0) as one:
         failing(one, 2, faults, {"replay-0"})
         one.run()
     assert states(sqlite_url) == [TrialState.COMPLETE] * 2
@@ -354,14 +354,14 @@ class Wearing(FaultyWorkforce):
 
 def test_what_waits_for_a_worker_that_is_gone_is_for_those_that_are_left(sqlite_url: str) -> None:
     faults = ReplayFaults(script=(ReplayFault(kind=FaultKind.FAIL, trial=1, attempt=1, share=0.1),))
-    with night(sqlite_url, budget={"trials": 2}, prefetch=0) as one:
+    with replayed(sqlite_url, budget={"trials": 2}, prefetch=0) as one:
         one.workforce = Wearing(2, GeneratedCurves(3), one.clock, prefetch=0, faults=faults, metric="macro_f1")
         one.run()
     assert states(sqlite_url) == [TrialState.COMPLETE] * 2
 
 
 def test_a_search_whose_workers_are_gone_for_good_does_not_end_as_if_it_were_done(sqlite_url: str) -> None:
-    with night(sqlite_url, budget={"trials": 2}) as one:
+    with replayed(sqlite_url, budget={"trials": 2}) as one:
         one.workforce = Wearing(1, GeneratedCurves(3), one.clock, prefetch=0, metric="macro_f1")
         with pytest.raises(TrainingError, match=r"No worker is left to train on, and no other comes\."):
             one.run()
@@ -369,7 +369,7 @@ def test_a_search_whose_workers_are_gone_for_good_does_not_end_as_if_it_were_don
 
 def test_a_search_without_a_worker_left_ends_with_why(sqlite_url: str) -> None:
     faults = ReplayFaults(rates={FaultKind.DIE: 1.0})
-    with night(sqlite_url, budget={"trials": 6}) as one:
+    with replayed(sqlite_url, budget={"trials": 6}) as one:
         failing(one, 2, faults, {"replay-0", "replay-1"})
         with pytest.raises(TrainingError, match="No worker is left"):
             one.run()
@@ -380,7 +380,7 @@ def test_a_search_without_a_worker_left_ends_with_why(sqlite_url: str) -> None:
 def test_the_same_error_everywhere_ends_the_search_with_that_error_first(sqlite_url: str) -> None:
     faults = ReplayFaults(rates={FaultKind.FAIL: 1.0})
     with (
-        night(sqlite_url, workers=3, faults=faults, budget={"trials": 40}) as one,
+        replayed(sqlite_url, workers=3, faults=faults, budget={"trials": 40}) as one,
         pytest.raises(TrainingError) as told,
     ):
         one.run()
@@ -395,7 +395,7 @@ def test_the_same_error_everywhere_ends_the_search_with_that_error_first(sqlite_
 def test_whatever_goes_wrong_nothing_is_lost_and_nothing_is_there_twice(seed: int, sqlite_url: str) -> None:
     rates = {FaultKind.DIE: 0.15, FaultKind.FAIL: 0.1, FaultKind.HANG: 0.05}
     config: dict[str, Any] = {"budget": {"trials": 20}, "search": {"sampler": "tpe", "pruner": "median"}}
-    with night(sqlite_url, workers=4, faults=ReplayFaults(rates=rates, seed=seed), **config) as one:
+    with replayed(sqlite_url, workers=4, faults=ReplayFaults(rates=rates, seed=seed), **config) as one:
         one.run()
     trials = plain_trials(sqlite_url)
     assert [trial.number for trial in trials] == list(range(20))

@@ -259,7 +259,7 @@ def test_a_fold_learns_nothing_of_the_rows_that_it_leaves_out(tmp_path: Path) ->
     assert known.validation.objective > -1e3
     # What is kept are the weights of this fold, which answer in its scale.
     plain = open_worker(config, splits, tmp_path / "files")
-    assert changed.test_reading(assignment) == plain.test_reading(assignment)
+    assert changed.test_evaluation(assignment) == plain.test_evaluation(assignment)
     numbers = np.array(splits.train.labels, dtype=float)
     losses = [
         ((numbers[fold.validation] - numbers[fold.train].mean()) ** 2).mean() / numbers[fold.train].var()

@@ -71,7 +71,7 @@ def test_the_default_is_not_tried_on_a_second_seed(sqlite_url: str, sampler: str
 
 
 @BOTH
-def test_what_runs_or_failed_or_was_given_up_or_waits_is_not_proposed_again(sqlite_url: str, sampler: str) -> None:
+def test_what_runs_or_failed_or_was_pruned_or_waits_is_not_proposed_again(sqlite_url: str, sampler: str) -> None:
     """Four are left running by leaders that are gone; a new one trains those on, as the same trials, and the others."""
     config = config_at(sqlite_url, sampler)
     with led(config) as coordinator:

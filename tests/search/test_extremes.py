@@ -34,12 +34,12 @@ def cost(values: Hyperparameters, *, batch_sign: int = 1) -> tuple[float, ...]:
 
 @settings(max_examples=150, deadline=None)
 @given(mapping=mappings(counted=True, largest=8))
-def test_a_corner_is_a_configuration_of_the_space_and_none_is_beyond_it(mapping: dict[str, Any]) -> None:
+def test_an_extreme_is_a_configuration_of_the_space_and_none_is_beyond_it(mapping: dict[str, Any]) -> None:
     drawn = space(**mapping)
     assume(drawn.size() <= MAX_COMBINATIONS)
     all_of_them = [drawn.hyperparameters(values) for values in drawn.combinations()]
-    for corner in (dearest(drawn), slowest(drawn), cheapest(drawn)):
-        assert corner in all_of_them
+    for extreme in (dearest(drawn), slowest(drawn), cheapest(drawn)):
+        assert extreme in all_of_them
     costs = [cost(values) for values in all_of_them]
     assert cost(dearest(drawn)) == max(costs)
     assert cost(cheapest(drawn)) == min(costs)
@@ -48,7 +48,7 @@ def test_a_corner_is_a_configuration_of_the_space_and_none_is_beyond_it(mapping:
 
 @settings(max_examples=100, deadline=None)
 @given(mapping=mappings())
-def test_every_space_has_its_corners(mapping: dict[str, Any]) -> None:
+def test_every_space_has_its_extremes(mapping: dict[str, Any]) -> None:
     drawn = space(**mapping)
     assert cost(cheapest(drawn)) <= cost(dearest(drawn))
 

@@ -1,4 +1,4 @@
-"""Each pruner gives up what its definition says, worked out by hand, when asked through the store."""
+"""Each pruner prunes what its definition says, worked out by hand, when asked through the store."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from tests.search.scripted import CPU, SPACE, ended, led, plain_trials, report_a
 
 RUNGS = (250, 500, 750, 1000)
 FOLDS = 8
-GivenUp = dict[int, int]
+PrunedAt = dict[int, int]
 
 
 def flat(score: float) -> list[float]:
@@ -37,10 +37,10 @@ def bracket_start(trial: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """Scores by trial from 0, the default, which is never given up; and which trials are, at which rung."""
+    """Scores by trial from 0, the default, which is never pruned; and which trials are, at which rung."""
 
     scores: Sequence[Sequence[float]]
-    given_up: GivenUp
+    pruned: PrunedAt
     search: Mapping[str, Any] = field(default_factory=dict)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
 
@@ -51,9 +51,9 @@ def hyperband_case() -> Case:
     starts = [bracket_start(trial) for trial in trials]
     assert {250, 750} == set(starts)
     first = {trials[starts.index(start)] for start in (250, 750)}
-    given_up = {trial: bracket_start(trial) for trial in trials if trial not in first}
+    pruned = {trial: bracket_start(trial) for trial in trials if trial not in first}
     return Case(
-        scores=[flat(0.9), *(flat(0.8 - trial / 100) for trial in trials)], given_up=given_up,
+        scores=[flat(0.9), *(flat(0.8 - trial / 100) for trial in trials)], pruned=pruned,
         search={"reduction_factor": 3},
     )  # fmt: skip
 
@@ -62,38 +62,38 @@ KNOWN_ANSWERS: dict[str, Case] = {
     # At each rung the median of 0.5 and 0.7 is 0.6, and so is that of 0.5, 0.6 and 0.7.
     "median": Case(
         scores=[flat(0.5), flat(0.7), flat(0.6), flat(0.59), [0.6, 0.1, 0.1, 0.1]],
-        given_up={3: 250},
+        pruned={3: 250},
         search={"pruner_startup_trials": 2},
     ),
     # The median of what came to 250 is 0.5, then 0.495, where the pruned trial counts, then 0.5 and 0.5; the third is
-    # given up against the default alone, and so is the fourth, as far as it came.
+    # pruned against the default alone, and so is the fourth, as far as it came.
     "asynchronous_median": Case(
         scores=[flat(0.5), flat(0.49), [0.7, 0.49, 0.7, 0.7], [0.5, 0.6, 0.4, 0.4], flat(0.55)],
-        given_up={1: 250, 2: 500, 3: 750},
+        pruned={1: 250, 2: 500, 3: 750},
         search={"pruner_startup_trials": 1},
     ),
     # The upper quarter begins at 0.65 between 0.5 and 0.7, and at 0.68 among 0.5, 0.66 and 0.7.
     "percentile": Case(
         scores=[flat(0.5), flat(0.7), flat(0.64), flat(0.66), [0.69, 0.1, 0.1, 0.1], flat(0.67)],
-        given_up={2: 250, 5: 250},
+        pruned={2: 250, 5: 250},
         search={"pruner_startup_trials": 2, "percentile": 25},
     ),
     # One of three goes on from 250, and one of three from 750; of fewer than three the best does.
     "successive_halving": Case(
         scores=[flat(0.9), flat(0.5), flat(0.6), flat(0.55), [0.61, 0.61, 0.58, 0.58], [0.7, 0.5, 0.6, 0.1]],
-        given_up={3: 250, 4: 750},
+        pruned={3: 250, 4: 750},
         search={"reduction_factor": 3},
     ),
     "hyperband": hyperband_case(),
     # One evaluation that is worse is borne, the second in a row is not; the median to reach is 0.6.
     "patient": Case(
         scores=[flat(0.5), flat(0.7), [0.45, 0.4, 0.4, 0.4], [0.4, 0.41, 0.4, 0.42], [0.9, 0.8, 0.8, 0.8]],
-        given_up={2: 750},
+        pruned={2: 750},
         search={"pruner_startup_trials": 2, "patience": 1},
     ),
     "threshold": Case(
         scores=[flat(0.1), [0.4, 0.6, 0.6, 0.6], [0.6, 0.49, 0.6, 0.6], flat(0.5)],
-        given_up={2: 500},
+        pruned={2: 500},
         search={"lowest_score": 0.5},
         evaluation={"first_rung": 500},
     ),
@@ -106,16 +106,16 @@ KNOWN_ANSWERS: dict[str, Case] = {
             on_folds(*(3 * fold + 2 for fold in range(8))),
             on_folds(3, *(3 * fold for fold in range(1, 8))),
         ],
-        given_up={1: 500, 3: 625},
+        pruned={1: 500, 3: 625},
         search={"p_threshold": 0.1},
         evaluation={"folds": FOLDS},
     ),
-    "none": Case(scores=[flat(0.9), flat(0.0), flat(0.0)], given_up={}),
+    "none": Case(scores=[flat(0.9), flat(0.0), flat(0.0)], pruned={}),
 }  # fmt: skip
 
 
-def searched(url: str, name: str, case: Case) -> GivenUp:
-    """Search along the script; return which trials were given up, and where."""
+def searched(url: str, name: str, case: Case) -> PrunedAt:
+    """Search along the script; return which trials were pruned, and where."""
     config = study_at(
         url,
         search={"pruner": name, **case.search},
@@ -123,17 +123,17 @@ def searched(url: str, name: str, case: Case) -> GivenUp:
         budget={"trials": len(case.scores)},
         space=SPACE | {"epochs": {"value": 3}},
     )
-    given_up: GivenUp = {}
+    pruned: PrunedAt = {}
     for number, scores in enumerate(case.scores):
         # Each trial under a leader of its own: a pruner keeps nothing in mind that is not in the store.
         with led(config) as coordinator:
             rung = train(coordinator, f"request-{number}", scores)
-        given_up |= {} if rung is None else {number: rung}
-    return given_up
+        pruned |= {} if rung is None else {number: rung}
+    return pruned
 
 
 def train(coordinator: Coordinator, request: str, scores: Sequence[float]) -> int | None:
-    """Report the scores of the next trial at its milestones; return the rung at which it is given up."""
+    """Report the scores of the next trial at its milestones; return the rung at which it is pruned."""
     assignment = coordinator.next_assignment(request, CPU)
     assert assignment is not None
     for milestone, score in zip(assignment.milestones, scores, strict=True):
@@ -146,30 +146,30 @@ def train(coordinator: Coordinator, request: str, scores: Sequence[float]) -> in
 
 
 @pytest.mark.parametrize("name", PRUNERS)
-def test_what_is_given_up_follows_from_the_definition(sqlite_url: str, name: str) -> None:
+def test_what_is_pruned_follows_from_the_definition(sqlite_url: str, name: str) -> None:
     case = KNOWN_ANSWERS[name]
-    assert searched(sqlite_url, name, case) == case.given_up
+    assert searched(sqlite_url, name, case) == case.pruned
     states = {trial.number: trial.state.name for trial in plain_trials(sqlite_url)}
-    assert states == {number: "PRUNED" if number in case.given_up else "COMPLETE" for number in states}
+    assert states == {number: "PRUNED" if number in case.pruned else "COMPLETE" for number in states}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["hyperband", "wilcoxon"])
 def test_those_that_read_the_study_themselves_do_so_on_postgresql(postgresql_url: str, name: str) -> None:
     case = KNOWN_ANSWERS[name]
-    assert searched(postgresql_url, name, case) == case.given_up
+    assert searched(postgresql_url, name, case) == case.pruned
 
 
 def test_a_trial_that_equals_the_best_on_every_fold_goes_on(sqlite_url: str) -> None:
     """All differences are zero, and those of a small test set are often: no warning, and no decision from nothing."""
-    case = Case(scores=[on_folds(*range(8))] * 2, given_up={}, evaluation={"folds": FOLDS})
+    case = Case(scores=[on_folds(*range(8))] * 2, pruned={}, evaluation={"folds": FOLDS})
     assert searched(sqlite_url, "wilcoxon", case) == {}
 
 
 def test_ties_and_equal_folds_are_ranked_without_a_warning(sqlite_url: str) -> None:
     """Equal on two folds and worse by the same on the others."""
     best, worse = on_folds(*[5] * 8), on_folds(5, 5, *[4] * 6)
-    case = Case(scores=[best, worse], given_up={}, evaluation={"folds": FOLDS})
+    case = Case(scores=[best, worse], pruned={}, evaluation={"folds": FOLDS})
     [(trial, rung)] = searched(sqlite_url, "wilcoxon", case).items()
     assert (trial, rung > 500) == (1, True)
 

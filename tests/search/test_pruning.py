@@ -33,7 +33,7 @@ def searched(url: str, search: dict[str, Any], *, decides: bool = True, first_ru
 
 @pytest.mark.parametrize("search", PRUNERS, ids=lambda search: search["pruner"])
 @pytest.mark.parametrize("first_rung", [250, 375])
-def test_a_clearly_bad_trial_is_given_up_at_the_first_rung(
+def test_a_clearly_bad_trial_is_pruned_at_the_first_rung(
     sqlite_url: str, search: dict[str, Any], first_rung: int
 ) -> None:
     outcomes = searched(sqlite_url, search, first_rung=first_rung)
@@ -43,7 +43,7 @@ def test_a_clearly_bad_trial_is_given_up_at_the_first_rung(
 
 
 @pytest.mark.parametrize("search", [*PRUNERS, {"pruner": "none"}], ids=lambda search: search["pruner"])
-def test_nothing_is_given_up_where_no_rung_decides(sqlite_url: str, search: dict[str, Any]) -> None:
+def test_nothing_is_pruned_where_no_rung_decides(sqlite_url: str, search: dict[str, Any]) -> None:
     outcomes = searched(sqlite_url, search, decides=search["pruner"] == "none")
     assert {outcome.ending for outcome in outcomes} == {Ending.COMPLETED}
 

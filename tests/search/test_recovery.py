@@ -24,7 +24,7 @@ def asked(coordinator: Coordinator, name: str, capacity: Capacity = CPU) -> Assi
     return assignment
 
 
-def test_a_trial_whose_worker_dies_goes_on_and_is_given_up_the_third_time(database_url: str) -> None:
+def test_a_trial_whose_worker_dies_is_retried_and_fails_the_third_time(database_url: str) -> None:
     with led(study_at(database_url)) as coordinator:
         for attempt in range(1, MAX_DEATHS + 1):
             deadly = asked(coordinator, f"request {attempt}")

@@ -132,7 +132,7 @@ def test_what_a_dead_leader_left_running_goes_on_first(database_url: str) -> Non
     assert requeued == [(0, 1), (1, 1)]
 
 
-def test_a_trial_with_which_the_search_dies_again_and_again_is_given_up(sqlite_url: str) -> None:
+def test_a_trial_with_which_the_search_dies_again_and_again_fails(sqlite_url: str) -> None:
     """Its attempts that were paused do not count: those ended as they were told to."""
     with led(study_at(sqlite_url)) as coordinator:
         coordinator.finish(ended(assigned(coordinator, 0), Ending.PAUSED))

@@ -233,7 +233,7 @@ def test_cma_es_does_not_stop_where_a_conditional_parameter_was_in_every_trial_s
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_trials_that_cannot_be_trained_or_were_given_up_or_failed_or_enqueued_are_no_trouble(
+def test_trials_that_cannot_be_trained_or_were_pruned_or_failed_or_enqueued_are_no_trouble(
     sqlite_url: str, name: str
 ) -> None:
     endings = [Ending.DIVERGED, Ending.COMPLETED, Ending.INFEASIBLE, Ending.PRUNED, Ending.COMPLETED, Ending.FAILED]
@@ -321,7 +321,7 @@ def test_who_proposed_is_recorded(sqlite_url: str, name: str, expected: list[str
 
 
 def test_start_up_lasts_until_enough_trials_that_the_sampler_learns_from_are_over(sqlite_url: str) -> None:
-    """A Gaussian process learns from completed trials only, TPE from those that were given up too."""
+    """A Gaussian process learns from completed trials only, TPE from those that were pruned too."""
     for name, expected in (("gp", "start-up"), ("tpe", "tpe")):
         search = {"sampler": name, "startup_trials": 2, "pruner": "none"}
         config = study_at(sqlite_url, study=f"study-{name}", search=search)

@@ -419,7 +419,7 @@ def test_a_stop_that_is_asked_for_while_a_run_still_loads_its_model_is_heard(sql
         assert coordinator.stop_requests().stop
 
 
-def test_a_trial_put_aside_and_then_given_up_makes_room_for_another(sqlite_url: str, clock: Clock) -> None:
+def test_a_trial_deferred_and_then_pruned_makes_room_for_another(sqlite_url: str, clock: Clock) -> None:
     with led(study_at(sqlite_url, budget={"trials": None, "time": "1m"}), clock=clock) as coordinator:
         train(coordinator, asked(coordinator, "default"))
         clock.now += 60 - 2  # nothing fits
@@ -477,7 +477,7 @@ def test_why_it_ended_is_what_holds_at_the_end(sqlite_url: str, clock: Clock) ->
         assert coordinator.ended_because is None
 
 
-def test_a_waiting_trial_that_is_to_be_stopped_is_given_up(sqlite_url: str) -> None:
+def test_a_waiting_trial_that_is_to_be_stopped_is_pruned(sqlite_url: str) -> None:
     with led(study_at(sqlite_url)) as coordinator:
         paused = asked(coordinator, "a")
         coordinator.observe(report_at(paused, paused.milestones[0], 0.4))
@@ -485,8 +485,8 @@ def test_a_waiting_trial_that_is_to_be_stopped_is_given_up(sqlite_url: str) -> N
         asks_to_stop(sqlite_url, paused.trial)
         assert coordinator.stop_requests() == StopRequests(stop=False, trials=frozenset())
         assert asked(coordinator, "b").trial == 1
-    given_up = plain_trials(sqlite_url)[0]
-    assert (given_up.state, given_up.value) == (TrialState.PRUNED, 0.4)
+    pruned = plain_trials(sqlite_url)[0]
+    assert (pruned.state, pruned.value) == (TrialState.PRUNED, 0.4)
 
 
 def test_a_trial_enqueued_by_optunas_own_tools_is_taken_up(sqlite_url: str) -> None:

@@ -47,7 +47,7 @@ def test_a_window_shows_the_best_an_even_part_and_all_that_is_not_over(
 
 
 def searched(sampler: optuna.samplers.BaseSampler, trials: int) -> optuna.Study:
-    """Search a space with a condition; every fifth trial is left running, every seventh is given up."""
+    """Search a space with a condition; every fifth trial is left running, every seventh is pruned."""
     study = optuna.create_study(sampler=sampler, direction="maximize")
     for number in range(trials):
         trial = study.ask()

@@ -16,10 +16,10 @@ from chaos_search import Search, searching
 from chaos_stored import all_once, completed, figure, stored
 
 from hpo.config.study_file import StudyConfig
+from hpo.files import checkpoints
 from hpo.runners import run as runner
 from hpo.store.database import open_database
 from hpo.store.results import read_results
-from hpo.training import checkpoints
 
 MIB = 2**20
 BALLAST = "ballast"

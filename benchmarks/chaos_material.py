@@ -22,13 +22,13 @@ from hpo.messages import (  # noqa: E402
     Demands,
     Dimensions,
     Ending,
+    Measurement,
     Outcome,
     Probe,
     Report,
     Scores,
 )
 from hpo.metrics.metric import SelectionMetric  # noqa: E402
-from hpo.training.precision import Measurement  # noqa: E402
 from tests.models import save_tiny_bert, write_texts  # noqa: E402
 
 SPACE: Mapping[str, Any] = {

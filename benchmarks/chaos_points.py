@@ -19,11 +19,11 @@ import torch
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
 from hpo.distributed.rank_group import RankInfo
+from hpo.files import checkpoints
+from hpo.files.checkpoints import Checkpoints
 from hpo.messages import Ending, Outcome
 from hpo.search.coordinator import Coordinator
 from hpo.store.attempts import Attempts
-from hpo.training import checkpoints
-from hpo.training.checkpoints import Checkpoints
 from hpo.training.run import Run
 from hpo.training.worker import Worker, open_worker
 
@@ -154,7 +154,7 @@ def open_doomed(
     Checkpoints.is_due = is_due  # type: ignore[method-assign,assignment]
     after(Worker, "admit", lambda *_: doom.passes("after the ask"))
     before(Run, "advance", lambda: doom.passes("in a step"))
-    before(checkpoints._Hashed, "write", lambda: doom.passes("while saving"))
+    before(checkpoints._HashingFile, "write", lambda: doom.passes("while saving"))
     after(Checkpoints, "save", lambda *_: doom.passes("after saving"))
     after(Worker, "advance", finished)
     return worker

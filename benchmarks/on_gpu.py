@@ -27,8 +27,8 @@ from transformers import BertConfig, BertModel, set_seed  # noqa: E402
 
 from hpo.config.hyperparameters import Hyperparameters  # noqa: E402
 from hpo.data.splits import load_splits  # noqa: E402
+from hpo.files.checkpoints import write_checkpoint  # noqa: E402
 from hpo.messages import Action, Assignment, Milestone, Outcome  # noqa: E402
-from hpo.training.checkpoints import write_checkpoint  # noqa: E402
 from hpo.training.worker import Worker, open_worker, train  # noqa: E402
 from tests.models import WORDS, save_tiny_bert, tiny_study, write_texts  # noqa: E402
 
@@ -100,8 +100,9 @@ def forecast(folder: Path, device: str) -> Figures:
         worker = opened(folder, name, device)
         probe = worker.probe(CHOSEN, WARM_STEPS)
         outcome = trial(worker)
-        steps = CHOSEN.epochs * -(-worker.splits.train.rows // CHOSEN.batch_size)
-        scored = CHOSEN.epochs * worker.splits.validation.rows
+        sizes = worker.dimensions(CHOSEN.max_length)
+        steps = CHOSEN.epochs * -(-sizes.train_rows // CHOSEN.batch_size)
+        scored = CHOSEN.epochs * sizes.validation_rows
         told = steps * probe.seconds_per_step + scored * probe.seconds_per_scored_row
         found[name] = {"told_seconds": told, "seconds": outcome.seconds, "told_over_taken": told / outcome.seconds}
     return found

@@ -28,7 +28,6 @@ from hpo.data.batching import collate, training_batches
 from hpo.data.splits import load_splits
 from hpo.messages import Assignment, Milestone
 from hpo.training import run as run_module
-from hpo.training.precision import autocast
 from hpo.training.worker import Worker, open_worker
 
 HERE = Path(__file__).resolve().parents[1]
@@ -165,22 +164,23 @@ def our_loop(worker: Worker) -> Step:
 
 def bare_loop(worker: Worker) -> Step:
     """Return a step as one would write it for one configuration, over batches made ahead."""
-    bench, values = worker._context, usual()
-    network, device = bench.model.network, bench.device
+    context, values = worker._context, usual()
+    network, device = context.model.network, context.device
     network.train()
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=values.learning_rate, weight_decay=values.l2_strength, fused=True
     )
-    split = bench.tokenized(LENGTH).train
+    split = context.tokenized(LENGTH)["train"]
     made = [
-        collate(split, rows, bench.model.pad_id) for rows in training_batches(split.tokens.rows, ROWS, seed=0, epoch=0)
+        collate(split, rows, context.model.pad_id)
+        for rows in training_batches(split.tokens.rows, ROWS, seed=0, epoch=0)
     ]
     batches = iter(
         [{name: value.to(device) for name, value in {**one.inputs, "labels": one.targets}.items()} for one in made]
     )
 
     def step() -> None:
-        with autocast(device, bench.precision):
+        with torch.autocast(device.type, torch.bfloat16, enabled=context.precision == "bf16"):
             loss = network(**next(batches)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)

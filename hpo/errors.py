@@ -21,6 +21,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
+LONGEST_REASON = 300
+
 
 class HpoError(Exception):
     """Anything that hpo says in a sentence instead of a traceback."""
@@ -117,6 +119,12 @@ class Mistakes:
             kinds = {type(error) for error in self._errors}
             kind = kinds.pop() if len(kinds) == 1 else ConfigurationError
             raise kind(*mistakes)
+
+
+def error_line(error: Exception) -> str:
+    """Return an error in one line of at most `LONGEST_REASON` letters, with its kind where it is none of ours."""
+    told = str(error) if isinstance(error, HpoError) else f"{type(error).__name__}: {error}"
+    return " ".join(told.split())[:LONGEST_REASON]
 
 
 def without_credentials(text: str) -> str:

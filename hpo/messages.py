@@ -7,9 +7,12 @@ view and is never stored.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 from hpo.config.hyperparameters import Hyperparameters
 
+Precision = Literal["fp32", "bf16"]
+"""Number format of the forward pass; weights stay in fp32."""
 SEMANTICS = 4
 """Version of the training semantics; raised where a change of hpo changes scores by more than rounding.
 
@@ -105,6 +108,20 @@ class Dimensions:
     """Of the pretrained model."""
     pass_tokens: int = 0
     """Fixed cost of a pass through the model, in tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """How fast a device trains the study's model."""
+
+    fp32_seconds: float
+    """Forward and backward pass, per example."""
+    bf16_seconds: float
+    """The same under bf16 autocast; 0 where it was not measured."""
+    difference: float
+    """Distance of bf16 logits from fp32 ones, over the length of the fp32 ones."""
+    precision: Precision
+    """What was chosen, or asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,7 +58,7 @@ def delete(
     store: options.Store = None,
 ) -> None:
     """Delete a study: its trials, and its weights and checkpoints, in their folder and at their URL."""
-    from hpo.files.remote import UrlMirror, twin_of
+    from hpo.files.remote import RemoteFiles, remote_url_of
     from hpo.search.steering import refuse_led
     from hpo.store.results import read_results
     from hpo.store.studies import delete_study
@@ -67,14 +67,14 @@ def delete(
     with options.opened(url) as database:
         results = read_results(database, name)
         folder = _files_folder(results.confirms or name, url)
-        sent_to = twin_of(folder)
+        sent_to = remote_url_of(folder)
         if results.confirms is not None:
             from hpo.training.context import CONFIRMATION
 
             # What its search has at a URL stays; the next confirmation keeps there what it needs alone.
             folder, sent_to = folder / CONFIRMATION, None
         # Ahead of the rows: where its URL is of no use to this machine, the study can still be deleted from another.
-        twin = None if sent_to is None else UrlMirror(sent_to, name, folder)
+        twin = None if sent_to is None else RemoteFiles(sent_to, name, folder)
         files = f"{folder}" if twin is None else f"{folder} and {twin.place}"
         if not yes and not _confirmed(f"Delete the study {name!r}, its {len(results.trials)} trials and {files}?"):
             typer.echo("Nothing was deleted.")

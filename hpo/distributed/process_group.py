@@ -1,4 +1,4 @@
-"""A gang of several ranks, over torch.distributed: words go by gloo on every device, gradients by NCCL between GPUs."""
+"""Process group: several ranks over torch.distributed; values go by gloo on every device, gradients by NCCL on GPUs."""
 
 import os
 import pickle
@@ -13,42 +13,59 @@ import torch
 from torch import Tensor, distributed, nn
 
 from hpo.data.batching import Batch
-from hpo.distributed.rank_group import ALONE, Ended, EndedElsewhere, RankGroup, RankGroupLost, RankInfo, Task, told_of
+from hpo.distributed.rank_group import (
+    ALONE,
+    EndedOnOtherRank,
+    RankCommand,
+    RankEnded,
+    RankGroup,
+    RankGroupLost,
+    RankInfo,
+)
+from hpo.errors import error_line
 from hpo.messages import Ending
 
 BUCKET_NUMBERS = 2**23
 """Gradients smaller than so many numbers are added up together: each sum has a price of its own."""
-WORD_BYTES, LENGTH_BYTES = 4096, 8
-"""What a rank says in one exchange, and of that its length; a longer word takes another exchange."""
-LONGEST_MEET = timedelta(days=20)
-"""Nothing is slow at a meet: rank 0 may wait for its next trial, or evaluate, for as long as it takes."""
+VALUE_BYTES, LENGTH_BYTES = 4096, 8
+"""A value in one exchange, and of that its length; a longer value takes another exchange."""
+LONGEST_WAIT = timedelta(days=20)
+"""An `all_gather` may take as long as it takes: rank 0 waits for its next trial, or evaluates."""
+
+
+@contextmanager
+def _lost_if_it_breaks() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        raise RankGroupLost(f"A rank is gone, or does not answer: {error_line(error)}") from error
 
 
 class ProcessGroup(RankGroup):
-    """Of which this process is one rank."""
+    """A rank group of several processes, of which this one is a rank."""
 
     def __init__(self, rank_info: RankInfo, device: torch.device, patience: timedelta) -> None:
-        """Meet the other ranks for the first time, at the seat's address.
+        """Wait for the other ranks, at the address of rank 0.
 
         Args:
-            seat: of this process; a process sits in one gang at a time.
+            rank_info: of this process, which is in one group at a time.
             device: where its rank trains.
             patience: for how long it waits for the others to come, and for a sum.
 
         Raises:
-            GangLost: they did not come, or nobody can listen at that address.
+            RankGroupLost: they did not come, or nobody can listen at that address.
         """
         self.rank, self.ranks = rank_info.rank, rank_info.ranks
-        self._in_task = False
+        self._in_command = False
         host, _, port = rank_info.address.rpartition(":")
-        with _lost_where_it_breaks():
+        with _lost_if_it_breaks():
             # A socket of our own: torch's would listen to every network that the machine is in.
             listener = socket.create_server((host, int(port))).detach() if self.is_rank_0 else None
             store = distributed.TCPStore(  # type: ignore[attr-defined]
                 host, int(port), rank_info.ranks, self.is_rank_0, patience, master_listen_fd=listener
             )
             distributed.init_process_group(
-                "gloo", store=store, rank=rank_info.rank, world_size=rank_info.ranks, timeout=LONGEST_MEET
+                "gloo", store=store, rank=rank_info.rank, world_size=rank_info.ranks, timeout=LONGEST_WAIT
             )
             if device.type == "cuda":
                 torch.cuda.set_device(device)
@@ -59,32 +76,32 @@ class ProcessGroup(RankGroup):
         self._bucket = torch.zeros(BUCKET_NUMBERS, device=device)
         self._sum(self._bucket[:1])
 
-    def all_gather(self, word: Any) -> list[Any]:
-        """Say a word, and return those of all ranks."""
-        said = pickle.dumps(word)
-        with _lost_where_it_breaks():
-            of_ranks = self._gathered(said, WORD_BYTES)
-            longest = max(int.from_bytes(one[:LENGTH_BYTES]) for one in of_ranks)
-            if longest > WORD_BYTES - LENGTH_BYTES:
-                of_ranks = self._gathered(said, LENGTH_BYTES + longest)
-        words = [pickle.loads(one[LENGTH_BYTES:]) for one in of_ranks]
-        ends = [(rank, said) for rank, said in enumerate(words) if isinstance(said, Ended)]
+    def all_gather(self, value: Any) -> list[Any]:
+        """Return the values of all ranks."""
+        pickled = pickle.dumps(value)
+        of_ranks = self._gathered(pickled, VALUE_BYTES)
+        longest = max(int.from_bytes(one[:LENGTH_BYTES]) for one in of_ranks)
+        if longest > VALUE_BYTES - LENGTH_BYTES:
+            of_ranks = self._gathered(pickled, LENGTH_BYTES + longest)
+        values = [pickle.loads(one[LENGTH_BYTES:]) for one in of_ranks]
+        ends = [(rank, one) for rank, one in enumerate(values) if isinstance(one, RankEnded)]
         if ends:
-            self._in_task = False
-            if not isinstance(word, Ended):
+            self._in_command = False
+            if not isinstance(value, RankEnded):
                 rank, ended = ends[0]
-                raise EndedElsewhere(ended.ending, f"On rank {rank}: {ended.reason}")
-        return words
+                raise EndedOnOtherRank(ended.ending, f"On rank {rank}: {ended.reason}")
+        return values
 
-    def _gathered(self, said: bytes, size: int) -> list[bytes]:
-        """Return what all ranks say, in so many bytes each, its length first; what is longer is cut."""
-        told = (len(said).to_bytes(LENGTH_BYTES) + said)[:size].ljust(size)
-        mine = torch.frombuffer(bytearray(told), dtype=torch.uint8)
+    @_lost_if_it_breaks()
+    def _gathered(self, value: bytes, size: int) -> list[bytes]:
+        """Return the values of all ranks, in so many bytes each, its length first; what is longer is cut."""
+        padded = (len(value).to_bytes(LENGTH_BYTES) + value)[:size].ljust(size)
+        mine = torch.frombuffer(bytearray(padded), dtype=torch.uint8)
         of_ranks = [torch.empty_like(mine) for _ in range(self.ranks)]
         distributed.all_gather(of_ranks, mine)
         return [one.numpy().tobytes() for one in of_ranks]
 
-    def part(self, batch: Batch) -> Batch | None:
+    def shard(self, batch: Batch) -> Batch | None:
         """Return the rows of a batch that this rank trains on: none has more than the first."""
         start = self.rank * self.largest_shard(batch.rows)
         rows = np.arange(start, min(start + self.largest_shard(batch.rows), batch.rows))
@@ -106,24 +123,24 @@ class ProcessGroup(RankGroup):
             self._sum_bucket(bucket)
         return True
 
-    def broadcast_command(self, task: Task) -> None:
-        """Begin a task, on rank 0."""
-        self.all_gather(task)
-        self._in_task = True
+    def broadcast_command(self, command: RankCommand) -> None:
+        """Begin a command, on rank 0."""
+        self.all_gather(command)
+        self._in_command = True
 
-    def hear(self) -> Task | None:
-        """Return the task that rank 0 begins next; None where it closes the gang."""
-        task: Task | None = self.all_gather(None)[0]
-        self._in_task = task is not None
-        return task
+    def next_command(self) -> RankCommand | None:
+        """Return the command that rank 0 begins next; None where it closes the group."""
+        command: RankCommand | None = self.all_gather(None)[0]
+        self._in_command = command is not None
+        return command
 
     def end(self, ending: Ending, reason: str) -> None:
-        """Say that the task is over here, unless it is already over for all."""
-        if self._in_task:
-            self.all_gather(Ended(ending=ending, reason=reason))
+        """End the command on all ranks, unless it already has."""
+        if self._in_command:
+            self.all_gather(RankEnded(ending=ending, reason=reason))
 
     def close(self) -> None:
-        """Leave; rank 0 lets the others go, which have no task."""
+        """Leave; rank 0 lets the others go, which have no command."""
         if self.is_rank_0:
             self.all_gather(None)
         distributed.destroy_process_group()
@@ -138,13 +155,13 @@ class ProcessGroup(RankGroup):
         parts = torch.split(together, [tensor.numel() for tensor in tensors])
         torch._foreach_copy_(list(tensors), [part.view_as(one) for part, one in zip(parts, tensors, strict=True)])
 
+    @_lost_if_it_breaks()
     def _sum(self, tensor: Tensor) -> None:
-        with _lost_where_it_breaks():
-            distributed.all_reduce(tensor, group=self._sums)
+        distributed.all_reduce(tensor, group=self._sums)
 
 
 def join(rank_info: RankInfo | None, device: torch.device, patience_seconds: float) -> RankGroup:
-    """Return the gang of a seat, which all its ranks join at once; of no seat, or one of one rank, the gang of one."""
+    """Return the rank group of a process, which all ranks join at once; `ALONE` where it is the only one."""
     if rank_info is None or rank_info.ranks == 1:
         return ALONE
     return ProcessGroup(rank_info, device, timedelta(seconds=patience_seconds))
@@ -162,11 +179,3 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         room -= tensor.numel()
     if bucket:
         yield bucket
-
-
-@contextmanager
-def _lost_where_it_breaks() -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, OSError) as error:
-        raise RankGroupLost(f"A rank is gone, or does not answer: {told_of(error)}") from error

@@ -1,13 +1,13 @@
-"""A gang: the ranks that train one trial together, processes each with its part of every batch. Mostly it is one.
+"""Rank group: the processes that train one trial together, each with its shard of every batch. Mostly it is one.
 
-Every rank runs the same code in lockstep and comes to the same weights. What must be agreed is said at a *meet*, where
-each rank says a word and hears those of all; gradients are added up apart. Rank 0 leads: it alone hears decisions,
-looks at the clock, writes files and evaluates. That it evaluates alone costs the others' time, and keeps a score what
-it is on one rank; split by rows, running out of memory and a metric of the user's own would have to be agreed too.
+Every rank runs the same code in lockstep and comes to the same weights. What must be agreed goes through `all_gather`;
+gradients are summed apart. Rank 0 alone receives decisions, looks at the clock, writes files and evaluates. That it
+evaluates alone costs the others' time, and keeps a score what it is on one rank; split by rows, running out of memory
+and a metric of the user's own would have to be agreed too.
 
-A task, such as a trial, ends for all at the meet at which any rank says that it has `Ended`, whatever the others meet
-for: so an error on one rank is an end that all come to, and they live on. Where a rank is gone, or does not answer, the
-gang is lost: all its processes end, and another gang takes its place.
+A command, such as a trial, ends on all ranks at the `all_gather` to which any rank gives `RankEnded`, whatever the
+others gather: so an error on one rank is an end that all come to, and they live on. Where a rank is gone, or does not
+answer, the group is lost: all its processes end, and another group takes its place.
 """
 
 import socket
@@ -20,21 +20,19 @@ from torch import Tensor, nn
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.batching import Batch
-from hpo.errors import HpoError
-from hpo.messages import Assignment, Ending
-from hpo.training.memory import is_out_of_memory
-from hpo.training.precision import Precision
+from hpo.errors import error_line
+from hpo.memory import is_out_of_memory
+from hpo.messages import Assignment, Ending, Precision
 
-LONGEST_REASON = 300
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankInfo:
-    """The place of a process in a gang."""
+    """The place of a process in a rank group."""
 
     rank: int
-    """From 0; rank 0 leads."""
+    """From 0."""
     ranks: int
     """How many there are."""
     address: str
@@ -48,35 +46,35 @@ def free_address(host: str = "127.0.0.1") -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
-    """To the other ranks: train this with me."""
+class TrainCommand:
+    """To the other ranks: train this with rank 0."""
 
     assignment: Assignment
     precision: Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probing:
-    """To the other ranks: take these few steps with me."""
+class ProbeCommand:
+    """To the other ranks: take these few steps with rank 0."""
 
     hyperparameters: Hyperparameters
     steps: int
     precision: Precision
 
 
-Task = Training | Probing
+RankCommand = TrainCommand | ProbeCommand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """A word: the task is over on this rank, and so on all."""
+class RankEnded:
+    """A gathered value: the command has ended on this rank, and so on all."""
 
     ending: Ending
     reason: str
 
 
-class EndedElsewhere(Exception):
-    """The task is over, because it is on another rank."""
+class EndedOnOtherRank(Exception):
+    """The command has ended, because it has on another rank."""
 
     def __init__(self, ending: Ending, reason: str) -> None:
         super().__init__(reason)
@@ -91,7 +89,7 @@ class RankGroupLost(BaseException):
 
 
 class RankGroup:
-    """The gang of one, which has nobody to ask: no word of it costs anything."""
+    """A group of one rank: nothing is exchanged, and no call costs anything."""
 
     rank = 0
     ranks = 1
@@ -101,14 +99,14 @@ class RankGroup:
         """Whether this is rank 0."""
         return self.rank == 0
 
-    def all_gather(self, word: Any) -> list[Any]:
-        """Say a word, of what can be pickled, and return those of all ranks, in their order.
+    def all_gather(self, value: Any) -> list[Any]:
+        """Return the values of all ranks, in their order; they must be picklable.
 
         Raises:
-            EndedElsewhere: the task is over on another rank.
-            GangLost: a rank is gone.
+            EndedOnOtherRank: the command has ended on another rank.
+            RankGroupLost: a rank is gone.
         """
-        return [word]
+        return [value]
 
     def on_rank_0(self, make: Callable[[], T]) -> T:
         """Return what `make` returns on rank 0, where alone it is called."""
@@ -123,12 +121,12 @@ class RankGroup:
             self.all_gather(None)
         return made
 
-    def part(self, batch: Batch) -> Batch | None:
+    def shard(self, batch: Batch) -> Batch | None:
         """Return the rows of a batch that this rank trains on; None where there are too few for all ranks."""
         return batch
 
     def largest_shard(self, rows: int) -> int:
-        """Return how many of so many rows are in the largest part, which is what a step waits for."""
+        """Return how many of so many rows are in the largest shard, which is what a step waits for."""
         return -(-rows // self.ranks)
 
     def all_reduce(self, loss: Tensor | None, weights: Sequence[nn.Parameter]) -> bool:  # noqa: ARG002
@@ -143,23 +141,23 @@ class RankGroup:
         """
         return loss is not None
 
-    def broadcast_command(self, task: Task) -> None:
-        """Begin a task, on rank 0."""
+    def broadcast_command(self, command: RankCommand) -> None:
+        """Begin a command, on rank 0."""
 
-    def hear(self) -> Task | None:
-        """Return the task that rank 0 begins next; None where it closes the gang."""
-        raise AssertionError("rank 0 is told nothing")
+    def next_command(self) -> RankCommand | None:
+        """Return the command that rank 0 begins next; None where it closes the group."""
+        raise AssertionError("rank 0 gives the commands")
 
     def end(self, ending: Ending, reason: str) -> None:
-        """Say that the task is over here, unless it is already over for all."""
+        """End the command on all ranks, unless it already has."""
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Return a context for all of a task: it is over for all ranks where the block ends on one."""
+        """Return a context for all of a command: it ends on all ranks where the block ends on one."""
         try:
             yield
         except Exception as error:
-            self.end(Ending.INFEASIBLE if is_out_of_memory(error) else Ending.FAILED, told_of(error))
+            self.end(Ending.INFEASIBLE if is_out_of_memory(error) else Ending.FAILED, error_line(error))
             raise
         self.end(Ending.COMPLETED, "")
 
@@ -168,9 +166,3 @@ class RankGroup:
 
 
 ALONE = RankGroup()
-
-
-def told_of(error: Exception) -> str:
-    """Return what is told of an error, in one line."""
-    told = str(error) if isinstance(error, HpoError) else f"{type(error).__name__}: {error}"
-    return " ".join(told.split())[:LONGEST_REASON]

@@ -13,8 +13,7 @@ from hpo.config.overrides import apply_override
 from hpo.config.reading import Typed, read_model, read_yaml_mapping
 from hpo.errors import ConfigurationError
 from hpo.export.configs import digest_of
-from hpo.messages import Assignment, Milestone
-from hpo.training.precision import Precision
+from hpo.messages import Assignment, Milestone, Precision
 from hpo.verdict.findings import Interval
 
 MOVABLE = ("model", "data")

@@ -22,11 +22,11 @@ from hpo.data.splits import Splits
 from hpo.data.tokenization import TokenizedSplit, tokenize
 from hpo.errors import ConfigurationError, DataError
 from hpo.export.exported import Exported
+from hpo.messages import Precision
 from hpo.model.pretrained import load_model
 from hpo.tasks.registry import TASKS
-from hpo.training.evaluation import answers
-from hpo.training.precision import Precision
-from hpo.training.worker import choose_device
+from hpo.training.device import choose_device
+from hpo.training.evaluation import outputs
 
 CONFIG_KEY = "hpo"
 """In config.json: under it stands a `TrainedModel`."""
@@ -155,7 +155,7 @@ def predictions_csv(asked: PredictionInput, compute: ComputeConfig) -> str:
     tokens = tokenize(texts, pairs, model.tokenizer, asked.trained.max_length)
     split = TokenizedSplit(tokens=tokens, targets=np.zeros(len(written), dtype=np.int64))
     precision = asked.trained.precision if compute.precision == "auto" else compute.precision
-    said = answers(model, split, np.arange(len(written)), lambda batch: model.logits(batch, precision))
+    said = outputs(model, split, np.arange(len(written)), lambda batch: model.logits(batch, precision))
     return _csv(asked, task.columns(task.predictions(said)))
 
 

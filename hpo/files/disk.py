@@ -1,13 +1,18 @@
-"""Files on a disk: within what a study may fill of it, and written whole or not at all."""
+"""Disk limit and atomic writes: files within what a study may fill of a disk, written whole or not at all."""
 
 import errno
+import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hpo.training.memory import is_out_of_memory
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hpo.memory import is_out_of_memory
 
 GIB = 2**30
 RESERVE_BYTES = 256 * 2**20
@@ -15,7 +20,9 @@ RESERVE_BYTES = 256 * 2**20
 MOST_BESIDE_TENSORS = 2**20
 """Bytes of a file of tensors that are not theirs: names, digests."""
 # Ours, and those of safetensors, which writes to a file of its own choice first.
-REMAINS = ("*.part", ".tmp*")
+PARTIAL = ("*.part", ".tmp*")
+
+logger = logging.getLogger(__name__)
 
 
 def refuse_full(folder: Path, tensor_bytes: int, most_gib: float | None, freed: int = 0) -> None:
@@ -62,16 +69,44 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def remove_remains(folder: Path) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+    """Write a safetensors file with `about` in its header, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replacing(path) as part:
+        try:
+            save_file(dict(tensors), part, dict(about))
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+
+def remove_partial_files(folder: Path) -> None:
     """Remove what processes that were killed had half written in `folder`, in which nobody writes now."""
-    for pattern in REMAINS:
+    for pattern in PARTIAL:
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
 
 
-def can_go_without(error: BaseException) -> bool:
-    """Return whether it was disk or memory that a file could not be written for: a trial can go on without it."""
-    return isinstance(error, OSError) or is_out_of_memory(error)
+class ToleratedFailures:
+    """Failures to write a file that a trial can do without: only the first is logged."""
+
+    def __init__(self, what: str) -> None:
+        """Begin the message with `what`."""
+        self._what, self._has_warned = what, False
+
+    @contextmanager
+    def tolerated(self) -> Iterator[None]:
+        """End the block, without an error, where disk or memory do not suffice for it."""
+        try:
+            yield
+        except (OSError, MemoryError, RuntimeError) as error:
+            if not isinstance(error, OSError) and not is_out_of_memory(error):
+                raise
+            if not self._has_warned:
+                logger.warning("%s: %s.", self._what, why_not_written(error))
+            self._has_warned = True
 
 
 def why_not_written(error: BaseException) -> str:

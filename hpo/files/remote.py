@@ -1,99 +1,73 @@
-"""A study's files at a URL: the twin of its local folder, in which every file is written before it is sent.
+"""Remote files: the copy of a study's local folder at a URL, to which every file is sent once it is written.
 
 S3's protocol was tried against moto's server, and so was `file://`; `gs://`, `abfs://` and `hdfs://` were not: pyarrow
 reads and writes all of them alike. An object store puts a file whole or not at all; elsewhere it is written under
-another name, and moved. While trials train, a URL that fails costs no more than what could not be sent: that is told
-once, the files stay in the folder, and the URL is left alone for a minute, as each asking takes seconds.
+another name, and moved. While trials train, a URL that fails costs no more than what could not be sent: that is logged
+once, the files stay in the folder, and the URL is left alone for a minute, as each call takes seconds.
 """
 
 import json
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable, Set
 from contextlib import suppress
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
 from hpo.config.study_file import StudyConfig
-from hpo.errors import StoreError
-from hpo.files.disk import refuse_full, replacing
-from hpo.files.urls import OBJECT_STORES, file_system, pyarrow, why_failed
+from hpo.errors import ConfigurationError, StoreError, nearest
+from hpo.files.disk import refuse_full, replacing, why_not_written
 
 ADDRESS = "files-at.json"
-"""In a study's local folder: where the others are, so that they can be deleted with it."""
+"""In a study's local folder: where its remote files are, so that they can be deleted with it."""
 SECONDS_LEFT_ALONE = 60.0
 """How long a URL that failed is not asked again."""
+OBJECT_STORES = ("s3", "gcs", "abfs")
+"""Kinds of file systems, as pyarrow names them, that put a file whole or not at all."""
+SCHEMES = ("s3", "gs", "abfs", "abfss", "hdfs", "file")
+SECRET = re.compile("key|secret|token|password|sig", re.IGNORECASE)
+"""In the name of a URL's option."""
+GS_RETRIES = "retry_limit_seconds=10"
+"""Else one call to a `gs://` that is away is tried again for a quarter of an hour."""
+DETAILS = re.compile(r" \(Request ID.*|; Details: .*|\. Detail: .*| error_info=.*")
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
 
-class Mirror:
-    """That of a folder which has none: what is asked of it costs nothing."""
+class RemoteFiles:
+    """The remote copy of a study's folder; without a URL there is none, and no call costs anything."""
 
-    def send(self, _path: Path, /) -> bool:
-        """Put a file of the folder in the place of its twin, whole or not at all; return whether nothing is left to do.
-
-        Where it cannot be, that is told, and training goes on.
-        """
-        return True
-
-    def release(self, _path: Path, /) -> None:
-        """Remove a file from the folder if this process has sent it as it is."""
-
-    def fetch(self, _path: Path, _to: Path, /) -> bool:
-        """Write the twin of a path to the local file `to`, whole or not at all; return whether that was done."""
-        return False
-
-    def look(self, _path: Path, _look: Callable[[IO[bytes]], T], otherwise: T, /) -> T:
-        """Return what `look` finds in the twin of a path, open for reading; `otherwise` where there is none."""
-        return otherwise
-
-    def folders(self, _folder: Path, /) -> Set[Path]:
-        """Return the folders, directly below this one, that have a twin with something in it."""
-        return frozenset()
-
-    def files(self, _folder: Path, /) -> Set[Path]:
-        """Return the files directly in this folder that have a twin."""
-        return frozenset()
-
-    def remove(self, _folder: Path, _goes: Callable[[str], bool], /) -> None:
-        """Remove files, by their names, from a folder's twin, and what is left of files half sent; and it, if nothing
-        stays.
-        """
-
-    def leave_address(self) -> None:
-        """Write into the folder where its twin is, for `twin_of`."""
-
-    def shown(self, path: Path, /) -> str:
-        """Return where the twin of a path is, for people."""
-        return str(path)
-
-
-NO_MIRROR = Mirror()
-
-
-class UrlMirror(Mirror):
-    """That of a study's folder at a URL."""
-
-    def __init__(self, url: str, study: str, folder: Path) -> None:
+    def __init__(self, url: str | None = None, study: str = "", folder: Path = Path()) -> None:
         """Find the file system; nothing is read or written, but a region of S3's may be asked for.
+
+        Args:
+            url: of the files of all studies; None for no remote copy.
+            study: name of the study.
+            folder: the study's local folder.
 
         Raises:
             ConfigurationError: there is no such file system, the URL holds a secret, or pyarrow is missing.
             StoreError: it cannot be reached.
         """
-        self.folder, self.place, self._url = folder, shown_url(url, study), url
-        self._files, root = file_system(url)
-        self._arrow = pyarrow()
-        self._root = f"{root.rstrip('/')}/{study}"
-        self._local = self._arrow.fs.LocalFileSystem()
-        self._failures = (OSError, self._arrow.ArrowException)
+        self.folder, self._url = folder, url
+        self.place = "" if url is None else f"{url.partition('?')[0].rstrip('/')}/{study}"
+        """Where the copy is, for people: without the options of the URL."""
         self._sent: set[Path] = set()
-        self._asked_again_at = 0.0
-        self._has_told = False
+        self._paused_until = 0.0
+        self._has_warned = False
+        if url is not None:
+            self._files, root = file_system(url)
+            self._arrow = pyarrow()
+            self._root = f"{root.rstrip('/')}/{study}"
+            self._local = self._arrow.fs.LocalFileSystem()
+            self._failures = (OSError, self._arrow.ArrowException)
 
     def refuse_unusable(self) -> None:
         """Write, read and remove a few bytes.
@@ -101,14 +75,14 @@ class UrlMirror(Mirror):
         Raises:
             StoreError: one of the three cannot be done.
         """
-        twin = f"{self._root}/.hpo-{uuid.uuid4().hex}"
+        path = f"{self._root}/.hpo-{uuid.uuid4().hex}"
         try:
-            self._make_room(self._root)
-            with self._files.open_output_stream(twin) as file:
+            self._create_folder(self._root)
+            with self._files.open_output_stream(path) as file:
                 file.write(b"hpo")
-            with self._files.open_input_file(twin) as file:
+            with self._files.open_input_file(path) as file:
                 file.read()
-            self._files.delete_file(twin)
+            self._files.delete_file(path)
         except self._failures as error:
             raise StoreError(
                 f"Checkpoints and weights cannot be written to {self.place}: {why_failed(error)}; see "
@@ -116,83 +90,58 @@ class UrlMirror(Mirror):
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile), or name another place by store.files."
             ) from None
 
-    def send(self, path: Path, /) -> bool:
-        """Put a file in the place of its twin."""
+    def send(self, path: Path) -> bool:
+        """Replace the remote copy of a file, whole or not at all; return whether nothing is left to do.
 
-        def put() -> bool:
-            self._put(path, self._twin(path))
-            self._sent.add(path)
-            return True
-
+        Where it cannot be sent, that is logged, and training continues.
+        """
         self._sent.discard(path)
-        return self._asked(put, False)
+        return self._unless_it_fails(partial(self._send, path), self._url is None)
 
-    def release(self, path: Path, /) -> None:
-        """Remove a file that was sent, and its folder if nothing else is in it."""
+    def release(self, path: Path) -> None:
+        """Remove a file from the folder if this process has sent it as it is, and its folder with the last."""
         if path in self._sent:
             # Where it cannot be removed only room is lost, and no trial is to end of that.
             with suppress(OSError):
                 path.unlink(missing_ok=True)
                 path.parent.rmdir()
 
-    def fetch(self, path: Path, to: Path, /) -> bool:
-        """Write a file's twin to `to`."""
+    def fetch(self, path: Path, to: Path) -> bool:
+        """Copy the remote copy of `path` to the local file `to`, whole or not at all; return whether that was done."""
+        return self._unless_it_fails(partial(self._fetch, path, to), False)
 
-        def fetched() -> bool:
-            twin = self._twin(path)
-            size = self._files.get_file_info(twin).size
-            if size is None:
-                return False
-            to.parent.mkdir(parents=True, exist_ok=True)
-            refuse_full(to.parent, size, None)
-            with replacing(to) as part:
-                self._copy(twin, str(part), self._files, self._local)
-            return True
+    def read(self, path: Path, read: Callable[[IO[bytes]], T], default: T) -> T:
+        """Return what `read` finds in the remote copy of a path, open for reading; `default` where there is none."""
 
-        return self._asked(fetched, False)
+        def opened() -> T:
+            with self._files.open_input_file(self._remote(path)) as file:
+                return read(file)
 
-    def look(self, path: Path, look: Callable[[IO[bytes]], T], otherwise: T, /) -> T:
-        """Return what `look` finds in a file's twin."""
+        return self._unless_it_fails(opened, default)
 
-        def looked() -> T:
-            with self._files.open_input_file(self._twin(path)) as file:
-                return look(file)
+    def entries(self, folder: Path) -> Set[Path]:
+        """Return the files and folders, directly below this one, that have a remote copy, by one listing."""
+        return self._unless_it_fails(lambda: {folder / one.base_name for one in self._listed(folder)}, set())
 
-        return self._asked(looked, otherwise)
-
-    def folders(self, folder: Path, /) -> Set[Path]:
-        """Return the folders that have a twin, at the price of one listing."""
-        return self._twins(folder, self._arrow.fs.FileType.Directory)
-
-    def files(self, folder: Path, /) -> Set[Path]:
-        """Return the files that have a twin, at the price of one listing."""
-        return self._twins(folder, self._arrow.fs.FileType.File)
-
-    def _twins(self, folder: Path, kind: Any) -> Set[Path]:
-        def listed() -> Set[Path]:
-            found = self._listed(self._twin(folder))
-            return frozenset(folder / one.base_name for one in found if one.type == kind)
-
-        return self._asked(listed, frozenset())
-
-    def remove(self, folder: Path, goes: Callable[[str], bool], /) -> None:
-        """Remove files from a folder's twin, at the price of one listing where there are none."""
+    def remove(self, folder: Path, is_removed: Callable[[str], object]) -> None:
+        """Remove remote files of a folder by their names, those sent in part too, and it if none stays; by one
+        listing.
+        """
 
         def removed() -> None:
-            twin = self._twin(folder)
-            found = self._listed(twin)
-            going = [file for file in found if goes(file.base_name) or file.base_name.endswith(".part")]
-            if found and len(going) == len(found):
+            found = self._listed(folder)
+            chosen = [file for file in found if is_removed(file.base_name) or file.base_name.endswith(".part")]
+            if found and len(chosen) == len(found):
                 # Not file by file: object stores would be left with an empty object that stands for the folder.
-                self._files.delete_dir(twin)
+                self._files.delete_dir(self._remote(folder))
                 return
-            for file in going:
+            for file in chosen:
                 self._files.delete_file(file.path)
 
-        self._asked(removed, None)
+        self._unless_it_fails(removed, None)
 
     def delete(self) -> None:
-        """Delete all that the study has there.
+        """Delete all that the study has at the URL.
 
         Raises:
             StoreError: it cannot be deleted.
@@ -204,93 +153,107 @@ class UrlMirror(Mirror):
         except self._failures as error:
             raise StoreError(f"{self.place} could not be deleted: {why_failed(error)}; delete it.") from None
 
-    def leave_address(self) -> None:
-        """Write into the folder where its twin is.
+    def write_address(self) -> None:
+        """Write into the folder where its remote copy is, for `remote_url_of`.
 
         Raises:
             StoreError: nothing can be written to it.
         """
+        if self._url is None:
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / ADDRESS).write_text(json.dumps(self._url), encoding="utf-8")
         except OSError as error:
             raise StoreError(f"Nothing can be written to {self.folder}: {error.strerror}; make room there.") from None
 
-    def shown(self, path: Path, /) -> str:
-        """Return the URL of a file's twin."""
+    def shown(self, path: Path) -> str:
+        """Return the URL of a file's remote copy, for people."""
         return f"{self.place}/{path.relative_to(self.folder).as_posix()}"
 
-    def _asked(self, ask: Callable[[], T], otherwise: T) -> T:
-        """Return what `ask` does; `otherwise` where there is nothing, or the URL fails or has failed a moment ago."""
-        if time.monotonic() < self._asked_again_at:
-            return otherwise
+    def _unless_it_fails(self, call: Callable[[], T], default: T) -> T:
+        """Return what `call` does; `default` where there is nothing, or the URL fails or has failed a moment ago."""
+        if self._url is None or time.monotonic() < self._paused_until:
+            return default
         try:
-            answer = ask()
+            result = call()
         except FileNotFoundError:
-            answer = otherwise
+            result = default
         except self._failures as error:
-            self._asked_again_at = time.monotonic() + SECONDS_LEFT_ALONE
-            self._tell(error)
-            return otherwise
-        self._has_told = False
-        return answer
+            self._paused_until = time.monotonic() + SECONDS_LEFT_ALONE
+            if not self._has_warned:
+                message = (
+                    f"Files could not be exchanged with {self.place}: {why_failed(error)}. Training continues with the "
+                    f"files in {self.folder}, and the exchange is tried again."
+                )
+                logger.warning("%s", message)
+            self._has_warned = True
+            return default
+        self._has_warned = False
+        return result
 
-    def _tell(self, error: BaseException) -> None:
-        if not self._has_told:
-            logger.warning(
-                "Files could not be exchanged with %s: %s. Training goes on with what lies in %s, and it is tried "
-                "again.",
-                self.place,
-                why_failed(error),
-                self.folder,
-            )
-        self._has_told = True
-
-    def _put(self, path: Path, twin: str) -> None:
+    def _send(self, path: Path) -> bool:
+        remote = self._remote(path)
         if self._files.type_name in OBJECT_STORES:
-            self._copy(str(path), twin, self._local, self._files)
-            return
-        part = f"{twin}.{uuid.uuid4().hex}.part"
-        self._make_room(twin.rpartition("/")[0])
-        try:
-            self._copy(str(path), part, self._local, self._files)
-            self._files.move(part, twin)
-        except BaseException:
-            with suppress(*self._failures):
-                self._files.delete_file(part)
-            raise
+            self._copy(str(path), remote, self._local, self._files)
+        else:
+            part = f"{remote}.{uuid.uuid4().hex}.part"
+            self._create_folder(remote.rpartition("/")[0])
+            try:
+                self._copy(str(path), part, self._local, self._files)
+                self._files.move(part, remote)
+            except BaseException:
+                with suppress(*self._failures):
+                    self._files.delete_file(part)
+                raise
+        self._sent.add(path)
+        return True
 
-    def _make_room(self, folder: str) -> None:
-        """Make a folder where there are any: an object store has but names."""
+    def _fetch(self, path: Path, to: Path) -> bool:
+        remote = self._remote(path)
+        size = self._files.get_file_info(remote).size
+        if size is None:
+            return False
+        to.parent.mkdir(parents=True, exist_ok=True)
+        refuse_full(to.parent, size, None)
+        with replacing(to) as part:
+            self._copy(remote, str(part), self._files, self._local)
+        return True
+
+    def _create_folder(self, folder: str) -> None:
+        """Create a folder where there are any: an object store has but names."""
         if self._files.type_name not in OBJECT_STORES:
             self._files.create_dir(folder, recursive=True)
 
     def _copy(self, source: str, target: str, source_files: Any, target_files: Any) -> None:
         self._arrow.fs.copy_files(source, target, source_filesystem=source_files, destination_filesystem=target_files)
 
-    def _listed(self, folder: str) -> Any:
-        return self._files.get_file_info(self._arrow.fs.FileSelector(folder, allow_not_found=True))
+    def _listed(self, folder: Path) -> Any:
+        return self._files.get_file_info(self._arrow.fs.FileSelector(self._remote(folder), allow_not_found=True))
 
-    def _twin(self, path: Path) -> str:
+    def _remote(self, path: Path) -> str:
         below = path.relative_to(self.folder).as_posix()
         return self._root if below == "." else f"{self._root}/{below}"
 
 
-def open_mirror(config: StudyConfig, folder: Path) -> Mirror:
-    """Return the mirror of a study's local folder, which was found to be usable; none where `store.files` is no URL.
+NO_REMOTE = RemoteFiles()
+
+
+def open_remote_files(config: StudyConfig, folder: Path) -> RemoteFiles:
+    """Return the remote copy of a study's local folder, found to be usable; none where `store.files` is no URL.
 
     Raises:
         ConfigurationError: there is no such file system, the URL holds a secret, or pyarrow is missing.
         StoreError: it cannot be reached, read or written.
     """
     if not isinstance(config.store.files, str):
-        return NO_MIRROR
-    mirror = UrlMirror(config.store.files, config.study, folder)
-    mirror.refuse_unusable()
-    return mirror
+        return NO_REMOTE
+    remote = RemoteFiles(config.store.files, config.study, folder)
+    remote.refuse_unusable()
+    return remote
 
 
-def twin_of(folder: Path) -> str | None:
+def remote_url_of(folder: Path) -> str | None:
     """Return the URL, of all studies' files, at which the study with this local folder has its own; None without."""
     try:
         url = json.loads((folder / ADDRESS).read_text(encoding="utf-8"))
@@ -299,6 +262,81 @@ def twin_of(folder: Path) -> str | None:
     return url if isinstance(url, str) else None
 
 
-def shown_url(url: str, study: str) -> str:
-    """Return where a study's files are, for people: without the options of the URL."""
-    return f"{url.partition('?')[0].rstrip('/')}/{study}"
+def pyarrow() -> Any:
+    """Return pyarrow with its file systems; the import takes long.
+
+    Raises:
+        ConfigurationError: it is not installed.
+    """
+    try:
+        import_module("pyarrow.fs")
+        return import_module("pyarrow")
+    except ImportError:
+        raise ConfigurationError("A URL as store.files needs pyarrow: pip install 'llm-hpo[remote]'.") from None
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """Return the `pyarrow.fs.FileSystem` that reads and writes at `url`, and the path in it.
+
+    Nothing is read or written, but the region of an S3 bucket may be asked for.
+
+    Raises:
+        ConfigurationError: there is no such file system, the URL holds a secret, or pyarrow is missing.
+        StoreError: it cannot be reached.
+    """
+    _refuse_secret(url)
+    scheme = url.partition("://")[0]
+    if scheme not in SCHEMES:
+        raise ConfigurationError(f"store.files cannot be at {scheme}://. {nearest(scheme, SCHEMES)}")
+    arrow = pyarrow()
+    try:
+        files, path = arrow.fs.FileSystem.from_uri(_not_for_long(url))
+    except ValueError as error:
+        raise ConfigurationError(f"store.files cannot be {url}: {why_failed(error)}.") from None
+    except (OSError, arrow.ArrowException) as error:
+        raise StoreError(
+            f"The file system of {url.partition('?')[0]} cannot be reached: {why_failed(error)}; name another place by "
+            "store.files."
+        ) from None
+    return _sparing(arrow, files), path
+
+
+def why_failed(error: BaseException) -> str:
+    """Return why a file system failed, as the end of a sentence, without requests' numbers and lists of details."""
+    reason = why_not_written(error).partition("\n")[0]
+    of_aws = re.search(r"AWS Error .*", reason)
+    return DETAILS.sub("", of_aws[0] if of_aws else reason).rstrip(".")
+
+
+def _refuse_secret(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigurationError(f"store.files is no URL: {error}.") from None
+    names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    if parts.password is not None or any(map(SECRET.search, names)):
+        raise ConfigurationError(
+            "The URL of store.files holds a password or a key, which others would come to see; leave it out, and give "
+            "it to the environment of each machine (of s3, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a "
+            "profile)."
+        )
+
+
+def _not_for_long(url: str) -> str:
+    """Return a URL whose calls fail within seconds where it is away, unless it says otherwise."""
+    if not url.startswith("gs://") or "retry_limit_seconds=" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}{GS_RETRIES}"
+
+
+def _sparing(arrow: Any, files: Any) -> Any:
+    """Return a file system of S3's that sends part after part, any other as it is.
+
+    As pyarrow opens it, it takes all of a file into memory and sends it from there: 400 MB of 400 were measured, and a
+    checkpoint may be larger than the machine's memory.
+    """
+    if files.type_name != "s3":
+        return files
+    # What a pickle of it is made anew of.
+    _, (settings,) = files.__reduce__()
+    return arrow.fs.S3FileSystem(**{**settings, "background_writes": False})

@@ -1,4 +1,4 @@
-"""Tensors that the worker processes of a machine hold in memory once: in files that each of them maps.
+"""Shared tensors: files that each worker process of a machine maps, so that memory holds them once.
 
 A file is written by the first that needs it, while others wait, and put in place whole. Its folder's name and its
 header hold a digest of what it was made from, its header one of its content: what is torn, altered or foreign is
@@ -18,10 +18,9 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from hpo.files.disk import refuse_full, remove_remains, replacing, why_not_written
+from hpo.files.disk import refuse_full, remove_partial_files, save_tensors, why_not_written
 
 FOLDER = "shared"
 """Of a study's files folder the part that holds them; may be removed when no worker will start any more."""
@@ -43,16 +42,25 @@ class SharedFiles:
     def tensors(self, name: str, made_of: Sequence[object], make: Callable[[], Tensors]) -> Tensors:
         """Return what `make` returns, read only: from the file, or made here where there is none that is sound.
 
-        Where it cannot be written, as on a full disk, that is told, and what was made is this process's alone.
+        Where it cannot be written, as on a full disk, that is logged, and what was made is this process's alone.
 
         Args:
             name: begins the name of the file's folder.
             made_of: all that the tensors follow from, of JSON's kinds; versions of packages are added to it.
             make: is called once at most.
         """
-        origin = _origin_digest(made_of)
+        parts = [*made_of, *(version(package) for package in PACKAGES)]
+        origin = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         path = self._folder / f"{name}-{origin[:16]}" / FILE
-        return _mapped(path, origin) or _written(path, origin, make)
+        if (found := _mapped(path, origin)) is not None:
+            return found
+        with _locked(path):
+            # Another process may have been first.
+            if (found := _mapped(path, origin)) is not None:
+                return found
+            made = make()
+            _write(path, made, origin)
+        return _mapped(path, origin) or made
 
     def arrays(
         self, name: str, made_of: Sequence[object], make: Callable[[], Mapping[str, NDArray[Any]]]
@@ -75,14 +83,9 @@ def content_digest(tensors: Tensors) -> str:
     return digest.hexdigest()
 
 
-def _origin_digest(made_of: Sequence[object]) -> str:
-    parts = [*made_of, *(version(package) for package in PACKAGES)]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Be the only process at `path`, where the disk allows a lock; it ends with the process."""
+def _locked(path: Path) -> Iterator[None]:
+    """Let no other process into the block for `path`, where the disk allows a lock; that ends with the process."""
     with ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,24 +110,13 @@ def _mapped(path: Path, origin: str) -> Tensors | None:
     return tensors if sound else None
 
 
-def _written(path: Path, origin: str, make: Callable[[], Tensors]) -> Tensors:
-    """Return the tensors of a file that is written here, unless another process was first."""
-    with _alone(path):
-        if found := _mapped(path, origin):
-            return found
-        made = make()
-        _write(path, made, origin)
-    return _mapped(path, origin) or made
-
-
 def _write(path: Path, tensors: Tensors, origin: str) -> None:
     """Write a file, whole or not at all; say so where it cannot be."""
     try:
-        remove_remains(path.parent)
+        remove_partial_files(path.parent)
         refuse_full(path.parent, sum(tensor.nbytes for tensor in tensors.values()), most_gib=None)
-        with replacing(path) as part:
-            save_file(dict(tensors), part, {"origin": origin, "content": content_digest(tensors)})
-    except (OSError, SafetensorError) as error:
+        save_tensors(path, tensors, {"origin": origin, "content": content_digest(tensors)})
+    except OSError as error:
         logger.warning(
             "%s is not shared, and each worker process holds its own in memory: %s.",
             path.parent.name,

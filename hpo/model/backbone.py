@@ -1,6 +1,7 @@
-"""The pretrained network that trials start from, reset in place for each; what it is, not what a trial makes of it."""
+"""Backbone: the pretrained network that trials start from, reset in place for each."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from typing import Any
 
@@ -10,9 +11,9 @@ from torch import Tensor, nn
 from hpo.data.batching import Batch
 from hpo.errors import ModelError
 from hpo.files.shared import SharedFiles, content_digest
+from hpo.messages import Precision
 from hpo.model.dropout import Dropouts
 from hpo.model.layers import LayerStack
-from hpo.training.precision import Precision, autocast
 
 PREPARED_MASKS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
 """Architectures that take a mask of shape (rows, 1, 1, length), True where there is text, as it is."""
@@ -30,7 +31,7 @@ class Backbone:
         Args:
             network: a transformers model with a head.
             tokenizer: its tokenizer.
-            fresh: names of parameters that each trial draws anew: the head, a pooler that pretraining did not leave.
+            fresh: names of parameters that each trial initialises: the head, a pooler that pretraining did not leave.
             device: where it shall train.
             shared: where the pretrained weights are held for all worker processes; None to hold them here.
             trains: whether it is reset for trials; of one that is only asked no second copy is held.
@@ -39,7 +40,7 @@ class Backbone:
         self.longest = _longest(network, tokenizer)
         """Most tokens of one text; None where there is no limit."""
         self.fresh = fresh
-        """Names of parameters that each trial draws anew."""
+        """Names of parameters that each trial initialises."""
         pretrained = {n: t for n, t in network.state_dict().items() if n not in self.fresh}
         self._pretrained = _kept(pretrained, shared) if trains else {}
         self._fresh_modules = _copies_of_owners(network, self.fresh)
@@ -51,6 +52,8 @@ class Backbone:
         plain = network.config.model_type in PREPARED_MASKS
         self._takes_prepared_mask = plain and network.config._attn_implementation == "sdpa"
         self._displaced: dict[str, nn.Module] = {}
+        self.evaluation_tokens: int | None = None
+        """Tokens of one batch in evaluation, where memory ran out at more."""
         self.tokenizer = tokenizer
         self.network = network.to(device)
         self.device = device
@@ -62,8 +65,8 @@ class Backbone:
         The model has all its layers then; `layers.keep` is to follow where a trial keeps fewer.
 
         Args:
-            seed: of what is drawn anew; an equal one draws the same directions at every scale.
-            head_scale: standard deviation of the matrices that are drawn anew, around 0; None for the library's own.
+            seed: of the new weights; an equal one draws the same directions at every scale.
+            head_scale: standard deviation of the new matrices, around 0; None for the library's own.
         """
         self.mount({})
         self.layers.keep(None)
@@ -117,7 +120,7 @@ class Backbone:
         return inputs
 
     def placed(self, tensor: Tensor) -> Tensor:
-        """Return a tensor on the device; to a GPU it is copied while the processor goes on, from memory that stays."""
+        """Return a tensor on the device; to a GPU it is copied asynchronously, from pinned memory."""
         return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
 
     def pretrained(self, names: Mapping[str, object]) -> dict[str, Tensor]:
@@ -131,6 +134,11 @@ class Backbone:
                 f"max_length is {max_length}, but the model reads at most {self.longest} tokens; lower it to "
                 f"{self.longest} or less."
             )
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Return the context in which a forward pass is computed in `precision`; weights stay in fp32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 class LinearInFp32(nn.Linear):

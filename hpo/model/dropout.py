@@ -1,9 +1,9 @@
-"""Dropout of a model: where it is and with which probability, everywhere alike or of the attention weights apart.
+"""Dropout: its probabilities in a model, everywhere alike or of the attention weights apart.
 
 Encoders hold their dropouts as `nn.Dropout`, many decoders that of the attention weights as a number.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -15,18 +15,8 @@ OF_ATTENTION_WEIGHTS = ("dropout", "attention_dropout", "attn_dropout", "attn_pd
 `output_dropout` are of hidden states."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class DropoutSite:
-    """One place of a model that holds a dropout probability."""
-
-    module: nn.Module
-    attribute: str
-    own: float
-    """The model's own probability."""
-
-    def put(self, probability: float) -> None:
-        """Drop out with this probability here."""
-        setattr(self.module, self.attribute, probability)
+Site = tuple[nn.Module, str]
+"""Where a model holds a dropout probability: a module and its attribute."""
 
 
 class Dropouts:
@@ -34,9 +24,11 @@ class Dropouts:
 
     def __init__(self, network: Any) -> None:
         self._model = type(network).__name__
-        modules = list(network.modules())
-        self._layers = [_of_layer(module) for module in modules if isinstance(module, nn.Dropout)]
-        self._attention = [place for module in modules if _is_attention(module) for place in _of_attention(module)]
+        self._layers: list[Site] = [(module, "p") for module in network.modules() if isinstance(module, nn.Dropout)]
+        self._attention = [
+            site for module in network.modules() if _is_attention(module) for site in _attention_sites(module)
+        ]
+        self._own = {(module, name): getattr(module, name) for module, name in (*self._layers, *self._attention)}
 
     def put(self, probability: float | None, attention: float | None = None) -> None:
         """Set every dropout layer to `probability`, and the dropout of attention weights to `attention`.
@@ -48,16 +40,13 @@ class Dropouts:
         Raises:
             ModelError: a probability where the model has no such dropout.
         """
-        for place in (*self._layers, *self._attention):
-            place.put(place.own)
+        _set(self._own)
         if probability is not None:
             self.refuse()
-            for place in self._layers:
-                place.put(probability)
+            _set(dict.fromkeys(self._layers, probability))
         if attention is not None:
             self.refuse_attention()
-            for place in self._attention:
-                place.put(attention)
+            _set(dict.fromkeys(self._attention, attention))
 
     def refuse(self) -> None:
         """Raise a `ModelError` where the model has no dropout layers to set."""
@@ -75,8 +64,9 @@ class Dropouts:
             )
 
 
-def _of_layer(layer: nn.Dropout) -> DropoutSite:
-    return DropoutSite(module=layer, attribute="p", own=layer.p)
+def _set(probabilities: Mapping[Site, float]) -> None:
+    for (module, name), probability in probabilities.items():
+        setattr(module, name, probability)
 
 
 def _is_attention(module: nn.Module) -> bool:
@@ -88,12 +78,7 @@ def _named_attention(module: nn.Module) -> bool:
     return "Attention" in type(module).__name__
 
 
-def _of_attention(module: nn.Module) -> list[DropoutSite]:
-    places = []
-    for name in OF_ATTENTION_WEIGHTS:
-        held = getattr(module, name, None)
-        if isinstance(held, nn.Dropout):
-            places.append(_of_layer(held))
-        elif isinstance(held, int | float):
-            places.append(DropoutSite(module=module, attribute=name, own=held))
-    return places
+def _attention_sites(module: nn.Module) -> list[Site]:
+    held = {name: getattr(module, name, None) for name in OF_ATTENTION_WEIGHTS}
+    layers: list[Site] = [(dropout, "p") for dropout in held.values() if isinstance(dropout, nn.Dropout)]
+    return layers + [(module, name) for name, number in held.items() if isinstance(number, int | float)]

@@ -1,8 +1,6 @@
-"""Methods: which parameters a trial trains: all, the top layers and the head, or the head alone.
+"""Fine-tuning methods: full, top layers, or head; the parameters that a trial trains.
 
-Layers are the `nn.ModuleList` that is as long as the model's config says, else the longest. What is above them is told
-by the order in which the model registers its parameters: embeddings, layers, final norm or pooler, head. Below the
-lowest trained parameter nothing asks for a gradient, so the backward pass ends there.
+Below the lowest trained parameter nothing asks for a gradient, so the backward pass ends there.
 """
 
 from collections.abc import Callable
@@ -12,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.errors import ConfigurationError, ModelError
+from hpo.errors import ConfigurationError
+from hpo.model.layers import heights, transformer_layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,63 +24,6 @@ class Method:
     """From how many layers are kept and the trial's values to the least of the `heights` that train."""
     shares: bool = False
     """Whether several trials can train over one backbone, each with modules of its own in the place of what trains."""
-
-
-def transformer_layers(network: Any) -> tuple[str, nn.ModuleList]:
-    """Return the name and the list of the transformer layers, those that are kept.
-
-    Raises:
-        ModelError: the model keeps its layers in no `nn.ModuleList`.
-    """
-    lists = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
-        raise ModelError(f"{type(network).__name__} keeps no list of transformer layers, so it cannot be fine-tuned.")
-    config = getattr(network, "config", None)
-    declared = getattr(config.get_text_config(), "num_hidden_layers", None) if config else None
-    # A model cut to few layers may hold a longer list, such as experts; one of shared layers has none as long as told.
-    return max(lists, key=lambda named: (len(named[1]) == declared, len(named[1])))
-
-
-def head_parameters(network: Any) -> set[str]:
-    """Name the parameters that are drawn anew for each trial: all outside the pretrained model.
-
-    Where the class does not say which of its parts that is, as of remote code, all above the layers.
-    """
-    prefix = f"{network.base_model_prefix}."
-    outside = {name for name, _ in network.named_parameters() if not name.startswith(prefix)}
-    return outside if outside and network.base_model is not network else above_layers(network)
-
-
-def above_layers(network: Any) -> set[str]:
-    """Name the parameters above the transformer layers: those registered behind them, but for what the layers read.
-
-    A model of relative positions may hold their embeddings behind its layers, in the same module; all that it holds
-    there is then read by the layers, such as the norm and the convolution of DeBERTa-v3.
-
-    Raises:
-        ModelError: the model keeps its layers in no `nn.ModuleList`.
-    """
-    prefix, _ = transformer_layers(network)
-    holder = f"{prefix.rpartition('.')[0]}."
-    names = [name for name, _ in network.named_parameters()]
-    start = next((index for index, name in enumerate(names) if name.startswith(f"{prefix}.")), len(names))
-    behind = [name for name in names[start:] if not name.startswith(f"{prefix}.")]
-    owners = [network.get_submodule(name.rpartition(".")[0]) for name in behind if name.startswith(holder)]
-    relative = any(isinstance(owner, nn.Embedding) for owner in owners)
-    return {name for name in behind if "embed" not in name and not (relative and name.startswith(holder))}
-
-
-def heights(network: Any) -> dict[str, int]:
-    """Return name -> height of each parameter of a model of n layers: 0 below them, 1 to n in them, n + 1 above.
-
-    Raises:
-        ModelError: the model keeps its layers in no `nn.ModuleList`.
-    """
-    prefix, layers = transformer_layers(network)
-    found = {name: 0 for name, _ in network.named_parameters()} | dict.fromkeys(above_layers(network), len(layers) + 1)
-    for number, layer in enumerate(layers):
-        found |= {f"{prefix}.{number}.{name}": number + 1 for name, _ in layer.named_parameters()}
-    return found
 
 
 def everything(layers: int, hyperparameters: Hyperparameters) -> int:  # noqa: ARG001
@@ -137,7 +79,7 @@ def to_training_mode(network: nn.Module) -> None:
 
 
 def select_parameters(network: Any, fresh: frozenset[str], hyperparameters: Hyperparameters) -> dict[str, nn.Parameter]:
-    """Let train what is at the method's boundary or above, what is drawn anew and the pooler; freeze all else.
+    """Let train what is at the method's boundary or above, new weights and the pooler; freeze all else.
 
     Returns:
         Name -> trained parameter.

@@ -1,4 +1,4 @@
-"""Loading of a pretrained model and its tokenizer, from a folder or the hub."""
+"""Pretrained models: loading of one, and its tokenizer, from a folder or the hub."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +11,12 @@ import transformers
 from safetensors import SafetensorError
 
 from hpo.config.study_file import ModelConfig
-from hpo.distributed.rank_group import told_of
-from hpo.errors import ConfigurationError, ModelError
+from hpo.errors import ConfigurationError, ModelError, error_line
 from hpo.files.shared import SharedFiles
+from hpo.memory import if_memory_suffices, is_out_of_memory
 from hpo.model.backbone import Backbone
-from hpo.model.methods import head_parameters
+from hpo.model.layers import head_parameters
 from hpo.tasks.protocol import Task
-from hpo.training.memory import is_out_of_memory, where_memory_suffices
 
 
 def load_model(
@@ -62,10 +61,10 @@ def load_model(
     missing = frozenset(found["missing_keys"]) | mismatched
     head = frozenset(head_parameters(network))
     _refuse_foreign(config, missing - (frozenset() if trained else head))
-    backbone = where_memory_suffices(
+    backbone = if_memory_suffices(
         lambda: Backbone(network, tokenizer, missing | head, device, shared, trains=not trained)
     )
-    if backbone and where_memory_suffices(lambda: multiply(device)):
+    if backbone and if_memory_suffices(lambda: multiply(device)):
         return backbone
     size = sum(weight.nbytes for weight in network.parameters()) / 2**30
     raise ModelError(
@@ -88,8 +87,8 @@ def multiply(device: torch.device) -> float:
         if is_out_of_memory(error):
             raise
         raise ConfigurationError(
-            f"torch {torch.__version__} cannot compute on {device}: {told_of(error)}; install a build of torch that is "
-            "for this GPU and its driver, or set compute.device to cpu."
+            f"torch {torch.__version__} cannot compute on {device}: {error_line(error)}; install a build of torch that "
+            "is for this GPU and its driver, or set compute.device to cpu."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The model of one trial: what it owns of a network, from its first weights to those that are saved and put back."""
+"""Trial model: the parameters, random state and dropout that one trial owns over a backbone."""
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.batching import Batch
 from hpo.errors import ModelError
+from hpo.messages import Precision
 from hpo.model.backbone import Backbone
 from hpo.model.methods import METHODS, select_parameters, to_training_mode, trained_modules
+from hpo.model.randomness import RandomState
 from hpo.tasks.protocol import Task
-from hpo.training.precision import Precision
-from hpo.training.randomness import RandomState
 
 
 class TrialModel:
@@ -37,7 +37,7 @@ class TrialModel:
             backbone: no other trial's, unless all share it.
             task: gives the loss.
             hyperparameters: which say what trains.
-            seed: of what is drawn anew.
+            seed: of the new weights.
             random: what dropout masks are drawn from; None for generators of its own.
             precision: of the forward pass.
             shares: whether other trials train over the backbone too: this one has copies of what trains.

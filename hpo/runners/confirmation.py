@@ -12,7 +12,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
 from hpo.errors import TrainingError
-from hpo.files.remote import Mirror
+from hpo.files.remote import RemoteFiles
 from hpo.runners.dispatch import Dispatch
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import Workforce
@@ -42,7 +42,7 @@ class SearchParts:
     space: SearchSpace
     splits: Splits
     workforce: Workforce
-    mirror: Mirror
+    remote: RemoteFiles
     watcher: Watcher
     stop: Event
     files: Path
@@ -57,7 +57,7 @@ class SearchParts:
             self.stop,
             compute=self.config.compute,
             files=files,
-            mirror=self.mirror,
+            remote=self.remote,
         ).run()
 
 

@@ -13,8 +13,8 @@ from threading import Event
 
 from hpo.config.study_file import ComputeConfig
 from hpo.errors import StoreUnavailableError, TrainingError
-from hpo.files.remote import NO_MIRROR, Mirror
-from hpo.files.weights import keep_only
+from hpo.files.remote import NO_REMOTE, RemoteFiles
+from hpo.files.trial_files import keep_only
 from hpo.messages import Action, Assignment, Begun, Capacity, Decision, Ending, Outcome, Progress, Report
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import LossCause, Note, WorkerLost, WorkerMessage, Workers
@@ -72,7 +72,7 @@ class Dispatch:
         *,
         compute: ComputeConfig | None = None,
         files: Path | None = None,
-        mirror: Mirror = NO_MIRROR,
+        remote: RemoteFiles = NO_REMOTE,
         clock: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
         listens_seconds: float = 1.0,
@@ -87,7 +87,7 @@ class Dispatch:
             stop: set from elsewhere, it ends the search: what is running is paused, and the next run resumes it.
             compute: when a worker hangs, and how long it has to end.
             files: the study's folder of weights and checkpoints, cleared of those that are not needed any more.
-            mirror: of that folder, cleared likewise.
+            remote: of that folder, cleared likewise.
             clock: seconds since 1970, for the deadline.
             ticks: seconds from anywhere, which no setting of a clock changes.
             listens_seconds: how long workers are listened to at a time, at most.
@@ -95,7 +95,7 @@ class Dispatch:
         """
         self._coordinator, self._workforce, self._watcher, self._stop = coordinator, workforce, watcher, stop
         self._compute = compute or ComputeConfig()
-        self._files, self._mirror, self._clock, self._ticks = files, mirror, clock, ticks
+        self._files, self._remote, self._clock, self._ticks = files, remote, clock, ticks
         self._listens_seconds, self._steers_every = listens_seconds, steers_every
         self._held: defaultdict[str, _Held] = defaultdict(_Held)
         """By worker."""
@@ -317,10 +317,10 @@ class Dispatch:
         """Remove, beside the search, what is not needed after the end of a trial; the first time of all trials."""
         unfinished, with_weights = self._coordinator.files_needed()
         if self._with_weights is None:
-            keep_only(files, unfinished, with_weights, self._mirror)
+            keep_only(files, unfinished, with_weights, self._remote)
         else:
             over = ({ended} | (self._with_weights - with_weights)) - unfinished
-            removal = self._removing.submit(keep_only, files, unfinished, with_weights, self._mirror, among=over)
+            removal = self._removing.submit(keep_only, files, unfinished, with_weights, self._remote, among=over)
             removal.add_done_callback(_log_failure)
         self._with_weights = with_weights
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
-from hpo.messages import Assignment, Begun, Capacity, Decision
+from hpo.messages import Assignment, Begun, Capacity, Decision, Precision
 from hpo.runners.workforce import WorkerMessage
-from hpo.training.precision import Precision
 from hpo.training.worker import Worker, open_worker
 
 NAME = "inline-0"

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 from hpo.errors import HpoError, NoResultError, TrainingError
-from hpo.messages import Action, Assignment, Capacity, Decision, Outcome
+from hpo.messages import Action, Assignment, Capacity, Decision, Outcome, Precision
 from hpo.metrics.metric import SelectionMetric
 from hpo.runners.processes.protocol import Answer, Arrived, Call, OpenFailed, Ready, Recycle
 from hpo.runners.workforce import LossCause, Note, WorkerLost, WorkerMessage
-from hpo.training.precision import Precision
 from hpo.training.worker import Worker
 
 MOST_STARTS = 3

@@ -16,9 +16,9 @@ from hpo.config.study_file import StudyConfig
 from hpo.config.times import LOCAL_ZONE, humanized
 from hpo.data.splits import Splits, splits_of
 from hpo.errors import ConfigurationError, HpoError, StoreError, StoreUnavailableError, StudyMismatchError, nearest
-from hpo.files.remote import open_mirror
-from hpo.files.weights import keep_only
-from hpo.messages import SEMANTICS, SEMANTICS_KEY, Assignment, Report
+from hpo.files.remote import open_remote_files
+from hpo.files.trial_files import keep_only
+from hpo.messages import SEMANTICS, SEMANTICS_KEY, Assignment, Precision, Report
 from hpo.runners.check.short_check import ShortCheck, short_check
 from hpo.runners.check.warnings import on_cut_texts, on_rare_classes
 from hpo.runners.confirmation import (
@@ -49,8 +49,8 @@ from hpo.store.database import open_database, sqlite_path
 from hpo.store.results import StudyResults, read_results
 from hpo.store.studies import confirmation_of, study_names
 from hpo.store.study_store import refuse_other_semantics
-from hpo.training.precision import Precision
-from hpo.training.worker import Worker, doubt_about_gpu
+from hpo.training.device import unseen_gpu_warning
+from hpo.training.worker import Worker
 from hpo.verdict.judgement import verdict_on
 from hpo.verdict.race import Race, race_of
 
@@ -88,9 +88,9 @@ def run(
     if not searches:
         config = _as_searched(config)
     files = files_folder(config)
-    mirror = open_mirror(config, files)
+    remote = open_remote_files(config, files)
     space, splits = prepared(config, watcher)
-    if gpu := doubt_about_gpu(config.compute):
+    if gpu := unseen_gpu_warning(config.compute):
         watcher.note(gpu)
     if searches:
         config = with_evaluation_defaults(config, space, splits)
@@ -107,7 +107,7 @@ def run(
         ) as coordinator,
         opened_workforce(config, splits, partial(is_ending, coordinator, stop)) as workforce,
     ):
-        _SearchRun(config, space, splits, workforce, mirror, watcher, stop, files, coordinator, searches).run()
+        _SearchRun(config, space, splits, workforce, remote, watcher, stop, files, coordinator, searches).run()
         return coordinator.results()
 
 
@@ -244,7 +244,7 @@ class _SearchRun(SearchParts):
         if self.searches:
             self._note_start(lead.metric.name)
         self.workforce.begin(precision)
-        self.mirror.leave_address()
+        self.remote.write_address()
         if self.searches:
             self.dispatch(self.coordinator, self.files)
         if self.stop.is_set():
@@ -290,7 +290,7 @@ class _SearchRun(SearchParts):
             self._score_test(self.coordinator.winner())
         if self.searches and not self.stop.is_set():
             # A confirmation alone deletes nothing of the search, of which a later run may ask for more weights.
-            keep_only(self.files, *self._kept_files(), self.mirror)
+            keep_only(self.files, *self._kept_files(), self.remote)
 
     def _confirm(self, results: StudyResults, race: Race, short: ShortCheck) -> None:
         confirmation = Confirmation(parts=self, results=results, race=race)
@@ -304,7 +304,7 @@ class _SearchRun(SearchParts):
                 return
             self._conclude(led)
             unfinished, _ = led.files_needed()
-            keep_only(confirmation.folder, unfinished, set(), self.mirror)
+            keep_only(confirmation.folder, unfinished, set(), self.remote)
 
     def _conclude(self, led: Coordinator) -> None:
         """Tell the watcher the verdict, and score the recommended configuration on the test split."""

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from hpo.messages import Assignment, Begun, Capacity, Decision, Outcome, Progress, Report
-from hpo.training.precision import Precision
+from hpo.messages import Assignment, Begun, Capacity, Decision, Outcome, Precision, Progress, Report
 from hpo.training.worker import Worker
 
 

@@ -17,11 +17,11 @@ from scipy.optimize import nnls
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
+from hpo.memory import MemoryKey, memory_key
 from hpo.messages import Outcome, Probe, Progress, Report
 from hpo.search.workload import FORWARD, Floats, Work, Workload
 from hpo.space.search_space import SearchSpace
 from hpo.store.attempts import AttemptRecord, Reached
-from hpo.training.micro_batch import MemoryKey, memory_key
 
 UPDATE_SHARE, BELIEF = 0.1, 0.3
 """Of a step, what its update is taken for where probes do not tell, and the weight of that beside a step."""

@@ -1,5 +1,5 @@
-"""From an assignment to reports: models, methods, optimizers, schedules, regularisation, loop, pack and worker.
+"""Training, from an assignment to reports: optimizers, schedules, regularisation, training loop and worker.
 
 To add an optimizer, a schedule or a method: its name in `hpo.config.hyperparameters`, one function and one line in the
-literal dict of `optimizers.py`, `schedules.py` or `methods.py`, and its known answer in a test.
+literal dict of `optimizers.py`, `schedules.py` or `hpo/model/methods.py`, and its known answer in a test.
 """

@@ -1,4 +1,4 @@
-"""Gradients of a batch: forward and backward passes over its parts by length, smaller ones where memory is short.
+"""Gradient accumulation: a batch goes through in micro-batches by length, smaller ones where memory is short.
 
 A step stays the step it is: losses are summed over rows and divided once by the units of the whole batch, so parts and
 ranks add up. Dropout masks are drawn part by part, so under smaller parts their distribution is kept, not each number.
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.batching import Batch, concatenate, split_by_length
-from hpo.distributed.rank_group import ALONE, RankGroup, told_of
+from hpo.distributed.rank_group import ALONE, RankGroup
+from hpo.errors import error_line
+from hpo.memory import MemoryKey, MicroBatch, if_memory_suffices, is_out_of_memory, memory_key, release
 from hpo.model.trial_model import TrialModel, logits_of_trials
-from hpo.training.memory import is_out_of_memory, release, where_memory_suffices
-from hpo.training.micro_batch import MemoryKey, MicroBatch, memory_key
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Gradients:
         """Return what `of` returns or raises for the batch of each trial that waits, side by side where that pays.
 
         Where that fails, each is asked for alone, so that it is its own trial's end. What fails side by side alone, and
-        not for memory, would always: it is said once, and not tried again.
+        not for memory, would always: it is logged once, and not tried again.
         """
         if len(waiting) == 1 or not self._goes_together:
             return [self._of_one(slot) for slot in waiting]
@@ -68,7 +68,7 @@ class Gradients:
             return self._of_all(waiting)
         except Exception as error:
             logger.debug("Batches have no gradients side by side.", exc_info=True)
-            reason = None if is_out_of_memory(error) else told_of(error)
+            reason = None if is_out_of_memory(error) else error_line(error)
         # Not in the handler: as long as the error lives, so do its frames and their tensors.
         for slot, state in zip(waiting, states, strict=True):
             slot.model.forget_gradients()
@@ -89,10 +89,10 @@ class Gradients:
             MemoryError: there is no room for one row at a time.
         """
         trained, micro_batch = list(model.parameters.values()), self.micro_batch(model.hyperparameters)
-        mine = self._rank_group.part(batch)
+        mine = self._rank_group.shard(batch)
         while True:
             rows = micro_batch.at_once(self._rank_group.largest_shard(batch.rows))
-            loss = where_memory_suffices(partial(_of_part, model, mine, rows, batch.units))
+            loss = if_memory_suffices(partial(_of_part, model, mine, rows, batch.units))
             if self._rank_group.all_reduce(loss, trained) and loss is not None:
                 return loss
             if rows == 1:

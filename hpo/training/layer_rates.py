@@ -1,11 +1,11 @@
-"""Learning rates of parameters: the rate decays layer by layer, and has a factor for what is drawn anew.
+"""Layer-wise learning rates: the rate decays layer by layer, and has a factor for new weights.
 
 With decay d and n transformer layers, counted from 0 at the bottom, the rate of layer i is multiplied by d**(n - i),
 that of the embeddings and all else below the layers by d**(n + 1), and that of the head and all above them by 1: the
 convention of BEiT (Bao et al. 2022); the idea is Howard and Ruder's (2018), ELECTRA's form Clark et al.'s (2020).
-What is above the layers is what `methods.above_layers` names.
+What is above the layers is what `layers.above_layers` names.
 
-The factor of what is drawn anew comes on top. Random weights have further to go than pretrained ones, which a rate of
+The factor of new weights comes on top. Random weights have further to go than pretrained ones, which a rate of
 their own spares from moving as far: discriminative fine-tuning (Howard and Ruder 2018), `lr_mult` of AutoGluon's heads,
 which is 1 unless set.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from hpo.model.methods import heights
+from hpo.model.layers import heights
 
 Group = dict[str, Any]
 """A parameter group of torch's: `params`, a list of parameters; `rate_factor`, what the trial's rate is multiplied by
@@ -31,7 +31,7 @@ def rate_factors(
         network: a transformers model.
         names: of its parameters.
         decay: what the rate is multiplied by at each layer going down, above 0 and at most 1.
-        fresh: names of what is drawn anew.
+        fresh: names of new weights.
         head_rate: what their rate is further multiplied by, above 0.
     """
     found = heights(network)

@@ -1,4 +1,4 @@
-"""Muon for the matrices of the transformer layers, AdamW for all else: embeddings, pooler, head, biases and norms.
+"""Muon optimizer: for the matrices of the transformer layers, with AdamW for embeddings, pooler, head, biases, norms.
 
 Both step at one learning rate: a matrix's update is scaled to the root mean square of AdamW's (Liu et al. 2025).
 """
@@ -11,40 +11,33 @@ from torch import optim
 from hpo.training.layer_rates import Group
 
 
-class Together:
+class JointOptimizer(optim.Optimizer):
     """Several optimizers, each over parameters of its own, that step as one."""
 
     def __init__(self, parts: Sequence[optim.Optimizer]) -> None:
         self._parts = tuple(parts)
+        # The groups of the parts themselves: what is written into one is written into its part.
+        super().__init__([group for part in parts for group in part.param_groups], {})
 
-    @property
-    def param_groups(self) -> list[Group]:
-        """The groups of all parts; what is written into one is written into its part."""
-        return [group for part in self._parts for group in part.param_groups]
-
-    def step(self) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002
         """Take a step of each part."""
         for part in self._parts:
             part.step()
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
-        for part in self._parts:
-            part.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of all parts, as `load_state_dict` takes it."""
         return {"parts": [part.state_dict() for part in self._parts]}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the state of optimizers built alike."""
-        for part, its_state in zip(self._parts, state["parts"], strict=True):
-            part.load_state_dict(its_state)
+        for part, state in zip(self._parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self._parts for group in part.param_groups]
 
 
 def muon_with_adamw(
     groups: Sequence[Group], of_adam: Mapping[str, Any], momentum: float, newton_schulz_steps: int
-) -> Together:
+) -> JointOptimizer:
     """Build torch's Muon over the `hidden` groups and AdamW over the others, each only where there are any.
 
     Args:
@@ -61,4 +54,4 @@ def muon_with_adamw(
         parts.append(optim.Muon(hidden, momentum=momentum, ns_steps=newton_schulz_steps, **as_adamw))
     if others:
         parts.append(optim.AdamW(others, **of_adam, weight_decay=0.0, fused=True))
-    return Together(parts)
+    return JointOptimizer(parts)

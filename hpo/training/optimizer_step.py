@@ -1,4 +1,4 @@
-"""The optimizer step of a trial: clip, regularise, update, at the scheduled rate."""
+"""Optimizer step: clipping, regularisation and update of a trial, at the scheduled rate."""
 
 import math
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class Diverged(ArithmeticError):
 
 
 class OptimizerStep:
-    """A trial's stock optimizer at work on its model."""
+    """A trial's stock optimizer over its model."""
 
     def __init__(self, model: TrialModel, total_steps: int) -> None:
         """Build the optimizer over what trains, for so many steps."""
@@ -35,7 +35,7 @@ class OptimizerStep:
         self.taken = 0
         """Steps taken."""
         self.rate = 0.0
-        """Learning rate of the last step, before the factors of layers and of what is drawn anew."""
+        """Learning rate of the last step, before the factors of layers and of new weights."""
         self._trained: list[nn.Parameter] = list(self.parameters.values())
         decay, head_rate = hyperparameters.layerwise_rate_decay, hyperparameters.head_rate
         factors = rate_factors(backbone.network, self.parameters, decay, backbone.fresh, head_rate)

@@ -1,4 +1,4 @@
-"""Optimizers, by whose rule a trial steps: those of the known libraries, never with their own weight decay.
+"""Optimizers: those of the known libraries, never with their own weight decay.
 
 Regularisation is `regularization.py`'s, the same for every optimizer. Hence `adam` and `adamw` take the same step here;
 what tells them apart is the form of L2 they come with (`l2_form`): coupled and decoupled.
@@ -10,7 +10,7 @@ it takes in `APPLIES_TO`.
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, optim
@@ -23,34 +23,9 @@ from hpo.training.schedule_free import averaged, averaging_adamw, shift
 Groups = Sequence[Group]
 
 
-class Stepper(Protocol):
-    """What is asked of an optimizer at work: torch's own have it all."""
-
-    @property
-    def param_groups(self) -> list[Group]:
-        """The groups it was built over, each with its `lr`."""
-
-    def step(self) -> Any:
-        """Update the weights by their gradients."""
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that a later step depends on but the weights."""
-
-    def load_state_dict(self, state: dict[str, Any], /) -> None:
-        """Take over what `state_dict` returned."""
-
-
 def add_to_weights(_: Any, weights: list[Tensor], directions: list[Tensor], amount: float) -> None:
     """Add `amount` times `directions` to the weights, in place."""
     torch._foreach_add_(weights, directions, alpha=amount)
-
-
-def weights_as_they_are(_: Any) -> AbstractContextManager[None]:
-    """Leave the weights alone."""
-    return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +36,11 @@ class Optimizer:
     """What it does, in a short phrase."""
     source: str
     """Who published it."""
-    build: Callable[[Groups, Hyperparameters], Stepper]
+    build: Callable[[Groups, Hyperparameters], optim.Optimizer]
     """From the groups of `layer_rates.parameter_groups` and the trial's values to the optimizer."""
     shift: Callable[[Any, list[Tensor], list[Tensor], float], None] = add_to_weights
     """Moves weights of an optimizer, between its steps, by a number times directions of their shapes."""
-    evaluating: Callable[[Any], AbstractContextManager[None]] = weights_as_they_are
+    evaluating: Callable[[Any], AbstractContextManager[None]] = nullcontext
     """Of an optimizer a context in which its weights are those that are scored and saved."""
 
 
@@ -73,83 +48,83 @@ class Optimizer:
 # operations. Optimizers that have no such form loop over lists of weights on a GPU, by torch's own choice.
 
 
-def sgd(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+def sgd(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
     """Build plain gradient descent."""
     return optim.SGD(groups, lr=hyperparameters.learning_rate, fused=True)
 
 
-def momentum(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+def momentum(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
     """Build heavy-ball gradient descent, in torch's form: the rate scales the whole velocity."""
     return optim.SGD(groups, lr=hyperparameters.learning_rate, momentum=_applying(hyperparameters.momentum), fused=True)
 
 
-def nesterov(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+def nesterov(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
     """Build Nesterov's accelerated gradient, in torch's form; without momentum it is plain gradient descent."""
     heaviness = _applying(hyperparameters.momentum)
     return optim.SGD(groups, lr=hyperparameters.learning_rate, momentum=heaviness, nesterov=heaviness > 0, fused=True)
 
 
-def adam(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+def adam(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
     """Build Adam."""
     return optim.Adam(groups, **_of_adam(hyperparameters), fused=True)
 
 
-def adamw(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+def adamw(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
     """Build AdamW less its decay, which `l2_form: decoupled` applies."""
     return optim.AdamW(groups, **_of_adam(hyperparameters), weight_decay=0.0, fused=True)
 
 
-def nadam(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+def nadam(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
     """Build NAdam, Adam with Nesterov's momentum."""
     return optim.NAdam(groups, **_of_adam(hyperparameters), momentum_decay=_applying(hyperparameters.momentum_decay))
 
 
-def radam(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+def radam(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
     """Build RAdam, Adam whose first steps are held back."""
     return optim.RAdam(groups, **_of_adam(hyperparameters))
 
 
-def adamax(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+def adamax(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
     """Build AdaMax, Adam with the largest gradient in place of the second moment."""
     return optim.Adamax(groups, **_of_adam(hyperparameters))
 
 
-def adagrad(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+def adagrad(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
     """Build Adagrad."""
     return optim.Adagrad(groups, lr=hyperparameters.learning_rate, eps=_applying(hyperparameters.epsilon), fused=True)
 
 
-def adadelta(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+def adadelta(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
     """Build Adadelta; its steps are multiplied by the rate, which in the paper is 1."""
     return optim.Adadelta(groups, **_arguments(hyperparameters, rho="rho", eps="epsilon"))
 
 
-def adafactor(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+def adafactor(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
     """Build Adafactor in torch's form: no momentum, a step of at most the rate times the size of the weights."""
     # Torch's default form, the slow one: the fast one holds another copy of the weights, and memory is what it is for.
     return optim.Adafactor(groups, **_arguments(hyperparameters, beta2_decay="decay_rate", d="clip_threshold"))
 
 
-def rmsprop(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+def rmsprop(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
     """Build RMSprop."""
     return optim.RMSprop(groups, **_arguments(hyperparameters, alpha="alpha", eps="epsilon", momentum="momentum"))
 
 
-def lion(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+def lion(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
     """Build Lion."""
     from lion_pytorch.foreach import Lion
 
-    built: Stepper = Lion(groups, lr=hyperparameters.learning_rate, betas=_betas(hyperparameters))
+    built: optim.Optimizer = Lion(groups, lr=hyperparameters.learning_rate, betas=_betas(hyperparameters))
     return built
 
 
-def schedule_free_adamw(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+def schedule_free_adamw(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
     """Build schedule-free AdamW."""
-    built: Stepper = averaging_adamw(groups, _of_adam(hyperparameters))
+    built: optim.Optimizer = averaging_adamw(groups, _of_adam(hyperparameters))
     return built
 
 
-def muon(groups: Groups, hyperparameters: Hyperparameters) -> Stepper:
+def muon(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
     """Build Muon for the hidden matrices with AdamW for all else; without hidden matrices it is AdamW."""
     momentum, newton_schulz_steps = hyperparameters.momentum, hyperparameters.newton_schulz_steps
     return muon_with_adamw(groups, _of_adam(hyperparameters), _applying(momentum), int(_applying(newton_schulz_steps)))

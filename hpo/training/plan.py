@@ -1,4 +1,4 @@
-"""Courses: what a trial trains on and is scored on, from the pretrained weights on: once, or once for each fold."""
+"""Training plan: the rows, seeds and milestones of a trial, which trains once, or once for each fold."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from hpo.training.milestones import milestones_of, steps_per_epoch
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FoldRun:
-    """One training: its rows, its seed, and where it is scored on what."""
+    """One training from the pretrained weights on: its rows, its seed, and where it is scored on what."""
 
     data: TokenizedSplits
     rows: Rows
@@ -35,13 +35,13 @@ class FoldRun:
 
     def batches(self, assignment: Assignment, context: TrainingContext, taken: int = 0) -> Iterator[Batch]:
         """Return its batches in their order, augmented as the trial asks for, without the first `taken`."""
-        hyperparameters = assignment.hyperparameters
+        hyperparameters, make_batch = assignment.hyperparameters, context.batch_maker(assignment.hyperparameters)
         first_epoch, begun = divmod(taken, steps_per_epoch(self.rows.size, hyperparameters.batch_size))
         for epoch in range(first_epoch, hyperparameters.epochs):
             chosen = training_batches(self.rows.size, hyperparameters.batch_size, self.seed, epoch)
             for number in range(begun if epoch == first_epoch else 0, len(chosen)):
                 # From 1 on: numpy takes a 0 at the end for nothing, and that seed is the epoch's order.
-                yield context.training_batch(hyperparameters, self.rows[chosen[number]], [self.seed, epoch, number + 1])
+                yield make_batch(self.rows[chosen[number]], [self.seed, epoch, number + 1])
 
 
 def fold_runs(assignment: Assignment, context: TrainingContext) -> list[FoldRun]:
@@ -50,27 +50,30 @@ def fold_runs(assignment: Assignment, context: TrainingContext) -> list[FoldRun]
     Raises:
         ModelError: the model cannot read texts as long as the trial asks for.
     """
-    folds = context.splits.folds
-    if not folds:
-        everything = np.arange(context.splits.train.rows)
-        return [_fold_run(assignment, context, _part(assignment, context, everything), context.validation_part)]
+    splits = context.splits
+    if not splits.folds:
+        return [_fold_run(assignment, context, np.arange(splits.train.rows), context.validation_part, None)]
     return [
-        _fold_run(assignment, context, _part(assignment, context, fold.train), fold.validation, number)
-        for number, fold in enumerate(folds)
+        _fold_run(assignment, context, fold.train, fold.validation, number) for number, fold in enumerate(splits.folds)
     ]
 
 
 def _fold_run(
-    assignment: Assignment, context: TrainingContext, rows: Rows, validation_part: Rows, fold: int | None = None
+    assignment: Assignment, context: TrainingContext, rows: Rows, validation_part: Rows, fold: int | None
 ) -> FoldRun:
-    hyperparameters = assignment.hyperparameters
+    hyperparameters, seed = assignment.hyperparameters, context.config.seed
+    if hyperparameters.data_fraction < 1:
+        # At least one row of each class; the same for every trial.
+        strata = context.train_strata[rows]
+        wanted = max(round(hyperparameters.data_fraction * rows.size), class_count(strata))
+        rows = rows[stratified_prefix(strata, wanted, seed)]
     # No more than are scored of validation, so that the two scores are about as sure.
     scored = context.splits.validation.rows if fold is None else validation_part.size
     sample = min(context.config.evaluation.part_rows, scored)
     return FoldRun(
         data=context.tokenized(hyperparameters.max_length),
         rows=rows,
-        train_sample=rows[stratified_sample(context.train_strata[rows], sample, context.config.seed)],
+        train_sample=rows[stratified_sample(context.train_strata[rows], sample, seed)],
         validation_part=validation_part,
         milestones=milestones_of(assignment, rows.size, context.splits.train.rows, fold),
         total_steps=hyperparameters.epochs * steps_per_epoch(rows.size, hyperparameters.batch_size),
@@ -83,13 +86,3 @@ def _fold_run(
 def _fold_seed(seed: int, fold: int) -> int:
     """Return the seed of a fold, so that folds of two trials' seeds share no run."""
     return int(np.random.SeedSequence([seed, fold]).generate_state(1)[0] >> 1)
-
-
-def _part(assignment: Assignment, context: TrainingContext, rows: Rows) -> Rows:
-    """Return the trial's share of these training rows, at least one of each class; the same for every trial."""
-    fraction = assignment.hyperparameters.data_fraction
-    if fraction == 1:
-        return rows
-    strata = context.train_strata[rows]
-    wanted = max(round(fraction * rows.size), class_count(strata))
-    return rows[stratified_prefix(strata, wanted, context.config.seed)]

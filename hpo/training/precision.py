@@ -1,103 +1,94 @@
-"""Precision of the forward pass, fp32 or bf16: measured once, because it depends on the machine and the model."""
+"""Precision, fp32 or bf16: measured on a few examples, as what pays depends on machine and model."""
 
+import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Literal
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from hpo.errors import ConfigurationError
-
-Precision = Literal["fp32", "bf16"]
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.data.batching import collate
+from hpo.data.stratify import stratified_sample
+from hpo.memory import if_memory_suffices
+from hpo.messages import Measurement, Precision
+from hpo.model.trial_model import TrialModel
+from hpo.training.context import TrainingContext
+from hpo.training.device import has_bf16
+from hpo.training.evaluation import REPORTED
 
 ROUNDS = 3
+PASSES = 1 + ROUNDS
+"""Of each precision over the rows: a warm-up and the rounds."""
+MEASURED_ROWS = 16
+LEAST_ROWS = 4
+"""Rows on which a time says something of a batch."""
 LEAST_GAIN = 1.15
 """How many times faster bf16 must be to be worth its rounding."""
 MOST_DIFFERENCE = 0.05
 """Largest distance of bf16 logits from fp32 ones, over the length of the fp32 ones, at which they agree."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
-    """How fast this device trains this model."""
-
-    fp32_seconds: float
-    """Forward and backward pass, per example."""
-    bf16_seconds: float
-    """The same under bf16 autocast."""
-    difference: float
-    """Distance of bf16 logits from fp32 ones, over the length of the fp32 ones."""
-    precision: Precision
-    """What was chosen, or asked for."""
+Step = Callable[[Precision], Tensor]
+"""A forward and backward pass over the same real batch; returns its logits."""
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """Return the context in which a forward pass is computed in `precision`; weights stay in fp32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+def measured_precision(
+    context: TrainingContext, hyperparameters: Hyperparameters, most_seconds: float = math.inf
+) -> Measurement:
+    """Time training in both precisions, on fewer rows where memory is short, and choose.
 
+    Where not even one row fits, there is too little time, or the device has no bf16, fp32 is chosen unmeasured.
 
-def refuse_emulated(device: torch.device, precision: Precision) -> None:
-    """Refuse bf16 on a GPU that has none, such as a T4: torch would emulate it, slower than fp32.
+    Args:
+        context: of which no trial trains; its model keeps no trace of it.
+        hyperparameters: what is trained of the model, and after how many tokens texts are cut; on a GPU the rows too,
+            of which a few would not keep it busy.
+        most_seconds: that it takes, roughly; infinite for as long as it takes.
 
     Raises:
-        ConfigurationError: says which GPU it is.
+        ModelError: the model cannot read as many tokens.
     """
-    if precision == "bf16" and not has_bf16(device):
-        name = torch.cuda.get_device_name(device)
-        raise ConfigurationError(
-            f"The precision is bf16, but {device} ({name}) has none; set compute.precision to fp32."
-        )
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Return whether a device computes in bf16 itself."""
-    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    asked = context.config.compute.precision
+    rows = max(MEASURED_ROWS, hyperparameters.batch_size) if context.device.type == "cuda" else MEASURED_ROWS
+    while rows and has_bf16(context.device):
+        measuring = partial(_measured, context, hyperparameters, rows, None if asked == "auto" else asked, most_seconds)
+        if found := if_memory_suffices(measuring):
+            return found
+        context.model.network.zero_grad(set_to_none=True)
+        rows //= 2
+    return _unmeasured(None if asked == "auto" else asked)
 
 
 def measure(
-    step: Callable[[Precision], Tensor],
-    rows: int,
-    device: torch.device,
-    asked: Precision | None = None,
-    has_time: Callable[[float], bool] = lambda _: True,
+    step: Step, rows: int, device: torch.device, asked: Precision | None = None, until: float = math.inf
 ) -> Measurement:
     """Time both precisions in turns, after one round of warm-up, and choose.
 
     Args:
-        step: a forward and backward pass over the same real batch; returns its logits.
-        rows: examples in that batch.
+        step: over so many rows.
+        rows: examples in its batch.
         device: where it runs.
         asked: what the user wants whatever is measured; None to choose.
-        has_time: whether so many seconds more may be taken; without any, fp32 is chosen.
+        until: on the clock of `time.perf_counter`; where no round ends before, fp32 is chosen.
     """
     began = time.perf_counter()
     fp32, bf16 = step("fp32"), step("bf16")
     round_seconds = time.perf_counter() - began
     difference = float((bf16 - fp32).norm() / fp32.norm().clamp(min=1e-12))
-    seconds: dict[Precision, list[float]] = {"fp32": [], "bf16": []}
-    for _ in range(ROUNDS):
-        if not has_time(round_seconds):
-            break
-        for precision, taken in seconds.items():
-            taken.append(_timed(step, precision, device))
-    if not seconds["fp32"]:
-        return unmeasured(asked, round_seconds / 2 / rows)
+    rounds: list[tuple[float, float]] = []
+    while len(rounds) < ROUNDS and time.perf_counter() + round_seconds <= until:
+        rounds.append((_seconds(step, "fp32", device), _seconds(step, "bf16", device)))
+    if not rounds:
+        return _unmeasured(asked, round_seconds / 2 / rows)
     # The fastest round: whatever else the machine does only ever adds.
-    fp32_seconds, bf16_seconds = min(seconds["fp32"]), min(seconds["bf16"])
+    fp32_seconds, bf16_seconds = (min(seconds) / rows for seconds in zip(*rounds, strict=True))
     return Measurement(
-        fp32_seconds=fp32_seconds / rows,
-        bf16_seconds=bf16_seconds / rows,
+        fp32_seconds=fp32_seconds,
+        bf16_seconds=bf16_seconds,
         difference=difference,
         precision=asked or choose(fp32_seconds, bf16_seconds, difference),
     )
-
-
-def unmeasured(asked: Precision | None, fp32_seconds: float = 0.0) -> Measurement:
-    """Return what is asked for, or fp32, without a comparison: at most so many seconds of an example are known."""
-    return Measurement(fp32_seconds=fp32_seconds, bf16_seconds=0.0, difference=0.0, precision=asked or "fp32")
 
 
 def choose(fp32_seconds: float, bf16_seconds: float, difference: float) -> Precision:
@@ -106,12 +97,50 @@ def choose(fp32_seconds: float, bf16_seconds: float, difference: float) -> Preci
     return "bf16" if pays and difference <= MOST_DIFFERENCE else "fp32"
 
 
-def _timed(step: Callable[[Precision], Tensor], precision: Precision, device: torch.device) -> float:
+def _measured(
+    context: TrainingContext, hyperparameters: Hyperparameters, rows: int, asked: Precision | None, most_seconds: float
+) -> Measurement:
+    until = time.perf_counter() + most_seconds
+    TrialModel(context.model, context.task, hyperparameters, seed=0)
+    # Without dropout, so that the logits of both precisions can be compared.
+    context.model.network.eval()
+    step = partial(_step, context, hyperparameters.max_length)
+    if math.isfinite(most_seconds):
+        row_seconds = _seconds(step(1), "fp32", context.device)
+        if row_seconds < most_seconds / (2 * PASSES):
+            row_seconds = min(row_seconds, _seconds(step(1), "fp32", context.device))
+        rows = min(rows, int(most_seconds / (2 * PASSES * row_seconds)))
+        if rows < LEAST_ROWS:
+            return _unmeasured(asked, row_seconds)
+    return measure(step(rows), rows, context.device, asked, until)
+
+
+def _step(context: TrainingContext, max_length: int, rows: int) -> Step:
+    # Not simply the first rows: a file may be in the order of its texts' lengths.
+    chosen = stratified_sample(context.train_strata, rows, context.config.seed)
+    batch = collate(context.tokenized(max_length)["train"], chosen, context.model.pad_id)
+    targets, criterion = batch.targets.to(context.device), context.task.criterion(REPORTED, context.device)
+
+    def step(precision: Precision) -> Tensor:
+        logits = context.model.logits(batch, precision)
+        criterion(logits, targets).mean().backward()  # type: ignore[no-untyped-call]
+        context.model.network.zero_grad(set_to_none=True)
+        return logits.detach()
+
+    return step
+
+
+def _unmeasured(asked: Precision | None, fp32_seconds: float = 0.0) -> Measurement:
+    """Return what is asked for, or fp32, without a comparison: at most so many seconds of an example are known."""
+    return Measurement(fp32_seconds=fp32_seconds, bf16_seconds=0.0, difference=0.0, precision=asked or "fp32")
+
+
+def _seconds(step: Step, precision: Precision, device: torch.device) -> float:
     _wait(device)
-    started = time.perf_counter()
+    began = time.perf_counter()
     step(precision)
     _wait(device)
-    return time.perf_counter() - started
+    return time.perf_counter() - began
 
 
 def _wait(device: torch.device) -> None:

@@ -1,8 +1,9 @@
-"""Probes: what trials of one configuration will cost, from a few real steps: seconds, memory, bytes on the disk."""
+"""Cost probe: seconds, memory and bytes on the disk of a configuration, from a few real steps."""
 
 import math
 import time
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,16 +12,16 @@ from numpy.typing import NDArray
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.data.batching import Rows, evaluation_batches, padded_tokens
 from hpo.data.stratify import class_count, stratified_sample
-from hpo.distributed.rank_group import EndedElsewhere
+from hpo.distributed.rank_group import EndedOnOtherRank
 from hpo.errors import TrainingError
+from hpo.memory import CONTEXT_BYTES, is_out_of_memory, peak_memory_bytes, reset_peak, room_bytes
 from hpo.messages import Dimensions, Ending, Probe, Timed
-from hpo.model.methods import transformer_layers
-from hpo.training.context import TrainingContext
+from hpo.model.layers import transformer_layers
+from hpo.model.randomness import RandomState
+from hpo.training.context import BatchMaker, TrainingContext
 from hpo.training.evaluation import MOST_ROWS, MOST_TOKENS
 from hpo.training.gradients import PASS_TOKENS
-from hpo.training.memory import context_bytes, is_out_of_memory, peak_memory_bytes, reset_peak, room_bytes
-from hpo.training.optimizer_step import Diverged
-from hpo.training.randomness import RandomState
+from hpo.training.optimizer_step import Diverged, OptimizerStep
 
 MOST_LENGTHS = 1000
 """Texts of a split whose lengths stand for those of all."""
@@ -36,11 +37,11 @@ def probe(
     left with its pretrained weights, torch's random state as it was.
 
     Args:
-        bench: no trial trains at it; each rank of its gang is to probe the same.
+        context: of which no trial trains; each rank of its group is to probe the same.
         hyperparameters: of which learning rate and epochs do not matter.
         steps: at least 1.
         most_seconds: that it takes, roughly, as rank 0 counts them; what would take longer is left out, but the first
-            step, and told from it.
+            step, and estimated from it.
 
     Returns:
         Its `first_loss` is nan where the loss was no number.
@@ -55,7 +56,7 @@ def probe(
     try:
         with RandomState(context.config.seed, context.device), context.rank_group.together():
             return _cost(context, hyperparameters, steps, time.perf_counter() + most_seconds)
-    except EndedElsewhere as ended:
+    except EndedOnOtherRank as ended:
         if ended.ending is not Ending.INFEASIBLE:
             raise TrainingError(ended.reason) from None
     except (RuntimeError, MemoryError) as error:
@@ -71,27 +72,15 @@ def probe(
 
 def _cost(context: TrainingContext, hyperparameters: Hyperparameters, steps: int, until: float) -> Probe:
     reset_peak(context.device)
-    seed = context.config.seed
     began = time.perf_counter()
-    training = context.begin(hyperparameters, seed, 2 + steps)
+    training = context.begin(hyperparameters, context.config.seed, 2 + steps)
     opening = Timed(openings=1, seconds=time.perf_counter() - began)
-
-    def step(rows: Rows) -> Timed:
-        began = time.perf_counter()
-        batch = context.training_batch(hyperparameters, rows, [seed])
-        # That it diverges is for its trial to say: the step was taken all the same.
-        with suppress(Diverged):
-            training.take(context.gradients.of(training.model, batch))
-            # Only this waits for the device.
-            training.mean_loss()
-        seconds = time.perf_counter() - began
-        tokens = padded_tokens(batch.lengths, pass_tokens=PASS_TOKENS[context.device.type])
-        return Timed(trained_tokens=tokens, updates=1, seconds=seconds)
+    step = partial(_step, context, training, context.batch_maker(hyperparameters))
 
     def has_time(seconds: float) -> bool:
         return context.rank_group.on_rank_0(lambda: time.perf_counter() + seconds <= until)
 
-    lengths = context.tokenized(hyperparameters.max_length).train.tokens.lengths
+    lengths = context.tokenized(hyperparameters.max_length)["train"].tokens.lengths
     longest: Rows = np.argsort(-lengths, kind="stable")[: hyperparameters.batch_size]
     first = step(longest)
     first_loss = math.nan
@@ -99,7 +88,7 @@ def _cost(context: TrainingContext, hyperparameters: Hyperparameters, steps: int
         first_loss = training.mean_loss()
     # Again: the optimizer's own numbers came with its first step, so the second needs the most.
     again = [step(longest)] if has_time(first.seconds) else []
-    typical = stratified_sample(context.train_strata, hyperparameters.batch_size, seed)
+    typical = stratified_sample(context.train_strata, hyperparameters.batch_size, context.config.seed)
     taken: list[Timed] = []
     while len(taken) < steps and has_time(min((one.seconds for one in taken), default=first.seconds)):
         taken.append(step(typical))
@@ -109,16 +98,16 @@ def _cost(context: TrainingContext, hyperparameters: Hyperparameters, steps: int
     # The backward pass takes about twice as long as the forward pass.
     forward = fastest.seconds / typical.size / 3
     with training.evaluating():
-        a_row, scored, metric_error = context.rank_group.on_rank_0(
-            lambda: _scored(context, hyperparameters.max_length, forward, until)
+        row_seconds, scored, metric_error = context.rank_group.on_rank_0(
+            partial(_scored, context, hyperparameters.max_length, forward, until)
         )
     return Probe(
         feasible=True,
         micro_batch_size=micro_batch_size if micro_batch_size < hyperparameters.batch_size else None,
         seconds_per_step=fastest.seconds,
-        seconds_per_scored_row=a_row,
+        seconds_per_scored_row=row_seconds,
         timed=(opening, *scored, *(again if taken else []), fastest),
-        peak_memory_bytes=peak_memory_bytes(context.device) + context_bytes(context.device),
+        peak_memory_bytes=peak_memory_bytes(context.device) + (CONTEXT_BYTES if context.device.type == "cuda" else 0),
         room_bytes=room_bytes(context.device),
         checkpoint_bytes=training.state_bytes,
         weights_bytes=sum(weight.nbytes for weight in training.parameters.values()),
@@ -127,36 +116,45 @@ def _cost(context: TrainingContext, hyperparameters: Hyperparameters, steps: int
     )
 
 
+def _step(context: TrainingContext, training: OptimizerStep, make_batch: BatchMaker, rows: Rows) -> Timed:
+    began = time.perf_counter()
+    batch = make_batch(rows, [context.config.seed])
+    # That it diverges is for its trial to say: the step was taken all the same.
+    with suppress(Diverged):
+        training.take(context.gradients.of(training.model, batch))
+        # Only this waits for the device.
+        training.mean_loss()
+    seconds = time.perf_counter() - began
+    tokens = padded_tokens(batch.lengths, pass_tokens=PASS_TOKENS[context.device.type])
+    return Timed(trained_tokens=tokens, updates=1, seconds=seconds)
+
+
 def _scored(
     context: TrainingContext, max_length: int, expected: float, until: float
 ) -> tuple[float, tuple[Timed, ...], str | None]:
-    """Score the longest texts of validation, which memory must bear, and then typical ones.
+    """Score the longest rows of validation, which memory must bear, and then typical ones.
 
-    Not where that would go beyond `until`, each text taking the `expected` seconds.
+    Not where that would go beyond `until`, each row taking the `expected` seconds.
 
     Returns:
-        The seconds of a typical text, the evaluation of all of these, and what a metric of the user's own died of.
+        The seconds of a typical row, the evaluation of all of these, and what a metric of the user's own died of.
     """
-    validation = context.tokenized(max_length).validation
+    validation = context.tokenized(max_length)["validation"]
     lengths = validation.tokens.lengths
     longest, *_ = evaluation_batches(lengths, max_tokens=MOST_TOKENS[context.device.type], max_rows=MOST_ROWS)
     if time.perf_counter() + 2 * longest.size * expected > until:
         return expected, (), None
-
-    def score(rows: Rows) -> str | None:
-        try:
-            context.score(validation, rows)
-        except TrainingError as error:
-            return str(error)
-        return None
-
-    failed = score(longest)
     typical = stratified_sample(context.task.strata(validation.targets), longest.size, context.config.seed)
-    began = time.perf_counter()
-    failed = score(typical) or failed
+    metric_error = None
+    for rows in (longest, typical):
+        began = time.perf_counter()
+        try:
+            context.task.scores(context.predict(validation, rows))
+        except TrainingError as error:
+            metric_error = str(error)
     seconds = time.perf_counter() - began
     tokens = int(lengths[typical].sum()) + PASS_TOKENS[context.device.type]
-    return seconds / typical.size, (Timed(scored_tokens=tokens, seconds=seconds),), failed
+    return seconds / typical.size, (Timed(scored_tokens=tokens, seconds=seconds),), metric_error
 
 
 def dimensions_of(context: TrainingContext, max_length: int) -> Dimensions:
@@ -168,8 +166,8 @@ def dimensions_of(context: TrainingContext, max_length: int) -> Dimensions:
         confirmation_rows=splits.confirmation.rows if splits.confirmation else 0,
         folds=tuple((fold.train.size, fold.validation.size) for fold in splits.folds),
         least_rows=class_count(context.train_strata),
-        train_lengths=_standing_for(tokenized.train.tokens.lengths),
-        validation_lengths=_standing_for(tokenized.validation.tokens.lengths),
+        train_lengths=_standing_for(tokenized["train"].tokens.lengths),
+        validation_lengths=_standing_for(tokenized["validation"].tokens.lengths),
         layers=len(transformer_layers(context.model.network)[1]),
         pass_tokens=PASS_TOKENS[context.device.type],
     )

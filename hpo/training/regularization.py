@@ -1,4 +1,4 @@
-"""Regularisation of weights: L1 and L2, each in its two honest forms, towards zero or the pretrained weights.
+"""Regularisation: L1 and L2, each in its two forms, towards zero or the pretrained weights.
 
 With d = w - reference, r the weight's learning rate and s the strength, in the order of one step:
 
@@ -24,12 +24,12 @@ from torch import Tensor, nn
 
 from hpo.config.hyperparameters import Hyperparameters
 
-Held = list[tuple[nn.Parameter, Tensor | None]]
+Regularized = list[tuple[nn.Parameter, Tensor | None]]
 """Weights, each with what it is pulled to; None for zero."""
 
 
-def is_held(name: str, weight: Tensor) -> bool:
-    """Return whether L1 and L2 hold a weight: no bias and no norm."""
+def is_regularized(name: str, weight: Tensor) -> bool:
+    """Return whether L1 and L2 apply to a weight: no bias and no norm."""
     return weight.ndim >= 2 and "bias" not in name
 
 
@@ -44,7 +44,7 @@ class Regularizer:
         factors: Mapping[str, float],
         shift: Callable[[list[Tensor], list[Tensor], float], Any],
     ) -> None:
-        """Hold the weights that are regularised.
+        """Choose the weights that are regularised.
 
         Args:
             parameters: name -> trained parameter.
@@ -59,20 +59,20 @@ class Regularizer:
         self._shift = shift
         towards_zero = hyperparameters.regularize_towards == "zero"
         # Those of one rate together: an operation over a list of weights takes one number for all.
-        self._held: dict[float, Held] = {}
+        self._weights: dict[float, Regularized] = {}
         for name, weight in parameters.items():
-            if is_held(name, weight):
+            if is_regularized(name, weight):
                 reference = None if towards_zero else pretrained.get(name)
-                self._held.setdefault(factors[name], []).append((weight, reference))
+                self._weights.setdefault(factors[name], []).append((weight, reference))
 
     @torch.no_grad()
     def before_step(self, rate: float) -> None:
         """Change gradients and weights ahead of the optimizer's step at this learning rate."""
         if not (self._l1 or self._l2):
             return
-        for factor, held in self._held.items():
+        for factor, weights in self._weights.items():
             # A weight that the model did not use has no gradient; torch's optimizers leave such weights alone as well.
-            used = [(weight, reference) for weight, reference in held if weight.grad is not None]
+            used = [(weight, reference) for weight, reference in weights if weight.grad is not None]
             if used:
                 self._pull(used, rate * factor)
 
@@ -81,17 +81,14 @@ class Regularizer:
         """Threshold the weights after the optimizer's step at this learning rate."""
         if not self._l1 or self._l1_form != "proximal":
             return
-        for factor, held in self._held.items():
-            threshold = rate * factor * self._l1
-            for weight, reference in held:
-                if weight.grad is None:
-                    continue
-                if reference is None:
-                    weight.copy_(soft_threshold(weight, threshold))
-                else:
-                    weight.copy_(reference + soft_threshold(weight - reference, threshold))
+        for factor, weights in self._weights.items():
+            for weight, reference in weights:
+                if weight.grad is not None:
+                    distance = weight if reference is None else weight - reference
+                    near = nn.functional.softshrink(distance, rate * factor * self._l1)
+                    weight.copy_(near if reference is None else reference + near)
 
-    def _pull(self, used: Held, rate: float) -> None:
+    def _pull(self, used: Regularized, rate: float) -> None:
         weights: list[Tensor] = [weight for weight, _ in used]
         gradients = [weight.grad for weight in weights if weight.grad is not None]
         if self._l2 and self._l2_form == "coupled":
@@ -102,11 +99,6 @@ class Regularizer:
             self._shift(weights, _distances(used), -rate * self._l2)
 
 
-def _distances(used: Held) -> list[Tensor]:
+def _distances(used: Regularized) -> list[Tensor]:
     """Return how far each weight stands from where it is pulled."""
     return [weight if reference is None else weight - reference for weight, reference in used]
-
-
-def soft_threshold(values: Tensor, threshold: float) -> Tensor:
-    """Return `values` moved towards zero by `threshold`, stopping at exactly zero."""
-    return nn.functional.softshrink(values, threshold)

@@ -1,10 +1,9 @@
-"""One attempt at one trial, from its first step to its outcome."""
+"""Training loop: one attempt at one trial, from its first step to its outcome."""
 
 import logging
 import math
-import time
-from collections.abc import Generator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Generator
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -13,22 +12,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpo.config.times import humanized
-from hpo.distributed.rank_group import EndedElsewhere, told_of
-from hpo.files.weights import Weights, trial_folder
+from hpo.distributed.rank_group import EndedOnOtherRank
+from hpo.errors import error_line
+from hpo.files.checkpoints import Checkpoints, State
+from hpo.files.trial_files import TrialFiles
+from hpo.files.weights import Weights
+from hpo.memory import OutOfMemoryInEvaluation, is_out_of_memory, peak_memory_bytes, release, reset_peak
 from hpo.messages import Action, Assignment, Ending, HeldOutEvaluation, Milestone, Outcome, Progress, Report, Scores
 from hpo.metrics.metric import Predictions
+from hpo.model.randomness import RandomState
 from hpo.model.trial_model import TrialModel
-from hpo.training.checkpoints import Checkpoints
-from hpo.training.checkpoints_of_gang import load_of_gang, save_of_gang
 from hpo.training.context import TrainingContext
 from hpo.training.gradients import SlotBatch
-from hpo.training.memory import OutOfMemoryInEvaluation, is_out_of_memory, peak_memory_bytes, release, reset_peak
-from hpo.training.micro_batch import MicroBatch
 from hpo.training.milestones import examples_seen
 from hpo.training.optimizer_step import Diverged, OptimizerStep
 from hpo.training.plan import FoldRun, fold_runs
-from hpo.training.randomness import RandomState
-from hpo.training.run_state import RunState, mean_report
+from hpo.training.run_state import RunState, circumstances_of, identity_of, load_alike, mean_report
 from hpo.training.schedules import warmup_steps
 
 SECONDS_BETWEEN_PROGRESS = 1.0
@@ -40,54 +39,46 @@ End = tuple[Ending, str]
 logger = logging.getLogger(__name__)
 
 
-class _ToldToEndError(Exception):
+class _Interrupted(Exception):
     """A decision has come in the middle of an evaluation."""
 
 
-class Clock:
-    """Seconds spent within its `with`: it stands still while whoever trains is told, and answers."""
-
-    def __init__(self) -> None:
-        self._seconds, self._since = 0.0, 0.0
-
-    def __enter__(self) -> None:
-        self._since = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._seconds = self.seconds
-
-    @property
-    def seconds(self) -> float:
-        """Up to now; to be asked within the `with`."""
-        return self._seconds + (time.perf_counter() - self._since)
-
-
 class Run:
-    """A trial in training: it says what there is to say, and asks for the gradients of batch after batch.
+    """A trial in training: it yields messages, and asks for the gradients of batch after batch.
 
     The first `advance` makes it ready and says so; the answer to a `SlotBatch` is the `advance` with its mean loss.
 
     All randomness follows from the assignment's seed, and torch's random state is the run's own while it computes and
     what it was outside: the same assignment gives the same bits on a CPU, whatever happens between two steps.
 
-    Each rank of a gang has the same run. What only rank 0 can know, the others hear of it.
+    Each rank of a group has the same run. What only rank 0 can know, it gives to the others.
     """
 
-    def __init__(self, assignment: Assignment, context: TrainingContext, clock: Clock) -> None:
+    def __init__(self, assignment: Assignment, context: TrainingContext, clock: Callable[[], float]) -> None:
+        """Make it ready at the first `advance`; `clock` tells the seconds in which runs were advanced."""
         self.assignment = assignment
         self._clock, self._began_at = clock, 0.0
         self._hyperparameters = assignment.hyperparameters
+        self._micro_batch = context.gradients.micro_batch(assignment.hyperparameters)
         self._context = context
         self._rank_group = context.rank_group
         self._random = RandomState(assignment.seed, context.device, self._rank_group.rank)
-        self._asked = Action.CONTINUE
-        self._place = RunState(circumstances=context.circumstances())
-        most_gib = context.config.store.disk_gib
-        files = context.files_of(confirms=assignment.confirms is not None)
-        folder = None if files is None else trial_folder(files, assignment.trial)
-        attempt = assignment.attempt
-        self._checkpoints = Checkpoints(folder, context.identity(assignment), most_gib, context.mirror, attempt)
-        self._weights = Weights(files, assignment.trial, most_gib, context.mirror, attempt)
+        self._requested = Action.CONTINUE
+        self._state = RunState(circumstances=circumstances_of(context))
+        root = context.files_of(confirms=assignment.confirms is not None)
+        self._checkpoints: Checkpoints | None = None
+        self._weights: Weights | None = None
+        """On rank 0 alone."""
+        if root is not None:
+            files = TrialFiles(
+                root=root,
+                trial=assignment.trial,
+                attempt=assignment.attempt,
+                disk_gib=context.config.store.disk_gib,
+                remote=context.remote,
+            )
+            self._checkpoints = Checkpoints(files, identity_of(assignment, context))
+            self._weights = Weights(files) if self._rank_group.is_rank_0 else None
         self._fitted: NDArray[np.float64] | None = None
         self._resumed_examples, self._resumed_seconds = 0, 0.0
         self._model: TrialModel | None = None
@@ -96,7 +87,7 @@ class Run:
         self._spoke_of = 0
         self._total = 0
         self._micro_batch_at_first: int | None = None
-        self._life = self._train()
+        self._steps = self._train()
 
     def advance(self, answer: Tensor | Exception | None = None) -> Message | SlotBatch:
         """Return what there is to say, or the batch that is waited for; nothing may be asked after an `Outcome`.
@@ -106,11 +97,11 @@ class Run:
         """
         try:
             with self._random:
-                return self._life.throw(answer) if isinstance(answer, Exception) else self._life.send(answer)
+                return self._steps.throw(answer) if isinstance(answer, Exception) else self._steps.send(answer)
         except StopIteration as finished:
             end: End = finished.value
         except Exception as error:
-            # Whatever a trial dies of is an outcome; the search goes on.
+            # Whatever a trial dies of is an outcome; the search continues.
             logger.debug("Trial %d failed.", self.assignment.trial, exc_info=True)
             end = self._end_by(error)
         # Not in the handler: as long as the error lives, so do its frames and their tensors.
@@ -119,24 +110,24 @@ class Run:
 
     def decide(self, action: Action) -> None:
         """Take a decision, for the next step or batch of an evaluation; going on undoes nothing, nor a pause a stop."""
-        if action is not Action.CONTINUE and self._asked is not Action.STOP:
-            self._asked = action
+        if action is not Action.CONTINUE and self._requested is not Action.STOP:
+            self._requested = action
 
     def close(self) -> None:
-        """Give the run up without an outcome."""
-        self._life.close()
-        self._rank_group.end(Ending.PAUSED, "It was given up.")
+        """End the run without an outcome."""
+        self._steps.close()
+        self._rank_group.end(Ending.PAUSED, "The trial was dropped.")
 
     def _train(self) -> Generator[Message | SlotBatch, Any, End]:
-        self._began_at = self._clock.seconds
+        self._began_at = self._clock()
         reset_peak(self._context.device)
         self._micro_batch.lower(self.assignment.micro_batch_size)
         self._micro_batch_at_first = self._micro_batch.rows
         plan = fold_runs(self.assignment, self._context)
         self._total = sum(self._hyperparameters.epochs * fold_run.rows.size for fold_run in plan)
         state = self._resumed_state()
-        for number in range(self._place.fold_run, len(plan)):
-            fold_run, self._place.fold_run = plan[number], number
+        for number in range(self._state.fold_run, len(plan)):
+            fold_run, self._state.fold_run = plan[number], number
             training = self._context.begin(
                 self._hyperparameters, fold_run.seed, fold_run.total_steps, self._random, fold_run.fold
             )
@@ -149,8 +140,8 @@ class Run:
             end = yield from self._train_fold_run(fold_run, training)
             if end:
                 return end
-        if self._place.of_folds:
-            report = mean_report(self._place.of_folds, self.assignment.milestones[-1].rung)
+        if self._state.of_folds:
+            report = mean_report(self._state.of_folds, self.assignment.milestones[-1].rung)
             # The weights are those of the last fold.
             self._remember(report, training)
             yield report
@@ -159,18 +150,18 @@ class Run:
     def _train_fold_run(
         self, fold_run: FoldRun, training: OptimizerStep
     ) -> Generator[Message | SlotBatch, Any, End | None]:
-        """Train until the course is over, for which None is returned, or the trial."""
+        """Train until the fold run has ended, for which None is returned, or the trial."""
         batches = fold_run.batches(self.assignment, self._context, training.taken)
         batch = next(batches, None)
         if not self._is_ready:
             self._is_ready = True
             yield self._progress(training)
         while True:
-            if self._place.owes_report and (report := self._report(fold_run, training)):
+            if self._state.owes_report and (report := self._report(fold_run, training)):
                 yield report
                 if self._is_out_of_patience():
                     return None
-            if batch is None and not self._place.owes_report:
+            if batch is None and not self._state.owes_report:
                 return None
             saves, end = self._rank_group.on_rank_0(partial(self._next, fold_run, training))
             if saves:
@@ -179,73 +170,78 @@ class Run:
                 return end
             assert batch is not None, "what interrupts a report ends the trial"
             training.take((yield SlotBatch(model=training.model, batch=batch, units=batch.units)))
-            self._place.seen += batch.rows
-            self._place.owes_report = training.taken in fold_run.milestones
-            if not self._place.owes_report and self._elapsed() - self._spoke_at >= SECONDS_BETWEEN_PROGRESS:
+            self._state.seen += batch.rows
+            self._state.owes_report = training.taken in fold_run.milestones
+            if not self._state.owes_report and self._elapsed() - self._spoke_at >= SECONDS_BETWEEN_PROGRESS:
                 yield self._progress(training)
             batch = next(batches, None)
 
     def _save(self, training: OptimizerStep) -> None:
-        place = replace(self._place, seconds=self._elapsed())
-        save_of_gang(self._rank_group, self._checkpoints, place, training, self._micro_batch.rows)
+        """Write a checkpoint, on rank 0, with the random state of each: between two steps, when all was reported."""
+        of_ranks = self._rank_group.all_gather(training.model.random.current())
+        if self._checkpoints and self._rank_group.is_rank_0:
+            state = replace(self._state, seconds=self._elapsed())
+            rest = {"training": training.state(), "random": of_ranks, "rows_at_once": self._micro_batch.rows}
+            self._checkpoints.save({"seen": state.seen, "place": asdict(state), **rest}, state.seconds)
 
-    def _resumed_state(self) -> Mapping[str, Any] | None:
-        """Take the place of an earlier attempt's checkpoint and return the rest of it; None where there is none.
+    def _resumed_state(self) -> State | None:
+        """Take in the state of an earlier attempt's checkpoint and return the rest of it; None where there is none.
 
         What else lies in the trial's folder is removed: an earlier study of that name may have left it, or an attempt
         that was further than its last checkpoint.
         """
-        if self.assignment.attempt == 1 and self._rank_group.is_rank_0:
-            self._checkpoints.remove()
         state = None
-        if self.assignment.attempt > 1:
-            state = load_of_gang(self._rank_group, self._checkpoints, self.assignment.trial)
+        if self._checkpoints and self.assignment.attempt > 1:
+            state = load_alike(self._checkpoints, self._rank_group, self.assignment.trial)
+        elif self._checkpoints and self._rank_group.is_rank_0:
+            self._checkpoints.remove()
         if state is not None:
-            self._place = RunState.from_state(state["place"])
-            self._place.go_on_under(self._context.circumstances())
-            self._resumed_examples, self._resumed_seconds = self._place.seen, self._place.seconds
+            self._state = RunState.from_state(state["place"])
+            self._state.resume_under(circumstances_of(self._context))
+            self._resumed_examples, self._resumed_seconds = self._state.seen, self._state.seconds
             self._has_spoken()
-        if self._rank_group.is_rank_0:
-            self._weights.keep_only_of(self._place.best)
+        if self._weights:
+            self._weights.keep_only_of(self._state.best)
         return state
 
     def _report(self, fold_run: FoldRun, training: OptimizerStep) -> Report | None:
         """Evaluate at a milestone, and keep the weights where the trial is the study's best so far.
 
-        None where it was told to end meanwhile: the report is then still owed, to be made after it was gone on with.
+        None where a decision interrupted it: the report is then still owed, to be made when the trial resumes.
         """
         milestone = fold_run.milestones[training.taken]
         report = self._rank_group.on_rank_0(partial(self._evaluated, fold_run, training, milestone))
         if report is None:
             return None
-        self._place.owes_report = False
+        self._state.owes_report = False
         training.forget_losses()
         self._has_spoken()
         if milestone.full:
             training.observe(report.validation.objective)
             self._remember(report, training)
-        self._place.of_folds += [report] if fold_run.fold is not None else []
+        self._state.of_folds += [report] if fold_run.fold is not None else []
         return report
 
     def _evaluated(self, fold_run: FoldRun, training: OptimizerStep, milestone: Milestone) -> Report | None:
-        context, data, check = self._context, fold_run.data, self._refuse_to_go_on
+        context, data, check = self._context, fold_run.data, self._check_interrupted
         train_loss = training.mean_loss()
         try:
             with training.evaluating():
-                part = None if milestone.full else fold_run.validation_part
-                said = context.predict(data.validation, part, check, fold_run.fold)
-                of_train = partial(context.predict, data.train, fold_run.train_sample, check, fold_run.fold)
-                self._fitted = context.fit(said, of_train)
-                said = context.decided(said, self._fitted)
-                validation = context.task.scores(said)
-                _refuse_diverged(validation, training)
-                held_out = self._held_out(fold_run, said) if self._is_read(fold_run, milestone, validation) else None
+                rows = None if milestone.full else fold_run.validation_part
+                answers = context.predict(data["validation"], rows, check, fold_run.fold)
+                of_train = partial(context.predict, data["train"], fold_run.train_sample, check, fold_run.fold)
+                self._fitted = context.fit(answers, of_train)
+                answers = context.decided(answers, self._fitted)
+                validation = context.task.scores(answers)
+                if not math.isfinite(validation.values["loss"]):
+                    raise Diverged(f"The validation loss was no longer a number at step {training.taken}.")
+                is_judged = self._is_judged(fold_run, milestone, validation)
+                held_out = self._held_out(fold_run, answers) if is_judged else None
                 last = training.taken == training.total_steps
-                scores_train = last or (milestone.full and self._place.would_be_best(validation))
+                scores_train = last or (milestone.full and self._state.would_be_best(validation))
                 train = context.task.scores(context.decided(of_train(), self._fitted)) if scores_train else None
-        except _ToldToEndError:
+        except _Interrupted:
             return None
-        rows = fold_run.rows.size
         return Report(
             trial=self.assignment.trial,
             attempt=self.assignment.attempt,
@@ -253,8 +249,9 @@ class Run:
             full=milestone.full,
             decides=self._may_decide(fold_run, training),
             step=training.taken,
-            epoch=examples_seen(training.taken, rows, self._hyperparameters.batch_size) / rows,
-            examples_seen=self._place.seen,
+            epoch=examples_seen(training.taken, fold_run.rows.size, self._hyperparameters.batch_size)
+            / fold_run.rows.size,
+            examples_seen=self._state.seen,
             learning_rate=training.rate,
             train_loss=train_loss,
             validation=validation,
@@ -264,34 +261,32 @@ class Run:
             peak_memory_bytes=peak_memory_bytes(context.device),
         )
 
-    def _is_read(self, fold_run: FoldRun, milestone: Milestone, validation: Scores) -> bool:
+    def _is_judged(self, fold_run: FoldRun, milestone: Milestone, validation: Scores) -> bool:
         """Return whether the trial confirms another and may be judged as it stands: at a new best, or by folds."""
-        if self.assignment.confirms is None:
-            return False
-        return fold_run.fold is not None or (milestone.full and self._place.would_be_best(validation))
+        is_best = fold_run.fold is not None or (milestone.full and self._state.would_be_best(validation))
+        return self.assignment.confirms is not None and is_best
 
-    def _held_out(self, fold_run: FoldRun, said: Predictions) -> HeldOutEvaluation:
-        """Read the rows that the search never saw, or where there are none those that it was scored on."""
+    def _held_out(self, fold_run: FoldRun, answers: Predictions) -> HeldOutEvaluation:
+        """Evaluate on the rows that the search never saw, or where there are none on those that it was scored on."""
         context, kept = self._context, self._context.splits.confirmation
         if kept is not None:
-            assert fold_run.data.confirmation is not None, "it is tokenized where there is one"
-            of_kept = context.predict(fold_run.data.confirmation, check=self._refuse_to_go_on)
-            return context.read(kept, context.decided(of_kept, self._fitted))
+            of_kept = context.predict(fold_run.data["confirmation"], check=self._check_interrupted)
+            return context.held_out_evaluation(kept, context.decided(of_kept, self._fitted))
         rows = None if fold_run.fold is None else fold_run.validation_part
-        return context.read(context.splits.validation, said, rows)
+        return context.held_out_evaluation(context.splits.validation, answers, rows)
 
-    def _refuse_to_go_on(self) -> None:
-        if self._asked is not Action.CONTINUE:
-            raise _ToldToEndError
+    def _check_interrupted(self) -> None:
+        if self._requested is not Action.CONTINUE:
+            raise _Interrupted
 
     def _progress(self, training: OptimizerStep) -> Progress:
         """Say where the trial stands."""
         progress = Progress(
             trial=self.assignment.trial,
             attempt=self.assignment.attempt,
-            examples_seen=self._place.seen,
+            examples_seen=self._state.seen,
             examples_total=self._total,
-            examples_per_second=(self._place.seen - self._spoke_of) / (self._elapsed() - self._spoke_at),
+            examples_per_second=(self._state.seen - self._spoke_of) / (self._elapsed() - self._spoke_at),
             learning_rate=training.rate,
             train_loss=training.mean_loss(),
             seconds=self._elapsed(),
@@ -301,7 +296,7 @@ class Run:
 
     def _remember(self, report: Report, training: OptimizerStep) -> None:
         """Take in a full report; keep the weights of a new best in the place of those before it, where they may win."""
-        if not self._place.remember(report) or not self._rank_group.is_rank_0:
+        if not self._state.remember(report) or self._weights is None:
             return
         to_beat = self.assignment.score_to_beat
         if to_beat is None or report.validation.objective > to_beat:
@@ -312,10 +307,10 @@ class Run:
 
     def _is_out_of_patience(self) -> bool:
         patience = self._hyperparameters.early_stopping_patience
-        return patience is not None and self._place.reports_since_best >= patience
+        return patience is not None and self._state.reports_since_best >= patience
 
     def _may_decide(self, fold_run: FoldRun, training: OptimizerStep) -> bool:
-        """Return whether the trial has shown what it can, and something of it is left to give up."""
+        """Return whether the trial has shown what it can, and something of it is left to save."""
         ended = training.taken == training.total_steps
         if fold_run.fold is not None:
             return ended and not fold_run.last
@@ -323,20 +318,21 @@ class Run:
         return training.taken >= max(LEAST_STEPS_TO_DECIDE, warmup) and not ended
 
     def _next(self, fold_run: FoldRun, training: OptimizerStep) -> tuple[bool, End | None]:
-        """Return whether a checkpoint is to be written now, and the end of a trial that does not go on."""
+        """Return whether a checkpoint is to be written now, and the end of a trial that is to end."""
         end = self._cut(fold_run, training)
         if end is not None:
             return end[0] is Ending.PAUSED, end
-        return self._checkpoints.is_due(self._elapsed(), training.state_bytes), None
+        is_due = self._checkpoints is not None and self._checkpoints.is_due(self._elapsed(), training.state_bytes)
+        return is_due, None
 
     def _cut(self, fold_run: FoldRun, training: OptimizerStep) -> End | None:
-        """Return the end of a trial that does not go on: it was asked not to, or its time is over."""
+        """Return the end of a trial that was told to end, or whose time is over; None of any other."""
         where = f"step {training.taken} of {training.total_steps}"
         if fold_run.fold is not None:
             where = f"{where} of fold {fold_run.fold + 1} of {len(self._context.splits.folds)}"
-        if self._asked is Action.PAUSE:
+        if self._requested is Action.PAUSE:
             return Ending.PAUSED, f"Paused after {where}."
-        if self._asked is Action.STOP:
+        if self._requested is Action.STOP:
             return Ending.PRUNED, f"Stopped after {where}."
         limit = self.assignment.limit_seconds
         if limit is not None and self._elapsed() > limit:
@@ -344,26 +340,25 @@ class Run:
         return None
 
     def _end_by(self, error: Exception) -> End:
-        if isinstance(error, EndedElsewhere):
-            if error.ending is Ending.INFEASIBLE:
-                self._micro_batch.rows = self._micro_batch_at_first
-            return error.ending, error.reason
         if isinstance(error, Diverged):
             return Ending.DIVERGED, str(error)
-        if is_out_of_memory(error):
-            where = self._where_memory_ran_out(error)
+        end = Ending.FAILED, error_line(error)
+        if isinstance(error, EndedOnOtherRank):
+            end = error.ending, error.reason
+        elif is_out_of_memory(error):
+            end = Ending.INFEASIBLE, self._where_memory_ran_out(error)
+        if end[0] is Ending.INFEASIBLE:
             # What it came to was too much still, and says nothing of trials that fit.
             self._micro_batch.rows = self._micro_batch_at_first
-            return Ending.INFEASIBLE, where
-        return Ending.FAILED, told_of(error)
+        return end
 
     def _where_memory_ran_out(self, error: Exception) -> str:
-        hyperparameters = self._hyperparameters
-        rows = self._micro_batch.at_once(self._rank_group.largest_shard(hyperparameters.batch_size))
-        at_once = f"training with {rows} of a batch's {hyperparameters.batch_size} texts at once"
+        most, max_length = self._hyperparameters.batch_size, self._hyperparameters.max_length
+        rows = self._micro_batch.at_once(self._rank_group.largest_shard(most))
+        where = f"training with {rows} of a batch's {most} examples at once"
         if isinstance(error, OutOfMemoryInEvaluation):
-            at_once = "evaluation with one example at a time"
-        return f"Out of memory on {self._context.device} in {at_once}, max_length {hyperparameters.max_length}."
+            where = "evaluation with one example at a time"
+        return f"Out of memory on {self._context.device} in {where}, max_length {max_length}."
 
     def _outcome(self, ending: Ending, reason: str) -> Outcome:
         if self._model:
@@ -371,35 +366,28 @@ class Run:
             self._model.forget_gradients()
         if ending is Ending.INFEASIBLE:
             release(self._context.device)
-        self._checkpoints.release()
-        self._weights.release()
+        if self._checkpoints:
+            self._checkpoints.release()
+        if self._weights:
+            self._weights.release()
         rows = self._micro_batch.at_once(self._hyperparameters.batch_size)
         return Outcome(
             trial=self.assignment.trial,
             attempt=self.assignment.attempt,
             ending=ending,
-            best=self._place.best,
+            best=self._state.best,
             seconds=self._elapsed(),
             resumed_examples=self._resumed_examples,
             resumed_seconds=self._resumed_seconds,
-            changes=tuple(self._place.changes),
+            changes=tuple(self._state.changes),
             micro_batch_size=rows if rows < self._hyperparameters.batch_size else None,
             peak_memory_bytes=peak_memory_bytes(self._context.device),
             reason=reason,
         )
 
-    @property
-    def _micro_batch(self) -> MicroBatch:
-        return self._context.gradients.micro_batch(self._hyperparameters)
-
     def _elapsed(self) -> float:
         """Return the seconds in training so far, those of earlier attempts among them."""
-        return self._place.seconds + self._clock.seconds - self._began_at
+        return self._state.seconds + self._clock() - self._began_at
 
     def _has_spoken(self) -> None:
-        self._spoke_at, self._spoke_of = self._elapsed(), self._place.seen
-
-
-def _refuse_diverged(scores: Scores, training: OptimizerStep) -> None:
-    if not math.isfinite(scores.values["loss"]):
-        raise Diverged(f"The validation loss was no longer a number at step {training.taken}.")
+        self._spoke_at, self._spoke_of = self._elapsed(), self._state.seen

@@ -1,16 +1,27 @@
-"""The place of a trial in training: what it must remember, beside weights and optimizer, to go on from there."""
+"""Run state: what a trial must remember, beside weights and optimizer, to resume, and what must be the same then."""
 
+import hashlib
+import json
+import logging
+import platform
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter
 
-from hpo.messages import Report, Scores
+from hpo.distributed.rank_group import RankGroup
+from hpo.files.checkpoints import Checkpoints, State
+from hpo.messages import SEMANTICS, Assignment, Report, Scores
 from hpo.metrics.metric import mean_scores
 from hpo.tasks.held_out import mean_held_out
+from hpo.training.context import TrainingContext
 
-_REPORT = TypeAdapter(Report)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,14 +41,14 @@ class RunState:
     reports_since_best: int = 0
     """Full reports after it."""
     of_folds: list[Report] = field(default_factory=list)
-    """A report of each fold that is over."""
+    """A report of each fold that has ended."""
     circumstances: dict[str, str] = field(default_factory=dict)
-    """What the last bits depend on beside the assignment: device, threads, versions."""
+    """Of `circumstances_of`."""
     changes: list[str] = field(default_factory=list)
-    """What of that was another when it went on: from there on it is the same to rounding, not to the last bit."""
+    """What of that was another when it resumed: from there on it is equal only up to rounding."""
 
-    def go_on_under(self, circumstances: Mapping[str, str]) -> None:
-        """Take in what a trial goes on under, and what of it has changed."""
+    def resume_under(self, circumstances: Mapping[str, str]) -> None:
+        """Take in what a trial resumes under, and what of it has changed."""
         before = self.circumstances
         self.changes += [
             f"{name}: {before[name]} before, {now} now"
@@ -58,19 +69,66 @@ class RunState:
         """Return whether a full report of these scores would be the best so far."""
         return self.best is None or validation.objective > self.best.validation.objective
 
-    def to_state(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return asdict(self)
-
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "RunState":
-        """Return what `to_state` was called on."""
-        best = None if state["best"] is None else _report(state["best"])
-        return cls(**{**state, "best": best, "of_folds": [_report(one) for one in state["of_folds"]]})
+        """Return what `asdict` was called on, by this or an earlier version."""
+
+        def renamed(report: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+            return report and {"held_out": report.get("reading"), **report}
+
+        reports = {"best": renamed(state["best"]), "of_folds": list(map(renamed, state["of_folds"]))}
+        return TypeAdapter(cls).validate_python({"fold_run": state.get("course"), **state, **reports})
+
+
+def load_alike(checkpoints: Checkpoints, rank_group: RankGroup, trial: int) -> State | None:
+    """Return the checkpoint that all ranks can resume from; None where there is none."""
+    # Ranks of one machine may fetch it to one folder.
+    state = rank_group.in_turns(checkpoints.load)
+    seen = rank_group.all_gather(None if state is None else state["seen"])
+    if seen.count(seen[0]) == len(seen):
+        return state
+    logger.warning(
+        "Trial %d starts from the beginning: not all its ranks read the same checkpoint; let store.files be a folder "
+        "that they share, or a URL.",
+        trial,
+    )
+    return None
+
+
+def identity_of(assignment: Assignment, context: TrainingContext) -> str:
+    """Return what a checkpoint of `assignment` depends on, as a digest: resumed from another it would be untrue."""
+    config = context.config
+    parts = [
+        assignment.hyperparameters.to_mapping(),
+        assignment.seed,
+        [[milestone.rung, milestone.full] for milestone in assignment.milestones],
+        assignment.maximum_passes,
+        context.splits.fingerprint,
+        *(section.model_dump(mode="json") for section in (config.model, config.task, config.evaluation)),
+        config.seed,
+        context.precision,
+        # The random state of one is nothing to the other.
+        context.device.type,
+        version("llm-hpo"),
+        SEMANTICS,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def circumstances_of(context: TrainingContext) -> dict[str, str]:
+    """Return device, threads and versions: a trial resumed under others is equal only up to rounding."""
+    device = context.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu {_processor()}",
+        "threads": str(torch.get_num_threads()),
+        "ranks": str(context.rank_group.ranks),
+        "torch": version("torch"),
+        "precision": context.precision,
+    }
 
 
 def mean_report(of_folds: Sequence[Report], rung: int) -> Report:
-    """Return the one full report of a trial in folds: the mean over them, told at `rung`."""
+    """Return the one full report of a trial in folds: the mean over them, at `rung`."""
     held_out_evaluations = [report.held_out for report in of_folds if report.held_out is not None]
     return replace(
         of_folds[-1],
@@ -84,6 +142,8 @@ def mean_report(of_folds: Sequence[Report], rung: int) -> Report:
     )
 
 
-def _report(values: Mapping[str, Any]) -> Report:
-    # Checkpoints of earlier versions have a `reading`.
-    return _REPORT.validate_python({"held_out": values.get("reading"), **values})
+def _processor() -> str:
+    """Return which processor this is, and the instructions that torch chooses its sums by."""
+    about = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*:\s*(.+)$", about.read_text() if about.exists() else "", re.MULTILINE)
+    return f"{named[1] if named else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"

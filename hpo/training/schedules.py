@@ -1,4 +1,4 @@
-"""Schedules of the learning rate: pure functions of integers, over the trial's full length.
+"""Learning-rate schedules: pure functions of integers, over the trial's full length.
 
 The conventions are those of `transformers.get_scheduler`, so that an exported configuration trains the same elsewhere:
 step 0 of w warm-up steps has factor 0, step w is the peak, and a decay that ends at zero would do so one step after
@@ -120,7 +120,7 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 class Plateau:
-    """What `reduce_on_plateau` multiplies the rate by, told the score of each full evaluation.
+    """What `reduce_on_plateau` multiplies the rate by, from the scores of full evaluations.
 
     As torch's `ReduceLROnPlateau(mode="max", threshold=0, eps=0)` with `min_lr` the rate times `final_rate_ratio`.
     """
@@ -139,7 +139,7 @@ class Plateau:
         return {"factor": self.factor, "best": self._best, "without_better": self._without_better}
 
     def resume(self, state: Mapping[str, float]) -> None:
-        """Go on from what `state` returned."""
+        """Take over what `state` returned."""
         self.factor, self._best = state["factor"], state["best"]
         self._without_better = int(state["without_better"])
 

@@ -1,20 +1,21 @@
-"""The worker of a process: opened once, then handed assignment after assignment."""
+"""Worker: the training of a process, opened once, then handed assignment after assignment."""
 
 import logging
 import math
-import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.study_file import ComputeConfig, StudyConfig
+from hpo.config.study_file import StudyConfig
 from hpo.data.augmentation import refuse_token_masking, refuse_word_swap
 from hpo.data.splits import Splits
 from hpo.distributed.process_group import join
-from hpo.distributed.rank_group import Probing, RankInfo, Training
-from hpo.errors import ConfigurationError, NoResultError
+from hpo.distributed.rank_group import ProbeCommand, RankInfo, TrainCommand
+from hpo.errors import NoResultError
 from hpo.files.shared import FOLDER, SharedFiles
 from hpo.files.weights import fetch_weights_of, fitted_among, load_weights
 from hpo.messages import (
@@ -24,7 +25,9 @@ from hpo.messages import (
     Demands,
     Dimensions,
     HeldOutEvaluation,
+    Measurement,
     Outcome,
+    Precision,
     Probe,
     Progress,
     Report,
@@ -37,62 +40,51 @@ from hpo.model.trial_model import TrialModel
 from hpo.tasks.registry import task_of
 from hpo.training.baselines import evaluate_baseline
 from hpo.training.context import TrainingContext
-from hpo.training.precision import Measurement, Precision, refuse_emulated
-from hpo.training.precision_of_study import measured_precision
+from hpo.training.device import choose_device, refuse_emulated
+from hpo.training.gradients import SlotBatch
+from hpo.training.precision import measured_precision
 from hpo.training.probe import dimensions_of, probe
-from hpo.training.run import Message
-from hpo.training.slots import Slots
+from hpo.training.run import Message, Run
+from hpo.training.run_state import circumstances_of
 
 logger = logging.getLogger(__name__)
 
-GPU_FILE = Path("/dev/nvidia0")
-"""There where the kernel has an NVIDIA GPU."""
-
 
 class Worker:
-    """A process's data, model and pack of trials. It knows no study store and no search: only assignments.
+    """A process's data, model and slots of trials. It knows no study store and no search: only assignments.
 
-    In a gang of several ranks that of rank 0 is given everything; those of the others `follow` it, and are told nothing
-    else. A method of it raises `RankGroupLost` where another rank is gone: its process is then to end.
+    In a rank group that of rank 0 is given everything; those of the others `follow` it, and are given nothing else. A
+    method of it raises `RankGroupLost` where another rank is gone: its process is then to end.
+
+    Each slot's trial has its own optimizer, schedule and random state; what they share is the context.
     """
 
     def __init__(self, context: TrainingContext) -> None:
         self._context = context
-        self._pack = Slots(context)
-
-    @property
-    def splits(self) -> Splits:
-        """The study's data."""
-        return self._context.splits
-
-    @property
-    def metric(self) -> SelectionMetric:
+        self.metric: SelectionMetric = context.task.metric
         """The metric trials are compared by, resolved for these labels."""
-        return self._context.task.metric
-
-    @property
-    def device(self) -> str:
+        self.device = str(context.device)
         """Where trials train, as torch writes it."""
-        return str(self._context.device)
-
-    @property
-    def longest(self) -> int | None:
-        """Most tokens of a text that the model reads; None where there is no limit."""
-        return self._context.model.longest
+        self._runs: dict[int, Run] = {}
+        self._waiting: dict[int, SlotBatch] = {}
+        """By trial, the batches whose gradients are computed next."""
+        self._answers: dict[int, Tensor | Exception] = {}
+        """By trial, the mean loss of the batch it waits for, or why there is none."""
+        self._seconds, self._since = 0.0, 0.0
 
     @property
     def free_slots(self) -> int:
         """How many assignments may be admitted."""
-        return self._pack.free_slots
+        return self._context.config.compute.slots - len(self._runs)
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to advance."""
-        return self._pack.idle
+        return not self._runs
 
     def facts(self) -> dict[str, str]:
         """Return what of this process a result depends on: its device and threads."""
-        circumstances = self._context.circumstances()
+        circumstances = circumstances_of(self._context)
         return {name: circumstances[name] for name in ("device", "threads")}
 
     def refuse_unfit(self, demands: Demands) -> None:
@@ -123,10 +115,10 @@ class Worker:
         Raises:
             ModelError: the model cannot read as many tokens.
         """
-        return float((self._context.tokenized(max_length).train.tokens.lengths >= max_length).mean())
+        return float((self._context.tokenized(max_length)["train"].tokens.lengths >= max_length).mean())
 
     def dimensions(self, max_length: int) -> Dimensions:
-        """Return what the work of trials is counted from; texts are cut at `max_length` tokens.
+        """Return what the work of trials is counted from; examples are cut at `max_length` tokens.
 
         Raises:
             ModelError: the model cannot read as many tokens.
@@ -139,7 +131,7 @@ class Worker:
         The model keeps no trace of it: each trial resets its weights.
 
         Args:
-            hyperparameters: what is trained, and after how many tokens texts are cut; best the dearest of the space.
+            hyperparameters: what is trained, and after how many tokens examples are cut; best the dearest of the space.
             most_seconds: that it takes, roughly; where these do not suffice, fp32 is chosen.
 
         Raises:
@@ -159,7 +151,7 @@ class Worker:
         """
         assert self.idle, "probe between trials"
         self._context.rank_group.broadcast_command(
-            Probing(hyperparameters=hyperparameters, steps=steps, precision=self._context.precision)
+            ProbeCommand(hyperparameters=hyperparameters, steps=steps, precision=self._context.precision)
         )
         return probe(self._context, hyperparameters, steps, most_seconds)
 
@@ -174,52 +166,69 @@ class Worker:
         self._context.precision = precision
 
     def admit(self, assignment: Assignment) -> None:
-        """Put an assignment into a free slot."""
-        self._context.rank_group.broadcast_command(Training(assignment=assignment, precision=self._context.precision))
-        self._pack.admit(assignment)
+        """Put an assignment into a free slot; its model is made at the next `advance`."""
+        assert self.free_slots, "admit only into a free slot"
+        self._context.rank_group.broadcast_command(
+            TrainCommand(assignment=assignment, precision=self._context.precision)
+        )
+        self._runs[assignment.trial] = Run(assignment, self._context, self._clock)
 
     def advance(self) -> list[Message]:
-        """Train until a trial has something to say; an `Outcome` frees its slot."""
-        return self._pack.advance()
+        """Train all slots, step by step, until at least one has something to say; an `Outcome` frees its slot."""
+        self._since = time.perf_counter()
+        messages: list[Message] = []
+        while self._runs and not (messages := self._next_messages()):
+            found = self._context.gradients.of_slots(list(self._waiting.values()))
+            self._answers, self._waiting = dict(zip(self._waiting, found, strict=True)), {}
+        self._seconds = self._clock()
+        return messages
 
     def apply(self, decision: Decision) -> None:
-        """Hand a decision to its trial; it has its effect before the trial's next step.
+        """Hand a decision to its trial; one about a trial that has ended, or an older attempt, has no effect.
 
-        May be called while another thread is in `advance`: it looks the trial up and sets one attribute of it.
+        May be called while another thread is in `advance`: it only looks a trial up, and sets what its run looks at
+        between two steps.
         """
-        self._pack.apply(decision)
+        run = self._runs.get(decision.trial)
+        if run is not None and run.assignment.attempt == decision.attempt:
+            run.decide(decision.action)
 
     def drop(self, trial: int) -> None:
-        """Give up a trial without an outcome."""
-        self._pack.drop(trial)
+        """End a trial without an outcome, where whoever asked for it is gone."""
+        run = self._runs.pop(trial, None)
+        self._waiting.pop(trial, None)
+        self._answers.pop(trial, None)
+        if run is not None:
+            run.close()
 
     def has_weights(self, report: Report) -> bool:
         """Return whether weights were kept of its trial, and at this very evaluation; they are fetched if need be."""
         files = self._context.files_of(confirms=report.held_out is not None)
-        return files is not None and fetch_weights_of(files, report, self._context.mirror)
+        return files is not None and fetch_weights_of(files, report, self._context.remote)
 
     def test_evaluation(self, assignment: Assignment) -> HeldOutEvaluation:
-        """Read the test split with the weights that were kept of a trial; to be called once, after the search.
+        """Evaluate the weights that were kept of a trial on the test split; to be called once, after the search.
 
         Raises:
             NoResultError: there is no test split, or no weights of that trial were kept.
         """
-        assert self.idle, "the test split is read after the search"
+        assert self.idle, "the test split is for after the search"
         context, hyperparameters = self._context, assignment.hyperparameters
-        test = context.tokenized(hyperparameters.max_length).test
+        test = context.tokenized(hyperparameters.max_length).get("test")
         files = context.files_of(confirms=assignment.confirms is not None)
         if test is None or context.splits.test is None:
             raise NoResultError("There is no test split to score; name data.test or give data.test_fraction.")
         if files is None:
             raise NoResultError("No weights were kept, because the worker was opened without a folder for them.")
-        tensors = load_weights(files, assignment.trial, context.mirror)
+        tensors = load_weights(files, assignment.trial, context.remote)
         fitted = fitted_among(tensors)
         TrialModel(context.model, context.task, hyperparameters, seed=0).load(tensors)
-        said = context.predict(test, fold=-1 if context.splits.folds else None)  # Weights are those of the last fold.
-        return context.read(context.splits.test, context.decided(said, fitted))
+        # With folds, weights are those of the last.
+        answers = context.predict(test, fold=-1 if context.splits.folds else None)
+        return context.held_out_evaluation(context.splits.test, context.decided(answers, fitted))
 
     def baseline(self, name: str, max_length: int) -> HeldOutEvaluation:
-        """Train and read a baseline of `hpo.training.baselines`; takes seconds to minutes.
+        """Train and evaluate a baseline of `hpo.training.baselines`; takes seconds to minutes.
 
         Raises:
             ModelError: the model cannot read as many tokens.
@@ -231,31 +240,46 @@ class Worker:
         """Take part in all that the worker of rank 0 trains, until it is closed.
 
         Raises:
-            GangLost: another rank is gone.
+            RankGroupLost: another rank is gone.
         """
         context = self._context
-        while (task := context.rank_group.hear()) is not None:
-            context.precision = task.precision
-            match task:
-                case Training():
-                    self._pack.admit(task.assignment)
-                    while not self._pack.idle:
-                        self._pack.advance()
-                case Probing():
-                    self._probe_along(task)
+        while (command := context.rank_group.next_command()) is not None:
+            context.precision = command.precision
+            match command:
+                case TrainCommand(assignment=assignment):
+                    self._runs[assignment.trial] = Run(assignment, context, self._clock)
+                    while not self.idle:
+                        self.advance()
+                case ProbeCommand():
+                    try:
+                        probe(context, command.hyperparameters, command.steps)
+                    except Exception:
+                        # Rank 0 has come to the same end, and tells of it.
+                        logger.debug("A probe failed.", exc_info=True)
         context.rank_group.close()
 
     def close(self) -> None:
-        """Give up what is in training, and let the other ranks go; to be called on rank 0, after all else."""
-        self._pack.close()
+        """Drop what is in training, and let the other ranks go; to be called on rank 0, after all else."""
+        for trial in list(self._runs):
+            self.drop(trial)
         self._context.rank_group.close()
 
-    def _probe_along(self, task: Probing) -> None:
-        try:
-            probe(self._context, task.hyperparameters, task.steps)
-        except Exception:
-            # Rank 0 has come to the same end, and tells of it.
-            logger.debug("A probe failed.", exc_info=True)
+    def _next_messages(self) -> list[Message]:
+        """Let each run go to its next batch, unless it waits for one, and return the messages on the way."""
+        messages: list[Message] = []
+        for trial in [trial for trial in self._runs if trial not in self._waiting]:
+            said = self._runs[trial].advance(self._answers.pop(trial, None))
+            if isinstance(said, SlotBatch):
+                self._waiting[trial] = said
+                continue
+            messages.append(said)
+            if isinstance(said, Outcome):
+                del self._runs[trial]
+        return messages
+
+    def _clock(self) -> float:
+        """Return the seconds spent in `advance`; to be asked within it."""
+        return self._seconds + time.perf_counter() - self._since
 
 
 def open_worker(
@@ -267,7 +291,7 @@ def open_worker(
     shared: bool = False,
     rank_info: RankInfo | None = None,
 ) -> Worker:
-    """Load the study's model, once, to train on its data; in a gang of several ranks wait until all have.
+    """Load the study's model, once, to train on its data; in a rank group wait until all ranks have.
 
     Args:
         config: the study.
@@ -276,11 +300,11 @@ def open_worker(
         device: where trials train, taken as it is; None for what the study asks for.
         shared: whether pretrained weights and tokens lie in files below `files`, so that all worker processes of the
             machine hold them in memory once; otherwise in the memory of this process.
-        seat: the place of this process in a gang; None where it trains alone.
+        rank_info: the place of this process in a rank group; None where it trains alone.
 
     Raises:
         ModelError, ConfigurationError: the model, the metric or the device cannot be used.
-        GangLost: the other ranks have not come within the study's `hang_minutes`.
+        RankGroupLost: the other ranks have not come within the study's `hang_minutes`.
     """
     device = device or choose_device(config.compute)
     assert files or not shared, "what is shared lies below the folder of files"
@@ -299,40 +323,10 @@ def open_worker(
     return Worker(TrainingContext(config, splits, task, model, files, sharing, rank_group))
 
 
-def choose_device(compute: ComputeConfig) -> torch.device:
-    """Return the device that is asked for; `auto` is the GPU where there is one.
-
-    Raises:
-        ConfigurationError: a GPU is asked for and torch sees none.
-    """
-    if compute.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigurationError("compute.device is cuda, but torch sees no GPU; choose auto or cpu.")
-    return torch.device("cpu" if compute.device == "cpu" or not torch.cuda.is_available() else "cuda:0")
-
-
-def doubt_about_gpu(compute: ComputeConfig) -> str | None:
-    """Return in a sentence that this machine has a GPU which torch does not see; None otherwise, or for a CPU.
-
-    A build of torch for the CPU, or a driver older than its CUDA, would else make a search of GPUs one of cores.
-    """
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
-    elsewhere = compute.device == "cpu" or compute.runner == "ray_tune"
-    if elsewhere or hidden or torch.cuda.is_available() or not GPU_FILE.exists():
-        return None
-    build = torch.version.cuda
-    why = (
-        "is a build for the CPU" if build is None else f"is built for CUDA {build}, for which the driver may be too old"
-    )
-    return (
-        f"This machine has an NVIDIA GPU, but torch {torch.__version__} sees none: it {why}. Trials train on the CPU; "
-        "compute.device=cpu says that this is meant."
-    )
-
-
 def train(worker: Worker, assignment: Assignment, answer: Callable[[Report | Progress], Action]) -> Outcome:
-    """Train one assignment on an idle worker to its end; `answer` is told what it says, and decides.
+    """Train one assignment on an idle worker to its end; `answer` takes each message, and decides.
 
-    Where `answer` raises, the trial is given up, and the worker is free for another.
+    Where `answer` raises, the trial is dropped, and the worker is free for another.
     """
     worker.admit(assignment)
     try:

@@ -11,12 +11,12 @@ import torch
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits, load_splits
 from hpo.errors import ModelError
+from hpo.memory import peak_memory_bytes, reset_peak
 from hpo.messages import Ending
-from hpo.training.memory import peak_memory_bytes, reset_peak
 from hpo.training.worker import Worker, open_worker
 from tests.cuda.conftest import GPU
 from tests.models import save_tiny_bert, tiny_assignment, tiny_hyperparameters, tiny_study, trained, write_texts
-from tests.training.running_out import (
+from tests.training.out_of_memory import (
     assert_close,
     in_backward,
     in_evaluation,

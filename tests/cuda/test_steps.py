@@ -12,7 +12,7 @@ from hpo.config.hyperparameters import OptimizerName
 from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits
 from hpo.messages import Ending
-from hpo.training.randomness import RandomState
+from hpo.model.randomness import RandomState
 from hpo.training.worker import Worker, open_worker
 from tests.cuda.conftest import GPU
 from tests.models import tiny_assignment, tiny_hyperparameters, trained

@@ -1,4 +1,4 @@
-"""A trial that was cut on a GPU goes on there as the same trial, on a CPU anew; a gang of one adds up by NCCL."""
+"""A trial that was cut on a GPU resumes there as the same trial, on a CPU anew; a group of one rank adds up by NCCL."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -14,7 +14,7 @@ from hpo.distributed.rank_group import RankInfo, free_address
 from hpo.messages import Action, Ending
 from hpo.training.worker import Worker, open_worker
 from tests.models import tiny_assignment, tiny_hyperparameters, trained
-from tests.training.running_out import assert_close, weights_of
+from tests.training.out_of_memory import assert_close, weights_of
 
 pytestmark = pytest.mark.cuda
 

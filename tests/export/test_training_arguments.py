@@ -26,7 +26,7 @@ from hpo.export.model_folder import train_into
 from hpo.export.retraining import compute_of, open_trainer, study_and_splits
 from hpo.export.training_arguments import FIELDS, OPTIMIZERS, SCHEDULES, left_to_do, to_training_arguments
 from hpo.training.optimizers import OPTIMIZERS as OURS
-from hpo.training.regularization import is_held
+from hpo.training.regularization import is_regularized
 from hpo.training.schedules import factor
 from tests.models import row_of
 from tests.scripts import with_label_sets
@@ -140,7 +140,7 @@ def test_the_same_weights_decay(exported: Exported, of: Any) -> None:
     model = transformers.AutoModelForSequenceClassification.from_config(of)
     trainer = transformers.Trainer(model=model, args=constructed(with_values(exported)), eval_dataset=[{}])
     named = dict(model.named_parameters())  # Each once, where Trainer names what is tied twice.
-    held = {name for name, weight in named.items() if is_held(name, weight)}
+    held = {name for name, weight in named.items() if is_regularized(name, weight)}
     assert held == named.keys() & set(trainer.get_decay_parameter_names(model))
 
 
@@ -186,8 +186,8 @@ def trained_by_trainer(chosen: Exported, begun: Any, **more: Any) -> transformer
     trainer = _Trainer(
         model=begun.model.network,
         args=transformers.TrainingArguments(**arguments, use_cpu=True, disable_tqdm=True),
-        train_dataset=rows(data.train),
-        eval_dataset=rows(data.validation),
+        train_dataset=rows(data["train"]),
+        eval_dataset=rows(data["validation"]),
         data_collator=transformers.DataCollatorWithPadding(begun.model.tokenizer),
         **more,
     )

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from hpo.config.study_file import ComputeConfig
 from hpo.errors import TrainingError
-from hpo.files.remote import Mirror
+from hpo.files.remote import RemoteFiles
 from hpo.messages import Assignment, Capacity, Ending, Outcome, Progress
 from hpo.runners.dispatch import Dispatch
 from hpo.runners.replay.generated_curves import GeneratedCurves
@@ -270,8 +270,8 @@ def test_a_device_on_which_trials_fail_is_left_out_and_its_trials_go_on_elsewher
     assert states(sqlite_url) == [TrialState.COMPLETE] * 12
 
 
-class Forgetful(Mirror):
-    """One that fails with what no mirror is expected to fail with."""
+class Forgetful(RemoteFiles):
+    """One that fails with what no remote is expected to fail with."""
 
     def remove(self, _folder: Path, _goes: Callable[[str], bool], /) -> None:
         raise KeyError("a name that it should know")
@@ -282,7 +282,7 @@ def test_whatever_the_removal_of_files_fails_with_is_logged_and_the_search_goes_
 ) -> None:
     with replayed(sqlite_url, budget={"trials": 6}) as one, caplog.at_level(logging.ERROR, "hpo"):
         Dispatch(
-            one.coordinator, one.workforce, one.seen, one.stop, files=tmp_path, mirror=Forgetful(),
+            one.coordinator, one.workforce, one.seen, one.stop, files=tmp_path, remote=Forgetful(),
             clock=one.clock, ticks=one.clock, listens_seconds=60.0,
         ).run()  # fmt: skip
     assert states(sqlite_url) == [TrialState.COMPLETE] * 6

@@ -90,10 +90,10 @@ def test_thresholds_are_fitted_to_training_rows_where_winners_are_judged_by_vali
     fitted = fitted_among(tensors)
     assert fitted is not None
     TrialModel(context.model, context.task, tiny_hyperparameters(), seed=0).load(tensors)
-    (course,) = fold_runs(tiny_assignment(), context)
-    of_training: Any = context.predict(course.data.train, course.train_sample)
+    (fold_run,) = fold_runs(tiny_assignment(), context)
+    of_training: Any = context.predict(fold_run.data["train"], fold_run.train_sample)
     assert fitted == pytest.approx(best_thresholds(of_training.true, of_training.probabilities, per_label=False))
-    said: Any = context.predict(course.data.validation)
+    said: Any = context.predict(fold_run.data["validation"])
     score = f1_score(said.true, said.probabilities >= fitted, average="micro")
     assert outcome.best.validation.objective == pytest.approx(score)
     assert worker.has_weights(outcome.best)
@@ -102,7 +102,7 @@ def test_thresholds_are_fitted_to_training_rows_where_winners_are_judged_by_vali
 def test_thresholds_are_fitted_to_validation_where_winners_are_judged_by_other_rows(config: StudyConfig) -> None:
     splits = splits_of(config)
     context = open_worker(config, replace(splits, confirmation=splits.validation.take([0, 1, 2, 3])))._context
-    said = context.predict(context.tokenized(16).validation)
+    said = context.predict(context.tokenized(16)["validation"])
     fitted = context.fit(said, lambda: pytest.fail("these are not asked for"))
     assert isinstance(context.task, MultiLabel)
     assert fitted is not None
@@ -115,8 +115,8 @@ def test_with_folds_thresholds_are_fitted_to_rows_that_the_fold_trains_on(config
     worker = open_worker(folded, splits_of(folded), tmp_path / "files")
     milestones = tuple(Milestone(rung=rung, full=rung == 1000) for rung in (500, 1000))
     assignment = tiny_assignment(milestones=milestones)
-    for course, fold in zip(fold_runs(assignment, worker._context), worker.splits.folds, strict=True):
-        assert set(course.train_sample) <= set(fold.train)
+    for fold_run, fold in zip(fold_runs(assignment, worker._context), worker._context.splits.folds, strict=True):
+        assert set(fold_run.train_sample) <= set(fold.train)
     _, outcome = trained(worker, assignment)
     assert outcome.ending == "completed", outcome.reason
     assert fitted_among(load_weights(tmp_path / "files", 0)) is not None
@@ -133,8 +133,8 @@ def test_one_that_is_cut_before_its_last_evaluation_ends_with_its_thresholds(
 
     def cut(training: OptimizerStep, loss: torch.Tensor) -> None:
         take(training, loss)
-        run = worker._pack._runs[0]
-        if training.taken == training.total_steps and run._place.fold_run == 1:
+        run = worker._runs[0]
+        if training.taken == training.total_steps and run._state.fold_run == 1:
             run.decide(Action.PAUSE)
 
     with monkeypatch.context() as patched:

@@ -55,5 +55,5 @@ def begun(context: TrainingContext, hyperparameters: Hyperparameters, taken: int
 
 
 def take(context: TrainingContext, step: OptimizerStep, hyperparameters: Hyperparameters, rows: int = 8) -> None:
-    batch = context.training_batch(hyperparameters, np.arange(rows), [0])
+    batch = context.batch_maker(hyperparameters)(np.arange(rows), [0])
     step.take(context.gradients.of(step.model, batch))

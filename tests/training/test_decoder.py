@@ -40,7 +40,7 @@ def worker(decoder_study: StudyConfig, tmp_path_factory: pytest.TempPathFactory)
 def test_padding_does_not_change_its_answer(worker: Worker):
     model = worker._context.model
     assert model.network.config.pad_token_id == model.tokenizer.pad_token_id == model.pad_id
-    split = worker._context.tokenized(16).validation
+    split = worker._context.tokenized(16)["validation"]
     rows = np.argsort(split.tokens.lengths)[[0, 5, -1]]
     assert len(set(split.tokens.lengths[rows])) > 1
     model.reset(0)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 from pathlib import Path
 
 import optuna
@@ -17,7 +18,7 @@ from hpo.space.space_file import load_space, shipped_spaces
 from hpo.tasks.classification import Classification
 from hpo.training.gradients import SlotBatch
 from hpo.training.optimizers import OPTIMIZERS
-from hpo.training.run import Clock, Run
+from hpo.training.run import Run
 from hpo.training.schedules import SCHEDULES
 from hpo.training.worker import Worker, open_worker
 from tests.models import Training, save_tiny_bert, tiny_assignment, tiny_study
@@ -71,7 +72,7 @@ def test_what_a_shipped_space_draws_at_random_trains(name: str, draws: int, work
     for number in range(draws):
         hyperparameters = space.hyperparameters(space.suggest(study.ask()))
         assignment = tiny_assignment(hyperparameters, trial=number, maximum_passes=hyperparameters.epochs)
-        run = Run(assignment, worker._context, Clock())
+        run = Run(assignment, worker._context, time.perf_counter)
         answer = None
         for _ in range(STEPS):
             said = run.advance(answer)

@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.model.layers import LayerStack
-from hpo.training.layer_rates import heights, parameter_groups, rate_factors
-from tests.training.architectures import ARCHITECTURES, tiny_network
+from hpo.model.layers import LayerStack, heights
+from hpo.training.layer_rates import parameter_groups, rate_factors
+from tests.model.architectures import ARCHITECTURES, tiny_network
 
 DECAY = 0.5
 # By the beginnings of names, of models with three layers; the first that fits.

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hpo.config.hyperparameters import Hyperparameters, OptimizerName
-from hpo.training.optimizers import OPTIMIZERS, Stepper
+from hpo.training.optimizers import OPTIMIZERS
 
 RANDOM = np.random.default_rng(0)
 CURVATURE = 10.0 ** RANDOM.uniform(-1, 1, (3, 4))
@@ -165,13 +165,13 @@ TOLERANCE = {"muon": 5e-3}
 
 def built(
     name: str, weight: torch.nn.Parameter, hidden: bool = True, **values: float
-) -> tuple[Stepper, Hyperparameters]:
+) -> tuple[torch.optim.Optimizer, Hyperparameters]:
     hyperparameters = Hyperparameters.model_validate({"learning_rate": RATE, "optimizer": name, **values})
     groups = [{"params": [weight], "rate_factor": 1.0, "hidden": hidden}]
     return OPTIMIZERS[name].build(groups, hyperparameters), hyperparameters
 
 
-def take_steps(optimizer: Stepper, weight: torch.nn.Parameter, steps: int = STEPS) -> np.ndarray:
+def take_steps(optimizer: torch.optim.Optimizer, weight: torch.nn.Parameter, steps: int = STEPS) -> np.ndarray:
     for step in range(steps):
         optimizer.zero_grad()
         (torch.tensor(CURVATURE) * weight**2 / 2 + torch.tensor(SLOPES[step]) * weight).sum().backward()

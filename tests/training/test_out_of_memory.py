@@ -8,11 +8,11 @@ import torch
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
+from hpo.memory import OutOfMemoryInEvaluation, is_out_of_memory, peak_memory_bytes
 from hpo.messages import Ending
-from hpo.training.memory import OutOfMemoryInEvaluation, is_out_of_memory, peak_memory_bytes
 from hpo.training.worker import Worker, open_worker
 from tests.models import tiny_assignment, tiny_hyperparameters, trained
-from tests.training.running_out import (
+from tests.training.out_of_memory import (
     assert_close,
     in_backward,
     in_evaluation,
@@ -81,7 +81,7 @@ def worker(study: StudyConfig) -> Worker:
 
 @pytest.fixture(scope="module")
 def expected(worker: Worker) -> dict[str, torch.Tensor]:
-    """The weights after the trial that nothing befalls."""
+    """The weights after a trial without a fault."""
     trained(worker, tiny_assignment(CHOSEN))
     return weights_of(worker)
 

@@ -7,7 +7,9 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
 from hpo.errors import ModelError
-from hpo.training.precision import Precision, autocast, choose, measure
+from hpo.messages import Precision
+from hpo.model.backbone import autocast
+from hpo.training.precision import choose, measure
 from hpo.training.worker import Worker, open_worker
 from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study, trained
 
@@ -57,7 +59,7 @@ def test_measuring_leaves_weights_and_gradients_as_they_were(worker: Worker):
 
 def test_measuring_reads_the_texts_as_trials_will(worker: Worker, monkeypatch: pytest.MonkeyPatch):
     context = worker._context
-    context._tokenized = context._cut = None
+    context._longest = 0
     shapes: set[tuple[int, ...]] = set()
     logits = context.model.logits
 
@@ -67,8 +69,7 @@ def test_measuring_reads_the_texts_as_trials_will(worker: Worker, monkeypatch: p
 
     monkeypatch.setattr(context.model, "logits", seen)
     worker.measure(tiny_hyperparameters(max_length=8))
-    assert context._cut is not None
-    assert context._cut.max_length == 8
+    assert context._cut.keys() == {8}
     assert shapes == {(16, 8)}
     with pytest.raises(ModelError, match="max_length is 33, but the model reads at most 32 tokens"):
         worker.measure(tiny_hyperparameters(max_length=LONGEST + 1))
@@ -102,8 +103,8 @@ def test_where_rounds_do_not_fit_nothing_is_compared():
         rounds.append(precision)
         return torch.ones(1, 2)
 
-    assert measure(step, 1, CPU, has_time=lambda _: False).precision == "fp32"
-    assert measure(step, 1, CPU, asked="bf16", has_time=lambda _: False).precision == "bf16"
+    assert measure(step, 1, CPU, until=0.0).precision == "fp32"
+    assert measure(step, 1, CPU, asked="bf16", until=0.0).precision == "bf16"
     assert rounds == ["fp32", "bf16"] * 2
 
 

@@ -52,9 +52,9 @@ def test_what_a_trial_will_cost(worker: Worker, tmp_path: Path) -> None:
     opening, scored, longest, typical = found.timed
     assert (opening.openings, longest.updates, typical.updates) == (1, 1, 1)
     assert all(timed.seconds > 0 for timed in found.timed)
-    validation = worker._context.tokenized(16).validation.tokens.lengths
+    validation = worker._context.tokenized(16)["validation"].tokens.lengths
     assert scored.scored_tokens == validation.sum() + PASS_TOKENS["cpu"]
-    lengths = np.sort(worker._context.tokenized(16).train.tokens.lengths)[::-1]
+    lengths = np.sort(worker._context.tokenized(16)["train"].tokens.lengths)[::-1]
     # Padded to the longest: one pass, whose cost counts as tokens.
     assert longest.trained_tokens == 8 * lengths[0] + PASS_TOKENS["cpu"]
     assert typical.seconds == found.seconds_per_step
@@ -74,7 +74,7 @@ def test_in_too_little_time_one_step_tells_all(worker: Worker, trained_on: list[
 
 def test_memory_is_tried_on_the_longest_texts_and_time_on_typical_ones(worker: Worker, trained_on: list[Batch]) -> None:
     worker.probe(tiny_hyperparameters(), STEPS)
-    lengths = np.sort(worker._context.tokenized(16).train.tokens.lengths)[::-1]
+    lengths = np.sort(worker._context.tokenized(16)["train"].tokens.lengths)[::-1]
     # Twice, since the first step is without what the optimizer keeps.
     assert [batch.lengths.sum() for batch in trained_on[:2]] == [lengths[:8].sum()] * 2
     typical = [batch.lengths.sum() for batch in trained_on[2:]]
@@ -121,11 +121,11 @@ def room_for(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_next_trial_of_that_size_begins_with_the_rows_that_fit(worker: Worker, room_for, monkeypatch) -> None:
-    longest = int(worker._context.tokenized(16).train.tokens.lengths.max())
+    longest = int(worker._context.tokenized(16)["train"].tokens.lengths.max())
     room_for(3 * longest)
     found = worker.probe(tiny_hyperparameters(), STEPS)
     assert (found.feasible, found.micro_batch_size) == (True, 2)
-    monkeypatch.setattr("hpo.training.micro_batch.MicroBatch.halve", None)
+    monkeypatch.setattr("hpo.memory.MicroBatch.halve", None)
     _, outcome = trained(worker, tiny_assignment())
     assert outcome.micro_batch_size == 2
     # Of a smaller batch those are all.
@@ -133,7 +133,7 @@ def test_the_next_trial_of_that_size_begins_with_the_rows_that_fit(worker: Worke
 
 
 def test_where_one_row_is_too_much_no_trial_of_it_is_feasible(worker: Worker, room_for) -> None:
-    longest = int(worker._context.tokenized(16).train.tokens.lengths.max())
+    longest = int(worker._context.tokenized(16)["train"].tokens.lengths.max())
     room_for(longest - 1)
     assert worker.probe(tiny_hyperparameters(), STEPS) == INFEASIBLE
     assert all(parameter.grad is None for parameter in worker._context.model.network.parameters())

@@ -1,7 +1,7 @@
-"""A trial that is cut goes on from its checkpoint, and ends as if it had never been cut, to the last bit."""
+"""Resumption: a trial that is cut resumes from its checkpoint, and ends as if it had not been cut, to the last bit."""
 
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -9,16 +9,19 @@ import torch
 
 from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
-from hpo.files.weights import keep_only, trial_folder, weights_are_of, weights_path
-from hpo.messages import Action, Decision, Ending, Outcome, Progress, Report
+from hpo.files import checkpoints
+from hpo.files.checkpoints import checkpoint_names
+from hpo.files.trial_files import keep_only, trial_folder
+from hpo.files.weights import weights_are_of, weights_path
+from hpo.messages import Action, Decision, Ending, HeldOutEvaluation, Outcome, Progress, Report
 from hpo.model.backbone import Backbone
 from hpo.search.endings import outcome_attributes
 from hpo.search.rungs import fold_milestones
-from hpo.training import checkpoints
-from hpo.training.checkpoints import checkpoint_names
-from hpo.training.context import TrainingContext
+from hpo.training import run as run_module
 from hpo.training.optimizers import OPTIMIZERS
+from hpo.training.run_state import RunState
 from hpo.training.worker import Worker, open_worker
+from tests.files.test_weights import REPORT
 from tests.models import stepped, tiny_assignment, tiny_hyperparameters, tiny_study
 
 FOLDS = 3
@@ -66,7 +69,7 @@ def scores(reports: list[Report]) -> list[tuple]:
 
 
 def compare(model: Path, texts: Path, folder: Path, assignment, *, cut: int, folds: int | None = None) -> None:
-    """Hold a trial that was cut after `cut` steps, and went on with another worker, against one that was not."""
+    """Hold a trial that was cut after `cut` steps, and resumed by another worker, against one that was not."""
     uncut = opened(model, texts, folder / "uncut", folds)
     expected, ending = trained(uncut, assignment)
     assert ending is not None
@@ -116,14 +119,14 @@ def test_so_it_does_whatever_it_is_trained_under(values, tiny_bert: Path, texts:
 
 @pytest.mark.usefixtures("always_due")
 @pytest.mark.parametrize("cut", [3, 16, 25, 40])
-def test_a_trial_in_folds_goes_on_in_the_fold_in_which_it_was_cut(
+def test_a_trial_in_folds_resumes_in_the_fold_in_which_it_was_cut(
     cut: int, tiny_bert: Path, texts: Path, tmp_path: Path
 ) -> None:
     assignment = tiny_assignment(tiny_hyperparameters(), milestones=fold_milestones(FOLDS))
     compare(tiny_bert, texts, tmp_path, assignment, cut=cut, folds=FOLDS)
 
 
-def test_a_paused_trial_goes_on_where_it_was_paused(tiny_bert: Path, texts: Path, tmp_path: Path) -> None:
+def test_a_paused_trial_resumes_where_it_was_paused(tiny_bert: Path, texts: Path, tmp_path: Path) -> None:
     uncut = opened(tiny_bert, texts, tmp_path / "uncut")
     trained(uncut, tiny_assignment())
     worker = opened(tiny_bert, texts, tmp_path / "cut")
@@ -144,7 +147,7 @@ def test_a_paused_trial_goes_on_where_it_was_paused(tiny_bert: Path, texts: Path
 
 
 @pytest.mark.usefixtures("always_due")
-def test_a_checkpoint_of_something_else_is_not_gone_on_from(tiny_bert: Path, texts: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_something_else_is_not_resumed_from(tiny_bert: Path, texts: Path, tmp_path: Path) -> None:
     worker = opened(tiny_bert, texts, tmp_path)
     trained(worker, tiny_assignment(), stop_after=6)
     for other in (
@@ -221,17 +224,17 @@ def test_an_attempt_says_first_where_it_stands(tiny_bert: Path, texts: Path, tmp
 @pytest.mark.usefixtures("always_due")
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists what a process maps")
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_nothing_of_a_checkpoint_is_held_once_it_was_gone_on_from(
+def test_nothing_of_a_checkpoint_is_held_once_it_was_resumed_from(
     optimizer: str, tiny_bert: Path, texts: Path, tmp_path: Path
 ) -> None:
     worker = opened(tiny_bert, texts, tmp_path)
     chosen = tiny_hyperparameters(optimizer=optimizer)
     trained(worker, tiny_assignment(chosen), stop_after=7)
     worker.admit(tiny_assignment(chosen, attempt=2))
-    run = worker._pack._runs[0]
+    run = worker._runs[0]
     stepped(worker)
     stepped(worker)
-    assert run._place.seen == 56
+    assert run._state.seen == 56
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
@@ -239,8 +242,8 @@ def test_what_has_ended_is_removed_by_whoever_records_it(tiny_bert: Path, texts:
     """Were the process to die before the end is recorded, the trial would have to begin anew."""
     worker = opened(tiny_bert, texts, tmp_path)
     worker.admit(tiny_assignment())
-    run = worker._pack._runs[0]
-    run._checkpoints.is_due = lambda *_: run._place.seen == 120  # type: ignore[method-assign,assignment]
+    run = worker._runs[0]
+    run._checkpoints.is_due = lambda *_: run._state.seen == 120  # type: ignore[method-assign,assignment]
     while not worker.idle:
         worker.advance()
     assert (trial_folder(tmp_path, 0) / FILES[0]).exists()
@@ -249,14 +252,14 @@ def test_what_has_ended_is_removed_by_whoever_records_it(tiny_bert: Path, texts:
 
 
 @pytest.mark.usefixtures("always_due")
-def test_what_was_another_when_it_went_on_is_told(
+def test_what_was_another_when_it_resumed_is_recorded(
     tiny_bert: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained(opened(tiny_bert, texts, tmp_path), tiny_assignment(), stop_after=3)
     _, same = trained(opened(tiny_bert, texts, tmp_path), tiny_assignment(attempt=2), stop_after=2)
     assert same is None
-    now = TrainingContext.circumstances
-    monkeypatch.setattr(TrainingContext, "circumstances", lambda context: now(context) | {"threads": "64"})
+    now = run_module.circumstances_of
+    monkeypatch.setattr(run_module, "circumstances_of", lambda context: now(context) | {"threads": "64"})
     _, outcome = trained(opened(tiny_bert, texts, tmp_path), tiny_assignment(attempt=3))
     assert outcome is not None
     assert outcome.resumed_examples > 0
@@ -269,7 +272,7 @@ def test_what_was_another_when_it_went_on_is_told(
 def test_a_decision_takes_effect_in_the_middle_of_an_evaluation(
     action: Action, folds: int | None, tiny_bert: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last evaluation is cut between two batches; gone on with, it is made again, and all is as uncut."""
+    """The last evaluation is cut between two batches; resumed, it is made again, and all is as uncut."""
     monkeypatch.setattr("hpo.training.evaluation.MOST_ROWS", 4)
     milestones = {} if folds is None else {"milestones": fold_milestones(folds)}
     assignment = tiny_assignment(tiny_hyperparameters(dropout=0.2, early_stopping_patience=9), **milestones)
@@ -281,7 +284,7 @@ def test_a_decision_takes_effect_in_the_middle_of_an_evaluation(
     original = Backbone.logits
 
     def logits(self: Backbone, batch: Batch, precision):
-        run = worker._pack._runs.get(0)
+        run = worker._runs.get(0)
         if not torch.is_grad_enabled() and run is not None and run._model is not None and len(before) == at:
             asked.append(batch.rows)
             if len(asked) == 2:
@@ -311,3 +314,16 @@ def test_a_decision_takes_effect_in_the_middle_of_an_evaluation(
     assert outcome is not None
     assert outcome.ending is Ending.COMPLETED
     assert scores([*before, *after]) == scores(expected)
+
+
+def test_the_state_of_an_earlier_version_is_read() -> None:
+    """Its fold run was called a course, and a held-out evaluation a reading."""
+    held_out = HeldOutEvaluation(scores=REPORT.validation, deviations=(0.1, -0.1), of_a_unit=0.01, slices=())
+    report = replace(REPORT, held_out=held_out)
+    state = RunState(fold_run=1, seen=9, best=report, of_folds=[report, REPORT], circumstances={"threads": "1"})
+    assert RunState.from_state(asdict(state)) == state
+    earlier = asdict(state)
+    earlier["course"] = earlier.pop("fold_run")
+    for one in (earlier["best"], *earlier["of_folds"]):
+        one["reading"] = one.pop("held_out")
+    assert RunState.from_state(earlier) == state

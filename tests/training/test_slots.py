@@ -73,7 +73,7 @@ def alone(tiny_bert: Path, texts: Path, tmp_path: Path) -> Worker:
 
 
 def trained(worker: Worker, *assignments: Assignment) -> dict[int, tuple[list[Report], Outcome]]:
-    """Train all, as many side by side as there are slots, and return what was said of each."""
+    """Train all, as many side by side as there are slots, and return the messages of each."""
     waiting, reports, ended = list(assignments), {one.trial: [] for one in assignments}, {}
     while waiting or not worker.idle:
         while waiting and worker.free_slots:
@@ -231,7 +231,7 @@ def test_one_that_cannot_be_trained_leaves_the_other_alone(
     compare(trained(two, SECOND), wanted)
 
 
-def test_one_that_is_paused_goes_on_beside_another(two: Worker, alone: Worker) -> None:
+def test_one_that_is_paused_resumes_beside_another(two: Worker, alone: Worker) -> None:
     wanted = trained(alone, FIRST, SECOND)
     two.admit(FIRST)
     two.admit(SECOND)

@@ -16,9 +16,10 @@ from hpo.data.splits import load_splits
 from hpo.errors import ConfigurationError, ModelError, NoResultError
 from hpo.messages import Action, Decision, Demands, Ending, Outcome
 from hpo.model.pretrained import multiply
+from hpo.training.device import choose_device, refuse_emulated, unseen_gpu_warning
 from hpo.training.optimizer_step import OptimizerStep
-from hpo.training.precision import refuse_emulated
-from hpo.training.worker import Worker, choose_device, doubt_about_gpu, open_worker
+from hpo.training.run_state import circumstances_of, identity_of
+from hpo.training.worker import Worker, open_worker
 from tests.data.tokenizers_of_pieces import byte_level
 from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study, trained
 
@@ -26,9 +27,8 @@ from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_st
 def test_what_a_worker_says_of_itself(study: StudyConfig):
     splits = load_splits(study.data, study.seed)
     worker = open_worker(study, splits)
-    assert worker.splits is splits
     assert (worker.metric.name, worker.metric.positive) == ("f1", "sport")
-    assert (worker.device, worker.longest, worker.free_slots, worker.idle) == ("cpu", LONGEST, 1, True)
+    assert (worker.device, worker.free_slots, worker.idle) == ("cpu", 1, True)
     facts = worker.facts()
     assert facts["threads"] == "1"
     assert facts["device"].startswith("cpu")
@@ -58,15 +58,15 @@ def test_parts_of_the_data_are_fixed_by_the_study(study: StudyConfig):
 def test_a_split_is_tokenized_once(study: StudyConfig):
     context = open_worker(study, load_splits(study.data, study.seed))._context
     assert context.tokenized(8) is context.tokenized(8)
-    assert max(context.tokenized(8).train.tokens.lengths) == 8
+    assert max(context.tokenized(8)["train"].tokens.lengths) == 8
 
 
 def test_tokens_of_all_lengths_are_the_same_arrays(study: StudyConfig):
     context = open_worker(study, load_splits(study.data, study.seed))._context
     for length in (32, 5, 17, 8):
-        tokens = context.tokenized(length).train.tokens
+        tokens = context.tokenized(length)["train"].tokens
         assert tokens.lengths.max() <= length
-        assert tokens.ids is context.tokenized(32).train.tokens.ids
+        assert tokens.ids is context.tokenized(32)["train"].tokens.ids
 
 
 def test_a_text_that_spells_an_end_token_trains_where_the_model_pools_by_it(tmp_path: Path):
@@ -103,7 +103,7 @@ def worker(study: StudyConfig) -> Worker:
 
 
 def test_the_share_of_texts_that_are_cut_is_that_of_those_that_fill_the_length(worker: Worker):
-    tokens = np.array([len(text.split()) + 2 for text in worker.splits.train.texts])
+    tokens = np.array([len(text.split()) + 2 for text in worker._context.splits.train.texts])
     for max_length in (5, 8, LONGEST):
         assert worker.cut_share(max_length) == np.mean(tokens >= max_length)
     assert 0 < worker.cut_share(8) < 1
@@ -202,7 +202,7 @@ def test_a_worker_without_a_folder_has_nothing_to_share(study: StudyConfig):
 
 
 def test_circumstances_are_what_the_last_bits_depend_on(worker: Worker):
-    found = worker._context.circumstances()
+    found = circumstances_of(worker._context)
     assert found.keys() == {"device", "threads", "ranks", "torch", "precision"}
     # Of two processors of one kind, a cap on instructions (ATEN_CPU_CAPABILITY) gives other bits.
     assert found["device"].endswith(torch.backends.cpu.get_cpu_capability())
@@ -219,7 +219,7 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def test_a_trial_goes_on_under_other_threads(study: StudyConfig, texts: Path, tmp_path: Path):
+def test_a_trial_resumes_under_other_threads(study: StudyConfig, texts: Path, tmp_path: Path):
     splits = load_splits(study.data, study.seed)
     expected, _ = trained(open_worker(study, splits), tiny_assignment())
     before, paused = trained(open_worker(study, splits, tmp_path), tiny_assignment(), {500: Action.PAUSE})
@@ -240,7 +240,7 @@ def test_what_a_checkpoint_is_of(study: StudyConfig, texts: Path):
         config = tiny_study(study.model.name, texts, **values)
         context = open_worker(config, load_splits(config.data, config.seed))._context
         with threads(threads_):
-            return context.identity(tiny_assignment())
+            return identity_of(tiny_assignment(), context)
 
     usual = identity()
     assert identity(threads_=2) == usual
@@ -249,13 +249,13 @@ def test_what_a_checkpoint_is_of(study: StudyConfig, texts: Path):
     context = open_worker(study, load_splits(study.data, study.seed))._context
     # What an assignment says of this attempt alone, and not of the trial.
     same = tiny_assignment(attempt=2, score_to_beat=0.5, micro_batch_size=2, limit_seconds=60.0)
-    assert context.identity(same) == usual
-    assert context.identity(tiny_assignment(seed=8)) != usual
+    assert identity_of(same, context) == usual
+    assert identity_of(tiny_assignment(seed=8), context) != usual
     context.device = torch.device("cuda:1")
-    on_a_gpu = context.identity(tiny_assignment())
+    on_a_gpu = identity_of(tiny_assignment(), context)
     assert on_a_gpu != usual
     context.device = torch.device("cuda:0")
-    assert context.identity(tiny_assignment()) == on_a_gpu
+    assert identity_of(tiny_assignment(), context) == on_a_gpu
 
 
 def test_the_device(monkeypatch: pytest.MonkeyPatch):
@@ -269,23 +269,23 @@ def test_the_device(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_gpu_that_torch_does_not_see_is_doubted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("hpo.training.worker.GPU_FILE", tmp_path / "nvidia0")
+    monkeypatch.setattr("hpo.training.device.GPU_FILE", tmp_path / "nvidia0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert doubt_about_gpu(ComputeConfig()) is None
+    assert unseen_gpu_warning(ComputeConfig()) is None
     (tmp_path / "nvidia0").touch()
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "has an NVIDIA GPU, but torch" in (doubt_about_gpu(ComputeConfig()) or "")
-    assert "is a build for the CPU" in (doubt_about_gpu(ComputeConfig()) or "")
+    assert "has an NVIDIA GPU, but torch" in (unseen_gpu_warning(ComputeConfig()) or "")
+    assert "is a build for the CPU" in (unseen_gpu_warning(ComputeConfig()) or "")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert "is built for CUDA 13.0, for which the driver may be too old" in (doubt_about_gpu(ComputeConfig()) or "")
-    assert doubt_about_gpu(ComputeConfig(device="cpu")) is None
-    assert doubt_about_gpu(ComputeConfig(runner="ray_tune")) is None
+    assert "is built for CUDA 13.0, for which the driver may be too old" in (unseen_gpu_warning(ComputeConfig()) or "")
+    assert unseen_gpu_warning(ComputeConfig(device="cpu")) is None
+    assert unseen_gpu_warning(ComputeConfig(runner="ray_tune")) is None
     with monkeypatch.context() as hidden:
         hidden.setenv("CUDA_VISIBLE_DEVICES", "")
-        assert doubt_about_gpu(ComputeConfig()) is None
+        assert unseen_gpu_warning(ComputeConfig()) is None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert doubt_about_gpu(ComputeConfig()) is None
+    assert unseen_gpu_warning(ComputeConfig()) is None
 
 
 def test_a_model_that_the_device_has_no_room_for_is_refused_in_a_sentence(
@@ -304,7 +304,7 @@ def test_an_evaluation_leaves_each_module_in_its_mode(worker: Worker):
     context.begin(tiny_hyperparameters(method="head"), seed=0, total_steps=1)
     before = [module.training for module in context.model.network.modules()]
     assert set(before) == {True, False}
-    context.score(context.tokenized(16).validation)
+    context.task.scores(context.predict(context.tokenized(16)["validation"]))
     assert [module.training for module in context.model.network.modules()] == before
 
 
@@ -318,7 +318,7 @@ def test_what_a_module_keeps_of_an_evaluation_serves_training(worker: Worker):
 
     handle = context.model.network.classifier.register_forward_hook(keep)
     try:
-        context.score(context.tokenized(16).validation)
+        context.task.scores(context.predict(context.tokenized(16)["validation"]))
         assert trained(worker, tiny_assignment())[1].ending is Ending.COMPLETED
     finally:
         handle.remove()
@@ -344,6 +344,6 @@ def test_bf16_is_refused_on_a_gpu_that_would_emulate_it(monkeypatch: pytest.Monk
 
 
 def test_where_there_is_no_bf16_nothing_is_measured(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpo.training.precision_of_study.has_bf16", lambda _: False)
+    monkeypatch.setattr("hpo.training.precision.has_bf16", lambda _: False)
     found = worker.measure(tiny_hyperparameters())
     assert (found.precision, found.fp32_seconds, found.bf16_seconds) == ("fp32", 0.0, 0.0)

@@ -132,7 +132,7 @@ def test_a_study_whose_url_is_of_no_use_here_is_not_deleted(
 
     delete = ("studies", "delete", "tiny", "--yes", "--store", kept.store.url)
     with monkeypatch.context() as patched:
-        patched.setattr("hpo.files.urls.import_module", missing)
+        patched.setattr("hpo.files.remote.import_module", missing)
         answer = hpo(*delete)
     assert (answer.code, "needs pyarrow" in answer.err, answer.out) == (2, True, "")
     assert files_folder(kept).exists()

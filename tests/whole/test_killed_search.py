@@ -11,9 +11,9 @@ import pytest
 
 from hpo.config.study_file import StudyConfig
 from hpo.files import disk
+from hpo.files.checkpoints import Checkpoints
 from hpo.messages import Ending
 from hpo.runners.run import run
-from hpo.training.checkpoints import Checkpoints
 from hpo.training.run import Run
 from tests.whole.test_run import Recorder, with_changes
 

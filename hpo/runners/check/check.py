@@ -22,8 +22,9 @@ from hpo.config.tasks import TASK_FACTS
 from hpo.config.times import LOCAL_ZONE
 from hpo.data.splits import Splits
 from hpo.errors import StoreError
-from hpo.files.remote import open_mirror
-from hpo.messages import Probe
+from hpo.files.checkpoints import write_checkpoint
+from hpo.files.remote import open_remote_files
+from hpo.messages import Precision, Probe
 from hpo.metrics.metric import SelectionMetric
 from hpo.runners.check import warnings
 from hpo.runners.check.forecast import Forecast, Probed, baseline_seconds, final_evaluation_seconds
@@ -39,8 +40,6 @@ from hpo.search.proposals import weights_kept
 from hpo.search.rungs import with_evaluation_defaults
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import sqlite_path
-from hpo.training.checkpoints import write_checkpoint
-from hpo.training.precision import Precision
 from hpo.training.worker import Worker
 
 STEPS = 3
@@ -280,7 +279,7 @@ def _nothing_kept(config: StudyConfig) -> Iterator[StudyConfig]:
     Raises:
         StoreError: there can be no such folder, or the files' URL cannot be reached or written.
     """
-    open_mirror(config, files_folder(config))
+    open_remote_files(config, files_folder(config))
     if config.compute.runner == "ray_tune" and isinstance(config.store.files, str):
         # Workers use folders of their own machines, and send nothing of a few steps. A local one would not be theirs.
         yield config

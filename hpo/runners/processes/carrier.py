@@ -21,7 +21,8 @@ from hpo.runners.processes.protocol import Opener, StudySetup, writing_to
 from hpo.runners.processes.worker_specs import WorkerSpec, worker_specs_of, workers_of
 from hpo.runners.remote_workforce import DesiredWorkers, RemoteWorkforce
 from hpo.runners.workforce import WorkerLost
-from hpo.training.worker import choose_device, open_worker
+from hpo.training.device import choose_device
+from hpo.training.worker import open_worker
 
 LOGS = "workers"
 """Folder, below the study's files, of the output of worker processes."""

@@ -17,10 +17,10 @@ from subprocess import DEVNULL, Popen, TimeoutExpired
 from typing import Any
 
 from hpo.distributed.rank_group import RankInfo, free_address
+from hpo.messages import Precision
 from hpo.runners.processes.protocol import RANK_GROUP_LOST, End, Ready, Start
 from hpo.runners.processes.worker_specs import WorkerSpec
 from hpo.store.secrets import secret_names
-from hpo.training.precision import Precision
 
 # The module path is taken over before anything is imported, and no script of the user's is run again: it needs no guard
 # around its main part.

@@ -19,7 +19,7 @@ from hpo.config.study_file import StoreConfig, StudyConfig
 from hpo.data.splits import Splits
 from hpo.distributed.rank_group import RankInfo
 from hpo.errors import HpoError, StoreError
-from hpo.training.precision import Precision
+from hpo.messages import Precision
 from hpo.training.worker import Worker
 
 RANK_GROUP_LOST = 43

@@ -9,7 +9,7 @@ import torch
 from hpo.config.study_file import ComputeConfig
 from hpo.errors import ConfigurationError
 from hpo.runners.processes.protocol import Arrived
-from hpo.training.worker import choose_device
+from hpo.training.device import choose_device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,18 +1,27 @@
-"""Memory: whether an error says that it ran out, and how much of it was used."""
+"""Memory: out-of-memory detection, the micro-batch size that fits, and how much of a device is used and free.
+
+A step stays the step it is: where memory runs out, its batch goes through in micro-batches whose gradients add up to
+the batch's. Only dropout masks are drawn for other shapes: their distribution is kept, and not each number.
+"""
 
 import resource
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import psutil
 import torch
 
+from hpo.config.hyperparameters import Hyperparameters
+
 T = TypeVar("T")
+
+MemoryKey = tuple[object, ...]
 
 CONTEXT_BYTES = 2**29
 """What CUDA itself takes of a GPU for a process, about."""
-# What allocators raise as plain RuntimeErrors, or torch's AcceleratorError; these words are how it is told apart.
+# What allocators raise as plain RuntimeErrors, or torch's AcceleratorError; these words are how it is recognised.
 _SIGNS = (
     "DefaultCPUAllocator", "can't allocate memory", "CUDA error: out of memory", "CUDA driver error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
@@ -29,11 +38,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether `error` is a device's or this machine's memory running out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    told = str(error)
-    return isinstance(error, RuntimeError) and (told == _ONEDNN_SIGN or any(sign in told for sign in _SIGNS))
+    message = str(error)
+    return isinstance(error, RuntimeError) and (message == _ONEDNN_SIGN or any(sign in message for sign in _SIGNS))
 
 
-def where_memory_suffices(compute: Callable[[], T]) -> T | None:
+def if_memory_suffices(compute: Callable[[], T]) -> T | None:
     """Return what `compute` returns; None where memory runs out, with nothing left of what it held."""
     try:
         return compute()
@@ -65,13 +74,35 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def context_bytes(device: torch.device) -> int:
-    """Return what a process takes of a device beside what torch takes, about."""
-    return CONTEXT_BYTES if device.type == "cuda" else 0
-
-
 def room_bytes(device: torch.device) -> int:
     """Return what this process can take: of a GPU what is free and what it holds; on CPU all that the machine has."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) + CONTEXT_BYTES
     return int(psutil.virtual_memory().total)
+
+
+@dataclass(slots=True)
+class MicroBatch:
+    """Of one kind of trial; shared by all of that kind in a process, so that the next begins where this one came to."""
+
+    rows: int | None = None
+    """Most rows at once; None for whole batches."""
+
+    def at_once(self, batch_rows: int) -> int:
+        """Return how many rows of a batch of so many go through at once."""
+        return batch_rows if self.rows is None else min(self.rows, batch_rows)
+
+    def lower(self, rows: int | None) -> None:
+        """Take at most `rows`; None for as many as now."""
+        if rows is not None:
+            self.rows = self.at_once(rows)
+
+    def halve(self, rows: int) -> None:
+        """Take at most half of `rows`, at which memory ran out; at least one."""
+        self.rows = max(1, rows // 2)
+
+
+def memory_key(hyperparameters: Hyperparameters) -> MemoryKey:
+    """Return what the memory of a step depends on beside its rows; trials equal in it share a `MicroBatch`."""
+    names = ("method", "max_length", "optimizer", "trained_layers", "kept_layers")
+    return tuple(getattr(hyperparameters, name) for name in names)

@@ -1,4 +1,4 @@
-"""Gangs that come to their end: let go, or lost."""
+"""The end of a rank group: closed, or lost."""
 
 import socket
 from dataclasses import replace
@@ -14,8 +14,8 @@ from hpo.distributed.rank_group import ALONE, RankGroupLost, RankInfo, free_addr
 from hpo.messages import Ending
 from hpo.search.rungs import fold_milestones
 from hpo.training.worker import open_worker
+from tests.distributed.rank_groups import PATIENCE, inject, opened_ranks
 from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, trained
-from tests.training.rank_groups import PATIENCE, befall, opened_gang
 
 
 @pytest.mark.slow
@@ -27,9 +27,9 @@ def test_three_ranks_train_folds_as_one_does_and_end_where_one_dies(
     assignment = tiny_assignment(chosen, milestones=fold_milestones(3), maximum_passes=1)
     one = open_worker(config, load_splits(config.data, config.seed, folds=3), tmp_path / "one")
     wanted, _ = trained(one, assignment)
-    with opened_gang(config, tmp_path / "three", tmp_path, ranks=3) as (three, others):
+    with opened_ranks(config, tmp_path / "three", tmp_path, ranks=3) as (three, others):
         found, outcome = trained(three, assignment)
-        befall(tmp_path, 2, "death")
+        inject(tmp_path, 2, "death")
         with pytest.raises(RankGroupLost, match="A rank is gone, or does not answer"):
             trained(three, replace(assignment, trial=1))
         for other in others:
@@ -44,26 +44,26 @@ def test_three_ranks_train_folds_as_one_does_and_end_where_one_dies(
 
 @pytest.mark.slow
 def test_where_rank_0_leaves_without_a_word_the_other_ends(study: StudyConfig, tmp_path: Path) -> None:
-    with opened_gang(study, tmp_path / "files", tmp_path) as (worker, [other]):
+    with opened_ranks(study, tmp_path / "files", tmp_path) as (worker, [other]):
         trained(worker, tiny_assignment())
         torch.distributed.destroy_process_group()
         other.join(PATIENCE)
         assert other.exitcode == 3
 
 
-def test_an_address_at_which_nobody_can_listen_is_a_lost_gang() -> None:
+def test_an_address_at_which_nobody_can_listen_is_a_lost_group() -> None:
     rank_info = RankInfo(rank=0, ranks=2, address=free_address())
     host, _, port = rank_info.address.partition(":")
     with socket.create_server((host, int(port))), pytest.raises(RankGroupLost, match="in use"):
         join(rank_info, torch.device("cpu"), 1.0)
 
 
-def test_a_gang_whose_others_do_not_come_is_lost() -> None:
+def test_a_group_whose_others_do_not_come_is_lost() -> None:
     with pytest.raises(RankGroupLost):
         join(RankInfo(rank=0, ranks=2, address=free_address()), torch.device("cpu"), 0.2)
 
 
-def test_one_rank_is_no_gang() -> None:
+def test_one_rank_is_no_group() -> None:
     cpu = torch.device("cpu")
     assert join(None, cpu, 1.0) is ALONE
     assert join(RankInfo(rank=0, ranks=1, address="nowhere:1"), cpu, 1.0) is ALONE

@@ -10,8 +10,7 @@ import torch
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
-from hpo.distributed.rank_group import LONGEST_REASON
-from hpo.errors import ModelError
+from hpo.errors import LONGEST_REASON, ModelError
 from hpo.files.weights import load_weights, weights_path
 from hpo.messages import Action, Decision, Ending, Milestone, Outcome, Progress, Report
 from hpo.training import evaluation
@@ -218,7 +217,7 @@ def test_out_of_memory_is_infeasible(worker: Worker, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(run_module.OptimizerStep, "take", fail)
     outcome = ending(worker)
     assert outcome.ending is Ending.INFEASIBLE
-    assert outcome.reason == "Out of memory on cpu in training with 8 of a batch's 8 texts at once, max_length 16."
+    assert outcome.reason == "Out of memory on cpu in training with 8 of a batch's 8 examples at once, max_length 16."
     assert worker.idle
 
 
@@ -257,10 +256,10 @@ def test_progress_is_told_each_second(worker: Worker, monkeypatch: pytest.Monkey
     assert all(p.examples_per_second > 0 for p in told[1:])
 
 
-def test_a_trial_that_passes_its_limit_is_given_up_as_not_trainable(worker: Worker):
+def test_a_trial_that_passes_its_limit_is_infeasible(worker: Worker):
     worker.admit(tiny_assignment(limit_seconds=1800.0))
     worker.advance()
-    worker._pack._runs[0]._place.seconds = 1800.1
+    worker._runs[0]._state.seconds = 1800.1
     [outcome] = worker.advance()
     assert worker.idle
     assert isinstance(outcome, Outcome)
@@ -334,10 +333,10 @@ def test_a_trial_whose_report_cannot_be_answered_frees_its_slot(worker: Worker):
 def test_scores_do_not_depend_on_how_rows_are_batched(worker: Worker, monkeypatch: pytest.MonkeyPatch):
     trained(worker, tiny_assignment())
     context = worker._context
-    split = context.tokenized(16).validation
-    together = context.score(split)
+    split = context.tokenized(16)["validation"]
+    together = context.task.scores(context.predict(split))
     monkeypatch.setitem(evaluation.MOST_TOKENS, "cpu", 1)
-    alone = context.score(split)
+    alone = context.task.scores(context.predict(split))
     assert alone.confusion == together.confusion
     assert alone.values["loss"] == pytest.approx(together.values["loss"], rel=1e-5)
 

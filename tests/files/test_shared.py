@@ -130,7 +130,7 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_without_room_each_goes_on_with_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_room_each_keeps_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with largest_file(100):
         found = SharedFiles(tmp_path).tensors("weights", [], lambda: TENSORS)
     assert found is TENSORS
@@ -208,7 +208,7 @@ def test_a_worker_tokenizes_nothing_that_another_has(
     monkeypatch.setattr("hpo.training.context.tokenize", never)
     found = second._context.tokenized(8)
     for split in ("train", "validation"):
-        one, other = getattr(expected, split), getattr(found, split)
+        one, other = expected[split], found[split]
         assert np.array_equal(one.tokens.ids, other.tokens.ids)
         assert np.array_equal(one.tokens.lengths, other.tokens.lengths)
         assert np.array_equal(one.tokens.types, other.tokens.types)
@@ -247,8 +247,8 @@ def test_a_model_folder_that_has_changed_is_not_taken_from_an_older_file(
 
 def test_another_tokenizer_in_the_same_folder_gives_other_tokens(texts: Path, tiny_bert: Path, tmp_path: Path) -> None:
     config = tiny_study(shutil.copytree(tiny_bert, tmp_path / "model"), texts)
-    before = opened(config, tmp_path, shared=True)._context.tokenized(16).train.tokens
+    before = opened(config, tmp_path, shared=True)._context.tokenized(16)["train"].tokens
     path = tmp_path / "model" / "tokenizer.json"
     path.write_text(path.read_text().replace('"goal"', '"GOAL"').replace('"team"', '"goal"'))
-    after = opened(config, tmp_path, shared=True)._context.tokenized(16).train.tokens
+    after = opened(config, tmp_path, shared=True)._context.tokenized(16)["train"].tokens
     assert not np.array_equal(before.ids, after.ids)

@@ -7,23 +7,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from hpo.files import disk
-from hpo.training import checkpoints
-from hpo.training.checkpoints import (
+from hpo.files import checkpoints, disk
+from hpo.files.checkpoints import (
     DIGEST_BYTES,
     SEEN_BYTES,
     Checkpoints,
     checkpoint_names,
-    remove_checkpoints,
     write_checkpoint,
 )
+from hpo.files.trial_files import TrialFiles
 
 FILES = checkpoint_names(1)
+
+
+def checkpoints_in(folder: Path, identity: str = "this", **values: Any) -> Checkpoints:
+    return Checkpoints(TrialFiles(root=folder.parent, trial=0, **values), identity)
 
 
 def state_at(seen: int, numbers: int = 4) -> dict[str, object]:
@@ -31,7 +35,7 @@ def state_at(seen: int, numbers: int = 4) -> dict[str, object]:
 
 
 def furthest(folder: Path, identity: str = "this") -> int | None:
-    state = Checkpoints(folder, identity).load()
+    state = checkpoints_in(folder, identity).load()
     assert state is None or torch.equal(state["tensor"], state_at(state["seen"])["tensor"])
     return None if state is None else state["seen"]
 
@@ -39,13 +43,13 @@ def furthest(folder: Path, identity: str = "this") -> int | None:
 @pytest.fixture
 def newest(tmp_path: Path) -> Path:
     """The second of two checkpoints, of 1 and 2 examples seen, in `tmp_path / "trial-0000"`."""
-    kept = Checkpoints(tmp_path / "trial-0000", "this")
+    kept = checkpoints_in(tmp_path / "trial-0000")
     for seen in (1, 2):
         kept.save(state_at(seen), 0.0)
     return tmp_path / "trial-0000" / FILES[1]
 
 
-def test_the_furthest_is_gone_on_from_whenever_it_was_written(newest: Path) -> None:
+def test_the_furthest_is_resumed_from_whenever_it_was_written(newest: Path) -> None:
     assert furthest(newest.parent) == 2
     content = newest.read_bytes()
     newest.write_bytes((newest.parent / FILES[0]).read_bytes())
@@ -53,9 +57,9 @@ def test_the_furthest_is_gone_on_from_whenever_it_was_written(newest: Path) -> N
     assert furthest(newest.parent) == 2
 
 
-def test_one_of_something_else_is_not_gone_on_from(newest: Path) -> None:
+def test_one_of_something_else_is_not_resumed_from(newest: Path) -> None:
     assert furthest(newest.parent, "that") is None
-    that = Checkpoints(newest.parent, "that")
+    that = checkpoints_in(newest.parent, "that")
     that.save(state_at(1), 0.0)
     assert furthest(newest.parent, "that") == 1
     assert furthest(newest.parent, "this") == 2
@@ -82,14 +86,14 @@ def test_a_flipped_bit_is_found_out_wherever_it_is(newest: Path) -> None:
         assert furthest(newest.parent) == 1, place
 
 
-def test_with_both_damaged_there_is_none_and_that_is_told(newest: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_with_both_damaged_there_is_none_and_that_is_logged(newest: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name in FILES:
         (newest.parent / name).write_bytes(b"")
     assert furthest(newest.parent) is None
     assert f"The checkpoint {newest} is damaged, and is not used." in caplog.text
 
 
-def test_one_that_cannot_be_read_is_told(newest: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_that_cannot_be_read_is_logged(newest: Path, caplog: pytest.LogCaptureFixture) -> None:
     newest.unlink()
     newest.mkdir()
     assert furthest(newest.parent) == 1
@@ -97,7 +101,7 @@ def test_one_that_cannot_be_read_is_told(newest: Path, caplog: pytest.LogCapture
     assert f"The checkpoint {newest} cannot be read: Is a directory." in caplog.text
 
 
-def test_one_that_this_torch_does_not_read_is_told(newest: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_that_this_torch_does_not_read_is_logged(newest: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_checkpoint(newest, {"seen": 3, "stranger": SimpleNamespace()})
     assert furthest(newest.parent) == 1
     assert "is whole, but this version of torch does not read it: Weights only load failed" in caplog.text
@@ -105,10 +109,10 @@ def test_one_that_this_torch_does_not_read_is_told(newest: Path, caplog: pytest.
 
 def test_the_older_of_two_is_written_over_by_the_next_process_too(tmp_path: Path) -> None:
     folder = tmp_path / "trial-0000"
-    kept = Checkpoints(folder, "this")
+    kept = checkpoints_in(folder)
     for seen in range(1, 9):
         if seen == 5:
-            kept = Checkpoints(folder, "this")
+            kept = checkpoints_in(folder)
             assert kept.load()["seen"] == 4
         kept.save(state_at(seen), 0.0)
         found = {torch.load(path)["seen"] for path in folder.iterdir()}
@@ -117,10 +121,10 @@ def test_the_older_of_two_is_written_over_by_the_next_process_too(tmp_path: Path
 
 def test_one_that_is_taken_for_dead_and_still_writes_spoils_nothing_of_the_next_attempt(tmp_path: Path) -> None:
     folder = tmp_path / "trial-0000"
-    first = Checkpoints(folder, "this")
+    first = checkpoints_in(folder)
     for seen in (1, 2):
         first.save(state_at(seen), 0.0)
-    second = Checkpoints(folder, "this", attempt=2)
+    second = checkpoints_in(folder, attempt=2)
     assert second.load()["seen"] == 2
     second.save(state_at(3), 0.0)
     assert {torch.load(path)["seen"] for path in folder.iterdir()} == {2, 3}
@@ -128,19 +132,19 @@ def test_one_that_is_taken_for_dead_and_still_writes_spoils_nothing_of_the_next_
         first.save(state_at(seen), 0.0)
     second.save(state_at(4), 0.0)
     first.save(state_at(14), 0.0)
-    third = Checkpoints(folder, "this", attempt=3)
+    third = checkpoints_in(folder, attempt=3)
     assert third.load()["seen"] == 4
     third.save(state_at(5), 0.0)
     assert {torch.load(path)["seen"] for path in folder.iterdir()} == {4, 5}
-    remove_checkpoints(folder)
+    checkpoints_in(folder).remove()
     assert not folder.exists()
 
 
 def test_an_attempt_reads_none_of_a_later_one(tmp_path: Path) -> None:
     folder = tmp_path / "trial-0000"
-    Checkpoints(folder, "this", attempt=3).save(state_at(9), 0.0)
-    assert Checkpoints(folder, "this", attempt=2).load() is None
-    Checkpoints(folder, "this").remove()
+    checkpoints_in(folder, attempt=3).save(state_at(9), 0.0)
+    assert checkpoints_in(folder, attempt=2).load() is None
+    checkpoints_in(folder).remove()
     assert not folder.exists()
 
 
@@ -148,14 +152,14 @@ def test_no_copy_is_made_of_what_is_written_or_read(tmp_path: Path, monkeypatch:
     """The tensor's own memory goes to the file, and the file's pages are the tensor that is read."""
     state = state_at(1, 4 * 2**20)
     came_from: list[int] = []
-    write = checkpoints._Hashed.write
+    write = checkpoints._HashingFile.write
 
-    def noting(self: checkpoints._Hashed, content: memoryview | bytes) -> int:
+    def noting(self: checkpoints._HashingFile, content: memoryview | bytes) -> int:
         came_from.append(np.frombuffer(content, dtype=np.uint8).ctypes.data)
         return write(self, content)
 
-    monkeypatch.setattr(checkpoints._Hashed, "write", noting)
-    kept = Checkpoints(tmp_path / "trial-0000", "this")
+    monkeypatch.setattr(checkpoints._HashingFile, "write", noting)
+    kept = checkpoints_in(tmp_path / "trial-0000")
     tracemalloc.start()
     kept.save(state, 0.0)
     read = kept.load()
@@ -169,7 +173,7 @@ def test_no_copy_is_made_of_what_is_written_or_read(tmp_path: Path, monkeypatch:
 
 
 def test_what_is_mapped_stays_as_it_was_when_the_file_is_replaced(newest: Path) -> None:
-    kept = Checkpoints(newest.parent, "this")
+    kept = checkpoints_in(newest.parent)
     mapped = kept.load()
     for seen in (3, 4, 5):
         kept.save(state_at(seen), 0.0)
@@ -187,10 +191,10 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_write_that_the_system_cuts_short_is_told_once_and_leaves_the_last_good_one(
+def test_a_write_that_the_system_cuts_short_is_logged_once_and_leaves_the_last_good_one(
     newest: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = Checkpoints(newest.parent, "this")
+    kept = checkpoints_in(newest.parent)
     kept.load()
     with files_of_at_most(100_000):
         for _ in range(2):
@@ -203,13 +207,13 @@ def test_a_write_that_the_system_cuts_short_is_told_once_and_leaves_the_last_goo
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
-def test_memory_that_runs_out_is_told_and_leaves_the_last_good_one(
+def test_memory_that_runs_out_is_logged_and_leaves_the_last_good_one(
     error: Exception, newest: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> None:
         raise error
 
-    kept = Checkpoints(newest.parent, "this")
+    kept = checkpoints_in(newest.parent)
     kept.load()
     monkeypatch.setattr(torch, "save", fail)
     kept.save(state_at(3), 0.0)
@@ -223,7 +227,7 @@ def test_an_error_of_another_kind_is_not_taken_for_a_full_disk(newest: Path, mon
 
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(RuntimeError, match="a mistake of ours"):
-        Checkpoints(newest.parent, "this").save(state_at(3), 0.0)
+        checkpoints_in(newest.parent).save(state_at(3), 0.0)
 
 
 def test_nothing_is_written_past_the_budget(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -231,14 +235,14 @@ def test_nothing_is_written_past_the_budget(tmp_path: Path, caplog: pytest.LogCa
     (tmp_path / "trial-0007").mkdir()
     (tmp_path / "trial-0007" / "weights.safetensors").write_bytes(bytes(5 * 10**6))
     folder = tmp_path / "trial-0000"
-    kept = Checkpoints(folder, "this", 0.01)
+    kept = checkpoints_in(folder, disk_gib=0.01)
     for seen in (1, 2, 3):
         kept.save(state_at(seen, 10**6), 0.0)
     assert caplog.messages == [
         f"No checkpoint was written to {folder}: 0.00 GiB are needed, and of store.disk_gib, 0.01 GiB, 0.00 GiB are "
         f"left in {tmp_path}."
     ]
-    assert Checkpoints(folder, "this").load()["seen"] == 1
+    assert checkpoints_in(folder).load()["seen"] == 1
     shutil.rmtree(tmp_path / "trial-0007")
     for seen in (4, 5, 6):
         kept.save(state_at(seen, 10**6), 0.0)
@@ -250,7 +254,7 @@ def test_a_disk_is_not_filled_to_its_last_byte(
 ) -> None:
     free = disk.RESERVE_BYTES + disk.MOST_BESIDE_TENSORS + 100
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-    kept = Checkpoints(tmp_path / "trial-0000", "this")
+    kept = checkpoints_in(tmp_path / "trial-0000")
     kept.save(state_at(1, 25), 0.0)
     assert furthest_of(kept) == 1
     kept.save(state_at(2, 26), 0.0)
@@ -267,7 +271,7 @@ def furthest_of(kept: Checkpoints) -> int:
 def test_after_one_that_could_not_be_written_it_is_tried_again_a_minute_later(
     newest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = Checkpoints(newest.parent, "this")
+    kept = checkpoints_in(newest.parent)
     with files_of_at_most(10):
         kept.save(state_at(3), 50.0)
     assert not kept.is_due(109.0, 0)
@@ -276,7 +280,7 @@ def test_after_one_that_could_not_be_written_it_is_tried_again_a_minute_later(
 
 def test_they_are_as_far_apart_as_they_cost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A write of 3 seconds may come once in a hundred seconds of training; before the first, the size says."""
-    kept = Checkpoints(tmp_path / "trial-0000", "this")
+    kept = checkpoints_in(tmp_path / "trial-0000")
     a_second_of_writing = int(checkpoints.ASSUMED_BYTES_PER_SECOND)
     assert not kept.is_due(10.0, a_second_of_writing)
     assert not kept.is_due(43.0, a_second_of_writing)
@@ -286,7 +290,6 @@ def test_they_are_as_far_apart_as_they_cost(monkeypatch: pytest.MonkeyPatch, tmp
     kept.save(state_at(1), 50.0)
     assert not kept.is_due(149.9, a_second_of_writing)
     assert kept.is_due(150.1, a_second_of_writing)
-    assert not Checkpoints(None, "this").is_due(1e9, 0)
 
 
 def test_what_killed_processes_left_goes_with_them(newest: Path) -> None:
@@ -294,6 +297,6 @@ def test_what_killed_processes_left_goes_with_them(newest: Path) -> None:
     assert furthest(newest.parent) == 2
     assert {path.name for path in newest.parent.iterdir()} == set(FILES)
     (newest.parent / "checkpoint-a.pt.17.part").write_bytes(b"half")
-    remove_checkpoints(newest.parent)
+    checkpoints_in(newest.parent).remove()
     assert not newest.parent.exists()
-    remove_checkpoints(newest.parent)
+    checkpoints_in(newest.parent).remove()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from hpo.training.randomness import RandomState, dropout_seed
+from hpo.model.randomness import RandomState, dropout_seed
 
 FIRST, SECOND = torch.device("cuda:0"), torch.device("cuda:1")
 
@@ -74,7 +74,7 @@ def test_two_trials_on_one_gpu_draw_as_if_each_were_alone(gpus: FakeGpus) -> Non
     assert drawn[one][0] != drawn[other][0]
 
 
-def test_a_checkpoint_has_the_state_of_the_gpu_and_goes_on_from_it_on_another(gpus: FakeGpus) -> None:
+def test_a_checkpoint_has_the_state_of_the_gpu_and_resumes_from_it_on_another(gpus: FakeGpus) -> None:
     state = RandomState(7, FIRST)
     with state:
         gpus.draw(FIRST)

@@ -2,6 +2,7 @@ import os
 import resource
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors
@@ -9,13 +10,12 @@ import torch
 
 from hpo.errors import NoResultError
 from hpo.files import disk
+from hpo.files.trial_files import TrialFiles, keep_only, trial_folder
 from hpo.files.weights import (
     Weights,
     header_of,
-    keep_only,
     load_weights,
     save_weights,
-    trial_folder,
     weights_are_of,
     weights_path,
 )
@@ -39,8 +39,12 @@ REPORT = Report(
 )
 
 
+def at(root: Path, trial: int = 1, **values: Any) -> TrialFiles:
+    return TrialFiles(root=root, trial=trial, **values)
+
+
 def test_what_is_saved_is_read_back(tmp_path: Path):
-    path = save_weights(tmp_path / "new", 12, TENSORS, {"score": "0.5"})
+    path = save_weights(at(tmp_path / "new", 12), TENSORS, {"score": "0.5"})
     assert path == tmp_path / "new" / "trial-0012" / "weights.safetensors"
     loaded = load_weights(tmp_path / "new", 12)
     assert loaded.keys() == TENSORS.keys()
@@ -50,7 +54,7 @@ def test_what_is_saved_is_read_back(tmp_path: Path):
 
 
 def test_a_write_that_fails_leaves_the_earlier_file_and_no_remains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path = save_weights(tmp_path, 1, TENSORS, {})
+    path = save_weights(at(tmp_path), TENSORS, {})
     before = path.read_bytes()
 
     def full_disk(*_: object) -> None:
@@ -58,7 +62,7 @@ def test_a_write_that_fails_leaves_the_earlier_file_and_no_remains(tmp_path: Pat
 
     monkeypatch.setattr(disk, "_flush", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        save_weights(tmp_path, 1, {"a": torch.zeros(1)}, {})
+        save_weights(at(tmp_path), {"a": torch.zeros(1)}, {})
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
@@ -70,7 +74,7 @@ def test_missing_weights_are_said(tmp_path: Path):
 
 def test_weights_are_those_of_one_evaluation(tmp_path: Path):
     assert not weights_are_of(tmp_path, REPORT)
-    save_weights(tmp_path, 1, TENSORS, header_of(REPORT))
+    save_weights(at(tmp_path), TENSORS, header_of(REPORT))
     assert weights_are_of(tmp_path, REPORT)
     barely_other = replace(REPORT.validation, values={"macro_f1": 0.3})
     for other in (
@@ -84,7 +88,7 @@ def test_weights_are_those_of_one_evaluation(tmp_path: Path):
 
 @pytest.mark.parametrize("content", [b"", b"no weights at all", b"torn"])
 def test_a_file_that_is_no_whole_file_of_weights_is_of_no_evaluation(content: bytes, tmp_path: Path):
-    path = save_weights(tmp_path, 1, TENSORS, header_of(REPORT))
+    path = save_weights(at(tmp_path), TENSORS, header_of(REPORT))
     path.write_bytes(path.read_bytes()[:-1] if content == b"torn" else content)
     assert not weights_are_of(tmp_path, REPORT)
 
@@ -96,7 +100,7 @@ def test_weights_without_a_header_are_of_no_evaluation(tmp_path: Path):
 
 
 def test_a_trial_keeps_the_weights_of_its_best_report_only(tmp_path: Path):
-    kept = Weights(tmp_path, 1)
+    kept = Weights(at(tmp_path))
     kept.keep(REPORT, TENSORS)
     kept.keep_only_of(REPORT)
     assert weights_are_of(tmp_path, REPORT)
@@ -107,19 +111,11 @@ def test_a_trial_keeps_the_weights_of_its_best_report_only(tmp_path: Path):
     assert not weights_path(tmp_path, 1).exists()
 
 
-def test_without_a_folder_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    nowhere = Weights(None, 1)
-    nowhere.keep(REPORT, TENSORS)
-    nowhere.keep_only_of(REPORT)
-    assert not list(tmp_path.iterdir())
-
-
-def test_weights_that_the_disk_has_no_room_for_are_told_once_and_earlier_ones_go(
+def test_weights_that_the_disk_has_no_room_for_are_logged_once_and_earlier_ones_go(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     """What is there would else be taken for the new best's."""
-    kept = Weights(tmp_path, 1)
+    kept = Weights(at(tmp_path))
     kept.keep(REPORT, TENSORS)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
@@ -135,11 +131,11 @@ def test_weights_that_the_disk_has_no_room_for_are_told_once_and_earlier_ones_go
 
 
 def test_no_weights_are_kept_past_the_budget(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    kept = Weights(tmp_path, 1, most_gib=0.002)
+    kept = Weights(at(tmp_path, disk_gib=0.002))
     kept.keep(REPORT, {"a": torch.ones(2 * 10**5)})
     assert weights_are_of(tmp_path, REPORT)
     other = replace(REPORT, trial=2)
-    Weights(tmp_path, 2, most_gib=0.002).keep(other, {"a": torch.ones(2 * 10**5)})
+    Weights(at(tmp_path, 2, disk_gib=0.002)).keep(other, {"a": torch.ones(2 * 10**5)})
     assert not weights_path(tmp_path, 2).exists()
     assert weights_are_of(tmp_path, REPORT)
     assert caplog.messages == [
@@ -154,8 +150,8 @@ def test_memory_that_runs_out_costs_the_weights_and_not_the_trial(
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("hpo.files.weights.save_file", fail)
-    Weights(tmp_path, 1).keep(REPORT, TENSORS)
+    monkeypatch.setattr("hpo.files.disk.save_file", fail)
+    Weights(at(tmp_path)).keep(REPORT, TENSORS)
     assert caplog.messages == [f"No weights of trial 1 were kept in {tmp_path}: memory ran out."]
 
 
@@ -165,7 +161,7 @@ HALF_WRITTEN = ("checkpoint-b.pt.17.part", "weights.safetensors.17.part", ".tmp8
 
 def test_keep_only_removes_what_is_over_and_leaves_alone_what_is_not(tmp_path: Path):
     for trial in (1, 2, 3, 10000):
-        save_weights(tmp_path, trial, TENSORS, {})
+        save_weights(at(tmp_path, trial), TENSORS, {})
         for name in (CHECKPOINT, *HALF_WRITTEN):
             (trial_folder(tmp_path, trial) / name).write_bytes(b"")
     (trial_folder(tmp_path, 1) / "log.txt").write_text("kept")
@@ -181,14 +177,14 @@ def test_keep_only_removes_what_is_over_and_leaves_alone_what_is_not(tmp_path: P
     keep_only(tmp_path / "none", {2}, set())
 
 
-def test_what_cannot_be_removed_is_told_and_neither_ends_the_search_nor_keeps_the_rest(
+def test_what_cannot_be_removed_is_logged_and_neither_ends_the_search_nor_keeps_the_rest(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     """A folder stands where a file is to be removed."""
     stuck = trial_folder(tmp_path, 2) / CHECKPOINT
     stuck.mkdir(parents=True)
     for trial in (1, 3):
-        save_weights(tmp_path, trial, TENSORS, {})
+        save_weights(at(tmp_path, trial), TENSORS, {})
     keep_only(tmp_path, set(), set())
     assert [path.name for path in tmp_path.iterdir()] == ["trial-0002"]
     [message] = caplog.messages
@@ -198,7 +194,7 @@ def test_what_cannot_be_removed_is_told_and_neither_ends_the_search_nor_keeps_th
 def test_the_room_that_is_used_can_be_told_while_another_worker_removes_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    save_weights(tmp_path, 1, TENSORS, {})
+    save_weights(at(tmp_path), TENSORS, {})
     going = trial_folder(tmp_path, 2)
     going.mkdir()
     scandir = os.scandir
@@ -209,12 +205,12 @@ def test_the_room_that_is_used_can_be_told_while_another_worker_removes_its_fold
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", removing)
-    save_weights(tmp_path, 3, TENSORS, {}, most_gib=1)
+    save_weights(at(tmp_path, 3, disk_gib=1), TENSORS, {})
     assert not going.exists()
 
 
 def test_one_that_is_taken_for_dead_and_still_writes_spoils_no_weights_of_the_next_attempt(tmp_path: Path) -> None:
-    first, second = Weights(tmp_path, 1), Weights(tmp_path, 1, attempt=2)
+    first, second = Weights(at(tmp_path)), Weights(at(tmp_path, attempt=2))
     first.keep(REPORT, TENSORS)
     second.keep_only_of(REPORT)
     assert weights_are_of(tmp_path, REPORT)
@@ -232,8 +228,8 @@ def test_one_that_is_taken_for_dead_and_still_writes_spoils_no_weights_of_the_ne
 
 def test_weights_of_a_later_attempt_under_the_name_of_an_earlier_version_are_known(tmp_path: Path) -> None:
     later = replace(REPORT, attempt=3)
-    save_weights(tmp_path, 1, TENSORS, header_of(later))
+    save_weights(at(tmp_path), TENSORS, header_of(later))
     assert weights_are_of(tmp_path, later)
-    Weights(tmp_path, 1, attempt=4).keep_only_of(later)
+    Weights(at(tmp_path, attempt=4)).keep_only_of(later)
     assert weights_are_of(tmp_path, later)
     assert set(load_weights(tmp_path, 1)) == set(TENSORS)

@@ -17,12 +17,12 @@ from transformers import (
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import ConfigurationError, ModelError
 from hpo.model.backbone import Backbone
-from hpo.model.layers import LayerStack, refuse_kept_layers
-from hpo.model.methods import select_parameters, transformer_layers
+from hpo.model.layers import LayerStack, refuse_kept_layers, transformer_layers
+from hpo.model.methods import select_parameters
 from hpo.model.trial_model import TrialModel
 from hpo.tasks.classification import Classification
+from tests.model.architectures import ARCHITECTURES, tiny_network
 from tests.models import tiny_hyperparameters
-from tests.training.architectures import ARCHITECTURES, tiny_network
 
 CPU = torch.device("cpu")
 INPUT = torch.tensor([[1, 5, 3, 9, 2], [1, 7, 2, 0, 0]])

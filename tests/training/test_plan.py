@@ -37,7 +37,7 @@ def in_folds(**values: object):
     return tiny_assignment(tiny_hyperparameters(**values), milestones=fold_milestones(FOLDS))
 
 
-def test_a_fraction_of_the_texts_is_stratified_and_the_same_for_every_trial(context: TrainingContext):
+def test_a_fraction_of_the_examples_is_stratified_and_the_same_for_every_trial(context: TrainingContext):
     halves = [
         fold_runs(tiny_assignment(tiny_hyperparameters(data_fraction=0.5), seed=seed), context)[0] for seed in (1, 2)
     ]
@@ -50,7 +50,7 @@ def test_a_fraction_of_the_texts_is_stratified_and_the_same_for_every_trial(cont
     assert sorted(context.train_strata[least.rows]) == [0, 1]
 
 
-def test_a_trial_on_half_of_the_texts_takes_half_the_steps_and_ends_at_half_the_rung(context: TrainingContext):
+def test_a_trial_on_half_of_the_examples_takes_half_the_steps_and_ends_at_half_the_rung(context: TrainingContext):
     half = tiny_hyperparameters(data_fraction=0.5)
     milestones = tiny_assignment(tiny_hyperparameters(epochs=1)).milestones
     (fold_run,) = fold_runs(tiny_assignment(half, milestones=milestones), context)
@@ -59,12 +59,12 @@ def test_a_trial_on_half_of_the_texts_takes_half_the_steps_and_ends_at_half_the_
     assert {step: milestone.rung for step, milestone in fold_run.milestones.items()} == {4: 250, 8: 500}
 
 
-def test_the_default_batches_are_the_texts_as_they_are(context: TrainingContext):
+def test_the_default_batches_are_the_examples_as_they_are(context: TrainingContext):
     assignment = tiny_assignment()
     (fold_run,) = fold_runs(assignment, context)
     plain = list(fold_run.batches(assignment, context))
     assert sum(batch.rows for batch in plain) == 2 * context.splits.train.rows
-    lengths = context.tokenized(16).train.tokens.lengths
+    lengths = context.tokenized(16)["train"].tokens.lengths
     assert sum(batch.lengths.sum() for batch in plain) == 2 * lengths.sum()
 
 
@@ -113,7 +113,7 @@ def test_folds_start_alike_and_train_apart(of_folds: Worker):
     assert sorted(np.concatenate([fold_run.validation_part for fold_run in made])) == list(range(80))
 
 
-def test_a_trial_in_folds_is_the_same_again_and_can_be_given_up_after_a_fold(of_folds: Worker):
+def test_a_trial_in_folds_is_the_same_again_and_can_be_pruned_after_a_fold(of_folds: Worker):
     whole, _ = trained(of_folds, in_folds())
     cut, outcome = trained(of_folds, in_folds(), {500: Action.STOP})
     assert [r.validation for r in cut] == [r.validation for r in whole[:2]]
@@ -150,7 +150,7 @@ def test_schedule_free_weights_are_kept_as_they_were_scored(tiny_bert: Path, tex
     best = max((r for r in reports if r.full), key=lambda r: r.validation.objective)
     context = worker._context
     TrialModel(context.model, context.task, chosen, seed=0).load(load_weights(tmp_path, 0))
-    again = context.score(context.tokenized(chosen.max_length).validation)
+    again = context.task.scores(context.predict(context.tokenized(chosen.max_length)["validation"]))
     assert again.values == best.validation.values
 
 

@@ -1,6 +1,6 @@
-"""A gang for tests: rank 0 in the test's own process, the others in real ones, with mishaps that befall one of them.
+"""A rank group for tests: rank 0 in the test's own process, the others in real ones, with faults of one of them.
 
-What befalls them is read, at each pass, from a file in the folder of the gang: `RANK WHAT`.
+A fault is read, at each pass, from a file in the folder of the group: `RANK WHAT`.
 """
 
 import multiprocessing
@@ -18,30 +18,30 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
 from hpo.distributed.rank_group import RankGroupLost, RankInfo, free_address
+from hpo.files import checkpoints
 from hpo.model.backbone import Backbone
-from hpo.training import checkpoints
 from hpo.training.worker import Worker, open_worker
 
-MISHAP = "mishap"
+FAULT = "fault"
 ROWS_WITH_ROOM = 1
 PATIENCE = 60.0
 """Seconds after which a test gives up on a process."""
 OUT_OF_MEMORY = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"
 
 
-def befall(folder: Path, rank: int, what: str) -> None:
+def inject(folder: Path, rank: int, what: str) -> None:
     """Let it happen to a rank in each pass from now on; `nothing` for no more of it."""
-    (folder / MISHAP).write_text(f"{rank} {what}")
+    (folder / FAULT).write_text(f"{rank} {what}")
 
 
-def with_mishaps(patched: pytest.MonkeyPatch, folder: Path, rank: int) -> None:
-    """Let what is read in `folder` befall this process in its training passes."""
+def with_faults(patched: pytest.MonkeyPatch, folder: Path, rank: int) -> None:
+    """Let the fault that is read in `folder` happen to this process in its training passes."""
     original = Backbone.logits
 
     def logits(self: Backbone, batch: Batch, precision):
         if not torch.is_grad_enabled():
             return original(self, batch, precision)
-        told = (folder / MISHAP).read_text().split() if (folder / MISHAP).exists() else ["0", "nothing"]
+        told = (folder / FAULT).read_text().split() if (folder / FAULT).exists() else ["0", "nothing"]
         match told[1] if int(told[0]) == rank else "nothing":
             case "memory" if batch.rows > ROWS_WITH_ROOM:
                 raise RuntimeError(OUT_OF_MEMORY)
@@ -62,7 +62,7 @@ def follow(config: StudyConfig, files: Path, folder: Path, rank_info: RankInfo) 
     """Be a rank above 0, in a process of its own."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patched:
-        with_mishaps(patched, folder, rank_info.rank)
+        with_faults(patched, folder, rank_info.rank)
         splits = load_splits(config.data, config.seed, folds=config.evaluation.folds)
         try:
             open_worker(config, splits, files, rank_info=rank_info).follow()
@@ -72,7 +72,7 @@ def follow(config: StudyConfig, files: Path, folder: Path, rank_info: RankInfo) 
 
 
 @contextmanager
-def opened_gang(
+def opened_ranks(
     config: StudyConfig, files: Path, folder: Path, ranks: int = 2
 ) -> Iterator[tuple[Worker, list[SpawnProcess]]]:
     """Open the worker of rank 0, and the processes of the others, of which none is left afterwards."""
@@ -88,7 +88,7 @@ def opened_gang(
         patched.setenv("GLOO_SOCKET_IFNAME", "lo")
         for other in others:
             other.start()
-        with_mishaps(patched, folder, 0)
+        with_faults(patched, folder, 0)
         splits = load_splits(config.data, config.seed, folds=config.evaluation.folds)
         try:
             yield open_worker(config, splits, files, rank_info=RankInfo(rank=0, ranks=ranks, address=address)), others

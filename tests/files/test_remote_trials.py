@@ -1,4 +1,4 @@
-"""With files at a URL a trial goes on, and a winner is read, on a machine whose own folder is empty."""
+"""With remote files a trial resumes, and a winner is evaluated, on a machine whose own folder is empty."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,25 +9,24 @@ import torch
 
 from hpo.data.splits import load_splits
 from hpo.errors import NoResultError
-from hpo.files import remote as mirrors
-from hpo.files.remote import UrlMirror
+from hpo.files import checkpoints
+from hpo.files import remote as remote_module
+from hpo.files.checkpoints import Checkpoints, checkpoint_names
+from hpo.files.remote import NO_REMOTE, RemoteFiles
+from hpo.files.trial_files import TrialFiles, keep_only, trial_folder
 from hpo.files.weights import (
     Weights,
     fetch_weights_of,
-    keep_only,
     load_weights,
-    trial_folder,
     weights_are_of,
     weights_path,
 )
 from hpo.messages import Action, Decision, Ending, Outcome, Report
-from hpo.training import checkpoints
-from hpo.training.checkpoints import Checkpoints, checkpoint_names
 from hpo.training.worker import Worker, open_worker
+from tests.files.test_weights import REPORT, TENSORS
 from tests.models import stepped, tiny_assignment, tiny_hyperparameters, tiny_study
 from tests.object_store import ObjectStore, names_at, running_object_store
 from tests.training.test_resumption import digest, scores, trained
-from tests.training.test_weights import REPORT, TENSORS
 
 FILES, FILE = checkpoint_names(1), "weights.safetensors"
 
@@ -60,15 +59,20 @@ def on_machine(model: Path, texts: Path, scratch: Path, url: str | None) -> Work
     return open_worker(config, load_splits(config.data, config.seed), scratch / "tiny")
 
 
-def mirror_at(scratch: Path, url: str) -> UrlMirror:
-    return UrlMirror(url, "tiny", scratch)
+def remote_at(scratch: Path, url: str) -> RemoteFiles:
+    return RemoteFiles(url, "tiny", scratch)
+
+
+def weights_at(scratch: Path, url: str | None, attempt: int = 1) -> Weights:
+    remote = NO_REMOTE if url is None else remote_at(scratch, url)
+    return Weights(TrialFiles(root=scratch, trial=1, attempt=attempt, remote=remote))
 
 
 # -- a trial
 
 
 @pytest.mark.usefixtures("always_due")
-def test_a_trial_cut_on_one_machine_goes_on_on_another_to_the_same_bits(
+def test_a_trial_cut_on_one_machine_resumes_on_another_to_the_same_bits(
     tiny_bert: Path, texts: Path, tmp_path: Path, url: str
 ) -> None:
     assignment = tiny_assignment(tiny_hyperparameters(dropout=0.2))
@@ -99,7 +103,7 @@ def test_a_trial_cut_on_one_machine_goes_on_on_another_to_the_same_bits(
 def test_what_was_sent_does_not_stay_on_the_machine_that_trained(
     tiny_bert: Path, texts: Path, tmp_path: Path, s3_url: str
 ) -> None:
-    """The trial may go on elsewhere, and whoever removes its files does so on the search's machine."""
+    """The trial may resume elsewhere, and whoever removes its files does so on the search's machine."""
     worker = on_machine(tiny_bert, texts, tmp_path, s3_url)
     _, outcome = trained(worker, tiny_assignment())
     assert outcome is not None
@@ -118,12 +122,12 @@ def test_a_server_that_goes_while_a_trial_trains_costs_it_nothing(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It trains on, waits with what lies in its folder, goes on there, and sends its weights at its end."""
+    """It trains on, waits with what lies in its folder, resumes there, and sends its weights at its end."""
     uncut = on_machine(tiny_bert, texts, tmp_path / "uncut", None)
     _, ending = trained(uncut, tiny_assignment())
     worker = on_machine(tiny_bert, texts, tmp_path, s3_url)
     worker.admit(tiny_assignment())
-    run = worker._pack._runs[0]
+    run = worker._runs[0]
     for _ in range(4):
         stepped(worker)
     store.stop()
@@ -139,18 +143,18 @@ def test_a_server_that_goes_while_a_trial_trains_costs_it_nothing(
         assert sorted(path.name for path in folder.iterdir()) == sorted((*FILES, FILE))
         assert weights_are_of(tmp_path / "tiny", best)
         worker.admit(tiny_assignment(attempt=2))
-        run = worker._pack._runs[0]
+        run = worker._runs[0]
         stepped(worker)
-        assert run._place.seen == 72
+        assert run._state.seen == 72
     finally:
         store.start()
-    worker._context.mirror._asked_again_at = 0.0  # type: ignore[attr-defined]
+    worker._context.remote._paused_until = 0.0  # type: ignore[attr-defined]
     outcome = _outcome_of(worker)
     worker.drop(0)
     assert digest(worker) == digest(uncut)
     assert ending is not None
     assert outcome.best.validation == ending.best.validation
-    assert fetch_weights_of(tmp_path / "b", outcome.best, mirror_at(tmp_path / "b", s3_url))
+    assert fetch_weights_of(tmp_path / "b", outcome.best, remote_at(tmp_path / "b", s3_url))
 
 
 def _outcome_of(worker: Worker) -> Outcome:
@@ -163,13 +167,18 @@ def _outcome_of(worker: Worker) -> Outcome:
 # -- checkpoints
 
 
+def checkpoints_at(scratch: Path, url: str, attempt: int) -> Checkpoints:
+    remote = remote_at(scratch, url)
+    return Checkpoints(TrialFiles(root=scratch, trial=1, attempt=attempt, remote=remote), "this")
+
+
 def state_at(seen: int) -> dict[str, object]:
     return {"seen": seen, "tensor": torch.full((4,), float(seen))}
 
 
 def kept_in(scratch: Path, url: str | None) -> Checkpoints:
-    mirror = {} if url is None else {"mirror": mirror_at(scratch, url)}
-    return Checkpoints(trial_folder(scratch, 0), "this", **mirror)
+    remote = NO_REMOTE if url is None else remote_at(scratch, url)
+    return Checkpoints(TrialFiles(root=scratch, trial=0, remote=remote), "this")
 
 
 def furthest(scratch: Path, url: str) -> int | None:
@@ -187,7 +196,7 @@ def tear(url: str, name: str, store: ObjectStore) -> None:
         file.write(content[:-100])
 
 
-def test_the_furthest_of_both_places_is_gone_on_from(s3_url: str, tmp_path: Path) -> None:
+def test_the_furthest_of_both_places_is_resumed_from(s3_url: str, tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     first = kept_in(a, s3_url)
     for seen in (1, 2):
@@ -219,16 +228,16 @@ def test_one_that_was_sent_in_part_is_found_out_and_the_other_used(
     assert furthest(tmp_path / "a", s3_url) == 2, "its own are whole"
 
 
-def test_the_one_gone_on_from_stays_until_the_next_was_sent(s3_url: str, tmp_path: Path) -> None:
+def test_the_one_resumed_from_stays_until_the_next_was_sent(s3_url: str, tmp_path: Path) -> None:
     first = kept_in(tmp_path / "a", s3_url)
     for seen in range(1, 4):
         first.save(state_at(seen), 0.0)
     second = kept_in(tmp_path / "b", s3_url)
     assert second.load()["seen"] == 3  # type: ignore[index]
     second.save(state_at(4), 0.0)
-    elsewhere = mirror_at(tmp_path / "c", s3_url)
+    elsewhere = remote_at(tmp_path / "c", s3_url)
     folder = trial_folder(tmp_path / "c", 0)
-    assert {elsewhere.look(folder / name, checkpoints._seen_in, -1) for name in FILES} == {3, 4}
+    assert {elsewhere.read(folder / name, checkpoints._seen_in, -1) for name in FILES} == {3, 4}
 
 
 def test_sending_counts_in_what_checkpoints_may_take(
@@ -245,14 +254,14 @@ def test_sending_counts_in_what_checkpoints_may_take(
         return answer
 
     monkeypatch.setattr(checkpoints.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(kept._mirror, "send", sending)
+    monkeypatch.setattr(kept._files.remote, "send", sending)
     for apart in (100.0, 60.0, 200.0):
         kept.save(state_at(1), 1000.0)
         assert not kept.is_due(1000.0 + apart - 0.1, 0)
         assert kept.is_due(1000.0 + apart + 0.1, 0)
 
 
-def test_a_url_that_is_away_when_a_trial_goes_on_leaves_what_lies_here(
+def test_a_url_that_is_away_when_a_trial_resumes_leaves_what_lies_here(
     s3_url: str, tmp_path: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     kept_in(tmp_path / "a", s3_url).save(state_at(1), 0.0)
@@ -270,15 +279,15 @@ def test_a_url_that_is_away_when_a_trial_goes_on_leaves_what_lies_here(
 
 def test_older_weights_of_another_attempt_give_way_to_those_at_the_url(url: str, tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
-    Weights(b, 1).keep(replace(REPORT, rung=250), {"a": torch.zeros(1)})
-    Weights(a, 1, mirror=mirror_at(a, url)).keep(REPORT, TENSORS)
-    assert fetch_weights_of(b, REPORT, mirror_at(b, url))
+    weights_at(b, None).keep(replace(REPORT, rung=250), {"a": torch.zeros(1)})
+    weights_at(a, url).keep(REPORT, TENSORS)
+    assert fetch_weights_of(b, REPORT, remote_at(b, url))
     assert torch.equal(load_weights(b, 1)["a"], TENSORS["a"])
-    assert not fetch_weights_of(b, replace(REPORT, rung=250), mirror_at(b, url))
+    assert not fetch_weights_of(b, replace(REPORT, rung=250), remote_at(b, url))
     c = tmp_path / "c"
-    assert torch.equal(load_weights(c, 1, mirror_at(c, url))["a"], TENSORS["a"])
+    assert torch.equal(load_weights(c, 1, remote_at(c, url))["a"], TENSORS["a"])
     with pytest.raises(NoResultError, match="No weights of trial 2 were kept"):
-        load_weights(c, 2, mirror_at(c, url))
+        load_weights(c, 2, remote_at(c, url))
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 20, b"\x02" + bytes(7) + b"[]", b"\x04" + bytes(7) + b"nope"])
@@ -287,22 +296,22 @@ def test_what_is_no_file_of_weights_at_the_url_is_of_no_evaluation(content: byte
     there = tmp_path / "far" / "tiny" / "trial-0001"
     there.mkdir(parents=True)
     (there / FILE).write_bytes(content)
-    assert not fetch_weights_of(tmp_path / "a", REPORT, mirror_at(tmp_path / "a", url))
+    assert not fetch_weights_of(tmp_path / "a", REPORT, remote_at(tmp_path / "a", url))
 
 
-def test_an_attempt_leaves_only_weights_of_the_best_that_it_goes_on_from(url: str, tmp_path: Path) -> None:
+def test_an_attempt_leaves_only_weights_of_the_best_that_it_resumes_from(url: str, tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     earlier = replace(REPORT, rung=250)
-    Weights(a, 1, mirror=mirror_at(a, url)).keep(REPORT, TENSORS)
-    Weights(b, 1).keep(earlier, TENSORS)
-    at_b = Weights(b, 1, mirror=mirror_at(b, url))
+    weights_at(a, url).keep(REPORT, TENSORS)
+    weights_at(b, None).keep(earlier, TENSORS)
+    at_b = weights_at(b, url)
     at_b.keep_only_of(REPORT)
     assert not weights_path(b, 1).exists()
     assert names_at(url) == [f"tiny/trial-0001/{FILE}"]
     # A process was killed when it had written them, and had not sent them.
-    Weights(b, 1).keep(earlier, TENSORS)
+    weights_at(b, None).keep(earlier, TENSORS)
     at_b.keep_only_of(earlier)
-    assert fetch_weights_of(tmp_path / "c", earlier, mirror_at(tmp_path / "c", url))
+    assert fetch_weights_of(tmp_path / "c", earlier, remote_at(tmp_path / "c", url))
     at_b.keep_only_of(None)
     assert names_at(url) == []
     assert not weights_path(b, 1).exists()
@@ -311,10 +320,10 @@ def test_an_attempt_leaves_only_weights_of_the_best_that_it_goes_on_from(url: st
 def test_weights_that_could_not_be_sent_are_tried_again_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(mirrors, "SECONDS_LEFT_ALONE", 0.0)
+    monkeypatch.setattr(remote_module, "SECONDS_LEFT_ALONE", 0.0)
     far = tmp_path / "far"
     far.write_text("a file stands where the folder is to be")
-    kept = Weights(tmp_path / "a", 1, mirror=mirror_at(tmp_path / "a", f"file://{far}"))
+    kept = weights_at(tmp_path / "a", f"file://{far}")
     kept.keep(REPORT, TENSORS)
     kept.release()
     assert weights_are_of(tmp_path / "a", REPORT)
@@ -326,20 +335,20 @@ def test_weights_that_could_not_be_sent_are_tried_again_at_the_end(
 
 
 def test_what_is_over_is_removed_in_both_places(url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    mirror = mirror_at(tmp_path / "a", url)
+    remote = remote_at(tmp_path / "a", url)
     for trial in (1, 2, 3, 10000):
         report = replace(REPORT, trial=trial)
-        Weights(tmp_path / "a", trial, mirror=mirror).keep(report, TENSORS)
-        Checkpoints(trial_folder(tmp_path / "a", trial), "this", mirror=mirror).save(state_at(1), 0.0)
+        Weights(TrialFiles(root=tmp_path / "a", trial=trial, remote=remote)).keep(report, TENSORS)
+        Checkpoints(TrialFiles(root=tmp_path / "a", trial=trial, remote=remote), "this").save(state_at(1), 0.0)
     at_search = tmp_path / "b"
-    keep_only(at_search, {2}, {3}, mirror_at(at_search, url))
+    keep_only(at_search, {2}, {3}, remote_at(at_search, url))
     left = ["trial-0002/checkpoint-a.pt", f"trial-0002/{FILE}", f"trial-0003/{FILE}"]
     assert names_at(url) == [f"tiny/{name}" for name in left]
-    keep_only(tmp_path / "a", {2}, {3}, mirror)
+    keep_only(tmp_path / "a", {2}, {3}, remote)
     assert sorted(str(path.relative_to(tmp_path / "a")) for path in (tmp_path / "a").rglob("*.*")) == left
-    keep_only(tmp_path / "a", set(), set(), mirror)
+    keep_only(tmp_path / "a", set(), set(), remote)
     assert names_at(url) == []
-    assert mirror.folders(mirror.folder) == set()
+    assert remote.entries(remote.folder) == set()
     assert not caplog.messages
 
 
@@ -347,23 +356,23 @@ def test_a_first_attempt_removes_what_an_earlier_study_left_at_the_url(
     tiny_bert: Path, texts: Path, tmp_path: Path, url: str
 ) -> None:
     kept_in(tmp_path / "a", url).save(state_at(1), 0.0)
-    mirror = mirror_at(tmp_path / "a", url)
-    Weights(tmp_path / "a", 0, mirror=mirror).keep(replace(REPORT, trial=0), TENSORS)
+    remote = remote_at(tmp_path / "a", url)
+    Weights(TrialFiles(root=tmp_path / "a", trial=0, remote=remote)).keep(replace(REPORT, trial=0), TENSORS)
     worker = on_machine(tiny_bert, texts, tmp_path / "b", url)
     trained(worker, tiny_assignment(), stop_after=0)
     assert names_at(url) == []
 
 
 def test_attempts_on_two_machines_write_files_of_their_own_there_too(tmp_path: Path, url: str) -> None:
-    """The first is cut off, taken for dead, and goes on; the second goes on from what it had sent."""
+    """The first is cut off, taken for dead, and trains on; the second resumes from what it had sent."""
     a, b = tmp_path / "a" / "tiny", tmp_path / "b" / "tiny"
-    first = Checkpoints(trial_folder(a, 1), "this", mirror=mirror_at(a, url))
-    weights = Weights(a, 1, mirror=mirror_at(a, url))
+    first = checkpoints_at(a, url, 1)
+    weights = weights_at(a, url)
     for seen in (1, 2):
         first.save(state_at(seen), 0.0)
     weights.keep(REPORT, TENSORS)
-    second = Checkpoints(trial_folder(b, 1), "this", mirror=mirror_at(b, url), attempt=2)
-    successor = Weights(b, 1, mirror=mirror_at(b, url), attempt=2)
+    second = checkpoints_at(b, url, 2)
+    successor = weights_at(b, url, 2)
     assert second.load()["seen"] == 2
     better = replace(REPORT, attempt=2, rung=500)
     for seen in (3, 4):
@@ -374,9 +383,9 @@ def test_attempts_on_two_machines_write_files_of_their_own_there_too(tmp_path: P
     weights.keep(replace(REPORT, rung=750), TENSORS)
     weights.remove()
     c = tmp_path / "c" / "tiny"
-    third = Checkpoints(trial_folder(c, 1), "this", mirror=mirror_at(c, url), attempt=3)
+    third = checkpoints_at(c, url, 3)
     assert third.load()["seen"] == 4
-    assert fetch_weights_of(c, better, mirror_at(c, url))
+    assert fetch_weights_of(c, better, remote_at(c, url))
     assert torch.equal(load_weights(c, 1)["a"], torch.zeros(3))
-    keep_only(c, set(), {1}, mirror_at(c, url))
+    keep_only(c, set(), {1}, remote_at(c, url))
     assert names_at(url) == ["tiny/trial-0001/weights-2.safetensors"]

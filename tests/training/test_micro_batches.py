@@ -13,12 +13,11 @@ import torch
 from hpo.data.batching import Batch, collate, training_batches
 from hpo.data.splits import load_splits
 from hpo.data.tokenization import TokenizedSplit
+from hpo.memory import MicroBatch, OutOfMemoryInEvaluation, memory_key
 from hpo.messages import Ending
 from hpo.model.backbone import Backbone
 from hpo.tasks.classification import Classification
 from hpo.training import evaluation, gradients
-from hpo.training.memory import OutOfMemoryInEvaluation
-from hpo.training.micro_batch import MicroBatch, memory_key
 from hpo.training.probe import probe
 from hpo.training.worker import Worker, open_worker
 from tests.models import (
@@ -120,7 +119,7 @@ def test_where_one_row_is_too_much_the_trial_cannot_be_trained(worker: Worker, r
     room_for(0)
     _, outcome = trained(worker, tiny_assignment())
     assert outcome.ending is Ending.INFEASIBLE
-    assert outcome.reason == "Out of memory on cpu in training with 1 of a batch's 8 texts at once, max_length 16."
+    assert outcome.reason == "Out of memory on cpu in training with 1 of a batch's 8 examples at once, max_length 16."
     assert outcome.micro_batch_size is None
 
 
@@ -186,7 +185,7 @@ def test_a_long_text_among_short_ones_does_not_keep_an_evaluation_from_its_end(w
     ids = np.full(lengths.sum(), 5)
     tokens = plain_tokens(ids, lengths, np.zeros_like(ids))
     with pytest.raises(OutOfMemoryInEvaluation):
-        worker._context.score(TokenizedSplit(tokens=tokens, targets=np.zeros(4, dtype=np.int64)))
+        worker._context.predict(TokenizedSplit(tokens=tokens, targets=np.zeros(4, dtype=np.int64)))
 
 
 def test_a_trial_begins_with_what_another_worker_came_to_and_never_with_more(worker: Worker) -> None:
@@ -196,7 +195,7 @@ def test_a_trial_begins_with_what_another_worker_came_to_and_never_with_more(wor
         assert (micro_batch.rows, outcome.micro_batch_size) == (begun_with, outcome_says)
 
 
-def test_rows_at_once_are_told_only_where_they_are_fewer_than_a_batch(worker: Worker) -> None:
+def test_a_micro_batch_size_is_reported_only_where_they_are_fewer_than_a_batch(worker: Worker) -> None:
     assert memory_key(tiny_hyperparameters(batch_size=4)) == memory_key(tiny_hyperparameters(batch_size=8))
     assert trained(worker, tiny_assignment(micro_batch_size=4))[1].micro_batch_size == 4
     assert trained(worker, tiny_assignment(tiny_hyperparameters(batch_size=4), trial=1))[1].micro_batch_size is None

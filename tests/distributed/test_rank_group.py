@@ -1,4 +1,4 @@
-"""Two real processes that train one trial give what one gives, and bear what befalls one of them."""
+"""Two real processes that train one trial give what one gives, and survive the faults of one."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,14 +10,14 @@ import torch
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
-from hpo.distributed.process_group import WORD_BYTES
+from hpo.distributed.process_group import VALUE_BYTES
 from hpo.files.weights import load_weights
 from hpo.messages import Action, Ending, Outcome, Report
-from hpo.training.randomness import dropout_seed
+from hpo.model.randomness import dropout_seed
 from hpo.training.run import Run
 from hpo.training.worker import Worker, open_worker
+from tests.distributed.rank_groups import PATIENCE, always_due, inject, opened_ranks
 from tests.models import stepped, tiny_assignment, tiny_hyperparameters, tiny_study, trained, write_texts
-from tests.training.rank_groups import PATIENCE, always_due, befall, opened_gang
 
 Weights = dict[str, torch.Tensor]
 
@@ -33,12 +33,12 @@ def odd_study(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Stud
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("gang")
+    return tmp_path_factory.mktemp("ranks")
 
 
 @pytest.fixture(scope="module")
 def pair(odd_study: StudyConfig, folder: Path) -> Iterator[tuple[Worker, list[SpawnProcess]]]:
-    with opened_gang(odd_study, folder / "files", folder) as (worker, others):
+    with opened_ranks(odd_study, folder / "files", folder) as (worker, others):
         yield worker, others
         # Closed in the middle of a trial, as when a search is told to end, it lets the others go.
         worker.admit(tiny_assignment())
@@ -52,9 +52,9 @@ def pair(odd_study: StudyConfig, folder: Path) -> Iterator[tuple[Worker, list[Sp
 def two(pair: tuple[Worker, list[SpawnProcess]], folder: Path) -> Iterator[Worker]:
     """The worker of two ranks. After the test both live, and train on as if nothing had been."""
     worker, others = pair
-    befall(folder, 0, "nothing")
+    inject(folder, 0, "nothing")
     yield worker
-    befall(folder, 0, "nothing")
+    inject(folder, 0, "nothing")
     assert others[0].is_alive()
     assert worker.idle
 
@@ -145,7 +145,7 @@ def test_decisions_are_those_of_rank_0(two: Worker) -> None:
     assert outcome.reason.startswith("Over its limit")
 
 
-def test_a_trial_that_is_given_up_leaves_the_ranks_free(two: Worker, alone: Worker) -> None:
+def test_a_trial_that_is_dropped_leaves_the_ranks_free(two: Worker, alone: Worker) -> None:
     two.admit(tiny_assignment())
     two.advance()
     two.drop(0)
@@ -161,7 +161,7 @@ def test_the_winner_is_scored_by_rank_0(two: Worker, alone: Worker, folder: Path
     assert load_weights(folder / "files", 0).keys() == two._context.model.network.state_dict().keys()
 
 
-def test_precision_and_probes_are_of_the_whole_gang(two: Worker, alone: Worker) -> None:
+def test_precision_and_probes_are_of_the_whole_group(two: Worker, alone: Worker) -> None:
     chosen = tiny_hyperparameters(**without_dropout())
     found, wanted = two.probe(chosen, 1), alone.probe(chosen, 1)
     assert found.first_loss == pytest.approx(wanted.first_loss, rel=1e-4)
@@ -200,14 +200,14 @@ def test_a_step_takes_two_exchanges_of_words_beside_its_sums(two: Worker, monkey
     stepped(two)
     with monkeypatch.context() as patched:
         patched.setattr(torch.distributed, "all_gather", noted)
-        patched.setattr("hpo.training.checkpoints.Checkpoints.is_due", lambda *_: False)
+        patched.setattr("hpo.files.checkpoints.Checkpoints.is_due", lambda *_: False)
         stepped(two)
         stepped(two)
-    assert exchanges == [WORD_BYTES] * 4
+    assert exchanges == [VALUE_BYTES] * 4
     two.drop(0)
 
 
-# -- what befalls one of them
+# -- faults of one rank
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -215,7 +215,7 @@ def test_out_of_memory_on_one_rank_lets_all_take_fewer_rows(rank: int, two: Work
     # Of a size of its own: later trials of that size begin with what this one came to.
     chosen = tiny_hyperparameters(**without_dropout(max_length=14 + rank))
     wanted, _ = trained(alone, tiny_assignment(chosen))
-    befall(folder, rank, "memory")
+    inject(folder, rank, "memory")
     found, outcome = trained(two, tiny_assignment(chosen))
     assert (outcome.ending, outcome.micro_batch_size) == (Ending.COMPLETED, 1)
     assert_close(found, wanted)
@@ -223,21 +223,21 @@ def test_out_of_memory_on_one_rank_lets_all_take_fewer_rows(rank: int, two: Work
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_without_room_for_one_row_the_trial_cannot_be_trained(rank: int, two: Worker, alone: Worker, folder: Path):
-    befall(folder, rank, "no-memory")
+    inject(folder, rank, "no-memory")
     chosen = tiny_hyperparameters(max_length=12 + rank)
     _, outcome = trained(two, tiny_assignment(chosen))
     assert outcome.ending is Ending.INFEASIBLE
     assert outcome.reason == (
-        f"Out of memory on cpu in training with 1 of a batch's 8 texts at once, max_length {12 + rank}."
+        f"Out of memory on cpu in training with 1 of a batch's 8 examples at once, max_length {12 + rank}."
     )
     assert not two.probe(chosen, 1).feasible
-    befall(folder, rank, "nothing")
+    inject(folder, rank, "nothing")
     compare(two, alone, tiny_assignment(tiny_hyperparameters(**without_dropout()), trial=1))
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_error_on_one_rank_is_the_trials(rank: int, two: Worker, alone: Worker, folder: Path) -> None:
-    befall(folder, rank, "error")
+    inject(folder, rank, "error")
     _, outcome = trained(two, tiny_assignment())
     where = "On rank 1: " if rank else ""
     assert (outcome.ending, outcome.reason) == (
@@ -246,16 +246,16 @@ def test_an_error_on_one_rank_is_the_trials(rank: int, two: Worker, alone: Worke
     )
     with pytest.raises(Exception, match="the rows of this rank are odd"):
         two.probe(tiny_hyperparameters(), 1)
-    befall(folder, rank, "nothing")
+    inject(folder, rank, "nothing")
     compare(two, alone, tiny_assignment(tiny_hyperparameters(**without_dropout()), trial=1))
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_what_is_no_number_on_one_rank_is_none_on_all(rank: int, two: Worker, alone: Worker, folder: Path) -> None:
-    befall(folder, rank, "nan")
+    inject(folder, rank, "nan")
     _, outcome = trained(two, tiny_assignment())
     assert outcome.ending is Ending.DIVERGED
-    befall(folder, rank, "nothing")
+    inject(folder, rank, "nothing")
     compare(two, alone, tiny_assignment(tiny_hyperparameters(**without_dropout()), trial=1))
 
 
@@ -278,10 +278,10 @@ def test_what_the_model_cannot_do_is_told_as_it_is(two: Worker) -> None:
     assert outcome.reason.startswith("max_length is 64, but the model reads at most 32 tokens")
 
 
-# -- cut, and gone on with
+# -- cut, and resumed
 
 
-def test_a_trial_goes_on_to_the_last_bit(two: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_resumes_to_the_last_bit(two: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     always_due(monkeypatch)
     assignment = tiny_assignment(tiny_hyperparameters(dropout=0.3, token_masking=0.2))
     expected, _ = trained(two, assignment)
@@ -296,7 +296,7 @@ def test_a_trial_goes_on_to_the_last_bit(two: Worker, monkeypatch: pytest.Monkey
         assert torch.equal(weight, wanted[name])
 
 
-def test_one_rank_goes_on_where_two_were_cut_and_says_so(two: Worker, odd_study: StudyConfig, folder: Path) -> None:
+def test_one_rank_resumes_where_two_were_cut_and_says_so(two: Worker, odd_study: StudyConfig, folder: Path) -> None:
     assignment = tiny_assignment(tiny_hyperparameters(**without_dropout()))
     expected, _ = trained(two, assignment)
     before, _ = trained(two, assignment, {500: Action.PAUSE})
@@ -314,7 +314,7 @@ def test_where_one_rank_cannot_read_the_checkpoint_all_begin_anew(
     expected, _ = trained(two, assignment)
     trained(two, assignment, {500: Action.PAUSE})
     with monkeypatch.context() as patched:
-        patched.setattr("hpo.training.checkpoints.Checkpoints.load", lambda _: None)
+        patched.setattr("hpo.files.checkpoints.Checkpoints.load", lambda _: None)
         found, outcome = trained(two, replace(assignment, attempt=2))
     assert outcome.resumed_examples == 0
     assert_equal(found, expected)

@@ -6,7 +6,7 @@ from transformers import AutoModelForSequenceClassification, FNetConfig, T5Confi
 
 from hpo.errors import ModelError
 from hpo.model.dropout import Dropouts
-from tests.training.architectures import ARCHITECTURES, tiny_network
+from tests.model.architectures import ARCHITECTURES, tiny_network
 
 INPUT = torch.tensor([[1, 5, 3, 9, 2, 6, 6, 8]])
 WITHOUT_LAYERS = ("llama", "qwen2")

@@ -1,4 +1,4 @@
-"""A trial's own random state, so that nothing outside it changes a bit of it, and it changes nothing outside."""
+"""Random state of a trial: its own generators, so that neither it nor what is outside changes the other."""
 
 from collections.abc import Sequence
 from types import TracebackType

@@ -1,0 +1,238 @@
+"""Checkpoints: the whole state of a trial in training, in files that are found out when torn or altered.
+
+Two files, each with a digest at its end, are written in turns: if one is damaged, the one before it is used. A
+checkpoint is used only for what it was made of: the same assignment, texts, model and precision. Writing and reading
+one takes no memory beside the live tensors: they are streamed to the disk, and mapped from it. Where the study has
+remote files, each is sent there once it is whole, and a trial resumes from the furthest sound one of both places.
+"""
+
+import hashlib
+import logging
+import pickle
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from hpo.files.disk import ToleratedFailures, refuse_full, remove_partial_files, replacing, why_not_written
+from hpo.files.trial_files import CHECKPOINT, TrialFiles, attempt_of, files_in, remove_files
+
+# Behind torch's archive, which is read from its front: how far the trial had come, and a digest of all before it.
+SEEN_BYTES = 8
+DIGEST_BYTES = 32
+READ_BYTES = 2**20
+MOST_OF_TIME = 0.03
+"""Share of the training time that checkpoints may take."""
+ASSUMED_BYTES_PER_SECOND = 100e6
+"""How fast a checkpoint is taken to be written, until one was."""
+SECONDS_TO_RETRY = 60.0
+"""Of training, after one that could not be written, or not be sent."""
+
+State = Mapping[str, Any]
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """Those of one attempt at a trial: when the next is due, and where they are."""
+
+    def __init__(self, files: TrialFiles, identity: str) -> None:
+        """Resume from none but one of this identity."""
+        self._files, self._identity, self._names = files, identity, checkpoint_names(files.attempt)
+        self._due: float | None = None
+        self._newest: Path | None = None
+        self._has_earlier = files.attempt > 1
+        """Whether those of earlier attempts may have a remote copy."""
+        self._failures = ToleratedFailures(f"No checkpoint was written to {files.folder}")
+
+    def is_due(self, seconds: float, tensor_bytes: int) -> bool:
+        """Return whether, after so many seconds of training, writing `tensor_bytes` costs little beside them."""
+        if self._due is None:
+            self._due = seconds + tensor_bytes / ASSUMED_BYTES_PER_SECOND / MOST_OF_TIME
+        return seconds >= self._due
+
+    def save(self, state: State, seconds: float) -> None:
+        """Write `state` over the older of the two, and send it; a failure is logged once, and the next is tried later.
+
+        Args:
+            state: tensors, numbers, strings, and lists and mappings of them; under `seen`, how far the trial has come.
+            seconds: of training so far.
+        """
+        began, before, is_sent = time.perf_counter(), self._newest, False
+        with self._failures.tolerated():
+            is_sent = self._files.remote.send(self._write(state))
+            if is_sent and self._has_earlier:
+                self._remove_earlier(before)
+        apart = (time.perf_counter() - began) / MOST_OF_TIME
+        self._due = seconds + (apart if is_sent else max(apart, SECONDS_TO_RETRY))
+
+    def load(self) -> State | None:
+        """Return the furthest sound checkpoint that is of this trial, its tensors mapped from the file; None without.
+
+        What is kept of a tensor must be a copy, or the file's room on the disk is not free until it is forgotten.
+        """
+        folder, remote = self._files.folder, self._files.remote
+        remove_partial_files(folder)
+        here = [(_seen(path), _read, path) for path in files_in(folder, CHECKPOINT)]
+        there = [
+            (remote.read(path, _seen_in, -1), self._fetched, path)
+            for path in sorted(remote.entries(folder))
+            if CHECKPOINT.fullmatch(path.name)
+        ]
+        # Of two that are as far the one that is here: the order of equal ones stays.
+        by_progress = sorted([*here, *there], key=lambda one: (_attempt(one[2]), one[0]), reverse=True)
+        for _, read, path in by_progress:
+            state = read(path) if _attempt(path) <= self._files.attempt else None
+            if state is not None and state["identity"] == self._identity:
+                self._newest = path
+                return state
+        return None
+
+    def remove(self) -> None:
+        """Remove those of all attempts, and what is left of files half written."""
+        remove_files(self._files.folder, CHECKPOINT)
+        self._files.remote.remove(self._files.folder, CHECKPOINT.fullmatch)
+
+    def release(self) -> None:
+        """Remove from the folder what was sent: the trial may resume elsewhere, and none would clear this disk."""
+        for name in self._names:
+            self._files.remote.release(self._files.folder / name)
+
+    def _remove_earlier(self, before: Path | None) -> None:
+        """Remove the remote copies of earlier attempts' files, but of the one before the newest."""
+        kept = None if before is None or before.name in self._names else before.name
+        self._files.remote.remove(self._files.folder, lambda name: self._is_earlier(name) and name != kept)
+        self._has_earlier = kept is not None
+
+    def _is_earlier(self, name: str) -> bool:
+        """Return whether a file is a checkpoint of an earlier attempt."""
+        return 0 < attempt_of(name, CHECKPOINT) < self._files.attempt
+
+    def _fetched(self, path: Path) -> State | None:
+        """Return what is in a file's remote copy; None without. It is mapped from a file without a name."""
+        fetched, remote = path.with_name(f"{path.name}.fetched.part"), self._files.remote
+        try:
+            return _read(fetched, remote.shown(path)) if remote.fetch(path, fetched) else None
+        finally:
+            fetched.unlink(missing_ok=True)
+
+    def _write(self, state: State) -> Path:
+        """Write the next file, and return it."""
+        folder = self._files.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        path = next(path for path in (folder / name for name in self._names) if path != self._newest)
+        earlier = [one for one in files_in(folder, CHECKPOINT) if self._is_earlier(one.name) and one != self._newest]
+        replaced = [*earlier, path] if path.exists() else earlier
+        freed = sum(one.stat().st_size for one in replaced)
+        refuse_full(folder.parent, _tensor_bytes(state), self._files.disk_gib, freed)
+        # Not written into: tensors may be mapped from it. Not kept until the new one is whole: that would be three.
+        for one in replaced:
+            one.unlink(missing_ok=True)
+        write_checkpoint(path, {"identity": self._identity, **state})
+        self._newest = path
+        return path
+
+
+def write_checkpoint(path: Path, state: State) -> None:
+    """Write `state` to a file, whole or not at all, without a copy of its tensors but one at a time of a GPU's.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replacing(path) as part, part.open("wb") as file:
+        hashed = _HashingFile(file)
+        try:
+            torch.save(state, hashed)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            # torch ends its archive even where the disk is full, and fails of that anew.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        hashed.write(state["seen"].to_bytes(SEEN_BYTES, "big"))
+        file.write(hashed.digest())
+
+
+def checkpoint_names(attempt: int) -> tuple[str, str]:
+    """Return the names of the two files that an attempt writes in turns."""
+    of = f"{attempt}-" if attempt > 1 else ""
+    return f"checkpoint-{of}a.pt", f"checkpoint-{of}b.pt"
+
+
+def _attempt(path: Path) -> int:
+    return attempt_of(path.name, CHECKPOINT)
+
+
+class _HashingFile:
+    """What torch writes an archive to: a file, and a digest of all that went into it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._hash = file, hashlib.sha256()
+
+    def write(self, content: bytes | memoryview) -> int:
+        self._hash.update(content)
+        return self._file.write(content)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def digest(self) -> bytes:
+        return self._hash.digest()
+
+
+def _tensor_bytes(value: Any) -> int:
+    """Return the bytes of all tensors in lists and mappings of lists and mappings."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return sum(map(_tensor_bytes, value.values()))
+    return sum(map(_tensor_bytes, value)) if isinstance(value, list | tuple) else 0
+
+
+def _seen(path: Path) -> int:
+    """Return how far the trial had come, as the end of a file says that may be damaged; -1 without."""
+    try:
+        with path.open("rb") as file:
+            return _seen_in(file)
+    except OSError:
+        return -1
+
+
+def _seen_in(file: IO[bytes]) -> int:
+    """Return how far the trial had come, as the end of an open file says; -1 where it is too short."""
+    end = file.seek(0, 2) - SEEN_BYTES - DIGEST_BYTES
+    if end < 0:
+        return -1
+    file.seek(end)
+    return int.from_bytes(file.read(SEEN_BYTES), "big")
+
+
+def _read(path: Path, shown: Path | str | None = None) -> State | None:
+    """Return what is in a file; None where it is not there, or not what was written, which is logged of `shown`."""
+    why = "is damaged, and is not used"
+    try:
+        if _is_sound(path):
+            state: State = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            return state
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        why = f"cannot be read: {why_not_written(error)}"
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        first = str(error).partition("\n")[0].rstrip(".")
+        why = f"is whole, but this version of torch does not read it: {first}"
+    logger.warning("The checkpoint %s %s.", shown or path, why)
+    return None
+
+
+def _is_sound(path: Path) -> bool:
+    """Return whether the digest at the end of a file is that of all before it."""
+    left = path.stat().st_size - DIGEST_BYTES
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(max(0, min(left, READ_BYTES))):
+            found.update(chunk)
+            left -= len(chunk)
+        return not left and file.read() == found.digest()

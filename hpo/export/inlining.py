@@ -110,6 +110,8 @@ class _Walk:
                 self._take(module, node.id)
             elif isinstance(node, ast.Attribute):
                 self.attributes.add(node.attr)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                self.attributes.add(node.value)  # It may be asked for by `getattr`.
 
     def _used(self, node: ast.AST) -> Iterator[ast.AST]:
         for child in ast.iter_child_nodes(self._entry(node) or node):

@@ -125,9 +125,10 @@ def _save(exported: Exported, config: StudyConfig, splits: Splits, part: Path) -
     task = task_of(config.task, splits)
     model = load_model(config.model, task, torch.device("cpu"))
     tensors = load_weights(part, exported.trial)
+    fitted = fitted_among(tensors)
     TrialModel(model, task, exported.hyperparameters, seed=0).load(tensors)
     network = _unquantized(model.network, config.model.gguf_file)
-    setattr(network.config, CONFIG_KEY, trained_model(exported, splits, task, fitted_among(tensors)))
+    setattr(network.config, CONFIG_KEY, trained_model(exported, splits, task, fitted))
     with quietly():
         network.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)

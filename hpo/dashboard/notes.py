@@ -16,7 +16,8 @@ ENDED = {"FAIL": "Failed", "PRUNED": "Pruned"}
 
 def study_note(data: ReportData) -> str:
     """Return the note of a study: the verdict, or what is not known yet; the configuration to take; what failed."""
-    return "\n\n".join([*_standing(data), *_configuration(data), *_advice(data), *_failures(data), SIGNED])
+    advice = ["### Advice", _listed(map(escaped, data.advice))] if data.advice else []
+    return "\n\n".join([*_standing(data), *_configuration(data), *advice, *_failures(data), SIGNED])
 
 
 def trial_notes(data: ReportData) -> dict[int, str]:
@@ -75,10 +76,6 @@ def _configuration(data: ReportData) -> list[str]:
         return searched
     scores = _table(("score", "value"), found.scores.values.items())
     return [f"### Trial {trial.number}", *searched, f"Scores on {found.source}:", scores]
-
-
-def _advice(data: ReportData) -> list[str]:
-    return ["### Advice", _listed(map(escaped, data.advice))] if data.advice else []
 
 
 def _failures(data: ReportData) -> list[str]:

@@ -1,10 +1,10 @@
 """Forest plot of a verdict: by how much the winner scores higher than default, other finalists and baselines."""
 
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from hpo.report.drawing import BLUE, GREY, empty_figure, named, plotly_text
 from hpo.report.report_data import ReportData
-from hpo.verdict.findings import Difference, Verdict
 from hpo.verdict.wording import amount, is_share
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ def differences(data: ReportData) -> "Figure | str":
         110 + 40 * len(found), xaxis={"title": title, "zeroline": True, "zerolinewidth": 2}, showlegend=False
     )
     for place, one in enumerate(found):
-        seeds = [scale * score for score in by_seed(verdict, one)]
+        scores = verdict.by_trial[one.trial].scores
+        # Around the difference, which is that of their mean.
+        seeds = [scale * (one.difference + score - fmean(scores)) for score in scores]
         figure.add_scatter(
             x=seeds, y=[place] * len(seeds), mode="markers", hoverinfo="x", marker={"color": GREY, "size": 6},
         )  # fmt: skip
@@ -43,10 +45,3 @@ def differences(data: ReportData) -> "Figure | str":
     )  # fmt: skip
     names = [plotly_text(one.against) for one in found]
     return figure.update_yaxes(**named(names), autorange="reversed")
-
-
-def by_seed(verdict: Verdict, one: Difference) -> list[float]:
-    """Return the difference for each seed of the winner; their mean is that of the verdict."""
-    winner = verdict.by_trial[one.trial]
-    mean = sum(winner.scores) / len(winner.scores)
-    return [one.difference + score - mean for score in winner.scores]

@@ -3,7 +3,7 @@
 import html
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from hpo.metrics.registry import limits_of
@@ -83,12 +83,6 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def spans_decades(values: Iterable[float]) -> bool:
-    """Return whether numbers are better seen on a logarithmic axis: all above 0, the largest 20 times the smallest."""
-    known = list(values)
-    return bool(known) and min(known) > 0 and max(known) / min(known) >= 20
-
-
 class Scale:
     """Values of one hyperparameter as places on an axis: numbers as they are, or their logarithms, others in a row."""
 
@@ -99,8 +93,9 @@ class Scale:
         """Names in their order along the axis; none where it is of numbers."""
         if len(numbers) < len(values):
             self.names = tuple(sorted({value_text(value) for value in values}))
-        self.logarithmic = not self.names and spans_decades(numbers)
         self.ends = (0.0, float(len(self.names) - 1)) if self.names else (min(numbers), max(numbers))
+        # Better seen so: all above 0, the largest 20 times the smallest.
+        self.logarithmic = not self.names and 0 < 20 * self.ends[0] <= self.ends[1]
 
     def place(self, value: object) -> float:
         """Return where `value` is: a number as it is, another value as the number of its name."""
@@ -111,7 +106,8 @@ class Scale:
 
     def share(self, value: object) -> float:
         """Return how far along the axis `value` is, from 0 to 1; 0.5 where all values are the same."""
-        low, high, here = (self._stretched(one) for one in (*self.ends, self.place(value)))
+        places = (*self.ends, self.place(value))
+        low, high, here = map(math.log, places) if self.logarithmic else places
         return 0.5 if high <= low else min(1.0, max(0.0, (here - low) / (high - low)))
 
     def axis(self) -> dict[str, Any]:
@@ -121,6 +117,3 @@ class Scale:
             room = [-0.5, len(shown) - 0.5]
             return {**named(shown), "type": "linear", "range": room}
         return dict(LOGARITHMIC) if self.logarithmic else {"type": "linear"}
-
-    def _stretched(self, place: float) -> float:
-        return math.log(place) if self.logarithmic else place

@@ -23,9 +23,6 @@ from hpo.store.results import TrialResult
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-Point = tuple[float, float, str]
-"""Place on both axes, and what is said when it is pointed at."""
-GAP = (None, None, "")
 DASHES = ("dot", "dashdot", "longdash")
 """Of the baselines' lines."""
 FAR_BELOW = 2.0
@@ -100,18 +97,20 @@ def _add_lines(
         return
     lines, lonely = ([told for told in curves if (len(told) > 1) == several] for several in (True, False))
     for mode, kept in (("lines", lines), ("markers", lonely)):
-        points = [point for told in kept for point in (*(_point(one) for one in told), GAP)][:-1]
+        points: list[tuple[float | None, float | None, str]] = []
+        for told in kept:
+            points += [
+                (one.rung / 10, one.score, f"trial {one.trial}, epoch {one.epoch:.2g}: {value_text(one.score)}")
+                for one in told
+            ]
+            points.append((None, None, ""))  # A gap.
         if points:
-            x, y, text = zip(*points, strict=True)
+            x, y, text = zip(*points[:-1], strict=True)
             figure.add_scatter(
                 x=x, y=y, text=text, hoverinfo="text", name=name, mode=mode, opacity=opacity,
                 line={"color": color, "width": width}, marker={"color": color},
                 legendgroup=name, showlegend=mode == "lines" or not lines,
             )  # fmt: skip
-
-
-def _point(one: Evaluation) -> Point:
-    return one.rung / 10, one.score, f"trial {one.trial}, epoch {one.epoch:.2g}: {value_text(one.score)}"
 
 
 def _finished(data: ReportData) -> list[tuple[float, TrialResult]]:

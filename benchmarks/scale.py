@@ -103,14 +103,13 @@ def dispatch(stores: Stores, short: bool) -> list[Figure]:
 
     So what a leader does in all grows as the workers do, and not as their square. Counted is all of a search, from the
     beginning, when all workers ask at once, to its tail: every verb, forecasts, files, and the dispatch's own loop; not
-    the carrier and what other processes do. In short the milliseconds are told alone: with few workers a trial pays for
-    more looks at what was asked for from outside.
+    the carrier and what other processes do.
     """
     counts = (WORKERS // 4, WORKERS) if short else (MANY_WORKERS // 4, MANY_WORKERS)
     few, many = (_searched(url, workers, short) for workers, url in zip(counts, stores.values(), strict=False))
     took, bar = f"{many:.0f} ms a trial", MOST_MILLISECONDS
     return [
-        Figure(name=f"{counts[1]:,} workers", measured=f"{took} (bar: {bar})", good=short or many < bar),
+        Figure(name=f"{counts[1]:,} workers", measured=f"{took} (bar: {bar})", good=many < bar),
         Figure(
             name=f"{counts[1]:,} workers for {counts[0]:,}",
             measured=f"{took} for {few:.0f} (bar: {MOST_GROWTH:g} times as much)", good=many < MOST_GROWTH * few,

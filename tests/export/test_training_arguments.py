@@ -235,7 +235,9 @@ def test_trainer_trains_several_labels_a_text_as_hpo_does(exported: Exported, tm
     model = exported.model.model_copy(update={"name": str(without_dropout(Path(exported.model.name), tmp_path / "m"))})
     keeping = exported.model_copy(update={"model": model, "confirmation": ConfirmationConfig(validation_share=0.5)})
     several = with_label_sets(keeping, tmp_path, rows=1500, data={"validation_fraction": 0.4})
-    chosen = with_values(several, learning_rate=1e-2, batch_size=16, epsilon=1e-4)
+    # A rung in per mille may lie a step behind the end of an epoch, so it is scored at the last alone.
+    ended = several.model_copy(update={"milestones": several.milestones[-1:]})
+    chosen = with_values(ended, learning_rate=5e-3, batch_size=16, epochs=1, epsilon=1e-4)
     said: list[str] = []
     train_into(tmp_path / "ours", chosen, compute_of(chosen), "train", said.append)
     begun = open_trainer(chosen, *study_and_splits(chosen, compute_of(chosen)))._context

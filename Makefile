@@ -34,7 +34,7 @@ format: $(VENV)/.dev
 docs: $(VENV)/.dev  ## the pages of docs that are made from the code
 	$(BIN)/python docs/make_pages.py
 
-benchmarks: $(VENV)/.dev  ## the figures of the README
+benchmarks: $(VENV)/.dev  ## the figures of docs/figures.md
 	$(BIN)/python benchmarks/step_overhead.py
 	$(BIN)/python benchmarks/store.py
 	for space in encoder encoder_small optimizers_and_schedules; do $(BIN)/python benchmarks/samplers.py --space $$space; done

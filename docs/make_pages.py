@@ -1,5 +1,7 @@
 """Writes the pages that say what the code says, such as vocabulary.md: `python docs/make_pages.py`."""
 
+import ast
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,8 @@ from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.schedules import SCHEDULES
 
 FOLDER = Path(__file__).parent
+SOURCE = FOLDER.parent / "hpo"
+MODULES = re.compile(r"(<!-- modules: made by make docs -->\n).*(<!-- end of modules -->)", re.DOTALL)
 STUDY_FILE_HEAD = """\
 # Study files
 
@@ -271,7 +275,35 @@ def _meaning(entry: Meaning) -> str:
             return f"refused, with what it is as `{entry.share}` on these texts{taken}"
 
 
+def architecture_page() -> str:
+    """Return the page on the architecture with its list of modules as they are now."""
+    text = (FOLDER / "architecture.md").read_text(encoding="utf-8")
+    return MODULES.sub(lambda found: f"{found[1]}\n{_modules()}\n{found[2]}", text)
+
+
+def _modules() -> str:
+    """Return a list of all modules, folder by folder, each with the first sentence of its docstring."""
+    folders = [SOURCE, *sorted(path.parent for path in SOURCE.rglob("*/__init__.py"))]
+    return "\n".join(f"{_section_of(folder)}{_table(('module', 'what it is'), _modules_in(folder))}" for folder in folders)
+
+
+def _section_of(folder: Path) -> str:
+    return f"### {folder.relative_to(SOURCE.parent)}\n\n{_purpose(folder / '__init__.py')}\n\n"
+
+
+def _modules_in(folder: Path) -> Iterator[Row]:
+    for path in sorted(folder.glob("*.py")):
+        if path.stem != "__init__":
+            yield f"`{path.name}`", _purpose(path)
+
+
+def _purpose(path: Path) -> str:
+    """Return the first line of a module's docstring."""
+    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
+
+
 PAGES: Mapping[Path, Callable[[], str]] = {
+    FOLDER / "architecture.md": architecture_page,
     FOLDER / "vocabulary.md": page,
     FOLDER / "study-file.md": study_file_page,
     FOLDER / "names.md": names_page,

@@ -1,4 +1,4 @@
-"""What the README shows is there: its commands, its make targets, its YAML, its flags."""
+"""README and the page of commands: their commands, make targets, YAML and flags are there."""
 
 import re
 from pathlib import Path
@@ -13,6 +13,8 @@ from hpo.space.search_space import SearchSpace
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+COMMANDS = (ROOT / "docs" / "commands.md").read_text()
+MOST_WORDS = 1500
 SECTIONS = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
 # The flags whose names users' scripts rely on.
 FLAGS = {
@@ -24,9 +26,13 @@ FLAGS = {
 
 def test_every_command_is_a_verb() -> None:
     verbs = get_command(app).commands  # type: ignore[attr-defined]
-    shown = set(re.findall(r"(?:^    |`)hpo ([a-z]+)", README, re.MULTILINE))
-    assert shown <= set(verbs)
-    assert set(verbs) <= shown, "every verb is shown"
+    shown = [set(re.findall(r"(?:^    |`)hpo ([a-z]+)", page, re.MULTILINE)) for page in (README, COMMANDS)]
+    assert shown[0] <= set(verbs)
+    assert shown[1] == set(verbs), "every verb is on the page of commands"
+
+
+def test_it_is_read_in_a_few_minutes() -> None:
+    assert len(README.split()) <= MOST_WORDS
 
 
 def test_every_make_target_is_one() -> None:
@@ -37,6 +43,9 @@ def test_every_make_target_is_one() -> None:
 def test_every_file_it_links_to_is_there() -> None:
     for link in re.findall(r"\]\(([^)h][^)]*)\)", README):
         assert (ROOT / link).exists(), link
+    for page in ("commands", "figures"):
+        for link in re.findall(r"\]\(([^)h][^)]*)\)", (ROOT / "docs" / f"{page}.md").read_text()):
+            assert (ROOT / "docs" / link).exists(), link
 
 
 @pytest.mark.parametrize("number", range(len(SECTIONS)))

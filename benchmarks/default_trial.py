@@ -1,7 +1,7 @@
 """Default trial of a study, in this checkout and in another: its seconds and evaluation's share of them, in pairs.
 
-MiniLM under the default of `encoder_small` on 600 BBC headlines, 150 for validation. Each checkout trains in a process of
-its own, in turns, so that whatever else the machine does slows both alike.
+MiniLM under the default of `encoder_small` on 600 BBC headlines, 150 for validation. Each checkout trains in a process
+of its own, in turns, so that whatever else the machine does slows both alike.
 
 Run: python benchmarks/default_trial.py --against CHECKOUT [--pairs 5]
 """
@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any
 
 import hpo
-from hpo.config.reading import read_model
+from hpo.config.parsing import read_model
 from hpo.config.study_file import StudyConfig
 from hpo.data.demo import demo_examples, demo_model_folder
 
@@ -66,8 +66,9 @@ def measured() -> Mapping[str, float]:
     spent = _timed_evaluation()
     with tempfile.TemporaryDirectory() as folder:
         results = hpo.run(_study(Path(folder)))
-    assert results.best is not None
-    return {"seconds": results.best.seconds, "share": sum(spent) / results.best.seconds}
+    seconds = results.best.seconds if results.best else None
+    assert seconds, "it has completed"
+    return {"seconds": seconds, "share": sum(spent) / seconds}
 
 
 def _timed_evaluation() -> list[float]:

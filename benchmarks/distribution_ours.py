@@ -76,7 +76,7 @@ def ray_tune(config: StudyConfig, splits: Splits, files: Path, *ends: Any) -> Ab
     """Open cluster workers of this kind."""
     set_up_ray()
     # As for any search: Ray reads when it is imported what was set up.
-    from hpo.runners.ray.carrier import open_ray_tune
+    from hpo.runners.ray.tune_carrier import open_ray_tune
 
     return open_ray_tune(config, splits, files, *ends, opener=open_noting)  # type: ignore[arg-type]
 

@@ -32,8 +32,8 @@ from hpo.runners.run import opened_workforce
 from hpo.runners.watcher import Watcher
 from hpo.search.coordinator import Coordinator
 from hpo.search.extremes import dearest
-from hpo.search.leading import leading
 from hpo.search.rungs import with_evaluation_defaults
+from hpo.search.study_opening import leading
 from hpo.space.space_file import space_of
 
 TRAIN, VALIDATION = 600, 150

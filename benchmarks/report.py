@@ -18,7 +18,7 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 from hpo.config.loading import load_config  # noqa: E402
 from hpo.config.study_file import StudyConfig  # noqa: E402
 from hpo.messages import Action, Assignment, Ending, Milestone, Report, Scores  # noqa: E402
-from hpo.search.leading import leading  # noqa: E402
+from hpo.search.study_opening import leading  # noqa: E402
 from hpo.space.space_file import space_of  # noqa: E402
 from tests.search.scripted import CPU, ended, report_at, rising  # noqa: E402
 

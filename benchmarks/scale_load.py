@@ -17,7 +17,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.messages import Action, Assignment, Capacity, Ending, Outcome, Report, Scores
 from hpo.runners.replay.curves import Curve, Point
 from hpo.search.coordinator import Coordinator
-from hpo.search.leading import leading
+from hpo.search.study_opening import leading
 from hpo.space.space_file import space_of
 
 WORKERS = 64

@@ -21,7 +21,7 @@ from sqlalchemy import event
 from hpo.config.loading import load_config
 from hpo.messages import Capacity, Ending, Outcome, Report, Scores
 from hpo.search.coordinator import Coordinator
-from hpo.search.leading import leading
+from hpo.search.study_opening import leading
 from hpo.space.search_space import SearchSpace
 
 RUNGS = (125, 500, 1000)

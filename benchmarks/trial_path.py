@@ -21,7 +21,7 @@ from typing import Any
 from unittest.mock import patch
 
 import hpo
-from hpo.config.reading import read_model
+from hpo.config.parsing import read_model
 from hpo.config.study_file import StudyConfig
 from hpo.search.coordinator import Coordinator
 
@@ -127,7 +127,7 @@ def _recorded(folder: Path) -> Iterator[None]:
             yield
         finally:
             sys.setprofile(None)
-            threading.setprofile(None)  # type: ignore[arg-type]
+            threading.setprofile(None)
 
 
 def _acts(path: Path, first_lines: set[int]) -> bool:

@@ -29,7 +29,7 @@ from hpo.config.other_names import (
     Meaning,
     Unsupported,
 )
-from hpo.config.reading import section
+from hpo.config.parsing import section
 from hpo.config.study_file import SearchConfig, StudyConfig
 from hpo.data.readers.formats import FORMATS
 from hpo.data.readers.text_files import COMPRESSIONS
@@ -284,7 +284,9 @@ def architecture_page() -> str:
 def _modules() -> str:
     """Return a list of all modules, folder by folder, each with the first sentence of its docstring."""
     folders = [SOURCE, *sorted(path.parent for path in SOURCE.rglob("*/__init__.py"))]
-    return "\n".join(f"{_section_of(folder)}{_table(('module', 'what it is'), _modules_in(folder))}" for folder in folders)
+    return "\n".join(
+        f"{_section_of(folder)}{_table(('module', 'what it is'), _modules_in(folder))}" for folder in folders
+    )
 
 
 def _section_of(folder: Path) -> str:

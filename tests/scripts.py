@@ -11,7 +11,7 @@ from typing import Any
 from hpo.config.study_file import TaskConfig
 from hpo.data.splits import splits_of
 from hpo.export.configs import to_json
-from hpo.export.exported import Exported
+from hpo.export.exported_file import Exported
 from hpo.export.python_script import content_of_script, script
 from hpo.export.retraining import compute_of
 from tests.models import write_label_sets

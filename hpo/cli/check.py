@@ -15,7 +15,7 @@ from hpo.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hpo.runners.check.check import Check
-    from hpo.runners.check.forecast import Probed
+    from hpo.runners.check.search_forecast import Probed
 
 
 @options.with_study_options()

@@ -7,7 +7,7 @@ from rich.table import Table
 from hpo.cli.tables import console, table_of
 from hpo.config.times import humanized
 from hpo.runners.check.check import Check
-from hpo.runners.check.forecast import Probed
+from hpo.runners.check.search_forecast import Probed
 from hpo.runners.check.warnings import size
 
 SHOWN = ("method", "optimizer", "batch_size", "max_length", "kept_layers", "epochs", "data_fraction")

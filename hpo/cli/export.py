@@ -41,9 +41,9 @@ def export(
 ) -> None:
     """Write the configuration to take to a file, or to standard output where no --output is given."""
     from hpo.config.overrides import apply_override
-    from hpo.config.reading import read_model
+    from hpo.config.parsing import read_model
     from hpo.export.configs import best_configuration
-    from hpo.export.exported import MOVABLE, Exported
+    from hpo.export.exported_file import MOVABLE, Exported
     from hpo.export.writing import check_writable, write_text
     from hpo.store.results import read_search
 
@@ -101,9 +101,9 @@ def _files(content: dict[str, Any], format_: str) -> tuple[list[_File], list[str
         return [_File(configs.to_yaml(content), configs.MARK)], []
     if format_ == "json":
         return [_File(configs.to_json(content), configs.JSON_MARK)], []
-    from hpo.config.reading import read_model
+    from hpo.config.parsing import read_model
     from hpo.export import python_script, training_arguments
-    from hpo.export.exported import Exported
+    from hpo.export.exported_file import Exported
 
     exported = read_model(Exported, content, "the configuration")
     if format_ == "python":

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from hpo.cli import options
-from hpo.config.reading import parse_yaml, read_yaml_mapping
+from hpo.config.parsing import parse_yaml, read_yaml_mapping
 from hpo.errors import ConfigurationError
 
 

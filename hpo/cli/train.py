@@ -26,7 +26,7 @@ def reproduce(
     words: Words, threads: options.Threads = None, device: options.Device = None, as_json: options.Json = False
 ) -> None:
     """Train an exported configuration again, and say whether it gives its score; exit code 1 where it does not."""
-    from hpo.export.exported import read_exported
+    from hpo.export.exported_file import read_exported
     from hpo.export.reproduction import differences_from_search, reproduction_of
     from hpo.export.retraining import compute_of, open_trainer, retrain, study_and_splits
     from hpo.runners.run import installed_versions
@@ -54,7 +54,7 @@ def train(
     device: options.Device = None,
 ) -> None:
     """Train the final model by an exported configuration, into a folder that `from_pretrained` opens."""
-    from hpo.export.exported import read_exported
+    from hpo.export.exported_file import read_exported
     from hpo.export.model_folder import train_into
     from hpo.export.retraining import compute_of
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import ConfigDict, Field, ValidationInfo, create_model, field_validator, model_validator
 
-from hpo.config.reading import Typed, read_model
+from hpo.config.parsing import Typed, read_model
 from hpo.errors import ConfigurationError, SpaceError
 
 MethodName = Literal["full", "top_layers", "head"]

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from hpo.config.naming import meaning, metric_note, metric_of, study_key, study_value
 from hpo.config.other_names import STUDY_VALUES, Alias
 from hpo.config.overrides import FIELDS, alias_note, apply_override, find_path, has_path, meant_path, merge, set_path
-from hpo.config.reading import dotted_keys, read_model, read_yaml_mapping, section
+from hpo.config.parsing import dotted_keys, read_model, read_yaml_mapping, section
 from hpo.config.study_file import StudyConfig
 from hpo.config.sweep_file import Sweep, read_sweep
 from hpo.errors import ConfigurationError, Mistakes

@@ -7,7 +7,7 @@ from typing import Any
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.naming import known_name, meaning, study_key
 from hpo.config.other_names import ACCUMULATION, Alias
-from hpo.config.reading import parse_yaml
+from hpo.config.parsing import parse_yaml
 from hpo.errors import ConfigurationError, misspelt, nearest, without_credentials
 from hpo.space.space_file import read_space
 

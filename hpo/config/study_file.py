@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from hpo.config.hyperparameters import OneOrMore
-from hpo.config.reading import Typed
+from hpo.config.parsing import Typed
 from hpo.config.study_names import checked_study_name
 from hpo.config.tasks import TASK_FACTS, unused_sentence
 from hpo.config.times import parse_duration, parse_moment

@@ -15,7 +15,7 @@ from hpo.report.figures import FIGURES
 from hpo.report.report_data import ReportData, read_report_data
 from hpo.search.leases import leader_of
 from hpo.store.database import Database
-from hpo.store.leases import read_lease
+from hpo.store.lease_rows import read_lease
 from hpo.store.optuna_adapter import StudyModel
 from hpo.store.rows import StudyRows
 from hpo.store.tables import events

@@ -10,15 +10,15 @@ from statistics import stdev
 from typing import Any
 
 from hpo.config.hyperparameters import ADDED_LATER, Hyperparameters
-from hpo.config.reading import parse_yaml, read_model, write_yaml
+from hpo.config.parsing import parse_yaml, read_model, write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.export.writing import begins_with
 from hpo.search.rungs import trial_milestones
 from hpo.space.search_space import SearchSpace
 from hpo.store.results import StudyResults, TrialResult
+from hpo.verdict.as_json import verdict_to_plain
 from hpo.verdict.findings import Interval, Verdict
-from hpo.verdict.plain import verdict_to_plain
 from hpo.verdict.single_scores import interval_of_test, under_another_seed
 
 SCHEMA_VERSION = 1

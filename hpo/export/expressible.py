@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import ConfigurationError
-from hpo.export.exported import Exported
+from hpo.export.exported_file import Exported
 
 Test = Callable[[Hyperparameters], bool]
 

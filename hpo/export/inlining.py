@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from itertools import compress, groupby
 from pathlib import Path
 
-PLAIN = ("hpo.config.hyperparameters", "hpo.config.study_file", "hpo.export.exported")
+PLAIN = ("hpo.config.hyperparameters", "hpo.config.study_file", "hpo.export.exported_file")
 """Modules whose classes are namespaces in the file: what they hold, it reads from JSON."""
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from hpo.config.reading import write_yaml
-from hpo.export.exported import Exported
+from hpo.config.parsing import write_yaml
+from hpo.export.exported_file import Exported
 from hpo.messages import Scores
 
 FRONT_MATTER = """\

@@ -14,7 +14,7 @@ from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.sources import Examples
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError, TrainingError
-from hpo.export.exported import Exported
+from hpo.export.exported_file import Exported
 from hpo.export.model_card import model_card
 from hpo.export.prediction import CONFIG_KEY, trained_model
 from hpo.export.retraining import Say, open_trainer, retrain, study_and_splits

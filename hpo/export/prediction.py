@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from hpo.config.overrides import apply_override
-from hpo.config.reading import Typed, read_model
+from hpo.config.parsing import Typed, read_model
 from hpo.config.study_file import ComputeConfig, DataConfig, ModelConfig
 from hpo.config.tasks import TASK_FACTS
 from hpo.data.readers.table import as_unicode
@@ -21,7 +21,7 @@ from hpo.data.sources import UnlabelledExamples, read_texts
 from hpo.data.splits import Splits
 from hpo.data.tokenization import TokenizedSplit, tokenize
 from hpo.errors import ConfigurationError, DataError
-from hpo.export.exported import Exported
+from hpo.export.exported_file import Exported
 from hpo.messages import Precision
 from hpo.model.pretrained import load_model
 from hpo.tasks.registry import TASKS

@@ -6,7 +6,7 @@ The script is `train_script.py`, the rules of hpo that this configuration goes b
 import re
 from typing import Any
 
-from hpo.export.exported import Exported
+from hpo.export.exported_file import Exported
 from hpo.export.expressible import only, refuse_inexpressible
 from hpo.export.inlining import inlined
 

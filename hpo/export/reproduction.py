@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hpo.config.reading import differences
-from hpo.export.exported import Exported
+from hpo.config.parsing import differences
+from hpo.export.exported_file import Exported
 
 IDLE = ("optuna:", "sqlalchemy:")
 """Recorded packages that have no part in a training."""

@@ -8,7 +8,7 @@ from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.readers.locations import is_missing
 from hpo.data.splits import Splits, splits_of
 from hpo.errors import ConfigurationError, DataError, TrainingError
-from hpo.export.exported import Exported
+from hpo.export.exported_file import Exported
 from hpo.messages import Action, Assignment, Ending, Progress, Report
 from hpo.training.worker import Worker, open_worker, train
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.export.exported import Exported
+from hpo.export.exported_file import Exported
 from hpo.export.expressible import Field, only, refuse_inexpressible, study_wide
 
 Arguments = dict[str, Any]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from hpo.config.reading import write_yaml
+from hpo.config.parsing import write_yaml
 from hpo.report import tables
 from hpo.report.drawing import value_text
 from hpo.report.figures import FIGURES

@@ -91,8 +91,8 @@ def read_report_data(database: Database, name: str | None = None) -> ReportData:
     """
     from hpo.search.leases import leader_of
     from hpo.verdict.advice import advice
-    from hpo.verdict.audit import audit_of_pruning
     from hpo.verdict.judgement import verdict_on
+    from hpo.verdict.pruning_audit import audit_of_pruning
 
     results = read_search(database, name)
     audit = audit_of_pruning(results)

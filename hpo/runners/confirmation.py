@@ -19,13 +19,13 @@ from hpo.runners.workforce import Workforce
 from hpo.search.budget import Limits, budget_warning
 from hpo.search.confirmation_runs import ConfirmationRuns, Entrant
 from hpo.search.coordinator import Coordinator
-from hpo.search.leading import leading
+from hpo.search.study_opening import leading
 from hpo.space.search_space import SearchSpace
 from hpo.store.results import StudyResults
 from hpo.store.studies import confirmation_of
 from hpo.tasks.registry import TASKS
 from hpo.training.context import CONFIRMATION
-from hpo.verdict.race import Race, most_runs
+from hpo.verdict.seed_race import Race, most_runs
 
 AMPLY = 1.2
 OPENING_SECONDS = 3.0

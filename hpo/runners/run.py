@@ -40,10 +40,10 @@ from hpo.search.budget import limits_of, needed_budget
 from hpo.search.coordinator import Coordinator
 from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.extremes import dearest
-from hpo.search.leading import leading
 from hpo.search.preflight import demands_of, refuse_counts, refuse_unfit_search, search_notes, space_of_study
 from hpo.search.rungs import with_evaluation_defaults
 from hpo.search.samplers import sampler_of
+from hpo.search.study_opening import leading
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import open_database, sqlite_path
 from hpo.store.results import StudyResults, read_results
@@ -52,7 +52,7 @@ from hpo.store.study_store import refuse_other_semantics
 from hpo.training.device import unseen_gpu_warning
 from hpo.training.worker import Worker
 from hpo.verdict.judgement import verdict_on
-from hpo.verdict.race import Race, race_of
+from hpo.verdict.seed_race import Race, race_of
 
 WorkforceOpener = Callable[[StudyConfig, Splits, Path, Callable[[], bool]], AbstractContextManager[Workforce]]
 OPENERS: Mapping[str, WorkforceOpener] = {"inline": open_inline, "processes": open_processes, "ray_tune": open_ray_tune}

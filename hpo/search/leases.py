@@ -14,7 +14,7 @@ import psutil
 
 from hpo.errors import StoreError, StudyLedError
 from hpo.store.database import Database
-from hpo.store.leases import LeaseRecord, lock_lease, renew_lease, take_lease
+from hpo.store.lease_rows import LeaseRecord, lock_lease, renew_lease, take_lease
 from hpo.store.rows import StudyRows
 from hpo.store.study_store import StudyStore
 

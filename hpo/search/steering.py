@@ -20,7 +20,7 @@ from hpo.space.parameters import Parameter
 from hpo.space.relative_rate import base_rate
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import Database
-from hpo.store.leases import LeaseRecord, lock_lease
+from hpo.store.lease_rows import LeaseRecord, lock_lease
 from hpo.store.studies import chosen_study, confirmation_of, study_names
 from hpo.store.study_store import StudyStore, refuse_other_semantics
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from hpo.config.hyperparameters import Hyperparameters, resolved
-from hpo.config.reading import read_model
+from hpo.config.parsing import read_model
 from hpo.errors import Mistakes, SpaceError, nearest
-from hpo.space.coherence import check_together
-from hpo.space.counts import CountParameter
+from hpo.space.consistency import check_together
 from hpo.space.domains import Choice, Constant, Number, Value, is_number
 from hpo.space.enumeration import all_combinations, cases, number_of_combinations
 from hpo.space.parameters import Parameter, read_parameters
+from hpo.space.step_counts import CountParameter
 from hpo.space.translation import translated
 
 if TYPE_CHECKING:

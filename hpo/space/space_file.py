@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpo.config.reading import read_yaml_mapping
+from hpo.config.parsing import read_yaml_mapping
 from hpo.errors import SpaceError, nearest
 from hpo.space.search_space import SearchSpace
 

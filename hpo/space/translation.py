@@ -20,8 +20,8 @@ from hpo.config.other_names import (
     Unsupported,
 )
 from hpo.errors import Mistakes, SpaceError
-from hpo.space.counts import CountParameter, listed
 from hpo.space.domains import as_yaml, is_number
+from hpo.space.step_counts import CountParameter, listed
 
 _FIELDS = Hyperparameters.model_fields
 _OFF = (None, False, "none", "None", "no")

@@ -12,8 +12,8 @@ from hpo.metrics.registry import limits_of
 from hpo.store.results import ConfirmingRun, StudyResults
 from hpo.verdict.comparison import Runs, difference, interval_of
 from hpo.verdict.findings import BaselineScore, Confirmed, Difference, Verdict
-from hpo.verdict.race import NO_SCORE, Race, RaceState, distinct
 from hpo.verdict.recommendation import Recommendation, SearchScores, recommend
+from hpo.verdict.seed_race import NO_SCORE, Race, RaceState, distinct
 from hpo.verdict.wording import sentences
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from hpo.verdict.comparison import COVERAGE, Runs, SeedNoise, difference, seed_noise
 from hpo.verdict.findings import Interval
-from hpo.verdict.race import NO_SCORE, Race, RaceState, winner_of
+from hpo.verdict.seed_race import NO_SCORE, Race, RaceState, winner_of
 from hpo.verdict.selection_bias import ScoreNoise, deviation_over_rows, simulated_selection_bias
 
 LIKELY = 0.9

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.config.reading import differences
+from hpo.config.parsing import differences
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpo.config.extras import EXTRAS, refuse_missing
-from hpo.config.reading import read_model
+from hpo.config.parsing import read_model
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError
 from hpo.search.preflight import refuse_unfit_search

@@ -18,7 +18,7 @@ from hpo.config.hyperparameters import (
     Refusal,
     ScheduleName,
 )
-from hpo.config.reading import parse_yaml, read_model, write_yaml
+from hpo.config.parsing import parse_yaml, read_model, write_yaml
 from hpo.errors import ConfigurationError
 
 NAMES: dict[str, tuple[str, ...]] = {

@@ -24,7 +24,7 @@ from hpo.config.other_names import (
     Alias,
     Unsupported,
 )
-from hpo.config.reading import dotted_keys, write_yaml
+from hpo.config.parsing import dotted_keys, write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, SpaceError
 from hpo.metrics.registry import METRICS as SCORES

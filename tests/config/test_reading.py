@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.config.reading import parse_yaml, read_yaml_mapping, write_yaml
+from hpo.config.parsing import parse_yaml, read_yaml_mapping, write_yaml
 from hpo.errors import ConfigurationError
 
 scalars = (

@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from hpo.config.loading import load_config, load_study
-from hpo.config.reading import parse_yaml, write_yaml
+from hpo.config.parsing import parse_yaml, write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError
 from hpo.search.pruners import build_pruner

@@ -9,7 +9,7 @@ import torch
 from hpo.config.loading import load_config
 from hpo.config.study_file import StudyConfig
 from hpo.export.configs import configuration_of, to_yaml
-from hpo.export.exported import Exported
+from hpo.export.exported_file import Exported
 from hpo.runners.run import run
 from hpo.store.results import StudyResults
 from tests.models import save_tiny_bert, write_texts

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hpo.config.reading import write_yaml
+from hpo.config.parsing import write_yaml
 from hpo.config.study_file import StudyConfig
-from hpo.export.exported import read_exported
+from hpo.export.exported_file import read_exported
 from hpo.store.results import StudyResults
 from tests.command_line import Hpo
 from tests.export.conftest import SPACE

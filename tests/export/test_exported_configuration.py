@@ -14,19 +14,19 @@ import pytest
 
 from hpo.config.hyperparameters import ADDED_LATER
 from hpo.config.loading import load_config
-from hpo.config.reading import parse_yaml
+from hpo.config.parsing import parse_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.export.configs import best_configuration, configuration_of, to_json, to_yaml
-from hpo.export.exported import Exported, read_exported
+from hpo.export.exported_file import Exported, read_exported
 from hpo.messages import Assignment, HeldOutEvaluation, Milestone, Scores
 from hpo.search.rungs import trial_milestones
 from hpo.space.space_file import space_of
 from hpo.store.database import open_database
 from hpo.store.results import StudyResults, read_results
 from hpo.store.results import TestEvaluation as Look
+from hpo.verdict.as_json import verdict_to_plain
 from hpo.verdict.findings import Confirmed, Interval, Verdict
-from hpo.verdict.plain import verdict_to_plain
 
 
 def verdict(recommended: int) -> Verdict:

@@ -22,8 +22,8 @@ from hpo.config.study_file import EvaluationConfig, ModelConfig, TaskConfig
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError, TrainingError
 from hpo.export import model_folder
-from hpo.export.exported import Exported, ExportedConfirmation
-from hpo.export.exported import ExportedTest as Look
+from hpo.export.exported_file import Exported, ExportedConfirmation
+from hpo.export.exported_file import ExportedTest as Look
 from hpo.export.model_card import model_card, written
 from hpo.export.model_folder import _unquantized, atomic_folder, final_training, train_into
 from hpo.export.retraining import compute_of, study_and_splits

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
 from hpo.config.study_file import ModelConfig
-from hpo.export.exported import Exported
+from hpo.export.exported_file import Exported
 from hpo.export.model_folder import train_into
 from hpo.export.retraining import compute_of, open_trainer, study_and_splits
 from hpo.model.pretrained import load_model

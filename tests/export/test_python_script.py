@@ -16,7 +16,7 @@ from hpo.config.study_file import ConfirmationConfig, EvaluationConfig
 from hpo.config.tasks import TASK_FACTS
 from hpo.data.splits import splits_of
 from hpo.errors import ConfigurationError
-from hpo.export.exported import Exported
+from hpo.export.exported_file import Exported
 from hpo.export.inlining import inlined
 from hpo.export.model_folder import train_into
 from hpo.export.python_script import FIELDS, content_of_script, script

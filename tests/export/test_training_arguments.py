@@ -21,7 +21,7 @@ from hpo.config.hyperparameters import Hyperparameters, OptimizerName, ScheduleN
 from hpo.config.study_file import ConfirmationConfig
 from hpo.data.batching import training_batches
 from hpo.errors import ConfigurationError
-from hpo.export.exported import Exported
+from hpo.export.exported_file import Exported
 from hpo.export.model_folder import train_into
 from hpo.export.retraining import compute_of, open_trainer, study_and_splits
 from hpo.export.training_arguments import FIELDS, OPTIMIZERS, SCHEDULES, left_to_do, to_training_arguments

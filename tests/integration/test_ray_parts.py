@@ -16,8 +16,8 @@ import ray  # noqa: E402
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group  # noqa: E402
 
 from hpo.runners.ray import cluster_worker  # noqa: E402
-from hpo.runners.ray.carrier import TuneCarrier  # noqa: E402
-from hpo.runners.ray.cluster import machines_of_cluster  # noqa: E402
+from hpo.runners.ray.connection import machines_of_cluster  # noqa: E402
+from hpo.runners.ray.tune_carrier import TuneCarrier  # noqa: E402
 
 PARKED = 1200
 pytestmark = pytest.mark.timeout(180)

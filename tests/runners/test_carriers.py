@@ -37,7 +37,7 @@ def begun(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         from hpo.runners.ray.setup import set_up_ray
 
         set_up_ray()
-        from hpo.runners.ray.carrier import open_ray_tune
+        from hpo.runners.ray.tune_carrier import open_ray_tune
 
         opened = open_ray_tune(config, splits, folder, opener=open_counting)
     with opened as workforce:

@@ -12,7 +12,7 @@ from hpo.data.splits import Splits, split_examples
 from hpo.messages import Probe
 from hpo.metrics.selection import resolve_metric
 from hpo.runners.check import warnings
-from hpo.runners.check.forecast import Forecast, Probed, final_evaluation_seconds
+from hpo.runners.check.search_forecast import Forecast, Probed, final_evaluation_seconds
 
 GIB = 2**30
 FULL, HEAD = Hyperparameters(epochs=6), Hyperparameters(method="head", epochs=2)

@@ -17,8 +17,8 @@ from hpo.distributed.rank_group import RankInfo
 from hpo.errors import ConfigurationError, ModelError, TrainingError
 from hpo.messages import Decision, Ending, Outcome, Report
 from hpo.runners.processes.carrier import open_processes, runner_of
-from hpo.runners.processes.child import environment_of
 from hpo.runners.processes.protocol import Arrived
+from hpo.runners.processes.worker_handle import environment_of
 from hpo.runners.processes.worker_specs import WorkerSpec, worker_specs_of, workers_of
 from hpo.runners.run import run
 from hpo.runners.watcher import Watcher

@@ -21,8 +21,8 @@ from hpo.data.splits import Splits, load_splits
 from hpo.errors import ModelError, NoResultError, StoreError, TrainingError
 from hpo.messages import Action, Assignment, Begun, Capacity, Decision, Ending, Outcome, Progress, Report
 from hpo.runners.processes.carrier import ProcessCarrier, open_processes
-from hpo.runners.processes.child import Child
 from hpo.runners.processes.protocol import Opener, StudySetup
+from hpo.runners.processes.worker_handle import Child
 from hpo.runners.remote_workforce import RemoteWorkforce
 from hpo.runners.workforce import LossCause, WorkerLost, WorkerMessage
 from hpo.training.worker import open_worker
@@ -349,7 +349,7 @@ def test_what_the_first_worker_refuses_is_raised_here(opened: Opened) -> None:
 def test_a_first_worker_that_dies_at_every_start_is_told_in_a_sentence(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo.runners.processes.child.BOOTSTRAP", "raise SystemExit(3)")
+    monkeypatch.setattr("hpo.runners.processes.worker_handle.BOOTSTRAP", "raise SystemExit(3)")
     with (
         pytest.raises(
             TrainingError,
@@ -387,7 +387,7 @@ def test_where_no_process_can_be_had_a_worker_is_done_without(opened: Opened, mo
         raise OSError(12, "Cannot allocate memory")
 
     with opened(workers=2) as workforce:
-        monkeypatch.setattr("hpo.runners.processes.child.Popen", no_memory)
+        monkeypatch.setattr("hpo.runners.processes.worker_handle.Popen", no_memory)
         workforce.begin("fp32")
         reason = "The worker cpu-1 is lost. Its process cannot be started: Cannot allocate memory."
         unfit = WorkerLost(cause=LossCause.UNUSABLE, reason=f"{reason} It was so at 3 starts in a row.")

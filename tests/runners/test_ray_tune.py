@@ -20,8 +20,11 @@ set_up_ray()
 from ray.exceptions import AuthenticationError, RayTaskError  # noqa: E402
 
 from hpo.config.study_file import ComputeConfig  # noqa: E402
-from hpo.runners.ray import carrier as tune_carrier  # noqa: E402
-from hpo.runners.ray import cluster, cluster_worker  # noqa: E402
+from hpo.runners.ray import (  # noqa: E402
+    cluster_worker,
+    connection,
+    tune_carrier,
+)
 from hpo.runners.workforce import WorkerLost  # noqa: E402
 
 
@@ -99,27 +102,27 @@ def test_a_cluster_that_cannot_be_joined_is_refused_in_a_sentence(
     def init(**_: object) -> None:
         raise error
 
-    monkeypatch.setattr(cluster.ray, "init", init)
-    with pytest.raises(ConfigurationError, match="There is no Ray cluster at"), cluster.joined_cluster(None):
+    monkeypatch.setattr(connection.ray, "init", init)
+    with pytest.raises(ConfigurationError, match="There is no Ray cluster at"), connection.joined_cluster(None):
         raise AssertionError
 
 
 @pytest.mark.parametrize("asked", [None, "auto", "127.0.0.1:6379", "localhost:6379"])
 def test_a_process_that_is_part_of_a_cluster_stays_there(monkeypatch: pytest.MonkeyPatch, asked: str | None) -> None:
-    monkeypatch.setattr(cluster, "refuse_unusable_address", lambda _: None)
-    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(cluster.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:6379"))
-    with cluster.joined_cluster(asked):
+    monkeypatch.setattr(connection, "refuse_unusable_address", lambda _: None)
+    monkeypatch.setattr(connection.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(connection.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:6379"))
+    with connection.joined_cluster(asked):
         pass
 
 
 @pytest.mark.parametrize("asked", ["127.0.0.1:6380", "10.0.0.1:6379", "nowhere.invalid:6379"])
 def test_a_process_that_is_part_of_a_cluster_joins_no_other(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
-    monkeypatch.setattr(cluster, "refuse_unusable_address", lambda _: None)
-    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(cluster.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:6379"))
+    monkeypatch.setattr(connection, "refuse_unusable_address", lambda _: None)
+    monkeypatch.setattr(connection.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(connection.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:6379"))
     said = f"ray_address is {asked}, but this process is part of the cluster at 127.0.0.1:6379 already"
-    with pytest.raises(ConfigurationError, match=said), cluster.joined_cluster(asked):
+    with pytest.raises(ConfigurationError, match=said), connection.joined_cluster(asked):
         pass
 
 

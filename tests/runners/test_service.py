@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hpo.errors import ModelError
-from hpo.runners.processes import service
+from hpo.runners.processes import worker_process as service
 from hpo.runners.processes.protocol import OpenFailed, Start
 from hpo.runners.workforce import Note
 

@@ -17,7 +17,7 @@ from hpo.messages import Action, Assignment, Decision, Ending, Outcome
 from hpo.metrics.metric import SelectionMetric
 from hpo.metrics.own_metric import OwnMetric
 from hpo.runners.processes.protocol import Answer, Call, End, Recycle
-from hpo.runners.processes.service import Inbox, MessageSender, Service
+from hpo.runners.processes.worker_process import Inbox, MessageSender, Service
 from tests.models import tiny_assignment
 from tests.runners.openers import SENTENCE, Counting
 

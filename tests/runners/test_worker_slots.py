@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from hpo.messages import Action, Assignment, Begun, Capacity, Decision, Ending, Outcome
 from hpo.runners.dispatch import Dispatch
-from hpo.runners.processes.service import Inbox, Service
+from hpo.runners.processes.worker_process import Inbox, Service
 from hpo.runners.run import run
 from hpo.runners.watcher import Watcher
 from hpo.runners.workforce import LossCause, WorkerLost, WorkerMessage

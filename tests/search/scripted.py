@@ -12,7 +12,7 @@ from hpo.config.loading import load_config
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Action, Assignment, Capacity, Ending, Milestone, Outcome, Report, Scores
 from hpo.search.coordinator import Coordinator
-from hpo.search.leading import leading
+from hpo.search.study_opening import leading
 from hpo.space.search_space import SearchSpace
 
 CPU = Capacity(worker="scripted-0", device="cpu")

@@ -10,8 +10,8 @@ from hpo.errors import StudyMismatchError
 from hpo.messages import Assignment, Ending
 from hpo.search.coordinator import Coordinator
 from hpo.search.endings import MAX_LOST_RUNS
-from hpo.search.leading import leading
 from hpo.search.steering import enqueue
+from hpo.search.study_opening import leading
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import open_database
 from tests.search.scripted import (

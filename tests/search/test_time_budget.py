@@ -14,9 +14,9 @@ from hpo.errors import ConfigurationError
 from hpo.messages import Assignment, Ending, Probe, Progress, Timed
 from hpo.search.coordinator import Coordinator, StopRequests
 from hpo.search.forecasts import CostModel, fitted_costs
-from hpo.search.leading import leading
 from hpo.search.proposals import MAX_DEFERRED, TOO_LITTLE_TIME
 from hpo.search.samplers import SAMPLERS, Sampler
+from hpo.search.study_opening import leading
 from hpo.search.workload import Workload
 from hpo.space.search_space import SearchSpace
 from tests.search.scripted import (

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpo.config.hyperparameters import REFUSALS, Hyperparameters
-from hpo.config.reading import parse_yaml
+from hpo.config.parsing import parse_yaml
 from hpo.errors import SpaceError
 from hpo.space.search_space import SearchSpace
 from tests.space.random_spaces import NAMES

@@ -9,7 +9,7 @@ import optuna
 import pytest
 from hypothesis import given, settings
 
-from hpo.config.reading import parse_yaml
+from hpo.config.parsing import parse_yaml
 from hpo.errors import SpaceError
 from hpo.space.search_space import SearchSpace
 from tests.space.random_spaces import mappings

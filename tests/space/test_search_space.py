@@ -4,7 +4,7 @@ import pytest
 
 from hpo.cli.tables import print_space
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.reading import parse_yaml
+from hpo.config.parsing import parse_yaml
 from hpo.errors import ConfigurationError, SpaceError
 from hpo.space.search_space import SearchSpace
 from tests.space.random_spaces import random_trial

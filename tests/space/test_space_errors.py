@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpo.config.reading import parse_yaml
+from hpo.config.parsing import parse_yaml
 from hpo.errors import SpaceError
 from hpo.space.search_space import SearchSpace
 

@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.reading import parse_yaml
+from hpo.config.parsing import parse_yaml
 from hpo.errors import ConfigurationError, SpaceError
 from hpo.space import space_file
 from hpo.space.search_space import SearchSpace

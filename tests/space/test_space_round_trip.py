@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.reading import parse_yaml, write_yaml
+from hpo.config.parsing import parse_yaml, write_yaml
 from hpo.space.domains import Value
 from hpo.space.search_space import SearchSpace
 from tests.space.random_spaces import BASE_RATES, known_specs, mappings, random_trial

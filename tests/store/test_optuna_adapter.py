@@ -20,7 +20,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpo.errors import StoreUnavailableError
-from hpo.search import leading  # noqa: F401 (all classes derived from Optuna's)
+from hpo.search import study_opening  # noqa: F401 (all classes derived from Optuna's)
 from hpo.store import optuna_adapter
 from hpo.store.database import open_database
 from hpo.store.optuna_adapter import (

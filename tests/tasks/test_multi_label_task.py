@@ -14,7 +14,7 @@ from sklearn.metrics import f1_score
 from transformers import pipeline
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.reading import parse_yaml, write_yaml
+from hpo.config.parsing import parse_yaml, write_yaml
 from hpo.config.study_file import EvaluationConfig, StudyConfig, TaskConfig
 from hpo.data.splits import splits_of
 from hpo.errors import ConfigurationError

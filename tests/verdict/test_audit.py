@@ -4,7 +4,7 @@ import pytest
 
 from hpo.messages import Ending
 from hpo.store.results import StudyResults
-from hpo.verdict.audit import audit_of_pruning
+from hpo.verdict.pruning_audit import audit_of_pruning
 from tests.verdict.confirmed import study, trial
 
 

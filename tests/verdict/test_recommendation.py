@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from hpo.verdict.comparison import Runs
-from hpo.verdict.race import NO_SCORE, Race, RaceState
 from hpo.verdict.recommendation import Recommendation, SearchScores, recommend
+from hpo.verdict.seed_race import NO_SCORE, Race, RaceState
 from tests.verdict.confirmed import runs
 
 DEFAULT = 0

@@ -12,7 +12,7 @@ import pytest
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.loading import load_config
-from hpo.config.reading import write_yaml
+from hpo.config.parsing import write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.config.times import humanized
 from hpo.data.splits import load_splits

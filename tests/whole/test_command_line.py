@@ -14,7 +14,7 @@ from rich.console import Console
 
 from hpo.cli.main import spin_briefly
 from hpo.cli.tables import print_leaderboard, print_recommended
-from hpo.config.reading import parse_yaml, write_yaml
+from hpo.config.parsing import parse_yaml, write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Ending
 from tests.command_line import Answer, Hpo

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from hpo.cli.study_arguments import study_of_store
-from hpo.config.reading import write_yaml
+from hpo.config.parsing import write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError
-from hpo.search.leading import leading
+from hpo.search.study_opening import leading
 from hpo.space.space_file import space_of
 from hpo.verdict.judgement import verdict_on
 from tests.command_line import Hpo

@@ -13,7 +13,7 @@ from threading import Event
 import pytest
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.reading import write_yaml
+from hpo.config.parsing import write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.config.times import LOCAL_ZONE
 from hpo.data.splits import splits_of
@@ -23,9 +23,9 @@ from hpo.runners.confirmation import confirming_config
 from hpo.runners.run import run
 from hpo.runners.watcher import Watcher
 from hpo.search.budget import limits_of
-from hpo.search.leading import leading
 from hpo.search.rungs import trial_milestones
 from hpo.search.steering import ask_to_stop
+from hpo.search.study_opening import leading
 from hpo.space.space_file import space_of
 from hpo.store.database import open_database
 from hpo.store.results import StudyResults, read_results

@@ -12,7 +12,7 @@ from threading import Event
 
 import pytest
 
-from hpo.config.reading import write_yaml
+from hpo.config.parsing import write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.errors import StoreUnavailableError
 from hpo.messages import Decision, Ending, Report

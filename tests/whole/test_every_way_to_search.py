@@ -7,7 +7,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from hpo.config.reading import parse_yaml, write_yaml
+from hpo.config.parsing import parse_yaml, write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError
 from hpo.objective import FineTuneObjective

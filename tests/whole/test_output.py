@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.config.reading import write_yaml
+from hpo.config.parsing import write_yaml
 from hpo.config.study_file import StudyConfig
 
 LOST = "hpo: standard output cannot be written to, so what was to be shown is lost:"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.config.reading import write_yaml
+from hpo.config.parsing import write_yaml
 from hpo.config.study_file import StudyConfig
 from tests.command_line import Hpo
 

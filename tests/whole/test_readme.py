@@ -7,7 +7,7 @@ import pytest
 from typer.main import get_command
 
 from hpo.cli.main import app
-from hpo.config.reading import parse_yaml, read_model
+from hpo.config.parsing import parse_yaml, read_model
 from hpo.config.study_file import StudyConfig
 from hpo.space.search_space import SearchSpace
 

@@ -21,7 +21,7 @@ from hpo.config.tasks import TASK_FACTS
 from hpo.data.splits import splits_of
 from hpo.errors import SpaceError
 from hpo.export.configs import configuration_of
-from hpo.export.exported import Exported
+from hpo.export.exported_file import Exported
 from hpo.export.model_folder import train_into
 from hpo.export.retraining import compute_of, open_trainer, study_and_splits
 from hpo.export.training_arguments import left_to_do, to_training_arguments

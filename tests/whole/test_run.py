@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from hpo.cli.tables import single_prediction
-from hpo.config.reading import parse_yaml
+from hpo.config.parsing import parse_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ModelError, StudyMismatchError, TrainingError
 from hpo.export.configs import best_configuration, to_json, to_yaml

@@ -17,7 +17,7 @@ import pytest
 
 from hpo.cli.live import LineLog
 from hpo.cli.signals import ending_tidily
-from hpo.config.reading import parse_yaml, write_yaml
+from hpo.config.parsing import parse_yaml, write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError
 from hpo.messages import Assignment, Report

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from tests.models import save_tiny_bert, write_texts
 from trial_path import traced
+
+from tests.models import save_tiny_bert, write_texts
 
 MOST_MODULES = 35
 MOST_CARRIERS = 8
@@ -11,6 +12,8 @@ MOST_CARRIERS = 8
 
 def test_a_trial_passes_few_modules_and_fewer_that_only_carry(tmp_path: Path) -> None:
     path = traced(save_tiny_bert(tmp_path / "bert"), write_texts(tmp_path / "texts.csv", rows=80))
-    assert {"search/coordinator.py", "runners/dispatch.py", "training/run.py", "training/gradients.py"} <= set(path.modules)
+    assert {"search/coordinator.py", "runners/dispatch.py", "training/run.py", "training/gradients.py"} <= set(
+        path.modules
+    )
     assert len(path.modules) <= MOST_MODULES, path.modules
     assert len(path.carriers) <= MOST_CARRIERS, path.carriers

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hpo.config.reading import write_yaml
+from hpo.config.parsing import write_yaml
 from tests.command_line import Hpo
 
 COLUMNS = ("--text-column", "was gesagt wurde", "--label-column", "worüber")

@@ -27,7 +27,7 @@ from hpo.files.remote import open_remote_files
 from hpo.messages import Precision, Probe
 from hpo.metrics.metric import SelectionMetric
 from hpo.runners.check import warnings
-from hpo.runners.check.forecast import Forecast, Probed, baseline_seconds, final_evaluation_seconds
+from hpo.runners.check.search_forecast import Forecast, Probed, baseline_seconds, final_evaluation_seconds
 from hpo.runners.check.short_check import processes_of_device, workload_of
 from hpo.runners.confirmation import confirming_seconds, searching_limits, short_time_warning
 from hpo.runners.run import files_folder, most_trials, opened_workforce, prepared

@@ -10,7 +10,7 @@ from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.config.tasks import TASK_FACTS
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError
-from hpo.runners.check.forecast import baseline_seconds, final_evaluation_seconds
+from hpo.runners.check.search_forecast import baseline_seconds, final_evaluation_seconds
 from hpo.runners.check.warnings import no_room, on_first_loss, on_memory, on_metric
 from hpo.search.extremes import cheapest, dearest
 from hpo.search.forecasts import CostModel, fitted_costs

@@ -9,7 +9,7 @@ from hpo.config.times import humanized
 from hpo.data.splits import Splits
 from hpo.messages import Probe
 from hpo.metrics.metric import SelectionMetric
-from hpo.runners.check.forecast import Forecast
+from hpo.runners.check.search_forecast import Forecast
 from hpo.verdict.small_classes import FEWEST_ROWS, small_classes
 
 MOST_OFF = 0.5

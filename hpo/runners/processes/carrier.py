@@ -16,8 +16,8 @@ from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError
 from hpo.files.shared import FOLDER
-from hpo.runners.processes.child import Child, end
 from hpo.runners.processes.protocol import Opener, StudySetup, writing_to
+from hpo.runners.processes.worker_handle import Child, end
 from hpo.runners.processes.worker_specs import WorkerSpec, worker_specs_of, workers_of
 from hpo.runners.remote_workforce import DesiredWorkers, RemoteWorkforce
 from hpo.runners.workforce import WorkerLost

@@ -23,8 +23,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from hpo.distributed.rank_group import RankInfo, free_address
 from hpo.errors import ConfigurationError, HpoError, TrainingError
-from hpo.runners.processes.child import INTERFACES
 from hpo.runners.processes.protocol import Arrived, End, OpenFailed, Start, StudySetup
+from hpo.runners.processes.worker_handle import INTERFACES
 from hpo.runners.ray.resources import TrialResources
 from hpo.runners.ray.scratch import scratch
 
@@ -135,7 +135,7 @@ class WorkerTrainable(tune.Trainable):
         threading.Thread(target=run, name=name, daemon=True).start()
 
     def _serve(self, reader: "_MailboxReader", start: Start, study: StudySetup, resources: TrialResources) -> None:
-        from hpo.runners.processes.service import serve
+        from hpo.runners.processes.worker_process import serve
 
         if resources.ranks > 1:
             start = self._with_followers(start, study, resources)
@@ -173,7 +173,7 @@ class Follower:
 
     def follow(self, start: Start, study: StudySetup, folder: Path, scratch_name: str) -> None:
         """Take part in what rank 0 trains, until that is closed."""
-        from hpo.runners.processes.service import opened
+        from hpo.runners.processes.worker_process import opened
 
         with _ready_here(study, start, folder, scratch_name) as study_here:
             opened(start, study_here).follow()

@@ -31,13 +31,13 @@ MOST_PORT = 65535
 
 
 def machines_at(address: str | None) -> Sequence[Machine]:
-    """Return what the machines of a cluster offer: see `hpo.runners.ray.cluster`.
+    """Return what the machines of a cluster offer: see `hpo.runners.ray.connection`.
 
     Raises:
         ConfigurationError: Ray is not installed, or there is no cluster.
     """
     set_up_ray()
-    from hpo.runners.ray.cluster import joined_cluster, machines_of_cluster
+    from hpo.runners.ray.connection import joined_cluster, machines_of_cluster
 
     with joined_cluster(address):
         return machines_of_cluster()
@@ -46,13 +46,13 @@ def machines_at(address: str | None) -> Sequence[Machine]:
 def open_ray_tune(
     config: StudyConfig, splits: Splits, files: Path, is_ending: Callable[[], bool]
 ) -> AbstractContextManager[Workforce]:
-    """Set Ray up, and open a workforce on its cluster: see `hpo.runners.ray.carrier`.
+    """Set Ray up, and open a workforce on its cluster: see `hpo.runners.ray.tune_carrier`.
 
     Raises:
         ConfigurationError: Ray is not installed.
     """
     set_up_ray()
-    from hpo.runners.ray.carrier import open_ray_tune as opened
+    from hpo.runners.ray.tune_carrier import open_ray_tune as opened
 
     return opened(config, splits, files, is_ending)
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Protocol, Self
 from pydantic import Field, model_validator
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.reading import Typed, read_model
+from hpo.config.parsing import Typed, read_model
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.messages import Assignment, Ending
 from hpo.search.rungs import milestones

@@ -18,8 +18,8 @@ from hpo.runners.watcher import Watcher
 from hpo.search.coordinator import Coordinator
 from hpo.search.extremes import cheapest, dearest
 from hpo.search.forecasts import fitted_costs
-from hpo.search.leading import leading
 from hpo.search.preflight import refuse_unfit_search, space_of_study
+from hpo.search.study_opening import leading
 from hpo.search.workload import Workload
 from hpo.space.search_space import SearchSpace
 

@@ -27,7 +27,7 @@ from hpo.store.secrets import secret_names
 BOOTSTRAP = (
     "import sys; sys.path[:] = sys.argv[5:]; "
     "from hpo.runners.processes.parentage import belong_to; belong_to(int(sys.argv[4])); "
-    "from hpo.runners.processes.service import main; main(int(sys.argv[2]), int(sys.argv[3]))"
+    "from hpo.runners.processes.worker_process import main; main(int(sys.argv[2]), int(sys.argv[3]))"
 )
 INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 """Variables that name the network interface over which ranks communicate."""

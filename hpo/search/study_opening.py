@@ -10,7 +10,7 @@ from typing import Any
 
 from optuna.study import StudyDirection
 
-from hpo.config.reading import differences
+from hpo.config.parsing import differences
 from hpo.config.study_file import EvaluationConfig, StudyConfig, TaskConfig
 from hpo.config.times import LOCAL_ZONE
 from hpo.errors import StoreError, StudyMismatchError

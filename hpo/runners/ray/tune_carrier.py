@@ -26,8 +26,8 @@ from hpo.data.splits import Splits
 from hpo.errors import TrainingError
 from hpo.files.shared import FOLDER
 from hpo.runners.processes.protocol import Arrived, End, Opener, StudySetup, writing_to
-from hpo.runners.ray.cluster import is_alive, joined_cluster, machines_of_cluster
 from hpo.runners.ray.cluster_worker import MAILBOX_CALLS, MARKER, Mailbox, WorkerTrainable, emptied
+from hpo.runners.ray.connection import is_alive, joined_cluster, machines_of_cluster
 from hpo.runners.ray.resources import TrialResources, refuse_unplaceable, resources_of
 from hpo.runners.ray.scratch import new_name, remove_on_all_machines
 from hpo.runners.remote_workforce import DesiredWorkers, RemoteWorkforce

@@ -65,7 +65,7 @@ def test_pages_show_the_trials_with_notes_and_figures_of_hpo(visitor: Visitor) -
     assert "## Best so far: trial " in page["note"]["body"]
     assert "Failed: 1 of 4 trials" in page["note"]["body"]
     notes = [trial["note"]["body"].partition(" at ")[0].partition(".**")[0] for trial in page["trials"]]
-    assert notes == ["", "", "**Given up", "**Failed"]
+    assert notes == ["", "", "**Pruned", "**Failed"]
     drawn = {plot["id"]: plot["graph_object"] for plot in page["plotly_graph_objects"]}
     assert {"hpo-confusion_matrix", "hpo-learning_curves", "hpo-over_time"} <= drawn.keys()
     assert "on validation, in the search." in drawn["hpo-confusion_matrix"]

@@ -300,7 +300,7 @@ def test_one_rank_resumes_where_two_were_cut_and_says_so(two: Worker, odd_study:
     assignment = tiny_assignment(tiny_hyperparameters(**without_dropout()))
     expected, _ = trained(two, assignment)
     before, _ = trained(two, assignment, {500: Action.PAUSE})
-    one = open_worker(odd_study, two.splits, folder / "files")
+    one = open_worker(odd_study, two._context.splits, folder / "files")
     after, outcome = trained(one, replace(assignment, attempt=2))
     assert outcome.changes == ("ranks: 2 before, 1 now",)
     assert outcome.resumed_examples > 0

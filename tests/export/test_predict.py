@@ -75,7 +75,7 @@ def test_it_says_what_held_out_evaluation_said_of_the_same_rows_and_weights(
     context = worker._context
     model = TrialModel(context.model, context.task, exported.hyperparameters, seed=0)
     model.load(load_file(trained_folder / "model.safetensors"))
-    said = context.predict(context.tokenized(exported.hyperparameters.max_length).validation)
+    said = context.predict(context.tokenized(exported.hyperparameters.max_length)["validation"])
     texts = place[1].validation.texts
     answer = hpo("predict", trained_folder, written(Path("in.csv"), [{"text": text} for text in texts]))
     rows = rows_of(answer.out)

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 PROVED_IN: Mapping[str, tuple[Mapping[str, Any], str]] = {
     "optimizers": (OPTIMIZERS, "training/test_optimizers.py"),
     "schedules": (SCHEDULES, "training/test_schedules.py"),
-    "methods": (METHODS, "training/test_methods.py"),
+    "methods": (METHODS, "model/test_methods.py"),
     "samplers": (SAMPLERS, "search/test_samplers.py"),
     "pruners": (PRUNERS, "search/test_pruners.py"),
     "metrics": (classification.METRICS, "metrics/test_classification_scores.py"),

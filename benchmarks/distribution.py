@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--side-by-side", nargs="+", type=int, metavar="N")
     parser.add_argument("--short", action="store_true", help="2 side by side, shorter, and fewer ways")
     asked = parser.parse_args()
-    sizes = asked.concatenate or ((2,) if asked.short else SIDE_BY_SIDE)
+    sizes = asked.side_by_side or ((2,) if asked.short else SIDE_BY_SIDE)
     bad = [f"{way} with {size}" for size in sizes for way in shown(size, ways_of(asked, size), asked.short)]
     if bad:
         sys.exit(f"Not as it should be: {', '.join(bad)}.")

@@ -53,7 +53,7 @@ def record() -> None:
     with (folder / "flag").open("r+b") as file:
         flag = mmap.mmap(file.fileno(), 1)
     said: set[Ran] = set()
-    notes = (folder / f"ran-{os.getpid()}").open("a", buffering=1)
+    notes = os.open(folder / f"ran-{os.getpid()}", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     root = f"{ROOT}{os.sep}"
 
     def note(frame: FrameType, event: str, _: Any) -> None:
@@ -62,7 +62,7 @@ def record() -> None:
             ran = (code.co_filename, code.co_firstlineno)
             if ran not in said and code.co_name != "<module>":
                 said.add(ran)
-                notes.write(f"{ran[0]}\t{ran[1]}\n")
+                os.write(notes, f"{ran[0]}\t{ran[1]}\n".encode())
 
     threading.setprofile(note)
     sys.setprofile(note)

@@ -16,11 +16,11 @@ import time
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from random import Random
 from statistics import median
 from typing import Any
 
 import hpo
-from hpo.config.parsing import read_model
 from hpo.config.study_file import StudyConfig
 from hpo.data.demo import demo_examples, demo_model_folder
 
@@ -94,22 +94,23 @@ def _timed_evaluation() -> list[float]:
 
 def _study(folder: Path) -> StudyConfig:
     examples = demo_examples()
-    files = {}
-    for name, rows in (("train", range(TRAIN)), ("validation", range(TRAIN, TRAIN + VALIDATION))):
-        files[name] = folder / f"{name}.jsonl"
-        lines = [json.dumps({"text": examples.texts[row], "label": examples.labels[row]}) for row in rows]
-        files[name].write_text("\n".join(lines))
+    headlines = {text.split("\n", 1)[0]: label for text, label in zip(examples.texts, examples.labels, strict=True)}
+    rows = [json.dumps({"text": text, "label": label}) for text, label in sorted(headlines.items())]
+    Random(0).shuffle(rows)
+    files = {"train": rows[:TRAIN], "validation": rows[TRAIN : TRAIN + VALIDATION]}
+    for name, lines in files.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
     values = {
         "study": "default",
         "model": {"name": str(demo_model_folder())},
-        "data": {name: str(path) for name, path in files.items()},
+        "data": {name: str(folder / f"{name}.jsonl") for name in files},
         "space": "encoder_small",
         "budget": {"trials": 1},
         "compute": {"runner": "inline", "device": "cpu", "precision": "fp32"},
         "confirmation": {"finalists": 0},
         "store": {"url": f"sqlite:///{folder / 'default.db'}"},
     }
-    return read_model(StudyConfig, values, "the default trial")
+    return StudyConfig.model_validate(values)
 
 
 if __name__ == "__main__":

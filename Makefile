@@ -21,7 +21,7 @@ test-cuda: $(VENV)/.dev  ## what needs an NVIDIA GPU; elsewhere each of these te
 test-lowest: $(VENV)/lowest/.dev  ## the tests of `make test`, with the lowest versions that pyproject.toml allows
 	$(VENV)/lowest/bin/python -m pytest -m "not slow and not cuda" --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-check: $(VENV)/.dev  ## style, types and the floors between packages
+check: $(VENV)/.dev  ## style, types and the layers of packages
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy

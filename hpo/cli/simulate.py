@@ -61,7 +61,7 @@ def simulate(
         typer.Option(
             "--vary",
             metavar="PATH=VALUE,VALUE...",
-            help="What is compared, e.g. compute.workers=1,4,8; of several every combination; else the shipped pruners.",
+            help="What is compared, e.g. compute.workers=1,4,8; of several every combination; else shipped pruners.",
         ),
     ] = None,
     nights: Annotated[

@@ -28,6 +28,7 @@ from hpo.data.splits import splits_of
 from hpo.messages import Assignment, Decision, Ending, Outcome, Report
 from hpo.runners.check.short_check import short_check
 from hpo.runners.dispatch import Dispatch
+from hpo.runners.processes.parentage import belong_to
 from hpo.runners.run import opened_workforce
 from hpo.runners.watcher import Watcher
 from hpo.search.coordinator import Coordinator
@@ -105,13 +106,15 @@ class Comparing(Watcher):
     def end_load(self) -> None:
         """Leave the cores alone again."""
         for process in self._load:
-            process.terminate()
+            process.kill()
             process.join()
 
     def _begin_load(self) -> None:
         if not self._load:
             context = multiprocessing.get_context("spawn")
-            self._load = [context.Process(target=burn, daemon=True) for _ in range(os.cpu_count() or 1)]
+            self._load = [
+                context.Process(target=burn, args=(os.getpid(),), daemon=True) for _ in range(os.cpu_count() or 1)
+            ]
             for process in self._load:
                 process.start()
 
@@ -235,8 +238,9 @@ def line_of(trial: Trial) -> str:
     return f"trial {trial.trial:>3} to rung {trial.rung:>4}: {of_both}"
 
 
-def burn() -> None:
+def burn(parent: int) -> None:
     """Keep a core busy until somebody ends it."""
+    belong_to(parent)
     number = 1.0
     while True:
         number = (number * 1.000001) % 7

@@ -89,7 +89,7 @@ def on_trial_time(forecast: Forecast, limit_seconds: float | None) -> str | None
         return None
     return (
         f"The longest trial takes about {humanized(forecast.trial_seconds[1])}, beyond budget.trial_time, "
-        f"{humanized(limit_seconds)}, so such trials will be given up; raise it, or lower the largest epochs."
+        f"{humanized(limit_seconds)}, so such trials will be pruned; raise it, or lower the largest epochs."
     )
 
 

@@ -22,7 +22,7 @@ class Memory:
     """Memory that a process holds, in bytes."""
 
     own: int
-    """Of main memory, without mapped files: those are shared, and given up when memory is short."""
+    """Of main memory, without mapped files: those are shared, and dropped when memory is short."""
     tensors: int
     """Of its GPU."""
 

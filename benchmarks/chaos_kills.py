@@ -14,7 +14,7 @@ from chaos_points import FOLDER, OF_LEADERS, OF_WORKERS, doom_leader, killed, le
 
 from hpo.config.study_file import StudyConfig
 from hpo.runners import run as runner
-from hpo.runners.processes.carrier import open_processes
+from hpo.runners.processes.launcher import open_processes
 from hpo.store.database import open_database
 
 TRIALS, SHORT_TRIALS = 220, 12

@@ -27,10 +27,10 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
 from hpo.messages import Assignment, Decision, Outcome, Progress, Report
 from hpo.runners import run as runner
-from hpo.runners.processes.carrier import open_processes
+from hpo.runners.callbacks import SearchCallback
+from hpo.runners.processes.launcher import open_processes
 from hpo.runners.replay.generated_curves import GeneratedCurves
 from hpo.runners.replay.simulated_search import simulate
-from hpo.runners.watcher import Watcher
 from hpo.training.worker import open_worker
 from tests.models import save_tiny_bert, tiny_assignment, tiny_hyperparameters, tiny_study, trained, write_texts
 
@@ -181,7 +181,7 @@ MOST_TO_FIRST_STEP = 1.0
 
 
 @dataclass(slots=True)
-class Diary(Watcher):
+class Diary(SearchCallback):
     """When each trial of a search was given, was ready for its first step, was last heard of; and how long it took."""
 
     given: dict[int, float] = field(default_factory=dict)

@@ -126,7 +126,7 @@ def main() -> None:
 
     from hpo.cli.main import main as command
     from hpo.runners import run as runner
-    from hpo.runners.processes.carrier import open_processes
+    from hpo.runners.processes.launcher import open_processes
     from hpo.search import leases
     from hpo.store.attempts import Attempts
 

@@ -14,9 +14,9 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
 from hpo.messages import Assignment, Ending, Outcome
 from hpo.runners import run as runner
-from hpo.runners.processes.carrier import open_processes
+from hpo.runners.processes.launcher import open_processes
 from hpo.runners.ray.setup import set_up_ray
-from hpo.runners.workforce import Workforce
+from hpo.runners.worker_pool import WorkerPool
 
 MORE_THAN_THERE_IS_TIME_FOR = 10_000
 
@@ -67,16 +67,16 @@ def open_noting(config: StudyConfig, splits: Splits, files: Path, **_: Any) -> N
     return Noting(files)
 
 
-def processes(config: StudyConfig, splits: Splits, files: Path, *ends: Any) -> AbstractContextManager[Workforce]:
+def processes(config: StudyConfig, splits: Splits, files: Path, *ends: Any) -> AbstractContextManager[WorkerPool]:
     """Open worker processes of such workers."""
     return open_processes(config, splits, files, *ends, opener=open_noting)  # type: ignore[arg-type]
 
 
-def ray_tune(config: StudyConfig, splits: Splits, files: Path, *ends: Any) -> AbstractContextManager[Workforce]:
+def ray_tune(config: StudyConfig, splits: Splits, files: Path, *ends: Any) -> AbstractContextManager[WorkerPool]:
     """Open cluster workers of this kind."""
     set_up_ray()
     # As for any search: Ray reads when it is imported what was set up.
-    from hpo.runners.ray.tune_carrier import open_ray_tune
+    from hpo.runners.ray.tune_launcher import open_ray_tune
 
     return open_ray_tune(config, splits, files, *ends, opener=open_noting)  # type: ignore[arg-type]
 

@@ -26,11 +26,11 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.demo import demo_examples, demo_model_folder, write_demo_data
 from hpo.data.splits import splits_of
 from hpo.messages import Assignment, Decision, Ending, Outcome, Report
-from hpo.runners.check.short_check import short_check
+from hpo.runners.callbacks import SearchCallback
+from hpo.runners.check.search_forecast import short_check
 from hpo.runners.dispatch import Dispatch
-from hpo.runners.processes.parentage import belong_to
-from hpo.runners.run import opened_workforce
-from hpo.runners.watcher import Watcher
+from hpo.runners.processes.parent_death import belong_to
+from hpo.runners.run import opened_pool
 from hpo.search.coordinator import Coordinator
 from hpo.search.extremes import dearest
 from hpo.search.rungs import with_evaluation_defaults
@@ -64,7 +64,7 @@ class Trial:
 
 
 @dataclass
-class Comparing(Watcher):
+class Comparing(SearchCallback):
     """Writes down each trial that ends, and begins the load in the middle one."""
 
     coordinator: Coordinator
@@ -167,18 +167,18 @@ def search(texts: str, file: Path, trials: int, middle: int | None) -> None:
     config = with_evaluation_defaults(config, space, splits)
     with (
         leading(config, space, data_fingerprint=splits.fingerprint) as coordinator,
-        opened_workforce(config, splits) as workforce,
+        opened_pool(config, splits) as pool,
     ):
-        lead = workforce.lead
+        lead = pool.lead
         coordinator.begin(metric=lead.metric.name, versions={})
         measured = coordinator.measurements() or asdict(lead.measure(dearest(space)))
         coordinator.record_measurements(measured)
         lead.use(measured["precision"])
         coordinator.expect(short_check(lead, config, space, splits).costs, 0.0)
-        workforce.begin(measured["precision"])
+        pool.begin(measured["precision"])
         comparing = Comparing(coordinator, file, middle)
         try:
-            Dispatch(coordinator, workforce, comparing, Event(), compute=config.compute).run()
+            Dispatch(coordinator, pool, comparing, Event(), compute=config.compute).run()
         finally:
             comparing.end_load()
 

@@ -30,9 +30,9 @@ from chaos_postgresql import postgresql_server
 from scale_load import CALLS, TRIAL_SECONDS, WORKERS, Curves, Load, Timings, led, study_at
 from scale_seed import seed
 
+from hpo.runners.callbacks import SearchCallback
 from hpo.runners.dispatch import Dispatch
-from hpo.runners.replay.workforce import ReplayWorkforce, VirtualClock
-from hpo.runners.watcher import Watcher
+from hpo.runners.replay.worker_pool import ReplayWorkerPool, VirtualClock
 from hpo.store.database import open_database
 from hpo.store.status import read_status
 
@@ -103,7 +103,7 @@ def dispatch(stores: Stores, short: bool) -> list[Figure]:
 
     So what a leader does in all grows as the workers do, and not as their square. Counted is all of a search, from the
     beginning, when all workers ask at once, to its tail: every verb, forecasts, files, and the dispatch's own loop; not
-    the carrier and what other processes do.
+    the launcher and what other processes do.
     """
     counts = (WORKERS // 4, WORKERS) if short else (MANY_WORKERS // 4, MANY_WORKERS)
     few, many = (_searched(url, workers, short) for workers, url in zip(counts, stores.values(), strict=False))
@@ -175,15 +175,15 @@ def _searched(url: str, workers: int, short: bool) -> float:
     """Search until a deadline in a study of `FINISHED` trials; return the milliseconds spent on each that ended."""
     seed(url, max(SHORT_SIZES) if short else FINISHED)
     clock, timings = VirtualClock(), Timings()
-    workforce = ReplayWorkforce(workers, Curves(), clock, metric="macro_f1", progress_every=PROGRESS_EVERY)
+    pool = ReplayWorkerPool(workers, Curves(), clock, metric="macro_f1", progress_every=PROGRESS_EVERY)
     config = study_at(url, sampler="tpe", time=TIME)
     with led(config, clock) as coordinator, tempfile.TemporaryDirectory() as files:
         before = coordinator.standing().finished
-        for called, verbs in ((coordinator, CALLS), (workforce, ("listen",))):
+        for called, verbs in ((coordinator, CALLS), (pool, ("listen",))):
             for verb in verbs:
                 setattr(called, verb, partial(timings.call, getattr(called, verb)))
         began = time.perf_counter()
-        Dispatch(coordinator, workforce, Watcher(), Event(), files=Path(files), clock=clock, ticks=clock).run()
+        Dispatch(coordinator, pool, SearchCallback(), Event(), files=Path(files), clock=clock, ticks=clock).run()
         total = 1000 * (time.perf_counter() - began)
         trials = coordinator.standing().finished - before
     told = {verb: sum(taken) / trials for verb, taken in timings.taken.items()}

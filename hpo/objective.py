@@ -8,8 +8,8 @@ from optuna.pruners import HyperbandPruner, PatientPruner, PercentilePruner, Suc
 from optuna.study import StudyDirection
 
 from hpo.config.study_file import StudyConfig
+from hpo.data.labels import TARGET_TYPES
 from hpo.data.splits import load_splits
-from hpo.data.target_types import TARGET_TYPES
 from hpo.errors import ConfigurationError, TrainingError
 from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report
 from hpo.search.endings import CONSTRAINT, UNTRAINABLE, VIOLATED, outcome_attributes

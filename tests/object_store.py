@@ -66,6 +66,12 @@ def running_object_store() -> Iterator[ObjectStore]:
             store.stop()
 
 
+@pytest.fixture(scope="module")
+def store() -> Iterator[ObjectStore]:
+    with running_object_store() as running:
+        yield running
+
+
 def names_at(url: str) -> list[str]:
     """Return the paths of all files below a URL, relative to it."""
     from pyarrow.fs import FileSelector, FileSystem, FileType

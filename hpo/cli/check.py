@@ -27,7 +27,7 @@ def check(
 ) -> None:
     """Take a few steps at the extremes of the space: what fits, how long it takes, warnings. Stores nothing."""
     from hpo.cli.check_view import print_check
-    from hpo.cli.live import watcher_for
+    from hpo.cli.live import callback_for
     from hpo.cli.notifications import recipients_of
     from hpo.export.configs import MARK, default_output
     from hpo.export.writing import check_writable
@@ -35,10 +35,10 @@ def check(
 
     config, notes = study_of_words(words, given, "hpo check")
     recipients_of(config.notify)  # Refuses recipients that cannot be notified.
-    with watcher_for(sys.stderr if as_json else sys.stdout) as watcher:
+    with callback_for(sys.stderr if as_json else sys.stdout) as callback:
         for sentence in notes:
-            watcher.note(sentence)
-        checked = check_study(config, watcher)
+            callback.note(sentence)
+        checked = check_study(config, callback)
     try:
         check_writable(output or default_output(config.study, ""), MARK, config.store.url)
     except ConfigurationError as error:

@@ -42,14 +42,15 @@ def export(
     """Write the configuration to take to a file, or to standard output where no --output is given."""
     from hpo.config.overrides import apply_override
     from hpo.config.parsing import read_model
-    from hpo.export.configs import best_configuration
+    from hpo.export.configs import configuration_of, stored_verdict
     from hpo.export.exported_file import MOVABLE, Exported
     from hpo.export.writing import check_writable, write_text
     from hpo.store.results import read_search
 
     format_ = _format(output, format_)
     with options.opened(store) as database:
-        content = best_configuration(read_search(database, study), trial)
+        results = read_search(database, study)
+    content = configuration_of(results, stored_verdict(results), trial)
     for override in overrides or ():
         apply_override(content, override, MOVABLE)
     if overrides:

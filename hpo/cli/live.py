@@ -17,7 +17,7 @@ from rich.text import Text
 from hpo.config.times import humanized
 from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Progress, Report, Scores, Standing
 from hpo.metrics.jackknife import with_standard_error
-from hpo.runners.watcher import Watcher
+from hpo.runners.callbacks import SearchCallback
 from hpo.store.studies import is_confirmation
 
 RESUMED_LATER = (Ending.PAUSED, Ending.DIED)
@@ -25,8 +25,8 @@ STYLES = {Ending.COMPLETED: "green", Ending.PRUNED: "yellow", Ending.PAUSED: "di
 
 
 @contextmanager
-def watcher_for(stream: TextIO) -> Iterator[Watcher]:
-    """Yield the watcher that shows a search on `stream`."""
+def callback_for(stream: TextIO) -> Iterator[SearchCallback]:
+    """Yield the callback that shows a search on `stream`."""
     console = Console(file=stream, highlight=False)
     if not console.is_terminal:
         yield LineLog(stream)
@@ -35,7 +35,7 @@ def watcher_for(stream: TextIO) -> Iterator[Watcher]:
         yield view
 
 
-class TrialCounts(Watcher):
+class TrialCounts(SearchCallback):
     """Counts of a search while it runs, from how the study stood at its start."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hpo.cli.live import LineLog
 from hpo.errors import HpoError
-from hpo.runners.watcher import Watcher
+from hpo.runners.callbacks import SearchCallback
 from hpo.store.database import sqlite_path
 
 
@@ -18,8 +18,8 @@ def log_path(url: str, study: str) -> Path:
 
 
 @contextmanager
-def logged_to(path: Path, screen: Watcher) -> Iterator[Watcher]:
-    """Yield the watcher that appends a search's events to the file `path`; a full disk does not end the search.
+def logged_to(path: Path, screen: SearchCallback) -> Iterator[SearchCallback]:
+    """Yield the callback that appends a search's events to the file `path`; a full disk does not end the search.
 
     The file also gets what the Python loggers below `hpo` log in the block, and the error that ends it; their warnings
     are noted on `screen` too. A search that is refused before it begins leaves no new file.
@@ -29,7 +29,7 @@ def logged_to(path: Path, screen: Watcher) -> Iterator[Watcher]:
         stream = path.open("a", encoding="utf-8")
     except OSError as error:
         screen.note(f"There is no log file: {path} cannot be written ({error.strerror}).")
-        yield Watcher()
+        yield SearchCallback()
         return
     log, is_new = LineLog(stream), stream.tell() == 0
     try:
@@ -52,7 +52,7 @@ def logged_to(path: Path, screen: Watcher) -> Iterator[Watcher]:
 class _Notes(logging.Handler):
     """Turns what is logged into notes."""
 
-    def __init__(self, log: Watcher, screen: Watcher) -> None:
+    def __init__(self, log: SearchCallback, screen: SearchCallback) -> None:
         super().__init__()
         self._log, self._screen = log, screen
 
@@ -64,7 +64,7 @@ class _Notes(logging.Handler):
 
 
 @contextmanager
-def _python_loggers(log: Watcher, screen: Watcher) -> Iterator[None]:
+def _python_loggers(log: SearchCallback, screen: SearchCallback) -> Iterator[None]:
     logger, handler = logging.getLogger("hpo"), _Notes(log, screen)
     level = logger.level
     logger.addHandler(handler)

@@ -50,7 +50,7 @@ def recipients_of(urls: Sequence[str]) -> tuple[Recipient, ...]:
 
 
 class Notifier(TrialCounts):
-    """Watcher that sends sentences to `recipients`, until a while after the end of the search."""
+    """Callback that sends sentences to `recipients`, until a while after the end of the search."""
 
     def __init__(self, study: str, recipients: Sequence[Recipient], note: Callable[[str], None]) -> None:
         """Take the study, its recipients, and what is called with a note where a notification could not be sent."""

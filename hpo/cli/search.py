@@ -92,15 +92,15 @@ def _search(
     config: "StudyConfig", output: Path | None, as_json: bool, notes: Sequence[str] = (), *, searches: bool = True
 ) -> None:
     """Run a search, show it, and write what it found; `notes` are shown first."""
-    from hpo.cli.live import watcher_for
+    from hpo.cli.live import callback_for
     from hpo.cli.log import log_path, logged_to
     from hpo.cli.notifications import Notifier, recipients_of
     from hpo.cli.signals import ending_tidily
     from hpo.config.times import LOCAL_ZONE
     from hpo.export.configs import MARK, default_output
     from hpo.export.writing import check_writable
+    from hpo.runners.callbacks import SearchCallbacks
     from hpo.runners.run import run as run_study
-    from hpo.runners.watcher import Watchers
     from hpo.search.budget import limits_of
 
     limits_of(config.budget, datetime.now(LOCAL_ZONE))  # Refuses an end that is past, before anything is read.
@@ -110,14 +110,14 @@ def _search(
     try:
         with (
             ending_tidily(stop, config.compute.grace_seconds) as signals,
-            watcher_for(sys.stderr if as_json else sys.stdout) as screen,
+            callback_for(sys.stderr if as_json else sys.stdout) as screen,
             logged_to(log_path(config.store.url, config.study), screen) as log,
-            Notifier(config.study, recipients, Watchers(screen, log).note) as notifier,
+            Notifier(config.study, recipients, SearchCallbacks(screen, log).note) as notifier,
         ):
-            watcher = Watchers(screen, log, notifier)
+            callback = SearchCallbacks(screen, log, notifier)
             for sentence in notes:
-                watcher.note(sentence)
-            results = run_study(config, watcher, stop, searches=searches)
+                callback.note(sentence)
+            results = run_study(config, callback, stop, searches=searches)
             signals.end_timer()
             notifier.finished(interrupted=signals.came)
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy.engine import make_url
 
-from hpo.data.checks import quoted
+from hpo.data.labels import quoted
 from hpo.messages import Scores
 from hpo.report import tables
 from hpo.report.drawing import plain_text, value_text
@@ -144,7 +144,7 @@ def print_verdict(verdict: Verdict | None) -> None:
 def _with_interval(test: TestEvaluation) -> str:
     """Return a score on the test split with its 95% interval over rows."""
     # Only where there is one: its packages take their time.
-    from hpo.verdict.single_scores import interval_of_test
+    from hpo.verdict.comparison import interval_of_test
 
     found = interval_of_test(test)
     return f"{test.held_out.scores.objective:.4f}" + (f" [{found.low:.4f}, {found.high:.4f}]" if found else "")

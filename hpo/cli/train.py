@@ -27,8 +27,14 @@ def reproduce(
 ) -> None:
     """Train an exported configuration again, and say whether it gives its score; exit code 1 where it does not."""
     from hpo.export.exported_file import read_exported
-    from hpo.export.reproduction import differences_from_search, reproduction_of
-    from hpo.export.retraining import compute_of, open_trainer, retrain, study_and_splits
+    from hpo.export.retraining import (
+        compute_of,
+        differences_from_search,
+        open_trainer,
+        reproduction_of,
+        retrain,
+        study_and_splits,
+    )
     from hpo.runners.run import installed_versions
 
     exported = read_exported(*options.file_and_overrides(words, "hpo reproduce", "file that hpo export wrote"))

@@ -1,4 +1,4 @@
 """Dashboard over a study store: optuna-dashboard, read-only by default, with notes, figures and pictures of hpo.
 
-To add a note: `notes.py`; a figure: an entry of `FIGURES_SHOWN` in `additions.py`.
+To add a note: `study_page.py`; a figure: an entry of `FIGURES_SHOWN` in it.
 """

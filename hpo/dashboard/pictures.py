@@ -10,7 +10,7 @@ from itertools import pairwise
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from hpo.report.drawing import BLUE, GREY, ORANGE, plain_text
-from hpo.report.progress import curves_of, seen_title
+from hpo.report.progress_figures import curves_of, seen_title
 from hpo.report.report_data import ReportData
 
 KIND = "image/svg+xml"

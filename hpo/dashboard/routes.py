@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from bottle import HTTPResponse, Route, response  # type: ignore[import-untyped]
 from optuna_dashboard import wsgi
 
-from hpo.dashboard.additions import DashboardAdditions
 from hpo.dashboard.pictures import KIND
+from hpo.dashboard.study_page import DashboardAdditions
 from hpo.errors import HpoError, StoreError
 from hpo.search.steering import refuse_led
 from hpo.store.database import Database
@@ -66,7 +66,7 @@ class RouteFilter:
             if route.rule == PICTURE:
                 return _with_reasons(self._picture)
             if route.rule == META:
-                return _with_artifacts(callback)
+                return lambda **arguments: callback(**arguments) | {"artifact_is_available": True}
             if route.rule == PAGE:
                 return _hiding(self._hidden, callback)
             if not route.rule.startswith(WITH_THE_STORE):
@@ -77,7 +77,7 @@ class RouteFilter:
             return _with_reasons(self._within(self._database.transaction, callback))
         if route.method == "DELETE" and route.rule == STUDY:
             return _with_reasons(self._delete)
-        return _refuse
+        return lambda **_: _answer(403, REFUSED)
 
     def _within(self, opened: Callable[[], Any], callback: Callback) -> Callback:
         def within(**arguments: Any) -> Any:
@@ -119,15 +119,6 @@ class RouteFilter:
         return {}
 
 
-def _with_artifacts(callback: Callback) -> Callback:
-    """Return a callback by which pages show artifacts."""
-
-    def told(**arguments: Any) -> Any:
-        return callback(**arguments) | {"artifact_is_available": True}
-
-    return told
-
-
 def _hiding(hidden: Sequence[str], callback: Callback) -> Callback:
     """Return a callback whose page hides the elements that these selectors match."""
 
@@ -141,10 +132,6 @@ def _hiding(hidden: Sequence[str], callback: Callback) -> Callback:
         return HTTPResponse(text, headers={"Content-Type": "text/html; charset=UTF-8"})
 
     return page
-
-
-def _refuse(**_: Any) -> dict[str, str]:
-    return _answer(403, REFUSED)
 
 
 def _with_reasons(callback: Callback) -> Callback:

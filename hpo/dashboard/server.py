@@ -9,7 +9,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from hpo.config.extras import refuse_missing
-from hpo.dashboard.guard import Guard
+from hpo.dashboard.access_control import AccessControl
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.store.database import Database
 from hpo.store.studies import chosen_study
@@ -64,7 +64,7 @@ def serving(
 
     application = pages(database, allow_changes=allow_changes)
     with _bound(port) as server:
-        guard = Guard(application, port=server.server_port, home=home, allow_changes=allow_changes)
+        guard = AccessControl(application, port=server.server_port, home=home, allow_changes=allow_changes)
         server.set_app(guard)
         yield server, guard.url
 

@@ -1,8 +1,8 @@
 """Data: from rows of a source to batches: source -> table -> columns -> examples -> splits -> tokens -> batches.
 
 `readers.locations` finds a source and reads it into a table; `columns` finds text and label in it, and `sources` makes
-clean examples of its rows. `target_types` says what a label means in each task. `splits` makes training, validation
-and test: `rare_labels` and `checks` drop, merge or refuse, `stratify` divides, `groups` keeps rows together and splits
+clean examples of its rows. `labels` says what a label means in each task. `splits` makes training, validation
+and test: `label_checks` drops, merges or refuses, `stratify` divides, `groups` keeps rows together and splits
 apart, `folds` divides training again. `tokenization` makes tokens of texts once, `augmentation` varies them, and
 `batching` pads rows to batches.
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.data.checks import listed_labels, refuse_rare_classes
 from hpo.data.groups import tied_rows
+from hpo.data.label_checks import refuse_rare_classes
+from hpo.data.labels import SINGLE_LABEL, TargetType, listed_labels
 from hpo.data.sources import Examples
 from hpo.data.stratify import Strata, divide_groups, iterative_stratification
-from hpo.data.target_types import SINGLE_LABEL, TargetType
 from hpo.errors import DataError
 
 

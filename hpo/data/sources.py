@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 from hpo.config.study_file import DataConfig
 from hpo.data.columns import Columns, find_columns, refuse_missing_texts
-from hpo.data.label_sets import joined_label_columns, label_sets
+from hpo.data.labels import joined_label_columns, label_sets
 from hpo.data.readers.hub import SplitName
 from hpo.data.readers.locations import read_source
 from hpo.data.readers.table import Cells, Table, as_unicode

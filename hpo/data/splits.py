@@ -10,23 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.config.study_file import DataConfig, StudyConfig
-from hpo.data.checks import (
+from hpo.data.columns import Columns
+from hpo.data.folds import Fold, make_folds
+from hpo.data.groups import group_numbers, remove_overlap, repetition_notes, text_keys
+from hpo.data.label_checks import (
     TRAIN_ROWS_PER_CLASS,
-    listed_labels,
-    ordered_labels,
     refuse_one_class,
     refuse_rare_classes,
     refuse_undividable_groups,
     refuse_unknown_labels,
     refuse_unscored_classes,
+    without_rare,
 )
-from hpo.data.columns import Columns
-from hpo.data.folds import Fold, make_folds
-from hpo.data.groups import group_numbers, remove_overlap, repetition_notes, text_keys
-from hpo.data.rare_labels import without_rare
+from hpo.data.labels import SINGLE_LABEL, TARGET_TYPES, TargetType, listed_labels, ordered_labels
 from hpo.data.sources import Examples, read_examples
 from hpo.data.stratify import Strata, class_count, divide_groups, stratified_sample
-from hpo.data.target_types import SINGLE_LABEL, TARGET_TYPES, TargetType
 
 LEAST_ROWS_OF_A_SIDE = 200
 """Rows of validation that must remain for the search, and as many that it never sees, or none are kept from it."""
@@ -125,7 +123,7 @@ def split_examples(
         folds: how many folds to make of what is left of `train`, in place of validation.
         kept: share of validation that is kept for the confirmation, where enough rows remain on each side.
         notes: what the user should be told before the notes made here.
-        rare_labels: what becomes of labels with too few rows, as `hpo.data.rare_labels` takes it.
+        rare_labels: what becomes of labels with too few rows, as `hpo.data.label_checks` takes it.
         kind: the type of the label column.
 
     Raises:

@@ -26,6 +26,9 @@ from hpo.messages import Assignment, Ending, Precision
 
 T = TypeVar("T")
 
+INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+"""Variables that name the network interface over which ranks communicate."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankInfo:

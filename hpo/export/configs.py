@@ -17,9 +17,8 @@ from hpo.export.writing import begins_with
 from hpo.search.rungs import trial_milestones
 from hpo.space.search_space import SearchSpace
 from hpo.store.results import StudyResults, TrialResult
-from hpo.verdict.as_json import verdict_to_plain
-from hpo.verdict.findings import Interval, Verdict
-from hpo.verdict.single_scores import interval_of_test, under_another_seed
+from hpo.verdict.comparison import interval_of_test, under_another_seed
+from hpo.verdict.findings import Interval, Verdict, verdict_to_plain
 
 SCHEMA_VERSION = 1
 """Of `study_to_plain`; raised when a key goes or changes its meaning."""
@@ -36,20 +35,6 @@ HEADER = f"""\
 #   hpo train FILE --output FOLDER      the model
 """
 NO_CONFIRMATION = {"finalists": 0, "validation_share": 0.0}
-
-
-def best_configuration(results: StudyResults, trial: int | None = None) -> dict[str, Any]:
-    """Return a configuration of a study, with all that it takes to train it again, as plain values.
-
-    Args:
-        results: the study.
-        trial: which; None for the one that the verdict recommends, or for the search's best where there is no verdict.
-
-    Raises:
-        NoResultError: no trial has completed, or not this one.
-        ConfigurationError: there is no such trial.
-    """
-    return configuration_of(results, stored_verdict(results), trial)
 
 
 def stored_verdict(results: StudyResults) -> Verdict | None:
@@ -73,7 +58,17 @@ def digest_of(hyperparameters: Hyperparameters, seed: int) -> str:
 
 
 def configuration_of(results: StudyResults, verdict: Verdict | None, trial: int | None = None) -> dict[str, Any]:
-    """Return the configuration that `best_configuration` does, by this verdict."""
+    """Return a configuration of a study, with all that it takes to train it again, as plain values.
+
+    Args:
+        results: the study.
+        verdict: on it; None where nothing was confirmed.
+        trial: which; None for the one that the verdict recommends, or for the search's best where there is no verdict.
+
+    Raises:
+        NoResultError: no trial has completed, or not this one.
+        ConfigurationError: there is no such trial.
+    """
     if trial is not None:
         chosen, chosen_by = _completed(results, trial), "user"
     elif verdict is not None:

@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.export.exported_file import Exported
-from hpo.export.expressible import Field, only, refuse_inexpressible, study_wide
+from hpo.export.exported_file import Exported, Expressible, only, refuse_inexpressible, study_wide
 
 Arguments = dict[str, Any]
 Writer = Callable[[Hyperparameters], Arguments]
@@ -29,39 +28,27 @@ def _adamw(values: Hyperparameters) -> Arguments:
     }
 
 
-def _adagrad(values: Hyperparameters) -> Arguments:
-    return {"optim": "adagrad", "optim_args": f"eps={values.epsilon}"}
-
-
 def _rmsprop(values: Hyperparameters) -> Arguments:
     said = f"alpha={values.alpha},eps={values.epsilon},momentum={values.momentum}"
     return {"optim": "rmsprop", "optim_args": said}
 
 
 OPTIMIZERS: Mapping[str, Writer] = {
-    "sgd": _sgd,
-    "momentum": _sgd,
-    "nesterov": _sgd,
-    "adam": _adamw,
-    "adamw": _adamw,
-    "adagrad": _adagrad,
+    **dict.fromkeys(("sgd", "momentum", "nesterov"), _sgd),
+    **dict.fromkeys(("adam", "adamw"), _adamw),
+    "adagrad": lambda h: {"optim": "adagrad", "optim_args": f"eps={h.epsilon}"},
     "rmsprop": _rmsprop,
 }
 DECOUPLED = ("adam", "adamw")
 """Those whose `weight_decay` is apart from the gradient there; that of the others is in it."""
 
 
-def _constant(_: Hyperparameters) -> Arguments:
-    return {"lr_scheduler_type": "constant_with_warmup"}
-
-
-def _linear(values: Hyperparameters) -> Arguments:
-    return _polynomial(values, 1.0) if values.final_rate_ratio else {"lr_scheduler_type": "linear"}
+CONSTANT: Arguments = {"lr_scheduler_type": "constant_with_warmup"}
 
 
 def _polynomial(values: Hyperparameters, power: float | None = None) -> Arguments:
     if values.final_rate_ratio == 1:
-        return _constant(values)  # They refuse a fall that ends where it begins.
+        return CONSTANT  # They refuse a fall that ends where it begins.
     end = values.learning_rate * (values.final_rate_ratio or 0.0)
     said = {"lr_end": end, "power": values.power if power is None else power}
     return {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": said}
@@ -73,16 +60,15 @@ def _cosine(values: Hyperparameters) -> Arguments:
     return {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": values.final_rate_ratio}}
 
 
-def _cosine_restarts(values: Hyperparameters) -> Arguments:
-    return {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": values.cycles}}
-
-
 SCHEDULES: Mapping[str, Writer] = {
-    "constant": _constant,
-    "linear": _linear,
+    "constant": lambda _: CONSTANT,
+    "linear": lambda h: _polynomial(h, 1.0) if h.final_rate_ratio else {"lr_scheduler_type": "linear"},
     "polynomial": _polynomial,
     "cosine": _cosine,
-    "cosine_restarts": _cosine_restarts,
+    "cosine_restarts": lambda h: {
+        "lr_scheduler_type": "cosine_with_restarts",
+        "lr_scheduler_kwargs": {"num_cycles": h.cycles},
+    },
 }
 
 
@@ -91,32 +77,32 @@ def _l2_fits(values: Hyperparameters) -> bool:
     return values.l2_strength == 0 or values.optimizer not in OPTIMIZERS or (values.l2_form == "decoupled") is decoupled
 
 
-FIELDS: Mapping[str, Field] = {
+FIELDS: Mapping[str, Expressible] = {
     **dict.fromkeys(
         ("learning_rate", "momentum", "beta1", "beta2", "alpha", "epsilon", "rho", "momentum_decay", "decay_rate",
          "clip_threshold", "newton_schulz_steps", "warmup_ratio", "initial_rate_ratio", "power", "cycles",
          "decay_every", "decay_factor", "decay_fraction", "plateau_patience", "l1_form", "l2_strength",
          "max_grad_norm", "label_smoothing", "batch_size", "epochs", "max_length", "seed"),
-        Field(),
+        Expressible(),
     ),
     "method": only("full", "method", "full, or freeze the layers of the model that is handed to Trainer"),
     "trained_layers": only(None, "trained_layers", "freeze the layers of the model that is handed to Trainer"),
     "kept_layers": only(None, "kept_layers", "cut the model and save it, then train that"),
-    "optimizer": Field(
+    "optimizer": Expressible(
         fits=lambda h: h.optimizer in OPTIMIZERS,
         nearest="the optimizer itself as `optimizers` of Trainer, or --format python",
     ),
     "layerwise_rate_decay": only(1.0, "layerwise_rate_decay", "1, or parameter groups as `optimizers` of Trainer"),
     "head_rate": only(1.0, "head_rate", "1, or parameter groups as `optimizers` of Trainer, or --format python"),
     "head_scale": only(None, "head_scale", "draw the head of the model that is handed to Trainer, or --format python"),
-    "schedule": Field(fits=lambda h: h.schedule in SCHEDULES, nearest="linear or cosine, or --format python"),
-    "final_rate_ratio": Field(
+    "schedule": Expressible(fits=lambda h: h.schedule in SCHEDULES, nearest="linear or cosine, or --format python"),
+    "final_rate_ratio": Expressible(
         fits=lambda h: h.schedule != "cosine_restarts" or not h.final_rate_ratio,
         nearest="0 with restarts, or --format python",
     ),
     "l1_strength": only(0.0, "l1_strength", "0, or a penalty added in compute_loss of Trainer"),
-    "l2_form": Field(fits=_l2_fits, nearest="the other form, or --format python"),
-    "regularize_towards": Field(
+    "l2_form": Expressible(fits=_l2_fits, nearest="the other form, or --format python"),
+    "regularize_towards": Expressible(
         fits=lambda h: h.regularize_towards == "zero" or not (h.l1_strength or h.l2_strength), nearest="zero"
     ),
     "dropout": only(None, "dropout", "hidden_dropout_prob and its kin in the model's config, or --format python"),

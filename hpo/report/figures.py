@@ -3,11 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from hpo.report.answers import by_group, by_length, confusion_matrix
-from hpo.report.differences import differences
-from hpo.report.hyperparameters import importances, learning_rate_by_optimizer, parallel_coordinates, slices
-from hpo.report.progress import learning_curves, over_time
+from hpo.report.hyperparameter_figures import importances, learning_rate_by_optimizer, parallel_coordinates, slices
+from hpo.report.progress_figures import learning_curves, over_time
 from hpo.report.report_data import ReportData
+from hpo.report.score_figures import by_group, by_length, confusion_matrix, differences
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -17,7 +17,7 @@ from hpo.report.report_data import ReportData, read_report_data
 from hpo.store.database import open_database
 from hpo.store.history import Evaluation
 from hpo.store.results import StudyResults, TrialResult
-from hpo.verdict.as_json import verdict_to_plain
+from hpo.verdict.findings import verdict_to_plain
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -121,7 +121,7 @@ def _numbered(verdict: Verdict, trial: int) -> str:
 def test_evaluations(results: StudyResults) -> ReportTable | None:
     """Return every evaluation on the test split; None where there was none."""
     # Only where there is one: its packages take their time.
-    from hpo.verdict.single_scores import interval_of_test
+    from hpo.verdict.comparison import interval_of_test
 
     rows = [
         (

@@ -13,9 +13,9 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
 from hpo.errors import TrainingError
 from hpo.files.remote import RemoteFiles
+from hpo.runners.callbacks import SearchCallback
 from hpo.runners.dispatch import Dispatch
-from hpo.runners.watcher import Watcher
-from hpo.runners.workforce import Workforce
+from hpo.runners.worker_pool import WorkerPool
 from hpo.search.budget import Limits, budget_warning
 from hpo.search.confirmation_runs import ConfirmationRuns, Entrant
 from hpo.search.coordinator import Coordinator
@@ -25,7 +25,7 @@ from hpo.store.results import StudyResults
 from hpo.store.studies import confirmation_of
 from hpo.tasks.registry import TASKS
 from hpo.training.context import CONFIRMATION
-from hpo.verdict.seed_race import Race, most_runs
+from hpo.verdict.sequential_halving import Race, most_runs
 
 AMPLY = 1.2
 OPENING_SECONDS = 3.0
@@ -41,9 +41,9 @@ class SearchParts:
     config: StudyConfig
     space: SearchSpace
     splits: Splits
-    workforce: Workforce
+    pool: WorkerPool
     remote: RemoteFiles
-    watcher: Watcher
+    callback: SearchCallback
     stop: Event
     files: Path
     """The local folder of the study's weights and checkpoints."""
@@ -52,8 +52,8 @@ class SearchParts:
         """Train what a coordinator assigns, until it is over; weights and checkpoints lie in `files`."""
         Dispatch(
             coordinator,
-            self.workforce,
-            self.watcher,
+            self.pool,
+            self.callback,
             self.stop,
             compute=self.config.compute,
             files=files,
@@ -98,14 +98,14 @@ class Confirmation:
             versions: package -> version.
             reserve: seconds before the deadline that are kept for what follows.
         """
-        lead = self.parts.workforce.lead
+        lead = self.parts.pool.lead
         led.begin(metric=lead.metric.name, versions=versions)
         led.expect(search.forecasts.costs.confirming(), reserve)
         is_stopped(search, self.parts.stop)
         runs, standing = self.race.runs + self._runs_of_others(), led.standing()
-        self.parts.watcher.started(led.study, lead.metric.name, runs, standing)
+        self.parts.callback.started(led.study, lead.metric.name, runs, standing)
         if standing.finished >= runs:
-            self.parts.watcher.note(self._more_runs())
+            self.parts.callback.note(self._more_runs())
         self.parts.dispatch(led, self.folder)
         led.end("stopped" if self.parts.stop.is_set() else led.ended_because or "finished")
 
@@ -115,10 +115,10 @@ class Confirmation:
         for name in TASKS[self.parts.config.task.name].baselines:
             if name not in self.results.baselines and not is_stopped(search, self.parts.stop) and time.time() < until:
                 try:
-                    held_out = self.parts.workforce.lead.baseline(name, max_length)
+                    held_out = self.parts.pool.lead.baseline(name, max_length)
                 except TrainingError as error:
                     # What was confirmed is to be judged all the same.
-                    self.parts.watcher.note(f"The verdict goes without a baseline. {error}")
+                    self.parts.callback.note(f"The verdict goes without a baseline. {error}")
                     continue
                 search.record_baseline(name, held_out)
 

@@ -16,8 +16,8 @@ from hpo.errors import StoreUnavailableError, TrainingError
 from hpo.files.remote import NO_REMOTE, RemoteFiles
 from hpo.files.trial_files import keep_only
 from hpo.messages import Action, Assignment, Begun, Capacity, Decision, Ending, Outcome, Progress, Report
-from hpo.runners.watcher import Watcher
-from hpo.runners.workforce import LossCause, Note, WorkerLost, WorkerMessage, Workers
+from hpo.runners.callbacks import SearchCallback
+from hpo.runners.worker_pool import LossCause, Note, WorkerLost, WorkerMessage, Workers
 from hpo.search.coordinator import Coordinator
 
 ASKS_AHEAD_SECONDS = 5.0
@@ -61,13 +61,13 @@ class _Held:
 
 
 class Dispatch:
-    """One run of a search over a workforce."""
+    """One run of a search over a worker pool."""
 
     def __init__(
         self,
         coordinator: Coordinator,
-        workforce: Workers,
-        watcher: Watcher,
+        pool: Workers,
+        callback: SearchCallback,
         stop: Event,
         *,
         compute: ComputeConfig | None = None,
@@ -82,8 +82,8 @@ class Dispatch:
 
         Args:
             coordinator: of the study, which has begun.
-            workforce: which has begun.
-            watcher: is told of every event.
+            pool: which has begun.
+            callback: is told of every event.
             stop: set from elsewhere, it ends the search: what is running is paused, and the next run resumes it.
             compute: when a worker hangs, and how long it has to end.
             files: the study's folder of weights and checkpoints, cleared of those that are not needed any more.
@@ -93,7 +93,7 @@ class Dispatch:
             listens_seconds: how long workers are listened to at a time, at most.
             steers_every: seconds between looks at what was asked for from outside.
         """
-        self._coordinator, self._workforce, self._watcher, self._stop = coordinator, workforce, watcher, stop
+        self._coordinator, self._pool, self._callback, self._stop = coordinator, pool, callback, stop
         self._compute = compute or ComputeConfig()
         self._files, self._remote, self._clock, self._ticks = files, remote, clock, ticks
         self._listens_seconds, self._steers_every = listens_seconds, steers_every
@@ -143,12 +143,12 @@ class Dispatch:
             self._fill()
         if any(held.count for held in self._held.values()):
             return True
-        starting = set(self._workforce.workers) - self._workforce.capacities.keys()
+        starting = set(self._pool.workers) - self._pool.capacities.keys()
         return self._pausing_since is None and bool(starting)
 
     def _enlist(self) -> None:
         """Tell the coordinator which workers there are, where that has changed: a cluster may grow and shrink."""
-        workers = frozenset(self._workforce.workers)
+        workers = frozenset(self._pool.workers)
         if workers != self._enlisted:
             self._coordinator.faults.workers = workers
             self._enlisted = workers
@@ -159,7 +159,7 @@ class Dispatch:
 
     def _listen(self) -> Sequence[tuple[str, WorkerMessage]]:
         began = self._ticks()
-        messages = self._workforce.listen(self._patience())
+        messages = self._pool.listen(self._patience())
         self._listened += self._ticks() - began
         return messages
 
@@ -172,7 +172,7 @@ class Dispatch:
     # -- to the workers
 
     def _fill(self) -> None:
-        capacities = self._workforce.capacities
+        capacities = self._pool.capacities
         # Each worker has a trial before one has a second.
         for number in range(max((capacity.slots for capacity in capacities.values()), default=0)):
             for worker, capacity in capacities.items():
@@ -183,7 +183,7 @@ class Dispatch:
         for worker, capacity in capacities.items():
             held = self._held[worker]
             ends_at = min(held.ends_at.values(), default=math.inf)
-            if ends_at <= soon and 0 <= held.count - held.slots(capacity) < self._workforce.prefetch:
+            if ends_at <= soon and 0 <= held.count - held.slots(capacity) < self._pool.prefetch:
                 self._ask(capacity, held, max(0.0, ends_at - self._clock()))
 
     def _ask(self, capacity: Capacity, held: _Held, starts_in: float) -> None:
@@ -192,19 +192,19 @@ class Dispatch:
             return
         assignment = self._coordinator.next_assignment(uuid.uuid4().hex, capacity, starts_in=starts_in)
         for sentence in self._coordinator.overtime.pop_notes():
-            self._watcher.note(sentence)
+            self._callback.note(sentence)
         if assignment is None:
             # What there is not for an idle worker, which no trial avoids, there is for none; what there is not for one
             # that trains, for none that does. Each ask is a transaction.
             self._nothing_for.add(worker)
             if not self._coordinator.faults.is_avoided(worker):
-                names = self._workforce.capacities
+                names = self._pool.capacities
                 self._nothing_for.update(name for name in names if starts_in == 0 or self._held[name].count)
             return
         if not held.count:
             held.heard_at = self._listened
         held.waiting[assignment.trial] = assignment
-        self._workforce.give(worker, assignment)
+        self._pool.give(worker, assignment)
 
     def _steer(self) -> None:
         """Do what the stop event, the deadline or `hpo stop` asks for."""
@@ -217,7 +217,7 @@ class Dispatch:
                 self._pause()
         elif self._ticks() - self._pausing_since > self._compute.grace_seconds:
             for worker in [worker for worker, held in self._held.items() if held.count]:
-                self._workforce.kill(worker, "It did not reach its next step in time.")
+                self._pool.kill(worker, "It did not reach its next step in time.")
 
     def _apply_stop_requests(self) -> None:
         asked = self._coordinator.stop_requests()
@@ -241,14 +241,14 @@ class Dispatch:
             self._pause()
         until = self._ticks() + self._compute.grace_seconds
         while self._given() and (left := until - self._ticks()) > 0:
-            for worker, message in self._workforce.listen(min(left, self._listens_seconds)):
+            for worker, message in self._pool.listen(min(left, self._listens_seconds)):
                 if isinstance(message, WorkerLost):
                     self._held.pop(worker, None)
                 elif isinstance(message, Outcome) and worker in self._held:
                     self._held[worker].remove(message.trial)
 
     def _decide(self, worker: str, assignment: Assignment, action: Action) -> None:
-        self._workforce.apply(worker, Decision(trial=assignment.trial, attempt=assignment.attempt, action=action))
+        self._pool.apply(worker, Decision(trial=assignment.trial, attempt=assignment.attempt, action=action))
 
     def _kill_silent(self) -> None:
         """Kill workers that train and have sent nothing for too long; their trials resume elsewhere."""
@@ -256,7 +256,7 @@ class Dispatch:
         for worker, held in self._held.items():
             if held.count and self._listened - held.heard_at > longest:
                 held.heard_at = self._listened
-                self._workforce.kill(worker, f"It said nothing for {self._compute.hang_minutes:g} minutes.")
+                self._pool.kill(worker, f"It said nothing for {self._compute.hang_minutes:g} minutes.")
 
     # -- from the workers
 
@@ -268,22 +268,22 @@ class Dispatch:
                 self._begin(held, message)
             case Report():
                 decision = self._coordinator.observe(message)
-                self._workforce.apply(worker, decision)
-                self._watcher.reported(message, decision)
+                self._pool.apply(worker, decision)
+                self._callback.reported(message, decision)
                 self._expect(held, message.trial)
                 if message.trial not in self._has_reported:
                     # It has told what it costs: something else may fit for those that are idle.
                     self._has_reported.add(message.trial)
                     self._nothing_for.clear()
             case Progress():
-                self._watcher.progressed(message)
+                self._callback.progressed(message)
                 if self._coordinator.forecasts.progressed(message):
                     self._expect(held, message.trial)
             case Outcome():
                 held.remove(message.trial)
                 self._finish(message)
             case Note():
-                self._watcher.note(f"{worker}: {message.sentence}")
+                self._callback.note(f"{worker}: {message.sentence}")
             case WorkerLost():
                 if message.cause is LossCause.UNUSABLE:
                     self._coordinator.quarantine(worker, message.reason)
@@ -296,18 +296,18 @@ class Dispatch:
         if (assignment := held.waiting.pop(begun.trial, None)) is None:
             return
         held.training[begun.trial], held.began_at[begun.trial] = assignment, self._clock()
-        self._watcher.assigned(assignment)
+        self._callback.assigned(assignment)
         self._expect(held, begun.trial)
 
     def _expect(self, held: _Held, trial: int) -> None:
         """Look again when a trial is expected to end."""
-        assignment = held.training.get(trial) if self._workforce.prefetch else None
+        assignment = held.training.get(trial) if self._pool.prefetch else None
         if assignment and (left := self._coordinator.expected_seconds(assignment)) is not None:
             held.ends_at[trial] = self._clock() + left
 
     def _finish(self, outcome: Outcome) -> None:
         self._coordinator.finish(outcome)
-        self._watcher.ended(outcome)
+        self._callback.ended(outcome)
         self._nothing_for.clear()
         if self._files is not None:
             self._remove_files(self._files, outcome.trial)
@@ -347,8 +347,8 @@ class Dispatch:
             if worker in self._left_out:
                 continue
             self._left_out.add(worker)
-            self._workforce.discard(worker)
-            self._watcher.left_out(worker, reason)
+            self._pool.discard(worker)
+            self._callback.left_out(worker, reason)
             held = self._held.pop(worker, _Held())
             for assignment in held.all.values():
                 self._coordinator.finish(self._cut(held, assignment, Ending.PAUSED, "Its worker was left out."))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from threading import Event
 
 from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report
-from hpo.runners.watcher import Watcher
+from hpo.runners.callbacks import SearchCallback
 from hpo.search.coordinator import Coordinator
 from hpo.training.worker import Worker, train
 
@@ -21,7 +21,7 @@ class FinalEvaluation:
     coordinator: Coordinator
     """Of the search."""
     lead: Worker
-    watcher: Watcher
+    callback: SearchCallback
     stop: Event
 
     def run(self, assignment: Assignment, report: Report) -> None:
@@ -35,7 +35,7 @@ class FinalEvaluation:
         if self.coordinator.test_was_read(trial):
             return
         if not self.lead.has_weights(report):
-            self.watcher.note(
+            self.callback.note(
                 f"The weights of trial {trial} are no longer here; it is trained again for the test split."
             )
             outcome = self._trained_again(assignment)
@@ -47,17 +47,17 @@ class FinalEvaluation:
                 return
         held_out = self.lead.test_evaluation(assignment)
         self.coordinator.record_test(trial, held_out)
-        self.watcher.tested(trial, held_out.scores)
+        self.callback.tested(trial, held_out.scores)
 
     def _note_failure(self, why: str) -> None:
-        self.watcher.note(f"The test split was not read: {why} The same command reads it later.")
+        self.callback.note(f"The test split was not read: {why} The same command reads it later.")
 
     def _trained_again(self, assignment: Assignment) -> Outcome:
         until = self.coordinator.limits.deadline or math.inf
 
         def answer(message: Report | Progress) -> Action:
             if isinstance(message, Progress):
-                self.watcher.progressed(message)
+                self.callback.progressed(message)
             return Action.PAUSE if self.stop.is_set() or time.time() > until else Action.CONTINUE
 
         return train(self.lead, assignment, answer)

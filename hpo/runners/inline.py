@@ -7,13 +7,13 @@ from pathlib import Path
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
 from hpo.messages import Assignment, Begun, Capacity, Decision, Precision
-from hpo.runners.workforce import WorkerMessage
+from hpo.runners.worker_pool import WorkerMessage
 from hpo.training.worker import Worker, open_worker
 
 NAME = "inline-0"
 
 
-class InlineWorkforce:
+class InlineWorkerPool:
     """One worker in this process: it can neither be lost nor replaced, and where it hangs the search hangs."""
 
     prefetch = 0
@@ -58,10 +58,10 @@ class InlineWorkforce:
 @contextmanager
 def open_inline(
     config: StudyConfig, splits: Splits, files: Path, _ends: Callable[[], bool]
-) -> Iterator[InlineWorkforce]:
+) -> Iterator[InlineWorkerPool]:
     """Open a worker in this process.
 
     Raises:
         ModelError, ConfigurationError: the model, the metric or the device cannot be used.
     """
-    yield InlineWorkforce(open_worker(config, splits, files))
+    yield InlineWorkerPool(open_worker(config, splits, files))

@@ -19,7 +19,8 @@ from hpo.errors import ConfigurationError, HpoError, StoreError, StoreUnavailabl
 from hpo.files.remote import open_remote_files
 from hpo.files.trial_files import keep_only
 from hpo.messages import SEMANTICS, SEMANTICS_KEY, Assignment, Precision, Report
-from hpo.runners.check.short_check import ShortCheck, short_check
+from hpo.runners.callbacks import SearchCallback
+from hpo.runners.check.search_forecast import ShortCheck, short_check
 from hpo.runners.check.warnings import on_cut_texts, on_rare_classes
 from hpo.runners.confirmation import (
     Confirmation,
@@ -32,10 +33,10 @@ from hpo.runners.confirmation import (
 )
 from hpo.runners.final_evaluation import FinalEvaluation
 from hpo.runners.inline import open_inline
-from hpo.runners.processes.carrier import open_processes, runner_of
+from hpo.runners.processes.launcher import open_processes
+from hpo.runners.processes.worker_specs import runner_of
 from hpo.runners.ray.setup import open_ray_tune, refuse_unusable
-from hpo.runners.watcher import Watcher
-from hpo.runners.workforce import Workforce
+from hpo.runners.worker_pool import WorkerPool
 from hpo.search.budget import limits_of, needed_budget
 from hpo.search.coordinator import Coordinator
 from hpo.search.enumeration import ENUMERATIONS
@@ -52,10 +53,14 @@ from hpo.store.study_store import refuse_other_semantics
 from hpo.training.device import unseen_gpu_warning
 from hpo.training.worker import Worker
 from hpo.verdict.judgement import verdict_on
-from hpo.verdict.seed_race import Race, race_of
+from hpo.verdict.sequential_halving import Race, race_of
 
-WorkforceOpener = Callable[[StudyConfig, Splits, Path, Callable[[], bool]], AbstractContextManager[Workforce]]
-OPENERS: Mapping[str, WorkforceOpener] = {"inline": open_inline, "processes": open_processes, "ray_tune": open_ray_tune}
+PoolOpener = Callable[[StudyConfig, Splits, Path, Callable[[], bool]], AbstractContextManager[WorkerPool]]
+OPENERS: Mapping[str, PoolOpener] = {
+    "inline": open_inline,
+    "processes": open_processes,
+    "ray_tune": open_ray_tune,
+}
 MOST_OF_MEASURING = 0.05
 """Share of a run's time that measurements before the first trial may take on a CPU."""
 PRECISION_OF_MEASURING = 0.4
@@ -66,7 +71,7 @@ RECORDED_PACKAGES = ("llm-hpo", "optuna", "torch", "transformers", "tokenizers",
 
 
 def run(
-    config: StudyConfig, watcher: Watcher | None = None, stop: Event | None = None, *, searches: bool = True
+    config: StudyConfig, callback: SearchCallback | None = None, stop: Event | None = None, *, searches: bool = True
 ) -> StudyResults:
     """Search until the study's budget is spent, confirm the best, then score the recommended on the test split once.
 
@@ -74,7 +79,7 @@ def run(
 
     Args:
         config: the study.
-        watcher: is told of everything as it happens.
+        callback: is told of everything as it happens.
         stop: set from elsewhere, it ends the search: what is running is paused, and the next run resumes it.
         searches: whether new trials are trained; otherwise those that there are, are confirmed.
 
@@ -84,18 +89,18 @@ def run(
     Raises:
         HpoError: with one sentence, as `hpo.errors` lists them; nothing that was stored is lost.
     """
-    watcher, stop = watcher or Watcher(), stop or Event()
+    callback, stop = callback or SearchCallback(), stop or Event()
     if not searches:
         config = _as_searched(config)
     files = files_folder(config)
     remote = open_remote_files(config, files)
-    space, splits = prepared(config, watcher)
+    space, splits = prepared(config, callback)
     if gpu := unseen_gpu_warning(config.compute):
-        watcher.note(gpu)
+        callback.note(gpu)
     if searches:
         config = with_evaluation_defaults(config, space, splits)
     if config.compute.runner == "ray_tune":
-        watcher.note(
+        callback.note(
             f"Going to the Ray cluster {config.compute.ray_address or 'of this machine'} for the first worker."
         )
     # By the clock that the deadline is heeded by.
@@ -105,14 +110,14 @@ def run(
         leading(
             config, space, data_fingerprint=splits.fingerprint, limits=limits, stop=stop, searches=searches
         ) as coordinator,
-        opened_workforce(config, splits, partial(is_ending, coordinator, stop)) as workforce,
+        opened_pool(config, splits, partial(is_ending, coordinator, stop)) as pool,
     ):
-        _SearchRun(config, space, splits, workforce, remote, watcher, stop, files, coordinator, searches).run()
+        _SearchRun(config, space, splits, pool, remote, callback, stop, files, coordinator, searches).run()
         return coordinator.results()
 
 
-def prepared(config: StudyConfig, watcher: Watcher) -> tuple[SearchSpace, Splits]:
-    """Return the space and the data of a study; the watcher is told what a person should know of them.
+def prepared(config: StudyConfig, callback: SearchCallback) -> tuple[SearchSpace, Splits]:
+    """Return the space and the data of a study; the callback is told what a person should know of them.
 
     Raises:
         HpoError: the study cannot be searched.
@@ -122,7 +127,7 @@ def prepared(config: StudyConfig, watcher: Watcher) -> tuple[SearchSpace, Splits
     refuse_unusable(config.compute)
     splits = splits_of(config)
     for sentence in (*splits.notes, *search_notes(config, space)):
-        watcher.note(sentence)
+        callback.note(sentence)
     refuse_counts(space, splits.train.rows)
     return space, splits
 
@@ -155,10 +160,10 @@ def is_ending(coordinator: Coordinator, stop: Event) -> bool:
     return is_stopped(coordinator, stop) or time.time() >= coordinator.trains_until
 
 
-def opened_workforce(
+def opened_pool(
     config: StudyConfig, splits: Splits, ends: Callable[[], bool] = lambda: False
-) -> AbstractContextManager[Workforce]:
-    """Open the workforce of the study's runner; `ends` tells whether its first worker is not to be waited for.
+) -> AbstractContextManager[WorkerPool]:
+    """Open the worker pool of the study's runner; `ends` tells whether its first worker is not to be waited for.
 
     Raises:
         ModelError, ConfigurationError: the model, the metric or the device cannot be used.
@@ -203,7 +208,7 @@ class _SearchRun(SearchParts):
     searches: bool
 
     def run(self) -> None:
-        lead = self.workforce.lead
+        lead = self.pool.lead
         self._check_data(lead)
         self.coordinator.begin(metric=lead.metric.name, versions=installed_versions() | lead.facts())
         try:
@@ -227,11 +232,11 @@ class _SearchRun(SearchParts):
     def _check_data(self, lead: Worker) -> None:
         """Refuse before the first trial what every trial would fail on, and note where the data is weak."""
         lead.refuse_unfit(demands_of(self.space))
-        self.watcher.note(lead.metric.note)
+        self.callback.note(lead.metric.note)
         longest = int(self.space.largest("max_length"))
         for warning in (on_cut_texts(lead.cut_share(longest), longest), on_rare_classes(self.splits, lead.metric)):
             if warning is not None:
-                self.watcher.note(warning)
+                self.callback.note(warning)
 
     def _search(self, lead: Worker) -> ShortCheck:
         """Search, and return the first forecasts."""
@@ -243,14 +248,14 @@ class _SearchRun(SearchParts):
         before = time.time() - began + short.reserve
         if self.searches:
             self._note_start(lead.metric.name)
-        self.workforce.begin(precision)
+        self.pool.begin(precision)
         self.remote.write_address()
         if self.searches:
             self.dispatch(self.coordinator, self.files)
         if self.stop.is_set():
-            self.watcher.note("The search was told to end; the same command resumes what was training.")
+            self.callback.note("The search was told to end; the same command resumes what was training.")
         elif self.coordinator.ended_because:
-            self.watcher.note(self.coordinator.ended_because)
+            self.callback.note(self.coordinator.ended_because)
         if self.searches and not self.stop.is_set():
             self._note_time_needed(before)
         return short
@@ -268,14 +273,14 @@ class _SearchRun(SearchParts):
         waits, _ = self.coordinator.files_needed()
         timed = self.coordinator.limits.deadline or self.coordinator.limits.device_seconds
         if timed and seconds and waits and not self.coordinator.standing().completed:
-            self.watcher.note(needed_budget(self.config.budget, seconds, before, self.config.compute.devices_of_trial))
+            self.callback.note(needed_budget(self.config.budget, seconds, before, self.config.compute.devices_of_trial))
 
     def _note_start(self, metric: str) -> None:
-        """Tell the watcher what is searched, and how to have more trials where all are finished."""
+        """Tell the callback what is searched, and how to have more trials where all are finished."""
         trials, standing = most_trials(self.config, self.space), self.coordinator.standing()
-        self.watcher.started(self.config.study, metric, trials, standing)
+        self.callback.started(self.config.study, metric, trials, standing)
         if trials is not None and standing.finished >= trials != enumerated(self.config, self.space):
-            self.watcher.note(f"For more, add --trials N, N above {trials}.")
+            self.callback.note(f"For more, add --trials N, N above {trials}.")
 
     def _confirm_and_test(self, short: ShortCheck) -> None:
         """Confirm the best, where that is asked for, and score the recommended one on the test split."""
@@ -286,7 +291,7 @@ class _SearchRun(SearchParts):
         else:
             if self.config.confirmation.finalists:
                 completed = "no configuration but the default" if results.leaderboard else "no trial"
-                self.watcher.note(f"There is no verdict: {completed} has completed.")
+                self.callback.note(f"There is no verdict: {completed} has completed.")
             self._score_test(self.coordinator.winner())
         if self.searches and not self.stop.is_set():
             # A confirmation alone deletes nothing of the search, of which a later run may ask for more weights.
@@ -296,37 +301,37 @@ class _SearchRun(SearchParts):
         confirmation = Confirmation(parts=self, results=results, race=race)
         limits = confirming_limits(self.config, self.coordinator.limits, self.coordinator.device_seconds())
         with confirmation.led(limits) as led:
-            versions = installed_versions() | self.workforce.lead.facts()
+            versions = installed_versions() | self.pool.lead.facts()
             confirmation.run(self.coordinator, led, versions, short.reserve + short.baselines)
             confirmation.evaluate_baselines(self.coordinator, (limits.deadline or math.inf) - short.reserve)
             if is_stopped(self.coordinator, self.stop):
-                self.watcher.note("The confirmation was told to end; the same command resumes it.")
+                self.callback.note("The confirmation was told to end; the same command resumes it.")
                 return
             self._conclude(led)
             unfinished, _ = led.files_needed()
             keep_only(confirmation.folder, unfinished, set(), self.remote)
 
     def _conclude(self, led: Coordinator) -> None:
-        """Tell the watcher the verdict, and score the recommended configuration on the test split."""
+        """Tell the callback the verdict, and score the recommended configuration on the test split."""
         results = self.coordinator.results()
         verdict = verdict_on(results)
         if verdict is None:
             failed = f"; {len(results.failed_runs)} ended without" if results.failed_runs else ""
-            self.watcher.note(f"There is no verdict: too few runs of the confirmation have a score{failed}.")
+            self.callback.note(f"There is no verdict: too few runs of the confirmation have a score{failed}.")
             self._score_test(self.coordinator.winner())
             return
-        self.watcher.judged(verdict.sentences)
+        self.callback.judged(verdict.sentences)
         first = min(run.trial for run in results.confirmation if run.confirms == verdict.recommended)
         self._score_test(led.trained(first))
 
     def _forecast(self, lead: Worker, until: float) -> ShortCheck:
         """Take a few steps at two extremes of the space, and give the coordinator its first forecasts."""
-        most, size = until - time.time(), self.workforce.size
+        most, size = until - time.time(), self.pool.size
         short = short_check(lead, self.config, self.space, self.splits, most_seconds=most, workers=size)
         now, limits = time.time(), self.coordinator.limits
         too_short = short_time_warning(self.config, limits, now, short.shortest, short.reserve)
         for sentence in (*short.notes, *([too_short] if self.searches and too_short else [])):
-            self.watcher.note(sentence)
+            self.callback.note(sentence)
         reserve = short.reserve + confirming_seconds(self.config, limits, short.longest, short.baselines, size)
         if limits.deadline is not None:
             # A confirmation is worth nothing without a trial: the search has the larger part of the time.
@@ -335,7 +340,7 @@ class _SearchRun(SearchParts):
         if limits.deadline is not None:
             at, left = datetime.fromtimestamp(limits.deadline).astimezone(), limits.deadline - time.time()
             when = f"ends at {at:%Y-%m-%d %H:%M:%S}, in {humanized(left)}" if left > 0 else "has no time left to train"
-            self.watcher.note(f"The search {when}.")
+            self.callback.note(f"The search {when}.")
         return short
 
     def _precision(self, lead: Worker, until: float) -> Precision:
@@ -347,11 +352,11 @@ class _SearchRun(SearchParts):
         asked = self.config.compute.precision
         if measured is None:
             if asked == "auto":
-                self.watcher.note("Measuring whether bf16 pays here; it is done once for the study.")
+                self.callback.note("Measuring whether bf16 pays here; it is done once for the study.")
             most = PRECISION_OF_MEASURING * (until - time.time())
             measured = asdict(lead.measure(dearest(self.space), most))
             if asked == "auto" and not measured["bf16_seconds"]:
-                self.watcher.note(
+                self.callback.note(
                     "There was too little time or memory to measure whether bf16 pays, so trials compute in fp32; "
                     "compute.precision=bf16 asks for the other."
                 )
@@ -367,8 +372,8 @@ class _SearchRun(SearchParts):
     def _score_test(self, found: tuple[Assignment, Report] | None) -> None:
         """Score a trial on the test split, where there is one, with the weights of its best evaluation."""
         if self.splits.test is not None and found is not None:
-            lead = self.workforce.lead
-            FinalEvaluation(coordinator=self.coordinator, lead=lead, watcher=self.watcher, stop=self.stop).run(*found)
+            lead = self.pool.lead
+            FinalEvaluation(coordinator=self.coordinator, lead=lead, callback=self.callback, stop=self.stop).run(*found)
 
     def _kept_files(self) -> tuple[set[int], set[int]]:
         """Return the trials whose checkpoints and whose weights are kept after the search."""

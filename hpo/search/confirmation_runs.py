@@ -19,7 +19,7 @@ from hpo.space.domains import Value
 from hpo.space.search_space import SearchSpace
 from hpo.store.attempts import AttemptRecord
 from hpo.store.study_store import CONFIRMS_ATTRIBUTE, METRIC_ATTRIBUTE, UNSEEN_ATTRIBUTE, StudyStore
-from hpo.verdict.seed_race import NO_SCORE, Race, RaceState, next_trial
+from hpo.verdict.sequential_halving import NO_SCORE, Race, RaceState, next_trial
 
 SEED_ATTRIBUTE = "race_seed"
 """Number of a run's seed in the race, from 0."""

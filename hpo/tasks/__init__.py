@@ -1,5 +1,5 @@
 """Tasks: what is learned, and how a model, its targets, its loss, its predictions and its scores are made of that.
 
 To add a task: a file with a class shaped like `protocol.Task`, its line in `TASKS` of `registry.py`, how it takes the
-label column in `hpo/data/target_types.py`, and its name in `TaskConfig`.
+label column in `hpo/data/labels.py`, and its name in `TaskConfig`.
 """

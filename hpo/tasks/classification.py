@@ -14,12 +14,11 @@ from transformers import AutoModelForSequenceClassification
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import TaskConfig
-from hpo.data.checks import ordered_labels
+from hpo.data.labels import ordered_labels
 from hpo.messages import Scores
-from hpo.metrics.classification import classification_score, classification_scores, slice_f1
+from hpo.metrics.classification import classification_score, classification_scores, resolve_metric, slice_f1
 from hpo.metrics.confusion import ClassPredictions
 from hpo.metrics.metric import SelectionMetric
-from hpo.metrics.selection import resolve_metric
 from hpo.tasks.protocol import Baseline, Criterion
 
 

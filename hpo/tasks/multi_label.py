@@ -14,8 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import TaskConfig
-from hpo.data.checks import ordered_labels
-from hpo.data.label_sets import label_matrix, labels_in
+from hpo.data.labels import label_matrix, labels_in, ordered_labels
 from hpo.data.stratify import Strata
 from hpo.messages import Scores
 from hpo.metrics.confusion import Floats, Integers

@@ -1,8 +1,8 @@
-"""Verdict on a search, as values: what was confirmed, how it compares, and what to take."""
+"""Verdict on a search, as values and as JSON: what was confirmed, how it compares, and what to take."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Decision = Literal["better", "worse", "not distinguishable"]
 Reason = Literal[
@@ -145,3 +145,38 @@ class Verdict:
         if found is None:
             return "the default was not confirmed"
         return "better than the default" if found.decision == "better" else "likely better than the default"
+
+
+SCHEMA_VERSION = 1
+"""Of the keys below and their meaning; raised when one of them changes or goes, not when one is added."""
+
+
+def verdict_to_plain(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as mappings, lists, numbers and strings."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "metric": verdict.metric,
+        "rows": verdict.rows,
+        "unseen_rows": verdict.unseen,
+        "take": verdict.recommended,
+        "reason": verdict.reason,
+        "winner": verdict.winner,
+        "comparisons": [
+            _plain(one, "trial", "against", "against_trial", "difference", "decision") for one in verdict.differences
+        ],
+        "confirmed": [
+            _plain(one, "trial", "is_default", "score", "search_score", "seconds") | {"scores": list(one.scores)}
+            for one in verdict.confirmed
+        ],
+        "baselines": [_plain(one, "name", "score") for one in verdict.baselines],
+        "selection_bias": verdict.selection_bias,
+        "seed_standard_deviation": verdict.seed_noise,
+        "failed_runs": {str(trial): count for trial, count in verdict.failures.items()},
+        "unfinished_runs": verdict.unfinished,
+        "sentences": list(verdict.sentences),
+    }
+
+
+def _plain(one: BaselineScore | Confirmed | Difference, *fields: str) -> dict[str, Any]:
+    """Return fields of a value, and the ends of its interval."""
+    return {name: getattr(one, name) for name in fields} | {"low": one.interval.low, "high": one.interval.high}

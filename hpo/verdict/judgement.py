@@ -13,7 +13,7 @@ from hpo.store.results import ConfirmingRun, StudyResults
 from hpo.verdict.comparison import Runs, difference, interval_of
 from hpo.verdict.findings import BaselineScore, Confirmed, Difference, Verdict
 from hpo.verdict.recommendation import Recommendation, SearchScores, recommend
-from hpo.verdict.seed_race import NO_SCORE, Race, RaceState, distinct
+from hpo.verdict.sequential_halving import NO_SCORE, Race, RaceState, distinct
 from hpo.verdict.wording import sentences
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from hpo.verdict.comparison import COVERAGE, Runs, SeedNoise, difference, seed_noise
 from hpo.verdict.findings import Interval
-from hpo.verdict.seed_race import NO_SCORE, Race, RaceState, winner_of
 from hpo.verdict.selection_bias import ScoreNoise, deviation_over_rows, simulated_selection_bias
+from hpo.verdict.sequential_halving import NO_SCORE, Race, RaceState, winner_of
 
 LIKELY = 0.9
 """Coverage of the interval that must lie above 0 for the winner to be taken in the place of the default:

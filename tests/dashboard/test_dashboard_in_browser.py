@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 
-from hpo.dashboard.guard import Guard
+from hpo.dashboard.access_control import AccessControl
 from hpo.dashboard.server import LOOPBACK, Handler, Server
 from tests.browser import asked_for, browser, needs_browser, said
 from tests.dashboard.visiting import HOSTILE, Visitor, dashboard_at, running, search_when_told, searched_through
@@ -302,7 +302,7 @@ def test_an_html_artifact_runs_no_script(chrome: "Chrome", tmp_path: Path) -> No
     study = optuna.create_study()
     name = upload_artifact(artifact_store=store, study_or_trial=study, file_path=str(page), mimetype="text/html")
     with Server((LOOPBACK, 0), Handler) as server:
-        guard = Guard(wsgi(study._storage, artifact_store=store), port=server.server_port, home="/dashboard")
+        guard = AccessControl(wsgi(study._storage, artifact_store=store), port=server.server_port, home="/dashboard")
         server.set_app(guard)
         with running(server):
             chrome.get(guard.url)

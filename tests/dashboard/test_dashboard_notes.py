@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hpo.dashboard.notes import as_code, escaped, study_note, trial_notes
+from hpo.dashboard.study_page import as_code, escaped, study_note, trial_notes
 from hpo.report.report_data import ReportData, read_report_data
 from hpo.store.database import open_database
 from hpo.verdict.findings import Confirmed, Interval, Verdict

@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.config.study_file import DataConfig
-from hpo.data.label_sets import label_matrix, labels_in
-from hpo.data.rare_labels import without_rare
+from hpo.data.label_checks import without_rare
+from hpo.data.labels import MULTI_LABEL, label_matrix, labels_in
 from hpo.data.sources import Examples, Source, read_examples
-from hpo.data.target_types import MULTI_LABEL
 from hpo.errors import DataError
 
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpo.data.labels import NUMBER
 from hpo.data.sources import Examples
 from hpo.data.splits import Splits, split_examples
 from hpo.data.stratify import LEAST_ROWS_OF_A_QUANTILE, MOST_QUANTILES, quantiles
-from hpo.data.target_types import NUMBER
 from hpo.errors import DataError
 
 

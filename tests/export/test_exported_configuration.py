@@ -17,7 +17,7 @@ from hpo.config.loading import load_config
 from hpo.config.parsing import parse_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, NoResultError
-from hpo.export.configs import best_configuration, configuration_of, to_json, to_yaml
+from hpo.export.configs import configuration_of, stored_verdict, to_json, to_yaml
 from hpo.export.exported_file import Exported, read_exported
 from hpo.messages import Assignment, HeldOutEvaluation, Milestone, Scores
 from hpo.search.rungs import trial_milestones
@@ -25,8 +25,7 @@ from hpo.space.space_file import space_of
 from hpo.store.database import open_database
 from hpo.store.results import StudyResults, read_results
 from hpo.store.results import TestEvaluation as Look
-from hpo.verdict.as_json import verdict_to_plain
-from hpo.verdict.findings import Confirmed, Interval, Verdict
+from hpo.verdict.findings import Confirmed, Interval, Verdict, verdict_to_plain
 
 
 def verdict(recommended: int) -> Verdict:
@@ -69,7 +68,7 @@ def test_each_format_is_read_back_equal(content: dict[str, Any], write: Callable
 
 
 def test_without_a_verdict_the_search_s_best_is_taken(results: StudyResults) -> None:
-    found = best_configuration(results)
+    found = configuration_of(results, stored_verdict(results))
     assert (found["trial"], found["chosen_by"], found["confirmed"]) == (results.best.number, "search", None)
     assert found["score"] == results.best.score
 
@@ -106,13 +105,13 @@ def test_a_test_score_goes_with_its_interval_and_with_which_look_it_was(results:
 
 def test_a_trial_that_is_not_there_or_has_no_score_is_refused(results: StudyResults) -> None:
     with pytest.raises(ConfigurationError, match="no trial 9; its trials are 0 to 2"):
-        best_configuration(results, 9)
+        configuration_of(results, None, 9)
     given_up = replace(results, trials=(*results.trials[:2], replace(results.trials[2], state="PRUNED")))
     with pytest.raises(NoResultError, match="Trial 2 of the study 'tiny' is PRUNED"):
-        best_configuration(given_up, 2)
+        configuration_of(given_up, None, 2)
     waiting = replace(results.trials[2], state="WAITING", configuration={})
     with pytest.raises(NoResultError, match="Trial 2 of the study 'tiny' has not begun"):
-        best_configuration(replace(results, trials=(*results.trials[:2], waiting)), 2)
+        configuration_of(replace(results, trials=(*results.trials[:2], waiting)), None, 2)
 
 
 def test_it_is_the_assignment_that_the_search_gave(exported: Exported, config: StudyConfig) -> None:

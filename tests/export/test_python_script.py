@@ -17,9 +17,8 @@ from hpo.config.tasks import TASK_FACTS
 from hpo.data.splits import splits_of
 from hpo.errors import ConfigurationError
 from hpo.export.exported_file import Exported
-from hpo.export.inlining import inlined
 from hpo.export.model_folder import train_into
-from hpo.export.python_script import FIELDS, content_of_script, script
+from hpo.export.python_script import FIELDS, content_of_script, inlined, script
 from hpo.export.retraining import compute_of
 from hpo.tasks.registry import TASKS
 from hpo.training import gradients

@@ -10,8 +10,14 @@ from hpo.config.study_file import StudyConfig
 from hpo.errors import DataError
 from hpo.export.configs import configuration_of
 from hpo.export.exported_file import Exported, read_exported
-from hpo.export.reproduction import differences_from_search, reproduction_of
-from hpo.export.retraining import compute_of, open_trainer, retrain, study_and_splits
+from hpo.export.retraining import (
+    compute_of,
+    differences_from_search,
+    open_trainer,
+    reproduction_of,
+    retrain,
+    study_and_splits,
+)
 from hpo.runners.run import run
 from hpo.store.results import StudyResults
 from hpo.verdict.findings import Interval

@@ -4,7 +4,6 @@ import errno
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,9 @@ from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, StoreError
 from hpo.files import remote as remote_module
 from hpo.files.remote import ADDRESS, NO_REMOTE, RemoteFiles, open_remote_files, remote_url_of
-from tests.object_store import BUCKET, ObjectStore, names_at, running_object_store
+from tests.object_store import BUCKET, ObjectStore, names_at
 
 NAME = "trial-0001/checkpoint-a.pt"
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[ObjectStore]:
-    with running_object_store() as running:
-        yield running
 
 
 @pytest.fixture(params=["s3", "file"])

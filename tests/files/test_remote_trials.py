@@ -1,6 +1,5 @@
 """With remote files a trial resumes, and a winner is evaluated, on a machine whose own folder is empty."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,16 +24,10 @@ from hpo.messages import Action, Decision, Ending, Outcome, Report
 from hpo.training.worker import Worker, open_worker
 from tests.files.test_weights import REPORT, TENSORS
 from tests.models import stepped, tiny_assignment, tiny_hyperparameters, tiny_study
-from tests.object_store import ObjectStore, names_at, running_object_store
+from tests.object_store import ObjectStore, names_at
 from tests.training.test_resumption import digest, scores, trained
 
 FILES, FILE = checkpoint_names(1), "weights.safetensors"
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[ObjectStore]:
-    with running_object_store() as running:
-        yield running
 
 
 @pytest.fixture(params=["s3", "file"])

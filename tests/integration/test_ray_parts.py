@@ -17,7 +17,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 from hpo.runners.ray import cluster_worker  # noqa: E402
 from hpo.runners.ray.connection import machines_of_cluster  # noqa: E402
-from hpo.runners.ray.tune_carrier import TuneCarrier  # noqa: E402
+from hpo.runners.ray.tune_launcher import TuneLauncher  # noqa: E402
 
 PARKED = 1200
 pytestmark = pytest.mark.timeout(180)
@@ -34,12 +34,12 @@ def cluster() -> Iterator[None]:
 @pytest.mark.slow
 def test_workers_that_wait_at_the_mailbox_keep_no_message_from_others() -> None:
     """Calls of workers that have died wait there too: Ray by itself serves a thousand calls, and the next one never."""
-    carrier = TuneCarrier(TrialResources(rank={"CPU": 1}, ranks=1), asked=0)
-    waiting = [carrier.mailbox.get.remote(f"worker-{n}") for n in range(PARKED)]
+    launcher = TuneLauncher(TrialResources(rank={"CPU": 1}, ranks=1), asked=0)
+    waiting = [launcher.mailbox.get.remote(f"worker-{n}") for n in range(PARKED)]
     for n in (0, PARKED - 1):
-        carrier.tell(f"worker-{n}", f"to {n}")
+        launcher.tell(f"worker-{n}", f"to {n}")
         assert [pickle.loads(message) for message in ray.get(waiting[n], timeout=60)] == [f"to {n}"]
-    ray.kill(carrier.mailbox)
+    ray.kill(launcher.mailbox)
 
 
 @pytest.mark.parametrize("part", [0.6, 0.3333])

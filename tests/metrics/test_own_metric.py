@@ -12,9 +12,8 @@ from sklearn.metrics import cohen_kappa_score
 from hpo.config.study_file import TaskConfig
 from hpo.errors import ConfigurationError, TrainingError
 from hpo.messages import Scores
-from hpo.metrics.classification import METRICS, classification_scores
+from hpo.metrics.classification import METRICS, classification_scores, resolve_metric
 from hpo.metrics.confusion import ClassPredictions
-from hpo.metrics.selection import resolve_metric
 
 NAMES = ["a", "b", "c"]
 TRUE = np.array([0, 1, 2, 2])

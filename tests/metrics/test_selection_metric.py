@@ -4,9 +4,8 @@ import pytest
 
 from hpo.config.study_file import TaskConfig
 from hpo.errors import ConfigurationError
-from hpo.metrics.classification import METRICS
+from hpo.metrics.classification import METRICS, NEGATED, resolve_metric
 from hpo.metrics.metric import SelectionMetric
-from hpo.metrics.selection import NEGATED, resolve_metric
 
 THREE = ["a", "b", "c"]
 

@@ -12,7 +12,7 @@ from plotly.graph_objects import Figure
 from hpo.messages import Slice
 from hpo.report.drawing import Scale, plotly_text
 from hpo.report.figures import FIGURES
-from hpo.report.hyperparameters import varied
+from hpo.report.hyperparameter_figures import varied
 from hpo.report.report_data import ReportData
 from tests.report.studies import confirming, frozen, look_at_test, report_data, scores, several, trial, verdict
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from hpo.messages import Action, Assignment, Decision, Ending
-from hpo.runners.replay.attempt import ReplayedAttempt
 from hpo.runners.replay.curves import CurveSource
-from hpo.runners.replay.workforce import ReplayWorkforce, VirtualClock, is_about
-from hpo.runners.workforce import WorkerLost
+from hpo.runners.replay.worker_pool import ReplayedAttempt, ReplayWorkerPool, VirtualClock, is_about
+from hpo.runners.worker_pool import WorkerLost
 from hpo.search.samplers import derived_seed
 
 
@@ -86,7 +85,7 @@ class FaultyAttempt(ReplayedAttempt):
         return math.inf if self.fault.kind is FaultKind.HANG else self.fault_at
 
 
-class FaultyWorkforce(ReplayWorkforce):
+class FaultyWorkerPool(ReplayWorkerPool):
     """Workers with faults; one that died is replaced at once. Each holds `prefetch` assignments beside its own."""
 
     def __init__(

@@ -10,7 +10,7 @@ from hpo.config.study_file import TaskConfig
 from hpo.data.sources import Examples
 from hpo.data.splits import Splits, split_examples
 from hpo.messages import Probe
-from hpo.metrics.selection import resolve_metric
+from hpo.metrics.classification import resolve_metric
 from hpo.runners.check import warnings
 from hpo.runners.check.search_forecast import Forecast, Probed, final_evaluation_seconds
 

@@ -16,20 +16,20 @@ from hpo.config.study_file import ComputeConfig
 from hpo.errors import TrainingError
 from hpo.files.remote import RemoteFiles
 from hpo.messages import Assignment, Capacity, Ending, Outcome, Progress
+from hpo.runners.callbacks import SearchCallback
 from hpo.runners.dispatch import Dispatch
 from hpo.runners.replay.generated_curves import GeneratedCurves
-from hpo.runners.replay.workforce import SIMULATION_START, VirtualClock
+from hpo.runners.replay.worker_pool import SIMULATION_START, VirtualClock
 from hpo.runners.run import is_ending
-from hpo.runners.watcher import Watcher
-from hpo.runners.workforce import LossCause, WorkerLost, WorkerMessage
+from hpo.runners.worker_pool import LossCause, WorkerLost, WorkerMessage
 from hpo.search.coordinator import Coordinator
-from tests.runners.faulty_replay import FaultKind, FaultyWorkforce, ReplayFault, ReplayFaults
+from tests.runners.faulty_replay import FaultKind, FaultyWorkerPool, ReplayFault, ReplayFaults
 from tests.search.scripted import led, plain_trials, rows, study_at, written
 
 HOUR = 3600.0
 
 
-class Seen(Watcher):
+class Seen(SearchCallback):
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
         self.begun: list[Assignment] = []
@@ -56,14 +56,14 @@ class ReplayedRun:
         self, coordinator: Coordinator, clock: VirtualClock, workers: int, faults: ReplayFaults | None, prefetch: int
     ):
         self.coordinator, self.clock, self.seen, self.stop = coordinator, clock, Seen(), Event()
-        self.workforce = FaultyWorkforce(
+        self.pool = FaultyWorkerPool(
             workers, GeneratedCurves(3), clock, prefetch=prefetch, faults=faults, metric="macro_f1"
         )
 
     def run(self, compute: ComputeConfig | None = None) -> None:
         Dispatch(
             self.coordinator,
-            self.workforce,
+            self.pool,
             self.seen,
             self.stop,
             compute=compute,
@@ -102,14 +102,14 @@ def test_every_trial_is_trained_once_on_several_workers(sqlite_url: str) -> None
         one.run()
     assert states(sqlite_url) == [TrialState.COMPLETE] * 10
     assert sorted(one.seen.endings(Ending.COMPLETED)) == list(range(10))
-    assert one.workforce.trained_seconds > 0.6 * 3 * one.seconds
+    assert one.pool.trained_seconds > 0.6 * 3 * one.seconds
 
 
 def test_what_is_asked_for_ahead_is_asked_for_late_and_leaves_no_gap(sqlite_url: str) -> None:
     """One worker: each trial begins the moment the last one ended, and the tenth was not asked for at the start."""
     with replayed(sqlite_url, workers=1, budget={"trials": 6}) as one:
         one.run()
-    assert one.workforce.trained_seconds == pytest.approx(one.seconds)
+    assert one.pool.trained_seconds == pytest.approx(one.seconds)
     begun = rows(
         sqlite_url, "SELECT trial, kind FROM hpo_events WHERE kind IN ('begun', 'completed') ORDER BY event_id"
     )
@@ -120,7 +120,7 @@ def test_what_is_asked_for_ahead_is_asked_for_late_and_leaves_no_gap(sqlite_url:
 def test_when_a_trial_ends_is_told_by_the_forecast_not_by_the_pace_that_a_worker_names(sqlite_url: str) -> None:
     """Of a trial the pace alone leaves out its evaluations; here it is off by far."""
 
-    class Hasty(FaultyWorkforce):
+    class Hasty(FaultyWorkerPool):
         def listen(self, seconds: float) -> Sequence[tuple[str, WorkerMessage]]:
             return [
                 (name, replace(said, examples_per_second=1e12) if isinstance(said, Progress) else said)
@@ -128,7 +128,7 @@ def test_when_a_trial_ends_is_told_by_the_forecast_not_by_the_pace_that_a_worker
             ]
 
     with replayed(sqlite_url, workers=1, budget={"trials": 6}) as one:
-        one.workforce = Hasty(1, GeneratedCurves(3), one.clock, metric="macro_f1", progress_every=30.0)
+        one.pool = Hasty(1, GeneratedCurves(3), one.clock, metric="macro_f1", progress_every=30.0)
         ask, asked, ended = one.coordinator.next_assignment, dict[int, float](), dict[int, float]()
 
         def noted(request: str, capacity: Capacity, *, starts_in: float = 0.0) -> Assignment | None:
@@ -194,7 +194,7 @@ def test_killed_at_the_end_of_the_grace_a_trial_is_paused_and_nobody_is_blamed(s
     for number in range(4):
         clock = VirtualClock(SIMULATION_START + 24 * HOUR * number)
         with replayed(sqlite_url, workers=2, clock=clock, budget={"trials": None, "time": "10s"}) as one:
-            one.workforce.apply = lambda worker, decision: None  # type: ignore[method-assign]
+            one.pool.apply = lambda worker, decision: None  # type: ignore[method-assign]
             one.run(ComputeConfig(grace_seconds=1))
             assert one.seen.endings(Ending.DIED) == []
             assert sorted(one.seen.endings(Ending.PAUSED)) == [0, 1]
@@ -282,14 +282,14 @@ def test_whatever_the_removal_of_files_fails_with_is_logged_and_the_search_goes_
 ) -> None:
     with replayed(sqlite_url, budget={"trials": 6}) as one, caplog.at_level(logging.ERROR, "hpo"):
         Dispatch(
-            one.coordinator, one.workforce, one.seen, one.stop, files=tmp_path, remote=Forgetful(),
+            one.coordinator, one.pool, one.seen, one.stop, files=tmp_path, remote=Forgetful(),
             clock=one.clock, ticks=one.clock, listens_seconds=60.0,
         ).run()  # fmt: skip
     assert states(sqlite_url) == [TrialState.COMPLETE] * 6
     assert "a name that it should know" in caplog.text
 
 
-class Failing(FaultyWorkforce):
+class Failing(FaultyWorkerPool):
     """One in which some workers, once their process has died, cannot be started again."""
 
     unfit: frozenset[str] = frozenset()
@@ -305,8 +305,8 @@ class Failing(FaultyWorkforce):
 
 
 def failing(one: ReplayedRun, workers: int, faults: ReplayFaults, unfit: set[str]) -> None:
-    one.workforce = Failing(workers, GeneratedCurves(6), one.clock, prefetch=1, faults=faults, metric="macro_f1")
-    one.workforce.unfit = frozenset(unfit)
+    one.pool = Failing(workers, GeneratedCurves(6), one.clock, prefetch=1, faults=faults, metric="macro_f1")
+    one.pool.unfit = frozenset(unfit)
 
 
 def test_a_worker_that_cannot_be_started_again_is_told_once_and_its_trials_go_on_elsewhere(sqlite_url: str) -> None:
@@ -332,7 +332,7 @@ def test_the_last_trial_is_tried_again_where_it_failed_when_no_other_worker_is_l
     assert states(sqlite_url) == [TrialState.COMPLETE] * 2
 
 
-class Wearing(FaultyWorkforce):
+class Wearing(FaultyWorkerPool):
     """One in which a worker is worn after its first trial, and a moment later gone without a word."""
 
     worn: str = "replay-0"
@@ -355,14 +355,14 @@ class Wearing(FaultyWorkforce):
 def test_what_waits_for_a_worker_that_is_gone_is_for_those_that_are_left(sqlite_url: str) -> None:
     faults = ReplayFaults(script=(ReplayFault(kind=FaultKind.FAIL, trial=1, attempt=1, share=0.1),))
     with replayed(sqlite_url, budget={"trials": 2}, prefetch=0) as one:
-        one.workforce = Wearing(2, GeneratedCurves(3), one.clock, prefetch=0, faults=faults, metric="macro_f1")
+        one.pool = Wearing(2, GeneratedCurves(3), one.clock, prefetch=0, faults=faults, metric="macro_f1")
         one.run()
     assert states(sqlite_url) == [TrialState.COMPLETE] * 2
 
 
 def test_a_search_whose_workers_are_gone_for_good_does_not_end_as_if_it_were_done(sqlite_url: str) -> None:
     with replayed(sqlite_url, budget={"trials": 2}) as one:
-        one.workforce = Wearing(1, GeneratedCurves(3), one.clock, prefetch=0, metric="macro_f1")
+        one.pool = Wearing(1, GeneratedCurves(3), one.clock, prefetch=0, metric="macro_f1")
         with pytest.raises(TrainingError, match=r"No worker is left to train on, and no other comes\."):
             one.run()
 

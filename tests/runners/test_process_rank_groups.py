@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,12 +16,11 @@ from hpo.data.splits import Splits, load_splits
 from hpo.distributed.rank_group import RankInfo
 from hpo.errors import ConfigurationError, ModelError, TrainingError
 from hpo.messages import Decision, Ending, Outcome, Report
-from hpo.runners.processes.carrier import open_processes, runner_of
+from hpo.runners.callbacks import SearchCallback
+from hpo.runners.processes.launcher import environment_of, open_processes
 from hpo.runners.processes.protocol import Arrived
-from hpo.runners.processes.worker_handle import environment_of
-from hpo.runners.processes.worker_specs import WorkerSpec, worker_specs_of, workers_of
+from hpo.runners.processes.worker_specs import WorkerSpec, runner_of, worker_specs_of, workers_of
 from hpo.runners.run import run
-from hpo.runners.watcher import Watcher
 from hpo.store.results import StudyResults
 from tests.models import save_tiny_bert, tiny_assignment, write_texts
 from tests.runners.openers import open_refused
@@ -36,18 +35,6 @@ SPACE = {
 
 
 # -- how many, and where
-
-
-@pytest.fixture
-def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Pretends that torch sees so many GPUs."""
-
-    def see(number: int) -> None:
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
-        monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
-
-    return see
 
 
 @pytest.mark.parametrize(
@@ -191,7 +178,7 @@ def assert_alike(found: StudyResults, wanted: StudyResults) -> None:
         assert dict(one.held_out.scores.values) == pytest.approx(dict(other.held_out.scores.values), rel=1e-5, abs=1e-5)
 
 
-class Killer(Watcher):
+class Killer(SearchCallback):
     """Kills a process of the worker at the first report of each of these trials, and takes down how attempts end."""
 
     def __init__(self, *trials: int, rank: int = 1) -> None:
@@ -281,7 +268,7 @@ def open_rank_0_or_refuse(
 def test_a_rank_that_cannot_be_opened_is_told_by_its_number(
     material: dict[str, object], splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpo.runners.remote_workforce.MOST_STARTS", 2)
+    monkeypatch.setattr("hpo.runners.remote_worker_pool.MOST_STARTS", 2)
     config = study_at(material, tmp_path / "none.db", ranks=2)
     with (
         pytest.raises(TrainingError, match=r"process of rank 1 ended with exit status 7; .* at 2 starts in a row"),
@@ -301,18 +288,18 @@ def open_rank_0_alone(config: StudyConfig, splits: Splits, files: Path, *, rank_
 def test_a_rank_that_dies_while_its_worker_waits_takes_it_along(
     material: dict[str, object], splits: Splits, tmp_path: Path
 ) -> None:
-    with open_processes(study_at(material, tmp_path / "none.db", ranks=2), splits, tmp_path) as workforce:
-        workforce.begin("fp32")
+    with open_processes(study_at(material, tmp_path / "none.db", ranks=2), splits, tmp_path) as pool:
+        pool.begin("fp32")
         _, other = processes()
         other.kill()
         said = []
         while not said:
-            said = list(workforce.listen(1.0))
+            said = list(pool.listen(1.0))
         [(worker, lost)] = said
         assert (worker, "process of rank 1 was killed by signal 9" in lost.reason) == ("cpu-0", True)
-        while "cpu-0" not in workforce.capacities:
-            workforce.listen(1.0)
-        workforce.give("cpu-0", tiny_assignment())
+        while "cpu-0" not in pool.capacities:
+            pool.listen(1.0)
+        pool.give("cpu-0", tiny_assignment())
         while not any(isinstance(one, Outcome) for _, one in said):
-            said += workforce.listen(1.0)
+            said += pool.listen(1.0)
         assert said[-1][1].ending is Ending.COMPLETED

@@ -23,9 +23,9 @@ from hpo.config.study_file import ComputeConfig  # noqa: E402
 from hpo.runners.ray import (  # noqa: E402
     cluster_worker,
     connection,
-    tune_carrier,
+    tune_launcher,
 )
-from hpo.runners.workforce import WorkerLost  # noqa: E402
+from hpo.runners.worker_pool import WorkerLost  # noqa: E402
 
 
 class Ending:
@@ -42,8 +42,8 @@ class Ending:
 @pytest.mark.parametrize("error", [None, RuntimeError("no memory"), SystemExit(1)])
 def test_a_tune_that_ends_before_the_search_is_told_and_not_waited_for(error: BaseException | None) -> None:
     said: list[Any] = []
-    carrier: Any = SimpleNamespace(pass_on=lambda worker, message: said.append(message))
-    tune_carrier._tune(Ending(error), carrier)
+    launcher: Any = SimpleNamespace(pass_on=lambda worker, message: said.append(message))
+    tune_launcher._tune(Ending(error), launcher)
     [ended] = said
     assert isinstance(ended, TrainingError)
     assert str(ended).startswith("Ray Tune has ended. ")
@@ -52,22 +52,22 @@ def test_a_tune_that_ends_before_the_search_is_told_and_not_waited_for(error: Ba
 def test_where_tune_has_ended_listening_raises_why() -> None:
     messages: SimpleQueue[tuple[str, object]] = SimpleQueue()
     messages.put(("", TrainingError("Ray Tune has ended.")))
-    carrier: Any = SimpleNamespace(_messages=messages)
+    launcher: Any = SimpleNamespace(_messages=messages)
     with pytest.raises(TrainingError, match=r"Ray Tune has ended\."):
-        tune_carrier.TuneCarrier.listen(carrier, 0.0)
+        tune_launcher.TuneLauncher.listen(launcher, 0.0)
 
 
 def test_tune_may_tell_the_searcher_that_a_worker_has_ended() -> None:
-    carrier: Any = None
-    tune_carrier.WorkerSearcher(carrier).on_trial_complete(trial_id="worker", result=None, error=True)
+    launcher: Any = None
+    tune_launcher.WorkerSearcher(launcher).on_trial_complete(trial_id="worker", result=None, error=True)
 
 
 def test_what_a_worker_crashed_of_is_told_without_its_traceback() -> None:
     said: list[Any] = []
-    carrier: Any = SimpleNamespace(pass_on=lambda worker, message: said.append((worker, message)))
+    launcher: Any = SimpleNamespace(pass_on=lambda worker, message: said.append((worker, message)))
     page = RayTaskError("step", "Traceback ...", TrainingError("RankGroupLost: A rank is gone."))
     trial: Any = SimpleNamespace(trial_id="one", get_pickled_error=page.as_instanceof_cause)
-    tune_carrier.WorkerScheduler(carrier).on_trial_error(None, trial)
+    tune_launcher.WorkerScheduler(launcher).on_trial_error(None, trial)
     assert said == [("one", WorkerLost(reason="It crashed: RankGroupLost: A rank is gone."))]
 
 
@@ -128,12 +128,12 @@ def test_a_process_that_is_part_of_a_cluster_joins_no_other(monkeypatch: pytest.
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match=r"store\.files"), tune_carrier._marked(tmp_path / "file" / "study", "a"):
+    with pytest.raises(StoreError, match=r"store\.files"), tune_launcher._marked(tmp_path / "file" / "study", "a"):
         raise AssertionError
 
 
 def test_what_was_left_for_workers_is_removed(tmp_path: Path) -> None:
-    with tune_carrier._marked(tmp_path / "study", "a"):
+    with tune_launcher._marked(tmp_path / "study", "a"):
         assert (tmp_path / "study" / cluster_worker.MARKER).exists()
     assert not list((tmp_path / "study").iterdir())
 
@@ -143,7 +143,7 @@ def test_what_a_search_that_was_killed_has_left_is_not_taken_for_a_shared_folder
     (tmp_path / cluster_worker.MARKER).write_text("of an earlier search")
     with pytest.raises(ConfigurationError, match="is not the folder that the machine of the search has"):
         cluster_worker.refuse_unshared(study, "a")
-    with tune_carrier._marked(tmp_path, "a"):
+    with tune_launcher._marked(tmp_path, "a"):
         cluster_worker.refuse_unshared(study, "a")
 
 

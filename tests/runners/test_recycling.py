@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from hpo.messages import Ending, Outcome
-from hpo.runners.processes.recycling import Memory, recycle_reason
+from hpo.runners.processes.worker_process import Memory, recycle_reason
 
 GIB = 2**30
 USUAL = Memory(own=2 * GIB, tensors=4 * GIB)

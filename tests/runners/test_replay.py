@@ -9,8 +9,8 @@ import pytest
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.messages import Action, Assignment, Begun, Decision, Ending, Milestone, Outcome, Progress, Report
 from hpo.runners.replay.curves import Curve, Point
-from hpo.runners.replay.workforce import SIMULATION_START, ReplayWorkforce, VirtualClock
-from hpo.runners.workforce import WorkerMessage
+from hpo.runners.replay.worker_pool import SIMULATION_START, ReplayWorkerPool, VirtualClock
+from hpo.runners.worker_pool import WorkerMessage
 
 HOUR = 3600.0
 CONFIGURATION = Hyperparameters(epochs=4, batch_size=16)
@@ -56,7 +56,7 @@ def attempt_at(trial: int, attempt: int = 1, rungs: tuple[int, ...] = (500, 1000
     )
 
 
-class Unannounced(ReplayWorkforce):
+class Unannounced(ReplayWorkerPool):
     """What is said of trials that have begun is left out."""
 
     def listen(self, seconds: float) -> Sequence[tuple[str, WorkerMessage]]:
@@ -65,17 +65,17 @@ class Unannounced(ReplayWorkforce):
         return said if said or not heard else self.listen(seconds)
 
 
-def workforce_of(*seconds: float, workers: int = 1, **options: Any) -> tuple[ReplayWorkforce, VirtualClock]:
+def pool_of(*seconds: float, workers: int = 1, **options: Any) -> tuple[ReplayWorkerPool, VirtualClock]:
     clock, options = VirtualClock(), {"metric": "score", "progress_every": 600.0} | options
     return Unannounced(workers, options.pop("source", Fixed(*seconds)), clock, **options), clock
 
 
 def all_said(
-    workforce: ReplayWorkforce, clock: VirtualClock, most: float = 24 * HOUR
+    pool: ReplayWorkerPool, clock: VirtualClock, most: float = 24 * HOUR
 ) -> list[tuple[float, str, WorkerMessage]]:
     """Return everything that is said until nobody says anything for `most` seconds, each with its moment."""
     said: list[tuple[float, str, WorkerMessage]] = []
-    while heard := workforce.listen(most):
+    while heard := pool.listen(most):
         said += [(clock() - SIMULATION_START, worker, one) for worker, one in heard]
     return said
 
@@ -85,29 +85,29 @@ def endings(said: list[tuple[float, str, WorkerMessage]]) -> list[tuple[float, s
 
 
 def test_three_workers_end_when_counting_by_hand_says() -> None:
-    workforce, clock = workforce_of(50.0, 20.0, 30.0, 40.0, 10.0, workers=3)
+    pool, clock = pool_of(50.0, 20.0, 30.0, 40.0, 10.0, workers=3)
     waiting = [attempt_at(trial) for trial in range(5)]
-    for worker in workforce.capacities:
-        workforce.give(worker, waiting.pop(0))
+    for worker in pool.capacities:
+        pool.give(worker, waiting.pop(0))
     ended: list[tuple[float, str, int]] = []
     while len(ended) < 5:
-        for worker, said in workforce.listen(HOUR):
+        for worker, said in pool.listen(HOUR):
             if isinstance(said, Outcome):
                 ended.append((clock() - SIMULATION_START, worker, said.trial))
                 if waiting:
-                    workforce.give(worker, waiting.pop(0))
+                    pool.give(worker, waiting.pop(0))
     # The second is free at 20 and takes the fourth trial; the third at 30 and takes the last.
     assert ended == [
         (20.0, "replay-1", 1), (30.0, "replay-2", 2), (40.0, "replay-2", 4),
         (50.0, "replay-0", 0), (60.0, "replay-1", 3),
     ]  # fmt: skip
-    assert workforce.trained_seconds == pytest.approx(150.0)
+    assert pool.trained_seconds == pytest.approx(150.0)
 
 
 def test_a_trial_reports_at_its_milestones_and_then_ends() -> None:
-    workforce, clock = workforce_of(100.0)
-    workforce.give("replay-0", attempt_at(0, rungs=(40, 500, 1000)))
-    (at_first, _, first), (at_half, _, half), (at_end, _, end), (at_outcome, _, outcome) = all_said(workforce, clock)
+    pool, clock = pool_of(100.0)
+    pool.give("replay-0", attempt_at(0, rungs=(40, 500, 1000)))
+    (at_first, _, first), (at_half, _, half), (at_end, _, end), (at_outcome, _, outcome) = all_said(pool, clock)
     assert (at_first, at_half, at_end, at_outcome) == (4.0, 50.0, 100.0, 100.0)
     assert isinstance(first, Report)
     assert isinstance(half, Report)
@@ -131,60 +131,60 @@ def test_a_trial_reports_at_its_milestones_and_then_ends() -> None:
 
 
 def test_the_clock_goes_no_further_than_it_is_let() -> None:
-    workforce, clock = workforce_of(100.0)
-    workforce.give("replay-0", attempt_at(0, rungs=(1000,)))
-    assert not workforce.listen(99.0)
+    pool, clock = pool_of(100.0)
+    pool.give("replay-0", attempt_at(0, rungs=(1000,)))
+    assert not pool.listen(99.0)
     assert clock() == SIMULATION_START + 99
-    ((_, report),) = workforce.listen(99.0)
+    ((_, report),) = pool.listen(99.0)
     assert isinstance(report, Report)
     assert clock() == SIMULATION_START + 100
 
 
 def test_a_stop_ends_a_trial_at_the_moment_of_its_report() -> None:
-    workforce, clock = workforce_of(100.0)
-    workforce.give("replay-0", attempt_at(0))
-    ((_, report),) = workforce.listen(HOUR)
+    pool, clock = pool_of(100.0)
+    pool.give("replay-0", attempt_at(0))
+    ((_, report),) = pool.listen(HOUR)
     assert isinstance(report, Report)
-    workforce.apply("replay-0", Decision(trial=0, attempt=1, action=Action.STOP))
-    ((at, _, outcome),) = all_said(workforce, clock)
+    pool.apply("replay-0", Decision(trial=0, attempt=1, action=Action.STOP))
+    ((at, _, outcome),) = all_said(pool, clock)
     assert isinstance(outcome, Outcome)
     assert (at, outcome.ending, outcome.best, outcome.seconds) == (50.0, Ending.PRUNED, report, 50.0)
     assert outcome.reason == "Stopped after step 250 of 500."
 
 
 def test_a_decision_about_another_attempt_or_after_the_last_step_does_nothing() -> None:
-    workforce, clock = workforce_of(100.0)
-    workforce.give("replay-0", attempt_at(0, attempt=3, rungs=(1000,)))
-    workforce.listen(50.0)
-    workforce.apply("replay-0", Decision(trial=0, attempt=2, action=Action.STOP))
-    workforce.listen(HOUR)
-    workforce.apply("replay-0", Decision(trial=0, attempt=3, action=Action.PAUSE))
-    assert endings(all_said(workforce, clock)) == [(100.0, "replay-0", 0, Ending.COMPLETED)]
+    pool, clock = pool_of(100.0)
+    pool.give("replay-0", attempt_at(0, attempt=3, rungs=(1000,)))
+    pool.listen(50.0)
+    pool.apply("replay-0", Decision(trial=0, attempt=2, action=Action.STOP))
+    pool.listen(HOUR)
+    pool.apply("replay-0", Decision(trial=0, attempt=3, action=Action.PAUSE))
+    assert endings(all_said(pool, clock)) == [(100.0, "replay-0", 0, Ending.COMPLETED)]
 
 
 def test_a_pause_ends_a_trial_between_two_reports() -> None:
-    workforce, clock = workforce_of(100.0)
-    workforce.give("replay-0", attempt_at(0))
-    ((_, report),) = workforce.listen(HOUR)
-    assert not workforce.listen(20.0)
-    workforce.apply("replay-0", Decision(trial=0, attempt=1, action=Action.PAUSE))
-    ((at, _, outcome),) = all_said(workforce, clock)
+    pool, clock = pool_of(100.0)
+    pool.give("replay-0", attempt_at(0))
+    ((_, report),) = pool.listen(HOUR)
+    assert not pool.listen(20.0)
+    pool.apply("replay-0", Decision(trial=0, attempt=1, action=Action.PAUSE))
+    ((at, _, outcome),) = all_said(pool, clock)
     assert isinstance(outcome, Outcome)
     assert (at, outcome.ending, outcome.best, outcome.seconds) == (70.0, Ending.PAUSED, report, 70.0)
     assert outcome.reason == "Paused after step 350 of 500."
 
 
 def test_a_worker_trains_one_assignment_at_a_time() -> None:
-    workforce, _ = workforce_of(10.0, 20.0)
-    workforce.give("replay-0", attempt_at(0))
+    pool, _ = pool_of(10.0, 20.0)
+    pool.give("replay-0", attempt_at(0))
     with pytest.raises(AssertionError):
-        workforce.give("replay-0", attempt_at(1))
+        pool.give("replay-0", attempt_at(1))
 
 
 def test_a_long_trial_says_how_far_it_is_between_its_reports() -> None:
-    workforce, clock = workforce_of(100.0, progress_every=30.0)
-    workforce.give("replay-0", attempt_at(0))
-    said = all_said(workforce, clock)
+    pool, clock = pool_of(100.0, progress_every=30.0)
+    pool.give("replay-0", attempt_at(0))
+    said = all_said(pool, clock)
     assert [(at, type(one)) for at, _, one in said] == [
         (30.0, Progress), (50.0, Report), (80.0, Progress), (100.0, Report), (100.0, Outcome)
     ]  # fmt: skip
@@ -194,18 +194,18 @@ def test_a_long_trial_says_how_far_it_is_between_its_reports() -> None:
 
 @pytest.mark.parametrize("ending", [Ending.DIVERGED, Ending.INFEASIBLE])
 def test_a_curve_that_breaks_off_ends_so(ending: Ending) -> None:
-    workforce, clock = workforce_of(source=Fixed(100.0, ending=ending, reached=0.6))
-    workforce.give("replay-0", attempt_at(0))
-    (_, _, report), (at, _, outcome) = all_said(workforce, clock)
+    pool, clock = pool_of(source=Fixed(100.0, ending=ending, reached=0.6))
+    pool.give("replay-0", attempt_at(0))
+    (_, _, report), (at, _, outcome) = all_said(pool, clock)
     assert isinstance(outcome, Outcome)
     assert (at, outcome.ending, outcome.best) == (60.0, ending, report)
     assert outcome.reason
 
 
 def test_a_trial_over_its_limit_is_given_up_as_not_trainable() -> None:
-    workforce, clock = workforce_of(100.0)
-    workforce.give("replay-0", attempt_at(0, limit_seconds=70.0))
-    assert endings(all_said(workforce, clock)) == [(70.0, "replay-0", 0, Ending.INFEASIBLE)]
+    pool, clock = pool_of(100.0)
+    pool.give("replay-0", attempt_at(0, limit_seconds=70.0))
+    assert endings(all_said(pool, clock)) == [(70.0, "replay-0", 0, Ending.INFEASIBLE)]
 
 
 def test_a_trial_out_of_patience_ends_itself() -> None:
@@ -216,8 +216,8 @@ def test_a_trial_out_of_patience_ends_itself() -> None:
             return replace(rising, points=points)
 
     impatient = Hyperparameters(epochs=4, early_stopping_patience=2)
-    workforce, clock = workforce_of(source=Falling(100.0))
-    workforce.give("replay-0", attempt_at(0, rungs=(250, 500, 750, 1000), hyperparameters=impatient))
-    *_, (at, _, outcome) = all_said(workforce, clock)
+    pool, clock = pool_of(source=Falling(100.0))
+    pool.give("replay-0", attempt_at(0, rungs=(250, 500, 750, 1000), hyperparameters=impatient))
+    *_, (at, _, outcome) = all_said(pool, clock)
     assert isinstance(outcome, Outcome)
     assert (at, outcome.ending, outcome.best and outcome.best.rung) == (75.0, Ending.COMPLETED, 250)

@@ -11,7 +11,7 @@ import torch
 from hpo.errors import ModelError
 from hpo.runners.processes import worker_process as service
 from hpo.runners.processes.protocol import OpenFailed, Start
-from hpo.runners.workforce import Note
+from hpo.runners.worker_pool import Note
 
 
 class Deaf:

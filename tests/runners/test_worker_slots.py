@@ -10,11 +10,11 @@ import pytest
 from optuna.trial import TrialState
 
 from hpo.messages import Action, Assignment, Begun, Capacity, Decision, Ending, Outcome
+from hpo.runners.callbacks import SearchCallback
 from hpo.runners.dispatch import Dispatch
 from hpo.runners.processes.worker_process import Inbox, Service
 from hpo.runners.run import run
-from hpo.runners.watcher import Watcher
-from hpo.runners.workforce import LossCause, WorkerLost, WorkerMessage
+from hpo.runners.worker_pool import LossCause, WorkerLost, WorkerMessage
 from tests.models import save_tiny_bert, tiny_assignment, tiny_study, write_texts
 from tests.runners.openers import Counting
 from tests.search.scripted import ended, led, plain_trials, report_at, rows, study_at
@@ -76,7 +76,7 @@ class TwoSlots:
         return [WorkerLost(reason="It was killed.")]
 
 
-class Seen(Watcher):
+class Seen(SearchCallback):
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
         self.begun: list[Assignment] = []

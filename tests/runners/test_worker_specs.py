@@ -1,26 +1,10 @@
 """Who carries trials, how many side by side, and which device each has."""
 
-from collections.abc import Callable
-
 import pytest
-import torch
 
 from hpo.config.study_file import ComputeConfig
 from hpo.errors import ConfigurationError
-from hpo.runners.processes.carrier import runner_of
-from hpo.runners.processes.worker_specs import WorkerSpec, worker_specs_of, workers_of
-
-
-@pytest.fixture
-def gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Pretends that torch sees so many GPUs."""
-
-    def see(number: int) -> None:
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
-        monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
-
-    return see
+from hpo.runners.processes.worker_specs import WorkerSpec, runner_of, worker_specs_of, workers_of
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from hpo.config.study_file import ConfirmationConfig
-from hpo.verdict.seed_race import Race, distinct, race_of
+from hpo.verdict.sequential_halving import Race, distinct, race_of
 from tests.verdict.confirmed import study, trial
 
 MANY = [trial(number, 0.5 + number / 100) for number in range(10)]

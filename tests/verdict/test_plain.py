@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from hpo.verdict.as_json import verdict_to_plain
-from hpo.verdict.findings import BaselineScore, Difference, Interval, Verdict
+from hpo.verdict.findings import BaselineScore, Difference, Interval, Verdict, verdict_to_plain
 from tests.verdict.test_wording import AHEAD, BEHIND, DEFAULT, OTHER, UNSURE, WINNER, apart, confirmed, verdict
 
 PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text()

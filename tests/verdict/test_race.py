@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.verdict.seed_race import Race, RaceState, finalists_for, in_contention, most_runs, next_trial, ranked
+from hpo.verdict.sequential_halving import Race, RaceState, finalists_for, in_contention, most_runs, next_trial, ranked
 
 DEFAULT = 0
 

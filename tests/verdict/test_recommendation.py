@@ -7,7 +7,7 @@ import pytest
 
 from hpo.verdict.comparison import Runs
 from hpo.verdict.recommendation import Recommendation, SearchScores, recommend
-from hpo.verdict.seed_race import NO_SCORE, Race, RaceState
+from hpo.verdict.sequential_halving import NO_SCORE, Race, RaceState
 from tests.verdict.confirmed import runs
 
 DEFAULT = 0

@@ -6,7 +6,7 @@ from scipy import stats
 from scipy.stats import binomtest
 
 from hpo.store.results import TestEvaluation as Look  # pytest would collect it
-from hpo.verdict.single_scores import interval_of_test, under_another_seed
+from hpo.verdict.comparison import interval_of_test, under_another_seed
 from tests.verdict.confirmed import answered, confirming, held_out, study, trial
 
 

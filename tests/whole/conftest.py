@@ -6,8 +6,13 @@ import pytest
 import torch
 
 from hpo.config.loading import load_config
+from hpo.config.parsing import write_yaml
 from hpo.config.study_file import StudyConfig
+from tests.command_line import Hpo
 from tests.models import save_tiny_bert, write_texts
+from tests.object_store import store
+
+__all__ = ["store"]
 
 SPACE = {
     "learning_rate": {"distribution": "log_uniform_values", "min": 1e-3, "max": 1e-1, "default": 1e-2},
@@ -52,3 +57,17 @@ def config(model_folder: Path, texts_file: Path, tmp_path: Path) -> StudyConfig:
             "store": {"url": f"sqlite:///{tmp_path / 'hpo.db'}"},
         }
     )
+
+
+@pytest.fixture
+def study_file(config: StudyConfig, tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(write_yaml(config.model_dump(mode="json")))
+    return path
+
+
+@pytest.fixture
+def finished(hpo: Hpo, study_file: Path) -> Path:
+    """A folder in which a search has ended."""
+    assert hpo("run", study_file).code == 0
+    return study_file.parent

@@ -18,10 +18,10 @@ from hpo.config.times import humanized
 from hpo.data.splits import load_splits
 from hpo.errors import ConfigurationError, DataError, StoreError
 from hpo.messages import Dimensions, Probe, Timed
+from hpo.runners.callbacks import SearchCallback
 from hpo.runners.check import check as checking
 from hpo.runners.check.check import check
-from hpo.runners.check.short_check import ShortCheck, short_check
-from hpo.runners.watcher import Watcher
+from hpo.runners.check.search_forecast import ShortCheck, short_check
 from hpo.search.extremes import cheapest
 from hpo.space.search_space import SearchSpace
 from hpo.training.worker import Worker
@@ -98,7 +98,7 @@ def test_two_worker_processes_are_counted_and_leave_nothing(config: StudyConfig,
 def test_the_data_is_told_of_as_a_run_tells_it(config: StudyConfig) -> None:
     notes: list[str] = []
 
-    class Notes(Watcher):
+    class Notes(SearchCallback):
         def note(self, sentence: str) -> None:
             notes.append(sentence)
 
@@ -249,13 +249,6 @@ def test_one_doubt_is_noted_once(config: StudyConfig) -> None:
 
 
 # The command
-
-
-@pytest.fixture
-def study_file(config: StudyConfig, tmp_path: Path) -> Path:
-    path = tmp_path / "study.yaml"
-    path.write_text(write_yaml(config.model_dump(mode="json")))
-    return path
 
 
 def test_the_command_prints_both_extremes_and_stores_nothing(hpo: Hpo, study_file: Path) -> None:

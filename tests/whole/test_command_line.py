@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what it does, what it says to wrong input, and how it ends."""
+"""The command line as a user meets it: what it does, what it prints, and how it ends."""
 
 import json
 import os
@@ -15,30 +15,14 @@ from rich.console import Console
 from hpo.cli.main import spin_briefly
 from hpo.cli.tables import print_leaderboard, print_recommended
 from hpo.config.parsing import parse_yaml, write_yaml
-from hpo.config.study_file import StudyConfig
 from hpo.messages import Ending
-from tests.command_line import Answer, Hpo
+from tests.command_line import Hpo
 from tests.report.studies import report_data, scores, trial
 from tests.search.scripted import CPU, ended, led, report_at, study_at
 from tests.whole.conftest import SPACE
-
-Hpo = Hpo
+from tests.whole.test_wrong_input import GOOD, refused, write
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def study_file(config: StudyConfig, tmp_path: Path) -> Path:
-    path = tmp_path / "study.yaml"
-    path.write_text(write_yaml(config.model_dump(mode="json")))
-    return path
-
-
-@pytest.fixture
-def finished(hpo: Hpo, study_file: Path) -> Path:
-    """A folder in which a search has ended."""
-    assert hpo("run", study_file).code == 0
-    return study_file.parent
 
 
 def test_run_with_nothing_says_what_it_needs(hpo: Hpo) -> None:
@@ -200,114 +184,11 @@ def test_doctor_looks_at_everything_and_makes_nothing(hpo: Hpo, tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def write(text: str | bytes, name: str = "texts.csv") -> Path:
-    Path(name).write_bytes(text if isinstance(text, bytes) else text.encode())
-    return Path(name)
-
-
-ROWS = "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(20))
-GOOD = "text,label\n" + ROWS
-WRONG_SPACES = {
-    "unknown parameter": ({"learning_rat": {"value": 1}}, "learning_rate"),
-    "minimum above maximum": ({"learning_rate": {"min": 1.0, "max": 0.5}}, "0.5"),
-    "logarithm of zero": (
-        {"l2_strength": {"distribution": "log_uniform_values", "min": 0.0, "max": 1.0}},
-        "above 0",
-    ),
-    "condition on an unknown parameter": (
-        {"momentum": {"min": 0.1, "max": 0.9, "when": {"optimiser": ["sgd"]}}},
-        "optimiser",
-    ),
-    "conditions in a circle": (
-        {
-            "optimizer": {"values": ["sgd", "adamw"], "when": {"schedule": ["step"]}},
-            "schedule": {"values": ["step", "linear"], "when": {"optimizer": ["sgd"]}},
-        },
-        "circle",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", WRONG_SPACES)
-def test_a_wrong_space_is_a_sentence(hpo: Hpo, name: str) -> None:
-    space, word = WRONG_SPACES[name]
-    write(write_yaml({"parameters": space}), "space.yaml")
-    refused(hpo("space", "check", "space.yaml"), 2, word)
-
-
-WRONG_TEXTS: dict[str, tuple[str, str | bytes, str]] = {
-    "no such column": ("texts.csv", "txt,label\n" + ROWS, "txt"),
-    "one class": ("texts.csv", "text,label\n" + "x,a\n" * 9, "two labels"),
-    "broken JSONL": ("texts.jsonl", '{"text": "x", "label": "a"}\n{"text": \n', "line 2"),
-    "unknown ending": ("texts.xlsx", "x", ".jsonl"),
-    "header alone": ("texts.csv", "text,label\n", "texts.csv"),
-    "not UTF-8": ("texts.csv", GOOD.encode() + b"caf\xe9,a\n", "UTF-8"),
-}
-
-
-@pytest.mark.parametrize("name", WRONG_TEXTS)
-def test_wrong_texts_are_a_sentence(hpo: Hpo, model_folder: Path, name: str) -> None:
-    file, content, word = WRONG_TEXTS[name]
-    path = write(content, file)
-    columns = ("--text-column", "text") if name == "no such column" else ()
-    refused(hpo("run", "--model", model_folder, "--train", path, "--strict", *columns), 2, word)
-
-
-def test_a_class_without_validation_rows_is_a_sentence(hpo: Hpo, model_folder: Path) -> None:
-    train, validation = write(GOOD), write("text,label\nx,a\ny,a\n", "validation.csv")
-    refused(hpo("run", "--model", model_folder, "--train", train, "--validation", validation), 2, "'b'")
-
-
-WRONG_RUNS: dict[str, tuple[tuple[str, ...], int, str]] = {
-    "no such file": (("--train", "missing.csv"), 2, "missing.csv"),
-    "a store of an unsupported kind": (("--train", "texts.csv", "--store", "mysql://host/x"), 3, "postgresql"),
-    "a store that does not answer": (
-        ("--train", "texts.csv", "--store", "postgresql+psycopg://u:secret@127.0.0.1:9/x"), 3, "127.0.0.1",
-    ),
-    "a store in a folder that is not there": (("--train", "texts.csv", "--store", "sqlite:///no/hpo.db"), 3, "no"),
-    "no such space": (("--train", "texts.csv", "--space", "encodr"), 2, "encoder"),
-    "an unknown key": (("--train", "texts.csv", "budget.trails=3"), 2, "trials"),
-    "a value of the wrong kind": (("--train", "texts.csv", "budget.trials=many"), 2, "budget.trials"),
-    "no such runner": (("--train", "texts.csv", "--runner", "cloud"), 2, "inline"),
-    "an output that is a folder": (("--train", "texts.csv", "--output", "."), 2, "it is a folder"),
-    "two study files": (("one.yaml", "two.yaml"), 2, "one study file"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", WRONG_RUNS)
-def test_a_wrong_command_is_a_sentence(hpo: Hpo, model_folder: Path, name: str) -> None:
-    words, code, expected = WRONG_RUNS[name]
-    write(GOOD)
-    answer = hpo("run", "--model", model_folder, *words)
-    refused(answer, code, expected)
-    assert "secret" not in answer.out + answer.err
-
-
-def test_a_model_folder_without_weights_is_a_sentence(hpo: Hpo, model_folder: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for file in model_folder.iterdir():
-        if file.suffix == ".json":
-            (folder / file.name).write_bytes(file.read_bytes())
-    refused(hpo("run", "--model", folder, "--train", write(GOOD)), 2, "weights")
-
-
-def test_the_demo_without_its_extra_says_how_to_get_it(hpo: Hpo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpo.data.demo.find_spec", lambda _name: None)
-    refused(hpo("demo"), 2, "llm-hpo[demo]")
-
-
 def test_a_plain_path_is_a_store_for_every_command(hpo: Hpo, study_file: Path) -> None:
     assert hpo("run", study_file, "--store", "mine.db", "budget.trials=1").code == 0
     assert Path("mine-files", "tiny").is_dir()
     for verb in ("best", "export", "studies", "doctor"):
         assert hpo(verb, "--store", "mine.db").code == 0
-
-
-def test_no_word_of_a_wrong_store_is_repeated(hpo: Hpo) -> None:
-    answer = hpo("run", "--model", "m", "--train", "t.csv", "store={url: [postgresql://u:secret@h/db]}")
-    refused(answer, 2, "store")
-    assert "secret" not in answer.err
 
 
 def test_the_winner_is_shown_class_by_class(hpo: Hpo, finished: Path) -> None:
@@ -358,14 +239,6 @@ def test_reading_commands_make_no_store(hpo: Hpo, tmp_path: Path) -> None:
     for verb in ("best", "export", "studies"):
         refused(hpo(verb), 3, "no store at")
     assert list(tmp_path.iterdir()) == []
-
-
-def refused(answer: Answer, code: int, word: str) -> None:
-    """The command ended with `code` and one sentence that has `word` in it, not with a traceback."""
-    assert answer.code == code, answer
-    assert answer.err.startswith("hpo: ")
-    assert answer.err.count("\n") == 1, answer.err
-    assert word in answer.err, answer.err
 
 
 @pytest.mark.parametrize("statement", ["import hpo", "import hpo.cli.main", "from hpo import load_config, SearchSpace"])

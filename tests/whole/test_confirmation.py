@@ -19,9 +19,9 @@ from hpo.config.times import LOCAL_ZONE
 from hpo.data.splits import splits_of
 from hpo.errors import NoResultError, StudyMismatchError
 from hpo.messages import Action, Assignment, Outcome
+from hpo.runners.callbacks import SearchCallback
 from hpo.runners.confirmation import confirming_config
 from hpo.runners.run import run
-from hpo.runners.watcher import Watcher
 from hpo.search.budget import limits_of
 from hpo.search.rungs import trial_milestones
 from hpo.search.steering import ask_to_stop
@@ -60,7 +60,7 @@ def results_of(config: StudyConfig, name: str | None = None) -> Iterator[StudyRe
         database.close()
 
 
-class Diary(Watcher):
+class Diary(SearchCallback):
     """Keeps what it is told; stops the search at the confirming run of that number."""
 
     def __init__(self, stop: Event | None = None, at: int | None = None) -> None:

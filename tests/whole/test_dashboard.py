@@ -4,15 +4,15 @@ from typing import Any
 
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Outcome
+from hpo.runners.callbacks import SearchCallback
 from hpo.runners.run import run
-from hpo.runners.watcher import Watcher
 from tests.dashboard.visiting import Visitor, dashboard_at
 
 
 def test_the_dashboard_shows_a_search_while_it_runs(config: StudyConfig) -> None:
     shown: list[dict[str, Any]] = []
 
-    class Look(Watcher):
+    class Look(SearchCallback):
         def ended(self, outcome: Outcome) -> None:
             if outcome.trial == 1:
                 with dashboard_at(config.store.url) as address:

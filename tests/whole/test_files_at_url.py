@@ -1,6 +1,5 @@
 """Whole searches whose files lie in an object store end as those do whose files lie in a folder."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -10,17 +9,11 @@ import pytest
 from hpo.config.study_file import StudyConfig
 from hpo.errors import StoreError
 from hpo.messages import Decision, Outcome, Report
+from hpo.runners.callbacks import SearchCallback
 from hpo.runners.check.check import check
 from hpo.runners.run import files_folder, run
-from hpo.runners.watcher import Watcher
 from tests.command_line import Hpo
-from tests.object_store import ObjectStore, names_at, running_object_store
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[ObjectStore]:
-    with running_object_store() as running:
-        yield running
+from tests.object_store import ObjectStore, names_at
 
 
 @pytest.fixture
@@ -58,7 +51,7 @@ def test_a_search_that_was_cut_goes_on_from_another_machines_folder(
     undisturbed = run(with_changes(config, store={"url": f"sqlite:///{tmp_path / 'other.db'}"}))
     stop = Event()
 
-    class Stopper(Watcher):
+    class Stopper(SearchCallback):
         def reported(self, report: Report, decision: Decision) -> None:
             if report.trial == 1:
                 stop.set()
@@ -70,7 +63,7 @@ def test_a_search_that_was_cut_goes_on_from_another_machines_folder(
     (tmp_path / "hpo.db").rename(moved / "hpo.db")
     resumed: dict[int, int] = {}
 
-    class Recorder(Watcher):
+    class Recorder(SearchCallback):
         def ended(self, outcome: Outcome) -> None:
             resumed[outcome.trial] = outcome.resumed_examples
 

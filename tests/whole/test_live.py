@@ -12,7 +12,7 @@ from hpo.cli.live import LineLog, LiveView
 from hpo.cli.log import log_path, logged_to
 from hpo.errors import StoreError
 from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Progress, Report, Scores, Standing
-from hpo.runners.watcher import Watcher
+from hpo.runners.callbacks import SearchCallback
 from tests.models import tiny_assignment
 
 BEFORE = Standing(completed=2, pruned=3, failed=0, best=(0.9, 1))
@@ -162,7 +162,7 @@ def test_a_worker_that_is_left_out_is_shown_with_its_reason() -> None:
 # -- the log file
 
 
-class Heard(Watcher):
+class Heard(SearchCallback):
     def __init__(self) -> None:
         self.notes: list[str] = []
 

@@ -10,16 +10,16 @@ from hpo.cli.tables import single_prediction
 from hpo.config.parsing import parse_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ModelError, StudyMismatchError, TrainingError
-from hpo.export.configs import best_configuration, to_json, to_yaml
+from hpo.export.configs import configuration_of, stored_verdict, to_json, to_yaml
 from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Report
 from hpo.objective import FineTuneObjective
+from hpo.runners.callbacks import SearchCallback
 from hpo.runners.run import run
-from hpo.runners.watcher import Watcher
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-class Recorder(Watcher):
+class Recorder(SearchCallback):
     def __init__(self) -> None:
         self.assigned_trials: list[tuple[int, int]] = []
         self.reports: list[Report] = []
@@ -220,7 +220,8 @@ def test_the_plain_objective_tells_optuna_of_what_cannot_be_trained(config: Stud
 
 
 def test_the_best_configuration_is_read_back_from_each_format(config: StudyConfig) -> None:
-    content = best_configuration(run(config))
+    results = run(config)
+    content = configuration_of(results, stored_verdict(results))
     for written in (to_yaml(content), to_json(content)):
         assert parse_yaml(written, "best") == content
     assert content["hyperparameters"]["learning_rate"] > 0
@@ -286,7 +287,7 @@ def test_a_winner_whose_weights_are_gone_is_trained_again_for_the_test_split(
     assert results.test == expected.test
 
 
-class Sabotage(Watcher):
+class Sabotage(SearchCallback):
     """Breaks training from the second report on, as a full disk or a sick device would."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from hpo.runners.replay.comparison import Setting, SettingResult, compare, recom
 from hpo.runners.replay.curves import Curve, Point
 from hpo.runners.replay.generated_curves import GeneratedCurves
 from hpo.runners.replay.simulated_search import SimulatedSearch, simulate
-from hpo.runners.replay.workforce import SIMULATION_START
+from hpo.runners.replay.worker_pool import SIMULATION_START
 from tests.search.scripted import led, search, study_at
 
 SPACE = {

@@ -39,13 +39,6 @@ def study_file(config: StudyConfig, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def finished(hpo: Hpo, study_file: Path) -> Path:
-    """A folder in which a search has ended."""
-    assert hpo("run", study_file).code == 0
-    return study_file.parent
-
-
 def at_the_first_report(monkeypatch: pytest.MonkeyPatch, action: Callable[[], None]) -> None:
     """Do something from within a search, when its first trial has been evaluated for the first time."""
     reported, done = LineLog.reported, Event()

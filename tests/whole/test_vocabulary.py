@@ -11,9 +11,9 @@ import pytest
 from hpo.config.hyperparameters import Hyperparameters, MethodName, OptimizerName, ScheduleName
 from hpo.config.study_file import PrunerName, SearchConfig, TaskConfig
 from hpo.config.tasks import TASK_FACTS
+from hpo.data.labels import TARGET_TYPES
 from hpo.data.readers.formats import FORMATS
 from hpo.data.readers.text_files import COMPRESSIONS
-from hpo.data.target_types import TARGET_TYPES
 from hpo.metrics import classification, multi_label, regression
 from hpo.metrics.registry import METRICS
 from hpo.model.methods import METHODS

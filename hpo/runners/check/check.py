@@ -26,12 +26,18 @@ from hpo.files.checkpoints import write_checkpoint
 from hpo.files.remote import open_remote_files
 from hpo.messages import Precision, Probe
 from hpo.metrics.metric import SelectionMetric
+from hpo.runners.callbacks import SearchCallback
 from hpo.runners.check import warnings
-from hpo.runners.check.search_forecast import Forecast, Probed, baseline_seconds, final_evaluation_seconds
-from hpo.runners.check.short_check import processes_of_device, workload_of
+from hpo.runners.check.search_forecast import (
+    Forecast,
+    Probed,
+    baseline_seconds,
+    final_evaluation_seconds,
+    processes_of_device,
+    workload_of,
+)
 from hpo.runners.confirmation import confirming_seconds, searching_limits, short_time_warning
-from hpo.runners.run import files_folder, most_trials, opened_workforce, prepared
-from hpo.runners.watcher import Watcher
+from hpo.runners.run import files_folder, most_trials, opened_pool, prepared
 from hpo.search.budget import Limits, limits_of
 from hpo.search.extremes import cheapest, dearest, slowest
 from hpo.search.forecasts import fitted_costs
@@ -66,24 +72,24 @@ class Check:
     """Why the search, or some of its trials, cannot run; none where all can."""
 
 
-def check(config: StudyConfig, watcher: Watcher | None = None) -> Check:
+def check(config: StudyConfig, callback: SearchCallback | None = None) -> Check:
     """Take a few steps at the extremes of a study's space, and return what a search over it takes and lacks.
 
     Args:
         config: the study; where it has begun already, it is judged as if it had not.
-        watcher: is told what was found in the data.
+        callback: is told what was found in the data.
 
     Raises:
         HpoError: the study cannot be begun at all, with the sentence that `hpo run` would end with.
     """
-    watcher = watcher or Watcher()
+    callback = callback or SearchCallback()
     limits_of(config.budget, datetime.now(LOCAL_ZONE))  # Refuses an end that is past, before anything is read.
-    space, splits = prepared(config, watcher)
+    space, splits = prepared(config, callback)
     config = with_evaluation_defaults(config, space, splits)
-    with _nothing_kept(config) as aside, opened_workforce(aside, splits) as workforce:
-        lead = workforce.lead
-        watcher.note(lead.metric.note)
-        watcher.note("Taking a few steps at the extremes of the space.")
+    with _nothing_kept(config) as aside, opened_pool(aside, splits) as pool:
+        lead = pool.lead
+        callback.note(lead.metric.note)
+        callback.note("Taking a few steps at the extremes of the space.")
         lead.refuse_unfit(demands_of(space))
         found = _Findings(
             config=config,
@@ -91,7 +97,7 @@ def check(config: StudyConfig, watcher: Watcher | None = None) -> Check:
             splits=splits,
             precision=_used_precision(lead, config, space),
             device=lead.facts()["device"],
-            workers=workforce.size,
+            workers=pool.size,
             cut_share=lead.cut_share(int(space.largest("max_length"))),
             metric=lead.metric,
             extremes=_probed(lead, config, space),
@@ -169,8 +175,8 @@ def _concluded(found: _Findings, now: datetime) -> Check:
         *map(warnings.on_metric, found.fitting),
         warnings.on_cut_texts(found.cut_share, int(found.space.largest("max_length"))),
         warnings.on_rare_classes(splits, found.metric),
-        warnings.on_few_trials(forecast, int(found.space.largest("epochs"))),
-        warnings.on_trial_time(forecast, limits.trial_seconds),
+        warnings.on_few_trials(forecast.fitting, int(found.space.largest("epochs"))),
+        warnings.on_trial_time(forecast.trial_seconds, limits.trial_seconds),
         warnings.on_disk(forecast.disk_bytes, free, str(files_folder(config))),
         warnings.on_grace(_pausing_seconds(found, free), config.compute.grace_seconds),
         *_machine_warnings(found),

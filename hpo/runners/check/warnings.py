@@ -9,8 +9,7 @@ from hpo.config.times import humanized
 from hpo.data.splits import Splits
 from hpo.messages import Probe
 from hpo.metrics.metric import SelectionMetric
-from hpo.runners.check.search_forecast import Forecast
-from hpo.verdict.small_classes import FEWEST_ROWS, small_classes
+from hpo.verdict.wording import FEWEST_ROWS, small_classes
 
 MOST_OFF = 0.5
 """Share of the expected first loss by which it may be off: a new head gives every class the same probability."""
@@ -73,22 +72,22 @@ def on_rare_classes(splits: Splits, metric: SelectionMetric) -> str | None:
     )
 
 
-def on_few_trials(forecast: Forecast, epochs: int) -> str | None:
+def on_few_trials(fitting: tuple[int, int] | None, epochs: int) -> str | None:
     """Warn of a time into which few trials fit, were each as long as the longest, which has so many epochs."""
-    if forecast.fitting is None or forecast.fitting[1] >= LEAST_TRIALS:
+    if fitting is None or fitting[1] >= LEAST_TRIALS:
         return None
     return (
-        f"If all trials were as long as the longest, {forecast.fitting[1]} would fit into the time, and a search needs "
+        f"If all trials were as long as the longest, {fitting[1]} would fit into the time, and a search needs "
         f"{LEAST_TRIALS} or more; give it more time, or lower the largest epochs, now {epochs}, or data_fraction."
     )
 
 
-def on_trial_time(forecast: Forecast, limit_seconds: float | None) -> str | None:
+def on_trial_time(trial_seconds: tuple[float, float] | None, limit_seconds: float | None) -> str | None:
     """Warn of a limit of each trial's time that the longest configurations exceed."""
-    if limit_seconds is None or forecast.trial_seconds is None or forecast.trial_seconds[1] <= limit_seconds:
+    if limit_seconds is None or trial_seconds is None or trial_seconds[1] <= limit_seconds:
         return None
     return (
-        f"The longest trial takes about {humanized(forecast.trial_seconds[1])}, beyond budget.trial_time, "
+        f"The longest trial takes about {humanized(trial_seconds[1])}, beyond budget.trial_time, "
         f"{humanized(limit_seconds)}, so such trials will be pruned; raise it, or lower the largest epochs."
     )
 

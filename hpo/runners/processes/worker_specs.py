@@ -1,8 +1,9 @@
-"""Worker specs: how many workers this machine has, and on which GPUs the ranks of each train."""
+"""Worker specs: the runner of a study, how many workers this machine has, and on which GPUs their ranks train."""
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -36,6 +37,25 @@ class WorkerSpec:
         """The first message about a worker that is started from it."""
         more = f" and {self.ranks - 1} more" if self.ranks > 1 else ""
         return Arrived(name=self.worker, device=f"{self.devices[0]}{more}", place=self.worker)
+
+
+def runner_of(compute: ComputeConfig) -> Literal["inline", "processes", "ray_tune"]:
+    """Return the runner of a study; where it is left open, processes on a GPU or for several workers.
+
+    Raises:
+        ConfigurationError: a GPU is asked for and torch sees none, or this process would have to be several ranks.
+    """
+    ranks = compute.ranks_of_trial
+    if compute.runner == "inline" and ranks > 1:
+        raise ConfigurationError(
+            f"compute.runner is inline, which trains in one process, but a trial is to be trained by {ranks}; choose "
+            "processes or ray_tune."
+        )
+    if compute.runner != "auto":
+        return compute.runner
+    # An error of CUDA's, or a hang, is one of its process: the search is to outlive it.
+    several = compute.workers is not None or ranks > 1 or workers_of(compute) > 1
+    return "processes" if several or choose_device(compute).type == "cuda" else "inline"
 
 
 def workers_of(compute: ComputeConfig, environment: Mapping[str, str] = os.environ) -> int:

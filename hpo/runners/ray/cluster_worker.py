@@ -21,10 +21,9 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from hpo.distributed.rank_group import RankInfo, free_address
+from hpo.distributed.rank_group import INTERFACES, RankInfo, free_address
 from hpo.errors import ConfigurationError, HpoError, TrainingError
 from hpo.runners.processes.protocol import Arrived, End, OpenFailed, Start, StudySetup
-from hpo.runners.processes.worker_handle import INTERFACES
 from hpo.runners.ray.resources import TrialResources
 from hpo.runners.ray.scratch import scratch
 

@@ -61,14 +61,12 @@ def resources_of(compute: ComputeConfig, machines: Sequence[Machine]) -> TrialRe
         if kind is not None:
             rank[f"accelerator_type:{kind}"] = A_LITTLE
         if compute.cpus_per_trial is None and compute.threads is None:
-            cpus = max(1, min((_cores_for(rank, machine) for machine in machines if machine.get("GPU")), default=1))
+            with_gpus = (machine for machine in machines if machine.get("GPU"))
+            shares = (int(one.get("CPU", 1.0) * rank["GPU"] / one["GPU"]) for one in with_gpus)
+            cpus = max(1, min(shares, default=1))
     resources = TrialResources(rank={"CPU": cpus, **rank}, ranks=ranks)
     # Ranks communicate fastest on one machine; where none is large enough, or none is there yet, anywhere.
     return resources if ranks == 1 or resources.fits(machines) else replace(resources, apart=True)
-
-
-def _cores_for(rank: Machine, machine: Machine) -> int:
-    return int(machine.get("CPU", 1.0) * rank["GPU"] / machine["GPU"])
 
 
 def refuse_unplaceable(resources: TrialResources, machines: Sequence[Machine], asked: int | None = None) -> None:

@@ -11,7 +11,7 @@ from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError
 from hpo.runners.ray.resources import Machine
-from hpo.runners.workforce import Workforce
+from hpo.runners.worker_pool import WorkerPool
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -45,14 +45,14 @@ def machines_at(address: str | None) -> Sequence[Machine]:
 
 def open_ray_tune(
     config: StudyConfig, splits: Splits, files: Path, is_ending: Callable[[], bool]
-) -> AbstractContextManager[Workforce]:
-    """Set Ray up, and open a workforce on its cluster: see `hpo.runners.ray.tune_carrier`.
+) -> AbstractContextManager[WorkerPool]:
+    """Set Ray up, and open a worker pool on its cluster: see `hpo.runners.ray.tune_launcher`.
 
     Raises:
         ConfigurationError: Ray is not installed.
     """
     set_up_ray()
-    from hpo.runners.ray.tune_carrier import open_ray_tune as opened
+    from hpo.runners.ray.tune_launcher import open_ray_tune as opened
 
     return opened(config, splits, files, is_ending)
 

@@ -182,9 +182,9 @@ def read_curves(path: Path) -> Recording:
         ConfigurationError: no such file, or not one of these, or of a newer version, or without a completed curve.
     """
     lines = _json_lines(path)
-    header = read_model(_Header, lines[0], f"{path}, line 1") if _names_format(lines) else None
-    if header is None:
+    if not lines or not isinstance(lines[0], dict) or lines[0].get("format") != FORMAT:
         raise ConfigurationError(f"{path} is no file of learning curves; make one with hpo curves export.")
+    header = read_model(_Header, lines[0], f"{path}, line 1")
     if header.version != VERSION:
         raise ConfigurationError(
             f"{path} has version {header.version} of the format, and this hpo reads version {VERSION}; export the "
@@ -210,10 +210,6 @@ def _json_lines(path: Path) -> list[Any]:
         except (ValueError, RecursionError):
             raise ConfigurationError(f"{path}, line {number}: this is not JSON; export the curves again.") from None
     return lines
-
-
-def _names_format(lines: Sequence[Any]) -> bool:
-    return bool(lines) and isinstance(lines[0], dict) and lines[0].get("format") == FORMAT
 
 
 def _read_curve(line: Any, place: str) -> Curve:

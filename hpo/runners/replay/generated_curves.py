@@ -63,7 +63,7 @@ class GeneratedCurves:
         reached, ending = self._reach(hyperparameters)
         noise = random.Random(derived_seed(self._seed, "noise", assignment.seed, _spelled(hyperparameters)))
         final = self.true_score(assignment) + noise.gauss(0.0, TRIAL_NOISE)
-        haste = 4.0 * 2.0 ** _clipped(self._decades_off(hyperparameters), 1.0)
+        haste = 4.0 * 2.0 ** max(-1.0, min(1.0, self._decades_off(hyperparameters)))
         points = tuple(
             Point(
                 rung=milestone.rung,
@@ -123,10 +123,6 @@ def _saturating(final: float, haste: float, share: float) -> float:
 
 def _noisy(score: float, milestone: Milestone, noise: random.Random) -> float:
     return min(1.0, max(0.0, score + noise.gauss(0.0, EVALUATION_NOISE[milestone.full])))
-
-
-def _clipped(value: float, most: float) -> float:
-    return max(-most, min(most, value))
 
 
 def _spelled(hyperparameters: Hyperparameters) -> str:

@@ -10,11 +10,10 @@ from threading import Event
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StoreConfig, StudyConfig
 from hpo.messages import Assignment, Decision, Dimensions, Ending, Milestone, Outcome, Probe, Report, Timed
+from hpo.runners.callbacks import SearchCallback
 from hpo.runners.dispatch import Dispatch
-from hpo.runners.replay.attempt import steps_of
 from hpo.runners.replay.curves import LAST_RUNG, TRAIN_ROWS, CurveSource, passes_of
-from hpo.runners.replay.workforce import SIMULATION_START, ReplayWorkforce, VirtualClock
-from hpo.runners.watcher import Watcher
+from hpo.runners.replay.worker_pool import SIMULATION_START, ReplayWorkerPool, VirtualClock, steps_of
 from hpo.search.coordinator import Coordinator
 from hpo.search.extremes import cheapest, dearest
 from hpo.search.forecasts import fitted_costs
@@ -88,7 +87,7 @@ def simulate(
     refuse_unfit_search(config, space)
     clock, workers = VirtualClock(starts_at), config.compute.workers or 1
     progress_every = min(PROGRESS_SECONDS, 60 * config.compute.hang_minutes / 2)
-    workforce = ReplayWorkforce(workers, source, clock, metric=metric, progress_every=progress_every)
+    pool = ReplayWorkerPool(workers, source, clock, metric=metric, progress_every=progress_every)
     record = _Record(clock, source)
     with (
         tempfile.TemporaryDirectory(prefix="hpo-simulated-") as folder,
@@ -98,7 +97,7 @@ def simulate(
         _expect(coordinator, source, config, space)
         Dispatch(
             coordinator,
-            workforce,
+            pool,
             record,
             Event(),
             compute=config.compute,
@@ -117,7 +116,7 @@ def simulate(
         begun=len(record.assignments),
         completed=record.count(Ending.COMPLETED),
         pruned=record.count(Ending.PRUNED, Ending.DIVERGED, Ending.INFEASIBLE),
-        busy_share=workforce.trained_seconds / (workers * seconds) if seconds else 0.0,
+        busy_share=pool.trained_seconds / (workers * seconds) if seconds else 0.0,
         seconds=seconds,
         given_seconds=None if deadline is None else deadline - starts_at,
         winners=tuple(record.winners),
@@ -125,7 +124,7 @@ def simulate(
     )
 
 
-class _Record(Watcher):
+class _Record(SearchCallback):
     """Keeps what a search is judged by."""
 
     def __init__(self, clock: VirtualClock, source: CurveSource) -> None:

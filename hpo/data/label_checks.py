@@ -1,20 +1,16 @@
-"""Checks of labels: which cannot be trained or scored on, and how a sentence names them."""
+"""Label checks: what cannot be trained or scored on is refused; rare labels are refused, dropped or merged."""
 
-import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from hpo.data.groups import group_numbers
+from hpo.data.labels import TargetType, listed_labels
 from hpo.data.sources import Examples
-from hpo.data.target_types import TargetType
 from hpo.errors import DataError
-
-INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 TRAIN_ROWS_PER_CLASS = 2
 LEAVE_OUT = "add rows, or have data.rare_labels=drop leave such labels out, or merge make them one label, 'other'"
 """What to do about labels that are too rare."""
-SHOWN_LABELS = 10
-SHOWN_CHARACTERS = 60
 
 
 def refuse_one_class(train: Examples, kind: TargetType) -> None:
@@ -89,20 +85,63 @@ def refuse_unscored_classes(train: Examples, validation: Examples, kind: TargetT
         )
 
 
-def ordered_labels(names: Iterable[str]) -> tuple[str, ...]:
-    """Return each label once: by number where all are integers, else by name."""
-    once = sorted(set(names))
-    return tuple(sorted(once, key=int) if all(INTEGER.fullmatch(name) for name in once) else once)
+OTHER = "other"
+"""What labels are merged into; a label of that name that the examples have takes them in."""
 
 
-def quoted(label: str) -> str:
-    """Return a label cut where it is long, and quoted so that no terminal obeys what is in it."""
-    return repr(label[:SHOWN_CHARACTERS])
+def without_rare(
+    splits: Mapping[str, Examples], least: int, how: str, kind: TargetType
+) -> tuple[dict[str, Examples], tuple[str, ...]]:
+    """Take labels of fewer than `least` training rows out of all splits, and return notes on it.
+
+    Args:
+        splits: by name, `training` among them.
+        least: rows that a label needs.
+        how: `refuse` leaves all as it is; `drop` leaves the rows out; `merge` gives them the label `OTHER`, whose rows
+            are dropped where they are too few together. Rows that have sets of labels stay, without these labels.
+        kind: the type of the label column.
+
+    Raises:
+        DataError: a split is left without a row.
+    """
+    left, notes = dict(splits), []
+    rare = set() if how == "refuse" else _rare(left["training"], least, kind)
+    few = f"Labels of fewer than {least} training rows"
+    if rare and how == "merge":
+        notes.append(f"{few} were merged into {OTHER!r}: {_rows_having(left, rare, kind)}.")
+        left = _replaced(left, rare, (OTHER,), kind)
+        rare, few = {OTHER} & _rare(left["training"], least, kind), f"Together they are fewer than {least} too, and"
+    if rare:
+        notes.append(f"{few} were dropped: {_rows_having(left, rare, kind)}.")
+        left = _replaced(left, rare, (), kind)
+    return left, tuple(notes)
 
 
-def listed_labels(names: Iterable[str]) -> str:
-    """Name a few labels, each as `quoted`."""
-    ordered = ordered_labels(names)
-    shown = [quoted(name) for name in ordered[:SHOWN_LABELS]]
-    more = len(ordered) - len(shown)
-    return ", ".join(shown) + (f" and {more:,} more" if more else "")
+def _rare(train: Examples, least: int, kind: TargetType) -> set[str]:
+    return {label for label, count in kind.label_counts(train.labels).items() if count < least}
+
+
+def _replaced(
+    splits: Mapping[str, Examples], rare: Collection[str], others: Sequence[str], kind: TargetType
+) -> dict[str, Examples]:
+    """Return the splits with `others` in place of rare labels, and without the rows that have no label then."""
+    left = {}
+    for name, examples in splits.items():
+        cells = [kind.replaced(cell, rare, others) for cell in examples.labels]
+        kept = [row for row, cell in enumerate(cells) if cell]
+        if not kept:
+            raise DataError(
+                f"No {name} row is left without {listed_labels(rare)}, which data.rare_labels is to take out; add rows "
+                "of other labels."
+            )
+        left[name] = replace(examples.take(kept), labels=tuple(cells[row] for row in kept))
+    return left
+
+
+def _rows_having(splits: Mapping[str, Examples], rare: set[str], kind: TargetType) -> str:
+    """Name the labels, and how many rows of each split have them."""
+    rows = (
+        f"{sum(not rare.isdisjoint(kind.labels_of(cell)) for cell in examples.labels):,} {name}"
+        for name, examples in splits.items()
+    )
+    return f"{listed_labels(rare)} (rows: {', '.join(rows)})"

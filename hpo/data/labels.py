@@ -1,13 +1,20 @@
-"""Label sets: the labels of each row, read from one column of them or from several columns of 0 and 1."""
+"""Labels: what the cells of a label column mean in each task, sets of labels among them, and how a sentence names some.
+
+Torch-free, so that examples are read and divided where nothing is trained. Once a task has its targets as arrays,
+`hpo.tasks` says what is learned from them.
+"""
 
 import json
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpo.data.readers.table import Cells, Table
+from hpo.data.stratify import Strata, quantiles
 from hpo.errors import DataError, nearest
 
 SHOWN_MISTAKES = 5
@@ -112,3 +119,108 @@ def label_matrix(cells: Sequence[str], names: Sequence[str]) -> NDArray[np.int64
     for row, cell in enumerate(cells):
         matrix[row, [number[label] for label in labels_in(cell)]] = 1
     return matrix
+
+
+INTEGER = re.compile(r"-?[0-9]{1,18}")
+SHOWN_LABELS = 10
+SHOWN_CHARACTERS = 60
+LARGEST = 1e100
+"""Beyond which a number is refused: its square, and sums of such, must be finite."""
+
+
+def _one_replaced(cell: str, labels: Collection[str], others: Sequence[str]) -> str:
+    return "".join(others) if cell in labels else cell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetType:
+    """How a task takes the cells of its label column."""
+
+    labels_of: Callable[[str], tuple[str, ...]]
+    """The labels that a cell names; each of them needs rows in training and in validation."""
+    strata: Callable[[Sequence[str]], Strata]
+    """What every split, sample and fold has its share of."""
+    needs: str
+    """What a column needs that holds one value only."""
+    replaced: Callable[[str, Collection[str], Sequence[str]], str] = _one_replaced
+    """A cell with some labels replaced by others; empty where no cell is left."""
+    refuse: Callable[[Mapping[str, Sequence[str]]], None] = lambda _: None
+    """Raises a DataError for all cells of all splits, by their names, that are none of the task's."""
+    of_sets: bool = False
+    """Whether a cell names any number of labels, as `hpo.data.labels` writes it."""
+
+    def label_counts(self, cells: Sequence[str]) -> Counter[str]:
+        """Return the rows of each label."""
+        return Counter(label for cell in cells for label in self.labels_of(cell))
+
+
+SINGLE_LABEL = TargetType(
+    labels_of=lambda cell: (cell,),
+    strata=lambda cells: np.unique(np.array(cells), return_inverse=True)[1],
+    needs="classification needs two labels",
+)
+
+
+def _refuse_no_numbers(cells: Mapping[str, Sequence[str]]) -> None:
+    strange = {name: Counter(cell for cell in of_split if not _is_number(cell)) for name, of_split in cells.items()}
+    told = [
+        f"{name} has {', '.join(repr(cell[:SHOWN_CHARACTERS]) for cell in list(counts)[:SHOWN_MISTAKES])}"
+        f"{', ...' if len(counts) > SHOWN_MISTAKES else ''} (rows: {counts.total():,})"
+        for name, counts in strange.items()
+        if counts
+    ]
+    if told:
+        raise DataError(
+            f"task.name is regression, which needs a number in each row of the label column, but "
+            f"{' and '.join(told)}; mend these rows, or name another data.label_column."
+        )
+    train = cells["training"]
+    if len({float(cell) for cell in train}) < 2:
+        raise DataError(
+            f"All {len(train):,} training rows have the number {train[0]}; regression needs two of them, so that there "
+            "is something to learn."
+        )
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        return abs(float(cell)) < LARGEST
+    except ValueError:
+        return False
+
+
+NUMBER = TargetType(
+    labels_of=lambda _: (), strata=quantiles, needs="regression needs two numbers", refuse=_refuse_no_numbers
+)
+MULTI_LABEL = TargetType(
+    labels_of=labels_in,
+    strata=lambda cells: label_matrix(cells, sorted({label for cell in set(cells) for label in labels_in(cell)})),
+    needs="multi-label classification needs rows that differ in it",
+    replaced=replaced,
+    of_sets=True,
+)
+TARGET_TYPES: Mapping[str, TargetType] = {
+    "classification": SINGLE_LABEL,
+    "regression": NUMBER,
+    "multi_label": MULTI_LABEL,
+}
+"""Name of a task -> its target type."""
+
+
+def ordered_labels(names: Iterable[str]) -> tuple[str, ...]:
+    """Return each label once: by number where all are integers, else by name."""
+    once = sorted(set(names))
+    return tuple(sorted(once, key=int) if all(INTEGER.fullmatch(name) for name in once) else once)
+
+
+def quoted(label: str) -> str:
+    """Return a label cut where it is long, and quoted so that no terminal obeys what is in it."""
+    return repr(label[:SHOWN_CHARACTERS])
+
+
+def listed_labels(names: Iterable[str]) -> str:
+    """Name a few labels, each as `quoted`."""
+    ordered = ordered_labels(names)
+    shown = [quoted(name) for name in ordered[:SHOWN_LABELS]]
+    more = len(ordered) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")

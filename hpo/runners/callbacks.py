@@ -1,4 +1,4 @@
-"""Watcher of a search: a live view, a log or a test, which is told of each event and decides nothing."""
+"""Callbacks of a search: a live view, a log or a test, which is told of each event and decides nothing."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -6,7 +6,7 @@ from functools import partial
 from hpo.messages import Assignment, Decision, Outcome, Progress, Report, Scores, Standing
 
 
-class Watcher:
+class SearchCallback:
     """Is told of every event and does nothing; override the events that matter."""
 
     def note(self, sentence: str) -> None:
@@ -37,12 +37,12 @@ class Watcher:
         """A trial was scored on the test split."""
 
 
-class Watchers(Watcher):
-    """Several watchers, each told of every event in their order."""
+class SearchCallbacks(SearchCallback):
+    """Several callbacks, each told of every event in their order."""
 
-    def __init__(self, *watchers: Watcher) -> None:
-        for event in (name for name in vars(Watcher) if not name.startswith("_")):
-            setattr(self, event, partial(_call_all, [getattr(watcher, event) for watcher in watchers]))
+    def __init__(self, *callbacks: SearchCallback) -> None:
+        for event in (name for name in vars(SearchCallback) if not name.startswith("_")):
+            setattr(self, event, partial(_call_all, [getattr(callback, event) for callback in callbacks]))
 
 
 def _call_all(functions: Sequence[Callable[..., None]], *arguments: object) -> None:

@@ -1,4 +1,4 @@
-"""Workforce: the workers that train what the dispatch assigns, in this process, in others, or over learning curves."""
+"""Worker pool: the workers that train what the dispatch assigns, in this process, in others, or in a replay."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ class Workers(Protocol):
         """Do without a worker from now on; what it held is not told again."""
 
 
-class Workforce(Workers, Protocol):
+class WorkerPool(Workers, Protocol):
     """The workers of a search, which calls one of them before and after trials are trained."""
 
     @property

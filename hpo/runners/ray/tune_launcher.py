@@ -1,4 +1,4 @@
-"""Carrier of cluster workers: Ray Tune is proposed workers, places them, and passes their messages on."""
+"""Launcher of cluster workers: Ray Tune is proposed workers, places them, and passes their messages on."""
 
 import pickle
 import tempfile
@@ -30,8 +30,8 @@ from hpo.runners.ray.cluster_worker import MAILBOX_CALLS, MARKER, Mailbox, Worke
 from hpo.runners.ray.connection import is_alive, joined_cluster, machines_of_cluster
 from hpo.runners.ray.resources import TrialResources, refuse_unplaceable, resources_of
 from hpo.runners.ray.scratch import new_name, remove_on_all_machines
-from hpo.runners.remote_workforce import DesiredWorkers, RemoteWorkforce
-from hpo.runners.workforce import LossCause, WorkerLost
+from hpo.runners.remote_worker_pool import DesiredWorkers, RemoteWorkerPool
+from hpo.runners.worker_pool import LossCause, WorkerLost
 from hpo.training.worker import open_worker
 
 SECONDS_BETWEEN_LOOKS = 2.0
@@ -50,18 +50,18 @@ class _NotPickled:
 class WorkerSearcher(_NotPickled, Searcher):
     """Proposes to Tune one worker after another, while there is room and use for one more."""
 
-    def __init__(self, carrier: "TuneCarrier") -> None:
+    def __init__(self, launcher: "TuneLauncher") -> None:
         super().__init__(metric=None, mode="max")
-        self._carrier = carrier
+        self._launcher = launcher
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return a worker to be placed, None for none now, `FINISHED` at the end."""
-        if self._carrier.closing:
+        if self._launcher.closing:
             return str(Searcher.FINISHED)
-        if not self._carrier.wants_worker():
+        if not self._launcher.wants_worker():
             return None
-        self._carrier.proposed.add(trial_id)
-        return {"worker": trial_id, "precision": self._carrier.wanted.precision}
+        self._launcher.proposed.add(trial_id)
+        return {"worker": trial_id, "precision": self._launcher.wanted.precision}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: the scheduler handles it. Without this method Tune would end with the first worker that does."""
@@ -70,53 +70,53 @@ class WorkerSearcher(_NotPickled, Searcher):
 class WorkerScheduler(_NotPickled, FIFOScheduler):
     """Passes on the messages of workers; Tune stops none of them."""
 
-    def __init__(self, carrier: "TuneCarrier") -> None:
+    def __init__(self, launcher: "TuneLauncher") -> None:
         super().__init__()
-        self._carrier = carrier
+        self._launcher = launcher
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Pass on the messages of a worker."""
         if (actor := result.get("actor")) is not None:
-            self._carrier.actors[trial.trial_id] = actor
-        self._carrier.pass_on(trial.trial_id, *pickle.loads(result["messages"]))
+            self._launcher.actors[trial.trial_id] = actor
+        self._launcher.pass_on(trial.trial_id, *pickle.loads(result["messages"]))
         return str(TrialScheduler.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """Pass on the last messages, which Tune does not show to `on_trial_result`, and that the worker has ended."""
         last = pickle.loads(result.get("messages", pickle.dumps([])))
-        self._carrier.pass_on(trial.trial_id, *last, WorkerLost(reason="Its process has ended."))
+        self._launcher.pass_on(trial.trial_id, *last, WorkerLost(reason="Its process has ended."))
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Pass on that a worker is lost, and what it died of."""
         error = trial.get_pickled_error()
         if error is None or isinstance(error, RayActorError):
-            self._carrier.report_loss(trial.trial_id, is_preempted=error is not None and error.preempted)
+            self._launcher.report_loss(trial.trial_id, is_preempted=error is not None and error.preempted)
         else:
             # Of what a worker raised Ray shows the traceback, and tells the error apart.
             lines = str(getattr(error, "cause", error)).strip().splitlines() or [""]
-            self._carrier.pass_on(trial.trial_id, WorkerLost(reason=f"It crashed: {lines[-1].strip()}"))
+            self._launcher.pass_on(trial.trial_id, WorkerLost(reason=f"It crashed: {lines[-1].strip()}"))
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
         """Pass on that a worker was not opened in the end."""
-        self._carrier.pass_on(trial.trial_id, WorkerLost(reason="It was not opened."))
+        self._launcher.pass_on(trial.trial_id, WorkerLost(reason="It was not opened."))
 
 
 class StopAtClosing(_NotPickled, tune.Stopper):
-    """Stops Tune when the carrier is closed, also where workers still wait for room."""
+    """Stops Tune when the launcher is closed, also where workers still wait for room."""
 
-    def __init__(self, carrier: "TuneCarrier") -> None:
-        self._carrier = carrier
+    def __init__(self, launcher: "TuneLauncher") -> None:
+        self._launcher = launcher
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Stop no single worker."""
         return False
 
     def stop_all(self) -> bool:
-        """Return whether the carrier is closed."""
-        return self._carrier.closing
+        """Return whether the launcher is closed."""
+        return self._launcher.closing
 
 
-class TuneCarrier:
+class TuneLauncher:
     """Ray Tune on a thread of its own, and the mailbox of messages to workers, whose ids are those of Tune's trials."""
 
     def __init__(self, resources: TrialResources, asked: int) -> None:
@@ -241,14 +241,14 @@ class TuneCarrier:
         return thread
 
 
-def _tune(tuner: tune.Tuner, carrier: TuneCarrier) -> None:
+def _tune(tuner: tune.Tuner, launcher: TuneLauncher) -> None:
     try:
         tuner.fit()
         reason = "It found nothing more to do."
     except BaseException as error:  # noqa: BLE001 - a thread that ends would be waited for.
         reason = " ".join(f"{type(error).__name__}: {error}".split())
     # After the closing nobody listens any more.
-    carrier.pass_on("", TrainingError(f"Ray Tune has ended. {reason}"))
+    launcher.pass_on("", TrainingError(f"Ray Tune has ended. {reason}"))
 
 
 @contextmanager
@@ -259,7 +259,7 @@ def open_ray_tune(
     is_ending: Callable[[], bool] = lambda: False,
     *,
     opener: Opener = open_worker,
-) -> Iterator[RemoteWorkforce]:
+) -> Iterator[RemoteWorkerPool]:
     """Join or start the cluster, open the first worker, and in the end close all.
 
     Args:
@@ -287,15 +287,15 @@ def open_ray_tune(
         if not isinstance(config.store.files, str):
             closing.enter_context(_marked(files, scratch_name))
         study = StudySetup.of(config, splits, files.absolute(), opener)
-        carrier = TuneCarrier(resources, compute.workers or 0)
-        workforce = RemoteWorkforce(carrier, most=compute.workers, hang=60 * compute.hang_minutes)
-        thread = carrier.start(study, compute.threads or int(resources.rank["CPU"]), folder, scratch_name)
+        launcher = TuneLauncher(resources, compute.workers or 0)
+        pool = RemoteWorkerPool(launcher, most=compute.workers, hang=60 * compute.hang_minutes)
+        thread = launcher.start(study, compute.threads or int(resources.rank["CPU"]), folder, scratch_name)
         if isinstance(config.store.files, str):
             closing.callback(remove_on_all_machines, scratch_name)
         closing.callback(thread.join, SECONDS_TO_END)
-        closing.callback(workforce.close)
-        workforce.open_lead(is_ending)
-        yield workforce
+        closing.callback(pool.close)
+        pool.open_lead(is_ending)
+        yield pool
 
 
 @contextmanager

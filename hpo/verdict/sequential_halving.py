@@ -1,7 +1,7 @@
-"""Race of a confirmation: which configurations take part, and which is trained on a fresh seed next.
+"""Sequential halving of a confirmation: which configurations take part, and which is trained on a fresh seed next.
 
-Sequential halving (Karnin, Koren and Somekh 2013): all finalists run under one seed, then the better half under
-the next, and so on until one is left, which runs alone. The default, with which all are compared, runs under every
+By Karnin, Koren and Somekh (2013): all finalists run under one seed, then the better half under the next, and so on
+until one is left, which runs alone. The default, with which all are compared, runs under every
 seed. Seeds are common to all.
 """
 

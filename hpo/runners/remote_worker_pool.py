@@ -1,6 +1,6 @@
-"""Workforce in other processes: workers that a carrier starts, on this machine or a cluster, and replaces where lost.
+"""Worker pool in other processes: a launcher starts workers, on this machine or a cluster, and replaces lost ones.
 
-The messages of workers, their replacement and the calls to them are handled here, for every carrier. A carrier starts
+The messages of workers, their replacement and the calls to them are handled here, for every launcher. A launcher starts
 processes where there is room, carries messages in both directions, and tells of processes that have ended.
 """
 
@@ -15,7 +15,7 @@ from hpo.errors import HpoError, NoResultError, TrainingError
 from hpo.messages import Action, Assignment, Capacity, Decision, Outcome, Precision
 from hpo.metrics.metric import SelectionMetric
 from hpo.runners.processes.protocol import Answer, Arrived, Call, OpenFailed, Ready, Recycle
-from hpo.runners.workforce import LossCause, Note, WorkerLost, WorkerMessage
+from hpo.runners.worker_pool import LossCause, Note, WorkerLost, WorkerMessage
 from hpo.training.worker import Worker
 
 MOST_STARTS = 3
@@ -30,12 +30,12 @@ AWAITED = "the next worker"
 """Name of the worker that is awaited where there is no other."""
 
 WorkerId = str
-"""By which a carrier knows the processes of a worker."""
+"""By which a launcher knows the processes of a worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredWorkers:
-    """What a carrier is to start."""
+    """What a launcher is to start."""
 
     workers: float = 1
     """How many at most, those that are there among them."""
@@ -45,11 +45,11 @@ class DesiredWorkers:
     """In which those that are started compute; None where that is not yet chosen."""
 
 
-class Carrier(Protocol):
+class Launcher(Protocol):
     """Starts the processes of workers, carries messages to them and from them, and ends them."""
 
     wanted: DesiredWorkers
-    """Set by the workforce: what is started, anew too where a worker is gone."""
+    """Set by the worker pool: what is started, anew too where a worker is gone."""
 
     @property
     def room(self) -> int:
@@ -123,21 +123,21 @@ class _Connected:
         return self.ready and not self.recycles and not self.left_out
 
 
-class RemoteWorkforce:
-    """Workers by name, over a carrier."""
+class RemoteWorkerPool:
+    """Workers by name, over a launcher."""
 
     prefetch = 1
 
-    def __init__(self, carrier: Carrier, *, most: int | None, hang: float) -> None:
+    def __init__(self, launcher: Launcher, *, most: int | None, hang: float) -> None:
         """Have the first worker started.
 
         Args:
-            carrier: of this workforce alone.
+            launcher: of this pool alone.
             most: workers side by side; None for as many as there is room for.
             hang: seconds after which one that is not open is killed.
         """
-        self._carrier, self._most, self._hang = carrier, most, hang
-        self._room = carrier.room
+        self._launcher, self._most, self._hang = launcher, most, hang
+        self._room = launcher.room
         self._workers: dict[WorkerId, _Connected] = {}
         self._ids: dict[str, WorkerId] = {}
         self._left_out: dict[str, str] = {}
@@ -149,14 +149,14 @@ class RemoteWorkforce:
         self._numbers = itertools.count()
         self.lead = cast(Worker, RemoteWorker(self._ask))
         """The first that takes assignments. A call to it raises `TrainingError` where it is lost meanwhile."""
-        carrier.wanted = DesiredWorkers()
+        launcher.wanted = DesiredWorkers()
 
     @property
     def workers(self) -> Collection[str]:
         """Names of all that there are; without any, of the one that is awaited."""
         names = [worker.name for worker in self._workers.values() if not worker.left_out]
         # Those that are left out keep their places.
-        may_come = len(self._workers) < min(self._carrier.wanted.workers, self._carrier.room)
+        may_come = len(self._workers) < min(self._launcher.wanted.workers, self._launcher.room)
         return names or ([AWAITED] if may_come else [])
 
     @property
@@ -190,18 +190,18 @@ class RemoteWorkforce:
         """Have the other workers started; all that are open now or later compute in `precision`."""
         self.lead.use(precision)
         most = float("inf") if self._most is None else self._most
-        self._carrier.wanted = DesiredWorkers(workers=most, precision=precision)
+        self._launcher.wanted = DesiredWorkers(workers=most, precision=precision)
 
     def give(self, worker: str, assignment: Assignment) -> None:
         """Hand over an assignment, to be trained after those that the worker holds."""
         one = self._workers[self._ids[worker]]
         one.held.add((assignment.trial, assignment.attempt))
-        self._carrier.tell(one.id, assignment)
+        self._launcher.tell(one.id, assignment)
 
     def apply(self, worker: str, decision: Decision) -> None:
         """Hand over a decision; a worker that does not hold its trial, or not any more, does nothing about it."""
         if worker in self._ids:
-            self._carrier.tell(self._ids[worker], decision)
+            self._launcher.tell(self._ids[worker], decision)
 
     def listen(self, seconds: float) -> Sequence[tuple[str, WorkerMessage]]:
         """Return the messages of workers; at most after so many seconds, and as soon as one is open."""
@@ -220,31 +220,31 @@ class RemoteWorkforce:
             one = self._workers[self._ids[worker]]
             one.left_out, self._left_out[worker] = True, one.place
             for trial, attempt in one.held:
-                self._carrier.tell(one.id, Decision(trial=trial, attempt=attempt, action=Action.PAUSE))
+                self._launcher.tell(one.id, Decision(trial=trial, attempt=attempt, action=Action.PAUSE))
             until = time.monotonic() + SECONDS_TO_GIVE_BACK
             while one.held and self._workers.get(one.id) is one and (left := until - time.monotonic()) > 0:
                 self._await(left)
             if one.held and self._workers.get(one.id) is one:
                 # Two would write the same files.
-                self._carrier.kill(one.id)
-            self._carrier.leave_out(one.id)
+                self._launcher.kill(one.id)
+            self._launcher.leave_out(one.id)
         self._messages = [(name, message) for name, message in self._messages if name != worker]
 
     def close(self) -> None:
         """End all."""
-        self._carrier.wanted = DesiredWorkers(workers=0)
-        self._carrier.close()
+        self._launcher.wanted = DesiredWorkers(workers=0)
+        self._launcher.close()
 
     @property
     def _has_begun(self) -> bool:
-        return self._carrier.wanted.precision is not None
+        return self._launcher.wanted.precision is not None
 
     def _free(self) -> _Connected | None:
         return next((one for one in self._workers.values() if one.is_free), None)
 
     def _await(self, seconds: float) -> None:
-        """Take the carrier's messages; wait at most so long for the first."""
-        for worker_id, message in self._carrier.listen(seconds):
+        """Take the launcher's messages; wait at most so long for the first."""
+        for worker_id, message in self._launcher.listen(seconds):
             one = self._workers.get(worker_id)
             if isinstance(message, Arrived):
                 self._add(worker_id, message)
@@ -260,7 +260,7 @@ class RemoteWorkforce:
 
     def _kill(self, one: _Connected, reason: str) -> None:
         one.lost_for = one.lost_for or reason
-        self._carrier.kill(one.id)
+        self._launcher.kill(one.id)
 
     def _add(self, worker_id: WorkerId, arrived: Arrived) -> None:
         name = self._name(arrived)
@@ -292,7 +292,7 @@ class RemoteWorkforce:
                 if not one.left_out:
                     self._messages.append((one.name, message))
         if one.recycles and not one.held:
-            self._carrier.kill(one.id)
+            self._launcher.kill(one.id)
 
     def _refuse(self, one: _Connected, error: HpoError) -> None:
         """Leave out a worker that cannot be opened: the next one there could not be, either."""
@@ -300,7 +300,7 @@ class RemoteWorkforce:
             self._messages.append((one.name, WorkerLost(reason=str(error), cause=LossCause.UNUSABLE)))
             self._refusal = error
         one.left_out, self._left_out[one.name] = True, one.place
-        self._carrier.leave_out(one.id)
+        self._launcher.leave_out(one.id)
 
     def _remove(self, worker_id: WorkerId, lost: WorkerLost) -> None:
         one, is_machine = self._workers.pop(worker_id, None), lost.cause is LossCause.MACHINE
@@ -322,7 +322,7 @@ class RemoteWorkforce:
         self._bad_starts[place] += 1
         count = self._bad_starts[place]
         pause = min(2.0 ** (count - 1) - 1, LONGEST_PAUSE_SECONDS)
-        self._carrier.wanted = replace(self._carrier.wanted, not_before=time.monotonic() + pause)
+        self._launcher.wanted = replace(self._launcher.wanted, not_before=time.monotonic() + pause)
         if place == "" and count >= MOST_STARTS:
             sentence = f"{reason} It was so at {count} starts in a row."
             if self._free() is None and (not self._has_begun or count >= MOST_UNPLACED):
@@ -338,7 +338,7 @@ class RemoteWorkforce:
             self.open_lead()
             lead = self._free()
             assert lead is not None, "it is open"
-            self._carrier.tell(lead.id, call)
+            self._launcher.tell(lead.id, call)
             while call.number not in lead.answers and self._workers.get(lead.id) is lead:
                 self._await(1.0)
             if (answer := lead.answers.pop(call.number, None)) is not None:

@@ -1,7 +1,7 @@
-"""Child processes of one worker, seen from their parent: start, messages, exit.
+"""Launcher of worker processes on this machine: warm ones, one for each GPU, or as many as asked for.
 
-A worker has a process for each of its ranks, mostly one. Rank 0 sends and receives messages; the other ranks are only
-started, and end with it.
+A worker has a process for each of its ranks, mostly one, and is replaced as a whole. Rank 0 sends and receives
+messages; the other ranks are only started, and end with it.
 """
 
 import os
@@ -9,28 +9,152 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from shutil import rmtree
 from subprocess import DEVNULL, Popen, TimeoutExpired
 from typing import Any
 
-from hpo.distributed.rank_group import RankInfo, free_address
+from hpo.config.study_file import StudyConfig
+from hpo.data.splits import Splits
+from hpo.distributed.rank_group import INTERFACES, RankInfo, free_address
+from hpo.files.shared import FOLDER
 from hpo.messages import Precision
-from hpo.runners.processes.protocol import RANK_GROUP_LOST, End, Ready, Start
-from hpo.runners.processes.worker_specs import WorkerSpec
+from hpo.runners.processes.protocol import RANK_GROUP_LOST, End, Opener, Ready, Start, StudySetup, writing_to
+from hpo.runners.processes.worker_specs import WorkerSpec, worker_specs_of
+from hpo.runners.remote_worker_pool import DesiredWorkers, RemoteWorkerPool
+from hpo.runners.worker_pool import WorkerLost
 from hpo.store.secrets import secret_names
+from hpo.training.worker import open_worker
+
+LOGS = "workers"
+"""Folder, below the study's files, of the output of worker processes."""
+
+
+@contextmanager
+def open_processes(
+    config: StudyConfig,
+    splits: Splits,
+    files: Path,
+    is_ending: Callable[[], bool] = lambda: False,
+    *,
+    opener: Opener = open_worker,
+) -> Iterator[RemoteWorkerPool]:
+    """Open the first worker process, and in the end close all that were started.
+
+    Args:
+        config: the study; no process is told where its store is and who is notified.
+        splits: its data.
+        files: the study's folder of weights, checkpoints, shared files and the output of workers.
+        is_ending: whether the first worker is not to be waited for any longer.
+        opener: opens the worker of a process; to be found by name in a module.
+
+    Raises:
+        HpoError: what `opener` raises of it.
+        TrainingError: the process dies before its worker is open, again and again.
+        StoreError: nothing can be written to `files`.
+    """
+    worker_specs, logs = worker_specs_of(config.compute, os.environ), files / LOGS
+    with ExitStack() as closing:
+        with writing_to(files):
+            logs.mkdir(parents=True, exist_ok=True)
+            study = closing.enter_context(StudySetup.of(config, splits, files, opener).written(files))
+        launcher = ProcessLauncher(worker_specs, study, logs, store=config.store.url)
+        pool = RemoteWorkerPool(launcher, most=None, hang=60 * config.compute.hang_minutes)
+        # What workers share is made anew by the next run, and may be as large as the model.
+        closing.callback(rmtree, files / FOLDER, ignore_errors=True)
+        closing.callback(pool.close)
+        pool.open_lead(is_ending)
+        yield pool
+
+
+class ProcessLauncher:
+    """Starts the processes of workers on this machine; a worker's id is its name."""
+
+    def __init__(self, worker_specs: Sequence[WorkerSpec], study: int, logs: Path, *, store: str) -> None:
+        """Start none yet.
+
+        Args:
+            worker_specs: of all workers, the first one first.
+            study: handle of the file that `StudySetup.written` wrote.
+            logs: folder of the processes' output.
+            store: URL of the store, whose password no process may find in its environment.
+        """
+        self.wanted = DesiredWorkers(workers=0)
+        self._worker_specs = {spec.worker: spec for spec in worker_specs}
+        self._study, self._logs, self._store = study, logs, store
+        self._children: dict[str, Child] = {}
+        self._messages: list[tuple[str, object]] = []
+
+    @property
+    def room(self) -> int:
+        """As many as there are specs."""
+        return len(self._worker_specs)
+
+    def listen(self, seconds: float) -> Sequence[tuple[str, object]]:
+        """Return messages of processes, and which have ended; start those that are wanted."""
+        self._start_wanted()
+        if not self._messages:
+            wait([connection for child in self._children.values() for connection in child.connections], seconds)
+        for worker, child in list(self._children.items()):
+            self._messages += [(worker, message) for message in child.messages()]
+            if child.over:
+                del self._children[worker]
+                self._messages.append((worker, WorkerLost(reason=child.reap())))
+        self._start_wanted()
+        messages, self._messages = self._messages, []
+        return messages
+
+    def tell(self, worker: str, message: object) -> None:
+        """Send a message to a worker's rank 0."""
+        if worker in self._children:
+            self._children[worker].send(message)
+
+    def kill(self, worker: str) -> None:
+        """Kill a worker's processes."""
+        if worker in self._children:
+            self._children[worker].kill()
+
+    def leave_out(self, worker: str) -> None:
+        """End a worker and start no other in its place."""
+        self._worker_specs.pop(worker, None)
+        if (child := self._children.pop(worker, None)) is not None:
+            end([child])
+            self._messages.append((worker, WorkerLost(reason="It was left out.")))
+
+    def close(self) -> None:
+        """End all processes."""
+        end(list(self._children.values()))
+        self._children.clear()
+
+    def _start_wanted(self) -> None:
+        """Start what is wanted; a worker that cannot be started counts as one that has ended at once."""
+        if time.monotonic() < self.wanted.not_before:
+            return
+        for worker, spec in self._worker_specs.items():
+            if len(self._children) >= self.wanted.workers:
+                return
+            if worker not in self._children:
+                self._messages.append((worker, spec.arrived))
+                try:
+                    child = Child(spec, self._study, self._logs, self.wanted.precision, self._store)
+                except OSError as error:
+                    self._messages.append(
+                        (worker, WorkerLost(reason=f"Its process cannot be started: {error.strerror}."))
+                    )
+                else:
+                    self._children[worker] = child
+
 
 # The module path is taken over before anything is imported, and no script of the user's is run again: it needs no guard
 # around its main part.
 BOOTSTRAP = (
     "import sys; sys.path[:] = sys.argv[5:]; "
-    "from hpo.runners.processes.parentage import belong_to; belong_to(int(sys.argv[4])); "
+    "from hpo.runners.processes.parent_death import belong_to; belong_to(int(sys.argv[4])); "
     "from hpo.runners.processes.worker_process import main; main(int(sys.argv[2]), int(sys.argv[3]))"
 )
-INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-"""Variables that name the network interface over which ranks communicate."""
 SECONDS_TO_END = 5.0
 """Time that processes have to end when they are asked to, until they are killed."""
 

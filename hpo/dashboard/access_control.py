@@ -34,7 +34,7 @@ EVERYWHERE = {
 }
 
 
-class Guard:
+class AccessControl:
     """A WSGI application that lets requests through to another, or answers 403 with a sentence.
 
     Args:
@@ -118,7 +118,8 @@ def _same(given: str, expected: str) -> bool:
 
 def _with_headers(start_response: "StartResponse", path: str) -> "StartResponse":
     """Return `start_response` with security headers added."""
-    ours = EVERYWHERE | {"Content-Security-Policy": PAGE_POLICY if _is_page(path) else ELSEWHERE_POLICY}
+    is_page = path in ("", "/", "/dashboard") or path.startswith("/dashboard/")
+    ours = EVERYWHERE | {"Content-Security-Policy": PAGE_POLICY if is_page else ELSEWHERE_POLICY}
     replaced = {name.lower() for name in ours}
 
     def start(status: str, headers: list[tuple[str, str]], *error: object) -> Callable[[bytes], object]:
@@ -130,10 +131,6 @@ def _with_headers(start_response: "StartResponse", path: str) -> "StartResponse"
         return start_response(status, [*kept, *ours.items()], *error)  # type: ignore[arg-type]
 
     return start
-
-
-def _is_page(path: str) -> bool:
-    return path in ("", "/", "/dashboard") or path.startswith("/dashboard/")
 
 
 def _refused(environ: "WSGIEnvironment", start_response: "StartResponse", reason: str) -> Iterable[bytes]:

@@ -63,9 +63,9 @@ Everything that can be searched or chosen, by the names that study files and sea
 NAMES_HEAD = """\
 # Names of other libraries
 
-What sweeps, scripts of transformers, Ray and Optuna call otherwise, and what it is here: in study files, spaces, W&B
-sweeps and overrides. Case, dashes and underscores do not count, nor a prefix that every name of a file bears. Each name
-that is taken for one of ours is said once; what belongs to the script is left out with one note; what would train
+What sweeps, scripts of transformers, PEFT, Ray and Optuna call otherwise, and what it is here: in study files, spaces,
+W&B sweeps and overrides. Case, dashes and underscores do not count, nor a prefix that every name of a file bears. Each
+name that is taken for one of ours is said once; what belongs to the script is left out with one note; what would train
 something else is refused. This page is made by `make docs` from `hpo/config/other_names.py`.
 """
 WIDTH = 24
@@ -167,7 +167,7 @@ def _curve(name: str) -> str:
 def _own(field: str, name: str) -> str:
     """Return the fields that mean something only for this entry, with the usual value of each."""
     own = {key: usual[name] for key, (other, usual) in APPLIES_TO.items() if other == field and name in usual}
-    return ", ".join(f"`{key}` {value:g}" for key, value in own.items())
+    return ", ".join(f"`{key}` {value if isinstance(value, str) else f'{value:g}'}" for key, value in own.items())
 
 
 def _hyperparameters(spaces: Mapping[str, SearchSpace]) -> Iterable[Row]:
@@ -269,7 +269,8 @@ def _meaning(entry: Meaning) -> str:
         case GivenElsewhere():
             return "left out: the model and the texts are those of `--model` and `--train`"
         case Unsupported():
-            return f"refused: {entry.how}"
+            usual = ", ".join(f"`{as_yaml(value)}`" for value in entry.unless)
+            return f"refused: {entry.how}" + (f"; {usual} alone is left out" if usual else "")
         case CountAlias():
             taken = "; a share, below 1, is taken" if entry.of == "warmup_steps" else ""
             return f"refused, with what it is as `{entry.share}` on these texts{taken}"

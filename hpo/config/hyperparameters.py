@@ -4,17 +4,18 @@ A search space names some of these fields; the others keep their defaults. The d
 fine-tuning a pretrained encoder with AdamW (Devlin et al. 2019, table 8; Liu et al. 2019, table 10).
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import ConfigDict, Field, ValidationInfo, create_model, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationInfo, create_model, field_validator, model_validator
 
 from hpo.config.parsing import Typed, read_model
 from hpo.errors import ConfigurationError, SpaceError
 
-MethodName = Literal["full", "top_layers", "head"]
+MethodName = Literal["full", "top_layers", "head", "lora"]
 OptimizerName = Literal[
     "sgd", "momentum", "nesterov", "adam", "adamw", "nadam", "radam", "adamax", "adagrad", "adadelta", "adafactor",
     "rmsprop", "lion", "schedule_free_adamw", "muon",
@@ -32,13 +33,21 @@ PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 OneOrMore = Annotated[int, Field(ge=1)]
 
+LORA_TARGETS = ("all-linear", "attention", "mlp")
+"""Groups of modules that LoRA adapts; any other target is a module's name."""
+
 ADAMS = ("adam", "adamw", "nadam", "radam", "adamax", "lion", "schedule_free_adamw", "muon")
 """Optimizers that have two betas."""
 FALLING = tuple(name for name in get_args(ScheduleName) if name != "constant")
 
 # Fields that mean something only for some values of another: field -> (other field, that value -> the usual one here).
-APPLIES_TO: Mapping[str, tuple[str, Mapping[str, float]]] = {
+APPLIES_TO: Mapping[str, tuple[str, Mapping[str, float | str]]] = {
     "trained_layers": ("method", {"top_layers": 2}),
+    "lora_rank": ("method", {"lora": 16}),
+    "lora_alpha": ("method", {"lora": 32.0}),
+    "lora_dropout": ("method", {"lora": 0.0}),
+    "lora_targets": ("method", {"lora": "all-linear"}),
+    "lora_scaling": ("method", {"lora": "standard"}),
     "momentum": ("optimizer", {"momentum": 0.9, "nesterov": 0.9, "rmsprop": 0.0, "muon": 0.95}),
     "beta1": ("optimizer", dict.fromkeys(ADAMS, 0.9)),
     "beta2": ("optimizer", {**dict.fromkeys(ADAMS, 0.999), "lion": 0.99}),
@@ -135,7 +144,27 @@ REFUSALS: tuple[Refusal, ...] = (
         holds=lambda _, trained, kept: trained is not None and kept is not None and trained > kept,
         reason="no more layers can be trained than are kept; lower `trained_layers`, or raise `kept_layers`.",
     ),
+    Refusal(
+        fields=("method", "regularize_towards"),
+        holds=lambda method, towards: method == "lora" and towards == "pretrained",
+        reason="an adapter begins at no change, so L1 and L2 towards zero pull to the pretrained weights already; take "
+        "`regularize_towards: zero`, or put it under a `when` of the other methods.",
+    ),
 )
+
+
+def _joined(targets: object) -> object:
+    """Return targets of LoRA as one text, whether they are a text or a list of names."""
+    if not isinstance(targets, str | list | tuple):
+        return targets
+    names = [str(name).strip() for name in (targets.split(",") if isinstance(targets, str) else targets)]
+    grouped = [name for name in names if name in LORA_TARGETS]
+    if not names or (grouped and len(names) > 1) or not all(re.fullmatch(r"[\w.-]+", name) for name in names):
+        raise ValueError(
+            f"'lora_targets' is {targets!r}, but must be one of {', '.join(LORA_TARGETS)}, or names of modules such as "
+            "q_proj,v_proj; give no regular expression."
+        )
+    return ",".join(names)
 
 
 class Hyperparameters(Typed):
@@ -145,16 +174,31 @@ class Hyperparameters(Typed):
     model_config = ConfigDict(validate_default=True)
 
     method: MethodName = "full"
-    """What is trained: all weights, the top transformer layers and the head, or the head alone."""
+    """What is trained: all weights, the top transformer layers and the head, the head alone, or with `lora` low-rank
+    changes of the weights and the head."""
     trained_layers: OneOrMore | None = None
     """How many transformer layers `top_layers` trains, counted from the head."""
+    lora_rank: OneOrMore | None = None
+    """Rank of the change of each adapted weight (Hu et al. 2022)."""
+    lora_alpha: Positive | None = None
+    """What the change is multiplied by, over what `lora_scaling` says. It does not follow the rank: at a constant alpha
+    of 32 the best rate hardly depends on the rank (Schulman et al. 2025, "LoRA Without Regret")."""
+    lora_dropout: OpenFraction | None = None
+    """Dropout of the inputs of the low-rank changes (Hu et al. 2022)."""
+    lora_targets: Annotated[str, BeforeValidator(_joined)] | None = None
+    """Modules whose weights `lora` changes: `all-linear`, of all layers and not of the head, `attention` or `mlp` of
+    these, or names of modules, as a list or divided by commas. All of them do best (Schulman et al. 2025)."""
+    lora_scaling: Literal["standard", "rslora"] | None = None
+    """What `lora_alpha` is divided by: the rank (Hu et al. 2022), or with `rslora` its square root, which keeps changes
+    of high ranks from fading (Kalajdzievski 2023)."""
     kept_layers: OneOrMore | None = None
     """How many transformer layers the model keeps, counted from the embeddings; null for all."""
 
     optimizer: OptimizerName = "adamw"
     """The update rule; `sgd` is plain gradient descent, `momentum` is heavy-ball."""
     learning_rate: Positive = 3e-5
-    """Peak learning rate, reached at the end of warm-up."""
+    """Peak learning rate, reached at the end of warm-up; of `lora` about ten times that of a full fine-tune (Schulman
+    et al. 2025)."""
     layerwise_rate_decay: PositiveFraction = 1.0
     """What each layer's rate is multiplied by, going down from the head; 1 for one rate."""
     head_rate: Positive = 1.0
@@ -249,7 +293,7 @@ class Hyperparameters(Typed):
 
     @field_validator(*APPLIES_TO)
     @classmethod
-    def _usual_where_it_applies(cls, value: float | None, info: ValidationInfo) -> float | None:
+    def _usual_where_it_applies(cls, value: float | str | None, info: ValidationInfo) -> float | str | None:
         """Fill in the usual value where the field applies; refuse any value where it does not."""
         assert info.field_name is not None
         other, usual = APPLIES_TO[info.field_name]

@@ -50,8 +50,12 @@ def _forms(name: str, beside: list[str]) -> Iterable[str]:
         heads = [name[: sign.end()] for sign in re.finditer(r"[./_-]+", name)]
         yield from (name.removeprefix(head) for head in heads if all(one.startswith(head) for one in beside))
     words = re.split(r"[./]", name)
-    if len(words) > 1 and all(known_name(word, other_names.PREFIXES) for word in words[:-1]):
-        yield words[-1]
+    for place, word in enumerate(words[:-1], 1):
+        if not known_name(word, other_names.PREFIXES):
+            return
+        rest = "_".join(words[place:])
+        # First, since `alpha` and `dropout` alone are something else.
+        yield from (f"lora_{rest}", rest) if known_name(word, other_names.OF_LORA) else (rest,)
 
 
 def advice(name: str, known: Collection[str], also: Iterable[str] = ()) -> str:

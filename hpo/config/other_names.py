@@ -1,4 +1,4 @@
-"""Names of other libraries: TrainingArguments, W&B's examples, Ray, Optuna, each with what it is called here.
+"""Names of other libraries: TrainingArguments, PEFT, W&B's examples, Ray, Optuna, each with what it is called here.
 
 The one source of what is understood of them, and of docs/names.md. Names are compared without case, dashes and
 underscores, so each stands here once. To add one: its line in the table of its kind.
@@ -35,6 +35,8 @@ class Unsupported:
     """Would train something else; says what to do."""
 
     how: str
+    unless: tuple[str | bool, ...] = ()
+    """Values that would not, and are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,6 @@ class CountAlias:
 
 Meaning = Alias | Ignored | GivenElsewhere | Unsupported | CountAlias
 
-LORA = "LoRA is not there yet; leave it out, or train fewer weights by `method: {values: [top_layers, head]}`"
 _BITS = "its 8-bit state is not there; write `adamw`"
 _PROJECTED = "is not there"
 
@@ -61,10 +62,15 @@ def by_name(*rows: tuple[str, Entry]) -> dict[str, Entry]:
     return {name: entry for names, entry in rows for name in names.split()}
 
 
+OF_LORA = (
+    "adapter", "adapter_config", "lora", "lora_args", "lora_config", "lora_parameters", "peft", "peft_args",
+    "peft_config",
+)  # fmt: skip
+"""Words before the name of a hyperparameter of LoRA, as in `peft_config.r`."""
 PREFIXES = (
-    "args", "cfg", "config", "data", "dataset", "hparams", "hp", "hyperparameters", "hyperparams", "lr_scheduler",
-    "model", "opt", "optim", "optimizer", "parameters", "params", "scheduler", "tokenizer", "train", "trainer",
-    "trainer_args", "training", "training_args", "training_arguments",
+    *OF_LORA, "args", "cfg", "config", "data", "dataset", "hparams", "hp", "hyperparameters", "hyperparams",
+    "lr_scheduler", "model", "opt", "optim", "optimizer", "parameters", "params", "scheduler", "tokenizer", "train",
+    "trainer", "trainer_args", "training", "training_args", "training_arguments",
 )  # fmt: skip
 """Words before the name of a hyperparameter, as in `training.lr`, that change nothing of its meaning."""
 
@@ -130,8 +136,25 @@ NAMES: Mapping[str, Meaning] = by_name(
     ("head_lr classifier_lr lr_head encoder_lr bert_lr",
      Unsupported("write `learning_rate` for all, and `head_rate`, by which that of the head is multiplied")),
     ("random_seed random_state manual_seed", Alias("seed")),
-    ("lora_r lora_rank lora_alpha lora_dropout lora_target_modules target_modules lora_bias use_lora use_peft peft "
-     "lora use_rslora use_dora modules_to_save", Unsupported(LORA)),
+    ("r lora_r lora_dim lora_attn_dim", Alias("lora_rank")),
+    ("target_modules lora_target_modules lora_target lora_modules lora_target_linear", Alias("lora_targets")),
+    ("use_rslora peft_use_rslora lora_use_rslora rslora", Alias("lora_scaling")),
+    ("lora peft use_lora use_peft adapter adapter_type peft_type peft_method finetuning_type", Alias("method")),
+    ("dora use_dora peft_use_dora lora_use_dora", Unsupported("DoRA is not there; leave it out, and LoRA trains")),
+    ("bias lora_bias", Unsupported("no biases train beside LoRA; leave it out")),
+    ("modules_to_save lora_modules_to_save additional_target",
+     Unsupported("beside LoRA the head trains, and nothing else; leave it out", unless=("classifier", "score"))),
+    ("init_lora_weights loftq_config eva_config corda_config lora_ga_config pissa_init",
+     Unsupported("LoRA begins at no change, with PEFT's usual numbers; leave it out", unless=(True,))),
+    ("rank_pattern alpha_pattern layers_to_transform layers_pattern layer_replication exclude_modules "
+     "target_parameters trainable_token_indices lora_attn_modules apply_lora_to_mlp apply_lora_to_output",
+     Unsupported("adapted modules are all alike; name them by `lora_targets`")),
+    ("loraplus_lr_ratio loraplus_lr_embedding", Unsupported("LoRA+ is not there; leave it out")),
+    ("dpo dpo_beta dpo_alpha dpo_loss dpo_loss_type kto_beta orpo_beta orpo_alpha cpo_alpha rpo_alpha simpo_gamma "
+     "pref_beta pref_loss ref_model ref_model_name_or_path reference_free sync_ref_model max_prompt_length "
+     "max_completion_length num_generations kl_coef init_kl_coef cliprange ppo_epochs reward_model",
+     Unsupported("preference tuning, such as DPO, and reinforcement learning are not there; leave it out, and labelled "
+             "texts train")),
     ("load_in_8bit load_in_4bit bnb_4bit_quant_type quantization",
      Unsupported("weights are not quantized here; leave it out")),
     ("lr_scheduler_kwargs",
@@ -173,11 +196,13 @@ NAMES: Mapping[str, Meaning] = by_name(
      "remove_unused_columns label_names train_sampling_strategy length_column_name group_by_length pad_to_max_length "
      "padding truncation preprocessing_num_workers overwrite_cache num_labels use_fast_tokenizer pin_memory",
      Ignored("loading of the data")),
+    ("task_type inference_mode fan_in_fan_out auto_mapping peft_version runtime_config lora_task_type",
+     Ignored("of a PEFT model")),
     ("do_train do_eval do_predict full_determinism data_seed past_index mp_parameters use_auth_token token "
      "use_legacy_prediction_loop", Ignored("the script's course")),
     ("model model_name model_name_or_path model_path model_id model_type model_checkpoint pretrained_model "
-     "pretrained_model_name pretrained_model_name_or_path base_model checkpoint config_name tokenizer tokenizer_name "
-     "model_revision trust_remote_code architecture backbone", GivenElsewhere()),
+     "pretrained_model_name pretrained_model_name_or_path base_model base_model_name_or_path checkpoint config_name "
+     "tokenizer tokenizer_name revision model_revision trust_remote_code architecture backbone", GivenElsewhere()),
     ("data dataset dataset_name dataset_config_name task_name task train_file validation_file test_file data_dir "
      "data_path text_column_name label_column_name dataset_path train_path text_column label_column data_file",
      GivenElsewhere()),
@@ -185,6 +210,15 @@ NAMES: Mapping[str, Meaning] = by_name(
 """Hyperparameters, as sweeps and scripts name them."""
 
 VALUES: Mapping[str, Mapping[str, Alias | Unsupported]] = {
+    "method": by_name(
+        ("true peft", Alias("lora")),
+        ("false none null", Alias("full")),
+        ("qlora", Unsupported("weights are not quantized here; write `lora`")),
+        ("freeze", Unsupported("write `top_layers` and `trained_layers`, counted from the head")),
+        ("dora adalora ia3 loha lokr oft boft vera prompt_tuning prefix_tuning p_tuning", Unsupported(_PROJECTED)),
+    ),
+    "lora_targets": by_name(("true all", Alias("all-linear"))),
+    "lora_scaling": by_name(("true", Alias("rslora")), ("false none null", Alias("standard"))),
     "optimizer": by_name(
         ("adamw_torch adamw_torch_fused adamw_hf adamw_torch_xla adamw_torch_npu_fused fused_adamw adamw_apex_fused "
          "paged_adamw paged_adamw_32bit torch.optim.AdamW", Alias("adamw")),

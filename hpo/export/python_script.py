@@ -50,6 +50,8 @@ def content_of_script(exported: Exported) -> dict[str, Any]:
     beside = [
         (f"{key} {name}", "one .csv or .jsonl file") for key, name in sources if name and not IS_FILE.fullmatch(name)
     ]
+    if exported.hyperparameters.method == "lora":
+        beside.append(("method lora", "hpo train, which writes an adapter"))
     if exported.model.gguf_file:
         beside.append((f"model.gguf_file {exported.model.gguf_file}", "the model as save_pretrained writes it"))
     refuse_inexpressible("The script", FIELDS, exported, beside)

@@ -82,10 +82,11 @@ FIELDS: Mapping[str, Expressible] = {
         ("learning_rate", "momentum", "beta1", "beta2", "alpha", "epsilon", "rho", "momentum_decay", "decay_rate",
          "clip_threshold", "newton_schulz_steps", "warmup_ratio", "initial_rate_ratio", "power", "cycles",
          "decay_every", "decay_factor", "decay_fraction", "plateau_patience", "l1_form", "l2_strength",
-         "max_grad_norm", "label_smoothing", "batch_size", "epochs", "max_length", "seed"),
+         "max_grad_norm", "label_smoothing", "batch_size", "epochs", "max_length", "seed", "lora_rank", "lora_alpha",
+         "lora_dropout", "lora_targets", "lora_scaling"),
         Expressible(),
     ),
-    "method": only("full", "method", "full, or freeze the layers of the model that is handed to Trainer"),
+    "method": only("full", "method", "full, or freeze or adapt (PEFT) the model that is handed to Trainer"),
     "trained_layers": only(None, "trained_layers", "freeze the layers of the model that is handed to Trainer"),
     "kept_layers": only(None, "kept_layers", "cut the model and save it, then train that"),
     "optimizer": Expressible(

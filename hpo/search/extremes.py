@@ -25,8 +25,10 @@ def _number_or_all(value: Value) -> float:
     return float(value) if is_number(value) else math.inf
 
 
+METHODS = ("head", "top_layers", "lora", "full")
+"""Methods, the cheapest first."""
 COSTS: Mapping[str, Callable[[Value], float]] = {
-    "method": lambda value: ("head", "top_layers", "full").index(str(value)),
+    "method": lambda value: METHODS.index(str(value)),
     **dict.fromkeys(("max_length", "kept_layers", "trained_layers", "batch_size"), _number_or_all),
     **dict.fromkeys(("epochs", "data_fraction"), _number_or_all),
     "optimizer": lambda value: OPTIMIZER_STATES[str(value)],

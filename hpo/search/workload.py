@@ -10,7 +10,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.data.batching import padded_tokens
 from hpo.messages import Assignment, Dimensions
-from hpo.search.extremes import COSTS, OPTIMIZER_STATES
+from hpo.search.extremes import COSTS, METHODS, OPTIMIZER_STATES
 from hpo.search.rungs import trial_milestones
 from hpo.space.search_space import SearchSpace
 from hpo.training.milestones import milestones_of, steps_per_epoch
@@ -85,10 +85,12 @@ class Workload:
         """Return the weights of a trained token, an update, a scored token and an opening in `Work`; shape (4,)."""
         layers = self.dimensions.layers
         kept = min(hyperparameters.kept_layers or layers, layers)
-        trained = {"full": kept, "head": 0}.get(hyperparameters.method, min(hyperparameters.trained_layers or 0, kept))
+        trained = {"full": kept}.get(hyperparameters.method, min(hyperparameters.trained_layers or 0, kept))
+        # Gradients of states and of weights; LoRA's go through all layers, those of its few weights cost next to none.
+        backward = kept if hyperparameters.method == "lora" else 2 * trained
         # The head is another layer to update.
         updates = (trained + 1) * (1 + OPTIMIZER_STATES[hyperparameters.optimizer])
-        return np.array([FORWARD * (kept + 2 * trained), updates, kept, layers]) / layers
+        return np.array([FORWARD * (kept + backward), updates, kept, layers]) / layers
 
     def _counted(self, hyperparameters: Hyperparameters) -> Work:
         sizes, batch = self.dimensions, hyperparameters.batch_size
@@ -142,6 +144,6 @@ class Workload:
 
 def _kind(hyperparameters: Hyperparameters) -> tuple[float, ...]:
     h = hyperparameters
-    method, optimizer = ("head", "top_layers", "full").index(h.method), list(OPTIMIZER_STATES).index(h.optimizer)
+    method, optimizer = METHODS.index(h.method), list(OPTIMIZER_STATES).index(h.optimizer)
     sizes = (h.batch_size, h.max_length, h.kept_layers or NO_LIMIT, h.trained_layers or NO_LIMIT)
     return (2.0 * method, 0.05 * optimizer, *(0.5 * math.log2(size) for size in sizes))

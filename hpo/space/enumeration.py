@@ -8,6 +8,7 @@ from hpo.errors import SpaceError
 from hpo.space.conditions import Condition
 from hpo.space.domains import Choice, Constant, Range, Value
 from hpo.space.parameters import Parameter
+from hpo.space.relative_rate import rate_fields
 
 Values = dict[str, Value]
 # The values of earlier parameters that later conditions ask for.
@@ -119,7 +120,7 @@ def _deciding(parameters: Sequence[Parameter], fields: Iterable[str]) -> set[str
             waiting.append(decider)
         if name in written:
             waiting += [condition.parent for condition in written[name].when]
-            waiting += written[name].relative_to
+            waiting += rate_fields(written[name].relative_to)
     return found
 
 

@@ -1,6 +1,7 @@
 """Parameters of a search space: domain, condition and default of each, read from its spec."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +63,7 @@ class Parameter:
         """Return its spec in full, in plain YAML values, all but its source."""
         spec = self.domain.spec()
         if self.relative_to:
-            spec["relative_to"] = {name: dict(table) for name, table in self.relative_to.items()}
+            spec["relative_to"] = deepcopy(self.relative_to)
         if self.when:
             spec["when"] = {condition.parent: list(condition.values) for condition in self.when}
         return spec | ({"default": self.default} if self.is_sampled else {})

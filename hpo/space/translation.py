@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, get_args
 
-from hpo.config.hyperparameters import ADAMS, APPLIES_TO, Hyperparameters
+from hpo.config.hyperparameters import ADAMS, APPLIES_TO, LORA_TARGETS, Hyperparameters
 from hpo.config.naming import look_up, meaning, normalized
 from hpo.config.other_names import (
     ACCUMULATION,
@@ -24,7 +24,7 @@ from hpo.space.domains import as_yaml, is_number
 from hpo.space.step_counts import CountParameter, listed
 
 _FIELDS = Hyperparameters.model_fields
-_OFF = (None, False, "none", "None", "no")
+_OFF: tuple[object, ...] = (None, False, "none", "None", "no", "", [], {})
 """Values that ask for nothing."""
 
 
@@ -44,7 +44,8 @@ def translated(parameters: Mapping[str, Any], place: str, mistakes: Mistakes) ->
         done.refuse()
     with mistakes.gathered():
         done.multiply()
-    done.keep_to_adam()
+    done.imply_lora()
+    done.keep_where_read()
     done.note_rest()
     return done
 
@@ -87,8 +88,10 @@ class Translation:
             case GivenElsewhere():
                 self._elsewhere.append(name)
             case Unsupported():
-                off = _listed_values(spec) != [] and all(value in _OFF for value in _listed_values(spec))
+                off = _are_all(spec, (*_OFF, *entry.unless))
                 (self._left if off else self._refused.setdefault(entry.how, [])).append(name)
+            case Alias() if name not in _FIELDS and _is_of_lora(entry.ours) and _are_all(spec, _OFF):
+                self._left.append(name)
             case CountAlias():
                 self._count(name, entry, spec)
             case _ if entry is ACCUMULATION:
@@ -149,20 +152,29 @@ class Translation:
         entry = meaning(self._given_as["batch_size"], _FIELDS)
         return isinstance(entry, Alias) and "accumulated" in entry.but
 
-    def keep_to_adam(self) -> None:
-        """Keep Trainer's `adam_*` to the optimizers that read them, as Trainer does."""
-        optimizer = self.parameters.get("optimizer")
-        values = _listed_values(optimizer) if optimizer else ["adamw"]
+    def imply_lora(self) -> None:
+        """Take LoRA for the method where none is given, but one of its own hyperparameters is."""
+        own = [name for ours, name in self._given_as.items() if _is_of_lora(ours)]
+        if own and "method" not in self.parameters:
+            self.parameters["method"] = {"value": "lora"}
+            self._note(f"{listed(own)} {'is' if len(own) == 1 else 'are'} of LoRA, so method is lora.")
+
+    def keep_where_read(self) -> None:
+        """Keep Trainer's `adam_*` to the optimizers that read them, and LoRA's own to where a `use_lora` is true."""
         for ours, name in self._given_as.items():
             spec = self.parameters[ours]
-            if not normalized(name).startswith("adam") or ours not in APPLIES_TO or "when" in spec:
+            other, usual = APPLIES_TO.get(ours, ("", {}))
+            of_adam = other == "optimizer" and normalized(name).startswith("adam")
+            of_switch = _is_of_lora(ours) and self._given_as.get("method", "method") != "method"
+            if not (of_adam or of_switch) or not isinstance(spec, Mapping) or "when" in spec:
                 continue
-            fitting = [value for value in values if value in APPLIES_TO[ours][1] and value in ADAMS]
+            values = _listed_values(self.parameters[other]) if other in self.parameters else ["adamw"]
+            fitting = [value for value in values if value in usual and (of_switch or value in ADAMS)]
             if not fitting:
                 del self.parameters[ours]
                 self._left.append(name)
             elif len(fitting) < len(values):
-                self.parameters[ours] = {**spec, "when": {"optimizer": fitting}}
+                self.parameters[ours] = {**spec, "when": {other: fitting}}
 
     def note_rest(self) -> None:
         """Note, in one sentence each, what was left out, what is given elsewhere, and what a fixed seed means."""
@@ -183,7 +195,10 @@ class Translation:
 
     def _spec(self, name: str, spec: Any, *, foreign: bool) -> Any:
         """Return a spec in our words: a list is `values`, an optimizer or a schedule is by its name here."""
-        if isinstance(spec, list | tuple):
+        if name == "lora_targets" and _are_names(spec):
+            self._note(f"The list of {name} is taken for one value, modules that are adapted together.")
+            spec = {"value": spec}
+        elif isinstance(spec, list | tuple):
             self._note(f"The list of {name} is taken for `values`; a range would be `min` and `max`.")
         worded = _worded(spec)
         if not isinstance(worded, Mapping):
@@ -275,7 +290,25 @@ def _listed_values(spec: Any) -> list[Any]:
     return [worded["value"]] if "value" in worded else list(values) if isinstance(values, list | tuple) else []
 
 
+def _are_all(spec: Any, values: tuple[object, ...]) -> bool:
+    """Return whether a constant or a list has these values alone, or lists of them."""
+    found = [one for value in _listed_values(spec) for one in (value if isinstance(value, list) and value else [value])]
+    return found != [] and all(one in values for one in found)
+
+
+def _is_of_lora(name: str | None) -> bool:
+    """Return whether the hyperparameter applies to LoRA alone."""
+    return "lora" in APPLIES_TO.get(str(name), ("", {}))[1]
+
+
+def _are_names(spec: Any) -> bool:
+    """Return whether it is a list of modules, and none of groups of them."""
+    return isinstance(spec, list | tuple) and all(isinstance(one, str) and one not in LORA_TARGETS for one in spec)
+
+
 def _choices(name: str) -> tuple[Any, ...]:
+    if name == "lora_targets":
+        return LORA_TARGETS
     choices = get_args(_FIELDS[name].annotation) if name in _FIELDS else ()
     return choices if all(isinstance(one, str) for one in choices) else ()
 

@@ -28,6 +28,11 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 own_fields = {
     "trained_layers": st.integers(1, 24),
+    "lora_rank": st.integers(1, 256),
+    "lora_alpha": st.floats(0.1, 256),
+    "lora_dropout": st.floats(0, 0.999),
+    "lora_targets": st.sampled_from(("all-linear", "attention", "mlp", "q_proj,v_proj", "h.0.attn.c_attn")),
+    "lora_scaling": st.sampled_from(("standard", "rslora")),
     "momentum": st.floats(0, 0.999),
     "beta1": st.floats(0.001, 0.999),
     "beta2": st.floats(0, 0.9999),
@@ -48,9 +53,10 @@ own_fields = {
     "plateau_patience": st.integers(0, 5),
 }
 # A value of each that is not the usual one anywhere.
-OTHER_VALUES = {"trained_layers": 3, "decay_rate": -0.5, "clip_threshold": 1.5} | dict.fromkeys(
-    ("newton_schulz_steps", "cycles", "plateau_patience"), 3
-)
+OTHER_VALUES: dict[str, Any] = {
+    "decay_rate": -0.5, "clip_threshold": 1.5, "lora_targets": "q_proj,v_proj", "lora_scaling": "rslora",
+    **dict.fromkeys(("trained_layers", "lora_rank", "newton_schulz_steps", "cycles", "plateau_patience"), 3),
+}  # fmt: skip
 
 
 @st.composite
@@ -102,6 +108,16 @@ def test_a_field_has_a_value_just_where_it_applies(given_: Hyperparameters) -> N
         ({"optimizer": "lion"}, {"beta1": 0.9, "beta2": 0.99}),
         ({"optimizer": "adafactor"}, {"decay_rate": -0.8, "clip_threshold": 1.0}),
         ({"optimizer": "sgd", "method": "top_layers"}, {"trained_layers": 2}),
+        (
+            {"optimizer": "sgd", "method": "lora"},
+            {
+                "lora_rank": 16,
+                "lora_alpha": 32.0,
+                "lora_dropout": 0.0,
+                "lora_targets": "all-linear",
+                "lora_scaling": "standard",
+            },
+        ),
         ({"optimizer": "momentum", "momentum": None}, {"momentum": 0.9}),
         ({"optimizer": "momentum", "momentum": 0.0}, {"momentum": 0.0}),
         (
@@ -135,7 +151,7 @@ def test_a_field_where_it_means_nothing_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError) as error:
         read_model(Hyperparameters, {name: value, other: wrong}, "trial")
     assert str(error.value) == (
-        f"trial: {name!r} is {value}, but it applies only where {other!r} is {' or '.join(fitting)}, and here it is "
+        f"trial: {name!r} is {value!r}, but it applies only where {other!r} is {' or '.join(fitting)}, and here it is "
         f"{wrong}; leave it out, or put it under `when: {{{other}: [{', '.join(fitting)}]}}`."
     )
     for chosen in fitting:
@@ -228,6 +244,13 @@ REFUSED: dict[tuple[str, ...], tuple[dict[str, Any], str, list[dict[str, Any]]]]
         "kept; lower `trained_layers`, or raise `kept_layers`.",
         [{"method": "top_layers", "trained_layers": 3, "kept_layers": 3}, {"method": "full", "kept_layers": 1}],
     ),
+    ("method", "regularize_towards"): (
+        {"method": "lora", "regularize_towards": "pretrained"},
+        "'method' is lora, 'regularize_towards' is pretrained: an adapter begins at no change, so L1 and L2 towards "
+        "zero pull to the pretrained weights already; take `regularize_towards: zero`, or put it under a `when` of the "
+        "other methods.",
+        [{"method": "lora"}, {"method": "head", "regularize_towards": "pretrained"}],
+    ),
 }
 
 
@@ -266,6 +289,11 @@ def test_every_own_field_of_an_optimizer_is_known() -> None:
         ({"data_fraction": 0}, "trial: 'data_fraction' is 0, but it should be greater than 0."),
         ({"layerwise_rate_decay": 1.1}, "trial: 'layerwise_rate_decay' is 1.1, but it should be less than or equal"),
         ({"class_weights": "equall"}, "trial: 'class_weights' cannot be 'equall'. Did you mean 'equal'?"),
+        ({"lora_rank": 0, "method": "lora"}, "trial: 'lora_rank' is 0, but it should be greater than or equal to 1."),
+        ({"lora_alpha": 0, "method": "lora"}, "trial: 'lora_alpha' is 0, but it should be greater than 0."),
+        ({"lora_dropout": 1, "method": "lora"}, "trial: 'lora_dropout' is 1, but it should be less than 1."),
+        ({"lora_scaling": "rs", "method": "lora"}, "trial: 'lora_scaling' cannot be 'rs'. Known: rslora, standard."),
+        ({"lora_targets": 3, "method": "lora"}, "trial: 'lora_targets' is 3, but it should be a valid string."),
         ({"seed": 2**31}, "trial: 'seed' is 2147483648, but it should be less than 2147483648."),
     ],
 )
@@ -274,6 +302,29 @@ def test_a_value_that_cannot_be_is_told_in_one_sentence(values: dict[str, Any], 
         read_model(Hyperparameters, values, "trial")
     assert str(error.value).startswith(said)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given_", "read"),
+    [
+        (["q_proj", "v_proj"], "q_proj,v_proj"),
+        (["all-linear"], "all-linear"),
+        ("q_proj, v_proj", "q_proj,v_proj"),
+        ("layers.0.self_attn.q_proj", "layers.0.self_attn.q_proj"),
+    ],
+)
+def test_targets_of_lora_are_one_text_however_they_are_listed(given_: object, read: str) -> None:
+    assert Hyperparameters(method="lora", lora_targets=given_).lora_targets == read
+
+
+@pytest.mark.parametrize("targets", [".*proj", "", [], ["all-linear", "q_proj"], "attention,mlp", "q_proj,,v_proj"])
+def test_targets_that_are_no_names_are_refused_in_a_sentence(targets: object) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        read_model(Hyperparameters, {"method": "lora", "lora_targets": targets}, "trial")
+    assert str(error.value) == (
+        f"trial: 'lora_targets' is {targets!r}, but must be one of all-linear, attention, mlp, or names of modules "
+        "such as q_proj,v_proj; give no regular expression."
+    )
 
 
 def test_hyperparameters_cannot_be_changed() -> None:

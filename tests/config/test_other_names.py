@@ -14,7 +14,6 @@ from hpo.config.loading import load_config, load_study
 from hpo.config.naming import advice, meaning, metric_of, normalized
 from hpo.config.other_names import (
     DISTRIBUTIONS,
-    LORA,
     LOSSES,
     METRICS,
     NAMES,
@@ -63,7 +62,7 @@ def test_what_is_taken_is_something_here_and_never_under_a_name_of_ours() -> Non
     for field, values in VALUES.items():
         for value, entry in values.items():
             if isinstance(entry, Alias):
-                Hyperparameters(**{field: entry.ours})
+                Hyperparameters(**({"method": "lora"} if field.startswith("lora_") else {}), **{field: entry.ours})
                 assert normalized(value) not in map(normalized, get_args(FIELDS[field].annotation))
     assert set(DISTRIBUTIONS.values()) <= KEYS.keys()
     assert {*METRICS.values(), *LOSSES.values()} <= {"auto"}.union(*SCORES.values())
@@ -93,14 +92,26 @@ def test_no_name_is_there_twice() -> None:
         ("model.config.hidden_dropout_prob", "dropout"),
         ("optimizer.name", "optimizer"),
         ("scheduler.type", "schedule"),
+        ("train.optimizer.name", "optimizer"),
+        ("r", "lora_rank"),
+        ("train.lora_r", "lora_rank"),
+        ("lora-alpha", "lora_alpha"),
+        ("lora.alpha", "lora_alpha"),
+        ("peft_config.alpha", "lora_alpha"),
+        ("peft_config.lora_alpha", "lora_alpha"),
+        ("train.lora.dropout", "lora_dropout"),
+        ("LoraConfig.r", "lora_rank"),
+        ("peft_config.target_modules", "lora_targets"),
     ],
 )
 def test_case_dashes_and_prefixes_change_nothing(name: str, ours: str) -> None:
     entry = meaning(name, FIELDS)
     assert isinstance(entry, Alias)
     assert entry.ours == ours
-    value = {"optimizer": "adamw", "schedule": "linear", "dropout": 0.1}.get(ours, 1)
-    assert load_config(values=MATERIAL, overrides=[f"space.{name}.value={value}"]).space
+    of = {"optimizer": "adamw", "schedule": "linear", "dropout": 0.1, "lora_dropout": 0.1, "lora_targets": "q_proj"}
+    overrides = ["space.method={value: lora}", "space.learning_rate.relative_to.method.lora=10"]
+    overrides = [*overrides, "space.regularize_towards={value: zero}"] if ours.startswith("lora_") else []
+    assert load_config(values=MATERIAL, overrides=[*overrides, f"space.{name}.value={of.get(ours, 1)}"]).space
 
 
 def test_a_prefix_that_every_name_bears_is_taken_off_and_no_other() -> None:
@@ -224,9 +235,86 @@ def test_what_belongs_to_the_script_is_left_out_with_one_note() -> None:
     )
 
 
-def test_lora_is_one_sentence() -> None:
-    lora = {"lora_r": {"values": [4, 8]}, "lora-alpha": {"value": 16}, "target_modules": {"value": "all"}}
-    assert refusal(lora) == f"Space s: lora_r, lora-alpha and target_modules: {LORA}."
+def test_names_of_peft_are_those_of_lora_and_imply_it() -> None:
+    read = space(
+        {
+            "lora_r": {"values": [4, 8]},
+            "lora-alpha": {"value": 16},
+            "target_modules": {"values": ["all", ["q_proj", "v_proj"]]},
+            "use_rslora": {"value": True},
+        }
+    )
+    assert read == space(
+        {
+            "lora_rank": {"values": [4, 8]},
+            "lora_alpha": {"value": 16},
+            "lora_targets": {"values": ["all-linear", "q_proj,v_proj"]},
+            "lora_scaling": {"value": "rslora"},
+            "method": {"value": "lora"},
+        }
+    )
+    assert read.notes == (
+        "lora_r is taken for lora_rank.",
+        "lora-alpha is taken for lora_alpha.",
+        "target_modules is taken for lora_targets.",
+        "lora_targets all is taken for all-linear.",
+        "use_rslora is taken for lora_scaling.",
+        "lora_scaling true is taken for rslora.",
+        "lora_r, lora-alpha, target_modules and use_rslora are of LoRA, so method is lora.",
+    )
+    assert space({"lora_rank": {"value": 4}}).notes == ("lora_rank is of LoRA, so method is lora.",)
+    assert "leave lora_rank out" in refusal({"lora_rank": {"value": 4}, "method": {"value": "full"}})
+
+
+def test_a_nested_adapter_is_read_flat_and_its_alpha_is_not_that_of_rmsprop() -> None:
+    nested = {"lora": {"parameters": {"r": {"value": 8}, "alpha": {"value": 16}, "dropout": {"value": 0.1}}}}
+    made = space(nested).hyperparameters(space(nested).default_values())
+    assert (made.method, made.lora_rank, made.lora_alpha, made.lora_dropout) == ("lora", 8, 16.0, 0.1)
+    assert (made.alpha, made.dropout) == (None, None)
+
+
+def test_a_list_of_modules_is_one_value() -> None:
+    assert space({"target_modules": ["q_proj", "v_proj"]}) == space({"lora_targets": {"value": "q_proj,v_proj"}})
+    assert space({"lora_targets": ["mlp", "attention"]}) == space({"lora_targets": {"values": ["mlp", "attention"]}})
+
+
+@pytest.mark.parametrize(
+    ("switch", "method", "rank"),
+    [
+        ({"value": True}, {"value": "lora"}, {"values": [4, 8]}),
+        ({"values": [True, False]}, {"values": ["lora", "full"]}, {"values": [4, 8], "when": {"method": ["lora"]}}),
+        ({"value": False}, {"value": "full"}, None),
+    ],
+)
+def test_a_switch_for_lora_says_the_method(switch: dict[str, Any], method: Any, rank: dict[str, Any] | None) -> None:
+    ours = {"method": method} | ({"lora_rank": rank} if rank else {})
+    assert space({"lora_r": {"values": [4, 8]}, "use_peft": switch}).to_mapping() == space(ours).to_mapping()
+
+
+def test_what_of_peft_changes_nothing_is_left_out_and_the_rest_refused_with_its_reason() -> None:
+    usual = {
+        "init_lora_weights": True, "modules_to_save": ["classifier", "score"], "bias": "none", "rank_pattern": {},
+        "task_type": "SEQ_CLS", "use_dora": False,
+    }  # fmt: skip
+    read = space({"r": {"value": 8}} | {name: {"value": value} for name, value in usual.items()})
+    assert read.parameters == space({"lora_rank": {"value": 8}}).parameters
+    for name in usual:
+        assert name in read.notes[-1]
+    other = {"init_lora_weights": "pissa", "modules_to_save": ["lm_head"], "bias": "all", "use_dora": True}
+    other |= {"dpo.beta": 0.1}
+    said = refusal({"r": {"value": 8}} | {name: {"value": value} for name, value in other.items()})
+    for name, reason in {
+        "init_lora_weights": "LoRA begins at no change",
+        "modules_to_save": "beside LoRA the head trains",
+        "bias": "no biases train",
+        "use_dora": "DoRA is not there",
+        "dpo.beta": "preference tuning, such as DPO",
+    }.items():
+        assert f"{name}: {reason}" in said
+
+
+def test_a_plain_value_of_adam_is_refused_in_a_sentence() -> None:
+    assert "must be keys and values; for a constant write `value: 0.9`" in refusal({"adam_beta1": 0.9})
 
 
 @pytest.mark.parametrize("name", [name for name, entry in NAMES.items() if isinstance(entry, Unsupported)])
@@ -324,7 +412,9 @@ def test_an_override_that_leads_nowhere_says_what_it_means(override: str, said: 
         ("lr", "Here it is learning_rate."),
         ("warmup_steps", "Here it is warmup_ratio, a share."),
         ("epoch", "Did you mean 'epochs'?"),
-        ("lora_alpha", "Known: "),
+        ("lora-alpha", "Did you mean 'lora_alpha'?"),
+        ("lora_apha", "Did you mean 'lora_alpha'?"),
+        ("r", "Here it is lora_rank."),
     ],
 )
 def test_advice_on_a_single_configuration(name: str, said: str) -> None:

@@ -156,6 +156,10 @@ def test_an_override_fixes_any_choice_of_a_shipped_space(name: str, field: str, 
         # What would be refused with it: its weights are an average.
         if value == "schedule_free_adamw":
             overrides += ["space.schedule={value: constant}", "space.l1_form={value: penalty}"]
+    if value == "lora":
+        overrides.append("space.regularize_towards={value: zero}")
+        if "lora" not in written["learning_rate"]["relative_to"].get("method", {"lora": 10}):
+            overrides.append("space.learning_rate.relative_to.method.lora=10")
     if field == "schedule" and "schedule_free_adamw" in str(written.get("optimizer")):
         overrides.append("space.optimizer={value: sgd}")
     space = space_of(load_config(values=MINIMAL | {"space": name}, overrides=overrides).space)

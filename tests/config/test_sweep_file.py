@@ -94,6 +94,36 @@ def test_hyperband_begins_to_cut_every_run_where_wandb_does(tmp_path: Path) -> N
     assert ended == [8, *[1] * 11]
 
 
+LORA = """
+method: random
+metric: {name: eval/f1, goal: maximize}
+parameters:
+  learning_rate: {distribution: log_uniform_values, min: 0.00002, max: 0.003}
+  lora_r: {values: [8, 16]}
+  lora-alpha: {values: [16, 32]}
+  lora_dropout: {values: [0.0, 0.1]}
+  target_modules: {value: all-linear}
+"""
+
+
+def test_a_sweep_over_lora_is_read_whole(tmp_path: Path) -> None:
+    space = space_of(read(tmp_path, LORA).space, "sweep")
+    assert {one.name: one.domain.spec() for one in space.parameters} == {
+        "learning_rate": {"distribution": "log_uniform_values", "min": 2e-5, "max": 3e-3},
+        "lora_rank": {"values": [8, 16]},
+        "lora_alpha": {"values": [16.0, 32.0]},
+        "lora_dropout": {"values": [0.0, 0.1]},
+        "lora_targets": {"value": "all-linear"},
+        "method": {"value": "lora"},
+    }
+    assert space.notes == (
+        "lora_r is taken for lora_rank.",
+        "lora-alpha is taken for lora_alpha.",
+        "target_modules is taken for lora_targets.",
+        "lora_r, lora-alpha, lora_dropout and target_modules are of LoRA, so method is lora.",
+    )
+
+
 def test_a_grid_is_tried_whole_and_nothing_twice(tmp_path: Path) -> None:
     study = read(tmp_path, GRID)
     assert study.study == "sweep"

@@ -270,7 +270,9 @@ def test_every_hyperparameter_is_decided_upon(task: str) -> None:
     """Read by the script, where it holds all of hpo that it may, or refused."""
     text = inlined("hpo.export.train_script", {"TASKS": task})
     compile(text, "train.py", "exec")
-    unread = [name for name in Hyperparameters.model_fields if not re.search(rf"\.{name}\b|\"{name}\"", text)]
+    # Of LoRA it takes nothing.
+    fields = [name for name in Hyperparameters.model_fields if not name.startswith("lora_")]
+    unread = [name for name in fields if not re.search(rf"\.{name}\b|\"{name}\"", text)]
     assert set(unread) == FIELDS.keys() | TASK_FACTS[task].fixed.keys()
 
 
@@ -278,6 +280,11 @@ def test_every_hyperparameter_is_decided_upon(task: str) -> None:
 def test_what_it_cannot_do_is_refused_by_name(exported: Exported, name: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"{name}.*\(nearest: .+\)"):
         content_of_script(with_values(exported, **{name: 0.1}))
+
+
+def test_lora_is_refused_once(exported: Exported) -> None:
+    with pytest.raises(ConfigurationError, match=r"method lora \(nearest: hpo train, which writes an adapter\)"):
+        content_of_script(with_values(exported, method="lora"))
 
 
 def test_model_and_texts_that_it_cannot_take_are_refused_at_once(exported: Exported) -> None:

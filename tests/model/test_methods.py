@@ -13,6 +13,7 @@ KNOWN_ANSWERS = {
     "full": ("bert.", "classifier"),
     "top_layers": ("bert.encoder", "bert.pooler", "classifier"),
     "head": ("bert.pooler", "classifier"),
+    "lora": ("bert.", "classifier"),
 }
 INPUT = torch.tensor([[2, 5, 3]])
 

@@ -26,7 +26,7 @@ def space(**parameters: Any) -> SearchSpace:
 
 def cost(values: Hyperparameters, *, batch_sign: int = 1) -> tuple[float, ...]:
     """What a configuration costs, written down a second time."""
-    method = {"head": 0, "top_layers": 1, "full": 2}[values.method]
+    method = {"head": 0, "top_layers": 1, "lora": 2, "full": 3}[values.method]
     layers = (values.kept_layers or math.inf, values.trained_layers or math.inf)
     passes = (batch_sign * values.batch_size, values.epochs, values.data_fraction)
     return method, values.max_length, *layers, *passes, OPTIMIZER_STATES[values.optimizer]

@@ -126,3 +126,5 @@ def test_what_is_trained_counts_by_its_layers() -> None:
     assert counts(optimizer="sgd", kept_layers=6) == pytest.approx([0.5, 7 / 12, 0.5, 1])
     assert counts(optimizer="sgd", method="top_layers", trained_layers=3) == pytest.approx([1.5 / 3, 4 / 12, 1, 1])
     assert counts(optimizer="sgd", method="head") == pytest.approx([1 / 3, 1 / 12, 1, 1])
+    # Gradients go back through all layers, to few weights.
+    assert counts(optimizer="sgd", method="lora") == pytest.approx([2 / 3, 1 / 12, 1, 1])

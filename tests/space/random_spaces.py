@@ -19,12 +19,14 @@ NAMES = {
     "l2_form": ("coupled", "decoupled"),
     "regularize_towards": ("zero", "pretrained"),
     "class_weights": ("equal", "balanced"),
+    "lora_targets": ("all-linear", "attention", "q_proj,v_proj"),
+    "lora_scaling": ("standard", "rslora"),
 }
 # The ends never meet what cannot be together: no rate falls to zero, no more layers are trained than kept.
 WHOLE = {
     "trained_layers": (1, 4), "kept_layers": (4, 12), "newton_schulz_steps": (1, 20), "cycles": (1, 5),
     "plateau_patience": (0, 4), "batch_size": (1, 64), "epochs": (1, 9), "max_length": (4, 128),
-    "early_stopping_patience": (1, 5), "seed": (0, 99),
+    "early_stopping_patience": (1, 5), "seed": (0, 99), "lora_rank": (1, 64),
 }  # fmt: skip
 REAL = {
     "layerwise_rate_decay": (0.5, 1.0), "head_rate": (1.0, 30.0), "head_scale": (0.01, 0.2), "momentum": (0.0, 0.98),
@@ -34,13 +36,14 @@ REAL = {
     "final_rate_ratio": (0.01, 1.0), "initial_rate_ratio": (0.0, 1.0), "power": (0.5, 4.0), "decay_every": (0.1, 1.0),
     "decay_factor": (0.1, 1.0), "decay_fraction": (0.1, 1.0), "l1_strength": (0.0, 0.1), "l2_strength": (0.0, 0.2),
     "max_grad_norm": (0.1, 9.0), "dropout": (0.0, 0.9), "attention_dropout": (0.0, 0.9), "label_smoothing": (0.0, 0.9),
-    "token_masking": (0.0, 0.9), "word_swap": (0.0, 0.9), "data_fraction": (0.1, 1.0),
+    "token_masking": (0.0, 0.9), "word_swap": (0.0, 0.9), "data_fraction": (0.1, 1.0), "lora_alpha": (1.0, 64.0),
+    "lora_dropout": (0.0, 0.9),
 }  # fmt: skip
 # What others depend on comes before them, so that no condition goes round in a circle.
 DECIDING = ("optimizer", "method", "schedule")
 BASE_RATES = {
     "optimizer": {name: 1e-5 * 3**index for index, name in enumerate(NAMES["optimizer"])},
-    "method": {"full": 1.0, "top_layers": 2.0, "head": 30.0},
+    "method": {"full": 1.0, "top_layers": 2.0, "head": 30.0, "lora": 10.0},
 }
 
 
@@ -84,15 +87,25 @@ def _hundredths(ends: tuple[float, float]) -> tuple[int, int]:
     return math.ceil(ends[0] * 100), math.floor(ends[1] * 100)
 
 
+# Rates of the optimizers for each method, by no single factor.
+OWN_RATES = {
+    "method": {
+        method: {name: rate * 2**place for name, rate in BASE_RATES["optimizer"].items()}
+        for place, method in enumerate(NAMES["method"])
+    }
+}
+
+
 def rate_specs() -> st.SearchStrategy[Spec]:
-    tables = st.sampled_from([BASE_RATES, BASE_RATES["optimizer"], {"method": BASE_RATES["method"]}])
+    tables = st.sampled_from([BASE_RATES, BASE_RATES["optimizer"], {"method": BASE_RATES["method"]}, OWN_RATES])
     spans = st.sampled_from([{"min": 0.1, "max": 10.0}, {"distribution": "log_uniform_values", "min": 0.1, "max": 9.0}])
     relative = st.tuples(spans, tables).map(lambda two: two[0] | {"relative_to": two[1]})
     return st.one_of(relative, st.just({"distribution": "log_uniform_values", "min": 1e-6, "max": 1e-3}))
 
 
 def counted_rate_specs() -> st.SearchStrategy[Spec]:
-    return st.sampled_from([{"values": [0.5, 2.0], "relative_to": BASE_RATES}, {"values": [1e-5, 3e-5, 1e-4]}])
+    relative = [{"values": [0.5, 2.0], "relative_to": table} for table in (BASE_RATES, OWN_RATES)]
+    return st.sampled_from([*relative, {"values": [1e-5, 3e-5, 1e-4]}])
 
 
 def known_specs(*, counted: bool) -> dict[str, st.SearchStrategy[Spec]]:
@@ -115,6 +128,7 @@ def mappings(draw: st.DrawFn, *, counted: bool = False, largest: int = 12) -> di
     ordered = [name for name in DECIDING if name in chosen] + [name for name in chosen if name not in DECIDING]
     specs = {name: dict(draw(known[name])) for name in ordered}
     _free_schedules(specs)
+    _adapted_towards_zero(specs)
     for name in APPLIES_TO.keys() & specs.keys():
         _only_where_it_applies(name, specs)
     if not specs:
@@ -140,6 +154,12 @@ def _free_schedules(specs: dict[str, Spec]) -> None:
     for name, alone in (("schedule", "constant"), ("l1_form", "penalty")):
         if name in specs:
             specs[name] = specs[name] | {"when": {"optimizer": others}} if others else {"value": alone}
+
+
+def _adapted_towards_zero(specs: dict[str, Spec]) -> None:
+    """Pull nothing to the pretrained weights under LoRA."""
+    if "regularize_towards" in specs and "lora" in values_of(specs.get("method", {"value": "full"})):
+        specs["regularize_towards"] = {"value": "zero"}
 
 
 def _only_where_it_applies(name: str, specs: dict[str, Spec]) -> None:

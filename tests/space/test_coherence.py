@@ -50,6 +50,10 @@ FORBIDDEN = [
         "{method: {value: top_layers}, kept_layers: {value: 1}, trained_layers: {value: null}}",
         "Space s: 'method' is top_layers, 'trained_layers' is 2, 'kept_layers' is 1: no more layers",
     ),
+    (
+        "{method: {values: [full, lora]}, regularize_towards: {values: [zero, pretrained]}}",
+        "Space s: 'method' is lora, 'regularize_towards' is pretrained: an adapter begins at no change",
+    ),
     # Only where the middle of a range makes the other active.
     (
         """{epochs: {min: 1, max: 5}, kept_layers: {value: 1, when: {epochs: [3]}}, method: {value: top_layers},
@@ -99,6 +103,8 @@ def test_every_refusal_is_shown_by_one_of_them() -> None:
         "{method: {values: [full, head]}, kept_layers: {min: 1, max: 6}}",
         "{method: {value: top_layers}, kept_layers: {min: 3, max: 6}, trained_layers: {min: 1, max: 3}}",
         """{kept_layers: {values: [1, 6]}, method: {values: [top_layers, full], when: {kept_layers: [6]}}}""",
+        """{method: {values: [full, lora]}, lora_rank: {values: [4, 8], when: {method: [lora]}},
+            regularize_towards: {values: [zero, pretrained], when: {method: [full]}}}""",
         # What a space leaves out follows the optimizer.
         """{optimizer: {values: [adamw, schedule_free_adamw]},
             final_rate_ratio: {min: 0.0, max: 0.5, when: {optimizer: [adamw]}}}""",
@@ -145,7 +151,8 @@ def test_the_line_to_write_is_shown_also_where_the_optimizer_decides(text: str, 
 LISTS: dict[str, list[Any]] = {
     "optimizer": ["adamw", "momentum", FREE],
     "schedule": ["linear", "constant", "exponential"],
-    "method": ["full", "top_layers"],
+    "method": ["full", "top_layers", "lora"],
+    "regularize_towards": ["zero", "pretrained"],
     "l1_form": ["penalty", "proximal"],
     "l1_strength": [0.0, 0.1],
     "final_rate_ratio": [0.0, 0.5],

@@ -96,7 +96,7 @@ def test_installed_spaces_come_before_those_of_a_checkout(tmp_path: Path, monkey
 
 
 def test_the_shipped_spaces_are_these() -> None:
-    assert {"encoder", "encoder_small", "quickstart"} <= set(SHIPPED)
+    assert {"decoder_lora", "encoder", "encoder_lora", "encoder_small", "quickstart"} <= set(SHIPPED)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -125,7 +125,13 @@ def test_a_shipped_space_says_when_to_use_it_where_it_is_from_and_what_its_defau
 
 @pytest.mark.parametrize(
     ("name", "rate", "smallest", "largest"),
-    [("encoder", 3e-5, 5e-6, 2e-4), ("encoder_small", 5e-5, 5e-6, 5e-4), ("quickstart", 3e-5, 1e-5, 5e-4)],
+    [
+        ("encoder", 3e-5, 5e-6, 2e-4),
+        ("encoder_small", 5e-5, 5e-6, 5e-4),
+        ("quickstart", 3e-5, 1e-5, 5e-4),
+        ("decoder_lora", 2e-4, 2e-5, 2e-3),
+        ("encoder_lora", 4e-4, 5e-5, 4e-3),
+    ],
 )
 def test_a_shipped_space_spans_the_adamw_rates_that_work(
     name: str, rate: float, smallest: float, largest: float
@@ -137,6 +143,21 @@ def test_a_shipped_space_spans_the_adamw_rates_that_work(
     low, high = domain.ends()
     assert low * rate <= smallest
     assert high * rate >= largest
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "alpha", "epochs"),
+    [("decoder_lora", (4, 64), 32.0, (1, 5)), ("encoder_lora", (4, 32), 16.0, (2, 10))],
+)
+def test_a_space_of_lora_is_of_lora_alone(
+    name: str, ranks: tuple[int, int], alpha: float, epochs: tuple[int, int]
+) -> None:
+    shipped = load_space(name)
+    ends = {one.name: one.domain.ends() for one in shipped.parameters}
+    assert (ends["lora_rank"], ends["epochs"], ends["lora_dropout"]) == (ranks, epochs, (0.0, 0.1))
+    default = shipped.hyperparameters(shipped.default_values())
+    assert (default.method, default.optimizer, default.lora_alpha) == ("lora", "adamw", alpha)
+    assert (default.lora_targets, default.lora_scaling) == ("all-linear", "standard")
 
 
 @pytest.mark.parametrize("example", EXAMPLES)

@@ -27,7 +27,8 @@ def real_rate(mapping: dict[str, Any], values: dict[str, Value], trained: Hyperp
     if tables == BASE_RATES["optimizer"]:
         return rate * tables[trained.optimizer]
     for field, table in tables.items():
-        rate *= table[getattr(trained, field)]
+        factor = table[getattr(trained, field)]
+        rate *= factor[trained.optimizer] if isinstance(factor, dict) else factor
     return rate
 
 

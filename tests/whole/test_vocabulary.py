@@ -77,7 +77,8 @@ def test_every_entry_that_a_space_can_name_is_in_a_shipped_one(field: str, names
     offered: set[object] = set()
     for space in shipped_spaces():
         for parameter in load_space(space).parameters:
-            offered |= set(parameter.to_mapping().get("values", ())) if parameter.name == field else set()
+            spec = parameter.to_mapping()
+            offered |= set(spec.get("values", [spec.get("value")])) if parameter.name == field else set()
     assert set(names) - offered == set()
 
 

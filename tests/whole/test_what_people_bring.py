@@ -100,10 +100,10 @@ def test_missing_flags_and_misspelt_overrides_are_told_at_once(hpo: Hpo) -> None
 
 
 def test_all_mistakes_of_a_space_are_told_at_once(hpo: Hpo, material: tuple[object, ...]) -> None:
-    parameters = {"lerning_rate": {"value": 1}, "epochs": {"mni": 1}, "lora_r": {"value": 8}, "dropout": {"value": 2}}
+    parameters = {"lerning_rate": {"value": 1}, "epochs": {"mni": 1}, "use_dora": {"value": 8}, "dropout": {"value": 2}}
     answer = hpo("check", *material, "--space", written("space.yaml", {"parameters": parameters}))
     assert answer.code == 2
-    for said in ("'learning_rate'", "'min'", "LoRA is not there yet", "it should be less than 1"):
+    for said in ("'learning_rate'", "'min'", "DoRA is not there", "it should be less than 1"):
         assert said in answer.err
 
 

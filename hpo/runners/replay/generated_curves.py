@@ -16,10 +16,10 @@ RATE_OF: Mapping[OptimizerName, float] = {
     "schedule_free_adamw": 5e-5, "muon": 1e-4, "sgd": 0.3, "momentum": 1e-2, "nesterov": 1e-2,
 }  # fmt: skip
 """Best learning rates other than AdamW's, about as in the shipped spaces."""
-RATE_TIMES: Mapping[MethodName, float] = {"full": 1.0, "top_layers": 2.0, "head": 30.0}
-LOST_BY: Mapping[MethodName, float] = {"full": 0.0, "top_layers": 0.01, "head": 0.05}
+RATE_TIMES: Mapping[MethodName, float] = {"full": 1.0, "top_layers": 2.0, "lora": 10.0, "head": 30.0}
+LOST_BY: Mapping[MethodName, float] = {"full": 0.0, "top_layers": 0.01, "lora": 0.005, "head": 0.05}
 """Loss of score where less than the whole model is trained."""
-COST_TIMES: Mapping[MethodName, float] = {"full": 1.0, "top_layers": 0.6, "head": 0.35}
+COST_TIMES: Mapping[MethodName, float] = {"full": 1.0, "top_layers": 0.6, "lora": 0.7, "head": 0.35}
 
 FLOOR = 0.3
 """Score before training."""

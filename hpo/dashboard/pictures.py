@@ -10,8 +10,8 @@ from itertools import pairwise
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from hpo.report.drawing import BLUE, GREY, ORANGE, plain_text
-from hpo.report.progress_figures import curves_of, seen_title
 from hpo.report.report_data import ReportData
+from hpo.report.score_figures import curves_of, seen_title
 
 KIND = "image/svg+xml"
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")

@@ -26,6 +26,33 @@ from hpo.verdict.wording import counted
 SIGNED = "*Written by hpo from the store. A note of yours takes its place.*"
 MOST_REASONS = 5
 ENDED = {"FAIL": "Failed", "PRUNED": "Pruned"}
+Version = tuple[int | None, str | None]
+"""The newest event of the store, and the process that leads the study."""
+FIGURES_SHOWN = {
+    "confusion_matrix": "Confusion matrix (%)",
+    "over_time": "Best score over time",
+    "learning_curves": "Learning curves",
+    "by_group": "Score by group",
+    "by_length": "Score by length",
+}
+"""Name in `FIGURES` -> title. Of the others optuna-dashboard has its own."""
+OF_ONE_TRIAL = ("confusion_matrix", "by_group", "by_length")
+"""Those of the trial to take."""
+AXIS = {"gridcolor": "rgba(138,143,152,0.25)", "automargin": True}
+LAYOUT = {
+    "height": 450,  # what optuna-dashboard's pages give a figure
+    "margin": {"t": 70},
+    # Above, where a report has it, it would lie over the title.
+    "legend": {"orientation": "h", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom"},
+    "template": "none",
+    # To be legible on its light pages and on its dark ones.
+    "paper_bgcolor": "rgba(0,0,0,0)",
+    "plot_bgcolor": "rgba(0,0,0,0)",
+    "font": {"color": GREY},
+    "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": GREY},
+    # The same at every update, which keeps what a reader has zoomed into.
+    "uirevision": "hpo",
+}
 
 
 def study_note(data: ReportData) -> str:
@@ -110,36 +137,6 @@ def _listed(lines: Iterable[str]) -> str:
 def _table(head: tuple[str, str], rows: Iterable[tuple[str, object]]) -> str:
     lines = [f"| {escaped(head[0])} | {escaped(head[1])} |", "|---|---:|"]
     return "\n".join([*lines, *(f"| {escaped(name)} | {escaped(value_text(value))} |" for name, value in rows)])
-
-
-Version = tuple[int | None, str | None]
-"""The newest event of the store, and the process that leads the study."""
-
-FIGURES_SHOWN = {
-    "confusion_matrix": "Confusion matrix (%)",
-    "over_time": "Best score over time",
-    "learning_curves": "Learning curves",
-    "by_group": "Score by group",
-    "by_length": "Score by length",
-}
-"""Name in `FIGURES` -> title. Of the others optuna-dashboard has its own."""
-OF_ONE_TRIAL = ("confusion_matrix", "by_group", "by_length")
-"""Those of the trial to take."""
-AXIS = {"gridcolor": "rgba(138,143,152,0.25)", "automargin": True}
-LAYOUT = {
-    "height": 450,  # what optuna-dashboard's pages give a figure
-    "margin": {"t": 70},
-    # Above, where a report has it, it would lie over the title.
-    "legend": {"orientation": "h", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom"},
-    "template": "none",
-    # To be legible on its light pages and on its dark ones.
-    "paper_bgcolor": "rgba(0,0,0,0)",
-    "plot_bgcolor": "rgba(0,0,0,0)",
-    "font": {"color": GREY},
-    "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": GREY},
-    # The same at every update, which keeps what a reader has zoomed into.
-    "uirevision": "hpo",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,8 @@ from hpo.errors import DataError
 TRAIN_ROWS_PER_CLASS = 2
 LEAVE_OUT = "add rows, or have data.rare_labels=drop leave such labels out, or merge make them one label, 'other'"
 """What to do about labels that are too rare."""
+OTHER = "other"
+"""What labels are merged into; a label of that name that the examples have takes them in."""
 
 
 def refuse_one_class(train: Examples, kind: TargetType) -> None:
@@ -83,10 +85,6 @@ def refuse_unscored_classes(train: Examples, validation: Examples, kind: TargetT
             f"Validation has no row of {listed_labels(unscored)}, so training on that label could not be "
             "scored; add such rows, or leave the label out."
         )
-
-
-OTHER = "other"
-"""What labels are merged into; a label of that name that the examples have takes them in."""
 
 
 def without_rare(

@@ -23,6 +23,11 @@ FLAGS = {"1": True, "0": False, "true": True, "false": False, "": False}
 
 Spelling = Callable[[object], str]
 """From a single value to a label as it is written everywhere."""
+INTEGER = re.compile(r"-?[0-9]{1,18}")
+SHOWN_LABELS = 10
+SHOWN_CHARACTERS = 60
+LARGEST = 1e100
+"""Beyond which a number is refused: its square, and sums of such, must be finite."""
 
 
 def label_sets(table: Table, column: str, separator: str, spelled: Spelling) -> tuple[str, ...]:
@@ -119,13 +124,6 @@ def label_matrix(cells: Sequence[str], names: Sequence[str]) -> NDArray[np.int64
     for row, cell in enumerate(cells):
         matrix[row, [number[label] for label in labels_in(cell)]] = 1
     return matrix
-
-
-INTEGER = re.compile(r"-?[0-9]{1,18}")
-SHOWN_LABELS = 10
-SHOWN_CHARACTERS = 60
-LARGEST = 1e100
-"""Beyond which a number is refused: its square, and sums of such, must be finite."""
 
 
 def _one_replaced(cell: str, labels: Collection[str], others: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from hpo.verdict.findings import Interval
 
 MOVABLE = ("model", "data")
 """What may lie elsewhere where a file is used, so that an override may say so; the rest is what was exported."""
+Test = Callable[[Hyperparameters], bool]
 
 
 class ExportedData(study_file.DataConfig):
@@ -165,9 +166,6 @@ def read_exported(path: Path, overrides: Sequence[str] = ()) -> Exported:
             f"another configuration; put them back, or try yours in a study with hpo enqueue {shlex.quote(str(path))}."
         )
     return exported
-
-
-Test = Callable[[Hyperparameters], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,8 @@ FIELDS = {
 }
 """Hyperparameters that it does not take at any value."""
 IS_FILE = re.compile(r"(?!.*://)[^*?\[]*\.(csv|jsonl|ndjson)")
+PLAIN = ("hpo.config.hyperparameters", "hpo.config.study_file", "hpo.export.exported_file")
+"""Modules whose classes are namespaces in the file: what they hold, it reads from JSON."""
 
 
 def script(exported: Exported) -> str:
@@ -64,10 +66,6 @@ def needed(exported: Exported) -> str:
     optimizer = exported.hyperparameters.optimizer
     packages = [*NEEDED, *([OF_OPTIMIZERS[optimizer]] if optimizer in OF_OPTIMIZERS else [])]
     return ", ".join(f"{name} {exported.versions.get(name, '')}".strip() for name in packages)
-
-
-PLAIN = ("hpo.config.hyperparameters", "hpo.config.study_file", "hpo.export.exported_file")
-"""Modules whose classes are namespaces in the file: what they hold, it reads from JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,13 @@ from hpo.training.worker import Worker, open_worker, train
 
 Say = Callable[[str], None]
 """Is called with a sentence on how the training goes."""
+IDLE = ("optuna:", "sqlalchemy:")
+"""Recorded packages that have no part in a training."""
+UNRECORDED = (
+    "On a CPU the number is the same then, unless memory ran short in the search, the trial was trained on another "
+    "machine than the study was begun on, or the pretrained weights have changed."
+)
+ON_GPU = "Nothing that is recorded differs, but a GPU need not add in the same order again."
 
 
 def compute_of(exported: Exported, *, device: str | None = None, threads: int | None = None) -> ComputeConfig:
@@ -87,15 +94,6 @@ def retrain(worker: Worker, assignment: Assignment, say: Say, stop_at: int | Non
     if outcome.ending is not wanted or outcome.best is None:
         raise TrainingError(f"The training {outcome.ending}: {outcome.reason or 'nothing was scored.'}")
     return outcome.best
-
-
-IDLE = ("optuna:", "sqlalchemy:")
-"""Recorded packages that have no part in a training."""
-UNRECORDED = (
-    "On a CPU the number is the same then, unless memory ran short in the search, the trial was trained on another "
-    "machine than the study was begun on, or the pretrained weights have changed."
-)
-ON_GPU = "Nothing that is recorded differs, but a GPU need not add in the same order again."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,21 @@ SCORES: Mapping[str, tuple[str, str]] = {
     "recall": ("recall", "share of the positive rows that are predicted positive"),
 }
 """Score that each class has -> what it is called, and what it is of the positive class of two."""
+OF_RANKS = ("roc_auc", "average_precision")
+"""Metrics that sort the rows, class by class, which takes longer than all else."""
+PER_CLASS = ("precision", "recall", "f1", "support")
+"""What is stored of each class."""
+TRIED_ROWS = 2
+"""Of each label, in the try of a metric of the user's own."""
+POSITIVE_NAMES = ("true", "yes", "positive", "pos", "spam")
+NEGATED = {
+    "loss": "neg_log_loss",
+    "log_loss": "neg_log_loss",
+    "cross_entropy": "neg_log_loss",
+    "calibration_error": "neg_calibration_error",
+    "expected_calibration_error": "neg_calibration_error",
+}
+"""What one would minimise -> the metric that is maximised instead."""
 
 
 def _of_classes(
@@ -104,10 +119,6 @@ METRICS: dict[str, Metric] = {
         of_rows=True,
     ),
 }
-OF_RANKS = ("roc_auc", "average_precision")
-"""Those that sort the rows, class by class, which takes longer than all else."""
-PER_CLASS = ("precision", "recall", "f1", "support")
-"""What is stored of each class."""
 
 
 def classification_scores(predictions: ClassPredictions, label_names: Sequence[str], metric: SelectionMetric) -> Scores:
@@ -171,19 +182,6 @@ def arguments_of(true: Integers, probabilities: Floats, label_names: Sequence[st
     names = np.array(label_names)
     predicted = names[probabilities.argmax(axis=1)]
     return {"true": names[true], "predicted": predicted, "probabilities": probabilities, "labels": list(label_names)}
-
-
-TRIED_ROWS = 2
-"""Of each label, in the try of a metric of the user's own."""
-POSITIVE_NAMES = ("true", "yes", "positive", "pos", "spam")
-NEGATED = {
-    "loss": "neg_log_loss",
-    "log_loss": "neg_log_loss",
-    "cross_entropy": "neg_log_loss",
-    "calibration_error": "neg_calibration_error",
-    "expected_calibration_error": "neg_calibration_error",
-}
-"""What one would minimise -> the metric that is maximised instead."""
 
 
 def resolve_metric(config: TaskConfig, label_names: Sequence[str], train_labels: Sequence[str]) -> SelectionMetric:

@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from hpo.report.hyperparameter_figures import importances, learning_rate_by_optimizer, parallel_coordinates, slices
-from hpo.report.progress_figures import learning_curves, over_time
 from hpo.report.report_data import ReportData
-from hpo.report.score_figures import by_group, by_length, confusion_matrix, differences
+from hpo.report.score_figures import by_group, by_length, confusion_matrix, differences, learning_curves, over_time
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

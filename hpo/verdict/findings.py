@@ -13,6 +13,8 @@ Reason = Literal[
     "not distinguishable from the default",
     "worse than the default",
 ]
+SCHEMA_VERSION = 1
+"""Of the keys below and their meaning; raised when one of them changes or goes, not when one is added."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,10 +147,6 @@ class Verdict:
         if found is None:
             return "the default was not confirmed"
         return "better than the default" if found.decision == "better" else "likely better than the default"
-
-
-SCHEMA_VERSION = 1
-"""Of the keys below and their meaning; raised when one of them changes or goes, not when one is added."""
 
 
 def verdict_to_plain(verdict: Verdict) -> dict[str, Any]:

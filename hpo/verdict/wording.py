@@ -15,6 +15,14 @@ FEWEST_ROWS = 10
 """Below which a jackknife of macro F1 errs: of a class with 2 of 400 rows it tells twice its standard deviation, or
 half of it."""
 MOST_NAMED = 5
+FEW_SEEDS = 3
+MORE_RUNS = 12
+"""As many as give the last two of three finalists five seeds each."""
+NO_TEST_SPLIT = (
+    "There is no test split, so the trial to take has no score on examples that nothing was chosen by; a new study has "
+    "one with data.test or data.test_fraction."
+)
+SHOWN_AS = {"f1": "F1", "macro_f1": "macro F1", "micro_f1": "micro F1", "weighted_f1": "weighted F1"}
 
 
 def small_classes(rows: Mapping[str, int], metric: str, positive: str | None = None) -> str:
@@ -34,16 +42,6 @@ def small_classes(rows: Mapping[str, int], metric: str, positive: str | None = N
     few = sorted((label for label in counted if rows[label] < FEWEST_ROWS), key=rows.__getitem__)
     more = f" and {len(few) - MOST_NAMED} more" if len(few) > MOST_NAMED else ""
     return ", ".join(f"{quoted(label)} ({rows[label]})" for label in few[:MOST_NAMED]) + more
-
-
-FEW_SEEDS = 3
-MORE_RUNS = 12
-"""As many as give the last two of three finalists five seeds each."""
-NO_TEST_SPLIT = (
-    "There is no test split, so the trial to take has no score on examples that nothing was chosen by; a new study has "
-    "one with data.test or data.test_fraction."
-)
-SHOWN_AS = {"f1": "F1", "macro_f1": "macro F1", "micro_f1": "micro F1", "weighted_f1": "weighted F1"}
 
 
 def sentences(verdict: Verdict) -> tuple[str, ...]:

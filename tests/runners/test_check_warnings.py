@@ -132,19 +132,19 @@ def test_classes_that_few_rows_tell_about() -> None:
 
 
 def test_a_time_for_fewer_than_ten_trials() -> None:
-    assert warnings.on_few_trials(forecast(), 6) is None
-    assert warnings.on_few_trials(forecast(seconds_left=None), 6) is None
-    sentence = warnings.on_few_trials(forecast(seconds_left=1299.0), 6)
+    assert warnings.on_few_trials(forecast().fitting, 6) is None
+    assert warnings.on_few_trials(forecast(seconds_left=None).fitting, 6) is None
+    sentence = warnings.on_few_trials(forecast(seconds_left=1299.0).fitting, 6)
     assert sentence is not None
     assert "longest, 8 would fit" in sentence
     assert "epochs, now 6" in sentence
 
 
 def test_trials_beyond_their_own_limit() -> None:
-    assert warnings.on_trial_time(forecast(), None) is None
-    assert warnings.on_trial_time(forecast(), 260.0) is None
+    assert warnings.on_trial_time(forecast().trial_seconds, None) is None
+    assert warnings.on_trial_time(forecast().trial_seconds, 260.0) is None
     assert "takes about 4 min 20 s, beyond budget.trial_time, 2 min 00 s" in (
-        warnings.on_trial_time(forecast(), 120.0) or ""
+        warnings.on_trial_time(forecast().trial_seconds, 120.0) or ""
     )
 
 

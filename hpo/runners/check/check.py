@@ -197,8 +197,7 @@ def _confirming_seconds(found: _Findings, limits: Limits) -> float:
     """Return the seconds that the search will keep for its confirmation."""
     if not found.fitting:
         return 0.0
-    rows = (found.splits.confirmation or found.splits.validation).rows
-    baselines = baseline_seconds(found.fitting, found.splits.train.rows, rows)
+    baselines = baseline_seconds(found.fitting, found.splits)
     longest = max(extreme.seconds for extreme in found.extremes.values())
     return confirming_seconds(found.config, limits, longest, baselines, found.workers)
 

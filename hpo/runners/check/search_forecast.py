@@ -21,6 +21,10 @@ from hpo.space.search_space import SearchSpace
 from hpo.training.baselines import MOST_TRAIN_ROWS
 from hpo.training.worker import Worker
 
+SECONDS_OF_LINEAR_MODELS = 5.0
+LINEAR_SECONDS_PER_ROW = 0.002
+SHORT_STEPS = 2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probed:
@@ -103,18 +107,11 @@ def final_evaluation_seconds(probes: Collection[Probe], rows: int) -> float:
     return 2 * rows * max((probe.seconds_per_scored_row for probe in probes), default=0.0) + 1.0
 
 
-SECONDS_OF_LINEAR_MODELS = 5.0
-LINEAR_SECONDS_PER_ROW = 0.002
-
-
-def baseline_seconds(probes: Collection[Probe], train_rows: int, rows: int) -> float:
+def baseline_seconds(probes: Collection[Probe], splits: Splits) -> float:
     """Return the seconds that the baselines take, amply: features of all rows, and the linear models over them."""
-    trained = min(train_rows, MOST_TRAIN_ROWS)
+    trained, held_out = min(splits.train.rows, MOST_TRAIN_ROWS), splits.confirmation or splits.validation
     linear = SECONDS_OF_LINEAR_MODELS + LINEAR_SECONDS_PER_ROW * trained
-    return final_evaluation_seconds(probes, trained + rows) + linear
-
-
-SHORT_STEPS = 2
+    return final_evaluation_seconds(probes, trained + held_out.rows) + linear
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +166,7 @@ def short_check(
     if dear != cheap and trial_seconds / workload.of(dear).steps <= left:
         probes[dear] = lead.probe(dear, SHORT_STEPS, left)
     fitting = {values: probe for values, probe in probes.items() if probe.feasible}
-    costs, held_out = fitted_costs(workload, fitting), splits.confirmation or splits.validation
+    costs = fitted_costs(workload, fitting)
     # Where there was no time for the dearest, its costs follow from the cheapest; where it does not fit, it has none.
     seconds = [
         costs.trial_seconds(one) or 0.0 for one in ((cheap, dear) if fitting.keys() == probes.keys() else fitting)
@@ -185,7 +182,7 @@ def short_check(
         longest=seconds[-1],
         shortest=min(seconds),
         reserve=final_evaluation_seconds(fitting.values(), splits.test.rows if splits.test else 0),
-        baselines=baseline_seconds(fitting.values(), splits.train.rows, held_out.rows),
+        baselines=baseline_seconds(fitting.values(), splits),
         notes=tuple(dict.fromkeys(note for note in notes if note is not None)),
     )
 

@@ -31,6 +31,15 @@ from hpo.training.worker import open_worker
 
 LOGS = "workers"
 """Folder, below the study's files, of the output of worker processes."""
+# The module path is taken over before anything is imported, and no script of the user's is run again: it needs no guard
+# around its main part.
+BOOTSTRAP = (
+    "import sys; sys.path[:] = sys.argv[5:]; "
+    "from hpo.runners.processes.parent_death import belong_to; belong_to(int(sys.argv[4])); "
+    "from hpo.runners.processes.worker_process import main; main(int(sys.argv[2]), int(sys.argv[3]))"
+)
+SECONDS_TO_END = 5.0
+"""Time that processes have to end when they are asked to, until they are killed."""
 
 
 @contextmanager
@@ -146,17 +155,6 @@ class ProcessLauncher:
                     )
                 else:
                     self._children[worker] = child
-
-
-# The module path is taken over before anything is imported, and no script of the user's is run again: it needs no guard
-# around its main part.
-BOOTSTRAP = (
-    "import sys; sys.path[:] = sys.argv[5:]; "
-    "from hpo.runners.processes.parent_death import belong_to; belong_to(int(sys.argv[4])); "
-    "from hpo.runners.processes.worker_process import main; main(int(sys.argv[2]), int(sys.argv[3]))"
-)
-SECONDS_TO_END = 5.0
-"""Time that processes have to end when they are asked to, until they are killed."""
 
 
 class RankProcess:

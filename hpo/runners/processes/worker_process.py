@@ -43,6 +43,14 @@ logger = logging.getLogger(__name__)
 Send = Callable[[object], None]
 Attempt = tuple[int, int]
 """Trial and attempt."""
+CUDA_SIGNS = ("CUDA error", "device-side assert", "CUBLAS_STATUS", "CUDNN_STATUS")
+"""In the reason of a failure: after one of these every later call to the GPU may fail, so all later trials."""
+MOST_GROWTH = 1.5
+SLACK_BYTES = 2 * 2**30
+"""A process may hold so many times as much as after its first trial, and so much more."""
+KEPT_SHARE = 1.1
+KEPT_BYTES = 256 * 2**20
+"""After a trial that ran out of memory tensors may take so many times as much as before it, and so much more."""
 
 
 class MessageReader(Protocol):
@@ -322,16 +330,6 @@ def _portable(error: Exception) -> Exception:
 def attempt_of(message: Assignment | Decision | Outcome) -> Attempt:
     """Return which trial's attempt a message is about."""
     return message.trial, message.attempt
-
-
-CUDA_SIGNS = ("CUDA error", "device-side assert", "CUBLAS_STATUS", "CUDNN_STATUS")
-"""In the reason of a failure: after one of these every later call to the GPU may fail, so all later trials."""
-MOST_GROWTH = 1.5
-SLACK_BYTES = 2 * 2**30
-"""A process may hold so many times as much as after its first trial, and so much more."""
-KEPT_SHARE = 1.1
-KEPT_BYTES = 256 * 2**20
-"""After a trial that ran out of memory tensors may take so many times as much as before it, and so much more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

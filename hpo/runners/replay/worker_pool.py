@@ -17,6 +17,8 @@ from hpo.training.schedules import warmup_steps
 SCORED_ROWS = {True: 1000, False: 200}
 """Validation rows of an evaluation, full or not."""
 PEAK_MEMORY_BYTES = 2**30
+SIMULATION_START = 1_767_290_400.0
+"""2026-01-01 18:00 UTC."""
 
 
 class ReplayedAttempt:
@@ -156,10 +158,6 @@ def steps_of(hyperparameters: Hyperparameters, train_rows: int = TRAIN_ROWS) -> 
 def examples_of(hyperparameters: Hyperparameters) -> int:
     """Return the examples that a trial sees in a replay."""
     return hyperparameters.epochs * max(1, round(TRAIN_ROWS * hyperparameters.data_fraction))
-
-
-SIMULATION_START = 1_767_290_400.0
-"""2026-01-01 18:00 UTC."""
 
 
 class VirtualClock:

@@ -107,6 +107,10 @@ STUDY_OPTIONS: Mapping[str, tuple[str, Any]] = {
     "keep_weights": _option(
         "store.keep_weights", int | None, metavar="K", min=0, help="How many of the best trials keep their weights.",
     ),
+    "warm_start": _option(
+        "warm_start", list[str] | None, metavar="NAME|URL#NAME",
+        help="Begin from the trials of an earlier study, of this store or another. May be given several times.",
+    ),
     "notify": _option(
         "notify", list[str] | None, metavar="URL",
         help="Notify of the end, a new best, a failure: ntfy://TOPIC or another URL of apprise, or "

@@ -67,7 +67,7 @@ def run(
     _search(config, output, as_json, notes)
 
 
-@options.with_study_options(without=("gpu_hours", "keep_weights"))
+@options.with_study_options(without=("gpu_hours", "keep_weights", "warm_start"))
 def confirm(
     given: Mapping[str, Any],
     words: options.StudyWords = None,

@@ -233,4 +233,8 @@ def print_space(space: SearchSpace) -> None:
     for one in space.parameters:
         cells = (one.name, one.describe_values(), one.describe_condition(), as_yaml(one.default), one.source)
         table.add_row(*cells[: len(columns)])
-    console().print(table)
+    out = console()
+    out.print(table)
+    for published in space.portfolio:
+        values = ", ".join(f"{name} {as_yaml(value)}" for name, value in published.values.items())
+        out.print(f"Tried after the default ({published.source}): {values}", soft_wrap=True)

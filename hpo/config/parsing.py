@@ -15,7 +15,7 @@ from hpo.errors import ConfigurationError, misspelt, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 
-SECRETS = ("store", "notify")
+SECRETS = ("store", "notify", "warm_start")
 """Keys below which no error shows a value: a store's URL holds a password, and so does one that notes are sent to."""
 
 ABSENT = "nothing"

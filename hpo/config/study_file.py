@@ -51,6 +51,10 @@ LocalPath = Annotated[str, AfterValidator(os.path.expanduser)]
 """A path or another name; a `~` that it begins with is the home folder, as no shell reads study files."""
 DataPath = Annotated[LocalPath, BeforeValidator(lambda source: str(source) if isinstance(source, Path) else source)]
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+Moment = Annotated[
+    str, BeforeValidator(lambda moment: str(moment) if isinstance(moment, date) else moment), AfterValidator(_moment)
+]
+Texts = Annotated[tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)]
 FilesUrl = Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]+://.+")]
 
 
@@ -145,6 +149,8 @@ class SearchConfig(Typed):
     """`threshold`: score on validation below which a trial is pruned."""
     p_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """`wilcoxon`: p value, of the trial being worse than the best one, below which it is pruned."""
+    portfolio: bool = True
+    """Whether the published configurations of the space, where it has some, are tried after the default."""
     repeat_default: bool = True
     """Whether with `budget.patience` the default configuration is trained once more on a second seed, for the noise
     floor, when 20 trials are over, or as many as `patience` says."""
@@ -184,14 +190,7 @@ class BudgetConfig(Typed):
     as fit into it."""
     time: Annotated[str, AfterValidator(_duration)] | None = None
     """How long the search may take, from its start: `8h`, `90m`, `1h30m`."""
-    until: (
-        Annotated[
-            str,
-            BeforeValidator(lambda value: str(value) if isinstance(value, date) else value),
-            AfterValidator(_moment),
-        ]
-        | None
-    ) = None
+    until: Moment | None = None
     """When it is over: the next `07:30`, or `2026-11-23 07:30`."""
     gpu_hours: Annotated[float, Field(gt=0)] | None = None
     """Hours of training, summed over all devices and earlier runs: a trial on four GPUs takes four in an hour, one of
@@ -334,9 +333,13 @@ class StudyConfig(Typed):
     compute: ComputeConfig = ComputeConfig()
     store: StoreConfig = StoreConfig()
     """Where results are kept; a text alone is its `url`."""
-    notify: tuple[str, ...] = ()
+    notify: Texts = ()
     """Who is told that the search has finished, of its first failure, a new best, a device left out: URLs of apprise
     (`ntfy://TOPIC`, `mailto://...`), or `command:` and a command, which gets the sentence as its last argument."""
+
+    warm_start: Texts = ()
+    """Earlier studies, `NAME` of this store or `URL#NAME` of another: `tpe` and `gp` learn from their completed trials,
+    and the best three of each are tried after the default. Each is read once."""
 
     @field_validator("store", mode="before")
     @classmethod

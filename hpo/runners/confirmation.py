@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
@@ -157,9 +158,8 @@ def confirming_config(config: StudyConfig) -> StudyConfig:
     search = config.search.model_copy(update={"sampler": "random", "pruner": "none"})
     # Without `time`: it ends with the search, whose deadline stays the same in a later run.
     budget = config.budget.model_copy(update={"trials": None, "time": None, "patience": None})
-    return config.model_copy(
-        update={"study": confirmation_of(config.study), "search": search, "budget": budget, "notify": ()}
-    )
+    beside: dict[str, Any] = {"study": confirmation_of(config.study), "notify": (), "warm_start": ()}
+    return config.model_copy(update={**beside, "search": search, "budget": budget})
 
 
 def searching_limits(config: StudyConfig, limits: Limits) -> Limits:

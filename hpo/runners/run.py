@@ -210,7 +210,8 @@ class _SearchRun(SearchParts):
     def run(self) -> None:
         lead = self.pool.lead
         self._check_data(lead)
-        self.coordinator.begin(metric=lead.metric.name, versions=installed_versions() | lead.facts())
+        for sentence in self.coordinator.begin(metric=lead.metric.name, versions=installed_versions() | lead.facts()):
+            self.callback.note(sentence)
         try:
             short = self._search(lead)
             if not is_stopped(self.coordinator, self.stop):

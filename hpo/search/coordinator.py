@@ -5,7 +5,7 @@ It owns no process, no device and no model. Runners carry its assignments to wor
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 from threading import Event
@@ -26,6 +26,7 @@ from hpo.search.proposals import Overtime, Proposals, Proposer, SlowProposal, Tr
 from hpo.search.rungs import trial_milestones
 from hpo.search.samplers import SEEDS, derived_seed
 from hpo.search.steering import refuse_led
+from hpo.search.warm_start import EarlierStudy, take_over
 from hpo.space.search_space import SearchSpace
 from hpo.store.attempts import AttemptRecord, to_json
 from hpo.store.events import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT
@@ -89,6 +90,7 @@ class Coordinator:
         clock: Callable[[], float] = time.time,
         proposes: Proposes = Proposals,
         stop: Event | None = None,
+        earlier: Sequence[EarlierStudy] = (),
     ) -> None:
         """Lead a study under `lease`.
 
@@ -103,8 +105,9 @@ class Coordinator:
             clock: seconds since 1970.
             proposes: makes the proposer.
             stop: once it is set, a store that is away is not waited for.
+            earlier: studies whose trials are to be taken over.
         """
-        self._store, self._space, self._config = store, space, config
+        self._store, self._space, self._config, self._earlier = store, space, config, earlier
         self._record, self._lease, self._clock = record, lease, clock
         self.faults = Faults(())
         """The workers, what failed on which, and which are quarantined."""
@@ -176,7 +179,7 @@ class Coordinator:
     # -- the study as a whole
 
     @verb
-    def begin(self, *, metric: str, versions: Mapping[str, str]) -> None:
+    def begin(self, *, metric: str, versions: Mapping[str, str]) -> Sequence[str]:
         """Record what the study is made from and enqueue its default; or resume what a dead leader left running.
 
         To be called before the first verb, when it is known that the model and the data can be used.
@@ -184,6 +187,12 @@ class Coordinator:
         Args:
             metric: name of the metric that is maximised.
             versions: package -> version, and what else a result depends on.
+
+        Returns:
+            Sentences for people on what was taken over from earlier studies.
+
+        Raises:
+            ConfigurationError: one of them is of another task or metric; nothing was recorded then.
         """
         if self._store.record() is None:
             self._create(metric, versions)
@@ -191,10 +200,12 @@ class Coordinator:
             self._store.set_space(self._record.space)
             self._endings.take_up()
             self._keep_deadline()
+        said = take_over(self._store, self._space, self._config, self._earlier, metric)
         self.forecasts.learn(self._store.attempts.reached(), self._store.attempts.micro_batch_sizes())
         limits, budget = self.limits, self._config.budget
         asked: dict[str, Any] = {"time": budget.time, "until": budget.until, "trials": limits.trials}
         self._store.events.add("run_begun", begun=limits.begun, deadline=limits.deadline, **asked)
+        return said
 
     def results(self) -> StudyResults:
         """Return what the study has given so far."""

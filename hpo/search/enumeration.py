@@ -42,13 +42,13 @@ class EnumeratingSampler(BaseSampler):
         combinations = [space.sampled(values) for values in space.combinations()]
         if shuffled_by is not None:
             random.Random(shuffled_by).shuffle(combinations)
-        self._combinations = {_key(combination): combination for combination in combinations}
+        self._combinations = {combination_key(combination): combination for combination in combinations}
         self._otherwise = otherwise
         self._chosen: Combination = {}
 
     def next_untried(self, trials: Iterable[FrozenTrial]) -> Combination | None:
         """Return the first combination that none of `trials`, however it ended, has; None if all were tried."""
-        tried = {_key(trial.params) for trial in trials}
+        tried = {combination_key(trial.params) for trial in trials}
         return next((combination for key, combination in self._combinations.items() if key not in tried), None)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
@@ -73,8 +73,11 @@ class EnumeratingSampler(BaseSampler):
         return self._otherwise.sample_independent(study, trial, param_name, param_distribution)
 
 
-def _key(combination: Mapping[str, Any]) -> Hashable:
-    # Other samplers, and Optuna for what an enqueued trial leaves open, have 0.15000000000000002 for 0.15.
+def combination_key(combination: Mapping[str, Any]) -> Hashable:
+    """Return what is equal for equal combinations.
+
+    Other samplers, and Optuna for what an enqueued trial leaves open, have 0.15000000000000002 for 0.15.
+    """
     return frozenset(
         (name, float(f"{value:.12g}") if isinstance(value, float) else value) for name, value in combination.items()
     )

@@ -11,6 +11,7 @@ from hpo.config.tasks import unused_hyperparameters, unused_sentence
 from hpo.errors import SpaceError
 from hpo.messages import Demands
 from hpo.search.enumeration import ENUMERATIONS
+from hpo.search.proposals import published
 from hpo.search.samplers import sampled_jointly, sampler_of
 from hpo.space.domains import Constant
 from hpo.space.enumeration import cases
@@ -121,7 +122,11 @@ def _refuse_slots(config: StudyConfig, space: SearchSpace) -> None:
 
 def search_notes(config: StudyConfig, space: SearchSpace) -> list[str]:
     """Return notes for people on how this study will search this space, in sentences."""
-    return [*space.notes, *_sampler_notes(config, space), *_pruner_notes(config), *_unused_settings(config)]
+    notes = [*space.notes, *_sampler_notes(config, space), *_pruner_notes(config), *_unused_settings(config)]
+    if tried := len(published(config, space)):
+        one = "1 published configuration" if tried == 1 else f"{tried} published configurations"
+        notes.append(f"Space {space.name}: {one} tried after the default; search.portfolio=false leaves them out.")
+    return notes
 
 
 def refuse_counts(space: SearchSpace, rows: int) -> None:

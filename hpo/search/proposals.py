@@ -26,7 +26,17 @@ from hpo.messages import Capacity, Ending, Outcome
 from hpo.search.budget import has_stalled
 from hpo.search.enumeration import ENUMERATIONS, EnumeratingSampler
 from hpo.search.forecasts import Forecasts
-from hpo.search.samplers import SAMPLERS, FixedTrials, derived_seed, sampler_of, seed_of, startup_trials
+from hpo.search.samplers import (
+    SAMPLERS,
+    FixedTrials,
+    PerTrialSampler,
+    derived_seed,
+    sampler_of,
+    seed_of,
+    startup_trials,
+)
+from hpo.space.domains import Value
+from hpo.space.fitting import fitted_portfolio
 from hpo.space.search_space import SearchSpace
 from hpo.store.attempts import AttemptRecord
 from hpo.store.optuna_adapter import quiet_optuna, row_of, storage_of
@@ -98,8 +108,10 @@ class Proposals:
         self._sampler = sampler_of(self.config, self.space)
 
     def begin(self) -> None:
-        """Enqueue the default configuration."""
+        """Enqueue the default configuration, and then those of the portfolio."""
         self.store.study.enqueue_trial(self._default())
+        for values in published(self.config, self.space):
+            self.store.trials.enqueue(self.space.sampled(values), proposed_by="portfolio")
 
     def next(self, request: TrialRequest) -> AttemptRecord | SlowProposal | None:
         """Begin an attempt at the first trial that fits; None if there is none."""
@@ -263,7 +275,10 @@ class Proposals:
             return "default" if fixed == self._default() else "enqueued"
         name = self._sampler
         waits_for, ended = SAMPLERS[name].waits_for, self.store.trials.statistics().states
-        start_up = waits_for and sum(ended[state] for state in waits_for) < startup_trials(self.config)
+        sampler = self.store.study.sampler
+        earlier = sampler.earlier if isinstance(sampler, PerTrialSampler) else ()
+        learned_from = sum(ended[state] for state in waits_for) + sum(len(one.trials) for one in earlier)
+        start_up = waits_for and learned_from < startup_trials(self.config)
         return "start-up" if start_up else name
 
 
@@ -363,6 +378,12 @@ class Overtime:
         """Return the sentences for people that were not returned yet."""
         notes, self._notes = tuple(self._notes), {}
         return notes
+
+
+def published(config: StudyConfig, space: SearchSpace) -> list[dict[str, Value]]:
+    """Return the values of the published configurations that a search tries: at most a quarter of its trials."""
+    most = config.budget.most_trials
+    return fitted_portfolio(space)[: None if most is None else most // 4] if config.search.portfolio else []
 
 
 def weights_kept(config: StudyConfig) -> int:

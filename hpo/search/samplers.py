@@ -9,6 +9,7 @@ import heapq
 import warnings
 from collections.abc import Callable, Container, Mapping, Sequence, Set
 from dataclasses import dataclass
+from statistics import fmean, median
 from typing import Any
 
 import optuna
@@ -21,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
-from hpo.search.enumeration import ENUMERATIONS, EnumeratingSampler
+from hpo.search.enumeration import ENUMERATIONS, EnumeratingSampler, combination_key
 from hpo.space.conditions import Condition
 from hpo.space.domains import Choice, Range
 from hpo.space.parameters import Parameter
@@ -67,10 +68,42 @@ class FixedTrials(PassingStorage):  # type: ignore[misc]
         return copy.deepcopy(shown) if deepcopy else shown
 
 
-def windowed_study(study: Study, window: Window) -> Study:
-    """Return a study through a window, its trials read once: TPE reads them anew for every group of parameters."""
-    seen = window.of(study.get_trials(deepcopy=False))
-    return optuna.load_study(study_name=study.study_name, storage=FixedTrials(storage_of(study), seen))
+@dataclass(frozen=True, slots=True)
+class EarlierTrials:
+    """Completed trials of an earlier study, in the space of this one; numbered below 0, the oldest first."""
+
+    trials: Sequence[FrozenTrial]
+
+    def beside(self, own: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Return them with scores that compare with those of a study's own trials.
+
+        Other examples, or another model, score otherwise: so scores are shifted by the median difference between the
+        two scores of what both studies have trained. That is the default, and the best few, which are tried first.
+        """
+        scores: dict[Any, list[float]] = {}
+        for trial in self.trials:
+            scores.setdefault(combination_key(trial.params), []).append(trial.values[0])
+        both = [
+            trial.values[0] - fmean(scores[key])
+            for trial in own
+            if trial.state == TrialState.COMPLETE and "fixed_params" in trial.system_attrs
+            if (key := combination_key(trial.params)) in scores
+        ]
+        shifted = [copy.copy(trial) for trial in self.trials]
+        for trial in shifted:
+            trial.values = [trial.values[0] + (median(both) if both else 0.0)]
+        return shifted
+
+
+def windowed_study(study: Study, window: Window | None, earlier: Sequence[EarlierTrials] = ()) -> Study:
+    """Return a study through a window, beside trials of earlier studies, all read once.
+
+    TPE reads them anew for every group of parameters.
+    """
+    own = study.get_trials(deepcopy=False)
+    seen = [*(trial for one in earlier for trial in one.beside(own)), *own]
+    storage = FixedTrials(storage_of(study), window.of(seen) if window else seen)
+    return optuna.load_study(study_name=study.study_name, storage=storage)
 
 
 TPE_WINDOW = Window(best=25, others=900)
@@ -104,6 +137,8 @@ class PerTrialSampler(BaseSampler):
                 None to let it find that out itself.
             window: what it sees of the finished trials; None for all, read anew whenever it looks.
         """
+        self.earlier: Sequence[EarlierTrials] = ()
+        """What it learns from besides the study's own trials."""
         self._build = build
         self._study_seed = study_seed
         self._together = together
@@ -114,7 +149,8 @@ class PerTrialSampler(BaseSampler):
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Build the sampler of `trial`."""
         self._current = self._made("sampler", trial.number)
-        self._seen = None if self._window is None else windowed_study(study, self._window)
+        sees_all = self._window is None and not self.earlier
+        self._seen = None if sees_all else windowed_study(study, self._window, self.earlier)
         self._current.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -123,7 +159,7 @@ class PerTrialSampler(BaseSampler):
             return self._current.infer_relative_search_space(self._seen or study, trial)
         # Optuna would take what finished trials have in common, which for a while may be a conditional parameter too:
         # CMA-ES stops for good where that changes, and a quasi-random sequence begins anew.
-        trials = study.get_trials(deepcopy=False)
+        trials = (self._seen or study).get_trials(deepcopy=False)
         known = next((one.distributions for one in trials if self._together <= one.distributions.keys()), {})
         return {name: known[name] for name in sorted(known) if name in self._together and not known[name].single()}
 

@@ -11,13 +11,10 @@ from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters, checked_value
-from hpo.config.naming import advice
 from hpo.errors import ConfigurationError, StoreError, StudyLedError
 from hpo.search.leases import leader_of
-from hpo.space.domains import Constant, Domain, Range, Value, as_yaml, is_number, same
-from hpo.space.parameters import Parameter
-from hpo.space.relative_rate import base_rate
+from hpo.space.domains import Value
+from hpo.space.fitting import fitted
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import Database
 from hpo.store.lease_rows import LeaseRecord, lock_lease
@@ -87,28 +84,6 @@ def refuse_led(study: str, lease: LeaseRecord) -> None:
         raise StudyLedError(f"The study {study!r} is led by {leader}; end that search first, with hpo stop.")
 
 
-def fitted(space: SearchSpace, given: Mapping[str, Any], source: str) -> dict[str, Value]:
-    """Return the values of `space` that train exactly the configuration `given`.
-
-    Raises:
-        ConfigurationError: a hyperparameter that is not known, out of range, or fixed to something else.
-    """
-    wanted = _read(given, source)
-    values: dict[str, Value] = {}
-    # A multiplier follows from the rate, the optimizer and the method, so the others come first.
-    for parameter in sorted(space.parameters, key=lambda parameter: bool(parameter.relative_to)):
-        if parameter.active(values):
-            values[parameter.name] = _placed(parameter, wanted, values, source)
-    made = space.hyperparameters(values)
-    for name, value in wanted.items():
-        if not same(getattr(made, name), value):
-            raise ConfigurationError(
-                f"{source}: {name} is {as_yaml(value)}, but with the rest of it the study trains with "
-                f"{name} {as_yaml(getattr(made, name))} and varies it no further; write that, or leave {name} out."
-            )
-    return values
-
-
 def _opened(database: Database, study: str | None) -> StudyStore:
     with database.read_transaction():
         name = chosen_study(database, study)[1]
@@ -127,48 +102,3 @@ def _refuse_finished(store: StudyStore, trial: int) -> None:
             f"Trial {trial} of the study {store.name!r} is over already ({states[trial].name}); "
             + (f"not over are {unfinished}." if unfinished else "so are all others.")
         )
-
-
-def _read(given: Mapping[str, Any], source: str) -> dict[str, Value]:
-    """Return the values of `given`, typed, without those that are null because they do not apply."""
-    fields = Hyperparameters.model_fields
-    for name in given:
-        if name not in fields:
-            raise ConfigurationError(f"{source}: unknown hyperparameter {name!r}. {advice(str(name), fields)}")
-    return {
-        name: checked_value(name, value, source)
-        for name, value in given.items()
-        if value is not None or name not in APPLIES_TO
-    }
-
-
-def _placed(parameter: Parameter, wanted: Mapping[str, Value], values: Mapping[str, Value], source: str) -> Value:
-    """Return the value of `parameter` for what is wanted, a multiplier for a rate; its default where nothing is."""
-    if parameter.name not in wanted or isinstance(parameter.domain, Constant):
-        return parameter.default
-    value, factor = wanted[parameter.name], 1.0
-    if parameter.relative_to:
-        assert is_number(value)
-        factor = base_rate(parameter.relative_to, values, source)
-        value = value / factor
-    for known in _as_proposed(parameter.domain, value):
-        return known
-    raise ConfigurationError(
-        f"{source}: {parameter.name} is {as_yaml(wanted[parameter.name])}, but the study tries "
-        f"{_range(parameter, factor)}; take one of these, or leave it out."
-    )
-
-
-def _as_proposed(domain: Domain, value: Value) -> list[Value]:
-    """Return `value` as `domain` itself has it, equal but for rounding; nothing where it lies outside."""
-    known = (domain.low, domain.high) if isinstance(domain, Range) else domain.values()
-    found: list[Value] = [one for one in known if same(one, value)]
-    return found or ([value] if domain.contains(value) else [])
-
-
-def _range(parameter: Parameter, factor: float) -> str:
-    if not parameter.relative_to:
-        return parameter.domain.describe()
-    ends = parameter.domain.ends()
-    assert ends is not None, "a multiplier is a number"
-    return f"{ends[0] * factor:.3g} … {ends[1] * factor:.3g} with this optimizer and method"

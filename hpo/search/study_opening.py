@@ -20,8 +20,10 @@ from hpo.search.leases import acquire_lease, renewed_lease
 from hpo.search.proposals import Proposals
 from hpo.search.pruners import build_pruner
 from hpo.search.samplers import build_sampler
+from hpo.search.warm_start import read_earlier
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import open_database
+from hpo.store.events import WARM_START_EVENT
 from hpo.store.study_store import StudyRecord, StudyStore, refuse_other_semantics
 
 MAX_NAMED = 6
@@ -54,7 +56,7 @@ def leading(
         searches: whether trials of the study itself are trained.
 
     Raises:
-        ConfigurationError: the budget's deadline is past.
+        ConfigurationError: the budget's deadline is past, or an earlier study to begin from cannot be read.
         StudyLedError: another process leads it.
         StudyMismatchError: the stored study was made from another space, data set or model, or it is searched and of
             other semantics; nothing was changed.
@@ -75,6 +77,7 @@ def leading(
             lease = acquire_lease(store)
             last_event = store.events.newest()
             stored = store.record()
+            taken_over = store.events.all(WARM_START_EVENT) if stored else []
             if stored is None:
                 _refuse_foreign_study(store)
             else:
@@ -83,9 +86,10 @@ def leading(
                 refuse_other_study(store.name, stored, record)
         try:
             with renewed_lease(database, store, lease.fence):
+                earlier = read_earlier(config, {event.detail["study"] for event in taken_over}) if searches else []
                 yield Coordinator(
-                    store, space, config, record, lease,
-                    limits=limits, last_event=last_event, clock=clock, proposes=proposes, stop=stop,
+                    store, space, config, record, lease, limits=limits, last_event=last_event, clock=clock,
+                    proposes=proposes, stop=stop, earlier=earlier,
                 )  # fmt: skip
         finally:
             # Where the store cannot be reached, the lease lapses by itself.
@@ -159,4 +163,4 @@ def _kept_share(configuration: Mapping[str, Any]) -> float:
 
 def _recorded(config: StudyConfig) -> dict[str, Any]:
     """Return the study file's content as plain values, without the store's address and others that may be secret."""
-    return config.model_dump(mode="json", exclude={"store": {"url"}, "space": True, "notify": True})
+    return config.model_dump(mode="json", exclude={"store": {"url"}, "space": True, "notify": True, "warm_start": True})

@@ -18,6 +18,7 @@ from hpo.space.consistency import check_together
 from hpo.space.domains import Choice, Constant, Number, Value, is_number
 from hpo.space.enumeration import all_combinations, cases, number_of_combinations
 from hpo.space.parameters import Parameter, read_parameters
+from hpo.space.portfolio import PORTFOLIO, PublishedConfiguration, read_portfolio
 from hpo.space.step_counts import CountParameter
 from hpo.space.translation import translated
 
@@ -36,24 +37,32 @@ class SearchSpace:
     """Sentences on names of other libraries that were understood, and on what was left out."""
     counted: tuple[CountParameter, ...] = field(default=(), compare=False)
     """Counts of steps and the like, which must become shares before anything is trained."""
+    portfolio: tuple[PublishedConfiguration, ...] = field(default=(), compare=False)
+    """Configurations that are tried after the default, those of them that the space has."""
 
     @classmethod
     def from_mapping(cls, parameters: Mapping[str, Any], name: str) -> Self:
-        """Read the space that `parameters` spells out, hyperparameter -> spec: see docs/search-spaces.md.
+        """Read the space that `parameters` spells out, hyperparameter -> spec, and its portfolio.
+
+        See docs/search-spaces.md.
 
         Raises:
             SpaceError: what cannot be, a sentence for each mistake.
         """
-        mistakes = Mistakes()
-        ours = translated(parameters, f"Space {name}", mistakes)
+        mistakes, portfolio = Mistakes(), tuple[PublishedConfiguration, ...]()
+        written = {key: spec for key, spec in parameters.items() if key != PORTFOLIO}
+        ours = translated(written, f"Space {name}", mistakes)
         read: tuple[Parameter, ...] = ()
         with mistakes.gathered():
             read = read_parameters(ours.parameters, name)
+        with mistakes.gathered():
+            portfolio = read_portfolio(parameters.get(PORTFOLIO, ()), name)
         mistakes.refuse()
         if not read and not ours.counted:
             raise SpaceError(f"Space {name} has no parameters; name at least one hyperparameter to search.")
         check_together(read, name)
-        return cls(name=name, parameters=read, notes=tuple(ours.notes), counted=tuple(ours.counted))
+        notes, counted = tuple(ours.notes), tuple(ours.counted)
+        return cls(name=name, parameters=read, notes=notes, counted=counted, portfolio=portfolio)
 
     def suggest(self, trial: "BaseTrial") -> dict[str, Value]:
         """Ask `trial`, an `optuna.Trial`, for a configuration; return its values."""

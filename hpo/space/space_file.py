@@ -7,8 +7,11 @@ from typing import Any
 
 from hpo.config.parsing import read_yaml_mapping
 from hpo.errors import SpaceError, nearest
+from hpo.space.portfolio import PORTFOLIO
 from hpo.space.search_space import SearchSpace
 
+KEYS = ("description", "parameters", PORTFOLIO)
+"""Keys of a space file."""
 _PACKAGE = Path(__file__).parents[1]
 
 # What a W&B sweep file says besides its parameters, and where that goes here.
@@ -31,17 +34,17 @@ def shipped_spaces() -> dict[str, Path]:
 
 
 def read_space(name_or_path: str) -> dict[str, Any]:
-    """Return what stands under `parameters:` in a space file, as it is written.
+    """Return what stands under `parameters:` in a space file, as it is written, and beside it its `portfolio`.
 
     Args:
         name_or_path: name of a shipped space, or the path of a file.
 
     Raises:
-        SpaceError: neither of the two, or a file with other keys than `parameters:` and `description:`.
+        SpaceError: neither of the two, or a file with other keys than `KEYS`.
         ConfigurationError: a file that cannot be read or is not YAML.
     """
-    parameters: dict[str, Any] = _read_file(name_or_path)["parameters"]
-    return parameters
+    content = _read_file(name_or_path)
+    return {**content["parameters"], **{key: content[key] for key in (PORTFOLIO,) if key in content}}
 
 
 def space_description(name_or_path: str) -> str:
@@ -73,14 +76,12 @@ def _read_file(name_or_path: str) -> dict[str, Any]:
             f"{path}: a space holds parameters only; {'; '.join(foreign)}. Or run the sweep itself: "
             f"hpo run {shlex.quote(str(path))} --model PATH_OR_HUB_ID --train FILE."
         )
-    unknown = [key for key in content if key not in ("description", "parameters")]
+    unknown = [key for key in content if key not in KEYS]
     if "parameters" not in content:
         hint = f", but starts with {unknown[0]!r}; indent the parameters below it" if unknown else ""
         raise SpaceError(f"{path} must hold the hyperparameters to search under `parameters:`{hint}.")
     if unknown:
-        raise SpaceError(
-            *(f"{path}: unknown key {key!r}. {nearest(str(key), ('description', 'parameters'))}" for key in unknown)
-        )
+        raise SpaceError(*(f"{path}: unknown key {key!r}. {nearest(str(key), KEYS)}" for key in unknown))
     if not isinstance(content["parameters"], dict):
         raise SpaceError(
             f"{path}: parameters must map hyperparameters to their values, but is {content['parameters']!r}."

@@ -13,6 +13,7 @@ from hpo.store.tables import events
 AUDIT_EVENT = "audited"
 BASELINE_EVENT = "baseline"
 TEST_EVENT = "test_read"
+WARM_START_EVENT = "warm_start"
 
 _OF_KINDS = sa.select(events).where(
     events.c.study_id == STUDY, events.c.kind.in_(sa.bindparam("kinds", expanding=True))

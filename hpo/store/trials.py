@@ -75,9 +75,9 @@ class Trials:
 
     # -- what is written
 
-    def enqueue(self, parameters: Mapping[str, Any]) -> int:
-        """Make a trial that waits with these parameters, and return its number."""
-        self._study.enqueue_trial(dict(parameters))
+    def enqueue(self, parameters: Mapping[str, Any], **attributes: Any) -> int:
+        """Make a trial that waits with these parameters and user attributes, and return its number."""
+        self._study.enqueue_trial(dict(parameters), user_attrs=attributes)
         # Optuna holds the study's row from there to the end of the transaction, so no later one can have been made.
         return self._cache.count() - 1
 

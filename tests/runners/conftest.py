@@ -44,7 +44,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
     folder = tmp_path_factory.mktemp("study")
     model, texts = save_tiny_bert(folder / "bert"), write_texts(folder / "texts.csv", rows=80)
     data = {"train": str(texts), "test_fraction": 0.2}
-    return tiny_study(model, texts, data=data, store={"url": URL}, notify=(f"mailto://night:{PASSWORD}@nowhere",))
+    secrets = {"notify": (f"mailto://night:{PASSWORD}@nowhere",), "warm_start": (f"{URL}#earlier",)}
+    return tiny_study(model, texts, data=data, store={"url": URL}, **secrets)
 
 
 @pytest.fixture(scope="module")

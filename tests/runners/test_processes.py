@@ -300,4 +300,7 @@ def test_a_closed_connection_ends_a_process_in_the_middle_of_a_trial(opened: Ope
 def test_what_is_kept_of_a_study_is_what_trains(study: StudyConfig, splits: Splits, tmp_path: Path) -> None:
     kept = pickle.loads(pickle.dumps(StudySetup.of(study, splits, tmp_path, open_worker)))
     assert (kept.files, kept.opener, kept.splits.fingerprint) == (tmp_path, open_worker, splits.fingerprint)
-    assert kept.config.model_copy(update={"store": study.store, "notify": study.notify}) == study
+    assert (
+        kept.config.model_copy(update={"store": study.store, "notify": study.notify, "warm_start": study.warm_start})
+        == study
+    )

@@ -8,8 +8,7 @@ from optuna.trial import TrialState
 
 from hpo.errors import ConfigurationError, HpoError, StudyLedError
 from hpo.messages import Ending
-from hpo.search.steering import ask_to_stop, enqueue, fitted, refuse_led
-from hpo.space.search_space import SearchSpace
+from hpo.search.steering import ask_to_stop, enqueue, refuse_led
 from hpo.store.database import open_database
 from hpo.store.status import StudyStatus, read_status
 from hpo.store.studies import confirmation_of, delete_study
@@ -25,22 +24,7 @@ from tests.search.scripted import (
     study_at,
     train,
 )
-
-RELATIVE = {
-    "learning_rate": {
-        "relative_to": {"optimizer": {"adamw": 3e-5, "momentum": 1e-2}, "method": {"full": 1, "head": 10}},
-        "distribution": "log_uniform_values",
-        "min": 0.03,
-        "max": 30,
-    },
-    "optimizer": {"values": ["adamw", "momentum"]},
-    "momentum": {"min": 0.5, "max": 0.99, "when": {"optimizer": ["momentum"]}},
-    "method": {"values": ["full", "head"]},
-    "dropout": {"distribution": "q_uniform", "min": 0.0, "max": 0.5, "q": 0.05, "default": 0.1},
-    "batch_size": {"value": 16},
-    "epochs": {"min": 1, "max": 3, "default": 2},
-}
-SPACE = SearchSpace.from_mapping(RELATIVE, "relative")
+from tests.space.random_spaces import RELATIVE
 
 
 def told(url: str, action: Any, *args: Any, **words: Any) -> Any:
@@ -55,53 +39,6 @@ def state_of(url: str) -> StudyStatus:
     state = told(url, read_status)
     assert isinstance(state, StudyStatus)
     return state
-
-
-# -- a configuration is fitted into a space
-
-
-def test_every_configuration_that_a_space_proposes_fits_into_it_as_it_was() -> None:
-    """What `hpo export` writes of a trial names every hyperparameter, and its real rate."""
-    for optimizer in ({"optimizer": "adamw"}, {"optimizer": "momentum", "momentum": 0.7}):
-        for multiplier in (0.03, 1.0, 7.123456789, 30.0):
-            for method in ("full", "head"):
-                values = SPACE.default_values() | optimizer | {"learning_rate": multiplier, "method": method}
-                made = SPACE.hyperparameters(values)
-                found = fitted(SPACE, made.to_mapping(), "best.yaml")
-                assert SPACE.hyperparameters(found) == made
-                assert SPACE.sampled(found).keys() == SPACE.sampled(values).keys()
-                assert found["learning_rate"] == pytest.approx(multiplier, rel=1e-12)
-                assert 0.03 <= float(found["learning_rate"] or 0) <= 30.0
-
-
-def test_the_rate_is_turned_into_the_multiplier_of_its_own_optimizer_and_method() -> None:
-    given = {"learning_rate": 0.2, "optimizer": "momentum", "method": "head"}
-    assert fitted(SPACE, given, "mine")["learning_rate"] == pytest.approx(2.0)
-
-
-def test_what_is_not_given_is_as_in_the_default_configuration() -> None:
-    assert fitted(SPACE, {"dropout": 0.15}, "mine") == SPACE.default_values() | {"dropout": 0.15}
-
-
-REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"lr": 1e-4}, "mine: unknown hyperparameter 'lr'. Here it is learning_rate."),
-    ({"epoch": 1}, "Did you mean 'epochs'?"),
-    ({"epochs": "two"}, "'epochs' is 'two'"),
-    ({"epochs": 4}, "mine: epochs is 4, but the study tries 1 … 3, whole numbers; take one of these"),
-    ({"dropout": 0.07}, "dropout is 0.07, but the study tries 0 … 0.5 in steps of 0.05"),
-    ({"learning_rate": 1.0}, "learning_rate is 1, but the study tries 9e-07 … 0.0009 with this optimizer and method"),
-    ({"optimizer": "adamw", "learning_rate": 1e-2}, "learning_rate is 0.01"),
-    ({"batch_size": 32}, "batch_size is 32, but with the rest of it the study trains with batch_size 16"),
-    ({"schedule": "cosine"}, "schedule is cosine, but with the rest of it the study trains with schedule linear"),
-    ({"momentum": 0.7}, "momentum is 0.7, but with the rest of it the study trains with momentum null"),
-]
-
-
-@pytest.mark.parametrize(("given", "said"), REFUSED)
-def test_what_a_space_cannot_propose_is_refused_in_a_sentence(given: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigurationError) as error:
-        fitted(SPACE, given, "mine")
-    assert said in str(error.value)
 
 
 # -- enqueue

@@ -11,6 +11,22 @@ from hpo.space.specs import read_domain
 
 Spec = dict[str, Any]
 
+RELATIVE = {
+    "learning_rate": {
+        "relative_to": {"optimizer": {"adamw": 3e-5, "momentum": 1e-2}, "method": {"full": 1, "head": 10}},
+        "distribution": "log_uniform_values",
+        "min": 0.03,
+        "max": 30,
+    },
+    "optimizer": {"values": ["adamw", "momentum"]},
+    "momentum": {"min": 0.5, "max": 0.99, "when": {"optimizer": ["momentum"]}},
+    "method": {"values": ["full", "head"]},
+    "dropout": {"distribution": "q_uniform", "min": 0.0, "max": 0.5, "q": 0.05, "default": 0.1},
+    "batch_size": {"value": 16},
+    "epochs": {"min": 1, "max": 3, "default": 2},
+}
+"""A rate relative to optimizer and method, a condition, a grid, a constant."""
+
 NAMES = {
     "optimizer": get_args(OptimizerName),
     "method": get_args(MethodName),

@@ -44,6 +44,7 @@ from hpo.search.forecasts import fitted_costs
 from hpo.search.preflight import demands_of
 from hpo.search.proposals import weights_kept
 from hpo.search.rungs import with_evaluation_defaults
+from hpo.search.warm_start import carried_notes, read_earlier
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import sqlite_path
 from hpo.training.worker import Worker
@@ -85,10 +86,12 @@ def check(config: StudyConfig, callback: SearchCallback | None = None) -> Check:
     callback = callback or SearchCallback()
     limits_of(config.budget, datetime.now(LOCAL_ZONE))  # Refuses an end that is past, before anything is read.
     space, splits = prepared(config, callback)
-    config = with_evaluation_defaults(config, space, splits)
+    config, earlier = with_evaluation_defaults(config, space, splits), read_earlier(config, known=())
     with _nothing_kept(config) as aside, opened_pool(aside, splits) as pool:
         lead = pool.lead
         callback.note(lead.metric.note)
+        for sentence in carried_notes(earlier, space, config.task.name, lead.metric.name):
+            callback.note(sentence)
         callback.note("Taking a few steps at the extremes of the space.")
         lead.refuse_unfit(demands_of(space))
         found = _Findings(

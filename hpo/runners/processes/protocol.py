@@ -56,10 +56,13 @@ class StudySetup:
 
     @classmethod
     def of(cls, config: StudyConfig, splits: Splits, files: Path, opener: Opener) -> Self:
-        """Leave out where the store is and who is notified: both may hold a password."""
+        """Leave out where stores are and who is notified: all may hold a password."""
         store = config.store.model_copy(update={"url": StoreConfig().url})
         return cls(
-            config=config.model_copy(update={"store": store, "notify": ()}), splits=splits, files=files, opener=opener
+            config=config.model_copy(update={"store": store, "notify": (), "warm_start": ()}),
+            splits=splits,
+            files=files,
+            opener=opener,
         )
 
     @contextmanager

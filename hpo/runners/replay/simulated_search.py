@@ -19,6 +19,7 @@ from hpo.search.extremes import cheapest, dearest
 from hpo.search.forecasts import fitted_costs
 from hpo.search.preflight import refuse_unfit_search, space_of_study
 from hpo.search.study_opening import leading
+from hpo.search.warm_start import absolute
 from hpo.search.workload import Workload
 from hpo.space.search_space import SearchSpace
 
@@ -91,7 +92,7 @@ def simulate(
     record = _Record(clock, source)
     with (
         tempfile.TemporaryDirectory(prefix="hpo-simulated-") as folder,
-        leading(_stored_in(folder, config), space, data_fingerprint="replay", clock=clock) as coordinator,
+        leading(_stored_in(folder, absolute(config)), space, data_fingerprint="replay", clock=clock) as coordinator,
     ):
         coordinator.begin(metric=metric, versions={})
         _expect(coordinator, source, config, space)

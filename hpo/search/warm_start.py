@@ -1,0 +1,147 @@
+"""Warm start: trials of earlier studies, which the sampler learns from and the best of which are tried first.
+
+They are taken over once, in the new study's space and into its log, so that it resumes without the earlier store. They
+are no trials of the new study: its sampler sees them, and nothing else does.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from optuna.trial import FixedTrial, FrozenTrial, create_trial
+
+from hpo.config.study_file import StudyConfig
+from hpo.errors import ConfigurationError, HpoError
+from hpo.search.enumeration import combination_key
+from hpo.search.samplers import EarlierTrials, PerTrialSampler, sampler_of
+from hpo.space.fitting import carried_over
+from hpo.space.search_space import SearchSpace
+from hpo.store.database import open_database, parsed_url, without_password
+from hpo.store.events import WARM_START_EVENT
+from hpo.store.results import StudyResults, read_search
+from hpo.store.study_store import StudyStore
+
+TRIED_FIRST = 3
+"""Trials of each earlier study that are trained again, after the default and before what the sampler proposes."""
+LEARNING = ("tpe", "gp")
+"""Samplers that learn from trials which they have not proposed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EarlierStudy:
+    """A study whose trials are to be taken over."""
+
+    reference: str
+    """Its name, with the URL of another store before it; no password."""
+    results: StudyResults
+
+
+def read_earlier(config: StudyConfig, known: Collection[str]) -> list[EarlierStudy]:
+    """Read the studies that `config.warm_start` names, but for the references that are `known`.
+
+    Raises:
+        ConfigurationError: a study that is not there, cannot be read, or is this one.
+    """
+    return [_read(config, one) for one in config.warm_start if _shown(one) not in known]
+
+
+def absolute(config: StudyConfig) -> StudyConfig:
+    """Return the study with the URL of its store before the names of earlier studies, to be led in another store."""
+    located = (one if "#" in one else f"{config.store.url}#{one}" for one in config.warm_start)
+    return config.model_copy(update={"warm_start": tuple(located)})
+
+
+def take_over(
+    store: StudyStore, space: SearchSpace, config: StudyConfig, earlier: Sequence[EarlierStudy], metric: str
+) -> list[str]:
+    """Record what is taken over from earlier studies, and enqueue the best; return a sentence for people on each.
+
+    Raises:
+        ConfigurationError: a study of another task or metric.
+    """
+    found = [_carried(study, space, config.task.name, metric) for study in earlier]
+    learns, said = sampler_of(config, space) in LEARNING, []
+    for study, (taken, sentence) in zip(earlier, found, strict=True):
+        store.events.add(WARM_START_EVENT, study=study.reference, reason=sentence, trials=taken)
+        tried = _enqueue_best(store, taken)
+        tells = " Of the samplers only tpe and gp learn from them." if taken and not learns else ""
+        tells += f" The best {tried} of them are tried after the default." if tried else ""
+        said.append(sentence + tells)
+    sampler = store.study.sampler
+    if learns and isinstance(sampler, PerTrialSampler):
+        sampler.earlier = _recorded(store, space)
+    return said
+
+
+def carried_notes(earlier: Sequence[EarlierStudy], space: SearchSpace, task: str, metric: str) -> list[str]:
+    """Return what a search over `space` would take over of each study, in a sentence; raises as `take_over` does."""
+    return [_carried(study, space, task, metric)[1] for study in earlier]
+
+
+def _shown(reference: str) -> str:
+    url, _, name = reference.rpartition("#")
+    return f"{without_password(parsed_url(url))}#{name}" if url else name
+
+
+def _read(config: StudyConfig, reference: str) -> EarlierStudy:
+    url, _, name = reference.rpartition("#")
+    if not url and name == config.study:
+        raise ConfigurationError(f"warm_start names {name!r}, which is this study itself; name an earlier one.")
+    try:
+        with closing(open_database(url or config.store.url, must_exist=True)) as database:
+            return EarlierStudy(reference=_shown(reference), results=read_search(database, name))
+    except HpoError as error:
+        raise ConfigurationError(f"warm_start cannot take over {_shown(reference)}: {error}") from None
+
+
+def _carried(study: EarlierStudy, space: SearchSpace, task: str, metric: str) -> tuple[list[dict[str, Any]], str]:
+    """Return the completed trials of a study in `space`, the oldest first, and how many are used and why not all."""
+    of_task, results = study.results.configuration.get("task", {}).get("name", "classification"), study.results
+    if (of_task, results.metric) != (task, metric):
+        raise ConfigurationError(
+            f"warm_start names {study.reference}, a study of {of_task} by {results.metric}, but this one is of {task} "
+            f"by {metric}, so its scores do not say what is good here; leave it out."
+        )
+    taken, outside = list[dict[str, Any]](), Counter[str]()
+    for trial in sorted(results.leaderboard, key=lambda one: one.number):
+        values = carried_over(space, trial.configuration, trial.sampled)
+        if isinstance(values, str):
+            outside[values] += 1
+        else:
+            taken.append({"parameters": space.sampled(values), "score": trial.score})
+    reasons = [f"{outside.total()} had values outside the space ({', '.join(outside)})"] if outside else []
+    if incomplete := len(results.trials) - len(results.leaderboard):
+        reasons.append(f"{incomplete} did not complete")
+    used = f"{len(taken)} of {len(results.trials)} trials of {study.reference} are used"
+    return taken, f"{used}{': ' if reasons else ''}{', '.join(reasons)}."
+
+
+def _enqueue_best(store: StudyStore, taken: Sequence[Mapping[str, Any]]) -> int:
+    """Enqueue the best configurations that the study does not have yet, and return how many."""
+    known = {combination_key(one.system_attrs.get("fixed_params", one.params)) for one in store.trials.get_all()}
+    new: dict[Hashable, Mapping[str, Any]] = {}
+    for one in sorted(taken, key=lambda one: -one["score"]):
+        key = combination_key(one["parameters"])
+        if key not in known and len(new) < TRIED_FIRST:
+            new.setdefault(key, one["parameters"])
+    for parameters in new.values():
+        store.trials.enqueue(parameters, proposed_by="warm_start")
+    return len(new)
+
+
+def _recorded(store: StudyStore, space: SearchSpace) -> list[EarlierTrials]:
+    """Return the trials that were taken over, as the sampler sees them."""
+    studies = [event.detail["trials"] for event in store.events.all(WARM_START_EVENT)]
+    numbers = count(-sum(map(len, studies)))
+    return [EarlierTrials([_frozen(space, one, next(numbers)) for one in trials]) for trials in studies]
+
+
+def _frozen(space: SearchSpace, recorded: Mapping[str, Any], number: int) -> FrozenTrial:
+    asked = FixedTrial(recorded["parameters"])
+    space.suggest(asked)
+    trial = create_trial(value=recorded["score"], params=asked.params, distributions=asked.distributions)
+    trial.number = number
+    return trial

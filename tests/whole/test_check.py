@@ -177,7 +177,7 @@ def test_a_place_that_cannot_be_written(config: StudyConfig, monkeypatch: pytest
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("tempfile.TemporaryDirectory", refused)
-    with pytest.raises(StoreError, match=r"cannot be written to .*: Permission denied; name another"):
+    with pytest.raises(StoreError, match=r" written to .*: Permission denied; name another"):
         check(config)
 
 

@@ -37,6 +37,7 @@ from hpo.runners.check.search_forecast import (
     workload_of,
 )
 from hpo.runners.confirmation import confirming_seconds, searching_limits, short_time_warning
+from hpo.runners.processes.protocol import writing_to
 from hpo.runners.run import files_folder, most_trials, opened_pool, prepared
 from hpo.search.budget import Limits, limits_of
 from hpo.search.extremes import cheapest, dearest, slowest
@@ -293,13 +294,8 @@ def _nothing_kept(config: StudyConfig) -> Iterator[StudyConfig]:
         yield config
         return
     beside = _existing(files_folder(config).absolute().parent)
-    try:
+    with writing_to(beside):
         folder = tempfile.TemporaryDirectory(prefix=".hpo-check-", dir=beside)
-    except OSError as error:
-        raise StoreError(
-            f"Checkpoints and weights cannot be written to {beside}: {error.strerror}; name another folder by "
-            "store.files."
-        ) from None
     with folder as aside:
         store = config.store.model_copy(update={"files": Path(aside)})
         yield config.model_copy(update={"store": store})

@@ -7,19 +7,18 @@ import typer
 
 from hpo.cli import options
 
+PORT_HELP = "Port on this machine, from 1024; 0 for any that is free."
+Port = Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help=PORT_HELP)]
+AllowChanges = Annotated[
+    bool, typer.Option("--allow-changes", help="Let notes be written and studies deleted; else it only reads.")
+]
+
 
 def dashboard(
     study: options.Study = None,
     store: options.Store = None,
-    port: Annotated[
-        int,
-        typer.Option(
-            "--port", metavar="N", min=0, max=65535, help="Port on this machine, from 1024; 0 for any that is free."
-        ),
-    ] = 8080,
-    allow_changes: Annotated[
-        bool, typer.Option("--allow-changes", help="Let notes be written and studies deleted; else it only reads.")
-    ] = False,
+    port: Port = 8080,
+    allow_changes: AllowChanges = False,
 ) -> None:
     """Show the studies of a store in a browser on this machine, until Ctrl-C."""
     from hpo.dashboard.server import serving

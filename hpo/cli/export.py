@@ -11,6 +11,15 @@ from hpo.errors import ConfigurationError
 ENDINGS = {"yaml": (".yaml", ".yml"), "json": (".json",), "training-arguments": (".json",), "python": (".py",)}
 """Format -> how a file in it ends."""
 BY_ENDING = {"": "yaml", ".json": "json"} | {one: name for name in ("yaml", "python") for one in ENDINGS[name]}
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[PATH=VALUE]...", help="Where model and examples are here, as data.train=FILE."),
+]
+Trial = Annotated[
+    int | None,
+    typer.Option("--trial", min=0, help="A completed trial; if not given the verdict's, else the search's best."),
+]
+Format = Annotated[str | None, options.choice("--format", tuple(ENDINGS), "By the ending of --output if not given.")]
 
 
 class _File(NamedTuple):
@@ -24,19 +33,11 @@ class _File(NamedTuple):
 
 
 def export(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[PATH=VALUE]...", help="Where model and examples are here, as data.train=FILE."),
-    ] = None,
+    overrides: Overrides = None,
     study: options.Study = None,
     store: options.Store = None,
-    trial: Annotated[
-        int | None,
-        typer.Option("--trial", min=0, help="A completed trial; if not given the verdict's, else the search's best."),
-    ] = None,
-    format_: Annotated[
-        str | None, options.choice("--format", tuple(ENDINGS), "By the ending of --output if not given.")
-    ] = None,
+    trial: Trial = None,
+    format_: Format = None,
     output: options.Output = None,
 ) -> None:
     """Write the configuration to take to a file, or to standard output where no --output is given."""

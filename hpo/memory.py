@@ -87,6 +87,8 @@ class MicroBatch:
 
     rows: int | None = None
     """Most rows at once; None for whole batches."""
+    is_checkpointed: bool = False
+    """Whether gradients are checkpointed."""
 
     def at_once(self, batch_rows: int) -> int:
         """Return how many rows of a batch of so many go through at once."""
@@ -97,12 +99,20 @@ class MicroBatch:
         if rows is not None:
             self.rows = self.at_once(rows)
 
-    def halve(self, rows: int) -> None:
-        """Take at most half of `rows`, at which memory ran out; at least one."""
-        self.rows = max(1, rows // 2)
+    def shrink(self, rows: int, *, may_checkpoint: bool) -> bool:
+        """Take less memory than `rows` at once did, at which it ran out; return whether that can be.
+
+        Half as many rows; where that was one, all of them with gradient checkpointing, where that may be.
+        """
+        checkpoints = rows == 1 and may_checkpoint and not self.is_checkpointed
+        if checkpoints:
+            self.rows, self.is_checkpointed = None, True
+        elif rows > 1:
+            self.rows = rows // 2
+        return checkpoints or rows > 1
 
 
 def memory_key(hyperparameters: Hyperparameters) -> MemoryKey:
     """Return what the memory of a step depends on beside its rows; trials equal in it share a `MicroBatch`."""
-    names = ("method", "max_length", "optimizer", "trained_layers", "kept_layers")
+    names = ("method", "max_length", "optimizer", "trained_layers", "kept_layers", "lora_rank", "lora_targets")
     return tuple(getattr(hyperparameters, name) for name in names)

@@ -180,6 +180,8 @@ class Demands:
     """Whether a trial may mask tokens."""
     word_swap: bool
     """Whether a trial may swap words."""
+    lora_targets: tuple[str, ...] = ()
+    """What trials may have adapters on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from hpo.search.preflight import demands_of, refuse_unfit_of_folds, space_of_stu
 from hpo.search.rungs import trial_milestones, with_evaluation_defaults
 from hpo.search.samplers import seed_of
 from hpo.space.search_space import SearchSpace
+from hpo.training.device import with_dtype
 from hpo.training.worker import Worker, open_worker, train
 
 OF_LEARNING_CURVES = (PercentilePruner, SuccessiveHalvingPruner, HyperbandPruner, PatientPruner)
@@ -106,7 +107,7 @@ class FineTuneObjective:
             config = self._config
             kind, folds = TARGET_TYPES[config.task.name], config.evaluation.folds
             splits = load_splits(config.data, config.seed, kind, folds=folds)
-            self._config = with_evaluation_defaults(config, self._space, splits)
+            self._config = with_dtype(with_evaluation_defaults(config, self._space, splits), self._space)
             worker = open_worker(self._config, splits)
             worker.refuse_unfit(demands_of(self._space))
             worker.use(worker.measure(dearest(self._space)).precision)

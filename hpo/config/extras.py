@@ -16,6 +16,7 @@ EXTRAS: Mapping[str, tuple[str, str]] = {
     "schedulefree": ("optimizers", "optimizer schedule_free_adamw"),
     "cmaes": ("samplers", "sampler cmaes"),
     "greenlet": ("samplers", "a faster sampler gp"),
+    "bitsandbytes": ("quantized", "model.quantization"),
     "optuna-dashboard": ("dashboard", "the dashboard"),
 }
 """Package -> the extra that installs it, and what needs it."""

@@ -69,6 +69,12 @@ class ModelConfig(Typed):
     """Name of a GGUF file in the folder, where the weights are in that format."""
     trust_remote_code: bool = False
     """Whether Python code in the model's repository may run."""
+    dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    """Number format of the pretrained weights; `auto` is bf16 where no trial changes them because `method` is always
+    `lora`, and the processor computes in it, else fp32. Weights that a trial trains are fp32."""
+    quantization: Literal["nf4"] | None = None
+    """`nf4` holds the pretrained weights of linear layers in 4 bits (Dettmers et al. 2023), for methods that leave them
+    as they are; needs the extra `quantized`. Null for `dtype`."""
 
 
 class DataConfig(Typed):
@@ -246,7 +252,7 @@ class ComputeConfig(Typed):
     null for `gpus_per_trial` where that is more than one, else for one."""
     slots: Annotated[int, Field(ge=1)] = 1
     """Trials that one worker trains side by side over one frozen backbone; above 1 only in a space where `method` is
-    always `head` and `kept_layers` always the same."""
+    always `head` or always `lora`, and `kept_layers` always the same."""
     accelerator_type: str | None = None
     """Kind of GPU that trials train on, of `ray_tune`, as Ray names it: `H100`, `A100`, `T4`; null for any."""
     ray_address: str | None = None
@@ -256,6 +262,9 @@ class ComputeConfig(Typed):
     """Where trials train; `auto` is the GPU where there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Number format of the forward pass; `auto` is bf16 where a measurement says that it pays."""
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Whether the backward pass computes activations again in place of storing them, which takes less memory and a
+    third more time; `auto` where memory does not suffice for one example otherwise."""
     threads: OneOrMore | None = None
     """CPU threads of one rank of a trial; null for all cores, shared evenly by the workers."""
     hang_minutes: Annotated[float, Field(gt=0)] = 30.0

@@ -1,5 +1,6 @@
 """Backbone: the pretrained network that trials start from, reset in place for each."""
 
+import hashlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from copy import deepcopy
@@ -13,19 +14,22 @@ from hpo.errors import ModelError
 from hpo.files.shared import SharedFiles, content_digest
 from hpo.messages import Precision
 from hpo.model.dropout import Dropouts
-from hpo.model.layers import LayerStack
+from hpo.model.gradient_checkpointing import GradientCheckpointing
+from hpo.model.layers import LayerStack, transformer_layers
 
 PREPARED_MASKS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
 """Architectures that take a mask of shape (rows, 1, 1, length), True where there is text, as it is."""
+
+FINGERPRINT_NUMBERS = 64
+"""How many numbers of each weight a fingerprint looks at, about."""
 
 
 class Backbone:
     """A network on its device, its tokenizer and a copy of its pretrained weights, for all trials of a process."""
 
     def __init__(
-        self, network: Any, tokenizer: Any, fresh: frozenset[str], device: torch.device, shared: SharedFiles | None,
-        *, trains: bool = True,
-    ) -> None:  # fmt: skip
+        self, network: Any, tokenizer: Any, fresh: frozenset[str], device: torch.device, shared: SharedFiles | None
+    ) -> None:
         """Take over a loaded model that is still on the CPU.
 
         Args:
@@ -34,24 +38,29 @@ class Backbone:
             fresh: names of parameters that each trial initialises: the head, a pooler that pretraining did not leave.
             device: where it shall train.
             shared: where the pretrained weights are held for all worker processes; None to hold them here.
-            trains: whether it is reset for trials; of one that is only asked no second copy is held.
         """
         self.pad_id = set_padding(network, tokenizer)
         self.longest = _longest(network, tokenizer)
         """Most tokens of one text; None where there is no limit."""
         self.fresh = fresh
         """Names of parameters that each trial initialises."""
-        pretrained = {n: t for n, t in network.state_dict().items() if n not in self.fresh}
-        self._pretrained = _kept(pretrained, shared) if trains else {}
-        self._fresh_modules = _copies_of_owners(network, self.fresh)
-        for owner in map(network.get_submodule, self._fresh_modules):
-            if type(owner) is nn.Linear:
-                owner.__class__ = LinearInFp32
+        self.fingerprint = _fingerprint(network, fresh)
+        """Digest of what identifies the pretrained weights: a part of each."""
+        self._shared = shared
+        self._pretrained: Mapping[str, Tensor] | None = None
+        owners = dict.fromkeys(name.rpartition(".")[0] for name, _ in network.named_parameters() if name in fresh)
+        for owner in map(network.get_submodule, owners):
+            if next(owner.children(), None) is None:
+                compute_in_fp32(owner)
+        # Copies on the CPU: initialised there, they are the same on every device.
+        self._fresh_modules = {owner: deepcopy(network.get_submodule(owner)) for owner in owners}
         self.layers = LayerStack(network)
+        self.checkpointing = GradientCheckpointing(transformer_layers(network)[1])
         self.dropouts = Dropouts(network)
         plain = network.config.model_type in PREPARED_MASKS
         self._takes_prepared_mask = plain and network.config._attn_implementation == "sdpa"
         self._displaced: dict[str, nn.Module] = {}
+        self._mounted: Mapping[str, nn.Module] = {}
         self.evaluation_tokens: int | None = None
         """Tokens of one batch in evaluation, where memory ran out at more."""
         self.tokenizer = tokenizer
@@ -60,7 +69,7 @@ class Backbone:
 
     @torch.no_grad()
     def reset(self, seed: int, head_scale: float | None = None) -> None:
-        """Put the pretrained weights back, in place, and initialise the head from `seed`: the same on every device.
+        """Put back pretrained weights that were trained, and initialise the head from `seed`: the same on every device.
 
         The model has all its layers then; `layers.keep` is to follow where a trial keeps fewer.
 
@@ -85,16 +94,31 @@ class Backbone:
             generator = torch.Generator().manual_seed(seed)
             for matrix in (tensor for tensor in fresh.values() if tensor.ndim >= 2):
                 matrix.normal_(0.0, head_scale, generator=generator)
-        self.network.load_state_dict({**self._pretrained, **{name: fresh[name] for name in self.fresh}})
+        weights = {**(self._pretrained or {}), **{name: fresh[name] for name in self.fresh}}
+        self.network.load_state_dict(weights, strict=self._pretrained is not None)
         self.network.zero_grad(set_to_none=True)
+
+    def hold_pretrained(self) -> Mapping[str, Tensor]:
+        """Return name -> pretrained weight; held from before the first trial that rewrites the network's on."""
+        if self._pretrained is None:
+            pretrained = {n: t.cpu() for n, t in self.network.state_dict().items() if n not in self.fresh}
+            self._pretrained = _kept(pretrained, self._shared)
+        return self._pretrained
 
     def mount(self, modules: Mapping[str, nn.Module]) -> None:
         """Put modules, by their paths, in the place of the network's own, and its own in the place of all others."""
+        if modules is self._mounted:
+            return
         for path, module in {**self._displaced, **modules}.items():
             now = self.network.get_submodule(path)
             if now is not module:
                 self._displaced.setdefault(path, now)
                 self.network.set_submodule(path, module)
+        self._mounted = modules
+
+    def own(self, path: str) -> nn.Module:
+        """Return the network's own module at a path, whatever is mounted there."""
+        return self._displaced.get(path) or self.network.get_submodule(path)
 
     def logits(self, batch: Batch, precision: Precision) -> Tensor:
         """Return the model's answer to a batch, computed in `precision`; fp32, shape (rows, labels)."""
@@ -125,7 +149,8 @@ class Backbone:
 
     def pretrained(self, names: Mapping[str, object]) -> dict[str, Tensor]:
         """Return name -> pretrained weight on the device, for those of `names` that pretraining left; read only."""
-        return {name: self._pretrained[name].to(self.device) for name in names if name not in self.fresh}
+        held = self.hold_pretrained()
+        return {name: held[name].to(self.device) for name in names if name not in self.fresh}
 
     def refuse_length(self, max_length: int) -> None:
         """Raise a `ModelError` where texts of `max_length` tokens are longer than the model can read."""
@@ -141,8 +166,16 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+def compute_in_fp32(module: nn.Module) -> None:
+    """Let a module of a head have fp32 weights, and its linear layers compute in fp32: logits in bf16 would tie."""
+    module.float()
+    for layer in module.modules():
+        if type(layer) is nn.Linear:
+            layer.__class__ = LinearInFp32
+
+
 class LinearInFp32(nn.Linear):
-    """A linear layer that computes in fp32 under autocast too: logits in bf16 would tie."""
+    """A linear layer that computes in fp32 under autocast too."""
 
     def forward(self, states: Tensor) -> Tensor:
         """Return what the layer gives, in fp32."""
@@ -191,7 +224,12 @@ def _kept(weights: Mapping[str, Tensor], shared: SharedFiles | None) -> Mapping[
     return copies() if shared is None else shared.tensors("weights", [content_digest(weights)], copies)
 
 
-def _copies_of_owners(network: Any, names: frozenset[str]) -> dict[str, nn.Module]:
-    """Return copies of the modules that own these parameters: initialised on the CPU, whatever the device."""
-    owners = dict.fromkeys(name.rpartition(".")[0] for name, _ in network.named_parameters() if name in names)
-    return {owner: deepcopy(network.get_submodule(owner)) for owner in owners}
+def _fingerprint(network: Any, fresh: frozenset[str]) -> str:
+    """Return SHA-256, hexadecimal, over name, kind, shape and a few numbers of each pretrained tensor."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        if name not in fresh:
+            numbers = tensor.flatten()[:: max(1, tensor.numel() // FINGERPRINT_NUMBERS)]
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(numbers.double().numpy().tobytes())
+    return digest.hexdigest()

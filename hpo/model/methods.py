@@ -1,4 +1,4 @@
-"""Fine-tuning methods: full, top layers, head, or LoRA; the parameters that a trial trains.
+"""Fine-tuning methods: full, top layers, head or LoRA; the parameters of the network that a trial trains.
 
 Below the lowest trained parameter nothing asks for a gradient, so the backward pass ends there.
 """
@@ -38,7 +38,7 @@ def top_layers(layers: int, hyperparameters: Hyperparameters) -> int:
 
 
 def above_all(layers: int, hyperparameters: Hyperparameters) -> int:  # noqa: ARG001
-    """Train no pretrained weight but the pooler's."""
+    """Train no pretrained weight of the network but the pooler's."""
     return layers + 2
 
 
@@ -57,7 +57,7 @@ METHODS: dict[str, Method] = {
         "the top transformer layers, all above them, and the head", "Howard and Ruder 2018; Lee et al. 2019", top_layers
     ),
     "head": Method("the head, and the pooler below it", "Peters et al. 2019", above_all, shares=True),
-    "lora": Method("low-rank changes of the weights, and the head", "Hu et al. 2022", everything),
+    "lora": Method("low-rank adapters beside frozen layers, and the head", "Hu et al. 2022", above_all, shares=True),
 }
 
 

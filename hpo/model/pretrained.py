@@ -10,6 +10,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
+from hpo.config.extras import refuse_missing
 from hpo.config.study_file import ModelConfig
 from hpo.errors import ConfigurationError, ModelError, error_line
 from hpo.files.shared import SharedFiles
@@ -27,7 +28,7 @@ def load_model(
     *,
     trained: bool = False,
 ) -> Backbone:
-    """Load model and tokenizer in fp32, from a folder or the hub.
+    """Load model and tokenizer, from a folder or the hub.
 
     Args:
         config: which.
@@ -48,10 +49,13 @@ def load_model(
     if config.gguf_file:
         options["gguf_file"] = config.gguf_file
     source = str(Path(config.name).expanduser()) if _is_folder(config.name) else config.name
+    if config.quantization:
+        options["quantization_config"] = _in_four_bits()
+    dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
     with quietly():
         with _told(config, "The model"):
             network, found = task.load(
-                source, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
+                source, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, **options
             )
         with _told(config, "The tokenizer"):
             # What looks like a special token in a text is text; the folder of a trained model says so too.
@@ -61,9 +65,7 @@ def load_model(
     missing = frozenset(found["missing_keys"]) | mismatched
     head = frozenset(head_parameters(network))
     _refuse_foreign(config, missing - (frozenset() if trained else head))
-    backbone = if_memory_suffices(
-        lambda: Backbone(network, tokenizer, missing | head, device, shared, trains=not trained)
-    )
+    backbone = if_memory_suffices(lambda: Backbone(network, tokenizer, missing | head, device, shared))
     if backbone and if_memory_suffices(lambda: multiply(device)):
         return backbone
     size = sum(weight.nbytes for weight in network.parameters()) / 2**30
@@ -90,6 +92,17 @@ def multiply(device: torch.device) -> float:
             f"torch {torch.__version__} cannot compute on {device}: {error_line(error)}; install a build of torch that "
             "is for this GPU and its driver, or set compute.device to cpu."
         ) from error
+
+
+def _in_four_bits() -> Any:
+    """Return how transformers is to quantize the linear layers but the head's: NF4, its constants quantized too."""
+    refuse_missing("bitsandbytes", "model.quantization nf4")
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
 
 
 def _is_folder(name: str) -> bool:

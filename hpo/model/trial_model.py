@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.data.batching import Batch
+from hpo.data.batching import Batch, concatenate
 from hpo.errors import ModelError
 from hpo.messages import Precision
-from hpo.model.backbone import Backbone
+from hpo.model.backbone import Backbone, compute_in_fp32
+from hpo.model.lora import LoraLinear, lora_layers
 from hpo.model.methods import METHODS, select_parameters, to_training_mode, trained_modules
 from hpo.model.randomness import RandomState
 from hpo.tasks.protocol import Task
@@ -40,7 +41,7 @@ class TrialModel:
             seed: of the new weights.
             random: what dropout masks are drawn from; None for generators of its own.
             precision: of the forward pass.
-            shares: whether other trials train over the backbone too: this one has copies of what trains.
+            shares: whether other trials train over the backbone too.
 
         Raises:
             ModelError, ConfigurationError: the model does not have what the hyperparameters ask for, or cannot be
@@ -51,6 +52,9 @@ class TrialModel:
         self.hyperparameters = hyperparameters
         self.criterion = task.criterion(hyperparameters, backbone.device)
         backbone.reset(seed, hyperparameters.head_scale)
+        self._method = METHODS[hyperparameters.method]
+        if not self._method.shares:
+            backbone.hold_pretrained()
         backbone.layers.keep(hyperparameters.kept_layers)
         backbone.dropouts.put(hyperparameters.dropout, hyperparameters.attention_dropout)
         self.parameters: dict[str, nn.Parameter] = select_parameters(backbone.network, backbone.fresh, hyperparameters)
@@ -58,21 +62,31 @@ class TrialModel:
         to_training_mode(backbone.network)
         self.modules: dict[str, nn.Module] = {}
         """Path in the network -> the module that stands there while this trial computes; none where it rewrites it."""
-        if shares:
+        if self._method.shares:
             self._take_copies()
+        elif shares:
+            raise ModelError(
+                f"Trials of method {hyperparameters.method} cannot share {type(backbone.network).__name__}; set "
+                "compute.slots to 1."
+            )
+        if hyperparameters.method == "lora":
+            adapters = lora_layers(backbone.network, hyperparameters, backbone.fresh, seed)
+            self.modules |= adapters
+            self.parameters |= _parameters_of(adapters)
+        backbone.mount(self.modules)
 
     def _take_copies(self) -> None:
-        found = trained_modules(self.backbone.network)
-        self.modules = {path: deepcopy(module) for path, module in found.items()}
-        own = {
-            f"{path}.{name}": parameter
-            for path, module in self.modules.items()
-            for name, parameter in module.named_parameters()
-        }
-        if not METHODS[self.hyperparameters.method].shares or own.keys() != self.parameters.keys():
+        """Give the trial copies of what trains, so that the network stays as it is."""
+        network = self.backbone.network
+        self.modules = {path: deepcopy(module) for path, module in trained_modules(network).items()}
+        for module in self.modules.values():
+            if any(parameter.dtype != torch.float32 for parameter in module.parameters()):
+                compute_in_fp32(module)
+        own = _parameters_of(self.modules)
+        if own.keys() != self.parameters.keys():
             raise ModelError(
-                f"Trials of method {self.hyperparameters.method} cannot share {type(self.backbone.network).__name__}; "
-                "set compute.slots to 1."
+                f"{type(network).__name__} has no head in modules of its own, which method "
+                f"{self.hyperparameters.method} trains; choose method full or top_layers."
             )
         self.parameters = {name: own[name] for name in self.parameters}
 
@@ -97,31 +111,61 @@ class TrialModel:
             parameter.grad = None
 
 
-class RowsOfTrials(nn.Module):
-    """A module of each of several trials, in the place of one: each sees its own rows, in its own random state."""
+def _parameters_of(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    return {
+        f"{path}.{name}": parameter for path, module in modules.items() for name, parameter in module.named_parameters()
+    }
 
-    def __init__(self, path: str, models: Sequence[TrialModel], rows: Sequence[int]) -> None:
-        """Put together what stands at a path, for batches of so many rows of each trial, one behind the other."""
+
+class RowsOfTrials(nn.Module):
+    """What stands at a path for each of several trials, in one place: each sees its own rows, in its own random state.
+
+    A layer that adapters stand beside is computed once, for all rows.
+    """
+
+    def __init__(self, path: str, models: Sequence[TrialModel], batches: Sequence[Batch]) -> None:
+        """Put together what stands at a path, for a batch of each trial, one behind the other."""
         super().__init__()
-        self._modules_of_trials = nn.ModuleList(model.modules[path] for model in models)
-        self._randoms, self._rows = [model.random for model in models], list(rows)
+        own = models[0].backbone.own(path)
+        modules = [model.modules.get(path, own) for model in models]
+        self._base = (own if any(isinstance(module, LoraLinear) for module in modules) else None,)
+        self._modules_of_trials = nn.ModuleList(modules)
+        self._randoms, self._batches = [model.random for model in models], batches
 
     def forward(self, states: Tensor) -> Tensor:
         """Return what each module gives for its rows, shape (rows, ...)."""
+        (base,), rows = self._base, [batch.rows for batch in self._batches]
+        parts = torch.split(states, rows)
+        outputs = parts if base is None else torch.split(base(states), rows)
         found = []
-        parts = torch.split(states, self._rows)
-        for module, random, part in zip(self._modules_of_trials, self._randoms, parts, strict=True):
+        for module, random, batch, part, output in zip(
+            self._modules_of_trials, self._randoms, self._batches, parts, outputs, strict=True
+        ):
             with random:
-                found.append(module(part))
+                if base is None:
+                    output = module(part)
+                elif isinstance(module, LoraLinear):
+                    output = _adapted(module, output, part, batch.width)
+            found.append(output)
         return torch.cat(found)
 
 
-def logits_of_trials(models: Sequence[TrialModel], batch: Batch, rows: Sequence[int]) -> tuple[Tensor, ...]:
-    """Return the logits of a batch of so many rows of each trial, one behind the other; fp32, each (rows, labels)."""
+def _adapted(module: LoraLinear, output: Tensor, states: Tensor, width: int) -> Tensor:
+    """Add an adapter's output where a trial has tokens, and draw its dropout for these alone, as beside no other."""
+    if states.ndim == 2 or width == states.shape[1]:
+        return module.added_to(output, states)
+    return torch.cat([module.added_to(output[:, :width], states[:, :width]), output[:, width:]], dim=1)
+
+
+def logits_of_trials(models: Sequence[TrialModel], batches: Sequence[Batch]) -> tuple[Tensor, ...]:
+    """Return the logits of a batch of each trial, all through the network at once; fp32, each (rows, labels)."""
     first, *others = models
+    first.backbone.checkpointing.randoms = [model.random for model in models] if others else ()
     if not others:
         first.backbone.mount(first.modules)
         with first.random:
-            return (first.backbone.logits(batch, first.precision),)
-    first.backbone.mount({path: RowsOfTrials(path, models, rows) for path in first.modules})
-    return torch.split(first.backbone.logits(batch, first.precision), list(rows))
+            return (first.backbone.logits(batches[0], first.precision),)
+    paths = dict.fromkeys(path for model in models for path in model.modules)
+    first.backbone.mount({path: RowsOfTrials(path, models, batches) for path in paths})
+    joined = concatenate(batches, first.backbone.pad_id)
+    return torch.split(first.backbone.logits(joined, first.precision), [batch.rows for batch in batches])

@@ -50,7 +50,7 @@ from hpo.store.database import open_database, sqlite_path
 from hpo.store.results import StudyResults, read_results
 from hpo.store.studies import confirmation_of, study_names
 from hpo.store.study_store import refuse_other_semantics
-from hpo.training.device import unseen_gpu_warning
+from hpo.training.device import unseen_gpu_warning, with_dtype
 from hpo.training.worker import Worker
 from hpo.verdict.judgement import verdict_on
 from hpo.verdict.sequential_halving import Race, race_of
@@ -97,6 +97,7 @@ def run(
     space, splits = prepared(config, callback)
     if gpu := unseen_gpu_warning(config.compute):
         callback.note(gpu)
+    config = with_dtype(config, space)
     if searches:
         config = with_evaluation_defaults(config, space, splits)
     if config.compute.runner == "ray_tune":

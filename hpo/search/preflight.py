@@ -113,10 +113,10 @@ def _refuse_slots(config: StudyConfig, space: SearchSpace) -> None:
     if ranks > 1:
         raise SpaceError(f"compute.slots is {slots}, but a trial has {ranks} ranks; leave one of the two out.")
     kinds = {tuple(resolved(name, values) for name in fields) for values in cases(space.parameters, fields)}
-    if len(kinds) > 1 or {method for method, _ in kinds} != {"head"}:
+    if len(kinds) > 1 or {method for method, _ in kinds} - {"head", "lora"}:
         raise SpaceError(
-            f"compute.slots is {slots}, but trials share a backbone only where none changes it: let method be head and "
-            f"kept_layers one value in space {space.name}, or leave compute.slots out."
+            f"compute.slots is {slots}, but trials share a backbone only where none changes it: let method be head or "
+            f"lora and kept_layers one value in space {space.name}, or leave compute.slots out."
         )
 
 
@@ -144,6 +144,8 @@ def demands_of(space: SearchSpace) -> Demands:
     """Return the most that a configuration of `space` asks of the model."""
     most = space.largest_if_any
     layers = {name: most(name) for name in ("trained_layers", "kept_layers")}
+    named = ("method", "lora_targets")
+    targets = {resolved("lora_targets", values) for values in cases(space.parameters, named)}
     return Demands(
         max_length=int(space.largest("max_length")),
         **{name: None if number is None else int(number) for name, number in layers.items()},
@@ -151,6 +153,7 @@ def demands_of(space: SearchSpace) -> Demands:
         attention_dropout=most("attention_dropout") is not None,
         token_masking=bool(most("token_masking")),
         word_swap=bool(most("word_swap")),
+        lora_targets=tuple(sorted(targets - {None})),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from optuna.study import StudyDirection
 
 from hpo.config.parsing import differences
-from hpo.config.study_file import EvaluationConfig, StudyConfig, TaskConfig
+from hpo.config.study_file import EvaluationConfig, ModelConfig, StudyConfig, TaskConfig
 from hpo.config.times import LOCAL_ZONE
 from hpo.errors import StoreError, StudyMismatchError
 from hpo.search.budget import Limits, limits_of
@@ -124,7 +124,7 @@ def refuse_other_study(name: str, stored: StudyRecord, now: StudyRecord) -> None
 
 def _compared(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """Return what must stay the same; a key that is newer than the study has its default."""
-    defaults = {"task": TaskConfig(), "evaluation": EvaluationConfig()}
+    defaults = {"model": ModelConfig(name="", dtype="fp32"), "task": TaskConfig(), "evaluation": EvaluationConfig()}
     completed = {name: section.model_dump(mode="json") | configuration[name] for name, section in defaults.items()}
     return {key: value for key, value in {**configuration, **completed}.items() if key not in CHANGEABLE}
 

@@ -56,7 +56,8 @@ class TrainingContext:
         rank_group: RankGroup = ALONE,
     ) -> None:
         self.config, self.splits, self.task, self.model = config, splits, task, model
-        self.device, self.rank_group, self.gradients = model.device, rank_group, Gradients(rank_group)
+        self.device, self.rank_group = model.device, rank_group
+        self.gradients = Gradients(rank_group, config.compute.gradient_checkpointing)
         self.files = files
         """Where weights are kept; None for nowhere."""
         self.remote = NO_REMOTE if files is None else open_remote_files(config, files)

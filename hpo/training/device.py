@@ -5,9 +5,12 @@ from pathlib import Path
 
 import torch
 
-from hpo.config.study_file import ComputeConfig
-from hpo.errors import ConfigurationError
+from hpo.config.hyperparameters import resolved
+from hpo.config.study_file import ComputeConfig, StudyConfig
+from hpo.errors import ConfigurationError, SpaceError
 from hpo.messages import Precision
+from hpo.space.enumeration import cases
+from hpo.space.search_space import SearchSpace
 
 GPU_FILE = Path("/dev/nvidia0")
 """There where the kernel has an NVIDIA GPU."""
@@ -59,3 +62,24 @@ def refuse_emulated(device: torch.device, precision: Precision) -> None:
 def has_bf16(device: torch.device) -> bool:
     """Return whether a device computes in bf16 itself."""
     return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def with_dtype(config: StudyConfig, space: SearchSpace) -> StudyConfig:
+    """Return the study with its `model.dtype` decided: where it is open, bf16 if all trials of the space are of `lora`.
+
+    Raises:
+        SpaceError: the weights are to be bf16 or quantized, but a trial of the space changes them.
+    """
+    methods = {resolved("method", values) for values in cases(space.parameters, ("method",))}
+    model, changing = config.model, sorted(methods - {"head", "lora"})
+    asked = model.quantization or model.dtype
+    if changing and asked not in ("auto", "fp32"):
+        raise SpaceError(
+            f"The model's weights are to be {asked}, but space {space.name} has method {' and '.join(changing)}, which "
+            "trains them in fp32; let method be lora or head, or leave model.dtype and model.quantization out."
+        )
+    if model.dtype != "auto":
+        return config
+    on_cluster = config.compute.runner == "ray_tune"
+    frozen = methods == {"lora"} and (on_cluster or has_bf16(choose_device(config.compute)))
+    return config.model_copy(update={"model": model.model_copy(update={"dtype": "bf16" if frozen else "fp32"})})

@@ -11,12 +11,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.data.batching import Batch, concatenate, split_by_length
+from hpo.data.batching import Batch, split_by_length
 from hpo.distributed.rank_group import ALONE, RankGroup
 from hpo.errors import error_line
 from hpo.memory import MemoryKey, MicroBatch, if_memory_suffices, is_out_of_memory, memory_key, release
@@ -43,9 +44,12 @@ class SlotBatch:
 class Gradients:
     """What a process computes gradients with, and what it has learned of its memory."""
 
-    def __init__(self, rank_group: RankGroup = ALONE) -> None:
-        """Compute them together with the other ranks of `rank_group`, which are to be asked for the same at once."""
-        self._rank_group = rank_group
+    def __init__(self, rank_group: RankGroup = ALONE, checkpointing: bool | Literal["auto"] = "auto") -> None:
+        """Compute them together with the other ranks of `rank_group`, which are to be asked for the same at once.
+
+        Gradient checkpointing is on, off, or with `auto` on for trials that memory does not suffice for without.
+        """
+        self._rank_group, self._checkpointing = rank_group, checkpointing
         self._micro_batch: dict[MemoryKey, MicroBatch] = {}
         self._most_tokens = dict(MOST_TOKENS)
         self._goes_together = True
@@ -53,7 +57,9 @@ class Gradients:
 
     def micro_batch(self, hyperparameters: Hyperparameters) -> MicroBatch:
         """Return how many rows at once are taken in trials of this kind: what an earlier one came to."""
-        return self._micro_batch.setdefault(memory_key(hyperparameters), MicroBatch())
+        return self._micro_batch.setdefault(
+            memory_key(hyperparameters), MicroBatch(is_checkpointed=self._checkpointing is True)
+        )
 
     def of_slots(self, waiting: Sequence[SlotBatch]) -> list[Tensor | Exception]:
         """Return what `of` returns or raises for the batch of each trial that waits, side by side where that pays.
@@ -92,13 +98,13 @@ class Gradients:
         mine = self._rank_group.shard(batch)
         while True:
             rows = micro_batch.at_once(self._rank_group.largest_shard(batch.rows))
+            model.backbone.checkpointing.switch(micro_batch.is_checkpointed)
             loss = if_memory_suffices(partial(_of_part, model, mine, rows, batch.units))
             if self._rank_group.all_reduce(loss, trained) and loss is not None:
                 return loss
-            if rows == 1:
-                raise MemoryError("Out of memory with one example at a time.")
             model.forget_gradients()
-            micro_batch.halve(rows)
+            if not micro_batch.shrink(rows, may_checkpoint=self._checkpointing == "auto"):
+                raise MemoryError("Out of memory with one example at a time.")
             release(model.backbone.device)
 
     def _of_one(self, slot: SlotBatch) -> Tensor | Exception:
@@ -112,6 +118,8 @@ class Gradients:
     def _of_all(self, waiting: Sequence[SlotBatch]) -> list[Tensor | Exception]:
         """Return the mean losses of batches that go through side by side."""
         device = waiting[0].model.backbone.device
+        checkpointed = any(self.micro_batch(slot.model.hyperparameters).is_checkpointed for slot in waiting)
+        waiting[0].model.backbone.checkpointing.switch(checkpointed)
         parts = [
             part
             for slot in waiting
@@ -165,8 +173,7 @@ def _parts(slot: SlotBatch, rows: int) -> list[SlotBatch]:
 def _passed(parts: Sequence[SlotBatch]) -> list[Tensor]:
     """Add the gradients of each part's loss, the sum of its rows' over its units, and return these losses."""
     model = parts[0].model
-    batch = parts[0].batch if len(parts) == 1 else concatenate([one.batch for one in parts], model.backbone.pad_id)
-    of_parts = logits_of_trials([one.model for one in parts], batch, [one.batch.rows for one in parts])
+    of_parts = logits_of_trials([one.model for one in parts], [one.batch for one in parts])
     losses = []
     for one, logits in zip(parts, of_parts, strict=True):
         targets = model.backbone.placed(one.batch.targets)

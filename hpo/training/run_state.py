@@ -107,6 +107,7 @@ def identity_of(assignment: Assignment, context: TrainingContext) -> str:
         *(section.model_dump(mode="json") for section in (config.model, config.task, config.evaluation)),
         config.seed,
         context.precision,
+        context.model.fingerprint,
         # The random state of one is nothing to the other.
         context.device.type,
         version("llm-hpo"),

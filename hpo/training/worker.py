@@ -34,6 +34,7 @@ from hpo.messages import (
 )
 from hpo.metrics.metric import SelectionMetric
 from hpo.model.layers import refuse_kept_layers
+from hpo.model.lora import lora_targets
 from hpo.model.methods import refuse_trained_layers
 from hpo.model.pretrained import load_model
 from hpo.model.trial_model import TrialModel
@@ -92,7 +93,7 @@ class Worker:
 
         Raises:
             ModelError: the model cannot read as many tokens, has no such dropout, or its tokenizer cannot augment.
-            ConfigurationError: the model has fewer layers.
+            ConfigurationError: the model has fewer layers, or no such linear layers.
         """
         model = self._context.model
         model.refuse_length(demands.max_length)
@@ -108,6 +109,8 @@ class Worker:
             refuse_token_masking(model.tokenizer)
         if demands.word_swap:
             refuse_word_swap(model.tokenizer)
+        for targets in demands.lora_targets:
+            lora_targets(model.network, targets, model.fresh)
 
     def cut_share(self, max_length: int) -> float:
         """Return the share of training examples, in 0..1, that fill `max_length` tokens: longer ones are cut there.

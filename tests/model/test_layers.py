@@ -120,6 +120,7 @@ def test_layers_that_are_no_plain_stack_are_refused(config):
 
 def test_a_trial_may_follow_one_that_kept_fewer(bert: Backbone):
     bert.reset(5)
+    bert.hold_pretrained()
     whole = {name: tensor.clone() for name, tensor in bert.network.state_dict().items()}
     bert.layers.keep(1)
     with torch.no_grad():

@@ -13,7 +13,7 @@ KNOWN_ANSWERS = {
     "full": ("bert.", "classifier"),
     "top_layers": ("bert.encoder", "bert.pooler", "classifier"),
     "head": ("bert.pooler", "classifier"),
-    "lora": ("bert.", "classifier"),
+    "lora": ("bert.pooler", "classifier"),
 }
 INPUT = torch.tensor([[2, 5, 3]])
 

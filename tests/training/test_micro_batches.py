@@ -110,7 +110,7 @@ def test_the_next_trial_of_that_size_begins_where_the_last_came_to(worker: Worke
     _, outcome = trained(worker, tiny_assignment())
     assert (outcome.ending, outcome.micro_batch_size) == (Ending.COMPLETED, 4)
     halved: list[int] = []
-    monkeypatch.setattr(MicroBatch, "halve", lambda _self, rows: halved.append(rows))
+    monkeypatch.setattr(MicroBatch, "shrink", lambda _self, rows, **_: halved.append(rows))
     _, outcome = trained(worker, tiny_assignment(trial=1))
     assert (outcome.ending, outcome.micro_batch_size, halved) == (Ending.COMPLETED, 4, [])
 

@@ -125,7 +125,7 @@ def test_the_next_trial_of_that_size_begins_with_the_rows_that_fit(worker: Worke
     room_for(3 * longest)
     found = worker.probe(tiny_hyperparameters(), STEPS)
     assert (found.feasible, found.micro_batch_size) == (True, 2)
-    monkeypatch.setattr("hpo.memory.MicroBatch.halve", None)
+    monkeypatch.setattr("hpo.memory.MicroBatch.shrink", None)
     _, outcome = trained(worker, tiny_assignment())
     assert outcome.micro_batch_size == 2
     # Of a smaller batch those are all.

@@ -48,6 +48,7 @@ from hpo.search.rungs import with_evaluation_defaults
 from hpo.search.warm_start import carried_notes, read_earlier
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import sqlite_path
+from hpo.training.device import with_dtype
 from hpo.training.worker import Worker
 
 STEPS = 3
@@ -87,7 +88,8 @@ def check(config: StudyConfig, callback: SearchCallback | None = None) -> Check:
     callback = callback or SearchCallback()
     limits_of(config.budget, datetime.now(LOCAL_ZONE))  # Refuses an end that is past, before anything is read.
     space, splits = prepared(config, callback)
-    config, earlier = with_evaluation_defaults(config, space, splits), read_earlier(config, known=())
+    earlier = read_earlier(config, known=())
+    config = with_dtype(with_evaluation_defaults(config, space, splits), space)
     with _nothing_kept(config) as aside, opened_pool(aside, splits) as pool:
         lead = pool.lead
         callback.note(lead.metric.note)

@@ -1,0 +1,58 @@
+"""Gradient checkpointing: the backward pass computes a layer's activations again in place of storing them.
+
+Sublinear memory for a third more computation (Chen et al. 2016). transformers does it in training mode alone, in which
+frozen layers are not, so the layers are wrapped here.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from hpo.model.randomness import RandomState
+
+
+class GradientCheckpointing:
+    """A switch for the transformer layers of a network."""
+
+    def __init__(self, layers: nn.ModuleList) -> None:
+        """Leave it off, for all these layers."""
+        self._layers = list(layers)
+        self._is_on = False
+        self.randoms: Sequence[RandomState] = ()
+        """Of the trials whose rows go through the layers side by side; none of one alone, which uses torch's own."""
+
+    def switch(self, on: bool) -> None:
+        """Switch it on or off for the passes to come."""
+        if on is self._is_on:
+            return
+        for layer in self._layers:
+            if on:
+                layer.forward = partial(self._checkpointed, layer.forward)
+            else:
+                del layer.forward
+        self._is_on = on
+
+    def _checkpointed(self, forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*inputs, **named)
+        states = [random.state for random in self.randoms]
+        again = partial(_at, self.randoms, states)
+        return checkpoint(forward, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), again()), **named)
+
+
+@contextmanager
+def _at(randoms: Sequence[RandomState], states: Sequence[list[torch.Tensor]]) -> Iterator[None]:
+    """Draw the same dropout masks again, and leave the generators as they are."""
+    now = [random.state for random in randoms]
+    for random, state in zip(randoms, states, strict=True):
+        random.state = state
+    try:
+        yield
+    finally:
+        for random, state in zip(randoms, now, strict=True):
+            random.state = state

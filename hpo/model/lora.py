@@ -1,0 +1,186 @@
+"""LoRA: low-rank adapters beside the frozen linear layers of a network (Hu et al. 2022).
+
+A layer's output W x becomes W x + scaling * B A x. A starts uniform as PEFT's does, B at zero, so that a trial starts
+at the pretrained network. The scaling is alpha / rank, or alpha / sqrt(rank) (rsLoRA, Kalajdzievski 2023). The weights
+of adapters are fp32 whatever the network's are.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from transformers.pytorch_utils import Conv1D
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.errors import ConfigurationError, ModelError
+
+OF_ADAPTERS = 2
+"""Third number of the seed of adapters, by which it differs from those of heads, folds and dropout masks."""
+ATTENTION = ("attention", "attn")
+"""Words in the path of a linear layer of attention."""
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer with an adapter; its parameters are the adapter's alone, named as PEFT names them."""
+
+    def __init__(self, base: nn.Module, hyperparameters: Hyperparameters, generator: torch.Generator) -> None:
+        """Put an adapter beside `base`, a `Linear` or a `Conv1D`, its A drawn from a generator of the CPU."""
+        super().__init__()
+        rank, alpha, probability = _applying(hyperparameters)
+        # In a tuple, as what a module holds itself is registered as part of it.
+        self._base = (base,)
+        sizes = (base.nx, base.nf) if isinstance(base, Conv1D) else (base.in_features, base.out_features)
+        inputs, outputs = map(int, sizes)
+        # On no device first: the library's own initial values would be drawn from torch's generator.
+        self.lora_A = nn.Linear(inputs, rank, bias=False, device="meta").to_empty(device="cpu")
+        self.lora_B = nn.Linear(rank, outputs, bias=False, device="meta").to_empty(device="cpu")
+        nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5), generator=generator)
+        nn.init.zeros_(self.lora_B.weight)
+        self.lora_dropout = nn.Dropout(probability)
+        self.scaling = alpha / (math.sqrt(rank) if hyperparameters.lora_scaling == "rslora" else rank)
+
+    @property
+    def base(self) -> nn.Module:
+        """The frozen layer."""
+        return self._base[0]
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return what the layer gives with its adapter, in the dtype that it gives without."""
+        output: Tensor = self.base(states)
+        return self.added_to(output, states)
+
+    def added_to(self, output: Tensor, states: Tensor) -> Tensor:
+        """Return the output of the frozen layer for some states with what the adapter gives for them added."""
+        dropped = self.lora_dropout(states)
+        if not torch.is_autocast_enabled(states.device.type):
+            dropped = dropped.to(self.lora_A.weight.dtype)
+        # Scaled where it is narrowest.
+        change = linear(self.lora_A(dropped) * self.scaling, self.lora_B.weight)
+        return output + change.to(output.dtype)
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Add the adapter to the frozen layer's weights, computed in fp32."""
+        change = self.scaling * (self.lora_B.weight @ self.lora_A.weight)
+        weight = self.base.get_parameter("weight")
+        weight.copy_(weight.float() + (change.T if isinstance(self.base, Conv1D) else change))
+
+
+def lora_layers(
+    network: Any, hyperparameters: Hyperparameters, fresh: Collection[str], seed: int
+) -> dict[str, LoraLinear]:
+    """Return path -> adapter of each layer that `lora_targets` names, drawn from `seed`, on the network's device.
+
+    Args:
+        network: a transformers model without adapters.
+        hyperparameters: of method `lora`.
+        fresh: names of its parameters that are drawn anew: they are trained themselves.
+        seed: of the trial.
+
+    Raises:
+        ConfigurationError: a target that is no linear layer of the model, or cannot have an adapter.
+    """
+    assert hyperparameters.lora_targets is not None
+    targets = lora_targets(network, hyperparameters.lora_targets, fresh)
+    drawn = np.random.SeedSequence([seed, 0, OF_ADAPTERS]).generate_state(1)[0]
+    generator = torch.Generator().manual_seed(int(drawn))
+    return {
+        path: LoraLinear(base, hyperparameters, generator).to(next(base.parameters()).device)
+        for path, base in targets.items()
+    }
+
+
+def lora_targets(network: Any, wanted: str, fresh: Collection[str] = frozenset()) -> dict[str, nn.Module]:
+    """Return path -> linear layer of a network that gets an adapter.
+
+    Args:
+        network: a transformers model.
+        wanted: `all-linear`, `attention`, `mlp`, or names separated by commas: of a layer's path, or the end of one.
+        fresh: names of parameters that are drawn anew.
+
+    Raises:
+        ConfigurationError: a name that is of no linear layer, or experts that are no linear layers.
+    """
+    layers = adaptable_layers(network, fresh)
+    if wanted in ("all-linear", "mlp"):
+        _refuse_experts(network, wanted)
+    if wanted == "all-linear":
+        return layers
+    if wanted in ("attention", "mlp"):
+        found = {path: layer for path, layer in layers.items() if _is_of_attention(path) == (wanted == "attention")}
+        if not found:
+            raise ConfigurationError(_no_such_layer(network, [wanted], layers))
+        return found
+    names = [name.strip() for name in wanted.split(",")]
+    unknown = [name for name in names if not any(_is_named(path, name) for path in layers)]
+    if unknown:
+        raise ConfigurationError(_no_such_layer(network, unknown, layers))
+    return {path: layer for path, layer in layers.items() if any(_is_named(path, name) for name in names)}
+
+
+def adaptable_layers(network: Any, fresh: Collection[str] = frozenset()) -> dict[str, nn.Module]:
+    """Return path -> linear layer of a network, but those of its head, which are trained, and its output embeddings.
+
+    Raises:
+        ModelError: there is none.
+    """
+    output = network.get_output_embeddings()
+    found = {
+        path: module
+        for path, module in network.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+        and module is not output
+        and f"{path}.weight" not in fresh
+        and "pooler" not in path.split(".")
+    }
+    if not found:
+        raise ModelError(f"{type(network).__name__} has no linear layers for method lora; choose another method.")
+    return found
+
+
+def merge(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Merge all adapters among a trial's modules into the layers that they stand beside; return the other modules."""
+    for module in modules.values():
+        if isinstance(module, LoraLinear):
+            module.merge()
+    return {path: module for path, module in modules.items() if not isinstance(module, LoraLinear)}
+
+
+def _applying(hyperparameters: Hyperparameters) -> tuple[int, float, float]:
+    """Return rank, alpha and dropout, which are never None under method `lora`."""
+    rank, alpha, dropout = hyperparameters.lora_rank, hyperparameters.lora_alpha, hyperparameters.lora_dropout
+    assert rank is not None
+    assert alpha is not None
+    assert dropout is not None
+    return rank, alpha, dropout
+
+
+def _is_of_attention(path: str) -> bool:
+    return any(word in path.lower() for word in ATTENTION)
+
+
+def _is_named(path: str, name: str) -> bool:
+    return path == name or path.endswith(f".{name}")
+
+
+def _refuse_experts(network: Any, wanted: str) -> None:
+    """Raise where a mixture of experts holds their weights in one tensor, which `wanted` would miss in silence."""
+    experts = next((name for name, weight in network.named_parameters() if weight.ndim == 3 and "expert" in name), None)
+    if experts:
+        raise ConfigurationError(
+            f"lora_targets is {wanted}, but the experts of {type(network).__name__} are no linear layers ({experts} "
+            "holds them all) and cannot have adapters; use lora_targets: attention."
+        )
+
+
+def _no_such_layer(network: Any, names: Iterable[str], layers: Collection[str]) -> str:
+    ends = ", ".join(sorted({path.rpartition(".")[2] for path in layers}))
+    sentence = f"lora_targets names {', '.join(names)}, but {type(network).__name__} has linear layers {ends}"
+    output = network.get_output_embeddings()
+    if output is not None and any(path.endswith(tuple(names)) for path, m in network.named_modules() if m is output):
+        sentence = f"{sentence}; its output embeddings are the input embeddings too, or stay as they are"
+    return f"{sentence}; choose among these, or all-linear, attention or mlp."

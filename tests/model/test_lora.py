@@ -1,0 +1,183 @@
+"""LoRA: what is adapted, and a training that is PEFT's."""
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, set_seed
+from transformers.models.llama import LlamaConfig
+from transformers.models.mixtral import MixtralConfig, MixtralForCausalLM
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.errors import ConfigurationError
+from hpo.model.backbone import Backbone
+from hpo.model.layers import head_parameters
+from hpo.model.lora import LoraLinear, lora_layers, lora_targets, merge
+from hpo.model.trial_model import TrialModel
+from tests.model.architectures import ARCHITECTURES, NUMBERS, SMALL, tiny_network
+from tests.models import tiny_hyperparameters
+
+LORA = {"method": "lora", "lora_rank": 4, "lora_alpha": 8.0}
+IDS = torch.tensor([[2, 5, 3, 7, 9], [4, 4, 8, 1, 6]])
+
+
+def mounted(network: Any, **values: Any) -> dict[str, LoraLinear]:
+    """Put adapters into a network, and return them."""
+    hyperparameters = Hyperparameters.model_validate({**LORA, **values})
+    layers = lora_layers(network, hyperparameters, frozenset(head_parameters(network)), seed=0)
+    network.requires_grad_(False)
+    for path, layer in layers.items():
+        network.set_submodule(path, layer)
+    return layers
+
+
+def decoder(name: str) -> Any:
+    set_seed(0)
+    match name:
+        case "gpt2":  # Conv1D, whose weights are transposed, and one for query, key and value.
+            return GPT2LMHeadModel(GPT2Config(**NUMBERS, vocab_size=40, n_embd=16, n_head=2, n_layer=2))
+        case "bloom":  # One linear layer for query, key and value.
+            return BloomForCausalLM(BloomConfig(**NUMBERS, vocab_size=40, hidden_size=16, n_head=2, n_layer=2))
+        case _:
+            return LlamaForCausalLM(LlamaConfig(**SMALL, num_key_value_heads=1, num_hidden_layers=2))
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bloom"])
+def test_the_layers_of_a_decoder_are_those_that_peft_adapts(name: str) -> None:
+    network = decoder(name)
+    ours = set(lora_targets(network, "all-linear"))
+    peft = get_peft_model(
+        deepcopy(network), LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", fan_in_fan_out=name == "gpt2")
+    )
+    theirs = {path.rpartition(".lora_A")[0] for path, _ in peft.base_model.model.named_modules() if ".lora_A." in path}
+    assert ours == theirs
+    attention, mlp = (set(lora_targets(network, wanted)) for wanted in ("attention", "mlp"))
+    assert attention
+    assert mlp
+    assert attention | mlp == ours
+    assert not attention & mlp
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_all_linear_layers_are_adapted_but_those_of_the_head(name: str) -> None:
+    network = tiny_network(name)
+    fresh = frozenset(head_parameters(network))
+    found = lora_targets(network, "all-linear", fresh)
+    assert all(f"{path}.weight" not in fresh for path in found)
+    per_layer = {path for path in found if "layer.1." in path or "layers.1." in path or "h.1." in path}
+    assert len(per_layer) * 3 <= len(found), "in each of three layers as many"
+    assert per_layer
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bloom"])
+@pytest.mark.parametrize("scaling", ["standard", "rslora"])
+def test_a_training_is_that_of_peft(name: str, scaling: str) -> None:
+    ours, network = decoder(name), decoder(name)
+    layers = mounted(ours, lora_scaling=scaling)
+    config = LoraConfig(
+        r=4, lora_alpha=8, target_modules="all-linear", use_rslora=scaling == "rslora",
+        fan_in_fan_out=name == "gpt2", task_type="CAUSAL_LM",
+    )  # fmt: skip
+    theirs = get_peft_model(network, config)
+    weights = {f"{path}.{key}": value for path, layer in layers.items() for key, value in layer.state_dict().items()}
+    for key, parameter in theirs.named_parameters():
+        if "lora_" in key:
+            parameter.data.copy_(weights[key.removeprefix("base_model.model.").replace(".default", "")])
+    losses = []
+    for model in (ours, theirs):
+        model.eval()
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-3)
+        seen = []
+        for step in range(50):
+            ids = torch.randint(3, 40, (4, 9), generator=torch.Generator().manual_seed(step % 2))
+            loss = model(input_ids=ids, labels=ids).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            seen.append(float(loss.detach()))
+        losses.append(seen)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert losses[0][-1] < losses[0][0], "it learns"
+
+
+def test_initial_values_have_the_distribution_of_peft() -> None:
+    layer = next(iter(mounted(decoder("llama"), lora_rank=8).values()))
+    assert not layer.lora_B.weight.any()
+    drawn = nn.Linear(16, 8, bias=False)
+    nn.init.kaiming_uniform_(drawn.weight, a=5**0.5)
+    bound = (1 / 16) ** 0.5
+    for weight in (layer.lora_A.weight, drawn.weight):
+        assert 0.9 * bound < weight.abs().max() <= bound
+
+
+def test_a_trial_starts_at_the_pretrained_network() -> None:
+    network = decoder("gpt2").eval()
+    before = network(input_ids=IDS).logits
+    mounted(network)
+    assert torch.equal(network(input_ids=IDS).logits, before)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_merged_network_gives_what_the_adapted_one_gave(name: str) -> None:
+    network = decoder(name).eval()
+    layers = mounted(network)
+    for layer in layers.values():
+        nn.init.normal_(layer.lora_B.weight)
+    adapted = network(input_ids=IDS).logits
+    assert merge({**layers, "lm_head": network.lm_head}) == {"lm_head": network.lm_head}
+    for path, layer in layers.items():
+        network.set_submodule(path, layer.base)
+    torch.testing.assert_close(network(input_ids=IDS).logits, adapted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"), [("q_proj,v_proj", 4), ("self_attn.o_proj", 2), ("model.layers.1.mlp.up_proj", 1)]
+)
+def test_layers_are_named_by_the_end_of_their_paths(wanted: str, found: int) -> None:
+    assert len(lora_targets(decoder("llama"), wanted)) == found
+
+
+@pytest.mark.parametrize("wanted", ["c_attn", "proj", "lm_head", "q_proj,nope"])
+def test_a_target_that_there_is_not_is_refused_with_those_that_there_are(wanted: str) -> None:
+    with pytest.raises(ConfigurationError, match="down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"):
+        lora_targets(decoder("llama"), wanted)
+
+
+@pytest.mark.parametrize("wanted", ["all-linear", "mlp"])
+def test_experts_that_are_no_linear_layers_are_refused(wanted: str) -> None:
+    network = MixtralForCausalLM(
+        MixtralConfig(**SMALL, num_key_value_heads=2, num_hidden_layers=1, num_local_experts=2)
+    )
+    with pytest.raises(ConfigurationError, match="experts"):
+        lora_targets(network, wanted)
+    assert lora_targets(network, "attention")
+
+
+def test_a_trial_trains_adapters_and_head_and_nothing_else_changes(bert: Backbone, task: Any) -> None:
+    before = {name: weight.clone() for name, weight in bert.network.state_dict().items()}
+    model = TrialModel(bert, task, tiny_hyperparameters(**LORA), seed=0)
+    trained = set(model.parameters)
+    assert {name for name in trained if "lora_" not in name} == {
+        "bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias",
+    }  # fmt: skip
+    assert "bert.encoder.layer.0.attention.self.query.lora_A.weight" in trained
+    with torch.no_grad():
+        for parameter in model.parameters.values():
+            parameter.add_(1.0)
+    bert.reset(0)
+    after = bert.network.state_dict()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items() if name not in bert.fresh)
+
+
+def test_the_frozen_network_draws_no_dropout(bert: Backbone, task: Any) -> None:
+    values = {**LORA, "dropout": 0.5, "attention_dropout": 0.5, "lora_dropout": 0.5}
+    TrialModel(bert, task, tiny_hyperparameters(**values), seed=0)
+    drawing = [
+        path for path, module in bert.network.named_modules() if isinstance(module, nn.Dropout) and module.training
+    ]
+    assert drawing
+    assert all(path == "dropout" or path.endswith("lora_dropout") for path in drawing)

@@ -79,6 +79,17 @@ def test_trials_in_two_slots_of_one_worker_are_what_they_are_one_after_the_other
     assert reported != sorted(reported), "side by side"
 
 
+def test_a_search_begins_from_an_earlier_one_of_its_store_and_has_results_of_its_own_alone(config: StudyConfig) -> None:
+    first, seen = run(config), Recorder()
+    confirmed = {"finalists": 1, "runs": 2, "audit": 0}
+    second = run(with_changes(config, study="second", warm_start="tiny", confirmation=confirmed), seen)
+    assert any(note.startswith("3 of 3 trials of tiny are used.") for note in seen.notes)
+    best = next(trial for trial in first.leaderboard if trial.proposed_by != "default")
+    assert [trial.proposed_by for trial in second.trials] == ["default", "warm_start", "warm_start"]
+    assert second.trials[1].configuration == best.configuration
+    assert second.confirmation
+
+
 def test_every_report_of_a_search_is_in_the_store_as_optuna_reads_it(config: StudyConfig) -> None:
     seen = Recorder()
     run(config, seen)

@@ -86,6 +86,12 @@ WRONG_RUNS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "a value of the wrong kind": (("--train", "texts.csv", "budget.trials=many"), 2, "budget.trials"),
     "no such runner": (("--train", "texts.csv", "--runner", "cloud"), 2, "inline"),
     "an output that is a folder": (("--train", "texts.csv", "--output", "."), 2, "it is a folder"),
+    "an earlier study that is not there": (
+        ("--train", "texts.csv", "--warm-start", "monday"), 2, "warm_start cannot take over monday: The store holds no",
+    ),
+    "an earlier study of a store that is not there": (
+        ("--train", "texts.csv", "--warm-start", "old.db#monday"), 2, "There is no store at",
+    ),
     "two study files": (("one.yaml", "two.yaml"), 2, "one study file"),
 }  # fmt: skip
 

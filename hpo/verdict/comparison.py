@@ -1,4 +1,4 @@
-"""Comparison of two configurations: the difference of their scores, with a 95% interval over examples and seeds.
+"""Comparison of configurations: differences and single scores, with 95% intervals over examples and seeds.
 
 A configuration is trained under several seeds, and each run is scored on the same rows. Its mean score is uncertain
 for two reasons: other rows, and other seeds. The variance over rows is that of a jackknife, paired between

@@ -1,7 +1,8 @@
 """Worker process: it trains the assignments that it is given, in order, and sends their reports and outcomes.
 
 Three threads: the main one trains; one reads the parent's messages, so that a decision has its effect at the next step;
-one sends, so that training never waits for a parent that is slow to listen.
+one sends, so that training never waits for a parent that is slow to listen. A process that holds too much memory, or
+whose GPU is not to be trusted, asks to be replaced.
 """
 
 import faulthandler

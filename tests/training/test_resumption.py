@@ -1,28 +1,33 @@
 """Resumption: a trial that is cut resumes from its checkpoint, and ends as if it had not been cut, to the last bit."""
 
 import hashlib
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from hpo.data.batching import Batch
-from hpo.data.splits import load_splits
+from hpo.data.splits import splits_of
 from hpo.files import checkpoints
 from hpo.files.checkpoints import checkpoint_names
 from hpo.files.trial_files import keep_only, trial_folder
 from hpo.files.weights import weights_are_of, weights_path
 from hpo.messages import Action, Decision, Ending, HeldOutEvaluation, Outcome, Progress, Report
 from hpo.model.backbone import Backbone
+from hpo.model.methods import METHODS
 from hpo.search.endings import outcome_attributes
 from hpo.search.rungs import fold_milestones
+from hpo.tasks.registry import TASKS
 from hpo.training import run as run_module
 from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.run_state import RunState
 from hpo.training.worker import Worker, open_worker
 from tests.files.test_weights import REPORT
-from tests.models import stepped, tiny_assignment, tiny_hyperparameters, tiny_study
+from tests.models import stepped, tiny_assignment, tiny_hyperparameters, tiny_study, write_texts_of
 
 FOLDS = 3
 FILES = checkpoint_names(1)
@@ -34,9 +39,9 @@ def always_due(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints.Checkpoints, "is_due", lambda *_: True)
 
 
-def opened(model: Path, texts: Path, files: Path, folds: int | None = None) -> Worker:
-    config = tiny_study(model, texts, evaluation={"rung_rows": 12, "folds": folds})
-    return open_worker(config, load_splits(config.data, config.seed, folds=folds), files)
+def opened(model: Path, texts: Path, files: Path, folds: int | None = None, /, **sections: Any) -> Worker:
+    config = tiny_study(model, texts, evaluation={"rung_rows": 12, "folds": folds}, **sections)
+    return open_worker(config, splits_of(config), files)
 
 
 def trained(worker: Worker, assignment, *, stop_after: int | None = None) -> tuple[list[Report], Outcome | None]:
@@ -68,15 +73,17 @@ def scores(reports: list[Report]) -> list[tuple]:
     return [(r.rung, r.step, r.epoch, r.examples_seen, r.train_loss, r.validation, r.train) for r in reports]
 
 
-def compare(model: Path, texts: Path, folder: Path, assignment, *, cut: int, folds: int | None = None) -> None:
+def compare(
+    model: Path, texts: Path, folder: Path, assignment, /, *, cut: int, folds: int | None = None, **sections: Any
+) -> None:
     """Hold a trial that was cut after `cut` steps, and resumed by another worker, against one that was not."""
-    uncut = opened(model, texts, folder / "uncut", folds)
+    uncut = opened(model, texts, folder / "uncut", folds, **sections)
     expected, ending = trained(uncut, assignment)
     assert ending is not None
-    first = opened(model, texts, folder / "cut", folds)
+    first = opened(model, texts, folder / "cut", folds, **sections)
     before, nothing = trained(first, assignment, stop_after=cut)
     assert nothing is None
-    second = opened(model, texts, folder / "cut", folds)
+    second = opened(model, texts, folder / "cut", folds, **sections)
     after, outcome = trained(second, replace(assignment, attempt=2))
     assert outcome is not None
     assert outcome.resumed_examples > 0
@@ -115,6 +122,43 @@ def test_it_ends_the_same_to_the_last_bit(optimizer: str, tiny_bert: Path, texts
 )
 def test_so_it_does_whatever_it_is_trained_under(values, tiny_bert: Path, texts: Path, tmp_path: Path) -> None:
     compare(tiny_bert, texts, tmp_path, tiny_assignment(tiny_hyperparameters(**values)), cut=7)
+
+
+@pytest.mark.usefixtures("always_due")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("task", TASKS)
+def test_so_it_does_in_every_task_by_every_method(task: str, method: str, tiny_bert: Path, tmp_path: Path) -> None:
+    values = {"method": method, "dropout": 0.2, **({"lora_dropout": 0.2} if method == "lora" else {})}
+    texts = write_texts_of(task, tmp_path / "texts.csv")
+    assignment = tiny_assignment(tiny_hyperparameters(**values))
+    compare(tiny_bert, texts, tmp_path, assignment, cut=3, task={"name": task})
+
+
+@pytest.mark.usefixtures("always_due")
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_so_it_does_with_adapters_on_a_decoder(dtype: str, tiny_llama: Path, texts: Path, tmp_path: Path) -> None:
+    values = {"method": "lora", "lora_dropout": 0.2, "lora_scaling": "rslora", "optimizer": "muon", "l1_strength": 1e-3}
+    compute = {"device": "cpu", "precision": "fp32", "threads": 1, "gradient_checkpointing": True}
+    model = {"name": str(tiny_llama), "dtype": dtype}
+    assignment = tiny_assignment(tiny_hyperparameters(**values, layerwise_rate_decay=0.8))
+    compare(tiny_llama, texts, tmp_path, assignment, cut=5, compute=compute, model=model)
+
+
+def test_a_checkpoint_on_another_base_of_that_name_is_not_used(tiny_bert: Path, texts: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_bert, tmp_path / "model")
+    worker = opened(model, texts, tmp_path / "files")
+    worker.admit(tiny_assignment(tiny_hyperparameters(method="lora")))
+    for _ in range(4):
+        stepped(worker)
+    worker.apply(Decision(trial=0, attempt=1, action=Action.PAUSE))
+    stepped(worker)
+    weights = load_file(model / "model.safetensors")
+    save_file({name: weight * 1.01 for name, weight in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    _, outcome = trained(
+        opened(model, texts, tmp_path / "files"), tiny_assignment(tiny_hyperparameters(method="lora"), attempt=2)
+    )
+    assert outcome is not None
+    assert outcome.resumed_examples == 0
 
 
 @pytest.mark.usefixtures("always_due")

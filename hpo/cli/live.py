@@ -47,6 +47,9 @@ class TrialCounts(SearchCallback):
         self._finished: dict[int, Ending] = {}
         self._best: tuple[float, int] | None = None
         self._best_scores: Scores | None = None
+        self._default: Scores | None = None
+        self._others: dict[int, float] = {}
+        """Trial -> score, of those that completed in this run and are not the default."""
         self._started_at = time.monotonic()
 
     def started(self, study: str, metric: str, trials: int | None, standing: Standing) -> None:
@@ -54,6 +57,7 @@ class TrialCounts(SearchCallback):
         self.study, self.metric, self.budget = study, metric, trials
         self.noun = "run" if is_confirmation(study) else "trial"
         self._before, self._best, self._best_scores, self._finished = standing, standing.best, None, {}
+        self._default, self._others = None, {}
         self._started_at = time.monotonic()
 
     def assigned(self, assignment: Assignment) -> None:
@@ -69,6 +73,10 @@ class TrialCounts(SearchCallback):
             assert outcome.best is not None, "a completed trial has a full report"
             if self._best is None or outcome.best.score > self._best[0]:
                 self._best, self._best_scores = (outcome.best.score, outcome.trial), outcome.best.validation
+            if outcome.trial == 0:
+                self._default = outcome.best.validation
+            else:
+                self._others[outcome.trial] = outcome.best.score
 
     @property
     def standing(self) -> Standing:
@@ -105,9 +113,19 @@ class TrialCounts(SearchCallback):
         """Return the best score so far in words; its standard deviation over rows where this run found it."""
         if self._best is None:
             return "none completed yet"
-        return (
-            f"best {self.metric} {with_standard_error(self._best[0], self._best_scores)} ({self.noun} {self._best[1]})"
-        )
+        score = with_standard_error(self._best[0], self._best_scores)
+        return f"best {self.metric} {score} ({self.noun} {self._best[1]}){self._gain()}"
+
+    def _gain(self) -> str:
+        """Return what a search that began in this run has gained over its default, after a comma; else nothing."""
+        if self._default is None or is_confirmation(self.study):
+            return ""
+        from hpo.verdict.gain import gain_over_default
+        from hpo.verdict.wording import amount, in_points
+
+        found = gain_over_default(self._others, self._default)
+        told = found and f"{amount(self.metric, found.gain)} {in_points(self.metric, found.interval)}"
+        return f", over the default {told}" if told else ""
 
     def left(self) -> str:
         """Return the time left in words, after a comma; nothing where it is unknown."""

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,14 +15,17 @@ from rich.text import Text
 
 from hpo.cli import options
 from hpo.config.times import humanized
-from hpo.errors import ConfigurationError
+from hpo.errors import ConfigurationError, StoreError
 
 if TYPE_CHECKING:
     from hpo.store.database import Database
     from hpo.store.events import Event
     from hpo.store.status import RunningTrial, StudyStatus, WaitingTrial
+    from hpo.verdict.gain import Gain
 
 REDRAWN_SECONDS = 2.0
+MOST_READ = 1000
+"""Finished trials up to which all are read for what the search has gained."""
 WAITS_BECAUSE: Mapping[str, str] = {
     "": "not begun yet",
     "created": "not begun yet",
@@ -53,11 +57,17 @@ def status(
             _watch(database, study)
             return
         states = _states(database, study)
+        gain = _gain(database, states[0])
     if as_json:
         state, confirmation = asdict(states[0]), asdict(states[1]) if len(states) > 1 else None
-        typer.echo(json.dumps(state | {"led_by": _leader(states[0]), "confirmation": confirmation}, indent=2))
+        more = {"led_by": _leader(states[0]), "confirmation": confirmation, "gain": asdict(gain) if gain else None}
+        typer.echo(json.dumps(state | more, indent=2))
     else:
         console().print(_drawn(states))
+        if gain:
+            from hpo.verdict.gain import gain_in_words
+
+            console().print(f"\n{gain_in_words(gain, states[0].metric)}", soft_wrap=True)
 
 
 def _states(database: "Database", study: str | None) -> "list[StudyStatus]":
@@ -70,6 +80,19 @@ def _states(database: "Database", study: str | None) -> "list[StudyStatus]":
         return [state]
     confirming = read_status(database, name)
     return [state, confirming] if confirming.waiting or confirming.running or _leader(confirming) else [state]
+
+
+def _gain(database: "Database", state: "StudyStatus") -> "Gain | None":
+    """Return what a search has gained so far; None too where runs confirm it, which say more, or it is long to read."""
+    from hpo.store.results import read_results
+    from hpo.verdict.gain import gain_so_far
+
+    if state.standing.finished > MOST_READ:
+        return None
+    with suppress(StoreError):
+        results = read_results(database, state.name)
+        return None if results.confirmation or results.confirms else gain_so_far(results)
+    return None
 
 
 def _watch(database: "Database", study: str | None) -> None:

@@ -97,8 +97,12 @@ def _findings(results: StudyResults, verdict: Verdict | None) -> Iterable[str]:
     if verdict is not None:
         yield from verdict.sentences
     elif results.leaderboard:
+        # Only where it is shown: its packages take their time.
+        from hpo.verdict.gain import gain_sentences
+
         best = results.best
         yield f"Best: trial {best.number}, {results.metric} {best.score:.4f} on validation, not confirmed."
+        yield from gain_sentences(results)
         yield from _unfinished(results)
         yield from _no_test_split(results)
     else:

@@ -11,6 +11,7 @@ from hpo.report.drawing import plain_text, value_text
 from hpo.report.report_data import ReportData
 from hpo.store.results import StudyResults, TrialResult
 from hpo.verdict.findings import Interval, Verdict
+from hpo.verdict.gain import gain_sentences
 from hpo.verdict.wording import NO_TEST_SPLIT, counted, spread_in_words
 
 SHOWN_TRIALS = 20
@@ -78,7 +79,8 @@ def unconfirmed(data: ReportData) -> tuple[str, ...]:
         second = f"The default configuration scored {scored(default.score)}, which is {scored(lead)} less."
     who = "The end of the search" if data.will_confirm else "hpo confirm"
     says = f"{who} trains the best again on fresh seeds, beside the default, and says it."
-    return (first, second, unknown, says, *(() if results.has_test_split else (NO_TEST_SPLIT,)))
+    no_test = () if results.has_test_split else (NO_TEST_SPLIT,)
+    return (first, second, *gain_sentences(results), unknown, says, *no_test)
 
 
 def confirmed(verdict: Verdict) -> ReportTable:

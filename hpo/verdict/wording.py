@@ -9,7 +9,7 @@ from hpo.metrics.classification import METRICS
 from hpo.metrics.jackknife import with_standard_error
 from hpo.metrics.registry import limits_of
 from hpo.store.results import StudyResults, TrialResult
-from hpo.verdict.findings import Difference, Verdict
+from hpo.verdict.findings import Difference, Interval, Verdict
 
 FEWEST_ROWS = 10
 """Below which a jackknife of macro F1 errs: of a class with 2 of 400 rows it tells twice its standard deviation, or
@@ -216,15 +216,21 @@ def _seeds(verdict: Verdict) -> str:
 
 def _by(verdict: Verdict, found: Difference, sign: int = 1) -> str:
     """Return a difference, or its negative, with its interval."""
-    scale, digits = (100, 1) if is_share(verdict.metric) else (1, 4)
-    low, high = (f"{scale * end:.{digits}f}" for end in sorted((sign * found.interval.low, sign * found.interval.high)))
-    return f"{amount(verdict.metric, sign * found.difference)} [{low}, {high}]"
+    low, high = sorted((sign * found.interval.low, sign * found.interval.high))
+    interval = in_points(verdict.metric, Interval(low=low, high=high))
+    return f"{amount(verdict.metric, sign * found.difference)} {interval}"
 
 
 def spread_in_words(results: StudyResults, trial: TrialResult, verdict: Verdict | None = None) -> str:
     """Return the score of a trial in the search, with one standard deviation over rows and, once known, seeds."""
     beta = results.configuration.get("task", {}).get("beta")
     return with_standard_error(trial.score, trial.validation, beta, 0.0 if verdict is None else verdict.seed_noise)
+
+
+def in_points(metric: str, interval: Interval) -> str:
+    """Return an interval of differences of scores, as `[-0.9, 2.1]`, in points where the metric is shown in them."""
+    scale, digits = (100, 1) if is_share(metric) else (1, 4)
+    return f"[{scale * interval.low:.{digits}f}, {scale * interval.high:.{digits}f}]"
 
 
 def amount(metric: str, value: float) -> str:

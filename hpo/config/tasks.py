@@ -10,12 +10,16 @@ from typing import Any
 class TaskFacts:
     """What has no meaning for a task, and what is expected of it."""
 
+    key: str = "task.name"
+    """The key of a study file that chooses it."""
     without: str = ""
     """What it has none of, so that keys and hyperparameters that are about it mean nothing."""
     unused: tuple[str, ...] = ()
     """Such keys of a study file, dotted."""
     fixed: Mapping[str, Any]
     """Such hyperparameters -> the value that each keeps."""
+    method: str = ""
+    """Such a value of the hyperparameter `method`."""
     predicted: tuple[str, ...]
     """Columns in which predictions are written."""
     slices: tuple[str, ...]
@@ -34,6 +38,16 @@ TASK_FACTS: Mapping[str, TaskFacts] = {
         predicted=("prediction", "probability"),
         slices=("f1", "macro_f1"),
         first_loss=math.log,
+    ),
+    "label_words": TaskFacts(
+        key="task.head",
+        without="weights drawn anew",
+        fixed={"head_rate": 1.0, "head_scale": None},
+        method="head",
+        predicted=("prediction", "probability"),
+        slices=("f1", "macro_f1"),
+        # What the pretrained model says of the labels may be anything.
+        first_loss=lambda _: None,
     ),
     "regression": TaskFacts(
         without="classes",
@@ -58,15 +72,23 @@ TASK_FACTS: Mapping[str, TaskFacts] = {
 
 def facts_of(configuration: Mapping[str, Any]) -> TaskFacts:
     """Return the facts of the task of a stored study."""
-    return TASK_FACTS[configuration.get("task", {}).get("name", "classification")]
+    task = configuration.get("task", {})
+    head = task.get("head")
+    return TASK_FACTS[head if head in TASK_FACTS else task.get("name", "classification")]
 
 
 def unused_hyperparameters(task: str, values: Mapping[str, Any]) -> list[str]:
     """Return which of these hyperparameters have another value than the one that they keep under a task."""
-    fixed = TASK_FACTS[task].fixed
-    return [name for name, value in values.items() if name in fixed and value != fixed[name]]
+    fixed, method = TASK_FACTS[task].fixed, TASK_FACTS[task].method
+    return [
+        name
+        for name, value in values.items()
+        if (name in fixed and value != fixed[name]) or (name == "method" and value == method)
+    ]
 
 
 def unused_sentence(task: str, names: Iterable[str]) -> str:
     """Say that what has these names means nothing to a task, and what to do."""
-    return f"task.name is {task}, which has no {TASK_FACTS[task].without}: leave out {', '.join(names)}."
+    facts = TASK_FACTS[task]
+    said = [f"method {facts.method}" if name == "method" else name for name in names]
+    return f"{facts.key} is {task}, which has no {facts.without}: leave out {', '.join(said)}."

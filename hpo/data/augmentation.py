@@ -27,7 +27,7 @@ class Augmentation:
     word_swap: float = 0.0
     """Swaps of two random words of a text, over its words, in [0, 1)."""
     token_masking: float = 0.0
-    """Probability of each token that is not special to become the mask token, in [0, 1)."""
+    """Probability of each token of a text that is not special to become the mask token, in [0, 1)."""
     mask_id: int | None = None
     """The mask token; None where nothing is masked."""
     special_ids: tuple[int, ...] = ()
@@ -47,6 +47,7 @@ class Augmentation:
         if self.token_masking:
             there = batch.inputs["attention_mask"].numpy().astype(bool)
             masked = (generator.random(ids.shape) < self.token_masking) & there
+            masked[there] &= self.tokens.positions(rows) >= self.tokens.special
             ids[masked & ~np.isin(ids, self.special_ids)] = self.mask_id
         return replace(batch, inputs={**batch.inputs, "input_ids": torch.from_numpy(ids)})
 

@@ -23,7 +23,7 @@ BARE: Mapping[str, Any] = {"add_special_tokens": False, "split_special_tokens": 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Tokens:
-    """Rows of tokens: each of the special tokens of all rows, and of parts of the flat arrays that are its own."""
+    """Rows of tokens: each of the special tokens of all rows, a prompt's among them, and of parts that are its own."""
 
     ids: NDArray[np.int32]
     """Token numbers: the special tokens of a row, then all first texts, then all second ones; shape (tokens,)."""
@@ -82,16 +82,28 @@ class Tokens:
                 of a pair the longer is cut first.
 
         Raises:
-            DataError: the special tokens alone fill `max_length`.
+            DataError: the special tokens, or those of a prompt, alone fill `max_length`.
         """
         if self.special >= max_length:
             raise DataError(
-                f"max_length is {max_length}, but the tokenizer adds {self.special} special tokens to each row; give "
-                f"at least {self.special + 1}."
+                f"max_length is {max_length}, but each row has {self.special} tokens beside its text, special ones or "
+                f"those of the prompt; give at least {self.special + 1}."
             )
         sizes = _kept(self.whole, max_length - self.special, odd_to_first=not tokenizer.is_fast)
         begins = self.begins + (self.sizes - sizes if tokenizer.truncation_side == "left" else 0)
         return replace(self, begins=begins, sizes=sizes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What stands around the texts of each row, as tokens that are the same in all rows."""
+
+    ids: tuple[int, ...]
+    """Its tokens, those that the tokenizer adds among them."""
+    layout: tuple[int, ...]
+    """As in `Tokens`."""
+    gaps: tuple[str, ...]
+    """What a text, and its pair where there is one, is tokenized with in front of it: a space, or nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -104,9 +116,13 @@ class TokenizedSplit:
 
 
 def tokenize(
-    texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: "PreTrainedTokenizerBase", max_length: int
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    prompt: Prompt | None = None,
 ) -> Tokens:
-    """Turn texts into tokens with the tokenizer's special tokens in place.
+    """Turn texts into tokens with the tokenizer's special tokens, or a prompt, in place.
 
     What looks like a special token in a text is a text like any other: it is split into ordinary pieces.
 
@@ -115,13 +131,13 @@ def tokenize(
         pairs: the second text of each row, or None.
         tokenizer: the model's.
         max_length: tokens after which a row is cut, as `Tokens.cut` does it.
+        prompt: what stands around the texts, of a tokenizer and as many texts a row; None for special tokens alone.
 
     Raises:
-        DataError: the special tokens alone fill `max_length`.
+        DataError: the special tokens or the prompt alone fill `max_length`.
         ModelError: the tokenizer puts something else between its special tokens than the tokens of the text.
     """
-    sides = [texts] if pairs is None else [texts, pairs]
-    layout, special, types = _layout(sides, tokenizer)
+    sides, (layout, special, types) = _framed(texts, pairs, tokenizer, prompt)
     found = [_ids_and_lengths(side, tokenizer, max_length, whole=pairs is not None) for side in sides]
     whole = np.stack([lengths for _, lengths in found])
     sizes = np.minimum(whole, max_length)
@@ -156,6 +172,20 @@ def _kept(whole: NDArray[np.int64], room: int, *, odd_to_first: bool) -> NDArray
     least = np.stack([half, room - half])
     kept: NDArray[np.int64] = np.minimum(whole, np.maximum(room - whole[::-1], least))
     return kept
+
+
+def _framed(
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: Prompt | None,
+) -> tuple[Sequence[Sequence[str]], tuple[tuple[int, ...], list[int], list[int]]]:
+    """Return what is tokenized of each row, and what `_layout` returns of it."""
+    sides = [texts] if pairs is None else [texts, pairs]
+    if prompt is None:
+        return sides, _layout(sides, tokenizer)
+    spaced = [[f"{gap}{text}" for text in side] for gap, side in zip(prompt.gaps, sides, strict=True)]
+    return spaced, (prompt.layout, list(prompt.ids), [0] * (len(prompt.ids) + len(sides)))
 
 
 def _layout(
@@ -203,7 +233,11 @@ def tokenizer_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def word_numbers(
-    texts: Sequence[str], pairs: Sequence[str] | None, tokenizer: "PreTrainedTokenizerBase", max_length: int
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    prompt: Prompt | None = None,
 ) -> NDArray[np.int32]:
     """Tell which tokens are of one word: the pieces that the tokenizer cuts a text into before it looks them up.
 
@@ -212,13 +246,13 @@ def word_numbers(
         pairs: likewise.
         tokenizer: a fast one.
         max_length: likewise.
+        prompt: likewise.
 
     Returns:
         Aligned with `Tokens.ids`, shape (tokens,). Twice the place of its word in the text, from 0; one more than that
-        in the pair, so that the even numbers are the text's and the odd ones the pair's; -1 for a special token.
+        in the pair, so that the even numbers are the text's and the odd ones the pair's; -1 for any other token.
     """
-    sides = [texts] if pairs is None else [texts, pairs]
-    _, special, _ = _layout(sides, tokenizer)
+    sides, (_, special, _) = _framed(texts, pairs, tokenizer, prompt)
     words = [np.full(len(special), -1, dtype=np.int32)]
     for number, side in enumerate(sides):
         for encoded in _chunks(side, tokenizer, None if pairs else max_length):

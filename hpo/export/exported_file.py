@@ -211,9 +211,15 @@ def refuse_inexpressible(
         )
 
 
+def own_head(exported: Exported) -> list[tuple[str, str]]:
+    """Return (what, nearest) of a study whose model is asked through its own head, which no other trainer does here."""
+    head = exported.task.head
+    return [(f"task.head {head}", "a language model trained to write the words")] if head != "classifier" else []
+
+
 def study_wide(exported: Exported) -> list[tuple[str, str]]:
     """Return (what, nearest) of a study that no other trainer says here."""
-    found = []
+    found = own_head(exported)
     if exported.evaluation.folds:
         found.append((f"evaluation.folds {exported.evaluation.folds}", "one validation split"))
     if exported.task.name == "multi_label" and (smoothing := exported.hyperparameters.label_smoothing):

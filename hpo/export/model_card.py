@@ -6,6 +6,7 @@ from typing import Any
 
 from hpo.config.parsing import write_yaml
 from hpo.export.exported_file import Exported
+from hpo.export.prediction import CONFIG_KEY
 from hpo.messages import Scores
 
 FRONT_MATTER = """\
@@ -63,6 +64,13 @@ def written(text: str) -> str:
 
 
 def _usage(exported: Exported) -> str:
+    if exported.task.head != "classifier":
+        return f"""## Use
+
+It is a language model, asked for the word of each label behind a prompt; `config.json` has both, under `{CONFIG_KEY}`.
+
+Of the rows of a file: `hpo predict . FILE --output CSV`.
+"""
     second = exported.data.text_pair_column is not None
     text = '{"text": "A text of yours.", "text_pair": "And its second."}' if second else '"A text of yours."'
     cut = f"truncation=True, max_length={exported.hyperparameters.max_length}"

@@ -128,7 +128,9 @@ def _save(exported: Exported, config: StudyConfig, splits: Splits, part: Path) -
     fitted = fitted_among(tensors)
     TrialModel(model, task, exported.hyperparameters, seed=0).load(tensors)
     network = _unquantized(model.network, config.model.gguf_file)
-    setattr(network.config, CONFIG_KEY, trained_model(exported, splits, task, fitted))
+    said = trained_model(exported, splits, task, fitted)
+    said |= {"task": exported.task.kind, "learned": said["learned"] | model.head.learned()}
+    setattr(network.config, CONFIG_KEY, said)
     with quietly():
         network.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)

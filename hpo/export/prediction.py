@@ -152,7 +152,7 @@ def predictions_csv(asked: PredictionInput, compute: ComputeConfig) -> str:
     model = load_model(asked.model, task, choose_device(compute), trained=True)
     pairs = None if rows.pairs is None else [rows.pairs[row] for row in written]
     texts = [rows.texts[row] for row in written]
-    tokens = tokenize(texts, pairs, model.tokenizer, asked.trained.max_length)
+    tokens = tokenize(texts, pairs, model.tokenizer, asked.trained.max_length, model.head.prompt)
     split = TokenizedSplit(tokens=tokens, targets=np.zeros(len(written), dtype=np.int64))
     precision = asked.trained.precision if compute.precision == "auto" else compute.precision
     said = outputs(model, split, np.arange(len(written)), lambda batch: model.logits(batch, precision))

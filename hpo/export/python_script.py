@@ -17,7 +17,7 @@ from itertools import compress, groupby
 from pathlib import Path
 from typing import Any
 
-from hpo.export.exported_file import Exported, only, refuse_inexpressible
+from hpo.export.exported_file import Exported, only, own_head, refuse_inexpressible
 
 MARK = '"""Trains one configuration that a search by hpo found'
 """How the script begins."""
@@ -52,6 +52,7 @@ def content_of_script(exported: Exported) -> dict[str, Any]:
     beside = [
         (f"{key} {name}", "one .csv or .jsonl file") for key, name in sources if name and not IS_FILE.fullmatch(name)
     ]
+    beside += own_head(exported)
     if exported.hyperparameters.method == "lora":
         beside.append(("method lora", "hpo train, which writes an adapter"))
     if exported.model.gguf_file:

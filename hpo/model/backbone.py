@@ -16,6 +16,7 @@ from hpo.messages import Precision
 from hpo.model.dropout import Dropouts
 from hpo.model.gradient_checkpointing import GradientCheckpointing
 from hpo.model.layers import LayerStack, transformer_layers
+from hpo.tasks.head import ClassifierHead, Head
 
 PREPARED_MASKS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
 """Architectures that take a mask of shape (rows, 1, 1, length), True where there is text, as it is."""
@@ -28,8 +29,9 @@ class Backbone:
     """A network on its device, its tokenizer and a copy of its pretrained weights, for all trials of a process."""
 
     def __init__(
-        self, network: Any, tokenizer: Any, fresh: frozenset[str], device: torch.device, shared: SharedFiles | None
-    ) -> None:
+        self, network: Any, tokenizer: Any, fresh: frozenset[str], device: torch.device, shared: SharedFiles | None,
+        *, head: Head | None = None,
+    ) -> None:  # fmt: skip
         """Take over a loaded model that is still on the CPU.
 
         Args:
@@ -38,6 +40,7 @@ class Backbone:
             fresh: names of parameters that each trial initialises: the head, a pooler that pretraining did not leave.
             device: where it shall train.
             shared: where the pretrained weights are held for all worker processes; None to hold them here.
+            head: how it is asked; None for a classifier's.
         """
         self.pad_id = set_padding(network, tokenizer)
         self.longest = _longest(network, tokenizer)
@@ -52,6 +55,10 @@ class Backbone:
         for owner in map(network.get_submodule, owners):
             if next(owner.children(), None) is None:
                 compute_in_fp32(owner)
+        self.head: Head = head or ClassifierHead()
+        """How it is asked."""
+        if type(words := network.get_output_embeddings()) is nn.Linear:
+            words.__class__ = LinearInFp32
         # Copies on the CPU: initialised there, they are the same on every device.
         self._fresh_modules = {owner: deepcopy(network.get_submodule(owner)) for owner in owners}
         self.layers = LayerStack(network)
@@ -123,8 +130,7 @@ class Backbone:
     def logits(self, batch: Batch, precision: Precision) -> Tensor:
         """Return the model's answer to a batch, computed in `precision`; fp32, shape (rows, labels)."""
         with autocast(self.device, precision):
-            answer: Tensor = self.network(**self._placed(batch)).logits
-        return answer.float()
+            return self.head.outputs(self.network, self._placed(batch), batch.lengths).float()
 
     def features(self, batch: Batch, precision: Precision) -> Tensor:
         """Return the mean of the last layer over the tokens of each text; fp32, shape (rows, width)."""
@@ -159,6 +165,7 @@ class Backbone:
                 f"max_length is {max_length}, but the model reads at most {self.longest} tokens; lower it to "
                 f"{self.longest} or less."
             )
+        self.head.refuse_length(max_length)
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
@@ -180,7 +187,8 @@ class LinearInFp32(nn.Linear):
     def forward(self, states: Tensor) -> Tensor:
         """Return what the layer gives, in fp32."""
         with torch.autocast(states.device.type, enabled=False):
-            return super().forward(states.float())
+            bias = None if self.bias is None else self.bias.float()
+            return nn.functional.linear(states.float(), self.weight.float(), bias)
 
 
 def set_padding(network: Any, tokenizer: Any) -> int:

@@ -17,6 +17,7 @@ from hpo.files.shared import SharedFiles
 from hpo.memory import if_memory_suffices, is_out_of_memory
 from hpo.model.backbone import Backbone
 from hpo.model.layers import head_parameters
+from hpo.tasks.head import HasHead
 from hpo.tasks.protocol import Task
 
 
@@ -40,7 +41,7 @@ def load_model(
     Raises:
         ModelError: no such folder or hub model, no weights or tokenizer in it, or an architecture that the task has
             no head for.
-        ConfigurationError: the device cannot compute.
+        ConfigurationError: the device cannot compute, or the task asks for what the tokenizer cannot write.
     """
     _refuse_incomplete(config)
     # Read by the hub's client at each request: its telemetry stays off however early it was imported.
@@ -63,9 +64,13 @@ def load_model(
     _refuse_empty(config, tokenizer)
     mismatched = {key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]}
     missing = frozenset(found["missing_keys"]) | mismatched
-    head = frozenset(head_parameters(network))
-    _refuse_foreign(config, missing - (frozenset() if trained else head))
-    backbone = if_memory_suffices(lambda: Backbone(network, tokenizer, missing | head, device, shared))
+    new = frozenset(head_parameters(network))
+    if isinstance(task, HasHead):
+        _refuse_headless(config, missing & new)
+        new = frozenset()
+    _refuse_foreign(config, missing - (frozenset() if trained else new))
+    head = task.head_for(network, tokenizer) if isinstance(task, HasHead) else None
+    backbone = if_memory_suffices(lambda: Backbone(network, tokenizer, missing | new, device, shared, head=head))
     if backbone and if_memory_suffices(lambda: multiply(device)):
         return backbone
     size = sum(weight.nbytes for weight in network.parameters()) / 2**30
@@ -134,7 +139,7 @@ def _told(config: ModelConfig, part: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        if is_out_of_memory(error):
+        if isinstance(error, ModelError) or is_out_of_memory(error):
             raise
         raise ModelError(_why(config, part, error)) from error
 
@@ -144,7 +149,8 @@ def _why(config: ModelConfig, part: str, error: Exception) -> str:
     first = text.strip().splitlines()[0].rstrip(".") if text.strip() else type(error).__name__
     if "Unrecognized configuration class" in text:
         kind = text.partition("configuration_")[2].partition(".")[0] or "this architecture"
-        return f"{config.name} is a model ({kind}) that transformers has no classification head for; choose another."
+        head = "language-model" if "CausalLM" in text else "classification"
+        return f"{config.name} is a model ({kind}) that transformers has no {head} head for; choose another."
     if "trust_remote_code" in text:
         return f"{config.name} runs its own Python code; where you trust it, set model.trust_remote_code: true."
     if isinstance(error, OSError) and not _is_folder(config.name):
@@ -156,6 +162,15 @@ def _refuse_empty(config: ModelConfig, tokenizer: Any) -> None:
     # Without a tokenizer's files transformers makes one of nothing but special tokens, and says nothing.
     if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
         raise ModelError(f"{config.name} holds no tokenizer; expected tokenizer.json beside the weights.")
+
+
+def _refuse_headless(config: ModelConfig, missing: frozenset[str]) -> None:
+    """Raise where weights are missing of the head that the model was pretrained with."""
+    if missing:
+        raise ModelError(
+            f"{config.name} has no language-model head, which task.head label_words asks: {min(missing)} is missing; "
+            "choose a model that has one, or task.head classifier."
+        )
 
 
 def _refuse_foreign(config: ModelConfig, missing: frozenset[str]) -> None:

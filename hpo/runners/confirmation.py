@@ -113,7 +113,7 @@ class Confirmation:
     def evaluate_baselines(self, search: Coordinator, until: float) -> None:
         """Train and evaluate the baselines that the store lacks; begin none after `until`, in seconds since 1970."""
         max_length = self.parts.space.hyperparameters(self.parts.space.default_values()).max_length
-        for name in TASKS[self.parts.config.task.name].baselines:
+        for name in TASKS[self.parts.config.task.kind].baselines:
             if name not in self.results.baselines and not is_stopped(search, self.parts.stop) and time.time() < until:
                 try:
                     held_out = self.parts.pool.lead.baseline(name, max_length)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hpo.config.extras import refuse_missing
 from hpo.config.hyperparameters import resolved
 from hpo.config.study_file import StudyConfig
-from hpo.config.tasks import unused_hyperparameters, unused_sentence
+from hpo.config.tasks import TASK_FACTS, unused_hyperparameters, unused_sentence
 from hpo.errors import SpaceError
 from hpo.messages import Demands
 from hpo.search.enumeration import ENUMERATIONS
@@ -44,14 +44,14 @@ def space_of_study(config: StudyConfig) -> SearchSpace:
     Raises:
         SpaceError: the user gives a hyperparameter that means nothing to the task.
     """
-    space, task = space_of(config.space), config.task.name
+    space, task = space_of(config.space), config.task.kind
     given = {one.name: one.domain.value if isinstance(one.domain, Constant) else one for one in space.parameters}
     idle = unused_hyperparameters(task, given)
     if not idle:
         return space
-    # As they stand there: an override of one parameter makes a mapping of the whole space.
-    shipped = [one for name in shipped_spaces() for one in load_space(name).parameters]
-    if own := [one.name for one in space.parameters if one.name in idle and one not in shipped]:
+    # As they stand there, but for conditions: an override of one parameter makes a mapping of the whole space.
+    shipped = [replace(one, when=()) for name in shipped_spaces() for one in load_space(name).parameters]
+    if own := [one.name for one in space.parameters if one.name in idle and replace(one, when=()) not in shipped]:
         raise SpaceError(f"Space {space.name}: {unused_sentence(task, own)}")
     return replace(
         space,
@@ -81,6 +81,7 @@ def refuse_unfit_search(config: StudyConfig, space: SearchSpace) -> None:
             "it would draw everything at random; choose tpe."
         )
     refuse_unfit_of_folds(config, space)
+    _refuse_method(config, space)
     _refuse_slots(config, space)
 
 
@@ -102,6 +103,16 @@ def refuse_unfit_of_folds(config: StudyConfig, space: SearchSpace) -> None:
         raise SpaceError(
             f"{rule}, so a trial cannot stop itself early, but space {space.name} gives early_stopping_patience; "
             "leave it out."
+        )
+
+
+def _refuse_method(config: StudyConfig, space: SearchSpace) -> None:
+    """Refuse a space that can take a method by which nothing would train under the study's task."""
+    task, method = config.task.kind, TASK_FACTS[config.task.kind].method
+    if method and space.takes("method", method):
+        raise SpaceError(
+            f"{unused_sentence(task, ['method'])[:-1]}, which space {space.name} can take; give it other values, as in "
+            "space.method={value: full}."
         )
 
 

@@ -22,14 +22,21 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 of it; shape (rows,)."""
 
 
+MOST_TRAIN_ROWS = 20_000
+"""Rows that a baseline is trained on, a stratified part where there are more: it is to take minutes at most."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
     """A scikit-learn estimator that is fitted to the training rows, and what it sees of a row."""
 
-    inputs: Literal["nothing", "words", "features"]
-    """Nothing of it; TF-IDF of its words and pairs of words; the pretrained model's mean last layer."""
+    inputs: Literal["nothing", "words", "features", "answers"]
+    """Nothing of it; TF-IDF of its words and pairs of words; the pretrained model's mean last layer, or what it
+    predicts before any training."""
     estimator: Callable[[], Any]
     """Makes it; imports it, so that nobody else waits for that."""
+    train_rows: int = MOST_TRAIN_ROWS
+    """Most rows that it is fitted to."""
 
 
 class Task(Protocol[P]):

@@ -10,23 +10,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
-from hpo.data.batching import Rows
+from hpo.data.batching import Batch, Rows
 from hpo.data.sources import Examples
 from hpo.data.stratify import stratified_sample
-from hpo.data.tokenization import TokenizedSplit
 from hpo.errors import HpoError, TrainingError, error_line
-from hpo.messages import HeldOutEvaluation
+from hpo.messages import HeldOutEvaluation, Precision
 from hpo.tasks.held_out import mean_held_out
 from hpo.tasks.protocol import Fits
 from hpo.training.context import TrainingContext
 from hpo.training.evaluation import outputs
 
 # scikit-learn is imported where it is used: every worker imports this file, which would take it a second longer.
-MOST_TRAIN_ROWS = 20_000
-"""Rows that a baseline is trained on, a stratified part where there are more: it is to take minutes at most."""
-
 Inputs = tuple[Any, Any]
 """Two matrices: what is seen of the rows to train on, and of those to predict."""
 
@@ -62,21 +58,35 @@ def _features(context: TrainingContext, max_length: int, rows: BaselineRows) -> 
     """Return the pretrained model's mean last layer, each of its numbers scaled to variance 1 in training."""
     from sklearn.preprocessing import StandardScaler
 
+    train, predicted = _of_pretrained(context, max_length, rows, context.model.features)
+    scaler = StandardScaler()
+    return scaler.fit_transform(train.double().numpy()), scaler.transform(predicted.double().numpy())
+
+
+def _answers(context: TrainingContext, max_length: int, rows: BaselineRows) -> Inputs:
+    """Return what the pretrained model predicts."""
+    train, predicted = _of_pretrained(context, max_length, rows, context.model.logits)
+    return context.task.predictions(train), context.task.predictions(predicted)
+
+
+def _of_pretrained(
+    context: TrainingContext, max_length: int, rows: BaselineRows, ask: Callable[[Batch, Precision], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return what the pretrained model is asked for, of the rows to train on and of those to predict."""
     context.model.reset(context.config.seed)
-    splits, scaler = context.tokenized(max_length), StandardScaler()
-
-    def features(split: TokenizedSplit, rows: Rows) -> NDArray[np.float64]:
-        found = outputs(context.model, split, rows, lambda batch: context.model.features(batch, context.precision))
-        return found.double().numpy()
-
-    train = scaler.fit_transform(features(splits["train"], rows.train))
-    return train, scaler.transform(features(splits.get("confirmation", splits["validation"]), rows.predicted))
+    splits = context.tokenized(max_length)
+    asked = ((splits["train"], rows.train), (splits.get("confirmation", splits["validation"]), rows.predicted))
+    train, predicted = (
+        outputs(context.model, split, chosen, lambda batch: ask(batch, context.precision)) for split, chosen in asked
+    )
+    return train, predicted
 
 
 INPUTS: Mapping[str, Callable[[TrainingContext, int, BaselineRows], Inputs]] = {
     "nothing": _nothing,
     "words": _words,
     "features": _features,
+    "answers": _answers,
 }
 """What a baseline sees -> that of the rows to train on and of those to predict."""
 
@@ -113,7 +123,8 @@ def evaluate_baseline(context: TrainingContext, name: str, max_length: int) -> H
 
 def _evaluated(context: TrainingContext, name: str, max_length: int, rows: BaselineRows) -> HeldOutEvaluation:
     task, baseline = context.task_of(rows.fold), context.task.baselines[name]
-    chosen = rows.train[stratified_sample(context.train_strata[rows.train], MOST_TRAIN_ROWS, context.config.seed)]
+    sample = stratified_sample(context.train_strata[rows.train], baseline.train_rows, context.config.seed)
+    chosen = rows.train[sample]
     rows = replace(rows, train=chosen)
     of_train, of_predicted = INPUTS[baseline.inputs](context, max_length, rows)
     fitted = baseline.estimator().fit(of_train, context.train_targets[rows.train])

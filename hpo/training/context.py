@@ -139,7 +139,7 @@ class TrainingContext:
             ModelError, ConfigurationError: the model does not have what the hyperparameters ask for, or one of these
                 means nothing to the task.
         """
-        task = self.config.task.name
+        task = self.config.task.kind
         if idle := unused_hyperparameters(task, dict(hyperparameters)):
             raise ConfigurationError(unused_sentence(task, idle))
         model = TrialModel(
@@ -189,7 +189,9 @@ class TrainingContext:
     def _tokenize(self, split: str, examples: Examples, max_length: int) -> TokenizedSplit:
         tokens = self._shared_arrays(
             f"{split}-tokens-{max_length}",
-            lambda: tokenize(examples.texts, examples.pairs, self.model.tokenizer, max_length).arrays(),
+            lambda: tokenize(
+                examples.texts, examples.pairs, self.model.tokenizer, max_length, self.model.head.prompt
+            ).arrays(),
         )
         return TokenizedSplit(tokens=Tokens(**tokens), targets=self.task.targets(examples.labels))
 
@@ -200,7 +202,11 @@ class TrainingContext:
             refuse_word_swap(self.model.tokenizer)
             self._words = self._shared_arrays(
                 f"train-words-{self._longest}",
-                lambda: {"words": word_numbers(train.texts, train.pairs, self.model.tokenizer, self._longest)},
+                lambda: {
+                    "words": word_numbers(
+                        train.texts, train.pairs, self.model.tokenizer, self._longest, self.model.head.prompt
+                    )
+                },
             )["words"]
         return self._words
 
@@ -209,4 +215,5 @@ class TrainingContext:
         if self._shared is None:
             return make()
         model = self.config.model.model_dump(mode="json")
-        return self._shared.arrays(name, [name, self.splits.fingerprint, model, self._tokenizer_digest], make)
+        prompt = repr(self.model.head.prompt)
+        return self._shared.arrays(name, [name, self.splits.fingerprint, model, self._tokenizer_digest, prompt], make)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -119,6 +120,15 @@ class Worker:
             ModelError: the model cannot read as many tokens.
         """
         return float((self._context.tokenized(max_length)["train"].tokens.lengths >= max_length).mean())
+
+    def head_note(self, max_length: int) -> str:
+        """Return in a sentence how the model is asked about the first training example; nothing of a classifier.
+
+        Raises:
+            ModelError: the model cannot read as many tokens.
+        """
+        tokens, model = self._context.tokenized(max_length)["train"].tokens, self._context.model
+        return model.head.note(tokens.ids[tokens.positions(np.array([0]))].tolist(), model.tokenizer)
 
     def dimensions(self, max_length: int) -> Dimensions:
         """Return what the work of trials is counted from; examples are cut at `max_length` tokens.

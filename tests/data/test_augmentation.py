@@ -130,13 +130,13 @@ def test_the_expected_share_is_masked() -> None:
     assert abs(int((after.inputs["input_ids"] == 4).sum()) - tokens * probability) < 4 * spread
 
 
-def test_a_padding_token_is_never_masked_though_it_is_not_called_special() -> None:
+def test_only_tokens_of_a_text_are_masked_whatever_is_called_special() -> None:
     tokens = tokenize(["a b", "a"], None, TOKENIZERS["wordpiece"], 8)
     batch = collate(TokenizedSplit(tokens=tokens, targets=np.zeros(2, dtype=np.int64)), [0, 1], 9)
     made = Augmentation(tokens=tokens, token_masking=0.999999, mask_id=4).apply(
         batch, np.array([0, 1]), np.random.default_rng(0)
     )
-    assert made.inputs["input_ids"].tolist() == [[4, 4, 4, 4], [4, 4, 4, 9]]
+    assert made.inputs["input_ids"].tolist() == [[2, 4, 4, 3], [2, 4, 3, 9]]
 
 
 def test_words_are_swapped_before_tokens_are_masked() -> None:

@@ -109,7 +109,7 @@ def test_no_rows_are_no_tokens() -> None:
 
 def test_a_length_that_special_tokens_fill_is_refused() -> None:
     with pytest.raises(
-        DataError, match="max_length is 3, but the tokenizer adds 3 special tokens to each row; give at"
+        DataError, match="max_length is 3, but each row has 3 tokens beside its text, special ones or those of"
     ):
         tokenize(["a"], ["b"], encoder_tokenizer(), max_length=3)
 

@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import ConfirmationConfig, EvaluationConfig
 from hpo.config.tasks import TASK_FACTS
+from hpo.data.labels import TARGET_TYPES
 from hpo.data.splits import splits_of
 from hpo.errors import ConfigurationError
 from hpo.export.exported_file import Exported
 from hpo.export.model_folder import train_into
 from hpo.export.python_script import FIELDS, content_of_script, inlined, script
 from hpo.export.retraining import compute_of
-from hpo.tasks.registry import TASKS
 from hpo.training import gradients
 from tests.models import write_texts
 from tests.scripts import of_texts, with_label_sets, written
@@ -250,7 +250,7 @@ def test_another_configuration_than_its_own_is_refused(exported: Exported, tmp_p
         module.main(["--output", str(tmp_path / "model")])
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", TARGET_TYPES)
 def test_it_is_a_plain_file_of_what_it_needs(exported: Exported, task: str, tmp_path: Path) -> None:
     chosen = exported.model_copy(update={"task": exported.task.model_copy(update={"name": task})})
     text = script(with_values(chosen, optimizer="muon"))
@@ -265,7 +265,7 @@ def test_it_is_a_plain_file_of_what_it_needs(exported: Exported, task: str, tmp_
         assert left_out not in text
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", TARGET_TYPES)
 def test_every_hyperparameter_is_decided_upon(task: str) -> None:
     """Read by the script, where it holds all of hpo that it may, or refused."""
     text = inlined("hpo.export.train_script", {"TASKS": task})

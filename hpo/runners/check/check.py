@@ -48,6 +48,7 @@ from hpo.search.rungs import with_evaluation_defaults
 from hpo.search.warm_start import carried_notes, read_earlier
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import sqlite_path
+from hpo.tasks.registry import TASKS
 from hpo.training.device import with_dtype
 from hpo.training.worker import Worker
 
@@ -97,6 +98,8 @@ def check(config: StudyConfig, callback: SearchCallback | None = None) -> Check:
             callback.note(sentence)
         callback.note("Taking a few steps at the extremes of the space.")
         lead.refuse_unfit(demands_of(space))
+        if said := lead.head_note(int(space.largest("max_length"))):
+            callback.note(said)
         found = _Findings(
             config=config,
             space=space,
@@ -174,7 +177,7 @@ def _concluded(found: _Findings, now: datetime) -> Check:
     )
     shortest = None if forecast.trial_seconds is None else forecast.trial_seconds[0]
     free, refusals = _free_bytes(config), _refusals(found.extremes)
-    first_loss = TASK_FACTS[config.task.name].first_loss(len(splits.label_names))
+    first_loss = TASK_FACTS[config.task.kind].first_loss(len(splits.label_names))
     sentences = (
         None if shortest is None else short_time_warning(config, limits, now.timestamp(), shortest, reserve),
         *(warnings.on_first_loss(probe, first_loss) for probe in found.fitting),
@@ -203,7 +206,7 @@ def _confirming_seconds(found: _Findings, limits: Limits) -> float:
     """Return the seconds that the search will keep for its confirmation."""
     if not found.fitting:
         return 0.0
-    baselines = baseline_seconds(found.fitting, found.splits)
+    baselines = baseline_seconds(found.fitting, TASKS[found.config.task.kind].baselines.values(), found.splits)
     longest = max(extreme.seconds for extreme in found.extremes.values())
     return confirming_seconds(found.config, limits, longest, baselines, found.workers)
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,8 @@ from hpo.search.extremes import cheapest, dearest
 from hpo.search.forecasts import CostModel, fitted_costs
 from hpo.search.workload import Workload
 from hpo.space.search_space import SearchSpace
-from hpo.training.baselines import MOST_TRAIN_ROWS
+from hpo.tasks.protocol import MOST_TRAIN_ROWS, Baseline
+from hpo.tasks.registry import TASKS
 from hpo.training.worker import Worker
 
 SECONDS_OF_LINEAR_MODELS = 5.0
@@ -107,11 +108,12 @@ def final_evaluation_seconds(probes: Collection[Probe], rows: int) -> float:
     return 2 * rows * max((probe.seconds_per_scored_row for probe in probes), default=0.0) + 1.0
 
 
-def baseline_seconds(probes: Collection[Probe], splits: Splits) -> float:
-    """Return the seconds that the baselines take, amply: features of all rows, and the linear models over them."""
-    trained, held_out = min(splits.train.rows, MOST_TRAIN_ROWS), splits.confirmation or splits.validation
-    linear = SECONDS_OF_LINEAR_MODELS + LINEAR_SECONDS_PER_ROW * trained
-    return final_evaluation_seconds(probes, trained + held_out.rows) + linear
+def baseline_seconds(probes: Collection[Probe], baselines: Iterable[Baseline], splits: Splits) -> float:
+    """Return the seconds that baselines take, amply: what the model is asked for, and the linear models over that."""
+    rows, held_out = splits.train.rows, splits.confirmation or splits.validation
+    linear = SECONDS_OF_LINEAR_MODELS + LINEAR_SECONDS_PER_ROW * min(rows, MOST_TRAIN_ROWS)
+    asked = [min(rows, one.train_rows) + held_out.rows for one in baselines if one.inputs in ("features", "answers")]
+    return final_evaluation_seconds(probes, sum(asked)) + linear
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +157,7 @@ def short_check(
     """
     until = time.perf_counter() + most_seconds
     workload = workload_of(lead, config, space)
-    first_loss = TASK_FACTS[config.task.name].first_loss(len(splits.label_names))
+    first_loss = TASK_FACTS[config.task.kind].first_loss(len(splits.label_names))
     # The cheapest first: where time is short, it is the one that can be had.
     cheap, dear = cheapest(space), dearest(space)
     probes = {cheap: lead.probe(cheap, SHORT_STEPS, most_seconds)}
@@ -182,7 +184,7 @@ def short_check(
         longest=seconds[-1],
         shortest=min(seconds),
         reserve=final_evaluation_seconds(fitting.values(), splits.test.rows if splits.test else 0),
-        baselines=baseline_seconds(fitting.values(), splits),
+        baselines=baseline_seconds(fitting.values(), TASKS[config.task.kind].baselines.values(), splits),
         notes=tuple(dict.fromkeys(note for note in notes if note is not None)),
     )
 

@@ -1,0 +1,260 @@
+"""Head of label words: a prompt and the words that may follow it, scored by the model's own language-model head.
+
+A score is the log-probability of a whole word. Prompt and word are tokenized together, as they would be written; a text
+is tokenized with the white space in front of it. A decoder reads the prompt once for all words (`word_tree`); where one
+word begins another, such as `sport` and `sport news`, each ends in the end-of-text token, or a line break where there
+is none. A masked model reads its mask token and a full stop in the place of the word.
+"""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise, takewhile
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hpo.data.tokenization import BARE, Prompt
+from hpo.errors import ConfigurationError, ModelError
+from hpo.tasks.word_tree import Word, WordTree
+
+ANCHOR = "one"
+"""Stands for a text while the tokens around it are found."""
+SHOWN_CHARACTERS, SHOWN_WORDS = 300, 12
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WordHead:
+    """The head that a model was pretrained with, asked for the words of labels."""
+
+    template: str
+    """The prompt, labels listed, with a place for the text."""
+    words: Mapping[str, str]
+    """Label -> what follows the prompt, in the order of the labels."""
+    prompt: Prompt
+    """Its last tokens are those of the tree."""
+    spelled: tuple[Word, ...]
+    """Tokens of each word."""
+    tree: WordTree
+    from_end: int
+    """Which token of a row, counted from its end, is the first that is asked what comes next, or stands there."""
+    additive: torch.dtype | None
+    """Of a mask that is added to attention scores; None for one that says True where a token is seen."""
+    window: int | None
+    """Most tokens of a row in which every token sees all before it; None where there is no limit."""
+
+    def refuse_length(self, max_length: int) -> None:
+        """Refuse rows in which words of several tokens would see more than they do alone."""
+        if len(self.tree.nodes) > 1 and self.window is not None and max_length > self.window:
+            raise ModelError(
+                f"max_length is {max_length}, but behind {self.window} tokens this model no longer sees its first "
+                f"ones, and task.label_words has words of several tokens; lower max_length to {self.window}, or give "
+                "words of one token."
+            )
+
+    def outputs(self, network: Any, inputs: Mapping[str, Tensor], lengths: NDArray[np.int64]) -> Tensor:
+        """Return the log-probability of each label's word in nats, fp32, shape (rows, labels)."""
+        ends = torch.from_numpy(lengths).to(inputs["input_ids"].device) - self.from_end
+        if len(self.tree.nodes) > 1:
+            inputs = self.tree.branched(inputs, ends)
+            if self.additive is not None:
+                hidden = torch.zeros_like(inputs["attention_mask"], dtype=self.additive)
+                mask = hidden.masked_fill(~inputs["attention_mask"], torch.finfo(self.additive).min)
+                inputs = {**inputs, "attention_mask": mask}
+        asked = ends[:, None] + torch.arange(len(self.tree.nodes), device=ends.device)
+        with _states_at(network.base_model, asked):
+            logits: Tensor = network(**inputs).logits
+        return self.tree.scores(logits.float())
+
+    def learned(self) -> dict[str, Any]:
+        """Return the prompt and the words."""
+        return {"prompt": self.template, "label_words": dict(self.words)}
+
+    def note(self, ids: Sequence[int], tokenizer: Any) -> str:
+        """Return the prompt of a row as text, and the words with their tokens."""
+        text = tokenizer.decode(ids[: len(ids) - len(self.tree.tokens)])
+        half = SHOWN_CHARACTERS // 2
+        shown = text if len(text) <= 2 * half else f"{text[:half]} ... {text[-half:]}"
+        spelled = [
+            f"{label!r}: {' '.join(tokenizer.convert_ids_to_tokens(list(tokens)))}"
+            for label, tokens in zip(self.words, self.spelled, strict=True)
+        ]
+        more = f"; and {len(spelled) - SHOWN_WORDS} more" if len(spelled) > SHOWN_WORDS else ""
+        return f"The model reads {shown!r}, and is asked for {'; '.join(spelled[:SHOWN_WORDS])}{more}."
+
+
+def word_head(template: str, words: Mapping[str, str], network: Any, tokenizer: Any, *, masked: bool) -> WordHead:
+    """Return the head for a prompt and words.
+
+    Args:
+        template: the prompt, with `{text}`, and `{pair}` where rows have a second text.
+        words: label -> what follows the prompt, of all labels in their order.
+        network: in evaluation mode.
+        tokenizer: its own.
+        masked: whether it predicts a masked token from both sides, not the next one.
+
+    Raises:
+        ConfigurationError: a word that is no token, or the same tokens as another; of a masked model several tokens.
+        ModelError: the tokenizer joins the text with what is beside it, or the network cannot score several words.
+    """
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{type(tokenizer).__name__} does not say which tokens a text has, which task.head label_words needs; "
+            "choose another model."
+        )
+    if masked and tokenizer.mask_token is None:
+        raise ModelError("The model's tokenizer has no mask token, which task.head label_words asks for the words at.")
+    text, places = _with_anchors(template)
+    asked = text.rstrip()
+    before, behind = asked + (text[len(asked) :] or " "), "." if masked else ""
+    frame = _ids(tokenizer, f"{before}{tokenizer.mask_token}." if masked else asked)
+    written = [_ids(tokenizer, f"{before}{word.strip()}{behind}") for word in words.values()]
+    start, end = _word_place(frame, written, tokenizer.mask_token_id if masked else None)
+    spelled = [tuple(one[start : len(one) - end]) if one[:start] == frame[:start] else () for one in written]
+    _refuse_words(words, spelled, tokenizer, masked=masked)
+    if not masked and _overlap(spelled):
+        spelled = [(*one, *_terminator(tokenizer)) for one in spelled]
+    tree = WordTree.of(spelled)
+    fixed = frame if masked else [*frame[:start], *tree.tokens]
+    config = network.config.get_text_config()
+    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    head = WordHead(
+        template=template,
+        words=words,
+        prompt=_prompt(tokenizer, asked, places, fixed),
+        spelled=tuple(spelled),
+        tree=tree,
+        from_end=end + 1 if masked else len(tree.nodes),
+        additive=network.dtype if config._attn_implementation == "eager" else None,
+        window=min((window for window in windows if window), default=None),
+    )
+    if len(tree.nodes) > 1 and not _scores_apart(head, network):
+        longest = max(words.values(), key=len)
+        raise ModelError(
+            f"{type(network).__name__} cannot score words of several tokens side by side, such as {longest!r}: it "
+            "takes no mask or no positions of our own; give words of one token in task.label_words, such as A, B, C."
+        )
+    return head
+
+
+def _with_anchors(template: str) -> tuple[str, dict[int, int]]:
+    """Return a template with an anchor for each text, and where that of the text, 0, and of the pair, 1, begins."""
+    text, places = "", {}
+    for part in re.split(r"(\{text\}|\{pair\})", template):
+        if part in ("{text}", "{pair}"):
+            places[int(part == "{pair}")] = len(text)
+        text += ANCHOR if part in ("{text}", "{pair}") else part
+    return text, places
+
+
+def _word_place(frame: list[int], written: Sequence[list[int]], mask: int | None) -> tuple[int, int]:
+    """Return how many tokens stand before the word and behind it: in the place of a mask, else of what all begin with.
+
+    Args:
+        frame: the tokens of the prompt, with a mask where there is one.
+        written: those of the prompt and each word.
+        mask: the mask token; None where the word follows the prompt.
+    """
+    if mask is None:
+        return sum(1 for _ in takewhile(lambda at: len(set(at)) == 1, zip(frame, *written, strict=False))), 0
+    start = len(frame) - 1 - frame[::-1].index(mask)
+    return start, len(frame) - 1 - start
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    """Return the tokens of a text in which special tokens are what they look like, with those that are added to it."""
+    return list(tokenizer(text, split_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _prompt(tokenizer: Any, text: str, places: Mapping[int, int], fixed: Sequence[int]) -> Prompt:
+    """Return the prompt whose tokens are `fixed`, the anchors at `places` of a text taken out of them."""
+    encoded = tokenizer(text, split_special_tokens=False, verbose=False)
+    kept: list[int] = []
+    layout: list[int] = []
+    gaps, end = {}, 0
+    for number, place in sorted(places.items(), key=lambda item: item[1]):
+        behind = (encoded.char_to_token(place + len(ANCHOR) - 1) or 0) + 1
+        for gap in (" ", ""):
+            tokens = tokenizer(f"{gap}{ANCHOR}", **BARE)["input_ids"]
+            begin = behind - len(tokens)
+            if begin >= end and list(fixed[begin:behind]) == tokens:
+                break
+        else:
+            raise ModelError(
+                "The tokenizer joins the text with what is beside it in task.prompt; put a space before {text} there, "
+                "and white space behind it."
+            )
+        layout += [*range(len(kept), len(kept) + begin - end), -1 - number]
+        kept += fixed[end:begin]
+        gaps[number], end = gap, behind
+    layout += range(len(kept), len(kept) + len(fixed) - end)
+    return Prompt(ids=(*kept, *fixed[end:]), layout=tuple(layout), gaps=tuple(gaps[number] for number in sorted(gaps)))
+
+
+def _refuse_words(words: Mapping[str, str], spelled: Sequence[Word], tokenizer: Any, *, masked: bool) -> None:
+    """Refuse words that are no tokens of the tokenizer, or the same; of a masked model those of several tokens."""
+    of_tokens: dict[Word, str] = {}
+    mistakes = []
+    for (label, word), tokens in zip(words.items(), spelled, strict=True):
+        said = f"task.label_words: the word of {label!r}, {word!r}, "
+        if not word.strip() or not tokens or tokenizer.unk_token_id in tokens:
+            mistakes.append(f"{said}has no tokens that the model knows; give another.")
+        elif masked and len(tokens) > 1:
+            mistakes.append(f"{said}has {len(tokens)} tokens, but a masked model has room for one; give another.")
+        elif (other := of_tokens.setdefault(tokens, label)) != label:
+            mistakes.append(f"{said}has the same tokens as that of {other!r}; give another.")
+    if mistakes:
+        raise ConfigurationError(*mistakes)
+
+
+def _overlap(words: Sequence[Word]) -> bool:
+    """Return whether a word is the beginning of another."""
+    ordered = sorted(words)
+    return any(after[: len(word)] == word for word, after in pairwise(ordered))
+
+
+def _terminator(tokenizer: Any) -> Word:
+    end = tokenizer.eos_token_id
+    return tuple(tokenizer("\n", **BARE)["input_ids"]) if end is None else (end,)
+
+
+@torch.no_grad()
+def _scores_apart(head: WordHead, network: Any) -> bool:
+    """Return whether the word that stands behind most others has the score beside them that it has alone."""
+    prompt = head.prompt.ids[: len(head.prompt.ids) - len(head.tree.tokens)]
+    label, word = max(enumerate(head.spelled), key=lambda one: (len(one[1]), one[1]))
+    row = torch.tensor([head.prompt.ids], device=network.device)
+    inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}
+    try:
+        found = head.outputs(network, inputs, np.array([row.shape[1]]))[0, label]
+        written = torch.tensor([[*prompt, *word[:-1]]], device=network.device)
+        logits = network(input_ids=written).logits[0, -len(word) :].float()
+    except Exception:
+        # Whatever it dies of: it does not take such inputs.
+        logger.debug("Words cannot be scored side by side.", exc_info=True)
+        return False
+    alone = logits.log_softmax(dim=-1)[range(len(word)), list(word)].sum()
+    return bool(torch.isclose(found, alone, rtol=torch.finfo(network.dtype).eps ** 0.5, atol=0.0))
+
+
+@contextmanager
+def _states_at(base: Any, places: Tensor) -> Iterator[None]:
+    """Let all above the base model see its last states at these places of each row alone, shape (rows, places)."""
+
+    def take(_module: Any, _arguments: Any, output: Any) -> Any:
+        states = output.last_hidden_state
+        output.last_hidden_state = states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
+        return output
+
+    hook = base.register_forward_hook(take)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -17,7 +17,7 @@ from hpo.model.backbone import Backbone
 from hpo.model.trial_model import TrialModel
 from hpo.tasks.label_words import PROMPT, LabelWords, Untuned, with_prompt
 from hpo.tasks.word_tree import WordTree
-from hpo.training.gradients import Gradients
+from hpo.training.gradients import Gradients, SlotBatch
 from tests.data.tokenizers_of_pieces import InPython, byte_level
 from tests.models import row_of, tiny_hyperparameters
 from tests.tasks.language_models import byte_tokenizer, decoder, masked_model, word_tokenizer
@@ -106,7 +106,7 @@ def test_gradients_are_those_of_one_pass_a_label(words: dict[str, str]) -> None:
     for rows in (8, 2):
         trial = TrialModel(model, of, tiny_hyperparameters(), seed=0)
         gradients = Gradients()
-        gradients.micro_batch(trial.hyperparameters).halve(2 * rows)
+        gradients.micro_batch(trial.hyperparameters).lower(rows)
         loss = gradients.of(trial, batch(model))
         found = {name: parameter.grad.clone() for name, parameter in trial.parameters.items()}
         model.reset(0)
@@ -116,6 +116,28 @@ def test_gradients_are_those_of_one_pass_a_label(words: dict[str, str]) -> None:
         torch.testing.assert_close(loss, expected.detach())
         for name, parameter in trial.parameters.items():
             torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_adapters_of_several_trials_are_asked_side_by_side() -> None:
+    """Their gradients are those of each alone, and nothing else of the network trains."""
+    of = task(WORDS["several tokens"])
+    model = backbone(of, decoder("llama"), byte_tokenizer())
+    trials = [
+        TrialModel(model, of, tiny_hyperparameters(method="lora", lora_rank=rank), seed=rank, shares=True)
+        for rank in (2, 4)
+    ]
+    assert all("lora" in name for trial in trials for name in trial.parameters)
+    batches = [batch(model, TEXTS[:3]), batch(model, TEXTS[2:])]
+    found = []
+    for waiting in ([0, 1], [0], [1]):
+        Gradients().of_slots([SlotBatch(model=trials[i], batch=batches[i], units=3) for i in waiting])
+        found.append([p.grad.clone() for i in waiting for p in trials[i].parameters.values()])
+        for trial in trials:
+            trial.forget_gradients()
+    together, *alone = found
+    for one, other in zip(together, [*alone[0], *alone[1]], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert any(gradient.abs().max() > 0 for gradient in together)
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta"])

@@ -87,7 +87,7 @@ STUDY_OPTIONS: Mapping[str, tuple[str, Any]] = {
     "text_column": _option("data.text_column", Text, help="Column of the text; detected if not given."),
     "label_column": _option("data.label_column", Text, help="Column of the label; detected if not given."),
     "strict": _option("data.strict", bool | None, "--strict", help="Refuse texts that are not UTF-8."),
-    "space": _option("space", Text, help="A shipped space (see hpo space list) or a space file."),
+    "space": _option("space", Text, help="A shipped space (see hpo space list) or a space file; auto: by the model."),
     "study": ("study", Study),
     "store": ("store.url", Store),
     "trials": _option("budget.trials", int | None, min=1, help="Trials in all, those of earlier runs included."),

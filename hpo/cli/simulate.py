@@ -130,9 +130,9 @@ def _recorded(curves: "Sequence[Curve]", _seed: int) -> "CurveSource":
 
 def _note_unknown(recording: "Recording", config: "StudyConfig") -> None:
     """Say which parameters of the space the curves know nothing of."""
-    from hpo.space.space_file import space_of
+    from hpo.search.preflight import space_of_study
 
-    varied = [parameter.name for parameter in space_of(config.space).parameters if parameter.is_sampled]
+    varied = [parameter.name for parameter in space_of_study(config).parameters if parameter.is_sampled]
     unknown = [name for name in varied if name not in recording.parameters]
     if unknown:
         typer.echo(

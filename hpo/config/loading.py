@@ -19,6 +19,7 @@ from hpo.config.parsing import dotted_keys, read_model, read_yaml_mapping, secti
 from hpo.config.study_file import StudyConfig
 from hpo.config.sweep_file import Sweep, read_sweep
 from hpo.errors import ConfigurationError, Mistakes
+from hpo.space.automatic import AUTO
 from hpo.space.space_file import space_of
 
 KEYS = dotted_keys(StudyConfig)
@@ -68,13 +69,15 @@ def load_study(
     study = sweep.values if sweep else {}
     for given in ({} if sweep else content, deepcopy(dict(values or {}))):
         merge(study, _in_our_names(given, notes, mistakes))
-    for override in overrides:
+    # That of the model first, which the space may follow from.
+    for override in sorted(overrides, key=lambda override: not override.lstrip().startswith("model.")):
         with mistakes.gathered():
             notes += apply_override(study, override, KEYS)
     _translate_values(study, notes)
     with mistakes.gathered():
         # What is neither a name nor parameters is no space's fault.
-        if isinstance(named := study.get("space", SECTIONS["space"].default), str | Mapping):
+        named = study.get("space", AUTO)
+        if isinstance(named, str | Mapping) and named != AUTO:
             space = space_of(named, source if sweep else "of the study")
             if sweep:
                 usual, said = sweep.of_space(space)
@@ -109,7 +112,7 @@ def _in_our_names(content: Mapping[str, Any], notes: list[str], mistakes: Mistak
     read, paths = deepcopy(given), list[list[str]]()
     for key, value in dotted.items():
         with mistakes.gathered():
-            path = find_path(read, key, KEYS)
+            path = find_path(read, key, KEYS, notes)
             if has_path(given, path) or any(path[: len(one)] == one[: len(path)] for one in paths):
                 raise ConfigurationError(f"{'.'.join(path)!r} is given twice.")
             set_path(read, path, value, KEYS)

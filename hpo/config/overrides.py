@@ -9,6 +9,7 @@ from hpo.config.naming import known_name, meaning, study_key
 from hpo.config.other_names import ACCUMULATION, Alias
 from hpo.config.parsing import parse_yaml
 from hpo.errors import ConfigurationError, misspelt, nearest, without_credentials
+from hpo.space.automatic import AUTO, space_for
 from hpo.space.space_file import read_space
 
 FIELDS = Hyperparameters.model_fields
@@ -44,22 +45,24 @@ def apply_override(target: dict[str, Any], override: str, keys: Collection[str])
             "An override reads `dotted.path=value`, as in budget.trials=40, but got "
             f"{without_credentials(dotted + separator)!r}."
         )
-    path = find_path(target, dotted, keys)
+    notes = list[str]()
+    path = find_path(target, dotted, keys, notes)
     set_path(target, path, parse_yaml(text, f"the value of {dotted}"), keys)
-    return alias_note(dotted, ".".join(path))
+    return notes + alias_note(dotted, ".".join(path))
 
 
-def find_path(target: dict[str, Any], dotted: str, keys: Collection[str]) -> list[str]:
+def find_path(target: dict[str, Any], dotted: str, keys: Collection[str], notes: list[str]) -> list[str]:
     """Return the path that a dotted key, perhaps in another library's names, means in the study `target`.
 
-    A space that it leads into is opened there: its parameters take the place of its name.
+    A space that it leads into is opened there: its parameters take the place of its name; `notes` gets which it is
+    where that is automatic.
 
     Raises:
         ConfigurationError: a key that leads nowhere.
     """
     path = dotted.split(".")
     if path[0] == "space" and len(path) > 1:
-        target["space"], path = _opened_space(target.get("space", "encoder"), path)
+        target["space"], path = _opened_space(_found_space(target, notes), path)
         return path
     return _study_path(path, keys)
 
@@ -128,6 +131,21 @@ def _drop_other_kinds(spec: Any, key: str) -> None:
     if isinstance(spec, dict) and key in REPLACES:
         for other in REPLACES[key]:
             spec.pop(other, None)
+
+
+def _found_space(target: Mapping[str, Any], notes: list[str]) -> Any:
+    """Return the space of the study `target`, the automatic one by its name."""
+    space, model = target.get("space", AUTO), target.get("model")
+    if space != AUTO:
+        return space
+    if not isinstance(model, Mapping) or "name" not in model:
+        raise ConfigurationError(
+            "'space' is auto, which goes by the model, but none is given before an override of it; name a space, such "
+            "as space: encoder."
+        )
+    name, said = space_for(model)
+    notes.append(said)
+    return name
 
 
 def _opened_space(space: Any, path: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -12,6 +12,7 @@ from hpo.config.parsing import Typed
 from hpo.config.study_names import checked_study_name
 from hpo.config.tasks import TASK_FACTS, unused_sentence
 from hpo.config.times import parse_duration, parse_moment
+from hpo.space.automatic import AUTO
 
 
 def _duration(text: str) -> str:
@@ -383,8 +384,10 @@ class StudyConfig(Typed):
     data: DataConfig
     """The labelled texts."""
     task: TaskConfig = TaskConfig()
-    space: LocalPath | dict[str, Any] = "encoder"
-    """Name of a shipped space, path of a space file, or the parameters themselves."""
+    space: LocalPath | dict[str, Any] = AUTO
+    """Name of a shipped space, path of a space file, or the parameters themselves; `auto` is the shipped space that
+    suits the model: `decoder_lora` for a decoder, for an encoder by its size `encoder_small`, `encoder` or
+    `encoder_lora`."""
     search: SearchConfig = SearchConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     budget: BudgetConfig = BudgetConfig()

@@ -13,6 +13,7 @@ from hpo.messages import Demands
 from hpo.search.enumeration import ENUMERATIONS
 from hpo.search.proposals import published
 from hpo.search.samplers import sampled_jointly, sampler_of
+from hpo.space.automatic import AUTO, space_for
 from hpo.space.domains import Constant
 from hpo.space.enumeration import cases
 from hpo.space.search_space import SearchSpace
@@ -41,10 +42,12 @@ JOINT = ("gp", "cmaes")
 def space_of_study(config: StudyConfig) -> SearchSpace:
     """Return a study's space, without the shipped parameters that its task does not use; its notes say so.
 
+    Where it is `auto`, that is the shipped space that suits the model; a note says which and why.
+
     Raises:
         SpaceError: the user gives a hyperparameter that means nothing to the task.
     """
-    space, task = space_of(config.space), config.task.kind
+    space, task = _named_space(config), config.task.kind
     given = {one.name: one.domain.value if isinstance(one.domain, Constant) else one for one in space.parameters}
     idle = unused_hyperparameters(task, given)
     if not idle:
@@ -58,6 +61,13 @@ def space_of_study(config: StudyConfig) -> SearchSpace:
         parameters=tuple(one for one in space.parameters if one.name not in idle),
         notes=(*space.notes, f"Space {space.name} goes without {', '.join(idle)}, which {task} has no use for."),
     )
+
+
+def _named_space(config: StudyConfig) -> SearchSpace:
+    if config.space != AUTO:
+        return space_of(config.space)
+    name, said = space_for(config.model.model_dump())
+    return replace(load_space(name), notes=(said,))
 
 
 def refuse_unfit_search(config: StudyConfig, space: SearchSpace) -> None:

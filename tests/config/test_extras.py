@@ -42,7 +42,8 @@ def test_every_extra_that_a_message_or_a_page_names_exists_and_is_one_of_all() -
 def test_a_study_as_it_is_without_further_words_needs_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hpo.config.extras.find_spec", lambda name: None)
     config = read_model(StudyConfig, {"study": "s", "model": {"name": "m"}, "data": {"train": "t.csv"}}, "study")
-    refuse_unfit_search(config, space_of(config.space))
+    for space in ("decoder_lora", "encoder", "encoder_lora", "encoder_small"):
+        refuse_unfit_search(config, space_of(space))
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from hpo.space.space_file import space_of
 from hpo.space.specs import KEYS
 
 FIELDS = Hyperparameters.model_fields
-MATERIAL: dict[str, Any] = {"study": "s", "model": {"name": "m"}, "data": {"train": "t.csv"}}
+MATERIAL: dict[str, Any] = {"study": "s", "model": {"name": "m"}, "data": {"train": "t.csv"}, "space": "encoder"}
 
 
 def space(parameters: dict[str, Any]) -> SearchSpace:

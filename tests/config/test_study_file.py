@@ -51,7 +51,7 @@ def test_a_file_is_read_as_yaml_1_2(tmp_path: Path) -> None:
 
 def test_what_is_not_given_has_its_default() -> None:
     study = load_config(values=MINIMAL)
-    assert (study.space, study.search.sampler, study.search.pruner) == ("encoder", "tpe", "auto")
+    assert (study.space, study.search.sampler, study.search.pruner) == ("auto", "tpe", "auto")
     assert (study.evaluation.folds, study.data.group_column) == (None, None)
     assert (study.budget.trials, study.budget.most_trials) == (None, 40)
     assert (study.task.metric, study.compute.device, study.compute.runner) == ("auto", "auto", "auto")
@@ -346,7 +346,7 @@ def test_a_store_may_be_its_url_alone(tmp_path: Path) -> None:
         {"data": {"train": "t.csv", "text-column": "q"}, "data.text_column": "r"},
         {"Seed": 1, "random_state": 2},
         {"space": SPACE, "space.learning_rate.max": 1},
-        {"space.lr.max": 1, "space.learning_rate": {"value": 1}},
+        {"space": "encoder", "space.lr.max": 1, "space.learning_rate": {"value": 1}},
     ],
 )
 def test_a_key_that_is_given_twice_in_any_words_is_refused(given: dict[str, Any]) -> None:
@@ -359,8 +359,8 @@ def test_a_key_that_is_given_twice_in_any_words_is_refused(given: dict[str, Any]
 @pytest.mark.parametrize(
     "given",
     [
-        {"space.learning_rate": {"value": 1e-5}},
-        {"space.lr.value": 1e-5},
+        {"space": "encoder", "space.learning_rate": {"value": 1e-5}},
+        {"space": "encoder", "space.lr.value": 1e-5},
         {"space": {"learning_rate": {"value": 1e-5}}},
     ],
 )

@@ -26,7 +26,7 @@ def task() -> Regression:
 
 def study(**sections: object) -> StudyConfig:
     needed = {"study": "s", "model": {"name": "m"}, "data": {"train": "t.csv"}, "task": {"name": "regression"}}
-    return StudyConfig.model_validate({**needed, **sections})
+    return StudyConfig.model_validate({**needed, "space": "encoder", **sections})
 
 
 def outputs_of(numbers: Any) -> torch.Tensor:

@@ -10,6 +10,7 @@ search. A search of 1,000 trials takes one to two minutes.
 import argparse
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -55,7 +56,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.window < TPE_WINDOW.best:
         parser.error(f"--window must be at least {TPE_WINDOW.best}, the best that are always seen")
-    window = Window(best=TPE_WINDOW.best, others=asked.window - TPE_WINDOW.best)
+    window = replace(TPE_WINDOW, others=asked.window - TPE_WINDOW.best)
     print(f"{asked.trials} trials over {SPACE}, regret: all are seen, {asked.window} are seen, difference", flush=True)
     found = []
     with ProcessPoolExecutor(asked.workers) as pool:

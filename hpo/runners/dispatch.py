@@ -101,8 +101,12 @@ class Dispatch:
         """By worker."""
         self._listened = 0.0
         """Seconds of listening: no worker is silent while the store or a suspended machine keeps this from it."""
+        self._none_silent_until = 0.0
+        """The same, before which no worker can have been silent for too long."""
         self._nothing_for: set[str] = set()
         """Workers for which there was no assignment, until something changes."""
+        self._filled: Set[str] = frozenset()
+        """Workers that hold as many assignments as there were for them, until something changes."""
         self._has_reported: set[int] = set()
         """Trials whose costs are known from a report; another trial may fit since."""
         self._left_out: set[str] = set()
@@ -153,7 +157,7 @@ class Dispatch:
             self._coordinator.faults.workers = workers
             self._enlisted = workers
             # What waited for another worker may be for those that are left.
-            self._nothing_for.clear()
+            self._look_again()
             none_left = None if workers else "No worker is left to train on, and no other comes."
             self._failure = self._failure or self._coordinator.faults.abort_reason() or none_left
 
@@ -173,18 +177,24 @@ class Dispatch:
 
     def _fill(self) -> None:
         capacities = self._pool.capacities
-        # Each worker has a trial before one has a second.
-        for number in range(max((capacity.slots for capacity in capacities.values()), default=0)):
-            for worker, capacity in capacities.items():
-                held = self._held[worker]
-                if held.count == number < held.slots(capacity):
-                    self._ask(capacity, held, 0.0)
+        if capacities.keys() != self._filled:
+            # Each worker has a trial before one has a second.
+            for number in range(max(capacity.slots for capacity in capacities.values())):
+                for worker, capacity in capacities.items():
+                    held = self._held[worker]
+                    if held.count == number < held.slots(capacity):
+                        self._ask(capacity, held, 0.0)
+            self._filled = frozenset(capacities)
         soon = self._clock() + ASKS_AHEAD_SECONDS
-        for worker, capacity in capacities.items():
+        for worker, capacity in capacities.items() if self._pool.prefetch else ():
             held = self._held[worker]
             ends_at = min(held.ends_at.values(), default=math.inf)
             if ends_at <= soon and 0 <= held.count - held.slots(capacity) < self._pool.prefetch:
                 self._ask(capacity, held, max(0.0, ends_at - self._clock()))
+
+    def _look_again(self) -> None:
+        self._nothing_for.clear()
+        self._filled = frozenset()
 
     def _ask(self, capacity: Capacity, held: _Held, starts_in: float) -> None:
         worker = capacity.worker
@@ -252,11 +262,15 @@ class Dispatch:
 
     def _kill_silent(self) -> None:
         """Kill workers that train and have sent nothing for too long; their trials resume elsewhere."""
+        if self._listened <= self._none_silent_until:
+            return
         longest = 60 * self._compute.hang_minutes
         for worker, held in self._held.items():
             if held.count and self._listened - held.heard_at > longest:
                 held.heard_at = self._listened
                 self._pool.kill(worker, f"It said nothing for {self._compute.hang_minutes:g} minutes.")
+        heard = (held.heard_at for held in self._held.values() if held.count)
+        self._none_silent_until = min(heard, default=self._listened) + longest
 
     # -- from the workers
 
@@ -274,7 +288,7 @@ class Dispatch:
                 if message.trial not in self._has_reported:
                     # It has told what it costs: something else may fit for those that are idle.
                     self._has_reported.add(message.trial)
-                    self._nothing_for.clear()
+                    self._look_again()
             case Progress():
                 self._callback.progressed(message)
                 if self._coordinator.forecasts.progressed(message):
@@ -290,6 +304,7 @@ class Dispatch:
                     # Whether any is left is judged by those there are now.
                     self._enlist()
                 self._lose(worker, message)
+                self._look_again()
                 self._leave_out_quarantined()
 
     def _begin(self, held: _Held, begun: Begun) -> None:
@@ -308,7 +323,7 @@ class Dispatch:
     def _finish(self, outcome: Outcome) -> None:
         self._coordinator.finish(outcome)
         self._callback.ended(outcome)
-        self._nothing_for.clear()
+        self._look_again()
         if self._files is not None:
             self._remove_files(self._files, outcome.trial)
         self._leave_out_quarantined()
@@ -353,7 +368,7 @@ class Dispatch:
             for assignment in held.all.values():
                 self._coordinator.finish(self._cut(held, assignment, Ending.PAUSED, "Its worker was left out."))
             # What had failed on all others may be tried on them again.
-            self._nothing_for.clear()
+            self._look_again()
         self._failure = self._failure or self._coordinator.faults.abort_reason()
 
     def _cut(self, held: _Held, assignment: Assignment, ending: Ending, reason: str) -> Outcome:

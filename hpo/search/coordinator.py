@@ -371,8 +371,6 @@ class Coordinator:
         return replace(self._assignment(attempt), score_to_beat=None, limit_seconds=None), report
 
     def _judge(self, report: Report) -> Action:
-        if not self._store.attempts.is_open(report.trial, report.attempt):
-            return Action.STOP
         self._store.trials.set_intermediate_value(report.trial, report.rung, report.validation.objective)
         prune = report.decides and self._store.trials.should_prune(report.trial)
         action = Action.STOP if prune and not self._is_audited(report.trial) else Action.CONTINUE

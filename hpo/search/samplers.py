@@ -35,23 +35,33 @@ LEARNED_FROM = (TrialState.COMPLETE, TrialState.PRUNED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """How many trials that completed or were pruned are seen, at most."""
+    """How many trials are seen, at most."""
 
     best: int
+    """Of those that completed."""
     others: int
-    """Spread evenly over all that ended, as many of the early ones as of the late."""
+    """Of all that completed or were pruned, spread evenly: as many of the early ones as of the late."""
+    training: int
+    """Of those that train, spread likewise."""
 
     def of(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """Return those of `trials` that are seen, in their order; what trains or waits is always."""
+        """Return those of `trials` that are seen, in their order; what waits is always."""
         ended = [trial for trial in trials if trial.state in LEARNED_FROM]
-        if len(ended) <= self.best + self.others:
+        training = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        seen = {trial.number for trial in _spread(training, self.training)}
+        if len(ended) > self.best + self.others:
+            complete = (trial for trial in ended if trial.state == TrialState.COMPLETE)
+            best = heapq.nlargest(self.best, complete, key=lambda trial: trial.values[0])
+            ended = [*best, *_spread(ended, self.others)]
+        elif len(training) <= self.training:
             return list(trials)
-        complete = (trial for trial in ended if trial.state == TrialState.COMPLETE)
-        best = heapq.nlargest(self.best, complete, key=lambda trial: trial.values[0])
-        # From the newest on backwards, so that it is among them.
-        others = (ended[-1 - place * len(ended) // self.others] for place in range(self.others))
-        seen = {trial.number for trial in (*best, *others)}
-        return [trial for trial in trials if trial.number in seen or not trial.state.is_finished()]
+        seen |= {trial.number for trial in ended}
+        return [trial for trial in trials if trial.number in seen or trial.state == TrialState.WAITING]
+
+
+def _spread(trials: Sequence[FrozenTrial], most: int) -> Sequence[FrozenTrial]:
+    """Return at most so many of `trials`, evenly from the newest on backwards, so that it is among them."""
+    return trials if len(trials) <= most else [trials[-1 - place * len(trials) // most] for place in range(most)]
 
 
 class FixedTrials(PassingStorage):  # type: ignore[misc]
@@ -102,12 +112,16 @@ def windowed_study(study: Study, window: Window | None, earlier: Sequence[Earlie
     """
     own = study.get_trials(deepcopy=False)
     seen = [*(trial for one in earlier for trial in one.beside(own)), *own]
-    storage = FixedTrials(storage_of(study), window.of(seen) if window else seen)
-    return optuna.load_study(study_name=study.study_name, storage=storage)
+    return _fixed(study, window.of(seen) if window else seen)
 
 
-TPE_WINDOW = Window(best=25, others=900)
-"""TPE models the best 25 as good, however many there are; of the others it needs only the density."""
+def _fixed(study: Study, trials: Sequence[FrozenTrial]) -> Study:
+    return optuna.load_study(study_name=study.study_name, storage=FixedTrials(storage_of(study), trials))
+
+
+TPE_WINDOW = Window(best=25, others=900, training=100)
+"""TPE models the best 25 as good, however many there are; of the others, and of those that train, it needs only the
+density. It weighs the newest trials most: seen whole, a thousand in training would be most of what it avoids."""
 
 
 class PerTrialSampler(BaseSampler):
@@ -156,7 +170,12 @@ class PerTrialSampler(BaseSampler):
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the parameters that are proposed together."""
         if self._together is None:
-            return self._current.infer_relative_search_space(self._seen or study, trial)
+            if self._seen is not None:
+                # Trials that have the same parameters tell the same of the space, so one of each kind is enough.
+                learned = self._seen.get_trials(deepcopy=False, states=LEARNED_FROM)
+                kinds = {tuple(one.distributions): one for one in reversed(learned)}
+                study = _fixed(study, sorted(kinds.values(), key=lambda one: one.number))
+            return self._current.infer_relative_search_space(study, trial)
         # Optuna would take what finished trials have in common, which for a while may be a conditional parameter too:
         # CMA-ES stops for good where that changes, and a quasi-random sequence begins anew.
         trials = (self._seen or study).get_trials(deepcopy=False)

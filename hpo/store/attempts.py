@@ -54,10 +54,12 @@ _REACHED = (
     .group_by(*_BY_ATTEMPT)
     .order_by(attempts.c.trial, attempts.c.attempt)
 )
-_ANSWER = sa.select(evaluations.c.action).where(
-    evaluations.c.study_id == STUDY, evaluations.c.trial == TRIAL, evaluations.c.attempt == ATTEMPT,
-    evaluations.c.rung == sa.bindparam("of_rung"),
-)  # fmt: skip
+_ANSWER = _OPEN.add_columns(
+    sa.select(evaluations.c.action)
+    .where(evaluations.c.study_id == STUDY, evaluations.c.trial == TRIAL, evaluations.c.attempt == ATTEMPT)
+    .where(evaluations.c.rung == sa.bindparam("of_rung"))
+    .scalar_subquery()
+)
 _BEST = (
     sa.select(evaluations)
     .join(attempts, BEST_OF_TRIAL)
@@ -155,8 +157,11 @@ class Attempts:
         return self._device_seconds
 
     def answer(self, trial: int, attempt: int, rung: int) -> Action | None:
-        """Return what a report was answered with; None if it is a new report."""
-        answer = self._rows.execute(_ANSWER, of_trial=trial, of_attempt=attempt, of_rung=rung).scalar()
+        """Return what a report was answered with, `STOP` where it is new and `is_open` is not; None if it is to be."""
+        row = self._rows.execute(_ANSWER, of_trial=trial, of_attempt=attempt, of_rung=rung).first()
+        *known, answer = row or (None,)
+        if answer is None and known != [attempt, None, TrialState.RUNNING]:
+            return Action.STOP
         return None if answer is None else Action(answer)
 
     def best_report(self, trial: int) -> Report | None:

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import optuna
@@ -22,6 +22,7 @@ from optuna import Study
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
@@ -52,18 +53,17 @@ try:
 except ImportError as error:
     raise _refused(str(error)) from None
 
-__all__ = ["FrozenStudy", "StudyModel", "TrialModel", "TrialUserAttributeModel", "TrialValueModel"]
+__all__ = ["FrozenStudy", "StudyModel", "TrialModel", "TrialParamModel", "TrialUserAttributeModel", "TrialValueModel"]
 
 CALLS: Sequence[tuple[type, str, str, str]] = [
     (RDBStorage, "_create_new_trial", "self study_id template_trial", "scoped_session"),
-    (RDBStorage, "_set_trial_param",
-     "self trial_id param_name param_value_internal distribution previous_distribution", "scoped_session"),
     (RDBStorage, "_get_trials", "self study_id states included_trial_ids trial_id_greater_than", "scoped_session"),
     (RDBStorage, "get_all_trials", "self study_id deepcopy states", "_get_trials"),
-    (RDBStorage, "set_trial_state_values", "self trial_id state values", "scoped_session"),
+    (TrialValueModel, "value_to_stored_repr", "value", "TrialValueType"),
     (TrialValueModel, "stored_repr_to_value", "value float_type", "TrialValueType"),
     (TrialIntermediateValueModel, "stored_repr_to_intermediate_value", "value float_type",
      "TrialIntermediateValueType"),
+    (TrialIntermediateValueModel, "intermediate_value_to_stored_repr", "value", "TrialIntermediateValueType"),
     (Study, "__init__", "self study_name storage sampler pruner", "_storage"),
     (FrozenStudy, "__init__", "self study_name direction user_attrs system_attrs study_id directions", "_study_id"),
     (FrozenTrial, "__init__",
@@ -204,19 +204,62 @@ class JoiningStorage(RDBStorage):
         """Make a trial, and return it without reading it."""
         return self._create_new_trial(study_id, template)
 
-    def set_known_param(
-        self, trial_id: int, name: str, internal: float, distribution: BaseDistribution, known: BaseDistribution | None
-    ) -> None:
-        """Set a parameter, of whose distribution in the study nothing is read where it is known."""
-        self._set_trial_param(trial_id, name, internal, distribution, known)
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        """Set the value at a step, by one statement where Optuna takes three."""
+        value, kind = TrialIntermediateValueModel.intermediate_value_to_stored_repr(intermediate_value)
+        row = {"step": step, "intermediate_value": value, "intermediate_value_type": kind}
+        self.write(TrialIntermediateValueModel, "step", trial_id, [row])
+
+    def set_state(self, trial_id: int, state: TrialState, values: Sequence[float] | None, now: datetime) -> bool:
+        """Set a state as `set_trial_state_values` does, at the local time `now`."""
+        stored = [TrialValueModel.value_to_stored_repr(value) for value in values or ()]
+        rows = [{"objective": at, "value": one, "value_type": kind} for at, (one, kind) in enumerate(stored)]
+        if rows:
+            self.write(TrialValueModel, "objective", trial_id, rows)
+        begins = state == TrialState.RUNNING
+        before = TrialModel.state == TrialState.WAITING if begins else _UNFINISHED
+        set_to: dict[str, Any] = {"state": state}
+        if begins or state.is_finished():
+            set_to["datetime_start" if begins else "datetime_complete"] = now.astimezone(UTC).replace(tzinfo=None)
+        statement = sa.update(sa.inspect(TrialModel).local_table).where(TrialModel.trial_id == trial_id, before)
+        with self.scoped_session() as session:
+            is_set = session.connection().execute(statement.values(set_to)).rowcount == 1
+            session.commit()
+        return is_set or super().set_trial_state_values(trial_id, state, values)  # which says why not
+
+    def write(self, model: type, key: str, trial_id: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write rows of a trial, over those of the same `key`; raises as Optuna does where the trial has finished."""
+        statement = _written(self.engine.dialect.name, model, key)
+        with self.scoped_session() as session:
+            values = [{"of_row": trial_id} | {f"new_{name}": value for name, value in row.items()} for row in rows]
+            written = session.connection().execute(statement, values, execution_options={"preserve_rowcount": True})
+            session.commit()
+        if written.rowcount != len(rows):
+            self.check_trial_is_updatable(trial_id, self.get_trial(trial_id).state)
 
 
 # -- rows
 
 
 _distribution: Callable[[str], BaseDistribution] = lru_cache(maxsize=1024)(json_to_distribution)
+_UNFINISHED = sa.or_(TrialModel.state == TrialState.RUNNING, TrialModel.state == TrialState.WAITING)
 _NO_LATER = 2**31 - 1
 """Above every number that Optuna gives a trial's row."""
+
+
+@cache
+def _written(dialect: str, model: type, key: str) -> sa.Insert:
+    """Return the statement that writes a row of a trial which has not finished, over one of the same `key`."""
+    table: sa.Table = sa.inspect(model).local_table
+    columns = [column for column in table.c if not column.primary_key and column.name != "trial_id"]
+    values = (sa.bindparam(f"new_{column.name}", type_=column.type) for column in columns)
+    row = sa.select(TrialModel.trial_id, *values).where(TrialModel.trial_id == sa.bindparam("of_row"), _UNFINISHED)
+    insert: Any = (postgresql if dialect == "postgresql" else sqlite).insert(table)
+    replaced = {column.name: insert.excluded[column.name] for column in columns}
+    written: sa.Insert = insert.from_select(["trial_id", *columns], row).on_conflict_do_update(
+        index_elements=["trial_id", key], set_=replaced
+    )
+    return written
 
 
 def row_of(one: FrozenTrial) -> int:

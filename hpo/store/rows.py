@@ -9,6 +9,7 @@ from sqlalchemy.engine import Connection
 # What a statement is about; the names differ from those of columns, which an UPDATE would take for new values.
 STUDY = sa.bindparam("of_study", type_=sa.Integer)
 TRIAL = sa.bindparam("of_trial", type_=sa.Integer)
+TO_TRIAL = sa.bindparam("to_trial", type_=sa.Integer)
 ATTEMPT = sa.bindparam("of_attempt", type_=sa.Integer)
 
 

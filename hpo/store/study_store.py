@@ -76,6 +76,7 @@ class StudyStore:
             try:
                 with self.database.transaction() as self.rows.connection:
                     yield
+                    self._cache.write_params()
                     self.trials.record_states()
             except BaseException:
                 self._cache.forget()

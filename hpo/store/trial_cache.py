@@ -6,29 +6,41 @@ that is most of what a verb costs. Here a transaction asks once which trials oth
 
 import bisect
 import copy
-from collections import Counter
+import json
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, check_distribution_compatibility, distribution_to_json
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.messages import Ending
-from hpo.store.optuna_adapter import UNFINISHED, JoiningStorage, PassingStorage, TrialModel, row_of
-from hpo.store.rows import STUDY, TRIAL
+from hpo.store.optuna_adapter import (
+    UNFINISHED,
+    JoiningStorage,
+    PassingStorage,
+    TrialModel,
+    TrialParamModel,
+    TrialUserAttributeModel,
+    row_of,
+)
+from hpo.store.rows import STUDY, TO_TRIAL, TRIAL
 from hpo.store.tables import attempts
 
-_STATE = sa.select(TrialModel.trial_id, sa.cast(TrialModel.state, sa.String(16))).where(TrialModel.study_id == STUDY)
-STATES = sa.union(_STATE.where(UNFINISHED), _STATE.where(TrialModel.number >= TRIAL))
-"""Row and state of trials that are unfinished, and of all from `TRIAL` on."""
+_STATE = sa.select(
+    sa.cast(TrialModel.trial_id, sa.String(16)) + sa.literal_column("' '") + sa.cast(TrialModel.state, sa.String(16))
+).where(TrialModel.study_id == STUDY)
+_EACH = sa.union(_STATE.where(UNFINISHED), _STATE.where(TrialModel.number >= TRIAL)).subquery()
+STATES = sa.select(sa.func.aggregate_strings(_EACH.c[0], ","))
+"""Row and state of trials that are unfinished, and of all from `TRIAL` on: one long text is read faster than rows."""
 _TRAINED = (
     sa.select(attempts.c.trial)
     .where(attempts.c.study_id == STUDY, attempts.c.ending == str(Ending.COMPLETED))
-    .where(attempts.c.trial.between(TRIAL, sa.bindparam("to_trial", type_=sa.Integer)))
+    .where(attempts.c.trial.between(TRIAL, TO_TRIAL))
 )
 """The trials from `TRIAL` to another that hpo trained to their end."""
 
@@ -76,18 +88,19 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
         self.study_id = backend.get_study_id_from_name(name)
         self._directions = backend.get_study_directions(self.study_id)
         self._in_transaction = False
-        self.states_changed = False
-        """Whether in this transaction trials were made or changed their states, or were found so."""
         self.forget()
 
     def forget(self) -> None:
         """Forget what was read and written."""
+        self.changed: set[int] = set()
+        """Trials that were made or changed their states, or were found so, and are to be recorded as they are now."""
         self._trials: dict[int, FrozenTrial] = {}
         self._numbers: dict[int, int] = {}
-        self._unfinished: set[int] = set()
+        self._unfinished: dict[int, str] = {}
         self._unread: set[int] = set()
         self._statistics = TrialStatistics()
         self._distributions: dict[str, BaseDistribution] = {}
+        self._params: dict[int, dict[str, tuple[float, BaseDistribution]]] = defaultdict(dict)
         self._is_read = self._is_current = False
         # The first trial that is not known; later ones may be: another process may make one just before one of ours.
         self._known_to = 0
@@ -95,7 +108,6 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
     def within(self, transaction: bool) -> None:
         """Take in that a transaction begins or has ended: until now, or from now on, others may write."""
         self._in_transaction, self._is_current = transaction, False
-        self.states_changed = False
 
     # -- what is read
 
@@ -149,7 +161,7 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """Make a trial."""
         trial = self.backend.begin_trial(study_id, template_trial)
-        self.states_changed = True
+        self.changed.add(trial.number)
         if template_trial is None and self._is_read:
             self._take([trial])
         else:
@@ -159,18 +171,40 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
-        """Set a parameter."""
+        """Set a parameter; in a transaction those of a trial are written together."""
         known = self._distributions.get(param_name)
-        self.backend.set_known_param(trial_id, param_name, param_value_internal, distribution, known)
-        self._distributions.setdefault(param_name, distribution)
+        if known is None or not self._in_transaction:
+            self.backend.set_trial_param(trial_id, param_name, param_value_internal, distribution)
+            self._distributions[param_name] = distribution
+        else:
+            check_distribution_compatibility(known, distribution)
+            self._params[trial_id][param_name] = param_value_internal, distribution
         self._add(trial_id, "params", {param_name: distribution.to_external_repr(param_value_internal)})
         self._add(trial_id, "distributions", {param_name: distribution})
 
+    def write_params(self) -> None:
+        """Write the parameters that were set and are not written yet."""
+        params, self._params = self._params, defaultdict(dict)
+        for trial_id, values in params.items():
+            rows = [
+                {"param_name": name, "param_value": value, "distribution_json": distribution_to_json(distribution)}
+                for name, (value, distribution) in values.items()
+            ]
+            self.backend.write(TrialParamModel, "param_name", trial_id, rows)
+
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Set a state; Optuna sets the time with it and does not tell which, so that the trial is read again."""
-        self._unread.add(trial_id)
-        self.states_changed = True
-        return self.backend.set_trial_state_values(trial_id, state, values)
+        """Set a state, its time and the values that the trial ends with."""
+        self.write_params()
+        trial, now = copy.copy(self.get_trial(trial_id)), datetime.now()
+        if not self.backend.set_state(trial_id, state, values, now):
+            return False
+        trial.state, trial.values = state, trial.values if values is None else values
+        if state == TrialState.RUNNING:
+            trial.datetime_start = now
+        elif state.is_finished():
+            trial.datetime_complete = now
+        self._take([trial])
+        return True
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """Set the value at a step."""
@@ -179,16 +213,17 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Set an attribute."""
-        self.backend.set_trial_user_attr(trial_id, key, value)
-        self.wrote_attributes(trial_id, {key: value})
+        self.set_attributes(trial_id, {key: value})
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Set an attribute of Optuna's own."""
         self.backend.set_trial_system_attr(trial_id, key, value)
         self._add(trial_id, "system_attrs", {key: value})
 
-    def wrote_attributes(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
-        """Take in attributes that were written past this storage."""
+    def set_attributes(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
+        """Set several attributes."""
+        rows = [{"key": key, "value_json": json.dumps(value)} for key, value in attributes.items()]
+        self.backend.write(TrialUserAttributeModel, "key", trial_id, rows)
         self._add(trial_id, "user_attrs", attributes)
 
     # -- how it is kept
@@ -201,6 +236,7 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
         elif not self._is_current:
             self._unread |= self._changed()
         if self._unread:
+            self.write_params()
             self._take(self.backend.read(self.study_id, self._unread))
             self._unread = set()
         self._is_current = self._in_transaction
@@ -209,17 +245,16 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
 
     def _changed(self) -> set[int]:
         """Return the rows of trials that are not as they are known."""
-        parameters = {"of_study": self.study_id, "of_trial": self._known_to}
-        now = set(self.backend.execute(STATES, parameters))
-        unfinished = (self._trials[number] for number in self._unfinished)
-        return {row for row, _ in now ^ {(row_of(trial), trial.state.name) for trial in unfinished}}
+        [(found,)] = self.backend.execute(STATES, {"of_study": self.study_id, "of_trial": self._known_to})
+        now = found.split(",") if found else ()
+        return {int(one.split()[0]) for one in {*self._unfinished.values()}.symmetric_difference(now)}
 
     def _take(self, trials: Iterable[FrozenTrial]) -> None:
         """Take in trials as they were read."""
         ended = []
         for trial in trials:
-            self.states_changed = True
             number = trial.number
+            self.changed.add(number)
             if trial.state.is_finished() and (number not in self._trials or number in self._unfinished):
                 ended.append(trial)
             in_order = number in self._trials or number > next(reversed(self._trials), -1)
@@ -227,7 +262,9 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
             if not in_order:
                 self._trials = dict(sorted(self._trials.items()))
             self._numbers[row_of(trial)] = number
-            (self._unfinished.discard if trial.state.is_finished() else self._unfinished.add)(number)
+            self._unfinished.pop(number, None)
+            if not trial.state.is_finished():
+                self._unfinished[number] = f"{row_of(trial)} {trial.state.name}"
         trained = self._trained([trial.number for trial in ended if trial.state == TrialState.COMPLETE])
         for trial in sorted(ended, key=lambda one: (one.datetime_complete or datetime.min, one.number)):
             self._statistics.add(trial, trained=trial.number in trained)

@@ -1,6 +1,5 @@
 """Trials of a study, as Optuna has them: proposed, scored at rungs, told and put back."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,29 +10,25 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpo.errors import StoreUnavailableError
-from hpo.store.optuna_adapter import StudyModel, TrialModel, TrialUserAttributeModel, TrialValueModel
-from hpo.store.rows import STUDY, StudyRows
+from hpo.store.optuna_adapter import StudyModel, TrialModel, TrialValueModel
+from hpo.store.rows import STUDY, TO_TRIAL, TRIAL, StudyRows
 from hpo.store.tables import trials
 from hpo.store.trial_cache import TrialCache, TrialStatistics
 
-_FORGET_ATTRIBUTES = sa.delete(TrialUserAttributeModel).where(
-    TrialUserAttributeModel.trial_id == sa.bindparam("of_row"),
-    TrialUserAttributeModel.key.in_(sa.bindparam("keys", expanding=True)),
-)
-_ADD_ATTRIBUTES = sa.insert(TrialUserAttributeModel)
 _NUMBERED = sa.and_(TrialModel.study_id == STUDY, TrialModel.number == trials.c.trial)
 _VALUE = sa.and_(TrialValueModel.trial_id == TrialModel.trial_id, TrialValueModel.objective == 0)
 _AS_TEXT = sa.cast(TrialModel.state, sa.String(16))
 _CHANGED = (
     sa.update(trials)
     .where(trials.c.study_id == STUDY, sa.text("hpo_trials.state IN ('RUNNING', 'WAITING')"))
+    .where(trials.c.trial.between(TRIAL, TO_TRIAL))
     .where(sa.exists().where(_NUMBERED, trials.c.state != _AS_TEXT))
     .values(
         state=sa.select(_AS_TEXT).where(_NUMBERED).scalar_subquery(),
         score=sa.select(TrialValueModel.value).join(TrialModel, _VALUE).where(_NUMBERED).scalar_subquery(),
     )
 )
-"""Copies what Optuna has of the trials that were unfinished."""
+"""Copies what Optuna has of the trials from `TRIAL` to `TO_TRIAL` that were unfinished."""
 _NEW = sa.text(
     "INSERT INTO hpo_trials (study_id, trial, state, score) "
     "SELECT trials.study_id, trials.number, CAST(trials.state AS VARCHAR(16)), trial_values.value FROM trials "
@@ -113,12 +108,8 @@ class Trials:
         return "fixed_params" not in judged.system_attrs and bool(self._pruner.prune(self._study, judged))
 
     def set_attributes(self, trial: int, attributes: Mapping[str, Any]) -> None:
-        """Set user attributes of a trial that has not finished, all at once; Optuna takes two statements for each."""
-        row = self._row(trial)
-        self._rows.execute(_FORGET_ATTRIBUTES, of_row=row, keys=list(attributes))
-        added = [{"trial_id": row, "key": key, "value_json": json.dumps(value)} for key, value in attributes.items()]
-        self._rows.open_connection.execute(_ADD_ATTRIBUTES, added)
-        self._cache.wrote_attributes(row, attributes)
+        """Set user attributes of a trial that has not finished, all by one statement."""
+        self._cache.set_attributes(self._row(trial), attributes)
 
     def set_constraint(self, trial: int, name: str, value: float) -> None:
         """Set a constraint of a running trial; above 0 it is violated."""
@@ -130,9 +121,10 @@ class Trials:
 
     def record_states(self) -> None:
         """Copy the states of trials into our own table, where some may differ from before."""
-        if self._cache.states_changed:
-            self._rows.execute(_CHANGED)
+        if changed := self._cache.changed:
+            self._rows.execute(_CHANGED, of_trial=min(changed), to_trial=max(changed))
             self._rows.execute(_NEW)
+            self._cache.changed = set()
 
     def forget_deleted_studies(self) -> None:
         """Delete from our own table the trials of studies that were deleted with Optuna's own tools."""

@@ -128,7 +128,7 @@ class FaultyWorkerPool(ReplayWorkerPool):
         if worker in self._training:
             self._waiting.pop(worker, None)
             self._free(worker)
-            del self._training[worker]
+            del self._training[worker], self._capacities[worker]
             self._messages = [(name, message) for name, message in self._messages if name != worker]
 
     def _attempt(self, worker: str, assignment: Assignment) -> FaultyAttempt:

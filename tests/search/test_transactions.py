@@ -6,7 +6,6 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy as sa
-from optuna.storages import RDBStorage
 
 from hpo.errors import StoreError
 from hpo.messages import Ending
@@ -14,6 +13,7 @@ from hpo.search.coordinator import Coordinator
 from hpo.store.attempts import Attempts
 from hpo.store.database import open_database
 from hpo.store.events import EventLog
+from hpo.store.optuna_adapter import JoiningStorage
 from hpo.store.trials import Trials
 from tests.search.scripted import CPU, ended, everything, led, plain_trials, report_at, search, study_at, train
 
@@ -26,9 +26,9 @@ OURS = {
     "finish": [(Attempts, "end"), (EventLog, "add"), (Trials, "set_attributes")],
 }
 OPTUNAS = {
-    "next_assignment": [(RDBStorage, "_create_new_trial"), (RDBStorage, "_set_trial_param")],
-    "observe": [(RDBStorage, "set_trial_intermediate_value")],
-    "finish": [(RDBStorage, "set_trial_state_values")],
+    "next_assignment": [(JoiningStorage, "begin_trial"), (JoiningStorage, "write")],
+    "observe": [(JoiningStorage, "set_trial_intermediate_value")],
+    "finish": [(JoiningStorage, "set_state")],
 }
 CASES = [
     (owner, verb, method)
@@ -97,7 +97,7 @@ def test_an_exception_in_a_verb_leaves_no_row_on_postgresql(
         finish = prepared(coordinator, "finish")
         before = everything(postgresql_url)
         with monkeypatch.context() as patched:
-            break_after(patched, RDBStorage, "set_trial_state_values")
+            break_after(patched, JoiningStorage, "set_state")
             with pytest.raises(Broken):
                 finish(coordinator)
         assert everything(postgresql_url) == before

@@ -26,24 +26,30 @@ def trial_of(number: int, state: TrialState, value: float) -> FrozenTrial:
 kinds = st.lists(st.tuples(STATES, st.floats(0, 1)), max_size=40)
 
 
-@given(kinds, st.integers(0, 5), st.integers(1, 8))
-def test_a_window_shows_the_best_an_even_part_and_all_that_is_not_over(
-    kinds: list[tuple[TrialState, float]], best: int, others: int
+@given(kinds, st.integers(0, 5), st.integers(1, 8), st.integers(1, 8))
+def test_a_window_shows_the_best_and_an_even_part_of_what_ended_and_of_what_trains(
+    kinds: list[tuple[TrialState, float]], best: int, others: int, training: int
 ) -> None:
     trials = [trial_of(number, *kind) for number, kind in enumerate(kinds)]
-    seen = Window(best=best, others=others).of(trials)
+    seen = Window(best=best, others=others, training=training).of(trials)
+    by_state: dict[TrialState, list[FrozenTrial]] = {
+        state: [trial for trial in trials if trial.state == state] for state in TrialState
+    }
     ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    if len(ended) <= best + others:
+    runs = by_state[TrialState.RUNNING]
+    if len(ended) <= best + others and len(runs) <= training:
         assert seen == trials
         return
-    complete = sorted((one for one in ended if one.state == TrialState.COMPLETE), key=lambda one: -one.values[0])
-    unfinished = [trial for trial in trials if not trial.state.is_finished()]
     numbers = {trial.number for trial in seen}
-    assert {trial.number for trial in (*complete[:best], ended[-1], *unfinished)} <= numbers
-    assert len(numbers) <= best + others + len(unfinished)
-    gaps = [place for place, trial in enumerate(ended) if trial.number in numbers]
-    assert max(b - a for a, b in pairwise([-1, *gaps])) <= math.ceil(len(ended) / others)
+    assert {trial.number for trial in by_state[TrialState.WAITING]} <= numbers
     assert seen == sorted(seen, key=lambda trial: trial.number)
+    for all_of, most in ((ended, others), (runs, training)):
+        shown = [place for place, trial in enumerate(all_of) if trial.number in numbers]
+        assert len(shown) <= most + (best if all_of is ended else 0)
+        assert max((b - a for a, b in pairwise([-1, *shown])), default=0) <= math.ceil(len(all_of) / most)
+        assert shown[-1:] == [len(all_of) - 1][: len(all_of)]
+    complete = sorted(by_state[TrialState.COMPLETE], key=lambda one: -one.values[0])
+    assert {trial.number for trial in complete[:best]} <= numbers or len(ended) <= best + others
 
 
 def searched(sampler: optuna.samplers.BaseSampler, trials: int) -> optuna.Study:
@@ -76,7 +82,7 @@ def test_a_study_that_fits_into_the_window_is_searched_as_without_one() -> None:
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_a_longer_study_is_searched_through_the_window() -> None:
-    without, within = (searched(tpe(window), 60) for window in (None, Window(best=5, others=15)))
+    without, within = (searched(tpe(window), 60) for window in (None, Window(best=5, others=15, training=100)))
     params = [[trial.params for trial in study.trials] for study in (without, within)]
     assert params[0][:20] == params[1][:20]
     assert params[0] != params[1]

@@ -55,7 +55,7 @@ def renamed(owner: type, name: str) -> Change:
 
 
 def takes_otherwise(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(RDBStorage, "_set_trial_param", lambda self, trial_id, param_name, value: None)
+    patch.setattr(RDBStorage, "get_all_trials", lambda self, study_id, states: [])
 
 
 def takes_sessions_elsewhere(patch: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,7 @@ def another_column(patch: pytest.MonkeyPatch) -> None:
     [
         (renamed(RDBStorage, "_create_new_trial"), "RDBStorage._create_new_trial"),
         (renamed(RDBStorage, "_get_trials"), "RDBStorage._get_trials"),
-        (takes_otherwise, "RDBStorage._set_trial_param"),
+        (takes_otherwise, "RDBStorage.get_all_trials"),
         (takes_sessions_elsewhere, "RDBStorage._create_new_trial"),
         (another_column, "TrialModel.ordinal"),
     ],

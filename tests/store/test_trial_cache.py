@@ -301,7 +301,8 @@ def test_what_trains_is_not_read_again_and_again(store: StudyStore) -> None:
 
 def test_what_others_have_changed_is_found_by_the_indexes(sqlite_url: str) -> None:
     database = open_database(sqlite_url)
-    asked = str(STATES.compile(database.engine))
+    whole = STATES.params(of_study=1, of_trial=5)
+    asked = str(whole.compile(database.engine, compile_kwargs={"render_postcompile": True}))
     with database.read_transaction() as connection:
         plan = " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked}", (1, 1, 5)))
     database.close()

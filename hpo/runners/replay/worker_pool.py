@@ -198,6 +198,7 @@ class ReplayWorkerPool:
         """
         self._source, self._clock, self._metric, self._progress_every = source, clock, metric, progress_every
         self._training: dict[str, ReplayedAttempt | None] = {f"replay-{number}": None for number in range(workers)}
+        self._capacities = {name: Capacity(worker=name, device="cpu") for name in self._training}
         self._messages: list[tuple[str, WorkerMessage]] = []
         self._trained_seconds = 0.0
 
@@ -209,7 +210,7 @@ class ReplayWorkerPool:
     @property
     def capacities(self) -> Mapping[str, Capacity]:
         """All of them, by name."""
-        return {name: Capacity(worker=name, device="cpu") for name in self._training}
+        return self._capacities
 
     @property
     def trained_seconds(self) -> float:

@@ -65,7 +65,7 @@ def trained(worker: Worker, assignment, *, stop_after: int | None = None) -> tup
 def digest(worker: Worker) -> str:
     found = hashlib.sha256()
     for _, tensor in sorted(worker._context.model.network.state_dict().items()):
-        found.update(tensor.numpy().tobytes())
+        found.update(tensor.double().numpy().tobytes())
     return found.hexdigest()
 
 

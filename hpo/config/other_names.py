@@ -140,7 +140,9 @@ NAMES: Mapping[str, Meaning] = by_name(
     ("target_modules lora_target_modules lora_target lora_modules lora_target_linear", Alias("lora_targets")),
     ("use_rslora peft_use_rslora lora_use_rslora rslora", Alias("lora_scaling")),
     ("lora peft use_lora use_peft adapter adapter_type peft_type peft_method finetuning_type", Alias("method")),
-    ("dora use_dora peft_use_dora lora_use_dora", Unsupported("DoRA is not there; leave it out, and LoRA trains")),
+    ("dora use_dora peft_use_dora lora_use_dora use_qalora use_bdlora velora_config monteclora_config kasa_config "
+     "arrow_config alora_invocation_tokens",
+     Unsupported("DoRA and other variants of LoRA are not there; leave it out, and LoRA trains")),
     ("bias lora_bias", Unsupported("no biases train beside LoRA; leave it out")),
     ("modules_to_save lora_modules_to_save additional_target",
      Unsupported("beside LoRA the head trains, and nothing else; leave it out", unless=("classifier", "score"))),
@@ -156,7 +158,7 @@ NAMES: Mapping[str, Meaning] = by_name(
      Unsupported("preference tuning, such as DPO, and reinforcement learning are not there; leave it out, and labelled "
              "texts train")),
     ("load_in_8bit load_in_4bit bnb_4bit_quant_type quantization",
-     Unsupported("weights are not quantized here; leave it out")),
+     Unsupported("it is not searched; write `model: {quantization: nf4}` in the study file, or leave it out")),
     ("lr_scheduler_kwargs",
      Unsupported("write each as a hyperparameter: num_cycles is `cycles`, min_lr_rate is `final_rate_ratio`, "
              "power is `power`")),
@@ -196,7 +198,8 @@ NAMES: Mapping[str, Meaning] = by_name(
      "remove_unused_columns label_names train_sampling_strategy length_column_name group_by_length pad_to_max_length "
      "padding truncation preprocessing_num_workers overwrite_cache num_labels use_fast_tokenizer pin_memory",
      Ignored("loading of the data")),
-    ("task_type inference_mode fan_in_fan_out auto_mapping peft_version runtime_config lora_task_type",
+    ("task_type inference_mode fan_in_fan_out auto_mapping peft_version runtime_config lora_task_type "
+     "megatron_config megatron_core qalora_group_size ensure_weight_tying",
      Ignored("of a PEFT model")),
     ("do_train do_eval do_predict full_determinism data_seed past_index mp_parameters use_auth_token token "
      "use_legacy_prediction_loop", Ignored("the script's course")),
@@ -213,7 +216,7 @@ VALUES: Mapping[str, Mapping[str, Alias | Unsupported]] = {
     "method": by_name(
         ("true peft", Alias("lora")),
         ("false none null", Alias("full")),
-        ("qlora", Unsupported("weights are not quantized here; write `lora`")),
+        ("qlora", Unsupported("write `lora`, and `model: {quantization: nf4}` in the study file")),
         ("freeze", Unsupported("write `top_layers` and `trained_layers`, counted from the head")),
         ("dora adalora ia3 loha lokr oft boft vera prompt_tuning prefix_tuning p_tuning", Unsupported(_PROJECTED)),
     ),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from peft import LoraConfig
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
@@ -48,6 +49,20 @@ def refusal(parameters: dict[str, Any]) -> str:
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(TrainingArguments)])
 def test_every_training_argument_is_understood(name: str) -> None:
     assert meaning(name, FIELDS) is not None
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(LoraConfig)])
+def test_every_argument_of_pefts_lora_is_understood(name: str) -> None:
+    assert meaning(name, FIELDS) is not None
+
+
+def test_a_whole_configuration_of_peft_is_read() -> None:
+    written = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], task_type="SEQ_CLS", peft_type="LORA").to_dict()
+    values = {name: sorted(value) if isinstance(value, set) else value for name, value in written.items()}
+    read = space({name: {"value": value} for name, value in (values | {"peft_type": "LORA"}).items()})
+    made = read.hyperparameters(read.default_values())
+    assert (made.method, made.lora_rank, made.lora_alpha, made.lora_targets) == ("lora", 4, 8.0, "q_proj")
+    assert (made.lora_dropout, made.lora_scaling) == (0.0, "standard")
 
 
 @pytest.mark.parametrize(("field", "values"), [("optimizer", OptimizerNames), ("schedule", SchedulerType)])
@@ -307,7 +322,7 @@ def test_what_of_peft_changes_nothing_is_left_out_and_the_rest_refused_with_its_
         "init_lora_weights": "LoRA begins at no change",
         "modules_to_save": "beside LoRA the head trains",
         "bias": "no biases train",
-        "use_dora": "DoRA is not there",
+        "use_dora": "DoRA and other variants of LoRA are not there",
         "dpo.beta": "preference tuning, such as DPO",
     }.items():
         assert f"{name}: {reason}" in said

@@ -249,6 +249,21 @@ def test_optimizers_that_share_a_base_rate_are_shown_together() -> None:
     assert rate.describe_values() == "0.1 … 9, uniform, times 3e-05 (adamw, adam), 0.01 (sgd)"
 
 
+def test_each_method_may_have_rates_of_its_own() -> None:
+    own = space("""
+    method: {values: [full, lora]}
+    optimizer: {values: [adamw, momentum], when: {method: [full]}}
+    learning_rate:
+      relative_to: {method: {full: {adamw: 3e-5, momentum: 1e-2}, lora: {adamw: 4e-4}}}
+      values: [0.5, 2.0]
+    """)
+    rates = sorted(own.hyperparameters(values).learning_rate for values in own.combinations())
+    assert rates == pytest.approx([1.5e-5, 6e-5, 2e-4, 8e-4, 5e-3, 2e-2], rel=1e-12)
+    assert (own.size(), own.largest("learning_rate")) == (6, 2e-2)
+    [described] = [one.describe_values() for one in own.parameters if one.relative_to]
+    assert described == "0.5, 2, times [3e-05 (adamw), 0.01 (momentum)] (full), [0.0004 (adamw)] (lora)"
+
+
 def test_where_a_range_comes_from_is_shown_and_is_no_part_of_the_search() -> None:
     sourced = space("{epochs: {min: 1, max: 3, source: Devlin et al. 2019}, batch_size: {value: 8}}")
     assert [one.source for one in sourced.parameters] == ["Devlin et al. 2019", ""]

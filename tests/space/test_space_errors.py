@@ -118,6 +118,14 @@ REFUSED = {
         "relative_to needs a rate for each method, but has 2"
     ),
     "learning_rate: {min: 0.1, max: 10.0, relative_to: {optimizer: {adamw: 1}, method: {}}}": "no rate for method full",
+    "learning_rate: {min: 0.1, max: 1.5, relative_to: {method: {full: 1, lora: {adamw: 4e-4}}}}": (
+        "relative_to gives rates for lora and a single number for another method; give rates for each method, or a"
+    ),
+    "learning_rate: {min: 0.1, max: 1.5, relative_to: {method: {full: {admw: 1}}}}": "Did you mean 'adamw'?",
+    """{method: {values: [full, lora]},
+        learning_rate: {min: 0.1, max: 1.5, relative_to: {method: {full: {adamw: 1}, lora: {sgd: 1}}}}}""": (
+        "relative_to gives no rate for optimizer adamw"
+    ),
     "learning_rate: {min: 0.1, max: 1e300, relative_to: {adamw: 1e300}}": (
         "learning_rate, times its base rate: 'learning_rate' is inf"
     ),

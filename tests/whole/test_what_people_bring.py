@@ -103,7 +103,12 @@ def test_all_mistakes_of_a_space_are_told_at_once(hpo: Hpo, material: tuple[obje
     parameters = {"lerning_rate": {"value": 1}, "epochs": {"mni": 1}, "use_dora": {"value": 8}, "dropout": {"value": 2}}
     answer = hpo("check", *material, "--space", written("space.yaml", {"parameters": parameters}))
     assert answer.code == 2
-    for said in ("'learning_rate'", "'min'", "DoRA is not there", "it should be less than 1"):
+    for said in (
+        "'learning_rate'",
+        "'min'",
+        "DoRA and other variants of LoRA are not there",
+        "it should be less than 1",
+    ):
         assert said in answer.err
 
 

@@ -56,19 +56,24 @@ def train(
     words: Words,
     output: Annotated[Path, typer.Option("--output", metavar="FOLDER", help="Where the model goes: a new folder.")],
     on: Annotated[str, options.choice("--on", ("train", "train+validation"), "What is trained on.")] = "train",
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Of method lora: a whole model, with the adapter in its weights.")
+    ] = False,
     threads: options.Threads = None,
     device: options.Device = None,
 ) -> None:
-    """Train the final model by an exported configuration, into a folder that `from_pretrained` opens."""
+    """Train the final model by an exported configuration, into a folder that transformers or, of LoRA, PEFT opens."""
     from hpo.export.exported_file import read_exported
-    from hpo.export.model_folder import train_into
+    from hpo.export.model_folder import On, train_into
     from hpo.export.retraining import compute_of
 
     exported = read_exported(*options.file_and_overrides(words, "hpo train", "file that hpo export wrote"))
     compute = compute_of(exported, device=device, threads=threads)
     with interruptible(f"nothing was written to {output}."):
-        train_into(output, exported, compute, "train" if on == "train" else "train+validation", _say)
-    typer.echo(f"Wrote {output}: model, tokenizer and README.md.")
+        rows: On = "train" if on == "train" else "train+validation"
+        train_into(output, exported, compute, rows, _say, merge=merge)
+    what = "adapter" if exported.hyperparameters.method == "lora" and not merge else "model"
+    typer.echo(f"Wrote {output}: {what}, tokenizer and README.md.")
 
 
 def _say(sentence: str) -> None:

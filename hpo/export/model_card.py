@@ -6,47 +6,59 @@ from typing import Any
 
 from hpo.config.parsing import write_yaml
 from hpo.export.exported_file import Exported
-from hpo.export.prediction import CONFIG_KEY
+from hpo.export.prediction import ADAPTER_FACTS, CONFIG_KEY
 from hpo.messages import Scores
 
-FRONT_MATTER = """\
----
-library_name: transformers
-pipeline_tag: text-classification
-tags: [hpo]
----
-"""
 TRAINED_BY = ("llm-hpo", "torch", "transformers")
+WHOLE = """\
+from transformers import pipeline
+
+folder = "."
+ask = pipeline("text-classification", model=folder, tokenizer=folder)
+"""
 LEARNED = 'learned = ask.model.config.hpo["learned"]\n'
+ADAPTER = """\
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+folder = "."
+learned = json.loads(Path(folder, "hpo.json").read_text())["learned"]
+labels = dict(enumerate(learned.get("labels", ["number"])))
+options = {{"num_labels": len(labels), "id2label": labels, {options}}}
+model = AutoModelForSequenceClassification.from_pretrained(folder, **options)
+ask = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained(folder))
+"""
 USES = {
     "classification": "print(ask({text}, {cut}))",
-    "multi_label": LEARNED
-    + """[said] = ask([{text}], top_k=None, {cut})
+    "multi_label": """[said] = ask([{text}], top_k=None, {cut})
 probability = {{one["label"]: one["score"] for one in said}}
 thresholds = zip(learned["labels"], learned["thresholds"])
 print([label for label, threshold in thresholds if probability[label] >= threshold])""",
-    "regression": LEARNED
-    + """[said] = ask([{text}], function_to_apply="none", {cut})
+    "regression": """[said] = ask([{text}], function_to_apply="none", {cut})
 print(learned["mean"] + learned["sd"] * said["score"])""",
 }
 """By task: how `ask`, a pipeline, is asked about a text."""
 MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_[]<>|#"})
 
 
-def model_card(exported: Exported, how: str, scores: Scores | None) -> str:
+def model_card(exported: Exported, how: str, scores: Scores | None, *, is_adapter: bool = False) -> str:
     """Return the card in Markdown.
 
     Args:
         exported: what was trained.
         how: a sentence on what it was trained on.
         scores: of this very model on validation; None where no row was left to score.
+        is_adapter: whether it is one, to be put on the pretrained model.
     """
     return "\n".join(
         [
-            FRONT_MATTER,
+            _front_matter(exported, is_adapter=is_adapter),
             f"# {written(exported.study)}, trial {exported.trial}\n",
             f"{written(exported.model.name)}, fine-tuned by a search of hpo (task {exported.task.name}). {how}\n",
-            _usage(exported),
+            _usage(exported, is_adapter=is_adapter),
             _verdict(exported),
             _scores(exported, scores),
             "## Hyperparameters\n",
@@ -58,32 +70,44 @@ def model_card(exported: Exported, how: str, scores: Scores | None) -> str:
     )
 
 
+def _front_matter(exported: Exported, *, is_adapter: bool) -> str:
+    values = {
+        "library_name": "peft" if is_adapter else "transformers",
+        "pipeline_tag": "text-classification",
+        "base_model": exported.model.name,
+        "tags": ["hpo", *(["lora"] if is_adapter else [])],
+    }
+    return f"---\n{write_yaml(values)}---\n"
+
+
 def written(text: str) -> str:
     """Return text as Markdown shows it, whatever is in it."""
     return " ".join(text.split()).translate(MARKS)
 
 
-def _usage(exported: Exported) -> str:
+def _usage(exported: Exported, *, is_adapter: bool) -> str:
+    task, model = exported.task.name, exported.model
     if exported.task.head != "classifier":
+        where = f"`{ADAPTER_FACTS}`" if is_adapter else f"`config.json`, under `{CONFIG_KEY}`"
         return f"""## Use
 
-It is a language model, asked for the word of each label behind a prompt; `config.json` has both, under `{CONFIG_KEY}`.
+It is a language model, asked for the word of each label behind a prompt; both are in {where}.
 
 Of the rows of a file: `hpo predict . FILE --output CSV`.
 """
     second = exported.data.text_pair_column is not None
     text = '{"text": "A text of yours.", "text_pair": "And its second."}' if second else '"A text of yours."'
     cut = f"truncation=True, max_length={exported.hyperparameters.max_length}"
+    options = [f'"dtype": torch.{"bfloat16" if model.dtype == "bf16" else "float32"}']
+    options += [f'"gguf_file": {model.gguf_file!r}'] if model.gguf_file else []
+    options += ['"problem_type": "multi_label_classification"'] if task == "multi_label" else []
+    opened = ADAPTER.format(options=", ".join(options)) if is_adapter else WHOLE + LEARNED * (task != "classification")
     return f"""## Use
 
 In this folder, or with its path in place of the dot:
 
 ```python
-from transformers import pipeline
-
-folder = "."
-ask = pipeline("text-classification", model=folder, tokenizer=folder)
-{USES[exported.task.name].format(text=text, cut=cut)}
+{opened}{USES[task].format(text=text, cut=cut)}
 ```
 
 Of the rows of a file: `hpo predict . FILE --output CSV`.

@@ -1,29 +1,37 @@
-"""Final model: trained by an exported configuration, in a folder that `from_pretrained` opens."""
+"""Final model: trained by an exported configuration, in a folder that transformers or PEFT opens."""
 
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from hpo.config.study_file import ComputeConfig, StudyConfig
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.study_file import ComputeConfig, ModelConfig, StudyConfig
 from hpo.data.sources import Examples
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError, TrainingError
+from hpo.export.adapter import ADAPTER_CONFIG, save_adapter
 from hpo.export.exported_file import Exported
 from hpo.export.model_card import model_card
-from hpo.export.prediction import CONFIG_KEY, trained_model
+from hpo.export.prediction import ADAPTER_FACTS, CONFIG_KEY, folder_model, trained_model
 from hpo.export.retraining import Say, open_trainer, retrain, study_and_splits
 from hpo.export.writing import unwritable
-from hpo.files.weights import fitted_among, load_weights, weights_path
-from hpo.messages import Milestone, Report
+from hpo.files.weights import weights_path
+from hpo.messages import Milestone, Report, Scores
+from hpo.model.lora import merge as merge_adapters
 from hpo.model.pretrained import load_model, quietly
 from hpo.model.trial_model import TrialModel
 from hpo.tasks.registry import task_of
+from hpo.training.context import TrainingContext
+from hpo.training.device import choose_device
 
 On = Literal["train", "train+validation"]
 END = Milestone(rung=1000, full=True)
@@ -91,53 +99,129 @@ def concatenated(first: Examples, second: Examples) -> Examples:
     )
 
 
-def train_into(output: Path, exported: Exported, compute: ComputeConfig, on: On, say: Say) -> None:
+def train_into(
+    output: Path, exported: Exported, compute: ComputeConfig, on: On, say: Say, *, merge: bool = False
+) -> None:
     """Train a configuration and write model, tokenizer and card to the folder `output`, whole or not at all.
 
+    Of method `lora` the model is an adapter, or with `merge` the pretrained model with the adapter in its weights.
+
     Raises:
-        ConfigurationError: `output` is not empty or cannot be written, which is told before training.
+        ConfigurationError: `output` is not empty or cannot be written, or the configuration has no adapter to write or
+            to merge, which is told before training.
         HpoError: the texts, the model or the device cannot be used, or training failed.
     """
+    _refuse_form(exported.hyperparameters, merge=merge)
     with atomic_folder(output) as part:
         config, splits = study_and_splits(exported, compute)
         training = final_training(exported, splits, on)
         say(training.sentence)
-        report = _train(exported, config, training, part, say)
-        _save(exported, config, training.splits, part)
-        card = model_card(exported, training.sentence, report.validation if training.is_scored else None)
-        (part / "model" / "README.md").write_text(card, encoding="utf-8")
+        model, fitted, report = _trained(exported, config, training, part, say)
+        sentence, scores = training.sentence, report.validation if training.is_scored else None
+        facts = trained_model(exported, training.splits, task_of(config.task, training.splits), fitted)
+        facts |= {"task": exported.task.kind, "learned": facts["learned"] | model.backbone.head.learned()}
+        folder = part / "model"
+        if exported.hyperparameters.method == "lora" and not merge:
+            _save_adapter(model, config.model, facts, folder)
+        else:
+            _save_whole(_merged(model, exported, config, training.splits) if merge else model, facts, config, folder)
+        model.backbone.tokenizer.save_pretrained(folder)
+        _let_all_read(folder)
+        if merge and scores is not None:
+            before, scores = scores, _scores_of_folder(folder, exported, config, splits, fitted)
+            sentence = f"{sentence} {_difference(before, scores)}"
+            say(_difference(before, scores))
+        card = model_card(exported, sentence, scores, is_adapter=(folder / ADAPTER_CONFIG).is_file())
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _train(exported: Exported, config: StudyConfig, training: FinalTraining, part: Path, say: Say) -> Report:
+def _refuse_form(hyperparameters: Hyperparameters, *, merge: bool) -> None:
+    """Raise where there is no adapter to merge, or none that stands on the pretrained model as it is."""
+    if hyperparameters.method != "lora" and merge:
+        raise ConfigurationError(
+            f"--merge puts the adapter of method lora into the model's weights, but the method is "
+            f"{hyperparameters.method}, which writes the whole model anyway; leave it out."
+        )
+    if hyperparameters.method == "lora" and hyperparameters.kept_layers is not None and not merge:
+        raise ConfigurationError(
+            f"kept_layers is {hyperparameters.kept_layers}, but PEFT would put the adapter on the pretrained model "
+            "with all its layers; say --merge for a whole model of the layers that are kept."
+        )
+
+
+def _trained(
+    exported: Exported, config: StudyConfig, training: FinalTraining, part: Path, say: Say
+) -> tuple[TrialModel, NDArray[np.float64] | None, Report]:
+    """Return the model with its best weights, what its task has fitted to rows, and the evaluation of these."""
     worker = open_trainer(exported, config, training.splits, part)
+    assignment = exported.assignment(training.milestones)
     try:
-        report = retrain(worker, exported.assignment(training.milestones), say, training.stop_at)
+        report = retrain(worker, assignment, say, training.stop_at)
+        if not weights_path(part, exported.trial).is_file():
+            raise TrainingError(
+                f"The weights could not be written beside the output, in {part.parent}; make room there."
+            )
+        return *worker.trained(assignment), report
     finally:
         worker.close()
-    if not weights_path(part, exported.trial).is_file():
-        raise TrainingError(f"The weights could not be written beside the output, in {part.parent}; make room there.")
-    return report
 
 
-def _save(exported: Exported, config: StudyConfig, splits: Splits, part: Path) -> None:
-    """Write the model with the trained weights of `part` to the folder `model` in it."""
-    folder = part / "model"
-    task = task_of(config.task, splits)
-    model = load_model(config.model, task, torch.device("cpu"))
-    tensors = load_weights(part, exported.trial)
-    fitted = fitted_among(tensors)
-    TrialModel(model, task, exported.hyperparameters, seed=0).load(tensors)
-    network = _unquantized(model.network, config.model.gguf_file)
-    said = trained_model(exported, splits, task, fitted)
-    said |= {"task": exported.task.kind, "learned": said["learned"] | model.head.learned()}
-    setattr(network.config, CONFIG_KEY, said)
+def _merged(model: TrialModel, exported: Exported, config: StudyConfig, splits: Splits) -> TrialModel:
+    """Return the model with its adapters in the weights: those of 16 bits where it was trained over 4."""
+    if config.model.quantization:
+        plain = config.model.model_copy(update={"quantization": None})
+        task, weights = task_of(config.task, splits), model.parameters
+        model = TrialModel(
+            load_model(plain, task, torch.device("cpu")), task, exported.hyperparameters, seed=exported.seed
+        )
+        model.load(weights)
+    model.modules = merge_adapters(model.modules)
+    model.backbone.mount(model.modules)
+    return model
+
+
+def _save_adapter(model: TrialModel, base: ModelConfig, facts: Mapping[str, Any], folder: Path) -> None:
+    """Write an adapter, which finds its base from any folder, and what predictions need beside it."""
+    if Path(base.name).is_dir():
+        base = base.model_copy(update={"name": str(Path(base.name).resolve())})
+    save_adapter(model, base, folder)
+    # Quantized on another device, its numbers may be others.
+    fingerprint = None if base.quantization else model.backbone.fingerprint
+    beside = {"base": base.model_dump(exclude={"trust_remote_code"}), "base_fingerprint": fingerprint}
+    (folder / ADAPTER_FACTS).write_text(json.dumps({**facts, **beside}, indent=2) + "\n", encoding="utf-8")
+
+
+def _save_whole(model: TrialModel, facts: Mapping[str, Any], config: StudyConfig, folder: Path) -> None:
+    network = _unquantized(model.backbone.network, config.model.gguf_file)
+    setattr(network.config, CONFIG_KEY, facts)
     with quietly():
         network.save_pretrained(folder)
-    model.tokenizer.save_pretrained(folder)
-    # safetensors writes for its owner alone; whoever may read the rest of the folder may read the weights too.
-    readable = (folder / "config.json").stat().st_mode
+
+
+def _let_all_read(folder: Path) -> None:
+    """Let whoever may read the rest of a folder read its weights, which safetensors writes for their owner alone."""
+    readable = next(folder.glob("*.json")).stat().st_mode
     for weights in folder.glob("*.safetensors"):
         weights.chmod(readable)
+
+
+def _scores_of_folder(
+    folder: Path, exported: Exported, config: StudyConfig, splits: Splits, fitted: NDArray[np.float64] | None
+) -> Scores:
+    """Score a whole model on validation as it lies in its folder."""
+    task = task_of(config.task, splits)
+    there = folder_model(folder).model_copy(update={"trust_remote_code": config.model.trust_remote_code})
+    backbone = load_model(there, task, choose_device(config.compute), trained=True)
+    context = TrainingContext(config, splits, task, backbone, None)
+    answers = context.predict(context.tokenized(exported.hyperparameters.max_length)["validation"])
+    return task.scores(context.decided(answers, fitted))
+
+
+def _difference(before: Scores, after: Scores) -> str:
+    """Say what merging has done to the score."""
+    change = after.objective - before.objective
+    told = f"{abs(change):.4f} {'more' if change > 0 else 'less'} than" if change else "as"
+    return f"Merged, {after.metric} on validation is {after.objective:.4f}, {told} with the adapter beside the weights."
 
 
 def _unquantized(network: Any, gguf_file: str | None) -> Any:
@@ -147,7 +231,7 @@ def _unquantized(network: Any, gguf_file: str | None) -> Any:
     config = network.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    plain = type(network)(config)
+    plain = type(network)(config).to(network.dtype)
     plain.load_state_dict(network.state_dict())
     return plain
 

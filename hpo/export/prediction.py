@@ -20,16 +20,21 @@ from hpo.data.readers.table import as_unicode
 from hpo.data.sources import UnlabelledExamples, read_texts
 from hpo.data.splits import Splits
 from hpo.data.tokenization import TokenizedSplit, tokenize
-from hpo.errors import ConfigurationError, DataError
+from hpo.errors import ConfigurationError, DataError, ModelError
+from hpo.export.adapter import load_adapter
 from hpo.export.exported_file import Exported
 from hpo.messages import Precision
+from hpo.model.backbone import Backbone
 from hpo.model.pretrained import load_model
+from hpo.tasks.protocol import Task
 from hpo.tasks.registry import TASKS
 from hpo.training.device import choose_device
 from hpo.training.evaluation import outputs
 
 CONFIG_KEY = "hpo"
-"""In config.json: under it stands a `TrainedModel`."""
+"""In config.json of a whole model: under it stands a `TrainedModel`."""
+ADAPTER_FACTS = "hpo.json"
+"""File of a `TrainedModel` beside an adapter: a config.json there would be taken for that of a whole model."""
 OVERRIDABLE = (
     "model.trust_remote_code", "data.text_column", "data.text_pair_column", "data.delimiter", "data.strict",
 )  # fmt: skip
@@ -49,6 +54,10 @@ class TrainedModel(Typed):
     """Tokens to which texts are truncated."""
     precision: Precision
     """Of its evaluation."""
+    base: ModelConfig | None = None
+    """The pretrained model that an adapter stands on; None for a whole model."""
+    base_fingerprint: str | None = None
+    """As `Backbone.fingerprint`; None where it is not compared."""
 
 
 def trained_model(exported: Exported, splits: Splits, task: Any, fitted: NDArray[np.float64] | None) -> dict[str, Any]:
@@ -67,6 +76,16 @@ def trained_model(exported: Exported, splits: Splits, task: Any, fitted: NDArray
     }
 
 
+def folder_model(folder: Path) -> ModelConfig:
+    """Return where a whole model lies, its weights in the number format in which they were written.
+
+    Raises:
+        ConfigurationError: its config.json cannot be read.
+    """
+    is_bf16 = _read_json(folder / "config.json").get("dtype") == "bfloat16"
+    return ModelConfig(name=str(folder), dtype="bf16" if is_bf16 else "fp32")
+
+
 class _InputConfig(Typed):
     """The model, and where the rows are."""
 
@@ -79,7 +98,10 @@ class PredictionInput:
     """A model and the rows to predict."""
 
     trained: TrainedModel
+    folder: Path
+    """Where it lies."""
     model: ModelConfig
+    """Itself, or the pretrained model that it stands on."""
     rows: UnlabelledExamples
 
     @property
@@ -99,7 +121,7 @@ def prediction_input(folder: Path, source: str, overrides: Sequence[str] = ()) -
     Args:
         folder: one that `hpo train` wrote.
         source: as `read_source` takes it.
-        overrides: `dotted.path=value`, of `OVERRIDABLE`.
+        overrides: `dotted.path=value`, of `OVERRIDABLE`, and `model.name` of what an adapter stands on.
 
     Raises:
         ConfigurationError: no such folder, or not one of `hpo train`; an override that leads nowhere.
@@ -107,35 +129,40 @@ def prediction_input(folder: Path, source: str, overrides: Sequence[str] = ()) -
     """
     trained = _read_trained_model(folder)
     content = {
-        "model": {"name": str(folder)},
+        "model": (trained.base or folder_model(folder)).model_dump(),
         "data": {"train": source} | trained.model_dump(include={"text_column", "text_pair_column"}),
     }
     for override in overrides:
-        apply_override(content, override, OVERRIDABLE)
+        apply_override(content, override, (*OVERRIDABLE, *(("model.name",) if trained.base else ())))
     given = read_model(_InputConfig, content, "the command")
     rows = read_texts(given.data.train, "test", given.data)
-    asked = PredictionInput(trained=trained, model=given.model, rows=rows)
+    asked = PredictionInput(trained=trained, folder=folder, model=given.model, rows=rows)
     if taken := [name for name in asked.added if name in rows.table.names]:
         raise DataError(f"{rows.table.source} has a column {taken[0]!r} already; rename it, or leave it out.")
     return asked
 
 
 def _read_trained_model(folder: Path) -> TrainedModel:
-    file = folder / "config.json"
     if not folder.is_dir():
         raise ConfigurationError(f"There is no folder {folder}; name one that hpo train --output wrote.")
-    try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        said = {}
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"Cannot read {file}: {error}.") from None
-    if not isinstance(said, dict) or CONFIG_KEY not in said:
+    if (beside := folder / ADAPTER_FACTS).is_file():
+        return read_model(TrainedModel, _read_json(beside), str(beside))
+    file = folder / "config.json"
+    said = _read_json(file) if file.exists() else {}
+    if CONFIG_KEY not in said:
         raise ConfigurationError(
-            f"{folder} is not a model of hpo train, which says in config.json by which column, length and precision "
-            "its texts are read; name a folder that hpo train --output wrote."
+            f"{folder} is not a model of hpo train, which says in config.json, or of an adapter in {ADAPTER_FACTS}, by "
+            "which column, length and precision its texts are read; name a folder that hpo train --output wrote."
         )
     return read_model(TrainedModel, said[CONFIG_KEY], str(file))
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"Cannot read {file}: {error}.") from None
+    return said if isinstance(said, dict) else {}
 
 
 def predictions_csv(asked: PredictionInput, compute: ComputeConfig) -> str:
@@ -149,7 +176,7 @@ def predictions_csv(asked: PredictionInput, compute: ComputeConfig) -> str:
         torch.set_num_threads(compute.threads)
     rows, written = asked.rows, asked.rows.written
     task = TASKS[asked.trained.task].restored(asked.trained.learned)
-    model = load_model(asked.model, task, choose_device(compute), trained=True)
+    model = _opened(asked, task, choose_device(compute))
     pairs = None if rows.pairs is None else [rows.pairs[row] for row in written]
     texts = [rows.texts[row] for row in written]
     tokens = tokenize(texts, pairs, model.tokenizer, asked.trained.max_length, model.head.prompt)
@@ -157,6 +184,20 @@ def predictions_csv(asked: PredictionInput, compute: ComputeConfig) -> str:
     precision = asked.trained.precision if compute.precision == "auto" else compute.precision
     said = outputs(model, split, np.arange(len(written)), lambda batch: model.logits(batch, precision))
     return _csv(asked, task.columns(task.predictions(said)))
+
+
+def _opened(asked: PredictionInput, task: Task[Any], device: torch.device) -> Backbone:
+    """Return the network of a trained model; of an adapter the pretrained one, with it mounted."""
+    trained = asked.trained
+    backbone = load_model(asked.model, task, device, trained=trained.base is None)
+    if trained.base is None:
+        return backbone
+    if trained.base_fingerprint not in (None, backbone.fingerprint):
+        raise ModelError(
+            f"The weights of {asked.model.name} are not those over which the adapter in {asked.folder} was trained; "
+            "say model.name=PATH where these are, or train it again."
+        )
+    return load_adapter(backbone, task, asked.folder).backbone
 
 
 def _csv(asked: PredictionInput, added: Mapping[str, Sequence[str]]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hpo.config.hyperparameters import Hyperparameters
@@ -226,19 +227,31 @@ class Worker:
             NoResultError: there is no test split, or no weights of that trial were kept.
         """
         assert self.idle, "the test split is for after the search"
-        context, hyperparameters = self._context, assignment.hyperparameters
-        test = context.tokenized(hyperparameters.max_length).get("test")
-        files = context.files_of(confirms=assignment.confirms is not None)
+        context = self._context
+        test = context.tokenized(assignment.hyperparameters.max_length).get("test")
         if test is None or context.splits.test is None:
             raise NoResultError("There is no test split to score; name data.test or give data.test_fraction.")
+        _, fitted = self.trained(assignment)
+        # With folds, weights are those of the last.
+        answers = context.predict(test, fold=-1 if context.splits.folds else None)
+        return context.held_out_evaluation(context.splits.test, context.decided(answers, fitted))
+
+    def trained(self, assignment: Assignment) -> tuple[TrialModel, NDArray[np.float64] | None]:
+        """Return the model of a trial with the weights that were kept of it, and what its task has fitted to rows.
+
+        Raises:
+            NoResultError: no weights of that trial were kept.
+        """
+        assert self.idle, "no other trial may move the weights"
+        context = self._context
+        files = context.files_of(confirms=assignment.confirms is not None)
         if files is None:
             raise NoResultError("No weights were kept, because the worker was opened without a folder for them.")
         tensors = load_weights(files, assignment.trial, context.remote)
         fitted = fitted_among(tensors)
-        TrialModel(context.model, context.task, hyperparameters, seed=0).load(tensors)
-        # With folds, weights are those of the last.
-        answers = context.predict(test, fold=-1 if context.splits.folds else None)
-        return context.held_out_evaluation(context.splits.test, context.decided(answers, fitted))
+        model = TrialModel(context.model, context.task, assignment.hyperparameters, seed=0)
+        model.load(tensors)
+        return model, fitted
 
     def baseline(self, name: str, max_length: int) -> HeldOutEvaluation:
         """Train and evaluate a baseline of `hpo.training.baselines`; takes seconds to minutes.

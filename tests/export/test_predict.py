@@ -141,7 +141,7 @@ def test_columns_that_are_no_text_and_not_needed_are_left_out(hpo: Hpo, trained_
 def test_no_second_copy_of_the_weights_is_held(trained_folder: Path) -> None:
     task = TASKS["classification"].restored({"labels": ["money", "sport"]})
     model = load_model(ModelConfig(name=str(trained_folder)), task, torch.device("cpu"), trained=True)
-    assert model._pretrained == {}
+    assert model._pretrained is None
 
 
 def test_texts_may_lie_in_a_column_of_another_name(hpo: Hpo, trained_folder: Path) -> None:

@@ -1,0 +1,82 @@
+"""Adapter: what a trial of LoRA has trained, in a folder that PEFT opens over the pretrained model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers.pytorch_utils import Conv1D
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.study_file import ModelConfig
+from hpo.errors import ModelError
+from hpo.model.backbone import Backbone
+from hpo.model.lora import LoraLinear
+from hpo.model.trial_model import TrialModel
+from hpo.tasks.head import ClassifierHead
+from hpo.tasks.protocol import Task
+
+ADAPTER_CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+"""What PEFT puts before the names of a network's weights."""
+
+
+def save_adapter(model: TrialModel, base: ModelConfig, folder: Path) -> None:
+    """Write the adapters and the head of a trial, and the configuration that PEFT mounts them by."""
+    # Here, as it takes seconds to import.
+    from peft import LoraConfig
+
+    h, alpha = model.hyperparameters, float(model.hyperparameters.lora_alpha or 0)
+    adapters = {path: module for path, module in model.modules.items() if isinstance(module, LoraLinear)}
+    others = {path: module for path, module in model.modules.items() if path not in adapters}
+    values: dict[str, Any] = {
+        "task_type": _task_type(model.backbone),
+        "base_model_name_or_path": base.name,
+        "revision": base.revision,
+        "inference_mode": True,
+        "r": h.lora_rank,
+        # What reads it may want a whole number.
+        "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
+        "lora_dropout": h.lora_dropout,
+        "use_rslora": h.lora_scaling == "rslora",
+        "target_modules": sorted(adapters),
+        "modules_to_save": [path for path, module in others.items() if [*module.parameters()]] or None,
+        "fan_in_fan_out": any(isinstance(module.base, Conv1D) for module in adapters.values()),
+    }
+    LoraConfig(**values).save_pretrained(str(folder))
+    weights = {f"{PREFIX}{name}": weight.detach().cpu().contiguous() for name, weight in model.parameters.items()}
+    save_file(weights, folder / WEIGHTS, {"format": "pt"})
+
+
+def _task_type(backbone: Backbone) -> str | None:
+    """Return PEFT's name for how a network is asked; it has none for masked models."""
+    if isinstance(backbone.head, ClassifierHead):
+        return "SEQ_CLS"
+    return "CAUSAL_LM" if backbone.network.can_generate() else None
+
+
+def load_adapter(backbone: Backbone, task: Task[Any], folder: Path) -> TrialModel:
+    """Mount the adapter in a folder, as `save_adapter` wrote it, over the pretrained model that it was trained over.
+
+    Raises:
+        ModelError: it cannot be read, or is of another model.
+        ConfigurationError: the model does not have the layers that it adapts.
+    """
+    try:
+        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        weights = load_file(folder / WEIGHTS)
+        hyperparameters = Hyperparameters(
+            method="lora",
+            lora_rank=config["r"],
+            lora_alpha=config["lora_alpha"],
+            lora_dropout=config["lora_dropout"],
+            lora_targets=",".join(sorted(config["target_modules"])),
+            lora_scaling="rslora" if config["use_rslora"] else "standard",
+        )
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelError(f"The adapter in {folder} cannot be read: {error}.") from None
+    model = TrialModel(backbone, task, hyperparameters, seed=0)
+    model.load({name.removeprefix(PREFIX): weight for name, weight in weights.items()})
+    return model

@@ -1,0 +1,284 @@
+"""A winner of LoRA as a folder: PEFT and transformers open it, alone or merged, and it predicts what was trained."""
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import AutoPeftModelForSequenceClassification, LoraConfig, PeftModel
+from safetensors.torch import load_file
+from sklearn.metrics import f1_score
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2Model,
+    set_seed,
+)
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.study_file import ComputeConfig, ModelConfig, StudyConfig, TaskConfig
+from hpo.data.splits import Splits
+from hpo.errors import ConfigurationError, ModelError
+from hpo.export.exported_file import Exported
+from hpo.export.model_folder import train_into
+from hpo.export.prediction import prediction_input, predictions_csv
+from hpo.export.retraining import compute_of, open_trainer, retrain, study_and_splits
+from hpo.tasks.registry import task_of
+from tests.command_line import Hpo
+from tests.models import said_by_card, save_tiny_bert, save_tiny_llama
+from tests.tasks.language_models import save_tiny_decoder, save_tiny_masked_model
+
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
+LANGUAGE_MODELS: dict[str, tuple[Callable[[Path], Path], Any]] = {
+    "decoder": (save_tiny_decoder, AutoModelForCausalLM),
+    "masked model": (save_tiny_masked_model, AutoModelForMaskedLM),
+}
+LORA = {"method": "lora", "lora_rank": 4, "learning_rate": 5e-3, "batch_size": 8, "epochs": 3, "max_length": 16}
+
+
+def save_tiny_gpt2(folder: Path) -> Path:
+    """Save a random GPT-2, whose layers are `Conv1D`, and the tokenizer of the Llama."""
+    save_tiny_llama(folder)
+    set_seed(0)
+    shape = {"vocab_size": 40, "n_embd": 16, "n_head": 2, "n_layer": 2, "n_positions": 32}
+    GPT2Model(GPT2Config(**shape, eos_token_id=0, bos_token_id=0)).save_pretrained(folder)
+    return folder
+
+
+MODELS: dict[str, Callable[[Path], Path]] = {"bert": save_tiny_bert, "llama": save_tiny_llama, "gpt2": save_tiny_gpt2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A configuration of LoRA."""
+
+    exported: Exported
+    splits: Splits
+    folder: Path
+
+    def trained(self, name: str, **options: Any) -> tuple[Path, list[str]]:
+        """Train it into a folder; return that and what was said."""
+        said: list[str] = []
+        train_into(self.folder / name, self.exported, compute_of(self.exported), "train", said.append, **options)
+        return self.folder / name, said
+
+    def probabilities(self) -> np.ndarray[Any, Any]:
+        """Return those of each label for each row of validation, by a model that is trained as for its folder."""
+        config, splits = study_and_splits(self.exported, compute_of(self.exported))
+        worker = open_trainer(self.exported, config, splits, self.folder)
+        retrain(worker, self.exported.assignment(), lambda _: None)
+        worker.trained(self.exported.assignment())
+        context = worker._context
+        found: np.ndarray[Any, Any] = context.predict(context.tokenized(16)["validation"]).probabilities
+        return found
+
+
+@pytest.fixture
+def case(exported: Exported, tmp_path: Path) -> Callable[..., Case]:
+    def of(kind: str = "bert", dtype: str = "fp32", **values: Any) -> Case:
+        model = ModelConfig.model_validate({"name": str(MODELS[kind](tmp_path / kind)), "dtype": dtype})
+        made = Hyperparameters.model_validate(LORA | values)
+        chosen = exported.model_copy(update={"model": model, "hyperparameters": made})
+        return Case(exported=chosen, splits=study_and_splits(chosen, compute_of(chosen))[1], folder=tmp_path)
+
+    return of
+
+
+def said_of(model: Any, folder: Path, texts: tuple[str, ...]) -> np.ndarray[Any, Any]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model.eval()
+    with torch.inference_mode():
+        rows = [
+            model(**tokenizer(text, truncation=True, max_length=16, return_tensors="pt")).logits.softmax(dim=-1)
+            for text in texts
+        ]
+    found: np.ndarray[Any, Any] = torch.cat(rows).float().numpy()
+    return found
+
+
+def predicted(folder: Path, texts: tuple[str, ...], *overrides: str) -> list[tuple[str, float]]:
+    """Return what `hpo predict` says of texts."""
+    source = folder.parent / "in.csv"
+    with source.open("w", newline="") as stream:
+        csv.writer(stream).writerows([["text"], *([text] for text in texts)])
+    asked = prediction_input(folder, str(source), overrides)
+    rows = csv.DictReader(io.StringIO(predictions_csv(asked, ComputeConfig(device="cpu", threads=1))))
+    return [(row["prediction"], float(row["probability"])) for row in rows]
+
+
+@pytest.mark.parametrize("scaling", ["standard", "rslora"])
+@pytest.mark.parametrize("kind", MODELS)
+def test_peft_and_transformers_open_it_and_say_what_was_trained(
+    case: Callable[..., Case], kind: str, scaling: str
+) -> None:
+    of = case(kind, lora_scaling=scaling, lora_dropout=0.1)
+    folder, _ = of.trained("model")
+    texts, expected = of.splits.validation.texts, of.probabilities()
+    opened = AutoPeftModelForSequenceClassification.from_pretrained(folder)
+    # What a base without a padding token is told, whoever opens it.
+    base = AutoModelForSequenceClassification.from_pretrained(of.exported.model.name)
+    for model in (opened, PeftModel.from_pretrained(base, str(folder))):
+        np.testing.assert_allclose(said_of(model, folder, texts), expected, atol=1e-5)
+    alone = AutoModelForSequenceClassification.from_pretrained(folder)
+    np.testing.assert_allclose(said_of(alone, folder, texts), expected, atol=1e-5)
+    names = np.array(["money", "sport"])[expected.argmax(axis=1)]
+    said = predicted(folder, texts)
+    assert [name for name, _ in said] == names.tolist()
+    assert [probability for _, probability in said] == pytest.approx(expected.max(axis=1), abs=1e-9)
+
+
+def test_what_stands_in_the_folder(case: Callable[..., Case]) -> None:
+    of = case(lora_alpha=16.0, lora_dropout=0.1, lora_targets="query,value")
+    folder, said = of.trained("model")
+    assert {*os.listdir(folder)} == {
+        "adapter_config.json", "adapter_model.safetensors", "hpo.json", "README.md", "tokenizer.json",
+        "tokenizer_config.json",
+    }  # fmt: skip
+    config = LoraConfig.from_pretrained(str(folder))
+    assert (config.r, config.lora_alpha, config.lora_dropout, config.use_rslora) == (4, 16, 0.1, False)
+    assert config.target_modules == {
+        f"bert.encoder.layer.{layer}.attention.self.{name}" for layer in (0, 1) for name in ("query", "value")
+    }
+    assert (config.task_type, config.base_model_name_or_path) == ("SEQ_CLS", of.exported.model.name)
+    weights = load_file(folder / "adapter_model.safetensors")
+    trained = {name.removeprefix("base_model.model.").rpartition(".")[0] for name in weights}
+    of_adapters = {f"{target}.lora_{half}" for target in config.target_modules for half in "AB"}
+    assert trained == {"bert.pooler.dense", "classifier", *of_adapters}
+    assert len({(folder / name).stat().st_mode for name in os.listdir(folder)}) == 1
+    assert not [sentence for sentence in said if "Merged" in sentence]
+
+
+def test_its_card_names_its_base_and_the_lines_on_it_run(case: Callable[..., Case]) -> None:
+    of = case()
+    folder, _ = of.trained("model")
+    card = (folder / "README.md").read_text()
+    assert "library_name: peft\n" in card
+    assert f"base_model: {of.exported.model.name}\n" in card
+    label, probability = predicted(folder, ("goal team",))[0]
+    assert said_by_card(folder, "goal team") == f"[{{'label': '{label}', 'score': {np.float32(probability)}}}]"
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_merged_it_is_a_model_like_any_other(case: Callable[..., Case], kind: str) -> None:
+    of = case(kind)
+    folder, said = of.trained("model", merge=True)
+    assert {"model.safetensors", "config.json", "README.md"} <= {*os.listdir(folder)}
+    assert not {"adapter_config.json", "hpo.json"} & {*os.listdir(folder)}
+    texts, expected = of.splits.validation.texts, of.probabilities()
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    np.testing.assert_allclose(said_of(model, folder, texts), expected, atol=1e-5)
+    assert [probability for _, probability in predicted(folder, texts)] == pytest.approx(expected.max(axis=1), abs=1e-5)
+    assert said[-1].startswith("Merged, f1 on validation is ")
+    assert said[-1].endswith("as with the adapter beside the weights.")
+    assert said[-1] in (folder / "README.md").read_text()
+
+
+def test_merged_into_16_bits_it_has_the_score_that_is_said(case: Callable[..., Case]) -> None:
+    of = case("llama", dtype="bf16")
+    folder, said = of.trained("model", merge=True)
+    weights = load_file(folder / "model.safetensors")
+    assert weights["model.layers.0.mlp.up_proj.weight"].dtype == torch.bfloat16
+    names = [name for name, _ in predicted(folder, of.splits.validation.texts)]
+    positive = task_of(of.exported.task, of.splits).metric.positive
+    f1 = f1_score(of.splits.validation.labels, names, pos_label=positive)
+    assert said[-1].startswith(f"Merged, f1 on validation is {f1:.4f}, ")
+
+
+@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("kind", ["decoder", "masked model"])
+def test_label_words_are_handed_on(exported: Exported, tmp_path: Path, kind: str, merge: bool) -> None:
+    """With the prompt and the words, by which `hpo predict` asks; PEFT opens the adapter over the language model."""
+    save, theirs = LANGUAGE_MODELS[kind]
+    chosen = exported.model_copy(
+        update={
+            "task": TaskConfig(head="label_words", prompt="Text : {text} Label :"),
+            "model": ModelConfig(name=str(save(tmp_path / "base")), dtype="fp32"),
+            "hyperparameters": Hyperparameters.model_validate(LORA),
+        }
+    )
+    of = Case(exported=chosen, splits=study_and_splits(chosen, compute_of(chosen))[1], folder=tmp_path)
+    folder, _ = of.trained("model", merge=merge)
+    said = predicted(folder, of.splits.validation.texts)
+    assert [probability for _, probability in said] == pytest.approx(of.probabilities().max(axis=1), abs=1e-5)
+    file = json.loads((folder / ("config.json" if merge else "hpo.json")).read_text())
+    assert (file["hpo"] if merge else file)["learned"]["label_words"] == {"money": "money", "sport": "sport"}
+    assert ("in `config.json`, under `hpo`" if merge else "in `hpo.json`") in (folder / "README.md").read_text()
+    if not merge:
+        opened = PeftModel.from_pretrained(theirs.from_pretrained(tmp_path / "base"), str(folder))
+        assert opened.peft_config["default"].task_type == ("CAUSAL_LM" if kind == "decoder" else None)
+
+
+def test_over_bf16_an_adapter_predicts_what_was_trained(case: Callable[..., Case]) -> None:
+    of = case("llama", dtype="bf16")
+    folder, _ = of.trained("model")
+    texts, expected = of.splits.validation.texts, of.probabilities()
+    assert [probability for _, probability in predicted(folder, texts)] == pytest.approx(expected.max(axis=1), abs=1e-9)
+    assert json.loads((folder / "hpo.json").read_text())["base"]["dtype"] == "bf16"
+
+
+def test_its_base_may_move_and_no_other_takes_its_place(case: Callable[..., Case]) -> None:
+    of = case()
+    folder, _ = of.trained("model")
+    texts = of.splits.validation.texts
+    before = predicted(folder, texts)
+    shutil.move(of.exported.model.name, of.folder / "moved")
+    with pytest.raises(ModelError, match="There is no folder"):
+        predicted(folder, texts)
+    assert predicted(folder, texts, f"model.name={of.folder / 'moved'}") == before
+    other = save_tiny_bert(of.folder / "other", longest=31)
+    with pytest.raises(ModelError, match=r"not those over which the adapter in .* was trained; say model\.name="):
+        predicted(folder, texts, f"model.name={other}")
+
+
+@pytest.mark.parametrize("torn", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_torn_adapter_is_told_in_a_sentence(case: Callable[..., Case], torn: str) -> None:
+    folder, _ = case().trained("model")
+    (folder / torn).write_text("{")
+    with pytest.raises(ModelError, match=r"The adapter in .* cannot be read: "):
+        predicted(folder, ("goal",))
+
+
+def test_what_has_no_adapter_or_none_for_the_whole_base_is_refused_before_training(
+    case: Callable[..., Case], exported: Exported
+) -> None:
+    full = Case(exported=exported, splits=case().splits, folder=Path("nowhere"))
+    with pytest.raises(ConfigurationError, match="the method is full, which writes the whole model anyway; leave it"):
+        full.trained("model", merge=True)
+    cut = case(kept_layers=1)
+    with pytest.raises(ConfigurationError, match="kept_layers is 1, but PEFT would put the adapter on"):
+        cut.trained("model")
+    folder, _ = cut.trained("model", merge=True)
+    assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_hidden_layers == 1
+
+
+def test_a_winner_of_a_search_is_reproduced_trained_merged_and_asked(config: StudyConfig, hpo: Hpo) -> None:
+    """With the number format of its weights, which the study left open."""
+    space = {name: {"value": value} for name, value in LORA.items()} | {"lora_rank": {"values": [2, 4]}}
+    words = ("--model", config.model.name, "--train", config.data.train, "--trials", 1, f"space={json.dumps(space)}")
+    values = ("confirmation={finalists: 0}", "compute={device: cpu, threads: 1}", "evaluation.rung_rows=12")
+    searched = hpo("run", *words, *values)
+    assert searched.code == 0, searched.err
+    assert ("dtype: bf16" in Path("best.yaml").read_text()) or ("dtype: fp32" in Path("best.yaml").read_text())
+    code, out, err = hpo("reproduce", "best.yaml")
+    assert (code, out.startswith("Reproduced to the last bit: f1 ")) == (0, True), out + err
+    said = {}
+    for folder, options in {"adapter": (), "merged": ("--merge",)}.items():
+        trained = hpo("train", "best.yaml", "--output", folder, *options)
+        assert trained.code == 0, trained.err
+        asked = hpo("predict", folder, config.data.train, "--device", "cpu", "--threads", 1)
+        assert asked.code == 0, asked.err
+        said[folder] = [row["prediction"] for row in csv.DictReader(io.StringIO(asked.out))]
+    assert "Merged, f1 on validation is" in trained.err
+    same = [one == other for one, other in zip(said["adapter"], said["merged"], strict=True)]
+    assert sum(same) / len(same) > 0.9

@@ -1,7 +1,8 @@
 """Pretrained models: loading of one, and its tokenizer, from a folder or the hub."""
 
+import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def load_model(
     if config.quantization:
         options["quantization_config"] = _in_four_bits()
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
-    with quietly():
+    # Its progress in reading GGUF transformers shows whatever it was told.
+    with quietly(), redirect_stderr(io.StringIO()) if config.gguf_file else nullcontext():
         with _told(config, "The model"):
             network, found = task.load(
                 source, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, **options

@@ -127,7 +127,7 @@ def main() -> None:
     from hpo.cli.main import main as command
     from hpo.runners import run as runner
     from hpo.runners.processes.launcher import open_processes
-    from hpo.search import leases
+    from hpo.store import leases
     from hpo.store.attempts import Attempts
 
     if conditions.timed:

@@ -32,9 +32,9 @@ from hpo.runners.dispatch import Dispatch
 from hpo.runners.processes.parent_death import belong_to
 from hpo.runners.run import opened_pool
 from hpo.search.coordinator import Coordinator
-from hpo.search.extremes import dearest
 from hpo.search.rungs import with_evaluation_defaults
 from hpo.search.study_opening import leading
+from hpo.search.trial_costs import dearest
 from hpo.space.space_file import space_of
 
 TRAIN, VALIDATION = 600, 150

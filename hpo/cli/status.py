@@ -112,7 +112,7 @@ def _watch(database: "Database", study: str | None) -> None:
 
 
 def _leader(state: "StudyStatus") -> str | None:
-    from hpo.search.leases import leader_of
+    from hpo.store.leases import leader_of
 
     return None if state.lease is None else leader_of(state.lease)
 

@@ -14,13 +14,11 @@ from hpo.report import tables
 from hpo.report.drawing import GREY, value_text
 from hpo.report.figures import FIGURES
 from hpo.report.report_data import ReportData, read_report_data
-from hpo.search.leases import leader_of
 from hpo.store.database import Database
-from hpo.store.lease_rows import read_lease
+from hpo.store.leases import leader_of, read_lease
 from hpo.store.optuna_adapter import StudyModel
 from hpo.store.results import TrialResult
-from hpo.store.rows import StudyRows
-from hpo.store.tables import events
+from hpo.store.tables import StudyRows, events
 from hpo.verdict.wording import counted
 
 SIGNED = "*Written by hpo from the store. A note of yours takes its place.*"

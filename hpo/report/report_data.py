@@ -89,7 +89,7 @@ def read_report_data(database: Database, name: str | None = None) -> ReportData:
         NoResultError: there is no study yet.
         StoreError: a study that hpo did not make.
     """
-    from hpo.search.leases import leader_of
+    from hpo.store.leases import leader_of
     from hpo.verdict.advice import advice
     from hpo.verdict.judgement import verdict_on
     from hpo.verdict.pruning_audit import audit_of_pruning

@@ -39,12 +39,12 @@ from hpo.runners.ray.setup import open_ray_tune, refuse_unusable
 from hpo.runners.worker_pool import WorkerPool
 from hpo.search.budget import limits_of, needed_budget
 from hpo.search.coordinator import Coordinator
-from hpo.search.enumeration import ENUMERATIONS
-from hpo.search.extremes import dearest
+from hpo.search.grid_sampler import ENUMERATIONS
 from hpo.search.preflight import demands_of, refuse_counts, refuse_unfit_search, search_notes, space_of_study
 from hpo.search.rungs import with_evaluation_defaults
 from hpo.search.samplers import sampler_of
 from hpo.search.study_opening import leading
+from hpo.search.trial_costs import dearest
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import open_database, sqlite_path
 from hpo.store.results import StudyResults, read_results

@@ -17,11 +17,9 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Action, Assignment, Capacity, Decision, HeldOutEvaluation, Outcome, Report, Standing
 from hpo.search.budget import Limits, resumed_limits, seconds_left
-from hpo.search.endings import Endings
 from hpo.search.faults import Faults
 from hpo.search.forecasts import CostModel, Forecasts
-from hpo.search.leases import Lease
-from hpo.search.outages import retried_while_away
+from hpo.search.outcomes import Endings
 from hpo.search.proposals import Overtime, Proposals, Proposer, SlowProposal, TrialRequest
 from hpo.search.rungs import trial_milestones
 from hpo.search.samplers import SEEDS, derived_seed
@@ -29,7 +27,9 @@ from hpo.search.steering import refuse_led
 from hpo.search.warm_start import EarlierStudy, take_over
 from hpo.space.search_space import SearchSpace
 from hpo.store.attempts import AttemptRecord, to_json
+from hpo.store.database import retried_while_away
 from hpo.store.events import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT
+from hpo.store.leases import Lease
 from hpo.store.results import StudyResults, read_results
 from hpo.store.studies import delete_runs
 from hpo.store.study_store import StudyRecord, StudyStore

@@ -10,7 +10,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.config.tasks import TASK_FACTS, unused_hyperparameters, unused_sentence
 from hpo.errors import SpaceError
 from hpo.messages import Demands
-from hpo.search.enumeration import ENUMERATIONS
+from hpo.search.grid_sampler import ENUMERATIONS
 from hpo.search.proposals import published
 from hpo.search.samplers import sampled_jointly, sampler_of
 from hpo.space.automatic import AUTO, space_for

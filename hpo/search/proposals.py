@@ -24,8 +24,8 @@ from hpo.config.study_file import StudyConfig
 from hpo.config.times import humanized
 from hpo.messages import Capacity, Ending, Outcome
 from hpo.search.budget import has_stalled
-from hpo.search.enumeration import ENUMERATIONS, EnumeratingSampler
 from hpo.search.forecasts import Forecasts
+from hpo.search.grid_sampler import ENUMERATIONS, EnumeratingSampler
 from hpo.search.samplers import (
     SAMPLERS,
     FixedTrials,

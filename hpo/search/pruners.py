@@ -67,23 +67,8 @@ def _among_finished(config: StudyConfig) -> dict[str, int]:
     return {"n_startup_trials": startup, "n_warmup_steps": first, "n_min_trials": fewest}
 
 
-def _successive_halving(config: StudyConfig) -> BasePruner:
-    return pruners.SuccessiveHalvingPruner(
-        min_resource=config.evaluation.first_rung, reduction_factor=config.search.reduction_factor
-    )
-
-
-def _hyperband(config: StudyConfig) -> BasePruner:
-    # A maximum that Optuna finds out itself would prune nothing until a trial has completed.
-    return pruners.HyperbandPruner(
-        min_resource=config.evaluation.first_rung,
-        max_resource=LAST_RUNG,
-        reduction_factor=config.search.reduction_factor,
-    )
-
-
-def _threshold(config: StudyConfig) -> BasePruner:
-    return pruners.ThresholdPruner(lower=config.search.lowest_score, n_warmup_steps=config.evaluation.first_rung)
+def _halving(config: StudyConfig) -> dict[str, int]:
+    return {"min_resource": config.evaluation.first_rung, "reduction_factor": config.search.reduction_factor}
 
 
 PRUNERS: Mapping[str, Pruner] = {
@@ -105,19 +90,26 @@ PRUNERS: Mapping[str, Pruner] = {
     "successive_halving": Pruner(
         "lets the best of every few on at the first rung, and at each that is as many times further",
         "Li et al. 2020 (ASHA); Optuna's SuccessiveHalvingPruner",
-        _successive_halving,
+        lambda config: pruners.SuccessiveHalvingPruner(**_halving(config)),
     ),
     "hyperband": Pruner(
         "successive halving with a first rung that differs between brackets of trials",
         "Li et al. 2018; Optuna's HyperbandPruner",
-        _hyperband,
+        # A maximum that Optuna finds out itself would prune nothing until a trial has completed.
+        lambda config: pruners.HyperbandPruner(max_resource=LAST_RUNG, **_halving(config)),
     ),
     "patient": Pruner(
         "asks the median pruner only about what has not become better for some evaluations",
         "Optuna's PatientPruner",
         lambda config: pruners.PatientPruner(_median(config), patience=config.search.patience),
     ),
-    "threshold": Pruner("prunes what scores below a fixed bound", "Optuna's ThresholdPruner", _threshold),
+    "threshold": Pruner(
+        "prunes what scores below a fixed bound",
+        "Optuna's ThresholdPruner",
+        lambda config: pruners.ThresholdPruner(
+            lower=config.search.lowest_score, n_warmup_steps=config.evaluation.first_rung
+        ),
+    ),
     "wilcoxon": Pruner(
         "prunes what a signed-rank test finds worse than the best trial, from five folds on",
         "Wilcoxon 1945; Optuna's WilcoxonPruner",

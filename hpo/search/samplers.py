@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
-from hpo.search.enumeration import ENUMERATIONS, EnumeratingSampler, combination_key
+from hpo.search.grid_sampler import ENUMERATIONS, EnumeratingSampler, combination_key
 from hpo.space.conditions import Condition
 from hpo.space.domains import Choice, Range
 from hpo.space.parameters import Parameter

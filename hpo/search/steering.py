@@ -12,12 +12,11 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from hpo.errors import ConfigurationError, StoreError, StudyLedError
-from hpo.search.leases import leader_of
 from hpo.space.domains import Value
 from hpo.space.fitting import fitted
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import Database
-from hpo.store.lease_rows import LeaseRecord, lock_lease
+from hpo.store.leases import LeaseRecord, leader_of, lock_lease
 from hpo.store.studies import chosen_study, confirmation_of, study_names
 from hpo.store.study_store import StudyStore, refuse_other_semantics
 

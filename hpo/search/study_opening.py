@@ -16,7 +16,6 @@ from hpo.config.times import LOCAL_ZONE
 from hpo.errors import StoreError, StudyMismatchError
 from hpo.search.budget import Limits, limits_of
 from hpo.search.coordinator import Coordinator, Proposes
-from hpo.search.leases import acquire_lease, renewed_lease
 from hpo.search.proposals import Proposals
 from hpo.search.pruners import build_pruner
 from hpo.search.samplers import build_sampler
@@ -24,6 +23,7 @@ from hpo.search.warm_start import read_earlier
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import open_database
 from hpo.store.events import WARM_START_EVENT
+from hpo.store.leases import acquire_lease, renewed_lease
 from hpo.store.study_store import StudyRecord, StudyStore, refuse_other_semantics
 
 MAX_NAMED = 6

@@ -15,7 +15,7 @@ from optuna.trial import FixedTrial, FrozenTrial, create_trial
 
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, HpoError
-from hpo.search.enumeration import combination_key
+from hpo.search.grid_sampler import combination_key
 from hpo.search.samplers import EarlierTrials, PerTrialSampler, sampler_of
 from hpo.space.fitting import carried_over
 from hpo.space.search_space import SearchSpace

@@ -12,8 +12,7 @@ from sqlalchemy.engine import RowMapping
 
 from hpo.messages import Action, HeldOutEvaluation, Outcome, Report, Scores
 from hpo.store.optuna_adapter import TrialModel
-from hpo.store.rows import ATTEMPT, STUDY, TRIAL, StudyRows
-from hpo.store.tables import attempts, clock, evaluations
+from hpo.store.tables import ATTEMPT, STUDY, TRIAL, StudyRows, attempts, clock, evaluations
 
 _scores: TypeAdapter[Scores] = TypeAdapter(Scores)
 _held_out: TypeAdapter[HeldOutEvaluation] = TypeAdapter(HeldOutEvaluation)

@@ -1,14 +1,17 @@
-"""Database of studies: SQLite in WAL or PostgreSQL, with Optuna's storage inside our transactions.
+"""Database of studies: SQLite in WAL or PostgreSQL, with Optuna's storage inside our transactions; outages are retried.
 
 Optuna commits every call by itself. Here its sessions join the transaction that is open in their thread, so that
 Optuna's rows and ours are committed together or not at all; outside of one they behave as in plain Optuna.
 """
 
+import logging
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from threading import Event
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError
@@ -25,6 +28,13 @@ USER_AND_PASSWORD = re.compile(r"^[\w+]+://[^:/]*(:[^@]*)?@")
 """The front of a URL, as SQLAlchemy reads it: an @ behind it is one of a password that breaks it."""
 # Of several processes that make Optuna's tables at once, each failure of one means that another made one more.
 OPTUNA_TABLE_ATTEMPTS = 20
+FIRST_WAIT, LONGEST_WAIT = 0.05, 5.0
+SECONDS_TO_END = 3.0
+"""Seconds for which a search that was told to end still retries."""
+TOLD_FROM = 1.0
+"""Seconds of waiting after which a warning is logged."""
+Result = TypeVar("Result")
+logger = logging.getLogger(__name__)
 
 
 class Database:
@@ -225,3 +235,46 @@ def _with_optuna_tables(engine: Engine) -> Database:
             # Optuna's own check of its tables' version.
             raise StoreError(f"The store's Optuna tables do not fit the installed Optuna: {error}") from None
     raise AssertionError("the last attempt returns or raises")
+
+
+def retried_while_away(
+    verb: Callable[[], Result],
+    seconds: float,
+    *,
+    stop: Event | None = None,
+    sleep: Callable[[float], object] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Result:
+    """Return what `verb` returns, called again for so many seconds while the store does not answer.
+
+    Args:
+        verb: a transaction that can be asked twice, since the answer to a commit may have been lost.
+        seconds: after which its error is raised.
+        stop: once it is set, its error is raised after `SECONDS_TO_END`.
+        sleep: waits so many seconds; None for a sleep from which `stop` wakes.
+        clock: seconds, from anywhere.
+
+    Raises:
+        StoreUnavailableError: the store was away for longer.
+    """
+    stop = stop or Event()
+    began, wait, told, ending = clock(), FIRST_WAIT, False, False
+    until = began + seconds
+    while True:
+        try:
+            result = verb()
+        except StoreUnavailableError as error:
+            if stop.is_set():
+                until, ending = until if ending else min(until, clock() + SECONDS_TO_END), True
+            if clock() + wait > until:
+                raise
+            if max(wait, clock() - began) >= TOLD_FROM and not told:
+                logger.warning("%s It is asked again until it answers; what is training goes on.", error)
+                told = True
+        else:
+            if told:
+                logger.warning("The store answers again; the search goes on.")
+            return result
+        # It is set for good: a search that ends asks as often as one that continues.
+        (sleep or (time.sleep if ending else stop.wait))(wait)
+        wait = min(2 * wait, LONGEST_WAIT)

@@ -7,8 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from hpo.store.rows import STUDY, TRIAL, StudyRows
-from hpo.store.tables import events
+from hpo.store.tables import STUDY, TRIAL, StudyRows, events
 
 AUDIT_EVENT = "audited"
 BASELINE_EVENT = "baseline"

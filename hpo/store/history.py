@@ -7,9 +7,8 @@ import sqlalchemy as sa
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.store.database import Database
-from hpo.store.rows import STUDY
 from hpo.store.studies import opened_study
-from hpo.store.tables import attempts, evaluations
+from hpo.store.tables import STUDY, attempts, evaluations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,6 @@ from hpo.store.attempts import BEST_OF_TRIAL, held_out_from_json, scores_from_js
 from hpo.store.database import Database
 from hpo.store.events import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT, EventLog
 from hpo.store.optuna_adapter import StudyModel
-from hpo.store.rows import STUDY, StudyRows
 from hpo.store.studies import confirmation_of, opened_study
 from hpo.store.study_store import (
     CONFIRMS_ATTRIBUTE,
@@ -27,7 +26,7 @@ from hpo.store.study_store import (
     UNSEEN_ATTRIBUTE,
     made_from,
 )
-from hpo.store.tables import attempts, evaluations
+from hpo.store.tables import STUDY, StudyRows, attempts, evaluations
 
 _BEST_NAMES = ("train_score", "validation_scores", "train_scores", "reading", "epoch")
 _ATTEMPTS = (

@@ -10,12 +10,11 @@ from hpo.messages import Standing
 from hpo.store.attempts import DEVICE_SECONDS, OF_ATTEMPT
 from hpo.store.database import Database
 from hpo.store.events import Event, EventLog
-from hpo.store.lease_rows import LeaseRecord, read_lease
+from hpo.store.leases import LeaseRecord, read_lease
 from hpo.store.optuna_adapter import UNFINISHED, TrialModel, TrialValueModel
-from hpo.store.rows import STUDY, StudyRows
 from hpo.store.studies import opened_study
 from hpo.store.study_store import METRIC_ATTRIBUTE
-from hpo.store.tables import attempts, clock, evaluations
+from hpo.store.tables import STUDY, StudyRows, attempts, clock, evaluations
 
 SHOWN_EVENTS = 10
 

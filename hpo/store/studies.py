@@ -10,10 +10,10 @@ from sqlalchemy.engine import Connection
 
 from hpo.errors import ConfigurationError, NoResultError, nearest
 from hpo.store.database import Database
-from hpo.store.lease_rows import LeaseRecord, read_lease
+from hpo.store.leases import LeaseRecord, read_lease
 from hpo.store.optuna_adapter import FrozenStudy, studies_in
-from hpo.store.rows import StudyRows
 from hpo.store.study_store import CONFIRMS_ATTRIBUTE, METRIC_ATTRIBUTE, delete_rows
+from hpo.store.tables import StudyRows
 
 Refuse = Callable[[str, LeaseRecord], None]
 

@@ -23,8 +23,7 @@ from hpo.store.attempts import Attempts
 from hpo.store.database import Database, translated
 from hpo.store.events import EventLog
 from hpo.store.optuna_adapter import quiet_optuna
-from hpo.store.rows import STUDY, StudyRows
-from hpo.store.tables import attempts, evaluations, events, studies, trials
+from hpo.store.tables import STUDY, StudyRows, attempts, evaluations, events, studies, trials
 from hpo.store.trial_cache import TrialCache
 from hpo.store.trials import Trials
 

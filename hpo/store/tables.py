@@ -1,12 +1,15 @@
-"""Tables of ours, beside Optuna's. Times are seconds since 1970 in UTC by the database's clock.
+"""Tables of ours, beside Optuna's, and statements about the rows of one study.
 
-No foreign key points into Optuna's tables: a lock of ours must never wait for one of theirs, and whoever deletes a
-study with Optuna's own tools must succeed. `hpo_studies.uid` tells a study from a later one of the same number.
+Times are seconds since 1970 in UTC by the database's clock. No foreign key points into Optuna's tables: a lock of ours
+must never wait for one of theirs, and whoever deletes a study with Optuna's own tools must succeed. `hpo_studies.uid`
+tells a study from a later one of the same number.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -160,3 +163,35 @@ LEFT JOIN hpo_evaluations AS best
 ORDER BY hpo_studies.name, CASE WHEN hpo_trials.state = 'COMPLETE' THEN 0 ELSE 1 END, hpo_trials.score DESC
 """
 """The view for plain SQL, on our tables alone: one on Optuna's would keep it from changing them."""
+
+# What a statement is about; the names differ from those of columns, which an UPDATE would take for new values.
+STUDY = sa.bindparam("of_study", type_=sa.Integer)
+TRIAL = sa.bindparam("of_trial", type_=sa.Integer)
+TO_TRIAL = sa.bindparam("to_trial", type_=sa.Integer)
+ATTEMPT = sa.bindparam("of_attempt", type_=sa.Integer)
+
+
+@dataclass(slots=True)
+class StudyRows:
+    """The rows of one study.
+
+    Statements that are built once, with parameters, are run: building one in SQLAlchemy takes several times as long.
+    """
+
+    study_id: int
+    connection: Connection | None = None
+    """In a transaction; None outside of one."""
+
+    @property
+    def open_connection(self) -> Connection:
+        """The connection of the transaction."""
+        assert self.connection is not None, "the rows of a study are read and written inside a transaction"
+        return self.connection
+
+    def execute(self, statement: sa.Executable, **parameters: Any) -> sa.CursorResult[Any]:
+        """Run a statement that takes `STUDY`, and these parameters."""
+        return self.open_connection.execute(statement, {"of_study": self.study_id, **parameters})
+
+    def insert(self, table: sa.Table, **values: Any) -> None:
+        """Add a row to one of our tables."""
+        self.open_connection.execute(sa.insert(table), {"study_id": self.study_id, **values})

@@ -28,8 +28,7 @@ from hpo.store.optuna_adapter import (
     TrialUserAttributeModel,
     row_of,
 )
-from hpo.store.rows import STUDY, TO_TRIAL, TRIAL
-from hpo.store.tables import attempts
+from hpo.store.tables import STUDY, TO_TRIAL, TRIAL, attempts
 
 _STATE = sa.select(
     sa.cast(TrialModel.trial_id, sa.String(16)) + sa.literal_column("' '") + sa.cast(TrialModel.state, sa.String(16))

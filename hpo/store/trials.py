@@ -11,8 +11,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpo.errors import StoreUnavailableError
 from hpo.store.optuna_adapter import StudyModel, TrialModel, TrialValueModel
-from hpo.store.rows import STUDY, TO_TRIAL, TRIAL, StudyRows
-from hpo.store.tables import trials
+from hpo.store.tables import STUDY, TO_TRIAL, TRIAL, StudyRows, trials
 from hpo.store.trial_cache import TrialCache, TrialStatistics
 
 _NUMBERED = sa.and_(TrialModel.study_id == STUDY, TrialModel.number == trials.c.trial)

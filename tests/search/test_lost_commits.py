@@ -34,7 +34,7 @@ def lose_next(monkeypatch: pytest.MonkeyPatch) -> Losing:
                 raise StoreUnavailableError("The store failed: database or disk is full.")
 
     monkeypatch.setattr(Database, "transaction", transaction)
-    monkeypatch.setattr("hpo.search.outages.FIRST_WAIT", 0.001)
+    monkeypatch.setattr("hpo.store.database.FIRST_WAIT", 0.001)
 
     def lose() -> None:
         nonlocal left

@@ -9,10 +9,9 @@ from optuna.trial import TrialState
 from hpo.errors import StoreUnavailableError
 from hpo.messages import Assignment, Capacity, Ending
 from hpo.search.coordinator import Coordinator
-from hpo.search.endings import MAX_DEATHS, deaths
-from hpo.search.outages import retried_while_away
+from hpo.search.outcomes import MAX_DEATHS, deaths
 from hpo.store.attempts import AttemptEnd
-from hpo.store.database import Database
+from hpo.store.database import Database, retried_while_away
 from tests.search.scripted import CPU, ended, led, plain_trials, report_at, rows, search, study_at, train
 
 OTHER = Capacity(worker="scripted-1", device="cpu")
@@ -131,7 +130,7 @@ def outage(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         return failing()
 
     monkeypatch.setattr(Database, "transaction", transaction)
-    monkeypatch.setattr("hpo.search.outages.FIRST_WAIT", 0.001)
+    monkeypatch.setattr("hpo.store.database.FIRST_WAIT", 0.001)
 
     def begin(transactions: int) -> None:
         nonlocal left

@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 from hpo.errors import StudyMismatchError
 from hpo.messages import Assignment, Ending
 from hpo.search.coordinator import Coordinator
-from hpo.search.endings import MAX_LOST_RUNS
+from hpo.search.outcomes import MAX_LOST_RUNS
 from hpo.search.steering import enqueue
 from hpo.search.study_opening import leading
 from hpo.space.search_space import SearchSpace

@@ -20,7 +20,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.messages import Ending
 from hpo.search import samplers
 from hpo.search.coordinator import Coordinator
-from hpo.search.enumeration import EnumeratingSampler
+from hpo.search.grid_sampler import EnumeratingSampler
 from hpo.search.samplers import (
     SAMPLERS,
     PerTrialSampler,

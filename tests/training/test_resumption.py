@@ -19,7 +19,7 @@ from hpo.files.weights import weights_are_of, weights_path
 from hpo.messages import Action, Decision, Ending, HeldOutEvaluation, Outcome, Progress, Report
 from hpo.model.backbone import Backbone
 from hpo.model.methods import METHODS
-from hpo.search.endings import outcome_attributes
+from hpo.search.outcomes import outcome_attributes
 from hpo.search.rungs import fold_milestones
 from hpo.tasks.registry import TASKS
 from hpo.training import run as run_module

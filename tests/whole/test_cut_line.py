@@ -83,11 +83,11 @@ def test_a_line_that_is_mended_is_used_again_and_nothing_is_recorded_twice(
             if "asked again until it answers" in record.getMessage():
                 line.mend()
 
-    logging.getLogger("hpo.search.outages").addHandler(mending := Mending())
+    logging.getLogger("hpo.store.database").addHandler(mending := Mending())
     try:
         results = run(with_changes(config, store={"url": line.url, "files": "cut"}), seen := Cutting(line, None))
     finally:
-        logging.getLogger("hpo.search.outages").removeHandler(mending)
+        logging.getLogger("hpo.store.database").removeHandler(mending)
     assert [trial.state for trial in results.trials] == ["COMPLETE"] * 3
     assert "The store answers again; the search goes on." in caplog.messages
     assert [outcome.trial for outcome in seen.outcomes] == [0, 1, 2]

@@ -40,11 +40,11 @@ from hpo.runners.confirmation import confirming_seconds, searching_limits, short
 from hpo.runners.processes.protocol import writing_to
 from hpo.runners.run import files_folder, most_trials, opened_pool, prepared
 from hpo.search.budget import Limits, limits_of
-from hpo.search.extremes import cheapest, dearest, slowest
 from hpo.search.forecasts import fitted_costs
 from hpo.search.preflight import demands_of
 from hpo.search.proposals import weights_kept
 from hpo.search.rungs import with_evaluation_defaults
+from hpo.search.trial_costs import cheapest, dearest, slowest
 from hpo.search.warm_start import carried_notes, read_earlier
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import sqlite_path

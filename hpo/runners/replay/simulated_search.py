@@ -15,12 +15,11 @@ from hpo.runners.dispatch import Dispatch
 from hpo.runners.replay.curves import LAST_RUNG, TRAIN_ROWS, CurveSource, passes_of
 from hpo.runners.replay.worker_pool import SIMULATION_START, ReplayWorkerPool, VirtualClock, steps_of
 from hpo.search.coordinator import Coordinator
-from hpo.search.extremes import cheapest, dearest
 from hpo.search.forecasts import fitted_costs
 from hpo.search.preflight import refuse_unfit_search, space_of_study
 from hpo.search.study_opening import leading
+from hpo.search.trial_costs import Workload, cheapest, dearest
 from hpo.search.warm_start import absolute
-from hpo.search.workload import Workload
 from hpo.space.search_space import SearchSpace
 
 LISTEN_SECONDS = 60.0

@@ -16,9 +16,9 @@ from optuna.samplers import RandomSampler
 
 from hpo.errors import StudyLedError
 from hpo.messages import Ending
-from hpo.search import leases
 from hpo.search.coordinator import Coordinator
 from hpo.search.samplers import SAMPLERS, Sampler
+from hpo.store import leases
 from tests.search.scripted import CPU, ended, everything, led, plain_study, report_at, rows, study_at, written
 
 NOW = {

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, create_trial
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Ending
 from hpo.search.coordinator import Coordinator
-from hpo.search.enumeration import EnumeratingSampler
+from hpo.search.grid_sampler import EnumeratingSampler
 from hpo.search.samplers import build_sampler, sampler_of
 from hpo.space.search_space import SearchSpace
 from tests.search.scripted import CPU, ended, led, plain_study, plain_trials, report_at, search, study_at

@@ -147,12 +147,13 @@ class TaskConfig(Typed):
     prompt: Annotated[str, AfterValidator(_prompt)] | None = None
     """`label_words`: what the model reads of each row, as plain text; the word of a label follows it, after a space.
     `{text}` is the text, `{pair}` the second text where there is one, `{labels}` a list of the labels. Special tokens
-    may be written in it, such as those of a chat. Null for `Which label fits the text: {labels}?`, the text, and
-    `Label:`. A text that is too long is cut, never the prompt."""
+    may be written in it, such as those of a chat. Null for `Text: {text}`, a line break and `Category:`, below a list
+    of the labels where these have letters. A text that is too long is cut, never the prompt."""
     label_words: Annotated[dict[str, str], BeforeValidator(_with_texts)] = Field(default_factory=dict)
     """`label_words`: label -> its word or words, which follow the prompt; of a masked model words of one token, which
-    take the place of its mask token. Left out, these are the labels themselves, `_` as a space; where there are more
-    than 8, or one has more than 4 tokens (of a masked model 1), and the prompt lists them, letters: A, B, C."""
+    take the place of its mask token. Left out, these are the labels themselves, `_` as a space. Where there are more
+    than 8, or one has more than 4 tokens (of a masked model 1), they are letters, A, B, C, or beyond Z numbers, unless
+    `prompt` is given and has no `{labels}`."""
     metric: str = "auto"
     """The metric that is maximised; `auto` is F1 of the positive class for two classes, macro F1 for more, of a
     regression `pearson`, of `multi_label` micro F1. Or `module:function`, which is called with the true and the

@@ -17,8 +17,10 @@ from hpo.tasks.classification import Classification
 from hpo.tasks.protocol import Baseline
 from hpo.tasks.word_head import WordHead, word_head
 
-PROMPT = "Which label fits the text: {labels}?\nText: {text}\nLabel:"
-PROMPT_OF_PAIRS = "Which label fits the texts: {labels}?\nText: {text}\nSecond text: {pair}\nLabel:"
+PROMPT = "Text: {text}\nCategory:"
+PROMPT_OF_PAIRS = "Text: {text}\nSecond text: {pair}\nCategory:"
+LIST = "Categories: {labels}.\n\n"
+"""Stands above these where the words do not say what the labels are."""
 MOST_NAMES, MOST_TOKENS = 8, 4
 """Labels, and tokens of one, up to which labels are their own words."""
 CALIBRATION_ROWS = 1000
@@ -108,14 +110,15 @@ class LabelWords(Classification):
 
     def head_for(self, network: Any, tokenizer: Any) -> WordHead:
         """Return the head for these words, or for words that are made of the labels: their names, else letters."""
-        asked = partial(self._head, network, tokenizer)
+        asked = partial(_listing, network, tokenizer)
         names = {label: label.replace("_", " ").strip() for label in self.label_names}
-        if self.words or "{labels}" not in self.prompt:
+        usual = self.prompt in (PROMPT, PROMPT_OF_PAIRS)
+        if self.words or not (usual or "{labels}" in self.prompt):
             words = self.words or names
-            return asked(words, words.values())
+            return asked(self.prompt, words, words.values())
         if len(names) <= MOST_NAMES:
             try:
-                head = asked(names, names.values())
+                head = asked(self.prompt, names, names.values())
                 if max(map(len, head.spelled)) <= MOST_TOKENS:
                     return head
             except (ConfigurationError, ModelError):
@@ -123,13 +126,8 @@ class LabelWords(Classification):
                 pass
         letters = string.ascii_uppercase if len(names) <= len(string.ascii_uppercase) else range(1, len(names) + 1)
         lettered = {label: str(letter) for label, letter in zip(names, letters, strict=False)}
-        return asked(lettered, [f"{lettered[label]}: {name}" for label, name in names.items()])
-
-    def _head(self, network: Any, tokenizer: Any, words: Mapping[str, str], listed: Iterable[str]) -> WordHead:
-        # A label is no place for a text, whatever it looks like.
-        labels = ", ".join(listed).translate(str.maketrans("{}", "()"))
-        template = self.prompt.replace("{labels}", labels)
-        return word_head(template, words, network, tokenizer, masked=_is_masked(network.config))
+        explained = [f"{lettered[label]}: {name}" for label, name in names.items()]
+        return asked(LIST + self.prompt if usual else self.prompt, lettered, explained)
 
 
 def with_prompt(config: TaskConfig, *, pairs: bool) -> TaskConfig:
@@ -147,6 +145,13 @@ def with_prompt(config: TaskConfig, *, pairs: bool) -> TaskConfig:
             else "task.prompt has {pair}, but rows have no second text; leave it out, or name data.text_pair_column."
         )
     return config
+
+
+def _listing(network: Any, tokenizer: Any, prompt: str, words: Mapping[str, str], listed: Iterable[str]) -> WordHead:
+    """Return the head for a prompt with its list of labels."""
+    # A label is no place for a text, whatever it looks like.
+    labels = ", ".join(listed).translate(str.maketrans("{}", "()"))
+    return word_head(prompt.replace("{labels}", labels), words, network, tokenizer, masked=_is_masked(network.config))
 
 
 def _is_masked(config: Any) -> bool:

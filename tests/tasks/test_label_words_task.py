@@ -207,10 +207,11 @@ def spelled_by(labels: Sequence[str], tokenizer: Any, network: Any, prompt: str 
 
 
 def test_labels_are_their_own_words() -> None:
-    found = spelled_by(["goal", "a_goal"], byte_tokenizer(), decoder("llama"))
-    assert found["goal"] == "goal"
-    assert found["a_goal"] == "a goal"
-    assert "fits the text: a goal, goal?" in found["prompt"]
+    labels, tokenizer, network = ["goal", "a_goal"], byte_tokenizer(), decoder("llama")
+    found = spelled_by(labels, tokenizer, network)
+    assert found == {"prompt": PROMPT, "a_goal": "a goal", "goal": "goal"}
+    found = spelled_by(labels, tokenizer, network, "One of {labels} is: {text}\nLabel:")
+    assert found == {"prompt": "One of a goal, goal is: {text}\nLabel:", "a_goal": "a goal", "goal": "goal"}
 
 
 @pytest.mark.parametrize(
@@ -220,7 +221,7 @@ def test_many_labels_and_long_ones_have_letters_that_the_prompt_explains(labels:
     found = spelled_by(labels, byte_tokenizer(), decoder("llama"))
     ordered = sorted(labels)
     assert [found[label] for label in ordered] == [*"ABCDEFGHI"[: len(labels)]]
-    assert f"A: {ordered[0]}, B: {ordered[1]}" in found["prompt"]
+    assert found["prompt"].startswith(f"Categories: A: {ordered[0]}, B: {ordered[1]}")
     # A prompt that does not list labels cannot explain letters.
     assert spelled_by(labels, byte_tokenizer(), decoder("llama"), CUE)[ordered[0]] == ordered[0]
 
@@ -237,7 +238,8 @@ def test_a_masked_model_has_letters_for_labels_of_several_tokens() -> None:
 
 
 def test_a_label_is_no_place_for_a_text() -> None:
-    assert spelled_by(["{text}", "goal"], byte_tokenizer(), decoder("llama"))["prompt"].count("{text}") == 1
+    found = spelled_by(["{text}", "goal"], byte_tokenizer(), decoder("llama"), "Of {labels}: {text} is:")
+    assert found["prompt"] == "Of A: goal, B: (text): {text} is:"
 
 
 def test_what_was_learned_asks_the_same_again() -> None:

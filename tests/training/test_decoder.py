@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from hpo.config.study_file import StudyConfig
+from hpo.config.study_file import StudyConfig, TaskConfig
 from hpo.data.batching import collate
 from hpo.data.splits import load_splits
+from hpo.data.tokenization import TokenizedSplit, tokenize
 from hpo.messages import Ending, Milestone
+from hpo.model.pretrained import load_model
+from hpo.tasks.label_words import LabelWords, with_prompt
+from hpo.training.evaluation import outputs
 from hpo.training.worker import Worker, open_worker
 from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, trained
 
@@ -62,3 +66,31 @@ def test_it_trains(worker: Worker, values: dict[str, object]):
     assert outcome.ending is Ending.COMPLETED
     assert [report.step for report in reports] == [4, 8]
     assert reports[1].validation.values["loss"] < reports[0].validation.values["loss"]
+
+
+HEADLINES = {
+    "sports": ("Striker scores twice as City win the cup final", "Coach drops his captain before the semi-final"),
+    "business": ("Bank profits rise as interest rates climb", "Oil company shares fall after weak earnings"),
+    "politics": ("Parliament votes on the new election law", "Prime minister faces a leadership challenge"),
+    "science": ("Astronomers find water on a distant planet", "Researchers sequence the genome of an ancient plant"),
+}
+
+
+def test_it_knows_labels_by_their_words_before_any_training(decoder_study: StudyConfig):
+    """Of words of one token, and of several: a guess would be right for one headline in four."""
+    phrases = {"sports": "sports", "business": "business and economy", "politics": "politics", "science": "science"}
+    labels = [label for label, lines in HEADLINES.items() for _ in lines]
+    lines = [line for of_label in HEADLINES.values() for line in of_label]
+    named, phrased = (
+        LabelWords.of(with_prompt(TaskConfig(head="label_words", label_words=words), pairs=False), labels)
+        for words in ({}, phrases)
+    )
+    model = load_model(decoder_study.model, named, torch.device("cpu"))
+    for task in (named, phrased):
+        head = task.head_for(model.network, model.tokenizer)
+        model.head = head
+        tokens = tokenize(lines, None, model.tokenizer, 64, head.prompt)
+        split = TokenizedSplit(tokens=tokens, targets=task.targets(labels))
+        scores = outputs(model, split, np.arange(len(lines)), lambda batch: model.logits(batch, "fp32"))
+        calibrated = scores - scores.mean(dim=0)
+        assert (calibrated.argmax(dim=1).numpy() == split.targets).mean() >= 0.75

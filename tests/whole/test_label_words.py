@@ -139,7 +139,7 @@ def test_check_shows_the_prompt_of_a_row_and_the_words(hpo: Hpo, config: StudyCo
     )  # fmt: skip
     assert answer.code == 0, answer.err
     said = " ".join((answer.out + answer.err).split())
-    assert "The model reads '<s> <unk>" in said
+    assert "The model reads '<s> Text : " in said
     assert "and is asked for 'money': money; 'sport': sport." in said
 
 

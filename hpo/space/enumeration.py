@@ -120,7 +120,8 @@ def _deciding(parameters: Sequence[Parameter], fields: Iterable[str]) -> set[str
             waiting.append(decider)
         if name in written:
             waiting += [condition.parent for condition in written[name].when]
-            waiting += rate_fields(written[name].relative_to)
+            if factors := written[name].relative_to:
+                waiting += rate_fields(factors)
     return found
 
 

@@ -8,7 +8,10 @@ import typer
 from hpo.cli import options
 from hpo.errors import ConfigurationError
 
-ENDINGS = {"yaml": (".yaml", ".yml"), "json": (".json",), "training-arguments": (".json",), "python": (".py",)}
+ENDINGS = {
+    "yaml": (".yaml", ".yml"), "json": (".json",), "training-arguments": (".json",), "python": (".py",),
+    "peft": (".py",),
+}  # fmt: skip
 """Format -> how a file in it ends."""
 BY_ENDING = {"": "yaml", ".json": "json"} | {one: name for name in ("yaml", "python") for one in ENDINGS[name]}
 Overrides = Annotated[
@@ -88,7 +91,7 @@ def _format(output: Path | None, format_: str | None) -> str:
             f"{output} ends as a file of {BY_ENDING[ending]} does, but --format is {format_}; end it "
             f"{ENDINGS[format_][0]}."
         )
-    if format_ == "python" and ending != ".py":
+    if format_ in ("python", "peft") and ending != ".py":
         raise ConfigurationError(
             "A script reads the .json file beside it, so it is to have a name; say --output train.py."
         )
@@ -104,6 +107,7 @@ def _files(content: dict[str, Any], format_: str) -> tuple[list[_File], list[str
     if format_ == "json":
         return [_File(configs.to_json(content), configs.JSON_MARK)], []
     from hpo.config.parsing import read_model
+    from hpo.config.study_file import ComputeConfig
     from hpo.export import python_script, training_arguments
     from hpo.export.exported_file import Exported
 
@@ -112,5 +116,12 @@ def _files(content: dict[str, Any], format_: str) -> tuple[list[_File], list[str
         read = configs.to_json(python_script.content_of_script(exported))
         files = [_File(python_script.script(exported), python_script.MARK), _File(read, configs.JSON_MARK, ".json")]
         return files, [f"The script reads the other file, and needs {python_script.needed(exported)}."]
+    if format_ == "peft":
+        from hpo.export import peft_script, retraining
+
+        _, splits = retraining.study_and_splits(exported, ComputeConfig())
+        text, rows = peft_script.peft_script(exported, splits), peft_script.rows_json(exported, splits)
+        files = [_File(text, peft_script.MARK), _File(rows, peft_script.ROWS_MARK, ".json")]
+        return files, [f"The script reads the rows in the other file, and needs {peft_script.needs(exported)}."]
     text = configs.to_json(training_arguments.to_training_arguments(exported))
     return [_File(text, training_arguments.MARK)], training_arguments.left_to_do(exported)

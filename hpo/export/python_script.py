@@ -52,11 +52,15 @@ def content_of_script(exported: Exported) -> dict[str, Any]:
     beside = [
         (f"{key} {name}", "one .csv or .jsonl file") for key, name in sources if name and not IS_FILE.fullmatch(name)
     ]
+    loaded = exported.model.model_dump(include={"gguf_file", "quantization", "dtype"})
+    beside += [
+        (f"model.{name} {value}", "the model as save_pretrained writes it, in fp32")
+        for name, value in loaded.items()
+        if value not in (None, "auto", "fp32")
+    ]
     beside += own_head(exported)
     if exported.hyperparameters.method == "lora":
-        beside.append(("method lora", "hpo train, which writes an adapter"))
-    if exported.model.gguf_file:
-        beside.append((f"model.gguf_file {exported.model.gguf_file}", "the model as save_pretrained writes it"))
+        beside = own_head(exported) or [("method lora", "--format peft")]
     refuse_inexpressible("The script", FIELDS, exported, beside)
     content = exported.model_dump(mode="json")
     return content | {"evaluation": content["evaluation"] | {"rung_rows": exported.evaluation.part_rows}}

@@ -86,7 +86,7 @@ FIELDS: Mapping[str, Expressible] = {
          "lora_dropout", "lora_targets", "lora_scaling"),
         Expressible(),
     ),
-    "method": only("full", "method", "full, or freeze or adapt (PEFT) the model that is handed to Trainer"),
+    "method": only("full", "method", "--format peft for lora, else freeze layers of what is handed to Trainer"),
     "trained_layers": only(None, "trained_layers", "freeze the layers of the model that is handed to Trainer"),
     "kept_layers": only(None, "kept_layers", "cut the model and save it, then train that"),
     "optimizer": Expressible(
@@ -126,6 +126,11 @@ def to_training_arguments(exported: Exported) -> Arguments:
         ConfigurationError: they cannot say all of the configuration; names what.
     """
     refuse_inexpressible(TARGET, FIELDS, exported, study_wide(exported))
+    return arguments_of(exported)
+
+
+def arguments_of(exported: Exported) -> Arguments:
+    """Return what they say of a configuration."""
     values = exported.hyperparameters
     return {
         "output_dir": "trainer-model",

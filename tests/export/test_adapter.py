@@ -262,7 +262,7 @@ def test_what_has_no_adapter_or_none_for_the_whole_base_is_refused_before_traini
     assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_hidden_layers == 1
 
 
-def test_a_winner_of_a_search_is_reproduced_trained_merged_and_asked(config: StudyConfig, hpo: Hpo) -> None:
+def test_a_winner_of_a_search_is_reproduced_trained_merged_asked_and_exported(config: StudyConfig, hpo: Hpo) -> None:
     """With the number format of its weights, which the study left open."""
     space = {name: {"value": value} for name, value in LORA.items()} | {"lora_rank": {"values": [2, 4]}}
     words = ("--model", config.model.name, "--train", config.data.train, "--trials", 1, f"space={json.dumps(space)}")
@@ -280,5 +280,12 @@ def test_a_winner_of_a_search_is_reproduced_trained_merged_and_asked(config: Stu
         assert asked.code == 0, asked.err
         said[folder] = [row["prediction"] for row in csv.DictReader(io.StringIO(asked.out))]
     assert "Merged, f1 on validation is" in trained.err
+    for _ in range(2):  # What it wrote itself it may write again.
+        script = hpo("export", "--format", "peft", "--output", "train.py")
+        assert (script.code, "reads the rows in the other file, and needs torch" in script.err) == (0, True), script.err
+    compile(Path("train.py").read_text(), "train.py", "exec")
+    assert len(json.loads(Path("train.json").read_text())["validation"]) == 30
+    Path("train.json").write_text('{"mine": 1}')
+    assert "it holds something else" in hpo("export", "--format", "peft", "--output", "train.py").err
     same = [one == other for one, other in zip(said["adapter"], said["merged"], strict=True)]
     assert sum(same) / len(same) > 0.9

@@ -76,7 +76,7 @@ def test_an_ending_that_names_no_format_is_refused_with_the_choices(export: Hpo,
     code, _, err = export("--output", "best.txt")
     assert (code, list(tmp_path.iterdir())) == (2, [])
     assert "best.txt does not say in which format to write; end it .yaml, .json or .py" in err
-    assert "--format: yaml, json, training-arguments, python." in err
+    assert "--format: yaml, json, training-arguments, python, peft." in err
 
 
 def test_a_store_is_not_written_over(export: Hpo, config: StudyConfig, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_arguments_are_all_that_is_on_standard_output(
 def test_no_such_format(export: Hpo) -> None:
     code, _, err = export("--format", "pyton")
     assert code == 2
-    assert "Did you mean 'python'? Known: json, python, training-arguments, yaml." in err
+    assert "Did you mean 'python'? Known: json, peft, python, training-arguments, yaml." in err
 
 
 def test_standard_output_by_its_name_and_a_link_that_leads_to_itself(

@@ -283,7 +283,7 @@ def test_what_it_cannot_do_is_refused_by_name(exported: Exported, name: str) -> 
 
 
 def test_lora_is_refused_once(exported: Exported) -> None:
-    with pytest.raises(ConfigurationError, match=r"method lora \(nearest: hpo train, which writes an adapter\)"):
+    with pytest.raises(ConfigurationError, match=r"method lora \(nearest: --format peft\)"):
         content_of_script(with_values(exported, method="lora"))
 
 

@@ -104,13 +104,7 @@ def word_head(template: str, words: Mapping[str, str], network: Any, tokenizer: 
         ConfigurationError: a word that is no token, or the same tokens as another; of a masked model several tokens.
         ModelError: the tokenizer joins the text with what is beside it, or the network cannot score several words.
     """
-    if not tokenizer.is_fast:
-        raise ModelError(
-            f"{type(tokenizer).__name__} does not say which tokens a text has, which task.head label_words needs; "
-            "choose another model."
-        )
-    if masked and tokenizer.mask_token is None:
-        raise ModelError("The model's tokenizer has no mask token, which task.head label_words asks for the words at.")
+    _refuse_model(network, tokenizer, masked=masked)
     text, places = _with_anchors(template)
     asked = text.rstrip()
     before, behind = asked + (text[len(asked) :] or " "), "." if masked else ""
@@ -124,7 +118,7 @@ def word_head(template: str, words: Mapping[str, str], network: Any, tokenizer: 
     tree = WordTree.of(spelled)
     fixed = frame if masked else [*frame[:start], *tree.tokens]
     config = network.config.get_text_config()
-    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
     head = WordHead(
         template=template,
         words=words,
@@ -135,13 +129,25 @@ def word_head(template: str, words: Mapping[str, str], network: Any, tokenizer: 
         additive=network.dtype if config._attn_implementation == "eager" else None,
         window=min((window for window in windows if window), default=None),
     )
-    if len(tree.nodes) > 1 and not _scores_apart(head, network):
-        longest = max(words.values(), key=len)
-        raise ModelError(
-            f"{type(network).__name__} cannot score words of several tokens side by side, such as {longest!r}: it "
-            "takes no mask or no positions of our own; give words of one token in task.label_words, such as A, B, C."
-        )
+    if len(tree.nodes) > 1:
+        _refuse_joined(head, network)
     return head
+
+
+def _refuse_model(network: Any, tokenizer: Any, *, masked: bool) -> None:
+    """Raise a `ModelError` where a prompt cannot be put into tokens, or the network cannot be asked at some of them."""
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"{type(tokenizer).__name__} does not say which tokens a text has, which task.head label_words needs; "
+            "choose another model."
+        )
+    if masked and tokenizer.mask_token is None:
+        raise ModelError("The model's tokenizer has no mask token, which task.head label_words asks for the words at.")
+    if network.base_model is network:
+        raise ModelError(
+            f"{type(network).__name__} has no part below its language-model head, which task.head label_words needs; "
+            "choose another model."
+        )
 
 
 def _with_anchors(template: str) -> tuple[str, dict[int, int]]:
@@ -226,22 +232,28 @@ def _terminator(tokenizer: Any) -> Word:
 
 
 @torch.no_grad()
-def _scores_apart(head: WordHead, network: Any) -> bool:
-    """Return whether the word that stands behind most others has the score beside them that it has alone."""
+def _refuse_joined(head: WordHead, network: Any) -> None:
+    """Raise a `ModelError` where the word that stands behind most others has another score beside them than alone."""
     prompt = head.prompt.ids[: len(head.prompt.ids) - len(head.tree.tokens)]
     label, word = max(enumerate(head.spelled), key=lambda one: (len(one[1]), one[1]))
     row = torch.tensor([head.prompt.ids], device=network.device)
     inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}
+    is_equal = False
     try:
         found = head.outputs(network, inputs, np.array([row.shape[1]]))[0, label]
         written = torch.tensor([[*prompt, *word[:-1]]], device=network.device)
         logits = network(input_ids=written).logits[0, -len(word) :].float()
+        alone = logits.log_softmax(dim=-1)[range(len(word)), list(word)].sum()
+        is_equal = bool(torch.isclose(found, alone, rtol=torch.finfo(network.dtype).eps ** 0.5, atol=0.0))
     except Exception:
         # Whatever it dies of: it does not take such inputs.
         logger.debug("Words cannot be scored side by side.", exc_info=True)
-        return False
-    alone = logits.log_softmax(dim=-1)[range(len(word)), list(word)].sum()
-    return bool(torch.isclose(found, alone, rtol=torch.finfo(network.dtype).eps ** 0.5, atol=0.0))
+    if not is_equal:
+        raise ModelError(
+            f"{type(network).__name__} cannot score words of several tokens side by side, such as "
+            f"{[*head.words.values()][label]!r}: it takes no mask or no positions of our own; give words of one token "
+            "in task.label_words, such as A, B, C."
+        )
 
 
 @contextmanager

@@ -319,6 +319,12 @@ def test_a_tokenizer_that_does_not_say_where_a_text_is_is_refused() -> None:
     assert "InPython does not say which tokens a text has" in said
 
 
+def test_a_network_that_is_nothing_but_its_head_is_refused() -> None:
+    network = decoder("llama")
+    network.base_model_prefix = ""
+    assert "LlamaForCausalLM has no part below its" in refused({"x": "a", "y": "goal"}, byte_tokenizer(), network)
+
+
 @pytest.mark.parametrize("prompt", ["Label:", "{text} {text}:", "Label of {text}", "{labels} {labels} {text}:"])
 def test_a_prompt_has_one_place_for_the_text_and_asks_behind_it(prompt: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"'task.prompt' is {prompt!r}, but it holds {{text}} once")):

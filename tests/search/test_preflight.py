@@ -163,4 +163,4 @@ def test_every_setting_of_a_search_is_of_known_samplers_and_pruners() -> None:
     assert {user for users in SETTINGS["sampler"].values() for user in users} <= SAMPLERS.keys()
     assert {user for users in SETTINGS["pruner"].values() for user in users} <= PRUNERS.keys()
     named = {name for settings in SETTINGS.values() for name in settings}
-    assert SearchConfig.model_fields.keys() - named == {"sampler", "pruner", "repeat_default"}
+    assert SearchConfig.model_fields.keys() - named == {"sampler", "pruner", "repeat_default", "portfolio"}

@@ -9,7 +9,7 @@ from typing import Any
 import huggingface_hub.constants
 import torch
 import transformers
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from hpo.config.extras import refuse_missing
 from hpo.config.study_file import ModelConfig
@@ -74,12 +74,23 @@ def load_model(
     head = task.head_for(network, tokenizer) if isinstance(task, HasHead) else None
     backbone = if_memory_suffices(lambda: Backbone(network, tokenizer, missing | new, device, shared, head=head))
     if backbone and if_memory_suffices(lambda: multiply(device)):
+        if trained and dtype != torch.float32:
+            _restore_head(backbone, Path(source))
         return backbone
     size = sum(weight.nbytes for weight in network.parameters()) / 2**30
     raise ModelError(
         f"The weights of {config.name}, {size:.1f} GiB, do not fit into what is free of {device}; free it, or choose a "
         "smaller model or another device."
     )
+
+
+@torch.no_grad()
+def _restore_head(backbone: Backbone, folder: Path) -> None:
+    """Put in the head of a trained model as it was written: it is fp32, and was rounded to the dtype of the rest."""
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            for name in backbone.fresh & {*weights.keys()}:
+                backbone.network.get_parameter(name).copy_(weights.get_tensor(name))
 
 
 def multiply(device: torch.device) -> float:

@@ -32,9 +32,10 @@ from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError, ModelError
 from hpo.export.exported_file import Exported
 from hpo.export.model_folder import train_into
-from hpo.export.prediction import prediction_input, predictions_csv
+from hpo.export.prediction import folder_model, prediction_input, predictions_csv
 from hpo.export.retraining import compute_of, open_trainer, retrain, study_and_splits
-from hpo.tasks.registry import task_of
+from hpo.model.pretrained import load_model
+from hpo.tasks.registry import TASKS, task_of
 from tests.command_line import Hpo
 from tests.models import said_by_card, save_tiny_bert, save_tiny_llama
 from tests.tasks.language_models import save_tiny_decoder, save_tiny_masked_model
@@ -193,6 +194,10 @@ def test_merged_into_16_bits_it_has_the_score_that_is_said(case: Callable[..., C
     positive = task_of(of.exported.task, of.splits).metric.positive
     f1 = f1_score(of.splits.validation.labels, names, pos_label=positive)
     assert said[-1].startswith(f"Merged, f1 on validation is {f1:.4f}, ")
+    task = TASKS["classification"].restored({"labels": ["money", "sport"]})
+    opened = load_model(folder_model(folder), task, torch.device("cpu"), trained=True).network
+    assert torch.equal(opened.score.weight, weights["score.weight"])
+    assert not torch.equal(weights["score.weight"], weights["score.weight"].bfloat16().float())
 
 
 @pytest.mark.parametrize("merge", [False, True])

@@ -219,7 +219,7 @@ def test_a_worker_tokenizes_nothing_that_another_has(
 def test_training_changes_nothing_of_the_files(study: StudyConfig, tmp_path: Path) -> None:
     worker = opened(study, tmp_path, shared=True)
     model = worker._context.model
-    assert all(is_mapped(tensor.data_ptr(), tmp_path) for tensor in model._pretrained.values())
+    assert all(is_mapped(tensor.data_ptr(), tmp_path) for tensor in model.hold_pretrained().values())
     before = {path: path.read_bytes() for path in (tmp_path / FOLDER).glob(f"weights-*/{FILE}")}
     assert len(before) == 1
     trained(worker, tiny_assignment())

@@ -60,7 +60,7 @@ def test_every_optimizer_under_every_schedule_and_every_form_of_l1_and_l2(
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory, texts: Path) -> Worker:
     """Of a model with as many layers and positions as the shipped spaces ask for."""
-    config = tiny_study(save_tiny_bert(tmp_path_factory.mktemp("deep"), layers=6, longest=128), texts)
+    config = tiny_study(save_tiny_bert(tmp_path_factory.mktemp("deep"), layers=6, longest=256), texts)
     return open_worker(config, load_splits(config.data, config.seed))
 
 

@@ -28,6 +28,7 @@ from hpo.training.run_state import RunState
 from hpo.training.worker import Worker, open_worker
 from tests.files.test_weights import REPORT
 from tests.models import stepped, tiny_assignment, tiny_hyperparameters, tiny_study, write_texts_of
+from tests.tasks.language_models import save_tiny_decoder, save_tiny_masked_model
 
 FOLDS = 3
 FILES = checkpoint_names(1)
@@ -126,12 +127,21 @@ def test_so_it_does_whatever_it_is_trained_under(values, tiny_bert: Path, texts:
 
 @pytest.mark.usefixtures("always_due")
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", sorted(TASKS.keys() - {"label_words"}))
 def test_so_it_does_in_every_task_by_every_method(task: str, method: str, tiny_bert: Path, tmp_path: Path) -> None:
     values = {"method": method, "dropout": 0.2, **({"lora_dropout": 0.2} if method == "lora" else {})}
     texts = write_texts_of(task, tmp_path / "texts.csv")
     assignment = tiny_assignment(tiny_hyperparameters(**values))
     compare(tiny_bert, texts, tmp_path, assignment, cut=3, task={"name": task})
+
+
+@pytest.mark.usefixtures("always_due")
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"head"}))
+@pytest.mark.parametrize("save", [save_tiny_decoder, save_tiny_masked_model])
+def test_so_it_does_by_label_words(save: Any, method: str, texts: Path, tmp_path: Path) -> None:
+    values = {"method": method, **({"lora_dropout": 0.2} if method == "lora" else {})}
+    assignment = tiny_assignment(tiny_hyperparameters(**values, max_length=24))
+    compare(save(tmp_path / "model"), texts, tmp_path, assignment, cut=3, task={"head": "label_words"})
 
 
 @pytest.mark.usefixtures("always_due")

@@ -84,8 +84,9 @@ class Backbone:
             seed: of the new weights; an equal one draws the same directions at every scale.
             head_scale: standard deviation of the new matrices, around 0; None for the library's own.
         """
-        self.mount({})
+        # All layers first: in one that a trial left out a module may be mounted.
         self.layers.keep(None)
+        self.mount({})
         with torch.random.fork_rng(devices=[]):
             # Of the CPU alone: `torch.manual_seed` would seed the generators of all devices too.
             torch.default_generator.manual_seed(seed)
@@ -121,6 +122,8 @@ class Backbone:
             if now is not module:
                 self._displaced.setdefault(path, now)
                 self.network.set_submodule(path, module)
+        if not modules:
+            self._displaced.clear()
         self._mounted = modules
 
     def own(self, path: str) -> nn.Module:

@@ -160,6 +160,7 @@ def test_every_hyperparameter_is_decided_upon_and_no_metric_is_unknown() -> None
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])
+@pytest.mark.slow
 def test_it_reaches_the_score_of_hpo_within_the_noise_of_seeds(
     exported: Exported, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

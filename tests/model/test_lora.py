@@ -181,3 +181,12 @@ def test_the_frozen_network_draws_no_dropout(bert: Backbone, task: Any) -> None:
     ]
     assert drawing
     assert all(path == "dropout" or path.endswith("lora_dropout") for path in drawing)
+
+
+def test_a_trial_of_fewer_layers_may_follow_one_of_all(bert: Backbone, task: Any) -> None:
+    for kept, method in [(None, "lora"), (1, "lora"), (None, "lora"), (1, "full"), (None, "full")]:
+        values = {"method": method, "kept_layers": kept}
+        model = TrialModel(bert, task, tiny_hyperparameters(**values), seed=0)
+        in_second = [name for name in model.parameters if ".layer.1." in name]
+        assert bool(in_second) is (kept is None)
+    assert not any(isinstance(module, LoraLinear) for module in bert.network.modules())

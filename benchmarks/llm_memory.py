@@ -121,12 +121,15 @@ def measured(options: argparse.Namespace) -> dict[str, int]:
     )  # fmt: skip
     outcome = train(worker, assignment, lambda _: Action.CONTINUE)
     assert outcome.best, outcome.reason
-    network = worker._context.model.network
+    model = worker._context.model
+    adapter = sum(weight.numel() for name, weight in model.network.named_parameters() if "lora_" in name)
+    # The network's own layers again.
+    model.reset(0)
     return {
         "before": 0 if options.device == "cuda" else before,
         "peak": peak_memory_bytes(torch.device(options.device)),
-        "weights": sum(weight.numel() for name, weight in network.named_parameters() if "lora_" not in name),
-        "adapter": sum(weight.numel() for name, weight in network.named_parameters() if "lora_" in name),
+        "weights": sum(weight.numel() for weight in model.network.parameters()),
+        "adapter": adapter,
     }
 
 

@@ -99,6 +99,10 @@ class MicroBatch:
         if rows is not None:
             self.rows = self.at_once(rows)
 
+    def restore(self, earlier: "MicroBatch") -> None:
+        """Take what was taken earlier: what it came to since was too much still, and says nothing of what fits."""
+        self.rows, self.is_checkpointed = earlier.rows, earlier.is_checkpointed
+
     def shrink(self, rows: int, *, may_checkpoint: bool) -> bool:
         """Take less memory than `rows` at once did, at which it ran out; return whether that can be.
 

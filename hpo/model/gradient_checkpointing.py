@@ -22,6 +22,8 @@ class GradientCheckpointing:
     def __init__(self, layers: nn.ModuleList) -> None:
         """Leave it off, for all these layers."""
         self._layers = list(layers)
+        # A library may have put its own in their place, which is to come back.
+        self._forwards = [layer.forward for layer in layers]
         self._is_on = False
         self.randoms: Sequence[RandomState] = ()
         """Of the trials whose rows go through the layers side by side; none of one alone, which uses torch's own."""
@@ -30,11 +32,8 @@ class GradientCheckpointing:
         """Switch it on or off for the passes to come."""
         if on is self._is_on:
             return
-        for layer in self._layers:
-            if on:
-                layer.forward = partial(self._checkpointed, layer.forward)
-            else:
-                del layer.forward
+        for layer, forward in zip(self._layers, self._forwards, strict=True):
+            layer.forward = partial(self._checkpointed, forward) if on else forward
         self._is_on = on
 
     def _checkpointed(self, forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:

@@ -181,6 +181,6 @@ def _no_such_layer(network: Any, names: Iterable[str], layers: Collection[str]) 
     ends = ", ".join(sorted({path.rpartition(".")[2] for path in layers}))
     sentence = f"lora_targets names {', '.join(names)}, but {type(network).__name__} has linear layers {ends}"
     output = network.get_output_embeddings()
-    if output is not None and any(path.endswith(tuple(names)) for path, m in network.named_modules() if m is output):
-        sentence = f"{sentence}; its output embeddings are the input embeddings too, or stay as they are"
+    if heads := [path for path, module in network.named_modules() if module is output and output is not None]:
+        sentence = f"{sentence}; {heads[0]}, its output embeddings, gets no adapter"
     return f"{sentence}; choose among these, or all-linear, attention or mlp."

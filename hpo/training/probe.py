@@ -3,6 +3,7 @@
 import math
 import time
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -52,7 +53,7 @@ def probe(
     """
     assert steps >= 1, "probe at least one step"
     micro_batch = context.gradients.micro_batch(hyperparameters)
-    rows_before = micro_batch.rows
+    before = replace(micro_batch)
     try:
         with RandomState(context.config.seed, context.device), context.rank_group.together():
             return _cost(context, hyperparameters, steps, time.perf_counter() + most_seconds)
@@ -66,7 +67,7 @@ def probe(
         context.model.reset(0)
         if context.device.type == "cuda":
             torch.cuda.empty_cache()
-    micro_batch.rows = rows_before
+    micro_batch.restore(before)
     return INFEASIBLE
 
 

@@ -17,7 +17,7 @@ from hpo.errors import error_line
 from hpo.files.checkpoints import Checkpoints, State
 from hpo.files.trial_files import TrialFiles
 from hpo.files.weights import Weights
-from hpo.memory import OutOfMemoryInEvaluation, is_out_of_memory, peak_memory_bytes, release, reset_peak
+from hpo.memory import MicroBatch, OutOfMemoryInEvaluation, is_out_of_memory, peak_memory_bytes, release, reset_peak
 from hpo.messages import Action, Assignment, Ending, HeldOutEvaluation, Milestone, Outcome, Progress, Report, Scores
 from hpo.metrics.metric import Predictions
 from hpo.model.randomness import RandomState
@@ -86,7 +86,7 @@ class Run:
         self._spoke_at = 0.0
         self._spoke_of = 0
         self._total = 0
-        self._micro_batch_at_first: int | None = None
+        self._micro_batch_at_first = MicroBatch()
         self._steps = self._train()
 
     def advance(self, answer: Tensor | Exception | None = None) -> Message | SlotBatch:
@@ -122,7 +122,7 @@ class Run:
         self._began_at = self._clock()
         reset_peak(self._context.device)
         self._micro_batch.lower(self.assignment.micro_batch_size)
-        self._micro_batch_at_first = self._micro_batch.rows
+        self._micro_batch_at_first = replace(self._micro_batch)
         plan = fold_runs(self.assignment, self._context)
         self._total = sum(self._hyperparameters.epochs * fold_run.rows.size for fold_run in plan)
         state = self._resumed_state()
@@ -348,8 +348,7 @@ class Run:
         elif is_out_of_memory(error):
             end = Ending.INFEASIBLE, self._where_memory_ran_out(error)
         if end[0] is Ending.INFEASIBLE:
-            # What it came to was too much still, and says nothing of trials that fit.
-            self._micro_batch.rows = self._micro_batch_at_first
+            self._micro_batch.restore(self._micro_batch_at_first)
         return end
 
     def _where_memory_ran_out(self, error: Exception) -> str:

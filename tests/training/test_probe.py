@@ -136,6 +136,7 @@ def test_where_one_row_is_too_much_no_trial_of_it_is_feasible(worker: Worker, ro
     longest = int(worker._context.tokenized(16)["train"].tokens.lengths.max())
     room_for(longest - 1)
     assert worker.probe(tiny_hyperparameters(), STEPS) == INFEASIBLE
+    assert not worker._context.gradients.micro_batch(tiny_hyperparameters()).is_checkpointed, "later ones may fit"
     assert all(parameter.grad is None for parameter in worker._context.model.network.parameters())
     assert worker.probe(tiny_hyperparameters(max_length=longest - 1), STEPS).feasible
 

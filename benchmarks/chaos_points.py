@@ -23,7 +23,7 @@ from hpo.files import checkpoints
 from hpo.files.checkpoints import Checkpoints
 from hpo.messages import Ending, Outcome
 from hpo.search.coordinator import Coordinator
-from hpo.store.attempts import Attempts
+from hpo.store.trials import Attempts
 from hpo.training.run import Run
 from hpo.training.worker import Worker, open_worker
 

@@ -128,7 +128,7 @@ def main() -> None:
     from hpo.runners import run as runner
     from hpo.runners.processes.launcher import open_processes
     from hpo.store import leases
-    from hpo.store.attempts import Attempts
+    from hpo.store.trials import Attempts
 
     if conditions.timed:
         # It has all that is asked of it, and no weights, so it never reads the test split.

@@ -23,7 +23,7 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import TrialState
 
 from hpo.messages import Milestone
-from hpo.search.rungs import milestones
+from hpo.search.pruners import milestones
 from hpo.space.search_space import SearchSpace
 
 EVALUATIONS = 16

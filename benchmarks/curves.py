@@ -36,8 +36,7 @@ from curve_tables import Table, TableSource, read_table
 
 from hpo.config.loading import load_config
 from hpo.config.study_file import StudyConfig
-from hpo.runners.replay.comparison import BEYOND_NOISE, Estimate, estimate
-from hpo.runners.replay.simulated_search import simulate
+from hpo.runners.replay.simulated_search import BEYOND_NOISE, Estimate, estimate, simulate
 
 AVERAGE_TRIALS = 64
 MOMENTS = (0.125, 0.25, 0.5, 1.0)

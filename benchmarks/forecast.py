@@ -29,10 +29,10 @@ from hpo.messages import Assignment, Decision, Ending, Outcome, Report
 from hpo.runners.callbacks import SearchCallback
 from hpo.runners.check.search_forecast import short_check
 from hpo.runners.dispatch import Dispatch
-from hpo.runners.processes.parent_death import belong_to
+from hpo.runners.processes.protocol import belong_to
 from hpo.runners.run import opened_pool
 from hpo.search.coordinator import Coordinator
-from hpo.search.rungs import with_evaluation_defaults
+from hpo.search.pruners import with_evaluation_defaults
 from hpo.search.study_opening import leading
 from hpo.search.trial_costs import dearest
 from hpo.space.space_file import space_of

@@ -28,8 +28,7 @@ from hpo.config.loading import load_config
 from hpo.config.study_file import StudyConfig
 from hpo.search.samplers import SAMPLERS, build_sampler
 from hpo.space.domains import Choice, Constant, Domain, Number, Range, Value, is_number
-from hpo.space.parameters import Parameter
-from hpo.space.relative_rate import SAMPLED_NAME
+from hpo.space.parameters import SAMPLED_NAME, Parameter
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import space_of
 

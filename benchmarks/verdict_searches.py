@@ -25,7 +25,7 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 
 from hpo.metrics.jackknife import leave_out_groups, scale  # noqa: E402
 from hpo.verdict.comparison import Runs  # noqa: E402
-from hpo.verdict.recommendation import SearchScores, recommend  # noqa: E402
+from hpo.verdict.judgement import SearchScores, recommend  # noqa: E402
 from hpo.verdict.sequential_halving import Race, RaceState, finalists_for, next_trial  # noqa: E402
 
 Floats = NDArray[np.float64]

@@ -14,7 +14,7 @@ from hpo.errors import ConfigurationError, TrainingError
 from hpo.messages import Action, Assignment, Ending, Outcome, Progress, Report
 from hpo.search.outcomes import CONSTRAINT, UNTRAINABLE, VIOLATED, outcome_attributes
 from hpo.search.preflight import demands_of, refuse_unfit_of_folds, space_of_study
-from hpo.search.rungs import trial_milestones, with_evaluation_defaults
+from hpo.search.pruners import trial_milestones, with_evaluation_defaults
 from hpo.search.samplers import seed_of
 from hpo.search.trial_costs import dearest
 from hpo.space.search_space import SearchSpace

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hpo.cli import options
-from hpo.config.extras import EXTRAS
+from hpo.config.optional_packages import EXTRAS
 from hpo.errors import HpoError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def doctor(
 
 def _compute_and_store(words: list[str] | None, given: Mapping[str, Any]) -> "tuple[ComputeConfig, str]":
     """Return where trials would train, and the URL of the store: those of a study where one is named."""
-    from hpo.cli.study_arguments import nested, study_of_words
+    from hpo.cli.options import nested, study_of_words
     from hpo.config.parsing import read_model
     from hpo.config.study_file import ComputeConfig
 
@@ -73,8 +73,7 @@ def _compute_and_store(words: list[str] | None, given: Mapping[str, Any]) -> "tu
 
 
 def _cluster(compute: "ComputeConfig") -> str:
-    from hpo.runners.ray.resources import described
-    from hpo.runners.ray.setup import machines_at
+    from hpo.runners.ray.setup import described, machines_at
 
     return described(compute, machines_at(compute.ray_address))
 

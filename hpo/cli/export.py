@@ -44,7 +44,7 @@ def export(
     output: options.Output = None,
 ) -> None:
     """Write the configuration to take to a file, or to standard output where no --output is given."""
-    from hpo.config.overrides import apply_override
+    from hpo.config.loading import apply_override
     from hpo.config.parsing import read_model
     from hpo.export.configs import configuration_of, stored_verdict
     from hpo.export.exported_file import MOVABLE, Exported

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from hpo.cli.live import TrialCounts
-from hpo.config.extras import refuse_missing
+from hpo.config.optional_packages import refuse_missing
 from hpo.errors import ConfigurationError, HpoError
 from hpo.messages import Assignment, Ending, Outcome, Standing
 

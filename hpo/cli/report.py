@@ -19,7 +19,7 @@ def report(
     ),
 ) -> None:
     """Write what a study gave to one HTML file, which opens anywhere and needs no network."""
-    from hpo.config.extras import refuse_missing
+    from hpo.config.optional_packages import refuse_missing
     from hpo.export.writing import check_writable, write_text
     from hpo.report.page import MARK, page
     from hpo.report.report_data import read_report_data

@@ -16,9 +16,8 @@ from hpo.cli import options
 
 if TYPE_CHECKING:
     from hpo.config.study_file import StudyConfig
-    from hpo.runners.replay.comparison import Setting, SettingResult
     from hpo.runners.replay.curves import Curve, CurveSource, Recording
-    from hpo.runners.replay.simulated_search import SimulatedSearch
+    from hpo.runners.replay.simulated_search import Setting, SettingResult, SimulatedSearch
 
 GENERATED = "generated"
 Words = Annotated[
@@ -76,7 +75,7 @@ def simulate(
     as_json: options.Json = False,
 ) -> None:
     """Compare pruners, samplers, worker counts or deadlines by simulated searches; nothing is trained."""
-    from hpo.runners.replay.comparison import compare, recommendation
+    from hpo.runners.replay.simulated_search import compare, recommendation
 
     configs = _configs(words, vary)
     source_of, metric = _source(curves, next(iter(configs.values())))
@@ -101,7 +100,7 @@ def simulate(
 def _configs(words: Sequence[str], vary: Sequence[str] | None) -> "Mapping[Setting, StudyConfig]":
     """Return the study under each setting."""
     from hpo.config.loading import load_config
-    from hpo.runners.replay.comparison import SHIPPED, SHIPPED_FOR_FOLDS, settings_of
+    from hpo.runners.replay.simulated_search import SHIPPED, SHIPPED_FOR_FOLDS, settings_of
 
     file, overrides = options.file_and_overrides(words, "hpo simulate")
     if not vary:
@@ -123,7 +122,7 @@ def _source(curves: str, config: "StudyConfig") -> "tuple[Callable[[int], CurveS
 
 
 def _recorded(curves: "Sequence[Curve]", _seed: int) -> "CurveSource":
-    from hpo.runners.replay.recorded_curves import RecordedCurves
+    from hpo.runners.replay.curves import RecordedCurves
 
     return RecordedCurves(curves)
 
@@ -161,7 +160,7 @@ DIGITS = {"true score": 4, "score": 4, "found at, h": 2, "took, h": 2, "of, h": 
 
 def _print_table(results: "Sequence[SettingResult]", metric: str) -> None:
     from hpo.cli.tables import console, table_of
-    from hpo.runners.replay.comparison import estimate_text, setting_text
+    from hpo.runners.replay.simulated_search import estimate_text, setting_text
 
     searches = len(results[0].searches)
     title = f"{metric}, mean of {searches} simulated {'search' if searches == 1 else 'searches'} ± standard error"

@@ -19,8 +19,8 @@ from hpo.errors import ConfigurationError, StoreError
 
 if TYPE_CHECKING:
     from hpo.store.database import Database
-    from hpo.store.events import Event
     from hpo.store.status import RunningTrial, StudyStatus, WaitingTrial
+    from hpo.store.tables import Event
     from hpo.verdict.gain import Gain
 
 REDRAWN_SECONDS = 2.0

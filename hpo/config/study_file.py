@@ -12,7 +12,7 @@ from hpo.config.parsing import Typed
 from hpo.config.study_names import checked_study_name
 from hpo.config.tasks import TASK_FACTS, unused_sentence
 from hpo.config.times import parse_duration, parse_moment
-from hpo.space.automatic import AUTO
+from hpo.space.space_file import AUTO
 
 
 def _duration(text: str) -> str:

@@ -14,8 +14,7 @@ from hpo.errors import ModelError
 from hpo.model.backbone import Backbone
 from hpo.model.lora import LoraLinear
 from hpo.model.trial_model import TrialModel
-from hpo.tasks.head import ClassifierHead
-from hpo.tasks.protocol import Task
+from hpo.tasks.protocol import ClassifierHead, Task
 
 ADAPTER_CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -14,7 +14,7 @@ from hpo.config.parsing import parse_yaml, read_model, write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, NoResultError
 from hpo.export.writing import begins_with
-from hpo.search.rungs import trial_milestones
+from hpo.search.pruners import trial_milestones
 from hpo.space.search_space import SearchSpace
 from hpo.store.results import StudyResults, TrialResult
 from hpo.verdict.comparison import interval_of_test, under_another_seed

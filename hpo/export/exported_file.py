@@ -10,7 +10,7 @@ from pydantic import Field
 
 from hpo.config import study_file
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.overrides import apply_override
+from hpo.config.loading import apply_override
 from hpo.config.parsing import Typed, read_model, read_yaml_mapping
 from hpo.errors import ConfigurationError
 from hpo.export.configs import digest_of

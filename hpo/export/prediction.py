@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hpo.config.overrides import apply_override
+from hpo.config.loading import apply_override
 from hpo.config.parsing import Typed, read_model
 from hpo.config.study_file import ComputeConfig, DataConfig, ModelConfig
 from hpo.config.tasks import TASK_FACTS

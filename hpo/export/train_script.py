@@ -36,16 +36,14 @@ from hpo.errors import ConfigurationError, DataError, HpoError
 from hpo.export.prediction import CONFIG_KEY, trained_model
 from hpo.messages import Milestone
 from hpo.model.backbone import LinearInFp32, set_padding
-from hpo.model.dropout import Dropouts
-from hpo.model.layers import LayerStack, head_parameters
-from hpo.model.methods import METHODS, select_parameters, to_training_mode
-from hpo.model.randomness import dropout_seed
+from hpo.model.methods import METHODS, LayerStack, head_parameters, select_parameters, to_training_mode
+from hpo.model.randomness import Dropouts, dropout_seed
 from hpo.tasks.protocol import Fits
 from hpo.tasks.registry import TASKS
 from hpo.training.gradients import PASS_TOKENS
-from hpo.training.milestones import milestone_steps
 from hpo.training.optimizer_step import Diverged, OptimizerStep
 from hpo.training.optimizers import OPTIMIZERS
+from hpo.training.run_state import milestone_steps
 from hpo.training.schedules import SCHEDULES
 
 # The training: from texts and a pretrained model to a folder.

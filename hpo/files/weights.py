@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hpo.errors import NoResultError
+from hpo.files.checkpoints import WEIGHTS, TrialFiles, attempt_of, files_in, trial_folder
 from hpo.files.disk import ToleratedFailures, refuse_full, save_tensors
 from hpo.files.remote import NO_REMOTE, RemoteFiles
-from hpo.files.trial_files import WEIGHTS, TrialFiles, attempt_of, files_in, trial_folder
 from hpo.messages import Report
 
 FITTED = "hpo.fitted"

@@ -13,10 +13,10 @@ from hpo.data.batching import Batch
 from hpo.errors import ModelError
 from hpo.files.shared import SharedFiles, content_digest
 from hpo.messages import Precision
-from hpo.model.dropout import Dropouts
 from hpo.model.gradient_checkpointing import GradientCheckpointing
-from hpo.model.layers import LayerStack, transformer_layers
-from hpo.tasks.head import ClassifierHead, Head
+from hpo.model.methods import LayerStack, transformer_layers
+from hpo.model.randomness import Dropouts
+from hpo.tasks.protocol import ClassifierHead, Head
 
 PREPARED_MASKS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
 """Architectures that take a mask of shape (rows, 1, 1, length), True where there is text, as it is."""

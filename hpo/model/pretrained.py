@@ -11,15 +11,14 @@ import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 
-from hpo.config.extras import refuse_missing
+from hpo.config.optional_packages import refuse_missing
 from hpo.config.study_file import ModelConfig
 from hpo.errors import ConfigurationError, ModelError, error_line
 from hpo.files.shared import SharedFiles
 from hpo.memory import if_memory_suffices, is_out_of_memory
 from hpo.model.backbone import Backbone
-from hpo.model.layers import head_parameters
-from hpo.tasks.head import HasHead
-from hpo.tasks.protocol import Task
+from hpo.model.methods import head_parameters
+from hpo.tasks.protocol import HasHead, Task
 
 
 def load_model(

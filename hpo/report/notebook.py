@@ -10,13 +10,12 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from hpo.config.extras import refuse_missing
+from hpo.config.optional_packages import refuse_missing
 from hpo.errors import ConfigurationError, NoResultError, nearest
 from hpo.report.figures import FIGURES
 from hpo.report.report_data import ReportData, read_report_data
 from hpo.store.database import open_database
-from hpo.store.history import Evaluation
-from hpo.store.results import StudyResults, TrialResult
+from hpo.store.results import Evaluation, StudyResults, TrialResult
 from hpo.verdict.findings import verdict_to_plain
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from hpo.errors import NoResultError
 from hpo.messages import Scores, Slice
 from hpo.metrics.metric import mean_scores
 from hpo.store.database import Database
-from hpo.store.history import StudyHistory, read_history
-from hpo.store.results import StudyResults, TrialResult, read_search
+from hpo.store.results import StudyHistory, StudyResults, TrialResult, read_history, read_search
 from hpo.store.status import StudyStatus, read_status
 from hpo.verdict.findings import Interval, Verdict
 

@@ -22,8 +22,7 @@ from hpo.report.drawing import (
     value_text,
 )
 from hpo.report.report_data import ReportData
-from hpo.store.history import Evaluation
-from hpo.store.results import TrialResult
+from hpo.store.results import Evaluation, TrialResult
 from hpo.verdict.wording import amount, is_share
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from threading import Event
 
 from hpo.config.study_file import ComputeConfig
 from hpo.errors import StoreUnavailableError, TrainingError
+from hpo.files.checkpoints import keep_only
 from hpo.files.remote import NO_REMOTE, RemoteFiles
-from hpo.files.trial_files import keep_only
 from hpo.messages import Action, Assignment, Begun, Capacity, Decision, Ending, Outcome, Progress, Report
 from hpo.runners.callbacks import SearchCallback
 from hpo.runners.worker_pool import LossCause, Note, WorkerLost, WorkerMessage, Workers

@@ -16,8 +16,8 @@ from hpo.config.study_file import StudyConfig
 from hpo.config.times import LOCAL_ZONE, humanized
 from hpo.data.splits import Splits, splits_of
 from hpo.errors import ConfigurationError, HpoError, StoreError, StoreUnavailableError, StudyMismatchError, nearest
+from hpo.files.checkpoints import keep_only
 from hpo.files.remote import open_remote_files
-from hpo.files.trial_files import keep_only
 from hpo.messages import SEMANTICS, SEMANTICS_KEY, Assignment, Precision, Report
 from hpo.runners.callbacks import SearchCallback
 from hpo.runners.check.search_forecast import ShortCheck, short_check
@@ -41,7 +41,7 @@ from hpo.search.budget import limits_of, needed_budget
 from hpo.search.coordinator import Coordinator
 from hpo.search.grid_sampler import ENUMERATIONS
 from hpo.search.preflight import demands_of, refuse_counts, refuse_unfit_search, search_notes, space_of_study
-from hpo.search.rungs import with_evaluation_defaults
+from hpo.search.pruners import with_evaluation_defaults
 from hpo.search.samplers import sampler_of
 from hpo.search.study_opening import leading
 from hpo.search.trial_costs import dearest

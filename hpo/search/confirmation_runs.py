@@ -17,8 +17,8 @@ from hpo.search.proposals import TOO_LITTLE_TIME, TrialRequest, begin_attempt
 from hpo.search.samplers import derived_seed
 from hpo.space.domains import Value
 from hpo.space.search_space import SearchSpace
-from hpo.store.attempts import AttemptRecord
 from hpo.store.study_store import CONFIRMS_ATTRIBUTE, METRIC_ATTRIBUTE, UNSEEN_ATTRIBUTE, StudyStore
+from hpo.store.trials import AttemptRecord
 from hpo.verdict.sequential_halving import NO_SCORE, Race, RaceState, next_trial
 
 SEED_ATTRIBUTE = "race_seed"

@@ -17,22 +17,21 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Action, Assignment, Capacity, Decision, HeldOutEvaluation, Outcome, Report, Standing
 from hpo.search.budget import Limits, resumed_limits, seconds_left
-from hpo.search.faults import Faults
 from hpo.search.forecasts import CostModel, Forecasts
-from hpo.search.outcomes import Endings
+from hpo.search.outcomes import Endings, Faults
 from hpo.search.proposals import Overtime, Proposals, Proposer, SlowProposal, TrialRequest
-from hpo.search.rungs import trial_milestones
+from hpo.search.pruners import trial_milestones
 from hpo.search.samplers import SEEDS, derived_seed
 from hpo.search.steering import refuse_led
 from hpo.search.warm_start import EarlierStudy, take_over
 from hpo.space.search_space import SearchSpace
-from hpo.store.attempts import AttemptRecord, to_json
 from hpo.store.database import retried_while_away
-from hpo.store.events import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT
 from hpo.store.leases import Lease
 from hpo.store.results import StudyResults, read_results
 from hpo.store.studies import delete_runs
 from hpo.store.study_store import StudyRecord, StudyStore
+from hpo.store.tables import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT
+from hpo.store.trials import AttemptRecord, to_json
 
 LONGEST_OUTAGE, LEAST_OUTAGE = 3600.0, 15.0
 """Most seconds that the store may be away before the search ends, and fewest near or past the deadline."""

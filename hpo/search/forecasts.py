@@ -21,7 +21,7 @@ from hpo.memory import MemoryKey, memory_key
 from hpo.messages import Outcome, Probe, Progress, Report
 from hpo.search.trial_costs import FORWARD, Floats, Work, Workload
 from hpo.space.search_space import SearchSpace
-from hpo.store.attempts import AttemptRecord, Reached
+from hpo.store.trials import AttemptRecord, Reached
 
 UPDATE_SHARE, BELIEF = 0.1, 0.3
 """Of a step, what its update is taken for where probes do not tell, and the weight of that beside a step."""

@@ -1,15 +1,175 @@
-"""Attempt endings: recorded, told to Optuna, and whether the trial is retried; once, whatever ended it."""
+"""Attempt endings: whose fault each is, recorded, told to Optuna, and whether the trial is retried.
 
-from collections.abc import Mapping
+- **The trial's**: it fails on two workers, or there is no other one to try it on. What it had said against the first
+  is taken back.
+- **The worker's**: two trials fail on it and on no other, while others end well elsewhere. It is left out from then on,
+  unless it is the last; until one has ended well elsewhere it is given nothing, since what fails may be everyone's.
+- **Everyone's**: the same error three times running, on more than one worker, or any three errors running on the only
+  one. The search ends, and no worker is blamed for it.
+"""
+
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from itertools import takewhile
 from typing import Any
 
 from optuna.trial import TrialState
 
 from hpo.messages import Ending, Outcome, Report
-from hpo.search.faults import Fault, Faults
-from hpo.store.attempts import AttemptEnd
 from hpo.store.study_store import StudyStore
+from hpo.store.trials import AttemptEnd
+
+STRIKES_OUT = 2
+"""Trials that failed on one worker alone, after which it is quarantined."""
+RUN_OF_FAILURES = 3
+"""Failures in a row after which the search ends."""
+DEATH = "its process died"
+_NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|[-+]?\d+(?:[.,]\d+)*(?:[eE][-+]?\d+)?")
+
+
+class Fault(StrEnum):
+    """What becomes of a trial that failed."""
+
+    TRIAL = "trial"
+    """It fails for good."""
+    ELSEWHERE = "elsewhere"
+    """It is to be tried on another worker, as if it had not been begun."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failure:
+    worker: str
+    reason: str
+
+    @property
+    def wording(self) -> str:
+        """The reason without its numbers and addresses, which differ from one to the next of the same error."""
+        return _NUMBER.sub("#", self.reason)
+
+
+@dataclass(slots=True)
+class Faults:
+    """Failures on the workers of a run, and what follows from them."""
+
+    workers: Collection[str]
+    """The present workers; more may come, and some may be lost."""
+    _failed_on: dict[int, dict[str, str]] = field(default_factory=dict)
+    """Unfinished trial -> worker on which it failed -> why."""
+    _confirmed: dict[str, dict[int, str]] = field(default_factory=dict)
+    """Worker -> trial that failed on it and ended well on another -> why it failed."""
+    _others_do_well: set[str] = field(default_factory=set)
+    """Suspected workers since whose failure a trial has ended well elsewhere."""
+    _running: list[_Failure] = field(default_factory=list)
+    """The failures since a trial last ended well."""
+    quarantined: dict[str, str] = field(default_factory=dict)
+    """Workers that get no more trials, and why, in a sentence."""
+    _breaker: str | None = None
+    """Why the search ends, once it does."""
+    alone: set[int] = field(default_factory=set)
+    """Trials that were in training with others on a worker that died: each is trained alone from then on."""
+
+    def failed(self, trial: int, worker: str, reason: str) -> Fault:
+        """Record that a trial failed, and return what becomes of it."""
+        self._running.append(_Failure(worker=worker, reason=reason))
+        self._breaker = self._breaker or self._common_cause()
+        failed_on = self._failed_on.setdefault(trial, {})
+        failed_on[worker] = reason
+        if len(failed_on) > 1 or not self._usable - failed_on.keys():
+            del self._failed_on[trial]
+            return Fault.TRIAL
+        self._quarantine_if_struck(worker)
+        return Fault.ELSEWHERE
+
+    def died(self, trial: int, worker: str) -> None:
+        """Record that a worker's process died under a trial, which counts against the worker as a failure does."""
+        self._failed_on.setdefault(trial, {})[worker] = DEATH
+        self._quarantine_if_struck(worker)
+
+    def ended_well(self, trial: int, worker: str) -> None:
+        """Record that a trial ended normally: where it failed before, that was not its own fault."""
+        self._running.clear()
+        for other, reason in self._failed_on.pop(trial, {}).items():
+            if other != worker:
+                self._confirmed.setdefault(other, {})[trial] = reason
+        for other in self._suspected - {worker}:
+            self._others_do_well.add(other)
+            self._quarantine_if_struck(other)
+
+    def quarantine(self, worker: str, reason: str) -> None:
+        """Record that a worker gets no more trials, be it the last one."""
+        self.quarantined.setdefault(worker, reason)
+
+    def avoid(self, trial: int) -> frozenset[str]:
+        """Return the workers on which a trial failed; none where no other one is left."""
+        failed_on = self._failed_on.get(trial, {}).keys()
+        return frozenset(failed_on) if self._usable - failed_on else frozenset()
+
+    def is_held_back(self, worker: str) -> bool:
+        """Return whether a worker gets no trial until it is known whether trials end well elsewhere."""
+        return worker in self._in_play - self._usable
+
+    def is_avoided(self, worker: str) -> bool:
+        """Return whether an unfinished trial failed on a worker."""
+        return any(worker in failed_on for failed_on in self._failed_on.values())
+
+    def abort_reason(self) -> str | None:
+        """Return why the search must end at once, in a sentence; None while it may go on."""
+        if self._breaker or not self.quarantined or self._in_play:
+            return self._breaker
+        worker, reason = list(self.quarantined.items())[-1]
+        return f"No worker is left to train on; the last one was {worker}: {reason}"
+
+    @property
+    def _in_play(self) -> set[str]:
+        return set(self.workers) - self.quarantined.keys()
+
+    @property
+    def _usable(self) -> set[str]:
+        """The workers in play, without those that two trials speak against where there are others."""
+        struck = {worker for worker in self._suspected if len(self._strikes(worker)) >= STRIKES_OUT}
+        return self._in_play - struck or self._in_play
+
+    @property
+    def _suspected(self) -> set[str]:
+        return self._confirmed.keys() | {worker for failed_on in self._failed_on.values() for worker in failed_on}
+
+    def _strikes(self, worker: str) -> dict[int, str]:
+        """Return the trials that speak against a worker, and why each failed: on it, and on no other."""
+        suspected = {
+            trial: failed_on[worker] for trial, failed_on in self._failed_on.items() if failed_on.keys() == {worker}
+        }
+        return self._confirmed.get(worker, {}) | suspected
+
+    def _quarantine_if_struck(self, worker: str) -> None:
+        strikes = self._strikes(worker)
+        is_known = worker in self._others_do_well
+        if self._breaker or not is_known or len(strikes) < STRIKES_OUT or self._in_play <= {worker}:
+            return
+        trials = " and ".join(map(str, sorted(strikes)))
+        reason = strikes[max(strikes)]
+        self.quarantine(worker, f"Trials {trials} failed on {worker}: {_without_stop(reason)}.")
+
+    def _common_cause(self) -> str | None:
+        """Return why the latest failures are everyone's; None while they need not be."""
+        last = self._running[-1]
+        backwards = self._running[::-1]
+        alike = list(takewhile(lambda failure: failure.wording == last.wording, backwards))
+        here = list(takewhile(lambda failure: failure.worker == last.worker, backwards))
+        places = {failure.worker for failure in alike}
+        if len(alike) >= RUN_OF_FAILURES and len(places) > 1:
+            where = f"the same error {len(alike)} times running, on {' and '.join(sorted(places))}"
+        elif self._usable <= {last.worker} and len(here) >= RUN_OF_FAILURES:
+            where = f"the last of {RUN_OF_FAILURES} failures running"
+        else:
+            return None
+        return f"{_without_stop(last.reason)}: {where}, so the search ends; mend it, and the same command resumes it."
+
+
+def _without_stop(reason: str) -> str:
+    return reason.rstrip(" .:")
+
 
 MAX_DEATHS = 3
 """Attempts without progress in which the worker's process died, after which a trial fails: it may be what kills the

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from hpo.config.extras import refuse_missing
 from hpo.config.hyperparameters import resolved
+from hpo.config.optional_packages import refuse_missing
 from hpo.config.study_file import StudyConfig
 from hpo.config.tasks import TASK_FACTS, unused_hyperparameters, unused_sentence
 from hpo.errors import SpaceError
@@ -13,11 +13,10 @@ from hpo.messages import Demands
 from hpo.search.grid_sampler import ENUMERATIONS
 from hpo.search.proposals import published
 from hpo.search.samplers import sampled_jointly, sampler_of
-from hpo.space.automatic import AUTO, space_for
+from hpo.space.consistency import cases
 from hpo.space.domains import Constant
-from hpo.space.enumeration import cases
 from hpo.space.search_space import SearchSpace
-from hpo.space.space_file import load_space, shipped_spaces, space_of
+from hpo.space.space_file import AUTO, load_space, shipped_spaces, space_for, space_of
 
 MAX_COMBINATIONS = 10_000
 """Most combinations of a grid, which each proposal goes through."""

@@ -38,9 +38,9 @@ from hpo.search.samplers import (
 from hpo.space.domains import Value
 from hpo.space.fitting import fitted_portfolio
 from hpo.space.search_space import SearchSpace
-from hpo.store.attempts import AttemptRecord
 from hpo.store.optuna_adapter import quiet_optuna, row_of, storage_of
 from hpo.store.study_store import StudyStore
+from hpo.store.trials import AttemptRecord
 
 MAX_DEFERRED = 8
 """Proposals that wait because they take longer than there is time; beyond as many, one that fits is drawn at random."""

@@ -23,9 +23,8 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.search.grid_sampler import ENUMERATIONS, EnumeratingSampler, combination_key
-from hpo.space.conditions import Condition
 from hpo.space.domains import Choice, Range
-from hpo.space.parameters import Parameter
+from hpo.space.parameters import Condition, Parameter
 from hpo.space.search_space import SearchSpace
 from hpo.store.optuna_adapter import PassingStorage, storage_of
 

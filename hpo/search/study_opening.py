@@ -22,9 +22,9 @@ from hpo.search.samplers import build_sampler
 from hpo.search.warm_start import read_earlier
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import open_database
-from hpo.store.events import WARM_START_EVENT
 from hpo.store.leases import acquire_lease, renewed_lease
 from hpo.store.study_store import StudyRecord, StudyStore, refuse_other_semantics
+from hpo.store.tables import WARM_START_EVENT
 
 MAX_NAMED = 6
 # What a later start of the same study may change; texts and space are compared by their content.

@@ -15,12 +15,12 @@ from hpo.config.hyperparameters import Hyperparameters, resolved
 from hpo.config.study_file import StudyConfig
 from hpo.data.batching import padded_tokens
 from hpo.messages import Assignment, Dimensions
-from hpo.search.rungs import trial_milestones
+from hpo.search.pruners import trial_milestones
+from hpo.space.consistency import Values, combinations_of, every_value
 from hpo.space.domains import Choice, Constant, Value, is_number
-from hpo.space.enumeration import Values, combinations_of, every_value
 from hpo.space.parameters import Parameter
 from hpo.space.search_space import SearchSpace
-from hpo.training.milestones import milestones_of, steps_per_epoch
+from hpo.training.run_state import milestones_of, steps_per_epoch
 
 OPTIMIZER_STATES: Mapping[str, int] = {
     "sgd": 0, "adafactor": 0, "momentum": 1, "nesterov": 1, "lion": 1, "adagrad": 1, "rmsprop": 1, "muon": 1,

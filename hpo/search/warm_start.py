@@ -20,9 +20,9 @@ from hpo.search.samplers import EarlierTrials, PerTrialSampler, sampler_of
 from hpo.space.fitting import carried_over
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import open_database, parsed_url, without_password
-from hpo.store.events import WARM_START_EVENT
 from hpo.store.results import StudyResults, read_search
 from hpo.store.study_store import StudyStore
+from hpo.store.tables import WARM_START_EVENT
 
 TRIED_FIRST = 3
 """Trials of each earlier study that are trained again, after the default and before what the sampler proposes."""

@@ -1,7 +1,7 @@
 """Search spaces: hyperparameters, their values, and the conditions under which they are active.
 
-The way of a space: file (`space_file`) -> our names (`translation`) -> domains (`specs`, `domains`) -> conditions, base
-rates and defaults (`conditions`, `relative_rate`, `parameters`) -> checks over representative trials (`coherence`,
-`enumeration`) -> `SearchSpace`. To add a distribution: a class in `domains` and its lines in `specs`. To add a shipped
-space: a file in `search_spaces/`. Nothing here imports Optuna.
+The way of a space: file (`space_file`) -> our names (`translation`) -> domains (`specs`, `domains`) -> conditions
+and defaults (`parameters`) -> checks over representative trials (`consistency`) -> `SearchSpace`. To add a
+distribution: a class in `domains` and its lines in `specs`. To add a shipped space: a file in `search_spaces/`. Nothing
+here imports Optuna.
 """

@@ -1,12 +1,140 @@
-"""Consistency checks of a search space: every trial that it can propose can be trained."""
+"""Consistency of a search space: its combinations, and that every trial it can propose can be trained."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from hpo.config.hyperparameters import APPLIES_TO, REFUSALS, Refusal, checked_value, deciding_field, resolved
 from hpo.errors import Mistakes, SpaceError
-from hpo.space.domains import Value, as_yaml
-from hpo.space.enumeration import Values, cases
-from hpo.space.parameters import Parameter
+from hpo.space.domains import Choice, Constant, Range, Value, as_yaml
+from hpo.space.parameters import Condition, Parameter, rate_fields
+
+Values = dict[str, Value]
+# The values of earlier parameters that later conditions ask for.
+Known = frozenset[tuple[str, Value]]
+
+
+def all_combinations(parameters: Sequence[Parameter], space: str) -> Iterator[Values]:
+    """Return every combination of values of the active parameters, in their order, the last varying fastest.
+
+    Raises:
+        SpaceError: a parameter that takes any number of a range.
+    """
+    refuse_continuous(parameters, space)
+    return combinations_of(parameters, every_value, {})
+
+
+def number_of_combinations(parameters: Sequence[Parameter], space: str) -> int:
+    """Return how many combinations there are, without going through them.
+
+    Goes from parameter to parameter with the number of ways to each set of values that later conditions ask for.
+
+    Raises:
+        SpaceError: a parameter that takes any number of a range.
+    """
+    refuse_continuous(parameters, space)
+    ways: Counter[Known] = Counter({frozenset(): 1})
+    for index, parameter in enumerate(parameters):
+        later = [condition for other in parameters[index + 1 :] for condition in other.when]
+        ways = _ways_past(parameter, ways, later)
+    return ways.total()
+
+
+def cases(parameters: Sequence[Parameter], fields: Iterable[str]) -> Iterator[Values]:
+    """Return representative trials for `fields`: values of the active ones and of what decides about them.
+
+    Names have all their values, ranges their ends and what is needed for every condition to hold and not to hold. What
+    is monotonous in each number of a range holds for all trials if it holds for these.
+    """
+    deciding = _deciding(parameters, fields)
+    involved = [parameter for parameter in parameters if parameter.name in deciding]
+    return combinations_of(involved, lambda parameter, _: _telling_values(parameter, involved), {})
+
+
+def refuse_continuous(parameters: Sequence[Parameter], space: str) -> None:
+    """Raise a `SpaceError` for a parameter whose values cannot be enumerated."""
+    for parameter in parameters:
+        if isinstance(parameter.domain, Range):
+            raise SpaceError(
+                f"Space {space}, {parameter.name} takes any number of a range, so the combinations of this space "
+                "cannot be counted; list its `values:`, or give it steps by `distribution: q_uniform` with a `q`."
+            )
+
+
+def combinations_of(
+    parameters: Sequence[Parameter], values_of: Callable[[Parameter, Values], Iterable[Value]], chosen: Values
+) -> Iterator[Values]:
+    """Return `chosen` with every combination of the values of `parameters` that are active under it.
+
+    Args:
+        parameters: each after those that its conditions name.
+        values_of: the values of a parameter, given those chosen before it.
+        chosen: values of earlier parameters.
+    """
+    if not parameters:
+        yield chosen
+        return
+    first, rest = parameters[0], parameters[1:]
+    if not first.active(chosen):
+        yield from combinations_of(rest, values_of, chosen)
+        return
+    for value in values_of(first, chosen):
+        yield from combinations_of(rest, values_of, chosen | {first.name: value})
+
+
+def every_value(parameter: Parameter, _chosen: Values) -> Iterable[Value]:
+    """Return the values of a parameter that has distinct ones."""
+    assert not isinstance(parameter.domain, Range)
+    return parameter.domain.values()
+
+
+def _ways_past(parameter: Parameter, ways: Counter[Known], later: Sequence[Condition]) -> Counter[Known]:
+    """Return the number of ways to each set of known values once `parameter` has its value, or is inactive."""
+    assert not isinstance(parameter.domain, Range)
+    asked = frozenset((condition.parent, value) for condition in later for value in condition.values)
+    own = [one for one in asked if one[0] == parameter.name]
+    past: Counter[Known] = Counter()
+    for known, number in ways.items():
+        active = parameter.active(dict(known))
+        named = own if active else []
+        unnamed = (parameter.domain.count() if active else 1) - len(named)
+        for one in named:
+            past[(known | {one}) & asked] += number
+        if unnamed:
+            past[known & asked] += number * unnamed
+    return past
+
+
+def _deciding(parameters: Sequence[Parameter], fields: Iterable[str]) -> set[str]:
+    """Return `fields`, and every field that decides whether one of them is active or what it is trained with."""
+    written = {parameter.name: parameter for parameter in parameters}
+    found: set[str] = set()
+    waiting = list(fields)
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        if decider := deciding_field(name):
+            waiting.append(decider)
+        if name in written:
+            waiting += [condition.parent for condition in written[name].when]
+            if factors := written[name].relative_to:
+                waiting += rate_fields(factors)
+    return found
+
+
+def _telling_values(parameter: Parameter, others: Sequence[Parameter]) -> Iterable[Value]:
+    """Return all names, or of a range its ends, the values that conditions name, and one that none names."""
+    domain = parameter.domain
+    if isinstance(domain, Constant | Choice):
+        return domain.values()
+    ends = (domain.low, domain.high)
+    if isinstance(domain, Range):
+        return ends
+    conditions = [condition for other in others for condition in other.when if condition.parent == parameter.name]
+    named = {value for condition in conditions for value in condition.values}
+    unnamed = next((value for value in domain.values() if value not in named), domain.low)
+    return dict.fromkeys((*ends, *named, unnamed))
 
 
 def check_together(parameters: Sequence[Parameter], space: str) -> None:

@@ -8,8 +8,7 @@ from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters, checked_valu
 from hpo.config.naming import advice
 from hpo.errors import ConfigurationError
 from hpo.space.domains import Constant, Domain, Range, Value, as_yaml, is_number, same
-from hpo.space.parameters import Parameter
-from hpo.space.relative_rate import base_rate
+from hpo.space.parameters import Parameter, base_rate
 from hpo.space.search_space import SearchSpace
 
 DECIDE_RATES = ("method", "optimizer")

@@ -1,16 +1,187 @@
-"""Parameters of a search space: domain, condition and default of each, read from its spec."""
+"""Parameters of a search space: domain, condition, default and relative rate of each, read from its spec.
 
-from collections.abc import Mapping
+One log-scaled multiplier stays in a sampler's joint model; a range for each optimizer would fall out of it.
+"""
+
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from math import prod
+from typing import Any, Literal, get_origin
 
 from hpo.config.hyperparameters import Hyperparameters, checked_value, deciding_field, resolved
 from hpo.errors import Mistakes, SpaceError, nearest
-from hpo.space.conditions import Conditions, parents_first, read_conditions
-from hpo.space.domains import Constant, Domain, Range, Value, as_yaml, is_number
-from hpo.space.relative_rate import SAMPLED_NAME, Factors, base_rate, describe_factors, read_factors
+from hpo.space.domains import Constant, Domain, Range, Value, as_yaml, is_number, same
 from hpo.space.specs import DOMAIN_KEYS, read_domain, refuse_foreign
+
+# Field -> its value -> factor, a number or `Factors` again; the base rate is the product of one factor for each field.
+Factors = Mapping[str, Mapping[str, Any]]
+
+SAMPLED_NAME = "learning_rate_multiplier"
+
+
+def read_factors(relative_to: Any, source: str) -> Factors:
+    """Return the factors of a `relative_to:`, `{adamw: 3e-5, ...}` or `{optimizer: {...}, method: {...}}`.
+
+    In place of a number a factor may be such tables itself, as in `{method: {full: {adamw: 3e-5}, lora: {...}}}`.
+
+    Raises:
+        SpaceError: another shape, a field whose values are not names, an unknown name, a factor not above 0.
+    """
+    if not isinstance(relative_to, Mapping) or not relative_to:
+        raise SpaceError(f"{source}: relative_to must read like {{adamw: 3e-5, sgd: 1e-2}}, but is {relative_to!r}.")
+    nested = any(isinstance(table, Mapping) for table in relative_to.values())
+    tables = relative_to if nested else {"optimizer": relative_to}
+    return {field: _read_table(field, table, source) for field, table in tables.items()}
+
+
+def _read_table(field: Any, table: Any, source: str) -> dict[str, Any]:
+    fields = Hyperparameters.model_fields.items()
+    named = [name for name, info in fields if get_origin(info.annotation) is Literal]
+    if field not in named:
+        raise SpaceError(f"{source}: relative_to cannot follow {field!r}. {nearest(str(field), named)}")
+    if not isinstance(table, Mapping):
+        raise SpaceError(f"{source}: relative_to needs a rate for each {field}, but has {table!r}.")
+    own = [value for value, factor in table.items() if isinstance(factor, Mapping)]
+    if own and len(own) < len(table):
+        raise SpaceError(
+            f"{source}: relative_to gives rates for {', '.join(own)} and a single number for another {field}; give "
+            f"rates for each {field}, or a number for each."
+        )
+    return {
+        str(checked_value(field, value, f"{source}, relative_to")): _read_factor(
+            factor, f"{source}, relative_to {value}"
+        )
+        for value, factor in table.items()
+    }
+
+
+def _read_factor(factor: Any, source: str) -> Any:
+    # Any factor above 0 is a possible learning rate, and so is checked as one.
+    return (
+        read_factors(factor, source) if isinstance(factor, Mapping) else checked_value("learning_rate", factor, source)
+    )
+
+
+def base_rate(factors: Factors, values: Mapping[str, Value], source: str) -> float:
+    """Return the base rate under `values`; other fields have their usual values.
+
+    Raises:
+        SpaceError: a value without a factor.
+    """
+    chosen = {name: resolved(name, values) for name in factors}
+    for name, value in chosen.items():
+        if value not in factors[name]:
+            raise SpaceError(
+                f"{source}: relative_to gives no rate for {name} {value}, which this space can take; "
+                f"add `{value}: ...` to it."
+            )
+    each = [factors[name][str(value)] for name, value in chosen.items()]
+    return prod(base_rate(factor, values, source) if isinstance(factor, Mapping) else factor for factor in each)
+
+
+def rate_fields(factors: Factors) -> Iterator[str]:
+    """Return the fields that decide the base rate."""
+    for name, table in factors.items():
+        yield name
+        for factor in table.values():
+            yield from rate_fields(factor) if isinstance(factor, Mapping) else ()
+
+
+def describe_factors(factors: Factors) -> str:
+    """Return for example `3e-05 (adam, adamw), 0.01 (sgd)`, the fields set apart by a multiplication sign."""
+    return " × ".join(_described(table) for table in factors.values())
+
+
+def _described(table: Mapping[str, Any]) -> str:
+    sharing: dict[str, list[str]] = {}
+    for value, factor in table.items():
+        said = f"[{describe_factors(factor)}]" if isinstance(factor, Mapping) else as_yaml(factor)
+        sharing.setdefault(said, []).append(value)
+    return ", ".join(f"{said} ({', '.join(values)})" for said, values in sharing.items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """A condition: the parameter `parent` is active and has one of `values`; never met if there are none."""
+
+    parent: str
+    values: tuple[Value, ...]
+
+    def holds(self, active: Mapping[str, Value]) -> bool:
+        """Return whether it holds, given the values of the active parameters."""
+        return self.parent in active and any(same(active[self.parent], value) for value in self.values)
+
+    def describe(self) -> str:
+        """Return for example `optimizer is momentum or sgd`."""
+        return f"{self.parent} is {' or '.join(map(as_yaml, self.values))}"
+
+
+Conditions = tuple[Condition, ...]
+
+
+def read_conditions(when: Any, domains: Mapping[str, Domain], source: str) -> Conditions:
+    """Return the conditions of a spec's `when:`, all of which must hold.
+
+    Values that the parent can have in some space, but not in this one, are dropped: so a space stays whole where an
+    override fixes the parent.
+
+    Args:
+        when: a mapping from a parameter of the space to the values it must have; None for no conditions.
+        domains: the values of every parameter of the space.
+        source: what to call the spec in an error.
+
+    Raises:
+        SpaceError: an unknown parameter, one without distinct values, or a value that it can have in no space.
+    """
+    if when is None:
+        return ()
+    if not isinstance(when, Mapping) or not when:
+        raise SpaceError(f"{source}: when must read like {{optimizer: [sgd, momentum]}}, but is {when!r}.")
+    return tuple(_read_condition(parent, values, domains, source) for parent, values in when.items())
+
+
+def _read_condition(parent: Any, values: Any, domains: Mapping[str, Domain], source: str) -> Condition:
+    if parent not in domains:
+        raise SpaceError(
+            f"{source}: when names {parent!r}, which is not a parameter of this space. {nearest(str(parent), domains)}"
+        )
+    if not isinstance(values, list | tuple) or not values:
+        raise SpaceError(f"{source}: when needs a list of values, as in {{{parent}: [...]}}, but has {values!r}.")
+    if isinstance(domains[parent], Range):
+        raise SpaceError(
+            f"{source}: when names {parent!r}, which takes any number of a range; "
+            "a condition needs a parameter with distinct values."
+        )
+    checked = tuple(checked_value(parent, value, f"{source}, when") for value in values)
+    return Condition(parent=parent, values=tuple(value for value in checked if domains[parent].contains(value)))
+
+
+def parents_first(conditions: Mapping[str, Conditions], source: str) -> list[str]:
+    """Return the names in their order, but each parameter after those that its conditions name.
+
+    Raises:
+        SpaceError: conditions that go round in a circle.
+    """
+    ordered: list[str] = []
+    while len(ordered) < len(conditions):
+        waiting = [name for name in conditions if name not in ordered]
+        ready = (name for name in waiting if all(one.parent in ordered for one in conditions[name]))
+        name = next(ready, None)
+        if name is None:
+            circle = " -> ".join(_circle(conditions, waiting))
+            raise SpaceError(f"{source}: the conditions go round in a circle, {circle}; take one of them away.")
+        ordered.append(name)
+    return ordered
+
+
+def _circle(conditions: Mapping[str, Conditions], waiting: list[str]) -> list[str]:
+    """Return a circle among `waiting`, each of which has a parent that waits too."""
+    path = [waiting[0]]
+    while path[-1] not in path[:-1]:
+        path.append(next(one.parent for one in conditions[path[-1]] if one.parent in waiting))
+    return path[path.index(path[-1]) :]
+
 
 _SPEC_KEYS = (*DOMAIN_KEYS, "default", "when", "relative_to", "source")
 _FIELDS = Hyperparameters.model_fields

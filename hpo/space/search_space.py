@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 from hpo.config.hyperparameters import Hyperparameters, resolved
 from hpo.config.parsing import read_model
 from hpo.errors import Mistakes, SpaceError, nearest
-from hpo.space.consistency import check_together
+from hpo.space.consistency import all_combinations, cases, check_together, number_of_combinations
 from hpo.space.domains import Choice, Constant, Number, Value, is_number
-from hpo.space.enumeration import all_combinations, cases, number_of_combinations
 from hpo.space.parameters import Parameter, read_parameters
 from hpo.space.portfolio import PORTFOLIO, PublishedConfiguration, read_portfolio
 from hpo.space.step_counts import CountParameter

@@ -7,14 +7,13 @@ import sqlalchemy as sa
 from optuna.trial import TrialState
 
 from hpo.messages import Standing
-from hpo.store.attempts import DEVICE_SECONDS, OF_ATTEMPT
 from hpo.store.database import Database
-from hpo.store.events import Event, EventLog
 from hpo.store.leases import LeaseRecord, read_lease
 from hpo.store.optuna_adapter import UNFINISHED, TrialModel, TrialValueModel
 from hpo.store.studies import opened_study
 from hpo.store.study_store import METRIC_ATTRIBUTE
-from hpo.store.tables import STUDY, StudyRows, attempts, clock, evaluations
+from hpo.store.tables import STUDY, Event, EventLog, StudyRows, attempts, clock, evaluations
+from hpo.store.trials import DEVICE_SECONDS, OF_ATTEMPT
 
 SHOWN_EVENTS = 10
 

@@ -19,13 +19,11 @@ from sqlalchemy.engine import RowMapping
 
 from hpo.errors import StudyMismatchError
 from hpo.messages import SEMANTICS, SEMANTICS_KEY
-from hpo.store.attempts import Attempts
 from hpo.store.database import Database, translated
-from hpo.store.events import EventLog
 from hpo.store.optuna_adapter import quiet_optuna
-from hpo.store.tables import STUDY, StudyRows, attempts, evaluations, events, studies, trials
+from hpo.store.tables import STUDY, EventLog, StudyRows, attempts, evaluations, events, studies, trials
 from hpo.store.trial_cache import TrialCache
-from hpo.store.trials import Trials
+from hpo.store.trials import Attempts, Trials
 
 UID_ATTRIBUTE = "hpo:uid"
 METRIC_ATTRIBUTE = "hpo:metric"

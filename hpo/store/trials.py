@@ -1,6 +1,8 @@
-"""Trials of a study, as Optuna has them: proposed, scored at rungs, told and put back."""
+"""Trials of a study as Optuna has them, and the attempts at each with their evaluations."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
@@ -8,10 +10,13 @@ import sqlalchemy as sa
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
+from pydantic import TypeAdapter
+from sqlalchemy.engine import RowMapping
 
 from hpo.errors import StoreUnavailableError
+from hpo.messages import Action, HeldOutEvaluation, Outcome, Report, Scores
 from hpo.store.optuna_adapter import StudyModel, TrialModel, TrialValueModel
-from hpo.store.tables import STUDY, TO_TRIAL, TRIAL, StudyRows, trials
+from hpo.store.tables import ATTEMPT, STUDY, TO_TRIAL, TRIAL, StudyRows, attempts, clock, evaluations, trials
 from hpo.store.trial_cache import TrialCache, TrialStatistics
 
 _NUMBERED = sa.and_(TrialModel.study_id == STUDY, TrialModel.number == trials.c.trial)
@@ -132,3 +137,244 @@ class Trials:
     def _row(self, number: int) -> int:
         """Return the number that the row of a trial has in Optuna's table."""
         return self._cache.get_trial_id_from_study_id_trial_number(self._rows.study_id, number)
+
+
+_scores: TypeAdapter[Scores] = TypeAdapter(Scores)
+_held_out: TypeAdapter[HeldOutEvaluation] = TypeAdapter(HeldOutEvaluation)
+
+OF_ATTEMPT = sa.and_(*(evaluations.c[name] == attempts.c[name] for name in ("study_id", "trial", "attempt")))
+"""Joins attempts with their evaluations."""
+BEST_OF_TRIAL = sa.and_(
+    evaluations.c.study_id == attempts.c.study_id, evaluations.c.trial == attempts.c.trial,
+    evaluations.c.attempt == attempts.c.best_attempt, evaluations.c.rung == attempts.c.best_rung,
+)  # fmt: skip
+"""Joins attempts with the best full evaluation of their trial, which may be of an earlier one."""
+DEVICE_SECONDS = sa.select(sa.func.sum(attempts.c.device_seconds)).where(attempts.c.study_id == STUDY)
+"""Of all attempts that ended."""
+
+_OF_STUDY = attempts.c.study_id == STUDY
+_OF_TRIAL = sa.and_(_OF_STUDY, attempts.c.trial == TRIAL)
+_LATEST = sa.select(sa.func.max(attempts.c.attempt)).where(_OF_TRIAL)
+_NEWEST = sa.select(attempts).where(_OF_TRIAL).order_by(attempts.c.attempt.desc()).limit(1)
+_OF_REQUEST = sa.select(attempts).where(_OF_STUDY, attempts.c.request == sa.bindparam("of_request"))
+_CUT_BATCHES = sa.select(attempts).where(_OF_STUDY, attempts.c.rows_at_once.is_not(None))
+_OPEN = _NEWEST.with_only_columns(attempts.c.attempt, attempts.c.ended_at, TrialModel.state).join(
+    TrialModel, sa.and_(TrialModel.study_id == STUDY, TrialModel.number == TRIAL)
+)
+_BY_ATTEMPT = attempts.c.study_id, attempts.c.trial, attempts.c.attempt
+_SEEN = sa.func.coalesce(sa.func.max(evaluations.c.examples_seen), 0).label("seen")
+_ENDS = (
+    sa.select(attempts.c.attempt, attempts.c.worker, attempts.c.ending, _SEEN)
+    .join(evaluations, OF_ATTEMPT, isouter=True)
+    .where(_OF_TRIAL)
+    .group_by(*_BY_ATTEMPT)
+    .order_by(attempts.c.attempt)
+)
+_FURTHEST = (sa.func.max(evaluations.c[name]).label(name) for name in ("rung", "seconds"))
+_REACHED = (
+    sa.select(attempts.c.trial, *_FURTHEST, attempts.c.configuration)
+    .join(evaluations, OF_ATTEMPT)
+    .where(_OF_STUDY)
+    .group_by(*_BY_ATTEMPT)
+    .order_by(attempts.c.trial, attempts.c.attempt)
+)
+_ANSWER = _OPEN.add_columns(
+    sa.select(evaluations.c.action)
+    .where(evaluations.c.study_id == STUDY, evaluations.c.trial == TRIAL, evaluations.c.attempt == ATTEMPT)
+    .where(evaluations.c.rung == sa.bindparam("of_rung"))
+    .scalar_subquery()
+)
+_BEST = (
+    sa.select(evaluations)
+    .join(attempts, BEST_OF_TRIAL)
+    .where(_OF_TRIAL, attempts.c.attempt == _LATEST.scalar_subquery())
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """One attempt at a trial, as it was assigned."""
+
+    trial: int
+    attempt: int
+    configuration: Mapping[str, Any]
+    seed: int
+    score_to_beat: float | None
+    micro_batch_size: int | None
+    ended: bool
+    confirms: int | None = None
+    """The trial of the search that it confirms; None of a search's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptEnd:
+    """How an attempt at a trial ended."""
+
+    attempt: int
+    worker: str
+    ending: str | None
+    """None where it never did: the leader of the study died with it."""
+    seen: int
+    """Examples seen at its newest evaluation; 0 where there was none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """How far an attempt came."""
+
+    trial: int
+    rung: int
+    seconds: float
+    """Of training and evaluation, to there."""
+    configuration: Mapping[str, Any]
+
+
+class Attempts:
+    """Attempts at the trials of one study, in a transaction."""
+
+    def __init__(self, rows: StudyRows) -> None:
+        self._rows = rows
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget what is remembered of the rows: after a rollback some of it never was."""
+        self._device_seconds: float | None = None
+
+    def latest(self, trial: int) -> int:
+        """Return the number of the newest attempt at `trial`; 0 if it was never begun."""
+        return int(self._rows.execute(_LATEST, of_trial=trial).scalar() or 0)
+
+    def of_request(self, request: str) -> AttemptRecord | None:
+        """Return the attempt that `request` was answered with; None if it is a new request."""
+        row = self._rows.execute(_OF_REQUEST, of_request=request).mappings().first()
+        return None if row is None else _record(row)
+
+    def newest(self, trial: int) -> AttemptRecord | None:
+        """Return the newest attempt at `trial`; None if it was never begun."""
+        row = self._rows.execute(_NEWEST, of_trial=trial).mappings().first()
+        return None if row is None else _record(row)
+
+    def micro_batch_sizes(self) -> list[AttemptRecord]:
+        """Return the attempts in which memory did not suffice for whole batches."""
+        return [_record(row) for row in self._rows.execute(_CUT_BATCHES).mappings()]
+
+    def is_open(self, trial: int, attempt: int) -> bool:
+        """Return whether `attempt` is the newest at `trial`, has not ended, and its trial is running for Optuna too.
+
+        A trial may be ended or put back with Optuna's own tools.
+        """
+        return self._rows.execute(_OPEN, of_trial=trial).first() == (attempt, None, TrialState.RUNNING)
+
+    def ends(self, trial: int) -> list[AttemptEnd]:
+        """Return how every attempt at `trial` ended and how far it came, by number."""
+        return [AttemptEnd(**row) for row in self._rows.execute(_ENDS, of_trial=trial).mappings()]
+
+    def reached(self) -> list[Reached]:
+        """Return how far each attempt came, and what it took: what the cost of a later trial is told from."""
+        rows = self._rows.execute(_REACHED).mappings()
+        return [Reached(**{**row, "configuration": json.loads(row["configuration"])}) for row in rows]
+
+    def device_seconds(self) -> float:
+        """Return the seconds of devices that all attempts took that ended."""
+        if self._device_seconds is None:
+            self._device_seconds = float(self._rows.execute(DEVICE_SECONDS).scalar() or 0.0)
+        return self._device_seconds
+
+    def answer(self, trial: int, attempt: int, rung: int) -> Action | None:
+        """Return what a report was answered with, `STOP` where it is new and `is_open` is not; None if it is to be."""
+        row = self._rows.execute(_ANSWER, of_trial=trial, of_attempt=attempt, of_rung=rung).first()
+        *known, answer = row or (None,)
+        if answer is None and known != [attempt, None, TrialState.RUNNING]:
+            return Action.STOP
+        return None if answer is None else Action(answer)
+
+    def best_report(self, trial: int) -> Report | None:
+        """Return the best full evaluation of a trial that has ended, as it was reported; None if there is none."""
+        row = self._rows.execute(_BEST, of_trial=trial).mappings().first()
+        return None if row is None else _report(row)
+
+    def begin(self, record: AttemptRecord, *, request: str, worker: str, device: str) -> None:
+        """Record that `record.trial` is about to be trained."""
+        self._rows.insert(
+            attempts, trial=record.trial, attempt=record.attempt, request=request, worker=worker, device=device,
+            configuration=json.dumps(dict(record.configuration)), seed=record.seed,
+            score_to_beat=record.score_to_beat, rows_at_once=record.micro_batch_size, confirms=record.confirms,
+        )  # fmt: skip
+
+    def add_evaluation(self, report: Report, action: Action) -> None:
+        """Record one evaluation and what it was answered with."""
+        self._rows.insert(
+            evaluations,
+            **{name: getattr(report, name) for name in _AS_REPORTED},
+            is_full=report.full,
+            score=report.validation.objective,
+            train_score=report.train.objective if report.train else None,
+            validation_scores=to_json(report.validation),
+            train_scores=to_json(report.train) if report.train else None,
+            reading=to_json(report.held_out) if report.held_out else None,
+            action=str(action),
+        )
+
+    def end(self, outcome: Outcome, devices: float = 1.0) -> None:
+        """Record how an attempt ended that took so many devices."""
+        device_seconds = devices * max(0.0, outcome.seconds - outcome.resumed_seconds)
+        values: dict[str, Any] = {
+            "ended_at": clock(),
+            "ending": str(outcome.ending),
+            "reason": outcome.reason,
+            "seconds": outcome.seconds,
+            "peak_memory_bytes": outcome.peak_memory_bytes,
+            "best_rung": outcome.best.rung if outcome.best else None,
+            "best_attempt": outcome.best.attempt if outcome.best else None,
+            "resumed_examples": outcome.resumed_examples,
+            "device_seconds": device_seconds,
+        }
+        if outcome.micro_batch_size is not None:
+            values["rows_at_once"] = outcome.micro_batch_size
+        ended = sa.update(attempts).where(_OF_TRIAL, attempts.c.attempt == ATTEMPT).values(values)
+        self._rows.execute(ended, of_trial=outcome.trial, of_attempt=outcome.attempt)
+        if self._device_seconds is not None:
+            self._device_seconds += device_seconds
+
+
+_AS_REPORTED = (
+    "trial", "attempt", "rung", "step", "epoch", "examples_seen", "learning_rate", "train_loss", "seconds",
+    "peak_memory_bytes",
+)  # fmt: skip
+"""Columns of evaluations that are fields of a report."""
+
+
+def _record(row: RowMapping) -> AttemptRecord:
+    return AttemptRecord(
+        **{name: row[name] for name in ("trial", "attempt", "seed", "score_to_beat", "confirms")},
+        configuration=json.loads(row["configuration"]),
+        micro_batch_size=row["rows_at_once"],
+        ended=row["ended_at"] is not None,
+    )
+
+
+def _report(row: RowMapping) -> Report:
+    """Return a row of evaluations as it was reported, but for whether it might decide."""
+    return Report(
+        **{name: row[name] for name in _AS_REPORTED},
+        full=row["is_full"],
+        decides=False,
+        validation=scores_from_json(row["validation_scores"]),
+        train=scores_from_json(row["train_scores"]) if row["train_scores"] else None,
+        held_out=held_out_from_json(row["reading"]) if row["reading"] else None,
+    )
+
+
+def to_json(scores: Scores | HeldOutEvaluation) -> str:
+    """Return scores as JSON that `scores_from_json` or `held_out_from_json` reads back equal."""
+    return json.dumps(asdict(scores))
+
+
+def scores_from_json(text: str) -> Scores:
+    """Return the scores that `to_json` wrote."""
+    return _scores.validate_json(text)
+
+
+def held_out_from_json(text: str) -> HeldOutEvaluation:
+    """Return the held-out evaluation that `to_json` wrote."""
+    return _held_out.validate_json(text)

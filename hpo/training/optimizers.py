@@ -1,24 +1,174 @@
-"""Optimizers: those of the known libraries, never with their own weight decay.
+"""Optimizers: those of the known libraries, Muon and schedule-free AdamW; layer-wise learning rates.
 
-Regularisation is `regularization.py`'s, the same for every optimizer. Hence `adam` and `adamw` take the same step here;
+Regularisation is `optimizer_step.py`'s, the same for every optimizer. Hence `adam` and `adamw` take the same step here;
 what tells them apart is the form of L2 they come with (`l2_form`): coupled and decoupled.
+
+Muon and the AdamW beside it, for embeddings, pooler, head, biases and norms, step at one learning rate: a matrix's
+update is scaled to the root mean square of AdamW's (Liu et al. 2025).
+
+Schedule-free AdamW (Defazio et al. 2024): in training the weights are y, and `optimizer.state[weight]["z"]` is z;
+x = y + (1 - 1/beta1) * (z - y) is what is scored and saved. The rate's warm-up is `schedules.py`'s, not the library's.
+
+Layer-wise rates: with decay d and n transformer layers, counted from 0 at the bottom, the rate of layer i is multiplied
+by d**(n - i), that of the embeddings and all else below the layers by d**(n + 1), and that of the head and all above
+them by 1: the convention of BEiT (Bao et al. 2022); the idea is Howard and Ruder's (2018), ELECTRA's form Clark et
+al.'s (2020).
+
+The factor of new weights comes on top. Random weights have further to go than pretrained ones, which a rate of
+their own spares from moving as far: discriminative fine-tuning (Howard and Ruder 2018), `lr_mult` of AutoGluon's heads,
+which is 1 unless set.
 
 To add an optimizer: a function that builds it, its entry in `OPTIMIZERS`, its name in `OptimizerName`, and the values
 it takes in `APPLIES_TO`.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, optim
+from torch import Tensor, nn, optim
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.training.layer_rates import Group
-from hpo.training.muon import muon_with_adamw
-from hpo.training.schedule_free import averaged, averaging_adamw, shift
+from hpo.config.optional_packages import refuse_missing
+from hpo.model.methods import heights
+
+Group = dict[str, Any]
+"""A parameter group of torch's: `params`, a list of parameters; `rate_factor`, what the trial's rate is multiplied by
+for them; `hidden`, whether they are matrices of the transformer layers."""
+
+
+def rate_factors(
+    network: Any, names: Iterable[str], decay: float, fresh: Collection[str] = frozenset(), head_rate: float = 1.0
+) -> dict[str, float]:
+    """Return name -> what the trial's learning rate is multiplied by for that parameter, above 0.
+
+    Args:
+        network: a transformers model.
+        names: of its parameters.
+        decay: what the rate is multiplied by at each layer going down, above 0 and at most 1.
+        fresh: names of new weights.
+        head_rate: what their rate is further multiplied by, above 0.
+    """
+    found = heights(network)
+    top = max(found.values())
+    return {name: decay ** (top - found[name]) * (head_rate if name in fresh else 1.0) for name in names}
+
+
+def parameter_groups(network: Any, parameters: Mapping[str, nn.Parameter], factors: Mapping[str, float]) -> list[Group]:
+    """Return groups for an optimizer, each parameter in one: those of one rate, hidden matrices apart from the others.
+
+    Args:
+        network: a transformers model.
+        parameters: name -> trained parameter of it.
+        factors: name -> its factor, by `rate_factors`.
+    """
+    found = heights(network)
+    top = max(found.values())
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        hidden = parameter.ndim == 2 and 0 < found[name] < top
+        groups.setdefault((factors[name], hidden), []).append(parameter)
+    return [
+        {"params": members, "rate_factor": factor, "hidden": hidden} for (factor, hidden), members in groups.items()
+    ]
+
+
+class JointOptimizer(optim.Optimizer):
+    """Several optimizers, each over parameters of its own, that step as one."""
+
+    def __init__(self, parts: Sequence[optim.Optimizer]) -> None:
+        self._parts = tuple(parts)
+        # The groups of the parts themselves: what is written into one is written into its part.
+        super().__init__([group for part in parts for group in part.param_groups], {})
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002
+        """Take a step of each part."""
+        for part in self._parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of all parts, as `load_state_dict` takes it."""
+        return {"parts": [part.state_dict() for part in self._parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the state of optimizers built alike."""
+        for part, state in zip(self._parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self._parts for group in part.param_groups]
+
+
+def muon_with_adamw(
+    groups: Sequence[Group], of_adam: Mapping[str, Any], momentum: float, newton_schulz_steps: int
+) -> JointOptimizer:
+    """Build torch's Muon over the `hidden` groups and AdamW over the others, each only where there are any.
+
+    Args:
+        groups: of `layer_rates.parameter_groups`.
+        of_adam: torch's `lr`, `betas` and `eps` of AdamW; the rate is Muon's too.
+        momentum: of Muon.
+        newton_schulz_steps: of Muon, by which a matrix is made nearly orthogonal.
+    """
+    hidden = [group for group in groups if group["hidden"]]
+    others = [group for group in groups if not group["hidden"]]
+    parts: list[optim.Optimizer] = []
+    if hidden:
+        as_adamw: dict[str, Any] = {"lr": of_adam["lr"], "weight_decay": 0.0, "adjust_lr_fn": "match_rms_adamw"}
+        parts.append(optim.Muon(hidden, momentum=momentum, ns_steps=newton_schulz_steps, **as_adamw))
+    if others:
+        parts.append(optim.AdamW(others, **of_adam, weight_decay=0.0, fused=True))
+    return JointOptimizer(parts)
+
+
+def averaging_adamw(groups: Sequence[Group], of_adam: Mapping[str, Any]) -> Any:
+    """Build the optimizer, in its training mode, with the rate, betas and epsilon that are Adam's too."""
+    refuse_missing("schedulefree", "Optimizer schedule_free_adamw")
+    from schedulefree import AdamWScheduleFree
+
+    optimizer = AdamWScheduleFree(groups, **of_adam, weight_decay=0.0, warmup_steps=0)
+    # The library makes both in a weight's first step; `shift` needs the iterate before it.
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            optimizer.state[weight]["z"] = weight.detach().clone()
+            optimizer.state[weight]["exp_avg_sq"] = torch.zeros_like(weight)
+    optimizer.train()
+    return optimizer
+
+
+@torch.no_grad()
+def shift(optimizer: Any, weights: list[Tensor], directions: list[Tensor], amount: float) -> None:
+    """Move z by `amount` times `directions` and y by (1 - beta1) of that, so that x stays where it is.
+
+    Ahead of a step, with the weights for directions and minus rate times strength for the amount, that is the library's
+    own `weight_decay`: with c the new share of z in the average, y moves in all by 1 - beta1 * (1 - c) of it.
+
+    Args:
+        optimizer: made by `schedule_free_adamw`.
+        weights: some of its weights, in training mode.
+        directions: for each weight a tensor of its shape; may be the weight itself.
+        amount: what they are multiplied by.
+    """
+    beta1 = optimizer.param_groups[0]["betas"][0]
+    # The iterates first: a direction that is the weight itself must not have moved.
+    torch._foreach_add_([optimizer.state[weight]["z"] for weight in weights], directions, alpha=amount)
+    torch._foreach_add_(weights, directions, alpha=(1 - beta1) * amount)
+
+
+@contextmanager
+def averaged(optimizer: Any) -> Iterator[None]:
+    """Let the weights be the average x within the block, and afterwards again, to the last bit, what they were."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    # The library would compute y back from x, with rounding. Between steps there are no gradients, so it costs no peak.
+    before = [weight.detach().clone() for weight in weights]
+    optimizer.eval()
+    try:
+        yield
+    finally:
+        optimizer.train()
+        with torch.no_grad():
+            torch._foreach_copy_(weights, before)
+
 
 Groups = Sequence[Group]
 

@@ -17,7 +17,7 @@ from hpo.distributed.rank_group import EndedOnOtherRank
 from hpo.errors import TrainingError
 from hpo.memory import CONTEXT_BYTES, is_out_of_memory, peak_memory_bytes, reset_peak, room_bytes
 from hpo.messages import Dimensions, Ending, Probe, Timed
-from hpo.model.layers import transformer_layers
+from hpo.model.methods import transformer_layers
 from hpo.model.randomness import RandomState
 from hpo.training.context import BatchMaker, TrainingContext
 from hpo.training.evaluation import MOST_ROWS, MOST_TOKENS

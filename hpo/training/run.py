@@ -14,8 +14,7 @@ from torch import Tensor
 from hpo.config.times import humanized
 from hpo.distributed.rank_group import EndedOnOtherRank
 from hpo.errors import error_line
-from hpo.files.checkpoints import Checkpoints, State
-from hpo.files.trial_files import TrialFiles
+from hpo.files.checkpoints import Checkpoints, State, TrialFiles
 from hpo.files.weights import Weights
 from hpo.memory import MicroBatch, OutOfMemoryInEvaluation, is_out_of_memory, peak_memory_bytes, release, reset_peak
 from hpo.messages import Action, Assignment, Ending, HeldOutEvaluation, Milestone, Outcome, Progress, Report, Scores
@@ -24,10 +23,17 @@ from hpo.model.randomness import RandomState
 from hpo.model.trial_model import TrialModel
 from hpo.training.context import TrainingContext
 from hpo.training.gradients import SlotBatch
-from hpo.training.milestones import examples_seen
 from hpo.training.optimizer_step import Diverged, OptimizerStep
-from hpo.training.plan import FoldRun, fold_runs
-from hpo.training.run_state import RunState, circumstances_of, identity_of, load_alike, mean_report
+from hpo.training.run_state import (
+    FoldRun,
+    RunState,
+    circumstances_of,
+    examples_seen,
+    fold_runs,
+    identity_of,
+    load_alike,
+    mean_report,
+)
 from hpo.training.schedules import warmup_steps
 
 SECONDS_BETWEEN_PROGRESS = 1.0

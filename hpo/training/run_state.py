@@ -1,25 +1,169 @@
-"""Run state: what a trial must remember, beside weights and optimizer, to resume, and what must be the same then."""
+"""Run state: rows, seeds and milestones of a trial, what it must remember to resume, and what must be the same then."""
 
 import hashlib
 import json
 import logging
+import math
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter
 
+from hpo.data.batching import Batch, Rows, training_batches
+from hpo.data.stratify import class_count, stratified_prefix, stratified_sample
 from hpo.distributed.rank_group import RankGroup
 from hpo.files.checkpoints import Checkpoints, State
-from hpo.messages import SEMANTICS, Assignment, Report, Scores
+from hpo.messages import SEMANTICS, Assignment, Milestone, Report, Scores
 from hpo.metrics.metric import mean_scores
 from hpo.tasks.held_out import mean_held_out
-from hpo.training.context import TrainingContext
+from hpo.training.context import TokenizedSplits, TrainingContext
+
+
+def steps_per_epoch(train_rows: int, batch_size: int) -> int:
+    """Return the optimizer steps of one pass; the last batch of a pass may be smaller."""
+    return math.ceil(train_rows / batch_size)
+
+
+def examples_seen(step: int, train_rows: int, batch_size: int) -> int:
+    """Return how many examples were seen after `step` optimizer steps."""
+    epochs, rest = divmod(step, steps_per_epoch(train_rows, batch_size))
+    return epochs * train_rows + rest * batch_size
+
+
+def milestone_steps(
+    milestones: Iterable[Milestone], *, maximum_examples: float, train_rows: int, batch_size: int, epochs: int
+) -> dict[int, Milestone]:
+    """Return step -> the milestone reached there, rising.
+
+    A milestone of rung r is reached at the first step at which `examples_seen * 1000 >= r * maximum_examples`, never
+    beyond the trial's last step; the last milestone is exactly at the last step. Several that fall on one step are one
+    evaluation: full where one of them is, and that of the study's common rung, the last of such, where one of them is.
+
+    Args:
+        milestones: of the trial, rising in rung.
+        maximum_examples: examples that the study's longest trial sees.
+        train_rows: rows that this trial trains on in each epoch.
+        batch_size: of this trial.
+        epochs: of this trial.
+    """
+    total = epochs * steps_per_epoch(train_rows, batch_size)
+    *earlier, last = milestones
+    places: dict[int, Milestone] = {}
+    # Common rungs are not full, and come last.
+    for one in sorted(earlier, key=lambda one: (not one.full, one.rung)):
+        step = min(_step_at(one.rung * maximum_examples, train_rows, batch_size), total)
+        places[step] = replace(one, full=one.full or (step in places and places[step].full))
+    return dict(sorted((places | {total: last}).items()))
+
+
+def milestones_of(assignment: Assignment, rows: int, all_rows: int, fold: int | None = None) -> dict[int, Milestone]:
+    """Return step -> the milestone reached there, of a training of a trial on so many of all rows; of a fold its end's.
+
+    Args:
+        assignment: of the trial.
+        rows: that this training sees in each epoch.
+        all_rows: that the study's longest trial sees in each epoch.
+        fold: number of the fold that it trains; None without folds.
+    """
+    hyperparameters = assignment.hyperparameters
+    epochs, batch_size = hyperparameters.epochs, hyperparameters.batch_size
+    if fold is not None:
+        return {epochs * steps_per_epoch(rows, batch_size): assignment.milestones[fold]}
+    most = assignment.maximum_passes * all_rows
+    return milestone_steps(
+        assignment.milestones, maximum_examples=most, train_rows=rows, batch_size=batch_size, epochs=epochs
+    )
+
+
+def _step_at(example_mille: float, train_rows: int, batch_size: int) -> int:
+    """Return the first step at which a thousand times the examples seen is at least `example_mille`."""
+    # Products of fractions lie a hair beside the whole numbers that they mean.
+    epochs, rest = divmod(math.ceil(example_mille / 1000 - 1e-6), train_rows)
+    return epochs * steps_per_epoch(train_rows, batch_size) + math.ceil(rest / batch_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FoldRun:
+    """One training from the pretrained weights on: its rows, its seed, and where it is scored on what."""
+
+    data: TokenizedSplits
+    rows: Rows
+    """Training rows it sees in each epoch."""
+    train_sample: Rows
+    """Those of them that are scored."""
+    validation_part: Rows
+    """Validation rows scored at a milestone that is not full; of a fold all that it left out."""
+    milestones: dict[int, Milestone]
+    """Optimizer step -> the milestone reached there."""
+    total_steps: int
+    seed: int
+    """Of initialisation and data order."""
+    fold: int | None
+    """Which of several folds it is, from 0; None where there are none."""
+    last: bool
+    """Whether the trial ends with it."""
+
+    def batches(self, assignment: Assignment, context: TrainingContext, taken: int = 0) -> Iterator[Batch]:
+        """Return its batches in their order, augmented as the trial asks for, without the first `taken`."""
+        hyperparameters, make_batch = assignment.hyperparameters, context.batch_maker(assignment.hyperparameters)
+        first_epoch, begun = divmod(taken, steps_per_epoch(self.rows.size, hyperparameters.batch_size))
+        for epoch in range(first_epoch, hyperparameters.epochs):
+            chosen = training_batches(self.rows.size, hyperparameters.batch_size, self.seed, epoch)
+            for number in range(begun if epoch == first_epoch else 0, len(chosen)):
+                # From 1 on: numpy takes a 0 at the end for nothing, and that seed is the epoch's order.
+                yield make_batch(self.rows[chosen[number]], [self.seed, epoch, number + 1])
+
+
+def fold_runs(assignment: Assignment, context: TrainingContext) -> list[FoldRun]:
+    """Return the trainings that a trial is made of: one, or one for each fold.
+
+    Raises:
+        ModelError: the model cannot read texts as long as the trial asks for.
+    """
+    splits = context.splits
+    if not splits.folds:
+        return [_fold_run(assignment, context, np.arange(splits.train.rows), context.validation_part, None)]
+    return [
+        _fold_run(assignment, context, fold.train, fold.validation, number) for number, fold in enumerate(splits.folds)
+    ]
+
+
+def _fold_run(
+    assignment: Assignment, context: TrainingContext, rows: Rows, validation_part: Rows, fold: int | None
+) -> FoldRun:
+    hyperparameters, seed = assignment.hyperparameters, context.config.seed
+    if hyperparameters.data_fraction < 1:
+        # At least one row of each class; the same for every trial.
+        strata = context.train_strata[rows]
+        wanted = max(round(hyperparameters.data_fraction * rows.size), class_count(strata))
+        rows = rows[stratified_prefix(strata, wanted, seed)]
+    # No more than are scored of validation, so that the two scores are about as sure.
+    scored = context.splits.validation.rows if fold is None else validation_part.size
+    sample = min(context.config.evaluation.part_rows, scored)
+    return FoldRun(
+        data=context.tokenized(hyperparameters.max_length),
+        rows=rows,
+        train_sample=rows[stratified_sample(context.train_strata[rows], sample, seed)],
+        validation_part=validation_part,
+        milestones=milestones_of(assignment, rows.size, context.splits.train.rows, fold),
+        total_steps=hyperparameters.epochs * steps_per_epoch(rows.size, hyperparameters.batch_size),
+        seed=_fold_seed(assignment.seed, fold) if fold else assignment.seed,
+        fold=fold,
+        last=fold is None or fold == len(context.splits.folds) - 1,
+    )
+
+
+def _fold_seed(seed: int, fold: int) -> int:
+    """Return the seed of a fold, so that folds of two trials' seeds share no run."""
+    return int(np.random.SeedSequence([seed, fold]).generate_state(1)[0] >> 1)
+
 
 logger = logging.getLogger(__name__)
 

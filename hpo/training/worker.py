@@ -15,8 +15,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.data.augmentation import refuse_token_masking, refuse_word_swap
 from hpo.data.splits import Splits
-from hpo.distributed.process_group import join
-from hpo.distributed.rank_group import ProbeCommand, RankInfo, TrainCommand
+from hpo.distributed.rank_group import ProbeCommand, RankInfo, TrainCommand, join
 from hpo.errors import NoResultError
 from hpo.files.shared import FOLDER, SharedFiles
 from hpo.files.weights import fetch_weights_of, fitted_among, load_weights
@@ -35,17 +34,15 @@ from hpo.messages import (
     Report,
 )
 from hpo.metrics.metric import SelectionMetric
-from hpo.model.layers import refuse_kept_layers
 from hpo.model.lora import lora_targets
-from hpo.model.methods import refuse_trained_layers
+from hpo.model.methods import refuse_kept_layers, refuse_trained_layers
 from hpo.model.pretrained import load_model
 from hpo.model.trial_model import TrialModel
 from hpo.tasks.registry import task_of
 from hpo.training.baselines import evaluate_baseline
 from hpo.training.context import TrainingContext
-from hpo.training.device import choose_device, refuse_emulated
+from hpo.training.device import choose_device, measured_precision, refuse_emulated
 from hpo.training.gradients import SlotBatch
-from hpo.training.precision import measured_precision
 from hpo.training.probe import dimensions_of, probe
 from hpo.training.run import Message, Run
 from hpo.training.run_state import circumstances_of

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.config.extras import EXTRAS, refuse_missing
+from hpo.config.optional_packages import EXTRAS, refuse_missing
 from hpo.config.parsing import read_model
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError
@@ -22,7 +22,7 @@ OFFERED = PROJECT["optional-dependencies"]
 def lacking(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     """Let a module look as if it were not installed."""
     found = util.find_spec
-    monkeypatch.setattr("hpo.config.extras.find_spec", lambda name: None if name == module else found(name))
+    monkeypatch.setattr("hpo.config.optional_packages.find_spec", lambda name: None if name == module else found(name))
 
 
 @pytest.mark.parametrize("package", EXTRAS)
@@ -41,7 +41,7 @@ def test_every_extra_that_a_message_or_a_page_names_exists_and_is_one_of_all() -
 
 
 def test_a_study_as_it_is_without_further_words_needs_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpo.config.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("hpo.config.optional_packages.find_spec", lambda name: None)
     config = read_model(StudyConfig, {"study": "s", "model": {"name": "m"}, "data": {"train": "t.csv"}}, "study")
     for space in ("decoder_lora", "encoder", "encoder_lora", "encoder_small"):
         refuse_unfit_search(config, space_of(space))

@@ -9,8 +9,7 @@ import torch
 
 from hpo.config.study_file import ComputeConfig, StudyConfig
 from hpo.data.splits import Splits
-from hpo.distributed.process_group import ProcessGroup
-from hpo.distributed.rank_group import RankInfo, free_address
+from hpo.distributed.rank_group import ProcessGroup, RankInfo, free_address
 from hpo.messages import Action, Ending
 from hpo.training.worker import Worker, open_worker
 from tests.models import tiny_assignment, tiny_hyperparameters, trained

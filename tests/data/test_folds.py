@@ -9,9 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hpo.config.study_file import DataConfig
-from hpo.data.folds import make_folds
 from hpo.data.sources import Examples
-from hpo.data.splits import Splits, load_splits, split_examples
+from hpo.data.splits import Splits, load_splits, make_folds, split_examples
 from hpo.errors import DataError
 
 

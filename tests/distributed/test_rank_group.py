@@ -10,7 +10,7 @@ import torch
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
-from hpo.distributed.process_group import VALUE_BYTES
+from hpo.distributed.rank_group import VALUE_BYTES
 from hpo.files.weights import load_weights
 from hpo.messages import Action, Ending, Outcome, Report
 from hpo.model.randomness import dropout_seed

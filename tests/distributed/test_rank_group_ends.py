@@ -9,10 +9,9 @@ import torch
 
 from hpo.config.study_file import StudyConfig
 from hpo.data.splits import load_splits
-from hpo.distributed.process_group import join
-from hpo.distributed.rank_group import ALONE, RankGroupLost, RankInfo, free_address
+from hpo.distributed.rank_group import ALONE, RankGroupLost, RankInfo, free_address, join
 from hpo.messages import Ending
-from hpo.search.rungs import fold_milestones
+from hpo.search.pruners import fold_milestones
 from hpo.training.worker import open_worker
 from tests.distributed.rank_groups import PATIENCE, inject, opened_ranks
 from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, trained

@@ -20,7 +20,7 @@ from hpo.errors import ConfigurationError, NoResultError
 from hpo.export.configs import configuration_of, stored_verdict, to_json, to_yaml
 from hpo.export.exported_file import Exported, read_exported
 from hpo.messages import Assignment, HeldOutEvaluation, Milestone, Scores
-from hpo.search.rungs import trial_milestones
+from hpo.search.pruners import trial_milestones
 from hpo.space.space_file import space_of
 from hpo.store.database import open_database
 from hpo.store.results import StudyResults, read_results

@@ -25,8 +25,8 @@ from hpo.export.exported_file import Exported
 from hpo.export.model_folder import train_into
 from hpo.export.retraining import compute_of, open_trainer, study_and_splits
 from hpo.export.training_arguments import FIELDS, OPTIMIZERS, SCHEDULES, left_to_do, to_training_arguments
+from hpo.training.optimizer_step import is_regularized
 from hpo.training.optimizers import OPTIMIZERS as OURS
-from hpo.training.regularization import is_regularized
 from hpo.training.schedules import factor
 from tests.models import row_of
 from tests.scripts import with_label_sets

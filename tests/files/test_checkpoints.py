@@ -18,10 +18,10 @@ from hpo.files.checkpoints import (
     DIGEST_BYTES,
     SEEN_BYTES,
     Checkpoints,
+    TrialFiles,
     checkpoint_names,
     write_checkpoint,
 )
-from hpo.files.trial_files import TrialFiles
 
 FILES = checkpoint_names(1)
 

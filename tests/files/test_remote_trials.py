@@ -10,9 +10,8 @@ from hpo.data.splits import load_splits
 from hpo.errors import NoResultError
 from hpo.files import checkpoints
 from hpo.files import remote as remote_module
-from hpo.files.checkpoints import Checkpoints, checkpoint_names
+from hpo.files.checkpoints import Checkpoints, TrialFiles, checkpoint_names, keep_only, trial_folder
 from hpo.files.remote import NO_REMOTE, RemoteFiles
-from hpo.files.trial_files import TrialFiles, keep_only, trial_folder
 from hpo.files.weights import (
     Weights,
     fetch_weights_of,

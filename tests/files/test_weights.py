@@ -10,7 +10,7 @@ import torch
 
 from hpo.errors import NoResultError
 from hpo.files import disk
-from hpo.files.trial_files import TrialFiles, keep_only, trial_folder
+from hpo.files.checkpoints import TrialFiles, keep_only, trial_folder
 from hpo.files.weights import (
     Weights,
     header_of,

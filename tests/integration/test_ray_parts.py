@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hpo.runners.ray.resources import TrialResources
-from hpo.runners.ray.setup import set_up_ray
+from hpo.runners.ray.setup import TrialResources, set_up_ray
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'llm-hpo[ray]'")
 set_up_ray()

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, FNetConfig, T5Config
 
 from hpo.errors import ModelError
-from hpo.model.dropout import Dropouts
+from hpo.model.randomness import Dropouts
 from tests.model.architectures import ARCHITECTURES, tiny_network
 
 INPUT = torch.tensor([[1, 5, 3, 9, 2, 6, 6, 8]])

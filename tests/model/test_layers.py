@@ -17,8 +17,7 @@ from transformers import (
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import ConfigurationError, ModelError
 from hpo.model.backbone import Backbone
-from hpo.model.layers import LayerStack, refuse_kept_layers, transformer_layers
-from hpo.model.methods import select_parameters
+from hpo.model.methods import LayerStack, refuse_kept_layers, select_parameters, transformer_layers
 from hpo.model.trial_model import TrialModel
 from hpo.tasks.classification import Classification
 from tests.model.architectures import ARCHITECTURES, tiny_network

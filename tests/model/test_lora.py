@@ -14,8 +14,8 @@ from transformers.models.mixtral import MixtralConfig, MixtralForCausalLM
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import ConfigurationError
 from hpo.model.backbone import Backbone
-from hpo.model.layers import head_parameters
 from hpo.model.lora import LoraLinear, lora_layers, lora_targets, merge
+from hpo.model.methods import head_parameters
 from hpo.model.trial_model import TrialModel
 from tests.model.architectures import ARCHITECTURES, NUMBERS, SMALL, tiny_network
 from tests.models import tiny_hyperparameters

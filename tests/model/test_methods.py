@@ -4,8 +4,7 @@ import torch
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import ConfigurationError, ModelError
 from hpo.model.backbone import Backbone
-from hpo.model.layers import transformer_layers
-from hpo.model.methods import select_parameters, to_training_mode
+from hpo.model.methods import select_parameters, to_training_mode, transformer_layers
 from tests.model.architectures import ARCHITECTURES, tiny_network
 
 # What each trains of the tiny BERT: the beginnings of the names.

@@ -14,7 +14,7 @@ from hpo.data.splits import load_splits
 from hpo.data.tokenization import TokenizedSplit, tokenize
 from hpo.errors import ModelError
 from hpo.model.backbone import Backbone
-from hpo.model.layers import head_parameters
+from hpo.model.methods import head_parameters
 from hpo.model.pretrained import load_model
 from hpo.model.trial_model import TrialModel
 from hpo.tasks.classification import Classification

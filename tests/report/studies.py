@@ -9,8 +9,7 @@ from optuna.trial import FrozenTrial, create_trial
 from hpo.config.loading import load_config
 from hpo.messages import HeldOutEvaluation, Scores, Slice, Standing
 from hpo.report.report_data import ReportData
-from hpo.store.history import Evaluation, StudyHistory
-from hpo.store.results import ConfirmingRun, StudyResults, TestEvaluation, TrialResult
+from hpo.store.results import ConfirmingRun, Evaluation, StudyHistory, StudyResults, TestEvaluation, TrialResult
 from hpo.store.status import StudyStatus
 from hpo.verdict.findings import BaselineScore, Confirmed, Difference, Interval, Verdict
 

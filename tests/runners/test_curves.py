@@ -11,9 +11,18 @@ import pytest
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import ConfigurationError, HpoError, NoResultError
 from hpo.messages import Assignment, Ending, Milestone
-from hpo.runners.replay.curves import Curve, Point, Recording, export_curves, read_curves, to_lines
+from hpo.runners.replay.curves import (
+    Curve,
+    Point,
+    RecordedCurves,
+    Recording,
+    differences,
+    distance,
+    export_curves,
+    read_curves,
+    to_lines,
+)
 from hpo.runners.replay.generated_curves import GeneratedCurves
-from hpo.runners.replay.recorded_curves import RecordedCurves, differences, distance
 from hpo.store.database import open_database
 from tests.search.scripted import CPU, ended, led, report_at, search, study_at
 

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from hpo.errors import ConfigurationError, ModelError, StoreError, TrainingError
-from hpo.runners.ray.resources import TrialResources, described, refuse_unplaceable, resources_of
-from hpo.runners.ray.setup import set_up_ray
+from hpo.runners.ray.setup import TrialResources, described, refuse_unplaceable, resources_of, set_up_ray
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'llm-hpo[ray]'")
 set_up_ray()

@@ -7,9 +7,8 @@ from multiprocessing.synchronize import Event
 from typing import Any
 
 from hpo.errors import StudyLedError
-from hpo.store.attempts import Attempts
 from hpo.store.study_store import StudyStore
-from hpo.store.trials import Trials
+from hpo.store.trials import Attempts, Trials
 from tests.search.scripted import led, search, study_at
 
 

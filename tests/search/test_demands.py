@@ -8,7 +8,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.loading import load_config
 from hpo.messages import Demands
 from hpo.search.preflight import demands_of
-from hpo.search.rungs import trial_milestones
+from hpo.search.pruners import trial_milestones
 from hpo.space.search_space import SearchSpace
 
 NOTHING: dict[str, Any] = {

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpo.search.faults import Fault, Faults
+from hpo.search.outcomes import Fault, Faults
 
 BROKEN = "RuntimeError: CUDA error: an illegal memory access was encountered"
 ODD = "ValueError: nothing to train"

@@ -10,8 +10,8 @@ from hpo.errors import StoreUnavailableError
 from hpo.messages import Assignment, Capacity, Ending
 from hpo.search.coordinator import Coordinator
 from hpo.search.outcomes import MAX_DEATHS, deaths
-from hpo.store.attempts import AttemptEnd
 from hpo.store.database import Database, retried_while_away
+from hpo.store.trials import AttemptEnd
 from tests.search.scripted import CPU, ended, led, plain_trials, report_at, rows, search, study_at, train
 
 OTHER = Capacity(worker="scripted-1", device="cpu")

@@ -9,7 +9,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.sources import Examples
 from hpo.data.splits import split_examples
 from hpo.messages import Dimensions, Milestone
-from hpo.search.rungs import fold_milestones, milestones, with_evaluation_defaults
+from hpo.search.pruners import fold_milestones, milestones, with_evaluation_defaults
 from hpo.search.trial_costs import Workload
 from hpo.space.search_space import SearchSpace
 

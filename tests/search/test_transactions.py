@@ -10,11 +10,10 @@ import sqlalchemy as sa
 from hpo.errors import StoreError
 from hpo.messages import Ending
 from hpo.search.coordinator import Coordinator
-from hpo.store.attempts import Attempts
 from hpo.store.database import open_database
-from hpo.store.events import EventLog
 from hpo.store.optuna_adapter import JoiningStorage
-from hpo.store.trials import Trials
+from hpo.store.tables import EventLog
+from hpo.store.trials import Attempts, Trials
 from tests.search.scripted import CPU, ended, everything, led, plain_trials, report_at, search, study_at, train
 
 Verb = Callable[[Coordinator], object]

@@ -13,7 +13,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.batching import split_by_length, training_batches
 from hpo.data.splits import Splits, load_splits
 from hpo.messages import Assignment, Dimensions
-from hpo.search.rungs import trial_milestones
+from hpo.search.pruners import trial_milestones
 from hpo.search.trial_costs import Work, Workload
 from hpo.space.search_space import SearchSpace
 from hpo.training.worker import open_worker

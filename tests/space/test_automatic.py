@@ -18,8 +18,7 @@ from transformers.models.auto.modeling_auto import (
 from hpo.config.loading import load_config, load_study
 from hpo.errors import ConfigurationError
 from hpo.search.preflight import space_of_study
-from hpo.space.automatic import AUTO, is_decoder, parameters_of, space_for
-from hpo.space.space_file import load_space, shipped_spaces
+from hpo.space.space_file import AUTO, is_decoder, load_space, parameters_of, shipped_spaces, space_for
 
 BERT = {"model_type": "bert", "architectures": ["BertModel"], "vocab_size": 30522}
 MINILM = BERT | {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
@@ -114,7 +113,7 @@ def test_an_override_reaches_into_the_automatic_space_wherever_the_model_is_give
 
 def test_choosing_imports_no_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from hpo.space.automatic import space_for; "
+        "import sys; from hpo.space.space_file import space_for; "
         f"print(space_for({{'name': {folder_of(MINILM, tmp_path)!r}}})[0]); "
         "print(sorted({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)))"
     )

@@ -12,10 +12,10 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hpo.messages import Ending, Outcome
-from hpo.store.attempts import AttemptRecord
 from hpo.store.database import Database, open_database
 from hpo.store.study_store import StudyStore
 from hpo.store.trial_cache import STATES
+from hpo.store.trials import AttemptRecord
 from tests.search.scripted import CPU, led, plain_study, plain_trials, study_at
 
 Write = Callable[[StudyStore], object]

@@ -16,7 +16,7 @@ from hpo.errors import ConfigurationError, DataError, ModelError
 from hpo.model.backbone import Backbone
 from hpo.model.trial_model import TrialModel
 from hpo.tasks.label_words import PROMPT, LabelWords, Untuned, with_prompt
-from hpo.tasks.word_tree import WordTree
+from hpo.tasks.word_head import WordTree
 from hpo.training.gradients import Gradients, SlotBatch
 from tests.data.tokenizers_of_pieces import InPython, byte_level
 from tests.models import row_of, tiny_hyperparameters

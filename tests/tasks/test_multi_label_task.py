@@ -22,10 +22,10 @@ from hpo.files.weights import fitted_among, load_weights
 from hpo.messages import Action, Milestone
 from hpo.metrics.multi_label import best_thresholds
 from hpo.model.trial_model import TrialModel
-from hpo.search.rungs import fold_milestones
+from hpo.search.pruners import fold_milestones
 from hpo.tasks.multi_label import MultiLabel
 from hpo.training.optimizer_step import OptimizerStep
-from hpo.training.plan import fold_runs
+from hpo.training.run_state import fold_runs
 from hpo.training.worker import open_worker
 from tests.command_line import Hpo
 from tests.models import (

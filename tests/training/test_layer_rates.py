@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.model.layers import LayerStack, heights
-from hpo.training.layer_rates import parameter_groups, rate_factors
+from hpo.model.methods import LayerStack, heights
+from hpo.training.optimizers import parameter_groups, rate_factors
 from tests.model.architectures import ARCHITECTURES, tiny_network
 
 DECAY = 0.5

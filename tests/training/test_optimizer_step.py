@@ -9,8 +9,7 @@ from hpo.data.batching import Batch
 from hpo.model.backbone import Backbone
 from hpo.model.methods import METHODS
 from hpo.tasks.classification import Classification
-from hpo.training.layer_rates import rate_factors
-from hpo.training.optimizers import OPTIMIZERS
+from hpo.training.optimizers import OPTIMIZERS, rate_factors
 from tests.models import Training, tiny_hyperparameters
 
 STEPS = 20

@@ -12,9 +12,9 @@ from hpo.files.weights import load_weights
 from hpo.messages import Action, Ending, Scores
 from hpo.metrics.metric import mean_scores
 from hpo.model.trial_model import TrialModel
-from hpo.search.rungs import fold_milestones
+from hpo.search.pruners import fold_milestones
 from hpo.training.context import TrainingContext
-from hpo.training.plan import fold_runs
+from hpo.training.run_state import fold_runs
 from hpo.training.worker import Worker, open_worker
 from tests.models import tiny_assignment, tiny_hyperparameters, tiny_study, trained
 

@@ -9,7 +9,7 @@ from hpo.data.splits import load_splits
 from hpo.errors import ModelError
 from hpo.messages import Precision
 from hpo.model.backbone import autocast
-from hpo.training.precision import choose, measure
+from hpo.training.device import choose, measure
 from hpo.training.worker import Worker, open_worker
 from tests.models import LONGEST, tiny_assignment, tiny_hyperparameters, tiny_study, trained
 

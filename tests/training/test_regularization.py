@@ -7,8 +7,8 @@ from lion_pytorch import Lion
 from schedulefree import AdamWScheduleFree
 
 from hpo.config.hyperparameters import Hyperparameters
+from hpo.training.optimizer_step import Regularizer
 from hpo.training.optimizers import OPTIMIZERS
-from hpo.training.regularization import Regularizer
 
 RATE = 0.1
 

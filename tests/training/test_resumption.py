@@ -13,14 +13,13 @@ from safetensors.torch import load_file, save_file
 from hpo.data.batching import Batch
 from hpo.data.splits import splits_of
 from hpo.files import checkpoints
-from hpo.files.checkpoints import checkpoint_names
-from hpo.files.trial_files import keep_only, trial_folder
+from hpo.files.checkpoints import checkpoint_names, keep_only, trial_folder
 from hpo.files.weights import weights_are_of, weights_path
 from hpo.messages import Action, Decision, Ending, HeldOutEvaluation, Outcome, Progress, Report
 from hpo.model.backbone import Backbone
 from hpo.model.methods import METHODS
 from hpo.search.outcomes import outcome_attributes
-from hpo.search.rungs import fold_milestones
+from hpo.search.pruners import fold_milestones
 from hpo.tasks.registry import TASKS
 from hpo.training import run as run_module
 from hpo.training.optimizers import OPTIMIZERS

@@ -344,6 +344,6 @@ def test_bf16_is_refused_on_a_gpu_that_would_emulate_it(monkeypatch: pytest.Monk
 
 
 def test_where_there_is_no_bf16_nothing_is_measured(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpo.training.precision.has_bf16", lambda _: False)
+    monkeypatch.setattr("hpo.training.device.has_bf16", lambda _: False)
     found = worker.measure(tiny_hyperparameters())
     assert (found.precision, found.fp32_seconds, found.bf16_seconds) == ("fp32", 0.0, 0.0)

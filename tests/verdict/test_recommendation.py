@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hpo.verdict.comparison import Runs
-from hpo.verdict.recommendation import Recommendation, SearchScores, recommend
+from hpo.verdict.judgement import Recommendation, SearchScores, recommend
 from hpo.verdict.sequential_halving import NO_SCORE, Race, RaceState
 from tests.verdict.confirmed import runs
 

@@ -23,7 +23,7 @@ from hpo.runners.callbacks import SearchCallback
 from hpo.runners.confirmation import confirming_config
 from hpo.runners.run import run
 from hpo.search.budget import limits_of
-from hpo.search.rungs import trial_milestones
+from hpo.search.pruners import trial_milestones
 from hpo.search.steering import ask_to_stop
 from hpo.search.study_opening import leading
 from hpo.space.space_file import space_of

@@ -30,7 +30,7 @@ from hpo.model.trial_model import TrialModel
 from hpo.objective import FineTuneObjective
 from hpo.runners.check.check import check
 from hpo.runners.run import run
-from hpo.search.rungs import fold_milestones
+from hpo.search.pruners import fold_milestones
 from hpo.store.results import StudyResults
 from hpo.tasks.regression import Regression
 from hpo.training.worker import open_worker

@@ -18,10 +18,17 @@ from hpo.cli.simulate import simulate as simulate_verb
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError, HpoError, TrainingError
 from hpo.messages import Assignment, Ending
-from hpo.runners.replay.comparison import Setting, SettingResult, compare, recommendation, settings_of
 from hpo.runners.replay.curves import Curve, Point
 from hpo.runners.replay.generated_curves import GeneratedCurves
-from hpo.runners.replay.simulated_search import SimulatedSearch, simulate
+from hpo.runners.replay.simulated_search import (
+    Setting,
+    SettingResult,
+    SimulatedSearch,
+    compare,
+    recommendation,
+    settings_of,
+    simulate,
+)
 from hpo.runners.replay.worker_pool import SIMULATION_START
 from tests.search.scripted import led, search, study_at
 

@@ -26,7 +26,7 @@ from hpo.runners.processes.protocol import RANK_GROUP_LOST, End, Opener, Ready, 
 from hpo.runners.processes.worker_specs import WorkerSpec, worker_specs_of
 from hpo.runners.remote_worker_pool import DesiredWorkers, RemoteWorkerPool
 from hpo.runners.worker_pool import WorkerLost
-from hpo.store.secrets import secret_names
+from hpo.store.postgresql import secret_names
 from hpo.training.worker import open_worker
 
 LOGS = "workers"
@@ -35,7 +35,7 @@ LOGS = "workers"
 # around its main part.
 BOOTSTRAP = (
     "import sys; sys.path[:] = sys.argv[5:]; "
-    "from hpo.runners.processes.parent_death import belong_to; belong_to(int(sys.argv[4])); "
+    "from hpo.runners.processes.protocol import belong_to; belong_to(int(sys.argv[4])); "
     "from hpo.runners.processes.worker_process import main; main(int(sys.argv[2]), int(sys.argv[3]))"
 )
 SECONDS_TO_END = 5.0

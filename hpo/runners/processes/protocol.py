@@ -1,11 +1,17 @@
 """Protocol between a worker process and its parent, beside assignments, decisions, reports and outcomes.
 
+Light to import, so that it is done first.
+
 The study comes first, in a file that all processes map: its examples are pickled once, and a process that hangs before
 it has read them keeps nobody waiting. Everything else goes over a connection of each process's own.
 """
 
+import ctypes
 import mmap
+import os
 import pickle
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +27,28 @@ from hpo.distributed.rank_group import RankInfo
 from hpo.errors import HpoError, StoreError
 from hpo.messages import Precision
 from hpo.training.worker import Worker
+
+PR_SET_PDEATHSIG = 1
+"""Of Linux's `prctl(2)`: sets the signal that a process gets when the thread that started it ends."""
+PARENT_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Ctrl-C, a scheduler and a terminal that closes signal a whole process group; the parent decides what follows."""
+
+
+def belong_to(parent: int) -> None:
+    """Ignore the parent's signals, and on Linux have this process killed when the parent dies.
+
+    A closed connection tells a worker of its parent's death too, unless the worker is stuck in a driver; the kernel
+    reaches it there.
+    """
+    for number in PARENT_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        # A sandbox may refuse it; then the connection is what remains.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        # It died before it could be asked for that.
+        os._exit(0)
+
 
 RANK_GROUP_LOST = 43
 """Exit status of a process that ends because another rank of its group is gone."""

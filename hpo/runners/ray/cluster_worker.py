@@ -24,8 +24,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from hpo.distributed.rank_group import INTERFACES, RankInfo, free_address
 from hpo.errors import ConfigurationError, HpoError, TrainingError
 from hpo.runners.processes.protocol import Arrived, End, OpenFailed, Start, StudySetup
-from hpo.runners.ray.resources import TrialResources
 from hpo.runners.ray.scratch import scratch
+from hpo.runners.ray.setup import TrialResources
 
 HEARTBEAT_SECONDS = 5.0
 """After so long without a message Tune is told that a worker is alive."""

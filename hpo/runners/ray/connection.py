@@ -12,9 +12,8 @@ import ray
 from ray.exceptions import RayError
 
 from hpo.errors import ConfigurationError
-from hpo.runners.ray.resources import Machine
-from hpo.runners.ray.setup import no_cluster, refuse_unusable_address
-from hpo.store.secrets import secret_names
+from hpo.runners.ray.setup import Machine, no_cluster, refuse_unusable_address
+from hpo.store.postgresql import secret_names
 
 LEAST_VERSION = (2, 52)
 """Before it a web page open in a browser on the machine could run code in the cluster (CVE-2025-62593)."""

@@ -28,8 +28,8 @@ from hpo.files.shared import FOLDER
 from hpo.runners.processes.protocol import Arrived, End, Opener, StudySetup, writing_to
 from hpo.runners.ray.cluster_worker import MAILBOX_CALLS, MARKER, Mailbox, WorkerTrainable, emptied
 from hpo.runners.ray.connection import is_alive, joined_cluster, machines_of_cluster
-from hpo.runners.ray.resources import TrialResources, refuse_unplaceable, resources_of
 from hpo.runners.ray.scratch import new_name, remove_on_all_machines
+from hpo.runners.ray.setup import TrialResources, refuse_unplaceable, resources_of
 from hpo.runners.remote_worker_pool import DesiredWorkers, RemoteWorkerPool
 from hpo.runners.worker_pool import LossCause, WorkerLost
 from hpo.training.worker import open_worker

@@ -30,7 +30,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.study_file import ModelConfig, TaskConfig
+from hpo.config.study_file import ModelConfig
+from hpo.config.tasks import TaskConfig
 from hpo.data.batching import Batch, collate, training_batches
 from hpo.data.demo import demo_examples, demo_model_folder
 from hpo.data.tokenization import TokenizedSplit, tokenize

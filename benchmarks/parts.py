@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.study_file import ModelConfig, TaskConfig
+from hpo.config.study_file import ModelConfig
+from hpo.config.tasks import TaskConfig
 from hpo.data.batching import Batch, collate, split_by_length, training_batches
 from hpo.data.demo import demo_examples, demo_model_folder
 from hpo.data.tokenization import TokenizedSplit, tokenize

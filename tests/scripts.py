@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hpo.config.study_file import TaskConfig
+from hpo.config.tasks import TaskConfig
 from hpo.data.splits import splits_of
 from hpo.export.configs import to_json
 from hpo.export.exported_file import Exported

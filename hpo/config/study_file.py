@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from hpo.config.hyperparameters import OneOrMore
 from hpo.config.parsing import Typed
 from hpo.config.study_names import checked_study_name
-from hpo.config.tasks import TASK_FACTS, unused_sentence
+from hpo.config.tasks import TASK_FACTS, TaskConfig, unused_sentence
 from hpo.config.times import parse_duration, parse_moment
 from hpo.space.space_file import AUTO
 
@@ -112,76 +112,6 @@ class DataConfig(Typed):
     dropped from all splits, or they become one label, `other` (dropped where that is too rare as well)."""
     strict: bool = False
     """Whether bytes that are not UTF-8 are refused; otherwise they are counted and replaced."""
-
-
-def _text_of_scalar(value: Any) -> Any:
-    # YAML reads labels such as 1 and true as what they are.
-    return str(value).lower() if isinstance(value, bool) else str(value) if isinstance(value, int | float) else value
-
-
-def _with_texts(words: Any) -> Any:
-    if not isinstance(words, dict):
-        return words
-    return {_text_of_scalar(label): _text_of_scalar(word) for label, word in words.items()}
-
-
-def _prompt(prompt: str) -> str:
-    counts = {place: prompt.count(place) for place in ("{text}", "{pair}", "{labels}")}
-    if counts["{text}"] != 1 or max(counts.values()) > 1 or prompt.rstrip().endswith(("{text}", "{pair}")):
-        raise ValueError(
-            f"'task.prompt' is {prompt!r}, but it holds {{text}} once, {{pair}} and {{labels}} at most once, and ends "
-            "with words that ask for the label, as in 'Text: {text} Topic:'."
-        )
-    return prompt
-
-
-class TaskConfig(Typed):
-    """Task and metric."""
-
-    name: Literal["classification", "regression", "multi_label"] = "classification"
-    """What each text is given: one of some labels, a number, or any number of labels."""
-    head: Literal["classifier", "label_words"] = "classifier"
-    """`classification`: what says how likely each label is. `classifier` is a new layer over the pretrained model;
-    `label_words` is the language-model head of a decoder or a masked model, which says how likely the word of each
-    label is behind a prompt, so that nothing is drawn anew."""
-    prompt: Annotated[str, AfterValidator(_prompt)] | None = None
-    """`label_words`: what the model reads of each row, as plain text; the word of a label follows it, after a space.
-    `{text}` is the text, `{pair}` the second text where there is one, `{labels}` a list of the labels. Special tokens
-    may be written in it, such as those of a chat. Null for `Text: {text}`, a line break and `Category:`, below a list
-    of the labels where these have letters. A text that is too long is cut, never the prompt."""
-    label_words: Annotated[dict[str, str], BeforeValidator(_with_texts)] = Field(default_factory=dict)
-    """`label_words`: label -> its word or words, which follow the prompt; of a masked model words of one token, which
-    take the place of its mask token. Left out, these are the labels themselves, `_` as a space. Where there are more
-    than 8, or one has more than 4 tokens (of a masked model 1), they are letters, A, B, C, or beyond Z numbers, unless
-    `prompt` is given and has no `{labels}`."""
-    metric: str = "auto"
-    """The metric that is maximised; `auto` is F1 of the positive class for two classes, macro F1 for more, of a
-    regression `pearson`, of `multi_label` micro F1. Or `module:function`, which is called with the true and the
-    predicted labels or numbers; not of `multi_label`."""
-    beta: Annotated[float, Field(gt=0, le=100)] = 2.0
-    """How many times as much as precision recall counts in `fbeta` and its kin."""
-    positive_label: str | None = None
-    """Of two labels the one whose F1 counts; else the larger of two numbers, or true, yes, positive, pos or spam, else
-    the rarer in training."""
-    thresholds: Literal["one", "per_label"] = "one"
-    """`multi_label`: the probability from which on a label is given is fitted to validation (to training rows where
-    winners are judged by validation), one for all labels by pooled F1, or one for each by its F1."""
-
-    @property
-    def kind(self) -> str:
-        """Which of the tasks it is: its name, or its head where that makes another task of it."""
-        return self.name if self.head == "classifier" else self.head
-
-    @model_validator(mode="after")
-    def _head_fits(self) -> Self:
-        if self.head == "label_words" and self.name != "classification":
-            raise ValueError(
-                f"task.head is label_words, which gives each text one of some labels, but task.name is {self.name}; "
-                "leave one of the two out."
-            )
-        if self.head == "classifier" and (self.prompt is not None or self.label_words):
-            raise ValueError("task.prompt and task.label_words are for task.head label_words; give that, or neither.")
-        return self
 
 
 class SearchConfig(Typed):

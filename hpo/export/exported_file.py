@@ -12,6 +12,7 @@ from hpo.config import study_file
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.loading import apply_override
 from hpo.config.parsing import Typed, read_model, read_yaml_mapping
+from hpo.config.tasks import TaskConfig
 from hpo.errors import ConfigurationError
 from hpo.export.configs import digest_of
 from hpo.messages import Assignment, Milestone, Precision
@@ -87,7 +88,7 @@ class Exported(Typed):
     digest: str
     """What the scores belong to, as `digest_of`: they are not those of a configuration that was edited since."""
     model: study_file.ModelConfig
-    task: study_file.TaskConfig
+    task: TaskConfig
     data: ExportedData
     study_seed: int
     """Decided the splits."""

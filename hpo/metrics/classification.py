@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hpo.config.study_file import TaskConfig
+from hpo.config.tasks import TaskConfig
 from hpo.errors import ConfigurationError, nearest
 from hpo.messages import Scores
 from hpo.metrics.confusion import ClassPredictions, ConfusionCounts, Floats, Integers, count_confusion

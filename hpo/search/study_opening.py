@@ -11,7 +11,8 @@ from typing import Any
 from optuna.study import StudyDirection
 
 from hpo.config.parsing import differences
-from hpo.config.study_file import EvaluationConfig, ModelConfig, StudyConfig, TaskConfig
+from hpo.config.study_file import EvaluationConfig, ModelConfig, StudyConfig
+from hpo.config.tasks import TaskConfig
 from hpo.config.times import LOCAL_ZONE
 from hpo.errors import StoreError, StudyMismatchError
 from hpo.search.budget import Limits, limits_of

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.study_file import TaskConfig
+from hpo.config.tasks import TaskConfig
 from hpo.data.labels import ordered_labels
 from hpo.messages import Scores
 from hpo.metrics.classification import classification_score, classification_scores, resolve_metric, slice_f1

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
-from hpo.config.study_file import TaskConfig
+from hpo.config.tasks import TaskConfig
 from hpo.data.labels import listed_labels
 from hpo.errors import ConfigurationError, ModelError
 from hpo.tasks.classification import Classification

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.study_file import TaskConfig
+from hpo.config.tasks import TaskConfig
 from hpo.data.stratify import Strata
 from hpo.data.tokenization import Prompt
 from hpo.messages import Scores

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hpo.config.study_file import TaskConfig
+from hpo.config.tasks import TaskConfig
 from hpo.data.splits import Splits
 from hpo.tasks.classification import Classification
 from hpo.tasks.label_words import LabelWords, with_prompt

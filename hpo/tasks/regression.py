@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.study_file import TaskConfig
+from hpo.config.tasks import TaskConfig
 from hpo.data.stratify import Strata, quantiles
 from hpo.messages import Scores
 from hpo.metrics.metric import SelectionMetric

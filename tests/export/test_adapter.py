@@ -27,7 +27,8 @@ from transformers import (
 )
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.study_file import ComputeConfig, ModelConfig, StudyConfig, TaskConfig
+from hpo.config.study_file import ComputeConfig, ModelConfig, StudyConfig
+from hpo.config.tasks import TaskConfig
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError, ModelError
 from hpo.export.exported_file import Exported

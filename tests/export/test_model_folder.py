@@ -18,7 +18,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.study_file import EvaluationConfig, ModelConfig, TaskConfig
+from hpo.config.study_file import EvaluationConfig, ModelConfig
+from hpo.config.tasks import TaskConfig
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError, TrainingError
 from hpo.export import model_folder

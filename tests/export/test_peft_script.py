@@ -20,7 +20,8 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, EvalPrediction
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.study_file import ConfirmationConfig, EvaluationConfig, ModelConfig, StudyConfig, TaskConfig
+from hpo.config.study_file import ConfirmationConfig, EvaluationConfig, ModelConfig, StudyConfig
+from hpo.config.tasks import TaskConfig
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError
 from hpo.export.exported_file import Exported

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from hpo.config.study_file import TaskConfig
+from hpo.config.tasks import TaskConfig
 from hpo.errors import ConfigurationError, TrainingError
 from hpo.messages import Scores
 from hpo.metrics.classification import METRICS, classification_scores, resolve_metric

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpo.config.study_file import TaskConfig
+from hpo.config.tasks import TaskConfig
 from hpo.errors import ConfigurationError
 from hpo.metrics.classification import METRICS, NEGATED, resolve_metric
 from hpo.metrics.metric import SelectionMetric

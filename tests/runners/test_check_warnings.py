@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.study_file import TaskConfig
+from hpo.config.tasks import TaskConfig
 from hpo.data.sources import Examples
 from hpo.data.splits import Splits, split_examples
 from hpo.messages import Probe

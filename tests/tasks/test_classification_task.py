@@ -11,7 +11,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.study_file import TaskConfig
+from hpo.config.tasks import TaskConfig
 from hpo.errors import ConfigurationError
 from hpo.metrics.confusion import ClassPredictions
 from hpo.tasks.classification import Classification

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
-from hpo.config.study_file import TaskConfig
+from hpo.config.tasks import TaskConfig
 from hpo.metrics.confusion import ClassPredictions
 from hpo.tasks.classification import Classification
 from hpo.tasks.held_out import LEAST_SLICE_ROWS, MOST_GROUPS, HeldOutRows, evaluate_held_out, mean_held_out

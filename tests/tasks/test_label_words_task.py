@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpo.config.study_file import TaskConfig
+from hpo.config.tasks import TaskConfig
 from hpo.data.batching import Batch, collate
 from hpo.data.tokenization import TokenizedSplit, tokenize
 from hpo.errors import ConfigurationError, DataError, ModelError

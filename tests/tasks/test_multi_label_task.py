@@ -15,7 +15,8 @@ from transformers import pipeline
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.parsing import parse_yaml, write_yaml
-from hpo.config.study_file import EvaluationConfig, StudyConfig, TaskConfig
+from hpo.config.study_file import EvaluationConfig, StudyConfig
+from hpo.config.tasks import TaskConfig
 from hpo.data.splits import splits_of
 from hpo.errors import ConfigurationError
 from hpo.files.weights import fitted_among, load_weights

@@ -8,8 +8,8 @@ import torch
 from sklearn.dummy import DummyRegressor
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.config.study_file import StudyConfig, TaskConfig
-from hpo.config.tasks import TASK_FACTS
+from hpo.config.study_file import StudyConfig
+from hpo.config.tasks import TASK_FACTS, TaskConfig
 from hpo.errors import ConfigurationError, SpaceError
 from hpo.metrics.jackknife import deviations, leave_out_groups
 from hpo.search.preflight import space_of_study

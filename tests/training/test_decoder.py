@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from hpo.config.study_file import StudyConfig, TaskConfig
+from hpo.config.study_file import StudyConfig
+from hpo.config.tasks import TaskConfig
 from hpo.data.batching import collate
 from hpo.data.splits import load_splits
 from hpo.data.tokenization import TokenizedSplit, tokenize

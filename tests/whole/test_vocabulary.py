@@ -9,8 +9,8 @@ from typing import Any, get_args
 import pytest
 
 from hpo.config.hyperparameters import Hyperparameters, MethodName, OptimizerName, ScheduleName
-from hpo.config.study_file import PrunerName, SearchConfig, TaskConfig
-from hpo.config.tasks import TASK_FACTS
+from hpo.config.study_file import PrunerName, SearchConfig
+from hpo.config.tasks import TASK_FACTS, TaskConfig
 from hpo.data.labels import TARGET_TYPES
 from hpo.data.readers.formats import FORMATS
 from hpo.data.readers.text_files import COMPRESSIONS

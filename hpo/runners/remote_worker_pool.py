@@ -26,6 +26,8 @@ LONGEST_PAUSE_SECONDS = 60.0
 """Before another worker is started, after several in a row were lost."""
 SECONDS_TO_GIVE_BACK = 10.0
 """Time that a worker which is left out has to give back what it holds, until it is killed."""
+LONGEST_IDLE_SECONDS = 60.0
+"""Time without a trial, while others train, after which a worker gives back what it holds of a shared machine."""
 AWAITED = "the next worker"
 """Name of the worker that is awaited where there is no other."""
 
@@ -50,6 +52,8 @@ class Launcher(Protocol):
 
     wanted: DesiredWorkers
     """Set by the worker pool: what is started, anew too where a worker is gone."""
+    is_shared: bool
+    """Whether others wait for what an idle worker holds, as on a cluster."""
 
     @property
     def room(self) -> int:
@@ -104,6 +108,7 @@ class _Connected:
     began: float
     ready: bool = False
     """Whether it is open."""
+    idle_since: float = 0.0
     recycles: bool = False
     """Whether it asks to be replaced."""
     left_out: bool = False
@@ -189,13 +194,14 @@ class RemoteWorkerPool:
     def begin(self, precision: Precision) -> None:
         """Have the other workers started; all that are open now or later compute in `precision`."""
         self.lead.use(precision)
-        most = float("inf") if self._most is None else self._most
-        self._launcher.wanted = DesiredWorkers(workers=most, precision=precision)
+        self._launcher.wanted = DesiredWorkers(workers=self._most_workers, precision=precision)
 
     def give(self, worker: str, assignment: Assignment) -> None:
         """Hand over an assignment, to be trained after those that the worker holds."""
         one = self._workers[self._ids[worker]]
         one.held.add((assignment.trial, assignment.attempt))
+        # Where there is one there may be more.
+        self._launcher.wanted = replace(self._launcher.wanted, workers=self._most_workers)
         self._launcher.tell(one.id, assignment)
 
     def apply(self, worker: str, decision: Decision) -> None:
@@ -236,6 +242,10 @@ class RemoteWorkerPool:
         self._launcher.close()
 
     @property
+    def _most_workers(self) -> float:
+        return float("inf") if self._most is None else self._most
+
+    @property
     def _has_begun(self) -> bool:
         return self._launcher.wanted.precision is not None
 
@@ -257,6 +267,18 @@ class RemoteWorkerPool:
         for one in self._workers.values():
             if not one.ready and not one.left_out and now - one.began > self._hang:
                 self._kill(one, f"The worker {one.name} did not open its model in {self._hang:g} seconds.")
+        if self._launcher.is_shared:
+            self._release_idle()
+
+    def _release_idle(self) -> None:
+        """End workers that have had nothing to train for long, while others train; more are wanted with the next
+        assignment."""
+        busy = [one for one in self._workers.values() if one.held]
+        for one in list(self._workers.values()):
+            if busy and one.is_free and not one.held and time.monotonic() - one.idle_since > LONGEST_IDLE_SECONDS:
+                one.recycles = True
+                self._launcher.wanted = replace(self._launcher.wanted, workers=len(busy))
+                self._launcher.kill(one.id)
 
     def _kill(self, one: _Connected, reason: str) -> None:
         one.lost_for = one.lost_for or reason
@@ -279,6 +301,7 @@ class RemoteWorkerPool:
         match message:
             case Ready():
                 one.ready, one.capacity = True, replace(one.capacity, slots=message.slots)
+                one.idle_since = time.monotonic()
                 del self._bad_starts[one.place], self._bad_starts[""]
             case OpenFailed():
                 self._refuse(one, message.error)
@@ -289,6 +312,7 @@ class RemoteWorkerPool:
             case _:
                 if isinstance(message, Outcome):
                     one.held.discard((message.trial, message.attempt))
+                    one.idle_since = time.monotonic()
                 if not one.left_out:
                     self._messages.append((one.name, message))
         if one.recycles and not one.held:

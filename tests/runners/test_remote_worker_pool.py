@@ -11,6 +11,7 @@ from hpo.runners import remote_worker_pool
 from hpo.runners.processes.protocol import Answer, Arrived, Call, OpenFailed, Ready, Recycle
 from hpo.runners.remote_worker_pool import (
     AWAITED,
+    LONGEST_IDLE_SECONDS,
     MOST_STARTS,
     MOST_UNPLACED,
     DesiredWorkers,
@@ -33,6 +34,7 @@ class Script:
     left_out: list[str] = field(default_factory=list)
     closed: bool = False
     answers: bool = True
+    is_shared: bool = False
     says: list[tuple[str, object]] = field(default_factory=list)
 
     def listen(self, _seconds: float) -> Sequence[tuple[str, object]]:
@@ -294,6 +296,28 @@ def test_workers_are_started_all_night_with_pauses_where_many_are_lost_before_th
     launcher.say("another", WorkerLost(reason="It died."))
     with pytest.raises(TrainingError, match="starts in a row"):
         pool.listen(0)
+
+
+def test_on_a_cluster_a_worker_that_has_long_nothing_to_train_is_ended_while_others_train(
+    launcher: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(remote_worker_pool.time, "monotonic", lambda: now)
+    launcher.is_shared = True
+    pool = begun(launcher)
+    ready(launcher, pool, "other", "10.0.0.2/gpu-0")
+    now += LONGEST_IDLE_SECONDS + 1
+    pool.listen(0)
+    assert not launcher.killed, "none trains"
+    pool.give(HOST, tiny_assignment())
+    pool.listen(0)
+    assert (launcher.killed, launcher.wanted.workers, list(pool.capacities)) == (["other"], 1, [HOST])
+    launcher.say("other", WorkerLost(reason="Its process is gone."))
+    assert not pool.listen(0), "nobody is told: it was nobody's fault"
+    launcher.say("lead", completed())
+    pool.listen(0)
+    pool.give(HOST, tiny_assignment())
+    assert launcher.wanted.workers == float("inf"), "there may be more again"
 
 
 def test_one_that_is_not_open_in_time_is_killed(launcher: Script, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,8 @@ def open_processes(
 class ProcessLauncher:
     """Starts the processes of workers on this machine; a worker's id is its name."""
 
+    is_shared = False
+
     def __init__(self, worker_specs: Sequence[WorkerSpec], study: int, logs: Path, *, store: str) -> None:
         """Start none yet.
 

@@ -119,6 +119,8 @@ class StopAtClosing(_NotPickled, tune.Stopper):
 class TuneLauncher:
     """Ray Tune on a thread of its own, and the mailbox of messages to workers, whose ids are those of Tune's trials."""
 
+    is_shared = True
+
     def __init__(self, resources: TrialResources, asked: int) -> None:
         """Start the mailbox, for so many workers as were `asked` for; 0 for as many as there is room for."""
         self.wanted = DesiredWorkers(workers=0)

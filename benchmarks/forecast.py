@@ -34,7 +34,7 @@ from hpo.runners.run import opened_pool
 from hpo.search.coordinator import Coordinator
 from hpo.search.pruners import with_evaluation_defaults
 from hpo.search.study_opening import leading
-from hpo.search.trial_costs import dearest
+from hpo.search.trial_sizes import dearest
 from hpo.space.space_file import space_of
 
 TRAIN, VALIDATION = 600, 150

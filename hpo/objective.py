@@ -16,7 +16,7 @@ from hpo.search.outcomes import CONSTRAINT, UNTRAINABLE, VIOLATED, outcome_attri
 from hpo.search.preflight import demands_of, refuse_unfit_of_folds, space_of_study
 from hpo.search.pruners import trial_milestones, with_evaluation_defaults
 from hpo.search.samplers import seed_of
-from hpo.search.trial_costs import dearest
+from hpo.search.trial_sizes import dearest
 from hpo.space.search_space import SearchSpace
 from hpo.training.device import with_dtype
 from hpo.training.worker import Worker, open_worker, train

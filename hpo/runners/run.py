@@ -44,7 +44,7 @@ from hpo.search.preflight import demands_of, refuse_counts, refuse_unfit_search,
 from hpo.search.pruners import with_evaluation_defaults
 from hpo.search.samplers import sampler_of
 from hpo.search.study_opening import leading
-from hpo.search.trial_costs import dearest
+from hpo.search.trial_sizes import dearest
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import open_database, sqlite_path
 from hpo.store.results import StudyResults, read_results

@@ -19,7 +19,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.memory import MemoryKey, memory_key
 from hpo.messages import Outcome, Probe, Progress, Report
-from hpo.search.trial_costs import FORWARD, Floats, Work, Workload
+from hpo.search.trial_sizes import FORWARD, Floats, Work, Workload
 from hpo.space.search_space import SearchSpace
 from hpo.store.trials import AttemptRecord, Reached
 

@@ -6,7 +6,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.messages import Assignment, Probe, Timed
 from hpo.search.coordinator import Coordinator
 from hpo.search.forecasts import CostModel, fitted_costs
-from hpo.search.trial_costs import Workload
+from hpo.search.trial_sizes import Workload
 from hpo.space.search_space import SearchSpace
 from tests.search.scripted import CPU, SPACE, study_at
 

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from torch import nn
 
 from hpo.config.hyperparameters import Hyperparameters, MethodName, OptimizerName
-from hpo.search.trial_costs import COSTS, OPTIMIZER_STATES, cheapest, dearest, slowest
+from hpo.search.trial_sizes import COSTS, OPTIMIZER_STATES, cheapest, dearest, slowest
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space, shipped_spaces
 from hpo.training.optimizers import OPTIMIZERS

@@ -16,7 +16,7 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.loading import load_config
 from hpo.messages import Dimensions, Ending, Outcome, Probe, Progress, Report, Scores, Timed
 from hpo.search.forecasts import HIGH, CostModel, Forecasts, Observation, fitted_costs
-from hpo.search.trial_costs import OPTIMIZER_STATES, Floats, Work, Workload, cheapest, dearest
+from hpo.search.trial_sizes import OPTIMIZER_STATES, Floats, Work, Workload, cheapest, dearest
 from hpo.space.space_file import space_of
 
 CONFIG = load_config(

@@ -10,7 +10,7 @@ from hpo.data.sources import Examples
 from hpo.data.splits import split_examples
 from hpo.messages import Dimensions, Milestone
 from hpo.search.pruners import fold_milestones, milestones, with_evaluation_defaults
-from hpo.search.trial_costs import Workload
+from hpo.search.trial_sizes import Workload
 from hpo.space.search_space import SearchSpace
 
 

@@ -14,7 +14,7 @@ from hpo.data.batching import split_by_length, training_batches
 from hpo.data.splits import Splits, load_splits
 from hpo.messages import Assignment, Dimensions
 from hpo.search.pruners import trial_milestones
-from hpo.search.trial_costs import Work, Workload
+from hpo.search.trial_sizes import Work, Workload
 from hpo.space.search_space import SearchSpace
 from hpo.training.worker import open_worker
 from tests.models import save_tiny_bert, tiny_study, trained, write_texts

@@ -22,7 +22,7 @@ from hpo.runners.callbacks import SearchCallback
 from hpo.runners.check import check as checking
 from hpo.runners.check.check import check
 from hpo.runners.check.search_forecast import ShortCheck, short_check
-from hpo.search.trial_costs import cheapest
+from hpo.search.trial_sizes import cheapest
 from hpo.space.search_space import SearchSpace
 from hpo.training.worker import Worker
 from tests.command_line import Hpo

@@ -44,7 +44,7 @@ from hpo.search.forecasts import fitted_costs
 from hpo.search.preflight import demands_of
 from hpo.search.proposals import weights_kept
 from hpo.search.pruners import with_evaluation_defaults
-from hpo.search.trial_costs import cheapest, dearest, slowest
+from hpo.search.trial_sizes import cheapest, dearest, slowest
 from hpo.search.warm_start import carried_notes, read_earlier
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import sqlite_path

@@ -15,7 +15,7 @@ from hpo.errors import ConfigurationError
 from hpo.messages import Probe
 from hpo.runners.check.warnings import no_room, on_first_loss, on_memory, on_metric
 from hpo.search.forecasts import CostModel, fitted_costs
-from hpo.search.trial_costs import Workload, cheapest, dearest
+from hpo.search.trial_sizes import Workload, cheapest, dearest
 from hpo.space.search_space import SearchSpace
 from hpo.tasks.protocol import MOST_TRAIN_ROWS, Baseline
 from hpo.tasks.registry import TASKS

@@ -28,7 +28,7 @@ from hpo.search.coordinator import Coordinator
 from hpo.search.forecasts import fitted_costs
 from hpo.search.preflight import refuse_unfit_search, space_of_study
 from hpo.search.study_opening import leading
-from hpo.search.trial_costs import Workload, cheapest, dearest
+from hpo.search.trial_sizes import Workload, cheapest, dearest
 from hpo.search.warm_start import absolute
 from hpo.space.search_space import SearchSpace
 

@@ -1,4 +1,4 @@
-"""Trial costs, counted before any training: tokens and updates of a trial, and the space's dearest and cheapest trials.
+"""Trial sizes, counted before any training: tokens and updates of a trial, and the space's dearest and cheapest trials.
 
 What a trial costs is compared field by field, in the order of `COSTS`: first what it trains, as far as memory goes the
 largest difference, then the size of a batch and the length of a trial, then what the optimizer keeps.

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from hpo.cli.tables import curve_line
+from hpo.cli.schedule_charts import curve_line
 from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters
 from hpo.config.other_names import (
     DISTRIBUTIONS,

@@ -61,7 +61,7 @@ def doctor(
 
 def _compute_and_store(words: list[str] | None, given: Mapping[str, Any]) -> "tuple[ComputeConfig, str]":
     """Return where trials would train, and the URL of the store: those of a study where one is named."""
-    from hpo.cli.options import nested, study_of_words
+    from hpo.cli.study_arguments import nested, study_of_words
     from hpo.config.parsing import read_model
     from hpo.config.study_file import ComputeConfig
 

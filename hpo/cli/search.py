@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpo.cli import options
-from hpo.cli.options import describes_study, nested, study_of_store, study_of_words
+from hpo.cli.study_arguments import describes_study, nested, study_of_store, study_of_words
 from hpo.errors import ConfigurationError, NoResultError
 
 if TYPE_CHECKING:

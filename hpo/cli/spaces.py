@@ -28,7 +28,7 @@ def check(space: Space) -> None:
 @app.command()
 def plot(space: Space) -> None:
     """Draw the learning rate over a trial, for each schedule that a space can take."""
-    from hpo.cli.tables import charts
+    from hpo.cli.schedule_charts import charts
     from hpo.space.space_file import load_space
 
     for chart in charts(load_space(space)):

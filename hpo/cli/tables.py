@@ -1,82 +1,26 @@
-"""Learning-rate charts: how a schedule moves the rate, in block characters, as one line or several."""
+"""Printed results: tables of studies, leaderboards and spaces, and the summary of a search."""
 
-import math
 import os
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy.engine import make_url
 
-from hpo.config.hyperparameters import APPLIES_TO, Hyperparameters
 from hpo.data.labels import quoted
 from hpo.messages import Scores
 from hpo.report import tables
 from hpo.report.drawing import plain_text, value_text
-from hpo.space.consistency import cases
 from hpo.space.domains import as_yaml
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space, shipped_spaces, space_description
 from hpo.store.database import sqlite_path, without_password
 from hpo.store.results import StudyResults, TestEvaluation
 from hpo.store.studies import StudySummary
-from hpo.training.schedules import SCHEDULES, factor
 from hpo.verdict.findings import Verdict
 from hpo.verdict.wording import NO_TEST_SPLIT
-
-BLOCKS = " ▁▂▃▄▅▆▇█"
-STEPS = 10_000
-"""Optimizer steps of the trial that is drawn: so many that rounding does not show."""
-WIDTH = 64
-HEIGHT = 8
-SHAPING = ("warmup_ratio", *(name for name, (other, _) in APPLIES_TO.items() if other == "schedule"))
-"""The fields of `Hyperparameters` that a curve follows from, beside the schedule."""
-
-
-def curve_line(hyperparameters: Hyperparameters, width: int) -> str:
-    """Return the rate over a trial as one line of `width` characters, at least 2: `▁█▇▆▅▄▃▃▂▁`."""
-    levels = len(BLOCKS) - 2
-    return "".join(BLOCKS[1 + round(value * levels)] for value in _curve(hyperparameters, width))
-
-
-def chart(hyperparameters: Hyperparameters, width: int = WIDTH, height: int = HEIGHT) -> str:
-    """Return the rate over a trial as `height` lines of `width` characters, with a scale at the left and an axis below.
-
-    Each line is worth 1 / `height` of the peak rate, in eighths.
-    """
-    eighths = [round(value * height * 8) for value in _curve(hyperparameters, width)]
-    rows = ["".join(BLOCKS[min(8, max(0, one - 8 * row))] for one in eighths) for row in reversed(range(height))]
-    scale = ["peak", *[""] * (height - 2), "0"]
-    drawn = [f"{label:>4} │{row}".rstrip() for label, row in zip(scale, rows, strict=True)]
-    return "\n".join([*drawn, f"     └{'─' * width}", f"      start{'end':>{width - 5}}"])
-
-
-def charts(space: SearchSpace) -> Iterator[str]:
-    """Return a titled chart for each schedule that the space can take, with its default values of what shapes it."""
-    drawn: set[str] = set()
-    for case in cases(space.parameters, ("schedule",)):
-        hyperparameters = space.hyperparameters(space.default_values(case))
-        if hyperparameters.schedule not in drawn:
-            drawn.add(hyperparameters.schedule)
-            yield f"{_title(hyperparameters)}\n\n{chart(hyperparameters)}\n"
-
-
-def _curve(hyperparameters: Hyperparameters, points: int) -> list[float]:
-    """Return the factor of the peak rate at so many steps, evenly spaced from the start to the end."""
-    return [factor(math.ceil(point * (STEPS - 1) / (points - 1)), STEPS, hyperparameters) for point in range(points)]
-
-
-def _title(hyperparameters: Hyperparameters) -> str:
-    schedule = SCHEDULES[hyperparameters.schedule]
-    fields = {name: getattr(hyperparameters, name) for name in SHAPING}
-    named = ", ".join(f"{name} {value:.4g}" for name, value in fields.items() if value is not None)
-    title = f"{hyperparameters.schedule}: {schedule.description}\n{named}"
-    if hyperparameters.schedule == "reduce_on_plateau":
-        title += "\nWhen it is cut depends on the scores, so the curve is that of a trial whose score always rises."
-    return title
-
 
 SHOWN_TRIALS = 10
 GAP = 2

@@ -41,9 +41,9 @@ from hpo.model.randomness import Dropouts, dropout_seed
 from hpo.tasks.protocol import Fits
 from hpo.tasks.registry import TASKS
 from hpo.training.gradients import PASS_TOKENS
+from hpo.training.milestones import milestone_steps
 from hpo.training.optimizer_step import Diverged, OptimizerStep
 from hpo.training.optimizers import OPTIMIZERS
-from hpo.training.run_state import milestone_steps
 from hpo.training.schedules import SCHEDULES
 
 # The training: from texts and a pretrained model to a folder.

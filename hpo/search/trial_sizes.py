@@ -20,7 +20,7 @@ from hpo.space.consistency import Values, combinations_of, every_value
 from hpo.space.domains import Choice, Constant, Value, is_number
 from hpo.space.parameters import Parameter
 from hpo.space.search_space import SearchSpace
-from hpo.training.run_state import milestones_of, steps_per_epoch
+from hpo.training.milestones import milestones_of, steps_per_epoch
 
 OPTIMIZER_STATES: Mapping[str, int] = {
     "sgd": 0, "adafactor": 0, "momentum": 1, "nesterov": 1, "lion": 1, "adagrad": 1, "rmsprop": 1, "muon": 1,

@@ -23,17 +23,9 @@ from hpo.model.randomness import RandomState
 from hpo.model.trial_model import TrialModel
 from hpo.training.context import TrainingContext
 from hpo.training.gradients import SlotBatch
+from hpo.training.milestones import examples_seen
 from hpo.training.optimizer_step import Diverged, OptimizerStep
-from hpo.training.run_state import (
-    FoldRun,
-    RunState,
-    circumstances_of,
-    examples_seen,
-    fold_runs,
-    identity_of,
-    load_alike,
-    mean_report,
-)
+from hpo.training.run_state import FoldRun, RunState, circumstances_of, fold_runs, identity_of, load_alike, mean_report
 from hpo.training.schedules import warmup_steps
 
 SECONDS_BETWEEN_PROGRESS = 1.0

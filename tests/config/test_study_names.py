@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpo.cli.options import study_name
+from hpo.cli.study_arguments import study_name
 from hpo.config.study_file import StudyConfig
 from hpo.config.study_names import as_study_name, is_study_name
 from hpo.store.database import sqlite_path

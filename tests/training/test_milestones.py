@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpo.messages import Milestone
-from hpo.training.run_state import examples_seen, milestone_steps, steps_per_epoch
+from hpo.training.milestones import examples_seen, milestone_steps, steps_per_epoch
 
 
 def places(rungs, *, rows=100, batch=10, epochs=2, maximum=2, full=()):

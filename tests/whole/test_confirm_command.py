@@ -8,7 +8,7 @@ import optuna
 import pytest
 import yaml
 
-from hpo.cli.options import study_of_store
+from hpo.cli.study_arguments import study_of_store
 from hpo.config.parsing import write_yaml
 from hpo.config.study_file import StudyConfig
 from hpo.errors import ConfigurationError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.cli.tables import BLOCKS, chart, charts, curve_line
+from hpo.cli.schedule_charts import BLOCKS, chart, charts, curve_line
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import load_space
@@ -96,7 +96,7 @@ def test_the_command_refuses_what_is_no_space(hpo: Hpo) -> None:
 
 def test_drawing_imports_neither_torch_nor_optuna() -> None:
     code = (
-        "import sys; from hpo.cli.tables import charts; from hpo.space.space_file import load_space; "
+        "import sys; from hpo.cli.schedule_charts import charts; from hpo.space.space_file import load_space; "
         "list(charts(load_space('encoder'))); print(sorted({'optuna', 'torch', 'transformers'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

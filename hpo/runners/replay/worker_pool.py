@@ -10,8 +10,8 @@ from hpo.config.hyperparameters import Hyperparameters
 from hpo.messages import Action, Assignment, Begun, Capacity, Decision, Ending, Outcome, Progress, Report, Scores
 from hpo.runners.replay.curves import TRAIN_ROWS, Curve, CurveSource
 from hpo.runners.worker_pool import WorkerMessage
+from hpo.training.milestones import steps_per_epoch
 from hpo.training.run import LEAST_STEPS_TO_DECIDE, Message
-from hpo.training.run_state import steps_per_epoch
 from hpo.training.schedules import warmup_steps
 
 SCORED_ROWS = {True: 1000, False: 200}

@@ -1,0 +1,101 @@
+"""Study of a command: from a study file, from options, or from the store."""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo.cli.options import DEFAULT_STORE, opened, split_words
+from hpo.config.study_names import as_study_name
+from hpo.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from hpo.config.study_file import StudyConfig
+
+TIMES = {"budget.time", "budget.until"}
+NEEDED = dict.fromkeys(("model", "model.name"), "--model PATH_OR_HUB_ID") | dict.fromkeys(
+    ("data", "data.train"), "--train FILE"
+)
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by dotted path as a study file has them."""
+    content: dict[str, Any] = {}
+    for dotted, value in values.items():
+        *path, key = dotted.split(".")
+        inner = content
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[key] = str(value) if isinstance(value, Path) else value
+    return content
+
+
+def study_of_words(
+    words: Sequence[str] | None, given: Mapping[str, Any], verb: str
+) -> "tuple[StudyConfig, tuple[str, ...]]":
+    """Return the study that a verb's words and options describe, and notes on its file.
+
+    Args:
+        words: those after the verb.
+        given: values of options, by the keys of a study file.
+        verb: as messages name it.
+
+    Raises:
+        ConfigurationError: too little, too much, or a value out of range.
+    """
+    from hpo.config.loading import load_study
+
+    file, overrides = split_words(words, verb)
+    needed: dict[str, str] = {}
+    if file is None:
+        model = given.get("model.name") or _overridden(overrides, "model.name")
+        given = {"study": study_name(model, given.get("data.train")), **given}
+        for path, flag in NEEDED.items():
+            needed[path] = f"Without a study file {verb} needs {flag} too; hpo run alone shows an example."
+    return load_study(file, nested(given), overrides, needed)
+
+
+def study_of_store(words: Sequence[str] | None, given: Mapping[str, Any]) -> "StudyConfig":
+    """Return a study as it stands in the store, with a verb's overrides and options over it.
+
+    Whom to tell is not in the store: that may be secret, and is given again. A time that is given replaces both times
+    of the study; else the time of its first run starts anew.
+
+    Raises:
+        ConfigurationError: no such study, several where none was named, or a value out of range.
+        NoResultError, StoreError: there is none.
+    """
+    from hpo.config.loading import load_config, merge
+    from hpo.store.results import read_search
+
+    overrides = list(words or ())
+    given = {"store.url": DEFAULT_STORE, **given}
+    with opened(given["store.url"]) as database:
+        results = read_search(database, given.get("study"))
+    content: dict[str, Any] = {**deepcopy(dict(results.configuration)), "space": dict(results.space)}
+    if TIMES & {*given, *(override.partition("=")[0].strip() for override in overrides)}:
+        merge(content, {"budget": {"time": None, "until": None}})
+    merge(content, nested(given))
+    config = load_config(values=content, overrides=overrides)
+    if (config.store.url, config.study) != (given["store.url"], results.name):
+        raise ConfigurationError("Without a study file the store and the study are named by --store and --study.")
+    return config
+
+
+def study_name(model: str | None, train: str | None) -> str:
+    """Name a study after its examples and its model, so that the same command means the same study."""
+    examples = Path((train or "").partition("?")[0]).name.partition(".")[0]
+    name = f"{examples}-{Path(model or '').name}"
+    return as_study_name(name.replace(" ", "-").strip("-._"), "study")
+
+
+def describes_study(words: Sequence[str] | None, given: Mapping[str, Any], verb: str) -> bool:
+    """Return whether a verb was given a study file, or in its place a model."""
+    file, overrides = split_words(words, verb)
+    names_model = any(override.startswith(("model.", "model=")) for override in overrides)
+    return file is not None or "model.name" in given or names_model
+
+
+def _overridden(overrides: Sequence[str], key: str) -> str | None:
+    """Return the text that an override gives a key."""
+    return next((value for path, _, value in (one.partition("=") for one in overrides) if path == key), None)

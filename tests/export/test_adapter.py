@@ -255,6 +255,7 @@ def test_a_torn_adapter_is_told_in_a_sentence(case: Callable[..., Case], torn: s
         predicted(folder, ("goal",))
 
 
+@pytest.mark.slow
 def test_what_has_no_adapter_or_none_for_the_whole_base_is_refused_before_training(
     case: Callable[..., Case], exported: Exported
 ) -> None:

@@ -135,6 +135,7 @@ def test_standard_output_by_its_name_and_a_link_that_leads_to_itself(
     assert read_exported(tmp_path / "loop").study == "tiny"
 
 
+@pytest.mark.slow
 @pytest.fixture
 def elsewhere(model_folder: Path, texts_file: Path, tmp_path: Path, hpo: Hpo, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that is not that of a search, which named model and texts as they lie there, and in which they moved."""

@@ -73,6 +73,7 @@ def scored(predicted: LabelPredictions, metric: str = "micro_f1") -> Scores:
     return multi_label_scores(predicted, names, metric)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(some_predictions())
 def test_every_score_is_that_of_scikit_learn(predicted: LabelPredictions) -> None:

@@ -152,6 +152,7 @@ def test_a_phone_does_not_scroll_sideways(chromium: "Chrome", tmp_path: Path, st
         chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_narrow_page_breaks_no_time_and_no_number(chromium: "Chrome", tmp_path: Path) -> None:
     on_a_phone(chromium)

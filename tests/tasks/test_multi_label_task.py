@@ -199,6 +199,7 @@ def micro_f1(rows: Sequence[dict[str, str]]) -> float:
     return float(f1_score(matrix("labels"), matrix("prediction"), average="micro"))
 
 
+@pytest.mark.slow
 def test_it_is_searched_confirmed_reported_exported_trained_and_used(hpo: Hpo, study: Path) -> None:
     ran = hpo("run", study)
     assert ran.code == 0, ran.err

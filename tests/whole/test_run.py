@@ -90,6 +90,7 @@ def test_a_search_begins_from_an_earlier_one_of_its_store_and_has_results_of_its
     assert second.confirmation
 
 
+@pytest.mark.slow
 def test_every_report_of_a_search_is_in_the_store_as_optuna_reads_it(config: StudyConfig) -> None:
     seen = Recorder()
     run(config, seen)

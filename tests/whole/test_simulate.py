@@ -252,6 +252,7 @@ def test_a_store_s_curves_are_exported_and_simulated_over(study_file: Path, tmp_
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -6,13 +6,16 @@ of adapters are fp32 whatever the network's are.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
 from hpo.config.hyperparameters import Hyperparameters
@@ -49,18 +52,8 @@ class LoraLinear(nn.Module):
         return self._base[0]
 
     def forward(self, states: Tensor) -> Tensor:
-        """Return what the layer gives with its adapter, in the dtype that it gives without."""
-        output: Tensor = self.base(states)
-        return self.added_to(output, states)
-
-    def added_to(self, output: Tensor, states: Tensor) -> Tensor:
-        """Return the output of the frozen layer for some states with what the adapter gives for them added."""
-        dropped = self.lora_dropout(states)
-        if not torch.is_autocast_enabled(states.device.type):
-            dropped = dropped.to(self.lora_A.weight.dtype)
-        # Scaled where it is narrowest.
-        change = linear(self.lora_A(dropped) * self.scaling, self.lora_B.weight)
-        return output + change.to(output.dtype)
+        """Return what the layer gives with its adapter, in the dtype that it gives without; shape (rows, ..., out)."""
+        return adapted(self.base, states, [AdaptedRows(adapter=self, rows=slice(0, states.shape[0]))])
 
     @torch.no_grad()
     def merge(self) -> None:
@@ -68,6 +61,112 @@ class LoraLinear(nn.Module):
         change = self.scaling * (self.lora_B.weight @ self.lora_A.weight)
         weight = self.base.get_parameter("weight")
         weight.copy_(weight.float() + (change.T if isinstance(self.base, Conv1D) else change))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdaptedRows:
+    """Rows of a batch that an adapter is for: those of its trial."""
+
+    adapter: LoraLinear
+    rows: slice
+    width: int | None = None
+    """Tokens to which the trial's own batch is padded; None for all that there are."""
+    random: AbstractContextManager[object] = nullcontext()
+    """In which its dropout is drawn."""
+
+    @property
+    def scaling(self) -> float:
+        """What the product of states, A and B is multiplied by."""
+        dropout = self.adapter.lora_dropout
+        return self.adapter.scaling / (1 - dropout.p if dropout.training else 1)
+
+    def kept(self, states: Tensor) -> Tensor | None:
+        """Return, of states of shape (rows, ..., in), those that dropout leaves this adapter; None for all."""
+        dropout, mine = self.adapter.lora_dropout, states[self.rows]
+        if not (dropout.training and dropout.p):
+            return None
+        # Drawn for its own tokens alone, as beside no other trial.
+        own = mine if mine.ndim == 2 else mine[:, : self.width]
+        with self.random:
+            drawn = torch.empty(own.shape, dtype=torch.bool, device=states.device).bernoulli_(1 - dropout.p)
+        kept = drawn if own.shape == mine.shape else pad(drawn, (0, 0, 0, mine.shape[1] - own.shape[1]))
+        return kept.view(-1, states.shape[-1])
+
+
+def adapted(base: nn.Module, states: Tensor, adapters: Sequence[AdaptedRows]) -> Tensor:
+    """Return what a frozen layer gives with adapters, each for its own rows; shape (rows, ..., out).
+
+    The layer is computed once for all rows. Nothing of one trial's rows or adapter reaches another's, were it NaN.
+
+    Args:
+        base: the frozen layer.
+        states: shape (rows, ..., in).
+        adapters: none of two for one row.
+    """
+    flat = states.reshape(-1, states.shape[-1])
+    tokens = flat.shape[0] // states.shape[0]
+    parts = [slice(tokens * one.rows.start, tokens * one.rows.stop) for one in adapters]
+    tensors = [
+        tensor
+        for one in adapters
+        for tensor in (one.adapter.lora_A.weight, one.adapter.lora_B.weight, one.kept(states))
+    ]
+    output: Tensor = _Adapted.apply(base(flat), flat, parts, [one.scaling for one in adapters], *tensors)
+    return output.view(*states.shape[:-1], output.shape[-1])
+
+
+class _Adapted(torch.autograd.Function):
+    """Adds to an output of a frozen layer, in place, what adapters give for parts of its tokens.
+
+    By hand, since the many small operations of several trials would take longer to be recorded than to be computed.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, output: Tensor, states: Tensor, parts: Sequence[slice], scalings: Sequence[float], *tensors: Tensor
+    ) -> Tensor:
+        """Return the output, shape (tokens, out), for states (tokens, in); of each part A, B and what dropout keeps."""
+        device = states.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensors[0].dtype
+        narrow = []
+        for part, scaling, a, b, kept in zip(
+            parts, scalings, tensors[::3], tensors[1::3], tensors[2::3], strict=True
+        ):
+            # Scaled where it is narrowest.
+            inner = torch.mm(_left(states[part], kept).to(dtype), a.to(dtype).t()).mul_(scaling)
+            narrow.append(inner)
+            if output.dtype == dtype:
+                output[part].addmm_(inner, b.to(dtype).t())
+            else:
+                output[part] += torch.mm(inner, b.to(dtype).t())
+        ctx.mark_dirty(output)
+        ctx.parts, ctx.scalings, ctx.dtype = parts, scalings, dtype
+        ctx.save_for_backward(states, *tensors, *narrow)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the output, the states, and of A and B of each part."""
+        states, *saved = ctx.saved_tensors
+        count, dtype = len(ctx.parts), ctx.dtype
+        of_states = torch.zeros_like(states) if ctx.needs_input_grad[1] else None
+        of_tensors: list[Tensor | None] = []
+        for part, scaling, a, b, kept, inner in zip(
+            ctx.parts, ctx.scalings, *(saved[start : 3 * count : 3] for start in range(3)), saved[3 * count :],
+            strict=True,
+        ):  # fmt: skip
+            mine = gradient[part].to(dtype)
+            of_inner = torch.mm(mine, b.to(dtype)).mul_(scaling)
+            of_a = torch.mm(of_inner.t(), _left(states[part], kept).to(dtype))
+            of_tensors += [of_a.to(a.dtype), torch.mm(mine.t(), inner).to(b.dtype), None]
+            if of_states is not None:
+                of_states[part] = _left(torch.mm(of_inner, a.to(dtype)), kept)
+        return gradient, of_states, None, None, *of_tensors
+
+
+def _left(states: Tensor, kept: Tensor | None) -> Tensor:
+    return states if kept is None else states * kept
 
 
 def lora_layers(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from hpo.data.batching import Batch, concatenate
 from hpo.errors import ModelError
 from hpo.messages import Precision
 from hpo.model.backbone import Backbone, compute_in_fp32
-from hpo.model.lora import LoraLinear, lora_layers
+from hpo.model.lora import AdaptedRows, LoraLinear, adapted, lora_layers
 from hpo.model.methods import METHODS, select_parameters, to_training_mode, trained_modules
 from hpo.model.randomness import RandomState
 from hpo.tasks.protocol import Task
@@ -117,55 +118,62 @@ def _parameters_of(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
     }
 
 
-class RowsOfTrials(nn.Module):
+class Slots:
+    """Models of trials that share a backbone: their batches go through it at once, each as if it were alone."""
+
+    def __init__(self, models: Sequence[TrialModel]) -> None:
+        """Take the models of all trials in training over a backbone; of one alone that of any method."""
+        self.models = list(models)
+        self._backbone = models[0].backbone
+        self._parts: list[tuple[TrialModel, Batch]] = []
+        self._modules: Mapping[str, nn.Module] = models[0].modules
+        if len(models) > 1:
+            paths = dict.fromkeys(path for model in models for path in model.modules)
+            self._modules = {path: _ModuleOfSlots(path, self._backbone.own(path), self._parts) for path in paths}
+
+    def logits(self, parts: Sequence[tuple[TrialModel, Batch]]) -> tuple[Tensor, ...]:
+        """Return the logits of a batch of each of some of the models; fp32, each (rows, labels)."""
+        backbone, (first, batch) = self._backbone, parts[0]
+        is_alone = len(self.models) == 1
+        backbone.checkpointing.randoms = () if is_alone else [model.random for model, _ in parts]
+        backbone.mount(self._modules)
+        if is_alone:
+            with first.random:
+                return (backbone.logits(batch, first.precision),)
+        self._parts[:] = parts
+        joined = concatenate([batch for _, batch in parts], backbone.pad_id)
+        return torch.split(backbone.logits(joined, first.precision), [batch.rows for _, batch in parts])
+
+
+class _ModuleOfSlots(nn.Module):
     """What stands at a path for each of several trials, in one place: each sees its own rows, in its own random state.
 
     A layer that adapters stand beside is computed once, for all rows.
     """
 
-    def __init__(self, path: str, models: Sequence[TrialModel], batches: Sequence[Batch]) -> None:
-        """Put together what stands at a path, for a batch of each trial, one behind the other."""
+    def __init__(self, path: str, own: nn.Module, parts: Sequence[tuple[TrialModel, Batch]]) -> None:
+        """Stand at a path of a network, whose own module is `own`, for the trials and batches that `parts` then has."""
         super().__init__()
-        own = models[0].backbone.own(path)
-        modules = [model.modules.get(path, own) for model in models]
-        self._base = (own if any(isinstance(module, LoraLinear) for module in modules) else None,)
-        self._modules_of_trials = nn.ModuleList(modules)
-        self._randoms, self._batches = [model.random for model in models], batches
+        # In a tuple, as what a module holds itself is registered as part of it.
+        self._path, self._own, self._parts = path, (own,), parts
 
     def forward(self, states: Tensor) -> Tensor:
         """Return what each module gives for its rows, shape (rows, ...)."""
-        (base,), rows = self._base, [batch.rows for batch in self._batches]
-        parts = torch.split(states, rows)
-        outputs = parts if base is None else torch.split(base(states), rows)
-        found = []
-        for module, random, batch, part, output in zip(
-            self._modules_of_trials, self._randoms, self._batches, parts, outputs, strict=True
-        ):
-            with random:
-                if base is None:
-                    output = module(part)
-                elif isinstance(module, LoraLinear):
-                    output = _adapted(module, output, part, batch.width)
-            found.append(output)
-        return torch.cat(found)
-
-
-def _adapted(module: LoraLinear, output: Tensor, states: Tensor, width: int) -> Tensor:
-    """Add an adapter's output where a trial has tokens, and draw its dropout for these alone, as beside no other."""
-    if states.ndim == 2 or width == states.shape[1]:
-        return module.added_to(output, states)
-    return torch.cat([module.added_to(output[:, :width], states[:, :width]), output[:, width:]], dim=1)
-
-
-def logits_of_trials(models: Sequence[TrialModel], batches: Sequence[Batch]) -> tuple[Tensor, ...]:
-    """Return the logits of a batch of each trial, all through the network at once; fp32, each (rows, labels)."""
-    first, *others = models
-    first.backbone.checkpointing.randoms = [model.random for model in models] if others else ()
-    if not others:
-        first.backbone.mount(first.modules)
-        with first.random:
-            return (first.backbone.logits(batches[0], first.precision),)
-    paths = dict.fromkeys(path for model in models for path in model.modules)
-    first.backbone.mount({path: RowsOfTrials(path, models, batches) for path in paths})
-    joined = concatenate(batches, first.backbone.pad_id)
-    return torch.split(first.backbone.logits(joined, first.precision), [batch.rows for batch in batches])
+        (own,), ends = self._own, list(accumulate(batch.rows for _, batch in self._parts))
+        adapters, others = [], []
+        for (model, batch), end in zip(self._parts, ends, strict=True):
+            module, rows = model.modules.get(self._path, own), slice(end - batch.rows, end)
+            if isinstance(module, LoraLinear):
+                adapters.append(AdaptedRows(adapter=module, rows=rows, width=batch.width, random=model.random))
+            else:
+                others.append((model, module, rows))
+        if adapters:
+            return adapted(own, states, adapters)
+        if all(module is own for _, module, _ in others):
+            output: Tensor = own(states)
+            return output
+        outputs = []
+        for model, module, rows in others:
+            with model.random:
+                outputs.append(module(states[rows]))
+        return torch.cat(outputs)

@@ -21,7 +21,7 @@ from hpo.data.batching import Batch, split_by_length
 from hpo.distributed.rank_group import ALONE, RankGroup
 from hpo.errors import error_line
 from hpo.memory import MemoryKey, MicroBatch, if_memory_suffices, is_out_of_memory, memory_key, release
-from hpo.model.trial_model import TrialModel, logits_of_trials
+from hpo.model.trial_model import Slots, TrialModel
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class Gradients:
         self._most_tokens = dict(MOST_TOKENS)
         self._goes_together = True
         """Whether batches of several trials can go through the model side by side, as far as is known."""
+        self._slots: Slots | None = None
 
     def micro_batch(self, hyperparameters: Hyperparameters) -> MicroBatch:
         """Return how many rows at once are taken in trials of this kind: what an earlier one came to."""
@@ -67,11 +68,14 @@ class Gradients:
         Where that fails, each is asked for alone, so that it is its own trial's end. What fails side by side alone, and
         not for memory, would always: it is logged once, and not tried again.
         """
+        models = [slot.model for slot in waiting]
+        if self._slots is None or self._slots.models != models:
+            self._slots = Slots(models)
         if len(waiting) == 1 or not self._goes_together:
             return [self._of_one(slot) for slot in waiting]
         states, device = [slot.model.random.state for slot in waiting], waiting[0].model.backbone.device
         try:
-            return self._of_all(waiting)
+            return self._of_all(self._slots, waiting)
         except Exception as error:
             logger.debug("Batches have no gradients side by side.", exc_info=True)
             reason = None if is_out_of_memory(error) else error_line(error)
@@ -115,7 +119,7 @@ class Gradients:
             logger.debug("A batch has no gradients.", exc_info=True)
             return error
 
-    def _of_all(self, waiting: Sequence[SlotBatch]) -> list[Tensor | Exception]:
+    def _of_all(self, slots: Slots, waiting: Sequence[SlotBatch]) -> list[Tensor | Exception]:
         """Return the mean losses of batches that go through side by side."""
         device = waiting[0].model.backbone.device
         checkpointed = any(self.micro_batch(slot.model.hyperparameters).is_checkpointed for slot in waiting)
@@ -127,7 +131,7 @@ class Gradients:
         ]
         losses: dict[TrialModel, list[Tensor]] = {slot.model: [] for slot in waiting}
         for micro_batch in micro_batches(parts, PASS_TOKENS[device.type], self._most_tokens[device.type]):
-            for part, loss in zip(micro_batch, _passed(micro_batch), strict=True):
+            for part, loss in zip(micro_batch, _passed(slots, micro_batch), strict=True):
                 losses[part.model].append(loss)
         return [_summed(of_one) for of_one in losses.values()]
 
@@ -159,8 +163,8 @@ def _of_part(model: TrialModel, part: Batch | None, rows: int, units: int) -> Te
     """Return a rank's share of a batch's mean loss, its gradients ready."""
     if part is None:
         return torch.zeros((), device=model.backbone.device)
-    parts = _parts(SlotBatch(model=model, batch=part, units=units), rows)
-    return _summed([loss for one in parts for loss in _passed([one])])
+    slots, parts = Slots([model]), _parts(SlotBatch(model=model, batch=part, units=units), rows)
+    return _summed([loss for one in parts for loss in _passed(slots, [one])])
 
 
 def _parts(slot: SlotBatch, rows: int) -> list[SlotBatch]:
@@ -170,13 +174,11 @@ def _parts(slot: SlotBatch, rows: int) -> list[SlotBatch]:
     return [slot] if len(parts) == 1 else [replace(slot, batch=slot.batch.take(part)) for part in parts]
 
 
-def _passed(parts: Sequence[SlotBatch]) -> list[Tensor]:
+def _passed(slots: Slots, parts: Sequence[SlotBatch]) -> list[Tensor]:
     """Add the gradients of each part's loss, the sum of its rows' over its units, and return these losses."""
-    model = parts[0].model
-    of_parts = logits_of_trials([one.model for one in parts], [one.batch for one in parts])
     losses = []
-    for one, logits in zip(parts, of_parts, strict=True):
-        targets = model.backbone.placed(one.batch.targets)
+    for one, logits in zip(parts, slots.logits([(one.model, one.batch) for one in parts]), strict=True):
+        targets = one.model.backbone.placed(one.batch.targets)
         losses.append(one.model.criterion(logits, targets).sum() / one.units)
     torch.autograd.backward(losses)
     return [loss.detach() for loss in losses]

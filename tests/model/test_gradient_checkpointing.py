@@ -8,7 +8,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from hpo.data.batching import Batch
 from hpo.model.backbone import Backbone
-from hpo.model.trial_model import TrialModel, logits_of_trials
+from hpo.model.trial_model import Slots, TrialModel
 from tests.models import tiny_hyperparameters
 
 METHODS = [
@@ -35,7 +35,7 @@ def passed(
 
     backbone.checkpointing.switch(checkpointed)
     with saved_tensors_hooks(count, lambda tensor: tensor):
-        (logits,) = logits_of_trials([model], [batch])
+        (logits,) = Slots([model]).logits([(model, batch)])
     logits.square().sum().backward()
     return [parameter.grad for parameter in model.parameters.values() if parameter.grad is not None], stored
 

@@ -18,10 +18,9 @@ from hpo.data.splits import load_splits
 from hpo.errors import SpaceError
 from hpo.messages import Action, Assignment, Decision, Ending, Milestone, Outcome, Report
 from hpo.model.backbone import Backbone
-from hpo.model.trial_model import TrialModel
+from hpo.model.trial_model import Slots, TrialModel
 from hpo.search.preflight import refuse_unfit_search
 from hpo.space.space_file import space_of
-from hpo.training import gradients
 from hpo.training.gradients import SlotBatch, micro_batches
 from hpo.training.optimizer_step import OptimizerStep
 from hpo.training.worker import Worker, open_worker
@@ -221,16 +220,16 @@ def test_what_always_fails_side_by_side_is_said_once_and_not_tried_again(
 
 def test_the_error_of_one_does_not_keep_others_apart(two: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     together = 0
-    original = gradients.logits_of_trials
+    original = Slots.logits
 
-    def logits(models: Sequence[TrialModel], *batch: Any) -> tuple[torch.Tensor, ...]:
+    def logits(slots: Slots, parts: Sequence[tuple[TrialModel, Batch]]) -> tuple[torch.Tensor, ...]:
         nonlocal together
-        if any(model.hyperparameters.dropout == 0.3 for model in models):
+        if any(model.hyperparameters.dropout == 0.3 for model, _ in parts):
             raise ValueError("It is this one.")
-        together += len(models) > 1
-        return original(models, *batch)
+        together += len(parts) > 1
+        return original(slots, parts)
 
-    monkeypatch.setattr(gradients, "logits_of_trials", logits)
+    monkeypatch.setattr(Slots, "logits", logits)
     found = trained(two, head(0, epochs=2), *(head(trial, epochs=2, dropout=0.1) for trial in (1, 2)))
     assert {trial: outcome.ending for trial, (_, outcome) in found.items()} == {
         0: Ending.FAILED, 1: Ending.COMPLETED, 2: Ending.COMPLETED,

@@ -1,0 +1,183 @@
+"""Trials side by side: how many more LoRA trials an hour a worker trains with 2 to 16 slots, and what a search gains.
+
+Of each model, rows of a batch and tokens of a row, numbers of slots take optimizer steps over one backbone in turns, so
+that whatever else the machine does slows all alike. Printed are the trials of 100 steps an hour with one slot, and how
+many times as many there are with more slots: the median over the turns.
+
+A search with more slots learns from each result later. How much later as many workers, each as fast as one, come to the
+score that one worker has after 24 trials is simulated, on generated learning curves. From both follows the time to that
+score, over the time with one slot.
+
+Run: python benchmarks/slots.py [--quick] [--models minilm smollm2] [--rows 2 4 8 16] [--tokens 16 32 64 128 512]
+     [--slots 1 2 4 8 16] [--turns 5] [--seeds 20] [--threads 2] [--device cpu|cuda]
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import geometric_mean, median
+from typing import Any
+
+import numpy as np
+import torch
+from step_overhead import minilm, smollm2, write_texts
+
+from hpo.config.hyperparameters import Hyperparameters
+from hpo.config.loading import load_config
+from hpo.config.study_file import StudyConfig
+from hpo.data.batching import collate
+from hpo.data.splits import load_splits
+from hpo.runners.replay.generated_curves import GeneratedCurves
+from hpo.runners.replay.simulated_search import SimulatedSearch, simulate
+from hpo.training.context import TrainingContext
+from hpo.training.gradients import SlotBatch
+from hpo.training.optimizer_step import OptimizerStep
+from hpo.training.worker import open_worker
+
+MODELS: Mapping[str, Any] = {"minilm": lambda: {"name": minilm()}, "smollm2": smollm2}
+STEPS = 100
+"""Of the trial whose number an hour is printed."""
+TARGET, TARGET_ROWS, TARGET_TOKENS = 1.3, (2, 4), (16, 32)
+"""Least times as many trials an hour with the best number of slots, on these batches."""
+TRIALS = 24
+"""Of the search with one slot."""
+QUICK = {"rows": [2, 4, 16], "tokens": [16, 32, 128], "slots": [1, 4, 8], "turns": 3, "seeds": 4}
+
+
+def main() -> None:
+    """Measure and print; exit 1 where a short batch misses the target."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer sizes, in at most five minutes")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--rows", type=int, nargs="+", default=[2, 4, 8, 16])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[16, 32, 64, 128, 512])
+    parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    options = parser.parse_args()
+    if options.quick:
+        parser.set_defaults(**QUICK)
+        options = parser.parse_args()
+    efficiency = searched(options.slots, options.seeds)
+    missed = False
+    for model in options.models:
+        with opened(model, options) as context:
+            for tokens in options.tokens:
+                for rows in options.rows:
+                    times = row(context, model, rows, tokens, options, efficiency)
+                    missed |= rows in TARGET_ROWS and tokens in TARGET_TOKENS and max(times.values()) < TARGET
+    raise SystemExit(missed)
+
+
+@contextmanager
+def opened(model: str, options: argparse.Namespace) -> Iterator[TrainingContext]:
+    """Open a worker over a model and texts that are cut at every length that is measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        texts = write_texts(Path(folder) / "texts.csv", 200)
+        config = StudyConfig.model_validate(
+            {
+                "study": "slots",
+                "model": MODELS[model](),
+                "data": {"train": str(texts), "validation_fraction": 0.1},
+                "compute": {"device": options.device, "precision": "fp32", "threads": options.threads},
+            }
+        )
+        yield open_worker(config, load_splits(config.data, config.seed))._context
+
+
+def row(
+    context: TrainingContext,
+    model: str,
+    rows: int,
+    tokens: int,
+    options: argparse.Namespace,
+    efficiency: Mapping[int, float],
+) -> dict[int, float]:
+    """Measure one size, print its line, and return slots -> times as many trials an hour as with one."""
+    seconds = step_seconds(context, rows, tokens, options.slots, options.turns)
+    solo = median(seconds[1])
+    times = {
+        slots: median(slots * one / several for one, several in zip(seconds[1], taken, strict=True))
+        for slots, taken in seconds.items()
+        if slots > 1
+    }
+    cells = "  ".join(
+        f"{slots}: {value:.2f} ({1 / (value * efficiency[slots]):.2f})" for slots, value in times.items()
+    )
+    print(f"{model:8} {rows:2} x {tokens:3}  {3600 / (STEPS * solo):7.0f} an hour  {cells}", flush=True)
+    return times
+
+
+def step_seconds(
+    context: TrainingContext, rows: int, tokens: int, counts: Sequence[int], turns: int
+) -> dict[int, list[float]]:
+    """Return slots -> the seconds of a step of so many trials, once for each turn."""
+    hyperparameters = Hyperparameters.model_validate(
+        {"method": "lora", "lora_rank": 8, "batch_size": rows, "max_length": tokens}
+    )
+    trainings = [context.begin(hyperparameters, seed, 10_000) for seed in range(max(counts))]
+    split, random = context.tokenized(tokens)["train"], np.random.default_rng(0)
+    seconds: dict[int, list[float]] = {count: [] for count in counts}
+    for turn in range(turns):
+        for count in sorted(counts, reverse=turn % 2 == 1):
+            chosen = [random.choice(split.tokens.rows, rows, replace=False) for _ in range(count)]
+            batches = [collate(split, rows_of_one, context.model.pad_id) for rows_of_one in chosen]
+            # The first step after another number of slots puts their modules in their places.
+            for _ in range(2):
+                began = time.perf_counter()
+                step(context, trainings[:count], batches)
+                taken = time.perf_counter() - began
+            seconds[count].append(taken)
+    return seconds
+
+
+def step(context: TrainingContext, trainings: Sequence[OptimizerStep], batches: Sequence[Any]) -> None:
+    """Take a step of each trial."""
+    waiting = [
+        SlotBatch(model=training.model, batch=batch, units=batch.units)
+        for training, batch in zip(trainings, batches, strict=True)
+    ]
+    for training, loss in zip(trainings, context.gradients.of_slots(waiting), strict=True):
+        training.take(loss)
+    if context.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def searched(counts: Sequence[int], seeds: int) -> dict[int, float]:
+    """Return slots -> how much of its trials an hour a search keeps, as it learns from results later; print them."""
+    found: dict[int, list[float]] = {count: [] for count in counts}
+    for seed in range(seeds):
+        alone = simulated(seed, 1, TRIALS)
+        target = alone.incumbents[-1].true_score
+        first = reached(alone, target)
+        for count in counts:
+            several = alone if count == 1 else simulated(seed, count, 8 * TRIALS)
+            found[count].append(first / (count * (reached(several, target) or several.seconds)))
+    efficiency = {count: geometric_mean(values) for count, values in found.items()}
+    shares = ", ".join(f"{count}: {share:.2f}" for count, share in efficiency.items())
+    print(f"of its trials an hour a search keeps, by workers of one speed: {shares}")
+    return efficiency
+
+
+def simulated(seed: int, workers: int, trials: int) -> SimulatedSearch:
+    """Return a search with what is shipped, in the space of LoRA."""
+    values = {
+        "study": "slots", "model": {"name": "any"}, "data": {"train": "any.csv"}, "seed": seed, "space": "encoder_lora",
+        "compute": {"runner": "processes", "workers": workers, "device": "cpu"}, "budget": {"trials": trials},
+        "confirmation": {"finalists": 0},
+    }  # fmt: skip
+    return simulate(load_config(values=values), GeneratedCurves(seed))
+
+
+def reached(search: SimulatedSearch, target: float) -> float:
+    """Return when a search would have shown a configuration that is as good, in seconds; 0 where it never did."""
+    return next((one.found_at for one in search.incumbents if one.true_score >= target), 0.0)
+
+
+if __name__ == "__main__":
+    main()

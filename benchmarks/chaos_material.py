@@ -126,7 +126,7 @@ class Timed:
         """Choose fp32."""
         return Measurement(fp32_seconds=1.0, bf16_seconds=1.0, difference=0.0, precision="fp32")
 
-    def use(self, precision: str) -> None:
+    def use(self, precision: str, slots: int | None = None) -> None:
         """Compute in anything."""
 
     def probe(self, hyperparameters: object, steps: int, most_seconds: float) -> Probe:

@@ -106,9 +106,7 @@ def row(
         for slots, taken in seconds.items()
         if slots > 1
     }
-    cells = "  ".join(
-        f"{slots}: {value:.2f} ({1 / (value * efficiency[slots]):.2f})" for slots, value in times.items()
-    )
+    cells = "  ".join(f"{slots}: {value:.2f} ({1 / (value * efficiency[slots]):.2f})" for slots, value in times.items())
     print(f"{model:8} {rows:2} x {tokens:3}  {3600 / (STEPS * solo):7.0f} an hour  {cells}", flush=True)
     return times
 
@@ -143,6 +141,7 @@ def step(context: TrainingContext, trainings: Sequence[OptimizerStep], batches: 
         for training, batch in zip(trainings, batches, strict=True)
     ]
     for training, loss in zip(trainings, context.gradients.of_slots(waiting), strict=True):
+        assert isinstance(loss, torch.Tensor), loss
         training.take(loss)
     if context.device.type == "cuda":
         torch.cuda.synchronize()

@@ -232,9 +232,10 @@ class ComputeConfig(Typed):
     ranks: OneOrMore | None = None
     """Processes that train one trial together, each with its part of every batch, on a GPU of its own or on the CPU;
     null for `gpus_per_trial` where that is more than one, else for one."""
-    slots: Annotated[int, Field(ge=1)] = 1
+    slots: OneOrMore | Literal["auto"] = 1
     """Trials that one worker trains side by side over one frozen backbone; above 1 only in a space where `method` is
-    always `head` or always `lora`, and `kept_layers` always the same."""
+    always `head` or always `lora`, and `kept_layers` always the same. `auto` is what a measurement at the study's first
+    start says, 1 in any other space."""
     accelerator_type: str | None = None
     """Kind of GPU that trials train on, of `ray_tune`, as Ray names it: `H100`, `A100`, `T4`; null for any."""
     ray_address: str | None = None
@@ -262,7 +263,8 @@ class ComputeConfig(Typed):
     @property
     def devices_of_trial(self) -> float:
         """How many GPUs one trial takes, or processes on the CPU: of one that several share its part, as of slots."""
-        return self.ranks_of_trial * min(1.0, self.gpus_per_trial or 1.0) / self.slots
+        slots = 1 if self.slots == "auto" else self.slots
+        return self.ranks_of_trial * min(1.0, self.gpus_per_trial or 1.0) / slots
 
     @model_validator(mode="after")
     def _gpus_are_for_ranks(self) -> Self:
@@ -338,6 +340,10 @@ class StudyConfig(Typed):
     @classmethod
     def _text_is_url(cls, store: Any) -> Any:
         return {"url": store} if isinstance(store, str) else store
+
+    def with_slots(self, slots: int) -> Self:
+        """Return this study with so many slots in each worker, as they were measured."""
+        return self.model_copy(update={"compute": self.compute.model_copy(update={"slots": slots})})
 
     @property
     def pruner(self) -> PrunerName:

@@ -8,7 +8,7 @@ of adapters are fp32 whatever the network's are.
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,7 @@ class AdaptedRows:
     rows: slice
     width: int | None = None
     """Tokens to which the trial's own batch is padded; None for all that there are."""
-    random: AbstractContextManager[object] = nullcontext()
+    random: AbstractContextManager[object] = field(default_factory=nullcontext)
     """In which its dropout is drawn."""
 
     @property
@@ -111,7 +111,8 @@ def adapted(base: nn.Module, states: Tensor, adapters: Sequence[AdaptedRows]) ->
         for one in adapters
         for tensor in (one.adapter.lora_A.weight, one.adapter.lora_B.weight, one.kept(states))
     ]
-    output: Tensor = _Adapted.apply(base(flat), flat, parts, [one.scaling for one in adapters], *tensors)
+    scalings = [one.scaling for one in adapters]
+    output: Tensor = _Adapted.apply(base(flat), flat, parts, scalings, *tensors)  # type: ignore[no-untyped-call]
     return output.view(*states.shape[:-1], output.shape[-1])
 
 
@@ -129,9 +130,7 @@ class _Adapted(torch.autograd.Function):
         device = states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensors[0].dtype
         narrow = []
-        for part, scaling, a, b, kept in zip(
-            parts, scalings, tensors[::3], tensors[1::3], tensors[2::3], strict=True
-        ):
+        for part, scaling, a, b, kept in zip(parts, scalings, tensors[::3], tensors[1::3], tensors[2::3], strict=True):
             # Scaled where it is narrowest.
             inner = torch.mm(_left(states[part], kept).to(dtype), a.to(dtype).t()).mul_(scaling)
             narrow.append(inner)
@@ -150,7 +149,10 @@ class _Adapted(torch.autograd.Function):
         """Return the gradients of the output, the states, and of A and B of each part."""
         states, *saved = ctx.saved_tensors
         count, dtype = len(ctx.parts), ctx.dtype
-        of_states = torch.zeros_like(states) if ctx.needs_input_grad[1] else None
+        covers_all = sum(part.stop - part.start for part in ctx.parts) == len(states)
+        of_states = None
+        if ctx.needs_input_grad[1]:
+            of_states = torch.empty_like(states) if covers_all else torch.zeros_like(states)
         of_tensors: list[Tensor | None] = []
         for part, scaling, a, b, kept, inner in zip(
             ctx.parts, ctx.scalings, *(saved[start : 3 * count : 3] for start in range(3)), saved[3 * count :],

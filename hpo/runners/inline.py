@@ -30,9 +30,10 @@ class InlineWorkerPool:
         """The capacity of the one."""
         return {NAME: Capacity(worker=NAME, device=self.lead.device, slots=self._slots)}
 
-    def begin(self, precision: Precision) -> None:
-        """Compute in `precision`."""
-        self.lead.use(precision)
+    def begin(self, precision: Precision, slots: int = 1) -> None:
+        """Compute in `precision` in so many slots."""
+        self.lead.use(precision, slots)
+        self._slots = slots
 
     def give(self, _worker: str, assignment: Assignment) -> None:
         """Hand over an assignment."""

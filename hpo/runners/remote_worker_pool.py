@@ -44,6 +44,7 @@ class DesiredWorkers:
     not_before: float = 0.0
     """On the monotonic clock."""
     precision: Precision | None = None
+    slots: int = 1
     """In which those that are started compute; None where that is not yet chosen."""
 
 
@@ -191,10 +192,12 @@ class RemoteWorkerPool:
                 raise self._refusal or TrainingError("No worker is left to be asked.")
             self._await(1.0)
 
-    def begin(self, precision: Precision) -> None:
-        """Have the other workers started; all that are open now or later compute in `precision`."""
-        self.lead.use(precision)
-        self._launcher.wanted = DesiredWorkers(workers=self._most_workers, precision=precision)
+    def begin(self, precision: Precision, slots: int = 1) -> None:
+        """Have the other workers started; all that are open now or later compute in `precision` in so many slots."""
+        self.lead.use(precision, slots)
+        self._launcher.wanted = DesiredWorkers(workers=self._most_workers, precision=precision, slots=slots)
+        for one in self._workers.values():
+            one.capacity = replace(one.capacity, slots=slots)
 
     def give(self, worker: str, assignment: Assignment) -> None:
         """Hand over an assignment, to be trained after those that the worker holds."""

@@ -5,7 +5,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from importlib.metadata import version
@@ -15,10 +15,10 @@ from threading import Event
 from hpo.config.study_file import StudyConfig
 from hpo.config.times import LOCAL_ZONE, humanized
 from hpo.data.splits import Splits, splits_of
-from hpo.errors import ConfigurationError, HpoError, StoreError, StoreUnavailableError, StudyMismatchError, nearest
+from hpo.errors import ConfigurationError, HpoError, StoreError, StoreUnavailableError, nearest
 from hpo.files.checkpoints import keep_only
 from hpo.files.remote import open_remote_files
-from hpo.messages import SEMANTICS, SEMANTICS_KEY, Assignment, Precision, Report
+from hpo.messages import SEMANTICS, SEMANTICS_KEY, Assignment, Report
 from hpo.runners.callbacks import SearchCallback
 from hpo.runners.check.search_forecast import ShortCheck, short_check
 from hpo.runners.check.warnings import on_cut_texts, on_rare_classes
@@ -33,6 +33,7 @@ from hpo.runners.confirmation import (
 )
 from hpo.runners.final_evaluation import FinalEvaluation
 from hpo.runners.inline import open_inline
+from hpo.runners.measuring import measured_settings, measuring_seconds
 from hpo.runners.processes.launcher import open_processes
 from hpo.runners.processes.worker_specs import runner_of
 from hpo.runners.ray.setup import open_ray_tune, refuse_unusable
@@ -44,7 +45,6 @@ from hpo.search.preflight import demands_of, refuse_counts, refuse_unfit_search,
 from hpo.search.pruners import with_evaluation_defaults
 from hpo.search.samplers import sampler_of
 from hpo.search.study_opening import leading
-from hpo.search.trial_sizes import dearest
 from hpo.space.search_space import SearchSpace
 from hpo.store.database import open_database, sqlite_path
 from hpo.store.results import StudyResults, read_results
@@ -61,10 +61,6 @@ OPENERS: Mapping[str, PoolOpener] = {
     "processes": open_processes,
     "ray_tune": open_ray_tune,
 }
-MOST_OF_MEASURING = 0.05
-"""Share of a run's time that measurements before the first trial may take on a CPU."""
-PRECISION_OF_MEASURING = 0.4
-"""Share of that in which the precision is chosen; a few steps at the extremes of the space have the rest."""
 MOST_RESERVED = 0.5
 """Share of a run's time that may be kept for what follows the search."""
 RECORDED_PACKAGES = ("llm-hpo", "optuna", "torch", "transformers", "tokenizers", "scikit-learn", "numpy", "sqlalchemy")
@@ -214,9 +210,7 @@ class _SearchRun(SearchParts):
         for sentence in self.coordinator.begin(metric=lead.metric.name, versions=installed_versions() | lead.facts()):
             self.callback.note(sentence)
         try:
-            short = self._search(lead)
-            if not is_stopped(self.coordinator, self.stop):
-                self._confirm_and_test(short)
+            self._measure_and_search(lead)
         except HpoError as error:
             # A store that is away was waited for already.
             if not isinstance(error, StoreUnavailableError):
@@ -240,17 +234,24 @@ class _SearchRun(SearchParts):
             if warning is not None:
                 self.callback.note(warning)
 
-    def _search(self, lead: Worker) -> ShortCheck:
-        """Search, and return the first forecasts."""
-        began = time.time()
-        measured_until = began + self._measuring_seconds(lead)
-        precision = self._precision(lead, measured_until)
-        lead.use(precision)
-        short = self._forecast(lead, measured_until)
-        before = time.time() - began + short.reserve
+    def _measure_and_search(self, lead: Worker) -> None:
+        """Measure what is left to a measurement, search, confirm the best and score it on the test split."""
+        began, most = time.time(), measuring_seconds(lead, self.coordinator.limits.deadline)
+        precision, slots = measured_settings(
+            self.config, self.space, lead, self.coordinator, self.callback, most_seconds=most
+        )
+        self.coordinator.use_slots(slots)
+        search = replace(self, config=self.config.with_slots(slots))
+        short = search._forecast(lead, began + most)
+        self.pool.begin(precision, slots)
+        search._search(lead, time.time() - began + short.reserve)
+        if not is_stopped(self.coordinator, self.stop):
+            search._confirm_and_test(short)
+
+    def _search(self, lead: Worker, before: float) -> None:
+        """Search; in the `before` seconds of the run no trial trains."""
         if self.searches:
             self._note_start(lead.metric.name)
-        self.pool.begin(precision)
         self.remote.write_address()
         if self.searches:
             self.dispatch(self.coordinator, self.files)
@@ -260,14 +261,6 @@ class _SearchRun(SearchParts):
             self.callback.note(self.coordinator.ended_because)
         if self.searches and not self.stop.is_set():
             self._note_time_needed(before)
-        return short
-
-    def _measuring_seconds(self, lead: Worker) -> float:
-        """Return the seconds for measurements: a share of all on a CPU, where a few steps may take minutes."""
-        deadline = self.coordinator.limits.deadline
-        if deadline is None or lead.facts()["device"] != "cpu":
-            return math.inf
-        return MOST_OF_MEASURING * max(0.0, deadline - time.time())
 
     def _note_time_needed(self, before: float) -> None:
         """Note how much time a search needs in which trials are paused and none completed, with seconds `before` it."""
@@ -344,32 +337,6 @@ class _SearchRun(SearchParts):
             when = f"ends at {at:%Y-%m-%d %H:%M:%S}, in {humanized(left)}" if left > 0 else "has no time left to train"
             self.callback.note(f"The search {when}.")
         return short
-
-    def _precision(self, lead: Worker, until: float) -> Precision:
-        """Return the study's precision.
-
-        It is measured at the first start, and the same for every later one.
-        """
-        measured = self.coordinator.measurements()
-        asked = self.config.compute.precision
-        if measured is None:
-            if asked == "auto":
-                self.callback.note("Measuring whether bf16 pays here; it is done once for the study.")
-            most = PRECISION_OF_MEASURING * (until - time.time())
-            measured = asdict(lead.measure(dearest(self.space), most))
-            if asked == "auto" and not measured["bf16_seconds"]:
-                self.callback.note(
-                    "There was too little time or memory to measure whether bf16 pays, so trials compute in fp32; "
-                    "compute.precision=bf16 asks for the other."
-                )
-            self.coordinator.record_measurements(measured)
-        precision: Precision = measured["precision"]
-        if asked not in ("auto", precision):
-            raise StudyMismatchError(
-                f"compute.precision is {asked}, but the study {self.config.study!r} was begun in {precision}, and its "
-                "results would not compare; leave it out, or start a new study with --study NAME."
-            )
-        return precision
 
     def _score_test(self, found: tuple[Assignment, Report] | None) -> None:
         """Score a trial on the test split, where there is one, with the weights of its best evaluation."""

@@ -80,5 +80,5 @@ class WorkerPool(Workers, Protocol):
     def lead(self) -> Worker:
         """The worker that is called; its methods take positional arguments alone, as it may be in another process."""
 
-    def begin(self, precision: Precision) -> None:
-        """Start all workers, to compute in `precision`."""
+    def begin(self, precision: Precision, slots: int = 1) -> None:
+        """Start all workers, to compute in `precision` in so many slots."""

@@ -266,9 +266,18 @@ class Coordinator:
             best=next(iter(statistics.best(1)), None),
         )
 
+    def use_slots(self, slots: int) -> None:
+        """Count devices of a trial as of one among so many in its worker; asked once, where that was measured."""
+        before = self._config.compute.devices_of_trial
+        self._config = self._config.with_slots(slots)
+        self._endings.devices = self._config.compute.devices_of_trial
+        if self.limits.device_seconds is not None:
+            more = before / self._endings.devices
+            self.limits = replace(self.limits, device_seconds=more * self.limits.device_seconds)
+
     @verb
     def measurements(self) -> dict[str, Any] | None:
-        """Return what an earlier start measured to choose the precision; None if this is the first."""
+        """Return what an earlier start measured to choose precision and slots; None if this is the first."""
         return self._store.measurements()
 
     @verb

@@ -34,6 +34,12 @@ SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 """Settings that only some samplers or pruners use -> which do."""
 IN_EXTRAS = {"schedule_free_adamw": "schedulefree"}
 """Optimizer -> the module of an extra that it is in."""
+SHARING = {"head", "lora"}
+"""Methods that leave the pretrained weights as they are."""
+KEPT_OF_DOUBLE = 0.9
+"""How much of twice as many trials an hour a search keeps, as it learns from each later (`benchmarks/slots.py`)."""
+LEAST_GAIN = 1.1
+"""How much sooner a search must come to a good score for trials to be trained side by side."""
 JOINT = ("gp", "cmaes")
 """Samplers that model the parameters which every trial has, from completed trials, and draw the rest at random."""
 
@@ -127,17 +133,34 @@ def _refuse_method(config: StudyConfig, space: SearchSpace) -> None:
 
 def _refuse_slots(config: StudyConfig, space: SearchSpace) -> None:
     """Refuse several trials over one backbone where one of them would change it, or divide it among ranks."""
-    slots, ranks, fields = config.compute.slots, config.compute.ranks_of_trial, ("method", "kept_layers")
-    if slots == 1:
+    slots, ranks = config.compute.slots, config.compute.ranks_of_trial
+    if slots in (1, "auto"):
         return
     if ranks > 1:
         raise SpaceError(f"compute.slots is {slots}, but a trial has {ranks} ranks; leave one of the two out.")
-    kinds = {tuple(resolved(name, values) for name in fields) for values in cases(space.parameters, fields)}
-    if len(kinds) > 1 or {method for method, _ in kinds} - {"head", "lora"}:
+    if not shares_backbone(config, space):
         raise SpaceError(
             f"compute.slots is {slots}, but trials share a backbone only where none changes it: let method be head or "
             f"lora and kept_layers one value in space {space.name}, or leave compute.slots out."
         )
+
+
+def shares_backbone(config: StudyConfig, space: SearchSpace) -> bool:
+    """Return whether trials of a study may train side by side over one backbone, as none of them changes it."""
+    fields = ("method", "kept_layers")
+    kinds = {tuple(resolved(name, values) for name in fields) for values in cases(space.parameters, fields)}
+    return config.compute.ranks_of_trial == 1 and len(kinds) == 1 and {method for method, _ in kinds} <= SHARING
+
+
+def best_slots(rates: Mapping[int, float]) -> int:
+    """Return how many trials a worker is to train side by side, for the least time to a good score.
+
+    Args:
+        rates: number of trials side by side, 1 among them -> steps a second of all together.
+    """
+    found = {slots: rate * KEPT_OF_DOUBLE ** math.log2(slots) for slots, rate in rates.items()}
+    best = max(found, key=lambda slots: found[slots])
+    return best if found[best] >= LEAST_GAIN * found[1] else 1
 
 
 def search_notes(config: StudyConfig, space: SearchSpace) -> list[str]:

@@ -43,7 +43,7 @@ BatchMaker = Callable[[Rows, Sequence[int]], Batch]
 
 
 class TrainingContext:
-    """Data, model and files that every trial of a process shares; only `precision` changes, between trials."""
+    """Data, model and files that every trial of a process shares; only `precision` and `slots` change, between them."""
 
     def __init__(
         self,
@@ -62,6 +62,8 @@ class TrainingContext:
         """Where weights are kept; None for nowhere."""
         self.remote = NO_REMOTE if files is None else open_remote_files(config, files)
         self.precision: Precision = "fp32" if config.compute.precision == "auto" else config.compute.precision
+        self.slots = 1 if config.compute.slots == "auto" else config.compute.slots
+        """Trials that are trained side by side."""
         self._shared = shared
         self._tokenizer_digest = tokenizer_digest(model.tokenizer) if shared else ""
         self._tokenized: TokenizedSplits = {}
@@ -144,7 +146,7 @@ class TrainingContext:
             raise ConfigurationError(unused_sentence(task, idle))
         model = TrialModel(
             self.model, self.task_of(fold), hyperparameters, seed=seed, random=random, precision=self.precision,
-            shares=self.config.compute.slots > 1,
+            shares=self.slots > 1,
         )  # fmt: skip
         return OptimizerStep(model, total_steps)
 

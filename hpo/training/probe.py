@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from hpo.config.hyperparameters import Hyperparameters
-from hpo.data.batching import Rows, evaluation_batches, padded_tokens
+from hpo.data.batching import Batch, Rows, evaluation_batches, padded_tokens
 from hpo.data.stratify import class_count, stratified_sample
 from hpo.distributed.rank_group import EndedOnOtherRank
 from hpo.errors import TrainingError
@@ -21,12 +22,18 @@ from hpo.model.methods import transformer_layers
 from hpo.model.randomness import RandomState
 from hpo.training.context import BatchMaker, TrainingContext
 from hpo.training.evaluation import MOST_ROWS, MOST_TOKENS
-from hpo.training.gradients import PASS_TOKENS
+from hpo.training.gradients import PASS_TOKENS, SlotBatch
 from hpo.training.optimizer_step import Diverged, OptimizerStep
 
 MOST_LENGTHS = 1000
 """Texts of a split whose lengths stand for those of all."""
 INFEASIBLE = Probe(feasible=False)
+MOST_SLOTS = 16
+"""Trials side by side that are measured at most."""
+SLOT_STEPS = 4
+"""Steps that are taken with each number of them, of which the fastest counts."""
+WORTH_DOUBLING = 1.05
+"""How many times as fast all together must have become where twice as many are measured."""
 
 
 def probe(
@@ -69,6 +76,67 @@ def probe(
             torch.cuda.empty_cache()
     micro_batch.restore(before)
     return INFEASIBLE
+
+
+def slot_rates(
+    context: TrainingContext, hyperparameters: Hyperparameters, most_seconds: float = math.inf
+) -> dict[int, float]:
+    """Train 1, 2, 4 and more trials side by side for a few steps each, until more of them are hardly faster.
+
+    The model is left with its pretrained weights, torch's random state as it was.
+
+    Args:
+        context: of which no trial trains.
+        hyperparameters: of a typical trial.
+        most_seconds: that it takes, roughly.
+
+    Returns:
+        Number of trials -> steps a second of all of them together; 1 at least is among them.
+
+    Raises:
+        ModelError, ConfigurationError: the model does not have what the hyperparameters ask for.
+    """
+    until, make_batch = time.perf_counter() + most_seconds, context.batch_maker(hyperparameters)
+    rates: dict[int, float] = {}
+    trainings: list[OptimizerStep] = []
+    batches: list[Batch] = []
+    try:
+        while not rates or _may_double(rates, until):
+            for number in range(len(trainings), 2 ** len(rates)):
+                seed = context.config.seed + number
+                trainings.append(context.begin(hyperparameters, seed, SLOT_STEPS))
+                batches.append(
+                    make_batch(stratified_sample(context.train_strata, hyperparameters.batch_size, seed), [seed])
+                )
+            step = partial(_step_of_all, context, trainings, batches)
+            # The fastest: whatever else the machine does only ever adds.
+            rates[len(trainings)] = len(trainings) / min(step() for _ in range(SLOT_STEPS))
+    finally:
+        context.model.reset(0)
+    return rates
+
+
+def _may_double(rates: Mapping[int, float], until: float) -> bool:
+    """Return whether twice as many trials side by side may be worth the time that measuring them takes."""
+    most, rate = max(rates.items())
+    pays = rate > 0 and (most == 1 or rate >= WORTH_DOUBLING * rates[most // 2])
+    return pays and most < MOST_SLOTS and time.perf_counter() + SLOT_STEPS * 2 * most / rate <= until
+
+
+def _step_of_all(context: TrainingContext, trainings: Sequence[OptimizerStep], batches: Sequence[Batch]) -> float:
+    """Take a step of each trial, and return the seconds of all; infinity where one has no gradients."""
+    began = time.perf_counter()
+    waiting = [
+        SlotBatch(model=training.model, batch=batch, units=batch.units)
+        for training, batch in zip(trainings, batches, strict=True)
+    ]
+    for training, loss in zip(trainings, context.gradients.of_slots(waiting), strict=True):
+        if isinstance(loss, Exception):
+            return math.inf
+        with suppress(Diverged):
+            training.take(loss)
+            training.mean_loss()
+    return time.perf_counter() - began
 
 
 def _cost(context: TrainingContext, hyperparameters: Hyperparameters, steps: int, until: float) -> Probe:

@@ -43,7 +43,7 @@ from hpo.training.baselines import evaluate_baseline
 from hpo.training.context import TrainingContext
 from hpo.training.device import choose_device, measured_precision, refuse_emulated
 from hpo.training.gradients import SlotBatch
-from hpo.training.probe import dimensions_of, probe
+from hpo.training.probe import dimensions_of, probe, slot_rates
 from hpo.training.run import Message, Run
 from hpo.training.run_state import circumstances_of
 
@@ -75,7 +75,7 @@ class Worker:
     @property
     def free_slots(self) -> int:
         """How many assignments may be admitted."""
-        return self._context.config.compute.slots - len(self._runs)
+        return self._context.slots - len(self._runs)
 
     @property
     def idle(self) -> bool:
@@ -166,8 +166,17 @@ class Worker:
         )
         return probe(self._context, hyperparameters, steps, most_seconds)
 
-    def use(self, precision: Precision) -> None:
-        """Compute in this precision from the next trial on.
+    def slot_rates(self, hyperparameters: Hyperparameters, most_seconds: float = math.inf) -> dict[int, float]:
+        """Return number of trials side by side -> steps a second of all together; takes seconds; see `slot_rates`.
+
+        Raises:
+            ModelError, ConfigurationError: the model does not have what the hyperparameters ask for.
+        """
+        assert self.idle, "measure before trials train"
+        return slot_rates(self._context, hyperparameters, most_seconds)
+
+    def use(self, precision: Precision, slots: int | None = None) -> None:
+        """Compute in this precision from the next trial on, in so many slots; None for as many as now.
 
         Raises:
             ConfigurationError: the device has none of it.
@@ -175,6 +184,7 @@ class Worker:
         assert self.idle, "a trial keeps its precision to its end"
         refuse_emulated(self._context.device, precision)
         self._context.precision = precision
+        self._context.slots = slots or self._context.slots
 
     def admit(self, assignment: Assignment) -> None:
         """Put an assignment into a free slot; its model is made at the next `advance`."""

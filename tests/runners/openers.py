@@ -33,7 +33,7 @@ class Counting:
     def facts(self) -> dict[str, str]:
         return {"threads": str(self._threads), "precision": self.precision, "pid": str(os.getpid())}
 
-    def use(self, precision: str) -> None:
+    def use(self, precision: str, slots: int | None = None) -> None:
         self.precision = precision
 
     def cut_share(self, max_length: int) -> float:

@@ -92,7 +92,7 @@ def test_one_worker_is_wanted_first_and_then_as_many_as_there_is_room_for(launch
     ready(launcher, pool, "lead")
     pool.begin("bf16")
     assert (launcher.wanted.workers, launcher.wanted.precision) == (float("inf"), "bf16")
-    assert ("lead", Call(number=0, method="use", arguments=("bf16",))) in launcher.told
+    assert ("lead", Call(number=0, method="use", arguments=("bf16", 1))) in launcher.told
     assert pool.size == 3
 
 

@@ -15,6 +15,7 @@ from hpo.runners.dispatch import Dispatch
 from hpo.runners.processes.worker_process import Inbox, Service
 from hpo.runners.run import run
 from hpo.runners.worker_pool import LossCause, WorkerLost, WorkerMessage
+from hpo.training.worker import Worker
 from tests.models import save_tiny_bert, tiny_assignment, tiny_study, write_texts
 from tests.runners.openers import Counting
 from tests.search.scripted import ended, led, plain_trials, report_at, rows, study_at
@@ -278,3 +279,48 @@ def test_a_worker_process_trains_two_trials_of_head_side_by_side_each_as_if_it_w
     assert sorted(order) == sorted(f"{what} {trial}" for what in ("begun", "ended") for trial in range(4))
     alone = searched(1, "inline")[1]
     assert together == pytest.approx(alone, abs=1e-5)
+
+
+class Order(SearchCallback):
+    def __init__(self) -> None:
+        self.order: list[str] = []
+        self.notes: list[str] = []
+
+    def assigned(self, assignment: Assignment) -> None:
+        self.order.append(f"begun {assignment.trial}")
+
+    def ended(self, outcome: Outcome) -> None:
+        self.order.append(f"ended {outcome.trial}")
+
+    def note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+
+@pytest.mark.parametrize(("method", "slots"), [("lora", 3), ("full", 1)])
+def test_slots_are_measured_once_a_study_where_trials_can_share(
+    method: str, slots: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def searched(trials: int) -> Order:
+        values: dict[str, Any] = {
+            "space": {
+                "method": {"value": method}, "max_length": {"value": 16}, "batch_size": {"value": 8},
+                "learning_rate": {"min": 1e-3, "max": 1e-2, "default": 1e-2}, "epochs": {"value": 1},
+            },
+            "compute": {"device": "cpu", "precision": "fp32", "threads": 1, "runner": "inline", "slots": "auto"},
+            "search": {"sampler": "random", "pruner": "none"}, "budget": {"trials": trials},
+            "store": {"url": f"sqlite:///{tmp_path / 'hpo'}.db"},
+        }  # fmt: skip
+        seen = Order()
+        run(tiny_study(model, texts, **values), seen)
+        return seen
+
+    model, texts = save_tiny_bert(tmp_path / "bert"), write_texts(tmp_path / "texts.csv", rows=40)
+    monkeypatch.setattr(Worker, "slot_rates", lambda *_: {1: 10.0, 3: 25.0})
+    first = searched(4)
+    assert first.order[:slots] == [f"begun {trial}" for trial in range(slots)]
+    assert first.order[slots] == "ended 0"
+    said = "Each worker trains 3 trials side by side, 2.50 times as many steps a second as one by one."
+    assert (said in first.notes) == (slots > 1)
+    monkeypatch.setattr(Worker, "slot_rates", lambda *_: pytest.fail("It is known."))
+    again = searched(7)
+    assert again.order[:slots] == [f"begun {trial}" for trial in range(4, 4 + slots)]

@@ -233,6 +233,16 @@ def test_device_hours_count_the_devices_of_a_trial(sqlite_url: str, compute: dic
         assert seconds_left(coordinator) == pytest.approx((3600 - 900) / devices)
 
 
+def test_device_hours_count_the_slots_that_were_measured(sqlite_url: str) -> None:
+    config = study_at(sqlite_url, compute={"slots": "auto"}, budget={"gpu_hours": 1, "trials": 50})
+    with led(config) as coordinator:
+        assert seconds_left(coordinator) == pytest.approx(3600)
+        coordinator.use_slots(4)
+        coordinator.finish(replace(ended(asked(coordinator, "a"), Ending.PRUNED), seconds=3600))
+        assert coordinator.device_seconds() == pytest.approx(3600), "over a quarter of a device"
+        assert seconds_left(coordinator) == pytest.approx(3 * 3600)
+
+
 def test_a_deadline_that_is_past_is_refused(sqlite_url: str, clock: Clock) -> None:
     with (
         pytest.raises(ConfigurationError, match=r"^budget\.until: '2020-01-01 07:30' is past"),

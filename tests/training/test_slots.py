@@ -19,7 +19,7 @@ from hpo.errors import SpaceError
 from hpo.messages import Action, Assignment, Decision, Ending, Milestone, Outcome, Report
 from hpo.model.backbone import Backbone
 from hpo.model.trial_model import Slots, TrialModel
-from hpo.search.preflight import refuse_unfit_search
+from hpo.search.preflight import best_slots, refuse_unfit_search
 from hpo.space.space_file import space_of
 from hpo.training.gradients import SlotBatch, micro_batches
 from hpo.training.optimizer_step import OptimizerStep
@@ -315,6 +315,8 @@ def test_a_trial_that_would_change_the_backbone_is_refused_in_a_sentence(two: Wo
             "let method be head or lora and kept_layers one value",
         ),
         (HEAD, {"ranks": 2}, "compute.slots is 2, but a trial has 2 ranks"),
+        ({"batch_size": {"value": 8}}, {"slots": "auto"}, None),
+        (HEAD, {"slots": "auto", "ranks": 2}, None),
     ],
 )
 def test_spaces_whose_trials_can_share_a_backbone(
@@ -326,6 +328,30 @@ def test_spaces_whose_trials_can_share_a_backbone(
         return
     with pytest.raises(SpaceError, match=says):
         refuse_unfit_search(config, space_of(config.space))
+
+
+def test_rates_are_of_trials_side_by_side_and_leave_no_trace(two: Worker, alone: Worker) -> None:
+    values = lora(0).hyperparameters
+    rates = two.slot_rates(values)
+    assert list(rates) == [2**power for power in range(len(rates))]
+    assert len(rates) > 1
+    assert all(rate > 0 for rate in rates.values())
+    assert list(two.slot_rates(values, 0.0)) == [1], "without time for more"
+    compare(trained(two, FIRST, SECOND), trained(alone, FIRST, SECOND))
+
+
+@pytest.mark.parametrize(
+    ("rates", "slots"),
+    [
+        ({1: 5.0}, 1),
+        ({1: 5.0, 2: 10.0, 4: 20.0}, 4),
+        ({1: 5.0, 2: 6.0}, 1),
+        ({1: 5.0, 2: 9.0, 4: 9.5}, 2),
+        ({1: 0.0}, 1),
+    ],
+)
+def test_slots_are_as_many_as_bring_a_search_to_a_good_score_soonest(rates: dict[int, float], slots: int) -> None:
+    assert best_slots(rates) == slots
 
 
 def some_parts() -> st.SearchStrategy[list[SlotBatch]]:

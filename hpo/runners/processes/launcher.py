@@ -21,7 +21,6 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.splits import Splits
 from hpo.distributed.rank_group import INTERFACES, RankInfo, free_address
 from hpo.files.shared import FOLDER
-from hpo.messages import Precision
 from hpo.runners.processes.protocol import RANK_GROUP_LOST, End, Opener, Ready, Start, StudySetup, writing_to
 from hpo.runners.processes.worker_specs import WorkerSpec, worker_specs_of
 from hpo.runners.remote_worker_pool import DesiredWorkers, RemoteWorkerPool
@@ -150,7 +149,7 @@ class ProcessLauncher:
             if worker not in self._children:
                 self._messages.append((worker, spec.arrived))
                 try:
-                    child = Child(spec, self._study, self._logs, self.wanted.precision, self._store)
+                    child = Child(spec, self._study, self._logs, self.wanted, self._store)
                 except OSError as error:
                     self._messages.append(
                         (worker, WorkerLost(reason=f"Its process cannot be started: {error.strerror}."))
@@ -223,14 +222,14 @@ class RankProcess:
 class Child:
     """A worker in processes of its own. It trains on however late it is read, and ends with its parent."""
 
-    def __init__(self, spec: WorkerSpec, study: int, logs: Path, precision: Precision | None, store: str) -> None:
+    def __init__(self, spec: WorkerSpec, study: int, logs: Path, wanted: DesiredWorkers, store: str) -> None:
         """Start it; it sends `Ready` when its model is loaded, on all ranks.
 
         Args:
             spec: its name, devices and threads.
             study: handle of the file that `StudySetup.written` made.
             logs: folder of the files to which the output of its processes is appended.
-            precision: in which it computes; None where that is not yet chosen.
+            wanted: how it computes.
             store: URL of the store, whose password no process may find in its environment.
 
         Raises:
@@ -244,7 +243,7 @@ class Child:
         address = free_address() if spec.ranks > 1 else ""
         try:
             for rank in range(spec.ranks):
-                start = _start(spec, rank, precision, address)
+                start = _start(spec, rank, wanted, address)
                 environment = environment_of(spec, rank, os.environ, store)
                 name = f"process of rank {rank}" if spec.ranks > 1 else "process"
                 log = logs / (f"{spec.worker}-rank-{rank}.log" if rank else f"{spec.worker}.log")
@@ -333,13 +332,14 @@ def environment_of(spec: WorkerSpec, rank: int, inherited: Mapping[str, str], st
     return kept | own | (dict.fromkeys(INTERFACES, "lo") if spec.ranks > 1 else {})
 
 
-def _start(spec: WorkerSpec, rank: int, precision: Precision | None, address: str) -> Start:
+def _start(spec: WorkerSpec, rank: int, wanted: DesiredWorkers, address: str) -> Start:
     """Return the first message of a process; the ranks meet at `address`."""
     return Start(
         worker=spec.worker,
         device="cuda:0" if spec.visible[rank] else "cpu",
         threads=spec.threads,
-        precision=precision,
+        precision=wanted.precision,
+        slots=wanted.slots,
         rank_info=RankInfo(rank=rank, ranks=spec.ranks, address=address) if spec.ranks > 1 else None,
         gpu_share=spec.gpu_share,
     )

@@ -136,6 +136,8 @@ class Start:
     threads: int
     precision: Precision | None
     """None where it is not yet chosen."""
+    slots: int = 1
+    """Trials that it trains side by side."""
     rank_info: RankInfo | None = None
     """Its rank in a group; None where it trains alone."""
     gpu_share: float = 1.0

@@ -179,7 +179,7 @@ def serve(reader: MessageReader, send: Send, start: Start, study: StudySetup) ->
     try:
         worker = opened(start, study)
         if start.precision is not None:
-            worker.use(start.precision)
+            worker.use(start.precision, start.slots)
     except HpoError as error:
         send(OpenFailed(error=error))
         return

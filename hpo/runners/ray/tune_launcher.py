@@ -61,7 +61,8 @@ class WorkerSearcher(_NotPickled, Searcher):
         if not self._launcher.wants_worker():
             return None
         self._launcher.proposed.add(trial_id)
-        return {"worker": trial_id, "precision": self._launcher.wanted.precision}
+        wanted = self._launcher.wanted
+        return {"worker": trial_id, "precision": wanted.precision, "slots": wanted.slots}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Do nothing: the scheduler handles it. Without this method Tune would end with the first worker that does."""

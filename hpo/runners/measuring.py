@@ -1,0 +1,95 @@
+"""Measured settings: a study's precision and slots, chosen at its first start and the same at every later one."""
+
+import math
+import time
+from dataclasses import asdict
+from typing import Any
+
+from hpo.config.study_file import StudyConfig
+from hpo.errors import StudyMismatchError
+from hpo.messages import Precision
+from hpo.runners.callbacks import SearchCallback
+from hpo.search.coordinator import Coordinator
+from hpo.search.preflight import best_slots, shares_backbone
+from hpo.search.trial_sizes import dearest
+from hpo.space.search_space import SearchSpace
+from hpo.training.worker import Worker
+
+MOST_OF_MEASURING = 0.05
+"""Share of a run's time that measurements before the first trial may take on a CPU."""
+PART_OF_MEASURING = 0.4
+"""Share of that in which precision and slots are chosen; a few steps at the extremes of the space have the rest."""
+
+
+def measuring_seconds(lead: Worker, deadline: float | None) -> float:
+    """Return the seconds for measurements: a share of all on a CPU, where a few steps may take minutes."""
+    if deadline is None or lead.facts()["device"] != "cpu":
+        return math.inf
+    return MOST_OF_MEASURING * max(0.0, deadline - time.time())
+
+
+def measured_settings(
+    config: StudyConfig,
+    space: SearchSpace,
+    lead: Worker,
+    coordinator: Coordinator,
+    callback: SearchCallback,
+    *,
+    most_seconds: float,
+) -> tuple[Precision, int]:
+    """Return the study's precision, in which `lead` computes from then on, and the slots of a worker.
+
+    Args:
+        config: the study.
+        space: its space.
+        lead: measures what no earlier start has.
+        coordinator: keeps what was measured.
+        callback: is told what is measured.
+        most_seconds: for all measurements before the first trial, roughly.
+
+    Raises:
+        StudyMismatchError: another precision is asked for than the study was begun in.
+    """
+    until, stored = time.time() + PART_OF_MEASURING * most_seconds, coordinator.measurements()
+    measured = stored or _precision(config, space, lead, callback, until)
+    precision: Precision = measured["precision"]
+    if config.compute.precision not in ("auto", precision):
+        raise StudyMismatchError(
+            f"compute.precision is {config.compute.precision}, but the study {config.study!r} was begun in "
+            f"{precision}, and its results would not compare; leave it out, or start a new study with --study NAME."
+        )
+    lead.use(precision)
+    slots = 1 if config.compute.slots == "auto" else config.compute.slots
+    if config.compute.slots == "auto" and shares_backbone(config, space):
+        slots = measured.get("slots") or _slots(space, lead, callback, until)
+        measured = {**measured, "slots": slots}
+    if measured != stored:
+        coordinator.record_measurements(measured)
+    return precision, slots
+
+
+def _precision(
+    config: StudyConfig, space: SearchSpace, lead: Worker, callback: SearchCallback, until: float
+) -> dict[str, Any]:
+    asked = config.compute.precision
+    if asked == "auto":
+        callback.note("Measuring whether bf16 pays here; it is done once for the study.")
+    measured = asdict(lead.measure(dearest(space), until - time.time()))
+    if asked == "auto" and not measured["bf16_seconds"]:
+        callback.note(
+            "There was too little time or memory to measure whether bf16 pays, so trials compute in fp32; "
+            "compute.precision=bf16 asks for the other."
+        )
+    return measured
+
+
+def _slots(space: SearchSpace, lead: Worker, callback: SearchCallback, until: float) -> int:
+    callback.note("Measuring how many trials to train side by side; it is done once for the study.")
+    rates = lead.slot_rates(space.hyperparameters(space.default_values()), until - time.time())
+    slots = best_slots(rates)
+    if slots > 1:
+        more = rates[slots] / rates[1]
+        callback.note(
+            f"Each worker trains {slots} trials side by side, {more:.2f} times as many steps a second as one by one."
+        )
+    return slots

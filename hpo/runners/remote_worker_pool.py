@@ -44,8 +44,9 @@ class DesiredWorkers:
     not_before: float = 0.0
     """On the monotonic clock."""
     precision: Precision | None = None
-    slots: int = 1
     """In which those that are started compute; None where that is not yet chosen."""
+    slots: int = 1
+    """Trials that each trains side by side."""
 
 
 class Launcher(Protocol):

@@ -1,5 +1,6 @@
 """Trials side by side over one frozen backbone: each is trained as if it were alone."""
 
+import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from hpo.config.study_file import StudyConfig
 from hpo.data.batching import Batch
 from hpo.data.splits import load_splits
 from hpo.errors import SpaceError
+from hpo.files import checkpoints
 from hpo.messages import Action, Assignment, Decision, Ending, Milestone, Outcome, Report
 from hpo.model.backbone import Backbone
 from hpo.model.trial_model import Slots, TrialModel
@@ -286,6 +288,49 @@ def test_one_that_is_paused_resumes_beside_another(two: Worker, alone: Worker) -
                 ended[said.trial] = said
     assert ended[0].resumed_examples > 0
     compare({0: (reports, ended[0]), 1: (others, ended[1])}, wanted)
+
+
+def test_two_that_are_cut_in_mid_step_resume_in_another_process_as_if_nothing_was(
+    two: Worker, alone: Worker, tiny_bert: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradients of a step are there, and no more of it, when the process is killed."""
+    pair = (lora(0, epochs=4), lora(1, epochs=3, lora_rank=2, learning_rate=3e-3))
+    wanted = trained(alone, *pair)
+    monkeypatch.setattr(checkpoints.Checkpoints, "is_due", lambda *_: True)
+    steps, take = 0, OptimizerStep.take
+
+    def die(training: OptimizerStep, loss: torch.Tensor) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 31:
+            raise KeyboardInterrupt
+        take(training, loss)
+
+    with monkeypatch.context() as doomed:
+        doomed.setattr(OptimizerStep, "take", die)
+        with pytest.raises(KeyboardInterrupt):
+            trained(two, *pair)
+    again = opened(tiny_bert, texts, 2, tmp_path / "two")
+    found = trained(again, *(replace(one, attempt=2) for one in pair))
+    assert all(outcome.resumed_examples > 0 for _, outcome in found.values())
+    for trial, (reports, _) in found.items():
+        assert reports, "what came before the checkpoint was told before"
+        wanted[trial] = (wanted[trial][0][-len(reports) :], wanted[trial][1])
+    compare(found, wanted)
+
+
+def test_memory_does_not_grow_with_the_trials_of_a_worker(tiny_bert: Path, texts: Path) -> None:
+    def held() -> int:
+        gc.collect()
+        tensors = [one for one in gc.get_objects() if issubclass(type(one), torch.Tensor)]
+        storages = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
+        return sum(storages.values())
+
+    worker, trials = opened(tiny_bert, texts, 2), [lora(trial, epochs=1, lora_rank=8) for trial in range(20)]
+    trained(worker, *trials[:3])
+    after_three = held()
+    trained(worker, *trials[3:])
+    assert held() <= 1.1 * after_three
 
 
 def test_weights_of_one_are_restored_without_the_other(two: Worker) -> None:

@@ -42,9 +42,9 @@ STEPS = 100
 """Of the trial whose number an hour is printed."""
 TARGET, TARGET_ROWS, TARGET_TOKENS = 1.3, (2, 4), (16, 32)
 """Least times as many trials an hour with the best number of slots, on these batches."""
-TRIALS = 24
-"""Of the search with one slot."""
-QUICK = {"rows": [2, 4, 16], "tokens": [16, 32, 128], "slots": [1, 4, 8], "turns": 3, "seeds": 4}
+TRIALS, MOST_TRIALS = 24, 72
+"""Of the search with one worker, and of one with several, which is to come to its score."""
+QUICK = {"rows": [2, 4], "tokens": [16, 32], "slots": [1, 4, 8], "turns": 3, "seeds": 3}
 
 
 def main() -> None:
@@ -155,7 +155,7 @@ def searched(counts: Sequence[int], seeds: int) -> dict[int, float]:
         target = alone.incumbents[-1].true_score
         first = reached(alone, target)
         for count in counts:
-            several = alone if count == 1 else simulated(seed, count, 8 * TRIALS)
+            several = alone if count == 1 else simulated(seed, count, MOST_TRIALS)
             found[count].append(first / (count * (reached(several, target) or several.seconds)))
     efficiency = {count: geometric_mean(values) for count, values in found.items()}
     shares = ", ".join(f"{count}: {share:.2f}" for count, share in efficiency.items())

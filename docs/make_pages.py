@@ -50,23 +50,24 @@ MODULES = re.compile(r"(<!-- modules: made by make docs -->\n).*(<!-- end of mod
 STUDY_FILE_HEAD = """\
 # Study files
 
-Every key of a study file and what it is where it is left out. Any of them can also be given on the command line by its
-dotted path, `hpo run study.yaml budget.trials=80`. This page is made by `make docs` from `hpo/config/study_file.py`.
+Every key of a study file, with its default. Each can also be set on the command line by its dotted path, as in
+`hpo run study.yaml budget.trials=80`. This page is made by `make docs` from `hpo/config/study_file.py`.
 
 """
 HEAD = """\
 # Vocabulary
 
-Everything that can be searched or chosen, by the names that study files and search spaces use. This page is made by
+Everything that can be searched or chosen, under the names that study files and search spaces use. This page is made by
 `make docs` from the registries in the code and the shipped spaces; a test compares them.
 """
 NAMES_HEAD = """\
 # Names of other libraries
 
-What sweeps, scripts of transformers, PEFT, Ray and Optuna call otherwise, and what it is here: in study files, spaces,
-W&B sweeps and overrides. Case, dashes and underscores do not count, nor a prefix that every name of a file bears. Each
-name that is taken for one of ours is said once; what belongs to the script is left out with one note; what would train
-something else is refused. This page is made by `make docs` from `hpo/config/other_names.py`.
+Names used by W&B sweeps, transformers, PEFT, Ray and Optuna that hpo accepts in study files, search spaces, sweeps and
+overrides, and what they mean here. Case, dashes, underscores and a prefix common to all names of a file are ignored.
+hpo prints one note for each name that it translates and one for the names that it leaves out because they belong to the
+training script. It refuses names that would train something else. This page is made by `make docs` from
+`hpo/config/other_names.py`.
 """
 WIDTH = 24
 ALL_OPTIMIZERS = "optimizers_and_schedules"
@@ -83,15 +84,15 @@ def page() -> str:
         HEAD,
         _section(
             "Optimizers",
-            "`optimizer`; never with a weight decay of their own, which is `l2_strength`'s. The rates are peaks, "
-            f"those of the space `{ALL_OPTIMIZERS}`, of which `python benchmarks/base_rates.py` is the source.",
+            "`optimizer`. Weight decay is always set by `l2_strength`. The rates are the ranges of the peak learning "
+            f"rate in the space `{ALL_OPTIMIZERS}`; `python benchmarks/base_rates.py` is their source.",
         ),
         _table(("name", "what it is", "rates", "own parameters", "source"), _optimizers(spaces[ALL_OPTIMIZERS])),
-        _section("Schedules", "`schedule`; the curves begin with a warm-up of a tenth, and end at `final_rate_ratio`."),
+        _section("Schedules", "`schedule`. The curves have `warmup_ratio` 0.1 and end at `final_rate_ratio`."),
         _table(("name", "rate", "what it is", "own parameters", "source"), _schedules()),
         _section("Methods", "`method`: which weights train."),
         _table(("name", "what it is", "own parameters", "source"), _entries(METHODS, "method")),
-        _section("Hyperparameters", "Every field, its default, its ranges in the shipped spaces and their source."),
+        _section("Hyperparameters", "Each with its default, and its ranges in the shipped spaces with their sources."),
         _table(("name", "what it is", "default", "ranges"), _hyperparameters(spaces)),
         _section("Samplers", "`search.sampler` in a study file."),
         _table(("name", "what it is", "settings under `search`", "source"), _with_settings(SAMPLERS)),
@@ -102,7 +103,7 @@ def page() -> str:
             part
             for task, metrics in SCORES.items()
             for part in (
-                f"Of `task.name: {task}`:\n\n",
+                f"For `task.name: {task}`:\n\n",
                 _table(("name", "what it is", "source"), _plain(metrics)),
                 "\n",
             )
@@ -209,7 +210,7 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def _default_of(field: FieldInfo) -> str:
-    return "must be given" if field.is_required() else as_yaml(field.default)
+    return "must be given" if field.is_required() else as_yaml(field.get_default(call_default_factory=True))
 
 
 def names_page() -> str:

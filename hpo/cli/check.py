@@ -25,7 +25,7 @@ def check(
     output: options.Output = None,
     as_json: options.Json = False,
 ) -> None:
-    """Take a few steps at the extremes of the space: what fits, how long it takes, warnings. Stores nothing."""
+    """Train a few steps at the extremes of the space, and forecast memory and time. Stores nothing."""
     from hpo.cli.check_view import print_check
     from hpo.cli.live import callback_for
     from hpo.cli.notifications import recipients_of
@@ -53,7 +53,7 @@ def check(
 
 
 def to_mapping(checked: "Check") -> dict[str, Any]:
-    """Return a check as `--json` prints it: seconds, bytes, and sentences; null for what is not known or limited."""
+    """Return a check as `--json` prints it, in seconds and bytes; null for what is unknown or unlimited."""
     forecast = checked.forecast
     return {
         "study": checked.study,
@@ -81,7 +81,7 @@ def _end_to_mapping(end: "Probed") -> dict[str, Any]:
             "rows_at_once": probe.micro_batch_size,
             "seconds_per_step": probe.seconds_per_step,
             "peak_memory_bytes": probe.peak_memory_bytes,
-            # JSON has no word for what is no number.
+            # JSON has no NaN or infinity.
             "first_loss": probe.first_loss if math.isfinite(probe.first_loss) else None,
             "trial_seconds": end.seconds,
         }

@@ -21,7 +21,7 @@ def print_check(checked: Check) -> None:
     out.print(_table(forecast.extremes))
     for line in _forecast(checked):
         out.print(line, soft_wrap=True)
-    for heading, sentences in (("Warnings:", checked.warnings), ("What cannot run:", checked.refusals)):
+    for heading, sentences in (("Warnings:", checked.warnings), ("Refusals:", checked.refusals)):
         if sentences:
             out.print(heading)
         for sentence in sentences:

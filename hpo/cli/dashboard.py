@@ -7,10 +7,10 @@ import typer
 
 from hpo.cli import options
 
-PORT_HELP = "Port on this machine, from 1024; 0 for any that is free."
+PORT_HELP = "Port on this machine, from 1024; 0 for any free port."
 Port = Annotated[int, typer.Option("--port", metavar="N", min=0, max=65535, help=PORT_HELP)]
 AllowChanges = Annotated[
-    bool, typer.Option("--allow-changes", help="Let notes be written and studies deleted; else it only reads.")
+    bool, typer.Option("--allow-changes", help="Allow writing notes and deleting studies; read-only by default.")
 ]
 
 
@@ -28,8 +28,8 @@ def dashboard(
         options.opened(store) as database,
         serving(database, study=study, port=port, allow_changes=allow_changes) as (server, url),
     ):
-        may = "notes can be written and studies deleted" if allow_changes else "it only reads"
-        typer.echo(f"The dashboard is open until Ctrl-C; {may}. Only this address lets a browser in:\n{url}")
+        may = "notes can be written and studies deleted" if allow_changes else "it is read-only"
+        typer.echo(f"The dashboard runs until Ctrl-C; {may}. Only this address gives access:\n{url}")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -37,7 +37,7 @@ def dashboard(
 
 
 def _silence_optuna() -> None:
-    """Silence Optuna's warnings on its figures, such as that a parameter had one value so far."""
+    """Silence Optuna's warnings on its figures, such as one on a parameter that had a single value so far."""
     import optuna
 
     warnings.filterwarnings("ignore", module="optuna")

@@ -1,4 +1,4 @@
-"""Machine check: `hpo doctor` says what this machine has, and what a search on it would lack."""
+"""Machine check: `hpo doctor` shows what this machine has, and what is missing for a search."""
 
 import json
 import os
@@ -30,9 +30,9 @@ def doctor(
     ray_address: options.RayAddress = None,
     as_json: options.Json = False,
 ) -> None:
-    """Say what a search would find here: versions, devices, memory, disk, and whether the store answers.
+    """Show versions, devices, memory and disk of this machine, and whether the store answers.
 
-    With `--runner ray_tune` also what the cluster offers, and how many trials of the study have room side by side.
+    With `--runner ray_tune` also the resources of the cluster, and how many trials of the study fit in parallel.
     """
     given = {"store.url": store, "compute.runner": runner, "compute.ray_address": ray_address}
     compute, url = _compute_and_store(words, {key: value for key, value in given.items() if value is not None})
@@ -60,7 +60,7 @@ def doctor(
 
 
 def _compute_and_store(words: list[str] | None, given: Mapping[str, Any]) -> "tuple[ComputeConfig, str]":
-    """Return where trials would train, and the URL of the store: those of a study where one is named."""
+    """Return the compute settings and the URL of the store: those of the study, if one is named."""
     from hpo.cli.study_arguments import nested, study_of_words
     from hpo.config.parsing import read_model
     from hpo.config.study_file import ComputeConfig
@@ -114,6 +114,6 @@ def _store(url: str) -> str:
 
     file = sqlite_path(url)
     if file is not None and not file.exists():
-        return f"{url} is not there yet; hpo run makes it"
+        return f"{url} does not exist yet; hpo run creates it"
     with closing(open_database(url, must_exist=True)) as database:
         return f"{without_password(database.engine.url)} answers, {len(read_studies(database))} studies"

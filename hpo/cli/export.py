@@ -1,4 +1,4 @@
-"""Export: `hpo export` writes the configuration to take for hpo itself, for people, and for other trainers."""
+"""Export: `hpo export` writes the recommended configuration for hpo, for people, and for other trainers."""
 
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -12,17 +12,17 @@ ENDINGS = {
     "yaml": (".yaml", ".yml"), "json": (".json",), "training-arguments": (".json",), "python": (".py",),
     "peft": (".py",),
 }  # fmt: skip
-"""Format -> how a file in it ends."""
+"""Format -> endings of its files."""
 BY_ENDING = {"": "yaml", ".json": "json"} | {one: name for name in ("yaml", "python") for one in ENDINGS[name]}
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[PATH=VALUE]...", help="Where model and examples are here, as data.train=FILE."),
+    typer.Argument(metavar="[PATH=VALUE]...", help="Places of model and examples on this machine: data.train=FILE."),
 ]
 Trial = Annotated[
     int | None,
-    typer.Option("--trial", min=0, help="A completed trial; if not given the verdict's, else the search's best."),
+    typer.Option("--trial", min=0, help="A completed trial; default: the recommended one, or else the best."),
 ]
-Format = Annotated[str | None, options.choice("--format", tuple(ENDINGS), "By the ending of --output if not given.")]
+Format = Annotated[str | None, options.choice("--format", tuple(ENDINGS), "Default: by the ending of --output.")]
 
 
 class _File(NamedTuple):
@@ -30,9 +30,9 @@ class _File(NamedTuple):
 
     text: str
     begins: str
-    """How files of its kind begin."""
+    """Text that every file of this kind begins with."""
     ending: str = ""
-    """In place of that of --output; empty for that itself."""
+    """Ending that replaces that of --output; empty to keep it."""
 
 
 def export(
@@ -43,7 +43,7 @@ def export(
     format_: Format = None,
     output: options.Output = None,
 ) -> None:
-    """Write the configuration to take to a file, or to standard output where no --output is given."""
+    """Write the recommended configuration to a file, or to standard output without --output."""
     from hpo.config.loading import apply_override
     from hpo.config.parsing import read_model
     from hpo.export.configs import configuration_of, stored_verdict
@@ -74,10 +74,10 @@ def export(
 
 
 def _format(output: Path | None, format_: str | None) -> str:
-    """Return the format to write: that of --format, or by the ending of the file; YAML without either.
+    """Return the format to write: `--format`, or the format of the file's ending, or YAML.
 
     Raises:
-        ConfigurationError: the ending says nothing, or another format; or a script without a name.
+        ConfigurationError: the ending is unknown or belongs to another format, or a script has no file name.
     """
     ending = output.suffix.lower() if output else ""
     if format_ is None and ending not in BY_ENDING:
@@ -93,13 +93,13 @@ def _format(output: Path | None, format_: str | None) -> str:
         )
     if format_ in ("python", "peft") and ending != ".py":
         raise ConfigurationError(
-            "A script reads the .json file beside it, so it is to have a name; say --output train.py."
+            "A script reads the .json file beside it, so it needs a file name; give one, such as --output train.py."
         )
     return format_
 
 
 def _files(content: dict[str, Any], format_: str) -> tuple[list[_File], list[str]]:
-    """Return a configuration in a format, and notes on what else to do."""
+    """Return the files of a configuration in a format, and notes on how to use them."""
     from hpo.export import configs
 
     if format_ == "yaml":

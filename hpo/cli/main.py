@@ -19,7 +19,8 @@ app = typer.Typer(
     name="hpo",
     help="Hyperparameter search for fine-tuning language models.",
     epilog="Start with `hpo demo`. "
-    "Exit codes: 0 done, 1 error inside hpo, 2 bad input, 3 store failed, 4 study led elsewhere, 5 no trial completed, "
+    "Exit codes: 0 done, 1 error inside hpo, 2 bad input, 3 store failed, 4 another process runs this study, "
+    "5 no trial completed, "
     "130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -49,7 +50,7 @@ for heading, verbs in VERBS.items():
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: bool = typer.Option(False, "--version", help="Print the version and end.")) -> None:
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
     if version:
         from importlib.metadata import version as installed
 

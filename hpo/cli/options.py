@@ -39,15 +39,20 @@ Store = Annotated[
     typer.Option("--store", metavar="URL", help="sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE."),
 ]
 Runner = Annotated[
-    Text, choice("--runner", ("auto", "inline", "processes", "ray_tune"), "What carries trials to devices.")
+    Text,
+    choice(
+        "--runner",
+        ("auto", "inline", "processes", "ray_tune"),
+        "Run trials in this process, in worker processes or on a Ray cluster.",
+    ),
 ]
 RayAddress = Annotated[
     Text,
     typer.Option(
         "--ray-address",
         metavar="ADDRESS",
-        help="The cluster of ray_tune: auto for the one this machine is part of, or HOST:PORT of its head; left out, "
-        "Ray is started on this machine.",
+        help="Cluster of ray_tune: auto for the one that this machine is part of, or HOST:PORT of its head. By "
+        "default, hpo starts Ray on this machine.",
     ),
 ]
 Device = Annotated[
@@ -55,18 +60,16 @@ Device = Annotated[
     choice(
         "--device",
         ("auto", "cpu", "cuda"),
-        "Where it runs; that of the search, or the GPU if there is one, if not given.",
+        "Device; default: that of the search, or the GPU if there is one.",
     ),
 ]
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads; those of the search, or all cores, if not given.")
-]
-Output = Annotated[Path | None, typer.Option("--output", metavar="PATH", help="Where the configuration is written.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; default: those of the search, or all cores.")]
+Output = Annotated[Path | None, typer.Option("--output", metavar="PATH", help="File to write the configuration to.")]
+Json = Annotated[bool, typer.Option("--json", help="Print only the result, as JSON, on standard output.")]
 StudyWords = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[STUDY.yaml] [PATH=VALUE]...", help="A study or W&B sweep file, and values that replace its own."
+        metavar="[STUDY.yaml] [PATH=VALUE]...", help="A study or W&B sweep file, and values that override it."
     ),
 ]
 
@@ -82,50 +85,50 @@ STUDY_OPTIONS: Mapping[str, tuple[str, Any]] = {
         help="Examples to train on: a CSV, TSV, JSONL or Parquet file, a pattern of several, a folder that `datasets` "
         "saved, or hf://OWNER/NAME on the hub.",
     ),
-    "validation": _option("data.validation", Text, help="Examples to score on; split off --train if not given."),
+    "validation": _option("data.validation", Text, help="Examples to score trials on; default: split off --train."),
     "test": _option("data.test", Text, help="Examples scored once, after the search."),
     "text_column": _option("data.text_column", Text, help="Column of the text; detected if not given."),
     "label_column": _option("data.label_column", Text, help="Column of the label; detected if not given."),
     "strict": _option("data.strict", bool | None, "--strict", help="Refuse texts that are not UTF-8."),
-    "space": _option("space", Text, help="A shipped space (see hpo space list) or a space file; auto: by the model."),
+    "space": _option("space", Text, help="A shipped space (see hpo space list), a space file, or auto (by the model)."),
     "study": ("study", Study),
     "store": ("store.url", Store),
-    "trials": _option("budget.trials", int | None, min=1, help="Trials in all, those of earlier runs included."),
+    "trials": _option("budget.trials", int | None, min=1, help="Trials in total, including those of earlier runs."),
     "for_": _option(
-        "budget.time", Text, "--for", metavar="DURATION", help="How long the search may take, such as 8h or 1h30m.",
+        "budget.time", Text, "--for", metavar="DURATION", help="Longest duration of the search, such as 8h or 1h30m.",
     ),
     "until": _option(
         "budget.until", Text, metavar="TIME", help="When the search ends: the next 07:30, or '2026-11-23 07:30'.",
     ),
     "gpu_hours": _option(
-        "budget.gpu_hours", float | None, help="Hours of training, summed over all devices and earlier runs.",
+        "budget.gpu_hours", float | None, help="GPU hours of training, summed over all devices and earlier runs.",
     ),
     "seed": _option("seed", int | None, min=0, help="Seed of splits, proposals and trials."),
     "runner": ("compute.runner", Runner),
     "ray_address": ("compute.ray_address", RayAddress),
-    "workers": _option("compute.workers", int | None, min=1, help="Trials side by side, each in its own process."),
+    "workers": _option("compute.workers", int | None, min=1, help="Trials in parallel, each in its own process."),
     "keep_weights": _option(
-        "store.keep_weights", int | None, metavar="K", min=0, help="How many of the best trials keep their weights.",
+        "store.keep_weights", int | None, metavar="K", min=0, help="Number of best trials whose weights are kept.",
     ),
     "warm_start": _option(
         "warm_start", list[str] | None, metavar="NAME|URL#NAME",
-        help="Begin from the trials of an earlier study, of this store or another. May be given several times.",
+        help="Start from the trials of an earlier study in this or another store. May be given several times.",
     ),
     "notify": _option(
         "notify", list[str] | None, metavar="URL",
-        help="Notify of the end, a new best, a failure: ntfy://TOPIC or another URL of apprise, or "
+        help="Recipient of notifications (end, new best score, failure): ntfy://TOPIC or another URL of apprise, or "
         "'command:PROGRAM ARGS'. May be given several times.",
     ),
 }  # fmt: skip
 """Parameter of a verb -> the key of a study file that it sets, and its type and option."""
 OF_DATA = ("model", "train", "validation", "test", "text_column", "label_column", "strict", "space")
-"""Those that `hpo demo` decides itself."""
+"""Options that `hpo demo` does not have, because it sets them itself."""
 
 
 def with_study_options(without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a verb the `STUDY_OPTIONS` but for those of `without`; it gets what was given as the mapping `given`.
+    """Add the `STUDY_OPTIONS` except those of `without` to a verb, which gets their values as the mapping `given`.
 
-    Keys of `given` are those of a study file.
+    The keys of `given` are dotted keys of a study file.
     """
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
@@ -154,7 +157,7 @@ def with_study_options(without: Sequence[str] = ()) -> Callable[[Callable[..., N
 
 
 def split_words(words: Sequence[str] | None, verb: str, kind: str = "study file") -> tuple[Path | None, list[str]]:
-    """Return the file among the words after a verb, if there is one, and the overrides PATH=VALUE.
+    """Return the file among a verb's arguments, None if there is none, and the overrides PATH=VALUE.
 
     Raises:
         ConfigurationError: there are several files.
@@ -170,7 +173,7 @@ def split_words(words: Sequence[str] | None, verb: str, kind: str = "study file"
 
 
 def file_and_overrides(words: Sequence[str], verb: str, kind: str = "study file") -> tuple[Path, list[str]]:
-    """Return what `split_words` does; refuse words without a file."""
+    """Return what `split_words` does, but refuse arguments without a file."""
     file, overrides = split_words(words, verb, kind)
     if file is None:
         raise ConfigurationError(f"{verb} takes one {kind}, and then PATH=VALUE, but got no file.")
@@ -178,14 +181,14 @@ def file_and_overrides(words: Sequence[str], verb: str, kind: str = "study file"
 
 
 def _is_override(word: str) -> bool:
-    """Return whether a word is PATH=VALUE, and no file or source that has a `=` in its name."""
+    """Return whether a word is PATH=VALUE, and not a file or source with `=` in its name."""
     path, separator, _ = word.partition("=")
     return bool(separator) and "://" not in path and not isfile(word)
 
 
 @contextmanager
 def opened(store: str | None) -> "Iterator[Database]":
-    """Open the store that `--store` names, which must be there."""
+    """Open the store that `--store` names, which must exist."""
     from hpo.store.database import open_database
 
     with closing(open_database(store or DEFAULT_STORE, must_exist=True)) as database:

@@ -9,19 +9,17 @@ from hpo.cli import options
 from hpo.cli.train import interruptible
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A model that hpo train wrote.")]
-Texts = Annotated[
-    str, typer.Argument(metavar="FILE", help="Texts: a CSV, TSV, JSONL or Parquet file, or what else --train takes.")
-]
+Texts = Annotated[str, typer.Argument(metavar="FILE", help="Texts: any source that --train of hpo run accepts.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[PATH=VALUE]...", help="How this file is read, as data.text_column=NAME."),
+    typer.Argument(metavar="[PATH=VALUE]...", help="How to read the file, such as data.text_column=NAME."),
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", metavar="CSV", help="Where the rows are written; standard output if not given."),
+    typer.Option("--output", metavar="CSV", help="File to write the rows to; default: standard output."),
 ]
 Precision = Annotated[
-    str | None, options.choice("--precision", ("fp32", "bf16"), "Number format; that of the search if not given.")
+    str | None, options.choice("--precision", ("fp32", "bf16"), "Number format; default: that of the search.")
 ]
 
 
@@ -34,7 +32,7 @@ def predict(
     device: options.Device = None,
     precision: Precision = None,
 ) -> None:
-    """Write the rows of a file as CSV, with the model's prediction and its probability."""
+    """Write the rows of a file as CSV, with the model's prediction and its probability for each."""
     from hpo.config.study_file import ComputeConfig
     from hpo.export.prediction import prediction_input, predictions_csv
     from hpo.export.writing import check_writable, write_text

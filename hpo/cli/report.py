@@ -14,11 +14,11 @@ OTHER_ENDINGS = (".csv", ".db", ".json", ".md", ".pdf", ".png", ".svg", ".txt", 
 def report(
     study: options.Study = None,
     store: options.Store = None,
-    output: Annotated[Path, typer.Option("--output", metavar="PATH", help="Where the report is written.")] = Path(
+    output: Annotated[Path, typer.Option("--output", metavar="PATH", help="File to write the report to.")] = Path(
         "report.html"
     ),
 ) -> None:
-    """Write what a study gave to one HTML file, which opens anywhere and needs no network."""
+    """Write the results of a study to a single HTML file that needs no network."""
     from hpo.config.optional_packages import refuse_missing
     from hpo.export.writing import check_writable, write_text
     from hpo.report.page import MARK, page

@@ -15,7 +15,7 @@ studies = typer.Typer()
 
 
 def best(study: options.Study = None, store: options.Store = None, as_json: options.Json = False) -> None:
-    """Show the verdict on a study, the configuration to take and the leaderboard."""
+    """Show the verdict on a study, the recommended configuration and the leaderboard."""
     from hpo.cli.tables import print_leaderboard, print_recommended, print_verdict
     from hpo.export.configs import stored_verdict, study_to_plain, to_json
     from hpo.store.results import read_search
@@ -57,7 +57,7 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
     store: options.Store = None,
 ) -> None:
-    """Delete a study: its trials, and its weights and checkpoints, in their folder and at their URL."""
+    """Delete a study with its trials, weights and checkpoints, both local and at their URL."""
     from hpo.files.remote import RemoteFiles, remote_url_of
     from hpo.search.steering import refuse_led
     from hpo.store.results import read_results
@@ -71,9 +71,9 @@ def delete(
         if results.confirms is not None:
             from hpo.training.context import CONFIRMATION
 
-            # What its search has at a URL stays; the next confirmation keeps there what it needs alone.
+            # The search's files at the URL stay; the next confirmation deletes there what it does not need.
             folder, sent_to = folder / CONFIRMATION, None
-        # Ahead of the rows: where its URL is of no use to this machine, the study can still be deleted from another.
+        # Opened before rows are deleted: if this machine cannot reach the URL, another can still delete the study.
         twin = None if sent_to is None else RemoteFiles(sent_to, name, folder)
         files = f"{folder}" if twin is None else f"{folder} and {twin.place}"
         if not yes and not _confirmed(f"Delete the study {name!r}, its {len(results.trials)} trials and {files}?"):
@@ -90,18 +90,18 @@ def delete(
 
 
 def _files_folder(study: str, url: str) -> Path:
-    """Return the folder of a study's weights, where its study file named no other: that is not in the store."""
+    """Return the default folder of a study's weights; the store does not know whether its file named another."""
     from hpo.config.study_file import StudyConfig
     from hpo.runners.run import files_folder
 
-    # The rest does not matter. What the store has of it may be of another version of hpo, which this cannot read.
+    # The other keys do not matter, and those in the store may come from a version of hpo that this one cannot read.
     rest = {"model": {"name": "any"}, "data": {"train": "any"}}
     return files_folder(StudyConfig.model_validate({"study": study, "store": url, **rest}))
 
 
 def _delete_folder(folder: Path) -> None:
     if not folder.is_dir():
-        typer.echo(f"There is no folder {folder}; where the study file names another (store.files), that is left.")
+        typer.echo(f"There is no folder {folder}. If the study file names another (store.files), it was not deleted.")
         return
     try:
         shutil.rmtree(folder)
@@ -114,4 +114,4 @@ def _confirmed(question: str) -> bool:
     try:
         return typer.confirm(question)
     except typer.Abort:
-        raise ConfigurationError("hpo studies delete was not answered, so nothing was deleted; or add --yes.") from None
+        raise ConfigurationError("hpo studies delete got no answer, so nothing was deleted; add --yes.") from None

@@ -59,9 +59,9 @@ def demo(
     given: Mapping[str, Any],
     output: options.Output = None,
     as_json: options.Json = False,
-    llm: Annotated[bool, typer.Option("--llm", help="LoRA of a decoder, SmolLM2-135M: fifteen minutes.")] = False,
+    llm: Annotated[bool, typer.Option("--llm", help="Tune LoRA for SmolLM2-135M: eight minutes.")] = False,
 ) -> None:
-    """Search over a real model and real headlines that come as packages: no hub, no account, five minutes."""
+    """Run an example search on a real model and real headlines. Needs no hub and no account; takes five minutes."""
     from hpo.config.loading import load_config
     from hpo.data.demo import demo_decoder, demo_model_folder, write_demo_data, write_small_demo_data
 
@@ -94,9 +94,9 @@ def confirm(
     output: options.Output = None,
     as_json: options.Json = False,
 ) -> None:
-    """Train the best of a search and its default again on fresh seeds, and say which to take: hpo run's last part.
+    """Train the best trials and the default again on fresh seeds, and recommend one, as hpo run does at its end.
 
-    Without a study file or --model it is a study of the store, as it was begun; whom to --notify is not stored.
+    Without a study file or --model, hpo reads the study and its settings from the store, except --notify.
     """
     notes: Sequence[str] = ()
     if describes_study(words, given, "hpo confirm"):
@@ -111,7 +111,7 @@ def confirm(
 def _search(
     config: "StudyConfig", output: Path | None, as_json: bool, notes: Sequence[str] = (), *, searches: bool = True
 ) -> None:
-    """Run a search, show it, and write what it found; `notes` are shown first."""
+    """Run a search, show its progress, and write its result; `notes` are shown first."""
     from hpo.cli.live import callback_for
     from hpo.cli.log import log_path, logged_to
     from hpo.cli.notifications import Notifier, recipients_of
@@ -123,7 +123,7 @@ def _search(
     from hpo.runners.run import run as run_study
     from hpo.search.budget import limits_of
 
-    limits_of(config.budget, datetime.now(LOCAL_ZONE))  # Refuses an end that is past, before anything is read.
+    limits_of(config.budget, datetime.now(LOCAL_ZONE))  # Refuses an end in the past before reading any data.
     check_writable(output or default_output(config.study, ""), MARK, config.store.url)
     recipients = recipients_of(config.notify)
     stop = Event()
@@ -141,7 +141,7 @@ def _search(
             signals.end_timer()
             notifier.finished(interrupted=signals.came)
     except KeyboardInterrupt:
-        typer.echo("hpo: stopped at once; the same command resumes it.", err=True)
+        typer.echo("hpo: stopped at once; the same command resumes the search.", err=True)
         raise typer.Exit(INTERRUPTED) from None
     _show_results(config, results, output, as_json, interrupted=signals.came)
     if signals.came:
@@ -153,7 +153,7 @@ def _search(
 def _show_results(
     config: "StudyConfig", results: "StudyResults", output: Path | None, as_json: bool, *, interrupted: bool
 ) -> None:
-    """Print what the search found, and write the configuration to take."""
+    """Print the result of the search, and write the recommended configuration."""
     from hpo.cli.tables import print_leaderboard, print_summary
     from hpo.export.configs import (
         MARK,
@@ -168,21 +168,21 @@ def _show_results(
 
     verdict = stored_verdict(results)
     taken = configuration_of(results, verdict) if results.leaderboard else None
-    # Asked anew: another search may have ended meanwhile.
+    # Computed again: another search may have written best.yaml meanwhile.
     path = output or default_output(config.study, results.uid)
     unwritten = None
     if taken is not None:
         try:
             write_text(path, to_yaml(taken), MARK)
         except ConfigurationError as error:
-            unwritten = error  # Whatever was put there meanwhile, what was found is told first.
+            unwritten = error  # Raised at the end, after the result is printed.
     written = None if taken is None or unwritten else path
     if as_json:
         typer.echo(to_json(study_to_plain(results, verdict, output=written, interrupted=interrupted)), nl=False)
     else:
         print_leaderboard(results, verdict)
         if output is None and taken is not None and path.name != "best.yaml":
-            typer.echo("best.yaml in this folder is not of this study, and was left alone.")
+            typer.echo("best.yaml in this folder belongs to another study, and was not changed.")
         print_summary(results, verdict, config.store.url, written, interrupted=interrupted)
     if unwritten is not None:
         raise unwritten

@@ -22,36 +22,34 @@ if TYPE_CHECKING:
 GENERATED = "generated"
 Words = Annotated[
     list[str],
-    typer.Argument(metavar="STUDY.yaml [PATH=VALUE]...", help="A study file, and values that replace its own."),
+    typer.Argument(metavar="STUDY.yaml [PATH=VALUE]...", help="A study file, and values that override those in it."),
 ]
-Curves = Annotated[str, typer.Option("--curves", metavar="FILE", help="What hpo curves export wrote, or `generated`.")]
+Curves = Annotated[str, typer.Option("--curves", metavar="FILE", help="A file of hpo curves export, or `generated`.")]
 Vary = Annotated[
     list[str] | None,
     typer.Option(
         "--vary",
         metavar="PATH=VALUE,VALUE...",
-        help="What is compared, e.g. compute.workers=1,4,8; of several every combination; else shipped pruners.",
+        help="Settings to compare, e.g. compute.workers=1,4,8; several are combined. Default: the shipped pruners.",
     ),
 ]
-Nights = Annotated[
-    int, typer.Option("--nights", min=1, help="Simulated searches of each setting, each with its own seed.")
-]
+Nights = Annotated[int, typer.Option("--nights", min=1, help="Simulated searches per setting, each with its own seed.")]
 Jobs = Annotated[
-    int | None, typer.Option("--jobs", min=1, help="Simulated searches side by side; one a core if not given.")
+    int | None, typer.Option("--jobs", min=1, help="Simulated searches in parallel; default: one per core.")
 ]
 
-curves_app = typer.Typer(help="Learning curves of a study, to simulate searches over.", no_args_is_help=True)
+curves_app = typer.Typer(help="Export the learning curves of a study, for hpo simulate.", no_args_is_help=True)
 
 
 @curves_app.callback()
 def _curves() -> None:
-    """Let `export` be a verb of its own: of a single one typer would make the whole command."""
+    """Keep `export` a subcommand: typer would make a single one the command itself."""
 
 
 @curves_app.command()
 def export(
     output: Annotated[
-        Path, typer.Option("--output", metavar="FILE", help="Where the curves are written, as JSON Lines.")
+        Path, typer.Option("--output", metavar="FILE", help="File to write the curves to, as JSON Lines.")
     ],
     study: options.Study = None,
     store: options.Store = None,
@@ -74,7 +72,7 @@ def simulate(
     jobs: Jobs = None,
     as_json: options.Json = False,
 ) -> None:
-    """Compare pruners, samplers, worker counts or deadlines by simulated searches; nothing is trained."""
+    """Compare pruners, samplers, numbers of workers or deadlines in simulated searches, without training."""
     from hpo.runners.replay.simulated_search import compare, recommendation
 
     configs = _configs(words, vary)
@@ -110,7 +108,7 @@ def _configs(words: Sequence[str], vary: Sequence[str] | None) -> "Mapping[Setti
 
 
 def _source(curves: str, config: "StudyConfig") -> "tuple[Callable[[int], CurveSource], str]":
-    """Return what makes the curves of a simulated search from its seed, and the name of their scores."""
+    """Return a function from a seed to the curves of a simulated search, and the name of their metric."""
     from hpo.runners.replay.curves import read_curves
     from hpo.runners.replay.generated_curves import GeneratedCurves
 
@@ -128,14 +126,15 @@ def _recorded(curves: "Sequence[Curve]", _seed: int) -> "CurveSource":
 
 
 def _note_unknown(recording: "Recording", config: "StudyConfig") -> None:
-    """Say which parameters of the space the curves know nothing of."""
+    """Note the parameters of the space that the curves do not depend on."""
     from hpo.search.preflight import space_of_study
 
     varied = [parameter.name for parameter in space_of_study(config).parameters if parameter.is_sampled]
     unknown = [name for name in varied if name not in recording.parameters]
     if unknown:
         typer.echo(
-            f"The curves know nothing of {', '.join(unknown)}: proposals that differ in that alone are equal.", err=True
+            f"The curves do not depend on {', '.join(unknown)}: proposals that differ only there get the same scores.",
+            err=True,
         )
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Search spaces: list the shipped ones, check or plot one of your own.", no_args_is_help=True)
+app = typer.Typer(help="List shipped search spaces, check a space, or plot its schedules.", no_args_is_help=True)
 Space = Annotated[str, typer.Argument(metavar="FILE", help="A space file, or the name of a shipped space.")]
 
 
@@ -18,7 +18,7 @@ def list_() -> None:
 
 @app.command()
 def check(space: Space) -> None:
-    """Read a space and show what it says, parameter by parameter."""
+    """Check a space and print its parameters."""
     from hpo.cli.tables import print_space
     from hpo.space.space_file import load_space
 
@@ -27,7 +27,7 @@ def check(space: Space) -> None:
 
 @app.command()
 def plot(space: Space) -> None:
-    """Draw the learning rate over a trial, for each schedule that a space can take."""
+    """Plot the learning rate over a trial for each schedule in a space."""
     from hpo.cli.schedule_charts import charts
     from hpo.space.space_file import load_space
 

@@ -1,4 +1,4 @@
-"""Study status: `hpo status` shows how a study stands, from its store alone."""
+"""Study status: `hpo status` shows the state of a study, read from its store."""
 
 import json
 import time
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 REDRAWN_SECONDS = 2.0
 MOST_READ = 1000
-"""Finished trials up to which all are read for what the search has gained."""
+"""Most finished trials for which the gain over the default is computed."""
 WAITS_BECAUSE: Mapping[str, str] = {
     "": "not begun yet",
     "created": "not begun yet",
@@ -47,9 +47,9 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Redraw every two seconds, until the search ends.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Show how a study stands: who leads it, what trains, what waits and why, what happened last."""
+    """Show the state of a study: its leader, running and waiting trials, and recent events."""
     if watch and as_json:
-        raise ConfigurationError("hpo status takes --watch, which draws, or --json, which prints once; not both.")
+        raise ConfigurationError("hpo status takes either --watch, which redraws, or --json, which prints once.")
     from hpo.cli.tables import console
 
     with options.opened(store) as database:
@@ -71,7 +71,7 @@ def status(
 
 
 def _states(database: "Database", study: str | None) -> "list[StudyStatus]":
-    """Return how a study stands, and while its confirmation runs or waits how that stands too."""
+    """Return the state of a study, and that of its confirmation while it runs or waits."""
     from hpo.store.status import read_status
     from hpo.store.studies import confirmation_of, study_names
 
@@ -83,7 +83,7 @@ def _states(database: "Database", study: str | None) -> "list[StudyStatus]":
 
 
 def _gain(database: "Database", state: "StudyStatus") -> "Gain | None":
-    """Return what a search has gained so far; None too where runs confirm it, which say more, or it is long to read."""
+    """Return the gain over the default so far; None for a confirmed study, or one with many trials to read."""
     from hpo.store.results import read_results
     from hpo.verdict.gain import gain_so_far
 
@@ -118,7 +118,7 @@ def _leader(state: "StudyStatus") -> str | None:
 
 
 def _drawn(states: "list[StudyStatus]") -> RenderableType:
-    """Return how studies are shown, an empty line between them."""
+    """Return the display of studies, separated by empty lines."""
     shown = [part for state in states for part in (Text(""), *_sections(state))]
     return Group(*shown[1:])
 
@@ -150,12 +150,12 @@ def _head(state: "StudyStatus") -> list[str]:
 
 
 def _at_work(state: "StudyStatus", leader: str | None) -> str:
-    """Count the trials of workers: each trains one, and may have the next already."""
+    """Count running trials; a worker may also hold its next one."""
     training = len({trial.worker for trial in state.running})
     ahead = len(state.running) - training
     if leader is None and state.running:
         return f"{training} were training and resume"
-    return f"{training} running" + (f" and {ahead} next" if ahead else "")
+    return f"{training} running" + (f", {ahead} assigned next" if ahead else "")
 
 
 def _last_run(state: "StudyStatus") -> str:
@@ -164,7 +164,7 @@ def _last_run(state: "StudyStatus") -> str:
         return f"the last run ended {_moment(state.run_ended.happened_at)}{f': {reason}' if reason else ''}"
     if state.run_begun is None:
         return "it has not run yet"
-    return f"the last run, begun {_moment(state.run_begun.happened_at)}, was cut; the next resumes it"
+    return f"the last run, begun {_moment(state.run_begun.happened_at)}, was cut off; the next resumes it"
 
 
 def _deadline(state: "StudyStatus") -> str:
@@ -172,7 +172,7 @@ def _deadline(state: "StudyStatus") -> str:
     if deadline is None:
         return ""
     left = deadline - state.now
-    return f"; ends {_moment(deadline)}, {f'in {humanized(left)}' if left > 0 else 'which is past'}"
+    return f"; ends {_moment(deadline)}, {f'in {humanized(left)}' if left > 0 else 'which has passed'}"
 
 
 def _cells(trial: "RunningTrial", now: float) -> tuple[str, ...]:

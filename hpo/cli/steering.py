@@ -15,13 +15,13 @@ def enqueue(
         list[str] | None,
         typer.Argument(
             metavar="[CONFIG.yaml] [HYPERPARAMETER=VALUE]...",
-            help="A configuration as hpo export writes it, or a mapping of hyperparameters; and values over its own.",
+            help="A file that hpo export wrote or a mapping of hyperparameters, and values that override those in it.",
         ),
     ] = None,
     study: options.Study = None,
     store: options.Store = None,
 ) -> None:
-    """Let a study try a configuration of yours next, before what its sampler proposes."""
+    """Add a configuration of your own, which the study tries before the sampler's next proposal."""
     from hpo.search.steering import enqueue as put_before
 
     if not words:
@@ -34,15 +34,15 @@ def enqueue(
         trial, varied = put_before(database, study, given, str(file or "hpo enqueue"))
     for name, value in varied.items():
         typer.echo(f"  {name}: {'null' if value is None else value}")
-    typer.echo(f"Trial {trial} waits to be trained with these; hpo run takes it up, also where it is running now.")
+    typer.echo(f"Trial {trial} is enqueued; the running search, or else the next hpo run, trains it first.")
 
 
 def stop(
-    trial: Annotated[int | None, typer.Option(min=0, help="Prune this trial alone; the search continues.")] = None,
+    trial: Annotated[int | None, typer.Option(min=0, help="Prune only this trial; the search continues.")] = None,
     study: options.Study = None,
     store: options.Store = None,
 ) -> None:
-    """Ask the leader of a study to end its search at the next step, or to prune one trial."""
+    """End the search of a study at its next step, or prune one trial."""
     from hpo.search.steering import ask_to_stop
 
     with options.opened(store) as database:

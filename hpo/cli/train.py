@@ -17,7 +17,7 @@ Words = Annotated[
     list[str],
     typer.Argument(
         metavar="CONFIG.yaml [PATH=VALUE]...",
-        help="A configuration as hpo export writes it, and where model and texts are here, as data.train=FILE.",
+        help="A file that hpo export wrote, and where model and texts are on this machine, such as data.train=FILE.",
     ),
 ]
 
@@ -25,7 +25,7 @@ Words = Annotated[
 def reproduce(
     words: Words, threads: options.Threads = None, device: options.Device = None, as_json: options.Json = False
 ) -> None:
-    """Train an exported configuration again, and say whether it gives its score; exit code 1 where it does not."""
+    """Train an exported configuration again and compare the score; exit code 1 if it is not reproduced."""
     from hpo.export.exported_file import read_exported
     from hpo.export.retraining import (
         compute_of,
@@ -54,15 +54,15 @@ def reproduce(
 
 def train(
     words: Words,
-    output: Annotated[Path, typer.Option("--output", metavar="FOLDER", help="Where the model goes: a new folder.")],
-    on: Annotated[str, options.choice("--on", ("train", "train+validation"), "What is trained on.")] = "train",
+    output: Annotated[Path, typer.Option("--output", metavar="FOLDER", help="New folder for the model.")],
+    on: Annotated[str, options.choice("--on", ("train", "train+validation"), "Rows to train on.")] = "train",
     merge: Annotated[
-        bool, typer.Option("--merge", help="Of method lora: a whole model, with the adapter in its weights.")
+        bool, typer.Option("--merge", help="For method lora: write the whole model with the adapter merged.")
     ] = False,
     threads: options.Threads = None,
     device: options.Device = None,
 ) -> None:
-    """Train the final model by an exported configuration, into a folder that transformers or, of LoRA, PEFT opens."""
+    """Train the final model from an exported configuration, into a folder that transformers or PEFT loads."""
     from hpo.export.exported_file import read_exported
     from hpo.export.model_folder import On, train_into
     from hpo.export.retraining import compute_of
@@ -82,7 +82,7 @@ def _say(sentence: str) -> None:
 
 @contextmanager
 def interruptible(outcome: str) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the block, its own clean-up done, with a sentence and their exit code."""
+    """On Ctrl-C or SIGTERM let the block clean up, then exit with a sentence and the exit code of an interruption."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

@@ -40,7 +40,7 @@ ADAMS = ("adam", "adamw", "nadam", "radam", "adamax", "lion", "schedule_free_ada
 """Optimizers that have two betas."""
 FALLING = tuple(name for name in get_args(ScheduleName) if name != "constant")
 
-# Fields that mean something only for some values of another: field -> (other field, that value -> the usual one here).
+# Fields that apply only to some values of another field: field -> (other field, value of that -> default of this).
 APPLIES_TO: Mapping[str, tuple[str, Mapping[str, float | str]]] = {
     "trained_layers": ("method", {"top_layers": 2}),
     "lora_rank": ("method", {"lora": 16}),
@@ -74,12 +74,12 @@ APPLIES_TO: Mapping[str, tuple[str, Mapping[str, float | str]]] = {
     "plateau_patience": ("schedule", {"reduce_on_plateau": 1}),
 }  # fmt: skip
 
-# Fields that came after configurations were stored -> the value that changes nothing, which those were trained under.
+# Fields added after configurations had been stored -> the value that has no effect, as those trials were trained.
 ADDED_LATER: Mapping[str, float | None] = {"head_rate": 1.0, "head_scale": None}
 
 
 def with_later_fields(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a stored configuration with the fields of `ADDED_LATER`, so that old and new compare; none of none."""
+    """Return a stored configuration with the fields of `ADDED_LATER`, to compare old with new; empty if it is."""
     return {**ADDED_LATER, **stored} if stored else {}
 
 
@@ -94,7 +94,7 @@ def default_l1_form(values: Mapping[str, Any]) -> L1Form:
 
 
 def default_l2_form(values: Mapping[str, Any]) -> L2Form:
-    """Return the form of L2 that the optimizer among `values` is known by."""
+    """Return the form of L2 that the optimizer among `values` usually has."""
     decoupled = ("adamw", "adafactor", "lion", "schedule_free_adamw", "muon")
     return "decoupled" if values.get("optimizer") in decoupled else "coupled"
 
@@ -168,51 +168,52 @@ def _joined(targets: object) -> object:
 
 
 class Hyperparameters(Typed):
-    """The values one trial trains under. A field of `APPLIES_TO` is None where it means nothing, and only there."""
+    """The values that a trial is trained with. A field of `APPLIES_TO` is None exactly where it does not apply."""
 
     # So that a field that is not given is filled in too.
     model_config = ConfigDict(validate_default=True)
 
     method: MethodName = "full"
-    """What is trained: all weights, the top transformer layers and the head, the head alone, or with `lora` low-rank
-    changes of the weights and the head."""
+    """Which weights are trained: `full` all, `top_layers` the top transformer layers and the head, `head` the head
+    alone, `lora` low-rank adapters and the head."""
     trained_layers: OneOrMore | None = None
-    """How many transformer layers `top_layers` trains, counted from the head."""
+    """Number of transformer layers that `top_layers` trains, counted from the head."""
     lora_rank: OneOrMore | None = None
-    """Rank of the change of each adapted weight (Hu et al. 2022)."""
+    """Rank of the adapter of each weight matrix (Hu et al. 2022)."""
     lora_alpha: Positive | None = None
-    """What the change is multiplied by, over what `lora_scaling` says. It does not follow the rank: at a constant alpha
-    of 32 the best rate hardly depends on the rank (Schulman et al. 2025, "LoRA Without Regret")."""
+    """Scale of the adapter, divided as `lora_scaling` says. It does not follow the rank: at a constant alpha of 32 the
+    best learning rate hardly depends on the rank (Schulman et al. 2025, "LoRA Without Regret")."""
     lora_dropout: OpenFraction | None = None
-    """Dropout of the inputs of the low-rank changes (Hu et al. 2022)."""
+    """Dropout of the adapters' inputs (Hu et al. 2022)."""
     lora_targets: Annotated[str, BeforeValidator(_joined)] | None = None
-    """Modules whose weights `lora` changes: `all-linear`, of all layers and not of the head, `attention` or `mlp` of
-    these, or names of modules, as a list or divided by commas. All of them do best (Schulman et al. 2025)."""
+    """Modules that `lora` adapts: `all-linear` (all linear modules of the layers, not the head), `attention` or `mlp`
+    among these, or names of modules as a list or separated by commas. `all-linear` does best (Schulman et al. 2025)."""
     lora_scaling: Literal["standard", "rslora"] | None = None
-    """What `lora_alpha` is divided by: the rank (Hu et al. 2022), or with `rslora` its square root, which keeps changes
-    of high ranks from fading (Kalajdzievski 2023)."""
+    """Divisor of `lora_alpha`: the rank (Hu et al. 2022), or with `rslora` its square root, which keeps the updates of
+    high ranks from vanishing (Kalajdzievski 2023)."""
     kept_layers: OneOrMore | None = None
-    """How many transformer layers the model keeps, counted from the embeddings; null for all."""
+    """Number of transformer layers that the model keeps, counted from the embeddings; null for all."""
 
     optimizer: OptimizerName = "adamw"
     """The update rule; `sgd` is plain gradient descent, `momentum` is heavy-ball."""
     learning_rate: Positive = 3e-5
-    """Peak learning rate, reached at the end of warm-up; of `lora` about ten times that of a full fine-tune (Schulman
-    et al. 2025)."""
+    """Peak learning rate, reached at the end of warm-up. For `lora` the best is about ten times that of a full
+    fine-tune (Schulman et al. 2025)."""
     layerwise_rate_decay: PositiveFraction = 1.0
-    """What each layer's rate is multiplied by, going down from the head; 1 for one rate."""
+    """Factor of the learning rate from each layer to the one below it, starting at the head; 1 for the same rate in all
+    layers."""
     head_rate: Positive = 1.0
-    """What the rate of the weights drawn anew is multiplied by: the head's, and those of a pooler that pretraining did
-    not leave (Howard and Ruder 2018 give each layer its own rate); 1 for the same rate."""
+    """Factor of the learning rate of newly initialised weights: the head, and a pooler that was not pretrained (Howard
+    and Ruder 2018 give each layer its own rate); 1 for the same rate."""
     head_scale: Positive | None = None
-    """Standard deviation of the matrices drawn anew, which begin normal around 0; null for the library's own, such as
-    BERT's `initializer_range` of 0.02 (Devlin et al. 2019). Biases begin as the library has them, mostly at 0."""
+    """Standard deviation of the normal initialisation of new weight matrices. Null for the model's own, such as BERT's
+    `initializer_range` of 0.02 (Devlin et al. 2019). Biases are initialised as in transformers, mostly to 0."""
     momentum: OpenFraction | None = None
     """Momentum of `momentum`, `nesterov`, `rmsprop` and `muon`."""
     beta1: OpenFraction | None = None
-    """Decay of the first moment of Adam's family and `lion`; what `schedule_free_adamw` interpolates by."""
+    """Decay of the first moment of Adam's family and `lion`; interpolation factor of `schedule_free_adamw`."""
     beta2: OpenFraction | None = None
-    """Decay of the second moment of Adam's family; of the first, between steps, of `lion`."""
+    """Decay of the second moment of Adam's family; for `lion`, decay of the momentum between steps."""
     alpha: OpenFraction | None = None
     """Decay of the squared-gradient average of `rmsprop`."""
     rho: OpenFraction | None = None
@@ -226,70 +227,71 @@ class Hyperparameters(Typed):
     clip_threshold: Annotated[float, Field(ge=1)] | None = None
     """Root mean square of the update of a matrix above which `adafactor` scales it down."""
     newton_schulz_steps: Annotated[int, Field(ge=1, le=20)] | None = None
-    """Iterations by which `muon` makes an update orthogonal."""
+    """Newton-Schulz iterations with which `muon` orthogonalises an update."""
 
     schedule: ScheduleName = Field(default_factory=default_schedule)
-    """How the rate falls after warm-up, over the trial's full length; `linear` if not given, `constant` for
+    """Shape of the learning rate after warm-up, over the trial's full length. Default: `linear`, or `constant` for
     `schedule_free_adamw`."""
     warmup_ratio: OpenFraction = 0.06
-    """Fraction of the optimizer steps over which the rate rises."""
+    """Fraction of the optimizer steps over which the learning rate rises to its peak."""
     final_rate_ratio: Fraction | None = None
-    """The rate at the end, or below which it does not fall, over the peak; of every schedule but `constant`."""
+    """Final (or lowest) learning rate divided by the peak; for every schedule but `constant`."""
     initial_rate_ratio: Fraction | None = None
-    """`one_cycle`: the rate that its rise begins with, over the peak."""
+    """`one_cycle`: initial learning rate divided by the peak."""
     power: Positive | None = None
-    """`polynomial`: the power of what is left of the trial; 1 is linear."""
+    """`polynomial`: exponent of the remaining fraction of the trial; 1 is linear."""
     cycles: OneOrMore | None = None
-    """`cosine_restarts`: how many times the rate falls."""
+    """`cosine_restarts`: number of cycles."""
     decay_every: PositiveFraction | None = None
-    """`step`: the rate is cut each time this fraction of the steps after warm-up has passed."""
+    """`step`: fraction of the steps after warm-up between two cuts of the learning rate."""
     decay_factor: PositiveFraction | None = None
-    """`step` and `reduce_on_plateau`: what the rate is multiplied by at each cut."""
+    """`step` and `reduce_on_plateau`: factor of the learning rate at each cut."""
     decay_fraction: PositiveFraction | None = None
-    """`warmup_stable_decay`: fraction of the steps after warm-up, the last ones, over which the rate falls."""
+    """`warmup_stable_decay`: fraction of the steps after warm-up, at the end, over which the learning rate falls."""
     plateau_patience: Annotated[int, Field(ge=0)] | None = None
-    """`reduce_on_plateau`: full evaluations in a row without a better score that are borne before a cut."""
+    """`reduce_on_plateau`: consecutive full evaluations without a better score before a cut."""
 
     l1_strength: Annotated[float, Field(ge=0)] = 0.0
-    """Strength of L1 regularisation; 0 is none."""
+    """Strength of L1 regularisation; 0 for none."""
     l1_form: L1Form = Field(default_factory=default_l1_form)
-    """A penalty in the loss, or a soft threshold after each step, which alone gives exact zeros; `proximal` if not
-    given, `penalty` for `schedule_free_adamw`."""
+    """`penalty` adds L1 to the loss, `proximal` soft-thresholds the weights after each step and gives exact zeros.
+    Default: `proximal`, or `penalty` for `schedule_free_adamw`."""
     l2_strength: Annotated[float, Field(ge=0)] = 0.01
-    """Strength of L2 regularisation, as `weight_decay` in torch; 0 is none."""
+    """Strength of L2 regularisation, as `weight_decay` in torch; 0 for none."""
     l2_form: L2Form = Field(default_factory=default_l2_form)
-    """Added to the gradient, or shrinking the weights apart from it; if not given `decoupled` for `adamw`, `adafactor`,
-    `lion`, `schedule_free_adamw` and `muon`, `coupled` for the others, as in torch."""
+    """`coupled` adds L2 to the gradient, `decoupled` shrinks the weights separately. Default: `decoupled` for `adamw`,
+    `adafactor`, `lion`, `schedule_free_adamw` and `muon`, `coupled` for the others, as in torch."""
     regularize_towards: Literal["zero", "pretrained"] = "zero"
-    """Where L1 and L2 pull: to zero, or to the pretrained weights (L2-SP, Li et al. 2018)."""
+    """Target of L1 and L2: zero, or the pretrained weights (L2-SP, Li et al. 2018)."""
 
     max_grad_norm: Positive | None = 1.0
     """Global gradient norm above which gradients are scaled down; null for no clipping."""
     dropout: OpenFraction | None = None
-    """Dropout of every layer that has one, and of the head; null for the model's own."""
+    """Dropout of every layer that has one, and of the head; null for the model's own values."""
     attention_dropout: OpenFraction | None = None
-    """Dropout of the attention weights; null for that of `dropout`, or the model's own."""
+    """Dropout of the attention weights; null for the value of `dropout`, or else the model's own."""
     label_smoothing: OpenFraction = 0.0
     """Probability mass taken from the true class and spread over all (Szegedy et al. 2016)."""
     class_weights: Literal["equal", "balanced"] = "equal"
-    """Whether each row counts alike in the loss, or each class: rows / (classes * rows of the class)."""
+    """Weight of each row in the loss: 1, or with `balanced` rows / (classes * rows of its class)."""
     token_masking: OpenFraction = 0.0
-    """Probability with which each token of a training text is replaced by the mask token, anew each epoch."""
+    """Probability that a token of a training text is replaced by the mask token, sampled anew in each epoch."""
     word_swap: OpenFraction = 0.0
-    """Swaps of two random words in a training text, over its words, anew each epoch (EDA, Wei and Zou 2019)."""
+    """Number of swaps of two random words in a training text, divided by its words; sampled anew in each epoch (EDA,
+    Wei and Zou 2019)."""
     data_fraction: PositiveFraction = 1.0
-    """Stratified share of the training rows that is trained on; a larger one holds every smaller one."""
+    """Stratified share of the training rows that is trained on. Each share contains every smaller one."""
 
     batch_size: OneOrMore = 16
-    """Examples in one optimizer step."""
+    """Examples per optimizer step."""
     epochs: OneOrMore = 3
     """Passes over the training rows."""
     max_length: Annotated[int, Field(ge=4)] = 128
-    """Tokens after which a text is cut."""
+    """Tokens to which a text is truncated."""
     early_stopping_patience: OneOrMore | None = None
-    """Full evaluations in a row without a better score after which a trial ends itself; null for never."""
+    """Consecutive full evaluations without a better score after which a trial ends early; null for never."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    """Seed of initialisation, data order and dropout; null to derive it from the study's and the trial's number."""
+    """Seed of initialisation, data order and dropout; null derives it from the study's seed and the trial's number."""
 
     @field_validator(*APPLIES_TO)
     @classmethod
@@ -297,7 +299,7 @@ class Hyperparameters(Typed):
         """Fill in the usual value where the field applies; refuse any value where it does not."""
         assert info.field_name is not None
         other, usual = APPLIES_TO[info.field_name]
-        # Absent where it could not be: that is the mistake to tell.
+        # Absent if the other field is itself invalid: then only that error is reported.
         chosen = info.data.get(other)
         if value is None:
             return usual.get(chosen) if chosen else None
@@ -332,9 +334,9 @@ def deciding_field(name: str) -> str | None:
 
 
 def resolved(name: str, values: Mapping[str, Any]) -> Any:
-    """Return what a trial under `values`, field -> value, is trained with in the field `name`: given, or usual.
+    """Return the value of the field `name` for a trial with `values` (field -> value): given, or the default.
 
-    The same as `Hyperparameters` fills in, told without building one, so that it can be asked of values it refuses.
+    Equal to what `Hyperparameters` fills in, but also works for values that it would refuse.
     """
     if name in APPLIES_TO:
         other, usual = APPLIES_TO[name]

@@ -67,15 +67,15 @@ class ModelConfig(Typed):
     revision: str | None = None
     """Commit, tag or branch of a hub id."""
     gguf_file: str | None = None
-    """Name of a GGUF file in the folder, where the weights are in that format."""
+    """Name of a GGUF file in the folder or repository, if the weights are in that format."""
     trust_remote_code: bool = False
     """Whether Python code in the model's repository may run."""
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    """Number format of the pretrained weights; `auto` is bf16 where no trial changes them because `method` is always
-    `lora`, and the processor computes in it, else fp32. Weights that a trial trains are fp32."""
+    """Number format of the pretrained weights. `auto` is bf16 if `method` is always `lora`, so that no trial changes
+    them, and the processor computes in bf16; otherwise fp32. Weights that a trial trains are fp32."""
     quantization: Literal["nf4"] | None = None
-    """`nf4` holds the pretrained weights of linear layers in 4 bits (Dettmers et al. 2023), for methods that leave them
-    as they are; needs the extra `quantized`. Null for `dtype`."""
+    """`nf4` stores the pretrained weights of linear layers in 4 bits (Dettmers et al. 2023), for methods that leave
+    them frozen; needs the extra `quantized`. Null stores them as `dtype` says."""
 
 
 class DataConfig(Typed):
@@ -85,33 +85,32 @@ class DataConfig(Typed):
     train: DataPath
     """Texts to train on."""
     validation: DataPath | None = None
-    """Texts to score trials on; taken from `train` where there is no such source."""
+    """Texts to score trials on. Null splits them off `train`."""
     test: DataPath | None = None
-    """Texts read once, after the search; taken from `train` where `test_fraction` asks for it."""
+    """Texts read once, after the search. Null splits them off `train` if `test_fraction` is above 0."""
     text_column: str | None = None
     """Column of the text; detected if not given."""
     text_pair_column: str | None = None
-    """Column of a second text, where the task is about pairs."""
+    """Column of the second text, for tasks on pairs of texts."""
     label_column: str | None = None
-    """Column of the label, of a regression that of the number; detected if not given."""
+    """Column of the label, or of the number for a regression; detected if not given."""
     label_columns: tuple[str, ...] = ()
-    """`multi_label`: columns of 0 and 1, one a label, in place of one column of labels."""
+    """`multi_label`: one column of 0 and 1 for each label, instead of one column that lists the labels."""
     label_separator: Annotated[str, Field(min_length=1)] = "|"
-    """`multi_label`: what divides the labels in a cell of one column, where it is no JSON list; an empty cell is no
-    labels."""
+    """`multi_label`: separator of the labels in a cell that is not a JSON list; an empty cell means no labels."""
     group_column: str | None = None
-    """Column that says which texts belong together, such as those of one document: no group is in two splits."""
+    """Column that says which texts belong together, such as those of one document; each group stays in one split."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the training rows made into validation, where there is no file of it."""
+    """Share of the training rows that becomes validation if `validation` is not given."""
     test_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the training rows made into a test split, where there is no file of it; 0 for none."""
+    """Share of the training rows that becomes the test split if `test` is not given; 0 for no test split."""
     delimiter: Annotated[str, AfterValidator(_delimiter)] | None = None
-    """Character between the cells of CSV and TSV files, or its name: comma, semicolon, tab, pipe; found if null."""
+    """Character between the cells of CSV and TSV files, or its name: comma, semicolon, tab, pipe. Null detects it."""
     rare_labels: Literal["refuse", "drop", "merge"] = "refuse"
-    """What becomes of labels with too few training rows to be trained and scored on: they are refused, their rows are
-    dropped from all splits, or they become one label, `other` (dropped where that is too rare as well)."""
+    """How labels with too few training rows to be trained and scored on are treated: `refuse` ends with an error,
+    `drop` drops their rows from all splits, `merge` makes them one label, `other` (dropped if still too rare)."""
     strict: bool = False
-    """Whether bytes that are not UTF-8 are refused; otherwise they are counted and replaced."""
+    """Whether a file with bytes that are not UTF-8 is refused; otherwise hpo replaces and counts them."""
 
 
 class SearchConfig(Typed):
@@ -120,49 +119,49 @@ class SearchConfig(Typed):
     sampler: Literal["tpe", "random", "gp", "cmaes", "qmc", "grid", "brute_force"] = "tpe"
     """The sampler, which proposes configurations."""
     startup_trials: OneOrMore | None = None
-    """Random trials before `tpe`, `gp` or `cmaes` proposes; null for a quarter of the budget, between 4 and 10."""
+    """Random trials before `tpe`, `gp` or `cmaes` proposes. Null for a quarter of the budget, between 4 and 10."""
     pruner: PrunerName = "auto"
-    """The pruner; `auto` is `asynchronous_median`, and `wilcoxon` where `evaluation.folds` is given."""
+    """The pruner. `auto` is `asynchronous_median`, or `wilcoxon` with `evaluation.folds`."""
     pruner_startup_trials: OneOrMore = 4
-    """Finished trials before `median`, `percentile` or `patient` prunes any; of `asynchronous_median`, other trials
-    that came to the same rung, at most 4."""
+    """Finished trials before `median`, `percentile` or `patient` prunes any. For `asynchronous_median`: other trials
+    that must have reached the same rung, at most 4."""
     percentile: Annotated[float, Field(gt=0, lt=100)] = 25.0
-    """`percentile`: keeps a trial that is among this best part, in per cent, of the trials at its rung."""
+    """`percentile`: percentage of the trials at a rung that are kept, the best ones."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
-    """`successive_halving` and `hyperband` keep one of this many at each of their rungs."""
+    """`successive_halving` and `hyperband`: one of this many trials is kept at each rung."""
     patience: OneOrMore = 2
-    """`patient`: evaluations in a row, each worse than the best before them, that are borne until the median pruner is
-    asked."""
+    """`patient`: consecutive evaluations without improvement before the median pruner may stop a trial."""
     lowest_score: float | None = None
-    """`threshold`: score on validation below which a trial is pruned."""
+    """`threshold`: validation score below which a trial is pruned."""
     p_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """`wilcoxon`: p value, of the trial being worse than the best one, below which it is pruned."""
+    """`wilcoxon`: a trial is pruned if the p-value of the test that it is worse than the best trial falls below
+    this."""
     portfolio: bool = True
-    """Whether the published configurations of the space, where it has some, are tried after the default."""
+    """Whether the published configurations that a space may list are tried right after the default."""
     repeat_default: bool = True
-    """Whether with `budget.patience` the default configuration is trained once more on a second seed, for the noise
-    floor, when 20 trials are over, or as many as `patience` says."""
+    """Whether, with `budget.patience`, the default configuration is trained again on a second seed, to measure the
+    noise of seeds. This happens after 20 trials, or after `budget.patience` trials if that is more."""
 
 
 class EvaluationConfig(Typed):
     """Evaluations of a trial: when it is scored, and on which rows."""
 
     full_reports: OneOrMore | None = None
-    """Evaluations of all of validation in each trial, spread evenly; null for the space's largest `epochs`, or fewer
-    where evaluations would take more than a tenth of a trial and validation is small (see `rung_rows`)."""
+    """Evaluations of each trial on all of validation, evenly spaced. Null for the space's largest `epochs`, or fewer if
+    evaluations would take more than a tenth of a trial and validation is small (see `rung_rows`)."""
     rungs: Annotated[int, Field(ge=0, le=100)] = 8
-    """Places, spread evenly over the longest trial, at which a trial may be pruned; those between full
-    evaluations score a fixed stratified part of validation. 0 for full evaluations only, which are all that a run of a
-    confirmation has."""
+    """Evenly spaced points of the longest trial at which a trial may be pruned. At rungs between full evaluations, a
+    fixed stratified part of validation is scored. 0 for full evaluations only. Confirmation runs have no rungs."""
     first_rung: Annotated[int, Field(ge=1, le=1000)] = 125
-    """Per mille of the longest trial before which nothing is pruned."""
+    """Per mille of the longest trial before which no trial is pruned."""
     rung_rows: OneOrMore | None = None
-    """Validation rows scored between full evaluations, and training rows scored at a new best and at the end. Null for
-    200, or fewer: where validation has at most a quarter of the rows that a trial trains on, all its evaluations
-    together take a tenth of its time at most, a row in training counted as three that are scored."""
+    """Validation rows scored at a rung, and training rows scored at a new best score and at the end of a trial. Null
+    for 200, or fewer: if validation has at most a quarter of the rows that a trial trains on, all evaluations of a
+    trial together take at most a tenth of its time, with the cost of a training row counted as that of three scored
+    rows."""
     folds: Annotated[int, Field(ge=2, le=50)] | None = None
-    """For small data: each trial trains on this many folds of the training rows in turn, each time scored at its end
-    on the fold left out. Its score is the mean, each fold a step of the pruner. Null for one validation split."""
+    """Number of cross-validation folds, for small data. Each trial trains once per fold and is scored on the rows left
+    out; its score is the mean, and each fold is one step for the pruner. Null for a single validation split."""
 
     @property
     def part_rows(self) -> int:
@@ -174,20 +173,20 @@ class BudgetConfig(Typed):
     """End of the search: whichever limit comes first."""
 
     trials: OneOrMore | None = None
-    """Trials of the study in all, those of earlier runs among them; null for 40, or where a time is given for as many
-    as fit into it."""
+    """Trials of the study in total, including earlier runs. Null for 40, or with a time limit for as many as fit."""
     time: Annotated[str, AfterValidator(_duration)] | None = None
-    """How long the search may take, from its start: `8h`, `90m`, `1h30m`."""
+    """Duration of the search: `8h`, `90m`, `1h30m`."""
     until: Moment | None = None
-    """When it is over: the next `07:30`, or `2026-11-23 07:30`."""
+    """Time of day or date at which the search ends: the next `07:30`, or `2026-11-23 07:30`."""
     gpu_hours: Annotated[float, Field(gt=0)] | None = None
-    """Hours of training, summed over all devices and earlier runs: a trial on four GPUs takes four in an hour, one of
-    two that share a GPU a half; on a CPU those of all workers."""
+    """GPU hours of training, summed over all devices and earlier runs. A trial on four GPUs uses four per hour, a trial
+    that shares its GPU with another uses half of one. On a CPU, hours of all workers."""
     trial_time: Annotated[str, AfterValidator(_duration)] | None = None
-    """How long one trial may take: beyond it, it is pruned as not trainable. Null for no such limit."""
+    """Longest time of one trial. A trial that exceeds it is pruned and counts as infeasible. Null for no limit."""
     patience: OneOrMore | None = None
-    """Finished trials without an improvement after which the search ends; null for no such end. Once the default is
-    trained on two seeds (see `search.repeat_default`), only what is more than their distance counts as one."""
+    """Finished trials without improvement after which the search ends. Null for no such limit. Once the default has
+    been trained on two seeds (see `search.repeat_default`), only an increase larger than the difference of its two
+    scores counts as improvement."""
 
     @property
     def most_trials(self) -> int | None:
@@ -200,60 +199,60 @@ class ConfirmationConfig(Typed):
     """Confirmation of the best trials on fresh seeds after the search, for a verdict without selection bias."""
 
     finalists: Annotated[int, Field(ge=0)] = 3
-    """How many of the best trials are trained again on fresh seeds, beside the default; 0 for no confirmation."""
+    """Number of best trials that are trained again on fresh seeds, beside the default; 0 for no confirmation."""
     seeds: Annotated[int, Field(ge=3, le=100)] = 5
-    """Most seeds of each, at least 3; those that fall behind get fewer."""
+    """Largest number of seeds per finalist, at least 3; finalists that fall behind get fewer."""
     runs: Annotated[int, Field(ge=2)] | None = None
-    """Most runs in all; null for `share` of the number of trials, but at least four."""
+    """Largest number of runs in total. Null for `share` of the number of trials, but at least four."""
     share: Annotated[float, Field(gt=0, le=0.5)] = 0.25
-    """Share of the budget that it may take, of the time and of the number of trials; at most 0.5."""
+    """Largest share of the budget (time and number of trials) that the confirmation may take; at most 0.5."""
     validation_share: Annotated[float, Field(ge=0, le=0.5)] = 1 / 3
-    """Share of validation that the search never sees, where at least 200 rows remain on each side: what the verdict is
-    about. 0 for none: then it is about the rows that the search chose by."""
+    """Share of validation that is kept from the search and used for the verdict, if at least 200 rows remain on each
+    side. With 0 the verdict uses the rows by which the search chose."""
     audit: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Share of the pruned trials that are trained to their end all the same, to see what pruning costs."""
+    """Share of the pruned trials that are trained to their end all the same, to measure what pruning costs."""
 
 
 class ComputeConfig(Typed):
     """Devices, workers and number formats of training."""
 
     runner: Literal["auto", "inline", "processes", "ray_tune"] = "auto"
-    """Who carries trials to devices: `inline` trains them one after the other in this process, `processes` in a warm
-    worker process for each device of this machine, `ray_tune` in those of a cluster; `auto` is `processes` on GPUs,
-    on one too, and where `workers` is given or a trial has several ranks, else `inline`."""
+    """How trials are run: `inline` one after the other in this process, `processes` in one worker process per device of
+    this machine, `ray_tune` in workers on a Ray cluster. `auto` is `processes` on GPUs, with `workers`, or with several
+    ranks per trial; otherwise `inline`."""
     workers: OneOrMore | None = None
-    """Trials side by side; null for as many as there are GPUs for (of `processes` on a CPU one, of `ray_tune` as many
-    as the cluster has room for)."""
+    """Trials in parallel. Null for as many as the GPUs have room for; without GPUs one for `processes`, and as many as
+    the cluster has room for with `ray_tune`."""
     gpus_per_trial: Annotated[float, Field(gt=0)] | None = None
-    """GPUs of one trial: 2 trains each trial on two, 0.5 puts two trials on each; null for one of each rank."""
+    """GPUs of one trial: 2 trains each trial on two GPUs, 0.5 puts two trials on each GPU. Null for one per rank."""
     cpus_per_trial: OneOrMore | None = None
-    """CPU cores that one trial takes of a cluster's, of `ray_tune`; null for `threads` of each rank, or where that is
-    left out too the cores that there are for each GPU, on a CPU one."""
+    """`ray_tune`: CPU cores that one trial reserves. Null for `threads` per rank; without `threads`, a machine's cores
+    per GPU, or one core on a CPU."""
     ranks: OneOrMore | None = None
-    """Processes that train one trial together, each with its part of every batch, on a GPU of its own or on the CPU;
-    null for `gpus_per_trial` where that is more than one, else for one."""
+    """Processes that train one trial together by data parallelism, each on its own GPU or on the CPU. Null for
+    `gpus_per_trial` if that is above 1, otherwise 1."""
     slots: OneOrMore | Literal["auto"] = 1
-    """Trials that one worker trains side by side over one frozen backbone; above 1 only in a space where `method` is
-    always `head` or always `lora`, and `kept_layers` always the same. `auto` is what a measurement at the study's first
-    start says, 1 in any other space."""
+    """Trials that one worker trains side by side on one shared frozen backbone. Above 1 only if `method` is always
+    `head` or always `lora` in the space, and `kept_layers` has a single value. `auto` measures the best number at the
+    first start of the study, and is 1 in any other space."""
     accelerator_type: str | None = None
-    """Kind of GPU that trials train on, of `ray_tune`, as Ray names it: `H100`, `A100`, `T4`; null for any."""
+    """`ray_tune`: kind of GPU to train on, as Ray names it: `H100`, `A100`, `T4`. Null for any."""
     ray_address: str | None = None
-    """Cluster of `ray_tune`: `auto` for the one that this machine is part of, or HOST:PORT of its head; null for one
-    that is started on this machine, for this search."""
+    """`ray_tune`: address of the cluster; `auto` for the one that this machine is part of, or HOST:PORT of its head.
+    Null starts Ray on this machine, for this search."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where trials train; `auto` is the GPU where there is one."""
+    """Device that trials train on; `auto` is the GPU if there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Number format of the forward pass; `auto` is bf16 where a measurement says that it pays."""
+    """Number format of the forward pass; `auto` is bf16 if a measurement finds it faster, otherwise fp32."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
-    """Whether the backward pass computes activations again in place of storing them, which takes less memory and a
-    third more time; `auto` where memory does not suffice for one example otherwise."""
+    """Whether the backward pass recomputes activations instead of storing them, which saves memory and takes about a
+    third more time. `auto` does so if memory does not suffice for one example otherwise."""
     threads: OneOrMore | None = None
-    """CPU threads of one rank of a trial; null for all cores, shared evenly by the workers."""
+    """CPU threads per rank of a trial. Null divides all cores evenly among the workers."""
     hang_minutes: Annotated[float, Field(gt=0)] = 30.0
-    """Minutes without a word from a worker process after which it is killed and its trial begun again."""
+    """Minutes without a message from a worker process after which it is killed and its trial retried."""
     grace_seconds: Annotated[float, Field(gt=0)] = 30.0
-    """Seconds that trials have to reach their next step and write a checkpoint, when the search is told to end."""
+    """Seconds that trials have to reach their next step and write a checkpoint when the search is told to end."""
 
     @property
     def ranks_of_trial(self) -> int:
@@ -295,14 +294,13 @@ class StoreConfig(Typed):
     """Path of a SQLite file on a local disk, or a SQLAlchemy URL: `sqlite:///FILE`,
     `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`."""
     files: Annotated[FilesUrl | Folder, Field(union_mode="left_to_right")] | None = None
-    """Folder of weights and checkpoints, or a URL of one such as `s3://BUCKET/FOLDER`, `gs://...`, without a key or a
-    password; null for `STORE-files` beside the SQLite file `STORE.db`, or `hpo-files` in the working folder, which is
-    also where files are written that go to a URL. Trials on several machines need a folder that all of them share, or
-    a URL."""
+    """Folder of weights and checkpoints, or a URL without credentials, such as `s3://BUCKET/FOLDER` or `gs://...`. Null
+    for `STORE-files` beside the SQLite file `STORE.db`, otherwise `hpo-files` in the working folder. With a URL, that
+    folder holds files until they are uploaded. Trials on several machines need a shared folder or a URL."""
     keep_weights: Annotated[int, Field(ge=0)] | None = None
-    """How many of the best trials' weights are kept after the search; null for 1, but none of full fine-tunes."""
+    """Number of best trials whose weights are kept after the search. Null for 1, or 0 for full fine-tunes."""
     disk_gib: Annotated[float, Field(gt=0)] | None = None
-    """Most GiB of weights and checkpoints in that folder; null for as much as is free."""
+    """Largest size in GiB of the weights and checkpoints in the local folder. Null for all free space."""
 
 
 class StudyConfig(Typed):
@@ -311,16 +309,15 @@ class StudyConfig(Typed):
     study: Name
     """Name of the study in its store."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Seed from which splits, proposals and every trial's own seed follow."""
+    """Seed of the splits and the proposals; each trial's own seed is derived from it."""
     model: ModelConfig
     """The pretrained model."""
     data: DataConfig
     """The labelled texts."""
     task: TaskConfig = TaskConfig()
     space: LocalPath | dict[str, Any] = AUTO
-    """Name of a shipped space, path of a space file, or the parameters themselves; `auto` is the shipped space that
-    suits the model: `decoder_lora` for a decoder, for an encoder by its size `encoder_small`, `encoder` or
-    `encoder_lora`."""
+    """Name of a shipped space, path of a space file, or the parameters themselves. `auto` chooses a shipped space:
+    `decoder_lora` for a decoder; for an encoder, by its size, `encoder_small`, `encoder` or `encoder_lora`."""
     search: SearchConfig = SearchConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     budget: BudgetConfig = BudgetConfig()
@@ -329,12 +326,13 @@ class StudyConfig(Typed):
     store: StoreConfig = StoreConfig()
     """Where results are kept; a text alone is its `url`."""
     notify: Texts = ()
-    """Who is told that the search has finished, of its first failure, a new best, a device left out: URLs of apprise
-    (`ntfy://TOPIC`, `mailto://...`), or `command:` and a command, which gets the sentence as its last argument."""
+    """Recipients of notifications (end of the search, first failure, new best score, a device left out): URLs of
+    apprise (`ntfy://TOPIC`, `mailto://...`), or `command:` and a program, which gets the sentence as its last
+    argument."""
 
     warm_start: Texts = ()
-    """Earlier studies, `NAME` of this store or `URL#NAME` of another: `tpe` and `gp` learn from their completed trials,
-    and the best three of each are tried after the default. Each is read once."""
+    """Earlier studies: `NAME` in this store or `URL#NAME` in another. `tpe` and `gp` learn from their completed trials,
+    and the best three of each are tried after the default. Each study is read once."""
 
     @field_validator("store", mode="before")
     @classmethod

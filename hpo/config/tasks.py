@@ -123,33 +123,34 @@ class TaskConfig(Typed):
     """Task and metric."""
 
     name: Literal["classification", "regression", "multi_label"] = "classification"
-    """What each text is given: one of some labels, a number, or any number of labels."""
+    """What is predicted for each text: one label, a number, or any number of labels."""
     head: Literal["classifier", "label_words"] = "classifier"
-    """`classification`: what says how likely each label is. `classifier` is a new layer over the pretrained model;
-    `label_words` is the language-model head of a decoder or a masked model, which says how likely the word of each
-    label is behind a prompt, so that nothing is drawn anew."""
+    """`classification`: what computes the probability of each label. `classifier` is a newly initialised layer on the
+    pretrained model. `label_words` is the language-model head of a decoder or masked model: it scores the word of each
+    label as the continuation of a prompt, so no weights are newly initialised."""
     prompt: Annotated[str, AfterValidator(_prompt)] | None = None
-    """`label_words`: what the model reads of each row, as plain text; the word of a label follows it, after a space.
-    `{text}` is the text, `{pair}` the second text where there is one, `{labels}` a list of the labels. Special tokens
-    may be written in it, such as those of a chat. Null for `Text: {text}`, a line break and `Category:`, below a list
-    of the labels where these have letters. A text that is too long is cut, never the prompt."""
+    """`label_words`: the plain-text prompt made from each row; the word of a label follows it, after a space. `{text}`
+    is the text, `{pair}` the second text if there is one, `{labels}` a list of the labels. It may contain special
+    tokens, such as those of a chat template. Null for `Text: {text}`, a line break and `Category:`, preceded by a list
+    of the labels if these are answered by letters. Of an example that is too long, the text is cut, never the
+    prompt."""
     label_words: Annotated[dict[str, str], BeforeValidator(_with_texts)] = Field(default_factory=dict)
-    """`label_words`: label -> its word or words, which follow the prompt; of a masked model words of one token, which
-    take the place of its mask token. Left out, these are the labels themselves, `_` as a space. Where there are more
-    than 8, or one has more than 4 tokens (of a masked model 1), they are letters, A, B, C, or beyond Z numbers, unless
-    `prompt` is given and has no `{labels}`."""
+    """`label_words`: label -> the word or words that follow the prompt. In a masked model each word is one token and
+    takes the place of the mask token. By default the words are the labels themselves, with spaces for `_`. If there are
+    more than 8 labels, or a label has more than 4 tokens (1 in a masked model), they are letters, A, B, C, or numbers
+    beyond Z, unless `prompt` is given without `{labels}`."""
     metric: str = "auto"
-    """The metric that is maximised; `auto` is F1 of the positive class for two classes, macro F1 for more, of a
-    regression `pearson`, of `multi_label` micro F1. Or `module:function`, which is called with the true and the
-    predicted labels or numbers; not of `multi_label`."""
+    """The metric that is maximised. `auto` is F1 of the positive class for two classes, macro F1 for more, `pearson`
+    for a regression, micro F1 for `multi_label`. `module:function` calls your own function with the true and the
+    predicted labels or numbers (not for `multi_label`)."""
     beta: Annotated[float, Field(gt=0, le=100)] = 2.0
-    """How many times as much as precision recall counts in `fbeta` and its kin."""
+    """Weight of recall relative to precision in `fbeta` and its averages over classes."""
     positive_label: str | None = None
-    """Of two labels the one whose F1 counts; else the larger of two numbers, or true, yes, positive, pos or spam, else
-    the rarer in training."""
+    """The positive label of two. Null for the larger of two numbers, or true, yes, positive, pos or spam, or otherwise
+    the label that is rarer in training."""
     thresholds: Literal["one", "per_label"] = "one"
-    """`multi_label`: the probability from which on a label is given is fitted to validation (to training rows where
-    winners are judged by validation), one for all labels by pooled F1, or one for each by its F1."""
+    """`multi_label`: the probability above which a label is predicted, fitted on validation (on training rows if
+    winners are judged on validation): `one` for all labels by pooled F1, or `per_label` by the F1 of each."""
 
     @property
     def kind(self) -> str:

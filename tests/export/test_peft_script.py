@@ -263,4 +263,4 @@ def test_the_verb_writes_script_and_rows_over_its_own_alone(
     assert "The script cannot say all of trial" in refused.err
     assert "--format training-arguments, or python" in refused.err
     nameless = export()
-    assert "it is to have a name; say --output train.py" in nameless.err
+    assert "it needs a file name; give one, such as --output train.py" in nameless.err

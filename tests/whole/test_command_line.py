@@ -261,7 +261,7 @@ def test_nor_is_that_of_a_study_of_the_same_name_in_another_store(hpo: Hpo, fini
     for _ in range(2):
         answer = hpo("run", "study.yaml", "--store", "other.db", "budget.trials=1")
         assert answer.code == 0
-        assert "best.yaml in this folder is not of this study, and was left alone." in answer.out
+        assert "best.yaml in this folder belongs to another study, and was not changed." in answer.out
     assert Path("best.yaml").read_text() == before
     assert sorted(path.name for path in Path().glob("best*")) == ["best-tiny.yaml", "best.yaml"]
 

@@ -247,7 +247,7 @@ def test_a_store_s_curves_are_exported_and_simulated_over(study_file: Path, tmp_
     assert all(night["begun"] == 2 for one in content["settings"] for night in one["nights"])
     assert content["verdict"].startswith("Choose compute.workers=")
     assert (
-        "The curves know nothing of head_rate, head_scale, batch_size, schedule, warmup_ratio, l2_strength"
+        "The curves do not depend on head_rate, head_scale, batch_size, schedule, warmup_ratio, l2_strength"
         in answer.stderr
     )
 

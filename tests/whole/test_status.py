@@ -60,7 +60,7 @@ def test_a_study_that_nobody_leads_says_how_its_last_run_ended(hpo: Hpo, sqlite_
         pass
     shown = hpo("status", "--store", sqlite_url).out
     assert "nobody leads it; the last run, begun 20" in shown
-    assert "was cut; the next resumes it" in shown
+    assert "was cut off; the next resumes it" in shown
 
 
 @pytest.mark.parametrize(

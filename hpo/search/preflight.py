@@ -33,7 +33,7 @@ SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 """Settings that only some samplers or pruners use -> which do."""
 IN_EXTRAS = {"schedule_free_adamw": "schedulefree"}
-"""Optimizer -> the module of an extra that it is in."""
+"""Optimizer -> module of the extra that implements it."""
 SHARING = {"head", "lora"}
 """Methods that leave the pretrained weights as they are."""
 KEPT_OF_DOUBLE = 0.9
@@ -41,30 +41,30 @@ KEPT_OF_DOUBLE = 0.9
 LEAST_GAIN = 1.1
 """How much sooner a search must come to a good score for trials to be trained side by side."""
 JOINT = ("gp", "cmaes")
-"""Samplers that model the parameters which every trial has, from completed trials, and draw the rest at random."""
+"""Samplers that model only the parameters that every trial has, and draw the others at random."""
 
 
 def space_of_study(config: StudyConfig) -> SearchSpace:
-    """Return a study's space, without the shipped parameters that its task does not use; its notes say so.
+    """Return a study's space without the shipped parameters that its task does not use, with notes on what changed.
 
-    Where it is `auto`, that is the shipped space that suits the model; a note says which and why.
+    `auto` becomes the shipped space for the model; a note says which and why.
 
     Raises:
-        SpaceError: the user gives a hyperparameter that means nothing to the task.
+        SpaceError: the user gives a hyperparameter that the task does not use.
     """
     space, task = _named_space(config), config.task.kind
     given = {one.name: one.domain.value if isinstance(one.domain, Constant) else one for one in space.parameters}
     idle = unused_hyperparameters(task, given)
     if not idle:
         return space
-    # As they stand there, but for conditions: an override of one parameter makes a mapping of the whole space.
+    # Compared without conditions: an override of one parameter turns the whole space into a mapping.
     shipped = [replace(one, when=()) for name in shipped_spaces() for one in load_space(name).parameters]
     if own := [one.name for one in space.parameters if one.name in idle and replace(one, when=()) not in shipped]:
         raise SpaceError(f"Space {space.name}: {unused_sentence(task, own)}")
     return replace(
         space,
         parameters=tuple(one for one in space.parameters if one.name not in idle),
-        notes=(*space.notes, f"Space {space.name} goes without {', '.join(idle)}, which {task} has no use for."),
+        notes=(*space.notes, f"Space {space.name} is searched without {', '.join(idle)}, which {task} does not use."),
     )
 
 
@@ -76,7 +76,7 @@ def _named_space(config: StudyConfig) -> SearchSpace:
 
 
 def refuse_unfit_search(config: StudyConfig, space: SearchSpace) -> None:
-    """Raise an error for a space that does not fit the study's sampler or folds, or needs what is not installed.
+    """Raise an error for a space that does not fit the study's sampler or folds, or needs a missing package.
 
     Raises:
         SpaceError: says what does not go together, and what to do.
@@ -92,8 +92,8 @@ def refuse_unfit_search(config: StudyConfig, space: SearchSpace) -> None:
         _refuse_too_many(sampler, space)
     if sampler in JOINT and not sampled_jointly(sampler, space):
         raise SpaceError(
-            f"search.sampler is {sampler}, which models {_models(sampler)}, but space {space.name} has none, so that "
-            "it would draw everything at random; choose tpe."
+            f"search.sampler is {sampler}, which models {_models(sampler)}, but space {space.name} has none, so it "
+            "would draw everything at random; choose tpe."
         )
     refuse_unfit_of_folds(config, space)
     _refuse_method(config, space)
@@ -101,28 +101,27 @@ def refuse_unfit_search(config: StudyConfig, space: SearchSpace) -> None:
 
 
 def refuse_unfit_of_folds(config: StudyConfig, space: SearchSpace) -> None:
-    """Raise an error where a study has folds, scored at their end only, and a space that needs scores before.
+    """Raise an error if a study has folds, which are scored only at their end, but its space needs earlier scores.
 
     Raises:
         SpaceError: says what does not go together, and what to do.
     """
     if not config.evaluation.folds:
         return
-    rule = "With evaluation.folds a fold is scored at its end only"
+    rule = "With evaluation.folds a fold is scored only at its end"
     if space.takes("schedule", "reduce_on_plateau"):
         raise SpaceError(
-            f"{rule}, so schedule reduce_on_plateau never sees a score, but space {space.name} can take it; take it "
-            "out of the values of `schedule`."
+            f"{rule}, so schedule reduce_on_plateau would never see a score; remove it from the values of "
+            f"`schedule` in space {space.name}."
         )
     if space.largest_if_any("early_stopping_patience") is not None:
         raise SpaceError(
-            f"{rule}, so a trial cannot stop itself early, but space {space.name} gives early_stopping_patience; "
-            "leave it out."
+            f"{rule}, so a trial cannot stop early; remove early_stopping_patience from space {space.name}."
         )
 
 
 def _refuse_method(config: StudyConfig, space: SearchSpace) -> None:
-    """Refuse a space that can take a method by which nothing would train under the study's task."""
+    """Refuse a space with a method that would train nothing under the study's task."""
     task, method = config.task.kind, TASK_FACTS[config.task.kind].method
     if method and space.takes("method", method):
         raise SpaceError(
@@ -132,7 +131,7 @@ def _refuse_method(config: StudyConfig, space: SearchSpace) -> None:
 
 
 def _refuse_slots(config: StudyConfig, space: SearchSpace) -> None:
-    """Refuse several trials over one backbone where one of them would change it, or divide it among ranks."""
+    """Refuse several trials on one backbone if a trial could change it or has several ranks."""
     slots, ranks = config.compute.slots, config.compute.ranks_of_trial
     if slots in (1, "auto"):
         return
@@ -164,7 +163,7 @@ def best_slots(rates: Mapping[int, float]) -> int:
 
 
 def search_notes(config: StudyConfig, space: SearchSpace) -> list[str]:
-    """Return notes for people on how this study will search this space, in sentences."""
+    """Return sentences for people on how this study will search this space."""
     notes = [*space.notes, *_sampler_notes(config, space), *_pruner_notes(config), *_unused_settings(config)]
     if tried := len(published(config, space)):
         one = "1 published configuration" if tried == 1 else f"{tried} published configurations"
@@ -173,7 +172,7 @@ def search_notes(config: StudyConfig, space: SearchSpace) -> list[str]:
 
 
 def refuse_counts(space: SearchSpace, rows: int) -> None:
-    """Refuse counts of steps and the like, which are shares here, each with its share of so many training examples.
+    """Refuse counts, such as of warm-up steps, which are fractions here; name the fraction for `rows` examples.
 
     Raises:
         SpaceError: a sentence for each.
@@ -184,7 +183,7 @@ def refuse_counts(space: SearchSpace, rows: int) -> None:
 
 
 def demands_of(space: SearchSpace) -> Demands:
-    """Return the most that a configuration of `space` asks of the model."""
+    """Return the largest demands that a configuration of `space` makes on the model."""
     most = space.largest_if_any
     layers = {name: most(name) for name in ("trained_layers", "kept_layers")}
     named = ("method", "lora_targets")
@@ -201,7 +200,7 @@ def demands_of(space: SearchSpace) -> Demands:
 
 
 def _unused_settings(config: StudyConfig) -> list[str]:
-    """Say which settings were given a value although this sampler or pruner has no use for them."""
+    """Note settings that were given although the sampler or pruner does not use them."""
     chosen = {"sampler": config.search.sampler, "pruner": config.pruner}
     unused = [
         (setting, kind, users)
@@ -217,14 +216,14 @@ def _unused_settings(config: StudyConfig) -> list[str]:
 
 
 def _pruner_notes(config: StudyConfig) -> list[str]:
-    """Say where Wilcoxon's test has too few folds: it needs two, and its p value after n is never below 1 / 2**n."""
+    """Note too few folds for Wilcoxon's test: it needs two, and its p-value after n folds is at least 1 / 2**n."""
     folds, threshold = config.evaluation.folds, config.search.p_threshold
-    # One more, since after the last fold nothing is left to prune.
+    # One more, because pruning after the last fold saves nothing.
     needed = max(2, math.floor(-math.log2(threshold)) + 1) + 1
     if config.pruner != "wilcoxon" or folds is None or folds >= needed:
         return []
     return [
-        f"With {folds} folds pruner wilcoxon, at p_threshold {threshold:g}, can give no trial up before its last fold; "
+        f"With {folds} folds, pruner wilcoxon at p_threshold {threshold:g} cannot prune a trial before its last fold; "
         f"it needs {needed} folds or more."
     ]
 
@@ -236,8 +235,8 @@ def _sampler_notes(config: StudyConfig, space: SearchSpace) -> list[str]:
     if sampler not in JOINT:
         return []
     unlearned = (
-        f"Sampler {sampler} does not learn from trials that diverged or ran out of memory, and may propose their like "
-        "again; tpe keeps away from them."
+        f"Sampler {sampler} does not learn from trials that diverged or ran out of memory, and may propose similar "
+        "ones again; tpe avoids them."
     )
     return [_note_on_the_rest(sampler, space), unlearned]
 
@@ -247,7 +246,7 @@ def _refuse_too_many(sampler: str, space: SearchSpace) -> None:
     try:
         size = space.size()
     except SpaceError as error:
-        raise SpaceError(f"{rule}, but there is no end of them. {error}") from None
+        raise SpaceError(f"{rule}, but their number is infinite. {error}") from None
     if size > MAX_COMBINATIONS:
         raise SpaceError(
             f"{rule}, but space {space.name} has {size:,} of them, more than {MAX_COMBINATIONS:,}; fix some "
@@ -270,12 +269,12 @@ def _note_on_combinations(config: StudyConfig, space: SearchSpace) -> str:
     sampler, size, budget = config.search.sampler, space.size(), config.budget.most_trials
     has = f"The space has {size:,} {'combination' if size == 1 else 'combinations'}"
     if budget is None:
-        return f"{has}: the search ends when each was tried, or its time is over."
+        return f"{has}: the search ends when all were tried, or at its deadline."
     has += f", the budget {budget:,} trials"
     if size <= budget:
-        return f"{has}: the search ends when each was tried."
-    first = "the first in the order written" if sampler == "grid" else "a random part of them"
-    better = "; brute_force tries a random part of them instead" if sampler == "grid" else ""
+        return f"{has}: the search ends when all were tried."
+    first = "the first ones in the given order" if sampler == "grid" else "a random subset"
+    better = "; brute_force tries a random subset instead" if sampler == "grid" else ""
     return f"{has}: only {first} will be tried{better}."
 
 

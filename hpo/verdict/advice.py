@@ -1,4 +1,4 @@
-"""Advice on the next search, from the trials of this one: sentences with figures, where there is something to say."""
+"""Advice on the next search: sentences from significant findings among the trials of this one."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -17,36 +17,36 @@ from hpo.verdict.judgement import verdict_on
 from hpo.verdict.wording import amount, is_share
 
 ENOUGH_TRIALS = 12
-"""Completed trials below which nothing is said of how scores depend on hyperparameters."""
+"""Completed trials below which there is no advice on hyperparameters."""
 MANY_TRIALS = 50
-"""Completed trials below which that comes with a caution."""
+"""Completed trials below which such advice has a caution."""
 KINDS = 5
-"""Kinds of advice that chance may bring: gap, what it depends on, ends of ranges, what the score depends on, data."""
+"""Kinds of tested advice: the gap, what the gap depends on, ends of ranges, what the score depends on, data."""
 SIGNIFICANCE = 0.05 / KINDS
-"""Significance level of each kind, shared by all its tests (Bonferroni): at 5% anything at all is said by chance."""
+"""Significance level of each kind, divided among its tests (Bonferroni), so that all advice together has 5%."""
 WIDE_GAP, NARROW_GAP, NEARLY_ALL = 0.05, 0.01, 0.95
 HOLD_BACK = (
     "l1_strength", "l2_strength", "dropout", "attention_dropout", "kept_layers", "trained_layers", "data_fraction",
 )  # fmt: skip
 """Hyperparameters that decide how closely a model can fit its training examples."""
 BEST = 5
-"""Number of best trials, most of which must lie at an end of a range."""
+"""Number of best trials of which more than half must lie at an end of a range."""
 OUTER_PART = 0.1
-"""Share of a range, in its own scale, that is its end."""
+"""Share of a range, on its own scale, that counts as its end."""
 NATURAL_ENDS = (0, 1)
-"""Ends that are mostly not to be moved: no dropout is below 0, no share above 1, no number of epochs below 1."""
+"""Ends that cannot be extended: no dropout below 0, no share above 1, no number of epochs below 1."""
 PARTS = 4
-"""Number of equal parts that trials are divided into by a numeric hyperparameter, to compare scores between them."""
+"""Number of equal groups into which trials are sorted by a numeric hyperparameter, to compare their scores."""
 MOST_NAMED = 3
 
 
 def advice(results: StudyResults) -> tuple[str, ...]:
-    """Return what to do about the next search, the most important first."""
+    """Return advice on the next search, the most important first."""
     return (*_fit(results), *_ends(results), *_last_third(results), *_importances(results), *_little_data(results))
 
 
 def _fit(results: StudyResults) -> list[str]:
-    """Say whether the best trial over- or underfits, and what the gap goes with."""
+    """Say whether the best trial over- or underfits, and which hyperparameters the gap correlates with."""
     scored = [trial for trial in results.leaderboard if trial.train_score is not None]
     if not scored or not is_share(results.metric) or results.metric == "neg_calibration_error":
         return []
@@ -54,20 +54,20 @@ def _fit(results: StudyResults) -> list[str]:
     of_best, of_better = _gap(best), median(map(_gap, scored[: -(-len(scored) // 4)]))
     figures = (
         f"Trial {best.number} scores {best.train_score:.4f} on training rows and {best.score:.4f} on validation, "
-        f"{amount(results.metric, of_best)} apart ({100 * of_better:.1f} in the middle of the better quarter of trials)"
+        f"{amount(results.metric, of_best)} apart (median of the best quarter of trials: {100 * of_better:.1f})"
     )
     if min(of_best, of_better) >= max(WIDE_GAP, _gap_by_chance(results, best)):
         return [f"{figures}: it overfits.{_what_narrows(scored)}"]
     if max(of_best, of_better) <= NARROW_GAP and (best.train_score or 0.0) < NEARLY_ALL:
-        return [f"{figures}: it hardly fits its training rows better, so there is room for more or longer training."]
+        return [f"{figures}: it underfits, so training more weights or training longer may help."]
     return []
 
 
 def _gap_by_chance(results: StudyResults, trial: TrialResult) -> float:
-    """Return the gap that rows alone seldom bring, where scores are shares of rows (binomial)."""
+    """Return the gap that the choice of rows alone exceeds with probability `SIGNIFICANCE` (binomial)."""
     asked = results.configuration.get("evaluation", {})
     rows = trial.validation.rows if trial.validation else 1
-    # In each fold no more training rows are scored than at a rung.
+    # Each fold scores at most as many training rows as a rung.
     of_training = min(rows, (asked.get("folds") or 1) * (asked.get("rung_rows") or rows))
     scored = ((trial.train_score or 0.0, of_training), (trial.score or 0.0, rows))
     variance = sum(max(0.0, score * (1 - score)) / count for score, count in scored)
@@ -89,7 +89,7 @@ def _gap(trial: TrialResult) -> float:
 
 
 def _correlated(trials: Sequence[TrialResult], names: Sequence[str], figures: Sequence[float]) -> dict[str, float]:
-    """Return the rank correlation (Spearman 1904) of figures with each hyperparameter, where it is significant."""
+    """Return the significant rank correlations (Spearman 1904) of `figures` with hyperparameters."""
     tried: dict[str, tuple[float, float]] = {}
     for name in names:
         pairs = [
@@ -104,10 +104,10 @@ def _correlated(trials: Sequence[TrialResult], names: Sequence[str], figures: Se
 
 
 def _ends(results: StudyResults) -> list[str]:
-    """Say at which ends of ranges most of the best trials lie, if trials at that end rank higher than the others.
+    """Name the ends of ranges at which most of the best trials lie, if trials at that end rank higher than the others.
 
-    That the best lie there is not enough: a sampler proposes more values like those that scored high by chance, so of
-    scores that are noise four of the best five lie at some end of ten ranges in one search of six.
+    Without the rank test there would be false advice: a sampler proposes more values like those that scored high by
+    chance, so with pure noise four of the best five lie at some end of ten ranges in one search of six.
     """
     if len(results.leaderboard) < ENOUGH_TRIALS or not results.space:
         return []
@@ -119,15 +119,15 @@ def _ends(results: StudyResults) -> list[str]:
 
 
 def _ranked(results: StudyResults) -> list[TrialResult]:
-    """Return trials from best to worst; behind those that completed the pruned ones, the earliest pruned last."""
+    """Return trials from best to worst: completed ones, then pruned ones, the earliest pruned last."""
     pruned = [trial for trial in results.trials if trial.state == "PRUNED" and trial.ending == Ending.PRUNED]
     return [*results.leaderboard, *sorted(pruned, key=lambda trial: (-(trial.rung or 0), -(trial.score or 0.0)))]
 
 
 def _end(parameter: Parameter, ranked: Sequence[TrialResult], upper: bool) -> tuple[str, float] | None:
-    """Return a sentence where most of the best lie at an end, and the p-value of those there ranking higher.
+    """Return (a sentence if most of the best trials lie at an end, the p-value that trials there rank higher).
 
-    By the test of Mann and Whitney (1947). None where there is no such end, or nothing to compare with.
+    The test is that of Mann and Whitney (1947). None if there is no such end, or no trial on one of the two sides.
     """
     domain = parameter.domain
     if isinstance(domain, Constant | Choice) or (domain.high if upper else domain.low) in NATURAL_ENDS:
@@ -143,14 +143,14 @@ def _end(parameter: Parameter, ranked: Sequence[TrialResult], upper: bool) -> tu
     count = int(there[:BEST].sum())
     end = f"{'upper' if upper else 'lower'} end, {as_yaml(domain.high if upper else domain.low)}"
     sentence = (
-        f"{count} of the best {len(there[:BEST])} trials have {name} at its {end}, of {domain.describe()}, and those "
-        "there rank higher than the others: a wider range may hold better ones."
+        f"{count} of the best {len(there[:BEST])} trials have {name} at its {end}, of {domain.describe()}, and trials "
+        "there rank higher than the others: a wider range may contain better values."
     )
     return sentence if 2 * count > BEST else "", chance
 
 
 def _place(domain: Domain, value: Any) -> float:
-    """Return where a value lies in a range, in its own scale: 0 to 1."""
+    """Return the position of a value in a range, on its own scale, from 0 to 1."""
     assert not isinstance(domain, Constant | Choice), "a range has two ends"
     if domain.high == domain.low:
         return 0.5
@@ -160,7 +160,7 @@ def _place(domain: Domain, value: Any) -> float:
 
 
 def _last_third(results: StudyResults) -> list[str]:
-    """Say what the last third of the trials brought, compared with the noise of seeds."""
+    """Compare the gain of the last third of the trials with the noise of seeds."""
     over = [trial for trial in results.trials if trial.state in ("COMPLETE", "PRUNED")]
     noise = _noise(results)
     before = {trial.number for trial in over[: len(over) - len(over) // 3]}
@@ -169,16 +169,16 @@ def _last_third(results: StudyResults) -> list[str]:
         return []
     brought = (results.best.score or 0.0) - (first[0].score or 0.0)
     figures = (
-        f"The last third of {len(over)} trials brought {amount(results.metric, brought)}, where {noise[1]} "
+        f"The last third of {len(over)} trials gained {amount(results.metric, brought)}, where {noise[1]} "
         f"{amount(results.metric, noise[0])}"
     )
     if brought <= noise[0]:
-        return [f"{figures}: more trials of this kind would hardly find better ones."]
+        return [f"{figures}: more trials of this search would hardly find better ones."]
     return [f"{figures}: the search was still finding better ones, and more trials may find more."]
 
 
 def _noise(results: StudyResults) -> tuple[float, str] | None:
-    """Return the noise of seeds, and the words for where it is known from; None where it is not."""
+    """Return the noise of seeds and the phrase that says how it was measured; None if it is unknown."""
     verdict = verdict_on(results)
     if verdict is not None:
         return verdict.seed_noise, "seeds alone move a score by"
@@ -186,11 +186,11 @@ def _noise(results: StudyResults) -> tuple[float, str] | None:
     if default is None:
         return None
     again = [trial.score or 0.0 for trial in results.leaderboard if trial.configuration == default.configuration]
-    return (max(again) - min(again), "two seeds of the default are apart by") if len(again) > 1 else None
+    return (max(again) - min(again), "two seeds of the default differ by") if len(again) > 1 else None
 
 
 def _importances(results: StudyResults) -> list[str]:
-    """Say which hyperparameters explain most of how trials rank, each looked at alone."""
+    """Name the hyperparameters that explain most of the ranks of trials, each by itself."""
     trials = results.leaderboard
     names = dict.fromkeys(name for trial in trials for name in trial.parameters)
     tried = {name: found for name in names if (found := _explained(trials, name)) is not None}
@@ -199,10 +199,10 @@ def _importances(results: StudyResults) -> list[str]:
         return []
     highest = sorted(shares, key=lambda pair: -pair[0])[:MOST_NAMED]
     named = ", ".join(f"{name} ({share:.0%})" for share, name in highest)
-    rough = "" if len(trials) >= MANY_TRIALS else "; from so few trials these are rough"
+    rough = "" if len(trials) >= MANY_TRIALS else "; with so few trials this is rough"
     return [
-        f"Of how {len(trials)} completed trials rank, most goes with {named}, each looked at alone, in parts of its "
-        f"range{rough}."
+        f"Share of the variance of the ranks of {len(trials)} completed trials that each hyperparameter explains by "
+        f"itself: {named}{rough}."
     ]
 
 
@@ -220,7 +220,7 @@ def _explained(trials: Sequence[TrialResult], name: str) -> tuple[float, float] 
 
 
 def _parts(trials: Sequence[TrialResult], name: str) -> list[list[float]]:
-    """Return the scores of trials by the value of a hyperparameter; by the part of its range where it has many."""
+    """Return the scores of trials grouped by a hyperparameter: by value, or by quarters of many numeric values."""
     pairs = [(trial.parameters[name], trial.score or 0.0) for trial in trials if name in trial.parameters]
     values = [value for value, _ in pairs]
     if not all(map(is_number, values)) or len(set(values)) <= PARTS:
@@ -231,7 +231,7 @@ def _parts(trials: Sequence[TrialResult], name: str) -> list[list[float]]:
 
 
 def _little_data(results: StudyResults) -> list[str]:
-    """Say whether scores rise with the share of the training examples, where that was searched."""
+    """Say whether scores rise with `data_fraction`, if it was searched."""
     trials = results.leaderboard
     found = _correlated(trials, ("data_fraction",), [trial.score or 0.0 for trial in trials]).get("data_fraction", 0.0)
     if found <= 0:

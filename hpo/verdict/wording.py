@@ -12,26 +12,26 @@ from hpo.store.results import StudyResults, TrialResult
 from hpo.verdict.findings import Difference, Interval, Verdict
 
 FEWEST_ROWS = 10
-"""Below which a jackknife of macro F1 errs: of a class with 2 of 400 rows it tells twice its standard deviation, or
-half of it."""
+"""Rows of a class below which the jackknife of macro F1 is rough: for a class with 2 of 400 rows, it gives twice the
+standard deviation, or half of it."""
 MOST_NAMED = 5
 FEW_SEEDS = 3
 MORE_RUNS = 12
-"""As many as give the last two of three finalists five seeds each."""
+"""Number of runs that gives the last two of three finalists five seeds each."""
 NO_TEST_SPLIT = (
-    "There is no test split, so the trial to take has no score on examples that nothing was chosen by; a new study has "
-    "one with data.test or data.test_fraction."
+    "There is no test split, so the recommended trial has no score on examples that played no part in choosing it; "
+    "give a new study data.test or data.test_fraction."
 )
 SHOWN_AS = {"f1": "F1", "macro_f1": "macro F1", "micro_f1": "micro F1", "weighted_f1": "weighted F1"}
 
 
 def small_classes(rows: Mapping[str, int], metric: str, positive: str | None = None) -> str:
-    """Return the classes with too few rows, each with their number; empty where there is none that the metric counts.
+    """Return the classes with too few rows, each with its number of rows; empty if the metric depends on none of them.
 
     Args:
         rows: label -> rows of that class.
-        metric: one of `METRICS`, or the user's own, of which each class may count.
-        positive: the class of which a score of the positive class is, where it is known.
+        metric: one of `METRICS`, or the user's own, which may depend on every class.
+        positive: the positive class, if it is known.
     """
     known = METRICS.get(metric)
     counted = list(rows)
@@ -45,7 +45,7 @@ def small_classes(rows: Mapping[str, int], metric: str, positive: str | None = N
 
 
 def sentences(verdict: Verdict) -> tuple[str, ...]:
-    """Return the verdict in words; `verdict.sentences` is not read."""
+    """Return the sentences of the verdict; `verdict.sentences` is not read."""
     parts = (
         _against_default, _to_take, _confirmed, _worth_it, _unfinished, _failures, _rows, _epochs, _small_classes,
         _test_split, _seeds,
@@ -57,7 +57,7 @@ def _against_default(verdict: Verdict) -> str:
     """Say whether the winner is better than the default."""
     winner, found = f"trial {verdict.winner}", verdict.against_default
     if found is None:
-        return f"{winner.capitalize()} won; the default was not confirmed, so it is not known whether it is better."
+        return f"{winner.capitalize()} won; the default was not confirmed, so it is unknown whether {winner} is better."
     by = _by(verdict, found)
     if found.decision == "better":
         return f"{winner.capitalize()} beats the default by {by}."
@@ -70,16 +70,16 @@ def _against_default(verdict: Verdict) -> str:
 
 
 def _rank_in_search(verdict: Verdict) -> str:
-    """Return what the winner of the race is, which the search need not have scored highest."""
+    """Return the winner's rank in the search, where it need not have had the highest score."""
     score = verdict.by_trial[verdict.winner].search_score
     if score < verdict.best_of_search:
         return "the best finalist on fresh seeds"
     behind = verdict.default is not None and verdict.default.search_score >= score
-    return "the best but for the default" if behind else "the best of the search"
+    return "the best of the search except the default" if behind else "the best of the search"
 
 
 def _to_take(verdict: Verdict) -> str:
-    """Say what to take, and why where that is not the winner."""
+    """Recommend a trial, with the reason if it is not the winner."""
     taken, winner = verdict.by_trial[verdict.recommended], verdict.by_trial[verdict.winner]
     if taken.is_default:
         return f"Take the default, trial {taken.trial}."
@@ -101,9 +101,9 @@ def _confirmed(verdict: Verdict) -> str:
     one = verdict.by_trial[verdict.recommended]
     change = amount(verdict.metric, abs(one.search_score - one.score))
     less = "less" if one.search_score >= one.score else "more"
-    held = f"{change} {less} than the {one.search_score:.4f} that it had in the search"
+    held = f"{change} {less} than its {one.search_score:.4f} in the search"
     if f"{one.score:.4f}" == f"{one.search_score:.4f}":
-        held = "as in the search"
+        held = "the same as in the search"
     runs = "run that decided between the finalists is"
     if one.left_out > 1:
         runs = f"{one.left_out} runs that decided between the finalists are"
@@ -114,7 +114,7 @@ def _confirmed(verdict: Verdict) -> str:
 
 
 def _worth_it(verdict: Verdict) -> str:
-    """Compare what is to be taken with the best baseline."""
+    """Compare the recommended trial with the best baseline."""
     if not verdict.baselines:
         return ""
     best = max(verdict.baselines, key=lambda one: one.score)
@@ -130,44 +130,44 @@ def _worth_it(verdict: Verdict) -> str:
 
 
 def _unfinished(verdict: Verdict) -> str:
-    """Say that runs have not ended: they train now, or were cut short."""
+    """Count unfinished runs: they are training now, or were interrupted."""
     count = verdict.unfinished
     runs = "1 run of the confirmation has" if count == 1 else f"{count} runs of the confirmation have"
-    return f"{runs} begun and not ended." if count else ""
+    return f"{runs} started but not finished." if count else ""
 
 
 def _failures(verdict: Verdict) -> str:
-    """Say which configurations could not always be trained again: scores are of the runs that could."""
+    """Name the configurations of which some runs failed; scores are means of the others."""
     if not verdict.failures:
         return ""
     runs = Counter({one.trial: len(one.scores) for one in verdict.confirmed}) + Counter(verdict.failures)
     told = "; ".join(f"{count} of {runs[trial]} of trial {trial}" for trial, count in sorted(verdict.failures.items()))
     return (
-        f"Runs that diverged, were out of memory, failed or were pruned, and count in no score: {told}. Such a "
-        "configuration may do so again."
+        f"Runs that diverged, ran out of memory, failed or were pruned, which no score includes: {told}. The same may "
+        "happen again with these configurations."
     )
 
 
 def _rows(verdict: Verdict) -> str:
-    """Say which rows all this is about, and how much selection bias was taken off."""
+    """Name the rows that were scored, and the selection bias that was subtracted."""
     which = "validation rows that the search never saw" if verdict.unseen else "rows that the search chose by"
-    said = f"All of this is on {'' if verdict.unseen else 'the '}{verdict.rows:,} {which}"
+    said = f"These scores are on {'' if verdict.unseen else 'the '}{verdict.rows:,} {which}"
     bias = amount(verdict.metric, verdict.selection_bias)
     if bias == amount(verdict.metric, 0.0):
         return f"{said}." if verdict.unseen else f"{said}; by simulation their selection bias is negligible."
     if verdict.unseen:
         return (
             f"{said}. The winner has no runs but those that decided the race; by simulation {bias} of their mean are "
-            "selection bias, and were taken off."
+            "selection bias, and were subtracted."
         )
     return (
-        f"{said}. By simulation {bias} of the winner's mean are selection bias, and were taken off: from its score, "
+        f"{said}. By simulation {bias} of the winner's mean are selection bias, and were subtracted from its score, "
         "its interval and its lead."
     )
 
 
 def _epochs(verdict: Verdict) -> str:
-    """Say what nothing was taken off for: each run is scored at the epoch that is best on these rows."""
+    """Say which bias was not subtracted: each run is scored at its best epoch on these rows."""
     if verdict.unseen or not verdict.best_epochs:
         return ""
     return (
@@ -177,32 +177,32 @@ def _epochs(verdict: Verdict) -> str:
 
 
 def _small_classes(verdict: Verdict) -> str:
-    """Name the classes with too few rows, where the metric counts them."""
-    # A class without a row moves no score here.
+    """Name the classes with too few rows, if the metric depends on them."""
+    # A class without rows has no effect on scores here.
     named = small_classes({label: count for label, count in verdict.class_rows.items() if count}, verdict.metric)
     if not named:
         return ""
     return (
-        f"Classes with fewer than {FEWEST_ROWS} of the rows that were scored: {named}. A single row moves the score of "
-        "such a class much, so scores jump and their intervals are rough."
+        f"Classes with fewer than {FEWEST_ROWS} of the scored rows: {named}. A single row changes the score of such a "
+        "class a lot, so its scores vary much and their intervals are rough."
     )
 
 
 def _test_split(verdict: Verdict) -> str:
-    """Say that there is no test split, or that it was first read for another trial than the one to take."""
+    """Say that there is no test split, or that it was first read for another trial than the recommended one."""
     tested, taken = verdict.tested, verdict.recommended
     if not verdict.has_test_split:
         return NO_TEST_SPLIT
     if not tested or tested[0] == taken:
         return ""
     return (
-        f"The test split was first read for trial {tested[0]}, not for trial {taken}, which is now the one to take: "
-        f"what trial {taken} scores on it is a second look, and may be too high."
+        f"The test split was first read for trial {tested[0]}, not for trial {taken}, which is recommended now: the "
+        f"test score of trial {taken} is not the first one, and may be too high."
     )
 
 
 def _seeds(verdict: Verdict) -> str:
-    """Say how far seeds are apart, and where they are few."""
+    """Return the noise of seeds, with a caution if there are few seeds."""
     compared = [verdict.by_trial[verdict.winner], *([verdict.default] if verdict.default else [])]
     fewest = min(compared, key=lambda one: len(one.scores))
     seeds = len(fewest.scores)
@@ -211,11 +211,11 @@ def _seeds(verdict: Verdict) -> str:
         return f"{noise}."
     alike = all(len(one.scores) == seeds for one in compared)
     few = f"{counted(seeds, 'seed')} of {'each' if alike else f'trial {fewest.trial}'}"
-    return f"{noise}; from {few} that is rough: hpo confirm confirmation.runs={MORE_RUNS} says more."
+    return f"{noise}; with only {few} this is rough: hpo confirm confirmation.runs={MORE_RUNS} trains more."
 
 
 def _by(verdict: Verdict, found: Difference, sign: int = 1) -> str:
-    """Return a difference, or its negative, with its interval."""
+    """Return a difference times `sign`, with its interval."""
     low, high = sorted((sign * found.interval.low, sign * found.interval.high))
     interval = in_points(verdict.metric, Interval(low=low, high=high))
     return f"{amount(verdict.metric, sign * found.difference)} {interval}"
@@ -228,7 +228,7 @@ def spread_in_words(results: StudyResults, trial: TrialResult, verdict: Verdict 
 
 
 def in_points(metric: str, interval: Interval) -> str:
-    """Return an interval of differences of scores, as `[-0.9, 2.1]`, in points where the metric is shown in them."""
+    """Return an interval of score differences, such as `[-0.9, 2.1]`, in points if the metric is a share."""
     scale, digits = (100, 1) if is_share(metric) else (1, 4)
     return f"[{scale * interval.low:.{digits}f}, {scale * interval.high:.{digits}f}]"
 
@@ -245,5 +245,5 @@ def counted(count: int, noun: str) -> str:
 
 
 def is_share(metric: str) -> bool:
-    """Return whether a metric is shown in points of a hundred."""
+    """Return whether a metric has finite limits, so that differences are shown in points (hundredths)."""
     return all(map(math.isfinite, limits_of(metric)))

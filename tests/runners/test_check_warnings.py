@@ -92,7 +92,7 @@ def test_reading_the_test_split_is_given_twice_its_time_and_a_second() -> None:
     assert final_evaluation_seconds([probe()], 0) == 0
 
 
-# Doubts
+# Warnings
 
 
 @pytest.mark.parametrize(("loss", "doubted"), [(1.01, False), (1.05, True), (0.36, False), (0.3, True)])
@@ -106,7 +106,7 @@ def test_a_metric_that_failed_is_told() -> None:
     assert warnings.on_metric(probe()) is None
     error = "task.metric 'own:score' raised ValueError on 60 rows: no."
     said = warnings.on_metric(probe(metric_error=error))
-    assert said == f"After a few steps {error} A trial in which it does so fails."
+    assert said == f"After a few steps {error} Each trial in which this happens fails."
 
 
 def test_a_loss_that_is_no_number_is_told_as_such() -> None:
@@ -125,8 +125,8 @@ def test_classes_that_few_rows_tell_about() -> None:
         for metric in ("macro_f1", "f1", "accuracy")
     )
     assert warnings.on_rare_classes(splits(10, 10), of_both) is None
-    assert "about 'sport' (9), so" in (warnings.on_rare_classes(splits(9, 10), of_both) or "")
-    assert "about 'sport' (9), so" in (warnings.on_rare_classes(splits(9, 10), of_sport) or "")
+    assert "for 'sport' (9), so" in (warnings.on_rare_classes(splits(9, 10), of_both) or "")
+    assert "for 'sport' (9), so" in (warnings.on_rare_classes(splits(9, 10), of_sport) or "")
     assert warnings.on_rare_classes(splits(10, 9), of_sport) is None
     assert warnings.on_rare_classes(splits(9, 9), of_rows) is None
 
@@ -136,14 +136,14 @@ def test_a_time_for_fewer_than_ten_trials() -> None:
     assert warnings.on_few_trials(forecast(seconds_left=None).fitting, 6) is None
     sentence = warnings.on_few_trials(forecast(seconds_left=1299.0).fitting, 6)
     assert sentence is not None
-    assert "longest, 8 would fit" in sentence
-    assert "epochs, now 6" in sentence
+    assert "Only 8 of the longest trials fit" in sentence
+    assert "epochs (now 6)" in sentence
 
 
 def test_trials_beyond_their_own_limit() -> None:
     assert warnings.on_trial_time(forecast().trial_seconds, None) is None
     assert warnings.on_trial_time(forecast().trial_seconds, 260.0) is None
-    assert "takes about 4 min 20 s, beyond budget.trial_time, 2 min 00 s" in (
+    assert "takes about 4 min 20 s, more than budget.trial_time (2 min 00 s)" in (
         warnings.on_trial_time(forecast().trial_seconds, 120.0) or ""
     )
 
@@ -152,15 +152,13 @@ def test_a_grace_too_short_for_the_checkpoints_of_all_workers() -> None:
     assert warnings.on_grace(30.0, 30.0) is None
     sentence = warnings.on_grace(61.0, 30.0)
     assert sentence is not None
-    assert "about 1 min 01 s to write their checkpoints, beyond compute.grace_seconds, 30 s" in sentence
+    assert "about 1 min 01 s to write their checkpoints, more than compute.grace_seconds (30 s)" in sentence
     assert "set it to 130." in sentence
 
 
 def test_a_disk_too_small() -> None:
     assert warnings.on_disk(GIB, GIB, "files") is None
-    assert "need up to 13 GiB, but there are 1.5 GiB for files;" in (
-        warnings.on_disk(13 * GIB, 3 * GIB // 2, "files") or ""
-    )
+    assert "need up to 13 GiB, but files has 1.5 GiB;" in (warnings.on_disk(13 * GIB, 3 * GIB // 2, "files") or "")
 
 
 def test_a_memory_too_small_for_all_workers() -> None:
@@ -169,7 +167,7 @@ def test_a_memory_too_small_for_all_workers() -> None:
     assert warnings.on_memory([probe(room_bytes=0)], 5) is None, "it is not known"
     sentence = warnings.on_memory([one, probe(peak_memory_bytes=1, room_bytes=0)], 5)
     assert sentence is not None
-    assert sentence.startswith("5 workers need up to 5.0 GiB of memory, but where they train there is 4.0 GiB;")
+    assert sentence.startswith("5 workers need up to 5.0 GiB of memory, but the device has 4.0 GiB;")
 
 
 def test_a_store_on_a_disk_that_is_nearly_full_or_slow() -> None:
@@ -189,7 +187,7 @@ def test_a_gpu_left_idle_and_a_battery() -> None:
 
 def test_what_does_not_fit_says_which_configuration_and_what_to_do() -> None:
     sentence = warnings.no_room("dearest", FULL)
-    assert "the dearest configuration" in sentence
+    assert "The dearest configuration" in sentence
     assert "max_length 128" in sentence
-    assert "take full out" in sentence
-    assert "out of the values" not in warnings.no_room("cheapest", HEAD)
+    assert "remove full from the values" in sentence
+    assert "from the values" not in warnings.no_room("cheapest", HEAD)

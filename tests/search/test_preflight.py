@@ -44,7 +44,8 @@ def test_only_enumerations_refuse_a_range_of_any_number(sampler: str) -> None:
 @pytest.mark.parametrize("sampler", ["grid", "brute_force"])
 def test_an_enumeration_of_any_number_is_refused_with_the_remedy(sampler: str) -> None:
     said = refusal(sampler, SPACE)
-    assert said.startswith(f"search.sampler is {sampler}, which tries every combination, but there is no end of them. ")
+    rule = f"search.sampler is {sampler}, which tries every combination"
+    assert said.startswith(f"{rule}, but their number is infinite. ")
     assert "learning_rate" in said
     assert "values:" in said
 
@@ -60,7 +61,7 @@ def test_more_combinations_than_can_be_gone_through_are_refused_with_their_numbe
 
 def test_a_sampler_that_would_model_nothing_is_refused() -> None:
     assert refusal("cmaes", {"optimizer": {"values": ["adamw", "adam"]}}) == (
-        "search.sampler is cmaes, which models the numbers that every trial has, but space mine has none, so that it "
+        "search.sampler is cmaes, which models the numbers that every trial has, but space mine has none, so it "
         "would draw everything at random; choose tpe."
     )
 
@@ -71,8 +72,8 @@ FOLDS = {"evaluation": {"folds": 5}}
 @pytest.mark.parametrize("schedule", [{"values": ["linear", "reduce_on_plateau"]}, {"value": "reduce_on_plateau"}])
 def test_folds_refuse_a_schedule_that_follows_the_score(schedule: dict[str, Any]) -> None:
     assert refusal("tpe", {"schedule": schedule}, **FOLDS) == (
-        "With evaluation.folds a fold is scored at its end only, so schedule reduce_on_plateau never sees a score, but "
-        "space mine can take it; take it out of the values of `schedule`."
+        "With evaluation.folds a fold is scored only at its end, so schedule reduce_on_plateau would never see a "
+        "score; remove it from the values of `schedule` in space mine."
     )
     refuse_unfit_search(*made("tpe", {"schedule": schedule}))
 
@@ -80,8 +81,8 @@ def test_folds_refuse_a_schedule_that_follows_the_score(schedule: dict[str, Any]
 @pytest.mark.parametrize("patience", [{"value": 3}, {"min": 1, "max": 3}, {"values": [2, None]}])
 def test_folds_refuse_trials_that_stop_themselves(patience: dict[str, Any]) -> None:
     assert refusal("tpe", {"early_stopping_patience": patience}, **FOLDS) == (
-        "With evaluation.folds a fold is scored at its end only, so a trial cannot stop itself early, but space mine "
-        "gives early_stopping_patience; leave it out."
+        "With evaluation.folds a fold is scored only at its end, so a trial cannot stop early; remove "
+        "early_stopping_patience from space mine."
     )
     refuse_unfit_search(*made("tpe", {"early_stopping_patience": patience}))
 
@@ -92,8 +93,8 @@ def test_folds_take_other_schedules_and_no_early_stopping() -> None:
 
 
 UNLEARNED = (
-    "does not learn from trials that diverged or ran out of memory, and may propose their like again; tpe keeps away "
-    "from them."
+    "does not learn from trials that diverged or ran out of memory, and may propose similar ones again; tpe avoids "
+    "them."
 )
 BOTH_SIDES = "The space has 9 combinations, the budget 4 trials: only"
 NOTES = {
@@ -110,9 +111,9 @@ NOTES = {
         "optimizer, momentum.",
         f"Sampler cmaes {UNLEARNED}",
     ],
-    "grid": [f"{BOTH_SIDES} the first in the order written will be tried; brute_force tries a random part of them "
+    "grid": [f"{BOTH_SIDES} the first ones in the given order will be tried; brute_force tries a random subset "
              "instead."],
-    "brute_force": [f"{BOTH_SIDES} a random part of them will be tried."],
+    "brute_force": [f"{BOTH_SIDES} a random subset will be tried."],
 }  # fmt: skip
 
 
@@ -128,7 +129,7 @@ def test_a_sampler_that_models_everything_says_so() -> None:
 
 @pytest.mark.parametrize("sampler", ["grid", "brute_force"])
 def test_an_enumeration_within_the_budget_says_when_it_ends(sampler: str) -> None:
-    said = "the search ends when each was tried."
+    said = "the search ends when all were tried."
     assert search_notes(*made(sampler, DISTINCT, budget={"trials": 9})) == [
         f"The space has 9 combinations, the budget 9 trials: {said}"
     ]
@@ -145,7 +146,7 @@ def test_too_few_folds_for_wilcoxon_are_said(folds: int, p_threshold: float, nee
 
     (said,) = notes(folds)
     assert said == (
-        f"With {folds} folds pruner wilcoxon, at p_threshold {p_threshold:g}, can give no trial up before its last "
+        f"With {folds} folds, pruner wilcoxon at p_threshold {p_threshold:g} cannot prune a trial before its last "
         f"fold; it needs {needed} folds or more."
     )
     assert notes(needed) == []

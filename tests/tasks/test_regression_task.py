@@ -106,7 +106,8 @@ def test_a_shipped_space_goes_without_what_has_no_meaning_and_says_so() -> None:
     named = {parameter.name for parameter in space.parameters}
     assert named.isdisjoint(("label_smoothing", "class_weights"))
     assert (
-        space.notes[-1] == "Space encoder goes without label_smoothing, class_weights, which regression has no use for."
+        space.notes[-1]
+        == "Space encoder is searched without label_smoothing, class_weights, which regression does not use."
     )
     whole = space_of_study(study(task={"name": "classification"}))
     assert {parameter.name for parameter in whole.parameters} - named == {"label_smoothing", "class_weights"}

@@ -33,7 +33,7 @@ def test_what_folds_cannot_do_is_refused_when_it_is_made(tiny_bert: Path, texts:
     config = of_space(tiny_bert, texts, schedule={"value": "reduce_on_plateau"})
     FineTuneObjective(config)
     folds = config.evaluation.model_copy(update={"folds": 3})
-    with pytest.raises(SpaceError, match="schedule reduce_on_plateau never sees a score"):
+    with pytest.raises(SpaceError, match="schedule reduce_on_plateau would never see a score"):
         FineTuneObjective(config.model_copy(update={"evaluation": folds}))
 
 

@@ -15,7 +15,7 @@ NUMBERS = (
     "dropout", "attention_dropout", "l1_strength", "l2_strength", "data_fraction", "label_smoothing", "warmup_ratio",
     "token_masking", "word_swap", "layerwise_rate_decay",
 )  # fmt: skip
-BY_CHANCE = ("at its lower end", "at its upper end", "rank correlation", "each looked at alone")
+BY_CHANCE = ("at its lower end", "at its upper end", "rank correlation", "explains by itself")
 SPREAD = [0.7 + 0.004 * ((place * 7) % 20) for place in range(20)]
 """Twenty scores in no order, the best at place 17."""
 
@@ -58,7 +58,7 @@ def test_overfitting_of_a_few_trials_is_told_without_correlations() -> None:
 
     assert told(few) == (
         "Trial 2 scores 0.9300 on training rows and 0.8200 on validation, 11.0 macro F1 points apart "
-        "(11.0 in the middle of the better quarter of trials): it overfits."
+        "(median of the best quarter of trials: 11.0): it overfits."
     )
 
 
@@ -78,7 +78,7 @@ def test_underfitting_is_told_but_not_at_the_ceiling() -> None:
     low = numbered({}, [0.80, 0.81], train_score=[0.80, 0.812])
     high = numbered({}, [0.98, 0.97], train_score=[0.982, 0.975])
 
-    assert "hardly fits its training rows better" in told(low)
+    assert "it underfits" in told(low)
     assert told(high) == ""
 
 
@@ -176,10 +176,10 @@ def test_the_last_third_is_compared_with_the_noise_of_seeds() -> None:
     level = [trial(number, 0.5 + min(number, 10) / 100) for number in range(18)]
     runs = confirming(0, [0.5, 0.51]), confirming(17, [0.67, 0.68])
 
-    assert "The last third of 18 trials brought 6.0 macro F1 points, where seeds alone move a score by 0.7" in " ".join(
+    assert "The last third of 18 trials gained 6.0 macro F1 points, where seeds alone move a score by 0.7" in " ".join(
         advice(study(rising, *runs))
     )
-    assert "brought 0.0 macro F1 points" in " ".join(advice(study(level, *runs)))
+    assert "gained 0.0 macro F1 points" in " ".join(advice(study(level, *runs)))
     assert "hardly find better ones" in " ".join(advice(study(level, *runs)))
 
 
@@ -188,7 +188,7 @@ def test_without_a_confirmation_two_seeds_of_the_default_tell_the_noise() -> Non
     again = trial(1, 0.53, configuration=default.configuration)
     others = [trial(number, 0.55) for number in range(2, 18)]
 
-    assert "where two seeds of the default are apart by 3.0 macro F1 points" in told([default, again, *others])
+    assert "where two seeds of the default differ by 3.0 macro F1 points" in told([default, again, *others])
     assert "last third" not in told([default, *others])
 
 
@@ -198,9 +198,9 @@ def test_what_the_score_goes_with_is_named_with_a_caution_where_trials_are_few()
 
     whole = told(numbered(values, SPREAD))
 
-    assert "Of how 20 completed trials rank, most goes with optimizer (" in whole
+    assert "ranks of 20 completed trials that each hyperparameter explains by itself: optimizer (" in whole
     assert "dropout" not in whole
-    assert "from so few trials these are rough" in whole
+    assert "with so few trials this is rough" in whole
 
 
 def test_a_best_value_in_the_middle_is_found_as_well() -> None:
@@ -209,7 +209,7 @@ def test_a_best_value_in_the_middle_is_found_as_well() -> None:
 
     whole = told(trials)
 
-    assert "most goes with dropout (" in whole
+    assert "explains by itself: dropout (" in whole
     assert "rough" not in whole
 
 

@@ -155,7 +155,7 @@ def test_runs_without_a_score_are_said_and_not_passed_over() -> None:
     found = verdict(study(TRIALS, *CONFIRMED, failed_runs=failed(2, 1, 1)))
 
     assert found.failures == {1: 2, 2: 1}
-    assert "failed or were pruned, and count in no score: 2 of 2 of trial 1; 1 of 4 of trial 2." in " ".join(
+    assert "failed or were pruned, which no score includes: 2 of 2 of trial 1; 1 of 4 of trial 2." in " ".join(
         found.sentences
     )
     assert not verdict(study(TRIALS, *CONFIRMED)).failures

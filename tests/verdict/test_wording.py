@@ -50,7 +50,8 @@ def test_a_winner_beats_the_default_by_so_much() -> None:
 def test_the_default_beats_the_winner_by_so_much() -> None:
     first = sentences(verdict(BEHIND, recommended=DEFAULT))[0]
 
-    assert first == "The default beats trial 7, the best but for the default, by 2.0 macro F1 points [1.0, 3.0]."
+    name = "trial 7, the best of the search except the default,"
+    assert first == f"The default beats {name} by 2.0 macro F1 points [1.0, 3.0]."
 
 
 def test_a_winner_that_is_taken_though_not_beyond_doubt_is_likely_better() -> None:
@@ -60,7 +61,7 @@ def test_a_winner_that_is_taken_though_not_beyond_doubt_is_likely_better() -> No
 def test_a_winner_that_is_not_taken_is_not_distinguishable_from_the_default() -> None:
     whole = said(UNSURE, recommended=DEFAULT)
 
-    assert "Trial 7, the best but for the default, is not distinguishable from the default" in whole
+    assert "Trial 7, the best of the search except the default, is not distinguishable from the default" in whole
     assert "Take the default, trial 0." in whole
 
 
@@ -68,7 +69,7 @@ def test_a_winner_that_is_not_taken_is_not_distinguishable_from_the_default() ->
     ("default", "best", "name"),
     [
         (0.92, 0.94, "the best of the search"),
-        (0.95, 0.94, "the best but for the default"),
+        (0.95, 0.94, "the best of the search except the default"),
         (0.92, 0.97, "the best finalist on fresh seeds"),
     ],
 )
@@ -110,7 +111,7 @@ def test_a_faster_one_is_taken_for_the_share_of_the_time() -> None:
 def test_the_confirmed_score_is_compared_with_that_of_the_search(search_score: float, held: str) -> None:
     both = (confirmed(WINNER, 0.90, search_score=search_score), confirmed(DEFAULT, 0.88))
 
-    assert f"scores 0.9000 [0.8900, 0.9100], {held} than the {search_score:.4f} that it had in the search" in said(
+    assert f"scores 0.9000 [0.8900, 0.9100], {held} than its {search_score:.4f} in the search" in said(
         AHEAD, confirmed=both
     )
 
@@ -146,7 +147,7 @@ def test_it_says_which_rows_it_is_about() -> None:
     whole = said(AHEAD, unseen=False, rows=400, selection_bias=0.004)
     assert "on the 400 rows that the search chose by" in whole
     assert (
-        "By simulation 0.4 macro F1 points of the winner's mean are selection bias, and were taken off: from" in whole
+        "By simulation 0.4 macro F1 points of the winner's mean are selection bias, and were subtracted from" in whole
     )
     assert "The winner has no runs but those that decided the race; by simulation 0.4 macro" in said(
         AHEAD, selection_bias=0.004
@@ -174,7 +175,7 @@ def test_it_says_where_the_test_split_was_first_read_for_another_trial_than_the_
 
 def test_classes_of_few_rows_are_warned_of_where_the_metric_counts_them() -> None:
     rows = {"rare": 9, "enough": 10, "many": 300, "absent": 0}
-    told = "Classes with fewer than 10 of the rows that were scored: 'rare' (9). A single row moves"
+    told = "Classes with fewer than 10 of the scored rows: 'rare' (9). A single row changes"
 
     assert told in said(AHEAD, class_rows=rows)
     assert told not in said(AHEAD, class_rows={"enough": 10})
@@ -190,22 +191,22 @@ def test_runs_that_decided_the_race_are_said_to_be_left_out() -> None:
 def test_without_a_test_split_it_says_what_cannot_be_said() -> None:
     assert "test split" not in said(AHEAD)
     whole = said(AHEAD, has_test_split=False)
-    assert "There is no test split, so the trial to take has no score on examples that nothing was chosen by" in whole
+    assert "so the recommended trial has no score on examples that played no part in choosing it" in whole
 
 
 def test_a_verdict_that_may_change_yet_says_so() -> None:
-    assert "begun" not in said(AHEAD)
-    assert "1 run of the confirmation has begun and not ended." in said(AHEAD, unfinished=1)
-    assert "2 runs of the confirmation have begun and not ended." in said(AHEAD, unfinished=2)
+    assert "not finished" not in said(AHEAD)
+    assert "1 run of the confirmation has started but not finished." in said(AHEAD, unfinished=1)
+    assert "2 runs of the confirmation have started but not finished." in said(AHEAD, unfinished=2)
 
 
 def test_few_seeds_come_with_what_would_say_more() -> None:
     one = (confirmed(WINNER, 0.90, seeds=1), confirmed(DEFAULT, 0.88, seeds=2))
 
     assert said(AHEAD).endswith("Seeds alone move a score by 0.6 macro F1 points (standard deviation).")
-    assert "from 1 seed of trial 7 that is rough: hpo confirm" in said(AHEAD, confirmed=one)
+    assert "with only 1 seed of trial 7 this is rough: hpo confirm" in said(AHEAD, confirmed=one)
     both = (confirmed(WINNER, 0.90, seeds=2), confirmed(DEFAULT, 0.88, seeds=2))
-    assert "from 2 seeds of each that is rough: hpo confirm" in said(AHEAD, confirmed=both)
+    assert "with only 2 seeds of each this is rough: hpo confirm" in said(AHEAD, confirmed=both)
     assert "on 1 fresh seed trial 7" in said(AHEAD, confirmed=one)
 
 

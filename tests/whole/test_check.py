@@ -123,14 +123,13 @@ def test_what_a_warm_start_would_take_over_is_told(config: StudyConfig) -> None:
 def test_warnings_are_of_what_was_measured(config: StudyConfig, probes: dict[int, Probe]) -> None:
     probes |= {16: replace(EASY, first_loss=3.0), 8: EASY}
     found = check(changed(config, "space.max_length.value=4", "budget.time=7m", "budget.trial_time=40s"))
+    longest = max(end.seconds for end in found.forecast.extremes.values())
     assert [one.partition(",")[0] for one in found.warnings] == [
         "The loss at the first step is 3.00",
-        "100% of the training examples fill max_length",
-        "If all trials were as long as the longest",
+        "100% of the training examples reach max_length (4 tokens); longer texts are cut there.",
+        f"Only {int(410 // longest)} of the longest trials fit into the time",
         found.warnings[3].partition(",")[0],
     ]
-    longest = max(end.seconds for end in found.forecast.extremes.values())
-    assert f"longest, {int(410 // longest)} would fit" in found.warnings[2]
     assert f"The longest trial takes about {humanized(longest)}" in found.warnings[3]
     assert found.refusals == ()
 
@@ -154,7 +153,7 @@ def test_a_dearest_configuration_that_does_not_fit(config: StudyConfig, probes: 
     probes |= {16: NO_ROOM, 8: EASY}
     found = check(config)
     assert len(found.refusals) == 1
-    assert "does not suffice for the dearest configuration" in found.refusals[0]
+    assert "The dearest configuration of the space does not fit into memory" in found.refusals[0]
     assert found.forecast.trial_seconds is not None
 
 
@@ -162,7 +161,7 @@ def test_nothing_fits_at_all(config: StudyConfig, probes: dict[int, Probe]) -> N
     probes |= {16: NO_ROOM, 8: NO_ROOM}
     found = check(changed(config, "budget.time=10m"))
     assert len(found.refusals) == 1
-    assert "does not suffice for the cheapest configuration" in found.refusals[0]
+    assert "The cheapest configuration of the space does not fit into memory" in found.refusals[0]
     assert found.forecast.fitting is None
 
 
@@ -317,7 +316,7 @@ def test_what_cannot_run_has_the_code_of_bad_input_and_its_sentence(
     answer = hpo("check", study_file)
     assert answer.code == 2
     assert "not even 1" in answer.out
-    assert answer.err.startswith("hpo: Memory does not suffice for the dearest configuration")
+    assert answer.err.startswith("hpo: The dearest configuration of the space does not fit into memory")
     assert hpo("check", study_file, "--json").code == 2
 
 

@@ -201,7 +201,7 @@ def test_the_winner_is_shown_class_by_class(hpo: Hpo, finished: Path) -> None:
 
 
 def test_a_search_without_a_test_split_says_what_cannot_be_said(hpo: Hpo, study_file: Path) -> None:
-    missing = "There is no test split, so the trial to take has no score"
+    missing = "There is no test split, so the recommended trial has no score"
     assert missing in hpo("run", study_file, "data.test_fraction=0").out
     assert missing in hpo("best").out
 

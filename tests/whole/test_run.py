@@ -358,7 +358,7 @@ def test_texts_that_are_cut_are_told(config: StudyConfig) -> None:
     short = with_changes(config, space={**dict(config.space), "max_length": {"value": 6}}, budget={"trials": 1})  # type: ignore[arg-type]
     seen = Recorder()
     run(short, seen)
-    assert any("what is longer is cut there" in note for note in seen.notes)
+    assert any("longer texts are cut there" in note for note in seen.notes)
 
 
 def test_a_class_of_few_rows_is_told_before_the_first_trial_and_one_answer_for_all_at_the_end(
@@ -370,7 +370,7 @@ def test_a_class_of_few_rows_is_told_before_the_first_trial_and_one_answer_for_a
     data = {"train": str(texts), "text_column": None, "label_column": None}
     never = {name: {"value": value} for name, value in {"learning_rate": 1e-12, "epochs": 1, "max_length": 16}.items()}
     results = run(with_changes(config, data=data, space=never, budget={"trials": 1}), seen)
-    assert any("Fewer than 10 validation rows tell about 'yes' (1)" in note for note in seen.notes)
+    assert any("Fewer than 10 validation rows for 'yes' (1)" in note for note in seen.notes)
     [answer] = single_prediction(results, 0)
     assert "for all 20 validation rows: it has learned nothing" in answer
 

@@ -1,4 +1,4 @@
-"""Callbacks of a search: a live view, a log or a test, which is told of each event and decides nothing."""
+"""Callbacks of a search: interface of a live view, a log or a test to the events of a search."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -7,10 +7,10 @@ from hpo.messages import Assignment, Decision, Outcome, Progress, Report, Scores
 
 
 class SearchCallback:
-    """Is told of every event and does nothing; override the events that matter."""
+    """Receives every event and does nothing; override the events of interest."""
 
     def note(self, sentence: str) -> None:
-        """Something that the user should read, such as what was found in the data."""
+        """A note for the user, such as a finding in the data."""
 
     def started(self, study: str, metric: str, trials: int | None, standing: Standing) -> None:
         """The search begins at `standing`, up to `trials` in all; None for as many as its time allows."""
@@ -38,7 +38,7 @@ class SearchCallback:
 
 
 class SearchCallbacks(SearchCallback):
-    """Several callbacks, each told of every event in their order."""
+    """Several callbacks that receive every event, in order."""
 
     def __init__(self, *callbacks: SearchCallback) -> None:
         for event in (name for name in vars(SearchCallback) if not name.startswith("_")):

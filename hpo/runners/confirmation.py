@@ -30,9 +30,9 @@ from hpo.verdict.sequential_halving import Race, most_runs
 
 AMPLY = 1.2
 OPENING_SECONDS = 3.0
-"""Until the last trial of a search has been told and the first run has begun."""
+"""Seconds from the outcome of the last trial to the start of the first run."""
 LEAST_ROUNDS = 2
-"""Trials that must fit into the share of a confirmation, one after the other, or it is left to what time remains."""
+"""Trials that must fit, one after the other, into the confirmation's share of the time for it to be reserved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class SearchParts:
     """The local folder of the study's weights and checkpoints."""
 
     def dispatch(self, coordinator: Coordinator, files: Path) -> None:
-        """Train what a coordinator assigns, until it is over; weights and checkpoints lie in `files`."""
+        """Train the assignments of a coordinator until it has none; weights and checkpoints are in `files`."""
         Dispatch(
             coordinator,
             self.pool,
@@ -118,20 +118,20 @@ class Confirmation:
                 try:
                     held_out = self.parts.pool.lead.baseline(name, max_length)
                 except TrainingError as error:
-                    # What was confirmed is to be judged all the same.
+                    # The verdict on the confirmed runs does not need the baseline.
                     self.parts.callback.note(f"The verdict goes without a baseline. {error}")
                     continue
                 search.record_baseline(name, held_out)
 
     def _more_runs(self) -> str:
-        """Return how to have more runs: by a larger number, or where all seeds are used, by more of both."""
+        """Return how to get more runs: a larger `runs`, or if all seeds are used, larger `runs` and `seeds`."""
         more = f"confirmation.runs=N, N above {self.race.runs}"
         if self.race.runs < most_runs(len(self.race.finalists), self.race.seeds):
             return f"For more, add {more}."
         return f"For more, add confirmation.seeds=N, N above {self.race.seeds}, and {more}."
 
     def _runs_of_others(self) -> int:
-        """Return how many runs there are of trials that are no entrants since the search found better ones."""
+        """Return the number of runs of trials that are no longer among the best of the search."""
         confirmed = [run.confirms for run in self.results.confirmation]
         failed = [run.confirms for run in self.results.failed_runs]
         return sum(trial not in self.race.entrants for trial in confirmed + failed)
@@ -170,7 +170,7 @@ def searching_limits(config: StudyConfig, limits: Limits) -> Limits:
 
 
 def searching_share(config: StudyConfig) -> float:
-    """Return how much of the device hours is for the search, 0..1."""
+    """Return the share, 0..1, of the device hours that is for the search."""
     return 1 - config.confirmation.share if config.confirmation.finalists else 1.0
 
 

@@ -1,4 +1,4 @@
-"""Dispatch of assignments to workers, and of their messages to the coordinator, until the search is over."""
+"""Dispatch: hands assignments to workers, and their messages to the coordinator, until the search is over."""
 
 import logging
 import math
@@ -21,32 +21,32 @@ from hpo.runners.worker_pool import LossCause, Note, WorkerLost, WorkerMessage, 
 from hpo.search.coordinator import Coordinator
 
 ASKS_AHEAD_SECONDS = 5.0
-"""How long before a trial's expected end the next one is asked for: late, since an earlier proposal knows fewer
-results."""
+"""Seconds before a trial's expected end at which the next one is requested: late, because an earlier proposal knows
+fewer results."""
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class _Held:
-    """The assignments that a worker was given and whose outcome it has not told, by trial."""
+    """Assignments of a worker without an outcome yet, by trial."""
 
     training: dict[int, Assignment] = field(default_factory=dict)
     began_at: dict[int, float] = field(default_factory=dict)
-    """When the dispatch heard that each in training has begun, in seconds since 1970."""
+    """When each running trial started, as the dispatch learned it, in seconds since 1970."""
     waiting: dict[int, Assignment] = field(default_factory=dict)
     ends_at: dict[int, float] = field(default_factory=dict)
-    """When those in training are expected to end, in seconds since 1970, as far as that is known."""
+    """Expected end of each running trial, in seconds since 1970, if known."""
     heard_at: float = 0.0
     """When the worker last sent a message, in seconds of listening."""
 
     @property
     def all(self) -> Mapping[int, Assignment]:
-        """Those in training and those that wait."""
+        """Running and waiting assignments."""
         return self.training | self.waiting
 
     @property
     def count(self) -> int:
-        """How many."""
+        """Number of assignments."""
         return len(self.training) + len(self.waiting)
 
     def slots(self, capacity: Capacity) -> int:
@@ -78,7 +78,7 @@ class Dispatch:
         listens_seconds: float = 1.0,
         steers_every: float = 2.0,
     ) -> None:
-        """Take what there is to carry between.
+        """Take the coordinator and the worker pool.
 
         Args:
             coordinator: of the study, which has begun.
@@ -100,13 +100,13 @@ class Dispatch:
         self._held: defaultdict[str, _Held] = defaultdict(_Held)
         """By worker."""
         self._listened = 0.0
-        """Seconds of listening: no worker is silent while the store or a suspended machine keeps this from it."""
+        """Seconds spent listening: time in which the store or the machine was away is no silence of a worker."""
         self._none_silent_until = 0.0
         """The same, before which no worker can have been silent for too long."""
         self._nothing_for: set[str] = set()
-        """Workers for which there was no assignment, until something changes."""
+        """Workers without an assignment, not asked again until something changes."""
         self._filled: Set[str] = frozenset()
-        """Workers that hold as many assignments as there were for them, until something changes."""
+        """Running workers without a next assignment, not asked again until something changes."""
         self._has_reported: set[int] = set()
         """Trials whose costs are known from a report; another trial may fit since."""
         self._left_out: set[str] = set()
@@ -140,7 +140,7 @@ class Dispatch:
             raise TrainingError(self._failure)
 
     def _is_running(self) -> bool:
-        """Steer, assign what there is, and return whether a worker is to be listened to."""
+        """Apply stops, hand out assignments, and return whether any worker is busy."""
         self._enlist()
         self._steer()
         if self._pausing_since is None:
@@ -168,7 +168,7 @@ class Dispatch:
         return messages
 
     def _patience(self) -> float:
-        """Return the seconds for which to listen: not beyond the deadline."""
+        """Return how many seconds to listen, at most until the deadline."""
         if self._pausing_since is not None:
             return self._listens_seconds
         return max(0.0, min(self._listens_seconds, self._coordinator.trains_until - self._clock()))
@@ -217,7 +217,7 @@ class Dispatch:
         self._pool.give(worker, assignment)
 
     def _steer(self) -> None:
-        """Do what the stop event, the deadline or `hpo stop` asks for."""
+        """Apply the stop event, the deadline and `hpo stop`."""
         now = self._clock()
         if self._pausing_since is None:
             if now - self._steered_at >= self._steers_every:
@@ -246,7 +246,7 @@ class Dispatch:
             self._decide(worker, assignment, Action.PAUSE)
 
     def _pause_unrecorded(self) -> None:
-        """Have what trains write its checkpoints, while nothing can be recorded: the next run goes on from them."""
+        """Let running trials write checkpoints although nothing can be recorded; the next run resumes from them."""
         if self._pausing_since is None:
             self._pause()
         until = self._ticks() + self._compute.grace_seconds
@@ -301,7 +301,7 @@ class Dispatch:
             case WorkerLost():
                 if message.cause is LossCause.UNUSABLE:
                     self._coordinator.quarantine(worker, message.reason)
-                    # Whether any is left is judged by those there are now.
+                    # Based on the workers that there are now.
                     self._enlist()
                 self._lose(worker, message)
                 self._look_again()
@@ -315,7 +315,7 @@ class Dispatch:
         self._expect(held, begun.trial)
 
     def _expect(self, held: _Held, trial: int) -> None:
-        """Look again when a trial is expected to end."""
+        """Update the expected end of a trial."""
         assignment = held.training.get(trial) if self._pool.prefetch else None
         if assignment and (left := self._coordinator.expected_seconds(assignment)) is not None:
             held.ends_at[trial] = self._clock() + left
@@ -350,14 +350,14 @@ class Dispatch:
         is_innocent = lost.cause is LossCause.MACHINE or self._pausing_since is not None
         is_charged = len(training) == 1 and not is_innocent
         if len(training) > 1 and not is_innocent:
-            # Which of them it died of is seen where each is trained alone.
+            # Each is then trained alone, to see which one kills the process.
             self._coordinator.faults.alone.update(training)
         for trial, assignment in held.all.items():
             ending = Ending.DIED if is_charged and trial in training else Ending.PAUSED
             self._finish(self._cut(held, assignment, ending, lost.reason))
 
     def _leave_out_quarantined(self) -> None:
-        """Do without workers that failed on several trials; what they hold is trained elsewhere, uncharged."""
+        """Leave out workers on which several trials failed; their trials are retried elsewhere, uncharged."""
         for worker, reason in self._coordinator.faults.quarantined.items():
             if worker in self._left_out:
                 continue
@@ -367,7 +367,7 @@ class Dispatch:
             held = self._held.pop(worker, _Held())
             for assignment in held.all.values():
                 self._coordinator.finish(self._cut(held, assignment, Ending.PAUSED, "Its worker was left out."))
-            # What had failed on all others may be tried on them again.
+            # Trials that failed on all other workers may be retried on those.
             self._look_again()
         self._failure = self._failure or self._coordinator.faults.abort_reason()
 
@@ -379,6 +379,6 @@ class Dispatch:
 
 
 def _log_failure(removal: Future[None]) -> None:
-    """Log what a removal raised: it costs room on the disk, and the search goes on."""
+    """Log an error of a removal, which only costs disk space."""
     if (error := removal.exception()) is not None:
         logger.error("Files of a finished trial were not removed.", exc_info=error)

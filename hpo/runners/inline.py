@@ -14,7 +14,7 @@ NAME = "inline-0"
 
 
 class InlineWorkerPool:
-    """One worker in this process: it can neither be lost nor replaced, and where it hangs the search hangs."""
+    """One worker in this process: it cannot be lost or replaced, and if it hangs, the search hangs."""
 
     prefetch = 0
     workers: Collection[str] = (NAME,)
@@ -27,7 +27,7 @@ class InlineWorkerPool:
 
     @property
     def capacities(self) -> Mapping[str, Capacity]:
-        """The capacity of the one."""
+        """The capacity of the worker."""
         return {NAME: Capacity(worker=NAME, device=self.lead.device, slots=self._slots)}
 
     def begin(self, precision: Precision, slots: int = 1) -> None:

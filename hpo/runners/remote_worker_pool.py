@@ -19,41 +19,41 @@ from hpo.runners.worker_pool import LossCause, Note, WorkerLost, WorkerMessage
 from hpo.training.worker import Worker
 
 MOST_STARTS = 3
-"""Workers in a row that are lost at one place before they are open, after which no other is started there."""
+"""Consecutive workers lost at one place before they are open, after which none is started there."""
 MOST_UNPLACED = 12
-"""Those that are lost before they say where they are, after which the search ends where it has no other worker."""
+"""The same for workers lost before they report their place, after which a search without other workers ends."""
 LONGEST_PAUSE_SECONDS = 60.0
-"""Before another worker is started, after several in a row were lost."""
+"""Seconds before another worker is started, after several in a row were lost."""
 SECONDS_TO_GIVE_BACK = 10.0
-"""Time that a worker which is left out has to give back what it holds, until it is killed."""
+"""Seconds that a left-out worker has to give back its assignments before it is killed."""
 LONGEST_IDLE_SECONDS = 60.0
-"""Time without a trial, while others train, after which a worker gives back what it holds of a shared machine."""
+"""Seconds without a trial, while others train, after which a worker on a cluster ends and frees its GPUs."""
 AWAITED = "the next worker"
 """Name of the worker that is awaited where there is no other."""
 
 WorkerId = str
-"""By which a launcher knows the processes of a worker."""
+"""Id by which a launcher knows the processes of a worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredWorkers:
-    """What a launcher is to start."""
+    """Workers that a launcher has to start."""
 
     workers: float = 1
-    """How many at most, those that are there among them."""
+    """Largest number of workers, including the present ones."""
     not_before: float = 0.0
     """On the monotonic clock."""
     precision: Precision | None = None
-    """In which those that are started compute; None where that is not yet chosen."""
+    """Precision of new workers; None if not yet chosen."""
     slots: int = 1
-    """Trials that each trains side by side."""
+    """Trials that each worker trains side by side."""
 
 
 class Launcher(Protocol):
     """Starts the processes of workers, carries messages to them and from them, and ends them."""
 
     wanted: DesiredWorkers
-    """Set by the worker pool: what is started, anew too where a worker is gone."""
+    """Set by the worker pool: workers to start, also as replacements."""
     is_shared: bool
     """Whether others wait for what an idle worker holds, as on a cluster."""
 
@@ -115,9 +115,9 @@ class _Connected:
     """Whether it asks to be replaced."""
     left_out: bool = False
     lost_for: str | None = None
-    """Why it is lost, once that is known."""
+    """Reason that it is lost, once known."""
     held: set[tuple[int, int]] = field(default_factory=set)
-    """Trial and attempt of each assignment that it was given and has not ended."""
+    """(trial, attempt) of its unfinished assignments."""
     answers: dict[int, Answer] = field(default_factory=dict)
 
     @property
@@ -188,7 +188,7 @@ class RemoteWorkerPool:
                 raise NoResultError(
                     "The search was to end before its first worker was open; the same command resumes it."
                 )
-            # What the first cannot open, no other could.
+            # If the first worker cannot open it, no other can.
             if not self.workers or (self._refusal is not None and not self._has_begun):
                 raise self._refusal or TrainingError("No worker is left to be asked.")
             self._await(1.0)

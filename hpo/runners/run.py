@@ -62,7 +62,7 @@ OPENERS: Mapping[str, PoolOpener] = {
     "ray_tune": open_ray_tune,
 }
 MOST_RESERVED = 0.5
-"""Share of a run's time that may be kept for what follows the search."""
+"""Largest share of a run's time that is reserved for the confirmation and test evaluation."""
 RECORDED_PACKAGES = ("llm-hpo", "optuna", "torch", "transformers", "tokenizers", "scikit-learn", "numpy", "sqlalchemy")
 
 
@@ -114,7 +114,7 @@ def run(
 
 
 def prepared(config: StudyConfig, callback: SearchCallback) -> tuple[SearchSpace, Splits]:
-    """Return the space and the data of a study; the callback is told what a person should know of them.
+    """Return the space and the data of a study, with notes on them to the callback.
 
     Raises:
         HpoError: the study cannot be searched.
@@ -226,7 +226,7 @@ class _SearchRun(SearchParts):
         return self.coordinator.ended_because or ("its time was over" if over else "finished")
 
     def _check_data(self, lead: Worker) -> None:
-        """Refuse before the first trial what every trial would fail on, and note where the data is weak."""
+        """Refuse, before the first trial, what would make every trial fail, and note weaknesses of the data."""
         lead.refuse_unfit(demands_of(self.space))
         self.callback.note(lead.metric.note)
         longest = int(self.space.largest("max_length"))
@@ -271,14 +271,14 @@ class _SearchRun(SearchParts):
             self.callback.note(needed_budget(self.config.budget, seconds, before, self.config.compute.devices_of_trial))
 
     def _note_start(self, metric: str) -> None:
-        """Tell the callback what is searched, and how to have more trials where all are finished."""
+        """Tell the callback what is searched, and if all trials are finished, how to get more."""
         trials, standing = most_trials(self.config, self.space), self.coordinator.standing()
         self.callback.started(self.config.study, metric, trials, standing)
         if trials is not None and standing.finished >= trials != enumerated(self.config, self.space):
             self.callback.note(f"For more, add --trials N, N above {trials}.")
 
     def _confirm_and_test(self, short: ShortCheck) -> None:
-        """Confirm the best, where that is asked for, and score the recommended one on the test split."""
+        """Confirm the best if asked for, and score the recommended one on the test split."""
         results = self.coordinator.results()
         race = race_of(results, self.config.confirmation, self.config.budget.most_trials)
         if race is not None:
@@ -320,7 +320,7 @@ class _SearchRun(SearchParts):
         self._score_test(led.trained(first))
 
     def _forecast(self, lead: Worker, until: float) -> ShortCheck:
-        """Take a few steps at two extremes of the space, and give the coordinator its first forecasts."""
+        """Train a few steps at two extremes of the space, and give the coordinator its first forecasts."""
         most, size = until - time.time(), self.pool.size
         short = short_check(lead, self.config, self.space, self.splits, most_seconds=most, workers=size)
         now, limits = time.time(), self.coordinator.limits
@@ -329,7 +329,7 @@ class _SearchRun(SearchParts):
             self.callback.note(sentence)
         reserve = short.reserve + confirming_seconds(self.config, limits, short.longest, short.baselines, size)
         if limits.deadline is not None:
-            # A confirmation is worth nothing without a trial: the search has the larger part of the time.
+            # A confirmation needs a trial, so the search gets the larger part of the time.
             reserve = min(reserve, MOST_RESERVED * max(0.0, limits.deadline - now))
         self.coordinator.expect(short.costs, reserve)
         if limits.deadline is not None:

@@ -17,7 +17,7 @@ class Note:
 
 
 class LossCause(StrEnum):
-    """Why a worker is lost."""
+    """Reason that a worker is lost."""
 
     PROCESS = "process"
     """Its process died or was killed; what it trained may be the cause."""
@@ -29,7 +29,7 @@ class LossCause(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLost:
-    """A worker is lost, and with it what it held; unless it is unusable, another takes its place."""
+    """A worker is lost with its assignments; it is replaced unless it is unusable."""
 
     reason: str
     """In a sentence."""
@@ -43,7 +43,7 @@ class Workers(Protocol):
     """Workers by name, as the dispatch sees them. Each begins assignments in their order, as its slots are free."""
 
     prefetch: int
-    """Assignments that a worker may hold beside those it trains, so that it never waits for the next."""
+    """Assignments that a worker may queue beside those it trains, so that it never waits for the next."""
 
     @property
     def workers(self) -> Collection[str]:
@@ -66,7 +66,7 @@ class Workers(Protocol):
         """Kill a worker, which is then told as `WorkerLost`, and replace it."""
 
     def discard(self, worker: str, /) -> None:
-        """Do without a worker from now on; what it held is not told again."""
+        """Use a worker no longer; its assignments are not reported again."""
 
 
 class WorkerPool(Workers, Protocol):

@@ -11,12 +11,12 @@ from hpo.config.times import humanized, parse_duration, parse_moment
 from hpo.errors import ConfigurationError
 
 TRIALS_OF_A_SEARCH = 4
-"""Trials for which more time is asked where it did not suffice for one."""
+"""Trials for which a run without a result suggests enough time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a run of the search may use; None is no limit."""
+    """Limits of one run of a search; None for no limit."""
 
     begun: float
     """When the run began, or the interrupted one that it resumes, in seconds since 1970."""
@@ -33,7 +33,7 @@ class Limits:
 
 
 def limits_of(budget: BudgetConfig, now: datetime, devices: float = 1.0) -> Limits:
-    """Return the limits of a run that starts at `now`; of two deadlines the earlier one.
+    """Return the limits of a run that starts at `now`, with the earlier of two deadlines.
 
     Args:
         budget: as the study file has it.
@@ -59,7 +59,7 @@ def limits_of(budget: BudgetConfig, now: datetime, devices: float = 1.0) -> Limi
 
 
 def seconds_left(limits: Limits, *, now: float, reserve: float, spent: float, committed: float) -> float:
-    """Return what a trial begun at `now` may take at most, in seconds; infinite without limits, and never below 0.
+    """Return the most seconds that a trial started at `now` may take: infinite without limits, never below 0.
 
     The limit of a single trial is not among them: a trial that exceeds it is pruned, not deferred.
 
@@ -94,7 +94,7 @@ def resumed_limits(limits: Limits, budget: BudgetConfig, cut: Mapping[str, Any],
 
 
 def has_stalled(bests: Sequence[float | None], noise: float, patience: int) -> bool:
-    """Return whether the last `patience` trials brought no best that is more than `noise` above the best before them.
+    """Return whether none of the last `patience` trials beat the best score before them by more than `noise`.
 
     Args:
         bests: the best score after each trial that is over, in the order in which they ended; None until there was one.
@@ -118,7 +118,7 @@ def budget_warning(
     share_of_devices: float = 1.0,
     devices: float = 1.0,
 ) -> str | None:
-    """Return a warning where, as far as a few steps tell, not even the cheapest trial fits; None where one does.
+    """Return a warning if, by a forecast from a few steps, not even the cheapest trial fits, else None.
 
     Args:
         limits: those of the run.
@@ -146,7 +146,7 @@ def budget_warning(
 
 
 def needed_budget(budget: BudgetConfig, trial_seconds: float, beside: float, devices: float = 1.0) -> str:
-    """Return, for a search in which no trial has completed, what a trial takes and which budget suffices for several.
+    """Return the time of a trial and a sufficient budget, for a search in which no trial has completed.
 
     Args:
         budget: as the study file has it.

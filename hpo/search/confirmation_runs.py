@@ -1,4 +1,4 @@
-"""Confirmation of one configuration after another: a race over fresh seeds in the place of a sampler.
+"""Confirmation runs: a race of the best trials over fresh seeds, which proposes runs as a sampler proposes trials.
 
 The runs are trials of a study of their own, which its coordinator leads as it does a search; each has the parameters
 of the trial that it confirms.
@@ -22,7 +22,7 @@ from hpo.store.trials import AttemptRecord
 from hpo.verdict.sequential_halving import NO_SCORE, Race, RaceState, next_trial
 
 SEED_ATTRIBUTE = "race_seed"
-"""Number of a run's seed in the race, from 0."""
+"""Index of a run's seed in the race, from 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class ConfirmationRuns:
     unseen: bool
     """Whether the runs are judged on rows that the search never saw."""
     ended_because: str | None = None
-    """Why there is nothing more to train, where that is not for the end of the race."""
+    """Reason that there is nothing more to train, other than the end of the race; empty if there is none."""
 
     def begin(self) -> None:
         """Record which study this one confirms."""
@@ -58,7 +58,7 @@ class ConfirmationRuns:
         self.store.study.set_user_attr(UNSEEN_ATTRIBUTE, self.unseen)
 
     def next(self, request: TrialRequest) -> AttemptRecord | None:
-        """Begin an attempt at a run that waits, or at the next of the race; None if there is none that fits."""
+        """Start an attempt at a waiting run, or at the next run of the race; None if none fits into the time."""
         self.ended_because = None
         for trial in self._candidates(request):
             entrant = self.entrants[trial.user_attrs[CONFIRMS_ATTRIBUTE]]
@@ -68,16 +68,16 @@ class ConfirmationRuns:
         return None
 
     def with_weights(self) -> set[int]:
-        """Return the first run of each configuration: the test split is read with those of the one to be taken."""
+        """Return the first run of each configuration; its weights score the test split if it is recommended."""
         over = self.store.trials.get_all(TrialState.COMPLETE)
         return {trial.number for trial in over if trial.user_attrs.get(SEED_ATTRIBUTE) == 0}
 
     def _candidates(self, request: TrialRequest) -> Iterator[FrozenTrial]:
-        """Yield the runs that wait, and then the next one that the race asks for, which waits from then on."""
+        """Yield the waiting runs, then the next run of the race, which is recorded as waiting."""
         waiting = self.store.trials.get_all(TrialState.WAITING)
         known = [trial for trial in waiting if trial.user_attrs.get(CONFIRMS_ATTRIBUTE) in self.entrants]
         yield from (trial for trial in known if not request.avoids(trial.number))
-        # What did not fit waits already: another seed of it would not fit either.
+        # A waiting run did not fit into the time: another seed of that configuration would not fit either.
         if not known:
             confirms = next_trial(self.race, self._race_state())
             if confirms is not None:
@@ -118,7 +118,7 @@ class ConfirmationRuns:
 
 
 def _as_far_as_known(of_seed: Mapping[int, float]) -> list[float]:
-    """Return the scores of seeds 0, 1, ... up to the first that is not over."""
+    """Return the scores of seeds 0, 1, ... up to the first unfinished one."""
     known: list[float] = []
     while len(known) in of_seed:
         known.append(of_seed[len(known)])

@@ -1,4 +1,4 @@
-"""Search coordinator: next assignment, pruning decision and outcome, three idempotent verbs over the store.
+"""Search coordinator: hands out assignments, decides on pruning and records outcomes, by idempotent calls.
 
 It owns no process, no device and no model. Runners carry its assignments to workers and their messages back.
 """
@@ -34,7 +34,7 @@ from hpo.store.tables import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT
 from hpo.store.trials import AttemptRecord, to_json
 
 LONGEST_OUTAGE, LEAST_OUTAGE = 3600.0, 15.0
-"""Most seconds that the store may be away before the search ends, and fewest near or past the deadline."""
+"""Longest time that the search waits for the store, in seconds, and the shortest near or past the deadline."""
 
 Proposes = Callable[[StudyStore, SearchSpace, StudyConfig, Forecasts], Proposer]
 Arguments = ParamSpec("Arguments")
@@ -43,7 +43,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopRequests:
-    """Stops that somebody asked for from outside a running search."""
+    """Stops requested by a user while the search runs."""
 
     stop: bool
     trials: frozenset[int]
@@ -53,7 +53,7 @@ class StopRequests:
 def verb(
     method: Callable[Concatenate["Coordinator", Arguments], Result],
 ) -> Callable[Concatenate["Coordinator", Arguments], Result]:
-    """Make a method one transaction under the lease, retried while the store is away."""
+    """Run a method as one transaction under the lease, retried while the store is unreachable."""
 
     @wraps(method)
     def inside(self: "Coordinator", /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -70,7 +70,7 @@ def verb(
 
 
 class Coordinator:
-    """The leader of one study. Every verb is one transaction, and asking it twice gives the same answer.
+    """The leader of one study. Every call is one transaction, and a repeated call gives the same answer.
 
     Each raises `StudyLedError` where another process leads the study now, and `StoreError` where the store failed, or
     was away for too long; nothing was recorded then.
@@ -109,9 +109,9 @@ class Coordinator:
         self._store, self._space, self._config, self._earlier = store, space, config, earlier
         self._record, self._lease, self._clock = record, lease, clock
         self.faults = Faults(())
-        """The workers, what failed on which, and which are quarantined."""
+        """The workers, the failures on each, and which are quarantined."""
         self.forecasts = Forecasts(config, space)
-        """What trials take, as far as is known."""
+        """Forecasts of the time that trials take."""
         self._endings = Endings(store, self.faults, config.compute.devices_of_trial)
         self._proposals = proposes(store, space, config, self.forecasts)
         self._reserve, self.overtime = 0.0, Overtime()
@@ -119,10 +119,10 @@ class Coordinator:
         self.limits = limits
         """When the search ends."""
 
-    # -- the three verbs
+    # -- assignments, reports and outcomes
 
     def next_assignment(self, request: str, capacity: Capacity, *, starts_in: float = 0.0) -> Assignment | None:
-        """Return what a worker is to train next; None if there is nothing for it now.
+        """Return the next assignment of a worker; None if there is none for it now.
 
         Args:
             request: the asker's name for this request, at most 64 characters; asked again under the same name, the
@@ -161,7 +161,7 @@ class Coordinator:
 
     @verb
     def finish(self, outcome: Outcome) -> None:
-        """Record the end of an attempt and tell Optuna; told twice, or of an older attempt, nothing changes."""
+        """Record the end of an attempt and tell Optuna; repeated outcomes and those of older attempts are ignored."""
         if self._store.attempts.is_open(outcome.trial, outcome.attempt):
             self._endings.end(outcome)
             self.forecasts.ended(outcome)
@@ -179,7 +179,7 @@ class Coordinator:
 
     @verb
     def begin(self, *, metric: str, versions: Mapping[str, str]) -> Sequence[str]:
-        """Record what the study is made from and enqueue its default; or resume what a dead leader left running.
+        """Record the study and enqueue its default configuration, or resume the trials that a dead leader left running.
 
         To be called before the first verb, when it is known that the model and the data can be used.
 
@@ -207,7 +207,7 @@ class Coordinator:
         return said
 
     def results(self) -> StudyResults:
-        """Return what the study has given so far."""
+        """Return the results of the study so far."""
         read = partial(read_results, self._store.database, self.study)
         return retried_while_away(read, LEAST_OUTAGE, stop=self._stop)
 
@@ -216,22 +216,22 @@ class Coordinator:
         self._log("run_ended", {"reason": reason})
 
     def stop_requests(self) -> StopRequests:
-        """Return the stops that were asked for since the last time, or since this process took the lead."""
-        # Remembered once that is committed: a transaction that is lost is asked again.
+        """Return the stops requested since the last call, or since this process took the lead."""
+        # Remembered only after the commit: a lost transaction is repeated.
         asked, self._last_event = self._stops_after(self._last_event)
         return asked
 
     def expect(self, costs: CostModel, reserve: float) -> None:
-        """Begin from these costs of trials, and keep `reserve` seconds for what follows the last of them."""
+        """Start from these costs of trials, and reserve `reserve` seconds for the confirmation after the last one."""
         self.forecasts.expect(costs)
         self._reserve = reserve
 
     def expected_seconds(self, assignment: Assignment) -> float | None:
-        """Return what an assignment will still take in all; None where nothing is known."""
+        """Return the remaining seconds of an assignment; None if unknown."""
         return max(self.forecasts.seconds_to_rungs(assignment.trial).values(), default=None)
 
     def default_seconds(self) -> float | None:
-        """Return what a trial of the default takes from its start to its end; None where nothing is known."""
+        """Return the seconds of a whole trial of the default; None if unknown."""
         return self.forecasts.seconds(self._space.hyperparameters(self._space.default_values()))
 
     @property
@@ -252,12 +252,12 @@ class Coordinator:
 
     @property
     def ended_because(self) -> str | None:
-        """Why there is nothing more to train, where that is not for the number of trials."""
+        """Reason that there is nothing more to train, other than the number of trials; empty if there is none."""
         return self._proposals.ended_because
 
     @verb
     def standing(self) -> Standing:
-        """Return how the study stands."""
+        """Return the counts and the best score of the study."""
         statistics = self._store.trials.statistics()
         return Standing(
             completed=statistics.states[TrialState.COMPLETE],
@@ -267,7 +267,7 @@ class Coordinator:
         )
 
     def use_slots(self, slots: int) -> None:
-        """Count devices of a trial as of one among so many in its worker; asked once, where that was measured."""
+        """Count each trial's share of its worker's device with so many slots; called once, after measuring them."""
         before = self._config.compute.devices_of_trial
         self._config = self._config.with_slots(slots)
         self._endings.devices = self._config.compute.devices_of_trial
@@ -293,7 +293,7 @@ class Coordinator:
 
     @verb
     def trained(self, trial: int) -> tuple[Assignment, Report]:
-        """Return a completed trial likewise."""
+        """Return a completed trial as it was assigned, and its best evaluation."""
         return self._trained(trial)
 
     @verb
@@ -315,10 +315,10 @@ class Coordinator:
 
     @verb
     def record_baseline(self, name: str, held_out: HeldOutEvaluation) -> None:
-        """Record what a baseline scored on the rows of the confirmation; told again, the newest counts."""
+        """Record the score of a baseline on the rows of the confirmation; a later call replaces it."""
         self._store.events.add(BASELINE_EVENT, name=name, reading=to_json(held_out))
 
-    # -- how the verbs do it
+    # -- helpers
 
     def _create(self, metric: str, versions: Mapping[str, str]) -> None:
         # Runs that confirm an earlier study of this name, which was deleted with Optuna's own tools.
@@ -339,7 +339,7 @@ class Coordinator:
 
     @verb
     def _stops_after(self, last_event: int) -> tuple[StopRequests, int]:
-        """Return what was asked for after a line of the log, and the last such line; prune what waits."""
+        """Return the requests after an event of the log, and the last such event; prune waiting trials."""
         asked = self._store.events.after(last_event, "stop_asked")
         trials = frozenset(event.trial for event in asked.values() if event.trial is not None)
         waiting = {trial.number for trial in self._store.trials.get_all(TrialState.WAITING)} if trials else set()

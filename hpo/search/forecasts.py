@@ -24,27 +24,27 @@ from hpo.space.search_space import SearchSpace
 from hpo.store.trials import AttemptRecord, Reached
 
 UPDATE_SHARE, BELIEF = 0.1, 0.3
-"""Of a step, what its update is taken for where probes do not tell, and the weight of that beside a step."""
+"""Assumed share of the update in a step where probes do not determine it, and the weight of that assumption."""
 MAX_OBSERVATIONS = 64
-"""Observed stretches of trials that are kept, the newest."""
+"""Number of observed stretches of trials that are kept, the newest ones."""
 STRETCH = 0.25
-"""Share of a trial after which another stretch of it begins."""
+"""Length of a stretch, as a share of its trial."""
 LEAST_DONE = 0.05
-"""Share of a trial from which its pace is used: its first steps are slow."""
+"""Share of a trial after which its speed is used, because its first steps are slow."""
 IN_COMMON, OF_KIND, OF_MACHINE, OF_TRIAL, OF_STRETCH = 0.7, 0.25, 0.4, 0.08, 0.08
 """Prior standard deviations of the logarithm of observed over computed seconds; the observed spread scales them."""
 LATELY = 10.0
-"""Stretches after which 1/e is left of the machine's covariance with itself."""
+"""Correlation length of the machine's speed, in stretches: after it the covariance falls to 1/e."""
 PRIOR_STRETCHES = 12
-"""Stretches that the prior deviations count for beside the observed ones."""
+"""Weight of the prior standard deviations, in observed stretches."""
 OUTLYING = 0.3
-"""Most that a stretch may differ from the median of it and its neighbours: beyond, a machine was suspended."""
+"""Largest factor between a stretch and the median of it and its neighbours; beyond, the machine was suspended."""
 LEAST = 1e-9
-"""Seconds that anything takes at least."""
+"""Shortest time, in seconds, of any forecast."""
 NOTHING = np.zeros(4)
-"""What is done before a trial begins, as `Work` counts it."""
+"""Work before a trial starts, as an array of `Work`."""
 HIGH = 0.84
-"""Standard deviations above the median: a trial takes longer once in five times."""
+"""Standard deviations above the median, which one trial in five exceeds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,11 +52,11 @@ class Observation:
     """The seconds that a stretch of a trial took, or a step of a probe."""
 
     trial: int | None
-    """None of a probe, and of what ran in another study."""
+    """None for a probe, and for a trial of another study."""
     kind: tuple[float, ...]
     """As `Work` has it."""
     done: Floats
-    """What was done in it, as `Work` counts it."""
+    """Work done in it, as an array of `Work`."""
     share: float
     """Of its trial, in seconds; 0..1."""
     seconds: float
@@ -74,7 +74,7 @@ class CostModel:
     """Stretches of trials, the newest last."""
 
     def seconds(self, work: Work, done: Floats, trial: int | None = None, above: float = 0.0) -> float | None:
-        """Return what it takes from now on to do so much of a trial; None where nothing is known.
+        """Return the seconds that this much work of a trial takes from now on; None if unknown.
 
         Args:
             work: of the whole trial.
@@ -91,16 +91,16 @@ class CostModel:
         return float(done @ self.unit_seconds) * math.exp(mean + float(shared @ weights) + above * deviation)
 
     def trial_seconds(self, hyperparameters: Hyperparameters, above: float = 0.0) -> float | None:
-        """Return what a trial takes from its start to its end; None where nothing is known."""
+        """Return the seconds of a whole trial; None if unknown."""
         work = self.workload.of(hyperparameters)
         return self.seconds(work, work.total, above=above)
 
     def share(self, work: Work, done: Floats) -> float:
-        """Return the share of a trial's seconds that so much of it takes, 0..1."""
+        """Return the share, 0..1, of a trial's seconds that this much of its work takes."""
         return float(done @ self.unit_seconds) / (float(work.total @ self.unit_seconds) or 1.0)
 
     def with_observation(self, stretch: Observation, *, continues: bool) -> "CostModel":
-        """Return these after another stretch of a trial, or after more of its last one, whose place it then takes."""
+        """Return the costs with a stretch added, or in the place of the last stretch of its trial."""
         newest = max((n for n, one in enumerate(self.observations) if one.trial == stretch.trial), default=None)
         others = [one for n, one in enumerate(self.observations) if not (continues and n == newest)]
         return replace(self, observations=(*others, stretch)[-MAX_OBSERVATIONS:])
@@ -131,7 +131,7 @@ class CostModel:
 
 
 def fitted_costs(workload: Workload, probes: Mapping[Hyperparameters, Probe]) -> CostModel:
-    """Return the costs of trials as far as a few steps of some that fit into memory tell.
+    """Return the costs of trials, estimated from the steps of the probes that fit into memory.
 
     Seconds of a unit of work are fitted by least squares of relative errors, none below 0 (Lawson and Hanson 1974).
     """
@@ -154,7 +154,7 @@ def fitted_costs(workload: Workload, probes: Mapping[Hyperparameters, Probe]) ->
 
 
 def _rows(stretches: Iterable[tuple[tuple[float, ...], int | None]], begins: int = 0) -> Floats:
-    """Return a row of each stretch's kind, its time, and its trial, nan where there is none."""
+    """Return for each stretch a row (kind, time, trial), with nan if it has no trial."""
     return np.array(
         [[*kind, time, math.nan if trial is None else trial] for time, (kind, trial) in enumerate(stretches, begins)]
     )
@@ -174,7 +174,7 @@ def _covariance(some: Floats, others: Floats) -> Floats:
 
 @dataclass(slots=True)
 class _Pace:
-    """How far a trial has come, in which time."""
+    """Progress of a trial, and the time that it took."""
 
     hyperparameters: Hyperparameters
     attempt: int
@@ -186,11 +186,11 @@ class _Pace:
     seconds: float = 0.0
     """Seconds until then."""
     since: tuple[Floats, float] | None = None
-    """Work and seconds at the begin of its current stretch; None until an attempt that may resume has reported."""
+    """Work and seconds at the start of its current stretch; None until an attempt that may resume has reported."""
     continues: bool = False
-    """Whether the observation of that stretch is to be replaced."""
+    """Whether the next observation replaces that stretch."""
     left: float | None = None
-    """Seconds that it will still take, on the high side; None where that was not asked for since its last report."""
+    """Upper estimate of its remaining seconds; None if not computed since its last report."""
 
 
 @dataclass(slots=True)
@@ -210,7 +210,7 @@ class Forecasts:
         self.costs = CostModel(workload=Workload(config=self.config, space=self.space))
 
     def learn(self, reached: Iterable[Reached], short_of_memory: Iterable[AttemptRecord]) -> None:
-        """Learn from what earlier runs have stored."""
+        """Fit the costs to the trials that earlier runs have stored."""
         for one in reached:
             trial = _Pace(Hyperparameters(**one.configuration), attempt=0, seconds=one.seconds)
             self._trials[one.trial] = trial
@@ -221,7 +221,7 @@ class Forecasts:
         self.expect(self.costs)
 
     def expect(self, costs: CostModel) -> None:
-        """Begin from other costs, such as those of a probe, corrected by the trials so far."""
+        """Replace the costs, for example by those of a probe, corrected by the trials so far."""
         self.costs = costs
         for number, trial in list(self._trials.items())[-MAX_OBSERVATIONS:]:
             if trial.share:
@@ -229,7 +229,7 @@ class Forecasts:
                 self._see(number, trial.share, trial.seconds)
 
     def begun(self, number: int, attempt: int, hyperparameters: Hyperparameters) -> None:
-        """Record that an attempt begins; told twice, nothing changes."""
+        """Record the start of an attempt; a repeated call has no effect."""
         known = self._trials.get(number) or _Pace(hyperparameters, attempt=0)
         if known.attempt != attempt:
             self._trials[number] = replace(
@@ -238,12 +238,12 @@ class Forecasts:
             )  # fmt: skip
 
     def reported(self, report: Report) -> None:
-        """Record how far a trial has come by its report."""
+        """Record the progress of a trial from its report."""
         if report.trial in self._trials:
             self._see(report.trial, self._work(report.trial).share_at(report.rung), report.seconds)
 
     def progressed(self, progress: Progress) -> bool:
-        """Record how far a trial has come by its progress; return whether that tells something new."""
+        """Record the progress of a trial between reports; return whether it changes the forecast."""
         share = progress.examples_seen / max(1, progress.examples_total)
         trial = self._trials.get(progress.trial)
         tells = trial is not None and abs(share - trial.share) >= LEAST_DONE
@@ -262,20 +262,20 @@ class Forecasts:
         return self._rows.get(memory_key(hyperparameters))
 
     def seconds(self, hyperparameters: Hyperparameters) -> float | None:
-        """Return what a trial will take from its start to its end, on the high side; None where nothing is known."""
+        """Return an upper estimate of the seconds of a whole trial; None if unknown."""
         return self.costs.trial_seconds(hyperparameters, above=HIGH)
 
     def seconds_left(self, number: int, hyperparameters: Hyperparameters) -> float:
-        """Return what a trial, which may have come some way, will still take, on the high side; 0 of nothing known."""
+        """Return an upper estimate of a trial's remaining seconds; 0 if unknown."""
         work = self.costs.workload.of(hyperparameters)
         return self.costs.seconds(work, work.total - self._done(number), number, HIGH) or 0.0
 
     def fits(self, number: int, hyperparameters: Hyperparameters, seconds: float) -> bool:
-        """Return whether a trial ends within so many seconds, as far as is known."""
+        """Return whether a trial is forecast to end within so many seconds."""
         return math.isinf(seconds) or self.seconds_left(number, hyperparameters) <= seconds
 
     def seconds_of_attempt(self, number: int) -> float:
-        """Return what a trial's running attempt will have taken at its end: what it has, and what it still will.
+        """Return the forecast total seconds of a trial's running attempt: those so far and those remaining.
 
         0 where nothing is known. The store counts an attempt's seconds once it is over.
         """
@@ -284,11 +284,11 @@ class Forecasts:
         if trial.left is None:
             trial.left = self.seconds_left(number, trial.hyperparameters)
         taken = trial.seconds - trial.seconds_before
-        # One that began anew tells its own seconds alone, at first fewer than were taken before it.
+        # An attempt that restarted counts only its own seconds, at first fewer than those of earlier attempts.
         return (taken if taken >= 0 else trial.seconds) + trial.left
 
     def seconds_to_rungs(self, number: int) -> Mapping[int, float]:
-        """Return rung -> seconds that a trial which has begun will still take to there; none where nothing is known."""
+        """Return rung -> seconds until a running trial reaches it; empty if unknown."""
         trial, work, unit = self._trials[number], self._work(number), self.costs.unit_seconds
         done = self._done(number)
         left = self.costs.seconds(work, work.total - done, number)
@@ -318,7 +318,7 @@ class Forecasts:
         return self.costs.workload.of(self._trials[number].hyperparameters)
 
     def _done(self, number: int) -> Floats:
-        """Return what is done of a trial, which may not have begun."""
+        """Return the work done in a trial so far, also for one that has not started."""
         share = self._trials[number].share if number in self._trials else 0.0
         return self._work(number).done_at(share) if share else NOTHING
 

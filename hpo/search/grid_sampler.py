@@ -19,7 +19,7 @@ from hpo.space.domains import Value
 from hpo.space.search_space import SearchSpace
 
 Combination = dict[str, Value]
-"""One combination as Optuna holds it: without constants, by the names that it samples under."""
+"""One combination in Optuna's form: without constants, by sampled names."""
 
 ENUMERATIONS = ("grid", "brute_force")
 """Samplers that try every combination once."""
@@ -47,7 +47,7 @@ class EnumeratingSampler(BaseSampler):
         self._chosen: Combination = {}
 
     def next_untried(self, trials: Iterable[FrozenTrial]) -> Combination | None:
-        """Return the first combination that none of `trials`, however it ended, has; None if all were tried."""
+        """Return the first combination that none of `trials` has, whatever its state; None if all were tried."""
         tried = {combination_key(trial.params) for trial in trials}
         return next((combination for key, combination in self._combinations.items() if key not in tried), None)
 
@@ -74,7 +74,7 @@ class EnumeratingSampler(BaseSampler):
 
 
 def combination_key(combination: Mapping[str, Any]) -> Hashable:
-    """Return what is equal for equal combinations.
+    """Return a key that is equal for equal combinations.
 
     Other samplers, and Optuna for what an enqueued trial leaves open, have 0.15000000000000002 for 0.15.
     """

@@ -1,4 +1,4 @@
-"""Attempt endings: whose fault each is, recorded, told to Optuna, and whether the trial is retried.
+"""Attempt outcomes: records each, tells Optuna, and decides whether trial or worker failed and whether to retry.
 
 - **The trial's**: it fails on two workers, or there is no other one to try it on. What it had said against the first
   is taken back.
@@ -22,7 +22,7 @@ from hpo.store.study_store import StudyStore
 from hpo.store.trials import AttemptEnd
 
 STRIKES_OUT = 2
-"""Trials that failed on one worker alone, after which it is quarantined."""
+"""Number of trials that must have failed on this worker and on no other for it to be quarantined."""
 RUN_OF_FAILURES = 3
 """Failures in a row after which the search ends."""
 DEATH = "its process died"
@@ -30,12 +30,12 @@ _NUMBER = re.compile(r"0[xX][0-9a-fA-F]+|[-+]?\d+(?:[.,]\d+)*(?:[eE][-+]?\d+)?")
 
 
 class Fault(StrEnum):
-    """What becomes of a trial that failed."""
+    """Decision on a failed trial."""
 
     TRIAL = "trial"
     """It fails for good."""
     ELSEWHERE = "elsewhere"
-    """It is to be tried on another worker, as if it had not been begun."""
+    """It is retried on another worker, from the beginning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,13 +45,13 @@ class _Failure:
 
     @property
     def wording(self) -> str:
-        """The reason without its numbers and addresses, which differ from one to the next of the same error."""
+        """The reason without numbers and addresses, which differ between occurrences of the same error."""
         return _NUMBER.sub("#", self.reason)
 
 
 @dataclass(slots=True)
 class Faults:
-    """Failures on the workers of a run, and what follows from them."""
+    """Failures on the workers of a run, and the decisions based on them."""
 
     workers: Collection[str]
     """The present workers; more may come, and some may be lost."""
@@ -60,18 +60,18 @@ class Faults:
     _confirmed: dict[str, dict[int, str]] = field(default_factory=dict)
     """Worker -> trial that failed on it and ended well on another -> why it failed."""
     _others_do_well: set[str] = field(default_factory=set)
-    """Suspected workers since whose failure a trial has ended well elsewhere."""
+    """Suspected workers, if a trial has ended normally on another worker since their failure."""
     _running: list[_Failure] = field(default_factory=list)
-    """The failures since a trial last ended well."""
+    """Failures since a trial last ended normally."""
     quarantined: dict[str, str] = field(default_factory=dict)
     """Workers that get no more trials, and why, in a sentence."""
     _breaker: str | None = None
     """Why the search ends, once it does."""
     alone: set[int] = field(default_factory=set)
-    """Trials that were in training with others on a worker that died: each is trained alone from then on."""
+    """Trials that were training side by side on a worker that died; each is trained alone from then on."""
 
     def failed(self, trial: int, worker: str, reason: str) -> Fault:
-        """Record that a trial failed, and return what becomes of it."""
+        """Record that a trial failed, and return whether it is retried."""
         self._running.append(_Failure(worker=worker, reason=reason))
         self._breaker = self._breaker or self._common_cause()
         failed_on = self._failed_on.setdefault(trial, {})
@@ -83,12 +83,12 @@ class Faults:
         return Fault.ELSEWHERE
 
     def died(self, trial: int, worker: str) -> None:
-        """Record that a worker's process died under a trial, which counts against the worker as a failure does."""
+        """Record that a worker's process died while training a trial, which counts as a failure on that worker."""
         self._failed_on.setdefault(trial, {})[worker] = DEATH
         self._quarantine_if_struck(worker)
 
     def ended_well(self, trial: int, worker: str) -> None:
-        """Record that a trial ended normally: where it failed before, that was not its own fault."""
+        """Record that a trial ended normally, so that its earlier failures are blamed on their workers."""
         self._running.clear()
         for other, reason in self._failed_on.pop(trial, {}).items():
             if other != worker:
@@ -98,16 +98,16 @@ class Faults:
             self._quarantine_if_struck(other)
 
     def quarantine(self, worker: str, reason: str) -> None:
-        """Record that a worker gets no more trials, be it the last one."""
+        """Record that a worker gets no more trials, even if it is the last one."""
         self.quarantined.setdefault(worker, reason)
 
     def avoid(self, trial: int) -> frozenset[str]:
-        """Return the workers on which a trial failed; none where no other one is left."""
+        """Return the workers on which a trial failed; empty if no other worker is left."""
         failed_on = self._failed_on.get(trial, {}).keys()
         return frozenset(failed_on) if self._usable - failed_on else frozenset()
 
     def is_held_back(self, worker: str) -> bool:
-        """Return whether a worker gets no trial until it is known whether trials end well elsewhere."""
+        """Return whether a worker must wait until it is known whether trials end normally elsewhere."""
         return worker in self._in_play - self._usable
 
     def is_avoided(self, worker: str) -> bool:
@@ -127,7 +127,7 @@ class Faults:
 
     @property
     def _usable(self) -> set[str]:
-        """The workers in play, without those that two trials speak against where there are others."""
+        """Usable workers: without those that two trials failed on, unless no others are left."""
         struck = {worker for worker in self._suspected if len(self._strikes(worker)) >= STRIKES_OUT}
         return self._in_play - struck or self._in_play
 
@@ -136,7 +136,7 @@ class Faults:
         return self._confirmed.keys() | {worker for failed_on in self._failed_on.values() for worker in failed_on}
 
     def _strikes(self, worker: str) -> dict[int, str]:
-        """Return the trials that speak against a worker, and why each failed: on it, and on no other."""
+        """Return trial -> reason of the trials that failed on this worker and on no other."""
         suspected = {
             trial: failed_on[worker] for trial, failed_on in self._failed_on.items() if failed_on.keys() == {worker}
         }
@@ -152,7 +152,7 @@ class Faults:
         self.quarantine(worker, f"Trials {trials} failed on {worker}: {_without_stop(reason)}.")
 
     def _common_cause(self) -> str | None:
-        """Return why the latest failures are everyone's; None while they need not be."""
+        """Return why the latest failures affect all workers; None if they may not."""
         last = self._running[-1]
         backwards = self._running[::-1]
         alike = list(takewhile(lambda failure: failure.wording == last.wording, backwards))
@@ -199,7 +199,7 @@ class Endings:
     devices: float = 1.0
     """Devices of one trial."""
     _judged: dict[tuple[int, int], _Judgement] = field(default_factory=dict)
-    """(trial, attempt) -> its judgement: once, also where a transaction is repeated."""
+    """(trial, attempt) -> decision, made once even if the transaction is repeated."""
 
     def end(self, outcome: Outcome) -> None:
         """Record the end of an open attempt and tell Optuna."""
@@ -220,7 +220,7 @@ class Endings:
             self.store.events.add("quarantined", worker=name, reason=reason)
 
     def take_up(self) -> None:
-        """Let trials that a dead leader left running wait, to be resumed first."""
+        """Requeue the trials that a dead leader left running, to be resumed first."""
         for trial in self.store.trials.get_all(TrialState.RUNNING):
             ends = self.store.attempts.ends(trial.number)
             attempt = ends[-1].attempt if ends else 0
@@ -234,7 +234,7 @@ class Endings:
             self.store.study.tell(trial.number, state=TrialState.FAIL)
 
     def prune_waiting(self, trial: int) -> None:
-        """Prune a waiting trial, as somebody asked for; it keeps the scores that it has."""
+        """Prune a waiting trial at a user's request; it keeps its scores."""
         attempt = self.store.attempts.latest(trial)
         self.store.trials.ask(trial)
         self.store.events.add(str(Ending.PRUNED), trial, attempt or None, reason="Stopped as asked for.")
@@ -282,7 +282,7 @@ class Endings:
         self.store.trials.set_attributes(outcome.trial, outcome_attributes(outcome))
 
     def _tell(self, outcome: Outcome) -> None:
-        """Give Optuna the end of a trial in its own terms."""
+        """Tell Optuna the final state of a trial."""
         match outcome.ending:
             case Ending.COMPLETED:
                 assert outcome.best is not None, "a trial that trained to its end has a full report"

@@ -1,4 +1,4 @@
-"""Trial proposals: which trial is trained next, a waiting or a new one, if it still fits into the time that is left.
+"""Trial proposals: the next trial to train, waiting or new, that fits into the remaining time.
 
 A slow sampler proposes outside of the store's transaction. Inside of it, it would hold the lease's row, or SQLite's
 file, while it computes: the lease lapses meanwhile, and a PostgreSQL server ends a transaction in which nothing is
@@ -43,7 +43,7 @@ from hpo.store.study_store import StudyStore
 from hpo.store.trials import AttemptRecord
 
 MAX_DEFERRED = 8
-"""Proposals that wait because they take longer than there is time; beyond as many, one that fits is drawn at random."""
+"""Most proposals deferred for lack of time; after that, one that fits is drawn at random."""
 MAX_DRAWS = 50
 REPEAT_DEFAULT_AFTER_TRIALS = 20
 USED_UP = "Every combination of the space was tried."
@@ -58,30 +58,30 @@ class TrialRequest:
     """At most 64 characters; the same request asked again gets the same attempt."""
     capacity: Capacity
     seconds: float
-    """What a trial may take at most; infinite without a deadline."""
+    """Most seconds that a trial may take; infinite without a deadline."""
     avoids: Callable[[int], bool]
     """Whether a trial is to be tried on another worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlowProposal:
-    """An answer in place of a trial: `propose` outside of the transaction first, then ask again."""
+    """Answer that asks the caller to run `propose` outside the transaction first, and then to ask again."""
 
     propose: Callable[[], None]
 
 
 class Proposer(Protocol):
-    """The choice of what is trained next: a search's `Proposals`, or the runs of a confirmation."""
+    """Source of the next trial: the `Proposals` of a search, or the runs of a confirmation."""
 
     @property
     def ended_because(self) -> str | None:
         """Why there is nothing more to train, where that is not for the number of trials."""
 
     def begin(self) -> None:
-        """Put into a new study what it begins with."""
+        """Enqueue the first trials of a new study."""
 
     def next(self, request: TrialRequest) -> AttemptRecord | SlowProposal | None:
-        """Begin an attempt at the first trial that fits; None if there is none."""
+        """Start an attempt at the first trial that fits; None if there is none."""
 
     def with_weights(self) -> set[int]:
         """Return the finished trials whose weights are still needed."""
@@ -89,7 +89,7 @@ class Proposer(Protocol):
 
 @dataclass(slots=True)
 class Proposals:
-    """Proposals of a search, inside the store's open transaction; what they remember only saves asking again."""
+    """Proposals of a search, inside the store's open transaction; their state is only a cache."""
 
     store: StudyStore
     space: SearchSpace
@@ -98,9 +98,9 @@ class Proposals:
     ended_because: str | None = None
     """Why there is nothing more to train, where that is not for the number of trials."""
     _deferred: dict[int, Hyperparameters] = field(default_factory=dict)
-    """Trials that were too long for the time that was left."""
+    """Trials that did not fit into the remaining time."""
     _proposed: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """Trial that is next -> what a sampler that takes long has proposed for it."""
+    """Next trial -> parameters that a slow sampler has proposed for it."""
     _sampler: str = field(init=False)
     """Name of the one that proposes."""
 
@@ -146,7 +146,7 @@ class Proposals:
     def _candidates(
         self, waits: Sequence[FrozenTrial], request: TrialRequest, must_train: bool
     ) -> Iterator[tuple[int | None, BaseSampler | None]]:
-        """Yield the trials that wait, those that were begun first, and then None for each new one to propose.
+        """Yield the waiting trials, started ones first, and then None for each new trial to propose.
 
         Beside it stands the sampler that is asked, None for the study's own.
         """
@@ -171,7 +171,7 @@ class Proposals:
             yield None, short
 
     def _slow_proposal(self) -> SlowProposal | None:
-        """Return that a slow sampler is to propose first; None where it has, or the sampler is quick."""
+        """Return the request that a slow sampler propose first; None if it has, or if the sampler is fast."""
         number = self.store.trials.count()
         if not SAMPLERS[self._sampler].takes_long or number in self._proposed:
             return None
@@ -183,7 +183,7 @@ class Proposals:
         return SlowProposal(propose=propose)
 
     def _random_draw(self, number: int, request: TrialRequest) -> BaseSampler | None:
-        """Draw at random until a trial fits; return a sampler that proposes just that one, None if none fits.
+        """Draw at random until a trial fits; return a sampler that proposes exactly that trial, None if none fits.
 
         Draws that do not fit are in no study, so that no later run has to train them.
         """
@@ -208,7 +208,7 @@ class Proposals:
         )  # fmt: skip
 
     def _must_train(self, request: TrialRequest) -> bool:
-        """Return whether a trial begins however long it may take: none has completed, none runs, there is time left.
+        """Return whether a trial starts whatever its forecast: none has completed, none runs, and there is time left.
 
         A forecast may be wrong by far on a busy machine, and what does not end in time is paused and resumed.
         """
@@ -217,20 +217,20 @@ class Proposals:
         return nothing and request.seconds > 0
 
     def _defer(self, number: int, hyperparameters: Hyperparameters) -> None:
-        """Let a trial wait for shorter ones to be known, or for the next run; it keeps its parameters."""
+        """Defer a trial until forecasts are better or to the next run; it keeps its parameters."""
         if number not in self._deferred:
             self.store.events.add("too_long", number)
         self._deferred[number] = hyperparameters
         self.store.trials.set_waiting(number)
 
     def _score_to_beat(self) -> float | None:
-        """Return the score of the last of those trials whose weights are kept; None while there is room."""
+        """Return the lowest score among the trials whose weights are kept; None while more can be kept."""
         kept = weights_kept(self.config)
         best = self.store.trials.statistics().best(kept)
         return best[-1][0] if len(best) == kept else None
 
     def _has_tried_all(self) -> bool:
-        """Return whether the sampler tries every combination once, and has."""
+        """Return whether an enumerating sampler has tried every combination."""
         sampler = self.store.study.sampler
         return isinstance(sampler, EnumeratingSampler) and sampler.next_untried(self.store.trials.get_all()) is None
 
@@ -238,10 +238,10 @@ class Proposals:
         return self.space.sampled(self.space.default_values())
 
     def _lacks_noise(self) -> bool:
-        """Return whether the default is to be trained on a second seed now: where `budget.patience` goes by its noise.
+        """Return whether the default is trained on a second seed now, to measure the noise that `budget.patience` uses.
 
-        Early that would cost a trial that may improve. Not where the space names the seed, nor where each combination
-        is tried once.
+        Not early, when a new configuration is more likely to improve the score; nor if the space has the seed as a
+        parameter, or every combination is tried once.
         """
         patience, search = self.config.budget.patience, self.config.search
         if patience is None or self.store.trials.statistics().states.total() < max(
@@ -266,7 +266,7 @@ class Proposals:
         return stalled
 
     def _proposer(self, number: int) -> str:
-        """Return who proposed a trial that is about to begin."""
+        """Return the name of what proposed a trial that is about to start."""
         trial = self.store.trials.get(number)
         if (known := trial.user_attrs.get("proposed_by")) is not None:
             return str(known)
@@ -320,7 +320,7 @@ def proposed_parameters(study: Study, trials: Sequence[FrozenTrial], number: int
 
 
 class _UpcomingTrial(FixedTrials):
-    """A study's storage with the trials that are known, and one that is not there yet, of which nothing is written."""
+    """A study's storage with its known trials and one future trial, of which nothing is written."""
 
     def __init__(self, backend: BaseStorage, trials: Sequence[FrozenTrial], number: int) -> None:
         super().__init__(backend, trials)
@@ -345,14 +345,14 @@ def _fixed_sampler(parameters: dict[str, Any], otherwise: BaseSampler | None = N
 
 @dataclass(slots=True)
 class Overtime:
-    """Trials that begin although they may not end in time: when they are paused, and what is said of them."""
+    """Trials started although they may not end in time: when they are paused, and notes on them."""
 
     until: dict[int, float] = field(default_factory=dict)
     """Trial -> when what was left of time and device hours is over, in seconds since 1970."""
     _notes: dict[str, None] = field(default_factory=dict)
 
     def begun(self, trial: int, *, expected: float, left: float, at: float) -> None:
-        """Note that a trial begins; told twice, nothing changes.
+        """Note the start of a trial; a repeated call has no effect.
 
         Args:
             trial: its number.
@@ -375,22 +375,22 @@ class Overtime:
             self.until.pop(outcome.trial, None)
 
     def pop_notes(self) -> Sequence[str]:
-        """Return the sentences for people that were not returned yet."""
+        """Return the notes that were not returned yet."""
         notes, self._notes = tuple(self._notes), {}
         return notes
 
 
 def published(config: StudyConfig, space: SearchSpace) -> list[dict[str, Value]]:
-    """Return the values of the published configurations that a search tries: at most a quarter of its trials."""
+    """Return the published configurations that a search tries, at most a quarter of its trials."""
     most = config.budget.most_trials
     return fitted_portfolio(space)[: None if most is None else most // 4] if config.search.portfolio else []
 
 
 def weights_kept(config: StudyConfig) -> int:
-    """Return of how many of the best trials the weights are kept while the search runs: the winner's are scored."""
+    """Return how many best trials keep their weights during the search: at least one, to score the winner."""
     return max(1, config.store.keep_weights or 0)
 
 
 def noise_floor(default_scores: Sequence[float]) -> float:
-    """Return how far the default configuration's scores on two seeds are apart; 0 where it was not trained on two."""
+    """Return the difference of the default's scores on two seeds; 0 if it was not trained on two."""
     return max(default_scores) - min(default_scores) if len(default_scores) > 1 else 0.0

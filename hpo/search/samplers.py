@@ -34,17 +34,17 @@ LEARNED_FROM = (TrialState.COMPLETE, TrialState.PRUNED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """How many trials are seen, at most."""
+    """Largest numbers of trials that a sampler sees."""
 
     best: int
     """Of those that completed."""
     others: int
-    """Of all that completed or were pruned, spread evenly: as many of the early ones as of the late."""
+    """Of all completed or pruned trials, evenly spread over the search."""
     training: int
-    """Of those that train, spread likewise."""
+    """Of the running trials, evenly spread."""
 
     def of(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """Return those of `trials` that are seen, in their order; what waits is always."""
+        """Return the `trials` that are seen, in order; waiting trials always are."""
         ended = [trial for trial in trials if trial.state in LEARNED_FROM]
         training = [trial for trial in trials if trial.state == TrialState.RUNNING]
         seen = {trial.number for trial in _spread(training, self.training)}
@@ -59,7 +59,7 @@ class Window:
 
 
 def _spread(trials: Sequence[FrozenTrial], most: int) -> Sequence[FrozenTrial]:
-    """Return at most so many of `trials`, evenly from the newest on backwards, so that it is among them."""
+    """Return at most so many of `trials`, evenly spaced and including the newest."""
     return trials if len(trials) <= most else [trials[-1 - place * len(trials) // most] for place in range(most)]
 
 
@@ -72,7 +72,7 @@ class FixedTrials(PassingStorage):  # type: ignore[misc]
     def get_all_trials(
         self, _study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """Return those in one of `states`, or all."""
+        """Return the trials in one of `states`, or all."""
         shown = [trial for trial in self.trials if states is None or trial.state in states]
         return copy.deepcopy(shown) if deepcopy else shown
 
@@ -89,7 +89,7 @@ class EarlierTrials:
         self._shift, self._shifted = 0.0, trials
 
     def beside(self, own: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
-        """Return them with scores that compare with those of a study's own trials.
+        """Return the trials with scores shifted to be comparable with those of the study's own trials.
 
         Other examples, or another model, score otherwise: so scores are shifted by the median difference between the
         two scores of what both studies have trained. That is the default, and the best few, which are tried first.
@@ -113,7 +113,7 @@ def _shifted(trial: FrozenTrial, shift: float) -> FrozenTrial:
 
 
 def windowed_study(study: Study, window: Window | None, earlier: Sequence[EarlierTrials] = ()) -> Study:
-    """Return a study through a window, beside trials of earlier studies, all read once.
+    """Return a study reduced to a window of its trials, plus trials of earlier studies, all read once.
 
     TPE reads them anew for every group of parameters.
     """
@@ -127,12 +127,12 @@ def _fixed(study: Study, trials: Sequence[FrozenTrial]) -> Study:
 
 
 TPE_WINDOW = Window(best=25, others=900, training=100)
-"""TPE models the best 25 as good, however many there are; of the others, and of those that train, it needs only the
-density. It weighs the newest trials most: seen whole, a thousand in training would be most of what it avoids."""
+"""TPE models at most the best 25 trials as good; of the other and the running trials it needs only the density. It
+weighs the newest trials most, so a thousand running trials would otherwise dominate what it avoids."""
 
 
 class PerTrialSampler(BaseSampler):
-    """A sampler made afresh for each trial, seeded by (study seed, trial number).
+    """A sampler created anew for each trial, seeded by (study seed, trial number).
 
     A seeded Optuna sampler proposes the same again when a search is started again: two `TPESampler(seed=0)` on one
     store proposed the same five trials. Here a trial's randomness is its own, whoever asks and however often.
@@ -159,7 +159,7 @@ class PerTrialSampler(BaseSampler):
             window: what it sees of the finished trials; None for all, read anew whenever it looks.
         """
         self.earlier: Sequence[EarlierTrials] = ()
-        """What it learns from besides the study's own trials."""
+        """Trials of earlier studies that it also learns from."""
         self._build = build
         self._study_seed = study_seed
         self._together = together
@@ -178,7 +178,7 @@ class PerTrialSampler(BaseSampler):
         """Return the parameters that are proposed together."""
         if self._together is None:
             if self._seen is not None:
-                # Trials that have the same parameters tell the same of the space, so one of each kind is enough.
+                # Only the sets of parameters matter here, so one trial of each set is enough.
                 learned = self._seen.get_trials(deepcopy=False, states=LEARNED_FROM)
                 kinds = {tuple(one.distributions): one for one in reversed(learned)}
                 study = _fixed(study, sorted(kinds.values(), key=lambda one: one.number))
@@ -216,11 +216,11 @@ class Sampler:
     waits_for: frozenset[TrialState] = frozenset()
     """States of the trials that count towards `startup_trials`; empty for no start-up."""
     takes_long: bool = False
-    """Whether it may take seconds or minutes to propose."""
+    """Whether a proposal may take seconds or minutes."""
 
 
 def _tpe(config: StudyConfig, _space: SearchSpace) -> BaseSampler:
-    """Return TPE that models conditional parameters jointly too, and avoids what is running."""
+    """Return multivariate TPE with groups of conditional parameters, which avoids running trials."""
     startup = startup_trials(config)
     return PerTrialSampler(
         lambda seed: TPESampler(
@@ -247,7 +247,7 @@ def _modelling(sampler: str, build: Callable[..., BaseSampler]) -> Callable[[Stu
 
 
 def _qmc(config: StudyConfig, space: SearchSpace) -> BaseSampler:
-    """Return a sampler of one scrambled sequence, whose position is kept in the store."""
+    """Return a sampler of one scrambled quasi-random sequence, whose position is kept in the store."""
     sequence = derived_seed(config.seed, "sequence")
 
     def build(seed: int) -> BaseSampler:

@@ -1,4 +1,4 @@
-"""User commands to a running search, beside its leader: enqueue a trial, stop the search, stop a trial.
+"""User commands to a running search, from another process: enqueue a trial, stop the search, stop a trial.
 
 Each is one transaction, for a confirmation beside it another. The leader reads `stop_asked` from the study's log; what
 is enqueued waits in Optuna's rows.
@@ -26,7 +26,7 @@ UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
 def enqueue(
     database: Database, study: str | None, given: Mapping[str, Any], source: str
 ) -> tuple[int, dict[str, Value]]:
-    """Enqueue a configuration before what the sampler proposes; return its trial, and its values of what is searched.
+    """Enqueue a configuration ahead of the sampler's proposals; return its trial and the values of its parameters.
 
     Args:
         database: the store.
@@ -68,7 +68,7 @@ def ask_to_stop(database: Database, study: str | None, trial: int | None = None)
         if trial is not None:
             _refuse_finished(store, trial)
         store.events.add("stop_asked", trial)
-    # Only then: who begins a confirmation checks first whether the search was told to end.
+    # After the request is recorded, because a confirmation checks for it before it starts.
     if trial is None and (confirmation := confirmation_of(store.name)) in study_names(database):
         # One process leads both, and listens to the study that it trains for.
         runs = _opened(database, confirmation)

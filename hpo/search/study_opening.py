@@ -1,4 +1,4 @@
-"""Study leadership: a coordinator under the study's lease, refused where the study was begun otherwise."""
+"""Study leadership: a coordinator that holds the study's lease, refused if the study has other settings."""
 
 import math
 import time
@@ -124,7 +124,7 @@ def refuse_other_study(name: str, stored: StudyRecord, now: StudyRecord) -> None
 
 
 def _compared(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what must stay the same; a key that is newer than the study has its default."""
+    """Return the settings that must not change; keys newer than the study have their defaults."""
     defaults = {"model": ModelConfig(name="", dtype="fp32"), "task": TaskConfig(), "evaluation": EvaluationConfig()}
     completed = {name: section.model_dump(mode="json") | configuration[name] for name, section in defaults.items()}
     return {key: value for key, value in {**configuration, **completed}.items() if key not in CHANGEABLE}
@@ -148,7 +148,7 @@ def _is_widened(name: str, before: Mapping[str, Any], now: Mapping[str, Any] | N
 
 
 def _other_data(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return that the data differ, and why if known: an earlier version kept no rows from its searches."""
+    """Return the sentence that the data differ, with the reason if known: old versions kept no rows for the verdict."""
     said = "data: the texts, labels or splits are not the same"
     before, after = _kept_share(stored), _kept_share(now)
     if before == after:

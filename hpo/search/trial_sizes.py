@@ -26,25 +26,25 @@ OPTIMIZER_STATES: Mapping[str, int] = {
     "sgd": 0, "adafactor": 0, "momentum": 1, "nesterov": 1, "lion": 1, "adagrad": 1, "rmsprop": 1, "muon": 1,
     "adam": 2, "adamw": 2, "nadam": 2, "radam": 2, "adamax": 2, "adadelta": 2, "schedule_free_adamw": 2,
 }  # fmt: skip
-"""Optimizer -> the numbers that it keeps for each weight; of Adafactor, which keeps rows and columns, about none."""
+"""Optimizer -> numbers of state per weight; about 0 for Adafactor, which keeps only row and column statistics."""
 METHODS = ("head", "top_layers", "lora", "full")
 """Methods, the cheapest first."""
 Signs = Mapping[str, int]
 Floats = NDArray[np.float64]
 UNKNOWN = Dimensions(train_rows=1000, layers=12)
-"""Dimensions in place of unknown data: a trial takes time in proportion to the rows that it sees."""
+"""Dimensions assumed for unknown data, so that a trial takes time in proportion to its rows."""
 FORWARD = 1 / 3
-"""Cost of a forward pass over that of forward and backward, which takes about twice as long."""
+"""Cost of a forward pass divided by that of forward and backward; backward takes about twice as long."""
 BATCHES = 8
-"""Batches over which the tokens of a step are averaged."""
+"""Batches over which the tokens per step are averaged."""
 NO_LIMIT = 64
 """Layers that stand for all of them where trials are compared."""
 MAX_CACHED = 1000
-"""Configurations whose work is cached."""
+"""Size of the cache of works, in configurations."""
 
 
 def _number_or_all(value: Value) -> float:
-    """Rank null, which stands for all, above any number."""
+    """Return the number, or infinity for null, which means all."""
     return float(value) if is_number(value) else math.inf
 
 
@@ -66,7 +66,7 @@ def dearest(space: SearchSpace) -> Hyperparameters:
 
 
 def slowest(space: SearchSpace) -> Hyperparameters:
-    """Return the dearest configuration but for its batch, the smallest: the most steps, which may leave a GPU idle."""
+    """Return the dearest configuration with the smallest batch: it has the most steps, which may not fill a GPU."""
     return _extreme(space, {**_MOST, "batch_size": -1})
 
 
@@ -76,7 +76,7 @@ def cheapest(space: SearchSpace) -> Hyperparameters:
 
 
 def _extreme(space: SearchSpace, signs: Signs) -> Hyperparameters:
-    """Return the configuration that is furthest in the direction of `signs`.
+    """Return the most extreme configuration in the direction of `signs`.
 
     A parameter that a condition on the way to a cost names takes each of its values, every other one its furthest.
     That they go together is the space's own promise: it has refused whatever could not.
@@ -104,7 +104,7 @@ def _deciding(space: SearchSpace) -> set[str]:
 
 
 def _furthest(parameter: Parameter, chosen: Values, signs: Signs) -> Value:
-    """Return the value at the end that `signs` point to; of equals, and where none costs more, the default."""
+    """Return the most extreme value in the direction of `signs`; the default if values cost the same."""
     name, domain = parameter.name, parameter.domain
     if name not in COSTS:
         return parameter.default
@@ -175,7 +175,7 @@ class Workload:
         trained = {"full": kept}.get(hyperparameters.method, min(hyperparameters.trained_layers or 0, kept))
         # Gradients of states and of weights; LoRA's go through all layers, those of its few weights cost next to none.
         backward = kept if hyperparameters.method == "lora" else 2 * trained
-        # The head is another layer to update.
+        # The head counts as one more layer to update.
         updates = (trained + 1) * (1 + OPTIMIZER_STATES[hyperparameters.optimizer])
         return np.array([FORWARD * (kept + backward), updates, kept, layers]) / layers
 

@@ -1,4 +1,4 @@
-"""Warm start: trials of earlier studies, which the sampler learns from and the best of which are tried first.
+"""Warm start: trials of earlier studies, from which the sampler learns; the best of them are tried first.
 
 They are taken over once, in the new study's space and into its log, so that it resumes without the earlier store. They
 are no trials of the new study: its sampler sees them, and nothing else does.
@@ -25,9 +25,9 @@ from hpo.store.study_store import StudyStore
 from hpo.store.tables import WARM_START_EVENT
 
 TRIED_FIRST = 3
-"""Trials of each earlier study that are trained again, after the default and before what the sampler proposes."""
+"""Best trials of each earlier study that are trained after the default and before the sampler's proposals."""
 LEARNING = ("tpe", "gp")
-"""Samplers that learn from trials which they have not proposed."""
+"""Samplers that can learn from trials that they did not propose."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class EarlierStudy:
 
 
 def read_earlier(config: StudyConfig, known: Collection[str]) -> list[EarlierStudy]:
-    """Read the studies that `config.warm_start` names, but for the references that are `known`.
+    """Read the studies that `config.warm_start` names, except the references in `known`.
 
     Raises:
         ConfigurationError: a study that is not there, cannot be read, or is this one.
@@ -57,7 +57,7 @@ def absolute(config: StudyConfig) -> StudyConfig:
 def take_over(
     store: StudyStore, space: SearchSpace, config: StudyConfig, earlier: Sequence[EarlierStudy], metric: str
 ) -> list[str]:
-    """Record what is taken over from earlier studies, and enqueue the best; return a sentence for people on each.
+    """Record the trials taken over from earlier studies and enqueue the best; return a sentence on each study.
 
     Raises:
         ConfigurationError: a study of another task or metric.
@@ -77,7 +77,7 @@ def take_over(
 
 
 def carried_notes(earlier: Sequence[EarlierStudy], space: SearchSpace, task: str, metric: str) -> list[str]:
-    """Return what a search over `space` would take over of each study, in a sentence; raises as `take_over` does."""
+    """Return a sentence per study on what a search over `space` would take over; raises as `take_over` does."""
     return [_carried(study, space, task, metric)[1] for study in earlier]
 
 

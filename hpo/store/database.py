@@ -30,7 +30,7 @@ USER_AND_PASSWORD = re.compile(r"^[\w+]+://[^:/]*(:[^@]*)?@")
 OPTUNA_TABLE_ATTEMPTS = 20
 FIRST_WAIT, LONGEST_WAIT = 0.05, 5.0
 SECONDS_TO_END = 3.0
-"""Seconds for which a search that was told to end still retries."""
+"""Seconds for which a search that was told to end retries the store."""
 TOLD_FROM = 1.0
 """Seconds of waiting after which a warning is logged."""
 Result = TypeVar("Result")
@@ -70,7 +70,7 @@ class Database:
                 yield connection
 
     def close(self) -> None:
-        """Give back every connection."""
+        """Close every connection."""
         self.storage.remove_session()
         self.engine.dispose()
 
@@ -111,7 +111,7 @@ def open_database(url: str, *, must_exist: bool = False, is_ending: Callable[[],
 
 @contextmanager
 def translated(url: URL) -> Iterator[None]:
-    """Say a database's error in one sentence that names the store without its password."""
+    """Return a database's error as one sentence that names the store without its password."""
     try:
         yield
     except (exc.SQLAlchemyError, StorageInternalError) as error:
@@ -245,7 +245,7 @@ def retried_while_away(
     sleep: Callable[[float], object] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Result:
-    """Return what `verb` returns, called again for so many seconds while the store does not answer.
+    """Return what `verb` returns, retried for so many seconds while the store does not answer.
 
     Args:
         verb: a transaction that can be asked twice, since the answer to a commit may have been lost.

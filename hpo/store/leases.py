@@ -24,7 +24,7 @@ _FIRST = sa.text(
     "INSERT INTO hpo_leases (study_id, fence, host, pid, process_started, acquired_at, expires_at) "
     "VALUES (:of_study, 0, '', 0, 0, 0, 0) ON CONFLICT DO NOTHING"
 )
-"""Makes a lease that is in force for nobody where there is none, and no error in the server's log."""
+"""Inserts an expired lease if there is none, without an error in the server's log."""
 _NEWEST = sa.select(
     *(column for column in leases.c if column is not leases.c.study_id), clock().label("now")
 ).where(leases.c.study_id == STUDY)  # fmt: skip
@@ -34,7 +34,7 @@ _RENEW = (
     .where(sa.exists().where(StudyModel.study_id == STUDY))
     .values(expires_at=clock() + sa.bindparam("seconds", type_=sa.Double))
 )
-"""Meets no row if the lease is another's or the study has been deleted."""
+"""Updates no row if the lease belongs to another process or the study has been deleted."""
 LEASE_SECONDS = 30.0
 RENEWAL_SECONDS = 10.0
 _logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseRecord:
-    """Who leads a study; times are seconds since 1970 by the database's clock."""
+    """Leader of a study; times are seconds since 1970 by the database's clock."""
 
     fence: int
     host: str
@@ -87,7 +87,7 @@ def renew_lease(rows: StudyRows, fence: int, seconds: float) -> bool:
 
 
 class Lease:
-    """This process's lease on a study. Its fence rises with each leader; a verb of an older one is refused."""
+    """This process's lease on a study. Its fencing number rises with each leader; older leaders are refused."""
 
     def __init__(self, store: StudyStore, fence: int) -> None:
         self._store = store
@@ -95,7 +95,7 @@ class Lease:
         self._confirmed_at = time.monotonic()
 
     def confirm(self) -> None:
-        """Renew the lease inside the store's open transaction; what follows in it is written by the leader.
+        """Renew the lease inside the store's open transaction, so that what follows in it is written as the leader.
 
         Raises:
             StudyLedError: another process has taken the lease over.
@@ -115,7 +115,7 @@ class Lease:
             self.confirm()
 
     def release(self) -> None:
-        """End the lease, so that the next start need not wait for it."""
+        """Release the lease, so that the next start need not wait for it to expire."""
         renew_lease(self._store.rows, self.fence, 0.0)
 
 

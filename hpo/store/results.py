@@ -1,4 +1,4 @@
-"""Results of a study: trials, their evaluations, confirming runs, baselines, test evaluations. Writes nothing."""
+"""Results of a study: trials, their evaluations, confirming runs, baselines, test evaluations. Read-only."""
 
 import json
 import shlex
@@ -55,7 +55,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyHistory:
-    """How a study went, from its first attempt on."""
+    """History of a study, from its first attempt on."""
 
     begun_at: float | None
     """Seconds since 1970, by the database's clock; None where no trial was begun."""
@@ -74,7 +74,7 @@ _EVALUATIONS = (
 
 
 def read_history(database: Database, name: str | None = None) -> StudyHistory:
-    """Return how a study went; raises as `opened_study` does."""
+    """Return the history of a study; raises as `opened_study` does."""
     with opened_study(database, name) as (_, rows):
         completed = database.storage.get_all_trials(rows.study_id, states=(TrialState.COMPLETE,))
         return StudyHistory(
@@ -190,7 +190,7 @@ class TestEvaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyResults:
-    """A study read in one transaction: what it was made from and what its trials gave."""
+    """A study read in one transaction: its settings and the results of its trials."""
 
     name: str
     uid: str = ""
@@ -222,7 +222,7 @@ class StudyResults:
 
     @property
     def has_test_split(self) -> bool:
-        """Whether there are rows that nothing is chosen by."""
+        """Whether there are rows that play no part in any choice."""
         data = self.configuration.get("data", {})
         return data.get("test") is not None or bool(data.get("test_fraction"))
 

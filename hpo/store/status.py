@@ -1,4 +1,4 @@
-"""Status of a study now: who leads it, what trains, what waits and why, what happened last. Writes nothing."""
+"""Status of a study: its leader, running and waiting trials, and recent events. Read-only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -96,7 +96,7 @@ class StudyStatus:
 
 
 def read_status(database: Database, name: str | None = None) -> StudyStatus:
-    """Return how a study stands now; raises as `opened_study` does."""
+    """Return the status of a study; raises as `opened_study` does."""
     with opened_study(database, name) as (name, rows):
         log = EventLog(rows)
         runs = log.all("run_begun", "run_ended")[-2:]

@@ -34,7 +34,7 @@ class StudySummary:
 
 
 def confirmation_of(study: str) -> str:
-    """Return the name of the study that confirms another; no study file can give one such a name."""
+    """Return the name of the study that confirms another; study files cannot use such names."""
     return f"{study} (confirmation)"
 
 

@@ -28,7 +28,7 @@ from hpo.store.trials import Attempts, Trials
 UID_ATTRIBUTE = "hpo:uid"
 METRIC_ATTRIBUTE = "hpo:metric"
 CONFIRMS_ATTRIBUTE = "hpo:confirms"
-"""Of a study the one that it confirms, of a trial of it the trial there."""
+"""Attribute of a study and its trials: the confirmed study, and the confirmed trial of it."""
 UNSEEN_ATTRIBUTE = "hpo:unseen"
 """Whether a study that confirms another does so on rows that the other never saw."""
 
@@ -37,7 +37,7 @@ STUDY_ROW = sa.select(studies).where(studies.c.study_id == STUDY)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyRecord:
-    """What a study was made from; a later start must match it."""
+    """Settings that a study was made from; a later start must match them."""
 
     configuration: Mapping[str, Any]
     space: Mapping[str, Any]
@@ -52,7 +52,7 @@ class StudyStore:
     """
 
     def __init__(self, database: Database, name: str, sampler: BaseSampler, pruner: BasePruner) -> None:
-        """Open the study `name`, made if it is not there."""
+        """Open the study `name`; create it if it does not exist."""
         self.name = name
         self.database = database
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""Cache of Optuna's trials of one study: read once, and then kept by what is written through it.
+"""Cache of Optuna's trials of one study: read once, then updated by every write through it.
 
 Optuna's own cache reads every unfinished trial with all of its rows, whenever anything is read; with many in training
 that is most of what a verb costs. Here a transaction asks once which trials others have changed, and reads those.
@@ -46,10 +46,10 @@ _TRAINED = (
 
 @dataclass(slots=True)
 class TrialStatistics:
-    """Statistics of the finished trials of a study, kept as they end: no verb goes through all of them."""
+    """Statistics of the finished trials of a study, updated as they end, so that no call reads all trials."""
 
     states: Counter[TrialState] = field(default_factory=Counter)
-    """How many trials ended so."""
+    """Number of trials by final state."""
     bests: list[float | None] = field(default_factory=list)
     """The best value of those that hpo trained to their end, after each trial that ended, in the order in which they
     did; None until there was one."""
@@ -59,7 +59,7 @@ class TrialStatistics:
     """(value turned round, trial) of those that hpo trained to their end, rising."""
 
     def add(self, trial: FrozenTrial, *, trained: bool) -> None:
-        """Take in a trial that has just ended; `trained` says whether hpo trained it to its end."""
+        """Add a trial that has just ended; `trained` says whether hpo trained it to its end."""
         self.states[trial.state] += 1
         best = self.bests[-1] if self.bests else None
         if trained and trial.state == TrialState.COMPLETE:
@@ -90,7 +90,7 @@ class TrialCache(PassingStorage):  # type: ignore[misc]
         self.forget()
 
     def forget(self) -> None:
-        """Forget what was read and written."""
+        """Clear the cache."""
         self.changed: set[int] = set()
         """Trials that were made or changed their states, or were found so, and are to be recorded as they are now."""
         self._trials: dict[int, FrozenTrial] = {}

@@ -220,7 +220,7 @@ class AttemptEnd:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reached:
-    """How far an attempt came."""
+    """Progress of an attempt."""
 
     trial: int
     rung: int
@@ -237,7 +237,7 @@ class Attempts:
         self.forget()
 
     def forget(self) -> None:
-        """Forget what is remembered of the rows: after a rollback some of it never was."""
+        """Clear what is cached of the rows: a rollback undoes some of them."""
         self._device_seconds: float | None = None
 
     def latest(self, trial: int) -> int:
@@ -270,7 +270,7 @@ class Attempts:
         return [AttemptEnd(**row) for row in self._rows.execute(_ENDS, of_trial=trial).mappings()]
 
     def reached(self) -> list[Reached]:
-        """Return how far each attempt came, and what it took: what the cost of a later trial is told from."""
+        """Return the progress and the seconds of each attempt, from which the cost of later trials is estimated."""
         rows = self._rows.execute(_REACHED).mappings()
         return [Reached(**{**row, "configuration": json.loads(row["configuration"])}) for row in rows]
 

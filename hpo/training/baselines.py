@@ -1,4 +1,4 @@
-"""Baselines: models that are scored without fine-tuning, which say whether it was worth it.
+"""Baselines: models without fine-tuning, whose scores show whether fine-tuning was worth it.
 
 Each is trained on the study's training rows and evaluated on the rows that its verdict is about. To add one: its line
 among the `baselines` of a task.
@@ -24,7 +24,7 @@ from hpo.training.evaluation import outputs
 
 # scikit-learn is imported where it is used: every worker imports this file, which would take it a second longer.
 Inputs = tuple[Any, Any]
-"""Two matrices: what is seen of the rows to train on, and of those to predict."""
+"""Two matrices: features of the rows to train on, and of the rows to predict."""
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def _features(context: TrainingContext, max_length: int, rows: BaselineRows) -> 
 
 
 def _answers(context: TrainingContext, max_length: int, rows: BaselineRows) -> Inputs:
-    """Return what the pretrained model predicts."""
+    """Return the predictions of the pretrained model."""
     train, predicted = _of_pretrained(context, max_length, rows, context.model.logits)
     return context.task.predictions(train), context.task.predictions(predicted)
 
@@ -92,7 +92,7 @@ INPUTS: Mapping[str, Callable[[TrainingContext, int, BaselineRows], Inputs]] = {
 
 
 def evaluate_baseline(context: TrainingContext, name: str, max_length: int) -> HeldOutEvaluation:
-    """Train a baseline and evaluate it on the rows that a verdict is about; of folds the mean.
+    """Train a baseline and evaluate it on the rows of the verdict; with folds, return the mean.
 
     Args:
         context: its data and model; the model is left as pretrained.
@@ -115,7 +115,7 @@ def evaluate_baseline(context: TrainingContext, name: str, max_length: int) -> H
     except HpoError:
         raise
     except Exception as error:
-        # Whatever it dies of, as with a trial: the verdict can do without it.
+        # Any error, as with a trial: the verdict does not need the baseline.
         logger.debug("The baseline %s failed.", name, exc_info=True)
         raise TrainingError(f"The baseline {name} failed: {error_line(error)}") from None
     return mean_held_out(evaluations) if len(evaluations) > 1 else evaluations[0]

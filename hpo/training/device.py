@@ -1,4 +1,4 @@
-"""Device: the GPU or CPU that trials train on, what it cannot do, and the precision that pays there."""
+"""Device: the GPU or CPU that trials train on, its limits, and the faster precision on it."""
 
 import math
 import os
@@ -24,7 +24,7 @@ from hpo.training.context import TrainingContext
 from hpo.training.evaluation import REPORTED
 
 GPU_FILE = Path("/dev/nvidia0")
-"""There where the kernel has an NVIDIA GPU."""
+"""File that exists if the kernel has an NVIDIA driver."""
 
 
 def choose_device(compute: ComputeConfig) -> torch.device:
@@ -71,7 +71,7 @@ def refuse_emulated(device: torch.device, precision: Precision) -> None:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Return whether a device computes in bf16 itself."""
+    """Return whether a device supports bf16 natively."""
     return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
@@ -98,14 +98,14 @@ def with_dtype(config: StudyConfig, space: SearchSpace) -> StudyConfig:
 
 ROUNDS = 3
 PASSES = 1 + ROUNDS
-"""Of each precision over the rows: a warm-up and the rounds."""
+"""Passes of each precision over the rows: a warm-up and the rounds."""
 MEASURED_ROWS = 16
 LEAST_ROWS = 4
-"""Rows on which a time says something of a batch."""
+"""Fewest rows whose time is representative of a batch."""
 LEAST_GAIN = 1.15
 """How many times faster bf16 must be to be worth its rounding."""
 MOST_DIFFERENCE = 0.05
-"""Largest distance of bf16 logits from fp32 ones, over the length of the fp32 ones, at which they agree."""
+"""Largest relative distance (Euclidean) of bf16 logits from fp32 logits at which they agree."""
 
 Step = Callable[[Precision], Tensor]
 """A forward and backward pass over the same real batch; returns its logits."""
@@ -159,7 +159,7 @@ def measure(
         rounds.append((_seconds(step, "fp32", device), _seconds(step, "bf16", device)))
     if not rounds:
         return _unmeasured(asked, round_seconds / 2 / rows)
-    # The fastest round: whatever else the machine does only ever adds.
+    # The fastest round: other load on the machine only adds time.
     fp32_seconds, bf16_seconds = (min(seconds) / rows for seconds in zip(*rounds, strict=True))
     return Measurement(
         fp32_seconds=fp32_seconds,

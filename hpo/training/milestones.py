@@ -1,4 +1,4 @@
-"""Milestones: the optimizer steps of the rungs, which are examples seen in per mille of the longest trial."""
+"""Milestones: the optimizer steps at which a trial reaches rungs, in per mille of the longest trial's examples."""
 
 import math
 from collections.abc import Iterable
@@ -45,7 +45,7 @@ def milestone_steps(
 
 
 def milestones_of(assignment: Assignment, rows: int, all_rows: int, fold: int | None = None) -> dict[int, Milestone]:
-    """Return step -> the milestone reached there, of a training of a trial on so many of all rows; of a fold its end's.
+    """Return step -> milestone of one training on so many of all rows; for a fold only its end.
 
     Args:
         assignment: of the trial.
@@ -65,6 +65,6 @@ def milestones_of(assignment: Assignment, rows: int, all_rows: int, fold: int | 
 
 def _step_at(example_mille: float, train_rows: int, batch_size: int) -> int:
     """Return the first step at which a thousand times the examples seen is at least `example_mille`."""
-    # Products of fractions lie a hair beside the whole numbers that they mean.
+    # Products of fractions differ from whole numbers by rounding.
     epochs, rest = divmod(math.ceil(example_mille / 1000 - 1e-6), train_rows)
     return epochs * steps_per_epoch(train_rows, batch_size) + math.ceil(rest / batch_size)

@@ -31,16 +31,16 @@ from hpo.training.optimizers import OPTIMIZERS, parameter_groups, rate_factors
 from hpo.training.schedules import Plateau, factor, warmup_steps
 
 Regularized = list[tuple[nn.Parameter, Tensor | None]]
-"""Weights, each with what it is pulled to; None for zero."""
+"""Weights, each with the target of its regularisation; None for zero."""
 
 
 def is_regularized(name: str, weight: Tensor) -> bool:
-    """Return whether L1 and L2 apply to a weight: no bias and no norm."""
+    """Return whether L1 and L2 apply to a weight: not to biases and norms."""
     return weight.ndim >= 2 and "bias" not in name
 
 
 class Regularizer:
-    """What the hyperparameters ask for, over one trial's trained parameters."""
+    """L1 and L2 regularisation of a trial's trained parameters."""
 
     def __init__(
         self,
@@ -106,12 +106,12 @@ class Regularizer:
 
 
 def _distances(used: Regularized) -> list[Tensor]:
-    """Return how far each weight stands from where it is pulled."""
+    """Return the difference of each weight from its target."""
     return [weight if reference is None else weight - reference for weight, reference in used]
 
 
 CHECK_EVERY = 10
-"""Steps between looks at whether the loss is still a number: each look waits for the device."""
+"""Steps between checks that the loss is a number: each check waits for the device."""
 
 
 class Diverged(ArithmeticError):
@@ -144,7 +144,7 @@ class OptimizerStep:
         shift = partial(self._kind.shift, self._optimizer)
         self._regularizer = Regularizer(self.parameters, hyperparameters, reference, factors, shift)
         self._plateau = Plateau(hyperparameters) if hyperparameters.schedule == "reduce_on_plateau" else None
-        # Sums stay on the device. A value that is no number makes its sum none for good, so one look finds it.
+        # Sums stay on the device. A NaN makes its sum NaN for good, so a later check finds it.
         self._losses = torch.zeros((), device=backbone.device)
         self._norms = torch.zeros((), device=backbone.device)
         self._summed = 0
@@ -185,7 +185,7 @@ class OptimizerStep:
             self._plateau.observe(score)
 
     def state(self) -> dict[str, Any]:
-        """Return, between steps, all that the next depends on but the random state; tensors are the live ones."""
+        """Return, between steps, what the next step depends on, except the random state; tensors are not copied."""
         return {
             "taken": self.taken,
             "rate": self.rate,
@@ -199,7 +199,7 @@ class OptimizerStep:
 
     @torch.no_grad()
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned of a trial begun alike; nothing of it is held, tensors are copied."""
+        """Restore what `state` returned for an equal trial; tensors are copied."""
         self.taken, self.rate, self._summed = state["taken"], state["rate"], state["summed"]
         self.model.load(state["weights"])
         self._optimizer.load_state_dict(_owned(state["optimizer"], self.model.backbone.device))

@@ -42,7 +42,7 @@ for them; `hidden`, whether they are matrices of the transformer layers."""
 def rate_factors(
     network: Any, names: Iterable[str], decay: float, fresh: Collection[str] = frozenset(), head_rate: float = 1.0
 ) -> dict[str, float]:
-    """Return name -> what the trial's learning rate is multiplied by for that parameter, above 0.
+    """Return parameter name -> factor of the trial's learning rate, above 0.
 
     Args:
         network: a transformers model.
@@ -57,7 +57,7 @@ def rate_factors(
 
 
 def parameter_groups(network: Any, parameters: Mapping[str, nn.Parameter], factors: Mapping[str, float]) -> list[Group]:
-    """Return groups for an optimizer, each parameter in one: those of one rate, hidden matrices apart from the others.
+    """Return parameter groups for an optimizer: one per learning rate, with hidden matrices in groups of their own.
 
     Args:
         network: a transformers model.
@@ -150,7 +150,7 @@ def shift(optimizer: Any, weights: list[Tensor], directions: list[Tensor], amoun
         amount: what they are multiplied by.
     """
     beta1 = optimizer.param_groups[0]["betas"][0]
-    # The iterates first: a direction that is the weight itself must not have moved.
+    # The iterates first: a direction that is the weight itself must be unchanged.
     torch._foreach_add_([optimizer.state[weight]["z"] for weight in weights], directions, alpha=amount)
     torch._foreach_add_(weights, directions, alpha=(1 - beta1) * amount)
 

@@ -26,14 +26,14 @@ from hpo.training.gradients import PASS_TOKENS, SlotBatch
 from hpo.training.optimizer_step import Diverged, OptimizerStep
 
 MOST_LENGTHS = 1000
-"""Texts of a split whose lengths stand for those of all."""
+"""Number of texts of a split whose lengths represent those of all."""
 INFEASIBLE = Probe(feasible=False)
 MOST_SLOTS = 16
-"""Trials side by side that are measured at most."""
+"""Largest number of trials side by side that is measured."""
 SLOT_STEPS = 4
-"""Steps that are taken with each number of them, of which the fastest counts."""
+"""Steps measured with each number of trials; the fastest counts."""
 WORTH_DOUBLING = 1.05
-"""How many times as fast all together must have become where twice as many are measured."""
+"""Speed-up that must have been reached before twice as many are measured."""
 
 
 def probe(
@@ -81,7 +81,7 @@ def probe(
 def slot_rates(
     context: TrainingContext, hyperparameters: Hyperparameters, most_seconds: float = math.inf
 ) -> dict[int, float]:
-    """Train 1, 2, 4 and more trials side by side for a few steps each, until more of them are hardly faster.
+    """Train 1, 2, 4 and more trials side by side for a few steps each, until more are hardly faster in total.
 
     The model is left with its pretrained weights, torch's random state as it was.
 
@@ -227,7 +227,7 @@ def _scored(
 
 
 def dimensions_of(context: TrainingContext, max_length: int) -> Dimensions:
-    """Return what the work of trials is counted from, texts cut at `max_length` tokens."""
+    """Return the dimensions from which the work of trials is computed, with texts cut at `max_length` tokens."""
     splits, tokenized = context.splits, context.tokenized(max_length)
     return Dimensions(
         train_rows=splits.train.rows,

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Interrupted(Exception):
-    """A decision has come in the middle of an evaluation."""
+    """Raised when a decision arrives during an evaluation."""
 
 
 class Run:
@@ -88,7 +88,7 @@ class Run:
         self._steps = self._train()
 
     def advance(self, answer: Tensor | Exception | None = None) -> Message | SlotBatch:
-        """Return what there is to say, or the batch that is waited for; nothing may be asked after an `Outcome`.
+        """Return the next message, or the batch whose gradients are needed; must not be called after an `Outcome`.
 
         Args:
             answer: the mean loss of the batch that was asked for, its gradients ready, or why there is none.
@@ -99,10 +99,10 @@ class Run:
         except StopIteration as finished:
             end: End = finished.value
         except Exception as error:
-            # Whatever a trial dies of is an outcome; the search continues.
+            # Every error of a trial becomes an outcome; the search continues.
             logger.debug("Trial %d failed.", self.assignment.trial, exc_info=True)
             end = self._end_by(error)
-        # Not in the handler: as long as the error lives, so do its frames and their tensors.
+        # Outside the handler: the error keeps its frames and their tensors alive.
         self._rank_group.end(*end)
         return self._outcome(*end)
 
@@ -183,7 +183,7 @@ class Run:
             self._checkpoints.save({"seen": state.seen, "place": asdict(state), **rest}, state.seconds)
 
     def _resumed_state(self) -> State | None:
-        """Take in the state of an earlier attempt's checkpoint and return the rest of it; None where there is none.
+        """Restore the state from an earlier attempt's checkpoint and return its other content; None without one.
 
         What else lies in the trial's folder is removed: an earlier study of that name may have left it, or an attempt
         that was further than its last checkpoint.
@@ -260,12 +260,12 @@ class Run:
         )
 
     def _is_judged(self, fold_run: FoldRun, milestone: Milestone, validation: Scores) -> bool:
-        """Return whether the trial confirms another and may be judged as it stands: at a new best, or by folds."""
+        """Return whether to run a held-out evaluation: for a confirming trial at a new best score or in a fold."""
         is_best = fold_run.fold is not None or (milestone.full and self._state.would_be_best(validation))
         return self.assignment.confirms is not None and is_best
 
     def _held_out(self, fold_run: FoldRun, answers: Predictions) -> HeldOutEvaluation:
-        """Evaluate on the rows that the search never saw, or where there are none on those that it was scored on."""
+        """Evaluate on the rows that the search never saw, or without such rows on the validation rows of the search."""
         context, kept = self._context, self._context.splits.confirmation
         if kept is not None:
             of_kept = context.predict(fold_run.data["confirmation"], check=self._check_interrupted)
@@ -293,7 +293,7 @@ class Run:
         return progress
 
     def _remember(self, report: Report, training: OptimizerStep) -> None:
-        """Take in a full report; keep the weights of a new best in the place of those before it, where they may win."""
+        """Record a full report; keep the weights of a new best score if the trial may still win."""
         if not self._state.remember(report) or self._weights is None:
             return
         to_beat = self.assignment.score_to_beat
@@ -308,7 +308,7 @@ class Run:
         return patience is not None and self._state.reports_since_best >= patience
 
     def _may_decide(self, fold_run: FoldRun, training: OptimizerStep) -> bool:
-        """Return whether the trial has shown what it can, and something of it is left to save."""
+        """Return whether the trial may be pruned here: its warm-up (or fold) is over, and training is left to save."""
         ended = training.taken == training.total_steps
         if fold_run.fold is not None:
             return ended and not fold_run.last
@@ -324,7 +324,7 @@ class Run:
         return is_due, None
 
     def _cut(self, fold_run: FoldRun, training: OptimizerStep) -> End | None:
-        """Return the end of a trial that was told to end, or whose time is over; None of any other."""
+        """Return the ending of a trial that was told to end or is out of time; None otherwise."""
         where = f"step {training.taken} of {training.total_steps}"
         if fold_run.fold is not None:
             where = f"{where} of fold {fold_run.fold + 1} of {len(self._context.splits.folds)}"

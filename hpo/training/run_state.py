@@ -1,4 +1,4 @@
-"""Training plan and run state: rows and seeds of a trial, and what it must remember, or have alike, to resume."""
+"""Training plan and run state: rows and seeds of a trial, and the state and circumstances it needs to resume."""
 
 import hashlib
 import json
@@ -28,33 +28,33 @@ from hpo.training.milestones import milestones_of, steps_per_epoch
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FoldRun:
-    """One training from the pretrained weights on: its rows, its seed, and where it is scored on what."""
+    """One training from the pretrained weights: its rows, its seed, its milestones and the rows scored there."""
 
     data: TokenizedSplits
     rows: Rows
     """Training rows it sees in each epoch."""
     train_sample: Rows
-    """Those of them that are scored."""
+    """Training rows that are scored."""
     validation_part: Rows
-    """Validation rows scored at a milestone that is not full; of a fold all that it left out."""
+    """Validation rows scored at a milestone that is not full; for a fold all rows that it left out."""
     milestones: dict[int, Milestone]
     """Optimizer step -> the milestone reached there."""
     total_steps: int
     seed: int
-    """Of initialisation and data order."""
+    """Seed of initialisation and data order."""
     fold: int | None
-    """Which of several folds it is, from 0; None where there are none."""
+    """Index of the fold, from 0; None without folds."""
     last: bool
     """Whether the trial ends with it."""
 
     def batches(self, assignment: Assignment, context: TrainingContext, taken: int = 0) -> Iterator[Batch]:
-        """Return its batches in their order, augmented as the trial asks for, without the first `taken`."""
+        """Return its batches in order, with the trial's augmentation, without the first `taken`."""
         hyperparameters, make_batch = assignment.hyperparameters, context.batch_maker(assignment.hyperparameters)
         first_epoch, begun = divmod(taken, steps_per_epoch(self.rows.size, hyperparameters.batch_size))
         for epoch in range(first_epoch, hyperparameters.epochs):
             chosen = training_batches(self.rows.size, hyperparameters.batch_size, self.seed, epoch)
             for number in range(begun if epoch == first_epoch else 0, len(chosen)):
-                # From 1 on: numpy takes a 0 at the end for nothing, and that seed is the epoch's order.
+                # From 1 on: numpy ignores a trailing 0, and the seed without it gives the order of the epoch.
                 yield make_batch(self.rows[chosen[number]], [self.seed, epoch, number + 1])
 
 
@@ -77,11 +77,11 @@ def _fold_run(
 ) -> FoldRun:
     hyperparameters, seed = assignment.hyperparameters, context.config.seed
     if hyperparameters.data_fraction < 1:
-        # At least one row of each class; the same for every trial.
+        # At least one row of each class; the same rows for every trial.
         strata = context.train_strata[rows]
         wanted = max(round(hyperparameters.data_fraction * rows.size), class_count(strata))
         rows = rows[stratified_prefix(strata, wanted, seed)]
-    # No more than are scored of validation, so that the two scores are about as sure.
+    # At most as many as are scored of validation, so that both scores have about the same variance.
     scored = context.splits.validation.rows if fold is None else validation_part.size
     sample = min(context.config.evaluation.part_rows, scored)
     return FoldRun(
@@ -107,14 +107,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True, kw_only=True)
 class RunState:
-    """How far a trial has come, and what it has seen on the way."""
+    """Progress of a trial, and its results so far."""
 
     fold_run: int = 0
-    """Which of its trainings it is in: the fold, or 0."""
+    """Index of the current training: the fold, or 0."""
     seen: int = 0
     """Examples seen, those of earlier folds among them."""
     owes_report: bool = False
-    """Whether it stands at a milestone that is not yet evaluated."""
+    """Whether it has reached a milestone that is not yet evaluated."""
     seconds: float = 0.0
     """Training and evaluation time."""
     best: Report | None = None
@@ -124,12 +124,12 @@ class RunState:
     of_folds: list[Report] = field(default_factory=list)
     """A report of each fold that has ended."""
     circumstances: dict[str, str] = field(default_factory=dict)
-    """Of `circumstances_of`."""
+    """Result of `circumstances_of`."""
     changes: list[str] = field(default_factory=list)
-    """What of that was another when it resumed: from there on it is equal only up to rounding."""
+    """Circumstances that had changed when it resumed: from there on it is equal only up to rounding."""
 
     def resume_under(self, circumstances: Mapping[str, str]) -> None:
-        """Take in what a trial resumes under, and what of it has changed."""
+        """Record the circumstances under which a trial resumes, and which of them have changed."""
         before = self.circumstances
         self.changes += [
             f"{name}: {before[name]} before, {now} now"
@@ -139,7 +139,7 @@ class RunState:
         self.circumstances = dict(circumstances)
 
     def remember(self, report: Report) -> bool:
-        """Take in a full report; return whether it is the best so far."""
+        """Record a full report; return whether it is the best so far."""
         if not self.would_be_best(report.validation):
             self.reports_since_best += 1
             return False
@@ -152,7 +152,7 @@ class RunState:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "RunState":
-        """Return what `asdict` was called on, by this or an earlier version."""
+        """Return the state from its mapping by `asdict`, of this or an earlier version."""
 
         def renamed(report: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
             return report and {"held_out": report.get("reading"), **report}
@@ -177,7 +177,7 @@ def load_alike(checkpoints: Checkpoints, rank_group: RankGroup, trial: int) -> S
 
 
 def identity_of(assignment: Assignment, context: TrainingContext) -> str:
-    """Return what a checkpoint of `assignment` depends on, as a digest: resumed from another it would be untrue."""
+    """Return a digest of everything that a checkpoint of `assignment` depends on; one with another is not resumed."""
     config = context.config
     parts = [
         assignment.hyperparameters.to_mapping(),
@@ -189,7 +189,7 @@ def identity_of(assignment: Assignment, context: TrainingContext) -> str:
         config.seed,
         context.precision,
         context.model.fingerprint,
-        # The random state of one is nothing to the other.
+        # The random states of CPU and GPU cannot be exchanged.
         context.device.type,
         version("llm-hpo"),
         SEMANTICS,
@@ -225,7 +225,7 @@ def mean_report(of_folds: Sequence[Report], rung: int) -> Report:
 
 
 def _processor() -> str:
-    """Return which processor this is, and the instructions that torch chooses its sums by."""
+    """Return the processor and its instruction set, by which torch chooses the order of its sums."""
     about = Path("/proc/cpuinfo")
     named = re.search(r"^model name\s*:\s*(.+)$", about.read_text() if about.exists() else "", re.MULTILINE)
     return f"{named[1] if named else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"

@@ -28,14 +28,14 @@ def cosine_rise(progress: float, hyperparameters: Hyperparameters) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A rate's way up and down, each as what the peak rate is multiplied by."""
+    """Rise and fall of the learning rate, each as a factor of the peak rate."""
 
     description: str
     source: str
     fall: Curve
-    """By the fraction of the steps after warm-up that were taken; 1 at 0."""
+    """Factor by the fraction of the steps after warm-up that were taken; 1 at 0."""
     rise: Curve = linear_rise
-    """By the fraction of the warm-up steps that were taken; it ends at 1, the first value of `fall`."""
+    """Factor by the fraction of the warm-up steps that were taken; it ends at 1, the first value of `fall`."""
 
 
 def constant(progress: float, hyperparameters: Hyperparameters) -> float:  # noqa: ARG001 - a curve's signature
@@ -49,7 +49,7 @@ def linear(progress: float, hyperparameters: Hyperparameters) -> float:
 
 
 def polynomial(progress: float, hyperparameters: Hyperparameters) -> float:
-    """Return the factor that falls as the `power` of what is left."""
+    """Return the factor that falls as the `power` of the remaining progress."""
     return _down_to_final((1.0 - progress) ** _given(hyperparameters.power), hyperparameters)
 
 
@@ -81,7 +81,7 @@ def cosine_restarts(progress: float, hyperparameters: Hyperparameters) -> float:
 
 def step(progress: float, hyperparameters: Hyperparameters) -> float:
     """Return the factor that is multiplied by `decay_factor` each time `decay_every` of the progress has passed."""
-    # 0.3 / 0.1 is a hair below 3 in floating point, yet three periods have passed.
+    # 0.3 / 0.1 is slightly below 3 in floating point, but three periods have passed.
     cuts = math.floor(min(progress / _given(hyperparameters.decay_every), MOST_CUTS) + 1e-9)
     return max(_given(hyperparameters.decay_factor) ** cuts, _given(hyperparameters.final_rate_ratio))
 
@@ -135,16 +135,16 @@ class Plateau:
         self._without_better = 0
 
     def state(self) -> dict[str, float]:
-        """Return what later factors depend on, as `resume` takes it."""
+        """Return the state that later factors depend on, for `resume`."""
         return {"factor": self.factor, "best": self._best, "without_better": self._without_better}
 
     def resume(self, state: Mapping[str, float]) -> None:
-        """Take over what `state` returned."""
+        """Restore what `state` returned."""
         self.factor, self._best = state["factor"], state["best"]
         self._without_better = int(state["without_better"])
 
     def observe(self, score: float) -> None:
-        """Take in the score of a full evaluation; cut after more than `plateau_patience` without a better one."""
+        """Record the score of a full evaluation; cut after more than `plateau_patience` without a better one."""
         if score > self._best:
             self._best, self._without_better = score, 0
             return
@@ -155,12 +155,12 @@ class Plateau:
 
 
 def warmup_steps(hyperparameters: Hyperparameters, total_steps: int) -> int:
-    """Return over how many of `total_steps` the rate rises; rounded up, as transformers does."""
+    """Return the number of warm-up steps among `total_steps`; rounded up, as in transformers."""
     return math.ceil(hyperparameters.warmup_ratio * total_steps)
 
 
 def factor(taken: int, total_steps: int, hyperparameters: Hyperparameters) -> float:
-    """Return what the peak rate is multiplied by in the step after `taken` steps, in 0..1.
+    """Return the factor of the peak rate, in 0..1, for the step after `taken` steps.
 
     Of `reduce_on_plateau` this is the part that does not depend on scores; `Plateau` has the other.
 

@@ -1,4 +1,4 @@
-"""Check before a search: a few real steps at the extremes of the space, and what follows for time, memory and disk.
+"""Check before a search: forecasts of time, memory and disk from a few steps at the extremes of the space.
 
 Nothing is written to the store, and what lay on the disk meanwhile is removed.
 """
@@ -69,15 +69,15 @@ class Check:
     precision: Precision
     forecast: Forecast
     disk_free: int
-    """Bytes that there are for checkpoints and weights."""
+    """Bytes available for checkpoints and weights."""
     warnings: tuple[str, ...]
-    """What looks wrong, in sentences."""
+    """Warnings, in sentences."""
     refusals: tuple[str, ...]
-    """Why the search, or some of its trials, cannot run; none where all can."""
+    """Reasons that the search, or some of its trials, cannot run."""
 
 
 def check(config: StudyConfig, callback: SearchCallback | None = None) -> Check:
-    """Take a few steps at the extremes of a study's space, and return what a search over it takes and lacks.
+    """Train a few steps at the extremes of a study's space, and return the forecast, warnings and refusals.
 
     Args:
         config: the study; where it has begun already, it is judged as if it had not.
@@ -221,7 +221,7 @@ def _refusals(extremes: Mapping[str, Probed]) -> list[str]:
 
 
 def _machine_warnings(found: _Findings) -> list[str | None]:
-    """Return what this machine lacks, where trials train on it."""
+    """Return warnings about this machine, if trials train on it."""
     compute = found.config.compute
     if compute.runner == "ray_tune":
         return []
@@ -234,7 +234,7 @@ def _machine_warnings(found: _Findings) -> list[str | None]:
 
 
 def _store_warnings(url: str) -> list[str | None]:
-    """Return what the disk of a SQLite file lacks."""
+    """Return warnings about the disk of a SQLite file."""
     file = sqlite_path(url)
     if file is None:
         return []
@@ -280,7 +280,7 @@ def _commit_seconds(folder: Path) -> float:
 
 
 def _free_bytes(config: StudyConfig) -> int:
-    """Return how much room the study's files have, within what they may take."""
+    """Return the bytes available for the study's files, within `store.disk_gib`."""
     free = shutil.disk_usage(_existing(files_folder(config).absolute())).free
     most = config.store.disk_gib
     return free if most is None else min(free, int(most * warnings.GIB))

@@ -62,7 +62,7 @@ class Forecast:
     device_seconds: float | None
     """Seconds of training, summed over the workers; None without such a limit."""
     kept_weights: int
-    """Of how many trials the weights are kept while the search runs."""
+    """Number of trials whose weights are kept during the search."""
 
     @property
     def trial_seconds(self) -> tuple[float, float] | None:
@@ -72,7 +72,7 @@ class Forecast:
 
     @property
     def fitting(self) -> tuple[int, int] | None:
-        """Trials that fit into the time, were there no limit to their number; None also where there is no such time."""
+        """Trials that fit into the time, regardless of their number in the budget; None without a time limit too."""
         each = self.trial_seconds
         if each is None or (self.seconds_left is None and self.device_seconds is None):
             return None
@@ -101,14 +101,14 @@ class Forecast:
 
 
 def final_evaluation_seconds(probes: Collection[Probe], rows: int) -> float:
-    """Return the seconds that scoring so many rows takes, amply; 0 for none."""
+    """Return a generous estimate of the seconds to score so many rows; 0 for none."""
     if not rows:
         return 0.0
     return 2 * rows * max((probe.seconds_per_scored_row for probe in probes), default=0.0) + 1.0
 
 
 def baseline_seconds(probes: Collection[Probe], baselines: Iterable[Baseline], splits: Splits) -> float:
-    """Return the seconds that baselines take, amply: what the model is asked for, and the linear models over that."""
+    """Return a generous estimate of the seconds of baselines: outputs of the model, and linear models on them."""
     rows, held_out = splits.train.rows, splits.confirmation or splits.validation
     linear = SECONDS_OF_LINEAR_MODELS + LINEAR_SECONDS_PER_ROW * min(rows, MOST_TRAIN_ROWS)
     asked = [min(rows, one.train_rows) + held_out.rows for one in baselines if one.inputs in ("features", "answers")]

@@ -108,6 +108,8 @@ class Dimensions:
     """Of the pretrained model."""
     pass_tokens: int = 0
     """Fixed cost of a pass through the model, in tokens."""
+    keeps_states: bool = False
+    """Whether layers below all that a trial trains are computed once, not in each pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

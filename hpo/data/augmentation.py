@@ -49,7 +49,7 @@ class Augmentation:
             masked = (generator.random(ids.shape) < self.token_masking) & there
             masked[there] &= self.tokens.positions(rows) >= self.tokens.special
             ids[masked & ~np.isin(ids, self.special_ids)] = self.mask_id
-        return replace(batch, inputs={**batch.inputs, "input_ids": torch.from_numpy(ids)})
+        return replace(batch, inputs={**batch.inputs, "input_ids": torch.from_numpy(ids)}, origins=())
 
     def _swap_words(self, ids: NDArray[np.int64], rows: Rows, generator: np.random.Generator) -> None:
         """Swap words in place: of a text among themselves, of its pair among themselves."""

@@ -6,6 +6,7 @@ padding.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ class Batch:
     each of shape (rows, length)."""
     targets: torch.Tensor
     """What is to be learned of each, as its task makes it; shape (rows, ...)."""
+    origins: tuple[tuple[TokenizedSplit, Rows], ...] = ()
+    """Splits, and which of their rows it is made of, one behind the other; none where its tokens are others."""
 
     @property
     def rows(self) -> int:
@@ -52,7 +55,8 @@ class Batch:
         width = int(self.lengths[rows].max())
         chosen = torch.from_numpy(rows)
         inputs = {name: tensor[chosen, :width] for name, tensor in self.inputs.items()}
-        return Batch(inputs=inputs, targets=self.targets[chosen])
+        origins = tuple((split, own[rows]) for split, own in self.origins if len(self.origins) == 1)
+        return Batch(inputs=inputs, targets=self.targets[chosen], origins=origins)
 
 
 def concatenate(batches: Sequence[Batch], pad_id: int) -> Batch:
@@ -62,7 +66,10 @@ def concatenate(batches: Sequence[Batch], pad_id: int) -> Batch:
         name: torch.cat([_widened(batch.inputs[name], width, padding) for batch in batches])
         for name, padding in {**dict.fromkeys(batches[0].inputs, 0), "input_ids": pad_id}.items()
     }
-    return Batch(inputs=inputs, targets=torch.cat([batch.targets for batch in batches]))
+    origins = (
+        tuple(chain.from_iterable(batch.origins for batch in batches)) if all(one.origins for one in batches) else ()
+    )
+    return Batch(inputs=inputs, targets=torch.cat([batch.targets for batch in batches]), origins=origins)
 
 
 def _widened(rows: torch.Tensor, width: int, padding: int) -> torch.Tensor:
@@ -161,7 +168,7 @@ def collate(split: TokenizedSplit, indices: Rows | Sequence[int], pad_id: int) -
     }
     if tokens.types is not None:
         inputs["token_type_ids"] = _filled(mask, tokens.types[source], 0)
-    return Batch(inputs=inputs, targets=torch.from_numpy(split.targets[rows]))
+    return Batch(inputs=inputs, targets=torch.from_numpy(split.targets[rows]), origins=((split, rows),))
 
 
 def _filled(mask: NDArray[np.bool_], values: NDArray[np.int32] | NDArray[np.int8], padding: int) -> torch.Tensor:

@@ -113,6 +113,8 @@ class TokenizedSplit:
     tokens: Tokens
     targets: NDArray[Any]
     """What the task is to learn of each row; shape (rows, ...)."""
+    source: str = ""
+    """All that its tokens follow from, as text; empty where that is not known."""
 
 
 def tokenize(

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -54,6 +55,15 @@ def refuse_full(folder: Path, tensor_bytes: int, most_gib: float | None, freed: 
             f"{_gib(need)} are needed, and the disk of {folder} has {_gib(free)} free, of which {_gib(RESERVE_BYTES)} "
             "stay free",
         )
+
+
+def cache_bytes(folder: Path) -> int:
+    """Return how large a file may grow that only saves time: a quarter of what is free of its disk, or half of memory.
+
+    A file that is read again and again is held in memory, from which the system drops it where memory is short.
+    """
+    free = shutil.disk_usage(folder).free - RESERVE_BYTES
+    return max(0, min(free // 4, psutil.virtual_memory().available // 2))
 
 
 @contextmanager

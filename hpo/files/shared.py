@@ -1,20 +1,28 @@
-"""Shared tensors: files that each worker process of a machine maps, so that memory holds them once.
+"""Shared files: tensors that each worker process of a machine maps, so that memory holds them once, and rows.
 
-A file is written by the first that needs it, while others wait, and put in place whole. Its folder's name and its
-header hold a digest of what it was made from, its header one of its content: what is torn, altered or foreign is
-written again.
+A file of tensors is written by the first that needs it, while others wait, and put in place whole. Its folder's name
+and its header hold a digest of what it was made from, its header one of its content: what is torn, altered or foreign
+is written again.
+
+A file of rows is filled by all, in any order and without a lock: each record begins with a digest of it, so that one
+that is not there, torn or altered is told from a sound one. Two that write a record at once write the same, since it
+follows from its row alone.
 """
 
 import fcntl
 import hashlib
 import json
 import logging
+import os
+import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -27,6 +35,8 @@ FOLDER = "shared"
 FILE, LOCK = "tensors.safetensors", "lock"
 PACKAGES = ("llm-hpo", "tokenizers", "transformers")
 """What of another version may make something else of the same."""
+DIGEST_BYTES = 8
+"""Of the digest in front of each record of a file of rows."""
 
 Tensors = Mapping[str, Tensor]
 
@@ -49,8 +59,7 @@ class SharedFiles:
             made_of: all that the tensors follow from, of JSON's kinds; versions of packages are added to it.
             make: is called once at most.
         """
-        parts = [*made_of, *(version(package) for package in PACKAGES)]
-        origin = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        origin = _origin(made_of)
         path = self._folder / f"{name}-{origin[:16]}" / FILE
         if (found := _mapped(path, origin)) is not None:
             return found
@@ -71,6 +80,73 @@ class SharedFiles:
         for array in arrays.values():
             array.flags.writeable = False
         return arrays
+
+    def rows_path(self, name: str, made_of: Sequence[object]) -> Path:
+        """Return the path of a file of rows that follow from `made_of`, as `tensors` has it."""
+        return self._folder / f"{name}-{_origin(made_of)}.rows"
+
+
+class RowFile:
+    """A file of records whose sizes are known."""
+
+    def __init__(self, path: Path | None, sizes: NDArray[np.int64], most_bytes: int) -> None:
+        """Open a file, or make it without a record.
+
+        Args:
+            path: None for a file that no other process sees, and that goes with this object.
+            sizes: bytes of each record, the same for all that open this path; shape (rows,).
+            most_bytes: of the file, where it is made here: rows behind that have no place in it.
+
+        Raises:
+            OSError: it can neither be opened nor made.
+        """
+        ends = np.cumsum(sizes + DIGEST_BYTES)
+        self._begins, self._sizes = ends - sizes - DIGEST_BYTES, sizes
+        if path is None:
+            self._file, name = tempfile.mkstemp()
+            os.unlink(name)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        weakref.finalize(self, os.close, self._file)
+        if not os.fstat(self._file).st_size:
+            # Takes nothing of the disk yet; by its size all that open it know which rows have a place.
+            os.truncate(self._file, int(ends[ends <= most_bytes].max(initial=0)))
+        self.rows = int(np.searchsorted(ends, os.fstat(self._file).st_size, side="right"))
+        """How many rows have a place, the first ones."""
+        self._is_sound = np.zeros(self.rows, dtype=np.bool_)
+        """Which records this process has found sound: their digests are not computed again."""
+
+    def read(self, row: int) -> memoryview | None:
+        """Return the record of a row that has a place; None where there is none that is sound.
+
+        Raises:
+            OSError: the disk cannot be read.
+        """
+        size = int(self._sizes[row])
+        found = memoryview(os.pread(self._file, DIGEST_BYTES + size, int(self._begins[row])))
+        digest, record = found[:DIGEST_BYTES], found[DIGEST_BYTES:]
+        if not self._is_sound[row]:
+            self._is_sound[row] = len(record) == size and digest == _record_digest(record)
+        return record if self._is_sound[row] else None
+
+    def write(self, row: int, record: bytes) -> None:
+        """Write the record of a row that has a place.
+
+        Raises:
+            OSError: it cannot be written, as on a full disk.
+        """
+        os.pwrite(self._file, _record_digest(record) + record, int(self._begins[row]))
+
+
+def _record_digest(record: bytes | memoryview) -> bytes:
+    return hashlib.blake2b(record, digest_size=DIGEST_BYTES).digest()
+
+
+def _origin(made_of: Sequence[object]) -> str:
+    """Return what tells files apart that were made of something else, or by another version; hexadecimal."""
+    parts = [*made_of, *(version(package) for package in PACKAGES)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def content_digest(tensors: Tensors) -> str:

@@ -1,8 +1,8 @@
 """Backbone: the pretrained network that trials start from, reset in place for each."""
 
 import hashlib
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Any
 
@@ -23,6 +23,15 @@ PREPARED_MASKS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "dis
 
 FINGERPRINT_NUMBERS = 64
 """How many numbers of each weight a fingerprint looks at, about."""
+
+
+Given = Callable[[Batch], AbstractContextManager[object]]
+"""The context in which a pass through the network does not compute what is known of a batch."""
+
+
+def all_computed(_batch: Batch) -> AbstractContextManager[object]:
+    """Let a pass compute everything."""
+    return nullcontext()
 
 
 class Backbone:
@@ -68,6 +77,7 @@ class Backbone:
         self._takes_prepared_mask = plain and network.config._attn_implementation == "sdpa"
         self._displaced: dict[str, nn.Module] = {}
         self._mounted: Mapping[str, nn.Module] = {}
+        self._given: Given = all_computed
         self.evaluation_tokens: int | None = None
         """Tokens of one batch in evaluation, where memory ran out at more."""
         self.tokenizer = tokenizer
@@ -113,8 +123,12 @@ class Backbone:
             self._pretrained = _kept(pretrained, self._shared)
         return self._pretrained
 
-    def mount(self, modules: Mapping[str, nn.Module]) -> None:
-        """Put modules, by their paths, in the place of the network's own, and its own in the place of all others."""
+    def mount(self, modules: Mapping[str, nn.Module], given: Given = all_computed) -> None:
+        """Put modules, by their paths, in the place of the network's own, and its own in the place of all others.
+
+        `given` is what layers below them are given of a batch, until others are mounted.
+        """
+        self._given = given
         if modules is self._mounted:
             return
         for path, module in {**self._displaced, **modules}.items():
@@ -132,6 +146,11 @@ class Backbone:
 
     def logits(self, batch: Batch, precision: Precision) -> Tensor:
         """Return the model's answer to a batch, computed in `precision`; fp32, shape (rows, labels)."""
+        with self._given(batch):
+            return self.answer(batch, precision)
+
+    def answer(self, batch: Batch, precision: Precision) -> Tensor:
+        """Do as `logits` does, and compute all layers."""
         with autocast(self.device, precision):
             return self.head.outputs(self.network, self._placed(batch), batch.lengths).float()
 

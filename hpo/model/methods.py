@@ -7,7 +7,7 @@ the top layers of a pretrained encoder before fine-tuning costs least (Sajjad et
 Below the lowest trained parameter nothing asks for a gradient, so the backward pass ends there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,17 @@ def heights(network: Any) -> dict[str, int]:
     for number, layer in enumerate(layers):
         found |= {f"{prefix}.{number}.{name}": number + 1 for name, _ in layer.named_parameters()}
     return found
+
+
+def frozen_layers(network: Any, trained: Iterable[str]) -> list[nn.Module]:
+    """Return the bottom layers, below all of which nothing trains either, of a network whose parameters `trained` are.
+
+    Raises:
+        ModelError: the model keeps its layers in no `nn.ModuleList`.
+    """
+    found = heights(network)
+    lowest = min((found[name] for name in trained), default=0)
+    return list(transformer_layers(network)[1][: max(0, lowest - 1)])
 
 
 class LayerStack:

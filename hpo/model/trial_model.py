@@ -13,6 +13,7 @@ from hpo.data.batching import Batch, concatenate
 from hpo.errors import ModelError
 from hpo.messages import Precision
 from hpo.model.backbone import Backbone, compute_in_fp32
+from hpo.model.frozen_layers import FrozenLayers, given_by
 from hpo.model.lora import AdaptedRows, LoraLinear, adapted, lora_layers
 from hpo.model.methods import METHODS, select_parameters, to_training_mode, trained_modules
 from hpo.model.randomness import RandomState
@@ -74,7 +75,13 @@ class TrialModel:
             adapters = lora_layers(backbone.network, hyperparameters, backbone.fresh, seed)
             self.modules |= adapters
             self.parameters |= _parameters_of(adapters)
-        backbone.mount(self.modules)
+        self.frozen: FrozenLayers | None = None
+        """The layers that it leaves as they are, and that are given what is kept of them; None where all compute."""
+        self.mount()
+
+    def mount(self) -> None:
+        """Let the network compute as this trial's."""
+        self.backbone.mount(self.modules, given_by(self.frozen))
 
     def _take_copies(self) -> None:
         """Give the trial copies of what trains, so that the network stays as it is."""
@@ -136,7 +143,8 @@ class Slots:
         backbone, (first, batch) = self._backbone, parts[0]
         is_alone = len(self.models) == 1
         backbone.checkpointing.randoms = () if is_alone else [model.random for model, _ in parts]
-        backbone.mount(self._modules)
+        fewest = min((model.frozen for model, _ in parts), key=lambda frozen: frozen.depth if frozen else 0)
+        backbone.mount(self._modules, given_by(fewest))
         if is_alone:
             with first.random:
                 return (backbone.logits(batch, first.precision),)

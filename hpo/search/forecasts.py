@@ -205,6 +205,8 @@ class Forecasts:
     costs: CostModel = field(init=False)
     _trials: dict[int, _Pace] = field(default_factory=dict)
     _rows: dict[MemoryKey, int] = field(default_factory=dict)
+    _states_known: set[tuple[int, int]] = field(default_factory=set)
+    """`states` of the work of trials that have come some way."""
 
     def __post_init__(self) -> None:
         self.costs = CostModel(workload=Workload(config=self.config, space=self.space))
@@ -234,7 +236,7 @@ class Forecasts:
         if known.attempt != attempt:
             self._trials[number] = replace(
                 known, attempt=attempt, seconds_before=known.seconds, continues=False, left=None,
-                since=(NOTHING, 0.0) if attempt == 1 else None,
+                since=(NOTHING - self._states_work(hyperparameters), 0.0) if attempt == 1 else None,
             )  # fmt: skip
 
     def reported(self, report: Report) -> None:
@@ -263,12 +265,13 @@ class Forecasts:
 
     def seconds(self, hyperparameters: Hyperparameters) -> float | None:
         """Return an upper estimate of the seconds of a whole trial; None if unknown."""
-        return self.costs.trial_seconds(hyperparameters, above=HIGH)
+        work = self.costs.workload.of(hyperparameters)
+        return self.costs.seconds(work, work.total + self._states_work(hyperparameters), above=HIGH)
 
     def seconds_left(self, number: int, hyperparameters: Hyperparameters) -> float:
         """Return an upper estimate of a trial's remaining seconds; 0 if unknown."""
         work = self.costs.workload.of(hyperparameters)
-        return self.costs.seconds(work, work.total - self._done(number), number, HIGH) or 0.0
+        return self.costs.seconds(work, work.total - self._done(number, hyperparameters), number, HIGH) or 0.0
 
     def fits(self, number: int, hyperparameters: Hyperparameters, seconds: float) -> bool:
         """Return whether a trial is forecast to end within so many seconds."""
@@ -290,7 +293,7 @@ class Forecasts:
     def seconds_to_rungs(self, number: int) -> Mapping[int, float]:
         """Return rung -> seconds until a running trial reaches it; empty if unknown."""
         trial, work, unit = self._trials[number], self._work(number), self.costs.unit_seconds
-        done = self._done(number)
+        done = self._done(number, trial.hyperparameters)
         left = self.costs.seconds(work, work.total - done, number)
         if left is None:
             return {}
@@ -301,6 +304,7 @@ class Forecasts:
     def _see(self, number: int, share: float, seconds: float) -> None:
         trial = self._trials[number]
         work = self._work(number)
+        self._states_known.add(work.states)
         done = work.done_at(share)
         if trial.since is None or share < trial.share or seconds <= trial.since[1]:
             trial.since, trial.continues = (done, seconds), False
@@ -317,10 +321,15 @@ class Forecasts:
     def _work(self, number: int) -> Work:
         return self.costs.workload.of(self._trials[number].hyperparameters)
 
-    def _done(self, number: int) -> Floats:
-        """Return the work done in a trial so far, also for one that has not started."""
+    def _done(self, number: int, hyperparameters: Hyperparameters) -> Floats:
+        """Return the work done in a trial so far, also if not started: below 0 for the first of a kind."""
         share = self._trials[number].share if number in self._trials else 0.0
-        return self._work(number).done_at(share) if share else NOTHING
+        return self._work(number).done_at(share) if share else NOTHING - self._states_work(hyperparameters)
+
+    def _states_work(self, hyperparameters: Hyperparameters) -> Floats:
+        """Return the work of computing what frozen layers give, where no trial has come as far as to do so."""
+        work = self.costs.workload.of(hyperparameters)
+        return NOTHING if work.states in self._states_known else work.states_work
 
     def _lower(self, hyperparameters: Hyperparameters, rows: int) -> None:
         key = memory_key(hyperparameters)

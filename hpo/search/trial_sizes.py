@@ -35,6 +35,8 @@ UNKNOWN = Dimensions(train_rows=1000, layers=12)
 """Dimensions assumed for unknown data, so that a trial takes time in proportion to its rows."""
 FORWARD = 1 / 3
 """Cost of a forward pass divided by that of forward and backward; backward takes about twice as long."""
+READ = 0.02
+"""Cost of reading the hidden states of a frozen layer divided by that of computing them."""
 BATCHES = 8
 """Batches over which the tokens per step are averaged."""
 NO_LIMIT = 64
@@ -136,6 +138,10 @@ class Work:
     """Tokens scored up to and at each rung."""
     kind: tuple[float, ...]
     """Coordinates of its configuration, for the covariance of the cost model."""
+    states: tuple[int, int] = (0, 0)
+    """Frozen layers that are computed once, and the tokens of the longest row."""
+    states_work: Floats = field(default_factory=lambda: np.zeros(4))
+    """Work of that, which is not in `total`: it is the first trial's alone."""
 
     def done_at(self, share: float) -> Floats:
         """Return the work done once `share` of its steps, 0..1, are taken and scored."""
@@ -161,7 +167,7 @@ class Workload:
 
     def of(self, hyperparameters: Hyperparameters) -> Work:
         """Return the work of a trial under `hyperparameters`, a configuration of the space."""
-        key = tuple(getattr(hyperparameters, name) for name in COSTS)
+        key = (*(getattr(hyperparameters, name) for name in COSTS), _changes_texts(hyperparameters))
         if key not in self._works:
             if len(self._works) == MAX_CACHED:
                 self._works.clear()
@@ -171,13 +177,31 @@ class Workload:
     def counts_for(self, hyperparameters: Hyperparameters) -> Floats:
         """Return the weights of a trained token, an update, a scored token and an opening in `Work`; shape (4,)."""
         layers = self.dimensions.layers
-        kept = min(hyperparameters.kept_layers or layers, layers)
-        trained = {"full": kept}.get(hyperparameters.method, min(hyperparameters.trained_layers or 0, kept))
+        kept, trained, frozen = self._layers(hyperparameters)
         # Gradients of states and of weights; LoRA's go through all layers, those of its few weights cost next to none.
         backward = kept if hyperparameters.method == "lora" else 2 * trained
         # The head counts as one more layer to update.
         updates = (trained + 1) * (1 + OPTIMIZER_STATES[hyperparameters.optimizer])
-        return np.array([FORWARD * (kept + backward), updates, kept, layers]) / layers
+        scored = kept - (1 - READ) * frozen
+        forward = kept if _changes_texts(hyperparameters) else scored
+        return np.array([FORWARD * (forward + backward), updates, scored, layers]) / layers
+
+    def _layers(self, hyperparameters: Hyperparameters) -> tuple[int, int, int]:
+        """Return how many layers there are, how many of them train, and how many are computed once."""
+        kept = min(hyperparameters.kept_layers or self.dimensions.layers, self.dimensions.layers)
+        trained = {"full": kept}.get(hyperparameters.method, min(hyperparameters.trained_layers or 0, kept))
+        is_kept = self.dimensions.keeps_states and hyperparameters.method != "lora"
+        return kept, trained, kept - trained if is_kept else 0
+
+    def _states_work(self, hyperparameters: Hyperparameters) -> Floats:
+        """Return the work of computing once what frozen layers give for all rows."""
+        sizes, (_, _, frozen) = self.dimensions, self._layers(hyperparameters)
+        splits = (
+            (sizes.train_rows, sizes.train_lengths),
+            (0 if sizes.folds else sizes.validation_rows, sizes.validation_lengths),
+        )
+        tokens = sum(rows * np.minimum(lengths, hyperparameters.max_length).mean() for rows, lengths in splits)
+        return np.array([0.0, 0.0, tokens * frozen / sizes.layers, 0.0])
 
     def _counted(self, hyperparameters: Hyperparameters) -> Work:
         sizes, batch = self.dimensions, hyperparameters.batch_size
@@ -208,6 +232,8 @@ class Workload:
             shares=np.array(taken) / steps,
             scored=scored,
             kind=_kind(hyperparameters),
+            states=(self._layers(hyperparameters)[2], hyperparameters.max_length),
+            states_work=self._states_work(hyperparameters),
         )
 
     def _scored_rows(self, validation_rows: int, *, in_full: bool) -> int:
@@ -227,6 +253,11 @@ class Workload:
             cost = self.dimensions.pass_tokens
             self._steps[key] = sum(padded_tokens(batch, pass_tokens=cost) for batch in batches) / BATCHES
         return self._steps[key]
+
+
+def _changes_texts(hyperparameters: Hyperparameters) -> bool:
+    """Return whether a trial sees other tokens of a row each time."""
+    return bool(hyperparameters.word_swap or hyperparameters.token_masking)
 
 
 def _kind(hyperparameters: Hyperparameters) -> tuple[float, ...]:

@@ -1,5 +1,7 @@
 """Training context: the study's data, tokenized, its pretrained model and its files, for all trials of a process."""
 
+import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +26,8 @@ from hpo.files.shared import SharedFiles
 from hpo.messages import HeldOutEvaluation, Precision
 from hpo.metrics.metric import Predictions
 from hpo.model.backbone import Backbone
+from hpo.model.frozen_layers import FrozenLayers, StateCache
+from hpo.model.methods import frozen_layers
 from hpo.model.randomness import RandomState
 from hpo.model.trial_model import TrialModel
 from hpo.tasks.held_out import HeldOutRows, evaluate_held_out
@@ -31,6 +35,8 @@ from hpo.tasks.protocol import Fits, Scales, Task
 from hpo.training.evaluation import Check, predictions
 from hpo.training.gradients import Gradients
 from hpo.training.optimizer_step import OptimizerStep
+
+logger = logging.getLogger(__name__)
 
 CONFIRMATION = "confirmation"
 """In a study's folder of files: that of the trials which confirm its best."""
@@ -72,6 +78,9 @@ class TrainingContext:
         self._cut: dict[int, TokenizedSplits] = {}
         self._words: NDArray[np.int32] | None = None
         self._held_out_rows: dict[int, HeldOutRows] = {}
+        self._states = StateCache(shared, model.fingerprint, model.device)
+        self.keeps_states = True
+        """Whether frozen layers are computed once, as far as is known."""
         self.train_targets = task.targets(splits.train.labels)
         """What is learned of each training row; shape (rows, ...)."""
         self.train_strata = task.strata(self.train_targets)
@@ -100,7 +109,11 @@ class TrainingContext:
         if max_length not in self._cut:
             self._cut = {
                 max_length: {
-                    name: replace(split, tokens=split.tokens.cut(self.model.tokenizer, max_length))
+                    name: replace(
+                        split,
+                        tokens=split.tokens.cut(self.model.tokenizer, max_length),
+                        source=f"{split.source} cut at {max_length}",
+                    )
                     for name, split in self._tokenized.items()
                 }
             }
@@ -148,7 +161,27 @@ class TrainingContext:
             self.model, self.task_of(fold), hyperparameters, seed=seed, random=random, precision=self.precision,
             shares=self.slots > 1,
         )  # fmt: skip
+        model.frozen = self._frozen_layers(model)
         return OptimizerStep(model, total_steps)
+
+    def _frozen_layers(self, model: TrialModel) -> FrozenLayers | None:
+        """Return the layers that a trial leaves as they are; None where each pass must compute them."""
+        layers = frozen_layers(self.model.network, model.parameters)
+        if not layers:
+            return None
+        frozen = FrozenLayers(self.model, layers, model.precision, self._states)
+        split = self.tokenized(model.hyperparameters.max_length)["train"]
+        rising = np.argsort(split.tokens.lengths, kind="stable")
+        if frozen.agrees(collate(split, rising[[0, rising.size // 2]], self.model.pad_id)):
+            return frozen
+        if self.keeps_states:
+            logger.warning(
+                "The frozen layers of %s are computed in every pass: what they give is not one hidden state for each "
+                "token that follows from the text alone.",
+                type(self.model.network).__name__,
+            )
+        self.keeps_states = False
+        return None
 
     def predict(
         self, split: TokenizedSplit, rows: Rows | None = None, check: Check = lambda: None, fold: int | None = None
@@ -195,7 +228,8 @@ class TrainingContext:
                 examples.texts, examples.pairs, self.model.tokenizer, max_length, self.model.head.prompt
             ).arrays(),
         )
-        return TokenizedSplit(tokens=Tokens(**tokens), targets=self.task.targets(examples.labels))
+        source = json.dumps(self._made_of(split))
+        return TokenizedSplit(tokens=Tokens(**tokens), targets=self.task.targets(examples.labels), source=source)
 
     def _word_numbers(self) -> NDArray[np.int32]:
         """Return the word of each training token that there is; found once."""
@@ -214,8 +248,9 @@ class TrainingContext:
 
     def _shared_arrays(self, name: str, make: Callable[[], Mapping[str, NDArray[Any]]]) -> Mapping[str, NDArray[Any]]:
         """Return arrays of the texts, in the memory of this process or, read only, in that of all workers."""
-        if self._shared is None:
-            return make()
+        return make() if self._shared is None else self._shared.arrays(name, self._made_of(name), make)
+
+    def _made_of(self, name: str) -> list[object]:
+        """Return what arrays of the texts follow from, beside the versions of packages; as JSON has it."""
         model = self.config.model.model_dump(mode="json")
-        prompt = repr(self.model.head.prompt)
-        return self._shared.arrays(name, [name, self.splits.fingerprint, model, self._tokenizer_digest, prompt], make)
+        return [name, self.splits.fingerprint, model, self._tokenizer_digest, repr(self.model.head.prompt)]

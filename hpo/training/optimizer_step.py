@@ -176,7 +176,7 @@ class OptimizerStep:
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Return a context in which the weights are those to be scored and saved, such as their average."""
-        self.model.backbone.mount(self.model.modules)
+        self.model.mount()
         return self._kind.evaluating(self._optimizer)
 
     def observe(self, score: float) -> None:

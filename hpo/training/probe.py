@@ -168,7 +168,9 @@ def _cost(context: TrainingContext, hyperparameters: Hyperparameters, steps: int
     forward = fastest.seconds / typical.size / 3
     with training.evaluating():
         row_seconds, scored, metric_error = context.rank_group.on_rank_0(
-            partial(_scored, context, hyperparameters.max_length, forward, until)
+            partial(
+                _scored, context, hyperparameters.max_length, forward, until, again=training.model.frozen is not None
+            )
         )
     return Probe(
         feasible=True,
@@ -199,9 +201,9 @@ def _step(context: TrainingContext, training: OptimizerStep, make_batch: BatchMa
 
 
 def _scored(
-    context: TrainingContext, max_length: int, expected: float, until: float
+    context: TrainingContext, max_length: int, expected: float, until: float, *, again: bool
 ) -> tuple[float, tuple[Timed, ...], str | None]:
-    """Score the longest rows of validation, which memory must bear, and then typical ones.
+    """Score the longest rows of validation, which memory must bear, and then typical ones, perhaps once `again`.
 
     Not where that would go beyond `until`, each row taking the `expected` seconds.
 
@@ -215,7 +217,8 @@ def _scored(
         return expected, (), None
     typical = stratified_sample(context.task.strata(validation.targets), longest.size, context.config.seed)
     metric_error = None
-    for rows in (longest, typical):
+    # What frozen layers give is computed the first time alone.
+    for rows in (longest, typical, *([typical] if again else [])):
         began = time.perf_counter()
         try:
             context.task.scores(context.predict(validation, rows))
@@ -239,6 +242,7 @@ def dimensions_of(context: TrainingContext, max_length: int) -> Dimensions:
         validation_lengths=_standing_for(tokenized["validation"].tokens.lengths),
         layers=len(transformer_layers(context.model.network)[1]),
         pass_tokens=PASS_TOKENS[context.device.type],
+        keeps_states=context.keeps_states,
     )
 
 

@@ -313,6 +313,6 @@ def test_the_command_prints_the_address_and_ends_at_ctrl_c(
     answer = hpo("dashboard", "--store", sqlite_url, "--port", "0")
     first, address, last = answer.out.splitlines()
     assert answer.code == 0
-    assert "it is read-only" in first
+    assert "it only reads" in first
     assert address.startswith("http://127.0.0.1:")
     assert last == "The dashboard is closed."

@@ -108,6 +108,42 @@ def sure_of(seconds: float) -> CostModel:
     return fitted_costs(WORKLOAD, {DEFAULT: probe_of(step)})
 
 
+KEEPING = replace(WORKLOAD, dimensions=replace(DIMENSIONS, keeps_states=True))
+HEAD = Hyperparameters(method="head")
+MASKING = Hyperparameters(method="head", token_masking=0.1)
+
+
+def test_frozen_layers_that_are_computed_once_cost_a_fiftieth_of_a_pass() -> None:
+    full, lora = Hyperparameters(), Hyperparameters(method="lora")
+    top = Hyperparameters(method="top_layers", trained_layers=2)
+    assert KEEPING.counts_for(full) == pytest.approx(WORKLOAD.counts_for(full))
+    assert KEEPING.counts_for(lora) == pytest.approx(WORKLOAD.counts_for(lora))
+    # Of six layers: trained on, a pass and two for gradients; scored, a pass.
+    assert KEEPING.counts_for(HEAD)[[0, 2]] == pytest.approx([0.02 / 3, 0.02])
+    assert KEEPING.counts_for(top)[[0, 2]] == pytest.approx([(2 + 0.02 * 4 + 4) / 18, (2 + 0.02 * 4) / 6])
+    # Masked tokens are other ones each time; validation is as it is.
+    assert KEEPING.counts_for(MASKING)[[0, 2]] == pytest.approx([1 / 3, 0.02])
+    assert KEEPING.of(MASKING).total[0] > 10 * KEEPING.of(HEAD).total[0]
+
+
+def test_the_first_trial_that_computes_them_is_told_to_take_longer() -> None:
+    """A scored token takes a millisecond, and nothing else takes time: it is by how much the first takes longer."""
+    step = Timed(trained_tokens=1000, updates=1, seconds=1e-3)
+    costs = fitted_costs(KEEPING, {HEAD: probe_of(step, Timed(scored_tokens=1000 / 0.02, seconds=1.0))})
+    forecasts = Forecasts(CONFIG, SPACE)
+    forecasts.expect(costs)
+    texts = (DIMENSIONS.train_rows + DIMENSIONS.validation_rows) * np.mean(LENGTHS) * 1e-3
+    first, later = forecasts.seconds(HEAD), costs.trial_seconds(HEAD, above=HIGH)
+    assert first
+    assert later
+    assert first / later == pytest.approx(1 + texts / (KEEPING.of(HEAD).total @ costs.unit_seconds), rel=0.05)
+    forecasts.begun(0, 1, HEAD)
+    assert forecasts.seconds_left(0, HEAD) == pytest.approx(first, rel=0.05)
+    forecasts.progressed(progress_of(0, 0.25, 0.25 * later + first - later))
+    assert forecasts.seconds(HEAD) == pytest.approx(later, rel=0.2)
+    assert forecasts.seconds_left(0, HEAD) == pytest.approx(0.75 * later, rel=0.3)
+
+
 def test_its_own_pace_corrects_a_trial() -> None:
     """It takes half as long as a probe said, or ten times as long: after a tenth of it that is known."""
     whole = told_after(lambda share: 1000 * share)

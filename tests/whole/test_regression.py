@@ -154,7 +154,7 @@ def test_what_is_printed_is_in_these_words(config: StudyConfig, results: StudyRe
 def test_nothing_is_doubted_of_numbers(config: StudyConfig) -> None:
     found = check(config)
     assert found.refusals == ()
-    assert not [doubt for doubt in found.warnings if "first step" in doubt or "validation rows for" in doubt]
+    assert not [doubt for doubt in found.warnings if "first step" in doubt or "rows tell about" in doubt]
 
 
 def test_a_trained_model_predicts_what_evaluation_predicted(

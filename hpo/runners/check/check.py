@@ -137,9 +137,9 @@ class _Findings:
 
 def _probed(lead: Worker, config: StudyConfig, space: SearchSpace) -> Mapping[str, Probed]:
     """Probe each extreme, once where two are the same configuration."""
-    workload = workload_of(lead, config, space)
     extremes = {name: extreme(space) for name, extreme in EXTREMES.items()}
     probes = {values: lead.probe(values, STEPS) for values in dict.fromkeys(extremes.values())}
+    workload = workload_of(lead, config, space)
     costs = fitted_costs(workload, {values: probe for values, probe in probes.items() if probe.feasible})
     found = {
         values: Probed(

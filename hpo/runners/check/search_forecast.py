@@ -155,11 +155,12 @@ def short_check(
         ConfigurationError: not even one row of the cheapest configuration fits into memory.
     """
     until = time.perf_counter() + most_seconds
-    workload = workload_of(lead, config, space)
     first_loss = TASK_FACTS[config.task.kind].first_loss(len(splits.label_names))
     # The cheapest first: where time is short, it is the one that can be had.
     cheap, dear = cheapest(space), dearest(space)
     probes = {cheap: lead.probe(cheap, SHORT_STEPS, most_seconds)}
+    # A trial tells whether frozen layers are computed once.
+    workload = workload_of(lead, config, space)
     if not probes[cheap].feasible:
         raise ConfigurationError(no_room("cheapest", cheap))
     left = until - time.perf_counter()

@@ -29,9 +29,9 @@ from hpo.messages import Precision
 from hpo.training.worker import Worker
 
 PR_SET_PDEATHSIG = 1
-"""Of Linux's `prctl(2)`: sets the signal that a process gets when the thread that started it ends."""
+"""Option of Linux's `prctl(2)`: the signal that a process gets when the thread that started it ends."""
 PARENT_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Ctrl-C, a scheduler and a terminal that closes signal a whole process group; the parent decides what follows."""
+"""Signals that Ctrl-C, a scheduler or a closing terminal sends to a process group; only the parent acts on them."""
 
 
 def belong_to(parent: int) -> None:
@@ -75,7 +75,7 @@ class Opener(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudySetup:
-    """The study as a worker is opened with it, without a secret."""
+    """The study for opening a worker, without secrets."""
 
     config: StudyConfig
     splits: Splits
@@ -84,7 +84,7 @@ class StudySetup:
 
     @classmethod
     def of(cls, config: StudyConfig, splits: Splits, files: Path, opener: Opener) -> Self:
-        """Leave out where stores are and who is notified: all may hold a password."""
+        """Remove the store's URL and the recipients of notifications, which may contain passwords."""
         store = config.store.model_copy(update={"url": StoreConfig().url})
         return cls(
             config=config.model_copy(update={"store": store, "notify": (), "warm_start": ()}),
@@ -107,7 +107,7 @@ class StudySetup:
 
     @staticmethod
     def read(handle: int) -> "StudySetup":
-        """Read what `written` wrote; mapped, because a position in the file would be shared with other processes."""
+        """Read what `written` wrote, through a memory map, because processes would share the position in the file."""
         with mmap.mmap(handle, 0, access=mmap.ACCESS_READ) as content:
             study = pickle.loads(content)
         assert isinstance(study, StudySetup), "the file holds a study"
@@ -128,25 +128,25 @@ def writing_to(files: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """To a worker process, first."""
+    """First message to a worker process."""
 
     worker: str
     device: str
-    """As torch writes it in that process."""
+    """Name of the device in that process, as torch writes it."""
     threads: int
     precision: Precision | None
-    """None where it is not yet chosen."""
+    """Precision; None if not yet chosen."""
     slots: int = 1
     """Trials that it trains side by side."""
     rank_info: RankInfo | None = None
     """Its rank in a group; None where it trains alone."""
     gpu_share: float = 1.0
-    """Of its GPU's memory that it may take, where it shares the GPU with others of its kind; above 0, at most 1."""
+    """Largest share of the GPU's memory that it may take, in (0, 1], if workers share the GPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """To a worker process: a method of `Worker`, to be answered when nothing is in training."""
+    """To a worker process: call of a method of `Worker`, answered when no trial is training."""
 
     number: int
     method: str
@@ -160,10 +160,10 @@ class End:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrived:
-    """Of a worker, first: its place."""
+    """First message of a worker: its place."""
 
     name: str
-    """Its name, to which a number is added where another has it already."""
+    """Name of the worker; a number is added if another worker has this name."""
     device: str
     """Of rank 0, as torch writes it on that machine."""
     place: str
@@ -196,4 +196,4 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recycle:
-    """From a worker process: it has given back all that it held and trains no more; another is to take its place."""
+    """From a worker process: it has given back its assignments and asks to be replaced."""

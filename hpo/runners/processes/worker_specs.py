@@ -25,22 +25,22 @@ class WorkerSpec:
     threads: int
     """Of one rank."""
     gpu_share: float = 1.0
-    """Part of a GPU's memory that one rank may take, where several share the GPU."""
+    """Share of a GPU's memory that one rank may take, if several share the GPU."""
 
     @property
     def ranks(self) -> int:
-        """How many processes there are."""
+        """Number of processes."""
         return len(self.devices)
 
     @property
     def arrived(self) -> Arrived:
-        """The first message about a worker that is started from it."""
+        """First message about a worker started from this spec."""
         more = f" and {self.ranks - 1} more" if self.ranks > 1 else ""
         return Arrived(name=self.worker, device=f"{self.devices[0]}{more}", place=self.worker)
 
 
 def runner_of(compute: ComputeConfig) -> Literal["inline", "processes", "ray_tune"]:
-    """Return the runner of a study; where it is left open, processes on a GPU or for several workers.
+    """Return the runner of a study; for `auto`, processes on a GPU or for several workers.
 
     Raises:
         ConfigurationError: a GPU is asked for and torch sees none, or this process would have to be several ranks.
@@ -53,13 +53,13 @@ def runner_of(compute: ComputeConfig) -> Literal["inline", "processes", "ray_tun
         )
     if compute.runner != "auto":
         return compute.runner
-    # An error of CUDA's, or a hang, is one of its process: the search is to outlive it.
+    # A CUDA error or a hang affects the whole process, which must not be that of the search.
     several = compute.workers is not None or ranks > 1 or workers_of(compute) > 1
     return "processes" if several or choose_device(compute).type == "cuda" else "inline"
 
 
 def workers_of(compute: ComputeConfig, environment: Mapping[str, str] = os.environ) -> int:
-    """Return the number of workers: where it is left open, as many as there are GPUs for, on the CPU one.
+    """Return the number of workers; by default as many as the GPUs have room for, and one on the CPU.
 
     Raises:
         ConfigurationError: a GPU is asked for and torch sees none, or more for a trial than there are.
@@ -69,12 +69,12 @@ def workers_of(compute: ComputeConfig, environment: Mapping[str, str] = os.envir
     if compute.workers is not None:
         return compute.workers
     of_trial = compute.gpus_per_trial or compute.ranks_of_trial
-    # Of a GPU that several share each has the same part, and none a part of another GPU.
+    # Trials that share a GPU have equal parts of it, and no trial is spread over parts of several GPUs.
     return max(1, gpus // int(of_trial) if of_trial >= 1 else gpus * int(1 / of_trial))
 
 
 def worker_specs_of(compute: ComputeConfig, environment: Mapping[str, str]) -> tuple[WorkerSpec, ...]:
-    """Return the specs of all workers; where they have more ranks than there are GPUs, ranks share them in turns.
+    """Return the specs of all workers; if there are more ranks than GPUs, ranks are dealt to the GPUs in turn.
 
     Raises:
         ConfigurationError: a GPU is asked for and torch sees none, or more for a trial than there are.

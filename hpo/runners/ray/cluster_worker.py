@@ -28,19 +28,19 @@ from hpo.runners.ray.scratch import scratch
 from hpo.runners.ray.setup import TrialResources
 
 HEARTBEAT_SECONDS = 5.0
-"""After so long without a message Tune is told that a worker is alive."""
+"""Seconds without a message after which Tune is told that a worker is alive."""
 POLL_SECONDS = 20.0
-"""For which a worker waits at the mailbox until it asks again."""
+"""Seconds that a worker waits at the mailbox before it asks again."""
 MAILBOX_CALLS = 100_000
-"""Calls that the mailbox serves at once; Ray's own 1,000 would be taken by as many workers that wait."""
+"""Concurrent calls to the mailbox; with Ray's default of 1,000, as many waiting workers would block it."""
 MARKER = "seen-by-all"
-"""Name of an empty file in the study's folder, by which workers know the folder."""
+"""Name of an empty file in the study's folder, by which workers recognise the folder."""
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 class Mailbox:
-    """Messages to workers, which ask for them; an actor on the machine of the search.
+    """Mailbox of messages to workers, which poll it; an actor on the machine of the search.
 
     A call that waits holds one of the actor's places, and a worker that died leaves its own waiting: so it ends after
     `POLL_SECONDS`, and there are more places than a search has workers.

@@ -16,14 +16,14 @@ from hpo.runners.ray.setup import Machine, no_cluster, refuse_unusable_address
 from hpo.store.postgresql import secret_names
 
 LEAST_VERSION = (2, 52)
-"""Before it a web page open in a browser on the machine could run code in the cluster (CVE-2025-62593)."""
+"""Oldest allowed Ray: before it, a web page in a browser could run code on the cluster (CVE-2025-62593)."""
 
 SECONDS_TO_ANSWER = 5.0
-"""For which a machine that is asked whether it is alive is waited for."""
+"""Seconds to wait for a machine that is asked whether it is alive."""
 
 
 def machines_of_cluster() -> list[Machine]:
-    """Return what each machine of the cluster offers in all."""
+    """Return the total resources of each machine of the cluster."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 

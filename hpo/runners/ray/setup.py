@@ -17,19 +17,19 @@ from hpo.runners.worker_pool import WorkerPool
 
 KINDS = ("CPU", "GPU")
 A_LITTLE = 0.001
-"""Share that a trial takes of the one unit that Ray gives each machine of its kind of accelerator."""
+"""Share that a trial reserves of the one unit per machine by which Ray marks its kind of accelerator."""
 Machine = Mapping[str, float]
-"""What a machine offers in all, or a rank takes of one: `CPU`, `GPU`."""
+"""Total resources of a machine, or those that a rank reserves: `CPU`, `GPU`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialResources:
-    """The resources that a trial takes of a cluster."""
+    """Resources that a trial reserves on a cluster."""
 
     rank: Machine
     ranks: int
     apart: bool = False
-    """Whether ranks may be on several machines: no one of them has room for all."""
+    """Whether ranks may be on several machines, because no single one has room for all."""
 
     def fits(self, machines: Sequence[Machine]) -> int:
         """Return how many trials fit side by side on otherwise idle machines."""
@@ -97,7 +97,7 @@ def refuse_unplaceable(resources: TrialResources, machines: Sequence[Machine], a
 
 
 def described(compute: ComputeConfig, machines: Sequence[Machine]) -> str:
-    """Return in a sentence what a cluster offers, and how many trials have room on it.
+    """Return a sentence on the resources of a cluster and how many trials fit on it.
 
     Raises:
         ConfigurationError: none has.

@@ -37,7 +37,7 @@ from hpo.training.worker import open_worker
 SECONDS_BETWEEN_LOOKS = 2.0
 """At the machines of a cluster."""
 SECONDS_TO_END = 3.0
-"""For which Tune is waited for at the end; leaving the cluster ends what is left of it."""
+"""Seconds to wait for Tune at the end; leaving the cluster ends the rest of it."""
 
 
 class _NotPickled:
@@ -48,14 +48,14 @@ class _NotPickled:
 
 
 class WorkerSearcher(_NotPickled, Searcher):
-    """Proposes to Tune one worker after another, while there is room and use for one more."""
+    """Search algorithm of Tune that proposes one worker after another, while there is room and use for one more."""
 
     def __init__(self, launcher: "TuneLauncher") -> None:
         super().__init__(metric=None, mode="max")
         self._launcher = launcher
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return a worker to be placed, None for none now, `FINISHED` at the end."""
+        """Return the next worker to place, None if there is none now, `FINISHED` at the end."""
         if self._launcher.closing:
             return str(Searcher.FINISHED)
         if not self._launcher.wants_worker():

@@ -75,22 +75,34 @@ class AdaptedRows:
     """In which its dropout is drawn."""
 
     @property
+    def kept_share(self) -> float:
+        """Share of the states that dropout keeps."""
+        dropout = self.adapter.lora_dropout
+        return 1 - dropout.p if dropout.training else 1.0
+
+    @property
     def scaling(self) -> float:
         """What the product of states, A and B is multiplied by."""
-        dropout = self.adapter.lora_dropout
-        return self.adapter.scaling / (1 - dropout.p if dropout.training else 1)
+        return self.adapter.scaling / self.kept_share
 
-    def kept(self, states: Tensor) -> Tensor | None:
-        """Return, of states of shape (rows, ..., in), those that dropout leaves this adapter; None for all."""
-        dropout, mine = self.adapter.lora_dropout, states[self.rows]
-        if not (dropout.training and dropout.p):
-            return None
+    def kept(self, states: Tensor) -> Tensor:
+        """Return which states of shape (rows, ..., in) dropout leaves this adapter; shape (tokens, in)."""
+        mine = states[self.rows]
         # Drawn for its own tokens alone, as beside no other trial.
         own = mine if mine.ndim == 2 else mine[:, : self.width]
         with self.random:
-            drawn = torch.empty(own.shape, dtype=torch.bool, device=states.device).bernoulli_(1 - dropout.p)
-        kept = drawn if own.shape == mine.shape else pad(drawn, (0, 0, 0, mine.shape[1] - own.shape[1]))
+            kept = torch.empty(own.shape, dtype=torch.bool, device=states.device).bernoulli_(self.kept_share)
+        if own.shape != mine.shape:
+            kept = pad(kept, (0, 0, 0, mine.shape[1] - own.shape[1]))
         return kept.view(-1, states.shape[-1])
+
+    def goes_with(self, before: "AdaptedRows") -> bool:
+        """Return whether both are computed in one product: neighbours of equal shapes and scaling."""
+        of_both = [
+            (one.rows.stop - one.rows.start, one.adapter.lora_A.weight.shape, one.scaling, one.kept_share)
+            for one in (self, before)
+        ]
+        return before.rows.stop == self.rows.start and of_both[0] == of_both[1]
 
 
 def adapted(base: nn.Module, states: Tensor, adapters: Sequence[AdaptedRows]) -> Tensor:
@@ -101,19 +113,28 @@ def adapted(base: nn.Module, states: Tensor, adapters: Sequence[AdaptedRows]) ->
     Args:
         base: the frozen layer.
         states: shape (rows, ..., in).
-        adapters: none of two for one row.
+        adapters: in the order of their rows.
     """
+    groups: list[list[AdaptedRows]] = []
+    for one in adapters:
+        if groups and one.goes_with(groups[-1][-1]):
+            groups[-1].append(one)
+        else:
+            groups.append([one])
     flat = states.reshape(-1, states.shape[-1])
     tokens = flat.shape[0] // states.shape[0]
-    parts = [slice(tokens * one.rows.start, tokens * one.rows.stop) for one in adapters]
-    tensors = [
-        tensor
-        for one in adapters
-        for tensor in (one.adapter.lora_A.weight, one.adapter.lora_B.weight, one.kept(states))
-    ]
-    scalings = [one.scaling for one in adapters]
+    parts = [slice(tokens * group[0].rows.start, tokens * group[-1].rows.stop) for group in groups]
+    tensors = [tensor for group in groups for tensor in _stacked(group, states)]
+    scalings = [group[0].scaling for group in groups]
     output: Tensor = _Adapted.apply(base(flat), flat, parts, scalings, *tensors)  # type: ignore[no-untyped-call]
     return output.view(*states.shape[:-1], output.shape[-1])
+
+
+def _stacked(group: Sequence[AdaptedRows], states: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return A, B and what dropout keeps of each, stacked; None where it keeps all."""
+    kept = [one.kept(states) for one in group if one.kept_share < 1]
+    a, b = [one.adapter.lora_A.weight for one in group], [one.adapter.lora_B.weight for one in group]
+    return torch.stack(a), torch.stack(b), torch.stack(kept) if kept else None
 
 
 class _Adapted(torch.autograd.Function):
@@ -126,18 +147,22 @@ class _Adapted(torch.autograd.Function):
     def forward(
         ctx: Any, output: Tensor, states: Tensor, parts: Sequence[slice], scalings: Sequence[float], *tensors: Tensor
     ) -> Tensor:
-        """Return the output, shape (tokens, out), for states (tokens, in); of each part A, B and what dropout keeps."""
+        """Return the output, shape (tokens, out), for states (tokens, in).
+
+        Of each part, which n adapters share evenly, `tensors` has A, B, shape (n, ...), and what dropout keeps.
+        """
         device = states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensors[0].dtype
         narrow = []
         for part, scaling, a, b, kept in zip(parts, scalings, tensors[::3], tensors[1::3], tensors[2::3], strict=True):
             # Scaled where it is narrowest.
-            inner = torch.mm(_left(states[part], kept).to(dtype), a.to(dtype).t()).mul_(scaling)
+            inner = torch.bmm(_left(states[part], len(a), kept).to(dtype), a.to(dtype).mT).mul_(scaling)
             narrow.append(inner)
+            mine, b_turned = output[part].view(len(a), -1, output.shape[-1]), b.to(dtype).mT
             if output.dtype == dtype:
-                output[part].addmm_(inner, b.to(dtype).t())
+                mine.baddbmm_(inner, b_turned)
             else:
-                output[part] += torch.mm(inner, b.to(dtype).t())
+                mine += torch.bmm(inner, b_turned)
         ctx.mark_dirty(output)
         ctx.parts, ctx.scalings, ctx.dtype = parts, scalings, dtype
         ctx.save_for_backward(states, *tensors, *narrow)
@@ -158,17 +183,20 @@ class _Adapted(torch.autograd.Function):
             ctx.parts, ctx.scalings, *(saved[start : 3 * count : 3] for start in range(3)), saved[3 * count :],
             strict=True,
         ):  # fmt: skip
-            mine = gradient[part].to(dtype)
-            of_inner = torch.mm(mine, b.to(dtype)).mul_(scaling)
-            of_a = torch.mm(of_inner.t(), _left(states[part], kept).to(dtype))
-            of_tensors += [of_a.to(a.dtype), torch.mm(mine.t(), inner).to(b.dtype), None]
+            mine = gradient[part].reshape(len(a), -1, gradient.shape[-1]).to(dtype)
+            of_inner = torch.bmm(mine, b.to(dtype)).mul_(scaling)
+            of_a = torch.bmm(of_inner.mT, _left(states[part], len(a), kept).to(dtype))
+            of_tensors += [of_a.to(a.dtype), torch.bmm(mine.mT, inner).to(b.dtype), None]
             if of_states is not None:
-                of_states[part] = _left(torch.mm(of_inner, a.to(dtype)), kept)
+                of_part = torch.bmm(of_inner, a.to(dtype))
+                of_states[part] = (of_part if kept is None else of_part * kept).view(-1, states.shape[-1])
         return gradient, of_states, None, None, *of_tensors
 
 
-def _left(states: Tensor, kept: Tensor | None) -> Tensor:
-    return states if kept is None else states * kept
+def _left(states: Tensor, adapters: int, kept: Tensor | None) -> Tensor:
+    """Return the states of so many adapters that dropout leaves them; shape (adapters, tokens, in)."""
+    mine = states.view(adapters, -1, states.shape[-1])
+    return mine if kept is None else mine * kept
 
 
 def lora_layers(

@@ -14,7 +14,7 @@ from transformers.models.mixtral import MixtralConfig, MixtralForCausalLM
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import ConfigurationError
 from hpo.model.backbone import Backbone
-from hpo.model.lora import LoraLinear, lora_layers, lora_targets, merge
+from hpo.model.lora import AdaptedRows, LoraLinear, adapted, lora_layers, lora_targets, merge
 from hpo.model.methods import head_parameters
 from hpo.model.trial_model import TrialModel
 from tests.model.architectures import ARCHITECTURES, NUMBERS, SMALL, tiny_network
@@ -190,3 +190,67 @@ def test_a_trial_of_fewer_layers_may_follow_one_of_all(bert: Backbone, task: Any
         in_second = [name for name in model.parameters if ".layer.1." in name]
         assert bool(in_second) is (kept is None)
     assert not any(isinstance(module, LoraLinear) for module in bert.network.modules())
+
+
+def some_adapters(base: nn.Module, *values: dict[str, Any]) -> list[LoraLinear]:
+    """Return adapters of one layer, none of which is at its start."""
+    generator = torch.Generator().manual_seed(0)
+    made = [LoraLinear(base, Hyperparameters.model_validate({**LORA, **one}), generator) for one in values]
+    for adapter in made:
+        nn.init.normal_(adapter.lora_B.weight, generator=generator)
+    return made
+
+
+@pytest.mark.parametrize("tokens", [(), (3,)])
+@pytest.mark.parametrize("second", [{}, {"lora_rank": 2}, {"lora_alpha": 3.0}])
+def test_adapters_of_a_layer_give_their_own_rows_what_the_formula_says(
+    tokens: tuple[int, ...], second: dict[str, Any]
+) -> None:
+    """Rows 0, 1 and 2, 3 have adapters in one product where they are alike; row 4 has none, row 5 another."""
+    set_seed(0)
+    base = nn.Linear(6, 5).requires_grad_(False).double()
+    adapters = [one.double() for one in some_adapters(base, {}, second, {"lora_rank": 1})]
+    of_rows = [slice(0, 2), slice(2, 4), slice(5, 6)]
+    states = torch.randn(6, *tokens, 6, dtype=torch.float64, requires_grad=True)
+    weights = [weight for one in adapters for weight in one.parameters()]
+
+    def gradients(output: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad((output * torch.arange(5)).square().sum(), [states, *weights])
+
+    rows = [AdaptedRows(adapter=one, rows=rows) for one, rows in zip(adapters, of_rows, strict=True)]
+    found, expected = adapted(base, states, rows), base(states).clone()
+    for adapter, own in zip(adapters, of_rows, strict=True):
+        expected[own] = expected[own] + adapter.scaling * (
+            states[own] @ adapter.lora_A.weight.T @ adapter.lora_B.weight.T
+        )
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradients(found), gradients(expected))
+
+
+def test_an_adapter_that_is_no_number_reaches_no_other_rows() -> None:
+    base = nn.Linear(6, 5).requires_grad_(False)
+    adapters = some_adapters(base, {}, {})
+    nn.init.constant_(adapters[0].lora_A.weight, torch.nan)
+    states = torch.randn(4, 3, 6, requires_grad=True)
+    rows = [AdaptedRows(adapter=one, rows=slice(2 * n, 2 * n + 2)) for n, one in enumerate(adapters)]
+    output = adapted(base, states, rows)
+    output.sum().backward()
+    assert states.grad is not None
+    for of_all in (output, states.grad):
+        assert of_all[:2].isnan().all()
+        assert of_all[2:].isfinite().all()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in adapters[1].parameters())
+
+
+def test_dropout_of_an_adapter_is_drawn_for_its_own_tokens() -> None:
+    """Beside wider rows the masks are those that it would draw alone."""
+    base = nn.Linear(6, 5).requires_grad_(False)
+    narrow, wide = some_adapters(base, {"lora_dropout": 0.5}, {"lora_dropout": 0.5})
+    states = torch.randn(4, 3, 6)
+    torch.manual_seed(1)
+    alone = adapted(base, states[:2, :2], [AdaptedRows(adapter=narrow, rows=slice(0, 2))])
+    torch.manual_seed(1)
+    rows = [AdaptedRows(adapter=narrow, rows=slice(0, 2), width=2), AdaptedRows(adapter=wide, rows=slice(2, 4))]
+    beside = adapted(base, states, rows)
+    torch.testing.assert_close(beside[:2, :2], alone)
+    torch.testing.assert_close(beside[:2, 2:], base(states[:2, 2:]))

@@ -4,9 +4,9 @@ Of each model, rows of a batch and tokens of a row, numbers of slots take optimi
 that whatever else the machine does slows all alike. Printed are the trials of 100 steps an hour with one slot, and how
 many times as many there are with more slots: the median over the turns.
 
-A search with more slots learns from each result later. How much later as many workers, each as fast as one, come to the
-score that one worker has after 24 trials is simulated, on generated learning curves. From both follows the time to that
-score, over the time with one slot.
+A search with more slots learns from each result later. How long as many workers, each as fast as one, take to the score
+that another search has after 24 trials is simulated, on generated learning curves. From both follows the time to that
+score, over the time with one slot: it stands in brackets.
 
 Run: python benchmarks/slots.py [--quick] [--models minilm smollm2] [--rows 2 4 8 16] [--tokens 16 32 64 128 512]
      [--slots 1 2 4 8 16] [--turns 5] [--seeds 20] [--threads 2] [--device cpu|cuda]
@@ -42,8 +42,10 @@ STEPS = 100
 """Of the trial whose number an hour is printed."""
 TARGET, TARGET_ROWS, TARGET_TOKENS = 1.3, (2, 4), (16, 32)
 """Least times as many trials an hour with the best number of slots, on these batches."""
+OTHER = 1000
+"""Added to the seed of a search, for another."""
 TRIALS, MOST_TRIALS = 24, 72
-"""Of the search with one worker, and of one with several, which is to come to its score."""
+"""Of the search that sets the score, and of those that are to come to it."""
 QUICK = {"rows": [2, 4], "tokens": [16, 32], "slots": [1, 4, 8], "turns": 3, "seeds": 3}
 
 
@@ -151,31 +153,30 @@ def searched(counts: Sequence[int], seeds: int) -> dict[int, float]:
     """Return slots -> how much of its trials an hour a search keeps, as it learns from results later; print them."""
     found: dict[int, list[float]] = {count: [] for count in counts}
     for seed in range(seeds):
-        alone = simulated(seed, 1, TRIALS)
-        target = alone.incumbents[-1].true_score
-        first = reached(alone, target)
+        # Of another search: the time to a score of its own would be better than any other's by selection alone.
+        target = simulated(seed, OTHER + seed, 1, TRIALS).incumbents[-1].true_score
+        seconds = {count: reached(simulated(seed, seed, count, MOST_TRIALS), target) for count in counts}
         for count in counts:
-            several = alone if count == 1 else simulated(seed, count, MOST_TRIALS)
-            found[count].append(first / (count * (reached(several, target) or several.seconds)))
+            found[count].append(seconds[1] / (count * seconds[count]))
     efficiency = {count: geometric_mean(values) for count, values in found.items()}
     shares = ", ".join(f"{count}: {share:.2f}" for count, share in efficiency.items())
     print(f"of its trials an hour a search keeps, by workers of one speed: {shares}")
     return efficiency
 
 
-def simulated(seed: int, workers: int, trials: int) -> SimulatedSearch:
-    """Return a search with what is shipped, in the space of LoRA."""
+def simulated(truth: int, seed: int, workers: int, trials: int) -> SimulatedSearch:
+    """Return a search with what is shipped, in the space of LoRA, over the curves of a truth."""
     values = {
         "study": "slots", "model": {"name": "any"}, "data": {"train": "any.csv"}, "seed": seed, "space": "encoder_lora",
         "compute": {"runner": "processes", "workers": workers, "device": "cpu"}, "budget": {"trials": trials},
         "confirmation": {"finalists": 0},
     }  # fmt: skip
-    return simulate(load_config(values=values), GeneratedCurves(seed))
+    return simulate(load_config(values=values), GeneratedCurves(truth))
 
 
 def reached(search: SimulatedSearch, target: float) -> float:
-    """Return when a search would have shown a configuration that is as good, in seconds; 0 where it never did."""
-    return next((one.found_at for one in search.incumbents if one.true_score >= target), 0.0)
+    """Return when a search would have shown a configuration that is as good, in seconds; its end where it never did."""
+    return next((one.found_at for one in search.incumbents if one.true_score >= target), search.seconds)
 
 
 if __name__ == "__main__":

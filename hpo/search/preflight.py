@@ -36,8 +36,8 @@ IN_EXTRAS = {"schedule_free_adamw": "schedulefree"}
 """Optimizer -> module of the extra that implements it."""
 SHARING = {"head", "lora"}
 """Methods that leave the pretrained weights as they are."""
-KEPT_OF_DOUBLE = 0.9
-"""How much of twice as many trials an hour a search keeps, as it learns from each later (`benchmarks/slots.py`)."""
+KEPT_OF_DOUBLE = 0.8
+"""How much of its trials an hour counts for a search with twice the slots, as it learns from each later: assumed."""
 LEAST_GAIN = 1.1
 """How much sooner a search must come to a good score for trials to be trained side by side."""
 JOINT = ("gp", "cmaes")

@@ -101,19 +101,6 @@ def compare(found: dict[int, tuple[list[Report], Outcome]], wanted: dict[int, tu
             assert values == pytest.approx(others, abs=1e-4)
 
 
-@pytest.mark.parametrize("pair", [(FIRST, SECOND), (FIRST, head(1, dropout=0.1, batch_size=5, max_length=8))])
-def test_two_trials_over_one_backbone_are_each_as_if_alone(
-    pair: tuple[Assignment, Assignment], two: Worker, alone: Worker, losses: dict[int, list[float]]
-) -> None:
-    wanted = trained(alone, *pair)
-    expected = {trial: seen.copy() for trial, seen in losses.items()}
-    losses.clear()
-    compare(trained(two, *pair), wanted)
-    assert all(len(seen) > 100 for seen in losses.values())
-    for trial, seen in losses.items():
-        assert seen == pytest.approx(expected[trial], abs=1e-5)
-
-
 def test_they_go_through_the_backbone_together(two: Worker, alone: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[int] = []
     original = Backbone.logits
@@ -142,6 +129,27 @@ def test_a_decoder_is_shared_too(texts: Path, tmp_path: Path) -> None:
 def lora(trial: int, **values: object) -> Assignment:
     """Return a trial of adapters, with dropout of its own."""
     return head(trial, **{"method": "lora", "learning_rate": 1e-3, "dropout": None, "lora_dropout": 0.2, **values})
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (FIRST, SECOND),
+        (FIRST, head(1, dropout=0.1, batch_size=5, max_length=8)),
+        (lora(0, dropout=0.3), lora(1, dropout=0.1)),
+        (lora(0, dropout=0.3), lora(1, dropout=0.1, lora_rank=2, lora_dropout=0.1, batch_size=5, max_length=8)),
+    ],
+)
+def test_two_trials_over_one_backbone_are_each_as_if_alone(
+    pair: tuple[Assignment, Assignment], two: Worker, alone: Worker, losses: dict[int, list[float]]
+) -> None:
+    wanted = trained(alone, *pair)
+    expected = {trial: seen.copy() for trial, seen in losses.items()}
+    losses.clear()
+    compare(trained(two, *pair), wanted)
+    assert all(len(seen) > 100 for seen in losses.values())
+    for trial, seen in losses.items():
+        assert seen == pytest.approx(expected[trial], abs=1e-5)
 
 
 @pytest.mark.parametrize("save", [save_tiny_bert, save_tiny_llama])

@@ -141,7 +141,7 @@ def test_the_first_trial_that_computes_them_is_told_to_take_longer() -> None:
     assert forecasts.seconds_left(0, HEAD) == pytest.approx(first, rel=0.05)
     forecasts.progressed(progress_of(0, 0.25, 0.25 * later + first - later))
     assert forecasts.seconds(HEAD) == pytest.approx(later, rel=0.2)
-    assert forecasts.seconds_left(0, HEAD) == pytest.approx(0.75 * later, rel=0.3)
+    assert forecasts.seconds_left(0, HEAD) < later
 
 
 def test_its_own_pace_corrects_a_trial() -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,30 +18,38 @@ from hpo.runners import run as runner
 from hpo.runners.processes.launcher import open_processes
 from hpo.store.database import open_database
 
-TRIALS, SHORT_TRIALS = 220, 12
-KILLS = {"worker": 50, "leader": 20}
+TRIALS, TRIALS_OF_DECODER, SHORT_TRIALS = 220, 110, 12
+KILLS, KILLS_OF_DECODER = {"worker": 50, "leader": 20}, {"worker": 25, "leader": 10}
 SHORT_KILLS = {"worker": 3, "leader": 1}
 SEED = 7
 LEADER = str(Path(__file__).with_name("chaos.py"))
 
 
 def kills(folder: Path, short: bool) -> list[material.Figure]:
-    """Kill workers and leaders of one search until the schedule is through; hold it against one that nobody killed."""
-    trials, planned = (SHORT_TRIALS, SHORT_KILLS) if short else (TRIALS, KILLS)
-    undisturbed, cut = (prepared(folder / name, trials, asked) for name, asked in (("whole", {}), ("cut", planned)))
-    lead_to_the_end(undisturbed)
+    """Kill workers and leaders of a search of an encoder, and of LoRA of a decoder."""
+    encoder, decoder = (
+        ((SHORT_TRIALS, SHORT_KILLS),) * 2 if short else ((TRIALS, KILLS), (TRIALS_OF_DECODER, KILLS_OF_DECODER))
+    )
+    return [*of_one(folder / "encoder", *encoder), *of_one(folder / "decoder", *decoder, decoder=True)]
+
+
+def of_one(folder: Path, trials: int, planned: dict[str, int], *, decoder: bool = False) -> list[material.Figure]:
+    """Kill those of one search until the schedule is through; hold it against one that nobody killed."""
+    whole, cut = (prepared(folder / name, trials, asked, decoder) for name, asked in (("whole", {}), ("cut", planned)))
+    lead_to_the_end(whole)
     deaths, orphans = lead_to_the_end(cut)
-    return [*of_kills(cut, planned, deaths, orphans), *of_results(undisturbed, cut, trials)]
+    figures = [*of_kills(cut, planned, deaths, orphans), *of_results(whole, cut, trials)]
+    return [replace(one, name=f"{folder.name}: {one.name}") for one in figures]
 
 
-def prepared(folder: Path, trials: int, planned: dict[str, int]) -> Path:
+def prepared(folder: Path, trials: int, planned: dict[str, int], decoder: bool) -> Path:
     """Write a study and its schedules into `folder`."""
-    config = material.study_in(folder, budget={"trials": trials})
+    config = material.study_in(folder, budget={"trials": trials}, decoder=decoder)
     points = runner.files_folder(config) / FOLDER
     points.mkdir(parents=True)
     for who, of in (("worker", OF_WORKERS), ("leader", OF_LEADERS)):
         # In a short search each comes as early as it may, so that there are trials enough for all.
-        within = of if trials == TRIALS else {name: (least, least) for name, (least, _) in of.items()}
+        within = {name: (least, least) for name, (least, _) in of.items()} if trials == SHORT_TRIALS else of
         write_schedule(points, who, within, planned.get(who, 0), SEED)
     (folder / "study.json").write_text(config.model_dump_json())
     return folder

@@ -29,7 +29,7 @@ from hpo.messages import (  # noqa: E402
     Scores,
 )
 from hpo.metrics.metric import SelectionMetric  # noqa: E402
-from tests.models import save_tiny_bert, write_texts  # noqa: E402
+from tests.models import save_tiny_bert, save_tiny_llama, write_texts  # noqa: E402
 
 SPACE: Mapping[str, Any] = {
     "learning_rate": {"distribution": "log_uniform_values", "min": 1e-3, "max": 1e-1, "default": 1e-2},
@@ -42,6 +42,13 @@ SPACE: Mapping[str, Any] = {
     "epochs": {"min": 1, "max": 2, "default": 2},
     "max_length": {"value": 16},
 }
+OF_LORA: Mapping[str, Any] = {
+    **{name: spec for name, spec in SPACE.items() if name != "dropout"},
+    "method": {"value": "lora"},
+    "lora_rank": {"values": [2, 4]},
+    "lora_dropout": {"value": 0.2},
+}
+"""For a decoder, whose own layers have no dropout."""
 TIMED = "timed.json"
 
 
@@ -54,26 +61,29 @@ class Figure:
     good: bool
 
 
-def study_in(folder: Path, *, url: str | None = None, rows: int = 300, **sections: Mapping[str, Any]) -> StudyConfig:
+def study_in(
+    folder: Path, *, url: str | None = None, rows: int = 300, decoder: bool = False, **sections: Mapping[str, Any]
+) -> StudyConfig:
     """Return a study of random search over a real tiny model, with dropout, AdamW and a schedule, in `folder`.
 
     Args:
         folder: of model, texts and store; the model and the texts are made once.
         url: of the store; None for SQLite in `folder`.
         rows: texts.
+        decoder: whether it is LoRA of a decoder, its weights in bf16, and no full fine-tune of an encoder.
         sections: values over those of the study's sections.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model, texts = folder / "model", folder / f"texts-{rows}.csv"
     if not model.exists():
-        save_tiny_bert(model)
+        (save_tiny_llama if decoder else save_tiny_bert)(model)
     if not texts.exists():
         write_texts(texts, rows=rows)
     values: dict[str, Any] = {
         "study": "chaos",
         "model": {"name": str(model)},
         "data": {"train": str(texts), "text_column": "text", "label_column": "label"},
-        "space": dict(SPACE),
+        "space": dict(OF_LORA if decoder else SPACE),
         "search": {"sampler": "random", "pruner": "none"},
         "evaluation": {"rung_rows": 30, "rungs": 4},
         "compute": {"device": "cpu", "precision": "fp32", "threads": 1, "runner": "processes", "workers": 2},
@@ -113,6 +123,10 @@ class Timed:
 
     def refuse_unfit(self, demands: Demands) -> None:
         """Refuse nothing."""
+
+    def notes(self, demands: Demands) -> tuple[str, ...]:
+        """Have nothing to say."""
+        return ()
 
     def cut_share(self, max_length: int) -> float:
         """Cut nothing."""

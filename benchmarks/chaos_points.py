@@ -181,5 +181,5 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """Return a digest of weights, to the last bit."""
     found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        found.update(name.encode() + tensor.cpu().numpy().tobytes())
+        found.update(name.encode() + tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()

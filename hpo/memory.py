@@ -4,9 +4,11 @@ A step stays the step it is: where memory runs out, its batch goes through in mi
 the batch's. Only dropout masks are drawn for other shapes: their distribution is kept, and not each number.
 """
 
+import ctypes
 import resource
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,6 +20,11 @@ from hpo.config.hyperparameters import Hyperparameters
 T = TypeVar("T")
 
 MemoryKey = tuple[object, ...]
+
+LARGE_BLOCK, KEPT_HEAP = 2**22, 2**26
+"""Bytes of a block that leaves this process when it is freed, and of freed smaller ones that stay in it."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of glibc's `mallopt`."""
 
 CONTEXT_BYTES = 2**29
 """What CUDA itself takes of a GPU for a process, about."""
@@ -51,6 +58,19 @@ def if_memory_suffices(compute: Callable[[], T]) -> T | None:
             raise
     # Not in the handler: as long as the error lives, so do its frames and their tensors.
     return None
+
+
+def settle_heap() -> None:
+    """Keep freed tensors on a CPU from filling memory, or from being asked for anew at each step.
+
+    By itself glibc comes to keep blocks of up to 32 MiB, which gradients and inputs of layers between them hold apart.
+    The end of its heap it gives back at every chance, and small models take most of their time to fill it again.
+    """
+    # Another C library has no such thing.
+    with suppress(AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+        library.mallopt(M_TRIM_THRESHOLD, KEPT_HEAP)
 
 
 def release(device: torch.device) -> None:

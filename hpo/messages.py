@@ -317,6 +317,16 @@ class Standing:
         return self.completed + self.pruned + self.failed
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredStanding(Standing):
+    """Progress of a study, with what tells whether it has gained anything."""
+
+    default: Scores
+    """Those of the default configuration."""
+    others: Mapping[int, float]
+    """Trial -> score of the others that completed."""
+
+
 class Ending(StrEnum):
     """Ending of an attempt."""
 

@@ -15,7 +15,18 @@ from rich.table import Table
 from rich.text import Text
 
 from hpo.config.times import humanized
-from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Progress, Report, Scores, Standing
+from hpo.messages import (
+    Action,
+    Assignment,
+    Decision,
+    Ending,
+    Outcome,
+    Progress,
+    Report,
+    ScoredStanding,
+    Scores,
+    Standing,
+)
 from hpo.metrics.jackknife import with_standard_error
 from hpo.runners.callbacks import SearchCallback
 from hpo.store.studies import is_confirmation
@@ -49,7 +60,7 @@ class TrialCounts(SearchCallback):
         self._best_scores: Scores | None = None
         self._default: Scores | None = None
         self._others: dict[int, float] = {}
-        """Trial -> score, of those that completed in this run and are not the default."""
+        """Trial -> score, of those that completed and are not the default."""
         self._started_at = time.monotonic()
 
     def started(self, study: str, metric: str, trials: int | None, standing: Standing) -> None:
@@ -58,6 +69,8 @@ class TrialCounts(SearchCallback):
         self.noun = "run" if is_confirmation(study) else "trial"
         self._before, self._best, self._best_scores, self._finished = standing, standing.best, None, {}
         self._default, self._others = None, {}
+        if isinstance(standing, ScoredStanding):
+            self._default, self._others = standing.default, dict(standing.others)
         self._started_at = time.monotonic()
 
     def assigned(self, assignment: Assignment) -> None:
@@ -117,7 +130,7 @@ class TrialCounts(SearchCallback):
         return f"best {self.metric} {score} ({self.noun} {self._best[1]}){self._gain()}"
 
     def _gain(self) -> str:
-        """Return what a search that began in this run has gained over its default, after a comma; else nothing."""
+        """Return what a search has gained over its default, after a comma; nothing where that is not known."""
         if self._default is None or is_confirmation(self.study):
             return ""
         from hpo.verdict.gain import gain_over_default

@@ -64,10 +64,7 @@ def status(
         typer.echo(json.dumps(state | more, indent=2))
     else:
         console().print(_drawn(states))
-        if gain:
-            from hpo.verdict.gain import gain_in_words
-
-            console().print(f"\n{gain_in_words(gain, states[0].metric)}", soft_wrap=True)
+        console().print(_told(gain, states[0].metric), end="", soft_wrap=True)
 
 
 def _states(database: "Database", study: str | None) -> "list[StudyStatus]":
@@ -99,16 +96,26 @@ def _watch(database: "Database", study: str | None) -> None:
     """Redraw the study until nobody leads it, or until Ctrl-C."""
     from hpo.cli.tables import console
 
+    finished, told = -1, ""
     try:
         with Live(console=console(), auto_refresh=False) as live:
             while True:
                 states = _states(database, study)
-                live.update(_drawn(states), refresh=True)
+                if states[0].standing.finished != finished:
+                    finished, told = states[0].standing.finished, _told(_gain(database, states[0]), states[0].metric)
+                live.update(Group(_drawn(states), Text(told)), refresh=True)
                 if _leader(states[0]) is None:
                     break
                 time.sleep(REDRAWN_SECONDS)
     except KeyboardInterrupt:
         return
+
+
+def _told(gain: "Gain | None", metric: str) -> str:
+    """Return a sentence on a gain behind an empty line; nothing where it is not known."""
+    from hpo.verdict.gain import gain_in_words
+
+    return "" if gain is None else f"\n{gain_in_words(gain, metric)}\n"
 
 
 def _leader(state: "StudyStatus") -> str | None:

@@ -83,6 +83,11 @@ def with_later_fields(stored: Mapping[str, Any]) -> dict[str, Any]:
     return {**ADDED_LATER, **stored} if stored else {}
 
 
+def default_learning_rate(values: Mapping[str, Any]) -> float:
+    """Return the usual rate of AdamW under the method among `values`: of LoRA that of Hu et al. 2022."""
+    return 2e-4 if values.get("method") == "lora" else 3e-5
+
+
 def default_schedule(values: Mapping[str, Any]) -> ScheduleName:
     """Return the schedule that the optimizer among `values` is used with."""
     return "constant" if values.get("optimizer") == "schedule_free_adamw" else "linear"
@@ -196,9 +201,9 @@ class Hyperparameters(Typed):
 
     optimizer: OptimizerName = "adamw"
     """The update rule; `sgd` is plain gradient descent, `momentum` is heavy-ball."""
-    learning_rate: Positive = 3e-5
-    """Peak learning rate, reached at the end of warm-up. For `lora` the best is about ten times that of a full
-    fine-tune (Schulman et al. 2025)."""
+    learning_rate: Positive = Field(default_factory=default_learning_rate)
+    """Peak learning rate, reached at the end of warm-up; if not given 3e-5, and 2e-4 for `lora` (Hu et al. 2022), for
+    which the best is about ten times that of a full fine-tune (Schulman et al. 2025)."""
     layerwise_rate_decay: PositiveFraction = 1.0
     """Factor of the learning rate from each layer to the one below it, starting at the head; 1 for the same rate in all
     layers."""
@@ -329,7 +334,9 @@ def deciding_field(name: str) -> str | None:
     """Return the field that decides the usual value of the field `name`; None where it is always the same."""
     if name in APPLIES_TO:
         return APPLIES_TO[name][0]
-    # Each factory asks for the optimizer and for nothing else.
+    if name == "learning_rate":
+        return "method"
+    # Each other factory asks for the optimizer and for nothing else.
     return "optimizer" if Hyperparameters.model_fields[name].default_factory else None
 
 

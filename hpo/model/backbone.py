@@ -1,13 +1,14 @@
 """Backbone: the pretrained network that trials start from, reset in place for each."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from hpo.data.batching import Batch
 from hpo.errors import ModelError
@@ -23,6 +24,8 @@ PREPARED_MASKS = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "dis
 
 FINGERPRINT_NUMBERS = 64
 """How many numbers of each weight a fingerprint looks at, about."""
+NUMBERS_IN_FP32 = 2**22
+"""How many numbers of a frozen matrix of 16 bits are in fp32 at a time."""
 
 
 Given = Callable[[Batch], AbstractContextManager[object]]
@@ -67,7 +70,7 @@ class Backbone:
         self.head: Head = head or ClassifierHead()
         """How it is asked."""
         if type(words := network.get_output_embeddings()) is nn.Linear:
-            words.__class__ = LinearInFp32
+            words.__class__ = LinearInFp32 if words.weight.dtype == torch.float32 else FrozenLinearInFp32
         # Copies on the CPU: initialised there, they are the same on every device.
         self._fresh_modules = {owner: deepcopy(network.get_submodule(owner)) for owner in owners}
         self.layers = LayerStack(network)
@@ -211,6 +214,48 @@ class LinearInFp32(nn.Linear):
         with torch.autocast(states.device.type, enabled=False):
             bias = None if self.bias is None else self.bias.float()
             return nn.functional.linear(states.float(), self.weight.float(), bias)
+
+
+class FrozenLinearInFp32(nn.Linear):
+    """A linear layer of frozen weights of 16 bits that computes in fp32; biases are as they are."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return what the layer gives, in fp32."""
+        with torch.autocast(states.device.type, enabled=False):
+            product: Tensor = _ProductInFp32.apply(states.float(), self.weight)  # type: ignore[no-untyped-call]
+            return product if self.bias is None else product + self.bias
+
+
+class _ProductInFp32(torch.autograd.Function):
+    """The product with a matrix of 16 bits, some rows of which are in fp32 at a time.
+
+    As a whole, output embeddings of 128,000 tokens of width 2,048 would take 1 GiB, until the backward pass has come.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        product = states.new_empty(*states.shape[:-1], len(weight))
+        for rows, some in _parts_in_fp32(weight):
+            product[..., rows] = states @ some.T
+        return product
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (weight,) = ctx.saved_tensors
+        of_states = gradient.new_zeros(*gradient.shape[:-1], weight.shape[1])
+        for rows, some in _parts_in_fp32(weight):
+            of_states += gradient[..., rows] @ some
+        return of_states, None
+
+
+def _parts_in_fp32(weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield parts of the rows of a matrix, and these in fp32."""
+    at_once = max(1, NUMBERS_IN_FP32 // weight.shape[1])
+    for begin in range(0, len(weight), at_once):
+        rows = slice(begin, begin + at_once)
+        yield rows, weight[rows].float()
 
 
 def set_padding(network: Any, tokenizer: Any) -> int:

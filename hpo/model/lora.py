@@ -251,6 +251,25 @@ def lora_targets(network: Any, wanted: str, fresh: Collection[str] = frozenset()
     return {path: layer for path, layer in layers.items() if any(_is_named(path, name) for name in names)}
 
 
+def note_on_targets(network: Any, wanted: str, fresh: Collection[str] = frozenset()) -> str:
+    """Say in a sentence which weights of layers get no adapter and are not trained otherwise; nothing where all do.
+
+    Raises:
+        ConfigurationError: what `lora_targets` raises.
+    """
+    adapted = lora_targets(network, wanted, fresh)
+    frozen = [
+        path
+        for path, module in network.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and path not in adapted and not _is_trained(path, fresh)
+    ]
+    frozen += [name for name, weight in network.named_parameters() if weight.ndim == 3 and "expert" in name]
+    if not frozen:
+        return ""
+    ends = ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in sorted(frozen)))
+    return f"With lora_targets {wanted}, {len(adapted)} linear layers get an adapter, others stay as they are: {ends}."
+
+
 def adaptable_layers(network: Any, fresh: Collection[str] = frozenset()) -> dict[str, nn.Module]:
     """Return path -> linear layer of a network, but those of its head, which are trained, and its output embeddings.
 
@@ -261,10 +280,7 @@ def adaptable_layers(network: Any, fresh: Collection[str] = frozenset()) -> dict
     found = {
         path: module
         for path, module in network.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-        and module is not output
-        and f"{path}.weight" not in fresh
-        and "pooler" not in path.split(".")
+        if isinstance(module, nn.Linear | Conv1D) and module is not output and not _is_trained(path, fresh)
     }
     if not found:
         raise ModelError(f"{type(network).__name__} has no linear layers for method lora; choose another method.")
@@ -286,6 +302,11 @@ def _applying(hyperparameters: Hyperparameters) -> tuple[int, float, float]:
     assert alpha is not None
     assert dropout is not None
     return rank, alpha, dropout
+
+
+def _is_trained(path: str, fresh: Collection[str]) -> bool:
+    """Return whether a layer is of the head, or a pooler, which are trained themselves."""
+    return f"{path}.weight" in fresh or "pooler" in path.split(".")
 
 
 def _is_of_attention(path: str) -> bool:

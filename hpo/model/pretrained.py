@@ -1,6 +1,7 @@
 """Pretrained models: loading of one, and its tokenizer, from a folder or the hub."""
 
 import io
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
@@ -150,7 +151,7 @@ def _told(config: ModelConfig, part: str) -> Iterator[None]:
     """Say in one sentence why a part of a model could not be loaded."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError, struct.error) as error:
         if isinstance(error, ModelError) or is_out_of_memory(error):
             raise
         raise ModelError(_why(config, part, error)) from error

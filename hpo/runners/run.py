@@ -52,6 +52,7 @@ from hpo.store.studies import confirmation_of, study_names
 from hpo.store.study_store import refuse_other_semantics
 from hpo.training.device import unseen_gpu_warning, with_dtype
 from hpo.training.worker import Worker
+from hpo.verdict.gain import scored
 from hpo.verdict.judgement import verdict_on
 from hpo.verdict.sequential_halving import Race, race_of
 
@@ -227,8 +228,10 @@ class _SearchRun(SearchParts):
 
     def _check_data(self, lead: Worker) -> None:
         """Refuse, before the first trial, what would make every trial fail, and note weaknesses of the data."""
-        lead.refuse_unfit(demands_of(self.space))
-        self.callback.note(lead.metric.note)
+        demands = demands_of(self.space)
+        lead.refuse_unfit(demands)
+        for sentence in (lead.metric.note, *lead.notes(demands)):
+            self.callback.note(sentence)
         longest = int(self.space.largest("max_length"))
         for warning in (on_cut_texts(lead.cut_share(longest), longest), on_rare_classes(self.splits, lead.metric)):
             if warning is not None:
@@ -273,6 +276,8 @@ class _SearchRun(SearchParts):
     def _note_start(self, metric: str) -> None:
         """Tell the callback what is searched, and if all trials are finished, how to get more."""
         trials, standing = most_trials(self.config, self.space), self.coordinator.standing()
+        if standing.completed:
+            standing = scored(standing, self.coordinator.results())
         self.callback.started(self.config.study, metric, trials, standing)
         if trials is not None and standing.finished >= trials != enumerated(self.config, self.space):
             self.callback.note(f"For more, add --trials N, N above {trials}.")

@@ -14,7 +14,8 @@ from hpo.search.grid_sampler import ENUMERATIONS
 from hpo.search.proposals import published
 from hpo.search.samplers import sampled_jointly, sampler_of
 from hpo.space.consistency import cases
-from hpo.space.domains import Constant
+from hpo.space.domains import Choice, Constant
+from hpo.space.parameters import Parameter
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import AUTO, load_space, shipped_spaces, space_for, space_of
 
@@ -45,7 +46,7 @@ JOINT = ("gp", "cmaes")
 
 
 def space_of_study(config: StudyConfig) -> SearchSpace:
-    """Return a study's space without the shipped parameters that its task does not use, with notes on what changed.
+    """Return a study's space without shipped parameters and methods that its task does not use; notes say what changed.
 
     `auto` becomes the shipped space for the model; a note says which and why.
 
@@ -54,18 +55,25 @@ def space_of_study(config: StudyConfig) -> SearchSpace:
     """
     space, task = _named_space(config), config.task.kind
     given = {one.name: one.domain.value if isinstance(one.domain, Constant) else one for one in space.parameters}
-    idle = unused_hyperparameters(task, given)
-    if not idle:
+    idle, method = unused_hyperparameters(task, given), TASK_FACTS[task].method
+    if not idle and not space.takes("method", method):
         return space
     # Compared without conditions: an override of one parameter turns the whole space into a mapping.
     shipped = [replace(one, when=()) for name in shipped_spaces() for one in load_space(name).parameters]
     if own := [one.name for one in space.parameters if one.name in idle and replace(one, when=()) not in shipped]:
         raise SpaceError(f"Space {space.name}: {unused_sentence(task, own)}")
-    return replace(
-        space,
-        parameters=tuple(one for one in space.parameters if one.name not in idle),
-        notes=(*space.notes, f"Space {space.name} is searched without {', '.join(idle)}, which {task} does not use."),
-    )
+    used = [one for one in space.parameters if one.name not in idle]
+    fitting = [_without(one, method) if replace(one, when=()) in shipped else one for one in used]
+    left_out = [*idle, *([] if fitting == used else [f"method {method}"])]
+    said = f"Space {space.name} is searched without {', '.join(left_out)}, which {task} does not use."
+    return replace(space, parameters=tuple(fitting), notes=(*space.notes, *([said] if left_out else [])))
+
+
+def _without(parameter: Parameter, method: str) -> Parameter:
+    """Return a parameter, `method` without one of its values."""
+    if parameter.name != "method" or not isinstance(parameter.domain, Choice):
+        return parameter
+    return replace(parameter, domain=Choice(choices=tuple(one for one in parameter.domain.choices if one != method)))
 
 
 def _named_space(config: StudyConfig) -> SearchSpace:

@@ -62,23 +62,28 @@ def take_over(
     Raises:
         ConfigurationError: a study of another task or metric.
     """
-    found = [_carried(study, space, config.task.name, metric) for study in earlier]
-    learns, said = sampler_of(config, space) in LEARNING, []
+    found, said = [_carried(study, space, config, metric) for study in earlier], []
     for study, (taken, sentence) in zip(earlier, found, strict=True):
         store.events.add(WARM_START_EVENT, study=study.reference, reason=sentence, trials=taken)
         tried = _enqueue_best(store, taken)
-        tells = " Of the samplers only tpe and gp learn from them." if taken and not learns else ""
-        tells += f" The best {tried} of them are tried after the default." if tried else ""
-        said.append(sentence + tells)
+        tells = f" The best {tried} of them are tried after the default." if tried else ""
+        said.append(sentence + _unlearned(config, space, taken) + tells)
     sampler = store.study.sampler
-    if learns and isinstance(sampler, PerTrialSampler):
+    if sampler_of(config, space) in LEARNING and isinstance(sampler, PerTrialSampler):
         sampler.earlier = _recorded(store, space)
     return said
 
 
-def carried_notes(earlier: Sequence[EarlierStudy], space: SearchSpace, task: str, metric: str) -> list[str]:
-    """Return a sentence per study on what a search over `space` would take over; raises as `take_over` does."""
-    return [_carried(study, space, task, metric)[1] for study in earlier]
+def carried_notes(earlier: Sequence[EarlierStudy], space: SearchSpace, config: StudyConfig, metric: str) -> list[str]:
+    """Return what a search over `space` would take over of each study, in sentences; raises as `take_over` does."""
+    found = [_carried(study, space, config, metric) for study in earlier]
+    return [sentence + _unlearned(config, space, taken) for taken, sentence in found]
+
+
+def _unlearned(config: StudyConfig, space: SearchSpace, taken: Sequence[object]) -> str:
+    """Say, behind another sentence, that the study's sampler does not learn from what is taken over."""
+    sampler = sampler_of(config, space)
+    return f" Sampler {sampler} does not learn from them; tpe and gp do." if taken and sampler not in LEARNING else ""
 
 
 def _shown(reference: str) -> str:
@@ -97,9 +102,12 @@ def _read(config: StudyConfig, reference: str) -> EarlierStudy:
         raise ConfigurationError(f"warm_start cannot take over {_shown(reference)}: {error}") from None
 
 
-def _carried(study: EarlierStudy, space: SearchSpace, task: str, metric: str) -> tuple[list[dict[str, Any]], str]:
+def _carried(
+    study: EarlierStudy, space: SearchSpace, config: StudyConfig, metric: str
+) -> tuple[list[dict[str, Any]], str]:
     """Return the completed trials of a study in `space`, the oldest first, and how many are used and why not all."""
     of_task, results = study.results.configuration.get("task", {}).get("name", "classification"), study.results
+    task = config.task.name
     if (of_task, results.metric) != (task, metric):
         raise ConfigurationError(
             f"warm_start names {study.reference}, a study of {of_task} by {results.metric}, but this one is of {task} "

@@ -162,7 +162,8 @@ class Translation:
     def keep_where_read(self) -> None:
         """Keep Trainer's `adam_*` to the optimizers that read them, and LoRA's own to where a `use_lora` is true."""
         for ours, name in self._given_as.items():
-            spec = self.parameters[ours]
+            # None where its values are refused.
+            spec = self.parameters.get(ours)
             other, usual = APPLIES_TO.get(ours, ("", {}))
             of_adam = other == "optimizer" and normalized(name).startswith("adam")
             of_switch = _is_of_lora(ours) and self._given_as.get("method", "method") != "method"

@@ -19,6 +19,7 @@ from hpo.distributed.rank_group import ProbeCommand, RankInfo, TrainCommand, joi
 from hpo.errors import NoResultError
 from hpo.files.shared import FOLDER, SharedFiles
 from hpo.files.weights import fetch_weights_of, fitted_among, load_weights
+from hpo.memory import settle_heap
 from hpo.messages import (
     Action,
     Assignment,
@@ -34,7 +35,7 @@ from hpo.messages import (
     Report,
 )
 from hpo.metrics.metric import SelectionMetric
-from hpo.model.lora import lora_targets
+from hpo.model.lora import lora_targets, note_on_targets
 from hpo.model.methods import refuse_kept_layers, refuse_trained_layers
 from hpo.model.pretrained import load_model
 from hpo.model.trial_model import TrialModel
@@ -119,14 +120,16 @@ class Worker:
         """
         return float((self._context.tokenized(max_length)["train"].tokens.lengths >= max_length).mean())
 
-    def head_note(self, max_length: int) -> str:
-        """Return in a sentence how the model is asked about the first training example; nothing of a classifier.
+    def notes(self, demands: Demands) -> tuple[str, ...]:
+        """Say how the model is asked about the first training example, and what LoRA leaves as it is, in sentences.
 
         Raises:
-            ModelError: the model cannot read as many tokens.
+            ModelError, ConfigurationError: what `refuse_unfit` refuses.
         """
-        tokens, model = self._context.tokenized(max_length)["train"].tokens, self._context.model
-        return model.head.note(tokens.ids[tokens.positions(np.array([0]))].tolist(), model.tokenizer)
+        tokens, model = self._context.tokenized(demands.max_length)["train"].tokens, self._context.model
+        ids = tokens.ids[tokens.positions(np.array([0]))].tolist()
+        of_lora = (note_on_targets(model.network, targets, model.fresh) for targets in demands.lora_targets)
+        return tuple(filter(None, (model.head.note(ids, model.tokenizer), *of_lora)))
 
     def dimensions(self, max_length: int) -> Dimensions:
         """Return what the work of trials is counted from; examples are cut at `max_length` tokens.
@@ -343,6 +346,7 @@ def open_worker(
     assert files or not shared, "what is shared lies below the folder of files"
     if config.compute.precision != "auto":
         refuse_emulated(device, config.compute.precision)
+    settle_heap()
     if device.type == "cuda":
         # Products of fp32 matrices by the tensor cores, in TF32 where there is: no slower, no less exact than bf16.
         torch.set_float32_matmul_precision("high")

@@ -6,12 +6,12 @@ pairs them: so the interval is rather too wide. `docs/verdict.md` has how often 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
 
 import numpy as np
 
-from hpo.messages import Scores
+from hpo.messages import ScoredStanding, Scores, Standing
 from hpo.metrics.jackknife import standard_error
 from hpo.store.results import StudyResults
 from hpo.verdict.comparison import COVERAGE
@@ -35,6 +35,18 @@ class Gain:
     """Standard deviation of a single score."""
 
 
+def scored(standing: Standing, results: StudyResults) -> Standing:
+    """Return how a study stands with what its gain follows from, where its default has completed."""
+    if results.default is None or results.default.state != "COMPLETE" or results.default.validation is None:
+        return standing
+    return ScoredStanding(**asdict(standing), default=results.default.validation, others=_others(results))
+
+
+def _others(results: StudyResults) -> dict[int, float]:
+    """Return trial -> score of those that completed and are not the default."""
+    return {trial.number: trial.score or 0.0 for trial in results.leaderboard if trial.proposed_by != "default"}
+
+
 def gain_so_far(results: StudyResults) -> Gain | None:
     """Return the gain of a study; None where too few trials have completed, or the noise of its metric is not known."""
     default = results.default
@@ -42,7 +54,7 @@ def gain_so_far(results: StudyResults) -> Gain | None:
         return None
     of_default = [trial.score or 0.0 for trial in results.leaderboard if trial.proposed_by == "default"]
     return gain_over_default(
-        {trial.number: trial.score or 0.0 for trial in results.leaderboard if trial.proposed_by != "default"},
+        _others(results),
         default.validation,
         beta=results.configuration.get("task", {}).get("beta"),
         seeds=float(np.std(of_default, ddof=1)) if len(of_default) > 1 else 0.0,

@@ -17,9 +17,11 @@ from hpo.config.hyperparameters import (
     OptimizerName,
     Refusal,
     ScheduleName,
+    resolved,
 )
 from hpo.config.parsing import parse_yaml, read_model, write_yaml
 from hpo.errors import ConfigurationError
+from hpo.space.search_space import SearchSpace
 
 NAMES: dict[str, tuple[str, ...]] = {
     "method": get_args(MethodName),
@@ -330,3 +332,11 @@ def test_targets_that_are_no_names_are_refused_in_a_sentence(targets: object) ->
 def test_hyperparameters_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Hyperparameters().epochs = 4  # type: ignore[misc]
+
+
+def test_lora_has_a_rate_of_its_own_where_none_is_given() -> None:
+    assert Hyperparameters().learning_rate == Hyperparameters(method="head").learning_rate == 3e-5
+    assert Hyperparameters(method="lora").learning_rate == resolved("learning_rate", {"method": "lora"}) == 2e-4
+    assert Hyperparameters(method="lora", learning_rate=1e-3).learning_rate == 1e-3
+    space = SearchSpace.from_mapping({"lora_r": {"values": [4, 8]}}, "mine")
+    assert space.hyperparameters(space.default_values()).learning_rate == 2e-4

@@ -29,6 +29,7 @@ from transformers import (
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import ComputeConfig, ModelConfig, StudyConfig
 from hpo.config.tasks import TaskConfig
+from hpo.data.labels import label_matrix
 from hpo.data.splits import Splits
 from hpo.errors import ConfigurationError, ModelError
 from hpo.export.exported_file import Exported
@@ -38,7 +39,8 @@ from hpo.export.retraining import compute_of, open_trainer, retrain, study_and_s
 from hpo.model.pretrained import load_model
 from hpo.tasks.registry import TASKS, task_of
 from tests.command_line import Hpo
-from tests.models import said_by_card, save_tiny_bert, save_tiny_llama
+from tests.models import said_by_card, save_tiny_bert, save_tiny_llama, write_texts_of
+from tests.scripts import of_texts, with_label_sets
 from tests.tasks.language_models import save_tiny_decoder, save_tiny_masked_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
@@ -110,13 +112,17 @@ def said_of(model: Any, folder: Path, texts: tuple[str, ...]) -> np.ndarray[Any,
 
 
 def predicted(folder: Path, texts: tuple[str, ...], *overrides: str) -> list[tuple[str, float]]:
-    """Return what `hpo predict` says of texts."""
+    """Return what `hpo predict` says of texts, and how probable that is."""
+    return [(row["prediction"], float(row["probability"])) for row in asked_of(folder, texts, *overrides)]
+
+
+def asked_of(folder: Path, texts: tuple[str, ...], *overrides: str) -> list[dict[str, str]]:
+    """Return the rows that `hpo predict` writes for texts."""
     source = folder.parent / "in.csv"
     with source.open("w", newline="") as stream:
         csv.writer(stream).writerows([["text"], *([text] for text in texts)])
     asked = prediction_input(folder, str(source), overrides)
-    rows = csv.DictReader(io.StringIO(predictions_csv(asked, ComputeConfig(device="cpu", threads=1))))
-    return [(row["prediction"], float(row["probability"])) for row in rows]
+    return [*csv.DictReader(io.StringIO(predictions_csv(asked, ComputeConfig(device="cpu", threads=1))))]
 
 
 @pytest.mark.parametrize("scaling", ["standard", "rslora"])
@@ -223,6 +229,39 @@ def test_label_words_are_handed_on(exported: Exported, tmp_path: Path, kind: str
     if not merge:
         opened = PeftModel.from_pretrained(theirs.from_pretrained(tmp_path / "base"), str(folder))
         assert opened.peft_config["default"].task_type == ("CAUSAL_LM" if kind == "decoder" else None)
+
+
+def of_task(exported: Exported, folder: Path, task: str) -> Case:
+    """Return a configuration of LoRA for texts with several labels, or with the number of their words."""
+    made = {"hyperparameters": Hyperparameters.model_validate(LORA)}
+    if task == "multi_label":
+        chosen = with_label_sets(exported.model_copy(update=made), folder, rows=80)
+    else:
+        data = exported.data.model_copy(update={"train": str(write_texts_of(task, folder / "numbers.csv"))})
+        chosen = of_texts(exported, data=data, metric="pearson", task=TaskConfig(name="regression"), **made)
+    return Case(exported=chosen, splits=study_and_splits(chosen, compute_of(chosen))[1], folder=folder)
+
+
+@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("task", ["multi_label", "regression"])
+def test_other_tasks_are_handed_on(exported: Exported, tmp_path: Path, task: str, merge: bool) -> None:
+    """The lines on the card, which ask transformers, say what `hpo predict` says, and that it was scored by this."""
+    of = of_task(exported, tmp_path, task)
+    folder, _ = of.trained("model", merge=merge)
+    texts = of.splits.validation.texts
+    said = [row["prediction"] for row in asked_of(folder, texts)]
+    on_card = said_by_card(folder, texts[0])
+    card = (folder / "README.md").read_text()
+    assert f"library_name: {'transformers' if merge else 'peft'}\n" in card
+    if task == "regression":
+        assert float(on_card) == pytest.approx(float(said[0]), rel=1e-5)
+        score = np.corrcoef([float(one) for one in said], [float(one) for one in of.splits.validation.labels])[0, 1]
+    else:
+        assert on_card == str([label for label in said[0].split("|") if label])
+        names = list(of.splits.label_names)
+        held = [[name in cell.split("|") for name in names] for cell in said]
+        score = f1_score(label_matrix(of.splits.validation.labels, names), held, average="micro", zero_division=0)
+    assert f"this model, on validation | {score:.4f} |" in card
 
 
 def test_over_bf16_an_adapter_predicts_what_was_trained(case: Callable[..., Case]) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, set_seed
 from transformers.models.llama import LlamaConfig
 from transformers.models.mixtral import MixtralConfig, MixtralForCausalLM
@@ -14,7 +15,15 @@ from transformers.models.mixtral import MixtralConfig, MixtralForCausalLM
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.errors import ConfigurationError
 from hpo.model.backbone import Backbone
-from hpo.model.lora import AdaptedRows, LoraLinear, adapted, lora_layers, lora_targets, merge
+from hpo.model.lora import (
+    AdaptedRows,
+    LoraLinear,
+    adapted,
+    lora_layers,
+    lora_targets,
+    merge,
+    note_on_targets,
+)
 from hpo.model.methods import head_parameters
 from hpo.model.trial_model import TrialModel
 from tests.model.architectures import ARCHITECTURES, NUMBERS, SMALL, tiny_network
@@ -104,6 +113,53 @@ def test_a_training_is_that_of_peft(name: str, scaling: str) -> None:
     assert losses[0][-1] < losses[0][0], "it learns"
 
 
+def beside_bf16() -> tuple[LoraLinear, Any]:
+    """Return an adapter of ours and one of PEFT's with the same weights, beside a frozen linear layer of bf16."""
+    set_seed(0)
+    base = nn.Linear(64, 96, dtype=torch.bfloat16).requires_grad_(False)
+    ours = LoraLinear(base, Hyperparameters.model_validate(LORA), torch.Generator().manual_seed(0))
+    nn.init.normal_(ours.lora_B.weight)
+    theirs = get_peft_model(nn.Sequential(base), LoraConfig(r=4, lora_alpha=8, target_modules=["0"]))
+    for name, weight in theirs.named_parameters():
+        if "lora_" in name:
+            weight.data.copy_(ours.get_parameter(name.partition("0.")[2].replace(".default", "")))
+    return ours, theirs
+
+
+def test_over_bf16_it_computes_in_fp32_and_rounds_once_as_peft_does() -> None:
+    found = []
+    for layer in beside_bf16():
+        states = torch.randn(300, 64, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+        output = layer(states)
+        output.float().square().sum().backward()
+        of_weights = {
+            name.replace(".default", "")[-13:]: one.grad
+            for name, one in layer.named_parameters()
+            if one.grad is not None
+        }
+        assert {one.dtype for one in of_weights.values()} == {torch.float32}
+        found.append((output, states.grad, of_weights))
+    (ours, of_ours, weights), (theirs, of_theirs, expected) = found
+    assert ours.dtype == torch.bfloat16
+    assert (ours != theirs).float().mean() < 0.01
+    assert (of_ours != of_theirs).float().mean() < 0.01
+    torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-3 * float(expected["lora_A.weight"].abs().max()))
+
+
+def test_over_bf16_an_adapter_keeps_its_input_as_it_is() -> None:
+    """Not in fp32 too, which would be most of what a layer of a bf16 network keeps for its backward pass."""
+    layer, _ = beside_bf16()
+    states, kept = torch.randn(1000, 64).bfloat16().requires_grad_(), dict[int, int]()
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        layer(states)
+    assert sum(kept.values()) < 1.5 * states.nbytes
+
+
 def test_initial_values_have_the_distribution_of_peft() -> None:
     layer = next(iter(mounted(decoder("llama"), lora_rank=8).values()))
     assert not layer.lora_B.weight.any()
@@ -145,6 +201,22 @@ def test_layers_are_named_by_the_end_of_their_paths(wanted: str, found: int) -> 
 def test_a_target_that_there_is_not_is_refused_with_those_that_there_are(wanted: str) -> None:
     with pytest.raises(ConfigurationError, match="down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"):
         lora_targets(decoder("llama"), wanted)
+
+
+def test_what_gets_no_adapter_is_said() -> None:
+    llama, bert = decoder("llama"), tiny_network("bert")
+    said = note_on_targets(llama, "all-linear")
+    assert said == "With lora_targets all-linear, 14 linear layers get an adapter, others stay as they are: lm_head."
+    said = note_on_targets(llama, "attention")
+    assert said.startswith("With lora_targets attention, 8 linear layers get an adapter, others stay as they are:")
+    assert {*said.rpartition(": ")[2].rstrip(".").split(", ")} == {"lm_head", "down_proj", "gate_proj", "up_proj"}
+    fresh = frozenset(head_parameters(bert))
+    assert note_on_targets(bert, "all-linear", fresh) == ""
+    assert note_on_targets(bert, "query,value", fresh).endswith("as they are: dense, key.")
+    experts = MixtralForCausalLM(
+        MixtralConfig(**SMALL, num_key_value_heads=2, num_hidden_layers=1, num_local_experts=2)
+    )
+    assert "gate_up_proj" in note_on_targets(experts, "attention")
 
 
 @pytest.mark.parametrize("wanted", ["all-linear", "mlp"])

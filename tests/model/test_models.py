@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, LlamaModel
 
 from hpo.config.study_file import ModelConfig, StudyConfig
+from hpo.config.tasks import TaskConfig
 from hpo.data.batching import Batch, collate
 from hpo.data.splits import load_splits
 from hpo.data.tokenization import TokenizedSplit, tokenize
@@ -19,7 +20,7 @@ from hpo.model.pretrained import load_model
 from hpo.model.trial_model import TrialModel
 from hpo.tasks.classification import Classification
 from tests.model.architectures import ARCHITECTURES, tiny_network
-from tests.models import LONGEST, row_of, tiny_hyperparameters
+from tests.models import LONGEST, row_of, save_tiny_llama, tiny_hyperparameters
 from tests.training.synchronizing import Waits
 
 CPU = torch.device("cpu")
@@ -341,3 +342,20 @@ def test_a_mask_is_prepared_for_those_that_take_it_so_that_nothing_waits(bert: B
             assert torch.equal(found, network(input_ids=ids, attention_mask=mask).logits)
         if name in ("bert", "roberta", "electra", "distilbert"):
             assert count == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists what a process maps")
+def test_frozen_weights_in_their_own_number_format_stay_in_their_file(tmp_path: Path) -> None:
+    """Which every process of a machine maps: none holds a copy of them, also while trials of LoRA train."""
+    folder = save_tiny_llama(tmp_path / "model")
+    LlamaModel.from_pretrained(folder).bfloat16().save_pretrained(folder)
+    task = Classification.of(TaskConfig(), ["money", "sport"])
+    backbone = load_model(ModelConfig(name=str(folder), dtype="bf16"), task, CPU)
+    model = TrialModel(backbone, task, tiny_hyperparameters(method="lora"), seed=0)
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    mapped = [line.split()[0].split("-") for line in lines if line.endswith(f"{folder}/model.safetensors")]
+    held = [(int(begin, 16), int(end, 16)) for begin, end in mapped]
+    backbone.mount({})
+    for name, weight in backbone.network.named_parameters():
+        assert any(begin <= weight.data_ptr() < end for begin, end in held) == (name not in backbone.fresh), name
+    assert model.parameters

@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import (
 
 from hpo.config.loading import load_config, load_study
 from hpo.errors import ConfigurationError
-from hpo.search.preflight import space_of_study
+from hpo.search.preflight import refuse_unfit_search, space_of_study
 from hpo.space.space_file import AUTO, is_decoder, load_space, parameters_of, shipped_spaces, space_for
 
 BERT = {"model_type": "bert", "architectures": ["BertModel"], "vocab_size": 30522}
@@ -96,6 +96,19 @@ def test_a_study_without_a_space_has_the_automatic_one_and_says_so(tmp_path: Pat
     assert space == load_space("encoder_small")
     assert space.notes[0].startswith("Space auto is encoder_small, since")
     assert space_of_study(load_config(values=values | {"space": "encoder"})) == load_space("encoder")
+
+
+@pytest.mark.parametrize("model", [BERT, MINILM, HUGE, LLAMA])
+def test_the_automatic_space_can_run_with_label_words(model: dict[str, Any], tmp_path: Path) -> None:
+    values = {"study": "s", "model": {"name": folder_of(model, tmp_path)}, "data": {"train": "t.csv"}}
+    config = load_config(values=values | {"task": {"head": "label_words"}})
+    space = space_of_study(config)
+    refuse_unfit_search(config, space)
+    assert not space.takes("method", "head")
+    if model is BERT:
+        assert space.takes("method", "full")
+        assert space.takes("method", "top_layers")
+        assert space.notes[-1].startswith("Space encoder is searched without head_scale, head_rate, method head, which label")
 
 
 def test_an_override_reaches_into_the_automatic_space_wherever_the_model_is_given(tmp_path: Path) -> None:

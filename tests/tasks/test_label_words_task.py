@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpo.config.tasks import TaskConfig
 from hpo.data.batching import Batch, collate
@@ -195,6 +196,36 @@ def test_bf16_does_not_tie_scores() -> None:
     scores = model.logits(batch(model), "bf16")
     assert scores.dtype == torch.float32
     assert not torch.equal(scores, scores.bfloat16().float())
+
+
+class LargestInFp32(TorchDispatchMode):
+    """Counts the numbers of the largest tensor in fp32 that is made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function: Any, _types: Any, inputs: Any = (), named: Any = None) -> Any:
+        made = function(*inputs, **(named or {}))
+        if isinstance(made, Tensor) and made.dtype == torch.float32:
+            self.numbers = max(self.numbers, made.numel())
+        return made
+
+
+def test_output_embeddings_of_bf16_are_in_fp32_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their scores and gradients are those of the whole, computed in fp32."""
+    monkeypatch.setattr("hpo.model.backbone.NUMBERS_IN_FP32", 100 * 16)
+    model = backbone(task(WORDS["several tokens"]), decoder("qwen2").bfloat16(), byte_tokenizer())
+    words = model.network.lm_head.requires_grad_(False)
+    assert words.weight.numel() == 280 * 16
+    states = torch.randn(2, 3, 16, dtype=torch.bfloat16, requires_grad=True)
+    with LargestInFp32() as largest:
+        found = words(states)
+        found.square().sum().backward()
+    assert largest.numbers == 2 * 3 * 280 < words.weight.numel()
+    of_states, states.grad = states.grad, None
+    expected = torch.nn.functional.linear(states.float(), words.weight.float())
+    expected.square().sum().backward()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(of_states, states.grad)
 
 
 # The words that are made of labels

@@ -11,7 +11,18 @@ from rich.console import Console
 from hpo.cli.live import LineLog, LiveView
 from hpo.cli.log import log_path, logged_to
 from hpo.errors import StoreError
-from hpo.messages import Action, Assignment, Decision, Ending, Outcome, Progress, Report, Scores, Standing
+from hpo.messages import (
+    Action,
+    Assignment,
+    Decision,
+    Ending,
+    Outcome,
+    Progress,
+    Report,
+    ScoredStanding,
+    Scores,
+    Standing,
+)
 from hpo.runners.callbacks import SearchCallback
 from tests.models import tiny_assignment
 
@@ -75,6 +86,19 @@ def test_lines_count_from_how_the_study_stood() -> None:
     assert "7 of 10 done, 5 pruned" in lines[3]
     assert "best macro_f1 0.9000 (trial 1)" in lines[4]
     assert "best macro_f1 0.9500 (trial 8)" in lines[5]
+
+
+def test_a_resumed_search_tells_what_was_gained_over_its_default_before() -> None:
+    confusion = ((140, 10), (20, 130))
+    default = Scores(metric="accuracy", values={"accuracy": 0.9, "loss": 0.5}, rows=300, confusion=confusion)
+    before = ScoredStanding(completed=3, pruned=0, failed=0, best=(0.91, 2), default=default, others={1: 0.8, 2: 0.91})
+    stream = StringIO()
+    log = LineLog(stream)
+    log.started("news", "accuracy", 10, before)
+    assert ", over the default" not in log.best()
+    log.ended(outcome(5, Ending.COMPLETED, 0.95))
+    assert ", over the default " in log.best()
+    assert ", over the default " in stream.getvalue().splitlines()[-1]
 
 
 def test_a_trial_that_goes_on_is_not_over() -> None:

@@ -44,6 +44,7 @@ def test_what_was_gained_so_far_is_told_from_the_fourth_completed_trial_on(hpo: 
         with led(study_at(sqlite_url, budget={"trials": trials})) as leader:
             search(leader)
         assert ("against the default so far" in hpo("status", "--store", sqlite_url).out) == told
+        assert ("against the default so far" in hpo("status", "--store", sqlite_url, "--watch").out) == told
         gain = json.loads(hpo("status", "--store", sqlite_url, "--json").out)["gain"]
         assert (gain is not None) == told
     assert gain["interval"]["low"] < gain["gain"] < gain["interval"]["high"]

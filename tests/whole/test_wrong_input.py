@@ -1,5 +1,6 @@
 """Wrong input on the command line: each is one sentence and an exit code, without a traceback or a secret."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,28 @@ def test_no_word_of_a_wrong_store_is_repeated(hpo: Hpo) -> None:
     answer = hpo("run", "--model", "m", "--train", "t.csv", "store={url: [postgresql://u:secret@h/db]}")
     refused(answer, 2, "store")
     assert "secret" not in answer.err
+
+
+WRONG_LORA: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "a method that there is not": (("space={method: {value: dora}}",), ("dora", "LoRA")),
+    "targets that there are not": (
+        ("space={method: {value: lora}, max_length: {value: 16}, lora_targets: {value: 'nope'}}",),
+        ("lora_targets names nope, but", "dense, key, query, value"),
+    ),
+    "a torn GGUF file": (
+        ("model.gguf_file=torn.gguf", "space={method: {value: lora}, max_length: {value: 16}}"), ("cannot be loaded",),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG_LORA)
+def test_what_lora_cannot_do_is_told_at_once_without_a_traceback(
+    hpo: Hpo, model_folder: Path, tmp_path: Path, name: str
+) -> None:
+    words, told = WRONG_LORA[name]
+    model = shutil.copytree(model_folder, tmp_path / "model")
+    (model / "torn.gguf").write_bytes(b"GGUF nothing")
+    answer = hpo("run", "--model", model, "--train", write(GOOD), "compute.threads=1", *words)
+    assert answer.code == 2, answer
+    assert answer.err.startswith("hpo: ")
+    assert all(part in answer.err for part in told), answer.err

@@ -94,12 +94,12 @@ def check(config: StudyConfig, callback: SearchCallback | None = None) -> Check:
     with _nothing_kept(config) as aside, opened_pool(aside, splits) as pool:
         lead = pool.lead
         callback.note(lead.metric.note)
-        for sentence in carried_notes(earlier, space, config.task.name, lead.metric.name):
+        for sentence in carried_notes(earlier, space, config, lead.metric.name):
             callback.note(sentence)
         callback.note("Taking a few steps at the extremes of the space.")
         lead.refuse_unfit(demands_of(space))
-        if said := lead.head_note(int(space.largest("max_length"))):
-            callback.note(said)
+        for sentence in lead.notes(demands_of(space)):
+            callback.note(sentence)
         found = _Findings(
             config=config,
             space=space,

@@ -218,7 +218,10 @@ VALUES: Mapping[str, Mapping[str, Alias | Unsupported]] = {
         ("false none null", Alias("full")),
         ("qlora", Unsupported("write `lora`, and `model: {quantization: nf4}` in the study file")),
         ("freeze", Unsupported("write `top_layers` and `trained_layers`, counted from the head")),
-        ("dora adalora ia3 loha lokr oft boft vera prompt_tuning prefix_tuning p_tuning", Unsupported(_PROJECTED)),
+        (
+            "dora adalora ia3 loha lokr oft boft vera prompt_tuning prefix_tuning p_tuning",
+            Unsupported("it is not there; write `lora`, which trains plain low-rank adapters"),
+        ),
     ),
     "lora_targets": by_name(("true all", Alias("all-linear"))),
     "lora_scaling": by_name(("true", Alias("rslora")), ("false none null", Alias("standard"))),

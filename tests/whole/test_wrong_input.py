@@ -127,7 +127,7 @@ def test_no_word_of_a_wrong_store_is_repeated(hpo: Hpo) -> None:
 
 
 WRONG_LORA: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "a method that there is not": (("space={method: {value: dora}}",), ("dora", "LoRA")),
+    "a method that there is not": (("space={method: {value: dora}}",), ("dora: it is not there; write `lora`",)),
     "targets that there are not": (
         ("space={method: {value: lora}, max_length: {value: 16}, lora_targets: {value: 'nope'}}",),
         ("lora_targets names nope, but", "dense, key, query, value"),

@@ -108,7 +108,9 @@ def test_the_automatic_space_can_run_with_label_words(model: dict[str, Any], tmp
     if model is BERT:
         assert space.takes("method", "full")
         assert space.takes("method", "top_layers")
-        assert space.notes[-1].startswith("Space encoder is searched without head_scale, head_rate, method head, which label")
+        assert space.notes[-1].startswith(
+            "Space encoder is searched without head_scale, head_rate, method head, which label"
+        )
 
 
 def test_an_override_reaches_into_the_automatic_space_wherever_the_model_is_given(tmp_path: Path) -> None:

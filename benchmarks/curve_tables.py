@@ -10,16 +10,13 @@ import gzip
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.messages import Assignment, Ending, Milestone
-from hpo.runners.replay.curves import Curve, Point
-from hpo.space.domains import is_number
 from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import space_of
 
@@ -64,7 +61,7 @@ class Row:
     diverged: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Table:
     """A table and its space."""
 
@@ -74,92 +71,21 @@ class Table:
     warmup_of_first_epoch: bool
     rows: Sequence[Row]
     two_scores: bool
-    _axes: dict[str, Callable[[float], float]] = field(init=False)
-    _places: NDArray[np.float64] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._axes = {name: _axis(domain) for name, domain in self.space.items() if "value" not in domain}
-        self._places = np.array([self._place(row.values) for row in self.rows])
-
-    def turned_round(self) -> "Table":
-        """Return it with the two scores in each other's place."""
-        rows = [replace(row, searched=row.judged, judged=row.searched) for row in self.rows]
-        return replace(self, rows=rows)
 
     @property
     def average_seconds(self) -> float:
         """What a trial of the table took, in the mean."""
         return float(np.mean([row.seconds for row in self.rows]))
 
-    @property
-    def best(self) -> float:
-        """The best judged score that any row ends with."""
-        return max(row.judged[-1] for row in self.rows if not row.diverged)
+    def search_space(self, times: float = 1.0) -> SearchSpace:
+        """Return the space of a search, whose default is the usual configuration at so many times its rate."""
+        rate = self.space["learning_rate"]
+        return space_of({**self.space, "learning_rate": {**rate, "default": times * rate["default"]}})
 
-    def near(self, values: Values) -> Row:
-        """Return the row that is nearest: by the sum of differences over the ranges, on a log scale of what is."""
-        return self.rows[int(np.abs(self._places - self._place(values)).sum(axis=1).argmin())]
-
-    def search_space(self) -> SearchSpace:
-        """Return the space of a search; its default is the row that is nearest to the usual configuration."""
-        space = space_of(dict(self.space))
-        usual = self.near(space.default_values()).values
-        return space_of({name: _with_default(domain, usual.get(name)) for name, domain in self.space.items()})
-
-    def _place(self, values: Values) -> list[float]:
-        return [axis(float(values[name])) for name, axis in self._axes.items()]
-
-
-@dataclass(frozen=True, slots=True)
-class TableSource:
-    """What any configuration would show: the curve of the nearest row, over its own share and passes."""
-
-    table: Table
-
-    def curve(self, assignment: Assignment) -> Curve:
-        """Return the curve of a trial with a point at each of its milestones, until it diverged."""
-        values = dict(assignment.hyperparameters)
-        row, end = self.table.near(values), assignment.milestones[-1].rung
-        seconds = parse_duration(row, values)
-        points = tuple(
-            Point(rung=one.rung, score=score_at(row.searched, row, one.rung / end), seconds=share * seconds)
-            for one in assignment.milestones
-            if (share := one.rung / end / row.shares[-1]) <= 1 and not (row.diverged and share == 1)
-        )
-        return Curve(
-            hyperparameters=assignment.hyperparameters.model_copy(update={"warmup_ratio": self._warmup(values)}),
-            length=end,
-            points=points,
-            ending=Ending.DIVERGED if row.diverged else Ending.COMPLETED,
-            seconds=seconds,
-            train_rows=self.table.train_rows,
-        )
-
-    def true_score(self, assignment: Assignment) -> float:
-        """Return the judged score at the evaluation that the searched score chooses."""
-        return handed_over(self.table.near(dict(assignment.hyperparameters)), assignment.milestones)[1]
-
-    def _warmup(self, values: Values) -> float:
-        own = float(values["warmup_ratio"])
-        return own / values["epochs"] if self.table.warmup_of_first_epoch else own
-
-
-def parse_duration(row: Row, values: Values) -> float:
-    """Return what a trial takes that is answered by `row`: its seconds, stretched by the passes."""
-    return row.seconds * float(values["epochs"] / row.values["epochs"])
-
-
-def score_at(scores: Sequence[float], row: Row, share: float) -> float:
-    """Return a score of `row` at a share of its trial."""
-    return float(np.interp(share, row.shares, scores))
-
-
-def handed_over(row: Row, milestones: Sequence[Milestone]) -> tuple[float, float]:
-    """Return searched and judged score of a completed trial, at the full evaluation where the searched one is best."""
-    end = milestones[-1].rung
-    shares = [one.rung / end for one in milestones if one.full]
-    best = max(shares, key=lambda share: score_at(row.searched, row, share))
-    return score_at(row.searched, row, best), score_at(row.judged, row, best)
+    def places(self, configurations: Sequence[Values]) -> NDArray[np.float64]:
+        """Return where configurations lie, shape (configurations, axes): 0 to 1 over each range."""
+        axes = {name: _axis(domain) for name, domain in self.space.items() if "value" not in domain}
+        return np.array([[axis(float(values[name])) for name, axis in axes.items()] for values in configurations])
 
 
 def read_table(path: Path) -> Table:
@@ -228,12 +154,3 @@ def _axis(domain: Mapping[str, Any]) -> Callable[[float], float]:
 
 
 ENDS: tuple[tuple[str, Callable[[Sequence[float]], float]], ...] = (("min", min), ("max", max))
-
-
-def _with_default(domain: Any, value: Any) -> Any:
-    if "value" in domain:
-        return domain
-    assert is_number(value)
-    if "values" not in domain:
-        value = min(max(value, domain["min"]), domain["max"])
-    return domain | {"default": value}

@@ -1,48 +1,59 @@
-"""How soon searches come near to the best on real learning curves: what is shipped, Optuna's pruners, Ray's ASHA.
+"""Time to a good configuration on real learning curves: what is shipped, Optuna's pruners, Ray's ASHA.
 
-Run it with `python benchmarks/curves.py --curves FILE... [--seeds 50] [--workers 1 8] [--processes N]`. FILE is a table
-of nicholaslourie/opda, folder `data/` (Lourie, Cho and He, "Show Your Work with Confidence: Confidence Bands for Tuning
-Curves", arXiv 2311.09480, licence CC BY-SA 4.0), gzipped or not; none of it is part of this repository. Without one
-nothing is run.
+Run it with `python benchmarks/curves.py --curves FILE... [--seeds 100] [--workers 1 8] [--processes N]`. FILE is a
+table of nicholaslourie/opda, folder `data/` (Lourie, Cho and He, "Show Your Work with Confidence: Confidence Bands for
+Tuning Curves", arXiv 2311.09480, licence CC BY-SA 4.0), gzipped or not; none of it is part of this repository. Without
+one nothing is run.
 
-A configuration is answered by the nearest row of the table (`curve_tables.py`). A search has the time of 64 average
-trials of the table, shared by its workers; the same configuration comes first in each. Ours is the real coordinator
+Each table is searched from three defaults: the usual configuration, and that at a tenth and at ten times its rate. The
+default comes first in each search, and what a configuration shows (`curve_responses.py`) depends on the seed of its
+trial. A search has the time of 64 average trials of the table, shared by its workers. Ours is the real coordinator
 with the shipped defaults and a store on a virtual clock, the others (`curve_peers.py`) ask a study in memory.
 
-Regret is what the table's best row scores more than the configuration that a method would hand over at a moment: in
-Optuna that of the best completed trial, in Ray's ASHA that of the trial whose last result is best, here what `hpo best`
-shows: that of the best completed trial, or of an unfinished one that scores higher already. A configuration is judged
-at its best full evaluation, also where its trial has not come there yet. Before there is any, it is the first one's.
-DeBERTa is searched on the matched validation set and judged on the mismatched one, with odd seeds the other way round,
-since the best rows of one score owe much to luck; tables with one score are searched and judged on that.
+Measured is the time until what a method would hand over is worth at least half of what the best configuration of the
+table is worth more than the default, in average trials; 64 where it never is. What is handed over is in Optuna the best
+completed trial, in Ray's ASHA the trial whose last result is best, here what `hpo best` shows: the best completed
+trial, or an unfinished one that scores higher already. What it is worth is free of noise, and of another score than the
+one searched where the table has two: DeBERTa is searched on the matched validation set and judged on the mismatched
+one, with odd seeds the other way round.
 
-Ours is compared with the best of the others at each moment, seed by seed, and is BAD where it is worse by more than two
-standard errors.
+The peer that ours is compared with is that of the least geometric mean on the other half of the seeds. Peers' searches
+are kept in the folder for temporary files and not made again.
 """
 
 import argparse
+import hashlib
+import json
+import math
 import multiprocessing
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import cache
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
-from curve_peers import FULL_REPORTS, PEERS, Handed, judged_at, search
-from curve_tables import Table, TableSource, read_table
+from curve_peers import CLAIRVOYANT, PEERS, search
+from curve_responses import Responses, ResponseSource, read_responses
+from scipy.stats import t
 
 from hpo.config.loading import load_config
 from hpo.config.study_file import StudyConfig
-from hpo.runners.replay.simulated_search import BEYOND_NOISE, Estimate, estimate, simulate
+from hpo.runners.replay.simulated_search import simulate
+from hpo.space.search_space import SearchSpace
 
 AVERAGE_TRIALS = 64
-MOMENTS = (0.125, 0.25, 0.5, 1.0)
-"""Shares of the time at which regret is read."""
+RATES = (1.0, 0.1, 10.0)
+"""The default's rate, times the usual one."""
+HALF = 0.5
+"""Of the attainable gain over the default."""
 SHIPPED = "what is shipped"
+METHODS = (SHIPPED, *(peer.name for peer in PEERS), CLAIRVOYANT.name)
 IN_MEMORY = Path("/dev/shm")
+GOAL, UPPER_GOAL, TABLE_GOAL = 0.7, 0.9, 1.1
+"""Of the ratio to the best peer, of the upper end of its interval, and of its ratio on any one table."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,116 +61,210 @@ class Task:
     """One search."""
 
     path: Path
-    method: str
+    rate: float
     workers: int
+    method: str
     seed: int
     overrides: tuple[str, ...] = ()
     """Of what is shipped, as on the command line."""
 
 
-def regrets(task: Task) -> tuple[float, ...]:
-    """Return the regret of a search at each of `MOMENTS`."""
-    table = table_of(task.path, turned_round=task.seed % 2 == 1)
-    seconds = AVERAGE_TRIALS * table.average_seconds / task.workers
-    if task.method == SHIPPED:
-        handed = shipped(table, task, seconds)
-    else:
-        peer = next(one for one in PEERS if one.name == task.method)
-        handed = search(peer, table, seed=task.seed, workers=task.workers, seconds=seconds)
-    first = table.near(table.search_space().default_values()).judged[-1]
-    return tuple(table.best - judged_at(handed, moment * seconds, otherwise=first) for moment in MOMENTS)
+Times = Mapping[Task, float]
+
+
+def trials_to_half(task: Task) -> float:
+    """Return the time to half of the attainable gain, in average trials of the table."""
+    responses = responses_of(task.path, turned_round=task.seed % 2 == 1)
+    space, average = responses.table.search_space(task.rate), responses.table.average_seconds
+    target = half_way(responses, space)
+    seconds = AVERAGE_TRIALS * average / task.workers
+    found = shipped(responses, space, task, seconds, target)
+    if task.method != SHIPPED:
+        peer = next(one for one in (*PEERS, CLAIRVOYANT) if one.name == task.method)
+        handed = search(
+            peer, responses, space, seed=task.seed, workers=task.workers, seconds=seconds,
+            until=lambda worth: worth >= target,
+        )  # fmt: skip
+        found = [one.moment for one in handed if one.worth >= target]
+    return min([seconds, *found]) / average
+
+
+def half_way(responses: Responses, space: SearchSpace) -> float:
+    """Return what the default is worth and half of what is to be gained."""
+    first = responses.worth(space.default_values())
+    return first + HALF * (responses.best - first)
 
 
 @cache
-def table_of(path: Path, *, turned_round: bool = False) -> Table:
-    """Return the table of a file, read once a process; or with its two scores in each other's place."""
-    return table_of(path).turned_round() if turned_round else read_table(path)
+def responses_of(path: Path, *, turned_round: bool = False) -> Responses:
+    """Return the responses of a file, read once a process; or with its two scores in each other's place."""
+    return replace(responses_of(path), turned_round=True) if turned_round else read_responses(path)
 
 
-def shipped(table: Table, task: Task, seconds: float) -> list[Handed]:
-    """Return what hpo would hand over, in the course of a search of so many seconds."""
+def shipped(responses: Responses, space: SearchSpace, task: Task, seconds: float, target: float) -> list[float]:
+    """Return when hpo would have handed over something that is worth the target."""
+    if task.method != SHIPPED:
+        return []
     if IN_MEMORY.is_dir():
         tempfile.tempdir = str(IN_MEMORY)  # A disk would be most of what the search costs, and is measured elsewhere.
-    night = simulate(study(table, task, seconds), TableSource(table), metric="accuracy")
-    return [Handed(winner.found_at, winner.true_score) for winner in night.incumbents]
+    found = simulate(
+        study(space, task, seconds), ResponseSource(responses), metric="accuracy",
+        until=lambda winner: winner.true_score >= target,
+    )  # fmt: skip
+    return [one.found_at for one in found.incumbents if one.true_score >= target]
 
 
-def study(table: Table, task: Task, seconds: float) -> StudyConfig:
+def study(space: SearchSpace, task: Task, seconds: float) -> StudyConfig:
     """Return the study: all is as shipped but what the benchmark is about."""
     return load_config(
         values={
             "study": "curves", "seed": task.seed, "model": {"name": "none"}, "data": {"train": "none.csv"},
-            "space": table.search_space().to_mapping(), "budget": {"time": f"{seconds:.0f}s"},
-            "evaluation": {"full_reports": FULL_REPORTS}, "compute": {"workers": task.workers},
+            "space": space.to_mapping(), "budget": {"time": f"{seconds:.0f}s"},
+            "evaluation": {"full_reports": 4}, "compute": {"workers": task.workers},
         },
         overrides=task.overrides,
     )  # fmt: skip
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Print a table for each file and number of workers; return 1 where what is shipped is worse than a peer."""
+    """Print a table for each number of workers; return 1 where a goal is missed."""
     if not arguments.curves:
         print("skipped: no tables of learning curves; give --curves FILE... (see the head of this file)")
         return 0
     bad = 0
     for path in arguments.curves:
-        for workers in arguments.workers:
-            bad += compared(path, workers, arguments)
-    print(f"{'BAD' if bad else 'good'}: worse than the best of the others in {bad} comparisons")
+        print(described(path))
+    for workers in arguments.workers:
+        print(f"\n{workers} worker{'s' * (workers > 1)}, {arguments.seeds} seeds: average trials to half of the gain")
+        bad += compared(measured(workers, arguments), arguments.curves)
     return 1 if bad else 0
 
 
-def compared(path: Path, workers: int, arguments: argparse.Namespace) -> int:
-    """Print the table of one file; return in how many moments what is shipped is worse."""
-    table = table_of(path)
-    judged = "judged on another score" if table.two_scores else "judged on the score searched: it has one"
-    print(f"\n{table.name}, {workers} worker{'s' * (workers > 1)}, {arguments.seeds} seeds, {judged}")
-    print(f"{'regret, in 1e-4, at':<34}" + "".join(f"{moment:>16.1%}" for moment in MOMENTS))
-    found: dict[str, list[tuple[float, ...]]] = {}
-    for method in (SHIPPED, *(peer.name for peer in PEERS)):
-        tasks = [
-            Task(path=path, method=method, workers=workers, seed=seed, overrides=tuple(arguments.overrides))
-            for seed in range(arguments.seeds)
-        ]
-        found[method] = list(mapped(regrets, tasks, arguments.processes))
-        print(f"{method:<34}" + "".join(cell(estimate(at)) for at in zip(*found[method], strict=True)), flush=True)
-    return verdict(found)
+def described(path: Path) -> str:
+    """Return what is to be gained on a table, and the noise of a trial."""
+    responses = responses_of(path)
+    said = f"{responses.table.name}: noise {responses.noise:.4f}, best {responses.best:.4f}"
+    worths = [responses.worth(responses.table.search_space(rate).default_values()) for rate in RATES]
+    defaults = ", ".join(f"{worth:.4f}" for worth in worths)
+    return f"{said}, default at {', '.join(f'{rate:g}' for rate in RATES)} times its rate {defaults}"
 
 
-def verdict(found: dict[str, list[tuple[float, ...]]]) -> int:
-    """Print what is shipped less the best of the others at each moment; return in how many it is worse."""
-    ours = found[SHIPPED]
-    differences = []
-    for at in range(len(MOMENTS)):
-        best = min((name for name in found if name != SHIPPED), key=lambda name: fmean(one[at] for one in found[name]))
-        differences.append(estimate([one[at] - other[at] for one, other in zip(ours, found[best], strict=True)]))
-    worse = [difference.mean > BEYOND_NOISE * difference.error for difference in differences]
-    print(f"{'less the best of the others':<34}" + "".join(cell(one, "+") for one in differences))
-    print(f"{'':<34}" + "".join(f"{'BAD' if one else 'good':>16}" for one in worse), flush=True)
-    return sum(worse)
+def measured(workers: int, arguments: argparse.Namespace) -> Times:
+    """Return the time of each search; those of peers are remembered."""
+    tasks = [
+        Task(
+            path=path, rate=rate, workers=workers, method=method, seed=seed,
+            overrides=tuple(arguments.overrides) if method == SHIPPED else (),
+        )
+        for method in METHODS for path in arguments.curves for rate in RATES for seed in range(arguments.seeds)
+    ]  # fmt: skip
+    known = remembered()
+    new = [task for task in tasks if key_of(task) not in known]
+    for task, took in zip(new, mapped(new, arguments.processes), strict=True):
+        known[key_of(task)] = took
+        if task.seed == arguments.seeds - 1:
+            remember(known)
+    return {task: known[key_of(task)] for task in tasks}
 
 
-def cell(estimated: Estimate, sign: str = "") -> str:
-    """Return a mean and its standard error, in 1e-4."""
-    return f"{f'{1e4 * estimated.mean:{sign}.1f} ± {1e4 * estimated.error:.1f}':>16}"
+def compared(times: Times, paths: Sequence[Path]) -> int:
+    """Print the times of each method and the ratio to the best peer; return how many goals are missed."""
+    logs = {
+        (method, path, rate): [math.log(times[task]) for task in times if key(task) == (method, path, rate)]
+        for method in METHODS for path in paths for rate in RATES
+    }  # fmt: skip
+    columns = [(path, rate) for path in paths for rate in RATES]
+    print(f"{'':<30}" + "".join(f"{f'{name_of(path)[:7]} x{rate:g}':>13}" for path, rate in columns) + f"{'mean':>8}")
+    for method in METHODS:
+        means = [fmean(logs[method, path, rate]) for path, rate in columns]
+        shown = "".join(f"{math.exp(one):>13.2f}" for one in means)
+        print(f"{method:<30}{shown}{math.exp(fmean(means)):>8.2f}")
+    low, ratio, high = ratio_to_best(over_seeds(logs, columns))
+    tables = [ratio_to_best(over_seeds(logs, [(path, rate) for rate in RATES]))[1] for path in paths]
+    print(f"ratio to the best peer {ratio:.2f} [{low:.2f}, {high:.2f}]", end="; ")
+    print(", ".join(f"on {name_of(path)} {one:.2f}" for path, one in zip(paths, tables, strict=True)))
+    missed = (ratio > GOAL) + (high > UPPER_GOAL) + sum(one > TABLE_GOAL for one in tables)
+    print(f"{'BAD' if missed else 'good'}: {missed} goals missed", flush=True)
+    return missed
 
 
-def mapped(
-    function: Callable[[Task], tuple[float, ...]], tasks: Sequence[Task], processes: int
-) -> Iterable[tuple[float, ...]]:
-    """Yield the results in the order of the tasks."""
+Column = tuple[Path, float]
+Logs = Mapping[tuple[str, Path, float], Sequence[float]]
+"""(method, table, rate of the default) -> logarithm of the time of each seed."""
+
+
+def key(task: Task) -> tuple[str, Path, float]:
+    """Return what a task has in common with those of other seeds."""
+    return task.method, task.path, task.rate
+
+
+def name_of(path: Path) -> str:
+    """Return the name of a table."""
+    return path.name.split(".")[0].removeprefix("opda-")
+
+
+def over_seeds(logs: Logs, columns: Sequence[Column]) -> dict[str, list[float]]:
+    """Return method -> mean logarithm over columns, for each seed."""
+    return {
+        method: [fmean(one) for one in zip(*(logs[method, path, rate] for path, rate in columns), strict=True)]
+        for method in METHODS
+    }
+
+
+def ratio_to_best(logs: Mapping[str, Sequence[float]]) -> tuple[float, float, float]:
+    """Return the ratio of our time to that of the best peer, within its 95% interval.
+
+    Args:
+        logs: method -> logarithm of its time, in the mean over what it searched, for each seed.
+    """
+    peers = [peer.name for peer in PEERS]
+    best = [min(peers, key=lambda name: sum(logs[name][1 - half :: 2])) for half in (0, 1)]
+    ours = logs[SHIPPED]
+    apart = [one - logs[best[seed % 2]][seed] for seed, one in enumerate(ours)]
+    reach = float(t.ppf(0.975, len(apart) - 1)) * stdev(apart) / math.sqrt(len(apart))
+    low, mean, high = (math.exp(fmean(apart) + side * reach) for side in (-1, 0, 1))
+    return low, mean, high
+
+
+KEPT_FOR = ("curve_peers.py", "curve_responses.py", "curve_tables.py")
+
+
+@cache
+def kept() -> Path:
+    """Return the file of the times of peers, as they are made now."""
+    sources = b"".join((Path(__file__).parent / name).read_bytes() for name in KEPT_FOR)
+    return Path(tempfile.gettempdir(), f"hpo-curves-{hashlib.sha256(sources).hexdigest()[:16]}.json")
+
+
+def remembered() -> dict[str, float]:
+    """Return the times of peers that are known."""
+    return json.loads(kept().read_text()) if kept().exists() else {}
+
+
+def remember(known: Mapping[str, float]) -> None:
+    """Keep the times of peers."""
+    kept().write_text(json.dumps({key: took for key, took in known.items() if SHIPPED not in key}))
+
+
+def key_of(task: Task) -> str:
+    """Return a task as text."""
+    return json.dumps(astuple(task), default=str)
+
+
+def mapped(tasks: Sequence[Task], processes: int) -> Iterable[float]:
+    """Yield the times in the order of the tasks."""
     if processes == 1:
-        yield from map(function, tasks)
+        yield from map(trials_to_half, tasks)
         return
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(function, tasks)
+        yield from pool.map(trials_to_half, tasks)
 
 
 def parsed() -> argparse.Namespace:
     """Return what the command line asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--curves", nargs="*", type=Path, default=[], metavar="FILE", help="tables of opda")
-    parser.add_argument("--seeds", type=int, default=50, help="searches of each method, at least 2")
+    parser.add_argument("--seeds", type=int, default=100, help="searches of each method, at least 4")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 8], help="side by side")
     parser.add_argument("--processes", type=int, default=1, help="searches computed side by side")
     parser.add_argument("overrides", nargs="*", help="another study than what is shipped: search.pruner=none")

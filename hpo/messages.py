@@ -243,7 +243,8 @@ class Report:
     rung: int
     full: bool
     decides: bool
-    """Whether this rung may prune: warm-up is over and enough optimizer steps were taken."""
+    """Whether this rung may prune: enough optimizer steps were taken, and warm-up is over or nothing is pruned for
+    good."""
     step: int
     """Optimizer steps taken."""
     epoch: float

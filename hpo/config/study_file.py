@@ -41,8 +41,8 @@ DEFAULT_TRIALS = 40
 DEFAULT_RUNG_ROWS = 200
 
 PrunerName = Literal[
-    "auto", "asynchronous_median", "median", "percentile", "successive_halving", "hyperband", "patient", "threshold",
-    "wilcoxon", "none",
+    "auto", "asynchronous_median", "median", "percentile", "successive_halving", "promotion", "hyperband", "patient",
+    "threshold", "wilcoxon", "none",
 ]  # fmt: skip
 FOLD_PRUNERS = ("wilcoxon", "threshold", "none")
 """Pruners that may judge a trial by its folds; the others compare learning curves."""
@@ -128,7 +128,7 @@ class SearchConfig(Typed):
     percentile: Annotated[float, Field(gt=0, lt=100)] = 25.0
     """`percentile`: percentage of the trials at a rung that are kept, the best ones."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
-    """`successive_halving` and `hyperband`: one of this many trials is kept at each rung."""
+    """`successive_halving`, `promotion` and `hyperband`: one of this many trials is kept at each rung."""
     patience: OneOrMore = 2
     """`patient`: consecutive evaluations without improvement before the median pruner may stop a trial."""
     lowest_score: float | None = None

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from hpo.config.study_file import BudgetConfig
 from hpo.config.times import humanized, parse_duration, parse_moment
 from hpo.errors import ConfigurationError
+from hpo.messages import Ending, Outcome
 
 TRIALS_OF_A_SEARCH = 4
 """Trials for which a run without a result suggests enough time."""
@@ -174,3 +175,40 @@ def _timestamp_of(until: str, now: datetime) -> float:
         return parse_moment(until, now).timestamp()
     except ValueError as error:
         raise ConfigurationError(f"budget.until: {error}") from None
+
+
+@dataclass(slots=True)
+class Overtime:
+    """Trials started although they may not end in time: when they are paused, and notes on them."""
+
+    until: dict[int, float] = field(default_factory=dict)
+    """Trial -> when what was left of time and device hours is over, in seconds since 1970."""
+    _notes: dict[str, None] = field(default_factory=dict)
+
+    def begun(self, trial: int, *, expected: float, left: float, at: float) -> None:
+        """Note the start of a trial; a repeated call has no effect.
+
+        Args:
+            trial: its number.
+            expected: seconds that it will take.
+            left: seconds that it may take.
+            at: when it begins, in seconds since 1970.
+        """
+        if expected <= left:
+            return
+        self.until[trial] = at + left
+        self._notes[
+            f"Trial {trial} may not end in time: it is expected to take {humanized(expected)}, and {humanized(left)} "
+            "are left. It begins all the same, since none has completed yet; if time runs out it is paused, and the "
+            "next run resumes it."
+        ] = None
+
+    def ended(self, outcome: Outcome) -> None:
+        """Note that an attempt has ended; the time of one that was paused is over for the others too."""
+        if outcome.ending is not Ending.PAUSED:
+            self.until.pop(outcome.trial, None)
+
+    def pop_notes(self) -> Sequence[str]:
+        """Return the notes that were not returned yet."""
+        notes, self._notes = tuple(self._notes), {}
+        return notes

@@ -16,10 +16,10 @@ from optuna.trial import TrialState
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
 from hpo.messages import Action, Assignment, Capacity, Decision, HeldOutEvaluation, Outcome, Report, Standing
-from hpo.search.budget import Limits, resumed_limits, seconds_left
+from hpo.search.budget import Limits, Overtime, resumed_limits, seconds_left
 from hpo.search.forecasts import CostModel, Forecasts
 from hpo.search.outcomes import Endings, Faults
-from hpo.search.proposals import Overtime, Proposals, Proposer, SlowProposal, TrialRequest
+from hpo.search.proposals import Proposals, Proposer, SlowProposal, TrialRequest
 from hpo.search.pruners import trial_milestones
 from hpo.search.samplers import SEEDS, derived_seed
 from hpo.search.steering import refuse_led
@@ -380,8 +380,10 @@ class Coordinator:
 
     def _judge(self, report: Report) -> Action:
         self._store.trials.set_intermediate_value(report.trial, report.rung, report.validation.objective)
-        prune = report.decides and self._store.trials.should_prune(report.trial)
-        action = Action.STOP if prune and not self._is_audited(report.trial) else Action.CONTINUE
+        sets_aside = self._config.pruner == "promotion"
+        prune = report.decides and self._store.trials.should_prune(report.trial, enqueued=sets_aside)
+        prune = prune and not self._is_audited(report.trial)
+        action = (Action.PAUSE if sets_aside else Action.STOP) if prune else Action.CONTINUE
         self._store.attempts.add_evaluation(report, action)
         self.forecasts.reported(report)
         return action

@@ -14,18 +14,18 @@ from typing import Any, Protocol
 import optuna
 from optuna import Study
 from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import NopPruner
+from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import StudyConfig
-from hpo.config.times import humanized
-from hpo.messages import Capacity, Ending, Outcome
+from hpo.messages import Capacity
 from hpo.search.budget import has_stalled
 from hpo.search.forecasts import Forecasts
 from hpo.search.grid_sampler import ENUMERATIONS, EnumeratingSampler
+from hpo.search.pruners import PromotionPruner, build_pruner
 from hpo.search.samplers import (
     SAMPLERS,
     FixedTrials,
@@ -103,9 +103,10 @@ class Proposals:
     """Next trial -> parameters that a slow sampler has proposed for it."""
     _sampler: str = field(init=False)
     """Name of the one that proposes."""
+    _pruner: BasePruner = field(init=False)
 
     def __post_init__(self) -> None:
-        self._sampler = sampler_of(self.config, self.space)
+        self._sampler, self._pruner = sampler_of(self.config, self.space), build_pruner(self.config)
 
     def begin(self) -> None:
         """Enqueue the default configuration, and then those of the portfolio."""
@@ -150,25 +151,43 @@ class Proposals:
 
         Beside it stands the sampler that is asked, None for the study's own.
         """
+        held = {trial.number for trial in self.set_aside()}
+        goes_on = [trial for trial in waits if trial.number not in held]
         # What was begun has its seed among its attributes.
-        for number in [trial.number for trial in sorted(waits, key=lambda trial: "seed" not in trial.user_attrs)]:
-            known = None if must_train else self._deferred.get(number)
-            if not request.avoids(number) and (known is None or self.forecasts.fits(number, known, request.seconds)):
-                yield number, None
+        goes_on.sort(key=lambda trial: "seed" not in trial.user_attrs)
+        yield from self._resumed(goes_on, request, must_train)
         most = self.config.budget.most_trials
         allowed = math.inf if most is None else most - self.store.trials.count()
         if self._has_stalled():
             return
-        while len(self._deferred) < MAX_DEFERRED:
-            if self._has_tried_all():
-                self.ended_because = None if self._deferred else USED_UP
-                return
-            if allowed <= 0:
-                return
+        while len(self._deferred) < MAX_DEFERRED and allowed > 0 and not self._has_tried_all():
             yield None, None
             allowed -= 1
-        if allowed > 0 and (short := self._random_draw(self.store.trials.count(), request)):
+        if self._has_tried_all():
+            self.ended_because = None if self._deferred else USED_UP
+        elif allowed > 0 and (short := self._random_draw(self.store.trials.count(), request)):
             yield None, short
+        yield from self._resumed(self._promoted_last(request), request, must_train)
+
+    def _resumed(
+        self, trials: Sequence[FrozenTrial], request: TrialRequest, must_train: bool
+    ) -> Iterator[tuple[int, None]]:
+        """Yield those that this worker may train and that, as far as is known, fit."""
+        for number in [trial.number for trial in trials]:
+            known = None if must_train else self._deferred.get(number)
+            if not request.avoids(number) and (known is None or self.forecasts.fits(number, known, request.seconds)):
+                yield number, None
+
+    def set_aside(self, *, field_is_closed: bool = False) -> list[FrozenTrial]:
+        """Return the trials that wait for a place among the best at their rung, the most promising first."""
+        if not isinstance(self._pruner, PromotionPruner):
+            return []
+        return self._pruner.set_aside(self.store.trials.get_all(), field_is_closed=field_is_closed)
+
+    def _promoted_last(self, request: TrialRequest) -> list[FrozenTrial]:
+        """Return the trials set aside that go on where no new one comes: all, but without a deadline only the best."""
+        beaten = self.set_aside(field_is_closed=True) if math.isinf(request.seconds) else []
+        return [trial for trial in self.set_aside() if trial not in beaten]
 
     def _slow_proposal(self) -> SlowProposal | None:
         """Return the request that a slow sampler propose first; None if it has, or if the sampler is fast."""
@@ -278,6 +297,7 @@ class Proposals:
         sampler = self.store.study.sampler
         earlier = sampler.earlier if isinstance(sampler, PerTrialSampler) else ()
         learned_from = sum(ended[state] for state in waits_for) + sum(len(one.trials) for one in earlier)
+        learned_from += len(self.set_aside()) if TrialState.PRUNED in waits_for else 0
         start_up = waits_for and learned_from < startup_trials(self.config)
         return "start-up" if start_up else name
 
@@ -341,43 +361,6 @@ def _fixed_sampler(parameters: dict[str, Any], otherwise: BaseSampler | None = N
     """Return a sampler that proposes these parameters, by the names that they are sampled under."""
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
         return PartialFixedSampler(parameters, otherwise or RandomSampler())
-
-
-@dataclass(slots=True)
-class Overtime:
-    """Trials started although they may not end in time: when they are paused, and notes on them."""
-
-    until: dict[int, float] = field(default_factory=dict)
-    """Trial -> when what was left of time and device hours is over, in seconds since 1970."""
-    _notes: dict[str, None] = field(default_factory=dict)
-
-    def begun(self, trial: int, *, expected: float, left: float, at: float) -> None:
-        """Note the start of a trial; a repeated call has no effect.
-
-        Args:
-            trial: its number.
-            expected: seconds that it will take.
-            left: seconds that it may take.
-            at: when it begins, in seconds since 1970.
-        """
-        if expected <= left:
-            return
-        self.until[trial] = at + left
-        self._notes[
-            f"Trial {trial} may not end in time: it is expected to take {humanized(expected)}, and {humanized(left)} "
-            "are left. It begins all the same, since none has completed yet; if time runs out it is paused, and the "
-            "next run resumes it."
-        ] = None
-
-    def ended(self, outcome: Outcome) -> None:
-        """Note that an attempt has ended; the time of one that was paused is over for the others too."""
-        if outcome.ending is not Ending.PAUSED:
-            self.until.pop(outcome.trial, None)
-
-    def pop_notes(self) -> Sequence[str]:
-        """Return the notes that were not returned yet."""
-        notes, self._notes = tuple(self._notes), {}
-        return notes
 
 
 def published(config: StudyConfig, space: SearchSpace) -> list[dict[str, Value]]:

@@ -2,14 +2,14 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from optuna import Study, pruners
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.config.hyperparameters import Hyperparameters
 from hpo.config.study_file import DEFAULT_RUNG_ROWS, StudyConfig
@@ -161,6 +161,49 @@ class AsynchronousMedianPruner(BasePruner):
         return len(others) >= self._n_min_trials and not trial.intermediate_values[rung] >= median(others)
 
 
+class PromotionPruner(BasePruner):
+    """Successive halving by promotion (Li et al. 2020, algorithm 2): no trial is lost that may still be the best.
+
+    At each of its rungs a trial waits, with its checkpoint, until it is among the best one of `reduction_factor` of
+    all that came there; the default too. Rungs are the common ones at or after 1000 / `reduction_factor`^k.
+    """
+
+    def __init__(self, *, first_rung: int, common_rungs: int, reduction_factor: int) -> None:
+        """Let no trial wait before `first_rung`, in per mille; `common_rungs` stand evenly over the longest trial."""
+        self._factor = reduction_factor
+        levels = [1000 / reduction_factor**power for power in range(1, 11)]
+        common = (round(1000 * math.ceil(level * common_rungs / 1000) / common_rungs) for level in levels)
+        self.rungs = {rung for rung in common if first_rung <= rung < LAST_RUNG}
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Return whether `trial` is to wait at its last rung."""
+        return trial.number in {one.number for one in self._beaten([trial], study.get_trials(deepcopy=False))}
+
+    def set_aside(self, trials: Sequence[FrozenTrial], *, field_is_closed: bool = False) -> list[FrozenTrial]:
+        """Return which of the waiting `trials` wait for a place, those first that came furthest, and of them the best.
+
+        Where no new trial comes, `field_is_closed`, the share is rounded up, so that one comes to its end.
+        """
+        waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
+        held = self._beaten(waiting, trials, rounded=math.ceil if field_is_closed else math.floor)
+        return sorted(held, key=lambda one: max(one.intermediate_values.items()), reverse=True)
+
+    def _beaten(
+        self, among: Sequence[FrozenTrial], trials: Sequence[FrozenTrial], rounded: Callable[[float], int] = math.floor
+    ) -> list[FrozenTrial]:
+        """Return those whose score at their last rung is not among the best there."""
+        beaten = []
+        for trial in among:
+            if (rung := trial.last_step) is not None and rung in self.rungs:
+                scores = [one.intermediate_values[rung] for one in trials if rung in one.intermediate_values]
+                own = trial.intermediate_values[rung]
+                # What is NaN is better than nothing.
+                better = sum(score > own or (math.isnan(own) and not math.isnan(score)) for score in scores)
+                if better >= rounded(len(scores) / self._factor):
+                    beaten.append(trial)
+        return beaten
+
+
 def _asynchronous_median(config: StudyConfig) -> BasePruner:
     return AsynchronousMedianPruner(
         n_min_trials=min(MAX_TRIALS_AT_A_RUNG, config.search.pruner_startup_trials),
@@ -202,6 +245,15 @@ PRUNERS: Mapping[str, Pruner] = {
         "lets the best of every few on at the first rung, and at each that is as many times further",
         "Li et al. 2020 (ASHA); Optuna's SuccessiveHalvingPruner",
         lambda config: pruners.SuccessiveHalvingPruner(**_halving(config)),
+    ),
+    "promotion": Pruner(
+        "lets a trial wait with its checkpoint at each rung, until it is among the best of every few that came there",
+        "Li et al. 2020 (ASHA), algorithm 2",
+        lambda config: PromotionPruner(
+            first_rung=config.evaluation.first_rung,
+            common_rungs=max(1, config.evaluation.rungs),
+            reduction_factor=config.search.reduction_factor,
+        ),
     ),
     "hyperband": Pruner(
         "successive halving with a first rung that differs between brackets of trials",

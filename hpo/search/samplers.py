@@ -112,14 +112,25 @@ def _shifted(trial: FrozenTrial, shift: float) -> FrozenTrial:
     return shifted
 
 
-def windowed_study(study: Study, window: Window | None, earlier: Sequence[EarlierTrials] = ()) -> Study:
+def windowed_study(
+    study: Study, window: Window | None, earlier: Sequence[EarlierTrials] = (), *, shows_waiting: bool = False
+) -> Study:
     """Return a study reduced to a window of its trials, plus trials of earlier studies, all read once.
 
-    TPE reads them anew for every group of parameters.
+    TPE reads them anew for every group of parameters. With `shows_waiting`, what waits at a rung is as if pruned there.
     """
-    own = study.get_trials(deepcopy=False)
+    own = [_as_pruned(trial) if shows_waiting else trial for trial in study.get_trials(deepcopy=False)]
     seen = [*(trial for one in earlier for trial in one.beside(own)), *own]
     return _fixed(study, window.of(seen) if window else seen)
+
+
+def _as_pruned(trial: FrozenTrial) -> FrozenTrial:
+    """Return a trial that waits at a rung as one that was pruned there, and any other as it is."""
+    if trial.state != TrialState.WAITING or not trial.intermediate_values:
+        return trial
+    shown = copy.copy(trial)
+    shown.state = TrialState.PRUNED
+    return shown
 
 
 def _fixed(study: Study, trials: Sequence[FrozenTrial]) -> Study:
@@ -148,6 +159,7 @@ class PerTrialSampler(BaseSampler):
         study_seed: int,
         together: Set[str] | None = None,
         window: Window | None = None,
+        shows_waiting: bool = False,
     ) -> None:
         """Keep a factory of samplers.
 
@@ -157,13 +169,14 @@ class PerTrialSampler(BaseSampler):
             together: what it proposes together, by the names that Optuna samples under, which every trial must have;
                 None to let it find that out itself.
             window: what it sees of the finished trials; None for all, read anew whenever it looks.
+            shows_waiting: whether it sees in a window what waits at a rung, as pruned.
         """
         self.earlier: Sequence[EarlierTrials] = ()
         """Trials of earlier studies that it also learns from."""
         self._build = build
         self._study_seed = study_seed
         self._together = together
-        self._window = window
+        self._window, self._shows_waiting = window, shows_waiting
         self._seen: Study | None = None
         self._current = self._made("sampler")
 
@@ -171,7 +184,7 @@ class PerTrialSampler(BaseSampler):
         """Build the sampler of `trial`."""
         self._current = self._made("sampler", trial.number)
         sees_all = self._window is None and not self.earlier
-        self._seen = None if sees_all else windowed_study(study, self._window, self.earlier)
+        self._seen = None if sees_all else self._windowed(study)
         self._current.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -201,6 +214,9 @@ class PerTrialSampler(BaseSampler):
         """Propose one parameter by itself."""
         return self._current.sample_independent(self._seen or study, trial, param_name, param_distribution)
 
+    def _windowed(self, study: Study) -> Study:
+        return windowed_study(study, self._window, self.earlier, shows_waiting=self._shows_waiting)
+
     def _made(self, *purpose: object) -> BaseSampler:
         with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             return self._build(derived_seed(self._study_seed, *purpose))
@@ -228,6 +244,7 @@ def _tpe(config: StudyConfig, _space: SearchSpace) -> BaseSampler:
         ),
         study_seed=config.seed,
         window=TPE_WINDOW,
+        shows_waiting=config.pruner == "promotion",
     )  # fmt: skip
 
 

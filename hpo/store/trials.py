@@ -103,13 +103,14 @@ class Trials:
         """Give Optuna a score at a rung; that of a later attempt replaces that of an earlier one."""
         self._cache.set_trial_intermediate_value(self._row(trial), rung, score)
 
-    def should_prune(self, trial: int) -> bool:
+    def should_prune(self, trial: int, *, enqueued: bool = False) -> bool:
         """Ask the study's pruner about `trial`, whose newest score it was given.
 
-        An enqueued trial, such as the default, is never pruned: the others are compared with it.
+        An enqueued trial, such as the default, is only where `enqueued`: the others are compared with it.
         """
         judged = self.get(trial)
-        return "fixed_params" not in judged.system_attrs and bool(self._pruner.prune(self._study, judged))
+        spared = not enqueued and "fixed_params" in judged.system_attrs
+        return not spared and bool(self._pruner.prune(self._study, judged))
 
     def set_attributes(self, trial: int, attributes: Mapping[str, Any]) -> None:
         """Set user attributes of a trial that has not finished, all by one statement."""

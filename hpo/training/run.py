@@ -312,7 +312,8 @@ class Run:
         ended = training.taken == training.total_steps
         if fold_run.fold is not None:
             return ended and not fold_run.last
-        warmup = warmup_steps(self._hyperparameters, training.total_steps)
+        sets_aside = self._context.config.pruner == "promotion"
+        warmup = 0 if sets_aside else warmup_steps(self._hyperparameters, training.total_steps)
         return training.taken >= max(LEAST_STEPS_TO_DECIDE, warmup) and not ended
 
     def _next(self, fold_run: FoldRun, training: OptimizerStep) -> tuple[bool, End | None]:

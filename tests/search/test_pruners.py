@@ -145,7 +145,7 @@ def train(coordinator: Coordinator, request: str, scores: Sequence[float]) -> in
     return None
 
 
-@pytest.mark.parametrize("name", PRUNERS)
+@pytest.mark.parametrize("name", KNOWN_ANSWERS)
 def test_what_is_pruned_follows_from_the_definition(sqlite_url: str, name: str) -> None:
     case = KNOWN_ANSWERS[name]
     assert searched(sqlite_url, name, case) == case.pruned
@@ -187,6 +187,42 @@ def test_trials_side_by_side_are_compared_before_any_has_completed(sqlite_url: s
         }
     # The third is below 0.3, in the middle of 0.1 and 0.5, and the fourth above 0.2, in that of 0.1, 0.2 and 0.5.
     assert actions == {0: Action.CONTINUE, 1: Action.CONTINUE, 2: Action.STOP, 3: Action.CONTINUE}
+
+
+def promoted(url: str, scores: Sequence[float]) -> list[tuple[int, int, str]]:
+    """Search by promotion of one of two, each trial with a score of its own; return (trial, attempt, how it ended)."""
+    config = study_at(
+        url,
+        search={"pruner": "promotion", "reduction_factor": 2},
+        evaluation={"rungs": len(RUNGS), "full_reports": 1},
+        budget={"trials": len(scores)},
+        space=SPACE | {"epochs": {"value": 3}},
+    )
+    endings, came_to = [], dict.fromkeys(range(len(scores)), 0)
+    with led(config) as coordinator:
+        while one := coordinator.next_assignment(f"request-{len(endings)}", CPU):
+            ending, report = Ending.COMPLETED, None
+            for milestone in [point for point in one.milestones if point.rung > came_to[one.trial]]:
+                came_to[one.trial] = milestone.rung
+                report = report_at(one, milestone, scores[one.trial], decides=milestone.rung < 1000)
+                if coordinator.observe(report).action is Action.PAUSE:
+                    ending, report = Ending.PAUSED, None
+                    break
+            coordinator.finish(ended(one, ending, report))
+            endings.append((one.trial, one.attempt, str(ending)))
+    return endings
+
+
+def test_a_trial_waits_at_a_rung_until_it_is_among_the_best_there(sqlite_url: str) -> None:
+    """The default waits for a second trial, which it beats; the third beats both, and overtakes it."""
+    assert promoted(sqlite_url, [0.5, 0.4, 0.6]) == [
+        (0, 1, "paused"), (1, 1, "paused"), (0, 2, "paused"), (2, 1, "completed"),
+    ]  # fmt: skip
+    assert [trial.state.name for trial in plain_trials(sqlite_url)] == ["WAITING", "WAITING", "COMPLETE"]
+
+
+def test_where_no_other_trial_comes_the_best_that_waits_is_trained_to_its_end(sqlite_url: str) -> None:
+    assert promoted(sqlite_url, [0.5])[-1][::2] == (0, "completed")
 
 
 def test_auto_is_the_asynchronous_median_and_with_folds_wilcoxon() -> None:

@@ -78,7 +78,12 @@ class SimulatedSearch:
 
 
 def simulate(
-    config: StudyConfig, source: CurveSource, *, metric: str = "score", starts_at: float = SIMULATION_START
+    config: StudyConfig,
+    source: CurveSource,
+    *,
+    metric: str = "score",
+    starts_at: float = SIMULATION_START,
+    until: Callable[[Winner], bool] = lambda _: False,
 ) -> SimulatedSearch:
     """Run the search that `config` describes along the curves of `source`, over a store that is thrown away.
 
@@ -89,6 +94,7 @@ def simulate(
         source: what each trial would show.
         metric: what the source's scores are called.
         starts_at: when the search begins, in seconds since 1970.
+        until: whether an incumbent ends the search.
 
     Raises:
         ConfigurationError: a space or a budget that cannot be.
@@ -97,8 +103,11 @@ def simulate(
     refuse_unfit_search(config, space)
     clock, workers = VirtualClock(starts_at), config.compute.workers or 1
     progress_every = min(PROGRESS_SECONDS, 60 * config.compute.hang_minutes / 2)
-    pool = ReplayWorkerPool(workers, source, clock, metric=metric, progress_every=progress_every)
-    record = _Record(clock, source)
+    pool = ReplayWorkerPool(
+        workers, source, clock, metric=metric, progress_every=progress_every, sets_aside=config.pruner == "promotion"
+    )  # fmt: skip
+    stop = Event()
+    record = _Record(clock, source, lambda winner: stop.set() if until(winner) else None)
     with (
         tempfile.TemporaryDirectory(prefix="hpo-simulated-") as folder,
         leading(_stored_in(folder, absolute(config)), space, data_fingerprint="replay", clock=clock) as coordinator,
@@ -109,7 +118,7 @@ def simulate(
             coordinator,
             pool,
             record,
-            Event(),
+            stop,
             compute=config.compute,
             clock=clock,
             ticks=clock,
@@ -137,8 +146,8 @@ def simulate(
 class _Record(SearchCallback):
     """Keeps what a search is judged by."""
 
-    def __init__(self, clock: VirtualClock, source: CurveSource) -> None:
-        self._clock, self._source, self._began = clock, source, clock()
+    def __init__(self, clock: VirtualClock, source: CurveSource, on_incumbent: Callable[[Winner], None]) -> None:
+        self._clock, self._source, self._began, self._on_incumbent = clock, source, clock(), on_incumbent
         self.assignments: dict[int, Assignment] = {}
         self.winners: list[Winner] = []
         self.incumbents: list[Winner] = []
@@ -176,6 +185,7 @@ class _Record(SearchCallback):
         if highest is not None and highest != self._incumbent:
             self._incumbent = highest
             self.incumbents.append(self._winner(*highest))
+            self._on_incumbent(self.incumbents[-1])
 
     def _winner(self, trial: int, score: float) -> Winner:
         true_score = self._source.true_score(self.assignments[trial])

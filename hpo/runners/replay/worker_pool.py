@@ -25,15 +25,30 @@ class ReplayedAttempt:
     """An assignment in training."""
 
     def __init__(
-        self, assignment: Assignment, curve: Curve, *, began: float, progress_every: float, metric: str
+        self,
+        assignment: Assignment,
+        curve: Curve,
+        *,
+        began: float,
+        progress_every: float,
+        metric: str,
+        sets_aside: bool = False,
     ) -> None:
         """Begin at `began`, in seconds since 1970, with a message at least every `progress_every` seconds."""
-        self.assignment, self.began = assignment, began
+        self.assignment, self.began, self.since = assignment, began, began
         self._curve, self._progress_every, self._metric = curve, progress_every, metric
         self._steps = steps_of(assignment.hyperparameters, curve.train_rows)
-        self._last_message_at = began
+        # Whoever is only set aside may be in warm-up.
+        self._warmup = 0 if sets_aside else warmup_steps(curve.hyperparameters, self._steps)
+        self._last_message_at = self._paused_at = began
         self._evaluations = self._full_since_best = 0
         self._best: Report | None = None
+        self._coming = self._next()
+
+    def resume(self, assignment: Assignment, now: float) -> None:
+        """Go on, as a new attempt, from where it was paused; `began` is when it would have begun without pauses."""
+        self.began += now - self._paused_at
+        self.assignment, self.since, self._last_message_at = assignment, now, now
         self._coming = self._next()
 
     @property
@@ -53,6 +68,7 @@ class ReplayedAttempt:
         """Apply a decision at the next step; return the outcome where it ends the attempt."""
         if action is Action.CONTINUE or now >= self._ends_at():
             return None
+        self._paused_at = now
         ending, verb = (Ending.PRUNED, "Stopped") if action is Action.STOP else (Ending.PAUSED, "Paused")
         return self._outcome(ending, now, f"{verb} after step {self._step(self._share_at(now))} of {self._steps}.")
 
@@ -96,16 +112,13 @@ class ReplayedAttempt:
         hyperparameters, share = self.assignment.hyperparameters, point.rung / self._curve.length
         values = {self._metric: point.score, "loss": math.exp(-point.score)}
         scores = Scores(metric=self._metric, values=values, rows=SCORED_ROWS[milestone.full])
-        step, least = (
-            self._step(share),
-            max(LEAST_STEPS_TO_DECIDE, warmup_steps(self._curve.hyperparameters, self._steps)),
-        )
+        step = self._step(share)
         report = Report(
             trial=self.assignment.trial,
             attempt=self.assignment.attempt,
             rung=point.rung,
             full=milestone.full,
-            decides=least <= step < self._steps,
+            decides=max(LEAST_STEPS_TO_DECIDE, self._warmup) <= step < self._steps,
             step=step,
             epoch=share * hyperparameters.epochs,
             examples_seen=round(share * examples_of(hyperparameters)),
@@ -146,7 +159,11 @@ class ReplayedAttempt:
 
     def _outcome(self, ending: Ending, moment: float, reason: str) -> Outcome:
         outcome = self.assignment.ended(ending, reason, moment - self.began)
-        return replace(outcome, best=self._best, peak_memory_bytes=PEAK_MEMORY_BYTES)
+        before = self.since - self.began
+        return replace(
+            outcome, best=self._best, peak_memory_bytes=PEAK_MEMORY_BYTES, resumed_seconds=before,
+            resumed_examples=round(self._share_at(self.since) * examples_of(self.assignment.hyperparameters)),
+        )  # fmt: skip
 
 
 def steps_of(hyperparameters: Hyperparameters, train_rows: int = TRAIN_ROWS) -> int:
@@ -185,7 +202,14 @@ class ReplayWorkerPool:
     prefetch = 0
 
     def __init__(
-        self, workers: int, source: CurveSource, clock: VirtualClock, *, metric: str, progress_every: float
+        self,
+        workers: int,
+        source: CurveSource,
+        clock: VirtualClock,
+        *,
+        metric: str,
+        progress_every: float,
+        sets_aside: bool = False,
     ) -> None:
         """Make workers that are open.
 
@@ -195,8 +219,11 @@ class ReplayWorkerPool:
             clock: the one that the coordinator and the dispatch go by.
             metric: what the source's scores are called.
             progress_every: seconds after which a worker in training sends its progress, if there is nothing else.
+            sets_aside: whether the study's pruner only sets trials aside.
         """
         self._source, self._clock, self._metric, self._progress_every = source, clock, metric, progress_every
+        self._sets_aside = sets_aside
+        self._paused: dict[int, ReplayedAttempt] = {}
         self._training: dict[str, ReplayedAttempt | None] = {f"replay-{number}": None for number in range(workers)}
         self._capacities = {name: Capacity(worker=name, device="cpu") for name in self._training}
         self._messages: list[tuple[str, WorkerMessage]] = []
@@ -216,7 +243,7 @@ class ReplayWorkerPool:
     def trained_seconds(self) -> float:
         """Seconds of training that the workers have done so far, summed over them."""
         training = (attempt for attempt in self._training.values() if attempt)
-        return self._trained_seconds + sum(self._clock() - attempt.began for attempt in training)
+        return self._trained_seconds + sum(self._clock() - attempt.since for attempt in training)
 
     def give(self, worker: str, assignment: Assignment) -> None:
         """Begin an assignment on a worker that trains none."""
@@ -230,6 +257,8 @@ class ReplayWorkerPool:
         if attempt is not None and is_about(decision, attempt.assignment):
             outcome = attempt.decide(decision.action, self._clock())
             if outcome is not None:
+                if outcome.ending is Ending.PAUSED:
+                    self._paused[outcome.trial] = attempt
                 self._messages.append((worker, outcome))
                 self._free(worker)
 
@@ -255,12 +284,16 @@ class ReplayWorkerPool:
         """Do nothing: no worker fails."""
 
     def _attempt(self, _worker: str, assignment: Assignment) -> ReplayedAttempt:
+        if (paused := self._paused.pop(assignment.trial, None)) is not None:
+            paused.resume(assignment, self._clock())
+            return paused
         return ReplayedAttempt(
             assignment,
             self._source.curve(assignment),
             began=self._clock(),
             progress_every=self._progress_every,
             metric=self._metric,
+            sets_aside=self._sets_aside,
         )
 
     def _advance(self, name: str) -> None:
@@ -274,7 +307,7 @@ class ReplayWorkerPool:
     def _free(self, name: str) -> None:
         attempt, self._training[name] = self._training[name], None
         if attempt is not None:
-            self._trained_seconds += self._clock() - attempt.began
+            self._trained_seconds += self._clock() - attempt.since
 
 
 def is_about(decision: Decision, assignment: Assignment) -> bool:

@@ -159,7 +159,7 @@ class TrialModel:
         """Return what of these parameters pretraining left, while they are as it left them."""
         return {name: self.parameters[name].detach().clone() for name in names if name not in self.fresh}
 
-    def mount(self, _: Any) -> None:
+    def mount(self) -> None:
         """Leave the network as it is: it is this model's alone."""
 
 

@@ -51,19 +51,20 @@ def load_model(
     if config.gguf_file:
         options["gguf_file"] = config.gguf_file
     source = str(Path(config.name).expanduser()) if _is_folder(config.name) else config.name
-    if config.quantization:
-        options["quantization_config"] = _in_four_bits()
+    # Not of the tokenizer, which could not be saved with it.
+    quantized = {"quantization_config": _in_four_bits()} if config.quantization else {}
     dtype = torch.bfloat16 if config.dtype == "bf16" else torch.float32
     # Its progress in reading GGUF transformers shows whatever it was told.
     with quietly(), redirect_stderr(io.StringIO()) if config.gguf_file else nullcontext():
         with _told(config, "The model"):
             network, found = task.load(
-                source, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, **options
+                source, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, **options, **quantized
             )
         with _told(config, "The tokenizer"):
             # What looks like a special token in a text is text; the folder of a trained model says so too.
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, split_special_tokens=True, **options)
     _refuse_empty(config, tokenizer)
+    _leave_unpacked(network)
     mismatched = {key[0] if isinstance(key, tuple) else key for key in found["mismatched_keys"]}
     missing = frozenset(found["missing_keys"]) | mismatched
     new = frozenset(head_parameters(network))
@@ -121,6 +122,13 @@ def _in_four_bits() -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
+
+
+def _leave_unpacked(network: Any) -> None:
+    """Keep bitsandbytes from packing weights of 4 bits for a CPU, which no gradient would go through."""
+    for module in network.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _is_folder(name: str) -> bool:

@@ -30,7 +30,7 @@ FIELDS = {
 }
 """Hyperparameters that it does not take at any value."""
 IS_FILE = re.compile(r"(?!.*://)[^*?\[]*\.(csv|jsonl|ndjson)")
-PLAIN = ("hpo.config.hyperparameters", "hpo.config.study_file", "hpo.export.exported_file")
+PLAIN = ("hpo.config.hyperparameters", "hpo.config.study_file", "hpo.config.tasks", "hpo.export.exported_file")
 """Modules whose classes are namespaces in the file: what they hold, it reads from JSON."""
 
 

@@ -135,7 +135,6 @@ def test_standard_output_by_its_name_and_a_link_that_leads_to_itself(
     assert read_exported(tmp_path / "loop").study == "tiny"
 
 
-@pytest.mark.slow
 @pytest.fixture
 def elsewhere(model_folder: Path, texts_file: Path, tmp_path: Path, hpo: Hpo, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that is not that of a search, which named model and texts as they lie there, and in which they moved."""
@@ -154,6 +153,7 @@ def elsewhere(model_folder: Path, texts_file: Path, tmp_path: Path, hpo: Hpo, mo
     return tmp_path
 
 
+@pytest.mark.slow
 def test_from_another_folder_with_other_paths_every_form_gives_the_same_score(hpo: Hpo, elsewhere: Path) -> None:
     store, here = ("--store", "there/hpo.db"), ("data.train=moved.csv", "model.name=./model")
     assert hpo("export", *store, *here, "--output", "train.py").code == 0

@@ -117,7 +117,7 @@ def test_what_a_warm_start_would_take_over_is_told(config: StudyConfig) -> None:
             notes.append(sentence)
 
     check(changed(config, "task.metric=macro_f1", warm_start=["monday"]), Notes())
-    assert "4 of 4 trials of monday are used." in notes
+    assert any(note.startswith("4 of 4 trials of monday are used.") for note in notes)
 
 
 def test_warnings_are_of_what_was_measured(config: StudyConfig, probes: dict[int, Probe]) -> None:
@@ -142,7 +142,7 @@ def test_a_grace_is_held_against_the_time_that_this_disk_takes_for_a_checkpoint(
     config = changed(config, "compute.grace_seconds=1000")
     assert not any("compute.grace_seconds" in one for one in check(config).warnings)
     probes[16] = replace(EASY, checkpoint_bytes=2**50)
-    assert any("take about" in one and "compute.grace_seconds, 16 min 40 s" in one for one in check(config).warnings)
+    assert any("take about" in one and "compute.grace_seconds (16 min 40 s)" in one for one in check(config).warnings)
     assert files_below(tmp_path) == before
 
 
@@ -253,7 +253,7 @@ def test_what_does_not_fit_is_noted_and_the_cheap_end_speaks_for_both(config: St
 
 
 def test_where_nothing_fits_a_run_does_not_begin(config: StudyConfig) -> None:
-    with pytest.raises(ConfigurationError, match="the cheapest configuration"):
+    with pytest.raises(ConfigurationError, match="The cheapest configuration"):
         shortly(config, lambda values: NO_ROOM)
 
 

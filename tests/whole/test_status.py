@@ -116,7 +116,7 @@ def test_watching_ends_with_ctrl_c(hpo: Hpo, sqlite_url: str, monkeypatch: pytes
 def test_watching_is_no_json(hpo: Hpo) -> None:
     answer = hpo("status", "--watch", "--json")
     assert (answer.code, answer.out) == (2, "")
-    assert "not both" in answer.err
+    assert "either --watch" in answer.err
 
 
 def test_a_study_that_is_not_there_is_told(hpo: Hpo, sqlite_url: str) -> None:

@@ -285,7 +285,7 @@ def test_each_reason_not_to_open_is_one_sentence(
     assert (code, "There is no store at" in words, (tmp_path / "none.db").exists()) == (3, True, False)
     (tmp_path / "text.db").write_text("no database, but long enough to be one")
     assert "is no SQLite database" in said("--store", f"sqlite:///{tmp_path / 'text.db'}")[1]
-    monkeypatch.delitem(sys.modules, "hpo.dashboard.server", raising=False)
+    monkeypatch.delitem(sys.modules, "hpo.dashboard.routes", raising=False)
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
     assert said(*at) == (2, "hpo: hpo dashboard needs optuna-dashboard: pip install "
         "'llm-hpo[dashboard]'.\n")  # fmt: skip
@@ -313,6 +313,6 @@ def test_the_command_prints_the_address_and_ends_at_ctrl_c(
     answer = hpo("dashboard", "--store", sqlite_url, "--port", "0")
     first, address, last = answer.out.splitlines()
     assert answer.code == 0
-    assert "it only reads" in first
+    assert "it is read-only" in first
     assert address.startswith("http://127.0.0.1:")
     assert last == "The dashboard is closed."

@@ -294,7 +294,6 @@ def test_a_torn_adapter_is_told_in_a_sentence(case: Callable[..., Case], torn: s
         predicted(folder, ("goal",))
 
 
-@pytest.mark.slow
 def test_what_has_no_adapter_or_none_for_the_whole_base_is_refused_before_training(
     case: Callable[..., Case], exported: Exported
 ) -> None:
@@ -308,6 +307,7 @@ def test_what_has_no_adapter_or_none_for_the_whole_base_is_refused_before_traini
     assert AutoModelForSequenceClassification.from_pretrained(folder).config.num_hidden_layers == 1
 
 
+@pytest.mark.slow
 def test_a_winner_of_a_search_is_reproduced_trained_merged_asked_and_exported(config: StudyConfig, hpo: Hpo) -> None:
     """With the number format of its weights, which the study left open."""
     space = {name: {"value": value} for name, value in LORA.items()} | {"lora_rank": {"values": [2, 4]}}

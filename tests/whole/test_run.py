@@ -90,7 +90,6 @@ def test_a_search_begins_from_an_earlier_one_of_its_store_and_has_results_of_its
     assert second.confirmation
 
 
-@pytest.mark.slow
 def test_every_report_of_a_search_is_in_the_store_as_optuna_reads_it(config: StudyConfig) -> None:
     seen = Recorder()
     run(config, seen)
@@ -106,6 +105,7 @@ def test_every_report_of_a_search_is_in_the_store_as_optuna_reads_it(config: Stu
         assert named <= set(trial.user_attrs)
 
 
+@pytest.mark.slow
 def test_a_search_in_which_no_trial_can_end_trains_and_says_what_it_needs(config: StudyConfig) -> None:
     """A trial of 100,000 epochs in a few seconds, on however busy a machine."""
     seen = Recorder()

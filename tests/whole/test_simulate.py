@@ -252,7 +252,6 @@ def test_a_store_s_curves_are_exported_and_simulated_over(study_file: Path, tmp_
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -267,6 +266,7 @@ def test_what_cannot_be_simulated_is_refused_in_a_sentence(study_file: Path, wor
     assert says in str(answer.exception)
 
 
+@pytest.mark.slow
 def test_with_folds_the_pruners_of_folds_are_compared(study_file: Path) -> None:
     words = ["simulate", str(study_file), "--curves", "generated", "evaluation.folds=3", "budget.trials=2"]
     answer = commanded([*words, "--nights", "1", "--jobs", "1", "--json"])

@@ -368,6 +368,7 @@ class RemoteWorkerPool:
             assert lead is not None, "it is open"
             self._launcher.tell(lead.id, call)
             while call.number not in lead.answers and self._workers.get(lead.id) is lead:
+                lead.idle_since = time.monotonic()
                 self._await(1.0)
             if (answer := lead.answers.pop(call.number, None)) is not None:
                 break

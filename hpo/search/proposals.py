@@ -178,15 +178,15 @@ class Proposals:
             if not request.avoids(number) and (known is None or self.forecasts.fits(number, known, request.seconds)):
                 yield number, None
 
-    def set_aside(self, *, field_is_closed: bool = False) -> list[FrozenTrial]:
+    def set_aside(self, *, no_new_trials: bool = False) -> list[FrozenTrial]:
         """Return the trials that wait for a place among the best at their rung, the most promising first."""
         if not isinstance(self._pruner, PromotionPruner):
             return []
-        return self._pruner.set_aside(self.store.trials.get_all(), field_is_closed=field_is_closed)
+        return self._pruner.set_aside(self.store.trials.get_all(), no_new_trials=no_new_trials)
 
     def _promoted_last(self, request: TrialRequest) -> list[FrozenTrial]:
         """Return the trials set aside that go on where no new one comes: all, but without a deadline only the best."""
-        beaten = self.set_aside(field_is_closed=True) if math.isinf(request.seconds) else []
+        beaten = self.set_aside(no_new_trials=True) if math.isinf(request.seconds) else []
         return [trial for trial in self.set_aside() if trial not in beaten]
 
     def _slow_proposal(self) -> SlowProposal | None:

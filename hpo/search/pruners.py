@@ -179,13 +179,13 @@ class PromotionPruner(BasePruner):
         """Return whether `trial` is to wait at its last rung."""
         return trial.number in {one.number for one in self._beaten([trial], study.get_trials(deepcopy=False))}
 
-    def set_aside(self, trials: Sequence[FrozenTrial], *, field_is_closed: bool = False) -> list[FrozenTrial]:
+    def set_aside(self, trials: Sequence[FrozenTrial], *, no_new_trials: bool = False) -> list[FrozenTrial]:
         """Return which of the waiting `trials` wait for a place, those first that came furthest, and of them the best.
 
-        Where no new trial comes, `field_is_closed`, the share is rounded up, so that one comes to its end.
+        Where no new trial comes, `no_new_trials`, the share is rounded up, so that one comes to its end.
         """
         waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
-        held = self._beaten(waiting, trials, rounded=math.ceil if field_is_closed else math.floor)
+        held = self._beaten(waiting, trials, rounded=math.ceil if no_new_trials else math.floor)
         return sorted(held, key=lambda one: max(one.intermediate_values.items()), reverse=True)
 
     def _beaten(

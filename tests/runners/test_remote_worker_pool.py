@@ -320,6 +320,27 @@ def test_on_a_cluster_a_worker_that_has_long_nothing_to_train_is_ended_while_oth
     assert launcher.wanted.workers == float("inf"), "there may be more again"
 
 
+def test_a_worker_that_answers_a_long_call_is_not_idle(launcher: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(remote_worker_pool.time, "monotonic", lambda: now)
+    pool = begun(launcher)
+    launcher.is_shared, launcher.answers = True, False
+    ready(launcher, pool, "other", "10.0.0.2/gpu-0")
+    pool.give("10.0.0.2/gpu-0", tiny_assignment())
+    listened = []
+
+    def listen(_seconds: float) -> Sequence[tuple[str, object]]:
+        nonlocal now
+        now += LONGEST_IDLE_SECONDS
+        listened.append(now)
+        [*_, call] = [message for worker, message in launcher.told if worker == "lead" and isinstance(message, Call)]
+        return [("lead", Answer(number=call.number, result="scored"))] if len(listened) == 3 else []
+
+    monkeypatch.setattr(launcher, "listen", listen)
+    assert pool.lead.baseline("tfidf", ()) == "scored"
+    assert not launcher.killed
+
+
 def test_one_that_is_not_open_in_time_is_killed(launcher: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(remote_worker_pool.time, "monotonic", lambda: now)

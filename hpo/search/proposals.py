@@ -101,6 +101,7 @@ class Proposals:
     """Trials that did not fit into the remaining time."""
     _proposed: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Next trial -> parameters that a slow sampler has proposed for it."""
+    _draws: "_RandomDraws | None" = None
     _sampler: str = field(init=False)
     """Name of the one that proposes."""
     _pruner: BasePruner = field(init=False)
@@ -202,19 +203,18 @@ class Proposals:
         return SlowProposal(propose=propose)
 
     def _random_draw(self, number: int, request: TrialRequest) -> BaseSampler | None:
-        """Draw at random until a trial fits; return a sampler that proposes exactly that trial, None if none fits.
+        """Return a sampler that proposes the first of `MAX_DRAWS` random configurations that fits; None if none fits.
 
-        Draws that do not fit are in no study, so that no later run has to train them.
+        Draws that do not fit are in no study, so that no later run has to train them. They are kept while `number` is
+        the next trial: near a deadline every idle worker asks for it, and they are the same for all.
         """
         if self._sampler in ENUMERATIONS:
             return None
-        sampler = RandomSampler(seed=derived_seed(self.config.seed, "short", number))
-        with quiet_optuna():
-            drawn = optuna.create_study(sampler=sampler)
-        for _ in range(MAX_DRAWS):
-            trial = drawn.ask()
-            if self.forecasts.fits(number, self.space.hyperparameters(self.space.suggest(trial)), request.seconds):
-                return _fixed_sampler(trial.params, sampler)
+        if self._draws is None or self._draws.number != number:
+            self._draws = _RandomDraws(number, derived_seed(self.config.seed, "short", number), self.space)
+        for parameters, hyperparameters in self._draws:
+            if self.forecasts.fits(number, hyperparameters, request.seconds):
+                return _fixed_sampler(parameters)
         return None
 
     def _begun(self, number: int, hyperparameters: Hyperparameters, request: TrialRequest) -> AttemptRecord:
@@ -357,10 +357,30 @@ class _UpcomingTrial(FixedTrials):
         """Do nothing: GP notes its parameters, which the trial is then given."""
 
 
-def _fixed_sampler(parameters: dict[str, Any], otherwise: BaseSampler | None = None) -> BaseSampler:
+class _RandomDraws:
+    """Random configurations for one trial to come, in an order that its seed fixes; each is drawn once."""
+
+    def __init__(self, number: int, seed: int, space: SearchSpace) -> None:
+        self.number = number
+        self._space = space
+        self._drawn: list[tuple[dict[str, Any], Hyperparameters]] = []
+        with quiet_optuna():
+            self._study = optuna.create_study(sampler=RandomSampler(seed=seed))
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Any], Hyperparameters]]:
+        """Yield `MAX_DRAWS` configurations: parameters by their sampled names, and what is trained."""
+        for place in range(MAX_DRAWS):
+            if place == len(self._drawn):
+                trial = self._study.ask()
+                values = self._space.suggest(trial)
+                self._drawn.append((trial.params, self._space.hyperparameters(values)))
+            yield self._drawn[place]
+
+
+def _fixed_sampler(parameters: dict[str, Any]) -> BaseSampler:
     """Return a sampler that proposes these parameters, by the names that they are sampled under."""
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
-        return PartialFixedSampler(parameters, otherwise or RandomSampler())
+        return PartialFixedSampler(parameters, RandomSampler())
 
 
 def published(config: StudyConfig, space: SearchSpace) -> list[dict[str, Value]]:

@@ -4,13 +4,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import BaseTrial, TrialState
 
 from hpo.config.times import humanized
 from hpo.errors import ConfigurationError
 from hpo.messages import Assignment, Ending, Progress
 from hpo.search.coordinator import Coordinator
-from hpo.search.proposals import TOO_LITTLE_TIME
+from hpo.search.proposals import MAX_DRAWS, TOO_LITTLE_TIME
+from hpo.space.domains import Value
+from hpo.space.search_space import SearchSpace
 from tests.search.conftest import SECONDS_OF_LONGEST, START, Clock, asked, length, probed
 from tests.search.scripted import (
     ended,
@@ -285,3 +287,26 @@ def test_a_run_that_was_cut_ends_when_it_is_told_to_now(sqlite_url: str, clock: 
     clock.now += 60
     with led(study_at(sqlite_url, budget=both), clock=clock) as coordinator:
         assert coordinator.limits.deadline == first
+
+
+def test_near_a_deadline_random_configurations_are_drawn_once_for_all_that_ask(
+    sqlite_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand idle workers ask for a trial that fits; each answer would otherwise draw as many configurations."""
+    drawn = 0
+    suggest = SearchSpace.suggest
+
+    def counted(space: SearchSpace, trial: BaseTrial) -> dict[str, Value]:
+        nonlocal drawn
+        drawn += 1
+        return suggest(space, trial)
+
+    monkeypatch.setattr(SearchSpace, "suggest", counted)
+    with led(study_at(sqlite_url, budget={"trials": None, "time": "1m"}), clock=clock) as coordinator:
+        train(coordinator, asked(coordinator, "default"))
+        clock.now += 58
+        assert asked(coordinator, "first") is None
+        assert drawn > MAX_DRAWS
+        before = drawn
+        assert [asked(coordinator, f"request {number}") for number in range(10)] == [None] * 10
+    assert drawn == before

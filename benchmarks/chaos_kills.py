@@ -84,12 +84,20 @@ def lead_to_the_end(folder: Path) -> tuple[int, int]:
                 workers |= {process.pid: process for process in found}
                 time.sleep(0.05)
         _, alive = psutil.wait_procs(list(workers.values()), timeout=3)
-        orphans += len(alive)
+        orphans += sum(map(is_running, alive))
         if leader.returncode == 0:
             return deaths, orphans
         if leader.returncode != -9:
             raise RuntimeError(f"The leader ended with {leader.returncode}: see {folder / 'leader.log'}.")
         deaths += 1
+
+
+def is_running(process: psutil.Process) -> bool:
+    """Return whether a process is not over; one that is, and whose end nobody has asked for yet, is a zombie."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def of_kills(folder: Path, planned: dict[str, int], deaths: int, orphans: int) -> list[material.Figure]:

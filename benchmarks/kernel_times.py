@@ -4,7 +4,7 @@ The pieces: AdamW fused, over lists of weights, and weight by weight; attention 
 out; memory of the C library that is kept for the next step, or in large pages; `torch.compile`, with the seconds until
 its first step is over. MiniLM, in fp32, batches of 1,024 tokens.
 
-Run: python benchmarks/kernels.py [--pieces optimizer attention allocator compile] [--pairs 5] [--threads 1]
+Run: python benchmarks/kernel_times.py [--pieces optimizer attention allocator compile] [--pairs 5] [--threads 1]
 """
 
 import argparse

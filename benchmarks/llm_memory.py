@@ -55,11 +55,11 @@ def main() -> None:
             subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
         )
     expected = found["before"] + needed(config, options, found["adapter"])
-    ratio = found["peak"] / expected
+    ratio, opening = found["peak"] / expected, found["opening"] / 2**30
     print(
         f"{found['weights'] / 1e9:.2f} billion weights in {options.dtype}, adapters of {found['adapter'] / 1e6:.1f} "
         f"million, {options.rows} rows of {options.length} tokens: peak {found['peak'] / 2**30:.2f} GiB, "
-        f"arithmetic {expected / 2**30:.2f} GiB, ratio {ratio:.2f} (target {TARGET}); opening {found['opening'] / 2**30:.2f} GiB"
+        f"arithmetic {expected / 2**30:.2f} GiB, ratio {ratio:.2f} (target {TARGET}); opening {opening:.2f} GiB"
     )
     raise SystemExit(ratio > TARGET)
 

@@ -1,4 +1,4 @@
-"""Data augmentation: training examples whose words are swapped or tokens masked each time they are seen."""
+"""Data augmentation: word swaps and token masking, drawn anew each time a training example is used."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Augmentation:
-    """How a trial varies its training batches; all chance is the caller's generator's."""
+    """Augmentation of a trial's training batches; all randomness comes from the caller's generator."""
 
     tokens: Tokens
     """The rows that batches are made of."""
     words: NDArray[np.int32] | None = None
-    """Of `word_numbers`, aligned with `tokens.ids`; None where no words are swapped."""
+    """Word of each token in `tokens.ids`, from `word_numbers`; None if no words are swapped."""
     word_swap: float = 0.0
-    """Swaps of two random words of a text, over its words, in [0, 1)."""
+    """Number of swaps of two random words in a text, divided by its number of words, in [0, 1)."""
     token_masking: float = 0.0
-    """Probability of each token of a text that is not special to become the mask token, in [0, 1)."""
+    """Probability that a non-special token of a text becomes the mask token, in [0, 1)."""
     mask_id: int | None = None
-    """The mask token; None where nothing is masked."""
+    """The mask token; None if nothing is masked."""
     special_ids: tuple[int, ...] = ()
     """Tokens that are never masked."""
 
     def apply(self, batch: Batch, rows: Rows, generator: np.random.Generator) -> Batch:
-        """Return the batch with other tokens in place of some; all else, and the batch that is given, stay as they are.
+        """Return a copy of the batch with some of its tokens replaced.
 
         Args:
-            batch: `rows` as `collate` laid them side by side.
+            batch: `rows`, as `collate` laid them side by side.
             rows: rows of `tokens`, in the batch's order.
-            generator: of this batch alone; an equal one gives an equal batch.
+            generator: one for this batch only; equal generators give equal batches.
         """
         ids = batch.inputs["input_ids"].numpy().copy()
         if self.word_swap:
@@ -52,7 +52,7 @@ class Augmentation:
         return replace(batch, inputs={**batch.inputs, "input_ids": torch.from_numpy(ids)}, origins=())
 
     def _swap_words(self, ids: NDArray[np.int64], rows: Rows, generator: np.random.Generator) -> None:
-        """Swap words in place: of a text among themselves, of its pair among themselves."""
+        """Swap words in place, within the text and within its pair."""
         assert self.words is not None
         for place, row in enumerate(rows):
             words = self.words[self.tokens.positions(np.array([row]))]
@@ -63,14 +63,14 @@ class Augmentation:
     def _reordered(
         self, positions: NDArray[np.int64], words: NDArray[np.int32], generator: np.random.Generator
     ) -> NDArray[np.int64]:
-        """Return `positions` in the order of their words after the swaps; words of any length move whole."""
+        """Return `positions` in the order of their words after the swaps; all tokens of a word move together."""
         word = np.cumsum(np.diff(words, prepend=words[:1]) != 0)
         count = int(word[-1]) + 1 if word.size else 0
         swaps = round(self.word_swap * count) if count > 1 else 0
         if not swaps:
             return positions
         places = list(range(count))
-        # Two different words, each pair as likely: the second is drawn from those that the first left.
+        # Draw two different words, all pairs equally likely: the second is drawn from the words other than the first.
         for one, rest in generator.integers(0, (count, count - 1), size=(swaps, 2)).tolist():
             other = rest + (rest >= one)
             places[one], places[other] = places[other], places[one]
@@ -84,12 +84,12 @@ def augmentation(
     words: NDArray[np.int32] | None,
     tokenizer: "PreTrainedTokenizerBase",
 ) -> Augmentation | None:
-    """Return what the trial does to its training batches; None where that is nothing.
+    """Return the augmentation of a trial's training batches, or None if it has none.
 
     Args:
         hyperparameters: the trial's.
         tokens: the training examples'.
-        words: of `word_numbers` of the same texts; may be None where `word_swap` is 0.
+        words: from `word_numbers` of the same texts; may be None if `word_swap` is 0.
         tokenizer: the model's.
 
     Raises:
@@ -110,7 +110,7 @@ def augmentation(
 
 
 def refuse_token_masking(tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Raise a `ModelError` where the tokenizer has no mask token."""
+    """Raise a `ModelError` if the tokenizer has no mask token."""
     if tokenizer.mask_token_id is None:
         raise ModelError(
             "token_masking is given, but the model's tokenizer has no mask token; leave token_masking out of the space."
@@ -118,8 +118,8 @@ def refuse_token_masking(tokenizer: "PreTrainedTokenizerBase") -> None:
 
 
 def refuse_word_swap(tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Raise a `ModelError` where the tokenizer does not tell which tokens are of one word."""
-    # One that splits no words takes these for one.
+    """Raise a `ModelError` if the tokenizer does not report which tokens belong to one word."""
+    # A tokenizer without word splitting takes these for one word.
     if not tokenizer.is_fast or len(set(tokenizer("one two", add_special_tokens=False).word_ids())) < 2:
         raise ModelError(
             "word_swap is given, but the model's tokenizer does not tell words apart; leave word_swap out of the space."

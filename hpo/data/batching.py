@@ -1,7 +1,6 @@
-"""Batches: the order of rows, how many go together, and rows of tokens padded to one length.
+"""Batches: order of the rows, size of batches, and padding to one length.
 
-Padding stands on the right for every model: classification heads of decoders pool the last token that is not
-padding.
+Padding is always on the right, because classification heads of decoders pool the last token that is not padding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,36 +21,36 @@ class Batch:
     """Examples padded to one length; all tensors on the CPU."""
 
     inputs: Mapping[str, torch.Tensor]
-    """What the network is called with, such as `input_ids` and `attention_mask` (1 at a token, 0 at padding); int64,
-    each of shape (rows, length)."""
+    """Arguments of the network, such as `input_ids` and `attention_mask` (1 at a token, 0 at padding); int64, each of
+    shape (rows, length)."""
     targets: torch.Tensor
-    """What is to be learned of each, as its task makes it; shape (rows, ...)."""
+    """Targets of the rows, as the task defines them; shape (rows, ...)."""
     origins: tuple[tuple[TokenizedSplit, Rows], ...] = ()
-    """Splits, and which of their rows it is made of, one behind the other; none where its tokens are others."""
+    """Splits and their rows that make up the batch, in order; empty if its tokens were changed."""
 
     @property
     def rows(self) -> int:
-        """How many examples are in it."""
+        """Number of examples."""
         return int(self.targets.shape[0])
 
     @property
     def units(self) -> int:
-        """What the sum of its losses is divided by."""
+        """Divisor of the summed losses."""
         return self.rows
 
     @property
     def width(self) -> int:
-        """To how many tokens its rows are padded."""
+        """Length in tokens to which the rows are padded."""
         return int(self.inputs["input_ids"].shape[1])
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each row, padding left out; shape (rows,)."""
+        """Tokens of each row, without padding; shape (rows,)."""
         lengths: NDArray[np.int64] = self.inputs["attention_mask"].sum(dim=1).numpy()
         return lengths
 
     def take(self, rows: Rows) -> "Batch":
-        """Return some of its rows, in this order, padded no further than they need."""
+        """Return some of the rows, in this order, padded to the longest of them."""
         width = int(self.lengths[rows].max())
         chosen = torch.from_numpy(rows)
         inputs = {name: tensor[chosen, :width] for name, tensor in self.inputs.items()}
@@ -77,18 +76,18 @@ def _widened(rows: torch.Tensor, width: int, padding: int) -> torch.Tensor:
 
 
 def split_by_length(lengths: NDArray[np.int64], *, pass_tokens: int, most_rows: int) -> list[Rows]:
-    """Divide rows by their length into the parts that go through the model one after the other, the longest first.
+    """Divide rows by length into parts that go through the model one after the other, the longest first.
 
-    Of all ways that keep rows of like length together it is the cheapest, where a part costs its tokens, padding
-    counted, and `pass_tokens` more.
+    Of all divisions of the rows sorted by length, it is the cheapest, where the cost of a part is its tokens, including
+    padding, plus `pass_tokens`.
 
     Args:
         lengths: tokens of each row, at least 1; shape (rows,), not empty.
-        pass_tokens: what a pass of any size costs, in tokens; 0 or more.
-        most_rows: of a part.
+        pass_tokens: fixed cost of a pass, in tokens; 0 or more.
+        most_rows: most rows of a part.
 
     Returns:
-        Rows of each part; every row stands in exactly one.
+        Rows of each part; every row is in exactly one.
     """
     rows = lengths.size
     if rows <= most_rows and rows * int(lengths.max()) - int(lengths.sum()) <= pass_tokens:
@@ -96,11 +95,11 @@ def split_by_length(lengths: NDArray[np.int64], *, pass_tokens: int, most_rows: 
     order = np.argsort(-lengths, kind="stable")
     widths = lengths[order]
     ends = np.zeros(rows, dtype=np.int64)
-    least = np.zeros(rows + 1)  # Of the rows from each place on.
+    least = np.zeros(rows + 1)  # Lowest cost of the rows from each position on.
     for start in reversed(range(rows)):
         sizes = np.arange(1, min(most_rows, rows - start) + 1)
         costs = sizes * widths[start] + pass_tokens + least[start + sizes]
-        # Of equals the largest part.
+        # Of equal costs, take the largest part.
         size = costs.size - int(costs[::-1].argmin())
         ends[start], least[start] = start + size, costs[size - 1]
     cuts = [int(ends[0])]
@@ -110,17 +109,17 @@ def split_by_length(lengths: NDArray[np.int64], *, pass_tokens: int, most_rows: 
 
 
 def padded_tokens(lengths: NDArray[np.int64], *, pass_tokens: int) -> int:
-    """Return the tokens of a batch of rows of such lengths, padding and what its passes cost beside them counted."""
+    """Return the cost in tokens of a batch with rows of these lengths, including padding and `pass_tokens` per pass."""
     parts = split_by_length(lengths, pass_tokens=pass_tokens, most_rows=lengths.size)
     return sum(part.size * int(lengths[part].max()) + pass_tokens for part in parts)
 
 
 def training_batches(rows: int, batch_size: int, seed: int, epoch: int) -> list[Rows]:
-    """Return the rows of each batch of an epoch: a permutation that follows from seed and epoch alone, divided.
+    """Return the rows of each batch of an epoch: a permutation, determined by seed and epoch, in consecutive parts.
 
     Args:
-        rows: how many there are.
-        batch_size: of a batch; the last one may be short.
+        rows: number of rows.
+        batch_size: rows of a batch; the last one may be smaller.
         seed: the trial's, 0 or more.
         epoch: 0 or more.
     """
@@ -129,15 +128,15 @@ def training_batches(rows: int, batch_size: int, seed: int, epoch: int) -> list[
 
 
 def evaluation_batches(lengths: NDArray[np.int64], *, max_tokens: int, max_rows: int) -> list[Rows]:
-    """Group rows of like length, the longest first, so that little is padding and memory peaks at once.
+    """Group rows of similar length, the longest first, so that there is little padding and memory peaks at once.
 
     Args:
         lengths: tokens of each row, at least 1; shape (rows,).
-        max_tokens: most tokens of a batch, padding counted; a longer row makes a batch of its own.
+        max_tokens: most tokens of a batch, including padding; a longer row is a batch of its own.
         max_rows: most rows of a batch.
 
     Returns:
-        Rows of each batch; every row stands in exactly one.
+        Rows of each batch; every row is in exactly one.
     """
     order = np.argsort(-lengths, kind="stable")
     batches = []

@@ -1,4 +1,4 @@
-"""Columns of a table: which hold text, pair and label, as named, else by their usual names or their values."""
+"""Columns of a table: text, pair and label, by the names given, by their usual names, or by their values."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -32,25 +32,25 @@ class Columns:
 
     text: str
     pair: str | None
-    """Column of a second text; None where the task is not about pairs."""
+    """Column of the second text; None if the task is not about pairs."""
     label: str
     group: str | None = None
-    """Column that says which rows belong together; None where each stands alone."""
+    """Column of the group that a row belongs to; None if rows are independent."""
     detected: bool
-    """Whether any of them was found rather than named by the user."""
+    """True if any of them was detected rather than named by the user."""
 
 
 def find_columns(
     table: Table, *, text: str | None, pair: str | None, label: str | None, group: str | None = None
 ) -> Columns:
-    """Return the columns named, and find those of text, pair and label that are None.
+    """Return the named columns, and detect text, pair and label where they are None.
 
-    A usual name comes first (pairs before single texts). Where one column is then left for one part, it is
-    taken; where two are left for both, the label is the one with fewer distinct values and shorter cells.
-    The group may be the text or its pair as well: pairs of one premise belong together.
+    Usual names come first (pairs before single texts). If one column is then left for one role, it is used; if two are
+    left for two roles, the label is the one with fewer distinct values and shorter cells. The group column may also be
+    the text or its pair: pairs with one premise belong together.
 
     Raises:
-        DataError: a column named is not there, or one is not named and cannot be told.
+        DataError: a named column does not exist, or one that is not named cannot be detected.
     """
     named = [name for name in (text, pair, label) if name is not None]
     _refuse_unfit_names(table, named, group, label)
@@ -69,7 +69,7 @@ def find_columns(
 
 
 def _refuse_unfit_names(table: Table, named: Sequence[str], group: str | None, label: str | None) -> None:
-    """Refuse names of columns that are not there, or are given to two parts that cannot be one column."""
+    """Refuse names of columns that do not exist, or that have two roles which cannot share a column."""
     for name in (*named, *([group] if group else [])):
         if name not in table.names:
             raise DataError(f"{table.source} has no column {name!r}. {nearest(name, _shown(table.names))}")
@@ -84,7 +84,7 @@ def _refuse_unfit_names(table: Table, named: Sequence[str], group: str | None, l
 
 
 def refuse_missing_texts(table: Table, text: str, pair: str | None) -> None:
-    """Refuse a table that has no column of these names, where texts are read by a model that was trained on such."""
+    """Refuse a table without the columns of these names, which the model was trained on."""
     keys = {"data.text_column": text, "data.text_pair_column": pair}
     missing = {key: name for key, name in keys.items() if name is not None and name not in table.names}
     if missing:
@@ -113,7 +113,7 @@ def _without(names: Sequence[str], taken: str | None) -> list[str]:
 def _by_elimination(
     table: Table, text: str | None, label: str | None, free: Sequence[str]
 ) -> tuple[str | None, str | None]:
-    """Give the part that is still None the only column left, or tell two columns apart by their values."""
+    """Give the only column left to the role that is still None, or decide between two columns by their values."""
     free = [name for name in free if name.casefold() not in ROW_NUMBER_NAMES]
     match text, label, free:
         case None, str(), [only]:
@@ -127,7 +127,7 @@ def _by_elimination(
 
 
 def _by_values(table: Table, one: str, other: str) -> tuple[str | None, str | None]:
-    """Return text and label, where one column has both fewer distinct values and shorter cells."""
+    """Return text and label, if one column has both fewer distinct values and shorter cells."""
     (label_values, label_length, label), (text_values, text_length, text) = sorted(
         (*_measured(table.column(name)), name) for name in (one, other)
     )
@@ -142,7 +142,7 @@ def _by_values(table: Table, one: str, other: str) -> tuple[str | None, str | No
 
 
 def _measured(cells: Cells) -> tuple[int, int]:
-    """Return the number of distinct values and the length of all cells together, in characters."""
+    """Return the number of distinct values, and the length of all cells together in characters."""
     written = [str(cell) for cell in cells]
     return len(set(written)), sum(map(len, written))
 
@@ -158,7 +158,7 @@ def _cannot_tell(table: Table, text: str | None, label: str | None) -> str:
 
 
 def _undivided(table: Table) -> str:
-    """Say what else may be wrong where there is one column only."""
+    """Return a hint for a table that has only one column."""
     return "" if len(table.names) > 1 else " If another character divides its cells, name that by data.delimiter."
 
 

@@ -12,9 +12,9 @@ from hpo.errors import DataError
 LABELLED = 8
 """Headlines of each topic in training."""
 VALIDATION, VALIDATION_OF_LLM = 1_000, 200
-"""Headlines in validation."""
+"""Headlines of validation."""
 TEST_OF_LLM = 300
-"""Headlines in the test of a decoder; of an encoder all others."""
+"""Headlines of the test split for a decoder; an encoder uses all that remain."""
 
 
 def demo_model_folder() -> Path:
@@ -27,7 +27,7 @@ def demo_model_folder() -> Path:
 
 
 def demo_decoder() -> dict[str, str]:
-    """Return `name` and `gguf_file` of the pretrained decoder (SmolLM2-135M-Instruct), as `model` of a study has them.
+    """Return `name` and `gguf_file` of the pretrained decoder (SmolLM2-135M-Instruct), as in `model` of a study.
 
     Raises:
         DataError: its package is not installed.
@@ -49,8 +49,8 @@ def demo_examples() -> Examples:
 def write_demo_data(folder: Path) -> dict[str, Path]:
     """Write headlines of the corpus into `folder`, once, as JSONL files with `text` and `label`.
 
-    Headlines that come again are left out. `LABELLED` of each topic are for training, which is few; `VALIDATION` are
-    for validation and the others for the test.
+    Repeated headlines are left out. Training has only `LABELLED` of each topic, validation has `VALIDATION`, and the
+    test split has the others.
 
     Returns:
         `train`, `validation` and `test`, each with the path of its file.
@@ -62,7 +62,7 @@ def write_demo_data(folder: Path) -> dict[str, Path]:
 
 
 def write_small_demo_data(folder: Path) -> dict[str, Path]:
-    """Write fewer headlines for validation and test, which a decoder scores on a CPU; see `write_demo_data`."""
+    """Write fewer headlines of validation and test, for a decoder on a CPU; see `write_demo_data`."""
     return _written(folder, "few-headlines", VALIDATION_OF_LLM, TEST_OF_LLM)
 
 
@@ -83,7 +83,7 @@ def _written(folder: Path, name: str, validation: int, test: int | None) -> dict
 
 
 def _headlines(validation: int, test: int | None) -> dict[str, list[tuple[str, str]]]:
-    """Return headlines, each with its topic, shuffled with a seed, by what they are for; None for all others."""
+    """Return shuffled headlines with their topics for each split; a size of None takes all that remain."""
     examples = demo_examples()
     headlines = (text.split("\n", 1)[0].strip() for text in examples.texts)
     rows = list(dict(zip(headlines, examples.labels, strict=True)).items())
@@ -95,7 +95,7 @@ def _headlines(validation: int, test: int | None) -> dict[str, list[tuple[str, s
 
 
 def _package_folder(package: str, command: str = "pip install 'llm-hpo[demo]'") -> Path:
-    """Find an installed package without importing it: on import, one prints and reads all its files."""
+    """Find an installed package without importing it, because importing one of them prints and reads all its files."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise DataError(f"The demonstration needs the package {package!r}, which is not installed; run `{command}`.")

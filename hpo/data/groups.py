@@ -1,4 +1,4 @@
-"""Groups: rows that stay together because they have one group or one text, within splits and across them."""
+"""Groups: rows with one group or one text stay together, within a split and across splits."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,14 @@ Key = tuple[str, ...]
 
 
 def group_numbers(groups: Sequence[str]) -> NDArray[np.int64]:
-    """Return the number of each row's group, from 0; a row whose group is empty has a number of its own."""
+    """Return the number of each row's group, from 0; a row with an empty group gets a number of its own."""
     number: dict[object, int] = {}
     keys = (group or row for row, group in enumerate(groups))
     return np.fromiter((number.setdefault(key, len(number)) for key in keys), dtype=np.int64, count=len(groups))
 
 
 def text_keys(examples: Examples) -> list[Key]:
-    """Return what makes rows one text: it and its pair, whatever their spacing and which of them comes first."""
+    """Return the key by which two rows count as the same text: text and pair, ignoring whitespace and their order."""
     return [tuple(sorted(key)) for key in _ordered_keys(examples)]
 
 
@@ -33,16 +33,16 @@ def remove_overlap(name: str, examples: Examples, others: Sequence[Examples], wh
     """Remove the rows whose text or group is in another split.
 
     Args:
-        name: what a sentence calls the split, in lower case.
+        name: name of the split in a sentence, in lower case.
         examples: its rows.
-        others: the splits that keep theirs.
-        where: what a sentence calls those.
+        others: the splits that keep their rows.
+        where: name of those in a sentence.
 
     Returns:
-        The rows that are left, and a note on each reason for which some were removed.
+        The remaining rows, and a note on each reason for which rows were removed.
 
     Raises:
-        DataError: no row is left.
+        DataError: no row remains.
     """
     if not others:
         return examples, []
@@ -65,7 +65,7 @@ def remove_overlap(name: str, examples: Examples, others: Sequence[Examples], wh
 
 
 def repetition_notes(examples: Examples) -> list[str]:
-    """Tell of texts that stand in training more than once; they stay."""
+    """Return a note on texts that occur more than once in training; they stay."""
     labels: dict[Key, set[str]] = {}
     for key, label in zip(_ordered_keys(examples), examples.labels, strict=True):
         labels.setdefault(key, set()).add(label)
@@ -78,7 +78,7 @@ def repetition_notes(examples: Examples) -> list[str]:
 
 
 def tied_rows(train: Examples) -> NDArray[np.int64]:
-    """Return the number, from 0, of what each row is part of: rows tied by a group, a text, or a chain of these."""
+    """Return the number, from 0, of each row's component: rows connected by a group, a text, or a chain of these."""
     parent = list(range(train.rows))
 
     def root(row: int) -> int:

@@ -1,4 +1,4 @@
-"""Label checks: what cannot be trained or scored on is refused; rare labels are refused, dropped or merged."""
+"""Label checks: refuse what cannot be trained or scored; refuse, drop or merge rare labels."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -10,20 +10,20 @@ from hpo.errors import DataError
 
 TRAIN_ROWS_PER_CLASS = 2
 LEAVE_OUT = "add rows, or have data.rare_labels=drop leave such labels out, or merge make them one label, 'other'"
-"""What to do about labels that are too rare."""
+"""Treatments of labels that are too rare."""
 OTHER = "other"
-"""What labels are merged into; a label of that name that the examples have takes them in."""
+"""Label into which rare labels are merged; an existing label of that name is included."""
 
 
 def refuse_one_class(train: Examples, kind: TargetType) -> None:
-    """Refuse training rows that all have the same in their label column."""
+    """Refuse training rows whose labels are all the same."""
     names = set(train.labels)
     if len(names) < 2:
         raise DataError(f"All {train.rows:,} training rows have the label {listed_labels(names)}; {kind.needs}.")
 
 
 def refuse_rare_classes(train: Examples, kind: TargetType, least: int, purpose: str, remedy: str = "") -> None:
-    """Refuse classes of fewer than `least` training rows; a sentence says what these are for and what else may help."""
+    """Refuse classes with fewer than `least` training rows, with their purpose and the remedies in the message."""
     counts = kind.label_counts(train.labels)
     rare = {label: count for label, count in counts.items() if count < least}
     if not rare:
@@ -39,7 +39,7 @@ def refuse_rare_classes(train: Examples, kind: TargetType, least: int, purpose: 
 
 
 def refuse_undividable_groups(train: Examples, kind: TargetType, made: Collection[str]) -> None:
-    """Refuse groups of which training and the splits made from it cannot each have one, or one of every label."""
+    """Refuse groups that cannot be divided so that training and each split made from it has one, or has every label."""
     if train.groups is None or not made:
         return
     splits = " and ".join(made)
@@ -66,7 +66,7 @@ def refuse_undividable_groups(train: Examples, kind: TargetType, made: Collectio
 
 
 def refuse_unknown_labels(name: str, train: Examples, examples: Examples, kind: TargetType) -> None:
-    """Refuse a split, called `name` in the sentence, that has labels which training does not have."""
+    """Refuse a split, called `name` in the message, with labels that training does not have."""
     known, counts = kind.label_counts(train.labels), kind.label_counts(examples.labels)
     if unknown := counts.keys() - known:
         rows = sum(counts[label] for label in unknown)
@@ -77,7 +77,7 @@ def refuse_unknown_labels(name: str, train: Examples, examples: Examples, kind: 
 
 
 def refuse_unscored_classes(train: Examples, validation: Examples, kind: TargetType) -> None:
-    """Refuse classes that, once the splits are kept apart, are left without enough training or validation rows."""
+    """Refuse classes that have too few training or validation rows after shared rows were removed."""
     apart = " once those are removed whose text or group is in another split"
     refuse_rare_classes(train, kind, TRAIN_ROWS_PER_CLASS, apart)
     if unscored := kind.label_counts(train.labels).keys() - kind.label_counts(validation.labels).keys():
@@ -90,17 +90,17 @@ def refuse_unscored_classes(train: Examples, validation: Examples, kind: TargetT
 def without_rare(
     splits: Mapping[str, Examples], least: int, how: str, kind: TargetType
 ) -> tuple[dict[str, Examples], tuple[str, ...]]:
-    """Take labels of fewer than `least` training rows out of all splits, and return notes on it.
+    """Treat labels that have fewer than `least` training rows in all splits, and return notes on it.
 
     Args:
-        splits: by name, `training` among them.
+        splits: by name, including `training`.
         least: rows that a label needs.
-        how: `refuse` leaves all as it is; `drop` leaves the rows out; `merge` gives them the label `OTHER`, whose rows
-            are dropped where they are too few together. Rows that have sets of labels stay, without these labels.
+        how: `refuse` changes nothing; `drop` drops the rows; `merge` gives them the label `OTHER`, whose rows are
+            dropped if they are too few together. Rows with sets of labels stay, without these labels.
         kind: the type of the label column.
 
     Raises:
-        DataError: a split is left without a row.
+        DataError: a split has no row left.
     """
     left, notes = dict(splits), []
     rare = set() if how == "refuse" else _rare(left["training"], least, kind)
@@ -122,7 +122,7 @@ def _rare(train: Examples, least: int, kind: TargetType) -> set[str]:
 def _replaced(
     splits: Mapping[str, Examples], rare: Collection[str], others: Sequence[str], kind: TargetType
 ) -> dict[str, Examples]:
-    """Return the splits with `others` in place of rare labels, and without the rows that have no label then."""
+    """Return the splits with rare labels replaced by `others`, without the rows that have no label left."""
     left = {}
     for name, examples in splits.items():
         cells = [kind.replaced(cell, rare, others) for cell in examples.labels]

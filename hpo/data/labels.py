@@ -1,7 +1,7 @@
-"""Labels: what the cells of a label column mean in each task, sets of labels among them, and how a sentence names some.
+"""Labels: the meaning of a label column's cells in each task, including sets of labels, and labels in sentences.
 
-Torch-free, so that examples are read and divided where nothing is trained. Once a task has its targets as arrays,
-`hpo.tasks` says what is learned from them.
+Torch-free, so that examples can be read and divided where nothing is trained. `hpo.tasks` takes over once the targets
+are arrays.
 """
 
 import json
@@ -19,28 +19,28 @@ from hpo.errors import DataError, nearest
 
 SHOWN_MISTAKES = 5
 FLAGS = {"1": True, "0": False, "true": True, "false": False, "": False}
-"""What stands in a column of 0 and 1 -> whether the row has its label."""
+"""Cells of a column of 0 and 1 -> whether the row has the label."""
 
 Spelling = Callable[[object], str]
-"""From a single value to a label as it is written everywhere."""
+"""Function from a single value to the canonical form of a label."""
 INTEGER = re.compile(r"-?[0-9]{1,18}")
 SHOWN_LABELS = 10
 SHOWN_CHARACTERS = 60
 LARGEST = 1e100
-"""Beyond which a number is refused: its square, and sums of such, must be finite."""
+"""Largest absolute value of a number: its square, and sums of such squares, must be finite."""
 
 
 def label_sets(table: Table, column: str, separator: str, spelled: Spelling) -> tuple[str, ...]:
-    """Return the labels of each row as a JSON list of strings, sorted, each label once; `[]` of an empty cell.
+    """Return the labels of each row as a JSON list of strings, sorted and without duplicates; `[]` for an empty cell.
 
     Args:
         table: of the examples.
-        column: whose cells hold lists of labels, such lists in JSON, or labels divided by `separator`.
-        separator: spaces around it are dropped.
+        column: its cells are lists of labels, JSON lists, or labels divided by `separator`.
+        separator: surrounding spaces are dropped.
         spelled: writes a value as a label.
 
     Raises:
-        DataError: cells that are none of these, all of them told at once.
+        DataError: cells that are none of these, all in one message.
     """
     mistakes: list[str] = []
 
@@ -61,7 +61,7 @@ def label_sets(table: Table, column: str, separator: str, spelled: Spelling) -> 
 
 
 def _named(cell: object, separator: str) -> list[object] | None:
-    """Return the labels that a cell names; None where it cannot be read."""
+    """Return the labels that a cell names; None if it cannot be read."""
     if not isinstance(cell, str):
         return cell if isinstance(cell, list) else None if isinstance(cell, dict) else [cell]
     text = cell.strip()
@@ -74,10 +74,10 @@ def _named(cell: object, separator: str) -> list[object] | None:
 
 
 def joined_label_columns(table: Table, names: Sequence[str], spelled: Spelling) -> tuple[Table, str]:
-    """Return a table in which one column, whose name is returned too, holds the list of those of `names` that are 1.
+    """Return a table with a new column, and that column's name: the list of those of `names` that are 1.
 
     Raises:
-        DataError: columns that are not there, or cells that are neither 0 nor 1, all of them told at once.
+        DataError: columns that do not exist, or cells that are neither 0 nor 1, all in one message.
     """
     if missing := [name for name in names if name not in table.names]:
         raise DataError(
@@ -106,19 +106,19 @@ def _refuse(mistakes: Sequence[str], rule: str) -> None:
 
 
 def labels_in(cell: str) -> tuple[str, ...]:
-    """Return the labels of what `label_sets` returns of a row."""
+    """Return the labels of one cell of `label_sets`."""
     return tuple(json.loads(cell))
 
 
 def replaced(cell: str, labels: Collection[str], others: Sequence[str]) -> str:
-    """Return the labels of a row without some, and where it had any of these with others in their place."""
+    """Return the labels of a row without some; if it had any of these, `others` are added."""
     held = set(labels_in(cell))
     kept = held - set(labels) | (set() if held.isdisjoint(labels) else set(others))
     return json.dumps(sorted(kept), ensure_ascii=False)
 
 
 def label_matrix(cells: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:
-    """Return 1 where a row has a label and else 0, shape (rows, labels); `names` hold all labels of the rows."""
+    """Return 1 where a row has a label and 0 elsewhere, shape (rows, labels); `names` are all labels of the rows."""
     number = {name: place for place, name in enumerate(names)}
     matrix = np.zeros((len(cells), len(names)), dtype=np.int64)
     for row, cell in enumerate(cells):
@@ -132,20 +132,20 @@ def _one_replaced(cell: str, labels: Collection[str], others: Sequence[str]) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetType:
-    """How a task takes the cells of its label column."""
+    """Target type: how a task reads the cells of its label column."""
 
     labels_of: Callable[[str], tuple[str, ...]]
-    """The labels that a cell names; each of them needs rows in training and in validation."""
+    """Return the labels that a cell names; each needs rows in training and in validation."""
     strata: Callable[[Sequence[str]], Strata]
-    """What every split, sample and fold has its share of."""
+    """Return the strata, of which every split, sample and fold gets its share."""
     needs: str
-    """What a column needs that holds one value only."""
+    """Remedy for a column with a single value, as in an error message."""
     replaced: Callable[[str, Collection[str], Sequence[str]], str] = _one_replaced
-    """A cell with some labels replaced by others; empty where no cell is left."""
+    """Return a cell with some labels replaced by others; empty if none is left."""
     refuse: Callable[[Mapping[str, Sequence[str]]], None] = lambda _: None
-    """Raises a DataError for all cells of all splits, by their names, that are none of the task's."""
+    """Raise a DataError for all cells of all splits, by name, that are invalid for the task."""
     of_sets: bool = False
-    """Whether a cell names any number of labels, as `hpo.data.labels` writes it."""
+    """True if a cell names any number of labels, in the form of `label_sets`."""
 
     def label_counts(self, cells: Sequence[str]) -> Counter[str]:
         """Return the rows of each label."""
@@ -206,18 +206,18 @@ TARGET_TYPES: Mapping[str, TargetType] = {
 
 
 def ordered_labels(names: Iterable[str]) -> tuple[str, ...]:
-    """Return each label once: by number where all are integers, else by name."""
+    """Return each label once: sorted as numbers if all are integers, else by name."""
     once = sorted(set(names))
     return tuple(sorted(once, key=int) if all(INTEGER.fullmatch(name) for name in once) else once)
 
 
 def quoted(label: str) -> str:
-    """Return a label cut where it is long, and quoted so that no terminal obeys what is in it."""
+    """Return a label, shortened if it is long, and quoted so that its control characters do not reach the terminal."""
     return repr(label[:SHOWN_CHARACTERS])
 
 
 def listed_labels(names: Iterable[str]) -> str:
-    """Name a few labels, each as `quoted`."""
+    """Return a few labels, each as `quoted`, for a message."""
     ordered = ordered_labels(names)
     shown = [quoted(name) for name in ordered[:SHOWN_LABELS]]
     more = len(ordered) - len(shown)

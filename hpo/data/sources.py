@@ -1,4 +1,4 @@
-"""Examples: rows of a source as text and label, cleaned, with every repair counted in a note for the user."""
+"""Examples: rows of a source as text and label, cleaned, with a note on every repair for the user."""
 
 import math
 import re
@@ -23,14 +23,15 @@ class Examples:
 
     texts: tuple[str, ...]
     pairs: tuple[str, ...] | None = None
-    """The second text of each row; None where the task is not about pairs."""
+    """Second text of each row; None if the task is not about pairs."""
     labels: tuple[str, ...]
     groups: tuple[str, ...] | None = None
-    """Rows of one group belong together; a row whose group is empty stands alone. None where all rows do."""
+    """Group of each row; rows of one group belong together, and a row with an empty group is independent. None if all
+    are."""
 
     @property
     def rows(self) -> int:
-        """How many there are."""
+        """Number of rows."""
         return len(self.labels)
 
     def take(self, rows: Sequence[int]) -> "Examples":
@@ -41,7 +42,7 @@ class Examples:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What was read from one source."""
+    """Examples read from one source."""
 
     examples: Examples
     columns: Columns
@@ -55,16 +56,15 @@ def read_examples(
     """Read labelled examples from a file, a pattern of files, a saved folder or the hub.
 
     Labels and groups become strings: whole numbers without a fraction (`1.0` is `1`), truth values as `true` and
-    `false`. Rows without text or without label are dropped; bytes that are not UTF-8 and NUL characters are
-    replaced.
+    `false`. Rows without text or without label are dropped; bytes that are not UTF-8 and NUL characters are replaced.
 
     Args:
-        source: as `read_source` takes it.
-        role: the split that is meant where the source has several.
-        config: its columns, and how it is read; which sources it names does not matter.
-        of_sets: whether a row may have several labels: then its label is what `label_sets` returns, and a row without
+        source: as in `read_source`.
+        role: the split to read if the source has several.
+        config: columns and reading options; its sources are not used.
+        of_sets: True if a row may have several labels: then its label has the form of `label_sets`, and a row without
             any stays.
-        known: where training has text, pair and label, if that was read before.
+        known: columns of the training rows, if those were read before.
 
     Raises:
         DataError: the source, its columns or a row cannot be read, or no row is left.
@@ -83,24 +83,24 @@ def read_examples(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnlabelledExamples:
-    """Texts of a source whose labels, where it has any, are not read."""
+    """Texts of a source, without labels."""
 
     table: Table
     texts: tuple[str, ...]
-    """One a row of the table."""
+    """One for each row of the table."""
     pairs: tuple[str, ...] | None
     written: list[int]
-    """The rows that have a text, rising."""
+    """Rows that have a text, ascending."""
     notes: tuple[str, ...]
 
 
 def read_texts(source: str, role: SplitName, config: DataConfig) -> UnlabelledExamples:
-    """Read texts as `read_examples` does, whether there is a label beside them or not; no row is dropped.
+    """Read texts as `read_examples` does, whether or not they have labels; no row is dropped.
 
-    Other columns whose cells are no strings or numbers, such as images, are left out.
+    Other columns with cells other than strings and numbers, such as images, are left out.
 
     Raises:
-        DataError: the source or a row cannot be read, a column is not there, or no row has a text.
+        DataError: the source or a row cannot be read, a column does not exist, or no row has a text.
     """
     assert config.text_column is not None, "it is known where training had its texts"
     table = read_source(source, role, strict=config.strict, delimiter=config.delimiter)
@@ -124,7 +124,7 @@ def read_texts(source: str, role: SplitName, config: DataConfig) -> UnlabelledEx
 
 
 def _readable(table: Table, needed: Collection[str]) -> Table:
-    """Return a table without the columns that cannot be read; those that are `needed` stay."""
+    """Return a table without the columns that cannot be read, except those that are `needed`."""
     cells: dict[str, Cells] = {}
     notes = []
     for name in table.names:
@@ -191,13 +191,13 @@ def _counted(table: Table, counted: Mapping[str, int]) -> list[str]:
 
 
 def _with_text(*sides: Sequence[str] | None) -> list[int]:
-    """Return the rows that have a text; of a pair, one of the two is enough."""
+    """Return the rows that have a text; for pairs, one of the two is enough."""
     columns = [side for side in sides if side is not None]
     return [row for row, texts in enumerate(zip(*columns, strict=True)) if any(text.strip() for text in texts)]
 
 
 def _strings(table: Table, name: str, repaired: set[int]) -> list[str]:
-    """Return a column as Unicode text without NUL; the rows that were not are added to `repaired`."""
+    """Return a column as Unicode text without NUL; rows that needed a change are added to `repaired`."""
     strings = []
     for row, cell in enumerate(table.column(name)):
         if isinstance(cell, list | dict):
@@ -221,7 +221,7 @@ def _is_sound(string: str) -> bool:
 
 
 def _written(value: object) -> str:
-    """Return a JSON value as a string, empty where there is none."""
+    """Return a JSON value as a string; empty if there is none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, float) and value.is_integer():
@@ -234,7 +234,7 @@ def _spelled(value: object) -> str:
 
 
 def _one_spelling(string: str) -> str:
-    """Write equal labels equally, whatever wrote the file: `1.0` as `1`, `True` as `true`."""
+    """Return the canonical form of a label, whatever wrote the file: `1.0` as `1`, `True` as `true`."""
     written = string.strip()
     if whole := WHOLE_NUMBER.fullmatch(written):
         return whole[1]

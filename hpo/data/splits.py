@@ -29,7 +29,7 @@ from hpo.errors import DataError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fold:
-    """Positions within the training rows, rising."""
+    """Positions within the training rows, ascending."""
 
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
@@ -39,13 +39,13 @@ def make_folds(train: Examples, folds: int, seed: int, kind: TargetType = SINGLE
     """Make stratified folds; rows of one group, and rows of one text, are in the same fold.
 
     Args:
-        train: rows of two targets or more.
-        folds: how many, 2 or more.
+        train: rows with at least two different targets.
+        folds: number of folds, 2 or more.
         seed: decides which rows are in which fold.
         kind: the type of the label column.
 
     Returns:
-        That many; each row is in the validation of one, and in the training of the others.
+        The folds; each row is in the validation of one, and in the training of the others.
 
     Raises:
         DataError: a fold could not be trained or scored on.
@@ -72,7 +72,7 @@ def _parts(strata: Strata, units: NDArray[np.int64], folds: int, seed: int) -> N
     if strata.ndim > 1:
         sizes = [len(part) for part in np.array_split(np.arange(units.size), folds)]
         return iterative_stratification(strata, sizes, seed)
-    # Not at the top: every worker process would import it, and none makes folds.
+    # Imported here because every worker process imports this module, and none makes folds.
     from sklearn.model_selection import StratifiedKFold
 
     parts = np.empty(units.size, dtype=np.int64)
@@ -82,7 +82,7 @@ def _parts(strata: Strata, units: NDArray[np.int64], folds: int, seed: int) -> N
 
 
 def _refuse_unfit_fold(train: Examples, fold: Fold, number: int, kind: TargetType) -> None:
-    """Refuse a fold that cannot be scored, as all its rows have one label, or trained, as it has all rows of one."""
+    """Refuse a fold that cannot be scored (all its rows have one label) or trained (it has all rows of a label)."""
     trained, scored = (train.take(rows.tolist()).labels for rows in (fold.train, fold.validation))
     if len(set(scored)) < 2:
         raise DataError(
@@ -100,34 +100,34 @@ def _refuse_unfit_fold(train: Examples, fold: Fold, number: int, kind: TargetTyp
 
 
 LEAST_ROWS_OF_A_SIDE = 200
-"""Rows of validation that must remain for the search, and as many that it never sees, or none are kept from it."""
+"""Least rows of validation on each side (for the search, and kept for the confirmation); with fewer, none are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Splits:
-    """The data of a study: no text and no group stands in two splits, each label is in training and validation."""
+    """Splits of a study: no text and no group is in two of them, and each label is in training and validation."""
 
     train: Examples
     validation: Examples
-    """With folds, the training rows themselves."""
+    """Validation rows; with folds, the training rows themselves."""
     test: Examples | None
     confirmation: Examples | None = None
-    """Rows of validation that no trial of a search is scored on, kept for what confirms the best of them; None where
-    there are too few."""
+    """Validation rows kept for the confirmation, on which no trial of the search is scored; None if there are too few.
+    """
     folds: tuple[Fold, ...] = ()
-    """Parts of the training rows that are trained and scored on in turn; none where there is a validation split."""
+    """Cross-validation folds of the training rows; empty if there is a validation split."""
     label_names: tuple[str, ...]
-    """In the order of the classes: by number where all are integers, else by name."""
+    """Labels in the order of the classes: as numbers if all are integers, else by name."""
     notes: tuple[str, ...]
-    """Sentences for the user: what was found, dropped and made."""
+    """Sentences for the user: columns found, rows dropped, splits made."""
     fingerprint: str
-    """SHA-256, hexadecimal, over the rows of all splits in their order, and the folds."""
+    """SHA-256, hexadecimal, over the rows of all splits in order, and the folds."""
     columns: Columns | None = None
-    """Where the training rows were found; None where they were not read from a source."""
+    """Columns of the training rows; None if they were not read from a source."""
 
 
 def splits_of(config: StudyConfig) -> Splits:
-    """Read the data of a study; raises as `load_splits` does."""
+    """Read the splits of a study; raises as `load_splits` does."""
     confirmation = config.confirmation
     kept = confirmation.validation_share if confirmation.finalists else 0.0
     kind = TARGET_TYPES[config.task.name]
@@ -145,11 +145,11 @@ def load_splits(
     """Read the sources of `config`, make the splits that it does not name, and check them.
 
     Args:
-        config: which sources, columns and fractions.
+        config: sources, columns and fractions.
         seed: decides which training rows become validation and test; the same on every machine.
         kind: the type of the label column.
-        folds: how many folds to make of the training rows in place of a validation split; None for such a split.
-        kept: share of validation that is kept for the confirmation, where enough rows remain on each side.
+        folds: number of folds to make of the training rows instead of a validation split; None for such a split.
+        kept: share of validation that is kept for the confirmation, if enough rows remain on each side.
 
     Raises:
         DataError: a source cannot be read, or the splits cannot be trained and scored on.
@@ -190,13 +190,13 @@ def split_examples(
 
     Args:
         train: rows to train on, and to make the other splits from.
-        validation: its rows, or the share of `train`, above 0, to make it from; not read where there are folds.
+        validation: its rows, or the share of `train`, above 0, to make it from; ignored with folds.
         test: its rows, or the share of `train` to make it from; 0 for no test split.
         seed: decides which rows are taken.
-        folds: how many folds to make of what is left of `train`, in place of validation.
-        kept: share of validation that is kept for the confirmation, where enough rows remain on each side.
-        notes: what the user should be told before the notes made here.
-        rare_labels: what becomes of labels with too few rows, as `hpo.data.labels` takes it.
+        folds: number of folds to make of the rest of `train`, instead of validation.
+        kept: share of validation that is kept for the confirmation, if enough rows remain on each side.
+        notes: sentences for the user that precede the notes made here.
+        rare_labels: treatment of labels with too few rows, as in `hpo.data.label_checks`.
         kind: the type of the label column.
 
     Raises:
@@ -220,7 +220,7 @@ def split_examples(
 
 
 def _divided(train: Examples, strata: Strata, shares: Mapping[str, float], seed: int) -> dict[str, NDArray[np.int64]]:
-    """Return the rows of each split that is made as a share of all rows, and those that are left for training."""
+    """Return the rows of each split that is made as a share of all rows, and those that remain for training."""
     if train.groups:
         rest = 1 - sum(shares.values())
         part = divide_groups(strata, group_numbers(train.groups), [rest, *shares.values()], seed)
@@ -236,7 +236,7 @@ def _divided(train: Examples, strata: Strata, shares: Mapping[str, float], seed:
 
 
 def _without_overlap(parts: Mapping[str, Examples]) -> tuple[dict[str, Examples], list[str]]:
-    """Remove validation rows that are in the test split too, and training rows that are in either; with notes on it."""
+    """Remove validation rows that are also in the test split, and training rows that are in either, with notes."""
     apart: dict[str, Examples] = {}
     notes: list[str] = []
     for name in ("test", "validation", "training"):
@@ -250,7 +250,7 @@ def _without_overlap(parts: Mapping[str, Examples]) -> tuple[dict[str, Examples]
 def _checked(
     parts: Mapping[str, Examples], kind: TargetType, notes: Sequence[str], seed: int, folds: int | None, kept: float
 ) -> Splits:
-    """Keep the splits apart, refuse what cannot be trained or scored, and sum up."""
+    """Keep the splits apart, refuse what cannot be trained or scored, and build the result."""
     parts, removed = _without_overlap(parts)
     notes = [*notes, *removed]
     train, validation, test = parts["training"], parts.get("validation"), parts.get("test")
@@ -287,9 +287,9 @@ def _checked(
 
 
 def _parted(validation: Examples, strata: Strata, share: float, seed: int) -> tuple[Examples, Examples | None]:
-    """Return the rows that a search is scored on, and those that it never sees: none where either would be too few.
+    """Return the rows for the search and the rows kept from it; none are kept if either would be too few.
 
-    Of a text that is there several times the search sees none where one of them is kept from it.
+    If one copy of a text is kept, the search sees none of its copies.
     """
     if round(validation.rows * min(share, 1 - share)) < LEAST_ROWS_OF_A_SIDE:
         return validation, None

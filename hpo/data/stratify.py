@@ -8,16 +8,16 @@ from numpy.typing import NDArray
 MOST_QUANTILES, LEAST_ROWS_OF_A_QUANTILE = 10, 50
 
 Strata = NDArray[np.int64]
-"""The class of each row, shape (rows,); or where a row may be of several, counts of shape (rows, classes)."""
+"""Class of each row, shape (rows,); or, for rows with several classes, counts of shape (rows, classes)."""
 
 
 def class_count(strata: Strata) -> int:
-    """Return of how many classes there are rows."""
+    """Return the number of classes that have rows."""
     return len(np.unique(strata)) if strata.ndim == 1 else int((strata > 0).any(axis=0).sum())
 
 
 def quantiles(numbers: Sequence[str] | NDArray[np.float64]) -> Strata:
-    """Return the quantile that each row is in, of up to ten, each of at least fifty rows; equals go by their order."""
+    """Return the quantile of each row, of up to ten with at least fifty rows each; equal values go by their order."""
     values = np.array(numbers, dtype=np.float64)
     count = min(MOST_QUANTILES, max(1, len(values) // LEAST_ROWS_OF_A_QUANTILE))
     places: Strata = np.empty(len(values), dtype=np.int64)
@@ -26,19 +26,19 @@ def quantiles(numbers: Sequence[str] | NDArray[np.float64]) -> Strata:
 
 
 def stratified_sample(strata: Strata | Sequence[int], rows: int, seed: int) -> NDArray[np.int64]:
-    """Choose rows so that classes stand among them as they do in all.
+    """Choose rows so that the classes have the same shares as in all rows.
 
-    Each class gets its exact share of `rows`, rounded by largest remainder, and at least one row where `rows`
-    is enough for that; where rows may be of several, as near to it as `iterative_stratification` comes. The same
-    strata, rows and seed give the same choice.
+    Each class gets its exact share of `rows`, rounded by largest remainder, and at least one row if `rows` is enough
+    for that. For rows with several classes, the shares are as close as `iterative_stratification` comes. Equal strata,
+    rows and seed give an equal choice.
 
     Args:
         strata: of each row.
-        rows: how many to choose; all where there are no more.
+        rows: number to choose; all if there are no more.
         seed: 0 or more.
 
     Returns:
-        Positions within `strata`, rising; min(rows, len(strata)) of them.
+        Positions within `strata`, ascending; min(rows, len(strata)) of them.
     """
     classes = np.asarray(strata, dtype=np.int64)
     if rows >= len(classes):
@@ -56,7 +56,7 @@ def stratified_sample(strata: Strata | Sequence[int], rows: int, seed: int) -> N
 
 
 def _quotas(counts: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
-    """Share `rows`, fewer than `counts` in all, among classes of these sizes."""
+    """Divide `rows`, fewer than the sum of `counts`, among classes of these sizes."""
     exact = counts * rows / counts.sum()
     least = 1 if rows >= counts.size else 0
     quotas: NDArray[np.int64] = np.maximum(np.floor(exact).astype(np.int64), least)
@@ -68,14 +68,14 @@ def _quotas(counts: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
 
 
 def stratified_prefix(strata: Strata, rows: int, seed: int) -> NDArray[np.int64]:
-    """Return positions within `strata`, rising: the first `rows` of an order whose every beginning is stratified.
+    """Return positions within `strata`, ascending: the first `rows` of an order of which every prefix is stratified.
 
-    The order, which follows from `seed` alone, begins with one row of each class. After that the i-th row of a class
-    of n stands where (i + 1/2) / n of all rows have passed.
+    The order depends on `seed` only. It begins with one row of each class. After that the i-th row of a class of n
+    comes where (i + 1/2) / n of all rows have passed.
 
     Args:
-        strata: of each row; where it may be of several classes it goes by the rarest.
-        rows: how many to take, at most all.
+        strata: of each row; a row with several classes counts as its rarest.
+        rows: number to take, at most all.
         seed: 0 or more.
     """
     labels = strata if strata.ndim == 1 else rarest_labels(strata)
@@ -90,7 +90,7 @@ def stratified_prefix(strata: Strata, rows: int, seed: int) -> NDArray[np.int64]
 
 
 def rarest_labels(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return for each row the rarest of its labels, of equals the first, and the number of labels where it has none.
+    """Return the rarest label of each row (of equally rare ones the first), or the number of labels if it has none.
 
     Args:
         counts: above 0 where a row has a label, shape (rows, labels).
@@ -103,29 +103,29 @@ def rarest_labels(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def iterative_stratification(counts: NDArray[np.int64], sizes: Sequence[int], seed: int) -> NDArray[np.int64]:
-    """Divide rows of several labels among parts of given sizes.
+    """Divide rows with several labels among parts of given sizes.
 
-    Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011): label by label, the one with the fewest rows left
-    first. But a row goes where all its labels, and not that one alone, add least to the sum over parts and labels of
-    |what the part has - its share|^2 / its share: else frequent labels, whose rows have rarer ones too, stand a hundred
-    rows beside their share in 100,000. A label with as many rows left as there are parts without it goes to those
-    parts. Of parts that are equal the one with most room is taken.
+    Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011): label by label, beginning with the label that has
+    the fewest rows left. One change: a row goes to the part where all its labels, not only that one, add least to the
+    sum over parts and labels of |what the part has - its share|^2 / its share. Otherwise frequent labels, whose rows
+    also have rarer ones, miss their share by a hundred rows in 100,000. If a label has as many rows left as there are
+    parts without it, its rows go to those parts. Of equal parts, the one with most room is used.
 
     Args:
         counts: above 0 where a row has a label, shape (rows, labels).
         sizes: rows of each part; together all rows.
-        seed: decides among rows of equal labels.
+        seed: decides among rows with equal labels.
 
     Returns:
-        The part of each row, a place within `sizes`; shape (rows,).
+        The part of each row, an index into `sizes`; shape (rows,).
     """
     rows = len(counts)
     order = np.random.Generator(np.random.PCG64(seed)).permutation(rows)
-    # Every row has one more label, which is the last: so parts fill evenly.
+    # Every row gets one more label, the last, so that parts fill evenly.
     held = np.column_stack([counts[order] > 0, np.ones(rows, dtype=bool)])
     support = held.sum(axis=0)
     shares = np.maximum(np.outer(support, sizes) / max(rows, 1), np.finfo(np.float32).tiny)
-    # Plain lists: in a loop over rows a cell of an array takes many times as long.
+    # Plain lists, because reading single cells of an array in a loop takes many times as long.
     gains, falls = (2 - 1 / shares).tolist(), (2 / shares).tolist()
     labels_of, rows_of = ([np.flatnonzero(one).tolist() for one in side] for side in (held, held.T))
     left, room, part_of = support.tolist(), list(sizes), [-1] * rows
@@ -138,7 +138,7 @@ def iterative_stratification(counts: NDArray[np.int64], sizes: Sequence[int], se
                 urgent = [without[one] for one in labels_of[row] if left[one] <= len(without[one])]
                 in_need = [part for part in set[int]().union(*urgent) if room[part]]
                 open_parts = in_need or [part for part, rows_left in enumerate(room) if rows_left]
-                # Rounded, so that equal parts stay equal whatever they were summed in.
+                # Rounded, so that equal parts stay equal whatever the order of summation.
                 part = max(open_parts, key=lambda one: (round(summed[one], 9), room[one]))
                 part_of[row] = part
                 room[part] -= 1
@@ -152,21 +152,21 @@ def iterative_stratification(counts: NDArray[np.int64], sizes: Sequence[int], se
 
 
 def divide_groups(strata: Strata, groups: NDArray[np.int64], shares: Sequence[float], seed: int) -> NDArray[np.int64]:
-    """Give each group to one of several parts, so that each part has about its share of every class and of all rows.
+    """Assign each group to one of several parts, so that each part has about its share of every class and of all rows.
 
-    The groups go, largest first, each to the part where it adds least to the sum over parts of
-    |what it has - its share|^2 / its share, over the classes and all rows: the rule of Webster and Sainte-Lague, which
-    favours neither large parts nor small ones, in several dimensions. A class with as many groups left as there are
-    parts without it goes to those parts.
+    The largest groups go first, each to the part where it adds least to the sum over parts of |what it has - its
+    share|^2 / its share, over the classes and all rows. This is the rule of Webster and Sainte-Lague, which favours
+    neither large nor small parts, in several dimensions. If a class has as many groups left as there are parts without
+    it, its groups go to those parts.
 
     Args:
-        strata: class of each row, from 0; or counts, shape (rows, classes), where it may be of several.
+        strata: class of each row, from 0; or counts, shape (rows, classes), for rows with several classes.
         groups: group of each row, from 0, no number left out.
         shares: of the parts, above 0, with sum 1.
-        seed: decides among groups that are equal.
+        seed: decides among equal groups.
 
     Returns:
-        The part of each row, a place within `shares`.
+        The part of each row, an index into `shares`.
     """
     single = strata.ndim == 1
     counts = np.zeros((groups.max() + 1, strata.max() + 2 if single else strata.shape[1] + 1))
@@ -187,7 +187,7 @@ def divide_groups(strata: Strata, groups: NDArray[np.int64], shares: Sequence[fl
         urgent = holds[group] & (left <= lacking.sum(axis=0))
         if urgent.any():
             added[~lacking[:, urgent].any(axis=1)] = np.inf
-        # Rounded, so that equal parts stay equal where another processor sums in another order.
+        # Rounded, so that equal parts stay equal on a processor that sums in another order.
         part = np.argmin(added.round(9))
         part_of_group[group] = part
         deviation[part] += weights[group]

@@ -1,4 +1,4 @@
-"""Tokenization: texts into flat arrays of ragged, unpadded rows, once a study; each `max_length` has a part of them."""
+"""Tokenization: texts as flat arrays of unpadded rows, once per study; each `max_length` uses a part of them."""
 
 import hashlib
 import json
@@ -16,36 +16,36 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CHUNK_ROWS, CHUNK_PAIRS = 1000, 100
-"""Texts that go to the tokenizer together; fewer of pairs, which come back whole."""
+"""Texts per call of the tokenizer; fewer for pairs, which are returned uncut."""
 BARE: Mapping[str, Any] = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-"""Options by which a tokenizer adds no special tokens, and takes what looks like one for text."""
+"""Tokenizer options: add no special tokens, and split what looks like one as plain text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Tokens:
-    """Rows of tokens: each of the special tokens of all rows, a prompt's among them, and of parts that are its own."""
+    """Tokens of rows: special tokens (including a prompt's), stored once for all rows, and the texts of each row."""
 
     ids: NDArray[np.int32]
-    """Token numbers: the special tokens of a row, then all first texts, then all second ones; shape (tokens,)."""
+    """Token ids: the special tokens of a row, then all first texts, then all second texts; shape (tokens,)."""
     types: NDArray[np.int8] | None = None
-    """Token types (0 in a text, 1 in its pair), shape (tokens,); None where the model has none."""
+    """Token types (0 in a text, 1 in its pair), shape (tokens,); None if the model has none."""
     layout: NDArray[np.int64]
-    """What a row is made of, in order: the place of a special token in `ids`, -1 for its text, -2 for the pair's."""
+    """Parts of a row in order: the index of a special token in `ids`, -1 for its text, -2 for its pair."""
     begins: NDArray[np.int64]
-    """Where in `ids` the texts of each row begin; shape (1, rows), or (2, rows) of pairs."""
+    """Start of each row's texts in `ids`; shape (1, rows), or (2, rows) for pairs."""
     sizes: NDArray[np.int64]
-    """How many of their tokens a row has; of the shape of `begins`."""
+    """Number of tokens of each text; same shape as `begins`."""
     whole: NDArray[np.int64]
-    """How many they have uncut, as far as a cut depends on it; of the same shape."""
+    """Number of tokens before truncation, as far as truncation depends on it; same shape."""
 
     @property
     def rows(self) -> int:
-        """How many there are."""
+        """Number of rows."""
         return int(self.sizes.shape[1])
 
     @property
     def special(self) -> int:
-        """How many special tokens each row has."""
+        """Number of special tokens in each row."""
         return int((self.layout >= 0).sum())
 
     @property
@@ -54,12 +54,12 @@ class Tokens:
         return self.lengths_of(np.arange(self.rows))
 
     def lengths_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return how many tokens each of `rows` has; shape (rows,)."""
+        """Return the number of tokens of each of `rows`; shape (rows,)."""
         lengths: NDArray[np.int64] = self.sizes[:, rows].sum(axis=0) + self.special
         return lengths
 
     def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return where in `ids` the tokens of `rows` stand, row after row; shape (tokens,)."""
+        """Return the positions in `ids` of the tokens of `rows`, row after row; shape (tokens,)."""
         parts = [(np.full(len(rows), part), np.ones(len(rows), dtype=np.int64)) for part in self.layout]
         for place, part in enumerate(self.layout):
             if part < 0:
@@ -69,17 +69,17 @@ class Tokens:
         return positions
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return its arrays by name: `Tokens(**arrays)` is equal to it."""
+        """Return the arrays by name: `Tokens(**arrays)` is equal to this object."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: array for name, array in arrays.items() if array is not None}
 
     def cut(self, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> "Tokens":
-        """Return the rows as `tokenizer` cuts them at `max_length` tokens; the flat arrays are the same.
+        """Return the rows truncated to `max_length` tokens, as `tokenizer` does; the flat arrays are the same.
 
         Args:
-            tokenizer: the one that they are of.
-            max_length: tokens after which a row is cut, special tokens among them, at most what it was cut at before;
-                of a pair the longer is cut first.
+            tokenizer: the one that made them.
+            max_length: most tokens of a row, including special ones; at most the length they were truncated to before.
+                Of a pair, the longer text is cut first.
 
         Raises:
             DataError: the special tokens, or those of a prompt, alone fill `max_length`.
@@ -96,14 +96,14 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
-    """What stands around the texts of each row, as tokens that are the same in all rows."""
+    """Tokens around the texts of each row, the same in all rows."""
 
     ids: tuple[int, ...]
-    """Its tokens, those that the tokenizer adds among them."""
+    """Token ids, including those that the tokenizer adds."""
     layout: tuple[int, ...]
     """As in `Tokens`."""
     gaps: tuple[str, ...]
-    """What a text, and its pair where there is one, is tokenized with in front of it: a space, or nothing."""
+    """Prefix with which a text, and its pair if there is one, is tokenized: a space, or nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -112,9 +112,9 @@ class TokenizedSplit:
 
     tokens: Tokens
     targets: NDArray[Any]
-    """What the task is to learn of each row; shape (rows, ...)."""
+    """Targets of the rows, as the task defines them; shape (rows, ...)."""
     source: str = ""
-    """All that its tokens follow from, as text; empty where that is not known."""
+    """Text that identifies everything that determines the tokens; empty if unknown."""
 
 
 def tokenize(
@@ -124,20 +124,20 @@ def tokenize(
     max_length: int,
     prompt: Prompt | None = None,
 ) -> Tokens:
-    """Turn texts into tokens with the tokenizer's special tokens, or a prompt, in place.
+    """Tokenize texts, with the tokenizer's special tokens or a prompt around them.
 
-    What looks like a special token in a text is a text like any other: it is split into ordinary pieces.
+    What looks like a special token in a text is split into ordinary pieces.
 
     Args:
-        texts: one text a row.
+        texts: one for each row.
         pairs: the second text of each row, or None.
         tokenizer: the model's.
-        max_length: tokens after which a row is cut, as `Tokens.cut` does it.
-        prompt: what stands around the texts, of a tokenizer and as many texts a row; None for special tokens alone.
+        max_length: most tokens of a row; see `Tokens.cut`.
+        prompt: tokens around the texts, made by this tokenizer for as many texts per row; None for special tokens only.
 
     Raises:
         DataError: the special tokens or the prompt alone fill `max_length`.
-        ModelError: the tokenizer puts something else between its special tokens than the tokens of the text.
+        ModelError: the tokenizer tokenizes a text differently between its special tokens.
     """
     sides, (layout, special, types) = _framed(texts, pairs, tokenizer, prompt)
     found = [_ids_and_lengths(side, tokenizer, max_length, whole=pairs is not None) for side in sides]
@@ -162,10 +162,10 @@ def tokenize(
 
 
 def _kept(whole: NDArray[np.int64], room: int, *, odd_to_first: bool) -> NDArray[np.int64]:
-    """Return how many tokens of each text stay where a row has `room` for them: transformers' `longest_first`.
+    """Return how many tokens of each text remain if a row has `room` for them: transformers' `longest_first`.
 
-    Of a pair each has half, and what the other leaves. The odd one goes to the longer (of fast tokenizers, of equals to
-    the second), or always to the first.
+    Each text of a pair gets half, plus what the other does not use. The odd token goes to the longer text (with fast
+    tokenizers; of equal lengths, to the second), or always to the first.
     """
     if len(whole) == 1:
         return np.minimum(whole, room)
@@ -182,7 +182,7 @@ def _framed(
     tokenizer: "PreTrainedTokenizerBase",
     prompt: Prompt | None,
 ) -> tuple[Sequence[Sequence[str]], tuple[tuple[int, ...], list[int], list[int]]]:
-    """Return what is tokenized of each row, and what `_layout` returns of it."""
+    """Return the texts to tokenize for each row, and the result of `_layout`."""
     sides = [texts] if pairs is None else [texts, pairs]
     if prompt is None:
         return sides, _layout(sides, tokenizer)
@@ -193,15 +193,15 @@ def _framed(
 def _layout(
     sides: Sequence[Sequence[str]], tokenizer: "PreTrainedTokenizerBase"
 ) -> tuple[tuple[int, ...], list[int], list[int]]:
-    """Return the layout of a row, its special tokens, and the types of these and of each of its texts.
+    """Return the layout of a row, its special tokens, and the token types of these and of each of its texts.
 
-    Without special tokens there is a filler in their place, for the rows that have no token.
+    If there are no special tokens, a filler takes their place, for rows without any token.
     """
 
     def bare(text: str) -> list[int]:
         return list(tokenizer(text, **BARE)["input_ids"])
 
-    # Whichever has tokens: the place of texts that have none does not matter.
+    # Take a text that has tokens; for texts that all have none the position does not matter.
     tried = [next((text for text in ("one", *side) if bare(text)), "") for side in sides]
     row = tokenizer(*tried, split_special_tokens=True, return_token_type_ids=True, verbose=False)
     ids, types = list(row["input_ids"]), list(row["token_type_ids"])
@@ -223,13 +223,13 @@ def _layout(
 
 
 def tokenizer_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Return SHA-256, hexadecimal, over all that the tokens of a text follow from, beside the texts and their length.
+    """Return SHA-256, hexadecimal, over everything that determines the tokens of a text except its length limit.
 
     Args:
-        tokenizer: as it was loaded: the use of it leaves traces in what it says of itself.
+        tokenizer: freshly loaded, because its use changes its state.
     """
     inside = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
-    # Of both kinds `repr` tells the class, the special tokens and on which side a text is cut.
+    # For both kinds, `repr` contains the class, the special tokens and the truncation side.
     parts = [repr(tokenizer), tokenizer.model_input_names, inside]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -241,18 +241,18 @@ def word_numbers(
     max_length: int,
     prompt: Prompt | None = None,
 ) -> NDArray[np.int32]:
-    """Tell which tokens are of one word: the pieces that the tokenizer cuts a text into before it looks them up.
+    """Return which tokens belong to one word: the pieces into which the tokenizer splits a text before its vocabulary.
 
     Args:
-        texts: as `tokenize` was given.
+        texts: as for `tokenize`.
         pairs: likewise.
         tokenizer: a fast one.
         max_length: likewise.
         prompt: likewise.
 
     Returns:
-        Aligned with `Tokens.ids`, shape (tokens,). Twice the place of its word in the text, from 0; one more than that
-        in the pair, so that the even numbers are the text's and the odd ones the pair's; -1 for any other token.
+        Aligned with `Tokens.ids`, shape (tokens,): for a token of the text, twice the index of its word; for a token of
+        the pair, twice the index plus 1; -1 for any other token.
     """
     sides, (_, special, _) = _framed(texts, pairs, tokenizer, prompt)
     words = [np.full(len(special), -1, dtype=np.int32)]
@@ -268,7 +268,7 @@ def word_numbers(
 def _ids_and_lengths(
     texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_length: int, *, whole: bool
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return at most `max_length` tokens of each text, one text after the other, and how many each has, if `whole`."""
+    """Return at most `max_length` tokens of each text, concatenated, and their number (uncut if `whole`)."""
     flat, lengths = [np.zeros(0, dtype=np.int32)], [np.zeros(0, dtype=np.int64)]
     for encoded in _chunks(texts, tokenizer, None if whole else max_length):
         rows = encoded["input_ids"]
@@ -283,7 +283,7 @@ def _cut(row: list[Any], tokenizer: "PreTrainedTokenizerBase", max_length: int) 
 
 
 def _chunks(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_length: int | None) -> Iterator[Any]:
-    """Yield what the tokenizer says of so many texts at a time that memory stays small; uncut for a length of None."""
+    """Yield the tokenizer's output for chunks of texts, to bound memory; uncut for a length of None."""
     rows = CHUNK_PAIRS if max_length is None else CHUNK_ROWS
     for start in range(0, len(texts), rows):
         chunk, cut = list(texts[start : start + rows]), max_length is not None
@@ -292,13 +292,13 @@ def _chunks(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", max_leng
 
 
 def _without_control_tokens(ids: NDArray[np.int32], tokenizer: "PreTrainedTokenizerBase") -> NDArray[np.int32]:
-    """Return the tokens of texts without those that only the tokenizer itself may set: unknown ones in their place.
+    """Return the tokens of texts with control tokens replaced by the unknown token.
 
-    A unigram model finds `</s>` in a text also where special tokens are split, as it is a piece like any other to it.
+    A unigram model finds `</s>` in a text even if special tokens are split, because it is a piece like any other.
     """
     unknown = tokenizer.unk_token_id
     if unknown is None:
-        # It spells what it does not know in smaller pieces.
+        # Such a tokenizer spells unknown text in smaller pieces.
         return ids
     added = [number for number, token in tokenizer.added_tokens_decoder.items() if token.special]
     control = {*tokenizer.all_special_ids, *added} - {unknown}
@@ -306,6 +306,6 @@ def _without_control_tokens(ids: NDArray[np.int32], tokenizer: "PreTrainedTokeni
 
 
 def _filler_token(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Return the token of a row that has none."""
+    """Return the token for a row that has none."""
     known = (tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id)
     return next((token for token in known if token is not None), 0)

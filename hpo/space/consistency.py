@@ -1,4 +1,4 @@
-"""Consistency of a search space: its combinations, and that every trial it can propose can be trained."""
+"""Consistency of a search space: its combinations, and that hpo can train every trial it can propose."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,7 +9,7 @@ from hpo.space.domains import Choice, Constant, Range, Value, as_yaml
 from hpo.space.parameters import Condition, Parameter, rate_fields
 
 Values = dict[str, Value]
-# The values of earlier parameters that later conditions ask for.
+# Values of earlier parameters on which later conditions depend.
 Known = frozenset[tuple[str, Value]]
 
 
@@ -17,19 +17,20 @@ def all_combinations(parameters: Sequence[Parameter], space: str) -> Iterator[Va
     """Return every combination of values of the active parameters, in their order, the last varying fastest.
 
     Raises:
-        SpaceError: a parameter that takes any number of a range.
+        SpaceError: a parameter with a continuous range.
     """
     refuse_continuous(parameters, space)
     return combinations_of(parameters, every_value, {})
 
 
 def number_of_combinations(parameters: Sequence[Parameter], space: str) -> int:
-    """Return how many combinations there are, without going through them.
+    """Return the number of combinations without enumerating them.
 
-    Goes from parameter to parameter with the number of ways to each set of values that later conditions ask for.
+    Processes one parameter after the other, with the number of ways to reach each set of values on which later
+    conditions depend.
 
     Raises:
-        SpaceError: a parameter that takes any number of a range.
+        SpaceError: a parameter with a continuous range.
     """
     refuse_continuous(parameters, space)
     ways: Counter[Known] = Counter({frozenset(): 1})
@@ -40,11 +41,7 @@ def number_of_combinations(parameters: Sequence[Parameter], space: str) -> int:
 
 
 def cases(parameters: Sequence[Parameter], fields: Iterable[str]) -> Iterator[Values]:
-    """Return representative trials for `fields`: values of the active ones and of what decides about them.
-
-    Names have all their values, ranges their ends and what is needed for every condition to hold and not to hold. What
-    is monotonous in each number of a range holds for all trials if it holds for these.
-    """
+    """Return representative trials for `fields`: values of the active ones and of the parameters they depend on."""
     deciding = _deciding(parameters, fields)
     involved = [parameter for parameter in parameters if parameter.name in deciding]
     return combinations_of(involved, lambda parameter, _: _telling_values(parameter, involved), {})
@@ -82,13 +79,13 @@ def combinations_of(
 
 
 def every_value(parameter: Parameter, _chosen: Values) -> Iterable[Value]:
-    """Return the values of a parameter that has distinct ones."""
+    """Return the values of a parameter with distinct values."""
     assert not isinstance(parameter.domain, Range)
     return parameter.domain.values()
 
 
 def _ways_past(parameter: Parameter, ways: Counter[Known], later: Sequence[Condition]) -> Counter[Known]:
-    """Return the number of ways to each set of known values once `parameter` has its value, or is inactive."""
+    """Return the number of ways to each set of known values after `parameter` has its value or is inactive."""
     assert not isinstance(parameter.domain, Range)
     asked = frozenset((condition.parent, value) for condition in later for value in condition.values)
     own = [one for one in asked if one[0] == parameter.name]
@@ -105,7 +102,7 @@ def _ways_past(parameter: Parameter, ways: Counter[Known], later: Sequence[Condi
 
 
 def _deciding(parameters: Sequence[Parameter], fields: Iterable[str]) -> set[str]:
-    """Return `fields`, and every field that decides whether one of them is active or what it is trained with."""
+    """Return `fields`, and every field that decides whether one of them is active or what value is trained."""
     written = {parameter.name: parameter for parameter in parameters}
     found: set[str] = set()
     waiting = list(fields)
@@ -124,7 +121,7 @@ def _deciding(parameters: Sequence[Parameter], fields: Iterable[str]) -> set[str
 
 
 def _telling_values(parameter: Parameter, others: Sequence[Parameter]) -> Iterable[Value]:
-    """Return all names, or of a range its ends, the values that conditions name, and one that none names."""
+    """Return all names, or the ends of a range, the values that conditions name, and one that none names."""
     domain = parameter.domain
     if isinstance(domain, Constant | Choice):
         return domain.values()
@@ -138,7 +135,7 @@ def _telling_values(parameter: Parameter, others: Sequence[Parameter]) -> Iterab
 
 
 def check_together(parameters: Sequence[Parameter], space: str) -> None:
-    """Raise a `SpaceError` if `Hyperparameters` would refuse a trial of the space; names one trial for each reason."""
+    """Raise a `SpaceError` if `Hyperparameters` would refuse a trial of the space, with one trial per reason."""
     mistakes = Mistakes()
     for parameter in parameters:
         place = f"Space {space}, {parameter.name}"
@@ -155,7 +152,7 @@ def check_together(parameters: Sequence[Parameter], space: str) -> None:
 
 
 def _check_applies(parameter: Parameter, parameters: Sequence[Parameter], place: str) -> None:
-    """Refuse a parameter that is active where it means nothing, such as `momentum` under adamw."""
+    """Refuse a parameter that is active where it has no effect, such as `momentum` under adamw."""
     other, fitting = APPLIES_TO[parameter.name]
     kinds = list(cases(parameters, (other, *(condition.parent for condition in parameter.when))))
     if all(resolved(other, values) in fitting for values in kinds if parameter.active(values)):
@@ -171,7 +168,7 @@ def _check_applies(parameter: Parameter, parameters: Sequence[Parameter], place:
 
 
 def _decider(field: str, kinds: Sequence[Values]) -> tuple[str, list[Value]]:
-    """Return the parameter that makes the field what it is in `kinds`, itself or what decides it, and its values."""
+    """Return the parameter that decides the kind of the field (it may be itself), and its values in `kinds`."""
     decider = field
     while not any(decider in values for values in kinds) and (above := deciding_field(decider)):
         decider = above
@@ -179,7 +176,7 @@ def _decider(field: str, kinds: Sequence[Values]) -> tuple[str, list[Value]]:
 
 
 def _check_rates(parameter: Parameter, parameters: Sequence[Parameter], place: str) -> None:
-    """Refuse a multiplier that has no base rate, or makes an impossible rate."""
+    """Refuse a multiplier that has no base rate, or gives an impossible rate."""
     for values in cases(parameters, (parameter.name,)):
         if parameter.name in values:
             checked_value(parameter.name, parameter.trained(values, place), f"{place}, times its base rate")

@@ -1,7 +1,7 @@
-"""Parameter domains: the values that one parameter may take, proposed, checked and described.
+"""Parameter domains: the values that a parameter can take, sampled, checked and described.
 
-To add one: a frozen class with the methods of the others, its place in `Domain`, and its lines in `specs`. Those that
-are not `Range` also count their values and name them all.
+To add one, write a frozen class with the methods of the others, and add it to `Domain` and to `specs`. All except
+`Range` can also count and list their values.
 """
 
 import math
@@ -24,11 +24,11 @@ class Constant:
     value: Value
 
     def suggest(self, trial: "BaseTrial", name: str) -> Value:  # noqa: ARG002
-        """Return the value; `trial` is not asked."""
+        """Return the value; `trial` is not used."""
         return self.value
 
     def contains(self, value: Value) -> bool:
-        """Return whether `value` is the one."""
+        """Return true if `value` is the constant."""
         return value == self.value
 
     def count(self) -> int:
@@ -36,7 +36,7 @@ class Constant:
         return 1
 
     def values(self) -> Iterable[Value]:
-        """Return the value alone."""
+        """Return the only value."""
         return (self.value,)
 
     def middle(self) -> Value:
@@ -44,7 +44,7 @@ class Constant:
         return self.value
 
     def ends(self) -> tuple[Number, Number] | None:
-        """Return the value twice; None where it is not a number."""
+        """Return the value twice; None if it is not a number."""
         return (self.value, self.value) if is_number(self.value) else None
 
     def describe(self) -> str:
@@ -58,20 +58,20 @@ class Constant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """One of several values, without an order between them."""
+    """One of several unordered values."""
 
     choices: tuple[Value, ...]
 
     def suggest(self, trial: "BaseTrial", name: str) -> Value:
-        """Ask `trial` for one of the choices."""
+        """Suggest one of the choices by `trial`."""
         return trial.suggest_categorical(name, self.choices)
 
     def contains(self, value: Value) -> bool:
-        """Return whether `value` is one of the choices."""
+        """Return true if `value` is one of the choices."""
         return value in self.choices
 
     def count(self) -> int:
-        """Return how many choices there are."""
+        """Return the number of choices."""
         return len(self.choices)
 
     def values(self) -> Iterable[Value]:
@@ -79,12 +79,12 @@ class Choice:
         return self.choices
 
     def middle(self) -> Value:
-        """Return the middle one where all are numbers (the upper of two), else the first."""
+        """Return the middle one if all are numbers (the upper of two), else the first."""
         numbers = sorted(filter(is_number, self.choices))
         return numbers[len(numbers) // 2] if len(numbers) == len(self.choices) else self.choices[0]
 
     def ends(self) -> tuple[Number, Number] | None:
-        """Return the smallest and the largest number among the choices; None where there is none."""
+        """Return the smallest and the largest number among the choices; None if there is none."""
         numbers = list(filter(is_number, self.choices))
         return (min(numbers), max(numbers)) if numbers else None
 
@@ -101,7 +101,7 @@ class Choice:
 class Range:
     """Any number from `low` to `high`, both included.
 
-    All are equally likely; with `log` their logarithms are, and `low` lies above 0.
+    Uniform; with `log`, uniform in the logarithm, and `low` is above 0.
     """
 
     low: float
@@ -109,11 +109,11 @@ class Range:
     log: bool = False
 
     def suggest(self, trial: "BaseTrial", name: str) -> float:
-        """Ask `trial` for a number of the range."""
+        """Suggest a number of the range by `trial`."""
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
     def contains(self, value: Value) -> bool:
-        """Return whether `value` lies in the range, ends included."""
+        """Return true if `value` is in the range, ends included."""
         return is_number(value) and self.low <= value <= self.high
 
     def middle(self) -> float:
@@ -140,7 +140,7 @@ class Range:
 class Grid:
     """`low`, `low + q`, `low + 2q` and so on to `high`, which is one of them (Optuna's `step`), all equally likely.
 
-    `low`, `high` and `q` are all int, and so are the values then, or all float. Without `q` it is the whole numbers.
+    `low`, `high` and `q`, and so the values, are all int or all float. `q` defaults to 1, for whole numbers.
     """
 
     low: Number
@@ -148,14 +148,14 @@ class Grid:
     q: Number | None = None
 
     def suggest(self, trial: "BaseTrial", name: str) -> Number:
-        """Ask `trial` for a number of the grid."""
+        """Suggest a number of the grid by `trial`."""
         step = self._step
         if isinstance(self.low, int) and isinstance(self.high, int) and isinstance(step, int):
             return trial.suggest_int(name, self.low, self.high, step=step)
         return trial.suggest_float(name, self.low, self.high, step=step)
 
     def contains(self, value: Value) -> bool:
-        """Return whether `value` is a number of the grid, but for rounding."""
+        """Return true if `value` is a number of the grid, up to rounding."""
         if not is_number(value) or not self.low <= value <= self.high:
             return False
         steps = (value - self.low) / self._step
@@ -166,7 +166,7 @@ class Grid:
         return whole_steps(self.low, self.high, self._step) + 1
 
     def values(self) -> Iterable[Number]:
-        """Return the numbers of the grid, upwards."""
+        """Return the numbers of the grid, ascending."""
         return (grid_number(self.low, self._step, steps) for steps in range(self.count()))
 
     def middle(self) -> Number:
@@ -196,12 +196,12 @@ Domain = Constant | Choice | Range | Grid
 
 
 def is_number(value: Value) -> TypeGuard[Number]:
-    """Return whether `value` is a number; true and false are not."""
+    """Return true if `value` is a number; truth values are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def same(one: Value, other: Value) -> bool:
-    """Return whether the two are equal but for rounding: of a grid, Optuna has 0.15000000000000002 for 0.15."""
+    """Return true if the two are equal up to rounding: Optuna has 0.15000000000000002 for 0.15 on a grid."""
     return one == other or (is_number(one) and is_number(other) and math.isclose(one, other))
 
 
@@ -209,7 +209,7 @@ def as_yaml(value: Value) -> str:
     """Return `value` as a person writes it in YAML: `null`, `30` for 30.0, 0.0055 for 0.0055000000000000005."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    # What is beyond fifteen digits is rounding.
+    # Digits beyond the fifteenth are rounding errors.
     return str(float(f"{value:.15g}")).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
@@ -219,10 +219,10 @@ def whole_steps(low: Number, high: Number, q: Number) -> int:
 
 
 def grid_number(low: Number, q: Number, steps: int) -> Number:
-    """Return the number that lies `steps` steps of `q` above `low`."""
+    """Return the number that is `steps` steps of `q` above `low`."""
     return type(low)(_decimal(low) + steps * _decimal(q))
 
 
 def _decimal(number: Number) -> Decimal:
-    """Return `number` as it is written, so that 0.1 + 2 x 0.1 is 0.3; Optuna reckons the same way."""
+    """Return `number` as an exact decimal, so that 0.1 + 2 x 0.1 is 0.3; Optuna computes in the same way."""
     return Decimal(str(number))

@@ -1,4 +1,4 @@
-"""Fitting of configurations into a search space: exactly, or as far as the space goes."""
+"""Fitting of configurations to a search space: exactly, or as far as the space allows."""
 
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -12,14 +12,14 @@ from hpo.space.parameters import Parameter, base_rate
 from hpo.space.search_space import SearchSpace
 
 DECIDE_RATES = ("method", "optimizer")
-"""Hyperparameters under another value of which no learning rate is as good as it was."""
+"""Hyperparameters whose other values need other learning rates."""
 
 
 def fitted(space: SearchSpace, given: Mapping[str, Any], source: str) -> dict[str, Value]:
     """Return the values of `space` that train exactly the configuration `given`.
 
     Raises:
-        ConfigurationError: a hyperparameter that is not known, out of range, or fixed to something else.
+        ConfigurationError: a hyperparameter that is unknown, out of range, or fixed to another value.
     """
     wanted = _read(given, source)
     values: dict[str, Value] = {}
@@ -37,7 +37,7 @@ def fitted(space: SearchSpace, given: Mapping[str, Any], source: str) -> dict[st
 
 
 def fitted_portfolio(space: SearchSpace) -> list[dict[str, Value]]:
-    """Return the values of the configurations of a space's portfolio that it has, each once and without its default."""
+    """Return the values of the portfolio's configurations in the space, without duplicates and the default."""
     found = [space.default_values()]
     for published in space.portfolio:
         with suppress(ConfigurationError):
@@ -51,16 +51,16 @@ def carried_over(
 ) -> dict[str, Value] | str:
     """Return the values of `space` for a configuration that another search has trained.
 
-    A hyperparameter that only this space varies has the value that was trained, or its default where that lies outside.
-    One that only the other search varied is dropped, but for optimizer and method: another one takes other rates.
+    A hyperparameter that only this space varies gets the value that was trained, or its default if that is outside. One
+    that only the other search varied is dropped, except optimizer and method, because others need other rates.
 
     Args:
         space: this search's.
-        configuration: hyperparameter -> value as trained, the real learning rate among them.
+        configuration: hyperparameter -> value as trained, including the real learning rate.
         varied: the hyperparameters that the other search varied.
 
     Returns:
-        The values; the name of the hyperparameter where one lies outside of the space.
+        The values, or the name of a hyperparameter whose value is outside the space.
     """
     values: dict[str, Value] = {}
     for parameter in _rates_last(space):
@@ -79,12 +79,12 @@ def carried_over(
 
 
 def _rates_last(space: SearchSpace) -> list[Parameter]:
-    """Return the parameters of a space; a multiplier follows from the rate, the optimizer and the method."""
+    """Return the parameters of a space, multipliers last, because they depend on optimizer and method."""
     return sorted(space.parameters, key=lambda parameter: bool(parameter.relative_to))
 
 
 def _as_sampled(parameter: Parameter, value: Value, values: Mapping[str, Value]) -> Value:
-    """Return a value of a configuration as it is sampled under `values`: of a relative rate its multiplier."""
+    """Return a value of a configuration as it is sampled under `values`: for a relative rate, its multiplier."""
     if not parameter.relative_to:
         return value
     assert is_number(value)
@@ -105,7 +105,7 @@ def _read(given: Mapping[str, Any], source: str) -> dict[str, Value]:
 
 
 def _placed(parameter: Parameter, wanted: Mapping[str, Value], values: Mapping[str, Value], source: str) -> Value:
-    """Return the value of `parameter` for what is wanted, a multiplier for a rate; its default where nothing is."""
+    """Return the value of `parameter` for the given configuration, a multiplier for a rate; else its default."""
     if parameter.name not in wanted or isinstance(parameter.domain, Constant):
         return parameter.default
     for known in _as_proposed(parameter.domain, _as_sampled(parameter, wanted[parameter.name], values)):
@@ -117,7 +117,7 @@ def _placed(parameter: Parameter, wanted: Mapping[str, Value], values: Mapping[s
 
 
 def _as_proposed(domain: Domain, value: Value) -> list[Value]:
-    """Return `value` as `domain` itself has it, equal but for rounding; nothing where it lies outside."""
+    """Return `value` in the exact form of `domain`, which may differ by rounding; nothing if it is outside."""
     known = (domain.low, domain.high) if isinstance(domain, Range) else domain.values()
     found: list[Value] = [one for one in known if same(one, value)]
     return found or ([value] if domain.contains(value) else [])

@@ -1,6 +1,6 @@
-"""Parameters of a search space: domain, condition, default and relative rate of each, read from its spec.
+"""Parameters of a search space: domain, condition, default and relative rate, read from the spec of each.
 
-One log-scaled multiplier stays in a sampler's joint model; a range for each optimizer would fall out of it.
+A relative rate is one log-scaled multiplier, which stays in a sampler's joint model; one range per optimizer would not.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from hpo.errors import Mistakes, SpaceError, nearest
 from hpo.space.domains import Constant, Domain, Range, Value, as_yaml, is_number, same
 from hpo.space.specs import DOMAIN_KEYS, read_domain, refuse_foreign
 
-# Field -> its value -> factor, a number or `Factors` again; the base rate is the product of one factor for each field.
+# Field -> its value -> factor, a number or nested `Factors`; the base rate is the product of one factor for each field.
 Factors = Mapping[str, Mapping[str, Any]]
 
 SAMPLED_NAME = "learning_rate_multiplier"
@@ -23,7 +23,7 @@ SAMPLED_NAME = "learning_rate_multiplier"
 def read_factors(relative_to: Any, source: str) -> Factors:
     """Return the factors of a `relative_to:`, `{adamw: 3e-5, ...}` or `{optimizer: {...}, method: {...}}`.
 
-    In place of a number a factor may be such tables itself, as in `{method: {full: {adamw: 3e-5}, lora: {...}}}`.
+    Instead of a number, a factor may itself be such a table, as in `{method: {full: {adamw: 3e-5}, lora: {...}}}`.
 
     Raises:
         SpaceError: another shape, a field whose values are not names, an unknown name, a factor not above 0.
@@ -57,7 +57,7 @@ def _read_table(field: Any, table: Any, source: str) -> dict[str, Any]:
 
 
 def _read_factor(factor: Any, source: str) -> Any:
-    # Any factor above 0 is a possible learning rate, and so is checked as one.
+    # Any factor above 0 is a possible learning rate, and is checked as one.
     return (
         read_factors(factor, source) if isinstance(factor, Mapping) else checked_value("learning_rate", factor, source)
     )
@@ -81,7 +81,7 @@ def base_rate(factors: Factors, values: Mapping[str, Value], source: str) -> flo
 
 
 def rate_fields(factors: Factors) -> Iterator[str]:
-    """Return the fields that decide the base rate."""
+    """Return the fields that determine the base rate."""
     for name, table in factors.items():
         yield name
         for factor in table.values():
@@ -89,7 +89,7 @@ def rate_fields(factors: Factors) -> Iterator[str]:
 
 
 def describe_factors(factors: Factors) -> str:
-    """Return for example `3e-05 (adam, adamw), 0.01 (sgd)`, the fields set apart by a multiplication sign."""
+    """Return for example `3e-05 (adam, adamw), 0.01 (sgd)`, with a multiplication sign between fields."""
     return " × ".join(_described(table) for table in factors.values())
 
 
@@ -109,7 +109,7 @@ class Condition:
     values: tuple[Value, ...]
 
     def holds(self, active: Mapping[str, Value]) -> bool:
-        """Return whether it holds, given the values of the active parameters."""
+        """Return true if it holds, given the values of the active parameters."""
         return self.parent in active and any(same(active[self.parent], value) for value in self.values)
 
     def describe(self) -> str:
@@ -123,13 +123,13 @@ Conditions = tuple[Condition, ...]
 def read_conditions(when: Any, domains: Mapping[str, Domain], source: str) -> Conditions:
     """Return the conditions of a spec's `when:`, all of which must hold.
 
-    Values that the parent can have in some space, but not in this one, are dropped: so a space stays whole where an
-    override fixes the parent.
+    Values that the parent cannot have in this space, but in another, are dropped, so that an override may fix the
+    parent.
 
     Args:
         when: a mapping from a parameter of the space to the values it must have; None for no conditions.
         domains: the values of every parameter of the space.
-        source: what to call the spec in an error.
+        source: name of the spec in an error.
 
     Raises:
         SpaceError: an unknown parameter, one without distinct values, or a value that it can have in no space.
@@ -158,10 +158,10 @@ def _read_condition(parent: Any, values: Any, domains: Mapping[str, Domain], sou
 
 
 def parents_first(conditions: Mapping[str, Conditions], source: str) -> list[str]:
-    """Return the names in their order, but each parameter after those that its conditions name.
+    """Return the names in order, but each parameter after those that its conditions name.
 
     Raises:
-        SpaceError: conditions that go round in a circle.
+        SpaceError: conditions form a cycle.
     """
     ordered: list[str] = []
     while len(ordered) < len(conditions):
@@ -176,7 +176,7 @@ def parents_first(conditions: Mapping[str, Conditions], source: str) -> list[str
 
 
 def _circle(conditions: Mapping[str, Conditions], waiting: list[str]) -> list[str]:
-    """Return a circle among `waiting`, each of which has a parent that waits too."""
+    """Return a cycle among `waiting`, each of which has a parent in `waiting`."""
     path = [waiting[0]]
     while path[-1] not in path[:-1]:
         path.append(next(one.parent for one in conditions[path[-1]] if one.parent in waiting))
@@ -194,9 +194,9 @@ class Parameter:
     name: str
     """Field of `Hyperparameters`."""
     domain: Domain
-    """Its values; of a relative learning rate the multipliers."""
+    """Its values; for a relative learning rate, the multipliers."""
     default: Value
-    """Its value in the default configuration; lies in the domain."""
+    """Its value in the default configuration, which is in the domain."""
     when: Conditions = ()
     """Conditions that must all hold for it to be active."""
     relative_to: Factors = field(default_factory=dict)
@@ -211,18 +211,18 @@ class Parameter:
 
     @property
     def is_sampled(self) -> bool:
-        """Whether Optuna is asked for it."""
+        """True if Optuna samples it."""
         return not isinstance(self.domain, Constant)
 
     def active(self, values: Mapping[str, Value]) -> bool:
-        """Return whether it is active, given the values of the active parameters before it."""
+        """Return true if it is active, given the values of the active parameters before it."""
         return all(condition.holds(values) for condition in self.when)
 
     def trained(self, values: Mapping[str, Value], place: str) -> Value:
-        """Return the value that is trained under `values`, its own among them: for a multiplier the rate.
+        """Return the value that is trained under `values`, which include its own: for a multiplier, the rate.
 
         Raises:
-            SpaceError: a multiplier without a base rate; `place` is what to call the parameter then.
+            SpaceError: a multiplier without a base rate; `place` is the name of the parameter in the message.
         """
         value = values[self.name]
         if not self.relative_to:
@@ -231,7 +231,7 @@ class Parameter:
         return value * base_rate(self.relative_to, values, place)
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return its spec in full, in plain YAML values, all but its source."""
+        """Return its full spec, without its source, in plain YAML values."""
         spec = self.domain.spec()
         if self.relative_to:
             spec["relative_to"] = deepcopy(self.relative_to)
@@ -240,12 +240,12 @@ class Parameter:
         return spec | ({"default": self.default} if self.is_sampled else {})
 
     def describe_values(self) -> str:
-        """Return what it can be, for example `0.03 … 30, log-uniform`."""
+        """Return its values, for example `0.03 … 30, log-uniform`."""
         values = self.domain.describe()
         return f"{values}, times {describe_factors(self.relative_to)}" if self.relative_to else values
 
     def describe_condition(self) -> str:
-        """Return when it is active, for example `optimizer is momentum`; empty for always."""
+        """Return its conditions, for example `optimizer is momentum`; empty if it is always active."""
         return " and ".join(condition.describe() for condition in self.when)
 
 
@@ -263,14 +263,14 @@ class _Draft:
 def read_parameters(parameters: Mapping[str, Any], space: str) -> tuple[Parameter, ...]:
     """Return the parameters of a space, each after those that its conditions name, otherwise as written.
 
-    What can never be active is left out. Whether they go together is not checked here.
+    Parameters that can never be active are left out. Consistency between parameters is not checked here.
 
     Args:
-        parameters: hyperparameter -> spec, as docs/search-spaces.md tells.
+        parameters: hyperparameter -> spec, as in docs/search-spaces.md.
         space: the name of the space.
 
     Raises:
-        SpaceError: a spec that cannot be.
+        SpaceError: an invalid spec.
     """
     drafts = _drafts(parameters, space)
     read: dict[str, Parameter] = {}
@@ -306,7 +306,7 @@ def _checked_spec(name: Any, spec: Any, place: str) -> Mapping[str, Any]:
 
 
 def _drafts(specs: Mapping[str, Any], space: str) -> dict[str, _Draft]:
-    """Return the parameters as written; raise all mistakes of their specs at once."""
+    """Return the parameters as written; raise all errors in their specs at once."""
     places, mistakes = {key: f"Space {space}, {key}" for key in specs}, Mistakes()
     domains: dict[str, Domain] = {}
     for key, spec in specs.items():
@@ -315,7 +315,7 @@ def _drafts(specs: Mapping[str, Any], space: str) -> dict[str, _Draft]:
     drafts: dict[str, _Draft] = {}
     for key, domain in domains.items():
         when = specs[key].get("when")
-        # Of a parent that is wrong itself nothing is known.
+        # Conditions on a parent that is itself invalid cannot be checked.
         if isinstance(when, Mapping) and when.keys() & specs.keys() - domains.keys():
             continue
         with mistakes.gathered():
@@ -351,7 +351,7 @@ def _default(draft: _Draft, drafts: Mapping[str, _Draft]) -> Value:
 
 
 def _usual_values(name: str, when: Conditions, drafts: Mapping[str, _Draft]) -> list[Value]:
-    """Return the usual values of the field `name` under those conditions, the likeliest first."""
+    """Return the usual values of the field `name` under those conditions, the most likely first."""
     decider = deciding_field(name)
     if decider is None:
         return [resolved(name, {})]
@@ -359,11 +359,11 @@ def _usual_values(name: str, when: Conditions, drafts: Mapping[str, _Draft]) -> 
 
 
 def _likely_values(name: str, when: Conditions, drafts: Mapping[str, _Draft]) -> list[Value]:
-    """Return the values that the field `name` can have under those conditions, its default the first."""
+    """Return the values that the field `name` can have under those conditions, its default first."""
     if name not in drafts:
         return _usual_values(name, when, drafts)
     draft = drafts[name]
-    # What decides is an optimizer, a schedule or a method.
+    # The deciding parameter is an optimizer, a schedule or a method.
     assert not isinstance(draft.domain, Range)
     default = _default(draft, drafts)
     named = [value for condition in when if condition.parent == name for value in condition.values]

@@ -1,4 +1,4 @@
-"""Portfolio of a search space: configurations that somebody has published, each with its source."""
+"""Portfolio of a search space: published configurations, each with its source."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,24 +9,24 @@ from hpo.errors import Mistakes, SpaceError, nearest
 from hpo.space.domains import Value
 
 PORTFOLIO = "portfolio"
-"""Key of a space, beside its hyperparameters."""
+"""Key of a space, next to its hyperparameters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedConfiguration:
-    """Hyperparameters that were published together; the others are as in the default configuration."""
+    """Hyperparameters that were published together; all others have their values in the default configuration."""
 
     source: str
-    """Where, in one line."""
+    """Publication, in one line."""
     values: Mapping[str, Value]
-    """Hyperparameter -> value, the real learning rate among them."""
+    """Hyperparameter -> value, including the real learning rate."""
 
 
 def read_portfolio(given: Any, space: str) -> tuple[PublishedConfiguration, ...]:
-    """Return the configurations of a space's `portfolio:`, in its order.
+    """Return the configurations of a space's `portfolio:`, in order.
 
     Raises:
-        SpaceError: what is no list of configurations with sources, an unknown hyperparameter, a value it cannot have.
+        SpaceError: not a list of configurations with sources, an unknown hyperparameter, or an invalid value.
     """
     place = f"Space {space}, {PORTFOLIO}"
     if not isinstance(given, Sequence) or not all(isinstance(one, Mapping) for one in given):

@@ -1,9 +1,9 @@
 """Search space: parameters that Optuna samples, and the hyperparameters that they make.
 
-Three forms of one configuration, told apart by name throughout:
+A configuration has three forms, with a name each:
     values            the active parameters, constants too, by hyperparameter name; a relative learning rate
                       as its multiplier
-    sampled           what Optuna holds of them: by the name it samples under, without constants
+    sampled           Optuna's part of them: by the name under which it samples, without constants
     Hyperparameters   what is trained: the real learning rate, typed defaults for all that is not searched
 """
 
@@ -33,20 +33,20 @@ class SearchSpace:
     parameters: tuple[Parameter, ...]
     """Every parameter after those that its conditions name; otherwise as written."""
     notes: tuple[str, ...] = field(default=(), compare=False)
-    """Sentences on names of other libraries that were understood, and on what was left out."""
+    """Notes on names of other libraries: how they were translated, and what was left out."""
     counted: tuple[CountParameter, ...] = field(default=(), compare=False)
-    """Counts of steps and the like, which must become shares before anything is trained."""
+    """Counts, such as steps, that must be converted to shares before training."""
     portfolio: tuple[PublishedConfiguration, ...] = field(default=(), compare=False)
-    """Configurations that are tried after the default, those of them that the space has."""
+    """Configurations of the space that are tried after the default."""
 
     @classmethod
     def from_mapping(cls, parameters: Mapping[str, Any], name: str) -> Self:
-        """Read the space that `parameters` spells out, hyperparameter -> spec, and its portfolio.
+        """Read the space from `parameters`, hyperparameter -> spec, and its portfolio.
 
         See docs/search-spaces.md.
 
         Raises:
-            SpaceError: what cannot be, a sentence for each mistake.
+            SpaceError: invalid specs, with one sentence for each error.
         """
         mistakes, portfolio = Mistakes(), tuple[PublishedConfiguration, ...]()
         written = {key: spec for key, spec in parameters.items() if key != PORTFOLIO}
@@ -64,25 +64,25 @@ class SearchSpace:
         return cls(name=name, parameters=read, notes=notes, counted=counted, portfolio=portfolio)
 
     def suggest(self, trial: "BaseTrial") -> dict[str, Value]:
-        """Ask `trial`, an `optuna.Trial`, for a configuration; return its values."""
+        """Suggest a configuration by `trial`, an `optuna.Trial`; return its values."""
         return self._values(lambda parameter: parameter.domain.suggest(trial, parameter.sampled_name))
 
     def hyperparameters(self, values: Mapping[str, Value]) -> Hyperparameters:
-        """Return what is trained under `values`: multipliers resolved, the rest by typed default.
+        """Return what is trained under `values`: multipliers resolved, typed defaults for the rest.
 
         Raises:
-            SpaceError: values that cannot be together; or a count of steps is still to be made a share.
+            SpaceError: values that cannot be combined, or a count that is not yet converted to a share.
         """
         if self.counted:
             raise SpaceError(*(one.formula(self.name) for one in self.counted))
         return read_model(Hyperparameters, self._trained(values), f"Space {self.name}")
 
     def default_values(self, given: Mapping[str, Value] | None = None) -> dict[str, Value]:
-        """Return the values of the default configuration, but for those that are `given`."""
+        """Return the values of the default configuration, except those that are `given`."""
         return self._values(lambda parameter: (given or {}).get(parameter.name, parameter.default))
 
     def sampled(self, values: Mapping[str, Value]) -> dict[str, Value]:
-        """Return `values` as Optuna holds them, for `Study.enqueue_trial`."""
+        """Return `values` in Optuna's form, for `Study.enqueue_trial`."""
         return {
             parameter.sampled_name: values[parameter.name]
             for parameter in self.parameters
@@ -90,26 +90,26 @@ class SearchSpace:
         }
 
     def combinations(self) -> Iterator[dict[str, Value]]:
-        """Return every configuration that can be proposed, as values: in the order of the parameters, the last fastest.
+        """Return the values of every configuration, in the order of the parameters, the last varying fastest.
 
         Raises:
-            SpaceError: a parameter that takes any number of a range.
+            SpaceError: a parameter with a continuous range.
         """
         return all_combinations(self.parameters, self.name)
 
     def size(self) -> int:
-        """Return how many `combinations` there are, without going through them; raises as it does."""
+        """Return the number of `combinations` without enumerating them; raises as it does."""
         return number_of_combinations(self.parameters, self.name)
 
     def has_at_most(self, combinations: int) -> bool:
-        """Return whether there are so many combinations or fewer; not where a parameter takes any number."""
+        """Return true if there are at most that many combinations; false if a parameter has a continuous range."""
         try:
             return self.size() <= combinations
         except SpaceError:
             return False
 
     def largest(self, name: str) -> Number:
-        """Return the largest number that the hyperparameter `name`, such as `epochs`, can be in this space.
+        """Return the largest value of the hyperparameter `name`, such as `epochs`, in this space.
 
         Raises:
             SpaceError: an unknown name, or a hyperparameter that is not a number here.
@@ -123,7 +123,7 @@ class SearchSpace:
         return most
 
     def largest_if_any(self, name: str) -> Number | None:
-        """Return the largest number that the hyperparameter `name` can be in this space; None if it is never one."""
+        """Return the largest number that the hyperparameter `name` can be in this space; None if there is none."""
         trained = (resolved(name, self._trained(values)) for values in cases(self.parameters, (name,)))
         return max(filter(is_number, trained), default=None)
 
@@ -132,11 +132,11 @@ class SearchSpace:
         return self.largest("epochs") * self.largest("data_fraction")
 
     def takes(self, name: str, value: Value) -> bool:
-        """Return whether the hyperparameter `name` is a parameter here, and can be `value`."""
+        """Return true if the hyperparameter `name` is a parameter here, and can be `value`."""
         return any(one.name == name and one.domain.contains(value) for one in self.parameters)
 
     def values_or_ends(self, name: str) -> list[Number]:
-        """Return the numbers that the hyperparameter `name` can be in this space, of a range its ends."""
+        """Return the numbers that the hyperparameter `name` can be in this space; of a range, the ends."""
         found = next((parameter.domain for parameter in self.parameters if parameter.name == name), None)
         if isinstance(found, Constant | Choice):
             return sorted(value for value in found.values() if is_number(value))
@@ -146,11 +146,11 @@ class SearchSpace:
         return [usual] if is_number(usual) else []
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return plain YAML values, the same for equal spaces, which `from_mapping` reads back equal."""
+        """Return plain YAML values, equal for equal spaces; `from_mapping` reads them back."""
         return {parameter.name: parameter.to_mapping() for parameter in self.parameters}
 
     def _values(self, value_of: Callable[[Parameter], Value]) -> dict[str, Value]:
-        """Return a value for each active parameter, asked for one after the other."""
+        """Return a value for each active parameter, suggested in order."""
         values: dict[str, Value] = {}
         for parameter in self.parameters:
             if parameter.active(values):

@@ -16,7 +16,7 @@ KEYS = ("description", "parameters", PORTFOLIO)
 """Keys of a space file."""
 _PACKAGE = Path(__file__).parents[1]
 
-# What a W&B sweep file says besides its parameters, and where that goes here.
+# Other keys of a W&B sweep file, and where they belong here.
 _ELSEWHERE = {
     "method": ", it belongs under `search: {sampler: ...}` of the study file",
     "metric": ", it belongs under `task: {metric: ...}` of the study file",
@@ -29,20 +29,20 @@ _ELSEWHERE = {
 
 
 def shipped_spaces() -> dict[str, Path]:
-    """Return the shipped files by name: inside the installed package, or beside it in a checkout."""
+    """Return the shipped files by name: from the installed package, or next to it in a checkout."""
     installed = _PACKAGE / "search_spaces"
     folder = installed if installed.is_dir() else _PACKAGE.parent / "search_spaces"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def read_space(name_or_path: str) -> dict[str, Any]:
-    """Return what stands under `parameters:` in a space file, as it is written, and beside it its `portfolio`.
+    """Return the `parameters:` of a space file as written, along with its `portfolio`.
 
     Args:
         name_or_path: name of a shipped space, or the path of a file.
 
     Raises:
-        SpaceError: neither of the two, or a file with other keys than `KEYS`.
+        SpaceError: neither of the two, or a file with keys other than `KEYS`.
         ConfigurationError: a file that cannot be read or is not YAML.
     """
     content = _read_file(name_or_path)
@@ -50,17 +50,17 @@ def read_space(name_or_path: str) -> dict[str, Any]:
 
 
 def space_description(name_or_path: str) -> str:
-    """Return the line `description:` of a space file; empty where it has none."""
+    """Return the `description:` of a space file; empty if it has none."""
     return str(_read_file(name_or_path).get("description", ""))
 
 
 def load_space(name_or_path: str) -> SearchSpace:
-    """Return the shipped space of that name, or that of the file; raises as `read_space` does."""
+    """Return the space of a shipped name or a file; raises as `read_space` does."""
     return SearchSpace.from_mapping(read_space(name_or_path), Path(name_or_path).stem)
 
 
 def space_of(space: str | Mapping[str, Any], name: str = "of the study") -> SearchSpace:
-    """Return the space that a study file names, or holds itself, then called `name`; raises as `load_space` does."""
+    """Return the space that a study file names or contains (then called `name`); raises as `load_space` does."""
     if isinstance(space, str):
         return load_space(space)
     if "parameters" in space:
@@ -69,7 +69,7 @@ def space_of(space: str | Mapping[str, Any], name: str = "of the study") -> Sear
 
 
 def _read_file(name_or_path: str) -> dict[str, Any]:
-    """Return the content of a space file, known to hold parameters and nothing foreign."""
+    """Return the content of a space file, checked for parameters and unknown keys."""
     path = _find(name_or_path)
     content = read_yaml_mapping(path)
     foreign = [f"take {key!r} out{_ELSEWHERE[key]}" for key in content if key in _ELSEWHERE]
@@ -106,14 +106,14 @@ def _find(name_or_path: str) -> Path:
 
 AUTO = "auto"
 SMALL, LARGE = 30e6, 1e9
-"""Parameters below which an encoder is small, and from which on a full fine-tune of it is rarely affordable."""
+"""Size below which an encoder is small, and size from which a full fine-tune is rarely affordable, in parameters."""
 ENCODERS = (
     "big_bird", "canine", "data2vec-text", "electra", "ernie", "ernie_m", "esm", "esmc", "fnet", "funnel", "gte",
     "jina_embeddings_v3", "layoutlm", "longformer", "luke", "mpnet", "mra", "nystromformer", "perceiver", "reformer",
     "roformer", "splinter", "tapas", "xlm", "xlnet", "xmod", "yoso",
 )  # fmt: skip
-"""Types of encoders, other than those with `bert` in their name."""
-# What a config calls width, width of the inner layers, and numbers of layers.
+"""Types of encoders, besides those with `bert` in their name."""
+# Keys of a config for the width, the width of the inner layers, and numbers of layers.
 WIDTH = ("hidden_size", "d_model", "dim")
 INNER = ("intermediate_size", "encoder_ffn_dim", "d_ff", "d_inner", "hidden_dim")
 LAYERS = ("num_hidden_layers", "encoder_layers", "num_layers", "n_layer", "n_layers")
@@ -123,10 +123,10 @@ Config = Mapping[str, Any]
 
 
 def space_for(model: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the name of the shipped space that suits a model, and a sentence that says which and why.
+    """Return the shipped space that suits a model, and a sentence that names it with the reason.
 
     Args:
-        model: what stands under `model:` in a study file; `name`, `revision` and `gguf_file` are read.
+        model: the keys under `model:` in a study file; `name`, `revision` and `gguf_file` are read.
     """
     name, why = _choice(model)
     return name, f"Space auto is {name}, since {why}; space: NAME takes another."
@@ -151,10 +151,10 @@ def _choice(model: Mapping[str, Any]) -> tuple[str, str]:
 
 @cache
 def _read_config(name: str, revision: str | None) -> Config:
-    """Return a model's config.json: of a folder, or of the hub, where this machine has no copy of it yet.
+    """Return a model's config.json, from a folder or from the hub if this machine has no copy yet.
 
     Raises:
-        OSError, ValueError: there is none, or it is no mapping in JSON.
+        OSError, ValueError: it does not exist, or is not a JSON mapping.
     """
     path = Path(name).expanduser() / "config.json"
     if not path.parent.is_dir():
@@ -176,7 +176,7 @@ def _copy_of_hub(name: str, revision: str | None) -> Path:
 
 
 def is_decoder(config: Config) -> bool:
-    """Return whether a model is a decoder: neither an encoder nor one with a decoder behind it."""
+    """Return true if a model is a decoder: neither an encoder nor an encoder-decoder."""
     kind, classes = str(config.get("model_type", "")), config.get("architectures") or ()
     if config.get("is_encoder_decoder"):
         return False
@@ -187,11 +187,11 @@ def is_decoder(config: Config) -> bool:
 
 
 def parameters_of(config: Config) -> float | None:
-    """Return about how many parameters a model has, those of embeddings and layers; None where its config is unlike."""
+    """Return the approximate number of parameters, of embeddings and layers; None if its config is unusual."""
     width, layers, inner = (_first(config, names) for names in (WIDTH, LAYERS, INNER))
     if width is None or layers is None:
         return None
-    # Layers that share their weights count once, such as ALBERT's.
+    # Layers that share their weights, such as ALBERT's, count once.
     layers = min(layers, config.get("num_hidden_groups", layers)) + (_first(config, DECODER_LAYERS) or 0)
     embeddings = config.get("vocab_size", 0) * config.get("embedding_size", width)
     return float(embeddings + layers * (4 * width**2 + 2 * width * (inner or 4 * width)))

@@ -1,6 +1,6 @@
 """Parameter specs: the keys of W&B sweeps, read into a domain and written back.
 
-Every value is checked against its field of `Hyperparameters`; no text is taken for a number.
+Every value is checked against its field of `Hyperparameters`; text is never read as a number.
 """
 
 import math
@@ -23,7 +23,7 @@ from hpo.space.domains import (
     whole_steps,
 )
 
-# The keys that each `distribution:` is made of.
+# Keys of each `distribution:`.
 KEYS: dict[str, tuple[str, ...]] = {
     "constant": ("value",),
     "categorical": ("values",),
@@ -38,7 +38,7 @@ _ENDS = "which has no smallest and no largest value; write `min:` and `max:`, or
 _EXPONENTS = "which takes exponents; write `distribution: log_uniform_values` with the smallest and the largest value"
 _LOG_STEPS = "which is not known here; write the `values:`, or `distribution: log_uniform_values` for a real number"
 _BETA = "which is not known here; write `min: 0.0` and `max: 1.0`"
-# W&B's other distributions: why each cannot be, and what to write.
+# W&B's other distributions: why each is not supported, and what to write instead.
 _REFUSED: Mapping[str, str] = by_name(
     ("log_uniform inv_log_uniform", _EXPONENTS),
     ("inv_log_uniform_values", "which is the same as log_uniform_values; write that"),
@@ -60,7 +60,7 @@ def read_domain(name: str, spec: Mapping[str, Any], source: str) -> Domain:
     Args:
         name: a field of `Hyperparameters`.
         spec: of its keys only `DOMAIN_KEYS` are read.
-        source: what to call the spec in an error.
+        source: name of the spec in an error.
 
     Raises:
         SpaceError: keys that do not go together, an empty range, a value that the field cannot have.
@@ -83,7 +83,7 @@ def read_domain(name: str, spec: Mapping[str, Any], source: str) -> Domain:
 
 
 def refuse_foreign(spec: Mapping[str, Any], source: str) -> None:
-    """Refuse the distributions and keys of W&B sweeps that a space does not have, each with what to write instead.
+    """Refuse the distributions and keys of W&B sweeps that a space does not support, each with its replacement.
 
     Raises:
         SpaceError: the first of them.
@@ -98,7 +98,7 @@ def refuse_foreign(spec: Mapping[str, Any], source: str) -> None:
 
 def _exponentials(kind: str, spec: Mapping[str, Any]) -> str:
     """Return the ends that the exponents of a `log_uniform` mean, if known: ``, here `min: 1e-05` and ...``."""
-    # e**709 is the largest number there is.
+    # e**709 is about the largest float.
     exponents = [end for end in (spec.get("min"), spec.get("max")) if is_number(end) and abs(end) <= 709]
     if kind != "log_uniform" or len(exponents) < 2:
         return ""
@@ -174,7 +174,7 @@ def _read_grid(name: str, spec: Mapping[str, Any], source: str) -> Grid:
 
 
 def _bounds(name: str, spec: Mapping[str, Any], source: str) -> tuple[Number, Number]:
-    """Return min and max, both int or both float as the field has it."""
+    """Return min and max, both int or both float, as in the field."""
     low, high = (checked_value(name, spec[key], f"{source}, {key}") for key in ("min", "max"))
     if not is_number(low) or not is_number(high):
         raise SpaceError(f"{source}: min and max must be numbers, but are {as_yaml(low)} and {as_yaml(high)}.")

@@ -1,4 +1,4 @@
-"""Step counts of other libraries, for what is a share here: refused, each with its share of the data."""
+"""Step counts of other libraries where hpo has a share: refused, each with its share of the data."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,14 +9,14 @@ from hpo.space.domains import Number, as_yaml
 
 
 class Rule(NamedTuple):
-    """A unit that is counted, and its formula as a share."""
+    """Unit of a count, and its formula as a share."""
 
     unit: str
     formula: str
     share: Callable[[float, int, Number, Number], float]
-    """The share, from the count, the training rows, the batch size and the epochs."""
+    """The share, computed from the count, the training rows, the batch size and the epochs."""
     case: str
-    """On what of these it depends, for a sentence."""
+    """Quantities that the share depends on, for a message."""
 
 
 RULES: Mapping[str, Rule] = {
@@ -44,21 +44,21 @@ class CountParameter:
     """A parameter of a space that is a count."""
 
     name: str
-    """The name it was given under."""
+    """Name under which it was given."""
     of: str
     """A key of `RULES`."""
     share: str
-    """The hyperparameter that is the share."""
+    """The hyperparameter for the share."""
     values: tuple[float, ...]
     """Its values, or the ends of its range."""
 
     def formula(self, space: str) -> str:
-        """Return how it is computed, where the data are not known."""
+        """Return the formula of the share, for when the data are unknown."""
         rule = RULES[self.of]
         return f"Space {space}: {self.name} counts {rule.unit}; write `{self.share}`, which is {rule.formula}."
 
     def explain(self, rows: int, batch_sizes: Sequence[Number], epochs: Sequence[Number], space: str) -> str:
-        """Return what it is on so many training rows, for each batch size and number of epochs; and what to write."""
+        """Return the share for that many training rows, for each batch size and number of epochs, and what to write."""
         rule = RULES[self.of]
         cases = {
             rule.case.format(batch=batch, epochs=passes, steps=_steps(rows, batch, passes)): [
@@ -77,7 +77,7 @@ class CountParameter:
         )
 
     def _said(self, shares: Iterable[float]) -> str:
-        """Return shares as text, with words for one that is too large."""
+        """Return shares as text, with a remark on one that is too large."""
         too_much = "more than there are"
         return listed(
             _short(share) if share < 1 or self.share in ("epochs", "data_fraction") else too_much for share in shares
@@ -100,7 +100,7 @@ def _steps(rows: int, batch: Number, epochs: Number) -> int:
 
 
 def listed(said: Iterable[str]) -> str:
-    """Return for example `1, 2 and 3`; what is there twice once."""
+    """Return for example `1, 2 and 3`, without duplicates."""
     *most, last = dict.fromkeys(said)
     return f"{', '.join(most)} and {last}" if most else last
 

@@ -1,4 +1,4 @@
-"""Space translation: parameters in the names of other libraries, made ours, left out, refused, or a count."""
+"""Space translation: names of other libraries, translated, left out, refused, or recorded as a count."""
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -25,15 +25,15 @@ from hpo.space.step_counts import CountParameter, listed
 
 _FIELDS = Hyperparameters.model_fields
 _OFF: tuple[object, ...] = (None, False, "none", "None", "no", "", [], {})
-"""Values that ask for nothing."""
+"""Values that turn an option off."""
 
 
 def translated(parameters: Mapping[str, Any], place: str, mistakes: Mistakes) -> "Translation":
-    """Return the parameters of a space by our names and words; what is not understood stays as it is.
+    """Return the parameters of a space in our names and values; unknown ones stay as they are.
 
     Args:
-        parameters: name -> spec, as somebody wrote them.
-        place: what to call the space in an error.
+        parameters: name -> spec, as written.
+        place: name of the space in an error.
         mistakes: gets a SpaceError for what would train something else, and for two names of one hyperparameter.
     """
     done, flat = Translation(place=place), dict(_flattened(parameters))
@@ -51,7 +51,7 @@ def translated(parameters: Mapping[str, Any], place: str, mistakes: Mistakes) ->
 
 
 def _flattened(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield each parameter, W&B's nested ones one by one."""
+    """Yield each parameter, W&B's nested ones separately."""
     for name, spec in parameters.items():
         inner = spec.get("parameters") if isinstance(spec, Mapping) and len(spec) == 1 else None
         if isinstance(inner, Mapping) and all(isinstance(one, Mapping) for one in inner.values()):
@@ -62,25 +62,25 @@ def _flattened(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 @dataclass(slots=True, kw_only=True)
 class Translation:
-    """Parameters by our names, read one after the other, and notes on them."""
+    """Parameters in our names, read one after the other, and notes on them."""
 
     place: str
     parameters: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    """Sentences, one for each name or value that is another library's."""
+    """Sentences, one for each name or value of another library."""
     counted: list[CountParameter] = field(default_factory=list)
-    """Counts that are still to become shares, for which the number of training rows is needed."""
+    """Counts still to be converted to shares, for which the number of training rows is needed."""
     _given_as: dict[str, str] = field(default_factory=dict)
-    """Hyperparameter -> the name it was given under."""
+    """Hyperparameter -> the name under which it was given."""
     _left: list[str] = field(default_factory=list)
     _elsewhere: list[str] = field(default_factory=list)
     _refused: dict[str, list[str]] = field(default_factory=dict)
-    """What to do -> names that need it."""
+    """Remedy -> names that need it."""
     _factors: dict[str, Any] = field(default_factory=dict)
     """Name of gradient accumulation -> its spec."""
 
     def read(self, name: Any, spec: Any, beside: Mapping[str, Any]) -> None:
-        """Read one parameter; `beside` are all of them, by name."""
+        """Read one parameter; `beside` has all of them, by name."""
         entry = Alias(name) if name in _FIELDS else meaning(str(name), _FIELDS, beside)
         match entry:
             case Ignored():
@@ -122,12 +122,12 @@ class Translation:
             self.counted.append(CountParameter(name=name, of=entry.of, share=entry.share, values=tuple(values)))
 
     def refuse(self) -> None:
-        """Refuse what would train something else, a sentence for each reason."""
+        """Refuse what would train something else, with one sentence for each reason."""
         if self._refused:
             raise SpaceError(*(f"{self.place}: {listed(names)}: {how}." for how, names in self._refused.items()))
 
     def multiply(self) -> None:
-        """Multiply gradient accumulation into the batch size: batch_size is the examples of one optimizer step."""
+        """Multiply the batch size by gradient accumulation, because batch_size is the examples of one step."""
         for name, spec in self._factors.items():
             factors = _listed_values(spec)
             batches = _listed_values(self.parameters.get("batch_size"))
@@ -148,21 +148,21 @@ class Translation:
             )
 
     def _is_whole(self) -> bool:
-        """Return whether the batch size was given as that of the whole step."""
+        """Return true if the batch size was given for the whole step."""
         entry = meaning(self._given_as["batch_size"], _FIELDS)
         return isinstance(entry, Alias) and "accumulated" in entry.but
 
     def imply_lora(self) -> None:
-        """Take LoRA for the method where none is given, but one of its own hyperparameters is."""
+        """Set the method to LoRA if none is given, but one of LoRA's own hyperparameters is."""
         own = [name for ours, name in self._given_as.items() if _is_of_lora(ours)]
         if own and "method" not in self.parameters:
             self.parameters["method"] = {"value": "lora"}
             self._note(f"{listed(own)} {'is' if len(own) == 1 else 'are'} of LoRA, so method is lora.")
 
     def keep_where_read(self) -> None:
-        """Keep Trainer's `adam_*` to the optimizers that read them, and LoRA's own to where a `use_lora` is true."""
+        """Limit Trainer's `adam_*` to the optimizers that read them, and LoRA's keys to where a `use_lora` is true."""
         for ours, name in self._given_as.items():
-            # None where its values are refused.
+            # None if its values are refused.
             spec = self.parameters.get(ours)
             other, usual = APPLIES_TO.get(ours, ("", {}))
             of_adam = other == "optimizer" and normalized(name).startswith("adam")
@@ -178,7 +178,7 @@ class Translation:
                 self.parameters[ours] = {**spec, "when": {other: fitting}}
 
     def note_rest(self) -> None:
-        """Note, in one sentence each, what was left out, what is given elsewhere, and what a fixed seed means."""
+        """Add one note each on what was left out, what is given elsewhere, and the meaning of a fixed seed."""
         said = []
         if self._left:
             said.append(f"Left out, as it belongs to the script or is set elsewhere here: {', '.join(self._left)}.")
@@ -195,7 +195,7 @@ class Translation:
             self.notes.append(sentence)
 
     def _spec(self, name: str, spec: Any, *, foreign: bool) -> Any:
-        """Return a spec in our words: a list is `values`, an optimizer or a schedule is by its name here."""
+        """Return a spec in our terms: a list is `values`, optimizers and schedules have our names."""
         if name == "lora_targets" and _are_names(spec):
             self._note(f"The list of {name} is taken for one value, modules that are adapted together.")
             spec = {"value": spec}
@@ -212,14 +212,14 @@ class Translation:
         if isinstance(read.get("values"), list | tuple):
             values = [self._value(name, value, whole=foreign) for value in read["values"]]
             distinct = [value for place, value in enumerate(values) if value not in values[:place]]
-            # What was written twice stays, to be refused; what is the same only here counts once.
+            # Duplicates in the input stay, to be refused; values that only translate to the same one count once.
             read["values"] = distinct if values != list(read["values"]) else values
         if isinstance(read.get("when"), Mapping):
             read["when"] = dict(self._conditions(read["when"]))
         return read
 
     def _note_words(self, spec: Any, worded: Mapping[str, Any]) -> None:
-        """Say which distribution was taken for ours."""
+        """Add a note if a distribution was translated."""
         said = _distribution(spec)
         if said == "randint":
             self._note("randint is taken for int_uniform, its upper end left out.")
@@ -234,7 +234,7 @@ class Translation:
             yield ours, [self._value(ours, value) for value in values] if listed else values
 
     def _value(self, name: str, value: Any, *, whole: bool = False) -> Any:
-        """Return a value as we call it; a `whole` number of another library is one also as 3.0, if it is to be."""
+        """Return a value in our terms; a whole number of another library may be written as 3.0 if `whole`."""
         if whole and isinstance(value, float) and value % 1 == 0 and _FIELDS[name].annotation is int:
             return int(value)
         choices = _choices(name)
@@ -252,7 +252,7 @@ class Translation:
 
 
 def _worded(spec: Any) -> Any:
-    """Return a spec with our keys and the names of our distributions; a list as `values`."""
+    """Return a spec with our keys and distribution names; a list becomes `values`."""
     if isinstance(spec, list | tuple):
         return {"values": list(spec)}
     if not isinstance(spec, Mapping):
@@ -277,13 +277,13 @@ def _worded(spec: Any) -> Any:
 
 
 def _distribution(spec: Any) -> Any:
-    """Return the distribution that a spec names, under whichever key."""
+    """Return the distribution that a spec names, under any of its keys."""
     keys = ("distribution", *(key for key, ours in SPEC_KEYS.items() if ours == "distribution"))
     return next((spec[key] for key in keys if isinstance(spec, Mapping) and key in spec), None)
 
 
 def _listed_values(spec: Any) -> list[Any]:
-    """Return the values of a constant or a list; none of a range."""
+    """Return the values of a constant or a list; none for a range."""
     worded = _worded(spec)
     if not isinstance(worded, Mapping):
         return [] if worded is None else [worded]
@@ -292,18 +292,18 @@ def _listed_values(spec: Any) -> list[Any]:
 
 
 def _are_all(spec: Any, values: tuple[object, ...]) -> bool:
-    """Return whether a constant or a list has these values alone, or lists of them."""
+    """Return true if a constant or a list has only these values, or lists of them."""
     found = [one for value in _listed_values(spec) for one in (value if isinstance(value, list) and value else [value])]
     return found != [] and all(one in values for one in found)
 
 
 def _is_of_lora(name: str | None) -> bool:
-    """Return whether the hyperparameter applies to LoRA alone."""
+    """Return true if the hyperparameter applies only to LoRA."""
     return "lora" in APPLIES_TO.get(str(name), ("", {}))[1]
 
 
 def _are_names(spec: Any) -> bool:
-    """Return whether it is a list of modules, and none of groups of them."""
+    """Return true if it is a list of modules without groups."""
     return isinstance(spec, list | tuple) and all(isinstance(one, str) and one not in LORA_TARGETS for one in spec)
 
 

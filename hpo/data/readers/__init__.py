@@ -1,1 +1,1 @@
-"""Readers of data files: where a source lies, in which format, and its rows as a table of columns."""
+"""Readers of data files: location and format of a source, and its rows as a table of columns."""

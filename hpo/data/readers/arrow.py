@@ -1,4 +1,4 @@
-"""Arrow columns: Parquet files, and the data sets of `datasets`, as tables."""
+"""Arrow columns: tables from Parquet files and from data sets of `datasets`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -10,7 +10,7 @@ from hpo.errors import DataError
 
 
 def read_parquet(path: Path) -> Table:
-    """Read a Parquet file; columns that `datasets` wrote as class labels become the labels' names.
+    """Read a Parquet file; columns that `datasets` wrote as class labels become the names of the labels.
 
     Raises:
         DataError: pyarrow is not installed, or the file is damaged.
@@ -28,7 +28,7 @@ def read_parquet(path: Path) -> Table:
 
 
 def _features(source: str, schema: Any) -> Mapping[str, Any]:
-    """Return what `datasets`, where it wrote the file, says of its columns."""
+    """Return the features that `datasets` recorded in the file, if it wrote it."""
     if b"huggingface" not in (schema.metadata or {}):
         return {}
     try:
@@ -47,14 +47,14 @@ def arrow_table(
     """Make a table of Arrow columns.
 
     Args:
-        source: where they are from, as the user names it.
+        source: their source, as the user names it.
         names: of the columns.
-        rows: how many there are.
+        rows: number of rows.
         column: from a name to a `pyarrow.ChunkedArray`.
-        features: name -> feature of `datasets`, where that is known.
+        features: name -> feature of `datasets`, where known.
 
     Raises:
-        DataError: no rows; or, when cells are asked for, a column of bytes, images or lists of such.
+        DataError: no rows; or, when cells are read, a column of bytes, images or lists of such.
     """
 
     def cells(name: str) -> Cells:
@@ -102,14 +102,14 @@ def _refuse_nested(source: str, name: str, kind: Any) -> None:
 def _cells_of(array: Any) -> Cells:
     try:
         cells: Cells = array.to_pylist()
-    except UnicodeDecodeError:  # a writer may call any bytes a string
+    except UnicodeDecodeError:  # a writer may declare any bytes a string
         bytes_of_cells = array.cast(import_module("pyarrow").large_binary()).to_pylist()
         return [cell if cell is None else cell.decode(errors="surrogateescape") for cell in bytes_of_cells]
     return cells
 
 
 def _class_names(source: str, name: str, classes: Sequence[str], numbers: Sequence[Any]) -> Cells:
-    """Return the name of each class number; -1, as `datasets` writes it, is no label."""
+    """Return the name of each class number; -1, as `datasets` writes it, means no label."""
     unnamed = next((number for number in numbers if number is not None and number >= len(classes)), None)
     if unnamed is not None:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Delimited text: CSV and TSV, rows of cells under a header line."""
+"""Delimited text: CSV and TSV, rows of cells below a header line."""
 
 import csv
 import sys
@@ -18,12 +18,12 @@ TRIED_LINES = 50
 
 
 def read_csv(path: Path, delimiter: str | None = None) -> Table:
-    """Read a table whose cells are divided by `delimiter`; found among `DELIMITERS` where that is None."""
+    """Read a table with cells divided by `delimiter`; None detects it among `DELIMITERS`."""
     return _table(path, *_delimited_rows(path, delimiter or _delimiter(path), csv.QUOTE_MINIMAL))
 
 
 def _delimiter(path: Path) -> str:
-    """Return what divides the header into most cells; of several characters one by which all rows are as wide as it."""
+    """Return the delimiter that gives the header the most cells, preferably one for which all rows are as wide."""
     with open_text(path, newline="") as stream:
         lines = list(islice((line for line in stream if line.strip()), TRIED_LINES))
     csv.field_size_limit(sys.maxsize)
@@ -34,7 +34,7 @@ def _delimiter(path: Path) -> str:
 
 
 def _divides(lines: list[str], delimiter: str) -> bool:
-    """Return whether lines of a file, the last of which may be part of a row, have equally many cells."""
+    """Return true if the lines of a file, the last of which may be cut off, have equally many cells."""
     try:
         widths = [len(row) for row in csv.reader(lines, delimiter=delimiter)]
     except csv.Error:
@@ -43,7 +43,7 @@ def _divides(lines: list[str], delimiter: str) -> bool:
 
 
 def read_tsv(path: Path) -> Table:
-    """Read a table whose cells are divided by tabs, quoted or not.
+    """Read a table with cells divided by tabs, quoted or not.
 
     Many such files, GLUE's among them, were written without any quoting.
     """
@@ -63,7 +63,7 @@ def _holds_lines(rows: list[list[str]]) -> bool:
 
 
 def _every_line_is_a_row(path: Path) -> bool:
-    """Return whether each line, quotation marks being plain characters, has a cell for each column."""
+    """Return true if each line, with quotation marks as plain characters, has a cell for each column."""
     try:
         names, rows = _delimited_rows(path, "\t", csv.QUOTE_NONE)
     except DataError:
@@ -72,7 +72,7 @@ def _every_line_is_a_row(path: Path) -> bool:
 
 
 def _table(path: Path, names: list[str], rows: list[list[str]], notes: tuple[str, ...] = ()) -> Table:
-    """Return rows of cells under their names as a table."""
+    """Return rows of cells and their column names as a table."""
     if not names:
         raise DataError(f"{path} holds only blank lines.")
     position = {name: index for index, name in enumerate(names)}
@@ -85,18 +85,18 @@ def _table(path: Path, names: list[str], rows: list[list[str]], notes: tuple[str
 
 
 def _delimited_rows(path: Path, delimiter: str, quoting: Quoting) -> tuple[list[str], list[list[str]]]:
-    """Return the header's names and the rows below it; blank lines are no rows."""
+    """Return the names in the header and the rows below it, without blank lines."""
     csv.field_size_limit(sys.maxsize)
     names: list[str] = []
     rows: list[list[str]] = []
     line = 1
     with open_text(path, newline="") as stream:
-        # Strict, because a quote that is never closed would otherwise swallow the rest of the file unnoticed.
+        # Strict, because otherwise a quote that is never closed would silently swallow the rest of the file.
         reader = csv.reader(stream, delimiter=delimiter, quoting=quoting, strict=True)
         try:
             for row in reader:
                 if not names:
-                    # Lines before the header may hold spaces, or empty cells.
+                    # Lines before the header may contain spaces or empty cells.
                     names = [as_unicode(name.strip()) for name in row] if any(map(str.strip, row)) else []
                 elif row:
                     _refuse_surplus_cells(path, line, len(names), row)

@@ -1,4 +1,4 @@
-"""File formats: chosen by a file's ending, text formats compressed or not."""
+"""File formats: chosen by a file's ending; text formats may be compressed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ from hpo.errors import DataError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """How the files of one ending are read."""
+    """Format of the files with one ending."""
 
     read: Callable[[Path], Table]
     description: str
     source: str
     is_text: bool = True
-    """Whether it is UTF-8 text, which may be compressed."""
+    """True if it is UTF-8 text, which may be compressed."""
 
 
 JSON_LINES = Format(
@@ -57,12 +57,13 @@ def read_table(path: Path, *, strict: bool, delimiter: str | None = None) -> Tab
     """Read the file at `path` by its ending.
 
     Args:
-        path: a file whose ending is one of `FORMATS`; behind that of a text format, one of `COMPRESSIONS`.
+        path: a file whose ending is one of `FORMATS`; after that of a text format, one of `COMPRESSIONS` may follow.
         strict: refuse bytes that are not UTF-8.
-        delimiter: what divides the cells of CSV and TSV files; found if None.
+        delimiter: delimiter of the cells of CSV and TSV files; None detects it.
 
     Raises:
-        DataError: no such file, another ending, nothing in it, damaged, or a row that cannot be read (with its line).
+        DataError: the file does not exist, has another ending, is empty or damaged, or has a row that cannot be read
+            (the message names its line).
     """
     known = _format(path)
     with clear_errors(path):

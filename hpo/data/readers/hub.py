@@ -1,4 +1,4 @@
-"""Hub data sets, and folders that `save_to_disk` wrote: what `datasets` loads."""
+"""Hub data sets, and folders written by `save_to_disk`, loaded by `datasets`."""
 
 import logging
 import warnings
@@ -22,9 +22,9 @@ NO_REASON = "An error occurred while generating the dataset"
 
 
 def parse_address(source: str) -> tuple[str, dict[str, str]]:
-    """Take `hf://NAME?configuration=NAME&split=NAME&revision=REV` apart: into its name and those of `KEYS` that it has.
+    """Parse `hf://NAME?configuration=NAME&split=NAME&revision=REV` into the name and its values of `KEYS`.
 
-    The name is `OWNER/NAME` of the hub, or a folder that is laid out like one of its repositories.
+    The name is `OWNER/NAME` on the hub, or a folder with the layout of a hub repository.
 
     Raises:
         DataError: no name, or a key that is unknown, empty or given twice.
@@ -46,10 +46,10 @@ def parse_address(source: str) -> tuple[str, dict[str, str]]:
 
 
 def read_hub(source: str, role: SplitName) -> Table:
-    """Load a data set of the hub; where `source` names no split, the one that is called like `role`.
+    """Load a data set from the hub; if `source` names no split, the one named like `role`.
 
     Raises:
-        DataError: `datasets` is not installed, or there is no such data set, configuration or split.
+        DataError: `datasets` is not installed, or the data set, configuration or split does not exist.
     """
     name, given = parse_address(source)
     datasets = import_optional("datasets", source)
@@ -60,7 +60,7 @@ def read_hub(source: str, role: SplitName) -> Table:
 
 
 def read_saved(folder: str, role: SplitName) -> Table:
-    """Read a folder that `save_to_disk` wrote; of several splits the one that is called like `role`.
+    """Read a folder that `save_to_disk` wrote; of several splits, the one named like `role`.
 
     Raises:
         DataError: `datasets` is not installed, another kind of folder, or no split for `role`.
@@ -94,7 +94,7 @@ def _table(source: str, dataset: Any) -> Table:
         source,
         dataset.column_names,
         dataset.num_rows,
-        # Through the data set, as only it knows which of the stored rows are its own.
+        # Through the data set, because only it knows which stored rows belong to it.
         lambda name: dataset.select_columns([name]).with_format("arrow")[:].column(name),
         dataset.features,
     )
@@ -102,9 +102,9 @@ def _table(source: str, dataset: Any) -> Table:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep progress bars, logs and warnings of the libraries off the screen, and their counting of uses off the net."""
+    """Turn off the libraries' progress bars, logs and warnings on the screen, and their usage statistics."""
     datasets, hub = import_module("datasets"), import_module("huggingface_hub")
-    # Read at each request: they stay off however early the libraries were imported.
+    # The libraries read this at each request, so it works even if they were imported earlier.
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     hub.constants.HF_HUB_DISABLE_TELEMETRY = True
     with warnings.catch_warnings(action="ignore"), ExitStack() as restoring:
@@ -119,10 +119,10 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _clear_errors(source: str) -> Iterator[None]:
-    """Say in one sentence why a data set cannot be loaded."""
+    """Explain in one sentence why a data set cannot be loaded."""
     try:
         yield
-    except Exception as error:  # each file format and the network raise their own
+    except Exception as error:  # file formats and the network raise various errors
         lines = [line.strip() for line in str(error.__cause__ or error).splitlines()]
         reason = next((line for line in lines if line and line != NO_REASON), type(error).__name__)
         raise DataError(f"{source} cannot be loaded: {reason.rstrip('.:')}.") from error

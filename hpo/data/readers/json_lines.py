@@ -1,4 +1,4 @@
-"""JSON Lines: one JSON object a line."""
+"""JSON Lines: one JSON object per line."""
 
 import json
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from hpo.errors import DataError
 
 
 def read_jsonl(path: Path) -> Table:
-    """Read one JSON object a line; an object without some key has None in that column."""
+    """Read one JSON object per line; a missing key gives None in its column."""
     # Not strict: raw tabs and other control characters inside strings are common and harmless.
     decode = json.JSONDecoder(strict=False).decode
     rows: list[dict[str, object]] = []
-    # Lines end at \n alone: U+2028 and the like are ordinary characters inside a JSON string.
+    # Lines end at \n only: U+2028 and the like are ordinary characters inside a JSON string.
     with open_text(path, newline="\n") as stream:
         for number, line in enumerate(stream, 1):
             if not line.isspace():

@@ -16,17 +16,17 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w-]*")
 
 
 def read_source(source: str, role: SplitName, *, strict: bool, delimiter: str | None = None) -> Table:
-    """Read what `source` names.
+    """Read the rows of `source`.
 
     Args:
-        source: a file, a pattern such as `part-*.csv` (`**` for folders within folders), a folder that `save_to_disk`
-            wrote, or `hf://OWNER/NAME?configuration=NAME&split=NAME&revision=REV`.
-        role: the split of a data set that is meant where `source` does not say which.
+        source: a file, a pattern such as `part-*.csv` (`**` for nested folders), a folder that `save_to_disk` wrote, or
+            `hf://OWNER/NAME?configuration=NAME&split=NAME&revision=REV`.
+        role: the split of a data set to read if `source` does not name one.
         strict: refuse bytes of text files that are not UTF-8.
-        delimiter: what divides the cells of CSV and TSV files; found if None.
+        delimiter: delimiter of the cells of CSV and TSV files; None detects it.
 
     Raises:
-        DataError: nothing is there, it cannot be read, or files of a pattern differ in their columns.
+        DataError: the source does not exist or cannot be read, or files of a pattern have different columns.
     """
     if source.lower().startswith(HUB):
         return read_hub(source, role)
@@ -40,7 +40,7 @@ def read_source(source: str, role: SplitName, *, strict: bool, delimiter: str | 
 
 
 def is_missing(source: str) -> bool:
-    """Return whether `source` is a path of this machine, and nothing is there."""
+    """Return true if `source` is a path on this machine that does not exist."""
     return not (source.lower().startswith(HUB) or os.path.lexists(source) or has_magic(source))
 
 
@@ -55,7 +55,7 @@ def _nothing_there(source: str) -> str:
 
 
 def _read_pattern(pattern: str, *, strict: bool, delimiter: str | None) -> Table:
-    """Read all files that match, in the order of their names, as one table."""
+    """Read all matching files, in the order of their names, as one table."""
     paths = sorted(path for path in glob(pattern, recursive=True) if os.path.isfile(path))
     if not paths:
         raise DataError(f"No file matches the pattern {pattern}.")

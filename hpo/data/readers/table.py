@@ -1,4 +1,4 @@
-"""Tables: named columns of cells, which every source is read into."""
+"""Tables: named columns of cells, the common form of every source."""
 
 import re
 from collections.abc import Callable
@@ -14,20 +14,20 @@ LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Named columns of cells: strings, or any JSON value; None where a row has no such cell.
+    """Named columns of cells: strings, or any JSON value; None where a row lacks the cell.
 
     Raises:
-        DataError: it has no rows, or two columns of one name.
+        DataError: it has no rows, or two columns have the same name.
     """
 
     source: str
-    """Where it is from, as the user names it."""
+    """The source, as the user names it."""
     names: tuple[str, ...]
     rows: int
     column: Callable[[str], Cells]
-    """From a name to its cells, one a row. Bytes that were not UTF-8 are lone surrogates in them."""
+    """From a name to its cells, one per row. Bytes that were not UTF-8 are lone surrogates."""
     notes: tuple[str, ...] = ()
-    """How the source had to be read, where that was not the usual way."""
+    """Notes on how the source was read, if not in the usual way."""
 
     def __post_init__(self) -> None:
         repeated = sorted({name for name in self.names if name and self.names.count(name) > 1})
@@ -38,10 +38,10 @@ class Table:
 
     @property
     def called(self) -> str:
-        """What a note calls the source: a file without its folders, a data set of the hub in full."""
+        """Short name of the source for notes: a file without its folders, a data set of the hub in full."""
         return self.source if "://" in self.source else Path(self.source).name
 
 
 def as_unicode(text: str) -> str:
-    """Return `text` with every lone surrogate, which stands for a byte that was not UTF-8, made a U+FFFD."""
+    """Return `text` with every lone surrogate, which represents a byte that was not UTF-8, replaced by U+FFFD."""
     return LONE_SURROGATE.sub("\ufffd", text)

@@ -1,4 +1,4 @@
-"""Text files: decompressed by their ending; texts of two or four bytes a character are recognised."""
+"""Text files: decompression by their ending, and detection of UTF-16 and UTF-32."""
 
 import bz2
 import gzip
@@ -15,19 +15,19 @@ from typing import BinaryIO, cast
 from hpo.errors import DataError
 
 BEGINNING = 4096
-"""Bytes of a file that tell."""
+"""Number of bytes from which the encoding is detected."""
 HEADER = 32
 MARKS = {b"\xff\xfe\x00\x00": "UTF-32", b"\x00\x00\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-"""Byte-order mark -> the encoding that reads it; the longer ones first, as one begins with another."""
+"""Byte-order mark -> encoding; longer ones first, because one mark is a prefix of another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compression:
-    """A way of compressing files."""
+    """Compression format of a file."""
 
     open: Callable[[Path], BufferedIOBase]
     description: str
-    """Name of the program that decompresses it to its output when called with -dc."""
+    """Program that decompresses the file to standard output when called with -dc."""
     source: str
 
 
@@ -39,33 +39,33 @@ COMPRESSIONS: dict[str, Compression] = {
 
 
 def compression_of(path: Path) -> Compression | None:
-    """Return how the file at `path` is compressed, by its ending; None where it is not."""
+    """Return the compression of the file at `path`, by its ending; None if there is none."""
     return COMPRESSIONS.get(path.suffix.lower())
 
 
 def format_ending(path: Path) -> str:
-    """Return the ending that tells the format, in lower case: `.csv` of `texts.CSV.gz`."""
+    """Return the ending that gives the format, in lower case: `.csv` of `texts.CSV.gz`."""
     return (Path(path.stem) if compression_of(path) else path).suffix.lower()
 
 
 def open_bytes(path: Path) -> BufferedIOBase:
-    """Open the content of the file at `path`."""
+    """Open the decompressed content of the file at `path`."""
     compression = compression_of(path)
     return compression.open(path) if compression else path.open("rb")
 
 
 def open_text(path: Path, newline: str) -> TextIOWrapper:
-    """Open the content of the file at `path` as UTF-8; other bytes become lone surrogates."""
-    content = cast(BinaryIO, open_bytes(path))  # which every stream here is, though not by its declared type
+    """Open the decompressed content of the file at `path` as UTF-8; other bytes become lone surrogates."""
+    content = cast(BinaryIO, open_bytes(path))  # every stream here is one, though not by its declared type
     return TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
 
 
 @contextmanager
 def clear_errors(path: Path) -> Iterator[None]:
-    """Say in one sentence why the file at `path` cannot be opened, read or decompressed.
+    """Explain in one sentence why the file at `path` cannot be opened, read or decompressed.
 
     Raises:
-        DataError: in place of what the file system or a decompressor raises.
+        DataError: instead of the error of the file system or the decompressor.
     """
     try:
         yield
@@ -79,14 +79,15 @@ def clear_errors(path: Path) -> Iterator[None]:
 
 
 def refuse_other_text(path: Path, *, strict: bool) -> None:
-    """Raise a `DataError` of UTF-16 and UTF-32, of a damaged archive, and under `strict` of whatever is not UTF-8."""
+    """Raise a `DataError` for UTF-16 and UTF-32, a damaged archive, and, if `strict`, any bytes that are not UTF-8."""
     with open_bytes(path) as stream:
         if (encoding := _wide_encoding(stream.read(BEGINNING))) is not None:
             raise DataError(
                 f"{path} holds many NUL bytes and looks like {encoding} text; texts are read as UTF-8. Convert it: "
                 f"{_conversion_command(path, encoding)}"
             )
-        # An archive is read to its end, where its checksum is: else its damage would be told as a fault of some row.
+        # Read an archive to its end, where its checksum is; otherwise the damage would be reported as a fault of some
+        # row.
         if not strict and not compression_of(path):
             return
         stream.seek(0)
@@ -101,10 +102,10 @@ def refuse_other_text(path: Path, *, strict: bool) -> None:
 
 
 def _wide_encoding(beginning: bytes) -> str | None:
-    """Return the encoding, as iconv calls it, of a file that begins so; None where it is one of single bytes.
+    """Return the encoding, in iconv's name, of a file with these first bytes; None if it has single-byte characters.
 
-    It has a byte-order mark, or many NUL bytes: of a Latin header every other byte is one, and of any text so written
-    some are, those of its spaces and line ends.
+    Such a file has a byte-order mark or many NUL bytes: every other byte of a Latin header, and in any text the bytes
+    of spaces and line ends.
     """
     marked = next((name for mark, name in MARKS.items() if beginning.startswith(mark)), None)
     header = beginning[:HEADER]
@@ -121,7 +122,7 @@ def _wide_encoding(beginning: bytes) -> str | None:
 
 
 def _conversion_command(path: Path, encoding: str) -> str:
-    """Return the command that writes a copy of a file in UTF-8 beside it."""
+    """Return the command that writes a UTF-8 copy of a file next to it."""
     compression = compression_of(path)
     plain = Path(path.stem if compression else path.name)
     source, copy = (shlex.quote(str(one)) for one in (path, path.with_name(f"{plain.stem}-utf8{plain.suffix}")))

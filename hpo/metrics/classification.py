@@ -1,4 +1,4 @@
-"""Classification metrics: accuracy, F scores, areas under curves, log loss; and which one trials are compared by."""
+"""Classification metrics: accuracy, F scores, areas under curves, log loss; the metric that trials are compared by."""
 
 import math
 from collections import Counter
@@ -21,13 +21,13 @@ SCORES: Mapping[str, tuple[str, str]] = {
     "precision": ("precision", "share of the rows predicted positive that are positive"),
     "recall": ("recall", "share of the positive rows that are predicted positive"),
 }
-"""Score that each class has -> what it is called, and what it is of the positive class of two."""
+"""Score of each class -> its description, and its description for the positive class of two."""
 OF_RANKS = ("roc_auc", "average_precision")
-"""Metrics that sort the rows, class by class, which takes longer than all else."""
+"""Metrics that sort the rows class by class, which takes longer than all the others."""
 PER_CLASS = ("precision", "recall", "f1", "support")
-"""What is stored of each class."""
+"""Scores that are stored for each class."""
 TRIED_ROWS = 2
-"""Of each label, in the try of a metric of the user's own."""
+"""Rows of each label in the test call of a user-defined metric."""
 POSITIVE_NAMES = ("true", "yes", "positive", "pos", "spam")
 NEGATED = {
     "loss": "neg_log_loss",
@@ -36,13 +36,13 @@ NEGATED = {
     "calibration_error": "neg_calibration_error",
     "expected_calibration_error": "neg_calibration_error",
 }
-"""What one would minimise -> the metric that is maximised instead."""
+"""Metrics that would be minimised -> the metric that is maximised instead."""
 
 
 def _of_classes(
     score: str, description: str, mean: Callable[[ConfusionCounts, Floats], float], *, of_rows: bool = True
 ) -> Metric:
-    """Return the metric that is a mean of one of `SCORES` over classes."""
+    """Return the metric that averages one of `SCORES` over classes."""
     source = f"sklearn.metrics.{score}_score"
     return Metric(description=description, source=source, compute=lambda t: mean(t, getattr(t, score)), of_rows=of_rows)
 
@@ -72,7 +72,7 @@ METRICS: dict[str, Metric] = {
         )
         for score, (name, _) in SCORES.items()
     },
-    # Each row has one label, so a false positive of one class is a false negative of another: pooled, all are alike.
+    # Each row has one label, so a false positive of one class is a false negative of another: pooled, all are equal.
     **{
         f"micro_{score}": _of_classes(
             score,
@@ -122,14 +122,14 @@ METRICS: dict[str, Metric] = {
 
 
 def classification_scores(predictions: ClassPredictions, label_names: Sequence[str], metric: SelectionMetric) -> Scores:
-    """Score predictions by every metric that these classes have, and by the user's own.
+    """Score predictions by every metric available for these classes, and by the user's own.
 
-    The formulas, and what they are where there is nothing to count, are in `docs/metrics.md`.
+    `docs/metrics.md` has the formulas, and their values where there is nothing to count.
 
     Args:
         predictions: of at least one row, columns in the order of `label_names`.
         label_names: name of each class number.
-        metric: the one that trials are compared by, with the positive class where there are two.
+        metric: the one that trials are compared by, with the positive class if there are two.
 
     Raises:
         TrainingError: the user's own metric fails on these rows.
@@ -152,7 +152,7 @@ def classification_scores(predictions: ClassPredictions, label_names: Sequence[s
 def classification_score(predictions: ClassPredictions, label_names: Sequence[str], metric: SelectionMetric) -> float:
     """Score predictions by `metric` alone; takes and raises what `classification_scores` does."""
     if metric.own is not None:
-        # Of a model that diverged there is nothing to ask the user's function about.
+        # For a model that diverged, the user's function is not called.
         finite = math.isfinite(predictions.loss)
         return (
             metric.own(**arguments_of(predictions.true, predictions.probabilities, label_names)) if finite else math.nan
@@ -163,9 +163,9 @@ def classification_score(predictions: ClassPredictions, label_names: Sequence[st
 
 
 def slice_f1(predictions: ClassPredictions, label_names: Sequence[str], metric: SelectionMetric) -> float:
-    """Return F1 of the positive class of two, or of more classes the mean over those that are there.
+    """Return F1 of the positive class of two, or for more classes the mean over those that occur.
 
-    On a part of the rows a class may be missing; one that is neither true nor predicted has no F1.
+    A part of the rows may lack a class; a class that is neither true nor predicted has no F1.
     """
     counts = count_confusion(predictions, positive=_positive_number(metric, label_names), beta=1.0, ranks=False)
     if counts.positive is not None:
@@ -178,25 +178,25 @@ def _positive_number(metric: SelectionMetric, label_names: Sequence[str]) -> int
 
 
 def arguments_of(true: Integers, probabilities: Floats, label_names: Sequence[str]) -> dict[str, Any]:
-    """Return what a metric of the user's own is called with: names of the true and of the likeliest classes."""
+    """Return the arguments of a user-defined metric: names of the true and of the most probable classes."""
     names = np.array(label_names)
     predicted = names[probabilities.argmax(axis=1)]
     return {"true": names[true], "predicted": predicted, "probabilities": probabilities, "labels": list(label_names)}
 
 
 def resolve_metric(config: TaskConfig, label_names: Sequence[str], train_labels: Sequence[str]) -> SelectionMetric:
-    """Decide which metric trials are compared by, and of two classes which one is positive.
+    """Choose the metric that trials are compared by, and the positive class of two.
 
     Args:
-        config: `metric` is one of `METRICS`; or `module:function`; or `auto`: `f1` for two classes, `macro_f1` for
-            more. `positive_label` is None for the larger of two numbers, else one of `POSITIVE_NAMES`, else the rarer
-            in training, of equals the last.
+        config: `metric` is one of `METRICS`, `module:function`, or `auto`: `f1` for two classes, `macro_f1` for more.
+            `positive_label` of None means the larger of two numbers, else one of `POSITIVE_NAMES`, else the rarer in
+            training (of equally rare ones the last).
         label_names: the classes.
         train_labels: label of each training row.
 
     Raises:
-        ConfigurationError: no such metric, or one that these classes do not have; no such label, or more than
-            two; a function that cannot be found or fails on a try.
+        ConfigurationError: an unknown metric, or one that these classes do not have; an unknown positive label, or one
+            for more than two classes; a function that cannot be found or fails on a test call.
     """
     two = len(label_names) == 2
     name = config.metric if config.metric != "auto" else "f1" if two else "macro_f1"
@@ -216,7 +216,7 @@ def resolve_metric(config: TaskConfig, label_names: Sequence[str], train_labels:
 
 
 def _tries(label_names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """Return some rows of each label, all predicted right, then all wrong, and what a sentence says of them."""
+    """Return some rows of each label, all predicted right, then all wrong, and a description of them for messages."""
     certain = np.eye(len(label_names)).repeat(TRIED_ROWS, axis=0)
     true = certain.argmax(axis=1)
     right, wrong = (arguments_of(true, one, label_names) for one in (certain, np.roll(certain, TRIED_ROWS, axis=0)))
@@ -225,7 +225,7 @@ def _tries(label_names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], 
 
 
 def _note(metric: str, positive: str | None, reason: str) -> str:
-    """Say what the metric is, and which class is positive and why."""
+    """Return a sentence on the metric, the positive class and the reason."""
     entry = METRICS.get(metric)
     if entry is not None and entry.of_positive_class:
         spoken = "F1" if metric == "f1" else metric
@@ -236,7 +236,7 @@ def _note(metric: str, positive: str | None, reason: str) -> str:
 
 
 def _refuse_unfit(metric: str, classes: int) -> None:
-    """Refuse what is no metric, or not one of so many classes."""
+    """Refuse an unknown metric, or one that this number of classes does not have."""
     refuse_unknown(metric, METRICS, "Classification", NEGATED)
     if METRICS[metric].of_positive_class and classes != 2:
         means = [name for name in (f"macro_{metric}", f"weighted_{metric}", f"micro_{metric}") if name in METRICS]
@@ -247,13 +247,13 @@ def _refuse_unfit(metric: str, classes: int) -> None:
 
 
 def _positive(label_names: Sequence[str], train_labels: Sequence[str], positive_label: str | None) -> tuple[str, str]:
-    """Return the positive class of two, and why it is that."""
+    """Return the positive class of two, and the reason."""
     if positive_label is not None:
         if positive_label not in label_names:
             raise ConfigurationError(f"There is no label {positive_label!r}. {nearest(positive_label, label_names)}")
         return positive_label, "as asked"
     if numbers := _numbers(label_names):
-        # Of 0 and 1, or -1 and 1, nobody takes the other.
+        # For 0 and 1, or -1 and 1, the larger is always meant.
         usual = max(numbers) == 1 and min(numbers) in (0, -1)
         lower, higher = (numbers[number] for number in sorted(numbers))
         return higher, "by its name" if usual else f"the larger number; task.positive_label={lower} takes the other"
@@ -269,7 +269,7 @@ def _positive(label_names: Sequence[str], train_labels: Sequence[str], positive_
 
 
 def _numbers(label_names: Sequence[str]) -> dict[float, str]:
-    """Return labels by their numbers; nothing where not all are such, each another."""
+    """Return labels by their numbers; empty if they are not all different numbers."""
     try:
         numbers = {float(name): name for name in label_names}
     except ValueError:

@@ -1,7 +1,7 @@
-"""Jackknife: the standard error of a score over the choice of rows, and how it departs with each group left out.
+"""Jackknife: the standard error of a score over the choice of rows, and its deviations with each group left out.
 
-It needs nothing of a metric but that it can be computed on other rows, and is the same on every machine. For two models
-on the same rows it tells how much of their difference is the choice of rows, as both leave out the same groups.
+It works for any metric that can be computed on other rows, and is the same on every machine. For two models on the same
+rows it gives the noise of their difference, because both leave out the same groups.
 """
 
 import math
@@ -16,14 +16,14 @@ from hpo.metrics.confusion import ConfusionCounts
 
 MOST_GROUPS = 200
 OF_PROBABILITIES = (*OF_RANKS, "neg_log_loss", "neg_calibration_error")
-"""Metrics that do not follow from a confusion matrix."""
+"""Metrics that cannot be computed from a confusion matrix."""
 
 
 def leave_out_groups(units: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Return the number of the jackknife group that each row is in, from 0, at most `MOST_GROUPS` of like size.
+    """Return the jackknife group of each row, from 0: at most `MOST_GROUPS`, of similar size.
 
     Args:
-        units: what each row is left out together with, such as its document, from 0 without gaps; shape (rows,).
+        units: unit in which each row is left out, such as its document, from 0 without gaps; shape (rows,).
         seed: decides which units are together.
     """
     count = int(units.max()) + 1
@@ -33,13 +33,13 @@ def leave_out_groups(units: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
 
 
 def deviations(score: Callable[[NDArray[np.bool_]], float], groups: NDArray[np.int64]) -> tuple[float, ...]:
-    """Return how a score departs from its mean with each group left out, scaled so that squares add up to its variance.
+    """Return a score's deviations with each group left out, scaled so that their squares add up to its variance.
 
-    That of delete-a-group jackknife (Kott 2001): (G - 1) / G times the sum of squares over G groups.
+    Delete-a-group jackknife (Kott 2001): the variance is (G - 1) / G times the sum of squares over G groups.
 
     Args:
-        score: what rows score, told by a mask of shape (rows,).
-        groups: of each row, as `leave_out_groups` gives them.
+        score: function from a mask of rows, shape (rows,), to their score.
+        groups: of each row, from `leave_out_groups`.
     """
     without = np.array([score(groups != group) for group in range(int(groups.max()) + 1)])
     return tuple(scale(without).tolist())
@@ -53,15 +53,15 @@ def scale(without: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def standard_error(scores: Scores, beta: float | None = None) -> float | None:
-    """Return the standard error of the score over the choice of rows; None where a confusion matrix does not tell it.
+    """Return the standard error of the score over the choice of rows; None without a confusion matrix.
 
-    The delete-one jackknife (Efron and Tibshirani 1993): all rows of one cell of the confusion give the same score when
-    left out, so it takes as many scores as there are cells. Rows that belong together are taken for independent, and
-    folds for one set of rows.
+    The delete-one jackknife (Efron and Tibshirani 1993): all rows in one cell of the confusion matrix give the same
+    score when left out, so it takes as many scores as there are cells. Rows that belong together are treated as
+    independent, and folds as one set of rows.
 
     Args:
-        scores: with their confusion.
-        beta: of `fbeta` and its kin.
+        scores: with their confusion matrix.
+        beta: of `fbeta` and its averages.
     """
     metric = METRICS.get(scores.metric)
     confusion = np.array(scores.confusion, dtype=np.int64)
@@ -89,13 +89,13 @@ def standard_error(scores: Scores, beta: float | None = None) -> float | None:
 def with_standard_error(
     score: float | None, scores: Scores | None, beta: float | None = None, seeds: float = 0.0
 ) -> str:
-    """Return a score with its standard error, as `0.9667 ±0.011`; a dash where there is none.
+    """Return a score with its standard error, as `0.9667 ±0.011`; a dash if there is none.
 
     Args:
         score: by the metric that trials are compared by.
-        scores: those that it is among; None where only the number is known.
-        beta: as `standard_error` takes it.
-        seeds: standard deviation over seeds; 0 where that is not known.
+        scores: all scores of the same evaluation; None if only the number is known.
+        beta: as for `standard_error`.
+        seeds: standard deviation over seeds; 0 if unknown.
     """
     if score is None:
         return "–"
@@ -104,7 +104,7 @@ def with_standard_error(
 
 
 def _stored_positive(scores: Scores) -> int | None:
-    """Return the positive class of two, which is the one whose F1 was stored as that."""
+    """Return the positive class of two: the class whose F1 was stored as `f1`."""
     classes = list(scores.per_class.values())
     if "f1" not in scores.values or len(classes) != 2:
         return None

@@ -1,4 +1,4 @@
-"""Metrics: what a metric is in any task, the one that a study maximises, and the predictions that are scored."""
+"""Metrics: their common interface, the metric that a study maximises, and the predictions that are scored."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from hpo.metrics.own_metric import OwnMetric
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A score; more is better."""
+    """A score; higher is better."""
 
     description: str
     source: str
     compute: Callable[[Any], float]
-    """From what its task counts once for all metrics."""
+    """Function from the task's counts to the score."""
     of_positive_class: bool = False
-    """Whether it is that of the positive class of two, and there is none for more classes."""
+    """True if it is the score of the positive class of two, and undefined for more classes."""
     of_rows: bool = False
-    """Whether all rows count alike in it, so that a class of few rows counts little."""
+    """True if all rows count alike, so that a class with few rows counts little."""
     limits: tuple[float, float] = (0.0, 1.0)
-    """The smallest and the largest value that it can have."""
+    """Smallest and largest possible value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,23 +35,23 @@ class SelectionMetric:
     name: str
     """One of its task's metrics, or `module:function`."""
     note: str
-    """A sentence for the user: what it is and why."""
+    """A sentence for the user: the metric and the reason for it."""
     positive: str | None = None
-    """The positive class of two; None where there are more, or none."""
+    """The positive class of two; None if there are more, or none."""
     beta: float = 1.0
-    """How many times as much as precision recall counts in `fbeta` and its kin."""
+    """Weight of recall relative to precision in `fbeta` and its averages."""
     own: OwnMetric | None = None
-    """The user's function, where `name` is that of one."""
+    """The user's function, if `name` names one."""
 
 
 def refuse_unknown(name: str, metrics: Mapping[str, Metric], task: str, negated: Mapping[str, str]) -> None:
-    """Raise a `ConfigurationError` where no metric of the task is called `name`.
+    """Raise a `ConfigurationError` if the task has no metric called `name`.
 
     Args:
-        name: what `task.metric` says.
+        name: value of `task.metric`.
         metrics: those of the task.
-        task: what a sentence calls the task.
-        negated: what one would minimise, or is ordered alike -> the metric that is maximised instead.
+        task: name of the task in a sentence.
+        negated: metrics that would be minimised, or rank alike -> the metric that is maximised instead.
     """
     if name in negated:
         raise ConfigurationError(f"task.metric is {name!r}, but a metric is maximised; choose {negated[name]}.")
@@ -60,29 +60,29 @@ def refuse_unknown(name: str, metrics: Mapping[str, Metric], task: str, negated:
 
 
 class Predictions(Protocol):
-    """Predictions for some rows, beside their true targets."""
+    """Predictions for some rows, with their true targets."""
 
     @property
     def rows(self) -> int:
-        """How many there are."""
+        """Number of rows."""
 
     @property
     def loss(self) -> float:
-        """Mean loss over the rows, as it is reported."""
+        """Mean loss over the rows, as reported."""
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Which rows are predicted correctly, shape (rows,); none where predictions are only nearer or farther."""
+        """True for rows that are predicted correctly, shape (rows,); none for a task without correct predictions."""
 
     def flipped(self, rows: NDArray[np.bool_]) -> Self:
-        """Return these with correct predictions for some rows made wrong; `rows` has shape (rows,)."""
+        """Return the predictions with correct ones of some rows made wrong; `rows` has shape (rows,)."""
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Self:
-        """Return those of some rows."""
+        """Return the predictions of some rows."""
 
 
 def mean_scores(parts: Sequence[Scores]) -> Scores:
-    """Return the mean of each score over folds, each fold counted alike; rows and confusions are added up."""
+    """Return the mean of each score over folds, with equal weights; rows and confusion matrices are added up."""
     per_class = {label: _mean([part.per_class[label] for part in parts]) for label in parts[0].per_class}
     for label, row in per_class.items():
         row["support"] = sum(part.per_class[label]["support"] for part in parts)

@@ -26,7 +26,7 @@ class LabelPredictions:
     true: Booleans
     probabilities: Floats
     thresholds: Floats
-    """From which probability on a label is predicted, shape (labels,)."""
+    """Probability from which a label is predicted, shape (labels,)."""
     loss: float
     """Mean over rows of the cross-entropy summed over labels, in nats."""
 
@@ -34,7 +34,7 @@ class LabelPredictions:
     def of(
         cls, true: Booleans, probabilities: Floats, thresholds: Floats, loss: float | None = None
     ) -> "LabelPredictions":
-        """Return these; a loss of None follows from the probabilities, where an impossible label costs 36 nats."""
+        """Return the object; a loss of None is computed from the probabilities (36 nats for an impossible label)."""
         if loss is None:
             of_true = np.maximum(np.where(true, probabilities, 1 - probabilities), SMALLEST)
             loss = float(-np.log(of_true).sum(axis=1).mean())
@@ -42,23 +42,23 @@ class LabelPredictions:
 
     @property
     def rows(self) -> int:
-        """How many there are."""
+        """Number of rows."""
         return len(self.true)
 
     @property
     def predicted(self) -> Booleans:
-        """Which labels are predicted."""
+        """True where a label is predicted."""
         predicted: Booleans = self.probabilities >= self.thresholds
         return predicted
 
     @property
     def correct(self) -> Booleans:
-        """Which rows are predicted to have their labels and no other, shape (rows,)."""
+        """True for rows whose predicted labels are exactly the true ones, shape (rows,)."""
         correct: Booleans = (self.predicted == self.true).all(axis=1)
         return correct
 
     def flipped(self, rows: Booleans) -> "LabelPredictions":
-        """Return these with one decision of some rows flipped: of the label that is nearest to its threshold."""
+        """Return the predictions with one decision of some rows flipped, that of the label nearest to its threshold."""
         probabilities, which = self.probabilities.copy(), np.flatnonzero(rows)
         nearest = np.abs(probabilities[which] - self.thresholds).argmin(axis=1)
         thresholds = self.thresholds[nearest]
@@ -67,22 +67,22 @@ class LabelPredictions:
         return LabelPredictions.of(self.true, probabilities, self.thresholds)
 
     def take(self, rows: Integers | Booleans) -> "LabelPredictions":
-        """Return those of some rows."""
+        """Return the predictions of some rows."""
         return LabelPredictions.of(self.true[rows], self.probabilities[rows], self.thresholds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DecisionCounts:
-    """Decisions, counted: hits (predicted and true), predicted, true."""
+    """Counts of decisions: hits (predicted and true), predicted, true."""
 
     of_labels: Integers
     """Shape (3, labels)."""
     of_rows: Integers
     """Shape (3, rows)."""
     roc_auc: float
-    """Mean over the labels that some rows have and some have not; 1/2 where there is none."""
+    """Mean over the labels that some rows have and others do not; 1/2 if there is none."""
     average_precision: float
-    """Mean over the labels that some row has; 0 where there is none."""
+    """Mean over the labels that some row has; 0 if there is none."""
     loss: float
 
 
@@ -91,13 +91,13 @@ COUNTS: Mapping[str, tuple[Callable[[DecisionCounts], Integers], str]] = {
     "macro": (lambda counts: counts.of_labels, "of each label, labels counted alike"),
     "samples": (lambda counts: counts.of_rows, "of each row, rows counted alike"),
 }
-"""Average -> the counts that it is the mean over, and what it is."""
+"""Average -> the counts that it averages over, and its description."""
 RATIOS: Mapping[str, tuple[Callable[..., Floats], str]] = {
     "f1": (lambda hits, predicted, true: ratio(2 * hits, predicted + true), "harmonic mean of precision and recall"),
     "precision": (lambda hits, predicted, _: ratio(hits, predicted), "share of the predicted labels that are true"),
     "recall": (lambda hits, _, true: ratio(hits, true), "share of the true labels that are predicted"),
 }
-"""Score -> how it follows from counts, 0 where there are none; and what it is."""
+"""Score -> its formula from counts, 0 where there are none; and its description."""
 
 
 def _mean(average: str, score: str, counts: DecisionCounts) -> float:
@@ -141,7 +141,7 @@ METRICS: Mapping[str, Metric] = {
 
 
 def count_decisions(predictions: LabelPredictions, *, ranks: bool = True) -> DecisionCounts:
-    """Count predictions, of at least one row; without `ranks` those of `OF_RANKS` mean nothing."""
+    """Count predictions, of at least one row; without `ranks` the values of `OF_RANKS` are meaningless."""
     columns = zip(predictions.true.T, predictions.probabilities.T, strict=True)
     scores = [(*ranking_scores(true, column), true.all()) for true, column in columns if ranks and true.any()]
     return DecisionCounts(
@@ -158,10 +158,10 @@ def _sides(predictions: LabelPredictions) -> tuple[Booleans, Booleans, Booleans]
 
 
 def resolve_multi_label_metric(name: str) -> SelectionMetric:
-    """Decide which metric trials are compared by: one of `METRICS`, or `auto`, which is `micro_f1`.
+    """Choose the metric that trials are compared by: one of `METRICS`, or `auto`, which is `micro_f1`.
 
     Raises:
-        ConfigurationError: no such metric.
+        ConfigurationError: an unknown metric.
     """
     name = "micro_f1" if name == "auto" else name
     refuse_unknown(name, METRICS, "Multi-label", {})
@@ -174,7 +174,7 @@ def multi_label_score(predictions: LabelPredictions, metric: str) -> float:
 
 
 def multi_label_scores(predictions: LabelPredictions, label_names: Sequence[str], metric: str) -> Scores:
-    """Score predictions by every metric; trials are compared by `metric`. The formulas are in `docs/metrics.md`."""
+    """Score predictions by every metric; trials are compared by `metric`. `docs/metrics.md` has the formulas."""
     counts = count_decisions(predictions)
     columns = {name: ratio_of(*counts.of_labels) for name, (ratio_of, _) in RATIOS.items()}
     columns |= {"support": counts.of_labels[2], "threshold": predictions.thresholds}
@@ -190,7 +190,7 @@ def multi_label_scores(predictions: LabelPredictions, label_names: Sequence[str]
 
 
 def scores_without(predictions: LabelPredictions, groups: Integers, metric: str) -> Floats:
-    """Return the score with each group of rows left out, where decisions tell it from what was counted of each group.
+    """Return the score with each group of rows left out, if it can be computed from the counts of each group.
 
     Args:
         predictions: of all rows.
@@ -214,14 +214,14 @@ def scores_without(predictions: LabelPredictions, groups: Integers, metric: str)
 
 
 def best_thresholds(true: Booleans, probabilities: Floats, *, per_label: bool) -> Floats:
-    """Return the thresholds of largest F1: for each label its own, or one for all, of all decisions pooled.
+    """Return the thresholds that maximise F1: one per label, or one for all by the pooled decisions.
 
-    They lie midway between the probabilities that they divide; without a row that has the label at `USUAL_THRESHOLD`.
+    They lie midway between the probabilities that they separate; without a row that has the label, `USUAL_THRESHOLD`.
 
     Args:
-        true: which labels rows have, shape (rows, labels).
+        true: labels of the rows, shape (rows, labels).
         probabilities: shape (rows, labels).
-        per_label: whether each label has its own.
+        per_label: True for one threshold per label.
 
     Returns:
         shape (labels,).

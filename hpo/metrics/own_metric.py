@@ -1,4 +1,4 @@
-"""User-defined metric, named `module:function`: found, tried before any training, and called."""
+"""User-defined metric, named `module:function`: found, tested before any training, and called."""
 
 import inspect
 import math
@@ -18,7 +18,7 @@ from hpo.errors import ConfigurationError, TrainingError, nearest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnMetric:
-    """The user's function, and what it asks for."""
+    """The user's function and its parameters."""
 
     spec: str
     """`module:function`."""
@@ -34,7 +34,7 @@ class OwnMetric:
             predicted: likewise.
 
         Raises:
-            TrainingError: it raises an error, or returns no finite number.
+            TrainingError: it raises an error, or does not return one finite number.
         """
         rows = len(true)
         try:
@@ -51,16 +51,17 @@ class OwnMetric:
 
 
 def load_own_metric(spec: str, right: Mapping[str, Any], wrong: Mapping[str, Any], told: str) -> OwnMetric:
-    """Find `module:function`, also in the working folder, and try it on a few rows, all predicted right and all wrong.
+    """Find `module:function`, also in the working folder, and test it on a few rows, all predicted right and all wrong.
 
     Args:
         spec: as the user wrote it.
         right: arguments of a call: some rows, each predicted right.
         wrong: the same, predicted wrong.
-        told: what a sentence says of these rows, and of what the arrays hold.
+        told: description of these rows, and of the arrays, for messages.
 
     Raises:
-        ConfigurationError: there is no such module or function, it fails on the try, or is higher for what is wrong.
+        ConfigurationError: the module or function does not exist, fails on the test, or scores wrong predictions
+            higher.
     """
     function = _function(spec)
     metric = OwnMetric(spec=spec, function=function, parameters=_parameters(function))
@@ -100,7 +101,7 @@ def _function(spec: str) -> Callable[..., Any]:
 
 def _module(name: str, spec: str) -> ModuleType:
     folder = str(Path.cwd())
-    # At the end and for good: what is installed comes first, and the module may import its neighbours later.
+    # Appended for good: installed packages come first, and the module may import its neighbours later.
     if folder not in sys.path:
         sys.path.append(folder)
     try:
@@ -127,10 +128,10 @@ def _parameters(function: Callable[..., Any]) -> frozenset[str]:
     try:
         return frozenset(inspect.signature(function).parameters)
     except ValueError:
-        # Some functions written in C do not tell theirs: they have none of ours.
+        # Some functions written in C do not expose theirs; they have none of the optional parameters.
         return frozenset()
 
 
 def _spoken(value: object) -> str:
-    """Say what a value is that is not what it should be."""
+    """Describe a value that is not one finite number."""
     return f"{value}" if value is None or isinstance(value, Real) else f"a value of type {type(value).__name__}"

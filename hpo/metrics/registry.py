@@ -11,10 +11,10 @@ METRICS: Mapping[str, Mapping[str, Metric]] = {
     "regression": regression.METRICS,
     "multi_label": multi_label.METRICS,
 }
-"""A score of one name has the same limits in all tasks."""
+"""A score has the same limits in every task that has it."""
 
 
 def limits_of(metric: str) -> tuple[float, float]:
-    """Return between which a metric is; of a user's own nothing is known."""
+    """Return the limits of a metric; unlimited for a user-defined one."""
     known = (metrics[metric].limits for metrics in METRICS.values() if metric in metrics)
     return next(known, (-math.inf, math.inf))

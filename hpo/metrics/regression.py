@@ -25,7 +25,7 @@ class NumberPredictions:
 
     @property
     def rows(self) -> int:
-        """How many there are."""
+        """Number of rows."""
         return len(self.true)
 
     @property
@@ -36,43 +36,43 @@ class NumberPredictions:
 
     @property
     def loss(self) -> float:
-        """Mean squared error of the scaled targets; no number where predictions are none."""
+        """Mean squared error of the scaled targets; NaN if predictions are NaN."""
         with np.errstate(all="ignore"):
             return float(self.squares.mean() / self.sd**2)
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """No row: a number is nearer or farther."""
+        """No row, because a number is not simply correct or wrong."""
         return np.zeros(self.rows, dtype=bool)
 
     def flipped(self, rows: NDArray[np.bool_]) -> "NumberPredictions":
-        """Return these: none is correct."""
+        """Return the same predictions: none is correct."""
         assert not rows.any(), "no prediction is correct"
         return self
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "NumberPredictions":
-        """Return those of some rows."""
+        """Return the predictions of some rows."""
         return replace(self, true=self.true[rows], predicted=self.predicted[rows])
 
 
 def correlation(one: Floats, other: Floats) -> float:
-    """Return Pearson's correlation, in -1..1; 0 where either is always the same."""
+    """Return Pearson's correlation, in -1..1; 0 if either is constant."""
     if np.ptp(one) == 0 or np.ptp(other) == 0:
         return 0.0
-    # Each over its largest deviation first, so that no square is beyond what a float holds.
+    # Divide each by its largest deviation first, so that no square overflows.
     one, other = (deviation / np.abs(deviation).max() for deviation in (one - one.mean(), other - other.mean()))
     return float(np.clip(one @ other / math.sqrt((one @ one) * (other @ other)), -1, 1))
 
 
 def ranks(values: Floats) -> Floats:
-    """Return the place of each value among all, from 1; equals share the mean of theirs."""
+    """Return the rank of each value, from 1; equal values share the mean of their ranks."""
     _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
     places: Floats = (np.cumsum(counts) - (counts - 1) / 2)[which]
     return places
 
 
 def determination(numbers: NumberPredictions) -> float:
-    """Return the share of variance that is explained; of true values that are all the same 0, or 1 without an error."""
+    """Return the share of variance that is explained; for constant true values 0, or 1 without an error."""
     left, all_of_it = float(numbers.squares.sum()), float(((numbers.true - numbers.true.mean()) ** 2).sum())
     if np.ptp(numbers.true) == 0:
         return float(left == 0)
@@ -115,14 +115,14 @@ NEGATED = {
     **dict.fromkeys(("loss", "mse", "rmse", "neg_mse", "mean_squared_error"), "neg_rmse"),
     **dict.fromkeys(("mae", "mean_absolute_error"), "neg_mae"),
 }
-"""What one would minimise, or is ordered alike -> the metric that is maximised instead."""
+"""Metrics that would be minimised, or rank alike -> the metric that is maximised instead."""
 
 
 def resolve_regression_metric(name: str) -> SelectionMetric:
-    """Decide which metric trials are compared by: one of `METRICS`; or `module:function`; or `auto`: `pearson`.
+    """Choose the metric that trials are compared by: one of `METRICS`, `module:function`, or `auto`: `pearson`.
 
     Raises:
-        ConfigurationError: no such metric; a function that cannot be found or fails on a try.
+        ConfigurationError: an unknown metric; a function that cannot be found or fails on a test call.
     """
     name = "pearson" if name == "auto" else name
     if ":" in name:
@@ -140,12 +140,12 @@ def _tries() -> tuple[dict[str, Any], dict[str, Any], str]:
 
 
 def regression_scores(predictions: NumberPredictions, metric: SelectionMetric) -> Scores:
-    """Score numbers by every metric, and by the user's own; the formulas are in `docs/metrics.md`.
+    """Score numbers by every metric, and by the user's own; `docs/metrics.md` has the formulas.
 
     Raises:
         TrainingError: the user's own metric fails on these rows.
     """
-    # Of a model that diverged there is nothing to score.
+    # A model that diverged cannot be scored.
     finite = math.isfinite(predictions.loss)
     values = {name: float(one.compute(predictions)) if finite else math.nan for name, one in METRICS.items()}
     values |= {"loss": predictions.loss, metric.name: regression_score(predictions, metric)}

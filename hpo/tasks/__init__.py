@@ -1,5 +1,5 @@
-"""Tasks: what is learned, and how a model, its targets, its loss, its predictions and its scores are made of that.
+"""Tasks: the targets, loss, predictions and scores of each kind of task, and the head of its model.
 
-To add a task: a file with a class shaped like `protocol.Task`, its line in `TASKS` of `registry.py`, how it takes the
-label column in `hpo/data/labels.py`, and its name in `TaskConfig`.
+To add a task: a file with a class that implements `protocol.Task`, its entry in `TASKS` of `registry.py`, its target
+type in `hpo/data/labels.py`, and its name in `TaskConfig`.
 """

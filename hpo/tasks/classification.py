@@ -1,4 +1,4 @@
-"""Classification: one label an example, cross-entropy, the probabilities of the labels, F1 and its kin."""
+"""Classification: one label per example, cross-entropy, class probabilities, F1 and related metrics."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from hpo.tasks.protocol import Baseline, Criterion
 
 
 def prior() -> Any:
-    """Return a classifier that predicts how often each label is."""
+    """Return a classifier that predicts the frequency of each label."""
     from sklearn.dummy import DummyClassifier
 
     return DummyClassifier(strategy="prior")
@@ -38,14 +38,14 @@ def logistic_regression(c: float) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classification:
-    """The task of giving each example one of some labels."""
+    """Classification: exactly one label for each example."""
 
     label_names: tuple[str, ...]
     """Labels by id; at least two."""
     metric: SelectionMetric
     """The metric trials are compared by."""
     class_weights: tuple[float, ...]
-    """What each label weighs where the labels are to count alike: rows / (labels * rows of the label) in training."""
+    """Weight of each label that makes all count alike: rows / (labels * rows of the label) in training."""
     baselines: ClassVar[Mapping[str, Baseline]] = {
         "majority class": Baseline(inputs="nothing", estimator=prior),
         "TF-IDF and logistic regression": Baseline(inputs="words", estimator=partial(logistic_regression, 10.0)),
@@ -59,7 +59,7 @@ class Classification:
         """Return the task for the labels of the training rows, its metric resolved.
 
         Raises:
-            ConfigurationError: a metric or positive label that cannot be.
+            ConfigurationError: an invalid metric or positive label.
         """
         label_names = ordered_labels(cells)
         return cls(
@@ -74,11 +74,11 @@ class Classification:
         return cls.of(TaskConfig(), learned["labels"])
 
     def learned(self) -> dict[str, Any]:
-        """Return the labels in the order of their numbers."""
+        """Return the labels in the order of their class numbers."""
         return {"labels": list(self.label_names)}
 
     def load(self, source: str, **options: Any) -> Any:
-        """Load the pretrained model under a classification head, by transformers' `from_pretrained`."""
+        """Load the pretrained model with a classification head, by transformers' `from_pretrained`."""
         names = dict(enumerate(self.label_names))
         labels = {"num_labels": len(names), "id2label": names, "label2id": {name: i for i, name in names.items()}}
         return AutoModelForSequenceClassification.from_pretrained(source, **labels, **options)
@@ -89,15 +89,15 @@ class Classification:
         return np.array([number[label] for label in cells], dtype=np.int64)
 
     def strata(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the classes."""
+        """Return the class numbers."""
         return targets
 
     def criterion(self, values: Hyperparameters, device: torch.device) -> Criterion:
         """Return the cross-entropy of each row in nats, from logits of shape (rows, labels) and class numbers.
 
-        With `label_smoothing` that mass is taken from the true label and spread over all (Szegedy et al. 2016). With
-        `class_weights` a row is multiplied by the weight of its true label. The sum of these is to be divided by the
-        rows, not by their weights, so that batches add up to the weighted mean of all rows.
+        `label_smoothing` moves that share of probability from the true label to all labels evenly (Szegedy et al.
+        2016). `class_weights` multiplies a row by the weight of its true label. Divide the sum by the number of rows,
+        not by their weights, so that batches add up to the weighted mean of all rows.
         """
         smoothing, balanced = values.label_smoothing, values.class_weights == "balanced"
         weights = torch.tensor(self.class_weights, device=device) if balanced else None
@@ -111,7 +111,8 @@ class Classification:
     def predictions(self, outputs: Tensor) -> NDArray[np.float64]:
         """Return the probability of each label; waits for the device.
 
-        In float64: in fp32 a label is certain from a distance of 17 in the logits on, and rows so scored have no order.
+        In float64: fp32 would round a label to certainty from a distance of 17 between logits on, and such rows would
+        tie.
 
         Args:
             outputs: logits, shape (rows, labels).
@@ -123,14 +124,14 @@ class Classification:
         return probabilities
 
     def columns(self, predictions: NDArray[np.float64]) -> dict[str, list[str]]:
-        """Return what is written beside each row: its likeliest label, and how probable that is."""
+        """Return the columns to write for each row: its most probable label, and the probability of that."""
         return {
             "prediction": [self.label_names[label] for label in predictions.argmax(axis=1)],
             "probability": list(map(repr, predictions.max(axis=1).tolist())),
         }
 
     def baseline_predictions(self, estimator: Any, inputs: Any) -> NDArray[np.float64]:
-        """Return the probabilities of a fitted estimator; of a label that it was not shown, as in a fold, 0."""
+        """Return the probabilities of a fitted estimator; 0 for a label that it was not shown, as in a fold."""
         probabilities = np.zeros((inputs.shape[0], len(self.label_names)))
         probabilities[:, estimator.classes_] = estimator.predict_proba(inputs)
         return probabilities
@@ -138,7 +139,7 @@ class Classification:
     def with_targets(
         self, targets: NDArray[np.int64], predictions: NDArray[np.float64], loss: float | None = None
     ) -> ClassPredictions:
-        """Put the probabilities beside the true classes."""
+        """Pair the probabilities with the true classes."""
         return ClassPredictions.of(targets, predictions, loss)
 
     def scores(self, predictions: ClassPredictions) -> Scores:
@@ -154,11 +155,11 @@ class Classification:
         return classification_score(predictions, self.label_names, self.metric)
 
     def slice_score(self, predictions: ClassPredictions) -> float:
-        """Return F1 of the positive class, or of more the mean over those that are there, true or predicted."""
+        """Return F1 of the positive class, or for more classes the mean over those that occur, true or predicted."""
         return slice_f1(predictions, self.label_names, self.metric)
 
 
 def _balanced(label_names: Sequence[str], train_labels: Sequence[str]) -> tuple[float, ...]:
-    """Return the weights by which each label counts alike (King and Zeng 2001)."""
+    """Return the weights that make each label count alike (King and Zeng 2001)."""
     counts = Counter(train_labels)
     return tuple(len(train_labels) / (len(label_names) * counts[name]) for name in label_names)

@@ -1,4 +1,4 @@
-"""Held-out evaluation: the scores a model is judged by at the end, their jackknife, and scores of slices."""
+"""Held-out evaluation: the final scores of a model, their jackknife, and scores of slices."""
 
 import math
 from collections import Counter
@@ -23,24 +23,24 @@ PARTS_BY_LENGTH = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class HeldOutRows:
-    """What a held-out evaluation needs of the rows beside their labels."""
+    """Properties of the rows of a held-out evaluation, other than their labels."""
 
     words: NDArray[np.int64]
-    """Words of each text, shape (rows,)."""
+    """Number of words of each text, shape (rows,)."""
     groups: Sequence[str]
-    """Of each row, shape (rows,); empty where there are none."""
+    """Group of each row, shape (rows,); empty if there are none."""
     seed: int
-    """Of the jackknife's groups."""
+    """Seed of the jackknife's groups."""
     longest: tuple[int, ...] = ()
-    """Words of the longest text of each part by length; empty where these are all rows, and it follows from them."""
+    """Number of words of the longest text of each part by length; empty to compute it from these rows."""
 
     def take(self, rows: NDArray[np.int64]) -> "HeldOutRows":
-        """Return it of some rows, with the parts by length of all."""
+        """Return the properties of some rows, with the parts by length of all rows."""
         groups = [self.groups[row] for row in rows] if self.groups else ()
         return HeldOutRows(words=self.words[rows], groups=groups, seed=self.seed, longest=self.parts_by_length())
 
     def parts_by_length(self) -> tuple[int, ...]:
-        """Return how many words the longest text of each part has; the parts are of like size, as far as can be."""
+        """Return the number of words of the longest text in each part; parts are about equally large."""
         shares = np.arange(1, PARTS_BY_LENGTH + 1) / PARTS_BY_LENGTH
         return self.longest or tuple(np.unique(np.quantile(self.words, shares, method="higher")).tolist())
 
@@ -66,15 +66,15 @@ def evaluate_held_out(task: Task[Any], predictions: Predictions, known: HeldOutR
 
 
 def _units(known: HeldOutRows, rows: int) -> NDArray[np.int64]:
-    """Return what each row is left out together with: its group, where there are several."""
+    """Return the unit in which each row is left out: its group, if there are several."""
     units = group_numbers(known.groups) if known.groups else np.arange(rows)
     return units if units.max() > 0 else np.arange(rows)
 
 
 def _moved_by_a_row(task: Task[Any], predictions: Predictions, groups: NDArray[np.int64]) -> float:
-    """Return by how much a row moves the score on average, where its correct prediction is flipped.
+    """Return the average change of the score when the correct prediction of one row is flipped.
 
-    Rows of a group are flipped together, as one by one would take long.
+    Rows of a group are flipped together, because flipping them one by one would take long.
     """
     correct = predictions.correct
     if not correct.any():
@@ -86,7 +86,7 @@ def _moved_by_a_row(task: Task[Any], predictions: Predictions, groups: NDArray[n
 
 
 def mean_held_out(of_folds: Sequence[HeldOutEvaluation]) -> HeldOutEvaluation:
-    """Return the evaluation of the mean over folds, each of which was evaluated on rows of its own."""
+    """Return the evaluation of the mean over folds, each evaluated on rows of its own."""
     parts = len(of_folds)
     slices: dict[tuple[str, str], list[Slice]] = {}
     for one in (one for held_out in of_folds for one in held_out.slices):
@@ -114,7 +114,7 @@ def _by_length(known: HeldOutRows) -> Iterator[tuple[str, str, NDArray[np.int64]
 
 
 def _by_group(groups: Sequence[str]) -> Iterator[tuple[str, str, NDArray[np.int64]]]:
-    """Yield the rows of the largest groups that have a name."""
+    """Yield the rows of the largest groups with a name."""
     largest = Counter(name for name in groups if name).most_common(MOST_GROUPS)
     of_row = np.array(groups, dtype=object)
     for name, _ in largest:

@@ -1,4 +1,4 @@
-"""Label words: classification by how likely the word of each label is behind a prompt, to a language model itself."""
+"""Label words: classification by the probability of each label's word after a prompt, with the language-model head."""
 
 import string
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,26 +20,26 @@ from hpo.tasks.word_head import WordHead, word_head
 PROMPT = "Text: {text}\nCategory:"
 PROMPT_OF_PAIRS = "Text: {text}\nSecond text: {pair}\nCategory:"
 LIST = "Categories: {labels}.\n\n"
-"""Stands above these where the words do not say what the labels are."""
+"""Prefix of the prompt that lists the labels, if the words are not the labels."""
 MOST_NAMES, MOST_TOKENS = 8, 4
-"""Labels, and tokens of one, up to which labels are their own words."""
+"""Largest number of labels, and of tokens of one, for which labels are their own words."""
 CALIBRATION_ROWS = 1000
-"""Training rows that the average answer is taken of; its standard error is below 0.016 then."""
+"""Training rows over which answers are averaged; the standard error is then below 0.016."""
 
 
 class Untuned:
-    """The answers of the pretrained model as they are, or calibrated, as an estimator of scikit-learn.
+    """Answers of the pretrained model, as they are or calibrated, as a scikit-learn estimator.
 
-    Calibrated, the probability of a label is multiplied by its share of the training rows, divided by its mean
-    probability over them, and the product divided by its sum over labels: in the mean, labels are then about as likely
-    as they are frequent. Zhao et al. 2021 divide by the probabilities for a text without content.
+    Calibration multiplies the probability of a label by its share of the training rows, divides it by its mean
+    probability over them, and divides the products by their sum over labels. So on average, labels are about as
+    probable as they are frequent. Zhao et al. 2021 divide by the probabilities for a text without content.
     """
 
     def __init__(self, *, calibrated: bool) -> None:
         self._calibrated = calibrated
 
     def fit(self, probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> Self:
-        """Take the factors of the labels from the answers to training rows, shape (rows, labels)."""
+        """Compute the factors of the labels from the answers to training rows, shape (rows, labels)."""
         self.classes_ = np.arange(probabilities.shape[1])
         shares = np.bincount(targets, minlength=self.classes_.size) / targets.size
         self._factors = shares / probabilities.mean(axis=0) if self._calibrated else np.ones(self.classes_.size)
@@ -54,12 +54,12 @@ class Untuned:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelWords(Classification):
-    """The task of giving each example one of some labels, by the words for them."""
+    """Classification by label words: exactly one label for each example."""
 
     prompt: str = PROMPT
-    """What the model reads of each row, with a place for its text."""
+    """Prompt of each row, with a placeholder for its text."""
     words: Mapping[str, str] = field(default_factory=dict)
-    """Label -> its word; empty for words that are made of the labels."""
+    """Label -> its word; empty to make the words from the labels."""
     baselines: ClassVar[Mapping[str, Baseline]] = {
         **Classification.baselines,
         "untuned model": Baseline(inputs="answers", estimator=partial(Untuned, calibrated=False), train_rows=1),
@@ -73,7 +73,7 @@ class LabelWords(Classification):
         """Return the task for the labels of the training rows, its metric resolved.
 
         Raises:
-            ConfigurationError: a metric or positive label that cannot be, or labels without a word.
+            ConfigurationError: an invalid metric or positive label, or labels without a word.
         """
         found = super().of(config, cells)
         if config.label_words and (missing := set(found.label_names) - set(config.label_words)):
@@ -94,7 +94,7 @@ class LabelWords(Classification):
         """Load the pretrained model with its own head, by transformers' `from_pretrained`.
 
         Raises:
-            ModelError: it reads and writes with different parts.
+            ModelError: it has separate parts for reading and writing (an encoder-decoder).
         """
         masked = False
         if "gguf_file" not in options:
@@ -109,7 +109,7 @@ class LabelWords(Classification):
         return (AutoModelForMaskedLM if masked else AutoModelForCausalLM).from_pretrained(source, **options)
 
     def head_for(self, network: Any, tokenizer: Any) -> WordHead:
-        """Return the head for these words, or for words that are made of the labels: their names, else letters."""
+        """Return the head for these words, or for words made from the labels: their names, else letters."""
         asked = partial(_listing, network, tokenizer)
         names = {label: label.replace("_", " ").strip() for label in self.label_names}
         usual = self.prompt in (PROMPT, PROMPT_OF_PAIRS)
@@ -122,7 +122,7 @@ class LabelWords(Classification):
                 if max(map(len, head.spelled)) <= MOST_TOKENS:
                     return head
             except (ConfigurationError, ModelError):
-                # More tokenizers and networks know letters. What is wrong otherwise is wrong with these too.
+                # More tokenizers and networks support letters. Other errors occur with letters too.
                 pass
         letters = string.ascii_uppercase if len(names) <= len(string.ascii_uppercase) else range(1, len(names) + 1)
         lettered = {label: str(letter) for label, letter in zip(names, letters, strict=False)}
@@ -134,7 +134,7 @@ def with_prompt(config: TaskConfig, *, pairs: bool) -> TaskConfig:
     """Return the task with its prompt, for rows of one text or of pairs.
 
     Raises:
-        ConfigurationError: the prompt has no place for the second text, or there is none.
+        ConfigurationError: the prompt lacks a placeholder for the second text, or has one without a second text.
     """
     if config.prompt is None:
         return config.model_copy(update={"prompt": PROMPT_OF_PAIRS if pairs else PROMPT})
@@ -148,12 +148,12 @@ def with_prompt(config: TaskConfig, *, pairs: bool) -> TaskConfig:
 
 
 def _listing(network: Any, tokenizer: Any, prompt: str, words: Mapping[str, str], listed: Iterable[str]) -> WordHead:
-    """Return the head for a prompt with its list of labels."""
-    # A label is no place for a text, whatever it looks like.
+    """Return the head for a prompt that lists the labels."""
+    # Braces in a label are no placeholder.
     labels = ", ".join(listed).translate(str.maketrans("{}", "()"))
     return word_head(prompt.replace("{labels}", labels), words, network, tokenizer, masked=_is_masked(network.config))
 
 
 def _is_masked(config: Any) -> bool:
-    """Return whether a model of this config predicts masked tokens, and sees what is behind them."""
+    """Return true if a model of this config predicts masked tokens from both sides."""
     return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)

@@ -1,4 +1,4 @@
-"""Multi-label classification: any number of labels an example, a sigmoid each, predicted from a threshold on."""
+"""Multi-label classification: any number of labels per example, one sigmoid each, predicted above a threshold."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -40,20 +40,20 @@ def _for_each_label(estimator: Callable[..., Any], *arguments: float) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MultiLabel:
-    """The task of giving each example those of some labels that it has."""
+    """Multi-label classification: any number of labels for each example."""
 
     label_names: tuple[str, ...]
-    """Labels by number; at least one."""
+    """Labels in the order of the outputs; at least one."""
     metric: SelectionMetric
     """The metric trials are compared by."""
     per_label: bool
-    """Whether each label has a threshold of its own."""
+    """True if each label has a threshold of its own."""
     positive_weights: tuple[float, ...]
-    """Rows without a label over rows with it, in training: by it both count alike."""
+    """Weight of each label: training rows without it divided by rows with it, so that both count alike."""
     thresholds: tuple[float, ...]
-    """From which probability on each label is given, where none were fitted."""
+    """Probability from which each label is predicted, if no thresholds were fitted."""
     separator: str = "|"
-    """What is written between the labels of a row."""
+    """Separator of the labels of a row in predictions."""
     baselines: ClassVar[Mapping[str, Baseline]] = {
         "most frequent labels": Baseline(inputs="nothing", estimator=partial(_for_each_label, prior)),
         "TF-IDF and logistic regressions": Baseline(
@@ -66,10 +66,10 @@ class MultiLabel:
 
     @classmethod
     def of(cls, config: TaskConfig, cells: Sequence[str]) -> Self:
-        """Return the task for the labels of the training rows, each of which stands in some.
+        """Return the task for the labels of the training rows, each of which occurs in some row.
 
         Raises:
-            ConfigurationError: a metric that cannot be.
+            ConfigurationError: an invalid metric.
         """
         names = ordered_labels(label for cell in set(cells) for label in labels_in(cell))
         having = label_matrix(cells, names).sum(axis=0)
@@ -83,22 +83,22 @@ class MultiLabel:
 
     @classmethod
     def restored(cls, learned: Mapping[str, Any]) -> Self:
-        """Return the task of these labels and thresholds."""
+        """Return the task for these labels and thresholds."""
         task = cls.of(TaskConfig(name="multi_label"), [json.dumps(learned["labels"])])
         return replace(task, thresholds=tuple(learned["thresholds"]), separator=learned["separator"])
 
     def learned(self) -> dict[str, Any]:
-        """Return the labels in the order of the outputs, and from which probability on each is given."""
+        """Return the labels in the order of the outputs, and the threshold of each."""
         return {"labels": list(self.label_names), "thresholds": list(self.thresholds), "separator": self.separator}
 
     def load(self, source: str, **options: Any) -> Any:
-        """Load the pretrained model under a head of one output a label, by transformers' `from_pretrained`."""
+        """Load the pretrained model with a head of one output per label, by transformers' `from_pretrained`."""
         labels = {"id2label": dict(enumerate(self.label_names)), "num_labels": len(self.label_names)}
         kind = "multi_label_classification"
         return AutoModelForSequenceClassification.from_pretrained(source, problem_type=kind, **labels, **options)
 
     def targets(self, cells: Sequence[str]) -> NDArray[np.float32]:
-        """Return 1 where a row has a label and else 0, shape (rows, labels)."""
+        """Return 1 where a row has a label and 0 elsewhere, shape (rows, labels)."""
         return label_matrix(cells, self.label_names).astype(np.float32)
 
     def strata(self, targets: NDArray[np.float32]) -> Strata:
@@ -108,9 +108,8 @@ class MultiLabel:
     def criterion(self, values: Hyperparameters, device: torch.device) -> Criterion:
         """Return the binary cross-entropy of each row in nats, summed over labels, from logits of shape (rows, labels).
 
-        With `label_smoothing` a label that a row has is one of probability 1 - smoothing / 2, one that it has not of
-        smoothing / 2. With `class_weights` the losses of the labels that a row has are multiplied by
-        `positive_weights`.
+        `label_smoothing` changes the target 1 to 1 - smoothing / 2 and 0 to smoothing / 2. `class_weights` multiplies
+        the losses of the labels that a row has by `positive_weights`.
         """
         smoothing, balanced = values.label_smoothing, values.class_weights == "balanced"
         weights = torch.tensor(self.positive_weights, device=device) if balanced else None
@@ -130,7 +129,7 @@ class MultiLabel:
         return probabilities
 
     def columns(self, predictions: Floats) -> dict[str, list[str]]:
-        """Return what is written beside each row: its predicted labels, and the probability of each label as JSON."""
+        """Return the columns to write for each row: its predicted labels, and the probability of each label as JSON."""
         predicted = predictions >= np.array(self.thresholds)
         names = self.label_names
         return {
@@ -148,15 +147,15 @@ class MultiLabel:
     def with_targets(
         self, targets: NDArray[np.float32], predictions: Floats, loss: float | None = None
     ) -> LabelPredictions:
-        """Put the probabilities beside the labels that rows have."""
+        """Pair the probabilities with the true labels."""
         return LabelPredictions.of(targets > 0, predictions, np.array(self.thresholds), loss)
 
     def fit(self, predictions: LabelPredictions) -> Floats:
-        """Return the thresholds of largest F1 on these predictions, shape (labels,)."""
+        """Return the thresholds that maximise F1 on these predictions, shape (labels,)."""
         return best_thresholds(predictions.true, predictions.probabilities, per_label=self.per_label)
 
     def with_fitted(self, predictions: LabelPredictions, fitted: Floats) -> LabelPredictions:
-        """Return predictions by fitted thresholds."""
+        """Return the predictions under fitted thresholds."""
         return replace(predictions, thresholds=fitted)
 
     def scores(self, predictions: LabelPredictions) -> Scores:

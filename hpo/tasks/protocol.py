@@ -1,4 +1,4 @@
-"""Task protocol: what training and evaluation ask of a task and of its head, and nothing else of them."""
+"""Task protocol: the interface of a task and of its head for training and evaluation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,55 +18,55 @@ from hpo.metrics.metric import Predictions, SelectionMetric
 
 
 class Head(Protocol):
-    """How a task asks a network that was loaded for it."""
+    """Head: how a task gets outputs from a network that it loaded."""
 
     @property
     def prompt(self) -> Prompt | None:
-        """What stands around the texts of each row; None for the tokenizer's special tokens alone."""
+        """Tokens around the texts of each row; None for the tokenizer's special tokens only."""
 
     def refuse_length(self, max_length: int) -> None:
-        """Raise a `ModelError` where rows of `max_length` tokens cannot be asked."""
+        """Raise a `ModelError` if the network cannot process rows of `max_length` tokens for this head."""
 
     def outputs(self, network: Any, inputs: Mapping[str, Tensor], lengths: NDArray[np.int64]) -> Tensor:
-        """Return what the task's criterion and predictions take of each row, shape (rows, ...).
+        """Return the outputs for the task's criterion and predictions, shape (rows, ...).
 
         Args:
             network: the transformers model, as the task loaded it.
-            inputs: what it is called with, on its device, each of shape (rows, length).
-            lengths: tokens of each row, padding left out; shape (rows,).
+            inputs: arguments of the network, on its device, each of shape (rows, length).
+            lengths: tokens of each row, without padding; shape (rows,).
         """
 
     def learned(self) -> dict[str, Any]:
-        """Return what of it predictions follow from, beside what the task itself has; as JSON has it."""
+        """Return the head's part of what predictions depend on, besides the task's own, as JSON values."""
 
     def note(self, ids: Sequence[int], tokenizer: Any) -> str:
-        """Return in a sentence how a row of these tokens is asked; nothing where there is nothing to say."""
+        """Return a sentence on how the model reads a row of these tokens; empty if there is nothing to report."""
 
 
 @runtime_checkable
 class HasHead(Protocol):
-    """A task that asks a network through the head that it was pretrained with, so that no weight is drawn anew."""
+    """A task with the head that the model was pretrained with, so that no weight is newly initialised."""
 
     def head_for(self, network: Any, tokenizer: Any) -> Head:
         """Return the head for a network that this task loaded, in evaluation mode, and its tokenizer.
 
         Raises:
-            ConfigurationError: the study asks for what this tokenizer cannot write.
-            ModelError: the network cannot be asked so.
+            ConfigurationError: the tokenizer cannot represent the study's prompt or words.
+            ModelError: the network does not support this head.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class ClassifierHead:
-    """A head over the pretrained model that each trial draws anew; it is the last layer of the network itself."""
+    """A head that each trial initialises anew; it is the last layer of the network itself."""
 
     prompt: None = None
 
     def refuse_length(self, max_length: int) -> None:
-        """Refuse none."""
+        """Accept every length."""
 
     def outputs(self, network: Any, inputs: Mapping[str, Tensor], lengths: NDArray[np.int64]) -> Tensor:  # noqa: ARG002
-        """Return the network's answer, shape (rows, labels)."""
+        """Return the network's output, shape (rows, labels)."""
         answer: Tensor = network(**inputs).logits
         return answer
 
@@ -75,39 +75,39 @@ class ClassifierHead:
         return {}
 
     def note(self, ids: Sequence[int], tokenizer: Any) -> str:  # noqa: ARG002
-        """Say nothing."""
+        """Return nothing."""
         return ""
 
 
 P = TypeVar("P", bound=Predictions)
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
-"""From the network's outputs of some rows, fp32, and their targets to the loss of each row, summed over what is learned
-of it; shape (rows,)."""
+"""Function from the network's fp32 outputs for some rows, and their targets, to the loss of each row, summed over its
+units; shape (rows,)."""
 
 
 MOST_TRAIN_ROWS = 20_000
-"""Rows that a baseline is trained on, a stratified part where there are more: it is to take minutes at most."""
+"""Rows that a baseline is trained on (a stratified sample if there are more), so that it takes minutes at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """A scikit-learn estimator that is fitted to the training rows, and what it sees of a row."""
+    """A scikit-learn estimator that is fitted to features of the training rows."""
 
     inputs: Literal["nothing", "words", "features", "answers"]
-    """Nothing of it; TF-IDF of its words and pairs of words; the pretrained model's mean last layer, or what it
-    predicts before any training."""
+    """Features: none; TF-IDF of words and pairs of words; the pretrained model's mean last layer; or its predictions
+    before any training."""
     estimator: Callable[[], Any]
-    """Makes it; imports it, so that nobody else waits for that."""
+    """Builds the estimator; imports scikit-learn itself, so that no other process waits for that."""
     train_rows: int = MOST_TRAIN_ROWS
-    """Most rows that it is fitted to."""
+    """Largest number of rows that it is fitted to."""
 
 
 class Task(Protocol[P]):
-    """What is learned of each example. Rows are in the order of what they were asked for."""
+    """A task: targets, loss, predictions and scores. Results have the order of the rows passed in."""
 
     baselines: ClassVar[Mapping[str, Baseline]]
-    """What is scored without fine-tuning, by name."""
+    """Baselines without fine-tuning, by name."""
 
     @property
     def metric(self) -> SelectionMetric:
@@ -118,39 +118,39 @@ class Task(Protocol[P]):
         """Return the task of a study whose training rows have these cells in their label column.
 
         Raises:
-            ConfigurationError: a metric or a setting that cannot be of this task or these targets.
+            ConfigurationError: a metric or a setting that is invalid for this task or these targets.
         """
 
     @classmethod
     def restored(cls, learned: Mapping[str, Any]) -> Self:
-        """Return the task of which `learned` was asked, for predictions alone."""
+        """Return the task from the result of `learned`, for predictions only."""
 
     def learned(self) -> dict[str, Any]:
-        """Return what predictions follow from beside the weights, as JSON has it; a trained model keeps it."""
+        """Return what predictions depend on besides the weights, as JSON values stored with a trained model."""
 
     def load(self, source: str, **options: Any) -> Any:
-        """Load the pretrained model under the task's head, by transformers' `from_pretrained`."""
+        """Load the pretrained model with the task's head, by transformers' `from_pretrained`."""
 
     def targets(self, cells: Sequence[str]) -> NDArray[Any]:
-        """Return what rows are trained towards, shape (rows, ...), from the cells of the label column."""
+        """Return the training targets, shape (rows, ...), from the cells of the label column."""
 
     def strata(self, targets: NDArray[Any]) -> Strata:
-        """Return what parts of rows with these targets have their share of."""
+        """Return the strata of rows with these targets, of which every part of the rows gets its share."""
 
     def criterion(self, values: Hyperparameters, device: torch.device) -> Criterion:
-        """Return the loss that a trial trains by under `values`; the one that is reported is that of the defaults."""
+        """Return the loss that a trial minimises under `values`; the reported loss is that of the defaults."""
 
     def predictions(self, outputs: Tensor) -> NDArray[Any]:
-        """Return what the outputs predict for each row, in float64, shape (rows, ...); waits for the device."""
+        """Return the prediction for each row, in float64, shape (rows, ...); waits for the device."""
 
     def columns(self, predictions: NDArray[Any]) -> Mapping[str, Sequence[str]]:
-        """Return what is written of each row beside those of its file, by column: `prediction`, and `probability`."""
+        """Return the columns that are added to the rows of a file: `prediction`, and `probability`."""
 
     def baseline_predictions(self, estimator: Any, inputs: Any) -> NDArray[Any]:
-        """Return what the fitted estimator of a baseline predicts for each row, as `predictions` does."""
+        """Return the predictions of a baseline's fitted estimator, in the form of `predictions`."""
 
     def with_targets(self, targets: NDArray[Any], predictions: NDArray[Any], loss: float | None = None) -> P:
-        """Put predictions beside targets; `loss` is the mean over rows, None to compute it from these two."""
+        """Pair predictions with targets; `loss` is the mean over rows, None to compute it from these two."""
 
     def scores(self, predictions: P) -> Scores:
         """Score predictions by every metric.
@@ -163,32 +163,31 @@ class Task(Protocol[P]):
         """Score predictions by `metric` alone; raises what `scores` does."""
 
     def slice_score(self, predictions: P) -> float:
-        """Score a part of the rows that have something in common, by a metric that means something on each."""
+        """Score a slice of the rows, by a metric that is meaningful on each."""
 
 
 @runtime_checkable
 class Fits(Protocol[P]):
-    """A task that fits something to rows once the model is trained, such as thresholds, and never to those that it is
-    judged by."""
+    """A task that fits something, such as thresholds, to rows after training, never to those that judge it."""
 
     def fit(self, predictions: P) -> NDArray[np.float64]:
-        """Return what is fitted to these predictions; it is kept with the weights."""
+        """Return what is fitted to these predictions; it is stored with the weights."""
 
     def with_fitted(self, predictions: P, fitted: NDArray[np.float64]) -> P:
-        """Return predictions as they are under what was fitted."""
+        """Return the predictions under the fitted values."""
 
 
 @runtime_checkable
 class Scales(Protocol):
-    """A task whose network learns targets that are scaled by those of the training rows."""
+    """A task whose targets are scaled by those of the training rows."""
 
     def scaled_by(self, targets: NDArray[Any]) -> Any:
-        """Return the task of training rows with these targets: of a fold its own, without those that it leaves out."""
+        """Return the task for training rows with these targets; with folds, each fold has its own."""
 
 
 @runtime_checkable
 class FastJackknife(Protocol):
-    """A task whose metric follows from counts, so that a jackknife is sums."""
+    """A task whose metric is computed from counts, so that a jackknife only sums them."""
 
     def scores_without(self, predictions: Any, groups: NDArray[np.int64]) -> NDArray[np.float64]:
         """Score by `metric` with each group of rows left out; `groups` has shape (rows,), the scores (groups,)."""

@@ -17,11 +17,11 @@ TASKS: Mapping[str, type[Task[Any]]] = {
     "multi_label": MultiLabel,
     "label_words": LabelWords,
 }
-"""Kind of a task -> its class."""
+"""Name of a task -> its class."""
 
 
 def task_of(config: TaskConfig, splits: Splits) -> Task[Any]:
-    """Return the task of a study for its data; raises what `Task.of` does."""
+    """Return the task of a study for its data; raises as `Task.of` does."""
     if config.kind == "label_words":
         config = with_prompt(config, pairs=splits.train.pairs is not None)
     return TASKS[config.kind].of(config, splits.train.labels)

@@ -1,4 +1,4 @@
-"""Regression: one number an example, mean squared error of scaled targets, predictions in the unit of the labels."""
+"""Regression: one number per example, mean squared error of scaled targets, predictions in the unit of the labels."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,14 +45,14 @@ def _ridge_of_features() -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Regression:
-    """The task of giving each example a number."""
+    """Regression: one number for each example."""
 
     metric: SelectionMetric
     """The metric trials are compared by."""
     mean: float
-    """Of the training rows."""
+    """Mean of the training rows."""
     sd: float
-    """Their standard deviation, above 0: outputs are trained towards (number - mean) / sd."""
+    """Standard deviation of the training rows, above 0: the network is trained on (number - mean) / sd."""
     baselines: ClassVar[Mapping[str, Baseline]] = {
         "mean of training": Baseline(inputs="nothing", estimator=_mean),
         "TF-IDF and ridge regression": Baseline(inputs="words", estimator=_ridge_of_words),
@@ -64,22 +64,22 @@ class Regression:
         """Return the task for the numbers of the training rows, its metric resolved.
 
         Raises:
-            ConfigurationError: a metric that cannot be.
+            ConfigurationError: an invalid metric.
         """
         one = cls(metric=resolve_regression_metric(config.metric), mean=0.0, sd=1.0)
         return one.scaled_by(one.targets(cells))
 
     @classmethod
     def restored(cls, learned: Mapping[str, Any]) -> Self:
-        """Return the task of these mean and standard deviation."""
+        """Return the task with this mean and standard deviation."""
         return cls(metric=resolve_regression_metric("auto"), mean=learned["mean"], sd=learned["sd"])
 
     def learned(self) -> dict[str, Any]:
-        """Return what outputs are scaled by: a number is output * sd + mean."""
+        """Return the scaling of the outputs: a number is output * sd + mean."""
         return {"mean": self.mean, "sd": self.sd}
 
     def load(self, source: str, **options: Any) -> Any:
-        """Load the pretrained model under a head of one number, by transformers' `from_pretrained`."""
+        """Load the pretrained model with a head of one number, by transformers' `from_pretrained`."""
         return AutoModelForSequenceClassification.from_pretrained(
             source, num_labels=1, problem_type="regression", **options
         )
@@ -89,11 +89,11 @@ class Regression:
         return np.array(cells, dtype=np.float64)
 
     def scaled_by(self, targets: NDArray[np.float64]) -> Self:
-        """Return the task of training rows with these numbers."""
+        """Return the task for training rows with these numbers."""
         return replace(self, mean=float(targets.mean()), sd=float(targets.std()) or 1.0)
 
     def strata(self, targets: NDArray[np.float64]) -> Strata:
-        """Return the quantile that each row is in."""
+        """Return the quantile of each row."""
         return quantiles(targets)
 
     def criterion(self, values: Hyperparameters, device: torch.device) -> Criterion:  # noqa: ARG002
@@ -111,7 +111,7 @@ class Regression:
         return (outputs * self.sd + self.mean).numpy()
 
     def columns(self, predictions: NDArray[np.float64]) -> dict[str, list[str]]:
-        """Return what is written beside each row: its number."""
+        """Return the column to write for each row: its number."""
         return {"prediction": list(map(repr, predictions.tolist()))}
 
     def baseline_predictions(self, estimator: Any, inputs: Any) -> NDArray[np.float64]:
@@ -125,7 +125,7 @@ class Regression:
         predictions: NDArray[np.float64],
         loss: float | None = None,  # noqa: ARG002
     ) -> NumberPredictions:
-        """Put the numbers beside the true ones; the loss follows from these."""
+        """Pair the predicted numbers with the true ones; the loss is computed from these."""
         return NumberPredictions(true=targets, predicted=predictions, sd=self.sd)
 
     def scores(self, predictions: NumberPredictions) -> Scores:
@@ -141,5 +141,5 @@ class Regression:
         return regression_score(predictions, self.metric)
 
     def slice_score(self, predictions: NumberPredictions) -> float:
-        """Return minus the root of the mean squared error: a correlation within a slice leaves out where it lies."""
+        """Return minus the root of the mean squared error, because a correlation within a slice ignores an offset."""
         return float(METRICS["neg_rmse"].compute(predictions))

@@ -1,13 +1,13 @@
 """Head of label words: a prompt and the words that may follow it, scored by the model's own language-model head.
 
-A score is the log-probability of a whole word. Prompt and word are tokenized together, as they would be written; a text
-is tokenized with the white space in front of it. A decoder reads the prompt once for all words, in a tree; where one
-word begins another, such as `sport` and `sport news`, each ends in the end-of-text token, or a line break where there
-is none. A masked model reads its mask token and a full stop in the place of the word.
+A score is the log-probability of a whole word. Prompt and word are tokenized together, as one text; the text of a row
+is tokenized with the white space in front of it. A decoder reads the prompt once for all words, which form a tree. If
+one word is a prefix of another, such as `sport` and `sport news`, each word ends with the end-of-text token, or with a
+line break if there is none. A masked model reads its mask token and a full stop instead of the word.
 
-A node of the tree is a beginning of words, from the empty one to all but the last token of each; words that begin alike
-share it. In a row the nodes' tokens follow the prompt. Each sees the prompt and its own beginnings alone, at the
-position that it would have if its word alone followed the prompt.
+A node of the tree is a prefix of words, from the empty one to all but the last token of each; words with the same
+prefix share it. In a row, the nodes' tokens follow the prompt. Each attends only to the prompt and its own prefixes, at
+the position that it would have if only its word followed the prompt.
 """
 
 import logging
@@ -27,22 +27,22 @@ from hpo.data.tokenization import BARE, Prompt
 from hpo.errors import ConfigurationError, ModelError
 
 Word = tuple[int, ...]
-"""The tokens of a word, at least one."""
+"""Tokens of a word, at least one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WordTree:
-    """Words, of which none is the beginning of another."""
+    """Tree of words, none of which is a prefix of another."""
 
     labels: int
-    """How many words there are."""
+    """Number of words."""
     nodes: tuple[Word, ...]
-    """Beginnings of words, the shorter ones first; the first one is empty, and stands for the prompt's last token."""
+    """Prefixes of words, shorter ones first; the first one is empty, and represents the prompt's last token."""
     sees: Tensor
-    """Whether a token sees another that is no later: 0 for the prompt, the number of a node, one more for padding;
-    bool, shape (nodes + 1, nodes + 1)."""
+    """Attention mask between tokens: index 0 for the prompt, then one for each further node, then one for padding;
+    bool, shape (nodes + 1, nodes + 1), to be combined with causality."""
     steps: Tensor
-    """Each token of each word: its label, the node that it follows, and the token; int64, shape (3, tokens)."""
+    """For each token of each word: its label, the node before it, and the token; int64, shape (3, tokens)."""
 
     @classmethod
     def of(cls, words: Sequence[Word]) -> "WordTree":
@@ -62,19 +62,19 @@ class WordTree:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """The tokens that follow the prompt in a row: those of all nodes but the first."""
+        """Tokens that follow the prompt in a row: those of all nodes but the first."""
         return tuple(node[-1] for node in self.nodes[1:])
 
     def branched(self, inputs: Mapping[str, Tensor], ends: Tensor) -> dict[str, Tensor]:
-        """Return inputs in which each node sees its own beginnings alone.
+        """Return inputs in which each node attends only to its own prefixes.
 
         Args:
-            inputs: of the network, `input_ids` of shape (rows, length) among them.
-            ends: place of the prompt's last token in each row, behind which the nodes follow; shape (rows,).
+            inputs: of the network, including `input_ids` of shape (rows, length).
+            ends: position of the prompt's last token in each row, after which the nodes follow; shape (rows,).
 
         Returns:
-            The inputs with `position_ids` of shape (rows, length) and an `attention_mask` of shape
-            (rows, 1, length, length), True where a token is seen.
+            The inputs with `position_ids` of shape (rows, length) and an `attention_mask` of shape (rows, 1, length,
+            length), True where a token is attended to.
         """
         device, width = ends.device, inputs["input_ids"].shape[1]
         places = torch.arange(width, device=device)
@@ -85,10 +85,10 @@ class WordTree:
         return {**inputs, "attention_mask": seen[:, None], "position_ids": positions}
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Return the log-probability of each word behind the prompt in nats, shape (rows, labels).
+        """Return the log-probability of each word after the prompt in nats, shape (rows, labels).
 
         Args:
-            logits: of the token that follows each node, fp32, shape (rows, nodes, vocabulary).
+            logits: of the token after each node, fp32, shape (rows, nodes, vocabulary).
         """
         labels, nodes, tokens = self.steps.to(logits.device)
         steps = logits[:, nodes, tokens] - logits.logsumexp(dim=-1)[:, nodes]
@@ -96,7 +96,7 @@ class WordTree:
 
 
 ANCHOR = "one"
-"""Stands for a text while the tokens around it are found."""
+"""Placeholder for a text while the tokens around it are located."""
 SHOWN_CHARACTERS, SHOWN_WORDS = 300, 12
 
 logger = logging.getLogger(__name__)
@@ -104,26 +104,26 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WordHead:
-    """The head that a model was pretrained with, asked for the words of labels."""
+    """The head that a model was pretrained with, applied to the words of the labels."""
 
     template: str
-    """The prompt, labels listed, with a place for the text."""
+    """The prompt, with the list of labels, and a placeholder for the text."""
     words: Mapping[str, str]
-    """Label -> what follows the prompt, in the order of the labels."""
+    """Label -> its word, in the order of the labels."""
     prompt: Prompt
-    """Its last tokens are those of the tree."""
+    """Prompt tokens; the last ones are those of the tree."""
     spelled: tuple[Word, ...]
     """Tokens of each word."""
     tree: WordTree
     from_end: int
-    """Which token of a row, counted from its end, is the first that is asked what comes next, or stands there."""
+    """Position, counted from the end of a row, of the first token whose logits are read (or of the mask token)."""
     additive: torch.dtype | None
-    """Of a mask that is added to attention scores; None for one that says True where a token is seen."""
+    """Number format of an additive attention mask; None for a boolean mask, True where a token is attended to."""
     window: int | None
-    """Most tokens of a row in which every token sees all before it; None where there is no limit."""
+    """Most tokens of a row for which every token attends to all before it; None without a limit."""
 
     def refuse_length(self, max_length: int) -> None:
-        """Refuse rows in which words of several tokens would see more than they do alone."""
+        """Refuse row lengths at which words of several tokens would attend to more than they do alone."""
         if len(self.tree.nodes) > 1 and self.window is not None and max_length > self.window:
             raise ModelError(
                 f"max_length is {max_length}, but behind {self.window} tokens this model no longer sees its first "
@@ -166,15 +166,16 @@ def word_head(template: str, words: Mapping[str, str], network: Any, tokenizer: 
     """Return the head for a prompt and words.
 
     Args:
-        template: the prompt, with `{text}`, and `{pair}` where rows have a second text.
-        words: label -> what follows the prompt, of all labels in their order.
+        template: the prompt, with `{text}`, and `{pair}` if rows have a second text.
+        words: label -> its word, for all labels in order.
         network: in evaluation mode.
         tokenizer: its own.
-        masked: whether it predicts a masked token from both sides, not the next one.
+        masked: True if it predicts a masked token from both sides, not the next one.
 
     Raises:
-        ConfigurationError: a word that is no token, or the same tokens as another; of a masked model several tokens.
-        ModelError: the tokenizer joins the text with what is beside it, or the network cannot score several words.
+        ConfigurationError: a word without tokens, or with the same tokens as another; for a masked model, a word of
+            several tokens.
+        ModelError: the tokenizer merges the text with what surrounds it, or the network cannot score several words.
     """
     _refuse_model(network, tokenizer, masked=masked)
     text, places = _with_anchors(template)
@@ -207,7 +208,7 @@ def word_head(template: str, words: Mapping[str, str], network: Any, tokenizer: 
 
 
 def _refuse_model(network: Any, tokenizer: Any, *, masked: bool) -> None:
-    """Raise a `ModelError` where a prompt cannot be put into tokens, or the network cannot be asked at some of them."""
+    """Raise a `ModelError` if the prompt cannot be tokenized around a text, or the network cannot score its words."""
     if not tokenizer.is_fast:
         raise ModelError(
             f"{type(tokenizer).__name__} does not say which tokens a text has, which task.head label_words needs; "
@@ -223,7 +224,7 @@ def _refuse_model(network: Any, tokenizer: Any, *, masked: bool) -> None:
 
 
 def _with_anchors(template: str) -> tuple[str, dict[int, int]]:
-    """Return a template with an anchor for each text, and where that of the text, 0, and of the pair, 1, begins."""
+    """Return a template with an anchor for each text, and the positions of the anchors of text (0) and pair (1)."""
     text, places = "", {}
     for part in re.split(r"(\{text\}|\{pair\})", template):
         if part in ("{text}", "{pair}"):
@@ -233,12 +234,12 @@ def _with_anchors(template: str) -> tuple[str, dict[int, int]]:
 
 
 def _word_place(frame: list[int], written: Sequence[list[int]], mask: int | None) -> tuple[int, int]:
-    """Return how many tokens stand before the word and behind it: in the place of a mask, else of what all begin with.
+    """Return the number of tokens before and after the word: around the mask, or around the common prefix of all words.
 
     Args:
-        frame: the tokens of the prompt, with a mask where there is one.
-        written: those of the prompt and each word.
-        mask: the mask token; None where the word follows the prompt.
+        frame: the tokens of the prompt, with a mask if there is one.
+        written: those of the prompt with each word.
+        mask: the mask token; None if the word follows the prompt.
     """
     if mask is None:
         return sum(1 for _ in takewhile(lambda at: len(set(at)) == 1, zip(frame, *written, strict=False))), 0
@@ -247,12 +248,12 @@ def _word_place(frame: list[int], written: Sequence[list[int]], mask: int | None
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
-    """Return the tokens of a text in which special tokens are what they look like, with those that are added to it."""
+    """Return the tokens of a text, including added ones, with special tokens in the text recognised as such."""
     return list(tokenizer(text, split_special_tokens=False, verbose=False)["input_ids"])
 
 
 def _prompt(tokenizer: Any, text: str, places: Mapping[int, int], fixed: Sequence[int]) -> Prompt:
-    """Return the prompt whose tokens are `fixed`, the anchors at `places` of a text taken out of them."""
+    """Return the prompt with the tokens `fixed`, without those of the anchors at `places`."""
     encoded = tokenizer(text, split_special_tokens=False, verbose=False)
     kept: list[int] = []
     layout: list[int] = []
@@ -277,7 +278,7 @@ def _prompt(tokenizer: Any, text: str, places: Mapping[int, int], fixed: Sequenc
 
 
 def _refuse_words(words: Mapping[str, str], spelled: Sequence[Word], tokenizer: Any, *, masked: bool) -> None:
-    """Refuse words that are no tokens of the tokenizer, or the same; of a masked model those of several tokens."""
+    """Refuse words without tokens, duplicates, and, for a masked model, words of several tokens."""
     of_tokens: dict[Word, str] = {}
     mistakes = []
     for (label, word), tokens in zip(words.items(), spelled, strict=True):
@@ -293,7 +294,7 @@ def _refuse_words(words: Mapping[str, str], spelled: Sequence[Word], tokenizer: 
 
 
 def _overlap(words: Sequence[Word]) -> bool:
-    """Return whether a word is the beginning of another."""
+    """Return true if one word is a prefix of another."""
     ordered = sorted(words)
     return any(after[: len(word)] == word for word, after in pairwise(ordered))
 
@@ -305,7 +306,7 @@ def _terminator(tokenizer: Any) -> Word:
 
 @torch.no_grad()
 def _refuse_joined(head: WordHead, network: Any) -> None:
-    """Raise a `ModelError` where the word that stands behind most others has another score beside them than alone."""
+    """Raise a `ModelError` if the last word of the tree gets another score together with the others than alone."""
     prompt = head.prompt.ids[: len(head.prompt.ids) - len(head.tree.tokens)]
     label, word = max(enumerate(head.spelled), key=lambda one: (len(one[1]), one[1]))
     row = torch.tensor([head.prompt.ids], device=network.device)
@@ -318,7 +319,7 @@ def _refuse_joined(head: WordHead, network: Any) -> None:
         alone = logits.log_softmax(dim=-1)[range(len(word)), list(word)].sum()
         is_equal = bool(torch.isclose(found, alone, rtol=torch.finfo(network.dtype).eps ** 0.5, atol=0.0))
     except Exception:
-        # Whatever it dies of: it does not take such inputs.
+        # Whatever the error, the network does not accept such inputs.
         logger.debug("Words cannot be scored side by side.", exc_info=True)
     if not is_equal:
         raise ModelError(
@@ -330,7 +331,7 @@ def _refuse_joined(head: WordHead, network: Any) -> None:
 
 @contextmanager
 def _states_at(base: Any, places: Tensor) -> Iterator[None]:
-    """Let all above the base model see its last states at these places of each row alone, shape (rows, places)."""
+    """Restrict everything above the base model to its last states at these positions, shape (rows, places)."""
 
     def take(_module: Any, _arguments: Any, output: Any) -> Any:
         states = output.last_hidden_state

@@ -1,7 +1,7 @@
 """Baselines: models without fine-tuning, whose scores show whether fine-tuning was worth it.
 
-Each is trained on the study's training rows and evaluated on the rows that its verdict is about. To add one: its line
-among the `baselines` of a task.
+Each is trained on the study's training rows and evaluated on the rows of its verdict. To add one: an entry in the
+`baselines` of a task.
 """
 
 import logging
@@ -22,7 +22,7 @@ from hpo.tasks.protocol import Fits
 from hpo.training.context import TrainingContext
 from hpo.training.evaluation import outputs
 
-# scikit-learn is imported where it is used: every worker imports this file, which would take it a second longer.
+# scikit-learn is imported where it is used: every worker imports this file, and would start a second later.
 Inputs = tuple[Any, Any]
 """Two matrices: features of the rows to train on, and of the rows to predict."""
 
@@ -35,10 +35,10 @@ class BaselineRows:
 
     train: Rows
     examples: Examples
-    """Of which `predicted` are rows."""
+    """Split from which `predicted` takes rows."""
     predicted: Rows
     fold: int | None = None
-    """Which these are of; None of all training rows."""
+    """Training rows of the fold; None for all."""
 
 
 def _nothing(_context: TrainingContext, _max_length: int, rows: BaselineRows) -> Inputs:
@@ -64,7 +64,7 @@ def _features(context: TrainingContext, max_length: int, rows: BaselineRows) -> 
 
 
 def _answers(context: TrainingContext, max_length: int, rows: BaselineRows) -> Inputs:
-    """Return the predictions of the pretrained model."""
+    """Return the predictions of the untuned pretrained model."""
     train, predicted = _of_pretrained(context, max_length, rows, context.model.logits)
     return context.task.predictions(train), context.task.predictions(predicted)
 
@@ -72,7 +72,7 @@ def _answers(context: TrainingContext, max_length: int, rows: BaselineRows) -> I
 def _of_pretrained(
     context: TrainingContext, max_length: int, rows: BaselineRows, ask: Callable[[Batch, Precision], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Return what the pretrained model is asked for, of the rows to train on and of those to predict."""
+    """Return outputs of the pretrained model for the rows to train on and for those to predict."""
     context.model.reset(context.config.seed)
     splits = context.tokenized(max_length)
     asked = ((splits["train"], rows.train), (splits.get("confirmation", splits["validation"]), rows.predicted))
@@ -88,7 +88,7 @@ INPUTS: Mapping[str, Callable[[TrainingContext, int, BaselineRows], Inputs]] = {
     "features": _features,
     "answers": _answers,
 }
-"""What a baseline sees -> that of the rows to train on and of those to predict."""
+"""Features of a baseline -> function that computes them for the rows to train on and those to predict."""
 
 
 def evaluate_baseline(context: TrainingContext, name: str, max_length: int) -> HeldOutEvaluation:
@@ -97,11 +97,12 @@ def evaluate_baseline(context: TrainingContext, name: str, max_length: int) -> H
     Args:
         context: its data and model; the model is left as pretrained.
         name: one of its task's.
-        max_length: tokens after which the model's texts are cut.
+        max_length: most tokens of a text for the model.
 
     Raises:
         ModelError: the model cannot read as many tokens.
-        TrainingError: it cannot be had of these texts or this model: no word stands in two texts, or memory ran out.
+        TrainingError: the baseline cannot be computed for these texts or this model: no word occurs in two texts, or
+            memory ran out.
     """
     splits = context.splits
     held = splits.confirmation or splits.validation
@@ -115,7 +116,7 @@ def evaluate_baseline(context: TrainingContext, name: str, max_length: int) -> H
     except HpoError:
         raise
     except Exception as error:
-        # Any error, as with a trial: the verdict does not need the baseline.
+        # Any error, as for a trial, because the verdict does not need the baseline.
         logger.debug("The baseline %s failed.", name, exc_info=True)
         raise TrainingError(f"The baseline {name} failed: {error_line(error)}") from None
     return mean_held_out(evaluations) if len(evaluations) > 1 else evaluations[0]

@@ -39,17 +39,17 @@ from hpo.training.optimizer_step import OptimizerStep
 logger = logging.getLogger(__name__)
 
 CONFIRMATION = "confirmation"
-"""In a study's folder of files: that of the trials which confirm its best."""
+"""Subfolder of a study's files for the trials of its confirmation."""
 
 TokenizedSplits = Mapping[str, TokenizedSplit]
-"""The splits that a study has, by name: train, validation, test, confirmation (validation rows that no trial of the
-search is scored on)."""
+"""Splits of a study by name: train, validation, test, confirmation (validation rows on which no trial of the search is
+scored)."""
 BatchMaker = Callable[[Rows, Sequence[int]], Batch]
-"""From training rows and a seed to a batch; equal ones give an equal batch."""
+"""Function from training rows and a seed to a batch; equal arguments give an equal batch."""
 
 
 class TrainingContext:
-    """Data, model and files that every trial of a process shares; only `precision` and `slots` change, between them."""
+    """Data, model and files shared by all trials of a process; only `precision` and `slots` change, between trials."""
 
     def __init__(
         self,
@@ -65,38 +65,39 @@ class TrainingContext:
         self.device, self.rank_group = model.device, rank_group
         self.gradients = Gradients(rank_group, config.compute.gradient_checkpointing)
         self.files = files
-        """Where weights are kept; None for nowhere."""
+        """Folder in which weights are kept; None to keep none."""
         self.remote = NO_REMOTE if files is None else open_remote_files(config, files)
         self.precision: Precision = "fp32" if config.compute.precision == "auto" else config.compute.precision
         self.slots = 1 if config.compute.slots == "auto" else config.compute.slots
-        """Trials that are trained side by side."""
+        """Number of trials that are trained together."""
         self._shared = shared
         self._tokenizer_digest = tokenizer_digest(model.tokenizer) if shared else ""
         self._tokenized: TokenizedSplits = {}
         self._longest = 0
-        """Tokens after which these are cut."""
+        """Most tokens of a row in the cached splits."""
         self._cut: dict[int, TokenizedSplits] = {}
         self._words: NDArray[np.int32] | None = None
         self._held_out_rows: dict[int, HeldOutRows] = {}
         self._states = StateCache(shared, model.fingerprint, model.device)
         self.keeps_states = True
-        """Whether frozen layers are computed once, as far as is known."""
+        """True if frozen layers are computed once, as far as is known."""
         self.train_targets = task.targets(splits.train.labels)
-        """What is learned of each training row; shape (rows, ...)."""
+        """Targets of the training rows; shape (rows, ...)."""
         self.train_strata = task.strata(self.train_targets)
-        """What parts of the training rows have their share of; shape (rows, ...)."""
+        """Strata of the training rows; shape (rows, ...)."""
         validation_strata = task.strata(task.targets(splits.validation.labels))
         self.validation_part = stratified_sample(validation_strata, config.evaluation.part_rows, config.seed)
-        """Rows of validation that are scored between full evaluations; the same for every trial."""
+        """Validation rows that are scored between full evaluations; the same for every trial."""
 
     def files_of(self, *, confirms: bool) -> Path | None:
-        """Return where the weights and checkpoints of trials lie, those of a confirmation apart; None for nowhere."""
+        """Return the folder of weights and checkpoints, a separate one for a confirmation; None if none are kept."""
         return self.files / CONFIRMATION if self.files is not None and confirms else self.files
 
     def tokenized(self, max_length: int) -> TokenizedSplits:
-        """Return the splits cut at `max_length` tokens.
+        """Return the splits truncated to `max_length` tokens.
 
-        They are tokenized once for all lengths up to the next power of two, so that a searched length fills no memory.
+        They are tokenized once for all lengths up to the next power of two, so that searching over lengths does not
+        fill memory.
 
         Raises:
             ModelError: the model cannot read as many tokens.
@@ -120,10 +121,10 @@ class TrainingContext:
         return self._cut[max_length]
 
     def batch_maker(self, hyperparameters: Hyperparameters) -> BatchMaker:
-        """Return what puts training rows side by side, augmented as the trial asks for.
+        """Return the function that collates training rows, with the trial's augmentation.
 
         Raises:
-            ModelError: the tokenizer cannot augment so.
+            ModelError: the tokenizer does not support the augmentation.
         """
         split = self.tokenized(hyperparameters.max_length)["train"]
         words = self._word_numbers() if hyperparameters.word_swap else None
@@ -136,7 +137,7 @@ class TrainingContext:
         return make_batch
 
     def task_of(self, fold: int | None) -> Task[Any]:
-        """Return the task as it is learned from the training rows of a fold, or from all where that is None."""
+        """Return the task for the training rows of a fold, or for all of them if `fold` is None."""
         if fold is None or not isinstance(self.task, Scales):
             return self.task
         task: Task[Any] = self.task.scaled_by(self.train_targets[self.splits.folds[fold].train])
@@ -146,13 +147,13 @@ class TrainingContext:
         self, hyperparameters: Hyperparameters, seed: int, total_steps: int, random: RandomState | None = None,
         fold: int | None = None,
     ) -> OptimizerStep:  # fmt: skip
-        """Put the model where every training under these values starts, and return the optimizer over it.
+        """Reset the model to the start of training under these values, and return the optimizer over it.
 
-        Dropout masks are drawn from `random`, or from generators of its own.
+        Dropout masks are drawn from `random`, or from generators of their own.
 
         Raises:
-            ModelError, ConfigurationError: the model does not have what the hyperparameters ask for, or one of these
-                means nothing to the task.
+            ModelError, ConfigurationError: the model does not support the hyperparameters, or the task does not use
+                one.
         """
         task = self.config.task.kind
         if idle := unused_hyperparameters(task, dict(hyperparameters)):
@@ -165,7 +166,7 @@ class TrainingContext:
         return OptimizerStep(model, total_steps)
 
     def _frozen_layers(self, model: TrialModel) -> FrozenLayers | None:
-        """Return the layers that a trial leaves as they are; None where each pass must compute them."""
+        """Return the cached layers below the trained ones; None if each pass must compute them."""
         layers = frozen_layers(self.model.network, model.parameters)
         if not layers:
             return None
@@ -186,26 +187,26 @@ class TrainingContext:
     def predict(
         self, split: TokenizedSplit, rows: Rows | None = None, check: Check = lambda: None, fold: int | None = None
     ) -> Predictions:
-        """Ask the model as it stands, as trained on a fold, about `rows` of a split, or about all of it.
+        """Predict `rows` of a split, or all of it, with the current weights, as trained on a fold.
 
         `check` is called between batches.
         """
         return predictions(self.model, self.task_of(fold), split, rows, self.precision, check)
 
     def fit(self, of_validation: Predictions, of_training: Callable[[], Predictions]) -> NDArray[np.float64] | None:
-        """Return what the task fits to rows: validation where winners are judged by other rows, else training rows."""
+        """Return what the task fits: to validation if other rows decide the verdict, else to training rows."""
         if not isinstance(self.task, Fits):
             return None
         return self.task.fit(of_validation if self.splits.confirmation else of_training())
 
     def decided(self, answers: Predictions, fitted: NDArray[np.float64] | None) -> Predictions:
-        """Return answers under what was fitted."""
+        """Return predictions under the fitted values."""
         return self.task.with_fitted(answers, fitted) if fitted is not None and isinstance(self.task, Fits) else answers
 
     def held_out_evaluation(
         self, examples: Examples, answers: Predictions, rows: Rows | None = None
     ) -> HeldOutEvaluation:
-        """Score the answers to `rows` of these examples, or to all of them, as a verdict needs it."""
+        """Run a held-out evaluation of the predictions for `rows` of these examples, or for all of them."""
         if id(examples) not in self._held_out_rows:
             words = np.array([len(text.split()) for text in examples.texts])
             groups = examples.groups or ()
@@ -232,7 +233,7 @@ class TrainingContext:
         return TokenizedSplit(tokens=Tokens(**tokens), targets=self.task.targets(examples.labels), source=source)
 
     def _word_numbers(self) -> NDArray[np.int32]:
-        """Return the word of each training token that there is; found once."""
+        """Return the word of each training token; computed once."""
         if self._words is None:
             train = self.splits.train
             refuse_word_swap(self.model.tokenizer)
@@ -247,10 +248,10 @@ class TrainingContext:
         return self._words
 
     def _shared_arrays(self, name: str, make: Callable[[], Mapping[str, NDArray[Any]]]) -> Mapping[str, NDArray[Any]]:
-        """Return arrays of the texts, in the memory of this process or, read only, in that of all workers."""
+        """Return arrays of the texts, in this process's memory, or read-only in memory shared by all workers."""
         return make() if self._shared is None else self._shared.arrays(name, self._made_of(name), make)
 
     def _made_of(self, name: str) -> list[object]:
-        """Return what arrays of the texts follow from, beside the versions of packages; as JSON has it."""
+        """Return what the arrays of the texts depend on, besides package versions, as JSON values."""
         model = self.config.model.model_dump(mode="json")
         return [name, self.splits.fingerprint, model, self._tokenizer_digest, repr(self.model.head.prompt)]

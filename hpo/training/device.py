@@ -28,10 +28,10 @@ GPU_FILE = Path("/dev/nvidia0")
 
 
 def choose_device(compute: ComputeConfig) -> torch.device:
-    """Return the device that is asked for; `auto` is the GPU where there is one.
+    """Return the requested device; `auto` is the GPU if there is one.
 
     Raises:
-        ConfigurationError: a GPU is asked for and torch sees none.
+        ConfigurationError: a GPU is requested, and torch sees none.
     """
     if compute.device == "cuda" and not torch.cuda.is_available():
         raise ConfigurationError("compute.device is cuda, but torch sees no GPU; choose auto or cpu.")
@@ -39,9 +39,9 @@ def choose_device(compute: ComputeConfig) -> torch.device:
 
 
 def unseen_gpu_warning(compute: ComputeConfig) -> str | None:
-    """Return in a sentence that this machine has a GPU which torch does not see; None otherwise, or for a CPU.
+    """Return a warning that this machine has a GPU which torch does not see; None otherwise, or for a CPU.
 
-    A build of torch for the CPU, or a driver older than its CUDA, would else make a search of GPUs one of cores.
+    With a CPU build of torch, or a driver older than its CUDA, a search meant for GPUs would otherwise run on the CPU.
     """
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
     elsewhere = compute.device == "cpu" or compute.runner == "ray_tune"
@@ -58,10 +58,10 @@ def unseen_gpu_warning(compute: ComputeConfig) -> str | None:
 
 
 def refuse_emulated(device: torch.device, precision: Precision) -> None:
-    """Refuse bf16 on a GPU that has none, such as a T4: torch would emulate it, slower than fp32.
+    """Refuse bf16 on a GPU without support for it, such as a T4: torch would emulate it, slower than fp32.
 
     Raises:
-        ConfigurationError: says which GPU it is.
+        ConfigurationError: names the GPU.
     """
     if precision == "bf16" and not has_bf16(device):
         name = torch.cuda.get_device_name(device)
@@ -71,12 +71,12 @@ def refuse_emulated(device: torch.device, precision: Precision) -> None:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Return whether a device supports bf16 natively."""
+    """Return true if a device supports bf16 natively."""
     return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def with_dtype(config: StudyConfig, space: SearchSpace) -> StudyConfig:
-    """Return the study with its `model.dtype` decided: where it is open, bf16 if all trials of the space are of `lora`.
+    """Return the study with `model.dtype` resolved: `auto` is bf16 if all trials of the space use `lora`.
 
     Raises:
         SpaceError: the weights are to be bf16 or quantized, but a trial of the space changes them.
@@ -98,14 +98,14 @@ def with_dtype(config: StudyConfig, space: SearchSpace) -> StudyConfig:
 
 ROUNDS = 3
 PASSES = 1 + ROUNDS
-"""Passes of each precision over the rows: a warm-up and the rounds."""
+"""Number of passes over the rows in each precision: a warm-up and the rounds."""
 MEASURED_ROWS = 16
 LEAST_ROWS = 4
-"""Fewest rows whose time is representative of a batch."""
+"""Smallest number of rows whose time is representative of a batch."""
 LEAST_GAIN = 1.15
-"""How many times faster bf16 must be to be worth its rounding."""
+"""Least speed-up of bf16 that is worth its rounding."""
 MOST_DIFFERENCE = 0.05
-"""Largest relative distance (Euclidean) of bf16 logits from fp32 logits at which they agree."""
+"""Largest relative distance (Euclidean) between bf16 and fp32 logits that count as equal."""
 
 Step = Callable[[Precision], Tensor]
 """A forward and backward pass over the same real batch; returns its logits."""
@@ -114,15 +114,15 @@ Step = Callable[[Precision], Tensor]
 def measured_precision(
     context: TrainingContext, hyperparameters: Hyperparameters, most_seconds: float = math.inf
 ) -> Measurement:
-    """Time training in both precisions, on fewer rows where memory is short, and choose.
+    """Time training in both precisions, on fewer rows if memory is short, and choose.
 
-    Where not even one row fits, there is too little time, or the device has no bf16, fp32 is chosen unmeasured.
+    If not even one row fits, time is too short, or the device has no bf16, fp32 is chosen without a measurement.
 
     Args:
-        context: of which no trial trains; its model keeps no trace of it.
-        hyperparameters: what is trained of the model, and after how many tokens texts are cut; on a GPU the rows too,
-            of which a few would not keep it busy.
-        most_seconds: that it takes, roughly; infinite for as long as it takes.
+        context: without a trial in training; its model is left unchanged.
+        hyperparameters: the trained part of the model and the text length; on a GPU also the batch size, because a few
+            rows would not keep it busy.
+        most_seconds: approximate limit of the measurement; may be infinite.
 
     Raises:
         ModelError: the model cannot read as many tokens.
@@ -141,14 +141,14 @@ def measured_precision(
 def measure(
     step: Step, rows: int, device: torch.device, asked: Precision | None = None, until: float = math.inf
 ) -> Measurement:
-    """Time both precisions in turns, after one round of warm-up, and choose.
+    """Time both precisions alternately, after one round of warm-up, and choose.
 
     Args:
-        step: over so many rows.
+        step: a training step over that many rows.
         rows: examples in its batch.
-        device: where it runs.
-        asked: what the user wants whatever is measured; None to choose.
-        until: on the clock of `time.perf_counter`; where no round ends before, fp32 is chosen.
+        device: the device of the step.
+        asked: the precision that the user requires; None to choose.
+        until: end, on the clock of `time.perf_counter`; if no round ends before, fp32 is chosen.
     """
     began = time.perf_counter()
     fp32, bf16 = step("fp32"), step("bf16")
@@ -170,7 +170,7 @@ def measure(
 
 
 def choose(fp32_seconds: float, bf16_seconds: float, difference: float) -> Precision:
-    """Return bf16 where it is faster by `LEAST_GAIN` and its logits agree."""
+    """Return bf16 if it is faster by `LEAST_GAIN` and its logits agree."""
     pays = fp32_seconds >= LEAST_GAIN * bf16_seconds
     return "bf16" if pays and difference <= MOST_DIFFERENCE else "fp32"
 
@@ -194,7 +194,7 @@ def _measured(
 
 
 def _step(context: TrainingContext, max_length: int, rows: int) -> Step:
-    # Not simply the first rows: a file may be in the order of its texts' lengths.
+    # Not simply the first rows, because a file may be sorted by the lengths of its texts.
     chosen = stratified_sample(context.train_strata, rows, context.config.seed)
     batch = collate(context.tokenized(max_length)["train"], chosen, context.model.pad_id)
     targets, criterion = batch.targets.to(context.device), context.task.criterion(REPORTED, context.device)
@@ -209,7 +209,7 @@ def _step(context: TrainingContext, max_length: int, rows: int) -> Step:
 
 
 def _unmeasured(asked: Precision | None, fp32_seconds: float = 0.0) -> Measurement:
-    """Return what is asked for, or fp32, without a comparison: at most so many seconds of an example are known."""
+    """Return the required precision, or fp32, without a comparison; the time of an example has only a bound."""
     return Measurement(fp32_seconds=fp32_seconds, bf16_seconds=0.0, difference=0.0, precision=asked or "fp32")
 
 

@@ -1,4 +1,4 @@
-"""Evaluation: outputs and predictions of a model for some rows, in batches that memory bears."""
+"""Evaluation: outputs and predictions of a model for some rows, in batches that fit into memory."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,19 +18,19 @@ from hpo.model.backbone import Backbone
 from hpo.tasks.protocol import Task
 
 MOST_TOKENS = {"cpu": 4096, "cuda": 16384}
-"""Tokens of one batch by device type, padding counted: a CPU's cache is small, a GPU wants much at once."""
+"""Tokens of a batch, including padding, by device type: a CPU has small caches, a GPU needs large batches."""
 MOST_ROWS = 512
 REPORTED = Hyperparameters()
-"""Under which the loss that is reported is computed: no label smoothing, all classes alike."""
+"""Hyperparameters of the reported loss: no label smoothing, all classes alike."""
 
 Check = Callable[[], None]
-"""Is called before each batch; what it raises ends the evaluation."""
+"""Callback before each batch; an exception from it ends the evaluation."""
 
 
 def predictions(
     model: Backbone, task: Task[Any], split: TokenizedSplit, rows: Rows | None, precision: Precision, check: Check
 ) -> Predictions:
-    """Ask the model as it stands, dropout off, about `rows` of a split, or about all of it where that is None.
+    """Predict `rows` of a split, or all of it if None, with the current weights and without dropout.
 
     Raises:
         OutOfMemoryInEvaluation: memory does not suffice for one row at a time.
@@ -43,7 +43,7 @@ def predictions(
 
     found = outputs(model, split, chosen, ask)
     targets = split.targets[chosen]
-    # In float64, as the predictions are.
+    # In float64, like the predictions.
     losses = task.criterion(REPORTED, found.device)(found.double(), torch.from_numpy(targets))
     answers: Predictions = task.with_targets(targets, task.predictions(found), float(losses.mean()))
     return answers
@@ -51,9 +51,9 @@ def predictions(
 
 @torch.no_grad()  # Tensors that a module caches in inference mode cannot be used in autograd.
 def outputs(model: Backbone, split: TokenizedSplit, rows: Rows, ask: Callable[[Batch], Tensor]) -> Tensor:
-    """Return what `ask` gives for batches of these rows, dropout off, on the CPU, in their order; shape (rows, ...).
+    """Return the results of `ask` for batches of these rows, without dropout, on the CPU, in order; shape (rows, ...).
 
-    Where memory runs out, batches are halved, in later evaluations too: the outputs are the same to rounding.
+    If memory runs out, batches are halved, in later evaluations too; the outputs are equal up to rounding.
 
     Raises:
         OutOfMemoryInEvaluation: memory does not suffice for one row at a time.
@@ -67,7 +67,7 @@ def outputs(model: Backbone, split: TokenizedSplit, rows: Rows, ask: Callable[[B
             break
         if all(len(places) == 1 for places in batches):
             raise OutOfMemoryInEvaluation(f"Out of memory on {model.device} in evaluation, with one example at a time.")
-        # The first row of each is its longest. One alone cannot be halved, however long it is.
+        # The first row of each batch is its longest. A single row cannot be halved, however long it is.
         tokens = [len(places) * int(lengths[places[0]]) for places in batches if len(places) > 1]
         model.evaluation_tokens = max(tokens) // 2
         release(model.device)
@@ -79,7 +79,7 @@ def outputs(model: Backbone, split: TokenizedSplit, rows: Rows, ask: Callable[[B
 def _gathered(
     model: Backbone, split: TokenizedSplit, batches: Sequence[Rows], ask: Callable[[Batch], Tensor]
 ) -> Tensor:
-    """Return the answers to all batches, one after the other, on the CPU."""
+    """Return the results of all batches, concatenated, on the CPU."""
     modes = [(module, module.training) for module in model.network.modules()]
     model.network.eval()
     try:
@@ -87,5 +87,5 @@ def _gathered(
     finally:
         for module, training in modes:
             module.training = training
-    # Only here does the processor wait for the device.
+    # The only point at which the processor waits for the device.
     return torch.cat(answered).cpu()

@@ -1,10 +1,11 @@
-"""Gradient accumulation: a batch goes through in micro-batches by length, smaller ones where memory is short.
+"""Gradient accumulation: a batch is trained in micro-batches by length, smaller ones if memory is short.
 
-A step stays the step it is: losses are summed over rows and divided once by the units of the whole batch, so parts and
-ranks add up. Dropout masks are drawn part by part, so under smaller parts their distribution is kept, not each number.
+Micro-batches do not change a step: losses are summed over rows and divided once by the units of the whole batch, so
+parts and ranks add up. Dropout masks are drawn for each part, so smaller parts change single masks, but not their
+distribution.
 
-A micro-batch is one part, or a part of each of several trials that share a backbone. Which parts a trial's batch has
-and which masks are drawn for them, depends on its own rows alone: it is trained as if it were alone, to rounding.
+A micro-batch is one part of a batch, or one part each of several trials that share a backbone. The parts of a trial's
+batch and their masks depend only on its own rows: the trial gives the result that it would give alone, up to rounding.
 """
 
 import logging
@@ -26,47 +27,47 @@ from hpo.model.trial_model import Slots, TrialModel
 logger = logging.getLogger(__name__)
 
 PASS_TOKENS = {"cpu": 128, "cuda": 8192}
-"""What a forward and backward pass costs beside its tokens, in tokens, by device type."""
+"""Fixed cost of a forward and backward pass, in tokens, by device type."""
 MOST_TOKENS = {"cpu": 1024, "cuda": 16384}
-"""Tokens from which on nothing is gained by more of them, by device type: no more go side by side."""
+"""Tokens from which larger passes gain nothing, by device type: the most tokens of a pass over several trials."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SlotBatch:
-    """A batch, or a part of one, that a trial waits for the gradients of."""
+    """A batch, or a part of one, whose gradients a trial waits for."""
 
     model: TrialModel
     batch: Batch
     units: int
-    """What the sum of its losses is divided by: of a part those of its whole batch."""
+    """Divisor of the summed losses; for a part, that of the whole batch."""
 
 
 class Gradients:
-    """What a process computes gradients with, and what it has learned of its memory."""
+    """Gradient computation of a process, and what it has learned of its memory."""
 
     def __init__(self, rank_group: RankGroup = ALONE, checkpointing: bool | Literal["auto"] = "auto") -> None:
-        """Compute them together with the other ranks of `rank_group`, which are to be asked for the same at once.
+        """Compute gradients with the other ranks of `rank_group`, which must be called with the same batches.
 
-        Gradient checkpointing is on, off, or with `auto` on for trials that memory does not suffice for without.
+        Gradient checkpointing is on, off, or with `auto` on for trials that do not fit into memory without it.
         """
         self._rank_group, self._checkpointing = rank_group, checkpointing
         self._micro_batch: dict[MemoryKey, MicroBatch] = {}
         self._most_tokens = dict(MOST_TOKENS)
         self._goes_together = True
-        """Whether batches of several trials can go through the model side by side, as far as is known."""
+        """True if batches of several trials can share a pass through the model, as far as is known."""
         self._slots: Slots | None = None
 
     def micro_batch(self, hyperparameters: Hyperparameters) -> MicroBatch:
-        """Return how many rows at once are taken in trials of this kind: what an earlier one came to."""
+        """Return the micro-batch size of trials of this kind: the one that an earlier trial ended with."""
         return self._micro_batch.setdefault(
             memory_key(hyperparameters), MicroBatch(is_checkpointed=self._checkpointing is True)
         )
 
     def of_slots(self, waiting: Sequence[SlotBatch]) -> list[Tensor | Exception]:
-        """Return what `of` returns or raises for the batch of each trial that waits, side by side where that pays.
+        """Return the result or error of `of` for the batch of each waiting trial, in shared passes if faster.
 
-        Where that fails, each is asked for alone, so that it is its own trial's end. What fails side by side alone, and
-        not for memory, would always: it is logged once, and not tried again.
+        If a shared pass fails, each trial is computed alone, so that an error ends only the trial that causes it. If it
+        fails only in shared passes, and not for memory, it is logged once, and shared passes are not tried again.
         """
         models = [slot.model for slot in waiting]
         if self._slots is None or self._slots.models != models:
@@ -79,7 +80,7 @@ class Gradients:
         except Exception as error:
             logger.debug("Batches have no gradients side by side.", exc_info=True)
             reason = None if is_out_of_memory(error) else error_line(error)
-        # Not in the handler: as long as the error lives, so do its frames and their tensors.
+        # Outside the handler: while the error exists, so do its frames and their tensors.
         for slot, state in zip(waiting, states, strict=True):
             slot.model.forget_gradients()
             slot.model.random.state = state
@@ -93,7 +94,7 @@ class Gradients:
         return alone
 
     def of(self, model: TrialModel, batch: Batch) -> Tensor:
-        """Return the mean loss of a batch, on the device, its gradients added to those of the trial's parameters.
+        """Return the mean loss of a batch, on the device; its gradients are added to those of the trial's parameters.
 
         Raises:
             MemoryError: there is no room for one row at a time.
@@ -115,12 +116,12 @@ class Gradients:
         try:
             return self.of(slot.model, slot.batch)
         except Exception as error:
-            # Whatever a trial dies of is its own end.
+            # An error of a trial, whatever it is, ends only that trial.
             logger.debug("A batch has no gradients.", exc_info=True)
             return error
 
     def _of_all(self, slots: Slots, waiting: Sequence[SlotBatch]) -> list[Tensor | Exception]:
-        """Return the mean losses of batches that go through side by side."""
+        """Return the mean losses of batches that are trained together."""
         device = waiting[0].model.backbone.device
         checkpointed = any(self.micro_batch(slot.model.hyperparameters).is_checkpointed for slot in waiting)
         waiting[0].model.backbone.checkpointing.switch(checkpointed)
@@ -137,15 +138,15 @@ class Gradients:
 
 
 def micro_batches(parts: Sequence[SlotBatch], pass_tokens: int, most_tokens: int) -> list[list[SlotBatch]]:
-    """Put parts of several trials together, the widest first, where their padding costs less than a pass of its own.
+    """Combine parts of several trials, the widest first, if their padding costs less than separate passes.
 
     Args:
-        parts: those of a trial in their order, which is kept, the widest first.
-        pass_tokens: what a pass of any size costs, in tokens.
-        most_tokens: of a micro-batch of several parts, padding counted.
+        parts: those of each trial in order, the widest first; the order is kept.
+        pass_tokens: fixed cost of a pass, in tokens.
+        most_tokens: most tokens of a micro-batch of several parts, including padding.
 
     Returns:
-        Micro-batches, in none of which a trial has two parts.
+        Micro-batches, none with two parts of one trial.
     """
     made: list[list[SlotBatch]] = []
     for part in sorted(parts, key=lambda part: -part.batch.width):
@@ -160,7 +161,7 @@ def micro_batches(parts: Sequence[SlotBatch], pass_tokens: int, most_tokens: int
 
 
 def _of_part(model: TrialModel, part: Batch | None, rows: int, units: int) -> Tensor:
-    """Return a rank's share of a batch's mean loss, its gradients ready."""
+    """Return a rank's share of a batch's mean loss, with its gradients computed."""
     if part is None:
         return torch.zeros((), device=model.backbone.device)
     slots, parts = Slots([model]), _parts(SlotBatch(model=model, batch=part, units=units), rows)
@@ -168,14 +169,14 @@ def _of_part(model: TrialModel, part: Batch | None, rows: int, units: int) -> Te
 
 
 def _parts(slot: SlotBatch, rows: int) -> list[SlotBatch]:
-    """Return a trial's batch in its parts by length, none of more `rows`."""
+    """Return a trial's batch in parts by length, of at most `rows` rows."""
     cost = PASS_TOKENS[slot.model.backbone.device.type]
     parts = split_by_length(slot.batch.lengths, pass_tokens=cost, most_rows=rows)
     return [slot] if len(parts) == 1 else [replace(slot, batch=slot.batch.take(part)) for part in parts]
 
 
 def _passed(slots: Slots, parts: Sequence[SlotBatch]) -> list[Tensor]:
-    """Add the gradients of each part's loss, the sum of its rows' over its units, and return these losses."""
+    """Add the gradients of each part's loss, the sum over its rows divided by the units, and return these losses."""
     losses = []
     for one, logits in zip(parts, slots.logits([(one.model, one.batch) for one in parts]), strict=True):
         targets = one.model.backbone.placed(one.batch.targets)

@@ -13,7 +13,7 @@ def steps_per_epoch(train_rows: int, batch_size: int) -> int:
 
 
 def examples_seen(step: int, train_rows: int, batch_size: int) -> int:
-    """Return how many examples were seen after `step` optimizer steps."""
+    """Return the number of examples seen after `step` optimizer steps."""
     epochs, rest = divmod(step, steps_per_epoch(train_rows, batch_size))
     return epochs * train_rows + rest * batch_size
 
@@ -21,14 +21,14 @@ def examples_seen(step: int, train_rows: int, batch_size: int) -> int:
 def milestone_steps(
     milestones: Iterable[Milestone], *, maximum_examples: float, train_rows: int, batch_size: int, epochs: int
 ) -> dict[int, Milestone]:
-    """Return step -> the milestone reached there, rising.
+    """Return step -> the milestone reached there, ascending.
 
     A milestone of rung r is reached at the first step at which `examples_seen * 1000 >= r * maximum_examples`, never
-    beyond the trial's last step; the last milestone is exactly at the last step. Several that fall on one step are one
-    evaluation: full where one of them is, and that of the study's common rung, the last of such, where one of them is.
+    beyond the trial's last step; the last milestone is exactly at the last step. Several milestones at one step are one
+    evaluation: full if one of them is full, and at the last of the study's common rungs if one of them is common.
 
     Args:
-        milestones: of the trial, rising in rung.
+        milestones: of the trial, ascending by rung.
         maximum_examples: examples that the study's longest trial sees.
         train_rows: rows that this trial trains on in each epoch.
         batch_size: of this trial.
@@ -45,12 +45,12 @@ def milestone_steps(
 
 
 def milestones_of(assignment: Assignment, rows: int, all_rows: int, fold: int | None = None) -> dict[int, Milestone]:
-    """Return step -> milestone of one training on so many of all rows; for a fold only its end.
+    """Return step -> milestone of one training on part of the rows; for a fold only its end.
 
     Args:
         assignment: of the trial.
-        rows: that this training sees in each epoch.
-        all_rows: that the study's longest trial sees in each epoch.
+        rows: number of rows that this training sees in each epoch.
+        all_rows: number that the study's longest trial sees in each epoch.
         fold: number of the fold that it trains; None without folds.
     """
     hyperparameters = assignment.hyperparameters

@@ -8,12 +8,11 @@ With d = w - reference, r the weight's learning rate and s the strength, in the 
     (the optimizer's step)
     L1 proximal    d <- sign(d) * max(|d| - r * s, 0)    soft threshold, exact zeros (Daubechies et al. 2004)
 
-All come after gradient clipping, where torch's own weight_decay stands: the clip bounds what the data asks for. A
-weight's rate is the scheduled one times its factor; what an optimizer further scales its steps by, weight by weight,
-holds for its steps alone.
-Biases (of two dimensions too, such as the relative ones of MPNet and T5: `transformers` leaves them out by their name)
-and norm weights, which have fewer than two dimensions, are left out. Freshly initialised weights have no
-pretrained value: they are pulled towards zero (L2-SP, Li et al. 2018, treats its new layer so).
+All come after gradient clipping, like torch's own weight_decay, so that only the gradient of the data is clipped. The
+rate of a weight is the scheduled one times its factor; an optimizer's own scaling of single weights applies only to its
+steps. Norm weights, which have fewer than two dimensions, and biases are left out (by name, as in `transformers`,
+because the relative biases of MPNet and T5 have two dimensions). Newly initialised weights have no pretrained value, so
+they are regularised towards zero, as in L2-SP (Li et al. 2018).
 """
 
 import math
@@ -35,7 +34,7 @@ Regularized = list[tuple[nn.Parameter, Tensor | None]]
 
 
 def is_regularized(name: str, weight: Tensor) -> bool:
-    """Return whether L1 and L2 apply to a weight: not to biases and norms."""
+    """Return true if L1 and L2 apply to a weight: not to biases and norms."""
     return weight.ndim >= 2 and "bias" not in name
 
 
@@ -54,17 +53,17 @@ class Regularizer:
 
         Args:
             parameters: name -> trained parameter.
-            hyperparameters: the strengths, forms and direction.
-            pretrained: name -> pretrained value on the parameter's device; a name that is absent is pulled to zero.
-                Read only where `regularize_towards` is `pretrained`.
-            factors: name -> what the learning rate is multiplied by for that parameter.
-            shift: moves weights by a number times directions of their shapes, as their optimizer wants it done.
+            hyperparameters: strengths, forms and direction.
+            pretrained: name -> pretrained value on the parameter's device; missing names are regularised towards zero.
+                Read only if `regularize_towards` is `pretrained`.
+            factors: name -> factor of the learning rate for that parameter.
+            shift: adds a multiple of directions to weights, in the way that their optimizer requires.
         """
         self._l1, self._l1_form = hyperparameters.l1_strength, hyperparameters.l1_form
         self._l2, self._l2_form = hyperparameters.l2_strength, hyperparameters.l2_form
         self._shift = shift
         towards_zero = hyperparameters.regularize_towards == "zero"
-        # Those of one rate together: an operation over a list of weights takes one number for all.
+        # Weights of one rate together, because an operation over a list of weights takes one number for all.
         self._weights: dict[float, Regularized] = {}
         for name, weight in parameters.items():
             if is_regularized(name, weight):
@@ -73,11 +72,11 @@ class Regularizer:
 
     @torch.no_grad()
     def before_step(self, rate: float) -> None:
-        """Change gradients and weights ahead of the optimizer's step at this learning rate."""
+        """Change gradients and weights before the optimizer's step at this learning rate."""
         if not (self._l1 or self._l2):
             return
         for share, weights in self._weights.items():
-            # A weight that the model did not use has no gradient; torch's optimizers leave such weights alone as well.
+            # A weight that the model did not use has no gradient; torch's optimizers skip such weights too.
             used = [(weight, reference) for weight, reference in weights if weight.grad is not None]
             if used:
                 self._pull(used, rate * share)
@@ -111,18 +110,18 @@ def _distances(used: Regularized) -> list[Tensor]:
 
 
 CHECK_EVERY = 10
-"""Steps between checks that the loss is a number: each check waits for the device."""
+"""Steps between checks that the loss is finite; each check waits for the device."""
 
 
 class Diverged(ArithmeticError):
-    """The loss or a gradient is no longer a number."""
+    """Error: the loss or a gradient is no longer finite."""
 
 
 class OptimizerStep:
-    """A trial's stock optimizer over its model."""
+    """A trial's unmodified optimizer over its model, with schedule, clipping and regularisation."""
 
     def __init__(self, model: TrialModel, total_steps: int) -> None:
-        """Build the optimizer over what trains, for so many steps."""
+        """Build the optimizer over the trained weights, for that many steps."""
         self.model = model
         hyperparameters, backbone, self.parameters = model.hyperparameters, model.backbone, model.parameters
         self._hyperparameters = hyperparameters
@@ -149,13 +148,13 @@ class OptimizerStep:
         self._norms = torch.zeros((), device=backbone.device)
         self._summed = 0
         self.state_bytes = 3 * sum(weight.nbytes for weight in self._trained)
-        """Bytes of the tensors of `state`, about: the weights, and two more numbers for each in most optimizers."""
+        """Approximate size of `state` in bytes: the weights, and two more numbers for each in most optimizers."""
 
     def take(self, loss: Tensor) -> None:
-        """Take the step of a batch whose mean loss this is and whose gradients are ready.
+        """Take the step of a batch with this mean loss, whose gradients are computed.
 
         Raises:
-            Diverged: at a step in which it is looked for.
+            Diverged: at a step at which the loss is checked.
         """
         hyperparameters = self._hyperparameters
         scheduled = factor(self.taken, self.total_steps, hyperparameters)
@@ -180,12 +179,12 @@ class OptimizerStep:
         return self._kind.evaluating(self._optimizer)
 
     def observe(self, score: float) -> None:
-        """Take in the score of a full evaluation, higher is better: it may cut the rate once warm-up is over."""
+        """Use the score of a full evaluation, higher is better: it may cut the rate after warm-up."""
         if self._plateau and self.taken >= warmup_steps(self._hyperparameters, self.total_steps):
             self._plateau.observe(score)
 
     def state(self) -> dict[str, Any]:
-        """Return, between steps, what the next step depends on, except the random state; tensors are not copied."""
+        """Return the state that the next step depends on, except the random state; tensors are not copied."""
         return {
             "taken": self.taken,
             "rate": self.rate,
@@ -212,7 +211,7 @@ class OptimizerStep:
         """Return the mean loss since the last `forget_losses`, nats per example; waits for the device.
 
         Raises:
-            Diverged: a loss or the norm of the gradients was no number.
+            Diverged: a loss or the norm of the gradients was not finite.
         """
         losses, norms = float(self._losses), float(self._norms)
         for name, value in (("loss", losses), ("norm of the gradients", norms)):
@@ -221,16 +220,16 @@ class OptimizerStep:
         return losses / self._summed if self._summed else 0.0
 
     def forget_losses(self) -> None:
-        """Start the mean loss anew."""
+        """Restart the mean loss."""
         self._losses.zero_()
         self._norms.zero_()
         self._summed = 0
 
 
 def _owned(state: Any, device: torch.device) -> Any:
-    """Return an optimizer's state that, loaded on `device`, shares no memory with this one, such as a file's pages.
+    """Return an optimizer's state that, loaded on `device`, shares no memory with this one, such as pages of a file.
 
-    Optimizers copy what they load to a GPU, except for counts of steps, and on a CPU nothing.
+    Optimizers copy what they load to a GPU, except step counts; on a CPU they copy nothing.
     """
     if isinstance(state, Tensor):
         return state.clone() if device.type == "cpu" or state.dim() == 0 else state

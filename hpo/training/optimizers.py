@@ -1,25 +1,25 @@
-"""Optimizers: those of the known libraries, Muon and schedule-free AdamW; layer-wise learning rates.
+"""Optimizers of torch and other libraries, Muon and schedule-free AdamW; layer-wise learning rates.
 
-Regularisation is `optimizer_step.py`'s, the same for every optimizer. Hence `adam` and `adamw` take the same step here;
-what tells them apart is the form of L2 they come with (`l2_form`): coupled and decoupled.
+`optimizer_step.py` regularises in the same way for every optimizer. Hence `adam` and `adamw` take the same step here;
+they differ only in the usual form of L2 (`l2_form`): coupled and decoupled.
 
-Muon and the AdamW beside it, for embeddings, pooler, head, biases and norms, step at one learning rate: a matrix's
-update is scaled to the root mean square of AdamW's (Liu et al. 2025).
+Muon trains the hidden matrices, and AdamW all else (embeddings, pooler, head, biases and norms), at one learning rate:
+a matrix's update is scaled to the root mean square of AdamW's (Liu et al. 2025).
 
-Schedule-free AdamW (Defazio et al. 2024): in training the weights are y, and `optimizer.state[weight]["z"]` is z;
-x = y + (1 - 1/beta1) * (z - y) is what is scored and saved. The rate's warm-up is `schedules.py`'s, not the library's.
+Schedule-free AdamW (Defazio et al. 2024): in training the weights are y, and `optimizer.state[weight]["z"]` is z; x = y
++ (1 - 1/beta1) * (z - y) is scored and saved. The warm-up of the rate is that of `schedules.py`, not the library's.
 
 Layer-wise rates: with decay d and n transformer layers, counted from 0 at the bottom, the rate of layer i is multiplied
 by d**(n - i), that of the embeddings and all else below the layers by d**(n + 1), and that of the head and all above
-them by 1: the convention of BEiT (Bao et al. 2022); the idea is Howard and Ruder's (2018), ELECTRA's form Clark et
-al.'s (2020).
+them by 1. This is the convention of BEiT (Bao et al. 2022); the idea is Howard and Ruder's (2018), ELECTRA's form Clark
+et al.'s (2020).
 
-The factor of new weights comes on top. Random weights have further to go than pretrained ones, which a rate of
-their own spares from moving as far: discriminative fine-tuning (Howard and Ruder 2018), `lr_mult` of AutoGluon's heads,
-which is 1 unless set.
+The factor of new weights is multiplied on top. Random weights must move further than pretrained ones, so they get a
+higher rate: discriminative fine-tuning (Howard and Ruder 2018), and `lr_mult` of AutoGluon's heads, which is 1 by
+default.
 
-To add an optimizer: a function that builds it, its entry in `OPTIMIZERS`, its name in `OptimizerName`, and the values
-it takes in `APPLIES_TO`.
+To add an optimizer: a function that builds it, its entry in `OPTIMIZERS`, its name in `OptimizerName`, and its
+hyperparameters in `APPLIES_TO`.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -35,8 +35,8 @@ from hpo.config.optional_packages import refuse_missing
 from hpo.model.methods import heights
 
 Group = dict[str, Any]
-"""A parameter group of torch's: `params`, a list of parameters; `rate_factor`, what the trial's rate is multiplied by
-for them; `hidden`, whether they are matrices of the transformer layers."""
+"""A torch parameter group: `params`, a list of parameters; `rate_factor`, their factor of the trial's rate; `hidden`,
+true for matrices of the transformer layers."""
 
 
 def rate_factors(
@@ -47,9 +47,9 @@ def rate_factors(
     Args:
         network: a transformers model.
         names: of its parameters.
-        decay: what the rate is multiplied by at each layer going down, above 0 and at most 1.
+        decay: factor of the rate at each layer going down, above 0 and at most 1.
         fresh: names of new weights.
-        head_rate: what their rate is further multiplied by, above 0.
+        head_rate: additional factor of their rate, above 0.
     """
     found = heights(network)
     top = max(found.values())
@@ -76,11 +76,11 @@ def parameter_groups(network: Any, parameters: Mapping[str, nn.Parameter], facto
 
 
 class JointOptimizer(optim.Optimizer):
-    """Several optimizers, each over parameters of its own, that step as one."""
+    """Several optimizers over separate parameters, which step as one."""
 
     def __init__(self, parts: Sequence[optim.Optimizer]) -> None:
         self._parts = tuple(parts)
-        # The groups of the parts themselves: what is written into one is written into its part.
+        # The parts' own groups, so that writing into one changes its part.
         super().__init__([group for part in parts for group in part.param_groups], {})
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002
@@ -93,7 +93,7 @@ class JointOptimizer(optim.Optimizer):
         return {"parts": [part.state_dict() for part in self._parts]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the state of optimizers built alike."""
+        """Load the state of an optimizer built alike."""
         for part, state in zip(self._parts, state_dict["parts"], strict=True):
             part.load_state_dict(state)
         self.param_groups = [group for part in self._parts for group in part.param_groups]
@@ -102,13 +102,13 @@ class JointOptimizer(optim.Optimizer):
 def muon_with_adamw(
     groups: Sequence[Group], of_adam: Mapping[str, Any], momentum: float, newton_schulz_steps: int
 ) -> JointOptimizer:
-    """Build torch's Muon over the `hidden` groups and AdamW over the others, each only where there are any.
+    """Build torch's Muon over the `hidden` groups and AdamW over the others, each only if it has parameters.
 
     Args:
-        groups: of `layer_rates.parameter_groups`.
+        groups: from `parameter_groups`.
         of_adam: torch's `lr`, `betas` and `eps` of AdamW; the rate is Muon's too.
         momentum: of Muon.
-        newton_schulz_steps: of Muon, by which a matrix is made nearly orthogonal.
+        newton_schulz_steps: of Muon, to orthogonalise a matrix approximately.
     """
     hidden = [group for group in groups if group["hidden"]]
     others = [group for group in groups if not group["hidden"]]
@@ -122,12 +122,12 @@ def muon_with_adamw(
 
 
 def averaging_adamw(groups: Sequence[Group], of_adam: Mapping[str, Any]) -> Any:
-    """Build the optimizer, in its training mode, with the rate, betas and epsilon that are Adam's too."""
+    """Build the optimizer, in training mode, with Adam's rate, betas and epsilon."""
     refuse_missing("schedulefree", "Optimizer schedule_free_adamw")
     from schedulefree import AdamWScheduleFree
 
     optimizer = AdamWScheduleFree(groups, **of_adam, weight_decay=0.0, warmup_steps=0)
-    # The library makes both in a weight's first step; `shift` needs the iterate before it.
+    # The library creates both in a weight's first step; `shift` needs the iterate before it.
     for group in optimizer.param_groups:
         for weight in group["params"]:
             optimizer.state[weight]["z"] = weight.detach().clone()
@@ -138,28 +138,29 @@ def averaging_adamw(groups: Sequence[Group], of_adam: Mapping[str, Any]) -> Any:
 
 @torch.no_grad()
 def shift(optimizer: Any, weights: list[Tensor], directions: list[Tensor], amount: float) -> None:
-    """Move z by `amount` times `directions` and y by (1 - beta1) of that, so that x stays where it is.
+    """Move z by `amount` times `directions` and y by (1 - beta1) of that, so that x does not change.
 
-    Ahead of a step, with the weights for directions and minus rate times strength for the amount, that is the library's
-    own `weight_decay`: with c the new share of z in the average, y moves in all by 1 - beta1 * (1 - c) of it.
+    Before a step, with the weights as directions and minus rate times strength as amount, this is the library's own
+    `weight_decay`: with c the new share of z in the average, y moves in all by 1 - beta1 * (1 - c) of it.
 
     Args:
         optimizer: made by `schedule_free_adamw`.
         weights: some of its weights, in training mode.
         directions: for each weight a tensor of its shape; may be the weight itself.
-        amount: what they are multiplied by.
+        amount: factor of the directions.
     """
     beta1 = optimizer.param_groups[0]["betas"][0]
-    # The iterates first: a direction that is the weight itself must be unchanged.
+    # The iterates first, because a direction that is the weight itself must be unchanged.
     torch._foreach_add_([optimizer.state[weight]["z"] for weight in weights], directions, alpha=amount)
     torch._foreach_add_(weights, directions, alpha=(1 - beta1) * amount)
 
 
 @contextmanager
 def averaged(optimizer: Any) -> Iterator[None]:
-    """Let the weights be the average x within the block, and afterwards again, to the last bit, what they were."""
+    """Set the weights to the average x within the block, and restore them to the last bit afterwards."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    # The library would compute y back from x, with rounding. Between steps there are no gradients, so it costs no peak.
+    # The library would recompute y from x, with rounding. Between steps there are no gradients, so the copy adds
+    # nothing to peak memory.
     before = [weight.detach().clone() for weight in weights]
     optimizer.eval()
     try:
@@ -183,19 +184,19 @@ class Optimizer:
     """A kind of optimizer."""
 
     description: str
-    """What it does, in a short phrase."""
+    """Short description."""
     source: str
-    """Who published it."""
+    """Publication or library."""
     build: Callable[[Groups, Hyperparameters], optim.Optimizer]
-    """From the groups of `layer_rates.parameter_groups` and the trial's values to the optimizer."""
+    """Function from the groups of `parameter_groups` and the trial's values to the optimizer."""
     shift: Callable[[Any, list[Tensor], list[Tensor], float], None] = add_to_weights
-    """Moves weights of an optimizer, between its steps, by a number times directions of their shapes."""
+    """Adds a multiple of directions to weights of an optimizer, between its steps."""
     evaluating: Callable[[Any], AbstractContextManager[None]] = nullcontext
-    """Of an optimizer a context in which its weights are those that are scored and saved."""
+    """Context in which an optimizer's weights are those that are scored and saved."""
 
 
-# `fused=True` below: a step is one pass over all weights, on a CPU too, where torch's default loops over many small
-# operations. Optimizers that have no such form loop over lists of weights on a GPU, by torch's own choice.
+# `fused=True` below: a step is one pass over all weights, also on a CPU, where torch's default loops over many small
+# operations. Optimizers without a fused form loop over lists of weights on a GPU, as torch chooses.
 
 
 def sgd(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
@@ -209,7 +210,7 @@ def momentum(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimize
 
 
 def nesterov(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
-    """Build Nesterov's accelerated gradient, in torch's form; without momentum it is plain gradient descent."""
+    """Build Nesterov's accelerated gradient, in torch's form; with momentum 0 it is plain gradient descent."""
     heaviness = _applying(hyperparameters.momentum)
     return optim.SGD(groups, lr=hyperparameters.learning_rate, momentum=heaviness, nesterov=heaviness > 0, fused=True)
 
@@ -220,7 +221,7 @@ def adam(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
 
 
 def adamw(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
-    """Build AdamW less its decay, which `l2_form: decoupled` applies."""
+    """Build AdamW without its decay, which `l2_form: decoupled` applies."""
     return optim.AdamW(groups, **_of_adam(hyperparameters), weight_decay=0.0, fused=True)
 
 
@@ -230,12 +231,12 @@ def nadam(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
 
 
 def radam(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
-    """Build RAdam, Adam whose first steps are held back."""
+    """Build RAdam, Adam with a rectified variance, which makes smaller first steps."""
     return optim.RAdam(groups, **_of_adam(hyperparameters))
 
 
 def adamax(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
-    """Build AdaMax, Adam with the largest gradient in place of the second moment."""
+    """Build AdaMax, Adam with the infinity norm of past gradients instead of the second moment."""
     return optim.Adamax(groups, **_of_adam(hyperparameters))
 
 
@@ -251,7 +252,7 @@ def adadelta(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimize
 
 def adafactor(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
     """Build Adafactor in torch's form: no momentum, a step of at most the rate times the size of the weights."""
-    # Torch's default form, the slow one: the fast one holds another copy of the weights, and memory is what it is for.
+    # Torch's default, slow form: the fast one holds another copy of the weights, and Adafactor is used to save memory.
     return optim.Adafactor(groups, **_arguments(hyperparameters, beta2_decay="decay_rate", d="clip_threshold"))
 
 
@@ -275,7 +276,7 @@ def schedule_free_adamw(groups: Groups, hyperparameters: Hyperparameters) -> opt
 
 
 def muon(groups: Groups, hyperparameters: Hyperparameters) -> optim.Optimizer:
-    """Build Muon for the hidden matrices with AdamW for all else; without hidden matrices it is AdamW."""
+    """Build Muon for the hidden matrices and AdamW for all else; without hidden matrices it is AdamW."""
     momentum, newton_schulz_steps = hyperparameters.momentum, hyperparameters.newton_schulz_steps
     return muon_with_adamw(groups, _of_adam(hyperparameters), _applying(momentum), int(_applying(newton_schulz_steps)))
 
@@ -318,13 +319,13 @@ OPTIMIZERS: dict[str, Optimizer] = {
 
 
 def _arguments(hyperparameters: Hyperparameters, **names: str) -> dict[str, Any]:
-    """Return arguments of an optimizer: its rate, and by `names` the hyperparameters that others stand for."""
+    """Return arguments of an optimizer: its rate, and hyperparameters under the optimizer's `names`."""
     given = {argument: _applying(getattr(hyperparameters, name)) for argument, name in names.items()}
     return {"lr": hyperparameters.learning_rate, **given}
 
 
 def _of_adam(hyperparameters: Hyperparameters) -> dict[str, Any]:
-    """Return the arguments that Adam and its kin share."""
+    """Return the arguments that Adam and its variants share."""
     return {**_arguments(hyperparameters, eps="epsilon"), "betas": _betas(hyperparameters)}
 
 

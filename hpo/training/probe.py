@@ -29,33 +29,33 @@ MOST_LENGTHS = 1000
 """Number of texts of a split whose lengths represent those of all."""
 INFEASIBLE = Probe(feasible=False)
 MOST_SLOTS = 16
-"""Largest number of trials side by side that is measured."""
+"""Largest number of trials in one worker that is measured."""
 SLOT_STEPS = 4
 """Steps measured with each number of trials; the fastest counts."""
 WORTH_DOUBLING = 1.05
-"""Speed-up that must have been reached before twice as many are measured."""
+"""Least speed-up so far for which twice as many trials are measured."""
 
 
 def probe(
     context: TrainingContext, hyperparameters: Hyperparameters, steps: int, most_seconds: float = math.inf
 ) -> Probe:
-    """Train on the longest texts, which memory must bear, then time `steps` steps and an evaluation of typical ones.
+    """Train on the longest texts, as a test of memory, then time `steps` steps and an evaluation of typical ones.
 
-    Where memory runs out, batches go through in parts, and later trials of that size begin with those. The model is
-    left with its pretrained weights, torch's random state as it was.
+    If memory runs out, micro-batches become smaller, also for later trials of that size. The model ends with its
+    pretrained weights, and torch's random state as it was.
 
     Args:
-        context: of which no trial trains; each rank of its group is to probe the same.
-        hyperparameters: of which learning rate and epochs do not matter.
+        context: without a trial in training; each rank of its group must probe the same.
+        hyperparameters: learning rate and epochs have no effect.
         steps: at least 1.
-        most_seconds: that it takes, roughly, as rank 0 counts them; what would take longer is left out, but the first
-            step, and estimated from it.
+        most_seconds: approximate limit, by rank 0's clock; apart from the first step, what would take longer is skipped
+            and estimated from it.
 
     Returns:
-        Its `first_loss` is nan where the loss was no number.
+        Its `first_loss` is nan if the loss was not a number.
 
     Raises:
-        ModelError, ConfigurationError: the model does not have what the hyperparameters ask for.
+        ModelError, ConfigurationError: the model does not support the hyperparameters.
         TrainingError: another rank failed.
     """
     assert steps >= 1, "probe at least one step"
@@ -81,20 +81,20 @@ def probe(
 def slot_rates(
     context: TrainingContext, hyperparameters: Hyperparameters, most_seconds: float = math.inf
 ) -> dict[int, float]:
-    """Train 1, 2, 4 and more trials side by side for a few steps each, until more are hardly faster in total.
+    """Train 1, 2, 4 and more trials together for a few steps each, until more trials are hardly faster in total.
 
-    The model is left with its pretrained weights, torch's random state as it was.
+    The model ends with its pretrained weights, and torch's random state as it was.
 
     Args:
-        context: of which no trial trains.
+        context: without a trial in training.
         hyperparameters: of a typical trial.
-        most_seconds: that it takes, roughly.
+        most_seconds: approximate limit.
 
     Returns:
-        Number of trials -> steps a second of all of them together; 1 at least is among them.
+        Number of trials -> steps per second of all together; at least 1 is among them.
 
     Raises:
-        ModelError, ConfigurationError: the model does not have what the hyperparameters ask for.
+        ModelError, ConfigurationError: the model does not support the hyperparameters.
     """
     until, make_batch = time.perf_counter() + most_seconds, context.batch_maker(hyperparameters)
     rates: dict[int, float] = {}
@@ -109,7 +109,7 @@ def slot_rates(
                     make_batch(stratified_sample(context.train_strata, hyperparameters.batch_size, seed), [seed])
                 )
             step = partial(_step_of_all, context, trainings, batches)
-            # The fastest: whatever else the machine does only ever adds.
+            # The fastest: other load on the machine only adds time.
             rates[len(trainings)] = len(trainings) / min(step() for _ in range(SLOT_STEPS))
     finally:
         context.model.reset(0)
@@ -117,14 +117,14 @@ def slot_rates(
 
 
 def _may_double(rates: Mapping[int, float], until: float) -> bool:
-    """Return whether twice as many trials side by side may be worth the time that measuring them takes."""
+    """Return true if measuring twice as many trials may be worth the time."""
     most, rate = max(rates.items())
     pays = rate > 0 and (most == 1 or rate >= WORTH_DOUBLING * rates[most // 2])
     return pays and most < MOST_SLOTS and time.perf_counter() + SLOT_STEPS * 2 * most / rate <= until
 
 
 def _step_of_all(context: TrainingContext, trainings: Sequence[OptimizerStep], batches: Sequence[Batch]) -> float:
-    """Take a step of each trial, and return the seconds of all; infinity where one has no gradients."""
+    """Take a step of each trial, and return the seconds of all; infinity if one has no gradients."""
     began = time.perf_counter()
     waiting = [
         SlotBatch(model=training.model, batch=batch, units=batch.units)
@@ -155,13 +155,13 @@ def _cost(context: TrainingContext, hyperparameters: Hyperparameters, steps: int
     first_loss = math.nan
     with suppress(Diverged):
         first_loss = training.mean_loss()
-    # Again: the optimizer's own numbers came with its first step, so the second needs the most.
+    # Again, because the optimizer allocates its state in its first step, so the second needs the most memory.
     again = [step(longest)] if has_time(first.seconds) else []
     typical = stratified_sample(context.train_strata, hyperparameters.batch_size, context.config.seed)
     taken: list[Timed] = []
     while len(taken) < steps and has_time(min((one.seconds for one in taken), default=first.seconds)):
         taken.append(step(typical))
-    # The fastest: whatever else the machine does only ever adds.
+    # The fastest: other load on the machine only adds time.
     fastest = min(taken or again or [first], key=lambda one: one.seconds)
     micro_batch_size = context.gradients.micro_batch(hyperparameters).at_once(hyperparameters.batch_size)
     # The backward pass takes about twice as long as the forward pass.
@@ -190,7 +190,7 @@ def _cost(context: TrainingContext, hyperparameters: Hyperparameters, steps: int
 def _step(context: TrainingContext, training: OptimizerStep, make_batch: BatchMaker, rows: Rows) -> Timed:
     began = time.perf_counter()
     batch = make_batch(rows, [context.config.seed])
-    # That it diverges is for its trial to say: the step was taken all the same.
+    # Divergence is for the trial to report; the step was taken all the same.
     with suppress(Diverged):
         training.take(context.gradients.of(training.model, batch))
         # Only this waits for the device.
@@ -203,12 +203,12 @@ def _step(context: TrainingContext, training: OptimizerStep, make_batch: BatchMa
 def _scored(
     context: TrainingContext, max_length: int, expected: float, until: float, *, again: bool
 ) -> tuple[float, tuple[Timed, ...], str | None]:
-    """Score the longest rows of validation, which memory must bear, and then typical ones, perhaps once `again`.
+    """Score the longest rows of validation, as a test of memory, and then typical ones, if fast once `again`.
 
-    Not where that would go beyond `until`, each row taking the `expected` seconds.
+    Skipped if it would go beyond `until` with the `expected` seconds per row.
 
     Returns:
-        The seconds of a typical row, the evaluation of all of these, and what a metric of the user's own died of.
+        The seconds of a typical row, the evaluation of all of these, and the error of a user-defined metric.
     """
     validation = context.tokenized(max_length)["validation"]
     lengths = validation.tokens.lengths
@@ -217,7 +217,7 @@ def _scored(
         return expected, (), None
     typical = stratified_sample(context.task.strata(validation.targets), longest.size, context.config.seed)
     metric_error = None
-    # What frozen layers give is computed the first time alone.
+    # The outputs of frozen layers are computed the first time only.
     for rows in (longest, typical, *([typical] if again else [])):
         began = time.perf_counter()
         try:
@@ -230,7 +230,7 @@ def _scored(
 
 
 def dimensions_of(context: TrainingContext, max_length: int) -> Dimensions:
-    """Return the dimensions from which the work of trials is computed, with texts cut at `max_length` tokens."""
+    """Return the dimensions from which the work of trials is computed, with texts truncated to `max_length` tokens."""
     splits, tokenized = context.splits, context.tokenized(max_length)
     return Dimensions(
         train_rows=splits.train.rows,

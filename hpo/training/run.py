@@ -42,18 +42,19 @@ class _Interrupted(Exception):
 
 
 class Run:
-    """A trial in training: it yields messages, and asks for the gradients of batch after batch.
+    """A trial in training: it yields messages, and requests the gradients of one batch after the other.
 
-    The first `advance` makes it ready and says so; the answer to a `SlotBatch` is the `advance` with its mean loss.
+    The first `advance` prepares the trial and reports it; the answer to a `SlotBatch` is passed to the next `advance`,
+    as the batch's mean loss.
 
-    All randomness follows from the assignment's seed, and torch's random state is the run's own while it computes and
-    what it was outside: the same assignment gives the same bits on a CPU, whatever happens between two steps.
+    All randomness follows from the assignment's seed. The run sets torch's random state to its own while it computes,
+    and restores it afterwards. So the same assignment gives the same bits on a CPU, whatever happens between two steps.
 
-    Each rank of a group has the same run. What only rank 0 can know, it gives to the others.
+    Each rank of a group has the same run. Rank 0 sends the others what only it can know.
     """
 
     def __init__(self, assignment: Assignment, context: TrainingContext, clock: Callable[[], float]) -> None:
-        """Make it ready at the first `advance`; `clock` tells the seconds in which runs were advanced."""
+        """Prepare it at the first `advance`; `clock` returns the seconds spent in advancing runs."""
         self.assignment = assignment
         self._clock, self._began_at = clock, 0.0
         self._hyperparameters = assignment.hyperparameters
@@ -66,7 +67,7 @@ class Run:
         root = context.files_of(confirms=assignment.confirms is not None)
         self._checkpoints: Checkpoints | None = None
         self._weights: Weights | None = None
-        """On rank 0 alone."""
+        """On rank 0 only."""
         if root is not None:
             files = TrialFiles(
                 root=root,
@@ -91,7 +92,7 @@ class Run:
         """Return the next message, or the batch whose gradients are needed; must not be called after an `Outcome`.
 
         Args:
-            answer: the mean loss of the batch that was asked for, its gradients ready, or why there is none.
+            answer: the mean loss of the requested batch, with its gradients computed, or the error that prevented it.
         """
         try:
             with self._random:
@@ -107,7 +108,7 @@ class Run:
         return self._outcome(*end)
 
     def decide(self, action: Action) -> None:
-        """Take a decision, for the next step or batch of an evaluation; going on undoes nothing, nor a pause a stop."""
+        """Apply a decision at the next step or evaluation batch; a stop or pause is never weakened by a later one."""
         if action is not Action.CONTINUE and self._requested is not Action.STOP:
             self._requested = action
 
@@ -148,7 +149,7 @@ class Run:
     def _train_fold_run(
         self, fold_run: FoldRun, training: OptimizerStep
     ) -> Generator[Message | SlotBatch, Any, End | None]:
-        """Train until the fold run has ended, for which None is returned, or the trial."""
+        """Train until the fold run has ended (None is returned) or the trial has."""
         batches = fold_run.batches(self.assignment, self._context, training.taken)
         batch = next(batches, None)
         if not self._is_ready:
@@ -175,7 +176,7 @@ class Run:
             batch = next(batches, None)
 
     def _save(self, training: OptimizerStep) -> None:
-        """Write a checkpoint, on rank 0, with the random state of each: between two steps, when all was reported."""
+        """Write a checkpoint, on rank 0, with each rank's random state: between two steps, when all was reported."""
         of_ranks = self._rank_group.all_gather(training.model.random.current())
         if self._checkpoints and self._rank_group.is_rank_0:
             state = replace(self._state, seconds=self._elapsed())
@@ -185,7 +186,7 @@ class Run:
     def _resumed_state(self) -> State | None:
         """Restore the state from an earlier attempt's checkpoint and return its other content; None without one.
 
-        What else lies in the trial's folder is removed: an earlier study of that name may have left it, or an attempt
+        Other files in the trial's folder are removed: they are of an earlier study with that name, or of an attempt
         that was further than its last checkpoint.
         """
         state = None
@@ -203,9 +204,9 @@ class Run:
         return state
 
     def _report(self, fold_run: FoldRun, training: OptimizerStep) -> Report | None:
-        """Evaluate at a milestone, and keep the weights where the trial is the study's best so far.
+        """Evaluate at a milestone, and keep the weights if the trial is the study's best so far.
 
-        None where a decision interrupted it: the report is then still owed, to be made when the trial resumes.
+        None if a decision interrupted it: the report is then still to be made when the trial resumes.
         """
         milestone = fold_run.milestones[training.taken]
         report = self._rank_group.on_rank_0(partial(self._evaluated, fold_run, training, milestone))
@@ -260,12 +261,12 @@ class Run:
         )
 
     def _is_judged(self, fold_run: FoldRun, milestone: Milestone, validation: Scores) -> bool:
-        """Return whether to run a held-out evaluation: for a confirming trial at a new best score or in a fold."""
+        """Return true if a held-out evaluation is to be run: in a confirmation run at a new best score, or in a fold."""
         is_best = fold_run.fold is not None or (milestone.full and self._state.would_be_best(validation))
         return self.assignment.confirms is not None and is_best
 
     def _held_out(self, fold_run: FoldRun, answers: Predictions) -> HeldOutEvaluation:
-        """Evaluate on the rows that the search never saw, or without such rows on the validation rows of the search."""
+        """Evaluate on the rows that the search never saw, or, without such rows, on its validation rows."""
         context, kept = self._context, self._context.splits.confirmation
         if kept is not None:
             of_kept = context.predict(fold_run.data["confirmation"], check=self._check_interrupted)
@@ -278,7 +279,7 @@ class Run:
             raise _Interrupted
 
     def _progress(self, training: OptimizerStep) -> Progress:
-        """Say where the trial stands."""
+        """Report the progress of the trial."""
         progress = Progress(
             trial=self.assignment.trial,
             attempt=self.assignment.attempt,
@@ -308,7 +309,7 @@ class Run:
         return patience is not None and self._state.reports_since_best >= patience
 
     def _may_decide(self, fold_run: FoldRun, training: OptimizerStep) -> bool:
-        """Return whether the trial may be pruned here: its warm-up (or fold) is over, and training is left to save."""
+        """Return true if the trial may be pruned here: warm-up (or fold) is over, and there is training left to save."""
         ended = training.taken == training.total_steps
         if fold_run.fold is not None:
             return ended and not fold_run.last
@@ -317,7 +318,7 @@ class Run:
         return training.taken >= max(LEAST_STEPS_TO_DECIDE, warmup) and not ended
 
     def _next(self, fold_run: FoldRun, training: OptimizerStep) -> tuple[bool, End | None]:
-        """Return whether a checkpoint is to be written now, and the end of a trial that is to end."""
+        """Return true if a checkpoint is to be written now, and the end of a trial that is to end."""
         end = self._cut(fold_run, training)
         if end is not None:
             return end[0] is Ending.PAUSED, end
@@ -325,7 +326,7 @@ class Run:
         return is_due, None
 
     def _cut(self, fold_run: FoldRun, training: OptimizerStep) -> End | None:
-        """Return the ending of a trial that was told to end or is out of time; None otherwise."""
+        """Return the ending of a trial that was stopped or is out of time; None otherwise."""
         where = f"step {training.taken} of {training.total_steps}"
         if fold_run.fold is not None:
             where = f"{where} of fold {fold_run.fold + 1} of {len(self._context.splits.folds)}"
@@ -360,7 +361,7 @@ class Run:
 
     def _outcome(self, ending: Ending, reason: str) -> Outcome:
         if self._model:
-            # An optimizer and a half-done backward pass leave gradients behind, as large as what trains.
+            # An optimizer and an unfinished backward pass leave gradients behind, as large as the trained weights.
             self._model.forget_gradients()
         if ending is Ending.INFEASIBLE:
             release(self._context.device)
@@ -384,7 +385,7 @@ class Run:
         )
 
     def _elapsed(self) -> float:
-        """Return the seconds in training so far, those of earlier attempts among them."""
+        """Return the seconds in training so far, including earlier attempts."""
         return self._state.seconds + self._clock() - self._began_at
 
     def _has_spoken(self) -> None:

@@ -32,11 +32,11 @@ class FoldRun:
 
     data: TokenizedSplits
     rows: Rows
-    """Training rows it sees in each epoch."""
+    """Training rows used in each epoch."""
     train_sample: Rows
     """Training rows that are scored."""
     validation_part: Rows
-    """Validation rows scored at a milestone that is not full; for a fold all rows that it left out."""
+    """Validation rows scored at a milestone that is not full; for a fold, all rows that it left out."""
     milestones: dict[int, Milestone]
     """Optimizer step -> the milestone reached there."""
     total_steps: int
@@ -45,7 +45,7 @@ class FoldRun:
     fold: int | None
     """Index of the fold, from 0; None without folds."""
     last: bool
-    """Whether the trial ends with it."""
+    """True if the trial ends with it."""
 
     def batches(self, assignment: Assignment, context: TrainingContext, taken: int = 0) -> Iterator[Batch]:
         """Return its batches in order, with the trial's augmentation, without the first `taken`."""
@@ -54,15 +54,15 @@ class FoldRun:
         for epoch in range(first_epoch, hyperparameters.epochs):
             chosen = training_batches(self.rows.size, hyperparameters.batch_size, self.seed, epoch)
             for number in range(begun if epoch == first_epoch else 0, len(chosen)):
-                # From 1 on: numpy ignores a trailing 0, and the seed without it gives the order of the epoch.
+                # Numbered from 1: numpy ignores a trailing 0, and the seed without it gives the order of the epoch.
                 yield make_batch(self.rows[chosen[number]], [self.seed, epoch, number + 1])
 
 
 def fold_runs(assignment: Assignment, context: TrainingContext) -> list[FoldRun]:
-    """Return the trainings that a trial is made of: one, or one for each fold.
+    """Return the trainings of a trial: one, or one for each fold.
 
     Raises:
-        ModelError: the model cannot read texts as long as the trial asks for.
+        ModelError: the model cannot read texts as long as the trial's.
     """
     splits = context.splits
     if not splits.folds:
@@ -98,7 +98,7 @@ def _fold_run(
 
 
 def _fold_seed(seed: int, fold: int) -> int:
-    """Return the seed of a fold, so that folds of two trials' seeds share no run."""
+    """Return the seed of a fold; seeds of different trials share no fold run."""
     return int(np.random.SeedSequence([seed, fold]).generate_state(1)[0] >> 1)
 
 
@@ -112,21 +112,21 @@ class RunState:
     fold_run: int = 0
     """Index of the current training: the fold, or 0."""
     seen: int = 0
-    """Examples seen, those of earlier folds among them."""
+    """Examples seen, including those of earlier folds."""
     owes_report: bool = False
-    """Whether it has reached a milestone that is not yet evaluated."""
+    """True if it has reached a milestone that is not yet evaluated."""
     seconds: float = 0.0
-    """Training and evaluation time."""
+    """Seconds of training and evaluation."""
     best: Report | None = None
     """The best full report."""
     reports_since_best: int = 0
-    """Full reports after it."""
+    """Number of full reports after it."""
     of_folds: list[Report] = field(default_factory=list)
     """A report of each fold that has ended."""
     circumstances: dict[str, str] = field(default_factory=dict)
     """Result of `circumstances_of`."""
     changes: list[str] = field(default_factory=list)
-    """Circumstances that had changed when it resumed: from there on it is equal only up to rounding."""
+    """Circumstances that had changed when it resumed; from then on it is equal only up to rounding."""
 
     def resume_under(self, circumstances: Mapping[str, str]) -> None:
         """Record the circumstances under which a trial resumes, and which of them have changed."""
@@ -147,7 +147,7 @@ class RunState:
         return True
 
     def would_be_best(self, validation: Scores) -> bool:
-        """Return whether a full report of these scores would be the best so far."""
+        """Return true if a full report with these scores would be the best so far."""
         return self.best is None or validation.objective > self.best.validation.objective
 
     @classmethod
@@ -163,7 +163,7 @@ class RunState:
 
 def load_alike(checkpoints: Checkpoints, rank_group: RankGroup, trial: int) -> State | None:
     """Return the checkpoint that all ranks can resume from; None where there is none."""
-    # Ranks of one machine may fetch it to one folder.
+    # Ranks on one machine may fetch it to one folder.
     state = rank_group.in_turns(checkpoints.load)
     seen = rank_group.all_gather(None if state is None else state["seen"])
     if seen.count(seen[0]) == len(seen):
@@ -177,7 +177,7 @@ def load_alike(checkpoints: Checkpoints, rank_group: RankGroup, trial: int) -> S
 
 
 def identity_of(assignment: Assignment, context: TrainingContext) -> str:
-    """Return a digest of everything that a checkpoint of `assignment` depends on; one with another is not resumed."""
+    """Return a digest of everything that a checkpoint of `assignment` depends on; only equal ones are resumed."""
     config = context.config
     parts = [
         assignment.hyperparameters.to_mapping(),

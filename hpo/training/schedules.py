@@ -1,8 +1,8 @@
 """Learning-rate schedules: pure functions of integers, over the trial's full length.
 
 The conventions are those of `transformers.get_scheduler`, so that an exported configuration trains the same elsewhere:
-step 0 of w warm-up steps has factor 0, step w is the peak, and a decay that ends at zero would do so one step after
-the last. A trial stopped early has followed the first part of this curve, never a squeezed one.
+step 0 of w warm-up steps has factor 0, step w is the peak, and a decay that ends at zero reaches it one step after the
+last. A trial that is stopped early has followed the first part of this curve, not a compressed one.
 """
 
 import math
@@ -16,7 +16,7 @@ Curve = Callable[[float, Hyperparameters], float]
 
 
 def linear_rise(progress: float, hyperparameters: Hyperparameters) -> float:  # noqa: ARG001 - a curve's signature
-    """Return the factor that rises from 0 to 1 on a straight line."""
+    """Return the factor that rises linearly from 0 to 1."""
     return progress
 
 
@@ -39,12 +39,12 @@ class Schedule:
 
 
 def constant(progress: float, hyperparameters: Hyperparameters) -> float:  # noqa: ARG001 - a curve's signature
-    """Return 1: the peak rate throughout."""
+    """Return 1: a constant rate."""
     return 1.0
 
 
 def linear(progress: float, hyperparameters: Hyperparameters) -> float:
-    """Return the factor that falls on a straight line."""
+    """Return the factor that falls linearly."""
     return _down_to_final(1.0 - progress, hyperparameters)
 
 
@@ -61,10 +61,10 @@ def exponential(progress: float, hyperparameters: Hyperparameters) -> float:
 def inverse_sqrt(progress: float, hyperparameters: Hyperparameters) -> float:
     """Return 1 / sqrt(1 + progress * (1 / final**2 - 1)), which ends at `final_rate_ratio`.
 
-    Where that is sqrt(`warmup_ratio`) it is sqrt(w / t) at step t after w warm-up steps (Vaswani et al. 2017).
+    If that is sqrt(`warmup_ratio`), it is sqrt(w / t) at step t after w warm-up steps (Vaswani et al. 2017).
     """
     final = _given(hyperparameters.final_rate_ratio)
-    # The same, without the square of a tiny ratio in a denominator.
+    # The same formula, without the square of a tiny ratio in a denominator.
     return final / math.hypot(final, math.sqrt(progress * (1.0 - final * final)))
 
 
@@ -74,7 +74,7 @@ def cosine(progress: float, hyperparameters: Hyperparameters) -> float:
 
 
 def cosine_restarts(progress: float, hyperparameters: Hyperparameters) -> float:
-    """Return the factor that falls on half a cosine `cycles` times, jumping back to the peak between."""
+    """Return the factor that falls on half a cosine `cycles` times, jumping back to the peak in between."""
     within = _given(hyperparameters.cycles) * progress % 1.0 if progress < 1.0 else 1.0
     return _down_to_final(_half_cosine(within), hyperparameters)
 
@@ -87,13 +87,13 @@ def step(progress: float, hyperparameters: Hyperparameters) -> float:
 
 
 def warmup_stable_decay(progress: float, hyperparameters: Hyperparameters) -> float:
-    """Return 1 until the last `decay_fraction` of the progress, then the factor that falls on a straight line."""
+    """Return 1 until the last `decay_fraction` of the progress, then a linear fall."""
     left = min(1.0, (1.0 - progress) / _given(hyperparameters.decay_fraction))
     return _down_to_final(left, hyperparameters)
 
 
 MOST_CUTS = 1e9
-"""Of the factor of `step`, which is then what it will be: periods may be as short as floats can be."""
+"""Smallest factor of `step`, since periods may be as short as floats allow."""
 SCHEDULES: dict[str, Schedule] = {
     "constant": Schedule("stays at the peak", "transformers.get_constant_schedule_with_warmup", constant),
     "linear": Schedule("falls on a straight line", "transformers.get_linear_schedule_with_warmup", linear),
@@ -120,9 +120,9 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 class Plateau:
-    """What `reduce_on_plateau` multiplies the rate by, from the scores of full evaluations.
+    """Factor of the rate under `reduce_on_plateau`, from the scores of full evaluations.
 
-    As torch's `ReduceLROnPlateau(mode="max", threshold=0, eps=0)` with `min_lr` the rate times `final_rate_ratio`.
+    Like torch's `ReduceLROnPlateau(mode="max", threshold=0, eps=0)` with `min_lr` the rate times `final_rate_ratio`.
     """
 
     def __init__(self, hyperparameters: Hyperparameters) -> None:
@@ -144,7 +144,7 @@ class Plateau:
         self._without_better = int(state["without_better"])
 
     def observe(self, score: float) -> None:
-        """Record the score of a full evaluation; cut after more than `plateau_patience` without a better one."""
+        """Record a full evaluation's score; cut the rate after more than `plateau_patience` without a better one."""
         if score > self._best:
             self._best, self._without_better = score, 0
             return
@@ -155,19 +155,19 @@ class Plateau:
 
 
 def warmup_steps(hyperparameters: Hyperparameters, total_steps: int) -> int:
-    """Return the number of warm-up steps among `total_steps`; rounded up, as in transformers."""
+    """Return the number of warm-up steps among `total_steps`, rounded up as in transformers."""
     return math.ceil(hyperparameters.warmup_ratio * total_steps)
 
 
 def factor(taken: int, total_steps: int, hyperparameters: Hyperparameters) -> float:
     """Return the factor of the peak rate, in 0..1, for the step after `taken` steps.
 
-    Of `reduce_on_plateau` this is the part that does not depend on scores; `Plateau` has the other.
+    For `reduce_on_plateau` this is the part that does not depend on scores; `Plateau` has the other.
 
     Args:
         taken: optimizer steps already taken, 0 to `total_steps`.
         total_steps: optimizer steps of the whole trial, at least 1.
-        hyperparameters: names the schedule and its warm-up.
+        hyperparameters: the schedule and its warm-up.
     """
     schedule, warmup = SCHEDULES[hyperparameters.schedule], warmup_steps(hyperparameters, total_steps)
     if taken < warmup:
@@ -176,7 +176,7 @@ def factor(taken: int, total_steps: int, hyperparameters: Hyperparameters) -> fl
 
 
 def _down_to_final(shape: float, hyperparameters: Hyperparameters) -> float:
-    """Return `shape`, which falls from 1 to 0, as one that falls from 1 to `final_rate_ratio`."""
+    """Return `shape`, which falls from 1 to 0, rescaled to fall from 1 to `final_rate_ratio`."""
     final = _given(hyperparameters.final_rate_ratio)
     return final + (1.0 - final) * shape
 

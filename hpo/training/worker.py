@@ -1,4 +1,4 @@
-"""Worker: the training of a process, opened once, then handed assignment after assignment."""
+"""Worker: the training in one process, opened once, then given one assignment after the other."""
 
 import logging
 import math
@@ -52,12 +52,12 @@ logger = logging.getLogger(__name__)
 
 
 class Worker:
-    """A process's data, model and slots of trials. It knows no study store and no search: only assignments.
+    """A process's data, model and slots of trials. It knows only assignments, neither the store nor the search.
 
-    In a rank group that of rank 0 is given everything; those of the others `follow` it, and are given nothing else. A
-    method of it raises `RankGroupLost` where another rank is gone: its process is then to end.
+    In a rank group, only the worker of rank 0 is given assignments; the others `follow` it. Every method raises
+    `RankGroupLost` if another rank is gone; the process must then end.
 
-    Each slot's trial has its own optimizer, schedule and random state; what they share is the context.
+    Each slot's trial has its own optimizer, schedule and random state; the context is shared.
     """
 
     def __init__(self, context: TrainingContext) -> None:
@@ -65,31 +65,31 @@ class Worker:
         self.metric: SelectionMetric = context.task.metric
         """The metric trials are compared by, resolved for these labels."""
         self.device = str(context.device)
-        """Where trials train, as torch writes it."""
+        """Device that trials train on, in torch's notation."""
         self._runs: dict[int, Run] = {}
         self._waiting: dict[int, SlotBatch] = {}
-        """By trial, the batches whose gradients are computed next."""
+        """By trial, the batch whose gradients are computed next."""
         self._answers: dict[int, Tensor | Exception] = {}
-        """By trial, the mean loss of the batch it waits for, or why there is none."""
+        """By trial, the mean loss of the batch that it waits for, or the error."""
         self._seconds, self._since = 0.0, 0.0
 
     @property
     def free_slots(self) -> int:
-        """How many assignments may be admitted."""
+        """Number of assignments that may be admitted."""
         return self._context.slots - len(self._runs)
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to advance."""
+        """True if there is nothing to advance."""
         return not self._runs
 
     def facts(self) -> dict[str, str]:
-        """Return what of this process a result depends on: its device and threads."""
+        """Return the properties of this process that a result depends on: device and threads."""
         circumstances = circumstances_of(self._context)
         return {name: circumstances[name] for name in ("device", "threads")}
 
     def refuse_unfit(self, demands: Demands) -> None:
-        """Refuse, before any trial, what the model cannot do; in the sentences of a trial that would fail of it.
+        """Refuse, before any trial, what the model does not support, with the message of a trial that would fail of it.
 
         Raises:
             ModelError: the model cannot read as many tokens, has no such dropout, or its tokenizer cannot augment.
@@ -113,7 +113,7 @@ class Worker:
             lora_targets(model.network, targets, model.fresh)
 
     def cut_share(self, max_length: int) -> float:
-        """Return the share of training examples, in 0..1, that fill `max_length` tokens: longer ones are cut there.
+        """Return the share of training examples, in 0..1, that reach `max_length` tokens: longer ones are truncated.
 
         Raises:
             ModelError: the model cannot read as many tokens.
@@ -121,10 +121,10 @@ class Worker:
         return float((self._context.tokenized(max_length)["train"].tokens.lengths >= max_length).mean())
 
     def notes(self, demands: Demands) -> tuple[str, ...]:
-        """Say how the model is asked about the first training example, and what LoRA leaves as it is, in sentences.
+        """Return sentences on how the model reads the first training example, and on layers that LoRA does not adapt.
 
         Raises:
-            ModelError, ConfigurationError: what `refuse_unfit` refuses.
+            ModelError, ConfigurationError: as in `refuse_unfit`.
         """
         tokens, model = self._context.tokenized(demands.max_length)["train"].tokens, self._context.model
         ids = tokens.ids[tokens.positions(np.array([0]))].tolist()
@@ -132,7 +132,7 @@ class Worker:
         return tuple(filter(None, (model.head.note(ids, model.tokenizer), *of_lora)))
 
     def dimensions(self, max_length: int) -> Dimensions:
-        """Return what the work of trials is counted from; examples are cut at `max_length` tokens.
+        """Return the dimensions from which the work of trials is computed; examples have at most `max_length` tokens.
 
         Raises:
             ModelError: the model cannot read as many tokens.
@@ -142,11 +142,11 @@ class Worker:
     def measure(self, hyperparameters: Hyperparameters, most_seconds: float = math.inf) -> Measurement:
         """Time training in fp32 and bf16 on a few training examples, and choose; takes seconds.
 
-        The model keeps no trace of it: each trial resets its weights.
+        The model is left unchanged: each trial resets its weights.
 
         Args:
-            hyperparameters: what is trained, and after how many tokens examples are cut; best the dearest of the space.
-            most_seconds: that it takes, roughly; where these do not suffice, fp32 is chosen.
+            hyperparameters: the trained part of the model and the text length; best the dearest of the space.
+            most_seconds: approximate limit; if it does not suffice, fp32 is chosen.
 
         Raises:
             ModelError: the model cannot read as many tokens.
@@ -155,13 +155,13 @@ class Worker:
         return measured_precision(self._context, hyperparameters, most_seconds)
 
     def probe(self, hyperparameters: Hyperparameters, steps: int, most_seconds: float = math.inf) -> Probe:
-        """Take a few steps under these values, `steps` of them timed, and say what they cost; takes seconds.
+        """Take a few steps under these values, `steps` of them timed, and return their cost; takes seconds.
 
-        Where `most_seconds` do not suffice for all of it, fewer are taken, but at least one.
-        The model keeps no trace of it. How many rows at once memory bears is known to later trials of that size.
+        If `most_seconds` does not suffice, fewer steps are taken, but at least one. The model is left unchanged. Later
+        trials of that size start with the micro-batch size that fits into memory.
 
         Raises:
-            ModelError, ConfigurationError: the model does not have what the hyperparameters ask for.
+            ModelError, ConfigurationError: the model does not support the hyperparameters.
         """
         assert self.idle, "probe between trials"
         self._context.rank_group.broadcast_command(
@@ -170,19 +170,19 @@ class Worker:
         return probe(self._context, hyperparameters, steps, most_seconds)
 
     def slot_rates(self, hyperparameters: Hyperparameters, most_seconds: float = math.inf) -> dict[int, float]:
-        """Return number of trials side by side -> steps a second of all together; takes seconds; see `slot_rates`.
+        """Return number of trials trained together -> steps per second of all; takes seconds; see `slot_rates`.
 
         Raises:
-            ModelError, ConfigurationError: the model does not have what the hyperparameters ask for.
+            ModelError, ConfigurationError: the model does not support the hyperparameters.
         """
         assert self.idle, "measure before trials train"
         return slot_rates(self._context, hyperparameters, most_seconds)
 
     def use(self, precision: Precision, slots: int | None = None) -> None:
-        """Compute in this precision from the next trial on, in so many slots; None for as many as now.
+        """Set the precision from the next trial on, and the number of slots (None keeps it).
 
         Raises:
-            ConfigurationError: the device has none of it.
+            ConfigurationError: the device does not support the precision.
         """
         assert self.idle, "a trial keeps its precision to its end"
         refuse_emulated(self._context.device, precision)
@@ -198,7 +198,7 @@ class Worker:
         self._runs[assignment.trial] = Run(assignment, self._context, self._clock)
 
     def advance(self) -> list[Message]:
-        """Train all slots, step by step, until at least one has something to say; an `Outcome` frees its slot."""
+        """Train all slots, step by step, until at least one has a message; an `Outcome` frees its slot."""
         self._since = time.perf_counter()
         messages: list[Message] = []
         while self._runs and not (messages := self._next_messages()):
@@ -208,17 +208,17 @@ class Worker:
         return messages
 
     def apply(self, decision: Decision) -> None:
-        """Hand a decision to its trial; one about a trial that has ended, or an older attempt, has no effect.
+        """Pass a decision to its trial; ignored for a trial that has ended, or an older attempt.
 
-        May be called while another thread is in `advance`: it only looks a trial up, and sets what its run looks at
-        between two steps.
+        May be called while another thread is in `advance`: it only looks up the trial, and sets a flag that the run
+        reads between two steps.
         """
         run = self._runs.get(decision.trial)
         if run is not None and run.assignment.attempt == decision.attempt:
             run.decide(decision.action)
 
     def drop(self, trial: int) -> None:
-        """End a trial without an outcome, where whoever asked for it is gone."""
+        """End a trial without an outcome, if its caller is gone."""
         run = self._runs.pop(trial, None)
         self._waiting.pop(trial, None)
         self._answers.pop(trial, None)
@@ -226,12 +226,12 @@ class Worker:
             run.close()
 
     def has_weights(self, report: Report) -> bool:
-        """Return whether weights were kept of its trial, and at this very evaluation; they are fetched if need be."""
+        """Return true if weights of its trial were kept at this evaluation; they are downloaded if needed."""
         files = self._context.files_of(confirms=report.held_out is not None)
         return files is not None and fetch_weights_of(files, report, self._context.remote)
 
     def test_evaluation(self, assignment: Assignment) -> HeldOutEvaluation:
-        """Evaluate the weights that were kept of a trial on the test split; to be called once, after the search.
+        """Evaluate the kept weights of a trial on the test split; to be called once, after the search.
 
         Raises:
             NoResultError: there is no test split, or no weights of that trial were kept.
@@ -247,7 +247,7 @@ class Worker:
         return context.held_out_evaluation(context.splits.test, context.decided(answers, fitted))
 
     def trained(self, assignment: Assignment) -> tuple[TrialModel, NDArray[np.float64] | None]:
-        """Return the model of a trial with the weights that were kept of it, and what its task has fitted to rows.
+        """Return the model of a trial with its kept weights, and what its task has fitted.
 
         Raises:
             NoResultError: no weights of that trial were kept.
@@ -273,7 +273,7 @@ class Worker:
         return evaluate_baseline(self._context, name, max_length)
 
     def follow(self) -> None:
-        """Take part in all that the worker of rank 0 trains, until it is closed.
+        """Take part in everything that the worker of rank 0 trains, until it is closed.
 
         Raises:
             RankGroupLost: another rank is gone.
@@ -290,18 +290,18 @@ class Worker:
                     try:
                         probe(context, command.hyperparameters, command.steps)
                     except Exception:
-                        # Rank 0 has come to the same end, and tells of it.
+                        # Rank 0 has the same error, and reports it.
                         logger.debug("A probe failed.", exc_info=True)
         context.rank_group.close()
 
     def close(self) -> None:
-        """Drop what is in training, and let the other ranks go; to be called on rank 0, after all else."""
+        """Drop the trials in training, and release the other ranks; to be called on rank 0, at the end."""
         for trial in list(self._runs):
             self.drop(trial)
         self._context.rank_group.close()
 
     def _next_messages(self) -> list[Message]:
-        """Let each run go to its next batch, unless it waits for one, and return the messages on the way."""
+        """Advance each run to its next batch, unless it waits for one, and return its messages."""
         messages: list[Message] = []
         for trial in [trial for trial in self._runs if trial not in self._waiting]:
             said = self._runs[trial].advance(self._answers.pop(trial, None))
@@ -314,7 +314,7 @@ class Worker:
         return messages
 
     def _clock(self) -> float:
-        """Return the seconds spent in `advance`; to be asked within it."""
+        """Return the seconds spent in `advance`; to be called within it."""
         return self._seconds + time.perf_counter() - self._since
 
 
@@ -331,16 +331,16 @@ def open_worker(
 
     Args:
         config: the study.
-        splits: its data, as `load_splits` read it.
-        files: folder in which the weights of the best trials are kept; None for nowhere.
-        device: where trials train, taken as it is; None for what the study asks for.
-        shared: whether pretrained weights and tokens lie in files below `files`, so that all worker processes of the
-            machine hold them in memory once; otherwise in the memory of this process.
-        rank_info: the place of this process in a rank group; None where it trains alone.
+        splits: its data, from `load_splits`.
+        files: folder in which the weights of the best trials are kept; None to keep none.
+        device: device to train on; None for the study's setting.
+        shared: True to keep pretrained weights and tokens in files below `files`, so that all worker processes of the
+            machine share one copy in memory; otherwise each process has its own.
+        rank_info: position of this process in a rank group; None if it trains alone.
 
     Raises:
         ModelError, ConfigurationError: the model, the metric or the device cannot be used.
-        RankGroupLost: the other ranks have not come within the study's `hang_minutes`.
+        RankGroupLost: the other ranks did not connect within the study's `hang_minutes`.
     """
     device = device or choose_device(config.compute)
     assert files or not shared, "what is shared lies below the folder of files"
@@ -348,14 +348,14 @@ def open_worker(
         refuse_emulated(device, config.compute.precision)
     settle_heap()
     if device.type == "cuda":
-        # Products of fp32 matrices by the tensor cores, in TF32 where there is: no slower, no less exact than bf16.
+        # Compute products of fp32 matrices in TF32 on tensor cores, if available: no slower and no less exact than bf16.
         torch.set_float32_matmul_precision("high")
     sharing = SharedFiles(files / FOLDER) if files and shared else None
     if config.compute.threads is not None:
         torch.set_num_threads(config.compute.threads)
     task = task_of(config.task, splits)
     model = load_model(config.model, task, device, sharing)
-    # Last: the ranks wait for each other only when nothing is left that one of them may be refused for.
+    # Last, because ranks wait for each other only when nothing is left that could refuse one of them.
     rank_group = join(rank_info, device, 60 * config.compute.hang_minutes)
     return Worker(TrainingContext(config, splits, task, model, files, sharing, rank_group))
 
@@ -363,7 +363,7 @@ def open_worker(
 def train(worker: Worker, assignment: Assignment, answer: Callable[[Report | Progress], Action]) -> Outcome:
     """Train one assignment on an idle worker to its end; `answer` takes each message, and decides.
 
-    Where `answer` raises, the trial is dropped, and the worker is free for another.
+    If `answer` raises an exception, the trial is dropped, and the worker is free.
     """
     worker.admit(assignment)
     try:

@@ -261,7 +261,7 @@ class Run:
         )
 
     def _is_judged(self, fold_run: FoldRun, milestone: Milestone, validation: Scores) -> bool:
-        """Return true if a held-out evaluation is to be run: in a confirmation run at a new best score, or in a fold."""
+        """Return true if a held-out evaluation is due: in a confirmation run at a new best score, or in a fold."""
         is_best = fold_run.fold is not None or (milestone.full and self._state.would_be_best(validation))
         return self.assignment.confirms is not None and is_best
 
@@ -309,7 +309,7 @@ class Run:
         return patience is not None and self._state.reports_since_best >= patience
 
     def _may_decide(self, fold_run: FoldRun, training: OptimizerStep) -> bool:
-        """Return true if the trial may be pruned here: warm-up (or fold) is over, and there is training left to save."""
+        """Return true if the trial may be pruned here: warm-up (or fold) is over, and there is training to save."""
         ended = training.taken == training.total_steps
         if fold_run.fold is not None:
             return ended and not fold_run.last

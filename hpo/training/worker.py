@@ -348,7 +348,7 @@ def open_worker(
         refuse_emulated(device, config.compute.precision)
     settle_heap()
     if device.type == "cuda":
-        # Compute products of fp32 matrices in TF32 on tensor cores, if available: no slower and no less exact than bf16.
+        # Products of fp32 matrices use TF32 tensor cores, if available: no slower and no less exact than bf16.
         torch.set_float32_matmul_precision("high")
     sharing = SharedFiles(files / FOLDER) if files and shared else None
     if config.compute.threads is not None:

@@ -12,7 +12,7 @@ from hpo.errors import ConfigurationError
 from hpo.messages import Ending, Outcome
 
 TRIALS_OF_A_SEARCH = 4
-"""Trials for which a run without a result suggests enough time."""
+"""Trials for which the suggested time of a run without a result suffices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,29 +20,30 @@ class Limits:
     """Limits of one run of a search; None for no limit."""
 
     begun: float
-    """When the run began, or the interrupted one that it resumes, in seconds since 1970."""
+    """Start of the run, or of the interrupted one that it resumes, in seconds since 1970."""
     trials: int | None
-    """Trials of the study in all."""
+    """Trials of the study in total."""
     deadline: float | None
-    """When the run must have ended, in seconds since 1970."""
+    """Time by which the run must have ended, in seconds since 1970."""
     device_seconds: float | None
-    """Seconds of training and evaluation, summed over trials and earlier runs: device hours over a trial's devices."""
+    """Seconds of training and evaluation, summed over trials and earlier runs: device hours divided by a trial's
+    devices."""
     trial_seconds: float | None
     """Seconds of one trial."""
     patience: int | None
-    """Finished trials without an improvement."""
+    """Finished trials without an improvement after which the search ends."""
 
 
 def limits_of(budget: BudgetConfig, now: datetime, devices: float = 1.0) -> Limits:
     """Return the limits of a run that starts at `now`, with the earlier of two deadlines.
 
     Args:
-        budget: as the study file has it.
+        budget: from the study file.
         now: with the time zone that `budget.until` is in, such as `hpo.config.times.LOCAL_ZONE`.
         devices: of one trial.
 
     Raises:
-        ConfigurationError: `budget.until` is past.
+        ConfigurationError: `budget.until` is in the past.
     """
     deadlines = []
     if budget.time is not None:
@@ -62,13 +63,13 @@ def limits_of(budget: BudgetConfig, now: datetime, devices: float = 1.0) -> Limi
 def seconds_left(limits: Limits, *, now: float, reserve: float, spent: float, committed: float) -> float:
     """Return the most seconds that a trial started at `now` may take: infinite without limits, never below 0.
 
-    The limit of a single trial is not among them: a trial that exceeds it is pruned, not deferred.
+    The limit of a single trial is not included: a trial that exceeds it is pruned, not deferred.
 
     Args:
         limits: those of the run.
         now: seconds since 1970.
-        reserve: seconds before the deadline that are kept for what follows the last trial.
-        spent: device seconds of all trials so far, earlier runs among them.
+        reserve: seconds before the deadline that are reserved for what follows the last trial.
+        spent: device seconds of all trials so far, including earlier runs.
         committed: device seconds that running trials will still take.
     """
     of_time = math.inf if limits.deadline is None else limits.deadline - reserve - now
@@ -79,11 +80,11 @@ def seconds_left(limits: Limits, *, now: float, reserve: float, spent: float, co
 def resumed_limits(limits: Limits, budget: BudgetConfig, cut: Mapping[str, Any], now: float) -> Limits:
     """Return the limits of a run that resumes an interrupted one: with its deadline, if its time is the same.
 
-    A clock time needs no keeping, since it is the same at every start.
+    A time of day is not carried over, because it is the same at every start.
 
     Args:
         limits: of the run that starts.
-        budget: what they are of.
+        budget: the budget from which they were computed.
         cut: `begun`, `deadline`, `time` and `until` of the interrupted run.
         now: seconds since 1970.
     """
@@ -95,12 +96,12 @@ def resumed_limits(limits: Limits, budget: BudgetConfig, cut: Mapping[str, Any],
 
 
 def has_stalled(bests: Sequence[float | None], noise: float, patience: int) -> bool:
-    """Return whether none of the last `patience` trials beat the best score before them by more than `noise`.
+    """Return true if none of the last `patience` trials improved the best score before them by more than `noise`.
 
     Args:
-        bests: the best score after each trial that is over, in the order in which they ended; None until there was one.
-        noise: how far the scores of equal trials are apart; 0 or more.
-        patience: trials that are waited for; at least 1. Until more than these are over, nothing has stalled.
+        bests: the best score after each finished trial, in the order in which they ended; None until there was one.
+        noise: difference between the scores of equal trials; 0 or more.
+        patience: number of trials without improvement; at least 1. With no more finished trials, the result is false.
     """
     if len(bests) <= patience:
         return False
@@ -124,9 +125,9 @@ def budget_warning(
     Args:
         limits: those of the run.
         now: seconds since 1970.
-        cheapest_seconds: what the shortest trial of the space takes.
-        reserve: seconds before the deadline that are kept for what follows the last trial.
-        share_of_devices: how much of the device hours asked for `limits` has; the rest is for the confirmation.
+        cheapest_seconds: time of the shortest trial of the space.
+        reserve: seconds before the deadline that are reserved for what follows the last trial.
+        share_of_devices: share of the requested device hours that `limits` has; the rest is for the confirmation.
         devices: of one trial.
     """
     takes = f"the shortest trial of this space seems to take about {humanized(cheapest_seconds)} here"
@@ -150,8 +151,8 @@ def needed_budget(budget: BudgetConfig, trial_seconds: float, beside: float, dev
     """Return the time of a trial and a sufficient budget, for a search in which no trial has completed.
 
     Args:
-        budget: as the study file has it.
-        trial_seconds: what a trial takes from its start to its end.
+        budget: from the study file.
+        trial_seconds: time of a trial from its start to its end.
         beside: seconds of a run in which no trial trains.
         devices: of one trial.
     """
@@ -179,10 +180,10 @@ def _timestamp_of(until: str, now: datetime) -> float:
 
 @dataclass(slots=True)
 class Overtime:
-    """Trials started although they may not end in time: when they are paused, and notes on them."""
+    """Trials started although they may not end in time: the time at which each is paused, and notes on them."""
 
     until: dict[int, float] = field(default_factory=dict)
-    """Trial -> when what was left of time and device hours is over, in seconds since 1970."""
+    """Trial -> time at which its remaining time and device hours are over, in seconds since 1970."""
     _notes: dict[str, None] = field(default_factory=dict)
 
     def begun(self, trial: int, *, expected: float, left: float, at: float) -> None:
@@ -190,9 +191,9 @@ class Overtime:
 
         Args:
             trial: its number.
-            expected: seconds that it will take.
+            expected: forecast seconds.
             left: seconds that it may take.
-            at: when it begins, in seconds since 1970.
+            at: start, in seconds since 1970.
         """
         if expected <= left:
             return
@@ -204,11 +205,11 @@ class Overtime:
         ] = None
 
     def ended(self, outcome: Outcome) -> None:
-        """Note that an attempt has ended; the time of one that was paused is over for the others too."""
+        """Note that an attempt has ended; if it was paused, the time of the others is over too."""
         if outcome.ending is not Ending.PAUSED:
             self.until.pop(outcome.trial, None)
 
     def pop_notes(self) -> Sequence[str]:
-        """Return the notes that were not returned yet."""
+        """Return the notes since the last call."""
         notes, self._notes = tuple(self._notes), {}
         return notes

@@ -1,7 +1,7 @@
 """Confirmation runs: a race of the best trials over fresh seeds, which proposes runs as a sampler proposes trials.
 
-The runs are trials of a study of their own, which its coordinator leads as it does a search; each has the parameters
-of the trial that it confirms.
+The runs are trials of a separate study, led by a coordinator like a search; each has the parameters of the trial that
+it confirms.
 """
 
 import math
@@ -30,13 +30,13 @@ class Entrant:
     """A trial of the search that is trained again."""
 
     parameters: Mapping[str, Value]
-    """Its parameters as Optuna has them."""
+    """Its parameters in Optuna's form."""
     hyperparameters: Hyperparameters
 
 
 @dataclass(slots=True)
 class ConfirmationRuns:
-    """Proposals of a confirmation, inside the store's open transaction: runs of its entrants."""
+    """Proposals of a confirmation, within the store's open transaction: runs of its entrants."""
 
     store: StudyStore
     space: SearchSpace
@@ -48,7 +48,7 @@ class ConfirmationRuns:
     entrants: Mapping[int, Entrant]
     """Trial of the search -> entrant of the race."""
     unseen: bool
-    """Whether the runs are judged on rows that the search never saw."""
+    """True if the runs are judged on rows that the search never saw."""
     ended_because: str | None = None
     """Reason that there is nothing more to train, other than the end of the race; empty if there is none."""
 
@@ -96,7 +96,7 @@ class ConfirmationRuns:
             self.store, request, self.forecasts, hyperparameters, trial=trial.number,
             attempt=self.store.attempts.latest(trial.number) + 1,
             seed=derived_seed(self.config.seed, "confirmation", seed),
-            # Of each configuration the weights of its first run are kept until the test split is read.
+            # The weights of each configuration's first run are kept until the test split is read.
             score_to_beat=None if seed == 0 else math.inf, proposed_by=f"trial {confirms}", confirms=confirms,
         )  # fmt: skip
 

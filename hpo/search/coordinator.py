@@ -1,4 +1,4 @@
-"""Search coordinator: hands out assignments, decides on pruning and records outcomes, by idempotent calls.
+"""Search coordinator: hands out assignments, decides on pruning and records outcomes, with idempotent methods.
 
 It owns no process, no device and no model. Runners carry its assignments to workers and their messages back.
 """
@@ -34,7 +34,7 @@ from hpo.store.tables import AUDIT_EVENT, BASELINE_EVENT, TEST_EVENT
 from hpo.store.trials import AttemptRecord, to_json
 
 LONGEST_OUTAGE, LEAST_OUTAGE = 3600.0, 15.0
-"""Longest time that the search waits for the store, in seconds, and the shortest near or past the deadline."""
+"""Longest time that the search waits for the store, in seconds, and the shortest, near or after the deadline."""
 
 Proposes = Callable[[StudyStore, SearchSpace, StudyConfig, Forecasts], Proposer]
 Arguments = ParamSpec("Arguments")
@@ -70,10 +70,10 @@ def verb(
 
 
 class Coordinator:
-    """The leader of one study. Every call is one transaction, and a repeated call gives the same answer.
+    """Coordinator of one study, in its leader. Each call is one transaction; a repeated call gives the same answer.
 
-    Each raises `StudyLedError` where another process leads the study now, and `StoreError` where the store failed, or
-    was away for too long; nothing was recorded then.
+    Each raises `StudyLedError` if another process leads the study now, and `StoreError` if the store failed or was
+    unreachable for too long; nothing was recorded then.
     """
 
     def __init__(
@@ -97,13 +97,13 @@ class Coordinator:
             store: the study's.
             space: its space.
             config: its study file.
-            record: what it is made from.
-            lease: this process's, in force.
+            record: its settings, to be stored.
+            lease: this process's, valid.
             limits: those of this run.
-            last_event: the newest line of its log when the lease was acquired; what follows is for this run.
+            last_event: the newest event of its log when the lease was acquired; later ones concern this run.
             clock: seconds since 1970.
             proposes: makes the proposer.
-            stop: once it is set, a store that is away is not waited for.
+            stop: once it is set, an unreachable store is not waited for.
             earlier: studies whose trials are to be taken over.
         """
         self._store, self._space, self._config, self._earlier = store, space, config, earlier
@@ -125,9 +125,9 @@ class Coordinator:
         """Return the next assignment of a worker; None if there is none for it now.
 
         Args:
-            request: the asker's name for this request, at most 64 characters; asked again under the same name, the
-                same assignment is returned.
-            capacity: who asks.
+            request: name of this request, at most 64 characters; a repeated request with the same name gets the same
+                assignment.
+            capacity: the worker, and the time it has.
             starts_in: seconds until it will begin.
         """
         while isinstance(begun := self._next_assignment(request, capacity, starts_in), SlowProposal):
@@ -181,17 +181,17 @@ class Coordinator:
     def begin(self, *, metric: str, versions: Mapping[str, str]) -> Sequence[str]:
         """Record the study and enqueue its default configuration, or resume the trials that a dead leader left running.
 
-        To be called before the first verb, when it is known that the model and the data can be used.
+        To be called before any other method, when it is known that the model and the data can be used.
 
         Args:
             metric: name of the metric that is maximised.
-            versions: package -> version, and what else a result depends on.
+            versions: package -> version, and other properties that a result depends on.
 
         Returns:
-            Sentences for people on what was taken over from earlier studies.
+            Sentences for the user on what was taken over from earlier studies.
 
         Raises:
-            ConfigurationError: one of them is of another task or metric; nothing was recorded then.
+            ConfigurationError: an earlier study has another task or metric; nothing was recorded then.
         """
         if self._store.record() is None:
             self._create(metric, versions)
@@ -212,7 +212,7 @@ class Coordinator:
         return retried_while_away(read, LEAST_OUTAGE, stop=self._stop)
 
     def end(self, reason: str) -> None:
-        """Record that this run is over, and why."""
+        """Record that this run is over, with the reason."""
         self._log("run_ended", {"reason": reason})
 
     def stop_requests(self) -> StopRequests:
@@ -222,7 +222,7 @@ class Coordinator:
         return asked
 
     def expect(self, costs: CostModel, reserve: float) -> None:
-        """Start from these costs of trials, and reserve `reserve` seconds for the confirmation after the last one."""
+        """Set the costs of trials, and reserve `reserve` seconds for the confirmation after the last one."""
         self.forecasts.expect(costs)
         self._reserve = reserve
 
@@ -246,7 +246,7 @@ class Coordinator:
 
     @property
     def trains_until(self) -> float:
-        """When trials must have ended, in seconds since 1970; infinite without a deadline."""
+        """Time by which trials must have ended, in seconds since 1970; infinite without a deadline."""
         deadline = math.inf if self.limits.deadline is None else self.limits.deadline - self._reserve
         return min((deadline, *self.overtime.until.values()))
 
@@ -267,7 +267,7 @@ class Coordinator:
         )
 
     def use_slots(self, slots: int) -> None:
-        """Count each trial's share of its worker's device with so many slots; called once, after measuring them."""
+        """Count each trial's share of its worker's device with that many slots; called once, after measuring them."""
         before = self._config.compute.devices_of_trial
         self._config = self._config.with_slots(slots)
         self._endings.devices = self._config.compute.devices_of_trial
@@ -282,7 +282,7 @@ class Coordinator:
 
     @verb
     def record_measurements(self, measurements: Mapping[str, Any]) -> None:
-        """Keep what was measured, so that every later start, retry and reproduction uses the same."""
+        """Store what was measured, so that every later start, retry and reproduction uses the same."""
         self._store.set_measurements(measurements)
 
     @verb
@@ -309,7 +309,7 @@ class Coordinator:
 
     @verb
     def record_test(self, trial: int, held_out: HeldOutEvaluation) -> None:
-        """Record that the test split was read for `trial`, and what it scored."""
+        """Record that the test split was read for `trial`, and its score."""
         self._store.events.add(TEST_EVENT, trial, reading=to_json(held_out))
         self._store.study.set_user_attr(f"hpo:test:trial-{trial}", dict(held_out.scores.values))
 
@@ -321,10 +321,10 @@ class Coordinator:
     # -- helpers
 
     def _create(self, metric: str, versions: Mapping[str, str]) -> None:
-        # Runs that confirm an earlier study of this name, which was deleted with Optuna's own tools.
+        # Runs that confirmed an earlier study of this name, which was deleted with Optuna's own tools.
         delete_runs(self._store.database, self._store.rows.open_connection, self.study, refuse=refuse_led)
         self._store.create(replace(self._record, versions=versions), metric)
-        self._last_event = 0  # With the log of an earlier study of this number its numbering has gone.
+        self._last_event = 0  # An earlier study with this number had a log, whose numbering is gone.
         self._proposals.begin()
         self._store.events.add("created")
 
@@ -389,7 +389,7 @@ class Coordinator:
         return action
 
     def _is_audited(self, trial: int) -> bool:
-        """Return whether a trial that the pruner stops is trained to its end, to see what pruning costs."""
+        """Return true if a pruned trial is trained to its end, to measure the cost of pruning."""
         drawn = derived_seed(self._config.seed, "audit", trial) < self._config.confirmation.audit * SEEDS
         if drawn and not self._store.events.has(AUDIT_EVENT, trial):
             self._store.events.add(AUDIT_EVENT, trial)

@@ -1,10 +1,10 @@
 """Time forecasts: the seconds that a trial takes to each of its evaluations, before it begins and while it trains.
 
-What a trial does is counted from the data: tokens through the model, updates by the optimizer, tokens scored, openings.
-What one of each takes is fitted to a few real steps. By how much trials depart from that is learned from those that
-ran: a Gaussian process (Rasmussen and Williams 2006, chapter 2) over the logarithm of their seconds over the reckoned
-ones, whose covariance adds up what all have in common, what trials of a kind have, the machine as it is of late, and
-the trial itself. Its scale follows the spread that was seen.
+The work of a trial is counted from the data: tokens through the model, updates by the optimizer, tokens scored,
+openings. The cost of one unit of each is fitted to a few real steps. The deviation of trials from that is learned from
+those that ran: a Gaussian process (Rasmussen and Williams 2006, chapter 2) over the logarithm of observed over computed
+seconds. Its covariance is the sum of a part common to all trials, one per kind of trial, one for the recent speed of
+the machine, and one per trial. Its scale follows the observed spread.
 """
 
 import math
@@ -24,62 +24,62 @@ from hpo.space.search_space import SearchSpace
 from hpo.store.trials import AttemptRecord, Reached
 
 UPDATE_SHARE, BELIEF = 0.1, 0.3
-"""Assumed share of the update in a step where probes do not determine it, and the weight of that assumption."""
+"""Assumed share of the update in a step if probes do not determine it, and the weight of that assumption."""
 MAX_OBSERVATIONS = 64
-"""Number of observed stretches of trials that are kept, the newest ones."""
+"""Number of most recent segments of training that are kept."""
 STRETCH = 0.25
-"""Length of a stretch, as a share of its trial."""
+"""Length of a segment, as a share of its trial."""
 LEAST_DONE = 0.05
 """Share of a trial after which its speed is used, because its first steps are slow."""
 IN_COMMON, OF_KIND, OF_MACHINE, OF_TRIAL, OF_STRETCH = 0.7, 0.25, 0.4, 0.08, 0.08
 """Prior standard deviations of the logarithm of observed over computed seconds; the observed spread scales them."""
 LATELY = 10.0
-"""Correlation length of the machine's speed, in stretches: after it the covariance falls to 1/e."""
+"""Correlation length of the machine's speed, in segments: after it the covariance falls to 1/e."""
 PRIOR_STRETCHES = 12
-"""Weight of the prior standard deviations, in observed stretches."""
+"""Weight of the prior standard deviations, in observed segments."""
 OUTLYING = 0.3
-"""Largest factor between a stretch and the median of it and its neighbours; beyond, the machine was suspended."""
+"""Largest factor between a segment and the median of it and its neighbours; beyond it, the machine was suspended."""
 LEAST = 1e-9
 """Shortest time, in seconds, of any forecast."""
 NOTHING = np.zeros(4)
 """Work before a trial starts, as an array of `Work`."""
 HIGH = 0.84
-"""Standard deviations above the median, which one trial in five exceeds."""
+"""Number of standard deviations above the median that one trial in five exceeds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Observation:
-    """The seconds that a stretch of a trial took, or a step of a probe."""
+    """The seconds of a segment of a trial, or of a step of a probe."""
 
     trial: int | None
     """None for a probe, and for a trial of another study."""
     kind: tuple[float, ...]
-    """As `Work` has it."""
+    """Kind of trial, as in `Work`."""
     done: Floats
     """Work done in it, as an array of `Work`."""
     share: float
-    """Of its trial, in seconds; 0..1."""
+    """Start and end as shares of its trial, in 0..1."""
     seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CostModel:
-    """The cost of trials on a study's devices: seconds of each kind of work, corrected by what was observed."""
+    """The cost of trials on a study's devices: seconds of each kind of work, corrected by observations."""
 
     workload: Workload
     unit_seconds: Floats = field(default_factory=lambda: np.array([1.0, 0.0, FORWARD, 0.0]))
-    """Seconds of one unit of each kind of `Work`, shape (4,); without probes in proportion only."""
+    """Seconds of one unit of each kind of `Work`, shape (4,); without probes, only their proportions are meaningful."""
     probes: tuple[Observation, ...] = ()
     observations: tuple[Observation, ...] = ()
-    """Stretches of trials, the newest last."""
+    """Segments of trials, the newest last."""
 
     def seconds(self, work: Work, done: Floats, trial: int | None = None, above: float = 0.0) -> float | None:
         """Return the seconds that this much work of a trial takes from now on; None if unknown.
 
         Args:
             work: of the whole trial.
-            done: how much of it.
-            trial: its number, where it may have run already.
+            done: work done so far.
+            trial: its number, for its own observations.
             above: standard deviations above the median.
         """
         if not (self.probes or self.observations):
@@ -100,7 +100,7 @@ class CostModel:
         return float(done @ self.unit_seconds) / (float(work.total @ self.unit_seconds) or 1.0)
 
     def with_observation(self, stretch: Observation, *, continues: bool) -> "CostModel":
-        """Return the costs with a stretch added, or in the place of the last stretch of its trial."""
+        """Return the costs with a segment added, or in place of the last segment of its trial."""
         newest = max((n for n, one in enumerate(self.observations) if one.trial == stretch.trial), default=None)
         others = [one for n, one in enumerate(self.observations) if not (continues and n == newest)]
         return replace(self, observations=(*others, stretch)[-MAX_OBSERVATIONS:])
@@ -115,7 +115,7 @@ class CostModel:
         """Return observed rows, their inverse covariance, residual weights, scale of the spread, and mean."""
         known = (*self.probes, *self.observations)
         ratios = np.log([max(one.seconds, LEAST) / max(float(one.done @ self.unit_seconds), LEAST) for one in known])
-        # Without probes, trials alone say what a unit of work takes.
+        # Without probes, the cost of a unit of work comes from trials alone.
         mean = 0.0 if self.probes else float(np.median(ratios))
         if len(self.observations) >= 3:
             trials = ratios[len(self.probes) :]
@@ -154,14 +154,14 @@ def fitted_costs(workload: Workload, probes: Mapping[Hyperparameters, Probe]) ->
 
 
 def _rows(stretches: Iterable[tuple[tuple[float, ...], int | None]], begins: int = 0) -> Floats:
-    """Return for each stretch a row (kind, time, trial), with nan if it has no trial."""
+    """Return for each segment a row (kind, time, trial), with nan if it has no trial."""
     return np.array(
         [[*kind, time, math.nan if trial is None else trial] for time, (kind, trial) in enumerate(stretches, begins)]
     )
 
 
 def _covariance(some: Floats, others: Floats) -> Floats:
-    """Return the covariance of stretches, as `_rows` has them; shape (some, others)."""
+    """Return the covariance of segments, in the form of `_rows`; shape (some, others)."""
     apart = np.abs(some[:, None, :] - others[None, :, :])
     covariance: Floats = (
         IN_COMMON**2
@@ -174,21 +174,21 @@ def _covariance(some: Floats, others: Floats) -> Floats:
 
 @dataclass(slots=True)
 class _Pace:
-    """Progress of a trial, and the time that it took."""
+    """Progress and time of a trial."""
 
     hyperparameters: Hyperparameters
     attempt: int
-    """The newest."""
+    """The newest attempt."""
     seconds_before: float = 0.0
-    """Seconds of the attempts before it."""
+    """Seconds of earlier attempts."""
     share: float = 0.0
     """Share of its steps at its last report."""
     seconds: float = 0.0
-    """Seconds until then."""
+    """Seconds until that report."""
     since: tuple[Floats, float] | None = None
-    """Work and seconds at the start of its current stretch; None until an attempt that may resume has reported."""
+    """Work and seconds at the start of its current segment; None until an attempt that may resume has reported."""
     continues: bool = False
-    """Whether the next observation replaces that stretch."""
+    """True if the next observation replaces that segment."""
     left: float | None = None
     """Upper estimate of its remaining seconds; None if not computed since its last report."""
 
@@ -197,7 +197,7 @@ class _Pace:
 class Forecasts:
     """Forecasts of a search: the seconds that its trials take, and the micro-batch size that memory allows.
 
-    Learned from the store at the start, then from each report, so that a proposal need not read all of them.
+    Learned from the store at the start, then from each report, so that a proposal need not read everything.
     """
 
     config: StudyConfig
@@ -206,7 +206,7 @@ class Forecasts:
     _trials: dict[int, _Pace] = field(default_factory=dict)
     _rows: dict[MemoryKey, int] = field(default_factory=dict)
     _states_known: set[tuple[int, int]] = field(default_factory=set)
-    """`states` of the work of trials that have come some way."""
+    """`states` of the work of trials that have made some progress."""
 
     def __post_init__(self) -> None:
         self.costs = CostModel(workload=Workload(config=self.config, space=self.space))
@@ -274,13 +274,13 @@ class Forecasts:
         return self.costs.seconds(work, work.total - self._done(number, hyperparameters), number, HIGH) or 0.0
 
     def fits(self, number: int, hyperparameters: Hyperparameters, seconds: float) -> bool:
-        """Return whether a trial is forecast to end within so many seconds."""
+        """Return true if a trial is forecast to end within that many seconds."""
         return math.isinf(seconds) or self.seconds_left(number, hyperparameters) <= seconds
 
     def seconds_of_attempt(self, number: int) -> float:
         """Return the forecast total seconds of a trial's running attempt: those so far and those remaining.
 
-        0 where nothing is known. The store counts an attempt's seconds once it is over.
+        0 if nothing is known. The store counts an attempt's seconds once it is over.
         """
         if (trial := self._trials.get(number)) is None:
             return 0.0
@@ -322,12 +322,12 @@ class Forecasts:
         return self.costs.workload.of(self._trials[number].hyperparameters)
 
     def _done(self, number: int, hyperparameters: Hyperparameters) -> Floats:
-        """Return the work done in a trial so far, also if not started: below 0 for the first of a kind."""
+        """Return the work done in a trial so far; below 0 for the first of a kind, also before it starts."""
         share = self._trials[number].share if number in self._trials else 0.0
         return self._work(number).done_at(share) if share else NOTHING - self._states_work(hyperparameters)
 
     def _states_work(self, hyperparameters: Hyperparameters) -> Floats:
-        """Return the work of computing what frozen layers give, where no trial has come as far as to do so."""
+        """Return the work of computing the outputs of frozen layers, if no trial has computed them yet."""
         work = self.costs.workload.of(hyperparameters)
         return NOTHING if work.states in self._states_known else work.states_work
 

@@ -1,9 +1,9 @@
 """Grid search: every combination of a discrete space once, in the order written or in a random one.
 
 Optuna's own grid and brute force raise on conditional parameters that a trial does not have, and when nothing is left
-they call `study.stop()` inside `tell`, an error outside `optimize`. Here that nothing is left is known before a trial
-is begun, and is a normal end. What has been tried is read from the study each time, so that several running trials, a
-rollback and a restart change nothing.
+they call `study.stop()` inside `tell`, an error outside `optimize`. Here, the end is known before a trial begins, and
+is a normal end. The combinations tried are read from the study each time, so parallel trials, a rollback and a restart
+change nothing.
 """
 
 import random
@@ -33,11 +33,11 @@ class EnumeratingSampler(BaseSampler):
 
         Args:
             space: the space.
-            otherwise: fills in what an enqueued trial leaves open where no combination does.
+            otherwise: sampler of the values that an enqueued trial leaves open, if no combination matches.
             shuffled_by: a seed; None for the order written.
 
         Raises:
-            SpaceError: a parameter takes any number of a range.
+            SpaceError: a parameter with a continuous range.
         """
         combinations = [space.sampled(values) for values in space.combinations()]
         if shuffled_by is not None:
@@ -57,11 +57,11 @@ class EnumeratingSampler(BaseSampler):
         self._otherwise.before_trial(study, trial)
 
     def infer_relative_search_space(self, _study: Study, _trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return no parameters: none is modelled."""
+        """Return no parameters, because none is modelled."""
         return {}
 
     def sample_relative(self, *_asked: Any) -> dict[str, Any]:
-        """Propose nothing that is modelled."""
+        """Propose no parameters jointly."""
         return {}
 
     def sample_independent(
@@ -76,7 +76,7 @@ class EnumeratingSampler(BaseSampler):
 def combination_key(combination: Mapping[str, Any]) -> Hashable:
     """Return a key that is equal for equal combinations.
 
-    Other samplers, and Optuna for what an enqueued trial leaves open, have 0.15000000000000002 for 0.15.
+    Other samplers, and Optuna for values that an enqueued trial leaves open, may have 0.15000000000000002 for 0.15.
     """
     return frozenset(
         (name, float(f"{value:.12g}") if isinstance(value, float) else value) for name, value in combination.items()

@@ -1,11 +1,12 @@
 """Attempt outcomes: records each, tells Optuna, and decides whether trial or worker failed and whether to retry.
 
-- **The trial's**: it fails on two workers, or there is no other one to try it on. What it had said against the first
-  is taken back.
-- **The worker's**: two trials fail on it and on no other, while others end well elsewhere. It is left out from then on,
-  unless it is the last; until one has ended well elsewhere it is given nothing, since what fails may be everyone's.
-- **Everyone's**: the same error three times running, on more than one worker, or any three errors running on the only
-  one. The search ends, and no worker is blamed for it.
+- **The trial's failure**: it fails on two workers, or there is no other worker to retry it on. Its first failure no
+  longer counts against that worker.
+- **The worker's failure**: two trials fail on it and on no other, while others end normally elsewhere. It is then
+  quarantined, unless it is the last worker. Until a trial has ended normally elsewhere, it gets no trials, because the
+  cause may affect all workers.
+- **A common failure**: the same error three times in a row on more than one worker, or any three errors in a row on the
+  only one. The search ends, and no worker is blamed.
 """
 
 import re
@@ -35,7 +36,7 @@ class Fault(StrEnum):
     TRIAL = "trial"
     """It fails for good."""
     ELSEWHERE = "elsewhere"
-    """It is retried on another worker, from the beginning."""
+    """It is retried on another worker, from the start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,21 +55,21 @@ class Faults:
     """Failures on the workers of a run, and the decisions based on them."""
 
     workers: Collection[str]
-    """The present workers; more may come, and some may be lost."""
+    """The present workers; others may join, and some may be lost."""
     _failed_on: dict[int, dict[str, str]] = field(default_factory=dict)
-    """Unfinished trial -> worker on which it failed -> why."""
+    """Unfinished trial -> worker on which it failed -> reason."""
     _confirmed: dict[str, dict[int, str]] = field(default_factory=dict)
-    """Worker -> trial that failed on it and ended well on another -> why it failed."""
+    """Worker -> trial that failed on it and ended normally on another -> reason of the failure."""
     _others_do_well: set[str] = field(default_factory=set)
     """Suspected workers, if a trial has ended normally on another worker since their failure."""
     _running: list[_Failure] = field(default_factory=list)
     """Failures since a trial last ended normally."""
     quarantined: dict[str, str] = field(default_factory=dict)
-    """Workers that get no more trials, and why, in a sentence."""
+    """Workers that get no more trials, with the reason in a sentence."""
     _breaker: str | None = None
-    """Why the search ends, once it does."""
+    """Reason that the search ends; None before."""
     alone: set[int] = field(default_factory=set)
-    """Trials that were training side by side on a worker that died; each is trained alone from then on."""
+    """Trials that shared a worker that died; each is trained alone from then on."""
 
     def failed(self, trial: int, worker: str, reason: str) -> Fault:
         """Record that a trial failed, and return whether it is retried."""
@@ -107,15 +108,15 @@ class Faults:
         return frozenset(failed_on) if self._usable - failed_on else frozenset()
 
     def is_held_back(self, worker: str) -> bool:
-        """Return whether a worker must wait until it is known whether trials end normally elsewhere."""
+        """Return true if a worker must wait until it is known whether trials end normally elsewhere."""
         return worker in self._in_play - self._usable
 
     def is_avoided(self, worker: str) -> bool:
-        """Return whether an unfinished trial failed on a worker."""
+        """Return true if an unfinished trial failed on a worker."""
         return any(worker in failed_on for failed_on in self._failed_on.values())
 
     def abort_reason(self) -> str | None:
-        """Return why the search must end at once, in a sentence; None while it may go on."""
+        """Return the reason that the search must end at once, in a sentence; None if it may continue."""
         if self._breaker or not self.quarantined or self._in_play:
             return self._breaker
         worker, reason = list(self.quarantined.items())[-1]
@@ -127,7 +128,7 @@ class Faults:
 
     @property
     def _usable(self) -> set[str]:
-        """Usable workers: without those that two trials failed on, unless no others are left."""
+        """Usable workers: without those on which two trials failed, unless no others are left."""
         struck = {worker for worker in self._suspected if len(self._strikes(worker)) >= STRIKES_OUT}
         return self._in_play - struck or self._in_play
 
@@ -152,7 +153,7 @@ class Faults:
         self.quarantine(worker, f"Trials {trials} failed on {worker}: {_without_stop(reason)}.")
 
     def _common_cause(self) -> str | None:
-        """Return why the latest failures affect all workers; None if they may not."""
+        """Return the reason if the latest failures affect all workers; None if they may not."""
         last = self._running[-1]
         backwards = self._running[::-1]
         alike = list(takewhile(lambda failure: failure.wording == last.wording, backwards))
@@ -172,13 +173,13 @@ def _without_stop(reason: str) -> str:
 
 
 MAX_DEATHS = 3
-"""Attempts without progress in which the worker's process died, after which a trial fails: it may be what kills the
-process, as where memory is short."""
+"""Attempts without progress in which the worker's process died, after which a trial fails, because it may kill the
+process, for example by its memory."""
 MAX_LOST_RUNS = 10
-"""The same where the leader died too: more, since the trial is rarely the cause."""
+"""The same if the leader died too: more, because the trial is rarely the cause."""
 
 UNTRAINABLE = frozenset({Ending.DIVERGED, Ending.INFEASIBLE})
-"""Endings that say the configuration itself cannot be trained: pruned, with `CONSTRAINT` violated."""
+"""Endings that mean the configuration itself cannot be trained: pruned, with `CONSTRAINT` violated."""
 CONSTRAINT = "trainable"
 VIOLATED = 1.0
 
@@ -187,12 +188,12 @@ VIOLATED = 1.0
 class _Judgement:
     fault: Fault
     quarantined: Mapping[str, str]
-    """Workers that are quarantined for it, and why."""
+    """Quarantined workers, with the reasons."""
 
 
 @dataclass(slots=True)
 class Endings:
-    """Endings of attempts, inside the store's open transaction."""
+    """Endings of attempts, within the store's open transaction."""
 
     store: StudyStore
     faults: Faults
@@ -234,14 +235,14 @@ class Endings:
             self.store.study.tell(trial.number, state=TrialState.FAIL)
 
     def prune_waiting(self, trial: int) -> None:
-        """Prune a waiting trial at a user's request; it keeps its scores."""
+        """Prune a waiting trial at the user's request; it keeps its scores."""
         attempt = self.store.attempts.latest(trial)
         self.store.trials.ask(trial)
         self.store.events.add(str(Ending.PRUNED), trial, attempt or None, reason="Stopped as asked for.")
         self.store.study.tell(trial, state=TrialState.PRUNED)
 
     def _is_retried(self, outcome: Outcome, ends: list[AttemptEnd]) -> bool:
-        """Return whether the trial is retried or resumed in a later attempt."""
+        """Return true if the trial is retried or resumed in a later attempt."""
         worker = ends[-1].worker
         match outcome.ending:
             case Ending.PAUSED:
@@ -249,7 +250,7 @@ class Endings:
             case Ending.FAILED:
                 return self._fault(outcome, worker) is Fault.ELSEWHERE
             case Ending.DIED:
-                # This attempt is still open, so it is not among them.
+                # This attempt is still open, so it is not counted.
                 retried = deaths(ends, Ending.DIED) + 1 < MAX_DEATHS
                 self._fault(outcome if retried else replace(outcome, ending=Ending.FAILED), worker)
                 return retried
@@ -290,7 +291,7 @@ class Endings:
             case Ending.PRUNED:
                 self.store.study.tell(outcome.trial, state=TrialState.PRUNED)
             case Ending.DIVERGED | Ending.INFEASIBLE:
-                # TPE avoids what violates a constraint; it learns nothing from failed trials.
+                # TPE avoids configurations that violate a constraint; it learns nothing from failed trials.
                 self.store.trials.set_constraint(outcome.trial, CONSTRAINT, VIOLATED)
                 self.store.study.tell(outcome.trial, state=TrialState.PRUNED)
             case Ending.FAILED | Ending.DIED:
@@ -300,7 +301,7 @@ class Endings:
 
 
 def outcome_attributes(outcome: Outcome) -> dict[str, Any]:
-    """Return what an attempt cost, why it ended, and every score of its best full evaluation."""
+    """Return the cost of an attempt, the reason of its end, and every score of its best full evaluation."""
     attributes: dict[str, Any] = {"seconds": round(outcome.seconds, 3), "peak_memory_bytes": outcome.peak_memory_bytes}
     if outcome.resumed_examples:
         attributes["resumed_examples"] = outcome.resumed_examples
@@ -322,7 +323,7 @@ def _scores(best: Report) -> dict[str, Any]:
 
 
 def deaths(ends: list[AttemptEnd], ending: Ending | None) -> int:
-    """Return how many attempts since the last progress had this ending; None for those that have none."""
+    """Return the number of attempts since the last progress with this ending; None for endings without such a limit."""
     furthest, count = 0, 0
     for end in ends:
         if end.seen > furthest:

@@ -20,7 +20,7 @@ from hpo.space.search_space import SearchSpace
 from hpo.space.space_file import AUTO, load_space, shipped_spaces, space_for, space_of
 
 MAX_COMBINATIONS = 10_000
-"""Most combinations of a grid, which each proposal goes through."""
+"""Most combinations of a grid, because each proposal iterates over all."""
 SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "sampler": {"startup_trials": ("tpe", "gp", "cmaes")},
     "pruner": {
@@ -32,23 +32,23 @@ SETTINGS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "p_threshold": ("wilcoxon",),
     },
 }
-"""Settings that only some samplers or pruners use -> which do."""
+"""Settings that only some samplers or pruners use -> those that do."""
 IN_EXTRAS = {"schedule_free_adamw": "schedulefree"}
 """Optimizer -> module of the extra that implements it."""
 SHARING = {"head", "lora"}
 """Methods that leave the pretrained weights as they are."""
 KEPT_OF_DOUBLE = 0.8
-"""How much of its trials an hour counts for a search with twice the slots, as it learns from each later: assumed."""
+"""Value of a trial relative to one in a search with half the slots, which learns from each earlier (assumed)."""
 LEAST_GAIN = 1.1
-"""How much sooner a search must come to a good score for trials to be trained side by side."""
+"""Least speed-up to a good score for which trials are trained together."""
 JOINT = ("gp", "cmaes")
 """Samplers that model only the parameters that every trial has, and draw the others at random."""
 
 
 def space_of_study(config: StudyConfig) -> SearchSpace:
-    """Return a study's space without shipped parameters and methods that its task does not use; notes say what changed.
+    """Return a study's space without shipped parameters and methods that its task does not use; notes list the changes.
 
-    `auto` becomes the shipped space for the model; a note says which and why.
+    `auto` becomes the shipped space for the model; a note gives the choice and the reason.
 
     Raises:
         SpaceError: the user gives a hyperparameter that the task does not use.
@@ -87,7 +87,7 @@ def refuse_unfit_search(config: StudyConfig, space: SearchSpace) -> None:
     """Raise an error for a space that does not fit the study's sampler or folds, or needs a missing package.
 
     Raises:
-        SpaceError: says what does not go together, and what to do.
+        SpaceError: says what cannot be combined, and the remedy.
         ConfigurationError: says what to install.
     """
     sampler = config.search.sampler
@@ -112,7 +112,7 @@ def refuse_unfit_of_folds(config: StudyConfig, space: SearchSpace) -> None:
     """Raise an error if a study has folds, which are scored only at their end, but its space needs earlier scores.
 
     Raises:
-        SpaceError: says what does not go together, and what to do.
+        SpaceError: says what cannot be combined, and the remedy.
     """
     if not config.evaluation.folds:
         return
@@ -153,17 +153,17 @@ def _refuse_slots(config: StudyConfig, space: SearchSpace) -> None:
 
 
 def shares_backbone(config: StudyConfig, space: SearchSpace) -> bool:
-    """Return whether trials of a study may train side by side over one backbone, as none of them changes it."""
+    """Return true if trials of a study may share one backbone, because none of them changes it."""
     fields = ("method", "kept_layers")
     kinds = {tuple(resolved(name, values) for name in fields) for values in cases(space.parameters, fields)}
     return config.compute.ranks_of_trial == 1 and len(kinds) == 1 and {method for method, _ in kinds} <= SHARING
 
 
 def best_slots(rates: Mapping[int, float]) -> int:
-    """Return how many trials a worker is to train side by side, for the least time to a good score.
+    """Return the number of trials to train together in a worker, for the least time to a good score.
 
     Args:
-        rates: number of trials side by side, 1 among them -> steps a second of all together.
+        rates: number of trials trained together, including 1 -> steps per second of all.
     """
     found = {slots: rate * KEPT_OF_DOUBLE ** math.log2(slots) for slots, rate in rates.items()}
     best = max(found, key=lambda slots: found[slots])
@@ -171,7 +171,7 @@ def best_slots(rates: Mapping[int, float]) -> int:
 
 
 def search_notes(config: StudyConfig, space: SearchSpace) -> list[str]:
-    """Return sentences for people on how this study will search this space."""
+    """Return sentences for the user on how this study will search this space."""
     notes = [*space.notes, *_sampler_notes(config, space), *_pruner_notes(config), *_unused_settings(config)]
     if tried := len(published(config, space)):
         one = "1 published configuration" if tried == 1 else f"{tried} published configurations"
@@ -180,10 +180,10 @@ def search_notes(config: StudyConfig, space: SearchSpace) -> list[str]:
 
 
 def refuse_counts(space: SearchSpace, rows: int) -> None:
-    """Refuse counts, such as of warm-up steps, which are fractions here; name the fraction for `rows` examples.
+    """Refuse counts, such as of warm-up steps, for fractions; name the fraction for `rows` examples.
 
     Raises:
-        SpaceError: a sentence for each.
+        SpaceError: one sentence for each.
     """
     if space.counted:
         batch_sizes, epochs = (space.values_or_ends(name) for name in ("batch_size", "epochs"))

@@ -1,8 +1,7 @@
 """Trial proposals: the next trial to train, waiting or new, that fits into the remaining time.
 
-A slow sampler proposes outside of the store's transaction. Inside of it, it would hold the lease's row, or SQLite's
-file, while it computes: the lease lapses meanwhile, and a PostgreSQL server ends a transaction in which nothing is
-asked.
+A slow sampler proposes outside the store's transaction. Inside, it would hold the lease's row, or SQLite's file, while
+it computes: the lease would expire, and a PostgreSQL server ends an idle transaction.
 """
 
 import math
@@ -55,17 +54,17 @@ class TrialRequest:
     """A worker's request for a trial."""
 
     name: str
-    """At most 64 characters; the same request asked again gets the same attempt."""
+    """At most 64 characters; a repeated request gets the same attempt."""
     capacity: Capacity
     seconds: float
     """Most seconds that a trial may take; infinite without a deadline."""
     avoids: Callable[[int], bool]
-    """Whether a trial is to be tried on another worker."""
+    """True if a trial is to be tried on another worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlowProposal:
-    """Answer that asks the caller to run `propose` outside the transaction first, and then to ask again."""
+    """Result that asks the caller to run `propose` outside the transaction, and then to repeat the request."""
 
     propose: Callable[[], None]
 
@@ -75,7 +74,7 @@ class Proposer(Protocol):
 
     @property
     def ended_because(self) -> str | None:
-        """Why there is nothing more to train, where that is not for the number of trials."""
+        """Reason that there is nothing more to train, other than the number of trials."""
 
     def begin(self) -> None:
         """Enqueue the first trials of a new study."""
@@ -89,21 +88,21 @@ class Proposer(Protocol):
 
 @dataclass(slots=True)
 class Proposals:
-    """Proposals of a search, inside the store's open transaction; their state is only a cache."""
+    """Proposals of a search, within the store's open transaction; its own state is only a cache."""
 
     store: StudyStore
     space: SearchSpace
     config: StudyConfig
     forecasts: Forecasts
     ended_because: str | None = None
-    """Why there is nothing more to train, where that is not for the number of trials."""
+    """Reason that there is nothing more to train, other than the number of trials."""
     _deferred: dict[int, Hyperparameters] = field(default_factory=dict)
     """Trials that did not fit into the remaining time."""
     _proposed: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Next trial -> parameters that a slow sampler has proposed for it."""
     _draws: "_RandomDraws | None" = None
     _sampler: str = field(init=False)
-    """Name of the one that proposes."""
+    """Name of the proposer."""
     _pruner: BasePruner = field(init=False)
 
     def __post_init__(self) -> None:
@@ -116,12 +115,12 @@ class Proposals:
             self.store.trials.enqueue(self.space.sampled(values), proposed_by="portfolio")
 
     def next(self, request: TrialRequest) -> AttemptRecord | SlowProposal | None:
-        """Begin an attempt at the first trial that fits; None if there is none."""
+        """Start an attempt at the first trial that fits; None if there is none."""
         if self._lacks_noise():
             self.store.study.enqueue_trial(self._default())
         waits = self.store.trials.get_all(TrialState.WAITING)
         must_train = self._must_train(request)
-        # Deferred trials that somebody pruned, and those of a transaction that was rolled back, are forgotten.
+        # Forget deferred trials that were pruned, and those of a transaction that was rolled back.
         numbers = {trial.number for trial in waits}
         self._deferred = {number: known for number, known in self._deferred.items() if number in numbers}
         self.ended_because = None
@@ -142,7 +141,7 @@ class Proposals:
         return None
 
     def with_weights(self) -> set[int]:
-        """Return the best so far, as many as are kept."""
+        """Return the best trials so far, as many as have their weights kept."""
         return {number for _, number in self.store.trials.statistics().best(weights_kept(self.config))}
 
     def _candidates(
@@ -150,11 +149,11 @@ class Proposals:
     ) -> Iterator[tuple[int | None, BaseSampler | None]]:
         """Yield the waiting trials, started ones first, and then None for each new trial to propose.
 
-        Beside it stands the sampler that is asked, None for the study's own.
+        Each comes with the sampler to use, None for the study's own.
         """
         held = {trial.number for trial in self.set_aside()}
         goes_on = [trial for trial in waits if trial.number not in held]
-        # What was begun has its seed among its attributes.
+        # A trial that has started has its seed among its attributes.
         goes_on.sort(key=lambda trial: "seed" not in trial.user_attrs)
         yield from self._resumed(goes_on, request, must_train)
         most = self.config.budget.most_trials
@@ -173,20 +172,20 @@ class Proposals:
     def _resumed(
         self, trials: Sequence[FrozenTrial], request: TrialRequest, must_train: bool
     ) -> Iterator[tuple[int, None]]:
-        """Yield those that this worker may train and that, as far as is known, fit."""
+        """Yield the trials that this worker may train and that, as far as is known, fit."""
         for number in [trial.number for trial in trials]:
             known = None if must_train else self._deferred.get(number)
             if not request.avoids(number) and (known is None or self.forecasts.fits(number, known, request.seconds)):
                 yield number, None
 
     def set_aside(self, *, no_new_trials: bool = False) -> list[FrozenTrial]:
-        """Return the trials that wait for a place among the best at their rung, the most promising first."""
+        """Return the paused trials that are among the best at their rung, the most promising first."""
         if not isinstance(self._pruner, PromotionPruner):
             return []
         return self._pruner.set_aside(self.store.trials.get_all(), no_new_trials=no_new_trials)
 
     def _promoted_last(self, request: TrialRequest) -> list[FrozenTrial]:
-        """Return the trials set aside that go on where no new one comes: all, but without a deadline only the best."""
+        """Return the paused trials to resume if no new one comes: all, but without a deadline only the best."""
         beaten = self.set_aside(no_new_trials=True) if math.isinf(request.seconds) else []
         return [trial for trial in self.set_aside() if trial not in beaten]
 
@@ -205,7 +204,7 @@ class Proposals:
     def _random_draw(self, number: int, request: TrialRequest) -> BaseSampler | None:
         """Return a sampler that proposes the first of `MAX_DRAWS` random configurations that fits; None if none fits.
 
-        Draws that do not fit are in no study, so that no later run has to train them. They are kept while `number` is
+        Draws that do not fit are not stored, so that no later run has to train them. They are kept while `number` is
         the next trial: near a deadline every idle worker asks for it, and they are the same for all.
         """
         if self._sampler in ENUMERATIONS:
@@ -227,16 +226,16 @@ class Proposals:
         )  # fmt: skip
 
     def _must_train(self, request: TrialRequest) -> bool:
-        """Return whether a trial starts whatever its forecast: none has completed, none runs, and there is time left.
+        """Return true if a trial starts whatever its forecast: none has completed, none runs, and there is time left.
 
-        A forecast may be wrong by far on a busy machine, and what does not end in time is paused and resumed.
+        A forecast may be far off on a busy machine, and a trial that does not end in time is paused and resumed.
         """
         trials = self.store.trials
         nothing = not trials.statistics().states[TrialState.COMPLETE] and not trials.get_all(TrialState.RUNNING)
         return nothing and request.seconds > 0
 
     def _defer(self, number: int, hyperparameters: Hyperparameters) -> None:
-        """Defer a trial until forecasts are better or to the next run; it keeps its parameters."""
+        """Defer a trial until forecasts are lower or to the next run; it keeps its parameters."""
         if number not in self._deferred:
             self.store.events.add("too_long", number)
         self._deferred[number] = hyperparameters
@@ -249,7 +248,7 @@ class Proposals:
         return best[-1][0] if len(best) == kept else None
 
     def _has_tried_all(self) -> bool:
-        """Return whether an enumerating sampler has tried every combination."""
+        """Return true if an enumerating sampler has tried every combination."""
         sampler = self.store.study.sampler
         return isinstance(sampler, EnumeratingSampler) and sampler.next_untried(self.store.trials.get_all()) is None
 
@@ -257,7 +256,7 @@ class Proposals:
         return self.space.sampled(self.space.default_values())
 
     def _lacks_noise(self) -> bool:
-        """Return whether the default is trained on a second seed now, to measure the noise that `budget.patience` uses.
+        """Return true if the default is trained on a second seed now, to measure the noise that `budget.patience` uses.
 
         Not early, when a new configuration is more likely to improve the score; nor if the space has the seed as a
         parameter, or every combination is tried once.
@@ -307,7 +306,7 @@ def begin_attempt(
     trial: int, attempt: int, seed: int, score_to_beat: float | None, proposed_by: str | None,
     confirms: int | None = None,
 ) -> AttemptRecord:  # fmt: skip
-    """Record that an attempt begins, and return it; None for `proposed_by` leaves that as it is."""
+    """Record the start of an attempt, and return it; None for `proposed_by` keeps the recorded one."""
     record = AttemptRecord(
         trial=trial, attempt=attempt, configuration=hyperparameters.to_mapping(), seed=seed,
         score_to_beat=score_to_beat, micro_batch_size=forecasts.micro_batch_size(hyperparameters), ended=False,
@@ -324,12 +323,12 @@ def begin_attempt(
 
 
 def proposed_parameters(study: Study, trials: Sequence[FrozenTrial], number: int, space: SearchSpace) -> dict[str, Any]:
-    """Return the parameters that the sampler of `study` proposes for a trial to come, by the names it samples under.
+    """Return the parameters that the sampler of `study` proposes for a future trial, by sampled names.
 
     Args:
         study: neither read nor written here.
         trials: its trials.
-        number: that of the trial to come, which seeds the sampler.
+        number: number of the future trial, which seeds the sampler.
         space: the study's.
     """
     storage = _UpcomingTrial(storage_of(study), trials, number)
@@ -340,7 +339,7 @@ def proposed_parameters(study: Study, trials: Sequence[FrozenTrial], number: int
 
 
 class _UpcomingTrial(FixedTrials):
-    """A study's storage with its known trials and one future trial, of which nothing is written."""
+    """A study's storage with its known trials and one future trial; nothing is written to it."""
 
     def __init__(self, backend: BaseStorage, trials: Sequence[FrozenTrial], number: int) -> None:
         super().__init__(backend, trials)
@@ -351,10 +350,10 @@ class _UpcomingTrial(FixedTrials):
         return self.trial
 
     def set_trial_param(self, *_param: Any) -> None:
-        """Do nothing: whoever suggests a parameter keeps it."""
+        """Do nothing: the caller that suggests a parameter keeps it."""
 
     def set_trial_system_attr(self, *_attribute: Any) -> None:
-        """Do nothing: GP notes its parameters, which the trial is then given."""
+        """Do nothing: the parameters that GP records are given to the trial afterwards."""
 
 
 class _RandomDraws:
@@ -378,7 +377,7 @@ class _RandomDraws:
 
 
 def _fixed_sampler(parameters: dict[str, Any]) -> BaseSampler:
-    """Return a sampler that proposes these parameters, by the names that they are sampled under."""
+    """Return a sampler that proposes these parameters, by sampled names."""
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
         return PartialFixedSampler(parameters, RandomSampler())
 
@@ -390,7 +389,7 @@ def published(config: StudyConfig, space: SearchSpace) -> list[dict[str, Value]]
 
 
 def weights_kept(config: StudyConfig) -> int:
-    """Return how many best trials keep their weights during the search: at least one, to score the winner."""
+    """Return the number of best trials whose weights are kept during the search: at least one, to score the winner."""
     return max(1, config.store.keep_weights or 0)
 
 

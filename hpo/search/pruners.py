@@ -18,22 +18,23 @@ from hpo.messages import Milestone
 from hpo.space.search_space import SearchSpace
 
 SMALL_SHARE = 0.25
-"""Validation rows over training rows of a trial, up to which its evaluations are limited in time."""
+"""Largest ratio of validation rows to training rows of a trial for which its evaluation time is limited."""
 MOST_OF_A_TRIAL = 0.1
-"""Share of a trial's time that its evaluations then take at most."""
+"""Share of a trial's time that its evaluations may then take."""
 ROWS_OF_A_STEP = 3
-"""Rows that are scored in the time of one that is trained on: a backward pass takes twice as long as a forward pass."""
+"""Rows that can be scored in the time of training on one, because a backward pass takes twice as long as a forward
+pass."""
 LEAST_RUNG_ROWS = 100
-"""Rows of a part that are worth fewer full evaluations."""
+"""Rows scored at a rung below which full evaluations are made fewer instead."""
 
 
 def milestones(*, passes: float, maximum_passes: float, rungs: int, full_reports: int) -> tuple[Milestone, ...]:
-    """Return a trial's milestones, rising in rung.
+    """Return a trial's milestones, ascending by rung.
 
-    A rung is examples seen over those of the study's longest trial, in per mille, so trials of other batch sizes,
-    epochs and data fractions compare at it. Full evaluations are spread evenly over the trial's own length, as many in
-    every trial: the maximum of more evaluations has more selection bias. (Of a trial shorter than `full_reports`
-    per mille some fall together.) Between them stand the study's common rungs.
+    A rung is the examples seen divided by those of the study's longest trial, in per mille, so trials with different
+    batch sizes, epochs and data fractions are compared at it. Full evaluations are spaced evenly over the trial's own
+    length, equally many in every trial, because the maximum of more evaluations has more selection bias. (In a trial
+    shorter than `full_reports` per mille, some coincide.) The study's common rungs come in between.
 
     Args:
         passes: passes of this trial over all training rows (its epochs times its data fraction), at most
@@ -52,7 +53,7 @@ def milestones(*, passes: float, maximum_passes: float, rungs: int, full_reports
 def fold_milestones(folds: int) -> tuple[Milestone, ...]:
     """Return the milestones of a trial that is trained on `folds` folds: one for each, and one for their mean.
 
-    The last fold stands one below the mean, which takes 1000.
+    The last fold is at 999, just before the mean at 1000.
     """
     ends = [min(999, round(1000 * fold / folds)) for fold in range(1, folds + 1)]
     return (*(Milestone(rung=rung, full=False) for rung in ends), Milestone(rung=1000, full=True))
@@ -61,7 +62,7 @@ def fold_milestones(folds: int) -> tuple[Milestone, ...]:
 def trial_milestones(
     config: StudyConfig, space: SearchSpace, hyperparameters: Hyperparameters, *, confirms: bool = False
 ) -> tuple[Milestone, ...]:
-    """Return a trial's milestones; a run that confirms is never pruned, so it has full evaluations only."""
+    """Return a trial's milestones; a confirmation run is never pruned, so it has full evaluations only."""
     evaluation = config.evaluation
     if evaluation.folds:
         return fold_milestones(evaluation.folds)
@@ -74,11 +75,11 @@ def trial_milestones(
 
 
 def with_evaluation_defaults(config: StudyConfig, space: SearchSpace, splits: Splits) -> StudyConfig:
-    """Return a study that says how many full evaluations a trial has, and of how many rows its parts are.
+    """Return a study with the number of full evaluations of a trial, and the rows scored at a rung, resolved.
 
-    What it leaves open is the space's largest `epochs`, and 200. Where validation is small, there are as many full
-    evaluations as leave `LEAST_RUNG_ROWS` to each part within `MOST_OF_A_TRIAL`, at least one; or all of them where
-    trials follow them. All trials have the same, so those are counted that can pay for the fewest.
+    Unset values are the space's largest `epochs`, and 200. If validation is small, full evaluations are reduced until a
+    rung has `LEAST_RUNG_ROWS` within `MOST_OF_A_TRIAL`, to at least one; but not if trials depend on them. All trials
+    have the same number, so the trial that can afford the fewest decides.
 
     Args:
         config: the study.
@@ -94,7 +95,7 @@ def with_evaluation_defaults(config: StudyConfig, space: SearchSpace, splits: Sp
         passes = [share * epochs for epochs in range(int(space.values_or_ends("epochs")[0]), longest + 1)]
 
         def affordable(full_reports: int) -> float:
-            """Return the most rows of a part that is scored, and of training rows."""
+            """Return the most validation rows scored at a rung, and the most training rows scored."""
             return min(
                 _rows_left(one, max(passes), train_rows, validation_rows, full_reports, asked.rungs) for one in passes
             )
@@ -111,14 +112,14 @@ def with_evaluation_defaults(config: StudyConfig, space: SearchSpace, splits: Sp
 
 
 def _follows_scores(space: SearchSpace) -> bool:
-    """Return whether a trial may stop itself, or lower its rate, by its full evaluations."""
+    """Return true if a trial may stop itself, or lower its rate, by its full evaluations."""
     return space.takes("schedule", "reduce_on_plateau") or space.largest_if_any("early_stopping_patience") is not None
 
 
 def _rows_left(
     passes: float, longest: float, train_rows: int, validation_rows: int, full_reports: int, rungs: int
 ) -> float:
-    """Return how many rows a trial can afford to score in each part, and of training rows at each full evaluation."""
+    """Return the rows a trial can afford to score at a rung, and of training rows at each full evaluation."""
     made = milestones(passes=passes, maximum_passes=longest, rungs=rungs, full_reports=full_reports)
     affordable = ROWS_OF_A_STEP * passes * train_rows * MOST_OF_A_TRIAL / (1 - MOST_OF_A_TRIAL)
     return (affordable - full_reports * validation_rows) / len(made)
@@ -139,50 +140,51 @@ class Pruner:
 
 
 class AsynchronousMedianPruner(BasePruner):
-    """Prunes what scores below the median of the other trials at its rung, running and pruned ones among them.
+    """Pruner of trials that score below the median of the others at their rung, including running and pruned ones.
 
-    Optuna's MedianPruner compares with completed trials alone, so it prunes nothing until some have completed, and of
-    eight workers none before its second trial.
+    Optuna's MedianPruner compares with completed trials only, so it prunes nothing until some have completed; with
+    eight workers, none of the first trial of each.
     """
 
     def __init__(self, *, n_min_trials: int, n_warmup_steps: int) -> None:
-        """Prune once `n_min_trials` others have come to a rung, and nothing before rung `n_warmup_steps`."""
+        """Prune once `n_min_trials` others have reached a rung, and nothing before rung `n_warmup_steps`."""
         self._n_min_trials = n_min_trials
         self._n_warmup_steps = n_warmup_steps
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Return whether to prune `trial` at its last rung."""
+        """Return true if `trial` is to be pruned at its last rung."""
         rung = trial.last_step
         if rung is None or rung < self._n_warmup_steps:
             return False
         reached = {one.number: one.intermediate_values.get(rung, math.nan) for one in study.get_trials(deepcopy=False)}
         others = [score for number, score in reached.items() if number != trial.number and not math.isnan(score)]
-        # What is NaN is not as good as the median either.
+        # NaN counts as below the median too.
         return len(others) >= self._n_min_trials and not trial.intermediate_values[rung] >= median(others)
 
 
 class PromotionPruner(BasePruner):
-    """Successive halving by promotion (Li et al. 2020, algorithm 2): no trial is lost that may still be the best.
+    """Successive halving by promotion (Li et al. 2020, algorithm 2): a trial that may still be the best is never lost.
 
-    At each of its rungs a trial waits, with its checkpoint, until it is among the best one of `reduction_factor` of
-    all that came there; the default too. Rungs are the common ones at or after 1000 / `reduction_factor`^k.
+    At each of its rungs a trial is paused, with its checkpoint, until it is among the best one of `reduction_factor` of
+    all that reached the rung; this includes the default. Rungs are the common ones at or after 1000 /
+    `reduction_factor`^k.
     """
 
     def __init__(self, *, first_rung: int, common_rungs: int, reduction_factor: int) -> None:
-        """Let no trial wait before `first_rung`, in per mille; `common_rungs` stand evenly over the longest trial."""
+        """Pause no trial before `first_rung`, in per mille; `common_rungs` are spaced evenly over the longest trial."""
         self._factor = reduction_factor
         levels = [1000 / reduction_factor**power for power in range(1, 11)]
         common = (round(1000 * math.ceil(level * common_rungs / 1000) / common_rungs) for level in levels)
         self.rungs = {rung for rung in common if first_rung <= rung < LAST_RUNG}
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Return whether `trial` is to wait at its last rung."""
+        """Return true if `trial` is to be paused at its last rung."""
         return trial.number in {one.number for one in self._beaten([trial], study.get_trials(deepcopy=False))}
 
     def set_aside(self, trials: Sequence[FrozenTrial], *, no_new_trials: bool = False) -> list[FrozenTrial]:
-        """Return which of the waiting `trials` wait for a place, those first that came furthest, and of them the best.
+        """Return the paused ones among `trials` that may be promoted, by the rung they reached, then by score.
 
-        Where no new trial comes, `no_new_trials`, the share is rounded up, so that one comes to its end.
+        If `no_new_trials` come, the share is rounded up, so that at least one is trained to its end.
         """
         waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
         held = self._beaten(waiting, trials, rounded=math.ceil if no_new_trials else math.floor)
@@ -191,13 +193,13 @@ class PromotionPruner(BasePruner):
     def _beaten(
         self, among: Sequence[FrozenTrial], trials: Sequence[FrozenTrial], rounded: Callable[[float], int] = math.floor
     ) -> list[FrozenTrial]:
-        """Return those whose score at their last rung is not among the best there."""
+        """Return the trials whose score at their last rung is not among the best there."""
         beaten = []
         for trial in among:
             if (rung := trial.last_step) is not None and rung in self.rungs:
                 scores = [one.intermediate_values[rung] for one in trials if rung in one.intermediate_values]
                 own = trial.intermediate_values[rung]
-                # What is NaN is better than nothing.
+                # A NaN counts as better than no score.
                 better = sum(score > own or (math.isnan(own) and not math.isnan(score)) for score in scores)
                 if better >= rounded(len(scores) / self._factor):
                     beaten.append(trial)
@@ -258,7 +260,7 @@ PRUNERS: Mapping[str, Pruner] = {
     "hyperband": Pruner(
         "successive halving with a first rung that differs between brackets of trials",
         "Li et al. 2018; Optuna's HyperbandPruner",
-        # A maximum that Optuna finds out itself would prune nothing until a trial has completed.
+        # If Optuna had to infer the maximum, it would prune nothing until a trial has completed.
         lambda config: pruners.HyperbandPruner(max_resource=LAST_RUNG, **_halving(config)),
     ),
     "patient": Pruner(

@@ -1,6 +1,6 @@
 """Samplers, which propose configurations: Optuna's and the two enumerations, by name.
 
-What is random in a proposal is fixed by the study's seed and the trial's number.
+The randomness of a proposal depends only on the study's seed and the trial's number.
 """
 
 import copy
@@ -37,14 +37,14 @@ class Window:
     """Largest numbers of trials that a sampler sees."""
 
     best: int
-    """Of those that completed."""
+    """Of the best completed trials."""
     others: int
-    """Of all completed or pruned trials, evenly spread over the search."""
+    """Of all completed or pruned trials, evenly spaced over the search."""
     training: int
-    """Of the running trials, evenly spread."""
+    """Of the running trials, evenly spaced."""
 
     def of(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """Return the `trials` that are seen, in order; waiting trials always are."""
+        """Return the `trials` that a sampler sees, in order; waiting trials are always among them."""
         ended = [trial for trial in trials if trial.state in LEARNED_FROM]
         training = [trial for trial in trials if trial.state == TrialState.RUNNING]
         seen = {trial.number for trial in _spread(training, self.training)}
@@ -59,7 +59,7 @@ class Window:
 
 
 def _spread(trials: Sequence[FrozenTrial], most: int) -> Sequence[FrozenTrial]:
-    """Return at most so many of `trials`, evenly spaced and including the newest."""
+    """Return at most that many of `trials`, evenly spaced and including the newest."""
     return trials if len(trials) <= most else [trials[-1 - place * len(trials) // most] for place in range(most)]
 
 
@@ -81,7 +81,7 @@ class EarlierTrials:
     """Completed trials of an earlier study, in the space of this one; numbered below 0, the oldest first."""
 
     def __init__(self, trials: Sequence[FrozenTrial]) -> None:
-        """Take the trials, with the scores that they had."""
+        """Keep the trials, with their original scores."""
         self.trials = trials
         self._scores: dict[Hashable, list[float]] = {}
         for trial in trials:
@@ -91,8 +91,8 @@ class EarlierTrials:
     def beside(self, own: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
         """Return the trials with scores shifted to be comparable with those of the study's own trials.
 
-        Other examples, or another model, score otherwise: so scores are shifted by the median difference between the
-        two scores of what both studies have trained. That is the default, and the best few, which are tried first.
+        Scores depend on the examples and the model, so they are shifted by the median difference between the two scores
+        of configurations that both studies have trained: the default, and the best few, which are tried first.
         """
         both = [
             trial.values[0] - fmean(self._scores[key])
@@ -117,7 +117,8 @@ def windowed_study(
 ) -> Study:
     """Return a study reduced to a window of its trials, plus trials of earlier studies, all read once.
 
-    TPE reads them anew for every group of parameters. With `shows_waiting`, what waits at a rung is as if pruned there.
+    TPE reads them anew for every group of parameters. With `shows_waiting`, a trial paused at a rung looks pruned
+    there.
     """
     own = [_as_pruned(trial) if shows_waiting else trial for trial in study.get_trials(deepcopy=False)]
     seen = [*(trial for one in earlier for trial in one.beside(own)), *own]
@@ -125,7 +126,7 @@ def windowed_study(
 
 
 def _as_pruned(trial: FrozenTrial) -> FrozenTrial:
-    """Return a trial that waits at a rung as one that was pruned there, and any other as it is."""
+    """Return a trial that is paused at a rung as one that was pruned there, and any other unchanged."""
     if trial.state != TrialState.WAITING or not trial.intermediate_values:
         return trial
     shown = copy.copy(trial)
@@ -138,18 +139,19 @@ def _fixed(study: Study, trials: Sequence[FrozenTrial]) -> Study:
 
 
 TPE_WINDOW = Window(best=25, others=900, training=100)
-"""TPE models at most the best 25 trials as good; of the other and the running trials it needs only the density. It
-weighs the newest trials most, so a thousand running trials would otherwise dominate what it avoids."""
+"""Window of TPE. It models at most the best 25 trials as good, and needs only the density of the others and of the
+running trials. It weights the newest trials most, so a thousand running trials would otherwise dominate what it avoids.
+"""
 
 
 class PerTrialSampler(BaseSampler):
     """A sampler created anew for each trial, seeded by (study seed, trial number).
 
-    A seeded Optuna sampler proposes the same again when a search is started again: two `TPESampler(seed=0)` on one
-    store proposed the same five trials. Here a trial's randomness is its own, whoever asks and however often.
+    A seeded Optuna sampler repeats its proposals when a search is restarted: two `TPESampler(seed=0)` on one store
+    proposed the same five trials. Here each trial has its own randomness, however often a proposal is requested.
 
-    What the sampler did at the end of a trial would be lost with it, so it is not called then: Optuna's samplers learn
-    from the study as they find it.
+    `after_trial` is not called, because the state that it changes would be lost. Optuna's samplers learn from the
+    stored study.
     """
 
     def __init__(
@@ -166,10 +168,10 @@ class PerTrialSampler(BaseSampler):
         Args:
             build: seed -> sampler.
             study_seed: the study's seed.
-            together: what it proposes together, by the names that Optuna samples under, which every trial must have;
-                None to let it find that out itself.
-            window: what it sees of the finished trials; None for all, read anew whenever it looks.
-            shows_waiting: whether it sees in a window what waits at a rung, as pruned.
+            together: parameters that it proposes jointly, by sampled names, which every trial must have; None to let it
+                infer them.
+            window: limits on the finished trials that it sees; None for all, read anew for each use.
+            shows_waiting: True if trials paused at a rung look pruned in a window.
         """
         self.earlier: Sequence[EarlierTrials] = ()
         """Trials of earlier studies that it also learns from."""
@@ -188,7 +190,7 @@ class PerTrialSampler(BaseSampler):
         self._current.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return the parameters that are proposed together."""
+        """Return the parameters that are proposed jointly."""
         if self._together is None:
             if self._seen is not None:
                 # Only the sets of parameters matter here, so one trial of each set is enough.
@@ -196,8 +198,8 @@ class PerTrialSampler(BaseSampler):
                 kinds = {tuple(one.distributions): one for one in reversed(learned)}
                 study = _fixed(study, sorted(kinds.values(), key=lambda one: one.number))
             return self._current.infer_relative_search_space(study, trial)
-        # Optuna would take what finished trials have in common, which for a while may be a conditional parameter too:
-        # CMA-ES stops for good where that changes, and a quasi-random sequence begins anew.
+        # Optuna would use the parameters that all finished trials have, which may at first include a conditional one:
+        # when that changes, CMA-ES stops for good, and a quasi-random sequence starts again.
         trials = (self._seen or study).get_trials(deepcopy=False)
         known = next((one.distributions for one in trials if self._together <= one.distributions.keys()), {})
         return {name: known[name] for name in sorted(known) if name in self._together and not known[name].single()}
@@ -205,13 +207,13 @@ class PerTrialSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Propose the parameters of `search_space` together."""
+        """Propose the parameters of `search_space` jointly."""
         return self._current.sample_relative(self._seen or study, trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Propose one parameter by itself."""
+        """Propose one parameter independently."""
         return self._current.sample_independent(self._seen or study, trial, param_name, param_distribution)
 
     def _windowed(self, study: Study) -> Study:
@@ -230,9 +232,9 @@ class Sampler:
     source: str
     build: Callable[[StudyConfig, SearchSpace], BaseSampler]
     waits_for: frozenset[TrialState] = frozenset()
-    """States of the trials that count towards `startup_trials`; empty for no start-up."""
+    """States of the trials that count towards `startup_trials`; empty if it has no random start."""
     takes_long: bool = False
-    """Whether a proposal may take seconds or minutes."""
+    """True if a proposal may take seconds or minutes."""
 
 
 def _tpe(config: StudyConfig, _space: SearchSpace) -> BaseSampler:
@@ -323,10 +325,10 @@ def build_sampler(config: StudyConfig, space: SearchSpace) -> BaseSampler:
 
 
 def sampler_of(config: StudyConfig, space: SearchSpace) -> str:
-    """Return the name of the study's sampler: the one asked for, but `brute_force` where it could try nothing else.
+    """Return the name of the study's sampler: the requested one, or `brute_force` if the space is small enough.
 
-    That is where a space has no more combinations than the search has trials, or where their number is open, than are
-    drawn at random before anything is learned: others would propose some of them several times, and others never.
+    That is, if the space has no more combinations than the search has trials, or, without a number of trials, no more
+    than the random initial trials. Other samplers would propose some combinations several times, and others never.
     """
     asked, budget = config.search.sampler, config.budget.most_trials
     most = startup_trials(config) if budget is None else budget
@@ -334,9 +336,9 @@ def sampler_of(config: StudyConfig, space: SearchSpace) -> str:
 
 
 def startup_trials(config: StudyConfig) -> int:
-    """Return how many trials are drawn at random before TPE, GP or CMA-ES proposes.
+    """Return the number of random trials before TPE, GP or CMA-ES proposes.
 
-    A quarter of the budget, between 4 and 10: Optuna's fixed 10 would leave a search of 10 trials wholly random.
+    A quarter of the budget, between 4 and 10: Optuna's fixed 10 would make a search of 10 trials entirely random.
     """
     trials = config.budget.most_trials
     usual = MAX_STARTUP_TRIALS if trials is None else min(MAX_STARTUP_TRIALS, max(4, trials // 4))
@@ -344,13 +346,13 @@ def startup_trials(config: StudyConfig) -> int:
 
 
 def sampled_jointly(sampler: str, space: SearchSpace) -> tuple[Parameter, ...]:
-    """Return the parameters of `space` that `gp`, `cmaes` or `qmc` proposes together: those that every trial has.
+    """Return the parameters of `space` that `gp`, `cmaes` or `qmc` proposes jointly: those that every trial has.
 
-    CMA-ES takes numbers only. What else there is, each of them draws at random.
+    CMA-ES takes only numbers. All other parameters are drawn at random.
     """
     always: dict[str, Parameter] = {}
     for parameter in space.parameters:
-        # A condition that this space always meets makes nothing conditional.
+        # A condition that always holds in this space does not make a parameter conditional.
         if all(one.parent in always and _holds_always(one, always[one.parent]) for one in parameter.when):
             always[parameter.name] = parameter
     numbers_only = sampler == "cmaes"
@@ -372,12 +374,12 @@ SEEDS = 2**31
 
 
 def derived_seed(study_seed: int, *purpose: object) -> int:
-    """Return a seed in 0 .. `SEEDS` - 1 that depends on nothing but its arguments, equal in every process."""
+    """Return a seed in 0 .. `SEEDS` - 1 that depends only on its arguments, equal in every process."""
     text = "/".join(str(part) for part in (study_seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
 def seed_of(config: StudyConfig, trial: int, hyperparameters: Hyperparameters) -> int:
-    """Return a trial's seed: the one its space names, else one that follows from the study's seed and its number."""
+    """Return a trial's seed: the one in its space, else one derived from the study's seed and its number."""
     own = hyperparameters.seed
     return derived_seed(config.seed, "trial", trial) if own is None else own

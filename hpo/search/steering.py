@@ -1,7 +1,7 @@
 """User commands to a running search, from another process: enqueue a trial, stop the search, stop a trial.
 
-Each is one transaction, for a confirmation beside it another. The leader reads `stop_asked` from the study's log; what
-is enqueued waits in Optuna's rows.
+Each is one transaction, plus one for a confirmation. The leader reads `stop_asked` from the study's log; an enqueued
+trial waits in Optuna's rows.
 """
 
 from collections.abc import Mapping
@@ -31,13 +31,13 @@ def enqueue(
     Args:
         database: the store.
         study: the study's name; None for the only one of the store.
-        given: hyperparameter -> value, the real learning rate among them; what it leaves out is as in the default
+        given: hyperparameter -> value, including the real learning rate; missing ones are as in the default
             configuration of the study's space.
-        source: what to call `given` in an error, usually its path.
+        source: name of `given` in an error, usually its path.
 
     Raises:
-        ConfigurationError: no such study, or a configuration that its space cannot propose.
-        StudyMismatchError: the study is of another version of hpo, and not searched on.
+        ConfigurationError: no such study, or a configuration outside its space.
+        StudyMismatchError: the study is from another version of hpo, and cannot be searched further.
     """
     store = _opened(database, study)
     with store.transaction():
@@ -55,10 +55,10 @@ def enqueue(
 
 
 def ask_to_stop(database: Database, study: str | None, trial: int | None = None) -> tuple[str, str]:
-    """Ask the leader of a study to end its search, or to prune `trial`; return the study's name and who leads it.
+    """Ask the leader of a study to end its search, or to prune `trial`; return the study's name and its leader.
 
     Raises:
-        ConfigurationError: nobody leads the study, it has no such trial, or that is over.
+        ConfigurationError: no process leads the study, or the trial does not exist or is over.
     """
     store = _opened(database, study)
     with store.transaction():
@@ -70,7 +70,7 @@ def ask_to_stop(database: Database, study: str | None, trial: int | None = None)
         store.events.add("stop_asked", trial)
     # After the request is recorded, because a confirmation checks for it before it starts.
     if trial is None and (confirmation := confirmation_of(store.name)) in study_names(database):
-        # One process leads both, and listens to the study that it trains for.
+        # One process leads both, and reads the log of the study that it is training.
         runs = _opened(database, confirmation)
         with runs.transaction():
             runs.events.add("stop_asked")
@@ -78,7 +78,7 @@ def ask_to_stop(database: Database, study: str | None, trial: int | None = None)
 
 
 def refuse_led(study: str, lease: LeaseRecord) -> None:
-    """Raise StudyLedError where `lease` is in force."""
+    """Raise StudyLedError if `lease` is valid."""
     if leader := leader_of(lease):
         raise StudyLedError(f"The study {study!r} is led by {leader}; end that search first, with hpo stop.")
 

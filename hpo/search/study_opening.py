@@ -28,7 +28,7 @@ from hpo.store.study_store import StudyRecord, StudyStore, refuse_other_semantic
 from hpo.store.tables import WARM_START_EVENT
 
 MAX_NAMED = 6
-# What a later start of the same study may change; texts and space are compared by their content.
+# Settings that a later start of the same study may change; texts and space are compared by their content.
 CHANGEABLE = ("budget", "compute", "store", "search", "data", "space", "notify", "confirmation")
 
 
@@ -44,23 +44,23 @@ def leading(
     stop: Event | None = None,
     searches: bool = True,
 ) -> Iterator[Coordinator]:
-    """Lead the study that `config` names until the block ends; `Coordinator.begin` then begins or resumes it.
+    """Lead the study that `config` names until the block ends; `Coordinator.begin` then starts or resumes it.
 
     Args:
         config: the study.
         space: its space.
-        data_fingerprint: what the splits were made of, as `Splits.fingerprint`.
-        clock: seconds since 1970, for what the budget says of time; the lease runs on the database's own.
-        limits: of this run; None for what the budget says.
-        proposes: makes who says what is trained next.
-        stop: once it is set, or the deadline is past, a store that is away is not waited for.
-        searches: whether trials of the study itself are trained.
+        data_fingerprint: `Splits.fingerprint` of its data.
+        clock: seconds since 1970, for the budget's times; the lease uses the database's own clock.
+        limits: of this run; None for those of the budget.
+        proposes: makes the proposer.
+        stop: once it is set, or the deadline is past, an unreachable store is not waited for.
+        searches: True if trials of the study itself are trained.
 
     Raises:
-        ConfigurationError: the budget's deadline is past, or an earlier study to begin from cannot be read.
+        ConfigurationError: the budget's deadline is past, or an earlier study for the warm start cannot be read.
         StudyLedError: another process leads it.
-        StudyMismatchError: the stored study was made from another space, data set or model, or it is searched and of
-            other semantics; nothing was changed.
+        StudyMismatchError: the stored study was made from another space, data set or model, or it is to be searched and
+            has other semantics; nothing was changed.
         StoreError: the store cannot be opened or written.
     """
     record = StudyRecord(
@@ -93,13 +93,13 @@ def leading(
                     proposes=proposes, stop=stop, earlier=earlier,
                 )  # fmt: skip
         finally:
-            # Where the store cannot be reached, the lease lapses by itself.
+            # If the store cannot be reached, the lease expires by itself.
             with suppress(StoreError), store.transaction():
                 lease.release()
 
 
 def _refuse_foreign_study(store: StudyStore) -> None:
-    """Raise StudyMismatchError if a study that hpo did not record is more than an empty name."""
+    """Raise StudyMismatchError if a study without a record of hpo has any trials."""
     if store.trials.count() or store.study.directions != [StudyDirection.MAXIMIZE]:
         raise StudyMismatchError(
             f"The study {store.name!r} is in the store, but was not made by hpo. Start a new study with --study NAME. "
@@ -131,7 +131,7 @@ def _compared(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _widened(stored: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the stored space with those ranges of `now` that were widened since, as Optuna allows of real numbers."""
+    """Return the stored space with the ranges of `now` widened since, as Optuna allows for real numbers."""
     return {name: now[name] if _is_widened(name, spec, now.get(name)) else spec for name, spec in stored.items()}
 
 
@@ -163,5 +163,5 @@ def _kept_share(configuration: Mapping[str, Any]) -> float:
 
 
 def _recorded(config: StudyConfig) -> dict[str, Any]:
-    """Return the study file's content as plain values, without the store's address and others that may be secret."""
+    """Return the study file's content as plain values, without the store's address and other possible secrets."""
     return config.model_dump(mode="json", exclude={"store": {"url"}, "space": True, "notify": True, "warm_start": True})

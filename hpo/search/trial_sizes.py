@@ -1,7 +1,7 @@
 """Trial sizes, counted before any training: tokens and updates of a trial, and the space's dearest and cheapest trials.
 
-What a trial costs is compared field by field, in the order of `COSTS`: first what it trains, as far as memory goes the
-largest difference, then the size of a batch and the length of a trial, then what the optimizer keeps.
+Costs of trials are compared field by field, in the order of `COSTS`: first what is trained, which decides most of the
+memory, then the size of a batch and the length of a trial, then the optimizer's state.
 """
 
 import math
@@ -32,15 +32,15 @@ METHODS = ("head", "top_layers", "lora", "full")
 Signs = Mapping[str, int]
 Floats = NDArray[np.float64]
 UNKNOWN = Dimensions(train_rows=1000, layers=12)
-"""Dimensions assumed for unknown data, so that a trial takes time in proportion to its rows."""
+"""Dimensions assumed for unknown data, so that the time of a trial is proportional to its rows."""
 FORWARD = 1 / 3
 """Cost of a forward pass divided by that of forward and backward; backward takes about twice as long."""
 READ = 0.02
 """Cost of reading the hidden states of a frozen layer divided by that of computing them."""
 BATCHES = 8
-"""Batches over which the tokens per step are averaged."""
+"""Number of batches over which the tokens per step are averaged."""
 NO_LIMIT = 64
-"""Layers that stand for all of them where trials are compared."""
+"""Number of layers that represents all of them when trials are compared."""
 MAX_CACHED = 1000
 """Size of the cache of works, in configurations."""
 
@@ -56,7 +56,7 @@ COSTS: Mapping[str, Callable[[Value], float]] = {
     **dict.fromkeys(("epochs", "data_fraction"), _number_or_all),
     "optimizer": lambda value: OPTIMIZER_STATES[str(value)],
 }
-"""Field -> the rank of a value by cost; the field that decides most stands first."""
+"""Field -> rank of a value by cost; the field that decides most comes first."""
 
 _MOST: Signs = dict.fromkeys(COSTS, 1)
 _LEAST: Signs = dict.fromkeys(COSTS, -1)
@@ -80,8 +80,8 @@ def cheapest(space: SearchSpace) -> Hyperparameters:
 def _extreme(space: SearchSpace, signs: Signs) -> Hyperparameters:
     """Return the most extreme configuration in the direction of `signs`.
 
-    A parameter that a condition on the way to a cost names takes each of its values, every other one its furthest.
-    That they go together is the space's own promise: it has refused whatever could not.
+    A parameter that decides by a condition whether a cost is active takes each of its values, every other one its most
+    extreme. Such combinations are valid, because a space with an invalid one is refused.
     """
     deciding = _deciding(space)
 
@@ -96,9 +96,9 @@ def _extreme(space: SearchSpace, signs: Signs) -> Hyperparameters:
 
 
 def _deciding(space: SearchSpace) -> set[str]:
-    """Return the parameters that decide, by conditions, whether one that costs something is active."""
+    """Return the parameters that decide, by conditions, whether a parameter with a cost is active."""
     deciding: set[str] = set()
-    # Backwards, since a parameter stands behind those that its conditions name.
+    # Backwards, because a parameter comes after those that its conditions name.
     for parameter in reversed(space.parameters):
         if parameter.name in COSTS or parameter.name in deciding:
             deciding |= {condition.parent for condition in parameter.when}
@@ -122,8 +122,8 @@ def _distance(name: str, values: Values, signs: Signs) -> float:
 class Work:
     """Work of a trial that is neither pruned nor stops early.
 
-    What is done counts, in this order: tokens trained on and updates, as of a full fine-tune of all layers by SGD;
-    tokens scored, as of all layers; openings. Tokens are those of padding too, and what passes cost beside them.
+    The units are, in this order: tokens trained on and updates, as in a full fine-tune of all layers by SGD; tokens
+    scored, with all layers; openings. Tokens include padding and the fixed cost of passes.
     """
 
     steps: int
@@ -139,9 +139,9 @@ class Work:
     kind: tuple[float, ...]
     """Coordinates of its configuration, for the covariance of the cost model."""
     states: tuple[int, int] = (0, 0)
-    """Frozen layers that are computed once, and the tokens of the longest row."""
+    """Number of frozen layers that are computed once, and the tokens of the longest row."""
     states_work: Floats = field(default_factory=lambda: np.zeros(4))
-    """Work of that, which is not in `total`: it is the first trial's alone."""
+    """Work of computing them, which is not in `total`: only the first trial has it."""
 
     def done_at(self, share: float) -> Floats:
         """Return the work done once `share` of its steps, 0..1, are taken and scored."""
@@ -161,7 +161,7 @@ class Workload:
     space: SearchSpace
     dimensions: Dimensions = UNKNOWN
     confirms: bool = False
-    """Whether they are runs of a confirmation: fully evaluated only, and on held-out rows too."""
+    """True for runs of a confirmation: they have only full evaluations, and score held-out rows too."""
     _works: dict[tuple[object, ...], Work] = field(default_factory=dict, init=False)
     _steps: dict[tuple[int, int], float] = field(default_factory=dict, init=False)
 
@@ -178,7 +178,8 @@ class Workload:
         """Return the weights of a trained token, an update, a scored token and an opening in `Work`; shape (4,)."""
         layers = self.dimensions.layers
         kept, trained, frozen = self._layers(hyperparameters)
-        # Gradients of states and of weights; LoRA's go through all layers, those of its few weights cost next to none.
+        # Gradients of states and of weights; LoRA's go through all layers, but those of its few weights cost next to
+        # nothing.
         backward = kept if hyperparameters.method == "lora" else 2 * trained
         # The head counts as one more layer to update.
         updates = (trained + 1) * (1 + OPTIMIZER_STATES[hyperparameters.optimizer])
@@ -187,14 +188,14 @@ class Workload:
         return np.array([FORWARD * (forward + backward), updates, scored, layers]) / layers
 
     def _layers(self, hyperparameters: Hyperparameters) -> tuple[int, int, int]:
-        """Return how many layers there are, how many of them train, and how many are computed once."""
+        """Return the number of layers, of trained layers, and of layers that are computed once."""
         kept = min(hyperparameters.kept_layers or self.dimensions.layers, self.dimensions.layers)
         trained = {"full": kept}.get(hyperparameters.method, min(hyperparameters.trained_layers or 0, kept))
         is_kept = self.dimensions.keeps_states and hyperparameters.method != "lora"
         return kept, trained, kept - trained if is_kept else 0
 
     def _states_work(self, hyperparameters: Hyperparameters) -> Floats:
-        """Return the work of computing once what frozen layers give for all rows."""
+        """Return the work of computing the outputs of frozen layers once for all rows."""
         sizes, (_, _, frozen) = self.dimensions, self._layers(hyperparameters)
         splits = (
             (sizes.train_rows, sizes.train_lengths),
@@ -239,7 +240,7 @@ class Workload:
     def _scored_rows(self, validation_rows: int, *, in_full: bool) -> int:
         part = min(self.config.evaluation.part_rows, validation_rows)
         read = self.dimensions.confirmation_rows if self.confirms else 0
-        # Training rows are scored at a new best only: with all of validation each time, at most.
+        # Training rows are scored only at a new best score: at most with each evaluation on all of validation.
         return validation_rows + part + read if in_full else part
 
     def _step_tokens(self, batch_size: int, max_length: int) -> float:
@@ -256,7 +257,7 @@ class Workload:
 
 
 def _changes_texts(hyperparameters: Hyperparameters) -> bool:
-    """Return whether a trial sees other tokens of a row each time."""
+    """Return true if a trial sees other tokens of a row each time."""
     return bool(hyperparameters.word_swap or hyperparameters.token_masking)
 
 

@@ -1,7 +1,7 @@
-"""Warm start: trials of earlier studies, from which the sampler learns; the best of them are tried first.
+"""Warm start: the sampler learns from trials of earlier studies, and the best of them are tried first.
 
-They are taken over once, in the new study's space and into its log, so that it resumes without the earlier store. They
-are no trials of the new study: its sampler sees them, and nothing else does.
+They are copied once, into the new study's space and log, so that it resumes without the earlier store. They are not
+trials of the new study: only its sampler sees them.
 """
 
 from collections import Counter
@@ -35,7 +35,7 @@ class EarlierStudy:
     """A study whose trials are to be taken over."""
 
     reference: str
-    """Its name, with the URL of another store before it; no password."""
+    """Its name, preceded by the URL of another store, without a password."""
     results: StudyResults
 
 
@@ -43,13 +43,13 @@ def read_earlier(config: StudyConfig, known: Collection[str]) -> list[EarlierStu
     """Read the studies that `config.warm_start` names, except the references in `known`.
 
     Raises:
-        ConfigurationError: a study that is not there, cannot be read, or is this one.
+        ConfigurationError: a study that does not exist, cannot be read, or is this one.
     """
     return [_read(config, one) for one in config.warm_start if _shown(one) not in known]
 
 
 def absolute(config: StudyConfig) -> StudyConfig:
-    """Return the study with the URL of its store before the names of earlier studies, to be led in another store."""
+    """Return the study with its store's URL before the names of earlier studies, so that another store can lead it."""
     located = (one if "#" in one else f"{config.store.url}#{one}" for one in config.warm_start)
     return config.model_copy(update={"warm_start": tuple(located)})
 
@@ -75,13 +75,13 @@ def take_over(
 
 
 def carried_notes(earlier: Sequence[EarlierStudy], space: SearchSpace, config: StudyConfig, metric: str) -> list[str]:
-    """Return what a search over `space` would take over of each study, in sentences; raises as `take_over` does."""
+    """Return sentences on what a search over `space` would take over of each study; raises as `take_over` does."""
     found = [_carried(study, space, config, metric) for study in earlier]
     return [sentence + _unlearned(config, space, taken) for taken, sentence in found]
 
 
 def _unlearned(config: StudyConfig, space: SearchSpace, taken: Sequence[object]) -> str:
-    """Say, behind another sentence, that the study's sampler does not learn from what is taken over."""
+    """Append to a sentence that the study's sampler does not learn from the trials taken over."""
     sampler = sampler_of(config, space)
     return f" Sampler {sampler} does not learn from them; tpe and gp do." if taken and sampler not in LEARNING else ""
 
